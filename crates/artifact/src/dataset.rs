@@ -1,0 +1,230 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::tensors::check_offsets;
+use crate::{Column, Error, Fingerprint, Header, Result, Table, Tensor, TensorFile, hash_ids, write_tensors};
+
+const REMEDY: &str = "run `make preprocess` again";
+
+/// Users' events in time order (`sequences.safetensors`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sequences {
+    /// `[U+1]`: user u (1-based) owns events `offsets[u-1]..offsets[u]`.
+    pub offsets: Vec<i64>,
+    /// `[E]`: item indices, 1-based.
+    pub items: Vec<u32>,
+    /// `[E]`: Unix seconds, or positions where the source has no clock.
+    pub times: Vec<i64>,
+    /// Hash of the ordered original item ids.
+    pub item_hash: Fingerprint,
+    /// I, the number of items.
+    pub item_count: usize,
+}
+
+impl Sequences {
+    const FORMAT: &'static str = "sequences";
+    const VERSION: u32 = 1;
+
+    /// U, the number of users.
+    pub fn user_count(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// The items of user `user` (0-based row), in time order.
+    pub fn of(&self, user: usize) -> &[u32] {
+        &self.items[self.offsets[user] as usize..self.offsets[user + 1] as usize]
+    }
+
+    /// Writes the file.
+    pub fn write(&self, path: &Path, settings: serde_json::Value) -> Result<()> {
+        let header = Header {
+            format: Self::FORMAT.to_owned(),
+            version: Self::VERSION,
+            stage: "preprocess".to_owned(),
+            items: self.item_hash.clone(),
+            settings,
+            inputs: BTreeMap::new(),
+        };
+        let tensors = [
+            ("offsets".to_owned(), Tensor::I64(self.offsets.clone(), vec![self.offsets.len()])),
+            ("items".to_owned(), Tensor::U32(self.items.clone(), vec![self.items.len()])),
+            ("times".to_owned(), Tensor::I64(self.times.clone(), vec![self.times.len()])),
+            ("item_count".to_owned(), Tensor::I64(vec![self.item_count as i64], vec![1])),
+        ];
+        write_tensors(path, &header, &tensors)
+    }
+
+    /// Reads and verifies the file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let mut file = TensorFile::read(path, Self::FORMAT, Self::VERSION, REMEDY)?;
+        let offsets = file.take_i64("offsets")?;
+        let items = file.take_u32("items")?;
+        let times = file.take_i64("times")?;
+        let item_count = match file.take_i64("item_count")?.as_slice() {
+            [count] if *count >= 0 => *count as usize,
+            other => {
+                return Err(file.wrong(format!("`item_count`: expected one number, found {other:?}")));
+            }
+        };
+        check_offsets(&file, &offsets, items.len())?;
+        if times.len() != items.len() {
+            return Err(file.wrong(format!("`times` has {} entries, expected {}", times.len(), items.len())));
+        }
+        if let Some(bad) = items.iter().find(|&&i| i == 0 || i as usize > item_count) {
+            return Err(file.wrong(format!("item index {bad} is outside 1..={item_count}")));
+        }
+        for user in offsets.windows(2) {
+            if !times[user[0] as usize..user[1] as usize].is_sorted() {
+                return Err(file.wrong("a user's events are not in order of time"));
+            }
+        }
+        Ok(Self { offsets, items, times, item_hash: file.header().items.clone(), item_count })
+    }
+}
+
+/// Items' ids, titles, sentences and image paths (`items.parquet`), in index order: row i-1 is item i.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Items {
+    /// Original ids.
+    pub ids: Vec<String>,
+    /// Titles, empty where there is none.
+    pub titles: Vec<String>,
+    /// Cleaned sentences, the title's first.
+    pub sentences: Vec<Vec<String>>,
+    /// Paths of local images, or URLs that the download stage has yet to fetch.
+    pub images: Vec<Vec<String>>,
+}
+
+impl Items {
+    /// I, the number of items.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Hash of the ordered ids.
+    pub fn hash(&self) -> Fingerprint {
+        hash_ids(self.ids.iter().map(String::as_str))
+    }
+
+    /// Writes the table.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        Table::new(vec![
+            ("item", Column::U32((1..=self.len() as u32).collect())),
+            ("item_id", Column::Text(self.ids.clone())),
+            ("title", Column::Text(self.titles.clone())),
+            ("sentences", Column::Texts(self.sentences.clone())),
+            ("images", Column::Texts(self.images.clone())),
+        ])
+        .write(path)
+    }
+
+    /// Reads and verifies the table.
+    pub fn read(path: &Path) -> Result<Self> {
+        let mut table = Table::read(path, REMEDY)?;
+        let index = table.take_u32("item")?;
+        if let Some(row) = index.iter().enumerate().position(|(row, &i)| i as usize != row + 1) {
+            return Err(Error::unusable(
+                path,
+                format!("row {row} holds item {}, expected {}", index[row], row + 1),
+                REMEDY,
+            ));
+        }
+        Ok(Self {
+            ids: table.take_text("item_id")?,
+            titles: table.take_text("title")?,
+            sentences: table.take_texts("sentences")?,
+            images: table.take_texts("images")?,
+        })
+    }
+}
+
+/// Users' original ids (`users.parquet`), in index order: row u-1 is user u.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Users {
+    /// Original ids.
+    pub ids: Vec<String>,
+}
+
+impl Users {
+    /// Writes the table.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        Table::new(vec![
+            ("user", Column::U32((1..=self.ids.len() as u32).collect())),
+            ("user_id", Column::Text(self.ids.clone())),
+        ])
+        .write(path)
+    }
+
+    /// Reads the table.
+    pub fn read(path: &Path) -> Result<Self> {
+        Ok(Self { ids: Table::read(path, REMEDY)?.take_text("user_id")? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn small() -> Sequences {
+        Sequences {
+            offsets: vec![0, 2, 2, 5],
+            items: vec![1, 3, 2, 2, 1],
+            times: vec![10, 20, -5, 7, 7],
+            item_hash: hash_ids(["a", "b", "c"]),
+            item_count: 3,
+        }
+    }
+
+    #[test]
+    fn sequences_round_trip_and_give_the_same_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+        small().write(&a, serde_json::json!({"user_core": 5, "item_core": 5})).unwrap();
+        small().write(&b, serde_json::json!({"user_core": 5, "item_core": 5})).unwrap();
+        assert_eq!(Sequences::read(&a).unwrap(), small());
+        assert_eq!(crate::files::read(&a).unwrap(), crate::files::read(&b).unwrap());
+    }
+
+    #[test]
+    fn wrong_sequences_are_refused_with_the_reason() {
+        type Damage = fn(&mut Sequences);
+        let cases: [(Damage, &str); 5] = [
+            (|s| s.offsets[1] = 4, "falls"),
+            (|s| s.offsets[3] = 4, "number of rows"),
+            (|s| s.items[0] = 4, "outside 1..=3"),
+            (|s| s.items[0] = 0, "outside 1..=3"),
+            (|s| s.times[0] = 30, "order of time"),
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        for (damage, reason) in cases {
+            let mut sequences = small();
+            damage(&mut sequences);
+            let path = folder.path().join("s");
+            sequences.write(&path, serde_json::Value::Null).unwrap();
+            let message = Sequences::read(&path).unwrap_err().to_string();
+            assert!(
+                message.contains(reason) && message.contains("make preprocess") | message.contains("again"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn items_round_trip() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("items.parquet");
+        let items = Items {
+            ids: vec!["007".into(), "\u{1f600}".into()],
+            titles: vec!["A".into(), String::new()],
+            sentences: vec![vec!["One.".into(), "Two.".into()], vec![]],
+            images: vec![vec![], vec!["images/x.jpg".into()]],
+        };
+        items.write(&path).unwrap();
+        assert_eq!(Items::read(&path).unwrap(), items);
+    }
+}

@@ -1,0 +1,152 @@
+//! The only place that touches the file system: every error names its path, every write is atomic.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result};
+
+/// Marks names of files that are still being written.
+const TEMPORARY: &str = ".mp4sr-tmp-";
+
+/// Reads a whole file.
+pub fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).map_err(|e| Error::io("read", path, e))
+}
+
+/// Reads a whole UTF-8 file.
+pub fn read_to_string(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(|e| Error::io("read", path, e))
+}
+
+/// Opens a file for reading.
+pub fn open(path: &Path) -> Result<File> {
+    let file = File::open(path).map_err(|e| Error::io("open", path, e))?;
+    let kind = file.metadata().map_err(|e| Error::io("inspect", path, e))?;
+    if kind.is_dir() {
+        return Err(Error::io("open", path, io::Error::from(io::ErrorKind::IsADirectory)));
+    }
+    Ok(file)
+}
+
+/// Creates a folder and its parents.
+pub fn create_dir_all(path: &Path) -> Result<()> {
+    fs::create_dir_all(path).map_err(|e| Error::io("create folder", path, e))
+}
+
+/// Removes a file; one that is not there is fine.
+pub fn remove_if_present(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a folder with all it holds; one that is not there is fine.
+pub fn remove_dir_if_present(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove folder", path, e)),
+        _ => Ok(()),
+    }
+}
+
+/// Moves a finished file or folder to its final name.
+pub fn rename(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).map_err(|e| Error::io("rename", from, e))
+}
+
+/// The paths directly inside a folder, sorted by name.
+pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).map_err(|e| Error::io("list", folder, e))?;
+    let mut paths = entries
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(|e| Error::io("list", folder, e))?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// Writes a file so that its final name only ever stands on complete content: temporary sibling, fsync, rename.
+pub fn write_atomic<E>(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> std::result::Result<(), E>,
+) -> Result<()>
+where
+    E: Into<io::Error>,
+{
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_dir_all(folder)?;
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let temporary = folder.join(format!("{name}{TEMPORARY}{}", std::process::id()));
+    let outcome = (|| -> io::Result<()> {
+        let mut out = BufWriter::with_capacity(1 << 20, File::create(&temporary)?);
+        write(&mut out).map_err(Into::into)?;
+        let file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(folder)?.sync_all()
+    })();
+    if outcome.is_err() {
+        // The first error is the one to tell; a leftover is removed by the next start.
+        let _ = fs::remove_file(&temporary);
+    }
+    outcome.map_err(|e| Error::io("write", path, e))
+}
+
+/// Writes bytes atomically.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomic(path, |out| out.write_all(bytes))
+}
+
+/// Writes a value as indented JSON, atomically.
+pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
+    write_atomic(path, |out| -> io::Result<()> {
+        serde_json::to_writer_pretty(&mut *out, value)?;
+        out.write_all(b"\n")
+    })
+}
+
+/// Removes temporary files that a killed process left directly in `folder`; call it while holding the folder's lock.
+pub fn remove_leftovers(folder: &Path) -> Result<usize> {
+    let mut removed = 0;
+    for path in list(folder)? {
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        if name.contains(TEMPORARY) {
+            if path.is_dir() {
+                remove_dir_if_present(&path)?
+            } else {
+                remove_if_present(&path)?
+            }
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_no_leftover() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        write_bytes(&path, b"old").unwrap();
+        let failed = write_atomic(&path, |out| {
+            out.write_all(b"half")?;
+            Err(io::Error::other("no space left"))
+        });
+        assert!(failed.unwrap_err().to_string().contains("no space left"));
+        assert_eq!(read(&path).unwrap(), b"old");
+        assert_eq!(list(folder.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn leftovers_of_a_killed_process_are_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.json.mp4sr-tmp-77"), b"half").unwrap();
+        fs::write(folder.path().join("a.json"), b"whole").unwrap();
+        assert_eq!(remove_leftovers(folder.path()).unwrap(), 1);
+        assert_eq!(list(folder.path()).unwrap(), vec![folder.path().join("a.json")]);
+    }
+}

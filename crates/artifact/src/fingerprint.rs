@@ -1,0 +1,68 @@
+use std::fmt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result, files};
+
+/// BLAKE3 hash of content, in lower-case hexadecimal.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fingerprint(String);
+
+impl Fingerprint {
+    /// Of bytes in memory.
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self(blake3::hash(bytes).to_hex().to_string())
+    }
+
+    /// Of a file's content, read in one pass with bounded memory.
+    pub fn of_file(path: &Path) -> Result<Self> {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(files::open(path)?).map_err(|e| Error::io("read", path, e))?;
+        Ok(Self(hasher.finalize().to_hex().to_string()))
+    }
+
+    /// The hexadecimal form.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The hash that ties tensors to items: of the original item ids in index order, each preceded by its length.
+pub fn hash_ids<'a>(ids: impl IntoIterator<Item = &'a str>) -> Fingerprint {
+    let mut hasher = blake3::Hasher::new();
+    for id in ids {
+        hasher.update(&(id.len() as u64).to_le_bytes());
+        hasher.update(id.as_bytes());
+    }
+    Fingerprint(hasher.finalize().to_hex().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_that_join_to_the_same_text_differ() {
+        assert_ne!(hash_ids(["ab", "c"]), hash_ids(["a", "bc"]));
+        assert_ne!(hash_ids(["a", "b"]), hash_ids(["b", "a"]));
+    }
+
+    #[test]
+    fn a_file_and_its_bytes_agree_with_the_published_hash() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("abc");
+        files::write_bytes(&path, b"abc").unwrap();
+        // BLAKE3's value for "abc".
+        let expected = "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85";
+        assert_eq!(Fingerprint::of_file(&path).unwrap().as_str(), expected);
+        assert_eq!(Fingerprint::of_bytes(b"abc").as_str(), expected);
+    }
+}

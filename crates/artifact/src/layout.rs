@@ -1,0 +1,106 @@
+use std::path::{Path, PathBuf};
+
+/// Where everything of one dataset lies: `artifacts/<dataset>/{dataset,features,runs/<run>}`.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    root: PathBuf,
+    run: String,
+}
+
+impl Layout {
+    /// The layout of `dataset` under the folder `artifacts`, with the run called `run`.
+    pub fn new(artifacts: &Path, dataset: &str, run: &str) -> Self {
+        Self { root: artifacts.join(dataset), run: run.to_owned() }
+    }
+
+    /// `artifacts/<dataset>`.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The name of the run.
+    pub fn run_name(&self) -> &str {
+        &self.run
+    }
+
+    /// The same dataset, another run.
+    #[must_use]
+    pub fn with_run(&self, run: &str) -> Self {
+        Self { root: self.root.clone(), run: run.to_owned() }
+    }
+
+    /// What preprocess writes.
+    pub fn dataset(&self) -> PathBuf {
+        self.root.join("dataset")
+    }
+
+    /// Users' events in time order.
+    pub fn sequences(&self) -> PathBuf {
+        self.dataset().join("sequences.safetensors")
+    }
+
+    /// Items' ids, titles, sentences, images.
+    pub fn items(&self) -> PathBuf {
+        self.dataset().join("items.parquet")
+    }
+
+    /// Users' ids.
+    pub fn users(&self) -> PathBuf {
+        self.dataset().join("users.parquet")
+    }
+
+    /// Counts in and out of every filter.
+    pub fn statistics(&self) -> PathBuf {
+        self.dataset().join("report.json")
+    }
+
+    /// What extract writes.
+    pub fn features(&self) -> PathBuf {
+        self.root.join("features")
+    }
+
+    /// The features of one modality from one encoder.
+    pub fn feature_file(&self, modality: &str, encoder: &str) -> PathBuf {
+        self.features().join(format!("{modality}.{encoder}.safetensors"))
+    }
+
+    /// The words CLIP chose for each image.
+    pub fn words_file(&self, modality: &str, encoder: &str) -> PathBuf {
+        self.features().join(format!("{modality}.{encoder}.words.parquet"))
+    }
+
+    /// What the stages from train on write.
+    pub fn run(&self) -> PathBuf {
+        self.root.join("runs").join(&self.run)
+    }
+
+    /// The resolved configuration of the run.
+    pub fn run_config(&self) -> PathBuf {
+        self.run().join("config.toml")
+    }
+
+    /// One JSON object an epoch.
+    pub fn metrics_log(&self) -> PathBuf {
+        self.run().join("metrics.jsonl")
+    }
+
+    /// The best weights of a training phase.
+    pub fn checkpoint(&self, phase: &str) -> PathBuf {
+        self.run().join(format!("{phase}.safetensors"))
+    }
+
+    /// One rank a user.
+    pub fn ranks(&self, split: &str) -> PathBuf {
+        self.run().join(format!("ranks.{split}.safetensors"))
+    }
+
+    /// Top-K lists.
+    pub fn recommendations(&self) -> PathBuf {
+        self.run().join("recommendations.parquet")
+    }
+
+    /// The page, tables and plots of the run.
+    pub fn report(&self) -> PathBuf {
+        self.run().join("report")
+    }
+}

@@ -1,0 +1,26 @@
+//! Files between stages: what every stage reads and writes, and nothing about what it means.
+//!
+//! In: tensors, tables, settings. Out: safetensors and Parquet on disk with a header that says who wrote them from what,
+//! stage manifests, locks; every write is atomic (temporary file, fsync, rename) and every read is verified.
+//! Must not know: candle, polars' query engine, models.
+
+mod dataset;
+mod error;
+mod features;
+pub mod files;
+mod fingerprint;
+mod layout;
+mod lock;
+mod stage;
+mod table;
+mod tensors;
+
+pub use dataset::{Items, Sequences, Users};
+pub use error::{Error, Result};
+pub use features::{FeatureType, Features};
+pub use fingerprint::{Fingerprint, hash_ids};
+pub use layout::Layout;
+pub use lock::Lock;
+pub use stage::{FileRecord, Manifest, Stage, Status};
+pub use table::{Column, Table};
+pub use tensors::{Header, Tensor, TensorFile, write_tensors};

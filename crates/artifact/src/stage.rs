@@ -1,0 +1,262 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Fingerprint, Result, files};
+
+/// One file as a manifest remembers it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FileRecord {
+    /// Where it lay.
+    pub path: PathBuf,
+    /// Hash of its content.
+    pub fingerprint: Fingerprint,
+    /// Its length. With the same length and time of change the content is taken as unchanged and not hashed again.
+    pub bytes: u64,
+    /// Its time of change, nanoseconds since 1970.
+    pub modified: u64,
+}
+
+impl FileRecord {
+    fn of(path: &Path, earlier: Option<&Self>) -> Result<Self> {
+        let (bytes, modified) = stamp(path)?;
+        let known = earlier.filter(|e| e.bytes == bytes && e.modified == modified && e.path == path);
+        let fingerprint = match known {
+            Some(record) => record.fingerprint.clone(),
+            None => Fingerprint::of_file(path)?,
+        };
+        Ok(Self { path: path.to_owned(), fingerprint, bytes, modified })
+    }
+}
+
+fn stamp(path: &Path) -> Result<(u64, u64)> {
+    let meta = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
+    let modified = meta.modified().map_err(|e| Error::io("inspect", path, e))?;
+    Ok((meta.len(), modified.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)))
+}
+
+/// What a finished stage leaves beside its outputs (`<stage>.manifest.json`): from what, with which settings, what.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The stage.
+    pub stage: String,
+    /// The version of what it writes.
+    pub version: u32,
+    /// Its resolved settings.
+    pub settings: serde_json::Value,
+    /// What it read, by role.
+    pub inputs: BTreeMap<String, FileRecord>,
+    /// What it wrote, by file name.
+    pub outputs: BTreeMap<String, FileRecord>,
+}
+
+/// Whether a stage has anything to do.
+#[derive(Debug, PartialEq)]
+pub enum Status {
+    /// Inputs, settings, version and outputs are those recorded.
+    UpToDate,
+    /// They are not; the text says which differs.
+    Stale(String),
+}
+
+/// A stage about to run: its identity for the question "is there anything to do?".
+#[derive(Debug)]
+pub struct Stage {
+    name: String,
+    version: u32,
+    folder: PathBuf,
+    settings: serde_json::Value,
+    inputs: BTreeMap<String, FileRecord>,
+    before: Option<Manifest>,
+}
+
+impl Stage {
+    /// A stage `name` that writes format `version` into `folder` from `inputs` (role, path). Hashes the inputs that changed
+    /// since the last run.
+    pub fn new(
+        name: &str,
+        version: u32,
+        folder: &Path,
+        settings: &impl Serialize,
+        inputs: &[(String, PathBuf)],
+    ) -> Result<Self> {
+        let path = folder.join(format!("{name}.manifest.json"));
+        let before: Option<Manifest> = match std::fs::read(&path) {
+            // A manifest that can't be read records nothing: the stage runs again.
+            Ok(bytes) => serde_json::from_slice(&bytes).ok(),
+            Err(_) => None,
+        };
+        let mut records = BTreeMap::new();
+        for (role, path) in inputs {
+            let earlier = before.as_ref().and_then(|m| m.inputs.get(role));
+            records.insert(role.clone(), FileRecord::of(path, earlier)?);
+        }
+        let settings = serde_json::to_value(settings).map_err(|e| {
+            Error::unusable(&path, format!("settings can't be recorded: {e}"), "report this as a defect")
+        })?;
+        Ok(Self { name: name.to_owned(), version, folder: folder.to_owned(), settings, inputs: records, before })
+    }
+
+    /// The settings as recorded.
+    pub fn settings(&self) -> &serde_json::Value {
+        &self.settings
+    }
+
+    /// Fingerprints of the inputs by role, for the headers of outputs.
+    pub fn input_fingerprints(&self) -> BTreeMap<String, Fingerprint> {
+        self.inputs.iter().map(|(role, record)| (role.clone(), record.fingerprint.clone())).collect()
+    }
+
+    /// Whether the outputs on disk are what this stage would write.
+    pub fn status(&self) -> Result<Status> {
+        let stale = |why: String| Ok(Status::Stale(why));
+        let Some(before) = &self.before else {
+            return stale("not run yet".to_owned());
+        };
+        if before.version != self.version {
+            return stale(format!("format version {} became {}", before.version, self.version));
+        }
+        if before.settings != self.settings {
+            return stale(match first_difference("", &before.settings, &self.settings) {
+                Some(key) => format!("setting `{key}` changed"),
+                None => "settings changed".to_owned(),
+            });
+        }
+        for (role, record) in &self.inputs {
+            match before.inputs.get(role) {
+                Some(earlier) if earlier.fingerprint == record.fingerprint => {}
+                Some(_) => return stale(format!("input `{role}` changed")),
+                None => return stale(format!("input `{role}` is new")),
+            }
+        }
+        if let Some(role) = before.inputs.keys().find(|role| !self.inputs.contains_key(*role)) {
+            return stale(format!("input `{role}` is no longer used"));
+        }
+        for (name, record) in &before.outputs {
+            let path = self.folder.join(name);
+            if !path.exists() {
+                return stale(format!("output `{name}` is missing"));
+            }
+            let now = FileRecord::of(&path, Some(&FileRecord { path: path.clone(), ..record.clone() }))?;
+            if now.fingerprint != record.fingerprint {
+                return stale(format!("output `{name}` was changed by something else"));
+            }
+        }
+        Ok(Status::UpToDate)
+    }
+
+    /// Forgets the last run, so that a stage killed while it replaces its outputs is never taken for finished.
+    pub fn begin(&self) -> Result<()> {
+        files::create_dir_all(&self.folder)?;
+        files::remove_if_present(&self.manifest_path())
+    }
+
+    /// Records that `outputs` (inside the stage's folder) are complete. Comes last.
+    pub fn finish(&self, outputs: &[PathBuf]) -> Result<()> {
+        let mut records = BTreeMap::new();
+        for path in outputs {
+            let name = path.strip_prefix(&self.folder).unwrap_or(path).to_string_lossy().into_owned();
+            records.insert(name, FileRecord::of(path, None)?);
+        }
+        let manifest = Manifest {
+            stage: self.name.clone(),
+            version: self.version,
+            settings: self.settings.clone(),
+            inputs: self.inputs.clone(),
+            outputs: records,
+        };
+        files::write_json(&self.manifest_path(), &manifest)
+    }
+
+    fn manifest_path(&self) -> PathBuf {
+        self.folder.join(format!("{}.manifest.json", self.name))
+    }
+}
+
+fn first_difference(prefix: &str, a: &serde_json::Value, b: &serde_json::Value) -> Option<String> {
+    use serde_json::Value::Object;
+    match (a, b) {
+        (Object(a), Object(b)) => a.keys().chain(b.keys()).find_map(|key| {
+            let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+            match (a.get(key), b.get(key)) {
+                (Some(x), Some(y)) => first_difference(&path, x, y),
+                _ => Some(path),
+            }
+        }),
+        _ => (a != b).then(|| prefix.to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    struct World {
+        folder: tempfile::TempDir,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            files::write_bytes(&folder.path().join("in"), b"raw").unwrap();
+            Self { folder }
+        }
+        fn path(&self, name: &str) -> PathBuf {
+            self.folder.path().join(name)
+        }
+        fn stage(&self, version: u32, settings: &serde_json::Value) -> Stage {
+            let inputs = [("in".to_owned(), self.path("in"))];
+            Stage::new("work", version, &self.path("out"), settings, &inputs).unwrap()
+        }
+        fn run(&self) {
+            let stage = self.stage(1, &json!({"a": {"b": 0.1}}));
+            stage.begin().unwrap();
+            files::write_bytes(&self.path("out/result"), b"made").unwrap();
+            stage.finish(&[self.path("out/result")]).unwrap();
+        }
+        fn why_stale(&self, version: u32, settings: &serde_json::Value) -> String {
+            match self.stage(version, settings).status().unwrap() {
+                Status::UpToDate => "up to date".to_owned(),
+                Status::Stale(why) => why,
+            }
+        }
+    }
+
+    #[test]
+    fn a_finished_stage_is_up_to_date_until_something_it_depends_on_changes() {
+        let world = World::new();
+        let settings = json!({"a": {"b": 0.1}});
+        assert_eq!(world.why_stale(1, &settings), "not run yet");
+        world.run();
+        assert_eq!(world.why_stale(1, &settings), "up to date");
+        assert_eq!(world.why_stale(2, &settings), "format version 1 became 2");
+        assert_eq!(world.why_stale(1, &json!({"a": {"b": 0.2}})), "setting `a.b` changed");
+        files::write_bytes(&world.path("in"), b"raw").unwrap();
+        assert_eq!(world.why_stale(1, &settings), "up to date", "same content, written again");
+        files::write_bytes(&world.path("in"), b"new").unwrap();
+        assert_eq!(world.why_stale(1, &settings), "input `in` changed");
+    }
+
+    #[test]
+    fn missing_and_changed_outputs_are_noticed() {
+        let world = World::new();
+        let settings = json!({"a": {"b": 0.1}});
+        world.run();
+        files::write_bytes(&world.path("out/result"), b"mAde").unwrap();
+        assert_eq!(world.why_stale(1, &settings), "output `result` was changed by something else");
+        files::remove_if_present(&world.path("out/result")).unwrap();
+        assert_eq!(world.why_stale(1, &settings), "output `result` is missing");
+    }
+
+    #[test]
+    fn a_stage_that_began_and_was_killed_is_not_up_to_date() {
+        let world = World::new();
+        world.run();
+        let settings = json!({"a": {"b": 0.1}});
+        world.stage(1, &settings).begin().unwrap();
+        assert_eq!(world.why_stale(1, &settings), "not run yet");
+    }
+}

@@ -1,0 +1,211 @@
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, Float32Array, Float32Builder, ListBuilder, StringArray, StringBuilder, UInt32Array,
+};
+use arrow::datatypes::{Field, Float32Type, Schema, UInt32Type};
+use arrow::record_batch::RecordBatch;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
+
+use crate::{Error, Result, files};
+
+/// A column of a [`Table`]. No value is ever null.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Column {
+    /// Unsigned integers.
+    U32(Vec<u32>),
+    /// Floats.
+    F32(Vec<f32>),
+    /// Text.
+    Text(Vec<String>),
+    /// Lists of text.
+    Texts(Vec<Vec<String>>),
+    /// Lists of floats.
+    F32s(Vec<Vec<f32>>),
+}
+
+impl Column {
+    fn into_array(self) -> ArrayRef {
+        match self {
+            Self::U32(v) => Arc::new(UInt32Array::from(v)),
+            Self::F32(v) => Arc::new(Float32Array::from(v)),
+            Self::Text(v) => Arc::new(StringArray::from(v)),
+            Self::Texts(rows) => {
+                let mut list = ListBuilder::new(StringBuilder::new());
+                for row in rows {
+                    row.iter().for_each(|text| list.values().append_value(text));
+                    list.append(true);
+                }
+                Arc::new(list.finish())
+            }
+            Self::F32s(rows) => {
+                let mut list = ListBuilder::new(Float32Builder::new());
+                for row in rows {
+                    list.values().append_slice(&row);
+                    list.append(true);
+                }
+                Arc::new(list.finish())
+            }
+        }
+    }
+}
+
+/// Named columns of one length, as Parquet on disk.
+#[derive(Debug)]
+pub struct Table {
+    columns: Vec<(String, ArrayRef)>,
+    origin: Option<(std::path::PathBuf, String)>,
+}
+
+impl Table {
+    /// A table from columns of equal length.
+    pub fn new(columns: Vec<(&str, Column)>) -> Self {
+        let columns = columns.into_iter().map(|(name, column)| (name.to_owned(), column.into_array())).collect();
+        Self { columns, origin: None }
+    }
+
+    /// Writes the table, atomically. The same content gives the same bytes.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let fields: Vec<Field> =
+            self.columns.iter().map(|(name, array)| Field::new(name, array.data_type().clone(), false)).collect();
+        let schema = Arc::new(Schema::new(fields));
+        let arrays = self.columns.iter().map(|(_, array)| array.clone()).collect();
+        files::write_atomic(path, |out| -> std::io::Result<()> {
+            let batch = RecordBatch::try_new(schema.clone(), arrays).map_err(std::io::Error::other)?;
+            let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+            let mut writer = ArrowWriter::try_new(out, schema, Some(properties))?;
+            writer.write(&batch)?;
+            writer.close()?;
+            Ok(())
+        })
+    }
+
+    /// Reads a whole table. `remedy` says how to make it anew.
+    pub fn read(path: &Path, remedy: &str) -> Result<Self> {
+        let damaged =
+            |e: &dyn std::fmt::Display| Error::unusable(path, format!("it is not a whole Parquet file ({e})"), remedy);
+        let reader = ParquetRecordBatchReaderBuilder::try_new(files::open(path)?).map_err(|e| damaged(&e))?;
+        let schema = reader.schema().clone();
+        let batches = reader.build().and_then(|r| r.collect::<std::result::Result<Vec<_>, _>>().map_err(Into::into));
+        let batches = batches.map_err(|e| damaged(&e))?;
+        let batch = arrow::compute::concat_batches(&schema, &batches).map_err(|e| damaged(&e))?;
+        let columns = schema
+            .fields()
+            .iter()
+            .zip(batch.columns())
+            .map(|(field, array)| (field.name().clone(), array.clone()))
+            .collect();
+        Ok(Self { columns, origin: Some((path.to_owned(), remedy.to_owned())) })
+    }
+
+    /// Takes a column of unsigned integers.
+    pub fn take_u32(&mut self, name: &str) -> Result<Vec<u32>> {
+        let array = self.take(name)?;
+        let values = array.as_primitive_opt::<UInt32Type>().filter(|a| a.null_count() == 0);
+        values.map(|a| a.values().to_vec()).ok_or_else(|| self.mismatch(name, "unsigned 32-bit integers", &array))
+    }
+
+    /// Takes a column of floats.
+    pub fn take_f32(&mut self, name: &str) -> Result<Vec<f32>> {
+        let array = self.take(name)?;
+        let values = array.as_primitive_opt::<Float32Type>().filter(|a| a.null_count() == 0);
+        values.map(|a| a.values().to_vec()).ok_or_else(|| self.mismatch(name, "32-bit floats", &array))
+    }
+
+    /// Takes a column of text.
+    pub fn take_text(&mut self, name: &str) -> Result<Vec<String>> {
+        let array = self.take(name)?;
+        texts(&array).ok_or_else(|| self.mismatch(name, "text", &array))
+    }
+
+    /// Takes a column of lists of text.
+    pub fn take_texts(&mut self, name: &str) -> Result<Vec<Vec<String>>> {
+        let array = self.take(name)?;
+        let read = || -> Option<Vec<Vec<String>>> {
+            let list = array.as_list_opt::<i32>().filter(|a| a.null_count() == 0)?;
+            (0..list.len()).map(|row| texts(&list.value(row))).collect()
+        };
+        read().ok_or_else(|| self.mismatch(name, "lists of text", &array))
+    }
+
+    /// Takes a column of lists of floats.
+    pub fn take_f32s(&mut self, name: &str) -> Result<Vec<Vec<f32>>> {
+        let array = self.take(name)?;
+        let read = || -> Option<Vec<Vec<f32>>> {
+            let list = array.as_list_opt::<i32>().filter(|a| a.null_count() == 0)?;
+            (0..list.len())
+                .map(|row| list.value(row).as_primitive_opt::<Float32Type>().map(|a| a.values().to_vec()))
+                .collect()
+        };
+        read().ok_or_else(|| self.mismatch(name, "lists of 32-bit floats", &array))
+    }
+
+    fn take(&mut self, name: &str) -> Result<ArrayRef> {
+        match self.columns.iter().position(|(n, _)| n == name) {
+            Some(at) => Ok(self.columns.swap_remove(at).1),
+            None => Err(self.wrong(format!("column `{name}` is missing"))),
+        }
+    }
+
+    fn mismatch(&self, name: &str, expected: &str, found: &ArrayRef) -> Error {
+        let nulls = if found.null_count() > 0 { format!(" with {} nulls", found.null_count()) } else { String::new() };
+        self.wrong(format!("column `{name}`: expected {expected}, found {}{nulls}", found.data_type()))
+    }
+
+    fn wrong(&self, reason: String) -> Error {
+        match &self.origin {
+            Some((path, remedy)) => Error::unusable(path, reason, remedy.clone()),
+            None => Error::unusable(Path::new("(a table in memory)"), reason, "report this as a defect"),
+        }
+    }
+}
+
+fn texts(array: &ArrayRef) -> Option<Vec<String>> {
+    let to_vec = |values: &mut dyn Iterator<Item = Option<&str>>| values.map(|v| v.map(str::to_owned)).collect();
+    if let Some(a) = array.as_string_opt::<i32>() {
+        return to_vec(&mut a.iter());
+    }
+    if let Some(a) = array.as_string_opt::<i64>() {
+        return to_vec(&mut a.iter());
+    }
+    array.as_string_view_opt().and_then(|a| to_vec(&mut a.iter()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_round_trips_and_names_what_is_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.parquet");
+        let scores = vec![vec![0.5, -1.0], vec![]];
+        let table = Table::new(vec![
+            ("n", Column::U32(vec![1, 2])),
+            ("x", Column::F32(vec![0.25, f32::MAX])),
+            ("scores", Column::F32s(scores.clone())),
+        ]);
+        table.write(&path).unwrap();
+        let mut read = Table::read(&path, "make it again").unwrap();
+        assert_eq!(read.take_u32("n").unwrap(), [1, 2]);
+        assert_eq!(read.take_f32s("scores").unwrap(), scores);
+        let message = read.take_text("x").unwrap_err().to_string();
+        assert!(message.contains("t.parquet") && message.contains("expected text, found Float32"), "{message}");
+        assert!(read.take_u32("n").unwrap_err().to_string().contains("column `n` is missing"));
+    }
+
+    #[test]
+    fn a_truncated_table_is_refused_with_its_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.parquet");
+        Table::new(vec![("n", Column::U32((0..1000).collect()))]).write(&path).unwrap();
+        let bytes = files::read(&path).unwrap();
+        files::write_bytes(&path, &bytes[..bytes.len() / 2]).unwrap();
+        let message = Table::read(&path, "make it again").unwrap_err().to_string();
+        assert!(message.contains("t.parquet") && message.ends_with("make it again"), "{message}");
+    }
+}

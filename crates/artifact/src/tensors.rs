@@ -1,0 +1,239 @@
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Fingerprint, Result, files};
+
+/// The key of the header in a safetensors file's metadata. One key with a JSON text, because the order of several keys
+/// would differ between two writes of the same content.
+const HEADER_KEY: &str = "mp4sr";
+
+/// Who wrote a tensor file, from what, about which items.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    /// What the file holds: `sequences`, `features`, `checkpoint`, `state`, `ranks`.
+    pub format: String,
+    /// The version of that format.
+    pub version: u32,
+    /// The stage that wrote it, or the name of a user's own program.
+    pub stage: String,
+    /// Hash of the ordered original item ids ([`crate::hash_ids`]) that the rows are about.
+    pub items: Fingerprint,
+    /// The resolved settings of that stage, and whatever else it wants to say.
+    #[serde(default)]
+    pub settings: serde_json::Value,
+    /// Fingerprints of what it was made from, by file name.
+    #[serde(default)]
+    pub inputs: std::collections::BTreeMap<String, Fingerprint>,
+}
+
+/// A tensor on its way to or from disk.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Tensor {
+    /// 32-bit floats with their shape.
+    F32(Vec<f32>, Vec<usize>),
+    /// IEEE half floats.
+    F16(Vec<f16>, Vec<usize>),
+    /// Brain half floats.
+    Bf16(Vec<bf16>, Vec<usize>),
+    /// 64-bit integers.
+    I64(Vec<i64>, Vec<usize>),
+    /// 32-bit unsigned integers.
+    U32(Vec<u32>, Vec<usize>),
+}
+
+impl Tensor {
+    /// Lengths by axis.
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            Self::F32(_, s) | Self::F16(_, s) | Self::Bf16(_, s) | Self::I64(_, s) | Self::U32(_, s) => s,
+        }
+    }
+
+    fn dtype(&self) -> Dtype {
+        match self {
+            Self::F32(..) => Dtype::F32,
+            Self::F16(..) => Dtype::F16,
+            Self::Bf16(..) => Dtype::BF16,
+            Self::I64(..) => Dtype::I64,
+            Self::U32(..) => Dtype::U32,
+        }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        match self {
+            Self::F32(v, _) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Self::F16(v, _) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Self::Bf16(v, _) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Self::I64(v, _) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Self::U32(v, _) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        }
+    }
+
+    fn from_view(view: &TensorView<'_>) -> Option<Self> {
+        fn numbers<const N: usize, T>(bytes: &[u8], read: fn([u8; N]) -> T) -> Vec<T> {
+            bytes.as_chunks::<N>().0.iter().map(|chunk| read(*chunk)).collect()
+        }
+        let (bytes, shape) = (view.data(), view.shape().to_vec());
+        Some(match view.dtype() {
+            Dtype::F32 => Self::F32(numbers(bytes, f32::from_le_bytes), shape),
+            Dtype::F16 => Self::F16(numbers(bytes, f16::from_le_bytes), shape),
+            Dtype::BF16 => Self::Bf16(numbers(bytes, bf16::from_le_bytes), shape),
+            Dtype::I64 => Self::I64(numbers(bytes, i64::from_le_bytes), shape),
+            Dtype::U32 => Self::U32(numbers(bytes, u32::from_le_bytes), shape),
+            _ => return None,
+        })
+    }
+}
+
+/// Writes named tensors with their header, atomically. The same content gives the same bytes.
+pub fn write_tensors(path: &Path, header: &Header, tensors: &[(String, Tensor)]) -> Result<()> {
+    let failed = |e: &dyn std::fmt::Display| {
+        Error::unusable(path, format!("its content can't be written: {e}"), "report this as a defect")
+    };
+    let text = serde_json::to_string(header).map_err(|e| failed(&e))?;
+    let metadata = HashMap::from([(HEADER_KEY.to_owned(), text)]);
+    let raw: Vec<(Vec<u8>, Dtype, Vec<usize>)> =
+        tensors.iter().map(|(_, t)| (t.to_bytes(), t.dtype(), t.shape().to_vec())).collect();
+    let mut views = Vec::with_capacity(tensors.len());
+    for ((name, _), (bytes, dtype, shape)) in tensors.iter().zip(&raw) {
+        views.push((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| failed(&e))?));
+    }
+    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| failed(&e))?;
+    files::write_bytes(path, &bytes)
+}
+
+/// A tensor file whose header has been read and checked.
+#[derive(Debug)]
+pub struct TensorFile {
+    path: PathBuf,
+    header: Header,
+    tensors: HashMap<String, Tensor>,
+}
+
+impl TensorFile {
+    /// Reads `path` and checks that it is of `format` in `version`. `remedy` says how to make it anew.
+    pub fn read(path: &Path, format: &str, version: u32, remedy: &str) -> Result<Self> {
+        let bytes = files::read(path)?;
+        let damaged = |e: &dyn std::fmt::Display| {
+            Error::unusable(path, format!("it is not a whole safetensors file ({e})"), remedy)
+        };
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e))?;
+        let Some(text) = metadata.metadata().as_ref().and_then(|m| m.get(HEADER_KEY)) else {
+            let reason = format!("its metadata has no key `{HEADER_KEY}` (docs/artifacts.md says what belongs there)");
+            return Err(Error::unusable(path, reason, remedy));
+        };
+        let header: Header = serde_json::from_str(text)
+            .map_err(|e| Error::unusable(path, format!("its `{HEADER_KEY}` metadata can't be read ({e})"), remedy))?;
+        if header.format != format || header.version != version {
+            let reason = format!(
+                "expected format `{format}` version {version}, found `{}` version {}",
+                header.format, header.version
+            );
+            return Err(Error::unusable(path, reason, remedy));
+        }
+        let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(&e))?;
+        let mut tensors = HashMap::with_capacity(file.len());
+        for (name, view) in file.iter() {
+            let Some(tensor) = Tensor::from_view(&view) else {
+                let reason =
+                    format!("tensor `{name}` has type {:?}; expected F32, F16, BF16, I64 or U32", view.dtype());
+                return Err(Error::unusable(path, reason, remedy));
+            };
+            tensors.insert(name.to_owned(), tensor);
+        }
+        Ok(Self { path: path.to_owned(), header, tensors })
+    }
+
+    /// The file's header.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Where it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Refuses a file about other items than `expected`.
+    pub fn expect_items(&self, expected: &Fingerprint, remedy: &str) -> Result<()> {
+        if self.header.items == *expected {
+            return Ok(());
+        }
+        let reason = format!("it is about other items (item hash {}, expected {expected})", self.header.items);
+        Err(Error::unusable(&self.path, reason, remedy))
+    }
+
+    /// All names, sorted.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = self.tensors.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    /// Takes a tensor out of the file.
+    pub fn take(&mut self, name: &str) -> Result<Tensor> {
+        self.tensors.remove(name).ok_or_else(|| self.wrong(format!("tensor `{name}` is missing")))
+    }
+
+    /// Takes a one-dimensional I64 tensor.
+    pub fn take_i64(&mut self, name: &str) -> Result<Vec<i64>> {
+        match self.take(name)? {
+            Tensor::I64(values, shape) if shape.len() == 1 => Ok(values),
+            other => Err(self.mismatch(name, "I64 [n]", &other)),
+        }
+    }
+
+    /// Takes a one-dimensional U32 tensor.
+    pub fn take_u32(&mut self, name: &str) -> Result<Vec<u32>> {
+        match self.take(name)? {
+            Tensor::U32(values, shape) if shape.len() == 1 => Ok(values),
+            other => Err(self.mismatch(name, "U32 [n]", &other)),
+        }
+    }
+
+    /// Takes an F32 tensor, all of it finite.
+    pub fn take_f32(&mut self, name: &str) -> Result<(Vec<f32>, Vec<usize>)> {
+        match self.take(name)? {
+            Tensor::F32(values, shape) => {
+                if let Some(at) = values.iter().position(|v| !v.is_finite()) {
+                    return Err(self.wrong(format!("tensor `{name}` holds {} at position {at}", values[at])));
+                }
+                Ok((values, shape))
+            }
+            other => Err(self.mismatch(name, "F32", &other)),
+        }
+    }
+
+    /// An error about this file: the stage that wrote it has to run again.
+    pub fn wrong(&self, reason: impl Into<String>) -> Error {
+        let remedy = format!("delete it and run the stage `{}` again", self.header.stage);
+        Error::unusable(&self.path, reason, remedy)
+    }
+
+    fn mismatch(&self, name: &str, expected: &str, found: &Tensor) -> Error {
+        self.wrong(format!("tensor `{name}`: expected {expected}, found {:?} {:?}", found.dtype(), found.shape()))
+    }
+}
+
+/// Checks offsets `[n+1]` that cut `rows` rows into n segments: from 0, never falling, to `rows`.
+pub(crate) fn check_offsets(file: &TensorFile, offsets: &[i64], rows: usize) -> Result<()> {
+    if offsets.first() != Some(&0) {
+        return Err(file.wrong("`offsets` does not start at 0"));
+    }
+    if let Some(at) = offsets.windows(2).position(|w| w[1] < w[0]) {
+        return Err(file.wrong(format!(
+            "`offsets` falls from {} to {} at position {}",
+            offsets[at],
+            offsets[at + 1],
+            at + 1
+        )));
+    }
+    if offsets.last() != Some(&(rows as i64)) {
+        return Err(file.wrong(format!("`offsets` ends at {:?}, expected the number of rows, {rows}", offsets.last())));
+    }
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Checkpoint to ranks, ranks to metrics.

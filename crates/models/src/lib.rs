@@ -1,0 +1,1 @@
+//! M2SE and the baselines.

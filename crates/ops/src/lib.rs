@@ -1,0 +1,1 @@
+//! Differentiable operators, counter-based random numbers, Adam.

@@ -1,0 +1,148 @@
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use mp4sr_artifact::{Layout, Lock, Stage, Status, files};
+
+use crate::{Config, Progress};
+
+/// The flags that every stage has; each has a twin in the environment.
+#[derive(Clone, Debug, clap::Args)]
+pub struct StageArgs {
+    /// The pipeline file.
+    #[arg(long, env = "MP4SR_PIPELINE", value_name = "FILE")]
+    pub pipeline: PathBuf,
+    /// Folder of the raw files, in place of the pipeline's `dataset.data`.
+    #[arg(long, env = "MP4SR_DATA", value_name = "FOLDER")]
+    pub data: Option<String>,
+    /// Name of the run, in place of the pipeline's `run.name`.
+    #[arg(long, env = "MP4SR_RUN", value_name = "NAME")]
+    pub run: Option<String>,
+    /// Folder of all artifacts.
+    #[arg(long, env = "MP4SR_ARTIFACTS", value_name = "FOLDER", default_value = "artifacts")]
+    pub artifacts: PathBuf,
+    /// Replaces one key of the pipeline; may be given several times.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Says nothing but results and errors.
+    #[arg(long, short, env = "MP4SR_QUIET")]
+    pub quiet: bool,
+}
+
+/// What a stage works with.
+#[derive(Debug)]
+pub struct Context {
+    /// The resolved configuration.
+    pub config: Config,
+    /// Where everything lies.
+    pub layout: Layout,
+    /// Messages and bars.
+    pub progress: Progress,
+}
+
+impl StageArgs {
+    /// Reads the pipeline and resolves it.
+    pub fn context(&self) -> anyhow::Result<Context> {
+        let mut config = Config::load(&self.pipeline, &self.overrides)?;
+        if let Some(data) = &self.data {
+            config.dataset.data.clone_from(data);
+        }
+        if let Some(run) = self.run.as_ref().filter(|run| !run.is_empty()) {
+            config.run.name.clone_from(run);
+        }
+        let name = &config.run.name;
+        anyhow::ensure!(
+            !name.is_empty()
+                && !name.starts_with('.')
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)),
+            "run name {name:?} is not allowed; use letters, digits, `-`, `_`, `.`"
+        );
+        let layout = Layout::new(&self.artifacts, &config.dataset.name, name);
+        Ok(Context { config, layout, progress: Progress::new(self.quiet) })
+    }
+}
+
+/// A defect of ours, as opposed to something the user can mend: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; this is a defect of mp4sr, please report it")]
+pub struct Bug(pub String);
+
+/// Runs a program: tells an error once, as one line, and turns it into the exit code (0 done, 1 the user's to mend, 2 ours).
+pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::UnwindSafe) -> ExitCode {
+    std::panic::set_hook(Box::new(|info| {
+        let place = info.location().map_or(String::new(), |l| format!(" at {}:{}", l.file(), l.line()));
+        let what = info.payload_as_str().unwrap_or("unknown");
+        tell(&format!("internal error{place}: {what}; this is a defect of mp4sr, please report it"));
+    }));
+    match std::panic::catch_unwind(program) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            tell(&chain(&error));
+            ExitCode::from(if error.chain().any(|e| e.is::<Bug>()) { 2 } else { 1 })
+        }
+        Err(_) => ExitCode::from(2),
+    }
+}
+
+fn tell(message: &str) {
+    let _ = writeln!(std::io::stderr(), "error: {message}");
+}
+
+/// The chain of causes in one line; a cause that its parent already tells is not told twice.
+fn chain(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string().replace('\n', " ");
+        if line.is_empty() {
+            line = text;
+        } else if !line.contains(&text) {
+            let _ = write!(line, ": {text}");
+        }
+    }
+    line
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = |e: &(dyn std::error::Error + 'static)| e.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    error.chain().any(|e| io(e) == Some(std::io::ErrorKind::BrokenPipe))
+}
+
+/// Prints a result on standard output.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("failed to write to standard output")
+}
+
+/// Brings one stage up to date: takes the folder's lock, asks whether there is anything to do, cleans what a killed process
+/// left, runs `work`, and records its outputs. `make_stage` is called under the lock.
+pub fn run_stage(
+    context: &Context,
+    name: &str,
+    folder: &std::path::Path,
+    make_stage: impl FnOnce() -> anyhow::Result<Stage>,
+    work: impl FnOnce(&Stage) -> anyhow::Result<Vec<PathBuf>>,
+) -> anyhow::Result<()> {
+    let _lock = Lock::take(folder, name)?;
+    let stage = make_stage()?;
+    let place = folder.display();
+    match stage.status()? {
+        Status::UpToDate => {
+            context.progress.say(format!("{name}: up to date ({place})"));
+            return Ok(());
+        }
+        Status::Stale(why) => context.progress.say(format!("{name}: running, {why} ({place})")),
+    }
+    let removed = files::remove_leftovers(folder)?;
+    if removed > 0 {
+        context.progress.say(format!("{name}: removed {removed} unfinished files of an earlier run"));
+    }
+    stage.begin()?;
+    let started = std::time::Instant::now();
+    let outputs = work(&stage)?;
+    stage.finish(&outputs)?;
+    context.progress.say(format!("{name}: done in {:.1} s", started.elapsed().as_secs_f64()));
+    Ok(())
+}

@@ -1,0 +1,179 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// `[dataset]`: what the dataset is called and where its raw files lie.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dataset {
+    /// Names the folder `artifacts/<name>`.
+    pub name: String,
+    /// Folder that the paths of `[source]` start from; `DATA=` and `--data` replace it. Empty: `data`.
+    pub data: String,
+    /// Row of the paper's Table 1 to print beside the counts: Poetry, Pantry, Arts or Office. Empty: none.
+    pub table1: String,
+}
+
+/// The form of the raw files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Format {
+    /// Amazon reviews and metadata of 2014 (metadata lines may be Python literals).
+    #[serde(rename = "amazon-2014")]
+    Amazon2014,
+    /// Amazon reviews and metadata of 2018.
+    #[default]
+    #[serde(rename = "amazon-2018")]
+    Amazon2018,
+    /// Amazon reviews and metadata of 2023.
+    #[serde(rename = "amazon-2023")]
+    Amazon2023,
+    /// `GoodReads` interactions and books.
+    #[serde(rename = "goodreads")]
+    GoodReads,
+    /// `RecBole` atomic `.inter` and `.item`.
+    #[serde(rename = "recbole")]
+    RecBole,
+    /// CSV, TSV, JSON lines or Parquet (told by the file's name) with the columns of `[source.columns]`.
+    #[serde(rename = "tabular")]
+    Tabular,
+}
+
+/// `[source]`: how to read the raw files.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Source {
+    /// The form of the raw files.
+    pub format: Format,
+    /// Files of interactions, relative to the data folder; `.gz` allowed.
+    pub interactions: Vec<String>,
+    /// Files of items, relative to the data folder; `.gz` allowed.
+    pub items: Vec<String>,
+    /// Folder of images named by item id (`<id>.jpg`, `<id>_2.png`), relative to the data folder. Empty: none.
+    pub images: String,
+    /// Names of columns, for the tabular and RecBole forms.
+    pub columns: Columns,
+}
+
+/// `[source.columns]`: names of columns, for the tabular and RecBole forms.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Columns {
+    /// User id, in interactions.
+    pub user: String,
+    /// Item id, in interactions.
+    pub item: String,
+    /// Unix time in seconds, in interactions. Empty: there is no clock, see `position`.
+    pub time: String,
+    /// Position in the user's sequence, where there is no clock. Empty: none.
+    pub position: String,
+    /// Item id, in items.
+    pub item_id: String,
+    /// Title, in items. Empty: none.
+    pub title: String,
+    /// Further texts, in items, in this order; lists are joined.
+    pub texts: Vec<String>,
+    /// Image path (relative to the items file) or URL, or a list of them, in items. Empty: none.
+    pub images: String,
+}
+
+impl Default for Columns {
+    fn default() -> Self {
+        Self {
+            user: "user_id".to_owned(),
+            item: "item_id".to_owned(),
+            time: "timestamp".to_owned(),
+            position: String::new(),
+            item_id: "item_id".to_owned(),
+            title: "title".to_owned(),
+            texts: Vec::new(),
+            images: String::new(),
+        }
+    }
+}
+
+/// A reading of the paper's data preparation; single keys win over it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Preset {
+    /// Users and items with at least five events, items without a modality kept.
+    #[default]
+    #[serde(rename = "strict-5core")]
+    Strict5Core,
+    /// What fits the paper's Table 1: users with at least five events, any item that has both modalities.
+    #[serde(rename = "table1")]
+    Table1,
+}
+
+/// Which of a user's repeated events with one item count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Repeated {
+    /// The last one.
+    #[default]
+    Last,
+    /// The first one.
+    First,
+    /// All of them.
+    All,
+}
+
+/// What happens to items without text or without image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    /// They stay, with zero feature rows in that modality.
+    Keep,
+    /// They are dropped, with their events.
+    Drop,
+}
+
+/// `[preprocess]`: filters and text cleaning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Preprocess {
+    /// A reading of the paper's data preparation; the keys below win over it.
+    pub preset: Preset,
+    /// Users keep at least this many events; 0 switches the bound off. Unset: from the preset.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub user_core: Option<u32>,
+    /// Items keep at least this many events; 0 switches the bound off. Unset: from the preset.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub item_core: Option<u32>,
+    /// Items without text or without image. Unset: from the preset.
+    pub missing: Option<Missing>,
+    /// Which of a user's repeated events with one item count.
+    pub repeated: Repeated,
+    /// Sentences kept of an item.
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_sentences: usize,
+    /// Images kept of an item.
+    #[schemars(range(min = 0, max = 1000))]
+    pub max_images: usize,
+    /// The run stops when more lines than this are rejected.
+    pub max_bad_lines: u64,
+}
+
+impl Default for Preprocess {
+    fn default() -> Self {
+        Self {
+            preset: Preset::default(),
+            user_core: None,
+            item_core: None,
+            missing: None,
+            repeated: Repeated::default(),
+            max_sentences: 10,
+            max_images: 10,
+            max_bad_lines: 1_000_000,
+        }
+    }
+}
+
+impl Preprocess {
+    pub(super) fn resolve(&mut self) {
+        let (user_core, item_core, missing) = match self.preset {
+            Preset::Strict5Core => (5, 5, Missing::Keep),
+            Preset::Table1 => (5, 0, Missing::Drop),
+        };
+        self.user_core.get_or_insert(user_core);
+        self.item_core.get_or_insert(item_core);
+        self.missing.get_or_insert(missing);
+    }
+}

@@ -1,0 +1,93 @@
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How feature values are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Storage {
+    /// IEEE half: 2 bytes.
+    #[default]
+    F16,
+    /// Brain half: 2 bytes.
+    Bf16,
+    /// Single: 4 bytes.
+    F32,
+}
+
+/// `[extract]`: encoders of sentences and images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Extract {
+    /// How feature values are stored.
+    pub storage: Storage,
+    /// Sentences or images encoded at once.
+    #[schemars(range(min = 1, max = 4096))]
+    pub batch: usize,
+    /// Sentences to vectors.
+    pub text: TextExtract,
+    /// Images to words.
+    pub image: ImageExtract,
+}
+
+impl Default for Extract {
+    fn default() -> Self {
+        Self { storage: Storage::default(), batch: 64, text: TextExtract::default(), image: ImageExtract::default() }
+    }
+}
+
+/// `[extract.text]`: sentences to vectors.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TextExtract {
+    /// A sentence-transformers model: a folder, or a name on the hub.
+    pub model: String,
+}
+
+impl Default for TextExtract {
+    fn default() -> Self {
+        Self { model: "data/encoders/tiny-sentence".to_owned() }
+    }
+}
+
+impl TextExtract {
+    /// The name of the encoder in file names.
+    pub fn encoder_name(&self) -> String {
+        base_name(&self.model)
+    }
+}
+
+/// `[extract.image]`: images to the words that CLIP finds in them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ImageExtract {
+    /// A CLIP model: a folder, or a name on the hub.
+    pub model: String,
+    /// N, the words kept of an image.
+    #[schemars(range(min = 1, max = 1000))]
+    pub words: usize,
+    /// A file with a word a line. Empty: frequent words of the dataset's own texts and the carried list of visual words.
+    pub dictionary: String,
+    /// How many words of the dataset's own texts join the dictionary.
+    #[schemars(range(min = 0, max = 100_000))]
+    pub text_words: usize,
+}
+
+impl Default for ImageExtract {
+    fn default() -> Self {
+        Self { model: "data/encoders/tiny-clip".to_owned(), words: 15, dictionary: String::new(), text_words: 1000 }
+    }
+}
+
+impl ImageExtract {
+    /// The name of the encoder in file names: images go through CLIP, its words through the sentence encoder.
+    pub fn encoder_name(&self, text: &TextExtract) -> String {
+        format!("{}-words-{}", base_name(&self.model), text.encoder_name())
+    }
+}
+
+fn base_name(model: &str) -> String {
+    let name = Path::new(model).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect()
+}

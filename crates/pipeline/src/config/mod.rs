@@ -1,0 +1,130 @@
+//! Every key of a pipeline file, its default and its range. `docs/configuration.md` is printed from these types.
+
+mod dataset;
+mod extract;
+mod model;
+mod training;
+
+pub use dataset::{Columns, Dataset, Format, Missing, Preprocess, Preset, Repeated, Source};
+pub use extract::{Extract, ImageExtract, Storage, TextExtract};
+pub use model::{
+    CmclDirection, Logits, Modality, Model, ModelName, PoolingGradient, PoolingRows, Projection, SameTarget,
+};
+pub use training::{Evaluate, Finetune, Pretrain, Report, Run, SeenItems, SequenceDropout};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use std::path::Path;
+
+use crate::strict::{self, ConfigError};
+
+/// A resolved pipeline: every key has a value.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What the dataset is called and where its raw files lie.
+    pub dataset: Dataset,
+    /// How to read the raw files.
+    pub source: Source,
+    /// Filters and text cleaning.
+    pub preprocess: Preprocess,
+    /// Encoders of sentences and images.
+    pub extract: Extract,
+    /// The recommender.
+    pub model: Model,
+    /// Pre-training with NIP and CMCL.
+    pub pretrain: Pretrain,
+    /// Fine-tuning with cross-entropy.
+    pub finetune: Finetune,
+    /// Ranking and metrics.
+    pub evaluate: Evaluate,
+    /// The report page.
+    pub report: Report,
+    /// What belongs to a run as a whole.
+    pub run: Run,
+}
+
+impl Config {
+    /// Reads a pipeline file and applies `overrides`, each `section.key=value`.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
+        let text = mp4sr_artifact::files::read_to_string(path)?;
+        Self::parse(&text, &path.display().to_string(), overrides)
+    }
+
+    /// Parses the text of a pipeline file called `origin`.
+    pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self, ConfigError> {
+        let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| ConfigError::syntax(origin, &e))?;
+        for assignment in overrides {
+            strict::assign(&mut table, assignment)?;
+        }
+        strict::check(&table, &schemars::schema_for!(Self), origin)?;
+        let mut config: Self = toml::Value::Table(table)
+            .try_into()
+            .map_err(|e: toml::de::Error| ConfigError::invalid(origin, e.message()))?;
+        config.resolve();
+        config.check(origin)?;
+        Ok(config)
+    }
+
+    /// The configuration as a pipeline file that gives it again.
+    pub fn to_toml(&self) -> Result<String, ConfigError> {
+        toml::to_string_pretty(self).map_err(|e| ConfigError::invalid("the resolved configuration", &e.to_string()))
+    }
+
+    fn resolve(&mut self) {
+        self.preprocess.resolve();
+        if self.dataset.data.is_empty() {
+            "data".clone_into(&mut self.dataset.data);
+        }
+    }
+
+    /// What no single key's type or range can say.
+    fn check(&self, origin: &str) -> Result<(), ConfigError> {
+        let fail = |key: &str, value: String, allowed: &str| Err(ConfigError::value(origin, key, &value, allowed));
+        if self.model.width % self.model.heads != 0 {
+            return fail(
+                "model.heads",
+                self.model.heads.to_string(),
+                &format!("a divisor of model.width = {}", self.model.width),
+            );
+        }
+        let name = &self.dataset.name;
+        if name.is_empty()
+            || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+            || name.starts_with('.')
+        {
+            return fail("dataset.name", format!("{name:?}"), "letters, digits, `-`, `_`, `.`");
+        }
+        if self.model.modalities.is_empty() {
+            return fail("model.modalities", "[]".to_owned(), "at least one modality");
+        }
+        for (at, modality) in self.model.modalities.iter().enumerate() {
+            if self.model.modalities[..at].iter().any(|m| m.name == modality.name) {
+                return fail("model.modalities", format!("{:?} twice", modality.name), "distinct names");
+            }
+        }
+        for name in &self.model.logit_modalities {
+            if !self.model.modalities.iter().any(|m| m.name == *name) {
+                let known: Vec<_> = self.model.modalities.iter().map(|m| m.name.as_str()).collect();
+                return fail(
+                    "model.logit_modalities",
+                    format!("{name:?}"),
+                    &format!("names from model.modalities: {}", known.join(", ")),
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// The encoder part of a modality's feature file name.
+    pub fn feature_name(&self, modality: &Modality) -> String {
+        if !modality.features.is_empty() {
+            return modality.features.clone();
+        }
+        match modality.name.as_str() {
+            "image" => self.extract.image.encoder_name(&self.extract.text),
+            _ => self.extract.text.encoder_name(),
+        }
+    }
+}

@@ -1,0 +1,73 @@
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Messages and progress bars, on standard error; nothing but errors when quiet.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    quiet: bool,
+    bars: indicatif::MultiProgress,
+}
+
+impl Progress {
+    /// Bars appear only on a terminal; messages always, unless `quiet`.
+    pub fn new(quiet: bool) -> Self {
+        let visible = !quiet && std::io::stderr().is_terminal();
+        let target = if visible { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        Self { quiet, bars: indicatif::MultiProgress::with_draw_target(target) }
+    }
+
+    /// A line for the user.
+    pub fn say(&self, message: impl AsRef<str>) {
+        if !self.quiet {
+            // A closed standard error is no reason to stop the work.
+            self.bars.suspend(|| drop(writeln!(std::io::stderr(), "{}", message.as_ref())));
+        }
+    }
+
+    /// A bar over `total` units called `unit`, with rate and time left. `total` 0: unknown, a spinner with a count.
+    pub fn bar(&self, what: &str, unit: &str, total: u64) -> Bar {
+        let template = if total > 0 {
+            format!("{{msg:18}} {{bar:30}} {{human_pos}}/{{human_len}} {unit} {{per_sec}} {{eta}} left")
+        } else {
+            format!("{{msg:18}} {{spinner}} {{human_pos}} {unit} {{per_sec}} {{elapsed}}")
+        };
+        let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = if total > 0 { ProgressBar::new(total) } else { ProgressBar::new_spinner() };
+        let bar = self.bars.add(bar.with_style(style).with_message(what.to_owned()));
+        bar.enable_steady_tick(Duration::from_millis(500));
+        Bar(bar)
+    }
+
+    /// A bar over bytes read.
+    pub fn bytes(&self, what: &str, total: u64) -> Bar {
+        let template = "{msg:18} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = self.bars.add(ProgressBar::new(total).with_style(style).with_message(what.to_owned()));
+        bar.enable_steady_tick(Duration::from_millis(500));
+        Bar(bar)
+    }
+}
+
+/// A progress bar; it disappears when dropped.
+#[derive(Debug)]
+pub struct Bar(ProgressBar);
+
+impl Bar {
+    /// `units` more are done.
+    pub fn add(&self, units: u64) {
+        self.0.inc(units);
+    }
+
+    /// What the bar is at, beside its name.
+    pub fn note(&self, text: impl Into<String>) {
+        self.0.set_message(text.into());
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}

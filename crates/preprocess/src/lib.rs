@@ -1,0 +1,1 @@
+//! Raw interactions and items to a dataset.

@@ -1,0 +1,1 @@
+//! Checkpoint, features and histories to top-K lists.

@@ -1,0 +1,1 @@
+//! Metrics, curves and recommendations to one self-contained page and tables.

@@ -1,0 +1,1 @@
+//! Dataset, features and configuration to checkpoints.
