@@ -1,0 +1,127 @@
+//! The sample world: a small generated shop in the raw Amazon 2018 form.
+//!
+//! In: a seed. Out: a folder with `reviews.json.gz`, `meta.json.gz`, `images/<asin>.jpg|png`, and `truth.json` with all
+//! that only the generator knows. The same seed gives the same bytes.
+//!
+//! Every item has latent attributes: colour, pattern and shape are only in its picture, brand, material, use and style only
+//! in its texts, its kind is in both. Users have a taste over colour, pattern, use and style that drifts around fixed
+//! wheels, and the kind of the last purchase says what is bought next; so order matters, and each modality knows something
+//! that the other lacks. The files have the faults of real ones, in numbers that `truth.json` states.
+//!
+//! Must not know: how any stage reads what is written here.
+
+mod calendar;
+mod error;
+mod render;
+mod rng;
+mod shop;
+mod text;
+mod truth;
+mod vocabulary;
+mod world;
+
+use std::path::Path;
+
+use mp4sr_artifact::{Lock, files};
+use serde::{Deserialize, Serialize};
+
+pub use error::{Error, Result};
+pub use truth::{Core, Faults, Raw, Truth, TruthItem, Vocabulary};
+
+/// Raised with every change of what a seed gives.
+pub const GENERATOR_VERSION: u32 = 1;
+/// The review file.
+pub const REVIEWS: &str = "reviews.json.gz";
+/// The metadata file.
+pub const META: &str = "meta.json.gz";
+/// The folder of pictures.
+pub const IMAGES: &str = "images";
+/// What only the generator knows.
+pub const TRUTH: &str = "truth.json";
+
+/// What a finished folder says about itself.
+const MANIFEST: &str = "sample.manifest.json";
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Manifest {
+    generator: String,
+    version: u32,
+    seed: u64,
+    /// Bytes of the review, metadata and truth files.
+    bytes: [u64; 3],
+    image_files: usize,
+}
+
+/// What [`ensure`] did.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The folder was there, whole, of the same seed and version.
+    UpToDate,
+    /// The folder was written.
+    Written,
+}
+
+/// Makes `out` hold the sample world of `seed`. A process killed in the middle leaves nothing under the final name, and
+/// the next start removes what it left beside it.
+pub fn ensure(out: &Path, seed: u64) -> Result<Outcome> {
+    let name =
+        out.file_name().ok_or_else(|| Error::write(out, "the folder has no name"))?.to_string_lossy().into_owned();
+    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let _lock = Lock::take(parent, &name)?;
+    files::remove_leftovers(parent)?;
+    let found = inspect(out);
+    if let Some(manifest) = &found
+        && manifest.version == GENERATOR_VERSION
+        && manifest.seed == seed
+        && is_whole(out, manifest)
+    {
+        return Ok(Outcome::UpToDate);
+    }
+    let occupied = out.symlink_metadata().is_ok() && !(out.is_dir() && files::list(out)?.is_empty());
+    if occupied && found.is_none() {
+        return Err(Error::NotOurs(out.to_owned()));
+    }
+    let process = std::process::id();
+    let staging = parent.join(format!("{name}.mp4sr-tmp-{process}"));
+    files::create_dir_all(&staging)?;
+    if let Err(error) = write_into(&staging, seed) {
+        // The first error is the one to tell.
+        let _ = files::remove_dir_if_present(&staging);
+        return Err(error);
+    }
+    let old = parent.join(format!("{name}.old.mp4sr-tmp-{process}"));
+    if out.exists() {
+        files::rename(out, &old)?;
+    }
+    files::rename(&staging, out)?;
+    files::remove_dir_if_present(&old)?;
+    Ok(Outcome::Written)
+}
+
+/// Writes the sample world of `seed` into the existing, empty `folder`.
+fn write_into(folder: &Path, seed: u64) -> Result<Truth> {
+    let truth = shop::write(folder, seed)?;
+    let manifest = Manifest {
+        generator: env!("CARGO_PKG_NAME").to_owned(),
+        version: GENERATOR_VERSION,
+        seed,
+        bytes: sizes(folder),
+        image_files: truth.raw.image_files,
+    };
+    files::write_json(&folder.join(MANIFEST), &manifest)?;
+    Ok(truth)
+}
+
+fn sizes(folder: &Path) -> [u64; 3] {
+    [REVIEWS, META, TRUTH].map(|name| folder.join(name).metadata().map_or(0, |meta| meta.len()))
+}
+
+fn inspect(folder: &Path) -> Option<Manifest> {
+    let manifest: Manifest = serde_json::from_slice(&files::read(&folder.join(MANIFEST)).ok()?).ok()?;
+    (manifest.generator == env!("CARGO_PKG_NAME")).then_some(manifest)
+}
+
+fn is_whole(folder: &Path, manifest: &Manifest) -> bool {
+    let images = files::list(&folder.join(IMAGES)).map_or(0, |paths| paths.len());
+    sizes(folder) == manifest.bytes && images == manifest.image_files
+}

@@ -1,0 +1,187 @@
+//! The sample world's promises, checked by reading its files again.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use flate2::read::GzDecoder;
+use mp4sr_artifact::{Fingerprint, files};
+use mp4sr_sample::{IMAGES, META, Outcome, REVIEWS, TRUTH, Truth, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// One world for all tests that only read.
+static WORLD: LazyLock<TempDir> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(ensure(&folder.path().join("raw"), 1).unwrap(), Outcome::Written);
+    folder
+});
+
+fn raw() -> PathBuf {
+    WORLD.path().join("raw")
+}
+
+fn truth(folder: &Path) -> Truth {
+    serde_json::from_slice(&files::read(&folder.join(TRUTH)).unwrap()).unwrap()
+}
+
+/// Whole lines, and the number of lines that are not JSON.
+fn lines(path: &Path) -> (Vec<Value>, usize) {
+    let (mut whole, mut cut) = (Vec::new(), 0);
+    for line in BufReader::new(GzDecoder::new(files::open(path).unwrap())).lines() {
+        match serde_json::from_str(&line.unwrap()) {
+            Ok(value) => whole.push(value),
+            Err(_) => cut += 1,
+        }
+    }
+    (whole, cut)
+}
+
+fn text(line: &Value, key: &str) -> String {
+    line[key].as_str().unwrap().to_owned()
+}
+
+/// Distinct (user, item) pairs and the number of repeats.
+fn events() -> (BTreeSet<(String, String)>, usize) {
+    let (reviews, _) = lines(&raw().join(REVIEWS));
+    let mut pairs = BTreeSet::new();
+    let repeats = reviews.iter().filter(|line| !pairs.insert((text(line, "reviewerID"), text(line, "asin")))).count();
+    (pairs, repeats)
+}
+
+fn fingerprints(folder: &Path) -> Vec<(String, Fingerprint)> {
+    let pictures = files::list(&folder.join(IMAGES)).unwrap();
+    let all = [REVIEWS, META, TRUTH].iter().map(|name| folder.join(name)).chain(pictures);
+    all.map(|path| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        (name, Fingerprint::of_file(&path).unwrap())
+    })
+    .collect()
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_another_seed_another_world() {
+    let folder = tempfile::tempdir().unwrap();
+    let again = folder.path().join("again");
+    ensure(&again, 1).unwrap();
+    assert_eq!(fingerprints(&raw()), fingerprints(&again));
+    ensure(&again, 2).unwrap();
+    assert_ne!(truth(&raw()).items, truth(&again).items);
+}
+
+#[test]
+fn a_finished_world_is_left_alone_and_a_damaged_one_is_written_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("raw");
+    assert_eq!(ensure(&out, 1).unwrap(), Outcome::Written);
+    assert_eq!(ensure(&out, 1).unwrap(), Outcome::UpToDate);
+    files::remove_if_present(&out.join(META)).unwrap();
+    assert_eq!(ensure(&out, 1).unwrap(), Outcome::Written);
+    assert!(out.join(META).exists());
+}
+
+#[test]
+fn a_folder_of_something_else_is_refused_and_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    files::write_bytes(&folder.path().join("raw/thesis.tex"), b"years of work").unwrap();
+    let message = ensure(&folder.path().join("raw"), 1).unwrap_err().to_string();
+    assert!(message.contains("is not a sample world"), "{message}");
+    assert!(folder.path().join("raw/thesis.tex").exists());
+}
+
+#[test]
+fn what_a_killed_run_left_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    files::write_bytes(&folder.path().join("raw.mp4sr-tmp-1/reviews.json.gz"), b"half").unwrap();
+    ensure(&folder.path().join("raw"), 1).unwrap();
+    let names: Vec<_> = files::list(folder.path()).unwrap();
+    assert!(names.iter().all(|path| !path.to_string_lossy().contains("mp4sr-tmp")), "{names:?}");
+}
+
+#[test]
+fn review_faults_are_as_many_as_stated() {
+    let truth = truth(&raw());
+    let (reviews, cut) = lines(&raw().join(REVIEWS));
+    assert_eq!(cut, truth.faults.cut_review_lines);
+    assert_eq!(reviews.len() + cut, truth.raw.review_lines);
+    let (pairs, repeats) = events();
+    assert_eq!(repeats, truth.faults.repeated_events);
+    assert_eq!(pairs.len(), truth.raw.events);
+    let (mut users, mut items) = (BTreeMap::new(), BTreeMap::new());
+    for (user, item) in &pairs {
+        *users.entry(user).or_insert(0) += 1;
+        *items.entry(item).or_insert(0) += 1;
+    }
+    assert_eq!((users.len(), items.len()), (truth.raw.users, truth.raw.items));
+    assert_eq!(users.values().filter(|count| **count < 5).count(), truth.faults.users_under_five);
+    assert_eq!(items.values().filter(|count| **count < 5).count(), truth.faults.items_under_five);
+    let described: BTreeSet<_> = lines(&raw().join(META)).0.iter().map(|line| text(line, "asin")).collect();
+    let undescribed = items.keys().filter(|item| !described.contains(item.as_str())).count();
+    assert_eq!(undescribed, truth.faults.items_without_metadata);
+    let unsold = described.iter().filter(|item| !items.contains_key(item)).count();
+    assert_eq!(unsold, truth.faults.items_without_reviews);
+}
+
+#[test]
+fn metadata_and_picture_faults_are_as_many_as_stated() {
+    let truth = truth(&raw());
+    let (meta, cut) = lines(&raw().join(META));
+    assert_eq!((meta.len(), cut), (truth.raw.metadata_lines, 0));
+    let marked = |value: &Value| value.to_string().contains(['<', '&']);
+    let count = |holds: &dyn Fn(&Value) -> bool| meta.iter().filter(|line| holds(line)).count();
+    assert_eq!(count(&|line| marked(&line["title"])), truth.faults.titles_with_markup);
+    assert_eq!(count(&|line| marked(&line["description"])), truth.faults.descriptions_with_markup);
+    let bare = |line: &Value| {
+        line["title"] == "" && ["description", "feature"].iter().all(|key| line[key].as_array().unwrap().is_empty())
+    };
+    assert_eq!(count(&bare), truth.faults.items_without_text);
+
+    let pictures = files::list(&raw().join(IMAGES)).unwrap();
+    assert_eq!(pictures.len(), truth.raw.image_files);
+    let broken = pictures.iter().filter(|path| image::open(path).is_err()).count();
+    assert_eq!(broken, truth.faults.images_that_do_not_decode);
+    let pictured: BTreeSet<_> =
+        pictures.iter().map(|path| path.file_stem().unwrap().to_string_lossy().into_owned()).collect();
+    let unpictured = meta.iter().filter(|line| !pictured.contains(&text(line, "asin"))).count();
+    assert_eq!(unpictured, truth.faults.items_without_image);
+    for item in &truth.items {
+        assert_eq!(item.image.is_some(), pictured.contains(&item.asin), "{}", item.asin);
+    }
+}
+
+#[test]
+fn enough_is_left_after_the_five_core() {
+    let (mut pairs, _) = events();
+    loop {
+        let (mut users, mut items) = (BTreeMap::new(), BTreeMap::new());
+        for (user, item) in &pairs {
+            *users.entry(user.clone()).or_insert(0) += 1;
+            *items.entry(item.clone()).or_insert(0) += 1;
+        }
+        let before = pairs.len();
+        pairs.retain(|(user, item)| users[user] >= 5 && items[item] >= 5);
+        if pairs.len() == before {
+            let core = truth(&raw()).five_core;
+            assert_eq!((users.len(), items.len(), before), (core.users, core.items, core.events));
+            assert!(core.users >= 4_000 && core.items >= 1_500 && core.events >= 40_000, "{core:?}");
+            return;
+        }
+    }
+}
+
+#[test]
+fn what_only_the_picture_shows_is_not_written() {
+    let truth = truth(&raw());
+    let (meta, _) = lines(&raw().join(META));
+    let visible = [&truth.vocabulary.colour, &truth.vocabulary.pattern, &truth.vocabulary.shape];
+    for line in &meta {
+        let written = format!("{} {} {}", line["title"], line["description"], line["feature"]).to_lowercase();
+        let words: BTreeSet<_> = written.split(|c: char| !c.is_alphabetic()).collect();
+        for word in visible.into_iter().flatten() {
+            assert!(!words.contains(word.as_str()), "`{word}` in {written}");
+        }
+    }
+}
