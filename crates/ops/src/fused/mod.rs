@@ -1,0 +1,164 @@
+//! The operators on the CPU, forward and backward written by hand over slices.
+//!
+//! [`Fused`] is what an operator implements; the adapters turn it into candle's custom operators of one, two or three
+//! differentiable inputs. Backward draws dropout masks again from their keys instead of storing them. Parallel loops run
+//! over fixed shards; what several shards add to (a weight's gradient) is summed in the order of the shards.
+
+mod attention;
+mod elementwise;
+mod linear;
+mod logsumexp;
+mod mixture;
+mod norm;
+mod pool;
+
+pub(crate) use attention::attention;
+pub(crate) use elementwise::{dropout, gather, gelu, normalize};
+pub(crate) use linear::{linear, product};
+pub(crate) use logsumexp::row_logsumexp;
+pub(crate) use mixture::mixture;
+pub(crate) use norm::{add_norm, layer_norm};
+pub(crate) use pool::pool;
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
+
+/// An argument or a result: its values, row after row, and its lengths by axis.
+pub(crate) struct View<'a> {
+    data: &'a [f32],
+    dims: &'a [usize],
+}
+
+/// Gradients of the arguments; `None` for one that has none.
+pub(crate) type Gradients<const N: usize> = [Option<Vec<f32>>; N];
+
+/// An operator of N differentiable arguments.
+pub(crate) trait Fused<const N: usize>: Send + Sync + 'static {
+    const NAME: &'static str;
+    fn forward(&self, arguments: [View<'_>; N]) -> Result<(Vec<f32>, Vec<usize>)>;
+    fn backward(&self, arguments: [View<'_>; N], result: &[f32], gradient: &[f32]) -> Result<Gradients<N>>;
+}
+
+struct Adapter<F>(F);
+
+pub(crate) fn apply1<F: Fused<1>>(op: F, a: &Tensor) -> Result<Tensor> {
+    a.contiguous()?.apply_op1(Adapter(op))
+}
+
+pub(crate) fn apply2<F: Fused<2>>(op: F, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    a.contiguous()?.apply_op2(&b.contiguous()?, Adapter(op))
+}
+
+pub(crate) fn apply3<F: Fused<3>>(op: F, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<Tensor> {
+    a.contiguous()?.apply_op3(&b.contiguous()?, &c.contiguous()?, Adapter(op))
+}
+
+fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let data = storage.as_slice::<f32>()?;
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&data[start..end]),
+        None => bail!("a fused operator needs contiguous arguments"),
+    }
+}
+
+/// Calls `f` with the values of a contiguous CPU tensor, without copying them.
+fn with_slices<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> Result<T>) -> Result<T> {
+    let held = tensors.map(Tensor::storage_and_layout);
+    let mut slices: [&[f32]; N] = [&[]; N];
+    for (place, (storage, layout)) in slices.iter_mut().zip(&held) {
+        let Storage::Cpu(cpu) = &**storage else { bail!("a fused operator runs on the CPU") };
+        *place = slice(cpu, layout)?;
+    }
+    f(slices)
+}
+
+fn backward<F: Fused<N>, const N: usize>(op: &F, arguments: [&Tensor; N], result: &Tensor, gradient: &Tensor) -> Result<[Option<Tensor>; N]> {
+    let gradient = gradient.contiguous()?;
+    let gradients = with_slices([result, &gradient], |[result, gradient]| {
+        with_slices(arguments, |slices| {
+            let mut at = 0;
+            let views = slices.map(|data| {
+                at += 1;
+                View { data, dims: arguments[at - 1].dims() }
+            });
+            op.backward(views, result, gradient)
+        })
+    })?;
+    let mut tensors = [const { None }; N];
+    for ((place, gradient), argument) in tensors.iter_mut().zip(gradients).zip(arguments) {
+        if let Some(values) = gradient {
+            *place = Some(Tensor::from_vec(values, argument.shape(), argument.device())?);
+        }
+    }
+    Ok(tensors)
+}
+
+fn stored((values, dims): (Vec<f32>, Vec<usize>)) -> (CpuStorage, Shape) {
+    (CpuStorage::F32(values), Shape::from(dims))
+}
+
+impl<F: Fused<1>> CustomOp1 for Adapter<F> {
+    fn name(&self) -> &'static str {
+        F::NAME
+    }
+    fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
+        self.0.forward([View { data: slice(s, l)?, dims: l.dims() }]).map(stored)
+    }
+    fn bwd(&self, a: &Tensor, result: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        let [a] = backward(&self.0, [a], result, gradient)?;
+        Ok(a)
+    }
+}
+
+impl<F: Fused<2>> CustomOp2 for Adapter<F> {
+    fn name(&self) -> &'static str {
+        F::NAME
+    }
+    fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
+        let a = View { data: slice(s1, l1)?, dims: l1.dims() };
+        self.0.forward([a, View { data: slice(s2, l2)?, dims: l2.dims() }]).map(stored)
+    }
+    fn bwd(&self, a: &Tensor, b: &Tensor, result: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [a, b] = backward(&self.0, [a, b], result, gradient)?;
+        Ok((a, b))
+    }
+}
+
+impl<F: Fused<3>> CustomOp3 for Adapter<F> {
+    fn name(&self) -> &'static str {
+        F::NAME
+    }
+    fn cpu_fwd(
+        &self,
+        s1: &CpuStorage,
+        l1: &Layout,
+        s2: &CpuStorage,
+        l2: &Layout,
+        s3: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let a = View { data: slice(s1, l1)?, dims: l1.dims() };
+        let b = View { data: slice(s2, l2)?, dims: l2.dims() };
+        self.0.forward([a, b, View { data: slice(s3, l3)?, dims: l3.dims() }]).map(stored)
+    }
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        c: &Tensor,
+        result: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [a, b, c] = backward(&self.0, [a, b, c], result, gradient)?;
+        Ok((a, b, c))
+    }
+}
+
+/// Sums partial results in the order of their shards.
+fn ordered_sum(parts: Vec<Vec<f32>>, length: usize) -> Vec<f32> {
+    let mut parts = parts.into_iter();
+    let mut total = parts.next().unwrap_or_else(|| vec![0.0; length]);
+    for part in parts {
+        crate::kernel::accumulate(&mut total, &part);
+    }
+    total
+}

@@ -1,0 +1,228 @@
+//! The arithmetic under the fused operators: matrix products, exponentials, row sums. The only module with `unsafe`: one
+//! call into `gemm`, whose bounds are checked here and whose result is tested against the plain loop.
+
+#![allow(unsafe_code)]
+
+use multiversion::multiversion;
+
+/// A matrix in a slice, with its strides in elements.
+#[derive(Clone, Copy)]
+pub(crate) struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    columns: usize,
+    row_stride: usize,
+    column_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// `rows` x `columns`, row after row.
+    pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
+        Self { data, rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
+    /// The transposed view.
+    pub fn t(self) -> Self {
+        Self {
+            rows: self.columns,
+            columns: self.rows,
+            row_stride: self.column_stride,
+            column_stride: self.row_stride,
+            ..self
+        }
+    }
+
+    fn fits(&self) -> bool {
+        let last = (self.rows.max(1) - 1) * self.row_stride + (self.columns.max(1) - 1) * self.column_stride;
+        self.rows * self.columns == 0 || last < self.data.len()
+    }
+}
+
+/// out = a b, or out += a b when `add`; `out` is row after row. On one thread, so the order of sums is fixed.
+pub(crate) fn matmul(out: &mut [f32], a: Mat<'_>, b: Mat<'_>, add: bool) {
+    let (m, n, k) = (a.rows, b.columns, a.columns);
+    assert!(b.rows == k && out.len() == m * n && a.fits() && b.fits(), "matrix product of wrong shapes");
+    if m * n == 0 {
+        return;
+    }
+    if k == 0 {
+        if !add {
+            out.fill(0.0);
+        }
+        return;
+    }
+    // SAFETY: the assertion above bounds every element that the strides reach, and `out` is borrowed mutably, so it
+    // overlaps neither operand.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            n as isize,
+            add,
+            a.data.as_ptr(),
+            a.column_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.column_stride as isize,
+            b.row_stride as isize,
+            1.0,
+            1.0,
+            false,
+            false,
+            false,
+            gemm::Parallelism::None,
+        );
+    }
+}
+
+/// e^x to about one unit in the last place; 0 below -87.
+#[inline(always)]
+pub(crate) fn exp(x: f32) -> f32 {
+    // Cody and Waite's reduction, then the polynomial of Cephes' expf.
+    let clamped = x.clamp(-87.3, 88.3);
+    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer in every vector width.
+    let magic = 12_582_912.0f32;
+    let n = (clamped * std::f32::consts::LOG2_E + magic) - magic;
+    let r = clamped - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let mut p = 1.987_569_1e-4f32;
+    p = p * r + 1.398_199_9e-3;
+    p = p * r + 8.333_452e-3;
+    p = p * r + 4.166_579_6e-2;
+    p = p * r + 1.666_666_5e-1;
+    p = p * r + 0.5;
+    let value = (p * r * r + r + 1.0) * f32::from_bits(((n as i32 + 127) << 23) as u32);
+    if x < -87.3 { 0.0 } else { value }
+}
+
+/// The error function to about 3e-7 (the rational approximation of Eigen's float path).
+#[inline(always)]
+pub(crate) fn erf(x: f32) -> f32 {
+    let x = x.clamp(-4.0, 4.0);
+    let y = x * x;
+    let mut p = -2.726_142_3e-10f32;
+    p = p * y + 2.770_681_4e-8;
+    p = p * y - 2.101_024e-6;
+    p = p * y - 5.692_506_4e-5;
+    p = p * y - 7.349_906_3e-4;
+    p = p * y - 2.954_6e-3;
+    p = p * y - 1.609_603_3e-2;
+    let mut q = -1.456_607_2e-5f32;
+    q = q * y - 2.133_740_6e-4;
+    q = q * y - 1.682_827e-3;
+    q = q * y - 7.373_329e-3;
+    q = q * y - 1.426_474e-2;
+    x * p / q
+}
+
+const LANES: usize = 16;
+
+/// Sum of products, in sixteen partial sums.
+#[inline(always)]
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (a_blocks, a_rest) = a.as_chunks::<LANES>();
+    let (b_blocks, b_rest) = b.as_chunks::<LANES>();
+    for (x, y) in a_blocks.iter().zip(b_blocks) {
+        for l in 0..LANES {
+            lanes[l] += x[l] * y[l];
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(x, y)| x * y).sum();
+    lanes.iter().sum::<f32>() + rest
+}
+
+/// Sum, in sixteen partial sums.
+#[inline(always)]
+pub(crate) fn sum(a: &[f32]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    let (blocks, rest) = a.as_chunks::<LANES>();
+    for x in blocks {
+        for l in 0..LANES {
+            lanes[l] += x[l];
+        }
+    }
+    lanes.iter().sum::<f32>() + rest.iter().sum::<f32>()
+}
+
+/// y += c x.
+#[inline(always)]
+pub(crate) fn add_scaled(y: &mut [f32], c: f32, x: &[f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y += c * x;
+    }
+}
+
+/// total += part.
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
+pub(crate) fn accumulate(total: &mut [f32], part: &[f32]) {
+    for (t, p) in total.iter_mut().zip(part) {
+        *t += p;
+    }
+}
+
+/// total\[c\] += sum over rows of `x` `[rows, c]`.
+#[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
+pub(crate) fn add_rows(total: &mut [f32], x: &[f32]) {
+    for row in x.chunks_exact(total.len()) {
+        for (t, v) in total.iter_mut().zip(row) {
+            *t += v;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn naive(a: Mat<'_>, b: Mat<'_>) -> Vec<f64> {
+        let at = |m: &Mat<'_>, i: usize, j: usize| f64::from(m.data[i * m.row_stride + j * m.column_stride]);
+        (0..a.rows * b.columns)
+            .map(|x| (0..a.columns).map(|l| at(&a, x / b.columns, l) * at(&b, l, x % b.columns)).sum())
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn products_agree_with_the_plain_loop(m in 0usize..20, n in 0usize..20, k in 0usize..40, ta: bool, tb: bool, add: bool) {
+            let stream = crate::Stream::new((m * 1000 + n * 50 + k) as u64);
+            let fill = |s: crate::Stream, len: usize| (0..len as u64).map(|i| s.normal(i) as f32).collect::<Vec<_>>();
+            let (x, y) = (fill(stream.at(0), m * k), fill(stream.at(1), k * n));
+            let a = if ta { Mat::new(&x, k, m).t() } else { Mat::new(&x, m, k) };
+            let b = if tb { Mat::new(&y, n, k).t() } else { Mat::new(&y, k, n) };
+            let before = fill(stream.at(2), m * n);
+            let mut out = before.clone();
+            matmul(&mut out, a, b, add);
+            for ((got, want), before) in out.iter().zip(naive(a, b)).zip(before) {
+                let want = want + if add { f64::from(before) } else { 0.0 };
+                prop_assert!((f64::from(*got) - want).abs() < 1e-4, "{got} {want}");
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "wrong shapes")]
+    fn a_product_past_the_end_of_a_slice_is_refused() {
+        matmul(&mut [0.0; 4], Mat::new(&[0.0; 3], 2, 2), Mat::new(&[0.0; 4], 2, 2), false);
+    }
+
+    #[test]
+    fn exp_and_erf_agree_with_double_precision() {
+        for i in -9000..9000 {
+            let x = i as f32 * 0.01;
+            if x > -87.0 && x < 88.0 {
+                let want = f64::from(x).exp();
+                assert!((f64::from(exp(x)) / want - 1.0).abs() < 3e-7, "exp({x})");
+            }
+        }
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        // Values of the error function from Abramowitz and Stegun, table 7.1.
+        for (x, want) in [(0.0, 0.0), (0.5, 0.520_499_9), (1.0, 0.842_700_8), (1.5, 0.966_105_1), (2.0, 0.995_322_3)] {
+            assert!((erf(x) - want).abs() < 5e-7 && (erf(-x) + want).abs() < 5e-7, "erf({x}) = {}", erf(x));
+        }
+        assert!((erf(6.0) - 1.0).abs() < 5e-7);
+    }
+}

@@ -1,0 +1,195 @@
+//! Every operator with candle operations only: any device, and the oracle of the fused ones.
+//!
+//! candle's own fused LayerNorm and softmax cut the gradient without a word, so both are written out here.
+
+use candle_core::{D, DType, Result, Tensor};
+
+use crate::segments::Entry;
+use crate::{COSINE_EPS, Dropout, LAYER_NORM_EPS, Mask, Ragged, Segments, Uses};
+
+/// See [`crate::linear`].
+pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    x.matmul(weight)?.broadcast_add(bias)
+}
+
+/// See [`crate::product`].
+pub fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    x.matmul(weight)
+}
+
+/// See [`crate::gelu`].
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    ((x * ((x / std::f64::consts::SQRT_2)?.erf()? + 1.0)?)? * 0.5)?.contiguous()
+}
+
+/// See [`crate::dropout`].
+pub fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
+    if !dropout.is_active() {
+        return Ok(x.clone());
+    }
+    let factors: Vec<f32> = (0..x.elem_count() as u32).map(|i| dropout.factor(i)).collect();
+    x * Tensor::from_vec(factors, x.shape(), x.device())?
+}
+
+/// See [`crate::layer_norm`].
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+    let scaled = centred.broadcast_div(&(variance + f64::from(LAYER_NORM_EPS))?.sqrt()?)?;
+    scaled.broadcast_mul(weight)?.broadcast_add(bias)
+}
+
+/// See [`crate::add_norm`].
+pub fn add_norm(x: &Tensor, branch: &Tensor, weight: &Tensor, bias: &Tensor, drop: Dropout) -> Result<Tensor> {
+    layer_norm(&(x + dropout(branch, drop)?)?, weight, bias)
+}
+
+/// See [`crate::normalize`].
+pub fn normalize(x: &Tensor) -> Result<Tensor> {
+    let norm = x.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(f64::from(COSINE_EPS))?;
+    x.broadcast_div(&norm)
+}
+
+/// See [`crate::gather`].
+pub fn gather(table: &Tensor, rows: &[u32]) -> Result<Tensor> {
+    table.index_select(&Tensor::from_slice(rows, rows.len(), table.device())?, 0)
+}
+
+fn softmax(x: &Tensor) -> Result<Tensor> {
+    let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)
+}
+
+/// Softmax over the last axis.
+pub fn gate(logits: &Tensor) -> Result<Tensor> {
+    softmax(logits)
+}
+
+/// Attention pooling weights of all real rows, item by item: `[rows]`.
+pub fn pooling_weights(features: &Ragged, w: &Tensor, pad_rows: Option<usize>) -> Result<Tensor> {
+    let (alpha, longest) = padded_weights(features, w, pad_rows)?;
+    let real: Vec<u32> = (0..features.count())
+        .flat_map(|i| (0..(features.rows(i).len() / features.width()) as u32).map(move |s| (i * longest) as u32 + s))
+        .collect();
+    gather(&alpha.flatten_all()?.unsqueeze(1)?, &real)?.squeeze(1)
+}
+
+fn padded_rows(features: &Ragged, w: &Tensor, pad_rows: Option<usize>) -> Result<(Tensor, Tensor, usize)> {
+    let (n, d) = (features.count(), features.width());
+    let longest = (0..n).map(|i| features.rows(i).len() / d).max().unwrap_or(0).max(pad_rows.unwrap_or(0)).max(1);
+    let mut values = vec![0.0f32; n * longest * d];
+    let mut mask = vec![f32::NEG_INFINITY; n * longest];
+    for i in 0..n {
+        let rows = features.rows(i);
+        values[i * longest * d..][..rows.len()].copy_from_slice(rows);
+        let open = (rows.len() / d).max(pad_rows.unwrap_or(0));
+        // An item without rows attends to one row of zeros, which pools to zeros.
+        mask[i * longest..][..open.max(1)].fill(0.0);
+    }
+    let values = Tensor::from_vec(values, (n, longest, d), w.device())?;
+    let mask = Tensor::from_vec(mask, (n, longest), w.device())?;
+    Ok((values, mask, longest))
+}
+
+fn padded_weights(features: &Ragged, w: &Tensor, pad_rows: Option<usize>) -> Result<(Tensor, usize)> {
+    let (values, mask, longest) = padded_rows(features, w, pad_rows)?;
+    let (n, _, d) = values.dims3()?;
+    let scores = values.reshape((n * longest, d))?.matmul(w)?.reshape((n, longest))?;
+    Ok((softmax(&(scores + mask)?)?, longest))
+}
+
+/// See [`crate::pool`].
+pub fn pool(features: &Ragged, w: &Tensor, pad_rows: Option<usize>) -> Result<Tensor> {
+    if features.count() == 0 {
+        return Tensor::zeros((0, features.width()), DType::F32, w.device());
+    }
+    let (alpha, _) = padded_weights(features, w, pad_rows)?;
+    let (values, _, _) = padded_rows(features, w, pad_rows)?;
+    values.broadcast_mul(&alpha.unsqueeze(2)?)?.sum(1)
+}
+
+/// The experts' outputs of every use, LayerNorm_k(Dropout(product_k)): `[uses, o, d_0]`.
+pub fn experts(products: &Tensor, norms: &Tensor, experts: usize, uses: &Uses, drop: Dropout) -> Result<Tensor> {
+    let width = products.dim(1)? / experts;
+    let used = dropout(&gather(products, uses.item_of())?, drop)?;
+    let split = used.reshape((uses.count(), experts, width))?;
+    let part = |i: usize| norms.get(i)?.reshape((experts, width));
+    let ones = Tensor::ones(width, DType::F32, products.device())?;
+    layer_norm(&split, &ones, &ones.zeros_like()?)?.broadcast_mul(&part(0)?)?.broadcast_add(&part(1)?)
+}
+
+/// See [`crate::mixture`].
+pub fn mixture(products: &Tensor, gate: &Tensor, norms: &Tensor, uses: &Uses, drop: Dropout) -> Result<Tensor> {
+    let experts = experts(products, norms, gate.dim(1)?, uses, drop)?;
+    experts.broadcast_mul(&gather(gate, uses.item_of())?.unsqueeze(2)?)?.sum(1)
+}
+
+/// Attention weights before dropout of one sequence and head, `[q, k]`: causal, the queries being the last ones.
+pub fn attention_weights(query: &Tensor, key: &Tensor) -> Result<Tensor> {
+    let (q, width) = query.dims2()?;
+    let k = key.dim(0)?;
+    let closed = |i: usize, j: usize| if j > k - q + i { f32::NEG_INFINITY } else { 0.0 };
+    let mask: Vec<f32> = (0..q).flat_map(|i| (0..k).map(move |j| closed(i, j))).collect();
+    let scores = (query.matmul(&key.t()?)? / (width as f64).sqrt())?;
+    softmax(&(scores + Tensor::from_vec(mask, (q, k), query.device())?)?)
+}
+
+/// See [`crate::attention`].
+pub fn attention(
+    query: &Tensor,
+    key_value: &Tensor,
+    segments: &Segments,
+    heads: usize,
+    last_only: bool,
+    drop: Dropout,
+) -> Result<Tensor> {
+    let d = query.dim(1)?;
+    let width = d / heads;
+    let mut outputs = Vec::with_capacity(segments.count());
+    for j in 0..segments.count() {
+        let tokens = segments.range(j);
+        let queries = if last_only { j..j + 1 } else { tokens.clone() };
+        let mut parts = Vec::with_capacity(heads);
+        for head in 0..heads {
+            let q = query.narrow(0, queries.start, queries.len())?.narrow(1, head * width, width)?.contiguous()?;
+            let keys_values = key_value.narrow(0, tokens.start, tokens.len())?;
+            let k = keys_values.narrow(1, head * width, width)?.contiguous()?;
+            let v = keys_values.narrow(1, d + head * width, width)?.contiguous()?;
+            let mut weights = attention_weights(&q, &k)?;
+            if drop.is_active() {
+                let first = tokens.len() - queries.len();
+                let factors: Vec<f32> = (0..queries.len())
+                    .flat_map(|i| (0..tokens.len()).map(move |at| (i, at)))
+                    .map(|(i, at)| drop.factor(weight_index(tokens.start + first + i, at, head, heads)))
+                    .collect();
+                weights = (weights * Tensor::from_vec(factors, (queries.len(), tokens.len()), query.device())?)?;
+            }
+            parts.push(weights.matmul(&v)?);
+        }
+        outputs.push(Tensor::cat(&parts, 1)?);
+    }
+    Tensor::cat(&outputs, 0)
+}
+
+/// The index that dropout knows a weight by: its query's token, its key's place in the sequence, its head. Places wrap at
+/// 2^32, which makes two far tokens share a mask and nothing worse.
+pub(crate) fn weight_index(token: usize, key_place: usize, head: usize, heads: usize) -> u32 {
+    ((token * heads + head) as u32).wrapping_mul(0x0001_0003).wrapping_add(key_place as u32)
+}
+
+/// See [`crate::row_logsumexp`].
+pub fn row_logsumexp(a: &Tensor, b: &Tensor, scale: f32, mask: &Mask) -> Result<Tensor> {
+    let mut logits = (a.matmul(&b.t()?)? * f64::from(scale))?;
+    let (n, m) = logits.dims2()?;
+    if let Mask::Groups { .. } = mask {
+        let entries: Vec<Entry> = (0..n).flat_map(|row| (0..m).map(move |column| mask.entry(row, column))).collect();
+        let pick = |f: fn(Entry) -> f32| {
+            Tensor::from_vec(entries.iter().map(|&e| f(e)).collect::<Vec<_>>(), (n, m), a.device())
+        };
+        let keep = pick(|e| if e == Entry::Keep { 1.0 } else { 0.0 })?;
+        let closed = pick(|e| if e == Entry::Drop { f32::NEG_INFINITY } else { 0.0 })?;
+        logits = ((logits * keep)? + closed)?;
+    }
+    let top = logits.max_keepdim(1)?.detach().maximum(f64::from(f32::MIN))?;
+    (logits.broadcast_sub(&top)?.exp()?.sum_keepdim(1)?.log()? + top)?.squeeze(1)
+}

@@ -1,0 +1,223 @@
+use std::sync::Arc;
+
+use candle_core::{Result, bail};
+
+/// Packed sequences: sequence j owns tokens `offsets[j]..offsets[j+1]`; none is empty.
+#[derive(Clone, Debug)]
+pub struct Segments {
+    offsets: Arc<Vec<usize>>,
+}
+
+impl Segments {
+    /// From lengths, all at least 1.
+    pub fn from_lengths(lengths: impl IntoIterator<Item = usize>) -> Result<Self> {
+        let mut offsets = vec![0];
+        let mut end = 0;
+        for length in lengths {
+            if length == 0 {
+                bail!("a packed sequence must hold at least one token");
+            }
+            end += length;
+            offsets.push(end);
+        }
+        Ok(Self { offsets: Arc::new(offsets) })
+    }
+
+    /// The number of sequences.
+    pub fn count(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// The number of tokens.
+    pub fn tokens(&self) -> usize {
+        self.offsets[self.count()]
+    }
+
+    /// The tokens of sequence `j`.
+    pub fn range(&self, j: usize) -> std::ops::Range<usize> {
+        self.offsets[j]..self.offsets[j + 1]
+    }
+
+    /// The last token of every sequence.
+    pub fn last_tokens(&self) -> Vec<u32> {
+        self.offsets[1..].iter().map(|&end| end as u32 - 1).collect()
+    }
+
+    /// The place of every token in its sequence, from 0.
+    pub fn positions(&self) -> Vec<u32> {
+        (0..self.count()).flat_map(|j| 0..self.range(j).len() as u32).collect()
+    }
+
+    /// The same sequences `times` over.
+    #[must_use]
+    pub fn repeat(&self, times: usize) -> Self {
+        let lengths = (0..times * self.count()).map(|j| self.range(j % self.count()).len());
+        let mut offsets = vec![0];
+        offsets.extend(lengths.scan(0, |end, length| {
+            *end += length;
+            Some(*end)
+        }));
+        Self { offsets: Arc::new(offsets) }
+    }
+
+    /// Runs of whole sequences with about `tokens` tokens each: a function of the lengths alone.
+    pub(crate) fn shards(&self, tokens: usize) -> Vec<std::ops::Range<usize>> {
+        let mut shards = Vec::new();
+        let mut start = 0;
+        for j in 0..self.count() {
+            if self.offsets[j + 1] - self.offsets[start] >= tokens || j + 1 == self.count() {
+                shards.push(start..j + 1);
+                start = j + 1;
+            }
+        }
+        shards
+    }
+}
+
+/// Ragged constant rows: item i owns rows `offsets[i]..offsets[i+1]` of `values` `[rows, width]`. A view of some items.
+#[derive(Clone, Debug)]
+pub struct Ragged {
+    values: Arc<Vec<f32>>,
+    width: usize,
+    rows: Arc<Vec<(usize, usize)>>,
+}
+
+impl Ragged {
+    /// All items of a feature table; `offsets` never fall and end at the number of rows.
+    pub fn new(values: Vec<f32>, width: usize, offsets: &[usize]) -> Result<Self> {
+        let ordered = offsets.first() == Some(&0) && offsets.is_sorted();
+        if width == 0 || !ordered || offsets.last().is_none_or(|&end| end * width != values.len()) {
+            bail!("ragged rows: offsets do not cut {} values of width {width}", values.len());
+        }
+        let rows = offsets.windows(2).map(|w| (w[0], w[1])).collect();
+        Ok(Self { values: Arc::new(values), width, rows: Arc::new(rows) })
+    }
+
+    /// The items `items` (0-based), in that order.
+    #[must_use]
+    pub fn select(&self, items: &[u32]) -> Self {
+        let rows = items.iter().map(|&i| self.rows[i as usize]).collect();
+        Self { values: self.values.clone(), width: self.width, rows: Arc::new(rows) }
+    }
+
+    /// The number of items.
+    pub fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The width of a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The rows of item `i`, `[n_i, width]`.
+    pub fn rows(&self, i: usize) -> &[f32] {
+        let (start, end) = self.rows[i];
+        &self.values[start * self.width..end * self.width]
+    }
+}
+
+/// Which distinct item each use is of, and the uses of each item.
+#[derive(Clone, Debug)]
+pub struct Uses {
+    item_of: Arc<Vec<u32>>,
+    starts: Arc<Vec<u32>>,
+    by_item: Arc<Vec<u32>>,
+}
+
+impl Uses {
+    /// Use u is of item `item_of[u]`, one of `items`.
+    pub fn new(item_of: Vec<u32>, items: usize) -> Self {
+        let mut starts = vec![0u32; items + 1];
+        item_of.iter().for_each(|&i| starts[i as usize + 1] += 1);
+        for i in 0..items {
+            starts[i + 1] += starts[i];
+        }
+        let mut next = starts.clone();
+        let mut by_item = vec![0u32; item_of.len()];
+        for (use_, &item) in item_of.iter().enumerate() {
+            by_item[next[item as usize] as usize] = use_ as u32;
+            next[item as usize] += 1;
+        }
+        Self { item_of: Arc::new(item_of), starts: Arc::new(starts), by_item: Arc::new(by_item) }
+    }
+
+    /// Every item once, in order.
+    pub fn each_once(items: usize) -> Self {
+        Self::new((0..items as u32).collect(), items)
+    }
+
+    /// The number of uses.
+    pub fn count(&self) -> usize {
+        self.item_of.len()
+    }
+
+    /// The item of every use.
+    pub fn item_of(&self) -> &[u32] {
+        &self.item_of
+    }
+
+    /// The uses of item `i`, in order.
+    pub fn of(&self, i: usize) -> &[u32] {
+        &self.by_item[self.starts[i] as usize..self.starts[i + 1] as usize]
+    }
+}
+
+/// What becomes of a column whose group is the row's, the row's own column excepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SameGroup {
+    /// It is left out.
+    LeaveOut,
+    /// It stays.
+    Keep,
+    /// Its logit is 0.
+    Zero,
+}
+
+/// Which entries of a square matrix of logits join the sum of their row.
+#[derive(Clone, Debug)]
+pub enum Mask {
+    /// All.
+    None,
+    /// Row j and column j' are in the groups `groups[j]` and `groups[j']`; `diagonal` says whether column j joins row j.
+    Groups {
+        /// A group for every row, and for every column.
+        groups: Arc<Vec<u32>>,
+        /// What becomes of other columns of the row's group.
+        same: SameGroup,
+        /// Whether the row's own column joins.
+        diagonal: bool,
+    },
+}
+
+/// What a mask does to one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    Keep,
+    Drop,
+    Zero,
+}
+
+impl Mask {
+    #[inline(always)]
+    pub(crate) fn entry(&self, row: usize, column: usize) -> Entry {
+        match self {
+            Self::None => Entry::Keep,
+            Self::Groups { groups, same, diagonal } => match (row == column, groups[row] == groups[column]) {
+                (true, _) => {
+                    if *diagonal {
+                        Entry::Keep
+                    } else {
+                        Entry::Drop
+                    }
+                }
+                (false, false) => Entry::Keep,
+                (false, true) => match same {
+                    SameGroup::Keep => Entry::Keep,
+                    SameGroup::LeaveOut => Entry::Drop,
+                    SameGroup::Zero => Entry::Zero,
+                },
+            },
+        }
+    }
+}
