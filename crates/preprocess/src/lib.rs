@@ -1,1 +1,27 @@
 //! Raw interactions and items to a dataset.
+//!
+//! In: files as they are published (Amazon 2014, 2018 and 2023, `GoodReads`, `RecBole` atomic files, any table with a column
+//! map). Out: `sequences.safetensors`, `items.parquet`, `users.parquet` and `report.json`, which accounts for every line
+//! that was read and every event that was dropped. Must not know: tensors of features, models.
+//!
+//! The way of an event: [`read`] gives rows of a file, one at a time; [`source`] knows which fields of which form mean what;
+//! [`filter`] removes repeats and small users and items; [`dataset`] numbers what is left and writes it. The way of an
+//! item's texts and pictures: [`text`] and [`images`].
+
+mod dataset;
+mod error;
+mod filter;
+mod images;
+mod input;
+mod kcore;
+mod read;
+mod rejects;
+mod report;
+mod source;
+mod stage;
+mod table1;
+mod text;
+
+pub use error::{Error, Result};
+pub use report::Report;
+pub use stage::run;

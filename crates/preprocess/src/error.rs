@@ -1,0 +1,62 @@
+use std::path::{Path, PathBuf};
+
+/// Why a dataset can't be made; every variant is one sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Reading or writing a file failed.
+    #[error(transparent)]
+    Artifact(#[from] mp4sr_artifact::Error),
+    /// A raw file is not what its name or the pipeline says.
+    #[error("`{}` {problem}", path.display())]
+    Raw {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it and what to do.
+        problem: String,
+    },
+    /// More lines than allowed can't be used.
+    #[error(
+        "more than {limit} lines can't be used, the last one is line {line} of `{}`: {reason}; mend the file, or raise \
+         `preprocess.max_bad_lines`",
+        path.display()
+    )]
+    TooManyBadLines {
+        /// `preprocess.max_bad_lines`.
+        limit: u64,
+        /// The file of the line that was one too many.
+        path: PathBuf,
+        /// Its number.
+        line: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The pipeline asks for something that can't be done.
+    #[error("{0}")]
+    Setting(String),
+    /// A filter left no event.
+    #[error("nothing is left: {filter} dropped the last {events} events; {remedy}")]
+    NothingLeft {
+        /// The filter.
+        filter: String,
+        /// The events before it.
+        events: u64,
+        /// What to do.
+        remedy: String,
+    },
+    /// Numbers that must agree don't.
+    #[error("{0}")]
+    Bug(#[source] mp4sr_pipeline::Bug),
+}
+
+/// Shorthand for this crate's results.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn raw(path: &Path, problem: impl Into<String>) -> Self {
+        Self::Raw { path: path.to_owned(), problem: problem.into() }
+    }
+
+    pub(crate) fn bug(what: impl std::fmt::Display) -> Self {
+        Self::Bug(mp4sr_pipeline::Bug(what.to_string()))
+    }
+}

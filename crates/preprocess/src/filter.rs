@@ -1,0 +1,190 @@
+//! Repeated events, incomplete items, small users and items; and the order of what is left.
+
+use std::collections::BTreeMap;
+
+use mp4sr_pipeline::config::Repeated;
+use polars::prelude::{Column, DataFrame};
+use polars::prelude::{IntoLazy, NamedFrom, PolarsResult, Series, SortMultipleOptions, UniqueKeepStrategy, col};
+use serde::{Deserialize, Serialize};
+
+use crate::kcore::{Bounds, peel};
+use crate::{Error, Result};
+
+/// Events in the order of user, time, input; `keep` marks those that no filter has dropped.
+#[derive(Debug, Default)]
+pub struct Ordered {
+    pub users: Vec<u32>,
+    pub items: Vec<u32>,
+    pub times: Vec<i64>,
+    pub keep: Vec<bool>,
+}
+
+/// The state of the data after a filter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The filter.
+    pub filter: String,
+    /// Events it dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Events left.
+    pub events: u64,
+    /// Users left.
+    pub users: u64,
+    /// Items left.
+    pub items: u64,
+}
+
+/// Orders events by user, time and input and drops repeats.
+pub fn order(users: Vec<u32>, items: Vec<u32>, times: Vec<i64>, repeated: Repeated) -> Result<Ordered> {
+    let ordered = || -> PolarsResult<Ordered> {
+        let count = users.len();
+        let rows: Vec<u32> = (0..count as u32).collect();
+        let columns: Vec<Column> = vec![
+            Series::new("user".into(), users).into(),
+            Series::new("item".into(), items).into(),
+            Series::new("time".into(), times).into(),
+            Series::new("row".into(), rows).into(),
+        ];
+        let sorted =
+            DataFrame::new(count, columns)?.lazy().sort(["user", "time", "row"], SortMultipleOptions::default());
+        let pair = || Some(vec![col("user"), col("item")]);
+        let frame = match repeated {
+            Repeated::All => sorted,
+            Repeated::First => sorted.unique_stable_generic(pair(), UniqueKeepStrategy::First),
+            Repeated::Last => sorted.unique_stable_generic(pair(), UniqueKeepStrategy::Last),
+        };
+        let frame = frame.select([col("user"), col("item"), col("time")]).collect()?;
+        Ok(Ordered {
+            users: frame.column("user")?.u32()?.into_no_null_iter().collect(),
+            items: frame.column("item")?.u32()?.into_no_null_iter().collect(),
+            times: frame.column("time")?.i64()?.into_no_null_iter().collect(),
+            keep: vec![true; frame.height()],
+        })
+    };
+    ordered().map_err(|e| Error::bug(format!("ordering events failed: {e}")))
+}
+
+impl Ordered {
+    /// Drops the events of the items that are not marked.
+    pub fn drop_items(&mut self, keep: &[bool]) -> u64 {
+        let mut dropped = 0;
+        for (kept, &item) in self.keep.iter_mut().zip(&self.items) {
+            if *kept && !keep[item as usize] {
+                *kept = false;
+                dropped += 1;
+            }
+        }
+        dropped
+    }
+
+    /// Drops small users and items to a fixed point.
+    pub fn core(&mut self, bounds: Bounds) -> BTreeMap<String, u64> {
+        let peeled = peel(&self.users, &self.items, &mut self.keep, bounds);
+        BTreeMap::from([
+            (format!("user below {} events", bounds.user), peeled.by_user),
+            (format!("item below {} events", bounds.item), peeled.by_item),
+        ])
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .collect()
+    }
+
+    /// Events left.
+    pub fn kept(&self) -> u64 {
+        self.keep.iter().filter(|kept| **kept).count() as u64
+    }
+
+    /// Which of the ids up to `count` are left.
+    pub fn marks(&self, ids: &[u32], count: usize) -> Vec<bool> {
+        let mut marks = vec![false; count];
+        ids.iter().zip(&self.keep).filter(|(_, kept)| **kept).for_each(|(&id, _)| marks[id as usize] = true);
+        marks
+    }
+
+    /// The state after a filter.
+    pub fn step(&self, filter: &str, dropped: BTreeMap<String, u64>) -> Step {
+        let distinct = |ids: &[u32]| {
+            let count = ids.iter().max().map_or(0, |&max| max as usize + 1);
+            self.marks(ids, count).into_iter().filter(|mark| *mark).count() as u64
+        };
+        Step {
+            filter: filter.to_owned(),
+            dropped,
+            events: self.kept(),
+            users: distinct(&self.users),
+            items: distinct(&self.items),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    type Event = (u32, u32, i64);
+
+    fn ordered(events: &[Event], repeated: Repeated) -> Vec<Event> {
+        let users = events.iter().map(|e| e.0).collect();
+        let items = events.iter().map(|e| e.1).collect();
+        let times = events.iter().map(|e| e.2).collect();
+        let ordered = order(users, items, times, repeated).unwrap();
+        (0..ordered.users.len()).map(|at| (ordered.users[at], ordered.items[at], ordered.times[at])).collect()
+    }
+
+    #[test]
+    fn the_last_of_equal_times_is_the_later_line() {
+        // User 0 meets item 1 three times, twice at time 5.
+        let events = [(0, 1, 5), (0, 2, 5), (0, 1, 3), (0, 1, 5), (1, 1, 0)];
+        assert_eq!(ordered(&events, Repeated::Last), [(0, 2, 5), (0, 1, 5), (1, 1, 0)]);
+        assert_eq!(ordered(&events, Repeated::First), [(0, 1, 3), (0, 2, 5), (1, 1, 0)]);
+        assert_eq!(ordered(&events, Repeated::All), [(0, 1, 3), (0, 1, 5), (0, 2, 5), (0, 1, 5), (1, 1, 0)]);
+    }
+
+    /// Stable sort, then keep by looking at every pair.
+    fn naive(events: &[Event], repeated: Repeated) -> Vec<Event> {
+        let mut sorted = events.to_vec();
+        sorted.sort_by_key(|e| (e.0, e.2));
+        let same = |a: &Event, b: &Event| (a.0, a.1) == (b.0, b.1);
+        let is_kept = |at: &usize| match repeated {
+            Repeated::All => true,
+            Repeated::First => !sorted[..*at].iter().any(|e| same(e, &sorted[*at])),
+            Repeated::Last => !sorted[*at + 1..].iter().any(|e| same(e, &sorted[*at])),
+        };
+        (0..sorted.len()).filter(is_kept).map(|at| sorted[at]).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn order_and_repeats_equal_the_naive_way(
+            events in proptest::collection::vec((0..4_u32, 0..5_u32, 0..6_i64), 0..50)
+        ) {
+            for repeated in [Repeated::Last, Repeated::First, Repeated::All] {
+                prop_assert_eq!(ordered(&events, repeated), naive(&events, repeated));
+            }
+        }
+
+        #[test]
+        fn dropping_items_before_or_after_a_core_gives_the_same_core(
+            events in proptest::collection::vec((0..6_u32, 0..6_u32, 0..3_i64), 0..50),
+            complete in proptest::collection::vec(any::<bool>(), 6),
+        ) {
+            let bounds = Bounds { user: 2, item: 2 };
+            let make = || {
+                let columns = |f: fn(&Event) -> u32| events.iter().map(f).collect::<Vec<_>>();
+                let times = events.iter().map(|e| e.2).collect();
+                order(columns(|e| e.0), columns(|e| e.1), times, Repeated::Last).unwrap()
+            };
+            let mut before = make();
+            before.drop_items(&complete);
+            before.core(bounds);
+            let mut after = make();
+            after.core(bounds);
+            after.drop_items(&complete);
+            after.core(bounds);
+            prop_assert_eq!(before.keep, after.keep);
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Raw files by role, checked before any of them is opened; and a cheap fingerprint of folders of images.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use mp4sr_artifact::Fingerprint;
+use mp4sr_pipeline::config::{Config, Format};
+use serde::Serialize;
+
+use crate::{Error, Result};
+
+/// The raw files of a pipeline.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Inputs {
+    /// The data folder.
+    pub data: PathBuf,
+    /// Files of interactions, in the order of the pipeline.
+    pub interactions: Vec<PathBuf>,
+    /// Files of items, in the order of the pipeline.
+    pub items: Vec<PathBuf>,
+    /// The folder of images named by item id.
+    pub images: Option<PathBuf>,
+}
+
+impl Inputs {
+    /// Resolves the paths of `[source]` and checks that each is a file with something in it.
+    pub fn resolve(config: &Config) -> Result<Self> {
+        let data = PathBuf::from(&config.dataset.data);
+        let source = &config.source;
+        if source.interactions.is_empty() {
+            return Err(Error::Setting(
+                "`source.interactions` names no file; name at least one, relative to the data folder".to_owned(),
+            ));
+        }
+        let join = |names: &[String]| names.iter().map(|name| data.join(name)).collect::<Vec<_>>();
+        let inputs = Self {
+            interactions: join(&source.interactions),
+            items: join(&source.items),
+            images: (!source.images.is_empty()).then(|| data.join(&source.images)),
+            data,
+        };
+        inputs.interactions.iter().chain(&inputs.items).try_for_each(|path| check_file(path))?;
+        if let Some(folder) = inputs.images.as_deref().filter(|folder| folder.exists() && !folder.is_dir()) {
+            return Err(Error::raw(folder, "is not a folder; `source.images` names the folder of the images"));
+        }
+        Ok(inputs)
+    }
+
+    /// The files by role, for the manifest.
+    pub fn by_role(&self) -> Vec<(String, PathBuf)> {
+        let roles = |role: &str, paths: &[PathBuf]| {
+            paths.iter().enumerate().map(|(at, path)| (format!("{role}[{at}]"), path.clone())).collect::<Vec<_>>()
+        };
+        [roles("interactions", &self.interactions), roles("items", &self.items)].concat()
+    }
+
+    /// Fingerprint of the names of the image files that the dataset may refer to: new images make the stage run again. Only
+    /// names, because the content of images is the business of the stage that reads them.
+    pub fn image_names(&self, config: &Config) -> Result<Option<Fingerprint>> {
+        let mut names = Vec::new();
+        if let Some(folder) = &self.images {
+            list_names(folder, 0, &mut names)?;
+        }
+        let by_column = matches!(config.source.format, Format::Tabular | Format::RecBole);
+        if by_column && !config.source.columns.images.is_empty() {
+            // Paths in a column lead into folders that are only known once the file is read; in practice these lie directly
+            // beside it.
+            let mut folders: Vec<&Path> = self.items.iter().filter_map(|path| path.parent()).collect();
+            folders.dedup();
+            for folder in folders {
+                list_names(folder, 1, &mut names)?;
+            }
+        }
+        if names.is_empty() {
+            return Ok(None);
+        }
+        names.sort_unstable();
+        Ok(Some(Fingerprint::of_bytes(names.join("\n").as_bytes())))
+    }
+}
+
+fn list_names(folder: &Path, depth: usize, names: &mut Vec<String>) -> Result<()> {
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    for path in mp4sr_artifact::files::list(folder)? {
+        if depth > 0 && path.is_dir() {
+            list_names(&path, depth - 1, names)?;
+        } else if crate::images::is_image_name(&path) {
+            names.push(path.to_string_lossy().into_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Says what is wrong with a raw file before anything waits for it: reading a pipe would block for ever.
+fn check_file(path: &Path) -> Result<()> {
+    let about = match fs::metadata(path) {
+        Ok(about) => about,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(Error::raw(
+                path,
+                "is not there; put the raw file in that place, or name the folder that holds it with `--data`",
+            ));
+        }
+        Err(e) => return Err(mp4sr_artifact::Error::io("read", path, e).into()),
+    };
+    let problem = if about.is_dir() {
+        "is a folder, expected a file; mend `[source]` or `--data`"
+    } else if !about.is_file() {
+        "is not a regular file; copy its content into one"
+    } else if about.len() == 0 {
+        "is empty; fetch it again"
+    } else {
+        return Ok(());
+    };
+    Err(Error::raw(path, problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(folder: &Path, file: &str) -> Config {
+        let text = format!("[source]\nformat = 'tabular'\ninteractions = ['{file}']\nimages = 'images'\n");
+        let mut config = Config::parse(&format!("[dataset]\nname = 'x'\n{text}"), "test", &[]).unwrap();
+        config.dataset.data = folder.display().to_string();
+        config
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_in_a_sentence_without_opening_it() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("empty.tsv"), "").unwrap();
+        fs::create_dir(folder.path().join("folder.tsv")).unwrap();
+        let fifo = folder.path().join("pipe.tsv");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        for (name, expected) in [
+            ("absent.tsv", "is not there; put the raw file"),
+            ("empty.tsv", "is empty; fetch it again"),
+            ("folder.tsv", "is a folder, expected a file"),
+            ("pipe.tsv", "is not a regular file"),
+        ] {
+            let message = Inputs::resolve(&config(folder.path(), name)).unwrap_err().to_string();
+            assert!(message.contains(name) && message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_new_image_changes_the_fingerprint_and_another_file_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = folder.path().join("images");
+        fs::write(folder.path().join("a.tsv"), "x").unwrap();
+        let config = config(folder.path(), "a.tsv");
+        let fingerprint = || Inputs::resolve(&config).unwrap().image_names(&config).unwrap();
+        assert_eq!(fingerprint(), None, "no folder yet");
+        fs::create_dir(&images).unwrap();
+        fs::write(images.join("1.jpg"), "x").unwrap();
+        let one = fingerprint();
+        fs::write(images.join("note.txt"), "x").unwrap();
+        assert_eq!(fingerprint(), one);
+        fs::write(images.join("2.png"), "x").unwrap();
+        assert_ne!(fingerprint(), one);
+    }
+}

@@ -1,0 +1,89 @@
+use std::io::{self, BufRead, Chain, Cursor, Read};
+
+use flate2::bufread::GzDecoder;
+
+/// The two bytes that every gzip member begins with.
+pub const MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// Decodes gzip of any number of members. Bytes after the last member that begin no other are left alone, as `gzip` does:
+/// tapes and some mirrors pad files.
+pub struct Gunzip<R: BufRead> {
+    member: Option<GzDecoder<Ahead<R>>>,
+}
+
+/// The input, with a byte before it that was taken to look ahead.
+type Ahead<R> = Chain<Cursor<Vec<u8>>, R>;
+
+impl<R: BufRead> Gunzip<R> {
+    pub fn new(inner: R) -> Self {
+        Self { member: Some(GzDecoder::new(Cursor::new(Vec::new()).chain(inner))) }
+    }
+}
+
+impl<R: BufRead> Read for Gunzip<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let Some(decoder) = &mut self.member else { return Ok(0) };
+            let read = decoder.read(out)?;
+            if read > 0 || out.is_empty() {
+                return Ok(read);
+            }
+            self.member = match self.member.take() {
+                Some(ended) => next_member(ended.into_inner().into_inner().1)?,
+                None => None,
+            };
+        }
+    }
+}
+
+fn next_member<R: BufRead>(mut inner: R) -> io::Result<Option<GzDecoder<Ahead<R>>>> {
+    let mut taken = Vec::new();
+    if inner.fill_buf()? == &MAGIC[..1] {
+        // The buffer ends between the two bytes, and is refilled only when it is empty.
+        taken.push(MAGIC[0]);
+        inner.consume(1);
+    }
+    let expected = &MAGIC[taken.len()..];
+    let begins = inner.fill_buf()?.starts_with(expected);
+    Ok(begins.then(|| GzDecoder::new(Cursor::new(taken).chain(inner))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::gzip;
+    use super::*;
+
+    fn read(bytes: &[u8]) -> io::Result<String> {
+        let mut text = String::new();
+        Gunzip::new(bytes).read_to_string(&mut text).map(|_| text)
+    }
+
+    #[test]
+    fn members_follow_each_other_and_padding_is_no_data() {
+        let members = [gzip(b"one\n"), gzip(b""), gzip(b"two\n")].concat();
+        assert_eq!(read(&members).unwrap(), "one\ntwo\n");
+        assert_eq!(read(&[members.as_slice(), &[0; 512]].concat()).unwrap(), "one\ntwo\n");
+        assert_eq!(read(&[members.as_slice(), b"garbage"].concat()).unwrap(), "one\ntwo\n");
+    }
+
+    #[test]
+    fn no_member_is_lost_wherever_the_buffer_ends() {
+        let members = [gzip(b"one\n"), gzip(b"two\n"), gzip(b"three\n")].concat();
+        for size in 1..members.len() {
+            let mut text = String::new();
+            let buffered = io::BufReader::with_capacity(size, members.as_slice());
+            Gunzip::new(buffered).read_to_string(&mut text).unwrap();
+            assert_eq!(text, "one\ntwo\nthree\n", "buffer of {size}");
+        }
+    }
+
+    #[test]
+    fn a_cut_or_damaged_member_is_an_error() {
+        let whole = gzip(b"a line that is long enough to be cut\n");
+        assert_eq!(read(&whole[..whole.len() - 9]).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        let mut damaged = whole.clone();
+        let at = damaged.len() - 6;
+        damaged[at] ^= 0xff;
+        assert_ne!(read(&damaged).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

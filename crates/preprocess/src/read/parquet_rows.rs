@@ -1,0 +1,147 @@
+//! Rows of a Parquet file, a batch at a time.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type, TimeUnit, UInt64Type};
+use mp4sr_artifact::files;
+use mp4sr_pipeline::Bar;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::{Number, Value};
+
+use super::{Cell, Row};
+use crate::{Error, Result};
+
+const BATCH: usize = 8192;
+
+pub fn for_each(
+    path: &Path,
+    fields: &[&str],
+    bar: &Bar,
+    take: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
+) -> Result<()> {
+    let damaged = |e: &dyn std::fmt::Display| {
+        Error::raw(path, format!("can't be read as Parquet: {e}; fetch it again, or write it with snappy or zstd"))
+    };
+    let file = files::open(path)?;
+    let bytes = file.metadata().map_or(0, |about| about.len());
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(&e))?;
+    let schema = builder.schema().clone();
+    let wanted: Vec<Option<usize>> = fields.iter().map(|field| schema.index_of(field).ok()).collect();
+    let absent = fields.iter().zip(&wanted).find(|(field, place)| place.is_none() && !field.is_empty());
+    if let Some((field, _)) = absent {
+        let known = schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
+        let known = crate::rejects::excerpt(&known);
+        return Err(Error::raw(path, format!("has no column `{field}`; it has {known}; mend `[source.columns]`")));
+    }
+    let mask = ProjectionMask::roots(builder.parquet_schema(), wanted.iter().copied().flatten());
+    let rows = builder.metadata().file_metadata().num_rows().max(1) as u64;
+    let reader = builder.with_projection(mask).with_batch_size(BATCH).build().map_err(|e| damaged(&e))?;
+    let mut number = 0;
+    for batch in reader {
+        let batch = batch.map_err(|e| damaged(&e))?;
+        let columns: Vec<Option<&ArrayRef>> = fields.iter().map(|field| batch.column_by_name(field)).collect();
+        for row in 0..batch.num_rows() {
+            number += 1;
+            let cells: Vec<Cell<'_>> =
+                columns.iter().map(|column| column.map_or(Cell::Missing, |array| cell(array, row))).collect();
+            take((number, Ok(&cells)))?;
+        }
+        bar.add(bytes * batch.num_rows() as u64 / rows);
+    }
+    Ok(())
+}
+
+fn cell(array: &ArrayRef, row: usize) -> Cell<'_> {
+    if array.is_null(row) {
+        return Cell::Missing;
+    }
+    let text = match array.data_type() {
+        DataType::Utf8 => Some(array.as_string::<i32>().value(row)),
+        DataType::LargeUtf8 => Some(array.as_string::<i64>().value(row)),
+        DataType::Utf8View => Some(array.as_string_view().value(row)),
+        _ => None,
+    };
+    text.map_or_else(|| Cell::of_json(value(array, row)), |text| Cell::Text(Cow::Borrowed(text)))
+}
+
+/// A value as JSON would have it; what has no such form is null, and counted as missing.
+fn value(array: &ArrayRef, row: usize) -> Value {
+    if array.is_null(row) {
+        return Value::Null;
+    }
+    let list = |values: ArrayRef| Value::Array((0..values.len()).map(|at| value(&values, at)).collect());
+    let cast = |to: &DataType| arrow::compute::cast(&array.slice(row, 1), to).ok();
+    match array.data_type() {
+        DataType::Utf8 => array.as_string::<i32>().value(row).into(),
+        DataType::LargeUtf8 => array.as_string::<i64>().value(row).into(),
+        DataType::Utf8View => array.as_string_view().value(row).into(),
+        DataType::Int64 => array.as_primitive::<Int64Type>().value(row).into(),
+        DataType::UInt64 => array.as_primitive::<UInt64Type>().value(row).into(),
+        DataType::Float32 => float(f64::from(array.as_primitive::<Float32Type>().value(row))),
+        DataType::Float64 => float(array.as_primitive::<Float64Type>().value(row)),
+        DataType::Boolean => array.as_boolean().value(row).into(),
+        DataType::List(_) => list(array.as_list::<i32>().value(row)),
+        DataType::LargeList(_) => list(array.as_list::<i64>().value(row)),
+        DataType::Struct(fields) => {
+            let columns = array.as_struct().columns();
+            fields.iter().zip(columns).map(|(field, column)| (field.name().clone(), value(column, row))).collect()
+        }
+        DataType::Dictionary(_, values) => cast(values).map_or(Value::Null, |one| value(&one, 0)),
+        // Clocks become Unix seconds.
+        DataType::Timestamp(_, zone) => cast(&DataType::Timestamp(TimeUnit::Second, zone.clone()))
+            .and_then(|seconds| arrow::compute::cast(&seconds, &DataType::Int64).ok())
+            .map_or(Value::Null, |one| value(&one, 0)),
+        kind if kind.is_integer() => cast(&DataType::Int64).map_or(Value::Null, |one| value(&one, 0)),
+        _ => Value::Null,
+    }
+}
+
+fn float(x: f64) -> Value {
+    Number::from_f64(x).map_or(Value::Null, Value::Number)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Int32Array, ListArray, StringArray, TimestampMillisecondArray};
+    use arrow::datatypes::Int32Type;
+    use arrow::record_batch::RecordBatch;
+    use parquet::arrow::ArrowWriter;
+    use parquet::basic::{Compression, ZstdLevel};
+    use parquet::file::properties::WriterProperties;
+
+    use super::super::Shape;
+    use super::super::testing::rows;
+
+    #[test]
+    fn text_numbers_clocks_and_lists_come_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.parquet");
+        let columns: Vec<(&str, arrow::array::ArrayRef)> = vec![
+            ("user", Arc::new(StringArray::from(vec![Some("007"), None]))),
+            ("item", Arc::new(Int32Array::from(vec![-5, 6]))),
+            ("when", Arc::new(TimestampMillisecondArray::from(vec![1_500_000_000_999, 0]))),
+            ("tags", Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>([Some([Some(1), None]), None]))),
+        ];
+        let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap();
+        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
+        let file = std::fs::File::create(&path).unwrap();
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        assert_eq!(
+            rows(&path, Shape::Parquet, &["when", "user", "", "item"]).unwrap(),
+            ["1: 1500000000|007|-|-5", "2: 0|-|-|6"]
+        );
+        let message = rows(&path, Shape::Parquet, &["time"]).unwrap_err().to_string();
+        assert!(message.contains("no column `time`; it has user, item, when, tags"), "{message}");
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        let message = rows(&path, Shape::Parquet, &["user"]).unwrap_err().to_string();
+        assert!(message.contains("x.parquet") && message.contains("fetch it again"), "{message}");
+    }
+}

@@ -1,0 +1,110 @@
+//! What was not used and why: counts by reason, with the first three examples of each.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Examples kept of each reason.
+const EXAMPLES: usize = 3;
+/// Characters shown of what was found.
+const SHOWN: usize = 60;
+
+/// What is wrong with one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The reason under which it is counted.
+    pub reason: Cow<'static, str>,
+    /// What stood there.
+    pub found: String,
+}
+
+impl Fault {
+    /// A fault under `reason`, where `found` stood.
+    pub fn new(reason: impl Into<Cow<'static, str>>, found: impl AsRef<str>) -> Self {
+        Self { reason: reason.into(), found: excerpt(found.as_ref()) }
+    }
+}
+
+/// One rejected line as the report shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Example {
+    /// The file.
+    pub file: PathBuf,
+    /// The line's number, from 1; in Parquet files the row's.
+    pub line: u64,
+    /// What stood there, cut short.
+    pub found: String,
+}
+
+/// How often a reason occurred.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// How often.
+    pub count: u64,
+    /// The first ones.
+    pub examples: Vec<Example>,
+}
+
+/// Rejected lines (or image paths) by reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Rejects(pub BTreeMap<String, Rejected>);
+
+impl Rejects {
+    /// Counts one.
+    pub fn add(&mut self, file: &Path, line: u64, fault: Fault) {
+        let rejected = match self.0.get_mut(fault.reason.as_ref()) {
+            Some(known) => known,
+            None => self.0.entry(fault.reason.into_owned()).or_default(),
+        };
+        rejected.count += 1;
+        if rejected.examples.len() < EXAMPLES {
+            rejected.examples.push(Example { file: file.to_owned(), line, found: fault.found });
+        }
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.0.values().map(|rejected| rejected.count).sum()
+    }
+
+    /// The reason that occurred most, with its number.
+    pub fn most_frequent(&self) -> Option<(&str, u64)> {
+        self.0.iter().map(|(reason, rejected)| (reason.as_str(), rejected.count)).max_by_key(|(_, count)| *count)
+    }
+}
+
+/// The beginning of a text, on one line and fit for a terminal.
+pub fn excerpt(text: &str) -> String {
+    let mut shown: String = text.chars().take(SHOWN).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_counted_and_the_first_three_shown() {
+        let mut rejects = Rejects::default();
+        for line in 1..=5 {
+            rejects.add(Path::new("a.json"), line, Fault::new("broken JSON", format!("{{\u{1b}[{line}")));
+        }
+        rejects.add(Path::new("a.json"), 9, Fault::new("blank line", ""));
+        assert_eq!(rejects.total(), 6);
+        assert_eq!(rejects.most_frequent(), Some(("broken JSON", 5)));
+        let broken = &rejects.0["broken JSON"];
+        assert_eq!(broken.examples.iter().map(|e| e.line).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!(broken.examples[0].found, "{\u{fffd}[1", "control characters never reach the terminal");
+    }
+
+    #[test]
+    fn excerpts_are_cut_between_characters() {
+        assert_eq!(excerpt(&"\u{1f600}".repeat(61)), format!("{}...", "\u{1f600}".repeat(60)));
+    }
+}

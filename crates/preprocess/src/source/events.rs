@@ -1,0 +1,240 @@
+//! Interactions of raw files as numbers.
+
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexSet;
+use mp4sr_pipeline::Progress;
+use serde::{Deserialize, Serialize};
+
+use super::Form;
+use super::values::id;
+use crate::read::{Cell, Shape, for_each_row};
+use crate::rejects::{Fault, Rejects};
+use crate::{Error, Result};
+
+/// Every accepted event, in input order. Ids are numbered in the order of their first event.
+#[derive(Debug, Default)]
+pub struct Events {
+    pub user_ids: IndexSet<Box<str>>,
+    pub item_ids: IndexSet<Box<str>>,
+    pub users: Vec<u32>,
+    pub items: Vec<u32>,
+    pub times: Vec<i64>,
+    /// How many units of `times` make one of what is stored.
+    pub units: i64,
+}
+
+/// What happened to the lines of one file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileCount {
+    /// The file.
+    pub file: PathBuf,
+    /// Lines read; of a CSV file records, of a Parquet file rows, of either without the header.
+    pub lines: u64,
+    /// Lines that were used.
+    pub accepted: u64,
+    /// Lines that can't be.
+    pub rejected: u64,
+}
+
+/// What happened to the lines of interactions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsRead {
+    /// By file.
+    pub files: Vec<FileCount>,
+    /// By reason.
+    pub rejected: Rejects,
+}
+
+/// How many lines may be rejected, over all files.
+#[derive(Debug)]
+pub struct Budget {
+    limit: u64,
+    left: u64,
+}
+
+impl Budget {
+    pub fn new(limit: u64) -> Self {
+        Self { limit, left: limit }
+    }
+
+    fn spend(&mut self, path: &Path, line: u64, reason: &str) -> Result<()> {
+        self.left = self.left.checked_sub(1).ok_or_else(|| Error::TooManyBadLines {
+            limit: self.limit,
+            path: path.to_owned(),
+            line,
+            reason: reason.to_owned(),
+        })?;
+        Ok(())
+    }
+}
+
+/// Takes a row, or says why it can't be used.
+pub type Take<'t> = dyn FnMut(u64, &[Cell<'_>]) -> Result<std::result::Result<(), Fault>> + 't;
+
+/// Reads all rows of a file; those that `take` refuses are rejected like unreadable ones.
+pub fn read_file(
+    path: &Path,
+    shape: Shape,
+    fields: &[&str],
+    rejected: &mut Rejects,
+    budget: &mut Budget,
+    progress: &Progress,
+    take: &mut Take<'_>,
+) -> Result<FileCount> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let bar = progress.bytes(&name, path.metadata().map_or(0, |about| about.len()));
+    let mut count = FileCount { file: path.to_owned(), ..FileCount::default() };
+    for_each_row(path, shape, fields, &bar, &mut |(line, row)| {
+        count.lines += 1;
+        let outcome = match row {
+            Ok(cells) => take(line, cells)?,
+            Err(fault) => Err(fault),
+        };
+        match outcome {
+            Ok(()) => count.accepted += 1,
+            Err(fault) => {
+                count.rejected += 1;
+                let reason = fault.reason.clone();
+                rejected.add(path, line, fault);
+                budget.spend(path, line, &reason)?;
+            }
+        }
+        Ok(())
+    })?;
+    Ok(count)
+}
+
+impl Events {
+    /// Reads the files of interactions, one after the other.
+    pub fn read(
+        paths: &[PathBuf],
+        form: &Form,
+        budget: &mut Budget,
+        progress: &Progress,
+    ) -> Result<(Self, EventsRead)> {
+        let mut events = Self { units: form.clock.units(), ..Self::default() };
+        let mut read = EventsRead::default();
+        let mut fields = vec![form.user.as_str(), form.time.as_str()];
+        fields.extend(form.item.iter().map(String::as_str));
+        let users = [form.user.clone()];
+        for path in paths {
+            let shape = form.shape(path, false)?;
+            let count = read_file(path, shape, &fields, &mut read.rejected, budget, progress, &mut |_, cells| {
+                let event = || -> std::result::Result<_, Fault> {
+                    let user = id(&users, &cells[..1])?;
+                    let item = id(&form.item, &cells[2..])?;
+                    Ok((user, item, form.clock.read(&form.time, &cells[1])?))
+                };
+                match event() {
+                    Ok((user, item, time)) => events.push(&user, &item, time).map(Ok),
+                    Err(fault) => Ok(Err(fault)),
+                }
+            })?;
+            read.files.push(count);
+        }
+        if events.users.is_empty() {
+            let lines = read.rejected.total();
+            let why = match read.rejected.most_frequent() {
+                Some((reason, count)) => {
+                    format!("gave no event: {lines} lines were read and none could be used, {count} for: {reason}")
+                }
+                None => "has no line after its header".to_owned(),
+            };
+            return Err(Error::raw(&paths[0], format!("{why}; is `source.format` the form of this file?")));
+        }
+        Ok((events, read))
+    }
+
+    fn push(&mut self, user: &str, item: &str, time: i64) -> Result<()> {
+        let user = number(&mut self.user_ids, user);
+        let item = number(&mut self.item_ids, item);
+        // Numbers are 32 bits wide here and in the files.
+        if self.users.len() >= u32::MAX as usize - 1 {
+            return Err(Error::Setting(format!("more than {} events; split the data", u32::MAX - 1)));
+        }
+        self.users.push(user);
+        self.items.push(item);
+        self.times.push(time);
+        Ok(())
+    }
+}
+
+fn number(ids: &mut IndexSet<Box<str>>, id: &str) -> u32 {
+    // Most ids are known already: no copy for them.
+    match ids.get_index_of(id) {
+        Some(known) => known as u32,
+        None => ids.insert_full(id.into()).0 as u32,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use mp4sr_pipeline::config::{Columns, Format, Source};
+
+    use super::*;
+
+    /// The events in `content`, as `user item time`, and the reasons of what was rejected.
+    fn read(source: &Source, name: &str, content: &str) -> Result<(Vec<String>, Vec<String>)> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        let (events, read) = Events::read(&[path], &Form::new(source)?, &mut Budget::new(3), &Progress::new(true))?;
+        let count = &read.files[0];
+        assert_eq!(count.lines, count.accepted + count.rejected);
+        assert_eq!((count.accepted, count.rejected), (events.users.len() as u64, read.rejected.total()));
+        let shown = (0..events.users.len()).map(|at| {
+            let (user, item) =
+                (&events.user_ids[events.users[at] as usize], &events.item_ids[events.items[at] as usize]);
+            format!("{user} {item} {}", events.times[at])
+        });
+        Ok((shown.collect(), read.rejected.0.into_keys().collect()))
+    }
+
+    fn of(format: Format) -> Source {
+        Source { format, ..Source::default() }
+    }
+
+    #[test]
+    fn amazon_of_each_year() {
+        let old =
+            "{\"reviewerID\": \"A1\", \"asin\": \"0001\", \"unixReviewTime\": 5}\n{\"asin\": \"0001\"}\n{\"reviewer";
+        let expected = (vec!["A1 0001 5".to_owned()], vec!["broken JSON".to_owned(), "no `reviewerID`".to_owned()]);
+        assert_eq!(read(&of(Format::Amazon2014), "r.json", old).unwrap(), expected);
+        assert_eq!(read(&of(Format::Amazon2018), "r.json", old).unwrap(), expected);
+        let new = "{\"user_id\": \"U\", \"asin\": \"B\", \"parent_asin\": \"P\", \"timestamp\": 1588615855070}\n\
+                   {\"user_id\": \"U\", \"asin\": \"B\", \"timestamp\": 1588615855}\n\
+                   {\"user_id\": \"U\", \"asin\": \"B\", \"timestamp\": 1588615855071}\n";
+        let (events, reasons) = read(&of(Format::Amazon2023), "r.jsonl", new).unwrap();
+        assert_eq!(events, ["U P 1588615855070", "U B 1588615855071"]);
+        assert_eq!(reasons, ["`timestamp` is no Unix time in milliseconds (seconds?)"]);
+    }
+
+    #[test]
+    fn goodreads() {
+        let line =
+            "{\"user_id\": \"8842\", \"book_id\": \"0042\", \"date_added\": \"Fri Sep 08 10:44:24 -0700 2017\"}\n";
+        assert_eq!(read(&of(Format::GoodReads), "g.json", line).unwrap().0, ["8842 0042 1504892664"]);
+    }
+
+    #[test]
+    fn tables_by_column_names_with_a_clock_or_a_position() {
+        let recbole = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n1\t007\t3\t8.8e8\n";
+        assert_eq!(read(&of(Format::RecBole), "ml.inter", recbole).unwrap().0, ["1 007 880000000"]);
+        let columns = Columns { user: "who".into(), item: "what".into(), position: "n".into(), ..Columns::default() };
+        let tabular = Source { format: Format::Tabular, columns, ..Source::default() };
+        assert_eq!(read(&tabular, "a.csv", "n,what,who\n3,\"a,b\",x\n").unwrap().0, ["x a,b 3"]);
+        assert_eq!(read(&tabular, "a.jsonl", "{\"who\": 1, \"what\": 2, \"n\": 0}\n").unwrap().0, ["1 2 0"]);
+        let message = read(&tabular, "a.txt", "n,what,who\n").unwrap_err().to_string();
+        assert!(message.contains("a name that doesn't tell its form"), "{message}");
+    }
+
+    #[test]
+    fn too_many_bad_lines_stop_the_run_at_the_line_that_was_too_many() {
+        let source = of(Format::Amazon2018);
+        let message = read(&source, "r.json", "{\n{\n{\n{\n").unwrap_err().to_string();
+        assert!(message.contains("more than 3 lines") && message.contains("line 4 of") && message.contains("r.json"));
+        let message = read(&source, "r.json", "{\n[]\n{\n").unwrap_err().to_string();
+        assert!(message.contains("3 lines were read and none could be used, 2 for: broken JSON"), "{message}");
+    }
+}

@@ -1,0 +1,237 @@
+//! Texts and images of the items that occur in interactions.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexSet;
+use mp4sr_pipeline::Progress;
+use serde::{Deserialize, Serialize};
+
+use super::events::{Budget, FileCount, read_file};
+use super::{Form, values};
+use crate::Result;
+use crate::images::{ImageFolder, Resolver};
+use crate::read::Cell;
+use crate::rejects::Rejects;
+use crate::text;
+
+/// What is kept of an item.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    pub title: String,
+    pub sentences: Vec<String>,
+    pub images: Vec<String>,
+}
+
+/// What is known of the items of interactions, by their number there.
+#[derive(Debug, Default)]
+pub struct Catalogue {
+    /// Full records of the items that were asked for.
+    pub records: HashMap<u32, Record>,
+    /// Whether an item has both text and image.
+    pub is_complete: Vec<bool>,
+}
+
+/// What happened to the lines of items.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemsRead {
+    /// By file.
+    pub files: Vec<FileCount>,
+    /// By reason.
+    pub rejected: Rejects,
+    /// Accepted lines of an item that an earlier line has described: the first counts.
+    pub repeated: u64,
+    /// Accepted lines of items that nobody interacted with.
+    pub without_events: u64,
+    /// Items of interactions that no line describes.
+    pub without_line: u64,
+    /// Names of images that were not taken over, by reason.
+    pub refused_images: Rejects,
+}
+
+/// What to read and how much of it to keep.
+pub struct Reading<'a> {
+    pub form: &'a Form,
+    pub data: &'a Path,
+    pub item_ids: &'a IndexSet<Box<str>>,
+    /// Items whose record is kept; of the others only whether they have text and image.
+    pub needed: &'a [bool],
+    pub folder: &'a ImageFolder,
+    pub max_sentences: usize,
+    pub max_images: usize,
+}
+
+impl Catalogue {
+    /// Reads the files of items, one after the other.
+    pub fn read(
+        paths: &[PathBuf],
+        reading: &Reading<'_>,
+        budget: &mut Budget,
+        progress: &Progress,
+    ) -> Result<(Self, ItemsRead)> {
+        let count = reading.item_ids.len();
+        let mut catalogue = Self { is_complete: vec![false; count], ..Self::default() };
+        let mut read = ItemsRead::default();
+        let mut seen = vec![false; count];
+        let form = reading.form;
+        let mut fields: Vec<&str> = form.item_id.iter().map(String::as_str).collect();
+        fields.push(&form.title);
+        fields.extend(form.texts.iter().chain(&form.images).map(String::as_str));
+        let ids = form.item_id.len();
+        for path in paths {
+            let resolver = Resolver::new(path, reading.data);
+            let shape = form.shape(path, true)?;
+            let (mut repeated, mut without_events) = (0, 0);
+            let mut refused = std::mem::take(&mut read.refused_images);
+            let file = read_file(path, shape, &fields, &mut read.rejected, budget, progress, &mut |line, cells| {
+                let id = match values::id(&form.item_id, &cells[..ids]) {
+                    Ok(id) => id,
+                    Err(fault) => return Ok(Err(fault)),
+                };
+                match reading.item_ids.get_index_of(id.as_ref()) {
+                    None => without_events += 1,
+                    Some(item) if std::mem::replace(&mut seen[item], true) => repeated += 1,
+                    Some(item) => {
+                        let mut record = reading.texts(&cells[ids..]);
+                        record.images = match reading.folder.of(item) {
+                            // Pictures that lie here are what their addresses would be fetched for.
+                            Some(images) => images.to_vec(),
+                            None => reading
+                                .image_names(&cells[ids..])
+                                .into_iter()
+                                .filter_map(|name| {
+                                    resolver.resolve(&name).map_err(|fault| refused.add(path, line, fault)).ok()
+                                })
+                                .collect(),
+                        };
+                        catalogue.keep(item, record, reading);
+                    }
+                }
+                Ok(Ok(()))
+            })?;
+            read.files.push(file);
+            read.repeated += repeated;
+            read.without_events += without_events;
+            read.refused_images = refused;
+        }
+        for item in (0..count).filter(|&item| !seen[item]) {
+            read.without_line += 1;
+            let images = reading.folder.of(item).map(<[String]>::to_vec).unwrap_or_default();
+            catalogue.keep(item, Record { images, ..Record::default() }, reading);
+        }
+        Ok((catalogue, read))
+    }
+
+    fn keep(&mut self, item: usize, mut record: Record, reading: &Reading<'_>) {
+        record.images.truncate(reading.max_images);
+        self.is_complete[item] = !record.sentences.is_empty() && !record.images.is_empty();
+        if reading.needed[item] {
+            self.records.insert(item as u32, record);
+        }
+    }
+}
+
+impl Reading<'_> {
+    /// `cells`: title, texts, images.
+    fn texts(&self, cells: &[Cell<'_>]) -> Record {
+        let mut record = Record::default();
+        let title = values::texts(&cells[0], false);
+        record.title = title.first().map(|title| text::line(title)).unwrap_or_default();
+        // A title is one sentence, whatever stops it has.
+        record.sentences.extend(Some(record.title.clone()).filter(|title| text::says_something(title)));
+        for cell in &cells[1..=self.form.texts.len()] {
+            for part in values::texts(cell, self.form.lists_are_texts) {
+                if record.sentences.len() >= self.max_sentences {
+                    break;
+                }
+                record.sentences.extend(text::sentences(&part));
+            }
+        }
+        record.sentences.truncate(self.max_sentences);
+        record
+    }
+
+    fn image_names(&self, cells: &[Cell<'_>]) -> Vec<String> {
+        let fields = &cells[1 + self.form.texts.len()..];
+        fields.iter().map(values::images).find(|names| !names.is_empty()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mp4sr_pipeline::config::{Columns, Format, Source};
+
+    use super::*;
+
+    fn read(source: &Source, name: &str, content: &str, ids: &[&str]) -> (Vec<Record>, Catalogue, ItemsRead) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        let form = Form::new(source).unwrap();
+        let item_ids: IndexSet<Box<str>> = ids.iter().map(|&id| id.into()).collect();
+        let reading = Reading {
+            form: &form,
+            data: folder.path(),
+            item_ids: &item_ids,
+            needed: &vec![true; ids.len()],
+            folder: &ImageFolder::default(),
+            max_sentences: 4,
+            max_images: 2,
+        };
+        let (mut catalogue, read) =
+            Catalogue::read(&[path], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
+        let records = (0..ids.len()).map(|item| catalogue.records.remove(&(item as u32)).unwrap()).collect();
+        (records, catalogue, read)
+    }
+
+    fn of(format: Format) -> Source {
+        Source { format, ..Source::default() }
+    }
+
+    #[test]
+    fn amazon_2018_metadata() {
+        let lines = "{\"asin\": \"1\", \"title\": \"Cotton &amp; Silk. No. 2\", \"brand\": \"Acme\", \"description\": [\"<p>Soft.</p> \
+                     Warm.\"], \"feature\": [\"Red\"], \"imageURL\": [\"https://i/a._SS40_.jpg\"], \"imageURLHighRes\": \
+                     [\"https://i/a.jpg\", \"https://i/b.jpg\", \"https://i/c.jpg\"]}\n\
+                     {\"asin\": \"1\", \"title\": \"later\"}\n{\"asin\": \"9\"}\n{\"title\": \"x\"}\n\
+                     {\"asin\": \"2\", \"title\": \"\", \"imageURL\": [\"https://i/z.jpg\"], \"imageURLHighRes\": []}\n";
+        let (records, catalogue, read) = read(&of(Format::Amazon2018), "meta.json", lines, &["1", "2", "3"]);
+        assert_eq!(records[0].title, "Cotton & Silk. No. 2");
+        assert_eq!(records[0].sentences, ["Cotton & Silk. No. 2", "Acme", "Soft.", "Warm."], "at most four");
+        assert_eq!(records[0].images, ["https://i/a.jpg", "https://i/b.jpg"], "at most two");
+        assert_eq!(records[1].images, ["https://i/z.jpg"]);
+        assert_eq!((records[1].sentences.len(), &records[2]), (0, &Record::default()));
+        assert_eq!(catalogue.is_complete, [true, false, false]);
+        assert_eq!((read.repeated, read.without_events, read.without_line), (1, 1, 1));
+        assert_eq!(read.rejected.most_frequent(), Some(("no `asin`", 1)));
+    }
+
+    #[test]
+    fn amazon_2014_and_2023_and_goodreads_items() {
+        let python = "{'asin': '1', 'title': \"Kids' set\", 'description': 'One. Two.', 'imUrl': 'http://i/1.jpg'}\n";
+        let (records, ..) = read(&of(Format::Amazon2014), "meta.json", python, &["1"]);
+        assert_eq!(records[0].sentences, ["Kids' set", "One.", "Two."]);
+        assert_eq!(records[0].images, ["http://i/1.jpg"]);
+        let new = "{\"parent_asin\": \"P\", \"title\": \"T\", \"store\": null, \"features\": [\"F\"], \"description\": [], \
+                   \"images\": [{\"thumb\": \"https://t\", \"large\": \"https://l\", \"hi_res\": null}]}\n";
+        let (records, ..) = read(&of(Format::Amazon2023), "meta.jsonl", new, &["P"]);
+        assert_eq!((records[0].sentences.join("|"), records[0].images.join("|")), ("T|F".into(), "https://l".into()));
+        let book = "{\"book_id\": \"7\", \"title\": \"T\", \"description\": \"A.\\n\\nB\", \"image_url\": \
+                    \"https://s.gr-assets.com/assets/nophoto/book/1.png\"}\n";
+        let (records, ..) = read(&of(Format::GoodReads), "books.json", book, &["7"]);
+        assert_eq!((records[0].sentences.join("|"), records[0].images.len()), ("T|A.|B".into(), 0));
+    }
+
+    #[test]
+    fn tables_join_lists_and_refuse_images_that_are_not_theirs() {
+        let columns = Columns { texts: vec!["genres".into()], images: "image".into(), ..Columns::default() };
+        let source = Source { format: Format::Tabular, columns, ..Source::default() };
+        let lines = "{\"item_id\": 1, \"title\": \"T\", \"genres\": [\"A\", \"B\"], \"image\": \"../../etc/passwd\"}\n\
+                     {\"item_id\": 2, \"title\": null, \"genres\": [], \"image\": \"gone.jpg\"}\n";
+        let (records, _, read) = read(&source, "items.jsonl", lines, &["1", "2"]);
+        assert_eq!(records[0].sentences, ["T", "A, B"]);
+        let reasons: Vec<&str> = read.refused_images.0.keys().map(String::as_str).collect();
+        assert_eq!(reasons, ["image file is not there", "image path leaves the data folder"]);
+        assert!(records.iter().all(|record| record.images.is_empty()));
+    }
+}

@@ -1,0 +1,13 @@
+//! Which fields of which form of raw data mean what.
+
+mod clock;
+mod events;
+mod form;
+mod items;
+mod values;
+
+pub use events::{Budget, Events, EventsRead};
+pub use form::Form;
+#[cfg(test)]
+pub use items::Record;
+pub use items::{Catalogue, ItemsRead, Reading};

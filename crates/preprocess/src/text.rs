@@ -1,0 +1,217 @@
+//! Texts of the web as sentences: tags and entities go, white space is one space, a library finds the sentences.
+
+use std::cell::{Cell, RefCell};
+
+use html5ever::tendril::StrTendril;
+use html5ever::tokenizer::states::RawKind;
+use html5ever::tokenizer::{BufferQueue, TagKind, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts};
+
+/// How often markup may be wrapped in itself (`&amp;lt;b&amp;gt;` is wrapped twice).
+const WRAPPINGS: usize = 4;
+/// Elements that end a paragraph.
+const BLOCKS: [&str; 21] = [
+    "p",
+    "div",
+    "li",
+    "ul",
+    "ol",
+    "dl",
+    "dt",
+    "dd",
+    "table",
+    "tr",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "blockquote",
+    "section",
+    "article",
+    "hr",
+    "pre",
+];
+
+/// A text on one line, for titles.
+pub fn line(text: &str) -> String {
+    words(&plain(text))
+}
+
+/// The sentences of a text. A blank line, or the end of a paragraph's element, ends a sentence.
+pub fn sentences(text: &str) -> Vec<String> {
+    paragraphs(&plain(text)).iter().flat_map(|paragraph| of_paragraph(paragraph)).collect()
+}
+
+fn of_paragraph(paragraph: &str) -> Vec<String> {
+    let mut sentences: Vec<String> = Vec::new();
+    for part in sentencex::segment("en", paragraph).into_iter().map(words).filter(|part| says_something(part)) {
+        match sentences.last_mut() {
+            // The number of an entry ("1.") belongs to what it counts.
+            Some(last) if !last.contains(char::is_alphabetic) => {
+                last.push(' ');
+                last.push_str(&part);
+            }
+            _ => sentences.push(part),
+        }
+    }
+    if sentences.len() > 1 && sentences.last().is_some_and(|last| !last.contains(char::is_alphabetic)) {
+        let number = sentences.pop().unwrap_or_default();
+        if let Some(last) = sentences.last_mut() {
+            last.push(' ');
+            last.push_str(&number);
+        }
+    }
+    sentences
+}
+
+/// Whether there is a letter or a digit in it.
+pub fn says_something(text: &str) -> bool {
+    text.contains(char::is_alphanumeric)
+}
+
+/// White space of any kind is one space.
+fn words(text: &str) -> String {
+    let blank = |c: char| c.is_whitespace() || c.is_control();
+    text.split(blank).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+fn paragraphs(text: &str) -> Vec<String> {
+    let mut paragraphs = vec![String::new()];
+    for line in text.lines() {
+        let line = words(line);
+        match paragraphs.last_mut() {
+            Some(last) if !line.is_empty() => {
+                last.push_str(if last.is_empty() { "" } else { " " });
+                last.push_str(&line);
+            }
+            _ => paragraphs.push(String::new()),
+        }
+    }
+    paragraphs.retain(|paragraph| !paragraph.is_empty());
+    paragraphs
+}
+
+/// The text without tags, comments, scripts and entities, however often they are wrapped in entities.
+fn plain(text: &str) -> String {
+    let mut text = text.to_owned();
+    for _ in 0..WRAPPINGS {
+        if !text.contains(['<', '&']) {
+            break;
+        }
+        let unwrapped = unwrap(&text);
+        if unwrapped == text {
+            break;
+        }
+        text = unwrapped;
+    }
+    text
+}
+
+fn unwrap(text: &str) -> String {
+    // What is never closed is no tag: "pants <5 years" keeps its end.
+    let (tagged, rest) = text.split_at(text.rfind('>').map_or(0, |at| at + 1));
+    let source = format!("{tagged}{}", rest.replace('<', "&lt;"));
+    let input = BufferQueue::default();
+    input.push_back(StrTendril::from(source));
+    let tokenizer = Tokenizer::new(Sink::default(), TokenizerOpts::default());
+    let _ = tokenizer.feed(&input);
+    tokenizer.end();
+    tokenizer.sink.text.into_inner()
+}
+
+#[derive(Default)]
+struct Sink {
+    text: RefCell<String>,
+    /// Inside of a script or a style sheet.
+    hidden: Cell<bool>,
+}
+
+impl TokenSink for Sink {
+    type Handle = ();
+
+    fn process_token(&self, token: Token, _line: u64) -> TokenSinkResult<()> {
+        match token {
+            Token::CharacterTokens(text) if !self.hidden.get() => self.text.borrow_mut().push_str(&text),
+            Token::TagToken(tag) => {
+                let name = tag.name.as_ref();
+                if BLOCKS.contains(&name) {
+                    self.text.borrow_mut().push_str("\n\n");
+                } else if name == "br" {
+                    self.text.borrow_mut().push('\n');
+                } else if name == "td" || name == "th" {
+                    self.text.borrow_mut().push(' ');
+                }
+                let opens = tag.kind == TagKind::StartTag && !tag.self_closing;
+                self.hidden.set(opens && (name == "script" || name == "style"));
+                if self.hidden.get() {
+                    let kind = if name == "script" { RawKind::ScriptData } else { RawKind::Rawtext };
+                    return TokenSinkResult::RawData(kind);
+                }
+            }
+            _ => {}
+        }
+        TokenSinkResult::Continue
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn tags_and_entities_go_and_what_only_looks_like_them_stays() {
+        for (text, expected) in [
+            ("Tom &amp; Jerry&#39;s &quot;Caf&eacute;&quot;&nbsp;\u{2122}", "Tom & Jerry's \"Caf\u{e9}\" \u{2122}"),
+            ("Rock &amp;amp; Roll &amp;lt;b&amp;gt;loud&amp;lt;/b&amp;gt;", "Rock & Roll loud"),
+            ("un<b>break</b>able<br/>next <td>a</td><td>b</td>", "unbreakable next a b"),
+            ("I <3 you, 2 < 3 & 4 > 1; pants <5 years", "I <3 you, 2 < 3 & 4 > 1; pants <5 years"),
+            ("AT&T R&D fish&chips", "AT&T R&D fish&chips"),
+            ("a<script>var x = '<b>';</script>b<style>p {}</style>c<!-- d -->e", "abce"),
+            ("tab\there\u{0}and\u{7}there", "tab here and there"),
+            ("<a href=\"x>y\">link</a>", "link"),
+            ("", ""),
+        ] {
+            assert_eq!(line(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn abbreviations_numbers_and_initials_end_no_sentence() {
+        assert_eq!(
+            sentences("Dr. Smith paid $3.50, e.g. for A. J. Foyt's car. Made in the U.S.A. by hand! Really?"),
+            ["Dr. Smith paid $3.50, e.g. for A. J. Foyt's car.", "Made in the U.S.A. by hand!", "Really?"]
+        );
+    }
+
+    #[test]
+    fn paragraphs_end_sentences_and_fragments_join_their_neighbours() {
+        let list = "<p>Set of two</p><ul><li>1. Soft</li><li>2. Warm</li></ul>One line\nand its end\n\nanother<br>line<br><br>last";
+        assert_eq!(
+            sentences(list),
+            ["Set of two", "1. Soft", "2. Warm", "One line and its end", "another line", "last"]
+        );
+        assert_eq!(sentences("*** --- ***"), Vec::<String>::new());
+        assert_eq!(sentences("Great. ***"), ["Great."]);
+        assert_eq!(sentences("100%"), ["100%"]);
+        assert_eq!(sentences("It weighs little. 12."), ["It weighs little. 12."]);
+        assert_eq!(sentences(" \n "), Vec::<String>::new());
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_gives_clean_sentences(text in "([a-z<>&;/!\"'. \\n#-]|\\PC|&lt;|<b>|</p>){0,60}") {
+            for sentence in sentences(&text).into_iter().chain([line(&text)]) {
+                prop_assert_eq!(&words(&sentence), &sentence);
+            }
+            prop_assert!(sentences(&text).iter().all(|sentence| says_something(sentence)));
+        }
+
+        #[test]
+        fn plain_words_are_kept_in_order(text in "[a-z]{1,8}( [a-z]{1,8}){0,12}[.!?]?") {
+            prop_assert_eq!(sentences(&text).join(" "), text);
+        }
+    }
+}
