@@ -23,5 +23,9 @@ mod table1;
 mod text;
 
 pub use error::{Error, Result};
-pub use report::Report;
+pub use filter::Step;
+pub use rejects::{Example, Rejected, Rejects};
+pub use report::{Accounts, Report, Spread, Statistics};
+pub use source::{EventsRead, FileCount, ItemsRead};
 pub use stage::run;
+pub use table1::Row as Table1Row;

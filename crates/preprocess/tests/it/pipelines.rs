@@ -1,0 +1,20 @@
+use mp4sr_pipeline::Config;
+
+use crate::harness::root;
+
+#[test]
+fn every_pipeline_that_we_ship_is_read() {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(root().join("pipelines")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|end| end == "toml") {
+            let config = Config::load(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
+            assert!(!config.source.interactions.is_empty(), "{}", path.display());
+            names.push(path.file_stem().unwrap().to_string_lossy().into_owned());
+        }
+    }
+    for name in ["sample", "poetry", "pantry", "arts", "office", "ml-100k", "ml-1m-recent", "arts-titles", "gift-cards"]
+    {
+        assert!(names.iter().any(|known| known == name), "{name} is missing");
+    }
+}

@@ -1,0 +1,52 @@
+//! Real data that can't be part of the repository; where it is absent the tests say so and pass.
+
+use mp4sr_artifact::Layout;
+
+use crate::harness::{Dataset, read, root, run};
+
+fn dataset(name: &str) -> Option<Dataset> {
+    let data = root().join("../shared/data");
+    if !data.join("README.md").is_file() {
+        eprintln!("skipped: no real data in {}", data.display());
+        return None;
+    }
+    let artifacts = tempfile::tempdir().unwrap();
+    let output = run(&root().join(format!("pipelines/{name}.toml")), &data, artifacts.path(), &["--quiet"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(read(&Layout::new(artifacts.path(), name, "default")))
+}
+
+fn assert_counts(dataset: &Dataset, users: u64, items: u64, events: u64) {
+    let found = &dataset.report.statistics;
+    assert_eq!((found.users, found.items, found.events), (users, items, events));
+}
+
+#[test]
+fn arts_with_titles_is_a_five_core_already() {
+    let Some(arts) = dataset("arts-titles") else { return };
+    assert_counts(&arts, 22_171, 9_416, 174_079);
+    assert_eq!(arts.report.events.read, 174_079);
+    assert_eq!(arts.report.statistics.items_without_text, 0);
+}
+
+#[test]
+fn the_last_twelve_events_of_movielens_shrink_to_their_core() {
+    let Some(movies) = dataset("ml-1m-recent") else { return };
+    assert_counts(&movies, 6_038, 2_307, 70_394);
+    assert!(movies.items.images.iter().flatten().all(|path| std::path::Path::new(path).is_file()));
+}
+
+#[test]
+fn movielens_100k_has_items_without_a_poster() {
+    let Some(movies) = dataset("ml-100k") else { return };
+    assert_counts(&movies, 943, 1_349, 99_287);
+    assert_eq!(movies.report.statistics.items_without_image, 7);
+}
+
+#[test]
+fn gift_cards_go_through_the_reader_of_amazon_2018() {
+    let Some(cards) = dataset("gift-cards") else { return };
+    assert_counts(&cards, 453, 147, 2_941);
+    assert_eq!(cards.report.events.dropped["repeated event"], 7);
+    assert_eq!(cards.report.statistics.items_with_addresses_only, 115);
+}
