@@ -277,8 +277,8 @@ impl Report {
         more("items without text", number(found.items_without_text));
         more("items without image", number(found.items_without_image));
         more("items with image addresses only", number(found.items_with_addresses_only));
-        more("sentences an item", format!("{:.2}", found.sentences.mean));
-        more("images an item", format!("{:.2}", found.images.mean));
+        more("sentences per item", format!("{:.2}", found.sentences.mean));
+        more("images per item", format!("{:.2}", found.images.mean));
         let paper = self.table1.as_ref().map(|row| format!("paper ({})", row.name));
         let mut table = match &paper {
             Some(paper) => new_table(["", self.dataset.as_str(), paper.as_str()]),

@@ -35,6 +35,9 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     let config = &context.config;
     let folder = context.layout.dataset();
     let make_stage = || -> anyhow::Result<Stage> {
+        // What can be known to be wrong is told before the last run's manifest goes.
+        table1::row(&config.dataset.table1)?;
+        Form::new(&config.source)?;
         let inputs = Inputs::resolve(config)?;
         let settings = Settings {
             data: &config.dataset.data,

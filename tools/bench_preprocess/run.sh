@@ -1,0 +1,45 @@
+#!/bin/sh
+# Time and peak memory of mp4sr-preprocess and of pandas on the same generated events, in turn, three rounds.
+# usage: run.sh FOLDER MP4SR_PREPROCESS PYTHON   (FOLDER as generate.py wrote it)
+set -eu
+here=$(dirname "$0")
+folder=$1 program=$2 python=$3
+cat > "$folder/tsv.toml" <<TOML
+[dataset]
+name = "tsv"
+[source]
+format = "tabular"
+interactions = ["events.tsv"]
+TOML
+cat > "$folder/json.toml" <<TOML
+[dataset]
+name = "json"
+[source]
+format = "amazon-2018"
+interactions = ["reviews.json.gz"]
+TOML
+cat > "$folder/items.toml" <<TOML
+[dataset]
+name = "items"
+[source]
+format = "amazon-2018"
+interactions = ["reviews.json.gz"]
+items = ["meta.json.gz"]
+TOML
+measure() {
+    name=$1
+    shift
+    /usr/bin/time -f "$name %e s, %U s of CPU, %M KiB at the peak" "$@" > "$folder/said.txt"
+}
+for round in 1 2 3; do
+    echo "round $round" >&2
+    for form in tsv json items; do
+        rm -rf "$folder/artifacts"
+        measure "mp4sr $form" "$program" --pipeline "$folder/$form.toml" --data "$folder" --artifacts "$folder/artifacts" --quiet
+        cat "$folder/said.txt"
+    done
+    measure "pandas tsv" "$python" "$here/with_pandas.py" "$folder/events.tsv" "$folder/pandas"
+    cat "$folder/said.txt"
+    measure "pandas json" "$python" "$here/with_pandas.py" "$folder/reviews.json.gz" "$folder/pandas"
+    cat "$folder/said.txt"
+done
