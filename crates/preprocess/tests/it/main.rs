@@ -1,5 +1,7 @@
 //! The stage as a program: from raw files to a dataset, and what it says when something is wrong.
 
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a failed test says so by itself")]
+
 mod end_to_end;
 mod failures;
 mod harness;
