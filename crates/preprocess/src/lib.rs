@@ -4,9 +4,9 @@
 //! map). Out: `sequences.safetensors`, `items.parquet`, `users.parquet` and `report.json`, which accounts for every line
 //! that was read and every event that was dropped. Must not know: tensors of features, models.
 //!
-//! The way of an event: [`read`] gives rows of a file, one at a time; [`source`] knows which fields of which form mean what;
-//! [`filter`] removes repeats and small users and items; [`dataset`] numbers what is left and writes it. The way of an
-//! item's texts and pictures: [`text`] and [`images`].
+//! The way of an event: `read` gives rows of a file, one at a time; `source` knows which fields of which form mean what;
+//! `filter` removes repeats and small users and items; `dataset` numbers what is left and writes it. The way of an
+//! item's texts and pictures: `text` and `images`.
 
 mod dataset;
 mod error;
