@@ -1,0 +1,57 @@
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+
+/// Why features could not be computed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file of an encoder is not what its reader needs.
+    #[error("`{}` can't be used: {reason}", path.display())]
+    Model {
+        /// The file.
+        path: PathBuf,
+        /// What was found against what was expected.
+        reason: String,
+    },
+    /// An encoder is neither a folder nor on the hub.
+    #[error("encoder `{name}` is not a folder, and the model hub did not give it: {reason}")]
+    Hub {
+        /// As configured.
+        name: String,
+        /// What the hub's client said.
+        reason: String,
+    },
+    /// Files of the pipeline.
+    #[error(transparent)]
+    Artifact(#[from] mp4sr_artifact::Error),
+    /// A computation failed.
+    #[error("failed to encode: {0}")]
+    Compute(#[from] candle_core::Error),
+    /// A text could not be split into tokens.
+    #[error("failed to split {text:?} into tokens: {reason}")]
+    Tokens {
+        /// The text.
+        text: String,
+        /// What the tokenizer said.
+        reason: String,
+    },
+    /// A value does not fit the storage type.
+    #[error("features in `{}` can't be stored as {storage}; set extract.storage to \"bf16\" or \"f32\"", path.display())]
+    Storage {
+        /// The features file.
+        path: PathBuf,
+        /// The configured type.
+        storage: String,
+    },
+    /// The dictionary has nothing in it.
+    #[error("the dictionary of image words (`{0}`) is empty; give it a word a line")]
+    EmptyDictionary(String),
+}
+
+/// Shorthand for this crate's results.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    pub(crate) fn model(path: &Path, reason: impl Display) -> Self {
+        Self::Model { path: path.to_owned(), reason: reason.to_string() }
+    }
+}

@@ -1,0 +1,26 @@
+//! `mp4sr-extract`: items' sentences and images to features.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use mp4sr_pipeline::{StageArgs, run_main};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Encodes items' sentences and images and writes artifacts/DATASET/features.
+///
+/// Sentences go through the sentence encoder; for each image, CLIP chooses the nearest words of a dictionary, and these go
+/// through the same sentence encoder. Where dataset, images, encoders and settings are those of the last run, it says so and
+/// does nothing.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    #[command(flatten)]
+    stage: StageArgs,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    run_main(move || mp4sr_extract::run(&args.stage.context()?))
+}

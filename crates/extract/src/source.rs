@@ -1,0 +1,142 @@
+//! Where an encoder's files lie: in a folder, or in the hub's cache.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device};
+use candle_nn::VarBuilder;
+use hf_hub::api::sync::{ApiBuilder, ApiRepo};
+use hf_hub::{Cache, CacheRepo};
+use mp4sr_artifact::files;
+use serde::de::DeserializeOwned;
+use tokenizers::{Tokenizer, TruncationParams};
+
+use crate::error::{Error, Result};
+
+/// The files of one encoder.
+pub(crate) struct Source {
+    name: String,
+    place: Place,
+}
+
+enum Place {
+    Folder(PathBuf),
+    Hub { cache: CacheRepo, api: Box<ApiRepo> },
+}
+
+impl Source {
+    /// A folder, or a name on the hub (`owner/name`), whose files are fetched once and then found in the hub's cache.
+    pub(crate) fn find(name: &str) -> Result<Self> {
+        let folder = Path::new(name);
+        let place = if folder.is_dir() {
+            Place::Folder(folder.to_owned())
+        } else {
+            let hub = |reason: String| Error::Hub { name: name.to_owned(), reason };
+            if !is_hub_name(name) {
+                return Err(hub("it looks like a path, and no folder lies there".to_owned()));
+            }
+            let api = ApiBuilder::from_env().with_progress(false).build().map_err(|e| hub(e.to_string()))?;
+            let cache = Cache::from_env().model(name.to_owned());
+            Place::Hub { cache, api: Box::new(api.model(name.to_owned())) }
+        };
+        Ok(Self { name: name.to_owned(), place })
+    }
+
+    /// A file that must be there.
+    pub(crate) fn file(&self, file: &str) -> Result<PathBuf> {
+        match &self.place {
+            Place::Folder(folder) => {
+                let path = folder.join(file);
+                if path.is_file() { Ok(path) } else { Err(Error::model(folder, format!("`{file}` is missing in it"))) }
+            }
+            Place::Hub { cache, api } => match cache.get(file) {
+                Some(path) => Ok(path),
+                None => api.get(file).map_err(|e| Error::Hub { name: self.name.clone(), reason: e.to_string() }),
+            },
+        }
+    }
+
+    /// A file that may be missing.
+    pub(crate) fn optional(&self, file: &str) -> Result<Option<PathBuf>> {
+        match self.file(file) {
+            Ok(path) => Ok(Some(path)),
+            Err(Error::Model { .. }) => Ok(None),
+            Err(Error::Hub { reason, .. }) if reason.contains("404") => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A JSON file that must be there.
+    pub(crate) fn json<T: DeserializeOwned>(&self, file: &str) -> Result<T> {
+        read_json(&self.file(file)?)
+    }
+
+    /// A JSON file that may be missing.
+    pub(crate) fn optional_json<T: DeserializeOwned>(&self, file: &str) -> Result<Option<T>> {
+        self.optional(file)?.map(|path| read_json(&path)).transpose()
+    }
+
+    /// The weights, as f32 whatever the file holds.
+    pub(crate) fn weights(&self) -> Result<VarBuilder<'static>> {
+        let path = self.file("model.safetensors")?;
+        let bytes = files::read(&path)?;
+        VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu).map_err(|e| Error::model(&path, e))
+    }
+
+    /// The tokenizer, cutting at `limit` tokens, its special ones included, and never padding.
+    pub(crate) fn tokenizer(&self, limit: usize) -> Result<Tokenizer> {
+        let path = self.file("tokenizer.json")?;
+        let mut tokenizer = Tokenizer::from_file(&path).map_err(|e| Error::model(&path, e))?;
+        tokenizer.with_padding(None);
+        let truncation = TruncationParams { max_length: limit, ..TruncationParams::default() };
+        tokenizer.with_truncation(Some(truncation)).map_err(|e| Error::model(&path, e))?;
+        Ok(tokenizer)
+    }
+
+    /// Where `file` lies, for messages.
+    pub(crate) fn path_of(&self, file: &str) -> PathBuf {
+        self.file(file).unwrap_or_else(|_| PathBuf::from(&self.name).join(file))
+    }
+
+    /// All files that decide what the encoder computes.
+    pub(crate) fn inputs(&self, role: &str, required: &[&str], optional: &[&str]) -> Result<Vec<(String, PathBuf)>> {
+        let mut inputs = Vec::new();
+        for &file in required {
+            inputs.push((format!("{role}/{file}"), self.file(file)?));
+        }
+        for &file in optional {
+            if let Some(path) = self.optional(file)? {
+                inputs.push((format!("{role}/{file}"), path));
+            }
+        }
+        Ok(inputs)
+    }
+}
+
+/// The hub's names have at most one slash; anything else was meant as a path.
+fn is_hub_name(name: &str) -> bool {
+    let allowed = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    name.split('/').count() <= 2 && name.split('/').all(allowed)
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    serde_json::from_slice(&files::read(path)?).map_err(|e| Error::model(path, e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_told_from_names_on_the_hub() {
+        assert!(is_hub_name("sentence-transformers/all-MiniLM-L6-v2") && is_hub_name("bert-base-uncased"));
+        for path in ["data/encoders/none", "/abs", "./rel", "../up", "a//b", ""] {
+            assert!(!is_hub_name(path), "{path}");
+        }
+        let message = Source::find("data/encoders/none").err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(message.contains("`data/encoders/none` is not a folder"), "{message}");
+    }
+}
