@@ -34,7 +34,7 @@ fn carried(encoder: &str) -> String {
 /// What the stage sees of one small dataset.
 fn context(artifacts: &Path) -> Context {
     let mut config = Config::default();
-    config.dataset.name = "small".to_owned();
+    "small".clone_into(&mut config.dataset.name);
     config.extract.text.model = carried("tiny-sentence");
     config.extract.image.model = carried("tiny-clip");
     Context { config, layout: Layout::new(artifacts, "small", "run"), progress: Progress::new(true) }
