@@ -39,6 +39,11 @@ pub const IMAGES: &str = "images";
 /// What only the generator knows.
 pub const TRUTH: &str = "truth.json";
 
+/// Between the folder's name and the process that is writing it.
+const STAGING: &str = ".mp4sr-tmp-";
+/// Between the folder's name and the process that is replacing it.
+const REPLACED: &str = ".old.mp4sr-tmp-";
+
 /// What a finished folder says about itself.
 const MANIFEST: &str = "sample.manifest.json";
 
@@ -68,7 +73,7 @@ pub fn ensure(out: &Path, seed: u64) -> Result<Outcome> {
         out.file_name().ok_or_else(|| Error::write(out, "the folder has no name"))?.to_string_lossy().into_owned();
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let _lock = Lock::take(parent, &name)?;
-    files::remove_leftovers(parent)?;
+    remove_leftovers(parent, &name)?;
     let found = inspect(out);
     if let Some(manifest) = &found
         && manifest.version == GENERATOR_VERSION
@@ -82,20 +87,32 @@ pub fn ensure(out: &Path, seed: u64) -> Result<Outcome> {
         return Err(Error::NotOurs(out.to_owned()));
     }
     let process = std::process::id();
-    let staging = parent.join(format!("{name}.mp4sr-tmp-{process}"));
+    let staging = parent.join(format!("{name}{STAGING}{process}"));
     files::create_dir_all(&staging)?;
     if let Err(error) = write_into(&staging, seed) {
         // The first error is the one to tell.
         let _ = files::remove_dir_if_present(&staging);
         return Err(error);
     }
-    let old = parent.join(format!("{name}.old.mp4sr-tmp-{process}"));
+    let old = parent.join(format!("{name}{REPLACED}{process}"));
     if out.exists() {
         files::rename(out, &old)?;
     }
     files::rename(&staging, out)?;
     files::remove_dir_if_present(&old)?;
     Ok(Outcome::Written)
+}
+
+/// Removes what killed processes left of the folder `name`; a neighbour may be writing another world beside it.
+fn remove_leftovers(parent: &Path, name: &str) -> Result<()> {
+    for path in files::list(parent)? {
+        let found = path.file_name().map(|found| found.to_string_lossy().into_owned()).unwrap_or_default();
+        let rest = found.strip_prefix(name).unwrap_or_default();
+        if rest.starts_with(STAGING) || rest.starts_with(REPLACED) {
+            files::remove_dir_if_present(&path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Writes the sample world of `seed` into the existing, empty `folder`.
