@@ -10,7 +10,7 @@ pub use extract::{Extract, ImageExtract, Storage, TextExtract};
 pub use model::{
     CmclDirection, Logits, Modality, Model, ModelName, PoolingGradient, PoolingRows, Projection, SameTarget,
 };
-pub use training::{Evaluate, Finetune, Pretrain, Report, Run, SeenItems, SequenceDropout};
+pub use training::{Evaluate, Finetune, Pretrain, Recommend, Report, Run, SeenItems, SequenceDropout};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,8 @@ pub struct Config {
     pub finetune: Finetune,
     /// Ranking and metrics.
     pub evaluate: Evaluate,
+    /// Top-K lists.
+    pub recommend: Recommend,
     /// The report page.
     pub report: Report,
     /// What belongs to a run as a whole.

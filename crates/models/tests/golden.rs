@@ -1,0 +1,527 @@
+//! The model against tensors of an independent PyTorch reference (`MP4SR_GOLDEN`, by default the project's own
+//! `tests/golden`): every result, every gradient, every parameter after a step of Adam.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor, Var};
+use mp4sr_models::augment::close_up;
+use mp4sr_models::{
+    Batch, CmclDirection, Config, Logits, Modality, Model, Mp4sr, Parameters, Phase, PoolingGradient, Pretraining, Ragged,
+    SameGroup, Stream, Trace, Transformer, TransformerConfig,
+};
+use mp4sr_ops::{Adam, Segments};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+
+/// One file: its description, its tensors, and which of them were compared.
+struct Case {
+    meta: Value,
+    floats: BTreeMap<String, (Vec<f32>, Vec<usize>)>,
+    ints: BTreeMap<String, (Vec<i64>, Vec<usize>)>,
+    compared: BTreeSet<String>,
+    largest: f64,
+}
+
+impl Case {
+    fn read(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap();
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+        let meta = serde_json::from_str(&metadata.metadata().as_ref().unwrap()["case"]).unwrap();
+        let (mut floats, mut ints) = (BTreeMap::new(), BTreeMap::new());
+        for (name, view) in SafeTensors::deserialize(&bytes).unwrap().iter() {
+            let shape = view.shape().to_vec();
+            let data = view.data();
+            match view.dtype() {
+                Dtype::F32 => {
+                    let values = data.chunks_exact(4).map(|c| f32::from_le_bytes(c.try_into().unwrap())).collect();
+                    floats.insert(name.to_owned(), (values, shape));
+                }
+                Dtype::I64 => {
+                    let values = data.chunks_exact(8).map(|c| i64::from_le_bytes(c.try_into().unwrap())).collect();
+                    ints.insert(name.to_owned(), (values, shape));
+                }
+                Dtype::U8 => {
+                    ints.insert(name.to_owned(), (data.iter().map(|&b| i64::from(b)).collect(), shape));
+                }
+                other => panic!("{name}: unexpected type {other:?}"),
+            }
+        }
+        Self { meta, floats, ints, compared: BTreeSet::new(), largest: 0.0 }
+    }
+
+    fn size(&self, key: &str) -> usize {
+        self.meta["dims"][key].as_u64().unwrap_or_else(|| panic!("dims.{key}")) as usize
+    }
+
+    fn scalar(&self, key: &str) -> f64 {
+        self.meta["scalars"][key].as_f64().unwrap_or_else(|| panic!("scalars.{key}"))
+    }
+
+    fn switch(&self, key: &str) -> &str {
+        self.meta["switches"][key].as_str().unwrap_or_else(|| panic!("switches.{key}"))
+    }
+
+    fn names(&self, key: &str) -> Vec<String> {
+        self.meta[key].as_array().map(|a| a.iter().map(|v| v.as_str().unwrap().to_owned()).collect()).unwrap_or_default()
+    }
+
+    fn int(&self, name: &str) -> &[i64] {
+        &self.ints.get(name).unwrap_or_else(|| panic!("{name} is missing")).0
+    }
+
+    fn tensor(&self, name: &str) -> Tensor {
+        let (values, shape) = self.floats.get(name).unwrap_or_else(|| panic!("{name} is missing"));
+        Tensor::from_vec(values.clone(), shape.as_slice(), &Device::Cpu).unwrap()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.floats.contains_key(name) || self.ints.contains_key(name)
+    }
+
+    /// Compares the entries of `name` that `keep` names with the same entries of `found`.
+    fn compare(&mut self, name: &str, found: &[f32], keep: impl Fn(usize) -> bool) {
+        let group = name.split('.').next().unwrap();
+        let tolerance = &self.meta["tolerance"][group];
+        let (atol, rtol) = (tolerance["atol"].as_f64().unwrap(), tolerance["rtol"].as_f64().unwrap());
+        let (expected, _) = self.floats.get(name).unwrap_or_else(|| panic!("{name} is missing"));
+        assert_eq!(expected.len(), found.len(), "{name}: another size");
+        let scale = expected.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
+        for (at, (e, f)) in expected.iter().zip(found).enumerate().filter(|(at, _)| keep(*at)) {
+            let error = (f64::from(*e) - f64::from(*f)).abs();
+            assert!(error <= atol + rtol * scale, "{name}[{at}]: expected {e}, found {f}, largest value {scale}");
+            self.largest = self.largest.max(error);
+        }
+        self.compared.insert(name.to_owned());
+    }
+
+    fn compare_tensor(&mut self, name: &str, found: &Tensor) {
+        self.compare(name, &flat(found), |_| true);
+    }
+
+    /// Compares packed tokens `[T, d]` with padded `[B, n, d]` at real positions.
+    fn compare_packed(&mut self, name: &str, found: &Tensor, segments: &Segments) {
+        let shape = self.floats[name].1.clone();
+        let (n, d) = (shape[1], shape[2]);
+        let values = flat(found);
+        let mut padded = vec![0.0; shape.iter().product()];
+        for j in 0..segments.count() {
+            for (place, token) in segments.range(j).enumerate() {
+                padded[(j * n + place) * d..][..d].copy_from_slice(&values[token * d..][..d]);
+            }
+        }
+        self.compare(name, &padded, |at| at / d % n < segments.range(at / d / n).len());
+    }
+
+    fn compare_if_present(&mut self, name: &str, found: &Tensor) {
+        if self.has(name) {
+            self.compare_tensor(name, found);
+        }
+    }
+
+    /// Gradients, their joint norm, and the parameters after a step of Adam.
+    fn compare_training(&mut self, parameters: &Parameters, loss: &Tensor) {
+        self.compare_tensor("out.loss", loss);
+        let gradients = loss.backward().unwrap();
+        let names: Vec<String> = self.floats.keys().filter_map(|k| k.strip_prefix("param.")).map(str::to_owned).collect();
+        let (without, zero) = (self.names("without_grad"), self.names("zero_grad"));
+        for name in names {
+            let gradient = parameters.get(&name).and_then(|var| gradients.get(var.as_tensor()));
+            let key = format!("grad.{name}");
+            assert!(!without.contains(&name) || gradient.is_none(), "{name} must have no gradient");
+            match gradient {
+                Some(gradient) => {
+                    let values = flat(gradient);
+                    if !zero.contains(&name) {
+                        assert!(values.iter().any(|g| *g != 0.0), "{name}: its gradient is zero throughout");
+                    }
+                    self.compare(&key, &values, |_| true);
+                }
+                None => {
+                    assert!(without.contains(&name), "{name} has no gradient");
+                    let expected = self.floats[&key].0.clone();
+                    assert!(expected.iter().all(|g| *g == 0.0));
+                    self.compare(&key, &vec![0.0; expected.len()], |_| true);
+                }
+            }
+        }
+        let (rate, decay, clip) = match self.meta.get("adam") {
+            Some(adam) => {
+                let get = |key: &str| adam[key].as_f64().unwrap();
+                assert_eq!((get("beta1"), get("beta2"), get("eps")), (0.9, 0.999, 1e-8));
+                (get("lr"), get("weight_decay"), get("clip_norm"))
+            }
+            None => (0.0, 0.0, 1.0),
+        };
+        let vars: Vec<&Var> = parameters.iter().map(|(_, var)| var).collect();
+        let norm = Adam::new(vars.clone(), rate, decay, clip).step(vars, &gradients).unwrap();
+        self.compare("out.grad_norm", &[norm as f32], |_| true);
+        if self.meta.get("adam").is_some() {
+            let names: Vec<String> = self.floats.keys().filter_map(|k| k.strip_prefix("adam.")).map(str::to_owned).collect();
+            for name in names {
+                self.compare_tensor(&format!("adam.{name}"), parameters.get(&name).unwrap());
+            }
+        }
+    }
+
+    /// Every result was compared; prints the line that says so.
+    fn finish(self, name: &str) -> String {
+        let group = |k: &&String| ["out.", "grad.", "adam."].iter().any(|p| k.starts_with(p));
+        let missed: Vec<_> =
+            self.floats.keys().chain(self.ints.keys()).filter(group).filter(|k| !self.compared.contains(*k)).collect();
+        assert!(missed.is_empty(), "{name}: never compared: {missed:?}");
+        format!("{name}: compared {} tensors, largest error {:.1e}", self.compared.len(), self.largest)
+    }
+
+    fn transformer_config(&self) -> TransformerConfig {
+        TransformerConfig {
+            width: self.size("model"),
+            layers: self.size("layers"),
+            heads: self.size("heads"),
+            feed_forward: self.size("feed_forward"),
+            positions: self.size("positions"),
+            dropout: 0.2,
+        }
+    }
+
+    fn model(&self) -> Mp4sr {
+        assert_eq!((self.scalar("cosine_eps"), self.scalar("layer_norm_eps")), (1e-12, 1e-12));
+        let names = self.names("modalities");
+        let features = |m: &String| {
+            let (values, shape) = self.floats[&format!("in.features.{m}.values")].clone();
+            let offsets: Vec<usize> = self.int(&format!("in.features.{m}.offsets")).iter().map(|&o| o as usize).collect();
+            Modality { name: m.clone(), features: Ragged::new(values, shape[1], &offsets).unwrap() }
+        };
+        let logits = self.meta["switches"]["logit_modalities"].as_array().unwrap();
+        let place = |v: &Value| names.iter().position(|n| n == v.as_str().unwrap()).unwrap();
+        let pretraining = Pretraining {
+            rho: 0.2,
+            uniform_rho: false,
+            mixup: (0.0, 0.5),
+            nip_weight: 1.0,
+            lambda: self.scalar("lambda"),
+        };
+        let config = Config {
+            transformer: self.transformer_config(),
+            attention: self.size("attention"),
+            experts: self.size("experts"),
+            temperature: self.scalar("tau"),
+            shared_encoder: false,
+            id_embedding: self.meta["stage"] == "finetune" && self.meta["switches"]["id_embedding"].as_bool().unwrap(),
+            logit_modalities: logits.iter().map(place).collect(),
+            pooling_gradient: match self.switch("pooling_gradient") {
+                "learned" => PoolingGradient::Learned,
+                "frozen" => PoolingGradient::Frozen,
+                other => panic!("pooling_gradient {other}"),
+            },
+            pad_rows: match self.switch("pooling_rows") {
+                "masked" => None,
+                "unmasked" => Some(self.scalar("pad_rows") as usize),
+                other => panic!("pooling_rows {other}"),
+            },
+            projection: match (self.meta["stage"].as_str(), self.switch("projection")) {
+                (Some("pretrain"), "on") => true,
+                (_, "on" | "off") => false,
+                (_, other) => panic!("projection {other}"),
+            },
+            same_target: match self.switch("same_target") {
+                "leave_out" => SameGroup::LeaveOut,
+                "keep" => SameGroup::Keep,
+                "zero" => SameGroup::Zero,
+                other => panic!("same_target {other}"),
+            },
+            cmcl_direction: CmclDirection::Symmetric,
+            logits: match self.switch("logits") {
+                "cosine" => Logits::Cosine,
+                "dot" => Logits::Dot,
+                other => panic!("logits {other}"),
+            },
+            pretraining,
+        };
+        let model = Mp4sr::new(config, names.iter().map(features).collect(), Stream::new(1)).unwrap();
+        self.load(model.parameters());
+        model
+    }
+
+    /// Sets every parameter; the pooling's biases cancel in the softmax and the model has none.
+    fn load(&self, parameters: &Parameters) {
+        let mut open: BTreeSet<String> = parameters.iter().map(|(name, _)| name.to_owned()).collect();
+        if self.meta["stage"] == "encoder" {
+            open.retain(|name| name.starts_with("encoder."));
+        }
+        for (key, (values, shape)) in &self.floats {
+            let Some(name) = key.strip_prefix("param.") else { continue };
+            if name.ends_with("pool.b1") || name.ends_with("pool.b2") {
+                continue;
+            }
+            parameters.set(name, values.clone(), shape).unwrap();
+            open.remove(name);
+        }
+        assert!(open.is_empty(), "parameters without a value: {open:?}");
+    }
+
+    fn lengths(&self) -> Vec<usize> {
+        self.int("in.lengths").iter().map(|&l| l as usize).collect()
+    }
+
+    /// Rows of a padded `[B, n]` cut to their lengths.
+    fn rows(&self, name: &str, lengths: &[usize]) -> Vec<Vec<u32>> {
+        let n = self.ints[name].1[1];
+        let values = self.int(name);
+        lengths.iter().enumerate().map(|(j, &l)| values[j * n..][..l].iter().map(|&x| x as u32).collect()).collect()
+    }
+
+    fn batch(&self, name: &str, lengths: &[usize]) -> Batch {
+        let targets = self.int("in.targets").iter().map(|&t| t as u32);
+        let rows = self.rows(name, lengths);
+        Batch::new(rows.iter().map(Vec::as_slice).zip(targets), self.size("positions")).unwrap()
+    }
+}
+
+fn flat(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn encoder(case: &mut Case) {
+    let model = case.model();
+    let trace = Trace::on();
+    let z = model.item_embeddings(Phase::Pretrain, &trace).unwrap();
+    let mut loss = Vec::new();
+    for (z, name) in z.iter().zip(case.names("modalities")) {
+        loss.push((z * case.tensor(&format!("in.cotangent.{name}"))).unwrap().sum_all().unwrap());
+    }
+    for (name, value) in trace.into_values() {
+        case.compare_tensor(&format!("out.{name}"), &value);
+    }
+    case.compare_training(model.parameters(), &Tensor::stack(&loss, 0).unwrap().sum_all().unwrap());
+}
+
+fn transformer(case: &mut Case) {
+    let mut parameters = Parameters::default();
+    let model = Transformer::new(&mut parameters, case.transformer_config(), Stream::new(1)).unwrap();
+    case.load(&parameters);
+    let lengths = case.lengths();
+    let segments = Segments::from_lengths(lengths.clone()).unwrap();
+    let (padded, shape) = case.floats["in.x"].clone();
+    let (n, d) = (shape[1], shape[2]);
+    let packed: Vec<f32> =
+        lengths.iter().enumerate().flat_map(|(j, l)| padded[j * n * d..][..l * d].to_vec()).collect();
+    let x = Var::from_tensor(&Tensor::from_vec(packed, (segments.tokens(), d), &Device::Cpu).unwrap()).unwrap();
+
+    let trace = Trace::on();
+    model.forward(&x, &segments, None, &trace).unwrap();
+    let values = trace.into_values();
+    case.compare_packed("out.input", &values["input"], &segments);
+    let heads = case.size("heads");
+    for l in 0..case.size("layers") {
+        case.compare_packed(&format!("out.attention.{l}"), &values[&format!("{l}.attention")], &segments);
+        case.compare_packed(&format!("out.layer.{l}"), &values[&format!("{l}.layer")], &segments);
+        let (query, key_value) = (&values[&format!("{l}.query")], &values[&format!("{l}.key_value")]);
+        let mut weights = vec![0.0; segments.count() * heads * n * n];
+        for j in 0..segments.count() {
+            for head in 0..heads {
+                let range = segments.range(j);
+                let part = |t: &Tensor| {
+                    let rows = t.narrow(0, range.start, range.len()).unwrap();
+                    rows.narrow(1, head * d / heads, d / heads).unwrap().contiguous().unwrap()
+                };
+                let found = flat(&mp4sr_ops::attention_weights(&part(query), &part(key_value)).unwrap());
+                for (i, row) in found.chunks(range.len()).enumerate() {
+                    weights[((j * heads + head) * n + i) * n..][..range.len()].copy_from_slice(row);
+                }
+            }
+        }
+        let real = |at: usize| at / n % n < lengths[at / n / n / heads];
+        case.compare(&format!("out.attention_weights.{l}"), &weights, real);
+    }
+    // Gradients come from the path of training, which computes the top layer at the last tokens alone.
+    let h = model.forward(&x, &segments, None, &Trace::OFF).unwrap();
+    case.compare_tensor("out.h", &h);
+    let loss = (&h * case.tensor("in.cotangent")).unwrap().sum_all().unwrap();
+    let gradients = loss.backward().unwrap();
+    case.compare_packed("grad.in.x", gradients.get(x.as_tensor()).unwrap(), &segments);
+    case.compare_training(&parameters, &loss);
+}
+
+fn pretrain(case: &mut Case) {
+    let model = case.model();
+    let names = case.names("modalities");
+    let lengths = case.lengths();
+    let batch = case.batch("in.items", &lengths);
+
+    let n = case.ints["in.items_before"].1[1];
+    let before_lengths: Vec<usize> =
+        case.int("in.items_before").chunks(n).map(|row| row.iter().filter(|&&i| i > 0).count()).collect();
+    let keep: Vec<u32> = case.rows("in.keep", &before_lengths).concat();
+    let closed = close_up(&case.batch("in.items_before", &before_lengths), |token| keep[token] == 1).unwrap();
+    assert_eq!((closed.items, closed.segments.last_tokens()), (batch.items.clone(), batch.segments.last_tokens()));
+
+    let shift: Vec<u32> = case.rows("in.shift", &lengths).concat();
+    let trace = Trace::on();
+    model.pretrain_loss(&batch, &shift, None, &trace).unwrap();
+    compare_sequences(case, &names, &batch.segments, trace.into_values());
+    compare_items(case, &model, Phase::Pretrain);
+    let loss = model.pretrain_loss(&batch, &shift, None, &Trace::OFF).unwrap();
+    case.compare_training(model.parameters(), &loss);
+}
+
+fn finetune(case: &mut Case) {
+    let model = case.model();
+    let logit_names: Vec<String> = case.meta["switches"]["logit_modalities"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|v| v.as_str().unwrap().to_owned())
+        .collect();
+    let batch = case.batch("in.items", &case.lengths());
+    let trace = Trace::on();
+    model.finetune_loss(&batch, None, &trace).unwrap();
+    compare_sequences(case, &logit_names, &batch.segments, trace.into_values());
+    compare_items(case, &model, Phase::Finetune);
+
+    let scorer = model.scorer(Phase::Finetune).unwrap();
+    let histories = case.rows("in.items", &case.lengths());
+    let histories: Vec<&[u32]> = histories.iter().map(Vec::as_slice).collect();
+    let logits = scorer.sequences(&histories).unwrap().matmul(&scorer.items().t().unwrap()).unwrap();
+    case.compare_tensor("out.logits", &logits);
+    let ranks: Vec<i64> = logits
+        .to_vec2::<f32>()
+        .unwrap()
+        .iter()
+        .zip(&batch.targets)
+        .map(|(scores, &target)| i64::from(mp4sr_evaluate::rank(scores, target, |_| false).unwrap()))
+        .collect();
+    assert_eq!(case.int("out.ranks"), ranks);
+    case.compared.insert("out.ranks".to_owned());
+    drop(scorer);
+    let loss = model.finetune_loss(&batch, None, &Trace::OFF).unwrap();
+    case.compare_training(model.parameters(), &loss);
+}
+
+/// What a trace of a loss holds, under the names of the file.
+fn compare_sequences(case: &mut Case, names: &[String], segments: &Segments, values: BTreeMap<String, Tensor>) {
+    let (tokens, count) = (segments.tokens(), segments.count());
+    for (name, value) in values {
+        let part = |m: usize, rows: usize| value.narrow(0, m * rows, rows).unwrap();
+        for (m, modality) in names.iter().enumerate() {
+            let packed = match name.split_once('.') {
+                None if name == "mixed" || name == "input" => Some(format!("out.sequence.{modality}.{name}")),
+                Some((l, "layer")) => Some(format!("out.sequence.{modality}.layer.{l}")),
+                _ => None,
+            };
+            if let Some(key) = packed.filter(|key| case.has(key)) {
+                case.compare_packed(&key, &part(m, tokens), segments);
+            } else if name == "h" {
+                case.compare_if_present(&format!("out.h.{modality}"), &part(m, count));
+            }
+        }
+        if name != "h" {
+            case.compare_if_present(&format!("out.{name}"), &value);
+        }
+    }
+}
+
+/// What scoring computes for all items.
+fn compare_items(case: &mut Case, model: &Mp4sr, phase: Phase) {
+    let trace = Trace::on();
+    model.item_embeddings(phase, &trace).unwrap();
+    for (name, value) in trace.into_values() {
+        case.compare_if_present(&format!("out.{name}"), &value);
+    }
+}
+
+fn optimizer(case: &mut Case) {
+    let adam = case.meta["adam"].clone();
+    let get = |key: &str| adam[key].as_f64().unwrap();
+    let names: Vec<String> = case.floats.keys().filter_map(|k| k.strip_prefix("param.")).map(str::to_owned).collect();
+    let vars: Vec<Var> = names.iter().map(|n| Var::from_tensor(&case.tensor(&format!("param.{n}"))).unwrap()).collect();
+    let mut adam = Adam::new(&vars, get("lr"), get("weight_decay"), get("clip_norm"));
+    for step in 1.. {
+        if !case.has(&format!("out.grad_norm.{step}")) {
+            assert!(step > 1);
+            break;
+        }
+        // A loss whose gradient is the stored one.
+        let mut terms = Vec::new();
+        for (name, var) in names.iter().zip(&vars) {
+            let key = format!("grad.{step}.{name}");
+            if case.names("without_grad").contains(name) {
+                if case.has(&key) {
+                    let zeros = vec![0.0; var.elem_count()];
+                    case.compare(&key, &zeros, |_| true);
+                }
+                continue;
+            }
+            terms.push((var.as_tensor() * case.tensor(&key)).unwrap().sum_all().unwrap());
+            case.compared.insert(key);
+        }
+        let gradients = Tensor::stack(&terms, 0).unwrap().sum_all().unwrap().backward().unwrap();
+        let norm = adam.step(&vars, &gradients).unwrap();
+        case.compare(&format!("out.grad_norm.{step}"), &[norm as f32], |_| true);
+        for (name, var) in names.iter().zip(&vars) {
+            let key = format!("adam.{step}.{name}");
+            if case.has(&key) {
+                case.compare_tensor(&key, var);
+            }
+        }
+    }
+}
+
+fn metrics(case: &mut Case) {
+    use mp4sr_evaluate::{Metrics, ndcg, rank, recall};
+    let items = case.size("items");
+    let (scores, removed) = (case.floats["in.scores"].0.clone(), case.int("in.removed").to_vec());
+    let targets = case.int("in.targets").to_vec();
+    for (prefix, remove) in [("out", false), ("out.removed", true)] {
+        let ranks: Vec<u32> = scores
+            .chunks(items)
+            .zip(removed.chunks(items))
+            .zip(&targets)
+            .map(|((scores, gone), &t)| rank(scores, t as u32, |i| remove && gone[i as usize - 1] == 1).unwrap())
+            .collect();
+        let key = format!("{prefix}.ranks");
+        assert_eq!(case.int(&key), ranks.iter().map(|&r| i64::from(r)).collect::<Vec<_>>(), "{key}");
+        case.compared.insert(key);
+        let means = Metrics::of(&ranks, &[5, 10, 20]);
+        for (k, mean_recall, mean_ndcg) in means.at {
+            let each = |f: fn(u32, usize) -> f64| ranks.iter().map(|&r| f(r, k) as f32).collect::<Vec<_>>();
+            case.compare(&format!("{prefix}.recall.{k}"), &each(recall), |_| true);
+            case.compare(&format!("{prefix}.ndcg.{k}"), &each(ndcg), |_| true);
+            case.compare(&format!("{prefix}.recall.{k}.mean"), &[mean_recall as f32], |_| true);
+            case.compare(&format!("{prefix}.ndcg.{k}.mean"), &[mean_ndcg as f32], |_| true);
+        }
+    }
+    let bad = case.floats["in.scores_bad"].0.clone();
+    for (scores, &target) in bad.chunks(items).zip(case.int("in.targets_bad")) {
+        assert!(rank(scores, target as u32, |_| false).is_err(), "a score that is no number got a rank");
+    }
+}
+
+#[test]
+fn golden_cases_agree_with_the_reference() {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
+    let folder = std::env::var_os("MP4SR_GOLDEN").map_or(own, PathBuf::from);
+    // Cargo runs tests in the crate's folder; a relative path is meant from the workspace's.
+    let folder = if folder.is_dir() { folder } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder) };
+    let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("`{}`: {e}", folder.display()));
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty(), "`{}` holds no case", folder.display());
+    for path in files {
+        let mut case = Case::read(&path);
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        match case.meta["stage"].as_str().unwrap_or_default() {
+            "encoder" => encoder(&mut case),
+            "transformer" => transformer(&mut case),
+            "pretrain" => pretrain(&mut case),
+            "finetune" => finetune(&mut case),
+            "optimizer" => optimizer(&mut case),
+            "metrics" => metrics(&mut case),
+            other => panic!("{name}: unknown stage `{other}`"),
+        }
+        println!("{}", case.finish(&name));
+    }
+}

@@ -1,0 +1,107 @@
+//! `mp4sr-recommend`: top-K lists for every user.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use mp4sr_artifact::{Column, Items, Stage, Table, Users};
+use mp4sr_models::Phase;
+use mp4sr_pipeline::config::SeenItems;
+use mp4sr_pipeline::{Context, StageArgs, run_main, run_stage};
+use mp4sr_recommend::top_k;
+use mp4sr_run::{Case, Checkpoint, Inputs, Split, build_model};
+use serde_json::json;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The version of what recommendation writes.
+const VERSION: u32 = 1;
+
+/// Lists the best items for every user: dataset, features and checkpoint to `recommendations.parquet`.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(flatten)]
+    stage: StageArgs,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    run_main(move || recommend(&arguments.stage.context()?))
+}
+
+#[derive(Default)]
+struct Columns {
+    user: Vec<u32>,
+    user_id: Vec<String>,
+    history: Vec<Vec<String>>,
+    target: Vec<String>,
+    items: Vec<Vec<String>>,
+    scores: Vec<Vec<f32>>,
+}
+
+fn recommend(context: &Context) -> anyhow::Result<()> {
+    let (config, layout) = (&context.config, &context.layout);
+    let checkpoint_path = layout.checkpoint(Phase::Finetune.name());
+    let recorded = json!({ "recommend": config.recommend, "evaluate": config.evaluate, "model": config.model });
+    let make_stage = || {
+        let mut inputs = Inputs::files(layout, config);
+        inputs.push(("items".to_owned(), layout.items()));
+        inputs.push(("users".to_owned(), layout.users()));
+        inputs.push(("fine-tuned weights".to_owned(), checkpoint_path.clone()));
+        Ok(Stage::new("recommend", VERSION, &layout.run(), &recorded, &inputs)?)
+    };
+    run_stage(context, "recommend", &layout.run(), make_stage, |_| {
+        let inputs = Inputs::load(layout, config)?;
+        let (items, users) = (Items::read(&layout.items())?, Users::read(&layout.users())?);
+        let sequences = &inputs.sequences;
+        anyhow::ensure!(
+            items.hash() == sequences.item_hash && users.ids.len() == sequences.user_count(),
+            "`{}` and `{}` are not of one dataset; run `make preprocess` again",
+            layout.items().display(),
+            layout.sequences().display()
+        );
+        let model = build_model(config, &inputs)?;
+        let checkpoint = Checkpoint::read(&checkpoint_path, &sequences.item_hash)?;
+        checkpoint.load_into(model.as_ref(), Phase::Finetune, &checkpoint_path)?;
+        let scorer = model.scorer(Phase::Finetune)?;
+        let remove_seen = match config.evaluate.seen_items {
+            SeenItems::ByModel => !model.is_sequential(),
+            SeenItems::Keep => false,
+            SeenItems::Remove => true,
+        };
+        let id = |item: u32| items.ids[item as usize - 1].clone();
+        let mut columns = Columns::default();
+        let bar = context.progress.bar("recommend", "users", sequences.user_count() as u64);
+        let asked: Vec<(usize, &[u32], Option<u32>)> = (0..sequences.user_count())
+            .filter_map(|user| match config.recommend.before_test_item {
+                true => Case::of(sequences.of(user), Split::Test).map(|case| (user, case.history, Some(case.target))),
+                false => Some((user, sequences.of(user), None)).filter(|(_, history, _)| !history.is_empty()),
+            })
+            .collect();
+        for block in asked.chunks(config.evaluate.batch) {
+            let histories: Vec<&[u32]> = block.iter().map(|(_, history, _)| *history).collect();
+            let lists = top_k(scorer.as_ref(), &histories, config.recommend.top, remove_seen)?;
+            for ((user, history, target), list) in block.iter().zip(lists) {
+                columns.user.push(*user as u32 + 1);
+                columns.user_id.push(users.ids[*user].clone());
+                columns.history.push(history.iter().map(|&item| id(item)).collect());
+                columns.target.push(target.map(id).unwrap_or_default());
+                columns.items.push(list.iter().map(|(item, _)| id(*item)).collect());
+                columns.scores.push(list.iter().map(|(_, score)| *score).collect());
+            }
+            bar.add(block.len() as u64);
+        }
+        let path = layout.recommendations();
+        Table::new(vec![
+            ("user", Column::U32(columns.user)),
+            ("user_id", Column::Text(columns.user_id)),
+            ("history", Column::Texts(columns.history)),
+            ("target", Column::Text(columns.target)),
+            ("items", Column::Texts(columns.items)),
+            ("scores", Column::F32s(columns.scores)),
+        ])
+        .write(&path)?;
+        Ok(vec![path])
+    })
+}

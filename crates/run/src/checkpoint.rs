@@ -1,0 +1,88 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use mp4sr_artifact::{Error, Fingerprint, Header, Result, Tensor, TensorFile, write_tensors};
+use mp4sr_models::{Model, Phase};
+use serde::{Deserialize, Serialize};
+
+const FORMAT: &str = "checkpoint";
+const VERSION: u32 = 1;
+
+/// How a checkpoint came to be.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CheckpointInfo {
+    /// The training phase.
+    pub phase: String,
+    /// The epoch whose weights these are; 0 for a model that is not trained.
+    pub epoch: usize,
+    /// Its validation R@20.
+    pub validation_recall_20: f64,
+    /// The resolved `[model]` section.
+    pub model: serde_json::Value,
+}
+
+/// A model's parameters on disk.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// How it came to be.
+    pub info: CheckpointInfo,
+    parameters: Vec<(String, Vec<f32>, Vec<usize>)>,
+}
+
+impl Checkpoint {
+    /// Writes the parameters that `phase` uses.
+    pub fn write(
+        path: &Path,
+        info: &CheckpointInfo,
+        parameters: &[(String, Vec<f32>, Vec<usize>)],
+        items: &Fingerprint,
+        inputs: BTreeMap<String, Fingerprint>,
+    ) -> Result<()> {
+        let header = Header {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            stage: info.phase.clone(),
+            items: items.clone(),
+            settings: serde_json::to_value(info).unwrap_or_default(),
+            inputs,
+        };
+        let tensors: Vec<(String, Tensor)> =
+            parameters.iter().map(|(name, values, shape)| (name.clone(), Tensor::F32(values.clone(), shape.clone()))).collect();
+        write_tensors(path, &header, &tensors)
+    }
+
+    /// Reads and verifies a checkpoint for a dataset whose items are `items`.
+    pub fn read(path: &Path, items: &Fingerprint) -> Result<Self> {
+        const REMEDY: &str = "train again, or use another run";
+        let mut file = TensorFile::read(path, FORMAT, VERSION, REMEDY)?;
+        file.expect_items(items, REMEDY)?;
+        let info = serde_json::from_value(file.header().settings.clone())
+            .map_err(|e| file.wrong(format!("its settings can't be read ({e})")))?;
+        let mut parameters = Vec::new();
+        for name in file.names() {
+            let (values, shape) = file.take_f32(&name)?;
+            parameters.push((name, values, shape));
+        }
+        Ok(Self { info, parameters })
+    }
+
+    /// Sets the model's parameters that both `phase` and the checkpoint's own phase use. A parameter that the model lacks
+    /// or has in another shape is refused; so is one that the checkpoint lacks, unless its own phase does not use it.
+    pub fn load_into(&self, model: &dyn Model, phase: Phase, path: &Path) -> Result<()> {
+        const REMEDY: &str = "it was trained with other `[model]` settings: use those, or another run";
+        let own = if self.info.phase == Phase::Pretrain.name() { Phase::Pretrain } else { Phase::Finetune };
+        for (name, values, shape) in self.parameters.iter().filter(|(name, ..)| model.uses(phase, name)) {
+            let set = model.parameters().set(name, values.clone(), shape);
+            set.map_err(|e| Error::unusable(path, e.to_string(), REMEDY))?;
+        }
+        let missing = model
+            .parameters()
+            .iter()
+            .map(|(name, _)| name)
+            .find(|name| model.uses(phase, name) && model.uses(own, name) && !self.parameters.iter().any(|(n, ..)| n == name));
+        match missing {
+            Some(name) => Err(Error::unusable(path, format!("parameter `{name}` is missing"), REMEDY)),
+            None => Ok(()),
+        }
+    }
+}

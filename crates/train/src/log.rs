@@ -1,0 +1,29 @@
+use std::collections::BTreeMap;
+
+use mp4sr_evaluate::Metrics;
+use serde::{Deserialize, Serialize};
+
+/// One line of `metrics.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpochLine {
+    /// The phase.
+    pub phase: String,
+    /// From 1.
+    pub epoch: usize,
+    /// Mean training loss of the epoch's samples.
+    pub loss: f64,
+    /// Mean over steps of the joint gradient norm before clipping.
+    pub gradient_norm: f64,
+    /// Validation metrics after the epoch: `R@K`, `N@K`.
+    pub validation: BTreeMap<String, f64>,
+    /// Whether it is the best epoch so far.
+    pub best: bool,
+    /// Seconds of training and of validation.
+    pub seconds: (f64, f64),
+}
+
+impl EpochLine {
+    pub(crate) fn named(metrics: &Metrics) -> BTreeMap<String, f64> {
+        metrics.at.iter().flat_map(|&(k, r, n)| [(format!("R@{k}"), r), (format!("N@{k}"), n)]).collect()
+    }
+}

@@ -1,0 +1,152 @@
+//! `mp4sr-train`: pre-trains and fine-tunes the recommender of a pipeline.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use mp4sr_artifact::{Stage, files};
+use mp4sr_evaluate::Protocol;
+use mp4sr_models::{Model, Phase};
+use mp4sr_pipeline::config::{Config, Finetune, Pretrain, SeenItems};
+use mp4sr_pipeline::{Context, StageArgs, run_main, run_stage};
+use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, build_model};
+use mp4sr_train::{Settings, Training};
+use serde_json::json;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The version of what training writes.
+const VERSION: u32 = 1;
+
+/// Trains the recommender of a pipeline.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    phase: PhaseArgument,
+}
+
+#[derive(Subcommand)]
+enum PhaseArgument {
+    /// Pre-trains with NIP and CMCL: dataset and features to `pretrain.safetensors`.
+    Pretrain(StageArgs),
+    /// Fine-tunes on the next item, from the pre-trained weights where the pipeline has them: to `finetune.safetensors`.
+    Finetune(StageArgs),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    run_main(move || match arguments.phase {
+        PhaseArgument::Pretrain(args) => pretrain(&args.context()?),
+        PhaseArgument::Finetune(args) => finetune(&args.context()?),
+    })
+}
+
+fn pretrain(context: &Context) -> anyhow::Result<()> {
+    let config = &context.config;
+    if !pretrains(config) {
+        context.progress.say(format!("pretrain: nothing to do, run `{}` starts from random weights", config.run.name));
+        return Ok(());
+    }
+    let Pretrain { epochs, patience, batch, learning_rate, weight_decay, clip_norm, .. } = config.pretrain;
+    let settings = Settings { epochs, patience, batch, learning_rate, weight_decay, clip_norm, ..base_settings(config) };
+    train(context, Phase::Pretrain, settings, json!(config.pretrain))
+}
+
+fn finetune(context: &Context) -> anyhow::Result<()> {
+    let config = &context.config;
+    let Finetune { epochs, patience, batch, learning_rate, weight_decay, clip_norm } = config.finetune;
+    let settings = Settings { epochs, patience, batch, learning_rate, weight_decay, clip_norm, ..base_settings(config) };
+    train(context, Phase::Finetune, settings, json!(config.finetune))
+}
+
+/// Whether fine-tuning starts from pre-trained weights.
+fn pretrains(config: &Config) -> bool {
+    config.pretrain.enabled && config.model.name == mp4sr_pipeline::config::ModelName::Mp4sr
+}
+
+fn base_settings(config: &Config) -> Settings {
+    Settings {
+        epochs: 0,
+        patience: 0,
+        batch: 0,
+        positions: config.model.positions,
+        learning_rate: 0.0,
+        weight_decay: 0.0,
+        clip_norm: 0.0,
+        k: config.evaluate.k.clone(),
+        protocol: Protocol { batch: config.evaluate.batch, remove_seen: config.evaluate.seen_items == SeenItems::Remove },
+        seed: config.run.seed,
+    }
+}
+
+fn train(context: &Context, phase: Phase, settings: Settings, phase_settings: serde_json::Value) -> anyhow::Result<()> {
+    let (config, layout) = (&context.config, &context.layout);
+    let pretrained = (phase == Phase::Finetune && pretrains(config)).then(|| layout.checkpoint(Phase::Pretrain.name()));
+    let recorded = json!({ phase.name(): phase_settings, "model": config.model, "seed": config.run.seed, "evaluate": config.evaluate });
+    let make_stage = || {
+        let mut inputs = Inputs::files(layout, config);
+        inputs.extend(pretrained.clone().map(|path| ("pre-trained weights".to_owned(), path)));
+        Ok(Stage::new(phase.name(), VERSION, &layout.run(), &recorded, &inputs)?)
+    };
+    let folder = layout.run();
+    let _run = mp4sr_artifact::Lock::take(&folder, "train")?;
+    run_stage(context, phase.name(), &folder, make_stage, |stage| {
+        files::write_bytes(&layout.run_config(), config.to_toml()?.as_bytes())?;
+        let inputs = Inputs::load(layout, config)?;
+        let model = build_model(config, &inputs)?;
+        if let Some(path) = &pretrained {
+            Checkpoint::read(path, &inputs.sequences.item_hash)?.load_into(model.as_ref(), phase, path)?;
+        }
+        let state_path = folder.join(format!("state.{}.safetensors", phase.name()));
+        let info = run_phase(context, model.as_ref(), &inputs, phase, settings, stage, &state_path)?;
+        let output = layout.checkpoint(phase.name());
+        let mut parameters = model.parameters().values()?;
+        parameters.retain(|(name, ..)| model.uses(phase, name));
+        Checkpoint::write(&output, &info, &parameters, &inputs.sequences.item_hash, stage.input_fingerprints())?;
+        files::remove_if_present(&state_path)?;
+        Ok(vec![output])
+    })
+}
+
+fn run_phase(
+    context: &Context,
+    model: &dyn Model,
+    inputs: &Inputs,
+    phase: Phase,
+    settings: Settings,
+    stage: &Stage,
+    state_path: &PathBuf,
+) -> anyhow::Result<CheckpointInfo> {
+    let mut info = CheckpointInfo {
+        phase: phase.name().to_owned(),
+        model: serde_json::to_value(&context.config.model)?,
+        ..CheckpointInfo::default()
+    };
+    if !model.phases().contains(&phase) {
+        return Ok(info);
+    }
+    let total = mp4sr_train::Samples::new(&inputs.sequences).count() * settings.epochs;
+    let training = Training {
+        model,
+        phase,
+        sequences: &inputs.sequences,
+        settings,
+        state_path: state_path.clone(),
+        log_path: context.layout.metrics_log(),
+        identity: json!({ "settings": stage.settings(), "inputs": stage.input_fingerprints() }),
+    };
+    let bar = context.progress.bar(phase.name(), "samples", total as u64);
+    let outcome = training.run(|line| context.progress.say(line), |samples| bar.add(samples))?;
+    drop(bar);
+    context.progress.say(format!(
+        "{}: best epoch {} of {}, validation R@20 {:.4}",
+        phase.name(),
+        outcome.best_epoch,
+        outcome.epochs,
+        outcome.best_recall
+    ));
+    (info.epoch, info.validation_recall_20) = (outcome.best_epoch, outcome.best_recall);
+    Ok(info)
+}

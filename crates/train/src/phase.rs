@@ -1,0 +1,252 @@
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use candle_core::Var;
+use mp4sr_artifact::{Sequences, files};
+use mp4sr_evaluate::{Metrics, Protocol, RankError, rank_users};
+use mp4sr_models::{Batch, Model, Phase, Stream};
+use mp4sr_ops::Adam;
+use mp4sr_run::Split;
+
+use crate::state::Progress;
+use crate::{EpochLine, Samples, State};
+
+/// The K of early stopping.
+const STOP_K: usize = 20;
+
+/// One phase's settings.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// At most this many epochs.
+    pub epochs: usize,
+    /// Stops after this many epochs without a better validation R@20.
+    pub patience: usize,
+    /// Samples in a step.
+    pub batch: usize,
+    /// The last items of a history that are read.
+    pub positions: usize,
+    /// Adam's learning rate.
+    pub learning_rate: f64,
+    /// L2 weight decay, added to the gradient.
+    pub weight_decay: f64,
+    /// The joint norm of all gradients is clipped at this.
+    pub clip_norm: f64,
+    /// K of the validation metrics in the log.
+    pub k: Vec<usize>,
+    /// How validation ranks.
+    pub protocol: Protocol,
+    /// The seed of all draws.
+    pub seed: u64,
+}
+
+/// One phase of training of one model.
+pub struct Training<'a> {
+    /// The model, as the phase starts.
+    pub model: &'a dyn Model,
+    /// The phase.
+    pub phase: Phase,
+    /// All sequences; training reads their training parts, validation their validation targets.
+    pub sequences: &'a Sequences,
+    /// How.
+    pub settings: Settings,
+    /// Where the state lies between epochs.
+    pub state_path: PathBuf,
+    /// Where the log lies; the lines of other phases in it stay.
+    pub log_path: PathBuf,
+    /// What the state is good for: settings and fingerprints of the inputs.
+    pub identity: serde_json::Value,
+}
+
+/// How a phase ended; the model then holds the best epoch's weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// The best epoch.
+    pub best_epoch: usize,
+    /// The epochs run.
+    pub epochs: usize,
+    /// The best validation R@20.
+    pub best_recall: f64,
+}
+
+/// Why training stopped before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A file.
+    #[error(transparent)]
+    File(#[from] mp4sr_artifact::Error),
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] mp4sr_models::Error),
+    /// Validation.
+    #[error(transparent)]
+    Rank(#[from] RankError),
+    /// No sample to train on.
+    #[error("there is nothing to train on: no user has two events before the last two; keep longer sequences")]
+    NoSamples,
+    /// The loss is no number any more.
+    #[error(
+        "the loss became {loss} in {phase} epoch {epoch}, step {step} (gradient norm before: {norm}); the best epoch so far is \
+         kept in `{}`; try a smaller learning rate", state.display()
+    )]
+    Diverged {
+        /// The loss.
+        loss: f32,
+        /// The phase.
+        phase: &'static str,
+        /// From 1.
+        epoch: usize,
+        /// From 1.
+        step: usize,
+        /// The last gradient norm.
+        norm: f64,
+        /// The state file.
+        state: PathBuf,
+    },
+}
+
+impl Training<'_> {
+    /// Trains until patience or epochs run out, going on from the state of a killed run where there is one. `say` gets a
+    /// line an epoch, `steps` the number of samples of every step done.
+    pub fn run(&self, mut say: impl FnMut(&str), mut steps: impl FnMut(u64)) -> Result<Outcome, TrainError> {
+        let samples = Samples::new(self.sequences);
+        if samples.count() == 0 {
+            return Err(TrainError::NoSamples);
+        }
+        let (names, vars) = self.parameters();
+        let s = &self.settings;
+        let mut adam = Adam::new(&vars, s.learning_rate, s.weight_decay, s.clip_norm);
+        let mut progress = Progress { identity: self.identity.clone(), ..Progress::default() };
+        let mut best = self.values(&names)?;
+        if self.state_path.exists() {
+            let state = State::read(&self.state_path, &self.sequences.item_hash, &self.identity, &names)?;
+            for (name, values, shape) in state.current {
+                self.model.parameters().set(&name, values, &shape)?;
+            }
+            adam.restore(state.adam)?;
+            (progress, best) = (state.progress, state.best);
+            say(&format!("{}: going on after epoch {}", self.phase.name(), progress.epoch));
+            steps((progress.epoch * samples.count()) as u64);
+        }
+        while progress.epoch < s.epochs && progress.epoch - progress.best_epoch < s.patience {
+            let line = self.epoch(progress.epoch + 1, &samples, &vars, &mut adam, progress.best_recall, &mut steps)?;
+            progress.epoch += 1;
+            if line.best {
+                progress.best_epoch = progress.epoch;
+                progress.best_recall = line.validation[&format!("R@{STOP_K}")];
+                best = self.values(&names)?;
+            }
+            say(&format!(
+                "{} epoch {}: loss {:.4}, validation R@{STOP_K} {:.4}{}, {:.1} s",
+                self.phase.name(),
+                line.epoch,
+                line.loss,
+                line.validation[&format!("R@{STOP_K}")],
+                if line.best { " *" } else { "" },
+                line.seconds.0 + line.seconds.1,
+            ));
+            progress.lines.push(line);
+            let (current, adam) = (self.values(&names)?, adam.state().clone());
+            let state = State { progress: progress.clone(), current, best: best.clone(), adam };
+            state.write(&self.state_path, &self.sequences.item_hash)?;
+            self.write_log(&progress.lines)?;
+        }
+        for (name, values, shape) in best {
+            self.model.parameters().set(&name, values, &shape)?;
+        }
+        Ok(Outcome { best_epoch: progress.best_epoch, epochs: progress.epoch, best_recall: progress.best_recall })
+    }
+
+    fn parameters(&self) -> (Vec<String>, Vec<Var>) {
+        let used = self.model.parameters().iter().filter(|(name, _)| self.model.uses(self.phase, name));
+        used.map(|(name, var)| (name.to_owned(), var.clone())).unzip()
+    }
+
+    fn values(&self, names: &[String]) -> Result<Vec<(String, Vec<f32>, Vec<usize>)>, TrainError> {
+        Ok(self.model.parameters().values()?.into_iter().filter(|(name, ..)| names.contains(name)).collect())
+    }
+
+    fn epoch(
+        &self,
+        epoch: usize,
+        samples: &Samples<'_>,
+        vars: &[Var],
+        adam: &mut Adam,
+        best_recall: f64,
+        steps: &mut impl FnMut(u64),
+    ) -> Result<EpochLine, TrainError> {
+        let s = &self.settings;
+        let draw = Stream::new(s.seed).purpose(self.phase.name()).at(epoch as u64);
+        let started = Instant::now();
+        let (mut loss_sum, mut norm_sum, mut norm) = (0.0, 0.0, 0.0);
+        let order = samples.shuffled(draw.purpose("shuffle"));
+        for (step, chosen) in order.chunks(s.batch).enumerate() {
+            let batch = Batch::new(chosen.iter().map(|&i| samples.get(i as usize)), s.positions)?;
+            let loss = self.model.loss(self.phase, &batch, draw.purpose("step").at(step as u64))?;
+            let value = loss.to_scalar::<f32>()?;
+            let diverged = |loss, norm| TrainError::Diverged {
+                loss,
+                phase: self.phase.name(),
+                epoch,
+                step: step + 1,
+                norm,
+                state: self.state_path.clone(),
+            };
+            if !value.is_finite() {
+                return Err(diverged(value, norm));
+            }
+            norm = adam.step(vars, &loss.backward()?)?;
+            if !norm.is_finite() {
+                return Err(diverged(value, norm));
+            }
+            loss_sum += f64::from(value) * chosen.len() as f64;
+            norm_sum += norm;
+            steps(chosen.len() as u64);
+        }
+        let trained = started.elapsed().as_secs_f64();
+        let metrics = self.validate()?;
+        let validation = EpochLine::named(&metrics);
+        let recall = validation[&format!("R@{STOP_K}")];
+        Ok(EpochLine {
+            phase: self.phase.name().to_owned(),
+            epoch,
+            loss: loss_sum / samples.count() as f64,
+            gradient_norm: norm_sum / order.len().div_ceil(s.batch) as f64,
+            validation,
+            best: epoch == 1 || recall > best_recall,
+            seconds: (trained, started.elapsed().as_secs_f64() - trained),
+        })
+    }
+
+    fn validate(&self) -> Result<Metrics, TrainError> {
+        let scorer = self.model.scorer(self.phase)?;
+        let users = self.sequences.user_count();
+        let of = |user| self.sequences.of(user);
+        let ranks = rank_users(scorer.as_ref(), users, of, Split::Validation, self.settings.protocol, |_| {})?;
+        let ranked: Vec<u32> = ranks.into_iter().filter(|&rank| rank > 0).collect();
+        let mut ks = self.settings.k.clone();
+        if !ks.contains(&STOP_K) {
+            ks.push(STOP_K);
+        }
+        Ok(Metrics::of(&ranked, &ks))
+    }
+
+    fn write_log(&self, lines: &[EpochLine]) -> Result<(), TrainError> {
+        let mut text = String::new();
+        for line in other_phases(&self.log_path, self.phase)?.iter().chain(lines) {
+            text.push_str(&serde_json::to_string(line).unwrap_or_default());
+            text.push('\n');
+        }
+        Ok(files::write_bytes(&self.log_path, text.as_bytes())?)
+    }
+}
+
+/// The log's lines of phases before `phase`.
+fn other_phases(path: &Path, phase: Phase) -> Result<Vec<EpochLine>, TrainError> {
+    if phase == Phase::Pretrain || !path.exists() {
+        return Ok(Vec::new());
+    }
+    let text = files::read_to_string(path)?;
+    let lines = text.lines().filter_map(|line| serde_json::from_str::<EpochLine>(line).ok());
+    Ok(lines.filter(|line| line.phase != phase.name()).collect())
+}
+

@@ -1,0 +1,266 @@
+//! The walk from raw files to a report, by the real programs on the sample world: complete, up to date, repeatable, resumable,
+//! and clear about what is wrong. `make test` builds the programs first.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use mp4sr_artifact::{Items, Sequences, files};
+use mp4sr_pipeline::Config;
+
+/// Settings that make a walk short.
+const SHORT: &[&str] = &[
+    "--set", "pretrain.epochs=2", "--set", "finetune.epochs=2", "--set", "model.experts=2", "--set", "model.feed_forward=64",
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn program(name: &str) -> PathBuf {
+    let here = std::env::current_exe().unwrap();
+    let path = here.parent().unwrap().parent().unwrap().join(format!("mp4sr-{name}"));
+    assert!(path.exists(), "`{}` is not built; run `make test`, which builds it", path.display());
+    path
+}
+
+/// A folder of artifacts with the sample world in it.
+struct World {
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn command(&self, name: &str, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program(name));
+        command.current_dir(root()).args(arguments);
+        for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("MP4SR_")) {
+            command.env_remove(key);
+        }
+        command
+    }
+
+    fn stage(&self, name: &str, arguments: &[&str]) -> Command {
+        let raw = raw().to_owned();
+        let (program, phase) = match name {
+            "pretrain" | "finetune" => ("train", Some(name)),
+            other => (other, None),
+        };
+        let mut command = self.command(program, phase.as_slice());
+        command.args(["--pipeline", "pipelines/sample.toml", "--artifacts"]).arg(self.folder.path());
+        command.arg("--data").arg(raw).args(arguments);
+        command
+    }
+
+    fn run(&self, name: &str, arguments: &[&str]) -> Output {
+        let output = self.stage(name, arguments).output().unwrap();
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        output
+    }
+
+    fn path(&self, relative: &str) -> PathBuf {
+        self.folder.path().join("sample").join(relative)
+    }
+
+    fn bytes(&self, relative: &str) -> Vec<u8> {
+        files::read(&self.path(relative)).unwrap()
+    }
+
+    /// A world whose dataset and features are those of `other`.
+    fn after_extract(other: &Self) -> Self {
+        let world = Self::new();
+        for folder in ["dataset", "features"] {
+            std::fs::create_dir_all(world.path(folder)).unwrap();
+            for file in files::list(&other.path(folder)).unwrap() {
+                std::fs::copy(&file, world.path(folder).join(file.file_name().unwrap())).unwrap();
+            }
+        }
+        world
+    }
+}
+
+/// The raw sample world, generated once.
+fn raw() -> &'static Path {
+    static RAW: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let folder = RAW.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let status = Command::new(program("sample")).arg("--out").arg(folder.path().join("raw")).status().unwrap();
+        assert!(status.success());
+        folder
+    });
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| folder.path().join("raw"))
+}
+
+/// A world with dataset and features, made once.
+fn extracted() -> &'static World {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    WORLD.get_or_init(|| {
+        let world = World::new();
+        world.run("preprocess", &[]);
+        world.run("extract", &[]);
+        world
+    })
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+const TRAINED: [&str; 4] = [
+    "runs/mp4sr/pretrain.safetensors",
+    "runs/mp4sr/finetune.safetensors",
+    "runs/mp4sr/ranks.validation.safetensors",
+    "runs/mp4sr/ranks.test.safetensors",
+];
+
+fn train_and_evaluate(world: &World, threads: &str, seed: &str) {
+    for stage in ["pretrain", "finetune", "evaluate"] {
+        let mut command = world.stage(stage, SHORT);
+        command.args(["--set", seed]).env("RAYON_NUM_THREADS", threads);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{stage}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn every_pipeline_file_parses() {
+    let mut count = 0;
+    for path in files::list(&root().join("pipelines")).unwrap() {
+        let config = Config::load(&path, &[]).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        assert_eq!(path.file_stem().unwrap().to_str(), Some(config.dataset.name.as_str()), "named like its file");
+        count += 1;
+    }
+    assert!(count >= 9, "only {count} pipelines");
+}
+
+#[test]
+fn the_walk_ends_in_a_report_and_a_second_walk_does_nothing() {
+    let world = World::after_extract(extracted());
+    let popularity = [SHORT, &["--set", "model.name=popularity", "--run", "popularity"]].concat();
+    let plain = [SHORT, &["--set", "pretrain.enabled=false", "--run", "mp4sr-without-pretraining"]].concat();
+    for arguments in [&popularity, &plain] {
+        for stage in ["pretrain", "finetune", "evaluate"] {
+            world.run(stage, arguments);
+        }
+    }
+    for stage in ["pretrain", "finetune", "evaluate", "recommend", "report"] {
+        world.run(stage, SHORT);
+    }
+    let page = String::from_utf8(world.bytes("runs/mp4sr/report/index.html")).unwrap();
+    assert!(page.contains("popularity") && page.contains("data:image/"));
+    let table = String::from_utf8(world.run("evaluate", SHORT).stdout).unwrap();
+    assert!(table.contains("| mp4sr | test |"), "{table}");
+
+    let sequences = Sequences::read(&world.path("dataset/sequences.safetensors")).unwrap();
+    let items = Items::read(&world.path("dataset/items.parquet")).unwrap();
+    assert!(items.len() >= 1500 && sequences.user_count() >= 4000 && sequences.items.len() >= 40_000);
+    for stage in ["preprocess", "extract", "pretrain", "finetune", "evaluate", "recommend", "report"] {
+        let started = Instant::now();
+        let said = stderr(&world.run(stage, SHORT));
+        assert!(said.contains("up to date"), "{stage}: {said}");
+        assert!(started.elapsed() < Duration::from_secs(1), "{stage} took {:?}", started.elapsed());
+    }
+}
+
+#[test]
+fn one_seed_gives_the_same_bytes_with_any_number_of_threads_and_another_seed_others() {
+    let (one, two, other) = (World::after_extract(extracted()), World::after_extract(extracted()), World::after_extract(extracted()));
+    train_and_evaluate(&one, "1", "run.seed=7");
+    train_and_evaluate(&two, "2", "run.seed=7");
+    train_and_evaluate(&other, "2", "run.seed=8");
+    for file in TRAINED {
+        assert!(one.bytes(file) == two.bytes(file), "{file} differs between one and two threads");
+        assert!(one.bytes(file) != other.bytes(file), "{file} is the same for another seed");
+    }
+}
+
+#[test]
+fn a_killed_training_goes_on_and_ends_with_the_same_bytes() {
+    let (whole, killed) = (World::after_extract(extracted()), World::after_extract(extracted()));
+    train_and_evaluate(&whole, "2", "run.seed=7");
+    for phase in ["pretrain", "finetune"] {
+        let state = killed.path(&format!("runs/mp4sr/state.{phase}.safetensors"));
+        let mut child = killed.stage(phase, SHORT).args(["--set", "run.seed=7", "--quiet"]).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(120);
+        while !state.exists() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(state.exists(), "{phase} left no state to go on from");
+        // Another setting is refused, and the state stays.
+        let refused = killed.stage(phase, SHORT).args(["--set", &format!("{phase}.learning_rate=0.5")]).output().unwrap();
+        let said = stderr(&refused);
+        assert_eq!(refused.status.code(), Some(1), "{said}");
+        assert!(said.contains("state of an unfinished run with another"), "{said}");
+        let output = killed.stage(phase, SHORT).args(["--set", "run.seed=7"]).output().unwrap();
+        assert!(output.status.success() && stderr(&output).contains("going on after epoch 1"), "{}", stderr(&output));
+        assert!(!state.exists(), "a finished phase leaves no state");
+    }
+    killed.run("evaluate", &[SHORT, &["--set", "run.seed=7"]].concat());
+    for file in TRAINED {
+        assert!(whole.bytes(file) == killed.bytes(file), "{file} differs after a kill");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_told_in_one_line_with_exit_code_1() {
+    let world = World::new();
+    let broken = tempfile::tempdir().unwrap();
+    let raw_reviews = files::read(&raw().join("reviews.json.gz")).unwrap();
+    files::write_bytes(&broken.path().join("reviews.json.gz"), &raw_reviews[..raw_reviews.len() / 2]).unwrap();
+    std::fs::copy(raw().join("meta.json.gz"), broken.path().join("meta.json.gz")).unwrap();
+    let broken = broken.path().to_str().unwrap();
+
+    type Case<'a> = (&'a str, &'a [&'a str], &'a [&'a str]);
+    let cases: [Case<'_>; 5] = [
+        ("preprocess", &["--data", "/nowhere"], &["/nowhere/reviews.json.gz"]),
+        ("preprocess", &["--data", broken], &["reviews.json.gz", "cut"]),
+        ("preprocess", &["--set", "preprocess.user_cores=5"], &["unknown key `preprocess.user_cores`", "did you mean `user_core`?"]),
+        ("finetune", &["--set", "finetune.batch=0"], &["`finetune.batch` = 0", "from 1 to"]),
+        ("evaluate", &[], &["sequences.safetensors"]),
+    ];
+    for (stage, arguments, expected) in cases {
+        // `--data` may be given once; the case's own wins.
+        let mut command = if arguments.first() == Some(&"--data") {
+            let mut command = world.command(stage, &["--pipeline", "pipelines/sample.toml", "--artifacts"]);
+            command.arg(world.folder.path()).args(arguments);
+            command
+        } else {
+            world.stage(stage, arguments)
+        };
+        let output = command.output().unwrap();
+        let said = stderr(&output);
+        let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!((output.status.code(), errors.len()), (Some(1), 1), "{stage} {arguments:?}: {said}");
+        for part in expected {
+            assert!(errors[0].contains(part), "{stage}: {:?} lacks {part:?}", errors[0]);
+        }
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn two_at_once_learn_of_each_other() {
+    let world = World::after_extract(extracted());
+    let mut first = world.stage("pretrain", SHORT).arg("--quiet").spawn().unwrap();
+    let lock = world.path("runs/mp4sr/.train.lock");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while files::read(&lock).map_or(true, |holder| holder.is_empty()) && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let second = world.stage("pretrain", SHORT).output().unwrap();
+    let pid = first.id();
+    first.kill().unwrap();
+    first.wait().unwrap();
+    let said = stderr(&second);
+    assert_eq!(second.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("in use by process {pid}")), "{said}");
+    // The killed process holds nothing any more.
+    world.run("pretrain", SHORT);
+}
