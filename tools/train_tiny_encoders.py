@@ -6,7 +6,15 @@
     /tmp/venv/bin/pip install torch==2.6.0 transformers==5.23.0 tokenizers==0.23.3 numpy==2.4.6 pillow==13.0.0
     /tmp/venv/bin/python tools/train_tiny_encoders.py --raw /tmp/worlds/1 /tmp/worlds/101 /tmp/worlds/102 /tmp/worlds/103
 
-Python 3.11. Time and accuracy of the carried weights: see @@FIGURES@@
+Python 3.11. The carried weights took 957 s on one core of a busy two-core machine (CLIP 795 s, sentences 150 s). On the 170
+held-out pictures, from a dictionary of 565 words (chance that a word is among 15: 0.027):
+
+                                          colour  pattern  shape  kind
+    own word among the 15 words            1.000    0.959  0.988  0.982
+    a word of another value among them     0.000    0.011  0.019  0.006
+    linear reading of the 15 words' vector 1.000    0.959  0.976  0.982
+
+The test in crates/extract/tests/extract.rs asks for 0.97, 0.90, 0.93, 0.93 of the first line.
 
 data/encoders/tiny-clip      CLIPModel: picture <-> caption and single words. 64 px, patches of 8.
 data/encoders/tiny-sentence  BertModel with mean pooling: sentences and word lists that share attributes come close.

@@ -195,7 +195,8 @@ fn sentences_and_word_lists_that_share_attributes_come_close() {
 }
 
 /// Pictures that no training saw, described from a dictionary of the carried visual words and the shop's own. A value
-/// counts as found when its own word is among the fifteen. See FIGURES for what was measured when the weights were made.
+/// counts as found when its own word is among the fifteen. Measured on 170 pictures: colour 1.000, pattern 0.959, shape 0.988,
+/// kind 0.982; by chance 0.052.
 #[test]
 fn clip_sees_colour_pattern_shape_and_kind_of_pictures_it_was_not_trained_on() {
     let truth = truth();
@@ -230,7 +231,7 @@ fn clip_sees_colour_pattern_shape_and_kind_of_pictures_it_was_not_trained_on() {
 
 /// Least acceptable rates; see the header of `tools/train_tiny_encoders.py` for the measured ones.
 static FIGURES: LazyLock<BTreeMap<&str, f64>> =
-    LazyLock::new(|| BTreeMap::from([("colour", 0.95), ("pattern", 0.9), ("shape", 0.3), ("kind", 0.1)]));
+    LazyLock::new(|| BTreeMap::from([("colour", 0.97), ("pattern", 0.90), ("shape", 0.93), ("kind", 0.93)]));
 
 #[test]
 fn an_encoder_that_is_not_there_is_named() {
