@@ -201,10 +201,10 @@ impl Mp4sr {
             let rows: Vec<u32> = (0..spaces).flat_map(|m| (0..tokens).map(move |t| row(m, t))).collect();
             mixed = gather(&mixed, &rows)?;
         }
-        trace.record(|| "mixed".to_owned(), &mixed);
         if let Some(ids) = ids {
             mixed = (mixed + Tensor::cat(&vec![ids; spaces], 0)?)?;
         }
+        trace.record(|| "mixed".to_owned(), &mixed);
         let h = self.transformer.forward(&mixed, &segments.repeat(spaces), draw, trace)?;
         trace.record(|| "h".to_owned(), &h);
         (0..spaces).map(|m| h.narrow(0, m * segments.count(), segments.count())).collect()
