@@ -1,6 +1,5 @@
 //! `mp4sr-evaluate`: ranks every user's next item and prints R@K and N@K.
 
-use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -27,6 +26,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    mp4sr_ops::start_threads();
     let arguments = Arguments::parse();
     run_main(move || {
         let context = arguments.stage.context()?;
@@ -81,16 +81,17 @@ fn table(context: &Context) -> anyhow::Result<String> {
     let sequences = mp4sr_artifact::Sequences::read(&layout.sequences())?;
     let ks = &config.evaluate.k;
     let mut text = String::from("| run | split | users |");
-    ks.iter().for_each(|k| drop(write!(text, " R@{k} |")));
-    ks.iter().for_each(|k| drop(write!(text, " N@{k} |")));
-    let _ = writeln!(text, "\n|---|---|---|{}", "---|".repeat(2 * ks.len()));
+    for letter in ["R", "N"] {
+        ks.iter().for_each(|k| text += &format!(" {letter}@{k} |"));
+    }
+    text += &format!("\n|---|---|---|{}\n", "---|".repeat(2 * ks.len()));
     for split in [Split::Validation, Split::Test] {
         let path = layout.ranks(split.name());
         let stored = StoredRanks::read(&path, &sequences.item_hash, sequences.user_count(), split)?;
         let metrics = Metrics::of(&stored.ranked(), ks);
-        let _ = write!(text, "| {} | {} | {} |", layout.run_name(), split.name(), metrics.users);
-        metrics.at.iter().for_each(|(_, recall, _)| drop(write!(text, " {recall:.4} |")));
-        metrics.at.iter().for_each(|(_, _, ndcg)| drop(write!(text, " {ndcg:.4} |")));
+        text += &format!("| {} | {} | {} |", layout.run_name(), split.name(), metrics.users);
+        let columns = metrics.at.iter().map(|m| m.1).chain(metrics.at.iter().map(|m| m.2));
+        columns.for_each(|value| text += &format!(" {value:.4} |"));
         text.push('\n');
     }
     Ok(text)

@@ -48,7 +48,7 @@ pub fn rank_users<'a>(
     let items = scorer.items().t()?.contiguous()?;
     for block in cases.chunks(protocol.batch) {
         let histories: Vec<&[u32]> = block.iter().map(|(_, case)| case.history).collect();
-        let scores = scorer.sequences(&histories)?.matmul(&items)?;
+        let scores = mp4sr_ops::product(&scorer.sequences(&histories)?, &items)?;
         let count = scores.dim(1)?;
         let scores = scores.flatten_all()?.to_vec1::<f32>()?;
         let found: Vec<Result<u32, RankError>> = scores

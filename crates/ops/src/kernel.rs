@@ -1,9 +1,23 @@
 //! The arithmetic under the fused operators: matrix products, exponentials, row sums. The only module with `unsafe`: one
-//! call into `gemm`, whose bounds are checked here and whose result is tested against the plain loop.
+//! call into `gemm`, whose bounds are checked here and whose result is tested against the plain loop, and one into the
+//! environment.
 
 #![allow(unsafe_code)]
 
 use multiversion::multiversion;
+
+const THREADS: &str = "RAYON_NUM_THREADS";
+
+/// Gives the operators as many threads as `RAYON_NUM_THREADS` says, or the machine has, and candle one: its own pool spins
+/// while it waits, which costs more than it brings beside rayon's. Call it first thing in `main`, before any thread starts.
+pub fn start_threads() {
+    let asked = std::env::var(THREADS).ok().and_then(|text| text.parse().ok()).filter(|&n| n > 0);
+    let threads = asked.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
+    // A pool that stands already keeps its size.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    // SAFETY: rayon's threads read no environment, and by contract of this function no others run yet.
+    unsafe { std::env::set_var(THREADS, "1") };
+}
 
 /// A matrix in a slice, with its strides in elements.
 #[derive(Clone, Copy)]

@@ -14,6 +14,7 @@ mod segments;
 
 pub use adam::{Adam, AdamState};
 pub use candle_core::{Error, Result};
+pub use kernel::start_threads;
 pub use plain::{attention_weights, experts, pooling_weights};
 pub use random::{Dropout, Stream};
 pub use segments::{Mask, Ragged, SameGroup, Segments, Uses};

@@ -199,7 +199,6 @@ pub(crate) enum Entry {
 }
 
 impl Mask {
-    #[inline(always)]
     pub(crate) fn entry(&self, row: usize, column: usize) -> Entry {
         match self {
             Self::None => Entry::Keep,

@@ -29,7 +29,7 @@ pub enum RecommendError {
 /// a history's own items are left out.
 pub fn top_k(scorer: &dyn Scorer, histories: &[&[u32]], k: usize, remove_seen: bool) -> Result<Vec<Vec<Scored>>, RecommendError> {
     let items = scorer.items().t()?.contiguous()?;
-    let scores = scorer.sequences(histories)?.matmul(&items)?.to_vec2::<f32>()?;
+    let scores = mp4sr_ops::product(&scorer.sequences(histories)?, &items)?.to_vec2::<f32>()?;
     let mut lists = Vec::with_capacity(histories.len());
     for (at, (scores, history)) in scores.into_iter().zip(histories).enumerate() {
         if let Some(item) = scores.iter().position(|s| !s.is_finite()) {

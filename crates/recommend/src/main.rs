@@ -26,6 +26,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    mp4sr_ops::start_threads();
     let arguments = Arguments::parse();
     run_main(move || recommend(&arguments.stage.context()?))
 }

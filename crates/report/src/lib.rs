@@ -1,1 +1,21 @@
 //! Metrics, curves and recommendations to one self-contained page and tables.
+//!
+//! In: stored ranks, logs of training, lists, items, counts of preprocessing; all of them files. Out: `index.html`,
+//! `metrics.md`, `metrics.csv`, `curves.svg`. Must not know: models, candle, how anything it shows was computed.
+
+mod curves;
+mod error;
+mod metrics;
+mod page;
+mod stage;
+mod statistics;
+mod table;
+mod thumbnail;
+mod users;
+
+pub use curves::{EpochLine, Log, Panel, panels, sheet};
+pub use error::{Error, Result};
+pub use metrics::Metrics;
+pub use stage::run;
+pub use table::{MetricsTable, Row};
+pub use thumbnail::{Picture, thumbnail};

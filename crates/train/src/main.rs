@@ -36,6 +36,7 @@ enum PhaseArgument {
 }
 
 fn main() -> ExitCode {
+    mp4sr_ops::start_threads();
     let arguments = Arguments::parse();
     run_main(move || match arguments.phase {
         PhaseArgument::Pretrain(args) => pretrain(&args.context()?),

@@ -9,9 +9,8 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{Fused, Gradients, View, apply2, ordered_sum};
-use crate::Mask;
 use crate::kernel::{Mat, exp, matmul};
-use crate::segments::Entry;
+use crate::{Mask, SameGroup};
 
 /// Rows and columns of a block: 64 x 512 logits are 128 KiB.
 const ROWS: usize = 64;
@@ -29,25 +28,34 @@ struct RowLogSumExp {
     mask: Mask,
 }
 
-/// Scales a row of logits in place and applies the mask.
+/// Sets the masked entries of a row of logits to `left_out`, or to `zeroed` where the mask says 0. Written so that the
+/// comparison of groups vectorises; the row's own column is mended after.
 #[inline(always)]
-fn prepare(logits: &mut [f32], scale: f32, mask: &Mask, row: usize, first: usize) {
-    logits.iter_mut().for_each(|x| *x *= scale);
-    if !matches!(mask, Mask::None) {
-        for (i, x) in logits.iter_mut().enumerate() {
-            match mask.entry(row, first + i) {
-                Entry::Keep => {}
-                Entry::Drop => *x = f32::NEG_INFINITY,
-                Entry::Zero => *x = 0.0,
-            }
+fn apply_mask(logits: &mut [f32], mask: &Mask, (row, first): (usize, usize), left_out: f32, zeroed: f32) {
+    let Mask::Groups { groups, same, diagonal } = mask else { return };
+    let own = row.checked_sub(first).filter(|&at| at < logits.len());
+    let kept = own.map(|at| logits[at]);
+    let masked = match same {
+        SameGroup::LeaveOut => Some(left_out),
+        SameGroup::Zero => Some(zeroed),
+        SameGroup::Keep => None,
+    };
+    if let Some(masked) = masked {
+        let group = groups[row];
+        for (x, &other) in logits.iter_mut().zip(&groups[first..]) {
+            *x = if other == group { masked } else { *x };
         }
+    }
+    if let (Some(at), Some(kept)) = (own, kept) {
+        logits[at] = if *diagonal { kept } else { left_out };
     }
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn gather_block(logits: &mut [f32], columns: usize, scale: f32, mask: &Mask, place: (usize, usize), state: &mut [(f32, f32)]) {
     for (i, (logits, (top, total))) in logits.chunks_exact_mut(columns).zip(state).enumerate() {
-        prepare(logits, scale, mask, place.0 + i, place.1);
+        logits.iter_mut().for_each(|x| *x *= scale);
+        apply_mask(logits, mask, (place.0 + i, place.1), f32::NEG_INFINITY, 0.0);
         let block_top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         if block_top > *top {
             *total *= exp(*top - block_top);
@@ -63,17 +71,11 @@ fn gather_block(logits: &mut [f32], columns: usize, scale: f32, mask: &Mask, pla
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn weight_block(logits: &mut [f32], columns: usize, scale: f32, mask: &Mask, place: (usize, usize), l: &[f32], dl: &[f32]) {
     for (i, (logits, (&l, &dl))) in logits.chunks_exact_mut(columns).zip(l.iter().zip(dl)).enumerate() {
-        prepare(logits, scale, mask, place.0 + i, place.1);
-        let dl = if l == f32::NEG_INFINITY { 0.0 } else { dl * scale };
-        logits.iter_mut().for_each(|x| *x = exp(*x - l) * dl);
-        // A logit that the mask set to 0 is a constant.
-        if !matches!(mask, Mask::None) {
-            for (c, x) in logits.iter_mut().enumerate() {
-                if mask.entry(place.0 + i, place.1 + c) != Entry::Keep {
-                    *x = 0.0;
-                }
-            }
-        }
+        // A row without columns has l = -inf and no gradient.
+        let (l, dl) = if l == f32::NEG_INFINITY { (0.0, 0.0) } else { (l, dl * scale) };
+        logits.iter_mut().for_each(|x| *x = exp(*x * scale - l) * dl);
+        // A logit that the mask set to 0 is a constant: no gradient, like one left out.
+        apply_mask(logits, mask, (place.0 + i, place.1), 0.0, 0.0);
     }
 }
 

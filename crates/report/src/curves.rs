@@ -1,0 +1,319 @@
+//! Loss and validation by epoch, as charts that can be told apart in grey: line, marker and colour all differ.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+
+use mp4sr_artifact::{Error as FileError, files};
+use plotters::coord::Shift;
+use plotters::coord::types::RangedCoordf64;
+use plotters::coord::types::RangedCoordi32;
+use plotters::prelude::*;
+use serde::Deserialize;
+
+use crate::{Error, Result};
+
+const WIDTH: u32 = 460;
+const PLOT_HEIGHT: u32 = 290;
+const LEGEND_ROW: u32 = 22;
+/// Markers on a line, at most about this many.
+const MARKERS: usize = 12;
+
+/// One line of `metrics.jsonl`, as far as it is drawn.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct EpochLine {
+    /// `pretrain` or `finetune`.
+    pub phase: String,
+    /// From 1.
+    pub epoch: i32,
+    /// Mean training loss.
+    pub loss: f64,
+    /// `R@K`, `N@K` after the epoch.
+    #[serde(default)]
+    pub validation: BTreeMap<String, f64>,
+    /// Whether it was the best epoch so far.
+    #[serde(default)]
+    pub best: bool,
+}
+
+/// A run's log of training.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Log {
+    /// The run.
+    pub run: String,
+    /// Its epochs; none where the model is not trained.
+    pub lines: Vec<EpochLine>,
+}
+
+impl Log {
+    /// Reads `metrics.jsonl` of a run; one that is not there holds no epochs.
+    pub fn read(run: &str, path: &Path) -> Result<Self> {
+        let text = if path.exists() { files::read_to_string(path)? } else { String::new() };
+        let numbered = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+        let lines = numbered
+            .map(|(at, line)| {
+                serde_json::from_str(line).map_err(|e| {
+                    FileError::unusable(path, format!("line {}: {e}", at + 1), "delete it and train the run again")
+                })
+            })
+            .collect::<std::result::Result<_, _>>()?;
+        Ok(Self { run: run.to_owned(), lines })
+    }
+}
+
+/// One chart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Panel {
+    /// The phase that it is about.
+    pub phase: String,
+    /// What the vertical axis shows.
+    pub what: String,
+    /// Height in pixels.
+    pub height: u32,
+    /// The chart.
+    pub svg: String,
+}
+
+struct Curve {
+    run: String,
+    style: Style,
+    points: Vec<(i32, f64)>,
+    kept: Option<(i32, f64)>,
+}
+
+#[derive(Clone, Copy)]
+struct Style {
+    color: RGBColor,
+    /// Dash and gap in pixels; none: a solid line.
+    dash: Option<(u32, u32)>,
+    marker: Marker,
+}
+
+#[derive(Clone, Copy)]
+enum Marker {
+    Disc,
+    Triangle,
+    Cross,
+    Square,
+}
+
+/// The first is the run's own.
+const STYLES: [Style; 5] = [
+    Style { color: RGBColor(16, 42, 96), dash: None, marker: Marker::Disc },
+    Style { color: RGBColor(201, 82, 16), dash: Some((9, 4)), marker: Marker::Triangle },
+    Style { color: RGBColor(0, 130, 110), dash: Some((3, 3)), marker: Marker::Cross },
+    Style { color: RGBColor(132, 60, 150), dash: Some((16, 5)), marker: Marker::Square },
+    Style { color: RGBColor(110, 110, 110), dash: Some((6, 7)), marker: Marker::Disc },
+];
+
+/// A chart for each phase and each of loss, R@K, N@K. The first log is the run's own; phases come in the order of their
+/// first line.
+pub fn panels(logs: &[Log]) -> Result<Vec<Panel>> {
+    let mut phases: Vec<&str> = Vec::new();
+    for line in logs.iter().flat_map(|log| &log.lines) {
+        if !phases.contains(&line.phase.as_str()) {
+            phases.push(&line.phase);
+        }
+    }
+    // A run beside this one may have more phases; pre-training still comes first.
+    phases.sort_by_key(|phase| *phase != "pretrain");
+    let mut panels = Vec::new();
+    for phase in phases {
+        let of_phase = || logs.iter().flat_map(|log| &log.lines).filter(|line| line.phase == phase);
+        panels.extend(panel(logs, phase, "training loss", |line| Some(line.loss))?);
+        for kind in ["R", "N"] {
+            let ks = of_phase().flat_map(|line| line.validation.keys()).filter_map(|name| k_of(name, kind));
+            // Early stopping looks at K = 20.
+            let Some(k) = ks.min_by_key(|&k| (k.abs_diff(20), k)) else { continue };
+            let name = format!("{kind}@{k}");
+            let what = format!("validation {name}");
+            panels.extend(panel(logs, phase, &what, |line| line.validation.get(&name).copied())?);
+        }
+    }
+    Ok(panels)
+}
+
+fn k_of(name: &str, kind: &str) -> Option<u32> {
+    name.strip_prefix(kind)?.strip_prefix('@')?.parse().ok()
+}
+
+fn panel(logs: &[Log], phase: &str, what: &str, value: impl Fn(&EpochLine) -> Option<f64>) -> Result<Option<Panel>> {
+    let mut curves = Vec::new();
+    for (at, log) in logs.iter().enumerate() {
+        let point = |line: &EpochLine| value(line).filter(|v| v.is_finite()).map(|value| (line.epoch, value));
+        let lines = || log.lines.iter().filter(|line| line.phase == phase);
+        let points: Vec<(i32, f64)> = lines().filter_map(point).collect();
+        if !points.is_empty() {
+            let kept = lines().rfind(|line| line.best).and_then(point);
+            curves.push(Curve { run: log.run.clone(), style: STYLES[at % STYLES.len()], points, kept });
+        }
+    }
+    if curves.is_empty() {
+        return Ok(None);
+    }
+    let height = PLOT_HEIGHT + LEGEND_ROW * curves.len() as u32 + 6;
+    let mut svg = String::new();
+    draw(&mut svg, height, phase, what, &curves).map_err(|e| Error::Chart(e.to_string()))?;
+    Ok(Some(Panel { phase: phase.to_owned(), what: what.to_owned(), height, svg }))
+}
+
+type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
+
+fn draw(svg: &mut String, height: u32, phase: &str, what: &str, curves: &[Curve]) -> Drawn {
+    let root = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let (plot, legend) = root.split_vertically(PLOT_HEIGHT);
+    let epochs = curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.0));
+    let (first, last) = epochs.fold((i32::MAX, i32::MIN), |(low, high), epoch| (low.min(epoch), high.max(epoch)));
+    let values = curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.1));
+    let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(value), high.max(value)));
+    let room = if high > low { 0.06 * (high - low) } else { 0.1 * high.abs().max(0.1) };
+    // Counts and shares end at zero; the axis does too.
+    let floor = if low >= 0.0 { (low - room).max(0.0) } else { low - room };
+    let span = high + room - floor;
+    let decimals = (1.0 - span.log10().floor()).clamp(0.0, 6.0) as usize;
+    let mut chart = ChartBuilder::on(&plot)
+        .margin(6)
+        .margin_right(18)
+        .caption(format!("{phase}: {what}"), ("sans-serif", 18).into_font())
+        .x_label_area_size(44)
+        .y_label_area_size(68)
+        .build_cartesian_2d(first..last.max(first.saturating_add(1)), floor..high + room)?;
+    chart
+        .configure_mesh()
+        .x_desc("epoch")
+        .y_desc(what)
+        .x_labels(8)
+        .y_labels(6)
+        .axis_desc_style(("sans-serif", 16))
+        .label_style(("sans-serif", 14))
+        .bold_line_style(RGBColor(215, 215, 215))
+        .light_line_style(TRANSPARENT)
+        .y_label_formatter(&|value| format!("{value:.decimals$}"))
+        .draw()?;
+    for curve in curves {
+        draw_curve(&mut chart, curve)?;
+    }
+    draw_legend(&legend, curves)?;
+    root.present()?;
+    Ok(())
+}
+
+type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordi32, RangedCoordf64>>;
+
+fn draw_curve(chart: &mut Chart<'_, '_>, curve: &Curve) -> Drawn {
+    let stroke = curve.style.color.stroke_width(2);
+    match curve.style.dash {
+        None => chart.draw_series(LineSeries::new(curve.points.iter().copied(), stroke))?,
+        Some((dash, gap)) => {
+            chart.draw_series(DashedLineSeries::new(curve.points.iter().copied(), dash, gap, stroke))?
+        }
+    };
+    let step = curve.points.len().div_ceil(MARKERS);
+    let marks = curve.points.iter().copied().step_by(step);
+    chart.draw_series(marks.map(|point| EmptyElement::at(point) + mark(curve.style)))?;
+    chart.draw_series(curve.kept.map(|point| Circle::new(point, 8, curve.style.color.stroke_width(2))))?;
+    Ok(())
+}
+
+/// A marker around the origin.
+fn mark<DB: DrawingBackend>(style: Style) -> DynElement<'static, DB, (i32, i32)>
+where
+    DB: 'static,
+{
+    let fill = style.color.filled();
+    match style.marker {
+        Marker::Disc => Circle::new((0, 0), 4, fill).into_dyn(),
+        Marker::Triangle => TriangleMarker::new((0, 0), 6, fill).into_dyn(),
+        Marker::Cross => Cross::new((0, 0), 4, style.color.stroke_width(2)).into_dyn(),
+        Marker::Square => Rectangle::new([(-4, -4), (4, 4)], fill).into_dyn(),
+    }
+}
+
+fn draw_legend(area: &DrawingArea<SVGBackend<'_>, Shift>, curves: &[Curve]) -> Drawn {
+    for (row, curve) in curves.iter().enumerate() {
+        let y = LEGEND_ROW as i32 * row as i32 + 10;
+        let stroke = curve.style.color.stroke_width(2);
+        let ends = [(76, y), (136, y)];
+        match curve.style.dash {
+            None => area.draw(&PathElement::new(ends, stroke))?,
+            Some((dash, gap)) => area.draw(&DashedPathElement::new(ends, dash, gap, stroke))?,
+        }
+        area.draw(&(EmptyElement::at((106, y)) + mark(curve.style)))?;
+        area.draw(&Text::new(curve.run.clone(), (146, y - 8), ("sans-serif", 16).into_font()))?;
+    }
+    Ok(())
+}
+
+/// All charts on one sheet: a row a phase.
+pub fn sheet(panels: &[Panel]) -> String {
+    let (mut x, mut y, mut width, mut tallest) = (0, 0, 0, 0);
+    let mut phase = panels.first().map(|panel| panel.phase.as_str());
+    let mut body = String::new();
+    for panel in panels {
+        if phase != Some(panel.phase.as_str()) {
+            phase = Some(&panel.phase);
+            (x, y, tallest) = (0, y + tallest, 0);
+        }
+        let _ = writeln!(body, "<g transform=\"translate({x} {y})\">\n{}</g>", panel.svg);
+        x += WIDTH;
+        width = width.max(x);
+        tallest = tallest.max(panel.height);
+    }
+    let height = y + tallest;
+    format!(
+        "<svg width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
+         xmlns=\"http://www.w3.org/2000/svg\">\n{body}</svg>\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(run: &str, text: &str) -> Log {
+        Log { run: run.to_owned(), lines: text.lines().map(|line| serde_json::from_str(line).unwrap()).collect() }
+    }
+
+    #[test]
+    fn a_panel_for_each_phase_and_measure_and_names_are_escaped() {
+        let own = log(
+            "a<b>&",
+            r#"{"phase":"finetune","epoch":1,"loss":7.5,"gradient_norm":1,"validation":{"R@5":0.1,"R@20":0.2,"N@20":0.1},"best":true,"seconds":[1,1]}
+{"phase":"finetune","epoch":2,"loss":7.0,"gradient_norm":1,"validation":{"R@5":0.1,"R@20":0.1,"N@20":0.1},"best":false,"seconds":[1,1]}"#,
+        );
+        let other = log("b", r#"{"phase":"pretrain","epoch":1,"loss":3.0,"validation":{},"best":true}"#);
+        let panels = panels(&[own, other]).unwrap();
+        let names: Vec<String> = panels.iter().map(|p| format!("{} {}", p.phase, p.what)).collect();
+        assert_eq!(
+            names,
+            [
+                "pretrain training loss",
+                "finetune training loss",
+                "finetune validation R@20",
+                "finetune validation N@20"
+            ]
+        );
+        assert!(panels[1].svg.contains("a&lt;b&gt;&amp;") && !panels[1].svg.contains("a<b>"));
+        assert_eq!(sheet(&panels).matches("<svg").count(), 5);
+        assert!(super::panels(&[]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn flat_and_unusual_values_are_drawn() {
+        for loss in ["0.0", "-3.5", "1e-12", "1e12", "5"] {
+            let text = format!(r#"{{"phase":"x","epoch":3,"loss":{loss}}}"#);
+            assert_eq!(panels(&[log("r", &text)]).unwrap().len(), 1, "{loss}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_log_names_its_line_and_no_log_is_no_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        assert!(Log::read("r", &path).unwrap().lines.is_empty());
+        files::write_bytes(&path, b"{\"phase\":\"x\",\"epoch\":1,\"loss\":1}\n{\"phase\":").unwrap();
+        let message = Log::read("r", &path).unwrap_err().to_string();
+        assert!(message.contains("metrics.jsonl") && message.contains("line 2"), "{message}");
+    }
+}

@@ -1,0 +1,23 @@
+//! `mp4sr-report`: metrics, curves and recommendations to one page.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use mp4sr_pipeline::{StageArgs, run_main};
+
+/// Writes artifacts/DATASET/runs/RUN/report: index.html, one page that needs nothing beside it (tables, curves, statistics,
+/// recommended items as pictures), and the same tables and curves as metrics.md, metrics.csv and curves.svg.
+///
+/// Prints the metrics of this run and of those in `report.beside`. Needs ranks (`make evaluate`) and lists
+/// (`make recommend`).
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(flatten)]
+    stage: StageArgs,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    run_main(move || mp4sr_report::run(&arguments.stage.context()?, &arguments.stage.pipeline))
+}

@@ -1,0 +1,116 @@
+//! The part of `report.json` (written by preprocess) that the page shows.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use mp4sr_artifact::{Error, files};
+use serde::Deserialize;
+
+use crate::Result;
+
+/// The file, as far as it is shown; what a file lacks is left out of the page.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Statistics {
+    pub(crate) dataset: String,
+    pub(crate) interactions: Lines,
+    pub(crate) items: Lines,
+    pub(crate) filters: Vec<Step>,
+    pub(crate) statistics: Counts,
+    pub(crate) table1: Option<Printed>,
+    pub(crate) warnings: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Lines {
+    pub(crate) files: Vec<FileCount>,
+    pub(crate) rejected: BTreeMap<String, Rejected>,
+    pub(crate) refused_images: BTreeMap<String, Rejected>,
+    pub(crate) repeated: u64,
+    pub(crate) without_events: u64,
+    pub(crate) without_line: u64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct FileCount {
+    pub(crate) file: String,
+    pub(crate) lines: u64,
+    pub(crate) accepted: u64,
+    pub(crate) rejected: u64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Rejected {
+    pub(crate) count: u64,
+    pub(crate) examples: Vec<Example>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Example {
+    pub(crate) file: String,
+    pub(crate) line: u64,
+    pub(crate) found: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Step {
+    pub(crate) filter: String,
+    pub(crate) dropped: BTreeMap<String, u64>,
+    pub(crate) events: u64,
+    pub(crate) users: u64,
+    pub(crate) items: u64,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Counts {
+    pub(crate) users: u64,
+    pub(crate) items: u64,
+    pub(crate) events: u64,
+    pub(crate) average_length: f64,
+    pub(crate) shortest: u64,
+    pub(crate) median_length: u64,
+    pub(crate) longest: u64,
+    pub(crate) density: f64,
+    pub(crate) ties: u64,
+    pub(crate) items_without_text: u64,
+    pub(crate) items_without_image: u64,
+    pub(crate) items_with_addresses_only: u64,
+    pub(crate) sentences: Spread,
+    pub(crate) images: Spread,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Spread {
+    pub(crate) mean: f64,
+}
+
+/// A row of the paper's Table 1.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Printed {
+    pub(crate) name: String,
+    pub(crate) users: u64,
+    pub(crate) items: u64,
+    pub(crate) events: u64,
+    pub(crate) average_length: f64,
+}
+
+impl Statistics {
+    /// None where the file is not there: a dataset may come from a program that counts nothing.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let bytes = files::read(path)?;
+        let read = serde_json::from_slice(&bytes)
+            .map_err(|e| Error::unusable(path, format!("it can't be read ({e})"), "run `make preprocess` again"))?;
+        Ok(Some(read))
+    }
+}
