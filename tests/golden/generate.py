@@ -21,8 +21,8 @@ Inputs are float32; results are computed from them in float64 and rounded to flo
 |x - y| <= atol + rtol * max|y|; `measured` bounds the error of this script's own run in float32 (a power of ten).
 
 When the model changes: change the equation below first, and `CASES` (and `shapes`, for a new parameter); run --check on
-the old files to see that exactly the cases you mean to change differ; generate; then make the Rust test agree. For a new
-switch, add its default to `SWITCHES` only if every old file should carry it, else read it with `.get` as
+the old files to see that exactly the cases you mean to change differ; generate; then make the Rust test agree. For a
+new switch, add its default to `SWITCHES` only if every old file should carry it, else read it with `.get` as
 `cmcl_direction` is. Write equations as the paper has them, for one item or one sequence at a time: this file is to be
 read, not to be fast, and it shares no code with the model.
 """
@@ -61,7 +61,8 @@ CASES = {
     "pretrain_row_sums": ({"cmcl_direction": "row_sums"}, []),
     "pretrain_no_projection": ({"projection": "off"}, []),
     "pretrain_unmasked": ({"pooling_rows": "unmasked"}, ["pooled", "gate"]),
-    "pretrain_unmasked_frozen": ({"pooling_rows": "unmasked", "pooling_gradient": "frozen"}, ["pooled", "gate", "adam"]),
+    "pretrain_unmasked_frozen": ({"pooling_rows": "unmasked", "pooling_gradient": "frozen"},
+                                 ["pooled", "gate", "adam"]),
     "pretrain_all_switches": ({"pooling_rows": "unmasked", "pooling_gradient": "frozen", "projection": "off",
                                "same_target": "zero"}, ["pooled", "gate"]),
     "pretrain_three_modalities": ({"modalities": ["text", "image", "audio"]}, []),
@@ -74,9 +75,10 @@ CASES = {
 }
 OPTIONAL = ["alpha", "pooled", "gate", "experts", "sequence", "adam"]
 
-# Sequences before dropping, what the draw keeps (the first item always stays), and the targets. Item 4 has no text, item
-# 17 no image, item 22 neither; three samples share a target and two share another.
-SEQUENCES = [[3, 17, 28, 9, 4, 12, 25, 6], [11], [22, 5, 19, 8, 29, 13, 2, 16], [7, 4, 20], [1, 14, 27, 10, 22], [4, 21, 9]]
+# Sequences before dropping, what the draw keeps (the first item always stays), and the targets. Item 4 has no text,
+# item 17 no image, item 22 neither; three samples share a target and two share another.
+SEQUENCES = [[3, 17, 28, 9, 4, 12, 25, 6], [11], [22, 5, 19, 8, 29, 13, 2, 16], [7, 4, 20], [1, 14, 27, 10, 22],
+             [4, 21, 9]]
 KEEP = [[1, 1, 1, 1, 1, 1, 1, 1], [1], [0, 1, 0, 1, 1, 1, 0, 1], [0, 0, 0], [1, 1, 1, 0, 1], [1, 0, 1]]
 TARGETS = [13, 4, 13, 26, 4, 13]
 EMPTY = {"text": [4, 22], "image": [17, 22], "audio": [5, 22]}
@@ -354,7 +356,7 @@ def metrics(t):
 
 
 def compute(case, tensors, dtype=torch.float64):
-    """Every out., grad. and adam. tensor of a case from its in. and param. tensors; sets case's without_ and zero_grad."""
+    """Every out., grad. and adam. tensor of a case from its in. and param.; sets case's without_grad and zero_grad."""
     t = {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
     p = {k.removeprefix("param."): v for k, v in t.items() if k.startswith("param.")}
     if case["stage"] == "metrics":
@@ -609,7 +611,8 @@ def check(folder):
             wrong += [f"{k} (no such parameter)" for k in given if k.startswith("param.")
                       and k.removeprefix("param.") not in shapes(case)]
             wrong += [f"param.{k} (missing)" for k in shapes(case) if f"param.{k}" not in given]
-        line = ", ".join(f"{g} {a:.1e} ({r:.1e} relative, {100 * s:.2g}% of the tolerance)" for g, (a, r, s) in worst.items())
+        line = ", ".join(f"{g} {a:.1e} ({r:.1e} relative, {100 * s:.2g}% of the tolerance)"
+                         for g, (a, r, s) in worst.items())
         print(f"{path.stem}: {compared} compared: {line}" + (f"; WRONG: {wrong}" if wrong else ""))
         good &= not wrong
     print(f"{len(paths)} cases: {'all agree' if good and paths else 'THEY DO NOT AGREE'}")
