@@ -6,8 +6,7 @@ use std::path::Path;
 
 use mp4sr_artifact::{Error as FileError, files};
 use plotters::coord::Shift;
-use plotters::coord::types::RangedCoordf64;
-use plotters::coord::types::RangedCoordi32;
+use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use serde::Deserialize;
 
@@ -192,42 +191,33 @@ fn draw(svg: &mut String, height: u32, phase: &str, what: &str, curves: &[Curve]
         .y_label_formatter(&|value| format!("{value:.decimals$}"))
         .draw()?;
     for curve in curves {
-        draw_curve(&mut chart, curve)?;
+        let points = curve.points.iter().copied();
+        let stroke = curve.style.color.stroke_width(2);
+        match curve.style.dash {
+            None => chart.draw_series(LineSeries::new(points, stroke))?,
+            Some((dash, gap)) => chart.draw_series(DashedLineSeries::new(points, dash, gap, stroke))?,
+        };
+        let step = curve.points.len().div_ceil(MARKERS);
+        for point in curve.points.iter().step_by(step) {
+            draw_mark(&plot, chart.backend_coord(point), curve.style)?;
+        }
+        chart.draw_series(curve.kept.map(|point| Circle::new(point, 8, stroke)))?;
     }
     draw_legend(&legend, curves)?;
     root.present()?;
     Ok(())
 }
 
-type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordi32, RangedCoordf64>>;
-
-fn draw_curve(chart: &mut Chart<'_, '_>, curve: &Curve) -> Drawn {
-    let stroke = curve.style.color.stroke_width(2);
-    match curve.style.dash {
-        None => chart.draw_series(LineSeries::new(curve.points.iter().copied(), stroke))?,
-        Some((dash, gap)) => {
-            chart.draw_series(DashedLineSeries::new(curve.points.iter().copied(), dash, gap, stroke))?
-        }
-    };
-    let step = curve.points.len().div_ceil(MARKERS);
-    let marks = curve.points.iter().copied().step_by(step);
-    chart.draw_series(marks.map(|point| EmptyElement::at(point) + mark(curve.style)))?;
-    chart.draw_series(curve.kept.map(|point| Circle::new(point, 8, curve.style.color.stroke_width(2))))?;
-    Ok(())
-}
-
-/// A marker around the origin.
-fn mark<DB: DrawingBackend>(style: Style) -> DynElement<'static, DB, (i32, i32)>
-where
-    DB: 'static,
-{
+/// A marker at a pixel of the area.
+fn draw_mark(area: &DrawingArea<SVGBackend<'_>, Shift>, (x, y): (i32, i32), style: Style) -> Drawn {
     let fill = style.color.filled();
     match style.marker {
-        Marker::Disc => Circle::new((0, 0), 4, fill).into_dyn(),
-        Marker::Triangle => TriangleMarker::new((0, 0), 6, fill).into_dyn(),
-        Marker::Cross => Cross::new((0, 0), 4, style.color.stroke_width(2)).into_dyn(),
-        Marker::Square => Rectangle::new([(-4, -4), (4, 4)], fill).into_dyn(),
+        Marker::Disc => area.draw(&Circle::new((x, y), 4, fill))?,
+        Marker::Triangle => area.draw(&TriangleMarker::new((x, y), 6, fill))?,
+        Marker::Cross => area.draw(&Cross::new((x, y), 4, style.color.stroke_width(2)))?,
+        Marker::Square => area.draw(&Rectangle::new([(x - 4, y - 4), (x + 4, y + 4)], fill))?,
     }
+    Ok(())
 }
 
 fn draw_legend(area: &DrawingArea<SVGBackend<'_>, Shift>, curves: &[Curve]) -> Drawn {
@@ -239,7 +229,7 @@ fn draw_legend(area: &DrawingArea<SVGBackend<'_>, Shift>, curves: &[Curve]) -> D
             None => area.draw(&PathElement::new(ends, stroke))?,
             Some((dash, gap)) => area.draw(&DashedPathElement::new(ends, dash, gap, stroke))?,
         }
-        area.draw(&(EmptyElement::at((106, y)) + mark(curve.style)))?;
+        draw_mark(area, (106, y), curve.style)?;
         area.draw(&Text::new(curve.run.clone(), (146, y - 8), ("sans-serif", 16).into_font()))?;
     }
     Ok(())

@@ -19,7 +19,9 @@ pub enum Error {
         remedy: String,
     },
     /// Runs that can't stand in one table.
-    #[error("runs `{a}` and `{b}` can't be compared: {a_users} and {b_users} users in the split `{split}`; evaluate both again")]
+    #[error(
+        "runs `{a}` and `{b}` can't be compared: {a_users} and {b_users} users in the split `{split}`; evaluate both again"
+    )]
     OtherUsers {
         /// One run.
         a: String,

@@ -16,7 +16,8 @@ pub(crate) struct Statistics {
     pub(crate) interactions: Lines,
     pub(crate) items: Lines,
     pub(crate) filters: Vec<Step>,
-    pub(crate) statistics: Counts,
+    #[serde(rename = "statistics")]
+    pub(crate) counts: Counts,
     pub(crate) table1: Option<Printed>,
     pub(crate) warnings: Vec<String>,
 }

@@ -66,10 +66,11 @@ impl MetricsTable {
         for (row, best) in self.rows.iter().zip(self.best()) {
             let mut line = vec![row.run.replace('|', "\\|"), row.metrics.users.to_string()];
             let shown = row.values().into_iter().zip(best);
-            line.extend(shown.map(|(value, best)| match best && emphasis {
-                true => format!("**{value:.4}**"),
-                false => format!("{value:.4}"),
-            }));
+            line.extend(
+                shown.map(
+                    |(value, best)| if best && emphasis { format!("**{value:.4}**") } else { format!("{value:.4}") },
+                ),
+            );
             lines.push(line);
         }
         let improvement = self.improvement();

@@ -1,0 +1,215 @@
+//! The stage from files of runs to a written report.
+
+use std::path::{Path, PathBuf};
+
+use mp4sr_artifact::{Items, Layout, Stage, files};
+use mp4sr_pipeline::{Bug, Context, print, run_stage};
+use serde::Serialize;
+
+use crate::curves::{Log, panels, sheet};
+use crate::metrics::{Metrics, read_ranks};
+use crate::page::Page;
+use crate::statistics::Statistics;
+use crate::table::{MetricsTable, Row, to_csv};
+use crate::users::{Choice, Lists};
+use crate::{Error, Result};
+
+/// Raised whenever the same files would give another report.
+const VERSION: u32 = 1;
+/// As they come on the page.
+const SPLITS: [&str; 2] = ["test", "validation"];
+
+/// All that determines the report, beside the content of the files.
+#[derive(Serialize)]
+struct Settings<'a> {
+    run: &'a str,
+    beside: &'a [String],
+    users: usize,
+    k: &'a [usize],
+    program: &'a str,
+}
+
+/// Brings the report up to date and prints the metrics of the test split, runs side by side. `pipeline` is the file that
+/// commands in errors name.
+pub fn run(context: &Context, pipeline: &Path) -> anyhow::Result<()> {
+    let report = Report { context, pipeline, runs: runs(context) };
+    let folder = context.layout.report();
+    let config = &context.config;
+    let make_stage = || -> anyhow::Result<Stage> {
+        let inputs = report.inputs()?;
+        let settings = Settings {
+            run: context.layout.run_name(),
+            beside: &config.report.beside,
+            users: config.report.users,
+            k: &config.evaluate.k,
+            program: env!("CARGO_PKG_VERSION"),
+        };
+        Ok(Stage::new("report", VERSION, &folder, &settings, &inputs)?)
+    };
+    run_stage(context, "report", &folder, make_stage, |stage| Ok(report.write(stage, &folder)?)).map_err(|error| {
+        match error.downcast_ref::<Error>() {
+            Some(Error::Chart(_)) => anyhow::Error::new(Bug(error.to_string())),
+            _ => error,
+        }
+    })?;
+    let items = Items::read(&context.layout.items())?;
+    print(&report.table(SPLITS[0], &items)?.markdown(false))
+}
+
+/// Those beside the run in their order, then the run itself.
+fn runs(context: &Context) -> Vec<Layout> {
+    let own = context.layout.run_name();
+    let mut names: Vec<&str> = Vec::new();
+    for name in &context.config.report.beside {
+        if name != own && !names.contains(&name.as_str()) {
+            names.push(name);
+        }
+    }
+    names.push(own);
+    names.into_iter().map(|name| context.layout.with_run(name)).collect()
+}
+
+struct Report<'a> {
+    context: &'a Context,
+    pipeline: &'a Path,
+    /// Never empty; the last is the run itself.
+    runs: Vec<Layout>,
+}
+
+impl Report<'_> {
+    /// All files that the report is made from; those that must be there are.
+    fn inputs(&self) -> Result<Vec<(String, PathBuf)>> {
+        let own = &self.context.layout;
+        let mut inputs = Vec::new();
+        for layout in &self.runs {
+            let run = layout.run_name();
+            for split in SPLITS {
+                let path = self.required(layout, "ranks", layout.ranks(split), "evaluate")?;
+                inputs.push((format!("ranks of {run}, {split}"), path));
+            }
+            inputs.push((format!("log of {run}"), layout.metrics_log()));
+        }
+        let lists = self.required(own, "lists", own.recommendations(), "recommend")?;
+        inputs.push(("lists".to_owned(), lists));
+        inputs.push(("items".to_owned(), self.required(own, "items", own.items(), "preprocess")?));
+        inputs.push(("statistics".to_owned(), own.statistics()));
+        inputs.push(("configuration".to_owned(), own.run_config()));
+        // Of a model without training, or a dataset from another program, some files never come to be.
+        inputs.retain(|(_, path)| path.exists());
+        Ok(inputs)
+    }
+
+    fn required(&self, layout: &Layout, what: &'static str, path: PathBuf, target: &str) -> Result<PathBuf> {
+        if path.exists() {
+            return Ok(path);
+        }
+        let run = layout.run_name();
+        let mut remedy = format!("`make {target} PIPELINE={} RUN={run}`", self.pipeline.display());
+        if run != self.context.layout.run_name() {
+            remedy.push_str(" and that run's own settings in SET=\"...\", or take it out of `report.beside`");
+        }
+        Err(Error::Missing { run: run.to_owned(), what, path, remedy })
+    }
+
+    fn table(&self, split: &'static str, items: &Items) -> Result<MetricsTable> {
+        let (hash, ks) = (items.hash(), &self.context.config.evaluate.k);
+        let mut rows: Vec<Row> = Vec::new();
+        for layout in &self.runs {
+            let metrics = Metrics::of(&read_ranks(&layout.ranks(split), &hash)?, ks);
+            let run = layout.run_name().to_owned();
+            if let Some(first) = rows.first().filter(|first| first.metrics.users != metrics.users) {
+                let (a, a_users) = (first.run.clone(), first.metrics.users);
+                return Err(Error::OtherUsers { a, a_users, b: run, b_users: metrics.users, split });
+            }
+            rows.push(Row { run, metrics });
+        }
+        Ok(MetricsTable { split, ks: ks.clone(), rows })
+    }
+
+    /// The run's own log first.
+    fn logs(&self) -> Result<Vec<Log>> {
+        let own_first = self.runs.iter().rev().take(1).chain(self.runs.iter().take(self.runs.len() - 1));
+        own_first.map(|layout| Log::read(layout.run_name(), &layout.metrics_log())).collect()
+    }
+
+    fn write(&self, stage: &Stage, folder: &Path) -> Result<Vec<PathBuf>> {
+        let (config, layout) = (&self.context.config, &self.context.layout);
+        let items = Items::read(&layout.items())?;
+        let tables = SPLITS.map(|split| self.table(split, &items));
+        let tables: Vec<MetricsTable> = tables.into_iter().collect::<Result<_>>()?;
+        let logs = self.logs()?;
+        let panels = panels(&logs)?;
+        let untrained: Vec<String> =
+            logs.iter().filter(|log| log.lines.is_empty()).map(|log| log.run.clone()).collect();
+        let statistics = Statistics::read(&layout.statistics())?;
+
+        let (mut users, mut choice) = (Vec::new(), Choice::default());
+        if config.report.users > 0 {
+            let path = layout.recommendations();
+            let lists = Lists::read(&path)?;
+            let (rows, chosen) = lists.choose(config.report.users);
+            let ranks = read_ranks(&layout.ranks(SPLITS[0]), &items.hash())?;
+            (users, choice) = (lists.show(&rows, &items, &ranks, &path)?, chosen);
+        }
+
+        let resolved = match layout.run_config() {
+            path if path.exists() => files::read_to_string(&path)?,
+            // A run from a program that writes none: the configuration of this report.
+            _ => config.to_toml().unwrap_or_default(),
+        };
+        let page = Page {
+            dataset: &config.dataset.name,
+            run: layout.run_name(),
+            tables: &tables,
+            panels: &panels,
+            untrained: &untrained,
+            statistics: statistics.as_ref(),
+            users: &users,
+            choice,
+            items: &items,
+            config: &resolved,
+            made_from: &self.made_from(stage),
+        };
+
+        let page_path = folder.join("index.html");
+        files::write_bytes(&page_path, page.render().as_bytes())?;
+        let markdown = folder.join("metrics.md");
+        files::write_bytes(&markdown, self.markdown(&tables).as_bytes())?;
+        let csv = folder.join("metrics.csv");
+        let table = to_csv(&tables).map_err(|e| mp4sr_artifact::Error::io("write", &csv, e.into()))?;
+        files::write_bytes(&csv, &table)?;
+        let mut outputs = vec![page_path, markdown, csv];
+        let curves = folder.join("curves.svg");
+        if panels.is_empty() {
+            files::remove_if_present(&curves)?;
+        } else {
+            files::write_bytes(&curves, sheet(&panels).as_bytes())?;
+            outputs.push(curves);
+        }
+        Ok(outputs)
+    }
+
+    fn markdown(&self, tables: &[MetricsTable]) -> String {
+        let mut text = format!("# {} on {}\n", self.context.layout.run_name(), self.context.config.dataset.name);
+        for table in tables {
+            let title = if table.split == "test" { "Test" } else { "Validation" };
+            text.push_str(&format!("\n## {title}\n\n{}", table.markdown(true)));
+        }
+        text
+    }
+
+    fn made_from(&self, stage: &Stage) -> Vec<(String, String)> {
+        let config = &self.context.config;
+        let mut rows = vec![
+            ("program".to_owned(), format!("mp4sr {}", env!("CARGO_PKG_VERSION"))),
+            ("dataset".to_owned(), config.dataset.name.clone()),
+            ("run".to_owned(), self.context.layout.run_name().to_owned()),
+            ("seed".to_owned(), config.run.seed.to_string()),
+        ];
+        for (role, fingerprint) in stage.input_fingerprints() {
+            let start: String = fingerprint.as_str().chars().take(16).collect();
+            rows.push((role, format!("BLAKE3 {start}")));
+        }
+        rows
+    }
+}

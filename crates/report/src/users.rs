@@ -1,0 +1,155 @@
+//! Which users the page shows, and with what.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use mp4sr_artifact::{Error, Items, Table};
+
+use crate::Result;
+
+/// `recommendations.parquet`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Lists {
+    user: Vec<u32>,
+    user_id: Vec<String>,
+    history: Vec<Vec<String>>,
+    target: Vec<String>,
+    items: Vec<Vec<String>>,
+}
+
+/// One user with items by row of [`Items`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Shown {
+    /// 1-based.
+    pub(crate) user: u32,
+    pub(crate) user_id: String,
+    /// Oldest first.
+    pub(crate) history: Vec<usize>,
+    /// The true next item, where it is known.
+    pub(crate) target: Option<usize>,
+    /// Best first.
+    pub(crate) list: Vec<usize>,
+    /// The target's rank among all items.
+    pub(crate) rank: Option<u32>,
+}
+
+/// How the users were chosen from all.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Choice {
+    /// Users with a list.
+    pub(crate) users: usize,
+    /// Those whose next item is known.
+    pub(crate) known: usize,
+    /// Those whose next item is in their list.
+    pub(crate) hits: usize,
+}
+
+impl Lists {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
+        const REMEDY: &str = "run `make recommend` again";
+        let mut table = Table::read(path, REMEDY)?;
+        Ok(Self {
+            user: table.take_u32("user")?,
+            user_id: table.take_text("user_id")?,
+            history: table.take_texts("history")?,
+            target: table.take_text("target")?,
+            items: table.take_texts("items")?,
+        })
+    }
+
+    /// `count` users: half of them (the odd one too) among those whose next item is in their list, half among the others,
+    /// each spread evenly over the table; where one kind is short, the other fills up. Without known next items: spread
+    /// evenly over all.
+    pub(crate) fn choose(&self, count: usize) -> (Vec<usize>, Choice) {
+        let rows = 0..self.user.len();
+        let is_hit = |&row: &usize| self.items[row].contains(&self.target[row]);
+        let (known, unknown): (Vec<usize>, Vec<usize>) = rows.partition(|&row| !self.target[row].is_empty());
+        let (hits, misses): (Vec<usize>, Vec<usize>) = known.iter().partition(|row| is_hit(row));
+        let choice = Choice { users: self.user.len(), known: known.len(), hits: hits.len() };
+        let misses = if known.is_empty() { unknown } else { misses };
+        let from_hits = count.div_ceil(2).max(count.saturating_sub(misses.len())).min(hits.len());
+        let mut chosen = spread(&hits, from_hits);
+        chosen.extend(spread(&misses, count - from_hits));
+        chosen.sort_unstable();
+        (chosen, choice)
+    }
+
+    /// The users of these rows. `ranks`: of the test split, one a user.
+    pub(crate) fn show(&self, rows: &[usize], items: &Items, ranks: &[u32], path: &Path) -> Result<Vec<Shown>> {
+        let by_id: HashMap<&str, usize> = items.ids.iter().enumerate().map(|(row, id)| (id.as_str(), row)).collect();
+        let find = |id: &String| {
+            by_id.get(id.as_str()).copied().ok_or_else(|| {
+                Error::unusable(path, format!("item {id:?} is not in the dataset"), "run `make recommend` again")
+            })
+        };
+        let find_all = |ids: &[String]| ids.iter().map(find).collect::<std::result::Result<Vec<_>, _>>();
+        let mut users = Vec::with_capacity(rows.len());
+        for &row in rows {
+            let target = &self.target[row];
+            let target = if target.is_empty() { None } else { Some(find(target)?) };
+            let rank = (self.user[row] as usize).checked_sub(1).and_then(|at| ranks.get(at)).copied();
+            users.push(Shown {
+                user: self.user[row],
+                user_id: self.user_id[row].clone(),
+                history: find_all(&self.history[row])?,
+                target,
+                list: find_all(&self.items[row])?,
+                rank: rank.filter(|&rank| rank > 0 && target.is_some()),
+            });
+        }
+        Ok(users)
+    }
+}
+
+/// `count` of the rows (or all), each from the middle of an equal part of them.
+fn spread(rows: &[usize], count: usize) -> Vec<usize> {
+    let count = count.min(rows.len());
+    (0..count).map(|at| rows[(2 * at + 1) * rows.len() / (2 * count)]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Users whose next item is in their list (`h`), is not (`m`), is not known (`?`).
+    fn lists(kinds: &str) -> Lists {
+        let of = |kind| match kind {
+            'h' => "a",
+            'm' => "z",
+            _ => "",
+        };
+        let count = kinds.chars().count();
+        Lists {
+            user: (1..=count as u32).collect(),
+            user_id: (1..=count).map(|u| format!("u{u}")).collect(),
+            history: vec![vec!["z".into()]; count],
+            target: kinds.chars().map(|kind| of(kind).to_owned()).collect(),
+            items: vec![vec!["b".into(), "a".into()]; count],
+        }
+    }
+
+    #[test]
+    fn half_are_hits_spread_evenly_and_a_short_kind_is_filled_up() {
+        let (rows, choice) = lists("hmhmmmhmhm").choose(4);
+        assert_eq!((choice.users, choice.known, choice.hits), (10, 10, 4));
+        assert_eq!(rows, [2, 3, 7, 8]);
+        assert_eq!(lists("hmmmmm").choose(4).0, [0, 1, 3, 5]);
+        assert_eq!(lists("hhhhhm").choose(4).0, [0, 2, 4, 5]);
+        assert_eq!(lists("hm").choose(8).0, [0, 1]);
+        assert_eq!(lists("mmm").choose(2).0, [0, 2]);
+        assert_eq!(lists("????").choose(2).0, [1, 3]);
+        assert_eq!(lists("hm").choose(0).0, Vec::<usize>::new());
+        assert_eq!(lists("").choose(8).0, Vec::<usize>::new());
+    }
+
+    #[test]
+    fn items_are_found_by_id_and_unknown_ones_refused() {
+        let items = Items { ids: vec!["a".into(), "b".into(), "z".into()], ..Items::default() };
+        let path = Path::new("recommendations.parquet");
+        let shown = lists("m").show(&[0], &items, &[7], path).unwrap();
+        assert_eq!((shown[0].target, shown[0].rank, shown[0].list.as_slice()), (Some(2), Some(7), &[1, 0][..]));
+        let fewer = Items { ids: vec!["b".into(), "z".into()], ..Items::default() };
+        let message = lists("m").show(&[0], &fewer, &[], path).unwrap_err().to_string();
+        assert!(message.contains("item \"a\" is not in the dataset"), "{message}");
+    }
+}
