@@ -113,9 +113,9 @@ pub fn remove_leftovers(folder: &Path) -> Result<usize> {
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         if name.contains(TEMPORARY) {
             if path.is_dir() {
-                remove_dir_if_present(&path)?
+                remove_dir_if_present(&path)?;
             } else {
-                remove_if_present(&path)?
+                remove_if_present(&path)?;
             }
             removed += 1;
         }

@@ -37,7 +37,9 @@ impl Column {
             Self::Texts(rows) => {
                 let mut list = ListBuilder::new(StringBuilder::new());
                 for row in rows {
-                    row.iter().for_each(|text| list.values().append_value(text));
+                    for text in row {
+                        list.values().append_value(text);
+                    }
                     list.append(true);
                 }
                 Arc::new(list.finish())

@@ -61,7 +61,8 @@ fn evaluate(context: &Context) -> anyhow::Result<()> {
         let mut outputs = Vec::new();
         for split in [Split::Validation, Split::Test] {
             let of = |user| sequences.of(user);
-            let ranks = rank_users(scorer.as_ref(), sequences.user_count(), of, split, protocol, |users| bar.add(users))?;
+            let ranks =
+                rank_users(scorer.as_ref(), sequences.user_count(), of, split, protocol, |users| bar.add(users))?;
             let info = RanksInfo {
                 split: split.name().to_owned(),
                 model: serde_json::to_value(&config.model)?,

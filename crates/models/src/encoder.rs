@@ -58,7 +58,8 @@ impl ItemEncoder {
         pad_rows: Option<usize>,
         stream: Stream,
     ) -> Result<Self> {
-        let mut add = |name: &str, shape: &[usize], initial| parameters.add(&format!("{prefix}.{name}"), shape, initial, stream);
+        let mut add =
+            |name: &str, shape: &[usize], initial| parameters.add(&format!("{prefix}.{name}"), shape, initial, stream);
         let w1 = add("pool.w1", &[width, attention], Initial::Normal)?;
         let w2 = add("pool.w2", &[attention, 1], Initial::Normal)?;
         // A gate of zeros starts with all experts alike.

@@ -9,7 +9,9 @@
 //! fine-tuning.
 
 use candle_core::{D, Tensor, Var};
-use mp4sr_ops::{Dropout, Error, Ragged, Result, SameGroup, Segments, Stream, Uses, gather, linear, normalize, row_logsumexp};
+use mp4sr_ops::{
+    Dropout, Error, Ragged, Result, SameGroup, Segments, Stream, Uses, gather, linear, normalize, row_logsumexp,
+};
 
 use crate::augment::{mixup, sequence_dropout};
 use crate::contrastive::{Negatives, cmcl_rows, nip_rows};

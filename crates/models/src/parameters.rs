@@ -1,6 +1,9 @@
 use candle_core::{DType, Device, Tensor, Var};
 use mp4sr_ops::{Error, Result, Stream};
 
+/// A parameter's name, values and shape, as it is stored.
+pub type Stored = (String, Vec<f32>, Vec<usize>);
+
 /// How a parameter starts.
 #[derive(Clone, Copy, Debug)]
 pub enum Initial {
@@ -57,8 +60,10 @@ impl Parameters {
     }
 
     /// Values of every parameter.
-    pub fn values(&self) -> Result<Vec<(String, Vec<f32>, Vec<usize>)>> {
-        self.iter().map(|(name, var)| Ok((name.to_owned(), var.flatten_all()?.to_vec1()?, var.dims().to_vec()))).collect()
+    pub fn values(&self) -> Result<Vec<Stored>> {
+        self.iter()
+            .map(|(name, var)| Ok((name.to_owned(), var.flatten_all()?.to_vec1()?, var.dims().to_vec())))
+            .collect()
     }
 
     /// Replaces the values of one parameter.

@@ -135,7 +135,8 @@ impl Transformer {
     /// A trace asks for every token of the top layer too; the values at the last tokens are the same.
     pub fn forward(&self, x: &Tensor, segments: &Segments, draw: Option<Stream>, trace: &Trace) -> Result<Tensor> {
         // Without a stream nothing is drawn: the dropout rate is 0 then.
-        let config = TransformerConfig { dropout: if draw.is_some() { self.config.dropout } else { 0.0 }, ..self.config };
+        let config =
+            TransformerConfig { dropout: if draw.is_some() { self.config.dropout } else { 0.0 }, ..self.config };
         let draw = draw.unwrap_or(Stream::new(0));
         let placed = (x + gather(&self.position, &segments.positions())?)?;
         let normed = layer_norm(&placed, &self.input_norm.weight, &self.input_norm.bias)?;

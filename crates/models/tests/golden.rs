@@ -1,14 +1,16 @@
 //! The model against tensors of an independent PyTorch reference (`MP4SR_GOLDEN`, by default the project's own
 //! `tests/golden`): every result, every gradient, every parameter after a step of Adam.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor, Var};
 use mp4sr_models::augment::close_up;
 use mp4sr_models::{
-    Batch, CmclDirection, Config, Logits, Modality, Model, Mp4sr, Parameters, Phase, PoolingGradient, Pretraining, Ragged,
-    SameGroup, Stream, Trace, Transformer, TransformerConfig,
+    Batch, CmclDirection, Config, Logits, Modality, Model, Mp4sr, Parameters, Phase, PoolingGradient, Pretraining,
+    Ragged, SameGroup, Stream, Trace, Transformer, TransformerConfig,
 };
 use mp4sr_ops::{Adam, Segments};
 use safetensors::{Dtype, SafeTensors};
@@ -63,7 +65,10 @@ impl Case {
     }
 
     fn names(&self, key: &str) -> Vec<String> {
-        self.meta[key].as_array().map(|a| a.iter().map(|v| v.as_str().unwrap().to_owned()).collect()).unwrap_or_default()
+        self.meta[key]
+            .as_array()
+            .map(|a| a.iter().map(|v| v.as_str().unwrap().to_owned()).collect())
+            .unwrap_or_default()
     }
 
     fn int(&self, name: &str) -> &[i64] {
@@ -123,7 +128,8 @@ impl Case {
     fn compare_training(&mut self, parameters: &Parameters, loss: &Tensor) {
         self.compare_tensor("out.loss", loss);
         let gradients = loss.backward().unwrap();
-        let names: Vec<String> = self.floats.keys().filter_map(|k| k.strip_prefix("param.")).map(str::to_owned).collect();
+        let names: Vec<String> =
+            self.floats.keys().filter_map(|k| k.strip_prefix("param.")).map(str::to_owned).collect();
         let (without, zero) = (self.names("without_grad"), self.names("zero_grad"));
         for name in names {
             let gradient = parameters.get(&name).and_then(|var| gradients.get(var.as_tensor()));
@@ -157,7 +163,8 @@ impl Case {
         let norm = Adam::new(vars.clone(), rate, decay, clip).step(vars, &gradients).unwrap();
         self.compare("out.grad_norm", &[norm as f32], |_| true);
         if self.meta.get("adam").is_some() {
-            let names: Vec<String> = self.floats.keys().filter_map(|k| k.strip_prefix("adam.")).map(str::to_owned).collect();
+            let names: Vec<String> =
+                self.floats.keys().filter_map(|k| k.strip_prefix("adam.")).map(str::to_owned).collect();
             for name in names {
                 self.compare_tensor(&format!("adam.{name}"), parameters.get(&name).unwrap());
             }
@@ -189,7 +196,8 @@ impl Case {
         let names = self.names("modalities");
         let features = |m: &String| {
             let (values, shape) = self.floats[&format!("in.features.{m}.values")].clone();
-            let offsets: Vec<usize> = self.int(&format!("in.features.{m}.offsets")).iter().map(|&o| o as usize).collect();
+            let offsets: Vec<usize> =
+                self.int(&format!("in.features.{m}.offsets")).iter().map(|&o| o as usize).collect();
             Modality { name: m.clone(), features: Ragged::new(values, shape[1], &offsets).unwrap() }
         };
         let logits = self.meta["switches"]["logit_modalities"].as_array().unwrap();
@@ -230,7 +238,11 @@ impl Case {
                 "zero" => SameGroup::Zero,
                 other => panic!("same_target {other}"),
             },
-            cmcl_direction: CmclDirection::Symmetric,
+            cmcl_direction: match self.meta["switches"]["cmcl_direction"].as_str() {
+                None | Some("symmetric") => CmclDirection::Symmetric,
+                Some("row_sums") => CmclDirection::RowSums,
+                Some(other) => panic!("cmcl_direction {other}"),
+            },
             logits: match self.switch("logits") {
                 "cosine" => Logits::Cosine,
                 "dot" => Logits::Dot,
@@ -502,7 +514,8 @@ fn golden_cases_agree_with_the_reference() {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
     let folder = std::env::var_os("MP4SR_GOLDEN").map_or(own, PathBuf::from);
     // Cargo runs tests in the crate's folder; a relative path is meant from the workspace's.
-    let folder = if folder.is_dir() { folder } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder) };
+    let folder =
+        if folder.is_dir() { folder } else { Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder) };
     let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("`{}`: {e}", folder.display()));
     let mut files: Vec<PathBuf> = entries
         .map(|entry| entry.unwrap().path())

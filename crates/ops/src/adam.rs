@@ -137,6 +137,6 @@ mod tests {
         let loss = (x.as_tensor() * -1.0).unwrap().sum_all().unwrap();
         adam.step([&x, &still], &loss.backward().unwrap()).unwrap();
         assert!((x.to_vec1::<f32>().unwrap()[0] - 1.5).abs() < 1e-6);
-        assert_eq!(still.to_vec1::<f32>().unwrap()[0], 7.0);
+        assert_eq!(still.to_vec1::<f32>().unwrap(), [7.0]);
     }
 }

@@ -232,7 +232,7 @@ mod tests {
                 assert!((f64::from(exp(x)) / want - 1.0).abs() < 3e-7, "exp({x})");
             }
         }
-        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert!(exp(f32::NEG_INFINITY).abs() < f32::MIN_POSITIVE);
         // Values of the error function from Abramowitz and Stegun, table 7.1.
         for (x, want) in [(0.0, 0.0), (0.5, 0.520_499_9), (1.0, 0.842_700_8), (1.5, 0.966_105_1), (2.0, 0.995_322_3)] {
             assert!((erf(x) - want).abs() < 5e-7 && (erf(-x) + want).abs() < 5e-7, "erf({x}) = {}", erf(x));

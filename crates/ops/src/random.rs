@@ -110,7 +110,8 @@ mod tests {
     #[test]
     fn streams_differ_by_seed_purpose_and_place() {
         let base = Stream::new(1);
-        let streams = [base, Stream::new(2), base.purpose("a"), base.purpose("b"), base.purpose("ab"), base.at(0), base.at(1)];
+        let streams =
+            [base, Stream::new(2), base.purpose("a"), base.purpose("b"), base.purpose("ab"), base.at(0), base.at(1)];
         for (i, a) in streams.iter().enumerate() {
             assert_eq!(a.bits(3), a.bits(3));
             for b in &streams[i + 1..] {
@@ -128,7 +129,7 @@ mod tests {
         // Five standard errors.
         assert!((mean(&|i| stream.uniform(i)) - 0.5).abs() < 5.0 * 0.2887 / (n as f64).sqrt());
         assert!(mean(&|i| stream.normal(i)).abs() < 5.0 / (n as f64).sqrt());
-        assert!((mean(&|i| stream.normal(i).powi(2)) - 1.0).abs() < 5.0 * 1.4142 / (n as f64).sqrt());
+        assert!((mean(&|i| stream.normal(i).powi(2)) - 1.0).abs() < 5.0 * std::f64::consts::SQRT_2 / (n as f64).sqrt());
     }
 
     #[test]
@@ -142,7 +143,10 @@ mod tests {
             first[order[0] as usize] += 1;
         }
         // Expected 1000 each; five standard deviations.
-        assert!(first.iter().all(|&c| (c as f64 - 1000.0).abs() < 5.0 * (6000.0f64 * 5.0 / 36.0).sqrt()), "{first:?}");
+        assert!(
+            first.iter().all(|&c| (f64::from(c) - 1000.0).abs() < 5.0 * (6000.0f64 * 5.0 / 36.0).sqrt()),
+            "{first:?}"
+        );
     }
 
     #[test]
@@ -153,7 +157,8 @@ mod tests {
             let dropped = (0..n).filter(|&i| dropout.factor(i) == 0.0).count() as f64 / f64::from(n);
             assert!((dropped - p).abs() < 5.0 * (p * (1.0 - p) / f64::from(n)).sqrt(), "{p} {dropped}");
             // Neighbours are independent: pairs are dropped with probability p^2.
-            let pairs = (1..n).filter(|&i| dropout.factor(i) == 0.0 && dropout.factor(i - 1) == 0.0).count() as f64 / f64::from(n);
+            let pairs = (1..n).filter(|&i| dropout.factor(i) == 0.0 && dropout.factor(i - 1) == 0.0).count() as f64
+                / f64::from(n);
             assert!((pairs - p * p).abs() < 5.0 * (p * p * (1.0 - p * p) / f64::from(n)).sqrt() * 1.5, "{p} {pairs}");
         }
         assert_eq!(Stream::new(3).dropout(0.0), Dropout::NONE);

@@ -81,7 +81,7 @@ pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::Unwin
         Ok(Err(error)) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
             tell(&chain(&error));
-            ExitCode::from(if error.chain().any(|e| e.is::<Bug>()) { 2 } else { 1 })
+            ExitCode::from(if error.chain().any(<dyn std::error::Error>::is::<Bug>) { 2 } else { 1 })
         }
         Err(_) => ExitCode::from(2),
     }

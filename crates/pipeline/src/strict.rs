@@ -133,17 +133,15 @@ impl<'a> Checker<'a> {
         };
         for (name, value) in table {
             let path = if key.is_empty() { name.clone() } else { format!("{key}.{name}") };
-            match properties.get(name) {
-                Some(schema) => self.value(&path, value, schema)?,
-                None => {
-                    let known: Vec<&str> = properties.keys().map(String::as_str).collect();
-                    let hint = nearest(name, &known).map_or_else(
-                        || format!("known here: {}", known.join(", ")),
-                        |near| format!("did you mean `{near}`?"),
-                    );
-                    return Err(ConfigError::UnknownKey { origin: self.origin.to_owned(), key: path, hint });
-                }
-            }
+            let Some(schema) = properties.get(name) else {
+                let known: Vec<&str> = properties.keys().map(String::as_str).collect();
+                let hint = nearest(name, &known).map_or_else(
+                    || format!("known here: {}", known.join(", ")),
+                    |near| format!("did you mean `{near}`?"),
+                );
+                return Err(ConfigError::UnknownKey { origin: self.origin.to_owned(), key: path, hint });
+            };
+            self.value(&path, value, schema)?;
         }
         Ok(())
     }

@@ -1,6 +1,8 @@
 //! `docs/configuration.md` is printed from the configuration types: this test prints it again and compares.
 //! `MP4SR_BLESS=1 cargo test --release -p mp4sr-pipeline` writes it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -41,13 +43,22 @@ fn section(out: &mut String, path: &str, schema: &Value, defaults: &Value, root:
     let properties = schema["properties"].as_object().unwrap();
     let nested = |schema: &Value| resolve(schema, root)["properties"].is_object();
     if !path.is_empty() {
-        let _ = writeln!(out, "\n## `[{path}]`\n\n{}\n\n| key | default | allowed | what |\n|---|---|---|---|", one_line(&schema["description"]));
+        let _ = writeln!(
+            out,
+            "\n## `[{path}]`\n\n{}\n\n| key | default | allowed | what |\n|---|---|---|---|",
+            one_line(&schema["description"])
+        );
         for (key, field) in properties.iter().filter(|(_, field)| !nested(field)) {
             let default = match &defaults[key] {
                 Value::Null => "unset".to_owned(),
                 value => format!("`{value}`"),
             };
-            let _ = writeln!(out, "| `{key}` | {default} | {} | {} |", allowed(resolve(field, root)), one_line(&field["description"]));
+            let _ = writeln!(
+                out,
+                "| `{key}` | {default} | {} | {} |",
+                allowed(resolve(field, root)),
+                one_line(&field["description"])
+            );
         }
     }
     for (key, field) in properties.iter().filter(|(_, field)| nested(field)) {

@@ -27,7 +27,12 @@ pub enum RecommendError {
 
 /// The `k` items with the highest scores for each history (none empty), best first, ties by item; with `remove_seen`,
 /// a history's own items are left out.
-pub fn top_k(scorer: &dyn Scorer, histories: &[&[u32]], k: usize, remove_seen: bool) -> Result<Vec<Vec<Scored>>, RecommendError> {
+pub fn top_k(
+    scorer: &dyn Scorer,
+    histories: &[&[u32]],
+    k: usize,
+    remove_seen: bool,
+) -> Result<Vec<Vec<Scored>>, RecommendError> {
     let items = scorer.items().t()?.contiguous()?;
     let scores = mp4sr_ops::product(&scorer.sequences(histories)?, &items)?.to_vec2::<f32>()?;
     let mut lists = Vec::with_capacity(histories.len());

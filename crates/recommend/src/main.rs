@@ -75,9 +75,12 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
         let mut columns = Columns::default();
         let bar = context.progress.bar("recommend", "users", sequences.user_count() as u64);
         let asked: Vec<(usize, &[u32], Option<u32>)> = (0..sequences.user_count())
-            .filter_map(|user| match config.recommend.before_test_item {
-                true => Case::of(sequences.of(user), Split::Test).map(|case| (user, case.history, Some(case.target))),
-                false => Some((user, sequences.of(user), None)).filter(|(_, history, _)| !history.is_empty()),
+            .filter_map(|user| {
+                if config.recommend.before_test_item {
+                    Case::of(sequences.of(user), Split::Test).map(|case| (user, case.history, Some(case.target)))
+                } else {
+                    Some((user, sequences.of(user), None)).filter(|(_, history, _)| !history.is_empty())
+                }
             })
             .collect();
         for block in asked.chunks(config.evaluate.batch) {

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use mp4sr_artifact::{Error, Fingerprint, Header, Result, Tensor, TensorFile, write_tensors};
-use mp4sr_models::{Model, Phase};
+use mp4sr_models::{Model, Phase, Stored};
 use serde::{Deserialize, Serialize};
 
 const FORMAT: &str = "checkpoint";
@@ -26,7 +26,7 @@ pub struct CheckpointInfo {
 pub struct Checkpoint {
     /// How it came to be.
     pub info: CheckpointInfo,
-    parameters: Vec<(String, Vec<f32>, Vec<usize>)>,
+    parameters: Vec<Stored>,
 }
 
 impl Checkpoint {
@@ -34,7 +34,7 @@ impl Checkpoint {
     pub fn write(
         path: &Path,
         info: &CheckpointInfo,
-        parameters: &[(String, Vec<f32>, Vec<usize>)],
+        parameters: &[Stored],
         items: &Fingerprint,
         inputs: BTreeMap<String, Fingerprint>,
     ) -> Result<()> {
@@ -46,8 +46,10 @@ impl Checkpoint {
             settings: serde_json::to_value(info).unwrap_or_default(),
             inputs,
         };
-        let tensors: Vec<(String, Tensor)> =
-            parameters.iter().map(|(name, values, shape)| (name.clone(), Tensor::F32(values.clone(), shape.clone()))).collect();
+        let tensors: Vec<(String, Tensor)> = parameters
+            .iter()
+            .map(|(name, values, shape)| (name.clone(), Tensor::F32(values.clone(), shape.clone())))
+            .collect();
         write_tensors(path, &header, &tensors)
     }
 
@@ -75,11 +77,9 @@ impl Checkpoint {
             let set = model.parameters().set(name, values.clone(), shape);
             set.map_err(|e| Error::unusable(path, e.to_string(), REMEDY))?;
         }
-        let missing = model
-            .parameters()
-            .iter()
-            .map(|(name, _)| name)
-            .find(|name| model.uses(phase, name) && model.uses(own, name) && !self.parameters.iter().any(|(n, ..)| n == name));
+        let missing = model.parameters().iter().map(|(name, _)| name).find(|name| {
+            model.uses(phase, name) && model.uses(own, name) && !self.parameters.iter().any(|(n, ..)| n == name)
+        });
         match missing {
             Some(name) => Err(Error::unusable(path, format!("parameter `{name}` is missing"), REMEDY)),
             None => Ok(()),

@@ -1,6 +1,6 @@
 use mp4sr_models::{
-    CmclDirection, Config as M2seConfig, Logits, Model, Mp4sr, PoolingGradient, Popularity, Pretraining, SameGroup, Stream,
-    TransformerConfig,
+    CmclDirection, Config as M2seConfig, Logits, Model, Mp4sr, PoolingGradient, Popularity, Pretraining, SameGroup,
+    Stream, TransformerConfig,
 };
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{self, ModelName};
@@ -25,7 +25,8 @@ pub fn build_model(config: &Config, inputs: &Inputs) -> anyhow::Result<Box<dyn M
 
 fn m2se_config(config: &Config) -> M2seConfig {
     let (model, pretrain) = (&config.model, &config.pretrain);
-    let in_logits = |m: &config::Modality| model.logit_modalities.is_empty() || model.logit_modalities.contains(&m.name);
+    let in_logits =
+        |m: &config::Modality| model.logit_modalities.is_empty() || model.logit_modalities.contains(&m.name);
     M2seConfig {
         transformer: TransformerConfig {
             width: model.width,

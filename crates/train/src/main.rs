@@ -1,6 +1,6 @@
 //! `mp4sr-train`: pre-trains and fine-tunes the recommender of a pipeline.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -51,15 +51,17 @@ fn pretrain(context: &Context) -> anyhow::Result<()> {
         return Ok(());
     }
     let Pretrain { epochs, patience, batch, learning_rate, weight_decay, clip_norm, .. } = config.pretrain;
-    let settings = Settings { epochs, patience, batch, learning_rate, weight_decay, clip_norm, ..base_settings(config) };
-    train(context, Phase::Pretrain, settings, json!(config.pretrain))
+    let settings =
+        Settings { epochs, patience, batch, learning_rate, weight_decay, clip_norm, ..base_settings(config) };
+    train(context, Phase::Pretrain, settings, &json!(config.pretrain))
 }
 
 fn finetune(context: &Context) -> anyhow::Result<()> {
     let config = &context.config;
     let Finetune { epochs, patience, batch, learning_rate, weight_decay, clip_norm } = config.finetune;
-    let settings = Settings { epochs, patience, batch, learning_rate, weight_decay, clip_norm, ..base_settings(config) };
-    train(context, Phase::Finetune, settings, json!(config.finetune))
+    let settings =
+        Settings { epochs, patience, batch, learning_rate, weight_decay, clip_norm, ..base_settings(config) };
+    train(context, Phase::Finetune, settings, &json!(config.finetune))
 }
 
 /// Whether fine-tuning starts from pre-trained weights.
@@ -77,12 +79,20 @@ fn base_settings(config: &Config) -> Settings {
         weight_decay: 0.0,
         clip_norm: 0.0,
         k: config.evaluate.k.clone(),
-        protocol: Protocol { batch: config.evaluate.batch, remove_seen: config.evaluate.seen_items == SeenItems::Remove },
+        protocol: Protocol {
+            batch: config.evaluate.batch,
+            remove_seen: config.evaluate.seen_items == SeenItems::Remove,
+        },
         seed: config.run.seed,
     }
 }
 
-fn train(context: &Context, phase: Phase, settings: Settings, phase_settings: serde_json::Value) -> anyhow::Result<()> {
+fn train(
+    context: &Context,
+    phase: Phase,
+    settings: Settings,
+    phase_settings: &serde_json::Value,
+) -> anyhow::Result<()> {
     let (config, layout) = (&context.config, &context.layout);
     let pretrained = (phase == Phase::Finetune && pretrains(config)).then(|| layout.checkpoint(Phase::Pretrain.name()));
     let recorded = json!({ phase.name(): phase_settings, "model": config.model, "seed": config.run.seed, "evaluate": config.evaluate });
@@ -118,7 +128,7 @@ fn run_phase(
     phase: Phase,
     settings: Settings,
     stage: &Stage,
-    state_path: &PathBuf,
+    state_path: &Path,
 ) -> anyhow::Result<CheckpointInfo> {
     let mut info = CheckpointInfo {
         phase: phase.name().to_owned(),
@@ -134,7 +144,7 @@ fn run_phase(
         phase,
         sequences: &inputs.sequences,
         settings,
-        state_path: state_path.clone(),
+        state_path: state_path.to_owned(),
         log_path: context.layout.metrics_log(),
         identity: json!({ "settings": stage.settings(), "inputs": stage.input_fingerprints() }),
     };

@@ -4,7 +4,7 @@ use std::time::Instant;
 use candle_core::Var;
 use mp4sr_artifact::{Sequences, files};
 use mp4sr_evaluate::{Metrics, Protocol, RankError, rank_users};
-use mp4sr_models::{Batch, Model, Phase, Stream};
+use mp4sr_models::{Batch, Model, Phase, Stored, Stream};
 use mp4sr_ops::Adam;
 use mp4sr_run::Split;
 
@@ -161,7 +161,7 @@ impl Training<'_> {
         used.map(|(name, var)| (name.to_owned(), var.clone())).unzip()
     }
 
-    fn values(&self, names: &[String]) -> Result<Vec<(String, Vec<f32>, Vec<usize>)>, TrainError> {
+    fn values(&self, names: &[String]) -> Result<Vec<Stored>, TrainError> {
         Ok(self.model.parameters().values()?.into_iter().filter(|(name, ..)| names.contains(name)).collect())
     }
 
@@ -249,4 +249,3 @@ fn other_phases(path: &Path, phase: Phase) -> Result<Vec<EpochLine>, TrainError>
     let lines = text.lines().filter_map(|line| serde_json::from_str::<EpochLine>(line).ok());
     Ok(lines.filter(|line| line.phase != phase.name()).collect())
 }
-

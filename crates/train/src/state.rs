@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use mp4sr_artifact::{Error, Fingerprint, Header, Result, Tensor, TensorFile, write_tensors};
+use mp4sr_models::Stored;
 use mp4sr_ops::AdamState;
 use serde::{Deserialize, Serialize};
 
@@ -16,9 +17,9 @@ pub struct State {
     /// What is not a tensor.
     pub progress: Progress,
     /// Weights after the last finished epoch.
-    pub current: Vec<(String, Vec<f32>, Vec<usize>)>,
+    pub current: Vec<Stored>,
     /// Weights after the best epoch.
-    pub best: Vec<(String, Vec<f32>, Vec<usize>)>,
+    pub best: Vec<Stored>,
     /// Adam's moments.
     pub adam: AdamState,
 }
@@ -75,7 +76,11 @@ impl State {
         if progress.identity != *identity {
             let what = difference("", &progress.identity, identity).unwrap_or_else(|| "settings".to_owned());
             let reason = format!("it is the state of an unfinished run with another `{what}`");
-            return Err(Error::unusable(path, reason, "put the old setting back to go on, or delete it to train from the start"));
+            return Err(Error::unusable(
+                path,
+                reason,
+                "put the old setting back to go on, or delete it to train from the start",
+            ));
         }
         let mut state = Self { progress, current: Vec::new(), best: Vec::new(), adam: AdamState::default() };
         for name in names {
@@ -98,5 +103,8 @@ fn difference(prefix: &str, a: &serde_json::Value, b: &serde_json::Value) -> Opt
     let (Some(a_keys), Some(b_keys)) = (a.as_object(), b.as_object()) else {
         return (a != b).then(|| prefix.trim_start_matches('.').to_owned());
     };
-    a_keys.keys().chain(b_keys.keys()).find_map(|key| difference(&format!("{prefix}.{key}"), &a[key.as_str()], &b[key.as_str()]))
+    a_keys
+        .keys()
+        .chain(b_keys.keys())
+        .find_map(|key| difference(&format!("{prefix}.{key}"), &a[key.as_str()], &b[key.as_str()]))
 }

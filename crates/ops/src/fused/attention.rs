@@ -81,7 +81,8 @@ fn attend(out: &mut [f32], q: &[f32], kv: &[f32], place: Place, dropout: Dropout
             softmax_row(&q[i * d + key..][..width], &kv[key..], 2 * d, p, scale);
             let out = &mut out[i * d + key..][..width];
             for (j, &p) in p.iter().enumerate() {
-                let factor = if dropout.is_active() { dropout.factor(weight_index(token, j, head, heads)) } else { 1.0 };
+                let factor =
+                    if dropout.is_active() { dropout.factor(weight_index(token, j, head, heads)) } else { 1.0 };
                 add_scaled(out, p * factor, &kv[j * 2 * d + value..][..width]);
             }
         }
@@ -108,7 +109,8 @@ fn attend_backward(
             softmax_row(q, &kv[key..], 2 * d, p, scale);
             let dout = &dout[i * d + key..][..width];
             for j in 0..seen {
-                let factor = if dropout.is_active() { dropout.factor(weight_index(token, j, head, heads)) } else { 1.0 };
+                let factor =
+                    if dropout.is_active() { dropout.factor(weight_index(token, j, head, heads)) } else { 1.0 };
                 dp[j] = factor * dot(dout, &kv[j * 2 * d + value..][..width]);
                 add_scaled(&mut dkv[j * 2 * d + value..][..width], p[j] * factor, dout);
             }
@@ -125,7 +127,13 @@ fn attend_backward(
 
 impl Attention {
     fn queries_before(&self, j: usize) -> usize {
-        if self.last_only { j } else if j == self.segments.count() { self.segments.tokens() } else { self.segments.range(j).start }
+        if self.last_only {
+            j
+        } else if j == self.segments.count() {
+            self.segments.tokens()
+        } else {
+            self.segments.range(j).start
+        }
     }
 
     fn place(&self, j: usize, d: usize) -> Place {
@@ -135,7 +143,7 @@ impl Attention {
     }
 
     /// Cuts a slice with `width` values a query into the shards' parts.
-    fn cut<'a>(&self, mut data: &'a mut [f32], ends: impl Iterator<Item = usize>, width: usize) -> Vec<&'a mut [f32]> {
+    fn cut(mut data: &mut [f32], ends: impl Iterator<Item = usize>, width: usize) -> Vec<&mut [f32]> {
         let mut start = 0;
         let mut parts = Vec::new();
         for end in ends {
@@ -157,11 +165,15 @@ impl Fused<2> for Attention {
         };
         let expected = self.queries_before(self.segments.count());
         if d2 != 2 * d || d % self.heads != 0 || tokens != self.segments.tokens() || rows != expected {
-            bail!("attention: {:?} and {:?} do not fit {tokens} tokens, {expected} queries", query.dims, key_value.dims);
+            bail!(
+                "attention: {:?} and {:?} do not fit {tokens} tokens, {expected} queries",
+                query.dims,
+                key_value.dims
+            );
         }
         let shards = self.segments.shards(TOKENS);
         let mut out = vec![0.0; query.data.len()];
-        let parts = self.cut(&mut out, shards.iter().map(|s| self.queries_before(s.end)), d);
+        let parts = Self::cut(&mut out, shards.iter().map(|s| self.queries_before(s.end)), d);
         parts.into_par_iter().zip(&shards).for_each(|(out, shard)| {
             let first = self.queries_before(shard.start);
             let mut p = Vec::new();
@@ -181,8 +193,8 @@ impl Fused<2> for Attention {
         let d = query.dims[1];
         let shards = self.segments.shards(TOKENS);
         let (mut dq, mut dkv) = (vec![0.0; query.data.len()], vec![0.0; key_value.data.len()]);
-        let dq_parts = self.cut(&mut dq, shards.iter().map(|s| self.queries_before(s.end)), d);
-        let dkv_parts = self.cut(&mut dkv, shards.iter().map(|s| self.segments.range(s.end - 1).end), 2 * d);
+        let dq_parts = Self::cut(&mut dq, shards.iter().map(|s| self.queries_before(s.end)), d);
+        let dkv_parts = Self::cut(&mut dkv, shards.iter().map(|s| self.segments.range(s.end - 1).end), 2 * d);
         dq_parts.into_par_iter().zip(dkv_parts).zip(&shards).for_each(|((dq, dkv), shard)| {
             let (first, first_token) = (self.queries_before(shard.start), self.segments.range(shard.start).start);
             let (mut p, mut dp) = (Vec::new(), Vec::new());

@@ -52,7 +52,14 @@ fn apply_mask(logits: &mut [f32], mask: &Mask, (row, first): (usize, usize), lef
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
-fn gather_block(logits: &mut [f32], columns: usize, scale: f32, mask: &Mask, place: (usize, usize), state: &mut [(f32, f32)]) {
+fn gather_block(
+    logits: &mut [f32],
+    columns: usize,
+    scale: f32,
+    mask: &Mask,
+    place: (usize, usize),
+    state: &mut [(f32, f32)],
+) {
     for (i, (logits, (top, total))) in logits.chunks_exact_mut(columns).zip(state).enumerate() {
         logits.iter_mut().for_each(|x| *x *= scale);
         apply_mask(logits, mask, (place.0 + i, place.1), f32::NEG_INFINITY, 0.0);
@@ -69,7 +76,15 @@ fn gather_block(logits: &mut [f32], columns: usize, scale: f32, mask: &Mask, pla
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
-fn weight_block(logits: &mut [f32], columns: usize, scale: f32, mask: &Mask, place: (usize, usize), l: &[f32], dl: &[f32]) {
+fn weight_block(
+    logits: &mut [f32],
+    columns: usize,
+    scale: f32,
+    mask: &Mask,
+    place: (usize, usize),
+    l: &[f32],
+    dl: &[f32],
+) {
     for (i, (logits, (&l, &dl))) in logits.chunks_exact_mut(columns).zip(l.iter().zip(dl)).enumerate() {
         // A row without columns has l = -inf and no gradient.
         let (l, dl) = if l == f32::NEG_INFINITY { (0.0, 0.0) } else { (l, dl * scale) };

@@ -20,7 +20,13 @@ const USES: usize = 64;
 /// Items of a backward shard.
 const ITEMS: usize = 32;
 
-pub(crate) fn mixture(products: &Tensor, gate: &Tensor, norms: &Tensor, uses: &Uses, dropout: Dropout) -> Result<Tensor> {
+pub(crate) fn mixture(
+    products: &Tensor,
+    gate: &Tensor,
+    norms: &Tensor,
+    uses: &Uses,
+    dropout: Dropout,
+) -> Result<Tensor> {
     apply3(Mixture { uses: uses.clone(), dropout }, products, gate, norms)
 }
 
@@ -141,7 +147,8 @@ impl Fused<3> for Mixture {
                 let items = d_products.chunks_exact_mut(all).zip(d_gate.chunks_exact_mut(experts));
                 for (at, (d_product, d_gate)) in items.enumerate() {
                     let item = shard * ITEMS + at;
-                    let inputs = (&products.data[item * all..][..all], &gate.data[item * experts..][..experts], norms.data);
+                    let inputs =
+                        (&products.data[item * all..][..all], &gate.data[item * experts..][..experts], norms.data);
                     let mut totals = Totals { products: d_product, gate: d_gate, norms: &mut d_norms };
                     for &use_ in self.uses.of(item) {
                         let dz = &gradient[use_ as usize * d..][..d];

@@ -71,7 +71,12 @@ fn with_slices<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f32];
     f(slices)
 }
 
-fn backward<F: Fused<N>, const N: usize>(op: &F, arguments: [&Tensor; N], result: &Tensor, gradient: &Tensor) -> Result<[Option<Tensor>; N]> {
+fn backward<F: Fused<N>, const N: usize>(
+    op: &F,
+    arguments: [&Tensor; N],
+    result: &Tensor,
+    gradient: &Tensor,
+) -> Result<[Option<Tensor>; N]> {
     let gradient = gradient.contiguous()?;
     let gradients = with_slices([result, &gradient], |[result, gradient]| {
         with_slices(arguments, |slices| {
@@ -117,7 +122,13 @@ impl<F: Fused<2>> CustomOp2 for Adapter<F> {
         let a = View { data: slice(s1, l1)?, dims: l1.dims() };
         self.0.forward([a, View { data: slice(s2, l2)?, dims: l2.dims() }]).map(stored)
     }
-    fn bwd(&self, a: &Tensor, b: &Tensor, result: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        result: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [a, b] = backward(&self.0, [a, b], result, gradient)?;
         Ok((a, b))
     }

@@ -18,7 +18,13 @@ pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<T
     apply2(Norm, x, &Tensor::stack(&[weight, bias], 0)?)
 }
 
-pub(crate) fn add_norm(x: &Tensor, branch: &Tensor, weight: &Tensor, bias: &Tensor, dropout: Dropout) -> Result<Tensor> {
+pub(crate) fn add_norm(
+    x: &Tensor,
+    branch: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    dropout: Dropout,
+) -> Result<Tensor> {
     apply3(AddNorm(dropout), x, branch, &Tensor::stack(&[weight, bias], 0)?)
 }
 
@@ -89,7 +95,15 @@ pub(super) fn moments(v: &mut [f32]) -> (f32, f32) {
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
-fn forward_rows(y: &mut [f32], x: &[f32], branch: Option<&[f32]>, norm: &[f32], d: usize, first: usize, dropout: Dropout) {
+fn forward_rows(
+    y: &mut [f32],
+    x: &[f32],
+    branch: Option<&[f32]>,
+    norm: &[f32],
+    d: usize,
+    first: usize,
+    dropout: Dropout,
+) {
     let (w, b) = norm.split_at(d);
     for (row, y) in y.chunks_exact_mut(d).enumerate() {
         let at = row * d;

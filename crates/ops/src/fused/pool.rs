@@ -45,7 +45,15 @@ fn pool_item(rows: &[f32], w: &[f32], pad_rows: usize, alpha: &mut Vec<f32>, e: 
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
-fn pool_item_backward(rows: &[f32], w: &[f32], pad_rows: usize, alpha: &mut Vec<f32>, e: &[f32], de: &[f32], dw: &mut [f32]) {
+fn pool_item_backward(
+    rows: &[f32],
+    w: &[f32],
+    pad_rows: usize,
+    alpha: &mut Vec<f32>,
+    e: &[f32],
+    de: &[f32],
+    dw: &mut [f32],
+) {
     weights(rows, w, pad_rows, alpha);
     let along = dot(de, e);
     for (row, &a) in rows.chunks_exact(w.len()).zip(alpha.iter()) {

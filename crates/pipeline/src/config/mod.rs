@@ -84,7 +84,7 @@ impl Config {
     /// What no single key's type or range can say.
     fn check(&self, origin: &str) -> Result<(), ConfigError> {
         let fail = |key: &str, value: String, allowed: &str| Err(ConfigError::value(origin, key, &value, allowed));
-        if self.model.width % self.model.heads != 0 {
+        if !self.model.width.is_multiple_of(self.model.heads) {
             return fail(
                 "model.heads",
                 self.model.heads.to_string(),
@@ -124,9 +124,10 @@ impl Config {
         if !modality.features.is_empty() {
             return modality.features.clone();
         }
-        match modality.name.as_str() {
-            "image" => self.extract.image.encoder_name(&self.extract.text),
-            _ => self.extract.text.encoder_name(),
+        if modality.name == "image" {
+            self.extract.image.encoder_name(&self.extract.text)
+        } else {
+            self.extract.text.encoder_name()
         }
     }
 }
