@@ -138,7 +138,7 @@ fn k_of(name: &str, kind: &str) -> Option<u32> {
 
 fn panel(logs: &[Log], phase: &str, what: &str, value: impl Fn(&EpochLine) -> Option<f64>) -> Result<Option<Panel>> {
     let mut curves = Vec::new();
-    for (at, log) in logs.iter().enumerate() {
+    for (at, log) in logs.iter().filter(|log| !log.lines.is_empty()).enumerate() {
         let point = |line: &EpochLine| value(line).filter(|v| v.is_finite()).map(|value| (line.epoch, value));
         let lines = || log.lines.iter().filter(|line| line.phase == phase);
         let points: Vec<(i32, f64)> = lines().filter_map(point).collect();

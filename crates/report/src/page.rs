@@ -12,10 +12,6 @@ use crate::table::{MetricsTable, percent};
 use crate::thumbnail::{Picture, thumbnail};
 use crate::users::{Choice, Shown};
 
-/// Events shown of a history: the last ones; with what came next, as many as of a list.
-const HISTORY: usize = 9;
-/// Items shown of a list: the first ones.
-const LIST: usize = 10;
 /// Users are left out of the page before they make it longer than this.
 const MOST_BYTES: usize = 2_600_000;
 
@@ -81,8 +77,8 @@ impl Page<'_> {
                 h2 { "Metrics" }
                 p {
                     "Each user's next item is ranked among all items; ties count against the model. "
-                    "R@K is the share of users whose item is among the first K, N@K gives the first place 1 and place r "
-                    "1 / log" sub { "2" } "(r + 1). Both are means over users; the best of a column is bold."
+                    "R@K is the share of users whose item is among the first K, in N@K place r counts "
+                    "1\u{a0}/\u{a0}log" sub { "2" } "(r\u{a0}+\u{a0}1) instead of 1. Both are means over users; the best of a column is bold."
                 }
                 @for table in self.tables {
                     h3 { (if table.split == "test" { "Test" } else { "Validation" }) ": "
@@ -156,8 +152,7 @@ impl Page<'_> {
     }
 
     fn user(&self, user: &Shown, pictures: &mut HashMap<usize, Picture>) -> Markup {
-        let earlier = user.history.len().saturating_sub(HISTORY);
-        let later = user.list.len().saturating_sub(LIST);
+        let (recent, top) = (user.recent(), user.top());
         let hit = user.target.and_then(|target| user.list.iter().position(|&item| item == target));
         html! {
             section.user {
@@ -171,16 +166,16 @@ impl Page<'_> {
                 }
                 h4 {
                     "History, oldest first"
-                    @if earlier > 0 { " (the last " (HISTORY) " of " (user.history.len()) " items)" }
+                    @if recent.len() < user.history.len() { " (the last " (recent.len()) " of " (user.history.len()) " items)" }
                     @if user.target.is_some() { ", and what came next" }
                 }
                 ol.cards {
-                    @for &item in &user.history[earlier..] { (self.card(item, None, false, pictures)) }
+                    @for &item in recent { (self.card(item, None, false, pictures)) }
                     @if let Some(target) = user.target { (self.card(target, None, true, pictures)) }
                 }
-                h4 { "Recommended, best first" @if later > 0 { " (the first " (LIST) " of " (user.list.len()) ")" } }
+                h4 { "Recommended, best first" @if top.len() < user.list.len() { " (the first " (top.len()) " of " (user.list.len()) ")" } }
                 ol.cards {
-                    @for (at, &item) in user.list.iter().take(LIST).enumerate() {
+                    @for (at, &item) in top.iter().enumerate() {
                         (self.card(item, Some(at + 1), user.target == Some(item), pictures))
                     }
                 }
@@ -200,6 +195,7 @@ impl Page<'_> {
                     Picture::Shown(address) => img src=(address) alt="" loading="lazy";,
                     Picture::None => span.none { "no picture" },
                     Picture::NotFetched => span.none { "picture not fetched" },
+                    Picture::Missing => span.none { "picture file is missing" },
                     Picture::Broken => span.none { "picture does not decode" },
                 }
                 @if let Some(place) = place { span.place { (place) } }
@@ -335,7 +331,7 @@ fn lines_table(found: &Statistics) -> Markup {
             tbody { @for (kind, lines) in kinds {
                 @for file in &lines.files {
                     tr {
-                        td { code { (file.file) } }
+                        td { code { (file_name(&file.file)) } }
                         td { (kind) }
                         td { (number(file.lines)) }
                         td { (number(file.accepted)) }
@@ -403,7 +399,7 @@ mod tests {
             ids: vec!["<i>id</i>".into(), "b".into()],
             titles: vec![HOSTILE.into(), String::new()],
             sentences: vec![vec![], vec![]],
-            images: vec![vec!["\" onerror=\"alert(1)".into()], vec![]],
+            images: vec![vec!["\" onerror=\"alert(1)".into(), "Cargo.toml".into()], vec![]],
         };
         let user = Shown {
             user: 1,

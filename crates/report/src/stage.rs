@@ -1,5 +1,6 @@
 //! The stage from files of runs to a written report.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{Items, Layout, Stage, files};
@@ -11,13 +12,17 @@ use crate::metrics::{Metrics, read_ranks};
 use crate::page::Page;
 use crate::statistics::Statistics;
 use crate::table::{MetricsTable, Row, to_csv};
-use crate::users::{Choice, Lists};
+use crate::thumbnail::is_missing;
+use crate::users::{Choice, Lists, Shown};
 use crate::{Error, Result};
 
 /// Raised whenever the same files would give another report.
 const VERSION: u32 = 1;
 /// As they come on the page.
 const SPLITS: [&str; 2] = ["test", "validation"];
+
+/// Starts the role of an input that is a picture.
+const PICTURE: &str = "picture ";
 
 /// All that determines the report, beside the content of the files.
 #[derive(Serialize)]
@@ -69,6 +74,10 @@ fn runs(context: &Context) -> Vec<Layout> {
     names.into_iter().map(|name| context.layout.with_run(name)).collect()
 }
 
+fn shown_items(users: &[Shown]) -> BTreeSet<usize> {
+    users.iter().flat_map(Shown::items).collect()
+}
+
 struct Report<'a> {
     context: &'a Context,
     pipeline: &'a Path,
@@ -96,7 +105,30 @@ impl Report<'_> {
         inputs.push(("configuration".to_owned(), own.run_config()));
         // Of a model without training, or a dataset from another program, some files never come to be.
         inputs.retain(|(_, path)| path.exists());
+        inputs.extend(self.pictures()?);
         Ok(inputs)
+    }
+
+    /// The pictures on the page, by role and path: one that was mended or fetched makes the page anew.
+    fn pictures(&self) -> Result<Vec<(String, PathBuf)>> {
+        let items = Items::read(&self.context.layout.items())?;
+        let (users, _) = self.users(&items)?;
+        let names = shown_items(&users).into_iter().flat_map(|item| &items.images[item]);
+        let there = names.filter(|name| Path::new(name).is_file() && files::open(Path::new(name)).is_ok());
+        Ok(there.map(|name| (format!("{PICTURE}{name}"), PathBuf::from(name))).collect())
+    }
+
+    /// The users on the page.
+    fn users(&self, items: &Items) -> Result<(Vec<Shown>, Choice)> {
+        let (count, layout) = (self.context.config.report.users, &self.context.layout);
+        if count == 0 {
+            return Ok((Vec::new(), Choice::default()));
+        }
+        let path = layout.recommendations();
+        let lists = Lists::read(&path)?;
+        let (rows, choice) = lists.choose(count);
+        let ranks = read_ranks(&layout.ranks(SPLITS[0]), &items.hash())?;
+        Ok((lists.show(&rows, items, &ranks, &path)?, choice))
     }
 
     fn required(&self, layout: &Layout, what: &'static str, path: PathBuf, target: &str) -> Result<PathBuf> {
@@ -143,14 +175,8 @@ impl Report<'_> {
             logs.iter().filter(|log| log.lines.is_empty()).map(|log| log.run.clone()).collect();
         let statistics = Statistics::read(&layout.statistics())?;
 
-        let (mut users, mut choice) = (Vec::new(), Choice::default());
-        if config.report.users > 0 {
-            let path = layout.recommendations();
-            let lists = Lists::read(&path)?;
-            let (rows, chosen) = lists.choose(config.report.users);
-            let ranks = read_ranks(&layout.ranks(SPLITS[0]), &items.hash())?;
-            (users, choice) = (lists.show(&rows, &items, &ranks, &path)?, chosen);
-        }
+        let (users, choice) = self.users(&items)?;
+        self.warn_of_missing_pictures(&users, &items);
 
         let resolved = match layout.run_config() {
             path if path.exists() => files::read_to_string(&path)?,
@@ -189,6 +215,21 @@ impl Report<'_> {
         Ok(outputs)
     }
 
+    /// Paths of pictures start where preprocess ran; from elsewhere a page of placeholders would be a riddle.
+    fn warn_of_missing_pictures(&self, users: &[Shown], items: &Items) {
+        let shown = shown_items(users);
+        let is_missing = |&&item: &&usize| is_missing(&items.images[item]);
+        let missing = shown.iter().filter(is_missing).count();
+        if missing > 0 {
+            self.context.progress.say(format!(
+                "report: the pictures of {missing} of {} shown items are not where `{}` says; paths start from the folder \
+                 in which preprocess ran",
+                shown.len(),
+                self.context.layout.items().display()
+            ));
+        }
+    }
+
     fn markdown(&self, tables: &[MetricsTable]) -> String {
         let mut text = format!("# {} on {}\n", self.context.layout.run_name(), self.context.config.dataset.name);
         for table in tables {
@@ -206,7 +247,8 @@ impl Report<'_> {
             ("run".to_owned(), self.context.layout.run_name().to_owned()),
             ("seed".to_owned(), config.run.seed.to_string()),
         ];
-        for (role, fingerprint) in stage.input_fingerprints() {
+        let files = stage.input_fingerprints().into_iter().filter(|(role, _)| !role.starts_with(PICTURE));
+        for (role, fingerprint) in files {
             let start: String = fingerprint.as_str().chars().take(16).collect();
             rows.push((role, format!("BLAKE3 {start}")));
         }

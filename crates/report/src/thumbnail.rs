@@ -26,21 +26,38 @@ pub enum Picture {
     None,
     /// It has addresses, but no file yet.
     NotFetched,
+    /// None of its files is where it was.
+    Missing,
     /// None of its files can be decoded.
     Broken,
 }
 
 /// The first of an item's pictures that can be shown.
 pub fn thumbnail(images: &[String]) -> Picture {
-    let is_address = |image: &&String| image.starts_with("http://") || image.starts_with("https://");
     if images.is_empty() {
         return Picture::None;
     }
-    if images.iter().all(|image| is_address(&image)) {
+    if images.iter().all(|image| is_address(image)) {
         return Picture::NotFetched;
     }
-    let shown = images.iter().filter(|image| !is_address(image)).find_map(|image| shrink(Path::new(image)));
+    if is_missing(images) {
+        return Picture::Missing;
+    }
+    let shown = local(images).find_map(shrink);
     shown.map_or(Picture::Broken, |jpeg| Picture::Shown(format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg))))
+}
+
+/// Whether there should be files and there is none.
+pub(crate) fn is_missing(images: &[String]) -> bool {
+    local(images).next().is_some() && !local(images).any(Path::exists)
+}
+
+fn local(images: &[String]) -> impl Iterator<Item = &Path> {
+    images.iter().filter(|image| !is_address(image)).map(Path::new)
+}
+
+fn is_address(image: &str) -> bool {
+    image.starts_with("http://") || image.starts_with("https://")
 }
 
 fn shrink(path: &Path) -> Option<Vec<u8>> {
@@ -98,9 +115,10 @@ mod tests {
 
         assert_eq!(thumbnail(&[]), Picture::None);
         assert_eq!(thumbnail(&["https://x/y.jpg".to_owned()]), Picture::NotFetched);
-        for broken in ["half.png", "text.jpg", "empty.jpg", "gone.jpg"] {
+        for broken in ["half.png", "text.jpg", "empty.jpg"] {
             assert_eq!(thumbnail(&[path(broken)]), Picture::Broken, "{broken}");
         }
+        assert_eq!(thumbnail(&[path("gone.jpg")]), Picture::Missing);
         let small = decoded(&thumbnail(&[path("half.png"), "https://x/y.jpg".to_owned(), path("whole.jpg")]));
         assert_eq!(small.dimensions(), (96, 48), "whatever its name says, it is decoded as what it is");
     }

@@ -44,6 +44,23 @@ pub(crate) struct Choice {
     pub(crate) hits: usize,
 }
 
+impl Shown {
+    /// The end of the history that the page shows; with what came next, as many items as of a list.
+    pub(crate) fn recent(&self) -> &[usize] {
+        &self.history[self.history.len().saturating_sub(9)..]
+    }
+
+    /// The start of the list that the page shows.
+    pub(crate) fn top(&self) -> &[usize] {
+        &self.list[..self.list.len().min(10)]
+    }
+
+    /// All items that the page shows.
+    pub(crate) fn items(&self) -> impl Iterator<Item = usize> {
+        self.recent().iter().chain(self.top()).chain(&self.target).copied()
+    }
+}
+
 impl Lists {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         const REMEDY: &str = "run `make recommend` again";
@@ -68,8 +85,8 @@ impl Lists {
         let choice = Choice { users: self.user.len(), known: known.len(), hits: hits.len() };
         let misses = if known.is_empty() { unknown } else { misses };
         let from_hits = count.div_ceil(2).max(count.saturating_sub(misses.len())).min(hits.len());
-        let mut chosen = spread(&hits, from_hits);
-        chosen.extend(spread(&misses, count - from_hits));
+        let mut chosen = spread(&hits, from_hits, 1);
+        chosen.extend(spread(&misses, count - from_hits, 3));
         chosen.sort_unstable();
         (chosen, choice)
     }
@@ -101,10 +118,11 @@ impl Lists {
     }
 }
 
-/// `count` of the rows (or all), each from the middle of an equal part of them.
-fn spread(rows: &[usize], count: usize) -> Vec<usize> {
+/// `count` of the rows (or all), one from each of `count` equal parts, `quarter` quarters into it. Hits and misses stand at
+/// other quarters, or they would come in pairs of neighbours.
+fn spread(rows: &[usize], count: usize, quarter: usize) -> Vec<usize> {
     let count = count.min(rows.len());
-    (0..count).map(|at| rows[(2 * at + 1) * rows.len() / (2 * count)]).collect()
+    (0..count).map(|at| rows[(4 * at + quarter) * rows.len() / (4 * count)]).collect()
 }
 
 #[cfg(test)]
@@ -132,11 +150,11 @@ mod tests {
     fn half_are_hits_spread_evenly_and_a_short_kind_is_filled_up() {
         let (rows, choice) = lists("hmhmmmhmhm").choose(4);
         assert_eq!((choice.users, choice.known, choice.hits), (10, 10, 4));
-        assert_eq!(rows, [2, 3, 7, 8]);
-        assert_eq!(lists("hmmmmm").choose(4).0, [0, 1, 3, 5]);
-        assert_eq!(lists("hhhhhm").choose(4).0, [0, 2, 4, 5]);
+        assert_eq!(rows, [0, 4, 6, 9]);
+        assert_eq!(lists("hmmmmm").choose(4).0, [0, 2, 3, 5]);
+        assert_eq!(lists("hhhhhm").choose(4).0, [0, 2, 3, 5]);
         assert_eq!(lists("hm").choose(8).0, [0, 1]);
-        assert_eq!(lists("mmm").choose(2).0, [0, 2]);
+        assert_eq!(lists("mmm").choose(2).0, [1, 2]);
         assert_eq!(lists("????").choose(2).0, [1, 3]);
         assert_eq!(lists("hm").choose(0).0, Vec::<usize>::new());
         assert_eq!(lists("").choose(8).0, Vec::<usize>::new());

@@ -142,6 +142,11 @@ fn a_page_tables_and_curves_that_need_nothing_beside_them() {
     world.run().unwrap();
     assert_eq!(world.text("index.html"), page);
     keep(&world);
+
+    // A picture that is mended afterwards comes onto the page.
+    RgbImage::new(9, 9).save(world.folder.path().join("2.png")).unwrap();
+    world.run().unwrap();
+    assert!(!world.text("index.html").contains("picture does not decode"));
 }
 
 /// For a look at the page: the folder of a report to copy this one to.
@@ -180,5 +185,4 @@ fn ranks_of_other_items_are_refused() {
     items.write(&world.context.layout.items()).unwrap();
     let message = world.run().unwrap_err().to_string();
     assert!(message.contains("it is about other items") && message.contains("make evaluate"), "{message}");
-    drop(world.folder);
 }
