@@ -166,14 +166,19 @@ impl Page<'_> {
                 }
                 h4 {
                     "History, oldest first"
-                    @if recent.len() < user.history.len() { " (the last " (recent.len()) " of " (user.history.len()) " items)" }
+                    @if recent.len() < user.history.len() {
+                        " (the last " (recent.len()) " of " (user.history.len()) " items)"
+                    }
                     @if user.target.is_some() { ", and what came next" }
                 }
                 ol.cards {
                     @for &item in recent { (self.card(item, None, false, pictures)) }
                     @if let Some(target) = user.target { (self.card(target, None, true, pictures)) }
                 }
-                h4 { "Recommended, best first" @if top.len() < user.list.len() { " (the first " (top.len()) " of " (user.list.len()) ")" } }
+                h4 {
+                    "Recommended, best first"
+                    @if top.len() < user.list.len() { " (the first " (top.len()) " of " (user.list.len()) ")" }
+                }
                 ol.cards {
                     @for (at, &item) in top.iter().enumerate() {
                         (self.card(item, Some(at + 1), user.target == Some(item), pictures))
