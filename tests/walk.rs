@@ -177,6 +177,32 @@ fn the_walk_ends_in_a_report_and_a_second_walk_does_nothing() {
 }
 
 #[test]
+fn every_planted_fault_is_counted() {
+    let world = extracted();
+    let json = |bytes: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&bytes).unwrap();
+    let faults = json(files::read(&raw().join("truth.json")).unwrap())["faults"].clone();
+    let counted = json(world.bytes("dataset/report.json"));
+    let pictures = json(world.bytes("features/report.json"));
+    let rejected = counted["interactions"]["rejected"].as_object().unwrap();
+    let rejected: u64 = rejected.values().map(|reason| reason["count"].as_u64().unwrap()).sum();
+    assert_eq!(rejected, faults["cut_review_lines"]);
+    assert_eq!(counted["events"]["dropped"]["repeated event"], faults["repeated_events"]);
+    assert_eq!(counted["items"]["cleaned_titles"], faults["titles_with_markup"]);
+    assert_eq!(counted["items"]["cleaned_texts"], faults["descriptions_with_markup"]);
+    assert_eq!(counted["items"]["without_line"], faults["items_without_metadata"]);
+    assert_eq!(counted["items"]["without_events"], faults["items_without_reviews"]);
+    // Ten items have no line and so neither text nor image.
+    let without =
+        |key: &str| counted["statistics"][key].as_u64().unwrap() - faults["items_without_metadata"].as_u64().unwrap();
+    assert_eq!(without("items_without_text"), faults["items_without_text"]);
+    assert_eq!(without("items_without_image"), faults["items_without_image"]);
+    assert_eq!(pictures["unusable"].as_array().unwrap().len() as u64, faults["images_that_do_not_decode"]);
+    // Events in = events kept + events dropped.
+    let dropped: u64 = counted["events"]["dropped"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
+    assert_eq!(counted["events"]["read"].as_u64().unwrap(), counted["events"]["kept"].as_u64().unwrap() + dropped);
+}
+
+#[test]
 fn one_seed_gives_the_same_bytes_with_any_number_of_threads_and_another_seed_others() {
     let (one, two, other) =
         (World::after_extract(extracted()), World::after_extract(extracted()), World::after_extract(extracted()));

@@ -64,6 +64,11 @@ impl Layout {
         self.features().join(format!("{modality}.{encoder}.safetensors"))
     }
 
+    /// What extract could and could not use.
+    pub fn extract_report(&self) -> PathBuf {
+        self.features().join("report.json")
+    }
+
     /// The words CLIP chose for each image.
     pub fn words_file(&self, modality: &str, encoder: &str) -> PathBuf {
         self.features().join(format!("{modality}.{encoder}.words.parquet"))

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::{Column, FeatureType, Features, Fingerprint, Items, Stage, Table};
+use mp4sr_artifact::{Column, FeatureType, Features, Fingerprint, Items, Stage, Table, files};
 use mp4sr_pipeline::config::{Extract, Storage};
 use mp4sr_pipeline::{Context, run_stage};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::clip::{Clip, Described};
@@ -122,14 +123,44 @@ fn extract(context: &Context, items: &Items, text: &Source, image: &Source) -> R
         items.len()
     ));
 
-    let chosen = choose_words(context, settings, items, image)?;
+    let (chosen, report) = choose_words(context, settings, items, image)?;
     vectors.add(context, &encoder, "image words", &chosen)?;
     vectors.write(context, &image_path, items, &chosen)?;
-    Ok(vec![text_path, image_path, words_path])
+    let report_path = context.layout.extract_report();
+    files::write_json(&report_path, &report)?;
+    Ok(vec![text_path, image_path, words_path, report_path])
+}
+
+/// What became of the images (`features/report.json`).
+#[derive(Debug, Serialize)]
+struct ImageReport {
+    /// Images of items.
+    images: usize,
+    /// Of these, described in words.
+    described: usize,
+    /// Items without a described image.
+    items_without_image: usize,
+    /// Words of the dictionary.
+    dictionary_words: usize,
+    /// Images that can't be used.
+    unusable: Vec<Unusable>,
+}
+
+/// An image that can't be used.
+#[derive(Debug, Serialize)]
+struct Unusable {
+    item_id: String,
+    image: String,
+    reason: String,
 }
 
 /// For each item the word lists of its readable images, each joined by spaces; writes the table of words.
-fn choose_words(context: &Context, settings: &Extract, items: &Items, image: &Source) -> Result<Vec<Vec<String>>> {
+fn choose_words(
+    context: &Context,
+    settings: &Extract,
+    items: &Items,
+    image: &Source,
+) -> Result<(Vec<Vec<String>>, ImageReport)> {
     let words = if settings.image.dictionary.is_empty() {
         dictionary::build(&items.sentences, settings.image.text_words)
     } else {
@@ -169,33 +200,43 @@ fn choose_words(context: &Context, settings: &Extract, items: &Items, image: &So
         ("scores", Column::F32s(column_scores)),
     ])
     .write(&context.layout.words_file("image", &image_name))?;
-    report_images(context, items, &owned, &described, &chosen, words.len());
-    Ok(chosen)
+    let report = image_report(items, &owned, &described, &chosen, words.len());
+    tell(context, &report);
+    Ok((chosen, report))
 }
 
-fn report_images(
-    context: &Context,
+fn image_report(
     items: &Items,
     owned: &[(usize, &String)],
     described: &BTreeMap<&String, Described>,
     chosen: &[Vec<String>],
-    dictionary: usize,
-) {
-    let unusable: Vec<(usize, &String, &String)> = owned
-        .iter()
-        .filter_map(|&(item, path)| match described.get(path) {
-            Some(Err(reason)) => Some((item, path, reason)),
-            _ => None,
-        })
-        .collect();
-    let without = chosen.iter().filter(|lists| lists.is_empty()).count();
+    dictionary_words: usize,
+) -> ImageReport {
+    let unusable = owned.iter().filter_map(|&(item, path)| match described.get(path) {
+        Some(Err(reason)) => {
+            Some(Unusable { item_id: items.ids[item].clone(), image: path.clone(), reason: reason.clone() })
+        }
+        _ => None,
+    });
+    let unusable: Vec<Unusable> = unusable.collect();
+    ImageReport {
+        images: owned.len(),
+        described: owned.len() - unusable.len(),
+        items_without_image: chosen.iter().filter(|lists| lists.is_empty()).count(),
+        dictionary_words,
+        unusable,
+    }
+}
+
+fn tell(context: &Context, report: &ImageReport) {
+    let ImageReport { described, items_without_image, dictionary_words, unusable, .. } = report;
     context.progress.say(format!(
-        "extract: image: {} images described from {dictionary} words; {} images can't be used; {without} items without image",
-        owned.len() - unusable.len(),
+        "extract: image: {described} images described from {dictionary_words} words; {} images can't be used; \
+         {items_without_image} items without image",
         unusable.len()
     ));
-    for (item, path, reason) in unusable.iter().take(EXAMPLES) {
-        context.progress.say(format!("  item {}: `{path}`: {reason}", items.ids[*item]));
+    for Unusable { item_id, image, reason } in unusable.iter().take(EXAMPLES) {
+        context.progress.say(format!("  item {item_id}: `{image}`: {reason}"));
     }
     if unusable.len() > EXAMPLES {
         context.progress.say(format!("  and {} more", unusable.len() - EXAMPLES));

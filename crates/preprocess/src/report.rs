@@ -274,6 +274,8 @@ impl Report {
         more("shortest, median, longest", format!("{}, {}, {}", found.shortest, found.median_length, found.longest));
         more("density", format!("{:.4} %", found.density * 100.0));
         more("events ordered by input", number(found.ties));
+        more("titles with markup removed", number(self.items.cleaned_titles));
+        more("items with markup removed from texts", number(self.items.cleaned_texts));
         more("items without text", number(found.items_without_text));
         more("items without image", number(found.items_without_image));
         more("items with image addresses only", number(found.items_with_addresses_only));

@@ -65,6 +65,11 @@ fn of_paragraph(paragraph: &str) -> Vec<String> {
     sentences
 }
 
+/// Whether there are tags or entities in it.
+pub fn has_markup(text: &str) -> bool {
+    plain(text) != text
+}
+
 /// Whether there is a letter or a digit in it.
 pub fn says_something(text: &str) -> bool {
     text.contains(char::is_alphanumeric)

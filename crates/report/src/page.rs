@@ -7,10 +7,13 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 use mp4sr_artifact::Items;
 
 use crate::curves::Panel;
-use crate::statistics::{Lines, Rejected, Statistics};
+use crate::statistics::{Lines, Pictures, Rejected, Statistics, Unusable};
 use crate::table::{MetricsTable, percent};
 use crate::thumbnail::{Picture, thumbnail};
 use crate::users::{Choice, Shown};
+
+/// How many pictures that can't be used are named.
+const PICTURE_EXAMPLES: usize = 3;
 
 /// Users are left out of the page before they make it longer than this.
 const MOST_BYTES: usize = 2_600_000;
@@ -271,6 +274,8 @@ fn statistics_section(found: &Statistics) -> Markup {
         ("shortest, median, longest", format!("{}, {}, {}", counts.shortest, counts.median_length, counts.longest)),
         ("density", format!("{:.4} %", 100.0 * counts.density)),
         ("events ordered by input", number(counts.ties)),
+        ("titles with markup removed", number(found.items.cleaned_titles)),
+        ("items with markup removed from texts", number(found.items.cleaned_texts)),
         ("items without text", number(counts.items_without_text)),
         ("items without image", number(counts.items_without_image)),
         ("items with image addresses only", number(counts.items_with_addresses_only)),
@@ -301,7 +306,28 @@ fn statistics_section(found: &Statistics) -> Markup {
             (rejects("Rejected lines of interactions", &found.interactions.rejected))
             (rejects("Rejected lines of items", &found.items.rejected))
             (rejects("Refused names of images", &found.items.refused_images))
+            @if let Some(pictures) = &found.pictures { (pictures_part(pictures)) }
             @for warning in &found.warnings { p { "Note: " (warning) "." } }
+        }
+    }
+}
+
+fn pictures_part(pictures: &Pictures) -> Markup {
+    let examples = pictures.unusable.iter().take(PICTURE_EXAMPLES);
+    html! {
+        h3 { "Pictures" }
+        p {
+            (number(pictures.described)) " of " (number(pictures.images)) " described in words, "
+            (number(pictures.unusable.len() as u64)) " that can't be used, "
+            (number(pictures.items_without_image)) " items left without."
+        }
+        @if !pictures.unusable.is_empty() {
+            div.wide { table {
+                thead { tr { th { "item" } th { "picture" } th { "reason" } } }
+                tbody { @for Unusable { item_id, image, reason } in examples {
+                    tr { td { (item_id) } td { code { (image) } } td { (reason) } }
+                } }
+            } }
         }
     }
 }

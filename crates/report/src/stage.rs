@@ -102,6 +102,7 @@ impl Report<'_> {
         inputs.push(("lists".to_owned(), lists));
         inputs.push(("items".to_owned(), self.required(own, "items", own.items(), "preprocess")?));
         inputs.push(("statistics".to_owned(), own.statistics()));
+        inputs.push(("pictures".to_owned(), own.extract_report()));
         inputs.push(("configuration".to_owned(), own.run_config()));
         // Of a model without training, or a dataset from another program, some files never come to be.
         inputs.retain(|(_, path)| path.exists());
@@ -173,7 +174,7 @@ impl Report<'_> {
         let panels = panels(&logs)?;
         let untrained: Vec<String> =
             logs.iter().filter(|log| log.lines.is_empty()).map(|log| log.run.clone()).collect();
-        let statistics = Statistics::read(&layout.statistics())?;
+        let statistics = Statistics::read(&layout.statistics(), &layout.extract_report())?;
 
         let (users, choice) = self.users(&items)?;
         self.warn_of_missing_pictures(&users, &items);

@@ -1,4 +1,4 @@
-//! The part of `report.json` (written by preprocess) that the page shows.
+//! The parts of `dataset/report.json` (written by preprocess) and `features/report.json` (by extract) that the page shows.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,6 +20,27 @@ pub(crate) struct Statistics {
     pub(crate) counts: Counts,
     pub(crate) table1: Option<Printed>,
     pub(crate) warnings: Vec<String>,
+    #[serde(skip)]
+    pub(crate) pictures: Option<Pictures>,
+}
+
+/// What became of the items' images.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Pictures {
+    pub(crate) images: u64,
+    pub(crate) described: u64,
+    pub(crate) items_without_image: u64,
+    pub(crate) unusable: Vec<Unusable>,
+}
+
+/// An image that can't be used.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Unusable {
+    pub(crate) item_id: String,
+    pub(crate) image: String,
+    pub(crate) reason: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -31,6 +52,8 @@ pub(crate) struct Lines {
     pub(crate) repeated: u64,
     pub(crate) without_events: u64,
     pub(crate) without_line: u64,
+    pub(crate) cleaned_titles: u64,
+    pub(crate) cleaned_texts: u64,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -104,14 +127,19 @@ pub(crate) struct Printed {
 }
 
 impl Statistics {
-    /// None where the file is not there: a dataset may come from a program that counts nothing.
-    pub(crate) fn read(path: &Path) -> Result<Option<Self>> {
-        if !path.exists() {
-            return Ok(None);
-        }
-        let bytes = files::read(path)?;
-        let read = serde_json::from_slice(&bytes)
-            .map_err(|e| Error::unusable(path, format!("it can't be read ({e})"), "run `make preprocess` again"))?;
+    /// None where preprocess's file is not there: a dataset may come from a program that counts nothing. So may features.
+    pub(crate) fn read(preprocess: &Path, extract: &Path) -> Result<Option<Self>> {
+        let Some(mut read) = read_json::<Self>(preprocess, "run `make preprocess` again")? else { return Ok(None) };
+        read.pictures = read_json(extract, "run `make extract` again")?;
         Ok(Some(read))
     }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path, remedy: &str) -> Result<Option<T>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let read = serde_json::from_slice(&files::read(path)?)
+        .map_err(|e| Error::unusable(path, format!("it can't be read ({e})"), remedy))?;
+    Ok(Some(read))
 }

@@ -47,6 +47,12 @@ pub struct ItemsRead {
     pub without_line: u64,
     /// Names of images that were not taken over, by reason.
     pub refused_images: Rejects,
+    /// Titles of items with events from which tags or entities were removed.
+    #[serde(default)]
+    pub cleaned_titles: u64,
+    /// Items with events from whose further texts tags or entities were removed.
+    #[serde(default)]
+    pub cleaned_texts: u64,
 }
 
 /// What to read and how much of it to keep.
@@ -81,7 +87,7 @@ impl Catalogue {
         for path in paths {
             let resolver = Resolver::new(path, reading.data);
             let shape = form.shape(path, true)?;
-            let (mut repeated, mut without_events) = (0, 0);
+            let (mut repeated, mut without_events, mut cleaned_titles, mut cleaned_texts) = (0, 0, 0, 0);
             let mut refused = std::mem::take(&mut read.refused_images);
             let file = read_file(path, shape, &fields, &mut read.rejected, budget, progress, &mut |line, cells| {
                 let id = match values::id(&form.item_id, &cells[..ids]) {
@@ -93,6 +99,9 @@ impl Catalogue {
                     Some(item) if std::mem::replace(&mut seen[item], true) => repeated += 1,
                     Some(item) => {
                         let mut record = reading.texts(&cells[ids..]);
+                        let (title, further) = reading.has_markup(&cells[ids..]);
+                        cleaned_titles += u64::from(title);
+                        cleaned_texts += u64::from(further);
                         record.images = match reading.folder.of(item) {
                             // Pictures that lie here are what their addresses would be fetched for.
                             Some(images) => images.to_vec(),
@@ -112,6 +121,8 @@ impl Catalogue {
             read.files.push(file);
             read.repeated += repeated;
             read.without_events += without_events;
+            read.cleaned_titles += cleaned_titles;
+            read.cleaned_texts += cleaned_texts;
             read.refused_images = refused;
         }
         for item in (0..count).filter(|&item| !seen[item]) {
@@ -149,6 +160,14 @@ impl Reading<'_> {
         }
         record.sentences.truncate(self.max_sentences);
         record
+    }
+
+    /// Whether the title, and whether any further text, has tags or entities.
+    fn has_markup(&self, cells: &[Cell<'_>]) -> (bool, bool) {
+        let any =
+            |cell: &Cell<'_>| values::texts(cell, self.form.lists_are_texts).iter().any(|text| text::has_markup(text));
+        let title = values::texts(&cells[0], false).first().is_some_and(|title| text::has_markup(title));
+        (title, cells[1..=self.form.texts.len()].iter().any(any))
     }
 
     fn image_names(&self, cells: &[Cell<'_>]) -> Vec<String> {
@@ -203,6 +222,7 @@ mod tests {
         assert_eq!((records[1].sentences.len(), &records[2]), (0, &Record::default()));
         assert_eq!(catalogue.is_complete, [true, false, false]);
         assert_eq!((read.repeated, read.without_events, read.without_line), (1, 1, 1));
+        assert_eq!((read.cleaned_titles, read.cleaned_texts), (1, 1));
         assert_eq!(read.rejected.most_frequent(), Some(("no `asin`", 1)));
     }
 
