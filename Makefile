@@ -8,7 +8,7 @@
 PIPELINE ?= pipelines/sample.toml
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 FLAGS = --pipeline $(PIPELINE) $(if $(DATA),--data $(DATA)) $(if $(RUN),--run $(RUN)) \
-        $(foreach assignment,$(SET),--set $(assignment)) $(if $(QUIET),--quiet)
+        $(foreach assignment,$(SET),--set '$(assignment)') $(if $(QUIET),--quiet)
 
 .DEFAULT_GOAL := help
 .PHONY: help build sample preprocess extract pretrain finetune evaluate recommend report all demo test check format-check \
@@ -50,7 +50,8 @@ all: report ## Every stage, in order
 demo: ## Everything on the built-in sample world, three models side by side
 	@$(MAKE) --no-print-directory evaluate PIPELINE=pipelines/sample.toml RUN=popularity SET="model.name=popularity"
 	@$(MAKE) --no-print-directory evaluate PIPELINE=pipelines/sample.toml RUN=mp4sr-without-pretraining SET="pretrain.enabled=false"
-	@$(MAKE) --no-print-directory report PIPELINE=pipelines/sample.toml RUN=mp4sr SET=
+	@$(MAKE) --no-print-directory report PIPELINE=pipelines/sample.toml RUN=mp4sr \
+	    SET='report.beside=["popularity","mp4sr-without-pretraining"]'
 	@echo "The page: artifacts/sample/runs/mp4sr/report/index.html"
 
 test: build ## Run all tests

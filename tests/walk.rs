@@ -157,8 +157,9 @@ fn the_walk_ends_in_a_report_and_a_second_walk_does_nothing() {
             world.run(stage, arguments);
         }
     }
+    let beside = [SHORT, &["--set", "report.beside=[\"popularity\", \"mp4sr-without-pretraining\"]"]].concat();
     for stage in ["pretrain", "finetune", "evaluate", "recommend", "report"] {
-        world.run(stage, SHORT);
+        world.run(stage, &beside);
     }
     let page = String::from_utf8(world.bytes("runs/mp4sr/report/index.html")).unwrap();
     assert!(page.contains("popularity") && page.contains("data:image/"));
@@ -170,7 +171,7 @@ fn the_walk_ends_in_a_report_and_a_second_walk_does_nothing() {
     assert!(items.len() >= 1500 && sequences.user_count() >= 4000 && sequences.items.len() >= 40_000);
     for stage in ["preprocess", "extract", "pretrain", "finetune", "evaluate", "recommend", "report"] {
         let started = Instant::now();
-        let said = stderr(&world.run(stage, SHORT));
+        let said = stderr(&world.run(stage, &beside));
         assert!(said.contains("up to date"), "{stage}: {said}");
         assert!(started.elapsed() < Duration::from_secs(1), "{stage} took {:?}", started.elapsed());
     }
