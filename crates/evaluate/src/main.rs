@@ -6,9 +6,8 @@ use clap::Parser;
 use mp4sr_artifact::Stage;
 use mp4sr_evaluate::{Metrics, Protocol, RanksInfo, StoredRanks, rank_users};
 use mp4sr_models::Phase;
-use mp4sr_pipeline::config::SeenItems;
 use mp4sr_pipeline::{Context, StageArgs, print, run_main, run_stage};
-use mp4sr_run::{Checkpoint, Inputs, Split, build_model};
+use mp4sr_run::{Checkpoint, Inputs, Split, build_model, removes_seen};
 use serde_json::json;
 
 #[global_allocator]
@@ -51,11 +50,7 @@ fn evaluate(context: &Context) -> anyhow::Result<()> {
         let checkpoint = Checkpoint::read(&checkpoint_path, &sequences.item_hash)?;
         checkpoint.load_into(model.as_ref(), Phase::Finetune, &checkpoint_path)?;
         let scorer = model.scorer(Phase::Finetune)?;
-        let remove_seen = match config.evaluate.seen_items {
-            SeenItems::ByModel => !model.is_sequential(),
-            SeenItems::Keep => false,
-            SeenItems::Remove => true,
-        };
+        let remove_seen = removes_seen(config, model.as_ref());
         let protocol = Protocol { batch: config.evaluate.batch, remove_seen };
         let bar = context.progress.bar("evaluate", "users", 2 * sequences.user_count() as u64);
         let mut outputs = Vec::new();

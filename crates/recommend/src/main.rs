@@ -5,10 +5,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use mp4sr_artifact::{Column, Items, Stage, Table, Users};
 use mp4sr_models::Phase;
-use mp4sr_pipeline::config::SeenItems;
 use mp4sr_pipeline::{Context, StageArgs, run_main, run_stage};
 use mp4sr_recommend::top_k;
-use mp4sr_run::{Case, Checkpoint, Inputs, Split, build_model};
+use mp4sr_run::{Case, Checkpoint, Inputs, Split, build_model, removes_seen};
 use serde_json::json;
 
 #[global_allocator]
@@ -66,11 +65,7 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
         let checkpoint = Checkpoint::read(&checkpoint_path, &sequences.item_hash)?;
         checkpoint.load_into(model.as_ref(), Phase::Finetune, &checkpoint_path)?;
         let scorer = model.scorer(Phase::Finetune)?;
-        let remove_seen = match config.evaluate.seen_items {
-            SeenItems::ByModel => !model.is_sequential(),
-            SeenItems::Keep => false,
-            SeenItems::Remove => true,
-        };
+        let remove_seen = removes_seen(config, model.as_ref());
         let id = |item: u32| items.ids[item as usize - 1].clone();
         let mut columns = Columns::default();
         let bar = context.progress.bar("recommend", "users", sequences.user_count() as u64);

@@ -10,5 +10,5 @@ mod split;
 
 pub use checkpoint::{Checkpoint, CheckpointInfo};
 pub use inputs::Inputs;
-pub use registry::build_model;
+pub use registry::{build_model, removes_seen};
 pub use split::{Case, Split, training_part};

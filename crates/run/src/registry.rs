@@ -3,7 +3,7 @@ use mp4sr_models::{
     Stream, TransformerConfig,
 };
 use mp4sr_pipeline::Config;
-use mp4sr_pipeline::config::{self, ModelName};
+use mp4sr_pipeline::config::{self, ModelName, SeenItems};
 
 use crate::{Inputs, training_part};
 
@@ -21,6 +21,15 @@ pub fn build_model(config: &Config, inputs: &Inputs) -> anyhow::Result<Box<dyn M
             Box::new(Popularity::new(sequences.item_count, training)?)
         }
     })
+}
+
+/// Whether items of a history are left out of the candidates: validation, evaluation and lists ask the same question.
+pub fn removes_seen(config: &Config, model: &dyn Model) -> bool {
+    match config.evaluate.seen_items {
+        SeenItems::ByModel => !model.is_sequential(),
+        SeenItems::Keep => false,
+        SeenItems::Remove => true,
+    }
 }
 
 fn m2se_config(config: &Config) -> M2seConfig {

@@ -7,9 +7,9 @@ use clap::{Parser, Subcommand};
 use mp4sr_artifact::{Stage, files};
 use mp4sr_evaluate::Protocol;
 use mp4sr_models::{Model, Phase};
-use mp4sr_pipeline::config::{Config, Finetune, Pretrain, SeenItems};
+use mp4sr_pipeline::config::{Config, Finetune, Pretrain};
 use mp4sr_pipeline::{Context, StageArgs, run_main, run_stage};
-use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, build_model};
+use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, build_model, removes_seen};
 use mp4sr_train::{Settings, Training};
 use serde_json::json;
 
@@ -79,10 +79,7 @@ fn base_settings(config: &Config) -> Settings {
         weight_decay: 0.0,
         clip_norm: 0.0,
         k: config.evaluate.k.clone(),
-        protocol: Protocol {
-            batch: config.evaluate.batch,
-            remove_seen: config.evaluate.seen_items == SeenItems::Remove,
-        },
+        protocol: Protocol { batch: config.evaluate.batch, remove_seen: false },
         seed: config.run.seed,
     }
 }
@@ -126,7 +123,7 @@ fn run_phase(
     model: &dyn Model,
     inputs: &Inputs,
     phase: Phase,
-    settings: Settings,
+    mut settings: Settings,
     stage: &Stage,
     state_path: &Path,
 ) -> anyhow::Result<CheckpointInfo> {
@@ -138,6 +135,7 @@ fn run_phase(
     if !model.phases().contains(&phase) {
         return Ok(info);
     }
+    settings.protocol.remove_seen = removes_seen(&context.config, model);
     let total = mp4sr_train::Samples::new(&inputs.sequences).count() * settings.epochs;
     let training = Training {
         model,
