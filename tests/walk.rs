@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use mp4sr_artifact::{Items, Sequences, files};
+use mp4sr_artifact::{FeatureType, Features, Items, Sequences, files};
 use mp4sr_pipeline::Config;
 
 /// Settings that make a walk short.
@@ -214,19 +214,38 @@ fn one_seed_gives_the_same_bytes_with_any_number_of_threads_and_another_seed_oth
     }
 }
 
+/// Starts a stage and kills it after a delay, or lets it end; whether it was killed.
+fn killed_after(world: &World, phase: &str, arguments: &[&str], delay: Duration) -> bool {
+    let mut child = world.stage(phase, arguments).arg("--quiet").spawn().unwrap();
+    let end = Instant::now() + delay;
+    while Instant::now() < end {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success(), "{phase} failed");
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    !child.wait().unwrap().success()
+}
+
+/// Five kills a phase at random moments, each followed by a start; the state is written after every step.
 #[test]
-fn a_killed_training_goes_on_and_ends_with_the_same_bytes() {
+fn a_training_killed_five_times_in_each_phase_ends_with_the_same_bytes() {
     let (whole, killed) = (World::after_extract(extracted()), World::after_extract(extracted()));
     train_and_evaluate(&whole, "2", "run.seed=7");
+    let arguments = [SHORT, &["--set", "run.seed=7", "--set", "run.save_seconds=0"]].concat();
+    // Multiples of the golden ratio fall anywhere between 0 and 1.
+    let mut draws = (1..).map(|i| (f64::from(i) * 0.618_034).fract());
     for phase in ["pretrain", "finetune"] {
         let state = killed.path(&format!("runs/mp4sr/state.{phase}.safetensors"));
-        let mut child = killed.stage(phase, SHORT).args(["--set", "run.seed=7", "--quiet"]).spawn().unwrap();
-        let deadline = Instant::now() + Duration::from_mins(2);
-        while !state.exists() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(20));
+        for kill in 1..=5 {
+            let delay = Duration::from_secs_f64(0.3 + 0.9 * draws.next().unwrap());
+            assert!(
+                killed_after(&killed, phase, &arguments, delay),
+                "{phase} ended before kill {kill}; it is too short"
+            );
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
         assert!(state.exists(), "{phase} left no state to go on from");
         // Another setting is refused, and the state stays.
         let refused =
@@ -235,13 +254,111 @@ fn a_killed_training_goes_on_and_ends_with_the_same_bytes() {
         assert_eq!(refused.status.code(), Some(1), "{said}");
         assert!(said.contains("state of an unfinished run with another"), "{said}");
         let output = killed.stage(phase, SHORT).args(["--set", "run.seed=7"]).output().unwrap();
-        assert!(output.status.success() && stderr(&output).contains("going on after epoch 1"), "{}", stderr(&output));
+        assert!(output.status.success() && stderr(&output).contains("going on after epoch"), "{}", stderr(&output));
         assert!(!state.exists(), "a finished phase leaves no state");
     }
     killed.run("evaluate", &[SHORT, &["--set", "run.seed=7"]].concat());
     for file in TRAINED {
-        assert!(whole.bytes(file) == killed.bytes(file), "{file} differs after a kill");
+        assert!(whole.bytes(file) == killed.bytes(file), "{file} differs after five kills");
     }
+}
+
+/// A third features file, as another program would write it, joins text and image.
+#[test]
+fn a_third_modality_trains_and_evaluates() {
+    let world = World::after_extract(extracted());
+    let items = Items::read(&world.path("dataset/items.parquet")).unwrap();
+    let values: Vec<f32> = (0..5 * items.len()).map(|i| (i as f32).sin()).collect();
+    let offsets = (0..=items.len() as i64).collect();
+    let features = Features::from_f32(offsets, &values, 5, FeatureType::F32, items.hash()).unwrap();
+    features.write(&world.path("features/sound.mine.safetensors"), "my-script", serde_json::Value::Null).unwrap();
+    let modalities = r#"model.modalities=[{name="text"}, {name="image"}, {name="sound", features="mine"}]"#;
+    let arguments = [SHORT, &["--set", modalities]].concat();
+    for phase in ["pretrain", "finetune"] {
+        world.run(phase, &arguments);
+    }
+    let table = String::from_utf8(world.run("evaluate", &arguments).stdout).unwrap();
+    assert!(table.contains("| mp4sr | test |"), "{table}");
+    let gate = tensor_bytes(&world, "runs/mp4sr/finetune.safetensors", "encoder.sound.gate.weight");
+    assert!(gate.iter().any(|&byte| byte != 0), "the gate of the third modality, which starts at 0, was not trained");
+}
+
+/// The bytes of one tensor of a file.
+fn tensor_bytes(world: &World, relative: &str, name: &str) -> Vec<u8> {
+    let bytes = world.bytes(relative);
+    safetensors::SafeTensors::deserialize(&bytes).unwrap().tensor(name).unwrap().data().to_vec()
+}
+
+/// Every variant of the paper is a set of keys; each trains and evaluates.
+#[test]
+fn every_variant_is_a_configuration() {
+    let variants: [(&str, &[&str]); 14] = [
+        ("no-nip", &["pretrain.nip_weight=0"]),
+        ("no-cmcl", &["pretrain.lambda=0"]),
+        ("no-mixup", &["pretrain.mixup_max=0"]),
+        ("no-pretraining", &["pretrain.enabled=false"]),
+        ("no-projection", &["model.projection=off"]),
+        ("end-to-end", &["finetune.end_to_end=true"]),
+        ("shared", &["model.shared_encoder=true"]),
+        ("text", &["model.logit_modalities=[\"text\"]"]),
+        ("image", &["model.logit_modalities=[\"image\"]"]),
+        ("layers", &["model.layers=1"]),
+        ("experts", &["model.experts=1"]),
+        ("rho-and-lambda", &["pretrain.rho=0.5", "pretrain.lambda=0.1"]),
+        ("paper", &["run.preset=paper"]),
+        ("released", &["run.preset=released"]),
+    ];
+    let world = World::after_extract(extracted());
+    for (name, keys) in variants {
+        let keys = keys.iter().flat_map(|key| ["--set", key]);
+        let small =
+            ["pretrain.epochs=1", "finetune.epochs=1", "model.width=16", "pretrain.batch=1024", "finetune.batch=1024"];
+        let small = small.iter().flat_map(|key| ["--set", key]);
+        let arguments: Vec<&str> = SHORT.iter().copied().chain(small).chain(["--run", name]).chain(keys).collect();
+        for phase in ["pretrain", "finetune"] {
+            world.run(phase, &arguments);
+        }
+        let table = String::from_utf8(world.run("evaluate", &arguments).stdout).unwrap();
+        assert!(table.contains(&format!("| {name} | test |")), "{table}");
+    }
+}
+
+/// A checkpoint goes through Python's safetensors and back, with a header of its own making and the pooling biases that
+/// another program may store, and gives the same ranks; changed weights give others.
+#[test]
+fn a_checkpoint_written_by_python_is_evaluated() {
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let has = Command::new(&python).args(["-c", "import numpy, safetensors.numpy"]).output();
+    if !has.is_ok_and(|output| output.status.success()) {
+        println!("skipped: `{python}` has no numpy and safetensors");
+        return;
+    }
+    let world = World::after_extract(extracted());
+    train_and_evaluate(&world, "2", "run.seed=7");
+    let (ranks, checkpoint) = ("runs/mp4sr/ranks.test.safetensors", "runs/mp4sr/finetune.safetensors");
+    let before = tensor_bytes(&world, ranks, "rank");
+    let rewrite = |change: &str| {
+        let script = format!(
+            r#"
+import json, sys, numpy, safetensors, safetensors.numpy
+path = sys.argv[1]
+with safetensors.safe_open(path, "numpy") as file:
+    header = json.loads(file.metadata()["mp4sr"])
+    tensors = {{name: file.get_tensor(name) for name in file.keys()}}
+assert tensors["layer.0.attention.query.weight"].shape == (64, 64)
+tensors["encoder.text.pool.b1"] = numpy.ones(64, numpy.float32)
+{change}
+own = {{"format": "checkpoint", "version": 1, "stage": "my-script", "items": header["items"]}}
+safetensors.numpy.save_file(tensors, path, {{"mp4sr": json.dumps(own)}})
+"#
+        );
+        let output = Command::new(&python).args(["-c", &script]).arg(world.path(checkpoint)).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        world.run("evaluate", &[SHORT, &["--set", "run.seed=7"]].concat());
+        tensor_bytes(&world, ranks, "rank")
+    };
+    assert_eq!(rewrite(""), before);
+    assert_ne!(rewrite("tensors['id_embedding'] *= 0.0"), before);
 }
 
 #[test]

@@ -23,6 +23,22 @@ impl Fingerprint {
         Ok(Self(hasher.finalize().to_hex().to_string()))
     }
 
+    /// Of a header and tensors by content: names, types, shapes and values, whatever their order in a file.
+    pub(crate) fn of_content<'a>(header: &str, tensors: impl IntoIterator<Item = (&'a str, String, &'a [u8])>) -> Self {
+        let mut sorted: Vec<_> = tensors.into_iter().collect();
+        sorted.sort_unstable_by_key(|(name, ..)| *name);
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&(header.len() as u64).to_le_bytes());
+        hasher.update(header.as_bytes());
+        for (name, form, bytes) in sorted {
+            for part in [name.as_bytes(), form.as_bytes(), bytes] {
+                hasher.update(&(part.len() as u64).to_le_bytes());
+                hasher.update(part);
+            }
+        }
+        Self(hasher.finalize().to_hex().to_string())
+    }
+
     /// The hexadecimal form.
     pub fn as_str(&self) -> &str {
         &self.0

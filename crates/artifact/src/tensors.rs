@@ -11,8 +11,16 @@ use crate::{Error, Fingerprint, Result, files};
 /// would differ between two writes of the same content.
 const HEADER_KEY: &str = "mp4sr";
 
+/// The start of a header's JSON with its first key: a hash of everything else in the file, which tells a damaged file from
+/// a whole one. Checkpoints have none: they are meant to be read, changed and written by other programs, header and all.
+const CHECKSUM_START: &str = "{\"checksum\":\"";
+const CHECKSUM_END: &str = "\",";
+
+const WITHOUT_CHECKSUM: &str = "checkpoint";
+
 /// Who wrote a tensor file, from what, about which items.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Header {
     /// What the file holds: `sequences`, `features`, `checkpoint`, `state`, `ranks`.
     pub format: String,
@@ -94,16 +102,32 @@ pub fn write_tensors(path: &Path, header: &Header, tensors: &[(String, Tensor)])
     let failed = |e: &dyn std::fmt::Display| {
         Error::unusable(path, format!("its content can't be written: {e}"), "report this as a defect")
     };
-    let text = serde_json::to_string(header).map_err(|e| failed(&e))?;
-    let metadata = HashMap::from([(HEADER_KEY.to_owned(), text)]);
     let raw: Vec<(Vec<u8>, Dtype, Vec<usize>)> =
         tensors.iter().map(|(_, t)| (t.to_bytes(), t.dtype(), t.shape().to_vec())).collect();
+    let mut text = serde_json::to_string(header).map_err(|e| failed(&e))?;
+    if header.format != WITHOUT_CHECKSUM {
+        let parts = tensors.iter().zip(&raw);
+        let parts = parts.map(|((name, _), (bytes, dtype, shape))| (name.as_str(), form(*dtype, shape), &bytes[..]));
+        let checksum = Fingerprint::of_content(&text, parts);
+        text.replace_range(..1, &format!("{CHECKSUM_START}{checksum}{CHECKSUM_END}"));
+    }
+    let metadata = HashMap::from([(HEADER_KEY.to_owned(), text)]);
     let mut views = Vec::with_capacity(tensors.len());
     for ((name, _), (bytes, dtype, shape)) in tensors.iter().zip(&raw) {
         views.push((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| failed(&e))?));
     }
     let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| failed(&e))?;
     files::write_bytes(path, &bytes)
+}
+
+/// The header's checksum, if it starts with one, and the header without it.
+fn split_checksum(text: &str) -> (Option<&str>, String) {
+    let parts = text.strip_prefix(CHECKSUM_START).and_then(|rest| rest.split_once(CHECKSUM_END));
+    parts.map_or_else(|| (None, text.to_owned()), |(checksum, rest)| (Some(checksum), format!("{{{rest}")))
+}
+
+fn form(dtype: Dtype, shape: &[usize]) -> String {
+    format!("{dtype:?} {shape:?}")
 }
 
 /// A tensor file whose header has been read and checked.
@@ -126,8 +150,9 @@ impl TensorFile {
             let reason = format!("its metadata has no key `{HEADER_KEY}` (docs/artifacts.md says what belongs there)");
             return Err(Error::unusable(path, reason, remedy));
         };
-        let header: Header = serde_json::from_str(text)
-            .map_err(|e| Error::unusable(path, format!("its `{HEADER_KEY}` metadata can't be read ({e})"), remedy))?;
+        let unreadable = |e| Error::unusable(path, format!("its `{HEADER_KEY}` metadata can't be read ({e})"), remedy);
+        let (checksum, text) = split_checksum(text);
+        let header: Header = serde_json::from_str(&text).map_err(unreadable)?;
         if header.format != format || header.version != version {
             let reason = format!(
                 "expected format `{format}` version {version}, found `{}` version {}",
@@ -136,6 +161,15 @@ impl TensorFile {
             return Err(Error::unusable(path, reason, remedy));
         }
         let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(&e))?;
+        let content = || {
+            let tensors = file.tensors();
+            let parts = tensors.iter().map(|(name, view)| (&name[..], form(view.dtype(), view.shape()), view.data()));
+            Fingerprint::of_content(&text, parts)
+        };
+        if checksum.is_some_and(|checksum| checksum != content().as_str()) {
+            let reason = "its content is not what was written (the header's `checksum` differs)".to_owned();
+            return Err(Error::unusable(path, reason, remedy));
+        }
         let mut tensors = HashMap::with_capacity(file.len());
         for (name, view) in file.iter() {
             let Some(tensor) = Tensor::from_view(&view) else {

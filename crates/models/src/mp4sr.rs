@@ -84,6 +84,8 @@ pub struct Config {
     pub logits: Logits,
     /// What pre-training draws and weighs.
     pub pretraining: Pretraining,
+    /// Fine-tuning adds the loss of pre-training (variant `E2E`).
+    pub end_to_end: bool,
 }
 
 /// The model with its parameters and the items' features.
@@ -224,6 +226,16 @@ impl Mp4sr {
         self.contrastive_loss(&h, &targets, &batch.targets, trace)
     }
 
+    /// The loss of pre-training with sequence dropout and mixup.
+    fn augmented_loss(&self, batch: &Batch, draw: Stream) -> Result<Tensor> {
+        let Pretraining { rho, uniform_rho, mixup: (least, most), .. } = self.config.pretraining;
+        let rho = if uniform_rho { rho * draw.purpose("rho").uniform(0) } else { rho };
+        let batch = sequence_dropout(batch, rho, draw.purpose("sequence dropout"))?;
+        let p = least + (most - least) * draw.purpose("mixup share").uniform(0);
+        let shift = mixup(batch.items.len(), self.modalities.len(), p, draw.purpose("mixup"));
+        self.pretrain_loss(&batch, &shift, Some(draw), &Trace::OFF)
+    }
+
     fn contrastive_loss(&self, h: &[Tensor], z: &[Tensor], targets: &[u32], trace: &Trace) -> Result<Tensor> {
         let Pretraining { nip_weight, lambda, .. } = self.config.pretraining;
         let negatives = Negatives::new(targets, self.config.same_target, self.config.temperature);
@@ -349,21 +361,18 @@ impl Model for Mp4sr {
     fn uses(&self, phase: Phase, name: &str) -> bool {
         match phase {
             Phase::Pretrain => name != "id_embedding",
-            Phase::Finetune => !name.starts_with("projection."),
+            Phase::Finetune => self.config.end_to_end || !name.starts_with("projection."),
         }
     }
 
     fn loss(&self, phase: Phase, batch: &Batch, draw: Stream) -> Result<Tensor> {
         match phase {
-            Phase::Finetune => self.finetune_loss(batch, Some(draw), &Trace::OFF),
-            Phase::Pretrain => {
-                let Pretraining { rho, uniform_rho, mixup: (least, most), .. } = self.config.pretraining;
-                let rho = if uniform_rho { rho * draw.purpose("rho").uniform(0) } else { rho };
-                let batch = sequence_dropout(batch, rho, draw.purpose("sequence dropout"))?;
-                let p = least + (most - least) * draw.purpose("mixup share").uniform(0);
-                let shift = mixup(batch.items.len(), self.modalities.len(), p, draw.purpose("mixup"));
-                self.pretrain_loss(&batch, &shift, Some(draw), &Trace::OFF)
+            Phase::Pretrain => self.augmented_loss(batch, draw),
+            Phase::Finetune if self.config.end_to_end => {
+                let contrastive = self.augmented_loss(batch, draw.purpose("contrastive"))?;
+                self.finetune_loss(batch, Some(draw), &Trace::OFF)? + contrastive
             }
+            Phase::Finetune => self.finetune_loss(batch, Some(draw), &Trace::OFF),
         }
     }
 

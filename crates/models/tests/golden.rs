@@ -249,6 +249,7 @@ impl Case {
                 other => panic!("logits {other}"),
             },
             pretraining,
+            end_to_end: false,
         };
         let model = Mp4sr::new(config, names.iter().map(features).collect(), Stream::new(1)).unwrap();
         self.load(model.parameters());

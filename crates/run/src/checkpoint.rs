@@ -9,16 +9,18 @@ const FORMAT: &str = "checkpoint";
 const VERSION: u32 = 1;
 
 /// How a checkpoint came to be.
+/// A program of a user's own need not say any of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CheckpointInfo {
-    /// The training phase.
+    /// The training phase; empty means fine-tuning.
     pub phase: String,
     /// The epoch whose weights these are; 0 for a model that is not trained.
     pub epoch: usize,
     /// Its validation R@20.
     pub validation_recall_20: f64,
-    /// The resolved `[model]` section.
-    pub model: serde_json::Value,
+    /// The resolved configuration ([`mp4sr_pipeline::Config::resolved`]).
+    pub config: serde_json::Value,
 }
 
 /// A model's parameters on disk.
@@ -58,8 +60,12 @@ impl Checkpoint {
         const REMEDY: &str = "train again, or use another run";
         let mut file = TensorFile::read(path, FORMAT, VERSION, REMEDY)?;
         file.expect_items(items, REMEDY)?;
-        let info = serde_json::from_value(file.header().settings.clone())
-            .map_err(|e| file.wrong(format!("its settings can't be read ({e})")))?;
+        let info = match file.header().settings.clone() {
+            serde_json::Value::Null => CheckpointInfo::default(),
+            settings => {
+                serde_json::from_value(settings).map_err(|e| file.wrong(format!("its settings can't be read ({e})")))?
+            }
+        };
         let mut parameters = Vec::new();
         for name in file.names() {
             let (values, shape) = file.take_f32(&name)?;
@@ -69,11 +75,14 @@ impl Checkpoint {
     }
 
     /// Sets the model's parameters that both `phase` and the checkpoint's own phase use. A parameter that the model lacks
-    /// or has in another shape is refused; so is one that the checkpoint lacks, unless its own phase does not use it.
+    /// or has in another shape is refused; so is one that the checkpoint lacks, unless its own phase does not use it. The
+    /// biases of attention pooling cancel in its softmax: other programs may store them, and they are not read.
     pub fn load_into(&self, model: &dyn Model, phase: Phase, path: &Path) -> Result<()> {
         const REMEDY: &str = "it was trained with other `[model]` settings: use those, or another run";
         let own = if self.info.phase == Phase::Pretrain.name() { Phase::Pretrain } else { Phase::Finetune };
-        for (name, values, shape) in self.parameters.iter().filter(|(name, ..)| model.uses(phase, name)) {
+        let cancels = |name: &str| name.ends_with(".pool.b1") || name.ends_with(".pool.b2");
+        let read = self.parameters.iter().filter(|(name, ..)| model.uses(phase, name) && !cancels(name));
+        for (name, values, shape) in read {
             let set = model.parameters().set(name, values.clone(), shape);
             set.map_err(|e| Error::unusable(path, e.to_string(), REMEDY))?;
         }

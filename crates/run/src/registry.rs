@@ -80,5 +80,6 @@ fn m2se_config(config: &Config) -> M2seConfig {
             nip_weight: pretrain.nip_weight,
             lambda: pretrain.lambda,
         },
+        end_to_end: config.finetune.end_to_end,
     }
 }

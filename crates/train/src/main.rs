@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use mp4sr_artifact::{Stage, files};
@@ -58,15 +59,22 @@ fn pretrain(context: &Context) -> anyhow::Result<()> {
 
 fn finetune(context: &Context) -> anyhow::Result<()> {
     let config = &context.config;
-    let Finetune { epochs, patience, batch, learning_rate, weight_decay, clip_norm } = config.finetune;
+    let Finetune { epochs, patience, batch, learning_rate, weight_decay, clip_norm, end_to_end } = config.finetune;
     let settings =
         Settings { epochs, patience, batch, learning_rate, weight_decay, clip_norm, ..base_settings(config) };
-    train(context, Phase::Finetune, settings, &json!(config.finetune))
+    let recorded = if end_to_end {
+        json!({ "finetune": config.finetune, "pretrain": config.pretrain })
+    } else {
+        json!(config.finetune)
+    };
+    train(context, Phase::Finetune, settings, &recorded)
 }
 
 /// Whether fine-tuning starts from pre-trained weights.
 fn pretrains(config: &Config) -> bool {
-    config.pretrain.enabled && config.model.name == mp4sr_pipeline::config::ModelName::Mp4sr
+    config.pretrain.enabled
+        && !config.finetune.end_to_end
+        && config.model.name == mp4sr_pipeline::config::ModelName::Mp4sr
 }
 
 fn base_settings(config: &Config) -> Settings {
@@ -81,6 +89,7 @@ fn base_settings(config: &Config) -> Settings {
         k: config.evaluate.k.clone(),
         protocol: Protocol { batch: config.evaluate.batch, remove_seen: false },
         seed: config.run.seed,
+        save_every: Duration::from_secs_f64(config.run.save_seconds),
     }
 }
 
@@ -127,11 +136,11 @@ fn run_phase(
     stage: &Stage,
     state_path: &Path,
 ) -> anyhow::Result<CheckpointInfo> {
-    let mut info = CheckpointInfo {
-        phase: phase.name().to_owned(),
-        model: serde_json::to_value(&context.config.model)?,
-        ..CheckpointInfo::default()
-    };
+    let mut config = context.config.resolved();
+    if let Some(sections) = config.as_object_mut().filter(|_| phase == Phase::Pretrain) {
+        sections.remove("finetune");
+    }
+    let mut info = CheckpointInfo { phase: phase.name().to_owned(), config, ..CheckpointInfo::default() };
     if !model.phases().contains(&phase) {
         return Ok(info);
     }

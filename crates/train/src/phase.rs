@@ -1,5 +1,5 @@
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use candle_core::Var;
 use mp4sr_artifact::{Sequences, files};
@@ -8,7 +8,7 @@ use mp4sr_models::{Batch, Model, Phase, Stored, Stream};
 use mp4sr_ops::Adam;
 use mp4sr_run::Split;
 
-use crate::state::Progress;
+use crate::state::{Progress, UnderWay};
 use crate::{EpochLine, Samples, State};
 
 /// The K of early stopping.
@@ -37,6 +37,8 @@ pub struct Settings {
     pub protocol: Protocol,
     /// The seed of all draws.
     pub seed: u64,
+    /// The state is written after every epoch, and after a step when this much time has passed.
+    pub save_every: Duration,
 }
 
 /// One phase of training of one model.
@@ -49,7 +51,7 @@ pub struct Training<'a> {
     pub sequences: &'a Sequences,
     /// How.
     pub settings: Settings,
-    /// Where the state lies between epochs.
+    /// Where the state lies while the phase runs.
     pub state_path: PathBuf,
     /// Where the log lies; the lines of other phases in it stay.
     pub log_path: PathBuf,
@@ -104,6 +106,16 @@ pub enum TrainError {
     },
 }
 
+/// What a phase changes while it runs.
+struct Standing {
+    names: Vec<String>,
+    vars: Vec<Var>,
+    adam: Adam,
+    progress: Progress,
+    best: Vec<Stored>,
+    saved: Instant,
+}
+
 impl Training<'_> {
     /// Trains until patience or epochs run out, going on from the state of a killed run where there is one. `say` gets a
     /// line an epoch, `steps` the number of samples of every step done.
@@ -112,8 +124,49 @@ impl Training<'_> {
         if samples.count() == 0 {
             return Err(TrainError::NoSamples);
         }
-        let (names, vars) = self.parameters();
+        let mut standing = self.start()?;
+        let (epoch, step) = (standing.progress.epoch, standing.progress.under_way.step);
+        if epoch + step > 0 {
+            let within = if step > 0 { format!(" and {step} steps") } else { String::new() };
+            say(&format!("{}: going on after epoch {epoch}{within}", self.phase.name()));
+            steps((epoch * samples.count() + (step * self.settings.batch).min(samples.count())) as u64);
+        }
+        while standing.progress.epoch < self.settings.epochs
+            && standing.progress.epoch - standing.progress.best_epoch < self.settings.patience
+        {
+            let line = self.epoch(&mut standing, &samples, &mut steps)?;
+            let recall = line.validation[&format!("R@{STOP_K}")];
+            say(&format!(
+                "{} epoch {}: loss {:.4}, validation R@{STOP_K} {recall:.4}{}, {:.1} s",
+                self.phase.name(),
+                line.epoch,
+                line.loss,
+                if line.best { " *" } else { "" },
+                line.seconds.0 + line.seconds.1,
+            ));
+            let progress = &mut standing.progress;
+            progress.epoch += 1;
+            progress.under_way = UnderWay::default();
+            if line.best {
+                (progress.best_epoch, progress.best_recall) = (progress.epoch, recall);
+                standing.best = self.values(&standing.names)?;
+            }
+            standing.progress.lines.push(line);
+            self.save(&mut standing)?;
+            self.write_log(&standing.progress.lines)?;
+        }
+        for (name, values, shape) in standing.best {
+            self.model.parameters().set(&name, values, &shape)?;
+        }
+        let Progress { best_epoch, epoch, best_recall, .. } = standing.progress;
+        Ok(Outcome { best_epoch, epochs: epoch, best_recall })
+    }
+
+    /// The start of the phase, or where its state says that it stands.
+    fn start(&self) -> Result<Standing, TrainError> {
         let s = &self.settings;
+        let used = self.model.parameters().iter().filter(|(name, _)| self.model.uses(self.phase, name));
+        let (names, vars): (Vec<String>, Vec<Var>) = used.map(|(name, var)| (name.to_owned(), var.clone())).unzip();
         let mut adam = Adam::new(&vars, s.learning_rate, s.weight_decay, s.clip_norm);
         let mut progress = Progress { identity: self.identity.clone(), ..Progress::default() };
         let mut best = self.values(&names)?;
@@ -124,62 +177,35 @@ impl Training<'_> {
             }
             adam.restore(state.adam)?;
             (progress, best) = (state.progress, state.best);
-            say(&format!("{}: going on after epoch {}", self.phase.name(), progress.epoch));
-            steps((progress.epoch * samples.count()) as u64);
         }
-        while progress.epoch < s.epochs && progress.epoch - progress.best_epoch < s.patience {
-            let line = self.epoch(progress.epoch + 1, &samples, &vars, &mut adam, progress.best_recall, &mut steps)?;
-            progress.epoch += 1;
-            if line.best {
-                progress.best_epoch = progress.epoch;
-                progress.best_recall = line.validation[&format!("R@{STOP_K}")];
-                best = self.values(&names)?;
-            }
-            say(&format!(
-                "{} epoch {}: loss {:.4}, validation R@{STOP_K} {:.4}{}, {:.1} s",
-                self.phase.name(),
-                line.epoch,
-                line.loss,
-                line.validation[&format!("R@{STOP_K}")],
-                if line.best { " *" } else { "" },
-                line.seconds.0 + line.seconds.1,
-            ));
-            progress.lines.push(line);
-            let (current, adam) = (self.values(&names)?, adam.state().clone());
-            let state = State { progress: progress.clone(), current, best: best.clone(), adam };
-            state.write(&self.state_path, &self.sequences.item_hash)?;
-            self.write_log(&progress.lines)?;
-        }
-        for (name, values, shape) in best {
-            self.model.parameters().set(&name, values, &shape)?;
-        }
-        Ok(Outcome { best_epoch: progress.best_epoch, epochs: progress.epoch, best_recall: progress.best_recall })
+        Ok(Standing { names, vars, adam, progress, best, saved: Instant::now() })
     }
 
-    fn parameters(&self) -> (Vec<String>, Vec<Var>) {
-        let used = self.model.parameters().iter().filter(|(name, _)| self.model.uses(self.phase, name));
-        used.map(|(name, var)| (name.to_owned(), var.clone())).unzip()
+    fn save(&self, standing: &mut Standing) -> Result<(), TrainError> {
+        let (current, adam) = (self.values(&standing.names)?, standing.adam.state().clone());
+        let state = State { progress: standing.progress.clone(), current, best: standing.best.clone(), adam };
+        state.write(&self.state_path, &self.sequences.item_hash)?;
+        standing.saved = Instant::now();
+        Ok(())
     }
 
     fn values(&self, names: &[String]) -> Result<Vec<Stored>, TrainError> {
         Ok(self.model.parameters().values()?.into_iter().filter(|(name, ..)| names.contains(name)).collect())
     }
 
+    /// What is left of the epoch under way, then validation.
     fn epoch(
         &self,
-        epoch: usize,
+        standing: &mut Standing,
         samples: &Samples<'_>,
-        vars: &[Var],
-        adam: &mut Adam,
-        best_recall: f64,
         steps: &mut impl FnMut(u64),
     ) -> Result<EpochLine, TrainError> {
         let s = &self.settings;
+        let epoch = standing.progress.epoch + 1;
         let draw = Stream::new(s.seed).purpose(self.phase.name()).at(epoch as u64);
-        let started = Instant::now();
-        let (mut loss_sum, mut norm_sum, mut norm) = (0.0, 0.0, 0.0);
         let order = samples.shuffled(draw.purpose("shuffle"));
-        for (step, chosen) in order.chunks(s.batch).enumerate() {
+        let (mut started, mut norm) = (Instant::now(), 0.0);
+        for (step, chosen) in order.chunks(s.batch).enumerate().skip(standing.progress.under_way.step) {
             let batch = Batch::new(chosen.iter().map(|&i| samples.get(i as usize)), s.positions)?;
             let loss = self.model.loss(self.phase, &batch, draw.purpose("step").at(step as u64))?;
             let value = loss.to_scalar::<f32>()?;
@@ -194,26 +220,33 @@ impl Training<'_> {
             if !value.is_finite() {
                 return Err(diverged(value, norm));
             }
-            norm = adam.step(vars, &loss.backward()?)?;
+            norm = standing.adam.step(&standing.vars, &loss.backward()?)?;
             if !norm.is_finite() {
                 return Err(diverged(value, norm));
             }
-            loss_sum += f64::from(value) * chosen.len() as f64;
-            norm_sum += norm;
+            let under_way = &mut standing.progress.under_way;
+            under_way.step = step + 1;
+            under_way.loss_sum += f64::from(value) * chosen.len() as f64;
+            under_way.norm_sum += norm;
+            under_way.seconds += started.elapsed().as_secs_f64();
+            started = Instant::now();
             steps(chosen.len() as u64);
+            if standing.saved.elapsed() >= s.save_every {
+                self.save(standing)?;
+            }
         }
-        let trained = started.elapsed().as_secs_f64();
         let metrics = self.validate()?;
         let validation = EpochLine::named(&metrics);
         let recall = validation[&format!("R@{STOP_K}")];
+        let UnderWay { loss_sum, norm_sum, seconds, .. } = standing.progress.under_way;
         Ok(EpochLine {
             phase: self.phase.name().to_owned(),
             epoch,
             loss: loss_sum / samples.count() as f64,
             gradient_norm: norm_sum / order.len().div_ceil(s.batch) as f64,
             validation,
-            best: epoch == 1 || recall > best_recall,
-            seconds: (trained, started.elapsed().as_secs_f64() - trained),
+            best: epoch == 1 || recall > standing.progress.best_recall,
+            seconds: (seconds, started.elapsed().as_secs_f64()),
         })
     }
 

@@ -8,15 +8,14 @@ use serde::{Deserialize, Serialize};
 use crate::EpochLine;
 
 const FORMAT: &str = "state";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
-/// Everything that the next epoch depends on, written after each: a killed run goes on from it and ends as if it had not
-/// been killed.
+/// Everything that the next step depends on: a killed run goes on from it and ends as if it had not been killed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
     /// What is not a tensor.
     pub progress: Progress,
-    /// Weights after the last finished epoch.
+    /// Weights after the last finished step.
     pub current: Vec<Stored>,
     /// Weights after the best epoch.
     pub best: Vec<Stored>,
@@ -31,12 +30,27 @@ pub struct Progress {
     pub identity: serde_json::Value,
     /// Finished epochs.
     pub epoch: usize,
+    /// The epoch after those.
+    pub under_way: UnderWay,
     /// The best of them.
     pub best_epoch: usize,
     /// Its validation R@20.
     pub best_recall: f64,
     /// A line a finished epoch.
     pub lines: Vec<EpochLine>,
+}
+
+/// Where an unfinished epoch stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct UnderWay {
+    /// Finished steps.
+    pub step: usize,
+    /// Sum of the losses of its samples.
+    pub loss_sum: f64,
+    /// Sum of the gradient norms of its steps.
+    pub norm_sum: f64,
+    /// Seconds spent in its steps.
+    pub seconds: f64,
 }
 
 impl State {

@@ -92,7 +92,7 @@ impl Default for Columns {
 
 /// A reading of the paper's data preparation; single keys win over it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub enum Preset {
+pub enum DataPreset {
     /// Users and items with at least five events, items without a modality kept.
     #[default]
     #[serde(rename = "strict-5core")]
@@ -100,6 +100,9 @@ pub enum Preset {
     /// What fits the paper's Table 1: users with at least five events, any item that has both modalities.
     #[serde(rename = "table1")]
     Table1,
+    /// The released code's: users with at least five events, any item.
+    #[serde(rename = "released")]
+    Released,
 }
 
 /// Which of a user's repeated events with one item count.
@@ -130,7 +133,7 @@ pub enum Missing {
 #[serde(default, deny_unknown_fields)]
 pub struct Preprocess {
     /// A reading of the paper's data preparation; the keys below win over it.
-    pub preset: Preset,
+    pub preset: DataPreset,
     /// Users keep at least this many events; 0 switches the bound off. Unset: from the preset.
     #[schemars(range(min = 0, max = 1_000_000))]
     pub user_core: Option<u32>,
@@ -154,7 +157,7 @@ pub struct Preprocess {
 impl Default for Preprocess {
     fn default() -> Self {
         Self {
-            preset: Preset::default(),
+            preset: DataPreset::default(),
             user_core: None,
             item_core: None,
             missing: None,
@@ -169,8 +172,9 @@ impl Default for Preprocess {
 impl Preprocess {
     pub(super) fn resolve(&mut self) {
         let (user_core, item_core, missing) = match self.preset {
-            Preset::Strict5Core => (5, 5, Missing::Keep),
-            Preset::Table1 => (5, 0, Missing::Drop),
+            DataPreset::Strict5Core => (5, 5, Missing::Keep),
+            DataPreset::Released => (5, 0, Missing::Keep),
+            DataPreset::Table1 => (5, 0, Missing::Drop),
         };
         self.user_core.get_or_insert(user_core);
         self.item_core.get_or_insert(item_core);

@@ -3,13 +3,15 @@
 mod dataset;
 mod extract;
 mod model;
+mod preset;
 mod training;
 
-pub use dataset::{Columns, Dataset, Format, Missing, Preprocess, Preset, Repeated, Source};
+pub use dataset::{Columns, DataPreset, Dataset, Format, Missing, Preprocess, Repeated, Source};
 pub use extract::{Extract, ImageExtract, Storage, TextExtract};
 pub use model::{
     CmclDirection, Logits, Modality, Model, ModelName, PoolingGradient, PoolingRows, Projection, SameTarget,
 };
+pub use preset::Preset;
 pub use training::{Evaluate, Finetune, Pretrain, Recommend, Report, Run, SeenItems, SequenceDropout};
 
 use schemars::JsonSchema;
@@ -61,6 +63,7 @@ impl Config {
             strict::assign(&mut table, assignment)?;
         }
         strict::check(&table, &schemars::schema_for!(Self), origin)?;
+        preset::fill(&mut table);
         let mut config: Self = toml::Value::Table(table)
             .try_into()
             .map_err(|e: toml::de::Error| ConfigError::invalid(origin, e.message()))?;
@@ -72,6 +75,20 @@ impl Config {
     /// The configuration as a pipeline file that gives it again.
     pub fn to_toml(&self) -> Result<String, ConfigError> {
         toml::to_string_pretty(self).map_err(|e| ConfigError::invalid("the resolved configuration", &e.to_string()))
+    }
+
+    /// What decides a run's results, for the headers of its files: every section, but for places, names and looks.
+    pub fn resolved(&self) -> serde_json::Value {
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        if let Some(sections) = value.as_object_mut() {
+            for section in ["recommend", "report"] {
+                sections.remove(section);
+            }
+            for (section, key) in [("dataset", "data"), ("run", "name"), ("run", "save_seconds")] {
+                sections.get_mut(section).and_then(|s| s.as_object_mut()).and_then(|keys| keys.remove(key));
+            }
+        }
+        value
     }
 
     fn resolve(&mut self) {

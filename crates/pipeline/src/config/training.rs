@@ -1,6 +1,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::preset::Preset;
+
 /// How the share of dropped items is chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -97,11 +99,22 @@ pub struct Finetune {
     /// The joint norm of all gradients is clipped at this.
     #[schemars(range(min = 0.000_001, max = 1_000_000.0))]
     pub clip_norm: f64,
+    /// One stage from random weights: every step adds the loss of pre-training, with its settings, to cross-entropy (variant
+    /// `E2E`).
+    pub end_to_end: bool,
 }
 
 impl Default for Finetune {
     fn default() -> Self {
-        Self { epochs: 300, patience: 10, batch: 1024, learning_rate: 0.001, weight_decay: 0.0001, clip_norm: 5.0 }
+        Self {
+            epochs: 300,
+            patience: 10,
+            batch: 1024,
+            learning_rate: 0.001,
+            weight_decay: 0.0001,
+            clip_norm: 5.0,
+            end_to_end: false,
+        }
     }
 }
 
@@ -180,10 +193,16 @@ pub struct Run {
     pub name: String,
     /// Every random draw is a function of this, its purpose and its place.
     pub seed: u64,
+    /// Sets all switches between the paper and the released code together; keys that the pipeline sets win over it.
+    pub preset: Preset,
+    /// Training writes the state that a killed run goes on from after every epoch, and within an epoch when this many
+    /// seconds have passed.
+    #[schemars(range(min = 0.0, max = 86400.0))]
+    pub save_seconds: f64,
 }
 
 impl Default for Run {
     fn default() -> Self {
-        Self { name: "mp4sr".to_owned(), seed: 2020 }
+        Self { name: "mp4sr".to_owned(), seed: 2020, preset: Preset::default(), save_seconds: 60.0 }
     }
 }

@@ -1,0 +1,237 @@
+//! Gradient health: after one step on random data every trainable parameter has a finite gradient that is not zero, in
+//! both phases and every variant; what a variant freezes is named. Odd batches have finite losses.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use mp4sr_models::augment::mixup;
+use mp4sr_models::{
+    Batch, CmclDirection, Config, Logits, Modality, Model, Mp4sr, Phase, PoolingGradient, Pretraining, Ragged,
+    SameGroup, Stream, Trace, TransformerConfig,
+};
+
+const ITEMS: usize = 23;
+
+/// Gradients that are zero by arithmetic in every variant: a key's bias shifts all scores of a query alike.
+const CANCELS: &str = ".attention.key.bias";
+
+fn config() -> Config {
+    Config {
+        transformer: TransformerConfig { width: 8, layers: 2, heads: 2, feed_forward: 12, positions: 6, dropout: 0.2 },
+        attention: 5,
+        experts: 3,
+        temperature: 0.07,
+        shared_encoder: false,
+        id_embedding: true,
+        logit_modalities: vec![0, 1],
+        pooling_gradient: PoolingGradient::Learned,
+        pad_rows: None,
+        projection: true,
+        same_target: SameGroup::LeaveOut,
+        cmcl_direction: CmclDirection::Symmetric,
+        logits: Logits::Cosine,
+        pretraining: Pretraining { rho: 0.2, uniform_rho: false, mixup: (0.0, 0.5), nip_weight: 1.0, lambda: 0.01 },
+        end_to_end: false,
+    }
+}
+
+/// Random rows: every seventh item has none in `text`, every fifth none in `image`, so that item 35k has none at all.
+fn modalities(names: &[&str]) -> Vec<Modality> {
+    let features = |(m, name): (usize, &&str)| {
+        let (width, skip) = (10, [7, 5, 3][m]);
+        let stream = Stream::new(11).at(m as u64);
+        let mut offsets = vec![0];
+        for item in 1..=ITEMS {
+            let rows = if item % skip == 0 { 0 } else { 1 + item % 3 };
+            offsets.push(offsets[item - 1] + rows);
+        }
+        let values = (0..(offsets[ITEMS] * width) as u64).map(|i| stream.normal(i) as f32).collect();
+        Modality { name: (*name).to_owned(), features: Ragged::new(values, width, &offsets).unwrap() }
+    };
+    names.iter().enumerate().map(features).collect()
+}
+
+fn model(config: Config) -> Mp4sr {
+    Mp4sr::new(config, modalities(&["text", "image"]), Stream::new(3)).unwrap()
+}
+
+fn batch() -> Batch {
+    let draw = Stream::new(5);
+    let item = |at: u64| 1 + (draw.uniform(at) * ITEMS as f64) as u32;
+    let histories: Vec<Vec<u32>> = (0..12u64).map(|j| (0..=j % 6).map(|t| item(100 * j + t)).collect()).collect();
+    let samples = histories.iter().enumerate().map(|(j, h)| (h.as_slice(), item(5000 + j as u64)));
+    Batch::new(samples, 6).unwrap()
+}
+
+/// Parameters without a gradient, or with a zero one, and the loss.
+fn without_gradient(model: &Mp4sr, phase: Phase, batch: &Batch) -> (Vec<String>, f32) {
+    let loss = model.loss(phase, batch, Stream::new(9)).unwrap();
+    let value = loss.to_scalar::<f32>().unwrap();
+    assert!(value.is_finite(), "{phase:?}: the loss is {value}");
+    let gradients = loss.backward().unwrap();
+    let mut without = Vec::new();
+    for (name, var) in model.parameters().iter().filter(|(name, _)| model.uses(phase, name)) {
+        let values: Vec<f32> = gradients
+            .get(var.as_tensor())
+            .map_or_else(Vec::new, |gradient| gradient.flatten_all().unwrap().to_vec1().unwrap());
+        assert!(values.iter().all(|g| g.is_finite()), "{phase:?}: the gradient of {name} is not finite");
+        if values.iter().all(|&g| g == 0.0) && !name.ends_with(CANCELS) {
+            without.push(name.to_owned());
+        }
+    }
+    (without, value)
+}
+
+/// A variant, how it differs, and the beginnings of the names that it freezes in pre-training and in fine-tuning.
+type Variant = (&'static str, fn(&mut Config), &'static [&'static str], &'static [&'static str]);
+
+const VARIANTS: &[Variant] = &[
+    ("MP4SR", |_| (), &[], &[]),
+    ("w/o NIP", |c| c.pretraining.nip_weight = 0.0, &[], &[]),
+    ("w/o CMCL", |c| c.pretraining.lambda = 0.0, &[], &[]),
+    ("w/o C-Mixup", |c| c.pretraining.mixup = (0.0, 0.0), &[], &[]),
+    ("w/o Proj", |c| c.projection = false, &[], &[]),
+    ("w/o sequence dropout", |c| c.pretraining.rho = 0.0, &[], &[]),
+    ("uniform sequence dropout", |c| c.pretraining.uniform_rho = true, &[], &[]),
+    ("E2E", |c| c.end_to_end = true, &[], &[]),
+    ("Shared", |c| c.shared_encoder = true, &[], &[]),
+    ("T", |c| c.logit_modalities = vec![0], &[], &["encoder.image."]),
+    ("V", |c| c.logit_modalities = vec![1], &[], &["encoder.text."]),
+    ("T, E2E", |c| (c.logit_modalities, c.end_to_end) = (vec![0], true), &[], &[]),
+    ("no item ids", |c| c.id_embedding = false, &[], &[]),
+    (
+        "frozen pooling",
+        |c| c.pooling_gradient = PoolingGradient::Frozen,
+        &["encoder.text.pool.", "encoder.image.pool."],
+        &["encoder.text.pool.", "encoder.image.pool."],
+    ),
+    ("unmasked pooling", |c| c.pad_rows = Some(10), &[], &[]),
+    ("same targets kept", |c| c.same_target = SameGroup::Keep, &[], &[]),
+    ("same targets at zero", |c| c.same_target = SameGroup::Zero, &[], &[]),
+    ("row sums", |c| c.cmcl_direction = CmclDirection::RowSums, &[], &[]),
+    ("inner products", |c| c.logits = Logits::Dot, &[], &[]),
+    ("one layer", |c| c.transformer.layers = 1, &[], &[]),
+    ("three layers", |c| c.transformer.layers = 3, &[], &[]),
+    (
+        // The softmax of one gate is 1, whatever the gate.
+        "one expert",
+        |c| c.experts = 1,
+        &["encoder.text.gate.", "encoder.image.gate."],
+        &["encoder.text.gate.", "encoder.image.gate."],
+    ),
+];
+
+#[test]
+fn every_trainable_parameter_has_a_gradient_in_both_phases_and_every_variant() {
+    for (name, change, frozen_pretrain, frozen_finetune) in VARIANTS {
+        let mut config = config();
+        change(&mut config);
+        let model = model(config);
+        for (phase, frozen) in [(Phase::Pretrain, frozen_pretrain), (Phase::Finetune, frozen_finetune)] {
+            let (without, _) = without_gradient(&model, phase, &batch());
+            let expected: Vec<_> = model
+                .parameters()
+                .iter()
+                .map(|(parameter, _)| parameter)
+                .filter(|parameter| model.uses(phase, parameter) && frozen.iter().any(|f| parameter.starts_with(f)))
+                .collect();
+            assert_eq!(without, expected, "{name}, {phase:?}");
+        }
+    }
+}
+
+#[test]
+fn three_modalities_have_gradients_too() {
+    let config = Config { logit_modalities: vec![0, 1, 2], ..config() };
+    let model = Mp4sr::new(config, modalities(&["text", "image", "sound"]), Stream::new(3)).unwrap();
+    for phase in [Phase::Pretrain, Phase::Finetune] {
+        assert!(without_gradient(&model, phase, &batch()).0.is_empty(), "{phase:?}");
+    }
+}
+
+#[test]
+fn odd_batches_have_finite_losses_and_gradients() {
+    type Samples = Vec<(Vec<u32>, u32)>;
+    let batches: [(&str, Samples); 8] = [
+        ("an item without rows in one modality", vec![(vec![7, 1], 2), (vec![3], 5)]),
+        ("only items without text", vec![(vec![7, 14], 21), (vec![14], 7)]),
+        ("sequences of length one", vec![(vec![1], 2), (vec![3], 4), (vec![5], 6)]),
+        ("sequences of the maximum length", vec![(vec![1, 2, 3, 4, 5, 6], 7), (vec![6, 5, 4, 3, 2, 1], 8)]),
+        ("sequences longer than the maximum", vec![((1..=20).collect(), 21), ((3..=22).collect(), 1)]),
+        ("a batch of one", vec![(vec![1, 2], 3)]),
+        ("all targets the same item", vec![(vec![1], 9), (vec![2, 3], 9), (vec![4], 9)]),
+        ("one item everywhere", vec![(vec![4, 4], 4), (vec![4], 4)]),
+    ];
+    for same_target in [SameGroup::LeaveOut, SameGroup::Keep, SameGroup::Zero] {
+        for end_to_end in [false, true] {
+            let model = model(Config { same_target, end_to_end, ..config() });
+            for (what, samples) in &batches {
+                let batch = Batch::new(samples.iter().map(|(h, t)| (h.as_slice(), *t)), 6).unwrap();
+                for phase in [Phase::Pretrain, Phase::Finetune] {
+                    let (_, loss) = without_gradient(&model, phase, &batch);
+                    // With no negative the loss is 0, up to rounding.
+                    assert!(loss > -1e-5, "{what}, {phase:?}: {loss}");
+                }
+            }
+        }
+    }
+}
+
+/// Items that have no rows in any modality are as good as any: their embedding is a learned constant.
+#[test]
+fn items_without_any_rows_have_finite_losses() {
+    let empty = |name: &str| Modality {
+        name: name.to_owned(),
+        features: Ragged::new(Vec::new(), 10, &[0; ITEMS + 1]).unwrap(),
+    };
+    let model = Mp4sr::new(config(), vec![empty("text"), empty("image")], Stream::new(3)).unwrap();
+    for phase in [Phase::Pretrain, Phase::Finetune] {
+        without_gradient(&model, phase, &batch());
+        assert!(model.scorer(phase).unwrap().items().flatten_all().unwrap().to_vec1::<f32>().unwrap()[0].is_finite());
+    }
+}
+
+/// End to end is the sum: without dropout, augmentation and draws, E2E's loss is that of both phases together.
+#[test]
+fn end_to_end_adds_both_losses() {
+    let plain = |end_to_end| {
+        let mut config = Config { end_to_end, ..config() };
+        config.transformer.dropout = 0.0;
+        (config.pretraining.rho, config.pretraining.mixup) = (0.0, (0.0, 0.0));
+        model(config)
+    };
+    let loss = |end_to_end, phase| plain(end_to_end).loss(phase, &batch(), Stream::new(9)).unwrap().to_scalar::<f32>();
+    let (pretrain, finetune) = (loss(false, Phase::Pretrain).unwrap(), loss(false, Phase::Finetune).unwrap());
+    let both = loss(true, Phase::Finetune).unwrap();
+    assert!((both - pretrain - finetune).abs() < 1e-5, "{both} is not {pretrain} + {finetune}");
+    assert!(pretrain > 0.1 && finetune > 0.1);
+}
+
+/// M^t and M^v are complements: at every position the mixed sequences together hold each modality's embedding once.
+#[test]
+fn mixed_sequences_are_complements() {
+    for names in [&["text", "image"][..], &["text", "image", "sound"][..]] {
+        let config = Config { logit_modalities: (0..names.len()).collect(), ..config() };
+        let model = Mp4sr::new(config, modalities(names), Stream::new(3)).unwrap();
+        let batch = batch();
+        let shift = mixup(batch.items.len(), names.len(), 0.5, Stream::new(8));
+        assert!(shift.contains(&0) && shift.iter().any(|&s| s > 0));
+        let trace = Trace::on();
+        model.pretrain_loss(&batch, &shift, None, &trace).unwrap();
+        let mixed = trace.into_values()["mixed"].to_vec2::<f32>().unwrap();
+        let z: Vec<Vec<Vec<f32>>> =
+            model.item_embeddings(Phase::Pretrain, &Trace::OFF).unwrap().iter().map(|z| z.to_vec2().unwrap()).collect();
+        let (spaces, tokens) = (names.len(), batch.items.len());
+        for (token, &item) in batch.items.iter().enumerate() {
+            let mut left: Vec<&Vec<f32>> = z.iter().map(|z| &z[item as usize - 1]).collect();
+            for m in 0..spaces {
+                let found = &mixed[m * tokens + token];
+                let close = |a: &Vec<f32>| a.iter().zip(found).all(|(a, b)| (a - b).abs() < 1e-5);
+                let at = left.iter().position(|a| close(a)).expect("an embedding of this item, used once");
+                left.remove(at);
+                let own = close(&z[m][item as usize - 1]);
+                assert!(own || shift[token] > 0, "position {token} was swapped without a shift");
+            }
+            assert!(left.is_empty());
+        }
+    }
+}

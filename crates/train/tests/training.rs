@@ -1,0 +1,364 @@
+//! Training against hand-worked cases: what it reads of a dataset, when it stops, which weights it keeps, how it goes on.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::cell::{Cell, RefCell};
+use std::path::Path;
+use std::time::Duration;
+
+use candle_core::{Device, Tensor};
+use mp4sr_artifact::{Sequences, files, hash_ids};
+use mp4sr_evaluate::Protocol;
+use mp4sr_models::{
+    Batch, CmclDirection, Config, Error, Initial, Logits, Modality, Model, Mp4sr, Parameters, Phase, PoolingGradient,
+    Pretraining, Ragged, Result, SameGroup, Scorer, Stream, TransformerConfig,
+};
+use mp4sr_run::Inputs;
+use mp4sr_train::{EpochLine, Outcome, Settings, TrainError, Training};
+
+/// Sequences of items `1..=items`.
+fn sequences(of_users: &[&[u32]], items: usize) -> Sequences {
+    let mut offsets = vec![0];
+    offsets.extend(of_users.iter().scan(0, |end, events| {
+        *end += events.len() as i64;
+        Some(*end)
+    }));
+    let events = of_users.concat();
+    let ids: Vec<String> = (1..=items).map(|item| item.to_string()).collect();
+    Sequences {
+        offsets,
+        times: (0..events.len() as i64).collect(),
+        items: events,
+        item_hash: hash_ids(ids.iter().map(String::as_str)),
+        item_count: items,
+    }
+}
+
+fn settings(epochs: usize, patience: usize, batch: usize) -> Settings {
+    Settings {
+        epochs,
+        patience,
+        batch,
+        positions: 50,
+        learning_rate: 0.1,
+        weight_decay: 0.0,
+        clip_norm: 1.0,
+        k: vec![20],
+        protocol: Protocol { batch: 64, remove_seen: false },
+        seed: 1,
+        save_every: Duration::ZERO,
+    }
+}
+
+fn train(
+    model: &dyn Model,
+    sequences: &Sequences,
+    settings: Settings,
+    folder: &Path,
+) -> std::result::Result<Outcome, TrainError> {
+    let training = Training {
+        model,
+        phase: Phase::Finetune,
+        sequences,
+        settings,
+        state_path: folder.join("state.safetensors"),
+        log_path: folder.join("metrics.jsonl"),
+        identity: serde_json::json!({"data": "x"}),
+    };
+    training.run(|_| (), |_| ())
+}
+
+fn lines(folder: &Path) -> Vec<EpochLine> {
+    let text = files::read_to_string(&folder.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A model of one weight x with loss 3 x + 0 * batch, which remembers what it is given and whose validation hits follow a
+/// script. The item after an item is the next number.
+struct Recorder {
+    parameters: Parameters,
+    items: Tensor,
+    seen: RefCell<Vec<(Vec<u32>, u32)>>,
+    scored: RefCell<Vec<Vec<u32>>>,
+    /// Users hit in validation, by epoch.
+    hits: Vec<usize>,
+    validations: Cell<usize>,
+    /// The call of `loss` that fails, as a kill would.
+    fails_at: Cell<Option<usize>>,
+}
+
+impl Recorder {
+    fn new(items: usize, hits: &[usize]) -> Self {
+        let mut parameters = Parameters::default();
+        parameters.add("x", &[1], Initial::Ones, Stream::new(0)).unwrap();
+        Self {
+            parameters,
+            items: Tensor::eye(items, candle_core::DType::F32, &Device::Cpu).unwrap(),
+            seen: RefCell::default(),
+            scored: RefCell::default(),
+            hits: hits.to_vec(),
+            validations: Cell::new(0),
+            fails_at: Cell::new(None),
+        }
+    }
+
+    fn x(&self) -> f32 {
+        self.parameters.get("x").unwrap().to_vec1::<f32>().unwrap()[0]
+    }
+}
+
+impl Model for Recorder {
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn phases(&self) -> &'static [Phase] {
+        &[Phase::Finetune]
+    }
+
+    fn uses(&self, _: Phase, _: &str) -> bool {
+        true
+    }
+
+    fn loss(&self, _: Phase, batch: &Batch, _: Stream) -> Result<Tensor> {
+        if self.fails_at.get() == Some(self.seen.borrow().len()) {
+            return Err(Error::Msg("killed".to_owned()));
+        }
+        for j in 0..batch.count() {
+            self.seen.borrow_mut().push((batch.items[batch.segments.range(j)].to_vec(), batch.targets[j]));
+        }
+        (self.parameters.get("x").unwrap().as_tensor() * 3.0)?.sum_all()
+    }
+
+    fn scorer(&self, _: Phase) -> Result<Box<dyn Scorer + '_>> {
+        self.validations.set(self.validations.get() + 1);
+        Ok(Box::new(Script(self, self.hits[self.validations.get() - 1])))
+    }
+
+    fn is_sequential(&self) -> bool {
+        true
+    }
+}
+
+struct Script<'a>(&'a Recorder, usize);
+
+impl Scorer for Script<'_> {
+    fn items(&self) -> &Tensor {
+        &self.0.items
+    }
+
+    fn sequences(&self, histories: &[&[u32]]) -> Result<Tensor> {
+        let items = self.0.items.dim(0)?;
+        let mut scores = vec![0.5f32; histories.len() * items];
+        for (j, history) in histories.iter().enumerate() {
+            self.0.scored.borrow_mut().push(history.to_vec());
+            scores[j * items + *history.last().unwrap() as usize] = if j < self.1 { 1.0 } else { 0.0 };
+        }
+        Tensor::from_vec(scores, (histories.len(), items), &Device::Cpu)
+    }
+}
+
+/// Ten users whose events are four rising numbers.
+fn rising() -> Sequences {
+    let users: Vec<Vec<u32>> = (0..10).map(|u| (2 * u + 1..2 * u + 5).collect()).collect();
+    sequences(&users.iter().map(Vec::as_slice).collect::<Vec<_>>(), 40)
+}
+
+#[test]
+fn it_stops_after_patience_epochs_without_a_better_recall_and_keeps_the_best() {
+    // Epoch 3 is as good as epoch 2, which is not better; three epochs after epoch 2 it is over. The rate is 0.1 and every
+    // gradient is alike, so Adam moves x by 0.1 a step, and there is a step an epoch.
+    let folder = tempfile::tempdir().unwrap();
+    let model = Recorder::new(40, &[2, 5, 5, 4, 3, 9, 9]);
+    let outcome = train(&model, &rising(), settings(300, 3, 1024), folder.path()).unwrap();
+    assert_eq!(outcome, Outcome { best_epoch: 2, epochs: 5, best_recall: 0.5 });
+    assert!((model.x() - 0.8).abs() < 1e-6, "{}", model.x());
+    let recalls: Vec<(usize, f64, bool)> =
+        lines(folder.path()).iter().map(|line| (line.epoch, line.validation["R@20"], line.best)).collect();
+    assert_eq!(recalls, [(1, 0.2, true), (2, 0.5, true), (3, 0.5, false), (4, 0.4, false), (5, 0.3, false)]);
+    // The mean loss of epoch 2 is 3 x before its one step, at x = 0.9; the norm of the gradient is 3 before clipping.
+    let second = &lines(folder.path())[1];
+    assert!((second.loss - 2.7).abs() < 1e-6 && (second.gradient_norm - 3.0).abs() < 1e-6, "{second:?}");
+}
+
+#[test]
+fn it_stops_at_the_last_epoch() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Recorder::new(40, &[1, 2, 3]);
+    let outcome = train(&model, &rising(), settings(3, 1, 4), folder.path()).unwrap();
+    assert_eq!(outcome, Outcome { best_epoch: 3, epochs: 3, best_recall: 0.3 });
+    // Ten samples in batches of four are three steps an epoch.
+    assert!((model.x() - (1.0 - 0.9)).abs() < 1e-5, "{}", model.x());
+}
+
+#[test]
+fn a_run_that_stopped_at_any_step_goes_on_with_its_patience_moments_and_sums() {
+    let hits = [2, 5, 5, 4, 3, 9];
+    let whole = Recorder::new(40, &hits);
+    let whole_folder = tempfile::tempdir().unwrap();
+    let expected = train(&whole, &rising(), settings(300, 3, 4), whole_folder.path()).unwrap();
+    let without_time = |folder: &Path| {
+        lines(folder).into_iter().map(|line| EpochLine { seconds: (0.0, 0.0), ..line }).collect::<Vec<_>>()
+    };
+    // Stops before the sample of every step of epochs 2 and 4, and goes on with a fresh model.
+    for sample in [10, 14, 18, 30, 34, 38] {
+        let folder = tempfile::tempdir().unwrap();
+        let killed = Recorder::new(40, &hits);
+        killed.fails_at.set(Some(sample));
+        assert!(train(&killed, &rising(), settings(300, 3, 4), folder.path()).is_err());
+        let resumed = Recorder::new(40, &hits);
+        resumed.validations.set(killed.validations.get());
+        let outcome = train(&resumed, &rising(), settings(300, 3, 4), folder.path()).unwrap();
+        assert_eq!((outcome, resumed.x().to_bits()), (expected.clone(), whole.x().to_bits()), "sample {sample}");
+        let all = [killed.seen.into_inner(), resumed.seen.into_inner()].concat();
+        assert_eq!(all, *whole.seen.borrow(), "every sample once, in the same order");
+        assert_eq!(without_time(folder.path()), without_time(whole_folder.path()));
+    }
+}
+
+/// Events of a user are numbered by time, so that any event out of place is a number out of place.
+#[test]
+fn training_reads_prefixes_of_the_training_part_and_validation_what_is_before_its_target() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = Recorder::new(40, &[1, 1]);
+    let data = sequences(&[&[1, 2, 3, 4, 5, 6], &[11, 12, 13, 14], &[21, 22, 23], &[31, 32]], 40);
+    train(&model, &data, settings(2, 10, 2), folder.path()).unwrap();
+    let mut seen = model.seen.into_inner();
+    seen.sort();
+    let once = [(vec![1], 2), (vec![1, 2], 3), (vec![1, 2, 3], 4), (vec![11], 12)];
+    let twice: Vec<_> = once.iter().flat_map(|sample| [sample.clone(), sample.clone()]).collect();
+    assert_eq!(seen, twice, "two epochs");
+    // The users of two and three events have nothing to learn from; that of two has no validation target either.
+    let validated = [vec![1, 2, 3, 4], vec![11, 12], vec![21]];
+    assert_eq!(model.scored.into_inner(), [validated.clone(), validated].concat());
+}
+
+fn m2se(items: usize) -> Mp4sr {
+    let features = |name: &str, seed| {
+        let stream = Stream::new(seed);
+        let values = (0..6 * items as u64).map(|i| stream.normal(i) as f32).collect();
+        let features = Ragged::new(values, 6, &(0..=items).collect::<Vec<_>>()).unwrap();
+        Modality { name: name.to_owned(), features }
+    };
+    let config = Config {
+        transformer: TransformerConfig { width: 8, layers: 1, heads: 2, feed_forward: 8, positions: 50, dropout: 0.2 },
+        attention: 4,
+        experts: 2,
+        temperature: 0.07,
+        shared_encoder: false,
+        id_embedding: true,
+        logit_modalities: vec![0, 1],
+        pooling_gradient: PoolingGradient::Learned,
+        pad_rows: None,
+        projection: true,
+        same_target: SameGroup::LeaveOut,
+        cmcl_direction: CmclDirection::Symmetric,
+        logits: Logits::Cosine,
+        pretraining: Pretraining { rho: 0.2, uniform_rho: false, mixup: (0.0, 0.5), nip_weight: 1.0, lambda: 0.01 },
+        end_to_end: true,
+    };
+    Mp4sr::new(config, vec![features("text", 1), features("image", 2)], Stream::new(3)).unwrap()
+}
+
+/// Random sequences whose last and second last events come from `last(user)` and `second_last(user)`.
+fn random(last: impl Fn(usize) -> u32, second_last: impl Fn(usize) -> u32) -> Sequences {
+    let draw = Stream::new(4);
+    let users: Vec<Vec<u32>> = (0..30usize)
+        .map(|u| {
+            let training = (0..3 + u % 5).map(|t| 1 + (draw.uniform((100 * u + t) as u64) * 30.0) as u32);
+            training.chain([second_last(u), last(u)]).collect()
+        })
+        .collect();
+    sequences(&users.iter().map(Vec::as_slice).collect::<Vec<_>>(), 50)
+}
+
+/// Bits of all weights after training, and the log without its times.
+fn trained(data: &Sequences) -> (Vec<u32>, Vec<EpochLine>, Outcome) {
+    let folder = tempfile::tempdir().unwrap();
+    let model = m2se(50);
+    let outcome = train(&model, data, settings(4, 2, 16), folder.path()).unwrap();
+    let values = model.parameters().values().unwrap();
+    let bits = values.iter().flat_map(|(_, values, _)| values.iter().map(|v| v.to_bits())).collect();
+    let lines = lines(folder.path()).into_iter().map(|line| EpochLine { seconds: (0.0, 0.0), ..line }).collect();
+    (bits, lines, outcome)
+}
+
+#[test]
+fn the_test_split_is_not_read_by_training() {
+    let one = trained(&random(|u| 31 + u as u32 % 20, |u| 1 + u as u32));
+    let other = trained(&random(|u| 50 - u as u32 % 20, |u| 1 + u as u32));
+    assert_eq!(one, other);
+}
+
+#[test]
+fn validation_events_choose_the_epoch_and_change_nothing_else() {
+    let one = trained(&random(|_| 1, |u| 1 + u as u32 % 20));
+    let other = trained(&random(|_| 1, |u| 40 - u as u32 % 20));
+    let losses = |lines: &[EpochLine]| lines.iter().map(|l| l.loss.to_bits()).collect::<Vec<_>>();
+    let common = one.1.len().min(other.1.len());
+    assert!(common >= 2);
+    assert_eq!(losses(&one.1[..common]), losses(&other.1[..common]));
+    assert_ne!(one.1[0].validation, other.1[0].validation, "the validation events are read where they should be");
+    // A changed event of the training part does change the losses: the comparison above can fail.
+    let mut changed = random(|_| 1, |u| 1 + u as u32 % 20);
+    changed.items[0] = 30 - changed.items[0].min(29);
+    assert_ne!(losses(&trained(&changed).1[..1]), losses(&one.1[..1]));
+}
+
+/// Items 31 to 50 are bought last and second last alone: popularity must not know them.
+#[test]
+fn popularity_counts_the_training_part_alone() {
+    let data = random(|u| 31 + u as u32 % 20, |u| 31 + (u as u32 + 7) % 20);
+    let config = mp4sr_pipeline::Config::parse("dataset.name = \"x\"\nmodel.name = \"popularity\"", "x", &[]).unwrap();
+    let inputs = Inputs { sequences: data.clone(), modalities: Vec::new() };
+    let model = mp4sr_run::build_model(&config, &inputs).unwrap();
+    let counts = model.scorer(Phase::Finetune).unwrap().items().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert!(counts[30..].iter().all(|&count| count == 0.0), "{counts:?}");
+    let training: usize = (0..30).map(|u| 3 + u % 5).sum();
+    assert_eq!(counts.iter().sum::<f32>() as usize, training);
+}
+
+#[test]
+fn a_state_of_other_settings_or_data_or_a_damaged_one_is_refused_and_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.safetensors");
+    let model = Recorder::new(40, &[1, 2, 3, 4]);
+    train(&model, &rising(), settings(2, 10, 4), folder.path()).unwrap();
+    let whole = files::read(&path).unwrap();
+    let refusal = |identity: serde_json::Value, data: &Sequences| {
+        let model = Recorder::new(40, &[1, 2, 3, 4]);
+        let training = Training {
+            model: &model,
+            phase: Phase::Finetune,
+            sequences: data,
+            settings: settings(4, 10, 4),
+            state_path: path.clone(),
+            log_path: folder.path().join("metrics.jsonl"),
+            identity,
+        };
+        let message = training.run(|_| (), |_| ()).err().map(|e| e.to_string());
+        assert!(message.is_none() || model.x().to_bits() == 1.0f32.to_bits(), "a refused state changed the model");
+        message
+    };
+    let same = || serde_json::json!({"data": "x"});
+    let message = refusal(serde_json::json!({"data": "y"}), &rising()).unwrap();
+    assert!(message.contains("another `data`") && message.contains("state.safetensors"), "{message}");
+    let message = refusal(same(), &sequences(&[&[1, 2, 3, 4]], 41)).unwrap();
+    assert!(message.contains("other items"), "{message}");
+
+    // Every byte counts: one flipped bit anywhere, a cut, an empty file.
+    for at in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 1 << (at % 8);
+        files::write_bytes(&path, &damaged).unwrap();
+        let message = refusal(same(), &rising()).unwrap_or_else(|| panic!("a flipped bit in byte {at} was accepted"));
+        assert!(message.contains("state.safetensors"), "byte {at}: {message}");
+    }
+    for length in [0, 1, 8, whole.len() / 2, whole.len() - 1] {
+        files::write_bytes(&path, &whole[..length]).unwrap();
+        let message = refusal(same(), &rising()).unwrap();
+        assert!(message.contains("state.safetensors"), "{length}: {message}");
+    }
+    files::write_bytes(&path, &whole).unwrap();
+    assert_eq!(refusal(same(), &rising()), None);
+}
