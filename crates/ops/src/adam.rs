@@ -139,4 +139,20 @@ mod tests {
         assert!((x.to_vec1::<f32>().unwrap()[0] - 1.5).abs() < 1e-6);
         assert_eq!(still.to_vec1::<f32>().unwrap(), [7.0]);
     }
+
+    /// The gradient (3, 4) has norm 5: clipped at 2.5 it is (1.5, 2), at 10 it stays. A tenth of it is the first moment.
+    #[test]
+    fn clipping_scales_the_joint_norm_and_leaves_small_gradients() {
+        for (clip_norm, expected) in [(2.5, [0.15, 0.2]), (10.0, [0.3, 0.4])] {
+            let var = || Var::from_tensor(&Tensor::new(&[0.0f32], &Device::Cpu).unwrap()).unwrap();
+            let (x, y) = (var(), var());
+            let mut adam = Adam::new([&x, &y], 0.1, 0.0, clip_norm);
+            let loss = ((x.as_tensor() * 3.0).unwrap() + (y.as_tensor() * 4.0).unwrap()).unwrap().sum_all().unwrap();
+            let norm = adam.step([&x, &y], &loss.backward().unwrap()).unwrap();
+            assert!((norm - 5.0).abs() < 1e-6);
+            for (moment, expected) in adam.state().first.iter().zip(expected) {
+                assert!((moment[0] - expected).abs() < 1e-6, "clip {clip_norm}: {moment:?}");
+            }
+        }
+    }
 }
