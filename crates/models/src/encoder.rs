@@ -2,7 +2,7 @@
 //! rows, then a mixture of experts.
 
 use candle_core::{Tensor, Var};
-use mp4sr_ops::{Dropout, Ragged, Result, Stream, Uses, plain};
+use mp4sr_ops::{Dropout, ItemRows, Ragged, Result, Stream, Uses, plain};
 
 use crate::{Initial, Parameters, Trace};
 
@@ -27,6 +27,7 @@ pub struct ItemEncoder {
     experts: Vec<Expert>,
     pooling_gradient: PoolingGradient,
     pad_rows: Option<usize>,
+    width: usize,
 }
 
 #[derive(Debug)]
@@ -35,17 +36,6 @@ struct Expert {
     bias: Var,
     norm_weight: Var,
     norm_bias: Var,
-}
-
-/// What does not depend on a use's dropout: computed once per distinct item.
-#[derive(Debug)]
-pub struct EncodedItems {
-    /// `[n, O d_0]`: e W_k + b_k.
-    pub products: Tensor,
-    /// `[n, O]`: g = softmax(e W3).
-    pub gate: Tensor,
-    /// `[2, O d_0]`: weights and biases of the experts' LayerNorms.
-    pub norms: Tensor,
 }
 
 impl ItemEncoder {
@@ -75,37 +65,41 @@ impl ItemEncoder {
                 })
             })
             .collect::<Result<_>>()?;
-        Ok(Self { w1, w2, gate, experts, pooling_gradient, pad_rows })
+        Ok(Self { w1, w2, gate, experts, pooling_gradient, pad_rows, width: model_width })
     }
 
-    /// Pools and multiplies: once per distinct item of `features`.
-    pub fn encode(&self, features: &Ragged, name: &str, trace: &Trace) -> Result<EncodedItems> {
-        let mut w = mp4sr_ops::product(&self.w1, &self.w2)?;
-        if self.pooling_gradient == PoolingGradient::Frozen {
-            w = w.detach();
-        }
-        let pooled = mp4sr_ops::pool(features, &w, self.pad_rows)?;
-        let cat = |pick: fn(&Expert) -> &Var, axis: usize| {
-            Tensor::cat(&self.experts.iter().map(|e| pick(e).as_tensor()).collect::<Vec<_>>(), axis)
-        };
-        let products = mp4sr_ops::linear(&pooled, &cat(|e| &e.weight, 1)?, &cat(|e| &e.bias, 0)?)?;
-        let gate = plain::gate(&mp4sr_ops::product(&pooled, &self.gate)?)?;
-        let norms = Tensor::stack(&[cat(|e| &e.norm_weight, 0)?, cat(|e| &e.norm_bias, 0)?], 0)?;
-        if trace.is_on() {
-            trace.record(|| format!("pooled.{name}"), &pooled);
-            trace.record(|| format!("gate.{name}"), &gate);
-            trace.record(|| format!("alpha.{name}"), &mp4sr_ops::pooling_weights(features, &w, self.pad_rows)?);
-            let once = Uses::each_once(features.count());
-            let each = mp4sr_ops::experts(&products, &norms, self.experts.len(), &once, Dropout::NONE)?;
-            trace.record(|| format!("experts.{name}"), &each);
-        }
-        Ok(EncodedItems { products, gate, norms })
+    /// The folded pooling vector, `[d]`, cut from the graph where pooling is frozen.
+    pub fn pooling(&self) -> Result<Tensor> {
+        let w = mp4sr_ops::product(&self.w1, &self.w2)?.squeeze(1)?;
+        Ok(if self.pooling_gradient == PoolingGradient::Frozen { w.detach() } else { w })
     }
-}
 
-impl EncodedItems {
-    /// z of every use, `[uses, d_0]`, each with its own dropout.
-    pub fn mix(&self, uses: &Uses, dropout: Dropout) -> Result<Tensor> {
-        mp4sr_ops::mixture(&self.products, &self.gate, &self.norms, uses, dropout)
+    /// All other parameters in the order of [`mp4sr_ops::encode`]: experts' weights, gate, biases, LayerNorms.
+    pub fn parameters(&self) -> Vec<&Tensor> {
+        let all = |pick: fn(&Expert) -> &Var| self.experts.iter().map(move |e| pick(e).as_tensor());
+        let weights = all(|e| &e.weight).chain([self.gate.as_tensor()]);
+        weights.chain(all(|e| &e.bias)).chain(all(|e| &e.norm_weight)).chain(all(|e| &e.norm_bias)).collect()
+    }
+
+    /// What it works on: the items of `features`, each use with its own dropout.
+    pub fn rows(&self, features: Ragged, dropout: Dropout) -> ItemRows {
+        ItemRows { features, pad_rows: self.pad_rows, experts: self.experts.len(), width: self.width, dropout }
+    }
+
+    /// Records the steps of encoding the items of `rows`.
+    pub fn trace(&self, rows: &ItemRows, name: &str, trace: &Trace) -> Result<()> {
+        if !trace.is_on() {
+            return Ok(());
+        }
+        let (w, packed) = (self.pooling()?, mp4sr_ops::pack(&self.parameters())?);
+        let steps = plain::encoded(rows, &w, &packed)?;
+        let once = Uses::each_once(rows.features.count());
+        let outputs = plain::experts(&steps.products, &steps.norms, rows.experts, &once, Dropout::NONE)?;
+        let alpha = plain::pooling_weights(&rows.features, &w.unsqueeze(1)?, rows.pad_rows)?;
+        trace.record(|| format!("alpha.{name}"), &alpha);
+        trace.record(|| format!("pooled.{name}"), &steps.pooled);
+        trace.record(|| format!("gate.{name}"), &steps.gate);
+        trace.record(|| format!("experts.{name}"), &outputs);
+        Ok(())
     }
 }

@@ -8,9 +8,9 @@
 //! Sequences are packed, never padded. Items are encoded once per step each: the batch's in pre-training, the catalogue in
 //! fine-tuning.
 
-use candle_core::{D, Tensor, Var};
+use candle_core::{Tensor, Var};
 use mp4sr_ops::{
-    Dropout, Error, Ragged, Result, SameGroup, Segments, Stream, Uses, gather, linear, normalize, row_logsumexp,
+    Dropout, Error, Ragged, Result, SameGroup, Stream, Uses, candidates, cross_entropy, gather, linear, normalize,
 };
 
 use crate::augment::{mixup, sequence_dropout};
@@ -158,16 +158,19 @@ impl Mp4sr {
         }
     }
 
-    /// z of every use of some items (0-based) or all, `[uses, d_0]` a modality of `active`.
+    /// z of every use of some items (0-based) or all, the modalities of `active` one after the other:
+    /// `[modalities uses, d_0]`. Without `learning` it has no gradient.
     fn embed(
         &self,
         active: &[usize],
         items: Option<&[u32]>,
         uses: &Uses,
         draw: Option<Stream>,
+        learning: bool,
         trace: &Trace,
-    ) -> Result<Vec<Tensor>> {
-        let embed = |&m: &usize| {
+    ) -> Result<Tensor> {
+        let (mut rows, mut ws, mut packed) = (Vec::new(), Vec::new(), Vec::new());
+        for &m in active {
             let modality = &self.modalities[m];
             let encoder = &self.encoders[if self.config.shared_encoder { 0 } else { m }];
             let features = items.map_or_else(|| modality.features.clone(), |items| modality.features.select(items));
@@ -175,54 +178,74 @@ impl Mp4sr {
                 Some(draw) => draw.purpose("experts").at(m as u64).dropout(self.config.transformer.dropout),
                 None => Dropout::NONE,
             };
-            let z = encoder.encode(&features, &modality.name, trace)?.mix(uses, dropout)?;
-            trace.record(|| format!("z.{}", modality.name), &z);
-            Ok(z)
-        };
-        active.iter().map(embed).collect()
+            let own = encoder.rows(features, dropout);
+            encoder.trace(&own, &modality.name, trace)?;
+            rows.push(own);
+            ws.push(encoder.pooling()?);
+            packed.extend(encoder.parameters());
+        }
+        let (w, packed) = (Tensor::cat(&ws, 0)?, mp4sr_ops::pack(&packed)?);
+        let (w, packed) = if learning { (w, packed) } else { (w.detach(), packed.detach()) };
+        let z = mp4sr_ops::encode(&rows, &w, &packed, uses)?;
+        for (at, &m) in active.iter().enumerate().filter(|_| trace.is_on()) {
+            let own = z.narrow(0, at * uses.count(), uses.count())?;
+            trace.record(|| format!("z.{}", self.modalities[m].name), &own);
+        }
+        Ok(z)
     }
 
-    /// z of every item without dropout, `[I, d_0]` a modality: what scoring uses.
-    pub fn item_embeddings(&self, phase: Phase, trace: &Trace) -> Result<Vec<Tensor>> {
-        self.embed(&self.active(phase), None, &Uses::each_once(self.item_count()), None, trace)
+    /// z of every item without dropout, the modalities one after the other, `[modalities I, d_0]`: what scoring uses. Without
+    /// `learning` it has no gradient.
+    pub fn item_embeddings(&self, phase: Phase, learning: bool, trace: &Trace) -> Result<Tensor> {
+        let once = Uses::each_once(self.item_count());
+        self.embed(&self.active(phase), None, &once, None, learning, trace)
     }
 
-    /// h of every mixed sequence, a tensor `[B, d_0]` a modality: the transformer over M packed sequences a sample.
-    /// `z` has the tokens' embeddings per modality, `shift` what mixup swaps, `ids` the tokens' id embeddings.
+    /// h of every mixed sequence, a tensor `[B, d_0]` a modality: the transformer over M packed sequences a sample. `z` stacks
+    /// the modalities' embeddings, `rows` of them each; token t of modality m is row `m * rows + tokens[t]`. `shift` is what
+    /// mixup swaps, `ids` whether the items' id embeddings join.
     fn sequences(
         &self,
-        z: &[Tensor],
-        segments: &Segments,
+        (z, rows, tokens): (&Tensor, usize, &[u32]),
+        batch: &Batch,
         shift: Option<&[u32]>,
         ids: Option<&Tensor>,
         draw: Option<Stream>,
         trace: &Trace,
     ) -> Result<Vec<Tensor>> {
-        let (spaces, tokens) = (z.len(), segments.tokens());
-        let mut mixed = Tensor::cat(z, 0)?;
-        if let Some(shift) = shift {
-            let row = |m: usize, t: usize| (((m + shift[t] as usize) % spaces) * tokens + t) as u32;
-            let rows: Vec<u32> = (0..spaces).flat_map(|m| (0..tokens).map(move |t| row(m, t))).collect();
-            mixed = gather(&mixed, &rows)?;
+        let spaces = z.dim(0)? / rows;
+        let segments = batch.segments.repeat(spaces);
+        let row = |m: usize, t: usize| {
+            let modality = shift.map_or(m, |shift| (m + shift[t] as usize) % spaces);
+            (modality * rows) as u32 + tokens[t]
+        };
+        let mixed: Vec<u32> = (0..spaces).flat_map(|m| (0..tokens.len()).map(move |t| row(m, t))).collect();
+        let items = batch.items.repeat(if ids.is_some() { spaces } else { 0 });
+        if trace.is_on() {
+            let mut joined = gather(z, &mixed)?;
+            if let Some(ids) = ids {
+                joined = (joined + gather(ids, &items)?)?;
+            }
+            trace.record(|| "mixed".to_owned(), &joined);
         }
-        if let Some(ids) = ids {
-            mixed = (mixed + Tensor::cat(&vec![ids; spaces], 0)?)?;
-        }
-        trace.record(|| "mixed".to_owned(), &mixed);
-        let h = self.transformer.forward(&mixed, &segments.repeat(spaces), draw, trace)?;
+        let h = self.transformer.forward((z, &mixed), ids.map(|ids| (ids, &items[..])), &segments, draw, trace)?;
         trace.record(|| "h".to_owned(), &h);
-        (0..spaces).map(|m| h.narrow(0, m * segments.count(), segments.count())).collect()
+        let count = batch.count();
+        (0..spaces).map(|m| h.narrow(0, m * count, count)).collect()
     }
 
     /// The loss of pre-training on a batch as it is, mixed by `shift` `[tokens]`.
     pub fn pretrain_loss(&self, batch: &Batch, shift: &[u32], draw: Option<Stream>, trace: &Trace) -> Result<Tensor> {
         let (distinct, uses) = distinct_items(batch);
-        let used = self.embed(&self.active(Phase::Pretrain), Some(&distinct), &uses, draw, &Trace::OFF)?;
-        let tokens = batch.items.len();
-        let z: Vec<Tensor> = used.iter().map(|z| z.narrow(0, 0, tokens)).collect::<Result<_>>()?;
-        let h = self.sequences(&z, &batch.segments, Some(shift), None, draw, trace)?;
+        let z = self.embed(&self.active(Phase::Pretrain), Some(&distinct), &uses, draw, true, &Trace::OFF)?;
+        let (rows, tokens) = (uses.count(), batch.items.len());
+        let places: Vec<u32> = (0..tokens as u32).collect();
+        let h = self.sequences((&z, rows, &places), batch, Some(shift), None, draw, trace)?;
+        let starts: Vec<usize> = (0..self.modalities.len()).map(|m| m * rows + tokens).collect();
+        let targets = candidates(&z, &starts, batch.count(), None, true)?;
+        let width = self.config.transformer.width;
         let targets: Vec<Tensor> =
-            used.iter().map(|z| normalize(&z.narrow(0, tokens, batch.count())?)).collect::<Result<_>>()?;
+            (0..starts.len()).map(|m| targets.narrow(1, m * width, width)?.contiguous()).collect::<Result<_>>()?;
         self.contrastive_loss(&h, &targets, &batch.targets, trace)
     }
 
@@ -288,17 +311,15 @@ impl Mp4sr {
     pub fn finetune_loss(&self, batch: &Batch, draw: Option<Stream>, trace: &Trace) -> Result<Tensor> {
         let (tokens, items) = (batch.items.len(), self.item_count());
         let used = batch.items.iter().map(|i| i - 1).chain(0..items as u32).collect();
-        let used = self.embed(&self.active(Phase::Finetune), None, &Uses::new(used, items), draw, &Trace::OFF)?;
-        let z: Vec<Tensor> = used.iter().map(|z| z.narrow(0, 0, tokens)).collect::<Result<_>>()?;
-        let ids = self.id_embedding.as_ref().map(|table| gather(table, &batch.items)).transpose()?;
-        let h = self.sequences(&z, &batch.segments, None, ids.as_ref(), draw, trace)?;
-        let candidates: Vec<Tensor> = used.iter().map(|z| z.narrow(0, tokens, items)).collect::<Result<_>>()?;
-        let (sequences, candidates) = (self.logit_side(&h)?, self.candidates(&candidates, trace)?);
-        let scale = self.logit_scale();
-        let sums = row_logsumexp(&sequences, &candidates, scale as f32, &mp4sr_ops::Mask::None)?;
-        let rows: Vec<u32> = batch.targets.iter().map(|t| t - 1).collect();
-        let hits = ((sequences * gather(&candidates, &rows)?)?.sum(D::Minus1)? * scale)?;
-        (sums - hits)?.mean_all()
+        let uses = Uses::new(used, items);
+        let z = self.embed(&self.active(Phase::Finetune), None, &uses, draw, true, &Trace::OFF)?;
+        let rows = uses.count();
+        let places: Vec<u32> = (0..tokens as u32).collect();
+        let ids = self.id_embedding.as_ref().map(Var::as_tensor);
+        let h = self.sequences((&z, rows, &places), batch, None, ids, draw, trace)?;
+        let (sequences, candidates) = (self.logit_side(&h)?, self.candidates(&z, rows, tokens, ids, trace)?);
+        let columns: Vec<u32> = batch.targets.iter().map(|t| t - 1).collect();
+        cross_entropy(&sequences, &candidates, &columns, self.logit_scale() as f32)?.mean_all()
     }
 
     fn logit_scale(&self) -> f64 {
@@ -317,17 +338,18 @@ impl Mp4sr {
         Tensor::cat(&vectors.iter().map(side).collect::<Result<Vec<_>>>()?, 1)
     }
 
-    /// F + E of every item and modality of the logits: `[I, modalities d_0]`.
-    fn candidates(&self, z: &[Tensor], trace: &Trace) -> Result<Tensor> {
-        let joined = |(z, &m): (&Tensor, &usize)| {
-            let candidate = match &self.id_embedding {
-                Some(table) => (z + table.narrow(0, 1, self.item_count())?)?,
-                None => z.clone(),
-            };
-            trace.record(|| format!("candidates.{}", self.modalities[m].name), &candidate);
-            Ok(candidate)
-        };
-        self.logit_side(&z.iter().zip(&self.config.logit_modalities).map(joined).collect::<Result<Vec<_>>>()?)
+    /// F + E of every item and modality of the logits, `[I, modalities d_0]`. `z` stacks the modalities' embeddings, `rows` of
+    /// them each, the items from row `first` on.
+    fn candidates(&self, z: &Tensor, rows: usize, first: usize, ids: Option<&Tensor>, trace: &Trace) -> Result<Tensor> {
+        let items = self.item_count();
+        let starts: Vec<usize> = (0..z.dim(0)? / rows).map(|m| m * rows + first).collect();
+        if trace.is_on() {
+            for (start, &m) in starts.iter().zip(&self.config.logit_modalities) {
+                let raw = candidates(z, &[*start], items, ids, false)?;
+                trace.record(|| format!("candidates.{}", self.modalities[m].name), &raw);
+            }
+        }
+        candidates(z, &starts, items, ids, self.config.logits == Logits::Cosine)
     }
 
     /// Names of the modalities, in order.
@@ -377,12 +399,17 @@ impl Model for Mp4sr {
     }
 
     fn scorer(&self, phase: Phase) -> Result<Box<dyn Scorer + '_>> {
-        let z: Vec<Tensor> = self.item_embeddings(phase, &Trace::OFF)?.iter().map(Tensor::detach).collect();
+        let z = self.item_embeddings(phase, false, &Trace::OFF)?;
+        let ids =
+            self.id_embedding.as_ref().filter(|_| phase == Phase::Finetune).map(|table| table.as_tensor().detach());
         let items = match phase {
-            Phase::Finetune => self.candidates(&z, &Trace::OFF)?,
-            Phase::Pretrain => Tensor::cat(&z.iter().map(normalize).collect::<Result<Vec<_>>>()?, 1)?,
+            Phase::Finetune => self.candidates(&z, self.item_count(), 0, ids.as_ref(), &Trace::OFF)?,
+            Phase::Pretrain => {
+                let starts: Vec<usize> = (0..self.modalities.len()).map(|m| m * self.item_count()).collect();
+                candidates(&z, &starts, self.item_count(), None, true)?
+            }
         };
-        Ok(Box::new(Mp4srScorer { model: self, phase, z, items: items.detach() }))
+        Ok(Box::new(Mp4srScorer { model: self, phase, z, ids, items }))
     }
 
     fn is_sequential(&self) -> bool {
@@ -395,7 +422,9 @@ impl Model for Mp4sr {
 struct Mp4srScorer<'a> {
     model: &'a Mp4sr,
     phase: Phase,
-    z: Vec<Tensor>,
+    /// `[modalities I, d_0]`.
+    z: Tensor,
+    ids: Option<Tensor>,
     items: Tensor,
 }
 
@@ -408,10 +437,8 @@ impl Scorer for Mp4srScorer<'_> {
         let model = self.model;
         let batch = Batch::new(histories.iter().map(|h| (*h, 1)), model.config.transformer.positions)?;
         let rows: Vec<u32> = batch.items.iter().map(|i| i - 1).collect();
-        let z = self.z.iter().map(|z| gather(z, &rows)).collect::<Result<Vec<_>>>()?;
-        let table = model.id_embedding.as_ref().filter(|_| self.phase == Phase::Finetune);
-        let ids = table.map(|table| gather(&table.as_tensor().detach(), &batch.items)).transpose()?;
-        let h = model.sequences(&z, &batch.segments, None, ids.as_ref(), None, &Trace::OFF)?;
+        let z = (&self.z, model.item_count(), &rows[..]);
+        let h = model.sequences(z, &batch, None, self.ids.as_ref(), None, &Trace::OFF)?;
         let vectors = match self.phase {
             Phase::Finetune => (model.logit_side(&h)? * model.logit_scale())?,
             Phase::Pretrain => {

@@ -2,7 +2,9 @@
 //! SASRec.
 
 use candle_core::{Tensor, Var};
-use mp4sr_ops::{Result, Segments, Stream, add_norm, attention, dropout, gather, gelu, layer_norm, linear};
+use mp4sr_ops::{
+    Dropout, LayerDropout, LayerSizes, Result, Segments, Stream, gather, pack, plain, sequence_input, transformer_layer,
+};
 
 use crate::{Initial, Parameters, Trace};
 
@@ -61,10 +63,6 @@ impl Linear {
         let weight = parameters.add(&format!("{prefix}.weight"), &[input, output], Initial::Normal, stream)?;
         Ok(Self { weight, bias: parameters.add(&format!("{prefix}.bias"), &[output], Initial::Zeros, stream)? })
     }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        linear(x, &self.weight, &self.bias)
-    }
 }
 
 impl Norm {
@@ -86,38 +84,33 @@ impl Layer {
         Ok(Self { query, key, value, output, attention_norm, up, down, feed_forward_norm })
     }
 
-    /// One layer; with `last`, only for the last token of every sequence, which is all that the top layer is asked for.
-    fn forward(
-        &self,
-        x: &Tensor,
-        segments: &Segments,
-        config: &TransformerConfig,
-        last: Option<&[u32]>,
-        (draw, trace, name): (Stream, &Trace, &str),
-    ) -> Result<Tensor> {
-        let drop = |purpose: &str| draw.purpose(purpose).dropout(config.dropout);
-        let queried = match last {
-            Some(tokens) => gather(x, tokens)?,
-            None => x.clone(),
+    /// All parameters in the order of [`transformer_layer`].
+    fn packed(&self) -> Result<Tensor> {
+        let pair = |f: fn(&Linear) -> &Var, axis: usize| {
+            Tensor::cat(&[f(&self.key).as_tensor(), f(&self.value).as_tensor()], axis)
         };
-        let weights = Tensor::cat(&[self.key.weight.as_tensor(), self.value.weight.as_tensor()], 1)?;
-        let biases = Tensor::cat(&[self.key.bias.as_tensor(), self.value.bias.as_tensor()], 0)?;
-        let key_value = linear(x, &weights, &biases)?;
-        let query = self.query.forward(&queried)?;
-        trace.record(|| format!("{name}.query"), &query);
-        trace.record(|| format!("{name}.key_value"), &key_value);
-        let attended = attention(&query, &key_value, segments, config.heads, last.is_some(), drop("weights"))?;
-        let branch = self.output.forward(&attended)?;
-        let norm = &self.attention_norm;
-        let x = add_norm(&queried, &branch, &norm.weight, &norm.bias, drop("attention"))?;
-        trace.record(|| format!("{name}.attention"), &x);
-        let branch = self.down.forward(&gelu(&self.up.forward(&x)?)?)?;
-        let norm = &self.feed_forward_norm;
-        let x = add_norm(&x, &branch, &norm.weight, &norm.bias, drop("feed_forward"))?;
-        trace.record(|| format!("{name}.layer"), &x);
-        Ok(x)
+        let (norm, norm2) = (&self.attention_norm, &self.feed_forward_norm);
+        pack(&[
+            &self.query.weight,
+            &pair(|l| &l.weight, 1)?,
+            &self.output.weight,
+            &self.query.bias,
+            &pair(|l| &l.bias, 0)?,
+            &self.output.bias,
+            &self.up.weight,
+            &self.up.bias,
+            &self.down.weight,
+            &self.down.bias,
+            &norm.weight,
+            &norm.bias,
+            &norm2.weight,
+            &norm2.bias,
+        ])
     }
 }
+
+/// Rows of a table that tokens take, `[tokens]` of `[n, d_0]`.
+pub type Rows<'a> = (&'a Tensor, &'a [u32]);
 
 impl Transformer {
     /// A transformer with parameters `position`, `input_norm.*`, `layer.*`.
@@ -130,24 +123,47 @@ impl Transformer {
         Ok(Self { config, position, input_norm, layers })
     }
 
-    /// h, the output at the last token of every sequence: `[tokens, d_0]` -> `[sequences, d_0]`.
+    /// h, the output at the last token of every sequence, `[sequences, d_0]`: tokens are rows of `z`, and of `ids` where there
+    /// are any.
     ///
     /// A trace asks for every token of the top layer too; the values at the last tokens are the same.
-    pub fn forward(&self, x: &Tensor, segments: &Segments, draw: Option<Stream>, trace: &Trace) -> Result<Tensor> {
-        // Without a stream nothing is drawn: the dropout rate is 0 then.
-        let config =
-            TransformerConfig { dropout: if draw.is_some() { self.config.dropout } else { 0.0 }, ..self.config };
-        let draw = draw.unwrap_or(Stream::new(0));
-        let placed = (x + gather(&self.position, &segments.positions())?)?;
-        let normed = layer_norm(&placed, &self.input_norm.weight, &self.input_norm.bias)?;
-        trace.record(|| "input".to_owned(), &normed);
-        let mut x = dropout(&normed, draw.purpose("input").dropout(config.dropout))?;
-        let last = segments.last_tokens();
+    pub fn forward(
+        &self,
+        z: Rows<'_>,
+        ids: Option<Rows<'_>>,
+        segments: &Segments,
+        draw: Option<Stream>,
+        trace: &Trace,
+    ) -> Result<Tensor> {
+        let drop = |stream: Option<Stream>, purpose: &str| match stream {
+            Some(stream) => stream.purpose(purpose).dropout(self.config.dropout),
+            None => Dropout::NONE,
+        };
+        let norm = &self.input_norm;
+        let rows = |row: &Var| row.unsqueeze(0);
+        let places = Tensor::cat(&[self.position.as_tensor(), &rows(&norm.weight)?, &rows(&norm.bias)?], 0)?;
+        let mut x = sequence_input(z, ids, (&places, &segments.positions()), drop(draw, "input"))?;
+        trace.record(|| "input".to_owned(), &x);
+        let sizes =
+            LayerSizes { width: self.config.width, heads: self.config.heads, feed_forward: self.config.feed_forward };
         for (l, layer) in self.layers.iter().enumerate() {
+            let draw = draw.map(|draw| draw.purpose("layer").at(l as u64));
+            let dropout = LayerDropout {
+                weights: drop(draw, "weights"),
+                attention: drop(draw, "attention"),
+                feed_forward: drop(draw, "feed_forward"),
+            };
+            let packed = layer.packed()?;
+            if trace.is_on() {
+                let steps = plain::layer_steps(&x, &packed, sizes, segments, false, dropout)?;
+                trace.record(|| format!("{l}.query"), &steps.query);
+                trace.record(|| format!("{l}.key_value"), &steps.key_value);
+                trace.record(|| format!("{l}.attention"), &steps.attention);
+                trace.record(|| format!("{l}.layer"), &steps.layer);
+            }
             let top = l + 1 == self.layers.len() && !trace.is_on();
-            let draw = draw.purpose("layer").at(l as u64);
-            x = layer.forward(&x, segments, &config, top.then_some(&last), (draw, trace, &format!("{l}")))?;
+            x = transformer_layer(&x, &packed, sizes, segments, top, dropout)?;
         }
-        if trace.is_on() { gather(&x, &last) } else { Ok(x) }
+        if trace.is_on() { gather(&x, &segments.last_tokens()) } else { Ok(x) }
     }
 }

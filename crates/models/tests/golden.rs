@@ -298,9 +298,10 @@ fn flat(tensor: &Tensor) -> Vec<f32> {
 fn encoder(case: &mut Case) {
     let model = case.model();
     let trace = Trace::on();
-    let z = model.item_embeddings(Phase::Pretrain, &trace).unwrap();
+    let z = model.item_embeddings(Phase::Pretrain, true, &trace).unwrap();
     let mut loss = Vec::new();
-    for (z, name) in z.iter().zip(case.names("modalities")) {
+    for (m, name) in case.names("modalities").iter().enumerate() {
+        let z = z.narrow(0, m * model.item_count(), model.item_count()).unwrap();
         loss.push((z * case.tensor(&format!("in.cotangent.{name}"))).unwrap().sum_all().unwrap());
     }
     for (name, value) in trace.into_values() {
@@ -322,7 +323,8 @@ fn transformer(case: &mut Case) {
     let x = Var::from_tensor(&Tensor::from_vec(packed, (segments.tokens(), d), &Device::Cpu).unwrap()).unwrap();
 
     let trace = Trace::on();
-    model.forward(&x, &segments, None, &trace).unwrap();
+    let rows: Vec<u32> = (0..segments.tokens() as u32).collect();
+    model.forward((&x, &rows), None, &segments, None, &trace).unwrap();
     let values = trace.into_values();
     case.compare_packed("out.input", &values["input"], &segments);
     let heads = case.size("heads");
@@ -338,7 +340,7 @@ fn transformer(case: &mut Case) {
                     let rows = t.narrow(0, range.start, range.len()).unwrap();
                     rows.narrow(1, head * d / heads, d / heads).unwrap().contiguous().unwrap()
                 };
-                let found = flat(&mp4sr_ops::attention_weights(&part(query), &part(key_value)).unwrap());
+                let found = flat(&mp4sr_ops::plain::attention_weights(&part(query), &part(key_value)).unwrap());
                 for (i, row) in found.chunks(range.len()).enumerate() {
                     weights[((j * heads + head) * n + i) * n..][..range.len()].copy_from_slice(row);
                 }
@@ -348,7 +350,7 @@ fn transformer(case: &mut Case) {
         case.compare(&format!("out.attention_weights.{l}"), &weights, real);
     }
     // Gradients come from the path of training, which computes the top layer at the last tokens alone.
-    let h = model.forward(&x, &segments, None, &Trace::OFF).unwrap();
+    let h = model.forward((&x, &rows), None, &segments, None, &Trace::OFF).unwrap();
     case.compare_tensor("out.h", &h);
     let loss = (&h * case.tensor("in.cotangent")).unwrap().sum_all().unwrap();
     let gradients = loss.backward().unwrap();
@@ -437,7 +439,7 @@ fn compare_sequences(case: &mut Case, names: &[String], segments: &Segments, val
 /// What scoring computes for all items.
 fn compare_items(case: &mut Case, model: &Mp4sr, phase: Phase) {
     let trace = Trace::on();
-    model.item_embeddings(phase, &trace).unwrap();
+    model.item_embeddings(phase, false, &trace).unwrap();
     for (name, value) in trace.into_values() {
         case.compare_if_present(&format!("out.{name}"), &value);
     }

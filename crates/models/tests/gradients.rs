@@ -218,8 +218,8 @@ fn mixed_sequences_are_complements() {
         let trace = Trace::on();
         model.pretrain_loss(&batch, &shift, None, &trace).unwrap();
         let mixed = trace.into_values()["mixed"].to_vec2::<f32>().unwrap();
-        let z: Vec<Vec<Vec<f32>>> =
-            model.item_embeddings(Phase::Pretrain, &Trace::OFF).unwrap().iter().map(|z| z.to_vec2().unwrap()).collect();
+        let z = model.item_embeddings(Phase::Pretrain, false, &Trace::OFF).unwrap().to_vec2::<f32>().unwrap();
+        let z: Vec<&[Vec<f32>]> = z.chunks(ITEMS).collect();
         let (spaces, tokens) = (names.len(), batch.items.len());
         for (token, &item) in batch.items.iter().enumerate() {
             let mut left: Vec<&Vec<f32>> = z.iter().map(|z| &z[item as usize - 1]).collect();

@@ -1,6 +1,6 @@
 //! The arithmetic under the fused operators: matrix products, exponentials, row sums. The only module with `unsafe`: one
-//! call into `gemm`, whose bounds are checked here and whose result is tested against the plain loop, and one into the
-//! environment.
+//! call into `gemm`, whose bounds are checked here and whose result is tested against the plain loop, one into the
+//! environment, and one into the allocator's options.
 
 #![allow(unsafe_code)]
 
@@ -17,6 +17,20 @@ pub fn start_threads() {
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     // SAFETY: rayon's threads read no environment, and by contract of this function no others run yet.
     unsafe { std::env::set_var(THREADS, "1") };
+}
+
+/// Tells mimalloc, where it is the program's allocator, to keep memory that is freed: steps free and ask for the same large
+/// blocks over and over, and the system would clear each anew. Call it in `main` of programs that train.
+pub fn keep_memory() {
+    // `mi_option_purge_delay` of mimalloc.h, for which the crate has no name; -1 means never.
+    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+    // SAFETY: the call stores a number in the allocator's table of options, of which 15 is one in versions 2 and 3.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
+}
+
+/// The threads that operators use.
+pub fn threads() -> usize {
+    rayon::current_num_threads()
 }
 
 /// A matrix in a slice, with its strides in elements.
@@ -92,6 +106,23 @@ pub(crate) fn matmul(out: &mut [f32], a: Mat<'_>, b: Mat<'_>, add: bool) {
     }
 }
 
+/// `to` `[columns, rows]` becomes the transpose of `from` `[rows, columns]`. A product whose right matrix is transposed first
+/// is faster than one of a transposed view as soon as it is used a few times.
+pub(crate) fn transpose(to: &mut [f32], from: &[f32], columns: usize) {
+    const TILE: usize = 16;
+    let rows = from.len() / columns.max(1);
+    assert_eq!(to.len(), rows * columns, "transpose of another size");
+    for row in (0..rows).step_by(TILE) {
+        for column in (0..columns).step_by(TILE) {
+            for c in column..columns.min(column + TILE) {
+                for r in row..rows.min(row + TILE) {
+                    to[c * rows + r] = from[r * columns + c];
+                }
+            }
+        }
+    }
+}
+
 /// e^x to about one unit in the last place; 0 below -87.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
@@ -133,6 +164,19 @@ pub(crate) fn erf(x: f32) -> f32 {
 
 const LANES: usize = 16;
 
+/// Halves added to halves: four steps that depend on each other instead of fifteen.
+#[inline(always)]
+fn tree_sum(mut lanes: [f32; LANES]) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] += lanes[l + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
 /// Sum of products, in sixteen partial sums.
 #[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
@@ -145,7 +189,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
         }
     }
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(x, y)| x * y).sum();
-    lanes.iter().sum::<f32>() + rest
+    tree_sum(lanes) + rest
 }
 
 /// Sum, in sixteen partial sums.
@@ -158,7 +202,7 @@ pub(crate) fn sum(a: &[f32]) -> f32 {
             lanes[l] += x[l];
         }
     }
-    lanes.iter().sum::<f32>() + rest.iter().sum::<f32>()
+    tree_sum(lanes) + rest.iter().sum::<f32>()
 }
 
 /// y += c x.

@@ -10,14 +10,16 @@ mod fused;
 mod kernel;
 pub mod plain;
 mod random;
+mod scratch;
 mod segments;
+mod timing;
 
 pub use adam::{Adam, AdamState};
 pub use candle_core::{Error, Result};
-pub use kernel::start_threads;
-pub use plain::{attention_weights, experts, pooling_weights};
+pub use kernel::{keep_memory, start_threads, threads};
 pub use random::{Dropout, Stream};
 pub use segments::{Mask, Ragged, SameGroup, Segments, Uses};
+pub use timing::take_timings;
 
 use candle_core::Tensor;
 
@@ -43,26 +45,6 @@ pub fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     dispatch!(x, product(x, weight))
 }
 
-/// GELU with the error function, element by element.
-pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    dispatch!(x, gelu(x))
-}
-
-/// Zeroes elements with the probability of `dropout` and scales the others by its inverse.
-pub fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
-    dispatch!(x, dropout(x, dropout))
-}
-
-/// LayerNorm over the last axis: `[t, d]`, weight and bias `[d]`.
-pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    dispatch!(x, layer_norm(x, weight, bias))
-}
-
-/// LayerNorm(x + Dropout(branch)): `[t, d]` twice, weight and bias `[d]`.
-pub fn add_norm(x: &Tensor, branch: &Tensor, weight: &Tensor, bias: &Tensor, dropout: Dropout) -> Result<Tensor> {
-    dispatch!(x, add_norm(x, branch, weight, bias, dropout))
-}
-
 /// x / max(|x|, 1e-12) by row: `[t, d]`.
 pub fn normalize(x: &Tensor) -> Result<Tensor> {
     dispatch!(x, normalize(x))
@@ -73,30 +55,93 @@ pub fn gather(table: &Tensor, rows: &[u32]) -> Result<Tensor> {
     dispatch!(table, gather(table, rows))
 }
 
-/// Attention pooling of ragged rows with the folded vector w = W1 W2 (specification, section 3): `[d, 1]` -> `[n, d]`, an
-/// item without rows pools to zeros. `pad_rows` adds rows of zeros up to that number to every softmax.
-pub fn pool(features: &Ragged, w: &Tensor, pad_rows: Option<usize>) -> Result<Tensor> {
-    dispatch!(w, pool(features, w, pad_rows))
+/// What one modality's item encoder works on.
+#[derive(Clone, Debug)]
+pub struct ItemRows {
+    /// Rows of the items.
+    pub features: Ragged,
+    /// Rows of zeros pad every pooling up to this number.
+    pub pad_rows: Option<usize>,
+    /// O.
+    pub experts: usize,
+    /// `d_0`.
+    pub width: usize,
+    /// Of the experts, drawn for every use.
+    pub dropout: Dropout,
 }
 
-/// The tail of the expert mixture, once per use: z = sum over k of g_k LayerNorm_k(Dropout(product_k)).
-/// `products` `[n, o d_0]` holds e W_k + b_k of n distinct items, `gate` `[n, o]` their softmax, `norms` `[2, o d_0]` the
-/// experts' LayerNorm weights and biases; the result is `[uses, d_0]`.
-pub fn mixture(products: &Tensor, gate: &Tensor, norms: &Tensor, uses: &Uses, dropout: Dropout) -> Result<Tensor> {
-    dispatch!(products, mixture(products, gate, norms, uses, dropout))
+/// The item encoders (specification, section 3): z of every use, the modalities one after the other,
+/// `[modalities uses, d_0]`. Attention pooling of an item's rows with the folded vector w = W1 W2 gives e (zeros for an item
+/// without rows); z = sum over k of g_k LayerNorm_k(Dropout(e W_k + b_k)), g = softmax(e W3). `w` is one vector of all
+/// modalities' `[d]`; so is `packed` of their W_k `[d, d_0]` one after the other, W3 `[d, o]`, all b_k, all LayerNorm weights,
+/// all LayerNorm biases `[o d_0]`.
+pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &Uses) -> Result<Tensor> {
+    dispatch!(w, encode(modalities, w, packed, uses))
 }
 
-/// Causal attention in packed sequences. `query` `[q, d]` has a row for every token, or, when `last_only`, for the last token
-/// of every sequence; `key_value` `[t, 2 d]` has keys, then values. Dropout is on the weights.
-pub fn attention(
-    query: &Tensor,
-    key_value: &Tensor,
-    segments: &Segments,
-    heads: usize,
-    last_only: bool,
+/// What enters the transformer (specification, section 4): Dropout(LayerNorm(z + id + position)), `[tokens, d]`. `z`, `ids`
+/// and `positions` are tables with the row that each token takes; two more rows under the positions hold the LayerNorm's
+/// weight and bias.
+pub fn sequence_input(
+    z: (&Tensor, &[u32]),
+    ids: Option<(&Tensor, &[u32])>,
+    positions: (&Tensor, &[u32]),
     dropout: Dropout,
 ) -> Result<Tensor> {
-    dispatch!(query, attention(query, key_value, segments, heads, last_only, dropout))
+    dispatch!(z.0, sequence_input(z, ids, positions, dropout))
+}
+
+/// Widths of a transformer layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerSizes {
+    /// `d_0`, the width of tokens.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width between the two maps of the feed-forward block.
+    pub feed_forward: usize,
+}
+
+/// The dropouts of a transformer layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerDropout {
+    /// On attention weights.
+    pub weights: Dropout,
+    /// On the branch of attention.
+    pub attention: Dropout,
+    /// On the branch of the feed-forward block.
+    pub feed_forward: Dropout,
+}
+
+/// A post-norm transformer layer over packed sequences, causal (specification, section 4): `[tokens, d]` -> `[tokens, d]`, or
+/// `[sequences, d]` for the last tokens alone. `packed` is one vector: weights of query `[d, d]`, key and value `[d, 2 d]`,
+/// output `[d, d]`, their biases, weight and bias up, weight and bias down, weight and bias of the LayerNorms after
+/// attention and after the feed-forward block.
+pub fn transformer_layer(
+    x: &Tensor,
+    packed: &Tensor,
+    sizes: LayerSizes,
+    segments: &Segments,
+    last_only: bool,
+    dropout: LayerDropout,
+) -> Result<Tensor> {
+    dispatch!(x, transformer_layer(x, packed, sizes, segments, last_only, dropout))
+}
+
+/// The item matrix of the logits, `[items, modalities d]`: rows `start..start + items` of z for every modality's `start`, side
+/// by side, plus rows `1..=items` of the id embeddings; each part of length one where logits are cosines.
+pub fn candidates(z: &Tensor, starts: &[usize], items: usize, ids: Option<&Tensor>, cosine: bool) -> Result<Tensor> {
+    dispatch!(z, candidates(z, starts, items, ids, cosine))
+}
+
+/// Cross-entropy of softmax(scale a b^T) with one target column a row: `[n, d]`, `[m, d]` -> `[n]`.
+pub fn cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], scale: f32) -> Result<Tensor> {
+    dispatch!(a, cross_entropy(a, b, targets, scale))
+}
+
+/// Joins tensors to one vector, in order: parameters of an operator that has more than candle passes.
+pub fn pack(tensors: &[&Tensor]) -> Result<Tensor> {
+    Tensor::cat(&tensors.iter().map(|t| t.flatten_all()).collect::<Result<Vec<_>>>()?, 0)
 }
 
 /// log of the sum over columns of exp(scale * a b^T), by row: `[n, d]`, `[m, d]` -> `[n]`, never holding the whole matrix.

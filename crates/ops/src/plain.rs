@@ -5,7 +5,7 @@
 use candle_core::{D, DType, Result, Tensor};
 
 use crate::segments::Entry;
-use crate::{COSINE_EPS, Dropout, LAYER_NORM_EPS, Mask, Ragged, Segments, Uses};
+use crate::{COSINE_EPS, Dropout, ItemRows, LAYER_NORM_EPS, LayerDropout, LayerSizes, Mask, Ragged, Segments, Uses};
 
 /// See [`crate::linear`].
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
@@ -17,12 +17,12 @@ pub fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     x.matmul(weight)
 }
 
-/// See [`crate::gelu`].
+/// GELU with the error function.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     ((x * ((x / std::f64::consts::SQRT_2)?.erf()? + 1.0)?)? * 0.5)?.contiguous()
 }
 
-/// See [`crate::dropout`].
+/// Zeroes elements with the probability of `dropout` and scales the others by its inverse.
 pub fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
     if !dropout.is_active() {
         return Ok(x.clone());
@@ -31,7 +31,7 @@ pub fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
     x * Tensor::from_vec(factors, x.shape(), x.device())?
 }
 
-/// See [`crate::layer_norm`].
+/// LayerNorm over the last axis: `[t, d]`, weight and bias `[d]`.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
@@ -39,7 +39,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> 
     scaled.broadcast_mul(weight)?.broadcast_add(bias)
 }
 
-/// See [`crate::add_norm`].
+/// LayerNorm(x + Dropout(branch)): `[t, d]` twice, weight and bias `[d]`.
 pub fn add_norm(x: &Tensor, branch: &Tensor, weight: &Tensor, bias: &Tensor, drop: Dropout) -> Result<Tensor> {
     layer_norm(&(x + dropout(branch, drop)?)?, weight, bias)
 }
@@ -58,11 +58,6 @@ pub fn gather(table: &Tensor, rows: &[u32]) -> Result<Tensor> {
 fn softmax(x: &Tensor) -> Result<Tensor> {
     let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
     shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)
-}
-
-/// Softmax over the last axis.
-pub fn gate(logits: &Tensor) -> Result<Tensor> {
-    softmax(logits)
 }
 
 /// Attention pooling weights of all real rows, item by item: `[rows]`.
@@ -98,7 +93,7 @@ fn padded_weights(features: &Ragged, w: &Tensor, pad_rows: Option<usize>) -> Res
     Ok((softmax(&(scores + mask)?)?, longest))
 }
 
-/// See [`crate::pool`].
+/// Attention pooling of ragged rows with the vector w `[d, 1]`: `[n, d]`.
 pub fn pool(features: &Ragged, w: &Tensor, pad_rows: Option<usize>) -> Result<Tensor> {
     if features.count() == 0 {
         return Tensor::zeros((0, features.width()), DType::F32, w.device());
@@ -118,7 +113,8 @@ pub fn experts(products: &Tensor, norms: &Tensor, experts: usize, uses: &Uses, d
     layer_norm(&split, &ones, &ones.zeros_like()?)?.broadcast_mul(&part(0)?)?.broadcast_add(&part(1)?)
 }
 
-/// See [`crate::mixture`].
+/// The tail of the expert mixture, once per use. `products` `[n, o d]` holds e W_k + b_k of n items, `gate` `[n, o]` their
+/// softmax, `norms` `[2, o d]` the experts' LayerNorm weights and biases: `[uses, d]`.
 pub fn mixture(products: &Tensor, gate: &Tensor, norms: &Tensor, uses: &Uses, drop: Dropout) -> Result<Tensor> {
     let experts = experts(products, norms, gate.dim(1)?, uses, drop)?;
     experts.broadcast_mul(&gather(gate, uses.item_of())?.unsqueeze(2)?)?.sum(1)
@@ -134,7 +130,8 @@ pub fn attention_weights(query: &Tensor, key: &Tensor) -> Result<Tensor> {
     softmax(&(scores + Tensor::from_vec(mask, (q, k), query.device())?)?)
 }
 
-/// See [`crate::attention`].
+/// Causal attention in packed sequences. `query` `[q, d]` has a row for every token, or, when `last_only`, for the last token
+/// of every sequence; `key_value` `[t, 2 d]` has keys, then values. Dropout is on the weights.
 pub fn attention(
     query: &Tensor,
     key_value: &Tensor,
@@ -192,4 +189,143 @@ pub fn row_logsumexp(a: &Tensor, b: &Tensor, scale: f32, mask: &Mask) -> Result<
     }
     let top = logits.max_keepdim(1)?.detach().maximum(f64::from(f32::MIN))?;
     (logits.broadcast_sub(&top)?.exp()?.sum_keepdim(1)?.log()? + top)?.squeeze(1)
+}
+
+/// See [`crate::cross_entropy`].
+pub fn cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], scale: f32) -> Result<Tensor> {
+    let hits = ((a * gather(b, targets)?)?.sum(D::Minus1)? * f64::from(scale))?;
+    row_logsumexp(a, b, scale, &Mask::None)? - hits
+}
+
+/// Parts of a packed vector, in order.
+struct Unpack<'a> {
+    packed: &'a Tensor,
+    at: usize,
+}
+
+impl Unpack<'_> {
+    fn next(&mut self, shape: &[usize]) -> Result<Tensor> {
+        let length = shape.iter().product();
+        let part = self.packed.narrow(0, self.at, length)?.reshape(shape)?;
+        self.at += length;
+        Ok(part)
+    }
+}
+
+/// What the item encoder computes on its way, `[n, ...]`: e, gates, products, and LayerNorm weights and biases `[2, o d_0]`.
+pub struct Encoded {
+    /// `[n, d]`.
+    pub pooled: Tensor,
+    /// `[n, o]`.
+    pub gate: Tensor,
+    /// `[n, o d_0]`.
+    pub products: Tensor,
+    /// `[2, o d_0]`.
+    pub norms: Tensor,
+}
+
+/// See [`crate::encode`]: one modality, all of it but the uses.
+pub fn encoded(rows: &ItemRows, w: &Tensor, packed: &Tensor) -> Result<Encoded> {
+    let (d, experts, width) = (rows.features.width(), rows.experts, rows.width);
+    let mut parts = Unpack { packed, at: 0 };
+    let weights = (0..experts).map(|_| parts.next(&[d, width])).collect::<Result<Vec<_>>>()?;
+    let gate = parts.next(&[d, experts])?;
+    let biases = parts.next(&[experts * width])?;
+    let norms = parts.next(&[2, experts * width])?;
+    let pooled = pool(&rows.features, &w.unsqueeze(1)?, rows.pad_rows)?;
+    let products = linear(&pooled, &Tensor::cat(&weights, 1)?, &biases)?;
+    let gate = softmax(&product(&pooled, &gate)?)?;
+    Ok(Encoded { pooled, gate, products, norms })
+}
+
+/// See [`crate::encode`].
+pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &Uses) -> Result<Tensor> {
+    let (mut ws, mut parts) = (Unpack { packed: w, at: 0 }, Unpack { packed, at: 0 });
+    let mut z = Vec::new();
+    for rows in modalities {
+        let (d, o, width) = (rows.features.width(), rows.experts, rows.width);
+        let (w, packed) = (ws.next(&[d])?, parts.next(&[o * d * width + d * o + 3 * o * width])?);
+        let Encoded { gate, products, norms, .. } = encoded(rows, &w, &packed)?;
+        z.push(mixture(&products, &gate, &norms, uses, rows.dropout)?);
+    }
+    Tensor::cat(&z, 0)
+}
+
+/// See [`crate::sequence_input`].
+pub fn sequence_input(
+    z: (&Tensor, &[u32]),
+    ids: Option<(&Tensor, &[u32])>,
+    (packed, positions): (&Tensor, &[u32]),
+    drop: Dropout,
+) -> Result<Tensor> {
+    let mut x = gather(z.0, z.1)?;
+    if let Some((table, ids)) = ids {
+        x = (x + gather(table, ids)?)?;
+    }
+    let rows = packed.dim(0)? - 2;
+    let x = (x + gather(&packed.narrow(0, 0, rows)?, positions)?)?;
+    dropout(&layer_norm(&x, &packed.get(rows)?, &packed.get(rows + 1)?)?, drop)
+}
+
+/// What a transformer layer computes on its way.
+pub struct LayerSteps {
+    /// `[q, d]`.
+    pub query: Tensor,
+    /// `[tokens, 2 d]`.
+    pub key_value: Tensor,
+    /// `[q, d]`: after the first LayerNorm.
+    pub attention: Tensor,
+    /// `[q, d]`: after the second, the layer's result.
+    pub layer: Tensor,
+}
+
+/// See [`crate::transformer_layer`]: with its intermediate values.
+pub fn layer_steps(
+    x: &Tensor,
+    packed: &Tensor,
+    sizes: LayerSizes,
+    segments: &Segments,
+    last_only: bool,
+    drop: LayerDropout,
+) -> Result<LayerSteps> {
+    let LayerSizes { width: d, heads, feed_forward: f } = sizes;
+    let mut parts = Unpack { packed, at: 0 };
+    let (query, key_value, output) = (parts.next(&[d, d])?, parts.next(&[d, 2 * d])?, parts.next(&[d, d])?);
+    let (query_bias, key_value_bias, output_bias) = (parts.next(&[d])?, parts.next(&[2 * d])?, parts.next(&[d])?);
+    let (up, up_bias) = (parts.next(&[d, f])?, parts.next(&[f])?);
+    let (down, down_bias) = (parts.next(&[f, d])?, parts.next(&[d])?);
+    let norms = [parts.next(&[d])?, parts.next(&[d])?, parts.next(&[d])?, parts.next(&[d])?];
+    let asking = if last_only { gather(x, &segments.last_tokens())? } else { x.clone() };
+    let query = linear(&asking, &query, &query_bias)?;
+    let key_value = linear(x, &key_value, &key_value_bias)?;
+    let attended = attention(&query, &key_value, segments, heads, last_only, drop.weights)?;
+    let branch = linear(&attended, &output, &output_bias)?;
+    let attention = add_norm(&asking, &branch, &norms[0], &norms[1], drop.attention)?;
+    let branch = linear(&gelu(&linear(&attention, &up, &up_bias)?)?, &down, &down_bias)?;
+    let layer = add_norm(&attention, &branch, &norms[2], &norms[3], drop.feed_forward)?;
+    Ok(LayerSteps { query, key_value, attention, layer })
+}
+
+/// See [`crate::transformer_layer`].
+pub fn transformer_layer(
+    x: &Tensor,
+    packed: &Tensor,
+    sizes: LayerSizes,
+    segments: &Segments,
+    last_only: bool,
+    drop: LayerDropout,
+) -> Result<Tensor> {
+    Ok(layer_steps(x, packed, sizes, segments, last_only, drop)?.layer)
+}
+
+/// See [`crate::candidates`].
+pub fn candidates(z: &Tensor, starts: &[usize], items: usize, ids: Option<&Tensor>, cosine: bool) -> Result<Tensor> {
+    let part = |&start: &usize| {
+        let mut part = z.narrow(0, start, items)?;
+        if let Some(ids) = ids {
+            part = (part + ids.narrow(0, 1, items)?)?;
+        }
+        if cosine { normalize(&part) } else { Ok(part) }
+    };
+    Tensor::cat(&starts.iter().map(part).collect::<Result<Vec<_>>>()?, 1)
 }

@@ -90,16 +90,18 @@ impl Dropout {
     /// What element `index` is multiplied by: 0, or 1 / (1 - p). Indices are taken modulo 2^32.
     #[inline(always)]
     pub fn factor(self, index: u32) -> f32 {
-        let bits = mix32(mix32(index ^ self.keys[0]) ^ self.keys[1]);
+        let bits = keyed_mix32(index, self.keys);
         if bits >= self.threshold { self.scale } else { 0.0 }
     }
 }
 
-/// An integer hash with low bias (Wellons, "Prospecting for Hash Functions", 2018); 32-bit so that it vectorises.
+/// An integer hash with low bias (Wellons, "Prospecting for Hash Functions", 2018), with a key before each of its rounds;
+/// 32-bit so that it vectorises.
 #[inline(always)]
-fn mix32(mut x: u32) -> u32 {
-    x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d);
-    x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);
+fn keyed_mix32(x: u32, keys: [u32; 2]) -> u32 {
+    let x = x ^ keys[0];
+    let x = (x ^ (x >> 16)).wrapping_mul(0x7feb_352d) ^ keys[1];
+    let x = (x ^ (x >> 15)).wrapping_mul(0x846c_a68b);
     x ^ (x >> 16)
 }
 

@@ -105,6 +105,11 @@ impl Ragged {
         self.rows.len()
     }
 
+    /// The number of rows of all items together.
+    pub fn row_count(&self) -> usize {
+        self.rows.iter().map(|(start, end)| end - start).sum()
+    }
+
     /// The width of a row.
     pub fn width(&self) -> usize {
         self.width
@@ -150,6 +155,16 @@ impl Uses {
     /// The number of uses.
     pub fn count(&self) -> usize {
         self.item_of.len()
+    }
+
+    /// The number of items.
+    pub fn items(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// Whether use i is of item i, and there are no others.
+    pub(crate) fn are_each_once(&self) -> bool {
+        self.count() == self.items() && self.item_of.iter().zip(0..).all(|(&item, at)| item == at)
     }
 
     /// The item of every use.

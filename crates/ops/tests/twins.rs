@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use candle_core::{Device, Result, Tensor, Var};
-use mp4sr_ops::{Dropout, Mask, Ragged, SameGroup, Segments, Stream, Uses, plain};
+use mp4sr_ops::{Dropout, ItemRows, LayerDropout, LayerSizes, Mask, Ragged, SameGroup, Segments, Stream, Uses, plain};
 use proptest::prelude::*;
 
 fn var(stream: Stream, shape: &[usize]) -> Var {
@@ -64,70 +64,111 @@ proptest! {
         let (x, w, bias) = (var(s.at(0), &[t, a]), var(s.at(1), &[a, b]), var(s.at(2), &[b]));
         twins("linear", &[x.clone(), w.clone(), bias], &|i| mp4sr_ops::linear(&i[0], &i[1], &i[2]), &|i| plain::linear(&i[0], &i[1], &i[2]));
         twins("product", &[x.clone(), w], &|i| mp4sr_ops::product(&i[0], &i[1]), &|i| plain::product(&i[0], &i[1]));
-        twins("gelu", std::slice::from_ref(&x), &|i| mp4sr_ops::gelu(&i[0]), &|i| plain::gelu(&i[0]));
         let wide = var(s.at(3), &[t, a + 7]);
         twins("normalize", std::slice::from_ref(&wide), &|i| mp4sr_ops::normalize(&i[0]), &|i| plain::normalize(&i[0]));
-        for drop in drops(seed) {
-            twins("dropout", std::slice::from_ref(&x), &|i| mp4sr_ops::dropout(&i[0], drop), &|i| plain::dropout(&i[0], drop));
-        }
         let rows: Vec<u32> = (0..2 * t as u64).map(|i| (s.at(9).bits(i) % t as u64) as u32).collect();
         twins("gather", &[x], &|i| mp4sr_ops::gather(&i[0], &rows), &|i| plain::gather(&i[0], &rows));
     }
 
     #[test]
-    fn norms(t in 1usize..700, d in 8usize..70, seed: u64) {
+    fn encode(
+        counts in prop::collection::vec(0usize..6, 1..1200),
+        experts in 1usize..5,
+        (d, width) in (1usize..40, prop_oneof![8usize..40, Just(64)]),
+        used in 1usize..600,
+        seed: u64,
+    ) {
         let s = Stream::new(seed);
-        let inputs = [var(s.at(0), &[t, d]), var(s.at(2), &[d]), var(s.at(3), &[d])];
-        twins("layer_norm", &inputs, &|i| mp4sr_ops::layer_norm(&i[0], &i[1], &i[2]), &|i| plain::layer_norm(&i[0], &i[1], &i[2]));
-        let [x, w, b] = inputs;
-        let inputs = [x, var(s.at(1), &[t, d]), w, b];
-        for drop in drops(seed) {
-            twins("add_norm", &inputs, &|i| mp4sr_ops::add_norm(&i[0], &i[1], &i[2], &i[3], drop), &|i| plain::add_norm(&i[0], &i[1], &i[2], &i[3], drop));
-        }
-    }
-
-    #[test]
-    fn pooling(counts in prop::collection::vec(0usize..6, 1..700), d in 1usize..40, seed: u64) {
-        let s = Stream::new(seed);
-        let mut offsets = vec![0];
-        for c in &counts {
-            offsets.push(offsets[offsets.len() - 1] + c);
-        }
-        let values = (0..(offsets[counts.len()] * d) as u64).map(|i| s.normal(i) as f32).collect();
-        let all = Ragged::new(values, d, &offsets).unwrap();
+        let ragged = |s: Stream, d: usize, shift: usize| {
+            let mut offsets = vec![0];
+            for i in 0..counts.len() {
+                offsets.push(offsets[i] + counts[(i + shift) % counts.len()]);
+            }
+            let values = (0..(offsets[counts.len()] * d) as u64).map(|i| s.normal(i) as f32).collect();
+            Ragged::new(values, d, &offsets).unwrap()
+        };
+        let all = [ragged(s.at(0), d, 0), ragged(s.at(1), d + 3, 1)];
         let some: Vec<u32> = (0..counts.len() as u32).rev().step_by(2).collect();
-        for features in [all.select(&some), all] {
-            for pad in [None, Some(4)] {
-                twins("pool", &[var(s.at(1), &[d, 1])], &|i| mp4sr_ops::pool(&features, &i[0], pad), &|i| plain::pool(&features, &i[0], pad));
+        let [first, second] = &all;
+        for features in [[first.select(&some), second.select(&some)], all.clone()] {
+            let items = features[0].count();
+            let drawn = Uses::new((0..used as u64).map(|i| (s.bits(i) % items as u64) as u32).collect(), items);
+            for (uses, pad_rows) in [(&drawn, None), (&drawn, Some(4)), (&Uses::each_once(items), None)] {
+                for dropout in drops(seed) {
+                    // A part that dropout leaves with one value or none has next to no variance, and its gradient no digits.
+                    if dropout.is_active() && width < 16 { continue; }
+                    let rows: Vec<ItemRows> = features
+                        .iter()
+                        .map(|f| ItemRows { features: f.clone(), pad_rows, experts, width, dropout })
+                        .collect();
+                    let packed = |d: usize| experts * (d * width + d + 3 * width);
+                    let inputs = [var(s.at(2), &[2 * d + 3]), var(s.at(3), &[packed(d) + packed(d + 3)])];
+                    // Without gradients nothing is kept: another path to the same values.
+                    let kept = mp4sr_ops::encode(&rows, &inputs[0], &inputs[1], uses).unwrap();
+                    let streamed =
+                        mp4sr_ops::encode(&rows, &inputs[0].as_detached_tensor(), &inputs[1].as_detached_tensor(), uses).unwrap();
+                    prop_assert_eq!(kept.to_vec2::<f32>().unwrap(), streamed.to_vec2::<f32>().unwrap());
+                    twins("encode", &inputs, &|i| mp4sr_ops::encode(&rows, &i[0], &i[1], uses), &|i| plain::encode(&rows, &i[0], &i[1], uses));
+                }
             }
         }
     }
 
     #[test]
-    fn mixture(items in 1usize..80, experts in 1usize..6, d in 8usize..40, used in 1usize..200, seed: u64) {
+    fn sequence_input(tokens in 1usize..1300, rows in 1usize..90, (n, d) in (1usize..30, 8usize..70), seed: u64) {
         let s = Stream::new(seed);
-        let uses = Uses::new((0..used as u64).map(|i| (s.bits(i) % items as u64) as u32).collect(), items);
-        let inputs = [var(s.at(0), &[items, experts * d]), var(s.at(1), &[items, experts]), var(s.at(2), &[2, experts * d])];
+        let draw = |s: Stream, below: usize| (0..tokens as u64).map(|i| (s.bits(i) % below as u64) as u32).collect::<Vec<_>>();
+        let (z, ids, places) = (draw(s.at(1), rows), draw(s.at(2), rows + 1), draw(s.at(3), n));
+        let inputs = [var(s.at(4), &[rows, d]), var(s.at(5), &[n + 2, d]), var(s.at(6), &[rows + 1, d])];
         for drop in drops(seed) {
-            // A part that dropout leaves with one value or none has next to no variance, and its gradient no digits.
-            if drop.is_active() && d < 16 { continue; }
-            twins("mixture", &inputs, &|i| mp4sr_ops::mixture(&i[0], &i[1], &i[2], &uses, drop), &|i| plain::mixture(&i[0], &i[1], &i[2], &uses, drop));
+            twins("sequence_input with ids", &inputs,
+                &|i| mp4sr_ops::sequence_input((&i[0], &z), Some((&i[2], &ids)), (&i[1], &places), drop),
+                &|i| plain::sequence_input((&i[0], &z), Some((&i[2], &ids)), (&i[1], &places), drop));
+            twins("sequence_input", &inputs[..2],
+                &|i| mp4sr_ops::sequence_input((&i[0], &z), None, (&i[1], &places), drop),
+                &|i| plain::sequence_input((&i[0], &z), None, (&i[1], &places), drop));
         }
     }
 
     #[test]
-    fn attention(lengths in prop::collection::vec(1usize..20, 1..60), heads in 1usize..4, width in 1usize..40, seed: u64) {
+    fn transformer_layer(
+        lengths in prop::collection::vec(1usize..30, 1..60),
+        heads in 1usize..4,
+        width in prop_oneof![4usize..20, Just(32)],
+        feed_forward in 1usize..60,
+        seed: u64,
+    ) {
         let s = Stream::new(seed);
         let segments = Segments::from_lengths(lengths).unwrap();
-        let d = heads * width;
+        let sizes = LayerSizes { width: heads * width, heads, feed_forward };
+        let d = sizes.width;
+        let count = 4 * d * d + 4 * d + 2 * d * feed_forward + feed_forward + d + 4 * d;
+        // Small weights, as in the model: a saturated softmax has gradients of rounding errors.
+        let packed = Var::from_tensor(&(var(s.at(1), &[count]).as_tensor() * 0.2).unwrap()).unwrap();
+        let inputs = [var(s.at(0), &[segments.tokens(), d]), packed];
         for last_only in [false, true] {
-            let queries = if last_only { segments.count() } else { segments.tokens() };
-            let inputs = [var(s.at(0), &[queries, d]), var(s.at(1), &[segments.tokens(), 2 * d])];
             for drop in drops(seed) {
-                twins("attention", &inputs,
-                    &|i| mp4sr_ops::attention(&i[0], &i[1], &segments, heads, last_only, drop),
-                    &|i| plain::attention(&i[0], &i[1], &segments, heads, last_only, drop));
+                let again = |p: &str| if drop.is_active() { s.purpose(p).dropout(0.3) } else { Dropout::NONE };
+                let dropout = LayerDropout { weights: drop, attention: again("a"), feed_forward: again("f") };
+                twins("transformer_layer", &inputs,
+                    &|i| mp4sr_ops::transformer_layer(&i[0], &i[1], sizes, &segments, last_only, dropout),
+                    &|i| plain::transformer_layer(&i[0], &i[1], sizes, &segments, last_only, dropout));
             }
+        }
+    }
+
+    #[test]
+    fn candidates(items in 1usize..300, modalities in 1usize..4, d in 8usize..70, seed: u64) {
+        let s = Stream::new(seed);
+        let starts: Vec<usize> = (0..modalities).map(|m| 2 + m * (items + 3)).collect();
+        let inputs = [var(s.at(0), &[modalities * (items + 3) + 2, d]), var(s.at(1), &[items + 1, d])];
+        for cosine in [false, true] {
+            twins("candidates with ids", &inputs,
+                &|i| mp4sr_ops::candidates(&i[0], &starts, items, Some(&i[1]), cosine),
+                &|i| plain::candidates(&i[0], &starts, items, Some(&i[1]), cosine));
+            twins("candidates", &inputs[..1],
+                &|i| mp4sr_ops::candidates(&i[0], &starts, items, None, cosine),
+                &|i| plain::candidates(&i[0], &starts, items, None, cosine));
         }
     }
 
@@ -137,6 +178,8 @@ proptest! {
         let unit = |at: u64, rows: usize| Var::from_tensor(&plain::normalize(var(s.at(at), &[rows, d]).as_tensor()).unwrap()).unwrap();
         let inputs = [unit(0, n), unit(1, m)];
         twins("row_logsumexp", &inputs, &|i| mp4sr_ops::row_logsumexp(&i[0], &i[1], 14.0, &Mask::None), &|i| plain::row_logsumexp(&i[0], &i[1], 14.0, &Mask::None));
+        let targets: Vec<u32> = (0..n as u64).map(|i| (s.bits(i) % m as u64) as u32).collect();
+        twins("cross_entropy", &inputs, &|i| mp4sr_ops::cross_entropy(&i[0], &i[1], &targets, 14.0), &|i| plain::cross_entropy(&i[0], &i[1], &targets, 14.0));
         let groups: Vec<u32> = (0..n as u64).map(|i| (s.bits(i) % (n as u64 / 2 + 1)) as u32).collect();
         let inputs = [unit(0, n), unit(2, n)];
         for same in [SameGroup::LeaveOut, SameGroup::Keep, SameGroup::Zero] {

@@ -38,6 +38,7 @@ enum PhaseArgument {
 
 fn main() -> ExitCode {
     mp4sr_ops::start_threads();
+    mp4sr_ops::keep_memory();
     let arguments = Arguments::parse();
     run_main(move || match arguments.phase {
         PhaseArgument::Pretrain(args) => pretrain(&args.context()?),

@@ -1,88 +1,28 @@
-//! GELU, dropout, row normalisation, row gathering.
+//! GELU, row normalisation, row gathering.
 
 use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{Fused, Gradients, View, apply1};
-use crate::kernel::{dot, erf, exp};
-use crate::{COSINE_EPS, Dropout, Uses};
-
-/// Elements of a shard.
-const SHARD: usize = 1 << 14;
-
-pub(crate) fn gelu(x: &Tensor) -> Result<Tensor> {
-    apply1(Gelu, x)
-}
-
-struct Gelu;
+use crate::kernel::{accumulate, dot, erf, exp};
+use crate::{COSINE_EPS, Uses};
 
 /// y = x Phi(x).
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
-fn gelu_forward(x: &[f32], y: &mut [f32]) {
+pub(super) fn gelu(x: &[f32], y: &mut [f32]) {
     for (y, &x) in y.iter_mut().zip(x) {
         *y = 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
     }
 }
 
-/// dx = dy (Phi(x) + x phi(x)), with phi the standard normal density.
+/// dx = dy (Phi(x) + x phi(x)) in place, with phi the standard normal density.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
-fn gelu_backward(x: &[f32], dy: &[f32], dx: &mut [f32]) {
+pub(super) fn gelu_backward(x: &[f32], dy: &mut [f32]) {
     const INV_SQRT_TAU: f32 = 0.398_942_3;
-    for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
+    for (dy, &x) in dy.iter_mut().zip(x) {
         let phi = INV_SQRT_TAU * exp(-0.5 * x * x);
-        *dx = dy * (0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)) + x * phi);
-    }
-}
-
-impl Fused<1> for Gelu {
-    const NAME: &'static str = "gelu";
-
-    fn forward(&self, [x]: [View<'_>; 1]) -> Result<(Vec<f32>, Vec<usize>)> {
-        let mut y = vec![0.0; x.data.len()];
-        y.par_chunks_mut(SHARD).zip(x.data.par_chunks(SHARD)).for_each(|(y, x)| gelu_forward(x, y));
-        Ok((y, x.dims.to_vec()))
-    }
-
-    fn backward(&self, [x]: [View<'_>; 1], _: &[f32], gradient: &[f32]) -> Result<Gradients<1>> {
-        let mut dx = vec![0.0; x.data.len()];
-        let shards = x.data.par_chunks(SHARD).zip(gradient.par_chunks(SHARD));
-        dx.par_chunks_mut(SHARD).zip(shards).for_each(|(dx, (x, dy))| gelu_backward(x, dy, dx));
-        Ok([Some(dx)])
-    }
-}
-
-pub(crate) fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
-    if dropout.is_active() { apply1(Drop(dropout), x) } else { Ok(x.clone()) }
-}
-
-struct Drop(Dropout);
-
-#[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
-fn drop_into(x: &[f32], y: &mut [f32], first: u32, dropout: Dropout) {
-    for (i, (y, &x)) in y.iter_mut().zip(x).enumerate() {
-        *y = x * dropout.factor(first.wrapping_add(i as u32));
-    }
-}
-
-fn drop_all(x: &[f32], dropout: Dropout) -> Vec<f32> {
-    let mut y = vec![0.0; x.len()];
-    y.par_chunks_mut(SHARD)
-        .zip(x.par_chunks(SHARD))
-        .enumerate()
-        .for_each(|(at, (y, x))| drop_into(x, y, (at * SHARD) as u32, dropout));
-    y
-}
-
-impl Fused<1> for Drop {
-    const NAME: &'static str = "dropout";
-
-    fn forward(&self, [x]: [View<'_>; 1]) -> Result<(Vec<f32>, Vec<usize>)> {
-        Ok((drop_all(x.data, self.0), x.dims.to_vec()))
-    }
-
-    fn backward(&self, _: [View<'_>; 1], _: &[f32], gradient: &[f32]) -> Result<Gradients<1>> {
-        Ok([Some(drop_all(gradient, self.0))])
+        *dy *= 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)) + x * phi;
     }
 }
 
@@ -143,14 +83,17 @@ impl Fused<1> for Gather {
     }
 
     fn backward(&self, [table]: [View<'_>; 1], _: &[f32], gradient: &[f32]) -> Result<Gradients<1>> {
-        let d = table.dims[1];
-        let mut out = vec![0.0; table.data.len()];
-        out.par_chunks_mut(d.max(1)).enumerate().with_min_len(64).for_each(|(row, out)| {
-            for &use_ in self.0.of(row) {
-                let part = &gradient[use_ as usize * d..][..d];
-                out.iter_mut().zip(part).for_each(|(o, p)| *o += p);
-            }
-        });
-        Ok([Some(out)])
+        Ok([Some(scatter(&self.0, gradient, table.dims[1]))])
     }
+}
+
+/// Sums of the uses' rows `[uses, d]` by row of the table that they took.
+pub(super) fn scatter(uses: &Uses, gradient: &[f32], d: usize) -> Vec<f32> {
+    let mut out = vec![0.0; uses.items() * d];
+    out.par_chunks_mut(d.max(1)).enumerate().with_min_len(16).for_each(|(row, out)| {
+        for &use_ in uses.of(row) {
+            accumulate(out, &gradient[use_ as usize * d..][..d]);
+        }
+    });
+    out
 }

@@ -95,6 +95,7 @@ fn weight_gradients(x: &[f32], gradient: &[f32], a: usize, b: usize) -> (Vec<f32
             (dw, db)
         })
         .collect();
-    let (dw, db) = parts.into_iter().unzip();
-    (ordered_sum(dw, a * b), ordered_sum(db, b))
+    let (dw, db): (Vec<Vec<f32>>, Vec<Vec<f32>>) = parts.into_iter().unzip();
+    let sum = |parts: &[Vec<f32>], length| ordered_sum(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>(), length);
+    (sum(&dw, a * b), sum(&db, b))
 }

@@ -1,4 +1,5 @@
-//! l_j = log of the sum over columns i of exp(scale a_j . b_i), by blocks of the matrix.
+//! l_j = log of the sum over columns i of exp(scale a_j . b_i), by blocks of the matrix; less scale a_j . b_t for
+//! cross-entropy with targets t.
 //!
 //! Forward keeps a running maximum and sum a row. Backward computes the block of logits again: with
 //! p_ji = exp(scale a_j . b_i - l_j) dl_j, da = scale p b and db = scale p^T a. Shards of columns own their part of db; da is
@@ -9,7 +10,8 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{Fused, Gradients, View, apply2, ordered_sum};
-use crate::kernel::{Mat, exp, matmul};
+use crate::kernel::{Mat, add_scaled, dot, exp, matmul, transpose};
+use crate::scratch::Scratch;
 use crate::{Mask, SameGroup};
 
 /// Rows and columns of a block: 64 x 512 logits are 128 KiB.
@@ -20,12 +22,29 @@ const COLUMNS: usize = 512;
 const SHARDS: usize = 16;
 
 pub(crate) fn row_logsumexp(a: &Tensor, b: &Tensor, scale: f32, mask: &Mask) -> Result<Tensor> {
-    apply2(RowLogSumExp { scale, mask: mask.clone() }, a, b)
+    apply2(RowLogSumExp { scale, mask: mask.clone(), targets: Vec::new() }, a, b)
+}
+
+pub(crate) fn cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], scale: f32) -> Result<Tensor> {
+    let columns = b.dim(0)?;
+    if let Some(target) = targets.iter().find(|&&target| target as usize >= columns) {
+        bail!("cross_entropy: target {target} of {columns}");
+    }
+    apply2(RowLogSumExp { scale, mask: Mask::None, targets: targets.to_vec() }, a, b)
 }
 
 struct RowLogSumExp {
     scale: f32,
     mask: Mask,
+    /// Columns whose logits are subtracted, one a row; or none.
+    targets: Vec<u32>,
+}
+
+impl RowLogSumExp {
+    /// Row j's logit of its target.
+    fn hit(&self, j: usize, a: &[f32], b: &[f32], d: usize) -> f32 {
+        self.targets.get(j).map_or(0.0, |&target| self.scale * dot(&a[j * d..][..d], &b[target as usize * d..][..d]))
+    }
 }
 
 /// Sets the masked entries of a row of logits to `left_out`, or to `zeroed` where the mask says 0. Written so that the
@@ -94,6 +113,14 @@ fn weight_block(
     }
 }
 
+/// Blocks of columns, each transposed to `[d, columns]`.
+fn transposed_blocks(b: &[f32], d: usize) -> Scratch {
+    let mut transposed = Scratch::take(b.len());
+    let blocks = transposed.par_chunks_mut(COLUMNS * d).zip(b.par_chunks(COLUMNS * d));
+    blocks.for_each(|(to, from)| transpose(to, from, d));
+    transposed
+}
+
 impl Fused<2> for RowLogSumExp {
     const NAME: &'static str = "row_logsumexp";
 
@@ -105,23 +132,25 @@ impl Fused<2> for RowLogSumExp {
             Mask::None => true,
             Mask::Groups { groups, .. } => groups.len() == n && n == m,
         };
-        if d != d2 || d == 0 || !square {
+        if d != d2 || d == 0 || !square || !(self.targets.is_empty() || self.targets.len() == n) {
             bail!("row_logsumexp: {:?} and {:?} do not fit each other and the mask", a.dims, b.dims);
         }
+        let transposed = transposed_blocks(b.data, d);
         let mut out = vec![0.0; n];
         out.par_chunks_mut(ROWS).enumerate().for_each(|(shard, out)| {
             let rows = out.len();
             let a = Mat::new(&a.data[shard * ROWS * d..][..rows * d], rows, d);
-            let mut logits = vec![0.0; rows * COLUMNS];
+            let mut logits = Scratch::take(rows * COLUMNS);
             let mut state = vec![(f32::NEG_INFINITY, 0.0); rows];
-            for (block, b) in b.data.chunks(COLUMNS * d).enumerate() {
+            for (block, b) in transposed.chunks(COLUMNS * d).enumerate() {
                 let columns = b.len() / d;
                 let logits = &mut logits[..rows * columns];
-                matmul(logits, a, Mat::new(b, columns, d).t(), false);
+                matmul(logits, a, Mat::new(b, d, columns), false);
                 gather_block(logits, columns, self.scale, &self.mask, (shard * ROWS, block * COLUMNS), &mut state);
             }
             out.iter_mut().zip(state).for_each(|(out, (top, total))| *out = top + total.ln());
         });
+        out.iter_mut().enumerate().for_each(|(j, out)| *out -= self.hit(j, a.data, b.data, d));
         Ok((out, vec![n]))
     }
 
@@ -129,23 +158,26 @@ impl Fused<2> for RowLogSumExp {
         let (n, d, m) = (a.dims[0], a.dims[1], b.dims[0]);
         // Whole blocks a shard, so that the cut depends on the number of columns alone.
         let shard_columns = m.div_ceil(COLUMNS).div_ceil(SHARDS).max(1) * COLUMNS;
+        let sums: Vec<f32> = result.iter().enumerate().map(|(j, l)| l + self.hit(j, a.data, b.data, d)).collect();
+        let transposed = transposed_blocks(b.data, d);
         let mut db = vec![0.0; b.data.len()];
-        let parts = db
+        let parts: Vec<Scratch> = db
             .par_chunks_mut(shard_columns * d)
             .enumerate()
             .map(|(shard, db)| {
-                let mut da = vec![0.0; n * d];
-                let mut logits = vec![0.0; ROWS * COLUMNS];
+                let mut da = Scratch::zeros(n * d);
+                let mut logits = Scratch::take(ROWS * COLUMNS);
                 for (block, db) in db.chunks_mut(COLUMNS * d).enumerate() {
                     let columns = db.len() / d;
                     let first = shard * shard_columns + block * COLUMNS;
                     let b = Mat::new(&b.data[first * d..][..columns * d], columns, d);
+                    let transposed = Mat::new(&transposed[first * d..][..columns * d], d, columns);
                     for row in (0..n).step_by(ROWS) {
                         let rows = ROWS.min(n - row);
                         let a = Mat::new(&a.data[row * d..][..rows * d], rows, d);
                         let logits = &mut logits[..rows * columns];
-                        matmul(logits, a, b.t(), false);
-                        let (l, dl) = (&result[row..row + rows], &gradient[row..row + rows]);
+                        matmul(logits, a, transposed, false);
+                        let (l, dl) = (&sums[row..row + rows], &gradient[row..row + rows]);
                         weight_block(logits, columns, self.scale, &self.mask, (row, first), l, dl);
                         let p = Mat::new(logits, rows, columns);
                         matmul(&mut da[row * d..(row + rows) * d], p, b, true);
@@ -155,6 +187,13 @@ impl Fused<2> for RowLogSumExp {
                 da
             })
             .collect();
-        Ok([Some(ordered_sum(parts, n * d)), Some(db)])
+        let mut da = ordered_sum(&parts.iter().map(|part| &part[..]).collect::<Vec<_>>(), n * d);
+        for (j, &target) in self.targets.iter().enumerate() {
+            let (own, target) = (j * d..(j + 1) * d, target as usize * d..(target as usize + 1) * d);
+            let factor = -self.scale * gradient[j];
+            add_scaled(&mut da[own.clone()], factor, &b.data[target.clone()]);
+            add_scaled(&mut db[target], factor, &a.data[own]);
+        }
+        Ok([Some(da), Some(db)])
     }
 }

@@ -5,24 +5,32 @@
 //! over fixed shards; what several shards add to (a weight's gradient) is summed in the order of the shards.
 
 mod attention;
+mod candidates;
 mod elementwise;
+mod encode;
+mod input;
+mod layer;
 mod linear;
 mod logsumexp;
 mod mixture;
 mod norm;
 mod pool;
 
-pub(crate) use attention::attention;
-pub(crate) use elementwise::{dropout, gather, gelu, normalize};
+pub(crate) use candidates::candidates;
+pub(crate) use elementwise::{gather, normalize};
+pub(crate) use encode::encode;
+pub(crate) use input::sequence_input;
+pub(crate) use layer::transformer_layer;
 pub(crate) use linear::{linear, product};
-pub(crate) use logsumexp::row_logsumexp;
-pub(crate) use mixture::mixture;
-pub(crate) use norm::{add_norm, layer_norm};
-pub(crate) use pool::pool;
+pub(crate) use logsumexp::{cross_entropy, row_logsumexp};
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::timing::timed;
 
 /// An argument or a result: its values, row after row, and its lengths by axis.
+#[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     data: &'a [f32],
     dims: &'a [usize],
@@ -61,7 +69,10 @@ fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
 }
 
 /// Calls `f` with the values of a contiguous CPU tensor, without copying them.
-fn with_slices<const N: usize, T>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> Result<T>) -> Result<T> {
+pub(crate) fn with_slices<const N: usize, T>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[f32]; N]) -> Result<T>,
+) -> Result<T> {
     let held = tensors.map(Tensor::storage_and_layout);
     let mut slices: [&[f32]; N] = [&[]; N];
     for (place, (storage, layout)) in slices.iter_mut().zip(&held) {
@@ -85,7 +96,7 @@ fn backward<F: Fused<N>, const N: usize>(
                 at += 1;
                 View { data, dims: arguments[at - 1].dims() }
             });
-            op.backward(views, result, gradient)
+            timed(F::NAME, "backward", || op.backward(views, result, gradient))
         })
     })?;
     let mut tensors = [const { None }; N];
@@ -106,7 +117,8 @@ impl<F: Fused<1>> CustomOp1 for Adapter<F> {
         F::NAME
     }
     fn cpu_fwd(&self, s: &CpuStorage, l: &Layout) -> Result<(CpuStorage, Shape)> {
-        self.0.forward([View { data: slice(s, l)?, dims: l.dims() }]).map(stored)
+        let a = View { data: slice(s, l)?, dims: l.dims() };
+        timed(F::NAME, "forward", || self.0.forward([a])).map(stored)
     }
     fn bwd(&self, a: &Tensor, result: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
         let [a] = backward(&self.0, [a], result, gradient)?;
@@ -120,7 +132,8 @@ impl<F: Fused<2>> CustomOp2 for Adapter<F> {
     }
     fn cpu_fwd(&self, s1: &CpuStorage, l1: &Layout, s2: &CpuStorage, l2: &Layout) -> Result<(CpuStorage, Shape)> {
         let a = View { data: slice(s1, l1)?, dims: l1.dims() };
-        self.0.forward([a, View { data: slice(s2, l2)?, dims: l2.dims() }]).map(stored)
+        let b = View { data: slice(s2, l2)?, dims: l2.dims() };
+        timed(F::NAME, "forward", || self.0.forward([a, b])).map(stored)
     }
     fn bwd(
         &self,
@@ -149,7 +162,8 @@ impl<F: Fused<3>> CustomOp3 for Adapter<F> {
     ) -> Result<(CpuStorage, Shape)> {
         let a = View { data: slice(s1, l1)?, dims: l1.dims() };
         let b = View { data: slice(s2, l2)?, dims: l2.dims() };
-        self.0.forward([a, b, View { data: slice(s3, l3)?, dims: l3.dims() }]).map(stored)
+        let c = View { data: slice(s3, l3)?, dims: l3.dims() };
+        timed(F::NAME, "forward", || self.0.forward([a, b, c])).map(stored)
     }
     fn bwd(
         &self,
@@ -164,12 +178,16 @@ impl<F: Fused<3>> CustomOp3 for Adapter<F> {
     }
 }
 
+/// Values of a parallel piece of a sum.
+const PIECE: usize = 1 << 14;
+
 /// Sums partial results in the order of their shards.
-fn ordered_sum(parts: Vec<Vec<f32>>, length: usize) -> Vec<f32> {
-    let mut parts = parts.into_iter();
-    let mut total = parts.next().unwrap_or_else(|| vec![0.0; length]);
-    for part in parts {
-        crate::kernel::accumulate(&mut total, &part);
-    }
+fn ordered_sum(parts: &[&[f32]], length: usize) -> Vec<f32> {
+    let mut total = vec![0.0; length];
+    total.par_chunks_mut(PIECE).enumerate().for_each(|(piece, total)| {
+        for part in parts {
+            crate::kernel::accumulate(total, &part[piece * PIECE..][..total.len()]);
+        }
+    });
     total
 }

@@ -1,0 +1,123 @@
+//! One training step: forward, backward, clipping, Adam. Everything that depends on the batch is inside.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use candle_core::Var;
+use mp4sr_models::{
+    CmclDirection, Config, Logits, Model, Mp4sr, Phase, PoolingGradient, Pretraining, SameGroup, Stream, Trace,
+    TransformerConfig,
+};
+use mp4sr_ops::Adam;
+use serde_json::json;
+
+use crate::workload::{Sizes, Workload};
+
+/// A step and how often it is timed.
+#[derive(Clone, Debug, clap::Args)]
+pub struct StepArgs {
+    /// Which step.
+    #[arg(long, value_parser = ["pretrain", "finetune"], default_value = "pretrain")]
+    pub stage: String,
+    /// Workload and parameters that `torch_step.py --dump` wrote, in place of drawn ones.
+    #[arg(long, value_name = "FILE")]
+    pub workload: Option<PathBuf>,
+    #[command(flatten)]
+    pub sizes: Sizes,
+    /// Dropout in the experts and the transformer.
+    #[arg(long, default_value_t = 0.2)]
+    pub dropout: f64,
+    /// Steps that are timed.
+    #[arg(long, default_value_t = 10)]
+    pub steps: usize,
+    /// Steps before those.
+    #[arg(long, default_value_t = 3)]
+    pub warmup: usize,
+}
+
+const LEARNING_RATE: f64 = 1e-3;
+const WEIGHT_DECAY: f64 = 1e-4;
+const CLIP_NORM: f64 = 5.0;
+
+/// The peer's sizes, which are the paper's.
+fn config(positions: usize, dropout: f64, phase: Phase) -> Config {
+    Config {
+        transformer: TransformerConfig { width: 64, layers: 2, heads: 2, feed_forward: 256, positions, dropout },
+        attention: 64,
+        experts: 8,
+        temperature: 0.07,
+        shared_encoder: false,
+        id_embedding: phase == Phase::Finetune,
+        logit_modalities: vec![0, 1],
+        pooling_gradient: PoolingGradient::Learned,
+        pad_rows: None,
+        projection: phase == Phase::Pretrain,
+        same_target: SameGroup::LeaveOut,
+        cmcl_direction: CmclDirection::Symmetric,
+        logits: Logits::Cosine,
+        pretraining: Pretraining { rho: 0.2, uniform_rho: false, mixup: (0.0, 0.5), nip_weight: 1.0, lambda: 0.01 },
+        end_to_end: false,
+    }
+}
+
+/// Times the step and describes it as one JSON object.
+pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
+    let phase = if args.stage == "pretrain" { Phase::Pretrain } else { Phase::Finetune };
+    let Workload { modalities, batch, shift, parameters } = match &args.workload {
+        Some(path) => Workload::read(path)?,
+        None => Workload::draw(&args.sizes, phase)?,
+    };
+    let rows: Vec<usize> = modalities.iter().map(|m| m.features.row_count()).collect();
+    let dim = modalities[0].features.width();
+    let model = Mp4sr::new(config(args.sizes.max_len, args.dropout, phase), modalities, Stream::new(args.sizes.seed))?;
+    for (name, values, shape) in parameters {
+        model.parameters().set(&name, values, &shape)?;
+    }
+    let vars: Vec<Var> = model.parameters().iter().map(|(_, var)| var.clone()).collect();
+    let mut adam = Adam::new(&vars, LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM);
+    let draw = Stream::new(args.sizes.seed).purpose("steps");
+    let (mut losses, mut times) = (Vec::new(), Vec::new());
+    let (mut spent, mut spent_adam) = (BTreeMap::new(), 0.0);
+    for step in 0..args.warmup + args.steps {
+        if step == args.warmup {
+            mp4sr_ops::take_timings();
+            spent_adam = 0.0;
+        }
+        let began = Instant::now();
+        let draw = Some(draw.at(step as u64)).filter(|_| args.dropout > 0.0);
+        let loss = match phase {
+            Phase::Pretrain => model.pretrain_loss(&batch, &shift, draw, &Trace::OFF)?,
+            Phase::Finetune => model.finetune_loss(&batch, draw, &Trace::OFF)?,
+        };
+        losses.push(loss.to_scalar::<f32>()?);
+        let gradients = loss.backward()?;
+        let stepping = Instant::now();
+        adam.step(&vars, &gradients)?;
+        spent_adam += stepping.elapsed().as_secs_f64();
+        times.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    for ((operator, direction), time) in mp4sr_ops::take_timings() {
+        spent.insert(format!("{operator} {direction}"), time.as_secs_f64());
+    }
+    spent.insert("adam".to_owned(), spent_adam);
+    let total: f64 = times[args.warmup..].iter().sum::<f64>() / 1e3;
+    spent.insert("between operators".to_owned(), total - spent.values().sum::<f64>());
+    let parts: BTreeMap<String, f64> = spent
+        .into_iter()
+        .map(|(part, seconds)| (part, (seconds / args.steps.max(1) as f64 * 1e5).round() / 100.0))
+        .collect();
+    let times = crate::Spread::of(&times[args.warmup..]);
+    let tokens = batch.items.len();
+    let mut distinct: Vec<u32> = batch.items.iter().chain(&batch.targets).copied().collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    losses.truncate(3);
+    Ok(json!({
+        "bench": "step", "stage": args.stage, "dtype": "f32", "threads": crate::threads(), "dropout": args.dropout,
+        "items": model.item_count(), "batch": batch.count(), "tokens": tokens, "unique_items": distinct.len(), "dim": dim,
+        "rows": rows, "median_ms": times.median, "min_ms": times.least, "max_ms": times.most, "steps": args.steps,
+        "tokens_per_s": (tokens as f64 / times.median * 1e3).round(), "loss": losses,
+        "peak_mib": crate::peak_mib(), "parts_ms": parts,
+    }))
+}

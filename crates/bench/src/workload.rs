@@ -1,0 +1,141 @@
+//! What a step works on: drawn from a seed with the distributions of the PyTorch peer, or read from the file that the peer
+//! writes (`torch_step.py --dump`), so that both time the same step on the same numbers.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::Context as _;
+use mp4sr_models::{Batch, Modality, Phase, Ragged, Stored, Stream};
+use safetensors::{Dtype, SafeTensors};
+
+/// Modalities, a batch, and what the peer started from.
+pub struct Workload {
+    /// Features.
+    pub modalities: Vec<Modality>,
+    /// Samples of the step; in pre-training what sequence dropout left.
+    pub batch: Batch,
+    /// What mixup swaps, `[tokens]`; empty in fine-tuning.
+    pub shift: Vec<u32>,
+    /// Initial parameters, where a file names them.
+    pub parameters: Vec<Stored>,
+}
+
+/// Sizes of a drawn workload; the defaults are the peer's.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Sizes {
+    /// I.
+    #[arg(long, default_value_t = 7670)]
+    pub items: usize,
+    /// B.
+    #[arg(long, default_value_t = 1024)]
+    pub batch: usize,
+    /// n.
+    #[arg(long, default_value_t = 50)]
+    pub max_len: usize,
+    /// Mean length of a history, before it is cut to n.
+    #[arg(long, default_value_t = 9.3)]
+    pub mean_len: f64,
+    /// Mean rows of text an item, at most 10.
+    #[arg(long, default_value_t = 5.0)]
+    pub rows_text: f64,
+    /// Mean rows of images an item, at most 10.
+    #[arg(long, default_value_t = 1.5)]
+    pub rows_image: f64,
+    /// d.
+    #[arg(long, default_value_t = 768)]
+    pub dim: usize,
+    /// Seed of the workload and of all draws.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+const MAX_ROWS: usize = 10;
+
+/// The probability that mixup swaps a position: the mean of U(0, 0.5).
+const SWAP: f64 = 0.25;
+
+impl Workload {
+    /// Ragged features, histories of popular and rare items with lengths from a geometric distribution, targets, mixup.
+    pub fn draw(sizes: &Sizes, phase: Phase) -> anyhow::Result<Self> {
+        let stream = Stream::new(sizes.seed).purpose("workload");
+        let modality = |name: &str, mean: f64| -> anyhow::Result<Modality> {
+            let stream = stream.purpose(name);
+            let extra = (mean - 1.0) / (MAX_ROWS - 1) as f64;
+            let rows = |item: usize| {
+                1 + (1..MAX_ROWS).filter(|&row| stream.uniform((item * MAX_ROWS + row) as u64) < extra).count()
+            };
+            let mut offsets = vec![0];
+            for item in 0..sizes.items {
+                offsets.push(offsets[item] + rows(item));
+            }
+            let normal = stream.purpose("values");
+            let count = (offsets[sizes.items] * sizes.dim) as u64;
+            let values = (0..count).map(|at| normal.normal(at) as f32).collect();
+            Ok(Modality { name: name.to_owned(), features: Ragged::new(values, sizes.dim, &offsets)? })
+        };
+        let item = |at: u64| 1 + (sizes.items as f64 * stream.purpose("items").uniform(at).powf(2.2)) as u32;
+        let length = |j: usize| {
+            let u = stream.purpose("lengths").uniform(j as u64);
+            let drawn = ((1.0 - u).ln() / (1.0 - 1.0 / sizes.mean_len).ln()).ceil();
+            (drawn.max(1.0) as usize).min(sizes.max_len)
+        };
+        let place = |j: usize, t: usize| (j * (sizes.max_len + 1) + t) as u64;
+        let histories: Vec<Vec<u32>> =
+            (0..sizes.batch).map(|j| (0..length(j)).map(|t| item(place(j, t))).collect()).collect();
+        let targets = (0..sizes.batch).map(|j| item(place(j, sizes.max_len)));
+        let batch = Batch::new(histories.iter().map(Vec::as_slice).zip(targets), sizes.max_len)?;
+        let swap = |token: u64| u32::from(stream.purpose("shift").uniform(token) < SWAP);
+        let shift = if phase == Phase::Pretrain { (0..batch.items.len() as u64).map(swap).collect() } else { vec![] };
+        let modalities = vec![modality("text", sizes.rows_text)?, modality("image", sizes.rows_image)?];
+        Ok(Self { modalities, batch, shift, parameters: Vec::new() })
+    }
+
+    /// Reads `torch_step.py --dump`.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let bytes = std::fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
+        let file = SafeTensors::deserialize(&bytes)
+            .with_context(|| format!("`{}` is not a whole safetensors file", path.display()))?;
+        let tensor = |name: &str| file.tensor(name).with_context(|| format!("`{}` has no `{name}`", path.display()));
+        let ints = |name: &str| -> anyhow::Result<Vec<i64>> {
+            let view = tensor(name)?;
+            anyhow::ensure!(view.dtype() == Dtype::I64, "`{name}`: expected I64, found {:?}", view.dtype());
+            Ok(view.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect())
+        };
+        let floats = |name: &str| -> anyhow::Result<(Vec<f32>, Vec<usize>)> {
+            let view = tensor(name)?;
+            anyhow::ensure!(view.dtype() == Dtype::F32, "`{name}`: expected F32, found {:?}", view.dtype());
+            let values = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            Ok((values, view.shape().to_vec()))
+        };
+        let modality = |name: &str| -> anyhow::Result<Modality> {
+            let (values, shape) = floats(&format!("in.features.{name}.values"))?;
+            let offsets: Vec<usize> =
+                ints(&format!("in.features.{name}.offsets"))?.into_iter().map(|o| o as usize).collect();
+            Ok(Modality { name: name.to_owned(), features: Ragged::new(values, shape[1], &offsets)? })
+        };
+        let lengths: Vec<usize> = ints("in.lengths")?.into_iter().map(|l| l as usize).collect();
+        let padded = |name: &str| -> anyhow::Result<Vec<Vec<u32>>> {
+            let values = ints(name)?;
+            let n = values.len() / lengths.len().max(1);
+            Ok(lengths
+                .iter()
+                .enumerate()
+                .map(|(j, &l)| values[j * n..][..l].iter().map(|&x| x as u32).collect())
+                .collect())
+        };
+        let (histories, targets) = (padded("in.items")?, ints("in.targets")?);
+        let longest = lengths.iter().copied().max().unwrap_or(1);
+        let batch = Batch::new(histories.iter().map(Vec::as_slice).zip(targets.iter().map(|&t| t as u32)), longest)?;
+        let shift = if file.tensor("in.shift").is_ok() { padded("in.shift")?.concat() } else { Vec::new() };
+        let mut parameters: BTreeMap<String, (Vec<f32>, Vec<usize>)> = BTreeMap::new();
+        for name in file.names() {
+            // The pooling's biases cancel in its softmax, and the model has none.
+            let own = name.strip_prefix("param.").filter(|n| !n.ends_with(".pool.b1") && !n.ends_with(".pool.b2"));
+            if let Some(own) = own {
+                parameters.insert(own.to_owned(), floats(name)?);
+            }
+        }
+        let parameters = parameters.into_iter().map(|(name, (values, shape))| (name, values, shape)).collect();
+        Ok(Self { modalities: vec![modality("text")?, modality("image")?], batch, shift, parameters })
+    }
+}

@@ -1,0 +1,388 @@
+//! The item encoders of all modalities in one operator: pooling, one product for all experts and the gate, and the mixture of every use.
+//!
+//! Items are cut into shards, a function of their number alone. Forward keeps the pooled vectors and the products of all
+//! items. Backward goes through a shard's items in blocks that fit the second-level cache: gradients of the products from
+//! the items' uses, then at once what they add to the weights and, through the pooled vectors, to w.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
+
+use super::mixture::{Norms, Totals, WIDEST, mix_use, mix_use_backward, softmax, softmax_backward};
+use super::pool::{learns, pool_item, pool_item_backward};
+use super::{Fused, Gradients, View, apply2, ordered_sum};
+use crate::kernel::{Mat, add_rows, matmul, transpose};
+use crate::scratch::Scratch;
+use crate::{ItemRows, Uses};
+
+/// Items of a block, at most.
+const BLOCK: usize = 512;
+
+/// At most this many shards, because each holds a gradient of all weights.
+const SHARDS: usize = 32;
+
+/// Uses of a parallel piece of the mixture.
+const USES: usize = 64;
+
+pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &Uses) -> Result<Tensor> {
+    let mut encoders = Vec::new();
+    let (mut first_w, mut first) = (0, 0);
+    for rows in modalities {
+        if rows.features.count() != uses.items() {
+            bail!("encode: {} items, uses of {}", rows.features.count(), uses.items());
+        }
+        let sizes = Sizes { d: rows.features.width(), experts: rows.experts, width: rows.width };
+        if rows.experts == 0 || rows.width == 0 || rows.width > WIDEST {
+            bail!("encode: {} experts of width {}; expected widths from 1 to {WIDEST}", rows.experts, rows.width);
+        }
+        encoders.push(Encoder {
+            rows: rows.clone(),
+            pad_rows: rows.pad_rows.unwrap_or(0),
+            sizes,
+            w: first_w..first_w + sizes.d,
+            packed: first..first + sizes.tail() + 3 * sizes.all(),
+        });
+        (first_w, first) = (first_w + sizes.d, first + sizes.tail() + 3 * sizes.all());
+    }
+    if w.dims() != [first_w]
+        || packed.dims() != [first]
+        || encoders.iter().any(|e| e.sizes.width != encoders[0].sizes.width)
+    {
+        bail!("encode: {:?} and {:?} do not fit, expected [{first_w}] and [{first}]", w.dims(), packed.dims());
+    }
+    let op = Encode {
+        encoders,
+        uses: uses.clone(),
+        pooling_learns: w.track_op(),
+        keeps: w.track_op() || packed.track_op(),
+        kept: Mutex::new(None),
+    };
+    apply2(op, w, packed)
+}
+
+/// Where parameters lie in the packed vector: weights expert by expert, gate, biases, LayerNorm weights and biases.
+#[derive(Clone, Copy)]
+struct Sizes {
+    /// Feature width.
+    d: usize,
+    experts: usize,
+    /// Width of an expert.
+    width: usize,
+}
+
+impl Sizes {
+    /// Columns of all experts together.
+    fn all(&self) -> usize {
+        self.experts * self.width
+    }
+
+    /// Columns of the product: the experts', then the gate's, then zeros up to whole vectors: a product whose last few
+    /// columns fill no vector is a fifth slower.
+    fn columns(&self) -> usize {
+        (self.all() + self.experts).next_multiple_of(16)
+    }
+
+    /// The gate's columns.
+    fn gates(&self) -> Range<usize> {
+        self.all()..self.all() + self.experts
+    }
+
+    fn gate(&self) -> usize {
+        self.d * self.all()
+    }
+
+    fn tail(&self) -> usize {
+        self.gate() + self.d * self.experts
+    }
+
+    fn biases<'a>(&self, packed: &'a [f32]) -> &'a [f32] {
+        &packed[self.tail()..][..self.all()]
+    }
+
+    fn norms<'a>(&self, packed: &'a [f32]) -> Norms<'a> {
+        let (weights, biases) = packed[self.tail() + self.all()..].split_at(self.all());
+        Norms { weights, biases }
+    }
+
+    /// The weights as one matrix `[d, columns]`.
+    fn matrix(&self, packed: &[f32]) -> Scratch {
+        let mut matrix = Scratch::take(self.d * self.columns());
+        let (experts, gate) = packed[..self.tail()].split_at(self.gate());
+        for (row, out) in matrix.chunks_exact_mut(self.columns()).enumerate() {
+            let (out, out_gate) = out.split_at_mut(self.all());
+            for (k, out) in out.chunks_exact_mut(self.width).enumerate() {
+                out.copy_from_slice(&experts[(k * self.d + row) * self.width..][..self.width]);
+            }
+            let (out_gate, padding) = out_gate.split_at_mut(self.experts);
+            out_gate.copy_from_slice(&gate[row * self.experts..][..self.experts]);
+            padding.fill(0.0);
+        }
+        matrix
+    }
+
+    /// The gradient of the packed vector from those of the matrix, transposed `[columns, d]`, the biases and the norms.
+    fn packed(&self, matrix: &[f32], tail: &[f32]) -> Vec<f32> {
+        let mut packed = vec![0.0; self.tail()];
+        let (experts, gate) = packed.split_at_mut(self.gate());
+        let expert = self.width * self.d;
+        let blocks = matrix[..self.all() * self.d].par_chunks(expert);
+        experts.par_chunks_mut(expert).zip(blocks).for_each(|(to, from)| transpose(to, from, self.d));
+        transpose(gate, &matrix[self.all() * self.d..][..gate.len()], self.d);
+        packed.extend_from_slice(tail);
+        packed
+    }
+}
+
+/// What backward needs of forward.
+struct Kept {
+    /// `[n, d]`.
+    pooled: Scratch,
+    /// `[n, columns]`: e W_k + b_k, then the gate after its softmax.
+    products: Scratch,
+}
+
+/// One modality.
+struct Encoder {
+    rows: ItemRows,
+    pad_rows: usize,
+    sizes: Sizes,
+    /// Where its parameters lie in the arguments.
+    w: Range<usize>,
+    packed: Range<usize>,
+}
+
+struct Encode {
+    encoders: Vec<Encoder>,
+    uses: Uses,
+    pooling_learns: bool,
+    keeps: bool,
+    kept: Mutex<Option<Vec<Kept>>>,
+}
+
+/// Items of a shard.
+fn shard_items(items: usize) -> usize {
+    let shards = (4 * items.div_ceil(8 * BLOCK)).clamp(1, SHARDS);
+    items.div_ceil(shards).max(1)
+}
+
+impl Encoder {
+    /// Pooled vectors and products of the items from `first` on.
+    fn products(&self, first: usize, w: &[f32], matrix: &[f32], biases: &[f32], pooled: &mut [f32], out: &mut [f32]) {
+        let Sizes { d, .. } = self.sizes;
+        let (all, columns) = (self.sizes.all(), self.sizes.columns());
+        let mut alpha = Vec::new();
+        for (i, e) in pooled.chunks_exact_mut(d).enumerate() {
+            pool_item(self.rows.features.rows(first + i), w, self.pad_rows, &mut alpha, e);
+        }
+        for out in out.chunks_exact_mut(columns) {
+            out[..all].copy_from_slice(biases);
+            out[all..].fill(0.0);
+        }
+        let items = pooled.len() / d;
+        matmul(out, Mat::new(pooled, items, d), Mat::new(matrix, d, columns), true);
+        out.chunks_exact_mut(columns).for_each(|out| softmax(&mut out[self.sizes.gates()]));
+    }
+
+    fn compute(&self, w: &[f32], packed: &[f32]) -> Kept {
+        let (w, packed) = (&w[self.w.clone()], &packed[self.packed.clone()]);
+        let (d, columns) = (self.sizes.d, self.sizes.columns());
+        let items = self.rows.features.count();
+        let (mut pooled, mut products) = (Scratch::take(items * d), Scratch::take(items * columns));
+        let matrix = self.sizes.matrix(packed);
+        let size = shard_items(items).min(BLOCK);
+        let shards = pooled.par_chunks_mut(size * d).zip(products.par_chunks_mut(size * columns)).enumerate();
+        shards.for_each(|(shard, (pooled, out))| {
+            self.products(shard * size, w, &matrix, self.sizes.biases(packed), pooled, out);
+        });
+        Kept { pooled, products }
+    }
+
+    fn mix(&self, use_: usize, products: &[f32], norms: Norms<'_>, z: &mut [f32]) {
+        let (product, gate) = (&products[..self.sizes.all()], &products[self.sizes.gates()]);
+        mix_use(z, product, gate, norms, (use_ * self.sizes.all()) as u32, self.rows.dropout);
+    }
+
+    /// z where every item is used once and nothing is kept: a block's products are gone before the next.
+    fn stream(&self, w: &[f32], packed: &[f32], z: &mut [f32]) {
+        let (w, packed) = (&w[self.w.clone()], &packed[self.packed.clone()]);
+        let Sizes { d, width, .. } = self.sizes;
+        let columns = self.sizes.columns();
+        let matrix = self.sizes.matrix(packed);
+        z.par_chunks_mut(BLOCK * width).enumerate().for_each(|(block, z)| {
+            let (first, items) = (block * BLOCK, z.len() / width);
+            let (mut pooled, mut products) = (Scratch::take(items * d), Scratch::take(items * columns));
+            self.products(first, w, &matrix, self.sizes.biases(packed), &mut pooled, &mut products);
+            for (i, (z, products)) in z.chunks_exact_mut(width).zip(products.chunks_exact(columns)).enumerate() {
+                self.mix(first + i, products, self.sizes.norms(packed), z);
+            }
+        });
+    }
+
+    /// z of all uses, from the products.
+    fn mix_all(&self, uses: &Uses, kept: &Kept, packed: &[f32], z: &mut [f32]) {
+        let (width, columns) = (self.sizes.width, self.sizes.columns());
+        let norms = self.sizes.norms(&packed[self.packed.clone()]);
+        z.par_chunks_mut(USES * width).enumerate().for_each(|(piece, z)| {
+            for (at, z) in z.chunks_exact_mut(width).enumerate() {
+                let use_ = piece * USES + at;
+                let item = uses.item_of()[use_] as usize;
+                self.mix(use_, &kept.products[item * columns..][..columns], norms, z);
+            }
+        });
+    }
+
+    /// Gradients of products and gates of the items from `first` on, from their uses.
+    fn product_gradients(
+        &self,
+        first: usize,
+        (uses, gradient): (&Uses, &[f32]),
+        kept: &Kept,
+        norms: Norms<'_>,
+        part: &mut Part,
+    ) {
+        let (width, all, columns) = (self.sizes.width, self.sizes.all(), self.sizes.columns());
+        let (weights, biases) = part.tail[all..].split_at_mut(all);
+        for (i, dp) in part.products.chunks_exact_mut(columns).enumerate() {
+            let item = first + i;
+            let (products, gate) = dp.split_at_mut(all);
+            let gate = &mut gate[..self.sizes.experts];
+            let mut totals = Totals { products, gate, weights: &mut *weights, biases: &mut *biases };
+            let products = &kept.products[item * columns..][..columns];
+            let (product, g) = (&products[..all], &products[self.sizes.gates()]);
+            for &use_ in uses.of(item) {
+                let dz = &gradient[use_ as usize * width..][..width];
+                let dropped = (use_ as usize * all) as u32;
+                mix_use_backward(dz, (product, g, norms), &mut totals, dropped, self.rows.dropout);
+            }
+            softmax_backward(g, totals.gate);
+        }
+    }
+
+    /// Adds the part of a block's items to dw, through de of those whose pooling learns.
+    fn pooling_gradients(&self, first: usize, w: &[f32], transposed: &[f32], kept: &Kept, part: &mut Part) {
+        let Sizes { d, .. } = self.sizes;
+        let columns = self.sizes.columns();
+        let items = part.products.len() / columns;
+        let learning: Vec<usize> =
+            (0..items).filter(|i| learns(self.rows.features.rows(first + i), d, self.pad_rows)).collect();
+        let mut dp = Scratch::take(learning.len() * columns);
+        for (to, &i) in dp.chunks_exact_mut(columns).zip(&learning) {
+            to.copy_from_slice(&part.products[i * columns..][..columns]);
+        }
+        let mut de = Scratch::take(learning.len() * d);
+        matmul(&mut de, Mat::new(&dp, learning.len(), columns), Mat::new(transposed, columns, d), false);
+        let mut alpha = Vec::new();
+        for (de, &i) in de.chunks_exact(d).zip(&learning) {
+            let (rows, e) = (self.rows.features.rows(first + i), &kept.pooled[(first + i) * d..][..d]);
+            pool_item_backward(rows, w, self.pad_rows, &mut alpha, e, de, &mut part.w);
+        }
+    }
+
+    /// What the items of a shard add to the gradients.
+    fn shard_gradients(
+        &self,
+        items: Range<usize>,
+        (w, packed, transposed): (&[f32], &[f32], &[f32]),
+        uses: (&Uses, &[f32]),
+        kept: &Kept,
+        pooling_learns: bool,
+    ) -> Part {
+        let Sizes { d, .. } = self.sizes;
+        let (all, columns) = (self.sizes.all(), self.sizes.columns());
+        let mut part = Part {
+            w: vec![0.0; d],
+            matrix: Scratch::zeros(d * columns),
+            tail: vec![0.0; 3 * all],
+            products: Scratch::take(0),
+        };
+        let block = items.len().div_ceil(items.len().div_ceil(BLOCK).max(1)).max(1);
+        for first in items.clone().step_by(block) {
+            let count = block.min(items.end - first);
+            part.products = Scratch::zeros(count * columns);
+            self.product_gradients(first, uses, kept, self.sizes.norms(packed), &mut part);
+            for dp in part.products.chunks_exact(columns) {
+                add_rows(&mut part.tail[..all], &dp[..all]);
+            }
+            let pooled = Mat::new(&kept.pooled[first * d..][..count * d], count, d);
+            matmul(&mut part.matrix, Mat::new(&part.products, count, columns).t(), pooled, true);
+            if pooling_learns {
+                self.pooling_gradients(first, w, transposed, kept, &mut part);
+            }
+        }
+        part
+    }
+}
+
+/// What a shard adds to gradients.
+struct Part {
+    w: Vec<f32>,
+    /// Of the weights, transposed: `[columns, d]`.
+    matrix: Scratch,
+    /// Biases, LayerNorm weights, LayerNorm biases.
+    tail: Vec<f32>,
+    /// Gradients of the products of the block under way.
+    products: Scratch,
+}
+
+impl Fused<2> for Encode {
+    const NAME: &'static str = "encode";
+
+    fn forward(&self, [w, packed]: [View<'_>; 2]) -> Result<(Vec<f32>, Vec<usize>)> {
+        let (uses, width) = (self.uses.count(), self.encoders.first().map_or(1, |e| e.sizes.width));
+        let rows = self.encoders.len() * uses;
+        let mut z = vec![0.0; rows * width];
+        let parts = z.chunks_mut((uses * width).max(1)).zip(&self.encoders);
+        if !self.keeps && self.uses.are_each_once() {
+            parts.for_each(|(z, encoder)| encoder.stream(w.data, packed.data, z));
+            return Ok((z, vec![rows, width]));
+        }
+        let mut all = Vec::new();
+        for (z, encoder) in parts {
+            let kept = encoder.compute(w.data, packed.data);
+            encoder.mix_all(&self.uses, &kept, packed.data, z);
+            all.push(kept);
+        }
+        if self.keeps {
+            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(all);
+        }
+        Ok((z, vec![rows, width]))
+    }
+
+    fn backward(&self, [w, packed]: [View<'_>; 2], _: &[f32], gradient: &[f32]) -> Result<Gradients<2>> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let kept = kept.unwrap_or_else(|| self.encoders.iter().map(|e| e.compute(w.data, packed.data)).collect());
+        let transposed = |e: &Encoder| {
+            let mut transposed = Scratch::take(e.sizes.d * e.sizes.columns());
+            transpose(&mut transposed, &e.sizes.matrix(&packed.data[e.packed.clone()]), e.sizes.columns());
+            transposed
+        };
+        let matrices: Vec<Scratch> = self.encoders.par_iter().map(transposed).collect();
+        let items = self.uses.items();
+        let (size, uses) = (shard_items(items), self.uses.count());
+        let shards = items.div_ceil(size);
+        // The shards of all modalities side by side keep every thread busy to the end.
+        let parts: Vec<Part> = (0..shards * self.encoders.len())
+            .into_par_iter()
+            .map(|at| {
+                let (m, shard) = (at / shards, at % shards);
+                let encoder = &self.encoders[m];
+                let parameters = (&w.data[encoder.w.clone()], &packed.data[encoder.packed.clone()], &matrices[m][..]);
+                let own = &gradient[m * uses * encoder.sizes.width..][..uses * encoder.sizes.width];
+                let range = shard * size..items.min((shard + 1) * size);
+                encoder.shard_gradients(range, parameters, (&self.uses, own), &kept[m], self.pooling_learns)
+            })
+            .collect();
+        let (mut dw, mut d_packed) = (Vec::new(), Vec::new());
+        for (encoder, parts) in self.encoders.iter().zip(parts.chunks(shards.max(1))) {
+            let column =
+                |pick: fn(&Part) -> &[f32], length| ordered_sum(&parts.iter().map(pick).collect::<Vec<_>>(), length);
+            let Sizes { d, .. } = encoder.sizes;
+            dw.extend(column(|p| &p.w, d));
+            let (matrix, tail) = (d * encoder.sizes.columns(), 3 * encoder.sizes.all());
+            d_packed.extend(encoder.sizes.packed(&column(|p| &p.matrix, matrix), &column(|p| &p.tail, tail)));
+        }
+        Ok([self.pooling_learns.then_some(dw), Some(d_packed)])
+    }
+}

@@ -1,0 +1,154 @@
+//! What enters the transformer: Dropout(LayerNorm(z + id + position)), gathered token by token.
+
+use candle_core::{Result, Tensor, bail};
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+use super::elementwise::scatter;
+use super::norm::{Norm, drop_all, norm_rows, norm_rows_backward};
+use super::{Fused, Gradients, View, apply2, apply3, ordered_sum};
+use crate::scratch::Scratch;
+use crate::{Dropout, Uses};
+
+/// Tokens of a shard.
+const TOKENS: usize = 512;
+
+pub(crate) fn sequence_input(
+    z: (&Tensor, &[u32]),
+    ids: Option<(&Tensor, &[u32])>,
+    (packed, positions): (&Tensor, &[u32]),
+    dropout: Dropout,
+) -> Result<Tensor> {
+    let uses = |table: &Tensor, rows: &[u32]| -> Result<Uses> {
+        let n = table.dim(0)?;
+        match rows.iter().find(|&&row| row as usize >= n) {
+            Some(row) => bail!("sequence_input: row {row} of {n}"),
+            None => Ok(Uses::new(rows.to_vec(), n)),
+        }
+    };
+    let input = Input { z: uses(z.0, z.1)?, positions: positions.to_vec(), dropout };
+    match ids {
+        Some((table, ids)) => apply3(WithIds { input, ids: uses(table, ids)? }, z.0, packed, table),
+        None => apply2(input, z.0, packed),
+    }
+}
+
+struct Input {
+    z: Uses,
+    /// Of each token.
+    positions: Vec<u32>,
+    dropout: Dropout,
+}
+
+struct WithIds {
+    input: Input,
+    ids: Uses,
+}
+
+/// `[n + 2, d]` packed: positions, then the LayerNorm's weight and bias.
+fn norm_of(packed: &[f32], d: usize) -> (&[f32], Norm<'_>) {
+    let (positions, norm) = packed.split_at(packed.len() - 2 * d);
+    let (weight, bias) = norm.split_at(d);
+    (positions, Norm { weight, bias })
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
+fn add_row(v: &mut [f32], row: &[f32]) {
+    v.iter_mut().zip(row).for_each(|(v, x)| *v += x);
+}
+
+/// A table and which of its rows each token takes.
+type Rows<'a> = (&'a [f32], &'a Uses);
+
+impl Input {
+    fn sums(&self, first: usize, v: &mut [f32], z: &[f32], ids: Option<Rows<'_>>, positions: &[f32], d: usize) {
+        for (i, v) in v.chunks_exact_mut(d).enumerate() {
+            let token = first + i;
+            let row = |table: &[f32], row: u32| row as usize * d..(row as usize * d + d).min(table.len());
+            v.copy_from_slice(&z[row(z, self.z.item_of()[token])]);
+            if let Some((table, ids)) = ids {
+                add_row(v, &table[row(table, ids.item_of()[token])]);
+            }
+            add_row(v, &positions[row(positions, self.positions[token])]);
+        }
+    }
+
+    fn forward(&self, z: View<'_>, packed: View<'_>, ids: Option<(View<'_>, &Uses)>) -> Result<(Vec<f32>, Vec<usize>)> {
+        let (&[_, d], &[rows, d2]) = (z.dims, packed.dims) else {
+            bail!("sequence_input: expected two matrices, found {:?} and {:?}", z.dims, packed.dims)
+        };
+        let last = self.positions.iter().copied().max().unwrap_or(0) as usize;
+        let one_width = d == d2 && ids.as_ref().is_none_or(|(ids, _)| ids.dims[1] == d);
+        if !one_width || rows < 3 || last + 2 >= rows || self.positions.len() != self.z.count() {
+            bail!("sequence_input: {:?} and {:?} do not fit each other and position {last}", z.dims, packed.dims);
+        }
+        let (positions, norm) = norm_of(packed.data, d);
+        let ids = ids.as_ref().map(|(ids, uses)| (ids.data, *uses));
+        let mut y = vec![0.0; self.z.count() * d];
+        y.par_chunks_mut(TOKENS * d).enumerate().for_each(|(shard, y)| {
+            let (mut v, mut inverse) = (Scratch::take(y.len()), Scratch::take(y.len() / d));
+            self.sums(shard * TOKENS, &mut v, z.data, ids, positions, d);
+            norm_rows(&mut v, &mut inverse, y, norm);
+            drop_all(y, shard * TOKENS * d, self.dropout);
+        });
+        Ok((y, vec![self.z.count(), d]))
+    }
+
+    /// Gradients of z, of the packed vector, and of the ids.
+    fn backward(
+        &self,
+        (z, packed, ids): (&[f32], &[f32], Option<Rows<'_>>),
+        gradient: &[f32],
+        d: usize,
+    ) -> (Vec<f32>, Vec<f32>, Option<Vec<f32>>) {
+        let (positions, norm) = norm_of(packed, d);
+        let mut dv = Scratch::take(gradient.len());
+        let parts: Vec<Vec<f32>> = dv
+            .par_chunks_mut(TOKENS * d)
+            .enumerate()
+            .map(|(shard, dv)| {
+                let first = shard * TOKENS;
+                let (mut n, mut y) = (Scratch::take(dv.len()), Scratch::take(dv.len()));
+                let mut inverse = Scratch::take(dv.len() / d);
+                self.sums(first, &mut n, z, ids, positions, d);
+                norm_rows(&mut n, &mut inverse, &mut y, norm);
+                dv.copy_from_slice(&gradient[first * d..first * d + dv.len()]);
+                drop_all(dv, first * d, self.dropout);
+                let mut sums = vec![0.0; 2 * d];
+                let (dw, db) = sums.split_at_mut(d);
+                norm_rows_backward(dv, &n, &inverse, norm.weight, (dw, db));
+                sums
+            })
+            .collect();
+        let mut d_packed = scatter(&Uses::new(self.positions.clone(), positions.len() / d), &dv, d);
+        d_packed.extend(ordered_sum(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>(), 2 * d));
+        (scatter(&self.z, &dv, d), d_packed, ids.map(|(_, ids)| scatter(ids, &dv, d)))
+    }
+}
+
+impl Fused<2> for Input {
+    const NAME: &'static str = "sequence_input";
+
+    fn forward(&self, [z, packed]: [View<'_>; 2]) -> Result<(Vec<f32>, Vec<usize>)> {
+        self.forward(z, packed, None)
+    }
+
+    fn backward(&self, [z, packed]: [View<'_>; 2], _: &[f32], gradient: &[f32]) -> Result<Gradients<2>> {
+        let (dz, d_packed, _) = self.backward((z.data, packed.data, None), gradient, z.dims[1]);
+        Ok([Some(dz), Some(d_packed)])
+    }
+}
+
+impl Fused<3> for WithIds {
+    const NAME: &'static str = "sequence_input";
+
+    fn forward(&self, [z, packed, ids]: [View<'_>; 3]) -> Result<(Vec<f32>, Vec<usize>)> {
+        self.input.forward(z, packed, Some((ids, &self.ids)))
+    }
+
+    fn backward(&self, [z, packed, ids]: [View<'_>; 3], _: &[f32], gradient: &[f32]) -> Result<Gradients<3>> {
+        let inputs = (z.data, packed.data, Some((ids.data, &self.ids)));
+        let (dz, d_packed, d_ids) = self.input.backward(inputs, gradient, z.dims[1]);
+        Ok([Some(dz), Some(d_packed), d_ids])
+    }
+}

@@ -1,0 +1,388 @@
+//! One post-norm transformer layer over packed sequences in one operator: attention, feed-forward block with GELU, both
+//! with dropout, residual and LayerNorm.
+//!
+//! Work goes through chunks of whole sequences whose intermediates fit the second-level cache; backward needs them again,
+//! but for attention weights and GELU, which it computes anew. Chunks are cut by the lengths alone, shards are runs of
+//! chunks, and what the shards add to the weights is summed in their order.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
+
+use super::attention::{Place, attend, attend_backward};
+use super::elementwise::{gelu, gelu_backward};
+use super::norm::{Norm, add_dropped, drop_all, norm_rows, norm_rows_backward};
+use super::{Fused, Gradients, View, apply2, ordered_sum};
+use crate::kernel::{Mat, add_rows, matmul};
+use crate::scratch::Scratch;
+use crate::{LayerDropout, LayerSizes, Segments};
+
+/// Tokens of a chunk, about.
+const TOKENS: usize = 128;
+
+/// At most this many shards, because each holds a gradient of all weights.
+const SHARDS: usize = 32;
+
+pub(crate) fn transformer_layer(
+    x: &Tensor,
+    packed: &Tensor,
+    sizes: LayerSizes,
+    segments: &Segments,
+    last_only: bool,
+    dropout: LayerDropout,
+) -> Result<Tensor> {
+    let op = Layer {
+        sizes,
+        segments: segments.clone(),
+        last_only,
+        dropout,
+        keeps: x.track_op() || packed.track_op(),
+        kept: Mutex::new(Vec::new()),
+    };
+    apply2(op, x, packed)
+}
+
+struct Layer {
+    sizes: LayerSizes,
+    segments: Segments,
+    last_only: bool,
+    dropout: LayerDropout,
+    keeps: bool,
+    /// What forward computed, chunk by chunk in the shards' order.
+    kept: Mutex<Vec<Vec<Values>>>,
+}
+
+/// The layer's parameters, or their gradients, as parts of one vector. Weights are `[in, out]`.
+struct Parts<T> {
+    query: T,
+    key_value: T,
+    output: T,
+    query_bias: T,
+    key_value_bias: T,
+    output_bias: T,
+    up: T,
+    up_bias: T,
+    down: T,
+    down_bias: T,
+    /// LayerNorm weights and biases: after attention, after the feed-forward block.
+    norms: [T; 4],
+}
+
+impl LayerSizes {
+    fn lengths(self) -> [usize; 14] {
+        let Self { width: d, feed_forward: f, .. } = self;
+        [d * d, 2 * d * d, d * d, d, 2 * d, d, d * f, f, f * d, d, d, d, d, d]
+    }
+
+    /// The number of the layer's parameters.
+    fn count(self) -> usize {
+        self.lengths().iter().sum()
+    }
+
+    fn parts(self, packed: &[f32]) -> Parts<&[f32]> {
+        let mut rest = packed;
+        let mut next = self.lengths().map(|length| {
+            let (part, after) = rest.split_at(length);
+            rest = after;
+            part
+        });
+        Parts::of(&mut next)
+    }
+
+    fn parts_mut(self, packed: &mut [f32]) -> Parts<&mut [f32]> {
+        let mut rest = packed;
+        let mut next = self.lengths().map(|length| {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(length);
+            rest = after;
+            part
+        });
+        Parts::of(&mut next)
+    }
+}
+
+impl<T: Default> Parts<T> {
+    fn of(parts: &mut [T; 14]) -> Self {
+        let mut next = parts.iter_mut().map(std::mem::take);
+        let mut part = || next.next().unwrap_or_default();
+        Self {
+            query: part(),
+            key_value: part(),
+            output: part(),
+            query_bias: part(),
+            key_value_bias: part(),
+            output_bias: part(),
+            up: part(),
+            up_bias: part(),
+            down: part(),
+            down_bias: part(),
+            norms: [part(), part(), part(), part()],
+        }
+    }
+}
+
+/// A run of whole sequences.
+struct Chunk {
+    sequences: std::ops::Range<usize>,
+    /// Its tokens.
+    tokens: std::ops::Range<usize>,
+    /// Its rows in the result: its tokens, or its sequences when only last tokens are asked for.
+    rows: std::ops::Range<usize>,
+}
+
+/// What a chunk's forward computes.
+struct Values {
+    /// The rows of x that ask: all tokens, or the last ones.
+    asking: Scratch,
+    query: Scratch,
+    key_value: Scratch,
+    attended: Scratch,
+    /// Standardised, and 1/s, after attention and after the feed-forward block.
+    n1: Scratch,
+    inverse1: Scratch,
+    x1: Scratch,
+    up: Scratch,
+    n2: Scratch,
+    inverse2: Scratch,
+}
+
+fn product(out: &mut [f32], x: &[f32], weight: &[f32], bias: &[f32], a: usize) {
+    out.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
+    matmul(out, Mat::new(x, x.len() / a, a), Mat::new(weight, a, bias.len()), true);
+}
+
+/// What y = x W + b adds to dW and db.
+fn weight_gradient(dw: &mut [f32], db: &mut [f32], x: &[f32], dy: &[f32]) {
+    let (a, b) = (dw.len() / db.len(), db.len());
+    matmul(dw, Mat::new(x, x.len() / a, a).t(), Mat::new(dy, dy.len() / b, b), true);
+    add_rows(db, dy);
+}
+
+/// dx = dy W^T, or dx += when `add`.
+fn input_gradient(dx: &mut [f32], weight: &[f32], dy: &[f32], b: usize, add: bool) {
+    let a = weight.len() / b;
+    matmul(dx, Mat::new(dy, dy.len() / b, b), Mat::new(weight, a, b).t(), add);
+}
+
+impl Layer {
+    fn chunk(&self, sequences: std::ops::Range<usize>) -> Chunk {
+        let tokens = self.segments.range(sequences.start).start..self.segments.range(sequences.end - 1).end;
+        let rows = if self.last_only { sequences.clone() } else { tokens.clone() };
+        Chunk { sequences, tokens, rows }
+    }
+
+    /// Runs of chunks; their number depends on the number of chunks alone.
+    fn shards(&self) -> Vec<Vec<Chunk>> {
+        let chunks: Vec<Chunk> = self.segments.shards(TOKENS).into_iter().map(|s| self.chunk(s)).collect();
+        let size = chunks.len().div_ceil(SHARDS).max(1);
+        let mut chunks = chunks.into_iter();
+        std::iter::from_fn(|| Some(chunks.by_ref().take(size).collect()).filter(|shard: &Vec<_>| !shard.is_empty()))
+            .collect()
+    }
+
+    fn place(&self, sequence: usize) -> Place {
+        let range = self.segments.range(sequence);
+        let queries = if self.last_only { 1 } else { range.len() };
+        Place { first: range.start, queries, keys: range.len(), d: self.sizes.width, heads: self.sizes.heads }
+    }
+
+    /// Places of a chunk's sequences with the chunk's rows and tokens of each, counted from its first.
+    fn places<'a>(
+        &'a self,
+        chunk: &'a Chunk,
+    ) -> impl Iterator<Item = (Place, std::ops::Range<usize>, std::ops::Range<usize>)> + 'a {
+        chunk.sequences.clone().map(|sequence| {
+            let place = self.place(sequence);
+            let row = if self.last_only { sequence } else { place.first } - chunk.rows.start;
+            let token = place.first - chunk.tokens.start;
+            (place, row..row + place.queries, token..token + place.keys)
+        })
+    }
+
+    /// A chunk's layer: x `[tokens, d]` to y `[rows, d]`.
+    fn forward_chunk(&self, chunk: &Chunk, x: &[f32], p: &Parts<&[f32]>, y: &mut [f32]) -> Values {
+        let LayerSizes { width: d, feed_forward: f, .. } = self.sizes;
+        let (rows, tokens, first) = (chunk.rows.len(), chunk.tokens.len(), chunk.rows.start * d);
+        let mut v = Values {
+            asking: Scratch::take(rows * d),
+            query: Scratch::take(rows * d),
+            key_value: Scratch::take(tokens * 2 * d),
+            attended: Scratch::take(rows * d),
+            n1: Scratch::take(rows * d),
+            inverse1: Scratch::take(rows),
+            x1: Scratch::take(rows * d),
+            up: Scratch::take(rows * f),
+            n2: Scratch::take(rows * d),
+            inverse2: Scratch::take(rows),
+        };
+        let mut work = self.work(chunk);
+        for (place, row, token) in self.places(chunk) {
+            let last = (token.end - place.queries) * d..token.end * d;
+            v.asking[row.start * d..row.end * d].copy_from_slice(&x[last]);
+        }
+        product(&mut v.query, &v.asking, p.query, p.query_bias, d);
+        product(&mut v.key_value, x, p.key_value, p.key_value_bias, d);
+        for (place, row, token) in self.places(chunk) {
+            let (row, token) = (row.start * d..row.end * d, token.start * 2 * d..token.end * 2 * d);
+            let (q, kv) = (&v.query[row.clone()], &v.key_value[token]);
+            attend(&mut v.attended[row], q, kv, place, self.dropout.weights, &mut work);
+        }
+        let mut branch = Scratch::take(rows * d);
+        product(&mut branch, &v.attended, p.output, p.output_bias, d);
+        v.n1.copy_from_slice(&v.asking);
+        add_dropped(&mut v.n1, &branch, first, self.dropout.attention);
+        let [w1, b1, w2, b2] = p.norms;
+        norm_rows(&mut v.n1, &mut v.inverse1, &mut v.x1, Norm { weight: w1, bias: b1 });
+        product(&mut v.up, &v.x1, p.up, p.up_bias, d);
+        let mut activated = Scratch::take(rows * f);
+        gelu(&v.up, &mut activated);
+        product(&mut branch, &activated, p.down, p.down_bias, f);
+        v.n2.copy_from_slice(&v.x1);
+        add_dropped(&mut v.n2, &branch, first, self.dropout.feed_forward);
+        norm_rows(&mut v.n2, &mut v.inverse2, y, Norm { weight: w2, bias: b2 });
+        v
+    }
+
+    /// Room for three values a key of the longest sequence.
+    fn work(&self, chunk: &Chunk) -> Scratch {
+        Scratch::take(3 * chunk.sequences.clone().map(|s| self.segments.range(s).len()).max().unwrap_or(0))
+    }
+
+    /// A chunk's gradients: dy `[rows, d]`, in place, to dx `[tokens, d]`, and what the chunk adds to `dp`.
+    fn backward_chunk(
+        &self,
+        chunk: &Chunk,
+        (x, mut v): (&[f32], Values),
+        p: &Parts<&[f32]>,
+        dy: &mut [f32],
+        dx: &mut [f32],
+        dp: &mut Parts<&mut [f32]>,
+    ) {
+        let LayerSizes { width: d, feed_forward: f, .. } = self.sizes;
+        let (rows, tokens, first) = (chunk.rows.len(), chunk.tokens.len(), chunk.rows.start * d);
+        let mut branch = Scratch::take(rows * d);
+        let [dw1, db1, dw2, db2] = &mut dp.norms;
+        norm_rows_backward(dy, &v.n2, &v.inverse2, p.norms[2], (dw2, db2));
+        let mut dx1 = Scratch::take(rows * d);
+        dx1.copy_from_slice(dy);
+        drop_all(dy, first, self.dropout.feed_forward);
+        let mut activated = Scratch::take(rows * f);
+        gelu(&v.up, &mut activated);
+        weight_gradient(dp.down, dp.down_bias, &activated, dy);
+        let mut dup = Scratch::take(rows * f);
+        input_gradient(&mut dup, p.down, dy, d, false);
+        gelu_backward(&v.up, &mut dup);
+        weight_gradient(dp.up, dp.up_bias, &v.x1, &dup);
+        input_gradient(&mut dx1, p.up, &dup, f, true);
+
+        norm_rows_backward(&mut dx1, &v.n1, &v.inverse1, p.norms[0], (dw1, db1));
+        branch.copy_from_slice(&dx1);
+        drop_all(&mut branch, first, self.dropout.attention);
+        weight_gradient(dp.output, dp.output_bias, &v.attended, &branch);
+        let (d_attended, mut work) = (&mut v.attended, self.work(chunk));
+        input_gradient(d_attended, p.output, &branch, d, false);
+        let (mut dq, mut dkv) = (Scratch::zeros(rows * d), Scratch::zeros(tokens * 2 * d));
+        for (place, row, token) in self.places(chunk) {
+            let (row, token) = (row.start * d..row.end * d, token.start * 2 * d..token.end * 2 * d);
+            let inputs = (&v.query[row.clone()], &v.key_value[token.clone()], &d_attended[row.clone()]);
+            attend_backward((&mut dq[row], &mut dkv[token]), inputs, place, self.dropout.weights, &mut work);
+        }
+        weight_gradient(dp.query, dp.query_bias, &v.asking, &dq);
+        weight_gradient(dp.key_value, dp.key_value_bias, x, &dkv);
+        input_gradient(&mut dx1, p.query, &dq, d, true);
+        input_gradient(dx, p.key_value, &dkv, 2 * d, false);
+        for (place, row, token) in self.places(chunk) {
+            let last = (token.end - place.queries) * d..token.end * d;
+            dx[last].iter_mut().zip(&dx1[row.start * d..row.end * d]).for_each(|(dx, d1)| *dx += d1);
+        }
+    }
+}
+
+/// Cuts a slice with `width` values a row into the shards' parts.
+fn cut(mut data: &mut [f32], lengths: impl Iterator<Item = usize>, width: usize) -> Vec<&mut [f32]> {
+    lengths
+        .map(|length| {
+            let (part, rest) = std::mem::take(&mut data).split_at_mut(length * width);
+            data = rest;
+            part
+        })
+        .collect()
+}
+
+fn rows_of(shard: &[Chunk]) -> usize {
+    shard.iter().map(|chunk| chunk.rows.len()).sum()
+}
+
+fn tokens_of(shard: &[Chunk]) -> usize {
+    shard.iter().map(|chunk| chunk.tokens.len()).sum()
+}
+
+impl Fused<2> for Layer {
+    const NAME: &'static str = "transformer_layer";
+
+    fn forward(&self, [x, packed]: [View<'_>; 2]) -> Result<(Vec<f32>, Vec<usize>)> {
+        let LayerSizes { width: d, heads, .. } = self.sizes;
+        if x.dims != [self.segments.tokens(), d] || packed.dims != [self.sizes.count()] || !d.is_multiple_of(heads) {
+            let tokens = self.segments.tokens();
+            bail!("transformer_layer: {:?} and {:?} do not fit {tokens} tokens, {:?}", x.dims, packed.dims, self.sizes);
+        }
+        let shards = self.shards();
+        let rows: usize = shards.iter().map(|s| rows_of(s)).sum();
+        let mut y = vec![0.0; rows * d];
+        let parts = self.sizes.parts(packed.data);
+        let outs = cut(&mut y, shards.iter().map(|s| rows_of(s)), d);
+        let kept: Vec<Vec<Values>> = outs
+            .into_par_iter()
+            .zip(&shards)
+            .map(|(mut y, shard)| {
+                let mut kept = Vec::new();
+                for chunk in shard {
+                    let (own, rest) = std::mem::take(&mut y).split_at_mut(chunk.rows.len() * d);
+                    y = rest;
+                    let x = &x.data[chunk.tokens.start * d..chunk.tokens.end * d];
+                    let values = self.forward_chunk(chunk, x, &parts, own);
+                    kept.extend(self.keeps.then_some(values));
+                }
+                kept
+            })
+            .collect();
+        if self.keeps {
+            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = kept;
+        }
+        Ok((y, vec![rows, d]))
+    }
+
+    fn backward(&self, [x, packed]: [View<'_>; 2], _: &[f32], gradient: &[f32]) -> Result<Gradients<2>> {
+        let d = self.sizes.width;
+        let shards = self.shards();
+        let mut dx = vec![0.0; x.data.len()];
+        let parts = self.sizes.parts(packed.data);
+        let mut kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        kept.resize_with(shards.len(), Vec::new);
+        let sums: Vec<Scratch> = cut(&mut dx, shards.iter().map(|s| tokens_of(s)), d)
+            .into_par_iter()
+            .zip(&shards)
+            .zip(kept)
+            .map(|((mut dx, shard), kept)| {
+                let mut kept = kept.into_iter();
+                let mut sums = Scratch::zeros(packed.data.len());
+                let mut dp = self.sizes.parts_mut(&mut sums);
+                for chunk in shard {
+                    let (own, rest) = std::mem::take(&mut dx).split_at_mut(chunk.tokens.len() * d);
+                    dx = rest;
+                    let x = &x.data[chunk.tokens.start * d..chunk.tokens.end * d];
+                    let mut dy = Scratch::take(chunk.rows.len() * d);
+                    dy.copy_from_slice(&gradient[chunk.rows.start * d..chunk.rows.end * d]);
+                    // A second backward finds nothing kept and computes it again.
+                    let values = kept.next().unwrap_or_else(|| {
+                        self.forward_chunk(chunk, x, &parts, &mut Scratch::take(chunk.rows.len() * d))
+                    });
+                    self.backward_chunk(chunk, (x, values), &parts, &mut dy, own, &mut dp);
+                }
+                sums
+            })
+            .collect();
+        let sums: Vec<&[f32]> = sums.iter().map(|s| &s[..]).collect();
+        Ok([Some(dx), Some(ordered_sum(&sums, packed.data.len()))])
+    }
+}
