@@ -66,7 +66,7 @@ impl Sequences {
                 return Err(file.wrong(format!("`item_count`: expected one number, found {other:?}")));
             }
         };
-        check_offsets(&file, &offsets, items.len())?;
+        check_offsets(&offsets, items.len()).map_err(|reason| file.wrong(reason))?;
         if times.len() != items.len() {
             return Err(file.wrong(format!("`times` has {} entries, expected {}", times.len(), items.len())));
         }

@@ -1,9 +1,16 @@
+use std::marker::PhantomData;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use half::{bf16, f16};
+use safetensors::Dtype;
 
-use crate::tensors::check_offsets;
+use crate::map::Map;
+use crate::tensors::{check_offsets, other_items, parse};
 use crate::{Error, Fingerprint, Header, Result, Tensor, TensorFile, write_tensors};
+
+const REMEDY: &str = "run `make extract` again, or the program that wrote it";
 
 /// How feature values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +91,6 @@ impl Features {
 
     /// Reads and verifies the file for a dataset whose items are `item_hash`, `item_count` of them.
     pub fn read(path: &Path, item_hash: &Fingerprint, item_count: usize) -> Result<Self> {
-        const REMEDY: &str = "run `make extract` again, or the program that wrote it";
         let mut file = TensorFile::read(path, Self::FORMAT, Self::VERSION, REMEDY)?;
         file.expect_items(item_hash, REMEDY)?;
         let offsets = file.take_i64("offsets")?;
@@ -95,7 +101,7 @@ impl Features {
         if offsets.len() != item_count + 1 {
             return Err(file.wrong(format!("`offsets`: expected [{}], found [{}]", item_count + 1, offsets.len())));
         }
-        check_offsets(&file, &offsets, values.shape()[0])?;
+        check_offsets(&offsets, values.shape()[0]).map_err(|reason| file.wrong(reason))?;
         let Some(floats) = to_f32(&values) else {
             return Err(file.wrong("`values`: expected F16, BF16 or F32"));
         };
@@ -105,6 +111,103 @@ impl Features {
         }
         Ok(Self { offsets, values, item_hash: item_hash.clone() })
     }
+}
+
+/// Features as training reads them: values stay in their stored type, in the memory map.
+pub struct MappedFeatures {
+    /// `[I+1]`.
+    pub offsets: Vec<i64>,
+    /// d, the width of a row.
+    pub width: usize,
+    /// `[rows, width]`.
+    pub values: MappedValues,
+}
+
+/// Values in their stored type.
+pub enum MappedValues {
+    /// IEEE half.
+    F16(Values<f16>),
+    /// Brain half.
+    Bf16(Values<bf16>),
+    /// Single.
+    F32(Values<f32>),
+}
+
+/// A slice that may lie in a mapped file.
+pub type Values<T> = Arc<dyn AsRef<[T]> + Send + Sync>;
+
+impl MappedFeatures {
+    /// Maps and verifies the file for a dataset whose items are `item_hash`, `item_count` of them.
+    pub fn open(path: &Path, item_hash: &Fingerprint, item_count: usize) -> Result<Self> {
+        let map = Arc::new(Map::open(path)?);
+        let wrong = |reason: String| Error::unusable(path, reason, REMEDY);
+        let (header, file) = parse(path, &map, Features::FORMAT, Features::VERSION, REMEDY)?;
+        if header.items != *item_hash {
+            return Err(other_items(path, &header, item_hash, REMEDY));
+        }
+        let tensor = |name: &str| file.tensor(name).map_err(|_| wrong(format!("tensor `{name}` is missing")));
+        let (offsets, values) = (tensor("offsets")?, tensor("values")?);
+        let &[rows, width] = values.shape() else {
+            return Err(wrong(format!("`values`: expected [rows, width], found {:?}", values.shape())));
+        };
+        if offsets.dtype() != Dtype::I64 || offsets.shape() != [item_count + 1] {
+            let found = format!("{:?} {:?}", offsets.dtype(), offsets.shape());
+            return Err(wrong(format!("`offsets`: expected I64 [{}], found {found}", item_count + 1)));
+        }
+        let offsets: Vec<i64> = offsets.data().as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
+        check_offsets(&offsets, rows).map_err(wrong)?;
+        let start = values.data().as_ptr() as usize - map.as_ptr() as usize;
+        let range = start..start + values.data().len();
+        let values = match values.dtype() {
+            Dtype::F16 => MappedValues::F16(view(&map, range, f16::from_le_bytes)),
+            Dtype::BF16 => MappedValues::Bf16(view(&map, range, bf16::from_le_bytes)),
+            Dtype::F32 => MappedValues::F32(view(&map, range, f32::from_le_bytes)),
+            other => return Err(wrong(format!("`values`: expected F16, BF16 or F32, found {other:?}"))),
+        };
+        if let Some((at, value)) = values.not_finite() {
+            return Err(wrong(format!("`values` holds {value} in row {}", at / width.max(1))));
+        }
+        Ok(Self { offsets, width, values })
+    }
+}
+
+impl MappedValues {
+    fn not_finite(&self) -> Option<(usize, f32)> {
+        fn first<T: Copy + Into<f32>>(values: &[T]) -> Option<(usize, f32)> {
+            values.iter().map(|&v| v.into()).enumerate().find(|(_, v): &(usize, f32)| !v.is_finite())
+        }
+        match self {
+            Self::F16(values) => first((**values).as_ref()),
+            Self::Bf16(values) => first((**values).as_ref()),
+            Self::F32(values) => first((**values).as_ref()),
+        }
+    }
+}
+
+/// A part of a mapped file as numbers.
+struct Part<T> {
+    map: Arc<Map>,
+    range: Range<usize>,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T: bytemuck::Pod> AsRef<[T]> for Part<T> {
+    fn as_ref(&self) -> &[T] {
+        bytemuck::try_cast_slice(&self.map[self.range.clone()]).unwrap_or_default()
+    }
+}
+
+/// The bytes in `range` as numbers: where they lie, or copied where the file does not align them.
+fn view<T: bytemuck::Pod + Send + Sync, const N: usize>(
+    map: &Arc<Map>,
+    range: Range<usize>,
+    read: fn([u8; N]) -> T,
+) -> Values<T> {
+    let bytes = &map[range.clone()];
+    if cfg!(target_endian = "little") && bytemuck::try_cast_slice::<u8, T>(bytes).is_ok() {
+        return Arc::new(Part { map: map.clone(), range, kind: PhantomData });
+    }
+    Arc::new(bytes.as_chunks::<N>().0.iter().map(|b| read(*b)).collect::<Vec<T>>())
 }
 
 fn to_f32(values: &Tensor) -> Option<Vec<f32>> {
@@ -119,7 +222,7 @@ fn to_f32(values: &Tensor) -> Option<Vec<f32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hash_ids;
+    use crate::{files, hash_ids};
 
     #[test]
     fn a_value_too_large_for_its_type_is_refused_at_write_time() {
@@ -142,5 +245,42 @@ mod tests {
         features.values = Tensor::F32(vec![0.0, f32::NAN, 0.0, 0.0], vec![2, 2]);
         features.write(&path, "extract", serde_json::Value::Null).unwrap();
         assert!(Features::read(&path, &hash, 2).unwrap_err().to_string().contains("row 0"));
+    }
+
+    #[test]
+    fn mapped_features_are_those_read_in_every_type_and_refuse_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text.x.safetensors");
+        let hash = hash_ids(["a", "b"]);
+        let values = [0.5, 1.0, -2.0, 0.25];
+        for as_type in [FeatureType::F16, FeatureType::Bf16, FeatureType::F32] {
+            let features = Features::from_f32(vec![0, 0, 2], &values, 2, as_type, hash.clone()).unwrap();
+            features.write(&path, "extract", serde_json::Value::Null).unwrap();
+            let mapped = MappedFeatures::open(&path, &hash, 2).unwrap();
+            let found: Vec<f32> = match &mapped.values {
+                MappedValues::F16(v) => (**v).as_ref().iter().map(|x| x.to_f32()).collect(),
+                MappedValues::Bf16(v) => (**v).as_ref().iter().map(|x| x.to_f32()).collect(),
+                MappedValues::F32(v) => (**v).as_ref().to_vec(),
+            };
+            assert_eq!((found, mapped.offsets, mapped.width), (values.to_vec(), vec![0, 0, 2], 2));
+        }
+        let refusal = |hash: &Fingerprint, count: usize| {
+            let read = Features::read(&path, hash, count).unwrap_err().to_string();
+            let mapped = MappedFeatures::open(&path, hash, count).err().unwrap().to_string();
+            assert!(mapped.contains("text.x.safetensors"), "{mapped}");
+            (read, mapped)
+        };
+        let (read, mapped) = refusal(&hash_ids(["a", "c"]), 2);
+        assert_eq!(read, mapped);
+        assert!(refusal(&hash, 3).1.contains("`offsets`: expected I64 [4], found I64 [3]"));
+        let infinite = Features {
+            offsets: vec![0, 0, 2],
+            values: Tensor::F16(vec![f16::ONE, f16::ONE, f16::ONE, f16::INFINITY], vec![2, 2]),
+            item_hash: hash.clone(),
+        };
+        infinite.write(&path, "extract", serde_json::Value::Null).unwrap();
+        assert!(refusal(&hash, 2).1.contains("inf in row 1"));
+        files::write_bytes(&path, b"").unwrap();
+        refusal(&hash, 2);
     }
 }

@@ -11,13 +11,14 @@ pub mod files;
 mod fingerprint;
 mod layout;
 mod lock;
+mod map;
 mod stage;
 mod table;
 mod tensors;
 
 pub use dataset::{Items, Sequences, Users};
 pub use error::{Error, Result};
-pub use features::{FeatureType, Features};
+pub use features::{FeatureType, Features, MappedFeatures, MappedValues};
 pub use fingerprint::{Fingerprint, hash_ids};
 pub use layout::Layout;
 pub use lock::Lock;

@@ -130,6 +130,44 @@ fn form(dtype: Dtype, shape: &[usize]) -> String {
     format!("{dtype:?} {shape:?}")
 }
 
+/// The checked header and the tensors of a file's bytes.
+pub(crate) fn parse<'a>(
+    path: &Path,
+    bytes: &'a [u8],
+    format: &str,
+    version: u32,
+    remedy: &str,
+) -> Result<(Header, SafeTensors<'a>)> {
+    let damaged =
+        |e: &dyn std::fmt::Display| Error::unusable(path, format!("it is not a whole safetensors file ({e})"), remedy);
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(&e))?;
+    let Some(text) = metadata.metadata().as_ref().and_then(|m| m.get(HEADER_KEY)) else {
+        let reason = format!("its metadata has no key `{HEADER_KEY}` (docs/artifacts.md says what belongs there)");
+        return Err(Error::unusable(path, reason, remedy));
+    };
+    let unreadable = |e| Error::unusable(path, format!("its `{HEADER_KEY}` metadata can't be read ({e})"), remedy);
+    let (checksum, text) = split_checksum(text);
+    let header: Header = serde_json::from_str(&text).map_err(unreadable)?;
+    if header.format != format || header.version != version {
+        let reason = format!(
+            "expected format `{format}` version {version}, found `{}` version {}",
+            header.format, header.version
+        );
+        return Err(Error::unusable(path, reason, remedy));
+    }
+    let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(&e))?;
+    let content = || {
+        let tensors = file.tensors();
+        let parts = tensors.iter().map(|(name, view)| (&name[..], form(view.dtype(), view.shape()), view.data()));
+        Fingerprint::of_content(&text, parts)
+    };
+    if checksum.is_some_and(|checksum| checksum != content().as_str()) {
+        let reason = "its content is not what was written (the header's `checksum` differs)".to_owned();
+        return Err(Error::unusable(path, reason, remedy));
+    }
+    Ok((header, file))
+}
+
 /// A tensor file whose header has been read and checked.
 #[derive(Debug)]
 pub struct TensorFile {
@@ -142,34 +180,7 @@ impl TensorFile {
     /// Reads `path` and checks that it is of `format` in `version`. `remedy` says how to make it anew.
     pub fn read(path: &Path, format: &str, version: u32, remedy: &str) -> Result<Self> {
         let bytes = files::read(path)?;
-        let damaged = |e: &dyn std::fmt::Display| {
-            Error::unusable(path, format!("it is not a whole safetensors file ({e})"), remedy)
-        };
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e))?;
-        let Some(text) = metadata.metadata().as_ref().and_then(|m| m.get(HEADER_KEY)) else {
-            let reason = format!("its metadata has no key `{HEADER_KEY}` (docs/artifacts.md says what belongs there)");
-            return Err(Error::unusable(path, reason, remedy));
-        };
-        let unreadable = |e| Error::unusable(path, format!("its `{HEADER_KEY}` metadata can't be read ({e})"), remedy);
-        let (checksum, text) = split_checksum(text);
-        let header: Header = serde_json::from_str(&text).map_err(unreadable)?;
-        if header.format != format || header.version != version {
-            let reason = format!(
-                "expected format `{format}` version {version}, found `{}` version {}",
-                header.format, header.version
-            );
-            return Err(Error::unusable(path, reason, remedy));
-        }
-        let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(&e))?;
-        let content = || {
-            let tensors = file.tensors();
-            let parts = tensors.iter().map(|(name, view)| (&name[..], form(view.dtype(), view.shape()), view.data()));
-            Fingerprint::of_content(&text, parts)
-        };
-        if checksum.is_some_and(|checksum| checksum != content().as_str()) {
-            let reason = "its content is not what was written (the header's `checksum` differs)".to_owned();
-            return Err(Error::unusable(path, reason, remedy));
-        }
+        let (header, file) = parse(path, &bytes, format, version, remedy)?;
         let mut tensors = HashMap::with_capacity(file.len());
         for (name, view) in file.iter() {
             let Some(tensor) = Tensor::from_view(&view) else {
@@ -197,8 +208,7 @@ impl TensorFile {
         if self.header.items == *expected {
             return Ok(());
         }
-        let reason = format!("it is about other items (item hash {}, expected {expected})", self.header.items);
-        Err(Error::unusable(&self.path, reason, remedy))
+        Err(other_items(&self.path, &self.header, expected, remedy))
     }
 
     /// All names, sorted.
@@ -254,20 +264,21 @@ impl TensorFile {
 }
 
 /// Checks offsets `[n+1]` that cut `rows` rows into n segments: from 0, never falling, to `rows`.
-pub(crate) fn check_offsets(file: &TensorFile, offsets: &[i64], rows: usize) -> Result<()> {
+pub(crate) fn check_offsets(offsets: &[i64], rows: usize) -> std::result::Result<(), String> {
     if offsets.first() != Some(&0) {
-        return Err(file.wrong("`offsets` does not start at 0"));
+        return Err("`offsets` does not start at 0".to_owned());
     }
     if let Some(at) = offsets.windows(2).position(|w| w[1] < w[0]) {
-        return Err(file.wrong(format!(
-            "`offsets` falls from {} to {} at position {}",
-            offsets[at],
-            offsets[at + 1],
-            at + 1
-        )));
+        let (a, b) = (offsets[at], offsets[at + 1]);
+        return Err(format!("`offsets` falls from {a} to {b} at position {}", at + 1));
     }
     if offsets.last() != Some(&(rows as i64)) {
-        return Err(file.wrong(format!("`offsets` ends at {:?}, expected the number of rows, {rows}", offsets.last())));
+        return Err(format!("`offsets` ends at {:?}, expected the number of rows, {rows}", offsets.last()));
     }
     Ok(())
+}
+
+pub(crate) fn other_items(path: &Path, header: &Header, expected: &Fingerprint, remedy: &str) -> Error {
+    let reason = format!("it is about other items (item hash {}, expected {expected})", header.items);
+    Error::unusable(path, reason, remedy)
 }

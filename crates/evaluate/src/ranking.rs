@@ -1,6 +1,6 @@
 use mp4sr_models::{Error, Scorer};
+use mp4sr_ops::{Columns, count_at_least};
 use mp4sr_run::{Case, Split};
-use rayon::prelude::*;
 
 use crate::rank::BadScore;
 
@@ -32,7 +32,8 @@ pub enum RankError {
 /// One rank a user; 0 for a user whose sequence is too short for the split.
 pub type Ranks = Vec<u32>;
 
-/// Ranks the target of every user among all items. `sequence(u)` is the whole sequence of user u (0-based); of it only what
+/// Ranks the target of every user among all items, blocks of users against blocks of items: scores are never all held, so
+/// memory beyond the item matrix does not grow with the catalogue. `sequence(u)` is the whole sequence of user u (0-based); of it only what
 /// the split allows is read.
 pub fn rank_users<'a>(
     scorer: &dyn Scorer,
@@ -45,24 +46,151 @@ pub fn rank_users<'a>(
     let cases: Vec<(usize, Case<'a>)> =
         (0..users).filter_map(|user| Case::of(sequence(user), split).map(|case| (user, case))).collect();
     let mut ranks = vec![0; users];
-    let items = scorer.items().t()?.contiguous()?;
+    let columns = Columns::new(scorer.items())?;
     for block in cases.chunks(protocol.batch) {
         let histories: Vec<&[u32]> = block.iter().map(|(_, case)| case.history).collect();
-        let scores = mp4sr_ops::product(&scorer.sequences(&histories)?, &items)?;
-        let count = scores.dim(1)?;
-        let scores = scores.flatten_all()?.to_vec1::<f32>()?;
-        let found: Vec<Result<u32, RankError>> = scores
-            .par_chunks(count)
+        let vectors = scorer.sequences(&histories)?;
+        let mut standings: Vec<Standing> = vectors
+            .to_vec2::<f32>()?
+            .iter()
             .zip(block)
-            .map(|(scores, (user, case))| {
-                let seen = |item: u32| protocol.remove_seen && case.history.contains(&item);
-                crate::rank(scores, case.target, seen).map_err(|source| RankError::Score { user: user + 1, source })
-            })
+            .map(|(vector, (_, case))| Standing::new(columns.score(vector, case.target as usize - 1), case, protocol))
             .collect();
-        for ((user, _), rank) in block.iter().zip(found) {
-            ranks[*user] = rank?;
+        columns.scan(&vectors, &mut standings, Standing::visit)?;
+        // Where a target's score was rounded otherwise in its block, it is that one which others are compared with.
+        if standings.iter().any(|standing| standing.own.to_bits() != standing.found.to_bits()) {
+            standings.iter_mut().for_each(Standing::again);
+            columns.scan(&vectors, &mut standings, Standing::visit)?;
+        }
+        for ((user, _), standing) in block.iter().zip(standings) {
+            ranks[*user] = match standing.bad {
+                Some(source) => return Err(RankError::Score { user: user + 1, source }),
+                None => standing.ahead + 1,
+            };
         }
         progress(block.len() as u64);
     }
     Ok(ranks)
+}
+
+/// What is known of a target's rank while blocks of scores go by.
+struct Standing {
+    target: usize,
+    /// The target's score as computed by itself.
+    own: f32,
+    /// The target's score in its block.
+    found: f32,
+    /// Candidates scored at least as high.
+    ahead: u32,
+    /// Items that are no candidates, rising, without the target.
+    removed: Vec<usize>,
+    bad: Option<BadScore>,
+}
+
+impl Standing {
+    fn new(own: f32, case: &Case<'_>, protocol: Protocol) -> Self {
+        let mut removed: Vec<usize> = Vec::new();
+        if protocol.remove_seen {
+            removed.extend(case.history.iter().filter(|&&item| item != case.target).map(|&item| item as usize - 1));
+            removed.sort_unstable();
+            removed.dedup();
+        }
+        Self { target: case.target as usize - 1, own, found: own, ahead: 0, removed, bad: None }
+    }
+
+    fn again(&mut self) {
+        (self.own, self.ahead) = (self.found, 0);
+    }
+
+    fn visit(&mut self, first: usize, scores: &[f32]) {
+        if self.bad.is_some() {
+            return;
+        }
+        let Some(ahead) = count_at_least(scores, self.own) else {
+            let bad = scores.iter().position(|score| !score.is_finite());
+            self.bad = bad.map(|at| BadScore { item: (first + at) as u32 + 1, score: scores[at] });
+            return;
+        };
+        self.ahead += ahead;
+        let within = |item: usize| item.checked_sub(first).filter(|&at| at < scores.len());
+        if let Some(at) = within(self.target) {
+            self.found = scores[at];
+            self.ahead -= u32::from(self.found >= self.own);
+        }
+        let from = self.removed.partition_point(|&item| item < first);
+        for at in self.removed[from..].iter().map_while(|&item| within(item)) {
+            self.ahead -= u32::from(scores[at] >= self.own);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Tensor};
+    use mp4sr_models::Stream;
+    use proptest::prelude::*;
+
+    struct Fixed(Tensor, Tensor);
+
+    impl Scorer for Fixed {
+        fn items(&self) -> &Tensor {
+            &self.0
+        }
+        fn sequences(&self, histories: &[&[u32]]) -> mp4sr_models::Result<Tensor> {
+            // The vector of a history is chosen by its first item.
+            let rows: Vec<u32> = histories.iter().map(|h| h[0] % 7).collect();
+            self.1.index_select(&Tensor::from_vec(rows, histories.len(), &Device::Cpu)?, 0)
+        }
+    }
+
+    /// Vectors of few values, so that many scores are equal, and exact in any order of summing.
+    fn coarse(seed: u64, rows: usize, d: usize, kinds: u64) -> Tensor {
+        let values: Vec<f32> =
+            (0..(rows * d) as u64).map(|i| (Stream::new(seed).bits(i) % kinds) as f32 * 0.5 - 0.5).collect();
+        Tensor::from_vec(values, (rows, d), &Device::Cpu).unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        /// The streaming ranking against scores that are all held and counted one by one.
+        #[test]
+        fn streaming_agrees_with_the_naive_ranking(
+            items in prop_oneof![2usize..60, 1000usize..2600],
+            d in 1usize..140,
+            kinds in 2u64..5,
+            users in 1usize..50,
+            batch in 1usize..60,
+            remove_seen: bool,
+            seed: u64,
+        ) {
+            let scorer = Fixed(coarse(seed, items, d, kinds), coarse(seed ^ 1, 7, d, kinds));
+            let sequences: Vec<Vec<u32>> = (0..users as u64)
+                .map(|u| (0..1 + u % 9).map(|t| 1 + (Stream::new(seed).at(u).bits(t) % items as u64) as u32).collect())
+                .collect();
+            let protocol = Protocol { batch, remove_seen };
+            let found = rank_users(&scorer, users, |u| &sequences[u], Split::Test, protocol, |_| ()).unwrap();
+            let columns = scorer.0.t().unwrap().contiguous().unwrap();
+            for (sequence, found) in sequences.iter().zip(found) {
+                let Some(case) = Case::of(sequence, Split::Test) else {
+                    prop_assert_eq!(found, 0);
+                    continue;
+                };
+                let scores = scorer.sequences(&[case.history]).unwrap().matmul(&columns).unwrap();
+                let scores = scores.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let seen = |item| remove_seen && case.history.contains(&item);
+                prop_assert_eq!(found, crate::rank(&scores, case.target, seen).unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn a_score_that_is_not_finite_names_user_and_item() {
+        let items = Tensor::new(&[[1f32], [2.0], [f32::NAN]], &Device::Cpu).unwrap();
+        let scorer = Fixed(items, Tensor::ones((7, 1), candle_core::DType::F32, &Device::Cpu).unwrap());
+        let protocol = Protocol { batch: 4, remove_seen: false };
+        let error = rank_users(&scorer, 2, |_| &[1, 2], Split::Test, protocol, |_| ()).unwrap_err().to_string();
+        assert!(error.contains("user 1") && error.contains("item 3"), "{error}");
+    }
 }

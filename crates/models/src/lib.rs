@@ -17,7 +17,7 @@ pub use batch::Batch;
 pub use contrastive::CmclDirection;
 pub use encoder::{ItemEncoder, PoolingGradient};
 pub use mp4sr::{Config, Logits, Modality, Mp4sr, Pretraining};
-pub use mp4sr_ops::{Error, Ragged, Result, SameGroup, Stream};
+pub use mp4sr_ops::{Error, Ragged, Result, SameGroup, StoredValues, Stream};
 pub use parameters::{Initial, Parameters, Stored};
 pub use popularity::Popularity;
 pub use trace::Trace;

@@ -10,6 +10,7 @@ mod fused;
 mod kernel;
 pub mod plain;
 mod random;
+mod scan;
 mod scratch;
 mod segments;
 mod timing;
@@ -18,7 +19,8 @@ pub use adam::{Adam, AdamState};
 pub use candle_core::{Error, Result};
 pub use kernel::{keep_memory, start_threads, threads};
 pub use random::{Dropout, Stream};
-pub use segments::{Mask, Ragged, SameGroup, Segments, Uses};
+pub use scan::{Columns, count_at_least};
+pub use segments::{Mask, Ragged, SameGroup, Segments, StoredValues, Uses};
 pub use timing::take_timings;
 
 use candle_core::Tensor;

@@ -64,18 +64,19 @@ fn softmax(x: &Tensor) -> Result<Tensor> {
 pub fn pooling_weights(features: &Ragged, w: &Tensor, pad_rows: Option<usize>) -> Result<Tensor> {
     let (alpha, longest) = padded_weights(features, w, pad_rows)?;
     let real: Vec<u32> = (0..features.count())
-        .flat_map(|i| (0..(features.rows(i).len() / features.width()) as u32).map(move |s| (i * longest) as u32 + s))
+        .flat_map(|i| (0..features.rows_of(i) as u32).map(move |s| (i * longest) as u32 + s))
         .collect();
     gather(&alpha.flatten_all()?.unsqueeze(1)?, &real)?.squeeze(1)
 }
 
 fn padded_rows(features: &Ragged, w: &Tensor, pad_rows: Option<usize>) -> Result<(Tensor, Tensor, usize)> {
     let (n, d) = (features.count(), features.width());
-    let longest = (0..n).map(|i| features.rows(i).len() / d).max().unwrap_or(0).max(pad_rows.unwrap_or(0)).max(1);
+    let longest = (0..n).map(|i| features.rows_of(i)).max().unwrap_or(0).max(pad_rows.unwrap_or(0)).max(1);
     let mut values = vec![0.0f32; n * longest * d];
     let mut mask = vec![f32::NEG_INFINITY; n * longest];
+    let mut room = Vec::new();
     for i in 0..n {
-        let rows = features.rows(i);
+        let rows = features.rows(i, &mut room);
         values[i * longest * d..][..rows.len()].copy_from_slice(rows);
         let open = (rows.len() / d).max(pad_rows.unwrap_or(0));
         // An item without rows attends to one row of zeros, which pools to zeros.

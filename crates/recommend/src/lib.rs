@@ -3,6 +3,7 @@
 //! In: a model ready to rank, histories. Out: lists, best first. Must not know: training.
 
 use mp4sr_models::{Error, Scorer};
+use mp4sr_ops::Columns;
 
 /// An item (1-based) and its score.
 pub type Scored = (u32, f32);
@@ -25,33 +26,87 @@ pub enum RecommendError {
     Model(#[from] Error),
 }
 
-/// The `k` items with the highest scores for each history (none empty), best first, ties by item; with `remove_seen`,
-/// a history's own items are left out.
-pub fn top_k(
-    scorer: &dyn Scorer,
-    histories: &[&[u32]],
+/// A scorer with its items ready for many lists.
+pub struct Recommender<'a> {
+    scorer: &'a dyn Scorer,
+    columns: Columns,
+}
+
+impl<'a> Recommender<'a> {
+    /// Of a scorer.
+    pub fn new(scorer: &'a dyn Scorer) -> Result<Self, RecommendError> {
+        Ok(Self { scorer, columns: Columns::new(scorer.items())? })
+    }
+
+    /// The `k` items with the highest scores for each history (none empty), best first, ties by item; with `remove_seen`, a
+    /// history's own items are left out.
+    pub fn top_k(&self, histories: &[&[u32]], k: usize, remove_seen: bool) -> Result<Vec<Vec<Scored>>, RecommendError> {
+        let mut lists: Vec<List> = histories.iter().map(|history| List::new(history, k, remove_seen)).collect();
+        self.columns.scan(&self.scorer.sequences(histories)?, &mut lists, List::visit)?;
+        let finished = lists.into_iter().enumerate().map(|(at, list)| match list.bad {
+            Some((item, score)) => Err(RecommendError::Score { history: at, item: item as usize, score }),
+            None => Ok(list.finish()),
+        });
+        finished.collect()
+    }
+}
+
+fn better(a: Scored, b: Scored) -> std::cmp::Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// The best items so far, while blocks of scores go by.
+struct List<'a> {
+    history: &'a [u32],
     k: usize,
     remove_seen: bool,
-) -> Result<Vec<Vec<Scored>>, RecommendError> {
-    let items = scorer.items().t()?.contiguous()?;
-    let scores = mp4sr_ops::product(&scorer.sequences(histories)?, &items)?.to_vec2::<f32>()?;
-    let mut lists = Vec::with_capacity(histories.len());
-    for (at, (scores, history)) in scores.into_iter().zip(histories).enumerate() {
-        if let Some(item) = scores.iter().position(|s| !s.is_finite()) {
-            return Err(RecommendError::Score { history: at, item: item + 1, score: scores[item] });
-        }
-        let candidates = scores.into_iter().zip(1u32..).map(|(score, item)| (item, score));
-        let mut candidates: Vec<Scored> =
-            candidates.filter(|(item, _)| !remove_seen || !history.contains(item)).collect();
-        let better = |a: &Scored, b: &Scored| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-        if candidates.len() > k {
-            candidates.select_nth_unstable_by(k, better);
-            candidates.truncate(k);
-        }
-        candidates.sort_unstable_by(better);
-        lists.push(candidates);
+    /// At most twice k, among them the k best.
+    best: Vec<Scored>,
+    bad: Option<Scored>,
+}
+
+impl<'a> List<'a> {
+    fn new(history: &'a [u32], k: usize, remove_seen: bool) -> Self {
+        Self { history, k, remove_seen, best: Vec::new(), bad: None }
     }
-    Ok(lists)
+
+    fn visit(&mut self, first: usize, scores: &[f32]) {
+        // Below the k-th best of the last cut nothing can enter.
+        let mut bound = self.bound();
+        for (&score, item) in scores.iter().zip(first as u32 + 1..) {
+            if !score.is_finite() {
+                self.bad = self.bad.or(Some((item, score)));
+                return;
+            }
+            if score < bound || (self.remove_seen && self.history.contains(&item)) {
+                continue;
+            }
+            self.best.push((item, score));
+            if self.best.len() > 2 * self.k {
+                self.cut();
+                bound = self.bound();
+            }
+        }
+        self.cut();
+    }
+
+    /// The score that a new item needs at least.
+    fn bound(&self) -> f32 {
+        let lowest = self.best.iter().map(|scored| scored.1).fold(f32::INFINITY, f32::min);
+        if self.best.len() < self.k { f32::NEG_INFINITY } else { lowest }
+    }
+
+    fn cut(&mut self) {
+        if self.best.len() > self.k {
+            self.best.select_nth_unstable_by(self.k, |a, b| better(*a, *b));
+            self.best.truncate(self.k);
+        }
+    }
+
+    fn finish(mut self) -> Vec<Scored> {
+        self.best.sort_unstable_by(|a, b| better(*a, *b));
+        self.best
+    }
 }
 
 #[cfg(test)]
@@ -74,16 +129,23 @@ mod tests {
     fn lists_are_ordered_ties_go_by_item_and_seen_items_leave() {
         let items = Tensor::new(&[[1f32], [3.0], [2.0], [3.0], [0.0]], &Device::Cpu).unwrap();
         let scorer = Fixed(items, vec![1.0, -1.0]);
-        let lists = top_k(&scorer, &[&[4], &[1]], 3, false).unwrap();
+        let lists = Recommender::new(&scorer).unwrap().top_k(&[&[4], &[1]], 3, false).unwrap();
         assert_eq!(lists[0], [(2, 3.0), (4, 3.0), (3, 2.0)]);
         assert_eq!(lists[1].iter().map(|l| l.0).collect::<Vec<_>>(), [5, 1, 3]);
-        let lists = top_k(&scorer, &[&[4], &[1]], 9, true).unwrap();
+        let lists = Recommender::new(&scorer).unwrap().top_k(&[&[4], &[1]], 9, true).unwrap();
         assert_eq!(lists[0].iter().map(|l| l.0).collect::<Vec<_>>(), [2, 3, 1, 5]);
     }
 
     #[test]
     fn a_score_that_is_no_number_is_an_error() {
         let items = Tensor::new(&[[1f32], [f32::INFINITY]], &Device::Cpu).unwrap();
-        assert!(top_k(&Fixed(items, vec![1.0]), &[&[1]], 1, false).unwrap_err().to_string().contains("item 2"));
+        assert!(
+            Recommender::new(&Fixed(items, vec![1.0]))
+                .unwrap()
+                .top_k(&[&[1]], 1, false)
+                .unwrap_err()
+                .to_string()
+                .contains("item 2")
+        );
     }
 }

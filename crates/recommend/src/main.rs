@@ -6,7 +6,7 @@ use clap::Parser;
 use mp4sr_artifact::{Column, Items, Stage, Table, Users};
 use mp4sr_models::Phase;
 use mp4sr_pipeline::{Context, StageArgs, run_main, run_stage};
-use mp4sr_recommend::top_k;
+use mp4sr_recommend::Recommender;
 use mp4sr_run::{Case, Checkpoint, Inputs, Split, build_model, removes_seen};
 use serde_json::json;
 
@@ -78,9 +78,10 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
                 }
             })
             .collect();
+        let recommender = Recommender::new(scorer.as_ref())?;
         for block in asked.chunks(config.evaluate.batch) {
             let histories: Vec<&[u32]> = block.iter().map(|(_, history, _)| *history).collect();
-            let lists = top_k(scorer.as_ref(), &histories, config.recommend.top, remove_seen)?;
+            let lists = recommender.top_k(&histories, config.recommend.top, remove_seen)?;
             for ((user, history, target), list) in block.iter().zip(lists) {
                 columns.user.push(*user as u32 + 1);
                 columns.user_id.push(users.ids[*user].clone());

@@ -1,8 +1,8 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use mp4sr_artifact::{Features, Layout, Sequences};
-use mp4sr_models::{Modality, Ragged};
+use mp4sr_artifact::{Layout, MappedFeatures, MappedValues, Sequences};
+use mp4sr_models::{Modality, Ragged, StoredValues};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::ModelName;
 
@@ -35,9 +35,14 @@ impl Inputs {
         if reads_features(config.model.name) {
             for modality in &config.model.modalities {
                 let path = layout.feature_file(&modality.name, &config.feature_name(modality));
-                let features = Features::read(&path, &sequences.item_hash, sequences.item_count)?;
+                let features = MappedFeatures::open(&path, &sequences.item_hash, sequences.item_count)?;
                 let offsets: Vec<usize> = features.offsets.iter().map(|&o| o as usize).collect();
-                let rows = Ragged::new(features.to_f32(), features.width(), &offsets)
+                let values = match features.values {
+                    MappedValues::F32(values) => StoredValues::F32(values),
+                    MappedValues::F16(values) => StoredValues::F16(values),
+                    MappedValues::Bf16(values) => StoredValues::Bf16(values),
+                };
+                let rows = Ragged::stored(values, features.width, &offsets)
                     .with_context(|| format!("failed to use `{}`", path.display()))?;
                 modalities.push(Modality { name: modality.name.clone(), features: rows });
             }

@@ -172,9 +172,9 @@ impl Encoder {
     fn products(&self, first: usize, w: &[f32], matrix: &[f32], biases: &[f32], pooled: &mut [f32], out: &mut [f32]) {
         let Sizes { d, .. } = self.sizes;
         let (all, columns) = (self.sizes.all(), self.sizes.columns());
-        let mut alpha = Vec::new();
+        let (mut alpha, mut room) = (Vec::new(), Vec::new());
         for (i, e) in pooled.chunks_exact_mut(d).enumerate() {
-            pool_item(self.rows.features.rows(first + i), w, self.pad_rows, &mut alpha, e);
+            pool_item(self.rows.features.rows(first + i, &mut room), w, self.pad_rows, &mut alpha, e);
         }
         for out in out.chunks_exact_mut(columns) {
             out[..all].copy_from_slice(biases);
@@ -266,16 +266,16 @@ impl Encoder {
         let columns = self.sizes.columns();
         let items = part.products.len() / columns;
         let learning: Vec<usize> =
-            (0..items).filter(|i| learns(self.rows.features.rows(first + i), d, self.pad_rows)).collect();
+            (0..items).filter(|i| learns(self.rows.features.rows_of(first + i), self.pad_rows)).collect();
         let mut dp = Scratch::take(learning.len() * columns);
         for (to, &i) in dp.chunks_exact_mut(columns).zip(&learning) {
             to.copy_from_slice(&part.products[i * columns..][..columns]);
         }
         let mut de = Scratch::take(learning.len() * d);
         matmul(&mut de, Mat::new(&dp, learning.len(), columns), Mat::new(transposed, columns, d), false);
-        let mut alpha = Vec::new();
+        let (mut alpha, mut room) = (Vec::new(), Vec::new());
         for (de, &i) in de.chunks_exact(d).zip(&learning) {
-            let (rows, e) = (self.rows.features.rows(first + i), &kept.pooled[(first + i) * d..][..d]);
+            let (rows, e) = (self.rows.features.rows(first + i, &mut room), &kept.pooled[(first + i) * d..][..d]);
             pool_item_backward(rows, w, self.pad_rows, &mut alpha, e, de, &mut part.w);
         }
     }

@@ -38,8 +38,8 @@ pub(super) fn pool_item(rows: &[f32], w: &[f32], pad_rows: usize, alpha: &mut Ve
 }
 
 /// Whether the item's pooling has a gradient: the weight of a row that is alone is 1, whatever w.
-pub(super) fn learns(rows: &[f32], width: usize, pad_rows: usize) -> bool {
-    rows.len() > width || (!rows.is_empty() && pad_rows > 1)
+pub(super) fn learns(rows: usize, pad_rows: usize) -> bool {
+    rows > 1 || (rows == 1 && pad_rows > 1)
 }
 
 /// Adds one item's part to dw.

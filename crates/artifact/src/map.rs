@@ -1,0 +1,56 @@
+//! Files read through the memory map: only what is used is loaded, and the system can drop it again. The only module of the
+//! crate with `unsafe`: one call that maps a file, tested against reading it.
+
+#![allow(unsafe_code)]
+
+use std::ops::Deref;
+use std::path::Path;
+
+use crate::{Error, Result, files};
+
+/// A file's bytes, mapped.
+///
+/// Artifacts are replaced by renaming a new file over the old one, never changed in place: the mapped file stays what it was.
+#[derive(Debug)]
+pub struct Map(Option<memmap2::Mmap>);
+
+impl Map {
+    /// Maps a whole file; an empty one is no bytes.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = files::open(path)?;
+        let length = file.metadata().map_err(|e| Error::io("inspect", path, e))?.len();
+        if length == 0 {
+            return Ok(Self(None));
+        }
+        // SAFETY: the bytes must not change while they are borrowed. mp4sr never writes to a file under its final name; a
+        // program that does so anyway can make values wrong, as it could before the file was read.
+        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
+        Ok(Self(Some(map)))
+    }
+}
+
+impl Deref for Map {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_is_what_reading_gives_and_outlives_a_replacement() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for content in [&b""[..], b"x", &[7; 70_000]] {
+            files::write_bytes(&path, content).unwrap();
+            let map = Map::open(&path).unwrap();
+            assert_eq!(map[..], files::read(&path).unwrap()[..]);
+            files::write_bytes(&path, b"another").unwrap();
+            assert_eq!(map[..], *content);
+        }
+        assert!(Map::open(&folder.path().join("none")).unwrap_err().to_string().contains("none"));
+    }
+}

@@ -1,0 +1,138 @@
+//! Scores of rows against all columns without ever holding them all: ranking and top-K lists go through blocks of columns.
+
+use candle_core::{Result, Tensor, bail};
+use multiversion::multiversion;
+use rayon::prelude::*;
+
+use crate::fused::with_slices;
+use crate::kernel::{Mat, matmul, transpose};
+use crate::scratch::Scratch;
+
+/// Columns of a block.
+const COLUMNS: usize = 1024;
+
+/// Rows that go through the blocks together.
+const ROWS: usize = 32;
+
+/// A matrix `[m, d]` whose rows are the columns that scores are against, as blocks `[d, columns]`.
+pub struct Columns {
+    blocks: Vec<f32>,
+    count: usize,
+    d: usize,
+}
+
+impl Columns {
+    /// Of a matrix `[m, d]`.
+    pub fn new(matrix: &Tensor) -> Result<Self> {
+        let (count, d) = matrix.dims2()?;
+        if d == 0 {
+            bail!("scores need vectors of at least one value");
+        }
+        let mut blocks = vec![0.0; count * d];
+        with_slices([&matrix.contiguous()?], |[values]| {
+            let pieces = blocks.par_chunks_mut(COLUMNS * d).zip(values.par_chunks(COLUMNS * d));
+            pieces.for_each(|(to, from)| transpose(to, from, d));
+            Ok(())
+        })?;
+        Ok(Self { blocks, count, d })
+    }
+
+    /// m.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The score of a row `[d]` against one column, in the order in which products are summed. [`Columns::scan`] may round
+    /// otherwise on some machine: who compares the two has to look.
+    pub fn score(&self, row: &[f32], column: usize) -> f32 {
+        let (block, at) = (column / COLUMNS, column % COLUMNS);
+        let columns = COLUMNS.min(self.count - block * COLUMNS);
+        let values = self.blocks[block * COLUMNS * self.d + at..].iter().step_by(columns);
+        row.iter().zip(values).fold(0.0, |sum, (a, b)| a.mul_add(*b, sum))
+    }
+
+    /// Calls `visit` for each row of `rows` `[n, d]` with its state and every block of its scores: the block's first column,
+    /// and the scores. Blocks come in order.
+    pub fn scan<T: Send>(
+        &self,
+        rows: &Tensor,
+        states: &mut [T],
+        visit: impl Fn(&mut T, usize, &[f32]) + Sync,
+    ) -> Result<()> {
+        if rows.dims() != [states.len(), self.d] {
+            bail!("scores: expected {:?} rows, found {:?}", [states.len(), self.d], rows.dims());
+        }
+        with_slices([&rows.contiguous()?], |[rows]| {
+            let pieces = states.par_chunks_mut(ROWS).zip(rows.par_chunks(ROWS * self.d));
+            pieces.for_each(|(states, rows)| {
+                let mut scores = Scratch::take(states.len() * COLUMNS);
+                for (block, values) in self.blocks.chunks(COLUMNS * self.d).enumerate() {
+                    let columns = values.len() / self.d;
+                    let scores = &mut scores[..states.len() * columns];
+                    let (a, b) = (Mat::new(rows, states.len(), self.d), Mat::new(values, self.d, columns));
+                    matmul(scores, a, b, false);
+                    for (state, scores) in states.iter_mut().zip(scores.chunks_exact(columns)) {
+                        visit(state, block * COLUMNS, scores);
+                    }
+                }
+            });
+            Ok(())
+        })
+    }
+}
+
+/// How many scores are at least `bound`; none if any is not finite.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl", "x86_64+avx2"))]
+pub fn count_at_least(scores: &[f32], bound: f32) -> Option<u32> {
+    let (mut count, mut bad) = (0u32, 0u32);
+    for &score in scores {
+        count += u32::from(score >= bound);
+        bad += u32::from(!score.is_finite());
+    }
+    (bad == 0).then_some(count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Stream, plain};
+    use candle_core::Device;
+
+    #[test]
+    fn every_score_is_visited_once_in_order() {
+        let random = |seed: u64, rows: usize, d: usize| {
+            let values: Vec<f32> = (0..(rows * d) as u64).map(|i| Stream::new(seed).normal(i) as f32).collect();
+            Tensor::from_vec(values, (rows, d), &Device::Cpu).unwrap()
+        };
+        for (n, m, d) in [(1, 1, 1), (33, 1024, 7), (70, 2500, 16), (5, 1025, 130)] {
+            let (rows, matrix) = (random(1, n, d), random(2, m, d));
+            let columns = Columns::new(&matrix).unwrap();
+            let mut states = vec![Vec::new(); n];
+            columns
+                .scan(&rows, &mut states, |seen: &mut Vec<f32>, first, scores| {
+                    assert_eq!(seen.len(), first);
+                    seen.extend_from_slice(scores);
+                })
+                .unwrap();
+            let expected = plain::product(&rows, &matrix.t().unwrap().contiguous().unwrap()).unwrap();
+            for (row, (found, expected)) in states.iter().zip(expected.to_vec2::<f32>().unwrap()).enumerate() {
+                assert_eq!(found.len(), m);
+                let own: Vec<f32> = rows.get(row).unwrap().to_vec1().unwrap();
+                for (column, (a, b)) in found.iter().zip(&expected).enumerate() {
+                    assert!((a - b).abs() < 1e-4 && (columns.score(&own, column) - b).abs() < 1e-4, "{a} {b}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn counting_refuses_what_is_not_finite() {
+        let mut scores = vec![0.5; 100];
+        scores[70] = 2.0;
+        assert_eq!((count_at_least(&scores, 0.5), count_at_least(&scores, 1.0)), (Some(100), Some(1)));
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            scores[99] = bad;
+            assert_eq!(count_at_least(&scores, 1.0), None);
+        }
+    }
+}
