@@ -12,7 +12,7 @@ FLAGS = --pipeline $(PIPELINE) $(if $(DATA),--data $(DATA)) $(if $(RUN),--run $(
 
 .DEFAULT_GOAL := help
 .PHONY: help build sample preprocess extract pretrain finetune evaluate recommend report all demo test check format-check \
-        lint docs clean-artifacts
+        lint docs clean-artifacts bench bench-growth bench-peer
 
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +67,22 @@ docs: ## Build the documentation; a warning is an error
 	@RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --quiet
 
 check: format-check lint docs test ## Formatting, lints, documentation, tests
+
+# PEER_FLAGS="--quick --rounds 3"   further flags of tools/bench_peer/compare.py
+bench: build ## Time operators, training steps and ranking; a JSON object a line
+	@cargo bench --workspace --bench operators --quiet
+	@$(BIN)/mp4sr-bench step --stage pretrain
+	@$(BIN)/mp4sr-bench step --stage finetune
+	@$(BIN)/mp4sr-bench step --stage finetune --items 60000 --steps 5
+	@$(BIN)/mp4sr-bench rank --items 8000
+	@$(BIN)/mp4sr-bench rank --items 60000
+	@$(BIN)/mp4sr-bench rank --items 1000000 --users 512 --rounds 3
+
+bench-growth: build ## Time steps over items, batch and length
+	@$(BIN)/mp4sr-bench growth
+
+bench-peer: build ## Time steps and ranking against PyTorch, in turn
+	@$(or $(PYTHON),python3) tools/bench_peer/compare.py --ours $(BIN)/mp4sr-bench $(PEER_FLAGS)
 
 clean-artifacts: ## Delete everything that stages wrote
 	@rm -rf artifacts

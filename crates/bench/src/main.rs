@@ -2,6 +2,7 @@
 //!
 //! In: sizes, or a workload file of the PyTorch peer. Out: medians, spreads, memory. Must not know: real data.
 
+mod rank;
 mod step;
 mod workload;
 
@@ -25,6 +26,14 @@ struct Arguments {
 enum What {
     /// A training step of MP4SR: forward, backward, clipping, Adam.
     Step(step::StepArgs),
+    /// A ranking of users' targets among all items.
+    Rank(rank::RankArgs),
+    /// How a step's cost grows with items, batch and length: a line a size.
+    Growth {
+        /// Also 500,000 items, which takes 12 GiB.
+        #[arg(long)]
+        large: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -33,7 +42,29 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     run_main(move || match arguments.what {
         What::Step(args) => print(&format!("{}\n", step::run(&args)?)),
+        What::Rank(args) => print(&format!("{}\n", rank::run(&args)?)),
+        What::Growth { large } => growth(large),
     })
+}
+
+/// Every size in a process of its own, so that the peak of memory is that size's.
+fn growth(large: bool) -> anyhow::Result<()> {
+    let program = std::env::current_exe()?;
+    let sizes = |flag: &'static str, values: &[&'static str]| -> Vec<[&'static str; 2]> {
+        values.iter().map(|value| [flag, *value]).collect()
+    };
+    let items = if large { &["1000", "8000", "60000", "500000"][..] } else { &["1000", "8000", "60000"] };
+    for stage in ["pretrain", "finetune"] {
+        let axes = [sizes("--items", items), sizes("--batch", &["256", "4096"]), sizes("--mean-len", &["3", "30"])];
+        for size in axes.into_iter().flatten() {
+            let steps = if size[1].len() > 4 { "3" } else { "7" };
+            let mut command = std::process::Command::new(&program);
+            command.args(["step", "--stage", stage, "--features", "f16", "--warmup", "2", "--steps", steps]).args(size);
+            command.env("RAYON_NUM_THREADS", threads().to_string());
+            anyhow::ensure!(command.status()?.success(), "the step with {size:?} failed");
+        }
+    }
+    Ok(())
 }
 
 /// Median, least and most of some times.

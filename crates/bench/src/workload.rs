@@ -3,9 +3,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context as _;
-use mp4sr_models::{Batch, Modality, Phase, Ragged, Stored, Stream};
+use half::f16;
+use mp4sr_models::{Batch, Modality, Phase, Ragged, Stored, StoredValues, Stream};
 use safetensors::{Dtype, SafeTensors};
 
 /// Modalities, a batch, and what the peer started from.
@@ -18,6 +20,15 @@ pub struct Workload {
     pub shift: Vec<u32>,
     /// Initial parameters, where a file names them.
     pub parameters: Vec<Stored>,
+}
+
+/// How features are stored.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum FeatureType {
+    /// Single.
+    F32,
+    /// IEEE half.
+    F16,
 }
 
 /// Sizes of a drawn workload; the defaults are the peer's.
@@ -44,6 +55,9 @@ pub struct Sizes {
     /// d.
     #[arg(long, default_value_t = 768)]
     pub dim: usize,
+    /// How features are stored.
+    #[arg(long, value_enum, default_value = "f32")]
+    pub features: FeatureType,
     /// Seed of the workload and of all draws.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -68,10 +82,17 @@ impl Workload {
             for item in 0..sizes.items {
                 offsets.push(offsets[item] + rows(item));
             }
-            let normal = stream.purpose("values");
+            // Of variance 1.
+            let (uniform, width) = (stream.purpose("values"), 12.0f64.sqrt());
+            let value = |at: u64| ((uniform.uniform(at) - 0.5) * width) as f32;
             let count = (offsets[sizes.items] * sizes.dim) as u64;
-            let values = (0..count).map(|at| normal.normal(at) as f32).collect();
-            Ok(Modality { name: name.to_owned(), features: Ragged::new(values, sizes.dim, &offsets)? })
+            let values = match sizes.features {
+                FeatureType::F32 => StoredValues::F32(Arc::new((0..count).map(value).collect::<Vec<f32>>())),
+                FeatureType::F16 => {
+                    StoredValues::F16(Arc::new((0..count).map(|at| f16::from_f32(value(at))).collect::<Vec<f16>>()))
+                }
+            };
+            Ok(Modality { name: name.to_owned(), features: Ragged::stored(values, sizes.dim, &offsets)? })
         };
         let item = |at: u64| 1 + (sizes.items as f64 * stream.purpose("items").uniform(at).powf(2.2)) as u32;
         let length = |j: usize| {

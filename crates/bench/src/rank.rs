@@ -1,0 +1,71 @@
+//! Full ranking: blocks of users against blocks of items.
+
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use mp4sr_evaluate::{Protocol, rank_users};
+use mp4sr_models::{Result, Scorer, Stream};
+use mp4sr_run::Split;
+use serde_json::json;
+
+/// A ranking and how often it is timed.
+#[derive(Clone, Debug, clap::Args)]
+pub struct RankArgs {
+    /// I.
+    #[arg(long, default_value_t = 8000)]
+    pub items: usize,
+    /// Users that are ranked.
+    #[arg(long, default_value_t = 4096)]
+    pub users: usize,
+    /// Width of the vectors, the modalities together.
+    #[arg(long, default_value_t = 128)]
+    pub width: usize,
+    /// Users scored at once.
+    #[arg(long, default_value_t = 256)]
+    pub batch: usize,
+    /// Rankings that are timed, after one that is not.
+    #[arg(long, default_value_t = 5)]
+    pub rounds: usize,
+}
+
+/// Vectors of items, and of users chosen by their only event; what the transformer costs is not asked here.
+struct Vectors(Tensor, Tensor);
+
+impl Scorer for Vectors {
+    fn items(&self) -> &Tensor {
+        &self.0
+    }
+
+    fn sequences(&self, histories: &[&[u32]]) -> Result<Tensor> {
+        let rows: Vec<u32> = histories.iter().map(|history| history[0] - 1).collect();
+        mp4sr_ops::gather(&self.1, &rows)
+    }
+}
+
+fn random(stream: Stream, rows: usize, width: usize) -> Result<Tensor> {
+    let values: Vec<f32> = (0..(rows * width) as u64).map(|i| stream.uniform(i) as f32 - 0.5).collect();
+    Tensor::from_vec(values, (rows, width), &Device::Cpu)
+}
+
+/// Times the ranking and describes it as one JSON object.
+pub fn run(args: &RankArgs) -> anyhow::Result<serde_json::Value> {
+    let stream = Stream::new(1);
+    let users = args.users.min(args.items);
+    let scorer =
+        Vectors(random(stream.purpose("items"), args.items, args.width)?, random(stream.purpose("users"), users, args.width)?);
+    let target = |user: usize| 1 + (stream.purpose("targets").bits(user as u64) % args.items as u64) as u32;
+    let sequences: Vec<[u32; 2]> = (0..users).map(|user| [user as u32 + 1, target(user)]).collect();
+    let protocol = Protocol { batch: args.batch, remove_seen: false };
+    let mut times = Vec::new();
+    for _ in 0..=args.rounds {
+        let began = Instant::now();
+        rank_users(&scorer, users, |user| &sequences[user], Split::Test, protocol, |_| ())?;
+        times.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    let times = crate::Spread::of(&times[1..]);
+    Ok(json!({
+        "bench": "rank", "items": args.items, "users": users, "width": args.width, "batch": args.batch,
+        "threads": crate::threads(), "median_ms": times.median, "min_ms": times.least, "max_ms": times.most,
+        "users_per_s": (users as f64 / times.median * 1e3).round(), "peak_mib": crate::peak_mib(),
+    }))
+}
