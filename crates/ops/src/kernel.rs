@@ -128,9 +128,11 @@ pub(crate) fn transpose(to: &mut [f32], from: &[f32], columns: usize) {
 pub(crate) fn exp(x: f32) -> f32 {
     // Cody and Waite's reduction, then the polynomial of Cephes' expf.
     let clamped = x.clamp(-87.3, 88.3);
-    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer in every vector width.
+    // Adding 1.5 * 2^23 rounds to the nearest integer in every vector width, and leaves it in the low bits: a cast to an
+    // integer would be done value by value.
     let magic = 12_582_912.0f32;
-    let n = (clamped * std::f32::consts::LOG2_E + magic) - magic;
+    let rounded = clamped * std::f32::consts::LOG2_E + magic;
+    let n = rounded - magic;
     let r = clamped - n * 0.693_359_4 + n * 2.121_944_4e-4;
     let mut p = 1.987_569_1e-4f32;
     p = p * r + 1.398_199_9e-3;
@@ -138,7 +140,8 @@ pub(crate) fn exp(x: f32) -> f32 {
     p = p * r + 4.166_579_6e-2;
     p = p * r + 1.666_666_5e-1;
     p = p * r + 0.5;
-    let value = (p * r * r + r + 1.0) * f32::from_bits(((n as i32 + 127) << 23) as u32);
+    let power = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);
+    let value = (p * r * r + r + 1.0) * power;
     if x < -87.3 { 0.0 } else { value }
 }
 
@@ -164,17 +167,17 @@ pub(crate) fn erf(x: f32) -> f32 {
 
 const LANES: usize = 16;
 
+/// The first half added to the second. A function of fixed lengths: a loop over them keeps the lanes in memory.
+#[inline(always)]
+fn halved<const N: usize, const HALF: usize>(lanes: [f32; N]) -> [f32; HALF] {
+    std::array::from_fn(|l| lanes[l] + lanes[l + HALF])
+}
+
 /// Halves added to halves: four steps that depend on each other instead of fifteen.
 #[inline(always)]
-fn tree_sum(mut lanes: [f32; LANES]) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for l in 0..half {
-            lanes[l] += lanes[l + half];
-        }
-        half /= 2;
-    }
-    lanes[0]
+fn tree_sum(lanes: [f32; LANES]) -> f32 {
+    let four = halved::<8, 4>(halved::<LANES, 8>(lanes));
+    (four[0] + four[2]) + (four[1] + four[3])
 }
 
 /// Sum of products, in sixteen partial sums.
@@ -203,6 +206,20 @@ pub(crate) fn sum(a: &[f32]) -> f32 {
         }
     }
     tree_sum(lanes) + rest.iter().sum::<f32>()
+}
+
+/// The greatest, -inf of none; in sixteen partial results, because a fold through `f32::max` stays scalar.
+#[inline(always)]
+pub(crate) fn max(a: &[f32]) -> f32 {
+    let greater = |x: f32, y: f32| if x > y { x } else { y };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (blocks, rest) = a.as_chunks::<LANES>();
+    for x in blocks {
+        for l in 0..LANES {
+            lanes[l] = greater(x[l], lanes[l]);
+        }
+    }
+    lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, greater)
 }
 
 /// y += c x.

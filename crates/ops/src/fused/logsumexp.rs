@@ -14,8 +14,8 @@ use crate::kernel::{Mat, add_scaled, dot, exp, matmul, transpose};
 use crate::scratch::Scratch;
 use crate::{Mask, SameGroup};
 
-/// Rows and columns of a block: 64 x 512 logits are 128 KiB.
-const ROWS: usize = 64;
+/// Rows and columns of a block: 128 x 512 logits are 256 KiB.
+const ROWS: usize = 128;
 const COLUMNS: usize = 512;
 
 /// At most this many shards of columns in backward, because each holds a whole da.
@@ -82,7 +82,7 @@ fn gather_block(
     for (i, (logits, (top, total))) in logits.chunks_exact_mut(columns).zip(state).enumerate() {
         logits.iter_mut().for_each(|x| *x *= scale);
         apply_mask(logits, mask, (place.0 + i, place.1), f32::NEG_INFINITY, 0.0);
-        let block_top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let block_top = crate::kernel::max(logits);
         if block_top > *top {
             *total *= exp(*top - block_top);
             *top = block_top;
