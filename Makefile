@@ -70,7 +70,7 @@ check: format-check lint docs test ## Formatting, lints, documentation, tests
 
 # PEER_FLAGS="--quick --rounds 3"   further flags of tools/bench_peer/compare.py
 bench: build ## Time operators, training steps and ranking; a JSON object a line
-	@cargo bench --workspace --bench operators --quiet
+	@cargo bench --workspace --bench operators --quiet -- --quiet | grep '^{'
 	@$(BIN)/mp4sr-bench step --stage pretrain
 	@$(BIN)/mp4sr-bench step --stage finetune
 	@$(BIN)/mp4sr-bench step --stage finetune --items 60000 --steps 5
@@ -78,8 +78,9 @@ bench: build ## Time operators, training steps and ranking; a JSON object a line
 	@$(BIN)/mp4sr-bench rank --items 60000
 	@$(BIN)/mp4sr-bench rank --items 1000000 --users 512 --rounds 3
 
+# LARGE=1   500,000 items too, which takes 12 GiB
 bench-growth: build ## Time steps over items, batch and length
-	@$(BIN)/mp4sr-bench growth
+	@$(BIN)/mp4sr-bench growth $(if $(LARGE),--large)
 
 bench-peer: build ## Time steps and ranking against PyTorch, in turn
 	@$(or $(PYTHON),python3) tools/bench_peer/compare.py --ours $(BIN)/mp4sr-bench $(PEER_FLAGS)

@@ -362,6 +362,32 @@ safetensors.numpy.save_file(tensors, path, {{"mp4sr": json.dumps(own)}})
 }
 
 #[test]
+fn benchmarks_print_a_json_object_a_line() {
+    let small = ["--items", "50", "--batch", "8", "--dim", "12", "--steps", "3", "--warmup", "1"];
+    let runs: [(&str, &[&str]); 4] = [
+        ("step", &["--stage", "pretrain", "--features", "f16"]),
+        ("step", &["--stage", "finetune"]),
+        ("step", &["--stage", "finetune", "--dropout", "0"]),
+        ("rank", &["--items", "3000", "--users", "40", "--rounds", "1"]),
+    ];
+    for (what, arguments) in runs {
+        let mut command = World::command("bench", &[what]);
+        command.args(arguments).args(if what == "step" { &small[..] } else { &[] });
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(line["bench"] == what && line["median_ms"].as_f64().unwrap() > 0.0, "{line}");
+        if what == "step" {
+            let losses: Vec<f64> = line["loss"].as_array().unwrap().iter().map(|loss| loss.as_f64().unwrap()).collect();
+            assert!(
+                losses.len() == 3 && losses[2] < losses[0],
+                "Adam lowers the loss of a batch seen again: {losses:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn what_is_wrong_is_told_in_one_line_with_exit_code_1() {
     let world = World::new();
     let broken = tempfile::tempdir().unwrap();

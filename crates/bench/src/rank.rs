@@ -51,8 +51,10 @@ fn random(stream: Stream, rows: usize, width: usize) -> Result<Tensor> {
 pub fn run(args: &RankArgs) -> anyhow::Result<serde_json::Value> {
     let stream = Stream::new(1);
     let users = args.users.min(args.items);
-    let scorer =
-        Vectors(random(stream.purpose("items"), args.items, args.width)?, random(stream.purpose("users"), users, args.width)?);
+    let scorer = Vectors(
+        random(stream.purpose("items"), args.items, args.width)?,
+        random(stream.purpose("users"), users, args.width)?,
+    );
     let target = |user: usize| 1 + (stream.purpose("targets").bits(user as u64) % args.items as u64) as u32;
     let sequences: Vec<[u32; 2]> = (0..users).map(|user| [user as u32 + 1, target(user)]).collect();
     let protocol = Protocol { batch: args.batch, remove_seen: false };

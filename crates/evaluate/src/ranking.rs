@@ -167,7 +167,7 @@ mod tests {
         ) {
             let scorer = Fixed(coarse(seed, items, d, kinds), coarse(seed ^ 1, 7, d, kinds));
             let sequences: Vec<Vec<u32>> = (0..users as u64)
-                .map(|u| (0..1 + u % 9).map(|t| 1 + (Stream::new(seed).at(u).bits(t) % items as u64) as u32).collect())
+                .map(|u| (0..=u % 9).map(|t| 1 + (Stream::new(seed).at(u).bits(t) % items as u64) as u32).collect())
                 .collect();
             let protocol = Protocol { batch, remove_seen };
             let found = rank_users(&scorer, users, |u| &sequences[u], Split::Test, protocol, |_| ()).unwrap();

@@ -230,6 +230,18 @@ pub(crate) fn add_scaled(y: &mut [f32], c: f32, x: &[f32]) {
     }
 }
 
+/// y += c x for rows of a few vectors, whole vectors at a time: of a loop of known short length the compiler makes single
+/// values.
+#[inline(always)]
+pub(crate) fn add_scaled_short(y: &mut [f32], c: f32, x: &[f32]) {
+    let (y_blocks, y_rest) = y.as_chunks_mut::<LANES>();
+    let (x_blocks, x_rest) = x.as_chunks::<LANES>();
+    for (y, x) in y_blocks.iter_mut().zip(x_blocks) {
+        *y = std::array::from_fn(|l| y[l] + c * x[l]);
+    }
+    y_rest.iter_mut().zip(x_rest).for_each(|(y, x)| *y += c * x);
+}
+
 /// total += part.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
 pub(crate) fn accumulate(total: &mut [f32], part: &[f32]) {

@@ -6,7 +6,7 @@
 use multiversion::multiversion;
 
 use crate::Dropout;
-use crate::kernel::{add_scaled, dot, exp};
+use crate::kernel::{add_scaled_short, dot, exp};
 use crate::plain::weight_index;
 
 /// One sequence: its first token, its lengths, the model width, the heads.
@@ -68,7 +68,7 @@ fn forward(out: &mut [f32], q: &[f32], kv: &[f32], place: Place, dropout: Dropou
             let out = &mut out[i * d + key..][..width];
             out.fill(0.0);
             for j in 0..seen {
-                add_scaled(out, p[j] * factors[j], &kv[j * 2 * d + value..][..width]);
+                add_scaled_short(out, p[j] * factors[j], &kv[j * 2 * d + value..][..width]);
             }
         }
     }
@@ -107,14 +107,14 @@ fn backward(
             let dout = &dout[i * d + key..][..width];
             for j in 0..seen {
                 dp[j] = factors[j] * dot(dout, &kv[j * 2 * d + value..][..width]);
-                add_scaled(&mut dkv[j * 2 * d + value..][..width], p[j] * factors[j], dout);
+                add_scaled_short(&mut dkv[j * 2 * d + value..][..width], p[j] * factors[j], dout);
             }
             let along = dot(p, dp);
             let dq = &mut dq[i * d + key..][..width];
             for j in 0..seen {
                 let ds = p[j] * (dp[j] - along) * scale;
-                add_scaled(dq, ds, &kv[j * 2 * d + key..][..width]);
-                add_scaled(&mut dkv[j * 2 * d + key..][..width], ds, q);
+                add_scaled_short(dq, ds, &kv[j * 2 * d + key..][..width]);
+                add_scaled_short(&mut dkv[j * 2 * d + key..][..width], ds, q);
             }
         }
     }

@@ -1,0 +1,180 @@
+//! Every fused operator at the size of a training step (1,024 sequences of mean length 9, 7,670 items of width 768), forward
+//! alone and with backward. After criterion's own report comes a JSON object an operator: milliseconds, GFLOP/s of its
+//! products, or GB/s of what it reads and writes where it has none.
+
+#![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark fails by panicking")]
+#![allow(clippy::print_stdout, reason = "its result goes there")]
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor, Var};
+use criterion::Criterion;
+use mp4sr_ops::{
+    ItemRows, LayerDropout, LayerSizes, Mask, Ragged, Result, SameGroup, Segments, Stream, Uses, candidates,
+    cross_entropy, encode, normalize, row_logsumexp, sequence_input, transformer_layer,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const ITEMS: usize = 7670;
+const BATCH: usize = 1024;
+const WIDTH: usize = 64;
+const FEATURES: usize = 768;
+const EXPERTS: usize = 8;
+const FEED_FORWARD: usize = 256;
+
+fn var(seed: u64, shape: &[usize]) -> Var {
+    let (stream, count) = (Stream::new(seed), shape.iter().product::<usize>() as u64);
+    let values: Vec<f32> = (0..count).map(|i| stream.uniform(i) as f32 - 0.5).collect();
+    Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
+}
+
+/// An operator at its size, with what its forward costs: multiplications and additions of its products, bytes otherwise.
+struct Case {
+    name: &'static str,
+    shapes: String,
+    flops: f64,
+    bytes: f64,
+    run: Box<dyn Fn() -> Result<Tensor>>,
+}
+
+fn cases() -> Vec<Case> {
+    let stream = Stream::new(1);
+    let lengths: Vec<usize> = (0..BATCH as u64).map(|j| 1 + (stream.bits(j) % 17) as usize).collect();
+    let segments = Segments::from_lengths(lengths).unwrap().repeat(2);
+    let tokens = segments.tokens();
+    let drop = |purpose: &str| stream.purpose(purpose).dropout(0.2);
+    let mut cases = Vec::new();
+
+    let rows = 5 * ITEMS;
+    let offsets: Vec<usize> = (0..=ITEMS).map(|i| 5 * i).collect();
+    let values = (0..(rows * FEATURES) as u64).map(|i| stream.uniform(i) as f32 - 0.5).collect();
+    let features = Ragged::new(values, FEATURES, &offsets).unwrap();
+    let item_rows = [ItemRows { features, pad_rows: None, experts: EXPERTS, width: WIDTH, dropout: drop("experts") }];
+    let packed = EXPERTS * (FEATURES * WIDTH + FEATURES + 3 * WIDTH);
+    let (w, packed) = (var(2, &[FEATURES]), var(3, &[packed]));
+    let uses =
+        Uses::new((0..(tokens / 2 + ITEMS) as u64).map(|i| (stream.bits(i) % ITEMS as u64) as u32).collect(), ITEMS);
+    cases.push(Case {
+        name: "encode",
+        shapes: format!("{rows} rows of {ITEMS} items x {FEATURES}, {} uses", uses.count()),
+        flops: 2.0 * (ITEMS * FEATURES * (EXPERTS * WIDTH + EXPERTS)) as f64,
+        bytes: 0.0,
+        run: Box::new(move || encode(&item_rows, &w, &packed, &uses)),
+    });
+
+    let sizes = LayerSizes { width: WIDTH, heads: 2, feed_forward: FEED_FORWARD };
+    let count = 4 * WIDTH * WIDTH + 8 * WIDTH + 2 * WIDTH * FEED_FORWARD + FEED_FORWARD + WIDTH;
+    let (x, packed) = (var(4, &[tokens, WIDTH]), var(5, &[count]));
+    let dropout = LayerDropout { weights: drop("w"), attention: drop("a"), feed_forward: drop("f") };
+    let own = segments.clone();
+    cases.push(Case {
+        name: "transformer_layer",
+        shapes: format!("{tokens} tokens x {WIDTH}, feed-forward {FEED_FORWARD}"),
+        flops: 2.0 * (tokens * (4 * WIDTH * WIDTH + 2 * WIDTH * FEED_FORWARD)) as f64,
+        bytes: 0.0,
+        run: Box::new(move || transformer_layer(&x, &packed, sizes, &own, false, dropout)),
+    });
+
+    let (a, b) = (var(6, &[BATCH, 2 * WIDTH]), var(7, &[ITEMS, 2 * WIDTH]));
+    let targets: Vec<u32> = (0..BATCH as u64).map(|j| (stream.bits(j) % ITEMS as u64) as u32).collect();
+    cases.push(Case {
+        name: "cross_entropy",
+        shapes: format!("{BATCH} x {} against {ITEMS}", 2 * WIDTH),
+        flops: 2.0 * (BATCH * ITEMS * 2 * WIDTH) as f64,
+        bytes: 0.0,
+        run: Box::new(move || cross_entropy(&a, &b, &targets, 1.0)),
+    });
+
+    let (a, b) = (var(8, &[BATCH, WIDTH]), var(9, &[BATCH, WIDTH]));
+    let groups = std::sync::Arc::new((0..BATCH as u64).map(|j| (stream.bits(j) % 700) as u32).collect());
+    let mask = Mask::Groups { groups, same: SameGroup::LeaveOut, diagonal: true };
+    cases.push(Case {
+        name: "row_logsumexp",
+        shapes: format!("{BATCH} x {WIDTH} against {BATCH}"),
+        flops: 2.0 * (BATCH * BATCH * WIDTH) as f64,
+        bytes: 0.0,
+        run: Box::new(move || row_logsumexp(&a, &b, 1.0, &mask)),
+    });
+
+    let z = var(10, &[2 * (tokens / 2 + ITEMS), WIDTH]);
+    let (ids, places) = (var(11, &[ITEMS + 1, WIDTH]), var(12, &[52, WIDTH]));
+    let taken: Vec<u32> = (0..tokens as u32).collect();
+    let items: Vec<u32> = taken.iter().map(|t| 1 + t % ITEMS as u32).collect();
+    let (positions, dropout) = (segments.positions(), drop("input"));
+    let (z_too, ids_too) = (z.clone(), ids.clone());
+    cases.push(Case {
+        name: "sequence_input",
+        shapes: format!("{tokens} tokens x {WIDTH}"),
+        flops: 0.0,
+        bytes: 4.0 * (4 * tokens * WIDTH) as f64,
+        run: Box::new(move || sequence_input((&z, &taken), Some((&ids, &items)), (&places, &positions), dropout)),
+    });
+    let starts = [0, tokens / 2 + ITEMS];
+    cases.push(Case {
+        name: "candidates",
+        shapes: format!("{ITEMS} items x 2 x {WIDTH}"),
+        flops: 0.0,
+        bytes: 4.0 * (5 * ITEMS * WIDTH) as f64,
+        run: Box::new(move || candidates(&z_too, &starts, ITEMS, Some(&ids_too), true)),
+    });
+    let x = var(13, &[ITEMS, WIDTH]);
+    cases.push(Case {
+        name: "normalize",
+        shapes: format!("{ITEMS} x {WIDTH}"),
+        flops: 0.0,
+        bytes: 4.0 * (2 * ITEMS * WIDTH) as f64,
+        run: Box::new(move || normalize(&x)),
+    });
+    cases
+}
+
+/// The median in milliseconds that criterion left in `folder`.
+fn median(folder: &Path, group: &str, name: &str) -> Option<f64> {
+    let text = std::fs::read_to_string(folder.join(group).join(name).join("new/estimates.json")).ok()?;
+    let estimates: serde_json::Value = serde_json::from_str(&text).ok()?;
+    Some(estimates["median"]["point_estimate"].as_f64()? / 1e6)
+}
+
+fn main() {
+    mp4sr_ops::start_threads();
+    mp4sr_ops::keep_memory();
+    let folder = tempfile::tempdir().unwrap();
+    let mut criterion = Criterion::default()
+        .configure_from_args()
+        .sample_size(20)
+        .warm_up_time(std::time::Duration::from_millis(500))
+        .measurement_time(std::time::Duration::from_secs(2))
+        .output_directory(folder.path());
+    let cases = cases();
+    for (group, both) in [("forward", false), ("forward and backward", true)] {
+        let mut group = criterion.benchmark_group(group);
+        for case in &cases {
+            group.bench_function(case.name, |bench| {
+                bench.iter(|| {
+                    let result = (case.run)().unwrap();
+                    both.then(|| result.sum_all().unwrap().backward().unwrap())
+                });
+            });
+        }
+        group.finish();
+    }
+    criterion.final_summary();
+    for case in &cases {
+        for (group, passes) in [("forward", 1.0), ("forward and backward", 3.0)] {
+            let Some(ms) = median(folder.path(), group, case.name) else { continue };
+            let round = |x: f64| (x * 1000.0).round() / 1000.0;
+            let mut line = serde_json::json!({
+                "bench": "operator", "operator": case.name, "direction": group, "shapes": case.shapes,
+                "threads": mp4sr_ops::threads(), "ms": round(ms),
+            });
+            if case.flops > 0.0 {
+                line["gflop_per_s"] = round(passes * case.flops / ms / 1e6).into();
+            } else {
+                line["gb_per_s"] = round(passes * case.bytes / ms / 1e6).into();
+            }
+            println!("{line}");
+        }
+    }
+}
