@@ -172,14 +172,27 @@ impl MappedFeatures {
 }
 
 impl MappedValues {
+    /// The first value that is not finite. Halves are looked at as bits: their exponent is all ones.
     fn not_finite(&self) -> Option<(usize, f32)> {
-        fn first<T: Copy + Into<f32>>(values: &[T]) -> Option<(usize, f32)> {
-            values.iter().map(|&v| v.into()).enumerate().find(|(_, v): &(usize, f32)| !v.is_finite())
+        const BLOCK: usize = 1 << 12;
+        fn first<T: Copy>(values: &[T], bad: fn(T) -> bool) -> Option<usize> {
+            let within = |block: &[T]| block.iter().fold(false, |any, &v| any | bad(v));
+            let block = values.chunks(BLOCK).position(within)?;
+            values[block * BLOCK..].iter().position(|&v| bad(v)).map(|at| block * BLOCK + at)
         }
         match self {
-            Self::F16(values) => first((**values).as_ref()),
-            Self::Bf16(values) => first((**values).as_ref()),
-            Self::F32(values) => first((**values).as_ref()),
+            Self::F16(values) => {
+                let values = (**values).as_ref();
+                first(values, |v: f16| v.to_bits() & 0x7c00 == 0x7c00).map(|at| (at, values[at].to_f32()))
+            }
+            Self::Bf16(values) => {
+                let values = (**values).as_ref();
+                first(values, |v: bf16| v.to_bits() & 0x7f80 == 0x7f80).map(|at| (at, values[at].to_f32()))
+            }
+            Self::F32(values) => {
+                let values = (**values).as_ref();
+                first(values, |v: f32| !v.is_finite()).map(|at| (at, values[at]))
+            }
         }
     }
 }
@@ -273,13 +286,19 @@ mod tests {
         let (read, mapped) = refusal(&hash_ids(["a", "c"]), 2);
         assert_eq!(read, mapped);
         assert!(refusal(&hash, 3).1.contains("`offsets`: expected I64 [4], found I64 [3]"));
-        let infinite = Features {
-            offsets: vec![0, 0, 2],
-            values: Tensor::F16(vec![f16::ONE, f16::ONE, f16::ONE, f16::INFINITY], vec![2, 2]),
-            item_hash: hash.clone(),
-        };
-        infinite.write(&path, "extract", serde_json::Value::Null).unwrap();
-        assert!(refusal(&hash, 2).1.contains("inf in row 1"));
+        let (one, shape) = (f16::ONE, vec![2, 2]);
+        let brain = bf16::from_f32;
+        for (values, expected) in [
+            (Tensor::F16(vec![one, one, one, f16::INFINITY], shape.clone()), "inf in row 1"),
+            (Tensor::F16(vec![one, f16::NAN, one, f16::MAX], shape.clone()), "NaN in row 0"),
+            (Tensor::Bf16(vec![brain(1.0), bf16::MAX, bf16::NEG_INFINITY, bf16::MIN], shape.clone()), "-inf in row 1"),
+            (Tensor::F32(vec![f32::MAX, f32::MIN, 0.0, f32::NAN], shape), "NaN in row 1"),
+        ] {
+            let features = Features { offsets: vec![0, 0, 2], values, item_hash: hash.clone() };
+            features.write(&path, "extract", serde_json::Value::Null).unwrap();
+            let (_, mapped) = refusal(&hash, 2);
+            assert!(mapped.contains(expected), "{mapped} lacks {expected}");
+        }
         files::write_bytes(&path, b"").unwrap();
         refusal(&hash, 2);
     }
