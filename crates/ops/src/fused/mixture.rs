@@ -10,8 +10,11 @@ use super::norm::moments;
 use crate::Dropout;
 use crate::kernel::{dot, sum};
 
-/// The widest expert whose intermediates live on the stack.
-pub(super) const WIDEST: usize = 256;
+/// The widest expert: intermediates live on the stack.
+pub(super) const WIDEST: usize = 4096;
+
+/// Up to this width they take little room there.
+const NARROW: usize = 256;
 
 /// LayerNorm weights and biases of all experts, `[o d]` each.
 #[derive(Clone, Copy)]
@@ -64,6 +67,7 @@ fn mix<const ROOM: usize>(
 pub(super) fn mix_use(z: &mut [f32], product: &[f32], gate: &[f32], norms: Norms<'_>, first: u32, dropout: Dropout) {
     match z.len() {
         64 => mix::<64>(z, product, gate, norms, first, dropout, 64),
+        d if d <= NARROW => mix::<NARROW>(z, product, gate, norms, first, dropout, d),
         d => mix::<WIDEST>(z, product, gate, norms, first, dropout, d),
     }
 }
@@ -127,6 +131,7 @@ pub(super) fn mix_use_backward(
 ) {
     match dz.len() {
         64 => mix_backward::<64>(dz, inputs, totals, first, dropout, 64),
+        d if d <= NARROW => mix_backward::<NARROW>(dz, inputs, totals, first, dropout, d),
         d => mix_backward::<WIDEST>(dz, inputs, totals, first, dropout, d),
     }
 }
