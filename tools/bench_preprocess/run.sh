@@ -29,17 +29,14 @@ TOML
 measure() {
     name=$1
     shift
-    /usr/bin/time -f "$name %e s, %U s of CPU, %M KiB at the peak" "$@" > "$folder/said.txt"
+    /usr/bin/time -f "$name %e s, %U s of CPU, %M KiB at the peak" "$@" > "$folder/said.txt" # the times go to standard error
 }
 for round in 1 2 3; do
     echo "round $round" >&2
     for form in tsv json items; do
         rm -rf "$folder/artifacts"
         measure "mp4sr $form" "$program" --pipeline "$folder/$form.toml" --data "$folder" --artifacts "$folder/artifacts" --quiet
-        cat "$folder/said.txt"
     done
     measure "pandas tsv" "$python" "$here/with_pandas.py" "$folder/events.tsv" "$folder/pandas"
-    cat "$folder/said.txt"
     measure "pandas json" "$python" "$here/with_pandas.py" "$folder/reviews.json.gz" "$folder/pandas"
-    cat "$folder/said.txt"
 done

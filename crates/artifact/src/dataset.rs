@@ -1,8 +1,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use crate::tensors::check_offsets;
-use crate::{Column, Error, Fingerprint, Header, Result, Table, Tensor, TensorFile, hash_ids, write_tensors};
+use safetensors::Dtype;
+
+use crate::tensors::{check_offsets, write_views};
+use crate::{Column, Error, Fingerprint, Header, Result, Table, TensorFile, hash_ids};
 
 const REMEDY: &str = "run `make preprocess` again";
 
@@ -45,13 +47,15 @@ impl Sequences {
             settings,
             inputs: BTreeMap::new(),
         };
+        let count = [self.item_count as i64];
+        // The largest table of all: its columns are written from where they stand.
         let tensors = [
-            ("offsets".to_owned(), Tensor::I64(self.offsets.clone(), vec![self.offsets.len()])),
-            ("items".to_owned(), Tensor::U32(self.items.clone(), vec![self.items.len()])),
-            ("times".to_owned(), Tensor::I64(self.times.clone(), vec![self.times.len()])),
-            ("item_count".to_owned(), Tensor::I64(vec![self.item_count as i64], vec![1])),
+            ("offsets", (Dtype::I64, &[self.offsets.len()][..], bytemuck::cast_slice(&self.offsets))),
+            ("items", (Dtype::U32, &[self.items.len()][..], bytemuck::cast_slice(&self.items))),
+            ("times", (Dtype::I64, &[self.times.len()][..], bytemuck::cast_slice(&self.times))),
+            ("item_count", (Dtype::I64, &[1][..], bytemuck::cast_slice(&count))),
         ];
-        write_tensors(path, &header, &tensors)
+        write_views(path, &header, &tensors)
     }
 
     /// Reads and verifies the file.

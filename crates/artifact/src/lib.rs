@@ -2,7 +2,7 @@
 //!
 //! In: tensors, tables, settings. Out: safetensors and Parquet on disk with a header that says who wrote them from what,
 //! stage manifests, locks; every write is atomic (temporary file, fsync, rename) and every read is verified.
-//! Must not know: candle, polars' query engine, models.
+//! Must not know: candle, models.
 
 mod dataset;
 mod error;

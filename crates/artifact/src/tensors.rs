@@ -1,8 +1,9 @@
 use std::collections::HashMap;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Fingerprint, Result, files};
@@ -71,14 +72,15 @@ impl Tensor {
         }
     }
 
-    fn to_bytes(&self) -> Vec<u8> {
-        match self {
-            Self::F32(v, _) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Self::F16(v, _) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Self::Bf16(v, _) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Self::I64(v, _) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            Self::U32(v, _) => v.iter().flat_map(|x| x.to_le_bytes()).collect(),
-        }
+    fn view(&self) -> View<'_> {
+        let bytes = match self {
+            Self::F32(v, _) => bytemuck::cast_slice(v),
+            Self::F16(v, _) => bytemuck::cast_slice(v),
+            Self::Bf16(v, _) => bytemuck::cast_slice(v),
+            Self::I64(v, _) => bytemuck::cast_slice(v),
+            Self::U32(v, _) => bytemuck::cast_slice(v),
+        };
+        (self.dtype(), self.shape(), bytes)
     }
 
     fn from_view(view: &TensorView<'_>) -> Option<Self> {
@@ -97,27 +99,49 @@ impl Tensor {
     }
 }
 
+// Numbers are written as they stand in memory; the format is little-endian.
+#[cfg(target_endian = "big")]
+compile_error!("tensor files are read and written on little-endian machines alone");
+
 /// Writes named tensors with their header, atomically. The same content gives the same bytes.
 pub fn write_tensors(path: &Path, header: &Header, tensors: &[(String, Tensor)]) -> Result<()> {
+    let views: Vec<_> = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.view())).collect();
+    write_views(path, header, &views)
+}
+
+/// Type, shape and bytes of a tensor that stays where it is.
+pub(crate) type View<'a> = (Dtype, &'a [usize], &'a [u8]);
+
+/// The same without tensors of its own.
+pub(crate) fn write_views(path: &Path, header: &Header, tensors: &[(&str, View<'_>)]) -> Result<()> {
     let failed = |e: &dyn std::fmt::Display| {
         Error::unusable(path, format!("its content can't be written: {e}"), "report this as a defect")
     };
-    let raw: Vec<(Vec<u8>, Dtype, Vec<usize>)> =
-        tensors.iter().map(|(_, t)| (t.to_bytes(), t.dtype(), t.shape().to_vec())).collect();
     let mut text = serde_json::to_string(header).map_err(|e| failed(&e))?;
     if header.format != WITHOUT_CHECKSUM {
-        let parts = tensors.iter().zip(&raw);
-        let parts = parts.map(|((name, _), (bytes, dtype, shape))| (name.as_str(), form(*dtype, shape), &bytes[..]));
+        let parts = tensors.iter().map(|&(name, (dtype, shape, bytes))| (name, form(dtype, shape), bytes));
         let checksum = Fingerprint::of_content(&text, parts);
         text.replace_range(..1, &format!("{CHECKSUM_START}{checksum}{CHECKSUM_END}"));
     }
     let metadata = HashMap::from([(HEADER_KEY.to_owned(), text)]);
-    let mut views = Vec::with_capacity(tensors.len());
-    for ((name, _), (bytes, dtype, shape)) in tensors.iter().zip(&raw) {
-        views.push((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).map_err(|e| failed(&e))?));
-    }
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| failed(&e))?;
-    files::write_bytes(path, &bytes)
+    // safetensors' own order. Its `serialize` would hold the file once more in memory, its `serialize_to_file` leaves
+    // temporary files behind when it is killed.
+    let mut tensors: Vec<_> = tensors.iter().collect();
+    tensors.sort_by(|(a, (a_type, ..)), (b, (b_type, ..))| b_type.cmp(a_type).then(a.cmp(b)));
+    let mut end = 0;
+    let infos = tensors.iter().map(|&&(name, (dtype, shape, bytes))| {
+        let start = end;
+        end += bytes.len();
+        (name.to_owned(), TensorInfo { dtype, shape: shape.to_vec(), data_offsets: (start, end) })
+    });
+    let metadata = Metadata::new(Some(metadata), infos.collect()).map_err(|e| failed(&e))?;
+    let mut head = serde_json::to_vec(&metadata).map_err(|e| failed(&e))?;
+    head.resize(head.len().next_multiple_of(8), b' ');
+    files::write_atomic(path, |out| -> io::Result<()> {
+        out.write_all(&(head.len() as u64).to_le_bytes())?;
+        out.write_all(&head)?;
+        tensors.iter().try_for_each(|(_, (.., bytes))| out.write_all(bytes))
+    })
 }
 
 /// The header's checksum, if it starts with one, and the header without it.
@@ -281,4 +305,37 @@ pub(crate) fn check_offsets(offsets: &[i64], rows: usize) -> std::result::Result
 pub(crate) fn other_items(path: &Path, header: &Header, expected: &Fingerprint, remedy: &str) -> Error {
     let reason = format!("it is about other items (item hash {}, expected {expected})", header.items);
     Error::unusable(path, reason, remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_what_safetensors_itself_writes_of_the_same_tensors() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.safetensors");
+        let header = Header {
+            format: "state".to_owned(),
+            version: 1,
+            stage: "test".to_owned(),
+            items: Fingerprint::of_bytes(b"items"),
+            settings: serde_json::json!({"odd": "\u{1f600}"}),
+            inputs: std::collections::BTreeMap::new(),
+        };
+        let tensors = [
+            ("b.halves".to_owned(), Tensor::F16(vec![f16::from_f32(1.5); 3], vec![3])),
+            ("a.numbers".to_owned(), Tensor::U32(vec![7, 8, 9, 10], vec![2, 2])),
+            ("c.offsets".to_owned(), Tensor::I64(vec![-1, i64::MAX], vec![2])),
+            ("a.floats".to_owned(), Tensor::F32(vec![0.1, f32::MIN], vec![1, 2])),
+            ("d.none".to_owned(), Tensor::Bf16(vec![], vec![0, 5])),
+        ];
+        write_tensors(&path, &header, &tensors).unwrap();
+        let written = files::read(&path).unwrap();
+        let (_, metadata) = SafeTensors::read_metadata(&written).unwrap();
+        let theirs = SafeTensors::deserialize(&written).unwrap();
+        assert_eq!(safetensors::serialize(theirs.tensors(), metadata.metadata().clone()).unwrap(), written);
+        let mut file = TensorFile::read(&path, "state", 1, "").unwrap();
+        assert_eq!(file.take_i64("c.offsets").unwrap(), [-1, i64::MAX]);
+    }
 }

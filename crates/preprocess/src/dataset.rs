@@ -2,12 +2,11 @@
 
 use std::path::PathBuf;
 
-use indexmap::IndexSet;
 use mp4sr_artifact::{Items, Layout, Sequences, Users};
 
 use crate::Result;
 use crate::filter::Ordered;
-use crate::source::Catalogue;
+use crate::source::{Catalogue, Ids};
 
 /// The dataset as the other stages read it.
 #[derive(Debug)]
@@ -20,21 +19,15 @@ pub struct Dataset {
 impl Dataset {
     /// Numbers the users and items that are left from 1, in the order of their first line in the raw files. `units` of the
     /// events' times make one of what is stored.
-    pub fn new(
-        events: &Ordered,
-        units: i64,
-        user_ids: &IndexSet<Box<str>>,
-        item_ids: &IndexSet<Box<str>>,
-        mut catalogue: Catalogue,
-    ) -> Self {
+    pub fn new(events: Ordered, units: i64, user_ids: Ids, item_ids: Ids, mut catalogue: Catalogue) -> Self {
         let user_marks = events.marks(&events.users, user_ids.len());
         let item_marks = events.marks(&events.items, item_ids.len());
-        let left = |ids: &IndexSet<Box<str>>, marks: &[bool]| {
-            ids.iter().zip(marks).filter(|(_, mark)| **mark).map(|(id, _)| id.to_string()).collect::<Vec<_>>()
+        let left = |ids: Ids, marks: &[bool]| {
+            ids.into_iter().zip(marks).filter(|(_, mark)| **mark).map(|(id, _)| id.into_string()).collect::<Vec<_>>()
         };
         let users = Users { ids: left(user_ids, &user_marks) };
         let mut items = Items { ids: left(item_ids, &item_marks), ..Items::default() };
-        for item in (0..item_ids.len()).filter(|&item| item_marks[item]) {
+        for item in (0..item_marks.len()).filter(|&item| item_marks[item]) {
             let record = catalogue.records.remove(&(item as u32)).unwrap_or_default();
             items.titles.push(record.title);
             items.sentences.push(record.sentences);
@@ -43,19 +36,21 @@ impl Dataset {
         let item_numbers = numbers(&item_marks);
         let mut sequences = Sequences {
             offsets: Vec::with_capacity(users.ids.len() + 1),
-            items: Vec::new(),
-            times: Vec::new(),
+            items: Vec::with_capacity(events.kept() as usize),
+            times: Vec::with_capacity(events.kept() as usize),
             item_hash: items.hash(),
             item_count: items.len(),
         };
+        // The columns go as soon as they are copied.
+        let Ordered { users: event_users, items: event_items, times, keep } = events;
         let mut current = None;
-        for at in (0..events.users.len()).filter(|&at| events.keep[at]) {
-            if current != Some(events.users[at]) {
-                current = Some(events.users[at]);
+        for at in (0..event_users.len()).filter(|&at| keep[at]) {
+            if current != Some(event_users[at]) {
+                current = Some(event_users[at]);
                 sequences.offsets.push(sequences.items.len() as i64);
             }
-            sequences.items.push(item_numbers[events.items[at] as usize]);
-            sequences.times.push(events.times[at].div_euclid(units));
+            sequences.items.push(item_numbers[event_items[at] as usize]);
+            sequences.times.push(times[at].div_euclid(units));
         }
         sequences.offsets.push(sequences.items.len() as i64);
         Self { sequences, items, users }
@@ -91,7 +86,7 @@ mod tests {
 
     #[test]
     fn what_is_left_is_numbered_in_the_order_of_the_input() {
-        let ids = |ids: &[&str]| ids.iter().map(|&id| id.into()).collect::<IndexSet<Box<str>>>();
+        let ids = |ids: &[&str]| ids.iter().map(|&id| id.into()).collect::<Ids>();
         let events = Ordered {
             users: vec![0, 1, 1, 3, 3],
             items: vec![0, 3, 1, 1, 3],
@@ -100,7 +95,7 @@ mod tests {
         };
         let record = Record { title: "T".into(), sentences: vec!["S".into()], images: vec!["i.jpg".into()] };
         let catalogue = Catalogue { records: HashMap::from([(3, record)]), is_complete: Vec::new() };
-        let dataset = Dataset::new(&events, 1000, &ids(&["a", "b", "c", "d"]), &ids(&["p", "q", "r", "s"]), catalogue);
+        let dataset = Dataset::new(events, 1000, ids(&["a", "b", "c", "d"]), ids(&["p", "q", "r", "s"]), catalogue);
         assert_eq!(dataset.users.ids, ["b", "d"]);
         assert_eq!(dataset.items.ids, ["q", "s"]);
         assert_eq!(dataset.items.titles, ["", "T"]);

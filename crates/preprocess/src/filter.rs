@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 
 use mp4sr_pipeline::config::Repeated;
-use polars::prelude::{Column, DataFrame};
-use polars::prelude::{IntoLazy, NamedFrom, PolarsResult, Series, SortMultipleOptions, UniqueKeepStrategy, col};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::kcore::{Bounds, peel};
-use crate::{Error, Result};
 
 /// Events in the order of user, time, input; `keep` marks those that no filter has dropped.
 #[derive(Debug, Default)]
@@ -34,34 +32,70 @@ pub struct Step {
     pub items: u64,
 }
 
-/// Orders events by user, time and input and drops repeats.
-pub fn order(users: Vec<u32>, items: Vec<u32>, times: Vec<i64>, repeated: Repeated) -> Result<Ordered> {
-    let ordered = || -> PolarsResult<Ordered> {
-        let count = users.len();
-        let rows: Vec<u32> = (0..count as u32).collect();
-        let columns: Vec<Column> = vec![
-            Series::new("user".into(), users).into(),
-            Series::new("item".into(), items).into(),
-            Series::new("time".into(), times).into(),
-            Series::new("row".into(), rows).into(),
-        ];
-        let sorted =
-            DataFrame::new(count, columns)?.lazy().sort(["user", "time", "row"], SortMultipleOptions::default());
-        let pair = || Some(vec![col("user"), col("item")]);
-        let frame = match repeated {
-            Repeated::All => sorted,
-            Repeated::First => sorted.unique_stable_generic(pair(), UniqueKeepStrategy::First),
-            Repeated::Last => sorted.unique_stable_generic(pair(), UniqueKeepStrategy::Last),
-        };
-        let frame = frame.select([col("user"), col("item"), col("time")]).collect()?;
-        Ok(Ordered {
-            users: frame.column("user")?.u32()?.into_no_null_iter().collect(),
-            items: frame.column("item")?.u32()?.into_no_null_iter().collect(),
-            times: frame.column("time")?.i64()?.into_no_null_iter().collect(),
-            keep: vec![true; frame.height()],
+/// Orders events by user, time and input and marks repeats as not kept.
+///
+/// Users are numbers without gaps, so that one counting pass finds every user's place; what is left to sort are single
+/// sequences. A library's sort of the table took three times the memory.
+pub fn order(mut users: Vec<u32>, items: Vec<u32>, times: Vec<i64>, repeated: Repeated) -> Ordered {
+    let counts = counts(&users);
+    let mut rows = rows_by_user(&users, &counts);
+    let mut keep = vec![true; rows.len()];
+    let sequences = split(&mut rows, &counts).into_par_iter().zip(split(&mut keep, &counts));
+    sequences.for_each_init(Vec::new, |places, (rows, keep)| {
+        rows.sort_unstable_by_key(|&row| (times[row as usize], row));
+        if repeated != Repeated::All {
+            drop_repeats(|place| items[rows[place as usize] as usize], repeated == Repeated::Last, keep, places);
+        }
+    });
+    let mut at = 0;
+    for (user, &count) in counts.iter().enumerate() {
+        users[at..at + count].fill(user as u32);
+        at += count;
+    }
+    Ordered { users, items: gather(items, &rows), times: gather(times, &rows), keep }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "frees the column: memory holds one more column, not two")]
+fn gather<T: Copy>(column: Vec<T>, rows: &[u32]) -> Vec<T> {
+    rows.iter().map(|&row| column[row as usize]).collect()
+}
+
+fn counts(users: &[u32]) -> Vec<usize> {
+    let mut counts = vec![0; users.iter().max().map_or(0, |&max| max as usize + 1)];
+    users.iter().for_each(|&user| counts[user as usize] += 1);
+    counts
+}
+
+/// The rows of user 0 in input order, then those of user 1, ...
+fn rows_by_user(users: &[u32], counts: &[usize]) -> Vec<u32> {
+    let mut next: Vec<usize> = counts
+        .iter()
+        .scan(0, |sum, &count| {
+            *sum += count;
+            Some(*sum - count)
         })
-    };
-    ordered().map_err(|e| Error::bug(format!("ordering events failed: {e}")))
+        .collect();
+    let mut rows = vec![0; users.len()];
+    for (row, &user) in users.iter().enumerate() {
+        rows[next[user as usize]] = row as u32;
+        next[user as usize] += 1;
+    }
+    rows
+}
+
+fn split<'a, T>(mut rest: &'a mut [T], counts: &[usize]) -> Vec<&'a mut [T]> {
+    let part = |&count: &usize| rest.split_off_mut(..count).unwrap_or_default();
+    counts.iter().map(part).collect()
+}
+
+/// Keeps the first or the last of the places in one sequence that hold the same item. `places` is scratch.
+fn drop_repeats(item_at: impl Fn(u32) -> u32, last: bool, keep: &mut [bool], places: &mut Vec<u32>) {
+    places.clear();
+    places.extend(0..keep.len() as u32);
+    places.sort_unstable_by_key(|&place| (item_at(place), place));
+    for pair in places.windows(2).filter(|pair| item_at(pair[0]) == item_at(pair[1])) {
+        keep[pair[usize::from(!last)] as usize] = false;
+    }
 }
 
 impl Ordered {
@@ -129,8 +163,11 @@ mod tests {
         let users = events.iter().map(|e| e.0).collect();
         let items = events.iter().map(|e| e.1).collect();
         let times = events.iter().map(|e| e.2).collect();
-        let ordered = order(users, items, times, repeated).unwrap();
-        (0..ordered.users.len()).map(|at| (ordered.users[at], ordered.items[at], ordered.times[at])).collect()
+        let ordered = order(users, items, times, repeated);
+        (0..ordered.users.len())
+            .filter(|&at| ordered.keep[at])
+            .map(|at| (ordered.users[at], ordered.items[at], ordered.times[at]))
+            .collect()
     }
 
     #[test]
@@ -175,7 +212,7 @@ mod tests {
             let make = || {
                 let columns = |f: fn(&Event) -> u32| events.iter().map(f).collect::<Vec<_>>();
                 let times = events.iter().map(|e| e.2).collect();
-                order(columns(|e| e.0), columns(|e| e.1), times, Repeated::Last).unwrap()
+                order(columns(|e| e.0), columns(|e| e.1), times, Repeated::Last)
             };
             let mut before = make();
             before.drop_items(&complete);

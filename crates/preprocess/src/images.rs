@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
-use indexmap::IndexSet;
 use mp4sr_artifact::files;
 
 use crate::Result;
 use crate::rejects::Fault;
+use crate::source::Ids;
 
 const ENDINGS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
 
@@ -24,7 +24,7 @@ pub struct ImageFolder {
 
 impl ImageFolder {
     /// Finds the images of the items with these ids.
-    pub fn read(folder: &Path, item_ids: &IndexSet<Box<str>>) -> Result<Self> {
+    pub fn read(folder: &Path, item_ids: &Ids) -> Result<Self> {
         let mut found: HashMap<u32, Vec<(u64, String)>> = HashMap::new();
         for path in files::list(folder)? {
             let Some((name, stem)) = path.to_str().zip(path.file_stem().and_then(|stem| stem.to_str())) else {
@@ -116,7 +116,7 @@ mod tests {
         for name in ["a.jpg", "a_10.png", "a_2.webp", "a_x.jpg", "a.txt", "a_b.JPEG", "a_b_2.jpg", "z.jpg", "B.png"] {
             fs::write(folder.path().join(name), "x").unwrap();
         }
-        let ids: IndexSet<Box<str>> = ["a", "a_b", "b"].into_iter().map(Into::into).collect();
+        let ids: Ids = ["a", "a_b", "b"].into_iter().map(Into::into).collect();
         let images = ImageFolder::read(folder.path(), &ids).unwrap();
         let names = |item| {
             let paths = images.of(item).unwrap_or_default().iter();

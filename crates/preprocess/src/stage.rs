@@ -79,7 +79,7 @@ fn make(
         users: user_ids.len() as u64,
         items: item_ids.len() as u64,
     }];
-    let mut ordered = order(users, items, times, preprocess.repeated)?;
+    let mut ordered = order(users, items, times, preprocess.repeated);
     let repeats = accepted - ordered.kept();
     steps.push(ordered.step("repeated events", only("repeated event", repeats)));
 
@@ -122,7 +122,7 @@ fn make(
     check_something_left(&steps)?;
 
     let ties = count_ties(&ordered);
-    let dataset = Dataset::new(&ordered, units, &user_ids, &item_ids, catalogue);
+    let dataset = Dataset::new(ordered, units, user_ids, item_ids, catalogue);
     let report = Report::new(config, events_read, items_read, steps, ties, &dataset, table1, warnings);
     report.check()?;
     report.warnings.iter().for_each(|warning| progress.say(format!("preprocess: {warning}")));

@@ -1,6 +1,9 @@
 //! Interactions of raw files as numbers.
 
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, ScopedJoinHandle};
 
 use indexmap::IndexSet;
 use mp4sr_pipeline::Progress;
@@ -12,11 +15,17 @@ use crate::read::{Cell, Shape, for_each_row};
 use crate::rejects::{Fault, Rejects};
 use crate::{Error, Result};
 
+/// Ids in the order of their first event.
+pub type Ids = IndexSet<Box<str>, foldhash::fast::RandomState>;
+
+/// Bytes of ids that are handed over for numbering at once.
+const BATCH: usize = 1 << 18;
+
 /// Every accepted event, in input order. Ids are numbered in the order of their first event.
 #[derive(Debug, Default)]
 pub struct Events {
-    pub user_ids: IndexSet<Box<str>>,
-    pub item_ids: IndexSet<Box<str>>,
+    pub user_ids: Ids,
+    pub item_ids: Ids,
     pub users: Vec<u32>,
     pub items: Vec<u32>,
     pub times: Vec<i64>,
@@ -105,6 +114,34 @@ pub fn read_file(
     Ok(count)
 }
 
+/// Ids on their way to be numbered, one after the other without anything between them.
+#[derive(Default)]
+struct Batch {
+    text: String,
+    ends: Vec<usize>,
+}
+
+/// Gives ids to the thread that numbers them.
+struct Numbering {
+    batch: Batch,
+    batches: SyncSender<Batch>,
+}
+
+impl Numbering {
+    fn push(&mut self, id: &str) {
+        self.batch.text.push_str(id);
+        self.batch.ends.push(self.batch.text.len());
+        if self.batch.text.len() >= BATCH {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        // Who numbers them can only be gone after a panic, which the join tells.
+        let _ = self.batches.send(std::mem::take(&mut self.batch));
+    }
+}
+
 impl Events {
     /// Reads the files of interactions, one after the other.
     pub fn read(
@@ -113,27 +150,20 @@ impl Events {
         budget: &mut Budget,
         progress: &Progress,
     ) -> Result<(Self, EventsRead)> {
-        let mut events = Self { units: form.clock.units(), ..Self::default() };
-        let mut read = EventsRead::default();
-        let mut fields = vec![form.user.as_str(), form.time.as_str()];
-        fields.extend(form.item.iter().map(String::as_str));
-        let users = [form.user.clone()];
-        for path in paths {
-            let shape = form.shape(path, false)?;
-            let count = read_file(path, shape, &fields, &mut read.rejected, budget, progress, &mut |_, cells| {
-                let event = || -> std::result::Result<_, Fault> {
-                    let user = id(&users, &cells[..1])?;
-                    let item = id(&form.item, &cells[2..])?;
-                    Ok((user, item, form.clock.read(&form.time, &cells[1])?))
-                };
-                match event() {
-                    Ok((user, item, time)) => events.push(&user, &item, time).map(Ok),
-                    Err(fault) => Ok(Err(fault)),
-                }
-            })?;
-            read.files.push(count);
-        }
-        if events.users.is_empty() {
+        // Numbering ids waits for memory as long as reading lines takes: each has a thread.
+        let (times, read, users, items) = thread::scope(|scope| {
+            let numbering = || {
+                let (batches, received) = sync_channel(4);
+                (Numbering { batch: Batch::default(), batches }, scope.spawn(move || number_all(received)))
+            };
+            let ((to_users, users), (to_items, items)) = (numbering(), numbering());
+            let mut times = Vec::new();
+            let read = read_events(paths, form, budget, progress, to_users, to_items, &mut times);
+            let join = |numbered: ScopedJoinHandle<'_, _>| numbered.join().unwrap_or_else(|panic| resume_unwind(panic));
+            (times, read, join(users), join(items))
+        });
+        let read = read?;
+        if times.is_empty() {
             let lines = read.rejected.total();
             let why = match read.rejected.most_frequent() {
                 Some((reason, count)) => {
@@ -143,24 +173,66 @@ impl Events {
             };
             return Err(Error::raw(&paths[0], format!("{why}; is `source.format` the form of this file?")));
         }
-        Ok((events, read))
-    }
-
-    fn push(&mut self, user: &str, item: &str, time: i64) -> Result<()> {
-        let user = number(&mut self.user_ids, user);
-        let item = number(&mut self.item_ids, item);
-        // Numbers are 32 bits wide here and in the files.
-        if self.users.len() >= u32::MAX as usize - 1 {
-            return Err(Error::Setting(format!("more than {} events; split the data", u32::MAX - 1)));
-        }
-        self.users.push(user);
-        self.items.push(item);
-        self.times.push(time);
-        Ok(())
+        let ((user_ids, users), (item_ids, items)) = (users, items);
+        Ok((Self { user_ids, item_ids, users, items, times, units: form.clock.units() }, read))
     }
 }
 
-fn number(ids: &mut IndexSet<Box<str>>, id: &str) -> u32 {
+fn number_all(batches: Receiver<Batch>) -> (Ids, Vec<u32>) {
+    let (mut ids, mut numbers) = (Ids::default(), Vec::new());
+    for Batch { text, ends } in batches {
+        let mut start = 0;
+        for end in ends {
+            numbers.push(number(&mut ids, &text[start..end]));
+            start = end;
+        }
+    }
+    (ids, numbers)
+}
+
+/// Reads the lines of all files and keeps the times of those that are accepted.
+fn read_events(
+    paths: &[PathBuf],
+    form: &Form,
+    budget: &mut Budget,
+    progress: &Progress,
+    mut user_ids: Numbering,
+    mut item_ids: Numbering,
+    times: &mut Vec<i64>,
+) -> Result<EventsRead> {
+    let mut read = EventsRead::default();
+    let mut fields = vec![form.user.as_str(), form.time.as_str()];
+    fields.extend(form.item.iter().map(String::as_str));
+    let users = [form.user.clone()];
+    for path in paths {
+        let shape = form.shape(path, false)?;
+        let count = read_file(path, shape, &fields, &mut read.rejected, budget, progress, &mut |_, cells| {
+            let event = || -> std::result::Result<_, Fault> {
+                let user = id(&users, &cells[..1])?;
+                let item = id(&form.item, &cells[2..])?;
+                Ok((user, item, form.clock.read(&form.time, &cells[1])?))
+            };
+            let (user, item, time) = match event() {
+                Ok(event) => event,
+                Err(fault) => return Ok(Err(fault)),
+            };
+            // Numbers are 32 bits wide here and in the files.
+            if times.len() >= u32::MAX as usize - 1 {
+                return Err(Error::Setting(format!("more than {} events; split the data", u32::MAX - 1)));
+            }
+            user_ids.push(&user);
+            item_ids.push(&item);
+            times.push(time);
+            Ok(Ok(()))
+        })?;
+        read.files.push(count);
+    }
+    user_ids.send();
+    item_ids.send();
+    Ok(read)
+}
+
+fn number(ids: &mut Ids, id: &str) -> u32 {
     // Most ids are known already: no copy for them.
     match ids.get_index_of(id) {
         Some(known) => known as u32,

@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use indexmap::IndexSet;
 use mp4sr_pipeline::Progress;
 use serde::{Deserialize, Serialize};
 
 use super::events::{Budget, FileCount, read_file};
-use super::{Form, values};
+use super::{Form, Ids, values};
 use crate::Result;
 use crate::images::{ImageFolder, Resolver};
 use crate::read::Cell;
@@ -59,7 +58,7 @@ pub struct ItemsRead {
 pub struct Reading<'a> {
     pub form: &'a Form,
     pub data: &'a Path,
-    pub item_ids: &'a IndexSet<Box<str>>,
+    pub item_ids: &'a Ids,
     /// Items whose record is kept; of the others only whether they have text and image.
     pub needed: &'a [bool],
     pub folder: &'a ImageFolder,
@@ -187,7 +186,7 @@ mod tests {
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
         let form = Form::new(source).unwrap();
-        let item_ids: IndexSet<Box<str>> = ids.iter().map(|&id| id.into()).collect();
+        let item_ids: Ids = ids.iter().map(|&id| id.into()).collect();
         let reading = Reading {
             form: &form,
             data: folder.path(),

@@ -6,7 +6,7 @@ mod form;
 mod items;
 mod values;
 
-pub use events::{Budget, Events, EventsRead, FileCount};
+pub use events::{Budget, Events, EventsRead, FileCount, Ids};
 pub use form::Form;
 #[cfg(test)]
 pub use items::Record;
