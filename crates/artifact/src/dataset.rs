@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -145,6 +146,11 @@ impl Items {
             images: table.take_texts("images")?,
         })
     }
+
+    /// Gives every name of an image to `each`, in order of items, until it breaks off; memory does not grow with the table.
+    pub fn each_image(path: &Path, each: impl FnMut(&str) -> ControlFlow<()>) -> Result<()> {
+        Table::each_of_texts(path, "images", REMEDY, each)
+    }
 }
 
 /// Users' original ids (`users.parquet`), in index order: row u-1 is user u.
@@ -230,5 +236,12 @@ mod tests {
         };
         items.write(&path).unwrap();
         assert_eq!(Items::read(&path).unwrap(), items);
+        let mut names = Vec::new();
+        let keep = |name: &str| {
+            names.push(name.to_owned());
+            ControlFlow::Continue(())
+        };
+        Items::each_image(&path, keep).unwrap();
+        assert_eq!(names, items.images.concat());
     }
 }

@@ -1,3 +1,4 @@
+use std::io;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::path::Path;
@@ -7,7 +8,7 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 
 use crate::map::Map;
-use crate::tensors::{check_offsets, other_items, parse};
+use crate::tensors::{check_offsets, other_items, parse, write_ragged};
 use crate::{Error, Fingerprint, Header, Result, Tensor, TensorFile, write_tensors};
 
 const REMEDY: &str = "run `make extract` again, or the program that wrote it";
@@ -74,19 +75,60 @@ impl Features {
 
     /// Writes the file; `stage` names the writer.
     pub fn write(&self, path: &Path, stage: &str, settings: serde_json::Value) -> Result<()> {
-        let header = Header {
-            format: Self::FORMAT.to_owned(),
-            version: Self::VERSION,
-            stage: stage.to_owned(),
-            items: self.item_hash.clone(),
-            settings,
-            inputs: std::collections::BTreeMap::new(),
-        };
+        let header = Self::header(self.item_hash.clone(), stage, settings);
         let tensors = [
             ("offsets".to_owned(), Tensor::I64(self.offsets.clone(), vec![self.offsets.len()])),
             ("values".to_owned(), self.values.clone()),
         ];
         write_tensors(path, &header, &tensors)
+    }
+
+    /// Writes the same file of rows that are never held at once: `rows` gives all of them, in order, each time. Gives the
+    /// first row that the type can't hold, if there is one; then nothing is written.
+    pub fn write_rows<'r, I: Iterator<Item = &'r [f32]>>(
+        path: &Path,
+        (stage, settings): (&str, serde_json::Value),
+        (item_hash, offsets): (Fingerprint, &[i64]),
+        (width, as_type): (usize, FeatureType),
+        rows: impl Fn() -> I,
+    ) -> Result<Option<usize>> {
+        let overflows = |row: &[f32]| match as_type {
+            FeatureType::F16 => row.iter().any(|&v| !f16::from_f32(v).is_finite()),
+            FeatureType::Bf16 => row.iter().any(|&v| !bf16::from_f32(v).is_finite()),
+            FeatureType::F32 => row.iter().any(|v| !v.is_finite()),
+        };
+        if let Some(row) = rows().position(overflows) {
+            return Ok(Some(row));
+        }
+        let dtype = match as_type {
+            FeatureType::F16 => Dtype::F16,
+            FeatureType::Bf16 => Dtype::BF16,
+            FeatureType::F32 => Dtype::F32,
+        };
+        let values = |take: &mut dyn FnMut(&[u8]) -> io::Result<()>| {
+            rows().try_for_each(|row| match as_type {
+                FeatureType::F16 => {
+                    take(bytemuck::cast_slice(&row.iter().map(|&v| f16::from_f32(v)).collect::<Vec<_>>()))
+                }
+                FeatureType::Bf16 => {
+                    take(bytemuck::cast_slice(&row.iter().map(|&v| bf16::from_f32(v)).collect::<Vec<_>>()))
+                }
+                FeatureType::F32 => take(bytemuck::cast_slice(row)),
+            })
+        };
+        write_ragged(path, &Self::header(item_hash, stage, settings), offsets, (dtype, width), &values)?;
+        Ok(None)
+    }
+
+    fn header(items: Fingerprint, stage: &str, settings: serde_json::Value) -> Header {
+        Header {
+            format: Self::FORMAT.to_owned(),
+            version: Self::VERSION,
+            stage: stage.to_owned(),
+            items,
+            settings,
+            inputs: std::collections::BTreeMap::new(),
+        }
     }
 
     /// Reads and verifies the file for a dataset whose items are `item_hash`, `item_count` of them.
@@ -211,7 +253,7 @@ impl<T: bytemuck::Pod> AsRef<[T]> for Part<T> {
 }
 
 /// The bytes in `range` as numbers: where they lie, or copied where the file does not align them.
-fn view<T: bytemuck::Pod + Send + Sync, const N: usize>(
+pub(crate) fn view<T: bytemuck::Pod + Send + Sync, const N: usize>(
     map: &Arc<Map>,
     range: Range<usize>,
     read: fn([u8; N]) -> T,
@@ -236,6 +278,31 @@ fn to_f32(values: &Tensor) -> Option<Vec<f32>> {
 mod tests {
     use super::*;
     use crate::{files, hash_ids};
+
+    #[test]
+    fn rows_that_come_one_by_one_make_the_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
+        let values = [0.5, 1.0, -2.0, 0.25, 7.0, 1.0 / 3.0];
+        for as_type in [FeatureType::F16, FeatureType::Bf16, FeatureType::F32] {
+            let settings = || serde_json::json!({"storage": "any"});
+            let hash = hash_ids(["a", "b"]);
+            let features = Features::from_f32(vec![0, 0, 3], &values, 2, as_type, hash.clone()).unwrap();
+            features.write(&whole, "extract", settings()).unwrap();
+            let (stage, items) = (("extract", settings()), (hash, &[0, 0, 3][..]));
+            let misfit = Features::write_rows(&parts, stage, items, (2, as_type), || values.chunks_exact(2)).unwrap();
+            assert_eq!((misfit, crate::files::read(&parts).unwrap()), (None, crate::files::read(&whole).unwrap()));
+        }
+        let rows = || [[1.0, 2.0], [0.0, 1.0e5]].into_iter();
+        let rows: Vec<[f32; 2]> = rows().collect();
+        let path = folder.path().join("none");
+        let of = |as_type| {
+            let items = (hash_ids(["a"]), &[0, 2][..]);
+            let stage = ("extract", serde_json::Value::Null);
+            Features::write_rows(&path, stage, items, (2, as_type), || rows.iter().map(|row| &row[..])).unwrap()
+        };
+        assert_eq!((of(FeatureType::F16), path.exists(), of(FeatureType::Bf16)), (Some(1), false, None));
+    }
 
     #[test]
     fn a_value_too_large_for_its_type_is_refused_at_write_time() {

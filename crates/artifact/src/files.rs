@@ -29,6 +29,21 @@ pub fn open(path: &Path) -> Result<File> {
     Ok(file)
 }
 
+/// Opens a file to write at its end; one that is not there is made, with its folder.
+pub fn append(path: &Path) -> Result<File> {
+    create_dir_all(folder_of(path))?;
+    File::options().append(true).create(true).open(path).map_err(|e| Error::io("open", path, e))
+}
+
+/// The length of a file in bytes; `None` where there is none.
+pub fn length(path: &Path) -> Result<Option<u64>> {
+    match fs::metadata(path) {
+        Ok(found) => Ok(Some(found.len())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("inspect", path, e)),
+    }
+}
+
 /// Creates a folder and its parents.
 pub fn create_dir_all(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(|e| Error::io("create folder", path, e))
@@ -55,6 +70,15 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(|e| Error::io("rename", from, e))
 }
 
+/// Gives a file that is complete under a temporary name its final one, so that no power cut leaves the name on less: fsync,
+/// rename, fsync of the folder.
+pub fn publish(temporary: &Path, path: &Path) -> Result<()> {
+    let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all()).map_err(|e| Error::io("sync", path, e));
+    sync(temporary)?;
+    rename(temporary, path)?;
+    sync(folder_of(path))
+}
+
 /// The paths directly inside a folder, sorted by name.
 pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(folder).map_err(|e| Error::io("list", folder, e))?;
@@ -74,7 +98,7 @@ pub fn write_atomic<E>(
 where
     E: Into<io::Error>,
 {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = folder_of(path);
     create_dir_all(folder)?;
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let temporary = folder.join(format!("{name}{TEMPORARY}{}", std::process::id()));
@@ -91,6 +115,10 @@ where
         let _ = fs::remove_file(&temporary);
     }
     outcome.map_err(|e| Error::io("write", path, e))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Writes bytes atomically.

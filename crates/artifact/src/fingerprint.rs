@@ -27,21 +27,48 @@ impl Fingerprint {
     pub(crate) fn of_content<'a>(header: &str, tensors: impl IntoIterator<Item = (&'a str, String, &'a [u8])>) -> Self {
         let mut sorted: Vec<_> = tensors.into_iter().collect();
         sorted.sort_unstable_by_key(|(name, ..)| *name);
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&(header.len() as u64).to_le_bytes());
-        hasher.update(header.as_bytes());
+        let mut content = ContentHasher::new(header);
         for (name, form, bytes) in sorted {
-            for part in [name.as_bytes(), form.as_bytes(), bytes] {
-                hasher.update(&(part.len() as u64).to_le_bytes());
-                hasher.update(part);
-            }
+            content.tensor(name, &form, bytes.len());
+            content.bytes(bytes);
         }
-        Self(hasher.finalize().to_hex().to_string())
+        content.finish()
     }
 
     /// The hexadecimal form.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// The same for content that comes in parts, tensors in the order of their names.
+pub(crate) struct ContentHasher(blake3::Hasher);
+
+impl ContentHasher {
+    pub fn new(header: &str) -> Self {
+        let mut content = Self(blake3::Hasher::new());
+        content.part(header.as_bytes());
+        content
+    }
+
+    /// Begins a tensor of `length` bytes.
+    pub fn tensor(&mut self, name: &str, form: &str, length: usize) {
+        self.part(name.as_bytes());
+        self.part(form.as_bytes());
+        self.bytes(&(length as u64).to_le_bytes());
+    }
+
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    pub fn finish(self) -> Fingerprint {
+        Fingerprint(self.0.finalize().to_hex().to_string())
+    }
+
+    fn part(&mut self, bytes: &[u8]) {
+        self.bytes(&(bytes.len() as u64).to_le_bytes());
+        self.bytes(bytes);
     }
 }
 

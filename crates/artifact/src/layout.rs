@@ -18,6 +18,11 @@ impl Layout {
         &self.root
     }
 
+    /// `artifacts/.cache/vectors`: what encoders computed, for all datasets.
+    pub fn vectors(&self) -> PathBuf {
+        self.root.with_file_name(".cache").join("vectors")
+    }
+
     /// The name of the run.
     pub fn run_name(&self) -> &str {
         &self.run

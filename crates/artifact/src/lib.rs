@@ -5,6 +5,7 @@
 //! Must not know: candle, models.
 
 mod dataset;
+mod downloads;
 mod error;
 mod features;
 pub mod files;
@@ -15,8 +16,10 @@ mod map;
 mod stage;
 mod table;
 mod tensors;
+mod vectors;
 
 pub use dataset::{Items, Sequences, Users};
+pub use downloads::Downloads;
 pub use error::{Error, Result};
 pub use features::{FeatureType, Features, MappedFeatures, MappedValues};
 pub use fingerprint::{Fingerprint, hash_ids};
@@ -25,3 +28,4 @@ pub use lock::Lock;
 pub use stage::{FileRecord, Manifest, Stage, Status};
 pub use table::{Column, Table};
 pub use tensors::{Header, Tensor, TensorFile, write_tensors};
+pub use vectors::{VectorCache, VectorKey, vector_key};

@@ -1,3 +1,4 @@
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -6,8 +7,8 @@ use arrow::array::{
 };
 use arrow::datatypes::{Field, Float32Type, Schema, UInt32Type};
 use arrow::record_batch::RecordBatch;
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 
@@ -102,6 +103,32 @@ impl Table {
             .map(|(field, array)| (field.name().clone(), array.clone()))
             .collect();
         Ok(Self { columns, origin: Some((path.to_owned(), remedy.to_owned())) })
+    }
+
+    /// Gives every text in a column of lists of text to `each`, in order, until it breaks off. Only some rows of that one
+    /// column are in memory at a time.
+    pub fn each_of_texts(
+        path: &Path,
+        name: &str,
+        remedy: &str,
+        mut each: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<()> {
+        let damaged =
+            |e: &dyn std::fmt::Display| Error::unusable(path, format!("it is not a whole Parquet file ({e})"), remedy);
+        let reader = ParquetRecordBatchReaderBuilder::try_new(files::open(path)?).map_err(|e| damaged(&e))?;
+        let missing = |_| Error::unusable(path, format!("column `{name}` is missing"), remedy);
+        let column = reader.schema().index_of(name).map_err(missing)?;
+        let only = ProjectionMask::roots(reader.parquet_schema(), [column]);
+        for batch in reader.with_projection(only).build().map_err(|e| damaged(&e))? {
+            let columns = vec![(name.to_owned(), batch.map_err(|e| damaged(&e))?.column(0).clone())];
+            let mut table = Self { columns, origin: Some((path.to_owned(), remedy.to_owned())) };
+            for text in table.take_texts(name)?.iter().flatten() {
+                if each(text).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Takes a column of unsigned integers.

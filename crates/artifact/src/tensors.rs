@@ -6,6 +6,7 @@ use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
 use serde::{Deserialize, Serialize};
 
+use crate::fingerprint::ContentHasher;
 use crate::{Error, Fingerprint, Result, files};
 
 /// The key of the header in a safetensors file's metadata. One key with a JSON text, because the order of several keys
@@ -114,34 +115,85 @@ pub(crate) type View<'a> = (Dtype, &'a [usize], &'a [u8]);
 
 /// The same without tensors of its own.
 pub(crate) fn write_views(path: &Path, header: &Header, tensors: &[(&str, View<'_>)]) -> Result<()> {
-    let failed = |e: &dyn std::fmt::Display| {
-        Error::unusable(path, format!("its content can't be written: {e}"), "report this as a defect")
-    };
-    let mut text = serde_json::to_string(header).map_err(|e| failed(&e))?;
+    let mut text = header_text(path, header)?;
     if header.format != WITHOUT_CHECKSUM {
         let parts = tensors.iter().map(|&(name, (dtype, shape, bytes))| (name, form(dtype, shape), bytes));
         let checksum = Fingerprint::of_content(&text, parts);
-        text.replace_range(..1, &format!("{CHECKSUM_START}{checksum}{CHECKSUM_END}"));
+        add_checksum(&mut text, &checksum);
     }
-    let metadata = HashMap::from([(HEADER_KEY.to_owned(), text)]);
     // safetensors' own order. Its `serialize` would hold the file once more in memory, its `serialize_to_file` leaves
     // temporary files behind when it is killed.
     let mut tensors: Vec<_> = tensors.iter().collect();
     tensors.sort_by(|(a, (a_type, ..)), (b, (b_type, ..))| b_type.cmp(a_type).then(a.cmp(b)));
-    let mut end = 0;
-    let infos = tensors.iter().map(|&&(name, (dtype, shape, bytes))| {
-        let start = end;
-        end += bytes.len();
-        (name.to_owned(), TensorInfo { dtype, shape: shape.to_vec(), data_offsets: (start, end) })
-    });
-    let metadata = Metadata::new(Some(metadata), infos.collect()).map_err(|e| failed(&e))?;
-    let mut head = serde_json::to_vec(&metadata).map_err(|e| failed(&e))?;
-    head.resize(head.len().next_multiple_of(8), b' ');
+    let sizes: Vec<_> =
+        tensors.iter().map(|&&(name, (dtype, shape, bytes))| (name, dtype, shape, bytes.len())).collect();
+    let head = head(path, text, &sizes)?;
     files::write_atomic(path, |out| -> io::Result<()> {
-        out.write_all(&(head.len() as u64).to_le_bytes())?;
         out.write_all(&head)?;
         tensors.iter().try_for_each(|(_, (.., bytes))| out.write_all(bytes))
     })
+}
+
+/// Bytes that are made anew, the same, each time they are asked for.
+pub(crate) type Parts<'p> = &'p dyn Fn(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>;
+
+/// The same bytes as [`write_views`] for a file of `offsets` and of `values`, which are never held whole.
+pub(crate) fn write_ragged(
+    path: &Path,
+    header: &Header,
+    offsets: &[i64],
+    (dtype, width): (Dtype, usize),
+    values: Parts<'_>,
+) -> Result<()> {
+    let rows = offsets.last().copied().unwrap_or(0) as usize;
+    let bytes = rows * width * dtype.bitsize() / 8;
+    let offset_bytes: &[u8] = bytemuck::cast_slice(offsets);
+    let mut text = header_text(path, header)?;
+    let mut content = ContentHasher::new(&text);
+    content.tensor("offsets", &form(Dtype::I64, &[offsets.len()]), offset_bytes.len());
+    content.bytes(offset_bytes);
+    content.tensor("values", &form(dtype, &[rows, width]), bytes);
+    let hashed = values(&mut |part| {
+        content.bytes(part);
+        Ok(())
+    });
+    hashed.map_err(|e| Error::io("write", path, e))?;
+    add_checksum(&mut text, &content.finish());
+    let shapes = [&[offsets.len()][..], &[rows, width][..]];
+    let sizes = [("offsets", Dtype::I64, shapes[0], offset_bytes.len()), ("values", dtype, shapes[1], bytes)];
+    let head = head(path, text, &sizes)?;
+    files::write_atomic(path, |out| -> io::Result<()> {
+        out.write_all(&head)?;
+        out.write_all(offset_bytes)?;
+        values(&mut |part| out.write_all(part))
+    })
+}
+
+fn failed(path: &Path, error: &dyn std::fmt::Display) -> Error {
+    Error::unusable(path, format!("its content can't be written: {error}"), "report this as a defect")
+}
+
+fn header_text(path: &Path, header: &Header) -> Result<String> {
+    serde_json::to_string(header).map_err(|e| failed(path, &e))
+}
+
+fn add_checksum(text: &mut String, checksum: &Fingerprint) {
+    text.replace_range(..1, &format!("{CHECKSUM_START}{checksum}{CHECKSUM_END}"));
+}
+
+/// What stands before the tensors: the length of the JSON text, and the text.
+fn head(path: &Path, text: String, tensors: &[(&str, Dtype, &[usize], usize)]) -> Result<Vec<u8>> {
+    let metadata = HashMap::from([(HEADER_KEY.to_owned(), text)]);
+    let mut end = 0;
+    let infos = tensors.iter().map(|&(name, dtype, shape, length)| {
+        let start = end;
+        end += length;
+        (name.to_owned(), TensorInfo { dtype, shape: shape.to_vec(), data_offsets: (start, end) })
+    });
+    let metadata = Metadata::new(Some(metadata), infos.collect()).map_err(|e| failed(path, &e))?;
+    let mut json = serde_json::to_vec(&metadata).map_err(|e| failed(path, &e))?;
+    json.resize(json.len().next_multiple_of(8), b' ');
+    Ok([&(json.len() as u64).to_le_bytes()[..], &json].concat())
 }
 
 /// The header's checksum, if it starts with one, and the header without it.

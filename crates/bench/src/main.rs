@@ -1,7 +1,8 @@
-//! `mp4sr-bench`: times training steps and ranking; prints one JSON object a line.
+//! `mp4sr-bench`: times training steps, ranking and encoders; prints one JSON object a line.
 //!
 //! In: sizes, or a workload file of the PyTorch peer. Out: medians, spreads, memory. Must not know: real data.
 
+mod extract;
 mod rank;
 mod step;
 mod workload;
@@ -14,7 +15,7 @@ use mp4sr_pipeline::{print, run_main};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Times training steps and ranking.
+/// Times training steps, ranking and encoders.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -28,6 +29,8 @@ enum What {
     Step(step::StepArgs),
     /// A ranking of users' targets among all items.
     Rank(rank::RankArgs),
+    /// Encoders of sentences and images.
+    Extract(extract::ExtractArgs),
     /// How a step's cost grows with items, batch and length: a line a size.
     Growth {
         /// Also 500,000 items, which takes 12 GiB.
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
     run_main(move || match arguments.what {
         What::Step(args) => print(&format!("{}\n", step::run(&args)?)),
         What::Rank(args) => print(&format!("{}\n", rank::run(&args)?)),
+        What::Extract(args) => print(&format!("{}\n", extract::run(&args)?)),
         What::Growth { large } => growth(large),
     })
 }

@@ -8,7 +8,7 @@ fn main() -> anyhow::Result<()> {
     let name = std::env::args().nth(1).unwrap_or_else(|| "data/encoders/tiny-sentence".to_owned());
     let encoder = mp4sr_extract::SentenceEncoder::load(&name)?;
     let lines = std::io::stdin().lock().lines().collect::<Result<Vec<_>, _>>()?;
-    let vectors = encoder.encode(&lines, 64, |_| {})?;
+    let vectors = encoder.encode(&lines, |_| {})?;
     let mut out = std::io::stdout().lock();
     for vector in vectors.chunks_exact(encoder.width()) {
         serde_json::to_writer(&mut out, vector)?;

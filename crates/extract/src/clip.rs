@@ -1,24 +1,23 @@
-//! Images to words: CLIP scores every word of a dictionary against an image.
+//! CLIP: images and words to vectors of one space.
 //!
 //! Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021 (arXiv 2103.00020). Reference:
 //! `CLIPModel` of the Python library transformers.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
-use candle_core::{D, Device, Tensor};
-use candle_transformers::models::clip::text_model::{Activation, ClipTextConfig};
-use candle_transformers::models::clip::vision_model::ClipVisionConfig;
-use candle_transformers::models::clip::{ClipConfig, ClipModel};
+use mp4sr_ops::{Activation, Frozen, FrozenLayer, FrozenLinear, FrozenNorm, FrozenShape};
 use rayon::prelude::*;
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
 use crate::error::{Error, Result};
+use crate::image_encoder::ImageEncoder;
 use crate::picture::Processor;
 use crate::source::Source;
+use crate::weights::{Weights, WeightsFile};
 
-const FILES: [&str; 4] = ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"];
+/// Words that go through the layers together.
+const WORDS: usize = 64;
+/// Images that go through the layers together: some 500 tokens with patches of 32 pixels.
+const IMAGES: usize = 10;
 
 /// `config.json`; the defaults are those of the reference.
 #[derive(Deserialize)]
@@ -46,6 +45,8 @@ struct TextConfig {
     num_attention_heads: usize,
     max_position_embeddings: usize,
     hidden_act: String,
+    layer_norm_eps: f32,
+    eos_token_id: u32,
 }
 
 impl Default for TextConfig {
@@ -58,6 +59,8 @@ impl Default for TextConfig {
             num_attention_heads: 8,
             max_position_embeddings: 77,
             hidden_act: "quick_gelu".to_owned(),
+            layer_norm_eps: 1e-5,
+            eos_token_id: 49_407,
         }
     }
 }
@@ -73,6 +76,7 @@ struct VisionConfig {
     image_size: usize,
     patch_size: usize,
     hidden_act: String,
+    layer_norm_eps: f32,
 }
 
 impl Default for VisionConfig {
@@ -86,184 +90,286 @@ impl Default for VisionConfig {
             image_size: 224,
             patch_size: 32,
             hidden_act: "quick_gelu".to_owned(),
+            layer_norm_eps: 1e-5,
         }
     }
 }
 
 impl Config {
-    fn resolve(&self) -> std::result::Result<ClipConfig, String> {
+    fn check(&self) -> std::result::Result<(), String> {
         if self.model_type != "clip" {
             return Err(format!("model_type: expected clip, found {}", self.model_type));
         }
-        for activation in [&self.text.hidden_act, &self.vision.hidden_act] {
-            if activation != "quick_gelu" {
-                return Err(format!("hidden_act: expected quick_gelu, found {activation}"));
-            }
+        let vision = &self.vision;
+        if vision.num_channels != 3 {
+            return Err(format!("vision_config.num_channels: expected 3, found {}", vision.num_channels));
         }
-        let (text, vision) = (&self.text, &self.vision);
-        Ok(ClipConfig {
-            text_config: ClipTextConfig {
-                vocab_size: text.vocab_size,
-                embed_dim: text.hidden_size,
-                activation: Activation::QuickGelu,
-                intermediate_size: text.intermediate_size,
-                max_position_embeddings: text.max_position_embeddings,
-                pad_with: None,
-                num_hidden_layers: text.num_hidden_layers,
-                num_attention_heads: text.num_attention_heads,
-                projection_dim: self.projection_dim,
-            },
-            vision_config: ClipVisionConfig {
-                embed_dim: vision.hidden_size,
-                activation: Activation::QuickGelu,
-                intermediate_size: vision.intermediate_size,
-                num_hidden_layers: vision.num_hidden_layers,
-                num_attention_heads: vision.num_attention_heads,
-                projection_dim: self.projection_dim,
-                num_channels: vision.num_channels,
-                image_size: vision.image_size,
-                patch_size: vision.patch_size,
-            },
-            logit_scale_init_value: 2.6592,
-            image_size: vision.image_size,
-        })
+        let (side, patch) = (vision.image_size, vision.patch_size);
+        if patch == 0 || side < patch {
+            return Err(format!("vision_config.patch_size {patch} does not fit image_size {side}"));
+        }
+        let divides = |d: usize, heads: usize| heads > 0 && d > 0 && d.is_multiple_of(heads);
+        let text = &self.text;
+        if !divides(vision.hidden_size, vision.num_attention_heads)
+            || !divides(text.hidden_size, text.num_attention_heads)
+        {
+            return Err("hidden_size is no multiple of num_attention_heads".to_owned());
+        }
+        Ok(())
     }
+}
+
+fn activation(name: &str) -> std::result::Result<Activation, String> {
+    match name {
+        "quick_gelu" => Ok(Activation::QuickGelu),
+        "gelu" => Ok(Activation::Gelu),
+        other => Err(format!("hidden_act: expected quick_gelu or gelu, found {other}")),
+    }
+}
+
+/// Sizes that both towers have.
+struct Tower {
+    name: &'static str,
+    layers: usize,
+    feed: usize,
+    shape: FrozenShape,
+}
+
+impl Tower {
+    fn load(&self, weights: &Weights<'_>) -> Result<Frozen> {
+        let (d, feed) = (self.shape.width, self.feed);
+        let layers = (0..self.layers).map(|at| {
+            let full = |name: &str| format!("{}.encoder.layers.{at}.{name}", self.name);
+            let qkv = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"].map(full);
+            Ok(FrozenLayer {
+                qkv: weights.side_by_side(&[qkv[0].as_str(), qkv[1].as_str(), qkv[2].as_str()], d, d)?,
+                out: weights.linear(&full("self_attn.out_proj"), d, d)?,
+                attention_norm: weights.norm(&full("layer_norm1"), d)?,
+                up: weights.linear(&full("mlp.fc1"), d, feed)?,
+                down: weights.linear(&full("mlp.fc2"), feed, d)?,
+                feed_norm: weights.norm(&full("layer_norm2"), d)?,
+            })
+        });
+        Ok(Frozen { shape: self.shape, layers: layers.collect::<Result<_>>()?, bias: None })
+    }
+}
+
+/// Tokens to the projected vector of the end mark.
+struct TextTower {
+    stack: Frozen,
+    tokens: Vec<f32>,
+    positions: Vec<f32>,
+    norm: FrozenNorm,
+    projection: FrozenLinear,
+    end: u32,
+}
+
+/// Patches to the projected vector of the class token.
+struct VisionTower {
+    stack: Frozen,
+    patches: FrozenLinear,
+    class: Vec<f32>,
+    positions: Vec<f32>,
+    norm_before: FrozenNorm,
+    norm_after: FrozenNorm,
+    projection: FrozenLinear,
+    side: usize,
+    patch: usize,
 }
 
 /// A CLIP model with its processor and tokenizer.
 pub struct Clip {
-    model: ClipModel,
+    text: TextTower,
+    vision: VisionTower,
     tokenizer: Tokenizer,
     processor: Processor,
-    side: usize,
-    width: usize,
 }
-
-/// The words that describe an image, best first, with their cosines.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ImageWords {
-    /// Indices into the dictionary.
-    pub words: Vec<usize>,
-    /// Cosine of the image's and the word's embedding.
-    pub scores: Vec<f32>,
-}
-
-/// What became of one image file: its words, or why it can't be read.
-pub type Described = std::result::Result<ImageWords, String>;
 
 impl Clip {
+    /// The files that decide what the vectors are.
+    pub(crate) const FILES: [&str; 4] =
+        ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"];
+
     /// Loads from a folder or, where `name` is none, through the hub's cache.
     pub fn load(name: &str) -> Result<Self> {
         Self::from_source(&Source::find(name)?)
     }
 
-    pub(crate) fn inputs(source: &Source) -> Result<Vec<(String, std::path::PathBuf)>> {
-        source.inputs("image", &FILES, &[])
-    }
-
     pub(crate) fn from_source(source: &Source) -> Result<Self> {
-        let raw: Config = source.json("config.json")?;
-        let config = raw.resolve().map_err(|reason| Error::model(&source.path_of("config.json"), reason))?;
-        let processor: Processor = source.json("preprocessor_config.json")?;
-        let side = config.image_size;
-        processor.check(side).map_err(|reason| Error::model(&source.path_of("preprocessor_config.json"), reason))?;
-        let tokenizer = source.tokenizer(config.text_config.max_position_embeddings)?;
-        let weights = source.weights()?;
-        let model =
-            ClipModel::new(weights, &config).map_err(|e| Error::model(&source.path_of("model.safetensors"), e))?;
-        Ok(Self { model, tokenizer, processor, side, width: raw.projection_dim })
+        let config: Config = source.json("config.json")?;
+        let wrong = |reason| Error::model(&source.path_of("config.json"), reason);
+        config.check().map_err(wrong)?;
+        let acts = [activation(&config.text.hidden_act), activation(&config.vision.hidden_act)];
+        let [text_act, vision_act] = acts;
+        let (text_act, vision_act) = (text_act.map_err(wrong)?, vision_act.map_err(wrong)?);
+        let processor = Processor::load(source, config.vision.image_size)?;
+        let limit = config.text.max_position_embeddings;
+        let tokenizer = source.tokenizer(limit, config.text.vocab_size)?;
+        let file = WeightsFile::read(&source.file("model.safetensors")?)?;
+        let weights = file.tensors(&[""], "text_model.embeddings.token_embedding.weight")?;
+        Ok(Self {
+            text: TextTower::load(&config, text_act, &weights)?,
+            vision: VisionTower::load(&config, vision_act, &weights)?,
+            tokenizer,
+            processor,
+        })
     }
 
-    /// Unit embeddings of words, `[words, width]`.
-    pub fn word_vectors<S: AsRef<str> + Sync>(&self, words: &[S]) -> Result<Tensor> {
-        let tokens = words
+    /// Embeddings of texts, `[texts, width]`, not normalised.
+    pub fn embed_texts<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Vec<f32>> {
+        let tokens = texts
             .par_iter()
-            .map(|word| {
-                let word = word.as_ref();
-                let encoding = self.tokenizer.encode(word, true);
-                let encoding = encoding.map_err(|e| Error::Tokens { text: word.to_owned(), reason: e.to_string() })?;
+            .map(|text| {
+                let text = text.as_ref();
+                let encoding = self.tokenizer.encode(text, true);
+                let encoding = encoding.map_err(|e| Error::Tokens { text: text.to_owned(), reason: e.to_string() })?;
                 Ok(encoding.get_ids().to_vec())
             })
             .collect::<Result<Vec<_>>>()?;
-        // Only words of equal length share a batch, so nothing is padded and the end mark is where the model looks for it.
-        let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-        for (i, row) in tokens.iter().enumerate() {
-            by_length.entry(row.len()).or_default().push(i);
-        }
-        let blocks: Vec<(usize, &[usize])> =
-            by_length.iter().flat_map(|(&length, rows)| rows.chunks(256).map(move |block| (length, block))).collect();
-        let vectors = blocks
-            .par_iter()
-            .map(|&(length, block)| {
-                let ids: Vec<u32> = block.iter().flat_map(|&i| tokens[i].iter().copied()).collect();
-                let ids = Tensor::from_vec(ids, (block.len(), length), &Device::Cpu)?;
-                Ok(unit(&self.model.get_text_features(&ids)?)?.flatten_all()?.to_vec1::<f32>()?)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let mut all = vec![0.0; words.len() * self.width];
-        for (&(_, block), vectors) in blocks.iter().zip(&vectors) {
-            for (&i, vector) in block.iter().zip(vectors.chunks_exact(self.width)) {
-                all[i * self.width..(i + 1) * self.width].copy_from_slice(vector);
+        Ok(tokens.par_chunks(WORDS).map(|block| self.text.embed(block)).collect::<Vec<_>>().concat())
+    }
+}
+
+impl ImageEncoder for Clip {
+    fn width(&self) -> usize {
+        self.vision.projection.outputs()
+    }
+
+    fn processor(&self) -> &Processor {
+        &self.processor
+    }
+
+    fn images_at_once(&self) -> usize {
+        IMAGES
+    }
+
+    fn embed(&self, pixels: &[f32]) -> Result<Vec<f32>> {
+        Ok(self.vision.embed(pixels))
+    }
+}
+
+impl TextTower {
+    fn load(config: &Config, activation: Activation, weights: &Weights<'_>) -> Result<Self> {
+        let text = &config.text;
+        let d = text.hidden_size;
+        let shape = FrozenShape {
+            width: d,
+            heads: text.num_attention_heads,
+            eps: text.layer_norm_eps,
+            norm_first: true,
+            causal: true,
+            activation,
+        };
+        let tower = Tower { name: "text_model", layers: text.num_hidden_layers, feed: text.intermediate_size, shape };
+        let positions = &[text.max_position_embeddings, d];
+        Ok(Self {
+            stack: tower.load(weights)?,
+            tokens: weights.take("text_model.embeddings.token_embedding.weight", &[text.vocab_size, d])?,
+            positions: weights.take("text_model.embeddings.position_embedding.weight", positions)?,
+            norm: weights.norm("text_model.final_layer_norm", d)?,
+            projection: weights.projection("text_projection", d, config.projection_dim)?,
+            end: text.eos_token_id,
+        })
+    }
+
+    fn embed(&self, texts: &[Vec<u32>]) -> Vec<f32> {
+        let d = self.stack.shape.width;
+        let mut x = Vec::new();
+        for tokens in texts {
+            for (position, &token) in tokens.iter().enumerate() {
+                let (token, place) = (&self.tokens[token as usize * d..][..d], &self.positions[position * d..][..d]);
+                x.extend(token.iter().zip(place).map(|(token, place)| token + place));
             }
         }
-        Ok(Tensor::from_vec(all, (words.len(), self.width), &Device::Cpu)?)
-    }
-
-    /// The `count` words nearest to each image file, best first; equal scores in the dictionary's order. `words` is what
-    /// [`Self::word_vectors`] gave. `done` hears how many more are done.
-    pub fn describe<P: AsRef<Path> + Sync>(
-        &self,
-        paths: &[P],
-        words: &Tensor,
-        count: usize,
-        batch: usize,
-        done: impl Fn(u64) + Sync,
-    ) -> Result<Vec<Described>> {
-        let transposed = words.t()?.contiguous()?;
-        let blocks = paths
-            .par_chunks(batch.max(1))
-            .map(|block| {
-                let described = self.describe_block(block, &transposed, count)?;
-                done(block.len() as u64);
-                Ok(described)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(blocks.into_iter().flatten().collect())
-    }
-
-    fn describe_block<P: AsRef<Path>>(&self, paths: &[P], words: &Tensor, count: usize) -> Result<Vec<Described>> {
-        let read: Vec<_> = paths.iter().map(|path| self.processor.read(path.as_ref())).collect();
-        let pixels: Vec<f32> = read.iter().flatten().flatten().copied().collect();
-        let readable = read.iter().filter(|pixels| pixels.is_ok()).count();
-        let mut scores = Vec::new();
-        if readable > 0 {
-            let pixels = Tensor::from_vec(pixels, (readable, 3, self.side, self.side), &Device::Cpu)?;
-            scores = unit(&self.model.get_image_features(&pixels)?)?.matmul(words)?.to_vec2::<f32>()?;
+        let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
+        self.stack.forward(&mut x, &lengths);
+        let mut ends = Vec::with_capacity(texts.len() * d);
+        let mut first = 0;
+        for tokens in texts {
+            ends.extend_from_slice(&x[(first + self.end_of(tokens)) * d..][..d]);
+            first += tokens.len();
         }
-        let mut scores = scores.into_iter();
-        Ok(read.into_iter().map(|outcome| outcome.map(|_| best(&scores.next().unwrap_or_default(), count))).collect())
+        self.norm.forward(&mut ends, self.stack.shape.eps);
+        project(&self.projection, &ends)
+    }
+
+    /// Where the first end mark stands. Old configurations say 2 for it, which stands for the highest number.
+    fn end_of(&self, tokens: &[u32]) -> usize {
+        let end = if self.end == 2 { tokens.iter().max().copied().unwrap_or(0) } else { self.end };
+        tokens.iter().position(|&token| token == end).unwrap_or(0)
     }
 }
 
-fn unit(vectors: &Tensor) -> candle_core::Result<Tensor> {
-    vectors.broadcast_div(&vectors.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(1e-12)?)
-}
-
-fn best(scores: &[f32], count: usize) -> ImageWords {
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]).then(a.cmp(&b)));
-    order.truncate(count);
-    ImageWords { scores: order.iter().map(|&i| scores[i]).collect(), words: order }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_best_words_come_first_and_ties_keep_the_order_of_the_dictionary() {
-        let found = best(&[0.1, 0.5, 0.3, 0.5, -1.0], 3);
-        assert_eq!(found, ImageWords { words: vec![1, 3, 2], scores: vec![0.5, 0.5, 0.3] });
-        assert_eq!(best(&[0.1], 15).words, [0]);
+impl VisionTower {
+    fn load(config: &Config, activation: Activation, weights: &Weights<'_>) -> Result<Self> {
+        let vision = &config.vision;
+        let (d, patch) = (vision.hidden_size, vision.patch_size);
+        let shape = FrozenShape {
+            width: d,
+            heads: vision.num_attention_heads,
+            eps: vision.layer_norm_eps,
+            norm_first: true,
+            causal: false,
+            activation,
+        };
+        let tower =
+            Tower { name: "vision_model", layers: vision.num_hidden_layers, feed: vision.intermediate_size, shape };
+        let across = vision.image_size / patch;
+        let kernel = weights.take("vision_model.embeddings.patch_embedding.weight", &[d, 3, patch, patch])?;
+        let positions = &[across * across + 1, d];
+        Ok(Self {
+            stack: tower.load(weights)?,
+            patches: FrozenLinear::new(&kernel, vec![0.0; d]),
+            class: weights.take("vision_model.embeddings.class_embedding", &[d])?,
+            positions: weights.take("vision_model.embeddings.position_embedding.weight", positions)?,
+            // The reference's spelling.
+            norm_before: weights.norm("vision_model.pre_layrnorm", d)?,
+            norm_after: weights.norm("vision_model.post_layernorm", d)?,
+            projection: weights.projection("visual_projection", d, config.projection_dim)?,
+            side: vision.image_size,
+            patch,
+        })
     }
+
+    /// `[images, 3, side, side]` to `[images, width]`.
+    fn embed(&self, pixels: &[f32]) -> Vec<f32> {
+        let d = self.stack.shape.width;
+        let images = pixels.len() / (3 * self.side * self.side);
+        let mut patches = Vec::with_capacity(pixels.len());
+        pixels.chunks_exact(3 * self.side * self.side).for_each(|image| self.cut(image, &mut patches));
+        let count = self.positions.len() / d - 1;
+        let mut of_patches = vec![0.0; images * count * d];
+        self.patches.forward(&mut of_patches, &patches);
+        let mut x = Vec::with_capacity(images * (count + 1) * d);
+        for image in of_patches.chunks_exact(count * d) {
+            let tokens = self.class.iter().chain(image);
+            x.extend(tokens.zip(&self.positions).map(|(token, place)| token + place));
+        }
+        self.norm_before.forward(&mut x, self.stack.shape.eps);
+        self.stack.forward(&mut x, &vec![count + 1; images]);
+        let mut classes: Vec<f32> = x.chunks_exact((count + 1) * d).flat_map(|image| &image[..d]).copied().collect();
+        self.norm_after.forward(&mut classes, self.stack.shape.eps);
+        project(&self.projection, &classes)
+    }
+
+    /// The patches of an image row by row, each channel by channel.
+    fn cut(&self, image: &[f32], patches: &mut Vec<f32>) {
+        let (side, patch) = (self.side, self.patch);
+        let across = side / patch;
+        for (row, column) in (0..across * across).map(|at| (at / across * patch, at % across * patch)) {
+            for line in (0..3).flat_map(|channel| (row..row + patch).map(move |y| channel * side + y)) {
+                patches.extend_from_slice(&image[line * side + column..][..patch]);
+            }
+        }
+    }
+}
+
+/// A row at a time: how products of a few rows are summed depends on how many there are.
+fn project(projection: &FrozenLinear, rows: &[f32]) -> Vec<f32> {
+    let inputs = projection.inputs();
+    let mut out = vec![0.0; rows.len() / inputs * projection.outputs()];
+    for (out, row) in out.chunks_exact_mut(projection.outputs()).zip(rows.chunks_exact(inputs)) {
+        projection.forward(out, row);
+    }
+    out
 }

@@ -42,6 +42,12 @@ pub enum Error {
         /// The configured type.
         storage: String,
     },
+    /// A vector that was computed is not in the cache any more.
+    #[error("vectors for `{}` have gone from the cache while they were written; run it again", path.display())]
+    Missing {
+        /// The features file.
+        path: PathBuf,
+    },
     /// The dictionary has nothing in it.
     #[error("the dictionary of image words (`{0}`) is empty; give it a word a line")]
     EmptyDictionary(String),

@@ -1,29 +1,40 @@
-//! An image file to the pixels that CLIP's own processor makes of it.
+//! An image file to the pixels that an encoder's own processor makes of it.
 //!
-//! Reference: `CLIPImageProcessor` of the Python library transformers: RGB, bicubic resize of the short side, centre crop,
-//! mean and deviation per channel.
+//! Reference: `CLIPImageProcessor` and `ConvNextImageProcessor` of the Python library transformers over Pillow: turned upright
+//! as its EXIF data says, RGB, bicubic resize of the short side, centre crop, mean and deviation per channel. Of a moving
+//! picture the first frame counts; grey is repeated in three channels; transparency is left out, so that the colours below it
+//! show, as in the reference; of 16 bits the upper eight count.
 
 use std::path::Path;
 
-use image::imageops::{self, FilterType};
-use image::{ImageReader, RgbImage};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
 use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::jpeg;
+use crate::resize::{Filter, resize};
+use crate::source::Source;
+
+/// A picture with more pixels is refused before it is decoded: a few bytes can claim terabytes.
+const MOST_PIXELS: u64 = 64 << 20;
 
 /// `preprocessor_config.json`.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Processor {
+pub struct Processor {
     size: Size,
-    crop_size: Size,
+    crop_size: Option<Size>,
     #[serde(default = "yes")]
     do_resize: bool,
-    #[serde(default = "yes")]
-    do_center_crop: bool,
+    do_center_crop: Option<bool>,
     #[serde(default = "yes")]
     do_normalize: bool,
     #[serde(default = "bicubic")]
     resample: u32,
     image_mean: [f32; 3],
     image_std: [f32; 3],
+    /// Of the ConvNext processor, which ResNet has: the crop's share of the resized side.
+    crop_pct: Option<f64>,
 }
 
 /// A side in one of the ways that the library has written it.
@@ -44,15 +55,50 @@ fn bicubic() -> u32 {
     3
 }
 
+/// From this side on the ConvNext processor stretches instead of cropping.
+const WARPED: u32 = 384;
+
 impl Processor {
+    /// Reads `preprocessor_config.json`; what it gives must have `side` x `side` pixels, as the model expects.
+    pub(crate) fn load(source: &Source, side: usize) -> Result<Self> {
+        let processor = Self::load_any(source, side)?;
+        if processor.side() != side {
+            let (width, height) = processor.target();
+            let reason = format!("pixels: expected {side} x {side} as in config.json, found {width} x {height}");
+            return Err(Error::model(&source.path_of("preprocessor_config.json"), reason));
+        }
+        Ok(processor)
+    }
+
+    /// The same for models that take any square.
+    pub(crate) fn load_any(source: &Source, side: usize) -> Result<Self> {
+        let processor = source.json::<Self>("preprocessor_config.json")?.resolved();
+        processor.check(side).map_err(|reason| Error::model(&source.path_of("preprocessor_config.json"), reason))?;
+        Ok(processor)
+    }
+
+    /// Writes what `crop_pct` means with the other keys.
+    fn resolved(mut self) -> Self {
+        let (side, Some(share)) = (self.size.side(), self.crop_pct) else { return self };
+        if side < WARPED {
+            self.size = Size::ShortestEdge { shortest_edge: (f64::from(side) / share) as u32 };
+            self.crop_size = Some(Size::Exact { height: side, width: side });
+            self.do_center_crop = Some(true);
+        } else {
+            self.size = Size::Exact { height: side, width: side };
+            self.do_center_crop = Some(false);
+        }
+        self
+    }
+
     /// What this processor asks for that is not done here, as a sentence.
-    pub(crate) fn check(&self, side: usize) -> Result<(), String> {
-        if !matches!(self.resample, 2 | 3) {
+    fn check(&self, side: usize) -> std::result::Result<(), String> {
+        if self.filter().is_none() {
             return Err(format!("resample: expected 2 (bilinear) or 3 (bicubic), found {}", self.resample));
         }
         let (width, height) = self.target();
-        if (width as usize, height as usize) != (side, side) {
-            return Err(format!("pixels: expected {side} x {side} as in config.json, found {width} x {height}"));
+        if width != height || width == 0 {
+            return Err(format!("pixels: expected a square such as {side} x {side}, found {width} x {height}"));
         }
         if self.image_std.iter().any(|deviation| deviation.is_nan() || *deviation <= 0.0) {
             return Err(format!("image_std: expected positive numbers, found {:?}", self.image_std));
@@ -60,42 +106,57 @@ impl Processor {
         Ok(())
     }
 
+    fn filter(&self) -> Option<Filter> {
+        match self.resample {
+            2 => Some(Filter::Bilinear),
+            3 => Some(Filter::Bicubic),
+            _ => None,
+        }
+    }
+
+    fn crops(&self) -> Option<Size> {
+        let wanted = self.do_center_crop.unwrap_or(self.crop_size.is_some());
+        self.crop_size.filter(|_| wanted)
+    }
+
     /// Width and height of what [`Self::pixels`] gives.
     fn target(&self) -> (u32, u32) {
-        let size = if self.do_center_crop { self.crop_size } else { self.size };
-        match size {
+        match self.crops().unwrap_or(self.size) {
             Size::Side(side) | Size::ShortestEdge { shortest_edge: side } => (side, side),
             Size::Exact { height, width } => (width, height),
         }
     }
 
-    /// Decodes the file at `path` into `[3, side, side]`, channel by channel.
-    pub(crate) fn read(&self, path: &Path) -> Result<Vec<f32>, String> {
-        let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(|e| one_line(&e))?;
-        let picture = reader.decode().map_err(|e| one_line(&e))?.to_rgb8();
-        if picture.width() == 0 || picture.height() == 0 {
-            return Err("it has no pixels".to_owned());
-        }
-        Ok(self.pixels(&picture))
+    /// Width and height of what comes out.
+    pub fn side(&self) -> usize {
+        self.target().0 as usize
+    }
+
+    /// The bytes of an image file as `[3, side, side]`, channel by channel; or why they are none.
+    pub fn read(&self, bytes: &[u8]) -> std::result::Result<Vec<f32>, String> {
+        Ok(self.pixels(&decode(bytes)?))
     }
 
     fn pixels(&self, picture: &RgbImage) -> Vec<f32> {
-        let resized = self.resized(picture);
-        let (width, height) = self.target();
-        let cropped = if self.do_center_crop { centre(&resized, width, height) } else { resized };
-        let mut values = Vec::with_capacity(3 * (width * height) as usize);
+        let cut = self.cut(picture);
+        let mut values = Vec::with_capacity(3 * cut.as_raw().len());
         for channel in 0..3 {
             let (mean, deviation) =
                 if self.do_normalize { (self.image_mean[channel], self.image_std[channel]) } else { (0.0, 1.0) };
-            values.extend(cropped.pixels().map(|pixel| (f32::from(pixel[channel]) / 255.0 - mean) / deviation));
+            values.extend(cut.pixels().map(|pixel| (f32::from(pixel[channel]) / 255.0 - mean) / deviation));
         }
         values
     }
 
+    /// The picture as it is before its levels become numbers.
+    fn cut(&self, picture: &RgbImage) -> RgbImage {
+        let resized = self.resized(picture);
+        let (width, height) = self.target();
+        if resized.dimensions() == (width, height) { resized } else { centre(&resized, width, height) }
+    }
+
     fn resized(&self, picture: &RgbImage) -> RgbImage {
-        if !self.do_resize {
-            return picture.clone();
-        }
+        let Some(filter) = self.filter().filter(|_| self.do_resize) else { return picture.clone() };
         let (width, height) = picture.dimensions();
         let (new_width, new_height) = match self.size {
             Size::Exact { height, width } => (width, height),
@@ -105,13 +166,45 @@ impl Processor {
                 if width <= height { (side, long(height, width)) } else { (long(width, height), side) }
             }
         };
-        if (width, height) == (new_width, new_height) {
-            return picture.clone();
-        }
-        // Catmull-Rom is the cubic with a = -1/2, which is the reference's "bicubic".
-        let filter = if self.resample == 2 { FilterType::Triangle } else { FilterType::CatmullRom };
-        imageops::resize(picture, new_width, new_height, filter)
+        // Of a very long picture only the middle is ever seen; a whole one could be gigabytes.
+        let (cut_width, cut_height) = self.target();
+        resize(picture, new_width, new_height, filter, (cut_width, cut_height))
     }
+}
+
+impl Size {
+    fn side(self) -> u32 {
+        match self {
+            Self::Side(side) | Self::ShortestEdge { shortest_edge: side } | Self::Exact { height: side, .. } => side,
+        }
+    }
+}
+
+/// The picture in the bytes of a file, upright, in three channels.
+pub(crate) fn decode(bytes: &[u8]) -> std::result::Result<RgbImage, String> {
+    let reader = ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format().map_err(|e| one_line(&e))?;
+    let mut decoder = reader.into_decoder().map_err(|e| one_line(&e))?;
+    let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        return Err("it has no pixels".to_owned());
+    }
+    if u64::from(width) * u64::from(height) > MOST_PIXELS {
+        return Err(format!("it has {width} x {height} pixels, more than {MOST_PIXELS}"));
+    }
+    // Broken EXIF data turns nothing, as in the reference.
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut picture = if bytes.starts_with(&jpeg::MAGIC) {
+        DynamicImage::ImageRgb8(jpeg::decode(bytes)?)
+    } else {
+        DynamicImage::from_decoder(decoder).map_err(|e| one_line(&e))?
+    };
+    picture.apply_orientation(orientation);
+    Ok(picture.into_rgb8())
+}
+
+/// For callers that have a path.
+pub(crate) fn bytes_of(path: &Path) -> std::result::Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|e| one_line(&e))
 }
 
 /// Decoders end some of their messages with a line break.
@@ -124,61 +217,6 @@ fn centre(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
     let mut middle = RgbImage::new(width, height);
     let offset = |inner: u32, outer: u32| (i64::from(outer) - i64::from(inner)).div_euclid(2);
     let (x, y) = (offset(width, picture.width()), offset(height, picture.height()));
-    imageops::replace(&mut middle, picture, -x, -y);
+    image::imageops::replace(&mut middle, picture, -x, -y);
     middle
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn processor(side: u32) -> Processor {
-        Processor {
-            size: Size::ShortestEdge { shortest_edge: side },
-            crop_size: Size::Exact { height: side, width: side },
-            do_resize: true,
-            do_center_crop: true,
-            do_normalize: true,
-            resample: 3,
-            image_mean: [0.5, 0.25, 0.0],
-            image_std: [0.5, 0.25, 1.0],
-        }
-    }
-
-    #[test]
-    fn one_colour_stays_one_colour_and_is_normalised_by_channel() {
-        let picture = RgbImage::from_pixel(11, 7, image::Rgb([255, 0, 51]));
-        let values = processor(4).pixels(&picture);
-        assert_eq!(values.len(), 3 * 16);
-        for (channel, expected) in [1.0, -1.0, 0.2].into_iter().enumerate() {
-            assert!(values[channel * 16..(channel + 1) * 16].iter().all(|v| (v - expected).abs() < 1e-6));
-        }
-    }
-
-    /// Red channel of a 13 x 9 picture with pixel (x, y) = (37 x + 59 y + 11 x y) mod 256, resized bicubically to 8 x 6
-    /// by Pillow 13.0.
-    #[test]
-    fn bicubic_agrees_with_pillow_within_a_level() {
-        const PILLOW: [[u8; 8]; 6] = include!("../tests/fixtures/pillow_bicubic.txt");
-        let picture = RgbImage::from_fn(13, 9, |x, y| {
-            let value = ((37 * x + 59 * y + 11 * x * y) % 256) as u8;
-            image::Rgb([value, value, value])
-        });
-        let mut exact = processor(6);
-        exact.size = Size::Exact { height: 6, width: 8 };
-        let resized = exact.resized(&picture);
-        for (y, row) in PILLOW.iter().enumerate() {
-            for (x, expected) in row.iter().enumerate() {
-                let found = resized.get_pixel(x as u32, y as u32)[0];
-                assert!(found.abs_diff(*expected) <= 1, "({x}, {y}): expected {expected}, found {found}");
-            }
-        }
-    }
-
-    #[test]
-    fn the_crop_is_the_middle() {
-        let picture = RgbImage::from_fn(10, 4, |x, _| image::Rgb([x as u8, 0, 0]));
-        let middle = centre(&picture, 4, 4);
-        assert_eq!((0..4).map(|x| middle.get_pixel(x, 0)[0]).collect::<Vec<_>>(), [3, 4, 5, 6]);
-    }
 }

@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
-use candle_nn::VarBuilder;
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, CacheRepo};
 use mp4sr_artifact::files;
@@ -41,6 +39,11 @@ impl Source {
         Ok(Self { name: name.to_owned(), place })
     }
 
+    /// As it was named.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// A file that must be there.
     pub(crate) fn file(&self, file: &str) -> Result<PathBuf> {
         match &self.place {
@@ -75,17 +78,16 @@ impl Source {
         self.optional(file)?.map(|path| read_json(&path)).transpose()
     }
 
-    /// The weights, as f32 whatever the file holds.
-    pub(crate) fn weights(&self) -> Result<VarBuilder<'static>> {
-        let path = self.file("model.safetensors")?;
-        let bytes = files::read(&path)?;
-        VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu).map_err(|e| Error::model(&path, e))
-    }
-
-    /// The tokenizer, cutting at `limit` tokens, its special ones included, and never padding.
-    pub(crate) fn tokenizer(&self, limit: usize) -> Result<Tokenizer> {
+    /// The tokenizer, cutting at `limit` tokens, its special ones included, and never padding. All its tokens must be
+    /// among the model's `vocabulary`.
+    pub(crate) fn tokenizer(&self, limit: usize, vocabulary: usize) -> Result<Tokenizer> {
         let path = self.file("tokenizer.json")?;
         let mut tokenizer = Tokenizer::from_file(&path).map_err(|e| Error::model(&path, e))?;
+        let highest = tokenizer.get_vocab(true).into_values().max().unwrap_or(0) as usize;
+        if highest >= vocabulary {
+            let reason = format!("it numbers tokens up to {highest}, and the model knows {vocabulary}");
+            return Err(Error::model(&path, reason));
+        }
         tokenizer.with_padding(None);
         let truncation = TruncationParams { max_length: limit, ..TruncationParams::default() };
         tokenizer.with_truncation(Some(truncation)).map_err(|e| Error::model(&path, e))?;

@@ -1,26 +1,41 @@
 //! The stage: `dataset/items.parquet` to `features/`.
+//!
+//! First the cache gets the vectors that it lacks, a chunk at a time; then features are written out of the cache. Neither
+//! holds the vectors of a catalogue in memory.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::{Column, FeatureType, Features, Fingerprint, Items, Stage, Table, files};
-use mp4sr_pipeline::config::{Extract, Storage};
+use mp4sr_artifact::{
+    Column, Downloads, FeatureType, Features, Fingerprint, Items, Stage, Table, VectorCache, VectorKey, files,
+    vector_key,
+};
+use mp4sr_pipeline::config::{ImageFeatures, Storage};
 use mp4sr_pipeline::{Context, run_stage};
+use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::clip::{Clip, Described};
+use crate::cache::{self, Role};
+use crate::clip::Clip;
 use crate::dictionary;
 use crate::error::{Error, Result};
+use crate::image_encoder::{self, ImageEncoder};
+use crate::picture;
 use crate::sentence::SentenceEncoder;
 use crate::source::Source;
+use crate::words::WordVectors;
 
 /// Raised with every change of what the same inputs give.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const NAME: &str = "extract";
 /// How many unusable images are told by name.
 const EXAMPLES: usize = 3;
+/// Sentences whose vectors are computed before they go to the cache: enough to sort by length.
+const SENTENCES: usize = 4096;
+/// Image files that are read before their vectors go to the cache.
+const IMAGES: usize = 256;
 
 /// Brings `features/` up to date.
 pub fn run(context: &Context) -> anyhow::Result<()> {
@@ -29,119 +44,88 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     let image = Source::find(&settings.image.model)?;
     let mut inputs = vec![("items".to_owned(), context.layout.items())];
     inputs.extend(SentenceEncoder::inputs(&text)?);
-    inputs.extend(Clip::inputs(&image)?);
+    inputs.extend(image.inputs("image", image_encoder::files(&image)?, &[])?);
     if !settings.image.dictionary.is_empty() {
         inputs.push(("dictionary".to_owned(), PathBuf::from(&settings.image.dictionary)));
     }
     let items = Items::read(&context.layout.items())?;
+    let files = ImageFiles::of(&items, Path::new(&context.config.dataset.data));
     let make_stage = || {
         let carried = Fingerprint::of_bytes(dictionary::build(&[], 0).join("\n").as_bytes());
-        let recorded = json!({
-            "extract": settings,
-            "image_files": stamp_images(&items),
-            "visual_words": carried,
-        });
+        let recorded = json!({"extract": settings, "image_files": files.stamp(), "visual_words": carried});
         Ok(Stage::new(NAME, VERSION, &context.layout.features(), &recorded, &inputs)?)
     };
-    run_stage(context, NAME, &context.layout.features(), make_stage, |_| Ok(extract(context, &items, &text, &image)?))
+    run_stage(context, NAME, &context.layout.features(), make_stage, |_| {
+        Ok(Extraction { context, items: &items, files: &files }.run(&text, &image)?)
+    })
 }
 
-/// Names, sizes and times of change of all image files: hashing their content would cost more than asking whether there is
-/// anything to do should.
-fn stamp_images(items: &Items) -> Fingerprint {
-    let mut stamp = String::new();
-    for path in items.images.iter().flatten() {
-        let meta = std::fs::metadata(path).ok();
-        let modified = meta.as_ref().and_then(|meta| meta.modified().ok());
-        let _ = writeln!(stamp, "{path:?} {:?} {modified:?}", meta.map(|meta| meta.len()));
-    }
-    Fingerprint::of_bytes(stamp.as_bytes())
+/// The distinct images of items, and the files they lie in.
+struct ImageFiles {
+    names: Vec<String>,
+    paths: Vec<PathBuf>,
+    place: HashMap<String, usize>,
 }
 
-/// Sentence vectors by sentence, each computed once.
-struct Vectors {
-    width: usize,
-    rows: Vec<f32>,
-    place: BTreeMap<String, usize>,
-}
-
-impl Vectors {
-    /// Encodes the sentences among `texts` that are not there yet.
-    fn add(&mut self, context: &Context, encoder: &SentenceEncoder, what: &str, texts: &[Vec<String>]) -> Result<()> {
-        let mut new: Vec<&String> = texts.iter().flatten().filter(|text| !self.place.contains_key(*text)).collect();
-        new.sort_unstable();
-        new.dedup();
-        let bar = context.progress.bar(what, "sentences", new.len() as u64);
-        self.rows.extend(encoder.encode(&new, context.config.extract.batch, |count| bar.add(count))?);
-        let first = self.place.len();
-        self.place.extend(new.into_iter().cloned().enumerate().map(|(i, text)| (text, first + i)));
-        Ok(())
+impl ImageFiles {
+    fn of(items: &Items, data: &Path) -> Self {
+        let downloads = Downloads::new(data);
+        let mut names: Vec<String> = items.images.iter().flatten().cloned().collect();
+        names.sort_unstable();
+        names.dedup();
+        let path = |name: &String| if is_address(name) { downloads.image(name) } else { PathBuf::from(name) };
+        let paths = names.iter().map(path).collect();
+        let place = names.iter().cloned().enumerate().map(|(at, name)| (name, at)).collect();
+        Self { names, paths, place }
     }
 
-    /// Writes the features of items that own the sentences `texts`.
-    fn write(&self, context: &Context, path: &Path, items: &Items, texts: &[Vec<String>]) -> Result<()> {
-        let mut offsets = vec![0_i64];
-        let mut values = Vec::new();
-        for text in texts.iter().map(|texts| texts.iter().filter_map(|text| self.place.get(text))) {
-            let before = values.len();
-            for &row in text {
-                values.extend_from_slice(&self.rows[row * self.width..(row + 1) * self.width]);
-            }
-            offsets.push(offsets[offsets.len() - 1] + ((values.len() - before) / self.width) as i64);
+    /// Names, sizes and times of change: hashing the content would cost more than asking whether there is anything to do
+    /// should.
+    fn stamp(&self) -> Fingerprint {
+        let mut stamp = String::new();
+        for (name, path) in self.names.iter().zip(&self.paths) {
+            let meta = std::fs::metadata(path).ok();
+            let modified = meta.as_ref().and_then(|meta| meta.modified().ok());
+            let _ = writeln!(stamp, "{name:?} {:?} {modified:?}", meta.map(|meta| meta.len()));
         }
-        let settings = &context.config.extract;
-        let kind = match settings.storage {
-            Storage::F16 => FeatureType::F16,
-            Storage::Bf16 => FeatureType::Bf16,
-            Storage::F32 => FeatureType::F32,
-        };
-        let features = Features::from_f32(offsets, &values, self.width, kind, items.hash());
-        let features = features.ok_or_else(|| Error::Storage {
-            path: path.to_owned(),
-            storage: format!("{:?}", settings.storage).to_lowercase(),
-        })?;
-        Ok(features.write(path, NAME, json!(settings))?)
+        Fingerprint::of_bytes(stamp.as_bytes())
     }
 }
 
-fn extract(context: &Context, items: &Items, text: &Source, image: &Source) -> Result<Vec<PathBuf>> {
-    let settings = &context.config.extract;
-    let (text_name, image_name) = (settings.text.encoder_name(), settings.image.encoder_name(&settings.text));
-    let text_path = context.layout.feature_file("text", &text_name);
-    let image_path = context.layout.feature_file("image", &image_name);
-    let words_path = context.layout.words_file("image", &image_name);
-
-    let encoder = SentenceEncoder::from_source(text)?;
-    let mut vectors = Vectors { width: encoder.width(), rows: Vec::new(), place: BTreeMap::new() };
-    vectors.add(context, &encoder, "text", &items.sentences)?;
-    vectors.write(context, &text_path, items, &items.sentences)?;
-    let distinct = vectors.place.len();
-    let owned: usize = items.sentences.iter().map(Vec::len).sum();
-    let without = items.sentences.iter().filter(|sentences| sentences.is_empty()).count();
-    context.progress.say(format!(
-        "extract: text: {owned} sentences ({distinct} distinct) of {} items; {without} items without text",
-        items.len()
-    ));
-
-    let (chosen, report) = choose_words(context, settings, items, image)?;
-    vectors.add(context, &encoder, "image words", &chosen)?;
-    vectors.write(context, &image_path, items, &chosen)?;
-    let report_path = context.layout.extract_report();
-    files::write_json(&report_path, &report)?;
-    Ok(vec![text_path, image_path, words_path, report_path])
+fn is_address(name: &str) -> bool {
+    name.starts_with("http://") || name.starts_with("https://")
 }
 
-/// What became of the images (`features/report.json`).
+/// What the vectors of a run took (`features/report.json`).
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Work {
+    /// Distinct ones asked for.
+    distinct: u64,
+    /// Of these, computed; the others were in the cache.
+    computed: u64,
+}
+
+/// What became of texts and images (`features/report.json`).
 #[derive(Debug, Serialize)]
-struct ImageReport {
+struct ExtractReport {
+    /// Sentences of items.
+    sentences: usize,
+    /// Items without a sentence.
+    items_without_text: usize,
     /// Images of items.
     images: usize,
-    /// Of these, described in words.
+    /// Of these, with a vector.
     described: usize,
-    /// Items without a described image.
+    /// Items without such an image.
     items_without_image: usize,
     /// Words of the dictionary.
     dictionary_words: usize,
+    /// Sentences that went through the sentence encoder, those made of image words included.
+    sentence_encoder: Work,
+    /// Words that went through CLIP.
+    word_encoder: Work,
+    /// Image files that went through the image encoder.
+    image_encoder: Work,
     /// Images that can't be used.
     unusable: Vec<Unusable>,
 }
@@ -154,91 +138,317 @@ struct Unusable {
     reason: String,
 }
 
-/// For each item the word lists of its readable images, each joined by spaces; writes the table of words.
-fn choose_words(
-    context: &Context,
-    settings: &Extract,
-    items: &Items,
-    image: &Source,
-) -> Result<(Vec<Vec<String>>, ImageReport)> {
-    let words = if settings.image.dictionary.is_empty() {
-        dictionary::build(&items.sentences, settings.image.text_words)
-    } else {
-        dictionary::read(Path::new(&settings.image.dictionary))?
-    };
-    let clip = Clip::from_source(image)?;
-    let word_vectors = clip.word_vectors(&words)?;
-    let owned: Vec<(usize, &String)> =
-        items.images.iter().enumerate().flat_map(|(item, paths)| paths.iter().map(move |path| (item, path))).collect();
-    let mut paths: Vec<&String> = owned.iter().map(|(_, path)| *path).collect();
-    paths.sort_unstable();
-    paths.dedup();
-    let bar = context.progress.bar("images", "images", paths.len() as u64);
-    let described =
-        clip.describe(&paths, &word_vectors, settings.image.words, settings.batch, |count| bar.add(count))?;
-    drop(bar);
-    let described: BTreeMap<&String, Described> = paths.into_iter().zip(described).collect();
+/// Vectors in the cache, or the reason why there is none.
+type Outcome = std::result::Result<VectorKey, String>;
 
-    let mut chosen = vec![Vec::new(); items.len()];
-    let (mut column_item, mut column_image) = (Vec::new(), Vec::new());
-    let (mut column_words, mut column_scores) = (Vec::new(), Vec::new());
-    for &(item, path) in &owned {
-        if let Some(Ok(found)) = described.get(path) {
+struct Extraction<'x> {
+    context: &'x Context,
+    items: &'x Items,
+    files: &'x ImageFiles,
+}
+
+impl Extraction<'_> {
+    fn run(&self, text: &Source, image: &Source) -> Result<Vec<PathBuf>> {
+        let settings = &self.context.config.extract;
+        let layout = &self.context.layout;
+        let image_name = settings.image.encoder_name(&settings.text);
+        let text_path = layout.feature_file("text", &settings.text.encoder_name());
+        let image_path = layout.feature_file("image", &image_name);
+
+        let encoder = SentenceEncoder::from_source(text)?;
+        let mut sentences = self.open(text, &SentenceEncoder::ROLE, encoder.width())?;
+        let mut sentence_work = Work::default();
+        self.encode("text", &encoder, &mut sentences, &mut sentence_work, self.items.sentences.iter().flatten())?;
+        let keys = |texts: &[String]| texts.iter().map(|text| vector_key(text.as_bytes())).collect::<Vec<_>>();
+        let of_items: Vec<Vec<VectorKey>> = self.items.sentences.iter().map(|texts| keys(texts)).collect();
+        self.write(&text_path, &sentences, encoder.width(), &of_items)?;
+
+        let (outcomes, vectors, image_work, width) = self.embed_images(image)?;
+        let usable: Vec<Vec<(&String, VectorKey)>> =
+            self.items.images.iter().map(|names| self.usable(names, &outcomes)).collect();
+        let mut outputs = vec![text_path, image_path.clone()];
+        let (mut dictionary_words, mut word_work) = (0, Work::default());
+        match settings.image.features {
+            ImageFeatures::Embedding => {
+                let of_items: Vec<Vec<VectorKey>> =
+                    usable.iter().map(|images| images.iter().map(|(_, key)| *key).collect()).collect();
+                self.write(&image_path, &vectors, width, &of_items)?;
+            }
+            ImageFeatures::Words => {
+                let words = self.dictionary()?;
+                dictionary_words = words.len();
+                let of_words;
+                (of_words, word_work) = self.embed_words(image, &words)?;
+                let words_path = layout.words_file("image", &image_name);
+                let chosen = self.choose_words(&words_path, &usable, &vectors, &of_words, &words)?;
+                self.encode("image words", &encoder, &mut sentences, &mut sentence_work, chosen.iter().flatten())?;
+                let of_items: Vec<Vec<VectorKey>> = chosen.iter().map(|texts| keys(texts)).collect();
+                self.write(&image_path, &sentences, encoder.width(), &of_items)?;
+                outputs.push(words_path);
+            }
+        }
+        let report = ExtractReport {
+            sentences: self.items.sentences.iter().map(Vec::len).sum(),
+            items_without_text: self.items.sentences.iter().filter(|sentences| sentences.is_empty()).count(),
+            images: self.items.images.iter().map(Vec::len).sum(),
+            described: usable.iter().map(Vec::len).sum(),
+            items_without_image: usable.iter().filter(|images| images.is_empty()).count(),
+            dictionary_words,
+            sentence_encoder: sentence_work,
+            word_encoder: word_work,
+            image_encoder: image_work,
+            unusable: self.unusable(&outcomes),
+        };
+        self.tell(&report);
+        files::write_json(&layout.extract_report(), &report)?;
+        outputs.push(layout.extract_report());
+        Ok(outputs)
+    }
+
+    /// The vectors of an encoder, with a word about shards that could not be used.
+    fn open(&self, source: &Source, role: &Role<'_>, width: usize) -> Result<VectorCache> {
+        let cache = cache::open(&self.context.layout.vectors(), source, role, width)?;
+        cache.damaged().iter().for_each(|damage| self.context.progress.say(format!("extract: {damage}")));
+        Ok(cache)
+    }
+
+    /// Computes the vectors of those texts that are not in the cache.
+    fn encode<'t>(
+        &self,
+        what: &str,
+        encoder: &SentenceEncoder,
+        cache: &mut VectorCache,
+        work: &mut Work,
+        texts: impl Iterator<Item = &'t String>,
+    ) -> Result<()> {
+        let mut seen: HashMap<VectorKey, &String> = HashMap::new();
+        for text in texts {
+            seen.entry(vector_key(text.as_bytes())).or_insert(text);
+        }
+        work.distinct += seen.len() as u64;
+        let mut new: Vec<(VectorKey, &String)> = seen.into_iter().filter(|(key, _)| !cache.contains(*key)).collect();
+        new.sort_unstable();
+        let bar = self.context.progress.bar(what, "sentences", new.len() as u64);
+        for chunk in new.chunks(SENTENCES) {
+            let texts: Vec<&String> = chunk.iter().map(|(_, text)| *text).collect();
+            let vectors = encoder.encode(&texts, |count| bar.add(count))?;
+            let keys: Vec<VectorKey> = chunk.iter().map(|(key, _)| *key).collect();
+            cache.add(&keys, &vectors)?;
+        }
+        work.computed += encoder.take_count();
+        cache.flush().map_err(Error::from)
+    }
+
+    /// Writes the features of items that own the vectors of `keys`.
+    fn write(&self, path: &Path, cache: &VectorCache, width: usize, keys: &[Vec<VectorKey>]) -> Result<()> {
+        let mut offsets = vec![0_i64];
+        offsets.extend(keys.iter().scan(0, |rows, keys| {
+            *rows += keys.len() as i64;
+            Some(*rows)
+        }));
+        let settings = &self.context.config.extract;
+        let kind = match settings.storage {
+            Storage::F16 => FeatureType::F16,
+            Storage::Bf16 => FeatureType::Bf16,
+            Storage::F32 => FeatureType::F32,
+        };
+        let rows = || keys.iter().flatten().filter_map(|key| cache.get(*key));
+        if rows().count() != keys.iter().map(Vec::len).sum::<usize>() {
+            return Err(Error::Missing { path: path.to_owned() });
+        }
+        let (stage, items) = ((NAME, json!(settings)), (self.items.hash(), &offsets[..]));
+        match Features::write_rows(path, stage, items, (width, kind), rows)? {
+            None => Ok(()),
+            Some(_) => {
+                Err(Error::Storage { path: path.to_owned(), storage: format!("{:?}", settings.storage).to_lowercase() })
+            }
+        }
+    }
+
+    /// Every distinct image's key in the vectors, in the order of the files.
+    fn embed_images(&self, source: &Source) -> Result<(Vec<Outcome>, VectorCache, Work, usize)> {
+        let encoder = image_encoder::from_source(source)?;
+        let files = image_encoder::files(source)?;
+        let role = Role { content: "images", required: files, optional: &[] };
+        let mut cache = self.open(source, &role, encoder.width())?;
+        let bar = self.context.progress.bar("images", "images", self.files.paths.len() as u64);
+        let mut outcomes = Vec::with_capacity(self.files.paths.len());
+        let mut work = Work::default();
+        for (names, paths) in self.files.names.chunks(IMAGES).zip(self.files.paths.chunks(IMAGES)) {
+            let mut keys: Vec<Outcome> = names.par_iter().zip(paths).map(|(name, path)| key_of(name, path)).collect();
+            let mut new: Vec<(VectorKey, usize)> = keys
+                .iter()
+                .enumerate()
+                .filter_map(|(at, key)| key.as_ref().ok().map(|key| (*key, at)))
+                .filter(|(key, _)| !cache.contains(*key))
+                .collect();
+            new.sort_unstable();
+            new.dedup_by_key(|(key, _)| *key);
+            let blocks: Vec<&[(VectorKey, usize)]> = new.chunks(encoder.images_at_once()).collect();
+            let embedded: Vec<_> =
+                blocks.par_iter().with_max_len(1).map(|block| embed(encoder.as_ref(), block, paths)).collect();
+            let mut broken: HashMap<VectorKey, String> = HashMap::new();
+            for outcome in embedded {
+                let Embedded { keys, vectors, unusable } = outcome?;
+                work.computed += keys.len() as u64;
+                cache.add(&keys, &vectors)?;
+                broken.extend(unusable);
+            }
+            for key in &mut keys {
+                if let Some(reason) = key.as_ref().ok().and_then(|key| broken.get(key)) {
+                    *key = Err(reason.clone());
+                }
+            }
+            bar.add(keys.len() as u64);
+            outcomes.extend(keys);
+        }
+        cache.flush()?;
+        let mut distinct: Vec<VectorKey> =
+            outcomes.iter().filter_map(|outcome| outcome.as_ref().ok().copied()).collect();
+        distinct.sort_unstable();
+        distinct.dedup();
+        work.distinct = distinct.len() as u64;
+        Ok((outcomes, cache, work, encoder.width()))
+    }
+
+    /// Names and keys of those of an item's images that have a vector.
+    fn usable<'n>(&self, names: &'n [String], outcomes: &[Outcome]) -> Vec<(&'n String, VectorKey)> {
+        let key = |name: &String| outcomes[self.files.place[name]].as_ref().ok().copied();
+        names.iter().filter_map(|name| key(name).map(|key| (name, key))).collect()
+    }
+
+    fn unusable(&self, outcomes: &[Outcome]) -> Vec<Unusable> {
+        let named = self
+            .items
+            .ids
+            .iter()
+            .zip(&self.items.images)
+            .flat_map(|(id, names)| names.iter().map(move |name| (id, name)));
+        named
+            .filter_map(|(id, name)| {
+                let reason = outcomes[self.files.place[name]].as_ref().err()?.clone();
+                Some(Unusable { item_id: id.clone(), image: name.clone(), reason })
+            })
+            .collect()
+    }
+
+    fn dictionary(&self) -> Result<Vec<String>> {
+        let settings = &self.context.config.extract.image;
+        if settings.dictionary.is_empty() {
+            return Ok(dictionary::build(&self.items.sentences, settings.text_words));
+        }
+        dictionary::read(Path::new(&settings.dictionary))
+    }
+
+    /// CLIP's vectors of the dictionary's words; each is computed once, whatever dictionary it stands in.
+    fn embed_words(&self, source: &Source, words: &[String]) -> Result<(WordVectors, Work)> {
+        let clip = Clip::from_source(source)?;
+        let width = clip.width();
+        let role = Role { content: "words", required: &Clip::FILES, optional: &[] };
+        let mut cache = self.open(source, &role, width)?;
+        let keys: Vec<VectorKey> = words.iter().map(|word| vector_key(word.as_bytes())).collect();
+        let (new_keys, new): (Vec<VectorKey>, Vec<&String>) =
+            keys.iter().copied().zip(words).filter(|(key, _)| !cache.contains(*key)).unzip();
+        cache.add(&new_keys, &clip.embed_texts(&new)?)?;
+        cache.flush()?;
+        let vectors: Vec<f32> = keys.iter().filter_map(|key| cache.get(*key)).flatten().copied().collect();
+        let work = Work { distinct: words.len() as u64, computed: new.len() as u64 };
+        Ok((WordVectors::new(vectors, width), work))
+    }
+
+    /// For each item the word lists of its usable images, each joined by spaces; writes the table of words.
+    fn choose_words(
+        &self,
+        path: &Path,
+        usable: &[Vec<(&String, VectorKey)>],
+        vectors: &VectorCache,
+        of_words: &WordVectors,
+        words: &[String],
+    ) -> Result<Vec<Vec<String>>> {
+        let count = self.context.config.extract.image.words;
+        let owned: Vec<(usize, &String, VectorKey)> = usable
+            .iter()
+            .enumerate()
+            .flat_map(|(item, images)| images.iter().map(move |&(name, key)| (item, name, key)))
+            .collect();
+        let found: Vec<_> = owned
+            .par_iter()
+            .map(|&(_, _, key)| of_words.nearest(vectors.get(key).unwrap_or_default(), count))
+            .collect();
+        let mut chosen = vec![Vec::new(); usable.len()];
+        let (mut column_item, mut column_image) = (Vec::new(), Vec::new());
+        let (mut column_words, mut column_scores) = (Vec::new(), Vec::new());
+        for (&(item, name, _), found) in owned.iter().zip(found) {
             let list: Vec<String> = found.words.iter().map(|&word| words[word].clone()).collect();
             chosen[item].push(list.join(" "));
             column_item.push(item as u32 + 1);
-            column_image.push(path.clone());
+            column_image.push(name.clone());
             column_words.push(list);
-            column_scores.push(found.scores.clone());
+            column_scores.push(found.scores);
+        }
+        Table::new(vec![
+            ("item", Column::U32(column_item)),
+            ("image", Column::Text(column_image)),
+            ("words", Column::Texts(column_words)),
+            ("scores", Column::F32s(column_scores)),
+        ])
+        .write(path)?;
+        Ok(chosen)
+    }
+
+    fn tell(&self, report: &ExtractReport) {
+        let say = |line: String| self.context.progress.say(line);
+        let ExtractReport { sentences, items_without_text, sentence_encoder, word_encoder, image_encoder, .. } = report;
+        let Work { distinct, computed } = sentence_encoder;
+        say(format!(
+            "extract: text: {sentences} sentences of {} items; {items_without_text} items without text",
+            self.items.len()
+        ));
+        say(format!(
+            "extract: image: {} images, {} of them can't be used; {} items without image; {} words in the dictionary",
+            report.images,
+            report.unusable.len(),
+            report.items_without_image,
+            report.dictionary_words
+        ));
+        say(format!(
+            "extract: computed {computed} of {distinct} sentences, {} of {} images, {} of {} words; the rest was in the cache",
+            image_encoder.computed, image_encoder.distinct, word_encoder.computed, word_encoder.distinct
+        ));
+        for Unusable { item_id, image, reason } in report.unusable.iter().take(EXAMPLES) {
+            say(format!("  item {item_id}: `{image}`: {reason}"));
+        }
+        if report.unusable.len() > EXAMPLES {
+            say(format!("  and {} more", report.unusable.len() - EXAMPLES));
         }
     }
-    let image_name = settings.image.encoder_name(&settings.text);
-    Table::new(vec![
-        ("item", Column::U32(column_item)),
-        ("image", Column::Text(column_image)),
-        ("words", Column::Texts(column_words)),
-        ("scores", Column::F32s(column_scores)),
-    ])
-    .write(&context.layout.words_file("image", &image_name))?;
-    let report = image_report(items, &owned, &described, &chosen, words.len());
-    tell(context, &report);
-    Ok((chosen, report))
 }
 
-fn image_report(
-    items: &Items,
-    owned: &[(usize, &String)],
-    described: &BTreeMap<&String, Described>,
-    chosen: &[Vec<String>],
-    dictionary_words: usize,
-) -> ImageReport {
-    let unusable = owned.iter().filter_map(|&(item, path)| match described.get(path) {
-        Some(Err(reason)) => {
-            Some(Unusable { item_id: items.ids[item].clone(), image: path.clone(), reason: reason.clone() })
+/// The key of an image file's content.
+fn key_of(name: &str, path: &Path) -> Outcome {
+    if is_address(name) && !path.is_file() {
+        return Err("it was not fetched; run `make download`".to_owned());
+    }
+    picture::bytes_of(path).map(|bytes| vector_key(&bytes))
+}
+
+/// Vectors of a few images, and why others have none.
+struct Embedded {
+    keys: Vec<VectorKey>,
+    vectors: Vec<f32>,
+    unusable: Vec<(VectorKey, String)>,
+}
+
+fn embed(encoder: &dyn ImageEncoder, block: &[(VectorKey, usize)], paths: &[PathBuf]) -> Result<Embedded> {
+    let (mut keys, mut pixels, mut unusable) = (Vec::new(), Vec::new(), Vec::new());
+    for &(key, at) in block {
+        match picture::bytes_of(&paths[at]).and_then(|bytes| encoder.processor().read(&bytes)) {
+            Ok(values) => {
+                keys.push(key);
+                pixels.extend(values);
+            }
+            Err(reason) => unusable.push((key, reason)),
         }
-        _ => None,
-    });
-    let unusable: Vec<Unusable> = unusable.collect();
-    ImageReport {
-        images: owned.len(),
-        described: owned.len() - unusable.len(),
-        items_without_image: chosen.iter().filter(|lists| lists.is_empty()).count(),
-        dictionary_words,
-        unusable,
     }
-}
-
-fn tell(context: &Context, report: &ImageReport) {
-    let ImageReport { described, items_without_image, dictionary_words, unusable, .. } = report;
-    context.progress.say(format!(
-        "extract: image: {described} images described from {dictionary_words} words; {} images can't be used; \
-         {items_without_image} items without image",
-        unusable.len()
-    ));
-    for Unusable { item_id, image, reason } in unusable.iter().take(EXAMPLES) {
-        context.progress.say(format!("  item {item_id}: `{image}`: {reason}"));
-    }
-    if unusable.len() > EXAMPLES {
-        context.progress.say(format!("  and {} more", unusable.len() - EXAMPLES));
-    }
+    Ok(Embedded { vectors: encoder.embed(&pixels)?, keys, unusable })
 }

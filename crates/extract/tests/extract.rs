@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use mp4sr_artifact::{Features, Items, Layout, Table, files};
-use mp4sr_extract::{Clip, SentenceEncoder, dictionary};
-use mp4sr_pipeline::config::Storage;
+use mp4sr_artifact::{Downloads, Features, Items, Layout, Table, files};
+use mp4sr_extract::{Clip, ImageEncoder, SentenceEncoder, WordVectors, dictionary};
+use mp4sr_pipeline::config::{ImageFeatures, Storage};
 use mp4sr_pipeline::{Config, Context, Progress};
 use mp4sr_sample::{TRUTH, Truth, TruthItem, ensure};
 use tempfile::TempDir;
@@ -122,6 +122,153 @@ fn a_second_run_does_nothing_and_a_changed_setting_runs_again() {
     assert_ne!(written(), first);
 }
 
+/// Computed sentences, words and images of the last run.
+fn computed(context: &Context) -> [u64; 3] {
+    let report: serde_json::Value =
+        serde_json::from_slice(&files::read(&context.layout.extract_report()).unwrap()).unwrap();
+    ["sentence_encoder", "word_encoder", "image_encoder"].map(|encoder| report[encoder]["computed"].as_u64().unwrap())
+}
+
+#[test]
+fn what_was_computed_once_is_never_computed_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = context(folder.path());
+    let mut items = small_dataset(&first.layout);
+    mp4sr_extract::run(&first).unwrap();
+    let words = dictionary::build(&items.sentences, 1000).len() as u64;
+    let described: BTreeSet<String> = Table::read(&feature_files(&first)[2], "")
+        .unwrap()
+        .take_texts("words")
+        .unwrap()
+        .iter()
+        .map(|row| row.join(" "))
+        .collect();
+    // Five different sentences, and one made of the words of each image; four images.
+    assert_eq!(computed(&first), [5 + described.len() as u64, words, 4]);
+    let before = feature_files(&first).map(|path| files::read(&path).unwrap());
+
+    first.config.extract.storage = Storage::F32;
+    mp4sr_extract::run(&first).unwrap();
+    assert_eq!(computed(&first), [0, 0, 0], "another way to store them");
+
+    // A second data set: a known sentence, a new one, a known image under another name, a new one.
+    let mut second = context(folder.path());
+    "second".clone_into(&mut second.config.dataset.name);
+    second.layout = Layout::new(folder.path(), "second", "run");
+    let copy = folder.path().join("copy.jpg");
+    std::fs::copy(&items.images[1][0], &copy).unwrap();
+    items.ids.truncate(1);
+    items.titles.truncate(1);
+    items.sentences = vec![vec!["For camping.".into(), "Never seen before.".into()]];
+    let truth = truth();
+    let new = truth.items.iter().filter(|item| item.image_decodes).nth(9).unwrap();
+    let new = raw().join(new.image.as_ref().unwrap()).to_string_lossy().into_owned();
+    items.images = vec![vec![copy.to_string_lossy().into_owned(), new]];
+    items.write(&second.layout.items()).unwrap();
+    mp4sr_extract::run(&second).unwrap();
+    let [sentences, words, images] = computed(&second);
+    assert_eq!((words, images), (0, 1));
+    assert!((1..=3).contains(&sentences), "{sentences}");
+
+    // Everything from the cache is what it was when it was computed.
+    let again = context(folder.path());
+    small_dataset(&again.layout);
+    files::remove_dir_if_present(&again.layout.features()).unwrap();
+    mp4sr_extract::run(&again).unwrap();
+    assert_eq!(computed(&again), [0, 0, 0]);
+    assert!(feature_files(&again).map(|path| files::read(&path).unwrap()) == before);
+}
+
+/// The shards of all encoders.
+fn shards(context: &Context) -> Vec<PathBuf> {
+    let encoders = files::list(&context.layout.vectors()).unwrap();
+    let shards = encoders.iter().flat_map(|folder| files::list(folder).unwrap());
+    shards.filter(|path| path.extension().is_some_and(|end| end == "safetensors")).collect()
+}
+
+#[test]
+fn a_damaged_or_lost_shard_is_computed_again_to_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let context = context(folder.path());
+    small_dataset(&context.layout);
+    let run = || {
+        files::remove_dir_if_present(&context.layout.features()).unwrap();
+        mp4sr_extract::run(&context).unwrap();
+        feature_files(&context).map(|path| files::read(&path).unwrap())
+    };
+    let whole = run();
+    let all = computed(&context);
+    for shard in shards(&context) {
+        let mut bytes = files::read(&shard).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 0x40;
+        files::write_bytes(&shard, &bytes).unwrap();
+        assert!(run() == whole, "{}", shard.display());
+        assert!(computed(&context).iter().sum::<u64>() > 0);
+        let lost = shards(&context).pop().unwrap();
+        files::remove_if_present(&lost).unwrap();
+        assert!(run() == whole);
+    }
+    assert!(run() == whole);
+    assert_eq!(computed(&context), [0, 0, 0]);
+    files::remove_dir_if_present(&context.layout.vectors()).unwrap();
+    assert!(run() == whole);
+    assert_eq!(computed(&context), all);
+}
+
+#[test]
+fn the_cache_is_listed_by_encoder_and_pruned_by_its_last_use() {
+    use std::time::Duration;
+    let folder = tempfile::tempdir().unwrap();
+    let context = context(folder.path());
+    small_dataset(&context.layout);
+    mp4sr_extract::run(&context).unwrap();
+    let root = context.layout.vectors();
+    let shares = mp4sr_extract::cache::shares(&root).unwrap();
+    let contents: BTreeSet<String> = shares.iter().map(|share| share.about.as_ref().unwrap().content.clone()).collect();
+    assert_eq!(contents.into_iter().collect::<Vec<_>>(), ["images", "sentences", "words"]);
+    assert!(shares.iter().all(|share| share.bytes > 1000 && share.shards > 0));
+    let (removed, freed) = mp4sr_extract::cache::prune(&root, Duration::from_hours(1)).unwrap();
+    assert_eq!((removed.len(), freed), (0, 0));
+    let (removed, freed) = mp4sr_extract::cache::prune(&root, Duration::ZERO).unwrap();
+    assert_eq!((removed.len(), freed), (3, shares.iter().map(|share| share.bytes).sum()));
+    assert!(mp4sr_extract::cache::shares(&root).unwrap().is_empty());
+}
+
+#[test]
+fn an_image_can_stay_the_vector_of_clip_or_resnet() {
+    let folder = tempfile::tempdir().unwrap();
+    for (model, width) in [("clip", 24), ("resnet", 64)] {
+        let mut context = context(folder.path());
+        context.config.extract.image.features = ImageFeatures::Embedding;
+        context.config.extract.image.model =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(model).to_string_lossy().into_owned();
+        let items = small_dataset(&context.layout);
+        mp4sr_extract::run(&context).unwrap();
+        let path = context.layout.feature_file("image", model);
+        let features = Features::read(&path, &items.hash(), 5).unwrap();
+        assert_eq!((features.offsets.as_slice(), features.width()), (&[0, 1, 3, 4, 4, 4][..], width));
+    }
+}
+
+#[test]
+fn a_fetched_picture_stands_for_its_address_and_one_that_was_not_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut context = context(folder.path());
+    context.config.dataset.data = folder.path().join("data").to_string_lossy().into_owned();
+    let mut items = small_dataset(&context.layout);
+    let [there, absent] = ["https://shop.example/a.jpg", "https://shop.example/b.jpg"];
+    let place = Downloads::new(Path::new(&context.config.dataset.data)).image(there);
+    files::write_bytes(&place, &files::read(Path::new(&items.images[0][0])).unwrap()).unwrap();
+    items.images = vec![vec![there.to_owned()], vec![absent.to_owned()], vec![], vec![], vec![]];
+    items.write(&context.layout.items()).unwrap();
+    mp4sr_extract::run(&context).unwrap();
+    let features = Features::read(&feature_files(&context)[1], &items.hash(), 5).unwrap();
+    assert_eq!(features.offsets, [0, 1, 1, 1, 1, 1]);
+    let report = files::read_to_string(&context.layout.extract_report()).unwrap();
+    assert!(report.contains("it was not fetched; run `make download`"), "{report}");
+}
+
 #[test]
 fn the_number_of_threads_changes_no_byte() {
     let bytes = |threads: usize| {
@@ -161,9 +308,9 @@ fn a_sentence_has_the_same_vector_in_any_batch() {
         &long,
         "\u{4f60}\u{597d} \u{1f600}",
     ];
-    let together = encoder.encode(&texts, texts.len(), |_| {}).unwrap();
+    let together = encoder.encode(&texts, |_| {}).unwrap();
     for (i, text) in texts.iter().enumerate() {
-        let alone = encoder.encode(&[text], 1, |_| {}).unwrap();
+        let alone = encoder.encode(&[text], |_| {}).unwrap();
         let beside = &together[i * encoder.width()..(i + 1) * encoder.width()];
         let difference = alone.iter().zip(beside).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         assert!(difference <= 1e-6, "{text:?}: {difference}");
@@ -186,7 +333,7 @@ fn sentences_and_word_lists_that_share_attributes_come_close() {
         "scarlet ruby stripes pinstripe cup handle circular",
         "blue navy floral flowers rug carpet wide",
     ];
-    let vectors = encoder.encode(&texts, 8, |_| {}).unwrap();
+    let vectors = encoder.encode(&texts, |_| {}).unwrap();
     let row = |i: usize| &vectors[i * encoder.width()..(i + 1) * encoder.width()];
     for (anchor, near, far) in [(0, 1, 2), (3, 4, 5)] {
         let (near, far) = (cosine(row(anchor), row(near)), cosine(row(anchor), row(far)));
@@ -208,13 +355,15 @@ fn clip_sees_colour_pattern_shape_and_kind_of_pictures_it_was_not_trained_on() {
     // As if every item's text had all of the shop's words: a word counts from three items on.
     let words = dictionary::build(&[own.concat(), own.concat(), own.concat()], 1000);
     let clip = Clip::load(&carried("tiny-clip")).unwrap();
-    let vectors = clip.word_vectors(&words).unwrap();
-    let paths: Vec<PathBuf> = held_out.iter().map(|item| raw().join(item.image.as_ref().unwrap())).collect();
-    let found = clip.describe(&paths, &vectors, 15, 32, |_| {}).unwrap();
+    let vectors = WordVectors::new(clip.embed_texts(&words).unwrap(), clip.width());
+    let describe = |item: &&TruthItem| {
+        let bytes = files::read(&raw().join(item.image.as_ref().unwrap())).unwrap();
+        vectors.nearest(&clip.embed(&clip.processor().read(&bytes).unwrap()).unwrap(), 15)
+    };
 
     let mut hits: BTreeMap<&str, usize> = BTreeMap::new();
-    for (item, found) in held_out.iter().zip(&found) {
-        let chosen: BTreeSet<&str> = found.as_ref().unwrap().words.iter().map(|&word| words[word].as_str()).collect();
+    for item in &held_out {
+        let chosen: BTreeSet<&str> = describe(item).words.iter().map(|&word| words[word].as_str()).collect();
         let values =
             [("colour", &item.colour), ("pattern", &item.pattern), ("shape", &item.shape), ("kind", &item.kind)];
         for (attribute, value) in values {
@@ -238,5 +387,5 @@ fn an_encoder_that_is_not_there_is_named() {
     let message = SentenceEncoder::load("data/encoders/none").err().unwrap().to_string();
     assert!(message.contains("data/encoders/none"), "{message}");
     let message = SentenceEncoder::load(&carried("tiny-clip")).err().unwrap().to_string();
-    assert!(message.contains("expected bert, found clip"), "{message}");
+    assert!(message.contains("expected one of bert, distilbert") && message.contains("found clip"), "{message}");
 }

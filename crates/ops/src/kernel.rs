@@ -49,6 +49,11 @@ impl<'a> Mat<'a> {
         Self { data, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
+    /// `rows` x `columns`, rows `row_stride` apart.
+    pub fn strided(data: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
+        Self { data, rows, columns, row_stride, column_stride: 1 }
+    }
+
     /// The transposed view.
     pub fn t(self) -> Self {
         Self {

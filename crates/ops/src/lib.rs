@@ -6,6 +6,7 @@
 //! Must not know: items, users, files.
 
 mod adam;
+mod frozen;
 mod fused;
 mod kernel;
 pub mod plain;
@@ -17,6 +18,7 @@ mod timing;
 
 pub use adam::{Adam, AdamState};
 pub use candle_core::{Error, Result};
+pub use frozen::{Activation, Frozen, FrozenLayer, FrozenLinear, FrozenNorm, FrozenShape, RelativeBias};
 pub use kernel::{keep_memory, start_threads, threads};
 pub use random::{Dropout, Stream};
 pub use scan::{Columns, count_at_least};

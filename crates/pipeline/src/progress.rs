@@ -60,6 +60,11 @@ impl Bar {
         self.0.inc(units);
     }
 
+    /// `units` more are to be done than were known.
+    pub fn grow(&self, units: u64) {
+        self.0.inc_length(units);
+    }
+
     /// What the bar is at, beside its name.
     pub fn note(&self, text: impl Into<String>) {
         self.0.set_message(text.into());

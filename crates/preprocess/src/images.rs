@@ -9,7 +9,7 @@ use crate::Result;
 use crate::rejects::Fault;
 use crate::source::Ids;
 
-const ENDINGS: [&str; 4] = ["jpg", "jpeg", "png", "webp"];
+const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
 
 /// Whether a file's name is that of an image.
 pub fn is_image_name(path: &Path) -> bool {

@@ -17,24 +17,26 @@ pub enum Storage {
 }
 
 /// `[extract]`: encoders of sentences and images.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Extract {
     /// How feature values are stored.
     pub storage: Storage,
-    /// Sentences or images encoded at once.
-    #[schemars(range(min = 1, max = 4096))]
-    pub batch: usize,
     /// Sentences to vectors.
     pub text: TextExtract,
     /// Images to words.
     pub image: ImageExtract,
 }
 
-impl Default for Extract {
-    fn default() -> Self {
-        Self { storage: Storage::default(), batch: 64, text: TextExtract::default(), image: ImageExtract::default() }
-    }
+/// What an image becomes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ImageFeatures {
+    /// The words that CLIP finds in it, through the sentence encoder.
+    #[default]
+    Words,
+    /// The image encoder's own vector.
+    Embedding,
 }
 
 /// `[extract.text]`: sentences to vectors.
@@ -58,12 +60,14 @@ impl TextExtract {
     }
 }
 
-/// `[extract.image]`: images to the words that CLIP finds in them.
+/// `[extract.image]`: images to the words that CLIP finds in them, or to an image encoder's vectors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ImageExtract {
-    /// A CLIP model: a folder, or a name on the hub.
+    /// A CLIP model, or for `embedding` also a ResNet: a folder, or a name on the hub.
     pub model: String,
+    /// What an image becomes: `words` is the paper's, `embedding` gives its variant `ResNet` and plain CLIP.
+    pub features: ImageFeatures,
     /// N, the words kept of an image.
     #[schemars(range(min = 1, max = 1000))]
     pub words: usize,
@@ -76,14 +80,23 @@ pub struct ImageExtract {
 
 impl Default for ImageExtract {
     fn default() -> Self {
-        Self { model: "data/encoders/tiny-clip".to_owned(), words: 15, dictionary: String::new(), text_words: 1000 }
+        Self {
+            model: "data/encoders/tiny-clip".to_owned(),
+            features: ImageFeatures::Words,
+            words: 15,
+            dictionary: String::new(),
+            text_words: 1000,
+        }
     }
 }
 
 impl ImageExtract {
-    /// The name of the encoder in file names: images go through CLIP, its words through the sentence encoder.
+    /// The name of the encoder in file names: with `words`, what CLIP finds goes through the sentence encoder.
     pub fn encoder_name(&self, text: &TextExtract) -> String {
-        format!("{}-words-{}", base_name(&self.model), text.encoder_name())
+        match self.features {
+            ImageFeatures::Words => format!("{}-words-{}", base_name(&self.model), text.encoder_name()),
+            ImageFeatures::Embedding => base_name(&self.model),
+        }
     }
 }
 

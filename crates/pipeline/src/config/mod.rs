@@ -1,13 +1,15 @@
 //! Every key of a pipeline file, its default and its range. `docs/configuration.md` is printed from these types.
 
 mod dataset;
+mod download;
 mod extract;
 mod model;
 mod preset;
 mod training;
 
 pub use dataset::{Columns, DataPreset, Dataset, Format, Missing, Preprocess, Repeated, Source};
-pub use extract::{Extract, ImageExtract, Storage, TextExtract};
+pub use download::{Download, RawFile};
+pub use extract::{Extract, ImageExtract, ImageFeatures, Storage, TextExtract};
 pub use model::{
     CmclDirection, Logits, Modality, Model, ModelName, PoolingGradient, PoolingRows, Projection, SameTarget,
 };
@@ -27,6 +29,8 @@ use crate::strict::{self, ConfigError};
 pub struct Config {
     /// What the dataset is called and where its raw files lie.
     pub dataset: Dataset,
+    /// What is fetched from elsewhere.
+    pub download: Download,
     /// How to read the raw files.
     pub source: Source,
     /// Filters and text cleaning.
@@ -81,7 +85,7 @@ impl Config {
     pub fn resolved(&self) -> serde_json::Value {
         let mut value = serde_json::to_value(self).unwrap_or_default();
         if let Some(sections) = value.as_object_mut() {
-            for section in ["recommend", "report"] {
+            for section in ["download", "recommend", "report"] {
                 sections.remove(section);
             }
             for (section, key) in [("dataset", "data"), ("run", "name"), ("run", "save_seconds")] {
@@ -115,6 +119,7 @@ impl Config {
         {
             return fail("dataset.name", format!("{name:?}"), "letters, digits, `-`, `_`, `.`");
         }
+        self.download.check().or_else(|(key, value, allowed)| fail(&key, value, &allowed))?;
         if self.model.modalities.is_empty() {
             return fail("model.modalities", "[]".to_owned(), "at least one modality");
         }

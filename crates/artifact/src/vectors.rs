@@ -1,0 +1,253 @@
+//! Vectors on disk by key: what an encoder computed once is found again, by whatever dataset.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::Dtype;
+
+use crate::features::{Values, view};
+use crate::map::Map;
+use crate::tensors::{parse, write_views};
+use crate::{Error, Fingerprint, Header, Result, files};
+
+/// Rows of a shard: what a kill can lose.
+const SHARD: usize = 4096;
+const FORMAT: &str = "vectors";
+const VERSION: u32 = 1;
+const REMEDY: &str = "it was set aside and its vectors are computed again";
+const ENDING: &str = "safetensors";
+/// What a damaged shard's ending becomes.
+const SET_ASIDE: &str = "damaged";
+
+/// What a vector was made of: the first 128 bits of the BLAKE3 hash of the content.
+pub type VectorKey = u128;
+
+/// The key of some content.
+pub fn vector_key(content: &[u8]) -> VectorKey {
+    let mut bits = [0; 16];
+    bits.copy_from_slice(&blake3::hash(content).as_bytes()[..16]);
+    u128::from_le_bytes(bits)
+}
+
+/// The vectors of one encoder.
+///
+/// A folder of shards, each written whole and never changed, under a name made of its content: two processes may add at
+/// once, and a kill loses the rows since the last shard. Values are read through the memory map.
+pub struct VectorCache {
+    folder: PathBuf,
+    encoder: Fingerprint,
+    width: usize,
+    shards: Vec<Values<f32>>,
+    places: HashMap<VectorKey, (u32, u32)>,
+    new_keys: Vec<VectorKey>,
+    new_values: Vec<f32>,
+    damaged: Vec<Error>,
+}
+
+impl VectorCache {
+    /// Opens `folder`, which need not be there. A damaged shard is set aside and named in [`Self::damaged`].
+    pub fn open(folder: &Path, encoder: &Fingerprint, width: usize) -> Result<Self> {
+        files::create_dir_all(folder)?;
+        let mut cache = Self {
+            folder: folder.to_owned(),
+            encoder: encoder.clone(),
+            width,
+            shards: Vec::new(),
+            places: HashMap::new(),
+            new_keys: Vec::new(),
+            new_values: Vec::new(),
+            damaged: Vec::new(),
+        };
+        for path in shards_in(folder)? {
+            match cache.read(&path) {
+                Ok(()) => {}
+                Err(error @ Error::Unusable { .. }) => {
+                    files::rename(&path, &path.with_extension(SET_ASIDE))?;
+                    cache.damaged.push(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(cache)
+    }
+
+    /// What was wrong with the shards that could not be used.
+    pub fn damaged(&self) -> &[Error] {
+        &self.damaged
+    }
+
+    /// Vectors there are.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Whether the vector of `key` is there.
+    pub fn contains(&self, key: VectorKey) -> bool {
+        self.places.contains_key(&key)
+    }
+
+    /// The vector of `key`, if it is there and [`Self::flush`] was called since it came.
+    pub fn get(&self, key: VectorKey) -> Option<&[f32]> {
+        let &(shard, row) = self.places.get(&key)?;
+        let values = (**self.shards.get(shard as usize)?).as_ref();
+        values.get(row as usize * self.width..(row as usize + 1) * self.width)
+    }
+
+    /// Adds vectors `[keys, width]`; a key that is there already keeps its own.
+    pub fn add(&mut self, keys: &[VectorKey], values: &[f32]) -> Result<()> {
+        for (&key, vector) in keys.iter().zip(values.chunks_exact(self.width)) {
+            let place = (self.shards.len() as u32, self.new_keys.len() as u32);
+            if let Entry::Vacant(vacant) = self.places.entry(key) {
+                vacant.insert(place);
+                self.new_keys.push(key);
+                self.new_values.extend_from_slice(vector);
+                if self.new_keys.len() == SHARD {
+                    self.flush()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is new.
+    pub fn flush(&mut self) -> Result<()> {
+        if self.new_keys.is_empty() {
+            return Ok(());
+        }
+        let (keys, values) = (std::mem::take(&mut self.new_keys), std::mem::take(&mut self.new_values));
+        let name =
+            Fingerprint::of_bytes(&[bytemuck::cast_slice(&keys), bytemuck::cast_slice::<f32, u8>(&values)].concat());
+        let path = self.folder.join(format!("{}.{ENDING}", &name.as_str()[..32]));
+        let header = Header {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            stage: "extract".to_owned(),
+            items: self.encoder.clone(),
+            settings: serde_json::Value::Null,
+            inputs: std::collections::BTreeMap::new(),
+        };
+        let (rows, width) = (keys.len(), self.width);
+        let views = [
+            ("keys", (Dtype::I64, &[rows, 2][..], bytemuck::cast_slice(&keys))),
+            ("values", (Dtype::F32, &[rows, width][..], bytemuck::cast_slice(&values))),
+        ];
+        write_views(&path, &header, &views)?;
+        self.shards.push(open(&path, &self.encoder, self.width)?.1);
+        Ok(())
+    }
+
+    fn read(&mut self, path: &Path) -> Result<()> {
+        let (keys, values) = open(path, &self.encoder, self.width)?;
+        let shard = self.shards.len() as u32;
+        for (row, key) in keys.into_iter().enumerate() {
+            self.places.entry(key).or_insert((shard, row as u32));
+        }
+        self.shards.push(values);
+        Ok(())
+    }
+}
+
+/// Keys and values of a shard.
+fn open(path: &Path, encoder: &Fingerprint, width: usize) -> Result<(Vec<VectorKey>, Values<f32>)> {
+    let map = std::sync::Arc::new(Map::open(path)?);
+    let wrong = |reason: String| Error::unusable(path, reason, REMEDY);
+    let (header, file) = parse(path, &map, FORMAT, VERSION, REMEDY)?;
+    if header.items != *encoder {
+        return Err(wrong("it holds another encoder's vectors".to_owned()));
+    }
+    let tensor = |name: &str| file.tensor(name).map_err(|_| wrong(format!("tensor `{name}` is missing")));
+    let (keys, values) = (tensor("keys")?, tensor("values")?);
+    let rows = keys.shape().first().copied().unwrap_or(0);
+    if keys.dtype() != Dtype::I64 || keys.shape() != [rows, 2] {
+        return Err(wrong(format!("`keys`: expected I64 [rows, 2], found {:?} {:?}", keys.dtype(), keys.shape())));
+    }
+    if values.dtype() != Dtype::F32 || values.shape() != [rows, width] {
+        let found = format!("{:?} {:?}", values.dtype(), values.shape());
+        return Err(wrong(format!("`values`: expected F32 [{rows}, {width}], found {found}")));
+    }
+    let keys = keys.data().as_chunks::<16>().0.iter().map(|&bits| u128::from_le_bytes(bits)).collect();
+    let start = values.data().as_ptr() as usize - map.as_ptr() as usize;
+    Ok((keys, view(&map, start..start + values.data().len(), f32::from_le_bytes)))
+}
+
+fn shards_in(folder: &Path) -> Result<Vec<PathBuf>> {
+    Ok(files::list(folder)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == ENDING)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoder() -> Fingerprint {
+        Fingerprint::of_bytes(b"encoder")
+    }
+
+    fn open(folder: &Path) -> VectorCache {
+        VectorCache::open(folder, &encoder(), 2).unwrap()
+    }
+
+    #[test]
+    fn what_was_added_and_flushed_is_found_by_the_next_that_opens() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut first = open(folder.path());
+        first.add(&[1, 2, 1], &[1.0, 1.5, 2.0, 2.5, 9.0, 9.5]).unwrap();
+        assert_eq!((first.len(), first.contains(2), first.get(2)), (2, true, None), "not written yet");
+        first.flush().unwrap();
+        assert_eq!(first.get(1), Some(&[1.0, 1.5][..]), "the first of two counts");
+        first.add(&[3], &[3.0, 3.5]).unwrap();
+        let killed = open(folder.path());
+        assert_eq!((killed.len(), killed.get(2), killed.get(3)), (2, Some(&[2.0, 2.5][..]), None));
+        first.flush().unwrap();
+        let mut both = open(folder.path());
+        assert_eq!((both.len(), both.get(3)), (3, Some(&[3.0, 3.5][..])));
+        both.flush().unwrap();
+        assert_eq!(shards_in(folder.path()).unwrap().len(), 2, "nothing new, no shard");
+    }
+
+    #[test]
+    fn a_full_shard_is_written_at_once_and_reads_on_across_shards() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut cache = open(folder.path());
+        let keys: Vec<VectorKey> = (0..SHARD as u128 + 3).collect();
+        let values: Vec<f32> = keys.iter().flat_map(|&key| [key as f32, -1.0]).collect();
+        cache.add(&keys, &values).unwrap();
+        assert_eq!(open(folder.path()).len(), SHARD);
+        cache.flush().unwrap();
+        for cache in [&cache, &open(folder.path())] {
+            assert!(keys.iter().all(|&key| cache.get(key) == Some(&[key as f32, -1.0][..])));
+        }
+    }
+
+    #[test]
+    fn a_damaged_shard_is_named_set_aside_and_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut cache = open(folder.path());
+        cache.add(&[1], &[1.0, 1.5]).unwrap();
+        cache.flush().unwrap();
+        cache.add(&[2], &[2.0, 2.5]).unwrap();
+        cache.flush().unwrap();
+        let shard = shards_in(folder.path()).unwrap().remove(0);
+        let whole = files::read(&shard).unwrap();
+        for at in [0, 9, whole.len() / 2, whole.len() - 1] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            files::write_bytes(&shard, &bytes).unwrap();
+            let cache = open(folder.path());
+            assert_eq!(cache.len(), 1, "byte {at}");
+            let message = cache.damaged()[0].to_string();
+            assert!(message.contains(&shard.display().to_string()) && message.contains("computed again"), "{message}");
+            assert!(!shard.exists() && open(folder.path()).damaged().is_empty());
+        }
+        files::write_bytes(&shard, &whole[..whole.len() / 2]).unwrap();
+        assert_eq!((open(folder.path()).len(), shard.exists()), (1, false));
+        files::write_bytes(&shard, &whole).unwrap();
+        let other = VectorCache::open(folder.path(), &Fingerprint::of_bytes(b"other"), 2).unwrap();
+        assert_eq!((other.len(), other.damaged().len()), (0, 2), "another encoder's");
+    }
+}

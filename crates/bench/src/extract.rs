@@ -1,0 +1,209 @@
+//! Encoders of sentences and images, as the extract stage runs them: from text to vectors, from JPEG files to vectors.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Context;
+use image::{ImageFormat, RgbImage};
+use mp4sr_artifact::files;
+use mp4sr_extract::{ImageEncoder, SentenceEncoder, load_image_encoder};
+use mp4sr_ops::Stream;
+use rayon::prelude::*;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::json;
+
+use crate::{Spread, peak_mib, threads};
+
+const SENTENCES: usize = 4000;
+const IMAGES: usize = 192;
+
+/// What to time.
+#[derive(clap::Args)]
+pub struct ExtractArgs {
+    /// Folder with `sentences.txt`, `images` and `clip`; made where it is not there, with weights drawn at random.
+    #[arg(long, value_name = "FOLDER")]
+    folder: PathBuf,
+    /// A sentence encoder to time over `sentences.txt`: a folder or a name on the hub.
+    #[arg(long, value_name = "MODEL")]
+    sentences: Option<String>,
+    /// Time the image encoder in `clip` over `images`.
+    #[arg(long)]
+    images: bool,
+    /// Timed rounds.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+}
+
+/// A line of JSON for each encoder that was asked for.
+pub fn run(args: &ExtractArgs) -> anyhow::Result<String> {
+    prepare(&args.folder)?;
+    let mut lines = Vec::new();
+    if let Some(model) = &args.sentences {
+        let encoder = SentenceEncoder::load(model)?;
+        let text = files::read_to_string(&args.folder.join("sentences.txt"))?;
+        let sentences: Vec<&str> = text.lines().collect();
+        let times = timed(args.rounds, || encoder.encode(&sentences, |_| {}).map(drop))?;
+        lines.push(line("sentences", model, sentences.len(), &times));
+    }
+    if args.images {
+        let folder = args.folder.join("clip");
+        let encoder = load_image_encoder(&folder.to_string_lossy())?;
+        let paths = files::list(&args.folder.join("images"))?;
+        let times = timed(args.rounds, || embed(encoder.as_ref(), &paths))?;
+        lines.push(line("images", "ViT-B/32 with random weights", paths.len(), &times));
+    }
+    Ok(lines.join("\n"))
+}
+
+/// Seconds of each round, after one that is not counted.
+fn timed<E: Into<anyhow::Error>>(rounds: usize, mut work: impl FnMut() -> Result<(), E>) -> anyhow::Result<Vec<f64>> {
+    let mut times = Vec::new();
+    for round in 0..=rounds {
+        let start = Instant::now();
+        work().map_err(Into::into)?;
+        times.extend((round > 0).then(|| start.elapsed().as_secs_f64()));
+    }
+    Ok(times)
+}
+
+fn line(what: &str, model: &str, count: usize, times: &[f64]) -> String {
+    let rates: Vec<f64> = times.iter().map(|time| count as f64 / time).collect();
+    let rate = Spread::of(&rates);
+    json!({
+        "benchmark": "extract", "what": what, "model": model, "count": count, "per_second": rate.median,
+        "range_per_second": [rate.least, rate.most], "threads": threads(), "peak_mib": peak_mib(),
+    })
+    .to_string()
+}
+
+fn embed(encoder: &dyn ImageEncoder, paths: &[PathBuf]) -> anyhow::Result<()> {
+    paths.par_chunks(encoder.images_at_once()).with_max_len(1).try_for_each(|block| {
+        let mut pixels = Vec::new();
+        for path in block {
+            pixels.extend(encoder.processor().read(&files::read(path)?).map_err(anyhow::Error::msg)?);
+        }
+        encoder.embed(&pixels)?;
+        Ok(())
+    })
+}
+
+/// Makes what is not there: sentences of 3 to 40 words, JPEG files of 500 x 400 pixels, a CLIP of the size of ViT-B/32.
+fn prepare(folder: &Path) -> anyhow::Result<()> {
+    let last = folder.join("clip/model.safetensors");
+    if last.is_file() {
+        return Ok(());
+    }
+    files::write_bytes(&folder.join("sentences.txt"), sentences().as_bytes())?;
+    for at in 0..IMAGES {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        picture(at as u64).write_to(&mut bytes, ImageFormat::Jpeg)?;
+        files::write_bytes(&folder.join(format!("images/{at:03}.jpg")), bytes.get_ref())?;
+    }
+    clip(&folder.join("clip"))
+}
+
+fn sentences() -> String {
+    let words: Vec<&str> =
+        include_str!("../../../data/words/visual.txt").lines().filter(|w| !w.starts_with('#')).collect();
+    let stream = Stream::new(1);
+    let draw = |at: u64, below: usize| (stream.uniform(at) * below as f64) as usize;
+    let mut at = 0;
+    let mut lines = String::new();
+    for _ in 0..SENTENCES {
+        // Short ones are the most, as titles and sentences of descriptions are.
+        let length = 3 + draw(at, 38) * draw(at + 1, 38) / 38;
+        at += 2;
+        let sentence: Vec<&str> = (0..length as u64).map(|word| words[draw(at + word, words.len())]).collect();
+        at += length as u64;
+        lines += &sentence.join(" ");
+        lines.push('\n');
+    }
+    lines
+}
+
+fn picture(seed: u64) -> RgbImage {
+    let stream = Stream::new(2).at(seed);
+    let wave = |at| 0.01 + 0.05 * stream.uniform(at) as f32;
+    let waves: Vec<(f32, f32)> = (0..3).map(|channel| (wave(channel), wave(channel + 3))).collect();
+    RgbImage::from_fn(500, 400, |x, y| {
+        let noise = 20.0 * stream.uniform(10 + u64::from(y * 500 + x)) as f32;
+        let level = |(a, b): (f32, f32)| (110.0 + 100.0 * (a * x as f32).sin() * (b * y as f32).cos() + noise) as u8;
+        image::Rgb([level(waves[0]), level(waves[1]), level(waves[2])])
+    })
+}
+
+/// Width, layers and width of the feed-forward of ViT-B/32's towers, and of their common space.
+const VISION: (usize, usize, usize) = (768, 12, 3072);
+const TEXT: (usize, usize, usize) = (512, 12, 2048);
+const PROJECTION: usize = 512;
+
+fn clip(folder: &Path) -> anyhow::Result<()> {
+    let tokenizer = Path::new("data/encoders/tiny-clip/tokenizer.json");
+    let tokens = files::read(tokenizer).context("run it from the root of the repository")?;
+    let known: serde_json::Value = serde_json::from_slice(&tokens)?;
+    let words = known["model"]["vocab"].as_object().map_or(0, serde_json::Map::len) + 2;
+    files::write_bytes(&folder.join("tokenizer.json"), &tokens)?;
+    let tower = |(width, layers, feed): (usize, usize, usize), heads: usize| json!({"hidden_size": width, "num_hidden_layers": layers, "intermediate_size": feed, "num_attention_heads": heads});
+    let (mut text, vision) = (tower(TEXT, 8), tower(VISION, 12));
+    text["vocab_size"] = words.into();
+    let config =
+        json!({"model_type": "clip", "projection_dim": PROJECTION, "text_config": text, "vision_config": vision});
+    files::write_json(&folder.join("config.json"), &config)?;
+    let processor = json!({
+        "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 224}, "do_convert_rgb": true,
+        "crop_size": {"height": 224, "width": 224}, "image_mean": [0.481_454_66, 0.457_827_5, 0.408_210_73],
+        "image_std": [0.268_629_54, 0.261_302_58, 0.275_777_11],
+    });
+    files::write_json(&folder.join("preprocessor_config.json"), &processor)?;
+    let shapes = shapes(words);
+    let values: Vec<Vec<f32>> =
+        shapes.par_iter().enumerate().map(|(at, (name, shape))| draw(at, name, shape)).collect();
+    let views = shapes.iter().zip(&values).map(|((name, shape), values)| {
+        Ok((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytemuck::cast_slice(values))?))
+    });
+    let views = views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>()?;
+    files::write_bytes(&folder.join("model.safetensors"), &safetensors::serialize(views, None)?)?;
+    Ok(())
+}
+
+fn draw(at: usize, name: &str, shape: &[usize]) -> Vec<f32> {
+    let count: usize = shape.iter().product();
+    if name.contains("norm") && name.ends_with("weight") || name.ends_with("layrnorm.weight") {
+        return vec![1.0; count];
+    }
+    let stream = Stream::new(3).at(at as u64);
+    (0..count as u64).map(|i| (stream.uniform(i) as f32 - 0.5) * 0.06).collect()
+}
+
+fn shapes(words: usize) -> Vec<(String, Vec<usize>)> {
+    let mut shapes = vec![
+        ("text_model.embeddings.token_embedding.weight".to_owned(), vec![words, TEXT.0]),
+        ("text_model.embeddings.position_embedding.weight".to_owned(), vec![77, TEXT.0]),
+        ("text_projection.weight".to_owned(), vec![PROJECTION, TEXT.0]),
+        ("vision_model.embeddings.class_embedding".to_owned(), vec![VISION.0]),
+        ("vision_model.embeddings.patch_embedding.weight".to_owned(), vec![VISION.0, 3, 32, 32]),
+        ("vision_model.embeddings.position_embedding.weight".to_owned(), vec![50, VISION.0]),
+        ("visual_projection.weight".to_owned(), vec![PROJECTION, VISION.0]),
+        ("logit_scale".to_owned(), vec![]),
+    ];
+    let mut pair = |name: String, outputs: usize, inputs: Option<usize>| {
+        shapes.push((format!("{name}.weight"), [Some(outputs), inputs].into_iter().flatten().collect()));
+        shapes.push((format!("{name}.bias"), vec![outputs]));
+    };
+    pair("text_model.final_layer_norm".to_owned(), TEXT.0, None);
+    pair("vision_model.pre_layrnorm".to_owned(), VISION.0, None);
+    pair("vision_model.post_layernorm".to_owned(), VISION.0, None);
+    for (tower, (d, layers, feed)) in [("text_model", TEXT), ("vision_model", VISION)] {
+        for layer in 0..layers {
+            let name = |part: &str| format!("{tower}.encoder.layers.{layer}.{part}");
+            for part in ["q_proj", "k_proj", "v_proj", "out_proj"] {
+                pair(name(&format!("self_attn.{part}")), d, Some(d));
+            }
+            pair(name("layer_norm1"), d, None);
+            pair(name("layer_norm2"), d, None);
+            pair(name("mlp.fc1"), feed, Some(d));
+            pair(name("mlp.fc2"), d, Some(feed));
+        }
+    }
+    shapes
+}

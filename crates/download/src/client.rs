@@ -1,0 +1,150 @@
+//! HTTP: one answer to one address, through redirects.
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use mp4sr_pipeline::config::Download;
+use ureq::http::{HeaderMap, Response, header};
+use ureq::tls::TlsConfig;
+use ureq::unversioned::resolver::{DefaultResolver, Resolver};
+use ureq::unversioned::transport::DefaultConnector;
+use ureq::{Agent, Body, Proxy, Timeout};
+use url::Url;
+
+use crate::address;
+use crate::outcome::{Fate, Trouble};
+use crate::part::Held;
+use crate::resolver::{Private, PublicOnly};
+
+const MAX_REDIRECTS: usize = 5;
+
+/// What is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file of any size.
+    Raw,
+    /// A picture: it has a bound on bytes, so the time it takes can have one.
+    Picture,
+}
+
+/// Asks servers, with the settings of `[download]`.
+#[derive(Debug)]
+pub struct Client {
+    agent: Agent,
+    timeout: Duration,
+}
+
+impl Client {
+    pub fn new(settings: &Download, kind: Kind) -> Self {
+        let timeout = Duration::from_secs(settings.timeout_seconds);
+        // A server that sends a byte now and then must not hold a thread for ever.
+        let whole_body = (kind == Kind::Picture).then(|| timeout * 20);
+        let accept = if kind == Kind::Picture { "image/jpeg,image/png,image/webp,*/*;q=0.5" } else { "*/*" };
+        // Behind a proxy only the proxy knows which IP address is connected to, so the check of addresses would be void.
+        let proxy = if settings.allow_private { Proxy::try_from_env() } else { None };
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .user_agent(user_agent(&settings.contact))
+            .accept(accept)
+            .accept_encoding("identity")
+            .tls_config(TlsConfig::default())
+            .proxy(proxy)
+            .max_idle_connections(settings.connections)
+            .max_idle_connections_per_host(settings.per_host)
+            .timeout_resolve(Some(timeout))
+            .timeout_connect(Some(timeout))
+            .timeout_per_read(Some(timeout))
+            .timeout_per_write(Some(timeout))
+            .timeout_recv_response(Some(timeout))
+            .timeout_recv_body(whole_body)
+            .build();
+        let agent = if settings.allow_private {
+            with_resolver(config, DefaultResolver::default())
+        } else {
+            with_resolver(config, PublicOnly(DefaultResolver::default()))
+        };
+        Self { agent, timeout }
+    }
+
+    /// The answer of the server that redirects end at. `enter` is called with each address before it is asked.
+    pub fn get(&self, url: &Url, held: Option<&Held>, enter: &mut dyn FnMut(&Url)) -> Result<Response<Body>, Trouble> {
+        let mut way = vec![url.clone()];
+        loop {
+            let at = &way[way.len() - 1];
+            enter(at);
+            let response = self.ask(at, held)?;
+            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return Ok(response);
+            }
+            let next = next_hop(at, response.headers()).map_err(|t| t.with_status(response.status().as_u16()))?;
+            let circle = way.contains(&next);
+            way.push(next);
+            if circle || way.len() > MAX_REDIRECTS + 1 {
+                return Err(astray(&way, circle).with_status(response.status().as_u16()));
+            }
+        }
+    }
+
+    fn ask(&self, url: &Url, held: Option<&Held>) -> Result<Response<Body>, Trouble> {
+        let mut request = self.agent.get(url.as_str());
+        if let Some(held) = held {
+            request = request
+                .header(header::RANGE, format!("bytes={}-", held.length))
+                .header(header::IF_RANGE, held.validator.as_str());
+        }
+        request.call().map_err(|e| self.trouble(e))
+    }
+
+    /// An error of the HTTP library in our words.
+    pub fn trouble(&self, error: ureq::Error) -> Trouble {
+        let seconds = self.timeout.as_secs();
+        match error {
+            ureq::Error::Other(inner) if inner.is::<Private>() => Trouble::lasting(Fate::Refused, inner.to_string()),
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
+                Trouble::lasting(Fate::Refused, format!("it is no address ({error})"))
+            }
+            ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::Pem(_) => {
+                Trouble::lasting(Fate::Failed, format!("no encrypted connection ({error})"))
+            }
+            // A certificate that is not accepted arrives in this form.
+            ureq::Error::Io(e) if e.kind() == ErrorKind::InvalidData => {
+                Trouble::lasting(Fate::Failed, format!("no encrypted connection ({e})"))
+            }
+            ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
+                Trouble::passing(format!("no connection within {seconds} s"))
+            }
+            ureq::Error::Timeout(Timeout::RecvBody) => {
+                Trouble::passing(format!("it did not arrive within {} s", seconds * 20))
+            }
+            ureq::Error::Timeout(_) => Trouble::passing(format!("no byte arrived for {seconds} s")),
+            ureq::Error::HostNotFound => Trouble::passing("its host is not known"),
+            ureq::Error::Io(e) if e.kind() == ErrorKind::UnexpectedEof => Trouble::passing("the connection was cut"),
+            other => Trouble::passing(format!("no answer ({other})")),
+        }
+    }
+}
+
+fn with_resolver(config: ureq::config::Config, resolver: impl Resolver) -> Agent {
+    Agent::with_parts(config, DefaultConnector::default(), resolver)
+}
+
+fn user_agent(contact: &str) -> String {
+    let name = concat!("mp4sr/", env!("CARGO_PKG_VERSION"));
+    if contact.is_empty() { name.to_owned() } else { format!("{name} ({contact})") }
+}
+
+fn next_hop(from: &Url, headers: &HeaderMap) -> Result<Url, Trouble> {
+    let location = headers.get(header::LOCATION).map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let location = location.ok_or_else(|| Trouble::lasting(Fate::Failed, "a redirect that leads nowhere"))?;
+    address::follow(from, &location).map_err(|mut verdict| {
+        verdict.reason = format!("redirected to where {}", verdict.reason);
+        Trouble::Final(verdict)
+    })
+}
+
+fn astray(way: &[Url], circle: bool) -> Trouble {
+    let what = if circle { "redirects in a circle".to_owned() } else { format!("more than {MAX_REDIRECTS} redirects") };
+    let way: Vec<_> = way.iter().map(Url::as_str).collect();
+    Trouble::lasting(Fate::Failed, format!("{what}: {}", way.join(" -> ")))
+}

@@ -1,0 +1,227 @@
+//! The pictures of items: which addresses are still wanted, and what became of each.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use mp4sr_artifact::{Downloads, Items, files};
+use mp4sr_pipeline::Progress;
+use mp4sr_pipeline::config::Download;
+use url::Url;
+
+use crate::client::{Client, Kind};
+use crate::ledger::{Entry, Known, Ledger, Past};
+use crate::outcome::{Fate, Trouble, Verdict};
+use crate::part::Part;
+use crate::report::Pictures;
+use crate::schedule::{self, Permit, Schedule};
+use crate::transfer::{Transfer, Whole};
+use crate::{Result, address, picture};
+
+/// A host that left so many addresses in a row without an answer is not asked again in this run: a dead one would cost its
+/// timeout for every picture.
+const SILENT: u32 = 10;
+
+/// Fetches what is wanted; `items` is `items.parquet`.
+pub fn fetch(settings: &Download, downloads: &Downloads, items: &Path, progress: &Progress) -> Result<Pictures> {
+    let (ledger, past, broken) = Ledger::open(&downloads.ledger())?;
+    if broken > 0 {
+        let ledger = downloads.ledger();
+        progress.say(format!("download: {broken} lines of `{}` can't be read and don't count", ledger.display()));
+    }
+    let (mut wanted, tally) = plan(settings, downloads, items, &past)?;
+    let bar = progress.bar("pictures", "addresses", wanted.len() as u64);
+    let threads = settings.connections.min(wanted.len());
+    let desk = Desk {
+        settings,
+        downloads,
+        past: &past,
+        client: Client::new(settings, Kind::Picture),
+        silent: Mutex::default(),
+        books: Mutex::new((ledger, tally)),
+    };
+    let produce = |schedule: &Schedule<String>| {
+        Items::each_image(items, |url| {
+            let wanted = wanted.remove(&Downloads::key(url));
+            if wanted && !schedule.put(host_of(url), url.to_owned()) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        })?;
+        Ok(())
+    };
+    if threads > 0 {
+        schedule::run(threads, settings.per_host, produce, |url, permit| {
+            desk.settle(&url, permit)?;
+            bar.add(1);
+            Ok(())
+        })?;
+    }
+    let (_, tally) = desk.books.into_inner().unwrap_or_else(PoisonError::into_inner);
+    tally.check()?;
+    Ok(tally)
+}
+
+fn host_of(url: &str) -> String {
+    address::parse(url).map(|url| address::host(&url)).unwrap_or_default()
+}
+
+/// The addresses that are to be tried, and the count of the others. Addresses stand for themselves by their keys.
+fn plan(settings: &Download, downloads: &Downloads, items: &Path, past: &Past) -> Result<(HashSet<u128>, Pictures)> {
+    let (mut seen, mut wanted) = (HashSet::new(), HashSet::new());
+    let mut tally = Pictures { fates: Fate::ALL.map(|fate| (fate, 0)).into(), ..Pictures::default() };
+    let mut outcome = Ok(());
+    Items::each_image(items, |url| {
+        let key = Downloads::key(url);
+        if !address::is_web(url) || !seen.insert(key) {
+            return ControlFlow::Continue(());
+        }
+        tally.addresses += 1;
+        match past.get(&key).map_or(Ok(None), |known| standing(settings, downloads, url, *known)) {
+            Ok(Some(fate)) => count(&mut tally.fates, fate),
+            Ok(None) => drop(wanted.insert(key)),
+            Err(error) => {
+                outcome = Err(error);
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    outcome.map(|()| (wanted, tally))
+}
+
+/// The fate of an address that an earlier run settled, if it still holds.
+fn standing(settings: &Download, downloads: &Downloads, url: &str, known: Known) -> Result<Option<Fate>> {
+    let holds = match known.fate {
+        Fate::Done => files::length(&downloads.image(url))? == known.bytes,
+        Fate::Failed => false,
+        Fate::Gone | Fate::NotAnImage | Fate::TooLarge | Fate::Refused => !settings.again || settings.offline,
+    };
+    Ok(holds.then_some(known.fate))
+}
+
+fn count(fates: &mut BTreeMap<Fate, u64>, fate: Fate) {
+    *fates.entry(fate).or_default() += 1;
+}
+
+struct Desk<'a> {
+    settings: &'a Download,
+    downloads: &'a Downloads,
+    past: &'a Past,
+    client: Client,
+    /// Addresses without an answer since the last one with an answer, by host.
+    silent: Mutex<HashMap<String, u32>>,
+    books: Mutex<(Ledger, Pictures)>,
+}
+
+impl Desk<'_> {
+    /// Settles one address and writes down what became of it.
+    fn settle(&self, url: &str, permit: &mut Permit<'_, String>) -> Result<()> {
+        let entry = match self.adopt(url)? {
+            Some(entry) => Some(entry),
+            None if self.settings.offline => None,
+            None => Some(self.bring(url, permit)?),
+        };
+        let mut books = lock(&self.books);
+        let (ledger, tally) = &mut *books;
+        let Some(entry) = entry else {
+            tally.missing += 1;
+            return Ok(());
+        };
+        ledger.add(&entry)?;
+        count(&mut tally.fates, entry.fate);
+        count(&mut tally.settled_now, entry.fate);
+        tally.bytes += entry.bytes.unwrap_or(0);
+        Ok(())
+    }
+
+    /// A picture that a killed process gave its name, but did not write down. One that differs from what is written down is
+    /// removed.
+    fn adopt(&self, url: &str) -> Result<Option<Entry>> {
+        let path = self.downloads.image(url);
+        let Some(bytes) = files::length(&path)? else { return Ok(None) };
+        let known = self.past.get(&Downloads::key(url)).is_some_and(|known| known.fate == Fate::Done);
+        if let Some(size) = picture::size(&path)?.filter(|_| !known) {
+            Part::beside(&path).discard()?;
+            return Ok(Some(Entry::kept(url, "was there", None, bytes, size)));
+        }
+        files::remove_if_present(&path)?;
+        Ok(None)
+    }
+
+    fn bring(&self, url: &str, permit: &mut Permit<'_, String>) -> Result<Entry> {
+        let outcome = match address::parse(url) {
+            Ok(parsed) => self.ask(url, &parsed, permit)?,
+            Err(verdict) => Err(verdict),
+        };
+        Ok(match outcome {
+            Ok((whole, size)) => Entry::kept(url, "fetched", Some(whole.status), whole.bytes, size),
+            Err(verdict) => Entry::lost(url, verdict),
+        })
+    }
+
+    fn ask(
+        &self,
+        url: &str,
+        parsed: &Url,
+        permit: &mut Permit<'_, String>,
+    ) -> Result<std::result::Result<(Whole, picture::Size), Verdict>> {
+        let host = address::host(parsed);
+        if lock(&self.silent).get(&host).is_some_and(|silent| *silent >= SILENT) {
+            let reason = format!("its host gave no answer for {SILENT} addresses in a row, and was not asked");
+            return Ok(Err(Verdict::new(Fate::Failed, reason)));
+        }
+        let path = self.downloads.image(url);
+        let part = Part::beside(&path);
+        let transfer = Transfer {
+            client: &self.client,
+            url: parsed,
+            part: &part,
+            limit: Some(self.settings.max_bytes),
+            retries: self.settings.retries,
+            watch: &|_, _| (),
+        };
+        let outcome = match transfer.run(&mut |url| permit.change(address::host(url))) {
+            Ok(whole) => self.look(&part, &path, whole)?,
+            Err(Trouble::Passing(verdict, _) | Trouble::Final(verdict)) => Err(verdict),
+            Err(Trouble::Disk(error)) => return Err(error.into()),
+        };
+        let no_answer = outcome.as_ref().is_err_and(|v| v.fate == Fate::Failed && v.status.is_none());
+        self.note_answer(host, !no_answer);
+        Ok(outcome)
+    }
+
+    /// Gives what was fetched its name, if it is a picture.
+    fn look(
+        &self,
+        part: &Part,
+        path: &Path,
+        whole: Whole,
+    ) -> Result<std::result::Result<(Whole, picture::Size), Verdict>> {
+        match picture::check(part.path(), self.settings.max_pixels)? {
+            Ok(size) => {
+                part.publish(path)?;
+                Ok(Ok((whole, size)))
+            }
+            Err(verdict) => {
+                part.discard()?;
+                Ok(Err(verdict.with_status(whole.status)))
+            }
+        }
+    }
+
+    fn note_answer(&self, host: String, answered: bool) {
+        let mut silent = lock(&self.silent);
+        if answered {
+            silent.remove(&host);
+        } else {
+            *silent.entry(host).or_default() += 1;
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

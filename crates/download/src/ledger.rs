@@ -1,0 +1,141 @@
+//! What became of each address, across runs: a JSON object a line, only ever added to.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use mp4sr_artifact::{Downloads, Error, Result, files};
+use serde::{Deserialize, Serialize};
+
+use crate::outcome::{Fate, Verdict};
+use crate::picture::Size;
+
+/// A line of `ledger.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The address, as it stands in `items.parquet`.
+    pub url: String,
+    /// What became of it.
+    pub fate: Fate,
+    /// Why, in words.
+    pub reason: String,
+    /// The last HTTP status, if any came.
+    pub status: Option<u16>,
+    /// Bytes of the picture.
+    pub bytes: Option<u64>,
+    /// Its width in pixels.
+    pub width: Option<u32>,
+    /// Its height in pixels.
+    pub height: Option<u32>,
+    /// Unix seconds.
+    pub when: i64,
+}
+
+impl Entry {
+    pub(crate) fn kept(url: &str, reason: &str, status: Option<u16>, bytes: u64, (width, height): Size) -> Self {
+        Self {
+            url: url.to_owned(),
+            fate: Fate::Done,
+            reason: reason.to_owned(),
+            status,
+            bytes: Some(bytes),
+            width: Some(width),
+            height: Some(height),
+            when: jiff::Timestamp::now().as_second(),
+        }
+    }
+
+    pub(crate) fn lost(url: &str, verdict: Verdict) -> Self {
+        Self {
+            url: url.to_owned(),
+            fate: verdict.fate,
+            reason: verdict.reason,
+            status: verdict.status,
+            bytes: None,
+            width: None,
+            height: None,
+            when: jiff::Timestamp::now().as_second(),
+        }
+    }
+}
+
+/// The last line about an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    pub fate: Fate,
+    pub bytes: Option<u64>,
+}
+
+/// By [`Downloads::key`], so that some forty bytes an address are all that is in memory.
+pub type Past = HashMap<u128, Known>;
+
+/// The open file.
+#[derive(Debug)]
+pub struct Ledger {
+    path: PathBuf,
+    file: File,
+}
+
+impl Ledger {
+    /// Opens the ledger, with what it says, and the number of lines that can't be read (a killed process leaves one).
+    pub fn open(path: &Path) -> Result<(Self, Past, u64)> {
+        let file = files::append(path)?;
+        let mut reader = BufReader::new(files::open(path)?);
+        let (mut past, mut broken, mut line) = (Past::new(), 0, Vec::new());
+        let mut ended = true;
+        while reader.read_until(b'\n', &mut line).map_err(|e| Error::io("read", path, e))? > 0 {
+            ended = line.ends_with(b"\n");
+            match serde_json::from_slice::<Entry>(&line) {
+                Ok(entry) => {
+                    past.insert(Downloads::key(&entry.url), Known { fate: entry.fate, bytes: entry.bytes });
+                }
+                Err(_) => broken += 1,
+            }
+            line.clear();
+        }
+        let mut ledger = Self { path: path.to_owned(), file };
+        if !ended {
+            ledger.write(b"\n")?;
+        }
+        Ok((ledger, past, broken))
+    }
+
+    /// Adds a line.
+    pub fn add(&mut self, entry: &Entry) -> Result<()> {
+        let mut line = serde_json::to_vec(entry).map_err(|e| Error::io("write", &self.path, e.into()))?;
+        line.push(b'\n');
+        self.write(&line)
+    }
+
+    /// In one call, so that a killed process leaves at most one broken line.
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_counts_and_a_line_cut_by_a_kill_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ledger.jsonl");
+        let lost = |url, fate| Entry::lost(url, Verdict::new(fate, "answered"));
+        let (mut ledger, past, broken) = Ledger::open(&path).unwrap();
+        assert_eq!((past.len(), broken), (0, 0));
+        for entry in [lost("a", Fate::Failed), lost("b", Fate::Gone), Entry::kept("a", "fetched", Some(200), 7, (3, 2))]
+        {
+            ledger.add(&entry).unwrap();
+        }
+        ledger.write(b"{\"url\": \"c\", \"fa").unwrap();
+        let (mut ledger, past, broken) = Ledger::open(&path).unwrap();
+        assert_eq!((past.len(), broken), (2, 1));
+        assert_eq!(past[&Downloads::key("a")], Known { fate: Fate::Done, bytes: Some(7) });
+        ledger.add(&lost("c", Fate::Refused)).unwrap();
+        let (_, past, broken) = Ledger::open(&path).unwrap();
+        assert_eq!((past.len(), broken), (3, 1), "a line behind a broken one is whole");
+        assert_eq!(past[&Downloads::key("c")].fate, Fate::Refused);
+    }
+}

@@ -1,0 +1,110 @@
+//! A file that is still being fetched, and what tells whether its rest still fits: `<name>.part`, `<name>.part.json`.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use mp4sr_artifact::{Error, Result, files};
+use serde::{Deserialize, Serialize};
+
+/// What the server said when the first byte was written.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Note {
+    url: String,
+    /// `ETag`, or else `Last-Modified`.
+    validator: String,
+}
+
+/// How much of a file is there, and the validator to send with the request for the rest.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Held {
+    pub length: u64,
+    pub validator: String,
+}
+
+/// The unfinished file beside its final name.
+#[derive(Debug)]
+pub struct Part {
+    path: PathBuf,
+    note: PathBuf,
+}
+
+impl Part {
+    pub fn beside(path: &Path) -> Self {
+        let with = |end: &str| {
+            let mut name = path.file_name().unwrap_or_default().to_owned();
+            name.push(end);
+            path.with_file_name(name)
+        };
+        Self { path: with(".part"), note: with(".part.json") }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The bytes that are there.
+    pub fn length(&self) -> Result<u64> {
+        Ok(files::length(&self.path)?.unwrap_or(0))
+    }
+
+    /// What can be gone on from.
+    pub fn held(&self, url: &str) -> Result<Option<Held>> {
+        let length = self.length()?;
+        if length == 0 || files::length(&self.note)?.is_none() {
+            return Ok(None);
+        }
+        // A note that a killed process left half written is as good as none.
+        let note = serde_json::from_slice::<Note>(&files::read(&self.note)?).ok().filter(|note| note.url == url);
+        Ok(note.map(|note| Held { length, validator: note.validator }))
+    }
+
+    /// Begins from nothing. The note is there before the first byte; without a validator there is none, and no going on.
+    pub fn begin(&self, url: &str, validator: Option<String>) -> Result<File> {
+        self.discard()?;
+        let file = files::append(&self.path)?;
+        if let Some(validator) = validator {
+            let note = serde_json::to_vec(&Note { url: url.to_owned(), validator }).unwrap_or_default();
+            files::append(&self.note)?.write_all(&note).map_err(|e| Error::io("write", &self.note, e))?;
+        }
+        Ok(file)
+    }
+
+    /// Goes on at the end.
+    pub fn go_on(&self) -> Result<File> {
+        files::append(&self.path)
+    }
+
+    /// Gives the complete file its final name.
+    pub fn publish(&self, path: &Path) -> Result<()> {
+        files::publish(&self.path, path)?;
+        files::remove_if_present(&self.note)
+    }
+
+    /// Forgets all that is there.
+    pub fn discard(&self) -> Result<()> {
+        files::remove_if_present(&self.path)?;
+        files::remove_if_present(&self.note)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_bytes_of_the_same_address_with_a_whole_note_are_gone_on_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let part = Part::beside(&folder.path().join("a.json.gz"));
+        let begin = |validator: Option<&str>| {
+            part.begin("http://x/a", validator.map(str::to_owned)).unwrap().write_all(b"12345").unwrap();
+        };
+        begin(None);
+        assert_eq!(part.held("http://x/a").unwrap(), None);
+        begin(Some("\"v1\""));
+        assert_eq!(part.held("http://x/a").unwrap(), Some(Held { length: 5, validator: "\"v1\"".to_owned() }));
+        assert_eq!(part.held("http://x/b").unwrap(), None);
+        std::fs::write(folder.path().join("a.json.gz.part.json"), "{\"url\": \"http://x/a\", \"vali").unwrap();
+        assert_eq!(part.held("http://x/a").unwrap(), None);
+    }
+}

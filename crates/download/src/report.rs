@@ -1,0 +1,110 @@
+//! Counts of a run, for people and as JSON.
+
+use std::collections::BTreeMap;
+
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
+use mp4sr_pipeline::Bug;
+use serde::{Deserialize, Serialize};
+
+use crate::outcome::Fate;
+use crate::{Error, Result};
+
+const STYLE: TableStyle =
+    TableStyle::new().header_separator(LineStyle::new('\u{2500}', '\u{2500}', '\u{2500}', '\u{2500}'));
+
+/// What a run found and did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Raw files, in the order of `download.files`.
+    pub files: Vec<RawReport>,
+    /// Pictures; none where there is no `items.parquet` yet.
+    pub images: Option<Pictures>,
+}
+
+/// A raw file that is there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RawReport {
+    /// Its place below the data folder.
+    pub path: String,
+    /// Whether this run fetched it.
+    pub fetched: bool,
+    /// Whether its SHA-256 was compared.
+    pub verified: bool,
+    /// Its length.
+    pub bytes: u64,
+}
+
+/// Addresses of pictures by what became of them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pictures {
+    /// Different addresses in `items.parquet`.
+    pub addresses: u64,
+    /// How each of them stands.
+    pub fates: BTreeMap<Fate, u64>,
+    /// Those that offline mode left out.
+    pub missing: u64,
+    /// Those that this run settled.
+    pub settled_now: BTreeMap<Fate, u64>,
+    /// Bytes of pictures that this run added.
+    pub bytes: u64,
+}
+
+impl Pictures {
+    /// Every address has one fate, or is missing.
+    pub fn check(&self) -> Result<()> {
+        let counted = self.missing + self.fates.values().sum::<u64>();
+        if counted == self.addresses {
+            return Ok(());
+        }
+        Err(Error::Bug(Bug(format!("{} addresses were read, but {counted} have a fate", self.addresses))))
+    }
+
+    fn table(&self) -> Table {
+        let mut table = new_table(["addresses of pictures", "all", "settled now"]);
+        let count = |counts: &BTreeMap<Fate, u64>, fate| counts.get(&fate).copied().unwrap_or(0);
+        for fate in Fate::ALL {
+            table.add_row([
+                fate.name().to_owned(),
+                count(&self.fates, fate).to_string(),
+                count(&self.settled_now, fate).to_string(),
+            ]);
+        }
+        if self.missing > 0 {
+            table.add_row(["missing (offline)".to_owned(), self.missing.to_string(), String::new()]);
+        }
+        let settled: u64 = self.settled_now.values().sum();
+        table.add_row(["in all".to_owned(), self.addresses.to_string(), settled.to_string()]);
+        table
+    }
+}
+
+impl Report {
+    /// The counts for people.
+    pub fn table(&self) -> String {
+        let mut text = String::new();
+        if !self.files.is_empty() {
+            let mut table = new_table(["raw file", "bytes", "this run"]);
+            for file in &self.files {
+                let done = match (file.fetched, file.verified) {
+                    (true, true) => "fetched, verified",
+                    (true, false) => "fetched",
+                    (false, true) => "was there, verified",
+                    (false, false) => "was there",
+                };
+                table.add_row([file.path.clone(), file.bytes.to_string(), done.to_owned()]);
+            }
+            text.push_str(&format!("{table}\n"));
+        }
+        if let Some(images) = &self.images {
+            text.push_str(&format!("{}\n", images.table()));
+        }
+        text
+    }
+}
+
+fn new_table(header: [&str; 3]) -> Table {
+    let mut table = Table::new();
+    table.load_style(STYLE).set_header(header);
+    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table
+}

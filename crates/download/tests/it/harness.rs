@@ -1,0 +1,145 @@
+//! A temporary folder with a pipeline, items with addresses, and the program itself.
+
+use std::collections::BTreeMap;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use image::{ImageFormat, Rgb, RgbImage};
+use mp4sr_artifact::{Downloads, Items};
+use mp4sr_download::{Entry, Fate, Report};
+
+pub struct World {
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    /// A pipeline with these keys of `[download]`, and what every test wants: this machine may be asked, quickly.
+    pub fn new(keys: &str) -> Self {
+        let world = Self { folder: tempfile::tempdir().unwrap() };
+        let text = format!("[dataset]\nname = \"shop\"\n[download]\nallow_private = true\n{keys}");
+        std::fs::write(world.path("shop.toml"), text).unwrap();
+        world
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A file of the data folder.
+    pub fn data(&self, name: &str) -> PathBuf {
+        self.path("raw").join(name)
+    }
+
+    /// Items whose pictures have these addresses.
+    pub fn items(&self, images: Vec<Vec<String>>) -> &Self {
+        let named = |what: &str| (0..images.len()).map(|at| format!("{what}{at}")).collect::<Vec<_>>();
+        let items =
+            Items { ids: named("id"), titles: named("title "), sentences: vec![Vec::new(); images.len()], images };
+        items.write(&self.path("artifacts/shop/dataset/items.parquet")).unwrap();
+        self
+    }
+
+    /// An item an address.
+    pub fn urls(&self, urls: &[String]) -> &Self {
+        self.items(urls.iter().map(|url| vec![url.clone()]).collect())
+    }
+
+    pub fn command(&self, set: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mp4sr-download"));
+        command.arg("--pipeline").arg(self.path("shop.toml")).arg("--data").arg(self.path("raw"));
+        command.arg("--artifacts").arg(self.path("artifacts"));
+        command.args(set.iter().flat_map(|assignment| ["--set", assignment]));
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
+            command.env_remove(name);
+        }
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    pub fn run(&self, set: &[&str]) -> Output {
+        self.command(set).output().unwrap()
+    }
+
+    /// Runs, expects success, gives the report after holding it against the ledger.
+    pub fn run_well(&self, set: &[&str]) -> Report {
+        let output = self.run(set);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let report: Report = serde_json::from_slice(&std::fs::read(self.downloads().report()).unwrap()).unwrap();
+        if let Some(images) = &report.images {
+            let mut fates = BTreeMap::new();
+            for entry in self.ledger().values() {
+                *fates.entry(entry.fate).or_insert(0) += 1;
+            }
+            let told: BTreeMap<_, _> = images.fates.iter().filter(|(_, n)| **n > 0).map(|(f, n)| (*f, *n)).collect();
+            assert_eq!(images.addresses, told.values().sum::<u64>() + images.missing);
+            if images.missing == 0 {
+                assert_eq!(told, fates, "report and ledger tell the same");
+            }
+        }
+        report
+    }
+
+    /// Runs, expects exit code 1 and one line, gives the line.
+    pub fn run_badly(&self, set: &[&str]) -> String {
+        let output = self.run(set);
+        let said = text(&output.stderr);
+        let errors: Vec<_> = said.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!((output.status.code(), errors.len()), (Some(1), 1), "{said}");
+        errors[0].to_owned()
+    }
+
+    pub fn downloads(&self) -> Downloads {
+        Downloads::new(&self.path("raw"))
+    }
+
+    /// The last entry of each address.
+    pub fn ledger(&self) -> BTreeMap<String, Entry> {
+        let text = std::fs::read_to_string(self.downloads().ledger()).unwrap();
+        let entries = text.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok());
+        entries.map(|entry| (entry.url.clone(), entry)).collect()
+    }
+
+    /// What became of an address. A file stands under its name if and only if it is done.
+    pub fn fate(&self, url: &str) -> (Fate, String) {
+        let entry = self.ledger().remove(url).unwrap();
+        let path = self.downloads().image(url);
+        assert_eq!(path.is_file(), entry.fate == Fate::Done, "{entry:?}");
+        if entry.fate == Fate::Done {
+            assert_eq!(entry.bytes, Some(std::fs::read(&path).unwrap().len() as u64));
+        }
+        (entry.fate, entry.reason)
+    }
+
+    pub fn is_done(&self, url: &str, content: &[u8]) {
+        let (fate, reason) = self.fate(url);
+        assert_eq!(fate, Fate::Done, "{url}: {reason}");
+        assert!(std::fs::read(self.downloads().image(url)).unwrap() == content, "{url}: not what the server has");
+    }
+
+    /// Not done, for a reason with these words.
+    pub fn is_lost(&self, url: &str, fate: Fate, words: &str) {
+        let found = self.fate(url);
+        assert!(found.0 == fate && found.1.contains(words), "{url}: {found:?}");
+    }
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A picture of this form, some kilobytes long.
+pub fn picture(format: ImageFormat) -> Vec<u8> {
+    let noise = |x: u32, y: u32| (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(40_503)).wrapping_mul(97) as u8;
+    let picture = RgbImage::from_fn(64, 48, |x, y| Rgb([noise(x, y), noise(y, x), noise(x + y, y)]));
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+/// The names of all files below a folder.
+pub fn files_below(folder: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path.display().to_string()] }).collect()
+}

@@ -1,0 +1,9 @@
+//! The program against a server on this machine that misbehaves in every way we know of.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod harness;
+mod interrupted;
+mod pictures;
+mod raw;
+mod server;

@@ -1,0 +1,276 @@
+//! What becomes of pictures.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use image::ImageFormat::{Jpeg, Png};
+use mp4sr_artifact::Downloads;
+use mp4sr_download::Fate;
+
+use crate::harness::{World, files_below, picture, text};
+use crate::server::{Request, Server, head, reply};
+
+/// A PNG whose header claims 60,000 x 60,000 pixels.
+fn bomb() -> Vec<u8> {
+    let mut bytes = picture(Png);
+    bytes[16..20].copy_from_slice(&60_000_u32.to_be_bytes());
+    bytes[20..24].copy_from_slice(&60_000_u32.to_be_bytes());
+    let sum = crc32(&bytes[12..29]);
+    bytes[29..33].copy_from_slice(&sum.to_be_bytes());
+    bytes
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(u32::MAX, |sum, byte| {
+        (0..8).fold(sum ^ u32::from(*byte), |sum, _| (sum >> 1) ^ (0xedb8_8320 & (sum & 1).wrapping_neg()))
+    })
+}
+
+fn shop(request: &Request, stream: &mut TcpStream) {
+    let redirect = |stream: &mut TcpStream, to: &str| reply(stream, 302, &[("Location", to)], b"");
+    match request.path.as_str() {
+        "/ok.jpg" | "/a%20b.jpg" | "/ok.jpg?from=moved" => reply(stream, 200, &[], &picture(Jpeg)),
+        "/ok.png" => reply(stream, 200, &[("Content-Type", "text/plain")], &picture(Png)),
+        "/gone" => reply(stream, 410, &[], b""),
+        "/forbidden" => reply(stream, 403, &[], b""),
+        "/page.jpg" => reply(stream, 200, &[("Content-Type", "image/jpeg")], b"<html><p>Sold out</html>"),
+        "/empty.jpg" => reply(stream, 200, &[], b""),
+        "/cut.jpg" => reply(stream, 200, &[], &picture(Jpeg)[..2000]),
+        "/bomb.png" => reply(stream, 200, &[], &bomb()),
+        "/moved" => redirect(stream, "/ok.jpg?from=moved"),
+        "/circle" => redirect(stream, "/elcric"),
+        "/elcric" => redirect(stream, "/circle"),
+        "/ftp" => redirect(stream, "ftp://example.org/a.jpg"),
+        path if path.starts_with("/far/") => redirect(stream, &format!("{path}x")),
+        _ => reply(stream, 404, &[], b"<html>Not here</html>"),
+    }
+}
+
+#[test]
+fn every_address_has_one_fate_and_a_second_run_asks_only_for_what_failed() {
+    let server = Server::start(shop);
+    let world = World::new("retries = 0");
+    let paths = [
+        "/ok.jpg",
+        "/ok.png",
+        "/a b.jpg",
+        "/moved",
+        "/gone",
+        "/none.jpg",
+        "/forbidden",
+        "/page.jpg",
+        "/empty.jpg",
+        "/cut.jpg",
+        "/bomb.png",
+        "/circle",
+        "/ftp",
+        "/far/",
+    ];
+    let mut images: Vec<Vec<String>> = paths.iter().map(|path| vec![server.url(path)]).collect();
+    images.push(vec![server.url("/ok.jpg"), "images/local.jpg".to_owned(), "https://".to_owned()]);
+    images.push(Vec::new());
+    let report = world.items(images).run_well(&[]);
+
+    let url = |path: &str| server.url(path);
+    world.is_done(&url("/ok.jpg"), &picture(Jpeg));
+    world.is_done(&url("/ok.png"), &picture(Png));
+    world.is_done(&url("/a b.jpg"), &picture(Jpeg));
+    world.is_done(&url("/moved"), &picture(Jpeg));
+    world.is_lost(&url("/gone"), Fate::Gone, "answered 410");
+    world.is_lost(&url("/none.jpg"), Fate::Gone, "answered 404");
+    world.is_lost(&url("/forbidden"), Fate::Failed, "answered 403");
+    world.is_lost(&url("/page.jpg"), Fate::NotAnImage, "is a web page");
+    world.is_lost(&url("/empty.jpg"), Fate::NotAnImage, "is empty");
+    world.is_lost(&url("/cut.jpg"), Fate::NotAnImage, "cut short");
+    world.is_lost(&url("/bomb.png"), Fate::TooLarge, "60000 x 60000 pixels");
+    world.is_lost(&url("/circle"), Fate::Failed, "redirects in a circle: ");
+    world.is_lost(&url("/ftp"), Fate::Refused, "neither http nor https");
+    world.is_lost(&url("/far/"), Fate::Failed, "more than 5 redirects");
+    world.is_lost("https://", Fate::Refused, "no address");
+    assert_eq!(world.ledger().len(), 15);
+    assert_eq!(report.images.unwrap().addresses, 15, "an address that stands twice counts once, a path not at all");
+    assert_eq!(world.ledger()[&url("/ok.png")].width, Some(64));
+    assert_eq!(server.asked_for("/far/xxxxx").len(), 1);
+    assert_eq!(server.asked_for("/far/xxxxxx").len(), 0);
+    assert_eq!(files_below(&world.downloads().folder().join("images")).len(), 4, "no part is left");
+
+    let before = server.asked().len();
+    world.run_well(&[]);
+    let mut asked: Vec<_> = server.asked()[before..].iter().map(|request| request.path.clone()).collect();
+    asked.sort();
+    asked.retain(|path| !path.starts_with("/far/"));
+    assert_eq!(asked, ["/circle", "/elcric", "/forbidden"]);
+
+    world.run_well(&["download.again=true"]);
+    assert_eq!(server.asked_for("/none.jpg").len(), 2);
+    assert_eq!(server.asked_for("/ok.jpg").len(), 1);
+}
+
+#[test]
+fn a_second_run_fetches_nothing_and_offline_fetches_nothing_at_all() {
+    let server = Server::start(|_, stream| reply(stream, 200, &[], &picture(Jpeg)));
+    let world = World::new("");
+    let urls: Vec<_> = (0..20).map(|n| server.url(&format!("/{n}.jpg"))).collect();
+    let first = world.urls(&urls[..15]).run_well(&[]).images.unwrap();
+    assert_eq!((server.asked().len(), first.fates[&Fate::Done], first.settled_now[&Fate::Done]), (15, 15, 15));
+    let second = world.run_well(&[]).images.unwrap();
+    assert_eq!((server.asked().len(), second.fates[&Fate::Done], second.bytes), (15, 15, 0));
+    let third = world.urls(&urls).run_well(&["download.offline=true"]).images.unwrap();
+    assert_eq!((server.asked().len(), third.fates[&Fate::Done], third.missing), (15, 15, 5));
+
+    let lost = Downloads::image(&world.downloads(), &urls[3]);
+    std::fs::remove_file(lost).unwrap();
+    std::fs::write(Downloads::image(&world.downloads(), &urls[4]), "damaged").unwrap();
+    world.run_well(&[]);
+    assert_eq!(server.asked().len(), 15 + 5 + 2, "a picture that was lost or damaged is fetched again");
+    world.is_done(&urls[4], &picture(Jpeg));
+}
+
+#[test]
+fn private_addresses_are_refused_without_a_request() {
+    let server = Server::start(shop);
+    let world = World::new("");
+    let port = server.url("").rsplit_once(':').unwrap().1.to_owned();
+    let hosts = ["127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "2130706433"];
+    let urls: Vec<_> = hosts.iter().map(|host| format!("http://{host}:{port}/ok.jpg")).collect();
+    world.urls(&urls).run_well(&["download.allow_private=false"]);
+    for url in &urls {
+        world.is_lost(url, Fate::Refused, "download.allow_private");
+    }
+    assert!(server.asked().is_empty());
+}
+
+#[test]
+fn retries_wait_as_they_are_told_and_give_up_when_told_to_wait_too_long() {
+    let server = Server::start(|request, stream| match (request.path.as_str(), request.nth) {
+        ("/busy", 0) => reply(stream, 429, &[("Retry-After", "1")], b""),
+        ("/broken", 0 | 1) => reply(stream, 500, &[], b""),
+        ("/closed", _) => reply(stream, 503, &[("Retry-After", "86400")], b""),
+        ("/never", _) => reply(stream, 502, &[], b""),
+        _ => reply(stream, 200, &[], &picture(Jpeg)),
+    });
+    let world = World::new("retries = 2");
+    let urls = ["/busy", "/broken", "/closed", "/never"].map(|path| server.url(path));
+    world.urls(&urls).run_well(&[]);
+    world.is_done(&urls[0], &picture(Jpeg));
+    world.is_done(&urls[1], &picture(Jpeg));
+    world.is_lost(&urls[2], Fate::Failed, "answered 503, and asks to wait 86400 s");
+    world.is_lost(&urls[3], Fate::Failed, "answered 502");
+    let asked = ["/busy", "/broken", "/closed", "/never"].map(|path| server.asked_for(path).len());
+    assert_eq!(asked, [2, 3, 1, 3]);
+}
+
+#[test]
+fn a_server_that_stalls_is_left_before_and_within_the_body() {
+    let server = Server::start(|request, stream| {
+        if request.path == "/body" {
+            head(stream, 200, &[("Content-Length", "5000")]);
+            let _ = stream.write_all(&picture(Jpeg)[..100]);
+        }
+        std::thread::sleep(Duration::from_mins(10));
+    });
+    let world = World::new("retries = 0\ntimeout_seconds = 1");
+    let urls = ["/head", "/body"].map(|path| server.url(path));
+    world.urls(&urls).run_well(&[]);
+    urls.iter().for_each(|url| world.is_lost(url, Fate::Failed, "no byte arrived for 1 s"));
+}
+
+#[test]
+fn bytes_count_and_not_what_is_said_of_them() {
+    let server = Server::start(|request, stream| match request.path.as_str() {
+        // Announces less than it sends: what was announced is all that is read.
+        "/less" => {
+            head(stream, 200, &[("Content-Length", "1000")]);
+            let _ = stream.write_all(&picture(Jpeg));
+        }
+        "/more" => {
+            head(stream, 200, &[("Content-Length", "900000000000")]);
+            let _ = stream.write_all(&picture(Jpeg));
+        }
+        "/chunks" => {
+            head(stream, 200, &[("Transfer-Encoding", "chunked")]);
+            while stream.write_all(b"400\r\n").is_ok()
+                && stream.write_all(&[7; 1024]).is_ok()
+                && stream.write_all(b"\r\n").is_ok()
+            {}
+        }
+        _ => {
+            head(stream, 200, &[]);
+            while stream.write_all(&[7; 1024]).is_ok() {}
+        }
+    });
+    let world = World::new("retries = 1\nmax_bytes = 100000");
+    let urls = ["/less", "/more", "/chunks", "/endless"].map(|path| server.url(path));
+    world.urls(&urls).run_well(&[]);
+    world.is_lost(&urls[0], Fate::NotAnImage, "");
+    world.is_lost(&urls[1], Fate::Failed, "the connection was cut");
+    assert_eq!(server.asked_for("/more").len(), 2);
+    world.is_lost(&urls[2], Fate::TooLarge, "more than 100000 bytes");
+    world.is_lost(&urls[3], Fate::TooLarge, "more than 100000 bytes");
+}
+
+#[test]
+fn no_more_connections_a_host_than_allowed() {
+    let busy = Arc::new((Mutex::new((0, 0)), Condvar::new()));
+    let count = busy.clone();
+    let server = Server::start(move |request, stream| {
+        let (state, changed) = &*count;
+        let mut now = state.lock().unwrap();
+        now.0 += 1;
+        now.1 = now.1.max(now.0);
+        changed.notify_all();
+        // The first ones wait for each other, so that a bound that is never reached is seen too.
+        let all_here = |now: &mut (usize, usize)| now.1 < 3;
+        now = changed.wait_timeout_while(now, Duration::from_secs(20), all_here).unwrap().0;
+        drop(now);
+        std::thread::sleep(Duration::from_millis(20));
+        // Before the answer: once it is there, the program may ask again.
+        state.lock().unwrap().0 -= 1;
+        match request.path.strip_prefix("/moved") {
+            Some(path) => reply(stream, 302, &[("Location", path)], b""),
+            None => reply(stream, 200, &[], &picture(Jpeg)),
+        }
+    });
+    let world = World::new("per_host = 3");
+    let urls: Vec<_> =
+        (0..24).map(|n| server.url(&format!("{}/{n}", if n % 3 == 0 { "/moved" } else { "" }))).collect();
+    world.urls(&urls).run_well(&[]);
+    urls.iter().for_each(|url| world.is_done(url, &picture(Jpeg)));
+    assert_eq!(busy.0.lock().unwrap().1, 3);
+}
+
+#[test]
+fn a_host_that_never_answers_is_not_asked_for_every_picture() {
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let world = World::new("retries = 0\nper_host = 1");
+    let urls: Vec<_> = (0..30).map(|n| format!("http://{closed}/{n}.jpg")).collect();
+    world.urls(&urls).run_well(&[]);
+    let asked = urls.iter().filter(|url| !world.fate(url).1.contains("was not asked")).count();
+    assert_eq!((asked, world.ledger().len()), (10, 30));
+}
+
+#[test]
+fn the_program_says_who_it_is_and_what_it_found() {
+    let server = Server::start(shop);
+    let world = World::new("contact = \"https://example.org/crawler\"");
+    let output = world.run(&[]);
+    assert!(output.status.success() && text(&output.stderr).contains("pictures come after `make preprocess`"));
+    let output = world.urls(&[server.url("/ok.jpg"), server.url("/none.jpg")]).run(&[]);
+    let table = text(&output.stdout);
+    let row = |name: &str| {
+        let line = table.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
+        line.split_whitespace().filter_map(|word| word.parse::<u64>().ok()).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (row("done"), row("gone"), row("failed"), row("in all")),
+        (vec![1, 1], vec![1, 1], vec![0, 0], vec![2, 2])
+    );
+    let name = format!("mp4sr/{} (https://example.org/crawler)", env!("CARGO_PKG_VERSION"));
+    let request = &server.asked()[0];
+    assert_eq!(
+        (request.header("user-agent"), request.header("accept-encoding")),
+        (Some(name.as_str()), Some("identity"))
+    );
+}

@@ -1,0 +1,101 @@
+//! Raw files.
+
+use std::fmt::Write as _;
+
+use ring::digest::{SHA256, digest};
+
+use crate::harness::{World, files_below, text};
+use crate::server::{Server, reply, serve_file};
+
+const TAG: &str = "\"v1\"";
+
+fn content() -> Vec<u8> {
+    (0..200_000_u32).flat_map(u32::to_le_bytes).collect()
+}
+
+fn sum(bytes: &[u8]) -> String {
+    digest(&SHA256, bytes).as_ref().iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+fn server() -> Server {
+    Server::start(|request, stream| match request.path.as_str() {
+        "/a" => serve_file(request, stream, &content(), TAG, if request.nth == 0 { 300_000 } else { usize::MAX }),
+        "/b" => reply(stream, 200, &[], b"b"),
+        "/page" => reply(stream, 200, &[], b"<!DOCTYPE html><p>Fill in this form first"),
+        _ => reply(stream, 404, &[], b""),
+    })
+}
+
+fn world(server: &Server, files: &[(&str, &str, &str)]) -> World {
+    let line = |(from, path, sum): &(&str, &str, &str)| {
+        format!("{{ url = \"{}\", path = \"{path}\", sha256 = \"{sum}\" }}", server.url(from))
+    };
+    World::new(&format!("files = [{}]", files.iter().map(line).collect::<Vec<_>>().join(", ")))
+}
+
+#[test]
+fn raw_files_are_fetched_once_gone_on_with_and_verified() {
+    let server = server();
+    let world = world(&server, &[("/a", "deep/a.bin", &sum(&content()).to_uppercase()), ("/b", "b.txt", "")]);
+    let report = world.run_well(&[]);
+    assert!(std::fs::read(world.data("deep/a.bin")).unwrap() == content());
+    assert_eq!(std::fs::read(world.data("b.txt")).unwrap(), b"b");
+    assert_eq!(server.asked_for("/a")[1].header("range"), Some("bytes=300000-"));
+    assert!(report.files[0].verified && report.files[0].fetched && !report.files[1].verified);
+    let report = world.run_well(&[]);
+    assert_eq!(server.asked().len(), 3, "what is there is not fetched again");
+    assert!(report.files[0].verified && !report.files[0].fetched);
+    std::fs::write(world.data("deep/a.bin"), "other").unwrap();
+    let message = world.run_badly(&[]);
+    assert!(
+        message.contains("deep/a.bin") && message.contains(&sum(b"other")) && message.contains("remove it"),
+        "{message}"
+    );
+    assert_eq!(std::fs::read(world.data("deep/a.bin")).unwrap(), b"other", "nobody's file is removed");
+}
+
+#[test]
+fn a_wrong_sum_is_told_with_both_and_leaves_no_file() {
+    let (server, wrong) = (server(), "0".repeat(64));
+    let world = world(&server, &[("/a", "a.bin", &wrong)]);
+    let message = world.run_badly(&[]);
+    assert!(message.contains("a.bin`") && message.contains(&wrong) && message.contains(&sum(&content())), "{message}");
+    let left: Vec<_> = files_below(&world.path("raw")).into_iter().filter(|path| path.contains("a.bin")).collect();
+    assert_eq!(left, Vec::<String>::new());
+}
+
+#[test]
+fn a_file_that_can_not_be_had_is_an_error_once_the_others_are_there() {
+    let server = server();
+    let world = world(&server, &[("/none", "none.json", ""), ("/page", "c.json.gz", ""), ("/b", "b.json", "")]);
+    let message = world.run_badly(&[]);
+    assert!(message.contains("none.json") && message.contains("answered 404"), "{message}");
+    assert!(message.contains("c.json.gz") && message.contains("is a web page"), "{message}");
+    assert!(world.data("b.json").is_file() && !world.data("c.json.gz").exists());
+}
+
+#[test]
+fn offline_a_missing_file_is_reported_and_nothing_is_asked() {
+    let server = server();
+    let world = world(&server, &[("/a", "a.bin", ""), ("/b", "b.json", "")]);
+    std::fs::create_dir_all(world.path("raw")).unwrap();
+    std::fs::write(world.data("a.bin"), "mine").unwrap();
+    let message = world.run_badly(&["download.offline=true"]);
+    assert!(message.contains("b.json") && message.contains("offline") && !message.contains("a.bin"), "{message}");
+    assert!(server.asked().is_empty());
+}
+
+#[test]
+fn no_path_leads_out_of_the_data_folder_and_no_private_server_is_asked() {
+    let server = server();
+    let escaping = world(&server, &[("/b", "../b.json", "")]);
+    let message = escaping.run_badly(&[]);
+    assert!(message.contains("`download.files[0].path` = \"../b.json\" is not allowed"), "{message}");
+    let private = world(&server, &[("/b", "b.json", "")]);
+    let output = private.run(&["download.allow_private=false"]);
+    assert!(text(&output.stderr).contains("this machine (127.0.0.1)"), "{}", text(&output.stderr));
+    assert!(server.asked().is_empty() && !escaping.path("b.json").exists());
+}

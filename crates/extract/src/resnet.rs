@@ -1,0 +1,203 @@
+//! ResNet: an image to the mean of its last feature map, 2,048 numbers for ResNet-50.
+//!
+//! He et al., Deep Residual Learning for Image Recognition, 2015 (arXiv 1512.03385), with the stride in the 3 x 3 convolution.
+//! Reference: `ResNetModel` of the Python library transformers.
+
+use candle_core::{Device, Tensor};
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::image_encoder::ImageEncoder;
+use crate::picture::Processor;
+use crate::source::Source;
+use crate::weights::{Weights, WeightsFile};
+
+/// Added to the variance in batch normalisation.
+const EPS: f32 = 1e-5;
+/// How much narrower the inside of a bottleneck is.
+const REDUCTION: usize = 4;
+
+/// `config.json`.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Config {
+    num_channels: usize,
+    embedding_size: usize,
+    hidden_sizes: Vec<usize>,
+    depths: Vec<usize>,
+    layer_type: String,
+    hidden_act: String,
+    downsample_in_first_stage: bool,
+    downsample_in_bottleneck: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            num_channels: 3,
+            embedding_size: 64,
+            hidden_sizes: vec![256, 512, 1024, 2048],
+            depths: vec![3, 4, 6, 3],
+            layer_type: "bottleneck".to_owned(),
+            hidden_act: "relu".to_owned(),
+            downsample_in_first_stage: false,
+            downsample_in_bottleneck: false,
+        }
+    }
+}
+
+impl Config {
+    fn check(&self) -> std::result::Result<(), String> {
+        if self.num_channels != 3 {
+            return Err(format!("num_channels: expected 3, found {}", self.num_channels));
+        }
+        if self.layer_type != "bottleneck" || self.hidden_act != "relu" || self.downsample_in_bottleneck {
+            return Err("expected layer_type bottleneck, hidden_act relu, downsample_in_bottleneck false".to_owned());
+        }
+        if self.hidden_sizes.is_empty() || self.hidden_sizes.len() != self.depths.len() {
+            return Err("hidden_sizes and depths: expected lists of one length".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// A convolution with the batch normalisation after it folded in.
+struct Convolution {
+    /// `[out, in, side, side]`.
+    kernel: Tensor,
+    /// `[1, out, 1, 1]`.
+    bias: Tensor,
+    stride: usize,
+}
+
+impl Convolution {
+    fn load(weights: &Weights<'_>, name: &str, shape: [usize; 4], stride: usize) -> Result<Self> {
+        let [outputs, inputs, side, _] = shape;
+        let mut kernel = weights.take(&format!("{name}.convolution.weight"), &shape)?;
+        let vector = |part: &str| weights.take(&format!("{name}.normalization.{part}"), &[outputs]);
+        let (weight, bias) = (vector("weight")?, vector("bias")?);
+        let (mean, variance) = (vector("running_mean")?, vector("running_var")?);
+        let scale: Vec<f32> =
+            weight.iter().zip(&variance).map(|(weight, variance)| weight / (variance + EPS).sqrt()).collect();
+        for (kernel, scale) in kernel.chunks_exact_mut(inputs * side * side).zip(&scale) {
+            kernel.iter_mut().for_each(|k| *k *= scale);
+        }
+        let bias: Vec<f32> =
+            bias.iter().zip(&mean).zip(&scale).map(|((bias, mean), scale)| bias - mean * scale).collect();
+        Ok(Self {
+            kernel: Tensor::from_vec(kernel, &shape, &Device::Cpu)?,
+            bias: Tensor::from_vec(bias, (1, outputs, 1, 1), &Device::Cpu)?,
+            stride,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let padding = self.kernel.dim(2)? / 2;
+        Ok(x.conv2d(&self.kernel, padding, self.stride, 1, 1)?.broadcast_add(&self.bias)?)
+    }
+}
+
+/// 1 x 1 down, 3 x 3, 1 x 1 up, and the sum with what came in.
+struct Bottleneck {
+    inside: [Convolution; 3],
+    shortcut: Option<Convolution>,
+}
+
+impl Bottleneck {
+    fn load(weights: &Weights<'_>, name: &str, inputs: usize, outputs: usize, stride: usize) -> Result<Self> {
+        let narrow = outputs / REDUCTION;
+        let inside =
+            |at: usize, shape, stride| Convolution::load(weights, &format!("{name}.layer.{at}"), shape, stride);
+        let shortcut = (inputs != outputs || stride != 1)
+            .then(|| Convolution::load(weights, &format!("{name}.shortcut"), [outputs, inputs, 1, 1], stride));
+        Ok(Self {
+            inside: [
+                inside(0, [narrow, inputs, 1, 1], 1)?,
+                inside(1, [narrow, narrow, 3, 3], stride)?,
+                inside(2, [outputs, narrow, 1, 1], 1)?,
+            ],
+            shortcut: shortcut.transpose()?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let inside = self.inside[0].forward(x)?.relu()?;
+        let inside = self.inside[1].forward(&inside)?.relu()?;
+        let inside = self.inside[2].forward(&inside)?;
+        let beside = match &self.shortcut {
+            Some(shortcut) => shortcut.forward(x)?,
+            None => x.clone(),
+        };
+        Ok((inside + beside)?.relu()?)
+    }
+}
+
+/// A ResNet with its processor.
+pub struct ResNet {
+    stem: Convolution,
+    layers: Vec<Bottleneck>,
+    processor: Processor,
+    width: usize,
+}
+
+impl ResNet {
+    /// The files that decide what the vectors are.
+    pub(crate) const FILES: [&str; 3] = ["config.json", "preprocessor_config.json", "model.safetensors"];
+
+    /// Pixels a side, where the configuration names none.
+    const SIDE: usize = 224;
+
+    pub(crate) fn from_source(source: &Source) -> Result<Self> {
+        let config: Config = source.json("config.json")?;
+        config.check().map_err(|reason| Error::model(&source.path_of("config.json"), reason))?;
+        let file = WeightsFile::read(&source.file("model.safetensors")?)?;
+        let weights = file.tensors(&["", "resnet."], "embedder.embedder.convolution.weight")?;
+        let stem = [config.embedding_size, 3, 7, 7];
+        let mut layers = Vec::new();
+        let mut inputs = config.embedding_size;
+        for (stage, (&outputs, &depth)) in config.hidden_sizes.iter().zip(&config.depths).enumerate() {
+            for layer in 0..depth {
+                let halves = layer == 0 && (stage > 0 || config.downsample_in_first_stage);
+                let name = format!("encoder.stages.{stage}.layers.{layer}");
+                layers.push(Bottleneck::load(&weights, &name, inputs, outputs, 1 + usize::from(halves))?);
+                inputs = outputs;
+            }
+        }
+        Ok(Self {
+            stem: Convolution::load(&weights, "embedder.embedder", stem, 2)?,
+            layers,
+            processor: Processor::load_any(source, Self::SIDE)?,
+            width: inputs,
+        })
+    }
+}
+
+impl ImageEncoder for ResNet {
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn processor(&self) -> &Processor {
+        &self.processor
+    }
+
+    fn images_at_once(&self) -> usize {
+        1
+    }
+
+    fn embed(&self, pixels: &[f32]) -> Result<Vec<f32>> {
+        let side = self.processor.side();
+        let mut vectors = Vec::new();
+        for image in pixels.chunks_exact(3 * side * side) {
+            let x = Tensor::from_slice(image, (1, 3, side, side), &Device::Cpu)?;
+            // The pooling's padding never wins: what comes from the rectifier is not negative.
+            let x = self.stem.forward(&x)?.relu()?.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?;
+            let mut x = x.max_pool2d_with_stride(3, 2)?;
+            for layer in &self.layers {
+                x = layer.forward(&x)?;
+            }
+            vectors.extend(x.mean((2, 3))?.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok(vectors)
+    }
+}

@@ -1,0 +1,312 @@
+//! The language models under sentence encoders: BERT, DistilBERT, RoBERTa and XLM-RoBERTa, MPNet.
+//!
+//! Devlin et al. 2018 (arXiv 1810.04805), Sanh et al. 2019 (1910.01108), Liu et al. 2019 (1907.11692), Conneau et al. 2019
+//! (1911.02116), Song et al. 2020 (2004.09297). Reference: the classes of these names in the Python library transformers.
+//! They differ in the names of tensors, in where positions begin, and in MPNet's bias by distance; the layers are alike.
+
+use mp4sr_ops::{Activation, Frozen, FrozenLayer, FrozenNorm, FrozenShape, RelativeBias};
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::source::Source;
+use crate::weights::{Weights, WeightsFile};
+
+/// `config.json`, whose keys have other names in DistilBERT.
+#[derive(Deserialize)]
+struct Config {
+    vocab_size: usize,
+    #[serde(alias = "dim")]
+    hidden_size: usize,
+    #[serde(alias = "n_layers")]
+    num_hidden_layers: usize,
+    #[serde(alias = "n_heads")]
+    num_attention_heads: usize,
+    #[serde(alias = "hidden_dim")]
+    intermediate_size: usize,
+    #[serde(alias = "activation", default = "gelu")]
+    hidden_act: String,
+    max_position_embeddings: usize,
+    #[serde(default)]
+    type_vocab_size: usize,
+    #[serde(default = "smallest")]
+    layer_norm_eps: f32,
+    pad_token_id: Option<u32>,
+    #[serde(default = "absolute")]
+    position_embedding_type: String,
+    #[serde(default = "buckets")]
+    relative_attention_num_buckets: usize,
+}
+
+fn gelu() -> String {
+    "gelu".to_owned()
+}
+
+fn smallest() -> f32 {
+    1e-12
+}
+
+fn absolute() -> String {
+    "absolute".to_owned()
+}
+
+fn buckets() -> usize {
+    32
+}
+
+/// Which of the models.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Bert,
+    DistilBert,
+    Roberta,
+    MpNet,
+}
+
+/// What the tensors of a layer are called, under the layer's own name.
+struct Names {
+    layers: &'static str,
+    qkv: [&'static str; 3],
+    out: &'static str,
+    attention_norm: &'static str,
+    up: &'static str,
+    down: &'static str,
+    feed_norm: &'static str,
+}
+
+impl Kind {
+    fn of(model_type: &str) -> Option<Self> {
+        Some(match model_type {
+            "bert" => Self::Bert,
+            "distilbert" => Self::DistilBert,
+            "roberta" | "xlm-roberta" | "camembert" => Self::Roberta,
+            "mpnet" => Self::MpNet,
+            _ => return None,
+        })
+    }
+
+    fn prefixes(self) -> &'static [&'static str] {
+        match self {
+            Self::Bert => &["", "bert."],
+            Self::DistilBert => &["", "distilbert."],
+            Self::Roberta => &["", "roberta."],
+            Self::MpNet => &["", "mpnet."],
+        }
+    }
+
+    fn names(self) -> Names {
+        let bert = Names {
+            layers: "encoder.layer",
+            qkv: ["attention.self.query", "attention.self.key", "attention.self.value"],
+            out: "attention.output.dense",
+            attention_norm: "attention.output.LayerNorm",
+            up: "intermediate.dense",
+            down: "output.dense",
+            feed_norm: "output.LayerNorm",
+        };
+        match self {
+            Self::Bert | Self::Roberta => bert,
+            Self::DistilBert => Names {
+                layers: "transformer.layer",
+                qkv: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
+                out: "attention.out_lin",
+                attention_norm: "sa_layer_norm",
+                up: "ffn.lin1",
+                down: "ffn.lin2",
+                feed_norm: "output_layer_norm",
+            },
+            Self::MpNet => Names {
+                qkv: ["attention.attn.q", "attention.attn.k", "attention.attn.v"],
+                out: "attention.attn.o",
+                attention_norm: "attention.LayerNorm",
+                ..bert
+            },
+        }
+    }
+
+    /// Whether positions begin after the padding token's number, and padding tokens in the text have its position.
+    fn counts_from_padding(self) -> bool {
+        matches!(self, Self::Roberta | Self::MpNet)
+    }
+}
+
+/// A language model: tokens to vectors.
+pub(super) struct LanguageModel {
+    stack: Frozen,
+    words: Vec<f32>,
+    positions: Vec<f32>,
+    /// Added to every token: that of the first (and here only) kind of segment.
+    segment: Vec<f32>,
+    norm: FrozenNorm,
+    /// The padding token, where positions count from it.
+    padding: Option<u32>,
+    /// The most tokens a sequence can have.
+    pub longest: usize,
+}
+
+impl LanguageModel {
+    pub fn load(source: &Source) -> Result<Self> {
+        let path = source.file("config.json")?;
+        let about: serde_json::Value = source.json("config.json")?;
+        let model_type = about["model_type"].as_str().unwrap_or("none");
+        let Some(kind) = Kind::of(model_type) else {
+            let expected = "bert, distilbert, roberta, xlm-roberta, camembert, mpnet";
+            return Err(Error::model(&path, format!("model_type: expected one of {expected}; found {model_type}")));
+        };
+        let config: Config = source.json("config.json")?;
+        config.check(kind).map_err(|reason| Error::model(&path, reason))?;
+        let file = WeightsFile::read(&source.file("model.safetensors")?)?;
+        let weights = file.tensors(kind.prefixes(), "embeddings.word_embeddings.weight")?;
+        Self::build(&config, kind, &weights)
+    }
+
+    fn build(config: &Config, kind: Kind, weights: &Weights<'_>) -> Result<Self> {
+        let d = config.hidden_size;
+        let names = kind.names();
+        let layers = (0..config.num_hidden_layers).map(|at| {
+            let full = |name: &str| format!("{}.{at}.{name}", names.layers);
+            let qkv = names.qkv.map(full);
+            Ok(FrozenLayer {
+                qkv: weights.side_by_side(&[qkv[0].as_str(), qkv[1].as_str(), qkv[2].as_str()], d, d)?,
+                out: weights.linear(&full(names.out), d, d)?,
+                attention_norm: weights.norm(&full(names.attention_norm), d)?,
+                up: weights.linear(&full(names.up), d, config.intermediate_size)?,
+                down: weights.linear(&full(names.down), config.intermediate_size, d)?,
+                feed_norm: weights.norm(&full(names.feed_norm), d)?,
+            })
+        });
+        let shape = FrozenShape {
+            width: d,
+            heads: config.num_attention_heads,
+            eps: config.layer_norm_eps,
+            norm_first: false,
+            causal: false,
+            activation: Activation::Gelu,
+        };
+        let bias = match kind {
+            Kind::MpNet => Some(relative_bias(config, weights)?),
+            _ => None,
+        };
+        let segment = match config.type_vocab_size {
+            0 => vec![0.0; d],
+            kinds => {
+                let table = weights.optional("embeddings.token_type_embeddings.weight", &[kinds, d])?;
+                table.map_or_else(|| vec![0.0; d], |table| table[..d].to_vec())
+            }
+        };
+        let padding = kind.counts_from_padding().then(|| config.pad_token_id.unwrap_or(1));
+        let reserved = padding.map_or(0, |padding| padding as usize + 1);
+        Ok(Self {
+            stack: Frozen { shape, layers: layers.collect::<Result<_>>()?, bias },
+            words: weights.take("embeddings.word_embeddings.weight", &[config.vocab_size, d])?,
+            positions: weights.take("embeddings.position_embeddings.weight", &[config.max_position_embeddings, d])?,
+            segment,
+            norm: weights.norm("embeddings.LayerNorm", d)?,
+            padding,
+            longest: config.max_position_embeddings.saturating_sub(reserved),
+        })
+    }
+
+    /// d, the width of a token's vector.
+    pub fn width(&self) -> usize {
+        self.segment.len()
+    }
+
+    /// How many tokens there are; a tokenizer of another model may know more.
+    pub fn vocabulary(&self) -> usize {
+        self.words.len() / self.width()
+    }
+
+    /// The vectors of sequences' tokens, one after the other, `[tokens, d]`.
+    pub fn forward(&self, sequences: &[&[u32]]) -> Vec<f32> {
+        let d = self.width();
+        let mut x = Vec::with_capacity(sequences.iter().map(|tokens| tokens.len()).sum::<usize>() * d);
+        for tokens in sequences {
+            for (&token, position) in tokens.iter().zip(self.places(tokens)) {
+                let (word, place) = (&self.words[token as usize * d..][..d], &self.positions[position * d..][..d]);
+                // The order of the sums is the reference's.
+                x.extend((0..d).map(|c| (word[c] + self.segment[c]) + place[c]));
+            }
+        }
+        self.norm.forward(&mut x, self.stack.shape.eps);
+        let lengths: Vec<usize> = sequences.iter().map(|tokens| tokens.len()).collect();
+        self.stack.forward(&mut x, &lengths);
+        x
+    }
+
+    fn places(&self, tokens: &[u32]) -> Vec<usize> {
+        let Some(padding) = self.padding else { return (0..tokens.len()).collect() };
+        let mut next = padding as usize;
+        let place = |&token: &u32| {
+            next += usize::from(token != padding);
+            if token == padding { padding as usize } else { next }
+        };
+        tokens.iter().map(place).collect()
+    }
+}
+
+impl Config {
+    fn check(&self, kind: Kind) -> std::result::Result<(), String> {
+        if self.hidden_act != "gelu" {
+            return Err(format!("hidden_act: expected gelu, found {}", self.hidden_act));
+        }
+        if kind != Kind::MpNet && self.position_embedding_type != "absolute" {
+            return Err(format!("position_embedding_type: expected absolute, found {}", self.position_embedding_type));
+        }
+        let (d, heads) = (self.hidden_size, self.num_attention_heads);
+        if heads == 0 || d == 0 || !d.is_multiple_of(heads) {
+            return Err(format!("hidden_size {d} is no multiple of num_attention_heads {heads}"));
+        }
+        if self.relative_attention_num_buckets < 4 {
+            return Err(format!(
+                "relative_attention_num_buckets: expected 4 or more, found {}",
+                self.relative_attention_num_buckets
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The distance from which on all are alike.
+const FARTHEST: usize = 128;
+
+/// Distances share biases in buckets: near ones alone, farther ones by the logarithm (as in T5, arXiv 1910.10683).
+fn relative_bias(config: &Config, weights: &Weights<'_>) -> Result<RelativeBias> {
+    let (buckets, heads) = (config.relative_attention_num_buckets, config.num_attention_heads);
+    let table = weights.take("encoder.relative_attention_bias.weight", &[buckets, heads])?;
+    let distances = -(FARTHEST as isize)..=FARTHEST as isize;
+    let values = (0..heads)
+        .flat_map(|head| distances.clone().map(move |distance| (head, distance)))
+        .map(|(head, distance)| table[bucket(distance, buckets) * heads + head])
+        .collect();
+    Ok(RelativeBias { values, reach: FARTHEST })
+}
+
+/// Half of the buckets for keys after the query, half for those before it.
+fn bucket(distance: isize, buckets: usize) -> usize {
+    let half = buckets / 2;
+    let (after, far) = (if distance > 0 { half } else { 0 }, distance.unsigned_abs());
+    let exact = half / 2;
+    if far < exact {
+        return after + far;
+    }
+    // In single precision, as the reference has it: it decides on which side of a border a power of two falls.
+    let span = ((FARTHEST as f64 / exact as f64).ln()) as f32;
+    let share = (far as f32 / exact as f32).ln() / span * (half - exact) as f32;
+    after + (exact + share as usize).min(half - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By the Python library transformers 4.57, `MPNetEncoder.relative_position_bucket`.
+    #[test]
+    fn buckets_are_those_of_the_reference() {
+        let of = |distances: &[isize]| distances.iter().map(|&d| bucket(d, 32)).collect::<Vec<_>>();
+        assert_eq!(of(&[0, -1, -7, -8, -11, -12, -16, -23, -32, -64, -91, -127, -128, -500]), BEFORE);
+        assert_eq!(of(&[1, 7, 8, 11, 12, 16, 23, 32, 64, 91, 127, 128]), AFTER);
+    }
+
+    const BEFORE: [usize; 14] = [0, 1, 7, 8, 8, 9, 10, 11, 12, 14, 15, 15, 15, 15];
+    const AFTER: [usize; 12] = [17, 23, 24, 24, 25, 26, 27, 28, 30, 31, 31, 31];
+}

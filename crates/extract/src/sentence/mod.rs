@@ -1,0 +1,244 @@
+//! Sentences to vectors, as the Python library sentence-transformers does it.
+//!
+//! Reimers and Gurevych, Sentence-BERT, 2019 (arXiv 1908.10084). `modules.json`, the pooling's `config.json` and
+//! `sentence_bert_config.json` of a model are followed; the language model below is told by its `config.json`.
+
+mod language;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rayon::prelude::*;
+use serde::Deserialize;
+use tokenizers::Tokenizer;
+
+use self::language::LanguageModel;
+use crate::cache::Role;
+use crate::error::{Error, Result};
+use crate::source::Source;
+
+/// Tokens that go through the layers together: enough for the products, and they stay in the caches.
+const TOKENS: usize = 512;
+/// Below this a norm counts as zero, as in the reference.
+const SMALLEST_NORM: f32 = 1e-12;
+
+/// The files that decide what the encoder computes; the rest of the folder does not matter.
+const REQUIRED: [&str; 3] = ["config.json", "tokenizer.json", "model.safetensors"];
+const OPTIONAL: [&str; 4] =
+    ["modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "tokenizer_config.json"];
+
+/// How token vectors become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pooling {
+    Mean,
+    First,
+    Max,
+}
+
+#[derive(Deserialize)]
+struct Module {
+    path: String,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+/// Reads the mode from a pooling module's settings: a flag per mode, or in newer files the mode by name.
+fn pooling_mode(settings: &serde_json::Map<String, serde_json::Value>) -> std::result::Result<Pooling, String> {
+    let named = settings.get("pooling_mode").and_then(|mode| mode.as_str());
+    let flags = settings.iter().filter(|(_, set)| set.as_bool() == Some(true));
+    let modes: Vec<&str> = match named {
+        Some(mode) => vec![mode],
+        None => flags.filter_map(|(key, _)| key.strip_prefix("pooling_mode_")).collect(),
+    };
+    match modes.as_slice() {
+        ["mean" | "mean_tokens"] => Ok(Pooling::Mean),
+        ["cls" | "cls_token"] => Ok(Pooling::First),
+        ["max" | "max_tokens"] => Ok(Pooling::Max),
+        other => Err(format!("pooling {other:?}: expected one of mean, cls, max")),
+    }
+}
+
+#[derive(Deserialize)]
+struct SentenceConfig {
+    max_seq_length: Option<usize>,
+    #[serde(default)]
+    do_lower_case: bool,
+}
+
+/// What stands in `tokenizer_config.json` beside much else.
+#[derive(Deserialize)]
+struct TokenizerConfig {
+    /// Some files say "no limit" as a number past 64 bits.
+    model_max_length: Option<f64>,
+}
+
+/// A sentence encoder.
+pub struct SentenceEncoder {
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    pooling: Pooling,
+    normalise: bool,
+    lower_case: bool,
+    count: AtomicU64,
+}
+
+impl SentenceEncoder {
+    /// What decides which vectors it computes.
+    pub(crate) const ROLE: Role<'static> = Role { content: "sentences", required: &REQUIRED, optional: &OPTIONAL };
+
+    /// Loads from a folder or, where `name` is none, through the hub's cache.
+    pub fn load(name: &str) -> Result<Self> {
+        Self::from_source(&Source::find(name)?)
+    }
+
+    pub(crate) fn inputs(source: &Source) -> Result<Vec<(String, std::path::PathBuf)>> {
+        source.inputs("text", &REQUIRED, &OPTIONAL)
+    }
+
+    pub(crate) fn from_source(source: &Source) -> Result<Self> {
+        let (mut pooling, mut normalise) = (Pooling::Mean, false);
+        for module in source.optional_json::<Vec<Module>>("modules.json")?.unwrap_or_default() {
+            match module.kind.rsplit('.').next().unwrap_or_default() {
+                "Transformer" => {}
+                "Normalize" => normalise = true,
+                "Pooling" => {
+                    let file = format!("{}/config.json", module.path);
+                    let mode = pooling_mode(&source.json(&file)?);
+                    pooling = mode.map_err(|reason| Error::model(&source.path_of(&file), reason))?;
+                }
+                other => {
+                    let reason = format!("module {other}: expected Transformer, Pooling, Normalize");
+                    return Err(Error::model(&source.path_of("modules.json"), reason));
+                }
+            }
+        }
+        let model = LanguageModel::load(source)?;
+        let sentence: Option<SentenceConfig> = source.optional_json("sentence_bert_config.json")?;
+        let tokens: Option<TokenizerConfig> = source.optional_json("tokenizer_config.json")?;
+        let limits = [
+            sentence.as_ref().and_then(|config| config.max_seq_length),
+            tokens.and_then(|config| config.model_max_length).map(|length| length as usize),
+        ];
+        let limit = limits.into_iter().flatten().min().unwrap_or(usize::MAX).min(model.longest);
+        Ok(Self {
+            tokenizer: source.tokenizer(limit, model.vocabulary())?,
+            model,
+            pooling,
+            normalise,
+            lower_case: sentence.is_some_and(|config| config.do_lower_case),
+            count: AtomicU64::new(0),
+        })
+    }
+
+    /// d, the width of a vector.
+    pub fn width(&self) -> usize {
+        self.model.width()
+    }
+
+    /// One vector per text, `[texts, d]` row by row. Texts go through the model sorted by length and without padding: what
+    /// a text's vector is does not depend, to the bit, on the texts beside it. `done` hears how many more are done.
+    pub fn encode<S: AsRef<str> + Sync>(&self, texts: &[S], done: impl Fn(u64) + Sync) -> Result<Vec<f32>> {
+        let tokens = texts.par_iter().map(|text| self.tokens(text.as_ref())).collect::<Result<Vec<_>>>()?;
+        let mut order: Vec<usize> = (0..tokens.len()).collect();
+        order.sort_by_key(|&i| (tokens[i].len(), i));
+        let blocks = blocks(&order, |i| tokens[i].len());
+        let encode = |block: &&[usize]| {
+            let sequences: Vec<&[u32]> = block.iter().map(|&i| tokens[i].as_slice()).collect();
+            let vectors = self.vectors(&sequences);
+            self.count.fetch_add(block.len() as u64, Ordering::Relaxed);
+            done(block.len() as u64);
+            vectors
+        };
+        // The longest first: they would keep one thread busy at the end.
+        let vectors: Vec<Vec<f32>> = blocks.par_iter().rev().with_max_len(1).map(encode).collect();
+        let d = self.width();
+        let mut all = vec![0.0; texts.len() * d];
+        for (block, vectors) in blocks.iter().rev().zip(&vectors) {
+            for (&i, vector) in block.iter().zip(vectors.chunks_exact(d)) {
+                all[i * d..(i + 1) * d].copy_from_slice(vector);
+            }
+        }
+        Ok(all)
+    }
+
+    /// How many texts went through the model since the last call.
+    pub fn take_count(&self) -> u64 {
+        self.count.swap(0, Ordering::Relaxed)
+    }
+
+    fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        // What Python's `strip` takes away: four separators of records are more than Rust's white space.
+        let text = text.trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c));
+        let lowered = if self.lower_case { text.to_lowercase() } else { String::new() };
+        let text = if self.lower_case { &lowered } else { text };
+        let encoding = self
+            .tokenizer
+            .encode(text, true)
+            .map_err(|e| Error::Tokens { text: text.chars().take(80).collect(), reason: e.to_string() })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// `[sequences, d]`.
+    fn vectors(&self, sequences: &[&[u32]]) -> Vec<f32> {
+        let d = self.width();
+        let hidden = self.model.forward(sequences);
+        let mut vectors = vec![0.0; sequences.len() * d];
+        let mut first = 0;
+        for (vector, tokens) in vectors.chunks_exact_mut(d).zip(sequences) {
+            self.pooling.pool(vector, &hidden[first * d..(first + tokens.len()) * d]);
+            first += tokens.len();
+            if self.normalise {
+                let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(SMALLEST_NORM);
+                vector.iter_mut().for_each(|x| *x /= norm);
+            }
+        }
+        vectors
+    }
+}
+
+impl Pooling {
+    /// A sequence's tokens `[tokens, d]` to its vector. A sequence without any has zeros.
+    fn pool(self, vector: &mut [f32], tokens: &[f32]) {
+        let d = vector.len();
+        let mut rows = tokens.chunks_exact(d);
+        match self {
+            Self::First => vector.copy_from_slice(rows.next().unwrap_or(&vec![0.0; d])),
+            Self::Mean => {
+                rows.for_each(|row| vector.iter_mut().zip(row).for_each(|(sum, x)| *sum += x));
+                let count = (tokens.len() / d).max(1) as f32;
+                vector.iter_mut().for_each(|sum| *sum /= count);
+            }
+            Self::Max => {
+                vector.copy_from_slice(rows.next().unwrap_or(&vec![0.0; d]));
+                rows.for_each(|row| vector.iter_mut().zip(row).for_each(|(most, x)| *most = most.max(*x)));
+            }
+        }
+    }
+}
+
+/// Cuts `order` where the next sequence would bring a block past [`TOKENS`].
+fn blocks(order: &[usize], length: impl Fn(usize) -> usize) -> Vec<&[usize]> {
+    let (mut blocks, mut start, mut tokens) = (Vec::new(), 0, 0);
+    for (at, &i) in order.iter().enumerate() {
+        if at > start && tokens + length(i) > TOKENS {
+            blocks.push(&order[start..at]);
+            (start, tokens) = (at, 0);
+        }
+        tokens += length(i);
+    }
+    blocks.extend((start < order.len()).then(|| &order[start..]));
+    blocks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pooling_is_read_from_flags_and_from_names() {
+        let read = |text: &str| pooling_mode(&serde_json::from_str(text).unwrap());
+        assert_eq!(read(r#"{"pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true}"#), Ok(Pooling::Mean));
+        assert_eq!(read(r#"{"pooling_mode": "cls", "include_prompt": true}"#), Ok(Pooling::First));
+        let message = read(r#"{"pooling_mode_lasttoken": true}"#).unwrap_err();
+        assert!(message.contains("lasttoken") && message.contains("expected one of"), "{message}");
+    }
+}

