@@ -31,6 +31,16 @@ impl Downloads {
         self.folder.join("images").join(&name[..2]).join(name)
     }
 
+    /// Whether an image's name is an address, and not a path.
+    pub fn is_address(name: &str) -> bool {
+        name.starts_with("http://") || name.starts_with("https://")
+    }
+
+    /// Where the image of this name lies, or would once it is fetched.
+    pub fn file(&self, name: &str) -> PathBuf {
+        if Self::is_address(name) { self.image(name) } else { PathBuf::from(name) }
+    }
+
     /// What became of each address, a JSON object a line; the last line about an address counts.
     pub fn ledger(&self) -> PathBuf {
         self.folder.join("ledger.jsonl")
@@ -51,5 +61,8 @@ mod tests {
     fn a_picture_lies_under_the_hash_of_its_address() {
         let path = Downloads::new(Path::new("data")).image("");
         assert_eq!(path, Path::new("data/downloads/images/af/af1349b9f5f9a1a6a0404dea36dcc949"));
+        let downloads = Downloads::new(Path::new("data"));
+        assert_eq!(downloads.file("https://x/y.jpg"), downloads.image("https://x/y.jpg"));
+        assert_eq!(downloads.file("http.jpg"), Path::new("http.jpg"));
     }
 }

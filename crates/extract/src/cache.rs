@@ -25,9 +25,9 @@ pub struct About {
 }
 
 /// Opens the vectors of an encoder: its files (weights, settings, preprocessing) decide which they are.
-pub(crate) fn open(root: &Path, source: &Source, role: &Role<'_>, width: usize) -> Result<VectorCache> {
+pub(crate) fn open(root: &Path, source: &Source, role: &Role, width: usize) -> Result<VectorCache> {
     let mut identity = format!("{VERSION} {}", role.content);
-    for (name, path) in source.inputs("", role.required, role.optional)? {
+    for (name, path) in source.inputs("", &role.files)? {
         identity.push_str(&format!("\n{name} {}", Fingerprint::of_file(&path)?));
     }
     let encoder = Fingerprint::of_bytes(identity.as_bytes());
@@ -39,10 +39,9 @@ pub(crate) fn open(root: &Path, source: &Source, role: &Role<'_>, width: usize) 
 }
 
 /// What an encoder is used for, and the files that decide what it computes.
-pub(crate) struct Role<'f> {
-    pub content: &'f str,
-    pub required: &'f [&'f str],
-    pub optional: &'f [&'f str],
+pub(crate) struct Role {
+    pub content: &'static str,
+    pub files: Vec<String>,
 }
 
 /// One encoder's share of the cache.
@@ -84,7 +83,8 @@ fn share(folder: PathBuf) -> Result<Share> {
     })
 }
 
-/// Removes the shares that no run has used for `idle`, and what was set aside in the others; gives what it freed.
+/// Removes the shares that no run has used for `idle`, and in the others what was set aside or left half written; gives
+/// what it freed.
 pub fn prune(root: &Path, idle: Duration) -> Result<(Vec<Share>, u64)> {
     let mut freed = 0;
     let mut removed = Vec::new();
@@ -95,6 +95,7 @@ pub fn prune(root: &Path, idle: Duration) -> Result<(Vec<Share>, u64)> {
             removed.push(share);
             continue;
         }
+        files::remove_leftovers(&share.folder)?;
         for path in files::list(&share.folder)? {
             if path.extension().is_some_and(|end| end == "damaged") {
                 freed += files::length(&path)?.unwrap_or(0);

@@ -34,8 +34,9 @@ pub(crate) fn from_source(source: &Source) -> Result<Box<dyn ImageEncoder>> {
 }
 
 /// The files that decide what the vectors are.
-pub(crate) fn files(source: &Source) -> Result<&'static [&'static str]> {
-    Ok(if model_type(source)? == "resnet" { &ResNet::FILES } else { &Clip::FILES })
+pub(crate) fn files(source: &Source) -> Result<Vec<String>> {
+    let files: &[&str] = if model_type(source)? == "resnet" { &ResNet::FILES } else { &Clip::FILES };
+    Ok(files.iter().map(|&file| file.to_owned()).collect())
 }
 
 fn model_type(source: &Source) -> Result<String> {

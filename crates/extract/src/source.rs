@@ -99,18 +99,9 @@ impl Source {
         self.file(file).unwrap_or_else(|_| PathBuf::from(&self.name).join(file))
     }
 
-    /// All files that decide what the encoder computes.
-    pub(crate) fn inputs(&self, role: &str, required: &[&str], optional: &[&str]) -> Result<Vec<(String, PathBuf)>> {
-        let mut inputs = Vec::new();
-        for &file in required {
-            inputs.push((format!("{role}/{file}"), self.file(file)?));
-        }
-        for &file in optional {
-            if let Some(path) = self.optional(file)? {
-                inputs.push((format!("{role}/{file}"), path));
-            }
-        }
-        Ok(inputs)
+    /// The files by role, for a manifest.
+    pub(crate) fn inputs(&self, role: &str, files: &[String]) -> Result<Vec<(String, PathBuf)>> {
+        files.iter().map(|file| Ok((format!("{role}/{file}"), self.file(file)?))).collect()
     }
 }
 

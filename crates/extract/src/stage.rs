@@ -43,8 +43,8 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     let text = Source::find(&settings.text.model)?;
     let image = Source::find(&settings.image.model)?;
     let mut inputs = vec![("items".to_owned(), context.layout.items())];
-    inputs.extend(SentenceEncoder::inputs(&text)?);
-    inputs.extend(image.inputs("image", image_encoder::files(&image)?, &[])?);
+    inputs.extend(text.inputs("text", &SentenceEncoder::files(&text)?)?);
+    inputs.extend(image.inputs("image", &image_encoder::files(&image)?)?);
     if !settings.image.dictionary.is_empty() {
         inputs.push(("dictionary".to_owned(), PathBuf::from(&settings.image.dictionary)));
     }
@@ -73,8 +73,7 @@ impl ImageFiles {
         let mut names: Vec<String> = items.images.iter().flatten().cloned().collect();
         names.sort_unstable();
         names.dedup();
-        let path = |name: &String| if is_address(name) { downloads.image(name) } else { PathBuf::from(name) };
-        let paths = names.iter().map(path).collect();
+        let paths = names.iter().map(|name| downloads.file(name)).collect();
         let place = names.iter().cloned().enumerate().map(|(at, name)| (name, at)).collect();
         Self { names, paths, place }
     }
@@ -90,10 +89,6 @@ impl ImageFiles {
         }
         Fingerprint::of_bytes(stamp.as_bytes())
     }
-}
-
-fn is_address(name: &str) -> bool {
-    name.starts_with("http://") || name.starts_with("https://")
 }
 
 /// What the vectors of a run took (`features/report.json`).
@@ -156,7 +151,8 @@ impl Extraction<'_> {
         let image_path = layout.feature_file("image", &image_name);
 
         let encoder = SentenceEncoder::from_source(text)?;
-        let mut sentences = self.open(text, &SentenceEncoder::ROLE, encoder.width())?;
+        let mut sentences =
+            self.open(text, &Role { content: "sentences", files: SentenceEncoder::files(text)? }, encoder.width())?;
         let mut sentence_work = Work::default();
         self.encode("text", &encoder, &mut sentences, &mut sentence_work, self.items.sentences.iter().flatten())?;
         let keys = |texts: &[String]| texts.iter().map(|text| vector_key(text.as_bytes())).collect::<Vec<_>>();
@@ -206,7 +202,7 @@ impl Extraction<'_> {
     }
 
     /// The vectors of an encoder, with a word about shards that could not be used.
-    fn open(&self, source: &Source, role: &Role<'_>, width: usize) -> Result<VectorCache> {
+    fn open(&self, source: &Source, role: &Role, width: usize) -> Result<VectorCache> {
         let cache = cache::open(&self.context.layout.vectors(), source, role, width)?;
         cache.damaged().iter().for_each(|damage| self.context.progress.say(format!("extract: {damage}")));
         Ok(cache)
@@ -268,8 +264,7 @@ impl Extraction<'_> {
     /// Every distinct image's key in the vectors, in the order of the files.
     fn embed_images(&self, source: &Source) -> Result<(Vec<Outcome>, VectorCache, Work, usize)> {
         let encoder = image_encoder::from_source(source)?;
-        let files = image_encoder::files(source)?;
-        let role = Role { content: "images", required: files, optional: &[] };
+        let role = Role { content: "images", files: image_encoder::files(source)? };
         let mut cache = self.open(source, &role, encoder.width())?;
         let bar = self.context.progress.bar("images", "images", self.files.paths.len() as u64);
         let mut outcomes = Vec::with_capacity(self.files.paths.len());
@@ -285,8 +280,15 @@ impl Extraction<'_> {
             new.sort_unstable();
             new.dedup_by_key(|(key, _)| *key);
             let blocks: Vec<&[(VectorKey, usize)]> = new.chunks(encoder.images_at_once()).collect();
-            let embedded: Vec<_> =
-                blocks.par_iter().with_max_len(1).map(|block| embed(encoder.as_ref(), block, paths)).collect();
+            let embedded: Vec<_> = blocks
+                .par_iter()
+                .with_max_len(1)
+                .map(|block| {
+                    let embedded = embed(encoder.as_ref(), block, paths);
+                    bar.add(block.len() as u64);
+                    embedded
+                })
+                .collect();
             let mut broken: HashMap<VectorKey, String> = HashMap::new();
             for outcome in embedded {
                 let Embedded { keys, vectors, unusable } = outcome?;
@@ -299,7 +301,7 @@ impl Extraction<'_> {
                     *key = Err(reason.clone());
                 }
             }
-            bar.add(keys.len() as u64);
+            bar.add((keys.len() - new.len()) as u64);
             outcomes.extend(keys);
         }
         cache.flush()?;
@@ -344,7 +346,7 @@ impl Extraction<'_> {
     fn embed_words(&self, source: &Source, words: &[String]) -> Result<(WordVectors, Work)> {
         let clip = Clip::from_source(source)?;
         let width = clip.width();
-        let role = Role { content: "words", required: &Clip::FILES, optional: &[] };
+        let role = Role { content: "words", files: image_encoder::files(source)? };
         let mut cache = self.open(source, &role, width)?;
         let keys: Vec<VectorKey> = words.iter().map(|word| vector_key(word.as_bytes())).collect();
         let (new_keys, new): (Vec<VectorKey>, Vec<&String>) =
@@ -426,7 +428,7 @@ impl Extraction<'_> {
 
 /// The key of an image file's content.
 fn key_of(name: &str, path: &Path) -> Outcome {
-    if is_address(name) && !path.is_file() {
+    if Downloads::is_address(name) && !path.is_file() {
         return Err("it was not fetched; run `make download`".to_owned());
     }
     picture::bytes_of(path).map(|bytes| vector_key(&bytes))

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::{Items, Layout, Stage, files};
+use mp4sr_artifact::{Downloads, Items, Layout, Stage, files};
 use mp4sr_pipeline::{Bug, Context, print, run_stage};
 use serde::Serialize;
 
@@ -110,9 +110,22 @@ impl Report<'_> {
         Ok(inputs)
     }
 
+    /// The items, with the files of those pictures that were fetched in place of their addresses.
+    fn items(&self) -> Result<Items> {
+        let mut items = Items::read(&self.context.layout.items())?;
+        let downloads = Downloads::new(Path::new(&self.context.config.dataset.data));
+        for name in items.images.iter_mut().flatten().filter(|name| Downloads::is_address(name)) {
+            let file = downloads.file(name);
+            if file.is_file() {
+                *name = file.to_string_lossy().into_owned();
+            }
+        }
+        Ok(items)
+    }
+
     /// The pictures on the page, by role and path: one that was mended or fetched makes the page anew.
     fn pictures(&self) -> Result<Vec<(String, PathBuf)>> {
-        let items = Items::read(&self.context.layout.items())?;
+        let items = self.items()?;
         let (users, _) = self.users(&items)?;
         let names = shown_items(&users).into_iter().flat_map(|item| &items.images[item]);
         let there = names.filter(|name| Path::new(name).is_file() && files::open(Path::new(name)).is_ok());
@@ -167,7 +180,7 @@ impl Report<'_> {
 
     fn write(&self, stage: &Stage, folder: &Path) -> Result<Vec<PathBuf>> {
         let (config, layout) = (&self.context.config, &self.context.layout);
-        let items = Items::read(&layout.items())?;
+        let items = self.items()?;
         let tables = SPLITS.map(|split| self.table(split, &items));
         let tables: Vec<MetricsTable> = tables.into_iter().collect::<Result<_>>()?;
         let logs = self.logs()?;

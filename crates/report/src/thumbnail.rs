@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use image::codecs::jpeg::JpegEncoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, Rgb, RgbImage};
-use mp4sr_artifact::files;
+use mp4sr_artifact::{Downloads, files};
 
 /// The longest side in pixels.
 const SIDE: u32 = 96;
@@ -37,7 +37,7 @@ pub fn thumbnail(images: &[String]) -> Picture {
     if images.is_empty() {
         return Picture::None;
     }
-    if images.iter().all(|image| is_address(image)) {
+    if images.iter().all(|image| Downloads::is_address(image)) {
         return Picture::NotFetched;
     }
     if is_missing(images) {
@@ -53,11 +53,7 @@ pub(crate) fn is_missing(images: &[String]) -> bool {
 }
 
 fn local(images: &[String]) -> impl Iterator<Item = &Path> {
-    images.iter().filter(|image| !is_address(image)).map(Path::new)
-}
-
-fn is_address(image: &str) -> bool {
-    image.starts_with("http://") || image.starts_with("https://")
+    images.iter().filter(|image| !Downloads::is_address(image)).map(Path::new)
 }
 
 fn shrink(path: &Path) -> Option<Vec<u8>> {

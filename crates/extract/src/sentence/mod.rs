@@ -12,7 +12,6 @@ use serde::Deserialize;
 use tokenizers::Tokenizer;
 
 use self::language::LanguageModel;
-use crate::cache::Role;
 use crate::error::{Error, Result};
 use crate::source::Source;
 
@@ -21,10 +20,9 @@ const TOKENS: usize = 512;
 /// Below this a norm counts as zero, as in the reference.
 const SMALLEST_NORM: f32 = 1e-12;
 
-/// The files that decide what the encoder computes; the rest of the folder does not matter.
+/// The files that decide what the encoder computes, beside those that `modules.json` names.
 const REQUIRED: [&str; 3] = ["config.json", "tokenizer.json", "model.safetensors"];
-const OPTIONAL: [&str; 4] =
-    ["modules.json", "1_Pooling/config.json", "sentence_bert_config.json", "tokenizer_config.json"];
+const OPTIONAL: [&str; 3] = ["modules.json", "sentence_bert_config.json", "tokenizer_config.json"];
 
 /// How token vectors become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +37,20 @@ struct Module {
     path: String,
     #[serde(rename = "type")]
     kind: String,
+}
+
+impl Module {
+    fn is_pooling(&self) -> bool {
+        self.kind.ends_with(".Pooling")
+    }
+
+    fn settings(&self) -> String {
+        format!("{}/config.json", self.path)
+    }
+}
+
+fn modules(source: &Source) -> Result<Vec<Module>> {
+    Ok(source.optional_json("modules.json")?.unwrap_or_default())
 }
 
 /// Reads the mode from a pooling module's settings: a flag per mode, or in newer files the mode by name.
@@ -82,26 +94,30 @@ pub struct SentenceEncoder {
 }
 
 impl SentenceEncoder {
-    /// What decides which vectors it computes.
-    pub(crate) const ROLE: Role<'static> = Role { content: "sentences", required: &REQUIRED, optional: &OPTIONAL };
-
     /// Loads from a folder or, where `name` is none, through the hub's cache.
     pub fn load(name: &str) -> Result<Self> {
         Self::from_source(&Source::find(name)?)
     }
 
-    pub(crate) fn inputs(source: &Source) -> Result<Vec<(String, std::path::PathBuf)>> {
-        source.inputs("text", &REQUIRED, &OPTIONAL)
+    /// The files that decide what the vectors are.
+    pub(crate) fn files(source: &Source) -> Result<Vec<String>> {
+        let mut files: Vec<String> = REQUIRED.iter().map(|&file| file.to_owned()).collect();
+        for file in OPTIONAL {
+            files.extend(source.optional(file)?.map(|_| file.to_owned()));
+        }
+        let poolings = modules(source)?.into_iter().filter(Module::is_pooling);
+        files.extend(poolings.map(|module| module.settings()));
+        Ok(files)
     }
 
     pub(crate) fn from_source(source: &Source) -> Result<Self> {
         let (mut pooling, mut normalise) = (Pooling::Mean, false);
-        for module in source.optional_json::<Vec<Module>>("modules.json")?.unwrap_or_default() {
+        for module in modules(source)? {
             match module.kind.rsplit('.').next().unwrap_or_default() {
                 "Transformer" => {}
                 "Normalize" => normalise = true,
                 "Pooling" => {
-                    let file = format!("{}/config.json", module.path);
+                    let file = module.settings();
                     let mode = pooling_mode(&source.json(&file)?);
                     pooling = mode.map_err(|reason| Error::model(&source.path_of(&file), reason))?;
                 }
