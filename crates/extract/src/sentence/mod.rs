@@ -130,11 +130,10 @@ impl SentenceEncoder {
         let model = LanguageModel::load(source)?;
         let sentence: Option<SentenceConfig> = source.optional_json("sentence_bert_config.json")?;
         let tokens: Option<TokenizerConfig> = source.optional_json("tokenizer_config.json")?;
-        let limits = [
-            sentence.as_ref().and_then(|config| config.max_seq_length),
-            tokens.and_then(|config| config.model_max_length).map(|length| length as usize),
-        ];
-        let limit = limits.into_iter().flatten().min().unwrap_or(usize::MAX).min(model.longest);
+        // As in the reference, the tokenizer's own bound counts where the model names none.
+        let limit = sentence.as_ref().and_then(|config| config.max_seq_length);
+        let of_tokenizer = || tokens.and_then(|config| config.model_max_length).map(|length| length as usize);
+        let limit = limit.or_else(of_tokenizer).unwrap_or(usize::MAX).min(model.longest);
         Ok(Self {
             tokenizer: source.tokenizer(limit, model.vocabulary())?,
             model,
