@@ -10,6 +10,7 @@ mod encoder;
 mod mp4sr;
 mod parameters;
 mod popularity;
+mod sasrec;
 mod trace;
 mod transformer;
 
@@ -20,6 +21,7 @@ pub use mp4sr::{Config, Logits, Modality, Mp4sr, Pretraining};
 pub use mp4sr_ops::{Error, Ragged, Result, SameGroup, StoredValues, Stream};
 pub use parameters::{Initial, Parameters, Stored};
 pub use popularity::Popularity;
+pub use sasrec::SasRec;
 pub use trace::Trace;
 pub use transformer::{Transformer, TransformerConfig};
 

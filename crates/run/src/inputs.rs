@@ -54,6 +54,6 @@ impl Inputs {
 fn reads_features(model: ModelName) -> bool {
     match model {
         ModelName::Mp4sr => true,
-        ModelName::Popularity => false,
+        ModelName::Sasrec | ModelName::Popularity => false,
     }
 }

@@ -1,6 +1,6 @@
 use mp4sr_models::{
     CmclDirection, Config as M2seConfig, Logits, Model, Mp4sr, PoolingGradient, Popularity, Pretraining, SameGroup,
-    Stream, TransformerConfig,
+    SasRec, Stream, TransformerConfig,
 };
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{self, ModelName, SeenItems};
@@ -15,6 +15,7 @@ pub fn build_model(config: &Config, inputs: &Inputs) -> anyhow::Result<Box<dyn M
     let stream = Stream::new(config.run.seed);
     Ok(match config.model.name {
         ModelName::Mp4sr => Box::new(Mp4sr::new(m2se_config(config), inputs.modalities.clone(), stream)?),
+        ModelName::Sasrec => Box::new(SasRec::new(transformer_config(config), inputs.sequences.item_count, stream)?),
         ModelName::Popularity => {
             let sequences = &inputs.sequences;
             let training = (0..sequences.user_count()).map(|user| training_part(sequences.of(user)));
@@ -32,19 +33,24 @@ pub fn removes_seen(config: &Config, model: &dyn Model) -> bool {
     }
 }
 
+fn transformer_config(config: &Config) -> TransformerConfig {
+    let model = &config.model;
+    TransformerConfig {
+        width: model.width,
+        layers: model.layers,
+        heads: model.heads,
+        feed_forward: model.feed_forward,
+        positions: model.positions,
+        dropout: model.dropout,
+    }
+}
+
 fn m2se_config(config: &Config) -> M2seConfig {
     let (model, pretrain) = (&config.model, &config.pretrain);
     let in_logits =
         |m: &config::Modality| model.logit_modalities.is_empty() || model.logit_modalities.contains(&m.name);
     M2seConfig {
-        transformer: TransformerConfig {
-            width: model.width,
-            layers: model.layers,
-            heads: model.heads,
-            feed_forward: model.feed_forward,
-            positions: model.positions,
-            dropout: model.dropout,
-        },
+        transformer: transformer_config(config),
         attention: model.attention,
         experts: model.experts,
         temperature: model.temperature,

@@ -8,6 +8,8 @@ pub enum ModelName {
     /// The paper's model.
     #[default]
     Mp4sr,
+    /// A transformer over item embeddings, in RecBole's reading.
+    Sasrec,
     /// Items by their number of training events.
     Popularity,
 }
