@@ -34,6 +34,12 @@ impl Layout {
         Self { root: self.root.clone(), run: run.to_owned() }
     }
 
+    /// Another run, of another dataset or the same, beside this one.
+    #[must_use]
+    pub fn of(&self, dataset: &str, run: &str) -> Self {
+        Self { root: self.root.with_file_name(dataset), run: run.to_owned() }
+    }
+
     /// What preprocess writes.
     pub fn dataset(&self) -> PathBuf {
         self.root.join("dataset")

@@ -5,7 +5,7 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use mp4sr_evaluate::{Protocol, rank_users};
 use mp4sr_models::{Result, Scorer, Stream};
-use mp4sr_run::Split;
+use mp4sr_protocol::Split;
 use serde_json::json;
 
 /// A ranking and how often it is timed.
@@ -57,7 +57,7 @@ pub fn run(args: &RankArgs) -> anyhow::Result<serde_json::Value> {
     );
     let target = |user: usize| 1 + (stream.purpose("targets").bits(user as u64) % args.items as u64) as u32;
     let sequences: Vec<[u32; 2]> = (0..users).map(|user| [user as u32 + 1, target(user)]).collect();
-    let protocol = Protocol { batch: args.batch, remove_seen: false };
+    let protocol = Protocol { batch: args.batch, remove_seen: false, history: None };
     let mut times = Vec::new();
     for _ in 0..=args.rounds {
         let began = Instant::now();

@@ -5,10 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use candle_core::Var;
-use mp4sr_models::{
-    CmclDirection, Config, Logits, Model, Mp4sr, Phase, PoolingGradient, Pretraining, SameGroup, Stream, Trace,
-    TransformerConfig,
-};
+use mp4sr_models::{Config, Model, Mp4sr, Phase, Stream, Trace, TransformerConfig};
 use mp4sr_ops::Adam;
 use serde_json::json;
 
@@ -43,21 +40,11 @@ const CLIP_NORM: f64 = 5.0;
 /// The peer's sizes, which are the paper's.
 fn config(positions: usize, dropout: f64, phase: Phase) -> Config {
     Config {
-        transformer: TransformerConfig { width: 64, layers: 2, heads: 2, feed_forward: 256, positions, dropout },
-        attention: 64,
-        experts: 8,
-        temperature: 0.07,
-        shared_encoder: false,
+        transformer: TransformerConfig { positions, dropout, ..TransformerConfig::default() },
+        expert_dropout: dropout,
         id_embedding: phase == Phase::Finetune,
-        logit_modalities: vec![0, 1],
-        pooling_gradient: PoolingGradient::Learned,
-        pad_rows: None,
         projection: phase == Phase::Pretrain,
-        same_target: SameGroup::LeaveOut,
-        cmcl_direction: CmclDirection::Symmetric,
-        logits: Logits::Cosine,
-        pretraining: Pretraining { rho: 0.2, uniform_rho: false, mixup: (0.0, 0.5), nip_weight: 1.0, lambda: 0.01 },
-        end_to_end: false,
+        ..Config::default()
     }
 }
 

@@ -1,11 +1,9 @@
-//! A model and a dataset to one rank a user; ranks to metrics.
+//! A model and a dataset to one rank a user.
 //!
-//! In: a scorer, sequences, a split; or stored ranks. Out: ranks, R@K and N@K. Must not know: how a model was trained.
+//! In: a scorer, sequences, a split. Out: ranks. Must not know: how a model was trained, what ranks are good for.
 
-mod rank;
+mod loss;
 mod ranking;
-mod store;
 
-pub use rank::{BadScore, Metrics, ndcg, rank, recall};
+pub use loss::mean_loss;
 pub use ranking::{Protocol, RankError, Ranks, rank_users};
-pub use store::{RanksInfo, StoredRanks};

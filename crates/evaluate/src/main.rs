@@ -1,20 +1,21 @@
-//! `mp4sr-evaluate`: ranks every user's next item and prints R@K and N@K.
+//! `mp4sr-evaluate`: ranks every user's next item and prints R@K, N@K and MRR.
 
 use std::process::ExitCode;
 
 use clap::Parser;
 use mp4sr_artifact::Stage;
-use mp4sr_evaluate::{Metrics, Protocol, RanksInfo, StoredRanks, rank_users};
+use mp4sr_evaluate::{Protocol, rank_users};
 use mp4sr_models::Phase;
-use mp4sr_pipeline::{Context, StageArgs, print, run_main, run_stage};
-use mp4sr_run::{Checkpoint, Inputs, Split, build_model, removes_seen};
+use mp4sr_pipeline::{Config, Context, StageArgs, print, run_main, run_stage};
+use mp4sr_protocol::{Measure, Metrics, RanksInfo, Split, StoredRanks};
+use mp4sr_run::{Checkpoint, Inputs, build_model, removes_seen};
 use serde_json::json;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The version of what evaluation writes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Ranks the target of every user among all items: dataset, features and checkpoint to `ranks.<split>.safetensors`.
 #[derive(Parser)]
@@ -51,19 +52,16 @@ fn evaluate(context: &Context) -> anyhow::Result<()> {
         checkpoint.load_into(model.as_ref(), Phase::Finetune, &checkpoint_path)?;
         let scorer = model.scorer(Phase::Finetune)?;
         let remove_seen = removes_seen(config, model.as_ref());
-        let protocol = Protocol { batch: config.evaluate.batch, remove_seen };
-        let bar = context.progress.bar("evaluate", "users", 2 * sequences.user_count() as u64);
+        let users = sequences.user_count();
+        let tables = tables(config);
+        let bar = context.progress.bar("evaluate", "users", (tables.len() * users) as u64);
         let mut outputs = Vec::new();
-        for split in [Split::Validation, Split::Test] {
+        for (split, history) in tables {
             let of = |user| sequences.of(user);
-            let ranks =
-                rank_users(scorer.as_ref(), sequences.user_count(), of, split, protocol, |users| bar.add(users))?;
-            let info = RanksInfo {
-                split: split.name().to_owned(),
-                model: serde_json::to_value(&config.model)?,
-                evaluate: serde_json::to_value(&config.evaluate)?,
-            };
-            let path = layout.ranks(split.name());
+            let protocol = Protocol { batch: config.evaluate.batch, remove_seen, history };
+            let ranks = rank_users(scorer.as_ref(), users, of, split, protocol, |users| bar.add(users))?;
+            let info = RanksInfo { split: split.name().to_owned(), history, config: config.resolved() };
+            let path = layout.ranks(&info.name());
             StoredRanks { ranks, info }.write(&path, &sequences.item_hash, stage.input_fingerprints())?;
             outputs.push(path);
         }
@@ -71,23 +69,25 @@ fn evaluate(context: &Context) -> anyhow::Result<()> {
     })
 }
 
-/// The metrics of both splits as Markdown, from the stored ranks.
+/// What is ranked: both splits, and the test split from short histories.
+fn tables(config: &Config) -> Vec<(Split, Option<usize>)> {
+    let short = config.evaluate.short_histories.iter().map(|&history| (Split::Test, Some(history)));
+    [(Split::Validation, None), (Split::Test, None)].into_iter().chain(short).collect()
+}
+
+/// The metrics of everything ranked as Markdown, from the stored ranks.
 fn table(context: &Context) -> anyhow::Result<String> {
     let (config, layout) = (&context.config, &context.layout);
     let sequences = mp4sr_artifact::Sequences::read(&layout.sequences())?;
-    let ks = &config.evaluate.k;
+    let measures = Measure::columns(&config.evaluate.k);
     let mut text = String::from("| run | split | users |");
-    for letter in ["R", "N"] {
-        ks.iter().for_each(|k| text += &format!(" {letter}@{k} |"));
-    }
-    text += &format!("\n|---|---|---|{}\n", "---|".repeat(2 * ks.len()));
-    for split in [Split::Validation, Split::Test] {
-        let path = layout.ranks(split.name());
-        let stored = StoredRanks::read(&path, &sequences.item_hash, sequences.user_count(), split)?;
-        let metrics = Metrics::of(&stored.ranked(), ks);
-        text += &format!("| {} | {} | {} |", layout.run_name(), split.name(), metrics.users);
-        let columns = metrics.at.iter().map(|m| m.1).chain(metrics.at.iter().map(|m| m.2));
-        columns.for_each(|value| text += &format!(" {value:.4} |"));
+    measures.iter().for_each(|measure| text += &format!(" {measure} |"));
+    text += &format!("\n|---|---|---|{}\n", "---|".repeat(measures.len()));
+    for (split, history) in tables(config) {
+        let stored = StoredRanks::read(layout, &sequences, split, history)?;
+        let metrics = Metrics::of(&stored.ranks, &measures);
+        text += &format!("| {} | {} | {} |", layout.run_name(), stored.info.name(), metrics.users);
+        metrics.values.iter().for_each(|(_, value)| text += &format!(" {value:.4} |"));
         text.push('\n');
     }
     Ok(text)

@@ -1,8 +1,6 @@
 use mp4sr_models::{Error, Scorer};
 use mp4sr_ops::{Columns, count_at_least};
-use mp4sr_run::{Case, Split};
-
-use crate::rank::BadScore;
+use mp4sr_protocol::{BadScore, Case, Split};
 
 /// Users scored at once, and whether items of the history are candidates.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -11,6 +9,8 @@ pub struct Protocol {
     pub batch: usize,
     /// Whether a history's items are removed from the candidates.
     pub remove_seen: bool,
+    /// The last events of every history that the model is shown, as if there were no others; none: all.
+    pub history: Option<usize>,
 }
 
 /// What can go wrong while ranking.
@@ -44,7 +44,7 @@ pub fn rank_users<'a>(
     mut progress: impl FnMut(u64),
 ) -> Result<Ranks, RankError> {
     let cases: Vec<(usize, Case<'a>)> =
-        (0..users).filter_map(|user| Case::of(sequence(user), split).map(|case| (user, case))).collect();
+        (0..users).filter_map(|user| Some((user, shown(Case::of(sequence(user), split)?, protocol.history)))).collect();
     let mut ranks = vec![0; users];
     let columns = Columns::new(scorer.items())?;
     for block in cases.chunks(protocol.batch) {
@@ -71,6 +71,11 @@ pub fn rank_users<'a>(
         progress(block.len() as u64);
     }
     Ok(ranks)
+}
+
+fn shown(case: Case<'_>, history: Option<usize>) -> Case<'_> {
+    let hidden = history.map_or(0, |shown| case.history.len().saturating_sub(shown));
+    Case { history: &case.history[hidden..], ..case }
 }
 
 /// What is known of a target's rank while blocks of scores go by.
@@ -169,7 +174,7 @@ mod tests {
             let sequences: Vec<Vec<u32>> = (0..users as u64)
                 .map(|u| (0..=u % 9).map(|t| 1 + (Stream::new(seed).at(u).bits(t) % items as u64) as u32).collect())
                 .collect();
-            let protocol = Protocol { batch, remove_seen };
+            let protocol = Protocol { batch, remove_seen, history: None };
             let found = rank_users(&scorer, users, |u| &sequences[u], Split::Test, protocol, |_| ()).unwrap();
             let columns = scorer.0.t().unwrap().contiguous().unwrap();
             for (sequence, found) in sequences.iter().zip(found) {
@@ -180,7 +185,7 @@ mod tests {
                 let scores = scorer.sequences(&[case.history]).unwrap().matmul(&columns).unwrap();
                 let scores = scores.flatten_all().unwrap().to_vec1::<f32>().unwrap();
                 let seen = |item| remove_seen && case.history.contains(&item);
-                prop_assert_eq!(found, crate::rank(&scores, case.target, seen).unwrap());
+                prop_assert_eq!(found, mp4sr_protocol::rank(&scores, case.target, seen).unwrap());
             }
         }
     }
@@ -189,7 +194,7 @@ mod tests {
     fn a_score_that_is_not_finite_names_user_and_item() {
         let items = Tensor::new(&[[1f32], [2.0], [f32::NAN]], &Device::Cpu).unwrap();
         let scorer = Fixed(items, Tensor::ones((7, 1), candle_core::DType::F32, &Device::Cpu).unwrap());
-        let protocol = Protocol { batch: 4, remove_seen: false };
+        let protocol = Protocol { batch: 4, remove_seen: false, history: None };
         let error = rank_users(&scorer, 2, |_| &[1, 2], Split::Test, protocol, |_| ()).unwrap_err().to_string();
         assert!(error.contains("user 1") && error.contains("item 3"), "{error}");
     }

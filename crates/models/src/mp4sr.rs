@@ -62,12 +62,18 @@ pub struct Config {
     pub attention: usize,
     /// O, the experts of an item encoder.
     pub experts: usize,
+    /// Dropout in the experts.
+    pub expert_dropout: f64,
     /// tau.
     pub temperature: f64,
     /// One item encoder for all modalities.
     pub shared_encoder: bool,
     /// Item id embeddings in fine-tuning.
     pub id_embedding: bool,
+    /// Standard deviation of item id embeddings at their start.
+    pub id_deviation: f64,
+    /// Item id embeddings are multiplied by this.
+    pub id_gain: f64,
     /// Indices of the modalities in the logits.
     pub logit_modalities: Vec<usize>,
     /// What happens to the gradient of attention pooling.
@@ -86,6 +92,38 @@ pub struct Config {
     pub pretraining: Pretraining,
     /// Fine-tuning adds the loss of pre-training (variant `E2E`).
     pub end_to_end: bool,
+}
+
+/// The paper's settings for two modalities.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            transformer: TransformerConfig::default(),
+            attention: 64,
+            experts: 8,
+            expert_dropout: 0.2,
+            temperature: 0.07,
+            shared_encoder: false,
+            id_embedding: true,
+            id_deviation: 0.02,
+            id_gain: 1.0,
+            logit_modalities: vec![0, 1],
+            pooling_gradient: PoolingGradient::Learned,
+            pad_rows: None,
+            projection: true,
+            same_target: SameGroup::LeaveOut,
+            cmcl_direction: CmclDirection::Symmetric,
+            logits: Logits::Cosine,
+            pretraining: Pretraining::default(),
+            end_to_end: false,
+        }
+    }
+}
+
+impl Default for Pretraining {
+    fn default() -> Self {
+        Self { rho: 0.2, uniform_rho: false, mixup: (0.0, 0.5), nip_weight: 1.0, lambda: 0.01 }
+    }
 }
 
 /// The model with its parameters and the items' features.
@@ -137,7 +175,8 @@ impl Mp4sr {
         }
         let mut id_embedding = None;
         if config.id_embedding {
-            let table = parameters.add("id_embedding", &[items + 1, width], Initial::Normal, stream)?;
+            let initial = Initial::Spread(config.id_deviation);
+            let table = parameters.add("id_embedding", &[items + 1, width], initial, stream)?;
             let padding = Tensor::zeros((1, width), table.dtype(), table.device())?;
             table.set(&Tensor::cat(&[&padding, &table.narrow(0, 1, items)?], 0)?)?;
             id_embedding = Some(table);
@@ -175,7 +214,7 @@ impl Mp4sr {
             let encoder = &self.encoders[if self.config.shared_encoder { 0 } else { m }];
             let features = items.map_or_else(|| modality.features.clone(), |items| modality.features.select(items));
             let dropout = match draw {
-                Some(draw) => draw.purpose("experts").at(m as u64).dropout(self.config.transformer.dropout),
+                Some(draw) => draw.purpose("experts").at(m as u64).dropout(self.config.expert_dropout),
                 None => Dropout::NONE,
             };
             let own = encoder.rows(features, dropout);
@@ -315,11 +354,16 @@ impl Mp4sr {
         let z = self.embed(&self.active(Phase::Finetune), None, &uses, draw, true, &Trace::OFF)?;
         let rows = uses.count();
         let places: Vec<u32> = (0..tokens as u32).collect();
-        let ids = self.id_embedding.as_ref().map(Var::as_tensor);
-        let h = self.sequences((&z, rows, &places), batch, None, ids, draw, trace)?;
-        let (sequences, candidates) = (self.logit_side(&h)?, self.candidates(&z, rows, tokens, ids, trace)?);
+        let ids = self.ids()?;
+        let h = self.sequences((&z, rows, &places), batch, None, ids.as_ref(), draw, trace)?;
+        let (sequences, candidates) = (self.logit_side(&h)?, self.candidates(&z, rows, tokens, ids.as_ref(), trace)?);
         let columns: Vec<u32> = batch.targets.iter().map(|t| t - 1).collect();
         cross_entropy(&sequences, &candidates, &columns, self.logit_scale() as f32)?.mean_all()
+    }
+
+    /// E, `[I + 1, d_0]`; row 0 belongs to no item.
+    fn ids(&self) -> Result<Option<Tensor>> {
+        self.id_embedding.as_ref().map(|table| table.as_tensor() * self.config.id_gain).transpose()
     }
 
     fn logit_scale(&self) -> f64 {
@@ -400,8 +444,7 @@ impl Model for Mp4sr {
 
     fn scorer(&self, phase: Phase) -> Result<Box<dyn Scorer + '_>> {
         let z = self.item_embeddings(phase, false, &Trace::OFF)?;
-        let ids =
-            self.id_embedding.as_ref().filter(|_| phase == Phase::Finetune).map(|table| table.as_tensor().detach());
+        let ids = self.ids()?.filter(|_| phase == Phase::Finetune).map(|ids| ids.detach());
         let items = match phase {
             Phase::Finetune => self.candidates(&z, self.item_count(), 0, ids.as_ref(), &Trace::OFF)?,
             Phase::Pretrain => {

@@ -25,6 +25,13 @@ pub struct TransformerConfig {
     pub dropout: f64,
 }
 
+/// The paper's.
+impl Default for TransformerConfig {
+    fn default() -> Self {
+        Self { width: 64, layers: 2, heads: 2, feed_forward: 256, positions: 50, dropout: 0.2 }
+    }
+}
+
 /// Learned positions and layers.
 #[derive(Debug)]
 pub struct Transformer {

@@ -213,8 +213,8 @@ impl Case {
             transformer: self.transformer_config(),
             attention: self.size("attention"),
             experts: self.size("experts"),
+            expert_dropout: 0.0,
             temperature: self.scalar("tau"),
-            shared_encoder: false,
             id_embedding: self.meta["stage"] == "finetune" && self.meta["switches"]["id_embedding"].as_bool().unwrap(),
             logit_modalities: logits.iter().map(place).collect(),
             pooling_gradient: match self.switch("pooling_gradient") {
@@ -249,7 +249,7 @@ impl Case {
                 other => panic!("logits {other}"),
             },
             pretraining,
-            end_to_end: false,
+            ..Config::default()
         };
         let model = Mp4sr::new(config, names.iter().map(features).collect(), Stream::new(1)).unwrap();
         self.load(model.parameters());
@@ -404,7 +404,7 @@ fn finetune(case: &mut Case) {
         .unwrap()
         .iter()
         .zip(&batch.targets)
-        .map(|(scores, &target)| i64::from(mp4sr_evaluate::rank(scores, target, |_| false).unwrap()))
+        .map(|(scores, &target)| i64::from(mp4sr_protocol::rank(scores, target, |_| false).unwrap()))
         .collect();
     assert_eq!(case.int("out.ranks"), ranks);
     case.compared.insert("out.ranks".to_owned());
@@ -483,7 +483,7 @@ fn optimizer(case: &mut Case) {
 }
 
 fn metrics(case: &mut Case) {
-    use mp4sr_evaluate::{Metrics, ndcg, rank, recall};
+    use mp4sr_protocol::{Measure, means, rank};
     let items = case.size("items");
     let (scores, removed) = (case.floats["in.scores"].0.clone(), case.int("in.removed").to_vec());
     let targets = case.int("in.targets").to_vec();
@@ -497,13 +497,13 @@ fn metrics(case: &mut Case) {
         let key = format!("{prefix}.ranks");
         assert_eq!(case.int(&key), ranks.iter().map(|&r| i64::from(r)).collect::<Vec<_>>(), "{key}");
         case.compared.insert(key);
-        let means = Metrics::of(&ranks, &[5, 10, 20]);
-        for (k, mean_recall, mean_ndcg) in means.at {
-            let each = |f: fn(u32, usize) -> f64| ranks.iter().map(|&r| f(r, k) as f32).collect::<Vec<_>>();
-            case.compare(&format!("{prefix}.recall.{k}"), &each(recall), |_| true);
-            case.compare(&format!("{prefix}.ndcg.{k}"), &each(ndcg), |_| true);
-            case.compare(&format!("{prefix}.recall.{k}.mean"), &[mean_recall as f32], |_| true);
-            case.compare(&format!("{prefix}.ndcg.{k}.mean"), &[mean_ndcg as f32], |_| true);
+        for k in [5, 10, 20] {
+            for (name, measure) in [("recall", Measure::Recall(k)), ("ndcg", Measure::Ndcg(k))] {
+                let each: Vec<f32> = ranks.iter().map(|&rank| measure.of(rank) as f32).collect();
+                case.compare(&format!("{prefix}.{name}.{k}"), &each, |_| true);
+                let mean = means(&ranks, &[measure])[0] as f32;
+                case.compare(&format!("{prefix}.{name}.{k}.mean"), &[mean], |_| true);
+            }
         }
     }
     let bad = case.floats["in.scores_bad"].0.clone();

@@ -5,8 +5,8 @@
 
 use mp4sr_models::augment::mixup;
 use mp4sr_models::{
-    Batch, CmclDirection, Config, Logits, Modality, Model, Mp4sr, Phase, PoolingGradient, Pretraining, Ragged,
-    SameGroup, Stream, Trace, TransformerConfig,
+    Batch, CmclDirection, Config, Logits, Modality, Model, Mp4sr, Phase, PoolingGradient, Ragged, SameGroup, Stream,
+    Trace, TransformerConfig,
 };
 
 const ITEMS: usize = 23;
@@ -19,18 +19,7 @@ fn config() -> Config {
         transformer: TransformerConfig { width: 8, layers: 2, heads: 2, feed_forward: 12, positions: 6, dropout: 0.2 },
         attention: 5,
         experts: 3,
-        temperature: 0.07,
-        shared_encoder: false,
-        id_embedding: true,
-        logit_modalities: vec![0, 1],
-        pooling_gradient: PoolingGradient::Learned,
-        pad_rows: None,
-        projection: true,
-        same_target: SameGroup::LeaveOut,
-        cmcl_direction: CmclDirection::Symmetric,
-        logits: Logits::Cosine,
-        pretraining: Pretraining { rho: 0.2, uniform_rho: false, mixup: (0.0, 0.5), nip_weight: 1.0, lambda: 0.01 },
-        end_to_end: false,
+        ..Config::default()
     }
 }
 
@@ -195,7 +184,7 @@ fn items_without_any_rows_have_finite_losses() {
 fn end_to_end_adds_both_losses() {
     let plain = |end_to_end| {
         let mut config = Config { end_to_end, ..config() };
-        config.transformer.dropout = 0.0;
+        (config.transformer.dropout, config.expert_dropout) = (0.0, 0.0);
         (config.pretraining.rho, config.pretraining.mixup) = (0.0, (0.0, 0.0));
         model(config)
     };

@@ -140,6 +140,13 @@ impl Ragged {
         Self { values: self.values.clone(), width: self.width, rows: Arc::new(rows) }
     }
 
+    /// As many items as `sources`, each with the rows of another or its own (0-based), or with none.
+    #[must_use]
+    pub fn rearranged(&self, sources: &[Option<u32>]) -> Self {
+        let rows = sources.iter().map(|source| source.map_or((0, 0), |i| self.rows[i as usize])).collect();
+        Self { values: self.values.clone(), width: self.width, rows: Arc::new(rows) }
+    }
+
     /// The number of items.
     pub fn count(&self) -> usize {
         self.rows.len()

@@ -54,9 +54,7 @@ impl StageArgs {
         }
         let name = &config.run.name;
         anyhow::ensure!(
-            !name.is_empty()
-                && !name.starts_with('.')
-                && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c)),
+            crate::config::is_name(name),
             "run name {name:?} is not allowed; use letters, digits, `-`, `_`, `.`"
         );
         let layout = Layout::new(&self.artifacts, &config.dataset.name, name);

@@ -111,6 +111,26 @@ impl Ordered {
         dropped
     }
 
+    /// Drops all but the last `count` kept events of each user.
+    pub fn keep_recent(&mut self, count: u32) -> u64 {
+        let (mut user, mut later, mut dropped) = (None, 0, 0);
+        for at in (0..self.keep.len()).rev() {
+            if !self.keep[at] {
+                continue;
+            }
+            if user != Some(self.users[at]) {
+                (user, later) = (Some(self.users[at]), 0);
+            }
+            if later == count {
+                self.keep[at] = false;
+                dropped += 1;
+            } else {
+                later += 1;
+            }
+        }
+        dropped
+    }
+
     /// Drops small users and items to a fixed point.
     pub fn core(&mut self, bounds: Bounds) -> BTreeMap<String, u64> {
         let peeled = peel(&self.users, &self.items, &mut self.keep, bounds);

@@ -83,6 +83,12 @@ fn make(
     let repeats = accepted - ordered.kept();
     steps.push(ordered.step("repeated events", only("repeated event", repeats)));
 
+    if preprocess.recent > 0 {
+        let dropped = ordered.keep_recent(preprocess.recent);
+        let filter = format!("the last {} events of a user", preprocess.recent);
+        steps.push(ordered.step(&filter, only("earlier event", dropped)));
+    }
+
     // Unset bounds can't occur in a resolved configuration.
     let bounds = Bounds { user: preprocess.user_core.unwrap_or(0), item: preprocess.item_core.unwrap_or(0) };
     let before_core = ordered.keep.clone();

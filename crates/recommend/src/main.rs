@@ -6,8 +6,9 @@ use clap::Parser;
 use mp4sr_artifact::{Column, Items, Stage, Table, Users};
 use mp4sr_models::Phase;
 use mp4sr_pipeline::{Context, StageArgs, run_main, run_stage};
+use mp4sr_protocol::{Case, Split};
 use mp4sr_recommend::Recommender;
-use mp4sr_run::{Case, Checkpoint, Inputs, Split, build_model, removes_seen};
+use mp4sr_run::{Checkpoint, Inputs, build_model, removes_seen};
 use serde_json::json;
 
 #[global_allocator]

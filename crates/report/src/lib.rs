@@ -5,7 +5,6 @@
 
 mod curves;
 mod error;
-mod metrics;
 mod page;
 mod stage;
 mod statistics;
@@ -15,7 +14,6 @@ mod users;
 
 pub use curves::{EpochLine, Log, Panel, panels, sheet};
 pub use error::{Error, Result};
-pub use metrics::Metrics;
 pub use stage::run;
 pub use table::{MetricsTable, Row};
 pub use thumbnail::{Picture, thumbnail};

@@ -84,8 +84,8 @@ impl Page<'_> {
                     "1\u{a0}/\u{a0}log" sub { "2" } "(r\u{a0}+\u{a0}1) instead of 1. Both are means over users; the best of a column is bold."
                 }
                 @for table in self.tables {
-                    h3 { (if table.split == "test" { "Test" } else { "Validation" }) ": "
-                        (if table.split == "test" { "the last item of each user" } else { "the last but one" }) }
+                    h3 { (if table.split == mp4sr_protocol::Split::Test { "Test" } else { "Validation" }) ": "
+                        (if table.split == mp4sr_protocol::Split::Test { "the last item of each user" } else { "the last but one" }) }
                     (metrics_table(table))
                 }
             }
@@ -420,7 +420,8 @@ fn number(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Metrics, Row};
+    use crate::Row;
+    use mp4sr_protocol::{Measure, Metrics, Split};
 
     const HOSTILE: &str = "</title><script>alert(\"1\")</script> & <b>'bold'";
 
@@ -440,8 +441,9 @@ mod tests {
             list: vec![0, 1],
             rank: Some(1),
         };
-        let metrics = Metrics::of(&[1], &[5]);
-        let tables = [MetricsTable { split: "test", ks: vec![5], rows: vec![Row { run: HOSTILE.into(), metrics }] }];
+        let measures = vec![Measure::Recall(5)];
+        let metrics = Metrics::of(&[1], &measures);
+        let tables = [MetricsTable { split: Split::Test, measures, rows: vec![Row { run: HOSTILE.into(), metrics }] }];
         let mut statistics = Statistics { dataset: HOSTILE.into(), ..Statistics::default() };
         let example = crate::statistics::Example { file: "a/b<c".into(), line: 3, found: HOSTILE.into() };
         let rejected = Rejected { count: 1, examples: vec![example] };

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::{Downloads, Items, Layout, Stage, files};
+use mp4sr_artifact::{Downloads, Items, Layout, Sequences, Stage, files};
 use mp4sr_pipeline::{Bug, Context, print, run_stage};
+use mp4sr_protocol::{Measure, Metrics, Split, StoredRanks};
 use serde::Serialize;
 
 use crate::curves::{Log, panels, sheet};
-use crate::metrics::{Metrics, read_ranks};
 use crate::page::Page;
 use crate::statistics::Statistics;
 use crate::table::{MetricsTable, Row, to_csv};
@@ -17,9 +17,9 @@ use crate::users::{Choice, Lists, Shown};
 use crate::{Error, Result};
 
 /// Raised whenever the same files would give another report.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// As they come on the page.
-const SPLITS: [&str; 2] = ["test", "validation"];
+const SPLITS: [Split; 2] = [Split::Test, Split::Validation];
 
 /// Starts the role of an input that is a picture.
 const PICTURE: &str = "picture ";
@@ -57,8 +57,8 @@ pub fn run(context: &Context, pipeline: &Path) -> anyhow::Result<()> {
             _ => error,
         }
     })?;
-    let items = Items::read(&context.layout.items())?;
-    print(&report.table(SPLITS[0], &items)?.markdown(false))
+    let sequences = Sequences::read(&context.layout.sequences())?;
+    print(&report.table(SPLITS[0], &sequences)?.markdown(false))
 }
 
 /// Those beside the run in their order, then the run itself.
@@ -93,6 +93,7 @@ impl Report<'_> {
         for layout in &self.runs {
             let run = layout.run_name();
             for split in SPLITS {
+                let split = split.name();
                 let path = self.required(layout, "ranks", layout.ranks(split), "evaluate")?;
                 inputs.push((format!("ranks of {run}, {split}"), path));
             }
@@ -100,6 +101,7 @@ impl Report<'_> {
         }
         let lists = self.required(own, "lists", own.recommendations(), "recommend")?;
         inputs.push(("lists".to_owned(), lists));
+        inputs.push(("sequences".to_owned(), self.required(own, "sequences", own.sequences(), "preprocess")?));
         inputs.push(("items".to_owned(), self.required(own, "items", own.items(), "preprocess")?));
         inputs.push(("statistics".to_owned(), own.statistics()));
         inputs.push(("pictures".to_owned(), own.extract_report()));
@@ -141,8 +143,9 @@ impl Report<'_> {
         let path = layout.recommendations();
         let lists = Lists::read(&path)?;
         let (rows, choice) = lists.choose(count);
-        let ranks = read_ranks(&layout.ranks(SPLITS[0]), &items.hash())?;
-        Ok((lists.show(&rows, items, &ranks, &path)?, choice))
+        let sequences = Sequences::read(&layout.sequences())?;
+        let stored = StoredRanks::read(layout, &sequences, SPLITS[0], None)?;
+        Ok((lists.show(&rows, items, &stored.ranks, &path)?, choice))
     }
 
     fn required(&self, layout: &Layout, what: &'static str, path: PathBuf, target: &str) -> Result<PathBuf> {
@@ -157,19 +160,20 @@ impl Report<'_> {
         Err(Error::Missing { run: run.to_owned(), what, path, remedy })
     }
 
-    fn table(&self, split: &'static str, items: &Items) -> Result<MetricsTable> {
-        let (hash, ks) = (items.hash(), &self.context.config.evaluate.k);
+    fn table(&self, split: Split, sequences: &Sequences) -> Result<MetricsTable> {
+        let measures = Measure::columns(&self.context.config.evaluate.k);
         let mut rows: Vec<Row> = Vec::new();
         for layout in &self.runs {
-            let metrics = Metrics::of(&read_ranks(&layout.ranks(split), &hash)?, ks);
+            let stored = StoredRanks::read(layout, sequences, split, None)?;
+            let metrics = Metrics::of(&stored.ranks, &measures);
             let run = layout.run_name().to_owned();
             if let Some(first) = rows.first().filter(|first| first.metrics.users != metrics.users) {
                 let (a, a_users) = (first.run.clone(), first.metrics.users);
-                return Err(Error::OtherUsers { a, a_users, b: run, b_users: metrics.users, split });
+                return Err(Error::OtherUsers { a, a_users, b: run, b_users: metrics.users, split: split.name() });
             }
             rows.push(Row { run, metrics });
         }
-        Ok(MetricsTable { split, ks: ks.clone(), rows })
+        Ok(MetricsTable { split, measures, rows })
     }
 
     /// The run's own log first.
@@ -181,7 +185,8 @@ impl Report<'_> {
     fn write(&self, stage: &Stage, folder: &Path) -> Result<Vec<PathBuf>> {
         let (config, layout) = (&self.context.config, &self.context.layout);
         let items = self.items()?;
-        let tables = SPLITS.map(|split| self.table(split, &items));
+        let sequences = Sequences::read(&layout.sequences())?;
+        let tables = SPLITS.map(|split| self.table(split, &sequences));
         let tables: Vec<MetricsTable> = tables.into_iter().collect::<Result<_>>()?;
         let logs = self.logs()?;
         let panels = panels(&logs)?;
@@ -247,7 +252,7 @@ impl Report<'_> {
     fn markdown(&self, tables: &[MetricsTable]) -> String {
         let mut text = format!("# {} on {}\n", self.context.layout.run_name(), self.context.config.dataset.name);
         for table in tables {
-            let title = if table.split == "test" { "Test" } else { "Validation" };
+            let title = if table.split == Split::Test { "Test" } else { "Validation" };
             text.push_str(&format!("\n## {title}\n\n{}", table.markdown(true)));
         }
         text

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::Metrics;
+use mp4sr_protocol::{Measure, Metrics, Split};
 
 /// One run in one split.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,28 +14,27 @@ pub struct Row {
 }
 
 impl Row {
-    /// R@K by K, then N@K by K.
+    /// In the order of the columns.
     pub fn values(&self) -> Vec<f64> {
-        self.metrics.recall.iter().chain(&self.metrics.ndcg).copied().collect()
+        self.metrics.values.iter().map(|(_, value)| *value).collect()
     }
 }
 
 /// The runs of one split; the last row is the run that the report is about.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MetricsTable {
-    /// `test` or `validation`.
-    pub split: &'static str,
-    /// K of R@K and N@K.
-    pub ks: Vec<usize>,
+    /// Which split.
+    pub split: Split,
+    /// Its columns.
+    pub measures: Vec<Measure>,
     /// Those beside it, then the run itself.
     pub rows: Vec<Row>,
 }
 
 impl MetricsTable {
-    /// `R@5`, ..., `N@5`, ...
+    /// Names of the columns: `R@5`, ..., `N@5`, ..., `MRR`.
     pub fn columns(&self) -> Vec<String> {
-        let names = ["R", "N"].into_iter();
-        names.flat_map(|name| self.ks.iter().map(move |k| format!("{name}@{k}"))).collect()
+        self.measures.iter().map(Measure::to_string).collect()
     }
 
     /// For each row and column, whether no run has more; nowhere where nobody has anything.
@@ -85,7 +84,7 @@ impl MetricsTable {
     /// Adds the rows to a CSV table: run, split, users, values in full.
     pub(crate) fn add_to_csv(&self, table: &mut csv::Writer<Vec<u8>>) -> csv::Result<()> {
         for row in &self.rows {
-            let mut line = vec![row.run.clone(), self.split.to_owned(), row.metrics.users.to_string()];
+            let mut line = vec![row.run.clone(), self.split.name().to_owned(), row.metrics.users.to_string()];
             line.extend(row.values().into_iter().map(|value| value.to_string()));
             table.write_record(line)?;
         }
@@ -133,9 +132,11 @@ fn aligned(lines: &[Vec<String>]) -> String {
 mod tests {
     use super::*;
 
+    const MEASURES: [Measure; 2] = [Measure::Recall(1), Measure::Ndcg(1)];
+
     fn table(runs: &[(&str, &[u32])]) -> MetricsTable {
-        let row = |&(run, ranks): &(&str, &[u32])| Row { run: run.to_owned(), metrics: Metrics::of(ranks, &[1]) };
-        MetricsTable { split: "test", ks: vec![1], rows: runs.iter().map(row).collect() }
+        let row = |&(run, ranks): &(&str, &[u32])| Row { run: run.to_owned(), metrics: Metrics::of(ranks, &MEASURES) };
+        MetricsTable { split: Split::Test, measures: MEASURES.into(), rows: runs.iter().map(row).collect() }
     }
 
     #[test]

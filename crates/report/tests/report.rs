@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use image::{Rgb, RgbImage};
-use mp4sr_artifact::{Column, Header, Items, Layout, Table, Tensor, files, write_tensors};
+use mp4sr_artifact::{Column, Items, Layout, Sequences, Table, files};
 use mp4sr_pipeline::{Config, Context, Progress};
+use mp4sr_protocol::{RanksInfo, Split, StoredRanks};
 
 const USERS: u32 = 12;
-const ITEMS: usize = 9;
+const ITEMS: usize = 40;
 
 struct World {
     folder: tempfile::TempDir,
@@ -43,25 +44,34 @@ impl World {
         }
         items.write(&layout.items()).unwrap();
         let world = Self { context: Context { config, layout, progress: Progress::new(true) }, folder, items };
+        world.write_sequences();
         world.write_ranks("mine", 1);
         world.write_lists();
         world
     }
 
     fn write_ranks(&self, run: &str, step: u32) {
-        for split in ["validation", "test"] {
+        for split in [Split::Validation, Split::Test] {
             let ranks: Vec<u32> = (0..USERS).map(|user| user * step).collect();
-            let header = Header {
-                format: "ranks".to_owned(),
-                version: 1,
-                stage: "evaluate".to_owned(),
-                items: self.items.hash(),
-                settings: serde_json::Value::Null,
-                inputs: BTreeMap::new(),
-            };
-            let path = self.context.layout.with_run(run).ranks(split);
-            write_tensors(&path, &header, &[("rank".to_owned(), Tensor::U32(ranks, vec![USERS as usize]))]).unwrap();
+            let info = RanksInfo { split: split.name().to_owned(), history: None, config: serde_json::Value::Null };
+            let path = self.context.layout.with_run(run).ranks(split.name());
+            StoredRanks { ranks, info }.write(&path, &self.items.hash(), BTreeMap::new()).unwrap();
         }
+    }
+
+    /// Users of three to seven events at times of days, with all items among them.
+    fn write_sequences(&self) {
+        let lengths: Vec<i64> = (0..i64::from(USERS)).map(|user| 3 + user % 5).collect();
+        let offsets: Vec<i64> = (0..=lengths.len()).map(|user| lengths[..user].iter().sum()).collect();
+        let events = offsets[lengths.len()];
+        let sequences = Sequences {
+            items: (0..events).map(|event| 1 + (event as u32 * event as u32) % ITEMS as u32).collect(),
+            times: (0..events).map(|event| 1_600_000_000 + 86_400 * event).collect(),
+            offsets,
+            item_hash: self.items.hash(),
+            item_count: ITEMS,
+        };
+        sequences.write(&self.context.layout.sequences(), serde_json::Value::Null).unwrap();
     }
 
     fn write_lists(&self) {
@@ -133,7 +143,7 @@ fn a_page_tables_and_curves_that_need_nothing_beside_them() {
     assert!(row("over the best other").contains("+400.0 %"), "{markdown}");
     let csv = world.text("metrics.csv");
     assert_eq!(csv.lines().count(), 5);
-    assert!(csv.starts_with("run,split,users,R@5,R@10,R@20,N@5,N@10,N@20\npopular,test,11,"), "{csv}");
+    assert!(csv.starts_with("run,split,users,R@5,R@10,R@20,N@5,N@10,N@20,MRR\npopular,test,11,"), "{csv}");
     assert!(world.text("curves.svg").contains("pretrain: training loss"));
 
     // The same files give the same page; an up-to-date report is left alone.
@@ -183,6 +193,8 @@ fn ranks_of_other_items_are_refused() {
     let mut items = world.items.clone();
     items.ids.swap(0, 1);
     items.write(&world.context.layout.items()).unwrap();
-    let message = world.run().unwrap_err().to_string();
+    let other = World { items, ..world };
+    other.write_sequences();
+    let message = other.run().unwrap_err().to_string();
     assert!(message.contains("it is about other items") && message.contains("make evaluate"), "{message}");
 }

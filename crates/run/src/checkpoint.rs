@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 const FORMAT: &str = "checkpoint";
 const VERSION: u32 = 1;
+const REMEDY: &str = "train again, or use another run";
 
 /// How a checkpoint came to be.
 /// A program of a user's own need not say any of it.
@@ -57,9 +58,21 @@ impl Checkpoint {
 
     /// Reads and verifies a checkpoint for a dataset whose items are `items`.
     pub fn read(path: &Path, items: &Fingerprint) -> Result<Self> {
-        const REMEDY: &str = "train again, or use another run";
-        let mut file = TensorFile::read(path, FORMAT, VERSION, REMEDY)?;
+        let file = Self::open(path)?;
         file.expect_items(items, REMEDY)?;
+        Self::take(file)
+    }
+
+    /// The same of whatever items: for parameters that belong to none of them, such as those of pre-training.
+    pub fn read_of_any_items(path: &Path) -> Result<Self> {
+        Self::take(Self::open(path)?)
+    }
+
+    fn open(path: &Path) -> Result<TensorFile> {
+        TensorFile::read(path, FORMAT, VERSION, REMEDY)
+    }
+
+    fn take(mut file: TensorFile) -> Result<Self> {
         let info = match file.header().settings.clone() {
             serde_json::Value::Null => CheckpointInfo::default(),
             settings => {

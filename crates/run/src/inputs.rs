@@ -2,9 +2,9 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use mp4sr_artifact::{Layout, MappedFeatures, MappedValues, Sequences};
-use mp4sr_models::{Modality, Ragged, StoredValues};
+use mp4sr_models::{Modality, Ragged, StoredValues, Stream};
 use mp4sr_pipeline::Config;
-use mp4sr_pipeline::config::ModelName;
+use mp4sr_pipeline::config::{self, ModelName};
 
 /// What a model is built from and trained on.
 #[derive(Debug)]
@@ -44,16 +44,59 @@ impl Inputs {
                 };
                 let rows = Ragged::stored(values, features.width, &offsets)
                     .with_context(|| format!("failed to use `{}`", path.display()))?;
-                modalities.push(Modality { name: modality.name.clone(), features: rows });
+                let features = noisy(rows, modality, Stream::new(config.run.seed));
+                modalities.push(Modality { name: modality.name.clone(), features });
             }
         }
         Ok(Self { sequences, modalities })
     }
 }
 
+/// The features after `lost` and `swapped`: the items concerned come first in an order drawn for the modality, so that a
+/// greater share concerns those of a smaller one too.
+fn noisy(features: Ragged, modality: &config::Modality, stream: Stream) -> Ragged {
+    let count = features.count();
+    let number = |share: f64| (share * count as f64).round() as usize;
+    let (lost, swapped) = (number(modality.lost), number(modality.swapped));
+    if lost + swapped == 0 {
+        return features;
+    }
+    let order = stream.purpose("noise").purpose(&modality.name).permutation(count);
+    let mut sources: Vec<Option<u32>> = (0..count as u32).map(Some).collect();
+    for (at, &item) in order.iter().take(swapped).enumerate() {
+        sources[item as usize] = Some(order[(at + 1) % count]);
+    }
+    order.iter().rev().take(lost).for_each(|&item| sources[item as usize] = None);
+    features.rearranged(&sources)
+}
+
 fn reads_features(model: ModelName) -> bool {
     match model {
         ModelName::Mp4sr => true,
         ModelName::Sasrec | ModelName::Popularity => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_items_loses_its_features_and_another_share_gets_those_of_others() {
+        let features = Ragged::new((0..40).map(|v| v as f32).collect(), 1, &(0..=40).collect::<Vec<_>>()).unwrap();
+        let make = |lost, swapped| {
+            let modality = config::Modality { name: "text".to_owned(), lost, swapped, ..config::Modality::default() };
+            let noisy = noisy(features.clone(), &modality, Stream::new(1));
+            assert_eq!(noisy.count(), 40);
+            noisy
+        };
+        let rows = |noisy: &Ragged| noisy.row_count();
+        assert_eq!(rows(&make(0.0, 0.0)), 40);
+        assert_eq!(rows(&make(0.25, 0.0)), 30);
+        assert_eq!(rows(&make(1.0, 0.0)), 0);
+        let swapped = make(0.0, 0.5);
+        assert_eq!(rows(&swapped), 40);
+        let own = (0..40u32).filter(|&i| swapped.rows(i as usize, &mut Vec::new()) == [i as f32]).count();
+        assert_eq!(own, 20, "half of the items keep their own");
     }
 }

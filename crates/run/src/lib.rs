@@ -6,9 +6,7 @@
 mod checkpoint;
 mod inputs;
 mod registry;
-mod split;
 
 pub use checkpoint::{Checkpoint, CheckpointInfo};
 pub use inputs::Inputs;
 pub use registry::{build_model, removes_seen};
-pub use split::{Case, Split, training_part};

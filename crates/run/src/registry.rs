@@ -5,7 +5,9 @@ use mp4sr_models::{
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{self, ModelName, SeenItems};
 
-use crate::{Inputs, training_part};
+use mp4sr_protocol::training_part;
+
+use crate::Inputs;
 
 /// Zero rows that the released code pads every item's pooling to.
 const RELEASED_PAD_ROWS: usize = 10;
@@ -53,9 +55,12 @@ fn m2se_config(config: &Config) -> M2seConfig {
         transformer: transformer_config(config),
         attention: model.attention,
         experts: model.experts,
+        expert_dropout: model.expert_dropout,
         temperature: model.temperature,
         shared_encoder: model.shared_encoder,
         id_embedding: model.id_embedding,
+        id_deviation: model.id_deviation,
+        id_gain: model.id_gain,
         logit_modalities: (0..model.modalities.len()).filter(|&m| in_logits(&model.modalities[m])).collect(),
         pooling_gradient: match model.pooling_gradient {
             config::PoolingGradient::Learned => PoolingGradient::Learned,

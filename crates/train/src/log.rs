@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use mp4sr_evaluate::Metrics;
+use mp4sr_protocol::Metrics;
 use serde::{Deserialize, Serialize};
 
 /// One line of `metrics.jsonl`.
@@ -16,6 +16,9 @@ pub struct EpochLine {
     pub gradient_norm: f64,
     /// Validation metrics after the epoch: `R@K`, `N@K`.
     pub validation: BTreeMap<String, f64>,
+    /// Mean cross-entropy of the test split after the epoch, where asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test_loss: Option<f64>,
     /// Whether it is the best epoch so far.
     pub best: bool,
     /// Seconds of training and of validation.
@@ -24,6 +27,6 @@ pub struct EpochLine {
 
 impl EpochLine {
     pub(crate) fn named(metrics: &Metrics) -> BTreeMap<String, f64> {
-        metrics.at.iter().flat_map(|&(k, r, n)| [(format!("R@{k}"), r), (format!("N@{k}"), n)]).collect()
+        metrics.values.iter().map(|(measure, value)| (measure.to_string(), *value)).collect()
     }
 }

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use mp4sr_artifact::{Stage, files};
 use mp4sr_evaluate::Protocol;
 use mp4sr_models::{Model, Phase};
-use mp4sr_pipeline::config::{Config, Finetune, Pretrain};
+use mp4sr_pipeline::config::{Config, Finetune, Pretrain, PretrainItems};
 use mp4sr_pipeline::{Context, StageArgs, run_main, run_stage};
 use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, build_model, removes_seen};
 use mp4sr_train::{Settings, Training};
@@ -19,6 +19,9 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The version of what training writes.
 const VERSION: u32 = 1;
+
+/// Keys of `[model]` that pre-training does not read: changing them never pre-trains again.
+const FINETUNE_KEYS: [&str; 5] = ["id_embedding", "id_deviation", "id_gain", "logit_modalities", "logits"];
 
 /// Trains the recommender of a pipeline.
 #[derive(Parser)]
@@ -48,21 +51,43 @@ fn main() -> ExitCode {
 
 fn pretrain(context: &Context) -> anyhow::Result<()> {
     let config = &context.config;
-    if !pretrains(config) {
-        context.progress.say(format!("pretrain: nothing to do, run `{}` starts from random weights", config.run.name));
+    if !pretrains(config) || !config.pretrain.from.is_empty() {
+        context.progress.say(format!(
+            "pretrain: nothing to do, run `{}` starts from {}",
+            config.run.name,
+            start(config)
+        ));
         return Ok(());
     }
     let Pretrain { epochs, patience, batch, learning_rate, weight_decay, clip_norm, .. } = config.pretrain;
-    let settings =
-        Settings { epochs, patience, batch, learning_rate, weight_decay, clip_norm, ..base_settings(config) };
+    let warm_items = config.pretrain.items == PretrainItems::Warm;
+    let settings = Settings {
+        epochs,
+        patience,
+        batch,
+        learning_rate,
+        weight_decay,
+        clip_norm,
+        warm_items,
+        ..base_settings(config)
+    };
     train(context, Phase::Pretrain, settings, &json!(config.pretrain))
 }
 
 fn finetune(context: &Context) -> anyhow::Result<()> {
     let config = &context.config;
-    let Finetune { epochs, patience, batch, learning_rate, weight_decay, clip_norm, end_to_end } = config.finetune;
-    let settings =
-        Settings { epochs, patience, batch, learning_rate, weight_decay, clip_norm, ..base_settings(config) };
+    let Finetune { epochs, patience, batch, learning_rate, weight_decay, clip_norm, end_to_end, log_test_loss } =
+        config.finetune;
+    let settings = Settings {
+        epochs,
+        patience,
+        batch,
+        learning_rate,
+        weight_decay,
+        clip_norm,
+        log_test_loss,
+        ..base_settings(config)
+    };
     let recorded = if end_to_end {
         json!({ "finetune": config.finetune, "pretrain": config.pretrain })
     } else {
@@ -78,6 +103,13 @@ fn pretrains(config: &Config) -> bool {
         && config.model.name == mp4sr_pipeline::config::ModelName::Mp4sr
 }
 
+fn start(config: &Config) -> String {
+    match config.pretrain.from.as_str() {
+        from if pretrains(config) => format!("the weights of `{from}`"),
+        _ => "random weights".to_owned(),
+    }
+}
+
 fn base_settings(config: &Config) -> Settings {
     Settings {
         epochs: 0,
@@ -88,7 +120,9 @@ fn base_settings(config: &Config) -> Settings {
         weight_decay: 0.0,
         clip_norm: 0.0,
         k: config.evaluate.k.clone(),
-        protocol: Protocol { batch: config.evaluate.batch, remove_seen: false },
+        warm_items: false,
+        log_test_loss: false,
+        protocol: Protocol { batch: config.evaluate.batch, remove_seen: false, history: None },
         seed: config.run.seed,
         save_every: Duration::from_secs_f64(config.run.save_seconds),
     }
@@ -101,8 +135,20 @@ fn train(
     phase_settings: &serde_json::Value,
 ) -> anyhow::Result<()> {
     let (config, layout) = (&context.config, &context.layout);
-    let pretrained = (phase == Phase::Finetune && pretrains(config)).then(|| layout.checkpoint(Phase::Pretrain.name()));
-    let recorded = json!({ phase.name(): phase_settings, "model": config.model, "seed": config.run.seed, "evaluate": config.evaluate });
+    let source = config.pretrain.from.split_once('/').map(|(dataset, run)| layout.of(dataset, run));
+    let source = source.as_ref().unwrap_or(layout);
+    let pretrained = (phase == Phase::Finetune && pretrains(config)).then(|| source.checkpoint(Phase::Pretrain.name()));
+    let mut model_settings = json!(config.model);
+    if let Some(keys) = model_settings.as_object_mut().filter(|_| phase == Phase::Pretrain) {
+        keys.retain(|key, _| !FINETUNE_KEYS.contains(&key.as_str()));
+    }
+    let evaluate = &config.evaluate;
+    let recorded = json!({
+        phase.name(): phase_settings,
+        "model": model_settings,
+        "seed": config.run.seed,
+        "evaluate": { "k": evaluate.k, "seen_items": evaluate.seen_items, "batch": evaluate.batch },
+    });
     let make_stage = || {
         let mut inputs = Inputs::files(layout, config);
         inputs.extend(pretrained.clone().map(|path| ("pre-trained weights".to_owned(), path)));
@@ -115,7 +161,11 @@ fn train(
         let inputs = Inputs::load(layout, config)?;
         let model = build_model(config, &inputs)?;
         if let Some(path) = &pretrained {
-            Checkpoint::read(path, &inputs.sequences.item_hash)?.load_into(model.as_ref(), phase, path)?;
+            let checkpoint = match config.pretrain.from.as_str() {
+                "" => Checkpoint::read(path, &inputs.sequences.item_hash)?,
+                _ => Checkpoint::read_of_any_items(path)?,
+            };
+            checkpoint.load_into(model.as_ref(), phase, path)?;
         }
         let state_path = folder.join(format!("state.{}.safetensors", phase.name()));
         let info = run_phase(context, model.as_ref(), &inputs, phase, settings, stage, &state_path)?;
@@ -146,7 +196,6 @@ fn run_phase(
         return Ok(info);
     }
     settings.protocol.remove_seen = removes_seen(&context.config, model);
-    let total = mp4sr_train::Samples::new(&inputs.sequences).count() * settings.epochs;
     let training = Training {
         model,
         phase,
@@ -156,7 +205,7 @@ fn run_phase(
         log_path: context.layout.metrics_log(),
         identity: json!({ "settings": stage.settings(), "inputs": stage.input_fingerprints() }),
     };
-    let bar = context.progress.bar(phase.name(), "samples", total as u64);
+    let bar = context.progress.bar(phase.name(), "samples", training.sample_count() as u64);
     let outcome = training.run(|line| context.progress.say(line), |samples| bar.add(samples))?;
     drop(bar);
     context.progress.say(format!(

@@ -3,16 +3,16 @@ use std::time::{Duration, Instant};
 
 use candle_core::Var;
 use mp4sr_artifact::{Sequences, files};
-use mp4sr_evaluate::{Metrics, Protocol, RankError, rank_users};
+use mp4sr_evaluate::{Protocol, RankError, mean_loss, rank_users};
 use mp4sr_models::{Batch, Model, Phase, Stored, Stream};
 use mp4sr_ops::Adam;
-use mp4sr_run::Split;
+use mp4sr_protocol::{COLD_EVENTS, Measure, Metrics, Split, training_events};
 
 use crate::state::{Progress, UnderWay};
 use crate::{EpochLine, Samples, State};
 
-/// The K of early stopping.
-const STOP_K: usize = 20;
+/// What early stopping looks at.
+const STOP: Measure = Measure::Recall(20);
 
 /// One phase's settings.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +35,10 @@ pub struct Settings {
     pub k: Vec<usize>,
     /// How validation ranks.
     pub protocol: Protocol,
+    /// Whether cold items are taken out of the sequences that are trained on.
+    pub warm_items: bool,
+    /// Whether the log has the loss of the test split.
+    pub log_test_loss: bool,
     /// The seed of all draws.
     pub seed: u64,
     /// The state is written after every epoch, and after a step when this much time has passed.
@@ -120,7 +124,7 @@ impl Training<'_> {
     /// Trains until patience or epochs run out, going on from the state of a killed run where there is one. `say` gets a
     /// line an epoch, `steps` the number of samples of every step done.
     pub fn run(&self, mut say: impl FnMut(&str), mut steps: impl FnMut(u64)) -> Result<Outcome, TrainError> {
-        let samples = Samples::new(self.sequences);
+        let samples = self.samples();
         if samples.count() == 0 {
             return Err(TrainError::NoSamples);
         }
@@ -135,9 +139,9 @@ impl Training<'_> {
             && standing.progress.epoch - standing.progress.best_epoch < self.settings.patience
         {
             let line = self.epoch(&mut standing, &samples, &mut steps)?;
-            let recall = line.validation[&format!("R@{STOP_K}")];
+            let recall = line.validation[&STOP.to_string()];
             say(&format!(
-                "{} epoch {}: loss {:.4}, validation R@{STOP_K} {recall:.4}{}, {:.1} s",
+                "{} epoch {}: loss {:.4}, validation {STOP} {recall:.4}{}, {:.1} s",
                 self.phase.name(),
                 line.epoch,
                 line.loss,
@@ -160,6 +164,19 @@ impl Training<'_> {
         }
         let Progress { best_epoch, epoch, best_recall, .. } = standing.progress;
         Ok(Outcome { best_epoch, epochs: epoch, best_recall })
+    }
+
+    /// Samples of all epochs together.
+    pub fn sample_count(&self) -> usize {
+        self.samples().count() * self.settings.epochs
+    }
+
+    fn samples(&self) -> Samples {
+        if !self.settings.warm_items {
+            return Samples::new(self.sequences, |_| true);
+        }
+        let events = training_events(self.sequences);
+        Samples::new(self.sequences, |item| events[item as usize - 1] >= COLD_EVENTS)
     }
 
     /// The start of the phase, or where its state says that it stands.
@@ -197,7 +214,7 @@ impl Training<'_> {
     fn epoch(
         &self,
         standing: &mut Standing,
-        samples: &Samples<'_>,
+        samples: &Samples,
         steps: &mut impl FnMut(u64),
     ) -> Result<EpochLine, TrainError> {
         let s = &self.settings;
@@ -235,9 +252,9 @@ impl Training<'_> {
                 self.save(standing)?;
             }
         }
-        let metrics = self.validate()?;
+        let (metrics, test_loss) = self.validate()?;
         let validation = EpochLine::named(&metrics);
-        let recall = validation[&format!("R@{STOP_K}")];
+        let recall = validation[&STOP.to_string()];
         let UnderWay { loss_sum, norm_sum, seconds, .. } = standing.progress.under_way;
         Ok(EpochLine {
             phase: self.phase.name().to_owned(),
@@ -245,22 +262,25 @@ impl Training<'_> {
             loss: loss_sum / samples.count() as f64,
             gradient_norm: norm_sum / order.len().div_ceil(s.batch) as f64,
             validation,
+            test_loss,
             best: epoch == 1 || recall > standing.progress.best_recall,
             seconds: (seconds, started.elapsed().as_secs_f64()),
         })
     }
 
-    fn validate(&self) -> Result<Metrics, TrainError> {
+    /// Metrics of the validation split, and the loss of the test split where the log has it.
+    fn validate(&self) -> Result<(Metrics, Option<f64>), TrainError> {
         let scorer = self.model.scorer(self.phase)?;
         let users = self.sequences.user_count();
         let of = |user| self.sequences.of(user);
         let ranks = rank_users(scorer.as_ref(), users, of, Split::Validation, self.settings.protocol, |_| {})?;
-        let ranked: Vec<u32> = ranks.into_iter().filter(|&rank| rank > 0).collect();
-        let mut ks = self.settings.k.clone();
-        if !ks.contains(&STOP_K) {
-            ks.push(STOP_K);
+        let mut measures = Measure::columns(&self.settings.k);
+        if !measures.contains(&STOP) {
+            measures.push(STOP);
         }
-        Ok(Metrics::of(&ranked, &ks))
+        let test_loss = || mean_loss(scorer.as_ref(), users, of, Split::Test, self.settings.protocol.batch);
+        let test_loss = self.settings.log_test_loss.then(test_loss).transpose()?;
+        Ok((Metrics::of(&ranks, &measures), test_loss))
     }
 
     fn write_log(&self, lines: &[EpochLine]) -> Result<(), TrainError> {

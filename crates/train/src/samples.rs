@@ -1,23 +1,27 @@
 use mp4sr_artifact::Sequences;
 use mp4sr_models::Stream;
-use mp4sr_run::training_part;
+use mp4sr_protocol::training_part;
 
 /// Every training prefix of length >= 1 as one sample: (i1) -> i2, (i1, i2) -> i3, ...
 #[derive(Debug)]
-pub struct Samples<'a> {
-    sequences: &'a Sequences,
-    /// User (0-based) and the length of the prefix.
+pub struct Samples {
+    /// Training parts, one after the other.
+    items: Vec<u32>,
+    /// Where a history starts, and where its target is.
     places: Vec<(u32, u32)>,
 }
 
-impl<'a> Samples<'a> {
-    /// All samples of the training parts, in order of users and time.
-    pub fn new(sequences: &'a Sequences) -> Self {
-        let prefixes = |user: usize| {
-            let length = training_part(sequences.of(user)).len();
-            (1..length).map(move |prefix| (user as u32, prefix as u32))
-        };
-        Self { sequences, places: (0..sequences.user_count()).flat_map(prefixes).collect() }
+impl Samples {
+    /// All samples of the training parts, in order of users and time, after items for which `keep` does not hold were taken
+    /// out of them.
+    pub fn new(sequences: &Sequences, keep: impl Fn(u32) -> bool) -> Self {
+        let (mut items, mut places) = (Vec::new(), Vec::new());
+        for user in 0..sequences.user_count() {
+            let start = items.len();
+            items.extend(training_part(sequences.of(user)).iter().copied().filter(|&item| keep(item)));
+            places.extend((start + 1..items.len()).map(|target| (start as u32, target as u32)));
+        }
+        Self { items, places }
     }
 
     /// How many.
@@ -26,10 +30,9 @@ impl<'a> Samples<'a> {
     }
 
     /// History and target of sample `i`.
-    pub fn get(&self, i: usize) -> (&'a [u32], u32) {
-        let (user, prefix) = self.places[i];
-        let training = training_part(self.sequences.of(user as usize));
-        (&training[..prefix as usize], training[prefix as usize])
+    pub fn get(&self, i: usize) -> (&[u32], u32) {
+        let (start, target) = self.places[i];
+        (&self.items[start as usize..target as usize], self.items[target as usize])
     }
 
     /// The order of an epoch.
@@ -46,15 +49,20 @@ mod tests {
     #[test]
     fn every_prefix_of_the_training_part_is_a_sample_and_nothing_else() {
         let sequences = Sequences {
-            offsets: vec![0, 5, 7, 10],
-            items: vec![1, 2, 3, 4, 5, 1, 2, 3, 1, 2],
-            times: vec![0; 10],
+            offsets: vec![0, 5, 7, 10, 16],
+            items: vec![1, 2, 3, 4, 5, 1, 2, 3, 1, 2, 5, 3, 4, 5, 1, 1],
+            times: vec![0; 16],
             item_hash: hash_ids(["a"]),
             item_count: 5,
         };
-        let samples = Samples::new(&sequences);
-        let all: Vec<_> = (0..samples.count()).map(|i| samples.get(i)).collect();
-        // Events 4, 5 of the first user and all of the others are validation and test, or have no history.
-        assert_eq!(all, [(&[1u32][..], 2), (&[1, 2][..], 3)]);
+        let all = |keep: fn(u32) -> bool| {
+            let samples = Samples::new(&sequences, keep);
+            (0..samples.count()).map(|i| (samples.get(i).0.to_vec(), samples.get(i).1)).collect::<Vec<_>>()
+        };
+        // The last two events of each user are validation and test; the second and third have no two before them.
+        let last = [(vec![5], 3), (vec![5, 3], 4), (vec![5, 3, 4], 5)];
+        let expected: Vec<_> = [(vec![1], 2), (vec![1, 2], 3)].into_iter().chain(last).collect();
+        assert_eq!(all(|_| true), expected);
+        assert_eq!(all(|item| item != 3), [(vec![1], 2), (vec![5], 4), (vec![5, 4], 5)], "what is left closes up");
     }
 }

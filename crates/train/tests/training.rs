@@ -10,8 +10,8 @@ use candle_core::{Device, Tensor};
 use mp4sr_artifact::{Sequences, files, hash_ids};
 use mp4sr_evaluate::Protocol;
 use mp4sr_models::{
-    Batch, CmclDirection, Config, Error, Initial, Logits, Modality, Model, Mp4sr, Parameters, Phase, PoolingGradient,
-    Pretraining, Ragged, Result, SameGroup, Scorer, Stream, TransformerConfig,
+    Batch, Config, Error, Initial, Modality, Model, Mp4sr, Parameters, Phase, Ragged, Result, Scorer, Stream,
+    TransformerConfig,
 };
 use mp4sr_run::Inputs;
 use mp4sr_train::{EpochLine, Outcome, Settings, TrainError, Training};
@@ -44,7 +44,9 @@ fn settings(epochs: usize, patience: usize, batch: usize) -> Settings {
         weight_decay: 0.0,
         clip_norm: 1.0,
         k: vec![20],
-        protocol: Protocol { batch: 64, remove_seen: false },
+        warm_items: false,
+        log_test_loss: false,
+        protocol: Protocol { batch: 64, remove_seen: false, history: None },
         seed: 1,
         save_every: Duration::ZERO,
     }
@@ -244,18 +246,8 @@ fn m2se(items: usize) -> Mp4sr {
         transformer: TransformerConfig { width: 8, layers: 1, heads: 2, feed_forward: 8, positions: 50, dropout: 0.2 },
         attention: 4,
         experts: 2,
-        temperature: 0.07,
-        shared_encoder: false,
-        id_embedding: true,
-        logit_modalities: vec![0, 1],
-        pooling_gradient: PoolingGradient::Learned,
-        pad_rows: None,
-        projection: true,
-        same_target: SameGroup::LeaveOut,
-        cmcl_direction: CmclDirection::Symmetric,
-        logits: Logits::Cosine,
-        pretraining: Pretraining { rho: 0.2, uniform_rho: false, mixup: (0.0, 0.5), nip_weight: 1.0, lambda: 0.01 },
         end_to_end: true,
+        ..Config::default()
     };
     Mp4sr::new(config, vec![features("text", 1), features("image", 2)], Stream::new(3)).unwrap()
 }

@@ -134,6 +134,9 @@ pub enum Missing {
 pub struct Preprocess {
     /// A reading of the paper's data preparation; the keys below win over it.
     pub preset: DataPreset,
+    /// The last events kept of each user, before the bounds below; 0 keeps all.
+    #[schemars(range(min = 0, max = 1_000_000_000))]
+    pub recent: u32,
     /// Users keep at least this many events; 0 switches the bound off. Unset: from the preset.
     #[schemars(range(min = 0, max = 1_000_000))]
     pub user_core: Option<u32>,
@@ -158,6 +161,7 @@ impl Default for Preprocess {
     fn default() -> Self {
         Self {
             preset: DataPreset::default(),
+            recent: 0,
             user_core: None,
             item_core: None,
             missing: None,

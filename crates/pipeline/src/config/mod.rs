@@ -14,7 +14,7 @@ pub use model::{
     CmclDirection, Logits, Modality, Model, ModelName, PoolingGradient, PoolingRows, Projection, SameTarget,
 };
 pub use preset::Preset;
-pub use training::{Evaluate, Finetune, Pretrain, Recommend, Report, Run, SeenItems, SequenceDropout};
+pub use training::{Evaluate, Finetune, Pretrain, PretrainItems, Recommend, Report, Run, SeenItems, SequenceDropout};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -113,10 +113,7 @@ impl Config {
             );
         }
         let name = &self.dataset.name;
-        if name.is_empty()
-            || !name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-            || name.starts_with('.')
-        {
+        if !is_name(name) {
             return fail("dataset.name", format!("{name:?}"), "letters, digits, `-`, `_`, `.`");
         }
         self.download.check().or_else(|(key, value, allowed)| fail(&key, value, &allowed))?;
@@ -126,6 +123,21 @@ impl Config {
         for (at, modality) in self.model.modalities.iter().enumerate() {
             if self.model.modalities[..at].iter().any(|m| m.name == modality.name) {
                 return fail("model.modalities", format!("{:?} twice", modality.name), "distinct names");
+            }
+        }
+        let from = &self.pretrain.from;
+        let is_run = from.split_once('/').is_some_and(|(dataset, run)| is_name(dataset) && is_name(run));
+        if !from.is_empty() && !is_run {
+            return fail("pretrain.from", format!("{from:?}"), "`<dataset>/<run>`");
+        }
+        if let Some(zero) = self.evaluate.short_histories.iter().find(|&&events| events == 0) {
+            return fail("evaluate.short_histories", zero.to_string(), "numbers from 1");
+        }
+        for modality in &self.model.modalities {
+            for (key, share) in [("lost", modality.lost), ("swapped", modality.swapped)] {
+                if !(0.0..=1.0).contains(&share) {
+                    return fail(&format!("model.modalities.{key}"), share.to_string(), "a share from 0 to 1");
+                }
             }
         }
         for name in &self.model.logit_modalities {
@@ -152,4 +164,10 @@ impl Config {
             self.extract.text.encoder_name()
         }
     }
+}
+
+/// Whether it can name a dataset or a run: a folder inside the artifacts.
+pub(crate) fn is_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !name.is_empty() && !name.starts_with('.') && name.chars().all(allowed)
 }

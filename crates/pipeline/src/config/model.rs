@@ -22,6 +22,10 @@ pub struct Modality {
     pub name: String,
     /// The encoder part of `features/<name>.<encoder>.safetensors`. Empty: what `[extract]` writes.
     pub features: String,
+    /// The share of items that lose their features of this modality, drawn by `run.seed`: for studies of noise.
+    pub lost: f64,
+    /// The share of items that get the features of another item in their place: for studies of noise.
+    pub swapped: f64,
 }
 
 /// What happens to the gradient of attention pooling (specification, section 10).
@@ -121,9 +125,12 @@ pub struct Model {
     /// n, the last items of a history that are read.
     #[schemars(range(min = 1, max = 10000))]
     pub positions: usize,
-    /// Dropout in the experts and the transformer.
+    /// Dropout in the transformer.
     #[schemars(range(min = 0.0, max = 0.95))]
     pub dropout: f64,
+    /// Dropout in the experts.
+    #[schemars(range(min = 0.0, max = 0.95))]
+    pub expert_dropout: f64,
     /// tau, the temperature of all similarities.
     #[schemars(range(min = 0.0001, max = 100.0))]
     pub temperature: f64,
@@ -131,6 +138,12 @@ pub struct Model {
     pub shared_encoder: bool,
     /// Item id embeddings in fine-tuning.
     pub id_embedding: bool,
+    /// Standard deviation of item id embeddings at their start.
+    #[schemars(range(min = 0.0, max = 10.0))]
+    pub id_deviation: f64,
+    /// Item id embeddings are multiplied by this.
+    #[schemars(range(min = 0.0, max = 1000.0))]
+    pub id_gain: f64,
     /// Modalities in the logits (variants `T`, `V`). Empty: all.
     pub logit_modalities: Vec<String>,
     /// What happens to the gradient of attention pooling.
@@ -149,7 +162,7 @@ pub struct Model {
 
 impl Default for Model {
     fn default() -> Self {
-        let modality = |name: &str| Modality { name: name.to_owned(), features: String::new() };
+        let modality = |name: &str| Modality { name: name.to_owned(), ..Modality::default() };
         Self {
             name: ModelName::default(),
             modalities: vec![modality("text"), modality("image")],
@@ -161,9 +174,12 @@ impl Default for Model {
             feed_forward: 256,
             positions: 50,
             dropout: 0.2,
+            expert_dropout: 0.2,
             temperature: 0.07,
             shared_encoder: false,
             id_embedding: true,
+            id_deviation: 0.02,
+            id_gain: 1.0,
             logit_modalities: Vec::new(),
             pooling_gradient: PoolingGradient::default(),
             pooling_rows: PoolingRows::default(),

@@ -14,12 +14,28 @@ pub enum SequenceDropout {
     Uniform,
 }
 
+/// Which items are in the sequences of pre-training.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PretrainItems {
+    /// All.
+    #[default]
+    All,
+    /// Those with at least 10 training events; cold ones are taken out (cold-start setting).
+    Warm,
+}
+
 /// `[pretrain]`: NIP and CMCL.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Pretrain {
     /// Whether fine-tuning starts from a pre-trained model (off: the variant `w/o Pre-train`).
     pub enabled: bool,
+    /// A run of any dataset, `<dataset>/<run>`, whose pre-trained weights fine-tuning starts from in place of its own. Empty:
+    /// its own.
+    pub from: String,
+    /// Which items are in the sequences of pre-training.
+    pub items: PretrainItems,
     /// At most this many epochs.
     #[schemars(range(min = 1, max = 100_000))]
     pub epochs: usize,
@@ -61,6 +77,8 @@ impl Default for Pretrain {
     fn default() -> Self {
         Self {
             enabled: true,
+            from: String::new(),
+            items: PretrainItems::default(),
             epochs: 300,
             patience: 20,
             batch: 1024,
@@ -102,6 +120,8 @@ pub struct Finetune {
     /// One stage from random weights: every step adds the loss of pre-training, with its settings, to cross-entropy (variant
     /// `E2E`).
     pub end_to_end: bool,
+    /// Whether the log has the loss of the test split after every epoch (Figure 3). Nothing is chosen by it.
+    pub log_test_loss: bool,
 }
 
 impl Default for Finetune {
@@ -114,6 +134,7 @@ impl Default for Finetune {
             weight_decay: 0.0001,
             clip_norm: 5.0,
             end_to_end: false,
+            log_test_loss: false,
         }
     }
 }
@@ -143,11 +164,14 @@ pub struct Evaluate {
     /// Users scored at once.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub batch: usize,
+    /// The test split is ranked again from the last events of every history alone, once for each of these numbers: users as
+    /// if they were new.
+    pub short_histories: Vec<usize>,
 }
 
 impl Default for Evaluate {
     fn default() -> Self {
-        Self { k: vec![5, 10, 20], seen_items: SeenItems::default(), batch: 256 }
+        Self { k: vec![5, 10, 20], seen_items: SeenItems::default(), batch: 256, short_histories: Vec::new() }
     }
 }
 

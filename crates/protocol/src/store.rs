@@ -1,12 +1,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mp4sr_artifact::{Fingerprint, Header, Result, Tensor, TensorFile, write_tensors};
-use mp4sr_run::Split;
+use mp4sr_artifact::{Fingerprint, Header, Layout, Result, Sequences, Tensor, TensorFile, write_tensors};
 use serde::{Deserialize, Serialize};
 
+use crate::Split;
+
 const FORMAT: &str = "ranks";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// One rank a user as stored (`ranks.<split>.safetensors`): every table is computed from it.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,10 +23,10 @@ pub struct StoredRanks {
 pub struct RanksInfo {
     /// `validation` or `test`.
     pub split: String,
-    /// The resolved `[model]` section.
-    pub model: serde_json::Value,
-    /// The resolved `[evaluate]` section.
-    pub evaluate: serde_json::Value,
+    /// The last events of each history that the model was shown; none where it was shown all.
+    pub history: Option<usize>,
+    /// The resolved configuration of model, training and evaluation, as in the header of the weights.
+    pub config: serde_json::Value,
 }
 
 impl StoredRanks {
@@ -42,25 +43,36 @@ impl StoredRanks {
         write_tensors(path, &header, &[("rank".to_owned(), Tensor::U32(self.ranks.clone(), vec![self.ranks.len()]))])
     }
 
-    /// Reads and verifies the file for a dataset with items `items` and `users` users.
-    pub fn read(path: &Path, items: &Fingerprint, users: usize, split: Split) -> Result<Self> {
+    /// Reads and verifies the ranks of a run.
+    pub fn read(layout: &Layout, sequences: &Sequences, split: Split, history: Option<usize>) -> Result<Self> {
         const REMEDY: &str = "run `make evaluate` again";
-        let mut file = TensorFile::read(path, FORMAT, VERSION, REMEDY)?;
-        file.expect_items(items, REMEDY)?;
+        let name = name(split.name(), history);
+        let mut file = TensorFile::read(&layout.ranks(&name), FORMAT, VERSION, REMEDY)?;
+        file.expect_items(&sequences.item_hash, REMEDY)?;
         let info: RanksInfo = serde_json::from_value(file.header().settings.clone())
             .map_err(|e| file.wrong(format!("its settings can't be read ({e})")))?;
         let ranks = file.take_u32("rank")?;
+        let users = sequences.user_count();
         if ranks.len() != users {
             return Err(file.wrong(format!("`rank`: expected [{users}], found [{}]", ranks.len())));
         }
-        if info.split != split.name() {
-            return Err(file.wrong(format!("expected ranks of the split `{}`, found `{}`", split.name(), info.split)));
+        if let Some(beyond) = ranks.iter().find(|&&rank| rank as usize > sequences.item_count) {
+            return Err(file.wrong(format!("`rank`: found {beyond} among {} items", sequences.item_count)));
+        }
+        if info.name() != name {
+            return Err(file.wrong(format!("expected ranks of the split `{name}`, found `{}`", info.name())));
         }
         Ok(Self { ranks, info })
     }
+}
 
-    /// The ranks of users that have one.
-    pub fn ranked(&self) -> Vec<u32> {
-        self.ranks.iter().copied().filter(|&rank| rank > 0).collect()
+impl RanksInfo {
+    /// What the file is called by: the split, with the length of the histories where they were cut.
+    pub fn name(&self) -> String {
+        name(&self.split, self.history)
     }
+}
+
+fn name(split: &str, history: Option<usize>) -> String {
+    history.map_or_else(|| split.to_owned(), |events| format!("{split}.history-{events}"))
 }

@@ -1,0 +1,156 @@
+use std::fmt;
+use std::str::FromStr;
+
+/// A score that is not a number, or infinite: an error, never a rank.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[error("the score of item {item} is {score}")]
+pub struct BadScore {
+    /// The item, 1-based.
+    pub item: u32,
+    /// Its score.
+    pub score: f32,
+}
+
+/// The rank of `target` (1-based item) among all items: 1 + items scored higher + other items scored equal, so ties count
+/// against the model. Items for which `removed` holds are no candidates; the target always is one.
+pub fn rank(scores: &[f32], target: u32, removed: impl Fn(u32) -> bool) -> Result<u32, BadScore> {
+    if let Some(at) = scores.iter().position(|s| !s.is_finite()) {
+        return Err(BadScore { item: at as u32 + 1, score: scores[at] });
+    }
+    let own = scores[target as usize - 1];
+    let ahead = scores.iter().zip(1..).filter(|&(&s, item)| item != target && s >= own && !removed(item)).count();
+    Ok(ahead as u32 + 1)
+}
+
+/// What a rank is worth, from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Measure {
+    /// R@K: whether the rank is among the first K.
+    Recall(usize),
+    /// N@K: 1 / log2(rank + 1) among the first K, 0 after them.
+    Ndcg(usize),
+    /// 1 / rank; its mean is MRR.
+    ReciprocalRank,
+}
+
+impl Measure {
+    /// R@K and N@K for every K, then MRR: the columns of a table.
+    pub fn columns(ks: &[usize]) -> Vec<Self> {
+        let (recall, ndcg) = (ks.iter().map(|&k| Self::Recall(k)), ks.iter().map(|&k| Self::Ndcg(k)));
+        recall.chain(ndcg).chain([Self::ReciprocalRank]).collect()
+    }
+
+    /// Of one rank, from 1.
+    pub fn of(self, rank: u32) -> f64 {
+        match self {
+            Self::Recall(k) => f64::from(rank as usize <= k),
+            Self::Ndcg(k) if rank as usize <= k => 1.0 / (f64::from(rank) + 1.0).log2(),
+            Self::Ndcg(_) => 0.0,
+            Self::ReciprocalRank => 1.0 / f64::from(rank),
+        }
+    }
+}
+
+impl fmt::Display for Measure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Recall(k) => write!(f, "R@{k}"),
+            Self::Ndcg(k) => write!(f, "N@{k}"),
+            Self::ReciprocalRank => write!(f, "MRR"),
+        }
+    }
+}
+
+/// The name is none of `R@K`, `N@K`, `MRR`.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{0:?} is no measure; use R@K, N@K (K from 1) or MRR")]
+pub struct UnknownMeasure(String);
+
+impl FromStr for Measure {
+    type Err = UnknownMeasure;
+
+    fn from_str(name: &str) -> Result<Self, UnknownMeasure> {
+        let k = |text: &str| text.parse().ok().filter(|&k| k > 0);
+        match name.split_once('@') {
+            None if name == "MRR" => Some(Self::ReciprocalRank),
+            Some(("R", text)) => k(text).map(Self::Recall),
+            Some(("N", text)) => k(text).map(Self::Ndcg),
+            _ => None,
+        }
+        .ok_or_else(|| UnknownMeasure(name.to_owned()))
+    }
+}
+
+/// The mean of each measure over ranks; zeros without ranks.
+pub fn means(ranks: &[u32], measures: &[Measure]) -> Vec<f64> {
+    let users = ranks.len().max(1) as f64;
+    measures.iter().map(|measure| ranks.iter().map(|&rank| measure.of(rank)).sum::<f64>() / users).collect()
+}
+
+/// Means over the users that have a rank.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Metrics {
+    /// How many users.
+    pub users: usize,
+    /// Measures with their means.
+    pub values: Vec<(Measure, f64)>,
+}
+
+impl Metrics {
+    /// Of one rank a user, 0 for a user without one.
+    pub fn of(ranks: &[u32], measures: &[Measure]) -> Self {
+        let ranked: Vec<u32> = ranks.iter().copied().filter(|&rank| rank > 0).collect();
+        let values = measures.iter().copied().zip(means(&ranked, measures)).collect();
+        Self { users: ranked.len(), values }
+    }
+
+    /// The mean of one measure, where it was asked for.
+    pub fn get(&self, measure: Measure) -> Option<f64> {
+        self.values.iter().find(|(m, _)| *m == measure).map(|(_, value)| *value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ties_count_against_the_model_and_removed_items_do_not_count() {
+        let scores = [0.5, 0.9, 0.5, 0.1, 0.5];
+        assert_eq!(rank(&scores, 1, |_| false).unwrap(), 4);
+        assert_eq!(rank(&scores, 1, |i| i == 2 || i == 3).unwrap(), 2);
+        assert_eq!(rank(&scores, 2, |i| i == 2).unwrap(), 1, "the target itself stays");
+        assert_eq!(rank(&scores, 4, |_| false).unwrap(), 5);
+        let bad = rank(&[0.0, f32::NAN], 1, |_| false).unwrap_err();
+        assert_eq!(bad.item, 2);
+    }
+
+    #[test]
+    fn metrics_worked_by_hand_and_users_without_a_rank_do_not_count() {
+        // Ranks 1, 3, 25 of three users: R@5 = 2/3, N@5 = (1 + 1/2) / 3, MRR = (1 + 1/3 + 1/25) / 3.
+        let metrics = Metrics::of(&[1, 0, 3, 25], &Measure::columns(&[5, 25]));
+        let close = |measure, expected: f64| (metrics.get(measure).unwrap() - expected).abs() < 1e-12;
+        assert_eq!(metrics.users, 3);
+        assert!(close(Measure::Recall(5), 2.0 / 3.0) && close(Measure::Recall(25), 1.0));
+        assert!(close(Measure::Ndcg(5), 0.5) && close(Measure::Ndcg(25), (1.5 + 1.0 / 26f64.log2()) / 3.0));
+        assert!(close(Measure::ReciprocalRank, (1.0 + 1.0 / 3.0 + 0.04) / 3.0));
+        assert_eq!(metrics.get(Measure::Recall(10)), None);
+    }
+
+    #[test]
+    fn nobody_gives_zeros_and_the_largest_rank_is_one() {
+        assert_eq!(Metrics::of(&[0], &[Measure::Recall(5)]).values, [(Measure::Recall(5), 0.0)]);
+        assert_eq!(means(&[u32::MAX], &[Measure::Ndcg(5), Measure::Recall(5)]), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn names_come_back_and_others_are_refused() {
+        for measure in Measure::columns(&[1, 20]) {
+            assert_eq!(measure.to_string().parse(), Ok(measure));
+        }
+        for name in ["", "R", "R@", "R@0", "R@-1", "N@x", "MRR@5", "recall@5", "mrr"] {
+            let error = name.parse::<Measure>().unwrap_err().to_string();
+            assert!(error.contains(&format!("{name:?}")), "{error}");
+        }
+    }
+}

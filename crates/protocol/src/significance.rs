@@ -1,0 +1,160 @@
+//! Whether a difference between models is more than chance: tests over users, intervals, correction over several tests.
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use statrs::distribution::{ContinuousCDF, Normal};
+use statrs::stats_tests::ttest_onesample::ttest_onesample;
+use statrs::stats_tests::{Alternative, NaNPolicy};
+
+/// A two-sided test.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Test {
+    /// The statistic: t, or the normal z of the signed ranks; positive where the first is larger.
+    pub statistic: f64,
+    /// The probability of at least such a difference without a true one.
+    pub p: f64,
+}
+
+/// Nothing differs, so nothing is significant.
+const EQUAL: Test = Test { statistic: 0.0, p: 1.0 };
+
+/// Student's t-test over pairs: is the mean of `a - b` other than 0? Both hold a value a user, in one order.
+pub fn paired_t(a: &[f64], b: &[f64]) -> Test {
+    let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+    let Some(&first) = differences.first() else { return EQUAL };
+    if differences.len() < 2 || differences.iter().all(|&d| d == 0.0) {
+        return EQUAL;
+    }
+    if differences.iter().all(|&d| d.to_bits() == first.to_bits()) {
+        return Test { statistic: f64::INFINITY.copysign(first), p: 0.0 };
+    }
+    ttest_onesample(differences, 0.0, Alternative::TwoSided, NaNPolicy::Error)
+        .map_or(EQUAL, |(statistic, p)| Test { statistic, p })
+}
+
+/// Wilcoxon's signed-rank test over pairs by its normal approximation, with the correction for equal differences and without
+/// one for continuity; pairs that do not differ are left out.
+pub fn wilcoxon(a: &[f64], b: &[f64]) -> Test {
+    let mut differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).filter(|&d| d != 0.0).collect();
+    if differences.is_empty() {
+        return EQUAL;
+    }
+    differences.sort_unstable_by(|a, b| a.abs().total_cmp(&b.abs()));
+    let n = differences.len() as f64;
+    let (mut positive, mut ties, mut before) = (0.0, 0.0, 0.0);
+    for equal in differences.chunk_by(|a, b| a.abs().total_cmp(&b.abs()).is_eq()) {
+        let count = equal.len() as f64;
+        let rank = before + f64::midpoint(count, 1.0);
+        positive += rank * equal.iter().filter(|&&d| d > 0.0).count() as f64;
+        ties += count * count * count - count;
+        before += count;
+    }
+    let variance = n * (n + 1.0) * (2.0 * n + 1.0) / 24.0 - ties / 48.0;
+    let z = (positive - n * (n + 1.0) / 4.0) / variance.sqrt();
+    Test { statistic: z, p: (2.0 * Normal::standard().sf(z.abs())).min(1.0) }
+}
+
+/// A mean with the bounds between which 95 % of the means of resampled users lie.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Interval {
+    /// The mean.
+    pub mean: f64,
+    /// Its lower bound.
+    pub low: f64,
+    /// Its upper bound.
+    pub high: f64,
+}
+
+/// The percentile bootstrap of the mean over users: `rounds` samples of as many users, drawn with replacement from `seed`.
+pub fn bootstrap(values: &[f64], rounds: usize, seed: u64) -> Interval {
+    let mean = |sum: f64| sum / values.len().max(1) as f64;
+    let mut draw = StdRng::seed_from_u64(seed);
+    let mut round = || mean((0..values.len()).map(|_| values[draw.random_range(0..values.len())]).sum());
+    let mut sampled: Vec<f64> = (0..rounds.max(1)).map(|_| round()).collect();
+    sampled.sort_unstable_by(f64::total_cmp);
+    let at = |share: f64| sampled[((sampled.len() - 1) as f64 * share).round() as usize];
+    Interval { mean: mean(values.iter().sum()), low: at(0.025), high: at(0.975) }
+}
+
+/// Holm's correction of several tests' p: the smallest is multiplied by their number, the next by one less, never falling.
+pub fn holm(ps: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..ps.len()).collect();
+    order.sort_by(|&a, &b| ps[a].total_cmp(&ps[b]));
+    let (mut corrected, mut least) = (vec![0.0; ps.len()], 0.0f64);
+    for (place, &at) in order.iter().enumerate() {
+        least = least.max((ps[at] * (ps.len() - place) as f64).min(1.0));
+        corrected[at] = least;
+    }
+    corrected
+}
+
+/// The mean and the standard deviation (n - 1) over seeds; no deviation of a single one.
+pub fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n.max(1.0);
+    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+    (mean, (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Expected values: scipy 1.15, `ttest_rel`, `wilcoxon(method="asymptotic", correction=False)`.
+    const A: [f64; 10] = [0.63, 0.0, 1.0, 0.39, 0.5, 0.0, 1.0, 0.43, 0.0, 0.63];
+    const B: [f64; 10] = [0.5, 0.0, 0.63, 0.43, 0.0, 0.0, 1.0, 0.39, 0.39, 0.5];
+
+    fn close(found: f64, expected: f64) {
+        assert!((found - expected).abs() < 1e-9 * expected.abs().max(1.0), "{found} is not {expected}");
+    }
+
+    #[test]
+    fn tests_agree_with_scipy() {
+        close(paired_t(&A, &B).statistic, 0.972_375_720_719_833);
+        close(paired_t(&A, &B).p, 0.356_270_689_150_262_3);
+        close(wilcoxon(&A, &B).statistic, 1.102_645_608_583_962_2);
+        close(wilcoxon(&A, &B).p, 0.270_181_095_710_233_5);
+        let (a, b) = ([1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.5], [2.0, 1.0, 5.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
+        close(paired_t(&a, &b).p, 0.042_641_478_343_392_46);
+        close(wilcoxon(&a, &b).p, 0.058_397_906_749_301_4);
+        close(wilcoxon(&b, &a).statistic, -1.892_699_020_528_510_4);
+    }
+
+    #[test]
+    fn what_does_not_differ_is_not_significant_and_what_always_differs_is() {
+        for test in [paired_t, wilcoxon] {
+            assert_eq!(test(&A, &A), EQUAL);
+            assert_eq!(test(&[], &[]), EQUAL);
+        }
+        assert_eq!(paired_t(&[1.0], &[0.0]), EQUAL, "one user shows nothing");
+        assert!(paired_t(&[1.0; 4], &[0.0; 4]).p < 1e-300);
+        assert!(wilcoxon(&[1.0; 40], &[0.0; 40]).p < 1e-8);
+    }
+
+    #[test]
+    fn holm_by_hand() {
+        // Smallest first: 0.01 * 3, 0.02 * 2, 0.03 * 1; then never falling.
+        let corrected = holm(&[0.02, 0.03, 0.01]);
+        assert!(corrected.iter().zip([0.04, 0.04, 0.03]).all(|(a, b)| (a - b).abs() < 1e-12), "{corrected:?}");
+        assert_eq!(holm(&[0.9, 0.8]), [1.0, 1.0]);
+        assert!(holm(&[]).is_empty());
+    }
+
+    #[test]
+    fn the_bootstrap_finds_the_standard_error_and_is_a_function_of_its_seed() {
+        // A share of 0.3 over 2,000 users: the 95 % interval is 1.96 sqrt(0.3 0.7 / 2000) = 0.0201 to either side.
+        let values: Vec<f64> = (0..2000).map(|i| f64::from(i % 10 < 3)).collect();
+        let found = bootstrap(&values, 1000, 1);
+        assert!((found.mean - 0.3).abs() < 1e-12);
+        assert!((found.high - 0.3201).abs() < 0.002 && (found.low - 0.2799).abs() < 0.002, "{found:?}");
+        assert_eq!(found, bootstrap(&values, 1000, 1));
+        assert_ne!(found, bootstrap(&values, 1000, 2));
+        assert_eq!(bootstrap(&[], 10, 1), Interval { mean: 0.0, low: 0.0, high: 0.0 });
+    }
+
+    #[test]
+    fn deviation_by_hand() {
+        assert_eq!(mean_and_deviation(&[1.0, 3.0]), (2.0, Some(2f64.sqrt())));
+        assert_eq!(mean_and_deviation(&[5.0]), (5.0, None));
+    }
+}

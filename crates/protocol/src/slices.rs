@@ -1,0 +1,208 @@
+//! Groups of users by what their case is like: length, popularity and age of the target, a short history.
+
+use mp4sr_artifact::Sequences;
+
+use crate::{Case, Split, training_part};
+
+/// An item with fewer events than this in the training part is cold (specification, section 8).
+pub const COLD_EVENTS: u32 = 10;
+
+/// Groups of a slicing by quantiles.
+const GROUPS: usize = 5;
+/// Longest of the histories that are shown one by one.
+const SHORT: usize = 3;
+/// Unix times start here (1973); what is below counts positions.
+const CLOCK: i64 = 100_000_000;
+
+/// Training events of every item, `[I]`.
+pub fn training_events(sequences: &Sequences) -> Vec<u32> {
+    let mut events = vec![0; sequences.item_count];
+    for user in 0..sequences.user_count() {
+        training_part(sequences.of(user)).iter().for_each(|&item| events[item as usize - 1] += 1);
+    }
+    events
+}
+
+/// What is known of a user's case before any model is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The row of the user, from 0.
+    pub user: usize,
+    /// Events of the whole sequence.
+    pub length: u32,
+    /// Events of the history.
+    pub history: u32,
+    /// Training events of the target.
+    pub target_events: u32,
+    /// Seconds since the target's first event of any user; none without a clock.
+    pub target_age: Option<u64>,
+}
+
+impl Facts {
+    /// Of every user that has a case in `split`.
+    pub fn of(sequences: &Sequences, split: Split) -> Vec<Self> {
+        let events = training_events(sequences);
+        let first = first_times(sequences);
+        let facts = |user: usize| {
+            let sequence = sequences.of(user);
+            let case = Case::of(sequence, split)?;
+            let at = sequences.offsets[user] as usize + case.history.len();
+            let item = case.target as usize - 1;
+            let age = |first: &Vec<i64>| u64::try_from(sequences.times[at] - first[item]).unwrap_or_default();
+            Some(Self {
+                user,
+                length: sequence.len() as u32,
+                history: case.history.len() as u32,
+                target_events: events[item],
+                target_age: first.as_ref().map(age),
+            })
+        };
+        (0..sequences.user_count()).filter_map(facts).collect()
+    }
+}
+
+/// The time of every item's first event; none where times are positions.
+fn first_times(sequences: &Sequences) -> Option<Vec<i64>> {
+    if sequences.times.iter().max().is_none_or(|&last| last < CLOCK) {
+        return None;
+    }
+    let mut first = vec![i64::MAX; sequences.item_count];
+    for (&item, &time) in sequences.items.iter().zip(&sequences.times) {
+        let own = &mut first[item as usize - 1];
+        *own = time.min(*own);
+    }
+    Some(first)
+}
+
+/// One group of users.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// What they have in common, with its bounds.
+    pub name: String,
+    /// Rows of users, rising.
+    pub users: Vec<usize>,
+}
+
+/// A way to divide users into groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slicing {
+    /// What is divided by.
+    pub name: &'static str,
+    /// The groups, none empty.
+    pub slices: Vec<Slice>,
+}
+
+/// All slicings of the users with a case; those that the data cannot give (no clock, no short history) are left out.
+pub fn slicings(facts: &[Facts]) -> Vec<Slicing> {
+    let days = |seconds: u64| seconds / 86_400;
+    let mut all = vec![
+        Slicing { name: "sequence length", slices: quantiles(facts, |f| Some(u64::from(f.length))) },
+        Slicing {
+            name: "target's training events",
+            slices: [("none", 0, 0), ("cold: 1 to 9", 1, COLD_EVENTS - 1), ("warm: 10 or more", COLD_EVENTS, u32::MAX)]
+                .map(|(name, low, high)| group(name, facts, |f| (low..=high).contains(&f.target_events)))
+                .into(),
+        },
+        Slicing { name: "target's popularity", slices: quantiles(facts, |f| Some(u64::from(f.target_events))) },
+        Slicing { name: "target's age in days", slices: quantiles(facts, |f| f.target_age.map(days)) },
+        Slicing {
+            name: "history",
+            slices: (1..=SHORT as u32)
+                .map(|n| group(&format!("{n} event{}", if n == 1 { "" } else { "s" }), facts, |f| f.history == n))
+                .collect(),
+        },
+    ];
+    all.iter_mut().for_each(|slicing| slicing.slices.retain(|slice| !slice.users.is_empty()));
+    all.retain(|slicing| !slicing.slices.is_empty());
+    all
+}
+
+fn group(name: &str, facts: &[Facts], belongs: impl Fn(&Facts) -> bool) -> Slice {
+    Slice { name: name.to_owned(), users: facts.iter().filter(|f| belongs(f)).map(|f| f.user).collect() }
+}
+
+/// Five groups as equal as equal values allow: users with one value are never parted.
+fn quantiles(facts: &[Facts], value: impl Fn(&Facts) -> Option<u64>) -> Vec<Slice> {
+    let mut values: Vec<u64> = facts.iter().filter_map(&value).collect();
+    values.sort_unstable();
+    let Some(&last) = values.last() else { return Vec::new() };
+    let mut upper: Vec<u64> = (1..GROUPS).map(|i| values[(i * values.len()).div_ceil(GROUPS) - 1]).collect();
+    upper.push(last);
+    upper.dedup();
+    let mut low = values[0];
+    let mut slices = Vec::new();
+    for high in upper {
+        let name = if low == high { low.to_string() } else { format!("{low} to {high}") };
+        slices.push(group(&name, facts, |f| value(f).is_some_and(|v| (low..=high).contains(&v))));
+        low = high + 1;
+    }
+    slices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mp4sr_artifact::hash_ids;
+    use proptest::prelude::*;
+
+    fn sequences(users: &[&[u32]], items: usize, time: impl Fn(usize) -> i64) -> Sequences {
+        let mut offsets = vec![0i64];
+        users.iter().for_each(|u| offsets.push(offsets.last().unwrap() + u.len() as i64));
+        let all = users.concat();
+        let times = (0..all.len()).map(time).collect();
+        Sequences { offsets, items: all, times, item_hash: hash_ids(["a"]), item_count: items }
+    }
+
+    #[test]
+    fn facts_worked_by_hand() {
+        // Users: 1 2 3 | 1 2 | 3 | 1 1 2 4. Training parts: [1], [], [], [1 1].
+        let data = sequences(&[&[1, 2, 3], &[1, 2], &[3], &[1, 1, 2, 4]], 4, |at| CLOCK + 100 * at as i64);
+        assert_eq!(training_events(&data), [3, 0, 0, 0]);
+        let facts = |user, length, history, target_events, age| Facts {
+            user,
+            length,
+            history,
+            target_events,
+            target_age: Some(age),
+        };
+        // Event numbers: targets of the test split are events 2, 4, 9; items 3, 2, 4 are first met at events 2, 1, 9.
+        assert_eq!(Facts::of(&data, Split::Test), [facts(0, 3, 2, 0, 0), facts(1, 2, 1, 0, 300), facts(3, 4, 3, 0, 0)]);
+        // Of validation: events 1 and 8, both of item 2.
+        assert_eq!(Facts::of(&data, Split::Validation), [facts(0, 3, 1, 0, 0), facts(3, 4, 2, 0, 700)]);
+        let positions = sequences(&[&[1, 2, 3]], 3, |at| at as i64);
+        assert_eq!(Facts::of(&positions, Split::Test)[0].target_age, None);
+    }
+
+    #[test]
+    fn groups_by_hand() {
+        let fact = |user: usize, target_events| Facts { user, length: 5, history: 4, target_events, target_age: None };
+        let facts: Vec<Facts> =
+            [0, 3, 9, 10, 11, 12, 13, 14, 15, 900].into_iter().zip(0..).map(|(e, u)| fact(u, e)).collect();
+        let all = slicings(&facts);
+        let names: Vec<_> = all.iter().map(|s| s.name).collect();
+        assert_eq!(names, ["sequence length", "target's training events", "target's popularity"]);
+        let shown = |at: usize| all[at].slices.iter().map(|s| (s.name.as_str(), s.users.len())).collect::<Vec<_>>();
+        assert_eq!(shown(0), [("5", 10)]);
+        assert_eq!(shown(1), [("none", 1), ("cold: 1 to 9", 2), ("warm: 10 or more", 7)]);
+        assert_eq!(shown(2), [("0 to 3", 2), ("4 to 10", 2), ("11 to 12", 2), ("13 to 14", 2), ("15 to 900", 2)]);
+        assert!(slicings(&[]).is_empty());
+    }
+
+    proptest! {
+        /// Whatever the lengths, each user with a case is in exactly one group of every slicing that covers all.
+        #[test]
+        fn every_user_is_in_one_group(lengths in prop::collection::vec(0usize..40, 1..60)) {
+            let users: Vec<Vec<u32>> = lengths.iter().map(|&n| (0..n).map(|i| 1 + (i % 7) as u32).collect()).collect();
+            let views: Vec<&[u32]> = users.iter().map(Vec::as_slice).collect();
+            let data = sequences(&views, 7, |at| CLOCK + 90_000 * at as i64);
+            let facts = Facts::of(&data, Split::Test);
+            for slicing in slicings(&facts).iter().filter(|s| s.name != "history") {
+                let mut found: Vec<usize> = slicing.slices.iter().flat_map(|s| s.users.clone()).collect();
+                found.sort_unstable();
+                let all: Vec<usize> = facts.iter().map(|f| f.user).collect();
+                prop_assert_eq!(found, all, "{}", slicing.name);
+                prop_assert!(slicing.slices.len() <= GROUPS);
+            }
+        }
+    }
+}
