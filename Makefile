@@ -4,18 +4,29 @@
 # RUN=name                    which run, in place of the pipeline's run.name
 # SET="a.b=1 c.d=2"           replaces keys of the pipeline
 # QUIET=1                     results and errors only
+# For tables, figures and studies:
+# QUICK=1                     few events and epochs: a look in minutes
+# SEEDS=n                     runs of every row; 3 where not given, 5 for fig3, 1 with QUICK
+# JOBS=n                      runs made at once
 
 PIPELINE ?= pipelines/sample.toml
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 FLAGS = --pipeline $(PIPELINE) $(if $(DATA),--data $(DATA)) $(if $(RUN),--run $(RUN)) \
         $(foreach assignment,$(SET),--set '$(assignment)') $(if $(QUIET),--quiet)
 
+STUDY = $(BIN)/mp4sr-study
+STUDY_FLAGS = $(FLAGS) $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) \
+              $(foreach pipeline,$(WITH),--with $(pipeline)) $(foreach pipeline,$(UNSEEN),--unseen $(pipeline)) \
+              $(if $(RESNET),--resnet $(RESNET))
+STUDIED := build $(if $(findstring sample,$(PIPELINE)),sample)
+
 .DEFAULT_GOAL := help
 .PHONY: help build sample cache-stats cache-prune download preprocess extract pretrain finetune evaluate recommend report all demo test check format-check \
-        lint docs clean-artifacts bench bench-growth bench-peer bench-extract
+        lint docs clean-artifacts bench bench-growth bench-peer bench-extract compare search table1 table2 table3 table4 table5 \
+        table6 fig3 fig4 fig5 fig6 fig7 fig8 cold-start larger study-mixup study-image-features study-noise
 
 help: ## List every target
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "%-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build all programs
 	@cargo build --release --workspace --bins --quiet
@@ -56,6 +67,67 @@ report: evaluate recommend ## One page with tables, curves and recommended items
 	@$(BIN)/mp4sr-report $(FLAGS)
 
 all: report ## Every stage, in order
+
+# RUNS="a b NAME=c,d"   evaluated runs; behind = those that differ by their seed alone
+compare: build ## Evaluated runs side by side, with tests of their differences
+	@$(BIN)/mp4sr-compare $(FLAGS) $(RUNS)
+
+# GRID="a.b=1,2 c.d=x,y"   every combination is a run
+# NAME=name                of the search
+search: $(STUDIED) ## Train a grid of settings, sort by the validation split
+	@$(BIN)/mp4sr-search $(FLAGS) $(foreach grid,$(GRID),--grid '$(grid)') $(if $(NAME),--name $(NAME)) \
+	    $(if $(JOBS),--jobs $(JOBS))
+
+table1: $(STUDIED) ## Statistics of the dataset (WITH="..." further pipelines)
+	@$(STUDY) table1 $(STUDY_FLAGS)
+
+table2: $(STUDIED) ## Popularity, SASRec, MP4SR with and without pre-training
+	@$(STUDY) table2 $(STUDY_FLAGS)
+
+table3: $(STUDIED) ## Cold items, as in the paper
+	@$(STUDY) table3 $(STUDY_FLAGS)
+
+# RESNET=folder or name   for the row `ResNet`
+table4: $(STUDIED) ## MP4SR without its parts
+	@$(STUDY) table4 $(STUDY_FLAGS)
+
+# WITH="pipelines/b.toml ..."     pre-trained on too
+# UNSEEN="pipelines/c.toml ..."   fine-tuned on, not pre-trained on
+table5 larger: $(STUDIED) ## Pre-training on several datasets
+	@$(STUDY) table5 $(STUDY_FLAGS)
+
+table6: $(STUDIED) ## One modality and all
+	@$(STUDY) table6 $(STUDY_FLAGS)
+
+fig3: $(STUDIED) ## Test loss against training loss
+	@$(STUDY) fig3 $(STUDY_FLAGS)
+
+fig4: $(STUDIED) ## Impact of lambda
+	@$(STUDY) fig4 $(STUDY_FLAGS)
+
+fig5: $(STUDIED) ## Impact of N, the words an image
+	@$(STUDY) fig5 $(STUDY_FLAGS)
+
+fig6: $(STUDIED) ## Impact of O, the experts
+	@$(STUDY) fig6 $(STUDY_FLAGS)
+
+fig7: $(STUDIED) ## Impact of rho, sequence dropout
+	@$(STUDY) fig7 $(STUDY_FLAGS)
+
+fig8: $(STUDIED) ## Users by the length of their sequence
+	@$(STUDY) fig8 $(STUDY_FLAGS)
+
+cold-start: $(STUDIED) ## Cold items, items never trained on, users with one to three events
+	@$(STUDY) cold-start $(STUDY_FLAGS)
+
+study-mixup: $(STUDIED) ## Mixup with a fixed swap probability
+	@$(STUDY) study-mixup $(STUDY_FLAGS)
+
+study-image-features: $(STUDIED) ## Words of CLIP, its vectors, ResNet's, none
+	@$(STUDY) study-image-features $(STUDY_FLAGS)
+
+study-noise: $(STUDIED) ## Items that lose features or get those of others
+	@$(STUDY) study-noise $(STUDY_FLAGS)
 
 demo: ## Everything on the built-in sample world, three models side by side
 	@$(MAKE) --no-print-directory evaluate PIPELINE=pipelines/sample.toml RUN=popularity SET="model.name=popularity"

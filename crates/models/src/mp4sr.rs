@@ -70,10 +70,6 @@ pub struct Config {
     pub shared_encoder: bool,
     /// Item id embeddings in fine-tuning.
     pub id_embedding: bool,
-    /// Standard deviation of item id embeddings at their start.
-    pub id_deviation: f64,
-    /// Item id embeddings are multiplied by this.
-    pub id_gain: f64,
     /// Indices of the modalities in the logits.
     pub logit_modalities: Vec<usize>,
     /// What happens to the gradient of attention pooling.
@@ -105,8 +101,6 @@ impl Default for Config {
             temperature: 0.07,
             shared_encoder: false,
             id_embedding: true,
-            id_deviation: 0.02,
-            id_gain: 1.0,
             logit_modalities: vec![0, 1],
             pooling_gradient: PoolingGradient::Learned,
             pad_rows: None,
@@ -175,8 +169,7 @@ impl Mp4sr {
         }
         let mut id_embedding = None;
         if config.id_embedding {
-            let initial = Initial::Spread(config.id_deviation);
-            let table = parameters.add("id_embedding", &[items + 1, width], initial, stream)?;
+            let table = parameters.add("id_embedding", &[items + 1, width], Initial::Normal, stream)?;
             let padding = Tensor::zeros((1, width), table.dtype(), table.device())?;
             table.set(&Tensor::cat(&[&padding, &table.narrow(0, 1, items)?], 0)?)?;
             id_embedding = Some(table);
@@ -354,16 +347,11 @@ impl Mp4sr {
         let z = self.embed(&self.active(Phase::Finetune), None, &uses, draw, true, &Trace::OFF)?;
         let rows = uses.count();
         let places: Vec<u32> = (0..tokens as u32).collect();
-        let ids = self.ids()?;
-        let h = self.sequences((&z, rows, &places), batch, None, ids.as_ref(), draw, trace)?;
-        let (sequences, candidates) = (self.logit_side(&h)?, self.candidates(&z, rows, tokens, ids.as_ref(), trace)?);
+        let ids = self.id_embedding.as_ref().map(Var::as_tensor);
+        let h = self.sequences((&z, rows, &places), batch, None, ids, draw, trace)?;
+        let (sequences, candidates) = (self.logit_side(&h)?, self.candidates(&z, rows, tokens, ids, trace)?);
         let columns: Vec<u32> = batch.targets.iter().map(|t| t - 1).collect();
         cross_entropy(&sequences, &candidates, &columns, self.logit_scale() as f32)?.mean_all()
-    }
-
-    /// E, `[I + 1, d_0]`; row 0 belongs to no item.
-    fn ids(&self) -> Result<Option<Tensor>> {
-        self.id_embedding.as_ref().map(|table| table.as_tensor() * self.config.id_gain).transpose()
     }
 
     fn logit_scale(&self) -> f64 {
@@ -444,7 +432,8 @@ impl Model for Mp4sr {
 
     fn scorer(&self, phase: Phase) -> Result<Box<dyn Scorer + '_>> {
         let z = self.item_embeddings(phase, false, &Trace::OFF)?;
-        let ids = self.ids()?.filter(|_| phase == Phase::Finetune).map(|ids| ids.detach());
+        let ids =
+            self.id_embedding.as_ref().filter(|_| phase == Phase::Finetune).map(|table| table.as_tensor().detach());
         let items = match phase {
             Phase::Finetune => self.candidates(&z, self.item_count(), 0, ids.as_ref(), &Trace::OFF)?,
             Phase::Pretrain => {

@@ -9,8 +9,6 @@ pub type Stored = (String, Vec<f32>, Vec<usize>);
 pub enum Initial {
     /// N(0, 0.02).
     Normal,
-    /// N(0, s).
-    Spread(f64),
     /// U(-1/sqrt(d), 1/sqrt(d)) with d the input width.
     Uniform(usize),
     /// Zeros.
@@ -33,8 +31,7 @@ impl Parameters {
         let count: usize = shape.iter().product();
         let stream = stream.purpose(name);
         let values: Vec<f32> = match initial {
-            Initial::Normal => normal(count, DEVIATION, stream),
-            Initial::Spread(deviation) => normal(count, deviation, stream),
+            Initial::Normal => (0..count as u64).map(|i| (DEVIATION * stream.normal(i)) as f32).collect(),
             Initial::Uniform(width) => {
                 let bound = 1.0 / (width as f64).sqrt();
                 (0..count as u64).map(|i| (bound * (2.0 * stream.uniform(i) - 1.0)) as f32).collect()
@@ -78,8 +75,4 @@ impl Parameters {
         debug_assert_eq!(var.dtype(), DType::F32);
         var.set(&Tensor::from_vec(values, shape, &Device::Cpu)?)
     }
-}
-
-fn normal(count: usize, deviation: f64, stream: Stream) -> Vec<f32> {
-    (0..count as u64).map(|i| (deviation * stream.normal(i)) as f32).collect()
 }

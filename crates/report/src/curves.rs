@@ -108,6 +108,7 @@ const STYLES: [Style; 5] = [
 /// A chart for each phase and each of loss, R@K, N@K. The first log is the run's own; phases come in the order of their
 /// first line.
 pub fn panels(logs: &[Log]) -> Result<Vec<Panel>> {
+    mp4sr_figure::carry_font();
     let mut phases: Vec<&str> = Vec::new();
     for line in logs.iter().flat_map(|log| &log.lines) {
         if !phases.contains(&line.phase.as_str()) {

@@ -59,8 +59,6 @@ fn m2se_config(config: &Config) -> M2seConfig {
         temperature: model.temperature,
         shared_encoder: model.shared_encoder,
         id_embedding: model.id_embedding,
-        id_deviation: model.id_deviation,
-        id_gain: model.id_gain,
         logit_modalities: (0..model.modalities.len()).filter(|&m| in_logits(&model.modalities[m])).collect(),
         pooling_gradient: match model.pooling_gradient {
             config::PoolingGradient::Learned => PoolingGradient::Learned,

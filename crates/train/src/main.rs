@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use mp4sr_artifact::{Stage, files};
 use mp4sr_evaluate::Protocol;
 use mp4sr_models::{Model, Phase};
-use mp4sr_pipeline::config::{Config, Finetune, Pretrain, PretrainItems};
+use mp4sr_pipeline::config::{Config, FINETUNE_KEYS, Finetune, Pretrain, PretrainItems};
 use mp4sr_pipeline::{Context, StageArgs, run_main, run_stage};
 use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, build_model, removes_seen};
 use mp4sr_train::{Settings, Training};
@@ -19,9 +19,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The version of what training writes.
 const VERSION: u32 = 1;
-
-/// Keys of `[model]` that pre-training does not read: changing them never pre-trains again.
-const FINETUNE_KEYS: [&str; 5] = ["id_embedding", "id_deviation", "id_gain", "logit_modalities", "logits"];
 
 /// Trains the recommender of a pipeline.
 #[derive(Parser)]

@@ -94,7 +94,7 @@ impl ImageExtract {
     /// The name of the encoder in file names: with `words`, what CLIP finds goes through the sentence encoder.
     pub fn encoder_name(&self, text: &TextExtract) -> String {
         match self.features {
-            ImageFeatures::Words => format!("{}-words-{}", base_name(&self.model), text.encoder_name()),
+            ImageFeatures::Words => format!("{}-{}-words-{}", base_name(&self.model), self.words, text.encoder_name()),
             ImageFeatures::Embedding => base_name(&self.model),
         }
     }

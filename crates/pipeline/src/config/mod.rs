@@ -11,7 +11,8 @@ pub use dataset::{Columns, DataPreset, Dataset, Format, Missing, Preprocess, Rep
 pub use download::{Download, RawFile};
 pub use extract::{Extract, ImageExtract, ImageFeatures, Storage, TextExtract};
 pub use model::{
-    CmclDirection, Logits, Modality, Model, ModelName, PoolingGradient, PoolingRows, Projection, SameTarget,
+    CmclDirection, FINETUNE_KEYS, Logits, Modality, Model, ModelName, PoolingGradient, PoolingRows, Projection,
+    SameTarget,
 };
 pub use preset::Preset;
 pub use training::{Evaluate, Finetune, Pretrain, PretrainItems, Recommend, Report, Run, SeenItems, SequenceDropout};

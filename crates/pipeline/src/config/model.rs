@@ -1,6 +1,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Keys of `[model]` that pre-training does not read: changing them never pre-trains again.
+pub const FINETUNE_KEYS: [&str; 3] = ["id_embedding", "logit_modalities", "logits"];
+
 /// Which recommender.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -138,12 +141,6 @@ pub struct Model {
     pub shared_encoder: bool,
     /// Item id embeddings in fine-tuning.
     pub id_embedding: bool,
-    /// Standard deviation of item id embeddings at their start.
-    #[schemars(range(min = 0.0, max = 10.0))]
-    pub id_deviation: f64,
-    /// Item id embeddings are multiplied by this.
-    #[schemars(range(min = 0.0, max = 1000.0))]
-    pub id_gain: f64,
     /// Modalities in the logits (variants `T`, `V`). Empty: all.
     pub logit_modalities: Vec<String>,
     /// What happens to the gradient of attention pooling.
@@ -178,8 +175,6 @@ impl Default for Model {
             temperature: 0.07,
             shared_encoder: false,
             id_embedding: true,
-            id_deviation: 0.02,
-            id_gain: 1.0,
             logit_modalities: Vec::new(),
             pooling_gradient: PoolingGradient::default(),
             pooling_rows: PoolingRows::default(),

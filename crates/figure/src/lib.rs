@@ -1,0 +1,297 @@
+//! Charts as SVG and PNG, told apart in grey: line, marker and colour all differ.
+//!
+//! In: series of points with the range of their uncertainty. Out: SVG text, PNG bytes. Must not know: what is measured.
+
+use std::sync::Once;
+
+use plotters::coord::Shift;
+use plotters::element::DashedPathElement;
+use plotters::prelude::*;
+
+/// What is drawn: charts side by side over one legend.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Figure {
+    /// Above all charts.
+    pub title: String,
+    /// From left to right; their series have the same names in the same order.
+    pub charts: Vec<Chart>,
+}
+
+/// One chart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chart {
+    /// Above it.
+    pub title: String,
+    /// Under its horizontal axis.
+    pub x: String,
+    /// Beside its vertical axis.
+    pub y: String,
+    /// Names of the places 0, 1, ... of the horizontal axis; none: it is one of numbers.
+    pub places: Vec<String>,
+    /// The lines.
+    pub series: Vec<Series>,
+}
+
+/// One line; lines of one name share looks and their row of the legend.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Series {
+    /// In the legend.
+    pub name: String,
+    /// From left to right.
+    pub points: Vec<Point>,
+}
+
+/// A value with the range that it may as well be in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Point {
+    /// Horizontally.
+    pub x: f64,
+    /// Vertically.
+    pub y: f64,
+    /// The range around `y`; `y` itself on both sides where none is known.
+    pub range: (f64, f64),
+}
+
+/// A figure in both forms.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drawn {
+    /// Text.
+    pub svg: String,
+    /// Bytes.
+    pub png: Vec<u8>,
+}
+
+/// The figure could not be drawn.
+#[derive(Debug, thiserror::Error)]
+#[error("the figure `{title}` could not be drawn ({reason})")]
+pub struct Error {
+    title: String,
+    reason: String,
+}
+
+const CHART: (u32, u32) = (520, 380);
+const TITLE: u32 = 40;
+const LEGEND_ROW: u32 = 24;
+
+#[derive(Clone, Copy)]
+struct Style {
+    color: RGBColor,
+    /// Dash and gap in pixels; none: a solid line.
+    dash: Option<(u32, u32)>,
+    marker: Marker,
+}
+
+#[derive(Clone, Copy)]
+enum Marker {
+    Disc,
+    Triangle,
+    Cross,
+    Square,
+}
+
+const STYLES: [Style; 6] = [
+    Style { color: RGBColor(16, 42, 96), dash: None, marker: Marker::Disc },
+    Style { color: RGBColor(201, 82, 16), dash: Some((9, 4)), marker: Marker::Triangle },
+    Style { color: RGBColor(0, 130, 110), dash: Some((3, 3)), marker: Marker::Cross },
+    Style { color: RGBColor(132, 60, 150), dash: Some((16, 5)), marker: Marker::Square },
+    Style { color: RGBColor(110, 110, 110), dash: Some((6, 7)), marker: Marker::Disc },
+    Style { color: RGBColor(190, 30, 70), dash: Some((2, 6)), marker: Marker::Triangle },
+];
+
+/// Lets plotters set text in the carried font, whatever fonts the machine has. To be called before anything is drawn.
+pub fn carry_font() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // It only fails on a font that can't be read, and this one is part of the program.
+        let _ = plotters::style::register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular());
+    });
+}
+
+impl Figure {
+    /// Draws it.
+    pub fn draw(&self) -> Result<Drawn, Error> {
+        carry_font();
+        let wrong = |reason: String| Error { title: self.title.clone(), reason };
+        let names = self.names();
+        let size = (CHART.0 * self.charts.len() as u32, TITLE + CHART.1 + LEGEND_ROW * names.len() as u32 + 10);
+        let mut svg = String::new();
+        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        self.draw_on(&area, &names).map_err(|e| wrong(e.to_string()))?;
+        drop(area);
+        let mut pixels = vec![0; 3 * (size.0 * size.1) as usize];
+        let area = BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area();
+        self.draw_on(&area, &names).map_err(|e| wrong(e.to_string()))?;
+        drop(area);
+        let picture =
+            image::RgbImage::from_raw(size.0, size.1, pixels).ok_or_else(|| wrong("too few pixels".into()))?;
+        let mut png = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut png, image::ImageFormat::Png).map_err(|e| wrong(e.to_string()))?;
+        Ok(Drawn { svg, png: png.into_inner() })
+    }
+
+    /// Names of series, each once.
+    fn names(&self) -> Vec<&str> {
+        let mut names = Vec::new();
+        for series in self.charts.iter().flat_map(|chart| &chart.series) {
+            if !names.contains(&series.name.as_str()) {
+                names.push(series.name.as_str());
+            }
+        }
+        names
+    }
+
+    fn draw_on<B: DrawingBackend>(&self, root: &DrawingArea<B, Shift>, names: &[&str]) -> Outcome<B> {
+        root.fill(&WHITE)?;
+        let (title, rest) = root.split_vertically(TITLE);
+        title.draw(&Text::new(self.title.clone(), (16, 12), ("sans-serif", 20).into_font()))?;
+        let (charts, legend) = rest.split_vertically(CHART.1);
+        let places = charts.split_evenly((1, self.charts.len().max(1)));
+        for (chart, place) in self.charts.iter().zip(places) {
+            chart.draw(&place, names)?;
+        }
+        for (row, _) in names.iter().enumerate() {
+            draw_legend(&legend, row, names[row])?;
+        }
+        root.present()
+    }
+}
+
+type Outcome<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
+
+impl Chart {
+    fn draw<B: DrawingBackend>(&self, place: &DrawingArea<B, Shift>, names: &[&str]) -> Outcome<B> {
+        let points = || self.series.iter().flat_map(|series| &series.points);
+        let (left, right) = if self.places.is_empty() {
+            padded(points().map(|p| p.x), 0.05)
+        } else {
+            (-0.4, self.places.len() as f64 - 0.6)
+        };
+        let (low, high) = padded(points().flat_map(|p| [p.range.0, p.range.1, p.y]), 0.08);
+        let decimals = (1.0 - (high - low).log10().floor()).clamp(0.0, 6.0) as usize;
+        let mut chart = ChartBuilder::on(place)
+            .margin(8)
+            .margin_right(18)
+            .caption(&self.title, ("sans-serif", 17))
+            .x_label_area_size(46)
+            .y_label_area_size(74)
+            .build_cartesian_2d(left..right, low..high)?;
+        let named = |x: &f64| {
+            let near = x.round();
+            let place = self.places.get(near.max(0.0) as usize).filter(|_| near >= 0.0 && (x - near).abs() < 1e-6);
+            place.cloned().unwrap_or_default()
+        };
+        let numbered = |x: &f64| format!("{x:.1}");
+        let x_label: &dyn Fn(&f64) -> String = if self.places.is_empty() { &numbered } else { &named };
+        let mut mesh = chart.configure_mesh();
+        mesh.x_desc(&self.x).y_desc(&self.y).y_labels(6);
+        // Twice as many labels as places: plotters then sets one on every place, and those between are empty.
+        mesh.x_labels(if self.places.is_empty() { 6 } else { 2 * self.places.len() + 1 });
+        mesh.axis_desc_style(("sans-serif", 15)).label_style(("sans-serif", 13));
+        mesh.bold_line_style(RGBColor(215, 215, 215)).light_line_style(TRANSPARENT);
+        mesh.x_label_formatter(x_label).y_label_formatter(&|y| format!("{y:.decimals$}")).draw()?;
+        let side = |at: usize| 0.04 * (at as f64 - (names.len() as f64 - 1.0) / 2.0);
+        for series in &self.series {
+            let at = names.iter().position(|name| *name == series.name).unwrap_or(0);
+            let style = STYLES[at % STYLES.len()];
+            let stroke = style.color.stroke_width(2);
+            // Ranges of several lines stand beside each other, not on top.
+            let shift = if self.places.is_empty() { 0.0 } else { side(at) };
+            let line = || series.points.iter().map(|p| (p.x + shift, p.y));
+            match style.dash {
+                None => chart.draw_series(LineSeries::new(line(), stroke))?,
+                Some((dash, gap)) => chart.draw_series(DashedLineSeries::new(line(), dash, gap, stroke))?,
+            };
+            let ranged = series.points.iter().filter(|p| p.range.0 < p.range.1);
+            chart.draw_series(ranged.map(|p| {
+                ErrorBar::new_vertical(p.x + shift, p.range.0, p.y, p.range.1, style.color.stroke_width(1), 8)
+            }))?;
+            for point in line() {
+                draw_mark(place, chart.backend_coord(&point), style)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The range of values with room on both sides; a range also where there are none or all are one.
+fn padded(values: impl Iterator<Item = f64>, share: f64) -> (f64, f64) {
+    let finite = values.filter(|v| v.is_finite());
+    let (low, high) = finite.fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));
+    if low > high {
+        return (0.0, 1.0);
+    }
+    let room = if high > low { share * (high - low) } else { 0.1 * high.abs().max(0.1) };
+    (low - room, high + room)
+}
+
+/// A marker at a pixel of the whole figure.
+fn draw_mark<B: DrawingBackend>(area: &DrawingArea<B, Shift>, (x, y): (i32, i32), style: Style) -> Outcome<B> {
+    let (x, y) = (x - area.get_pixel_range().0.start, y - area.get_pixel_range().1.start);
+    let fill = style.color.filled();
+    match style.marker {
+        Marker::Disc => area.draw(&Circle::new((x, y), 4, fill)),
+        Marker::Triangle => area.draw(&TriangleMarker::new((x, y), 6, fill)),
+        Marker::Cross => area.draw(&Cross::new((x, y), 4, style.color.stroke_width(2))),
+        Marker::Square => area.draw(&Rectangle::new([(x - 4, y - 4), (x + 4, y + 4)], fill)),
+    }
+}
+
+fn draw_legend<B: DrawingBackend>(area: &DrawingArea<B, Shift>, row: usize, name: &str) -> Outcome<B> {
+    let style = STYLES[row % STYLES.len()];
+    let y = LEGEND_ROW as i32 * row as i32 + 10;
+    let (ends, stroke) = ([(82, y), (142, y)], style.color.stroke_width(2));
+    match style.dash {
+        None => area.draw(&PathElement::new(ends, stroke))?,
+        Some((dash, gap)) => area.draw(&DashedPathElement::new(ends, dash, gap, stroke))?,
+    }
+    let corner = (area.get_pixel_range().0.start, area.get_pixel_range().1.start);
+    draw_mark(area, (112 + corner.0, y + corner.1), style)?;
+    area.draw(&Text::new(name.to_owned(), (154, y - 8), ("sans-serif", 15).into_font()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(name: &str, ys: &[f64]) -> Series {
+        let point = |(x, &y): (usize, &f64)| Point { x: x as f64, y, range: (y - 0.01, y + 0.02) };
+        Series { name: name.to_owned(), points: ys.iter().enumerate().map(point).collect() }
+    }
+
+    fn figure(charts: usize, places: &[&str], series: &[Series]) -> Figure {
+        let chart = Chart {
+            title: "R@20".into(),
+            x: "lambda".into(),
+            y: "R@20".into(),
+            places: places.iter().map(|&p| p.to_owned()).collect(),
+            series: series.to_vec(),
+        };
+        Figure { title: "Impact of <lambda>".into(), charts: vec![chart; charts] }
+    }
+
+    #[test]
+    fn both_forms_hold_the_data_and_names_are_escaped() {
+        let lines = [series("MP4SR", &[0.2, 0.22, 0.21]), series("a<b>&", &[0.1, 0.15, 0.11])];
+        let figure = figure(2, &["0.001", "0.01", "0.1"], &lines);
+        let drawn = figure.draw().unwrap();
+        assert!(drawn.svg.contains("a&lt;b&gt;&amp;") && !drawn.svg.contains("a<b>"));
+        for place in ["0.001", "0.01", "0.1"] {
+            assert_eq!(drawn.svg.matches(&format!("\n{place}\n")).count(), 2, "{place} under both charts");
+        }
+        let picture = image::load_from_memory(&drawn.png).unwrap().to_rgb8();
+        assert_eq!(picture.dimensions(), (1040, TITLE + CHART.1 + 2 * LEGEND_ROW + 10));
+        let has = |color: RGBColor| picture.pixels().filter(|p| p.0 == [color.0, color.1, color.2]).count() > 100;
+        assert!(has(STYLES[0].color) && has(STYLES[1].color) && !has(STYLES[2].color));
+        assert_eq!(drawn, figure.draw().unwrap(), "the same figure, the same bytes");
+        if let Some(folder) = std::env::var_os("MP4SR_KEEP_FIGURE") {
+            std::fs::write(std::path::Path::new(&folder).join("figure.png"), &drawn.png).unwrap();
+        }
+    }
+
+    #[test]
+    fn nothing_one_point_and_no_numbers_are_drawn_too() {
+        for lines in [vec![], vec![series("a", &[])], vec![series("a", &[0.5])], vec![series("a", &[f64::NAN, 1.0])]] {
+            assert!(!figure(1, &[], &lines).draw().unwrap().png.is_empty());
+        }
+    }
+}

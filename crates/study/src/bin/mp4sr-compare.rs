@@ -1,0 +1,52 @@
+//! `mp4sr-compare`: evaluated runs side by side, with tests of their differences.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use mp4sr_artifact::Sequences;
+use mp4sr_pipeline::{StageArgs, print, run_main};
+use mp4sr_protocol::{Measure, Split};
+use mp4sr_study::{Comparison, Group};
+
+/// Prints evaluated runs of one dataset side by side: the best bold, the second underlined, a star where the best is better
+/// than the best other with p < 0.01.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// A run, or several that differ by their seed: `NAME=RUN,RUN,...`.
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<String>,
+    #[command(flatten)]
+    stage: StageArgs,
+    /// Measures in place of those of `evaluate.k`: R@K, N@K, MRR.
+    #[arg(long, value_delimiter = ',', value_name = "MEASURE")]
+    measures: Vec<Measure>,
+    /// The validation split in place of the test split.
+    #[arg(long)]
+    validation: bool,
+    /// A row a model and measure with intervals and tests, as CSV.
+    #[arg(long)]
+    csv: bool,
+}
+
+fn main() -> ExitCode {
+    let Arguments { runs, stage, measures, validation, csv } = Arguments::parse();
+    run_main(move || {
+        let context = stage.context()?;
+        let (config, layout) = (&context.config, &context.layout);
+        let split = if validation { Split::Validation } else { Split::Test };
+        let measures = if measures.is_empty() { Measure::columns(&config.evaluate.k) } else { measures };
+        let sequences = Sequences::read(&layout.sequences())?;
+        let mut groups = Vec::new();
+        for text in &runs {
+            let (name, members) = text.split_once('=').unwrap_or((text, text));
+            let layouts: Vec<_> = members.split(',').map(|run| layout.with_run(run)).collect();
+            groups.push(Group::read(name, &layouts, &sequences, split, None)?);
+        }
+        let comparison = Comparison::new(&groups, &measures);
+        if csv {
+            return print(&comparison.details().csv()?);
+        }
+        print(&comparison.table("run").markdown())
+    })
+}

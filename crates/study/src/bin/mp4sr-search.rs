@@ -1,0 +1,34 @@
+//! `mp4sr-search`: trains a grid of settings and sorts them by the validation split.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use mp4sr_pipeline::{StageArgs, print, run_main};
+use mp4sr_study::{Grid, Runner, search};
+
+/// Trains every combination of settings as a run of its own and sorts them by validation R@20; the test split is not read.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(flatten)]
+    stage: StageArgs,
+    /// A key of the pipeline with the values to try; may be given several times.
+    #[arg(long = "grid", value_name = "SECTION.KEY=VALUE,VALUE", required = true)]
+    grids: Vec<Grid>,
+    /// The name of the search; its runs begin with it.
+    #[arg(long, default_value = "search")]
+    name: String,
+    /// Runs made at once, on the machine's cores together.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: u16,
+}
+
+fn main() -> ExitCode {
+    let Arguments { stage, grids, name, jobs } = Arguments::parse();
+    run_main(move || {
+        let (text, failures) = search(&Runner::new(stage, jobs.into())?, &name, &grids)?;
+        print(&text)?;
+        anyhow::ensure!(failures == 0, "{failures} cells are not finished; what is done is kept: run it again");
+        Ok(())
+    })
+}

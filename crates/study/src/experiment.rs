@@ -1,0 +1,874 @@
+//! The paper's tables and figures and further studies, each a list of runs and a way to show them.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use mp4sr_artifact::{Layout, Sequences, files};
+use mp4sr_figure::{Chart, Figure, Point, Series};
+use mp4sr_pipeline::Config;
+use mp4sr_pipeline::config::ImageFeatures;
+use mp4sr_protocol::{COLD_EVENTS, Facts, Measure, Slice, Split, mean_and_deviation, slicings, training_events};
+use serde::Deserialize;
+
+use crate::compare::{Comparison, Group};
+use crate::merge::{Source, merge};
+use crate::paper::printed;
+use crate::runner::{Cell, Resolved, Runner, Until};
+use crate::text::Rows;
+
+/// What is studied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Experiment {
+    /// Statistics of the dataset.
+    Table1,
+    /// Models side by side.
+    Table2,
+    /// Cold items, as in the paper.
+    Table3,
+    /// MP4SR without its parts.
+    Table4,
+    /// Pre-training on several datasets.
+    Table5,
+    /// One modality and both.
+    Table6,
+    /// Test loss against training loss, with and without pre-training.
+    Fig3,
+    /// lambda.
+    Fig4,
+    /// N, words an image.
+    Fig5,
+    /// O, experts.
+    Fig6,
+    /// rho.
+    Fig7,
+    /// Groups of users by length.
+    Fig8,
+    /// Cold items, items without a training event, users with one to three events.
+    ColdStart,
+    /// The swap probability of mixup, fixed.
+    StudyMixup,
+    /// CLIP's words, CLIP's vectors, ResNet, none.
+    StudyImageFeatures,
+    /// Items that lose features or get those of others.
+    StudyNoise,
+}
+
+/// How it is studied.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Runs of every row, each with the next seed.
+    pub seeds: usize,
+    /// Few events and epochs: a look in minutes.
+    pub quick: bool,
+    /// Pipelines to pre-train on beside the own one (Table 5).
+    pub with: Vec<PathBuf>,
+    /// Pipelines to fine-tune on that pre-training has not seen (Table 5).
+    pub unseen: Vec<PathBuf>,
+    /// A ResNet: a folder or a name on the hub. Empty: left out.
+    pub resnet: String,
+    /// The folder with the paper's numbers.
+    pub paper: PathBuf,
+}
+
+/// One model of a study.
+#[derive(Clone, Debug)]
+struct Row {
+    /// In tables.
+    label: String,
+    /// In the names of its runs.
+    slug: String,
+    overrides: Vec<String>,
+}
+
+fn row(label: &str, slug: &str, overrides: &[&str]) -> Row {
+    let overrides = overrides.iter().map(|&assignment| assignment.to_owned()).collect();
+    Row { label: label.to_owned(), slug: slug.to_owned(), overrides }
+}
+
+fn full() -> Row {
+    row("MP4SR", "mp4sr", &[])
+}
+
+fn without_pretraining() -> Row {
+    row("MP4SR w/o Pre-train", "no-pretrain", &["pretrain.enabled=false"])
+}
+
+fn popularity() -> Row {
+    row("popularity", "popularity", &["model.name=\"popularity\""])
+}
+
+/// Weight decay belongs to MP4SR's training; RecBole's SASRec has none.
+fn sasrec() -> Row {
+    row("SASRec", "sasrec", &["model.name=\"sasrec\"", "finetune.weight_decay=0"])
+}
+
+/// Every run of a study is asked for short histories too, so that studies share runs.
+const SHORT: &str = "evaluate.short_histories=[1,2,3]";
+/// Events a user, and epochs, of `quick`.
+const QUICK: [&str; 5] =
+    ["preprocess.recent=12", "pretrain.epochs=3", "finetune.epochs=4", "pretrain.patience=3", "finetune.patience=3"];
+
+const SHOWN: [Measure; 2] = [Measure::Recall(20), Measure::Ndcg(20)];
+
+struct Study<'a> {
+    runner: &'a Runner,
+    experiment: Experiment,
+    options: &'a Options,
+    /// The pipeline as the study changes it.
+    config: Config,
+    layout: Layout,
+    /// What the study changes everywhere.
+    common: Vec<String>,
+    notes: Vec<String>,
+    failures: usize,
+}
+
+/// Makes the runs of an experiment and writes `studies/<experiment>/` beside the dataset's runs. Gives the Markdown, and how
+/// many runs failed.
+pub fn run_experiment(runner: &Runner, experiment: Experiment, options: &Options) -> anyhow::Result<(String, usize)> {
+    let common = common(runner, &runner.args().pipeline, options)?;
+    let base = runner.resolve(&runner.cell("study".to_owned(), common.clone()))?;
+    let mut study = Study {
+        runner,
+        experiment,
+        options,
+        config: base.config,
+        layout: base.layout,
+        common,
+        notes: Vec::new(),
+        failures: 0,
+    };
+    let text = study.run()?;
+    Ok((text, study.failures))
+}
+
+/// What a study changes in a pipeline: the quick look has a dataset of its own.
+fn common(runner: &Runner, pipeline: &Path, options: &Options) -> anyhow::Result<Vec<String>> {
+    let mut common = vec![SHORT.to_owned()];
+    if options.quick {
+        let cell = Cell { pipeline: pipeline.to_owned(), run: "study".to_owned(), overrides: Vec::new() };
+        let name = runner.resolve(&cell)?.config.dataset.name;
+        common.push(format!("dataset.name=\"{name}-quick\""));
+        common.extend(QUICK.map(str::to_owned));
+    }
+    Ok(common)
+}
+
+/// Rows with the runs of their seeds.
+type Made = Vec<(Row, Vec<Resolved>)>;
+
+impl Study<'_> {
+    fn run(&mut self) -> anyhow::Result<String> {
+        use Experiment as E;
+        let lambda = ["0.001", "0.01", "0.1", "1.0"];
+        let experts = ["1", "2", "4", "8", "16"];
+        let rho = ["0.0", "0.1", "0.2", "0.3", "0.4", "0.5"];
+        let words = ["5", "10", "15", "30", "50"];
+        match self.experiment {
+            E::Table1 => self.statistics(),
+            E::Table2 => self.table(
+                "Table 2: models side by side",
+                &[popularity(), sasrec(), without_pretraining(), full()],
+                Some(2),
+            ),
+            E::Table3 => self.cold(false),
+            E::ColdStart => self.cold(true),
+            E::Table4 => {
+                let rows = self.variants();
+                self.table("Table 4: MP4SR without its parts", &rows, Some(4))
+            }
+            E::Table5 => self.larger(),
+            E::Table6 => {
+                let rows = self.modalities();
+                self.table("Table 6: one modality and all", &rows, Some(6))
+            }
+            E::Fig3 => self.losses(),
+            E::Fig4 => self.sweep("Figure 4: impact of lambda", "lambda", "pretrain.lambda", &lambda),
+            E::Fig5 => {
+                self.expect_words()?;
+                self.sweep("Figure 5: impact of N, the words an image", "N", "extract.image.words", &words)
+            }
+            E::Fig6 => self.sweep("Figure 6: impact of O, the experts", "O", "model.experts", &experts),
+            E::Fig7 => self.sweep("Figure 7: impact of rho, sequence dropout", "rho", "pretrain.rho", &rho),
+            E::Fig8 => self.user_groups(),
+            E::StudyMixup => self.mixup(),
+            E::StudyImageFeatures => {
+                let rows = self.image_features()?;
+                self.table("Image features", &rows, None)
+            }
+            E::StudyNoise => self.noise(),
+        }
+    }
+
+    /// The name of the study in files.
+    fn slug(&self) -> String {
+        use clap::ValueEnum as _;
+        self.experiment.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.layout.root().join("studies").join(self.slug())
+    }
+
+    fn cell(&self, pipeline: &Path, common: &[String], row: &Row, seed: usize) -> anyhow::Result<Resolved> {
+        let mut overrides = common.to_vec();
+        overrides.extend(row.overrides.iter().cloned());
+        let seed = self.config.run.seed + seed as u64;
+        overrides.push(format!("run.seed={seed}"));
+        self.runner.resolve(&Cell { pipeline: pipeline.to_owned(), run: format!("{}.s{seed}", row.slug), overrides })
+    }
+
+    /// Makes the runs of all rows; a row with a run that failed is left out, with a note.
+    fn make(&mut self, rows: &[Row], until: Until) -> anyhow::Result<Made> {
+        let common = self.common.clone();
+        let pipeline = self.runner.args().pipeline.clone();
+        let mut cells = Vec::new();
+        for row in rows {
+            for seed in 0..self.options.seeds {
+                cells.push(self.cell(&pipeline, &common, row, seed)?);
+            }
+        }
+        let failed = self.runner.run(&cells, until);
+        let mut made = Vec::new();
+        for (at, row) in rows.iter().enumerate() {
+            let range = at * self.options.seeds..(at + 1) * self.options.seeds;
+            match failed[range.clone()].iter().flatten().next() {
+                None => made.push((row.clone(), cells[range].to_vec())),
+                Some(error) => {
+                    self.failures += 1;
+                    self.notes.push(format!("not run: {} ({error})", row.label));
+                }
+            }
+        }
+        anyhow::ensure!(!made.is_empty(), "no run could be made: {}", self.notes.join("; "));
+        Ok(made)
+    }
+
+    fn sequences(&self) -> mp4sr_artifact::Result<Sequences> {
+        Sequences::read(&self.layout.sequences())
+    }
+
+    fn measures(&self) -> Vec<Measure> {
+        Measure::columns(&self.config.evaluate.k)
+    }
+
+    /// A comparison of rows on the test split, as a table.
+    fn table(&mut self, title: &str, rows: &[Row], paper: Option<u32>) -> anyhow::Result<String> {
+        let made = self.make(rows, Until::Evaluated)?;
+        let groups = groups(&made, &self.sequences()?, None)?;
+        let comparison = Comparison::new(&groups, &self.measures());
+        let mut text = self.head(title, comparison.users);
+        text += &comparison.table("model").markdown();
+        text += &self.times(&made);
+        self.finish(text, paper, &comparison.details(), None)
+    }
+
+    fn variants(&mut self) -> Vec<Row> {
+        let several = self.config.model.modalities.len() > 1;
+        let mut rows = vec![full(), row("w/o NIP", "no-nip", &["pretrain.nip_weight=0"])];
+        if several {
+            rows.push(row("w/o CMCL", "no-cmcl", &["pretrain.lambda=0"]));
+            rows.push(row("w/o C-Mixup", "no-mixup", &["pretrain.mixup_max=0"]));
+        }
+        rows.push(row("w/o Pre-train", "no-pretrain", &["pretrain.enabled=false"]));
+        rows.push(row("w/o Proj", "no-projection", &["model.projection=\"off\""]));
+        rows.push(row("E2E", "e2e", &["finetune.end_to_end=true"]));
+        if several {
+            rows.push(row("Shared", "shared", &["model.shared_encoder=true"]));
+            rows.extend(self.resnet("ResNet"));
+        } else {
+            // NIP is all there is of pre-training on one modality.
+            rows.remove(1);
+            self.notes.push(
+                "the pipeline has one modality: w/o NIP, w/o CMCL, w/o C-Mixup, Shared and ResNet are left out"
+                    .to_owned(),
+            );
+        }
+        rows
+    }
+
+    /// The row with a ResNet's vectors for images, where there is a ResNet and there are images.
+    fn resnet(&mut self, label: &str) -> Option<Row> {
+        let model = &self.options.resnet;
+        if model.is_empty() || !self.has_images() {
+            self.notes
+                .push(format!("{label} is left out: no ResNet was named, or the pipeline's images are no pictures"));
+            return None;
+        }
+        let model = format!("extract.image.model={:?}", model);
+        Some(row(label, "resnet", &["extract.image.features=\"embedding\"", &model]))
+    }
+
+    fn has_images(&self) -> bool {
+        self.config.model.modalities.iter().any(|m| m.name == "image" && m.features.is_empty())
+    }
+
+    fn expect_words(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.has_images() && self.config.extract.image.features == ImageFeatures::Words,
+            "the pipeline has no modality `image` that is described in words; use one that has"
+        );
+        Ok(())
+    }
+
+    fn modalities(&self) -> Vec<Row> {
+        let names: Vec<&str> = self.config.model.modalities.iter().map(|m| m.name.as_str()).collect();
+        let mut rows = Vec::new();
+        for name in names.iter().filter(|_| names.len() > 1) {
+            let letter = match *name {
+                "text" => "T",
+                "image" => "V",
+                other => other,
+            };
+            let key = format!("model.logit_modalities=[\"{name}\"]");
+            rows.push(row(&format!("MP4SR-{letter}"), &format!("only-{name}"), &[&key]));
+        }
+        rows.push(full());
+        rows
+    }
+
+    fn image_features(&mut self) -> anyhow::Result<Vec<Row>> {
+        self.expect_words()?;
+        let others: Vec<String> = self
+            .config
+            .model
+            .modalities
+            .iter()
+            .filter(|m| m.name != "image")
+            .map(|m| format!("{{name=\"{}\",features=\"{}\"}}", m.name, m.features))
+            .collect();
+        anyhow::ensure!(!others.is_empty(), "the pipeline has no modality beside `image`; use one that has");
+        let none = format!("model.modalities=[{}]", others.join(","));
+        let mut rows = vec![
+            row("words of CLIP", "mp4sr", &[]),
+            row("vectors of CLIP", "clip-vectors", &["extract.image.features=\"embedding\""]),
+        ];
+        rows.extend(self.resnet("vectors of ResNet"));
+        rows.push(row("none", "no-image", &[&none]));
+        Ok(rows)
+    }
+
+    /// R@20 and N@20 over the values of one key.
+    fn sweep(&mut self, title: &str, name: &str, key: &str, values: &[&str]) -> anyhow::Result<String> {
+        let rows: Vec<Row> = values
+            .iter()
+            .map(|value| row(&format!("{name} = {value}"), &format!("{name}-{value}"), &[&format!("{key}={value}")]))
+            .collect();
+        let made = self.make(&rows, Until::Evaluated)?;
+        let groups = groups(&made, &self.sequences()?, None)?;
+        let places: Vec<String> =
+            made.iter().map(|(row, _)| row.label.rsplit(' ').next().unwrap_or("").to_owned()).collect();
+        let comparison = Comparison::new(&groups, &self.measures());
+        let line = line("MP4SR", &comparison.rows.iter().collect::<Vec<_>>());
+        let figure = self.figure(title, name, &places, &[line]);
+        self.finish_sweep(title, &comparison, figure)
+    }
+
+    fn finish_sweep(&mut self, title: &str, comparison: &Comparison, figure: Figure) -> anyhow::Result<String> {
+        let text = self.head(title, comparison.users) + &comparison.table("setting").markdown();
+        self.finish(text, None, &comparison.details(), Some(figure))
+    }
+
+    fn mixup(&mut self) -> anyhow::Result<String> {
+        anyhow::ensure!(self.config.model.modalities.len() > 1, "mixup needs two modalities; use a pipeline that has");
+        let title = "Mixup with a fixed swap probability";
+        let mut rows: Vec<Row> = (0..10)
+            .map(|tenth| {
+                let p = format!("0.{tenth}");
+                let keys = [format!("pretrain.mixup_min={p}"), format!("pretrain.mixup_max={p}")];
+                row(&format!("p = {p}"), &format!("mixup-{p}"), &[&keys[0], &keys[1]])
+            })
+            .collect();
+        rows.push(row("p from U(0, 0.5)", "mp4sr", &[]));
+        let made = self.make(&rows, Until::Evaluated)?;
+        let comparison = Comparison::new(&groups(&made, &self.sequences()?, None)?, &self.measures());
+        let (drawn, fixed): (Vec<_>, Vec<_>) = comparison.rows.iter().partition(|(name, _)| name.starts_with("p from"));
+        let places: Vec<String> = fixed.iter().map(|(name, _)| name.trim_start_matches("p = ").to_owned()).collect();
+        let mut lines = vec![line("fixed", &fixed)];
+        if let Some(reference) = drawn.first() {
+            lines.push(line("drawn from U(0, 0.5)", &vec![*reference; places.len()]));
+        }
+        let figure = self.figure(title, "p", &places, &lines);
+        self.finish_sweep(title, &comparison, figure)
+    }
+
+    fn noise(&mut self) -> anyhow::Result<String> {
+        let title = "Noise: items that lose features, or get those of others";
+        const SHARES: [&str; 4] = ["0.1", "0.2", "0.4", "0.8"];
+        let names: Vec<String> = self.config.model.modalities.iter().map(|m| m.name.clone()).collect();
+        let (mut rows, mut kinds) = (vec![row("no noise", "mp4sr", &[])], Vec::new());
+        for name in &names {
+            for (kind, word) in [("lost", "lost"), ("swapped", "of another item")] {
+                kinds.push(format!("{name} {word}"));
+                for share in SHARES {
+                    let modalities: Vec<String> = self
+                        .config
+                        .model
+                        .modalities
+                        .iter()
+                        .map(|m| {
+                            let noise = if m.name == *name { format!(",{kind}={share}") } else { String::new() };
+                            format!("{{name=\"{}\",features=\"{}\"{noise}}}", m.name, m.features)
+                        })
+                        .collect();
+                    let key = format!("model.modalities=[{}]", modalities.join(","));
+                    rows.push(row(&format!("{name} {word}: {share}"), &format!("{kind}-{name}-{share}"), &[&key]));
+                }
+            }
+        }
+        let made = self.make(&rows, Until::Evaluated)?;
+        let comparison = Comparison::new(&groups(&made, &self.sequences()?, None)?, &self.measures());
+        let clean = comparison.rows.iter().find(|(name, _)| name == "no noise");
+        let lines: Vec<Line> = kinds
+            .iter()
+            .map(|kind| {
+                let own = comparison.rows.iter().filter(|(name, _)| name.starts_with(&format!("{kind}: ")));
+                line(kind, &clean.into_iter().chain(own).collect::<Vec<_>>())
+            })
+            .collect();
+        let places: Vec<String> = ["0"].iter().chain(&SHARES).map(|&share| share.to_owned()).collect();
+        let figure = self.figure(title, "share of items", &places, &lines);
+        self.finish_sweep(title, &comparison, figure)
+    }
+
+    /// A chart of R@20 and one of N@20. Ranges are one deviation over seeds, or of a single seed the bootstrap's 95 %.
+    fn figure(&self, title: &str, x: &str, places: &[String], lines: &[Line]) -> Figure {
+        let range = self.range();
+        let measures = self.measures();
+        let charts = SHOWN.iter().filter_map(|measure| {
+            let column = measures.iter().position(|m| m == measure)?;
+            let series = lines.iter().map(|line| {
+                let point = |(at, entries): (usize, &Vec<(f64, (f64, f64))>)| {
+                    let (y, range) = entries[column];
+                    Point { x: at as f64, y, range }
+                };
+                Series { name: line.name.clone(), points: line.entries.iter().enumerate().map(point).collect() }
+            });
+            Some(Chart {
+                title: measure.to_string(),
+                x: x.to_owned(),
+                y: format!("{measure}, {range}"),
+                places: places.to_vec(),
+                series: series.collect(),
+            })
+        });
+        Figure { title: format!("{title} ({})", self.config.dataset.name), charts: charts.collect() }
+    }
+
+    fn range(&self) -> String {
+        match self.options.seeds {
+            1 => "with 95 % interval".to_owned(),
+            seeds => format!("± 1 deviation of {seeds} seeds"),
+        }
+    }
+
+    /// Figure 8: the groups by sequence length.
+    fn user_groups(&mut self) -> anyhow::Result<String> {
+        let title = "Figure 8: users by the length of their sequence";
+        let made = self.make(&[popularity(), sasrec(), without_pretraining(), full()], Until::Evaluated)?;
+        let sequences = self.sequences()?;
+        let groups = groups(&made, &sequences, None)?;
+        let all = slicings(&Facts::of(&sequences, Split::Test));
+        let slices: &[Slice] = all.iter().find(|s| s.name == "sequence length").map_or(&[], |s| &s.slices);
+        let mut text = self.head(title, slices.iter().map(|s| s.users.len()).sum());
+        let mut details = Rows::default();
+        let mut lines: Vec<Line> =
+            made.iter().map(|(row, _)| Line { name: row.label.clone(), entries: Vec::new() }).collect();
+        for slice in slices {
+            let own: Vec<Group> = groups.iter().map(|group| group.of_users(&slice.users)).collect();
+            let comparison = Comparison::new(&own, &self.measures());
+            let _ = write!(text, "\n{} events, {} users\n\n", slice.name, comparison.users);
+            text += &comparison.table("model").markdown();
+            add_details(&mut details, &slice.name, &comparison);
+            for (line, row) in lines.iter_mut().zip(&comparison.rows) {
+                line.entries.push(values(row));
+            }
+        }
+        if slices.len() < 5 {
+            self.notes.push(format!("users with sequences of one length are not parted: {} groups", slices.len()));
+        }
+        let places: Vec<String> = slices.iter().map(|s| format!("{} ({})", s.name, s.users.len())).collect();
+        let figure = self.figure(title, "events (users)", &places, &lines);
+        self.finish(text, None, &details, Some(figure))
+    }
+
+    /// Table 3, and beyond it: items without a training event, short histories.
+    fn cold(&mut self, beyond: bool) -> anyhow::Result<String> {
+        let title = if beyond { "Cold start" } else { "Table 3: cold items" };
+        let mut rows = vec![
+            row("MP4SR w/o Pre-train", "no-id.no-pretrain", &["model.id_embedding=false", "pretrain.enabled=false"]),
+            row("MP4SR", "no-id.warm", &["model.id_embedding=false", "pretrain.items=\"warm\""]),
+        ];
+        if beyond {
+            rows.splice(0..0, [popularity(), sasrec()]);
+        }
+        let made = self.make(&rows, Until::Evaluated)?;
+        let sequences = self.sequences()?;
+        let facts = Facts::of(&sequences, Split::Test);
+        let users = |belongs: &dyn Fn(&Facts) -> bool| -> Vec<usize> {
+            facts.iter().filter(|f| belongs(f)).map(|f| f.user).collect()
+        };
+        let cold_items = training_events(&sequences).iter().filter(|&&events| events < COLD_EVENTS).count();
+        let mut parts: Vec<(String, Vec<usize>, Option<usize>)> = vec![(
+            format!(
+                "targets with fewer than {COLD_EVENTS} training events ({cold_items} of {} items)",
+                sequences.item_count
+            ),
+            users(&|f| f.target_events < COLD_EVENTS),
+            None,
+        )];
+        if beyond {
+            parts.push(("targets without a training event".to_owned(), users(&|f| f.target_events == 0), None));
+            parts.push(("all targets".to_owned(), users(&|_| true), None));
+            for events in 1..=3 {
+                let what = format!("all targets, from the last {events} of each history");
+                parts.push((what, users(&|_| true), Some(events)));
+            }
+        }
+        let mut text = self.head(title, facts.len());
+        let mut details = Rows::default();
+        for (what, users, history) in parts {
+            if users.is_empty() {
+                self.notes.push(format!("no user has {what}"));
+                continue;
+            }
+            let groups = groups(&made, &sequences, history)?;
+            let own: Vec<Group> = groups.iter().map(|group| group.of_users(&users)).collect();
+            let comparison = Comparison::new(&own, &self.measures());
+            let _ = write!(text, "\n{} users: {what}\n\n", comparison.users);
+            text += &comparison.table("model").markdown();
+            add_details(&mut details, &what, &comparison);
+        }
+        text += &self.times(&made);
+        self.finish(text, Some(3), &details, None)
+    }
+
+    /// Table 5: pre-training on the union of several datasets.
+    fn larger(&mut self) -> anyhow::Result<String> {
+        anyhow::ensure!(
+            !self.options.with.is_empty(),
+            "a larger pre-training needs other pipelines; name them with WITH=\"pipelines/b.toml ...\""
+        );
+        let own = self.runner.args().pipeline.clone();
+        let seen: Vec<PathBuf> = [own].into_iter().chain(self.options.with.clone()).collect();
+        let mut sources = Vec::new();
+        for pipeline in &seen {
+            let common = common(self.runner, pipeline, self.options)?;
+            let cell = self.cell(pipeline, &common, &full(), 0)?;
+            if let Some(error) = self.runner.run(std::slice::from_ref(&cell), Until::Features).swap_remove(0) {
+                anyhow::bail!("{error}");
+            }
+            let config = &cell.config;
+            let names = config.model.modalities.iter().map(|m| (m.name.clone(), config.feature_name(m)));
+            sources.push(Source {
+                name: config.dataset.name.clone(),
+                layout: cell.layout.clone(),
+                features: names.collect(),
+            });
+        }
+        let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+        let union = names.join("_");
+        merge(&sources, &self.layout.of(&union, "study")).context("failed to join the datasets")?;
+        let mut text = self.head("Table 5: pre-training on several datasets", 0);
+        let _ = writeln!(text, "Pre-trained on {} together.", names.join(", "));
+        let mut details = Rows::default();
+        for pipeline in seen.iter().chain(&self.options.unseen.clone()) {
+            self.larger_on(pipeline, &union, &mut text, &mut details)?;
+        }
+        self.finish(text, Some(5), &details, None)
+    }
+
+    /// Fine-tunes on one dataset from its own pre-training and from that of the union, `mp4sr.s<seed>` there.
+    fn larger_on(&mut self, pipeline: &Path, union: &str, text: &mut String, details: &mut Rows) -> anyhow::Result<()> {
+        let common = common(self.runner, pipeline, self.options)?;
+        let mut groups = Vec::new();
+        let (mut name, mut sequences) = (String::new(), None);
+        let mut first: Vec<Resolved> = Vec::new();
+        let mut cells: Vec<(Row, Vec<Resolved>)> = Vec::new();
+        for seed in 0..self.options.seeds {
+            // The union is trained under the study's own pipeline, whatever it is fine-tuned on.
+            let mut overrides = self.common.clone();
+            overrides.retain(|assignment| !assignment.starts_with("dataset.name"));
+            overrides.push(format!("dataset.name=\"{union}\""));
+            first.push(self.cell(&self.runner.args().pipeline.clone(), &overrides, &full(), seed)?);
+        }
+        for error in self.runner.pretrain_as_is(&first).into_iter().flatten() {
+            anyhow::bail!("{error}");
+        }
+        for (label, slug) in [("w/o Pre-train", "no-pretrain"), ("MP4SR", "mp4sr"), ("MP4SR, larger", "larger")] {
+            let mut own = Vec::new();
+            for (seed, source) in first.iter().enumerate() {
+                let from = format!("pretrain.from=\"{union}/{}\"", source.cell().run);
+                let keys: &[&str] = match slug {
+                    "larger" => &[&from],
+                    "no-pretrain" => &["pretrain.enabled=false"],
+                    _ => &[],
+                };
+                own.push(self.cell(pipeline, &common, &row(label, slug, keys), seed)?);
+            }
+            cells.push((row(label, slug, &[]), own));
+        }
+        for (row, own) in &cells {
+            if let Some(error) = self.runner.run(own, Until::Evaluated).into_iter().flatten().next() {
+                self.failures += 1;
+                self.notes.push(format!("not run: {} on {} ({error})", row.label, pipeline.display()));
+                continue;
+            }
+            name.clone_from(&own[0].config.dataset.name);
+            let data = Sequences::read(&own[0].layout.sequences())?;
+            let layouts: Vec<Layout> = own.iter().map(|cell| cell.layout.clone()).collect();
+            groups.push(Group::read(&row.label, &layouts, &data, Split::Test, None)?);
+            sequences = Some(data);
+        }
+        if sequences.is_none() {
+            return Ok(());
+        }
+        let comparison = Comparison::new(&groups, &self.measures());
+        let seen =
+            if self.options.unseen.iter().any(|path| path == pipeline) { ", not seen in pre-training" } else { "" };
+        let _ = write!(text, "\n{name}{seen}, {} users\n\n", comparison.users);
+        *text += &comparison.table("model").markdown();
+        add_details(details, &name, &comparison);
+        Ok(())
+    }
+
+    fn statistics(&mut self) -> anyhow::Result<String> {
+        #[derive(Deserialize)]
+        struct Report {
+            statistics: Counts,
+        }
+        #[derive(Deserialize)]
+        struct Counts {
+            users: u64,
+            items: u64,
+            events: u64,
+            average_length: f64,
+        }
+        let mut table = Rows::new(["dataset", "users", "items", "events", "average length"]);
+        let own = self.runner.args().pipeline.clone();
+        for pipeline in [own].iter().chain(&self.options.with.clone()) {
+            let common = common(self.runner, pipeline, self.options)?;
+            let cell = self.cell(pipeline, &common, &popularity(), 0)?;
+            if let Some(error) = self.runner.run(std::slice::from_ref(&cell), Until::Features).swap_remove(0) {
+                anyhow::bail!("{error}");
+            }
+            let path = cell.layout.statistics();
+            let report: Report = serde_json::from_str(&files::read_to_string(&path)?)
+                .with_context(|| format!("`{}`: run `make preprocess` again", path.display()))?;
+            let Counts { users, items, events, average_length } = report.statistics;
+            let mut row = vec![cell.config.dataset.name.clone()];
+            row.extend([users, items, events].map(|n| n.to_string()));
+            row.push(format!("{average_length:.2}"));
+            table.rows.push(row);
+        }
+        let text = format!("# Table 1: statistics of the datasets\n\n{}", table.markdown());
+        self.finish(text, Some(1), &table, None)
+    }
+
+    /// Figure 3: fine-tuning's test loss against its training loss, epoch by epoch.
+    fn losses(&mut self) -> anyhow::Result<String> {
+        let title = "Figure 3: log test loss against log training loss";
+        let mut rows = Vec::new();
+        for layers in 1..=3 {
+            let key = format!("model.layers={layers}");
+            for (kind, pretrain) in [("without pre-training", "false"), ("with pre-training", "true")] {
+                let enabled = format!("pretrain.enabled={pretrain}");
+                let slug =
+                    format!("losses.{layers}-layers.{}", if pretrain == "true" { "mp4sr" } else { "no-pretrain" });
+                rows.push(row(&format!("{layers}: {kind}"), &slug, &[&key, &enabled, "finetune.log_test_loss=true"]));
+            }
+        }
+        let made = self.make(&rows, Until::Trained)?;
+        let mut table = Rows::new(["layers", "pre-training", "seed", "epoch", "training loss", "test loss"]);
+        let mut charts: Vec<Chart> = (1..=3)
+            .map(|layers| Chart {
+                title: format!("{layers} layer{}", if layers == 1 { "" } else { "s" }),
+                x: "log training loss".to_owned(),
+                y: "log test loss".to_owned(),
+                places: Vec::new(),
+                series: Vec::new(),
+            })
+            .collect();
+        for (row, cells) in &made {
+            let (layers, kind) = row.label.split_once(": ").unwrap_or_default();
+            for cell in cells {
+                let losses = test_losses(&cell.layout)?;
+                let at = |&(_, train, test): &(usize, f64, f64)| Point {
+                    x: train.ln(),
+                    y: test.ln(),
+                    range: (test.ln(), test.ln()),
+                };
+                let series = Series { name: kind.to_owned(), points: losses.iter().map(at).collect() };
+                charts[layers.parse::<usize>().unwrap_or(1) - 1].series.push(series);
+                for (epoch, train, test) in losses {
+                    let seed = cell.config.run.seed;
+                    let row = [layers, kind.split(' ').next().unwrap_or_default()].map(str::to_owned);
+                    let numbers = [seed.to_string(), epoch.to_string(), train.to_string(), test.to_string()];
+                    table.rows.push(row.into_iter().chain(numbers).collect());
+                }
+            }
+        }
+        let mut text = format!("# {title}\n\n{}\n", self.settings());
+        text += &self.lowest(&made)?.markdown();
+        let figure = Figure { title: format!("{title} ({})", self.config.dataset.name), charts };
+        self.finish(text, None, &table, Some(figure))
+    }
+
+    /// The lowest test loss on each run's way, by row.
+    fn lowest(&self, made: &Made) -> anyhow::Result<Rows> {
+        let mut table = Rows::new(["layers: start", "lowest test loss", "± over seeds", "epochs until then"]);
+        for (row, cells) in made {
+            let (mut losses, mut epochs) = (Vec::new(), Vec::new());
+            for cell in cells {
+                let found = test_losses(&cell.layout)?;
+                if let Some(least) = found.iter().min_by(|a, b| a.2.total_cmp(&b.2)) {
+                    losses.push(least.2);
+                    epochs.push(least.0 as f64);
+                }
+            }
+            let (loss, deviation) = mean_and_deviation(&losses);
+            table.rows.push(vec![
+                row.label.clone(),
+                format!("{loss:.4}"),
+                deviation.map_or(String::new(), |d| format!("{d:.4}")),
+                format!("{:.1}", mean_and_deviation(&epochs).0),
+            ]);
+        }
+        Ok(table)
+    }
+
+    fn head(&self, title: &str, users: usize) -> String {
+        let mut text = format!("# {title}\n\n{}", self.settings());
+        if users > 0 {
+            let _ = write!(
+                text,
+                " Test split, {users} users. Best bold, second underlined; \\* where the best is better than the best other \
+                 with p < {} (paired t-test over users, Holm-corrected over the others)",
+                crate::compare::SIGNIFICANT
+            );
+            text += if self.options.seeds > 1 { "; ± is the deviation over seeds." } else { "." };
+        }
+        text + "\n\n"
+    }
+
+    fn settings(&self) -> String {
+        let (name, seeds) = (&self.config.dataset.name, self.options.seeds);
+        let first = self.config.run.seed;
+        let seeds =
+            if seeds == 1 { format!("seed {first}") } else { format!("seeds {first} to {}", first + seeds as u64 - 1) };
+        let quick = if self.options.quick { " A quick look: 12 events a user, a few epochs; no result." } else { "" };
+        format!("Dataset `{name}`, {seeds}.{quick}")
+    }
+
+    /// How long training took, by row.
+    fn times(&self, made: &Made) -> String {
+        let mut table = Rows::new(["model", "epochs", "seconds of training"]);
+        for (row, cells) in made {
+            let (epochs, seconds): (Vec<f64>, Vec<f64>) = cells.iter().map(|cell| training_time(&cell.layout)).unzip();
+            if epochs.iter().sum::<f64>() > 0.0 {
+                let values = [epochs, seconds].map(|v| format!("{:.0}", mean_and_deviation(&v).0));
+                table.rows.push([row.label.clone()].into_iter().chain(values).collect());
+            }
+        }
+        if table.rows.is_empty() { String::new() } else { format!("\nMeans over seeds:\n\n{}", table.markdown()) }
+    }
+
+    /// Adds the paper's block and notes, writes all files, gives the Markdown.
+    fn finish(
+        &mut self,
+        mut text: String,
+        paper: Option<u32>,
+        details: &Rows,
+        figure: Option<Figure>,
+    ) -> anyhow::Result<String> {
+        let folder = self.folder();
+        let mut written = vec!["table.md", "table.csv"];
+        if let Some(figure) = figure {
+            let drawn = figure.draw()?;
+            files::write_bytes(&folder.join("figure.svg"), drawn.svg.as_bytes())?;
+            files::write_bytes(&folder.join("figure.png"), &drawn.png)?;
+            written.extend(["figure.svg", "figure.png"]);
+            text += "\n![figure](figure.svg)\n";
+        }
+        for note in &self.notes {
+            let _ = write!(text, "\nNote: {note}.\n");
+        }
+        if let Some(table) = paper {
+            let _ =
+                write!(text, "\n## The paper's Table {table}\n\n{}", printed(&self.options.paper, table)?.markdown());
+        }
+        files::write_bytes(&folder.join("table.md"), text.as_bytes())?;
+        details.write_csv(&folder.join("table.csv"))?;
+        self.runner.progress().say(format!("{}: wrote {} to {}", self.slug(), written.join(", "), folder.display()));
+        Ok(text)
+    }
+}
+
+/// One line of a figure: by place, a value and range for every measure.
+struct Line {
+    name: String,
+    entries: Vec<Vec<(f64, (f64, f64))>>,
+}
+
+fn line(name: &str, rows: &[&(String, Vec<crate::compare::Entry>)]) -> Line {
+    Line { name: name.to_owned(), entries: rows.iter().map(|row| values(row)).collect() }
+}
+
+fn values((_, entries): &(String, Vec<crate::compare::Entry>)) -> Vec<(f64, (f64, f64))> {
+    let value = |entry: &crate::compare::Entry| {
+        let mean = entry.interval.mean;
+        (mean, entry.deviation.map_or((entry.interval.low, entry.interval.high), |d| (mean - d, mean + d)))
+    };
+    entries.iter().map(value).collect()
+}
+
+fn groups(made: &Made, sequences: &Sequences, history: Option<usize>) -> mp4sr_artifact::Result<Vec<Group>> {
+    made.iter()
+        .map(|(row, cells)| {
+            let layouts: Vec<Layout> = cells.iter().map(|cell| cell.layout.clone()).collect();
+            Group::read(&row.label, &layouts, sequences, Split::Test, history)
+        })
+        .collect()
+}
+
+/// Adds a comparison's details to those of others, with what it is of in front.
+fn add_details(all: &mut Rows, of: &str, comparison: &Comparison) {
+    let own = comparison.details();
+    if all.header.is_empty() {
+        all.header = ["of".to_owned()].into_iter().chain(own.header).collect();
+    }
+    all.rows.extend(own.rows.into_iter().map(|row| [of.to_owned()].into_iter().chain(row).collect()));
+}
+
+#[derive(Deserialize)]
+struct LogLine {
+    phase: String,
+    epoch: usize,
+    loss: f64,
+    test_loss: Option<f64>,
+    seconds: (f64, f64),
+}
+
+fn log(layout: &Layout) -> Vec<LogLine> {
+    let text = files::read_to_string(&layout.metrics_log()).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+/// Epochs and seconds of all phases.
+fn training_time(layout: &Layout) -> (f64, f64) {
+    let lines = log(layout);
+    (lines.len() as f64, lines.iter().map(|line| line.seconds.0 + line.seconds.1).sum())
+}
+
+/// Epoch, training loss, test loss.
+fn test_losses(layout: &Layout) -> anyhow::Result<Vec<(usize, f64, f64)>> {
+    let lines = log(layout).into_iter().filter(|line| line.phase == "finetune");
+    let found: Vec<_> = lines.filter_map(|line| Some((line.epoch, line.loss, line.test_loss?))).collect();
+    anyhow::ensure!(
+        !found.is_empty(),
+        "`{}` has no test losses; delete the run's folder and study again",
+        layout.metrics_log().display()
+    );
+    Ok(found)
+}

@@ -1,0 +1,18 @@
+//! Many runs to tables and figures: comparisons, searches over settings, the paper's experiments.
+//!
+//! In: pipelines, the programs of the stages, stored ranks and logs. Out: runs made by those programs; Markdown, CSV, SVG, PNG.
+//! Must not know: models, how a stage does its work.
+
+mod compare;
+mod experiment;
+mod merge;
+mod paper;
+mod runner;
+mod search;
+mod text;
+
+pub use compare::{Comparison, Group};
+pub use experiment::{Experiment, Options, run_experiment};
+pub use merge::merge;
+pub use runner::{Cell, Runner};
+pub use search::{Grid, search};

@@ -1,0 +1,182 @@
+//! Several datasets as one, to pre-train on all of them (variant `Larger`).
+
+use std::path::PathBuf;
+
+use mp4sr_artifact::{
+    Error, FeatureType, Features, Items, Layout, Result, Sequences, Stage, Status, Users, files, hash_ids,
+};
+use serde_json::json;
+
+/// The version of what merging writes.
+const VERSION: u32 = 1;
+
+/// One dataset of several: where it lies, what it is called, and the encoder name of each modality that it has.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its name; ids of its items and users begin with it.
+    pub name: String,
+    /// Its files.
+    pub layout: Layout,
+    /// Modality and encoder, as in the name of the features file.
+    pub features: Vec<(String, String)>,
+}
+
+/// Writes `dataset/` and, for every modality that the first source has, `features/<modality>.<encoder>.safetensors` of the
+/// union: all items and users of all sources, none shared. A source without a modality gives its items no rows. Sequences,
+/// items and the features of one modality are held in memory. Does nothing where the record says that all is there.
+pub fn merge(sources: &[Source], to: &Layout) -> Result<()> {
+    let Some(first) = sources.first() else { return Ok(()) };
+    let mut inputs: Vec<(String, PathBuf)> = Vec::new();
+    for Source { name, layout, features } in sources {
+        for (role, path) in [("sequences", layout.sequences()), ("items", layout.items()), ("users", layout.users())] {
+            inputs.push((format!("{role} of {name}"), path));
+        }
+        for (modality, encoder) in features {
+            inputs.push((format!("{modality} of {name}"), layout.feature_file(modality, encoder)));
+        }
+    }
+    let stage = Stage::new("merge", VERSION, to.root(), &json!(first.features), &inputs)?;
+    if stage.status()? == Status::UpToDate {
+        return Ok(());
+    }
+    stage.begin()?;
+    let mut outputs = vec![to.items(), to.users(), to.sequences()];
+    let hash = merge_dataset(sources, to)?;
+    for (modality, encoder) in &first.features {
+        let path = to.feature_file(modality, encoder);
+        merge_features(sources, modality, encoder, &hash, &path)?;
+        outputs.push(path);
+    }
+    stage.finish(&outputs)
+}
+
+fn merge_dataset(sources: &[Source], to: &Layout) -> Result<mp4sr_artifact::Fingerprint> {
+    let (mut items, mut users) = (Items::default(), Users::default());
+    let mut all =
+        Sequences { offsets: vec![0], items: Vec::new(), times: Vec::new(), item_hash: hash_ids([]), item_count: 0 };
+    for Source { name, layout, .. } in sources {
+        let own = |id: String| format!("{name}/{id}");
+        let (more, sequences) = (Items::read(&layout.items())?, Sequences::read(&layout.sequences())?);
+        let (events, before) = (all.items.len() as i64, items.len() as u32);
+        items.ids.extend(more.ids.into_iter().map(own));
+        items.titles.extend(more.titles);
+        items.sentences.extend(more.sentences);
+        items.images.extend(more.images);
+        users.ids.extend(Users::read(&layout.users())?.ids.into_iter().map(own));
+        all.offsets.extend(sequences.offsets[1..].iter().map(|offset| events + offset));
+        all.items.extend(sequences.items.iter().map(|item| before + item));
+        all.times.extend(sequences.times);
+    }
+    (all.item_hash, all.item_count) = (items.hash(), items.len());
+    files::create_dir_all(&to.dataset())?;
+    items.write(&to.items())?;
+    users.write(&to.users())?;
+    all.write(&to.sequences(), json!(null))?;
+    Ok(all.item_hash)
+}
+
+fn merge_features(
+    sources: &[Source],
+    modality: &str,
+    encoder: &str,
+    hash: &mp4sr_artifact::Fingerprint,
+    path: &std::path::Path,
+) -> Result<()> {
+    const REMEDY: &str = "extract the datasets of `--with` with the same encoders";
+    let (mut offsets, mut values, mut width) = (vec![0i64], Vec::new(), None);
+    for Source { layout, features, .. } in sources {
+        let sequences = Sequences::read(&layout.sequences())?;
+        let last = *offsets.last().unwrap_or(&0);
+        let Some((_, own)) = features.iter().find(|(name, _)| name == modality) else {
+            offsets.extend(std::iter::repeat_n(last, sequences.item_count));
+            continue;
+        };
+        let path = layout.feature_file(modality, own);
+        let features = Features::read(&path, &sequences.item_hash, sequences.item_count)?;
+        let expected = *width.get_or_insert(features.width());
+        if own != encoder || features.width() != expected {
+            let found =
+                format!("rows of {} from `{own}`, expected rows of {expected} from `{encoder}`", features.width());
+            return Err(Error::unusable(&path, found, REMEDY));
+        }
+        offsets.extend(features.offsets[1..].iter().map(|offset| last + offset));
+        values.extend(features.to_f32());
+    }
+    let width = width.unwrap_or(1);
+    // Stored values go through f32 without loss, whichever type they had.
+    let written = Features::write_rows(
+        path,
+        ("merge", json!(null)),
+        (hash.clone(), &offsets),
+        (width, FeatureType::F32),
+        || values.chunks(width),
+    )?;
+    match written {
+        None => Ok(()),
+        Some(row) => Err(Error::unusable(path, format!("row {row} is not finite"), REMEDY)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mp4sr_artifact::Tensor;
+
+    fn source(folder: &std::path::Path, name: &str, users: &[&[u32]], rows: &[usize]) -> Source {
+        let layout = Layout::new(folder, name, "r");
+        let items = Items {
+            ids: (0..rows.len()).map(|i| format!("i{i}")).collect(),
+            titles: vec![name.to_owned(); rows.len()],
+            sentences: vec![vec![]; rows.len()],
+            images: vec![vec![]; rows.len()],
+        };
+        let mut offsets = vec![0i64];
+        users.iter().for_each(|user| offsets.push(offsets.last().unwrap() + user.len() as i64));
+        let all = users.concat();
+        let times = (0..all.len() as i64).collect();
+        items.write(&layout.items()).unwrap();
+        Users { ids: (0..users.len()).map(|u| format!("u{u}")).collect() }.write(&layout.users()).unwrap();
+        let item_count = rows.len();
+        Sequences { offsets, items: all, times, item_hash: items.hash(), item_count }
+            .write(&layout.sequences(), json!(null))
+            .unwrap();
+        let offsets: Vec<i64> = (0..=rows.len()).map(|i| rows[..i].iter().sum::<usize>() as i64).collect();
+        let count = *offsets.last().unwrap() as usize;
+        let values = (0..2 * count).map(|v| v as f32 + name.len() as f32).collect();
+        let values = Tensor::F32(values, vec![count, 2]);
+        Features { offsets, values, item_hash: items.hash() }
+            .write(&layout.feature_file("text", "tiny"), "test", json!(null))
+            .unwrap();
+        Source { name: name.to_owned(), layout, features: vec![("text".to_owned(), "tiny".to_owned())] }
+    }
+
+    #[test]
+    fn users_items_events_and_rows_of_all_are_there_and_an_absent_modality_has_no_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let a = source(folder.path(), "a", &[&[1, 2, 3], &[3]], &[1, 0, 2]);
+        let mut b = source(folder.path(), "bb", &[&[2, 1]], &[2, 1]);
+        let to = Layout::new(folder.path(), "both", "r");
+        merge(&[a.clone(), b.clone()], &to).unwrap();
+        let sequences = Sequences::read(&to.sequences()).unwrap();
+        assert_eq!((sequences.of(0), sequences.of(1), sequences.of(2)), (&[1, 2, 3][..], &[3][..], &[5, 4][..]));
+        assert_eq!(Items::read(&to.items()).unwrap().ids, ["a/i0", "a/i1", "a/i2", "bb/i0", "bb/i1"]);
+        assert_eq!(Users::read(&to.users()).unwrap().ids, ["a/u0", "a/u1", "bb/u0"]);
+        let features = Features::read(&to.feature_file("text", "tiny"), &sequences.item_hash, 5).unwrap();
+        assert_eq!(features.offsets, [0, 1, 1, 3, 5, 6]);
+        let expected: Vec<f32> = (0..6).map(|v| v as f32 + 1.0).chain((0..6).map(|v| v as f32 + 2.0)).collect();
+        assert_eq!(features.to_f32(), expected);
+
+        b.features.clear();
+        merge(&[a.clone(), b], &to).unwrap();
+        let sequences = Sequences::read(&to.sequences()).unwrap();
+        let features = Features::read(&to.feature_file("text", "tiny"), &sequences.item_hash, 5).unwrap();
+        assert_eq!(features.offsets, [0, 1, 1, 3, 3, 3]);
+
+        let mut other = source(folder.path(), "c", &[&[1]], &[1]);
+        other.features[0].1 = "big".to_owned();
+        let from = other.layout.feature_file("text", "tiny");
+        files::write_bytes(&other.layout.feature_file("text", "big"), &files::read(&from).unwrap()).unwrap();
+        let message = merge(&[a, other], &to).unwrap_err().to_string();
+        assert!(message.contains("from `big`, expected rows of 2 from `tiny`"), "{message}");
+    }
+}

@@ -1,0 +1,257 @@
+//! Runs of one pipeline under other settings, made by the programs of the stages.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::Context as _;
+use mp4sr_artifact::{Layout, files};
+use mp4sr_pipeline::config::ModelName;
+use mp4sr_pipeline::{Config, Progress, StageArgs};
+use serde_json::{Value, json};
+
+/// One run of a study.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cell {
+    /// Its pipeline.
+    pub pipeline: PathBuf,
+    /// The name of the run.
+    pub run: String,
+    /// What it changes in the pipeline, each `section.key=value`.
+    pub overrides: Vec<String>,
+}
+
+/// A cell with what its settings mean.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    cell: Cell,
+    /// Its configuration.
+    pub config: Config,
+    /// Where its files lie.
+    pub layout: Layout,
+}
+
+/// Makes runs.
+#[derive(Debug)]
+pub struct Runner {
+    /// Flags that all cells share.
+    args: StageArgs,
+    jobs: usize,
+    progress: Progress,
+    programs: PathBuf,
+}
+
+/// How far a cell is brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Its dataset and features.
+    Features,
+    /// Its pre-trained weights.
+    Pretrained,
+    /// Its weights; no split but validation is read.
+    Trained,
+    /// Its ranks.
+    Evaluated,
+}
+
+impl Resolved {
+    /// The cell.
+    pub fn cell(&self) -> &Cell {
+        &self.cell
+    }
+}
+
+impl Runner {
+    /// A runner that makes `jobs` runs at once with the programs beside the running one.
+    pub fn new(args: StageArgs, jobs: usize) -> anyhow::Result<Self> {
+        let own = std::env::current_exe().context("failed to find the folder of the programs")?;
+        let programs = own.parent().map(Path::to_owned).unwrap_or_default();
+        let progress = Progress::new(args.quiet);
+        Ok(Self { args, jobs: jobs.max(1), progress, programs })
+    }
+
+    /// The flags that all cells share.
+    pub fn args(&self) -> &StageArgs {
+        &self.args
+    }
+
+    /// Says what is going on.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// A run of the runner's own pipeline.
+    pub fn cell(&self, run: String, overrides: Vec<String>) -> Cell {
+        Cell { pipeline: self.args.pipeline.clone(), run, overrides }
+    }
+
+    /// The configuration and the files of a cell.
+    pub fn resolve(&self, cell: &Cell) -> anyhow::Result<Resolved> {
+        let args = StageArgs {
+            pipeline: cell.pipeline.clone(),
+            run: Some(cell.run.clone()),
+            overrides: self.args.overrides.iter().chain(&cell.overrides).cloned().collect(),
+            ..self.args.clone()
+        };
+        let context = args.context()?;
+        Ok(Resolved { cell: cell.clone(), config: context.config, layout: context.layout })
+    }
+
+    /// Brings all cells to `until`, `jobs` at once. Dataset and features come first and one after the other; of cells that
+    /// pre-train alike one does so and the others take its weights. Gives each cell's error, where there is one: a cell that
+    /// fails stops no other.
+    pub fn run(&self, cells: &[Resolved], until: Until) -> Vec<Option<String>> {
+        let mut failed: Vec<Option<String>> = vec![None; cells.len()];
+        for alike in groups(cells, |cell| Some(features_key(cell))) {
+            let made = self
+                .stage(&cells[alike[0]], "mp4sr-preprocess", &[])
+                .and_then(|()| self.stage(&cells[alike[0]], "mp4sr-extract", &[]));
+            if let Err(error) = made {
+                alike.iter().for_each(|&at| failed[at] = Some(format!("{error:#}")));
+            }
+        }
+        if until == Until::Features {
+            return failed;
+        }
+        let open = |failed: &[Option<String>]| (0..cells.len()).filter(|&at| failed[at].is_none()).collect::<Vec<_>>();
+        let sources = groups(cells, pretrain_key);
+        let first: Vec<usize> = sources.iter().map(|alike| alike[0]).filter(|&at| failed[at].is_none()).collect();
+        self.parallel(&first, &mut failed, "pre-trained", |at| self.stage(&cells[at], "mp4sr-train", &["pretrain"]));
+        for alike in &sources {
+            for &at in &alike[1..] {
+                let taken = match &failed[alike[0]] {
+                    Some(error) => Err(anyhow::anyhow!("{error}")),
+                    None => take_pretrained(&cells[alike[0]].layout, &cells[at].layout),
+                };
+                failed[at] = failed[at].take().or(taken.err().map(|error| format!("{error:#}")));
+            }
+        }
+        if until == Until::Pretrained {
+            return failed;
+        }
+        let rest = open(&failed);
+        self.parallel(&rest, &mut failed, "made", |at| {
+            self.stage(&cells[at], "mp4sr-train", &["pretrain"])?;
+            self.stage(&cells[at], "mp4sr-train", &["finetune"])?;
+            if until == Until::Evaluated { self.stage(&cells[at], "mp4sr-evaluate", &[]) } else { Ok(()) }
+        });
+        failed
+    }
+
+    /// Pre-trains cells whose dataset and features no stage makes. Gives each cell's error, where there is one.
+    pub fn pretrain_as_is(&self, cells: &[Resolved]) -> Vec<Option<String>> {
+        let mut failed = vec![None; cells.len()];
+        let all: Vec<usize> = (0..cells.len()).collect();
+        self.parallel(&all, &mut failed, "pre-trained", |at| self.stage(&cells[at], "mp4sr-train", &["pretrain"]));
+        failed
+    }
+
+    /// Does `work` for the cells `which`, some at once.
+    fn parallel(
+        &self,
+        which: &[usize],
+        failed: &mut [Option<String>],
+        done_word: &str,
+        work: impl Fn(usize) -> anyhow::Result<()> + Sync,
+    ) {
+        let (next, done, errors) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Vec::new()));
+        std::thread::scope(|scope| {
+            for _ in 0..self.jobs.min(which.len()) {
+                scope.spawn(|| {
+                    while let Some(&at) = which.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        if let Err(error) = work(at)
+                            && let Ok(mut errors) = errors.lock()
+                        {
+                            errors.push((at, format!("{error:#}")));
+                        }
+                        let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+                        self.progress.say(format!("study: {done} of {} runs {done_word}", which.len()));
+                    }
+                });
+            }
+        });
+        for (at, error) in errors.into_inner().unwrap_or_default() {
+            failed[at] = Some(error);
+        }
+    }
+
+    /// Runs one program for a cell; its error is the program's own.
+    fn stage(&self, resolved: &Resolved, program: &str, words: &[&str]) -> anyhow::Result<()> {
+        let (args, cell) = (&self.args, &resolved.cell);
+        let mut command = Command::new(self.programs.join(program));
+        command.args(words).arg("--quiet").arg("--pipeline").arg(&cell.pipeline).arg("--run").arg(&cell.run);
+        command.arg("--artifacts").arg(&args.artifacts);
+        if let Some(data) = &args.data {
+            command.arg("--data").arg(data);
+        }
+        args.overrides.iter().chain(&cell.overrides).for_each(|assignment| {
+            command.arg("--set").arg(assignment);
+        });
+        if self.jobs > 1 {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            command.env("RAYON_NUM_THREADS", (cores / self.jobs).max(1).to_string());
+        }
+        let output = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output();
+        let output = output.with_context(|| format!("failed to run `{program}`; run `make build`"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it was stopped");
+        anyhow::bail!("run `{}`: {}", cell.run, last.trim_start_matches("error: "))
+    }
+}
+
+/// Cells whose keys are equal, in the order of their first; those without a key are in no group.
+fn groups(cells: &[Resolved], key: impl Fn(&Resolved) -> Option<Value>) -> Vec<Vec<usize>> {
+    let mut place: BTreeMap<String, usize> = BTreeMap::new();
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (at, cell) in cells.iter().enumerate() {
+        let Some(key) = key(cell) else { continue };
+        let group = *place.entry(key.to_string()).or_insert(groups.len());
+        if group == groups.len() {
+            groups.push(Vec::new());
+        }
+        groups[group].push(at);
+    }
+    groups
+}
+
+fn features_key(cell: &Resolved) -> Value {
+    let Config { dataset, source, preprocess, extract, .. } = &cell.config;
+    json!([dataset, source, preprocess, extract])
+}
+
+/// What decides pre-training. Two cells with the same key need not train alike: whether the weights of one are those that
+/// another would make is asked by the stage itself, from its record.
+fn pretrain_key(cell: &Resolved) -> Option<Value> {
+    let Config { model, pretrain, finetune, evaluate, run, .. } = &cell.config;
+    let has = model.name == ModelName::Mp4sr && pretrain.enabled && pretrain.from.is_empty() && !finetune.end_to_end;
+    let mut model = json!(model);
+    for key in mp4sr_pipeline::config::FINETUNE_KEYS {
+        model.as_object_mut()?.remove(key);
+    }
+    has.then(|| json!([features_key(cell), model, pretrain, evaluate.k, evaluate.seen_items, evaluate.batch, run.seed]))
+}
+
+/// Copies the record, weights and log of pre-training into a run that has none yet.
+fn take_pretrained(from: &Layout, to: &Layout) -> anyhow::Result<()> {
+    let (weights, record) = (from.checkpoint("pretrain"), "pretrain.manifest.json");
+    if to.run().join(record).exists() {
+        return Ok(());
+    }
+    let log: String = match files::read_to_string(&from.metrics_log()) {
+        Ok(text) => text
+            .lines()
+            .filter(|line| line.contains("\"phase\":\"pretrain\""))
+            .map(|line| format!("{line}\n"))
+            .collect(),
+        Err(_) => String::new(),
+    };
+    files::write_bytes(&to.metrics_log(), log.as_bytes())?;
+    files::write_bytes(&to.checkpoint("pretrain"), &files::read(&weights)?)?;
+    // The record comes last: what a kill leaves is made anew.
+    Ok(files::write_bytes(&to.run().join(record), &files::read(&from.run().join(record))?)?)
+}

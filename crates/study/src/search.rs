@@ -1,0 +1,186 @@
+//! A grid over keys of the configuration. Cells are runs of their own: finished ones are skipped, a killed search goes on.
+//! Only the validation split is read.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use mp4sr_artifact::{Error, Layout, files};
+use serde::Deserialize;
+
+use crate::runner::{Cell, Resolved, Runner, Until};
+use crate::text::Rows;
+
+/// One key with the values to try.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grid {
+    /// `section.key`.
+    pub key: String,
+    /// Values as in a pipeline file.
+    pub values: Vec<String>,
+}
+
+/// Not `section.key=value,value,...`.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("{0:?} is no grid; write section.key=value,value,...")]
+pub struct BadGrid(String);
+
+impl std::str::FromStr for Grid {
+    type Err = BadGrid;
+
+    fn from_str(text: &str) -> Result<Self, BadGrid> {
+        let bad = || BadGrid(text.to_owned());
+        let (key, values) = text.split_once('=').ok_or_else(bad)?;
+        let values = split(values);
+        if key.is_empty() || values.iter().any(String::is_empty) {
+            return Err(bad());
+        }
+        Ok(Self { key: key.to_owned(), values })
+    }
+}
+
+/// Splits at commas that stand in no brackets and no quotes.
+fn split(text: &str) -> Vec<String> {
+    let (mut parts, mut depth, mut quoted) = (vec![String::new()], 0i32, false);
+    for c in text.chars() {
+        match c {
+            '"' => quoted = !quoted,
+            '[' | '{' if !quoted => depth += 1,
+            ']' | '}' if !quoted => depth -= 1,
+            _ => {}
+        }
+        match parts.last_mut() {
+            Some(last) if c != ',' || quoted || depth > 0 => last.push(c),
+            _ => parts.push(String::new()),
+        }
+    }
+    parts
+}
+
+/// All combinations of the grids' values, the last key varying fastest: values by grid.
+fn combinations(grids: &[Grid]) -> Vec<Vec<&str>> {
+    let mut all = vec![Vec::new()];
+    for grid in grids {
+        let longer = |start: &Vec<_>| {
+            let start = start.clone();
+            grid.values.iter().map(move |value| start.iter().copied().chain([value.as_str()]).collect::<Vec<_>>())
+        };
+        all = all.iter().flat_map(longer).collect();
+    }
+    all
+}
+
+/// The name of a cell's run: `<search>.<key>-<value>...`, with what a name can't hold replaced.
+fn run_name(search: &str, grids: &[Grid], values: &[&str]) -> String {
+    let mut name = search.to_owned();
+    for (grid, value) in grids.iter().zip(values) {
+        let key = grid.key.rsplit('.').next().unwrap_or_default();
+        let _ = write!(name, ".{key}-{value}");
+    }
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect()
+}
+
+/// One line of `metrics.jsonl`, as far as a search reads it.
+#[derive(Deserialize)]
+struct Line {
+    phase: String,
+    epoch: usize,
+    validation: std::collections::BTreeMap<String, f64>,
+    best: bool,
+}
+
+/// What became of a cell.
+struct Outcome {
+    at: usize,
+    recall: f64,
+    ndcg: f64,
+    best_epoch: usize,
+    epochs: usize,
+}
+
+/// Makes all runs of a grid and writes `searches/<name>/table.{md,csv}`, the best by validation R@20 first. Gives the
+/// Markdown, and how many runs failed.
+pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(String, usize)> {
+    let all = combinations(grids);
+    let mut cells = Vec::new();
+    for values in &all {
+        let overrides = grids.iter().zip(values).map(|(grid, value)| format!("{}={value}", grid.key)).collect();
+        cells.push(runner.resolve(&runner.cell(run_name(name, grids, values), overrides))?);
+    }
+    anyhow::ensure!(
+        (1..cells.len()).all(|at| cells[..at].iter().all(|cell| cell.layout.run() != cells[at].layout.run())),
+        "two cells of the grid have the same name; give values that differ in letters or digits"
+    );
+    let failed = runner.run(&cells, Until::Trained);
+    let mut outcomes = Vec::new();
+    for (at, cell) in cells.iter().enumerate().filter(|(at, _)| failed[*at].is_none()) {
+        outcomes.push(outcome(at, &cell.layout)?);
+    }
+    outcomes.sort_by(|a, b| b.recall.total_cmp(&a.recall).then(a.at.cmp(&b.at)));
+    let table = table(grids, &all, &outcomes, &cells);
+    let folder = cells[0].layout.root().join("searches").join(name);
+    let mut text = table.markdown();
+    if let Some(best) = outcomes.first() {
+        let Cell { run, overrides, .. } = cells[best.at].cell();
+        let _ = writeln!(text, "\nBest on validation: `RUN={run} SET=\"{}\"`", overrides.join(" "));
+    }
+    for (cell, error) in cells.iter().zip(&failed) {
+        if let Some(error) = error {
+            let _ = writeln!(text, "\nNot finished: {} ({error})", cell.cell().run);
+        }
+    }
+    files::write_bytes(&folder.join("table.md"), text.as_bytes())?;
+    table.write_csv(&folder.join("table.csv"))?;
+    Ok((text, failed.iter().flatten().count()))
+}
+
+fn outcome(at: usize, layout: &Layout) -> anyhow::Result<Outcome> {
+    let path: PathBuf = layout.metrics_log();
+    let wrong = |reason: String| Error::unusable(&path, reason, "delete the run's folder and search again");
+    let lines: Result<Vec<Line>, _> = files::read_to_string(&path)?.lines().map(serde_json::from_str).collect();
+    let lines: Vec<Line> = lines.map_err(|e| wrong(e.to_string()))?;
+    let phase = || lines.iter().filter(|line| line.phase == "finetune");
+    let best = phase().rfind(|line| line.best).ok_or_else(|| wrong("it has no epoch of fine-tuning".to_owned()))?;
+    let value = |name: &str| best.validation.get(name).copied().unwrap_or(f64::NAN);
+    Ok(Outcome { at, recall: value("R@20"), ndcg: value("N@20"), best_epoch: best.epoch, epochs: phase().count() })
+}
+
+fn table(grids: &[Grid], all: &[Vec<&str>], outcomes: &[Outcome], cells: &[Resolved]) -> Rows {
+    let fixed = ["validation R@20", "N@20", "best epoch", "epochs", "ended", "run"];
+    let mut table = Rows::new(grids.iter().map(|grid| grid.key.as_str()).chain(fixed));
+    for outcome in outcomes {
+        let limit = cells[outcome.at].config.finetune.epochs;
+        let mut row: Vec<String> = all[outcome.at].iter().map(|&value| value.to_owned()).collect();
+        row.extend([
+            format!("{:.4}", outcome.recall),
+            format!("{:.4}", outcome.ndcg),
+            outcome.best_epoch.to_string(),
+            outcome.epochs.to_string(),
+            if outcome.epochs < limit { "stopped early" } else { "at the limit of epochs" }.to_owned(),
+            cells[outcome.at].cell().run.clone(),
+        ]);
+        table.rows.push(row);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grids_are_parsed_combined_and_named() {
+        let grids: Vec<Grid> =
+            ["finetune.learning_rate=1e-4,0.001", r#"model.logit_modalities=["text","image"],["text"]"#]
+                .map(|text| text.parse().unwrap())
+                .into();
+        assert_eq!(grids[1].values, [r#"["text","image"]"#, r#"["text"]"#]);
+        let all = combinations(&grids);
+        assert_eq!(all.len(), 4);
+        assert_eq!(all[1], ["1e-4", r#"["text"]"#]);
+        assert_eq!(run_name("s", &grids, &all[1]), "s.learning_rate-1e-4.logit_modalities-__text__");
+        for bad in ["", "a", "=1", "a=", "a=1,,2"] {
+            assert!(bad.parse::<Grid>().is_err(), "{bad:?}");
+        }
+        assert_eq!(combinations(&[]), [Vec::<&str>::new()]);
+    }
+}
