@@ -21,3 +21,33 @@ pub fn mean_loss<'a>(
     }
     Ok(sum / cases.len() as f64)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Tensor};
+
+    /// Scores of the two items are the length of the history and 0.
+    struct Lengths(Tensor);
+
+    impl Scorer for Lengths {
+        fn items(&self) -> &Tensor {
+            &self.0
+        }
+        fn sequences(&self, histories: &[&[u32]]) -> Result<Tensor> {
+            let lengths: Vec<f32> = histories.iter().map(|history| history.len() as f32).collect();
+            Tensor::from_vec(lengths, (histories.len(), 1), &Device::Cpu)
+        }
+    }
+
+    #[test]
+    fn worked_by_hand_and_users_without_a_case_do_not_count() {
+        let scorer = Lengths(Tensor::new(&[[1f32], [0.0]], &Device::Cpu).unwrap());
+        let users: [&[u32]; 3] = [&[2, 1], &[1], &[1, 1, 2]];
+        let loss = |batch| mean_loss(&scorer, 3, |user| users[user], Split::Test, batch).unwrap();
+        // Scores (1, 0) with target 1, and (2, 0) with target 2.
+        let expected = f64::midpoint((1.0 + (-1f64).exp()).ln(), (1.0 + 2f64.exp()).ln());
+        assert!((loss(1) - expected).abs() < 1e-6 && (loss(9) - expected).abs() < 1e-6);
+        assert!(mean_loss(&scorer, 0, |_| &[][..], Split::Test, 4).unwrap().is_nan());
+    }
+}

@@ -168,17 +168,20 @@ mod tests {
             users in 1usize..50,
             batch in 1usize..60,
             remove_seen: bool,
+            history in prop::option::of(1usize..6),
             seed: u64,
         ) {
             let scorer = Fixed(coarse(seed, items, d, kinds), coarse(seed ^ 1, 7, d, kinds));
             let sequences: Vec<Vec<u32>> = (0..users as u64)
                 .map(|u| (0..=u % 9).map(|t| 1 + (Stream::new(seed).at(u).bits(t) % items as u64) as u32).collect())
                 .collect();
-            let protocol = Protocol { batch, remove_seen, history: None };
+            let protocol = Protocol { batch, remove_seen, history };
             let found = rank_users(&scorer, users, |u| &sequences[u], Split::Test, protocol, |_| ()).unwrap();
             let columns = scorer.0.t().unwrap().contiguous().unwrap();
             for (sequence, found) in sequences.iter().zip(found) {
-                let Some(case) = Case::of(sequence, Split::Test) else {
+                // Of a sequence cut to its end, nothing else is known.
+                let known = &sequence[sequence.len() - history.map_or(sequence.len(), |n| sequence.len().min(n + 1))..];
+                let Some(case) = Case::of(known, Split::Test) else {
                     prop_assert_eq!(found, 0);
                     continue;
                 };

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mp4sr_artifact::{Fingerprint, Header, Layout, Result, Sequences, Tensor, TensorFile, write_tensors};
+use mp4sr_artifact::{Error, Fingerprint, Header, Layout, Result, Sequences, Tensor, TensorFile, write_tensors};
 use serde::{Deserialize, Serialize};
 
 use crate::Split;
@@ -47,7 +47,12 @@ impl StoredRanks {
     pub fn read(layout: &Layout, sequences: &Sequences, split: Split, history: Option<usize>) -> Result<Self> {
         const REMEDY: &str = "run `make evaluate` again";
         let name = name(split.name(), history);
-        let mut file = TensorFile::read(&layout.ranks(&name), FORMAT, VERSION, REMEDY)?;
+        let path = layout.ranks(&name);
+        if !path.exists() {
+            let remedy = format!("run `make evaluate RUN={}` with the run's own settings", layout.run_name());
+            return Err(Error::unusable(&path, "it is not there", remedy));
+        }
+        let mut file = TensorFile::read(&path, FORMAT, VERSION, REMEDY)?;
         file.expect_items(&sequences.item_hash, REMEDY)?;
         let info: RanksInfo = serde_json::from_value(file.header().settings.clone())
             .map_err(|e| file.wrong(format!("its settings can't be read ({e})")))?;

@@ -33,6 +33,7 @@ impl Group {
     }
 
     /// The same of some users (rows) alone.
+    #[must_use]
     pub fn of_users(&self, users: &[usize]) -> Self {
         let pick = |ranks: &Vec<u32>| users.iter().map(|&user| ranks[user]).collect();
         Self { name: self.name.clone(), ranks: self.ranks.iter().map(pick).collect() }

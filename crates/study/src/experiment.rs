@@ -260,7 +260,7 @@ impl Study<'_> {
         let comparison = Comparison::new(&groups, &self.measures());
         let mut text = self.head(title, comparison.users);
         text += &comparison.table("model").markdown();
-        text += &self.times(&made);
+        text += &times(&made);
         self.finish(text, paper, &comparison.details(), None)
     }
 
@@ -296,7 +296,7 @@ impl Study<'_> {
                 .push(format!("{label} is left out: no ResNet was named, or the pipeline's images are no pictures"));
             return None;
         }
-        let model = format!("extract.image.model={:?}", model);
+        let model = format!("extract.image.model={model:?}");
         Some(row(label, "resnet", &["extract.image.features=\"embedding\"", &model]))
     }
 
@@ -439,8 +439,8 @@ impl Study<'_> {
         let charts = SHOWN.iter().filter_map(|measure| {
             let column = measures.iter().position(|m| m == measure)?;
             let series = lines.iter().map(|line| {
-                let point = |(at, entries): (usize, &Vec<(f64, (f64, f64))>)| {
-                    let (y, range) = entries[column];
+                let point = |(at, values): (usize, &Values)| {
+                    let (y, range) = values[column];
                     Point { x: at as f64, y, range }
                 };
                 Series { name: line.name.clone(), points: line.entries.iter().enumerate().map(point).collect() }
@@ -540,7 +540,7 @@ impl Study<'_> {
             text += &comparison.table("model").markdown();
             add_details(&mut details, &what, &comparison);
         }
-        text += &self.times(&made);
+        text += &times(&made);
         self.finish(text, Some(3), &details, None)
     }
 
@@ -593,7 +593,7 @@ impl Study<'_> {
             overrides.push(format!("dataset.name=\"{union}\""));
             first.push(self.cell(&self.runner.args().pipeline.clone(), &overrides, &full(), seed)?);
         }
-        for error in self.runner.pretrain_as_is(&first).into_iter().flatten() {
+        if let Some(error) = self.runner.pretrain_as_is(&first).into_iter().flatten().next() {
             anyhow::bail!("{error}");
         }
         for (label, slug) in [("w/o Pre-train", "no-pretrain"), ("MP4SR", "mp4sr"), ("MP4SR, larger", "larger")] {
@@ -710,32 +710,9 @@ impl Study<'_> {
             }
         }
         let mut text = format!("# {title}\n\n{}\n", self.settings());
-        text += &self.lowest(&made)?.markdown();
+        text += &lowest(&made)?.markdown();
         let figure = Figure { title: format!("{title} ({})", self.config.dataset.name), charts };
         self.finish(text, None, &table, Some(figure))
-    }
-
-    /// The lowest test loss on each run's way, by row.
-    fn lowest(&self, made: &Made) -> anyhow::Result<Rows> {
-        let mut table = Rows::new(["layers: start", "lowest test loss", "± over seeds", "epochs until then"]);
-        for (row, cells) in made {
-            let (mut losses, mut epochs) = (Vec::new(), Vec::new());
-            for cell in cells {
-                let found = test_losses(&cell.layout)?;
-                if let Some(least) = found.iter().min_by(|a, b| a.2.total_cmp(&b.2)) {
-                    losses.push(least.2);
-                    epochs.push(least.0 as f64);
-                }
-            }
-            let (loss, deviation) = mean_and_deviation(&losses);
-            table.rows.push(vec![
-                row.label.clone(),
-                format!("{loss:.4}"),
-                deviation.map_or(String::new(), |d| format!("{d:.4}")),
-                format!("{:.1}", mean_and_deviation(&epochs).0),
-            ]);
-        }
-        Ok(table)
     }
 
     fn head(&self, title: &str, users: usize) -> String {
@@ -759,19 +736,6 @@ impl Study<'_> {
             if seeds == 1 { format!("seed {first}") } else { format!("seeds {first} to {}", first + seeds as u64 - 1) };
         let quick = if self.options.quick { " A quick look: 12 events a user, a few epochs; no result." } else { "" };
         format!("Dataset `{name}`, {seeds}.{quick}")
-    }
-
-    /// How long training took, by row.
-    fn times(&self, made: &Made) -> String {
-        let mut table = Rows::new(["model", "epochs", "seconds of training"]);
-        for (row, cells) in made {
-            let (epochs, seconds): (Vec<f64>, Vec<f64>) = cells.iter().map(|cell| training_time(&cell.layout)).unzip();
-            if epochs.iter().sum::<f64>() > 0.0 {
-                let values = [epochs, seconds].map(|v| format!("{:.0}", mean_and_deviation(&v).0));
-                table.rows.push([row.label.clone()].into_iter().chain(values).collect());
-            }
-        }
-        if table.rows.is_empty() { String::new() } else { format!("\nMeans over seeds:\n\n{}", table.markdown()) }
     }
 
     /// Adds the paper's block and notes, writes all files, gives the Markdown.
@@ -805,17 +769,56 @@ impl Study<'_> {
     }
 }
 
-/// One line of a figure: by place, a value and range for every measure.
+/// The lowest test loss on each run's way, by row.
+fn lowest(made: &Made) -> anyhow::Result<Rows> {
+    let mut table = Rows::new(["layers: start", "lowest test loss", "± over seeds", "epochs until then"]);
+    for (row, cells) in made {
+        let (mut losses, mut epochs) = (Vec::new(), Vec::new());
+        for cell in cells {
+            let found = test_losses(&cell.layout)?;
+            if let Some(least) = found.iter().min_by(|a, b| a.2.total_cmp(&b.2)) {
+                losses.push(least.2);
+                epochs.push(least.0 as f64);
+            }
+        }
+        let (loss, deviation) = mean_and_deviation(&losses);
+        table.rows.push(vec![
+            row.label.clone(),
+            format!("{loss:.4}"),
+            deviation.map_or(String::new(), |d| format!("{d:.4}")),
+            format!("{:.1}", mean_and_deviation(&epochs).0),
+        ]);
+    }
+    Ok(table)
+}
+
+/// How long training took, by row.
+fn times(made: &Made) -> String {
+    let mut table = Rows::new(["model", "epochs", "seconds of training"]);
+    for (row, cells) in made {
+        let (epochs, seconds): (Vec<f64>, Vec<f64>) = cells.iter().map(|cell| training_time(&cell.layout)).unzip();
+        if epochs.iter().sum::<f64>() > 0.0 {
+            let values = [epochs, seconds].map(|v| format!("{:.0}", mean_and_deviation(&v).0));
+            table.rows.push([row.label.clone()].into_iter().chain(values).collect());
+        }
+    }
+    if table.rows.is_empty() { String::new() } else { format!("\nMeans over seeds:\n\n{}", table.markdown()) }
+}
+
+/// A value with its range for every measure.
+type Values = Vec<(f64, (f64, f64))>;
+
+/// One line of a figure, by place.
 struct Line {
     name: String,
-    entries: Vec<Vec<(f64, (f64, f64))>>,
+    entries: Vec<Values>,
 }
 
 fn line(name: &str, rows: &[&(String, Vec<crate::compare::Entry>)]) -> Line {
     Line { name: name.to_owned(), entries: rows.iter().map(|row| values(row)).collect() }
 }
 
-fn values((_, entries): &(String, Vec<crate::compare::Entry>)) -> Vec<(f64, (f64, f64))> {
+fn values((_, entries): &(String, Vec<crate::compare::Entry>)) -> Values {
     let value = |entry: &crate::compare::Entry| {
         let mean = entry.interval.mean;
         (mean, entry.deviation.map_or((entry.interval.low, entry.interval.high), |d| (mean - d, mean + d)))

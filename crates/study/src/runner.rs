@@ -243,11 +243,7 @@ fn take_pretrained(from: &Layout, to: &Layout) -> anyhow::Result<()> {
         return Ok(());
     }
     let log: String = match files::read_to_string(&from.metrics_log()) {
-        Ok(text) => text
-            .lines()
-            .filter(|line| line.contains("\"phase\":\"pretrain\""))
-            .map(|line| format!("{line}\n"))
-            .collect(),
+        Ok(text) => text.split_inclusive('\n').filter(|line| line.contains("\"phase\":\"pretrain\"")).collect(),
         Err(_) => String::new(),
     };
     files::write_bytes(&to.metrics_log(), log.as_bytes())?;

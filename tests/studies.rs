@@ -1,0 +1,210 @@
+//! Comparisons, searches and studies by the real programs on a small world: what they write, what they share, what they redo.
+//! `make test` builds the programs first.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use mp4sr_artifact::files;
+
+const USERS: usize = 60;
+const ITEMS: usize = 30;
+
+fn program(name: &str) -> PathBuf {
+    let here = std::env::current_exe().unwrap();
+    let path = here.parent().unwrap().parent().unwrap().join(format!("mp4sr-{name}"));
+    assert!(path.exists(), "`{}` is not built; run `make test`, which builds it", path.display());
+    path
+}
+
+/// A folder with two pipelines over small data of their own.
+struct World {
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let world = Self { folder: tempfile::tempdir().unwrap() };
+        world.write("a", 0);
+        world.write("b", 7);
+        world
+    }
+
+    /// Users walk through the items in steps of one or two; the titles name neighbours alike.
+    fn write(&self, name: &str, shift: usize) {
+        let mut events = String::from("user_id\titem_id\ttimestamp\n");
+        for user in 0..USERS {
+            for at in 0..6 + user % 5 {
+                let item = (shift + user + at * (1 + user % 2)) % ITEMS;
+                let _ = writeln!(events, "u{user}\ti{item}\t{}", 1_600_000_000 + 86_400 * (user + 10 * at));
+            }
+        }
+        let items: String = (0..ITEMS)
+            .map(|item| format!("{{\"item_id\": \"i{item}\", \"title\": \"A thing of group {}\"}}\n", item / 3))
+            .collect();
+        let pipeline = format!(
+            "[dataset]\nname = \"{name}\"\ndata = \"{}\"\n[source]\nformat = \"tabular\"\n\
+             interactions = [\"{name}.tsv\"]\nitems = [\"{name}.jsonl\"]\n[preprocess]\nuser_core = 3\nitem_core = 1\n\
+             [model]\nexperts = 2\nfeed_forward = 16\nwidth = 16\n[pretrain]\nepochs = 2\nbatch = 64\n[finetune]\nepochs = 2\nbatch = 64\n",
+            self.folder.path().display()
+        );
+        for (file, text) in [("tsv", &events), ("jsonl", &items), ("toml", &pipeline)] {
+            files::write_bytes(&self.folder.path().join(format!("{name}.{file}")), text.as_bytes()).unwrap();
+        }
+    }
+
+    fn pipeline(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.toml"))
+    }
+
+    fn path(&self, relative: &str) -> PathBuf {
+        self.folder.path().join("artifacts").join(relative)
+    }
+
+    fn text(&self, relative: &str) -> String {
+        files::read_to_string(&self.path(relative)).unwrap()
+    }
+
+    fn command(&self, name: &str, words: &[&str]) -> Output {
+        let mut command = Command::new(program(name));
+        command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).args(words);
+        for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("MP4SR_")) {
+            command.env_remove(key);
+        }
+        command.arg("--pipeline").arg(self.pipeline("a")).arg("--artifacts").arg(self.folder.path().join("artifacts"));
+        command.output().unwrap()
+    }
+
+    fn run(&self, name: &str, words: &[&str]) -> String {
+        let output = self.command(name, words);
+        assert!(output.status.success(), "{name} {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+const GRID: [&str; 6] =
+    ["--grid", "finetune.learning_rate=0.001,0.01", "--grid", "finetune.batch=32,64", "--name", "lr"];
+
+#[test]
+fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
+    let world = World::new();
+    let said = world.run("search", &GRID);
+    let rows: Vec<&str> = said.lines().filter(|line| line.contains("lr.learning_rate")).collect();
+    assert_eq!(rows.len(), 4 + 1, "four cells and the best: {said}");
+    let recalls: Vec<f64> =
+        rows[..4].iter().map(|row| row.split('|').nth(3).unwrap().trim().parse().unwrap()).collect();
+    assert!(recalls.is_sorted_by(|a, b| a >= b), "{recalls:?}");
+    assert!(rows[4].starts_with("Best on validation: `RUN=lr.learning_rate-"), "{said}");
+    assert!(said.contains("at the limit of epochs"), "{said}");
+    let runs = files::list(&world.path("a/runs")).unwrap();
+    assert_eq!(runs.len(), 4);
+    for run in &runs {
+        assert!(!run.join("ranks.test.safetensors").exists(), "a search ranks nothing");
+    }
+
+    // Cells that pre-train alike take the weights of one.
+    let weights = |run: &Path| files::read(&run.join("pretrain.safetensors")).unwrap();
+    assert!(runs.iter().all(|run| weights(run) == weights(&runs[0])));
+    let records: Vec<_> = runs.iter().map(|run| files::read(&run.join("pretrain.manifest.json")).unwrap()).collect();
+    assert!(records.iter().all(|record| *record == records[0]), "one run made them, the others hold its record");
+
+    // A finished search finds nothing to do; a cell that is gone is made again, and the others are left alone.
+    let changed = |run: &Path| std::fs::metadata(run.join("finetune.safetensors")).unwrap().modified().unwrap();
+    let (before, bytes) = (changed(&runs[0]), files::read(&runs[1].join("finetune.safetensors")).unwrap());
+    files::remove_dir_if_present(&runs[1]).unwrap();
+    assert_eq!(world.run("search", &[&GRID[..], &["--jobs", "2"]].concat()), said, "two at once give the same table");
+    assert_eq!(changed(&runs[0]), before);
+    assert!(files::read(&runs[1].join("finetune.safetensors")).unwrap() == bytes);
+    assert_eq!(world.text("a/searches/lr/table.csv").lines().count(), 5);
+
+    let refused = world.command("search", &["--grid", "finetune.batch=0,64"]);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && said.contains("finetune.batch"), "{said}");
+}
+
+#[test]
+fn a_cell_that_fails_stops_no_other_and_is_told() {
+    let world = World::new();
+    world.run("preprocess", &[]);
+    // A modality that no stage extracts.
+    let grid = r#"model.modalities=[{name="text"}],[{name="sound",features="mine"}]"#;
+    let output = world.command("search", &["--grid", grid, "--name", "m"]);
+    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!(output.status.code(), Some(1));
+    assert!(out.contains("stopped early") || out.contains("at the limit"), "{out}");
+    assert!(out.contains("Not finished: ") && out.contains("sound.mine.safetensors"), "{out}");
+    assert!(err.contains("1 cells are not finished"), "{err}");
+}
+
+#[test]
+fn tables_figures_and_comparisons_come_from_stored_ranks() {
+    let world = World::new();
+    let said = world.run("study", &["table2", "--seeds", "2"]);
+    for row in ["popularity", "SASRec", "MP4SR w/o Pre-train", "MP4SR "] {
+        assert!(said.contains(&format!("| {row}")), "{row}: {said}");
+    }
+    assert!(said.contains("**") && said.contains("<u>") && said.contains('±'), "{said}");
+    assert!(said.contains("## The paper's Table 2") && said.contains("0.1322"), "{said}");
+    assert_eq!(world.text("a/studies/table2/table.md"), said);
+    let csv = world.text("a/studies/table2/table.csv");
+    assert_eq!(csv.lines().count(), 1 + 4 * 7, "four models at seven measures");
+
+    // The same runs serve other studies and comparisons.
+    let made = files::list(&world.path("a/runs")).unwrap().len();
+    assert_eq!(made, 8, "four models, two seeds");
+    world.run("study", &["fig8", "--seeds", "2"]);
+    assert_eq!(files::list(&world.path("a/runs")).unwrap().len(), made);
+    let picture = files::read(&world.path("a/studies/fig8/figure.png")).unwrap();
+    assert!(picture.starts_with(b"\x89PNG") && world.text("a/studies/fig8/figure.svg").starts_with("<svg"));
+    let words = ["MP4SR=mp4sr.s2020,mp4sr.s2021", "popularity.s2020", "--measures", "R@3,MRR"];
+    let compared = world.run("compare", &words);
+    assert!(compared.contains("R@3") && compared.contains("| MP4SR") && !compared.contains("N@"), "{compared}");
+    let csv = world.run("compare", &[&words[..], &["--csv"]].concat());
+    assert_eq!(csv.lines().count(), 1 + 2 * 2, "{csv}");
+
+    // Ranks of short histories are stored beside, and a rank of one event is that of the whole where there is but one.
+    let cold = world.run("study", &["cold-start", "--seeds", "1"]);
+    assert!(
+        cold.contains("from the last 1 of each history") && cold.contains("fewer than 10 training events"),
+        "{cold}"
+    );
+    assert!(world.path("a/runs/sasrec.s2020/ranks.test.history-3.safetensors").exists());
+
+    let missing = world.command("compare", &["nobody"]);
+    let said = String::from_utf8(missing.stderr).unwrap();
+    assert!(said.contains("runs/nobody/ranks.test.safetensors") && said.contains("make evaluate"), "{said}");
+}
+
+#[test]
+fn a_larger_pre_training_is_of_all_datasets_and_serves_one_that_it_has_not_seen() {
+    let world = World::new();
+    world.write("c", 11);
+    let (b, c) = (world.pipeline("b"), world.pipeline("c"));
+    let words = ["table5", "--seeds", "1", "--with", b.to_str().unwrap(), "--unseen", c.to_str().unwrap()];
+    let said = world.run("study", &words);
+    assert!(said.contains("Pre-trained on a, b together."), "{said}");
+    assert!(said.contains("c, not seen in pre-training, 60 users"), "{said}");
+    assert_eq!(said.matches("MP4SR, larger").count(), 3, "{said}");
+    let config = world.text("c/runs/larger.s2020/config.toml");
+    assert!(config.contains("from = \"a_b/mp4sr.s2020\""), "{config}");
+    let alone = files::read(&world.path("a/runs/mp4sr.s2020/finetune.safetensors")).unwrap();
+    assert!(alone != files::read(&world.path("a/runs/larger.s2020/finetune.safetensors")).unwrap());
+    assert!(!world.path("a/runs/larger.s2020/pretrain.safetensors").exists());
+}
+
+#[test]
+fn losses_sweeps_and_noise_are_drawn() {
+    let world = World::new();
+    let fig3 = world.run("study", &["fig3", "--seeds", "2"]);
+    assert!(fig3.contains("1: with pre-training") && fig3.contains("3: without pre-training"), "{fig3}");
+    let csv = world.text("a/studies/fig3/table.csv");
+    assert_eq!(csv.lines().count(), 1 + 3 * 2 * 2 * 2, "layers, starts, seeds, epochs");
+    world.run("study", &["fig4", "--seeds", "1"]);
+    assert!(world.text("a/studies/fig4/figure.svg").contains("0.001"));
+    let noise = world.run("study", &["study-noise", "--seeds", "1"]);
+    assert!(noise.contains("text lost: 0.8") && noise.contains("image of another item: 0.1"), "{noise}");
+    let refused = world.command("study", &["table5"]);
+    assert!(String::from_utf8(refused.stderr).unwrap().contains("name them with WITH="));
+}
