@@ -3,93 +3,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
 
 use mp4sr_artifact::files;
-
-const USERS: usize = 60;
-const ITEMS: usize = 30;
-
-fn program(name: &str) -> PathBuf {
-    let here = std::env::current_exe().unwrap();
-    let path = here.parent().unwrap().parent().unwrap().join(format!("mp4sr-{name}"));
-    assert!(path.exists(), "`{}` is not built; run `make test`, which builds it", path.display());
-    path
-}
-
-/// A folder with two pipelines over small data of their own.
-struct World {
-    folder: tempfile::TempDir,
-}
-
-impl World {
-    fn new() -> Self {
-        let world = Self { folder: tempfile::tempdir().unwrap() };
-        world.write("a", 0);
-        world.write("b", 7);
-        world
-    }
-
-    /// Users walk through the items in steps of one or two; the titles name neighbours alike.
-    fn write(&self, name: &str, shift: usize) {
-        let mut events = String::from("user_id\titem_id\ttimestamp\n");
-        for user in 0..USERS {
-            for at in 0..6 + user % 5 {
-                let item = (shift + user + at * (1 + user % 2)) % ITEMS;
-                let _ = writeln!(events, "u{user}\ti{item}\t{}", 1_600_000_000 + 86_400 * (user + 10 * at));
-            }
-        }
-        let items: String = (0..ITEMS)
-            .map(|item| format!("{{\"item_id\": \"i{item}\", \"title\": \"A thing of group {}\"}}\n", item / 3))
-            .collect();
-        let pipeline = format!(
-            "[dataset]\nname = \"{name}\"\ndata = \"{}\"\n[source]\nformat = \"tabular\"\n\
-             interactions = [\"{name}.tsv\"]\nitems = [\"{name}.jsonl\"]\n[preprocess]\nuser_core = 3\nitem_core = 1\n\
-             [model]\nexperts = 2\nfeed_forward = 16\nwidth = 16\n[pretrain]\nepochs = 2\nbatch = 64\n[finetune]\nepochs = 2\nbatch = 64\n",
-            self.folder.path().display()
-        );
-        for (file, text) in [("tsv", &events), ("jsonl", &items), ("toml", &pipeline)] {
-            files::write_bytes(&self.folder.path().join(format!("{name}.{file}")), text.as_bytes()).unwrap();
-        }
-    }
-
-    fn pipeline(&self, name: &str) -> PathBuf {
-        self.folder.path().join(format!("{name}.toml"))
-    }
-
-    fn path(&self, relative: &str) -> PathBuf {
-        self.folder.path().join("artifacts").join(relative)
-    }
-
-    fn text(&self, relative: &str) -> String {
-        files::read_to_string(&self.path(relative)).unwrap()
-    }
-
-    fn command(&self, name: &str, words: &[&str]) -> Output {
-        let mut command = Command::new(program(name));
-        command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).args(words);
-        for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("MP4SR_")) {
-            command.env_remove(key);
-        }
-        command.arg("--pipeline").arg(self.pipeline("a")).arg("--artifacts").arg(self.folder.path().join("artifacts"));
-        command.output().unwrap()
-    }
-
-    fn run(&self, name: &str, words: &[&str]) -> String {
-        let output = self.command(name, words);
-        assert!(output.status.success(), "{name} {words:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-}
+use mp4sr_tests::SmallWorld;
 
 const GRID: [&str; 6] =
     ["--grid", "finetune.learning_rate=0.001,0.01", "--grid", "finetune.batch=32,64", "--name", "lr"];
 
 #[test]
 fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
-    let world = World::new();
+    let world = SmallWorld::new();
     let said = world.run("search", &GRID);
     let rows: Vec<&str> = said.lines().filter(|line| line.contains("lr.learning_rate")).collect();
     assert_eq!(rows.len(), 4 + 1, "four cells and the best: {said}");
@@ -119,18 +43,18 @@ fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
     assert!(files::read(&runs[1].join("finetune.safetensors")).unwrap() == bytes);
     assert_eq!(world.text("a/searches/lr/table.csv").lines().count(), 5);
 
-    let refused = world.command("search", &["--grid", "finetune.batch=0,64"]);
+    let refused = world.output("search", &["--grid", "finetune.batch=0,64"]);
     let said = String::from_utf8(refused.stderr).unwrap();
     assert!(!refused.status.success() && said.contains("finetune.batch"), "{said}");
 }
 
 #[test]
 fn a_cell_that_fails_stops_no_other_and_is_told() {
-    let world = World::new();
+    let world = SmallWorld::new();
     world.run("preprocess", &[]);
     // A modality that no stage extracts.
     let grid = r#"model.modalities=[{name="text"}],[{name="sound",features="mine"}]"#;
-    let output = world.command("search", &["--grid", grid, "--name", "m"]);
+    let output = world.output("search", &["--grid", grid, "--name", "m"]);
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert_eq!(output.status.code(), Some(1));
     assert!(out.contains("stopped early") || out.contains("at the limit"), "{out}");
@@ -140,7 +64,7 @@ fn a_cell_that_fails_stops_no_other_and_is_told() {
 
 #[test]
 fn tables_figures_and_comparisons_come_from_stored_ranks() {
-    let world = World::new();
+    let world = SmallWorld::new();
     let said = world.run("study", &["table2", "--seeds", "2"]);
     for row in ["popularity", "SASRec", "MP4SR w/o Pre-train", "MP4SR "] {
         assert!(said.contains(&format!("| {row}")), "{row}: {said}");
@@ -172,15 +96,16 @@ fn tables_figures_and_comparisons_come_from_stored_ranks() {
     );
     assert!(world.path("a/runs/sasrec.s2020/ranks.test.history-3.safetensors").exists());
 
-    let missing = world.command("compare", &["nobody"]);
+    let missing = world.output("compare", &["nobody"]);
     let said = String::from_utf8(missing.stderr).unwrap();
     assert!(said.contains("runs/nobody/ranks.test.safetensors") && said.contains("make evaluate"), "{said}");
 }
 
 #[test]
 fn a_larger_pre_training_is_of_all_datasets_and_serves_one_that_it_has_not_seen() {
-    let world = World::new();
-    world.write("c", 11);
+    let world = SmallWorld::new();
+    world.add("b", 7);
+    world.add("c", 11);
     let (b, c) = (world.pipeline("b"), world.pipeline("c"));
     let words = ["table5", "--seeds", "1", "--with", b.to_str().unwrap(), "--unseen", c.to_str().unwrap()];
     let said = world.run("study", &words);
@@ -196,7 +121,7 @@ fn a_larger_pre_training_is_of_all_datasets_and_serves_one_that_it_has_not_seen(
 
 #[test]
 fn losses_sweeps_and_noise_are_drawn() {
-    let world = World::new();
+    let world = SmallWorld::new();
     let fig3 = world.run("study", &["fig3", "--seeds", "2"]);
     assert!(fig3.contains("1: with pre-training") && fig3.contains("3: without pre-training"), "{fig3}");
     let csv = world.text("a/studies/fig3/table.csv");
@@ -205,6 +130,6 @@ fn losses_sweeps_and_noise_are_drawn() {
     assert!(world.text("a/studies/fig4/figure.svg").contains("0.001"));
     let noise = world.run("study", &["study-noise", "--seeds", "1"]);
     assert!(noise.contains("text lost: 0.8") && noise.contains("image of another item: 0.1"), "{noise}");
-    let refused = world.command("study", &["table5"]);
+    let refused = world.output("study", &["table5"]);
     assert!(String::from_utf8(refused.stderr).unwrap().contains("name them with WITH="));
 }

@@ -7,9 +7,10 @@ use arrow::array::{
 };
 use arrow::datatypes::{Field, Float32Type, Schema, UInt32Type};
 use arrow::record_batch::RecordBatch;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ArrowReaderBuilder, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::Compression;
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use crate::{Error, Result, files};
@@ -81,6 +82,11 @@ impl Table {
             let batch = RecordBatch::try_new(schema.clone(), arrays).map_err(std::io::Error::other)?;
             let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
             let mut writer = ArrowWriter::try_new(out, schema, Some(properties))?;
+            for (name, array) in &self.columns {
+                let mut content = ColumnHasher::default();
+                content.add(array);
+                writer.append_key_value_metadata(KeyValue::new(checksum_key(name), content.finish()));
+            }
             writer.write(&batch)?;
             writer.close()?;
             Ok(())
@@ -93,9 +99,15 @@ impl Table {
             |e: &dyn std::fmt::Display| Error::unusable(path, format!("it is not a whole Parquet file ({e})"), remedy);
         let reader = ParquetRecordBatchReaderBuilder::try_new(files::open(path)?).map_err(|e| damaged(&e))?;
         let schema = reader.schema().clone();
+        let checksums = Checksums::of(&reader);
         let batches = reader.build().and_then(|r| r.collect::<std::result::Result<Vec<_>, _>>().map_err(Into::into));
         let batches = batches.map_err(|e| damaged(&e))?;
         let batch = arrow::compute::concat_batches(&schema, &batches).map_err(|e| damaged(&e))?;
+        for (field, array) in schema.fields().iter().zip(batch.columns()) {
+            let mut content = ColumnHasher::default();
+            content.add(array);
+            checksums.check(path, field.name(), content, remedy)?;
+        }
         let columns = schema
             .fields()
             .iter()
@@ -119,8 +131,10 @@ impl Table {
         let missing = |_| Error::unusable(path, format!("column `{name}` is missing"), remedy);
         let column = reader.schema().index_of(name).map_err(missing)?;
         let only = ProjectionMask::roots(reader.parquet_schema(), [column]);
+        let (checksums, mut content) = (Checksums::of(&reader), ColumnHasher::default());
         for batch in reader.with_projection(only).build().map_err(|e| damaged(&e))? {
             let columns = vec![(name.to_owned(), batch.map_err(|e| damaged(&e))?.column(0).clone())];
+            content.add(&columns[0].1);
             let mut table = Self { columns, origin: Some((path.to_owned(), remedy.to_owned())) };
             for text in table.take_texts(name)?.iter().flatten() {
                 if each(text).is_break() {
@@ -128,7 +142,7 @@ impl Table {
                 }
             }
         }
-        Ok(())
+        checksums.check(path, name, content, remedy)
     }
 
     /// Takes a column of unsigned integers.
@@ -190,6 +204,57 @@ impl Table {
             Some((path, remedy)) => Error::unusable(path, reason, remedy.clone()),
             None => Error::unusable(Path::new("(a table in memory)"), reason, "report this as a defect"),
         }
+    }
+}
+
+/// Hashes of columns' content in the file's metadata, by which a damaged file is told. A file of another program has none.
+struct Checksums(Vec<KeyValue>);
+
+impl Checksums {
+    fn of<T>(reader: &ArrowReaderBuilder<T>) -> Self {
+        Self(reader.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default())
+    }
+
+    fn check(&self, path: &Path, column: &str, content: ColumnHasher, remedy: &str) -> Result<()> {
+        let key = checksum_key(column);
+        let stored = self.0.iter().find(|entry| entry.key == key).and_then(|entry| entry.value.as_deref());
+        if stored.is_some_and(|stored| stored != content.finish()) {
+            let reason = format!("its column `{column}` is not what was written (its checksum differs)");
+            return Err(Error::unusable(path, reason, remedy));
+        }
+        Ok(())
+    }
+}
+
+fn checksum_key(column: &str) -> String {
+    format!("mp4sr.checksum.{column}")
+}
+
+/// Hashes a column row by row, whatever batches it comes in.
+#[derive(Default)]
+struct ColumnHasher(blake3::Hasher);
+
+impl ColumnHasher {
+    fn add(&mut self, array: &ArrayRef) {
+        if let Some(numbers) = array.as_primitive_opt::<UInt32Type>() {
+            self.0.update(bytemuck::cast_slice(numbers.values()));
+        } else if let Some(numbers) = array.as_primitive_opt::<Float32Type>() {
+            self.0.update(bytemuck::cast_slice(numbers.values()));
+        } else if let Some(lists) = array.as_list_opt::<i32>() {
+            for row in 0..lists.len() {
+                let values = lists.value(row);
+                self.0.update(&(values.len() as u64).to_le_bytes());
+                self.add(&values);
+            }
+        } else if let Some(texts) = texts(array) {
+            for text in texts {
+                self.0.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+            }
+        }
+    }
+
+    fn finish(&self) -> String {
+        self.0.finalize().to_hex().to_string()
     }
 }
 

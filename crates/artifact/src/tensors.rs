@@ -14,11 +14,9 @@ use crate::{Error, Fingerprint, Result, files};
 const HEADER_KEY: &str = "mp4sr";
 
 /// The start of a header's JSON with its first key: a hash of everything else in the file, which tells a damaged file from
-/// a whole one. Checkpoints have none: they are meant to be read, changed and written by other programs, header and all.
+/// a whole one. A file of another program need not have it.
 const CHECKSUM_START: &str = "{\"checksum\":\"";
 const CHECKSUM_END: &str = "\",";
-
-const WITHOUT_CHECKSUM: &str = "checkpoint";
 
 /// Who wrote a tensor file, from what, about which items.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -116,11 +114,9 @@ pub(crate) type View<'a> = (Dtype, &'a [usize], &'a [u8]);
 /// The same without tensors of its own.
 pub(crate) fn write_views(path: &Path, header: &Header, tensors: &[(&str, View<'_>)]) -> Result<()> {
     let mut text = header_text(path, header)?;
-    if header.format != WITHOUT_CHECKSUM {
-        let parts = tensors.iter().map(|&(name, (dtype, shape, bytes))| (name, form(dtype, shape), bytes));
-        let checksum = Fingerprint::of_content(&text, parts);
-        add_checksum(&mut text, &checksum);
-    }
+    let parts = tensors.iter().map(|&(name, (dtype, shape, bytes))| (name, form(dtype, shape), bytes));
+    let checksum = Fingerprint::of_content(&text, parts);
+    add_checksum(&mut text, &checksum);
     // safetensors' own order. Its `serialize` would hold the file once more in memory, its `serialize_to_file` leaves
     // temporary files behind when it is killed.
     let mut tensors: Vec<_> = tensors.iter().collect();

@@ -48,7 +48,7 @@ fn evaluate(context: &Context) -> anyhow::Result<()> {
         let inputs = Inputs::load(layout, config)?;
         let sequences = &inputs.sequences;
         let model = build_model(config, &inputs)?;
-        let checkpoint = Checkpoint::read(&checkpoint_path, &sequences.item_hash)?;
+        let checkpoint = Checkpoint::read(&checkpoint_path, Phase::Finetune, &sequences.item_hash)?;
         checkpoint.load_into(model.as_ref(), Phase::Finetune, &checkpoint_path)?;
         let scorer = model.scorer(Phase::Finetune)?;
         let remove_seen = removes_seen(config, model.as_ref());

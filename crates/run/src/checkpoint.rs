@@ -56,29 +56,33 @@ impl Checkpoint {
         write_tensors(path, &header, &tensors)
     }
 
-    /// Reads and verifies a checkpoint for a dataset whose items are `items`.
-    pub fn read(path: &Path, items: &Fingerprint) -> Result<Self> {
+    /// Reads and verifies a checkpoint of `phase` for a dataset whose items are `items`.
+    pub fn read(path: &Path, phase: Phase, items: &Fingerprint) -> Result<Self> {
         let file = Self::open(path)?;
         file.expect_items(items, REMEDY)?;
-        Self::take(file)
+        Self::take(file, phase)
     }
 
     /// The same of whatever items: for parameters that belong to none of them, such as those of pre-training.
-    pub fn read_of_any_items(path: &Path) -> Result<Self> {
-        Self::take(Self::open(path)?)
+    pub fn read_of_any_items(path: &Path, phase: Phase) -> Result<Self> {
+        Self::take(Self::open(path)?, phase)
     }
 
     fn open(path: &Path) -> Result<TensorFile> {
         TensorFile::read(path, FORMAT, VERSION, REMEDY)
     }
 
-    fn take(mut file: TensorFile) -> Result<Self> {
-        let info = match file.header().settings.clone() {
+    fn take(mut file: TensorFile, phase: Phase) -> Result<Self> {
+        let info: CheckpointInfo = match file.header().settings.clone() {
             serde_json::Value::Null => CheckpointInfo::default(),
             settings => {
                 serde_json::from_value(settings).map_err(|e| file.wrong(format!("its settings can't be read ({e})")))?
             }
         };
+        if !info.phase.is_empty() && info.phase != phase.name() {
+            let reason = format!("it holds weights of the phase `{}`, expected `{}`", info.phase, phase.name());
+            return Err(file.wrong(reason));
+        }
         let mut parameters = Vec::new();
         for name in file.names() {
             let (values, shape) = file.take_f32(&name)?;

@@ -159,8 +159,8 @@ fn train(
         let model = build_model(config, &inputs)?;
         if let Some(path) = &pretrained {
             let checkpoint = match config.pretrain.from.as_str() {
-                "" => Checkpoint::read(path, &inputs.sequences.item_hash)?,
-                _ => Checkpoint::read_of_any_items(path)?,
+                "" => Checkpoint::read(path, Phase::Pretrain, &inputs.sequences.item_hash)?,
+                _ => Checkpoint::read_of_any_items(path, Phase::Pretrain)?,
             };
             checkpoint.load_into(model.as_ref(), phase, path)?;
         }

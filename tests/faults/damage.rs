@@ -1,0 +1,187 @@
+use std::path::Path;
+
+use mp4sr_artifact::files;
+use mp4sr_tests::{STAGES, SmallWorld, said};
+
+use crate::{finished, manifest};
+
+/// An artifact, a stage that reads it, and the outputs of that stage which its content decides.
+const READ: [(&str, &str); 9] = [
+    ("dataset/sequences.safetensors", "pretrain"),
+    ("dataset/items.parquet", "extract"),
+    ("dataset/users.parquet", "recommend"),
+    ("features/text.tiny-sentence.safetensors", "finetune"),
+    ("features/image.tiny-clip-15-words-tiny-sentence.safetensors", "pretrain"),
+    ("runs/mp4sr/pretrain.safetensors", "finetune"),
+    ("runs/mp4sr/finetune.safetensors", "evaluate"),
+    ("runs/mp4sr/ranks.test.safetensors", "report"),
+    ("runs/mp4sr/recommendations.parquet", "report"),
+];
+
+const OTHER: &str = "of another dataset";
+
+/// Damages `path` with `bytes`, runs the stage anew, and puts the artifact back. The stage must refuse the file in one sentence
+/// that names it; or, where it can't matter, make what it made before.
+fn refused(world: &SmallWorld, artifact: &str, stage: &str, bytes: &[u8], how: &str) -> bool {
+    let path = world.path("a").join(artifact);
+    let (whole, before) = (files::read(&path).unwrap(), finished(world));
+    let manifest = manifest(world, stage);
+    let record = files::read(&manifest).unwrap();
+    std::fs::write(&path, bytes).unwrap();
+    std::fs::remove_file(&manifest).unwrap();
+    let output = world.output(stage, &[]);
+    let (said, success) = (said(&output), output.status.success());
+    std::fs::write(&path, &whole).unwrap();
+    if success {
+        for (found, bytes) in finished(world) {
+            assert!(before[&found] == bytes, "{artifact}, {how}: {stage} made another {}", found.display());
+        }
+        return false;
+    }
+    let name = path.file_name().unwrap().to_string_lossy();
+    let last = said.lines().last().unwrap_or_default();
+    assert_eq!(output.status.code(), Some(1), "{artifact}, {how}: {said}");
+    // Where all of a dataset was exchanged, it is the next file that does not fit.
+    let named = last.contains(&*name) || (how == OTHER && last.contains("about other items"));
+    assert!(last.starts_with("error: ") && named && last.contains(';'), "{artifact}, {how}: {said}");
+    std::fs::write(&manifest, record).unwrap();
+    true
+}
+
+/// Each artifact with bits flipped at thirty places, cut at eight, emptied, and replaced by every other kind and by the same kind of
+/// another dataset.
+#[test]
+fn every_damaged_artifact_is_refused_by_name() {
+    let world = SmallWorld::new();
+    for stage in STAGES {
+        world.run(stage, &[]);
+    }
+    let other = SmallWorld::new();
+    other.add("a", 7);
+    // Other items, so that nothing of it fits.
+    let items = other.raw_text("a.jsonl").replace("\"i", "\"j").replace("\"jtem", "\"item");
+    let events = other.raw_text("a.tsv").replace("\ti", "\tj").replace("\tjtem", "\titem");
+    for (name, text) in [("a.jsonl", items), ("a.tsv", events)] {
+        files::write_bytes(&other.folder().join(name), text.as_bytes()).unwrap();
+    }
+    for stage in STAGES {
+        other.run(stage, &[]);
+    }
+    let mut refusals = 0;
+    for (artifact, stage) in READ {
+        let whole = files::read(&world.path("a").join(artifact)).unwrap();
+        for place in 0..30 {
+            let mut flipped = whole.clone();
+            let at = place * (whole.len() - 1) / 29;
+            flipped[at] ^= 1 << (place % 8);
+            refusals += usize::from(refused(&world, artifact, stage, &flipped, &format!("bit at {at}")));
+        }
+        for part in 0..8 {
+            let cut = &whole[..part * whole.len() / 8];
+            assert!(refused(&world, artifact, stage, cut, &format!("cut to {} bytes", cut.len())));
+        }
+        for (another, _) in READ.iter().filter(|(another, _)| Path::new(another) != Path::new(artifact)) {
+            let bytes = files::read(&world.path("a").join(another)).unwrap();
+            let is_same_kind = another.contains("features/") && artifact.contains("features/");
+            // Lists have the columns of the users' table too, with the same content.
+            let holds_it = artifact.contains("users") && another.contains("recommendations");
+            if !is_same_kind && !holds_it {
+                let how = format!("{another} in its place");
+                assert!(refused(&world, artifact, stage, &bytes, &how), "{artifact}: {how} is taken");
+            }
+        }
+        // Extract reads the items alone and takes whichever they are; their features then fit no other sequences.
+        if !["dataset/items.parquet", "dataset/users.parquet"].contains(&artifact) {
+            let bytes = files::read(&other.path("a").join(artifact)).unwrap();
+            assert!(refused(&world, artifact, stage, &bytes, OTHER), "{artifact} of other items is taken");
+        }
+    }
+    assert!(refusals > 200, "only {refusals} of 270 flipped bits were refused");
+}
+
+/// Headers that lie: about their own length, about tensors beyond the end, about sizes beyond all memory.
+#[test]
+fn headers_that_claim_more_than_there_is_are_refused() {
+    let world = SmallWorld::new();
+    for stage in STAGES {
+        world.run(stage, &[]);
+    }
+    for (artifact, stage) in READ.iter().filter(|(artifact, _)| artifact.ends_with(".safetensors")) {
+        let whole = files::read(&world.path("a").join(artifact)).unwrap();
+        let length = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+        let header = String::from_utf8(whole[8..8 + length].to_vec()).unwrap();
+        let with = |text: &str| {
+            let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+            bytes.extend(text.as_bytes());
+            bytes.extend(&whole[8 + length..]);
+            bytes
+        };
+        for claimed in [0, 7, length as u64 + 1, 1 << 40, u64::MAX] {
+            let mut bytes = whole.clone();
+            bytes[..8].copy_from_slice(&claimed.to_le_bytes());
+            assert!(refused(&world, artifact, stage, &bytes, &format!("a header of {claimed} bytes")));
+        }
+        let data = header.rfind("\"data_offsets\":[").unwrap();
+        let end = header[data..].find(']').unwrap() + data;
+        let start = header[..end].rfind(',').unwrap() + 1;
+        for claimed in ["1152921504606846976", "18446744073709551615", "99999999"] {
+            let text = format!("{}{claimed}{}", &header[..start], &header[end..]);
+            assert!(refused(&world, artifact, stage, &with(&text), &format!("a tensor that ends at {claimed}")));
+        }
+        let huge = header.replacen("\"shape\":[", "\"shape\":[4294967296,4294967296,", 1);
+        assert!(refused(&world, artifact, stage, &with(&huge), "a shape beyond all memory"));
+        let older = header.replacen("\\\"version\\\":", "\\\"version\\\":9", 1);
+        assert!(refused(&world, artifact, stage, &with(&older), "another format version"));
+    }
+}
+
+/// Files as another program writes them, without a checksum: what they hold is checked all the same.
+#[test]
+fn what_can_not_be_true_is_refused_without_a_checksum_too() {
+    let world = SmallWorld::new();
+    for stage in STAGES {
+        world.run(stage, &[]);
+    }
+    let strip = |artifact: &str, change: &dyn Fn(&mut Vec<u8>, usize)| {
+        let whole = files::read(&world.path("a").join(artifact)).unwrap();
+        let length = u64::from_le_bytes(whole[..8].try_into().unwrap()) as usize;
+        let header = String::from_utf8(whole[8..8 + length].to_vec()).unwrap();
+        let at = header.find("\\\"checksum\\\":").unwrap();
+        let end = header[at..].find(',').unwrap() + at + 1;
+        let mut text = format!("{}{}", &header[..at], &header[end..]);
+        text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));
+        let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(text.as_bytes());
+        let start = bytes.len();
+        bytes.extend(&whole[8 + length..]);
+        change(&mut bytes, start);
+        bytes
+    };
+    let features = "features/text.tiny-sentence.safetensors";
+    let nan = strip(features, &|bytes, _| {
+        let end = bytes.len();
+        bytes[end - 2..].copy_from_slice(&0x7e00u16.to_le_bytes());
+    });
+    assert!(refused(&world, features, "finetune", &nan, "NaN"));
+    // Safetensors puts wider types first: these are offsets.
+    let falling = strip(features, &|bytes, start| bytes[start + 8..start + 16].copy_from_slice(&99i64.to_le_bytes()));
+    assert!(refused(&world, features, "finetune", &falling, "offsets that fall"));
+    let negative = strip(features, &|bytes, start| bytes[start..start + 8].copy_from_slice(&(-1i64).to_le_bytes()));
+    assert!(refused(&world, features, "finetune", &negative, "a negative offset"));
+    let sequences = "dataset/sequences.safetensors";
+    let beyond = strip(sequences, &|bytes, _| {
+        let end = bytes.len();
+        bytes[end - 4..].copy_from_slice(&4_000_000_000u32.to_le_bytes());
+    });
+    assert!(refused(&world, sequences, "pretrain", &beyond, "an item beyond the last"));
+    for value in [f32::NAN, f32::INFINITY] {
+        let weights = "runs/mp4sr/finetune.safetensors";
+        let bad = strip(weights, &|bytes, start| {
+            bytes[start..].as_chunks_mut::<4>().0.iter_mut().for_each(|number| *number = value.to_le_bytes());
+        });
+        assert!(refused(&world, weights, "evaluate", &bad, "weights that are not numbers"));
+    }
+    let ranks = "runs/mp4sr/ranks.test.safetensors";
+    let beyond = strip(ranks, &|bytes, start| bytes[start..start + 4].copy_from_slice(&77_777u32.to_le_bytes()));
+    assert!(refused(&world, ranks, "report", &beyond, "a rank beyond the last item"));
+}

@@ -1,0 +1,80 @@
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use mp4sr_tests::{STAGES, SmallWorld, said};
+
+use crate::{assert_same, finished, forget, undisturbed};
+
+/// The faults: what fails, with which error of the system, and how it is told.
+const FAULTS: [(&str, &str, &str); 4] = [
+    ("write", "28", "No space left on device"),
+    ("fsync", "5", "Input/output error"),
+    ("rename", "1", "Operation not permitted"),
+    ("open", "30", "Read-only file system"),
+];
+
+/// The library that makes calls fail, where there is a C compiler and a loader that takes it.
+fn injector(folder: &Path) -> Option<PathBuf> {
+    let library = folder.join("inject.so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("faults/inject.c");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl");
+    compiler.status().is_ok_and(|status| status.success() && cfg!(target_os = "linux")).then_some(library)
+}
+
+/// Every write, fsync, rename and open of every stage fails once, and all after it: one sentence, exit code 1, what was there
+/// before is untouched, and the next start ends with the same bytes.
+#[test]
+fn a_disk_that_fails_at_any_call_loses_nothing() {
+    let (world, expected) = undisturbed();
+    let Some(library) = injector(world.folder()) else {
+        println!("skipped: no C compiler, or not Linux");
+        return;
+    };
+    let mut faults = 0;
+    for stage in STAGES {
+        let before = finished(&world);
+        for (call, errno, told) in FAULTS {
+            for at in 0.. {
+                let mut command = world.command(stage, &[]);
+                command.env("LD_PRELOAD", &library).env("MP4SR_FAULT", call);
+                let output =
+                    command.env("MP4SR_FAULT_AT", at.to_string()).env("MP4SR_FAULT_ERRNO", errno).output().unwrap();
+                if output.status.success() {
+                    break;
+                }
+                faults += 1;
+                let said = said(&output);
+                let last = said.lines().last().unwrap_or_default();
+                let when = format!("{stage}, {call} {at}");
+                assert_eq!(output.status.code(), Some(1), "{when}: {said}");
+                assert!(
+                    last.starts_with("error: ") && last.contains(told) && last.contains("artifacts"),
+                    "{when}: {said}"
+                );
+                let now = finished(&world);
+                for (path, bytes) in &now {
+                    assert!(expected.get(path) == Some(bytes), "{when}: {} is not what it should be", path.display());
+                }
+                assert!(before.keys().all(|path| now.contains_key(path)), "{when}: something is gone");
+            }
+            forget(&world, stage);
+        }
+        world.run(stage, &[]);
+    }
+    assert_same(&finished(&world), &expected, "after faults");
+    assert!(faults > 60, "only {faults} faults happened");
+}
+
+/// A folder of artifacts that can't be written to is told, not worked around.
+#[test]
+fn a_folder_that_can_not_be_made_is_told() {
+    let world = SmallWorld::new();
+    for place in ["/proc/mp4sr", "/dev/null/mp4sr"] {
+        let mut command = mp4sr_tests::command("preprocess");
+        command.arg("--pipeline").arg(world.pipeline("a")).args(["--artifacts", place]);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(said(&output).contains(place) && !said(&output).contains("internal error"), "{}", said(&output));
+    }
+}

@@ -1,0 +1,83 @@
+//! What goes wrong outside of the programs: kills, full and failing disks, damaged artifacts. After each, nothing that was made is
+//! lost, nothing wrong stands under a final name, and the next start goes on. docs/reliability.md lists what holds.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod damage;
+mod disk;
+mod kill;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use mp4sr_artifact::files;
+use mp4sr_tests::{STAGES, SmallWorld};
+
+/// What depends on the clock, on file times, or on what an earlier run had computed: logs with seconds, records with times of
+/// change, locks, how much came from the cache, and the page, which tells all of this.
+const FREE: [&str; 6] =
+    [".lock", ".manifest.json", "metrics.jsonl", ".timing.json", "features/report.json", "report/index.html"];
+/// Marks a file that is not finished.
+const TEMPORARY: &str = ".mp4sr-tmp-";
+
+/// All files of the artifacts that are the same after any way to them, with their content.
+fn finished(world: &SmallWorld) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    collect(&world.path(""), &world.path(""), &mut found);
+    found.retain(|path, _| {
+        let name = path.to_string_lossy();
+        // The cache may hold what a killed run had computed, in other shards.
+        !FREE.iter().any(|end| name.ends_with(end)) && !name.starts_with(".cache") && !name.contains("/state.")
+    });
+    found
+}
+
+fn collect(root: &Path, folder: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
+    if !folder.exists() {
+        return;
+    }
+    for path in files::list(folder).unwrap() {
+        if path.is_dir() {
+            collect(root, &path, found);
+        } else {
+            found.insert(path.strip_prefix(root).unwrap().to_owned(), files::read(&path).unwrap());
+        }
+    }
+}
+
+/// A world without artifacts, and what every stage makes of it undisturbed. Headers and reports hold the paths of raw files, so
+/// that it must be the same world.
+fn undisturbed() -> (SmallWorld, BTreeMap<PathBuf, Vec<u8>>) {
+    let world = SmallWorld::new();
+    for stage in STAGES {
+        world.run(stage, &[]);
+    }
+    let found = finished(&world);
+    files::remove_dir_if_present(&world.path("")).unwrap();
+    (world, found)
+}
+
+/// The same artifacts with the same content.
+fn assert_same(found: &BTreeMap<PathBuf, Vec<u8>>, expected: &BTreeMap<PathBuf, Vec<u8>>, when: &str) {
+    let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(found), names(expected), "{when}");
+    for (path, bytes) in found {
+        assert!(*bytes == expected[path], "{when}: {} differs", path.display());
+    }
+}
+
+/// The record of a stage's last run.
+fn manifest(world: &SmallWorld, stage: &str) -> PathBuf {
+    let folder = match stage {
+        "preprocess" => "a/dataset",
+        "extract" => "a/features",
+        "report" => "a/runs/mp4sr/report",
+        _ => "a/runs/mp4sr",
+    };
+    world.path(folder).join(format!("{stage}.manifest.json"))
+}
+
+/// Makes the stage run again from the start.
+fn forget(world: &SmallWorld, stage: &str) {
+    std::fs::remove_file(manifest(world, stage)).unwrap();
+}
