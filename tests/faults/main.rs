@@ -5,7 +5,9 @@
 
 mod damage;
 mod disk;
+mod extreme;
 mod kill;
+mod raw;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -167,7 +167,8 @@ impl Chart {
             (-0.4, self.places.len() as f64 - 0.6)
         };
         let (low, high) = padded(points().flat_map(|p| [p.range.0, p.range.1, p.y]), 0.08);
-        let decimals = (1.0 - (high - low).log10().floor()).clamp(0.0, 6.0) as usize;
+        let decimals = |range: f64| (1.0 - range.log10().floor()).clamp(0.0, 6.0) as usize;
+        let (across, decimals) = (decimals(right - left), decimals(high - low));
         let mut chart = ChartBuilder::on(place)
             .margin(8)
             .margin_right(18)
@@ -180,7 +181,7 @@ impl Chart {
             let place = self.places.get(near.max(0.0) as usize).filter(|_| near >= 0.0 && (x - near).abs() < 1e-6);
             place.cloned().unwrap_or_default()
         };
-        let numbered = |x: &f64| format!("{x:.1}");
+        let numbered = |x: &f64| format!("{x:.across$}");
         let x_label: &dyn Fn(&f64) -> String = if self.places.is_empty() { &numbered } else { &named };
         let mut mesh = chart.configure_mesh();
         mesh.x_desc(&self.x).y_desc(&self.y).y_labels(6);

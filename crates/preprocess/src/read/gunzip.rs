@@ -5,8 +5,8 @@ use flate2::bufread::GzDecoder;
 /// The two bytes that every gzip member begins with.
 pub const MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// Decodes gzip of any number of members. Bytes after the last member that begin no other are left alone, as `gzip` does:
-/// tapes and some mirrors pad files.
+/// Decodes gzip of any number of members. Zeros after the last one are left alone, as tapes and some mirrors pad files; other
+/// bytes there are an error, because a member whose first byte is damaged would else be lost without a word.
 pub struct Gunzip<R: BufRead> {
     member: Option<GzDecoder<Ahead<R>>>,
 }
@@ -44,8 +44,19 @@ fn next_member<R: BufRead>(mut inner: R) -> io::Result<Option<GzDecoder<Ahead<R>
         inner.consume(1);
     }
     let expected = &MAGIC[taken.len()..];
-    let begins = inner.fill_buf()?.starts_with(expected);
-    Ok(begins.then(|| GzDecoder::new(Cursor::new(taken).chain(inner))))
+    if inner.fill_buf()?.starts_with(expected) {
+        return Ok(Some(GzDecoder::new(Cursor::new(taken).chain(inner))));
+    }
+    while taken.is_empty() {
+        let rest = inner.fill_buf()?;
+        if rest.is_empty() {
+            return Ok(None);
+        }
+        let length = rest.len();
+        taken.extend(rest.iter().find(|&&byte| byte != 0));
+        inner.consume(length);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "bytes after the end of its gzip data"))
 }
 
 #[cfg(test)]
@@ -59,11 +70,14 @@ mod tests {
     }
 
     #[test]
-    fn members_follow_each_other_and_padding_is_no_data() {
+    fn members_follow_each_other_padding_is_no_data_and_anything_else_an_error() {
         let members = [gzip(b"one\n"), gzip(b""), gzip(b"two\n")].concat();
         assert_eq!(read(&members).unwrap(), "one\ntwo\n");
         assert_eq!(read(&[members.as_slice(), &[0; 512]].concat()).unwrap(), "one\ntwo\n");
-        assert_eq!(read(&[members.as_slice(), b"garbage"].concat()).unwrap(), "one\ntwo\n");
+        for rest in [&b"garbage"[..], b"\0\0x", &[0x1f], &[0x1f, 0x00], &[0x1f, 0x8c, 8, 0]] {
+            let error = read(&[members.as_slice(), rest].concat()).unwrap_err().to_string();
+            assert!(error.contains("after the end"), "{rest:?}: {error}");
+        }
     }
 
     #[test]
