@@ -106,7 +106,7 @@ impl Table {
         for (field, array) in schema.fields().iter().zip(batch.columns()) {
             let mut content = ColumnHasher::default();
             content.add(array);
-            checksums.check(path, field.name(), content, remedy)?;
+            checksums.check(path, field.name(), &content, remedy)?;
         }
         let columns = schema
             .fields()
@@ -142,7 +142,7 @@ impl Table {
                 }
             }
         }
-        checksums.check(path, name, content, remedy)
+        checksums.check(path, name, &content, remedy)
     }
 
     /// Takes a column of unsigned integers.
@@ -215,7 +215,7 @@ impl Checksums {
         Self(reader.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default())
     }
 
-    fn check(&self, path: &Path, column: &str, content: ColumnHasher, remedy: &str) -> Result<()> {
+    fn check(&self, path: &Path, column: &str, content: &ColumnHasher, remedy: &str) -> Result<()> {
         let key = checksum_key(column);
         let stored = self.0.iter().find(|entry| entry.key == key).and_then(|entry| entry.value.as_deref());
         if stored.is_some_and(|stored| stored != content.finish()) {

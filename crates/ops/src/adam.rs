@@ -70,7 +70,8 @@ impl Adam {
         Ok(())
     }
 
-    /// One step; gives the joint norm before clipping. `parameters` in the order given to [`Adam::new`].
+    /// One step; gives the joint norm before clipping. `parameters` in the order given to [`Adam::new`]. A norm that is not
+    /// finite changes nothing.
     pub fn step<'a>(&mut self, parameters: impl IntoIterator<Item = &'a Var>, gradients: &GradStore) -> Result<f64> {
         let mut found = Vec::new();
         let mut square = 0.0;
@@ -82,6 +83,9 @@ impl Adam {
             }
         }
         let norm = square.sqrt();
+        if !norm.is_finite() {
+            return Ok(norm);
+        }
         let clip = (self.clip_norm / (norm + 1e-6)).min(1.0) as f32;
         for (at, parameter, gradient) in found {
             self.state.steps[at] += 1;

@@ -56,7 +56,7 @@ pub struct Entry {
     pub interval: Interval,
     /// The standard deviation over seeds, where there are several.
     pub deviation: Option<f64>,
-    /// Its place among the models: 0 is the best.
+    /// Its place among the models: how many are better.
     pub place: usize,
     /// The best against this one; none for the best.
     pub tests: Option<Tests>,
@@ -102,8 +102,9 @@ impl Comparison {
 
     /// Whether the best of a column is significantly better than the best other.
     pub fn is_significant(&self, column: usize) -> bool {
-        let second = self.rows.iter().map(|(_, entries)| &entries[column]).find(|entry| entry.place == 1);
-        second.and_then(|entry| entry.tests).is_some_and(|tests| tests.holm < SIGNIFICANT)
+        let others = self.rows.iter().map(|(_, entries)| &entries[column]).filter(|entry| entry.tests.is_some());
+        let best = others.min_by_key(|entry| entry.place);
+        best.and_then(|entry| entry.tests).is_some_and(|tests| tests.holm < SIGNIFICANT)
     }
 }
 
@@ -120,7 +121,10 @@ fn column(groups: &[Group], measure: Measure) -> Vec<Entry> {
         .collect();
     let mut order: Vec<usize> = (0..entries.len()).collect();
     order.sort_by(|&a, &b| entries[b].interval.mean.total_cmp(&entries[a].interval.mean));
-    order.iter().enumerate().for_each(|(place, &at)| entries[at].place = place);
+    let mean = |at: usize| entries[at].interval.mean;
+    let better: Vec<usize> =
+        (0..entries.len()).map(|at| order.iter().filter(|&&o| mean(o) > mean(at)).count()).collect();
+    entries.iter_mut().zip(better).for_each(|(entry, place)| entry.place = place);
     if let Some((&best, others)) = order.split_first() {
         let tests: Vec<Test> = others.iter().map(|&at| paired_t(&values[best], &values[at])).collect();
         let corrected = holm(&tests.iter().map(|test| test.p).collect::<Vec<_>>());
@@ -154,6 +158,9 @@ mod tests {
         assert!(a.tests.is_none() && b.tests.is_some());
         assert!(!found.is_significant(0), "three users show nothing");
         assert_eq!(Comparison::new(&[], &[Measure::Recall(5)]).rows, []);
+        let alike = [group("a", &[&[1, 9]]), group("b", &[&[9, 1]]), group("c", &[&[9, 9]])];
+        let places = Comparison::new(&alike, &[Measure::Recall(5)]).rows.into_iter().map(|row| row.1[0].place);
+        assert_eq!(places.collect::<Vec<_>>(), [0, 0, 2], "equal models share a place");
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl Comparison {
                 let value = format!("{:.4}", entry.interval.mean);
                 let star = if self.is_significant(column) { "\\*" } else { "" };
                 let marked = match entry.place {
-                    _ if self.rows.len() == 1 => value,
+                    _ if self.rows.len() == 1 || entry.interval.mean == 0.0 => value,
                     0 => format!("**{value}**{star}"),
                     1 => format!("<u>{value}</u>"),
                     _ => value,

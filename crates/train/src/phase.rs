@@ -91,8 +91,9 @@ pub enum TrainError {
     NoSamples,
     /// The loss is no number any more.
     #[error(
-        "the loss became {loss} in {phase} epoch {epoch}, step {step} (gradient norm before: {norm}); the best epoch so far is \
-         kept in `{}`; try a smaller learning rate", state.display()
+        "the loss or its gradient is no number any more in {phase} epoch {epoch}, step {step} (loss {loss}, gradient norm of the \
+         step before {norm}); weights and samples of that step are in `{}`, what was saved before stays; try a smaller \
+         learning rate", inputs.display()
     )]
     Diverged {
         /// The loss.
@@ -105,8 +106,8 @@ pub enum TrainError {
         step: usize,
         /// The last gradient norm.
         norm: f64,
-        /// The state file.
-        state: PathBuf,
+        /// Where weights and samples of the step are kept.
+        inputs: PathBuf,
     },
 }
 
@@ -201,9 +202,26 @@ impl Training<'_> {
     fn save(&self, standing: &mut Standing) -> Result<(), TrainError> {
         let (current, adam) = (self.values(&standing.names)?, standing.adam.state().clone());
         let state = State { progress: standing.progress.clone(), current, best: standing.best.clone(), adam };
-        state.write(&self.state_path, &self.sequences.item_hash)?;
+        state.write(&self.state_path, &self.sequences.item_hash, None)?;
         standing.saved = Instant::now();
         Ok(())
+    }
+
+    /// Keeps where a step stands that has no loss, with its samples, and says so. Put in the place of the state, it does that
+    /// step again.
+    fn diverged(&self, standing: &Standing, batch: &Batch, loss: f32, norm: f64) -> TrainError {
+        let path = self.state_path.with_file_name(format!("diverged.{}.safetensors", self.phase.name()));
+        let progress = standing.progress.clone();
+        let (epoch, step) = (progress.epoch + 1, progress.under_way.step + 1);
+        let write = || -> Result<(), TrainError> {
+            let (current, adam) = (self.values(&standing.names)?, standing.adam.state().clone());
+            let state = State { progress, current, best: standing.best.clone(), adam };
+            Ok(state.write(&path, &self.sequences.item_hash, Some(batch))?)
+        };
+        match write() {
+            Ok(()) => TrainError::Diverged { loss, phase: self.phase.name(), epoch, step, norm, inputs: path },
+            Err(error) => error,
+        }
     }
 
     fn values(&self, names: &[String]) -> Result<Vec<Stored>, TrainError> {
@@ -226,20 +244,13 @@ impl Training<'_> {
             let batch = Batch::new(chosen.iter().map(|&i| samples.get(i as usize)), s.positions)?;
             let loss = self.model.loss(self.phase, &batch, draw.purpose("step").at(step as u64))?;
             let value = loss.to_scalar::<f32>()?;
-            let diverged = |loss, norm| TrainError::Diverged {
-                loss,
-                phase: self.phase.name(),
-                epoch,
-                step: step + 1,
-                norm,
-                state: self.state_path.clone(),
-            };
             if !value.is_finite() {
-                return Err(diverged(value, norm));
+                return Err(self.diverged(standing, &batch, value, norm));
             }
+            let before = norm;
             norm = standing.adam.step(&standing.vars, &loss.backward()?)?;
             if !norm.is_finite() {
-                return Err(diverged(value, norm));
+                return Err(self.diverged(standing, &batch, value, before));
             }
             let under_way = &mut standing.progress.under_way;
             under_way.step = step + 1;

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use mp4sr_artifact::{Error, Fingerprint, Header, Result, Tensor, TensorFile, write_tensors};
-use mp4sr_models::Stored;
+use mp4sr_models::{Batch, Stored};
 use mp4sr_ops::AdamState;
 use serde::{Deserialize, Serialize};
 
@@ -54,8 +54,9 @@ pub struct UnderWay {
 }
 
 impl State {
-    /// Writes the state atomically.
-    pub fn write(&self, path: &Path, items: &Fingerprint) -> Result<()> {
+    /// Writes the state atomically, with the samples of its next step where they are given: `batch.items` `[tokens]`,
+    /// `batch.offsets` `[B+1]`, `batch.targets` `[B]`.
+    pub fn write(&self, path: &Path, items: &Fingerprint, next: Option<&Batch>) -> Result<()> {
         let header = Header {
             format: FORMAT.to_owned(),
             version: VERSION,
@@ -76,6 +77,14 @@ impl State {
             tensors.push((format!("first.{name}"), Tensor::F32(first.clone(), vec![first.len()])));
             tensors.push((format!("second.{name}"), Tensor::F32(second.clone(), vec![second.len()])));
             tensors.push((format!("steps.{name}"), Tensor::I64(vec![self.adam.steps[at] as i64], vec![1])));
+        }
+        if let Some(batch) = next {
+            let ends = (0..batch.count()).map(|j| batch.segments.range(j).end as i64);
+            let offsets: Vec<i64> = std::iter::once(0).chain(ends).collect();
+            for (name, values) in [("items", &batch.items), ("targets", &batch.targets)] {
+                tensors.push((format!("batch.{name}"), Tensor::U32(values.clone(), vec![values.len()])));
+            }
+            tensors.push(("batch.offsets".to_owned(), Tensor::I64(offsets.clone(), vec![offsets.len()])));
         }
         write_tensors(path, &header, &tensors)
     }

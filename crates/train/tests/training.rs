@@ -354,3 +354,50 @@ fn a_state_of_other_settings_or_data_or_a_damaged_one_is_refused_and_stays() {
     files::write_bytes(&path, &whole).unwrap();
     assert_eq!(refusal(same(), &rising()), None);
 }
+
+/// A loss or gradient that is no number stops training at that step; what is kept of the step does it again.
+#[test]
+fn a_step_without_a_loss_is_kept_and_can_be_done_again() {
+    struct Breaking(Recorder, f32);
+    impl Model for Breaking {
+        fn parameters(&self) -> &Parameters {
+            self.0.parameters()
+        }
+        fn phases(&self) -> &'static [Phase] {
+            self.0.phases()
+        }
+        fn uses(&self, phase: Phase, name: &str) -> bool {
+            self.0.uses(phase, name)
+        }
+        // Below the bound the square root has no real value.
+        fn loss(&self, phase: Phase, batch: &Batch, draw: Stream) -> Result<Tensor> {
+            let _ = self.0.loss(phase, batch, draw)?;
+            (self.0.parameters.get("x").unwrap().as_tensor() - f64::from(self.1))?.sqrt()?.sum_all()
+        }
+        fn scorer(&self, phase: Phase) -> Result<Box<dyn Scorer + '_>> {
+            self.0.scorer(phase)
+        }
+        fn is_sequential(&self) -> bool {
+            true
+        }
+    }
+    let data = sequences(&[&[1, 2, 3, 4, 5, 6], &[2, 3, 4, 5, 6, 7]], 8);
+    let folder = tempfile::tempdir().unwrap();
+    let run = |model: &Breaking| match train(model, &data, settings(50, 50, 2), folder.path()) {
+        Err(TrainError::Diverged { epoch, step, inputs, .. }) => (epoch, step, inputs),
+        other => panic!("{other:?}"),
+    };
+    // x falls by about 0.1 a step, three steps an epoch: epoch 2 gets there.
+    let first = run(&Breaking(Recorder::new(8, &[2; 50]), 0.55));
+    assert_eq!((first.0, first.1), (2, 3));
+    let kept = files::read(&first.2).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&kept).unwrap();
+    assert_eq!(file.tensor("batch.offsets").unwrap().shape(), [3], "the samples of the step");
+    assert!(folder.path().join("state.safetensors").exists(), "what was saved before stays");
+
+    std::fs::rename(&first.2, folder.path().join("state.safetensors")).unwrap();
+    let again = Breaking(Recorder::new(8, &[2; 50]), 0.55);
+    assert_eq!(run(&again), first);
+    assert_eq!(again.0.seen.borrow().len(), 2, "nothing but that step");
+    assert_eq!(files::read(&first.2).unwrap(), kept);
+}
