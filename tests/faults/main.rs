@@ -7,6 +7,7 @@ mod damage;
 mod disk;
 mod extreme;
 mod kill;
+mod messages;
 mod raw;
 
 use std::collections::BTreeMap;
