@@ -444,7 +444,8 @@ fn number(n: u64) -> String {
 mod tests {
     use super::*;
     use crate::Row;
-    use mp4sr_protocol::{Measure, Metrics, Split};
+    use crate::slices::{Ranked, slice_tables};
+    use mp4sr_protocol::{Facts, Measure, Metrics};
 
     const HOSTILE: &str = "</title><script>alert(\"1\")</script> & <b>'bold'";
 
@@ -467,6 +468,10 @@ mod tests {
         let measures = vec![Measure::Recall(5)];
         let metrics = Metrics::of(&[1], &measures);
         let tables = [MetricsTable { split: Split::Test, measures, rows: vec![Row { run: HOSTILE.into(), metrics }] }];
+        let ranked = [HOSTILE, "r"].map(|run| Ranked { run: run.to_owned(), ranks: vec![1] });
+        let comparison = Comparison::of(&ranked, &[Measure::Recall(5)]);
+        let facts = [Facts { user: 0, length: 3, history: 2, target_events: 1, target_age: None }];
+        let slices = slice_tables(&facts, &ranked, &[Measure::Recall(5)]);
         let mut statistics = Statistics { dataset: HOSTILE.into(), ..Statistics::default() };
         let example = crate::statistics::Example { file: "a/b<c".into(), line: 3, found: HOSTILE.into() };
         let rejected = Rejected { count: 1, examples: vec![example] };
@@ -475,12 +480,16 @@ mod tests {
             dataset: HOSTILE,
             run: "r",
             tables: &tables,
+            comparison: comparison.as_ref(),
+            slices: &slices,
             panels: &[],
             untrained: &[],
             statistics: Some(&statistics),
             users: &[user],
             choice: Choice { users: 1, known: 1, hits: 1 },
             items: &items,
+            words: None,
+            timings: &[],
             config: HOSTILE,
             made_from: &[(HOSTILE.into(), HOSTILE.into())],
         };
@@ -491,6 +500,8 @@ mod tests {
         assert_eq!(text.matches("true next item</span>").count(), 2, "after the history and in the list");
         assert!(text.contains("picture does not decode") && text.contains("no picture"));
         assert!(text.contains("(no title)"));
+        assert_eq!(text.matches("<th class=\"run\" colspan=\"1\">&lt;/title").count(), slices.len());
+        assert!(!text.contains("id=\"words\"") && !text.contains("peak memory"), "nothing known, nothing said");
     }
 
     #[test]
