@@ -268,7 +268,6 @@ fn words_and_times_are_shown_where_there_are_files_and_follow_their_changes() {
         !page.contains("timing of") && !page.contains("99.0 s"),
         "neither a fingerprint of them nor the page's own"
     );
-    keep(&world);
 }
 
 #[test]

@@ -15,7 +15,7 @@ pub(super) fn section(tables: &[SliceTable]) -> Markup {
                 "cut so that each group has about a fifth of the users; users with the same value stay together. The best of "
                 "a group is bold; a difference within a small group may well be chance."
             }
-            @for table in tables { (slice_table(table)) }
+            div.side { @for table in tables { (slice_table(table)) } }
         }
     }
 }
