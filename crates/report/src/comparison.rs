@@ -136,7 +136,7 @@ mod tests {
         close(three.others[0].differences[0].wilcoxon, 2.0 * signed);
         assert_eq!(three.others[1].differences, [Difference { mean: 0.0, t: 1.0, wilcoxon: 1.0 }]);
         assert!(
-            three.markdown().contains("| a\\|    |     4 | +0.5000 |   0.3634 |     0.3146 |\n"),
+            three.markdown().contains("| a\\|     |     4 | +0.5000 |   0.3634 |     0.3146 |\n"),
             "{}",
             three.markdown()
         );
