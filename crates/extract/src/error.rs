@@ -13,7 +13,7 @@ pub enum Error {
         reason: String,
     },
     /// An encoder is neither a folder nor on the hub.
-    #[error("encoder `{name}` is not a folder, and the model hub did not give it: {reason}")]
+    #[error("encoder `{name}` is not a folder, and the model hub did not give it: {reason}; name a folder or a model of the hub")]
     Hub {
         /// As configured.
         name: String,

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use mp4sr_artifact::{Layout, Lock, Stage, Status, files};
 
-use crate::{Config, Progress};
+use crate::{Config, Progress, Timing};
 
 /// The flags that every stage has; each has a twin in the environment.
 #[derive(Clone, Debug, clap::Args)]
@@ -115,7 +115,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 }
 
 /// Brings one stage up to date: takes the folder's lock, asks whether there is anything to do, cleans what a killed process
-/// left, runs `work`, and records its outputs. `make_stage` is called under the lock.
+/// left, runs `work`, and records its outputs and what they took. `make_stage` is called under the lock.
 pub fn run_stage(
     context: &Context,
     name: &str,
@@ -138,9 +138,48 @@ pub fn run_stage(
         context.progress.say(format!("{name}: removed {removed} unfinished files of an earlier run"));
     }
     stage.begin()?;
+    let timing = Timing::path(folder, name);
+    // What the last outputs took is not to stand beside new ones.
+    files::remove_if_present(&timing)?;
     let started = std::time::Instant::now();
     let outputs = work(&stage)?;
     stage.finish(&outputs)?;
-    context.progress.say(format!("{name}: done in {:.1} s", started.elapsed().as_secs_f64()));
+    let took = started.elapsed();
+    files::write_json(&timing, &Timing::now(name, took))?;
+    context.progress.say(format!("{name}: done in {:.1} s", took.as_secs_f64()));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(context: &Context, folder: &std::path::Path, setting: u32, fails: bool) -> anyhow::Result<()> {
+        let make_stage = || Ok(Stage::new("work", 1, folder, &setting, &[])?);
+        run_stage(context, "work", folder, make_stage, |_| {
+            anyhow::ensure!(!fails, "no luck");
+            files::write_bytes(&folder.join("made"), b"made")?;
+            Ok(vec![folder.join("made")])
+        })
+    }
+
+    #[test]
+    fn a_timing_is_of_the_outputs_beside_it_and_makes_nothing_stale() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        let layout = Layout::new(folder, "tiny", "run");
+        let context = Context { config: Config::default(), layout, progress: Progress::new(true) };
+        let path = Timing::path(folder, "work");
+        run(&context, folder, 1, false).unwrap();
+        assert_eq!(Timing::read(&path).unwrap().unwrap().stage, "work");
+        // Neither its change nor its loss runs the stage, and a stage with nothing to do writes none.
+        files::remove_if_present(&path).unwrap();
+        run(&context, folder, 1, true).unwrap();
+        assert!(!path.exists(), "the stage was up to date");
+        // A stage that failed leaves none of an earlier run.
+        run(&context, folder, 2, false).unwrap();
+        assert!(path.exists());
+        run(&context, folder, 3, true).unwrap_err();
+        assert!(!path.exists());
+    }
 }

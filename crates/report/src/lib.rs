@@ -1,16 +1,19 @@
 //! Metrics, curves and recommendations to one self-contained page and tables.
 //!
-//! In: stored ranks, logs of training, lists, items, counts of preprocessing; all of them files. Out: `index.html`,
-//! `metrics.md`, `metrics.csv`, `curves.svg`. Must not know: models, candle, how anything it shows was computed.
+//! In: stored ranks, sequences, logs of training, lists, items, words of pictures, counts of preprocessing, times of stages;
+//! all of them files. Out: `index.html`, `metrics.md`, `metrics.csv`, `slices.csv`, `curves.svg`. Must not know: models, candle, how anything it shows was computed.
 
+mod comparison;
 mod curves;
 mod error;
 mod page;
+mod slices;
 mod stage;
 mod statistics;
 mod table;
 mod thumbnail;
 mod users;
+mod words;
 
 pub use curves::{EpochLine, Log, Panel, panels, sheet};
 pub use error::{Error, Result};

@@ -5,12 +5,21 @@ use std::collections::{BTreeMap, HashMap};
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use mp4sr_artifact::Items;
+use mp4sr_pipeline::Timing;
+use mp4sr_protocol::Split;
 
+use crate::comparison::Comparison;
 use crate::curves::Panel;
+use crate::slices::SliceTable;
 use crate::statistics::{Lines, Pictures, Rejected, Statistics, Unusable};
 use crate::table::{MetricsTable, percent};
 use crate::thumbnail::{Picture, thumbnail};
 use crate::users::{Choice, Shown};
+use crate::words::Words;
+
+mod groups;
+mod times;
+mod words;
 
 /// How many pictures that can't be used are named.
 const PICTURE_EXAMPLES: usize = 3;
@@ -23,6 +32,9 @@ pub(crate) struct Page<'a> {
     pub(crate) dataset: &'a str,
     pub(crate) run: &'a str,
     pub(crate) tables: &'a [MetricsTable],
+    /// Of the test split, like the slices.
+    pub(crate) comparison: Option<&'a Comparison>,
+    pub(crate) slices: &'a [SliceTable],
     pub(crate) panels: &'a [Panel],
     /// Runs without a log of training.
     pub(crate) untrained: &'a [String],
@@ -30,6 +42,9 @@ pub(crate) struct Page<'a> {
     pub(crate) users: &'a [Shown],
     pub(crate) choice: Choice,
     pub(crate) items: &'a Items,
+    /// None where the run's features are no words.
+    pub(crate) words: Option<&'a Words>,
+    pub(crate) timings: &'a [Timing],
     /// The run's resolved configuration.
     pub(crate) config: &'a str,
     /// What, which.
@@ -57,15 +72,19 @@ impl Page<'_> {
                         p.soft { "MP4SR: multimodal pre-training for sequential recommendation (arXiv 2303.11879)" }
                         nav {
                             a href="#metrics" { "Metrics" }
+                            @if !self.slices.is_empty() { a href="#groups" { "Groups of users" } }
                             @if !self.panels.is_empty() { a href="#training" { "Training" } }
                             @if self.statistics.is_some() { a href="#dataset" { "Dataset" } }
+                            @if self.words.is_some() { a href="#words" { "What CLIP saw" } }
                             @if !self.users.is_empty() { a href="#users" { "Recommendations" } }
                             a href="#made" { "How it was made" }
                         }
                     }
                     (self.metrics_section())
+                    @if !self.slices.is_empty() { (groups::section(self.slices)) }
                     (self.training_section())
                     @if let Some(statistics) = self.statistics { (statistics_section(statistics)) }
+                    @if let Some(words) = self.words { (words::section(words, self.items)) }
                     (users)
                     (self.made_section())
                 }
@@ -84,9 +103,12 @@ impl Page<'_> {
                     "1\u{a0}/\u{a0}log" sub { "2" } "(r\u{a0}+\u{a0}1) instead of 1. Both are means over users; the best of a column is bold."
                 }
                 @for table in self.tables {
-                    h3 { (if table.split == mp4sr_protocol::Split::Test { "Test" } else { "Validation" }) ": "
-                        (if table.split == mp4sr_protocol::Split::Test { "the last item of each user" } else { "the last but one" }) }
+                    h3 { @if table.split == Split::Test { "Test: the last item of each user" }
+                        @else { "Validation: the last but one" } }
                     (metrics_table(table))
+                    @if let Some(comparison) = self.comparison.filter(|_| table.split == Split::Test) {
+                        (groups::comparison(self.run, comparison))
+                    }
                 }
             }
         }
@@ -218,6 +240,7 @@ impl Page<'_> {
         html! {
             section #made {
                 h2 { "How it was made" }
+                @if !self.timings.is_empty() { (times::table(self.timings)) }
                 div.wide { table {
                     @for (what, which) in self.made_from { tr { th.text { (what) } td.text { code { (which) } } } }
                 } }
@@ -421,7 +444,8 @@ fn number(n: u64) -> String {
 mod tests {
     use super::*;
     use crate::Row;
-    use mp4sr_protocol::{Measure, Metrics, Split};
+    use crate::slices::{Ranked, slice_tables};
+    use mp4sr_protocol::{Facts, Measure, Metrics};
 
     const HOSTILE: &str = "</title><script>alert(\"1\")</script> & <b>'bold'";
 
@@ -444,6 +468,10 @@ mod tests {
         let measures = vec![Measure::Recall(5)];
         let metrics = Metrics::of(&[1], &measures);
         let tables = [MetricsTable { split: Split::Test, measures, rows: vec![Row { run: HOSTILE.into(), metrics }] }];
+        let ranked = [HOSTILE, "r"].map(|run| Ranked { run: run.to_owned(), ranks: vec![1] });
+        let comparison = Comparison::of(&ranked, &[Measure::Recall(5)]);
+        let facts = [Facts { user: 0, length: 3, history: 2, target_events: 1, target_age: None }];
+        let slices = slice_tables(&facts, &ranked, &[Measure::Recall(5)]);
         let mut statistics = Statistics { dataset: HOSTILE.into(), ..Statistics::default() };
         let example = crate::statistics::Example { file: "a/b<c".into(), line: 3, found: HOSTILE.into() };
         let rejected = Rejected { count: 1, examples: vec![example] };
@@ -452,12 +480,16 @@ mod tests {
             dataset: HOSTILE,
             run: "r",
             tables: &tables,
+            comparison: comparison.as_ref(),
+            slices: &slices,
             panels: &[],
             untrained: &[],
             statistics: Some(&statistics),
             users: &[user],
             choice: Choice { users: 1, known: 1, hits: 1 },
             items: &items,
+            words: None,
+            timings: &[],
             config: HOSTILE,
             made_from: &[(HOSTILE.into(), HOSTILE.into())],
         };
@@ -468,6 +500,8 @@ mod tests {
         assert_eq!(text.matches("true next item</span>").count(), 2, "after the history and in the list");
         assert!(text.contains("picture does not decode") && text.contains("no picture"));
         assert!(text.contains("(no title)"));
+        assert_eq!(text.matches("<th class=\"run\" colspan=\"1\">&lt;/title").count(), slices.len());
+        assert!(!text.contains("id=\"words\"") && !text.contains("peak memory"), "nothing known, nothing said");
     }
 
     #[test]

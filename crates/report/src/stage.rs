@@ -4,25 +4,34 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{Downloads, Items, Layout, Sequences, Stage, files};
-use mp4sr_pipeline::{Bug, Context, print, run_stage};
-use mp4sr_protocol::{Measure, Metrics, Split, StoredRanks};
+use mp4sr_pipeline::{Bug, Context, Timing, print, run_stage};
+use mp4sr_protocol::{Facts, Measure, Metrics, Split, StoredRanks};
 use serde::Serialize;
 
+use crate::comparison::Comparison;
 use crate::curves::{Log, panels, sheet};
 use crate::page::Page;
+use crate::slices::{Ranked, SliceTable, headline, slice_tables, slices_to_csv};
 use crate::statistics::Statistics;
 use crate::table::{MetricsTable, Row, to_csv};
 use crate::thumbnail::is_missing;
 use crate::users::{Choice, Lists, Shown};
+use crate::words::{Words, read_words};
 use crate::{Error, Result};
 
 /// Raised whenever the same files would give another report.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// As they come on the page.
 const SPLITS: [Split; 2] = [Split::Test, Split::Validation];
 
 /// Starts the role of an input that is a picture.
 const PICTURE: &str = "picture ";
+/// Starts the role of an input that says what a stage took.
+const TIMING: &str = "timing of ";
+/// Items whose words are shown.
+const DESCRIBED: usize = 8;
+/// Words that stand among the most frequent.
+const FREQUENT: usize = 30;
 
 /// All that determines the report, beside the content of the files.
 #[derive(Serialize)]
@@ -58,7 +67,7 @@ pub fn run(context: &Context, pipeline: &Path) -> anyhow::Result<()> {
         }
     })?;
     let sequences = Sequences::read(&context.layout.sequences())?;
-    print(&report.table(SPLITS[0], &sequences)?.markdown(false))
+    print(&report.table(SPLITS[0], &report.ranked(SPLITS[0], &sequences)?)?.markdown(false))
 }
 
 /// Those beside the run in their order, then the run itself.
@@ -76,6 +85,20 @@ fn runs(context: &Context) -> Vec<Layout> {
 
 fn shown_items(users: &[Shown]) -> BTreeSet<usize> {
     users.iter().flat_map(Shown::items).collect()
+}
+
+/// An address that was fetched becomes its file.
+fn to_fetched(downloads: &Downloads, name: &mut String) {
+    let file = downloads.file(name);
+    if Downloads::is_address(name) && file.is_file() {
+        *name = file.to_string_lossy().into_owned();
+    }
+}
+
+fn write_csv(path: PathBuf, table: csv::Result<Vec<u8>>) -> Result<PathBuf> {
+    let table = table.map_err(|e| mp4sr_artifact::Error::io("write", &path, e.into()))?;
+    files::write_bytes(&path, &table)?;
+    Ok(path)
 }
 
 struct Report<'a> {
@@ -106,23 +129,48 @@ impl Report<'_> {
         inputs.push(("statistics".to_owned(), own.statistics()));
         inputs.push(("pictures".to_owned(), own.extract_report()));
         inputs.push(("configuration".to_owned(), own.run_config()));
+        inputs.extend(self.words_file().map(|path| ("words of pictures".to_owned(), path)));
+        // A stage that is up to date leaves its timing alone, so that these change with what they are about.
+        inputs.extend(self.timing_files().into_iter().map(|(stage, path)| (format!("{TIMING}{stage}"), path)));
         // Of a model without training, or a dataset from another program, some files never come to be.
         inputs.retain(|(_, path)| path.exists());
         inputs.extend(self.pictures()?);
         Ok(inputs)
     }
 
+    /// The words of pictures that the run's features were made of.
+    fn words_file(&self) -> Option<PathBuf> {
+        let (config, layout) = (&self.context.config, &self.context.layout);
+        let files = config.model.modalities.iter().map(|m| layout.words_file(&m.name, &config.feature_name(m)));
+        files.into_iter().find(|path| path.exists())
+    }
+
+    /// Where the stages before this one would leave what they took, in their order.
+    fn timing_files(&self) -> Vec<(&'static str, PathBuf)> {
+        let (config, layout) = (&self.context.config, &self.context.layout);
+        let mut stages = vec![
+            ("preprocess", layout.dataset()),
+            ("extract", layout.features()),
+            ("pretrain", layout.run()),
+            ("finetune", layout.run()),
+            ("evaluate", layout.run()),
+            ("recommend", layout.run()),
+        ];
+        // A run of this name may have been pre-trained before that was switched off.
+        stages.retain(|(stage, _)| *stage != "pretrain" || config.pretrain.enabled);
+        stages.into_iter().map(|(stage, folder)| (stage, Timing::path(&folder, stage))).collect()
+    }
+
     /// The items, with the files of those pictures that were fetched in place of their addresses.
     fn items(&self) -> Result<Items> {
         let mut items = Items::read(&self.context.layout.items())?;
-        let downloads = Downloads::new(Path::new(&self.context.config.dataset.data));
-        for name in items.images.iter_mut().flatten().filter(|name| Downloads::is_address(name)) {
-            let file = downloads.file(name);
-            if file.is_file() {
-                *name = file.to_string_lossy().into_owned();
-            }
-        }
+        let downloads = self.downloads();
+        items.images.iter_mut().flatten().for_each(|name| to_fetched(&downloads, name));
         Ok(items)
+    }
+
+    fn downloads(&self) -> Downloads {
+        Downloads::new(Path::new(&self.context.config.dataset.data))
     }
 
     /// The pictures on the page, by role and path: one that was mended or fetched makes the page anew.
@@ -160,18 +208,31 @@ impl Report<'_> {
         Err(Error::Missing { run: run.to_owned(), what, path, remedy })
     }
 
-    fn table(&self, split: Split, sequences: &Sequences) -> Result<MetricsTable> {
+    /// The ranks of all runs.
+    fn ranked(&self, split: Split, sequences: &Sequences) -> Result<Vec<Ranked>> {
+        let read = |layout: &Layout| -> Result<Ranked> {
+            let ranks = StoredRanks::read(layout, sequences, split, None)?.ranks;
+            Ok(Ranked { run: layout.run_name().to_owned(), ranks })
+        };
+        self.runs.iter().map(read).collect()
+    }
+
+    fn table(&self, split: Split, ranked: &[Ranked]) -> Result<MetricsTable> {
         let measures = Measure::columns(&self.context.config.evaluate.k);
         let mut rows: Vec<Row> = Vec::new();
-        for layout in &self.runs {
-            let stored = StoredRanks::read(layout, sequences, split, None)?;
-            let metrics = Metrics::of(&stored.ranks, &measures);
-            let run = layout.run_name().to_owned();
+        for Ranked { run, ranks } in ranked {
+            let metrics = Metrics::of(ranks, &measures);
             if let Some(first) = rows.first().filter(|first| first.metrics.users != metrics.users) {
                 let (a, a_users) = (first.run.clone(), first.metrics.users);
-                return Err(Error::OtherUsers { a, a_users, b: run, b_users: metrics.users, split: split.name() });
+                return Err(Error::OtherUsers {
+                    a,
+                    a_users,
+                    b: run.clone(),
+                    b_users: metrics.users,
+                    split: split.name(),
+                });
             }
-            rows.push(Row { run, metrics });
+            rows.push(Row { run: run.clone(), metrics });
         }
         Ok(MetricsTable { split, measures, rows })
     }
@@ -186,8 +247,14 @@ impl Report<'_> {
         let (config, layout) = (&self.context.config, &self.context.layout);
         let items = self.items()?;
         let sequences = Sequences::read(&layout.sequences())?;
-        let tables = SPLITS.map(|split| self.table(split, &sequences));
-        let tables: Vec<MetricsTable> = tables.into_iter().collect::<Result<_>>()?;
+        let ranked = self.ranked(Split::Test, &sequences)?;
+        let tables = [
+            self.table(Split::Test, &ranked)?,
+            self.table(Split::Validation, &self.ranked(Split::Validation, &sequences)?)?,
+        ];
+        let measures = headline(&config.evaluate.k);
+        let slices = slice_tables(&Facts::of(&sequences, Split::Test), &ranked, &measures);
+        let comparison = Comparison::of(&ranked, &measures);
         let logs = self.logs()?;
         let panels = panels(&logs)?;
         let untrained: Vec<String> =
@@ -196,6 +263,9 @@ impl Report<'_> {
 
         let (users, choice) = self.users(&items)?;
         self.warn_of_missing_pictures(&users, &items);
+        let words = self.words(&users, items.len())?;
+        let timings = self.timing_files().into_iter().map(|(_, path)| Ok(Timing::read(&path)?));
+        let timings: Vec<Timing> = timings.filter_map(Result::transpose).collect::<Result<_>>()?;
 
         let resolved = match layout.run_config() {
             path if path.exists() => files::read_to_string(&path)?,
@@ -206,12 +276,16 @@ impl Report<'_> {
             dataset: &config.dataset.name,
             run: layout.run_name(),
             tables: &tables,
+            comparison: comparison.as_ref(),
+            slices: &slices,
             panels: &panels,
             untrained: &untrained,
             statistics: statistics.as_ref(),
             users: &users,
             choice,
             items: &items,
+            words: words.as_ref(),
+            timings: &timings,
             config: &resolved,
             made_from: &self.made_from(stage),
         };
@@ -219,11 +293,10 @@ impl Report<'_> {
         let page_path = folder.join("index.html");
         files::write_bytes(&page_path, page.render().as_bytes())?;
         let markdown = folder.join("metrics.md");
-        files::write_bytes(&markdown, self.markdown(&tables).as_bytes())?;
-        let csv = folder.join("metrics.csv");
-        let table = to_csv(&tables).map_err(|e| mp4sr_artifact::Error::io("write", &csv, e.into()))?;
-        files::write_bytes(&csv, &table)?;
-        let mut outputs = vec![page_path, markdown, csv];
+        files::write_bytes(&markdown, self.markdown(&tables, comparison.as_ref(), &slices).as_bytes())?;
+        let csv = write_csv(folder.join("metrics.csv"), to_csv(&tables))?;
+        let slices_csv = write_csv(folder.join("slices.csv"), slices_to_csv(&slices))?;
+        let mut outputs = vec![page_path, markdown, csv, slices_csv];
         let curves = folder.join("curves.svg");
         if panels.is_empty() {
             files::remove_if_present(&curves)?;
@@ -232,6 +305,16 @@ impl Report<'_> {
             outputs.push(curves);
         }
         Ok(outputs)
+    }
+
+    /// What CLIP saw in pictures of items on the page, and most often; none of a run without such features.
+    fn words(&self, users: &[Shown], item_count: usize) -> Result<Option<Words>> {
+        let Some(path) = self.words_file() else { return Ok(None) };
+        let described = read_words(&path, item_count)?;
+        let mut words = Words::of(&described, &shown_items(users), DESCRIBED, FREQUENT);
+        let downloads = self.downloads();
+        words.samples.iter_mut().for_each(|sample| to_fetched(&downloads, &mut sample.image));
+        Ok(Some(words))
     }
 
     /// Paths of pictures start where preprocess ran; from elsewhere a page of placeholders would be a riddle.
@@ -249,11 +332,18 @@ impl Report<'_> {
         }
     }
 
-    fn markdown(&self, tables: &[MetricsTable]) -> String {
+    fn markdown(&self, tables: &[MetricsTable], comparison: Option<&Comparison>, slices: &[SliceTable]) -> String {
         let mut text = format!("# {} on {}\n", self.context.layout.run_name(), self.context.config.dataset.name);
         for table in tables {
             let title = if table.split == Split::Test { "Test" } else { "Validation" };
             text.push_str(&format!("\n## {title}\n\n{}", table.markdown(true)));
+            if let Some(comparison) = comparison.filter(|_| table.split == Split::Test) {
+                text.push_str(&format!("\n{}", comparison.markdown()));
+            }
+        }
+        if !slices.is_empty() {
+            text.push_str("\n## Test, by groups of users\n");
+            slices.iter().for_each(|table| text.push_str(&format!("\n{}", table.markdown())));
         }
         text
     }
@@ -266,8 +356,8 @@ impl Report<'_> {
             ("run".to_owned(), self.context.layout.run_name().to_owned()),
             ("seed".to_owned(), config.run.seed.to_string()),
         ];
-        let files = stage.input_fingerprints().into_iter().filter(|(role, _)| !role.starts_with(PICTURE));
-        for (role, fingerprint) in files {
+        let is_listed = |role: &str| !role.starts_with(PICTURE) && !role.starts_with(TIMING);
+        for (role, fingerprint) in stage.input_fingerprints().into_iter().filter(|(role, _)| is_listed(role)) {
             let start: String = fingerprint.as_str().chars().take(16).collect();
             rows.push((role, format!("BLAKE3 {start}")));
         }

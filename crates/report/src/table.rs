@@ -109,7 +109,7 @@ pub(crate) fn percent(change: Option<f64>) -> String {
     change.map_or_else(|| "-".to_owned(), |change| format!("{change:+.1} %"))
 }
 
-fn aligned(lines: &[Vec<String>]) -> String {
+pub(crate) fn aligned(lines: &[Vec<String>]) -> String {
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0).max(3);
     let widths: Vec<usize> = (0..lines.first().map_or(0, Vec::len)).map(width).collect();
     let mut text = String::new();

@@ -120,7 +120,7 @@ impl Lists {
 
 /// `count` of the rows (or all), one from each of `count` equal parts, `quarter` quarters into it. Hits and misses stand at
 /// other quarters, or they would come in pairs of neighbours.
-fn spread(rows: &[usize], count: usize, quarter: usize) -> Vec<usize> {
+pub(crate) fn spread(rows: &[usize], count: usize, quarter: usize) -> Vec<usize> {
     let count = count.min(rows.len());
     (0..count).map(|at| rows[(4 * at + quarter) * rows.len() / (4 * count)]).collect()
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use image::{Rgb, RgbImage};
 use mp4sr_artifact::{Column, Items, Layout, Sequences, Table, files};
-use mp4sr_pipeline::{Config, Context, Progress};
+use mp4sr_pipeline::{Config, Context, Progress, Timing};
 use mp4sr_protocol::{RanksInfo, Split, StoredRanks};
 
 const USERS: u32 = 12;
@@ -106,6 +106,44 @@ impl World {
         files::write_bytes(&self.context.layout.with_run(run).metrics_log(), text.as_bytes()).unwrap();
     }
 
+    /// Words of every picture; `each`: of the picture of an item.
+    fn write_words(&self, each: impl Fn(usize) -> Vec<String>) {
+        let Context { config, layout, .. } = &self.context;
+        let modality = config.model.modalities.iter().find(|modality| modality.name == "image").unwrap();
+        let with = || (0..ITEMS).filter(|&item| !self.items.images[item].is_empty());
+        Table::new(vec![
+            ("item", Column::U32(with().map(|item| item as u32 + 1).collect())),
+            ("image", Column::Text(with().map(|item| self.items.images[item][0].clone()).collect())),
+            ("words", Column::Texts(with().map(&each).collect())),
+            ("scores", Column::F32s(with().map(|item| vec![0.3125; each(item).len()]).collect())),
+        ])
+        .write(&layout.words_file("image", &config.feature_name(modality)))
+        .unwrap();
+    }
+
+    fn write_timing(&self, stage: &str, seconds: f64) {
+        let layout = &self.context.layout;
+        let folder = if stage == "extract" { layout.features() } else { layout.run() };
+        let timing = Timing {
+            stage: stage.to_owned(),
+            program: "9.8.7".to_owned(),
+            seconds,
+            peak_memory_bytes: Some(1_610_612_736),
+            threads: 2,
+            finished: "2025-01-02 03:04:05 UTC".to_owned(),
+        };
+        files::write_json(&Timing::path(&folder, stage), &timing).unwrap();
+    }
+
+    /// Whether the next run would write the report again.
+    fn is_stale(&self) -> bool {
+        let manifest = self.context.layout.report().join("report.manifest.json");
+        let stamp = || std::fs::metadata(&manifest).unwrap().modified().unwrap();
+        let before = stamp();
+        self.run().unwrap();
+        stamp() != before
+    }
+
     fn run(&self) -> anyhow::Result<()> {
         mp4sr_report::run(&self.context, Path::new("pipelines/tiny.toml"))
     }
@@ -134,6 +172,7 @@ fn a_page_tables_and_curves_that_need_nothing_beside_them() {
     assert_eq!(page.matches("<svg").count(), 6);
     assert!(page.contains("without a curve: popular"), "popularity is not trained in epochs");
     assert!(page.len() < 3_000_000);
+    assert!(!page.contains("What CLIP saw") && !page.contains("peak memory"), "there are no such files");
 
     // Of 12 users one has no rank; 5 of the others are within the first 5, against 1 (rank 3) of popularity.
     let markdown = world.text("metrics.md");
@@ -146,6 +185,18 @@ fn a_page_tables_and_curves_that_need_nothing_beside_them() {
     assert!(csv.starts_with("run,split,users,R@5,R@10,R@20,N@5,N@10,N@20,MRR\npopular,test,11,"), "{csv}");
     assert!(world.text("curves.svg").contains("pretrain: training loss"));
 
+    // A slicing holds each user with a rank once; lengths 3 and 4 share a fifth.
+    let slices = world.text("slices.csv");
+    assert!(slices.starts_with("slicing,slice,users,run,measure,value\n"), "{slices}");
+    let lengths = slices.lines().filter(|line| line.starts_with("sequence length,") && line.contains(",mine,R@20,"));
+    let users: Vec<usize> = lengths.map(|line| line.split(',').nth(2).unwrap().parse().unwrap()).collect();
+    assert_eq!((users.len(), users.iter().sum::<usize>()), (4, 11), "all but the user of rank 0: {slices}");
+    assert!(
+        markdown.contains("## Test, by groups of users\n\n| sequence length | users | popular R@20 |"),
+        "{markdown}"
+    );
+    assert!(page.contains("id=\"groups\"") && page.contains("95 % interval") && page.contains("mine against"));
+
     // The same files give the same page; an up-to-date report is left alone.
     world.run().unwrap();
     files::remove_if_present(&world.context.layout.report().join("index.html")).unwrap();
@@ -157,6 +208,74 @@ fn a_page_tables_and_curves_that_need_nothing_beside_them() {
     RgbImage::new(9, 9).save(world.folder.path().join("2.png")).unwrap();
     world.run().unwrap();
     assert!(!world.text("index.html").contains("picture does not decode"));
+}
+
+#[test]
+fn measures_of_groups_worked_by_hand() {
+    let world = World::new(&["popular"]);
+    world.write_ranks("popular", 3);
+    world.run().unwrap();
+    // A history of 2 events: users 0, 5, 10; ranks 0 (none), 5, 10, and three times these.
+    let ndcg = |ranks: [f64; 2]| {
+        ranks.iter().map(|rank| if *rank > 20.0 { 0.0 } else { 1.0 / (rank + 1.0).log2() }).sum::<f64>() / 2.0
+    };
+    let slices = world.text("slices.csv");
+    let value = |run: &str, measure: &str| -> f64 {
+        let start = format!("history,2 events,2,{run},{measure},");
+        slices
+            .lines()
+            .find_map(|line| line.strip_prefix(&start))
+            .unwrap_or_else(|| panic!("{start} {slices}"))
+            .parse()
+            .unwrap()
+    };
+    let found = ["mine", "popular"].map(|run| [value(run, "R@20"), value(run, "N@20")]);
+    for (found, expected) in found.as_flattened().iter().zip([1.0, ndcg([5.0, 10.0]), 0.5, ndcg([15.0, 30.0])]) {
+        assert!((found - expected).abs() < 1e-12, "{found} is not {expected}");
+    }
+    // R@20 of 11 users: all, against 6 (ranks 3 to 18) of popularity: the difference is 5 / 11, 1 for 5 users and 0 for 6.
+    // t = (5 / 11) / (sd / 11^(1/2)) with sd^2 = (5 * 6 / 11) / 10: 2.887; z of Wilcoxon = 5^(1/2), p = 0.0253.
+    let markdown = world.text("metrics.md");
+    let line = markdown.lines().find(|line| line.starts_with("| popular |") && line.contains('+')).unwrap();
+    assert!(line.starts_with("| popular |    11 | +0.4545 |   0.0162 |     0.0253 |"), "{line}");
+}
+
+#[test]
+fn words_and_times_are_shown_where_there_are_files_and_follow_their_changes() {
+    let world = World::new(&[]);
+    world.run().unwrap();
+    assert!(!world.is_stale());
+    let hostile = "<img src=x onerror=alert(1)>";
+    world.write_words(|item| vec![format!("word{}", item % 4), if item == 7 { "once" } else { hostile }.to_owned()]);
+    assert!(world.is_stale() && !world.is_stale());
+    let page = world.text("index.html");
+    assert!(page.contains("What CLIP saw") && page.contains("39 of 40 items have such words"));
+    assert!(!page.contains("<img src=x") && page.contains("&lt;img src=x onerror=alert(1)&gt;"));
+    assert!(page.contains("title=\"38 items\" style=\"font-size:220%\">&lt;img") && page.contains("title=\"1 items\""));
+    let section = page.split("id=\"words\"").nth(1).unwrap().split("</section>").next().unwrap();
+    assert_eq!(section.matches("data:image/jpeg").count() + section.matches("no picture to show").count(), 8);
+    assert!(section.contains("0.31"));
+
+    world.write_timing("extract", 75.0);
+    world.write_timing("finetune", 12.34);
+    world.write_timing("report", 99.0);
+    assert!(world.is_stale() && !world.is_stale());
+    let page = world.text("index.html");
+    assert!(
+        page.contains("1 min 15 s") && page.contains("12.3 s") && page.contains("1.5 GiB") && page.contains("9.8.7")
+    );
+    assert!(
+        !page.contains("timing of") && !page.contains("99.0 s"),
+        "neither a fingerprint of them nor the page's own"
+    );
+}
+
+#[test]
+fn the_page_stays_small_whatever_a_dictionary_holds() {
+    let world = World::new(&[]);
+    world.write_words(|item| (0..20).map(|word| format!("{item} {word} {}", "w".repeat(50_000))).collect());
+    world.run().unwrap();
+    assert!(world.text("index.html").len() < 3_000_000);
 }
 
 /// For a look at the page: the folder of a report to copy this one to.

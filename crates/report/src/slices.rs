@@ -1,0 +1,167 @@
+//! How runs do on groups of users of the test split, from stored ranks alone.
+
+use mp4sr_protocol::{Facts, Measure, means, slicings};
+
+use crate::table::aligned;
+
+/// One run's rank a user, 0 for a user without one; users stand in the order of all runs.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ranked {
+    pub(crate) run: String,
+    pub(crate) ranks: Vec<u32>,
+}
+
+/// The users of one slicing, runs side by side; the last run is the one that the report is about.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SliceTable {
+    /// What users are divided by.
+    pub(crate) slicing: &'static str,
+    pub(crate) runs: Vec<String>,
+    pub(crate) measures: Vec<Measure>,
+    pub(crate) rows: Vec<SliceRow>,
+}
+
+/// One group.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SliceRow {
+    pub(crate) name: String,
+    pub(crate) users: usize,
+    /// `[runs][measures]`.
+    pub(crate) values: Vec<Vec<f64>>,
+}
+
+/// R@K and N@K of the largest K.
+pub(crate) fn headline(ks: &[usize]) -> Vec<Measure> {
+    ks.iter().max().map_or(Vec::new(), |&k| vec![Measure::Recall(k), Measure::Ndcg(k)])
+}
+
+/// A table a slicing over the users that every run has a rank of.
+pub(crate) fn slice_tables(facts: &[Facts], runs: &[Ranked], measures: &[Measure]) -> Vec<SliceTable> {
+    let is_ranked = |facts: &&Facts| runs.iter().all(|run| run.ranks.get(facts.user).is_some_and(|&rank| rank > 0));
+    let ranked: Vec<Facts> = facts.iter().filter(is_ranked).copied().collect();
+    let row = |name: String, users: &[usize]| {
+        let of = |run: &Ranked| means(&users.iter().map(|&user| run.ranks[user]).collect::<Vec<_>>(), measures);
+        SliceRow { name, users: users.len(), values: runs.iter().map(of).collect() }
+    };
+    let table = |slicing: mp4sr_protocol::Slicing| SliceTable {
+        slicing: slicing.name,
+        runs: runs.iter().map(|run| run.run.clone()).collect(),
+        measures: measures.to_vec(),
+        rows: slicing.slices.into_iter().map(|slice| row(slice.name, &slice.users)).collect(),
+    };
+    slicings(&ranked).into_iter().map(table).collect()
+}
+
+impl SliceRow {
+    /// For each run and measure, whether no run has more; nowhere where nobody has anything or nobody is beside the run.
+    pub(crate) fn best(&self) -> Vec<Vec<bool>> {
+        let most = |at: usize| self.values.iter().map(|values| values[at]).fold(0.0, f64::max);
+        let is_best = |(at, &value): (usize, &f64)| self.values.len() > 1 && value > 0.0 && value >= most(at);
+        self.values.iter().map(|values| values.iter().enumerate().map(is_best).collect()).collect()
+    }
+}
+
+impl SliceTable {
+    /// Markdown; the best of a group is bold.
+    pub(crate) fn markdown(&self) -> String {
+        let mut header = vec![self.slicing.to_owned(), "users".to_owned()];
+        for run in &self.runs {
+            header.extend(self.measures.iter().map(|measure| format!("{} {measure}", run.replace('|', "\\|"))));
+        }
+        let line = |row: &SliceRow| {
+            let mut line = vec![row.name.clone(), row.users.to_string()];
+            let shown = row.values.iter().flatten().zip(row.best().into_iter().flatten());
+            line.extend(
+                shown.map(|(value, best)| if best { format!("**{value:.4}**") } else { format!("{value:.4}") }),
+            );
+            line
+        };
+        aligned(&[header].into_iter().chain(self.rows.iter().map(line)).collect::<Vec<_>>())
+    }
+}
+
+/// All tables as CSV, a value a line, in full.
+pub(crate) fn slices_to_csv(tables: &[SliceTable]) -> csv::Result<Vec<u8>> {
+    let mut out = csv::Writer::from_writer(Vec::new());
+    out.write_record(["slicing", "slice", "users", "run", "measure", "value"])?;
+    for table in tables {
+        for row in &table.rows {
+            for (run, values) in table.runs.iter().zip(&row.values) {
+                for (measure, value) in table.measures.iter().zip(values) {
+                    let (users, measure, value) = (row.users.to_string(), measure.to_string(), value.to_string());
+                    out.write_record([table.slicing, &row.name, &users, run, &measure, &value])?;
+                }
+            }
+        }
+    }
+    out.into_inner().map_err(|e| csv::Error::from(e.into_error()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(user: usize, length: u32, target_events: u32) -> Facts {
+        Facts { user, length, history: length - 1, target_events, target_age: None }
+    }
+
+    fn ranked(run: &str, ranks: &[u32]) -> Ranked {
+        Ranked { run: run.to_owned(), ranks: ranks.to_vec() }
+    }
+
+    /// User 1 has no case, user 4 no rank in one of the runs: neither is in any group.
+    fn tables() -> Vec<SliceTable> {
+        let facts = [facts(0, 3, 0), facts(2, 3, 5), facts(3, 9, 12), facts(4, 9, 12), facts(5, 9, 40)];
+        let runs = [ranked("a|b", &[1, 7, 3, 9, 0, 2]), ranked("mine", &[1, 1, 1, 3, 1, 9])];
+        slice_tables(&facts, &runs, &[Measure::Recall(2), Measure::Ndcg(3)])
+    }
+
+    #[test]
+    fn groups_worked_by_hand_without_users_that_a_run_has_no_rank_of() {
+        let tables = tables();
+        let names: Vec<_> = tables.iter().map(|table| table.slicing).collect();
+        assert_eq!(names, ["sequence length", "target's training events", "target's popularity", "history"]);
+        // Length 3: users 0 and 2, ranks 1, 3 and 1, 1. Length 9: users 3 and 5, ranks 9, 2 and 3, 9.
+        let (half, third) = (0.5, 1.0 / 3f64.log2());
+        let expected = [
+            ("3", vec![vec![half, 0.75], vec![1.0, 1.0]], vec![vec![false; 2], vec![true; 2]]),
+            ("4 to 9", vec![vec![half, third / 2.0], vec![0.0, 0.25]], vec![vec![true; 2], vec![false; 2]]),
+        ];
+        for (row, (name, values, best)) in tables[0].rows.iter().zip(expected) {
+            assert_eq!((row.name.as_str(), row.users), (name, 2));
+            let close = |(a, b): (&f64, &f64)| (a - b).abs() < 1e-12;
+            assert!(row.values.iter().flatten().zip(values.iter().flatten()).all(close), "{row:?}");
+            assert_eq!(row.best(), best);
+        }
+        let warm = &tables[1].rows;
+        let warm: Vec<_> = warm.iter().map(|row| (row.name.as_str(), row.users)).collect();
+        assert_eq!(warm, [("none", 1), ("cold: 1 to 9", 1), ("warm: 10 or more", 2)]);
+    }
+
+    #[test]
+    fn markdown_and_csv_hold_every_value_and_escape_names() {
+        let tables = tables();
+        assert_eq!(
+            tables[0].markdown(),
+            "| sequence length | users |   a\\|b R@2 |   a\\|b N@3 |   mine R@2 |   mine N@3 |\n\
+             |-----------------|------:|-----------:|-----------:|-----------:|-----------:|\n\
+             | 3               |     2 |     0.5000 |     0.7500 | **1.0000** | **1.0000** |\n\
+             | 4 to 9          |     2 | **0.5000** | **0.3155** |     0.0000 |     0.2500 |\n"
+        );
+        let csv = String::from_utf8(slices_to_csv(&tables[..1]).unwrap()).unwrap();
+        let lines: Vec<&str> = csv.lines().collect();
+        assert_eq!(lines.len(), 9);
+        assert_eq!(lines[..2], ["slicing,slice,users,run,measure,value", "sequence length,3,2,a|b,R@2,0.5"]);
+        assert_eq!(lines[8], "sequence length,4 to 9,2,mine,N@3,0.25");
+    }
+
+    #[test]
+    fn a_run_alone_is_the_best_of_nothing_and_nobody_ranked_is_no_table() {
+        let measures = headline(&[5, 20, 10]);
+        assert_eq!(measures, [Measure::Recall(20), Measure::Ndcg(20)]);
+        let alone = slice_tables(&[facts(0, 3, 0)], &[ranked("mine", &[1])], &measures);
+        assert_eq!(alone[0].rows[0].best(), [[false; 2]]);
+        assert!(slice_tables(&[facts(0, 3, 0)], &[ranked("mine", &[0])], &measures).is_empty());
+        assert!(slice_tables(&[], &[ranked("mine", &[])], &measures).is_empty());
+    }
+}
