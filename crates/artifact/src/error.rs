@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused.
-    #[error("failed to {action} `{}`: {source}", path.display())]
+    #[error("failed to {action} `{}`: {source}; {}", path.display(), remedy(source))]
     Io {
         /// What was tried, as a verb: "read", "write".
         action: &'static str,
@@ -32,6 +32,17 @@ pub enum Error {
         /// Process, host and start as the holder wrote them.
         holder: String,
     },
+}
+
+/// What the user can do about an answer of the operating system.
+fn remedy(answer: &io::Error) -> &'static str {
+    match answer.kind() {
+        io::ErrorKind::NotFound => "check the name, or make it first: the stages before this one do",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room and run it again",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "allow it, or use another place",
+        io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => "remove what is in the way, or use another name",
+        _ => "run it again when the system allows it",
+    }
 }
 
 /// Shorthand for this crate's results.

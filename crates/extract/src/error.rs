@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file of an encoder is not what its reader needs.
-    #[error("`{}` can't be used: {reason}", path.display())]
+    #[error("`{}` can't be used: {reason}; use a model with safetensors weights that the README names", path.display())]
     Model {
         /// The file.
         path: PathBuf,
@@ -13,7 +13,9 @@ pub enum Error {
         reason: String,
     },
     /// An encoder is neither a folder nor on the hub.
-    #[error("encoder `{name}` is not a folder, and the model hub did not give it: {reason}; name a folder or a model of the hub")]
+    #[error(
+        "encoder `{name}` is not a folder, and the model hub did not give it: {reason}; name a folder or a model of the hub"
+    )]
     Hub {
         /// As configured.
         name: String,
