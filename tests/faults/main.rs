@@ -7,6 +7,7 @@ mod damage;
 mod disk;
 mod extreme;
 mod kill;
+mod memory;
 mod messages;
 mod raw;
 

@@ -1,0 +1,73 @@
+//! Stages under a hard limit of memory, on data that would not fit into it.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::process::Command;
+
+use mp4sr_tests::{SmallWorld, program, said};
+
+/// Runs a stage with at most `mebibytes` of writable memory; the system refuses more.
+fn limited(world: &SmallWorld, stage: &str, mebibytes: usize, words: &[&str]) -> std::process::Output {
+    let name = if stage == "finetune" { "train" } else { stage };
+    let mut command = Command::new("sh");
+    let script = format!("ulimit -d {}; exec \"$0\" \"$@\"", mebibytes * 1024);
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["-c", &script]).arg(program(name));
+    if stage == "finetune" {
+        command.arg(stage);
+    }
+    command.args(words).arg("--pipeline").arg(world.pipeline("a")).arg("--artifacts").arg(world.path(""));
+    command.env("RAYON_NUM_THREADS", "2").output().unwrap()
+}
+
+/// Reviews of 320 MB through 96 MiB: lines pass by, and columns of numbers and ids stay.
+#[test]
+#[cfg(target_os = "linux")]
+fn preprocess_reads_files_larger_than_its_memory() {
+    const EVENTS: usize = 160_000;
+    let world = SmallWorld::new();
+    let file = File::create(world.folder().join("long.jsonl")).unwrap();
+    let mut out = BufWriter::new(file);
+    let review = "words of a long review ".repeat(85);
+    for event in 0..EVENTS {
+        let (user, item) = (event % 20_000, (event * 7919) % 3000);
+        writeln!(
+            out,
+            "{{\"user_id\": \"u{user}\", \"item_id\": \"i{item}\", \"timestamp\": {}, \"text\": \"{review}\"}}",
+            1_600_000_000 + event
+        )
+        .unwrap();
+    }
+    out.into_inner().unwrap().sync_all().unwrap();
+    let size = std::fs::metadata(world.folder().join("long.jsonl")).unwrap().len();
+    assert!(size > 3 * (96 << 20), "the file is {size} bytes");
+    let words = ["--set", "source.interactions=[\"long.jsonl\"]"];
+    let output = limited(&world, "preprocess", 96, &words);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(world.text("a/dataset/report.json").contains(&format!("\"lines\": {EVENTS}")));
+    // The limit is one: far below it nothing can run.
+    assert!(
+        !limited(&world, "preprocess", 1, &["--set", "preprocess.user_core=2", words[0], words[1]]).status.success()
+    );
+}
+
+/// All scores would be 8,000 users times 40,000 items times 4 bytes: 1.2 GiB, through 128 MiB.
+#[test]
+#[cfg(target_os = "linux")]
+fn evaluation_ranks_more_scores_than_its_memory_holds() {
+    const ITEMS: usize = 40_000;
+    let world = SmallWorld::new();
+    let mut events = String::from("user_id\titem_id\ttimestamp\n");
+    for user in 0..8000usize {
+        for at in 0..6 {
+            let _ = writeln!(events, "u{user}\ti{}\t{}", (user * 5 + at * 4001) % ITEMS, 1_600_000_000 + at);
+        }
+    }
+    std::fs::write(world.folder().join("a.tsv"), events).unwrap();
+    let words = ["--set", "model.name=\"popularity\"", "--set", "preprocess.item_core=0", "--quiet"];
+    world.run("preprocess", &words);
+    for stage in ["finetune", "evaluate"] {
+        let output = limited(&world, stage, 128, &words);
+        assert!(output.status.success(), "{stage}: {}", said(&output));
+    }
+}
