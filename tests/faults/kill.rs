@@ -72,7 +72,7 @@ fn leftovers_of_a_killed_run_are_removed_by_the_next_start() {
         world.run(stage, &[]);
     });
     for folder in ["a/dataset", "a/features", "a/runs/mp4sr"] {
-        files::write_bytes(&world.path(folder).join(format!("x.safetensors{TEMPORARY}99999")), b"half").unwrap();
+        files::write_bytes(&world.path(folder).join(format!("x.safetensors{TEMPORARY}4999999999")), b"half").unwrap();
     }
     for (stage, output) in [("preprocess", "dataset/report.json"), ("extract", "features/report.json")] {
         files::remove_if_present(&world.path("a").join(output)).unwrap();

@@ -134,12 +134,14 @@ pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     })
 }
 
-/// Removes temporary files that a killed process left directly in `folder`; call it while holding the folder's lock.
+/// Removes temporary files that killed processes left directly in `folder`; those of a process that still runs stay, as another
+/// stage may write into the same folder.
 pub fn remove_leftovers(folder: &Path) -> Result<usize> {
     let mut removed = 0;
     for path in list(folder)? {
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        if name.contains(TEMPORARY) {
+        let Some((_, process)) = name.rsplit_once(TEMPORARY) else { continue };
+        if !is_alive(process) {
             if path.is_dir() {
                 remove_dir_if_present(&path)?;
             } else {
@@ -149,6 +151,12 @@ pub fn remove_leftovers(folder: &Path) -> Result<usize> {
         }
     }
     Ok(removed)
+}
+
+/// Whether a process of that number runs; where the system does not tell, none does.
+fn is_alive(process: &str) -> bool {
+    let is_number = !process.is_empty() && process.bytes().all(|byte| byte.is_ascii_digit());
+    is_number && Path::new("/proc").join(process).exists()
 }
 
 #[cfg(test)]
@@ -172,9 +180,14 @@ mod tests {
     #[test]
     fn leftovers_of_a_killed_process_are_removed_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("a.json.mp4sr-tmp-77"), b"half").unwrap();
+        // No system gives out a number as large.
+        fs::write(folder.path().join("a.json.mp4sr-tmp-4999999999"), b"half").unwrap();
         fs::write(folder.path().join("a.json"), b"whole").unwrap();
-        assert_eq!(remove_leftovers(folder.path()).unwrap(), 1);
-        assert_eq!(list(folder.path()).unwrap(), vec![folder.path().join("a.json")]);
+        let own = folder.path().join(format!("b.json.mp4sr-tmp-{}", std::process::id()));
+        fs::write(&own, b"half").unwrap();
+        let alive = usize::from(cfg!(target_os = "linux"));
+        assert_eq!(remove_leftovers(folder.path()).unwrap(), 2 - alive);
+        assert_eq!(list(folder.path()).unwrap().len(), 1 + alive);
+        assert!(folder.path().join("a.json").exists());
     }
 }

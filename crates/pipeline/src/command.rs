@@ -124,6 +124,10 @@ pub fn run_stage(
     work: impl FnOnce(&Stage) -> anyhow::Result<Vec<PathBuf>>,
 ) -> anyhow::Result<()> {
     let _lock = Lock::take(folder, name)?;
+    let removed = files::remove_leftovers(folder)?;
+    if removed > 0 {
+        context.progress.say(format!("{name}: removed {removed} unfinished files of an earlier run"));
+    }
     let stage = make_stage()?;
     let place = folder.display();
     match stage.status()? {
@@ -132,10 +136,6 @@ pub fn run_stage(
             return Ok(());
         }
         Status::Stale(why) => context.progress.say(format!("{name}: running, {why} ({place})")),
-    }
-    let removed = files::remove_leftovers(folder)?;
-    if removed > 0 {
-        context.progress.say(format!("{name}: removed {removed} unfinished files of an earlier run"));
     }
     stage.begin()?;
     let timing = Timing::path(folder, name);
