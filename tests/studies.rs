@@ -106,13 +106,17 @@ fn a_larger_pre_training_is_of_all_datasets_and_serves_one_that_it_has_not_seen(
     let world = SmallWorld::new();
     world.add("b", 7);
     world.add("c", 11);
+    // A pipeline with another model: it is fine-tuned on with that of the first.
+    let other =
+        world.raw_text("c.toml").replace("width = 16", "width = 16\npositions = 5\nmodalities = [{ name = \"text\" }]");
+    files::write_bytes(&world.pipeline("c"), other.as_bytes()).unwrap();
     let (b, c) = (world.pipeline("b"), world.pipeline("c"));
     let words = ["table5", "--seeds", "1", "--with", b.to_str().unwrap(), "--unseen", c.to_str().unwrap()];
     let said = world.run("study", &words);
     assert!(said.contains("Pre-trained on a, b together."), "{said}");
     assert!(said.contains("c, not seen in pre-training, 60 users"), "{said}");
     assert_eq!(said.matches("MP4SR, larger").count(), 3, "{said}");
-    let config = world.text("c/runs/larger.s2020/config.toml");
+    let config = world.text("c/runs/alike.larger.s2020/config.toml");
     assert!(config.contains("from = \"a_b/mp4sr.s2020\""), "{config}");
     let alone = files::read(&world.path("a/runs/mp4sr.s2020/finetune.safetensors")).unwrap();
     assert!(alone != files::read(&world.path("a/runs/larger.s2020/finetune.safetensors")).unwrap());

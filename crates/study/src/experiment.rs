@@ -581,7 +581,14 @@ impl Study<'_> {
 
     /// Fine-tunes on one dataset from its own pre-training and from that of the union, `mp4sr.s<seed>` there.
     fn larger_on(&mut self, pipeline: &Path, union: &str, text: &mut String, details: &mut Rows) -> anyhow::Result<()> {
-        let common = common(self.runner, pipeline, self.options)?;
+        let mut common = common(self.runner, pipeline, self.options)?;
+        // Weights of one model fit no other: all datasets get the model of the study's own pipeline, under names of their own.
+        let is_own = *pipeline == self.runner.args().pipeline;
+        if !is_own {
+            let model = toml::Table::try_from(&self.config.model).context("failed to read `[model]`")?;
+            common.extend(model.iter().map(|(key, value)| format!("model.{key}={value}")));
+        }
+        let prefix = if is_own { "" } else { "alike." };
         let mut groups = Vec::new();
         let (mut name, mut sequences) = (String::new(), None);
         let mut first: Vec<Resolved> = Vec::new();
@@ -605,7 +612,7 @@ impl Study<'_> {
                     "no-pretrain" => &["pretrain.enabled=false"],
                     _ => &[],
                 };
-                own.push(self.cell(pipeline, &common, &row(label, slug, keys), seed)?);
+                own.push(self.cell(pipeline, &common, &row(label, &format!("{prefix}{slug}"), keys), seed)?);
             }
             cells.push((row(label, slug, &[]), own));
         }

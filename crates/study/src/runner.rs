@@ -12,6 +12,8 @@ use mp4sr_pipeline::config::ModelName;
 use mp4sr_pipeline::{Config, Progress, StageArgs};
 use serde_json::{Value, json};
 
+const PRETRAIN_RECORD: &str = "pretrain.manifest.json";
+
 /// One run of a study.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cell {
@@ -116,7 +118,9 @@ impl Runner {
             return failed;
         }
         let open = |failed: &[Option<String>]| (0..cells.len()).filter(|&at| failed[at].is_none()).collect::<Vec<_>>();
-        let sources = groups(cells, pretrain_key);
+        let mut sources = groups(cells, pretrain_key);
+        // A run of an earlier study may have the weights already.
+        sources.iter_mut().for_each(|alike| alike.sort_by_key(|&at| !has_pretrained(&cells[at].layout)));
         let first: Vec<usize> = sources.iter().map(|alike| alike[0]).filter(|&at| failed[at].is_none()).collect();
         self.parallel(&first, &mut failed, "pre-trained", |at| self.stage(&cells[at], "mp4sr-train", &["pretrain"]));
         for alike in &sources {
@@ -236,10 +240,13 @@ fn pretrain_key(cell: &Resolved) -> Option<Value> {
     has.then(|| json!([features_key(cell), model, pretrain, evaluate.k, evaluate.seen_items, evaluate.batch, run.seed]))
 }
 
+fn has_pretrained(layout: &Layout) -> bool {
+    layout.run().join(PRETRAIN_RECORD).exists()
+}
+
 /// Copies the record, weights and log of pre-training into a run that has none yet.
 fn take_pretrained(from: &Layout, to: &Layout) -> anyhow::Result<()> {
-    let (weights, record) = (from.checkpoint("pretrain"), "pretrain.manifest.json");
-    if to.run().join(record).exists() {
+    if has_pretrained(to) {
         return Ok(());
     }
     let log: String = match files::read_to_string(&from.metrics_log()) {
@@ -247,7 +254,7 @@ fn take_pretrained(from: &Layout, to: &Layout) -> anyhow::Result<()> {
         Err(_) => String::new(),
     };
     files::write_bytes(&to.metrics_log(), log.as_bytes())?;
-    files::write_bytes(&to.checkpoint("pretrain"), &files::read(&weights)?)?;
+    files::write_bytes(&to.checkpoint("pretrain"), &files::read(&from.checkpoint("pretrain"))?)?;
     // The record comes last: what a kill leaves is made anew.
-    Ok(files::write_bytes(&to.run().join(record), &files::read(&from.run().join(record))?)?)
+    Ok(files::write_bytes(&to.run().join(PRETRAIN_RECORD), &files::read(&from.run().join(PRETRAIN_RECORD))?)?)
 }
