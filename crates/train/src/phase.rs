@@ -135,6 +135,8 @@ impl Training<'_> {
             let within = if step > 0 { format!(" and {step} steps") } else { String::new() };
             say(&format!("{}: going on after epoch {epoch}{within}", self.phase.name()));
             steps((epoch * samples.count() + (step * self.settings.batch).min(samples.count())) as u64);
+            // The kill may have come between the state and the log.
+            self.write_log(&standing.progress.lines)?;
         }
         while standing.progress.epoch < self.settings.epochs
             && standing.progress.epoch - standing.progress.best_epoch < self.settings.patience

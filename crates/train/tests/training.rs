@@ -401,3 +401,18 @@ fn a_step_without_a_loss_is_kept_and_can_be_done_again() {
     assert_eq!(again.0.seen.borrow().len(), 2, "nothing but that step");
     assert_eq!(files::read(&first.2).unwrap(), kept);
 }
+
+/// A kill after the last state and before the last line of the log: the next start, which has nothing left to train, mends it.
+#[test]
+fn a_log_that_a_kill_cut_is_whole_after_the_next_start() {
+    let data = sequences(&[&[1, 2, 3, 4, 5, 6], &[2, 3, 4, 5, 6, 7]], 8);
+    let folder = tempfile::tempdir().unwrap();
+    let run = || train(&Recorder::new(8, &[2; 50]), &data, settings(3, 50, 2), folder.path()).unwrap();
+    run();
+    let log = folder.path().join("metrics.jsonl");
+    let whole = files::read_to_string(&log).unwrap();
+    let cut: String = whole.split_inclusive('\n').take(2).collect();
+    files::write_bytes(&log, cut.as_bytes()).unwrap();
+    run();
+    assert_eq!(files::read_to_string(&log).unwrap(), whole);
+}
