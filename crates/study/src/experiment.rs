@@ -1,5 +1,8 @@
 //! The paper's tables and figures and further studies, each a list of runs and a way to show them.
 
+mod larger;
+mod losses;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +15,6 @@ use mp4sr_protocol::{COLD_EVENTS, Facts, Measure, Slice, Split, mean_and_deviati
 use serde::Deserialize;
 
 use crate::compare::{Comparison, Group};
-use crate::merge::{Source, merge};
 use crate::paper::printed;
 use crate::runner::{Cell, Resolved, Runner, Until};
 use crate::text::Rows;
@@ -544,102 +546,6 @@ impl Study<'_> {
         self.finish(text, Some(3), &details, None)
     }
 
-    /// Table 5: pre-training on the union of several datasets.
-    fn larger(&mut self) -> anyhow::Result<String> {
-        anyhow::ensure!(
-            !self.options.with.is_empty(),
-            "a larger pre-training needs other pipelines; name them with WITH=\"pipelines/b.toml ...\""
-        );
-        let own = self.runner.args().pipeline.clone();
-        let seen: Vec<PathBuf> = [own].into_iter().chain(self.options.with.clone()).collect();
-        let mut sources = Vec::new();
-        for pipeline in &seen {
-            let common = common(self.runner, pipeline, self.options)?;
-            let cell = self.cell(pipeline, &common, &full(), 0)?;
-            if let Some(error) = self.runner.run(std::slice::from_ref(&cell), Until::Features).swap_remove(0) {
-                anyhow::bail!("{error}");
-            }
-            let config = &cell.config;
-            let names = config.model.modalities.iter().map(|m| (m.name.clone(), config.feature_name(m)));
-            sources.push(Source {
-                name: config.dataset.name.clone(),
-                layout: cell.layout.clone(),
-                features: names.collect(),
-            });
-        }
-        let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
-        let union = names.join("_");
-        merge(&sources, &self.layout.of(&union, "study")).context("failed to join the datasets")?;
-        let mut text = self.head("Table 5: pre-training on several datasets", 0);
-        let _ = writeln!(text, "Pre-trained on {} together.", names.join(", "));
-        let mut details = Rows::default();
-        for pipeline in seen.iter().chain(&self.options.unseen.clone()) {
-            self.larger_on(pipeline, &union, &mut text, &mut details)?;
-        }
-        self.finish(text, Some(5), &details, None)
-    }
-
-    /// Fine-tunes on one dataset from its own pre-training and from that of the union, `mp4sr.s<seed>` there.
-    fn larger_on(&mut self, pipeline: &Path, union: &str, text: &mut String, details: &mut Rows) -> anyhow::Result<()> {
-        let mut common = common(self.runner, pipeline, self.options)?;
-        // Weights of one model fit no other: all datasets get the model of the study's own pipeline, under names of their own.
-        let is_own = *pipeline == self.runner.args().pipeline;
-        if !is_own {
-            let model = toml::Table::try_from(&self.config.model).context("failed to read `[model]`")?;
-            common.extend(model.iter().map(|(key, value)| format!("model.{key}={value}")));
-        }
-        let prefix = if is_own { "" } else { "alike." };
-        let mut groups = Vec::new();
-        let (mut name, mut sequences) = (String::new(), None);
-        let mut first: Vec<Resolved> = Vec::new();
-        let mut cells: Vec<(Row, Vec<Resolved>)> = Vec::new();
-        for seed in 0..self.options.seeds {
-            // The union is trained under the study's own pipeline, whatever it is fine-tuned on.
-            let mut overrides = self.common.clone();
-            overrides.retain(|assignment| !assignment.starts_with("dataset.name"));
-            overrides.push(format!("dataset.name=\"{union}\""));
-            first.push(self.cell(&self.runner.args().pipeline.clone(), &overrides, &full(), seed)?);
-        }
-        if let Some(error) = self.runner.pretrain_as_is(&first).into_iter().flatten().next() {
-            anyhow::bail!("{error}");
-        }
-        for (label, slug) in [("w/o Pre-train", "no-pretrain"), ("MP4SR", "mp4sr"), ("MP4SR, larger", "larger")] {
-            let mut own = Vec::new();
-            for (seed, source) in first.iter().enumerate() {
-                let from = format!("pretrain.from=\"{union}/{}\"", source.cell().run);
-                let keys: &[&str] = match slug {
-                    "larger" => &[&from],
-                    "no-pretrain" => &["pretrain.enabled=false"],
-                    _ => &[],
-                };
-                own.push(self.cell(pipeline, &common, &row(label, &format!("{prefix}{slug}"), keys), seed)?);
-            }
-            cells.push((row(label, slug, &[]), own));
-        }
-        for (row, own) in &cells {
-            if let Some(error) = self.runner.run(own, Until::Evaluated).into_iter().flatten().next() {
-                self.failures += 1;
-                self.notes.push(format!("not run: {} on {} ({error})", row.label, pipeline.display()));
-                continue;
-            }
-            name.clone_from(&own[0].config.dataset.name);
-            let data = Sequences::read(&own[0].layout.sequences())?;
-            let layouts: Vec<Layout> = own.iter().map(|cell| cell.layout.clone()).collect();
-            groups.push(Group::read(&row.label, &layouts, &data, Split::Test, None)?);
-            sequences = Some(data);
-        }
-        if sequences.is_none() {
-            return Ok(());
-        }
-        let comparison = Comparison::new(&groups, &self.measures());
-        let seen =
-            if self.options.unseen.iter().any(|path| path == pipeline) { ", not seen in pre-training" } else { "" };
-        let _ = write!(text, "\n{name}{seen}, {} users\n\n", comparison.users);
-        *text += &comparison.table("model").markdown();
-        add_details(details, &name, &comparison);
-        Ok(())
-    }
-
     fn statistics(&mut self) -> anyhow::Result<String> {
         #[derive(Deserialize)]
         struct Report {
@@ -671,55 +577,6 @@ impl Study<'_> {
         }
         let text = format!("# Table 1: statistics of the datasets\n\n{}", table.markdown());
         self.finish(text, Some(1), &table, None)
-    }
-
-    /// Figure 3: fine-tuning's test loss against its training loss, epoch by epoch.
-    fn losses(&mut self) -> anyhow::Result<String> {
-        let title = "Figure 3: log test loss against log training loss";
-        let mut rows = Vec::new();
-        for layers in 1..=3 {
-            let key = format!("model.layers={layers}");
-            for (kind, pretrain) in [("without pre-training", "false"), ("with pre-training", "true")] {
-                let enabled = format!("pretrain.enabled={pretrain}");
-                let slug =
-                    format!("losses.{layers}-layers.{}", if pretrain == "true" { "mp4sr" } else { "no-pretrain" });
-                rows.push(row(&format!("{layers}: {kind}"), &slug, &[&key, &enabled, "finetune.log_test_loss=true"]));
-            }
-        }
-        let made = self.make(&rows, Until::Trained)?;
-        let mut table = Rows::new(["layers", "pre-training", "seed", "epoch", "training loss", "test loss"]);
-        let mut charts: Vec<Chart> = (1..=3)
-            .map(|layers| Chart {
-                title: format!("{layers} layer{}", if layers == 1 { "" } else { "s" }),
-                x: "log training loss".to_owned(),
-                y: "log test loss".to_owned(),
-                places: Vec::new(),
-                series: Vec::new(),
-            })
-            .collect();
-        for (row, cells) in &made {
-            let (layers, kind) = row.label.split_once(": ").unwrap_or_default();
-            for cell in cells {
-                let losses = test_losses(&cell.layout)?;
-                let at = |&(_, train, test): &(usize, f64, f64)| Point {
-                    x: train.ln(),
-                    y: test.ln(),
-                    range: (test.ln(), test.ln()),
-                };
-                let series = Series { name: kind.to_owned(), points: losses.iter().map(at).collect() };
-                charts[layers.parse::<usize>().unwrap_or(1) - 1].series.push(series);
-                for (epoch, train, test) in losses {
-                    let seed = cell.config.run.seed;
-                    let row = [layers, kind.split(' ').next().unwrap_or_default()].map(str::to_owned);
-                    let numbers = [seed.to_string(), epoch.to_string(), train.to_string(), test.to_string()];
-                    table.rows.push(row.into_iter().chain(numbers).collect());
-                }
-            }
-        }
-        let mut text = format!("# {title}\n\n{}\n", self.settings());
-        text += &lowest(&made)?.markdown();
-        let figure = Figure { title: format!("{title} ({})", self.config.dataset.name), charts };
-        self.finish(text, None, &table, Some(figure))
     }
 
     fn head(&self, title: &str, users: usize) -> String {
@@ -774,29 +631,6 @@ impl Study<'_> {
         self.runner.progress().say(format!("{}: wrote {} to {}", self.slug(), written.join(", "), folder.display()));
         Ok(text)
     }
-}
-
-/// The lowest test loss on each run's way, by row.
-fn lowest(made: &Made) -> anyhow::Result<Rows> {
-    let mut table = Rows::new(["layers: start", "lowest test loss", "± over seeds", "epochs until then"]);
-    for (row, cells) in made {
-        let (mut losses, mut epochs) = (Vec::new(), Vec::new());
-        for cell in cells {
-            let found = test_losses(&cell.layout)?;
-            if let Some(least) = found.iter().min_by(|a, b| a.2.total_cmp(&b.2)) {
-                losses.push(least.2);
-                epochs.push(least.0 as f64);
-            }
-        }
-        let (loss, deviation) = mean_and_deviation(&losses);
-        table.rows.push(vec![
-            row.label.clone(),
-            format!("{loss:.4}"),
-            deviation.map_or(String::new(), |d| format!("{d:.4}")),
-            format!("{:.1}", mean_and_deviation(&epochs).0),
-        ]);
-    }
-    Ok(table)
 }
 
 /// How long training took, by row.
@@ -869,16 +703,4 @@ fn log(layout: &Layout) -> Vec<LogLine> {
 fn training_time(layout: &Layout) -> (f64, f64) {
     let lines = log(layout);
     (lines.len() as f64, lines.iter().map(|line| line.seconds.0 + line.seconds.1).sum())
-}
-
-/// Epoch, training loss, test loss.
-fn test_losses(layout: &Layout) -> anyhow::Result<Vec<(usize, f64, f64)>> {
-    let lines = log(layout).into_iter().filter(|line| line.phase == "finetune");
-    let found: Vec<_> = lines.filter_map(|line| Some((line.epoch, line.loss, line.test_loss?))).collect();
-    anyhow::ensure!(
-        !found.is_empty(),
-        "`{}` has no test losses; delete the run's folder and study again",
-        layout.metrics_log().display()
-    );
-    Ok(found)
 }

@@ -1,0 +1,112 @@
+//! Table 5: pre-training on several datasets.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use mp4sr_artifact::{Layout, Sequences};
+use mp4sr_protocol::Split;
+
+use super::{Study, add_details, common, full, row};
+use crate::compare::{Comparison, Group};
+use crate::merge::{Source, merge};
+use crate::runner::{Resolved, Until};
+use crate::text::Rows;
+
+impl Study<'_> {
+    /// Table 5: pre-training on the union of several datasets.
+    pub(super) fn larger(&mut self) -> anyhow::Result<String> {
+        anyhow::ensure!(
+            !self.options.with.is_empty(),
+            "a larger pre-training needs other pipelines; name them with WITH=\"pipelines/b.toml ...\""
+        );
+        let own = self.runner.args().pipeline.clone();
+        let seen: Vec<PathBuf> = [own].into_iter().chain(self.options.with.clone()).collect();
+        let mut sources = Vec::new();
+        for pipeline in &seen {
+            let common = common(self.runner, pipeline, self.options)?;
+            let cell = self.cell(pipeline, &common, &full(), 0)?;
+            if let Some(error) = self.runner.run(std::slice::from_ref(&cell), Until::Features).swap_remove(0) {
+                anyhow::bail!("{error}");
+            }
+            let config = &cell.config;
+            let names = config.model.modalities.iter().map(|m| (m.name.clone(), config.feature_name(m)));
+            sources.push(Source {
+                name: config.dataset.name.clone(),
+                layout: cell.layout.clone(),
+                features: names.collect(),
+            });
+        }
+        let names: Vec<&str> = sources.iter().map(|source| source.name.as_str()).collect();
+        let union = names.join("_");
+        merge(&sources, &self.layout.of(&union, "study")).context("failed to join the datasets")?;
+        let mut text = self.head("Table 5: pre-training on several datasets", 0);
+        let _ = writeln!(text, "Pre-trained on {} together.", names.join(", "));
+        let mut details = Rows::default();
+        for pipeline in seen.iter().chain(&self.options.unseen.clone()) {
+            self.larger_on(pipeline, &union, &mut text, &mut details)?;
+        }
+        self.finish(text, Some(5), &details, None)
+    }
+
+    /// Fine-tunes on one dataset from its own pre-training and from that of the union, `mp4sr.s<seed>` there.
+    fn larger_on(&mut self, pipeline: &Path, union: &str, text: &mut String, details: &mut Rows) -> anyhow::Result<()> {
+        let mut common = common(self.runner, pipeline, self.options)?;
+        // Weights of one model fit no other: all datasets get the model of the study's own pipeline, under names of their own.
+        let is_own = *pipeline == self.runner.args().pipeline;
+        if !is_own {
+            let model = toml::Table::try_from(&self.config.model).context("failed to read `[model]`")?;
+            common.extend(model.iter().map(|(key, value)| format!("model.{key}={value}")));
+        }
+        let prefix = if is_own { "" } else { "alike." };
+        let mut groups = Vec::new();
+        let (mut name, mut sequences) = (String::new(), None);
+        let mut first: Vec<Resolved> = Vec::new();
+        let mut cells: Vec<(super::Row, Vec<Resolved>)> = Vec::new();
+        for seed in 0..self.options.seeds {
+            // The union is trained under the study's own pipeline, whatever it is fine-tuned on.
+            let mut overrides = self.common.clone();
+            overrides.retain(|assignment| !assignment.starts_with("dataset.name"));
+            overrides.push(format!("dataset.name=\"{union}\""));
+            first.push(self.cell(&self.runner.args().pipeline.clone(), &overrides, &full(), seed)?);
+        }
+        if let Some(error) = self.runner.pretrain_as_is(&first).into_iter().flatten().next() {
+            anyhow::bail!("{error}");
+        }
+        for (label, slug) in [("w/o Pre-train", "no-pretrain"), ("MP4SR", "mp4sr"), ("MP4SR, larger", "larger")] {
+            let mut own = Vec::new();
+            for (seed, source) in first.iter().enumerate() {
+                let from = format!("pretrain.from=\"{union}/{}\"", source.cell().run);
+                let keys: &[&str] = match slug {
+                    "larger" => &[&from],
+                    "no-pretrain" => &["pretrain.enabled=false"],
+                    _ => &[],
+                };
+                own.push(self.cell(pipeline, &common, &row(label, &format!("{prefix}{slug}"), keys), seed)?);
+            }
+            cells.push((row(label, slug, &[]), own));
+        }
+        for (row, own) in &cells {
+            if let Some(error) = self.runner.run(own, Until::Evaluated).into_iter().flatten().next() {
+                self.failures += 1;
+                self.notes.push(format!("not run: {} on {} ({error})", row.label, pipeline.display()));
+                continue;
+            }
+            name.clone_from(&own[0].config.dataset.name);
+            let data = Sequences::read(&own[0].layout.sequences())?;
+            let layouts: Vec<Layout> = own.iter().map(|cell| cell.layout.clone()).collect();
+            groups.push(Group::read(&row.label, &layouts, &data, Split::Test, None)?);
+            sequences = Some(data);
+        }
+        if sequences.is_none() {
+            return Ok(());
+        }
+        let comparison = Comparison::new(&groups, &self.measures());
+        let seen =
+            if self.options.unseen.iter().any(|path| path == pipeline) { ", not seen in pre-training" } else { "" };
+        let _ = write!(text, "\n{name}{seen}, {} users\n\n", comparison.users);
+        *text += &comparison.table("model").markdown();
+        add_details(details, &name, &comparison);
+        Ok(())
+    }
+}

@@ -1,0 +1,95 @@
+//! Figure 3: test loss against training loss.
+
+use mp4sr_artifact::Layout;
+use mp4sr_figure::{Chart, Figure, Point, Series};
+use mp4sr_protocol::mean_and_deviation;
+
+use super::{Made, Study, log, row};
+use crate::runner::Until;
+use crate::text::Rows;
+
+impl Study<'_> {
+    /// Figure 3: fine-tuning's test loss against its training loss, epoch by epoch.
+    pub(super) fn losses(&mut self) -> anyhow::Result<String> {
+        let title = "Figure 3: log test loss against log training loss";
+        let mut rows = Vec::new();
+        for layers in 1..=3 {
+            let key = format!("model.layers={layers}");
+            for (kind, pretrain) in [("without pre-training", "false"), ("with pre-training", "true")] {
+                let enabled = format!("pretrain.enabled={pretrain}");
+                let slug =
+                    format!("losses.{layers}-layers.{}", if pretrain == "true" { "mp4sr" } else { "no-pretrain" });
+                rows.push(row(&format!("{layers}: {kind}"), &slug, &[&key, &enabled, "finetune.log_test_loss=true"]));
+            }
+        }
+        let made = self.make(&rows, Until::Trained)?;
+        let mut table = Rows::new(["layers", "pre-training", "seed", "epoch", "training loss", "test loss"]);
+        let mut charts: Vec<Chart> = (1..=3)
+            .map(|layers| Chart {
+                title: format!("{layers} layer{}", if layers == 1 { "" } else { "s" }),
+                x: "log training loss".to_owned(),
+                y: "log test loss".to_owned(),
+                places: Vec::new(),
+                series: Vec::new(),
+            })
+            .collect();
+        for (row, cells) in &made {
+            let (layers, kind) = row.label.split_once(": ").unwrap_or_default();
+            for cell in cells {
+                let losses = test_losses(&cell.layout)?;
+                let at = |&(_, train, test): &(usize, f64, f64)| Point {
+                    x: train.ln(),
+                    y: test.ln(),
+                    range: (test.ln(), test.ln()),
+                };
+                let series = Series { name: kind.to_owned(), points: losses.iter().map(at).collect() };
+                charts[layers.parse::<usize>().unwrap_or(1) - 1].series.push(series);
+                for (epoch, train, test) in losses {
+                    let seed = cell.config.run.seed;
+                    let row = [layers, kind.split(' ').next().unwrap_or_default()].map(str::to_owned);
+                    let numbers = [seed.to_string(), epoch.to_string(), train.to_string(), test.to_string()];
+                    table.rows.push(row.into_iter().chain(numbers).collect());
+                }
+            }
+        }
+        let mut text = format!("# {title}\n\n{}\n", self.settings());
+        text += &lowest(&made)?.markdown();
+        let figure = Figure { title: format!("{title} ({})", self.config.dataset.name), charts };
+        self.finish(text, None, &table, Some(figure))
+    }
+}
+
+/// The lowest test loss on each run's way, by row.
+fn lowest(made: &Made) -> anyhow::Result<Rows> {
+    let mut table = Rows::new(["layers: start", "lowest test loss", "± over seeds", "epochs until then"]);
+    for (row, cells) in made {
+        let (mut losses, mut epochs) = (Vec::new(), Vec::new());
+        for cell in cells {
+            let found = test_losses(&cell.layout)?;
+            if let Some(least) = found.iter().min_by(|a, b| a.2.total_cmp(&b.2)) {
+                losses.push(least.2);
+                epochs.push(least.0 as f64);
+            }
+        }
+        let (loss, deviation) = mean_and_deviation(&losses);
+        table.rows.push(vec![
+            row.label.clone(),
+            format!("{loss:.4}"),
+            deviation.map_or(String::new(), |d| format!("{d:.4}")),
+            format!("{:.1}", mean_and_deviation(&epochs).0),
+        ]);
+    }
+    Ok(table)
+}
+
+/// Epoch, training loss, test loss.
+fn test_losses(layout: &Layout) -> anyhow::Result<Vec<(usize, f64, f64)>> {
+    let lines = log(layout).into_iter().filter(|line| line.phase == "finetune");
+    let found: Vec<_> = lines.filter_map(|line| Some((line.epoch, line.loss, line.test_loss?))).collect();
+    anyhow::ensure!(
+        !found.is_empty(),
+        "`{}` has no test losses; delete the run's folder and study again",
+        layout.metrics_log().display()
+    );
+    Ok(found)
+}
