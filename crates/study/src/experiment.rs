@@ -262,7 +262,7 @@ impl Study<'_> {
         let comparison = Comparison::new(&groups, &self.measures());
         let mut text = self.head(title, comparison.users);
         text += &comparison.table("model").markdown();
-        text += &times(&made);
+        text += &times(&made)?;
         self.finish(text, paper, &comparison.details(), None)
     }
 
@@ -542,7 +542,7 @@ impl Study<'_> {
             text += &comparison.table("model").markdown();
             add_details(&mut details, &what, &comparison);
         }
-        text += &times(&made);
+        text += &times(&made)?;
         self.finish(text, Some(3), &details, None)
     }
 
@@ -634,16 +634,20 @@ impl Study<'_> {
 }
 
 /// How long training took, by row.
-fn times(made: &Made) -> String {
+fn times(made: &Made) -> mp4sr_artifact::Result<String> {
     let mut table = Rows::new(["model", "epochs", "seconds of training"]);
     for (row, cells) in made {
-        let (epochs, seconds): (Vec<f64>, Vec<f64>) = cells.iter().map(|cell| training_time(&cell.layout)).unzip();
+        let (epochs, seconds): (Vec<f64>, Vec<f64>) = {
+            let all: Vec<(f64, f64)> =
+                cells.iter().map(|cell| training_time(&cell.layout)).collect::<mp4sr_artifact::Result<_>>()?;
+            all.into_iter().unzip()
+        };
         if epochs.iter().sum::<f64>() > 0.0 {
             let values = [epochs, seconds].map(|v| format!("{:.0}", mean_and_deviation(&v).0));
             table.rows.push([row.label.clone()].into_iter().chain(values).collect());
         }
     }
-    if table.rows.is_empty() { String::new() } else { format!("\nMeans over seeds:\n\n{}", table.markdown()) }
+    Ok(if table.rows.is_empty() { String::new() } else { format!("\nMeans over seeds:\n\n{}", table.markdown()) })
 }
 
 /// A value with its range for every measure.
@@ -694,13 +698,23 @@ struct LogLine {
     seconds: (f64, f64),
 }
 
-fn log(layout: &Layout) -> Vec<LogLine> {
-    let text = files::read_to_string(&layout.metrics_log()).unwrap_or_default();
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+/// The log of a run; none where the model is not trained.
+fn log(layout: &Layout) -> mp4sr_artifact::Result<Vec<LogLine>> {
+    let path = layout.metrics_log();
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let read = |(at, line): (usize, &str)| {
+        serde_json::from_str(line).map_err(|e| {
+            let remedy = "delete the run's folder and study again";
+            mp4sr_artifact::Error::unusable(&path, format!("line {}: {e}", at + 1), remedy)
+        })
+    };
+    files::read_to_string(&path)?.lines().enumerate().map(read).collect()
 }
 
 /// Epochs and seconds of all phases.
-fn training_time(layout: &Layout) -> (f64, f64) {
-    let lines = log(layout);
-    (lines.len() as f64, lines.iter().map(|line| line.seconds.0 + line.seconds.1).sum())
+fn training_time(layout: &Layout) -> mp4sr_artifact::Result<(f64, f64)> {
+    let lines = log(layout)?;
+    Ok((lines.len() as f64, lines.iter().map(|line| line.seconds.0 + line.seconds.1).sum()))
 }

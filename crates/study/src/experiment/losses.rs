@@ -84,7 +84,7 @@ fn lowest(made: &Made) -> anyhow::Result<Rows> {
 
 /// Epoch, training loss, test loss.
 fn test_losses(layout: &Layout) -> anyhow::Result<Vec<(usize, f64, f64)>> {
-    let lines = log(layout).into_iter().filter(|line| line.phase == "finetune");
+    let lines = log(layout)?.into_iter().filter(|line| line.phase == "finetune");
     let found: Vec<_> = lines.filter_map(|line| Some((line.epoch, line.loss, line.test_loss?))).collect();
     anyhow::ensure!(
         !found.is_empty(),
