@@ -22,7 +22,7 @@ STUDIED := build $(if $(findstring sample,$(PIPELINE)),sample)
 
 .DEFAULT_GOAL := help
 .PHONY: help build sample cache-stats cache-prune download preprocess extract pretrain finetune evaluate recommend report all demo test check format-check \
-        lint docs clean-artifacts bench bench-growth bench-peer bench-extract compare search table1 table2 table3 table4 table5 \
+        lint docs deny clean-artifacts bench bench-growth bench-peer bench-extract compare search table1 table2 table3 table4 table5 \
         table6 fig3 fig4 fig5 fig6 fig7 fig8 cold-start larger study-mixup study-image-features study-noise
 
 help: ## List every target
@@ -148,7 +148,20 @@ lint: ## Run clippy; a warning is an error
 docs: ## Build the documentation; a warning is an error
 	@RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --quiet
 
-check: format-check lint docs test ## Formatting, lints, documentation, tests
+# Advisories are checked where a copy of the RustSec database is at hand: `cargo deny fetch db` brings one.
+ADVISORIES := $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/advisory-db-*
+deny: ## Licences, sources and known faults of dependencies
+	@if ! cargo deny --version > /dev/null 2>&1; then \
+	    echo "dependencies not checked: there is no cargo-deny (cargo install --locked cargo-deny)"; \
+	elif ! ls -d $(ADVISORIES) > /dev/null 2>&1; then \
+	    cargo deny --log-level error check bans licenses sources && \
+	    echo "advisories not checked: there is no copy of their database (cargo deny fetch db)"; \
+	else \
+	    cargo fetch --quiet --locked && cargo deny --log-level error --offline check && \
+	    echo "advisories of $$(git -C $(ADVISORIES) log -1 --format=%cs)"; \
+	fi
+
+check: format-check lint docs deny test ## Formatting, lints, documentation, dependencies, tests
 
 # PEER_FLAGS="--quick --rounds 3"   further flags of tools/bench_peer/compare.py
 bench: build ## Time operators, training steps and ranking; a JSON object a line

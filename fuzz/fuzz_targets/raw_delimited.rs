@@ -1,13 +1,6 @@
-//! Any bytes as raw data: rows and rejected lines, or an error, never a panic.
+//! `targets::raw_delimited` on what the fuzzer thinks of.
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use mp4sr_preprocess::count_rows;
-
-fuzz_target!(|bytes: &[u8]| {
-    for end in ["csv", "tsv", "inter"] {
-        let path = std::path::PathBuf::from(format!("/dev/shm/mp4sr-fuzz-{}.{end}", std::process::id()));
-        std::fs::write(&path, bytes).unwrap();
-        let _ = count_rows(&path, "delimited", &["user_id", "item_id", "timestamp"]);
-    }
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    mp4sr_fuzz::targets::raw_delimited(mp4sr_fuzz::scratch(), bytes);
 });

@@ -1,3 +1,5 @@
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mp4sr_artifact::files;
@@ -38,7 +40,7 @@ fn killed_at_any_moment_a_stage_ends_with_the_same_bytes() {
         let takes = started.elapsed();
         let mut killed = 0;
         for _ in 0..40 * KILLS {
-            let mut child = world.command(stage, &["--quiet"]).stdout(std::process::Stdio::null()).spawn().unwrap();
+            let mut child = world.command(stage, &["--quiet"]).stdout(Stdio::null()).spawn().unwrap();
             std::thread::sleep(takes.mul_f64(draw.share()).max(Duration::from_millis(1)));
             child.kill().unwrap();
             if child.wait().unwrap().success() {
@@ -81,4 +83,42 @@ fn leftovers_of_a_killed_run_are_removed_by_the_next_start() {
     files::remove_if_present(&world.path("a/runs/mp4sr/ranks.test.safetensors")).unwrap();
     world.run("evaluate", &[]);
     assert_same(&finished(&world), &expected, "after cleaning");
+}
+
+/// A study starts programs of its own. Killed with them, it goes on; killed alone, the next start may find that one of them still
+/// holds its run, says so, and goes on when that has ended.
+#[test]
+fn a_killed_study_or_search_goes_on_and_ends_with_the_same_files() {
+    let grid = ["--name", "lr", "--grid", "finetune.learning_rate=0.001,0.01"];
+    for (program, words) in [("study", &["table2", "--seeds", "1"][..]), ("search", &grid[..])] {
+        let world = SmallWorld::new();
+        let words = [words, &["--quiet", "--jobs", "2"]].concat();
+        let started = Instant::now();
+        world.run(program, &words);
+        let (takes, expected) = (started.elapsed(), finished(&world));
+        files::remove_dir_if_present(&world.path("")).unwrap();
+
+        let (mut draw, mut killed) = (Draw(7), 0);
+        for kill in 0..10 {
+            let mut command = world.command(program, &words);
+            let mut child = command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            std::thread::sleep(takes.mul_f64(draw.share() / 5.0));
+            if kill % 2 == 0 {
+                let group = format!("-{}", child.id());
+                Command::new("kill").args(["-9", "--", &group]).stderr(Stdio::null()).status().unwrap();
+            } else {
+                child.kill().unwrap();
+            }
+            killed += usize::from(!child.wait().unwrap().success());
+        }
+        assert!(killed >= 5, "{program} can't be killed before its end: {killed}");
+        let mut last = world.output(program, &words);
+        while !last.status.success() {
+            let told = String::from_utf8_lossy(&last.stdout).into_owned() + &said(&last);
+            assert!(told.contains("in use by process"), "{told}");
+            std::thread::sleep(Duration::from_millis(100));
+            last = world.output(program, &words);
+        }
+        assert_same(&finished(&world), &expected, program);
+    }
 }

@@ -9,7 +9,9 @@ mod extreme;
 mod kill;
 mod memory;
 mod messages;
+mod page;
 mod raw;
+mod seeds;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

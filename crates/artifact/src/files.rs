@@ -153,10 +153,15 @@ pub fn remove_leftovers(folder: &Path) -> Result<usize> {
     Ok(removed)
 }
 
-/// Whether a process of that number runs; where the system does not tell, none does.
+/// Whether a process of that number runs; where the system does not tell, none does. One that was killed has closed its files and
+/// with them given back its locks before its number is free, and is dead here from then on.
 fn is_alive(process: &str) -> bool {
     let is_number = !process.is_empty() && process.bytes().all(|byte| byte.is_ascii_digit());
-    is_number && Path::new("/proc").join(process).exists()
+    is_number
+        && match fs::read_dir(Path::new("/proc").join(process).join("fd")) {
+            Ok(mut open) => open.next().is_some(),
+            Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+        }
 }
 
 #[cfg(test)]
@@ -189,5 +194,21 @@ mod tests {
         assert_eq!(remove_leftovers(folder.path()).unwrap(), 2 - alive);
         assert_eq!(list(folder.path()).unwrap().len(), 1 + alive);
         assert!(folder.path().join("a.json").exists());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn leftovers_go_when_their_process_is_dead_though_nobody_took_note_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut process = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        fs::write(folder.path().join(format!("a.json.mp4sr-tmp-{}", process.id())), b"half").unwrap();
+        assert_eq!(remove_leftovers(folder.path()).unwrap(), 0);
+        process.kill().unwrap();
+        let gone = (0..1000).any(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            remove_leftovers(folder.path()).unwrap() == 1
+        });
+        assert!(gone);
+        process.wait().unwrap();
     }
 }

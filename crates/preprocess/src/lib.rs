@@ -24,10 +24,8 @@ mod text;
 
 pub use error::{Error, Result};
 pub use filter::Step;
-#[cfg(fuzzing)]
-pub use read::count_rows;
 pub use rejects::{Example, Rejected, Rejects};
 pub use report::{Accounts, Report, Spread, Statistics};
 pub use source::{EventsRead, FileCount, ItemsRead};
-pub use stage::run;
+pub use stage::{account, run};
 pub use table1::Row as Table1Row;

@@ -55,6 +55,12 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     })
 }
 
+/// Reads and filters all that a pipeline names and accounts for it, without writing anything: for the fuzz targets.
+#[doc(hidden)]
+pub fn account(config: &Config) -> Result<Report> {
+    Ok(read(config, &Progress::new(true))?.0)
+}
+
 /// Reads, filters, writes.
 fn make(
     config: &Config,
@@ -62,6 +68,14 @@ fn make(
     settings: &serde_json::Value,
     progress: &Progress,
 ) -> Result<(Report, Vec<PathBuf>)> {
+    let (report, dataset) = read(config, progress)?;
+    let mut outputs = dataset.write(layout, settings)?;
+    files::write_json(&layout.statistics(), &report)?;
+    outputs.push(layout.statistics());
+    Ok((report, outputs))
+}
+
+fn read(config: &Config, progress: &Progress) -> Result<(Report, Dataset)> {
     let table1 = table1::row(&config.dataset.table1)?;
     let inputs = Inputs::resolve(config)?;
     let form = Form::new(&config.source)?;
@@ -132,10 +146,7 @@ fn make(
     let report = Report::new(config, events_read, items_read, steps, ties, &dataset, table1, warnings);
     report.check()?;
     report.warnings.iter().for_each(|warning| progress.say(format!("preprocess: {warning}")));
-    let mut outputs = dataset.write(layout, settings)?;
-    files::write_json(&layout.statistics(), &report)?;
-    outputs.push(layout.statistics());
-    Ok((report, outputs))
+    Ok((report, dataset))
 }
 
 fn only(reason: &str, count: u64) -> BTreeMap<String, u64> {

@@ -82,24 +82,6 @@ pub fn for_each_row(
     }
 }
 
-/// How many rows of a file can be read, for the fuzz targets; all their cells are looked at.
-#[cfg(fuzzing)]
-pub fn count_rows(path: &Path, shape: &str, fields: &[&str]) -> Result<u64> {
-    let shape = if shape == "python" { Some(Shape::JsonOrPythonLines) } else { Shape::of_name(path) };
-    let bar = mp4sr_pipeline::Progress::new(true).bytes("fuzz", 0);
-    let mut count = 0;
-    for_each_row(path, shape.unwrap_or(Shape::JsonLines), fields, &bar, &mut |(_, row)| {
-        if let Ok(cells) = row {
-            count += 1;
-            for cell in cells {
-                let _ = (cell.text(), cell.whole(), cell.shown());
-            }
-        }
-        Ok(())
-    })?;
-    Ok(count)
-}
-
 #[cfg(test)]
 pub(crate) mod testing {
     use super::*;

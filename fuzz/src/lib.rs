@@ -1,0 +1,16 @@
+//! What the targets in `fuzz_targets/` share.
+
+pub mod targets;
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+/// A folder of this process in memory.
+pub fn scratch() -> &'static Path {
+    static FOLDER: OnceLock<std::path::PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let folder = std::path::PathBuf::from(format!("/dev/shm/mp4sr-fuzz-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        folder
+    })
+}

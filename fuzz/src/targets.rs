@@ -1,0 +1,107 @@
+//! What the fuzz targets do with any bytes. `tests/faults/seeds.rs` does the same with the kept seeds and found cases in every test
+//! run, without a fuzzer. Each function panics where a promise is broken, and gives how much of its input could be used.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use mp4sr_artifact::{MappedFeatures, Sequences, Stage, TensorFile, hash_ids};
+use mp4sr_extract::{ImageEncoder, load_image_encoder};
+use mp4sr_pipeline::Config;
+
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    path
+}
+
+/// A tensor file: an error, or tensors that hold what their readers promise.
+pub fn tensors(folder: &Path, bytes: &[u8]) -> usize {
+    let path = write(folder, "any.safetensors", bytes);
+    let mut used = 0;
+    for format in ["sequences", "features", "ranks"] {
+        if let Ok(mut file) = TensorFile::read(&path, format, 1, "make it again") {
+            for name in file.names() {
+                used += usize::from(file.take(&name).is_ok());
+            }
+        }
+    }
+    if let Ok(sequences) = Sequences::read(&path) {
+        let events: usize = (0..sequences.user_count()).map(|user| sequences.of(user).len()).sum();
+        assert_eq!(events, sequences.items.len());
+        assert_eq!(events, sequences.times.len());
+        assert!(sequences.items.iter().all(|&item| (1..=sequences.item_count).contains(&(item as usize))));
+        used += 1;
+    }
+    if let Ok(features) = MappedFeatures::open(&path, &hash_ids(["a", "b"]), 2) {
+        assert_eq!(features.offsets.len(), 3);
+        assert!(features.offsets.is_sorted());
+        used += 1;
+    }
+    used
+}
+
+/// The record of a stage: the stage runs again or is up to date.
+pub fn manifest(folder: &Path, bytes: &[u8]) -> usize {
+    write(folder, "work.manifest.json", bytes);
+    let input = write(folder, "in", b"in");
+    let stage = Stage::new("work", 1, folder, &1, &[("in".to_owned(), input)]).unwrap_or_else(|e| panic!("{e}"));
+    usize::from(stage.status().is_ok())
+}
+
+/// A pipeline file, its last line an override: an error, or a configuration that gives itself again.
+pub fn configuration(_: &Path, bytes: &[u8]) -> usize {
+    let Ok(text) = std::str::from_utf8(bytes) else { return 0 };
+    let (file, assignment) = text.rsplit_once('\n').unwrap_or((text, ""));
+    let overrides = if assignment.is_empty() { vec![] } else { vec![assignment.to_owned()] };
+    let Ok(config) = Config::parse(file, "any", &overrides) else { return 0 };
+    let again = config.to_toml().and_then(|text| Config::parse(&text, "again", &[]));
+    assert_eq!(again.unwrap_or_else(|e| panic!("{e}")), config);
+    1
+}
+
+/// Raw files of one form, interactions and, after the first empty line, items: an error, or an account in which every line stands.
+fn raw(folder: &Path, bytes: &[u8], form: &str, end: &str) -> usize {
+    let half = bytes.windows(2).position(|two| two == b"\n\n");
+    let (events, items) = half.map_or((bytes, bytes), |at| (&bytes[..=at], &bytes[at + 2..]));
+    write(folder, &format!("events.{end}"), events);
+    write(folder, &format!("items.{end}"), items);
+    let pipeline = format!(
+        "[dataset]\nname = \"any\"\ndata = {folder:?}\n[source]\nformat = \"{form}\"\ninteractions = [\"events.{end}\"]\n\
+         items = [\"items.{end}\"]\n[preprocess]\nuser_core = 1\nitem_core = 1\n"
+    );
+    let config = Config::parse(&pipeline, "any", &[]).unwrap_or_else(|e| panic!("{e}"));
+    match mp4sr_preprocess::account(&config) {
+        Ok(report) => report.statistics.events as usize,
+        Err(error) => {
+            assert!(!error.to_string().contains("defect"), "{error}");
+            0
+        }
+    }
+}
+
+/// JSON lines, as Amazon and `GoodReads` publish them, and as a table.
+pub fn raw_json(folder: &Path, bytes: &[u8]) -> usize {
+    ["amazon-2018", "amazon-2023", "goodreads", "tabular"].iter().map(|form| raw(folder, bytes, form, "jsonl")).sum()
+}
+
+/// Lines of Python literals, as Amazon 2014 has them for items.
+pub fn raw_python(folder: &Path, bytes: &[u8]) -> usize {
+    raw(folder, bytes, "amazon-2014", "json")
+}
+
+/// CSV, TSV, atomic files of `RecBole`.
+pub fn raw_delimited(folder: &Path, bytes: &[u8]) -> usize {
+    raw(folder, bytes, "tabular", "csv") + raw(folder, bytes, "tabular", "tsv") + raw(folder, bytes, "recbole", "inter")
+}
+
+/// A picture: why it is none, or pixels of the encoder's size.
+pub fn image(_: &Path, bytes: &[u8]) -> usize {
+    static ENCODER: OnceLock<Box<dyn ImageEncoder>> = OnceLock::new();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/encoders/tiny-clip");
+    let encoder = ENCODER.get_or_init(|| load_image_encoder(folder).unwrap_or_else(|e| panic!("{e}")));
+    let processor = encoder.processor();
+    let Ok(pixels) = processor.read(bytes) else { return 0 };
+    assert_eq!(pixels.len(), 3 * processor.side() * processor.side());
+    assert!(pixels.iter().all(|value| value.is_finite()));
+    1
+}

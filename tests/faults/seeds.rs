@@ -1,0 +1,37 @@
+//! Every seed and found case of the fuzz targets, through what the targets do with any bytes.
+
+use std::path::Path;
+
+use mp4sr_artifact::files;
+
+#[path = "../../fuzz/src/targets.rs"]
+mod targets;
+
+type Target = fn(&Path, &[u8]) -> usize;
+
+const TARGETS: [(&str, Target); 7] = [
+    ("tensors", targets::tensors),
+    ("manifest", targets::manifest),
+    ("configuration", targets::configuration),
+    ("raw_json", targets::raw_json),
+    ("raw_python", targets::raw_python),
+    ("raw_delimited", targets::raw_delimited),
+    ("image", targets::image),
+];
+
+/// Files named `found-...` once broke a promise; all others can be used, so that the fuzzer starts from what works.
+#[test]
+fn seeds_and_found_cases_keep_the_promises() {
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds");
+    assert_eq!(files::list(&seeds).unwrap().len(), TARGETS.len(), "a folder of seeds has no target here");
+    for (name, target) in TARGETS {
+        let found = files::list(&seeds.join(name)).unwrap();
+        assert!(!found.is_empty(), "{name}: no seeds");
+        for path in found {
+            let folder = tempfile::tempdir().unwrap();
+            let used = target(folder.path(), &files::read(&path).unwrap());
+            let is_found = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("found-"));
+            assert!(is_found || used > 0, "{}: nothing of it can be used", path.display());
+        }
+    }
+}
