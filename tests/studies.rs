@@ -59,7 +59,7 @@ fn a_cell_that_fails_stops_no_other_and_is_told() {
     assert_eq!(output.status.code(), Some(1));
     assert!(out.contains("stopped early") || out.contains("at the limit"), "{out}");
     assert!(out.contains("Not finished: ") && out.contains("sound.mine.safetensors"), "{out}");
-    assert!(err.contains("1 cells are not finished"), "{err}");
+    assert!(err.contains("cells that are not finished: 1"), "{err}");
 }
 
 #[test]

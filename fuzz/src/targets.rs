@@ -66,8 +66,9 @@ fn raw(folder: &Path, bytes: &[u8], form: &str, end: &str) -> usize {
     write(folder, &format!("events.{end}"), events);
     write(folder, &format!("items.{end}"), items);
     let pipeline = format!(
-        "[dataset]\nname = \"any\"\ndata = {folder:?}\n[source]\nformat = \"{form}\"\ninteractions = [\"events.{end}\"]\n\
-         items = [\"items.{end}\"]\n[preprocess]\nuser_core = 1\nitem_core = 1\n"
+        "[dataset]\nname = \"any\"\ndata = \"{}\"\n[source]\nformat = \"{form}\"\ninteractions = [\"events.{end}\"]\n\
+         items = [\"items.{end}\"]\n[preprocess]\nuser_core = 1\nitem_core = 1\n",
+        folder.display()
     );
     let config = Config::parse(&pipeline, "any", &[]).unwrap_or_else(|e| panic!("{e}"));
     match mp4sr_preprocess::account(&config) {

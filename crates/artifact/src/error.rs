@@ -54,8 +54,57 @@ impl Error {
         Self::Io { action, path: path.to_owned(), source }
     }
 
+    /// A file of which `what` is no JSON of the kind that was expected.
+    pub fn unreadable(path: &Path, what: &str, error: &serde_json::Error, remedy: impl Into<String>) -> Self {
+        Self::unusable(path, format!("{what} can't be read ({})", json_problem(error)), remedy)
+    }
+
     /// A file that can't be used, and what to do about it.
     pub fn unusable(path: &Path, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Unusable { path: path.to_owned(), reason: reason.into(), remedy: remedy.into() }
+    }
+}
+
+/// What is wrong with a JSON text, without the names that types have in the sources.
+pub fn json_problem(error: &serde_json::Error) -> String {
+    let told = error.to_string();
+    let Some((before, expected)) = told.split_once(", expected ") else { return told };
+    let (first, rest) = expected.split_once(' ').unwrap_or((expected, ""));
+    let (kind, rest) = match first {
+        "i8" | "i16" | "i32" | "i64" | "isize" | "u8" | "u16" | "u32" | "u64" | "usize" => ("a whole number", rest),
+        "f32" | "f64" => ("a number", rest),
+        "struct" => ("an object", rest.split_once(' ').map_or("", |(_, rest)| rest)),
+        _ => return told,
+    };
+    format!("{before}, expected {kind} {rest}").trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[allow(dead_code, reason = "its form is what counts")]
+    struct Form {
+        count: usize,
+        share: f64,
+        name: String,
+    }
+
+    #[test]
+    fn problems_of_json_name_no_types_of_the_sources() {
+        let problem = |text: &str| json_problem(&serde_json::from_str::<Form>(text).unwrap_err());
+        assert_eq!(problem("3"), "invalid type: integer `3`, expected an object at line 1 column 1");
+        assert_eq!(
+            problem(r#"{"count": "x"}"#),
+            "invalid type: string \"x\", expected a whole number at line 1 column 13"
+        );
+        assert_eq!(
+            problem(r#"{"count": 1, "share": []}"#),
+            "invalid type: sequence, expected a number at line 1 column 22"
+        );
+        assert_eq!(problem(r#"{"count": 1, "share": 1.0}"#), "missing field `name` at line 1 column 26");
+        let value = serde_json::from_value::<Form>(serde_json::json!(1)).unwrap_err();
+        assert_eq!(json_problem(&value), "invalid type: integer `1`, expected an object");
     }
 }

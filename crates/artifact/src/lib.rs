@@ -20,7 +20,7 @@ mod vectors;
 
 pub use dataset::{Items, Sequences, Users};
 pub use downloads::Downloads;
-pub use error::{Error, Result};
+pub use error::{Error, Result, json_problem};
 pub use features::{FeatureType, Features, MappedFeatures, MappedValues};
 pub use fingerprint::{Fingerprint, hash_ids};
 pub use layout::Layout;

@@ -217,9 +217,9 @@ pub(crate) fn parse<'a>(
         let reason = format!("its metadata has no key `{HEADER_KEY}` (docs/artifacts.md says what belongs there)");
         return Err(Error::unusable(path, reason, remedy));
     };
-    let unreadable = |e| Error::unusable(path, format!("its `{HEADER_KEY}` metadata can't be read ({e})"), remedy);
+    let what = format!("its `{HEADER_KEY}` metadata");
     let (checksum, text) = split_checksum(text);
-    let header: Header = serde_json::from_str(&text).map_err(unreadable)?;
+    let header: Header = serde_json::from_str(&text).map_err(|e| Error::unreadable(path, &what, &e, remedy))?;
     if header.format != format || header.version != version {
         let reason = format!(
             "expected format `{format}` version {version}, found `{}` version {}",
@@ -344,8 +344,9 @@ pub(crate) fn check_offsets(offsets: &[i64], rows: usize) -> std::result::Result
         let (a, b) = (offsets[at], offsets[at + 1]);
         return Err(format!("`offsets` falls from {a} to {b} at position {}", at + 1));
     }
-    if offsets.last() != Some(&(rows as i64)) {
-        return Err(format!("`offsets` ends at {:?}, expected the number of rows, {rows}", offsets.last()));
+    let end = offsets.last().copied().unwrap_or_default();
+    if end != rows as i64 {
+        return Err(format!("`offsets` ends at {end}, expected the number of rows, {rows}"));
     }
     Ok(())
 }

@@ -26,10 +26,10 @@ pub enum Error {
     #[error(transparent)]
     Artifact(#[from] mp4sr_artifact::Error),
     /// A computation failed.
-    #[error("failed to encode: {0}")]
+    #[error("failed to encode: {0}; this is a defect of mp4sr, please report it")]
     Compute(#[from] candle_core::Error),
     /// A text could not be split into tokens.
-    #[error("failed to split {text:?} into tokens: {reason}")]
+    #[error("failed to split {text:?} into tokens: {reason}; take it out of the data, or use another model")]
     Tokens {
         /// The text.
         text: String,

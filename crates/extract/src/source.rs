@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, CacheRepo};
-use mp4sr_artifact::files;
+use mp4sr_artifact::{files, json_problem};
 use serde::de::DeserializeOwned;
 use tokenizers::{Tokenizer, TruncationParams};
 
@@ -116,7 +116,7 @@ fn is_hub_name(name: &str) -> bool {
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    serde_json::from_slice(&files::read(path)?).map_err(|e| Error::model(path, e))
+    serde_json::from_slice(&files::read(path)?).map_err(|e| Error::model(path, json_problem(&e)))
 }
 
 #[cfg(test)]

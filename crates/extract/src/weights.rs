@@ -24,13 +24,13 @@ impl WeightsFile {
     /// is taken.
     pub fn tensors(&self, prefixes: &[&str], probe: &str) -> Result<Weights<'_>> {
         let tensors = SafeTensors::deserialize(&self.bytes).map_err(|e| {
-            Error::model(&self.path, format!("it is not a whole safetensors file ({e}); fetch it again"))
+            Error::model(&self.path, format!("it is not a whole safetensors file ({e}), fetch it again"))
         })?;
         let found = prefixes.iter().find(|prefix| tensors.tensor(&format!("{prefix}{probe}")).is_ok());
         let Some(prefix) = found else {
             return Err(Error::model(
                 &self.path,
-                format!("it has no tensor `{probe}`; is it of the model in config.json?"),
+                format!("it has no tensor `{probe}` (is it of the model in config.json?)"),
             ));
         };
         Ok(Weights { path: &self.path, prefix: (*prefix).to_owned(), tensors })
@@ -51,7 +51,7 @@ impl Weights<'_> {
         let Ok(view) = self.tensors.tensor(&name) else {
             return Err(Error::model(
                 self.path,
-                format!("it has no tensor `{name}`; is it of the model in config.json?"),
+                format!("it has no tensor `{name}` (is it of the model in config.json?)"),
             ));
         };
         if view.shape() != shape {

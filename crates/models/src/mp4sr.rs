@@ -155,7 +155,9 @@ impl Mp4sr {
         let other = modalities.iter().find(|m| m.features.width() != modalities[0].features.width());
         if let Some(other) = other.filter(|_| config.shared_encoder) {
             let (a, b) = (modalities[0].features.width(), other.features.width());
-            return Err(Error::Msg(format!("a shared encoder needs features of one width; found {a} and {b}")));
+            return Err(Error::Msg(format!(
+                "a shared encoder needs features of one width, found {a} and {b}; set `model.shared_encoder = false`"
+            )));
         }
         let transformer = Transformer::new(&mut parameters, config.transformer, stream)?;
         let mut projections = Vec::new();

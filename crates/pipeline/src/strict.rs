@@ -11,7 +11,7 @@ pub enum ConfigError {
     #[error(transparent)]
     File(#[from] mp4sr_artifact::Error),
     /// It is not TOML.
-    #[error("`{origin}` is not a TOML file: {reason}")]
+    #[error("`{origin}` is not a TOML file: {reason}; mend that line")]
     Syntax {
         /// The file.
         origin: String,
@@ -49,7 +49,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// Anything else.
-    #[error("`{origin}` can't be used: {reason}")]
+    #[error("`{origin}` can't be used: {reason}; mend it")]
     Invalid {
         /// The file.
         origin: String,

@@ -50,7 +50,7 @@ impl Timing {
         }
         serde_json::from_slice(&files::read(path)?)
             .map(Some)
-            .map_err(|e| Error::unusable(path, format!("it can't be read ({e})"), "delete it"))
+            .map_err(|e| Error::unreadable(path, "it", &e, "delete it"))
     }
 }
 

@@ -55,7 +55,7 @@ impl StoredRanks {
         let mut file = TensorFile::read(&path, FORMAT, VERSION, REMEDY)?;
         file.expect_items(&sequences.item_hash, REMEDY)?;
         let info: RanksInfo = serde_json::from_value(file.header().settings.clone())
-            .map_err(|e| file.wrong(format!("its settings can't be read ({e})")))?;
+            .map_err(|e| Error::unreadable(&path, "its settings", &e, REMEDY))?;
         let ranks = file.take_u32("rank")?;
         let users = sequences.user_count();
         if ranks.len() != users {

@@ -52,7 +52,7 @@ impl Log {
         let lines = numbered
             .map(|(at, line)| {
                 serde_json::from_str(line).map_err(|e| {
-                    FileError::unusable(path, format!("line {}: {e}", at + 1), "delete it and train the run again")
+                    FileError::unreadable(path, &format!("line {}", at + 1), &e, "delete it and train the run again")
                 })
             })
             .collect::<std::result::Result<_, _>>()?;

@@ -35,7 +35,7 @@ pub enum Error {
         split: &'static str,
     },
     /// The drawing library failed.
-    #[error("a chart can't be drawn: {0}")]
+    #[error("a chart can't be drawn: {0}; this is a defect of mp4sr, please report it")]
     Chart(String),
 }
 

@@ -139,7 +139,6 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path, remedy: &str) -> Resul
     if !path.exists() {
         return Ok(None);
     }
-    let read = serde_json::from_slice(&files::read(path)?)
-        .map_err(|e| Error::unusable(path, format!("it can't be read ({e})"), remedy))?;
+    let read = serde_json::from_slice(&files::read(path)?).map_err(|e| Error::unreadable(path, "it", &e, remedy))?;
     Ok(Some(read))
 }

@@ -60,28 +60,28 @@ impl Checkpoint {
     pub fn read(path: &Path, phase: Phase, items: &Fingerprint) -> Result<Self> {
         let file = Self::open(path)?;
         file.expect_items(items, REMEDY)?;
-        Self::take(file, phase)
+        Self::take(path, file, phase)
     }
 
     /// The same of whatever items: for parameters that belong to none of them, such as those of pre-training.
     pub fn read_of_any_items(path: &Path, phase: Phase) -> Result<Self> {
-        Self::take(Self::open(path)?, phase)
+        Self::take(path, Self::open(path)?, phase)
     }
 
     fn open(path: &Path) -> Result<TensorFile> {
         TensorFile::read(path, FORMAT, VERSION, REMEDY)
     }
 
-    fn take(mut file: TensorFile, phase: Phase) -> Result<Self> {
+    fn take(path: &Path, mut file: TensorFile, phase: Phase) -> Result<Self> {
         let info: CheckpointInfo = match file.header().settings.clone() {
             serde_json::Value::Null => CheckpointInfo::default(),
-            settings => {
-                serde_json::from_value(settings).map_err(|e| file.wrong(format!("its settings can't be read ({e})")))?
-            }
+            settings => serde_json::from_value(settings).map_err(|e| {
+                Error::unreadable(path, "its settings", &e, format!("run `make {}` again", phase.name()))
+            })?,
         };
         if !info.phase.is_empty() && info.phase != phase.name() {
             let reason = format!("it holds weights of the phase `{}`, expected `{}`", info.phase, phase.name());
-            return Err(file.wrong(reason));
+            return Err(Error::unusable(path, reason, format!("run `make {}` again", phase.name())));
         }
         let mut parameters = Vec::new();
         for name in file.names() {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or folder could not be made.
-    #[error("failed to write `{}`: {reason}", path.display())]
+    #[error("failed to write `{}`: {reason}; make room or choose another folder with --out", path.display())]
     Write {
         /// The file or folder.
         path: PathBuf,

@@ -6,7 +6,6 @@ mod losses;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
 use mp4sr_artifact::{Layout, Sequences, files};
 use mp4sr_figure::{Chart, Figure, Point, Series};
 use mp4sr_pipeline::Config;
@@ -568,7 +567,7 @@ impl Study<'_> {
             }
             let path = cell.layout.statistics();
             let report: Report = serde_json::from_str(&files::read_to_string(&path)?)
-                .with_context(|| format!("`{}`: run `make preprocess` again", path.display()))?;
+                .map_err(|e| mp4sr_artifact::Error::unreadable(&path, "it", &e, "run `make preprocess` again"))?;
             let Counts { users, items, events, average_length } = report.statistics;
             let mut row = vec![cell.config.dataset.name.clone()];
             row.extend([users, items, events].map(|n| n.to_string()));
@@ -707,7 +706,7 @@ fn log(layout: &Layout) -> mp4sr_artifact::Result<Vec<LogLine>> {
     let read = |(at, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|e| {
             let remedy = "delete the run's folder and study again";
-            mp4sr_artifact::Error::unusable(&path, format!("line {}: {e}", at + 1), remedy)
+            mp4sr_artifact::Error::unreadable(&path, &format!("line {}", at + 1), &e, remedy)
         })
     };
     files::read_to_string(&path)?.lines().enumerate().map(read).collect()

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use anyhow::Context as _;
 use serde::Deserialize;
 
 use crate::text::Rows;
@@ -22,9 +21,8 @@ pub fn printed(folder: &Path, table: u32) -> anyhow::Result<Rows> {
         return statistics(folder);
     }
     let path = folder.join("tables.csv");
-    let mut reader = csv::Reader::from_path(&path).with_context(|| format!("failed to read `{}`", path.display()))?;
-    let lines: Vec<Line> =
-        reader.deserialize().collect::<Result<_, _>>().with_context(|| format!("`{}`", path.display()))?;
+    let mut reader = csv::Reader::from_path(&path).map_err(|e| unreadable(&path, &e))?;
+    let lines: Vec<Line> = reader.deserialize().collect::<Result<_, _>>().map_err(|e| unreadable(&path, &e))?;
     let lines: Vec<Line> = lines.into_iter().filter(|line| line.table == table.to_string()).collect();
     let mut metrics: Vec<&str> = Vec::new();
     let mut rows: Vec<(&str, &str)> = Vec::new();
@@ -51,13 +49,17 @@ pub fn printed(folder: &Path, table: u32) -> anyhow::Result<Rows> {
 
 fn statistics(folder: &Path) -> anyhow::Result<Rows> {
     let path = folder.join("table1.csv");
-    let mut reader = csv::Reader::from_path(&path).with_context(|| format!("failed to read `{}`", path.display()))?;
+    let mut reader = csv::Reader::from_path(&path).map_err(|e| unreadable(&path, &e))?;
     let mut found = Rows::new(["dataset", "users", "items", "events", "average length"]);
     for line in reader.records() {
-        let line = line.with_context(|| format!("`{}`", path.display()))?;
+        let line = line.map_err(|e| unreadable(&path, &e))?;
         found.rows.push(line.iter().map(str::to_owned).collect());
     }
     Ok(found)
+}
+
+fn unreadable(path: &Path, error: &csv::Error) -> mp4sr_artifact::Error {
+    mp4sr_artifact::Error::unusable(path, error.to_string(), "restore it, or name another folder with --paper")
 }
 
 #[cfg(test)]

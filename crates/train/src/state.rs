@@ -95,7 +95,7 @@ impl State {
         let mut file = TensorFile::read(path, FORMAT, VERSION, REMEDY)?;
         file.expect_items(items, REMEDY)?;
         let progress: Progress = serde_json::from_value(file.header().settings.clone())
-            .map_err(|e| Error::unusable(path, format!("its settings can't be read ({e})"), REMEDY))?;
+            .map_err(|e| Error::unreadable(path, "its settings", &e, REMEDY))?;
         if progress.identity != *identity {
             let what = difference("", &progress.identity, identity).unwrap_or_else(|| "settings".to_owned());
             let reason = format!("it is the state of an unfinished run with another `{what}`");

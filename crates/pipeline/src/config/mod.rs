@@ -131,6 +131,12 @@ impl Config {
         if !from.is_empty() && !is_run {
             return fail("pretrain.from", format!("{from:?}"), "`<dataset>/<run>`");
         }
+        let pretrain = &self.pretrain;
+        let compares = pretrain.lambda > 0.0 && self.model.modalities.len() > 1;
+        if pretrain.enabled && pretrain.nip_weight <= 0.0 && !compares {
+            let allowed = "more than 0, or `pretrain.lambda` above 0 and two modalities: pre-training needs a loss";
+            return fail("pretrain.nip_weight", pretrain.nip_weight.to_string(), allowed);
+        }
         if let Some(zero) = self.evaluate.short_histories.iter().find(|&&events| events == 0) {
             return fail("evaluate.short_histories", zero.to_string(), "numbers from 1");
         }

@@ -97,8 +97,9 @@ pub fn for_each_quoted(
             "has a quotation mark in its header that is never closed; mend the header",
         ));
     }
-    let names =
-        record.fields().map_err(|fault| Error::raw(lines.path(), format!("has a header of {}", fault.reason)))?;
+    let names = record
+        .fields()
+        .map_err(|fault| Error::raw(lines.path(), format!("has a header of {}; mend the header", fault.reason)))?;
     let header = Header::new(lines, &names, fields, false)?;
     let mut pending = VecDeque::new();
     loop {
@@ -171,7 +172,12 @@ fn header_line<'l>(lines: &mut Lines<'_>, line: &'l mut Vec<u8>) -> Result<&'l s
         None => return Err(Error::raw(lines.path(), "holds no data; fetch it again")),
         Some((_, outcome)) => outcome.and_then(|()| lines::text(line)),
     };
-    text.map_err(|fault| Error::raw(lines.path(), format!("has no readable header line: {}", fault.reason)))
+    if text.as_ref().is_ok_and(|text| text.trim().is_empty()) {
+        return Err(Error::raw(lines.path(), "has a blank line where its header belongs; mend the header"));
+    }
+    text.map_err(|fault| {
+        Error::raw(lines.path(), format!("has no readable header line: {}; mend the header", fault.reason))
+    })
 }
 
 /// A record that grows line by line.

@@ -28,7 +28,10 @@ fn main() -> ExitCode {
     run_main(move || {
         let (text, failures) = search(&Runner::new(stage, jobs.into())?, &name, &grids)?;
         print(&text)?;
-        anyhow::ensure!(failures == 0, "{failures} cells are not finished; what is done is kept: run it again");
+        anyhow::ensure!(
+            failures == 0,
+            "cells that are not finished: {failures}, see the table; what is done is kept: run it again"
+        );
         Ok(())
     })
 }

@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         print(&text)?;
         anyhow::ensure!(
             failures == 0,
-            "{failures} rows are missing, see the notes; what is done is kept: run it again"
+            "rows that are missing: {failures}, see the notes; what is done is kept: run it again"
         );
         Ok(())
     })

@@ -1,0 +1,155 @@
+//! The form of every sentence in the sources, so that none is missing in the document.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use mp4sr_artifact::files;
+
+use super::{NEVER, check_document};
+
+/// Crates whose sentences users of the stages read.
+const CRATES: [&str; 14] = [
+    "artifact",
+    "pipeline",
+    "preprocess",
+    "download",
+    "extract",
+    "models",
+    "run",
+    "train",
+    "evaluate",
+    "recommend",
+    "report",
+    "study",
+    "sample",
+    "protocol",
+];
+
+/// What a statement holds that makes its text a sentence, and one that makes it a part of one.
+const SENTENCES: [&str; 4] = ["#[error(", "ensure!(", "bail!(", "anyhow!("];
+const REASONS: [&str; 13] = [
+    "unusable(",
+    "unreadable(",
+    "Error::raw(",
+    "Error::model(",
+    "Setting(",
+    "Error::Raw(",
+    "refuse(",
+    "wrong(",
+    "lost(",
+    "let reason =",
+    "Err(",
+    "fail(",
+    "Error::Msg(",
+];
+
+/// Sentences that don't say what to do themselves, because they are filled into one that does, or nobody can do anything.
+const INNER: [&str; 6] = [
+    "`{}` {problem}",
+    "the score of item {item} is {score}",
+    "its host `{host}` is {kind} ({ip}), and `download.allow_private` is off",
+    "the figure `{title}` could not be drawn ({reason})",
+    "no run could be made: {}",
+    "run `{}`: {}",
+];
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for path in files::list(folder).unwrap() {
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The texts of a source with the statement before each, without comments and tests.
+fn texts(source: &str) -> Vec<(String, String)> {
+    let source = source.split("#[cfg(test)]").next().unwrap_or_default();
+    let code: Vec<&str> = source.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+    let code = code.join("\n");
+    let (mut found, mut statement) = (Vec::new(), String::new());
+    let mut chars = code.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            ';' | '{' | '}' => statement.clear(),
+            // A character: `'"'`, `'\''`; else a lifetime.
+            '\'' => {
+                let next: String = chars.clone().take(3).collect();
+                let length = if next.starts_with('\\') { 3 } else { 2 };
+                if next.chars().nth(length - 1) == Some('\'') {
+                    chars.nth(length - 1);
+                }
+            }
+            '"' => {
+                let mut text = String::new();
+                while let Some(c) = chars.next() {
+                    match c {
+                        '"' => break,
+                        '\\' => match chars.next() {
+                            Some('\n') => while chars.next_if(|c| c.is_whitespace()).is_some() {},
+                            Some('n') => text.push('\n'),
+                            Some(escaped) => text.push(escaped),
+                            None => {}
+                        },
+                        c => text.push(c),
+                    }
+                }
+                found.push((statement.clone(), text));
+                statement.push('"');
+            }
+            c => statement.push(c),
+        }
+    }
+    found
+}
+
+#[test]
+fn the_form_of_every_sentence_stands_in_the_documents() {
+    let (mut listed, mut problems, mut count) = (String::new(), Vec::new(), 0);
+    for name in CRATES {
+        let mut paths = Vec::new();
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates").join(name).join("src"), &mut paths);
+        let (mut sentences, mut reasons) = (BTreeSet::new(), BTreeSet::new());
+        for path in paths {
+            for (statement, text) in texts(&files::read_to_string(&path).unwrap()) {
+                // Of a text in a call in a sentence, the sentence is told.
+                let is = |signs: &[&str]| signs.iter().any(|sign| statement.contains(sign));
+                let is_told =
+                    text.trim().contains(' ') && !statement.contains("allow(") && !statement.contains("expect(");
+                if !is_told || text.contains('\n') {
+                    continue;
+                }
+                if is(&SENTENCES) {
+                    if !text.contains(';') && text != "{0}" && !INNER.contains(&&*text) {
+                        problems.push(format!("{}: it does not say what to do: {text}", path.display()));
+                    }
+                    sentences.insert(text);
+                } else if is(&REASONS) {
+                    if is(&["Error::raw("]) && !text.contains(';') && !text.contains("expected") {
+                        problems.push(format!("{}: it does not say what to do: {text}", path.display()));
+                    }
+                    reasons.insert(text);
+                }
+            }
+        }
+        for text in sentences.iter().chain(&reasons) {
+            problems.extend(NEVER.iter().filter(|never| text.contains(*never)).map(|never| format!("{never}: {text}")));
+        }
+        count += sentences.len();
+        if sentences.len() + reasons.len() > 0 {
+            let _ = writeln!(listed, "\n`{name}`\n");
+        }
+        let line = |text: &String| format!("`` {text} ``");
+        for text in &sentences {
+            let _ = writeln!(listed, "- {}", line(text));
+        }
+        if !reasons.is_empty() {
+            let _ = writeln!(listed, "- reasons: {}", reasons.iter().map(line).collect::<Vec<_>>().join(", "));
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    assert!(count > 30, "only {count} sentences were found in the sources");
+    check_document("forms", &listed);
+}
