@@ -134,6 +134,12 @@ pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     })
 }
 
+/// A folder to write into: it is there, and without what killed processes left in it.
+pub fn clean_folder(folder: &Path) -> Result<()> {
+    create_dir_all(folder)?;
+    remove_leftovers(folder).map(|_| ())
+}
+
 /// Removes temporary files that killed processes left directly in `folder`; those of a process that still runs stay, as another
 /// stage may write into the same folder.
 pub fn remove_leftovers(folder: &Path) -> Result<usize> {

@@ -610,6 +610,7 @@ impl Study<'_> {
         figure: Option<Figure>,
     ) -> anyhow::Result<String> {
         let folder = self.folder();
+        files::clean_folder(&folder)?;
         let mut written = vec!["table.md", "table.csv"];
         if let Some(figure) = figure {
             let drawn = figure.draw()?;

@@ -35,6 +35,9 @@ pub fn merge(sources: &[Source], to: &Layout) -> Result<()> {
             inputs.push((format!("{modality} of {name}"), layout.feature_file(modality, encoder)));
         }
     }
+    for folder in [to.root().to_owned(), to.dataset(), to.features()] {
+        files::clean_folder(&folder)?;
+    }
     let stage = Stage::new("merge", VERSION, to.root(), &json!(first.features), &inputs)?;
     if stage.status()? == Status::UpToDate {
         return Ok(());
@@ -68,7 +71,6 @@ fn merge_dataset(sources: &[Source], to: &Layout) -> Result<mp4sr_artifact::Fing
         all.times.extend(sequences.times);
     }
     (all.item_hash, all.item_count) = (items.hash(), items.len());
-    files::create_dir_all(&to.dataset())?;
     items.write(&to.items())?;
     users.write(&to.users())?;
     all.write(&to.sequences(), json!(null))?;

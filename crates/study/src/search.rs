@@ -128,6 +128,7 @@ pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(St
             let _ = writeln!(text, "\nNot finished: {} ({error})", cell.cell().run);
         }
     }
+    files::clean_folder(&folder)?;
     files::write_bytes(&folder.join("table.md"), text.as_bytes())?;
     table.write_csv(&folder.join("table.csv"))?;
     Ok((text, failed.iter().flatten().count()))
