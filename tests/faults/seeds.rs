@@ -29,7 +29,13 @@ fn seeds_and_found_cases_keep_the_promises() {
         assert!(!found.is_empty(), "{name}: no seeds");
         for path in found {
             let folder = tempfile::tempdir().unwrap();
-            let used = target(folder.path(), &files::read(&path).unwrap());
+            let mut bytes = files::read(&path).unwrap();
+            let used = target(folder.path(), &bytes);
+            if name.starts_with("raw_") {
+                // Of this length, its whole account is drawn up.
+                bytes.resize(bytes.len().next_multiple_of(64), b'\n');
+                target(folder.path(), &bytes);
+            }
             let is_found = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("found-"));
             assert!(is_found || used > 0, "{}: nothing of it can be used", path.display());
         }

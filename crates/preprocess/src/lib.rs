@@ -27,5 +27,5 @@ pub use filter::Step;
 pub use rejects::{Example, Rejected, Rejects};
 pub use report::{Accounts, Report, Spread, Statistics};
 pub use source::{EventsRead, FileCount, ItemsRead};
-pub use stage::{account, run};
+pub use stage::{account, count_events, count_items, run};
 pub use table1::Row as Table1Row;

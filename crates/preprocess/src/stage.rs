@@ -1,7 +1,7 @@
 //! The stage from raw files to a written dataset.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{Fingerprint, Layout, Stage, files};
 use mp4sr_pipeline::config::{Config, Missing, Preprocess, Source};
@@ -15,7 +15,7 @@ use crate::input::Inputs;
 use crate::kcore::Bounds;
 use crate::report::Report;
 use crate::source::{Budget, Catalogue, Events, Form, Reading};
-use crate::{Error, Result, table1};
+use crate::{Error, Result, source, table1};
 
 /// Raised whenever the same raw files would give other bytes.
 const VERSION: u32 = 1;
@@ -59,6 +59,18 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
 #[doc(hidden)]
 pub fn account(config: &Config) -> Result<Report> {
     Ok(read(config, &Progress::new(true))?.0)
+}
+
+/// Lines of a file of interactions, and how many of them are events: for the fuzz targets.
+#[doc(hidden)]
+pub fn count_events(path: &Path, source: &Source) -> Result<(u64, u64)> {
+    source::count_events(path, &Form::new(source)?)
+}
+
+/// The same of a file of items.
+#[doc(hidden)]
+pub fn count_items(path: &Path, source: &Source) -> Result<(u64, u64)> {
+    source::count_items(path, &Form::new(source)?)
 }
 
 /// Reads, filters, writes.

@@ -1,5 +1,6 @@
 //! Interactions of raw files as numbers.
 
+use std::borrow::Cow;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -207,12 +208,7 @@ fn read_events(
     for path in paths {
         let shape = form.shape(path, false)?;
         let count = read_file(path, shape, &fields, &mut read.rejected, budget, progress, &mut |_, cells| {
-            let event = || -> std::result::Result<_, Fault> {
-                let user = id(&users, &cells[..1])?;
-                let item = id(&form.item, &cells[2..])?;
-                Ok((user, item, form.clock.read(&form.time, &cells[1])?))
-            };
-            let (user, item, time) = match event() {
+            let (user, item, time) = match event(form, &users, cells) {
                 Ok(event) => event,
                 Err(fault) => return Ok(Err(fault)),
             };
@@ -230,6 +226,30 @@ fn read_events(
     user_ids.send();
     item_ids.send();
     Ok(read)
+}
+
+/// User, item and time in the cells of a row.
+fn event<'c>(
+    form: &Form,
+    users: &[String],
+    cells: &'c [Cell<'_>],
+) -> std::result::Result<(Cow<'c, str>, Cow<'c, str>, i64), Fault> {
+    let user = id(users, &cells[..1])?;
+    let item = id(&form.item, &cells[2..])?;
+    Ok((user, item, form.clock.read(&form.time, &cells[1])?))
+}
+
+/// Lines of one file of interactions and how many of them are events, without keeping any: for the fuzz targets.
+pub fn count(path: &Path, form: &Form) -> Result<(u64, u64)> {
+    let mut fields = vec![form.user.as_str(), form.time.as_str()];
+    fields.extend(form.item.iter().map(String::as_str));
+    let users = [form.user.clone()];
+    let shape = form.shape(path, false)?;
+    let mut take = |_: u64, cells: &[Cell<'_>]| Ok(event(form, &users, cells).map(|_| ()));
+    let mut rejected = Rejects::default();
+    let (budget, progress) = (&mut Budget::new(u64::MAX), Progress::new(true));
+    let count = read_file(path, shape, &fields, &mut rejected, budget, &progress, &mut take)?;
+    Ok((count.lines, count.accepted))
 }
 
 fn number(ids: &mut Ids, id: &str) -> u32 {

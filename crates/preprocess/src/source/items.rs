@@ -66,6 +66,17 @@ pub struct Reading<'a> {
     pub max_images: usize,
 }
 
+/// Lines of one file of items and how many of them are items, without keeping any: for the fuzz targets.
+pub fn count(path: &Path, form: &Form) -> Result<(u64, u64)> {
+    let ids = Ids::default();
+    let folder = ImageFolder::default();
+    let data = path.parent().unwrap_or(Path::new("."));
+    let reading = Reading { form, data, item_ids: &ids, needed: &[], folder: &folder, max_sentences: 1, max_images: 1 };
+    let budget = &mut Budget::new(u64::MAX);
+    let (_, read) = Catalogue::read(&[path.to_owned()], &reading, budget, &Progress::new(true))?;
+    Ok((read.files[0].lines, read.files[0].accepted))
+}
+
 impl Catalogue {
     /// Reads the files of items, one after the other.
     pub fn read(

@@ -6,8 +6,8 @@ mod form;
 mod items;
 mod values;
 
-pub use events::{Budget, Events, EventsRead, FileCount, Ids};
+pub use events::{Budget, Events, EventsRead, FileCount, Ids, count as count_events};
 pub use form::Form;
 #[cfg(test)]
 pub use items::Record;
-pub use items::{Catalogue, ItemsRead, Reading};
+pub use items::{Catalogue, ItemsRead, Reading, count as count_items};
