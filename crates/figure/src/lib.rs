@@ -2,11 +2,14 @@
 //!
 //! In: series of points with the range of their uncertainty. Out: SVG text, PNG bytes. Must not know: what is measured.
 
+mod look;
+
 use std::sync::Once;
 
 use plotters::coord::Shift;
-use plotters::element::DashedPathElement;
 use plotters::prelude::*;
+
+pub use look::{LEGEND_ROW, Look};
 
 /// What is drawn: charts side by side over one legend.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,32 +74,6 @@ pub struct Error {
 
 const CHART: (u32, u32) = (520, 380);
 const TITLE: u32 = 40;
-const LEGEND_ROW: u32 = 24;
-
-#[derive(Clone, Copy)]
-struct Style {
-    color: RGBColor,
-    /// Dash and gap in pixels; none: a solid line.
-    dash: Option<(u32, u32)>,
-    marker: Marker,
-}
-
-#[derive(Clone, Copy)]
-enum Marker {
-    Disc,
-    Triangle,
-    Cross,
-    Square,
-}
-
-const STYLES: [Style; 6] = [
-    Style { color: RGBColor(16, 42, 96), dash: None, marker: Marker::Disc },
-    Style { color: RGBColor(201, 82, 16), dash: Some((9, 4)), marker: Marker::Triangle },
-    Style { color: RGBColor(0, 130, 110), dash: Some((3, 3)), marker: Marker::Cross },
-    Style { color: RGBColor(132, 60, 150), dash: Some((16, 5)), marker: Marker::Square },
-    Style { color: RGBColor(110, 110, 110), dash: Some((6, 7)), marker: Marker::Disc },
-    Style { color: RGBColor(190, 30, 70), dash: Some((2, 6)), marker: Marker::Triangle },
-];
 
 /// Lets plotters set text in the carried font, whatever fonts the machine has. To be called before anything is drawn.
 pub fn carry_font() {
@@ -150,13 +127,14 @@ impl Figure {
             chart.draw(&place, names)?;
         }
         for (row, _) in names.iter().enumerate() {
-            draw_legend(&legend, row, names[row])?;
+            Look::of(row).draw_legend(&legend, row, names[row])?;
         }
         root.present()
     }
 }
 
-type Outcome<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
+/// What drawing on a backend gives.
+pub type Outcome<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
 impl Chart {
     fn draw<B: DrawingBackend>(&self, place: &DrawingArea<B, Shift>, names: &[&str]) -> Outcome<B> {
@@ -193,21 +171,21 @@ impl Chart {
         let side = |at: usize| 0.04 * (at as f64 - (names.len() as f64 - 1.0) / 2.0);
         for series in &self.series {
             let at = names.iter().position(|name| *name == series.name).unwrap_or(0);
-            let style = STYLES[at % STYLES.len()];
-            let stroke = style.color.stroke_width(2);
+            let look = Look::of(at);
+            let stroke = look.stroke();
             // Ranges of several lines stand beside each other, not on top.
             let shift = if self.places.is_empty() { 0.0 } else { side(at) };
             let line = || series.points.iter().map(|p| (p.x + shift, p.y));
-            match style.dash {
+            match look.dash {
                 None => chart.draw_series(LineSeries::new(line(), stroke))?,
                 Some((dash, gap)) => chart.draw_series(DashedLineSeries::new(line(), dash, gap, stroke))?,
             };
             let ranged = series.points.iter().filter(|p| p.range.0 < p.range.1);
             chart.draw_series(ranged.map(|p| {
-                ErrorBar::new_vertical(p.x + shift, p.range.0, p.y, p.range.1, style.color.stroke_width(1), 8)
+                ErrorBar::new_vertical(p.x + shift, p.range.0, p.y, p.range.1, look.color.stroke_width(1), 8)
             }))?;
             for point in line() {
-                draw_mark(place, chart.backend_coord(&point), style)?;
+                look.draw_mark(place, chart.backend_coord(&point))?;
             }
         }
         Ok(())
@@ -223,31 +201,6 @@ fn padded(values: impl Iterator<Item = f64>, share: f64) -> (f64, f64) {
     }
     let room = if high > low { share * (high - low) } else { 0.1 * high.abs().max(0.1) };
     (low - room, high + room)
-}
-
-/// A marker at a pixel of the whole figure.
-fn draw_mark<B: DrawingBackend>(area: &DrawingArea<B, Shift>, (x, y): (i32, i32), style: Style) -> Outcome<B> {
-    let (x, y) = (x - area.get_pixel_range().0.start, y - area.get_pixel_range().1.start);
-    let fill = style.color.filled();
-    match style.marker {
-        Marker::Disc => area.draw(&Circle::new((x, y), 4, fill)),
-        Marker::Triangle => area.draw(&TriangleMarker::new((x, y), 6, fill)),
-        Marker::Cross => area.draw(&Cross::new((x, y), 4, style.color.stroke_width(2))),
-        Marker::Square => area.draw(&Rectangle::new([(x - 4, y - 4), (x + 4, y + 4)], fill)),
-    }
-}
-
-fn draw_legend<B: DrawingBackend>(area: &DrawingArea<B, Shift>, row: usize, name: &str) -> Outcome<B> {
-    let style = STYLES[row % STYLES.len()];
-    let y = LEGEND_ROW as i32 * row as i32 + 10;
-    let (ends, stroke) = ([(82, y), (142, y)], style.color.stroke_width(2));
-    match style.dash {
-        None => area.draw(&PathElement::new(ends, stroke))?,
-        Some((dash, gap)) => area.draw(&DashedPathElement::new(ends, dash, gap, stroke))?,
-    }
-    let corner = (area.get_pixel_range().0.start, area.get_pixel_range().1.start);
-    draw_mark(area, (112 + corner.0, y + corner.1), style)?;
-    area.draw(&Text::new(name.to_owned(), (154, y - 8), ("sans-serif", 15).into_font()))
 }
 
 #[cfg(test)]
@@ -282,7 +235,8 @@ mod tests {
         let picture = image::load_from_memory(&drawn.png).unwrap().to_rgb8();
         assert_eq!(picture.dimensions(), (1040, TITLE + CHART.1 + 2 * LEGEND_ROW + 10));
         let has = |color: RGBColor| picture.pixels().filter(|p| p.0 == [color.0, color.1, color.2]).count() > 100;
-        assert!(has(STYLES[0].color) && has(STYLES[1].color) && !has(STYLES[2].color));
+        let colors = look::colors();
+        assert!(has(colors[0]) && has(colors[1]) && !has(colors[2]));
         assert_eq!(drawn, figure.draw().unwrap(), "the same figure, the same bytes");
         if let Some(folder) = std::env::var_os("MP4SR_KEEP_FIGURE") {
             std::fs::write(std::path::Path::new(&folder).join("figure.png"), &drawn.png).unwrap();

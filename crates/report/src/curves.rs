@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use mp4sr_artifact::{Error as FileError, files};
-use plotters::coord::Shift;
-use plotters::element::DashedPathElement;
+use mp4sr_figure::{LEGEND_ROW, Look};
 use plotters::prelude::*;
 use serde::Deserialize;
 
@@ -14,7 +13,6 @@ use crate::{Error, Result};
 
 const WIDTH: u32 = 460;
 const PLOT_HEIGHT: u32 = 290;
-const LEGEND_ROW: u32 = 22;
 /// Markers on a line, at most about this many.
 const MARKERS: usize = 12;
 
@@ -75,35 +73,10 @@ pub struct Panel {
 
 struct Curve {
     run: String,
-    style: Style,
+    look: Look,
     points: Vec<(i32, f64)>,
     kept: Option<(i32, f64)>,
 }
-
-#[derive(Clone, Copy)]
-struct Style {
-    color: RGBColor,
-    /// Dash and gap in pixels; none: a solid line.
-    dash: Option<(u32, u32)>,
-    marker: Marker,
-}
-
-#[derive(Clone, Copy)]
-enum Marker {
-    Disc,
-    Triangle,
-    Cross,
-    Square,
-}
-
-/// The first is the run's own.
-const STYLES: [Style; 5] = [
-    Style { color: RGBColor(16, 42, 96), dash: None, marker: Marker::Disc },
-    Style { color: RGBColor(201, 82, 16), dash: Some((9, 4)), marker: Marker::Triangle },
-    Style { color: RGBColor(0, 130, 110), dash: Some((3, 3)), marker: Marker::Cross },
-    Style { color: RGBColor(132, 60, 150), dash: Some((16, 5)), marker: Marker::Square },
-    Style { color: RGBColor(110, 110, 110), dash: Some((6, 7)), marker: Marker::Disc },
-];
 
 /// A chart for each phase and each of loss, R@K, N@K. The first log is the run's own; phases come in the order of their
 /// first line.
@@ -145,7 +118,7 @@ fn panel(logs: &[Log], phase: &str, what: &str, value: impl Fn(&EpochLine) -> Op
         let points: Vec<(i32, f64)> = lines().filter_map(point).collect();
         if !points.is_empty() {
             let kept = lines().rfind(|line| line.best).and_then(point);
-            curves.push(Curve { run: log.run.clone(), style: STYLES[at % STYLES.len()], points, kept });
+            curves.push(Curve { run: log.run.clone(), look: Look::of(at), points, kept });
         }
     }
     if curves.is_empty() {
@@ -193,46 +166,21 @@ fn draw(svg: &mut String, height: u32, phase: &str, what: &str, curves: &[Curve]
         .draw()?;
     for curve in curves {
         let points = curve.points.iter().copied();
-        let stroke = curve.style.color.stroke_width(2);
-        match curve.style.dash {
+        let stroke = curve.look.stroke();
+        match curve.look.dash {
             None => chart.draw_series(LineSeries::new(points, stroke))?,
             Some((dash, gap)) => chart.draw_series(DashedLineSeries::new(points, dash, gap, stroke))?,
         };
         let step = curve.points.len().div_ceil(MARKERS);
         for point in curve.points.iter().step_by(step) {
-            draw_mark(&plot, chart.backend_coord(point), curve.style)?;
+            curve.look.draw_mark(&plot, chart.backend_coord(point))?;
         }
         chart.draw_series(curve.kept.map(|point| Circle::new(point, 8, stroke)))?;
     }
-    draw_legend(&legend, curves)?;
-    root.present()?;
-    Ok(())
-}
-
-/// A marker at a pixel of the area.
-fn draw_mark(area: &DrawingArea<SVGBackend<'_>, Shift>, (x, y): (i32, i32), style: Style) -> Drawn {
-    let fill = style.color.filled();
-    match style.marker {
-        Marker::Disc => area.draw(&Circle::new((x, y), 4, fill))?,
-        Marker::Triangle => area.draw(&TriangleMarker::new((x, y), 6, fill))?,
-        Marker::Cross => area.draw(&Cross::new((x, y), 4, style.color.stroke_width(2)))?,
-        Marker::Square => area.draw(&Rectangle::new([(x - 4, y - 4), (x + 4, y + 4)], fill))?,
-    }
-    Ok(())
-}
-
-fn draw_legend(area: &DrawingArea<SVGBackend<'_>, Shift>, curves: &[Curve]) -> Drawn {
     for (row, curve) in curves.iter().enumerate() {
-        let y = LEGEND_ROW as i32 * row as i32 + 10;
-        let stroke = curve.style.color.stroke_width(2);
-        let ends = [(76, y), (136, y)];
-        match curve.style.dash {
-            None => area.draw(&PathElement::new(ends, stroke))?,
-            Some((dash, gap)) => area.draw(&DashedPathElement::new(ends, dash, gap, stroke))?,
-        }
-        draw_mark(area, (106, y), curve.style)?;
-        area.draw(&Text::new(curve.run.clone(), (146, y - 8), ("sans-serif", 16).into_font()))?;
+        curve.look.draw_legend(&legend, row, &curve.run)?;
     }
+    root.present()?;
     Ok(())
 }
 
