@@ -18,7 +18,7 @@ STUDY = $(BIN)/mp4sr-study
 STUDY_FLAGS = $(FLAGS) $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) \
               $(foreach pipeline,$(WITH),--with $(pipeline)) $(foreach pipeline,$(UNSEEN),--unseen $(pipeline)) \
               $(if $(RESNET),--resnet $(RESNET))
-STUDIED := build $(if $(findstring sample,$(PIPELINE)),sample)
+STUDIED := build $(if $(findstring sample,$(PIPELINE) $(WITH) $(UNSEEN)),sample)
 
 .DEFAULT_GOAL := help
 .PHONY: help build sample cache-stats cache-prune download preprocess extract pretrain finetune evaluate recommend report all demo test check format-check \
@@ -156,8 +156,11 @@ deny: ## Licences, sources and known faults of dependencies
 	elif ! ls -d $(ADVISORIES) > /dev/null 2>&1; then \
 	    cargo deny --log-level error check bans licenses sources && \
 	    echo "advisories not checked: there is no copy of their database (cargo deny fetch db)"; \
+	elif ! told=$$(cargo fetch --quiet --locked 2>&1); then \
+	    case "$$told" in *--locked*) echo "$$told"; exit 1;; esac; \
+	    echo "dependencies not checked: not all of them are here, and they can't be fetched (cargo fetch --locked)"; \
 	else \
-	    cargo fetch --quiet --locked && cargo deny --log-level error --offline check && \
+	    cargo deny --log-level error --offline check && \
 	    echo "advisories of $$(git -C $(ADVISORIES) log -1 --format=%cs)"; \
 	fi
 

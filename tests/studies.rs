@@ -20,7 +20,7 @@ fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
     let recalls: Vec<f64> =
         rows[..4].iter().map(|row| row.split('|').nth(3).unwrap().trim().parse().unwrap()).collect();
     assert!(recalls.is_sorted_by(|a, b| a >= b), "{recalls:?}");
-    assert!(rows[4].starts_with("Best on validation: `RUN=lr.learning_rate-"), "{said}");
+    assert!(rows[4].starts_with("Best on validation: `lr.learning_rate-"), "{said}");
     assert!(said.contains("at the limit of epochs"), "{said}");
     let runs = files::list(&world.path("a/runs")).unwrap();
     assert_eq!(runs.len(), 4);
@@ -136,4 +136,92 @@ fn losses_sweeps_and_noise_are_drawn() {
     assert!(noise.contains("text lost: 0.8") && noise.contains("image of another item: 0.1"), "{noise}");
     let refused = world.output("study", &["table5"]);
     assert!(String::from_utf8(refused.stderr).unwrap().contains("name them with WITH="));
+}
+
+/// Every study that no other test runs, as a quick look at a world with pictures.
+#[test]
+fn every_other_study_has_its_rows_and_its_quick_look() {
+    let world = SmallWorld::new();
+    world.add_pictures();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/extract/tests/fixtures/resnet");
+    let resnet = fixtures.to_str().unwrap();
+    let run =
+        |study: &str, flags: &[&str]| world.run("study", &[&[study, "--quick", "--jobs", "2"][..], flags].concat());
+    let cases: [(&str, &[&str], &[&str]); 9] = [
+        ("table1", &[], &["| a-quick | ", "| Poetry"]),
+        ("table3", &[], &["targets with fewer than 10 training events", "The paper's Table 3"]),
+        (
+            "table4",
+            &["--resnet", resnet],
+            &["w/o NIP", "w/o CMCL", "w/o C-Mixup", "w/o Proj", "E2E", "Shared", "ResNet"],
+        ),
+        ("table6", &[], &["MP4SR-T", "MP4SR-V", "| MP4SR "]),
+        ("fig5", &[], &["N = 5 ", "N = 50 ", "these are of its default setting"]),
+        ("fig6", &[], &["O = 1 ", "O = 16 "]),
+        ("fig7", &[], &["rho = 0.0 ", "rho = 0.5 "]),
+        ("study-mixup", &[], &["p = 0.9 ", "p from U(0, 0.5)"]),
+        (
+            "study-image-features",
+            &["--resnet", resnet],
+            &["words of CLIP", "vectors of CLIP", "vectors of ResNet", "none"],
+        ),
+    ];
+    for (study, flags, rows) in cases {
+        let said = run(study, flags);
+        for row in rows {
+            assert!(said.contains(row), "{study}: {row}: {said}");
+        }
+        assert!(!said.contains("not run") && said.contains("A quick look") == (study != "table1"), "{study}: {said}");
+        assert_eq!(world.text(&format!("a-quick/studies/{study}/table.md")), said);
+    }
+    assert!(!world.path("a").exists(), "a quick look is a dataset of its own");
+
+    // Measures that the figures show by default, and those of a pipeline that asks for others.
+    let said = run("fig7", &["--set", "evaluate.k=[1,3]"]);
+    assert!(said.contains("R@3") && said.contains("Set for all: `evaluate.k=[1,3]`"), "{said}");
+    assert!(world.text("a-quick/studies/fig7/figure.svg").contains("R@3"));
+}
+
+#[test]
+fn a_grid_over_data_gives_every_cell_a_dataset_of_its_own() {
+    let world = SmallWorld::new();
+    let said = world.run("search", &["--grid", "preprocess.recent=5,6", "--name", "recent"]);
+    assert!(said.contains(" 5 | ") && said.contains(" 6 | "), "{said}");
+    let events = |dataset: &str| {
+        let report: serde_json::Value =
+            serde_json::from_str(&world.text(&format!("{dataset}/dataset/report.json"))).unwrap();
+        report["statistics"]["events"].as_u64().unwrap()
+    };
+    assert!(events("a.recent-5") < events("a.recent-6"));
+    for cell in ["a.recent-5/runs/recent.recent-5", "a.recent-6/runs/recent.recent-6"] {
+        assert!(world.path(cell).join("finetune.safetensors").exists(), "{cell}");
+    }
+    assert!(world.text("a/searches/recent/table.md").contains("--set 'dataset.name=\"a.recent-"), "{said}");
+
+    // What has no epochs can't be chosen by one, and takes nothing from the others.
+    let output = world.output("search", &["--grid", "model.name=\"sasrec\",\"popularity\"", "--name", "models"]);
+    let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(out.contains("models.name-_sasrec_") && out.contains("is not trained by epochs"), "{out}");
+    assert!(err.contains("cells that are not finished: 1"), "{err}");
+}
+
+#[test]
+fn ranks_of_other_events_or_weights_are_refused() {
+    let world = SmallWorld::new();
+    let stages = ["preprocess", "extract", "pretrain", "finetune", "evaluate"];
+    stages.iter().for_each(|stage| {
+        world.run(stage, &[]);
+    });
+    world.run("compare", &["mp4sr"]);
+    let refused = |what: &str| {
+        let said = String::from_utf8(world.output("compare", &["mp4sr"]).stderr).unwrap();
+        assert!(said.contains(what) && said.contains("has changed since; run `make evaluate RUN=mp4sr`"), "{said}");
+    };
+    // The same items and users, other events.
+    world.run("preprocess", &["--set", "preprocess.recent=5"]);
+    refused("sequences.safetensors");
+    world.run("preprocess", &[]);
+    world.run("compare", &["mp4sr"]);
+    world.run("finetune", &["--set", "finetune.learning_rate=0.01"]);
+    refused("finetune.safetensors");
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use mp4sr_artifact::{MappedFeatures, Sequences, Stage, TensorFile, hash_ids};
+use mp4sr_artifact::{Items, MappedFeatures, Sequences, Stage, TensorFile, Users, hash_ids};
 use mp4sr_extract::{ImageEncoder, load_image_encoder};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{Format, Source};
@@ -19,8 +19,8 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
 pub fn tensors(folder: &Path, bytes: &[u8]) -> usize {
     let path = write(folder, "any.safetensors", bytes);
     let mut used = 0;
-    for format in ["sequences", "features", "ranks"] {
-        if let Ok(mut file) = TensorFile::read(&path, format, 1, "make it again") {
+    for (format, version) in [("sequences", 1), ("features", 1), ("ranks", 2)] {
+        if let Ok(mut file) = TensorFile::read(&path, format, version, "make it again") {
             for name in file.names() {
                 used += usize::from(file.take(&name).is_ok());
             }
@@ -37,6 +37,23 @@ pub fn tensors(folder: &Path, bytes: &[u8]) -> usize {
         assert_eq!(features.offsets.len(), 3);
         assert!(features.offsets.is_sorted());
         used += 1;
+    }
+    used
+}
+
+/// A Parquet file, as a table of a dataset and as raw interactions: an error, or columns that hold what their readers promise.
+pub fn parquet(folder: &Path, bytes: &[u8]) -> usize {
+    let path = write(folder, "any.parquet", bytes);
+    let mut used = 0;
+    if let Ok(items) = Items::read(&path) {
+        assert!([items.titles.len(), items.sentences.len(), items.images.len()].iter().all(|&n| n == items.len()));
+        used += 1;
+    }
+    used += usize::from(Users::read(&path).is_ok());
+    let source = Source { format: Format::Tabular, ..Source::default() };
+    if let Ok((rows, events)) = mp4sr_preprocess::count_events(&path, &source) {
+        assert!(events <= rows);
+        used += events as usize;
     }
     used
 }

@@ -6,7 +6,7 @@ use mp4sr_tests::{STAGES, SmallWorld, said};
 use crate::{finished, manifest};
 
 /// An artifact, a stage that reads it, and the outputs of that stage which its content decides.
-const READ: [(&str, &str); 9] = [
+const READ: [(&str, &str); 11] = [
     ("dataset/sequences.safetensors", "pretrain"),
     ("dataset/items.parquet", "extract"),
     ("dataset/users.parquet", "recommend"),
@@ -15,6 +15,8 @@ const READ: [(&str, &str); 9] = [
     ("runs/mp4sr/pretrain.safetensors", "finetune"),
     ("runs/mp4sr/finetune.safetensors", "evaluate"),
     ("runs/mp4sr/ranks.test.safetensors", "report"),
+    ("runs/mp4sr/ranks.validation.safetensors", "report"),
+    ("features/image.tiny-clip-15-words-tiny-sentence.words.parquet", "report"),
     ("runs/mp4sr/recommendations.parquet", "report"),
 ];
 
@@ -53,14 +55,17 @@ fn refused(world: &SmallWorld, artifact: &str, stage: &str, bytes: &[u8], how: &
 #[test]
 fn every_damaged_artifact_is_refused_by_name() {
     let world = SmallWorld::new();
+    world.add_pictures();
     for stage in STAGES {
         world.run(stage, &[]);
     }
     let other = SmallWorld::new();
     other.add("a", 7);
-    // Other items, so that nothing of it fits.
-    let items = other.raw_text("a.jsonl").replace("\"i", "\"j").replace("\"jtem", "\"item");
-    let events = other.raw_text("a.tsv").replace("\ti", "\tj").replace("\tjtem", "\titem");
+    other.add_pictures();
+    // Other items and users, so that nothing of it fits.
+    let items =
+        other.raw_text("a.jsonl").replace("\"i", "\"j").replace("\"jtem", "\"item").replace("\"jmage", "\"image");
+    let events = other.raw_text("a.tsv").replace("\ti", "\tj").replace("\tjtem", "\titem").replace("\nu", "\nv");
     for (name, text) in [("a.jsonl", items), ("a.tsv", events)] {
         files::write_bytes(&other.folder().join(name), text.as_bytes()).unwrap();
     }
@@ -91,12 +96,12 @@ fn every_damaged_artifact_is_refused_by_name() {
             }
         }
         // Extract reads the items alone and takes whichever they are; their features then fit no other sequences.
-        if !["dataset/items.parquet", "dataset/users.parquet"].contains(&artifact) {
+        if artifact != "dataset/items.parquet" {
             let bytes = files::read(&other.path("a").join(artifact)).unwrap();
             assert!(refused(&world, artifact, stage, &bytes, OTHER), "{artifact} of other items is taken");
         }
     }
-    assert!(refusals > 200, "only {refusals} of 270 flipped bits were refused");
+    assert!(refusals > 200, "only {refusals} of 330 flipped bits were refused");
 }
 
 /// Headers that lie: about their own length, about tensors beyond the end, about sizes beyond all memory.
@@ -133,6 +138,30 @@ fn headers_that_claim_more_than_there_is_are_refused() {
         let older = header.replacen("\\\"version\\\":", "\\\"version\\\":9", 1);
         assert!(refused(&world, artifact, stage, &with(&older), "another format version"));
     }
+}
+
+/// The library that reads tables panics at some footers: that is told as any damage is, and as nothing else.
+#[test]
+fn a_footer_that_the_library_panics_at_is_refused_in_one_sentence() {
+    let world = SmallWorld::new();
+    world.run("preprocess", &[]);
+    let artifact = "dataset/items.parquet";
+    let path = world.path("a").join(artifact);
+    let whole = files::read(&path).unwrap();
+    let copy = world.folder().join("copy.parquet");
+    let flipped = (0..whole.len() * 8).rev().find_map(|place| {
+        let mut bytes = whole.clone();
+        bytes[place / 8] ^= 1 << (place % 8);
+        std::fs::write(&copy, &bytes).unwrap();
+        let message = mp4sr_artifact::Items::read(&copy).err()?.to_string();
+        message.contains("can't be true").then_some(bytes)
+    });
+    std::fs::write(&path, flipped.expect("no bit makes the library panic")).unwrap();
+    let output = world.output("extract", &["--quiet"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    let said = said(&output);
+    assert!(said.starts_with("error: `") && said.contains("items.parquet` can't be used: it is not a whole"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
 }
 
 /// Files as another program writes them, without a checksum: what they hold is checked all the same.

@@ -73,8 +73,15 @@ fn leftovers_of_a_killed_run_are_removed_by_the_next_start() {
     STAGES.iter().for_each(|stage| {
         world.run(stage, &[]);
     });
-    for folder in ["a/dataset", "a/features", "a/runs/mp4sr"] {
-        files::write_bytes(&world.path(folder).join(format!("x.safetensors{TEMPORARY}4999999999")), b"half").unwrap();
+    let mut folders = ["a/dataset", "a/features", "a/runs/mp4sr"].map(|folder| world.path(folder)).to_vec();
+    // What encoders computed lies under names made of their files.
+    let cache = files::list(&world.path(".cache/vectors")).unwrap();
+    assert!(!cache.is_empty());
+    folders.extend(cache.clone());
+    for process in ["4999999999", "4999999999-17"] {
+        for folder in &folders {
+            files::write_bytes(&folder.join(format!("x.safetensors{TEMPORARY}{process}")), b"half").unwrap();
+        }
     }
     for (stage, output) in [("preprocess", "dataset/report.json"), ("extract", "features/report.json")] {
         files::remove_if_present(&world.path("a").join(output)).unwrap();
@@ -83,6 +90,9 @@ fn leftovers_of_a_killed_run_are_removed_by_the_next_start() {
     files::remove_if_present(&world.path("a/runs/mp4sr/ranks.test.safetensors")).unwrap();
     world.run("evaluate", &[]);
     assert_same(&finished(&world), &expected, "after cleaning");
+    let left = cache.iter().flat_map(|folder| files::list(folder).unwrap());
+    let left: Vec<_> = left.filter(|path| path.to_string_lossy().contains(TEMPORARY)).collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 /// A study starts programs of its own. Killed with them, it goes on; killed alone, the next start may find that one of them still

@@ -9,8 +9,9 @@ mod targets;
 
 type Target = fn(&Path, &[u8]) -> usize;
 
-const TARGETS: [(&str, Target); 7] = [
+const TARGETS: [(&str, Target); 8] = [
     ("tensors", targets::tensors),
+    ("parquet", targets::parquet),
     ("manifest", targets::manifest),
     ("configuration", targets::configuration),
     ("raw_json", targets::raw_json),

@@ -91,6 +91,30 @@ impl SmallWorld {
         }
     }
 
+    /// Gives ten items of pipeline `a` a picture.
+    ///
+    /// # Panics
+    ///
+    /// Where files can't be read or written.
+    pub fn add_pictures(&self) {
+        let picture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/image/one.png");
+        let copy = |from: &Path| {
+            files::read(from).and_then(|bytes| files::write_bytes(&self.folder().join("one.png"), &bytes))
+        };
+        copy(&picture).unwrap_or_else(|e| panic!("{e}"));
+        let items = self.raw_text("a.jsonl");
+        let lines = items.lines().enumerate().map(|(at, line)| match at % 3 {
+            0 => format!("{}, \"image\": \"one.png\"}}", line.trim_end_matches('}')),
+            _ => line.to_owned(),
+        });
+        let items = lines.collect::<Vec<_>>().join("\n");
+        let pipeline =
+            self.raw_text("a.toml").replace("[preprocess]", "[source.columns]\nimages = \"image\"\n[preprocess]");
+        for (file, text) in [("a.jsonl", items), ("a.toml", pipeline)] {
+            files::write_bytes(&self.folder().join(file), text.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
+        }
+    }
+
     /// The folder of everything.
     pub fn folder(&self) -> &Path {
         self.folder.path()

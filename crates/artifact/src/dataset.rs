@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -8,6 +7,8 @@ use crate::tensors::{check_offsets, write_views};
 use crate::{Column, Error, Fingerprint, Header, Result, Table, TensorFile, hash_ids};
 
 const REMEDY: &str = "run `make preprocess` again";
+/// The role of the users' ids among what sequences were made from.
+const USER_IDS: &str = "user ids";
 
 /// Users' events in time order (`sequences.safetensors`).
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +23,8 @@ pub struct Sequences {
     pub item_hash: Fingerprint,
     /// I, the number of items.
     pub item_count: usize,
+    /// Hash of the ordered original user ids; none where the program that wrote the file gave none.
+    pub user_hash: Option<Fingerprint>,
 }
 
 impl Sequences {
@@ -46,7 +49,7 @@ impl Sequences {
             stage: "preprocess".to_owned(),
             items: self.item_hash.clone(),
             settings,
-            inputs: BTreeMap::new(),
+            inputs: self.user_hash.iter().map(|hash| (USER_IDS.to_owned(), hash.clone())).collect(),
         };
         let count = [self.item_count as i64];
         // The largest table of all: its columns are written from where they stand.
@@ -83,7 +86,20 @@ impl Sequences {
                 return Err(file.wrong("a user's events are not in order of time"));
             }
         }
-        Ok(Self { offsets, items, times, item_hash: file.header().items.clone(), item_count })
+        let (item_hash, user_hash) = (file.header().items.clone(), file.header().inputs.get(USER_IDS).cloned());
+        Ok(Self { offsets, items, times, item_hash, item_count, user_hash })
+    }
+
+    /// Refuses tables of other items or users than these.
+    pub fn expect_tables(&self, items: (&Path, &Items), users: (&Path, &Users)) -> Result<()> {
+        if items.1.hash() != self.item_hash || items.1.len() != self.item_count {
+            return Err(Error::unusable(items.0, "it holds other items than the sequences beside it", REMEDY));
+        }
+        let other_ids = self.user_hash.as_ref().is_some_and(|hash| users.1.hash() != *hash);
+        if other_ids || users.1.ids.len() != self.user_count() {
+            return Err(Error::unusable(users.0, "it holds other users than the sequences beside it", REMEDY));
+        }
+        Ok(())
     }
 }
 
@@ -131,20 +147,18 @@ impl Items {
     /// Reads and verifies the table.
     pub fn read(path: &Path) -> Result<Self> {
         let mut table = Table::read(path, REMEDY)?;
-        let index = table.take_u32("item")?;
-        if let Some(row) = index.iter().enumerate().position(|(row, &i)| i as usize != row + 1) {
-            return Err(Error::unusable(
-                path,
-                format!("row {row} holds item {}, expected {}", index[row], row + 1),
-                REMEDY,
-            ));
-        }
+        expect_index(path, &table.take_u32("item")?, "item")?;
         Ok(Self {
             ids: table.take_text("item_id")?,
             titles: table.take_text("title")?,
             sentences: table.take_texts("sentences")?,
             images: table.take_texts("images")?,
         })
+    }
+
+    /// How many items a table has, without reading them.
+    pub fn count(path: &Path) -> Result<u64> {
+        Table::rows(path, REMEDY)
     }
 
     /// Gives every name of an image to `each`, in order of items, until it breaks off; memory does not grow with the table.
@@ -170,9 +184,27 @@ impl Users {
         .write(path)
     }
 
-    /// Reads the table.
+    /// Hash of the ordered ids.
+    pub fn hash(&self) -> Fingerprint {
+        hash_ids(self.ids.iter().map(String::as_str))
+    }
+
+    /// Reads and verifies the table.
     pub fn read(path: &Path) -> Result<Self> {
-        Ok(Self { ids: Table::read(path, REMEDY)?.take_text("user_id")? })
+        let mut table = Table::read(path, REMEDY)?;
+        expect_index(path, &table.take_u32("user")?, "user")?;
+        Ok(Self { ids: table.take_text("user_id")? })
+    }
+}
+
+/// Row n is number n + 1.
+fn expect_index(path: &Path, index: &[u32], what: &str) -> Result<()> {
+    match index.iter().enumerate().position(|(row, &number)| number as usize != row + 1) {
+        Some(row) => {
+            let reason = format!("row {row} holds {what} {}, expected {}", index[row], row + 1);
+            Err(Error::unusable(path, reason, REMEDY))
+        }
+        None => Ok(()),
     }
 }
 
@@ -187,6 +219,7 @@ mod tests {
             times: vec![10, 20, -5, 7, 7],
             item_hash: hash_ids(["a", "b", "c"]),
             item_count: 3,
+            user_hash: Some(hash_ids(["u1", "u2", "u3"])),
         }
     }
 

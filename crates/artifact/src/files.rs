@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::{Error, Result};
 
@@ -101,7 +102,7 @@ where
     let folder = folder_of(path);
     create_dir_all(folder)?;
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let temporary = folder.join(format!("{name}{TEMPORARY}{}", std::process::id()));
+    let temporary = folder.join(format!("{name}{TEMPORARY}{}", this_process()));
     let outcome = (|| -> io::Result<()> {
         let mut out = BufWriter::with_capacity(1 << 20, File::create(&temporary)?);
         write(&mut out).map_err(Into::into)?;
@@ -159,12 +160,36 @@ pub fn remove_leftovers(folder: &Path) -> Result<usize> {
     Ok(removed)
 }
 
-/// Whether a process of that number runs; where the system does not tell, none does. One that was killed has closed its files and
-/// with them given back its locks before its number is free, and is dead here from then on.
+/// This process in the names of its temporary files: its number and, where the system tells, when it started, as in containers
+/// every run may have the same number.
+fn this_process() -> &'static str {
+    static NAME: OnceLock<String> = OnceLock::new();
+    NAME.get_or_init(|| {
+        let number = std::process::id().to_string();
+        match start_of(&number) {
+            Some(start) => format!("{number}-{start}"),
+            None => number,
+        }
+    })
+}
+
+/// When a process started, in ticks since the system did.
+fn start_of(number: &str) -> Option<String> {
+    let about = fs::read_to_string(Path::new("/proc").join(number).join("stat")).ok()?;
+    // The second field is the program's name, which may hold anything; the start is the twenty-second.
+    let (_, fields) = about.rsplit_once(')')?;
+    fields.split_whitespace().nth(19).map(str::to_owned)
+}
+
+/// Whether the process of a temporary file's name runs; where the system does not tell, none does. One that was killed has closed
+/// its files and with them given back its locks before its number is free, and is dead here from then on.
 fn is_alive(process: &str) -> bool {
-    let is_number = !process.is_empty() && process.bytes().all(|byte| byte.is_ascii_digit());
-    is_number
-        && match fs::read_dir(Path::new("/proc").join(process).join("fd")) {
+    let (number, start) = process.split_once('-').map_or((process, None), |(number, start)| (number, Some(start)));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number(number)
+        // Earlier versions gave no start, and systems without `/proc` have none.
+        && start.is_none_or(|start| start_of(number).as_deref() == Some(start))
+        && match fs::read_dir(Path::new("/proc").join(number).join("fd")) {
             Ok(mut open) => open.next().is_some(),
             Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
         }
@@ -192,12 +217,14 @@ mod tests {
     fn leftovers_of_a_killed_process_are_removed_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         // No system gives out a number as large.
-        fs::write(folder.path().join("a.json.mp4sr-tmp-4999999999"), b"half").unwrap();
+        for dead in ["4999999999", "4999999999-17", "", "-", "1x", "1-", "-1"] {
+            fs::write(folder.path().join(format!("a.json.mp4sr-tmp-{dead}")), b"half").unwrap();
+        }
         fs::write(folder.path().join("a.json"), b"whole").unwrap();
-        let own = folder.path().join(format!("b.json.mp4sr-tmp-{}", std::process::id()));
+        let own = folder.path().join(format!("b.json.mp4sr-tmp-{}", this_process()));
         fs::write(&own, b"half").unwrap();
         let alive = usize::from(cfg!(target_os = "linux"));
-        assert_eq!(remove_leftovers(folder.path()).unwrap(), 2 - alive);
+        assert_eq!(remove_leftovers(folder.path()).unwrap(), 8 - alive);
         assert_eq!(list(folder.path()).unwrap().len(), 1 + alive);
         assert!(folder.path().join("a.json").exists());
     }
@@ -207,14 +234,51 @@ mod tests {
     fn leftovers_go_when_their_process_is_dead_though_nobody_took_note_of_it() {
         let folder = tempfile::tempdir().unwrap();
         let mut process = std::process::Command::new("sleep").arg("600").spawn().unwrap();
-        fs::write(folder.path().join(format!("a.json.mp4sr-tmp-{}", process.id())), b"half").unwrap();
+        let number = process.id().to_string();
+        let start = start_of(&number).unwrap();
+        // The form of earlier versions, and the one of now.
+        for name in [number.clone(), format!("{number}-{start}")] {
+            fs::write(folder.path().join(format!("a.json.mp4sr-tmp-{name}")), b"half").unwrap();
+        }
         assert_eq!(remove_leftovers(folder.path()).unwrap(), 0);
         process.kill().unwrap();
         let gone = (0..1000).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(10));
-            remove_leftovers(folder.path()).unwrap() == 1
+            remove_leftovers(folder.path()).unwrap();
+            list(folder.path()).unwrap().is_empty()
         });
         assert!(gone);
         process.wait().unwrap();
+    }
+    /// In containers the first process of every run may have the number 1.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_leftover_of_an_earlier_process_of_the_same_number_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (number, start) = this_process().split_once('-').unwrap();
+        assert_eq!(number, std::process::id().to_string());
+        let other = start.parse::<u64>().unwrap() - 1;
+        let write = |process: String| {
+            let path = folder.path().join(format!("a.json.mp4sr-tmp-{process}"));
+            fs::write(&path, b"half").unwrap();
+            path
+        };
+        let (earlier, own) = (write(format!("{number}-{other}")), write(this_process().to_owned()));
+        assert_eq!(remove_leftovers(folder.path()).unwrap(), 1);
+        assert!(!earlier.exists() && own.exists());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_is_written_under_the_name_of_its_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        write_atomic(&path, |_| {
+            let found = list(folder.path()).unwrap();
+            assert_eq!(found, [folder.path().join(format!("a.json.mp4sr-tmp-{}", this_process()))]);
+            assert_eq!(remove_leftovers(folder.path()).unwrap(), 0);
+            Ok::<_, io::Error>(())
+        })
+        .unwrap();
     }
 }

@@ -7,12 +7,13 @@ use arrow::array::{
 };
 use arrow::datatypes::{Field, Float32Type, Schema, UInt32Type};
 use arrow::record_batch::RecordBatch;
-use parquet::arrow::arrow_reader::{ArrowReaderBuilder, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::ArrowReaderBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::Compression;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
+use crate::rows::{open_parquet, parquet_step};
 use crate::{Error, Result, files};
 
 /// A column of a [`Table`]. No value is ever null.
@@ -95,14 +96,13 @@ impl Table {
 
     /// Reads a whole table. `remedy` says how to make it anew.
     pub fn read(path: &Path, remedy: &str) -> Result<Self> {
-        let damaged =
-            |e: &dyn std::fmt::Display| Error::unusable(path, format!("it is not a whole Parquet file ({e})"), remedy);
-        let reader = ParquetRecordBatchReaderBuilder::try_new(files::open(path)?).map_err(|e| damaged(&e))?;
+        let damaged = |e: String| Error::unusable(path, format!("it is not a whole Parquet file ({e})"), remedy);
+        let reader = open_parquet(files::open(path)?).map_err(damaged)?;
         let schema = reader.schema().clone();
         let checksums = Checksums::of(&reader);
-        let batches = reader.build().and_then(|r| r.collect::<std::result::Result<Vec<_>, _>>().map_err(Into::into));
-        let batches = batches.map_err(|e| damaged(&e))?;
-        let batch = arrow::compute::concat_batches(&schema, &batches).map_err(|e| damaged(&e))?;
+        let batches = || reader.build().and_then(|r| r.collect::<std::result::Result<Vec<_>, _>>().map_err(Into::into));
+        let batches = parquet_step(batches).map_err(damaged)?;
+        let batch = parquet_step(|| arrow::compute::concat_batches(&schema, &batches)).map_err(damaged)?;
         for (field, array) in schema.fields().iter().zip(batch.columns()) {
             let mut content = ColumnHasher::default();
             content.add(array);
@@ -117,6 +117,13 @@ impl Table {
         Ok(Self { columns, origin: Some((path.to_owned(), remedy.to_owned())) })
     }
 
+    /// How many rows a table has, without reading them.
+    pub fn rows(path: &Path, remedy: &str) -> Result<u64> {
+        let damaged = |e: String| Error::unusable(path, format!("it is not a whole Parquet file ({e})"), remedy);
+        let reader = open_parquet(files::open(path)?).map_err(damaged)?;
+        Ok(reader.metadata().file_metadata().num_rows().unsigned_abs())
+    }
+
     /// Gives every text in a column of lists of text to `each`, in order, until it breaks off. Only some rows of that one
     /// column are in memory at a time.
     pub fn each_of_texts(
@@ -125,15 +132,15 @@ impl Table {
         remedy: &str,
         mut each: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<()> {
-        let damaged =
-            |e: &dyn std::fmt::Display| Error::unusable(path, format!("it is not a whole Parquet file ({e})"), remedy);
-        let reader = ParquetRecordBatchReaderBuilder::try_new(files::open(path)?).map_err(|e| damaged(&e))?;
+        let damaged = |e: String| Error::unusable(path, format!("it is not a whole Parquet file ({e})"), remedy);
+        let reader = open_parquet(files::open(path)?).map_err(damaged)?;
         let missing = |_| Error::unusable(path, format!("column `{name}` is missing"), remedy);
         let column = reader.schema().index_of(name).map_err(missing)?;
         let only = ProjectionMask::roots(reader.parquet_schema(), [column]);
         let (checksums, mut content) = (Checksums::of(&reader), ColumnHasher::default());
-        for batch in reader.with_projection(only).build().map_err(|e| damaged(&e))? {
-            let columns = vec![(name.to_owned(), batch.map_err(|e| damaged(&e))?.column(0).clone())];
+        let mut batches = parquet_step(|| reader.with_projection(only).build()).map_err(damaged)?;
+        while let Some(batch) = parquet_step(|| batches.next().transpose()).map_err(damaged)? {
+            let columns = vec![(name.to_owned(), batch.column(0).clone())];
             content.add(&columns[0].1);
             let mut table = Self { columns, origin: Some((path.to_owned(), remedy.to_owned())) };
             for text in table.take_texts(name)?.iter().flatten() {
@@ -271,6 +278,8 @@ fn texts(array: &ArrayRef) -> Option<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
     use super::*;
 
     #[test]
@@ -301,5 +310,36 @@ mod tests {
         files::write_bytes(&path, &bytes[..bytes.len() / 2]).unwrap();
         let message = Table::read(&path, "make it again").unwrap_err().to_string();
         assert!(message.contains("t.parquet") && message.ends_with("make it again"), "{message}");
+    }
+    #[test]
+    fn no_flipped_bit_of_a_footer_makes_a_reader_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.parquet");
+        let names: Vec<Vec<String>> = (0..40).map(|row| vec![format!("name {}", row % 7); row % 3]).collect();
+        let table = Table::new(vec![
+            ("n", Column::U32((0..40).collect())),
+            ("x", Column::F32(vec![0.5; 40])),
+            ("id", Column::Text((0..40).map(|row| format!("id {row}")).collect())),
+            ("names", Column::Texts(names)),
+        ]);
+        table.write(&path).unwrap();
+        let whole = files::read(&path).unwrap();
+        let footer = u32::from_le_bytes(*whole[..whole.len() - 4].last_chunk().unwrap()) as usize;
+        // Cutting the file for each change would take most of the time.
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        let mut told = 0;
+        for at in whole.len() - 8 - footer..whole.len() {
+            for bit in 0..8 {
+                file.write_all_at(&[whole[at] ^ 1 << bit], at as u64).unwrap();
+                let names = Table::each_of_texts(&path, "names", "make it again", |_| ControlFlow::Continue(()));
+                for message in [Table::read(&path, "make it again").err(), names.err()].into_iter().flatten() {
+                    let message = message.to_string();
+                    assert!(message.contains("t.parquet") && message.ends_with("make it again"), "{message}");
+                    told += 1;
+                }
+            }
+            file.write_all_at(&whole[at..=at], at as u64).unwrap();
+        }
+        assert!(told > 1000, "{told} of {footer} bytes");
     }
 }

@@ -48,7 +48,7 @@ pub struct VectorCache {
 impl VectorCache {
     /// Opens `folder`, which need not be there. A damaged shard is set aside and named in [`Self::damaged`].
     pub fn open(folder: &Path, encoder: &Fingerprint, width: usize) -> Result<Self> {
-        files::create_dir_all(folder)?;
+        files::clean_folder(folder)?;
         let mut cache = Self {
             folder: folder.to_owned(),
             encoder: encoder.clone(),
@@ -208,6 +208,15 @@ mod tests {
         assert_eq!((both.len(), both.get(3)), (3, Some(&[3.0, 3.5][..])));
         both.flush().unwrap();
         assert_eq!(shards_in(folder.path()).unwrap().len(), 2, "nothing new, no shard");
+    }
+
+    #[test]
+    fn what_a_killed_run_left_goes_with_the_next_that_opens() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.safetensors.mp4sr-tmp-4999999999-1");
+        files::write_bytes(&path, b"half").unwrap();
+        assert!(open(folder.path()).damaged().is_empty());
+        assert!(!path.exists());
     }
 
     #[test]

@@ -2,12 +2,11 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use image::{ImageFormat, ImageReader, Limits};
-use mp4sr_artifact::{Result, files};
+use mp4sr_artifact::{Result, files, guarded};
 
 use crate::outcome::{Fate, Verdict};
 use crate::sniff;
@@ -26,7 +25,7 @@ pub fn check(path: &Path, max_pixels: u64) -> Result<std::result::Result<Size, V
         Ok(format) => format,
         Err(reason) => return Ok(Err(Verdict::new(Fate::NotAnImage, reason))),
     };
-    let size = match guarded(|| reader(path, format).map(ImageReader::into_dimensions))? {
+    let size = match attempt(|| reader(path, format).map(ImageReader::into_dimensions))? {
         Ok(size) => size,
         Err(reason) => return Ok(Err(Verdict::new(Fate::NotAnImage, reason))),
     };
@@ -36,7 +35,7 @@ pub fn check(path: &Path, max_pixels: u64) -> Result<std::result::Result<Size, V
         return Ok(Err(Verdict::new(Fate::TooLarge, reason)));
     }
     let _turn = (pixels > LARGE).then(|| ONE_LARGE.lock().unwrap_or_else(PoisonError::into_inner));
-    let decoded = guarded(|| {
+    let decoded = attempt(|| {
         let mut reader = reader(path, format)?;
         reader.limits(limits(max_pixels));
         Ok(reader.decode())
@@ -54,12 +53,12 @@ pub fn check(path: &Path, max_pixels: u64) -> Result<std::result::Result<Size, V
 /// The size by the header alone, of a picture that was checked before.
 pub fn size(path: &Path) -> Result<Option<Size>> {
     let Ok(format) = form(&sniff::start(path)?) else { return Ok(None) };
-    Ok(guarded(|| reader(path, format).map(ImageReader::into_dimensions))?.ok())
+    Ok(attempt(|| reader(path, format).map(ImageReader::into_dimensions))?.ok())
 }
 
 /// Runs a decoder; what it can't read, and what it panics at, is told in words. Only opening the file is our failure.
-fn guarded<T>(decode: impl FnOnce() -> Result<image::ImageResult<T>>) -> Result<std::result::Result<T, String>> {
-    match catch_unwind(AssertUnwindSafe(decode)) {
+fn attempt<T>(decode: impl FnOnce() -> Result<image::ImageResult<T>>) -> Result<std::result::Result<T, String>> {
+    match guarded(decode) {
         Ok(outcome) => Ok(outcome?.map_err(|e| format!("it does not decode ({e})"))),
         Err(_) => Ok(Err("it does not decode (the decoder gave up)".to_owned())),
     }

@@ -7,7 +7,7 @@ use mp4sr_artifact::Stage;
 use mp4sr_evaluate::{Protocol, rank_users};
 use mp4sr_models::Phase;
 use mp4sr_pipeline::{Config, Context, StageArgs, print, run_main, run_stage};
-use mp4sr_protocol::{Measure, Metrics, RanksInfo, Split, StoredRanks};
+use mp4sr_protocol::{Measure, Metrics, RanksInfo, Split, StoredRanks, WEIGHTS};
 use mp4sr_run::{Checkpoint, Inputs, build_model, removes_seen};
 use serde_json::json;
 
@@ -41,7 +41,7 @@ fn evaluate(context: &Context) -> anyhow::Result<()> {
     let recorded = json!({ "evaluate": config.evaluate, "model": config.model });
     let make_stage = || {
         let mut inputs = Inputs::files(layout, config);
-        inputs.push(("fine-tuned weights".to_owned(), checkpoint_path.clone()));
+        inputs.push((WEIGHTS.to_owned(), checkpoint_path.clone()));
         Ok(Stage::new("evaluate", VERSION, &layout.run(), &recorded, &inputs)?)
     };
     run_stage(context, "evaluate", &layout.run(), make_stage, |stage| {

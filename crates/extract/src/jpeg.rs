@@ -1,10 +1,9 @@
 //! JPEG files to the levels that libjpeg gives, which the reference decodes with: other decoders differ by a level or two,
 //! and an encoder's vector with them.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use image::RgbImage;
 use mozjpeg::{ColorSpace, Decompress};
+use mp4sr_artifact::guarded;
 
 /// The bytes that every JPEG file begins with.
 pub(crate) const MAGIC: [u8; 3] = [0xff, 0xd8, 0xff];
@@ -15,7 +14,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<RgbImage, String> {
         return Err("it is cut short".to_owned());
     }
     // The library tells of its errors by unwinding.
-    match catch_unwind(AssertUnwindSafe(|| pixels(bytes))) {
+    match guarded(|| pixels(bytes)) {
         Ok(decoded) => decoded,
         Err(reason) => Err(reason.downcast_ref::<String>().map_or("it does not decode", String::as_str).to_owned()),
     }

@@ -5,19 +5,15 @@
 //! picture the first frame counts; grey is repeated in three channels; transparency is left out, so that the colours below it
 //! show, as in the reference; of 16 bits the upper eight count.
 
-use std::path::Path;
-
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
+use mp4sr_artifact::{guarded, pictures};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::jpeg;
 use crate::resize::{Filter, resize};
 use crate::source::Source;
-
-/// A picture with more pixels is refused before it is decoded: a few bytes can claim terabytes.
-const MOST_PIXELS: u64 = 64 << 20;
 
 /// `preprocessor_config.json`.
 #[derive(Clone, Debug, Deserialize)]
@@ -182,15 +178,14 @@ impl Size {
 
 /// The picture in the bytes of a file, upright, in three channels.
 pub(crate) fn decode(bytes: &[u8]) -> std::result::Result<RgbImage, String> {
+    guarded(|| upright(bytes)).unwrap_or_else(|_| Err("it does not decode".to_owned()))
+}
+
+fn upright(bytes: &[u8]) -> std::result::Result<RgbImage, String> {
     let reader = ImageReader::new(std::io::Cursor::new(bytes)).with_guessed_format().map_err(|e| one_line(&e))?;
     let mut decoder = reader.into_decoder().map_err(|e| one_line(&e))?;
     let (width, height) = decoder.dimensions();
-    if width == 0 || height == 0 {
-        return Err("it has no pixels".to_owned());
-    }
-    if u64::from(width) * u64::from(height) > MOST_PIXELS {
-        return Err(format!("it has {width} x {height} pixels, more than {MOST_PIXELS}"));
-    }
+    pictures::check_size(width, height)?;
     // Broken EXIF data turns nothing, as in the reference.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut picture = if bytes.starts_with(&jpeg::MAGIC) {
@@ -200,11 +195,6 @@ pub(crate) fn decode(bytes: &[u8]) -> std::result::Result<RgbImage, String> {
     };
     picture.apply_orientation(orientation);
     Ok(picture.into_rgb8())
-}
-
-/// For callers that have a path.
-pub(crate) fn bytes_of(path: &Path) -> std::result::Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|e| one_line(&e))
 }
 
 /// Decoders end some of their messages with a line break.
@@ -219,4 +209,35 @@ fn centre(picture: &RgbImage, width: u32, height: u32) -> RgbImage {
     let (x, y) = (offset(width, picture.width()), offset(height, picture.height()));
     image::imageops::replace(&mut middle, picture, -x, -y);
     middle
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The header of a PNG file of 60,000 x 60,000 pixels, and the start of its data.
+    const HUGE: &[u8] =
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xea`\0\0\xea`\x08\x02\0\0\0\x0f\xb0\xe2\x15\0\0\0\0IDAT5\xaf\x06\x1e";
+
+    #[test]
+    fn a_picture_that_claims_too_much_is_refused_before_it_is_decoded() {
+        assert_eq!(decode(HUGE).unwrap_err(), "it has 60000 x 60000 pixels, more than 67108864");
+    }
+
+    #[test]
+    fn no_flipped_bit_makes_a_decoder_panic() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pictures");
+        for name in ["rgb.jpg", "palette.png", "moving.gif", "lossless.webp"] {
+            let whole = std::fs::read(folder.join(name)).unwrap();
+            assert!(decode(&whole).is_ok(), "{name}");
+            for at in 0..whole.len().min(400) {
+                let mut bytes = whole.clone();
+                bytes[at] ^= 1 << (at % 8);
+                assert!(
+                    decode(&bytes).map_or_else(|e| !e.contains('\n'), |picture| picture.width() > 0),
+                    "{name}: {at}"
+                );
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{
     Column, Downloads, FeatureType, Features, Fingerprint, Items, Stage, Table, VectorCache, VectorKey, files,
-    vector_key,
+    pictures, vector_key,
 };
 use mp4sr_pipeline::config::{ImageFeatures, Storage};
 use mp4sr_pipeline::{Context, run_stage};
@@ -22,7 +22,6 @@ use crate::clip::Clip;
 use crate::dictionary;
 use crate::error::{Error, Result};
 use crate::image_encoder::{self, ImageEncoder};
-use crate::picture;
 use crate::sentence::SentenceEncoder;
 use crate::source::Source;
 use crate::words::WordVectors;
@@ -431,7 +430,7 @@ fn key_of(name: &str, path: &Path) -> Outcome {
     if Downloads::is_address(name) && !path.is_file() {
         return Err("it was not fetched; run `make download`".to_owned());
     }
-    picture::bytes_of(path).map(|bytes| vector_key(&bytes))
+    pictures::read(path).map(|bytes| vector_key(&bytes))
 }
 
 /// Vectors of a few images, and why others have none.
@@ -444,7 +443,7 @@ struct Embedded {
 fn embed(encoder: &dyn ImageEncoder, block: &[(VectorKey, usize)], paths: &[PathBuf]) -> Result<Embedded> {
     let (mut keys, mut pixels, mut unusable) = (Vec::new(), Vec::new(), Vec::new());
     for &(key, at) in block {
-        match picture::bytes_of(&paths[at]).and_then(|bytes| encoder.processor().read(&bytes)) {
+        match pictures::read(&paths[at]).and_then(|bytes| encoder.processor().read(&bytes)) {
             Ok(values) => {
                 keys.push(key);
                 pixels.extend(values);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use mp4sr_artifact::{Layout, Lock, Stage, Status, files};
+use mp4sr_artifact::{Layout, Lock, Stage, Status, files, is_guarded};
 
 use crate::{Config, Progress, Timing};
 
@@ -70,6 +70,10 @@ pub struct Bug(pub String);
 /// Runs a program: tells an error once, as one line, and turns it into the exit code (0 done, 1 the user's to mend, 2 ours).
 pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::UnwindSafe) -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
+        // What a library makes of a damaged file is told by whoever reads the file.
+        if is_guarded() {
+            return;
+        }
         let place = info.location().map_or(String::new(), |l| format!(" at {}:{}", l.file(), l.line()));
         let what = info.payload_as_str().unwrap_or("unknown");
         tell(&format!("internal error{place}: {what}; this is a defect of mp4sr, please report it"));

@@ -40,6 +40,7 @@ impl Dataset {
             times: Vec::with_capacity(events.kept() as usize),
             item_hash: items.hash(),
             item_count: items.len(),
+            user_hash: Some(users.hash()),
         };
         // The columns go as soon as they are copied.
         let Ordered { users: event_users, items: event_items, times, keep } = events;

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use mp4sr_artifact::files;
 
 use crate::Result;
-use crate::rejects::Fault;
+use crate::rejects::{Fault, Rejects};
 use crate::source::Ids;
 
 const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
@@ -20,13 +20,18 @@ pub fn is_image_name(path: &Path) -> bool {
 #[derive(Debug, Default)]
 pub struct ImageFolder {
     of_item: HashMap<u32, Vec<String>>,
+    /// Files that are named as an item's but lie elsewhere.
+    refused: Rejects,
 }
 
 impl ImageFolder {
     /// Finds the images of the items with these ids.
     pub fn read(folder: &Path, item_ids: &Ids) -> Result<Self> {
+        // The folder itself may be a link; whoever made the pipeline put it there.
+        let real = folder.canonicalize().map_err(|e| mp4sr_artifact::Error::io("read", folder, e))?;
+        let mut refused = Rejects::default();
         let mut found: HashMap<u32, Vec<(u64, String)>> = HashMap::new();
-        for path in files::list(folder)? {
+        for (at, path) in files::list(folder)?.into_iter().enumerate() {
             let Some((name, stem)) = path.to_str().zip(path.file_stem().and_then(|stem| stem.to_str())) else {
                 continue;
             };
@@ -39,6 +44,10 @@ impl ImageFolder {
                 Some((item_ids.get_index_of(id)?, number.parse().ok()?))
             });
             if let Some((item, number)) = place {
+                if let Err(fault) = stays_in(&real, &path) {
+                    refused.add(folder, at as u64 + 1, fault);
+                    continue;
+                }
                 found.entry(item as u32).or_default().push((number, name.to_owned()));
             }
         }
@@ -46,13 +55,28 @@ impl ImageFolder {
             images.sort();
             images.into_iter().map(|(_, name)| name).collect()
         };
-        Ok(Self { of_item: found.into_iter().map(|(item, images)| (item, sorted(images))).collect() })
+        let of_item = found.into_iter().map(|(item, images)| (item, sorted(images))).collect();
+        Ok(Self { of_item, refused })
     }
 
     /// The images of an item, if it has any.
     pub fn of(&self, item: usize) -> Option<&[String]> {
         self.of_item.get(&(item as u32)).map(Vec::as_slice)
     }
+
+    /// Files that were not taken over, by reason.
+    pub fn refused(&self) -> &Rejects {
+        &self.refused
+    }
+}
+
+/// A link in somebody's archive must not lead elsewhere.
+fn stays_in(folder: &Path, path: &Path) -> std::result::Result<(), Fault> {
+    if path.is_symlink() && !path.canonicalize().is_ok_and(|file| file.starts_with(folder)) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        return Err(Fault::new("image is a link out of its folder", name));
+    }
+    Ok(())
 }
 
 /// Image names in one file of items.
@@ -125,6 +149,36 @@ mod tests {
         assert_eq!(names(0), ["a.jpg", "a_2.webp", "a_10.png"]);
         assert_eq!(names(1), ["a_b.JPEG", "a_b_2.jpg"]);
         assert_eq!(names(2), Vec::<String>::new(), "ids are kept as they stand, letter case and all");
+    }
+
+    #[test]
+    fn no_link_leads_out_of_the_folder_of_images() {
+        let outside = tempfile::tempdir().unwrap();
+        let folder = outside.path().join("images");
+        fs::create_dir(&folder).unwrap();
+        for name in ["secret.jpg", "images/a.jpg", "images/b.jpg"] {
+            fs::write(outside.path().join(name), "x").unwrap();
+        }
+        let link = |to: &str, name: &str| std::os::unix::fs::symlink(to, folder.join(name)).unwrap();
+        link("../secret.jpg", "a_2.jpg");
+        link("a.jpg", "a_3.jpg");
+        link("/etc/passwd", "c.png");
+        link("/etc/passwd", "of-no-item.png");
+        link("gone.jpg", "b_2.jpg");
+        // A pipeline may name a link to the folder.
+        let linked = outside.path().join("linked");
+        std::os::unix::fs::symlink(&folder, &linked).unwrap();
+        let ids: Ids = ["a", "b", "c"].into_iter().map(Into::into).collect();
+        for folder in [&folder, &linked] {
+            let images = ImageFolder::read(folder, &ids).unwrap();
+            let path = |name: &str| folder.join(name).display().to_string();
+            assert_eq!(images.of(0).unwrap(), [path("a.jpg"), path("a_3.jpg")]);
+            assert_eq!(images.of(1).unwrap(), [path("b.jpg")]);
+            assert_eq!(images.of(2), None);
+            let refused = &images.refused().0["image is a link out of its folder"];
+            assert_eq!(images.refused().total(), 2);
+            assert_eq!(refused.examples.iter().map(|e| e.found.as_str()).collect::<Vec<_>>(), ["a_2.jpg", "c.png"]);
+        }
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl Fault {
 pub struct Example {
     /// The file.
     pub file: PathBuf,
-    /// The line's number, from 1; in Parquet files the row's.
+    /// The line's number, from 1; in Parquet files the row's, in folders the file's.
     pub line: u64,
     /// What stood there, cut short.
     pub found: String,

@@ -1,5 +1,7 @@
 //! Groups of users by what their case is like: length, popularity and age of the target, a short history.
 
+use std::collections::BTreeMap;
+
 use mp4sr_artifact::Sequences;
 
 use crate::{Case, Split, training_part};
@@ -98,8 +100,14 @@ pub fn slicings(facts: &[Facts]) -> Vec<Slicing> {
     let mut all = vec![
         Slicing { name: "sequence length", slices: quantiles(facts, |f| Some(u64::from(f.length))) },
         Slicing {
+            name: "cold target",
+            slices: [("fewer than 10 training events", 0, COLD_EVENTS - 1), ("10 or more", COLD_EVENTS, u32::MAX)]
+                .map(|(name, low, high)| group(name, facts, |f| (low..=high).contains(&f.target_events)))
+                .into(),
+        },
+        Slicing {
             name: "target's training events",
-            slices: [("none", 0, 0), ("cold: 1 to 9", 1, COLD_EVENTS - 1), ("warm: 10 or more", COLD_EVENTS, u32::MAX)]
+            slices: [("none", 0, 0), ("1 to 9", 1, COLD_EVENTS - 1), ("10 or more", COLD_EVENTS, u32::MAX)]
                 .map(|(name, low, high)| group(name, facts, |f| (low..=high).contains(&f.target_events)))
                 .into(),
         },
@@ -121,20 +129,30 @@ fn group(name: &str, facts: &[Facts], belongs: impl Fn(&Facts) -> bool) -> Slice
     Slice { name: name.to_owned(), users: facts.iter().filter(|f| belongs(f)).map(|f| f.user).collect() }
 }
 
-/// Five groups as equal as equal values allow: users with one value are never parted.
+/// Five groups as equal as equal values allow, fewer where there are fewer values: users with one value are never parted.
 fn quantiles(facts: &[Facts], value: impl Fn(&Facts) -> Option<u64>) -> Vec<Slice> {
-    let mut values: Vec<u64> = facts.iter().filter_map(&value).collect();
-    values.sort_unstable();
-    let Some(&last) = values.last() else { return Vec::new() };
-    let mut upper: Vec<u64> = (1..GROUPS).map(|i| values[(i * values.len()).div_ceil(GROUPS) - 1]).collect();
-    upper.push(last);
-    upper.dedup();
-    let mut low = values[0];
-    let mut slices = Vec::new();
-    for high in upper {
+    let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+    facts.iter().filter_map(&value).for_each(|value| *counts.entry(value).or_default() += 1);
+    let counts: Vec<(u64, usize)> = counts.into_iter().collect();
+    let mut rest: usize = counts.iter().map(|(_, users)| users).sum();
+    let (mut at, mut slices) = (0, Vec::new());
+    while at < counts.len() {
+        let later = GROUPS - 1 - slices.len();
+        let share = rest as f64 / (later + 1) as f64;
+        let (low, mut users) = counts[at];
+        let mut high = low;
+        at += 1;
+        // Another value joins where that brings the group nearer to its share and leaves a value for every later group.
+        while at + later < counts.len()
+            && (later == 0 || ((users + counts[at].1) as f64 - share).abs() <= (users as f64 - share).abs())
+        {
+            high = counts[at].0;
+            users += counts[at].1;
+            at += 1;
+        }
+        rest -= users;
         let name = if low == high { low.to_string() } else { format!("{low} to {high}") };
         slices.push(group(&name, facts, |f| value(f).is_some_and(|v| (low..=high).contains(&v))));
-        low = high + 1;
     }
     slices
 }
@@ -150,7 +168,7 @@ mod tests {
         users.iter().for_each(|u| offsets.push(offsets.last().unwrap() + u.len() as i64));
         let all = users.concat();
         let times = (0..all.len()).map(time).collect();
-        Sequences { offsets, items: all, times, item_hash: hash_ids(["a"]), item_count: items }
+        Sequences { offsets, items: all, times, item_hash: hash_ids(["a"]), item_count: items, user_hash: None }
     }
 
     #[test]
@@ -180,12 +198,20 @@ mod tests {
             [0, 3, 9, 10, 11, 12, 13, 14, 15, 900].into_iter().zip(0..).map(|(e, u)| fact(u, e)).collect();
         let all = slicings(&facts);
         let names: Vec<_> = all.iter().map(|s| s.name).collect();
-        assert_eq!(names, ["sequence length", "target's training events", "target's popularity"]);
+        assert_eq!(names, ["sequence length", "cold target", "target's training events", "target's popularity"]);
         let shown = |at: usize| all[at].slices.iter().map(|s| (s.name.as_str(), s.users.len())).collect::<Vec<_>>();
         assert_eq!(shown(0), [("5", 10)]);
-        assert_eq!(shown(1), [("none", 1), ("cold: 1 to 9", 2), ("warm: 10 or more", 7)]);
-        assert_eq!(shown(2), [("0 to 3", 2), ("4 to 10", 2), ("11 to 12", 2), ("13 to 14", 2), ("15 to 900", 2)]);
+        assert_eq!(shown(1), [("fewer than 10 training events", 3), ("10 or more", 7)]);
+        assert_eq!(shown(2), [("none", 1), ("1 to 9", 2), ("10 or more", 7)]);
+        assert_eq!(shown(3), [("0 to 3", 2), ("9 to 10", 2), ("11 to 12", 2), ("13 to 14", 2), ("15 to 900", 2)]);
         assert!(slicings(&[]).is_empty());
+
+        // Half of the users at one value: the others still make four groups.
+        let facts: Vec<Facts> =
+            [5, 5, 5, 5, 5, 5, 5, 5, 6, 6, 7, 7, 8, 9, 9, 30].into_iter().zip(0..).map(|(e, u)| fact(u, e)).collect();
+        let found = quantiles(&facts, |f| Some(u64::from(f.target_events)));
+        let found: Vec<_> = found.iter().map(|s| (s.name.as_str(), s.users.len())).collect();
+        assert_eq!(found, [("5", 8), ("6", 2), ("7", 2), ("8 to 9", 3), ("30", 1)]);
     }
 
     proptest! {
@@ -203,6 +229,11 @@ mod tests {
                 prop_assert_eq!(found, all, "{}", slicing.name);
                 prop_assert!(slicing.slices.len() <= GROUPS);
             }
+            let mut values: Vec<u32> = facts.iter().map(|f| f.length).collect();
+            values.sort_unstable();
+            values.dedup();
+            let groups = quantiles(&facts, |f| Some(u64::from(f.length))).len();
+            prop_assert_eq!(groups, values.len().min(GROUPS), "five groups wherever there are five lengths");
         }
     }
 }

@@ -9,6 +9,9 @@ use crate::Split;
 const FORMAT: &str = "ranks";
 const VERSION: u32 = 2;
 
+/// The role of the weights among the inputs of ranks.
+pub const WEIGHTS: &str = "fine-tuned weights";
+
 /// One rank a user as stored (`ranks.<split>.safetensors`): every table is computed from it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredRanks {
@@ -43,7 +46,7 @@ impl StoredRanks {
         write_tensors(path, &header, &[("rank".to_owned(), Tensor::U32(self.ranks.clone(), vec![self.ranks.len()]))])
     }
 
-    /// Reads and verifies the ranks of a run.
+    /// Reads and verifies the ranks of a run: they are of its sequences and weights as these are now, so far as the header tells.
     pub fn read(layout: &Layout, sequences: &Sequences, split: Split, history: Option<usize>) -> Result<Self> {
         const REMEDY: &str = "run `make evaluate` again";
         let name = name(split.name(), history);
@@ -56,6 +59,15 @@ impl StoredRanks {
         file.expect_items(&sequences.item_hash, REMEDY)?;
         let info: RanksInfo = serde_json::from_value(file.header().settings.clone())
             .map_err(|e| Error::unreadable(&path, "its settings", &e, REMEDY))?;
+        let sources = [("sequences", layout.sequences()), (WEIGHTS, layout.checkpoint("finetune"))];
+        for (role, source) in sources.into_iter().filter(|(_, source)| source.exists()) {
+            let then = file.header().inputs.get(role);
+            if then.is_some_and(|then| Fingerprint::of_file(&source).is_ok_and(|now| now != *then)) {
+                let reason = format!("`{}` has changed since", source.display());
+                let remedy = format!("run `make evaluate RUN={}` with the run's own settings", layout.run_name());
+                return Err(Error::unusable(&path, reason, remedy));
+            }
+        }
         let ranks = file.take_u32("rank")?;
         let users = sequences.user_count();
         if ranks.len() != users {

@@ -56,12 +56,7 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
         let inputs = Inputs::load(layout, config)?;
         let (items, users) = (Items::read(&layout.items())?, Users::read(&layout.users())?);
         let sequences = &inputs.sequences;
-        anyhow::ensure!(
-            items.hash() == sequences.item_hash && users.ids.len() == sequences.user_count(),
-            "`{}` and `{}` are not of one dataset; run `make preprocess` again",
-            layout.items().display(),
-            layout.sequences().display()
-        );
+        sequences.expect_tables((&layout.items(), &items), (&layout.users(), &users))?;
         let model = build_model(config, &inputs)?;
         let checkpoint = Checkpoint::read(&checkpoint_path, Phase::Finetune, &sequences.item_hash)?;
         checkpoint.load_into(model.as_ref(), Phase::Finetune, &checkpoint_path)?;

@@ -45,15 +45,24 @@ pub struct Log {
 impl Log {
     /// Reads `metrics.jsonl` of a run; one that is not there holds no epochs.
     pub fn read(run: &str, path: &Path) -> Result<Self> {
-        let text = if path.exists() { files::read_to_string(path)? } else { String::new() };
-        let numbered = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-        let lines = numbered
-            .map(|(at, line)| {
-                serde_json::from_str(line).map_err(|e| {
-                    FileError::unreadable(path, &format!("line {}", at + 1), &e, "delete it and train the run again")
-                })
-            })
-            .collect::<std::result::Result<_, _>>()?;
+        const REMEDY: &str = "delete it and train the run again";
+        let wrong = |reason: String| Err(FileError::unusable(path, reason, REMEDY).into());
+        let mut lines: Vec<EpochLine> = Vec::new();
+        if !path.exists() {
+            return Ok(Self { run: run.to_owned(), lines });
+        }
+        for (at, line) in files::read_to_string(path)?.lines().enumerate() {
+            let read: EpochLine = serde_json::from_str(line)
+                .map_err(|e| FileError::unreadable(path, &format!("line {}", at + 1), &e, REMEDY))?;
+            let before = lines.iter().rfind(|line| line.phase == read.phase).map_or(0, |line| line.epoch);
+            if read.epoch != before + 1 {
+                return wrong(format!("line {} is of epoch {}, expected {}", at + 1, read.epoch, before + 1));
+            }
+            lines.push(read);
+        }
+        if lines.is_empty() {
+            return wrong("it holds no epoch".to_owned());
+        }
         Ok(Self { run: run.to_owned(), lines })
     }
 }
@@ -254,5 +263,11 @@ mod tests {
         files::write_bytes(&path, b"{\"phase\":\"x\",\"epoch\":1,\"loss\":1}\n{\"phase\":").unwrap();
         let message = Log::read("r", &path).unwrap_err().to_string();
         assert!(message.contains("metrics.jsonl") && message.contains("line 2"), "{message}");
+        let skips = "{\"phase\":\"x\",\"epoch\":1,\"loss\":1}\n{\"phase\":\"x\",\"epoch\":3,\"loss\":1}\n";
+        for (text, reason) in [(skips, "line 2 is of epoch 3, expected 2"), ("", "it holds no epoch")] {
+            files::write_bytes(&path, text.as_bytes()).unwrap();
+            let message = Log::read("r", &path).unwrap_err().to_string();
+            assert!(message.contains(reason), "{message}");
+        }
     }
 }

@@ -120,12 +120,12 @@ mod tests {
     fn groups_worked_by_hand_without_users_that_a_run_has_no_rank_of() {
         let tables = tables();
         let names: Vec<_> = tables.iter().map(|table| table.slicing).collect();
-        assert_eq!(names, ["sequence length", "target's training events", "target's popularity", "history"]);
+        assert_eq!(names, ["sequence length", "cold target", "target's training events", "target's popularity", "history"]);
         // Length 3: users 0 and 2, ranks 1, 3 and 1, 1. Length 9: users 3 and 5, ranks 9, 2 and 3, 9.
         let (half, third) = (0.5, 1.0 / 3f64.log2());
         let expected = [
             ("3", vec![vec![half, 0.75], vec![1.0, 1.0]], vec![vec![false; 2], vec![true; 2]]),
-            ("4 to 9", vec![vec![half, third / 2.0], vec![0.0, 0.25]], vec![vec![true; 2], vec![false; 2]]),
+            ("9", vec![vec![half, third / 2.0], vec![0.0, 0.25]], vec![vec![true; 2], vec![false; 2]]),
         ];
         for (row, (name, values, best)) in tables[0].rows.iter().zip(expected) {
             assert_eq!((row.name.as_str(), row.users), (name, 2));
@@ -133,9 +133,9 @@ mod tests {
             assert!(row.values.iter().flatten().zip(values.iter().flatten()).all(close), "{row:?}");
             assert_eq!(row.best(), best);
         }
-        let warm = &tables[1].rows;
-        let warm: Vec<_> = warm.iter().map(|row| (row.name.as_str(), row.users)).collect();
-        assert_eq!(warm, [("none", 1), ("cold: 1 to 9", 1), ("warm: 10 or more", 2)]);
+        let shown = |at: usize| tables[at].rows.iter().map(|row| (row.name.as_str(), row.users)).collect::<Vec<_>>();
+        assert_eq!(shown(1), [("fewer than 10 training events", 2), ("10 or more", 2)]);
+        assert_eq!(shown(2), [("none", 1), ("1 to 9", 1), ("10 or more", 2)]);
     }
 
     #[test]
@@ -146,13 +146,13 @@ mod tests {
             "| sequence length | users |   a\\|b R@2 |   a\\|b N@3 |   mine R@2 |   mine N@3 |\n\
              |-----------------|------:|-----------:|-----------:|-----------:|-----------:|\n\
              | 3               |     2 |     0.5000 |     0.7500 | **1.0000** | **1.0000** |\n\
-             | 4 to 9          |     2 | **0.5000** | **0.3155** |     0.0000 |     0.2500 |\n"
+             | 9               |     2 | **0.5000** | **0.3155** |     0.0000 |     0.2500 |\n"
         );
         let csv = String::from_utf8(slices_to_csv(&tables[..1]).unwrap()).unwrap();
         let lines: Vec<&str> = csv.lines().collect();
         assert_eq!(lines.len(), 9);
         assert_eq!(lines[..2], ["slicing,slice,users,run,measure,value", "sequence length,3,2,a|b,R@2,0.5"]);
-        assert_eq!(lines[8], "sequence length,4 to 9,2,mine,N@3,0.25");
+        assert_eq!(lines[8], "sequence length,9,2,mine,N@3,0.25");
     }
 
     #[test]

@@ -259,11 +259,11 @@ impl Report<'_> {
         let panels = panels(&logs)?;
         let untrained: Vec<String> =
             logs.iter().filter(|log| log.lines.is_empty()).map(|log| log.run.clone()).collect();
-        let statistics = Statistics::read(&layout.statistics(), &layout.extract_report())?;
+        let statistics = Statistics::read(&layout.statistics(), &layout.extract_report(), &sequences)?;
 
         let (users, choice) = self.users(&items)?;
         self.warn_of_missing_pictures(&users, &items);
-        let words = self.words(&users, items.len())?;
+        let words = self.words(&users, &items)?;
         let timings = self.timing_files().into_iter().map(|(_, path)| Ok(Timing::read(&path)?));
         let timings: Vec<Timing> = timings.filter_map(Result::transpose).collect::<Result<_>>()?;
 
@@ -308,11 +308,17 @@ impl Report<'_> {
     }
 
     /// What CLIP saw in pictures of items on the page, and most often; none of a run without such features.
-    fn words(&self, users: &[Shown], item_count: usize) -> Result<Option<Words>> {
+    fn words(&self, users: &[Shown], items: &Items) -> Result<Option<Words>> {
         let Some(path) = self.words_file() else { return Ok(None) };
-        let described = read_words(&path, item_count)?;
-        let mut words = Words::of(&described, &shown_items(users), DESCRIBED, FREQUENT);
         let downloads = self.downloads();
+        // Items' addresses that were fetched have become files.
+        let is_of = |item: usize, image: &str| {
+            let mut fetched = image.to_owned();
+            to_fetched(&downloads, &mut fetched);
+            items.images[item].iter().any(|own| *own == image || *own == fetched)
+        };
+        let described = read_words(&path, items.len(), is_of)?;
+        let mut words = Words::of(&described, &shown_items(users), DESCRIBED, FREQUENT);
         words.samples.iter_mut().for_each(|sample| to_fetched(&downloads, &mut sample.image));
         Ok(Some(words))
     }

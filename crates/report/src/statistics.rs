@@ -3,22 +3,25 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mp4sr_artifact::{Error, files};
+use mp4sr_artifact::{Error, Sequences, files};
 use serde::Deserialize;
 
 use crate::Result;
 
-/// The file, as far as it is shown; what a file lacks is left out of the page.
+/// The file, as far as it is shown; what tells it from other files must be there, what else it lacks is left out of the page.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
 pub(crate) struct Statistics {
     pub(crate) dataset: String,
     pub(crate) interactions: Lines,
+    #[serde(default)]
     pub(crate) items: Lines,
+    #[serde(default)]
     pub(crate) filters: Vec<Step>,
     #[serde(rename = "statistics")]
     pub(crate) counts: Counts,
+    #[serde(default)]
     pub(crate) table1: Option<Printed>,
+    #[serde(default)]
     pub(crate) warnings: Vec<String>,
     #[serde(skip)]
     pub(crate) pictures: Option<Pictures>,
@@ -26,11 +29,12 @@ pub(crate) struct Statistics {
 
 /// What became of the items' images.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
 pub(crate) struct Pictures {
     pub(crate) images: u64,
     pub(crate) described: u64,
+    #[serde(default)]
     pub(crate) items_without_image: u64,
+    #[serde(default)]
     pub(crate) unusable: Vec<Unusable>,
 }
 
@@ -91,21 +95,31 @@ pub(crate) struct Step {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
 pub(crate) struct Counts {
     pub(crate) users: u64,
     pub(crate) items: u64,
     pub(crate) events: u64,
+    #[serde(default)]
     pub(crate) average_length: f64,
+    #[serde(default)]
     pub(crate) shortest: u64,
+    #[serde(default)]
     pub(crate) median_length: u64,
+    #[serde(default)]
     pub(crate) longest: u64,
+    #[serde(default)]
     pub(crate) density: f64,
+    #[serde(default)]
     pub(crate) ties: u64,
+    #[serde(default)]
     pub(crate) items_without_text: u64,
+    #[serde(default)]
     pub(crate) items_without_image: u64,
+    #[serde(default)]
     pub(crate) items_with_addresses_only: u64,
+    #[serde(default)]
     pub(crate) sentences: Spread,
+    #[serde(default)]
     pub(crate) images: Spread,
 }
 
@@ -128,8 +142,20 @@ pub(crate) struct Printed {
 
 impl Statistics {
     /// None where preprocess's file is not there: a dataset may come from a program that counts nothing. So may features.
-    pub(crate) fn read(preprocess: &Path, extract: &Path) -> Result<Option<Self>> {
-        let Some(mut read) = read_json::<Self>(preprocess, "run `make preprocess` again")? else { return Ok(None) };
+    pub(crate) fn read(preprocess: &Path, extract: &Path, sequences: &Sequences) -> Result<Option<Self>> {
+        const REMEDY: &str = "run `make preprocess` again";
+        let Some(mut read) = read_json::<Self>(preprocess, REMEDY)? else { return Ok(None) };
+        let (found, expected) = (
+            (read.counts.users, read.counts.items, read.counts.events),
+            (sequences.user_count() as u64, sequences.item_count as u64, sequences.items.len() as u64),
+        );
+        if found != expected {
+            let reason = format!(
+                "it tells of {} users, {} items, {} events, and the sequences beside it hold {}, {}, {}",
+                found.0, found.1, found.2, expected.0, expected.1, expected.2
+            );
+            return Err(Error::unusable(preprocess, reason, REMEDY).into());
+        }
         read.pictures = read_json(extract, "run `make extract` again")?;
         Ok(Some(read))
     }

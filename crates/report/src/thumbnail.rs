@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use image::codecs::jpeg::JpegEncoder;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits, Rgb, RgbImage};
-use mp4sr_artifact::{Downloads, files};
+use mp4sr_artifact::{Downloads, guarded, pictures};
 
 /// The longest side in pixels.
 const SIDE: u32 = 96;
@@ -57,21 +57,36 @@ fn local(images: &[String]) -> impl Iterator<Item = &Path> {
 }
 
 fn shrink(path: &Path) -> Option<Vec<u8>> {
-    let bytes = files::read(path).ok()?;
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MOST_BYTES);
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().ok()?;
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut picture = DynamicImage::from_decoder(decoder).ok()?;
+    let bytes = pictures::read(path).ok()?;
+    guarded(|| shrink_bytes(&bytes)).ok()?.ok()
+}
+
+fn shrink_bytes(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let (mut picture, orientation) = decode(bytes)?;
     if picture.width() > SIDE || picture.height() > SIDE {
         picture = picture.thumbnail(SIDE, SIDE);
     }
     picture.apply_orientation(orientation);
     let mut jpeg = Vec::new();
-    on_white(&picture).write_with_encoder(JpegEncoder::new_with_quality(&mut jpeg, QUALITY)).ok()?;
-    Some(jpeg)
+    let encoder = JpegEncoder::new_with_quality(&mut jpeg, QUALITY);
+    on_white(&picture).write_with_encoder(encoder).map_err(|e| e.to_string())?;
+    Ok(jpeg)
+}
+
+/// The picture as it is stored, and how to turn it.
+fn decode(bytes: &[u8]) -> Result<(DynamicImage, Orientation), String> {
+    let failed = |e: image::ImageError| e.to_string();
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
+    let mut decoder = reader.into_decoder().map_err(failed)?;
+    let (width, height) = decoder.dimensions();
+    pictures::check_size(width, height)?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    // A decoder counts what it needs beside the pixels, and nobody but us the pixels.
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MOST_BYTES);
+    limits.reserve(decoder.total_bytes()).map_err(failed)?;
+    decoder.set_limits(limits).map_err(failed)?;
+    Ok((DynamicImage::from_decoder(decoder).map_err(failed)?, orientation))
 }
 
 /// JPEG knows no transparency; what shows through is the page, which is white.
@@ -90,6 +105,7 @@ fn on_white(picture: &DynamicImage) -> RgbImage {
 mod tests {
     use super::*;
     use image::{ImageFormat, Rgba, RgbaImage};
+    use mp4sr_artifact::files;
 
     fn decoded(picture: &Picture) -> RgbImage {
         let Picture::Shown(address) = picture else { panic!("{picture:?}") };
@@ -117,6 +133,20 @@ mod tests {
         assert_eq!(thumbnail(&[path("gone.jpg")]), Picture::Missing);
         let small = decoded(&thumbnail(&[path("half.png"), "https://x/y.jpg".to_owned(), path("whole.jpg")]));
         assert_eq!(small.dimensions(), (96, 48), "whatever its name says, it is decoded as what it is");
+    }
+
+    /// The header of a PNG file of 60,000 x 60,000 pixels, and the start of its data.
+    const HUGE: &[u8] =
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xea`\0\0\xea`\x08\x02\0\0\0\x0f\xb0\xe2\x15\0\0\0\0IDAT5\xaf\x06\x1e";
+
+    #[test]
+    fn a_picture_that_claims_too_much_is_broken_and_no_room_is_made_for_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("huge.png");
+        files::write_bytes(&path, HUGE).unwrap();
+        assert_eq!(thumbnail(&[path.display().to_string()]), Picture::Broken);
+        let reason = decode(HUGE).unwrap_err();
+        assert_eq!(reason, "it has 60000 x 60000 pixels, more than 67108864");
     }
 
     #[test]

@@ -43,8 +43,12 @@ impl Words {
     }
 }
 
-/// Reads the table of words.
-pub(crate) fn read_words(path: &Path, item_count: usize) -> Result<Vec<Described>> {
+/// Reads the table of words; `is_of` says whether a picture is one of an item's (row, from 0).
+pub(crate) fn read_words(
+    path: &Path,
+    item_count: usize,
+    is_of: impl Fn(usize, &str) -> bool,
+) -> Result<Vec<Described>> {
     const REMEDY: &str = "run `make extract` again";
     let mut table = Table::read(path, REMEDY)?;
     let (items, images) = (table.take_u32("item")?, table.take_text("image")?);
@@ -54,6 +58,9 @@ pub(crate) fn read_words(path: &Path, item_count: usize) -> Result<Vec<Described
         let wrong = |reason: String| Error::unusable(path, format!("row {}: {reason}", row + 1), REMEDY);
         if item == 0 || item as usize > item_count {
             return Err(wrong(format!("found item {item} among {item_count} items")).into());
+        }
+        if !is_of(item as usize - 1, &image) {
+            return Err(wrong(format!("item {item} has no picture `{image}`")).into());
         }
         if words.len() != scores.len() {
             return Err(wrong(format!("expected {} scores, found {}", words.len(), scores.len())).into());
@@ -118,13 +125,16 @@ mod tests {
             .unwrap();
         };
         write(2, vec![0.5]);
-        let read = read_words(&path, 2).unwrap();
+        let is_own = |item: usize, image: &str| ["a", "b"][item] == image;
+        let read = read_words(&path, 2, is_own).unwrap();
         assert_eq!(read[1], Described { item: 1, image: "b".into(), words: vec![("red".into(), 0.5)] });
-        for (item, scores, expected) in
-            [(3, vec![0.5], "row 2: found item 3 among 2 items"), (2, vec![], "row 2: expected 1 scores, found 0")]
-        {
+        for (item, scores, expected) in [
+            (3, vec![0.5], "row 2: found item 3 among 2 items"),
+            (1, vec![0.5], "row 2: item 1 has no picture `b`"),
+            (2, vec![], "row 2: expected 1 scores, found 0"),
+        ] {
             write(item, scores);
-            let message = read_words(&path, 2).unwrap_err().to_string();
+            let message = read_words(&path, 2, is_own).unwrap_err().to_string();
             assert!(message.contains(expected) && message.ends_with("run `make extract` again"), "{message}");
         }
     }

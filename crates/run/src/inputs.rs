@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use mp4sr_artifact::{Layout, MappedFeatures, MappedValues, Sequences};
+use mp4sr_artifact::{Error, Items, Layout, MappedFeatures, MappedValues, Sequences};
 use mp4sr_models::{Modality, Ragged, StoredValues, Stream};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{self, ModelName};
@@ -31,6 +31,7 @@ impl Inputs {
     /// Reads and verifies them.
     pub fn load(layout: &Layout, config: &Config) -> anyhow::Result<Self> {
         let sequences = Sequences::read(&layout.sequences())?;
+        expect_items(layout, &sequences)?;
         let mut modalities = Vec::new();
         if reads_features(config.model.name) {
             for modality in &config.model.modalities {
@@ -50,6 +51,17 @@ impl Inputs {
         }
         Ok(Self { sequences, modalities })
     }
+}
+
+/// The number of items decides how much memory a model takes: where a table of items stands beside it, the two agree.
+fn expect_items(layout: &Layout, sequences: &Sequences) -> mp4sr_artifact::Result<()> {
+    let path = layout.items();
+    let rows = if path.exists() { Items::count(&path)? } else { return Ok(()) };
+    if rows != sequences.item_count as u64 {
+        let reason = format!("it counts {} items, and `{}` has {rows}", sequences.item_count, path.display());
+        return Err(Error::unusable(&layout.sequences(), reason, "run `make preprocess` again"));
+    }
+    Ok(())
 }
 
 /// The features after `lost` and `swapped`: the items concerned come first in an order drawn for the modality, so that a

@@ -110,7 +110,30 @@ const SHORT: &str = "evaluate.short_histories=[1,2,3]";
 const QUICK: [&str; 5] =
     ["preprocess.recent=12", "pretrain.epochs=3", "finetune.epochs=4", "pretrain.patience=3", "finetune.patience=3"];
 
-const SHOWN: [Measure; 2] = [Measure::Recall(20), Measure::Ndcg(20)];
+/// Which of the paper's numbers stand below a study's own.
+#[derive(Clone, Copy)]
+struct Paper {
+    table: u32,
+    /// Rows of these models; empty: all.
+    models: &'static [&'static str],
+    /// Below the heading.
+    note: &'static str,
+}
+
+impl Paper {
+    const fn whole(table: u32) -> Self {
+        Self { table, models: &[], note: "" }
+    }
+}
+
+/// A figure that prints no values: what a table says of its default setting.
+const DEFAULTS: Paper = Paper {
+    table: 4,
+    models: &["MP4SR"],
+    note: "The figure prints no values; these are of its default setting (lambda 0.01, N 15, O 8, rho 0.2).",
+};
+const IMAGES: Paper =
+    Paper { table: 4, models: &["MP4SR[ResNet]", "MP4SR"], note: "Vectors of ResNet, and words of CLIP." };
 
 struct Study<'a> {
     runner: &'a Runner,
@@ -171,21 +194,27 @@ impl Study<'_> {
             E::Table2 => self.table(
                 "Table 2: models side by side",
                 &[popularity(), sasrec(), without_pretraining(), full()],
-                Some(2),
+                Some(Paper::whole(2)),
             ),
             E::Table3 => self.cold(false),
             E::ColdStart => self.cold(true),
             E::Table4 => {
                 let rows = self.variants();
-                self.table("Table 4: MP4SR without its parts", &rows, Some(4))
+                self.table("Table 4: MP4SR without its parts", &rows, Some(Paper::whole(4)))
             }
             E::Table5 => self.larger(),
             E::Table6 => {
                 let rows = self.modalities();
-                self.table("Table 6: one modality and all", &rows, Some(6))
+                self.table("Table 6: one modality and all", &rows, Some(Paper::whole(6)))
             }
             E::Fig3 => self.losses(),
-            E::Fig4 => self.sweep("Figure 4: impact of lambda", "lambda", "pretrain.lambda", &lambda),
+            E::Fig4 => {
+                anyhow::ensure!(
+                    self.config.model.modalities.len() > 1,
+                    "lambda weighs CMCL, which needs two modalities; use a pipeline that has"
+                );
+                self.sweep("Figure 4: impact of lambda", "lambda", "pretrain.lambda", &lambda)
+            }
             E::Fig5 => {
                 self.expect_words()?;
                 self.sweep("Figure 5: impact of N, the words an image", "N", "extract.image.words", &words)
@@ -196,7 +225,7 @@ impl Study<'_> {
             E::StudyMixup => self.mixup(),
             E::StudyImageFeatures => {
                 let rows = self.image_features()?;
-                self.table("Image features", &rows, None)
+                self.table("Image features", &rows, Some(IMAGES))
             }
             E::StudyNoise => self.noise(),
         }
@@ -255,7 +284,7 @@ impl Study<'_> {
     }
 
     /// A comparison of rows on the test split, as a table.
-    fn table(&mut self, title: &str, rows: &[Row], paper: Option<u32>) -> anyhow::Result<String> {
+    fn table(&mut self, title: &str, rows: &[Row], paper: Option<Paper>) -> anyhow::Result<String> {
         let made = self.make(rows, Until::Evaluated)?;
         let groups = groups(&made, &self.sequences()?, None)?;
         let comparison = Comparison::new(&groups, &self.measures());
@@ -361,14 +390,20 @@ impl Study<'_> {
         let places: Vec<String> =
             made.iter().map(|(row, _)| row.label.rsplit(' ').next().unwrap_or("").to_owned()).collect();
         let comparison = Comparison::new(&groups, &self.measures());
-        let line = line("MP4SR", &comparison.rows.iter().collect::<Vec<_>>());
+        let line = line("MP4SR", comparison.rows.iter().enumerate());
         let figure = self.figure(title, name, &places, &[line]);
-        self.finish_sweep(title, &comparison, figure)
+        self.finish_sweep(title, &comparison, Some(DEFAULTS), figure)
     }
 
-    fn finish_sweep(&mut self, title: &str, comparison: &Comparison, figure: Figure) -> anyhow::Result<String> {
+    fn finish_sweep(
+        &mut self,
+        title: &str,
+        comparison: &Comparison,
+        paper: Option<Paper>,
+        figure: Figure,
+    ) -> anyhow::Result<String> {
         let text = self.head(title, comparison.users) + &comparison.table("setting").markdown();
-        self.finish(text, None, &comparison.details(), Some(figure))
+        self.finish(text, paper, &comparison.details(), Some(figure))
     }
 
     fn mixup(&mut self) -> anyhow::Result<String> {
@@ -386,12 +421,12 @@ impl Study<'_> {
         let comparison = Comparison::new(&groups(&made, &self.sequences()?, None)?, &self.measures());
         let (drawn, fixed): (Vec<_>, Vec<_>) = comparison.rows.iter().partition(|(name, _)| name.starts_with("p from"));
         let places: Vec<String> = fixed.iter().map(|(name, _)| name.trim_start_matches("p = ").to_owned()).collect();
-        let mut lines = vec![line("fixed", &fixed)];
+        let mut lines = vec![line("fixed", fixed.iter().copied().enumerate())];
         if let Some(reference) = drawn.first() {
-            lines.push(line("drawn from U(0, 0.5)", &vec![*reference; places.len()]));
+            lines.push(line("drawn from U(0, 0.5)", (0..places.len()).map(|place| (place, *reference))));
         }
         let figure = self.figure(title, "p", &places, &lines);
-        self.finish_sweep(title, &comparison, figure)
+        self.finish_sweep(title, &comparison, None, figure)
     }
 
     fn noise(&mut self) -> anyhow::Result<String> {
@@ -409,8 +444,13 @@ impl Study<'_> {
                         .modalities
                         .iter()
                         .map(|m| {
-                            let noise = if m.name == *name { format!(",{kind}={share}") } else { String::new() };
-                            format!("{{name=\"{}\",features=\"{}\"{noise}}}", m.name, m.features)
+                            let of = |noise: &str, own: f64| match m.name == *name && kind == noise {
+                                true => share.to_owned(),
+                                false => own.to_string(),
+                            };
+                            let (lost, swapped) = (of("lost", m.lost), of("swapped", m.swapped));
+                            let (name, features) = (&m.name, &m.features);
+                            format!("{{name=\"{name}\",features=\"{features}\",lost={lost},swapped={swapped}}}")
                         })
                         .collect();
                     let key = format!("model.modalities=[{}]", modalities.join(","));
@@ -424,27 +464,36 @@ impl Study<'_> {
         let lines: Vec<Line> = kinds
             .iter()
             .map(|kind| {
-                let own = comparison.rows.iter().filter(|(name, _)| name.starts_with(&format!("{kind}: ")));
-                line(kind, &clean.into_iter().chain(own).collect::<Vec<_>>())
+                let of = |share: &str| comparison.rows.iter().find(|(name, _)| *name == format!("{kind}: {share}"));
+                let noisy = (1..).zip(SHARES).filter_map(|(place, share)| Some((place, of(share)?)));
+                line(kind, clean.map(|row| (0, row)).into_iter().chain(noisy))
             })
             .collect();
         let places: Vec<String> = ["0"].iter().chain(&SHARES).map(|&share| share.to_owned()).collect();
         let figure = self.figure(title, "share of items", &places, &lines);
-        self.finish_sweep(title, &comparison, figure)
+        self.finish_sweep(title, &comparison, None, figure)
+    }
+
+    /// R@20 and N@20; where nobody asked for these, of the largest K.
+    fn shown(&self) -> [Measure; 2] {
+        let ks = &self.config.evaluate.k;
+        let k = if ks.contains(&20) { 20 } else { ks.iter().copied().max().unwrap_or(20) };
+        [Measure::Recall(k), Measure::Ndcg(k)]
     }
 
     /// A chart of R@20 and one of N@20. Ranges are one deviation over seeds, or of a single seed the bootstrap's 95 %.
     fn figure(&self, title: &str, x: &str, places: &[String], lines: &[Line]) -> Figure {
         let range = self.range();
         let measures = self.measures();
-        let charts = SHOWN.iter().filter_map(|measure| {
+        let charts = self.shown();
+        let charts = charts.iter().filter_map(|measure| {
             let column = measures.iter().position(|m| m == measure)?;
             let series = lines.iter().map(|line| {
-                let point = |(at, values): (usize, &Values)| {
+                let point = |(place, values): &(usize, Values)| {
                     let (y, range) = values[column];
-                    Point { x: at as f64, y, range }
+                    Point { x: *place as f64, y, range }
                 };
-                Series { name: line.name.clone(), points: line.entries.iter().enumerate().map(point).collect() }
+                Series { name: line.name.clone(), points: line.entries.iter().map(point).collect() }
             });
             Some(Chart {
                 title: measure.to_string(),
@@ -476,18 +525,18 @@ impl Study<'_> {
         let mut details = Rows::default();
         let mut lines: Vec<Line> =
             made.iter().map(|(row, _)| Line { name: row.label.clone(), entries: Vec::new() }).collect();
-        for slice in slices {
+        for (place, slice) in slices.iter().enumerate() {
             let own: Vec<Group> = groups.iter().map(|group| group.of_users(&slice.users)).collect();
             let comparison = Comparison::new(&own, &self.measures());
             let _ = write!(text, "\n{} events, {} users\n\n", slice.name, comparison.users);
             text += &comparison.table("model").markdown();
             add_details(&mut details, &slice.name, &comparison);
             for (line, row) in lines.iter_mut().zip(&comparison.rows) {
-                line.entries.push(values(row));
+                line.entries.push((place, values(row)));
             }
         }
         if slices.len() < 5 {
-            self.notes.push(format!("users with sequences of one length are not parted: {} groups", slices.len()));
+            self.notes.push(format!("there are no more than {} lengths", slices.len()));
         }
         let places: Vec<String> = slices.iter().map(|s| format!("{} ({})", s.name, s.users.len())).collect();
         let figure = self.figure(title, "events (users)", &places, &lines);
@@ -502,7 +551,7 @@ impl Study<'_> {
             row("MP4SR", "no-id.warm", &["model.id_embedding=false", "pretrain.items=\"warm\""]),
         ];
         if beyond {
-            rows.splice(0..0, [popularity(), sasrec()]);
+            rows.splice(0..0, [popularity(), sasrec(), row("MP4SR with ids", "mp4sr", &[])]);
         }
         let made = self.make(&rows, Until::Evaluated)?;
         let sequences = self.sequences()?;
@@ -542,7 +591,7 @@ impl Study<'_> {
             add_details(&mut details, &what, &comparison);
         }
         text += &times(&made)?;
-        self.finish(text, Some(3), &details, None)
+        self.finish(text, Some(Paper::whole(3)), &details, None)
     }
 
     fn statistics(&mut self) -> anyhow::Result<String> {
@@ -562,7 +611,7 @@ impl Study<'_> {
         for pipeline in [own].iter().chain(&self.options.with.clone()) {
             let common = common(self.runner, pipeline, self.options)?;
             let cell = self.cell(pipeline, &common, &popularity(), 0)?;
-            if let Some(error) = self.runner.run(std::slice::from_ref(&cell), Until::Features).swap_remove(0) {
+            if let Some(error) = self.runner.run(std::slice::from_ref(&cell), Until::Dataset).swap_remove(0) {
                 anyhow::bail!("{error}");
             }
             let path = cell.layout.statistics();
@@ -575,7 +624,7 @@ impl Study<'_> {
             table.rows.push(row);
         }
         let text = format!("# Table 1: statistics of the datasets\n\n{}", table.markdown());
-        self.finish(text, Some(1), &table, None)
+        self.finish(text, Some(Paper::whole(1)), &table, None)
     }
 
     fn head(&self, title: &str, users: usize) -> String {
@@ -598,14 +647,16 @@ impl Study<'_> {
         let seeds =
             if seeds == 1 { format!("seed {first}") } else { format!("seeds {first} to {}", first + seeds as u64 - 1) };
         let quick = if self.options.quick { " A quick look: 12 events a user, a few epochs; no result." } else { "" };
-        format!("Dataset `{name}`, {seeds}.{quick}")
+        let set = &self.runner.args().overrides;
+        let set = if set.is_empty() { String::new() } else { format!(" Set for all: `{}`.", set.join("`, `")) };
+        format!("Dataset `{name}`, {seeds}.{quick}{set}")
     }
 
     /// Adds the paper's block and notes, writes all files, gives the Markdown.
     fn finish(
         &mut self,
         mut text: String,
-        paper: Option<u32>,
+        paper: Option<Paper>,
         details: &Rows,
         figure: Option<Figure>,
     ) -> anyhow::Result<String> {
@@ -622,9 +673,13 @@ impl Study<'_> {
         for note in &self.notes {
             let _ = write!(text, "\nNote: {note}.\n");
         }
-        if let Some(table) = paper {
-            let _ =
-                write!(text, "\n## The paper's Table {table}\n\n{}", printed(&self.options.paper, table)?.markdown());
+        if let Some(Paper { table, models, note }) = paper {
+            let mut printed = printed(&self.options.paper, table)?;
+            printed.rows.retain(|row| models.is_empty() || models.contains(&row[1].as_str()));
+            let note = if note.is_empty() { String::new() } else { format!("{note}\n\n") };
+            let _ = write!(text, "\n## The paper's Table {table}\n\n{note}{}", printed.markdown());
+            printed.write_csv(&folder.join("paper.csv"))?;
+            written.push("paper.csv");
         }
         files::write_bytes(&folder.join("table.md"), text.as_bytes())?;
         details.write_csv(&folder.join("table.csv"))?;
@@ -656,14 +711,18 @@ type Values = Vec<(f64, (f64, f64))>;
 /// One line of a figure, by place.
 struct Line {
     name: String,
-    entries: Vec<Values>,
+    entries: Vec<(usize, Values)>,
 }
 
-fn line(name: &str, rows: &[&(String, Vec<crate::compare::Entry>)]) -> Line {
-    Line { name: name.to_owned(), entries: rows.iter().map(|row| values(row)).collect() }
+/// A model's name and its entries, a measure each.
+type Compared = (String, Vec<crate::compare::Entry>);
+
+/// Each row stands at a place of the horizontal axis.
+fn line<'r>(name: &str, rows: impl Iterator<Item = (usize, &'r Compared)>) -> Line {
+    Line { name: name.to_owned(), entries: rows.map(|(place, row)| (place, values(row))).collect() }
 }
 
-fn values((_, entries): &(String, Vec<crate::compare::Entry>)) -> Values {
+fn values((_, entries): &Compared) -> Values {
     let value = |entry: &crate::compare::Entry| {
         let mean = entry.interval.mean;
         (mean, entry.deviation.map_or((entry.interval.low, entry.interval.high), |d| (mean - d, mean + d)))

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use mp4sr_artifact::{
-    Error, FeatureType, Features, Items, Layout, Result, Sequences, Stage, Status, Users, files, hash_ids,
+    Error, FeatureType, Features, Items, Layout, Lock, Result, Sequences, Stage, Status, Users, files, hash_ids,
 };
 use serde_json::json;
 
@@ -35,6 +35,7 @@ pub fn merge(sources: &[Source], to: &Layout) -> Result<()> {
             inputs.push((format!("{modality} of {name}"), layout.feature_file(modality, encoder)));
         }
     }
+    let _lock = Lock::take(to.root(), "merge")?;
     for folder in [to.root().to_owned(), to.dataset(), to.features()] {
         files::clean_folder(&folder)?;
     }
@@ -55,22 +56,30 @@ pub fn merge(sources: &[Source], to: &Layout) -> Result<()> {
 
 fn merge_dataset(sources: &[Source], to: &Layout) -> Result<mp4sr_artifact::Fingerprint> {
     let (mut items, mut users) = (Items::default(), Users::default());
-    let mut all =
-        Sequences { offsets: vec![0], items: Vec::new(), times: Vec::new(), item_hash: hash_ids([]), item_count: 0 };
+    let mut all = Sequences {
+        offsets: vec![0],
+        items: Vec::new(),
+        times: Vec::new(),
+        item_hash: hash_ids([]),
+        item_count: 0,
+        user_hash: None,
+    };
     for Source { name, layout, .. } in sources {
         let own = |id: String| format!("{name}/{id}");
         let (more, sequences) = (Items::read(&layout.items())?, Sequences::read(&layout.sequences())?);
+        let others = Users::read(&layout.users())?;
+        sequences.expect_tables((&layout.items(), &more), (&layout.users(), &others))?;
         let (events, before) = (all.items.len() as i64, items.len() as u32);
         items.ids.extend(more.ids.into_iter().map(own));
         items.titles.extend(more.titles);
         items.sentences.extend(more.sentences);
         items.images.extend(more.images);
-        users.ids.extend(Users::read(&layout.users())?.ids.into_iter().map(own));
+        users.ids.extend(others.ids.into_iter().map(own));
         all.offsets.extend(sequences.offsets[1..].iter().map(|offset| events + offset));
         all.items.extend(sequences.items.iter().map(|item| before + item));
         all.times.extend(sequences.times);
     }
-    (all.item_hash, all.item_count) = (items.hash(), items.len());
+    (all.item_hash, all.item_count, all.user_hash) = (items.hash(), items.len(), Some(users.hash()));
     items.write(&to.items())?;
     users.write(&to.users())?;
     all.write(&to.sequences(), json!(null))?;
@@ -104,7 +113,7 @@ fn merge_features(
         offsets.extend(features.offsets[1..].iter().map(|offset| last + offset));
         values.extend(features.to_f32());
     }
-    let width = width.unwrap_or(1);
+    let width = width.unwrap_or(1).max(1);
     // Stored values go through f32 without loss, whichever type they had.
     let written = Features::write_rows(
         path,
@@ -139,7 +148,7 @@ mod tests {
         items.write(&layout.items()).unwrap();
         Users { ids: (0..users.len()).map(|u| format!("u{u}")).collect() }.write(&layout.users()).unwrap();
         let item_count = rows.len();
-        Sequences { offsets, items: all, times, item_hash: items.hash(), item_count }
+        Sequences { offsets, items: all, times, item_hash: items.hash(), item_count, user_hash: None }
             .write(&layout.sequences(), json!(null))
             .unwrap();
         let offsets: Vec<i64> = (0..=rows.len()).map(|i| rows[..i].iter().sum::<usize>() as i64).collect();

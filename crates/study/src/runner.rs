@@ -1,6 +1,7 @@
 //! Runs of one pipeline under other settings, made by the programs of the stages.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use anyhow::Context as _;
 use mp4sr_artifact::{Layout, files};
 use mp4sr_pipeline::config::ModelName;
-use mp4sr_pipeline::{Config, Progress, StageArgs};
+use mp4sr_pipeline::{Config, Progress, StageArgs, Timing};
 use serde_json::{Value, json};
 
 const PRETRAIN_RECORD: &str = "pretrain.manifest.json";
@@ -48,7 +49,9 @@ pub struct Runner {
 /// How far a cell is brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// Its dataset and features.
+    /// Its dataset.
+    Dataset,
+    /// Its features too.
     Features,
     /// Its pre-trained weights.
     Pretrained,
@@ -84,6 +87,33 @@ impl Runner {
         &self.progress
     }
 
+    /// The folder of raw files in place of the pipeline's: it is meant for the runner's own pipeline and those that name none.
+    fn data(&self, pipeline: &Path) -> anyhow::Result<Option<String>> {
+        let names_its_own = pipeline != self.args.pipeline && {
+            let table: toml::Table = files::read_to_string(pipeline)?.parse().unwrap_or_default();
+            table.get("dataset").and_then(|dataset| dataset.get("data")).is_some()
+        };
+        Ok(self.args.data.clone().filter(|_| !names_its_own))
+    }
+
+    /// What evaluates a cell from a shell, with all that the runner's flags say.
+    pub fn command(&self, cell: &Cell) -> String {
+        let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+        let mut line = format!(
+            "mp4sr-evaluate --pipeline {} --artifacts {} --run {}",
+            quoted(&cell.pipeline.to_string_lossy()),
+            quoted(&self.args.artifacts.to_string_lossy()),
+            cell.run
+        );
+        if let Some(data) = &self.args.data {
+            let _ = write!(line, " --data {}", quoted(data));
+        }
+        for assignment in self.args.overrides.iter().chain(&cell.overrides) {
+            let _ = write!(line, " --set {}", quoted(assignment));
+        }
+        line
+    }
+
     /// A run of the runner's own pipeline.
     pub fn cell(&self, run: String, overrides: Vec<String>) -> Cell {
         Cell { pipeline: self.args.pipeline.clone(), run, overrides }
@@ -93,6 +123,7 @@ impl Runner {
     pub fn resolve(&self, cell: &Cell) -> anyhow::Result<Resolved> {
         let args = StageArgs {
             pipeline: cell.pipeline.clone(),
+            data: self.data(&cell.pipeline)?,
             run: Some(cell.run.clone()),
             overrides: self.args.overrides.iter().chain(&cell.overrides).cloned().collect(),
             ..self.args.clone()
@@ -107,14 +138,15 @@ impl Runner {
     pub fn run(&self, cells: &[Resolved], until: Until) -> Vec<Option<String>> {
         let mut failed: Vec<Option<String>> = vec![None; cells.len()];
         for alike in groups(cells, |cell| Some(features_key(cell))) {
-            let made = self
-                .stage(&cells[alike[0]], "mp4sr-preprocess", &[])
-                .and_then(|()| self.stage(&cells[alike[0]], "mp4sr-extract", &[]));
+            let made = self.stage(&cells[alike[0]], "mp4sr-preprocess", &[]).and_then(|()| match until {
+                Until::Dataset => Ok(()),
+                _ => self.stage(&cells[alike[0]], "mp4sr-extract", &[]),
+            });
             if let Err(error) = made {
                 alike.iter().for_each(|&at| failed[at] = Some(format!("{error:#}")));
             }
         }
-        if until == Until::Features {
+        if [Until::Dataset, Until::Features].contains(&until) {
             return failed;
         }
         let open = |failed: &[Option<String>]| (0..cells.len()).filter(|&at| failed[at].is_none()).collect::<Vec<_>>();
@@ -187,7 +219,7 @@ impl Runner {
         let mut command = Command::new(self.programs.join(program));
         command.args(words).arg("--quiet").arg("--pipeline").arg(&cell.pipeline).arg("--run").arg(&cell.run);
         command.arg("--artifacts").arg(&args.artifacts);
-        if let Some(data) = &args.data {
+        if let Some(data) = self.data(&cell.pipeline)? {
             command.arg("--data").arg(data);
         }
         args.overrides.iter().chain(&cell.overrides).for_each(|assignment| {
@@ -244,16 +276,21 @@ fn has_pretrained(layout: &Layout) -> bool {
     layout.run().join(PRETRAIN_RECORD).exists()
 }
 
-/// Copies the record, weights and log of pre-training into a run that has none yet.
+/// Copies the record, weights, log and times of pre-training into a run that has none yet.
 fn take_pretrained(from: &Layout, to: &Layout) -> anyhow::Result<()> {
     if has_pretrained(to) {
         return Ok(());
     }
     let log: String = match files::read_to_string(&from.metrics_log()) {
         Ok(text) => text.split_inclusive('\n').filter(|line| line.contains("\"phase\":\"pretrain\"")).collect(),
-        Err(_) => String::new(),
+        Err(_) if !from.metrics_log().exists() => String::new(),
+        Err(error) => return Err(error.into()),
     };
     files::write_bytes(&to.metrics_log(), log.as_bytes())?;
+    let (times, own) = (Timing::path(&from.run(), "pretrain"), Timing::path(&to.run(), "pretrain"));
+    if times.exists() {
+        files::write_bytes(&own, &files::read(&times)?)?;
+    }
     files::write_bytes(&to.checkpoint("pretrain"), &files::read(&from.checkpoint("pretrain"))?)?;
     // The record comes last: what a kill leaves is made anew.
     Ok(files::write_bytes(&to.run().join(PRETRAIN_RECORD), &files::read(&from.run().join(PRETRAIN_RECORD))?)?)

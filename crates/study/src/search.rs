@@ -7,8 +7,12 @@ use std::path::PathBuf;
 use mp4sr_artifact::{Error, Layout, files};
 use serde::Deserialize;
 
-use crate::runner::{Cell, Resolved, Runner, Until};
+use crate::runner::{Resolved, Runner, Until};
 use crate::text::Rows;
+
+/// Keys under these decide dataset and features.
+const DATA: [&str; 4] = ["dataset.", "source.", "preprocess.", "extract."];
+const REMEDY: &str = "delete the run's folder and search again";
 
 /// One key with the values to try.
 #[derive(Clone, Debug, PartialEq)]
@@ -79,6 +83,15 @@ fn run_name(search: &str, grids: &[Grid], values: &[&str]) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect()
 }
 
+/// A dataset's files hold one dataset: cells that differ in what makes it get one of their own, `<dataset>.<key>-<value>...`.
+fn dataset_name(base: &str, grids: &[Grid], values: &[&str]) -> Option<String> {
+    let of_data = |grid: &Grid| DATA.iter().any(|section| grid.key.starts_with(section));
+    let (own, values): (Vec<Grid>, Vec<&str>) =
+        grids.iter().zip(values).filter(|(grid, _)| of_data(grid)).map(|(grid, value)| (grid.clone(), *value)).unzip();
+    let is_named = own.iter().any(|grid| grid.key == "dataset.name");
+    (!own.is_empty() && !is_named).then(|| format!("dataset.name=\"{}\"", run_name(base, &own, &values)))
+}
+
 /// One line of `metrics.jsonl`, as far as a search reads it.
 #[derive(Deserialize)]
 struct Line {
@@ -92,7 +105,7 @@ struct Line {
 struct Outcome {
     at: usize,
     recall: f64,
-    ndcg: f64,
+    ndcg: Option<f64>,
     best_epoch: usize,
     epochs: usize,
 }
@@ -101,27 +114,40 @@ struct Outcome {
 /// Markdown, and how many runs failed.
 pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(String, usize)> {
     let all = combinations(grids);
+    let base = runner.resolve(&runner.cell(name.to_owned(), Vec::new()))?;
     let mut cells = Vec::new();
     for values in &all {
-        let overrides = grids.iter().zip(values).map(|(grid, value)| format!("{}={value}", grid.key)).collect();
+        let mut overrides: Vec<String> =
+            grids.iter().zip(values).map(|(grid, value)| format!("{}={value}", grid.key)).collect();
+        overrides.extend(dataset_name(&base.config.dataset.name, grids, values));
         cells.push(runner.resolve(&runner.cell(run_name(name, grids, values), overrides))?);
     }
     anyhow::ensure!(
         (1..cells.len()).all(|at| cells[..at].iter().all(|cell| cell.layout.run() != cells[at].layout.run())),
         "two cells of the grid have the same name; give values that differ in letters or digits"
     );
-    let failed = runner.run(&cells, Until::Trained);
+    let mut failed = runner.run(&cells, Until::Trained);
     let mut outcomes = Vec::new();
-    for (at, cell) in cells.iter().enumerate().filter(|(at, _)| failed[*at].is_none()) {
-        outcomes.push(outcome(at, &cell.layout)?);
+    for (at, cell) in cells.iter().enumerate() {
+        if failed[at].is_none() {
+            match outcome(at, &cell.layout) {
+                Ok(found) => outcomes.push(found),
+                Err(error) => failed[at] = Some(format!("{error:#}")),
+            }
+        }
     }
     outcomes.sort_by(|a, b| b.recall.total_cmp(&a.recall).then(a.at.cmp(&b.at)));
     let table = table(grids, &all, &outcomes, &cells);
-    let folder = cells[0].layout.root().join("searches").join(name);
+    let folder = base.layout.root().join("searches").join(name);
     let mut text = table.markdown();
     if let Some(best) = outcomes.first() {
-        let Cell { run, overrides, .. } = cells[best.at].cell();
-        let _ = writeln!(text, "\nBest on validation: `RUN={run} SET=\"{}\"`", overrides.join(" "));
+        let cell = cells[best.at].cell();
+        let _ = writeln!(
+            text,
+            "\nBest on validation: `{}`; its figures on the test split: `{}`",
+            cell.run,
+            runner.command(cell)
+        );
     }
     for (cell, error) in cells.iter().zip(&failed) {
         if let Some(error) = error {
@@ -136,13 +162,18 @@ pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(St
 
 fn outcome(at: usize, layout: &Layout) -> anyhow::Result<Outcome> {
     let path: PathBuf = layout.metrics_log();
-    let wrong = |reason: String| Error::unusable(&path, reason, "delete the run's folder and search again");
-    let lines: Result<Vec<Line>, _> = files::read_to_string(&path)?.lines().map(serde_json::from_str).collect();
-    let lines: Vec<Line> = lines.map_err(|e| wrong(e.to_string()))?;
+    anyhow::ensure!(path.exists(), "the model is not trained by epochs; compare its ranks with `make compare`");
+    let wrong = |reason: &str| Error::unusable(&path, reason, REMEDY);
+    let mut lines: Vec<Line> = Vec::new();
+    for (at, line) in files::read_to_string(&path)?.lines().enumerate() {
+        let read = serde_json::from_str(line);
+        lines.push(read.map_err(|e| Error::unreadable(&path, &format!("line {}", at + 1), &e, REMEDY))?);
+    }
     let phase = || lines.iter().filter(|line| line.phase == "finetune");
-    let best = phase().rfind(|line| line.best).ok_or_else(|| wrong("it has no epoch of fine-tuning".to_owned()))?;
-    let value = |name: &str| best.validation.get(name).copied().unwrap_or(f64::NAN);
-    Ok(Outcome { at, recall: value("R@20"), ndcg: value("N@20"), best_epoch: best.epoch, epochs: phase().count() })
+    let best = phase().rfind(|line| line.best).ok_or_else(|| wrong("it has no epoch of fine-tuning"))?;
+    let value = |name: &str| best.validation.get(name).copied().filter(|value| value.is_finite());
+    let recall = value("R@20").ok_or_else(|| wrong("its best epoch has no validation R@20"))?;
+    Ok(Outcome { at, recall, ndcg: value("N@20"), best_epoch: best.epoch, epochs: phase().count() })
 }
 
 fn table(grids: &[Grid], all: &[Vec<&str>], outcomes: &[Outcome], cells: &[Resolved]) -> Rows {
@@ -153,7 +184,7 @@ fn table(grids: &[Grid], all: &[Vec<&str>], outcomes: &[Outcome], cells: &[Resol
         let mut row: Vec<String> = all[outcome.at].iter().map(|&value| value.to_owned()).collect();
         row.extend([
             format!("{:.4}", outcome.recall),
-            format!("{:.4}", outcome.ndcg),
+            outcome.ndcg.map_or_else(|| "-".to_owned(), |ndcg| format!("{ndcg:.4}")),
             outcome.best_epoch.to_string(),
             outcome.epochs.to_string(),
             if outcome.epochs < limit { "stopped early" } else { "at the limit of epochs" }.to_owned(),
@@ -183,5 +214,10 @@ mod tests {
             assert!(bad.parse::<Grid>().is_err(), "{bad:?}");
         }
         assert_eq!(combinations(&[]), [Vec::<&str>::new()]);
+        assert_eq!(dataset_name("d", &grids, &all[1]), None);
+        let recent: Grid = "preprocess.recent=10,20".parse().unwrap();
+        let named = dataset_name("d", &[grids[0].clone(), recent.clone()], &["1e-4", "20"]);
+        assert_eq!(named.unwrap(), "dataset.name=\"d.recent-20\"");
+        assert_eq!(dataset_name("d", &["dataset.name=a,b".parse().unwrap(), recent], &["a", "10"]), None);
     }
 }

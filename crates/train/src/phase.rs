@@ -311,7 +311,12 @@ fn other_phases(path: &Path, phase: Phase) -> Result<Vec<EpochLine>, TrainError>
     if phase == Phase::Pretrain || !path.exists() {
         return Ok(Vec::new());
     }
-    let text = files::read_to_string(path)?;
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<EpochLine>(line).ok());
-    Ok(lines.filter(|line| line.phase != phase.name()).collect())
+    let mut others = Vec::new();
+    for (at, line) in files::read_to_string(path)?.lines().enumerate() {
+        let line: EpochLine = serde_json::from_str(line)
+            .map_err(|e| mp4sr_artifact::Error::unreadable(path, &format!("line {}", at + 1), &e, "delete it"))?;
+        others.push(line);
+    }
+    others.retain(|line| line.phase != phase.name());
+    Ok(others)
 }

@@ -54,6 +54,7 @@ mod tests {
             times: vec![0; 16],
             item_hash: hash_ids(["a"]),
             item_count: 5,
+            user_hash: None,
         };
         let all = |keep: fn(u32) -> bool| {
             let samples = Samples::new(&sequences, keep);

@@ -31,6 +31,7 @@ fn sequences(of_users: &[&[u32]], items: usize) -> Sequences {
         items: events,
         item_hash: hash_ids(ids.iter().map(String::as_str)),
         item_count: items,
+        user_hash: None,
     }
 }
 

@@ -47,7 +47,7 @@ const FEATURES: &str = "features/text.tiny-sentence.safetensors";
 const RANKS: &str = "runs/mp4sr/ranks.test.safetensors";
 const WEIGHTS: &str = "runs/mp4sr/finetune.safetensors";
 
-const CHANGES: [(&str, &str, &str, Change); 22] = [
+const CHANGES: [(&str, &str, &str, Change); 23] = [
     ("another format version", SEQUENCES, "pretrain", |header, _| header.version = 9),
     ("another kind of file", SEQUENCES, "pretrain", |header, _| "ranks".clone_into(&mut header.format)),
     ("a tensor that is missing", SEQUENCES, "pretrain", |_, tensors| tensors.retain(|(name, _)| name != "times")),
@@ -66,6 +66,9 @@ const CHANGES: [(&str, &str, &str, Change); 22] = [
     }),
     ("two counts of items", SEQUENCES, "pretrain", |_, tensors| {
         *tensor(tensors, "item_count") = Tensor::I64(vec![30, 30], vec![2]);
+    }),
+    ("a count of items that no table has", SEQUENCES, "pretrain", |_, tensors| {
+        *tensor(tensors, "item_count") = Tensor::I64(vec![1 << 60], vec![1]);
     }),
     ("features of other items", FEATURES, "pretrain", |header, _| header.items = hash_ids(["x"])),
     ("features of fewer items", FEATURES, "pretrain", |_, tensors| {

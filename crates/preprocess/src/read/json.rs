@@ -33,15 +33,23 @@ fn cells(text: &str, fields: &[&str], python: bool) -> std::result::Result<Vec<C
         return Err(Fault::new("blank line", ""));
     }
     match pick(text, fields) {
-        Err(fault) if python && fault.reason == BROKEN => match python::parse(text) {
-            Some(Value::Object(mut object)) => {
-                Ok(fields.iter().map(|field| object.remove(*field).map_or(Cell::Missing, Cell::of_json)).collect())
-            }
-            Some(_) => Err(Fault::new("not an object", text)),
-            None => Err(Fault::new("broken JSON or Python literal", text)),
-        },
+        Err(fault) if python && fault.reason == BROKEN => python_cells(text, fields),
         picked => picked,
     }
+}
+
+fn python_cells(text: &str, fields: &[&str]) -> std::result::Result<Vec<Cell<'static>>, Fault> {
+    let Some(literal) = python::parse(text) else { return Err(Fault::new("broken JSON or Python literal", text)) };
+    let Value::Object(mut object) = literal.value else { return Err(Fault::new("not an object", text)) };
+    match fields.iter().find(|field| literal.repeated.iter().any(|key| key == *field)) {
+        Some(field) => twice(field, text),
+        None => Ok(fields.iter().map(|field| object.remove(*field).map_or(Cell::Missing, Cell::of_json)).collect()),
+    }
+}
+
+/// Which of the two is meant can't be known.
+fn twice<T>(field: &str, text: &str) -> std::result::Result<T, Fault> {
+    Err(Fault::new(format!("field `{field}` twice"), text))
 }
 
 const BROKEN: &str = "broken JSON";
@@ -56,8 +64,7 @@ fn pick(text: &str, fields: &[&str]) -> std::result::Result<Vec<Cell<'static>>, 
     let picked = Pick(fields).deserialize(&mut deserializer).map_err(fault)?;
     deserializer.end().map_err(fault)?;
     match picked.repeated {
-        // Which of the two is meant can't be known.
-        Some(at) => Err(Fault::new(format!("field `{}` twice", fields[at]), text)),
+        Some(at) => twice(fields[at], text),
         None => Ok(picked.cells),
     }
 }
@@ -183,9 +190,16 @@ mod tests {
     fn python_literals_are_read_where_they_may_stand() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("meta.json");
-        std::fs::write(&path, "{'a': u'it\\'s', 'b': 3}\n{\"a\": \"x\"}\n{'a': \n('a',)\n").unwrap();
+        std::fs::write(
+            &path,
+            "{'a': u'it\\'s', 'b': 3}\n{\"a\": \"x\"}\n{'a': \n('a',)\n\
+                     {'a': 1, 'b': 2, 'a': 1}\n{'a': 1, 'c': 2, 'c': 3}\n",
+        )
+        .unwrap();
         let rows = rows(&path, Shape::JsonOrPythonLines, &["a", "b"]).unwrap();
         assert_eq!(rows[..2], ["1: it's|3", "2: x|-"]);
         assert!(rows[2].starts_with("3: broken JSON or Python literal (") && rows[3].starts_with("4: not an object ("));
+        assert!(rows[4].starts_with("5: field `a` twice ("), "{rows:?}");
+        assert_eq!(rows[5], "6: 1|-", "of what nobody asks for it does not matter");
     }
 }

@@ -5,10 +5,10 @@ use std::path::Path;
 
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type, TimeUnit, UInt64Type};
-use mp4sr_artifact::files;
+use mp4sr_artifact::{files, open_parquet, parquet_step};
 use mp4sr_pipeline::Bar;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::errors::ParquetError;
 use serde_json::{Number, Value};
 
 use super::{Cell, Row};
@@ -22,12 +22,12 @@ pub fn for_each(
     bar: &Bar,
     take: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
 ) -> Result<()> {
-    let damaged = |e: &dyn std::fmt::Display| {
+    let damaged = |e: String| {
         Error::raw(path, format!("can't be read as Parquet: {e}; fetch it again, or write it with snappy or zstd"))
     };
     let file = files::open(path)?;
     let bytes = file.metadata().map_or(0, |about| about.len());
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|e| damaged(&e))?;
+    let builder = open_parquet(file).map_err(damaged)?;
     let schema = builder.schema().clone();
     let wanted: Vec<Option<usize>> = fields.iter().map(|field| schema.index_of(field).ok()).collect();
     let absent = fields.iter().zip(&wanted).find(|(field, place)| place.is_none() && !field.is_empty());
@@ -38,15 +38,16 @@ pub fn for_each(
     }
     let mask = ProjectionMask::roots(builder.parquet_schema(), wanted.iter().copied().flatten());
     let rows = builder.metadata().file_metadata().num_rows().max(1) as u64;
-    let reader = builder.with_projection(mask).with_batch_size(BATCH).build().map_err(|e| damaged(&e))?;
+    let reader = || builder.with_projection(mask).with_batch_size(BATCH).build();
+    let mut reader = parquet_step(reader).map_err(damaged)?;
     let mut number = 0;
-    for batch in reader {
-        let batch = batch.map_err(|e| damaged(&e))?;
+    while let Some(batch) = parquet_step(|| reader.next().transpose()).map_err(damaged)? {
         let columns: Vec<Option<&ArrayRef>> = fields.iter().map(|field| batch.column_by_name(field)).collect();
         for row in 0..batch.num_rows() {
             number += 1;
-            let cells: Vec<Cell<'_>> =
-                columns.iter().map(|column| column.map_or(Cell::Missing, |array| cell(array, row))).collect();
+            let cells =
+                || columns.iter().map(|column| column.map_or(Cell::Missing, |array| cell(array, row))).collect();
+            let cells: Vec<Cell<'_>> = parquet_step(|| Ok::<_, ParquetError>(cells())).map_err(damaged)?;
             take((number, Ok(&cells)))?;
         }
         bar.add(bytes * batch.num_rows() as u64 / rows);
@@ -105,9 +106,10 @@ fn float(x: f64) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
     use std::sync::Arc;
 
-    use arrow::array::{Int32Array, ListArray, StringArray, TimestampMillisecondArray};
+    use arrow::array::{FixedSizeBinaryArray, Int32Array, ListArray, StringArray, TimestampMillisecondArray};
     use arrow::datatypes::Int32Type;
     use arrow::record_batch::RecordBatch;
     use parquet::arrow::ArrowWriter;
@@ -143,5 +145,38 @@ mod tests {
         std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
         let message = rows(&path, Shape::Parquet, &["user"]).unwrap_err().to_string();
         assert!(message.contains("x.parquet") && message.contains("fetch it again"), "{message}");
+    }
+    #[test]
+    fn no_flipped_bit_of_a_footer_makes_a_reader_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.parquet");
+        let columns: Vec<(&str, arrow::array::ArrayRef)> = vec![
+            ("user", Arc::new(StringArray::from(vec![Some("007"), None]))),
+            ("item", Arc::new(Int32Array::from(vec![-5, 6]))),
+            ("when", Arc::new(TimestampMillisecondArray::from(vec![1_500_000_000_999, 0]))),
+            ("tags", Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>([Some([Some(1), None]), None]))),
+            ("key", Arc::new(FixedSizeBinaryArray::try_from_iter([[1; 16], [2; 16]].into_iter()).unwrap())),
+        ];
+        let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap();
+        let mut writer = ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let footer = u32::from_le_bytes(*whole[..whole.len() - 4].last_chunk().unwrap()) as usize;
+        // Cutting the file for each change would take most of the time.
+        let file = std::fs::File::options().write(true).open(&path).unwrap();
+        let mut told = 0;
+        for at in whole.len() - 8 - footer..whole.len() {
+            for bit in 0..8 {
+                file.write_all_at(&[whole[at] ^ 1 << bit], at as u64).unwrap();
+                if let Err(error) = rows(&path, Shape::Parquet, &["when", "user", "item", "tags", "key"]) {
+                    let message = error.to_string();
+                    assert!(message.contains("x.parquet") && message.contains(';'), "{at}, {bit}: {message}");
+                    told += 1;
+                }
+            }
+            file.write_all_at(&whole[at..=at], at as u64).unwrap();
+        }
+        assert!(told > 1000, "{told} of {footer} bytes");
     }
 }

@@ -5,16 +5,24 @@ use serde_json::{Map, Number, Value};
 /// Deeper nesting is refused, so that a hostile line can't exhaust the stack.
 const DEPTH: usize = 64;
 
-/// The value of a literal, or nothing where it is none.
-pub fn parse(text: &str) -> Option<Value> {
-    let mut parser = Parser { rest: text };
+/// What a literal says.
+pub struct Literal {
+    pub value: Value,
+    /// Keys that the outermost dictionary has more than once.
+    pub repeated: Vec<String>,
+}
+
+/// Reads a literal; nothing where it is none.
+pub fn parse(text: &str) -> Option<Literal> {
+    let mut parser = Parser { rest: text, repeated: Vec::new() };
     let value = parser.value(DEPTH)?;
     parser.skip_space();
-    parser.rest.is_empty().then_some(value)
+    parser.rest.is_empty().then_some(Literal { value, repeated: parser.repeated })
 }
 
 struct Parser<'a> {
     rest: &'a str,
+    repeated: Vec<String>,
 }
 
 impl Parser<'_> {
@@ -57,7 +65,10 @@ impl Parser<'_> {
             if !self.eat(":") {
                 return None;
             }
-            // The last of several equal keys counts, as in Python.
+            if depth == DEPTH - 1 && map.contains_key(&key) {
+                self.repeated.push(key.clone());
+            }
+            // The last of several equal keys counts, as in Python; of the outermost ones the caller decides.
             map.insert(key, self.value(depth)?);
             if !self.eat(",") && !self.rest.starts_with('}') {
                 return None;
@@ -141,6 +152,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    fn parse(text: &str) -> Option<Value> {
+        super::parse(text).map(|literal| literal.value)
+    }
+
+    #[test]
+    fn keys_that_stand_twice_in_the_outermost_dictionary_are_named() {
+        let repeated = |text: &str| super::parse(text).unwrap().repeated;
+        assert_eq!(repeated("{'a': 1, 'b': {'c': 1, 'c': 2}, 1: 0}"), Vec::<String>::new());
+        assert_eq!(repeated("{'a': 1, 'b': 2, u'a': None, 1: 0, '1': 0}"), ["a", "1"]);
+    }
 
     #[test]
     fn a_metadata_line_of_2014() {

@@ -87,7 +87,7 @@ impl Catalogue {
     ) -> Result<(Self, ItemsRead)> {
         let count = reading.item_ids.len();
         let mut catalogue = Self { is_complete: vec![false; count], ..Self::default() };
-        let mut read = ItemsRead::default();
+        let mut read = ItemsRead { refused_images: reading.folder.refused().clone(), ..ItemsRead::default() };
         let mut seen = vec![false; count];
         let form = reading.form;
         let mut fields: Vec<&str> = form.item_id.iter().map(String::as_str).collect();

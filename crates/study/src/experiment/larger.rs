@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use mp4sr_artifact::{Layout, Sequences};
 use mp4sr_protocol::Split;
 
-use super::{Study, add_details, common, full, row};
+use super::{Paper, Study, add_details, common, full, row};
 use crate::compare::{Comparison, Group};
 use crate::merge::{Source, merge};
 use crate::runner::{Resolved, Until};
@@ -46,7 +46,7 @@ impl Study<'_> {
         for pipeline in seen.iter().chain(&self.options.unseen.clone()) {
             self.larger_on(pipeline, &union, &mut text, &mut details)?;
         }
-        self.finish(text, Some(5), &details, None)
+        self.finish(text, Some(Paper::whole(5)), &details, None)
     }
 
     /// Fine-tunes on one dataset from its own pre-training and from that of the union, `mp4sr.s<seed>` there.

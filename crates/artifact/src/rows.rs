@@ -1,0 +1,49 @@
+use std::fmt::Display;
+use std::fs::File;
+
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
+
+use crate::guarded;
+
+/// Opens a Parquet file that anybody may have made, or says what is wrong with it.
+pub fn open_parquet(file: File) -> Result<ParquetRecordBatchReaderBuilder<File>, String> {
+    let length = file.metadata().map_err(|e| e.to_string())?.len();
+    let builder = parquet_step(|| ParquetRecordBatchReaderBuilder::try_new(file))?;
+    check(builder.metadata(), length)?;
+    Ok(builder)
+}
+
+/// A step of reading one, or what is wrong: the library panics at some files that are damaged.
+pub fn parquet_step<T, E: Display>(step: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
+    match guarded(step) {
+        Ok(outcome) => outcome.map_err(|e| e.to_string()),
+        Err(_) => Err("what it says of itself can't be true".to_owned()),
+    }
+}
+
+/// Refuses a footer that tells of more than the file can hold, before the library makes room for it.
+fn check(about: &ParquetMetaData, length: u64) -> Result<(), String> {
+    if about.file_metadata().num_rows() < 0 || about.row_groups().iter().any(|group| group.num_rows() < 0) {
+        return Err("its footer tells of less than no rows".to_owned());
+    }
+    for column in about.row_groups().iter().flat_map(RowGroupMetaData::columns) {
+        if !lies_inside(column, length) {
+            return Err(format!("its footer places column `{}` outside of it", column.column_path().string()));
+        }
+        // The width of values of one width; -1 for others.
+        if u64::try_from(column.column_descr().type_length()).is_ok_and(|width| width > length) {
+            return Err(format!(
+                "its footer gives column `{}` values wider than the file",
+                column.column_path().string()
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn lies_inside(column: &ColumnChunkMetaData, length: u64) -> bool {
+    let start = column.dictionary_page_offset().unwrap_or_else(|| column.data_page_offset());
+    let end = u64::try_from(start).ok().zip(u64::try_from(column.compressed_size()).ok());
+    column.num_values() >= 0 && end.and_then(|(start, size)| start.checked_add(size)).is_some_and(|end| end <= length)
+}
