@@ -18,7 +18,7 @@ use crate::source::{Budget, Catalogue, Events, Form, Reading};
 use crate::{Error, Result, source, table1};
 
 /// Raised whenever the same raw files would give other bytes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// All that determines the dataset, beside the content of the raw files.
 #[derive(Serialize)]

@@ -120,7 +120,10 @@ mod tests {
     fn groups_worked_by_hand_without_users_that_a_run_has_no_rank_of() {
         let tables = tables();
         let names: Vec<_> = tables.iter().map(|table| table.slicing).collect();
-        assert_eq!(names, ["sequence length", "cold target", "target's training events", "target's popularity", "history"]);
+        assert_eq!(
+            names,
+            ["sequence length", "cold target", "target's training events", "target's popularity", "history"]
+        );
         // Length 3: users 0 and 2, ranks 1, 3 and 1, 1. Length 9: users 3 and 5, ranks 9, 2 and 3, 9.
         let (half, third) = (0.5, 1.0 / 3f64.log2());
         let expected = [

@@ -444,9 +444,9 @@ impl Study<'_> {
                         .modalities
                         .iter()
                         .map(|m| {
-                            let of = |noise: &str, own: f64| match m.name == *name && kind == noise {
-                                true => share.to_owned(),
-                                false => own.to_string(),
+                            let is_noisy = |noise: &str| m.name == *name && kind == noise;
+                            let of = |noise: &str, own: f64| {
+                                if is_noisy(noise) { share.to_owned() } else { own.to_string() }
                             };
                             let (lost, swapped) = (of("lost", m.lost), of("swapped", m.swapped));
                             let (name, features) = (&m.name, &m.features);

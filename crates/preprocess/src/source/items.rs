@@ -264,4 +264,23 @@ mod tests {
         assert_eq!(reasons, ["image file is not there", "image path leaves the data folder"]);
         assert!(records.iter().all(|record| record.images.is_empty()));
     }
+    #[test]
+    fn links_out_of_the_folder_of_images_are_counted_with_the_names_that_were_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("1.jpg"), "x").unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", folder.path().join("2.jpg")).unwrap();
+        let item_ids: Ids = ["1", "2"].into_iter().map(Into::into).collect();
+        let reading = Reading {
+            form: &Form::new(&of(Format::Amazon2018)).unwrap(),
+            data: folder.path(),
+            item_ids: &item_ids,
+            needed: &[true, true],
+            folder: &ImageFolder::read(folder.path(), &item_ids).unwrap(),
+            max_sentences: 4,
+            max_images: 2,
+        };
+        let (catalogue, read) = Catalogue::read(&[], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
+        assert_eq!((catalogue.records[&0].images.len(), catalogue.records[&1].images.len()), (1, 0));
+        assert_eq!(read.refused_images.most_frequent(), Some(("image is a link out of its folder", 1)));
+    }
 }
