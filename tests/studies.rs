@@ -111,7 +111,15 @@ fn a_larger_pre_training_is_of_all_datasets_and_serves_one_that_it_has_not_seen(
         world.raw_text("c.toml").replace("width = 16", "width = 16\npositions = 5\nmodalities = [{ name = \"text\" }]");
     files::write_bytes(&world.pipeline("c"), other.as_bytes()).unwrap();
     let (b, c) = (world.pipeline("b"), world.pipeline("c"));
-    let words = ["table5", "--seeds", "1", "--with", b.to_str().unwrap(), "--unseen", c.to_str().unwrap()];
+    // A folder for the study's own raw files is none for pipelines that name theirs.
+    let moved = world.folder().join("moved");
+    std::fs::create_dir(&moved).unwrap();
+    for file in ["a.tsv", "a.jsonl"] {
+        std::fs::rename(world.folder().join(file), moved.join(file)).unwrap();
+    }
+    let data = moved.to_str().unwrap();
+    let words =
+        ["table5", "--data", data, "--seeds", "1", "--with", b.to_str().unwrap(), "--unseen", c.to_str().unwrap()];
     let said = world.run("study", &words);
     assert!(said.contains("Pre-trained on a, b together."), "{said}");
     assert!(said.contains("c, not seen in pre-training, 60 users"), "{said}");

@@ -28,7 +28,7 @@ const CRATES: [&str; 14] = [
 
 /// What a statement holds that makes its text a sentence, and one that makes it a part of one.
 const SENTENCES: [&str; 4] = ["#[error(", "ensure!(", "bail!(", "anyhow!("];
-const REASONS: [&str; 13] = [
+const REASONS: [&str; 14] = [
     "unusable(",
     "unreadable(",
     "Error::raw(",
@@ -42,6 +42,7 @@ const REASONS: [&str; 13] = [
     "Err(",
     "fail(",
     "Error::Msg(",
+    "context(",
 ];
 
 /// Sentences that don't say what to do themselves, because they are filled into one that does, or nobody can do anything.

@@ -118,7 +118,7 @@ pub fn tell_rest(told: &mut Told) {
     told.tell("a pipeline that is no TOML", "broken.toml", &broken);
     told.tell("a folder that is in use for something else", "--out", &sample);
     let holder = format!("is in use by process {} on ", std::process::id());
-    assert!(said(&held).contains(&holder), "{}", said(&held));
+    assert!(said(&held).contains(&holder) && said(&held).contains(" since 2"), "{}", said(&held));
 }
 
 /// Fine-tunes from weights so large that products overflow.
