@@ -52,6 +52,22 @@ pub struct Manifest {
     pub outputs: BTreeMap<String, FileRecord>,
 }
 
+/// Refuses an output that is not what the record of its stage beside it says; one without a record is of another program.
+pub fn expect_recorded(path: &Path, stage: &str, remedy: &str) -> Result<()> {
+    let record = path.with_file_name(format!("{stage}.manifest.json"));
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let manifest: Option<Manifest> = match files::read(&record) {
+        Ok(bytes) => serde_json::from_slice(&bytes).ok(),
+        Err(_) => None,
+    };
+    match manifest.and_then(|mut manifest| manifest.outputs.remove(&name)) {
+        Some(written) if written.fingerprint != Fingerprint::of_file(path)? => {
+            Err(Error::unusable(path, "its content is not what was written (its stage's record differs)", remedy))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether a stage has anything to do.
 #[derive(Debug, PartialEq)]
 pub enum Status {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use mp4sr_artifact::{Error as FileError, files};
+use mp4sr_artifact::{Error as FileError, read_log};
 use mp4sr_figure::{LEGEND_ROW, Look};
 use plotters::prelude::*;
 use serde::Deserialize;
@@ -51,9 +51,7 @@ impl Log {
         if !path.exists() {
             return Ok(Self { run: run.to_owned(), lines });
         }
-        for (at, line) in files::read_to_string(path)?.lines().enumerate() {
-            let read: EpochLine = serde_json::from_str(line)
-                .map_err(|e| FileError::unreadable(path, &format!("line {}", at + 1), &e, REMEDY))?;
+        for (at, read) in read_log::<EpochLine>(path, REMEDY)?.into_iter().enumerate() {
             let before = lines.iter().rfind(|line| line.phase == read.phase).map_or(0, |line| line.epoch);
             if read.epoch != before + 1 {
                 return wrong(format!("line {} is of epoch {}, expected {}", at + 1, read.epoch, before + 1));
@@ -217,6 +215,8 @@ pub fn sheet(panels: &[Panel]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use mp4sr_artifact::files;
+
     use super::*;
 
     fn log(run: &str, text: &str) -> Log {

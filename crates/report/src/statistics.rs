@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mp4sr_artifact::{Error, Sequences, files};
+use mp4sr_artifact::{Error, Sequences, expect_recorded, files};
 use serde::Deserialize;
 
 use crate::Result;
@@ -144,7 +144,7 @@ impl Statistics {
     /// None where preprocess's file is not there: a dataset may come from a program that counts nothing. So may features.
     pub(crate) fn read(preprocess: &Path, extract: &Path, sequences: &Sequences) -> Result<Option<Self>> {
         const REMEDY: &str = "run `make preprocess` again";
-        let Some(mut read) = read_json::<Self>(preprocess, REMEDY)? else { return Ok(None) };
+        let Some(mut read) = read_json::<Self>(preprocess, "preprocess", REMEDY)? else { return Ok(None) };
         let (found, expected) = (
             (read.counts.users, read.counts.items, read.counts.events),
             (sequences.user_count() as u64, sequences.item_count as u64, sequences.items.len() as u64),
@@ -156,15 +156,16 @@ impl Statistics {
             );
             return Err(Error::unusable(preprocess, reason, REMEDY).into());
         }
-        read.pictures = read_json(extract, "run `make extract` again")?;
+        read.pictures = read_json(extract, "extract", "run `make extract` again")?;
         Ok(Some(read))
     }
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path, remedy: &str) -> Result<Option<T>> {
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path, stage: &str, remedy: &str) -> Result<Option<T>> {
     if !path.exists() {
         return Ok(None);
     }
+    expect_recorded(path, stage, remedy)?;
     let read = serde_json::from_slice(&files::read(path)?).map_err(|e| Error::unreadable(path, "it", &e, remedy))?;
     Ok(Some(read))
 }

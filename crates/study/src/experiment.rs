@@ -6,7 +6,7 @@ mod losses;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::{Layout, Sequences, files};
+use mp4sr_artifact::{Layout, Sequences, files, read_log};
 use mp4sr_figure::{Chart, Figure, Point, Series};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::ImageFeatures;
@@ -763,13 +763,7 @@ fn log(layout: &Layout) -> mp4sr_artifact::Result<Vec<LogLine>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let read = |(at, line): (usize, &str)| {
-        serde_json::from_str(line).map_err(|e| {
-            let remedy = "delete the run's folder and study again";
-            mp4sr_artifact::Error::unreadable(&path, &format!("line {}", at + 1), &e, remedy)
-        })
-    };
-    files::read_to_string(&path)?.lines().enumerate().map(read).collect()
+    read_log(&path, "delete the run's folder and study again")
 }
 
 /// Epochs and seconds of all phases.

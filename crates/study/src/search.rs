@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use mp4sr_artifact::{Error, Layout, files};
+use mp4sr_artifact::{Error, Layout, files, read_log};
 use serde::Deserialize;
 
 use crate::runner::{Resolved, Runner, Until};
@@ -164,11 +164,7 @@ fn outcome(at: usize, layout: &Layout) -> anyhow::Result<Outcome> {
     let path: PathBuf = layout.metrics_log();
     anyhow::ensure!(path.exists(), "the model is not trained by epochs; compare its ranks with `make compare`");
     let wrong = |reason: &str| Error::unusable(&path, reason, REMEDY);
-    let mut lines: Vec<Line> = Vec::new();
-    for (at, line) in files::read_to_string(&path)?.lines().enumerate() {
-        let read = serde_json::from_str(line);
-        lines.push(read.map_err(|e| Error::unreadable(&path, &format!("line {}", at + 1), &e, REMEDY))?);
-    }
+    let lines: Vec<Line> = read_log(&path, REMEDY)?;
     let phase = || lines.iter().filter(|line| line.phase == "finetune");
     let best = phase().rfind(|line| line.best).ok_or_else(|| wrong("it has no epoch of fine-tuning"))?;
     let value = |name: &str| best.validation.get(name).copied().filter(|value| value.is_finite());

@@ -2,7 +2,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use candle_core::Var;
-use mp4sr_artifact::{Sequences, files};
+use mp4sr_artifact::{Sequences, files, log_line, read_log};
 use mp4sr_evaluate::{Protocol, RankError, mean_loss, rank_users};
 use mp4sr_models::{Batch, Model, Phase, Stored, Stream};
 use mp4sr_ops::Adam;
@@ -299,8 +299,7 @@ impl Training<'_> {
     fn write_log(&self, lines: &[EpochLine]) -> Result<(), TrainError> {
         let mut text = String::new();
         for line in other_phases(&self.log_path, self.phase)?.iter().chain(lines) {
-            text.push_str(&serde_json::to_string(line).unwrap_or_default());
-            text.push('\n');
+            text.push_str(&log_line(line));
         }
         Ok(files::write_bytes(&self.log_path, text.as_bytes())?)
     }
@@ -311,12 +310,7 @@ fn other_phases(path: &Path, phase: Phase) -> Result<Vec<EpochLine>, TrainError>
     if phase == Phase::Pretrain || !path.exists() {
         return Ok(Vec::new());
     }
-    let mut others = Vec::new();
-    for (at, line) in files::read_to_string(path)?.lines().enumerate() {
-        let line: EpochLine = serde_json::from_str(line)
-            .map_err(|e| mp4sr_artifact::Error::unreadable(path, &format!("line {}", at + 1), &e, "delete it"))?;
-        others.push(line);
-    }
+    let mut others: Vec<EpochLine> = read_log(path, "delete it")?;
     others.retain(|line| line.phase != phase.name());
     Ok(others)
 }

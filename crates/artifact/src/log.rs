@@ -1,0 +1,77 @@
+use std::path::Path;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::{Error, Fingerprint, Result, files};
+
+/// Stands before a line's own checksum, the last of its keys.
+const CHECK: &str = ",\"check\":\"";
+/// Hexadecimal digits of it.
+const DIGITS: usize = 16;
+
+fn check_of(json: &str) -> String {
+    Fingerprint::of_bytes(json.as_bytes()).as_str()[..DIGITS].to_owned()
+}
+
+/// A line of a log: an object with a checksum of itself as its last key.
+pub fn log_line(value: &impl Serialize) -> String {
+    let json = serde_json::to_string(value).unwrap_or_default();
+    match json.strip_suffix('}') {
+        Some(start) => format!("{start}{CHECK}{}\"}}\n", check_of(&json)),
+        None => format!("{json}\n"),
+    }
+}
+
+/// Every line of a log, a JSON object each; a line of another program need not have a checksum. `remedy` says what to do about one
+/// that is not what was written.
+pub fn read_log<T: DeserializeOwned>(path: &Path, remedy: &str) -> Result<Vec<T>> {
+    let text = files::read_to_string(path)?;
+    let read = |(at, line): (usize, &str)| {
+        if let Some((start, end)) = line.rsplit_once(CHECK)
+            && end != format!("{}\"}}", check_of(&format!("{start}}}")))
+        {
+            let reason = format!("line {} is not what was written (its `check` differs)", at + 1);
+            return Err(Error::unusable(path, reason, remedy));
+        }
+        serde_json::from_str(line).map_err(|e| Error::unreadable(path, &format!("line {}", at + 1), &e, remedy))
+    };
+    text.lines().enumerate().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+    struct Epoch {
+        epoch: usize,
+        loss: f64,
+    }
+
+    #[test]
+    fn no_digit_of_a_line_changes_unseen_and_lines_of_others_need_no_check() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let read = |text: &[u8]| {
+            files::write_bytes(&path, text).unwrap();
+            read_log::<Epoch>(&path, "train again").map_err(|e| e.to_string())
+        };
+        let epochs = [Epoch { epoch: 1, loss: 7.25 }, Epoch { epoch: 2, loss: 0.1 + 0.2 }];
+        let whole: String = epochs.iter().map(log_line).collect();
+        assert_eq!(read(whole.as_bytes()).unwrap(), epochs);
+        for at in 0..whole.len() {
+            for bit in 0..8 {
+                let mut bytes = whole.clone().into_bytes();
+                bytes[at] ^= 1 << bit;
+                if let Ok(found) = read(&bytes) {
+                    assert_eq!(found, epochs, "bit {bit} of byte {at}");
+                }
+            }
+        }
+        let other = br#"{"epoch": 1, "loss": 7.25}"#;
+        assert_eq!(read(other).unwrap(), epochs[..1]);
+        let message = read(whole.replace("7.25", "7.26").as_bytes()).unwrap_err();
+        assert!(message.contains("line 1 is not what was written") && message.ends_with("train again"), "{message}");
+    }
+}
