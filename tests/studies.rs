@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use mp4sr_artifact::files;
-use mp4sr_tests::SmallWorld;
+use mp4sr_tests::{SmallWorld, root};
 
 const GRID: [&str; 6] =
     ["--grid", "finetune.learning_rate=0.001,0.01", "--grid", "finetune.batch=32,64", "--name", "lr"];
@@ -151,7 +151,7 @@ fn losses_sweeps_and_noise_are_drawn() {
 fn every_other_study_has_its_rows_and_its_quick_look() {
     let world = SmallWorld::new();
     world.add_pictures();
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/extract/tests/fixtures/resnet");
+    let fixtures = root().join("crates/extract/tests/fixtures/resnet");
     let resnet = fixtures.to_str().unwrap();
     let run =
         |study: &str, flags: &[&str]| world.run("study", &[&[study, "--quick", "--jobs", "2"][..], flags].concat());

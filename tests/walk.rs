@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use mp4sr_artifact::{FeatureType, Features, Items, Sequences, files};
 use mp4sr_pipeline::Config;
+use mp4sr_tests::{program, root};
 
 /// Settings that make a walk short.
 const SHORT: &[&str] = &[
@@ -22,17 +23,6 @@ const SHORT: &[&str] = &[
     "--set",
     "model.feed_forward=64",
 ];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
-
-fn program(name: &str) -> PathBuf {
-    let here = std::env::current_exe().unwrap();
-    let path = here.parent().unwrap().parent().unwrap().join(format!("mp4sr-{name}"));
-    assert!(path.exists(), "`{}` is not built; run `make test`, which builds it", path.display());
-    path
-}
 
 /// A folder of artifacts with the sample world in it.
 struct World {

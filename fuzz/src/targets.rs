@@ -143,8 +143,10 @@ pub fn raw_delimited(folder: &Path, bytes: &[u8]) -> usize {
 /// A picture: why it is none, or pixels of the encoder's size.
 pub fn image(_: &Path, bytes: &[u8]) -> usize {
     static ENCODER: OnceLock<Box<dyn ImageEncoder>> = OnceLock::new();
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/encoders/tiny-clip");
-    let encoder = ENCODER.get_or_init(|| load_image_encoder(folder).unwrap_or_else(|e| panic!("{e}")));
+    let encoder = ENCODER.get_or_init(|| {
+        let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap() + "/../data/encoders/tiny-clip";
+        load_image_encoder(&folder).unwrap_or_else(|e| panic!("{e}"))
+    });
     let processor = encoder.processor();
     let Ok(pixels) = processor.read(bytes) else { return 0 };
     assert_eq!(pixels.len(), 3 * processor.side() * processor.side());

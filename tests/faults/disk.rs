@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mp4sr_tests::{STAGES, SmallWorld, said};
+use mp4sr_tests::{STAGES, SmallWorld, root, said};
 
 use crate::{assert_same, finished, forget, undisturbed};
 
@@ -16,7 +16,7 @@ const FAULTS: [(&str, &str, &str); 4] = [
 /// The library that makes calls fail, where there is a C compiler and a loader that takes it.
 fn injector(folder: &Path) -> Option<PathBuf> {
     let library = folder.join("inject.so");
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("faults/inject.c");
+    let source = root().join("tests/faults/inject.c");
     let mut compiler = Command::new("cc");
     compiler.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).arg("-ldl");
     compiler.status().is_ok_and(|status| status.success() && cfg!(target_os = "linux")).then_some(library)

@@ -12,7 +12,7 @@ fn limited(world: &SmallWorld, stage: &str, mebibytes: usize, words: &[&str]) ->
     let name = if stage == "finetune" { "train" } else { stage };
     let mut command = Command::new("sh");
     let script = format!("ulimit -d {}; exec \"$0\" \"$@\"", mebibytes * 1024);
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["-c", &script]).arg(program(name));
+    command.args(["-c", &script]).arg(program(name));
     if stage == "finetune" {
         command.arg(stage);
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use mp4sr_artifact::files;
+use mp4sr_tests::root;
 
 #[path = "../../fuzz/src/targets.rs"]
 mod targets;
@@ -23,7 +24,7 @@ const TARGETS: [(&str, Target); 8] = [
 /// Files named `found-...` once broke a promise; all others can be used, so that the fuzzer starts from what works.
 #[test]
 fn seeds_and_found_cases_keep_the_promises() {
-    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds");
+    let seeds = root().join("fuzz/seeds");
     assert_eq!(files::list(&seeds).unwrap().len(), TARGETS.len(), "a folder of seeds has no target here");
     for (name, target) in TARGETS {
         let found = files::list(&seeds.join(name)).unwrap();

@@ -25,10 +25,16 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
+/// The root of the repository as Cargo says it when tests run: a build folder may serve several clones.
+pub fn root() -> PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| "tests".into());
+    Path::new(&package).join("..")
+}
+
 /// A command of `mp4sr-<name>` in the root of the repository, without the surroundings' settings.
 pub fn command(name: &str) -> Command {
     let mut command = Command::new(program(name));
-    command.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    command.current_dir(root());
     for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("MP4SR_")) {
         command.env_remove(key);
     }
@@ -97,7 +103,7 @@ impl SmallWorld {
     ///
     /// Where files can't be read or written.
     pub fn add_pictures(&self) {
-        let picture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/image/one.png");
+        let picture = root().join("fuzz/seeds/image/one.png");
         let copy = |from: &Path| {
             files::read(from).and_then(|bytes| files::write_bytes(&self.folder().join("one.png"), &bytes))
         };

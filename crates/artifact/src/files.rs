@@ -250,6 +250,7 @@ mod tests {
         assert!(gone);
         process.wait().unwrap();
     }
+
     /// In containers the first process of every run may have the number 1.
     #[cfg(target_os = "linux")]
     #[test]

@@ -56,11 +56,12 @@ pub struct Manifest {
 pub fn expect_recorded(path: &Path, stage: &str, remedy: &str) -> Result<()> {
     let record = path.with_file_name(format!("{stage}.manifest.json"));
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let manifest: Option<Manifest> = match files::read(&record) {
-        Ok(bytes) => serde_json::from_slice(&bytes).ok(),
-        Err(_) => None,
-    };
-    match manifest.and_then(|mut manifest| manifest.outputs.remove(&name)) {
+    if !record.exists() {
+        return Ok(());
+    }
+    let manifest: Manifest =
+        serde_json::from_slice(&files::read(&record)?).map_err(|e| Error::unreadable(&record, "it", &e, remedy))?;
+    match manifest.outputs.get(&name) {
         Some(written) if written.fingerprint != Fingerprint::of_file(path)? => {
             Err(Error::unusable(path, "its content is not what was written (its stage's record differs)", remedy))
         }
@@ -265,6 +266,21 @@ mod tests {
         assert_eq!(world.why_stale(1, &settings), "output `result` was changed by something else");
         files::remove_if_present(&world.path("out/result")).unwrap();
         assert_eq!(world.why_stale(1, &settings), "output `result` is missing");
+    }
+
+    #[test]
+    fn an_output_is_held_against_its_record_where_there_is_one() {
+        let world = World::new();
+        world.run();
+        let result = world.path("out/result");
+        let check = || expect_recorded(&result, "work", "make it again").map_err(|e| e.to_string());
+        assert_eq!(check(), Ok(()));
+        files::write_bytes(&result, b"mAde").unwrap();
+        assert!(check().unwrap_err().ends_with("differs); make it again"));
+        files::write_bytes(&world.path("out/work.manifest.json"), b"{").unwrap();
+        assert!(check().unwrap_err().contains("work.manifest.json"), "a record that can't be read is no record");
+        files::remove_if_present(&world.path("out/work.manifest.json")).unwrap();
+        assert_eq!(check(), Ok(()), "another program leaves none");
     }
 
     #[test]

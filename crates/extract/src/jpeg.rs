@@ -68,8 +68,7 @@ mod tests {
     use super::*;
 
     fn file() -> Vec<u8> {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/pictures/rgb.jpg");
-        std::fs::read(path).unwrap()
+        std::fs::read("tests/fixtures/pictures/rgb.jpg").unwrap()
     }
 
     #[test]

@@ -28,7 +28,11 @@ fn truth() -> Truth {
 }
 
 fn carried(encoder: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/encoders").join(encoder).to_string_lossy().into_owned()
+    Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap())
+        .join("../../data/encoders")
+        .join(encoder)
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// What the stage sees of one small dataset.
@@ -241,8 +245,11 @@ fn an_image_can_stay_the_vector_of_clip_or_resnet() {
     for (model, width) in [("clip", 24), ("resnet", 64)] {
         let mut context = context(folder.path());
         context.config.extract.image.features = ImageFeatures::Embedding;
-        context.config.extract.image.model =
-            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(model).to_string_lossy().into_owned();
+        context.config.extract.image.model = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap())
+            .join("tests/fixtures")
+            .join(model)
+            .to_string_lossy()
+            .into_owned();
         let items = small_dataset(&context.layout);
         mp4sr_extract::run(&context).unwrap();
         let path = context.layout.feature_file("image", model);

@@ -61,8 +61,8 @@ impl StoredRanks {
             .map_err(|e| Error::unreadable(&path, "its settings", &e, REMEDY))?;
         let sources = [("sequences", layout.sequences()), (WEIGHTS, layout.checkpoint("finetune"))];
         for (role, source) in sources.into_iter().filter(|(_, source)| source.exists()) {
-            let then = file.header().inputs.get(role);
-            if then.is_some_and(|then| Fingerprint::of_file(&source).is_ok_and(|now| now != *then)) {
+            let Some(then) = file.header().inputs.get(role) else { continue };
+            if Fingerprint::of_file(&source)? != *then {
                 let reason = format!("`{}` has changed since", source.display());
                 let remedy = format!("run `make evaluate RUN={}` with the run's own settings", layout.run_name());
                 return Err(Error::unusable(&path, reason, remedy));

@@ -6,7 +6,7 @@ use clap::Parser;
 use mp4sr_artifact::{Column, Items, Stage, Table, Users};
 use mp4sr_models::Phase;
 use mp4sr_pipeline::{Context, StageArgs, run_main, run_stage};
-use mp4sr_protocol::{Case, Split};
+use mp4sr_protocol::{Case, Split, WEIGHTS};
 use mp4sr_recommend::Recommender;
 use mp4sr_run::{Checkpoint, Inputs, build_model, removes_seen};
 use serde_json::json;
@@ -49,7 +49,7 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
         let mut inputs = Inputs::files(layout, config);
         inputs.push(("items".to_owned(), layout.items()));
         inputs.push(("users".to_owned(), layout.users()));
-        inputs.push(("fine-tuned weights".to_owned(), checkpoint_path.clone()));
+        inputs.push((WEIGHTS.to_owned(), checkpoint_path.clone()));
         Ok(Stage::new("recommend", VERSION, &layout.run(), &recorded, &inputs)?)
     };
     run_stage(context, "recommend", &layout.run(), make_stage, |_| {

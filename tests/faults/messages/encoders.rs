@@ -1,16 +1,16 @@
 //! Encoders that are not there, are not whole, or are of an architecture that is not followed.
 
 use std::fs;
-use std::path::Path;
 
 use mp4sr_artifact::files;
+use mp4sr_tests::root;
 use serde_json::{Value, json};
 
 use super::Told;
 
 /// A copy of one of the project's encoders in the world's folder, with `file` changed.
 fn changed(told: &Told, encoder: &str, file: &str, change: &dyn Fn(&mut Value)) {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/encoders").join(encoder);
+    let own = root().join("data/encoders").join(encoder);
     let copy = told.world.folder().join("encoder");
     files::remove_dir_if_present(&copy).unwrap();
     fs::create_dir_all(copy.join("1_Pooling")).unwrap();
@@ -61,11 +61,7 @@ pub fn tell(told: &mut Told) {
         let line = format!("{{\"item_id\":\"i0\",\"title\":\"A thing\",\"image\":\"{name}\"}}\n{others}");
         fs::write(told.world.folder().join("pictures.jsonl"), line).unwrap();
     };
-    fs::copy(
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds/image/one.png"),
-        told.world.folder().join("one.png"),
-    )
-    .unwrap();
+    fs::copy(root().join("fuzz/seeds/image/one.png"), told.world.folder().join("one.png")).unwrap();
     picture(told, "one.png");
     let pictures = ["--set", "source.items=[\"pictures.jsonl\"]", "--set", "source.columns.images=\"image\""];
     let image = "extract.image.model=\"WORLD/encoder\"";

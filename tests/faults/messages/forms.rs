@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::files;
+use mp4sr_tests::root;
 
 use super::{NEVER, check_document};
 
@@ -111,7 +112,7 @@ fn the_form_of_every_sentence_stands_in_the_documents() {
     let (mut listed, mut problems, mut count) = (String::new(), Vec::new(), 0);
     for name in CRATES {
         let mut paths = Vec::new();
-        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates").join(name).join("src"), &mut paths);
+        sources(&root().join("crates").join(name).join("src"), &mut paths);
         let (mut sentences, mut reasons) = (BTreeSet::new(), BTreeSet::new());
         for path in paths {
             for (statement, text) in texts(&files::read_to_string(&path).unwrap()) {

@@ -7,11 +7,10 @@ mod encoders;
 mod forms;
 mod settings;
 
-use std::path::Path;
 use std::process::Output;
 
 use mp4sr_artifact::files;
-use mp4sr_tests::{STAGES, SmallWorld, said};
+use mp4sr_tests::{STAGES, SmallWorld, root, said};
 
 /// What never belongs into a sentence for a user.
 const NEVER: [&str; 18] = [
@@ -117,7 +116,7 @@ fn every_sentence_says_what_where_and_what_to_do_and_stands_in_the_documents() {
 /// The part of the document between two marks is `expected`.
 fn check_document(part: &str, expected: &str) {
     const DOCUMENT: &str = "docs/reliability.md";
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(DOCUMENT);
+    let path = root().join(DOCUMENT);
     let text = files::read_to_string(&path).unwrap();
     let start = format!("<!-- {part}: written by tests/faults/messages with MP4SR_BLESS=1 -->\n");
     let end = format!("\n<!-- end of {part} -->");

@@ -119,37 +119,8 @@ mod tests {
     use super::super::Shape;
     use super::super::testing::rows;
 
-    #[test]
-    fn text_numbers_clocks_and_lists_come_as_they_are() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.parquet");
-        let columns: Vec<(&str, arrow::array::ArrayRef)> = vec![
-            ("user", Arc::new(StringArray::from(vec![Some("007"), None]))),
-            ("item", Arc::new(Int32Array::from(vec![-5, 6]))),
-            ("when", Arc::new(TimestampMillisecondArray::from(vec![1_500_000_000_999, 0]))),
-            ("tags", Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>([Some([Some(1), None]), None]))),
-        ];
-        let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap();
-        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
-        let file = std::fs::File::create(&path).unwrap();
-        let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
-        writer.write(&batch).unwrap();
-        writer.close().unwrap();
-        assert_eq!(
-            rows(&path, Shape::Parquet, &["when", "user", "", "item"]).unwrap(),
-            ["1: 1500000000|007|-|-5", "2: 0|-|-|6"]
-        );
-        let message = rows(&path, Shape::Parquet, &["time"]).unwrap_err().to_string();
-        assert!(message.contains("no column `time`; it has user, item, when, tags"), "{message}");
-        let bytes = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-        let message = rows(&path, Shape::Parquet, &["user"]).unwrap_err().to_string();
-        assert!(message.contains("x.parquet") && message.contains("fetch it again"), "{message}");
-    }
-    #[test]
-    fn no_flipped_bit_of_a_footer_makes_a_reader_panic() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("x.parquet");
+    /// Two rows of a column of every kind.
+    fn write(path: &std::path::Path, properties: Option<WriterProperties>) {
         let columns: Vec<(&str, arrow::array::ArrayRef)> = vec![
             ("user", Arc::new(StringArray::from(vec![Some("007"), None]))),
             ("item", Arc::new(Int32Array::from(vec![-5, 6]))),
@@ -158,9 +129,35 @@ mod tests {
             ("key", Arc::new(FixedSizeBinaryArray::try_from_iter([[1; 16], [2; 16]].into_iter()).unwrap())),
         ];
         let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap();
-        let mut writer = ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None).unwrap();
+        let file = std::fs::File::create(path).unwrap();
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), properties).unwrap();
         writer.write(&batch).unwrap();
         writer.close().unwrap();
+    }
+
+    #[test]
+    fn text_numbers_clocks_and_lists_come_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.parquet");
+        let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
+        write(&path, Some(properties));
+        assert_eq!(
+            rows(&path, Shape::Parquet, &["when", "user", "", "item"]).unwrap(),
+            ["1: 1500000000|007|-|-5", "2: 0|-|-|6"]
+        );
+        let message = rows(&path, Shape::Parquet, &["time"]).unwrap_err().to_string();
+        assert!(message.contains("no column `time`; it has user, item, when, tags, key"), "{message}");
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        let message = rows(&path, Shape::Parquet, &["user"]).unwrap_err().to_string();
+        assert!(message.contains("x.parquet") && message.contains("fetch it again"), "{message}");
+    }
+
+    #[test]
+    fn no_flipped_bit_of_a_footer_makes_a_reader_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.parquet");
+        write(&path, None);
         let whole = std::fs::read(&path).unwrap();
         let footer = u32::from_le_bytes(*whole[..whole.len() - 4].last_chunk().unwrap()) as usize;
         // Cutting the file for each change would take most of the time.
