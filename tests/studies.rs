@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use mp4sr_artifact::files;
@@ -60,6 +61,13 @@ fn a_cell_that_fails_stops_no_other_and_is_told() {
     assert!(out.contains("stopped early") || out.contains("at the limit"), "{out}");
     assert!(out.contains("Not finished: ") && out.contains("sound.mine.safetensors"), "{out}");
     assert!(err.contains("cells that are not finished: 1"), "{err}");
+
+    // A model that has no epochs has nothing to be chosen by.
+    let output = world.output("search", &["--grid", "model.name=popularity,sasrec", "--name", "models"]);
+    let out = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(out.contains("Not finished: ") && out.contains("not trained by epochs"), "{out}");
+    assert_eq!(world.text("a/searches/models/table.csv").lines().count(), 1 + 1, "{out}");
 }
 
 #[test]
@@ -142,8 +150,37 @@ fn losses_sweeps_and_noise_are_drawn() {
     assert!(world.text("a/studies/fig4/figure.svg").contains("0.001"));
     let noise = world.run("study", &["study-noise", "--seeds", "1"]);
     assert!(noise.contains("text lost: 0.8") && noise.contains("image of another item: 0.1"), "{noise}");
+    let whole = circles_at(&world.text("a/studies/study-noise/figure.svg"));
+    let run = world.path("a/runs/lost-text-0.2.s2020");
+    std::fs::remove_dir_all(&run).unwrap();
+    files::write_bytes(&run, b"no folder").unwrap();
+    assert!(!world.output("study", &["study-noise", "--seeds", "1"]).status.success());
+    let mut with_gap = circles_at(&world.text("a/studies/study-noise/figure.svg"));
+    assert!(with_gap["0.2"] < whole["0.2"]);
+    with_gap.insert("0.2".to_owned(), whole["0.2"]);
+    assert_eq!(with_gap, whole, "a row that fails moves no other");
     let refused = world.output("study", &["table5"]);
     assert!(String::from_utf8(refused.stderr).unwrap().contains("name them with WITH="));
+}
+
+/// How many circles of a figure of shares stand nearest to each share.
+fn circles_at(svg: &str) -> BTreeMap<String, usize> {
+    let number = |line: &str, key: &str| -> Option<i64> {
+        let (_, rest) = line.split_once(&format!(" {key}=\""))?;
+        rest.split_once('"')?.0.parse().ok()
+    };
+    let lines: Vec<&str> = svg.lines().collect();
+    let texts = lines.windows(2).filter(|two| two[0].starts_with("<text") && two[0].contains("\"middle\""));
+    let shares: Vec<(i64, &str)> = texts
+        .filter(|two| ["0", "0.1", "0.2", "0.4", "0.8"].contains(&two[1]))
+        .map(|two| (number(two[0], "x").unwrap(), two[1]))
+        .collect();
+    let mut counts = BTreeMap::new();
+    for x in lines.iter().filter(|line| line.starts_with("<circle")).filter_map(|line| number(line, "cx")) {
+        let (_, share) = shares.iter().min_by_key(|(place, _)| (place - x).abs()).unwrap();
+        *counts.entry((*share).to_owned()).or_default() += 1;
+    }
+    counts
 }
 
 /// Every study that no other test runs, as a quick look at a world with pictures.

@@ -212,6 +212,13 @@ mod tests {
         let found = quantiles(&facts, |f| Some(u64::from(f.target_events)));
         let found: Vec<_> = found.iter().map(|s| (s.name.as_str(), s.users.len())).collect();
         assert_eq!(found, [("5", 8), ("6", 2), ("7", 2), ("8 to 9", 3), ("30", 1)]);
+
+        // Most at the last value: the few before it still make four groups.
+        let facts: Vec<Facts> =
+            [1, 2, 3, 4, 9, 9, 9, 9, 9, 9, 9, 9].into_iter().zip(0..).map(|(e, u)| fact(u, e)).collect();
+        let found = quantiles(&facts, |f| Some(u64::from(f.target_events)));
+        let found: Vec<_> = found.iter().map(|s| (s.name.as_str(), s.users.len())).collect();
+        assert_eq!(found, [("1", 1), ("2", 1), ("3", 1), ("4", 1), ("9", 8)]);
     }
 
     proptest! {
