@@ -225,6 +225,9 @@ fn every_other_study_has_its_rows_and_its_quick_look() {
     let said = run("fig7", &["--set", "evaluate.k=[1,3]"]);
     assert!(said.contains("R@3") && said.contains("Set for all: `evaluate.k=[1,3]`"), "{said}");
     assert!(world.text("a-quick/studies/fig7/figure.svg").contains("R@3"));
+
+    let said = run("table4", &["--set", "run.preset=\"tuned\""]);
+    assert!(!said.contains("| w/o Proj") && said.contains("the pipeline is w/o Proj itself"), "{said}");
 }
 
 #[test]

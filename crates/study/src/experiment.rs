@@ -200,6 +200,7 @@ impl Study<'_> {
             E::ColdStart => self.cold(true),
             E::Table4 => {
                 let rows = self.variants();
+                let rows = self.without_repeats(rows)?;
                 self.table("Table 4: MP4SR without its parts", &rows, Some(Paper::whole(4)))
             }
             E::Table5 => self.larger(),
@@ -316,6 +317,22 @@ impl Study<'_> {
             );
         }
         rows
+    }
+
+    /// Leaves out rows that take away what the pipeline is without.
+    fn without_repeats(&mut self, rows: Vec<Row>) -> anyhow::Result<Vec<Row>> {
+        let pipeline = self.runner.args().pipeline.clone();
+        let mut kept: Vec<(Row, Config)> = Vec::new();
+        for row in rows {
+            let unnamed = Row { slug: "row".to_owned(), ..row.clone() };
+            let config = self.cell(&pipeline, &self.common, &unnamed, 0)?.config;
+            if kept.iter().any(|(_, other)| *other == config) {
+                self.notes.push(format!("the pipeline is {} itself: the row is left out", row.label));
+            } else {
+                kept.push((row, config));
+            }
+        }
+        Ok(kept.into_iter().map(|(row, _)| row).collect())
     }
 
     /// The row with a ResNet's vectors for images, where there is a ResNet and there are images.

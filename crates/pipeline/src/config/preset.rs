@@ -13,6 +13,8 @@ pub enum Preset {
     Paper,
     /// The authors' released code, as its README runs it.
     Released,
+    /// What the validation splits of docs/results.md prefer to the defaults: no projection heads, no weight decay.
+    Tuned,
 }
 
 const PAPER: &str = r#"
@@ -57,11 +59,20 @@ preset = "released"
 repeated = "last"
 "#;
 
+const TUNED: &str = r#"
+[model]
+projection = "off"
+
+[finetune]
+weight_decay = 0.0
+"#;
+
 /// Sets the keys of `run.preset` that the table leaves open.
 pub(super) fn fill(table: &mut Table) {
     let text = match table.get("run").and_then(|run| run.get("preset")).and_then(Value::as_str) {
         Some("paper") => PAPER,
         Some("released") => RELEASED,
+        Some("tuned") => TUNED,
         _ => return,
     };
     let preset: Table = text.parse().unwrap_or_default();
@@ -78,7 +89,9 @@ pub(super) fn fill(table: &mut Table) {
 #[cfg(test)]
 mod tests {
     use crate::Config;
-    use crate::config::{CmclDirection, Logits, PoolingGradient, PoolingRows, Projection, SameTarget, SequenceDropout};
+    use crate::config::{
+        CmclDirection, Logits, PoolingGradient, PoolingRows, Preset, Projection, SameTarget, SequenceDropout,
+    };
 
     fn config(lines: &str) -> Config {
         Config::parse(&format!("dataset.name = \"x\"\n{lines}"), "x.toml", &[]).unwrap()
@@ -110,6 +123,16 @@ mod tests {
             (Some(5), Some(0)),
         );
         assert_eq!(switches(&config("run.preset = \"released\"")), released);
+    }
+
+    #[test]
+    fn tuned_changes_two_keys_of_the_defaults() {
+        let mut expected = config("");
+        expected.run.preset = Preset::Tuned;
+        expected.model.projection = Projection::Off;
+        expected.finetune.weight_decay = 0.0;
+        assert_eq!(config("run.preset = \"tuned\""), expected);
+        assert_eq!(config("run.preset = \"tuned\"\nmodel.projection = \"on\"").model.projection, Projection::On);
     }
 
     #[test]
