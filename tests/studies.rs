@@ -6,8 +6,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mp4sr_artifact::files;
-use mp4sr_tests::{SmallWorld, root};
+use mp4sr_artifact::{FeatureType, Features, Items, files};
+use mp4sr_pipeline::Config;
+use mp4sr_pipeline::config::ModelName;
+use mp4sr_tests::{SmallWorld, root, said};
 
 const GRID: [&str; 6] =
     ["--grid", "finetune.learning_rate=0.001,0.01", "--grid", "finetune.batch=32,64", "--name", "lr"];
@@ -61,13 +63,6 @@ fn a_cell_that_fails_stops_no_other_and_is_told() {
     assert!(out.contains("stopped early") || out.contains("at the limit"), "{out}");
     assert!(out.contains("Not finished: ") && out.contains("sound.mine.safetensors"), "{out}");
     assert!(err.contains("cells that are not finished: 1"), "{err}");
-
-    // A model that has no epochs has nothing to be chosen by.
-    let output = world.output("search", &["--grid", "model.name=popularity,sasrec", "--name", "models"]);
-    let out = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(out.contains("Not finished: ") && out.contains("not trained by epochs"), "{out}");
-    assert_eq!(world.text("a/searches/models/table.csv").lines().count(), 1 + 1, "{out}");
 }
 
 #[test]
@@ -99,7 +94,7 @@ fn tables_figures_and_comparisons_come_from_stored_ranks() {
     // Ranks of short histories are stored beside, and a rank of one event is that of the whole where there is but one.
     let cold = world.run("study", &["cold-start", "--seeds", "1"]);
     assert!(
-        cold.contains("from the last 1 of each history") && cold.contains("fewer than 10 training events"),
+        cold.contains("from the last event of each history") && cold.contains("fewer than 10 training events"),
         "{cold}"
     );
     assert!(world.path("a/runs/sasrec.s2020/ranks.test.history-3.safetensors").exists());
@@ -251,6 +246,103 @@ fn a_grid_over_data_gives_every_cell_a_dataset_of_its_own() {
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(out.contains("models.name-_sasrec_") && out.contains("is not trained by epochs"), "{out}");
     assert!(err.contains("cells that are not finished: 1"), "{err}");
+    assert_eq!(world.text("a/searches/models/table.csv").lines().count(), 1 + 1, "{out}");
+
+    assert!(said.contains("different users among different items"), "{said}");
+    assert!(!out.contains("different users"), "{out}");
+    let twice = world.output("search", &["--grid", "finetune.batch=32", "--grid", "finetune.batch=64"]);
+    assert!(crate::said(&twice).contains("`finetune.batch` is given twice"));
+}
+
+/// Rows are what they are called, whatever the pipeline is about, and what can't be is refused before anything is trained.
+#[test]
+fn rows_are_what_they_are_called() {
+    let world = SmallWorld::new();
+    let pipeline = world.raw_text("a.toml").replace("[model]", "[model]\nname = \"sasrec\"\nid_embedding = false");
+    let pipeline = pipeline.replace("[pretrain]", "[pretrain]\nenabled = false\nmixup_max = 0.3");
+    files::write_bytes(&world.pipeline("a"), pipeline.as_bytes()).unwrap();
+    world.run("study", &["cold-start", "--quick"]);
+    let is = |run: &str| {
+        let text = world.text(&format!("a-quick/runs/{run}.s2020/config.toml"));
+        let config = Config::parse(&text, run, &[]).unwrap();
+        (config.model.name, config.model.id_embedding, config.pretrain.enabled)
+    };
+    assert_eq!(is("with-ids"), (ModelName::Mp4sr, true, true));
+    assert_eq!(is("no-id.warm"), (ModelName::Mp4sr, false, true));
+    assert_eq!(is("no-id.no-pretrain"), (ModelName::Mp4sr, false, false));
+    assert_eq!(is("sasrec").0, ModelName::Sasrec);
+    let refused = |words: &[&str], what: &str| {
+        let output = world.output("study", words);
+        assert!(!output.status.success() && said(&output).contains(what), "{words:?}: {}", said(&output));
+    };
+    refused(&["table2", "--set", "model.name=\"popularity\""], "the rows of a study differ in `model.name`");
+    refused(&["fig6", "--set", "pretrain.enabled=false"], "the rows of a study differ in `pretrain.enabled`");
+    let single = ["--set", "preprocess.recent=1", "--set", "preprocess.user_core=1"];
+    refused(&[&["table2", "--seeds", "1"][..], &single].concat(), "no user has an event to be tested on");
+    world.add("b", 3);
+    let (a, b) = (world.pipeline("a"), world.pipeline("b"));
+    let (a, b) = (a.to_str().unwrap(), b.to_str().unwrap());
+    refused(&["table5", "--with", b, "--unseen", b], "gives the dataset `b` a second time");
+    refused(&["table5", "--with", a], "gives the dataset `a` a second time");
+
+    let refused = |words: &[&str], what: &str| {
+        let output = world.output("compare", &[words, &["--set", "dataset.name=\"a-quick\""]].concat());
+        assert!(!output.status.success() && said(&output).contains(what), "{words:?}: {}", said(&output));
+    };
+    refused(&["x=sasrec.s2020,sasrec.s2020"], "names the run `sasrec.s2020` twice");
+    refused(&["x=sasrec.s2020", "x=popularity.s2020"], "two rows are called `x`");
+    refused(&["x=sasrec.s2020,popularity.s2020"], "its `[model]` is not that of the run `sasrec.s2020`");
+}
+
+/// Features that another program made are taken to the quick look, item by item.
+#[test]
+fn a_quick_look_has_the_features_that_no_stage_makes() {
+    let world = SmallWorld::new();
+    let modalities = "[model]\nmodalities = [{name=\"text\"},{name=\"sound\",features=\"mine\"}]";
+    // Most of the items 901 to 920 were met long ago alone.
+    let (mut events, mut items) = (world.raw_text("a.tsv"), world.raw_text("a.jsonl"));
+    for item in 901..921 {
+        items += &format!("{{\"item_id\": \"i{item}\", \"title\": \"An old thing\"}}\n");
+        (0..5).for_each(|user| events += &format!("u{user}\ti{item}\t{}\n", 1_500_000_000 + item));
+    }
+    let pipeline = world.raw_text("a.toml").replace("[model]", modalities);
+    for (file, text) in [("a.tsv", &events), ("a.jsonl", &items), ("a.toml", &pipeline)] {
+        files::write_bytes(&world.folder().join(file), text.as_bytes()).unwrap();
+    }
+    let missing = world.output("study", &["fig6", "--quick"]);
+    assert!(said(&missing).contains("no stage makes it: write it"), "{}", said(&missing));
+    // The row of an item is its number, and some have none.
+    let items = Items::read(&world.path("a/dataset/items.parquet")).unwrap();
+    let number = |id: &String| id[1..].parse::<f32>().unwrap();
+    let rows: Vec<Vec<f32>> =
+        items.ids.iter().map(|id| if number(id) % 4.0 == 0.0 { vec![] } else { vec![number(id), 1.0, 0.5] }).collect();
+    let offsets: Vec<i64> = std::iter::once(0)
+        .chain(rows.iter().scan(0, |sum, row| {
+            *sum += row.len() as i64 / 3;
+            Some(*sum)
+        }))
+        .collect();
+    let features = Features::from_f32(offsets, &rows.concat(), 3, FeatureType::F32, items.hash()).unwrap();
+    features.write(&world.path("a/features/sound.mine.safetensors"), "mine", serde_json::Value::Null).unwrap();
+
+    let said = world.run("study", &["table4", "--quick"]);
+    assert!(said.contains("Shared is left out: the modalities' features are of different widths"), "{said}");
+    let few = Items::read(&world.path("a-quick/dataset/items.parquet")).unwrap();
+    assert!(few.len() < items.len());
+    let path = world.path("a-quick/features/sound.mine.safetensors");
+    let taken = Features::read(&path, &few.hash(), few.len()).unwrap();
+    let values = taken.to_f32();
+    for (at, id) in few.ids.iter().enumerate() {
+        let own = &values[3 * taken.offsets[at] as usize..3 * taken.offsets[at + 1] as usize];
+        let expected = if number(id) % 4.0 == 0.0 { vec![] } else { vec![number(id), 1.0, 0.5] };
+        assert_eq!(own, expected, "{id}");
+    }
+    // A file that its program made for the quick look itself stays.
+    files::remove_if_present(&world.path("a-quick/quick.manifest.json")).unwrap();
+    let own = Features::from_f32(vec![0; few.len() + 1], &[], 3, FeatureType::F32, few.hash()).unwrap();
+    own.write(&path, "mine", serde_json::Value::Null).unwrap();
+    world.run("study", &["fig7", "--quick"]);
+    assert_eq!(Features::read(&path, &few.hash(), few.len()).unwrap(), own);
 }
 
 #[test]
@@ -270,6 +362,14 @@ fn ranks_of_other_events_or_weights_are_refused() {
     refused("sequences.safetensors");
     world.run("preprocess", &[]);
     world.run("compare", &["mp4sr"]);
+    // Weights may serve other events, and the user is told.
+    let other = ["--set", "preprocess.recent=5"];
+    world.run("preprocess", &other);
+    let trained_on = "the weights were trained on other sequences; `make finetune` trains on these";
+    assert!(said(&world.output("evaluate", &other)).contains(trained_on));
+    assert!(said(&world.output("recommend", &other)).contains(trained_on));
+    world.run("preprocess", &[]);
+    assert!(!said(&world.output("evaluate", &[])).contains(trained_on));
     world.run("finetune", &["--set", "finetune.learning_rate=0.01"]);
     refused("finetune.safetensors");
 }

@@ -50,6 +50,9 @@ fn evaluate(context: &Context) -> anyhow::Result<()> {
         let model = build_model(config, &inputs)?;
         let checkpoint = Checkpoint::read(&checkpoint_path, Phase::Finetune, &sequences.item_hash)?;
         checkpoint.load_into(model.as_ref(), Phase::Finetune, &checkpoint_path)?;
+        if let Some(note) = checkpoint.trained_on_others(&stage.input_fingerprints()) {
+            context.progress.say(format!("evaluate: {note}"));
+        }
         let scorer = model.scorer(Phase::Finetune)?;
         let remove_seen = removes_seen(config, model.as_ref());
         let users = sequences.user_count();

@@ -10,7 +10,7 @@ mod split;
 mod store;
 
 pub use measure::{BadScore, Measure, Metrics, means, rank};
-pub use significance::{Interval, Test, bootstrap, holm, mean_and_deviation, paired_t, wilcoxon};
+pub use significance::{Interval, Test, bootstrap, holm, mean_and_deviation, paired_t, unrounded, wilcoxon};
 pub use slices::{COLD_EVENTS, Facts, Slice, Slicing, slicings, training_events};
 pub use split::{Case, Split, training_part};
 pub use store::{RanksInfo, StoredRanks, WEIGHTS};

@@ -2,7 +2,7 @@
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use statrs::distribution::{ContinuousCDF, Normal};
+use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 use statrs::stats_tests::ttest_onesample::ttest_onesample;
 use statrs::stats_tests::{Alternative, NaNPolicy};
 
@@ -20,22 +20,28 @@ const EQUAL: Test = Test { statistic: 0.0, p: 1.0 };
 
 /// Student's t-test over pairs: is the mean of `a - b` other than 0? Both hold a value a user, in one order.
 pub fn paired_t(a: &[f64], b: &[f64]) -> Test {
-    let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| a - b).collect();
+    let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| unrounded(a - b)).collect();
     let Some(&first) = differences.first() else { return EQUAL };
     if differences.len() < 2 || differences.iter().all(|&d| d == 0.0) {
         return EQUAL;
     }
-    if differences.iter().all(|&d| unrounded(d).to_bits() == unrounded(first).to_bits()) {
+    if differences.iter().all(|&d| d.to_bits() == first.to_bits()) {
         return Test { statistic: f64::INFINITY.copysign(first), p: 0.0 };
     }
-    ttest_onesample(differences, 0.0, Alternative::TwoSided, NaNPolicy::Error)
-        .map_or(EQUAL, |(statistic, p)| Test { statistic, p })
+    let freedom = differences.len() as f64 - 1.0;
+    let Ok((statistic, _)) = ttest_onesample(differences, 0.0, Alternative::TwoSided, NaNPolicy::Error) else {
+        return EQUAL;
+    };
+    // The library's own p is 1 less a probability near 1, which leaves nothing of small ones.
+    let p = StudentsT::new(0.0, 1.0, freedom).map_or(1.0, |t| 2.0 * t.sf(statistic.abs()));
+    Test { statistic, p }
 }
 
-/// A difference without what rounding did to it: of means over three seeds, 1 - 2/3 and 2/3 - 1/3 are one difference.
-fn unrounded(difference: f64) -> f64 {
+/// A value without what rounding did to it: of means over three seeds, 1 - 2/3 and 2/3 - 1/3 are one difference.
+pub fn unrounded(value: f64) -> f64 {
     const STEPS: f64 = 1e9;
-    (difference * STEPS).round() / STEPS
+    // Adding 0 makes a 0 of -0, which would be another value.
+    (value * STEPS).round() / STEPS + 0.0
 }
 
 /// Wilcoxon's signed-rank test over pairs by its normal approximation, with the correction for equal differences and without
@@ -124,6 +130,14 @@ mod tests {
         close(paired_t(&a, &b).p, 0.042_641_478_343_392_46);
         close(wilcoxon(&a, &b).p, 0.058_397_906_749_301_4);
         close(wilcoxon(&b, &a).statistic, -1.892_699_020_528_510_4);
+        // Far out.
+        let far = |share: usize| -> Vec<f64> { (0..300).map(|at| f64::from(at % share != 0)).collect() };
+        let none = vec![0.0; 300];
+        let expected =
+            [(2, 6.439_332_545_471_477e-47), (4, 5.221_104_407_162_998e-92), (10, 1.536_243_017_287_262_7e-151)];
+        for (share, expected) in expected {
+            assert!((paired_t(&far(share), &none).p / expected - 1.0).abs() < 1e-6, "{share}");
+        }
     }
 
     #[test]
@@ -135,6 +149,12 @@ mod tests {
         assert_eq!(wilcoxon(&thirds(&a), &thirds(&b)), wilcoxon(&whole(&a), &whole(&b)));
         let (sum, parts) = (vec![0.1 + 0.2; 3], vec![0.3; 3]);
         assert_eq!(wilcoxon(&sum, &parts), EQUAL);
+        assert_eq!(paired_t(&sum, &parts), EQUAL);
+        // The same values of a user in another order of the seeds.
+        let mean = |values: [f64; 3]| (values[0] + values[1] + values[2]) / 3.0;
+        let (a, b) = (mean([0.1, 0.2, 0.3]), mean([0.3, 0.2, 0.1]));
+        assert_ne!(a.to_bits(), b.to_bits());
+        assert_eq!(paired_t(&[a, a, 0.0, a], &[b, b, 0.0, b]), EQUAL);
     }
 
     #[test]

@@ -52,7 +52,7 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
         inputs.push((WEIGHTS.to_owned(), checkpoint_path.clone()));
         Ok(Stage::new("recommend", VERSION, &layout.run(), &recorded, &inputs)?)
     };
-    run_stage(context, "recommend", &layout.run(), make_stage, |_| {
+    run_stage(context, "recommend", &layout.run(), make_stage, |stage| {
         let inputs = Inputs::load(layout, config)?;
         let (items, users) = (Items::read(&layout.items())?, Users::read(&layout.users())?);
         let sequences = &inputs.sequences;
@@ -60,6 +60,9 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
         let model = build_model(config, &inputs)?;
         let checkpoint = Checkpoint::read(&checkpoint_path, Phase::Finetune, &sequences.item_hash)?;
         checkpoint.load_into(model.as_ref(), Phase::Finetune, &checkpoint_path)?;
+        if let Some(note) = checkpoint.trained_on_others(&stage.input_fingerprints()) {
+            context.progress.say(format!("recommend: {note}"));
+        }
         let scorer = model.scorer(Phase::Finetune)?;
         let remove_seen = removes_seen(config, model.as_ref());
         let id = |item: u32| items.ids[item as usize - 1].clone();

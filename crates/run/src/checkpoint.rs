@@ -29,6 +29,7 @@ pub struct CheckpointInfo {
 pub struct Checkpoint {
     /// How it came to be.
     pub info: CheckpointInfo,
+    inputs: BTreeMap<String, Fingerprint>,
     parameters: Vec<Stored>,
 }
 
@@ -83,12 +84,23 @@ impl Checkpoint {
             let reason = format!("it holds weights of the phase `{}`, expected `{}`", info.phase, phase.name());
             return Err(Error::unusable(path, reason, format!("run `make {}` again", phase.name())));
         }
+        let inputs = file.header().inputs.clone();
         let mut parameters = Vec::new();
         for name in file.names() {
             let (values, shape) = file.take_f32(&name)?;
             parameters.push((name, values, shape));
         }
-        Ok(Self { info, parameters })
+        Ok(Self { info, inputs, parameters })
+    }
+
+    /// What to tell a user whose sequences or features have changed since the training: nothing where they have not. Weights
+    /// may well serve newer events, so it is no error.
+    pub fn trained_on_others(&self, inputs: &BTreeMap<String, Fingerprint>) -> Option<String> {
+        let changed = inputs.iter().filter(|(role, now)| self.inputs.get(*role).is_some_and(|then| then != *now));
+        let changed: Vec<&str> = changed.map(|(role, _)| role.as_str()).collect();
+        (!changed.is_empty()).then(|| {
+            format!("the weights were trained on other {}; `make finetune` trains on these", changed.join(", "))
+        })
     }
 
     /// Sets the model's parameters that both `phase` and the checkpoint's own phase use. A parameter that the model lacks

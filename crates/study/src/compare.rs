@@ -2,7 +2,8 @@
 
 use mp4sr_artifact::{Layout, Sequences};
 use mp4sr_protocol::{
-    Interval, Measure, Split, StoredRanks, Test, bootstrap, holm, mean_and_deviation, means, paired_t, wilcoxon,
+    Interval, Measure, Split, StoredRanks, Test, bootstrap, holm, mean_and_deviation, means, paired_t, unrounded,
+    wilcoxon,
 };
 
 /// Below this a difference is marked (paper, Table 2).
@@ -20,7 +21,7 @@ pub struct Group {
 }
 
 impl Group {
-    /// Reads the ranks of runs.
+    /// Reads the ranks of runs of one model.
     pub fn read(
         name: &str,
         runs: &[Layout],
@@ -28,8 +29,21 @@ impl Group {
         split: Split,
         history: Option<usize>,
     ) -> mp4sr_artifact::Result<Self> {
-        let ranks = runs.iter().map(|run| Ok(StoredRanks::read(run, sequences, split, history)?.ranks));
-        Ok(Self { name: name.to_owned(), ranks: ranks.collect::<mp4sr_artifact::Result<_>>()? })
+        let mut group = Self { name: name.to_owned(), ranks: Vec::new() };
+        let mut first: Option<(&str, serde_json::Value)> = None;
+        for run in runs {
+            let StoredRanks { ranks, info } = StoredRanks::read(run, sequences, split, history)?;
+            let model = info.config["model"].clone();
+            let (of, expected) = first.get_or_insert_with(|| (run.run_name(), model.clone()));
+            if *expected != model {
+                let reason =
+                    format!("its `[model]` is not that of the run `{of}`, named as the same under another seed");
+                let remedy = "name runs together that differ by their seed alone";
+                return Err(mp4sr_artifact::Error::unusable(&run.run(), reason, remedy));
+            }
+            group.ranks.push(ranks);
+        }
+        Ok(group)
     }
 
     /// The same of some users (rows) alone.
@@ -100,11 +114,12 @@ impl Comparison {
         Self { measures: measures.to_vec(), users: users.len(), rows }
     }
 
-    /// Whether the best of a column is significantly better than the best other.
+    /// Whether the best of a column is significantly better than the best other, or all others that share its place.
     pub fn is_significant(&self, column: usize) -> bool {
-        let others = self.rows.iter().map(|(_, entries)| &entries[column]).filter(|entry| entry.tests.is_some());
-        let best = others.min_by_key(|entry| entry.place);
-        best.and_then(|entry| entry.tests).is_some_and(|tests| tests.holm < SIGNIFICANT)
+        let others =
+            || self.rows.iter().filter_map(|(_, entries)| Some((entries[column].place, entries[column].tests?)));
+        let second = others().map(|(place, _)| place).min();
+        second.is_some() && others().all(|(place, tests)| Some(place) != second || tests.holm < SIGNIFICANT)
     }
 }
 
@@ -120,8 +135,8 @@ fn column(groups: &[Group], measure: Measure) -> Vec<Entry> {
         })
         .collect();
     let mut order: Vec<usize> = (0..entries.len()).collect();
-    order.sort_by(|&a, &b| entries[b].interval.mean.total_cmp(&entries[a].interval.mean));
-    let mean = |at: usize| entries[at].interval.mean;
+    let mean = |at: usize| unrounded(entries[at].interval.mean);
+    order.sort_by(|&a, &b| mean(b).total_cmp(&mean(a)));
     let better: Vec<usize> =
         (0..entries.len()).map(|at| order.iter().filter(|&&o| mean(o) > mean(at)).count()).collect();
     entries.iter_mut().zip(better).for_each(|(entry, place)| entry.place = place);
@@ -175,5 +190,13 @@ mod tests {
         assert!(of(&[&worse]) && of(&[&worse, &worse]));
         assert!(!of(&[&better]) && !of(&[&worse, &better]), "it is the best other that counts");
         assert!(!of(&[]));
+        // Two others of one mean, of which only one differs for sure: the star does not depend on their order.
+        let near: Vec<u32> = better.iter().enumerate().map(|(u, &r)| if u % 9 == 1 { 50 } else { r }).collect();
+        let lost = near.iter().filter(|&&rank| rank > 20).count();
+        let hits: Vec<u32> = (0..400).filter(|u| u % 3 != 0).take(lost).collect();
+        let far: Vec<u32> = (0..400).map(|u| if hits.contains(&u) { 50 } else { 1 }).collect();
+        assert_eq!(of(&[&near, &far]), of(&[&far, &near]));
+        assert!(of(&[&near]) && !of(&[&far]), "only one of them differs for sure");
+        assert!(!of(&[&near, &far]));
     }
 }

@@ -2,6 +2,8 @@
 
 mod larger;
 mod losses;
+mod quick;
+mod rows;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +11,7 @@ use std::path::{Path, PathBuf};
 use mp4sr_artifact::{Layout, Sequences, files, read_log};
 use mp4sr_figure::{Chart, Figure, Point, Series};
 use mp4sr_pipeline::Config;
-use mp4sr_pipeline::config::ImageFeatures;
+use mp4sr_pipeline::config::Modality;
 use mp4sr_protocol::{COLD_EVENTS, Facts, Measure, Slice, Split, mean_and_deviation, slicings, training_events};
 use serde::Deserialize;
 
@@ -17,6 +19,7 @@ use crate::compare::{Comparison, Group};
 use crate::paper::printed;
 use crate::runner::{Cell, Resolved, Runner, Until};
 use crate::text::Rows;
+use rows::{ALL, Row, full, modality, popularity, row, sasrec, without_pretraining};
 
 /// What is studied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -72,38 +75,6 @@ pub struct Options {
     pub paper: PathBuf,
 }
 
-/// One model of a study.
-#[derive(Clone, Debug)]
-struct Row {
-    /// In tables.
-    label: String,
-    /// In the names of its runs.
-    slug: String,
-    overrides: Vec<String>,
-}
-
-fn row(label: &str, slug: &str, overrides: &[&str]) -> Row {
-    let overrides = overrides.iter().map(|&assignment| assignment.to_owned()).collect();
-    Row { label: label.to_owned(), slug: slug.to_owned(), overrides }
-}
-
-fn full() -> Row {
-    row("MP4SR", "mp4sr", &[])
-}
-
-fn without_pretraining() -> Row {
-    row("MP4SR w/o Pre-train", "no-pretrain", &["pretrain.enabled=false"])
-}
-
-fn popularity() -> Row {
-    row("popularity", "popularity", &["model.name=\"popularity\""])
-}
-
-/// Weight decay belongs to MP4SR's training; RecBole's SASRec has none.
-fn sasrec() -> Row {
-    row("SASRec", "sasrec", &["model.name=\"sasrec\"", "finetune.weight_decay=0"])
-}
-
 /// Every run of a study is asked for short histories too, so that studies share runs.
 const SHORT: &str = "evaluate.short_histories=[1,2,3]";
 /// Events a user, and epochs, of `quick`.
@@ -151,6 +122,12 @@ struct Study<'a> {
 /// Makes the runs of an experiment and writes `studies/<experiment>/` beside the dataset's runs. Gives the Markdown, and how
 /// many runs failed.
 pub fn run_experiment(runner: &Runner, experiment: Experiment, options: &Options) -> anyhow::Result<(String, usize)> {
+    for key in ALL.iter().filter_map(|assignment| assignment.split('=').next()) {
+        anyhow::ensure!(
+            !runner.args().overrides.iter().any(|own| own.split('=').next().map(str::trim) == Some(key)),
+            "the rows of a study differ in `{key}`; leave it out of `--set`"
+        );
+    }
     let common = common(runner, &runner.args().pipeline, options)?;
     let base = runner.resolve(&runner.cell("study".to_owned(), common.clone()))?;
     let mut study = Study {
@@ -199,7 +176,7 @@ impl Study<'_> {
             E::Table3 => self.cold(false),
             E::ColdStart => self.cold(true),
             E::Table4 => {
-                let rows = self.variants();
+                let rows = self.variants()?;
                 let rows = self.without_repeats(rows)?;
                 self.table("Table 4: MP4SR without its parts", &rows, Some(Paper::whole(4)))
             }
@@ -244,6 +221,7 @@ impl Study<'_> {
 
     fn cell(&self, pipeline: &Path, common: &[String], row: &Row, seed: usize) -> anyhow::Result<Resolved> {
         let mut overrides = common.to_vec();
+        overrides.extend(ALL.map(str::to_owned));
         overrides.extend(row.overrides.iter().cloned());
         let seed = self.config.run.seed + seed as u64;
         overrides.push(format!("run.seed={seed}"));
@@ -254,6 +232,7 @@ impl Study<'_> {
     fn make(&mut self, rows: &[Row], until: Until) -> anyhow::Result<Made> {
         let common = self.common.clone();
         let pipeline = self.runner.args().pipeline.clone();
+        self.take_features(&pipeline, &common)?;
         let mut cells = Vec::new();
         for row in rows {
             for seed in 0..self.options.seeds {
@@ -261,6 +240,7 @@ impl Study<'_> {
             }
         }
         let failed = self.runner.run(&cells, until);
+        let told = self.notes.len();
         let mut made = Vec::new();
         for (at, row) in rows.iter().enumerate() {
             let range = at * self.options.seeds..(at + 1) * self.options.seeds;
@@ -272,7 +252,7 @@ impl Study<'_> {
                 }
             }
         }
-        anyhow::ensure!(!made.is_empty(), "no run could be made: {}", self.notes.join("; "));
+        anyhow::ensure!(!made.is_empty(), "no run could be made: {}", self.notes[told..].join("; "));
         Ok(made)
     }
 
@@ -293,107 +273,6 @@ impl Study<'_> {
         text += &comparison.table("model").markdown();
         text += &times(&made)?;
         self.finish(text, paper, &comparison.details(), None)
-    }
-
-    fn variants(&mut self) -> Vec<Row> {
-        let several = self.config.model.modalities.len() > 1;
-        let mut rows = vec![full(), row("w/o NIP", "no-nip", &["pretrain.nip_weight=0"])];
-        if several {
-            rows.push(row("w/o CMCL", "no-cmcl", &["pretrain.lambda=0"]));
-            rows.push(row("w/o C-Mixup", "no-mixup", &["pretrain.mixup_max=0"]));
-        }
-        rows.push(row("w/o Pre-train", "no-pretrain", &["pretrain.enabled=false"]));
-        rows.push(row("w/o Proj", "no-projection", &["model.projection=\"off\""]));
-        rows.push(row("E2E", "e2e", &["finetune.end_to_end=true"]));
-        if several {
-            rows.push(row("Shared", "shared", &["model.shared_encoder=true"]));
-            rows.extend(self.resnet("ResNet"));
-        } else {
-            // NIP is all there is of pre-training on one modality.
-            rows.remove(1);
-            self.notes.push(
-                "the pipeline has one modality: w/o NIP, w/o CMCL, w/o C-Mixup, Shared and ResNet are left out"
-                    .to_owned(),
-            );
-        }
-        rows
-    }
-
-    /// Leaves out rows that take away what the pipeline is without.
-    fn without_repeats(&mut self, rows: Vec<Row>) -> anyhow::Result<Vec<Row>> {
-        let pipeline = self.runner.args().pipeline.clone();
-        let mut kept: Vec<(Row, Config)> = Vec::new();
-        for row in rows {
-            let unnamed = Row { slug: "row".to_owned(), ..row.clone() };
-            let config = self.cell(&pipeline, &self.common, &unnamed, 0)?.config;
-            if kept.iter().any(|(_, other)| *other == config) {
-                self.notes.push(format!("the pipeline is {} itself: the row is left out", row.label));
-            } else {
-                kept.push((row, config));
-            }
-        }
-        Ok(kept.into_iter().map(|(row, _)| row).collect())
-    }
-
-    /// The row with a ResNet's vectors for images, where there is a ResNet and there are images.
-    fn resnet(&mut self, label: &str) -> Option<Row> {
-        let model = &self.options.resnet;
-        if model.is_empty() || !self.has_images() {
-            self.notes
-                .push(format!("{label} is left out: no ResNet was named, or the pipeline's images are no pictures"));
-            return None;
-        }
-        let model = format!("extract.image.model={model:?}");
-        Some(row(label, "resnet", &["extract.image.features=\"embedding\"", &model]))
-    }
-
-    fn has_images(&self) -> bool {
-        self.config.model.modalities.iter().any(|m| m.name == "image" && m.features.is_empty())
-    }
-
-    fn expect_words(&self) -> anyhow::Result<()> {
-        anyhow::ensure!(
-            self.has_images() && self.config.extract.image.features == ImageFeatures::Words,
-            "the pipeline has no modality `image` that is described in words; use one that has"
-        );
-        Ok(())
-    }
-
-    fn modalities(&self) -> Vec<Row> {
-        let names: Vec<&str> = self.config.model.modalities.iter().map(|m| m.name.as_str()).collect();
-        let mut rows = Vec::new();
-        for name in names.iter().filter(|_| names.len() > 1) {
-            let letter = match *name {
-                "text" => "T",
-                "image" => "V",
-                other => other,
-            };
-            let key = format!("model.logit_modalities=[\"{name}\"]");
-            rows.push(row(&format!("MP4SR-{letter}"), &format!("only-{name}"), &[&key]));
-        }
-        rows.push(full());
-        rows
-    }
-
-    fn image_features(&mut self) -> anyhow::Result<Vec<Row>> {
-        self.expect_words()?;
-        let others: Vec<String> = self
-            .config
-            .model
-            .modalities
-            .iter()
-            .filter(|m| m.name != "image")
-            .map(|m| format!("{{name=\"{}\",features=\"{}\"}}", m.name, m.features))
-            .collect();
-        anyhow::ensure!(!others.is_empty(), "the pipeline has no modality beside `image`; use one that has");
-        let none = format!("model.modalities=[{}]", others.join(","));
-        let mut rows = vec![
-            row("words of CLIP", "mp4sr", &[]),
-            row("vectors of CLIP", "clip-vectors", &["extract.image.features=\"embedding\""]),
-        ];
-        rows.extend(self.resnet("vectors of ResNet"));
-        rows.push(row("none", "no-image", &[&none]));
-        Ok(rows)
     }
 
     /// R@20 and N@20 over the values of one key.
@@ -433,14 +312,16 @@ impl Study<'_> {
                 row(&format!("p = {p}"), &format!("mixup-{p}"), &[&keys[0], &keys[1]])
             })
             .collect();
-        rows.push(row("p from U(0, 0.5)", "mp4sr", &[]));
+        let drawn = format!("U({}, {})", self.config.pretrain.mixup_min, self.config.pretrain.mixup_max);
+        rows.push(row(&format!("p from {drawn}"), "mp4sr", &[]));
         let made = self.make(&rows, Until::Evaluated)?;
         let comparison = Comparison::new(&groups(&made, &self.sequences()?, None)?, &self.measures());
-        let (drawn, fixed): (Vec<_>, Vec<_>) = comparison.rows.iter().partition(|(name, _)| name.starts_with("p from"));
+        let (references, fixed): (Vec<_>, Vec<_>) =
+            comparison.rows.iter().partition(|(name, _)| name.starts_with("p from"));
         let places: Vec<String> = fixed.iter().map(|(name, _)| name.trim_start_matches("p = ").to_owned()).collect();
         let mut lines = vec![line("fixed", fixed.iter().copied().enumerate())];
-        if let Some(reference) = drawn.first() {
-            lines.push(line("drawn from U(0, 0.5)", (0..places.len()).map(|place| (place, *reference))));
+        if let Some(reference) = references.first() {
+            lines.push(line(&format!("drawn from {drawn}"), (0..places.len()).map(|place| (place, *reference))));
         }
         let figure = self.figure(title, "p", &places, &lines);
         self.finish_sweep(title, &comparison, None, figure)
@@ -448,28 +329,19 @@ impl Study<'_> {
 
     fn noise(&mut self) -> anyhow::Result<String> {
         let title = "Noise: items that lose features, or get those of others";
-        const SHARES: [&str; 4] = ["0.1", "0.2", "0.4", "0.8"];
+        const SHARES: [f64; 4] = [0.1, 0.2, 0.4, 0.8];
         let names: Vec<String> = self.config.model.modalities.iter().map(|m| m.name.clone()).collect();
         let (mut rows, mut kinds) = (vec![row("no noise", "mp4sr", &[])], Vec::new());
         for name in &names {
             for (kind, word) in [("lost", "lost"), ("swapped", "of another item")] {
                 kinds.push(format!("{name} {word}"));
                 for share in SHARES {
-                    let modalities: Vec<String> = self
-                        .config
-                        .model
-                        .modalities
-                        .iter()
-                        .map(|m| {
-                            let is_noisy = |noise: &str| m.name == *name && kind == noise;
-                            let of = |noise: &str, own: f64| {
-                                if is_noisy(noise) { share.to_owned() } else { own.to_string() }
-                            };
-                            let (lost, swapped) = (of("lost", m.lost), of("swapped", m.swapped));
-                            let (name, features) = (&m.name, &m.features);
-                            format!("{{name=\"{name}\",features=\"{features}\",lost={lost},swapped={swapped}}}")
-                        })
-                        .collect();
+                    let share_of = |m: &Modality, noise: &str, own: f64| {
+                        if m.name == *name && kind == noise { share } else { own }
+                    };
+                    let noisy =
+                        |m: &Modality| modality(m, share_of(m, "lost", m.lost), share_of(m, "swapped", m.swapped));
+                    let modalities: Vec<String> = self.config.model.modalities.iter().map(noisy).collect();
                     let key = format!("model.modalities=[{}]", modalities.join(","));
                     rows.push(row(&format!("{name} {word}: {share}"), &format!("{kind}-{name}-{share}"), &[&key]));
                 }
@@ -481,12 +353,12 @@ impl Study<'_> {
         let lines: Vec<Line> = kinds
             .iter()
             .map(|kind| {
-                let of = |share: &str| comparison.rows.iter().find(|(name, _)| *name == format!("{kind}: {share}"));
+                let of = |share: f64| comparison.rows.iter().find(|(name, _)| *name == format!("{kind}: {share}"));
                 let noisy = (1..).zip(SHARES).filter_map(|(place, share)| Some((place, of(share)?)));
                 line(kind, clean.map(|row| (0, row)).into_iter().chain(noisy))
             })
             .collect();
-        let places: Vec<String> = ["0"].iter().chain(&SHARES).map(|&share| share.to_owned()).collect();
+        let places: Vec<String> = [0.0].iter().chain(&SHARES).map(f64::to_string).collect();
         let figure = self.figure(title, "share of items", &places, &lines);
         self.finish_sweep(title, &comparison, None, figure)
     }
@@ -568,7 +440,9 @@ impl Study<'_> {
             row("MP4SR", "no-id.warm", &["model.id_embedding=false", "pretrain.items=\"warm\""]),
         ];
         if beyond {
-            rows.splice(0..0, [popularity(), sasrec(), row("MP4SR with ids", "mp4sr", &[])]);
+            let slug = if self.config.model.id_embedding { "mp4sr" } else { "with-ids" };
+            let with_ids = row("MP4SR with ids", slug, &["model.id_embedding=true"]);
+            rows.splice(0..0, [popularity(), sasrec(), with_ids]);
         }
         let made = self.make(&rows, Until::Evaluated)?;
         let sequences = self.sequences()?;
@@ -588,12 +462,14 @@ impl Study<'_> {
         if beyond {
             parts.push(("targets without a training event".to_owned(), users(&|f| f.target_events == 0), None));
             parts.push(("all targets".to_owned(), users(&|_| true), None));
-            for events in 1..=3 {
-                let what = format!("all targets, from the last {events} of each history");
+            for (events, last) in [(1, "event"), (2, "two events"), (3, "three events")] {
+                let what = format!("all targets, from the last {last} of each history");
                 parts.push((what, users(&|_| true), Some(events)));
             }
         }
         let mut text = self.head(title, facts.len());
+        text += "MP4SR is pre-trained on sequences of warm items and fine-tuned without item ids, MP4SR w/o Pre-train the same \
+                 without the first.\n";
         let mut details = Rows::default();
         for (what, users, history) in parts {
             if users.is_empty() {
@@ -645,17 +521,17 @@ impl Study<'_> {
     }
 
     fn head(&self, title: &str, users: usize) -> String {
-        let mut text = format!("# {title}\n\n{}", self.settings());
+        let mut text = format!("# {title}\n\n{} Test split", self.settings());
         if users > 0 {
-            let _ = write!(
-                text,
-                " Test split, {users} users. Best bold, second underlined; \\* where the best is better than the best other \
-                 with p < {} (paired t-test over users, Holm-corrected over the others)",
-                crate::compare::SIGNIFICANT
-            );
-            text += if self.options.seeds > 1 { "; ± is the deviation over seeds." } else { "." };
+            let _ = write!(text, ", {users} users");
         }
-        text + "\n\n"
+        let _ = write!(
+            text,
+            ". Best bold, second underlined; \\* where the best is better than the best other with p < {} (paired t-test over \
+             users, Holm-corrected over the others)",
+            crate::compare::SIGNIFICANT
+        );
+        text + if self.options.seeds > 1 { "; ± is the deviation over seeds.\n\n" } else { ".\n\n" }
     }
 
     fn settings(&self) -> String {
@@ -747,11 +623,15 @@ fn values((_, entries): &Compared) -> Values {
     entries.iter().map(value).collect()
 }
 
-fn groups(made: &Made, sequences: &Sequences, history: Option<usize>) -> mp4sr_artifact::Result<Vec<Group>> {
+fn groups(made: &Made, sequences: &Sequences, history: Option<usize>) -> anyhow::Result<Vec<Group>> {
+    anyhow::ensure!(
+        (0..sequences.user_count()).any(|user| sequences.of(user).len() > 1),
+        "no user has an event to be tested on and one before it; use a dataset with longer sequences"
+    );
     made.iter()
         .map(|(row, cells)| {
             let layouts: Vec<Layout> = cells.iter().map(|cell| cell.layout.clone()).collect();
-            Group::read(&row.label, &layouts, sequences, Split::Test, history)
+            Ok(Group::read(&row.label, &layouts, sequences, Split::Test, history)?)
         })
         .collect()
 }

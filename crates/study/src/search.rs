@@ -12,6 +12,8 @@ use crate::text::Rows;
 
 /// Keys under these decide dataset and features.
 const DATA: [&str; 4] = ["dataset.", "source.", "preprocess.", "extract."];
+/// Of these, keys that decide users, items and events.
+const EVENTS: [&str; 2] = ["source.", "preprocess."];
 const REMEDY: &str = "delete the run's folder and search again";
 
 /// One key with the values to try.
@@ -113,6 +115,13 @@ struct Outcome {
 /// Makes all runs of a grid and writes `searches/<name>/table.{md,csv}`, the best by validation R@20 first. Gives the
 /// Markdown, and how many runs failed.
 pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(String, usize)> {
+    for (at, grid) in grids.iter().enumerate() {
+        anyhow::ensure!(
+            grids[..at].iter().all(|before| before.key != grid.key),
+            "`{}` is given twice; write all its values in one --grid",
+            grid.key
+        );
+    }
     let all = combinations(grids);
     let base = runner.resolve(&runner.cell(name.to_owned(), Vec::new()))?;
     let mut cells = Vec::new();
@@ -148,6 +157,10 @@ pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(St
             cell.run,
             runner.command(cell)
         );
+    }
+    if grids.iter().any(|grid| grid.values.len() > 1 && EVENTS.iter().any(|section| grid.key.starts_with(section))) {
+        text += "\nNote: cells of different events rank different users among different items; their values can't be compared \
+                 as they stand.\n";
     }
     for (cell, error) in cells.iter().zip(&failed) {
         if let Some(error) = error {

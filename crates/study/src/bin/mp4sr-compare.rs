@@ -40,7 +40,18 @@ fn main() -> ExitCode {
         let mut groups = Vec::new();
         for text in &runs {
             let (name, members) = text.split_once('=').unwrap_or((text, text));
-            let layouts: Vec<_> = members.split(',').map(|run| layout.with_run(run)).collect();
+            let members: Vec<&str> = members.split(',').collect();
+            for (at, run) in members.iter().enumerate() {
+                anyhow::ensure!(
+                    !members[..at].contains(run),
+                    "`{text}` names the run `{run}` twice; name each seed's once"
+                );
+            }
+            anyhow::ensure!(
+                groups.iter().all(|group: &Group| group.name != name),
+                "two rows are called `{name}`; give one another name: `NAME=RUN,RUN,...`"
+            );
+            let layouts: Vec<_> = members.iter().map(|run| layout.with_run(run)).collect();
             groups.push(Group::read(name, &layouts, &sequences, split, None)?);
         }
         let comparison = Comparison::new(&groups, &measures);

@@ -22,9 +22,11 @@ impl Study<'_> {
         );
         let own = self.runner.args().pipeline.clone();
         let seen: Vec<PathBuf> = [own].into_iter().chain(self.options.with.clone()).collect();
+        self.expect_each_once(&seen)?;
         let mut sources = Vec::new();
         for pipeline in &seen {
             let common = common(self.runner, pipeline, self.options)?;
+            self.take_features(pipeline, &common)?;
             let cell = self.cell(pipeline, &common, &full(), 0)?;
             if let Some(error) = self.runner.run(std::slice::from_ref(&cell), Until::Features).swap_remove(0) {
                 anyhow::bail!("{error}");
@@ -41,7 +43,12 @@ impl Study<'_> {
         let union = names.join("_");
         merge(&sources, &self.layout.of(&union, "study")).context("failed to join the datasets")?;
         let mut text = self.head("Table 5: pre-training on several datasets", 0);
-        let _ = writeln!(text, "Pre-trained on {} together.", names.join(", "));
+        let _ = writeln!(
+            text,
+            "Pre-trained on {} together. All datasets get the model of {}; runs of the others are called `alike.*`.",
+            names.join(", "),
+            names[0]
+        );
         let mut details = Rows::default();
         for pipeline in seen.iter().chain(&self.options.unseen.clone()) {
             self.larger_on(pipeline, &union, &mut text, &mut details)?;
@@ -49,9 +56,25 @@ impl Study<'_> {
         self.finish(text, Some(Paper::whole(5)), &details, None)
     }
 
+    /// A dataset that is named twice would be trained on twice, or be called unseen.
+    fn expect_each_once(&self, seen: &[PathBuf]) -> anyhow::Result<()> {
+        let mut names = Vec::new();
+        for pipeline in seen.iter().chain(&self.options.unseen) {
+            let name = self.cell(pipeline, &[], &full(), 0)?.config.dataset.name;
+            anyhow::ensure!(
+                !names.contains(&name),
+                "`{}` gives the dataset `{name}` a second time; name each dataset once in the pipeline, --with and --unseen",
+                pipeline.display()
+            );
+            names.push(name);
+        }
+        Ok(())
+    }
+
     /// Fine-tunes on one dataset from its own pre-training and from that of the union, `mp4sr.s<seed>` there.
     fn larger_on(&mut self, pipeline: &Path, union: &str, text: &mut String, details: &mut Rows) -> anyhow::Result<()> {
         let mut common = common(self.runner, pipeline, self.options)?;
+        self.take_features(pipeline, &common)?;
         // Weights of one model fit no other: all datasets get the model of the study's own pipeline, under names of their own.
         let is_own = *pipeline == self.runner.args().pipeline;
         if !is_own {

@@ -52,7 +52,7 @@ impl Study<'_> {
                 }
             }
         }
-        let mut text = format!("# {title}\n\n{}\n", self.settings());
+        let mut text = format!("# {title}\n\n{}\n\n", self.settings());
         text += &lowest(&made)?.markdown();
         let figure = Figure { title: format!("{title} ({})", self.config.dataset.name), charts };
         self.finish(text, None, &table, Some(figure))

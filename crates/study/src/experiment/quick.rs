@@ -1,0 +1,88 @@
+//! Features that no stage makes, for the dataset of a quick look.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use mp4sr_artifact::{Error, FeatureType, Features, Items, Layout, Stage, Status};
+use serde_json::json;
+
+use super::{SHORT, Study, full};
+use crate::runner::Until;
+
+/// The version of what is written.
+const VERSION: u32 = 1;
+/// The record of what was taken, `<name>.manifest.json`.
+const NAME: &str = "quick";
+
+impl Study<'_> {
+    /// A quick look is a dataset of its own, with fewer items: where another program made features for the pipeline's items,
+    /// it takes their rows. Files that such a program made for the quick look itself stay.
+    pub(super) fn take_features(&self, pipeline: &Path, common: &[String]) -> anyhow::Result<()> {
+        let quick = self.cell(pipeline, common, &full(), 0)?;
+        let own = quick.config.model.modalities.iter().filter(|modality| !modality.features.is_empty());
+        let names: Vec<(&str, &str)> =
+            own.map(|modality| (modality.name.as_str(), modality.features.as_str())).collect();
+        let is_theirs = |&(modality, name): &(&str, &str)| {
+            quick.layout.feature_file(modality, name).exists() && !record(&quick.layout).exists()
+        };
+        if !self.options.quick || names.iter().all(is_theirs) {
+            return Ok(());
+        }
+        let whole = self.cell(pipeline, &[SHORT.to_owned()], &full(), 0)?;
+        for cell in [&whole, &quick] {
+            if let Some(error) = self.runner.run(std::slice::from_ref(cell), Until::Dataset).swap_remove(0) {
+                anyhow::bail!("{error}");
+            }
+        }
+        let mut inputs =
+            vec![("items".to_owned(), quick.layout.items()), ("all items".to_owned(), whole.layout.items())];
+        for (modality, name) in &names {
+            let path = whole.layout.feature_file(modality, name);
+            if !path.exists() {
+                let remedy = "no stage makes it: write it with the program that makes these features";
+                return Err(Error::unusable(&path, "it is not there", remedy).into());
+            }
+            inputs.push((format!("features of {modality}"), path));
+        }
+        let stage = Stage::new(NAME, VERSION, quick.layout.root(), &json!(names), &inputs)?;
+        if stage.status()? == Status::UpToDate {
+            return Ok(());
+        }
+        let kept: Vec<_> = names.into_iter().filter(|name| !is_theirs(name)).collect();
+        stage.begin()?;
+        let mut outputs = Vec::new();
+        for (modality, name) in kept {
+            let to = quick.layout.feature_file(modality, name);
+            take_rows(&whole.layout, &quick.layout, modality, name, &to)?;
+            outputs.push(to);
+        }
+        Ok(stage.finish(&outputs)?)
+    }
+}
+
+fn record(layout: &Layout) -> std::path::PathBuf {
+    layout.root().join(format!("{NAME}.manifest.json"))
+}
+
+/// Writes the rows of the items of `some`, in their order.
+fn take_rows(all: &Layout, some: &Layout, modality: &str, name: &str, to: &Path) -> mp4sr_artifact::Result<()> {
+    let (items, wanted) = (Items::read(&all.items())?, Items::read(&some.items())?);
+    let path = all.feature_file(modality, name);
+    let features = Features::read(&path, &items.hash(), items.len())?;
+    let places: HashMap<&str, usize> = items.ids.iter().enumerate().map(|(at, id)| (id.as_str(), at)).collect();
+    let (values, width) = (features.to_f32(), features.width());
+    let (mut offsets, mut taken) = (vec![0i64], Vec::new());
+    for id in &wanted.ids {
+        // Fewer events leave no item that more events would not.
+        if let Some(&at) = places.get(id.as_str()) {
+            taken.extend(&values[features.offsets[at] as usize * width..features.offsets[at + 1] as usize * width]);
+        }
+        offsets.push((taken.len() / width.max(1)) as i64);
+    }
+    // Stored values go through f32 without loss, whichever type they had.
+    let written = Features::from_f32(offsets, &taken, width, FeatureType::F32, wanted.hash());
+    let Some(features) = written else {
+        return Err(Error::unusable(&path, "it holds a value that is no number", "write it again"));
+    };
+    features.write(to, "study", json!(null))
+}

@@ -1,0 +1,184 @@
+//! The models that studies are made of.
+
+use mp4sr_artifact::{MappedFeatures, Sequences};
+use mp4sr_pipeline::Config;
+use mp4sr_pipeline::config::{ImageFeatures, Modality};
+
+use super::Study;
+use crate::runner::Until;
+
+/// What all rows are that say nothing else, whatever the pipeline is about.
+pub(super) const ALL: [&str; 2] = ["model.name=\"mp4sr\"", "pretrain.enabled=true"];
+
+/// One model of a study.
+#[derive(Clone, Debug)]
+pub(super) struct Row {
+    /// In tables.
+    pub(super) label: String,
+    /// In the names of its runs.
+    pub(super) slug: String,
+    pub(super) overrides: Vec<String>,
+}
+
+pub(super) fn row(label: &str, slug: &str, overrides: &[&str]) -> Row {
+    let overrides = overrides.iter().map(|&assignment| assignment.to_owned()).collect();
+    Row { label: label.to_owned(), slug: slug.to_owned(), overrides }
+}
+
+pub(super) fn full() -> Row {
+    row("MP4SR", "mp4sr", &[])
+}
+
+pub(super) fn without_pretraining() -> Row {
+    row("MP4SR w/o Pre-train", "no-pretrain", &["pretrain.enabled=false"])
+}
+
+pub(super) fn popularity() -> Row {
+    row("popularity", "popularity", &["model.name=\"popularity\""])
+}
+
+/// Weight decay belongs to MP4SR's training; RecBole's SASRec has none.
+pub(super) fn sasrec() -> Row {
+    row("SASRec", "sasrec", &["model.name=\"sasrec\"", "finetune.weight_decay=0"])
+}
+
+/// A modality as `model.modalities` holds it, under other noise.
+pub(super) fn modality(modality: &Modality, lost: f64, swapped: f64) -> String {
+    let (name, features) = (&modality.name, &modality.features);
+    format!("{{name=\"{name}\",features=\"{features}\",lost={lost},swapped={swapped}}}")
+}
+
+impl Study<'_> {
+    /// Table 4.
+    pub(super) fn variants(&mut self) -> anyhow::Result<Vec<Row>> {
+        let several = self.config.model.modalities.len() > 1;
+        let mut rows = vec![full(), row("w/o NIP", "no-nip", &["pretrain.nip_weight=0"])];
+        if several {
+            rows.push(row("w/o CMCL", "no-cmcl", &["pretrain.lambda=0"]));
+            rows.push(row("w/o C-Mixup", "no-mixup", &["pretrain.mixup_max=0"]));
+        }
+        rows.push(row("w/o Pre-train", "no-pretrain", &["pretrain.enabled=false"]));
+        rows.push(row("w/o Proj", "no-projection", &["model.projection=\"off\""]));
+        rows.push(row("E2E", "e2e", &["finetune.end_to_end=true"]));
+        if several {
+            if self.has_one_width()? {
+                rows.push(row("Shared", "shared", &["model.shared_encoder=true"]));
+            } else {
+                self.notes.push("Shared is left out: the modalities' features are of different widths".to_owned());
+            }
+            rows.extend(self.resnet("ResNet"));
+        } else {
+            // NIP is all there is of pre-training on one modality.
+            rows.remove(1);
+            self.notes.push(
+                "the pipeline has one modality: w/o NIP, w/o CMCL, w/o C-Mixup, Shared and ResNet are left out"
+                    .to_owned(),
+            );
+        }
+        Ok(rows)
+    }
+
+    /// Whether one encoder fits all modalities. Where features can't be made, the rows that need them say so.
+    fn has_one_width(&self) -> anyhow::Result<bool> {
+        let pipeline = self.runner.args().pipeline.clone();
+        self.take_features(&pipeline, &self.common)?;
+        let cell = self.cell(&pipeline, &self.common, &full(), 0)?;
+        if self.runner.run(std::slice::from_ref(&cell), Until::Features).swap_remove(0).is_some() {
+            return Ok(true);
+        }
+        let sequences = Sequences::read(&cell.layout.sequences())?;
+        let mut widths = Vec::new();
+        for modality in &cell.config.model.modalities {
+            let path = cell.layout.feature_file(&modality.name, &cell.config.feature_name(modality));
+            if path.exists() {
+                widths.push(MappedFeatures::open(&path, &sequences.item_hash, sequences.item_count)?.width);
+            }
+        }
+        widths.dedup();
+        Ok(widths.len() <= 1)
+    }
+
+    /// Leaves out rows that take away what the pipeline is without.
+    pub(super) fn without_repeats(&mut self, rows: Vec<Row>) -> anyhow::Result<Vec<Row>> {
+        let pipeline = self.runner.args().pipeline.clone();
+        let mut kept: Vec<(Row, Config)> = Vec::new();
+        for row in rows {
+            let unnamed = Row { slug: "row".to_owned(), ..row.clone() };
+            let config = self.cell(&pipeline, &self.common, &unnamed, 0)?.config;
+            if kept.iter().any(|(_, other)| *other == config) {
+                self.notes.push(format!("the pipeline is {} itself: the row is left out", row.label));
+            } else {
+                kept.push((row, config));
+            }
+        }
+        Ok(kept.into_iter().map(|(row, _)| row).collect())
+    }
+
+    /// The row with a ResNet's vectors for images, where there is a ResNet and there are images.
+    fn resnet(&mut self, label: &str) -> Option<Row> {
+        let model = &self.options.resnet;
+        if model.is_empty() || !self.has_images() {
+            self.notes
+                .push(format!("{label} is left out: no ResNet was named, or the pipeline's images are no pictures"));
+            return None;
+        }
+        let model = format!("extract.image.model={model:?}");
+        Some(row(label, "resnet", &["extract.image.features=\"embedding\"", &model]))
+    }
+
+    pub(super) fn has_images(&self) -> bool {
+        self.config.model.modalities.iter().any(|m| m.name == "image" && m.features.is_empty())
+    }
+
+    /// Refuses a pipeline whose images are not described in words.
+    pub(super) fn expect_words(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            self.has_images() && self.config.extract.image.features == ImageFeatures::Words,
+            "the pipeline has no modality `image` that is described in words; use one that has"
+        );
+        Ok(())
+    }
+
+    /// Table 6.
+    pub(super) fn modalities(&mut self) -> Vec<Row> {
+        let names: Vec<&str> = self.config.model.modalities.iter().map(|m| m.name.as_str()).collect();
+        let mut rows = Vec::new();
+        for name in names.iter().filter(|_| names.len() > 1) {
+            let letter = match *name {
+                "text" => "T",
+                "image" => "V",
+                other => other,
+            };
+            let key = format!("model.logit_modalities=[\"{name}\"]");
+            rows.push(row(&format!("MP4SR-{letter}"), &format!("only-{name}"), &[&key]));
+        }
+        if rows.is_empty() {
+            self.notes.push("the pipeline has one modality, which is all there is".to_owned());
+        }
+        let has_all = self.config.model.logit_modalities.is_empty();
+        rows.push(if has_all { full() } else { row("MP4SR", "all-modalities", &["model.logit_modalities=[]"]) });
+        rows
+    }
+
+    /// What images can become.
+    pub(super) fn image_features(&mut self) -> anyhow::Result<Vec<Row>> {
+        self.expect_words()?;
+        let others: Vec<String> = self
+            .config
+            .model
+            .modalities
+            .iter()
+            .filter(|m| m.name != "image")
+            .map(|m| modality(m, m.lost, m.swapped))
+            .collect();
+        anyhow::ensure!(!others.is_empty(), "the pipeline has no modality beside `image`; use one that has");
+        let none = format!("model.modalities=[{}]", others.join(","));
+        let mut rows = vec![
+            row("words of CLIP", "mp4sr", &[]),
+            row("vectors of CLIP", "clip-vectors", &["extract.image.features=\"embedding\""]),
+        ];
+        rows.extend(self.resnet("vectors of ResNet"));
+        rows.push(row("none", "no-image", &[&none]));
+        Ok(rows)
+    }
+}
