@@ -13,7 +13,8 @@ pub enum Preset {
     Paper,
     /// The authors' released code, as its README runs it.
     Released,
-    /// What the validation splits of docs/results.md prefer to the defaults: no projection heads, no weight decay.
+    /// What the validation splits of docs/results.md prefer to the defaults: no projection heads, twice the learning rate of
+    /// pre-training, no weight decay.
     Tuned,
 }
 
@@ -62,6 +63,9 @@ repeated = "last"
 const TUNED: &str = r#"
 [model]
 projection = "off"
+
+[pretrain]
+learning_rate = 0.002
 
 [finetune]
 weight_decay = 0.0
@@ -126,10 +130,11 @@ mod tests {
     }
 
     #[test]
-    fn tuned_changes_two_keys_of_the_defaults() {
+    fn tuned_changes_three_keys_of_the_defaults() {
         let mut expected = config("");
         expected.run.preset = Preset::Tuned;
         expected.model.projection = Projection::Off;
+        expected.pretrain.learning_rate = 0.002;
         expected.finetune.weight_decay = 0.0;
         assert_eq!(config("run.preset = \"tuned\""), expected);
         assert_eq!(config("run.preset = \"tuned\"\nmodel.projection = \"on\"").model.projection, Projection::On);
