@@ -16,7 +16,7 @@ const NAME: &str = "quick";
 
 impl Study<'_> {
     /// A quick look is a dataset of its own, with fewer items: where another program made features for the pipeline's items,
-    /// it takes their rows. Files that such a program made for the quick look itself stay.
+    /// it takes their rows. Files that stand there before anything was taken are such a program's own and stay.
     pub(super) fn take_features(&self, pipeline: &Path, common: &[String]) -> anyhow::Result<()> {
         let quick = self.cell(pipeline, common, &full(), 0)?;
         let own = quick.config.model.modalities.iter().filter(|modality| !modality.features.is_empty());
