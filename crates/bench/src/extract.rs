@@ -7,7 +7,7 @@ use anyhow::Context;
 use image::{ImageFormat, RgbImage};
 use mp4sr_artifact::files;
 use mp4sr_extract::{ImageEncoder, SentenceEncoder, load_image_encoder};
-use mp4sr_ops::Stream;
+use mp4sr_ops::RngKey;
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
@@ -105,8 +105,8 @@ fn prepare(folder: &Path) -> anyhow::Result<()> {
 fn sentences() -> String {
     let words: Vec<&str> =
         include_str!("../../../data/words/visual.txt").lines().filter(|w| !w.starts_with('#')).collect();
-    let stream = Stream::new(1);
-    let draw = |at: u64, below: usize| (stream.uniform(at) * below as f64) as usize;
+    let key = RngKey::new(1);
+    let draw = |at: u64, below: usize| (key.uniform(at) * below as f64) as usize;
     let mut at = 0;
     let mut lines = String::new();
     for _ in 0..SENTENCES {
@@ -122,11 +122,11 @@ fn sentences() -> String {
 }
 
 fn picture(seed: u64) -> RgbImage {
-    let stream = Stream::new(2).at(seed);
-    let wave = |at| 0.01 + 0.05 * stream.uniform(at) as f32;
+    let key = RngKey::new(2).fold_in_index(seed);
+    let wave = |at| 0.01 + 0.05 * key.uniform(at) as f32;
     let waves: Vec<(f32, f32)> = (0..3).map(|channel| (wave(channel), wave(channel + 3))).collect();
     RgbImage::from_fn(500, 400, |x, y| {
-        let noise = 20.0 * stream.uniform(10 + u64::from(y * 500 + x)) as f32;
+        let noise = 20.0 * key.uniform(10 + u64::from(y * 500 + x)) as f32;
         let level = |(a, b): (f32, f32)| (110.0 + 100.0 * (a * x as f32).sin() * (b * y as f32).cos() + noise) as u8;
         image::Rgb([level(waves[0]), level(waves[1]), level(waves[2])])
     })
@@ -171,8 +171,8 @@ fn draw(at: usize, name: &str, shape: &[usize]) -> Vec<f32> {
     if name.contains("norm") && name.ends_with("weight") || name.ends_with("layrnorm.weight") {
         return vec![1.0; count];
     }
-    let stream = Stream::new(3).at(at as u64);
-    (0..count as u64).map(|i| (stream.uniform(i) as f32 - 0.5) * 0.06).collect()
+    let key = RngKey::new(3).fold_in_index(at as u64);
+    (0..count as u64).map(|i| (key.uniform(i) as f32 - 0.5) * 0.06).collect()
 }
 
 fn shapes(words: usize) -> Vec<(String, Vec<usize>)> {

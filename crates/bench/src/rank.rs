@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
-use mp4sr_evaluate::{Protocol, rank_users};
-use mp4sr_models::{Result, Scorer, Stream};
+use mp4sr_evaluate::{RankOptions, rank_users};
+use mp4sr_models::{Result, RngKey, Scorer};
 use mp4sr_protocol::Split;
 use serde_json::json;
 
@@ -42,22 +42,22 @@ impl Scorer for Vectors {
     }
 }
 
-fn random(stream: Stream, rows: usize, width: usize) -> Result<Tensor> {
-    let values: Vec<f32> = (0..(rows * width) as u64).map(|i| stream.uniform(i) as f32 - 0.5).collect();
+fn random(key: RngKey, rows: usize, width: usize) -> Result<Tensor> {
+    let values: Vec<f32> = (0..(rows * width) as u64).map(|i| key.uniform(i) as f32 - 0.5).collect();
     Tensor::from_vec(values, (rows, width), &Device::Cpu)
 }
 
 /// Times the ranking and describes it as one JSON object.
 pub fn run(args: &RankArgs) -> anyhow::Result<serde_json::Value> {
-    let stream = Stream::new(1);
+    let key = RngKey::new(1);
     let users = args.users.min(args.items);
     let scorer = Vectors(
-        random(stream.purpose("items"), args.items, args.width)?,
-        random(stream.purpose("users"), users, args.width)?,
+        random(key.fold_in("items"), args.items, args.width)?,
+        random(key.fold_in("users"), users, args.width)?,
     );
-    let target = |user: usize| 1 + (stream.purpose("targets").bits(user as u64) % args.items as u64) as u32;
+    let target = |user: usize| 1 + (key.fold_in("targets").bits(user as u64) % args.items as u64) as u32;
     let sequences: Vec<[u32; 2]> = (0..users).map(|user| [user as u32 + 1, target(user)]).collect();
-    let protocol = Protocol { batch: args.batch, remove_seen: false, history: None };
+    let protocol = RankOptions { batch: args.batch, remove_seen: false, history: None };
     let mut times = Vec::new();
     for _ in 0..=args.rounds {
         let began = Instant::now();

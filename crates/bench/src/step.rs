@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use candle_core::Var;
-use mp4sr_models::{Config, Model, Mp4sr, Phase, Stream, Trace, TransformerConfig};
+use mp4sr_models::{Config, Model, Mp4sr, Phase, RngKey, Trace, TransformerConfig};
 use mp4sr_ops::Adam;
 use serde_json::json;
 
@@ -57,13 +57,13 @@ pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
     };
     let rows: Vec<usize> = modalities.iter().map(|m| m.features.row_count()).collect();
     let dim = modalities[0].features.width();
-    let model = Mp4sr::new(config(args.sizes.max_len, args.dropout, phase), modalities, Stream::new(args.sizes.seed))?;
+    let model = Mp4sr::new(config(args.sizes.max_len, args.dropout, phase), modalities, RngKey::new(args.sizes.seed))?;
     for (name, values, shape) in parameters {
         model.parameters().set(&name, values, &shape)?;
     }
     let vars: Vec<Var> = model.parameters().iter().map(|(_, var)| var.clone()).collect();
     let mut adam = Adam::new(&vars, LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM);
-    let draw = Stream::new(args.sizes.seed).purpose("steps");
+    let key = RngKey::new(args.sizes.seed).fold_in("steps");
     let (mut losses, mut times) = (Vec::new(), Vec::new());
     let (mut spent, mut spent_adam) = (BTreeMap::new(), 0.0);
     for step in 0..args.warmup + args.steps {
@@ -72,10 +72,10 @@ pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
             spent_adam = 0.0;
         }
         let began = Instant::now();
-        let draw = Some(draw.at(step as u64)).filter(|_| args.dropout > 0.0);
+        let key = Some(key.fold_in_index(step as u64)).filter(|_| args.dropout > 0.0);
         let loss = match phase {
-            Phase::Pretrain => model.pretrain_loss(&batch, &shift, draw, &Trace::OFF)?,
-            Phase::Finetune => model.finetune_loss(&batch, draw, &Trace::OFF)?,
+            Phase::Pretrain => model.pretrain_loss(&batch, &shift, key, &Trace::OFF)?,
+            Phase::Finetune => model.finetune_loss(&batch, key, &Trace::OFF)?,
         };
         losses.push(loss.to_scalar::<f32>()?);
         let gradients = loss.backward()?;

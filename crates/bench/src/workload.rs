@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use half::f16;
-use mp4sr_models::{Batch, Modality, Phase, Ragged, Stored, StoredValues, Stream};
+use mp4sr_models::{Batch, Modality, Phase, Ragged, RngKey, Stored, StoredValues};
 use safetensors::{Dtype, SafeTensors};
 
 /// Modalities, a batch, and what the peer started from.
@@ -71,19 +71,19 @@ const SWAP: f64 = 0.25;
 impl Workload {
     /// Ragged features, histories of popular and rare items with lengths from a geometric distribution, targets, mixup.
     pub fn draw(sizes: &Sizes, phase: Phase) -> anyhow::Result<Self> {
-        let stream = Stream::new(sizes.seed).purpose("workload");
+        let key = RngKey::new(sizes.seed).fold_in("workload");
         let modality = |name: &str, mean: f64| -> anyhow::Result<Modality> {
-            let stream = stream.purpose(name);
+            let key = key.fold_in(name);
             let extra = (mean - 1.0) / (MAX_ROWS - 1) as f64;
             let rows = |item: usize| {
-                1 + (1..MAX_ROWS).filter(|&row| stream.uniform((item * MAX_ROWS + row) as u64) < extra).count()
+                1 + (1..MAX_ROWS).filter(|&row| key.uniform((item * MAX_ROWS + row) as u64) < extra).count()
             };
             let mut offsets = vec![0];
             for item in 0..sizes.items {
                 offsets.push(offsets[item] + rows(item));
             }
             // Of variance 1.
-            let (uniform, width) = (stream.purpose("values"), 12.0f64.sqrt());
+            let (uniform, width) = (key.fold_in("values"), 12.0f64.sqrt());
             let value = |at: u64| ((uniform.uniform(at) - 0.5) * width) as f32;
             let count = (offsets[sizes.items] * sizes.dim) as u64;
             let values = match sizes.features {
@@ -94,9 +94,9 @@ impl Workload {
             };
             Ok(Modality { name: name.to_owned(), features: Ragged::stored(values, sizes.dim, &offsets)? })
         };
-        let item = |at: u64| 1 + (sizes.items as f64 * stream.purpose("items").uniform(at).powf(2.2)) as u32;
+        let item = |at: u64| 1 + (sizes.items as f64 * key.fold_in("items").uniform(at).powf(2.2)) as u32;
         let length = |j: usize| {
-            let u = stream.purpose("lengths").uniform(j as u64);
+            let u = key.fold_in("lengths").uniform(j as u64);
             let drawn = ((1.0 - u).ln() / (1.0 - 1.0 / sizes.mean_len).ln()).ceil();
             (drawn.max(1.0) as usize).min(sizes.max_len)
         };
@@ -105,7 +105,7 @@ impl Workload {
             (0..sizes.batch).map(|j| (0..length(j)).map(|t| item(place(j, t))).collect()).collect();
         let targets = (0..sizes.batch).map(|j| item(place(j, sizes.max_len)));
         let batch = Batch::new(histories.iter().map(Vec::as_slice).zip(targets), sizes.max_len)?;
-        let swap = |token: u64| u32::from(stream.purpose("shift").uniform(token) < SWAP);
+        let swap = |token: u64| u32::from(key.fold_in("shift").uniform(token) < SWAP);
         let shift = if phase == Phase::Pretrain { (0..batch.items.len() as u64).map(swap).collect() } else { vec![] };
         let modalities = vec![modality("text", sizes.rows_text)?, modality("image", sizes.rows_image)?];
         Ok(Self { modalities, batch, shift, parameters: Vec::new() })

@@ -6,4 +6,4 @@ mod loss;
 mod ranking;
 
 pub use loss::mean_loss;
-pub use ranking::{Protocol, RankError, Ranks, rank_users};
+pub use ranking::{RankError, RankOptions, Ranks, rank_users};

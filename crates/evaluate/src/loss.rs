@@ -1,6 +1,6 @@
 use mp4sr_models::{Result, Scorer};
 use mp4sr_ops::cross_entropy;
-use mp4sr_protocol::{Case, Split};
+use mp4sr_protocol::{EvalCase, Split};
 
 /// The mean over users of the cross-entropy of a split's targets under softmax of the scores over all items, nothing dropped;
 /// NaN where no user has a case.
@@ -11,7 +11,7 @@ pub fn mean_loss<'a>(
     split: Split,
     batch: usize,
 ) -> Result<f64> {
-    let cases: Vec<Case<'a>> = (0..users).filter_map(|user| Case::of(sequence(user), split)).collect();
+    let cases: Vec<EvalCase<'a>> = (0..users).filter_map(|user| EvalCase::of(sequence(user), split)).collect();
     let mut sum = 0.0;
     for block in cases.chunks(batch) {
         let histories: Vec<&[u32]> = block.iter().map(|case| case.history).collect();

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use mp4sr_artifact::Stage;
-use mp4sr_evaluate::{Protocol, rank_users};
+use mp4sr_evaluate::{RankOptions, rank_users};
 use mp4sr_models::Phase;
 use mp4sr_pipeline::{Config, Context, StageArgs, print, run_main, run_stage};
 use mp4sr_protocol::{Measure, Metrics, RanksInfo, Split, StoredRanks, WEIGHTS};
@@ -61,7 +61,7 @@ fn evaluate(context: &Context) -> anyhow::Result<()> {
         let mut outputs = Vec::new();
         for (split, history) in tables {
             let of = |user| sequences.of(user);
-            let protocol = Protocol { batch: config.evaluate.batch, remove_seen, history };
+            let protocol = RankOptions { batch: config.evaluate.batch, remove_seen, history };
             let ranks = rank_users(scorer.as_ref(), users, of, split, protocol, |users| bar.add(users))?;
             let info = RanksInfo { split: split.name().to_owned(), history, config: config.resolved() };
             let path = layout.ranks(&info.name());

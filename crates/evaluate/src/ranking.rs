@@ -1,10 +1,10 @@
 use mp4sr_models::{Error, Scorer};
-use mp4sr_ops::{Columns, count_at_least};
-use mp4sr_protocol::{BadScore, Case, Split};
+use mp4sr_ops::{ScoreBlocks, count_at_least};
+use mp4sr_protocol::{BadScore, EvalCase, Split};
 
 /// Users scored at once, and whether items of the history are candidates.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Protocol {
+pub struct RankOptions {
     /// Users scored at once.
     pub batch: usize,
     /// Whether a history's items are removed from the candidates.
@@ -40,32 +40,33 @@ pub fn rank_users<'a>(
     users: usize,
     sequence: impl Fn(usize) -> &'a [u32],
     split: Split,
-    protocol: Protocol,
+    options: RankOptions,
     mut progress: impl FnMut(u64),
 ) -> Result<Ranks, RankError> {
-    let cases: Vec<(usize, Case<'a>)> =
-        (0..users).filter_map(|user| Some((user, shown(Case::of(sequence(user), split)?, protocol.history)))).collect();
+    let cases: Vec<(usize, EvalCase<'a>)> = (0..users)
+        .filter_map(|user| Some((user, shown(EvalCase::of(sequence(user), split)?, options.history))))
+        .collect();
     let mut ranks = vec![0; users];
-    let columns = Columns::new(scorer.items())?;
-    for block in cases.chunks(protocol.batch) {
+    let blocks = ScoreBlocks::new(scorer.items())?;
+    for block in cases.chunks(options.batch) {
         let histories: Vec<&[u32]> = block.iter().map(|(_, case)| case.history).collect();
         let vectors = scorer.sequences(&histories)?;
-        let mut standings: Vec<Standing> = vectors
+        let mut states: Vec<RankState> = vectors
             .to_vec2::<f32>()?
             .iter()
             .zip(block)
-            .map(|(vector, (_, case))| Standing::new(columns.score(vector, case.target as usize - 1), case, protocol))
+            .map(|(vector, (_, case))| RankState::new(blocks.score(vector, case.target as usize - 1), case, options))
             .collect();
-        columns.scan(&vectors, &mut standings, Standing::visit)?;
+        blocks.scan(&vectors, &mut states, RankState::visit)?;
         // Where a target's score was rounded otherwise in its block, it is that one which others are compared with.
-        if standings.iter().any(|standing| standing.own.to_bits() != standing.found.to_bits()) {
-            standings.iter_mut().for_each(Standing::again);
-            columns.scan(&vectors, &mut standings, Standing::visit)?;
+        if states.iter().any(|state| state.own.to_bits() != state.found.to_bits()) {
+            states.iter_mut().for_each(RankState::again);
+            blocks.scan(&vectors, &mut states, RankState::visit)?;
         }
-        for ((user, _), standing) in block.iter().zip(standings) {
-            ranks[*user] = match standing.bad {
+        for ((user, _), state) in block.iter().zip(states) {
+            ranks[*user] = match state.bad {
                 Some(source) => return Err(RankError::Score { user: user + 1, source }),
-                None => standing.ahead + 1,
+                None => state.ahead + 1,
             };
         }
         progress(block.len() as u64);
@@ -73,13 +74,13 @@ pub fn rank_users<'a>(
     Ok(ranks)
 }
 
-fn shown(case: Case<'_>, history: Option<usize>) -> Case<'_> {
+fn shown(case: EvalCase<'_>, history: Option<usize>) -> EvalCase<'_> {
     let hidden = history.map_or(0, |shown| case.history.len().saturating_sub(shown));
-    Case { history: &case.history[hidden..], ..case }
+    EvalCase { history: &case.history[hidden..], ..case }
 }
 
 /// What is known of a target's rank while blocks of scores go by.
-struct Standing {
+struct RankState {
     target: usize,
     /// The target's score as computed by itself.
     own: f32,
@@ -92,10 +93,10 @@ struct Standing {
     bad: Option<BadScore>,
 }
 
-impl Standing {
-    fn new(own: f32, case: &Case<'_>, protocol: Protocol) -> Self {
+impl RankState {
+    fn new(own: f32, case: &EvalCase<'_>, options: RankOptions) -> Self {
         let mut removed: Vec<usize> = Vec::new();
-        if protocol.remove_seen {
+        if options.remove_seen {
             removed.extend(case.history.iter().filter(|&&item| item != case.target).map(|&item| item as usize - 1));
             removed.sort_unstable();
             removed.dedup();
@@ -133,7 +134,7 @@ impl Standing {
 mod tests {
     use super::*;
     use candle_core::{Device, Tensor};
-    use mp4sr_models::Stream;
+    use mp4sr_models::RngKey;
     use proptest::prelude::*;
 
     struct Fixed(Tensor, Tensor);
@@ -152,7 +153,7 @@ mod tests {
     /// Vectors of few values, so that many scores are equal, and exact in any order of summing.
     fn coarse(seed: u64, rows: usize, d: usize, kinds: u64) -> Tensor {
         let values: Vec<f32> =
-            (0..(rows * d) as u64).map(|i| (Stream::new(seed).bits(i) % kinds) as f32 * 0.5 - 0.5).collect();
+            (0..(rows * d) as u64).map(|i| (RngKey::new(seed).bits(i) % kinds) as f32 * 0.5 - 0.5).collect();
         Tensor::from_vec(values, (rows, d), &Device::Cpu).unwrap()
     }
 
@@ -173,15 +174,15 @@ mod tests {
         ) {
             let scorer = Fixed(coarse(seed, items, d, kinds), coarse(seed ^ 1, 7, d, kinds));
             let sequences: Vec<Vec<u32>> = (0..users as u64)
-                .map(|u| (0..=u % 9).map(|t| 1 + (Stream::new(seed).at(u).bits(t) % items as u64) as u32).collect())
+                .map(|u| (0..=u % 9).map(|t| 1 + (RngKey::new(seed).fold_in_index(u).bits(t) % items as u64) as u32).collect())
                 .collect();
-            let protocol = Protocol { batch, remove_seen, history };
-            let found = rank_users(&scorer, users, |u| &sequences[u], Split::Test, protocol, |_| ()).unwrap();
+            let options = RankOptions { batch, remove_seen, history };
+            let found = rank_users(&scorer, users, |u| &sequences[u], Split::Test, options, |_| ()).unwrap();
             let columns = scorer.0.t().unwrap().contiguous().unwrap();
             for (sequence, found) in sequences.iter().zip(found) {
                 // Of a sequence cut to its end, nothing else is known.
                 let known = &sequence[sequence.len() - history.map_or(sequence.len(), |n| sequence.len().min(n + 1))..];
-                let Some(case) = Case::of(known, Split::Test) else {
+                let Some(case) = EvalCase::of(known, Split::Test) else {
                     prop_assert_eq!(found, 0);
                     continue;
                 };
@@ -197,8 +198,8 @@ mod tests {
     fn a_score_that_is_not_finite_names_user_and_item() {
         let items = Tensor::new(&[[1f32], [2.0], [f32::NAN]], &Device::Cpu).unwrap();
         let scorer = Fixed(items, Tensor::ones((7, 1), candle_core::DType::F32, &Device::Cpu).unwrap());
-        let protocol = Protocol { batch: 4, remove_seen: false, history: None };
-        let error = rank_users(&scorer, 2, |_| &[1, 2], Split::Test, protocol, |_| ()).unwrap_err().to_string();
+        let options = RankOptions { batch: 4, remove_seen: false, history: None };
+        let error = rank_users(&scorer, 2, |_| &[1, 2], Split::Test, options, |_| ()).unwrap_err().to_string();
         assert!(error.contains("user 1") && error.contains("item 3"), "{error}");
     }
 }

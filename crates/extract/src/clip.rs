@@ -3,7 +3,7 @@
 //! Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021 (arXiv 2103.00020). Reference:
 //! `CLIPModel` of the Python library transformers.
 
-use mp4sr_ops::{Activation, Frozen, FrozenLayer, FrozenLinear, FrozenNorm, FrozenShape};
+use mp4sr_ops::{Activation, InferenceLayer, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer};
 use rayon::prelude::*;
 use serde::Deserialize;
 use tokenizers::Tokenizer;
@@ -132,16 +132,16 @@ struct Tower {
     name: &'static str,
     layers: usize,
     feed: usize,
-    shape: FrozenShape,
+    shape: InferenceShape,
 }
 
 impl Tower {
-    fn load(&self, weights: &Weights<'_>) -> Result<Frozen> {
+    fn load(&self, weights: &Weights<'_>) -> Result<InferenceTransformer> {
         let (d, feed) = (self.shape.width, self.feed);
         let layers = (0..self.layers).map(|at| {
             let full = |name: &str| format!("{}.encoder.layers.{at}.{name}", self.name);
             let qkv = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"].map(full);
-            Ok(FrozenLayer {
+            Ok(InferenceLayer {
                 qkv: weights.side_by_side(&[qkv[0].as_str(), qkv[1].as_str(), qkv[2].as_str()], d, d)?,
                 out: weights.linear(&full("self_attn.out_proj"), d, d)?,
                 attention_norm: weights.norm(&full("layer_norm1"), d)?,
@@ -150,29 +150,29 @@ impl Tower {
                 feed_norm: weights.norm(&full("layer_norm2"), d)?,
             })
         });
-        Ok(Frozen { shape: self.shape, layers: layers.collect::<Result<_>>()?, bias: None })
+        Ok(InferenceTransformer { shape: self.shape, layers: layers.collect::<Result<_>>()?, bias: None })
     }
 }
 
 /// Tokens to the projected vector of the end mark.
 struct TextTower {
-    stack: Frozen,
+    stack: InferenceTransformer,
     tokens: Vec<f32>,
     positions: Vec<f32>,
-    norm: FrozenNorm,
-    projection: FrozenLinear,
+    norm: InferenceNorm,
+    projection: InferenceLinear,
     end: u32,
 }
 
 /// Patches to the projected vector of the class token.
 struct VisionTower {
-    stack: Frozen,
-    patches: FrozenLinear,
+    stack: InferenceTransformer,
+    patches: InferenceLinear,
     class: Vec<f32>,
     positions: Vec<f32>,
-    norm_before: FrozenNorm,
-    norm_after: FrozenNorm,
-    projection: FrozenLinear,
+    norm_before: InferenceNorm,
+    norm_after: InferenceNorm,
+    projection: InferenceLinear,
     side: usize,
     patch: usize,
 }
@@ -252,7 +252,7 @@ impl TextTower {
     fn load(config: &Config, activation: Activation, weights: &Weights<'_>) -> Result<Self> {
         let text = &config.text;
         let d = text.hidden_size;
-        let shape = FrozenShape {
+        let shape = InferenceShape {
             width: d,
             heads: text.num_attention_heads,
             eps: text.layer_norm_eps,
@@ -304,7 +304,7 @@ impl VisionTower {
     fn load(config: &Config, activation: Activation, weights: &Weights<'_>) -> Result<Self> {
         let vision = &config.vision;
         let (d, patch) = (vision.hidden_size, vision.patch_size);
-        let shape = FrozenShape {
+        let shape = InferenceShape {
             width: d,
             heads: vision.num_attention_heads,
             eps: vision.layer_norm_eps,
@@ -319,7 +319,7 @@ impl VisionTower {
         let positions = &[across * across + 1, d];
         Ok(Self {
             stack: tower.load(weights)?,
-            patches: FrozenLinear::new(&kernel, vec![0.0; d]),
+            patches: InferenceLinear::new(&kernel, vec![0.0; d]),
             class: weights.take("vision_model.embeddings.class_embedding", &[d])?,
             positions: weights.take("vision_model.embeddings.position_embedding.weight", positions)?,
             // The reference's spelling.
@@ -365,7 +365,7 @@ impl VisionTower {
 }
 
 /// A row at a time: how products of a few rows are summed depends on how many there are.
-fn project(projection: &FrozenLinear, rows: &[f32]) -> Vec<f32> {
+fn project(projection: &InferenceLinear, rows: &[f32]) -> Vec<f32> {
     let inputs = projection.inputs();
     let mut out = vec![0.0; rows.len() / inputs * projection.outputs()];
     for (out, row) in out.chunks_exact_mut(projection.outputs()).zip(rows.chunks_exact(inputs)) {

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use mp4sr_artifact::files;
-use mp4sr_ops::{FrozenLinear, FrozenNorm};
+use mp4sr_ops::{InferenceLinear, InferenceNorm};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::error::{Error, Result};
@@ -75,35 +75,35 @@ impl Weights<'_> {
     }
 
     /// `name.weight` `[out, in]` and `name.bias`.
-    pub fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<FrozenLinear> {
+    pub fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<InferenceLinear> {
         self.side_by_side(&[name], inputs, outputs)
     }
 
     /// Several maps of one input as one, `outputs` wide each.
-    pub fn side_by_side(&self, names: &[&str], inputs: usize, outputs: usize) -> Result<FrozenLinear> {
+    pub fn side_by_side(&self, names: &[&str], inputs: usize, outputs: usize) -> Result<InferenceLinear> {
         let mut parts = Vec::new();
         for name in names {
             let weight = self.take(&format!("{name}.weight"), &[outputs, inputs])?;
             parts.push((weight, self.take(&format!("{name}.bias"), &[outputs])?));
         }
         let parts: Vec<(&[f32], &[f32])> = parts.iter().map(|(w, b)| (w.as_slice(), b.as_slice())).collect();
-        Ok(FrozenLinear::side_by_side(&parts))
+        Ok(InferenceLinear::side_by_side(&parts))
     }
 
     /// A map without a bias.
-    pub fn projection(&self, name: &str, inputs: usize, outputs: usize) -> Result<FrozenLinear> {
+    pub fn projection(&self, name: &str, inputs: usize, outputs: usize) -> Result<InferenceLinear> {
         let weight = self.take(&format!("{name}.weight"), &[outputs, inputs])?;
-        Ok(FrozenLinear::new(&weight, vec![0.0; outputs]))
+        Ok(InferenceLinear::new(&weight, vec![0.0; outputs]))
     }
 
     /// `name.weight` and `name.bias`, in old files `gamma` and `beta`.
-    pub fn norm(&self, name: &str, width: usize) -> Result<FrozenNorm> {
+    pub fn norm(&self, name: &str, width: usize) -> Result<InferenceNorm> {
         let old = self.optional(&format!("{name}.gamma"), &[width])?;
         let (weight, bias) = match old {
             Some(weight) => (weight, self.take(&format!("{name}.beta"), &[width])?),
             None => (self.take(&format!("{name}.weight"), &[width])?, self.take(&format!("{name}.bias"), &[width])?),
         };
-        Ok(FrozenNorm { weight, bias })
+        Ok(InferenceNorm { weight, bias })
     }
 }
 

@@ -1,6 +1,6 @@
 //! The words of a dictionary that are nearest to an image in CLIP's space.
 
-use mp4sr_ops::FrozenLinear;
+use mp4sr_ops::InferenceLinear;
 
 /// Below this a norm counts as zero.
 const SMALLEST_NORM: f32 = 1e-12;
@@ -15,14 +15,14 @@ pub struct ImageWords {
 }
 
 /// Directions of words, one below the other.
-pub struct WordVectors(FrozenLinear);
+pub struct WordVectors(InferenceLinear);
 
 impl WordVectors {
     /// Of embeddings `[words, d]`.
     pub fn new(mut embeddings: Vec<f32>, width: usize) -> Self {
         embeddings.chunks_exact_mut(width).for_each(normalise);
         let words = embeddings.len() / width;
-        Self(FrozenLinear::new(&embeddings, vec![0.0; words]))
+        Self(InferenceLinear::new(&embeddings, vec![0.0; words]))
     }
 
     /// The `count` words nearest to an image's embedding `[d]`, best first; equal scores in the dictionary's order.

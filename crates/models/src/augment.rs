@@ -1,12 +1,12 @@
 //! Sequence dropout and complementary mixup (specification, section 4): what pre-training draws before the encoder runs.
 
-use mp4sr_ops::{Result, Segments, Stream};
+use mp4sr_ops::{PackedOffsets, Result, RngKey};
 
 use crate::Batch;
 
 /// Drops each item but a history's first with probability `rho`; what stays closes up in order.
-pub fn sequence_dropout(batch: &Batch, rho: f64, draw: Stream) -> Result<Batch> {
-    close_up(batch, |token| draw.uniform(token as u64) >= rho)
+pub fn sequence_dropout(batch: &Batch, rho: f64, key: RngKey) -> Result<Batch> {
+    close_up(batch, |token| key.uniform(token as u64) >= rho)
 }
 
 /// Keeps the first token of every history and those that `keep` names; what stays closes up in order.
@@ -22,17 +22,17 @@ pub fn close_up(batch: &Batch, keep: impl Fn(usize) -> bool) -> Result<Batch> {
         }
         lengths.push(items.len() - before);
     }
-    Ok(Batch { segments: Segments::from_lengths(lengths)?, items, targets: batch.targets.clone() })
+    Ok(Batch { segments: PackedOffsets::from_lengths(lengths)?, items, targets: batch.targets.clone() })
 }
 
 /// Which modality each token takes: mixed sequence m has modality (m + shift) mod M there. A token is swapped with
 /// probability `p`, by a random non-zero shift; with two modalities M^t and M^v are complements.
-pub fn mixup(tokens: usize, modalities: usize, p: f64, draw: Stream) -> Vec<u32> {
+pub fn mixup(tokens: usize, modalities: usize, p: f64, key: RngKey) -> Vec<u32> {
     let shift = |token: u64| {
-        if modalities < 2 || draw.uniform(2 * token) >= p {
+        if modalities < 2 || key.uniform(2 * token) >= p {
             return 0;
         }
-        1 + (draw.uniform(2 * token + 1) * (modalities - 1) as f64) as u32
+        1 + (key.uniform(2 * token + 1) * (modalities - 1) as f64) as u32
     };
     (0..tokens as u64).map(shift).collect()
 }
@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn sequence_dropout_keeps_firsts_and_order_and_drops_its_share() {
         let before = batch();
-        let after = sequence_dropout(&before, 0.2, Stream::new(5)).unwrap();
+        let after = sequence_dropout(&before, 0.2, RngKey::new(5)).unwrap();
         for j in 0..after.count() {
             let kept = &after.items[after.segments.range(j)];
             assert_eq!(kept[0], 1);
@@ -59,14 +59,14 @@ mod tests {
         let could = (before.items.len() - before.count()) as f64;
         let dropped = (before.items.len() - after.items.len()) as f64 / could;
         assert!((dropped - 0.2).abs() < 5.0 * (0.16 / could).sqrt(), "{dropped}");
-        assert_eq!(sequence_dropout(&before, 0.0, Stream::new(5)).unwrap().items, before.items);
-        assert_eq!(sequence_dropout(&before, 1.0, Stream::new(5)).unwrap().items, vec![1; before.count()]);
+        assert_eq!(sequence_dropout(&before, 0.0, RngKey::new(5)).unwrap().items, before.items);
+        assert_eq!(sequence_dropout(&before, 1.0, RngKey::new(5)).unwrap().items, vec![1; before.count()]);
     }
 
     #[test]
     fn mixup_swaps_its_share_and_every_shift_is_as_likely() {
         for modalities in [2, 3, 4] {
-            let shifts = mixup(60_000, modalities, 0.3, Stream::new(6));
+            let shifts = mixup(60_000, modalities, 0.3, RngKey::new(6));
             for shift in 1..modalities as u32 {
                 let share = shifts.iter().filter(|&&s| s == shift).count() as f64 / 60_000.0;
                 let expected = 0.3 / (modalities - 1) as f64;
@@ -74,6 +74,6 @@ mod tests {
             }
             assert!(shifts.iter().all(|&s| (s as usize) < modalities));
         }
-        assert_eq!(mixup(5, 1, 1.0, Stream::new(6)), [0; 5]);
+        assert_eq!(mixup(5, 1, 1.0, RngKey::new(6)), [0; 5]);
     }
 }

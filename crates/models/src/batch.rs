@@ -1,10 +1,10 @@
-use mp4sr_ops::{Result, Segments};
+use mp4sr_ops::{PackedOffsets, Result};
 
 /// Samples of a step: histories, packed one after the other, and the item that follows each.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// Where each history lies in `items`.
-    pub segments: Segments,
+    pub segments: PackedOffsets,
     /// `[tokens]`: items, 1-based, oldest first.
     pub items: Vec<u32>,
     /// `[B]`: the next item of each history.
@@ -21,7 +21,7 @@ impl Batch {
             items.extend_from_slice(recent);
             targets.push(target);
         }
-        Ok(Self { segments: Segments::from_lengths(lengths)?, items, targets })
+        Ok(Self { segments: PackedOffsets::from_lengths(lengths)?, items, targets })
     }
 
     /// B, the number of samples.

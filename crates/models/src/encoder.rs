@@ -2,7 +2,7 @@
 //! rows, then a mixture of experts.
 
 use candle_core::{Tensor, Var};
-use mp4sr_ops::{Dropout, ItemRows, Ragged, Result, Stream, Uses, plain};
+use mp4sr_ops::{Dropout, GatherIndex, ItemRows, Ragged, Result, RngKey, plain};
 
 use crate::{Initial, Parameters, Trace};
 
@@ -46,10 +46,10 @@ impl ItemEncoder {
         (width, attention, model_width, experts): (usize, usize, usize, usize),
         pooling_gradient: PoolingGradient,
         pad_rows: Option<usize>,
-        stream: Stream,
+        key: RngKey,
     ) -> Result<Self> {
         let mut add =
-            |name: &str, shape: &[usize], initial| parameters.add(&format!("{prefix}.{name}"), shape, initial, stream);
+            |name: &str, shape: &[usize], initial| parameters.add(&format!("{prefix}.{name}"), shape, initial, key);
         let w1 = add("pool.w1", &[width, attention], Initial::Normal)?;
         let w2 = add("pool.w2", &[attention, 1], Initial::Normal)?;
         // A gate of zeros starts with all experts alike.
@@ -93,7 +93,7 @@ impl ItemEncoder {
         }
         let (w, packed) = (self.pooling()?, mp4sr_ops::pack(&self.parameters())?);
         let steps = plain::encoded(rows, &w, &packed)?;
-        let once = Uses::each_once(rows.features.count());
+        let once = GatherIndex::each_once(rows.features.count());
         let outputs = plain::experts(&steps.products, &steps.norms, rows.experts, &once, Dropout::NONE)?;
         let alpha = plain::pooling_weights(&rows.features, &w.unsqueeze(1)?, rows.pad_rows)?;
         trace.record(|| format!("alpha.{name}"), &alpha);

@@ -18,7 +18,7 @@ pub use batch::Batch;
 pub use contrastive::CmclDirection;
 pub use encoder::{ItemEncoder, PoolingGradient};
 pub use mp4sr::{Config, Logits, Modality, Mp4sr, Pretraining};
-pub use mp4sr_ops::{Error, Ragged, Result, SameGroup, StoredValues, Stream};
+pub use mp4sr_ops::{Error, Ragged, Result, RngKey, SameGroup, StoredValues};
 pub use parameters::{Initial, Parameters, Stored};
 pub use popularity::Popularity;
 pub use sasrec::SasRec;
@@ -57,8 +57,8 @@ pub trait Model {
     /// Whether `phase` uses the parameter, and so trains and stores it.
     fn uses(&self, phase: Phase, name: &str) -> bool;
 
-    /// The loss of a batch, a scalar to differentiate. Every random draw comes from `draw`.
-    fn loss(&self, phase: Phase, batch: &Batch, draw: Stream) -> Result<Tensor>;
+    /// The loss of a batch, a scalar to differentiate. Every random draw comes from `key`.
+    fn loss(&self, phase: Phase, batch: &Batch, key: RngKey) -> Result<Tensor>;
 
     /// The model as `phase` leaves it, ready to rank; nothing is dropped or drawn.
     fn scorer(&self, phase: Phase) -> Result<Box<dyn Scorer + '_>>;

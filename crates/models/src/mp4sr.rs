@@ -10,7 +10,8 @@
 
 use candle_core::{Tensor, Var};
 use mp4sr_ops::{
-    Dropout, Error, Ragged, Result, SameGroup, Stream, Uses, candidates, cross_entropy, gather, linear, normalize,
+    Dropout, Error, GatherIndex, Ragged, Result, RngKey, SameGroup, candidates, cross_entropy, gather, linear,
+    normalize,
 };
 
 use crate::augment::{mixup, sequence_dropout};
@@ -133,9 +134,9 @@ pub struct Mp4sr {
 }
 
 impl Mp4sr {
-    /// A fresh model whose start is a function of `stream`.
-    pub fn new(config: Config, modalities: Vec<Modality>, stream: Stream) -> Result<Self> {
-        let stream = stream.purpose("initial");
+    /// A fresh model whose start is a function of `key`.
+    pub fn new(config: Config, modalities: Vec<Modality>, key: RngKey) -> Result<Self> {
+        let key = key.fold_in("initial");
         let mut parameters = Parameters::default();
         let width = config.transformer.width;
         let items = modalities.first().map_or(0, |m| m.features.count());
@@ -149,7 +150,7 @@ impl Mp4sr {
             let sizes = (modality.features.width(), config.attention, width, config.experts);
             let prefix = format!("encoder.{name}");
             let encoder =
-                ItemEncoder::new(&mut parameters, &prefix, sizes, config.pooling_gradient, config.pad_rows, stream)?;
+                ItemEncoder::new(&mut parameters, &prefix, sizes, config.pooling_gradient, config.pad_rows, key)?;
             encoders.push(encoder);
         }
         let other = modalities.iter().find(|m| m.features.width() != modalities[0].features.width());
@@ -159,19 +160,19 @@ impl Mp4sr {
                 "a shared encoder needs features of one width, found {a} and {b}; set `model.shared_encoder = false`"
             )));
         }
-        let transformer = Transformer::new(&mut parameters, config.transformer, stream)?;
+        let transformer = Transformer::new(&mut parameters, config.transformer, key)?;
         let mut projections = Vec::new();
         if config.projection {
             for modality in &modalities {
                 let name = format!("projection.{}", modality.name);
-                let weight = parameters.add(&format!("{name}.weight"), &[width, width], Initial::Normal, stream)?;
-                let bias = parameters.add(&format!("{name}.bias"), &[width], Initial::Uniform(width), stream)?;
+                let weight = parameters.add(&format!("{name}.weight"), &[width, width], Initial::Normal, key)?;
+                let bias = parameters.add(&format!("{name}.bias"), &[width], Initial::Uniform(width), key)?;
                 projections.push((weight, bias));
             }
         }
         let mut id_embedding = None;
         if config.id_embedding {
-            let table = parameters.add("id_embedding", &[items + 1, width], Initial::Normal, stream)?;
+            let table = parameters.add("id_embedding", &[items + 1, width], Initial::Normal, key)?;
             let padding = Tensor::zeros((1, width), table.dtype(), table.device())?;
             table.set(&Tensor::cat(&[&padding, &table.narrow(0, 1, items)?], 0)?)?;
             id_embedding = Some(table);
@@ -198,8 +199,8 @@ impl Mp4sr {
         &self,
         active: &[usize],
         items: Option<&[u32]>,
-        uses: &Uses,
-        draw: Option<Stream>,
+        uses: &GatherIndex,
+        key: Option<RngKey>,
         learning: bool,
         trace: &Trace,
     ) -> Result<Tensor> {
@@ -208,8 +209,8 @@ impl Mp4sr {
             let modality = &self.modalities[m];
             let encoder = &self.encoders[if self.config.shared_encoder { 0 } else { m }];
             let features = items.map_or_else(|| modality.features.clone(), |items| modality.features.select(items));
-            let dropout = match draw {
-                Some(draw) => draw.purpose("experts").at(m as u64).dropout(self.config.expert_dropout),
+            let dropout = match key {
+                Some(key) => key.fold_in("experts").fold_in_index(m as u64).dropout(self.config.expert_dropout),
                 None => Dropout::NONE,
             };
             let own = encoder.rows(features, dropout);
@@ -231,7 +232,7 @@ impl Mp4sr {
     /// z of every item without dropout, the modalities one after the other, `[modalities I, d_0]`: what scoring uses. Without
     /// `learning` it has no gradient.
     pub fn item_embeddings(&self, phase: Phase, learning: bool, trace: &Trace) -> Result<Tensor> {
-        let once = Uses::each_once(self.item_count());
+        let once = GatherIndex::each_once(self.item_count());
         self.embed(&self.active(phase), None, &once, None, learning, trace)
     }
 
@@ -244,7 +245,7 @@ impl Mp4sr {
         batch: &Batch,
         shift: Option<&[u32]>,
         ids: Option<&Tensor>,
-        draw: Option<Stream>,
+        key: Option<RngKey>,
         trace: &Trace,
     ) -> Result<Vec<Tensor>> {
         let spaces = z.dim(0)? / rows;
@@ -262,19 +263,19 @@ impl Mp4sr {
             }
             trace.record(|| "mixed".to_owned(), &joined);
         }
-        let h = self.transformer.forward((z, &mixed), ids.map(|ids| (ids, &items[..])), &segments, draw, trace)?;
+        let h = self.transformer.forward((z, &mixed), ids.map(|ids| (ids, &items[..])), &segments, key, trace)?;
         trace.record(|| "h".to_owned(), &h);
         let count = batch.count();
         (0..spaces).map(|m| h.narrow(0, m * count, count)).collect()
     }
 
     /// The loss of pre-training on a batch as it is, mixed by `shift` `[tokens]`.
-    pub fn pretrain_loss(&self, batch: &Batch, shift: &[u32], draw: Option<Stream>, trace: &Trace) -> Result<Tensor> {
+    pub fn pretrain_loss(&self, batch: &Batch, shift: &[u32], key: Option<RngKey>, trace: &Trace) -> Result<Tensor> {
         let (distinct, uses) = distinct_items(batch);
-        let z = self.embed(&self.active(Phase::Pretrain), Some(&distinct), &uses, draw, true, &Trace::OFF)?;
+        let z = self.embed(&self.active(Phase::Pretrain), Some(&distinct), &uses, key, true, &Trace::OFF)?;
         let (rows, tokens) = (uses.count(), batch.items.len());
         let places: Vec<u32> = (0..tokens as u32).collect();
-        let h = self.sequences((&z, rows, &places), batch, Some(shift), None, draw, trace)?;
+        let h = self.sequences((&z, rows, &places), batch, Some(shift), None, key, trace)?;
         let starts: Vec<usize> = (0..self.modalities.len()).map(|m| m * rows + tokens).collect();
         let targets = candidates(&z, &starts, batch.count(), None, true)?;
         let width = self.config.transformer.width;
@@ -284,13 +285,13 @@ impl Mp4sr {
     }
 
     /// The loss of pre-training with sequence dropout and mixup.
-    fn augmented_loss(&self, batch: &Batch, draw: Stream) -> Result<Tensor> {
+    fn augmented_loss(&self, batch: &Batch, key: RngKey) -> Result<Tensor> {
         let Pretraining { rho, uniform_rho, mixup: (least, most), .. } = self.config.pretraining;
-        let rho = if uniform_rho { rho * draw.purpose("rho").uniform(0) } else { rho };
-        let batch = sequence_dropout(batch, rho, draw.purpose("sequence dropout"))?;
-        let p = least + (most - least) * draw.purpose("mixup share").uniform(0);
-        let shift = mixup(batch.items.len(), self.modalities.len(), p, draw.purpose("mixup"));
-        self.pretrain_loss(&batch, &shift, Some(draw), &Trace::OFF)
+        let rho = if uniform_rho { rho * key.fold_in("rho").uniform(0) } else { rho };
+        let batch = sequence_dropout(batch, rho, key.fold_in("sequence dropout"))?;
+        let p = least + (most - least) * key.fold_in("mixup share").uniform(0);
+        let shift = mixup(batch.items.len(), self.modalities.len(), p, key.fold_in("mixup"));
+        self.pretrain_loss(&batch, &shift, Some(key), &Trace::OFF)
     }
 
     fn contrastive_loss(&self, h: &[Tensor], z: &[Tensor], targets: &[u32], trace: &Trace) -> Result<Tensor> {
@@ -342,15 +343,15 @@ impl Mp4sr {
     }
 
     /// The loss of fine-tuning: cross-entropy over all items.
-    pub fn finetune_loss(&self, batch: &Batch, draw: Option<Stream>, trace: &Trace) -> Result<Tensor> {
+    pub fn finetune_loss(&self, batch: &Batch, key: Option<RngKey>, trace: &Trace) -> Result<Tensor> {
         let (tokens, items) = (batch.items.len(), self.item_count());
         let used = batch.items.iter().map(|i| i - 1).chain(0..items as u32).collect();
-        let uses = Uses::new(used, items);
-        let z = self.embed(&self.active(Phase::Finetune), None, &uses, draw, true, &Trace::OFF)?;
+        let uses = GatherIndex::new(used, items);
+        let z = self.embed(&self.active(Phase::Finetune), None, &uses, key, true, &Trace::OFF)?;
         let rows = uses.count();
         let places: Vec<u32> = (0..tokens as u32).collect();
         let ids = self.id_embedding.as_ref().map(Var::as_tensor);
-        let h = self.sequences((&z, rows, &places), batch, None, ids, draw, trace)?;
+        let h = self.sequences((&z, rows, &places), batch, None, ids, key, trace)?;
         let (sequences, candidates) = (self.logit_side(&h)?, self.candidates(&z, rows, tokens, ids, trace)?);
         let columns: Vec<u32> = batch.targets.iter().map(|t| t - 1).collect();
         cross_entropy(&sequences, &candidates, &columns, self.logit_scale() as f32)?.mean_all()
@@ -393,7 +394,7 @@ impl Mp4sr {
 }
 
 /// The batch's distinct items (0-based, rising), and its uses of them: the tokens, then the targets.
-fn distinct_items(batch: &Batch) -> (Vec<u32>, Uses) {
+fn distinct_items(batch: &Batch) -> (Vec<u32>, GatherIndex) {
     let mut distinct: Vec<u32> = batch.items.iter().chain(&batch.targets).map(|i| i - 1).collect();
     distinct.sort_unstable();
     distinct.dedup();
@@ -402,7 +403,7 @@ fn distinct_items(batch: &Batch) -> (Vec<u32>, Uses) {
     distinct.iter().enumerate().for_each(|(at, &item)| place[item as usize] = at as u32);
     let used = batch.items.iter().chain(&batch.targets).map(|&i| place[i as usize - 1]).collect();
     let count = distinct.len();
-    (distinct, Uses::new(used, count))
+    (distinct, GatherIndex::new(used, count))
 }
 
 impl Model for Mp4sr {
@@ -421,14 +422,14 @@ impl Model for Mp4sr {
         }
     }
 
-    fn loss(&self, phase: Phase, batch: &Batch, draw: Stream) -> Result<Tensor> {
+    fn loss(&self, phase: Phase, batch: &Batch, key: RngKey) -> Result<Tensor> {
         match phase {
-            Phase::Pretrain => self.augmented_loss(batch, draw),
+            Phase::Pretrain => self.augmented_loss(batch, key),
             Phase::Finetune if self.config.end_to_end => {
-                let contrastive = self.augmented_loss(batch, draw.purpose("contrastive"))?;
-                self.finetune_loss(batch, Some(draw), &Trace::OFF)? + contrastive
+                let contrastive = self.augmented_loss(batch, key.fold_in("contrastive"))?;
+                self.finetune_loss(batch, Some(key), &Trace::OFF)? + contrastive
             }
-            Phase::Finetune => self.finetune_loss(batch, Some(draw), &Trace::OFF),
+            Phase::Finetune => self.finetune_loss(batch, Some(key), &Trace::OFF),
         }
     }
 

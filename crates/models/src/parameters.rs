@@ -1,5 +1,5 @@
 use candle_core::{DType, Device, Tensor, Var};
-use mp4sr_ops::{Error, Result, Stream};
+use mp4sr_ops::{Error, Result, RngKey};
 
 /// A parameter's name, values and shape, as it is stored.
 pub type Stored = (String, Vec<f32>, Vec<usize>);
@@ -26,15 +26,15 @@ pub struct Parameters {
 const DEVIATION: f64 = 0.02;
 
 impl Parameters {
-    /// Adds a parameter whose start is a function of the stream and its name alone.
-    pub fn add(&mut self, name: &str, shape: &[usize], initial: Initial, stream: Stream) -> Result<Var> {
+    /// Adds a parameter whose start is a function of the key and its name alone.
+    pub fn add(&mut self, name: &str, shape: &[usize], initial: Initial, key: RngKey) -> Result<Var> {
         let count: usize = shape.iter().product();
-        let stream = stream.purpose(name);
+        let key = key.fold_in(name);
         let values: Vec<f32> = match initial {
-            Initial::Normal => (0..count as u64).map(|i| (DEVIATION * stream.normal(i)) as f32).collect(),
+            Initial::Normal => (0..count as u64).map(|i| (DEVIATION * key.normal(i)) as f32).collect(),
             Initial::Uniform(width) => {
                 let bound = 1.0 / (width as f64).sqrt();
-                (0..count as u64).map(|i| (bound * (2.0 * stream.uniform(i) - 1.0)) as f32).collect()
+                (0..count as u64).map(|i| (bound * (2.0 * key.uniform(i) - 1.0)) as f32).collect()
             }
             Initial::Zeros => vec![0.0; count],
             Initial::Ones => vec![1.0; count],

@@ -1,7 +1,7 @@
 //! Popularity: an item's score is its number of training events. The reference that every model must beat.
 
 use candle_core::{Device, Tensor};
-use mp4sr_ops::{Error, Result, Stream};
+use mp4sr_ops::{Error, Result, RngKey};
 
 use crate::{Batch, Initial, Model, Parameters, Phase, Scorer};
 
@@ -19,7 +19,7 @@ impl Popularity {
             counts[*item as usize - 1] += 1.0;
         }
         let mut parameters = Parameters::default();
-        parameters.add("counts", &[items, 1], Initial::Zeros, Stream::new(0))?;
+        parameters.add("counts", &[items, 1], Initial::Zeros, RngKey::new(0))?;
         parameters.set("counts", counts, &[items, 1])?;
         Ok(Self { parameters })
     }
@@ -38,7 +38,7 @@ impl Model for Popularity {
         true
     }
 
-    fn loss(&self, _: Phase, _: &Batch, _: Stream) -> Result<Tensor> {
+    fn loss(&self, _: Phase, _: &Batch, _: RngKey) -> Result<Tensor> {
         Err(Error::Msg("popularity has no loss".to_owned()))
     }
 

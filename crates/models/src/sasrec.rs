@@ -5,7 +5,7 @@
 //! more class of its softmax, has no counterpart: nothing is padded here.
 
 use candle_core::{Tensor, Var};
-use mp4sr_ops::{Error, Result, Stream, cross_entropy};
+use mp4sr_ops::{Error, Result, RngKey, cross_entropy};
 
 use crate::{Batch, Initial, Model, Parameters, Phase, Scorer, Trace, Transformer, TransformerConfig};
 
@@ -20,25 +20,25 @@ pub struct SasRec {
 }
 
 impl SasRec {
-    /// A fresh model over `items` items whose start is a function of `stream`.
-    pub fn new(config: TransformerConfig, items: usize, stream: Stream) -> Result<Self> {
-        let stream = stream.purpose("initial");
+    /// A fresh model over `items` items whose start is a function of `key`.
+    pub fn new(config: TransformerConfig, items: usize, key: RngKey) -> Result<Self> {
+        let key = key.fold_in("initial");
         let mut parameters = Parameters::default();
-        let table = parameters.add("item_embedding", &[items, config.width], Initial::Normal, stream)?;
-        let transformer = Transformer::new(&mut parameters, config, stream)?;
+        let table = parameters.add("item_embedding", &[items, config.width], Initial::Normal, key)?;
+        let transformer = Transformer::new(&mut parameters, config, key)?;
         Ok(Self { config, parameters, items: table, transformer })
     }
 
     /// The vector after the last item of each history, `[B, d_0]`.
-    fn sequences(&self, batch: &Batch, draw: Option<Stream>) -> Result<Tensor> {
+    fn sequences(&self, batch: &Batch, key: Option<RngKey>) -> Result<Tensor> {
         let rows: Vec<u32> = batch.items.iter().map(|item| item - 1).collect();
-        self.transformer.forward((self.items.as_tensor(), &rows), None, &batch.segments, draw, &Trace::OFF)
+        self.transformer.forward((self.items.as_tensor(), &rows), None, &batch.segments, key, &Trace::OFF)
     }
 
-    /// Cross-entropy of the next item; without `draw` nothing is dropped.
-    pub fn finetune_loss(&self, batch: &Batch, draw: Option<Stream>) -> Result<Tensor> {
+    /// Cross-entropy of the next item; without `key` nothing is dropped.
+    pub fn finetune_loss(&self, batch: &Batch, key: Option<RngKey>) -> Result<Tensor> {
         let targets: Vec<u32> = batch.targets.iter().map(|target| target - 1).collect();
-        cross_entropy(&self.sequences(batch, draw)?, self.items.as_tensor(), &targets, 1.0)?.mean_all()
+        cross_entropy(&self.sequences(batch, key)?, self.items.as_tensor(), &targets, 1.0)?.mean_all()
     }
 }
 
@@ -55,10 +55,10 @@ impl Model for SasRec {
         true
     }
 
-    fn loss(&self, phase: Phase, batch: &Batch, draw: Stream) -> Result<Tensor> {
+    fn loss(&self, phase: Phase, batch: &Batch, key: RngKey) -> Result<Tensor> {
         match phase {
             Phase::Pretrain => Err(Error::Msg("SASRec has no pre-training".to_owned())),
-            Phase::Finetune => self.finetune_loss(batch, Some(draw)),
+            Phase::Finetune => self.finetune_loss(batch, Some(key)),
         }
     }
 

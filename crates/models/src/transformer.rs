@@ -3,7 +3,8 @@
 
 use candle_core::{Tensor, Var};
 use mp4sr_ops::{
-    Dropout, LayerDropout, LayerSizes, Result, Segments, Stream, gather, pack, plain, sequence_input, transformer_layer,
+    Dropout, LayerDropout, LayerSizes, PackedOffsets, Result, RngKey, gather, pack, plain, sequence_input,
+    transformer_layer,
 };
 
 use crate::{Initial, Parameters, Trace};
@@ -66,29 +67,29 @@ struct Layer {
 }
 
 impl Linear {
-    fn new(parameters: &mut Parameters, prefix: &str, input: usize, output: usize, stream: Stream) -> Result<Self> {
-        let weight = parameters.add(&format!("{prefix}.weight"), &[input, output], Initial::Normal, stream)?;
-        Ok(Self { weight, bias: parameters.add(&format!("{prefix}.bias"), &[output], Initial::Zeros, stream)? })
+    fn new(parameters: &mut Parameters, prefix: &str, input: usize, output: usize, key: RngKey) -> Result<Self> {
+        let weight = parameters.add(&format!("{prefix}.weight"), &[input, output], Initial::Normal, key)?;
+        Ok(Self { weight, bias: parameters.add(&format!("{prefix}.bias"), &[output], Initial::Zeros, key)? })
     }
 }
 
 impl Norm {
-    fn new(parameters: &mut Parameters, prefix: &str, width: usize, stream: Stream) -> Result<Self> {
-        let weight = parameters.add(&format!("{prefix}.weight"), &[width], Initial::Ones, stream)?;
-        Ok(Self { weight, bias: parameters.add(&format!("{prefix}.bias"), &[width], Initial::Zeros, stream)? })
+    fn new(parameters: &mut Parameters, prefix: &str, width: usize, key: RngKey) -> Result<Self> {
+        let weight = parameters.add(&format!("{prefix}.weight"), &[width], Initial::Ones, key)?;
+        Ok(Self { weight, bias: parameters.add(&format!("{prefix}.bias"), &[width], Initial::Zeros, key)? })
     }
 }
 
 impl Layer {
-    fn new(parameters: &mut Parameters, prefix: &str, config: &TransformerConfig, stream: Stream) -> Result<Self> {
+    fn new(parameters: &mut Parameters, prefix: &str, config: &TransformerConfig, key: RngKey) -> Result<Self> {
         let (d, inner) = (config.width, config.feed_forward);
-        let mut linear = |name: &str, a, b| Linear::new(parameters, &format!("{prefix}.{name}"), a, b, stream);
-        let (query, key) = (linear("attention.query", d, d)?, linear("attention.key", d, d)?);
+        let mut linear = |name: &str, a, b| Linear::new(parameters, &format!("{prefix}.{name}"), a, b, key);
+        let (query, keys) = (linear("attention.query", d, d)?, linear("attention.key", d, d)?);
         let (value, output) = (linear("attention.value", d, d)?, linear("attention.output", d, d)?);
         let (up, down) = (linear("feed_forward.up", d, inner)?, linear("feed_forward.down", inner, d)?);
-        let attention_norm = Norm::new(parameters, &format!("{prefix}.attention.norm"), d, stream)?;
-        let feed_forward_norm = Norm::new(parameters, &format!("{prefix}.feed_forward.norm"), d, stream)?;
-        Ok(Self { query, key, value, output, attention_norm, up, down, feed_forward_norm })
+        let attention_norm = Norm::new(parameters, &format!("{prefix}.attention.norm"), d, key)?;
+        let feed_forward_norm = Norm::new(parameters, &format!("{prefix}.feed_forward.norm"), d, key)?;
+        Ok(Self { query, key: keys, value, output, attention_norm, up, down, feed_forward_norm })
     }
 
     /// All parameters in the order of [`transformer_layer`].
@@ -121,11 +122,11 @@ pub type Rows<'a> = (&'a Tensor, &'a [u32]);
 
 impl Transformer {
     /// A transformer with parameters `position`, `input_norm.*`, `layer.*`.
-    pub fn new(parameters: &mut Parameters, config: TransformerConfig, stream: Stream) -> Result<Self> {
-        let position = parameters.add("position", &[config.positions, config.width], Initial::Normal, stream)?;
-        let input_norm = Norm::new(parameters, "input_norm", config.width, stream)?;
+    pub fn new(parameters: &mut Parameters, config: TransformerConfig, key: RngKey) -> Result<Self> {
+        let position = parameters.add("position", &[config.positions, config.width], Initial::Normal, key)?;
+        let input_norm = Norm::new(parameters, "input_norm", config.width, key)?;
         let layers = (0..config.layers)
-            .map(|l| Layer::new(parameters, &format!("layer.{l}"), &config, stream))
+            .map(|l| Layer::new(parameters, &format!("layer.{l}"), &config, key))
             .collect::<Result<_>>()?;
         Ok(Self { config, position, input_norm, layers })
     }
@@ -138,27 +139,27 @@ impl Transformer {
         &self,
         z: Rows<'_>,
         ids: Option<Rows<'_>>,
-        segments: &Segments,
-        draw: Option<Stream>,
+        segments: &PackedOffsets,
+        key: Option<RngKey>,
         trace: &Trace,
     ) -> Result<Tensor> {
-        let drop = |stream: Option<Stream>, purpose: &str| match stream {
-            Some(stream) => stream.purpose(purpose).dropout(self.config.dropout),
+        let drop = |key: Option<RngKey>, purpose: &str| match key {
+            Some(key) => key.fold_in(purpose).dropout(self.config.dropout),
             None => Dropout::NONE,
         };
         let norm = &self.input_norm;
         let rows = |row: &Var| row.unsqueeze(0);
         let places = Tensor::cat(&[self.position.as_tensor(), &rows(&norm.weight)?, &rows(&norm.bias)?], 0)?;
-        let mut x = sequence_input(z, ids, (&places, &segments.positions()), drop(draw, "input"))?;
+        let mut x = sequence_input(z, ids, (&places, &segments.positions()), drop(key, "input"))?;
         trace.record(|| "input".to_owned(), &x);
         let sizes =
             LayerSizes { width: self.config.width, heads: self.config.heads, feed_forward: self.config.feed_forward };
         for (l, layer) in self.layers.iter().enumerate() {
-            let draw = draw.map(|draw| draw.purpose("layer").at(l as u64));
+            let key = key.map(|key| key.fold_in("layer").fold_in_index(l as u64));
             let dropout = LayerDropout {
-                weights: drop(draw, "weights"),
-                attention: drop(draw, "attention"),
-                feed_forward: drop(draw, "feed_forward"),
+                weights: drop(key, "weights"),
+                attention: drop(key, "attention"),
+                feed_forward: drop(key, "feed_forward"),
             };
             let packed = layer.packed()?;
             if trace.is_on() {

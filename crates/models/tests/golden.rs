@@ -10,14 +10,14 @@ use candle_core::{Device, Tensor, Var};
 use mp4sr_models::augment::close_up;
 use mp4sr_models::{
     Batch, CmclDirection, Config, Logits, Modality, Model, Mp4sr, Parameters, Phase, PoolingGradient, Pretraining,
-    Ragged, SameGroup, Stream, Trace, Transformer, TransformerConfig,
+    Ragged, RngKey, SameGroup, Trace, Transformer, TransformerConfig,
 };
-use mp4sr_ops::{Adam, Segments};
+use mp4sr_ops::{Adam, PackedOffsets};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 /// One file: its description, its tensors, and which of them were compared.
-struct Case {
+struct GoldenCase {
     meta: Value,
     floats: BTreeMap<String, (Vec<f32>, Vec<usize>)>,
     ints: BTreeMap<String, (Vec<i64>, Vec<usize>)>,
@@ -25,7 +25,7 @@ struct Case {
     largest: f64,
 }
 
-impl Case {
+impl GoldenCase {
     fn read(path: &Path) -> Self {
         let bytes = std::fs::read(path).unwrap();
         let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
@@ -105,7 +105,7 @@ impl Case {
     }
 
     /// Compares packed tokens `[T, d]` with padded `[B, n, d]` at real positions.
-    fn compare_packed(&mut self, name: &str, found: &Tensor, segments: &Segments) {
+    fn compare_packed(&mut self, name: &str, found: &Tensor, segments: &PackedOffsets) {
         let shape = self.floats[name].1.clone();
         let (n, d) = (shape[1], shape[2]);
         let values = flat(found);
@@ -251,7 +251,7 @@ impl Case {
             pretraining,
             ..Config::default()
         };
-        let model = Mp4sr::new(config, names.iter().map(features).collect(), Stream::new(1)).unwrap();
+        let model = Mp4sr::new(config, names.iter().map(features).collect(), RngKey::new(1)).unwrap();
         self.load(model.parameters());
         model
     }
@@ -295,7 +295,7 @@ fn flat(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-fn encoder(case: &mut Case) {
+fn encoder(case: &mut GoldenCase) {
     let model = case.model();
     let trace = Trace::on();
     let z = model.item_embeddings(Phase::Pretrain, true, &trace).unwrap();
@@ -310,12 +310,12 @@ fn encoder(case: &mut Case) {
     case.compare_training(model.parameters(), &Tensor::stack(&loss, 0).unwrap().sum_all().unwrap());
 }
 
-fn transformer(case: &mut Case) {
+fn transformer(case: &mut GoldenCase) {
     let mut parameters = Parameters::default();
-    let model = Transformer::new(&mut parameters, case.transformer_config(), Stream::new(1)).unwrap();
+    let model = Transformer::new(&mut parameters, case.transformer_config(), RngKey::new(1)).unwrap();
     case.load(&parameters);
     let lengths = case.lengths();
-    let segments = Segments::from_lengths(lengths.clone()).unwrap();
+    let segments = PackedOffsets::from_lengths(lengths.clone()).unwrap();
     let (padded, shape) = case.floats["in.x"].clone();
     let (n, d) = (shape[1], shape[2]);
     let packed: Vec<f32> =
@@ -358,7 +358,7 @@ fn transformer(case: &mut Case) {
     case.compare_training(&parameters, &loss);
 }
 
-fn pretrain(case: &mut Case) {
+fn pretrain(case: &mut GoldenCase) {
     let model = case.model();
     let names = case.names("modalities");
     let lengths = case.lengths();
@@ -380,7 +380,7 @@ fn pretrain(case: &mut Case) {
     case.compare_training(model.parameters(), &loss);
 }
 
-fn finetune(case: &mut Case) {
+fn finetune(case: &mut GoldenCase) {
     let model = case.model();
     let logit_names: Vec<String> = case.meta["switches"]["logit_modalities"]
         .as_array()
@@ -414,7 +414,12 @@ fn finetune(case: &mut Case) {
 }
 
 /// What a trace of a loss holds, under the names of the file.
-fn compare_sequences(case: &mut Case, names: &[String], segments: &Segments, values: BTreeMap<String, Tensor>) {
+fn compare_sequences(
+    case: &mut GoldenCase,
+    names: &[String],
+    segments: &PackedOffsets,
+    values: BTreeMap<String, Tensor>,
+) {
     let (tokens, count) = (segments.tokens(), segments.count());
     for (name, value) in values {
         let part = |m: usize, rows: usize| value.narrow(0, m * rows, rows).unwrap();
@@ -437,7 +442,7 @@ fn compare_sequences(case: &mut Case, names: &[String], segments: &Segments, val
 }
 
 /// What scoring computes for all items.
-fn compare_items(case: &mut Case, model: &Mp4sr, phase: Phase) {
+fn compare_items(case: &mut GoldenCase, model: &Mp4sr, phase: Phase) {
     let trace = Trace::on();
     model.item_embeddings(phase, false, &trace).unwrap();
     for (name, value) in trace.into_values() {
@@ -445,7 +450,7 @@ fn compare_items(case: &mut Case, model: &Mp4sr, phase: Phase) {
     }
 }
 
-fn optimizer(case: &mut Case) {
+fn optimizer(case: &mut GoldenCase) {
     let adam = case.meta["adam"].clone();
     let get = |key: &str| adam[key].as_f64().unwrap();
     let names: Vec<String> = case.floats.keys().filter_map(|k| k.strip_prefix("param.")).map(str::to_owned).collect();
@@ -482,7 +487,7 @@ fn optimizer(case: &mut Case) {
     }
 }
 
-fn metrics(case: &mut Case) {
+fn metrics(case: &mut GoldenCase) {
     use mp4sr_protocol::{Measure, means, rank};
     let items = case.size("items");
     let (scores, removed) = (case.floats["in.scores"].0.clone(), case.int("in.removed").to_vec());
@@ -530,7 +535,7 @@ fn golden_cases_agree_with_the_reference() {
     files.sort();
     assert!(!files.is_empty(), "`{}` holds no case", folder.display());
     for path in files {
-        let mut case = Case::read(&path);
+        let mut case = GoldenCase::read(&path);
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         match case.meta["stage"].as_str().unwrap_or_default() {
             "encoder" => encoder(&mut case),

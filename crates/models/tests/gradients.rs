@@ -5,7 +5,7 @@
 
 use mp4sr_models::augment::mixup;
 use mp4sr_models::{
-    Batch, CmclDirection, Config, Logits, Modality, Model, Mp4sr, Phase, PoolingGradient, Ragged, SameGroup, Stream,
+    Batch, CmclDirection, Config, Logits, Modality, Model, Mp4sr, Phase, PoolingGradient, Ragged, RngKey, SameGroup,
     Trace, TransformerConfig,
 };
 
@@ -27,25 +27,25 @@ fn config() -> Config {
 fn modalities(names: &[&str]) -> Vec<Modality> {
     let features = |(m, name): (usize, &&str)| {
         let (width, skip) = (10, [7, 5, 3][m]);
-        let stream = Stream::new(11).at(m as u64);
+        let key = RngKey::new(11).fold_in_index(m as u64);
         let mut offsets = vec![0];
         for item in 1..=ITEMS {
             let rows = if item % skip == 0 { 0 } else { 1 + item % 3 };
             offsets.push(offsets[item - 1] + rows);
         }
-        let values = (0..(offsets[ITEMS] * width) as u64).map(|i| stream.normal(i) as f32).collect();
+        let values = (0..(offsets[ITEMS] * width) as u64).map(|i| key.normal(i) as f32).collect();
         Modality { name: (*name).to_owned(), features: Ragged::new(values, width, &offsets).unwrap() }
     };
     names.iter().enumerate().map(features).collect()
 }
 
 fn model(config: Config) -> Mp4sr {
-    Mp4sr::new(config, modalities(&["text", "image"]), Stream::new(3)).unwrap()
+    Mp4sr::new(config, modalities(&["text", "image"]), RngKey::new(3)).unwrap()
 }
 
 fn batch() -> Batch {
-    let draw = Stream::new(5);
-    let item = |at: u64| 1 + (draw.uniform(at) * ITEMS as f64) as u32;
+    let key = RngKey::new(5);
+    let item = |at: u64| 1 + (key.uniform(at) * ITEMS as f64) as u32;
     let histories: Vec<Vec<u32>> = (0..12u64).map(|j| (0..=j % 6).map(|t| item(100 * j + t)).collect()).collect();
     let samples = histories.iter().enumerate().map(|(j, h)| (h.as_slice(), item(5000 + j as u64)));
     Batch::new(samples, 6).unwrap()
@@ -53,7 +53,7 @@ fn batch() -> Batch {
 
 /// Parameters without a gradient, or with a zero one, and the loss.
 fn without_gradient(model: &Mp4sr, phase: Phase, batch: &Batch) -> (Vec<String>, f32) {
-    let loss = model.loss(phase, batch, Stream::new(9)).unwrap();
+    let loss = model.loss(phase, batch, RngKey::new(9)).unwrap();
     let value = loss.to_scalar::<f32>().unwrap();
     assert!(value.is_finite(), "{phase:?}: the loss is {value}");
     let gradients = loss.backward().unwrap();
@@ -131,7 +131,7 @@ fn every_trainable_parameter_has_a_gradient_in_both_phases_and_every_variant() {
 #[test]
 fn three_modalities_have_gradients_too() {
     let config = Config { logit_modalities: vec![0, 1, 2], ..config() };
-    let model = Mp4sr::new(config, modalities(&["text", "image", "sound"]), Stream::new(3)).unwrap();
+    let model = Mp4sr::new(config, modalities(&["text", "image", "sound"]), RngKey::new(3)).unwrap();
     for phase in [Phase::Pretrain, Phase::Finetune] {
         assert!(without_gradient(&model, phase, &batch()).0.is_empty(), "{phase:?}");
     }
@@ -172,7 +172,7 @@ fn items_without_any_rows_have_finite_losses() {
         name: name.to_owned(),
         features: Ragged::new(Vec::new(), 10, &[0; ITEMS + 1]).unwrap(),
     };
-    let model = Mp4sr::new(config(), vec![empty("text"), empty("image")], Stream::new(3)).unwrap();
+    let model = Mp4sr::new(config(), vec![empty("text"), empty("image")], RngKey::new(3)).unwrap();
     for phase in [Phase::Pretrain, Phase::Finetune] {
         without_gradient(&model, phase, &batch());
         assert!(model.scorer(phase).unwrap().items().flatten_all().unwrap().to_vec1::<f32>().unwrap()[0].is_finite());
@@ -188,7 +188,7 @@ fn end_to_end_adds_both_losses() {
         (config.pretraining.rho, config.pretraining.mixup) = (0.0, (0.0, 0.0));
         model(config)
     };
-    let loss = |end_to_end, phase| plain(end_to_end).loss(phase, &batch(), Stream::new(9)).unwrap().to_scalar::<f32>();
+    let loss = |end_to_end, phase| plain(end_to_end).loss(phase, &batch(), RngKey::new(9)).unwrap().to_scalar::<f32>();
     let (pretrain, finetune) = (loss(false, Phase::Pretrain).unwrap(), loss(false, Phase::Finetune).unwrap());
     let both = loss(true, Phase::Finetune).unwrap();
     assert!((both - pretrain - finetune).abs() < 1e-5, "{both} is not {pretrain} + {finetune}");
@@ -200,9 +200,9 @@ fn end_to_end_adds_both_losses() {
 fn mixed_sequences_are_complements() {
     for names in [&["text", "image"][..], &["text", "image", "sound"][..]] {
         let config = Config { logit_modalities: (0..names.len()).collect(), ..config() };
-        let model = Mp4sr::new(config, modalities(names), Stream::new(3)).unwrap();
+        let model = Mp4sr::new(config, modalities(names), RngKey::new(3)).unwrap();
         let batch = batch();
-        let shift = mixup(batch.items.len(), names.len(), 0.5, Stream::new(8));
+        let shift = mixup(batch.items.len(), names.len(), 0.5, RngKey::new(8));
         assert!(shift.contains(&0) && shift.iter().any(|&s| s > 0));
         let trace = Trace::on();
         model.pretrain_loss(&batch, &shift, None, &trace).unwrap();

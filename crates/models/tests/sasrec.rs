@@ -4,17 +4,17 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use candle_core::D;
-use mp4sr_models::{Batch, Model, Phase, SasRec, Stream, TransformerConfig};
+use mp4sr_models::{Batch, Model, Phase, RngKey, SasRec, TransformerConfig};
 
 const ITEMS: usize = 23;
 
 fn model() -> SasRec {
     let config = TransformerConfig { width: 16, layers: 2, heads: 2, feed_forward: 12, positions: 6, dropout: 0.2 };
-    SasRec::new(config, ITEMS, Stream::new(3)).unwrap()
+    SasRec::new(config, ITEMS, RngKey::new(3)).unwrap()
 }
 
 fn histories() -> Vec<Vec<u32>> {
-    let item = |at: u64| 1 + (Stream::new(5).uniform(at) * ITEMS as f64) as u32;
+    let item = |at: u64| 1 + (RngKey::new(5).uniform(at) * ITEMS as f64) as u32;
     (0..12_u64).map(|j| (0..=j % 9).map(|t| item(100 * j + t)).collect()).collect()
 }
 
@@ -45,12 +45,12 @@ fn the_loss_is_the_cross_entropy_of_the_scores_that_rank() {
 #[test]
 fn every_parameter_has_a_gradient_that_is_finite_and_not_zero() {
     let model = model();
-    let gradients = model.loss(Phase::Finetune, &batch(), Stream::new(9)).unwrap().backward().unwrap();
+    let gradients = model.loss(Phase::Finetune, &batch(), RngKey::new(9)).unwrap().backward().unwrap();
     for (name, var) in model.parameters().iter() {
         let gradient: Vec<f32> = gradients.get(var.as_tensor()).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         assert!(gradient.iter().all(|g| g.is_finite()), "{name}");
         // A key's bias shifts all scores of a query alike.
         assert!(name.ends_with(".attention.key.bias") || gradient.iter().any(|&g| g != 0.0), "{name}");
     }
-    assert!(model.loss(Phase::Pretrain, &batch(), Stream::new(9)).is_err());
+    assert!(model.loss(Phase::Pretrain, &batch(), RngKey::new(9)).is_err());
 }

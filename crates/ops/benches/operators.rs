@@ -10,8 +10,8 @@ use std::path::Path;
 use candle_core::{Device, Tensor, Var};
 use criterion::Criterion;
 use mp4sr_ops::{
-    ItemRows, LayerDropout, LayerSizes, Mask, Ragged, Result, SameGroup, Segments, Stream, Uses, candidates,
-    cross_entropy, encode, normalize, row_logsumexp, sequence_input, transformer_layer,
+    GatherIndex, ItemRows, LayerDropout, LayerSizes, Mask, PackedOffsets, Ragged, Result, RngKey, SameGroup,
+    candidates, cross_entropy, encode, normalize, row_logsumexp, sequence_input, transformer_layer,
 };
 
 #[global_allocator]
@@ -25,13 +25,13 @@ const EXPERTS: usize = 8;
 const FEED_FORWARD: usize = 256;
 
 fn var(seed: u64, shape: &[usize]) -> Var {
-    let (stream, count) = (Stream::new(seed), shape.iter().product::<usize>() as u64);
-    let values: Vec<f32> = (0..count).map(|i| stream.uniform(i) as f32 - 0.5).collect();
+    let (key, count) = (RngKey::new(seed), shape.iter().product::<usize>() as u64);
+    let values: Vec<f32> = (0..count).map(|i| key.uniform(i) as f32 - 0.5).collect();
     Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
 }
 
 /// An operator at its size, with what its forward costs: multiplications and additions of its products, bytes otherwise.
-struct Case {
+struct BenchCase {
     name: &'static str,
     shapes: String,
     flops: f64,
@@ -39,24 +39,26 @@ struct Case {
     run: Box<dyn Fn() -> Result<Tensor>>,
 }
 
-fn cases() -> Vec<Case> {
-    let stream = Stream::new(1);
-    let lengths: Vec<usize> = (0..BATCH as u64).map(|j| 1 + (stream.bits(j) % 17) as usize).collect();
-    let segments = Segments::from_lengths(lengths).unwrap().repeat(2);
+fn cases() -> Vec<BenchCase> {
+    let key = RngKey::new(1);
+    let lengths: Vec<usize> = (0..BATCH as u64).map(|j| 1 + (key.bits(j) % 17) as usize).collect();
+    let segments = PackedOffsets::from_lengths(lengths).unwrap().repeat(2);
     let tokens = segments.tokens();
-    let drop = |purpose: &str| stream.purpose(purpose).dropout(0.2);
+    let drop = |purpose: &str| key.fold_in(purpose).dropout(0.2);
     let mut cases = Vec::new();
 
     let rows = 5 * ITEMS;
     let offsets: Vec<usize> = (0..=ITEMS).map(|i| 5 * i).collect();
-    let values = (0..(rows * FEATURES) as u64).map(|i| stream.uniform(i) as f32 - 0.5).collect();
+    let values = (0..(rows * FEATURES) as u64).map(|i| key.uniform(i) as f32 - 0.5).collect();
     let features = Ragged::new(values, FEATURES, &offsets).unwrap();
     let item_rows = [ItemRows { features, pad_rows: None, experts: EXPERTS, width: WIDTH, dropout: drop("experts") }];
     let packed = EXPERTS * (FEATURES * WIDTH + FEATURES + 3 * WIDTH);
     let (w, packed) = (var(2, &[FEATURES]), var(3, &[packed]));
-    let uses =
-        Uses::new((0..(tokens / 2 + ITEMS) as u64).map(|i| (stream.bits(i) % ITEMS as u64) as u32).collect(), ITEMS);
-    cases.push(Case {
+    let uses = GatherIndex::new(
+        (0..(tokens / 2 + ITEMS) as u64).map(|i| (key.bits(i) % ITEMS as u64) as u32).collect(),
+        ITEMS,
+    );
+    cases.push(BenchCase {
         name: "encode",
         shapes: format!("{rows} rows of {ITEMS} items x {FEATURES}, {} uses", uses.count()),
         flops: 2.0 * (ITEMS * FEATURES * (EXPERTS * WIDTH + EXPERTS)) as f64,
@@ -69,7 +71,7 @@ fn cases() -> Vec<Case> {
     let (x, packed) = (var(4, &[tokens, WIDTH]), var(5, &[count]));
     let dropout = LayerDropout { weights: drop("w"), attention: drop("a"), feed_forward: drop("f") };
     let own = segments.clone();
-    cases.push(Case {
+    cases.push(BenchCase {
         name: "transformer_layer",
         shapes: format!("{tokens} tokens x {WIDTH}, feed-forward {FEED_FORWARD}"),
         flops: 2.0 * (tokens * (4 * WIDTH * WIDTH + 2 * WIDTH * FEED_FORWARD)) as f64,
@@ -78,8 +80,8 @@ fn cases() -> Vec<Case> {
     });
 
     let (a, b) = (var(6, &[BATCH, 2 * WIDTH]), var(7, &[ITEMS, 2 * WIDTH]));
-    let targets: Vec<u32> = (0..BATCH as u64).map(|j| (stream.bits(j) % ITEMS as u64) as u32).collect();
-    cases.push(Case {
+    let targets: Vec<u32> = (0..BATCH as u64).map(|j| (key.bits(j) % ITEMS as u64) as u32).collect();
+    cases.push(BenchCase {
         name: "cross_entropy",
         shapes: format!("{BATCH} x {} against {ITEMS}", 2 * WIDTH),
         flops: 2.0 * (BATCH * ITEMS * 2 * WIDTH) as f64,
@@ -88,9 +90,9 @@ fn cases() -> Vec<Case> {
     });
 
     let (a, b) = (var(8, &[BATCH, WIDTH]), var(9, &[BATCH, WIDTH]));
-    let groups = std::sync::Arc::new((0..BATCH as u64).map(|j| (stream.bits(j) % 700) as u32).collect());
+    let groups = std::sync::Arc::new((0..BATCH as u64).map(|j| (key.bits(j) % 700) as u32).collect());
     let mask = Mask::Groups { groups, same: SameGroup::LeaveOut, diagonal: true };
-    cases.push(Case {
+    cases.push(BenchCase {
         name: "row_logsumexp",
         shapes: format!("{BATCH} x {WIDTH} against {BATCH}"),
         flops: 2.0 * (BATCH * BATCH * WIDTH) as f64,
@@ -104,7 +106,7 @@ fn cases() -> Vec<Case> {
     let items: Vec<u32> = taken.iter().map(|t| 1 + t % ITEMS as u32).collect();
     let (positions, dropout) = (segments.positions(), drop("input"));
     let (z_too, ids_too) = (z.clone(), ids.clone());
-    cases.push(Case {
+    cases.push(BenchCase {
         name: "sequence_input",
         shapes: format!("{tokens} tokens x {WIDTH}"),
         flops: 0.0,
@@ -112,7 +114,7 @@ fn cases() -> Vec<Case> {
         run: Box::new(move || sequence_input((&z, &taken), Some((&ids, &items)), (&places, &positions), dropout)),
     });
     let starts = [0, tokens / 2 + ITEMS];
-    cases.push(Case {
+    cases.push(BenchCase {
         name: "candidates",
         shapes: format!("{ITEMS} items x 2 x {WIDTH}"),
         flops: 0.0,
@@ -120,7 +122,7 @@ fn cases() -> Vec<Case> {
         run: Box::new(move || candidates(&z_too, &starts, ITEMS, Some(&ids_too), true)),
     });
     let x = var(13, &[ITEMS, WIDTH]);
-    cases.push(Case {
+    cases.push(BenchCase {
         name: "normalize",
         shapes: format!("{ITEMS} x {WIDTH}"),
         flops: 0.0,

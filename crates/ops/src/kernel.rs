@@ -280,12 +280,12 @@ mod tests {
     proptest! {
         #[test]
         fn products_agree_with_the_plain_loop(m in 0usize..20, n in 0usize..20, k in 0usize..40, ta: bool, tb: bool, add: bool) {
-            let stream = crate::Stream::new((m * 1000 + n * 50 + k) as u64);
-            let fill = |s: crate::Stream, len: usize| (0..len as u64).map(|i| s.normal(i) as f32).collect::<Vec<_>>();
-            let (x, y) = (fill(stream.at(0), m * k), fill(stream.at(1), k * n));
+            let key = crate::RngKey::new((m * 1000 + n * 50 + k) as u64);
+            let fill = |s: crate::RngKey, len: usize| (0..len as u64).map(|i| s.normal(i) as f32).collect::<Vec<_>>();
+            let (x, y) = (fill(key.fold_in_index(0), m * k), fill(key.fold_in_index(1), k * n));
             let a = if ta { Mat::new(&x, k, m).t() } else { Mat::new(&x, m, k) };
             let b = if tb { Mat::new(&y, n, k).t() } else { Mat::new(&y, k, n) };
-            let before = fill(stream.at(2), m * n);
+            let before = fill(key.fold_in_index(2), m * n);
             let mut out = before.clone();
             matmul(&mut out, a, b, add);
             for ((got, want), before) in out.iter().zip(naive(a, b)).zip(before) {

@@ -6,8 +6,8 @@
 //! Must not know: items, users, files.
 
 mod adam;
-mod frozen;
 mod fused;
+mod inference;
 mod kernel;
 pub mod plain;
 mod random;
@@ -18,11 +18,13 @@ mod timing;
 
 pub use adam::{Adam, AdamState};
 pub use candle_core::{Error, Result};
-pub use frozen::{Activation, Frozen, FrozenLayer, FrozenLinear, FrozenNorm, FrozenShape, RelativeBias};
+pub use inference::{
+    Activation, InferenceLayer, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer, RelativeBias,
+};
 pub use kernel::{keep_memory, start_threads, threads};
-pub use random::{Dropout, Stream};
-pub use scan::{Columns, count_at_least};
-pub use segments::{Mask, Ragged, SameGroup, Segments, StoredValues, Uses};
+pub use random::{Dropout, RngKey};
+pub use scan::{ScoreBlocks, count_at_least};
+pub use segments::{GatherIndex, Mask, PackedOffsets, Ragged, SameGroup, StoredValues};
 pub use timing::take_timings;
 
 use candle_core::Tensor;
@@ -79,7 +81,7 @@ pub struct ItemRows {
 /// without rows); z = sum over k of g_k LayerNorm_k(Dropout(e W_k + b_k)), g = softmax(e W3). `w` is one vector of all
 /// modalities' `[d]`; so is `packed` of their W_k `[d, d_0]` one after the other, W3 `[d, o]`, all b_k, all LayerNorm weights,
 /// all LayerNorm biases `[o d_0]`.
-pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &Uses) -> Result<Tensor> {
+pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &GatherIndex) -> Result<Tensor> {
     dispatch!(w, encode(modalities, w, packed, uses))
 }
 
@@ -125,7 +127,7 @@ pub fn transformer_layer(
     x: &Tensor,
     packed: &Tensor,
     sizes: LayerSizes,
-    segments: &Segments,
+    segments: &PackedOffsets,
     last_only: bool,
     dropout: LayerDropout,
 ) -> Result<Tensor> {

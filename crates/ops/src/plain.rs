@@ -5,7 +5,9 @@
 use candle_core::{D, DType, Result, Tensor};
 
 use crate::segments::Entry;
-use crate::{COSINE_EPS, Dropout, ItemRows, LAYER_NORM_EPS, LayerDropout, LayerSizes, Mask, Ragged, Segments, Uses};
+use crate::{
+    COSINE_EPS, Dropout, GatherIndex, ItemRows, LAYER_NORM_EPS, LayerDropout, LayerSizes, Mask, PackedOffsets, Ragged,
+};
 
 /// See [`crate::linear`].
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
@@ -105,7 +107,7 @@ pub fn pool(features: &Ragged, w: &Tensor, pad_rows: Option<usize>) -> Result<Te
 }
 
 /// The experts' outputs of every use, LayerNorm_k(Dropout(product_k)): `[uses, o, d_0]`.
-pub fn experts(products: &Tensor, norms: &Tensor, experts: usize, uses: &Uses, drop: Dropout) -> Result<Tensor> {
+pub fn experts(products: &Tensor, norms: &Tensor, experts: usize, uses: &GatherIndex, drop: Dropout) -> Result<Tensor> {
     let width = products.dim(1)? / experts;
     let used = dropout(&gather(products, uses.item_of())?, drop)?;
     let split = used.reshape((uses.count(), experts, width))?;
@@ -116,7 +118,7 @@ pub fn experts(products: &Tensor, norms: &Tensor, experts: usize, uses: &Uses, d
 
 /// The tail of the expert mixture, once per use. `products` `[n, o d]` holds e W_k + b_k of n items, `gate` `[n, o]` their
 /// softmax, `norms` `[2, o d]` the experts' LayerNorm weights and biases: `[uses, d]`.
-pub fn mixture(products: &Tensor, gate: &Tensor, norms: &Tensor, uses: &Uses, drop: Dropout) -> Result<Tensor> {
+pub fn mixture(products: &Tensor, gate: &Tensor, norms: &Tensor, uses: &GatherIndex, drop: Dropout) -> Result<Tensor> {
     let experts = experts(products, norms, gate.dim(1)?, uses, drop)?;
     experts.broadcast_mul(&gather(gate, uses.item_of())?.unsqueeze(2)?)?.sum(1)
 }
@@ -136,7 +138,7 @@ pub fn attention_weights(query: &Tensor, key: &Tensor) -> Result<Tensor> {
 pub fn attention(
     query: &Tensor,
     key_value: &Tensor,
-    segments: &Segments,
+    segments: &PackedOffsets,
     heads: usize,
     last_only: bool,
     drop: Dropout,
@@ -240,7 +242,7 @@ pub fn encoded(rows: &ItemRows, w: &Tensor, packed: &Tensor) -> Result<Encoded> 
 }
 
 /// See [`crate::encode`].
-pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &Uses) -> Result<Tensor> {
+pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &GatherIndex) -> Result<Tensor> {
     let (mut ws, mut parts) = (Unpack { packed: w, at: 0 }, Unpack { packed, at: 0 });
     let mut z = Vec::new();
     for rows in modalities {
@@ -285,7 +287,7 @@ pub fn layer_steps(
     x: &Tensor,
     packed: &Tensor,
     sizes: LayerSizes,
-    segments: &Segments,
+    segments: &PackedOffsets,
     last_only: bool,
     drop: LayerDropout,
 ) -> Result<LayerSteps> {
@@ -312,7 +314,7 @@ pub fn transformer_layer(
     x: &Tensor,
     packed: &Tensor,
     sizes: LayerSizes,
-    segments: &Segments,
+    segments: &PackedOffsets,
     last_only: bool,
     drop: LayerDropout,
 ) -> Result<Tensor> {

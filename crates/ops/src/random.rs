@@ -1,23 +1,23 @@
-/// Random numbers as a function of where they are used: a stream is named by (seed, purpose, epoch, step, ...), its numbers
+/// Random numbers as a function of where they are used: a key is named by (seed, purpose, epoch, step, ...), its numbers
 /// by their index. Nothing holds generator state, so any part of a run can be computed again by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stream(u64);
+pub struct RngKey(u64);
 
-impl Stream {
-    /// The stream of a seed.
+impl RngKey {
+    /// The key of a seed.
     pub fn new(seed: u64) -> Self {
         Self(mix64(seed ^ 0x6d70_3473_7221_5eed))
     }
 
-    /// A stream of its own for a named purpose.
+    /// A key of its own for a named purpose.
     #[must_use]
-    pub fn purpose(self, name: &str) -> Self {
-        name.bytes().fold(self.at(name.len() as u64), |stream, byte| stream.at(u64::from(byte)))
+    pub fn fold_in(self, name: &str) -> Self {
+        name.bytes().fold(self.fold_in_index(name.len() as u64), |key, byte| key.fold_in_index(u64::from(byte)))
     }
 
-    /// A stream of its own for an epoch, a step, an item.
+    /// A key of its own for an epoch, a step, an item.
     #[must_use]
-    pub fn at(self, index: u64) -> Self {
+    pub fn fold_in_index(self, index: u64) -> Self {
         Self(mix64(self.0 ^ mix64(index.wrapping_add(0x9e37_79b9_7f4a_7c15))))
     }
 
@@ -48,7 +48,7 @@ impl Stream {
         order
     }
 
-    /// Dropout with probability `p`, drawn from this stream.
+    /// Dropout with probability `p`, drawn from this key.
     pub fn dropout(self, p: f64) -> Dropout {
         Dropout::new(p, self)
     }
@@ -73,12 +73,12 @@ impl Dropout {
     /// No dropout.
     pub const NONE: Self = Self { threshold: 0, scale: 1.0, keys: [0, 0] };
 
-    fn new(p: f64, stream: Stream) -> Self {
+    fn new(p: f64, key: RngKey) -> Self {
         if p <= 0.0 {
             return Self::NONE;
         }
         let threshold = (p * 4_294_967_296.0).min(4_294_967_295.0) as u32;
-        let bits = stream.bits(0);
+        let bits = key.bits(0);
         Self { threshold, scale: (1.0 / (1.0 - p)) as f32, keys: [bits as u32, (bits >> 32) as u32] }
     }
 
@@ -111,34 +111,41 @@ mod tests {
 
     #[test]
     fn streams_differ_by_seed_purpose_and_place() {
-        let base = Stream::new(1);
-        let streams =
-            [base, Stream::new(2), base.purpose("a"), base.purpose("b"), base.purpose("ab"), base.at(0), base.at(1)];
+        let base = RngKey::new(1);
+        let streams = [
+            base,
+            RngKey::new(2),
+            base.fold_in("a"),
+            base.fold_in("b"),
+            base.fold_in("ab"),
+            base.fold_in_index(0),
+            base.fold_in_index(1),
+        ];
         for (i, a) in streams.iter().enumerate() {
             assert_eq!(a.bits(3), a.bits(3));
             for b in &streams[i + 1..] {
                 assert_ne!(a.bits(3), b.bits(3));
             }
         }
-        assert_ne!(base.purpose("a").at(1).bits(0), base.at(1).purpose("a").bits(0));
+        assert_ne!(base.fold_in("a").fold_in_index(1).bits(0), base.fold_in_index(1).fold_in("a").bits(0));
     }
 
     #[test]
     fn uniform_and_normal_have_their_moments() {
-        let stream = Stream::new(7).purpose("moments");
+        let key = RngKey::new(7).fold_in("moments");
         let n = 200_000u64;
         let mean = |f: &dyn Fn(u64) -> f64| (0..n).map(f).sum::<f64>() / n as f64;
         // Five standard errors.
-        assert!((mean(&|i| stream.uniform(i)) - 0.5).abs() < 5.0 * 0.2887 / (n as f64).sqrt());
-        assert!(mean(&|i| stream.normal(i)).abs() < 5.0 / (n as f64).sqrt());
-        assert!((mean(&|i| stream.normal(i).powi(2)) - 1.0).abs() < 5.0 * std::f64::consts::SQRT_2 / (n as f64).sqrt());
+        assert!((mean(&|i| key.uniform(i)) - 0.5).abs() < 5.0 * 0.2887 / (n as f64).sqrt());
+        assert!(mean(&|i| key.normal(i)).abs() < 5.0 / (n as f64).sqrt());
+        assert!((mean(&|i| key.normal(i).powi(2)) - 1.0).abs() < 5.0 * std::f64::consts::SQRT_2 / (n as f64).sqrt());
     }
 
     #[test]
     fn a_permutation_holds_every_index_and_moves_each_anywhere() {
         let mut first = [0u32; 6];
         for seed in 0..6000 {
-            let order = Stream::new(seed).permutation(6);
+            let order = RngKey::new(seed).permutation(6);
             let mut sorted = order.clone();
             sorted.sort_unstable();
             assert_eq!(sorted, [0, 1, 2, 3, 4, 5]);
@@ -155,7 +162,7 @@ mod tests {
     fn dropout_drops_its_share_and_keeps_the_mean() {
         let n = 1_000_000u32;
         for p in [0.1, 0.2, 0.5] {
-            let dropout = Stream::new(3).purpose("dropout").dropout(p);
+            let dropout = RngKey::new(3).fold_in("dropout").dropout(p);
             let dropped = (0..n).filter(|&i| dropout.factor(i) == 0.0).count() as f64 / f64::from(n);
             assert!((dropped - p).abs() < 5.0 * (p * (1.0 - p) / f64::from(n)).sqrt(), "{p} {dropped}");
             // Neighbours are independent: pairs are dropped with probability p^2.
@@ -163,6 +170,6 @@ mod tests {
                 / f64::from(n);
             assert!((pairs - p * p).abs() < 5.0 * (p * p * (1.0 - p * p) / f64::from(n)).sqrt() * 1.5, "{p} {pairs}");
         }
-        assert_eq!(Stream::new(3).dropout(0.0), Dropout::NONE);
+        assert_eq!(RngKey::new(3).dropout(0.0), Dropout::NONE);
     }
 }

@@ -8,20 +8,20 @@ use crate::fused::with_slices;
 use crate::kernel::{Mat, matmul, transpose};
 use crate::scratch::Scratch;
 
-/// Columns of a block.
+/// ScoreBlocks of a block.
 const COLUMNS: usize = 1024;
 
 /// Rows that go through the blocks together.
 const ROWS: usize = 32;
 
 /// A matrix `[m, d]` whose rows are the columns that scores are against, as blocks `[d, columns]`.
-pub struct Columns {
+pub struct ScoreBlocks {
     blocks: Vec<f32>,
     count: usize,
     d: usize,
 }
 
-impl Columns {
+impl ScoreBlocks {
     /// Of a matrix `[m, d]`.
     pub fn new(matrix: &Tensor) -> Result<Self> {
         let (count, d) = matrix.dims2()?;
@@ -42,7 +42,7 @@ impl Columns {
         self.count
     }
 
-    /// The score of a row `[d]` against one column, in the order in which products are summed. [`Columns::scan`] may round
+    /// The score of a row `[d]` against one column, in the order in which products are summed. [`ScoreBlocks::scan`] may round
     /// otherwise on some machine: who compares the two has to look.
     pub fn score(&self, row: &[f32], column: usize) -> f32 {
         let (block, at) = (column / COLUMNS, column % COLUMNS);
@@ -95,20 +95,20 @@ pub fn count_at_least(scores: &[f32], bound: f32) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Stream, plain};
+    use crate::{RngKey, plain};
     use candle_core::Device;
 
     #[test]
     fn every_score_is_visited_once_in_order() {
         let random = |seed: u64, rows: usize, d: usize| {
-            let values: Vec<f32> = (0..(rows * d) as u64).map(|i| Stream::new(seed).normal(i) as f32).collect();
+            let values: Vec<f32> = (0..(rows * d) as u64).map(|i| RngKey::new(seed).normal(i) as f32).collect();
             Tensor::from_vec(values, (rows, d), &Device::Cpu).unwrap()
         };
         for (n, m, d) in [(1, 1, 1), (33, 1024, 7), (70, 2500, 16), (5, 1025, 130)] {
             let (rows, matrix) = (random(1, n, d), random(2, m, d));
-            let columns = Columns::new(&matrix).unwrap();
+            let blocks = ScoreBlocks::new(&matrix).unwrap();
             let mut states = vec![Vec::new(); n];
-            columns
+            blocks
                 .scan(&rows, &mut states, |seen: &mut Vec<f32>, first, scores| {
                     assert_eq!(seen.len(), first);
                     seen.extend_from_slice(scores);
@@ -119,7 +119,7 @@ mod tests {
                 assert_eq!(found.len(), m);
                 let own: Vec<f32> = rows.get(row).unwrap().to_vec1().unwrap();
                 for (column, (a, b)) in found.iter().zip(&expected).enumerate() {
-                    assert!((a - b).abs() < 1e-4 && (columns.score(&own, column) - b).abs() < 1e-4, "{a} {b}");
+                    assert!((a - b).abs() < 1e-4 && (blocks.score(&own, column) - b).abs() < 1e-4, "{a} {b}");
                 }
             }
         }

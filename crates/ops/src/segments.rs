@@ -6,11 +6,11 @@ use half::{bf16, f16};
 
 /// Packed sequences: sequence j owns tokens `offsets[j]..offsets[j+1]`; none is empty.
 #[derive(Clone, Debug)]
-pub struct Segments {
+pub struct PackedOffsets {
     offsets: Arc<Vec<usize>>,
 }
 
-impl Segments {
+impl PackedOffsets {
     /// From lengths, all at least 1.
     pub fn from_lengths(lengths: impl IntoIterator<Item = usize>) -> Result<Self> {
         let mut offsets = vec![0];
@@ -185,13 +185,13 @@ impl Ragged {
 
 /// Which distinct item each use is of, and the uses of each item.
 #[derive(Clone, Debug)]
-pub struct Uses {
+pub struct GatherIndex {
     item_of: Arc<Vec<u32>>,
     starts: Arc<Vec<u32>>,
     by_item: Arc<Vec<u32>>,
 }
 
-impl Uses {
+impl GatherIndex {
     /// Use u is of item `item_of[u]`, one of `items`.
     pub fn new(item_of: Vec<u32>, items: usize) -> Self {
         let mut starts = vec![0u32; items + 1];

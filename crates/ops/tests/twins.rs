@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, Var};
 use mp4sr_ops::{
-    Dropout, ItemRows, LayerDropout, LayerSizes, Mask, Ragged, SameGroup, Segments, StoredValues, Stream, Uses, plain,
+    Dropout, GatherIndex, ItemRows, LayerDropout, LayerSizes, Mask, PackedOffsets, Ragged, RngKey, SameGroup,
+    StoredValues, plain,
 };
 use proptest::prelude::*;
 
-fn var(stream: Stream, shape: &[usize]) -> Var {
+fn var(key: RngKey, shape: &[usize]) -> Var {
     let count: usize = shape.iter().product();
-    let values: Vec<f32> = (0..count as u64).map(|i| stream.normal(i) as f32).collect();
+    let values: Vec<f32> = (0..count as u64).map(|i| key.normal(i) as f32).collect();
     Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
 }
 
@@ -21,7 +22,7 @@ fn var(stream: Stream, shape: &[usize]) -> Var {
 fn outcome(inputs: &[Var], op: &dyn Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Vec<f32>> {
     let tensors: Vec<Tensor> = inputs.iter().map(|v| v.as_tensor().clone()).collect();
     let result = op(&tensors).unwrap();
-    let weights = var(Stream::new(99), result.dims());
+    let weights = var(RngKey::new(99), result.dims());
     let loss = (&result * weights.as_tensor().detach()).unwrap().sum_all().unwrap();
     let gradients = loss.backward().unwrap();
     let mut all = vec![result.flatten_all().unwrap().to_vec1().unwrap()];
@@ -56,7 +57,7 @@ fn twins(name: &str, inputs: &[Var], fused: Op<'_>, plain: Op<'_>) {
 }
 
 fn drops(seed: u64) -> [Dropout; 2] {
-    [Dropout::NONE, Stream::new(seed).purpose("drop").dropout(0.3)]
+    [Dropout::NONE, RngKey::new(seed).fold_in("drop").dropout(0.3)]
 }
 
 proptest! {
@@ -64,13 +65,13 @@ proptest! {
 
     #[test]
     fn linear_and_elementwise(t in 1usize..700, a in 1usize..40, b in 1usize..70, seed: u64) {
-        let s = Stream::new(seed);
-        let (x, w, bias) = (var(s.at(0), &[t, a]), var(s.at(1), &[a, b]), var(s.at(2), &[b]));
+        let s = RngKey::new(seed);
+        let (x, w, bias) = (var(s.fold_in_index(0), &[t, a]), var(s.fold_in_index(1), &[a, b]), var(s.fold_in_index(2), &[b]));
         twins("linear", &[x.clone(), w.clone(), bias], &|i| mp4sr_ops::linear(&i[0], &i[1], &i[2]), &|i| plain::linear(&i[0], &i[1], &i[2]));
         twins("product", &[x.clone(), w], &|i| mp4sr_ops::product(&i[0], &i[1]), &|i| plain::product(&i[0], &i[1]));
-        let wide = var(s.at(3), &[t, a + 7]);
+        let wide = var(s.fold_in_index(3), &[t, a + 7]);
         twins("normalize", std::slice::from_ref(&wide), &|i| mp4sr_ops::normalize(&i[0]), &|i| plain::normalize(&i[0]));
-        let rows: Vec<u32> = (0..2 * t as u64).map(|i| (s.at(9).bits(i) % t as u64) as u32).collect();
+        let rows: Vec<u32> = (0..2 * t as u64).map(|i| (s.fold_in_index(9).bits(i) % t as u64) as u32).collect();
         twins("gather", &[x], &|i| mp4sr_ops::gather(&i[0], &rows), &|i| plain::gather(&i[0], &rows));
     }
 
@@ -82,8 +83,8 @@ proptest! {
         used in 1usize..600,
         seed: u64,
     ) {
-        let s = Stream::new(seed);
-        let ragged = |s: Stream, d: usize, shift: usize| {
+        let s = RngKey::new(seed);
+        let ragged = |s: RngKey, d: usize, shift: usize| {
             let mut offsets = vec![0];
             for i in 0..counts.len() {
                 offsets.push(offsets[i] + counts[(i + shift) % counts.len()]);
@@ -91,13 +92,13 @@ proptest! {
             let values = (0..(offsets[counts.len()] * d) as u64).map(|i| s.normal(i) as f32).collect();
             Ragged::new(values, d, &offsets).unwrap()
         };
-        let all = [ragged(s.at(0), d, 0), ragged(s.at(1), d + 3, 1)];
+        let all = [ragged(s.fold_in_index(0), d, 0), ragged(s.fold_in_index(1), d + 3, 1)];
         let some: Vec<u32> = (0..counts.len() as u32).rev().step_by(2).collect();
         let [first, second] = &all;
         for features in [[first.select(&some), second.select(&some)], all.clone()] {
             let items = features[0].count();
-            let drawn = Uses::new((0..used as u64).map(|i| (s.bits(i) % items as u64) as u32).collect(), items);
-            for (uses, pad_rows) in [(&drawn, None), (&drawn, Some(4)), (&Uses::each_once(items), None)] {
+            let drawn = GatherIndex::new((0..used as u64).map(|i| (s.bits(i) % items as u64) as u32).collect(), items);
+            for (uses, pad_rows) in [(&drawn, None), (&drawn, Some(4)), (&GatherIndex::each_once(items), None)] {
                 for dropout in drops(seed) {
                     // A part that dropout leaves with one value or none has next to no variance, and its gradient no digits.
                     if dropout.is_active() && width < 16 { continue; }
@@ -106,7 +107,7 @@ proptest! {
                         .map(|f| ItemRows { features: f.clone(), pad_rows, experts, width, dropout })
                         .collect();
                     let packed = |d: usize| experts * (d * width + d + 3 * width);
-                    let inputs = [var(s.at(2), &[2 * d + 3]), var(s.at(3), &[packed(d) + packed(d + 3)])];
+                    let inputs = [var(s.fold_in_index(2), &[2 * d + 3]), var(s.fold_in_index(3), &[packed(d) + packed(d + 3)])];
                     // Without gradients nothing is kept: another path to the same values.
                     let kept = mp4sr_ops::encode(&rows, &inputs[0], &inputs[1], uses).unwrap();
                     let streamed =
@@ -121,10 +122,10 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
 
     #[test]
     fn sequence_input(tokens in 1usize..1300, rows in 1usize..90, (n, d) in (1usize..30, 8usize..70), seed: u64) {
-        let s = Stream::new(seed);
-        let draw = |s: Stream, below: usize| (0..tokens as u64).map(|i| (s.bits(i) % below as u64) as u32).collect::<Vec<_>>();
-        let (z, ids, places) = (draw(s.at(1), rows), draw(s.at(2), rows + 1), draw(s.at(3), n));
-        let inputs = [var(s.at(4), &[rows, d]), var(s.at(5), &[n + 2, d]), var(s.at(6), &[rows + 1, d])];
+        let s = RngKey::new(seed);
+        let draw = |s: RngKey, below: usize| (0..tokens as u64).map(|i| (s.bits(i) % below as u64) as u32).collect::<Vec<_>>();
+        let (z, ids, places) = (draw(s.fold_in_index(1), rows), draw(s.fold_in_index(2), rows + 1), draw(s.fold_in_index(3), n));
+        let inputs = [var(s.fold_in_index(4), &[rows, d]), var(s.fold_in_index(5), &[n + 2, d]), var(s.fold_in_index(6), &[rows + 1, d])];
         for drop in drops(seed) {
             twins("sequence_input with ids", &inputs,
                 &|i| mp4sr_ops::sequence_input((&i[0], &z), Some((&i[2], &ids)), (&i[1], &places), drop),
@@ -143,17 +144,17 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
         feed_forward in 1usize..60,
         seed: u64,
     ) {
-        let s = Stream::new(seed);
-        let segments = Segments::from_lengths(lengths).unwrap();
+        let s = RngKey::new(seed);
+        let segments = PackedOffsets::from_lengths(lengths).unwrap();
         let sizes = LayerSizes { width: heads * width, heads, feed_forward };
         let d = sizes.width;
         let count = 4 * d * d + 4 * d + 2 * d * feed_forward + feed_forward + d + 4 * d;
         // Small weights, as in the model: a saturated softmax has gradients of rounding errors.
-        let packed = Var::from_tensor(&(var(s.at(1), &[count]).as_tensor() * 0.2).unwrap()).unwrap();
-        let inputs = [var(s.at(0), &[segments.tokens(), d]), packed];
+        let packed = Var::from_tensor(&(var(s.fold_in_index(1), &[count]).as_tensor() * 0.2).unwrap()).unwrap();
+        let inputs = [var(s.fold_in_index(0), &[segments.tokens(), d]), packed];
         for last_only in [false, true] {
             for drop in drops(seed) {
-                let again = |p: &str| if drop.is_active() { s.purpose(p).dropout(0.3) } else { Dropout::NONE };
+                let again = |p: &str| if drop.is_active() { s.fold_in(p).dropout(0.3) } else { Dropout::NONE };
                 let dropout = LayerDropout { weights: drop, attention: again("a"), feed_forward: again("f") };
                 twins("transformer_layer", &inputs,
                     &|i| mp4sr_ops::transformer_layer(&i[0], &i[1], sizes, &segments, last_only, dropout),
@@ -164,9 +165,9 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
 
     #[test]
     fn candidates(items in 1usize..300, modalities in 1usize..4, d in 8usize..70, seed: u64) {
-        let s = Stream::new(seed);
+        let s = RngKey::new(seed);
         let starts: Vec<usize> = (0..modalities).map(|m| 2 + m * (items + 3)).collect();
-        let inputs = [var(s.at(0), &[modalities * (items + 3) + 2, d]), var(s.at(1), &[items + 1, d])];
+        let inputs = [var(s.fold_in_index(0), &[modalities * (items + 3) + 2, d]), var(s.fold_in_index(1), &[items + 1, d])];
         for cosine in [false, true] {
             twins("candidates with ids", &inputs,
                 &|i| mp4sr_ops::candidates(&i[0], &starts, items, Some(&i[1]), cosine),
@@ -179,8 +180,8 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
 
     #[test]
     fn logsumexp(n in 1usize..150, m in 1usize..1200, d in 1usize..40, seed: u64) {
-        let s = Stream::new(seed);
-        let unit = |at: u64, rows: usize| Var::from_tensor(&plain::normalize(var(s.at(at), &[rows, d]).as_tensor()).unwrap()).unwrap();
+        let s = RngKey::new(seed);
+        let unit = |at: u64, rows: usize| Var::from_tensor(&plain::normalize(var(s.fold_in_index(at), &[rows, d]).as_tensor()).unwrap()).unwrap();
         let inputs = [unit(0, n), unit(1, m)];
         twins("row_logsumexp", &inputs, &|i| mp4sr_ops::row_logsumexp(&i[0], &i[1], 14.0, &Mask::None), &|i| plain::row_logsumexp(&i[0], &i[1], 14.0, &Mask::None));
         let targets: Vec<u32> = (0..n as u64).map(|i| (s.bits(i) % m as u64) as u32).collect();
@@ -197,7 +198,7 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
 #[test]
 fn rows_stored_as_halves_are_the_same_rows() {
     use half::{bf16, f16};
-    let s = Stream::new(3);
+    let s = RngKey::new(3);
     // Values that every type holds.
     let values: Vec<f32> = (0..7 * 21u64).map(|i| (s.bits(i) % 256) as f32 / 64.0 - 2.0).collect();
     let offsets = [0, 2, 2, 5, 21];
@@ -206,7 +207,7 @@ fn rows_stored_as_halves_are_the_same_rows() {
         StoredValues::F16(Arc::new(values.iter().map(|&v| f16::from_f32(v)).collect::<Vec<_>>())),
         StoredValues::Bf16(Arc::new(values.iter().map(|&v| bf16::from_f32(v)).collect::<Vec<_>>())),
     ];
-    let w = var(s.at(1), &[7, 1]);
+    let w = var(s.fold_in_index(1), &[7, 1]);
     let results = stored.map(|stored| {
         let all = Ragged::stored(stored, 7, &offsets).unwrap();
         let mut room = Vec::new();
@@ -220,7 +221,7 @@ fn rows_stored_as_halves_are_the_same_rows() {
 
 #[test]
 fn a_row_without_columns_gives_minus_infinity_and_no_gradient() {
-    let a = var(Stream::new(1), &[2, 3]);
+    let a = var(RngKey::new(1), &[2, 3]);
     let groups = std::sync::Arc::new(vec![5, 5]);
     let mask = Mask::Groups { groups, same: SameGroup::LeaveOut, diagonal: false };
     let l = mp4sr_ops::row_logsumexp(&a, &a, 1.0, &mask).unwrap();

@@ -28,4 +28,4 @@ pub use rejects::{Example, Rejected, Rejects};
 pub use report::{Accounts, Report, Spread, Statistics};
 pub use source::{EventsRead, FileCount, ItemsRead};
 pub use stage::{account, count_events, count_items, run};
-pub use table1::Row as Table1Row;
+pub use table1::Table1Row;

@@ -11,7 +11,7 @@ use crate::dataset::Dataset;
 use crate::filter::Step;
 use crate::rejects::Rejects;
 use crate::source::{EventsRead, ItemsRead};
-use crate::table1::Row;
+use crate::table1::Table1Row;
 use crate::{Error, Result};
 
 /// A line under the header, and nothing else.
@@ -40,7 +40,7 @@ pub struct Report {
     /// The dataset as written.
     pub statistics: Statistics,
     /// The paper's numbers for it, where the pipeline names them.
-    pub table1: Option<Row>,
+    pub table1: Option<Table1Row>,
     /// What the user should know.
     pub warnings: Vec<String>,
 }
@@ -152,7 +152,7 @@ impl Report {
         filters: Vec<Step>,
         ties: u64,
         dataset: &Dataset,
-        table1: Option<Row>,
+        table1: Option<Table1Row>,
         mut warnings: Vec<String>,
     ) -> Self {
         let mut dropped: BTreeMap<String, u64> = BTreeMap::new();

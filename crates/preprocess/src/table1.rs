@@ -6,7 +6,7 @@ use crate::{Error, Result};
 
 /// A row of Table 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Row {
+pub struct Table1Row {
     /// Its name.
     pub name: String,
     /// Users.
@@ -27,12 +27,12 @@ const ROWS: [(&str, u64, u64, u64, f64); 4] = [
 ];
 
 /// The row that the pipeline names; none for an empty name.
-pub fn row(name: &str) -> Result<Option<Row>> {
+pub fn row(name: &str) -> Result<Option<Table1Row>> {
     if name.is_empty() {
         return Ok(None);
     }
     let found = ROWS.iter().find(|row| row.0.eq_ignore_ascii_case(name));
-    let row = found.map(|&(name, users, items, events, average_length)| Row {
+    let row = found.map(|&(name, users, items, events, average_length)| Table1Row {
         name: name.to_owned(),
         users,
         items,

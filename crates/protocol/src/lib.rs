@@ -3,14 +3,14 @@
 //! In: sequences; one rank a user. Out: leave-one-out cases, R@K, N@K and MRR, groups of users, significance. Must not know:
 //! models, scores, runs.
 
+mod breakdown;
 mod measure;
 mod significance;
-mod slices;
 mod split;
 mod store;
 
+pub use breakdown::{Breakdown, COLD_EVENTS, UserFacts, UserGroup, breakdowns, training_events};
 pub use measure::{BadScore, Measure, Metrics, means, rank};
 pub use significance::{Interval, Test, bootstrap, holm, mean_and_deviation, paired_t, unrounded, wilcoxon};
-pub use slices::{COLD_EVENTS, Facts, Slice, Slicing, slicings, training_events};
-pub use split::{Case, Split, training_part};
+pub use split::{EvalCase, Split, training_part};
 pub use store::{RanksInfo, StoredRanks, WEIGHTS};

@@ -3,7 +3,7 @@
 //! In: a model ready to rank, histories. Out: lists, best first. Must not know: training.
 
 use mp4sr_models::{Error, Scorer};
-use mp4sr_ops::Columns;
+use mp4sr_ops::ScoreBlocks;
 
 /// An item (1-based) and its score.
 pub type Scored = (u32, f32);
@@ -29,20 +29,20 @@ pub enum RecommendError {
 /// A scorer with its items ready for many lists.
 pub struct Recommender<'a> {
     scorer: &'a dyn Scorer,
-    columns: Columns,
+    blocks: ScoreBlocks,
 }
 
 impl<'a> Recommender<'a> {
     /// Of a scorer.
     pub fn new(scorer: &'a dyn Scorer) -> Result<Self, RecommendError> {
-        Ok(Self { scorer, columns: Columns::new(scorer.items())? })
+        Ok(Self { scorer, blocks: ScoreBlocks::new(scorer.items())? })
     }
 
     /// The `k` items with the highest scores for each history (none empty), best first, ties by item; with `remove_seen`, a
     /// history's own items are left out.
     pub fn top_k(&self, histories: &[&[u32]], k: usize, remove_seen: bool) -> Result<Vec<Vec<Scored>>, RecommendError> {
         let mut lists: Vec<List> = histories.iter().map(|history| List::new(history, k, remove_seen)).collect();
-        self.columns.scan(&self.scorer.sequences(histories)?, &mut lists, List::visit)?;
+        self.blocks.scan(&self.scorer.sequences(histories)?, &mut lists, List::visit)?;
         let finished = lists.into_iter().enumerate().map(|(at, list)| match list.bad {
             Some((item, score)) => Err(RecommendError::Score { history: at, item: item as usize, score }),
             None => Ok(list.finish()),

@@ -6,7 +6,7 @@ use clap::Parser;
 use mp4sr_artifact::{Column, Items, Stage, Table, Users};
 use mp4sr_models::Phase;
 use mp4sr_pipeline::{Context, StageArgs, run_main, run_stage};
-use mp4sr_protocol::{Case, Split, WEIGHTS};
+use mp4sr_protocol::{EvalCase, Split, WEIGHTS};
 use mp4sr_recommend::Recommender;
 use mp4sr_run::{Checkpoint, Inputs, build_model, removes_seen};
 use serde_json::json;
@@ -71,7 +71,7 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
         let asked: Vec<(usize, &[u32], Option<u32>)> = (0..sequences.user_count())
             .filter_map(|user| {
                 if config.recommend.before_test_item {
-                    Case::of(sequences.of(user), Split::Test).map(|case| (user, case.history, Some(case.target)))
+                    EvalCase::of(sequences.of(user), Split::Test).map(|case| (user, case.history, Some(case.target)))
                 } else {
                     Some((user, sequences.of(user), None)).filter(|(_, history, _)| !history.is_empty())
                 }

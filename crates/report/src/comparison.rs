@@ -2,7 +2,7 @@
 
 use mp4sr_protocol::{Interval, Measure, bootstrap, holm, paired_t, wilcoxon};
 
-use crate::slices::Ranked;
+use crate::breakdown::Ranked;
 use crate::table::aligned;
 
 /// Samples of users for an interval.

@@ -1,13 +1,13 @@
 //! Metrics, curves and recommendations to one self-contained page and tables.
 //!
 //! In: stored ranks, sequences, logs of training, lists, items, words of pictures, counts of preprocessing, times of stages;
-//! all of them files. Out: `index.html`, `metrics.md`, `metrics.csv`, `slices.csv`, `curves.svg`. Must not know: models, candle, how anything it shows was computed.
+//! all of them files. Out: `index.html`, `metrics.md`, `metrics.csv`, `breakdowns.csv`, `curves.svg`. Must not know: models, candle, how anything it shows was computed.
 
+mod breakdown;
 mod comparison;
 mod curves;
 mod error;
 mod page;
-mod slices;
 mod stage;
 mod statistics;
 mod table;

@@ -8,9 +8,9 @@ use mp4sr_artifact::Items;
 use mp4sr_pipeline::Timing;
 use mp4sr_protocol::Split;
 
+use crate::breakdown::BreakdownTable;
 use crate::comparison::Comparison;
 use crate::curves::Panel;
-use crate::slices::SliceTable;
 use crate::statistics::{Lines, Pictures, Rejected, Statistics, Unusable};
 use crate::table::{MetricsTable, percent};
 use crate::thumbnail::{Picture, thumbnail};
@@ -32,9 +32,9 @@ pub(crate) struct Page<'a> {
     pub(crate) dataset: &'a str,
     pub(crate) run: &'a str,
     pub(crate) tables: &'a [MetricsTable],
-    /// Of the test split, like the slices.
+    /// Of the test split, like the breakdowns.
     pub(crate) comparison: Option<&'a Comparison>,
-    pub(crate) slices: &'a [SliceTable],
+    pub(crate) breakdowns: &'a [BreakdownTable],
     pub(crate) panels: &'a [Panel],
     /// Runs without a log of training.
     pub(crate) untrained: &'a [String],
@@ -72,7 +72,7 @@ impl Page<'_> {
                         p.soft { "MP4SR: multimodal pre-training for sequential recommendation (arXiv 2303.11879)" }
                         nav {
                             a href="#metrics" { "Metrics" }
-                            @if !self.slices.is_empty() { a href="#groups" { "Groups of users" } }
+                            @if !self.breakdowns.is_empty() { a href="#groups" { "Groups of users" } }
                             @if !self.panels.is_empty() { a href="#training" { "Training" } }
                             @if self.statistics.is_some() { a href="#dataset" { "Dataset" } }
                             @if self.words.is_some() { a href="#words" { "What CLIP saw" } }
@@ -81,7 +81,7 @@ impl Page<'_> {
                         }
                     }
                     (self.metrics_section())
-                    @if !self.slices.is_empty() { (groups::section(self.slices)) }
+                    @if !self.breakdowns.is_empty() { (groups::section(self.breakdowns)) }
                     (self.training_section())
                     @if let Some(statistics) = self.statistics { (statistics_section(statistics)) }
                     @if let Some(words) = self.words { (words::section(words, self.items)) }
@@ -444,8 +444,8 @@ fn number(n: u64) -> String {
 mod tests {
     use super::*;
     use crate::Row;
-    use crate::slices::{Ranked, slice_tables};
-    use mp4sr_protocol::{Facts, Measure, Metrics};
+    use crate::breakdown::{Ranked, breakdown_tables};
+    use mp4sr_protocol::{Measure, Metrics, UserFacts};
 
     const HOSTILE: &str = "</title><script>alert(\"1\")</script> & <b>'bold'";
 
@@ -470,8 +470,8 @@ mod tests {
         let tables = [MetricsTable { split: Split::Test, measures, rows: vec![Row { run: HOSTILE.into(), metrics }] }];
         let ranked = [HOSTILE, "r"].map(|run| Ranked { run: run.to_owned(), ranks: vec![1] });
         let comparison = Comparison::of(&ranked, &[Measure::Recall(5)]);
-        let facts = [Facts { user: 0, length: 3, history: 2, target_events: 1, target_age: None }];
-        let slices = slice_tables(&facts, &ranked, &[Measure::Recall(5)]);
+        let facts = [UserFacts { user: 0, length: 3, history: 2, target_events: 1, target_age: None }];
+        let breakdowns = breakdown_tables(&facts, &ranked, &[Measure::Recall(5)]);
         let mut statistics = Statistics { dataset: HOSTILE.into(), ..Statistics::default() };
         let example = crate::statistics::Example { file: "a/b<c".into(), line: 3, found: HOSTILE.into() };
         let rejected = Rejected { count: 1, examples: vec![example] };
@@ -481,7 +481,7 @@ mod tests {
             run: "r",
             tables: &tables,
             comparison: comparison.as_ref(),
-            slices: &slices,
+            breakdowns: &breakdowns,
             panels: &[],
             untrained: &[],
             statistics: Some(&statistics),
@@ -500,7 +500,7 @@ mod tests {
         assert_eq!(text.matches("true next item</span>").count(), 2, "after the history and in the list");
         assert!(text.contains("picture does not decode") && text.contains("no picture"));
         assert!(text.contains("(no title)"));
-        assert_eq!(text.matches("<th class=\"run\" colspan=\"1\">&lt;/title").count(), slices.len());
+        assert_eq!(text.matches("<th class=\"run\" colspan=\"1\">&lt;/title").count(), breakdowns.len());
         assert!(!text.contains("id=\"words\"") && !text.contains("peak memory"), "nothing known, nothing said");
     }
 

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{Downloads, Items, Layout, Sequences, Stage, files};
 use mp4sr_pipeline::{Bug, Context, Timing, print, run_stage};
-use mp4sr_protocol::{Facts, Measure, Metrics, Split, StoredRanks};
+use mp4sr_protocol::{Measure, Metrics, Split, StoredRanks, UserFacts};
 use serde::Serialize;
 
+use crate::breakdown::{BreakdownTable, Ranked, breakdown_tables, breakdowns_to_csv, headline};
 use crate::comparison::Comparison;
 use crate::curves::{Log, panels, sheet};
 use crate::page::Page;
-use crate::slices::{Ranked, SliceTable, headline, slice_tables, slices_to_csv};
 use crate::statistics::Statistics;
 use crate::table::{MetricsTable, Row, to_csv};
 use crate::thumbnail::is_missing;
@@ -253,7 +253,7 @@ impl Report<'_> {
             self.table(Split::Validation, &self.ranked(Split::Validation, &sequences)?)?,
         ];
         let measures = headline(&config.evaluate.k);
-        let slices = slice_tables(&Facts::of(&sequences, Split::Test), &ranked, &measures);
+        let breakdowns = breakdown_tables(&UserFacts::of(&sequences, Split::Test), &ranked, &measures);
         let comparison = Comparison::of(&ranked, &measures);
         let logs = self.logs()?;
         let panels = panels(&logs)?;
@@ -277,7 +277,7 @@ impl Report<'_> {
             run: layout.run_name(),
             tables: &tables,
             comparison: comparison.as_ref(),
-            slices: &slices,
+            breakdowns: &breakdowns,
             panels: &panels,
             untrained: &untrained,
             statistics: statistics.as_ref(),
@@ -293,10 +293,10 @@ impl Report<'_> {
         let page_path = folder.join("index.html");
         files::write_bytes(&page_path, page.render().as_bytes())?;
         let markdown = folder.join("metrics.md");
-        files::write_bytes(&markdown, self.markdown(&tables, comparison.as_ref(), &slices).as_bytes())?;
+        files::write_bytes(&markdown, self.markdown(&tables, comparison.as_ref(), &breakdowns).as_bytes())?;
         let csv = write_csv(folder.join("metrics.csv"), to_csv(&tables))?;
-        let slices_csv = write_csv(folder.join("slices.csv"), slices_to_csv(&slices))?;
-        let mut outputs = vec![page_path, markdown, csv, slices_csv];
+        let breakdowns_csv = write_csv(folder.join("breakdowns.csv"), breakdowns_to_csv(&breakdowns))?;
+        let mut outputs = vec![page_path, markdown, csv, breakdowns_csv];
         let curves = folder.join("curves.svg");
         if panels.is_empty() {
             files::remove_if_present(&curves)?;
@@ -338,7 +338,12 @@ impl Report<'_> {
         }
     }
 
-    fn markdown(&self, tables: &[MetricsTable], comparison: Option<&Comparison>, slices: &[SliceTable]) -> String {
+    fn markdown(
+        &self,
+        tables: &[MetricsTable],
+        comparison: Option<&Comparison>,
+        breakdowns: &[BreakdownTable],
+    ) -> String {
         let mut text = format!("# {} on {}\n", self.context.layout.run_name(), self.context.config.dataset.name);
         for table in tables {
             let title = if table.split == Split::Test { "Test" } else { "Validation" };
@@ -347,9 +352,9 @@ impl Report<'_> {
                 text.push_str(&format!("\n{}", comparison.markdown()));
             }
         }
-        if !slices.is_empty() {
+        if !breakdowns.is_empty() {
             text.push_str("\n## Test, by groups of users\n");
-            slices.iter().for_each(|table| text.push_str(&format!("\n{}", table.markdown())));
+            breakdowns.iter().for_each(|table| text.push_str(&format!("\n{}", table.markdown())));
         }
         text
     }

@@ -186,12 +186,13 @@ fn a_page_tables_and_curves_that_need_nothing_beside_them() {
     assert!(csv.starts_with("run,split,users,R@5,R@10,R@20,N@5,N@10,N@20,MRR\npopular,test,11,"), "{csv}");
     assert!(world.text("curves.svg").contains("pretrain: training loss"));
 
-    // A slicing holds each user with a rank once.
-    let slices = world.text("slices.csv");
-    assert!(slices.starts_with("slicing,slice,users,run,measure,value\n"), "{slices}");
-    let lengths = slices.lines().filter(|line| line.starts_with("sequence length,") && line.contains(",mine,R@20,"));
+    // A breakdown holds each user with a rank once.
+    let breakdowns = world.text("breakdowns.csv");
+    assert!(breakdowns.starts_with("breakdown,group,users,run,measure,value\n"), "{breakdowns}");
+    let lengths =
+        breakdowns.lines().filter(|line| line.starts_with("sequence length,") && line.contains(",mine,R@20,"));
     let users: Vec<usize> = lengths.map(|line| line.split(',').nth(2).unwrap().parse().unwrap()).collect();
-    assert_eq!((users.len(), users.iter().sum::<usize>()), (5, 11), "all but the user of rank 0: {slices}");
+    assert_eq!((users.len(), users.iter().sum::<usize>()), (5, 11), "all but the user of rank 0: {breakdowns}");
     assert!(
         markdown.contains("## Test, by groups of users\n\n| sequence length | users | popular R@20 |"),
         "{markdown}"
@@ -220,13 +221,13 @@ fn measures_of_groups_worked_by_hand() {
     let ndcg = |ranks: [f64; 2]| {
         ranks.iter().map(|rank| if *rank > 20.0 { 0.0 } else { 1.0 / (rank + 1.0).log2() }).sum::<f64>() / 2.0
     };
-    let slices = world.text("slices.csv");
+    let breakdowns = world.text("breakdowns.csv");
     let value = |run: &str, measure: &str| -> f64 {
         let start = format!("history,2 events,2,{run},{measure},");
-        slices
+        breakdowns
             .lines()
             .find_map(|line| line.strip_prefix(&start))
-            .unwrap_or_else(|| panic!("{start} {slices}"))
+            .unwrap_or_else(|| panic!("{start} {breakdowns}"))
             .parse()
             .unwrap()
     };

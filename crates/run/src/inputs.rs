@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use mp4sr_artifact::{Error, Items, Layout, MappedFeatures, MappedValues, Sequences};
-use mp4sr_models::{Modality, Ragged, StoredValues, Stream};
+use mp4sr_models::{Modality, Ragged, RngKey, StoredValues};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{self, ModelName};
 
@@ -45,7 +45,7 @@ impl Inputs {
                 };
                 let rows = Ragged::stored(values, features.width, &offsets)
                     .with_context(|| format!("failed to use `{}`", path.display()))?;
-                let features = noisy(rows, modality, Stream::new(config.run.seed));
+                let features = noisy(rows, modality, RngKey::new(config.run.seed));
                 modalities.push(Modality { name: modality.name.clone(), features });
             }
         }
@@ -66,14 +66,14 @@ fn expect_items(layout: &Layout, sequences: &Sequences) -> mp4sr_artifact::Resul
 
 /// The features after `lost` and `swapped`: the items concerned come first in an order drawn for the modality, so that a
 /// greater share concerns those of a smaller one too.
-fn noisy(features: Ragged, modality: &config::Modality, stream: Stream) -> Ragged {
+fn noisy(features: Ragged, modality: &config::Modality, key: RngKey) -> Ragged {
     let count = features.count();
     let number = |share: f64| (share * count as f64).round() as usize;
     let (lost, swapped) = (number(modality.lost), number(modality.swapped));
     if lost + swapped == 0 {
         return features;
     }
-    let order = stream.purpose("noise").purpose(&modality.name).permutation(count);
+    let order = key.fold_in("noise").fold_in(&modality.name).permutation(count);
     let mut sources: Vec<Option<u32>> = (0..count as u32).map(Some).collect();
     for (at, &item) in order.iter().take(swapped).enumerate() {
         sources[item as usize] = Some(order[(at + 1) % count]);
@@ -98,7 +98,7 @@ mod tests {
         let features = Ragged::new((0..40).map(|v| v as f32).collect(), 1, &(0..=40).collect::<Vec<_>>()).unwrap();
         let make = |lost, swapped| {
             let modality = config::Modality { name: "text".to_owned(), lost, swapped, ..config::Modality::default() };
-            let noisy = noisy(features.clone(), &modality, Stream::new(1));
+            let noisy = noisy(features.clone(), &modality, RngKey::new(1));
             assert_eq!(noisy.count(), 40);
             noisy
         };

@@ -1,6 +1,6 @@
 use mp4sr_models::{
-    CmclDirection, Config as M2seConfig, Logits, Model, Mp4sr, PoolingGradient, Popularity, Pretraining, SameGroup,
-    SasRec, Stream, TransformerConfig,
+    CmclDirection, Config as M2seConfig, Logits, Model, Mp4sr, PoolingGradient, Popularity, Pretraining, RngKey,
+    SameGroup, SasRec, TransformerConfig,
 };
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{self, ModelName, SeenItems};
@@ -14,10 +14,10 @@ const RELEASED_PAD_ROWS: usize = 10;
 
 /// The model that the configuration names, fresh. This is where a new model is registered.
 pub fn build_model(config: &Config, inputs: &Inputs) -> anyhow::Result<Box<dyn Model>> {
-    let stream = Stream::new(config.run.seed);
+    let key = RngKey::new(config.run.seed);
     Ok(match config.model.name {
-        ModelName::Mp4sr => Box::new(Mp4sr::new(m2se_config(config), inputs.modalities.clone(), stream)?),
-        ModelName::Sasrec => Box::new(SasRec::new(transformer_config(config), inputs.sequences.item_count, stream)?),
+        ModelName::Mp4sr => Box::new(Mp4sr::new(m2se_config(config), inputs.modalities.clone(), key)?),
+        ModelName::Sasrec => Box::new(SasRec::new(transformer_config(config), inputs.sequences.item_count, key)?),
         ModelName::Popularity => {
             let sequences = &inputs.sequences;
             let training = (0..sequences.user_count()).map(|user| training_part(sequences.of(user)));

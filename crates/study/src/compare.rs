@@ -13,14 +13,14 @@ const ROUNDS: usize = 1000;
 
 /// A model's ranks, one list a seed; every list has a rank a user, 0 for none.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Group {
+pub struct SeedRuns {
     /// What the model is called.
     pub name: String,
     /// By seed.
     pub ranks: Vec<Vec<u32>>,
 }
 
-impl Group {
+impl SeedRuns {
     /// Reads the ranks of runs of one model.
     pub fn read(
         name: &str,
@@ -100,11 +100,11 @@ pub struct Comparison {
 
 impl Comparison {
     /// Compares models on the users that all of them rank.
-    pub fn new(groups: &[Group], measures: &[Measure]) -> Self {
+    pub fn new(groups: &[SeedRuns], measures: &[Measure]) -> Self {
         let count = groups.iter().flat_map(|group| &group.ranks).map(Vec::len).min().unwrap_or(0);
         let ranked = |&user: &usize| groups.iter().flat_map(|group| &group.ranks).all(|ranks| ranks[user] > 0);
         let users: Vec<usize> = (0..count).filter(ranked).collect();
-        let groups: Vec<Group> = groups.iter().map(|group| group.of_users(&users)).collect();
+        let groups: Vec<SeedRuns> = groups.iter().map(|group| group.of_users(&users)).collect();
         let mut rows: Vec<(String, Vec<Entry>)> = groups.iter().map(|group| (group.name.clone(), Vec::new())).collect();
         for &measure in measures {
             for (row, entry) in rows.iter_mut().zip(column(&groups, measure)) {
@@ -123,7 +123,7 @@ impl Comparison {
     }
 }
 
-fn column(groups: &[Group], measure: Measure) -> Vec<Entry> {
+fn column(groups: &[SeedRuns], measure: Measure) -> Vec<Entry> {
     let values: Vec<Vec<f64>> = groups.iter().map(|group| group.per_user(measure)).collect();
     let mut entries: Vec<Entry> = groups
         .iter()
@@ -155,8 +155,8 @@ fn column(groups: &[Group], measure: Measure) -> Vec<Entry> {
 mod tests {
     use super::*;
 
-    fn group(name: &str, ranks: &[&[u32]]) -> Group {
-        Group { name: name.to_owned(), ranks: ranks.iter().map(|r| r.to_vec()).collect() }
+    fn group(name: &str, ranks: &[&[u32]]) -> SeedRuns {
+        SeedRuns { name: name.to_owned(), ranks: ranks.iter().map(|r| r.to_vec()).collect() }
     }
 
     #[test]

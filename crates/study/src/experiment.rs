@@ -12,14 +12,16 @@ use mp4sr_artifact::{Layout, Sequences, files, read_log};
 use mp4sr_figure::{Chart, Figure, Point, Series};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::Modality;
-use mp4sr_protocol::{COLD_EVENTS, Facts, Measure, Slice, Split, mean_and_deviation, slicings, training_events};
+use mp4sr_protocol::{
+    COLD_EVENTS, Measure, Split, UserFacts, UserGroup, breakdowns, mean_and_deviation, training_events,
+};
 use serde::Deserialize;
 
-use crate::compare::{Comparison, Group};
+use crate::compare::{Comparison, SeedRuns};
 use crate::paper::printed;
-use crate::runner::{Cell, Resolved, Runner, Until};
+use crate::runner::{ResolvedRun, Runner, StudyRun, Until};
 use crate::text::Rows;
-use rows::{ALL, Row, full, modality, popularity, row, sasrec, without_pretraining};
+use rows::{ALL, StudyRow, full, modality, popularity, row, sasrec, without_pretraining};
 
 /// What is studied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -129,7 +131,7 @@ pub fn run_experiment(runner: &Runner, experiment: Experiment, options: &Options
         );
     }
     let common = common(runner, &runner.args().pipeline, options)?;
-    let base = runner.resolve(&runner.cell("study".to_owned(), common.clone()))?;
+    let base = runner.resolve(&runner.study_run("study".to_owned(), common.clone()))?;
     let mut study = Study {
         runner,
         experiment,
@@ -148,8 +150,8 @@ pub fn run_experiment(runner: &Runner, experiment: Experiment, options: &Options
 fn common(runner: &Runner, pipeline: &Path, options: &Options) -> anyhow::Result<Vec<String>> {
     let mut common = vec![SHORT.to_owned()];
     if options.quick {
-        let cell = Cell { pipeline: pipeline.to_owned(), run: "study".to_owned(), overrides: Vec::new() };
-        let name = runner.resolve(&cell)?.config.dataset.name;
+        let run = StudyRun { pipeline: pipeline.to_owned(), name: "study".to_owned(), overrides: Vec::new() };
+        let name = runner.resolve(&run)?.config.dataset.name;
         common.push(format!("dataset.name=\"{name}-quick\""));
         common.extend(QUICK.map(str::to_owned));
     }
@@ -157,7 +159,7 @@ fn common(runner: &Runner, pipeline: &Path, options: &Options) -> anyhow::Result
 }
 
 /// Rows with the runs of their seeds.
-type Made = Vec<(Row, Vec<Resolved>)>;
+type Made = Vec<(StudyRow, Vec<ResolvedRun>)>;
 
 impl Study<'_> {
     fn run(&mut self) -> anyhow::Result<String> {
@@ -219,33 +221,43 @@ impl Study<'_> {
         self.layout.root().join("studies").join(self.slug())
     }
 
-    fn cell(&self, pipeline: &Path, common: &[String], row: &Row, seed: usize) -> anyhow::Result<Resolved> {
+    fn study_run(
+        &self,
+        pipeline: &Path,
+        common: &[String],
+        row: &StudyRow,
+        seed: usize,
+    ) -> anyhow::Result<ResolvedRun> {
         let mut overrides = common.to_vec();
         overrides.extend(ALL.map(str::to_owned));
         overrides.extend(row.overrides.iter().cloned());
         let seed = self.config.run.seed + seed as u64;
         overrides.push(format!("run.seed={seed}"));
-        self.runner.resolve(&Cell { pipeline: pipeline.to_owned(), run: format!("{}.s{seed}", row.slug), overrides })
+        self.runner.resolve(&StudyRun {
+            pipeline: pipeline.to_owned(),
+            name: format!("{}.s{seed}", row.slug),
+            overrides,
+        })
     }
 
     /// Makes the runs of all rows; a row with a run that failed is left out, with a note.
-    fn make(&mut self, rows: &[Row], until: Until) -> anyhow::Result<Made> {
+    fn make(&mut self, rows: &[StudyRow], until: Until) -> anyhow::Result<Made> {
         let common = self.common.clone();
         let pipeline = self.runner.args().pipeline.clone();
         self.take_features(&pipeline, &common)?;
-        let mut cells = Vec::new();
+        let mut runs = Vec::new();
         for row in rows {
             for seed in 0..self.options.seeds {
-                cells.push(self.cell(&pipeline, &common, row, seed)?);
+                runs.push(self.study_run(&pipeline, &common, row, seed)?);
             }
         }
-        let failed = self.runner.run(&cells, until);
+        let failed = self.runner.run(&runs, until);
         let told = self.notes.len();
         let mut made = Vec::new();
         for (at, row) in rows.iter().enumerate() {
             let range = at * self.options.seeds..(at + 1) * self.options.seeds;
             match failed[range.clone()].iter().flatten().next() {
-                None => made.push((row.clone(), cells[range].to_vec())),
+                None => made.push((row.clone(), runs[range].to_vec())),
                 Some(error) => {
                     self.failures += 1;
                     self.notes.push(format!("not run: {} ({error})", row.label));
@@ -265,7 +277,7 @@ impl Study<'_> {
     }
 
     /// A comparison of rows on the test split, as a table.
-    fn table(&mut self, title: &str, rows: &[Row], paper: Option<Paper>) -> anyhow::Result<String> {
+    fn table(&mut self, title: &str, rows: &[StudyRow], paper: Option<Paper>) -> anyhow::Result<String> {
         let made = self.make(rows, Until::Evaluated)?;
         let groups = groups(&made, &self.sequences()?, None)?;
         let comparison = Comparison::new(&groups, &self.measures());
@@ -277,7 +289,7 @@ impl Study<'_> {
 
     /// R@20 and N@20 over the values of one key.
     fn sweep(&mut self, title: &str, name: &str, key: &str, values: &[&str]) -> anyhow::Result<String> {
-        let rows: Vec<Row> = values
+        let rows: Vec<StudyRow> = values
             .iter()
             .map(|value| row(&format!("{name} = {value}"), &format!("{name}-{value}"), &[&format!("{key}={value}")]))
             .collect();
@@ -305,7 +317,7 @@ impl Study<'_> {
     fn mixup(&mut self) -> anyhow::Result<String> {
         anyhow::ensure!(self.config.model.modalities.len() > 1, "mixup needs two modalities; use a pipeline that has");
         let title = "Mixup with a fixed swap probability";
-        let mut rows: Vec<Row> = (0..10)
+        let mut rows: Vec<StudyRow> = (0..10)
             .map(|tenth| {
                 let p = format!("0.{tenth}");
                 let keys = [format!("pretrain.mixup_min={p}"), format!("pretrain.mixup_max={p}")];
@@ -408,26 +420,26 @@ impl Study<'_> {
         let made = self.make(&[popularity(), sasrec(), without_pretraining(), full()], Until::Evaluated)?;
         let sequences = self.sequences()?;
         let groups = groups(&made, &sequences, None)?;
-        let all = slicings(&Facts::of(&sequences, Split::Test));
-        let slices: &[Slice] = all.iter().find(|s| s.name == "sequence length").map_or(&[], |s| &s.slices);
-        let mut text = self.head(title, slices.iter().map(|s| s.users.len()).sum());
+        let all = breakdowns(&UserFacts::of(&sequences, Split::Test));
+        let user_groups: &[UserGroup] = all.iter().find(|s| s.name == "sequence length").map_or(&[], |s| &s.groups);
+        let mut text = self.head(title, user_groups.iter().map(|s| s.users.len()).sum());
         let mut details = Rows::default();
         let mut lines: Vec<Line> =
             made.iter().map(|(row, _)| Line { name: row.label.clone(), entries: Vec::new() }).collect();
-        for (place, slice) in slices.iter().enumerate() {
-            let own: Vec<Group> = groups.iter().map(|group| group.of_users(&slice.users)).collect();
+        for (place, user_group) in user_groups.iter().enumerate() {
+            let own: Vec<SeedRuns> = groups.iter().map(|group| group.of_users(&user_group.users)).collect();
             let comparison = Comparison::new(&own, &self.measures());
-            let _ = write!(text, "\n{} events, {} users\n\n", slice.name, comparison.users);
+            let _ = write!(text, "\n{} events, {} users\n\n", user_group.name, comparison.users);
             text += &comparison.table("model").markdown();
-            add_details(&mut details, &slice.name, &comparison);
+            add_details(&mut details, &user_group.name, &comparison);
             for (line, row) in lines.iter_mut().zip(&comparison.rows) {
                 line.entries.push((place, values(row)));
             }
         }
-        if slices.len() < 5 {
-            self.notes.push(format!("there are no more than {} lengths", slices.len()));
+        if user_groups.len() < 5 {
+            self.notes.push(format!("there are no more than {} lengths", user_groups.len()));
         }
-        let places: Vec<String> = slices.iter().map(|s| format!("{} ({})", s.name, s.users.len())).collect();
+        let places: Vec<String> = user_groups.iter().map(|s| format!("{} ({})", s.name, s.users.len())).collect();
         let figure = self.figure(title, "events (users)", &places, &lines);
         self.finish(text, None, &details, Some(figure))
     }
@@ -446,8 +458,8 @@ impl Study<'_> {
         }
         let made = self.make(&rows, Until::Evaluated)?;
         let sequences = self.sequences()?;
-        let facts = Facts::of(&sequences, Split::Test);
-        let users = |belongs: &dyn Fn(&Facts) -> bool| -> Vec<usize> {
+        let facts = UserFacts::of(&sequences, Split::Test);
+        let users = |belongs: &dyn Fn(&UserFacts) -> bool| -> Vec<usize> {
             facts.iter().filter(|f| belongs(f)).map(|f| f.user).collect()
         };
         let cold_items = training_events(&sequences).iter().filter(|&&events| events < COLD_EVENTS).count();
@@ -477,7 +489,7 @@ impl Study<'_> {
                 continue;
             }
             let groups = groups(&made, &sequences, history)?;
-            let own: Vec<Group> = groups.iter().map(|group| group.of_users(&users)).collect();
+            let own: Vec<SeedRuns> = groups.iter().map(|group| group.of_users(&users)).collect();
             let comparison = Comparison::new(&own, &self.measures());
             let _ = write!(text, "\n{} users: {what}\n\n", comparison.users);
             text += &comparison.table("model").markdown();
@@ -503,15 +515,15 @@ impl Study<'_> {
         let own = self.runner.args().pipeline.clone();
         for pipeline in [own].iter().chain(&self.options.with.clone()) {
             let common = common(self.runner, pipeline, self.options)?;
-            let cell = self.cell(pipeline, &common, &popularity(), 0)?;
-            if let Some(error) = self.runner.run(std::slice::from_ref(&cell), Until::Dataset).swap_remove(0) {
+            let run = self.study_run(pipeline, &common, &popularity(), 0)?;
+            if let Some(error) = self.runner.run(std::slice::from_ref(&run), Until::Dataset).swap_remove(0) {
                 anyhow::bail!("{error}");
             }
-            let path = cell.layout.statistics();
+            let path = run.layout.statistics();
             let report: Report = serde_json::from_str(&files::read_to_string(&path)?)
                 .map_err(|e| mp4sr_artifact::Error::unreadable(&path, "it", &e, "run `make preprocess` again"))?;
             let Counts { users, items, events, average_length } = report.statistics;
-            let mut row = vec![cell.config.dataset.name.clone()];
+            let mut row = vec![run.config.dataset.name.clone()];
             row.extend([users, items, events].map(|n| n.to_string()));
             row.push(format!("{average_length:.2}"));
             table.rows.push(row);
@@ -584,10 +596,10 @@ impl Study<'_> {
 /// How long training took, by row.
 fn times(made: &Made) -> mp4sr_artifact::Result<String> {
     let mut table = Rows::new(["model", "epochs", "seconds of training"]);
-    for (row, cells) in made {
+    for (row, runs) in made {
         let (epochs, seconds): (Vec<f64>, Vec<f64>) = {
             let all: Vec<(f64, f64)> =
-                cells.iter().map(|cell| training_time(&cell.layout)).collect::<mp4sr_artifact::Result<_>>()?;
+                runs.iter().map(|run| training_time(&run.layout)).collect::<mp4sr_artifact::Result<_>>()?;
             all.into_iter().unzip()
         };
         if epochs.iter().sum::<f64>() > 0.0 {
@@ -623,15 +635,15 @@ fn values((_, entries): &Compared) -> Values {
     entries.iter().map(value).collect()
 }
 
-fn groups(made: &Made, sequences: &Sequences, history: Option<usize>) -> anyhow::Result<Vec<Group>> {
+fn groups(made: &Made, sequences: &Sequences, history: Option<usize>) -> anyhow::Result<Vec<SeedRuns>> {
     anyhow::ensure!(
         (0..sequences.user_count()).any(|user| sequences.of(user).len() > 1),
         "no user has an event to be tested on and one before it; use a dataset with longer sequences"
     );
     made.iter()
-        .map(|(row, cells)| {
-            let layouts: Vec<Layout> = cells.iter().map(|cell| cell.layout.clone()).collect();
-            Ok(Group::read(&row.label, &layouts, sequences, Split::Test, history)?)
+        .map(|(row, runs)| {
+            let layouts: Vec<Layout> = runs.iter().map(|run| run.layout.clone()).collect();
+            Ok(SeedRuns::read(&row.label, &layouts, sequences, Split::Test, history)?)
         })
         .collect()
 }

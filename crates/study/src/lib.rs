@@ -11,8 +11,8 @@ mod runner;
 mod search;
 mod text;
 
-pub use compare::{Comparison, Group};
+pub use compare::{Comparison, SeedRuns};
 pub use experiment::{Experiment, Options, run_experiment};
 pub use merge::merge;
-pub use runner::{Cell, Runner};
+pub use runner::{Runner, StudyRun};
 pub use search::{Grid, search};

@@ -73,7 +73,7 @@ mod tests {
         for (table, rows) in [(1, 4), (2, 48), (3, 12), (4, 18), (5, 4), (6, 9)] {
             let found = printed(&folder, table).unwrap();
             assert_eq!(found.rows.len(), rows, "Table {table}");
-            assert!(found.rows.iter().flatten().all(|cell| !cell.is_empty()), "Table {table}: {found:?}");
+            assert!(found.rows.iter().flatten().all(|run| !run.is_empty()), "Table {table}: {found:?}");
         }
         let message = printed(Path::new("nowhere"), 2).unwrap_err().to_string();
         assert!(message.contains("nowhere/tables.csv"), "{message}");

@@ -17,19 +17,19 @@ const PRETRAIN_RECORD: &str = "pretrain.manifest.json";
 
 /// One run of a study.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Cell {
+pub struct StudyRun {
     /// Its pipeline.
     pub pipeline: PathBuf,
     /// The name of the run.
-    pub run: String,
+    pub name: String,
     /// What it changes in the pipeline, each `section.key=value`.
     pub overrides: Vec<String>,
 }
 
-/// A cell with what its settings mean.
+/// A run with what its settings mean.
 #[derive(Clone, Debug)]
-pub struct Resolved {
-    cell: Cell,
+pub struct ResolvedRun {
+    spec: StudyRun,
     /// Its configuration.
     pub config: Config,
     /// Where its files lie.
@@ -39,14 +39,14 @@ pub struct Resolved {
 /// Makes runs.
 #[derive(Debug)]
 pub struct Runner {
-    /// Flags that all cells share.
+    /// Flags that all runs share.
     args: StageArgs,
     jobs: usize,
     progress: Progress,
     programs: PathBuf,
 }
 
-/// How far a cell is brought.
+/// How far a run is brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
     /// Its dataset.
@@ -61,10 +61,10 @@ pub enum Until {
     Evaluated,
 }
 
-impl Resolved {
-    /// The cell.
-    pub fn cell(&self) -> &Cell {
-        &self.cell
+impl ResolvedRun {
+    /// The run.
+    pub fn spec(&self) -> &StudyRun {
+        &self.spec
     }
 }
 
@@ -77,7 +77,7 @@ impl Runner {
         Ok(Self { args, jobs: jobs.max(1), progress, programs })
     }
 
-    /// The flags that all cells share.
+    /// The flags that all runs share.
     pub fn args(&self) -> &StageArgs {
         &self.args
     }
@@ -96,51 +96,51 @@ impl Runner {
         Ok(self.args.data.clone().filter(|_| !names_its_own))
     }
 
-    /// What evaluates a cell from a shell, with all that the runner's flags say.
-    pub fn command(&self, cell: &Cell) -> String {
+    /// What evaluates a run from a shell, with all that the runner's flags say.
+    pub fn command(&self, run: &StudyRun) -> String {
         let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
         let mut line = format!(
             "mp4sr-evaluate --pipeline {} --artifacts {} --run {}",
-            quoted(&cell.pipeline.to_string_lossy()),
+            quoted(&run.pipeline.to_string_lossy()),
             quoted(&self.args.artifacts.to_string_lossy()),
-            cell.run
+            run.name
         );
         if let Some(data) = &self.args.data {
             let _ = write!(line, " --data {}", quoted(data));
         }
-        for assignment in self.args.overrides.iter().chain(&cell.overrides) {
+        for assignment in self.args.overrides.iter().chain(&run.overrides) {
             let _ = write!(line, " --set {}", quoted(assignment));
         }
         line
     }
 
     /// A run of the runner's own pipeline.
-    pub fn cell(&self, run: String, overrides: Vec<String>) -> Cell {
-        Cell { pipeline: self.args.pipeline.clone(), run, overrides }
+    pub fn study_run(&self, name: String, overrides: Vec<String>) -> StudyRun {
+        StudyRun { pipeline: self.args.pipeline.clone(), name, overrides }
     }
 
-    /// The configuration and the files of a cell.
-    pub fn resolve(&self, cell: &Cell) -> anyhow::Result<Resolved> {
+    /// The configuration and the files of a run.
+    pub fn resolve(&self, run: &StudyRun) -> anyhow::Result<ResolvedRun> {
         let args = StageArgs {
-            pipeline: cell.pipeline.clone(),
-            data: self.data(&cell.pipeline)?,
-            run: Some(cell.run.clone()),
-            overrides: self.args.overrides.iter().chain(&cell.overrides).cloned().collect(),
+            pipeline: run.pipeline.clone(),
+            data: self.data(&run.pipeline)?,
+            run: Some(run.name.clone()),
+            overrides: self.args.overrides.iter().chain(&run.overrides).cloned().collect(),
             ..self.args.clone()
         };
         let context = args.context()?;
-        Ok(Resolved { cell: cell.clone(), config: context.config, layout: context.layout })
+        Ok(ResolvedRun { spec: run.clone(), config: context.config, layout: context.layout })
     }
 
-    /// Brings all cells to `until`, `jobs` at once. Dataset and features come first and one after the other; of cells that
-    /// pre-train alike one does so and the others take its weights. Gives each cell's error, where there is one: a cell that
+    /// Brings all runs to `until`, `jobs` at once. Dataset and features come first and one after the other; of runs that
+    /// pre-train alike one does so and the others take its weights. Gives each run's error, where there is one: a run that
     /// fails stops no other.
-    pub fn run(&self, cells: &[Resolved], until: Until) -> Vec<Option<String>> {
-        let mut failed: Vec<Option<String>> = vec![None; cells.len()];
-        for alike in groups(cells, |cell| Some(features_key(cell))) {
-            let made = self.stage(&cells[alike[0]], "mp4sr-preprocess", &[]).and_then(|()| match until {
+    pub fn run(&self, runs: &[ResolvedRun], until: Until) -> Vec<Option<String>> {
+        let mut failed: Vec<Option<String>> = vec![None; runs.len()];
+        for alike in groups(runs, |run| Some(features_key(run))) {
+            let made = self.stage(&runs[alike[0]], "mp4sr-preprocess", &[]).and_then(|()| match until {
                 Until::Dataset => Ok(()),
-                _ => self.stage(&cells[alike[0]], "mp4sr-extract", &[]),
+                _ => self.stage(&runs[alike[0]], "mp4sr-extract", &[]),
             });
             if let Err(error) = made {
                 alike.iter().for_each(|&at| failed[at] = Some(format!("{error:#}")));
@@ -149,17 +149,17 @@ impl Runner {
         if [Until::Dataset, Until::Features].contains(&until) {
             return failed;
         }
-        let open = |failed: &[Option<String>]| (0..cells.len()).filter(|&at| failed[at].is_none()).collect::<Vec<_>>();
-        let mut sources = groups(cells, pretrain_key);
+        let open = |failed: &[Option<String>]| (0..runs.len()).filter(|&at| failed[at].is_none()).collect::<Vec<_>>();
+        let mut sources = groups(runs, pretrain_key);
         // A run of an earlier study may have the weights already.
-        sources.iter_mut().for_each(|alike| alike.sort_by_key(|&at| !has_pretrained(&cells[at].layout)));
+        sources.iter_mut().for_each(|alike| alike.sort_by_key(|&at| !has_pretrained(&runs[at].layout)));
         let first: Vec<usize> = sources.iter().map(|alike| alike[0]).filter(|&at| failed[at].is_none()).collect();
-        self.parallel(&first, &mut failed, "pre-trained", |at| self.stage(&cells[at], "mp4sr-train", &["pretrain"]));
+        self.parallel(&first, &mut failed, "pre-trained", |at| self.stage(&runs[at], "mp4sr-train", &["pretrain"]));
         for alike in &sources {
             for &at in &alike[1..] {
                 let taken = match &failed[alike[0]] {
                     Some(error) => Err(anyhow::anyhow!("{error}")),
-                    None => take_pretrained(&cells[alike[0]].layout, &cells[at].layout),
+                    None => take_pretrained(&runs[alike[0]].layout, &runs[at].layout),
                 };
                 failed[at] = failed[at].take().or(taken.err().map(|error| format!("{error:#}")));
             }
@@ -169,22 +169,22 @@ impl Runner {
         }
         let rest = open(&failed);
         self.parallel(&rest, &mut failed, "made", |at| {
-            self.stage(&cells[at], "mp4sr-train", &["pretrain"])?;
-            self.stage(&cells[at], "mp4sr-train", &["finetune"])?;
-            if until == Until::Evaluated { self.stage(&cells[at], "mp4sr-evaluate", &[]) } else { Ok(()) }
+            self.stage(&runs[at], "mp4sr-train", &["pretrain"])?;
+            self.stage(&runs[at], "mp4sr-train", &["finetune"])?;
+            if until == Until::Evaluated { self.stage(&runs[at], "mp4sr-evaluate", &[]) } else { Ok(()) }
         });
         failed
     }
 
-    /// Pre-trains cells whose dataset and features no stage makes. Gives each cell's error, where there is one.
-    pub fn pretrain_as_is(&self, cells: &[Resolved]) -> Vec<Option<String>> {
-        let mut failed = vec![None; cells.len()];
-        let all: Vec<usize> = (0..cells.len()).collect();
-        self.parallel(&all, &mut failed, "pre-trained", |at| self.stage(&cells[at], "mp4sr-train", &["pretrain"]));
+    /// Pre-trains runs whose dataset and features no stage makes. Gives each run's error, where there is one.
+    pub fn pretrain_as_is(&self, runs: &[ResolvedRun]) -> Vec<Option<String>> {
+        let mut failed = vec![None; runs.len()];
+        let all: Vec<usize> = (0..runs.len()).collect();
+        self.parallel(&all, &mut failed, "pre-trained", |at| self.stage(&runs[at], "mp4sr-train", &["pretrain"]));
         failed
     }
 
-    /// Does `work` for the cells `which`, some at once.
+    /// Does `work` for the runs `which`, some at once.
     fn parallel(
         &self,
         which: &[usize],
@@ -213,16 +213,16 @@ impl Runner {
         }
     }
 
-    /// Runs one program for a cell; its error is the program's own.
-    fn stage(&self, resolved: &Resolved, program: &str, words: &[&str]) -> anyhow::Result<()> {
-        let (args, cell) = (&self.args, &resolved.cell);
+    /// Runs one program for a run; its error is the program's own.
+    fn stage(&self, resolved: &ResolvedRun, program: &str, words: &[&str]) -> anyhow::Result<()> {
+        let (args, run) = (&self.args, &resolved.spec);
         let mut command = Command::new(self.programs.join(program));
-        command.args(words).arg("--quiet").arg("--pipeline").arg(&cell.pipeline).arg("--run").arg(&cell.run);
+        command.args(words).arg("--quiet").arg("--pipeline").arg(&run.pipeline).arg("--run").arg(&run.name);
         command.arg("--artifacts").arg(&args.artifacts);
-        if let Some(data) = self.data(&cell.pipeline)? {
+        if let Some(data) = self.data(&run.pipeline)? {
             command.arg("--data").arg(data);
         }
-        args.overrides.iter().chain(&cell.overrides).for_each(|assignment| {
+        args.overrides.iter().chain(&run.overrides).for_each(|assignment| {
             command.arg("--set").arg(assignment);
         });
         if self.jobs > 1 {
@@ -236,16 +236,16 @@ impl Runner {
         }
         let said = String::from_utf8_lossy(&output.stderr);
         let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it was stopped");
-        anyhow::bail!("run `{}`: {}", cell.run, last.trim_start_matches("error: "))
+        anyhow::bail!("run `{}`: {}", run.name, last.trim_start_matches("error: "))
     }
 }
 
 /// Cells whose keys are equal, in the order of their first; those without a key are in no group.
-fn groups(cells: &[Resolved], key: impl Fn(&Resolved) -> Option<Value>) -> Vec<Vec<usize>> {
+fn groups(runs: &[ResolvedRun], key: impl Fn(&ResolvedRun) -> Option<Value>) -> Vec<Vec<usize>> {
     let mut place: BTreeMap<String, usize> = BTreeMap::new();
     let mut groups: Vec<Vec<usize>> = Vec::new();
-    for (at, cell) in cells.iter().enumerate() {
-        let Some(key) = key(cell) else { continue };
+    for (at, run) in runs.iter().enumerate() {
+        let Some(key) = key(run) else { continue };
         let group = *place.entry(key.to_string()).or_insert(groups.len());
         if group == groups.len() {
             groups.push(Vec::new());
@@ -255,21 +255,23 @@ fn groups(cells: &[Resolved], key: impl Fn(&Resolved) -> Option<Value>) -> Vec<V
     groups
 }
 
-fn features_key(cell: &Resolved) -> Value {
-    let Config { dataset, source, preprocess, extract, .. } = &cell.config;
+fn features_key(run: &ResolvedRun) -> Value {
+    let Config { dataset, source, preprocess, extract, .. } = &run.config;
     json!([dataset, source, preprocess, extract])
 }
 
-/// What decides pre-training. Two cells with the same key need not train alike: whether the weights of one are those that
+/// What decides pre-training. Two runs with the same key need not train alike: whether the weights of one are those that
 /// another would make is asked by the stage itself, from its record.
-fn pretrain_key(cell: &Resolved) -> Option<Value> {
-    let Config { model, pretrain, finetune, evaluate, run, .. } = &cell.config;
+fn pretrain_key(resolved: &ResolvedRun) -> Option<Value> {
+    let Config { model, pretrain, finetune, evaluate, run, .. } = &resolved.config;
     let has = model.name == ModelName::Mp4sr && pretrain.enabled && pretrain.from.is_empty() && !finetune.end_to_end;
     let mut model = json!(model);
     for key in mp4sr_pipeline::config::FINETUNE_KEYS {
         model.as_object_mut()?.remove(key);
     }
-    has.then(|| json!([features_key(cell), model, pretrain, evaluate.k, evaluate.seen_items, evaluate.batch, run.seed]))
+    has.then(|| {
+        json!([features_key(resolved), model, pretrain, evaluate.k, evaluate.seen_items, evaluate.batch, run.seed])
+    })
 }
 
 fn has_pretrained(layout: &Layout) -> bool {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use mp4sr_artifact::{Error, Layout, files, read_log};
 use serde::Deserialize;
 
-use crate::runner::{Resolved, Runner, Until};
+use crate::runner::{ResolvedRun, Runner, Until};
 use crate::text::Rows;
 
 /// Keys under these decide dataset and features.
@@ -75,7 +75,7 @@ fn combinations(grids: &[Grid]) -> Vec<Vec<&str>> {
     all
 }
 
-/// The name of a cell's run: `<search>.<key>-<value>...`, with what a name can't hold replaced.
+/// The name of a run: `<search>.<key>-<value>...`, with what a name can't hold replaced.
 fn run_name(search: &str, grids: &[Grid], values: &[&str]) -> String {
     let mut name = search.to_owned();
     for (grid, value) in grids.iter().zip(values) {
@@ -85,7 +85,7 @@ fn run_name(search: &str, grids: &[Grid], values: &[&str]) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect()
 }
 
-/// A dataset's files hold one dataset: cells that differ in what makes it get one of their own, `<dataset>.<key>-<value>...`.
+/// A dataset's files hold one dataset: runs that differ in what makes it get one of their own, `<dataset>.<key>-<value>...`.
 fn dataset_name(base: &str, grids: &[Grid], values: &[&str]) -> Option<String> {
     let of_data = |grid: &Grid| DATA.iter().any(|section| grid.key.starts_with(section));
     let (own, values): (Vec<Grid>, Vec<&str>) =
@@ -103,7 +103,7 @@ struct Line {
     best: bool,
 }
 
-/// What became of a cell.
+/// What became of a run.
 struct Outcome {
     at: usize,
     recall: f64,
@@ -123,48 +123,48 @@ pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(St
         );
     }
     let all = combinations(grids);
-    let base = runner.resolve(&runner.cell(name.to_owned(), Vec::new()))?;
-    let mut cells = Vec::new();
+    let base = runner.resolve(&runner.study_run(name.to_owned(), Vec::new()))?;
+    let mut runs = Vec::new();
     for values in &all {
         let mut overrides: Vec<String> =
             grids.iter().zip(values).map(|(grid, value)| format!("{}={value}", grid.key)).collect();
         overrides.extend(dataset_name(&base.config.dataset.name, grids, values));
-        cells.push(runner.resolve(&runner.cell(run_name(name, grids, values), overrides))?);
+        runs.push(runner.resolve(&runner.study_run(run_name(name, grids, values), overrides))?);
     }
     anyhow::ensure!(
-        (1..cells.len()).all(|at| cells[..at].iter().all(|cell| cell.layout.run() != cells[at].layout.run())),
-        "two cells of the grid have the same name; give values that differ in letters or digits"
+        (1..runs.len()).all(|at| runs[..at].iter().all(|run| run.layout.run() != runs[at].layout.run())),
+        "two runs of the grid have the same name; give values that differ in letters or digits"
     );
-    let mut failed = runner.run(&cells, Until::Trained);
+    let mut failed = runner.run(&runs, Until::Trained);
     let mut outcomes = Vec::new();
-    for (at, cell) in cells.iter().enumerate() {
+    for (at, run) in runs.iter().enumerate() {
         if failed[at].is_none() {
-            match outcome(at, &cell.layout) {
+            match outcome(at, &run.layout) {
                 Ok(found) => outcomes.push(found),
                 Err(error) => failed[at] = Some(format!("{error:#}")),
             }
         }
     }
     outcomes.sort_by(|a, b| b.recall.total_cmp(&a.recall).then(a.at.cmp(&b.at)));
-    let table = table(grids, &all, &outcomes, &cells);
+    let table = table(grids, &all, &outcomes, &runs);
     let folder = base.layout.root().join("searches").join(name);
     let mut text = table.markdown();
     if let Some(best) = outcomes.first() {
-        let cell = cells[best.at].cell();
+        let run = runs[best.at].spec();
         let _ = writeln!(
             text,
             "\nBest on validation: `{}`; its figures on the test split: `{}`",
-            cell.run,
-            runner.command(cell)
+            run.name,
+            runner.command(run)
         );
     }
     if grids.iter().any(|grid| grid.values.len() > 1 && EVENTS.iter().any(|section| grid.key.starts_with(section))) {
-        text += "\nNote: cells of different events rank different users among different items; their values can't be compared \
+        text += "\nNote: runs of different events rank different users among different items; their values can't be compared \
                  as they stand.\n";
     }
-    for (cell, error) in cells.iter().zip(&failed) {
+    for (run, error) in runs.iter().zip(&failed) {
         if let Some(error) = error {
-            let _ = writeln!(text, "\nNot finished: {} ({error})", cell.cell().run);
+            let _ = writeln!(text, "\nNot finished: {} ({error})", run.spec().name);
         }
     }
     files::clean_folder(&folder)?;
@@ -185,11 +185,11 @@ fn outcome(at: usize, layout: &Layout) -> anyhow::Result<Outcome> {
     Ok(Outcome { at, recall, ndcg: value("N@20"), best_epoch: best.epoch, epochs: phase().count() })
 }
 
-fn table(grids: &[Grid], all: &[Vec<&str>], outcomes: &[Outcome], cells: &[Resolved]) -> Rows {
+fn table(grids: &[Grid], all: &[Vec<&str>], outcomes: &[Outcome], runs: &[ResolvedRun]) -> Rows {
     let fixed = ["validation R@20", "N@20", "best epoch", "epochs", "ended", "run"];
     let mut table = Rows::new(grids.iter().map(|grid| grid.key.as_str()).chain(fixed));
     for outcome in outcomes {
-        let limit = cells[outcome.at].config.finetune.epochs;
+        let limit = runs[outcome.at].config.finetune.epochs;
         let mut row: Vec<String> = all[outcome.at].iter().map(|&value| value.to_owned()).collect();
         row.extend([
             format!("{:.4}", outcome.recall),
@@ -197,7 +197,7 @@ fn table(grids: &[Grid], all: &[Vec<&str>], outcomes: &[Outcome], cells: &[Resol
             outcome.best_epoch.to_string(),
             outcome.epochs.to_string(),
             if outcome.epochs < limit { "stopped early" } else { "at the limit of epochs" }.to_owned(),
-            cells[outcome.at].cell().run.clone(),
+            runs[outcome.at].spec().name.clone(),
         ]);
         table.rows.push(row);
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::compare::Comparison;
 
-/// A table of text: a header and rows of as many cells.
+/// A table of text: a header and rows of as many runs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rows {
     /// The first row.
@@ -25,7 +25,7 @@ impl Rows {
     pub fn markdown(&self) -> String {
         let mut table = Table::new();
         table.load_style(comfy_table::presets::ASCII_MARKDOWN);
-        let escaped = |cells: &[String]| cells.iter().map(|cell| cell.replace('|', "\\|")).collect::<Vec<_>>();
+        let escaped = |runs: &[String]| runs.iter().map(|run| run.replace('|', "\\|")).collect::<Vec<_>>();
         table.set_header(escaped(&self.header));
         self.rows.iter().for_each(|row| {
             table.add_row(escaped(row));
@@ -116,13 +116,13 @@ impl Comparison {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Group;
+    use crate::SeedRuns;
     use mp4sr_protocol::Measure;
 
     #[test]
     fn the_best_is_bold_with_a_star_the_second_underlined() {
         let ranks = |period: u32| vec![(0..600).map(|u| if u % period == 0 { 50 } else { 1 }).collect::<Vec<u32>>()];
-        let group = |name: &str, period| Group { name: name.to_owned(), ranks: ranks(period) };
+        let group = |name: &str, period| SeedRuns { name: name.to_owned(), ranks: ranks(period) };
         let comparison = Comparison::new(&[group("a|b", 2), group("c", 6), group("d", 3)], &[Measure::Recall(20)]);
         let markdown = comparison.table("model").markdown();
         let lines: Vec<String> = markdown.lines().map(|line| line.replace(' ', "")).collect();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use mp4sr_artifact::{Stage, files};
-use mp4sr_evaluate::Protocol;
+use mp4sr_evaluate::RankOptions;
 use mp4sr_models::{Model, Phase};
 use mp4sr_pipeline::config::{Config, FINETUNE_KEYS, Finetune, Pretrain, PretrainItems};
 use mp4sr_pipeline::{Context, StageArgs, run_main, run_stage};
@@ -119,7 +119,7 @@ fn base_settings(config: &Config) -> Settings {
         k: config.evaluate.k.clone(),
         warm_items: false,
         log_test_loss: false,
-        protocol: Protocol { batch: config.evaluate.batch, remove_seen: false, history: None },
+        protocol: RankOptions { batch: config.evaluate.batch, remove_seen: false, history: None },
         seed: config.run.seed,
         save_every: Duration::from_secs_f64(config.run.save_seconds),
     }

@@ -3,8 +3,8 @@ use std::time::{Duration, Instant};
 
 use candle_core::Var;
 use mp4sr_artifact::{Sequences, files, log_line, read_log};
-use mp4sr_evaluate::{Protocol, RankError, mean_loss, rank_users};
-use mp4sr_models::{Batch, Model, Phase, Stored, Stream};
+use mp4sr_evaluate::{RankError, RankOptions, mean_loss, rank_users};
+use mp4sr_models::{Batch, Model, Phase, RngKey, Stored};
 use mp4sr_ops::Adam;
 use mp4sr_protocol::{COLD_EVENTS, Measure, Metrics, Split, training_events};
 
@@ -34,7 +34,7 @@ pub struct Settings {
     /// K of the validation metrics in the log.
     pub k: Vec<usize>,
     /// How validation ranks.
-    pub protocol: Protocol,
+    pub protocol: RankOptions,
     /// Whether cold items are taken out of the sequences that are trained on.
     pub warm_items: bool,
     /// Whether the log has the loss of the test split.
@@ -239,12 +239,12 @@ impl Training<'_> {
     ) -> Result<EpochLine, TrainError> {
         let s = &self.settings;
         let epoch = standing.progress.epoch + 1;
-        let draw = Stream::new(s.seed).purpose(self.phase.name()).at(epoch as u64);
-        let order = samples.shuffled(draw.purpose("shuffle"));
+        let key = RngKey::new(s.seed).fold_in(self.phase.name()).fold_in_index(epoch as u64);
+        let order = samples.shuffled(key.fold_in("shuffle"));
         let (mut started, mut norm) = (Instant::now(), 0.0);
         for (step, chosen) in order.chunks(s.batch).enumerate().skip(standing.progress.under_way.step) {
             let batch = Batch::new(chosen.iter().map(|&i| samples.get(i as usize)), s.positions)?;
-            let loss = self.model.loss(self.phase, &batch, draw.purpose("step").at(step as u64))?;
+            let loss = self.model.loss(self.phase, &batch, key.fold_in("step").fold_in_index(step as u64))?;
             let value = loss.to_scalar::<f32>()?;
             if !value.is_finite() {
                 return Err(self.diverged(standing, &batch, value, norm));

@@ -1,5 +1,5 @@
 use mp4sr_artifact::Sequences;
-use mp4sr_models::Stream;
+use mp4sr_models::RngKey;
 use mp4sr_protocol::training_part;
 
 /// Every training prefix of length >= 1 as one sample: (i1) -> i2, (i1, i2) -> i3, ...
@@ -36,8 +36,8 @@ impl Samples {
     }
 
     /// The order of an epoch.
-    pub fn shuffled(&self, draw: Stream) -> Vec<u32> {
-        draw.permutation(self.count())
+    pub fn shuffled(&self, key: RngKey) -> Vec<u32> {
+        key.permutation(self.count())
     }
 }
 

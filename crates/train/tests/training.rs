@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use mp4sr_artifact::{Sequences, files, hash_ids};
-use mp4sr_evaluate::Protocol;
+use mp4sr_evaluate::RankOptions;
 use mp4sr_models::{
-    Batch, Config, Error, Initial, Modality, Model, Mp4sr, Parameters, Phase, Ragged, Result, Scorer, Stream,
+    Batch, Config, Error, Initial, Modality, Model, Mp4sr, Parameters, Phase, Ragged, Result, RngKey, Scorer,
     TransformerConfig,
 };
 use mp4sr_run::Inputs;
@@ -47,7 +47,7 @@ fn settings(epochs: usize, patience: usize, batch: usize) -> Settings {
         k: vec![20],
         warm_items: false,
         log_test_loss: false,
-        protocol: Protocol { batch: 64, remove_seen: false, history: None },
+        protocol: RankOptions { batch: 64, remove_seen: false, history: None },
         seed: 1,
         save_every: Duration::ZERO,
     }
@@ -93,7 +93,7 @@ struct Recorder {
 impl Recorder {
     fn new(items: usize, hits: &[usize]) -> Self {
         let mut parameters = Parameters::default();
-        parameters.add("x", &[1], Initial::Ones, Stream::new(0)).unwrap();
+        parameters.add("x", &[1], Initial::Ones, RngKey::new(0)).unwrap();
         Self {
             parameters,
             items: Tensor::eye(items, candle_core::DType::F32, &Device::Cpu).unwrap(),
@@ -123,7 +123,7 @@ impl Model for Recorder {
         true
     }
 
-    fn loss(&self, _: Phase, batch: &Batch, _: Stream) -> Result<Tensor> {
+    fn loss(&self, _: Phase, batch: &Batch, _: RngKey) -> Result<Tensor> {
         if self.fails_at.get() == Some(self.seen.borrow().len()) {
             return Err(Error::Msg("killed".to_owned()));
         }
@@ -238,7 +238,7 @@ fn training_reads_prefixes_of_the_training_part_and_validation_what_is_before_it
 
 fn m2se(items: usize) -> Mp4sr {
     let features = |name: &str, seed| {
-        let stream = Stream::new(seed);
+        let stream = RngKey::new(seed);
         let values = (0..6 * items as u64).map(|i| stream.normal(i) as f32).collect();
         let features = Ragged::new(values, 6, &(0..=items).collect::<Vec<_>>()).unwrap();
         Modality { name: name.to_owned(), features }
@@ -250,15 +250,15 @@ fn m2se(items: usize) -> Mp4sr {
         end_to_end: true,
         ..Config::default()
     };
-    Mp4sr::new(config, vec![features("text", 1), features("image", 2)], Stream::new(3)).unwrap()
+    Mp4sr::new(config, vec![features("text", 1), features("image", 2)], RngKey::new(3)).unwrap()
 }
 
 /// Random sequences whose last and second last events come from `last(user)` and `second_last(user)`.
 fn random(last: impl Fn(usize) -> u32, second_last: impl Fn(usize) -> u32) -> Sequences {
-    let draw = Stream::new(4);
+    let key = RngKey::new(4);
     let users: Vec<Vec<u32>> = (0..30usize)
         .map(|u| {
-            let training = (0..3 + u % 5).map(|t| 1 + (draw.uniform((100 * u + t) as u64) * 30.0) as u32);
+            let training = (0..3 + u % 5).map(|t| 1 + (key.uniform((100 * u + t) as u64) * 30.0) as u32);
             training.chain([second_last(u), last(u)]).collect()
         })
         .collect();
@@ -371,8 +371,8 @@ fn a_step_without_a_loss_is_kept_and_can_be_done_again() {
             self.0.uses(phase, name)
         }
         // Below the bound the square root has no real value.
-        fn loss(&self, phase: Phase, batch: &Batch, draw: Stream) -> Result<Tensor> {
-            let _ = self.0.loss(phase, batch, draw)?;
+        fn loss(&self, phase: Phase, batch: &Batch, key: RngKey) -> Result<Tensor> {
+            let _ = self.0.loss(phase, batch, key)?;
             (self.0.parameters.get("x").unwrap().as_tensor() - f64::from(self.1))?.sqrt()?.sum_all()
         }
         fn scorer(&self, phase: Phase) -> Result<Box<dyn Scorer + '_>> {

@@ -4,7 +4,7 @@
 //! (1911.02116), Song et al. 2020 (2004.09297). Reference: the classes of these names in the Python library transformers.
 //! They differ in the names of tensors, in where positions begin, and in MPNet's bias by distance; the layers are alike.
 
-use mp4sr_ops::{Activation, Frozen, FrozenLayer, FrozenNorm, FrozenShape, RelativeBias};
+use mp4sr_ops::{Activation, InferenceLayer, InferenceNorm, InferenceShape, InferenceTransformer, RelativeBias};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -131,12 +131,12 @@ impl Kind {
 
 /// A language model: tokens to vectors.
 pub(super) struct LanguageModel {
-    stack: Frozen,
+    stack: InferenceTransformer,
     words: Vec<f32>,
     positions: Vec<f32>,
     /// Added to every token: that of the first (and here only) kind of segment.
     segment: Vec<f32>,
-    norm: FrozenNorm,
+    norm: InferenceNorm,
     /// The padding token, where positions count from it.
     padding: Option<u32>,
     /// The most tokens a sequence can have.
@@ -165,7 +165,7 @@ impl LanguageModel {
         let layers = (0..config.num_hidden_layers).map(|at| {
             let full = |name: &str| format!("{}.{at}.{name}", names.layers);
             let qkv = names.qkv.map(full);
-            Ok(FrozenLayer {
+            Ok(InferenceLayer {
                 qkv: weights.side_by_side(&[qkv[0].as_str(), qkv[1].as_str(), qkv[2].as_str()], d, d)?,
                 out: weights.linear(&full(names.out), d, d)?,
                 attention_norm: weights.norm(&full(names.attention_norm), d)?,
@@ -174,7 +174,7 @@ impl LanguageModel {
                 feed_norm: weights.norm(&full(names.feed_norm), d)?,
             })
         });
-        let shape = FrozenShape {
+        let shape = InferenceShape {
             width: d,
             heads: config.num_attention_heads,
             eps: config.layer_norm_eps,
@@ -196,7 +196,7 @@ impl LanguageModel {
         let padding = kind.counts_from_padding().then(|| config.pad_token_id.unwrap_or(1));
         let reserved = padding.map_or(0, |padding| padding as usize + 1);
         Ok(Self {
-            stack: Frozen { shape, layers: layers.collect::<Result<_>>()?, bias },
+            stack: InferenceTransformer { shape, layers: layers.collect::<Result<_>>()?, bias },
             words: weights.take("embeddings.word_embeddings.weight", &[config.vocab_size, d])?,
             positions: weights.take("embeddings.position_embeddings.weight", &[config.max_position_embeddings, d])?,
             segment,

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{Fused, Gradients, View, apply1};
 use crate::kernel::{accumulate, dot, erf, exp};
-use crate::{COSINE_EPS, Uses};
+use crate::{COSINE_EPS, GatherIndex};
 
 /// y = x Phi(x).
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
@@ -65,10 +65,10 @@ pub(crate) fn gather(table: &Tensor, rows: &[u32]) -> Result<Tensor> {
     if let Some(row) = rows.iter().find(|&&row| row as usize >= n) {
         bail!("gather: row {row} of {n}");
     }
-    apply1(Gather(Uses::new(rows.to_vec(), n)), table)
+    apply1(Gather(GatherIndex::new(rows.to_vec(), n)), table)
 }
 
-struct Gather(Uses);
+struct Gather(GatherIndex);
 
 impl Fused<1> for Gather {
     const NAME: &'static str = "gather";
@@ -88,7 +88,7 @@ impl Fused<1> for Gather {
 }
 
 /// Sums of the uses' rows `[uses, d]` by row of the table that they took.
-pub(super) fn scatter(uses: &Uses, gradient: &[f32], d: usize) -> Vec<f32> {
+pub(super) fn scatter(uses: &GatherIndex, gradient: &[f32], d: usize) -> Vec<f32> {
     let mut out = vec![0.0; uses.items() * d];
     out.par_chunks_mut(d.max(1)).enumerate().with_min_len(16).for_each(|(row, out)| {
         for &use_ in uses.of(row) {

@@ -15,7 +15,7 @@ use super::pool::{learns, pool_item, pool_item_backward};
 use super::{Fused, Gradients, View, apply2, ordered_sum};
 use crate::kernel::{Mat, add_rows, matmul, transpose};
 use crate::scratch::Scratch;
-use crate::{ItemRows, Uses};
+use crate::{GatherIndex, ItemRows};
 
 /// Items of a block, at most.
 const BLOCK: usize = 512;
@@ -23,10 +23,10 @@ const BLOCK: usize = 512;
 /// At most this many shards, because each holds a gradient of all weights.
 const SHARDS: usize = 32;
 
-/// Uses of a parallel piece of the mixture.
+/// GatherIndex of a parallel piece of the mixture.
 const USES: usize = 64;
 
-pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &Uses) -> Result<Tensor> {
+pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &GatherIndex) -> Result<Tensor> {
     let mut encoders = Vec::new();
     let (mut first_w, mut first) = (0, 0);
     for rows in modalities {
@@ -155,7 +155,7 @@ struct Encoder {
 
 struct Encode {
     encoders: Vec<Encoder>,
-    uses: Uses,
+    uses: GatherIndex,
     pooling_learns: bool,
     keeps: bool,
     kept: Mutex<Option<Vec<Kept>>>,
@@ -221,7 +221,7 @@ impl Encoder {
     }
 
     /// z of all uses, from the products.
-    fn mix_all(&self, uses: &Uses, kept: &Kept, packed: &[f32], z: &mut [f32]) {
+    fn mix_all(&self, uses: &GatherIndex, kept: &Kept, packed: &[f32], z: &mut [f32]) {
         let (width, columns) = (self.sizes.width, self.sizes.columns());
         let norms = self.sizes.norms(&packed[self.packed.clone()]);
         z.par_chunks_mut(USES * width).enumerate().for_each(|(piece, z)| {
@@ -237,7 +237,7 @@ impl Encoder {
     fn product_gradients(
         &self,
         first: usize,
-        (uses, gradient): (&Uses, &[f32]),
+        (uses, gradient): (&GatherIndex, &[f32]),
         kept: &Kept,
         norms: Norms<'_>,
         part: &mut Part,
@@ -285,7 +285,7 @@ impl Encoder {
         &self,
         items: Range<usize>,
         (w, packed, transposed): (&[f32], &[f32], &[f32]),
-        uses: (&Uses, &[f32]),
+        uses: (&GatherIndex, &[f32]),
         kept: &Kept,
         pooling_learns: bool,
     ) -> Part {

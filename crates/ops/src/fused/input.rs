@@ -8,7 +8,7 @@ use super::elementwise::scatter;
 use super::norm::{Norm, drop_all, norm_rows, norm_rows_backward};
 use super::{Fused, Gradients, View, apply2, apply3, ordered_sum};
 use crate::scratch::Scratch;
-use crate::{Dropout, Uses};
+use crate::{Dropout, GatherIndex};
 
 /// Tokens of a shard.
 const TOKENS: usize = 512;
@@ -19,11 +19,11 @@ pub(crate) fn sequence_input(
     (packed, positions): (&Tensor, &[u32]),
     dropout: Dropout,
 ) -> Result<Tensor> {
-    let uses = |table: &Tensor, rows: &[u32]| -> Result<Uses> {
+    let uses = |table: &Tensor, rows: &[u32]| -> Result<GatherIndex> {
         let n = table.dim(0)?;
         match rows.iter().find(|&&row| row as usize >= n) {
             Some(row) => bail!("sequence_input: row {row} of {n}"),
-            None => Ok(Uses::new(rows.to_vec(), n)),
+            None => Ok(GatherIndex::new(rows.to_vec(), n)),
         }
     };
     let input = Input { z: uses(z.0, z.1)?, positions: positions.to_vec(), dropout };
@@ -34,7 +34,7 @@ pub(crate) fn sequence_input(
 }
 
 struct Input {
-    z: Uses,
+    z: GatherIndex,
     /// Of each token.
     positions: Vec<u32>,
     dropout: Dropout,
@@ -42,7 +42,7 @@ struct Input {
 
 struct WithIds {
     input: Input,
-    ids: Uses,
+    ids: GatherIndex,
 }
 
 /// `[n + 2, d]` packed: positions, then the LayerNorm's weight and bias.
@@ -58,7 +58,7 @@ fn add_row(v: &mut [f32], row: &[f32]) {
 }
 
 /// A table and which of its rows each token takes.
-type Rows<'a> = (&'a [f32], &'a Uses);
+type Rows<'a> = (&'a [f32], &'a GatherIndex);
 
 impl Input {
     fn sums(&self, first: usize, v: &mut [f32], z: &[f32], ids: Option<Rows<'_>>, positions: &[f32], d: usize) {
@@ -73,7 +73,12 @@ impl Input {
         }
     }
 
-    fn forward(&self, z: View<'_>, packed: View<'_>, ids: Option<(View<'_>, &Uses)>) -> Result<(Vec<f32>, Vec<usize>)> {
+    fn forward(
+        &self,
+        z: View<'_>,
+        packed: View<'_>,
+        ids: Option<(View<'_>, &GatherIndex)>,
+    ) -> Result<(Vec<f32>, Vec<usize>)> {
         let (&[_, d], &[rows, d2]) = (z.dims, packed.dims) else {
             bail!("sequence_input: expected two matrices, found {:?} and {:?}", z.dims, packed.dims)
         };
@@ -120,7 +125,7 @@ impl Input {
                 sums
             })
             .collect();
-        let mut d_packed = scatter(&Uses::new(self.positions.clone(), positions.len() / d), &dv, d);
+        let mut d_packed = scatter(&GatherIndex::new(self.positions.clone(), positions.len() / d), &dv, d);
         d_packed.extend(ordered_sum(&parts.iter().map(Vec::as_slice).collect::<Vec<_>>(), 2 * d));
         (scatter(&self.z, &dv, d), d_packed, ids.map(|(_, ids)| scatter(ids, &dv, d)))
     }

@@ -16,7 +16,7 @@ use super::norm::{Norm, add_dropped, drop_all, norm_rows, norm_rows_backward};
 use super::{Fused, Gradients, View, apply2, ordered_sum};
 use crate::kernel::{Mat, add_rows, matmul};
 use crate::scratch::Scratch;
-use crate::{LayerDropout, LayerSizes, Segments};
+use crate::{LayerDropout, LayerSizes, PackedOffsets};
 
 /// Tokens of a chunk, about.
 const TOKENS: usize = 128;
@@ -28,7 +28,7 @@ pub(crate) fn transformer_layer(
     x: &Tensor,
     packed: &Tensor,
     sizes: LayerSizes,
-    segments: &Segments,
+    segments: &PackedOffsets,
     last_only: bool,
     dropout: LayerDropout,
 ) -> Result<Tensor> {
@@ -45,7 +45,7 @@ pub(crate) fn transformer_layer(
 
 struct Layer {
     sizes: LayerSizes,
-    segments: Segments,
+    segments: PackedOffsets,
     last_only: bool,
     dropout: LayerDropout,
     keeps: bool,

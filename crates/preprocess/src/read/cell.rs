@@ -4,7 +4,7 @@ use serde_json::Value;
 
 /// What stands in one field of a row.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Cell<'a> {
+pub enum RawCell<'a> {
     /// Nothing: no such field, or null.
     Missing,
     /// Text, exactly as it stands.
@@ -13,7 +13,7 @@ pub enum Cell<'a> {
     Json(Value),
 }
 
-impl Cell<'_> {
+impl RawCell<'_> {
     /// The cell of a JSON value.
     pub fn of_json(value: Value) -> Self {
         match value {
@@ -66,7 +66,7 @@ mod tests {
 
     #[test]
     fn ids_stay_as_they_stand() {
-        let text = |value| Cell::of_json(value).text().map(Cow::into_owned);
+        let text = |value| RawCell::of_json(value).text().map(Cow::into_owned);
         assert_eq!(text(json!("007")).as_deref(), Some("007"));
         assert_eq!(text(json!(7)).as_deref(), Some("7"));
         assert_eq!(text(json!(18_446_744_073_709_551_615_u64)).as_deref(), Some("18446744073709551615"));
@@ -78,15 +78,15 @@ mod tests {
     #[test]
     fn whole_numbers_come_as_numbers_or_text() {
         for (cell, expected) in [
-            (Cell::Text("881250949".into()), Some(881_250_949)),
-            (Cell::Text(" 8.8e8 ".into()), Some(880_000_000)),
-            (Cell::Json(json!(12.9)), Some(12)),
-            (Cell::Json(json!(-3)), Some(-3)),
-            (Cell::Text("1e300".into()), None),
-            (Cell::Text("nan".into()), None),
-            (Cell::Text(String::new().into()), None),
-            (Cell::Json(json!(true)), None),
-            (Cell::Missing, None),
+            (RawCell::Text("881250949".into()), Some(881_250_949)),
+            (RawCell::Text(" 8.8e8 ".into()), Some(880_000_000)),
+            (RawCell::Json(json!(12.9)), Some(12)),
+            (RawCell::Json(json!(-3)), Some(-3)),
+            (RawCell::Text("1e300".into()), None),
+            (RawCell::Text("nan".into()), None),
+            (RawCell::Text(String::new().into()), None),
+            (RawCell::Json(json!(true)), None),
+            (RawCell::Missing, None),
         ] {
             assert_eq!(cell.whole(), expected, "{cell:?}");
         }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::lines::{self, Lines};
-use super::{Cell, Row};
+use super::{RawCell, Row};
 use crate::rejects::Fault;
 use crate::{Error, Result};
 
@@ -44,12 +44,13 @@ impl Header {
         Ok(Self { width: names.len(), places })
     }
 
-    fn cells<'a>(&self, values: &[&'a str], line: &str) -> std::result::Result<Vec<Cell<'a>>, Fault> {
+    fn cells<'a>(&self, values: &[&'a str], line: &str) -> std::result::Result<Vec<RawCell<'a>>, Fault> {
         if values.len() != self.width {
             let reason = if values.len() < self.width { "too few columns" } else { "too many columns" };
             return Err(Fault::new(format!("{reason}, expected {}", self.width), line));
         }
-        let cell = |place: &Option<usize>| place.map_or(Cell::Missing, |at| Cell::Text(Cow::Borrowed(values[at])));
+        let cell =
+            |place: &Option<usize>| place.map_or(RawCell::Missing, |at| RawCell::Text(Cow::Borrowed(values[at])));
         Ok(self.places.iter().map(cell).collect())
     }
 }

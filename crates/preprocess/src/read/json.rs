@@ -6,7 +6,7 @@ use serde_json::Value;
 use serde_json::error::Category;
 
 use super::lines::{self, Lines};
-use super::{Cell, Row, python};
+use super::{RawCell, Row, python};
 use crate::Result;
 use crate::rejects::Fault;
 
@@ -28,7 +28,7 @@ pub fn for_each(
     Ok(())
 }
 
-fn cells(text: &str, fields: &[&str], python: bool) -> std::result::Result<Vec<Cell<'static>>, Fault> {
+fn cells(text: &str, fields: &[&str], python: bool) -> std::result::Result<Vec<RawCell<'static>>, Fault> {
     if text.trim_ascii().is_empty() {
         return Err(Fault::new("blank line", ""));
     }
@@ -38,12 +38,14 @@ fn cells(text: &str, fields: &[&str], python: bool) -> std::result::Result<Vec<C
     }
 }
 
-fn python_cells(text: &str, fields: &[&str]) -> std::result::Result<Vec<Cell<'static>>, Fault> {
+fn python_cells(text: &str, fields: &[&str]) -> std::result::Result<Vec<RawCell<'static>>, Fault> {
     let Some(literal) = python::parse(text) else { return Err(Fault::new("broken JSON or Python literal", text)) };
     let Value::Object(mut object) = literal.value else { return Err(Fault::new("not an object", text)) };
     match fields.iter().find(|field| literal.repeated.iter().any(|key| key == *field)) {
         Some(field) => twice(field, text),
-        None => Ok(fields.iter().map(|field| object.remove(*field).map_or(Cell::Missing, Cell::of_json)).collect()),
+        None => {
+            Ok(fields.iter().map(|field| object.remove(*field).map_or(RawCell::Missing, RawCell::of_json)).collect())
+        }
     }
 }
 
@@ -55,7 +57,7 @@ fn twice<T>(field: &str, text: &str) -> std::result::Result<T, Fault> {
 const BROKEN: &str = "broken JSON";
 
 /// The wanted fields of an object; the others are passed over without being held.
-fn pick(text: &str, fields: &[&str]) -> std::result::Result<Vec<Cell<'static>>, Fault> {
+fn pick(text: &str, fields: &[&str]) -> std::result::Result<Vec<RawCell<'static>>, Fault> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let fault = |e: serde_json::Error| match e.classify() {
         Category::Data => Fault::new("not an object", text),
@@ -78,7 +80,7 @@ fn tail(text: &str, column: usize) -> String {
 }
 
 struct Picked {
-    cells: Vec<Cell<'static>>,
+    cells: Vec<RawCell<'static>>,
     repeated: Option<usize>,
 }
 
@@ -100,7 +102,7 @@ impl<'de> Visitor<'de> for Pick<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Picked, A::Error> {
-        let mut cells = vec![Cell::Missing; self.0.len()];
+        let mut cells = vec![RawCell::Missing; self.0.len()];
         let (mut seen, mut repeated) = (vec![false; self.0.len()], None);
         while let Some(at) = map.next_key_seed(Key(self.0))? {
             let Some(at) = at else {
@@ -142,13 +144,13 @@ impl Visitor<'_> for Key<'_> {
 struct Field;
 
 impl<'de> DeserializeSeed<'de> for Field {
-    type Value = Cell<'static>;
+    type Value = RawCell<'static>;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Self::Value, D::Error> {
         let value: Value = serde::Deserialize::deserialize(deserializer)?;
         Ok(match value {
-            Value::String(text) => Cell::Text(Cow::Owned(text)),
-            other => Cell::of_json(other),
+            Value::String(text) => RawCell::Text(Cow::Owned(text)),
+            other => RawCell::of_json(other),
         })
     }
 }

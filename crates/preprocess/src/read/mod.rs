@@ -13,7 +13,7 @@ use std::path::Path;
 
 use mp4sr_pipeline::Bar;
 
-pub use cell::Cell;
+pub use cell::RawCell;
 
 use crate::rejects::Fault;
 use crate::{Error, Result};
@@ -58,7 +58,7 @@ impl Shape {
 }
 
 /// One line of a file: its number and, for each wanted field in order, what stands there; or why it can't be read.
-pub type Row<'r, 'a> = (u64, std::result::Result<&'r [Cell<'a>], Fault>);
+pub type Row<'r, 'a> = (u64, std::result::Result<&'r [RawCell<'a>], Fault>);
 
 /// Gives every row of a file to `take`. `bar` moves with the bytes that were read.
 pub fn for_each_row(

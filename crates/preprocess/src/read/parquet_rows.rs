@@ -11,7 +11,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::errors::ParquetError;
 use serde_json::{Number, Value};
 
-use super::{Cell, Row};
+use super::{RawCell, Row};
 use crate::{Error, Result};
 
 const BATCH: usize = 8192;
@@ -46,8 +46,8 @@ pub fn for_each(
         for row in 0..batch.num_rows() {
             number += 1;
             let cells =
-                || columns.iter().map(|column| column.map_or(Cell::Missing, |array| cell(array, row))).collect();
-            let cells: Vec<Cell<'_>> = parquet_step(|| Ok::<_, ParquetError>(cells())).map_err(damaged)?;
+                || columns.iter().map(|column| column.map_or(RawCell::Missing, |array| cell(array, row))).collect();
+            let cells: Vec<RawCell<'_>> = parquet_step(|| Ok::<_, ParquetError>(cells())).map_err(damaged)?;
             take((number, Ok(&cells)))?;
         }
         bar.add(bytes * batch.num_rows() as u64 / rows);
@@ -55,9 +55,9 @@ pub fn for_each(
     Ok(())
 }
 
-fn cell(array: &ArrayRef, row: usize) -> Cell<'_> {
+fn cell(array: &ArrayRef, row: usize) -> RawCell<'_> {
     if array.is_null(row) {
-        return Cell::Missing;
+        return RawCell::Missing;
     }
     let text = match array.data_type() {
         DataType::Utf8 => Some(array.as_string::<i32>().value(row)),
@@ -65,7 +65,7 @@ fn cell(array: &ArrayRef, row: usize) -> Cell<'_> {
         DataType::Utf8View => Some(array.as_string_view().value(row)),
         _ => None,
     };
-    text.map_or_else(|| Cell::of_json(value(array, row)), |text| Cell::Text(Cow::Borrowed(text)))
+    text.map_or_else(|| RawCell::of_json(value(array, row)), |text| RawCell::Text(Cow::Borrowed(text)))
 }
 
 /// A value as JSON would have it; what has no such form is null, and counted as missing.

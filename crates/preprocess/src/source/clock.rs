@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use jiff::fmt::strtime;
 
-use crate::read::Cell;
+use crate::read::RawCell;
 use crate::rejects::Fault;
 
 /// 2100-01-01: no event is later.
@@ -28,8 +28,9 @@ pub enum Clock {
 
 impl Clock {
     /// The time in this notation's own unit: milliseconds order events that share a second.
-    pub fn read(self, field: &str, cell: &Cell<'_>) -> Result<i64, Fault> {
-        let is_nothing = matches!(cell, Cell::Missing) || matches!(cell, Cell::Text(text) if text.trim().is_empty());
+    pub fn read(self, field: &str, cell: &RawCell<'_>) -> Result<i64, Fault> {
+        let is_nothing =
+            matches!(cell, RawCell::Missing) || matches!(cell, RawCell::Text(text) if text.trim().is_empty());
         if is_nothing {
             return Err(Fault::new(format!("no `{field}`"), cell.shown()));
         }
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     fn read(clock: Clock, text: &str) -> Result<i64, String> {
-        clock.read("t", &Cell::Text(text.into())).map_err(|fault| fault.reason.into_owned())
+        clock.read("t", &RawCell::Text(text.into())).map_err(|fault| fault.reason.into_owned())
     }
 
     #[test]

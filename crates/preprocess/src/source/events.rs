@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Form;
 use super::values::id;
-use crate::read::{Cell, Shape, for_each_row};
+use crate::read::{RawCell, Shape, for_each_row};
 use crate::rejects::{Fault, Rejects};
 use crate::{Error, Result};
 
@@ -80,7 +80,7 @@ impl Budget {
 }
 
 /// Takes a row, or says why it can't be used.
-pub type Take<'t> = dyn FnMut(u64, &[Cell<'_>]) -> Result<std::result::Result<(), Fault>> + 't;
+pub type Take<'t> = dyn FnMut(u64, &[RawCell<'_>]) -> Result<std::result::Result<(), Fault>> + 't;
 
 /// Reads all rows of a file; those that `take` refuses are rejected like unreadable ones.
 pub fn read_file(
@@ -232,7 +232,7 @@ fn read_events(
 fn event<'c>(
     form: &Form,
     users: &[String],
-    cells: &'c [Cell<'_>],
+    cells: &'c [RawCell<'_>],
 ) -> std::result::Result<(Cow<'c, str>, Cow<'c, str>, i64), Fault> {
     let user = id(users, &cells[..1])?;
     let item = id(&form.item, &cells[2..])?;
@@ -245,7 +245,7 @@ pub fn count(path: &Path, form: &Form) -> Result<(u64, u64)> {
     fields.extend(form.item.iter().map(String::as_str));
     let users = [form.user.clone()];
     let shape = form.shape(path, false)?;
-    let mut take = |_: u64, cells: &[Cell<'_>]| Ok(event(form, &users, cells).map(|_| ()));
+    let mut take = |_: u64, cells: &[RawCell<'_>]| Ok(event(form, &users, cells).map(|_| ()));
     let mut rejected = Rejects::default();
     let (budget, progress) = (&mut Budget::new(u64::MAX), Progress::new(true));
     let count = read_file(path, shape, &fields, &mut rejected, budget, &progress, &mut take)?;

@@ -10,7 +10,7 @@ use super::events::{Budget, FileCount, read_file};
 use super::{Form, Ids, values};
 use crate::Result;
 use crate::images::{ImageFolder, Resolver};
-use crate::read::Cell;
+use crate::read::RawCell;
 use crate::rejects::Rejects;
 use crate::text;
 
@@ -154,7 +154,7 @@ impl Catalogue {
 
 impl Reading<'_> {
     /// `cells`: title, texts, images.
-    fn texts(&self, cells: &[Cell<'_>]) -> Record {
+    fn texts(&self, cells: &[RawCell<'_>]) -> Record {
         let mut record = Record::default();
         let title = values::texts(&cells[0], false);
         record.title = title.first().map(|title| text::line(title)).unwrap_or_default();
@@ -173,14 +173,15 @@ impl Reading<'_> {
     }
 
     /// Whether the title, and whether any further text, has tags or entities.
-    fn has_markup(&self, cells: &[Cell<'_>]) -> (bool, bool) {
-        let any =
-            |cell: &Cell<'_>| values::texts(cell, self.form.lists_are_texts).iter().any(|text| text::has_markup(text));
+    fn has_markup(&self, cells: &[RawCell<'_>]) -> (bool, bool) {
+        let any = |cell: &RawCell<'_>| {
+            values::texts(cell, self.form.lists_are_texts).iter().any(|text| text::has_markup(text))
+        };
         let title = values::texts(&cells[0], false).first().is_some_and(|title| text::has_markup(title));
         (title, cells[1..=self.form.texts.len()].iter().any(any))
     }
 
-    fn image_names(&self, cells: &[Cell<'_>]) -> Vec<String> {
+    fn image_names(&self, cells: &[RawCell<'_>]) -> Vec<String> {
         let fields = &cells[1 + self.form.texts.len()..];
         fields.iter().map(values::images).find(|names| !names.is_empty()).unwrap_or_default()
     }

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use crate::read::Cell;
+use crate::read::RawCell;
 use crate::rejects::Fault;
 
 /// The first id that is there, exactly as it stands.
-pub fn id<'c>(names: &[String], cells: &'c [Cell<'_>]) -> Result<Cow<'c, str>, Fault> {
-    let Some((name, cell)) = names.iter().zip(cells).find(|(_, cell)| !matches!(cell, Cell::Missing)) else {
+pub fn id<'c>(names: &[String], cells: &'c [RawCell<'_>]) -> Result<Cow<'c, str>, Fault> {
+    let Some((name, cell)) = names.iter().zip(cells).find(|(_, cell)| !matches!(cell, RawCell::Missing)) else {
         return Err(Fault::new(format!("no `{}`", names.join("` or `")), ""));
     };
     match cell.text() {
@@ -20,12 +20,12 @@ pub fn id<'c>(names: &[String], cells: &'c [Cell<'_>]) -> Result<Cow<'c, str>, F
 }
 
 /// The texts in a field. A list gives a text an entry, or all its entries joined to one.
-pub fn texts(cell: &Cell<'_>, lists_are_texts: bool) -> Vec<String> {
+pub fn texts(cell: &RawCell<'_>, lists_are_texts: bool) -> Vec<String> {
     let mut found = Vec::new();
     match cell {
-        Cell::Missing => {}
-        Cell::Text(text) => found.push(text.clone().into_owned()),
-        Cell::Json(value) => gather_texts(value, &mut found),
+        RawCell::Missing => {}
+        RawCell::Text(text) => found.push(text.clone().into_owned()),
+        RawCell::Json(value) => gather_texts(value, &mut found),
     }
     if lists_are_texts || found.len() < 2 { found } else { vec![join(&found)] }
 }
@@ -52,12 +52,12 @@ fn join(texts: &[String]) -> String {
 }
 
 /// The image names in a field: a name, a list of names, a list of objects with several sizes, an object of lists.
-pub fn images(cell: &Cell<'_>) -> Vec<String> {
+pub fn images(cell: &RawCell<'_>) -> Vec<String> {
     let mut found = Vec::new();
     match cell {
-        Cell::Missing => {}
-        Cell::Text(text) => found.push(text.clone().into_owned()),
-        Cell::Json(value) => gather_images(value, &mut found),
+        RawCell::Missing => {}
+        RawCell::Text(text) => found.push(text.clone().into_owned()),
+        RawCell::Json(value) => gather_images(value, &mut found),
     }
     found.retain(|name| !name.trim().is_empty() && !is_placeholder(name));
     let mut seen = std::collections::HashSet::new();
@@ -96,8 +96,8 @@ mod tests {
 
     use super::*;
 
-    fn cell(value: Value) -> Cell<'static> {
-        Cell::of_json(value)
+    fn cell(value: Value) -> RawCell<'static> {
+        RawCell::of_json(value)
     }
 
     #[test]

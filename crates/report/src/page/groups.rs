@@ -3,10 +3,10 @@
 use maud::{Markup, html};
 
 use super::number;
+use crate::breakdown::BreakdownTable;
 use crate::comparison::{Against, Comparison, Difference, probability};
-use crate::slices::SliceTable;
 
-pub(super) fn section(tables: &[SliceTable]) -> Markup {
+pub(super) fn section(tables: &[BreakdownTable]) -> Markup {
     html! {
         section #groups {
             h2 { "Groups of users" }
@@ -15,18 +15,18 @@ pub(super) fn section(tables: &[SliceTable]) -> Markup {
                 "cut so that each group has about a fifth of the users; users with the same value stay together. The best of "
                 "a group is bold; a difference within a small group may well be chance."
             }
-            div.side { @for table in tables { (slice_table(table)) } }
+            div.side { @for table in tables { (breakdown_table(table)) } }
         }
     }
 }
 
-fn slice_table(table: &SliceTable) -> Markup {
+fn breakdown_table(table: &BreakdownTable) -> Markup {
     let own = table.runs.len().saturating_sub(1);
     html! {
-        div.wide { table.slices {
+        div.wide { table.breakdown {
             thead {
                 tr {
-                    th rowspan="2" { (table.slicing) }
+                    th rowspan="2" { (table.breakdown) }
                     th rowspan="2" { "users" }
                     @for (at, run) in table.runs.iter().enumerate() {
                         th.run.own[at == own] colspan=(table.measures.len()) { (run) }
@@ -73,7 +73,7 @@ pub(super) fn comparison(run: &str, found: &Comparison) -> Markup {
 
 fn differences(run: &str, found: &Comparison) -> Markup {
     html! {
-        div.wide { table.slices {
+        div.wide { table.breakdown {
             thead {
                 tr {
                     th rowspan="2" { (run) " against" }

@@ -6,7 +6,7 @@ use clap::Parser;
 use mp4sr_artifact::Sequences;
 use mp4sr_pipeline::{StageArgs, print, run_main};
 use mp4sr_protocol::{Measure, Split};
-use mp4sr_study::{Comparison, Group};
+use mp4sr_study::{Comparison, SeedRuns};
 
 /// Prints evaluated runs of one dataset side by side: the best bold, the second underlined, a star where the best is better
 /// than the best other with p < 0.01.
@@ -48,11 +48,11 @@ fn main() -> ExitCode {
                 );
             }
             anyhow::ensure!(
-                groups.iter().all(|group: &Group| group.name != name),
+                groups.iter().all(|group: &SeedRuns| group.name != name),
                 "two rows are called `{name}`; give one another name: `NAME=RUN,RUN,...`"
             );
             let layouts: Vec<_> = members.iter().map(|run| layout.with_run(run)).collect();
-            groups.push(Group::read(name, &layouts, &sequences, split, None)?);
+            groups.push(SeedRuns::read(name, &layouts, &sequences, split, None)?);
         }
         let comparison = Comparison::new(&groups, &measures);
         if csv {

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
         print(&text)?;
         anyhow::ensure!(
             failures == 0,
-            "cells that are not finished: {failures}, see the table; what is done is kept: run it again"
+            "runs that are not finished: {failures}, see the table; what is done is kept: run it again"
         );
         Ok(())
     })

@@ -8,9 +8,9 @@ use mp4sr_artifact::{Layout, Sequences};
 use mp4sr_protocol::Split;
 
 use super::{Paper, Study, add_details, common, full, row};
-use crate::compare::{Comparison, Group};
+use crate::compare::{Comparison, SeedRuns};
 use crate::merge::{Source, merge};
-use crate::runner::{Resolved, Until};
+use crate::runner::{ResolvedRun, Until};
 use crate::text::Rows;
 
 impl Study<'_> {
@@ -27,15 +27,15 @@ impl Study<'_> {
         for pipeline in &seen {
             let common = common(self.runner, pipeline, self.options)?;
             self.take_features(pipeline, &common)?;
-            let cell = self.cell(pipeline, &common, &full(), 0)?;
-            if let Some(error) = self.runner.run(std::slice::from_ref(&cell), Until::Features).swap_remove(0) {
+            let run = self.study_run(pipeline, &common, &full(), 0)?;
+            if let Some(error) = self.runner.run(std::slice::from_ref(&run), Until::Features).swap_remove(0) {
                 anyhow::bail!("{error}");
             }
-            let config = &cell.config;
+            let config = &run.config;
             let names = config.model.modalities.iter().map(|m| (m.name.clone(), config.feature_name(m)));
             sources.push(Source {
                 name: config.dataset.name.clone(),
-                layout: cell.layout.clone(),
+                layout: run.layout.clone(),
                 features: names.collect(),
             });
         }
@@ -60,7 +60,7 @@ impl Study<'_> {
     fn expect_each_once(&self, seen: &[PathBuf]) -> anyhow::Result<()> {
         let mut names = Vec::new();
         for pipeline in seen.iter().chain(&self.options.unseen) {
-            let name = self.cell(pipeline, &[], &full(), 0)?.config.dataset.name;
+            let name = self.study_run(pipeline, &[], &full(), 0)?.config.dataset.name;
             anyhow::ensure!(
                 !names.contains(&name),
                 "`{}` gives the dataset `{name}` a second time; name each dataset once in the pipeline, --with and --unseen",
@@ -84,14 +84,14 @@ impl Study<'_> {
         let prefix = if is_own { "" } else { "alike." };
         let mut groups = Vec::new();
         let (mut name, mut sequences) = (String::new(), None);
-        let mut first: Vec<Resolved> = Vec::new();
-        let mut cells: Vec<(super::Row, Vec<Resolved>)> = Vec::new();
+        let mut first: Vec<ResolvedRun> = Vec::new();
+        let mut runs: Vec<(super::StudyRow, Vec<ResolvedRun>)> = Vec::new();
         for seed in 0..self.options.seeds {
             // The union is trained under the study's own pipeline, whatever it is fine-tuned on.
             let mut overrides = self.common.clone();
             overrides.retain(|assignment| !assignment.starts_with("dataset.name"));
             overrides.push(format!("dataset.name=\"{union}\""));
-            first.push(self.cell(&self.runner.args().pipeline.clone(), &overrides, &full(), seed)?);
+            first.push(self.study_run(&self.runner.args().pipeline.clone(), &overrides, &full(), seed)?);
         }
         if let Some(error) = self.runner.pretrain_as_is(&first).into_iter().flatten().next() {
             anyhow::bail!("{error}");
@@ -99,17 +99,17 @@ impl Study<'_> {
         for (label, slug) in [("w/o Pre-train", "no-pretrain"), ("MP4SR", "mp4sr"), ("MP4SR, larger", "larger")] {
             let mut own = Vec::new();
             for (seed, source) in first.iter().enumerate() {
-                let from = format!("pretrain.from=\"{union}/{}\"", source.cell().run);
+                let from = format!("pretrain.from=\"{union}/{}\"", source.spec().name);
                 let keys: &[&str] = match slug {
                     "larger" => &[&from],
                     "no-pretrain" => &["pretrain.enabled=false"],
                     _ => &[],
                 };
-                own.push(self.cell(pipeline, &common, &row(label, &format!("{prefix}{slug}"), keys), seed)?);
+                own.push(self.study_run(pipeline, &common, &row(label, &format!("{prefix}{slug}"), keys), seed)?);
             }
-            cells.push((row(label, slug, &[]), own));
+            runs.push((row(label, slug, &[]), own));
         }
-        for (row, own) in &cells {
+        for (row, own) in &runs {
             if let Some(error) = self.runner.run(own, Until::Evaluated).into_iter().flatten().next() {
                 self.failures += 1;
                 self.notes.push(format!("not run: {} on {} ({error})", row.label, pipeline.display()));
@@ -117,8 +117,8 @@ impl Study<'_> {
             }
             name.clone_from(&own[0].config.dataset.name);
             let data = Sequences::read(&own[0].layout.sequences())?;
-            let layouts: Vec<Layout> = own.iter().map(|cell| cell.layout.clone()).collect();
-            groups.push(Group::read(&row.label, &layouts, &data, Split::Test, None)?);
+            let layouts: Vec<Layout> = own.iter().map(|run| run.layout.clone()).collect();
+            groups.push(SeedRuns::read(&row.label, &layouts, &data, Split::Test, None)?);
             sequences = Some(data);
         }
         if sequences.is_none() {

@@ -33,10 +33,10 @@ impl Study<'_> {
                 series: Vec::new(),
             })
             .collect();
-        for (row, cells) in &made {
+        for (row, runs) in &made {
             let (layers, kind) = row.label.split_once(": ").unwrap_or_default();
-            for cell in cells {
-                let losses = test_losses(&cell.layout)?;
+            for run in runs {
+                let losses = test_losses(&run.layout)?;
                 let at = |&(_, train, test): &(usize, f64, f64)| Point {
                     x: train.ln(),
                     y: test.ln(),
@@ -45,7 +45,7 @@ impl Study<'_> {
                 let series = Series { name: kind.to_owned(), points: losses.iter().map(at).collect() };
                 charts[layers.parse::<usize>().unwrap_or(1) - 1].series.push(series);
                 for (epoch, train, test) in losses {
-                    let seed = cell.config.run.seed;
+                    let seed = run.config.run.seed;
                     let row = [layers, kind.split(' ').next().unwrap_or_default()].map(str::to_owned);
                     let numbers = [seed.to_string(), epoch.to_string(), train.to_string(), test.to_string()];
                     table.rows.push(row.into_iter().chain(numbers).collect());
@@ -62,10 +62,10 @@ impl Study<'_> {
 /// The lowest test loss on each run's way, by row.
 fn lowest(made: &Made) -> anyhow::Result<Rows> {
     let mut table = Rows::new(["layers: start", "lowest test loss", "± over seeds", "epochs until then"]);
-    for (row, cells) in made {
+    for (row, runs) in made {
         let (mut losses, mut epochs) = (Vec::new(), Vec::new());
-        for cell in cells {
-            let found = test_losses(&cell.layout)?;
+        for run in runs {
+            let found = test_losses(&run.layout)?;
             if let Some(least) = found.iter().min_by(|a, b| a.2.total_cmp(&b.2)) {
                 losses.push(least.2);
                 epochs.push(least.0 as f64);

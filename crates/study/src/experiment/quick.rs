@@ -18,7 +18,7 @@ impl Study<'_> {
     /// A quick look is a dataset of its own, with fewer items: where another program made features for the pipeline's items,
     /// it takes their rows. Files that stand there before anything was taken are such a program's own and stay.
     pub(super) fn take_features(&self, pipeline: &Path, common: &[String]) -> anyhow::Result<()> {
-        let quick = self.cell(pipeline, common, &full(), 0)?;
+        let quick = self.study_run(pipeline, common, &full(), 0)?;
         let own = quick.config.model.modalities.iter().filter(|modality| !modality.features.is_empty());
         let names: Vec<(&str, &str)> =
             own.map(|modality| (modality.name.as_str(), modality.features.as_str())).collect();
@@ -28,9 +28,9 @@ impl Study<'_> {
         if !self.options.quick || names.iter().all(is_theirs) {
             return Ok(());
         }
-        let whole = self.cell(pipeline, &[SHORT.to_owned()], &full(), 0)?;
-        for cell in [&whole, &quick] {
-            if let Some(error) = self.runner.run(std::slice::from_ref(cell), Until::Dataset).swap_remove(0) {
+        let whole = self.study_run(pipeline, &[SHORT.to_owned()], &full(), 0)?;
+        for run in [&whole, &quick] {
+            if let Some(error) = self.runner.run(std::slice::from_ref(run), Until::Dataset).swap_remove(0) {
                 anyhow::bail!("{error}");
             }
         }

@@ -12,7 +12,7 @@ pub(super) const ALL: [&str; 2] = ["model.name=\"mp4sr\"", "pretrain.enabled=tru
 
 /// One model of a study.
 #[derive(Clone, Debug)]
-pub(super) struct Row {
+pub(super) struct StudyRow {
     /// In tables.
     pub(super) label: String,
     /// In the names of its runs.
@@ -20,25 +20,25 @@ pub(super) struct Row {
     pub(super) overrides: Vec<String>,
 }
 
-pub(super) fn row(label: &str, slug: &str, overrides: &[&str]) -> Row {
+pub(super) fn row(label: &str, slug: &str, overrides: &[&str]) -> StudyRow {
     let overrides = overrides.iter().map(|&assignment| assignment.to_owned()).collect();
-    Row { label: label.to_owned(), slug: slug.to_owned(), overrides }
+    StudyRow { label: label.to_owned(), slug: slug.to_owned(), overrides }
 }
 
-pub(super) fn full() -> Row {
+pub(super) fn full() -> StudyRow {
     row("MP4SR", "mp4sr", &[])
 }
 
-pub(super) fn without_pretraining() -> Row {
+pub(super) fn without_pretraining() -> StudyRow {
     row("MP4SR w/o Pre-train", "no-pretrain", &["pretrain.enabled=false"])
 }
 
-pub(super) fn popularity() -> Row {
+pub(super) fn popularity() -> StudyRow {
     row("popularity", "popularity", &["model.name=\"popularity\""])
 }
 
 /// Weight decay belongs to MP4SR's training; RecBole's SASRec has none.
-pub(super) fn sasrec() -> Row {
+pub(super) fn sasrec() -> StudyRow {
     row("SASRec", "sasrec", &["model.name=\"sasrec\"", "finetune.weight_decay=0"])
 }
 
@@ -50,7 +50,7 @@ pub(super) fn modality(modality: &Modality, lost: f64, swapped: f64) -> String {
 
 impl Study<'_> {
     /// Table 4.
-    pub(super) fn variants(&mut self) -> anyhow::Result<Vec<Row>> {
+    pub(super) fn variants(&mut self) -> anyhow::Result<Vec<StudyRow>> {
         let several = self.config.model.modalities.len() > 1;
         let mut rows = vec![full(), row("w/o NIP", "no-nip", &["pretrain.nip_weight=0"])];
         if several {
@@ -82,14 +82,14 @@ impl Study<'_> {
     fn has_one_width(&self) -> anyhow::Result<bool> {
         let pipeline = self.runner.args().pipeline.clone();
         self.take_features(&pipeline, &self.common)?;
-        let cell = self.cell(&pipeline, &self.common, &full(), 0)?;
-        if self.runner.run(std::slice::from_ref(&cell), Until::Features).swap_remove(0).is_some() {
+        let run = self.study_run(&pipeline, &self.common, &full(), 0)?;
+        if self.runner.run(std::slice::from_ref(&run), Until::Features).swap_remove(0).is_some() {
             return Ok(true);
         }
-        let sequences = Sequences::read(&cell.layout.sequences())?;
+        let sequences = Sequences::read(&run.layout.sequences())?;
         let mut widths = Vec::new();
-        for modality in &cell.config.model.modalities {
-            let path = cell.layout.feature_file(&modality.name, &cell.config.feature_name(modality));
+        for modality in &run.config.model.modalities {
+            let path = run.layout.feature_file(&modality.name, &run.config.feature_name(modality));
             if path.exists() {
                 widths.push(MappedFeatures::open(&path, &sequences.item_hash, sequences.item_count)?.width);
             }
@@ -99,12 +99,12 @@ impl Study<'_> {
     }
 
     /// Leaves out rows that take away what the pipeline is without.
-    pub(super) fn without_repeats(&mut self, rows: Vec<Row>) -> anyhow::Result<Vec<Row>> {
+    pub(super) fn without_repeats(&mut self, rows: Vec<StudyRow>) -> anyhow::Result<Vec<StudyRow>> {
         let pipeline = self.runner.args().pipeline.clone();
-        let mut kept: Vec<(Row, Config)> = Vec::new();
+        let mut kept: Vec<(StudyRow, Config)> = Vec::new();
         for row in rows {
-            let unnamed = Row { slug: "row".to_owned(), ..row.clone() };
-            let config = self.cell(&pipeline, &self.common, &unnamed, 0)?.config;
+            let unnamed = StudyRow { slug: "row".to_owned(), ..row.clone() };
+            let config = self.study_run(&pipeline, &self.common, &unnamed, 0)?.config;
             if kept.iter().any(|(_, other)| *other == config) {
                 self.notes.push(format!("the pipeline is {} itself: the row is left out", row.label));
             } else {
@@ -115,7 +115,7 @@ impl Study<'_> {
     }
 
     /// The row with a ResNet's vectors for images, where there is a ResNet and there are images.
-    fn resnet(&mut self, label: &str) -> Option<Row> {
+    fn resnet(&mut self, label: &str) -> Option<StudyRow> {
         let model = &self.options.resnet;
         if model.is_empty() || !self.has_images() {
             self.notes
@@ -140,7 +140,7 @@ impl Study<'_> {
     }
 
     /// Table 6.
-    pub(super) fn modalities(&mut self) -> Vec<Row> {
+    pub(super) fn modalities(&mut self) -> Vec<StudyRow> {
         let names: Vec<&str> = self.config.model.modalities.iter().map(|m| m.name.as_str()).collect();
         let mut rows = Vec::new();
         for name in names.iter().filter(|_| names.len() > 1) {
@@ -161,7 +161,7 @@ impl Study<'_> {
     }
 
     /// What images can become.
-    pub(super) fn image_features(&mut self) -> anyhow::Result<Vec<Row>> {
+    pub(super) fn image_features(&mut self) -> anyhow::Result<Vec<StudyRow>> {
         self.expect_words()?;
         let others: Vec<String> = self
             .config

@@ -1,6 +1,6 @@
 //! How runs do on groups of users of the test split, from stored ranks alone.
 
-use mp4sr_protocol::{Facts, Measure, means, slicings};
+use mp4sr_protocol::{Measure, UserFacts, breakdowns, means};
 
 use crate::table::aligned;
 
@@ -11,19 +11,19 @@ pub(crate) struct Ranked {
     pub(crate) ranks: Vec<u32>,
 }
 
-/// The users of one slicing, runs side by side; the last run is the one that the report is about.
+/// The users of one breakdown, runs side by side; the last run is the one that the report is about.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct SliceTable {
+pub(crate) struct BreakdownTable {
     /// What users are divided by.
-    pub(crate) slicing: &'static str,
+    pub(crate) breakdown: &'static str,
     pub(crate) runs: Vec<String>,
     pub(crate) measures: Vec<Measure>,
-    pub(crate) rows: Vec<SliceRow>,
+    pub(crate) rows: Vec<GroupRow>,
 }
 
 /// One group.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct SliceRow {
+pub(crate) struct GroupRow {
     pub(crate) name: String,
     pub(crate) users: usize,
     /// `[runs][measures]`.
@@ -35,24 +35,24 @@ pub(crate) fn headline(ks: &[usize]) -> Vec<Measure> {
     ks.iter().max().map_or(Vec::new(), |&k| vec![Measure::Recall(k), Measure::Ndcg(k)])
 }
 
-/// A table a slicing over the users that every run has a rank of.
-pub(crate) fn slice_tables(facts: &[Facts], runs: &[Ranked], measures: &[Measure]) -> Vec<SliceTable> {
-    let is_ranked = |facts: &&Facts| runs.iter().all(|run| run.ranks.get(facts.user).is_some_and(|&rank| rank > 0));
-    let ranked: Vec<Facts> = facts.iter().filter(is_ranked).copied().collect();
+/// A table a breakdown over the users that every run has a rank of.
+pub(crate) fn breakdown_tables(facts: &[UserFacts], runs: &[Ranked], measures: &[Measure]) -> Vec<BreakdownTable> {
+    let is_ranked = |facts: &&UserFacts| runs.iter().all(|run| run.ranks.get(facts.user).is_some_and(|&rank| rank > 0));
+    let ranked: Vec<UserFacts> = facts.iter().filter(is_ranked).copied().collect();
     let row = |name: String, users: &[usize]| {
         let of = |run: &Ranked| means(&users.iter().map(|&user| run.ranks[user]).collect::<Vec<_>>(), measures);
-        SliceRow { name, users: users.len(), values: runs.iter().map(of).collect() }
+        GroupRow { name, users: users.len(), values: runs.iter().map(of).collect() }
     };
-    let table = |slicing: mp4sr_protocol::Slicing| SliceTable {
-        slicing: slicing.name,
+    let table = |breakdown: mp4sr_protocol::Breakdown| BreakdownTable {
+        breakdown: breakdown.name,
         runs: runs.iter().map(|run| run.run.clone()).collect(),
         measures: measures.to_vec(),
-        rows: slicing.slices.into_iter().map(|slice| row(slice.name, &slice.users)).collect(),
+        rows: breakdown.groups.into_iter().map(|group| row(group.name, &group.users)).collect(),
     };
-    slicings(&ranked).into_iter().map(table).collect()
+    breakdowns(&ranked).into_iter().map(table).collect()
 }
 
-impl SliceRow {
+impl GroupRow {
     /// For each run and measure, whether no run has more; nowhere where nobody has anything or nobody is beside the run.
     pub(crate) fn best(&self) -> Vec<Vec<bool>> {
         let most = |at: usize| self.values.iter().map(|values| values[at]).fold(0.0, f64::max);
@@ -61,14 +61,14 @@ impl SliceRow {
     }
 }
 
-impl SliceTable {
+impl BreakdownTable {
     /// Markdown; the best of a group is bold.
     pub(crate) fn markdown(&self) -> String {
-        let mut header = vec![self.slicing.to_owned(), "users".to_owned()];
+        let mut header = vec![self.breakdown.to_owned(), "users".to_owned()];
         for run in &self.runs {
             header.extend(self.measures.iter().map(|measure| format!("{} {measure}", run.replace('|', "\\|"))));
         }
-        let line = |row: &SliceRow| {
+        let line = |row: &GroupRow| {
             let mut line = vec![row.name.clone(), row.users.to_string()];
             let shown = row.values.iter().flatten().zip(row.best().into_iter().flatten());
             line.extend(
@@ -81,15 +81,15 @@ impl SliceTable {
 }
 
 /// All tables as CSV, a value a line, in full.
-pub(crate) fn slices_to_csv(tables: &[SliceTable]) -> csv::Result<Vec<u8>> {
+pub(crate) fn breakdowns_to_csv(tables: &[BreakdownTable]) -> csv::Result<Vec<u8>> {
     let mut out = csv::Writer::from_writer(Vec::new());
-    out.write_record(["slicing", "slice", "users", "run", "measure", "value"])?;
+    out.write_record(["breakdown", "group", "users", "run", "measure", "value"])?;
     for table in tables {
         for row in &table.rows {
             for (run, values) in table.runs.iter().zip(&row.values) {
                 for (measure, value) in table.measures.iter().zip(values) {
                     let (users, measure, value) = (row.users.to_string(), measure.to_string(), value.to_string());
-                    out.write_record([table.slicing, &row.name, &users, run, &measure, &value])?;
+                    out.write_record([table.breakdown, &row.name, &users, run, &measure, &value])?;
                 }
             }
         }
@@ -101,8 +101,8 @@ pub(crate) fn slices_to_csv(tables: &[SliceTable]) -> csv::Result<Vec<u8>> {
 mod tests {
     use super::*;
 
-    fn facts(user: usize, length: u32, target_events: u32) -> Facts {
-        Facts { user, length, history: length - 1, target_events, target_age: None }
+    fn facts(user: usize, length: u32, target_events: u32) -> UserFacts {
+        UserFacts { user, length, history: length - 1, target_events, target_age: None }
     }
 
     fn ranked(run: &str, ranks: &[u32]) -> Ranked {
@@ -110,16 +110,16 @@ mod tests {
     }
 
     /// User 1 has no case, user 4 no rank in one of the runs: neither is in any group.
-    fn tables() -> Vec<SliceTable> {
+    fn tables() -> Vec<BreakdownTable> {
         let facts = [facts(0, 3, 0), facts(2, 3, 5), facts(3, 9, 12), facts(4, 9, 12), facts(5, 9, 40)];
         let runs = [ranked("a|b", &[1, 7, 3, 9, 0, 2]), ranked("mine", &[1, 1, 1, 3, 1, 9])];
-        slice_tables(&facts, &runs, &[Measure::Recall(2), Measure::Ndcg(3)])
+        breakdown_tables(&facts, &runs, &[Measure::Recall(2), Measure::Ndcg(3)])
     }
 
     #[test]
     fn groups_worked_by_hand_without_users_that_a_run_has_no_rank_of() {
         let tables = tables();
-        let names: Vec<_> = tables.iter().map(|table| table.slicing).collect();
+        let names: Vec<_> = tables.iter().map(|table| table.breakdown).collect();
         assert_eq!(
             names,
             ["sequence length", "cold target", "target's training events", "target's popularity", "history"]
@@ -151,10 +151,10 @@ mod tests {
              | 3               |     2 |     0.5000 |     0.7500 | **1.0000** | **1.0000** |\n\
              | 9               |     2 | **0.5000** | **0.3155** |     0.0000 |     0.2500 |\n"
         );
-        let csv = String::from_utf8(slices_to_csv(&tables[..1]).unwrap()).unwrap();
+        let csv = String::from_utf8(breakdowns_to_csv(&tables[..1]).unwrap()).unwrap();
         let lines: Vec<&str> = csv.lines().collect();
         assert_eq!(lines.len(), 9);
-        assert_eq!(lines[..2], ["slicing,slice,users,run,measure,value", "sequence length,3,2,a|b,R@2,0.5"]);
+        assert_eq!(lines[..2], ["breakdown,group,users,run,measure,value", "sequence length,3,2,a|b,R@2,0.5"]);
         assert_eq!(lines[8], "sequence length,9,2,mine,N@3,0.25");
     }
 
@@ -162,9 +162,9 @@ mod tests {
     fn a_run_alone_is_the_best_of_nothing_and_nobody_ranked_is_no_table() {
         let measures = headline(&[5, 20, 10]);
         assert_eq!(measures, [Measure::Recall(20), Measure::Ndcg(20)]);
-        let alone = slice_tables(&[facts(0, 3, 0)], &[ranked("mine", &[1])], &measures);
+        let alone = breakdown_tables(&[facts(0, 3, 0)], &[ranked("mine", &[1])], &measures);
         assert_eq!(alone[0].rows[0].best(), [[false; 2]]);
-        assert!(slice_tables(&[facts(0, 3, 0)], &[ranked("mine", &[0])], &measures).is_empty());
-        assert!(slice_tables(&[], &[ranked("mine", &[])], &measures).is_empty());
+        assert!(breakdown_tables(&[facts(0, 3, 0)], &[ranked("mine", &[0])], &measures).is_empty());
+        assert!(breakdown_tables(&[], &[ranked("mine", &[])], &measures).is_empty());
     }
 }

@@ -22,7 +22,7 @@ pub enum Activation {
 
 /// What the layers of a stack share.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct FrozenShape {
+pub struct InferenceShape {
     /// d, the width of a token.
     pub width: usize,
     /// Attention heads; they divide the width.
@@ -39,12 +39,12 @@ pub struct FrozenShape {
 
 /// y = x W + b with W `[in, out]`.
 #[derive(Clone, Debug)]
-pub struct FrozenLinear {
+pub struct InferenceLinear {
     weight: Vec<f32>,
     bias: Vec<f32>,
 }
 
-impl FrozenLinear {
+impl InferenceLinear {
     /// From a weight as PyTorch stores it, `[out, in]`, and a bias `[out]`.
     pub fn new(weight: &[f32], bias: Vec<f32>) -> Self {
         let inputs = weight.len() / bias.len().max(1);
@@ -81,14 +81,14 @@ impl FrozenLinear {
 
 /// LayerNorm's weight and bias, each `[d]`.
 #[derive(Clone, Debug)]
-pub struct FrozenNorm {
+pub struct InferenceNorm {
     /// Times the normalised row.
     pub weight: Vec<f32>,
     /// Added to it.
     pub bias: Vec<f32>,
 }
 
-impl FrozenNorm {
+impl InferenceNorm {
     /// Every row of `x` `[rows, d]` in place.
     pub fn forward(&self, x: &mut [f32], eps: f32) {
         norm_rows(x, &self.weight, &self.bias, eps);
@@ -97,19 +97,19 @@ impl FrozenNorm {
 
 /// One layer.
 #[derive(Clone, Debug)]
-pub struct FrozenLayer {
+pub struct InferenceLayer {
     /// Queries, keys, values: d to 3 d.
-    pub qkv: FrozenLinear,
+    pub qkv: InferenceLinear,
     /// Of the heads' outputs: d to d.
-    pub out: FrozenLinear,
+    pub out: InferenceLinear,
     /// Of the attention.
-    pub attention_norm: FrozenNorm,
+    pub attention_norm: InferenceNorm,
     /// d to the width of the feed-forward.
-    pub up: FrozenLinear,
+    pub up: InferenceLinear,
     /// And back.
-    pub down: FrozenLinear,
+    pub down: InferenceLinear,
     /// Of the feed-forward.
-    pub feed_norm: FrozenNorm,
+    pub feed_norm: InferenceNorm,
 }
 
 /// What is added to every attention score by head and distance (key's position less query's), as in MPNet.
@@ -134,23 +134,23 @@ impl RelativeBias {
 
 /// The stack.
 #[derive(Clone, Debug)]
-pub struct Frozen {
+pub struct InferenceTransformer {
     /// What the layers share.
-    pub shape: FrozenShape,
+    pub shape: InferenceShape,
     /// In order.
-    pub layers: Vec<FrozenLayer>,
+    pub layers: Vec<InferenceLayer>,
     /// Of every layer, if any.
     pub bias: Option<RelativeBias>,
 }
 
-impl Frozen {
+impl InferenceTransformer {
     /// Tokens `x` `[sum of lengths, d]` of sequences one after the other, in place.
     ///
     /// # Panics
     ///
     /// If `x` is not as long as `lengths` say.
     pub fn forward(&self, x: &mut [f32], lengths: &[usize]) {
-        let FrozenShape { width, eps, norm_first, activation, .. } = self.shape;
+        let InferenceShape { width, eps, norm_first, activation, .. } = self.shape;
         assert_eq!(x.len(), lengths.iter().sum::<usize>() * width, "tokens of another number");
         let (mut branch, mut input) = (Scratch::take(x.len()), Scratch::take(x.len()));
         let mut qkv = Scratch::take(3 * x.len());

@@ -4,13 +4,16 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use candle_core::{D, Device, Tensor};
-use mp4sr_ops::{Activation, Frozen, FrozenLayer, FrozenLinear, FrozenNorm, FrozenShape, RelativeBias, Stream};
+use mp4sr_ops::{
+    Activation, InferenceLayer, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer, RelativeBias,
+    RngKey,
+};
 use proptest::prelude::*;
 
 /// A matrix or vector by name, the same in both twins.
 fn values(name: u64, count: usize, deviation: f64) -> Vec<f32> {
-    let stream = Stream::new(7).at(name);
-    (0..count as u64).map(|i| (stream.normal(i) * deviation) as f32).collect()
+    let key = RngKey::new(7).fold_in_index(name);
+    (0..count as u64).map(|i| (key.normal(i) * deviation) as f32).collect()
 }
 
 fn tensor(name: u64, shape: &[usize], deviation: f64) -> Tensor {
@@ -21,16 +24,16 @@ const HIDDEN: usize = 12;
 const REACH: usize = 3;
 const DEVIATION: f64 = 0.4;
 
-fn linear(name: u64, inputs: usize, outputs: usize) -> FrozenLinear {
-    FrozenLinear::new(&values(name, inputs * outputs, DEVIATION), values(name + 1, outputs, DEVIATION))
+fn linear(name: u64, inputs: usize, outputs: usize) -> InferenceLinear {
+    InferenceLinear::new(&values(name, inputs * outputs, DEVIATION), values(name + 1, outputs, DEVIATION))
 }
 
-fn norm(name: u64, d: usize) -> FrozenNorm {
-    FrozenNorm { weight: values(name, d, 1.0), bias: values(name + 1, d, 1.0) }
+fn norm(name: u64, d: usize) -> InferenceNorm {
+    InferenceNorm { weight: values(name, d, 1.0), bias: values(name + 1, d, 1.0) }
 }
 
-fn layer(first: u64, d: usize) -> FrozenLayer {
-    FrozenLayer {
+fn layer(first: u64, d: usize) -> InferenceLayer {
+    InferenceLayer {
         qkv: linear(first, d, 3 * d),
         out: linear(first + 2, d, d),
         attention_norm: norm(first + 4, d),
@@ -40,9 +43,9 @@ fn layer(first: u64, d: usize) -> FrozenLayer {
     }
 }
 
-fn stack(shape: FrozenShape, layers: u64, biased: bool) -> Frozen {
+fn stack(shape: InferenceShape, layers: u64, biased: bool) -> InferenceTransformer {
     let bias = biased.then(|| RelativeBias { values: values(900, shape.heads * (2 * REACH + 1), 1.0), reach: REACH });
-    Frozen { shape, layers: (0..layers).map(|at| layer(at * 100, shape.width)).collect(), bias }
+    InferenceTransformer { shape, layers: (0..layers).map(|at| layer(at * 100, shape.width)).collect(), bias }
 }
 
 fn plain_linear(x: &Tensor, name: u64, inputs: usize, outputs: usize) -> Tensor {
@@ -59,7 +62,7 @@ fn plain_norm(x: &Tensor, name: u64, eps: f32) -> Tensor {
 }
 
 /// One sequence `[n, d]`.
-fn plain(mut x: Tensor, shape: FrozenShape, layers: u64, biased: bool) -> Tensor {
+fn plain(mut x: Tensor, shape: InferenceShape, layers: u64, biased: bool) -> Tensor {
     let (n, d) = x.dims2().unwrap();
     let width = d / shape.heads;
     let before = |x: &Tensor, name| if shape.norm_first { plain_norm(x, name, shape.eps) } else { x.clone() };
@@ -94,9 +97,9 @@ fn plain(mut x: Tensor, shape: FrozenShape, layers: u64, biased: bool) -> Tensor
     x
 }
 
-fn shape(heads: usize, norm_first: bool, causal: bool) -> FrozenShape {
+fn shape(heads: usize, norm_first: bool, causal: bool) -> InferenceShape {
     let activation = if norm_first { Activation::QuickGelu } else { Activation::Gelu };
-    FrozenShape { width: 8 * heads, heads, eps: 1e-5, norm_first, causal, activation }
+    InferenceShape { width: 8 * heads, heads, eps: 1e-5, norm_first, causal, activation }
 }
 
 proptest! {
@@ -128,7 +131,7 @@ proptest! {
         before in proptest::collection::vec(2_usize..40, 0..12), length in 2_usize..40,
         after in proptest::collection::vec(2_usize..40, 0..12),
     ) {
-        let shape = FrozenShape { width: 48, heads: 3, eps: 1e-12, norm_first: false, causal: false, activation: Activation::Gelu };
+        let shape = InferenceShape { width: 48, heads: 3, eps: 1e-12, norm_first: false, causal: false, activation: Activation::Gelu };
         let stack = stack(shape, 2, true);
         let sequence = values(6000, length * shape.width, 1.0);
         let mut alone = sequence.clone();

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use mp4sr_artifact::Sequences;
 
-use crate::{Case, Split, training_part};
+use crate::{EvalCase, Split, training_part};
 
 /// An item with fewer events than this in the training part is cold (specification, section 8).
 pub const COLD_EVENTS: u32 = 10;
 
-/// Groups of a slicing by quantiles.
+/// Groups of a breakdown by quantiles.
 const GROUPS: usize = 5;
 /// Longest of the histories that are shown one by one.
 const SHORT: usize = 3;
@@ -27,7 +27,7 @@ pub fn training_events(sequences: &Sequences) -> Vec<u32> {
 
 /// What is known of a user's case before any model is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct UserFacts {
     /// The row of the user, from 0.
     pub user: usize,
     /// Events of the whole sequence.
@@ -40,14 +40,14 @@ pub struct Facts {
     pub target_age: Option<u64>,
 }
 
-impl Facts {
+impl UserFacts {
     /// Of every user that has a case in `split`.
     pub fn of(sequences: &Sequences, split: Split) -> Vec<Self> {
         let events = training_events(sequences);
         let first = first_times(sequences);
         let facts = |user: usize| {
             let sequence = sequences.of(user);
-            let case = Case::of(sequence, split)?;
+            let case = EvalCase::of(sequence, split)?;
             let at = sequences.offsets[user] as usize + case.history.len();
             let item = case.target as usize - 1;
             let age = |first: &Vec<i64>| u64::try_from(sequences.times[at] - first[item]).unwrap_or_default();
@@ -78,7 +78,7 @@ fn first_times(sequences: &Sequences) -> Option<Vec<i64>> {
 
 /// One group of users.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slice {
+pub struct UserGroup {
     /// What they have in common, with its bounds.
     pub name: String,
     /// Rows of users, rising.
@@ -87,57 +87,57 @@ pub struct Slice {
 
 /// A way to divide users into groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Slicing {
+pub struct Breakdown {
     /// What is divided by.
     pub name: &'static str,
     /// The groups, none empty.
-    pub slices: Vec<Slice>,
+    pub groups: Vec<UserGroup>,
 }
 
-/// All slicings of the users with a case; those that the data cannot give (no clock, no short history) are left out.
-pub fn slicings(facts: &[Facts]) -> Vec<Slicing> {
+/// All breakdowns of the users with a case; those that the data cannot give (no clock, no short history) are left out.
+pub fn breakdowns(facts: &[UserFacts]) -> Vec<Breakdown> {
     let days = |seconds: u64| seconds / 86_400;
     let mut all = vec![
-        Slicing { name: "sequence length", slices: quantiles(facts, |f| Some(u64::from(f.length))) },
-        Slicing {
+        Breakdown { name: "sequence length", groups: quantiles(facts, |f| Some(u64::from(f.length))) },
+        Breakdown {
             name: "cold target",
-            slices: [("fewer than 10 training events", 0, COLD_EVENTS - 1), ("10 or more", COLD_EVENTS, u32::MAX)]
+            groups: [("fewer than 10 training events", 0, COLD_EVENTS - 1), ("10 or more", COLD_EVENTS, u32::MAX)]
                 .map(|(name, low, high)| group(name, facts, |f| (low..=high).contains(&f.target_events)))
                 .into(),
         },
-        Slicing {
+        Breakdown {
             name: "target's training events",
-            slices: [("none", 0, 0), ("1 to 9", 1, COLD_EVENTS - 1), ("10 or more", COLD_EVENTS, u32::MAX)]
+            groups: [("none", 0, 0), ("1 to 9", 1, COLD_EVENTS - 1), ("10 or more", COLD_EVENTS, u32::MAX)]
                 .map(|(name, low, high)| group(name, facts, |f| (low..=high).contains(&f.target_events)))
                 .into(),
         },
-        Slicing { name: "target's popularity", slices: quantiles(facts, |f| Some(u64::from(f.target_events))) },
-        Slicing { name: "target's age in days", slices: quantiles(facts, |f| f.target_age.map(days)) },
-        Slicing {
+        Breakdown { name: "target's popularity", groups: quantiles(facts, |f| Some(u64::from(f.target_events))) },
+        Breakdown { name: "target's age in days", groups: quantiles(facts, |f| f.target_age.map(days)) },
+        Breakdown {
             name: "history",
-            slices: (1..=SHORT as u32)
+            groups: (1..=SHORT as u32)
                 .map(|n| group(&format!("{n} event{}", if n == 1 { "" } else { "s" }), facts, |f| f.history == n))
                 .collect(),
         },
     ];
-    all.iter_mut().for_each(|slicing| slicing.slices.retain(|slice| !slice.users.is_empty()));
-    all.retain(|slicing| !slicing.slices.is_empty());
+    all.iter_mut().for_each(|breakdown| breakdown.groups.retain(|group| !group.users.is_empty()));
+    all.retain(|breakdown| !breakdown.groups.is_empty());
     all
 }
 
-fn group(name: &str, facts: &[Facts], belongs: impl Fn(&Facts) -> bool) -> Slice {
-    Slice { name: name.to_owned(), users: facts.iter().filter(|f| belongs(f)).map(|f| f.user).collect() }
+fn group(name: &str, facts: &[UserFacts], belongs: impl Fn(&UserFacts) -> bool) -> UserGroup {
+    UserGroup { name: name.to_owned(), users: facts.iter().filter(|f| belongs(f)).map(|f| f.user).collect() }
 }
 
 /// Five groups as equal as equal values allow, fewer where there are fewer values: users with one value are never parted.
-fn quantiles(facts: &[Facts], value: impl Fn(&Facts) -> Option<u64>) -> Vec<Slice> {
+fn quantiles(facts: &[UserFacts], value: impl Fn(&UserFacts) -> Option<u64>) -> Vec<UserGroup> {
     let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
     facts.iter().filter_map(&value).for_each(|value| *counts.entry(value).or_default() += 1);
     let counts: Vec<(u64, usize)> = counts.into_iter().collect();
     let mut rest: usize = counts.iter().map(|(_, users)| users).sum();
-    let (mut at, mut slices) = (0, Vec::new());
+    let (mut at, mut groups) = (0, Vec::new());
     while at < counts.len() {
-        let later = GROUPS - 1 - slices.len();
+        let later = GROUPS - 1 - groups.len();
         let share = rest as f64 / (later + 1) as f64;
         let (low, mut users) = counts[at];
         let mut high = low;
@@ -152,9 +152,9 @@ fn quantiles(facts: &[Facts], value: impl Fn(&Facts) -> Option<u64>) -> Vec<Slic
         }
         rest -= users;
         let name = if low == high { low.to_string() } else { format!("{low} to {high}") };
-        slices.push(group(&name, facts, |f| value(f).is_some_and(|v| (low..=high).contains(&v))));
+        groups.push(group(&name, facts, |f| value(f).is_some_and(|v| (low..=high).contains(&v))));
     }
-    slices
+    groups
 }
 
 #[cfg(test)]
@@ -176,7 +176,7 @@ mod tests {
         // Users: 1 2 3 | 1 2 | 3 | 1 1 2 4. Training parts: [1], [], [], [1 1].
         let data = sequences(&[&[1, 2, 3], &[1, 2], &[3], &[1, 1, 2, 4]], 4, |at| CLOCK + 100 * at as i64);
         assert_eq!(training_events(&data), [3, 0, 0, 0]);
-        let facts = |user, length, history, target_events, age| Facts {
+        let facts = |user, length, history, target_events, age| UserFacts {
             user,
             length,
             history,
@@ -184,37 +184,41 @@ mod tests {
             target_age: Some(age),
         };
         // Event numbers: targets of the test split are events 2, 4, 9; items 3, 2, 4 are first met at events 2, 1, 9.
-        assert_eq!(Facts::of(&data, Split::Test), [facts(0, 3, 2, 0, 0), facts(1, 2, 1, 0, 300), facts(3, 4, 3, 0, 0)]);
+        assert_eq!(
+            UserFacts::of(&data, Split::Test),
+            [facts(0, 3, 2, 0, 0), facts(1, 2, 1, 0, 300), facts(3, 4, 3, 0, 0)]
+        );
         // Of validation: events 1 and 8, both of item 2.
-        assert_eq!(Facts::of(&data, Split::Validation), [facts(0, 3, 1, 0, 0), facts(3, 4, 2, 0, 700)]);
+        assert_eq!(UserFacts::of(&data, Split::Validation), [facts(0, 3, 1, 0, 0), facts(3, 4, 2, 0, 700)]);
         let positions = sequences(&[&[1, 2, 3]], 3, |at| at as i64);
-        assert_eq!(Facts::of(&positions, Split::Test)[0].target_age, None);
+        assert_eq!(UserFacts::of(&positions, Split::Test)[0].target_age, None);
     }
 
     #[test]
     fn groups_by_hand() {
-        let fact = |user: usize, target_events| Facts { user, length: 5, history: 4, target_events, target_age: None };
-        let facts: Vec<Facts> =
+        let fact =
+            |user: usize, target_events| UserFacts { user, length: 5, history: 4, target_events, target_age: None };
+        let facts: Vec<UserFacts> =
             [0, 3, 9, 10, 11, 12, 13, 14, 15, 900].into_iter().zip(0..).map(|(e, u)| fact(u, e)).collect();
-        let all = slicings(&facts);
+        let all = breakdowns(&facts);
         let names: Vec<_> = all.iter().map(|s| s.name).collect();
         assert_eq!(names, ["sequence length", "cold target", "target's training events", "target's popularity"]);
-        let shown = |at: usize| all[at].slices.iter().map(|s| (s.name.as_str(), s.users.len())).collect::<Vec<_>>();
+        let shown = |at: usize| all[at].groups.iter().map(|s| (s.name.as_str(), s.users.len())).collect::<Vec<_>>();
         assert_eq!(shown(0), [("5", 10)]);
         assert_eq!(shown(1), [("fewer than 10 training events", 3), ("10 or more", 7)]);
         assert_eq!(shown(2), [("none", 1), ("1 to 9", 2), ("10 or more", 7)]);
         assert_eq!(shown(3), [("0 to 3", 2), ("9 to 10", 2), ("11 to 12", 2), ("13 to 14", 2), ("15 to 900", 2)]);
-        assert!(slicings(&[]).is_empty());
+        assert!(breakdowns(&[]).is_empty());
 
         // Half of the users at one value: the others still make four groups.
-        let facts: Vec<Facts> =
+        let facts: Vec<UserFacts> =
             [5, 5, 5, 5, 5, 5, 5, 5, 6, 6, 7, 7, 8, 9, 9, 30].into_iter().zip(0..).map(|(e, u)| fact(u, e)).collect();
         let found = quantiles(&facts, |f| Some(u64::from(f.target_events)));
         let found: Vec<_> = found.iter().map(|s| (s.name.as_str(), s.users.len())).collect();
         assert_eq!(found, [("5", 8), ("6", 2), ("7", 2), ("8 to 9", 3), ("30", 1)]);
 
         // Most at the last value: the few before it still make four groups.
-        let facts: Vec<Facts> =
+        let facts: Vec<UserFacts> =
             [1, 2, 3, 4, 9, 9, 9, 9, 9, 9, 9, 9].into_iter().zip(0..).map(|(e, u)| fact(u, e)).collect();
         let found = quantiles(&facts, |f| Some(u64::from(f.target_events)));
         let found: Vec<_> = found.iter().map(|s| (s.name.as_str(), s.users.len())).collect();
@@ -222,19 +226,19 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the lengths, each user with a case is in exactly one group of every slicing that covers all.
+        /// Whatever the lengths, each user with a case is in exactly one group of every breakdown that covers all.
         #[test]
         fn every_user_is_in_one_group(lengths in prop::collection::vec(0usize..40, 1..60)) {
             let users: Vec<Vec<u32>> = lengths.iter().map(|&n| (0..n).map(|i| 1 + (i % 7) as u32).collect()).collect();
             let views: Vec<&[u32]> = users.iter().map(Vec::as_slice).collect();
             let data = sequences(&views, 7, |at| CLOCK + 90_000 * at as i64);
-            let facts = Facts::of(&data, Split::Test);
-            for slicing in slicings(&facts).iter().filter(|s| s.name != "history") {
-                let mut found: Vec<usize> = slicing.slices.iter().flat_map(|s| s.users.clone()).collect();
+            let facts = UserFacts::of(&data, Split::Test);
+            for breakdown in breakdowns(&facts).iter().filter(|s| s.name != "history") {
+                let mut found: Vec<usize> = breakdown.groups.iter().flat_map(|s| s.users.clone()).collect();
                 found.sort_unstable();
                 let all: Vec<usize> = facts.iter().map(|f| f.user).collect();
-                prop_assert_eq!(found, all, "{}", slicing.name);
-                prop_assert!(slicing.slices.len() <= GROUPS);
+                prop_assert_eq!(found, all, "{}", breakdown.name);
+                prop_assert!(breakdown.groups.len() <= GROUPS);
             }
             let mut values: Vec<u32> = facts.iter().map(|f| f.length).collect();
             values.sort_unstable();
