@@ -9,7 +9,7 @@ mod training;
 
 pub use dataset::{Columns, DataPreset, Dataset, Format, Missing, Preprocess, Repeated, Source};
 pub use download::{Download, RawFile};
-pub use extract::{Extract, ImageExtract, ImageFeatures, Storage, TextExtract};
+pub use extract::{BUILTIN, Extract, Extracted, ImageExtract, ImageFeatures, Storage, TextExtract};
 pub use model::{
     CmclDirection, FINETUNE_KEYS, Logits, Modality, Model, ModelName, PoolingGradient, PoolingRows, Projection,
     SameTarget,
@@ -158,6 +158,17 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Which features of `[extract]` the modalities read.
+    pub fn extracted(&self) -> Extracted {
+        let reads = |name: &str, encoder: String| {
+            self.model.modalities.iter().any(|modality| modality.name == name && self.feature_name(modality) == encoder)
+        };
+        Extracted {
+            text: reads("text", self.extract.text.encoder_name()),
+            image: reads("image", self.extract.image.encoder_name(&self.extract.text)),
+        }
     }
 
     /// The encoder part of a modality's feature file name.
