@@ -47,10 +47,10 @@ impl FromStr for Assignments {
         }
         found.push(current);
         let mut assignments: Vec<String> = Vec::new();
-        for word in found.iter().map(|word| unquoted(word)).filter(|word| !word.is_empty()) {
+        for word in found.iter().filter(|word| !word.is_empty()) {
             match assignments.last_mut() {
                 Some(last) if word.starts_with('=') || last.find('=') == Some(last.len() - 1) => last.push_str(word),
-                _ => assignments.push(word.to_owned()),
+                _ => assignments.push(unquoted(word).to_owned()),
             }
         }
         Ok(Self(assignments))
