@@ -249,7 +249,7 @@ impl Mp4sr {
         trace: &Trace,
     ) -> Result<Vec<Tensor>> {
         let spaces = z.dim(0)? / rows;
-        let segments = batch.segments.repeat(spaces);
+        let offsets = batch.offsets.repeat(spaces);
         let row = |m: usize, t: usize| {
             let modality = shift.map_or(m, |shift| (m + shift[t] as usize) % spaces);
             (modality * rows) as u32 + tokens[t]
@@ -263,7 +263,7 @@ impl Mp4sr {
             }
             trace.record(|| "mixed".to_owned(), &joined);
         }
-        let h = self.transformer.forward((z, &mixed), ids.map(|ids| (ids, &items[..])), &segments, key, trace)?;
+        let h = self.transformer.forward((z, &mixed), ids.map(|ids| (ids, &items[..])), &offsets, key, trace)?;
         trace.record(|| "h".to_owned(), &h);
         let count = batch.count();
         (0..spaces).map(|m| h.narrow(0, m * count, count)).collect()

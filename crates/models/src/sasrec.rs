@@ -32,7 +32,7 @@ impl SasRec {
     /// The vector after the last item of each history, `[B, d_0]`.
     fn sequences(&self, batch: &Batch, key: Option<RngKey>) -> Result<Tensor> {
         let rows: Vec<u32> = batch.items.iter().map(|item| item - 1).collect();
-        self.transformer.forward((self.items.as_tensor(), &rows), None, &batch.segments, key, &Trace::OFF)
+        self.transformer.forward((self.items.as_tensor(), &rows), None, &batch.offsets, key, &Trace::OFF)
     }
 
     /// Cross-entropy of the next item; without `key` nothing is dropped.

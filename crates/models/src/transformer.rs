@@ -139,7 +139,7 @@ impl Transformer {
         &self,
         z: Rows<'_>,
         ids: Option<Rows<'_>>,
-        segments: &PackedOffsets,
+        offsets: &PackedOffsets,
         key: Option<RngKey>,
         trace: &Trace,
     ) -> Result<Tensor> {
@@ -150,7 +150,7 @@ impl Transformer {
         let norm = &self.input_norm;
         let rows = |row: &Var| row.unsqueeze(0);
         let places = Tensor::cat(&[self.position.as_tensor(), &rows(&norm.weight)?, &rows(&norm.bias)?], 0)?;
-        let mut x = sequence_input(z, ids, (&places, &segments.positions()), drop(key, "input"))?;
+        let mut x = sequence_input(z, ids, (&places, &offsets.positions()), drop(key, "input"))?;
         trace.record(|| "input".to_owned(), &x);
         let sizes =
             LayerSizes { width: self.config.width, heads: self.config.heads, feed_forward: self.config.feed_forward };
@@ -163,15 +163,15 @@ impl Transformer {
             };
             let packed = layer.packed()?;
             if trace.is_on() {
-                let steps = plain::layer_steps(&x, &packed, sizes, segments, false, dropout)?;
+                let steps = plain::layer_steps(&x, &packed, sizes, offsets, false, dropout)?;
                 trace.record(|| format!("{l}.query"), &steps.query);
                 trace.record(|| format!("{l}.key_value"), &steps.key_value);
                 trace.record(|| format!("{l}.attention"), &steps.attention);
                 trace.record(|| format!("{l}.layer"), &steps.layer);
             }
             let top = l + 1 == self.layers.len() && !trace.is_on();
-            x = transformer_layer(&x, &packed, sizes, segments, top, dropout)?;
+            x = transformer_layer(&x, &packed, sizes, offsets, top, dropout)?;
         }
-        if trace.is_on() { gather(&x, &segments.last_tokens()) } else { Ok(x) }
+        if trace.is_on() { gather(&x, &offsets.last_tokens()) } else { Ok(x) }
     }
 }

@@ -105,17 +105,17 @@ impl GoldenCase {
     }
 
     /// Compares packed tokens `[T, d]` with padded `[B, n, d]` at real positions.
-    fn compare_packed(&mut self, name: &str, found: &Tensor, segments: &PackedOffsets) {
+    fn compare_packed(&mut self, name: &str, found: &Tensor, offsets: &PackedOffsets) {
         let shape = self.floats[name].1.clone();
         let (n, d) = (shape[1], shape[2]);
         let values = flat(found);
         let mut padded = vec![0.0; shape.iter().product()];
-        for j in 0..segments.count() {
-            for (place, token) in segments.range(j).enumerate() {
+        for j in 0..offsets.count() {
+            for (place, token) in offsets.range(j).enumerate() {
                 padded[(j * n + place) * d..][..d].copy_from_slice(&values[token * d..][..d]);
             }
         }
-        self.compare(name, &padded, |at| at / d % n < segments.range(at / d / n).len());
+        self.compare(name, &padded, |at| at / d % n < offsets.range(at / d / n).len());
     }
 
     fn compare_if_present(&mut self, name: &str, found: &Tensor) {
@@ -315,27 +315,27 @@ fn transformer(case: &mut GoldenCase) {
     let model = Transformer::new(&mut parameters, case.transformer_config(), RngKey::new(1)).unwrap();
     case.load(&parameters);
     let lengths = case.lengths();
-    let segments = PackedOffsets::from_lengths(lengths.clone()).unwrap();
+    let offsets = PackedOffsets::from_lengths(lengths.clone()).unwrap();
     let (padded, shape) = case.floats["in.x"].clone();
     let (n, d) = (shape[1], shape[2]);
     let packed: Vec<f32> =
         lengths.iter().enumerate().flat_map(|(j, l)| padded[j * n * d..][..l * d].to_vec()).collect();
-    let x = Var::from_tensor(&Tensor::from_vec(packed, (segments.tokens(), d), &Device::Cpu).unwrap()).unwrap();
+    let x = Var::from_tensor(&Tensor::from_vec(packed, (offsets.tokens(), d), &Device::Cpu).unwrap()).unwrap();
 
     let trace = Trace::on();
-    let rows: Vec<u32> = (0..segments.tokens() as u32).collect();
-    model.forward((&x, &rows), None, &segments, None, &trace).unwrap();
+    let rows: Vec<u32> = (0..offsets.tokens() as u32).collect();
+    model.forward((&x, &rows), None, &offsets, None, &trace).unwrap();
     let values = trace.into_values();
-    case.compare_packed("out.input", &values["input"], &segments);
+    case.compare_packed("out.input", &values["input"], &offsets);
     let heads = case.size("heads");
     for l in 0..case.size("layers") {
-        case.compare_packed(&format!("out.attention.{l}"), &values[&format!("{l}.attention")], &segments);
-        case.compare_packed(&format!("out.layer.{l}"), &values[&format!("{l}.layer")], &segments);
+        case.compare_packed(&format!("out.attention.{l}"), &values[&format!("{l}.attention")], &offsets);
+        case.compare_packed(&format!("out.layer.{l}"), &values[&format!("{l}.layer")], &offsets);
         let (query, key_value) = (&values[&format!("{l}.query")], &values[&format!("{l}.key_value")]);
-        let mut weights = vec![0.0; segments.count() * heads * n * n];
-        for j in 0..segments.count() {
+        let mut weights = vec![0.0; offsets.count() * heads * n * n];
+        for j in 0..offsets.count() {
             for head in 0..heads {
-                let range = segments.range(j);
+                let range = offsets.range(j);
                 let part = |t: &Tensor| {
                     let rows = t.narrow(0, range.start, range.len()).unwrap();
                     rows.narrow(1, head * d / heads, d / heads).unwrap().contiguous().unwrap()
@@ -350,11 +350,11 @@ fn transformer(case: &mut GoldenCase) {
         case.compare(&format!("out.attention_weights.{l}"), &weights, real);
     }
     // Gradients come from the path of training, which computes the top layer at the last tokens alone.
-    let h = model.forward((&x, &rows), None, &segments, None, &Trace::OFF).unwrap();
+    let h = model.forward((&x, &rows), None, &offsets, None, &Trace::OFF).unwrap();
     case.compare_tensor("out.h", &h);
     let loss = (&h * case.tensor("in.cotangent")).unwrap().sum_all().unwrap();
     let gradients = loss.backward().unwrap();
-    case.compare_packed("grad.in.x", gradients.get(x.as_tensor()).unwrap(), &segments);
+    case.compare_packed("grad.in.x", gradients.get(x.as_tensor()).unwrap(), &offsets);
     case.compare_training(&parameters, &loss);
 }
 
@@ -369,12 +369,12 @@ fn pretrain(case: &mut GoldenCase) {
         case.int("in.items_before").chunks(n).map(|row| row.iter().filter(|&&i| i > 0).count()).collect();
     let keep: Vec<u32> = case.rows("in.keep", &before_lengths).concat();
     let closed = close_up(&case.batch("in.items_before", &before_lengths), |token| keep[token] == 1).unwrap();
-    assert_eq!((closed.items, closed.segments.last_tokens()), (batch.items.clone(), batch.segments.last_tokens()));
+    assert_eq!((closed.items, closed.offsets.last_tokens()), (batch.items.clone(), batch.offsets.last_tokens()));
 
     let shift: Vec<u32> = case.rows("in.shift", &lengths).concat();
     let trace = Trace::on();
     model.pretrain_loss(&batch, &shift, None, &trace).unwrap();
-    compare_sequences(case, &names, &batch.segments, trace.into_values());
+    compare_sequences(case, &names, &batch.offsets, trace.into_values());
     compare_items(case, &model, Phase::Pretrain);
     let loss = model.pretrain_loss(&batch, &shift, None, &Trace::OFF).unwrap();
     case.compare_training(model.parameters(), &loss);
@@ -391,7 +391,7 @@ fn finetune(case: &mut GoldenCase) {
     let batch = case.batch("in.items", &case.lengths());
     let trace = Trace::on();
     model.finetune_loss(&batch, None, &trace).unwrap();
-    compare_sequences(case, &logit_names, &batch.segments, trace.into_values());
+    compare_sequences(case, &logit_names, &batch.offsets, trace.into_values());
     compare_items(case, &model, Phase::Finetune);
 
     let scorer = model.scorer(Phase::Finetune).unwrap();
@@ -417,10 +417,10 @@ fn finetune(case: &mut GoldenCase) {
 fn compare_sequences(
     case: &mut GoldenCase,
     names: &[String],
-    segments: &PackedOffsets,
+    offsets: &PackedOffsets,
     values: BTreeMap<String, Tensor>,
 ) {
-    let (tokens, count) = (segments.tokens(), segments.count());
+    let (tokens, count) = (offsets.tokens(), offsets.count());
     for (name, value) in values {
         let part = |m: usize, rows: usize| value.narrow(0, m * rows, rows).unwrap();
         for (m, modality) in names.iter().enumerate() {
@@ -430,7 +430,7 @@ fn compare_sequences(
                 _ => None,
             };
             if let Some(key) = packed.filter(|key| case.has(key)) {
-                case.compare_packed(&key, &part(m, tokens), segments);
+                case.compare_packed(&key, &part(m, tokens), offsets);
             } else if name == "h" {
                 case.compare_if_present(&format!("out.h.{modality}"), &part(m, count));
             }

@@ -79,7 +79,7 @@ impl State {
             tensors.push((format!("steps.{name}"), Tensor::I64(vec![self.adam.steps[at] as i64], vec![1])));
         }
         if let Some(batch) = next {
-            let ends = (0..batch.count()).map(|j| batch.segments.range(j).end as i64);
+            let ends = (0..batch.count()).map(|j| batch.offsets.range(j).end as i64);
             let offsets: Vec<i64> = std::iter::once(0).chain(ends).collect();
             for (name, values) in [("items", &batch.items), ("targets", &batch.targets)] {
                 tensors.push((format!("batch.{name}"), Tensor::U32(values.clone(), vec![values.len()])));

@@ -128,7 +128,7 @@ impl Model for Recorder {
             return Err(Error::Msg("killed".to_owned()));
         }
         for j in 0..batch.count() {
-            self.seen.borrow_mut().push((batch.items[batch.segments.range(j)].to_vec(), batch.targets[j]));
+            self.seen.borrow_mut().push((batch.items[batch.offsets.range(j)].to_vec(), batch.targets[j]));
         }
         (self.parameters.get("x").unwrap().as_tensor() * 3.0)?.sum_all()
     }
