@@ -22,7 +22,8 @@ pub fn close_up(batch: &Batch, keep: impl Fn(usize) -> bool) -> Result<Batch> {
         }
         lengths.push(items.len() - before);
     }
-    Ok(Batch { offsets: PackedOffsets::from_lengths(lengths)?, items, targets: batch.targets.clone() })
+    let offsets = PackedOffsets::from_lengths(lengths)?;
+    Ok(Batch { users: batch.users.clone(), offsets, items, targets: batch.targets.clone() })
 }
 
 /// Which modality each token takes: mixed sequence m has modality (m + shift) mod M there. A token is swapped with
@@ -43,7 +44,7 @@ mod tests {
 
     fn batch() -> Batch {
         let histories: Vec<Vec<u32>> = (0..2000).map(|j| (1..=1 + j % 10).collect()).collect();
-        Batch::new(histories.iter().map(|h| (h.as_slice(), 1)), 50).unwrap()
+        Batch::of_histories(histories.iter().map(|h| (h.as_slice(), 1)), 50).unwrap()
     }
 
     #[test]

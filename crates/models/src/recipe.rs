@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Model, Phase, mp4sr, popularity, sasrec};
+use crate::{Model, Phase, TransformerConfig, mp4sr, popularity, sasrec};
 
 /// All models; the first is the one that a pipeline has when it names none.
 pub static RECIPES: [&Recipe; 3] = [&mp4sr::RECIPE, &sasrec::RECIPE, &popularity::RECIPE];
@@ -101,7 +101,7 @@ pub struct Refused {
 
 impl Refused {
     /// Refuses the value of a key and says what would be allowed.
-    pub fn new(key: &str, value: impl ToString, allowed: impl Into<String>) -> Self {
+    pub fn new(key: &str, value: &impl ToString, allowed: impl Into<String>) -> Self {
         Self { key: key.to_owned(), value: value.to_string(), allowed: allowed.into() }
     }
 }
@@ -153,6 +153,8 @@ pub struct Settings<'a> {
     pub transformer: &'a Value,
     /// Names of `model.modalities`, in order.
     pub modalities: &'a [String],
+    /// Whether the pipeline asks for pre-training.
+    pub pretrains: bool,
 }
 
 impl Settings<'_> {
@@ -162,7 +164,7 @@ impl Settings<'_> {
     }
 
     /// The keys that transformers share.
-    pub fn transformer(&self) -> Result<crate::TransformerConfig> {
+    pub fn transformer(&self) -> Result<TransformerConfig> {
         read(self.transformer, "`[model.transformer]`")
     }
 }
@@ -192,7 +194,7 @@ pub struct Data {
 }
 
 /// The training parts of all users' sequences, one after the other.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrainingSequences {
     /// User u (from 0) owns `items[offsets[u]..offsets[u + 1]]`.
     pub offsets: Vec<usize>,

@@ -48,9 +48,9 @@ fn cases() -> Vec<BenchCase> {
     let mut cases = Vec::new();
 
     let rows = 5 * ITEMS;
-    let offsets: Vec<usize> = (0..=ITEMS).map(|i| 5 * i).collect();
+    let starts: Vec<usize> = (0..=ITEMS).map(|i| 5 * i).collect();
     let values = (0..(rows * FEATURES) as u64).map(|i| key.uniform(i) as f32 - 0.5).collect();
-    let features = Ragged::new(values, FEATURES, &offsets).unwrap();
+    let features = Ragged::new(values, FEATURES, &starts).unwrap();
     let item_rows = [ItemRows { features, pad_rows: None, experts: EXPERTS, width: WIDTH, dropout: drop("experts") }];
     let packed = EXPERTS * (FEATURES * WIDTH + FEATURES + 3 * WIDTH);
     let (w, packed) = (var(2, &[FEATURES]), var(3, &[packed]));
