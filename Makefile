@@ -1,4 +1,4 @@
-# Every stage is a program; these targets bring the stages before it up to date first.
+# Every stage is a subcommand of `mp4sr`; these targets bring the stages before it up to date first.
 # PIPELINE=pipelines/x.toml   which pipeline
 # DATA=folder                 where the raw files lie, in place of the pipeline's dataset.data
 # RUN=name                    which run, in place of the pipeline's run.name
@@ -14,7 +14,7 @@ BIN := $(or $(CARGO_TARGET_DIR),target)/release
 FLAGS = --pipeline $(PIPELINE) $(if $(DATA),--data $(DATA)) $(if $(RUN),--run $(RUN)) \
         $(foreach assignment,$(SET),--set '$(assignment)') $(if $(QUIET),--quiet)
 
-STUDY = $(BIN)/mp4sr-study
+STUDY = $(BIN)/mp4sr study
 STUDY_FLAGS = $(FLAGS) $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) \
               $(foreach pipeline,$(WITH),--with $(pipeline)) $(foreach pipeline,$(UNSEEN),--unseen $(pipeline)) \
               $(if $(RESNET),--resnet $(RESNET))
@@ -28,54 +28,54 @@ STUDIED := build $(if $(findstring sample,$(PIPELINE) $(WITH) $(UNSEEN)),sample)
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "%-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## Build all programs
+build: ## Build the program
 	@cargo build --release --workspace --bins --quiet
 
 # Raw files of the sample pipeline are generated, not downloaded.
 sample: build ## Generate the sample world
-	@$(BIN)/mp4sr-sample --out artifacts/sample/raw
+	@$(BIN)/mp4sr sample --out artifacts/sample/raw
 
 download: build ## Raw files and items' pictures to the data folder
-	@$(BIN)/mp4sr-download $(FLAGS)
+	@$(BIN)/mp4sr download $(FLAGS)
 
 preprocess: build $(if $(findstring sample,$(PIPELINE)),sample) ## Raw files to artifacts/<dataset>/dataset
-	@$(BIN)/mp4sr-preprocess $(FLAGS)
+	@$(BIN)/mp4sr preprocess $(FLAGS)
 
 extract: preprocess ## Sentences and images to artifacts/<dataset>/features
-	@$(BIN)/mp4sr-extract $(FLAGS)
+	@$(BIN)/mp4sr extract $(FLAGS)
 
 cache-stats: build ## What encoders computed so far, for all datasets
-	@$(BIN)/mp4sr-cache stats
+	@$(BIN)/mp4sr cache stats
 
 # DAYS=30   days without use
 cache-prune: build ## Remove vectors of encoders that were not used for DAYS days
-	@$(BIN)/mp4sr-cache prune --unused-days $(or $(DAYS),30)
+	@$(BIN)/mp4sr cache prune --unused-days $(or $(DAYS),30)
 
 pretrain: extract ## Pre-train with NIP and CMCL
-	@$(BIN)/mp4sr-train pretrain $(FLAGS)
+	@$(BIN)/mp4sr train pretrain $(FLAGS)
 
 finetune: pretrain ## Fine-tune on the next item
-	@$(BIN)/mp4sr-train finetune $(FLAGS)
+	@$(BIN)/mp4sr train finetune $(FLAGS)
 
 evaluate: finetune ## Rank every user's next item, print R@K and N@K
-	@$(BIN)/mp4sr-evaluate $(FLAGS)
+	@$(BIN)/mp4sr evaluate $(FLAGS)
 
 recommend: finetune ## List the best items for every user
-	@$(BIN)/mp4sr-recommend $(FLAGS)
+	@$(BIN)/mp4sr recommend $(FLAGS)
 
 report: evaluate recommend ## One page with tables, curves and recommended items
-	@$(BIN)/mp4sr-report $(FLAGS)
+	@$(BIN)/mp4sr report $(FLAGS)
 
 all: report ## Every stage, in order
 
 # RUNS="a b NAME=c,d"   evaluated runs; behind = those that differ by their seed alone
 compare: build ## Evaluated runs side by side, with tests of their differences
-	@$(BIN)/mp4sr-compare $(FLAGS) $(RUNS)
+	@$(BIN)/mp4sr compare $(FLAGS) $(RUNS)
 
 # GRID="a.b=1,2 c.d=x,y"   every combination is a run
 # NAME=name                of the search
 search: $(STUDIED) ## Train a grid of settings, sort by the validation split
-	@$(BIN)/mp4sr-search $(FLAGS) $(foreach grid,$(GRID),--grid '$(grid)') $(if $(NAME),--name $(NAME)) \
+	@$(BIN)/mp4sr search $(FLAGS) $(foreach grid,$(GRID),--grid '$(grid)') $(if $(NAME),--name $(NAME)) \
 	    $(if $(JOBS),--jobs $(JOBS))
 
 table1: $(STUDIED) ## Statistics of the dataset (WITH="..." further pipelines)

@@ -12,7 +12,7 @@ const ITEMS: usize = 30;
 /// The stages in their order.
 pub const STAGES: [&str; 7] = ["preprocess", "extract", "pretrain", "finetune", "evaluate", "recommend", "report"];
 
-/// The program `mp4sr-<name>` beside the running test; `make test` builds it first.
+/// The program `name` beside the running test; `make test` builds it first.
 ///
 /// # Panics
 ///
@@ -20,7 +20,7 @@ pub const STAGES: [&str; 7] = ["preprocess", "extract", "pretrain", "finetune", 
 pub fn program(name: &str) -> PathBuf {
     let here = std::env::current_exe().unwrap_or_default();
     let folder = here.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-    let path = folder.join(format!("mp4sr-{name}"));
+    let path = folder.join(name);
     assert!(path.exists(), "`{}` is not built; run `make test`, which builds it", path.display());
     path
 }
@@ -31,9 +31,17 @@ pub fn root() -> PathBuf {
     Path::new(&package).join("..")
 }
 
-/// A command of `mp4sr-<name>` in the root of the repository, without the surroundings' settings.
+/// A command of `mp4sr`, or of `mp4sr-bench`, in the root of the repository, without the surroundings' settings. The phases of
+/// training may be named as stages.
 pub fn command(name: &str) -> Command {
+    let (name, words): (&str, &[&str]) = match name {
+        "bench" => ("mp4sr-bench", &[]),
+        "pretrain" => ("mp4sr", &["train", "pretrain"]),
+        "finetune" => ("mp4sr", &["train", "finetune"]),
+        stage => ("mp4sr", &[stage]),
+    };
     let mut command = Command::new(program(name));
+    command.args(words);
     command.current_dir(root());
     for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("MP4SR_")) {
         command.env_remove(key);
@@ -156,13 +164,7 @@ impl SmallWorld {
 
     /// A command of a program or a stage on pipeline `a`.
     pub fn command(&self, name: &str, words: &[&str]) -> Command {
-        let mut command = match name {
-            "pretrain" | "finetune" => command("train"),
-            other => command(other),
-        };
-        if ["pretrain", "finetune"].contains(&name) {
-            command.arg(name);
-        }
+        let mut command = command(name);
         command.args(words).arg("--pipeline").arg(self.pipeline("a")).arg("--artifacts").arg(self.path(""));
         command
     }

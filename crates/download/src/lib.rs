@@ -10,6 +10,7 @@
 
 mod address;
 mod client;
+pub mod command;
 mod error;
 mod images;
 mod ledger;

@@ -9,6 +9,7 @@
 
 pub mod cache;
 mod clip;
+pub mod command;
 pub mod dictionary;
 mod error;
 mod image_encoder;

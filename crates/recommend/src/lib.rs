@@ -2,6 +2,8 @@
 //!
 //! In: a model ready to rank, histories. Out: lists, best first. Must not know: training.
 
+pub mod command;
+
 use mp4sr_models::{Error, Scorer};
 use mp4sr_ops::ScoreBlocks;
 

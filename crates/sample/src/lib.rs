@@ -11,6 +11,7 @@
 //! Must not know: how any stage reads what is written here.
 
 mod calendar;
+pub mod command;
 mod error;
 mod render;
 mod rng;

@@ -1,4 +1,4 @@
-//! Runs of one pipeline under other settings, made by the programs of the stages.
+//! Runs of one pipeline under other settings, each stage in a process of its own.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -43,7 +43,8 @@ pub struct Runner {
     args: StageArgs,
     jobs: usize,
     progress: Progress,
-    programs: PathBuf,
+    /// This program: its stages are subcommands.
+    program: PathBuf,
 }
 
 /// How far a run is brought.
@@ -69,12 +70,11 @@ impl ResolvedRun {
 }
 
 impl Runner {
-    /// A runner that makes `jobs` runs at once with the programs beside the running one.
+    /// A runner that makes `jobs` runs at once with the stages of the running program.
     pub fn new(args: StageArgs, jobs: usize) -> anyhow::Result<Self> {
-        let own = std::env::current_exe().context("failed to find the folder of the programs")?;
-        let programs = own.parent().map(Path::to_owned).unwrap_or_default();
+        let program = std::env::current_exe().context("failed to find the path of this program")?;
         let progress = Progress::new(args.quiet);
-        Ok(Self { args, jobs: jobs.max(1), progress, programs })
+        Ok(Self { args, jobs: jobs.max(1), progress, program })
     }
 
     /// The flags that all runs share.
@@ -100,7 +100,7 @@ impl Runner {
     pub fn command(&self, run: &StudyRun) -> String {
         let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
         let mut line = format!(
-            "mp4sr-evaluate --pipeline {} --artifacts {} --run {}",
+            "mp4sr evaluate --pipeline {} --artifacts {} --run {}",
             quoted(&run.pipeline.to_string_lossy()),
             quoted(&self.args.artifacts.to_string_lossy()),
             run.name
@@ -138,9 +138,9 @@ impl Runner {
     pub fn run(&self, runs: &[ResolvedRun], until: Until) -> Vec<Option<String>> {
         let mut failed: Vec<Option<String>> = vec![None; runs.len()];
         for alike in groups(runs, |run| Some(features_key(run))) {
-            let made = self.stage(&runs[alike[0]], "mp4sr-preprocess", &[]).and_then(|()| match until {
+            let made = self.stage(&runs[alike[0]], &["preprocess"]).and_then(|()| match until {
                 Until::Dataset => Ok(()),
-                _ => self.stage(&runs[alike[0]], "mp4sr-extract", &[]),
+                _ => self.stage(&runs[alike[0]], &["extract"]),
             });
             if let Err(error) = made {
                 alike.iter().for_each(|&at| failed[at] = Some(format!("{error:#}")));
@@ -154,7 +154,7 @@ impl Runner {
         // A run of an earlier study may have the weights already.
         sources.iter_mut().for_each(|alike| alike.sort_by_key(|&at| !has_pretrained(&runs[at].layout)));
         let first: Vec<usize> = sources.iter().map(|alike| alike[0]).filter(|&at| failed[at].is_none()).collect();
-        self.parallel(&first, &mut failed, "pre-trained", |at| self.stage(&runs[at], "mp4sr-train", &["pretrain"]));
+        self.parallel(&first, &mut failed, "pre-trained", |at| self.stage(&runs[at], &["train", "pretrain"]));
         for alike in &sources {
             for &at in &alike[1..] {
                 let taken = match &failed[alike[0]] {
@@ -169,9 +169,9 @@ impl Runner {
         }
         let rest = open(&failed);
         self.parallel(&rest, &mut failed, "made", |at| {
-            self.stage(&runs[at], "mp4sr-train", &["pretrain"])?;
-            self.stage(&runs[at], "mp4sr-train", &["finetune"])?;
-            if until == Until::Evaluated { self.stage(&runs[at], "mp4sr-evaluate", &[]) } else { Ok(()) }
+            self.stage(&runs[at], &["train", "pretrain"])?;
+            self.stage(&runs[at], &["train", "finetune"])?;
+            if until == Until::Evaluated { self.stage(&runs[at], &["evaluate"]) } else { Ok(()) }
         });
         failed
     }
@@ -180,7 +180,7 @@ impl Runner {
     pub fn pretrain_as_is(&self, runs: &[ResolvedRun]) -> Vec<Option<String>> {
         let mut failed = vec![None; runs.len()];
         let all: Vec<usize> = (0..runs.len()).collect();
-        self.parallel(&all, &mut failed, "pre-trained", |at| self.stage(&runs[at], "mp4sr-train", &["pretrain"]));
+        self.parallel(&all, &mut failed, "pre-trained", |at| self.stage(&runs[at], &["train", "pretrain"]));
         failed
     }
 
@@ -213,10 +213,10 @@ impl Runner {
         }
     }
 
-    /// Runs one program for a run; its error is the program's own.
-    fn stage(&self, resolved: &ResolvedRun, program: &str, words: &[&str]) -> anyhow::Result<()> {
+    /// Runs the stage that `words` name for a run; its error is the stage's own.
+    fn stage(&self, resolved: &ResolvedRun, words: &[&str]) -> anyhow::Result<()> {
         let (args, run) = (&self.args, &resolved.spec);
-        let mut command = Command::new(self.programs.join(program));
+        let mut command = Command::new(&self.program);
         command.args(words).arg("--quiet").arg("--pipeline").arg(&run.pipeline).arg("--run").arg(&run.name);
         command.arg("--artifacts").arg(&args.artifacts);
         if let Some(data) = self.data(&run.pipeline)? {
@@ -230,7 +230,8 @@ impl Runner {
             command.env("RAYON_NUM_THREADS", (cores / self.jobs).max(1).to_string());
         }
         let output = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output();
-        let output = output.with_context(|| format!("failed to run `{program}`; run `make build`"))?;
+        let output = output
+            .with_context(|| format!("failed to run `mp4sr {}` (`{}`)", words.join(" "), self.program.display()))?;
         if output.status.success() {
             return Ok(());
         }

@@ -3,6 +3,7 @@
 //! In: a [`Model`](mp4sr_models::Model), training sequences, one phase's settings. Out: the weights of the epoch with the
 //! best validation R@20, a line an epoch, a state to resume from. Must not know: how a model computes, or which one it is.
 
+pub mod command;
 mod log;
 mod phase;
 mod samples;

@@ -1,14 +1,14 @@
-//! `mp4sr-cache`: what encoders computed for all datasets, and cleaning it.
+//! The command line of `mp4sr cache`.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::Subcommand;
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use mp4sr_artifact::Layout;
-use mp4sr_extract::cache::{Share, prune, shares};
-use mp4sr_pipeline::{print, run_main};
+use mp4sr_pipeline::print;
+
+use crate::cache::{Share, prune, shares};
 
 const DAY: u64 = 24 * 60 * 60;
 const STYLE: TableStyle =
@@ -18,9 +18,8 @@ const STYLE: TableStyle =
 ///
 /// An encoder's vectors are found again as long as its files (weights, settings, preprocessing) stay the same; those of a
 /// changed or forgotten encoder only take room.
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
+#[derive(Debug, clap::Args)]
+pub struct Args {
     #[command(subcommand)]
     command: Command,
     /// Folder of all artifacts.
@@ -28,7 +27,7 @@ struct Arguments {
     artifacts: PathBuf,
 }
 
-#[derive(Subcommand)]
+#[derive(Debug, Subcommand)]
 enum Command {
     /// Lists the encoders with their vectors' size and last use.
     Stats,
@@ -40,19 +39,17 @@ enum Command {
     },
 }
 
-fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    run_main(move || {
-        let root = Layout::new(&arguments.artifacts, "any", "any").vectors();
-        match arguments.command {
-            Command::Stats => print(&format!("{}\n", table(&shares(&root)?))),
-            Command::Prune { unused_days } => {
-                let (removed, freed) = prune(&root, Duration::from_secs(unused_days.saturating_mul(DAY)))?;
-                let names: Vec<String> = removed.iter().map(|share| format!("removed {}\n", title(share))).collect();
-                print(&format!("{}{} freed\n", names.concat(), size(freed)))
-            }
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let root = Layout::new(&args.artifacts, "any", "any").vectors();
+    match args.command {
+        Command::Stats => print(&format!("{}\n", table(&shares(&root)?))),
+        Command::Prune { unused_days } => {
+            let (removed, freed) = prune(&root, Duration::from_secs(unused_days.saturating_mul(DAY)))?;
+            let names: Vec<String> = removed.iter().map(|share| format!("removed {}\n", title(share))).collect();
+            print(&format!("{}{} freed\n", names.concat(), size(freed)))
         }
-    })
+    }
 }
 
 fn table(shares: &[Share]) -> Table {

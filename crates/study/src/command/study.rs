@@ -1,16 +1,14 @@
-//! `mp4sr-study`: makes the runs of a table or figure of the paper and writes it.
+//! The command line of `mp4sr study`: makes the runs of a table or figure of the paper and writes it.
 
 use std::path::PathBuf;
-use std::process::ExitCode;
 
-use clap::Parser;
-use mp4sr_pipeline::{StageArgs, print, run_main};
-use mp4sr_study::{Experiment, Options, Runner, run_experiment};
+use mp4sr_pipeline::{StageArgs, print};
+
+use crate::{Experiment, Options, Runner, run_experiment};
 
 /// Makes the runs of a table or figure of the paper, and the table or figure from their stored ranks.
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
+#[derive(Debug, clap::Args)]
+pub struct Args {
     /// What to study.
     experiment: Experiment,
     #[command(flatten)]
@@ -38,23 +36,22 @@ struct Arguments {
     paper: PathBuf,
 }
 
-fn main() -> ExitCode {
-    let Arguments { experiment, stage, seeds, quick, jobs, with, unseen, resnet, paper } = Arguments::parse();
-    run_main(move || {
-        let usual = match experiment {
-            _ if quick => 1,
-            Experiment::Fig3 => 5,
-            _ => 3,
-        };
-        let seeds = seeds.map_or(usual, usize::from);
-        let runner = Runner::new(stage, jobs.into())?;
-        let options = Options { seeds, quick, with, unseen, resnet, paper };
-        let (text, failures) = run_experiment(&runner, experiment, &options)?;
-        print(&text)?;
-        anyhow::ensure!(
-            failures == 0,
-            "rows that are missing: {failures}, see the notes; what is done is kept: run it again"
-        );
-        Ok(())
-    })
+/// Runs the command.
+pub fn run(args: Args) -> anyhow::Result<()> {
+    let Args { experiment, stage, seeds, quick, jobs, with, unseen, resnet, paper } = args;
+    let usual = match experiment {
+        _ if quick => 1,
+        Experiment::Fig3 => 5,
+        _ => 3,
+    };
+    let seeds = seeds.map_or(usual, usize::from);
+    let runner = Runner::new(stage, jobs.into())?;
+    let options = Options { seeds, quick, with, unseen, resnet, paper };
+    let (text, failures) = run_experiment(&runner, experiment, &options)?;
+    print(&text)?;
+    anyhow::ensure!(
+        failures == 0,
+        "rows that are missing: {failures}, see the notes; what is done is kept: run it again"
+    );
+    Ok(())
 }

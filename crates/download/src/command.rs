@@ -1,9 +1,6 @@
-//! `mp4sr-download`: raw files and items' pictures to the data folder.
+//! The command line of `mp4sr download`.
 
-use std::process::ExitCode;
-
-use clap::Parser;
-use mp4sr_pipeline::{StageArgs, run_main};
+use mp4sr_pipeline::StageArgs;
 
 /// Fetches the raw files of `download.files` into the data folder, and the picture of every address in
 /// artifacts/DATASET/dataset/items.parquet, where it is there, into the data folder's downloads/images.
@@ -11,14 +8,14 @@ use mp4sr_pipeline::{StageArgs, run_main};
 /// Goes on where an earlier run ended, however it ended: what is there is not fetched again, what was cut off is continued,
 /// what failed is tried again. Prints what became of the addresses; a picture that can't be had is counted, a raw file that
 /// can't be had is an error.
-#[derive(Parser)]
-#[command(version)]
-struct Args {
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The flags of every stage.
     #[command(flatten)]
-    stage: StageArgs,
+    pub stage: StageArgs,
 }
 
-fn main() -> ExitCode {
-    let args = Args::parse();
-    run_main(move || mp4sr_download::run(&args.stage.context()?))
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    crate::run(&args.stage.context()?)
 }

@@ -1,23 +1,20 @@
-//! `mp4sr-preprocess`: raw interactions and items to a dataset.
+//! The command line of `mp4sr preprocess`.
 
-use std::process::ExitCode;
-
-use clap::Parser;
-use mp4sr_pipeline::{StageArgs, run_main};
+use mp4sr_pipeline::StageArgs;
 
 /// Reads raw interactions and items, filters them, cleans their texts, and writes artifacts/DATASET/dataset: sequences.safetensors,
 /// items.parquet, users.parquet and report.json.
 ///
 /// Prints what every filter dropped and the statistics of the dataset, beside the paper's where the pipeline names them.
 /// Where raw files, settings and the names of images are those of the last run, it says so and does nothing.
-#[derive(Parser)]
-#[command(version)]
-struct Args {
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The flags of every stage.
     #[command(flatten)]
-    stage: StageArgs,
+    pub stage: StageArgs,
 }
 
-fn main() -> ExitCode {
-    let args = Args::parse();
-    run_main(move || mp4sr_preprocess::run(&args.stage.context()?))
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    crate::run(&args.stage.context()?)
 }

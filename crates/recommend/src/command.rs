@@ -1,34 +1,29 @@
-//! `mp4sr-recommend`: top-K lists for every user.
+//! The command line of `mp4sr recommend`: top-K lists for every user.
 
-use std::process::ExitCode;
-
-use clap::Parser;
 use mp4sr_artifact::{Column, Items, Stage, Table, Users};
 use mp4sr_models::Phase;
-use mp4sr_pipeline::{Context, StageArgs, run_main, run_stage};
+use mp4sr_pipeline::{Context, StageArgs, run_stage};
 use mp4sr_protocol::{EvalCase, Split, WEIGHTS};
-use mp4sr_recommend::Recommender;
 use mp4sr_run::{Checkpoint, Inputs, build_model, removes_seen};
 use serde_json::json;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use crate::Recommender;
 
 /// The version of what recommendation writes.
 const VERSION: u32 = 1;
 
 /// Lists the best items for every user: dataset, features and checkpoint to `recommendations.parquet`.
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The flags of every stage.
     #[command(flatten)]
-    stage: StageArgs,
+    pub stage: StageArgs,
 }
 
-fn main() -> ExitCode {
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
-    let arguments = Arguments::parse();
-    run_main(move || recommend(&arguments.stage.context()?))
+    recommend(&args.stage.context()?)
 }
 
 #[derive(Default)]

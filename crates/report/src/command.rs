@@ -1,9 +1,6 @@
-//! `mp4sr-report`: metrics, curves and recommendations to one page.
+//! The command line of `mp4sr report`.
 
-use std::process::ExitCode;
-
-use clap::Parser;
-use mp4sr_pipeline::{StageArgs, run_main};
+use mp4sr_pipeline::StageArgs;
 
 /// Writes artifacts/DATASET/runs/RUN/report: index.html, one page that needs nothing beside it (tables with intervals and
 /// tests, groups of users, curves, statistics, the words that CLIP saw, recommended items as pictures, times of stages), and
@@ -11,14 +8,14 @@ use mp4sr_pipeline::{StageArgs, run_main};
 ///
 /// Prints the metrics of this run and of those in `report.beside`. Needs ranks (`make evaluate`) and lists
 /// (`make recommend`).
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The flags of every stage.
     #[command(flatten)]
-    stage: StageArgs,
+    pub stage: StageArgs,
 }
 
-fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    run_main(move || mp4sr_report::run(&arguments.stage.context()?, &arguments.stage.pipeline))
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    crate::run(&args.stage.context()?, &args.stage.pipeline)
 }

@@ -1,38 +1,31 @@
-//! `mp4sr-evaluate`: ranks every user's next item and prints R@K, N@K and MRR.
+//! The command line of `mp4sr evaluate`: ranks every user's next item and prints R@K, N@K and MRR.
 
-use std::process::ExitCode;
-
-use clap::Parser;
 use mp4sr_artifact::Stage;
-use mp4sr_evaluate::{RankOptions, rank_users};
 use mp4sr_models::Phase;
-use mp4sr_pipeline::{Config, Context, StageArgs, print, run_main, run_stage};
+use mp4sr_pipeline::{Config, Context, StageArgs, print, run_stage};
 use mp4sr_protocol::{Measure, Metrics, RanksInfo, Split, StoredRanks, WEIGHTS};
 use mp4sr_run::{Checkpoint, Inputs, build_model, removes_seen};
 use serde_json::json;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use crate::{RankOptions, rank_users};
 
 /// The version of what evaluation writes.
 const VERSION: u32 = 2;
 
 /// Ranks the target of every user among all items: dataset, features and checkpoint to `ranks.<split>.safetensors`.
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The flags of every stage.
     #[command(flatten)]
-    stage: StageArgs,
+    pub stage: StageArgs,
 }
 
-fn main() -> ExitCode {
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
-    let arguments = Arguments::parse();
-    run_main(move || {
-        let context = arguments.stage.context()?;
-        evaluate(&context)?;
-        print(&table(&context)?)
-    })
+    let context = args.stage.context()?;
+    evaluate(&context)?;
+    print(&table(&context)?)
 }
 
 fn evaluate(context: &Context) -> anyhow::Result<()> {

@@ -1,49 +1,47 @@
-//! `mp4sr-train`: pre-trains and fine-tunes the recommender of a pipeline.
+//! The command line of `mp4sr train`: pre-trains and fine-tunes the recommender of a pipeline.
 
 use std::path::Path;
-use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::Subcommand;
 use mp4sr_artifact::{Stage, files};
 use mp4sr_evaluate::RankOptions;
 use mp4sr_models::{Model, Phase};
 use mp4sr_pipeline::config::{Config, FINETUNE_KEYS, Finetune, Pretrain, PretrainItems};
-use mp4sr_pipeline::{Context, StageArgs, run_main, run_stage};
+use mp4sr_pipeline::{Context, StageArgs, run_stage};
 use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, build_model, removes_seen};
-use mp4sr_train::{Settings, Training};
 use serde_json::json;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use crate::{Settings, Training};
 
 /// The version of what training writes.
 const VERSION: u32 = 1;
 
 /// Trains the recommender of a pipeline.
-#[derive(Parser)]
-#[command(version)]
-struct Arguments {
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The phase of training.
     #[command(subcommand)]
-    phase: PhaseArgument,
+    pub phase: PhaseArgument,
 }
 
-#[derive(Subcommand)]
-enum PhaseArgument {
+/// A phase of training on the command line.
+#[derive(Debug, Subcommand)]
+pub enum PhaseArgument {
     /// Pre-trains with NIP and CMCL: dataset and features to `pretrain.safetensors`.
     Pretrain(StageArgs),
     /// Fine-tunes on the next item, from the pre-trained weights where the pipeline has them: to `finetune.safetensors`.
     Finetune(StageArgs),
 }
 
-fn main() -> ExitCode {
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
     mp4sr_ops::keep_memory();
-    let arguments = Arguments::parse();
-    run_main(move || match arguments.phase {
+    match &args.phase {
         PhaseArgument::Pretrain(args) => pretrain(&args.context()?),
         PhaseArgument::Finetune(args) => finetune(&args.context()?),
-    })
+    }
 }
 
 fn pretrain(context: &Context) -> anyhow::Result<()> {
