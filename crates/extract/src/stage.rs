@@ -8,10 +8,10 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{
-    Column, Downloads, FeatureType, Features, Fingerprint, Items, Stage, Table, VectorCache, VectorKey, files,
-    pictures, vector_key,
+    Column, Downloads, FeatureType, Features, Fingerprint, Items, Stage, StageSettings, Table, VectorCache, VectorKey,
+    files, pictures, vector_key,
 };
-use mp4sr_pipeline::config::{ImageFeatures, Storage};
+use mp4sr_pipeline::config::{Extract, ImageFeatures, Storage};
 use mp4sr_pipeline::{Context, run_stage};
 use rayon::prelude::*;
 use serde::Serialize;
@@ -52,7 +52,8 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     let make_stage = || {
         let carried = Fingerprint::of_bytes(dictionary::build(&[], 0).join("\n").as_bytes());
         let recorded = json!({"extract": settings, "image_files": files.stamp(), "visual_words": carried});
-        Ok(Stage::new(NAME, VERSION, &context.layout.features(), &recorded, &inputs)?)
+        let settings = StageSettings::new(recorded, json!({"extract": Extract::default()}));
+        Ok(Stage::new(NAME, VERSION, &context.layout.features(), settings, &inputs)?)
     };
     run_stage(context, NAME, &context.layout.features(), make_stage, |_| {
         Ok(Extraction { context, items: &items, files: &files }.run(&text, &image)?)

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::{Model, Phase, TransformerConfig, mp4sr, popularity, sasrec};
 
 /// All models; the first is the one that a pipeline has when it names none.
-pub static RECIPES: [&Recipe; 3] = [&mp4sr::RECIPE, &sasrec::RECIPE, &popularity::RECIPE];
+pub static RECIPES: [&Recipe; 3] = [&mp4sr::RECIPE, &popularity::RECIPE, &sasrec::RECIPE];
 
 /// How a model is named, configured and built.
 #[derive(Debug)]
@@ -110,7 +110,8 @@ impl Refused {
 #[derive(Clone, Copy, Debug)]
 pub struct Section {
     schema: fn() -> Schema,
-    resolve: fn(Value) -> serde_json::Result<Value>,
+    /// Gives the section a value for every key.
+    pub resolve: fn(Value) -> serde_json::Result<Value>,
 }
 
 impl Section {
@@ -122,11 +123,6 @@ impl Section {
     /// The schema of its keys, without references.
     pub fn schema(&self) -> Schema {
         (self.schema)()
-    }
-
-    /// The section with a value for every key.
-    pub fn resolve(&self, section: Value) -> serde_json::Result<Value> {
-        (self.resolve)(section)
     }
 }
 

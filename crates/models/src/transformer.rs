@@ -9,7 +9,7 @@ use mp4sr_ops::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Initial, Parameters, Refused, trace};
+use crate::{Initial, Parameters, Refused, Renamed, trace};
 
 /// `[model.transformer]`: the keys that all transformers share.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -43,6 +43,16 @@ impl Default for TransformerConfig {
 }
 
 impl TransformerConfig {
+    /// Keys that stood in `[model]` in earlier releases.
+    pub const RENAMED: [Renamed; 6] = [
+        Renamed::key("model.width", "model.transformer.width"),
+        Renamed::key("model.layers", "model.transformer.layers"),
+        Renamed::key("model.heads", "model.transformer.heads"),
+        Renamed::key("model.feed_forward", "model.transformer.feed_forward"),
+        Renamed::key("model.positions", "model.transformer.max_sequence_length"),
+        Renamed::key("model.dropout", "model.transformer.dropout"),
+    ];
+
     /// Refuses heads that do not divide the width.
     pub fn check(&self) -> std::result::Result<(), Refused> {
         if self.width.is_multiple_of(self.heads) {

@@ -397,8 +397,12 @@ fn compare_sequences(
     offsets: &PackedOffsets,
     values: BTreeMap<String, Tensor>,
 ) {
+    // Steps of the item encoders are of the batch's items here; `compare_items` has those of all items.
+    const OF_ITEMS: [&str; 5] = ["alpha", "pooled", "gate", "experts", "z"];
     let (tokens, count) = (offsets.tokens(), offsets.count());
-    for (name, value) in values {
+    for (name, value) in
+        values.into_iter().filter(|(name, _)| !OF_ITEMS.iter().any(|of| name.split('.').next() == Some(of)))
+    {
         let part = |m: usize, rows: usize| value.narrow(0, m * rows, rows).unwrap();
         for (m, modality) in names.iter().enumerate() {
             let packed = match name.split_once('.') {
