@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use mp4sr_artifact::files;
+use mp4sr_pipeline::STAGES;
 
 const USERS: usize = 60;
 const ITEMS: usize = 30;
 
 /// The stages in their order.
-pub const STAGES: [&str; 7] = ["preprocess", "extract", "pretrain", "finetune", "evaluate", "recommend", "report"];
+pub fn stages() -> impl Iterator<Item = &'static str> {
+    STAGES.iter().map(|row| row.name)
+}
 
 /// The program `name` beside the running test; `make test` builds it first.
 ///
@@ -31,17 +34,14 @@ pub fn root() -> PathBuf {
     Path::new(&package).join("..")
 }
 
-/// A command of `mp4sr`, or of `mp4sr-bench`, in the root of the repository, without the surroundings' settings. The phases of
-/// training may be named as stages.
+/// A command of `mp4sr`, or of `mp4sr-bench`, in the root of the repository, without the surroundings' settings. The stages have
+/// their own names.
 pub fn command(name: &str) -> Command {
-    let (name, words): (&str, &[&str]) = match name {
-        "bench" => ("mp4sr-bench", &[]),
-        "pretrain" => ("mp4sr", &["train", "pretrain"]),
-        "finetune" => ("mp4sr", &["train", "finetune"]),
-        stage => ("mp4sr", &[stage]),
+    let mut command = Command::new(program(if name == "bench" { "mp4sr-bench" } else { "mp4sr" }));
+    match STAGES.iter().find(|row| row.name == name) {
+        Some(row) => command.args(row.words),
+        None => command.args(Some(name).filter(|name| *name != "bench")),
     };
-    let mut command = Command::new(program(name));
-    command.args(words);
     command.current_dir(root());
     for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("MP4SR_")) {
         command.env_remove(key);

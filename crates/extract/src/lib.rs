@@ -7,6 +7,7 @@
 //!
 //! Must not know: users, interactions.
 
+mod builtin;
 pub mod cache;
 mod clip;
 pub mod command;

@@ -8,6 +8,7 @@ use mp4sr_artifact::{files, json_problem};
 use serde::de::DeserializeOwned;
 use tokenizers::{Tokenizer, TruncationParams};
 
+use crate::builtin;
 use crate::error::{Error, Result};
 
 /// The files of one encoder.
@@ -37,6 +38,14 @@ impl Source {
             Place::Hub { cache, api: Box::new(api.model(name.to_owned())) }
         };
         Ok(Self { name: name.to_owned(), place })
+    }
+
+    /// The same, or an encoder that the program carries, whose files then lie below `cache`.
+    pub(crate) fn find_or_carried(name: &str, cache: &Path) -> Result<Self> {
+        match builtin::folder(name, cache)? {
+            Some(folder) => Ok(Self { name: name.to_owned(), place: Place::Folder(folder) }),
+            None => Self::find(name),
+        }
     }
 
     /// As it was named.

@@ -8,14 +8,14 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{
-    Column, Downloads, FeatureType, Features, Fingerprint, Items, Stage, StageSettings, Table, VectorCache, VectorKey,
-    files, pictures, vector_key,
+    Column, Downloads, FeatureType, Features, Fingerprint, Items, Manifest, Stage, StageSettings, Status, Table,
+    VectorCache, VectorKey, files, pictures, vector_key,
 };
-use mp4sr_pipeline::config::{Extract, ImageFeatures, Storage};
+use mp4sr_pipeline::config::{Extract, Extracted, ImageFeatures, Storage};
 use mp4sr_pipeline::{Context, run_stage};
 use rayon::prelude::*;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cache::{self, Role};
 use crate::clip::Clip;
@@ -38,26 +38,90 @@ const IMAGES: usize = 256;
 
 /// Brings `features/` up to date.
 pub fn run(context: &Context) -> anyhow::Result<()> {
-    let settings = &context.config.extract;
-    let text = Source::find(&settings.text.model)?;
-    let image = Source::find(&settings.image.model)?;
-    let mut inputs = vec![("items".to_owned(), context.layout.items())];
-    inputs.extend(text.inputs("text", &SentenceEncoder::files(&text)?)?);
-    inputs.extend(image.inputs("image", &image_encoder::files(&image)?)?);
-    if !settings.image.dictionary.is_empty() {
-        inputs.push(("dictionary".to_owned(), PathBuf::from(&settings.image.dictionary)));
-    }
+    let plan = Plan::of(context, context.config.extracted())?;
     let items = Items::read(&context.layout.items())?;
     let files = ImageFiles::of(&items, Path::new(&context.config.dataset.data));
-    let make_stage = || {
-        let carried = Fingerprint::of_bytes(dictionary::build(&[], 0).join("\n").as_bytes());
-        let recorded = json!({"extract": settings, "image_files": files.stamp(), "visual_words": carried});
-        let settings = StageSettings::new(recorded, json!({"extract": Extract::default()}));
-        Ok(Stage::new(NAME, VERSION, &context.layout.features(), settings, &inputs)?)
+    let make_stage = || match earlier_stage(context, &plan, &files)? {
+        Some(earlier) => Ok(earlier),
+        None => plan.stage(context, &files),
     };
     run_stage(context, NAME, &context.layout.features(), make_stage, |_| {
-        Ok(Extraction { context, items: &items, files: &files }.run(&text, &image)?)
+        Ok(Extraction { context, items: &items, files: &files }.run(&plan)?)
     })
+}
+
+/// What is extracted, and by which encoders: no other is opened.
+struct Plan {
+    extracted: Extracted,
+    text: Option<Source>,
+    image: Option<Source>,
+}
+
+impl Plan {
+    fn of(context: &Context, extracted: Extracted) -> Result<Self> {
+        let settings = &context.config.extract;
+        let open = |is_used: bool, model: &str| {
+            is_used.then(|| Source::find_or_carried(model, &context.layout.encoders())).transpose()
+        };
+        // The words of images go through the sentence encoder.
+        let reads_words = extracted.image && settings.image.features == ImageFeatures::Words;
+        let text = open(extracted.text || reads_words, &settings.text.model)?;
+        Ok(Self { extracted, text, image: open(extracted.image, &settings.image.model)? })
+    }
+
+    /// What is recorded of the settings: without those of encoders that are not used.
+    fn recorded(&self, context: &Context, files: &ImageFiles) -> Value {
+        let settings = &context.config.extract;
+        let carried = || Fingerprint::of_bytes(dictionary::build(&[], 0).join("\n").as_bytes());
+        if self.extracted == Extracted::ALL {
+            return json!({"extract": settings, "image_files": files.stamp(), "visual_words": carried()});
+        }
+        let mut recorded = json!({"extract": {"storage": settings.storage}, "extracted": self.extracted});
+        if self.text.is_some() {
+            recorded["extract"]["text"] = json!(settings.text);
+        }
+        if self.image.is_some() {
+            recorded["extract"]["image"] = json!(settings.image);
+            recorded["image_files"] = json!(files.stamp());
+            recorded["visual_words"] = json!(carried());
+        }
+        recorded
+    }
+
+    fn stage(&self, context: &Context, files: &ImageFiles) -> anyhow::Result<Stage> {
+        let mut inputs = vec![("items".to_owned(), context.layout.items())];
+        if let Some(text) = &self.text {
+            inputs.extend(text.inputs("text", &SentenceEncoder::files(text)?)?);
+        }
+        if let Some(image) = &self.image {
+            inputs.extend(image.inputs("image", &image_encoder::files(image)?)?);
+            let dictionary = &context.config.extract.image.dictionary;
+            if !dictionary.is_empty() {
+                inputs.push(("dictionary".to_owned(), PathBuf::from(dictionary)));
+            }
+        }
+        let defaults = json!({"extract": Extract::default()});
+        let settings = StageSettings::new(self.recorded(context, files), defaults);
+        Ok(Stage::new(NAME, VERSION, &context.layout.features(), settings, &inputs)?)
+    }
+}
+
+/// The stage of an earlier run that extracted everything under the same settings, where it is up to date: it serves a run that
+/// reads less. Runs of one dataset with other modalities would otherwise undo each other's work.
+fn earlier_stage(context: &Context, plan: &Plan, files: &ImageFiles) -> anyhow::Result<Option<Stage>> {
+    if plan.extracted == Extracted::ALL {
+        return Ok(None);
+    }
+    let record = context.layout.features().join(format!("{NAME}.manifest.json"));
+    let earlier: Option<Manifest> = files::read(&record).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    // Settings first: what has never run with these must not open their encoders.
+    let is_of_these = |manifest: &Manifest| manifest.settings["extract"] == json!(context.config.extract);
+    if !earlier.as_ref().is_some_and(is_of_these) {
+        return Ok(None);
+    }
+    let all = Plan::of(context, Extracted::ALL).map_err(anyhow::Error::from);
+    let Ok(stage) = all.and_then(|all| all.stage(context, files)) else { return Ok(None) };
+    Ok((stage.status()? == Status::UpToDate).then_some(stage))
 }
 
 /// The distinct images of items, and the files they lie in.
@@ -101,7 +165,7 @@ struct Work {
 }
 
 /// What became of texts and images (`features/report.json`).
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct ExtractReport {
     /// Sentences of items.
     sentences: usize,
@@ -133,6 +197,26 @@ struct Unusable {
     reason: String,
 }
 
+/// The sentence encoder with its vectors in the cache, and what it took.
+struct Sentences {
+    encoder: SentenceEncoder,
+    cache: VectorCache,
+    work: Work,
+}
+
+impl Sentences {
+    fn open(extraction: &Extraction, source: &Source) -> Result<Self> {
+        let encoder = SentenceEncoder::from_source(source)?;
+        let role = Role { content: "sentences", files: SentenceEncoder::files(source)? };
+        let cache = extraction.open(source, &role, encoder.width())?;
+        Ok(Self { encoder, cache, work: Work::default() })
+    }
+}
+
+fn text_keys(texts: &[String]) -> Vec<VectorKey> {
+    texts.iter().map(|text| vector_key(text.as_bytes())).collect()
+}
+
 /// Vectors in the cache, or the reason why there is none.
 type Outcome = std::result::Result<VectorKey, String>;
 
@@ -143,61 +227,76 @@ struct Extraction<'x> {
 }
 
 impl Extraction<'_> {
-    fn run(&self, text: &Source, image: &Source) -> Result<Vec<PathBuf>> {
-        let settings = &self.context.config.extract;
-        let layout = &self.context.layout;
-        let image_name = settings.image.encoder_name(&settings.text);
-        let text_path = layout.feature_file("text", &settings.text.encoder_name());
-        let image_path = layout.feature_file("image", &image_name);
-
-        let encoder = SentenceEncoder::from_source(text)?;
-        let mut sentences =
-            self.open(text, &Role { content: "sentences", files: SentenceEncoder::files(text)? }, encoder.width())?;
-        let mut sentence_work = Work::default();
-        self.encode("text", &encoder, &mut sentences, &mut sentence_work, self.items.sentences.iter().flatten())?;
-        let keys = |texts: &[String]| texts.iter().map(|text| vector_key(text.as_bytes())).collect::<Vec<_>>();
-        let of_items: Vec<Vec<VectorKey>> = self.items.sentences.iter().map(|texts| keys(texts)).collect();
-        self.write(&text_path, &sentences, encoder.width(), &of_items)?;
-
-        let (outcomes, vectors, image_work, width) = self.embed_images(image)?;
-        let usable: Vec<Vec<(&String, VectorKey)>> =
-            self.items.images.iter().map(|names| self.usable(names, &outcomes)).collect();
-        let mut outputs = vec![text_path, image_path.clone()];
-        let (mut dictionary_words, mut word_work) = (0, Work::default());
-        match settings.image.features {
-            ImageFeatures::Embedding => {
-                let of_items: Vec<Vec<VectorKey>> =
-                    usable.iter().map(|images| images.iter().map(|(_, key)| *key).collect()).collect();
-                self.write(&image_path, &vectors, width, &of_items)?;
-            }
-            ImageFeatures::Words => {
-                let words = self.dictionary()?;
-                dictionary_words = words.len();
-                let of_words;
-                (of_words, word_work) = self.embed_words(image, &words)?;
-                let words_path = layout.words_file("image", &image_name);
-                let chosen = self.choose_words(&words_path, &usable, &vectors, &of_words, &words)?;
-                self.encode("image words", &encoder, &mut sentences, &mut sentence_work, chosen.iter().flatten())?;
-                let of_items: Vec<Vec<VectorKey>> = chosen.iter().map(|texts| keys(texts)).collect();
-                self.write(&image_path, &sentences, encoder.width(), &of_items)?;
-                outputs.push(words_path);
-            }
-        }
-        let report = ExtractReport {
+    fn run(&self, plan: &Plan) -> Result<Vec<PathBuf>> {
+        let mut report = ExtractReport {
             sentences: self.items.sentences.iter().map(Vec::len).sum(),
             items_without_text: self.items.sentences.iter().filter(|sentences| sentences.is_empty()).count(),
             images: self.items.images.iter().map(Vec::len).sum(),
-            described: usable.iter().map(Vec::len).sum(),
-            items_without_image: usable.iter().filter(|images| images.is_empty()).count(),
-            dictionary_words,
-            sentence_encoder: sentence_work,
-            word_encoder: word_work,
-            image_encoder: image_work,
-            unusable: self.unusable(&outcomes),
+            items_without_image: self.items.images.iter().filter(|images| images.is_empty()).count(),
+            ..ExtractReport::default()
         };
-        self.tell(&report);
-        files::write_json(&layout.extract_report(), &report)?;
-        outputs.push(layout.extract_report());
+        let mut sentences = plan.text.as_ref().map(|source| Sentences::open(self, source)).transpose()?;
+        let mut outputs = Vec::new();
+        if let Some(sentences) = sentences.as_mut().filter(|_| plan.extracted.text) {
+            outputs.push(self.extract_text(sentences)?);
+        }
+        if let Some(image) = &plan.image {
+            outputs.extend(self.extract_images(image, sentences.as_mut(), &mut report)?);
+        }
+        report.sentence_encoder = sentences.map_or(Work::default(), |sentences| sentences.work);
+        self.tell(&report, plan.extracted);
+        let path = self.context.layout.extract_report();
+        files::write_json(&path, &report)?;
+        outputs.push(path);
+        Ok(outputs)
+    }
+
+    /// Writes the features of items' sentences.
+    fn extract_text(&self, sentences: &mut Sentences) -> Result<PathBuf> {
+        let path = self.context.layout.feature_file("text", &self.context.config.extract.text.encoder_name());
+        self.encode("text", sentences, self.items.sentences.iter().flatten())?;
+        let of_items: Vec<Vec<VectorKey>> = self.items.sentences.iter().map(|texts| text_keys(texts)).collect();
+        self.write(&path, &sentences.cache, sentences.encoder.width(), &of_items)?;
+        Ok(path)
+    }
+
+    /// Writes the features of items' images; of words, where `sentences` is there, as `[extract.image]` says.
+    fn extract_images(
+        &self,
+        image: &Source,
+        sentences: Option<&mut Sentences>,
+        report: &mut ExtractReport,
+    ) -> Result<Vec<PathBuf>> {
+        let settings = &self.context.config.extract;
+        let image_name = settings.image.encoder_name(&settings.text);
+        let path = self.context.layout.feature_file("image", &image_name);
+        let (outcomes, vectors, image_work, width) = self.embed_images(image)?;
+        let usable: Vec<Vec<(&String, VectorKey)>> =
+            self.items.images.iter().map(|names| self.usable(names, &outcomes)).collect();
+        let mut outputs = vec![path.clone()];
+        match sentences.filter(|_| settings.image.features == ImageFeatures::Words) {
+            None => {
+                let of_items: Vec<Vec<VectorKey>> =
+                    usable.iter().map(|images| images.iter().map(|(_, key)| *key).collect()).collect();
+                self.write(&path, &vectors, width, &of_items)?;
+            }
+            Some(sentences) => {
+                let words = self.dictionary()?;
+                report.dictionary_words = words.len();
+                let of_words;
+                (of_words, report.word_encoder) = self.embed_words(image, &words)?;
+                let words_path = self.context.layout.words_file("image", &image_name);
+                let chosen = self.choose_words(&words_path, &usable, &vectors, &of_words, &words)?;
+                self.encode("image words", sentences, chosen.iter().flatten())?;
+                let of_items: Vec<Vec<VectorKey>> = chosen.iter().map(|texts| text_keys(texts)).collect();
+                self.write(&path, &sentences.cache, sentences.encoder.width(), &of_items)?;
+                outputs.push(words_path);
+            }
+        }
+        report.described = usable.iter().map(Vec::len).sum();
+        report.items_without_image = usable.iter().filter(|images| images.is_empty()).count();
+        report.image_encoder = image_work;
+        report.unusable = self.unusable(&outcomes);
         Ok(outputs)
     }
 
@@ -209,14 +308,8 @@ impl Extraction<'_> {
     }
 
     /// Computes the vectors of those texts that are not in the cache.
-    fn encode<'t>(
-        &self,
-        what: &str,
-        encoder: &SentenceEncoder,
-        cache: &mut VectorCache,
-        work: &mut Work,
-        texts: impl Iterator<Item = &'t String>,
-    ) -> Result<()> {
+    fn encode<'t>(&self, what: &str, sentences: &mut Sentences, texts: impl Iterator<Item = &'t String>) -> Result<()> {
+        let Sentences { encoder, cache, work } = sentences;
         let mut seen: HashMap<VectorKey, &String> = HashMap::new();
         for text in texts {
             seen.entry(vector_key(text.as_bytes())).or_insert(text);
@@ -398,7 +491,7 @@ impl Extraction<'_> {
         Ok(chosen)
     }
 
-    fn tell(&self, report: &ExtractReport) {
+    fn tell(&self, report: &ExtractReport, extracted: Extracted) {
         let say = |line: String| self.context.progress.say(line);
         let ExtractReport { sentences, items_without_text, sentence_encoder, word_encoder, image_encoder, .. } = report;
         let Work { distinct, computed } = sentence_encoder;
@@ -406,6 +499,10 @@ impl Extraction<'_> {
             "extract: text: {sentences} sentences of {} items; {items_without_text} items without text",
             self.items.len()
         ));
+        if !extracted.image {
+            say(format!("extract: image: not read by `model.modalities`; computed {computed} of {distinct} sentences"));
+            return;
+        }
         say(format!(
             "extract: image: {} images, {} of them can't be used; {} items without image; {} words in the dictionary",
             report.images,

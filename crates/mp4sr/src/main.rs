@@ -1,10 +1,14 @@
 //! `mp4sr`: the program. Each subcommand is the command line of the crate that does the work.
 //!
-//! In: arguments. Out: what the stages write, an exit code. Must not know: what any stage does.
+//! In: arguments. Out: what the stages write, an exit code. Must not know: how any stage does its work.
+
+mod demo;
+mod manual;
+mod run;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use mp4sr_pipeline::run_main;
 
 #[global_allocator]
@@ -20,6 +24,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(demo::Args),
+    Run(run::Args),
     Download(mp4sr_download::command::Args),
     Preprocess(mp4sr_preprocess::command::Args),
     Extract(mp4sr_extract::command::Args),
@@ -32,16 +38,20 @@ enum Command {
     Study(mp4sr_study::command::study::Args),
     Sample(mp4sr_sample::command::Args),
     Cache(mp4sr_extract::command::cache::Args),
+    Completions(manual::CompletionsArgs),
+    Man(manual::ManArgs),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    run_main(move || run(arguments.command))
+    run_main(move || dispatch(arguments.command))
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn dispatch(command: Command) -> anyhow::Result<()> {
     let models = mp4sr_run::model_catalog();
     match command {
+        Command::Demo(args) => demo::run(&args, models),
+        Command::Run(args) => run::run(&args, models),
         Command::Download(args) => mp4sr_download::command::run(&args, models),
         Command::Preprocess(args) => mp4sr_preprocess::command::run(&args, models),
         Command::Extract(args) => mp4sr_extract::command::run(&args, models),
@@ -54,5 +64,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Study(args) => mp4sr_study::command::study::run(args, models),
         Command::Sample(args) => mp4sr_sample::command::run(&args),
         Command::Cache(args) => mp4sr_extract::command::cache::run(&args),
+        Command::Completions(args) => manual::completions(&args, Arguments::command()),
+        Command::Man(args) => manual::man(&args, Arguments::command()),
     }
 }

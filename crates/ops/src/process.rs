@@ -6,8 +6,13 @@
 const THREADS: &str = "RAYON_NUM_THREADS";
 
 /// Gives the operators as many threads as `RAYON_NUM_THREADS` says, or the machine has, and candle one: its own pool spins
-/// while it waits, which costs more than it brings beside rayon's. Call it first thing in `main`, before any thread starts.
+/// while it waits, which costs more than it brings beside rayon's. Call it before any thread starts; later calls do nothing.
 pub fn start_threads() {
+    static STARTED: std::sync::Once = std::sync::Once::new();
+    STARTED.call_once(set_threads);
+}
+
+fn set_threads() {
     let asked = std::env::var(THREADS).ok().and_then(|text| text.parse().ok()).filter(|&n| n > 0);
     let threads = asked.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
     // A pool that stands already keeps its size.

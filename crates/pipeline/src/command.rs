@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -8,7 +8,10 @@ use anyhow::Context as _;
 use mp4sr_artifact::{Layout, Lock, Stage, Status, files, is_guarded};
 
 use crate::config::ModelCatalog;
-use crate::{Config, Progress, Timing};
+use crate::{Assignments, Config, Progress, Timing};
+
+/// `dataset.data` of the sample pipeline: its raw files are generated, among the artifacts wherever these go.
+const SAMPLE_DATA: &str = "artifacts/sample/raw";
 
 /// The flags that every stage has; each has a twin in the environment.
 #[derive(Clone, Debug, clap::Args)]
@@ -28,6 +31,9 @@ pub struct StageArgs {
     /// Replaces one key of the pipeline; may be given several times.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub overrides: Vec<String>,
+    /// Replaces keys of the pipeline: assignments separated by blanks. Those of `--set` come after them.
+    #[arg(long = "set-all", env = "MP4SR_SET", value_name = "ASSIGNMENTS")]
+    pub more_overrides: Option<Assignments>,
     /// Says nothing but results and errors.
     #[arg(long, short, env = "MP4SR_QUIET")]
     pub quiet: bool,
@@ -47,13 +53,21 @@ pub struct Context {
 }
 
 impl StageArgs {
+    /// What replaces keys of the pipeline, in the order in which it does.
+    pub fn all_overrides(&self) -> Vec<String> {
+        let more = self.more_overrides.iter().flat_map(|more| &more.0);
+        more.chain(&self.overrides).cloned().collect()
+    }
+
     /// Reads the pipeline and resolves it.
     pub fn context(&self, models: &Arc<ModelCatalog>) -> anyhow::Result<Context> {
         let progress = Progress::new(self.quiet);
-        let (mut config, warnings) = Config::load(&self.pipeline, &self.overrides, models)?;
+        let (mut config, warnings) = Config::load(&self.pipeline, &self.all_overrides(), models)?;
         warnings.iter().for_each(|warning| progress.say(format!("warning: {warning}")));
         if let Some(data) = &self.data {
             config.dataset.data.clone_from(data);
+        } else if config.dataset.data == SAMPLE_DATA {
+            config.dataset.data = sample_world(&self.artifacts);
         }
         if let Some(run) = self.run.as_ref().filter(|run| !run.is_empty()) {
             config.run.name.clone_from(run);
@@ -66,6 +80,16 @@ impl StageArgs {
         let layout = Layout::new(&self.artifacts, &config.dataset.name, name);
         Ok(Context { config, layout, progress, models: models.clone() })
     }
+
+    /// Whether the raw files of the context that these flags give are those of the sample world, which are generated.
+    pub fn reads_sample_world(&self, context: &Context) -> bool {
+        context.config.dataset.data == sample_world(&self.artifacts)
+    }
+}
+
+/// Where the raw files of the sample world lie.
+fn sample_world(artifacts: &Path) -> String {
+    artifacts.join("sample").join("raw").to_string_lossy().into_owned()
 }
 
 /// A defect of ours, as opposed to something the user can mend: exit code 2.
@@ -129,7 +153,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 pub fn run_stage(
     context: &Context,
     name: &str,
-    folder: &std::path::Path,
+    folder: &Path,
     make_stage: impl FnOnce() -> anyhow::Result<Stage>,
     work: impl FnOnce(&Stage) -> anyhow::Result<Vec<PathBuf>>,
 ) -> anyhow::Result<()> {
@@ -151,6 +175,7 @@ pub fn run_stage(
     let timing = Timing::path(folder, name);
     // What the last outputs took is not to stand beside new ones.
     files::remove_if_present(&timing)?;
+    Timing::start();
     let started = std::time::Instant::now();
     let outputs = work(&stage)?;
     stage.finish(&outputs)?;

@@ -2,20 +2,20 @@
 
 use std::path::PathBuf;
 
-use crate::{Outcome, ensure};
+use crate::{Outcome, SEED, ensure};
 
 /// Write the sample world: a small generated shop in the raw Amazon 2018 form.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Folder to write; one that this program wrote before with the same seed is left as it is.
     #[arg(long, env = "MP4SR_SAMPLE_OUT", default_value = "artifacts/sample/raw")]
-    out: PathBuf,
+    pub out: PathBuf,
     /// Seed of the world: the same seed gives the same bytes.
-    #[arg(long, env = "MP4SR_SAMPLE_SEED", default_value_t = 1)]
-    seed: u64,
+    #[arg(long, env = "MP4SR_SAMPLE_SEED", default_value_t = SEED)]
+    pub seed: u64,
     /// Say nothing but errors.
     #[arg(long, short, env = "MP4SR_QUIET")]
-    quiet: bool,
+    pub quiet: bool,
 }
 
 /// Runs the command.

@@ -73,8 +73,8 @@ pub struct Options {
     pub unseen: Vec<PathBuf>,
     /// A ResNet: a folder or a name on the hub. Empty: left out.
     pub resnet: String,
-    /// The folder with the paper's numbers.
-    pub paper: PathBuf,
+    /// A folder with the paper's numbers, in place of those that the program carries.
+    pub paper: Option<PathBuf>,
 }
 
 /// Every run of a study is asked for short histories too, so that studies share runs.
@@ -580,7 +580,7 @@ impl Study<'_> {
             let _ = write!(text, "\nNote: {note}.\n");
         }
         if let Some(Paper { table, models, note }) = paper {
-            let mut printed = printed(&self.options.paper, table)?;
+            let mut printed = printed(self.options.paper.as_deref(), table)?;
             printed.rows.retain(|row| models.is_empty() || models.contains(&row[1].as_str()));
             let note = if note.is_empty() { String::new() } else { format!("{note}\n\n") };
             let _ = write!(text, "\n## The paper's Table {table}\n\n{note}{}", printed.markdown());

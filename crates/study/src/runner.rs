@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context as _;
 use mp4sr_artifact::{Layout, files};
 use mp4sr_pipeline::config::{ModelCatalog, PRETRAIN};
-use mp4sr_pipeline::{Config, Progress, StageArgs, Timing};
+use mp4sr_pipeline::{Config, Progress, StageArgs, StageName, Timing};
 use serde_json::{Value, json};
 
 const PRETRAIN_RECORD: &str = "pretrain.manifest.json";
@@ -72,7 +72,9 @@ impl ResolvedRun {
 
 impl Runner {
     /// A runner that makes `jobs` runs at once with the stages of the running program.
-    pub fn new(args: StageArgs, jobs: usize, models: &Arc<ModelCatalog>) -> anyhow::Result<Self> {
+    pub fn new(mut args: StageArgs, jobs: usize, models: &Arc<ModelCatalog>) -> anyhow::Result<Self> {
+        args.overrides = args.all_overrides();
+        args.more_overrides = None;
         let program = std::env::current_exe().context("failed to find the path of this program")?;
         let progress = Progress::new(args.quiet);
         Ok(Self { args, jobs: jobs.max(1), progress, program, models: models.clone() })
@@ -139,11 +141,8 @@ impl Runner {
     pub fn run(&self, runs: &[ResolvedRun], until: Until) -> Vec<Option<String>> {
         let mut failed: Vec<Option<String>> = vec![None; runs.len()];
         for alike in groups(runs, |run| Some(features_key(run))) {
-            let made = self.stage(&runs[alike[0]], &["preprocess"]).and_then(|()| match until {
-                Until::Dataset => Ok(()),
-                _ => self.stage(&runs[alike[0]], &["extract"]),
-            });
-            if let Err(error) = made {
+            let last = if until == Until::Dataset { StageName::Preprocess } else { StageName::Extract };
+            if let Err(error) = self.command_of(&runs[alike[0]], &["run", "--until", last.name()]) {
                 alike.iter().for_each(|&at| failed[at] = Some(format!("{error:#}")));
             }
         }
@@ -155,7 +154,7 @@ impl Runner {
         // A run of an earlier study may have the weights already.
         sources.iter_mut().for_each(|alike| alike.sort_by_key(|&at| !has_pretrained(&runs[at].layout)));
         let first: Vec<usize> = sources.iter().map(|alike| alike[0]).filter(|&at| failed[at].is_none()).collect();
-        self.parallel(&first, &mut failed, "pre-trained", |at| self.stage(&runs[at], &["train", "pretrain"]));
+        self.parallel(&first, &mut failed, "pre-trained", |at| self.stage(&runs[at], StageName::Pretrain));
         for alike in &sources {
             for &at in &alike[1..] {
                 let taken = match &failed[alike[0]] {
@@ -170,9 +169,9 @@ impl Runner {
         }
         let rest = open(&failed);
         self.parallel(&rest, &mut failed, "made", |at| {
-            self.stage(&runs[at], &["train", "pretrain"])?;
-            self.stage(&runs[at], &["train", "finetune"])?;
-            if until == Until::Evaluated { self.stage(&runs[at], &["evaluate"]) } else { Ok(()) }
+            self.stage(&runs[at], StageName::Pretrain)?;
+            self.stage(&runs[at], StageName::Finetune)?;
+            if until == Until::Evaluated { self.stage(&runs[at], StageName::Evaluate) } else { Ok(()) }
         });
         failed
     }
@@ -181,7 +180,7 @@ impl Runner {
     pub fn pretrain_as_is(&self, runs: &[ResolvedRun]) -> Vec<Option<String>> {
         let mut failed = vec![None; runs.len()];
         let all: Vec<usize> = (0..runs.len()).collect();
-        self.parallel(&all, &mut failed, "pre-trained", |at| self.stage(&runs[at], &["train", "pretrain"]));
+        self.parallel(&all, &mut failed, "pre-trained", |at| self.stage(&runs[at], StageName::Pretrain));
         failed
     }
 
@@ -226,12 +225,19 @@ impl Runner {
         }
     }
 
-    /// Runs the stage that `words` name for a run; its error is the stage's own.
-    fn stage(&self, resolved: &ResolvedRun, words: &[&str]) -> anyhow::Result<()> {
+    /// Runs one stage for a run.
+    fn stage(&self, resolved: &ResolvedRun, stage: StageName) -> anyhow::Result<()> {
+        self.command_of(resolved, stage.words())
+    }
+
+    /// Runs the subcommand that `words` name for a run, in a process of its own; its error is that of the subcommand.
+    fn command_of(&self, resolved: &ResolvedRun, words: &[&str]) -> anyhow::Result<()> {
         let (args, run) = (&self.args, &resolved.spec);
         let mut command = Command::new(&self.program);
         command.args(words).arg("--quiet").arg("--pipeline").arg(&run.pipeline).arg("--run").arg(&run.name);
         command.arg("--artifacts").arg(&args.artifacts);
+        // What the environment says is in the runner's own flags, which not every run shares.
+        command.env_remove("MP4SR_DATA").env_remove("MP4SR_SET");
         if let Some(data) = self.data(&run.pipeline)? {
             command.arg("--data").arg(data);
         }
@@ -271,7 +277,7 @@ fn groups(runs: &[ResolvedRun], key: impl Fn(&ResolvedRun) -> Option<Value>) -> 
 
 fn features_key(run: &ResolvedRun) -> Value {
     let Config { dataset, source, preprocess, extract, .. } = &run.config;
-    json!([dataset, source, preprocess, extract])
+    json!([dataset, source, preprocess, extract, run.config.extracted()])
 }
 
 fn has_pretrained(layout: &Layout) -> bool {

@@ -11,7 +11,7 @@ mod training;
 pub use catalog::{ModelCatalog, ModelType, PresetKeys, RefusedValue, SectionType, SharedSection};
 pub use dataset::{Columns, DataPreset, Dataset, Format, Missing, Preprocess, Repeated, Source};
 pub use download::{Download, RawFile};
-pub use extract::{Extract, ImageExtract, ImageFeatures, Storage, TextExtract};
+pub use extract::{BUILTIN, Extract, Extracted, ImageExtract, ImageFeatures, Storage, TextExtract};
 pub use model::{Modality, Model};
 pub use renamed::RenamedKey;
 pub use training::{Evaluate, Finetune, PhaseSettings, Pretrain, PretrainItems, Recommend, Report, Run, SeenItems};
@@ -205,6 +205,17 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Which features of `[extract]` the modalities read.
+    pub fn extracted(&self) -> Extracted {
+        let reads = |name: &str, encoder: String| {
+            self.model.modalities.iter().any(|modality| modality.name == name && self.feature_name(modality) == encoder)
+        };
+        Extracted {
+            text: reads("text", self.extract.text.encoder_name()),
+            image: reads("image", self.extract.image.encoder_name(&self.extract.text)),
+        }
     }
 
     /// The encoder part of a modality's feature file name.

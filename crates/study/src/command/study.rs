@@ -33,9 +33,9 @@ pub struct Args {
     /// The ResNet of rows with one: a folder, or a name on the hub. Without it these rows are left out.
     #[arg(long, default_value = "")]
     resnet: String,
-    /// The folder with the paper's numbers.
-    #[arg(long, value_name = "FOLDER", default_value = "data/paper")]
-    paper: PathBuf,
+    /// A folder with the paper's numbers, in place of those that the program carries.
+    #[arg(long, value_name = "FOLDER")]
+    paper: Option<PathBuf>,
 }
 
 /// Runs the command.
