@@ -15,7 +15,6 @@ mod layout;
 mod lock;
 mod log;
 mod map;
-pub mod pictures;
 mod rows;
 mod stage;
 mod table;
