@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use mp4sr_artifact::{FeatureType, Features, Items, Sequences, files};
 use mp4sr_pipeline::Config;
+use mp4sr_run::model_catalog;
 use mp4sr_tests::{command, root};
 
 /// Settings that make a walk short.
@@ -116,7 +117,9 @@ fn train_and_evaluate(world: &World, threads: &str, seed: &str) {
 fn every_pipeline_file_parses() {
     let mut count = 0;
     for path in files::list(&root().join("pipelines")).unwrap() {
-        let config = Config::load(&path, &[]).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let config = Config::load(&path, &[], model_catalog());
+        let (config, warnings) = config.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        assert!(warnings.is_empty(), "{warnings:?}");
         assert_eq!(path.file_stem().unwrap().to_str(), Some(config.dataset.name.as_str()), "named like its file");
         count += 1;
     }

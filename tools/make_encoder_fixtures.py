@@ -163,9 +163,9 @@ def pattern(width, height):
     return np.stack([red, green, blue], -1).round().astype(np.uint8)
 
 
-def pictures():
+def image_files():
     """Files of every kind, as what the reference sees of them: upright, RGB."""
-    folder = OUT / "pictures"
+    folder = OUT / "images"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     rgb = Image.fromarray(pattern(53, 41))
@@ -233,7 +233,7 @@ def images():
     raw = hf.CLIPImageProcessor(
         size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, do_normalize=False, do_rescale=False
     )
-    files = pictures()
+    files = image_files()
     with torch.no_grad():
         pixels = np.concatenate([raw(image, return_tensors="np")["pixel_values"] for image in files.values()])
         vectors = [model.get_image_features(**processor(image, return_tensors="pt")) for image in files.values()]
@@ -253,7 +253,7 @@ def images():
             expected["real_words"] = torch.cat(of_real).numpy()
     save_file(expected, folder / "expected.safetensors")
     (folder / "words.json").write_text(json.dumps(WORDS, indent=0) + "\n")
-    (OUT / "pictures.json").write_text(json.dumps(list(files), indent=0) + "\n")
+    (OUT / "images.json").write_text(json.dumps(list(files), indent=0) + "\n")
     print("clip", {name: value.shape for name, value in expected.items()})
 
     folder = OUT / "resnet"

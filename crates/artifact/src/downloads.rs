@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-/// Where fetched pictures lie: `<data folder>/downloads`, by the addresses that they were fetched from.
+/// The folder of downloaded images, `<data folder>/downloads`, which holds them by the addresses that they came from.
 #[derive(Clone, Debug)]
 pub struct Downloads {
     folder: PathBuf,
@@ -17,15 +17,15 @@ impl Downloads {
         &self.folder
     }
 
-    /// What stands for an address in names: the first 128 bits of its BLAKE3 hash. The address is taken letter for letter.
+    /// The first 128 bits of the BLAKE3 hash of an address, by which its file is named. The address is not normalised.
     pub fn key(url: &str) -> u128 {
         let mut bits = [0; 16];
         bits.copy_from_slice(&blake3::hash(url.as_bytes()).as_bytes()[..16]);
         u128::from_be_bytes(bits)
     }
 
-    /// The picture fetched from `url`. The name has no extension: readers guess the form by content. A file that stands
-    /// there is complete and was decoded once.
+    /// The path of the image that was fetched from `url`. The name has no extension: readers detect the format by content. A
+    /// file of that name is complete and was decoded once.
     pub fn image(&self, url: &str) -> PathBuf {
         let name = format!("{:032x}", Self::key(url));
         self.folder.join("images").join(&name[..2]).join(name)
@@ -36,12 +36,12 @@ impl Downloads {
         name.starts_with("http://") || name.starts_with("https://")
     }
 
-    /// Where the image of this name lies, or would once it is fetched.
+    /// The path of the image of this name, whether or not it was fetched yet.
     pub fn file(&self, name: &str) -> PathBuf {
         if Self::is_address(name) { self.image(name) } else { PathBuf::from(name) }
     }
 
-    /// What became of each address, a JSON object a line; the last line about an address counts.
+    /// The outcome for each address, one JSON object per line; the last line of an address counts.
     pub fn ledger(&self) -> PathBuf {
         self.folder.join("ledger.jsonl")
     }
@@ -58,7 +58,7 @@ mod tests {
 
     /// The hash of the empty text is published with BLAKE3's test vectors.
     #[test]
-    fn a_picture_lies_under_the_hash_of_its_address() {
+    fn an_image_is_named_by_the_hash_of_its_address() {
         let path = Downloads::new(Path::new("data")).image("");
         assert_eq!(path, Path::new("data/downloads/images/af/af1349b9f5f9a1a6a0404dea36dcc949"));
         let downloads = Downloads::new(Path::new("data"));

@@ -26,7 +26,7 @@ fn checked(parsed: Result<Url, url::ParseError>, text: &str) -> Result<Url, Verd
     let refuse = |reason: String| Err(Verdict::new(Fate::Refused, reason));
     let mut url = match parsed {
         Ok(url) => url,
-        Err(reason) => return refuse(format!("`{text}` is no address ({reason})")),
+        Err(reason) => return refuse(format!("`{text}` is not a valid address ({reason})")),
     };
     if !matches!(url.scheme(), "http" | "https") {
         return refuse(format!("its scheme `{}` is neither http nor https", url.scheme()));
@@ -135,9 +135,11 @@ mod tests {
         assert_eq!(read("http://0x7f.1/").unwrap(), "http://127.0.0.1/", "other spellings of an IP address");
         let base = parse("https://x.org/a/b?c").unwrap();
         assert_eq!(follow(&base, "../d").unwrap().as_str(), "https://x.org/d");
-        for (bad, reason) in
-            [("http://", "no address"), ("x", "no address"), ("ftp://x.org/a", "neither http nor https")]
-        {
+        for (bad, reason) in [
+            ("http://", "not a valid address"),
+            ("x", "not a valid address"),
+            ("ftp://x.org/a", "neither http nor https"),
+        ] {
             let verdict = parse(bad).unwrap_err();
             assert!(verdict.fate == Fate::Refused && verdict.reason.contains(reason), "{verdict:?}");
         }

@@ -18,13 +18,13 @@ use crate::resolver::{Private, PublicOnly};
 
 const MAX_REDIRECTS: usize = 5;
 
-/// What is fetched.
+/// What a client fetches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A file of any size.
+pub enum ContentKind {
+    /// Raw files of any size.
     Raw,
-    /// A picture: it has a bound on bytes, so the time it takes can have one.
-    Picture,
+    /// Images, whose bytes are bounded, so that the time of a transfer can be bounded too.
+    Image,
 }
 
 /// Asks servers, with the settings of `[download]`.
@@ -35,11 +35,11 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(settings: &Download, kind: Kind) -> Self {
+    pub fn new(settings: &Download, kind: ContentKind) -> Self {
         let timeout = Duration::from_secs(settings.timeout_seconds);
         // A server that sends a byte now and then must not hold a thread for ever.
-        let whole_body = (kind == Kind::Picture).then(|| timeout * 20);
-        let accept = if kind == Kind::Picture { "image/jpeg,image/png,image/webp,*/*;q=0.5" } else { "*/*" };
+        let whole_body = (kind == ContentKind::Image).then(|| timeout * 20);
+        let accept = if kind == ContentKind::Image { "image/jpeg,image/png,image/webp,*/*;q=0.5" } else { "*/*" };
         // Behind a proxy only the proxy knows which IP address is connected to, so the check of addresses would be void.
         let proxy = if settings.allow_private { Proxy::try_from_env() } else { None };
         let config = Agent::config_builder()
@@ -102,7 +102,7 @@ impl Client {
         match error {
             ureq::Error::Other(inner) if inner.is::<Private>() => Trouble::lasting(Fate::Refused, inner.to_string()),
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-                Trouble::lasting(Fate::Refused, format!("it is no address ({error})"))
+                Trouble::lasting(Fate::Refused, format!("it is not a valid address ({error})"))
             }
             ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::Pem(_) => {
                 Trouble::lasting(Fate::Failed, format!("no encrypted connection ({error})"))

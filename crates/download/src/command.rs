@@ -1,6 +1,9 @@
 //! The command line of `mp4sr download`.
 
+use std::sync::Arc;
+
 use mp4sr_pipeline::StageArgs;
+use mp4sr_pipeline::config::ModelCatalog;
 
 /// Fetches the raw files of `download.files` into the data folder, and the picture of every address in
 /// artifacts/DATASET/dataset/items.parquet, where it is there, into the data folder's downloads/images.
@@ -16,6 +19,6 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: &Args) -> anyhow::Result<()> {
-    crate::run(&args.stage.context()?)
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    crate::run(&args.stage.context(models)?)
 }

@@ -1,4 +1,4 @@
-//! The pictures of items: which addresses are still wanted, and what became of each.
+//! The images of items: which addresses are still wanted, and the outcome for each.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -10,34 +10,34 @@ use mp4sr_pipeline::Progress;
 use mp4sr_pipeline::config::Download;
 use url::Url;
 
-use crate::client::{Client, Kind};
+use crate::client::{Client, ContentKind};
 use crate::ledger::{Entry, Known, Ledger, Past};
 use crate::outcome::{Fate, Trouble, Verdict};
 use crate::part::Part;
-use crate::report::Pictures;
+use crate::report::ImageReport;
 use crate::schedule::{self, Permit, Schedule};
 use crate::transfer::{Transfer, Whole};
-use crate::{Result, address, picture};
+use crate::{Result, address, check};
 
-/// A host that left so many addresses in a row without an answer is not asked again in this run: a dead one would cost its
-/// timeout for every picture.
+/// A host that gave no answer for so many addresses in a row is not asked again in this run: a dead host would cost its
+/// timeout for every image.
 const SILENT: u32 = 10;
 
-/// Fetches what is wanted; `items` is `items.parquet`.
-pub fn fetch(settings: &Download, downloads: &Downloads, items: &Path, progress: &Progress) -> Result<Pictures> {
+/// Fetches the missing images of `items`, the path of `items.parquet`.
+pub fn fetch(settings: &Download, downloads: &Downloads, items: &Path, progress: &Progress) -> Result<ImageReport> {
     let (ledger, past, broken) = Ledger::open(&downloads.ledger())?;
     if broken > 0 {
         let ledger = downloads.ledger();
-        progress.say(format!("download: {broken} lines of `{}` can't be read and don't count", ledger.display()));
+        progress.say(format!("download: {broken} lines of `{}` cannot be read and are ignored", ledger.display()));
     }
     let (mut wanted, tally) = plan(settings, downloads, items, &past)?;
-    let bar = progress.bar("pictures", "addresses", wanted.len() as u64);
+    let bar = progress.bar("images", "addresses", wanted.len() as u64);
     let threads = settings.connections.min(wanted.len());
     let desk = Desk {
         settings,
         downloads,
         past: &past,
-        client: Client::new(settings, Kind::Picture),
+        client: Client::new(settings, ContentKind::Image),
         silent: Mutex::default(),
         books: Mutex::new((ledger, tally)),
     };
@@ -68,10 +68,10 @@ fn host_of(url: &str) -> String {
     address::parse(url).map(|url| address::host(&url)).unwrap_or_default()
 }
 
-/// The addresses that are to be tried, and the count of the others. Addresses stand for themselves by their keys.
-fn plan(settings: &Download, downloads: &Downloads, items: &Path, past: &Past) -> Result<(HashSet<u128>, Pictures)> {
+/// The keys of the addresses to try, and the counts of the others.
+fn plan(settings: &Download, downloads: &Downloads, items: &Path, past: &Past) -> Result<(HashSet<u128>, ImageReport)> {
     let (mut seen, mut wanted) = (HashSet::new(), HashSet::new());
-    let mut tally = Pictures { fates: Fate::ALL.map(|fate| (fate, 0)).into(), ..Pictures::default() };
+    let mut tally = ImageReport { fates: Fate::ALL.map(|fate| (fate, 0)).into(), ..ImageReport::default() };
     let mut outcome = Ok(());
     Items::each_image(items, |url| {
         let key = Downloads::key(url);
@@ -113,11 +113,11 @@ struct Desk<'a> {
     client: Client,
     /// Addresses without an answer since the last one with an answer, by host.
     silent: Mutex<HashMap<String, u32>>,
-    books: Mutex<(Ledger, Pictures)>,
+    books: Mutex<(Ledger, ImageReport)>,
 }
 
 impl Desk<'_> {
-    /// Settles one address and writes down what became of it.
+    /// Settles one address and writes the outcome to the ledger.
     fn settle(&self, url: &str, permit: &mut Permit<'_, String>) -> Result<()> {
         let entry = match self.adopt(url)? {
             Some(entry) => Some(entry),
@@ -137,13 +137,13 @@ impl Desk<'_> {
         Ok(())
     }
 
-    /// A picture that a killed process gave its name, but did not write down. One that differs from what is written down is
-    /// removed.
+    /// Takes an image that a killed process gave its name, but did not write to the ledger. An image that differs from its
+    /// line in the ledger is removed.
     fn adopt(&self, url: &str) -> Result<Option<Entry>> {
         let path = self.downloads.image(url);
         let Some(bytes) = files::length(&path)? else { return Ok(None) };
         let known = self.past.get(&Downloads::key(url)).is_some_and(|known| known.fate == Fate::Done);
-        if let Some(size) = picture::size(&path)?.filter(|_| !known) {
+        if let Some(size) = check::size(&path)?.filter(|_| !known) {
             Part::beside(&path).discard()?;
             return Ok(Some(Entry::kept(url, "was there", None, bytes, size)));
         }
@@ -167,7 +167,7 @@ impl Desk<'_> {
         url: &str,
         parsed: &Url,
         permit: &mut Permit<'_, String>,
-    ) -> Result<std::result::Result<(Whole, picture::Size), Verdict>> {
+    ) -> Result<std::result::Result<(Whole, check::ImageSize), Verdict>> {
         let host = address::host(parsed);
         if lock(&self.silent).get(&host).is_some_and(|silent| *silent >= SILENT) {
             let reason = format!("its host gave no answer for {SILENT} addresses in a row, and was not asked");
@@ -184,7 +184,7 @@ impl Desk<'_> {
             watch: &|_, _| (),
         };
         let outcome = match transfer.run(&mut |url| permit.change(address::host(url))) {
-            Ok(whole) => self.look(&part, &path, whole)?,
+            Ok(whole) => self.keep(&part, &path, whole)?,
             Err(Trouble::Passing(verdict, _) | Trouble::Final(verdict)) => Err(verdict),
             Err(Trouble::Disk(error)) => return Err(error.into()),
         };
@@ -193,14 +193,14 @@ impl Desk<'_> {
         Ok(outcome)
     }
 
-    /// Gives what was fetched its name, if it is a picture.
-    fn look(
+    /// Gives a fetched file its name if it is an image.
+    fn keep(
         &self,
         part: &Part,
         path: &Path,
         whole: Whole,
-    ) -> Result<std::result::Result<(Whole, picture::Size), Verdict>> {
-        match picture::check(part.path(), self.settings.max_pixels)? {
+    ) -> Result<std::result::Result<(Whole, check::ImageSize), Verdict>> {
+        match check::check(part.path(), self.settings.max_pixels)? {
             Ok(size) => {
                 part.publish(path)?;
                 Ok(Ok((whole, size)))

@@ -1,4 +1,4 @@
-//! What became of each address, across runs: a JSON object a line, only ever added to.
+//! The outcome for each address, across runs: one JSON object per line. Lines are only ever added.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -8,32 +8,32 @@ use std::path::{Path, PathBuf};
 use mp4sr_artifact::{Downloads, Error, Result, files};
 use serde::{Deserialize, Serialize};
 
+use crate::check::ImageSize;
 use crate::outcome::{Fate, Verdict};
-use crate::picture::Size;
 
 /// A line of `ledger.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// The address, as it stands in `items.parquet`.
     pub url: String,
-    /// What became of it.
+    /// The outcome.
     pub fate: Fate,
-    /// Why, in words.
+    /// The reason, as a clause.
     pub reason: String,
-    /// The last HTTP status, if any came.
+    /// The last HTTP status, if the server answered.
     pub status: Option<u16>,
-    /// Bytes of the picture.
+    /// Size of the image file in bytes.
     pub bytes: Option<u64>,
-    /// Its width in pixels.
+    /// Width of the image in pixels.
     pub width: Option<u32>,
-    /// Its height in pixels.
+    /// Height of the image in pixels.
     pub height: Option<u32>,
-    /// Unix seconds.
+    /// When this was found out, in Unix seconds.
     pub when: i64,
 }
 
 impl Entry {
-    pub(crate) fn kept(url: &str, reason: &str, status: Option<u16>, bytes: u64, (width, height): Size) -> Self {
+    pub(crate) fn kept(url: &str, reason: &str, status: Option<u16>, bytes: u64, (width, height): ImageSize) -> Self {
         Self {
             url: url.to_owned(),
             fate: Fate::Done,
@@ -67,10 +67,10 @@ pub struct Known {
     pub bytes: Option<u64>,
 }
 
-/// By [`Downloads::key`], so that some forty bytes an address are all that is in memory.
+/// The last line about each address, by [`Downloads::key`]: some forty bytes per address are held in memory.
 pub type Past = HashMap<u128, Known>;
 
-/// The open file.
+/// The open ledger file.
 #[derive(Debug)]
 pub struct Ledger {
     path: PathBuf,
@@ -78,7 +78,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Opens the ledger, with what it says, and the number of lines that can't be read (a killed process leaves one).
+    /// Opens the ledger. Returns it with what it holds and the number of lines that cannot be read (a killed process leaves
+    /// one).
     pub fn open(path: &Path) -> Result<(Self, Past, u64)> {
         let file = files::append(path)?;
         let mut reader = BufReader::new(files::open(path)?);

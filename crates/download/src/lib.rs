@@ -1,14 +1,15 @@
-//! Raw files and items' pictures from their addresses to the data folder.
+//! Raw files and items' images from their addresses to the data folder.
 //!
 //! In: `[download]`, and the addresses in `items.parquet` where preprocess has written it. Out: raw files under their names;
-//! `downloads/` with a picture an address, `ledger.jsonl`, which says what became of each address, and `report.json`. Must
-//! not know: what raw files hold, what pictures are for.
+//! `downloads/` with one image per address, `ledger.jsonl`, which records the outcome for each address, and `report.json`.
+//! Must not know: what raw files hold, what images are for.
 //!
-//! The way of an address: `images` and `raw` decide which are wanted; `schedule` hands them to threads, so many a host;
-//! `transfer` fetches one, in as many attempts as it takes, over `client` (redirects), `resolver` (private networks) and
-//! `part` (what is there already); `picture` looks at what came; `ledger` keeps the outcome.
+//! The way of an address: `images` and `raw` decide which are wanted; `schedule` hands them to threads, a limited number per
+//! host; `transfer` fetches one, in several attempts if necessary, over `client` (redirects), `resolver` (private networks)
+//! and `part` (what an earlier attempt left); `check` decodes the result; `ledger` records the outcome.
 
 mod address;
+mod check;
 mod client;
 pub mod command;
 mod error;
@@ -16,7 +17,6 @@ mod images;
 mod ledger;
 mod outcome;
 mod part;
-mod picture;
 mod raw;
 mod report;
 mod resolver;
@@ -29,5 +29,5 @@ mod transfer;
 pub use error::{Error, Result};
 pub use ledger::Entry;
 pub use outcome::Fate;
-pub use report::Report;
+pub use report::{DownloadReport, ImageReport, RawReport};
 pub use stage::run;

@@ -1,24 +1,24 @@
-//! What can become of an address, and of one attempt to fetch it.
+//! The outcomes of an address, and of one attempt to fetch it.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What became of an address.
+/// The outcome for an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
-    /// Its picture is there, complete and decodable.
+    /// Its image was kept: it is complete and decodes.
     Done,
-    /// The server says that there is none (404, 410).
+    /// The server says that it does not exist (404, 410).
     Gone,
-    /// What came is no picture that can be read.
+    /// The content is not an image that can be read.
     NotAnImage,
     /// It has more bytes or pixels than allowed.
     TooLarge,
-    /// It is not to be asked: a private address, another scheme, no address at all.
+    /// The address must not be asked: it is private, has another scheme, or is not valid.
     Refused,
-    /// No attempt got an answer that settles it.
+    /// No attempt got a conclusive answer.
     Failed,
 }
 
@@ -39,13 +39,13 @@ impl Fate {
     }
 }
 
-/// Why an address gave nothing that can be kept.
+/// Why nothing was kept of an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     pub fate: Fate,
-    /// In words, to stand behind the address: "answered 404".
+    /// A clause to put behind the address: "answered 404".
     pub reason: String,
-    /// The last HTTP status, if any came.
+    /// The last HTTP status, if the server answered.
     pub status: Option<u16>,
 }
 
@@ -67,7 +67,7 @@ pub enum Trouble {
     Passing(Verdict, Option<Duration>),
     /// No further attempt in this run.
     Final(Verdict),
-    /// Nothing to do with the address: a file can't be written.
+    /// A file of ours could not be written; the address is not to blame.
     Disk(mp4sr_artifact::Error),
 }
 
@@ -77,7 +77,7 @@ impl Trouble {
         Self::Passing(Verdict::new(Fate::Failed, reason), None)
     }
 
-    /// One that won't.
+    /// A failure that is final.
     pub fn lasting(fate: Fate, reason: impl Into<String>) -> Self {
         Self::Final(Verdict::new(fate, reason))
     }

@@ -11,7 +11,7 @@ use mp4sr_pipeline::config::{Download, RawFile};
 use mp4sr_pipeline::{Bar, Progress};
 use ring::digest::{Context, SHA256};
 
-use crate::client::{Client, Kind};
+use crate::client::{Client, ContentKind};
 use crate::outcome::Trouble;
 use crate::part::Part;
 use crate::report::RawReport;
@@ -19,15 +19,16 @@ use crate::schedule::{self, Permit};
 use crate::transfer::Transfer;
 use crate::{Error, Result, address, sniff};
 
-/// A file, or in one sentence why it can't be had.
-type Outcome = std::result::Result<RawReport, String>;
+/// A file that is in place, or a sentence that says why it could not be fetched.
+type RawOutcome = std::result::Result<RawReport, String>;
 
-/// Brings all raw files; the error names every one that can't be had, once all were tried.
+/// Fetches all missing raw files; once all were tried, the error names every file that could not be fetched.
 pub fn fetch(settings: &Download, data: &Path, progress: &Progress) -> Result<Vec<RawReport>> {
     if settings.files.is_empty() {
         return Ok(Vec::new());
     }
-    let desk = Desk { settings, data, client: Client::new(settings, Kind::Raw), bar: progress.bytes("raw files", 0) };
+    let desk =
+        Desk { settings, data, client: Client::new(settings, ContentKind::Raw), bar: progress.bytes("raw files", 0) };
     let outcomes = Mutex::new(Vec::new());
     let produce = |schedule: &schedule::Schedule<usize>| {
         for (at, file) in settings.files.iter().enumerate() {
@@ -44,10 +45,10 @@ pub fn fetch(settings: &Download, data: &Path, progress: &Progress) -> Result<Ve
     })?;
     let mut outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
     outcomes.sort_by_key(|(at, _)| *at);
-    let (there, lost): (Vec<_>, Vec<_>) = outcomes.into_iter().map(|(_, outcome)| outcome).partition(Outcome::is_ok);
-    let lost: Vec<_> = lost.into_iter().filter_map(Outcome::err).collect();
+    let (there, lost): (Vec<_>, Vec<_>) = outcomes.into_iter().map(|(_, outcome)| outcome).partition(RawOutcome::is_ok);
+    let lost: Vec<_> = lost.into_iter().filter_map(RawOutcome::err).collect();
     if lost.is_empty() {
-        Ok(there.into_iter().filter_map(Outcome::ok).collect())
+        Ok(there.into_iter().filter_map(RawOutcome::ok).collect())
     } else {
         Err(Error::Raw(lost.join("; ")))
     }
@@ -61,7 +62,7 @@ struct Desk<'a> {
 }
 
 impl Desk<'_> {
-    fn bring(&self, file: &RawFile, permit: &mut Permit<'_, usize>) -> Result<Outcome> {
+    fn bring(&self, file: &RawFile, permit: &mut Permit<'_, usize>) -> Result<RawOutcome> {
         let path = self.data.join(&file.path);
         if let Some(bytes) = files::length(&path)? {
             return kept(file, &path, bytes);
@@ -96,7 +97,7 @@ impl Desk<'_> {
 }
 
 /// A file that is there already is never replaced.
-fn kept(file: &RawFile, path: &Path, bytes: u64) -> Result<Outcome> {
+fn kept(file: &RawFile, path: &Path, bytes: u64) -> Result<RawOutcome> {
     if !path.is_file() {
         return Ok(Err(format!("`{}` is no file; correct its `path` in `download.files`", path.display())));
     }
@@ -113,7 +114,7 @@ fn kept(file: &RawFile, path: &Path, bytes: u64) -> Result<Outcome> {
 }
 
 /// Gives what was fetched its name, if it is what it should be.
-fn accept(file: &RawFile, path: &Path, part: &Part, bytes: u64) -> Result<Outcome> {
+fn accept(file: &RawFile, path: &Path, part: &Part, bytes: u64) -> Result<RawOutcome> {
     if let Some(problem) = problem(file, part.path())? {
         part.discard()?;
         return Ok(Err(format!(

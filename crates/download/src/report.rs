@@ -12,45 +12,45 @@ use crate::{Error, Result};
 const STYLE: TableStyle =
     TableStyle::new().header_separator(LineStyle::new('\u{2500}', '\u{2500}', '\u{2500}', '\u{2500}'));
 
-/// What a run found and did.
+/// What a run found and fetched.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct DownloadReport {
     /// Raw files, in the order of `download.files`.
     pub files: Vec<RawReport>,
-    /// Pictures; none where there is no `items.parquet` yet.
-    pub images: Option<Pictures>,
+    /// Images; `None` as long as `items.parquet` does not exist.
+    pub images: Option<ImageReport>,
 }
 
-/// A raw file that is there.
+/// A raw file that is in place.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RawReport {
-    /// Its place below the data folder.
+    /// Path below the data folder.
     pub path: String,
     /// Whether this run fetched it.
     pub fetched: bool,
     /// Whether its SHA-256 was compared.
     pub verified: bool,
-    /// Its length.
+    /// Size in bytes.
     pub bytes: u64,
 }
 
-/// Addresses of pictures by what became of them.
+/// Counts of the images' addresses by outcome.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Pictures {
-    /// Different addresses in `items.parquet`.
+pub struct ImageReport {
+    /// Distinct addresses in `items.parquet`.
     pub addresses: u64,
-    /// How each of them stands.
+    /// Number of addresses per outcome.
     pub fates: BTreeMap<Fate, u64>,
-    /// Those that offline mode left out.
+    /// Addresses that offline mode left out.
     pub missing: u64,
-    /// Those that this run settled.
+    /// Number of addresses per outcome that this run settled.
     pub settled_now: BTreeMap<Fate, u64>,
-    /// Bytes of pictures that this run added.
+    /// Bytes of the images that this run added.
     pub bytes: u64,
 }
 
-impl Pictures {
-    /// Every address has one fate, or is missing.
+impl ImageReport {
+    /// Checks that every address has one outcome or is missing.
     pub fn check(&self) -> Result<()> {
         let counted = self.missing + self.fates.values().sum::<u64>();
         if counted == self.addresses {
@@ -60,7 +60,7 @@ impl Pictures {
     }
 
     fn table(&self) -> Table {
-        let mut table = new_table(["addresses of pictures", "all", "settled now"]);
+        let mut table = new_table(["addresses of images", "all", "settled now"]);
         let count = |counts: &BTreeMap<Fate, u64>, fate| counts.get(&fate).copied().unwrap_or(0);
         for fate in Fate::ALL {
             table.add_row([
@@ -78,7 +78,7 @@ impl Pictures {
     }
 }
 
-impl Report {
+impl DownloadReport {
     /// The counts for people.
     pub fn table(&self) -> String {
         let mut text = String::new();

@@ -1,14 +1,14 @@
-//! The stage: raw files, then pictures, then the report.
+//! The stage: raw files, then images, then the report.
 
 use std::path::Path;
 
 use mp4sr_artifact::{Downloads, Lock, files};
 use mp4sr_pipeline::{Context, print};
 
-use crate::report::Report;
+use crate::report::DownloadReport;
 use crate::{Result, images, raw};
 
-/// Fetches what is missing and prints what became of it.
+/// Fetches what is missing and prints the outcome.
 pub fn run(context: &Context) -> anyhow::Result<()> {
     let downloads = Downloads::new(Path::new(&context.config.dataset.data));
     let _lock = Lock::take(downloads.folder(), "download")?;
@@ -18,14 +18,14 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     print(&report.table())
 }
 
-fn bring(context: &Context, downloads: &Downloads) -> Result<Report> {
+fn bring(context: &Context, downloads: &Downloads) -> Result<DownloadReport> {
     let (settings, progress) = (&context.config.download, &context.progress);
     let files = raw::fetch(settings, Path::new(&context.config.dataset.data), progress)?;
     let items = context.layout.items();
     if files::length(&items)?.is_none() {
         progress
-            .say(format!("download: pictures come after `make preprocess`; `{}` is not there yet", items.display()));
-        return Ok(Report { files, images: None });
+            .say(format!("download: images come after `make preprocess`; `{}` does not exist yet", items.display()));
+        return Ok(DownloadReport { files, images: None });
     }
-    Ok(Report { files, images: Some(images::fetch(settings, downloads, &items, progress)?) })
+    Ok(DownloadReport { files, images: Some(images::fetch(settings, downloads, &items, progress)?) })
 }

@@ -1,10 +1,12 @@
 //! The command line of `mp4sr evaluate`: ranks every user's next item and prints R@K, N@K and MRR.
 
+use std::sync::Arc;
+
 use mp4sr_artifact::Stage;
-use mp4sr_models::Phase;
+use mp4sr_pipeline::config::{Evaluate, ModelCatalog};
 use mp4sr_pipeline::{Config, Context, StageArgs, print, run_stage};
-use mp4sr_protocol::{Measure, Metrics, RanksInfo, Split, StoredRanks, WEIGHTS};
-use mp4sr_run::{Checkpoint, Inputs, build_model, removes_seen};
+use mp4sr_protocol::{Measure, Metrics, RanksInfo, Split, StoredRanks};
+use mp4sr_run::{TrainedModel, removes_seen};
 use serde_json::json;
 
 use crate::{RankOptions, rank_users};
@@ -21,41 +23,39 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: &Args) -> anyhow::Result<()> {
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
-    let context = args.stage.context()?;
+    let context = args.stage.context(models)?;
     evaluate(&context)?;
     print(&table(&context)?)
 }
 
 fn evaluate(context: &Context) -> anyhow::Result<()> {
     let (config, layout) = (&context.config, &context.layout);
-    let checkpoint_path = layout.checkpoint(Phase::Finetune.name());
-    let recorded = json!({ "evaluate": config.evaluate, "model": config.model });
     let make_stage = || {
-        let mut inputs = Inputs::files(layout, config);
-        inputs.push((WEIGHTS.to_owned(), checkpoint_path.clone()));
-        Ok(Stage::new("evaluate", VERSION, &layout.run(), &recorded, &inputs)?)
+        let sections = |config: &Config| {
+            let Evaluate { seen_items, short_histories, .. } = &config.evaluate;
+            json!({ "evaluate": { "seen_items": seen_items, "short_histories": short_histories } })
+        };
+        let settings = context.models.ranking_settings(config, sections);
+        Ok(Stage::new("evaluate", VERSION, &layout.run(), settings, &TrainedModel::files(layout, config))?)
     };
     run_stage(context, "evaluate", &layout.run(), make_stage, |stage| {
-        let inputs = Inputs::load(layout, config)?;
-        let sequences = &inputs.sequences;
-        let model = build_model(config, &inputs)?;
-        let checkpoint = Checkpoint::read(&checkpoint_path, Phase::Finetune, &sequences.item_hash)?;
-        checkpoint.load_into(model.as_ref(), Phase::Finetune, &checkpoint_path)?;
-        if let Some(note) = checkpoint.trained_on_others(&stage.input_fingerprints()) {
+        let trained = TrainedModel::load(layout, config)?;
+        let sequences = &trained.inputs.sequences;
+        if let Some(note) = trained.checkpoint.trained_on_others(&stage.input_fingerprints()) {
             context.progress.say(format!("evaluate: {note}"));
         }
-        let scorer = model.scorer(Phase::Finetune)?;
-        let remove_seen = removes_seen(config, model.as_ref());
+        let scorer = trained.scorer()?;
+        let remove_seen = removes_seen(config, trained.model.as_ref());
         let users = sequences.user_count();
         let tables = tables(config);
         let bar = context.progress.bar("evaluate", "users", (tables.len() * users) as u64);
         let mut outputs = Vec::new();
         for (split, history) in tables {
             let of = |user| sequences.of(user);
-            let protocol = RankOptions { batch: config.evaluate.batch, remove_seen, history };
-            let ranks = rank_users(scorer.as_ref(), users, of, split, protocol, |users| bar.add(users))?;
+            let options = RankOptions { batch: config.evaluate.batch, remove_seen, history };
+            let ranks = rank_users(scorer.as_ref(), users, of, split, options, |users| bar.add(users))?;
             let info = RanksInfo { split: split.name().to_owned(), history, config: config.resolved() };
             let path = layout.ranks(&info.name());
             StoredRanks { ranks, info }.write(&path, &sequences.item_hash, stage.input_fingerprints())?;

@@ -1,4 +1,4 @@
-//! What encoders computed, for all datasets: statistics and cleaning.
+//! The vectors that encoders computed, shared by all datasets: statistics and cleaning.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -7,55 +7,62 @@ use mp4sr_artifact::{Fingerprint, VectorCache, files};
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::source::Source;
+use crate::folder::ModelFolder;
 
-/// Raised whenever the same file or sentence would get another vector.
+/// Raised with every change after which the same file or sentence gets another vector.
 const VERSION: u32 = 1;
 const ABOUT: &str = "about.json";
 
-/// What an encoder's folder is about (`about.json`); rewritten at every use, so that its time tells the last one.
+/// Describes an encoder's folder in the cache (`about.json`). It is rewritten at every use, so that its modification time is
+/// the time of the last use.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct About {
-    /// The model as it was named.
+    /// The model's name in the configuration.
     pub model: String,
-    /// What it was given: sentences, words, images.
+    /// What was encoded: sentences, words, images.
     pub content: String,
     /// d, the width of a vector.
     pub width: usize,
 }
 
-/// Opens the vectors of an encoder: its files (weights, settings, preprocessing) decide which they are.
-pub(crate) fn open(root: &Path, source: &Source, role: &Role, width: usize) -> Result<VectorCache> {
-    let mut identity = format!("{VERSION} {}", role.content);
-    for (name, path) in source.inputs("", &role.files)? {
+/// Opens the cached vectors of an encoder.
+pub(crate) fn open(root: &Path, encoder: &CachedEncoder<'_>) -> Result<VectorCache> {
+    let mut identity = format!("{VERSION} {}", encoder.content);
+    for (name, path) in encoder.folder.inputs("", &encoder.files)? {
         identity.push_str(&format!("\n{name} {}", Fingerprint::of_file(&path)?));
     }
-    let encoder = Fingerprint::of_bytes(identity.as_bytes());
-    let folder = root.join(&encoder.as_str()[..32]);
-    let cache = VectorCache::open(&folder, &encoder, width)?;
-    let about = About { model: source.name().to_owned(), content: role.content.to_owned(), width };
+    let fingerprint = Fingerprint::of_bytes(identity.as_bytes());
+    let folder = root.join(&fingerprint.as_str()[..32]);
+    let cache = VectorCache::open(&folder, &fingerprint, encoder.width)?;
+    let about =
+        About { model: encoder.folder.name().to_owned(), content: encoder.content.to_owned(), width: encoder.width };
     files::write_json(&folder.join(ABOUT), &about)?;
     Ok(cache)
 }
 
-/// What an encoder is used for, and the files that decide what it computes.
-pub(crate) struct Role {
+/// An encoder whose vectors are cached, by the files that determine them: weights, settings, preprocessing.
+pub(crate) struct CachedEncoder<'f> {
+    pub folder: &'f ModelFolder,
+    /// What is encoded: sentences, words, images.
     pub content: &'static str,
+    /// The names of the files that determine the vectors.
     pub files: Vec<String>,
+    /// d, the width of a vector.
+    pub width: usize,
 }
 
 /// One encoder's share of the cache.
 #[derive(Debug, Serialize)]
 pub struct Share {
-    /// Where it lies.
+    /// The folder of the share.
     pub folder: PathBuf,
-    /// Whose it is; nothing where that can't be read.
+    /// The encoder; `None` where `about.json` cannot be read.
     pub about: Option<About>,
-    /// Files of vectors.
+    /// Number of files with vectors.
     pub shards: usize,
-    /// Of all files.
+    /// Size of all files in bytes.
     pub bytes: u64,
-    /// Since its last use.
+    /// Time since the last use.
     pub idle: Duration,
 }
 
@@ -83,8 +90,8 @@ fn share(folder: PathBuf) -> Result<Share> {
     })
 }
 
-/// Removes the shares that no run has used for `idle`, and in the others what was set aside or left half written; gives
-/// what it freed.
+/// Removes the shares that no run has used for `idle`, and in the others damaged shards that were set aside and files left
+/// half written. Returns the removed shares and the number of freed bytes.
 pub fn prune(root: &Path, idle: Duration) -> Result<(Vec<Share>, u64)> {
     let mut freed = 0;
     let mut removed = Vec::new();

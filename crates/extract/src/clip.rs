@@ -8,11 +8,11 @@ use rayon::prelude::*;
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
+use crate::encoder::{ImageEncoder, WordEncoder};
 use crate::error::{Error, Result};
-use crate::image_encoder::ImageEncoder;
-use crate::picture::Processor;
-use crate::source::Source;
-use crate::weights::{Weights, WeightsFile};
+use crate::folder::{CONFIG, ModelFolder, PROCESSOR, TOKENIZER, WEIGHTS};
+use crate::processor::Processor;
+use crate::weights::Weights;
 
 /// Words that go through the layers together.
 const WORDS: usize = 64;
@@ -178,7 +178,7 @@ struct VisionTower {
 }
 
 /// A CLIP model with its processor and tokenizer.
-pub struct Clip {
+pub(crate) struct Clip {
     text: TextTower,
     vision: VisionTower,
     tokenizer: Tokenizer,
@@ -186,26 +186,20 @@ pub struct Clip {
 }
 
 impl Clip {
-    /// The files that decide what the vectors are.
-    pub(crate) const FILES: [&str; 4] =
-        ["config.json", "preprocessor_config.json", "tokenizer.json", "model.safetensors"];
+    /// The files that determine the vectors.
+    pub(crate) const FILES: [&str; 4] = [CONFIG, PROCESSOR, TOKENIZER, WEIGHTS];
 
-    /// Loads from a folder or, where `name` is none, through the hub's cache.
-    pub fn load(name: &str) -> Result<Self> {
-        Self::from_source(&Source::find(name)?)
-    }
-
-    pub(crate) fn from_source(source: &Source) -> Result<Self> {
-        let config: Config = source.json("config.json")?;
-        let wrong = |reason| Error::model(&source.path_of("config.json"), reason);
+    pub(crate) fn load(folder: &ModelFolder) -> Result<Self> {
+        let config: Config = folder.config.parse()?;
+        let wrong = |reason| folder.config.error(reason);
         config.check().map_err(wrong)?;
         let acts = [activation(&config.text.hidden_act), activation(&config.vision.hidden_act)];
         let [text_act, vision_act] = acts;
         let (text_act, vision_act) = (text_act.map_err(wrong)?, vision_act.map_err(wrong)?);
-        let processor = Processor::load(source, config.vision.image_size)?;
+        let processor = folder.processor_of_side(config.vision.image_size)?;
         let limit = config.text.max_position_embeddings;
-        let tokenizer = source.tokenizer(limit, config.text.vocab_size)?;
-        let file = WeightsFile::read(&source.file("model.safetensors")?)?;
+        let tokenizer = folder.tokenizer(limit, config.text.vocab_size)?;
+        let file = folder.weights()?;
         let weights = file.tensors(&[""], "text_model.embeddings.token_embedding.weight")?;
         Ok(Self {
             text: TextTower::load(&config, text_act, &weights)?,
@@ -214,15 +208,15 @@ impl Clip {
             processor,
         })
     }
+}
 
-    /// Embeddings of texts, `[texts, width]`, not normalised.
-    pub fn embed_texts<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Vec<f32>> {
-        let tokens = texts
+impl WordEncoder for Clip {
+    fn embed_words(&self, words: &[&str]) -> Result<Vec<f32>> {
+        let tokens = words
             .par_iter()
-            .map(|text| {
-                let text = text.as_ref();
-                let encoding = self.tokenizer.encode(text, true);
-                let encoding = encoding.map_err(|e| Error::Tokens { text: text.to_owned(), reason: e.to_string() })?;
+            .map(|&word| {
+                let encoding = self.tokenizer.encode(word, true);
+                let encoding = encoding.map_err(|e| Error::Tokens { text: word.to_owned(), reason: e.to_string() })?;
                 Ok(encoding.get_ids().to_vec())
             })
             .collect::<Result<Vec<_>>>()?;
@@ -245,6 +239,10 @@ impl ImageEncoder for Clip {
 
     fn embed(&self, pixels: &[f32]) -> Result<Vec<f32>> {
         Ok(self.vision.embed(pixels))
+    }
+
+    fn word_encoder(&self) -> Option<&dyn WordEncoder> {
+        Some(self)
     }
 }
 

@@ -7,7 +7,7 @@ use mp4sr_artifact::files;
 
 use crate::error::{Error, Result};
 
-/// Words for what a picture shows, carried by the program.
+/// Words for what an image shows, built into the program.
 const VISUAL: &str = include_str!("../../../data/words/visual.txt");
 /// Words that say nothing by themselves, carried by the program.
 const STOP: &str = include_str!("../../../data/words/stop.txt");

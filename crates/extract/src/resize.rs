@@ -1,7 +1,7 @@
 //! Pillow's resize, to the level: encoders were trained on its pixels, and other libraries' bicubic filters round elsewhere.
 //!
-//! Horizontally, then vertically, each pass to whole levels; a filter is widened by the factor by which the picture shrinks,
-//! and its weights are fixed-point numbers of 22 bits. Reference: Pillow's `Image.resize` of 8-bit pictures.
+//! Horizontally, then vertically, each pass to whole levels; a filter is widened by the factor by which the image shrinks,
+//! and its weights are fixed-point numbers of 22 bits. Reference: Pillow's `Image.resize` of 8-bit images.
 
 use image::RgbImage;
 
@@ -73,14 +73,14 @@ fn middle(to: u32, wanted: u32) -> std::ops::Range<u32> {
     start..start + wanted
 }
 
-/// `picture` at `width` x `height`, of which only the middle `shown` is computed; where that is smaller, the result is.
-pub(crate) fn resize(picture: &RgbImage, width: u32, height: u32, filter: Filter, shown: (u32, u32)) -> RgbImage {
-    let (from_width, from_height) = picture.dimensions();
+/// `image` at `width` x `height`, of which only the middle `shown` is computed; where that is smaller, the result is.
+pub(crate) fn resize(image: &RgbImage, width: u32, height: u32, filter: Filter, shown: (u32, u32)) -> RgbImage {
+    let (from_width, from_height) = image.dimensions();
     let columns = taps(from_width, width, filter, middle(width, shown.0));
     let rows = taps(from_height, height, filter, middle(height, shown.1));
     let first = rows.iter().map(|row| row.first).min().unwrap_or(0);
     let last = rows.iter().map(|row| row.first + row.weights.len()).max().unwrap_or(0);
-    let input = picture.as_raw();
+    let input = image.as_raw();
     let stride = from_width as usize * 3;
     let lines = input[first * stride..last * stride].chunks_exact(stride);
     let across: Vec<u8> = lines.flat_map(|line| columns.iter().flat_map(move |taps| pixel(line, taps))).collect();
@@ -101,7 +101,7 @@ fn pixel(line: &[u8], taps: &Taps) -> [u8; 3] {
     sums.map(level)
 }
 
-/// One line of several lines, of which the first is number `first` of the picture. `sums` is scratch.
+/// One line of several lines, of which the first is number `first` of the image. `sums` is scratch.
 fn line(lines: &[u8], taps: &Taps, first: usize, sums: &mut [i32]) -> Vec<u8> {
     sums.fill(1 << (PRECISION - 1));
     let lines = lines[(taps.first - first) * sums.len()..].chunks_exact(sums.len());
@@ -121,16 +121,16 @@ fn level(sum: i32) -> u8 {
 mod tests {
     use super::*;
 
-    /// Red channel of a 13 x 9 picture with pixel (x, y) = (37 x + 59 y + 11 x y) mod 256, resized bicubically to 8 x 6
+    /// Red channel of a 13 x 9 image with pixel (x, y) = (37 x + 59 y + 11 x y) mod 256, resized bicubically to 8 x 6
     /// by Pillow 13.0.
     #[test]
     fn bicubic_is_pillows() {
         const PILLOW: [[u8; 8]; 6] = include!("../tests/fixtures/pillow_bicubic.txt");
-        let picture = RgbImage::from_fn(13, 9, |x, y| {
+        let image = RgbImage::from_fn(13, 9, |x, y| {
             let value = ((37 * x + 59 * y + 11 * x * y) % 256) as u8;
             image::Rgb([value, value, value])
         });
-        let resized = resize(&picture, 8, 6, Filter::Bicubic, (8, 6));
+        let resized = resize(&image, 8, 6, Filter::Bicubic, (8, 6));
         for (y, row) in PILLOW.iter().enumerate() {
             let found: Vec<u8> = (0..8).map(|x| resized.get_pixel(x, y as u32)[0]).collect();
             assert_eq!(found, row, "line {y}");
@@ -139,10 +139,10 @@ mod tests {
 
     #[test]
     fn the_middle_alone_is_what_the_whole_has_there() {
-        let picture = RgbImage::from_fn(31, 17, |x, y| image::Rgb([(x * 8) as u8, (y * 15) as u8, (x * y) as u8]));
+        let image = RgbImage::from_fn(31, 17, |x, y| image::Rgb([(x * 8) as u8, (y * 15) as u8, (x * y) as u8]));
         for (width, height, shown) in [(20, 11, (11, 11)), (31, 40, (30, 5)), (60, 17, (7, 9)), (9, 5, (50, 50))] {
-            let whole = resize(&picture, width, height, Filter::Bicubic, (width, height));
-            let part = resize(&picture, width, height, Filter::Bicubic, shown);
+            let whole = resize(&image, width, height, Filter::Bicubic, (width, height));
+            let part = resize(&image, width, height, Filter::Bicubic, shown);
             let (x, y) = (middle(width, shown.0).start, middle(height, shown.1).start);
             for (column, row, pixel) in part.enumerate_pixels() {
                 assert_eq!(pixel, whole.get_pixel(x + column, y + row), "{width} x {height}");

@@ -6,11 +6,11 @@
 use candle_core::{Device, Tensor};
 use serde::Deserialize;
 
-use crate::error::{Error, Result};
-use crate::image_encoder::ImageEncoder;
-use crate::picture::Processor;
-use crate::source::Source;
-use crate::weights::{Weights, WeightsFile};
+use crate::encoder::ImageEncoder;
+use crate::error::Result;
+use crate::folder::{CONFIG, ModelFolder, PROCESSOR, WEIGHTS};
+use crate::processor::Processor;
+use crate::weights::Weights;
 
 /// Added to the variance in batch normalisation.
 const EPS: f32 = 1e-5;
@@ -141,16 +141,16 @@ pub struct ResNet {
 }
 
 impl ResNet {
-    /// The files that decide what the vectors are.
-    pub(crate) const FILES: [&str; 3] = ["config.json", "preprocessor_config.json", "model.safetensors"];
+    /// The files that determine the vectors.
+    pub(crate) const FILES: [&str; 3] = [CONFIG, PROCESSOR, WEIGHTS];
 
-    /// Pixels a side, where the configuration names none.
+    /// A usual side in pixels, for messages: the model takes any square.
     const SIDE: usize = 224;
 
-    pub(crate) fn from_source(source: &Source) -> Result<Self> {
-        let config: Config = source.json("config.json")?;
-        config.check().map_err(|reason| Error::model(&source.path_of("config.json"), reason))?;
-        let file = WeightsFile::read(&source.file("model.safetensors")?)?;
+    pub(crate) fn load(folder: &ModelFolder) -> Result<Self> {
+        let config: Config = folder.config.parse()?;
+        config.check().map_err(|reason| folder.config.error(reason))?;
+        let file = folder.weights()?;
         let weights = file.tensors(&["", "resnet."], "embedder.embedder.convolution.weight")?;
         let stem = [config.embedding_size, 3, 7, 7];
         let mut layers = Vec::new();
@@ -166,7 +166,7 @@ impl ResNet {
         Ok(Self {
             stem: Convolution::load(&weights, "embedder.embedder", stem, 2)?,
             layers,
-            processor: Processor::load_any(source, Self::SIDE)?,
+            processor: folder.processor(Self::SIDE)?,
             width: inputs,
         })
     }

@@ -4,11 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use mp4sr_artifact::{Downloads, Features, Items, Layout, Table, files};
-use mp4sr_extract::{Clip, ImageEncoder, SentenceEncoder, WordVectors, dictionary};
-use mp4sr_pipeline::config::{ImageFeatures, Storage};
+use mp4sr_extract::{SentenceEncoder, WordVectors, dictionary, load_image_encoder};
+use mp4sr_pipeline::config::{ImageFeatures, ModelCatalog, Storage};
 use mp4sr_pipeline::{Config, Context, Progress};
 use mp4sr_sample::{TRUTH, Truth, TruthItem, ensure};
 use tempfile::TempDir;
@@ -41,13 +41,14 @@ fn context(artifacts: &Path) -> Context {
     "small".clone_into(&mut config.dataset.name);
     config.extract.text.model = carried("tiny-sentence");
     config.extract.image.model = carried("tiny-clip");
-    Context { config, layout: Layout::new(artifacts, "small", "run"), progress: Progress::new(true) }
+    let models = Arc::new(ModelCatalog::unchecked());
+    Context { config, layout: Layout::new(artifacts, "small", "run"), progress: Progress::new(true), models }
 }
 
-/// Five items: all there; two pictures; no text; a broken and a missing picture; nothing.
+/// Five items: text and image; two images; no text; a broken and a missing image; neither text nor image.
 fn small_dataset(layout: &Layout) -> Items {
     let truth = truth();
-    let picture = |at: usize| {
+    let image = |at: usize| {
         let item = truth.items.iter().filter(|item| item.image_decodes).nth(at).unwrap();
         raw().join(item.image.as_ref().unwrap()).to_string_lossy().into_owned()
     };
@@ -68,10 +69,10 @@ fn small_dataset(layout: &Layout) -> Items {
             vec![],
         ],
         images: vec![
-            vec![picture(0)],
-            vec![picture(1), picture(2)],
-            vec![picture(3)],
-            vec![broken, "no/such/picture.jpg".to_owned()],
+            vec![image(0)],
+            vec![image(1), image(2)],
+            vec![image(3)],
+            vec![broken, "no/such/image.jpg".to_owned()],
             vec![],
         ],
     };
@@ -259,7 +260,7 @@ fn an_image_can_stay_the_vector_of_clip_or_resnet() {
 }
 
 #[test]
-fn a_fetched_picture_stands_for_its_address_and_one_that_was_not_is_told() {
+fn a_fetched_image_is_found_by_its_address_and_a_missing_one_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let mut context = context(folder.path());
     context.config.dataset.data = folder.path().join("data").to_string_lossy().into_owned();
@@ -348,11 +349,11 @@ fn sentences_and_word_lists_that_share_attributes_come_close() {
     }
 }
 
-/// Pictures that no training saw, described from a dictionary of the carried visual words and the shop's own. A value
-/// counts as found when its own word is among the fifteen. Measured on 170 pictures: colour 1.000, pattern 0.959, shape 0.988,
+/// Images that no training saw, described from a dictionary of the carried visual words and the shop's own. A value
+/// counts as found when its own word is among the fifteen. Measured on 170 images: colour 1.000, pattern 0.959, shape 0.988,
 /// kind 0.982; by chance 0.052.
 #[test]
-fn clip_sees_colour_pattern_shape_and_kind_of_pictures_it_was_not_trained_on() {
+fn clip_sees_colour_pattern_shape_and_kind_of_images_it_was_not_trained_on() {
     let truth = truth();
     let held_out: Vec<&TruthItem> = truth.items.iter().filter(|item| item.held_out && item.image_decodes).collect();
     assert!(held_out.len() > 100);
@@ -361,8 +362,9 @@ fn clip_sees_colour_pattern_shape_and_kind_of_pictures_it_was_not_trained_on() {
         [vocabulary.kind.concat(), vocabulary.brand.clone(), vocabulary.material.clone(), vocabulary.usage.clone()];
     // As if every item's text had all of the shop's words: a word counts from three items on.
     let words = dictionary::build(&[own.concat(), own.concat(), own.concat()], 1000);
-    let clip = Clip::load(&carried("tiny-clip")).unwrap();
-    let vectors = WordVectors::new(clip.embed_texts(&words).unwrap(), clip.width());
+    let clip = load_image_encoder(&carried("tiny-clip")).unwrap();
+    let listed: Vec<&str> = words.iter().map(String::as_str).collect();
+    let vectors = WordVectors::new(clip.word_encoder().unwrap().embed_words(&listed).unwrap(), clip.width());
     let describe = |item: &&TruthItem| {
         let bytes = files::read(&raw().join(item.image.as_ref().unwrap())).unwrap();
         vectors.nearest(&clip.embed(&clip.processor().read(&bytes).unwrap()).unwrap(), 15)
@@ -380,7 +382,7 @@ fn clip_sees_colour_pattern_shape_and_kind_of_pictures_it_was_not_trained_on() {
     let chance = 15.0 / words.len() as f64;
     for (attribute, hits) in hits {
         let rate = hits as f64 / held_out.len() as f64;
-        println!("{attribute}: {rate:.3} of {} held-out pictures, by chance {chance:.3}", held_out.len());
+        println!("{attribute}: {rate:.3} of {} held-out images, by chance {chance:.3}", held_out.len());
         assert!(rate >= FIGURES[attribute], "{attribute}: {rate:.3}, expected at least {:.3}", FIGURES[attribute]);
     }
 }

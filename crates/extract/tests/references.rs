@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mp4sr_artifact::files;
-use mp4sr_extract::{Clip, ImageEncoder, SentenceEncoder, load_image_encoder};
+use mp4sr_extract::{ImageEncoder, SentenceEncoder, load_image_encoder};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
@@ -70,16 +70,16 @@ fn a_vector_does_not_depend_on_the_sentences_beside_it() {
 }
 
 #[test]
-fn pictures_of_every_kind_become_the_pixels_of_the_reference() {
+fn images_of_every_kind_become_the_pixels_of_the_reference() {
     let encoder = load_image_encoder(&folder("clip")).unwrap();
     let processor: Value =
         serde_json::from_slice(&files::read(&fixture("clip/preprocessor_config.json")).unwrap()).unwrap();
     let number = |key: &str, channel: usize| processor[key][channel].as_f64().unwrap();
-    let names = strings(&fixture("pictures.json"));
+    let names = strings(&fixture("images.json"));
     let expected = expected(&fixture("clip/expected.safetensors"), "pixels");
     let size = expected.len() / names.len();
     for (name, expected) in names.iter().zip(expected.chunks_exact(size)) {
-        let bytes = files::read(&fixture("pictures").join(name)).unwrap();
+        let bytes = files::read(&fixture("images").join(name)).unwrap();
         let pixels = encoder.processor().read(&bytes).unwrap();
         assert_eq!(pixels.len(), size);
         let levels = pixels.iter().enumerate().map(|(at, &value)| {
@@ -93,11 +93,10 @@ fn pictures_of_every_kind_become_the_pixels_of_the_reference() {
     }
 }
 
-/// Every picture's vector of an image encoder.
+/// The vectors of all images by an image encoder.
 fn embed(encoder: &dyn ImageEncoder) -> Vec<f32> {
-    let names = strings(&fixture("pictures.json"));
-    let read =
-        |name: &String| encoder.processor().read(&files::read(&fixture("pictures").join(name)).unwrap()).unwrap();
+    let names = strings(&fixture("images.json"));
+    let read = |name: &String| encoder.processor().read(&files::read(&fixture("images").join(name)).unwrap()).unwrap();
     names.iter().flat_map(|name| encoder.embed(&read(name)).unwrap()).collect()
 }
 
@@ -107,34 +106,38 @@ fn image_encoders_agree_with_transformers() {
         let encoder = load_image_encoder(&folder(name)).unwrap();
         let found = embed(encoder.as_ref());
         let expected = expected(&fixture(name).join("expected.safetensors"), "images");
-        let names = strings(&fixture("pictures.json"));
-        for ((picture, found), expected) in
+        let names = strings(&fixture("images.json"));
+        for ((image, found), expected) in
             names.iter().zip(found.chunks_exact(encoder.width())).zip(expected.chunks_exact(encoder.width()))
         {
             let difference = largest_difference(found, expected);
-            println!("{name}: {picture}: {difference}");
-            assert!(difference <= 1e-4, "{name}: {picture}: {difference}");
+            println!("{name}: {image}: {difference}");
+            assert!(difference <= 1e-4, "{name}: {image}: {difference}");
         }
     }
 }
 
 #[test]
-fn pictures_beside_each_other_have_the_vectors_that_they_have_alone() {
+fn images_beside_each_other_have_the_vectors_that_they_have_alone() {
     for name in ["clip", "resnet"] {
         let encoder = load_image_encoder(&folder(name)).unwrap();
-        let pixels: Vec<f32> = strings(&fixture("pictures.json"))
+        let pixels: Vec<f32> = strings(&fixture("images.json"))
             .iter()
-            .flat_map(|name| encoder.processor().read(&files::read(&fixture("pictures").join(name)).unwrap()).unwrap())
+            .flat_map(|name| encoder.processor().read(&files::read(&fixture("images").join(name)).unwrap()).unwrap())
             .collect();
         assert_eq!(encoder.embed(&pixels).unwrap(), embed(encoder.as_ref()), "{name}");
     }
 }
 
+fn embed_words(model: &str, words: &[String]) -> Vec<f32> {
+    let encoder = load_image_encoder(model).unwrap();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    encoder.word_encoder().unwrap().embed_words(&words).unwrap()
+}
+
 #[test]
 fn words_agree_with_transformers() {
-    let clip = Clip::load(&folder("clip")).unwrap();
-    let words = strings(&fixture("clip/words.json"));
-    let found = clip.embed_texts(&words).unwrap();
+    let found = embed_words(&folder("clip"), &strings(&fixture("clip/words.json")));
     let difference = largest_difference(&found, &expected(&fixture("clip/expected.safetensors"), "words"));
     assert!(difference <= 1e-4, "{difference}");
 }
@@ -175,8 +178,7 @@ fn words_agree_with_transformers_over_the_real_tokenizer() {
         _ => (name, view),
     });
     files::write_bytes(&at("model.safetensors"), &safetensors::serialize(tensors, None).unwrap()).unwrap();
-    let clip = Clip::load(&room.path().to_string_lossy()).unwrap();
-    let found = clip.embed_texts(&strings(&fixture("clip/words.json"))).unwrap();
+    let found = embed_words(&room.path().to_string_lossy(), &strings(&fixture("clip/words.json")));
     let difference = largest_difference(&found, &expected(&fixture("clip/expected.safetensors"), "real_words"));
     assert!(difference <= 1e-4, "{difference}");
 }

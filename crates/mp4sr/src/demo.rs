@@ -1,8 +1,10 @@
 //! `mp4sr demo`: the main job on the sample world.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use mp4sr_artifact::{Layout, files};
+use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{StageArgs, StageName, print};
 
 use crate::run::run_until;
@@ -28,7 +30,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: &Args) -> anyhow::Result<()> {
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let layout = Layout::new(&args.artifacts, "sample", RUN);
     let pipeline = layout.root().join("pipeline.toml");
     files::write_bytes(&pipeline, PIPELINE.as_bytes())?;
@@ -41,9 +43,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         more_overrides: None,
         quiet: args.quiet,
     };
-    run_until(&stage("popularity", "model.name=popularity"), StageName::Evaluate)?;
-    run_until(&stage("mp4sr-without-pretraining", "pretrain.enabled=false"), StageName::Evaluate)?;
+    run_until(&stage("popularity", "model.name=popularity"), StageName::Evaluate, models)?;
+    run_until(&stage("mp4sr-without-pretraining", "pretrain.enabled=false"), StageName::Evaluate, models)?;
     let beside = r#"report.beside=["popularity","mp4sr-without-pretraining"]"#;
-    run_until(&stage(RUN, beside), StageName::Report)?;
+    run_until(&stage(RUN, beside), StageName::Report, models)?;
     print(&format!("The page: {}\n", layout.run().join("report/index.html").display()))
 }

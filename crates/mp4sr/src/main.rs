@@ -48,19 +48,20 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command) -> anyhow::Result<()> {
+    let models = mp4sr_run::model_catalog();
     match command {
-        Command::Demo(args) => demo::run(&args),
-        Command::Run(args) => run::run(&args),
-        Command::Download(args) => mp4sr_download::command::run(&args),
-        Command::Preprocess(args) => mp4sr_preprocess::command::run(&args),
-        Command::Extract(args) => mp4sr_extract::command::run(&args),
-        Command::Train(args) => mp4sr_train::command::run(&args),
-        Command::Evaluate(args) => mp4sr_evaluate::command::run(&args),
-        Command::Recommend(args) => mp4sr_recommend::command::run(&args),
-        Command::Report(args) => mp4sr_report::command::run(&args),
-        Command::Compare(args) => mp4sr_study::command::compare::run(args),
-        Command::Search(args) => mp4sr_study::command::search::run(args),
-        Command::Study(args) => mp4sr_study::command::study::run(args),
+        Command::Demo(args) => demo::run(&args, models),
+        Command::Run(args) => run::run(&args, models),
+        Command::Download(args) => mp4sr_download::command::run(&args, models),
+        Command::Preprocess(args) => mp4sr_preprocess::command::run(&args, models),
+        Command::Extract(args) => mp4sr_extract::command::run(&args, models),
+        Command::Train(args) => mp4sr_train::command::run(&args, models),
+        Command::Evaluate(args) => mp4sr_evaluate::command::run(&args, models),
+        Command::Recommend(args) => mp4sr_recommend::command::run(&args, models),
+        Command::Report(args) => mp4sr_report::command::run(&args, models),
+        Command::Compare(args) => mp4sr_study::command::compare::run(args, models),
+        Command::Search(args) => mp4sr_study::command::search::run(args, models),
+        Command::Study(args) => mp4sr_study::command::study::run(args, models),
         Command::Sample(args) => mp4sr_sample::command::run(&args),
         Command::Cache(args) => mp4sr_extract::command::cache::run(&args),
         Command::Completions(args) => manual::completions(&args, Arguments::command()),

@@ -2,10 +2,12 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use mp4sr_artifact::{Layout, Lock, Stage, Status, files, is_guarded};
 
+use crate::config::ModelCatalog;
 use crate::{Assignments, Config, Progress, Timing};
 
 /// `dataset.data` of the sample pipeline: its raw files are generated, among the artifacts wherever these go.
@@ -46,6 +48,8 @@ pub struct Context {
     pub layout: Layout,
     /// Messages and bars.
     pub progress: Progress,
+    /// The models that the configuration may name.
+    pub models: Arc<ModelCatalog>,
 }
 
 impl StageArgs {
@@ -56,8 +60,10 @@ impl StageArgs {
     }
 
     /// Reads the pipeline and resolves it.
-    pub fn context(&self) -> anyhow::Result<Context> {
-        let mut config = Config::load(&self.pipeline, &self.all_overrides())?;
+    pub fn context(&self, models: &Arc<ModelCatalog>) -> anyhow::Result<Context> {
+        let progress = Progress::new(self.quiet);
+        let (mut config, warnings) = Config::load(&self.pipeline, &self.all_overrides(), models)?;
+        warnings.iter().for_each(|warning| progress.say(format!("warning: {warning}")));
         if let Some(data) = &self.data {
             config.dataset.data.clone_from(data);
         } else if config.dataset.data == SAMPLE_DATA {
@@ -72,7 +78,7 @@ impl StageArgs {
             "run name {name:?} is not allowed; use letters, digits, `-`, `_`, `.`"
         );
         let layout = Layout::new(&self.artifacts, &config.dataset.name, name);
-        Ok(Context { config, layout, progress: Progress::new(self.quiet) })
+        Ok(Context { config, layout, progress, models: models.clone() })
     }
 
     /// Whether the raw files of the context that these flags give are those of the sample world, which are generated.
@@ -182,9 +188,10 @@ pub fn run_stage(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mp4sr_artifact::StageSettings;
 
     fn run(context: &Context, folder: &std::path::Path, setting: u32, fails: bool) -> anyhow::Result<()> {
-        let make_stage = || Ok(Stage::new("work", 1, folder, &setting, &[])?);
+        let make_stage = || Ok(Stage::new("work", 1, folder, StageSettings::of(setting), &[])?);
         run_stage(context, "work", folder, make_stage, |_| {
             anyhow::ensure!(!fails, "no luck");
             files::write_bytes(&folder.join("made"), b"made")?;
@@ -197,7 +204,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let layout = Layout::new(folder, "tiny", "run");
-        let context = Context { config: Config::default(), layout, progress: Progress::new(true) };
+        let models = Arc::new(ModelCatalog::unchecked());
+        let context = Context { config: Config::default(), layout, progress: Progress::new(true), models };
         let path = Timing::path(folder, "work");
         run(&context, folder, 1, false).unwrap();
         assert_eq!(Timing::read(&path).unwrap().unwrap().stage, "work");

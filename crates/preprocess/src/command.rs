@@ -1,6 +1,9 @@
 //! The command line of `mp4sr preprocess`.
 
+use std::sync::Arc;
+
 use mp4sr_pipeline::StageArgs;
+use mp4sr_pipeline::config::ModelCatalog;
 
 /// Reads raw interactions and items, filters them, cleans their texts, and writes artifacts/DATASET/dataset: sequences.safetensors,
 /// items.parquet, users.parquet and report.json.
@@ -15,6 +18,6 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: &Args) -> anyhow::Result<()> {
-    crate::run(&args.stage.context()?)
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    crate::run(&args.stage.context(models)?)
 }

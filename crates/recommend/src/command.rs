@@ -1,10 +1,13 @@
 //! The command line of `mp4sr recommend`: top-K lists for every user.
 
+use std::sync::Arc;
+
 use mp4sr_artifact::{Column, Items, Stage, Table, Users};
-use mp4sr_models::Phase;
-use mp4sr_pipeline::{Context, StageArgs, run_stage};
-use mp4sr_protocol::{EvalCase, Split, WEIGHTS};
-use mp4sr_run::{Checkpoint, Inputs, build_model, removes_seen};
+use mp4sr_models::Query;
+use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::{Config, Context, StageArgs, run_stage};
+use mp4sr_protocol::{EvalCase, Split};
+use mp4sr_run::{TrainedModel, removes_seen};
 use serde_json::json;
 
 use crate::Recommender;
@@ -21,9 +24,9 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: &Args) -> anyhow::Result<()> {
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
-    recommend(&args.stage.context()?)
+    recommend(&args.stage.context(models)?)
 }
 
 #[derive(Default)]
@@ -38,28 +41,27 @@ struct Columns {
 
 fn recommend(context: &Context) -> anyhow::Result<()> {
     let (config, layout) = (&context.config, &context.layout);
-    let checkpoint_path = layout.checkpoint(Phase::Finetune.name());
-    let recorded = json!({ "recommend": config.recommend, "evaluate": config.evaluate, "model": config.model });
     let make_stage = || {
-        let mut inputs = Inputs::files(layout, config);
+        let mut inputs = TrainedModel::files(layout, config);
         inputs.push(("items".to_owned(), layout.items()));
         inputs.push(("users".to_owned(), layout.users()));
-        inputs.push((WEIGHTS.to_owned(), checkpoint_path.clone()));
-        Ok(Stage::new("recommend", VERSION, &layout.run(), &recorded, &inputs)?)
+        let sections = |config: &Config| {
+            let seen_items = config.evaluate.seen_items;
+            json!({ "recommend": config.recommend, "evaluate": { "seen_items": seen_items } })
+        };
+        let settings = context.models.ranking_settings(config, sections);
+        Ok(Stage::new("recommend", VERSION, &layout.run(), settings, &inputs)?)
     };
     run_stage(context, "recommend", &layout.run(), make_stage, |stage| {
-        let inputs = Inputs::load(layout, config)?;
+        let trained = TrainedModel::load(layout, config)?;
         let (items, users) = (Items::read(&layout.items())?, Users::read(&layout.users())?);
-        let sequences = &inputs.sequences;
+        let sequences = &trained.inputs.sequences;
         sequences.expect_tables((&layout.items(), &items), (&layout.users(), &users))?;
-        let model = build_model(config, &inputs)?;
-        let checkpoint = Checkpoint::read(&checkpoint_path, Phase::Finetune, &sequences.item_hash)?;
-        checkpoint.load_into(model.as_ref(), Phase::Finetune, &checkpoint_path)?;
-        if let Some(note) = checkpoint.trained_on_others(&stage.input_fingerprints()) {
+        if let Some(note) = trained.checkpoint.trained_on_others(&stage.input_fingerprints()) {
             context.progress.say(format!("recommend: {note}"));
         }
-        let scorer = model.scorer(Phase::Finetune)?;
-        let remove_seen = removes_seen(config, model.as_ref());
+        let scorer = trained.scorer()?;
+        let remove_seen = removes_seen(config, trained.model.as_ref());
         let id = |item: u32| items.ids[item as usize - 1].clone();
         let mut columns = Columns::default();
         let bar = context.progress.bar("recommend", "users", sequences.user_count() as u64);
@@ -74,8 +76,9 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
             .collect();
         let recommender = Recommender::new(scorer.as_ref())?;
         for block in asked.chunks(config.evaluate.batch) {
-            let histories: Vec<&[u32]> = block.iter().map(|(_, history, _)| *history).collect();
-            let lists = recommender.top_k(&histories, config.recommend.top, remove_seen)?;
+            let queries: Vec<Query<'_>> =
+                block.iter().map(|&(user, history, _)| Query { user: Some(user as u32), history }).collect();
+            let lists = recommender.top_k(&queries, config.recommend.top, remove_seen)?;
             for ((user, history, target), list) in block.iter().zip(lists) {
                 columns.user.push(*user as u32 + 1);
                 columns.user_id.push(users.ids[*user].clone());

@@ -1,6 +1,9 @@
 //! The command line of `mp4sr report`.
 
+use std::sync::Arc;
+
 use mp4sr_pipeline::StageArgs;
+use mp4sr_pipeline::config::ModelCatalog;
 
 /// Writes artifacts/DATASET/runs/RUN/report: index.html, one page that needs nothing beside it (tables with intervals and
 /// tests, groups of users, curves, statistics, the words that CLIP saw, recommended items as pictures, times of stages), and
@@ -16,6 +19,6 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: &Args) -> anyhow::Result<()> {
-    crate::run(&args.stage.context()?, &args.stage.pipeline)
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    crate::run(&args.stage.context(models)?, &args.stage.pipeline)
 }

@@ -1,35 +1,38 @@
 //! Dates as the review files write them.
 
-/// 2015-01-01, the day the shop opened, in days since 1970-01-01.
-const OPENING: i64 = 16_436;
+use jiff::SignedDuration;
+use jiff::civil::Date;
+
+/// The day the shop opened.
+const OPENING: Date = Date::constant(2015, 1, 1);
+/// Unix seconds of midnight UTC of that day.
+const OPENING_SECONDS: i64 = 1_420_070_400;
+const SECONDS_PER_DAY: i64 = 86_400;
 
 /// Unix seconds of midnight UTC of a day since opening.
 pub(crate) fn unix(day: u32) -> i64 {
-    (OPENING + i64::from(day)) * 86_400
+    OPENING_SECONDS + i64::from(day) * SECONDS_PER_DAY
 }
 
-/// A day since opening as `MM D, YYYY` (days-to-civil arithmetic of the Gregorian calendar).
+/// A day since opening as `MM D, YYYY`.
 pub(crate) fn review_time(day: u32) -> String {
-    let z = OPENING + i64::from(day) + 719_468;
-    let era = z.div_euclid(146_097);
-    let day_of_era = z.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{month:02} {day}, {year}")
+    let date = OPENING.saturating_add(SignedDuration::from_secs(i64::from(day) * SECONDS_PER_DAY));
+    date.strftime("%m %-d, %Y").to_string()
 }
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+
     use super::*;
 
     #[test]
     fn days_become_dates() {
         assert_eq!(review_time(0), "01 1, 2015");
         assert_eq!(review_time(31 + 28 + 365), "02 29, 2016");
-        assert_eq!(unix(0), 1_420_070_400);
+        for day in [0, 31 + 28 + 365, 1_000] {
+            let time = Timestamp::from_second(unix(day)).unwrap();
+            assert_eq!(time.strftime("%m %-d, %Y").to_string(), review_time(day));
+        }
     }
 }

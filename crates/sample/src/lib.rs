@@ -3,7 +3,7 @@
 //! In: a seed. Out: a folder with `reviews.json.gz`, `meta.json.gz`, `images/<asin>.jpg|png`, and `truth.json` with all
 //! that only the generator knows. The same seed gives the same bytes.
 //!
-//! Every item has latent attributes: colour, pattern and shape are only in its picture, brand, material, use and style only
+//! Every item has latent attributes: colour, pattern and shape are only in its image, brand, material, use and style only
 //! in its texts, its kind is in both. Users have a taste over colour, pattern, use and style that drifts around fixed
 //! wheels, and the kind of the last purchase says what is bought next; so order matters, and each modality knows something
 //! that the other lacks. The files have the faults of real ones, in numbers that `truth.json` states.
@@ -13,8 +13,8 @@
 mod calendar;
 pub mod command;
 mod error;
+mod random;
 mod render;
-mod rng;
 mod shop;
 mod text;
 mod truth;
@@ -37,9 +37,9 @@ pub const SEED: u64 = 1;
 pub const REVIEWS: &str = "reviews.json.gz";
 /// The metadata file.
 pub const META: &str = "meta.json.gz";
-/// The folder of pictures.
+/// The folder of images.
 pub const IMAGES: &str = "images";
-/// What only the generator knows.
+/// The truth that only the generator knows.
 pub const TRUTH: &str = "truth.json";
 
 /// Between the folder's name and the process that is writing it.
@@ -47,7 +47,7 @@ const STAGING: &str = ".mp4sr-tmp-";
 /// Between the folder's name and the process that is replacing it.
 const REPLACED: &str = ".old.mp4sr-tmp-";
 
-/// What a finished folder says about itself.
+/// The manifest of a finished folder.
 const MANIFEST: &str = "sample.manifest.json";
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +60,7 @@ struct Manifest {
     image_files: usize,
 }
 
-/// What [`ensure`] did.
+/// What [`ensure`] found or did.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The folder was there, whole, of the same seed and version.
@@ -93,7 +93,7 @@ pub fn ensure(out: &Path, seed: u64) -> Result<Outcome> {
     let staging = parent.join(format!("{name}{STAGING}{process}"));
     files::create_dir_all(&staging)?;
     if let Err(error) = write_into(&staging, seed) {
-        // The first error is the one to tell.
+        // The first error is the one to report.
         let _ = files::remove_dir_if_present(&staging);
         return Err(error);
     }

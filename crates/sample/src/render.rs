@@ -1,4 +1,4 @@
-//! Product pictures: a silhouette per kind, a body per shape, a pattern over the body, soft light and a shadow.
+//! Product images: a silhouette per kind, a body per shape, a pattern over the body, soft light and a shadow.
 
 use image::RgbImage;
 use tiny_skia::{
@@ -6,11 +6,11 @@ use tiny_skia::{
     Shader, SpreadMode, Stroke, Transform,
 };
 
-use crate::rng::Rng;
+use crate::random::Rng;
 use crate::vocabulary::COLOURS;
 use crate::world::Item;
 
-/// Width and height of every picture, in pixels.
+/// Width and height of every image, in pixels.
 pub(crate) const SIDE: u32 = 128;
 
 type Rgb = [f64; 3];
@@ -381,7 +381,7 @@ fn draw_front(canvas: &mut Canvas, kind: usize, body: Body, base: Rgb, mask: &Ma
     }
 }
 
-/// Draws the picture of `item`; `index` numbers the random stream. `None` can't happen for a non-empty canvas.
+/// Draws the image of `item`; `index` numbers the random stream. `None` can't happen for a non-empty canvas.
 pub(crate) fn render(seed: u64, index: usize, item: &Item) -> Option<RgbImage> {
     let mut rng = Rng::new(seed, "picture", index);
     let side = SIDE as f32;

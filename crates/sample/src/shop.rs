@@ -1,4 +1,4 @@
-//! The world as files: review lines, metadata lines, pictures, and the faults that real files have.
+//! The world as files: review lines, metadata lines, images, and the faults that real files have.
 
 use std::collections::BTreeSet;
 use std::io::{Cursor, Write};
@@ -11,7 +11,7 @@ use image::codecs::jpeg::JpegEncoder;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
-use crate::rng::Rng;
+use crate::random::Rng;
 use crate::text::{self, Texts};
 use crate::truth::{Core, Faults, Raw, Truth, TruthItem, Vocabulary};
 use crate::vocabulary::{BRANDS, COLOURS, KINDS, PATTERNS, SHAPES, STYLES, USES};
@@ -112,7 +112,7 @@ pub(crate) fn write(folder: &Path, seed: u64) -> Result<Truth> {
 
     let review_lines = write_reviews(&folder.join(REVIEWS), seed, &world)?;
     let metadata_lines = write_metadata(&folder.join(META), seed, &world.items, &faulty)?;
-    let image_files = write_pictures(&folder.join(IMAGES), seed, &world.items, &faulty)?;
+    let image_files = write_images(&folder.join(IMAGES), seed, &world.items, &faulty)?;
 
     let pairs: Vec<(usize, usize)> = world.users.iter().flatten().map(|event| (event.user, event.item)).collect();
     let [users, items, events] = world::five_core(&pairs, world.users.len(), world.items.len());
@@ -287,15 +287,15 @@ fn write_metadata(path: &Path, seed: u64, items: &[Item], faulty: &FaultyItems) 
 }
 
 /// Returns the number of files.
-fn write_pictures(folder: &Path, seed: u64, items: &[Item], faulty: &FaultyItems) -> Result<usize> {
+fn write_images(folder: &Path, seed: u64, items: &[Item], faulty: &FaultyItems) -> Result<usize> {
     std::fs::create_dir(folder).map_err(|e| Error::write(folder, e))?;
-    let pictured: Vec<usize> = (0..items.len())
+    let with_image: Vec<usize> = (0..items.len())
         .filter(|index| !faulty.without_image.contains(index) && !faulty.without_metadata.contains(index))
         .collect();
     let workers = thread::available_parallelism().map_or(1, usize::from);
-    let share = pictured.len().div_ceil(workers).max(1);
+    let share = with_image.len().div_ceil(workers).max(1);
     thread::scope(|scope| {
-        let handles: Vec<_> = pictured
+        let handles: Vec<_> = with_image
             .chunks(share)
             .map(|chunk| {
                 scope.spawn(move || -> Result<()> {
@@ -303,7 +303,7 @@ fn write_pictures(folder: &Path, seed: u64, items: &[Item], faulty: &FaultyItems
                         let path = folder.join(file_name(index, &items[index]));
                         let mut bytes = encode(seed, index, &items[index], &path)?;
                         if faulty.broken_image.contains(&index) {
-                            break_picture(&mut bytes, index);
+                            break_image(&mut bytes, index);
                         }
                         put(&path, &bytes)?;
                     }
@@ -315,23 +315,23 @@ fn write_pictures(folder: &Path, seed: u64, items: &[Item], faulty: &FaultyItems
             handle.join().unwrap_or_else(|_| Err(Error::write(folder, "a drawing thread failed")))
         })
     })?;
-    Ok(pictured.len())
+    Ok(with_image.len())
 }
 
 fn encode(seed: u64, index: usize, item: &Item, path: &Path) -> Result<Vec<u8>> {
-    let picture = render::render(seed, index, item).ok_or_else(|| Error::write(path, "nothing was drawn"))?;
+    let image = render::render(seed, index, item).ok_or_else(|| Error::write(path, "nothing was drawn"))?;
     let mut bytes = Cursor::new(Vec::new());
     let encoded = if path.extension().is_some_and(|extension| extension == "png") {
-        picture.write_to(&mut bytes, ImageFormat::Png)
+        image.write_to(&mut bytes, ImageFormat::Png)
     } else {
-        picture.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, 90))
+        image.write_with_encoder(JpegEncoder::new_with_quality(&mut bytes, 90))
     };
     encoded.map_err(|e| Error::write(path, e))?;
     Ok(bytes.into_inner())
 }
 
-/// Replaces a picture by what broken downloads leave: a page, a stump, nothing.
-fn break_picture(bytes: &mut Vec<u8>, index: usize) {
+/// Replaces an image by what broken downloads leave: a page, a stump, nothing.
+fn break_image(bytes: &mut Vec<u8>, index: usize) {
     match index % 3 {
         0 => *bytes = b"<html><body><h1>503 Service Unavailable</h1></body></html>\n".to_vec(),
         1 => bytes.truncate(48),

@@ -1,6 +1,6 @@
-//! What the shop writes about an item: kind, brand, material, use and style, never what only the picture shows.
+//! What the shop writes about an item: kind, brand, material, use and style, never what only the image shows.
 
-use crate::rng::Rng;
+use crate::random::Rng;
 use crate::vocabulary::{BRAND_SENTENCES, BRANDS, FILLER_SENTENCES, KINDS, MATERIAL_SENTENCES, STYLES, USES};
 use crate::world::Item;
 

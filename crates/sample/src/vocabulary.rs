@@ -1,6 +1,6 @@
 //! The attributes of the sample world's items and the words for them.
 
-/// A kind of goods: visible in the picture and named in the text.
+/// A kind of goods: visible in the image and named in the text.
 pub(crate) struct Kind {
     /// The word that `truth.json` uses.
     pub(crate) name: &'static str,

@@ -1,6 +1,6 @@
 //! Items with latent attributes, and users whose taste drifts over them.
 
-use crate::rng::Rng;
+use crate::random::Rng;
 use crate::vocabulary::{BRANDS, COLOURS, KINDS, PATTERNS, SHAPES, STYLES, USES};
 
 /// Days that the shop has been open.

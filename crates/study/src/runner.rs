@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
 use mp4sr_artifact::{Layout, files};
-use mp4sr_pipeline::config::ModelName;
+use mp4sr_pipeline::config::{ModelCatalog, PRETRAIN};
 use mp4sr_pipeline::{Config, Progress, StageArgs, StageName, Timing};
 use serde_json::{Value, json};
 
@@ -45,6 +45,7 @@ pub struct Runner {
     progress: Progress,
     /// This program: its stages are subcommands.
     program: PathBuf,
+    models: Arc<ModelCatalog>,
 }
 
 /// How far a run is brought.
@@ -71,12 +72,12 @@ impl ResolvedRun {
 
 impl Runner {
     /// A runner that makes `jobs` runs at once with the stages of the running program.
-    pub fn new(mut args: StageArgs, jobs: usize) -> anyhow::Result<Self> {
+    pub fn new(mut args: StageArgs, jobs: usize, models: &Arc<ModelCatalog>) -> anyhow::Result<Self> {
         args.overrides = args.all_overrides();
         args.more_overrides = None;
         let program = std::env::current_exe().context("failed to find the path of this program")?;
         let progress = Progress::new(args.quiet);
-        Ok(Self { args, jobs: jobs.max(1), progress, program })
+        Ok(Self { args, jobs: jobs.max(1), progress, program, models: models.clone() })
     }
 
     /// The flags that all runs share.
@@ -130,7 +131,7 @@ impl Runner {
             overrides: self.args.overrides.iter().chain(&run.overrides).cloned().collect(),
             ..self.args.clone()
         };
-        let context = args.context()?;
+        let context = args.context(&self.models)?;
         Ok(ResolvedRun { spec: run.clone(), config: context.config, layout: context.layout })
     }
 
@@ -149,7 +150,7 @@ impl Runner {
             return failed;
         }
         let open = |failed: &[Option<String>]| (0..runs.len()).filter(|&at| failed[at].is_none()).collect::<Vec<_>>();
-        let mut sources = groups(runs, pretrain_key);
+        let mut sources = groups(runs, |run| self.pretrain_key(run));
         // A run of an earlier study may have the weights already.
         sources.iter_mut().for_each(|alike| alike.sort_by_key(|&at| !has_pretrained(&runs[at].layout)));
         let first: Vec<usize> = sources.iter().map(|alike| alike[0]).filter(|&at| failed[at].is_none()).collect();
@@ -181,6 +182,18 @@ impl Runner {
         let all: Vec<usize> = (0..runs.len()).collect();
         self.parallel(&all, &mut failed, "pre-trained", |at| self.stage(&runs[at], StageName::Pretrain));
         failed
+    }
+
+    /// What decides pre-training; none where a run has none of its own. Two runs with the same key need not train alike: whether
+    /// the weights of one are those that another would make is asked by the stage itself, from its record.
+    fn pretrain_key(&self, run: &ResolvedRun) -> Option<Value> {
+        let settings = || self.models.phase_settings(&run.config, PRETRAIN).values().clone();
+        self.models.trains(&run.config, PRETRAIN).then(|| json!([features_key(run), settings()]))
+    }
+
+    /// All models that runs can be of.
+    pub fn models(&self) -> &ModelCatalog {
+        &self.models
     }
 
     /// Does `work` for the runs `which`, some at once.
@@ -265,20 +278,6 @@ fn groups(runs: &[ResolvedRun], key: impl Fn(&ResolvedRun) -> Option<Value>) -> 
 fn features_key(run: &ResolvedRun) -> Value {
     let Config { dataset, source, preprocess, extract, .. } = &run.config;
     json!([dataset, source, preprocess, extract, run.config.extracted()])
-}
-
-/// What decides pre-training. Two runs with the same key need not train alike: whether the weights of one are those that
-/// another would make is asked by the stage itself, from its record.
-fn pretrain_key(resolved: &ResolvedRun) -> Option<Value> {
-    let Config { model, pretrain, finetune, evaluate, run, .. } = &resolved.config;
-    let has = model.name == ModelName::Mp4sr && pretrain.enabled && pretrain.from.is_empty() && !finetune.end_to_end;
-    let mut model = json!(model);
-    for key in mp4sr_pipeline::config::FINETUNE_KEYS {
-        model.as_object_mut()?.remove(key);
-    }
-    has.then(|| {
-        json!([features_key(resolved), model, pretrain, evaluate.k, evaluate.seen_items, evaluate.batch, run.seed])
-    })
 }
 
 fn has_pretrained(layout: &Layout) -> bool {

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use image::{ImageFormat, Rgb, RgbImage};
 use mp4sr_artifact::{Downloads, Items};
-use mp4sr_download::{Entry, Fate, Report};
+use mp4sr_download::{DownloadReport, Entry, Fate};
 
 pub struct World {
     folder: tempfile::TempDir,
@@ -31,7 +31,7 @@ impl World {
         self.path("raw").join(name)
     }
 
-    /// Items whose pictures have these addresses.
+    /// Items whose images have these addresses.
     pub fn items(&self, images: Vec<Vec<String>>) -> &Self {
         let named = |what: &str| (0..images.len()).map(|at| format!("{what}{at}")).collect::<Vec<_>>();
         let items =
@@ -62,10 +62,11 @@ impl World {
     }
 
     /// Runs, expects success, gives the report after holding it against the ledger.
-    pub fn run_well(&self, set: &[&str]) -> Report {
+    pub fn run_well(&self, set: &[&str]) -> DownloadReport {
         let output = self.run(set);
         assert!(output.status.success(), "{}", text(&output.stderr));
-        let report: Report = serde_json::from_slice(&std::fs::read(self.downloads().report()).unwrap()).unwrap();
+        let report: DownloadReport =
+            serde_json::from_slice(&std::fs::read(self.downloads().report()).unwrap()).unwrap();
         if let Some(images) = &report.images {
             let mut fates = BTreeMap::new();
             for entry in self.ledger().values() {
@@ -128,12 +129,12 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// A picture of this form, some kilobytes long.
-pub fn picture(format: ImageFormat) -> Vec<u8> {
+/// A image of this form, some kilobytes long.
+pub fn image(format: ImageFormat) -> Vec<u8> {
     let noise = |x: u32, y: u32| (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(40_503)).wrapping_mul(97) as u8;
-    let picture = RgbImage::from_fn(64, 48, |x, y| Rgb([noise(x, y), noise(y, x), noise(x + y, y)]));
+    let image = RgbImage::from_fn(64, 48, |x, y| Rgb([noise(x, y), noise(y, x), noise(x + y, y)]));
     let mut bytes = Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, format).unwrap();
+    image.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 

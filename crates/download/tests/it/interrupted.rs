@@ -6,7 +6,7 @@ use std::time::Duration;
 use image::ImageFormat::Jpeg;
 use mp4sr_download::Fate;
 
-use crate::harness::{World, files_below, picture, text};
+use crate::harness::{World, files_below, image, text};
 use crate::server::{Request, Server, head, reply, serve_file};
 
 const TAG: &str = "\"v1\"";
@@ -19,12 +19,12 @@ fn ranges(requests: &[Request]) -> Vec<Option<&str>> {
 fn a_cut_connection_is_gone_on_with_where_it_was_cut() {
     let server = Server::start(|request, stream| {
         let most = if request.nth < 2 { 700 } else { usize::MAX };
-        serve_file(request, stream, &picture(Jpeg), TAG, most);
+        serve_file(request, stream, &image(Jpeg), TAG, most);
     });
     let world = World::new("");
     let url = server.url("/a.jpg");
     world.urls(std::slice::from_ref(&url)).run_well(&[]);
-    world.is_done(&url, &picture(Jpeg));
+    world.is_done(&url, &image(Jpeg));
     assert_eq!(ranges(&server.asked()), [None, Some("bytes=700-"), Some("bytes=1400-")]);
     assert_eq!(server.asked()[1].header("if-range"), Some(TAG));
     assert_eq!(files_below(&world.downloads().folder().join("images")).len(), 1, "no part is left");
@@ -33,7 +33,7 @@ fn a_cut_connection_is_gone_on_with_where_it_was_cut() {
 #[test]
 fn a_server_that_gives_less_than_the_rest_is_asked_for_what_is_left() {
     let server = Server::start(|request, stream| {
-        let whole = picture(Jpeg);
+        let whole = image(Jpeg);
         if request.nth == 1 {
             let span = format!("bytes 700-1199/{}", whole.len());
             reply(stream, 206, &[("Content-Range", &span), ("ETag", TAG)], &whole[700..1200]);
@@ -44,7 +44,7 @@ fn a_server_that_gives_less_than_the_rest_is_asked_for_what_is_left() {
     let world = World::new("");
     let url = server.url("/a.jpg");
     world.urls(std::slice::from_ref(&url)).run_well(&[]);
-    world.is_done(&url, &picture(Jpeg));
+    world.is_done(&url, &image(Jpeg));
     assert_eq!(ranges(&server.asked()), [None, Some("bytes=700-"), Some("bytes=1200-")]);
 }
 
@@ -62,14 +62,14 @@ fn what_was_cut_is_begun_anew_where_the_server_has_something_else() {
             reply(stream, 206, &[("Content-Range", "bytes 0-9/5000"), ("ETag", TAG)], &[1; 10]);
         }
         // The range is ignored, as servers may.
-        ("/ignored", _) => reply(stream, 200, &[], &picture(Jpeg)),
-        _ => serve_file(request, stream, &picture(Jpeg), "\"v2\"", usize::MAX),
+        ("/ignored", _) => reply(stream, 200, &[], &image(Jpeg)),
+        _ => serve_file(request, stream, &image(Jpeg), "\"v2\"", usize::MAX),
     });
     let world = World::new("retries = 1");
     let paths = ["/bare", "/416", "/elsewhere", "/ignored", "/changed"];
     let urls = paths.map(|path| server.url(path));
     world.urls(&urls).run_well(&[]);
-    urls.iter().for_each(|url| world.is_done(url, &picture(Jpeg)));
+    urls.iter().for_each(|url| world.is_done(url, &image(Jpeg)));
     assert_eq!(ranges(&server.asked_for("/bare")), [None, None]);
     for path in &paths[1..] {
         assert_eq!(ranges(&server.asked_for(path))[..2], [None, Some("bytes=700-")], "{path}");
@@ -79,14 +79,14 @@ fn what_was_cut_is_begun_anew_where_the_server_has_something_else() {
 #[test]
 fn what_failed_is_gone_on_with_by_the_next_run() {
     let server = Server::start(|request, stream| {
-        serve_file(request, stream, &picture(Jpeg), TAG, if request.nth == 0 { 700 } else { usize::MAX });
+        serve_file(request, stream, &image(Jpeg), TAG, if request.nth == 0 { 700 } else { usize::MAX });
     });
     let world = World::new("retries = 0");
     let url = server.url("/a.jpg");
     world.urls(std::slice::from_ref(&url)).run_well(&[]);
     world.is_lost(&url, Fate::Failed, "the connection was cut");
     world.run_well(&[]);
-    world.is_done(&url, &picture(Jpeg));
+    world.is_done(&url, &image(Jpeg));
     assert_eq!(ranges(&server.asked()), [None, Some("bytes=700-")]);
 }
 
@@ -94,10 +94,10 @@ fn what_failed_is_gone_on_with_by_the_next_run() {
 fn a_killed_run_is_gone_on_with_and_two_at_once_are_told() {
     let server = Server::start(|request, stream| {
         if request.path == "/slow.jpg" && request.nth == 0 {
-            serve_file(request, stream, &picture(Jpeg), TAG, 700);
+            serve_file(request, stream, &image(Jpeg), TAG, 700);
             std::thread::sleep(Duration::from_mins(10));
         } else {
-            serve_file(request, stream, &picture(Jpeg), TAG, usize::MAX);
+            serve_file(request, stream, &image(Jpeg), TAG, usize::MAX);
         }
     });
     let world = World::new("");
@@ -115,7 +115,7 @@ fn a_killed_run_is_gone_on_with_and_two_at_once_are_told() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!slow.exists());
-    // What a kill between the name and the line leaves: a picture that the ledger does not know, its note, and half a line.
+    // What a kill between the name and the line leaves: an image that the ledger does not know, its note, and half a line.
     std::fs::write(world.downloads().image(&urls[0]).with_extension("part.json"), "{}").unwrap();
     let ledger = world.downloads().ledger();
     std::fs::write(&ledger, "{\"url\": \"http://x/\", \"fa").unwrap();
@@ -123,8 +123,8 @@ fn a_killed_run_is_gone_on_with_and_two_at_once_are_told() {
     let output = world.run(&[]);
     assert!(output.status.success());
     assert!(text(&output.stderr).contains("1 lines of"), "{}", text(&output.stderr));
-    urls.iter().for_each(|url| world.is_done(url, &picture(Jpeg)));
+    urls.iter().for_each(|url| world.is_done(url, &image(Jpeg)));
     assert_eq!(ranges(&server.asked_for("/slow.jpg")), [None, Some("bytes=700-")]);
     assert_eq!(files_below(&world.downloads().folder().join("images")).len(), 3, "no part and no note is left");
-    assert_eq!(server.asked_for("/a.jpg").len(), 1, "a picture that stands under its name is complete");
+    assert_eq!(server.asked_for("/a.jpg").len(), 1, "an image that stands under its name is complete");
 }

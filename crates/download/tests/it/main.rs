@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod harness;
+mod images;
 mod interrupted;
-mod pictures;
 mod raw;
 mod server;

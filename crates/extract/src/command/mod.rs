@@ -2,7 +2,10 @@
 
 pub mod cache;
 
+use std::sync::Arc;
+
 use mp4sr_pipeline::StageArgs;
+use mp4sr_pipeline::config::ModelCatalog;
 
 /// Encodes items' sentences and images and writes artifacts/DATASET/features.
 ///
@@ -18,7 +21,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: &Args) -> anyhow::Result<()> {
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
-    crate::run(&args.stage.context()?)
+    crate::run(&args.stage.context(models)?)
 }

@@ -7,9 +7,9 @@
 use mp4sr_ops::{Activation, InferenceLayer, InferenceNorm, InferenceShape, InferenceTransformer, RelativeBias};
 use serde::Deserialize;
 
-use crate::error::{Error, Result};
-use crate::source::Source;
-use crate::weights::{Weights, WeightsFile};
+use crate::error::Result;
+use crate::folder::ModelFolder;
+use crate::weights::Weights;
 
 /// `config.json`, whose keys have other names in DistilBERT.
 #[derive(Deserialize)]
@@ -144,17 +144,15 @@ pub(super) struct LanguageModel {
 }
 
 impl LanguageModel {
-    pub fn load(source: &Source) -> Result<Self> {
-        let path = source.file("config.json")?;
-        let about: serde_json::Value = source.json("config.json")?;
-        let model_type = about["model_type"].as_str().unwrap_or("none");
-        let Some(kind) = Kind::of(model_type) else {
+    pub fn load(folder: &ModelFolder) -> Result<Self> {
+        let model_type = folder.model_type()?;
+        let Some(kind) = Kind::of(&model_type) else {
             let expected = "bert, distilbert, roberta, xlm-roberta, camembert, mpnet";
-            return Err(Error::model(&path, format!("model_type: expected one of {expected}; found {model_type}")));
+            return Err(folder.config.error(format!("model_type: expected one of {expected}; found {model_type}")));
         };
-        let config: Config = source.json("config.json")?;
-        config.check(kind).map_err(|reason| Error::model(&path, reason))?;
-        let file = WeightsFile::read(&source.file("model.safetensors")?)?;
+        let config: Config = folder.config.parse()?;
+        config.check(kind).map_err(|reason| folder.config.error(reason))?;
+        let file = folder.weights()?;
         let weights = file.tensors(kind.prefixes(), "embeddings.word_embeddings.weight")?;
         Self::build(&config, kind, &weights)
     }

@@ -13,7 +13,7 @@ use tokenizers::Tokenizer;
 
 use self::language::LanguageModel;
 use crate::error::{Error, Result};
-use crate::source::Source;
+use crate::folder::{CONFIG, JsonFile, ModelFolder, TOKENIZER, WEIGHTS};
 
 /// Tokens that go through the layers together: enough for the products, and they stay in the caches.
 const TOKENS: usize = 512;
@@ -21,8 +21,11 @@ const TOKENS: usize = 512;
 const SMALLEST_NORM: f32 = 1e-12;
 
 /// The files that decide what the encoder computes, beside those that `modules.json` names.
-const REQUIRED: [&str; 3] = ["config.json", "tokenizer.json", "model.safetensors"];
-const OPTIONAL: [&str; 3] = ["modules.json", "sentence_bert_config.json", "tokenizer_config.json"];
+const REQUIRED: [&str; 3] = [CONFIG, TOKENIZER, WEIGHTS];
+const MODULES: &str = "modules.json";
+const SENTENCE_CONFIG: &str = "sentence_bert_config.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const OPTIONAL: [&str; 3] = [MODULES, SENTENCE_CONFIG, TOKENIZER_CONFIG];
 
 /// How token vectors become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +52,30 @@ impl Module {
     }
 }
 
-fn modules(source: &Source) -> Result<Vec<Module>> {
-    Ok(source.optional_json("modules.json")?.unwrap_or_default())
+/// `modules.json` and the modules that it names; none where the file is missing.
+fn modules(folder: &ModelFolder) -> Result<Option<(JsonFile, Vec<Module>)>> {
+    let file = folder.optional_json(MODULES)?;
+    file.map(|file| file.parse().map(|modules| (file, modules))).transpose()
+}
+
+/// How token vectors are pooled, and whether the result is normalised.
+fn head(folder: &ModelFolder) -> Result<(Pooling, bool)> {
+    let (mut pooling, mut normalise) = (Pooling::Mean, false);
+    let Some((file, modules)) = modules(folder)? else { return Ok((pooling, normalise)) };
+    for module in modules {
+        match module.kind.rsplit('.').next().unwrap_or_default() {
+            "Transformer" => {}
+            "Normalize" => normalise = true,
+            "Pooling" => {
+                let settings = folder.json(&module.settings())?;
+                pooling = pooling_mode(&settings.parse()?).map_err(|reason| settings.error(reason))?;
+            }
+            other => {
+                return Err(file.error(format!("module {other}: expected Transformer, Pooling, Normalize")));
+            }
+        }
+    }
+    Ok((pooling, normalise))
 }
 
 /// Reads the mode from a pooling module's settings: a flag per mode, or in newer files the mode by name.
@@ -94,48 +119,36 @@ pub struct SentenceEncoder {
 }
 
 impl SentenceEncoder {
-    /// Loads from a folder or, where `name` is none, through the hub's cache.
+    /// Loads the sentence encoder in a folder, or of this name on the hub.
     pub fn load(name: &str) -> Result<Self> {
-        Self::from_source(&Source::find(name)?)
+        Self::from_folder(&ModelFolder::open(name)?)
     }
 
-    /// The files that decide what the vectors are.
-    pub(crate) fn files(source: &Source) -> Result<Vec<String>> {
+    /// The files that determine the vectors.
+    pub(crate) fn files(folder: &ModelFolder) -> Result<Vec<String>> {
         let mut files: Vec<String> = REQUIRED.iter().map(|&file| file.to_owned()).collect();
         for file in OPTIONAL {
-            files.extend(source.optional(file)?.map(|_| file.to_owned()));
+            files.extend(folder.optional_json(file)?.map(|_| file.to_owned()));
         }
-        let poolings = modules(source)?.into_iter().filter(Module::is_pooling);
-        files.extend(poolings.map(|module| module.settings()));
+        if let Some((_, modules)) = modules(folder)? {
+            files.extend(modules.iter().filter(|module| module.is_pooling()).map(Module::settings));
+        }
         Ok(files)
     }
 
-    pub(crate) fn from_source(source: &Source) -> Result<Self> {
-        let (mut pooling, mut normalise) = (Pooling::Mean, false);
-        for module in modules(source)? {
-            match module.kind.rsplit('.').next().unwrap_or_default() {
-                "Transformer" => {}
-                "Normalize" => normalise = true,
-                "Pooling" => {
-                    let file = module.settings();
-                    let mode = pooling_mode(&source.json(&file)?);
-                    pooling = mode.map_err(|reason| Error::model(&source.path_of(&file), reason))?;
-                }
-                other => {
-                    let reason = format!("module {other}: expected Transformer, Pooling, Normalize");
-                    return Err(Error::model(&source.path_of("modules.json"), reason));
-                }
-            }
-        }
-        let model = LanguageModel::load(source)?;
-        let sentence: Option<SentenceConfig> = source.optional_json("sentence_bert_config.json")?;
-        let tokens: Option<TokenizerConfig> = source.optional_json("tokenizer_config.json")?;
+    pub(crate) fn from_folder(folder: &ModelFolder) -> Result<Self> {
+        let (pooling, normalise) = head(folder)?;
+        let model = LanguageModel::load(folder)?;
+        let sentence = folder.optional_json(SENTENCE_CONFIG)?;
+        let sentence = sentence.as_ref().map(JsonFile::parse::<SentenceConfig>).transpose()?;
+        let tokens = folder.optional_json(TOKENIZER_CONFIG)?;
+        let tokens = tokens.as_ref().map(JsonFile::parse::<TokenizerConfig>).transpose()?;
         // As in the reference, the tokenizer's own bound counts where the model names none.
         let limit = sentence.as_ref().and_then(|config| config.max_seq_length);
         let of_tokenizer = || tokens.and_then(|config| config.model_max_length).map(|length| length as usize);
         let limit = limit.or_else(of_tokenizer).unwrap_or(usize::MAX).min(model.longest);
         Ok(Self {
-            tokenizer: source.tokenizer(limit, model.vocabulary())?,
+            tokenizer: folder.tokenizer(limit, model.vocabulary())?,
             model,
             pooling,
             normalise,

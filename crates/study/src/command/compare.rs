@@ -1,8 +1,10 @@
 //! The command line of `mp4sr compare`: evaluated runs side by side, with tests of their differences.
 
 use mp4sr_artifact::Sequences;
+use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{StageArgs, print};
 use mp4sr_protocol::{Measure, Split};
+use std::sync::Arc;
 
 use crate::{Comparison, SeedRuns};
 
@@ -27,9 +29,9 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let Args { runs, stage, measures, validation, csv } = args;
-    let context = stage.context()?;
+    let context = stage.context(models)?;
     let (config, layout) = (&context.config, &context.layout);
     let split = if validation { Split::Validation } else { Split::Test };
     let measures = if measures.is_empty() { Measure::columns(&config.evaluate.k) } else { measures };

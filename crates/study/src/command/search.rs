@@ -1,6 +1,8 @@
 //! The command line of `mp4sr search`: trains a grid of settings and sorts them by the validation split.
 
+use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{StageArgs, print};
+use std::sync::Arc;
 
 use crate::{Grid, Runner, search};
 
@@ -21,9 +23,9 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let Args { stage, grids, name, jobs } = args;
-    let (text, failures) = search(&Runner::new(stage, jobs.into())?, &name, &grids)?;
+    let (text, failures) = search(&Runner::new(stage, jobs.into(), models)?, &name, &grids)?;
     print(&text)?;
     anyhow::ensure!(
         failures == 0,

@@ -1,6 +1,8 @@
 //! The command line of `mp4sr study`: makes the runs of a table or figure of the paper and writes it.
 
+use mp4sr_pipeline::config::ModelCatalog;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use mp4sr_pipeline::{StageArgs, print};
 
@@ -37,7 +39,7 @@ pub struct Args {
 }
 
 /// Runs the command.
-pub fn run(args: Args) -> anyhow::Result<()> {
+pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let Args { experiment, stage, seeds, quick, jobs, with, unseen, resnet, paper } = args;
     let usual = match experiment {
         _ if quick => 1,
@@ -45,7 +47,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         _ => 3,
     };
     let seeds = seeds.map_or(usual, usize::from);
-    let runner = Runner::new(stage, jobs.into())?;
+    let runner = Runner::new(stage, jobs.into(), models)?;
     let options = Options { seeds, quick, with, unseen, resnet, paper };
     let (text, failures) = run_experiment(&runner, experiment, &options)?;
     print(&text)?;

@@ -1,37 +1,35 @@
-//! Counter-based random numbers: every draw is a function of (seed, purpose, index, position), so that adding a draw in
-//! one place moves nothing elsewhere.
+//! Random numbers of the sample world: a generator of its own for every purpose and index, so that another draw in one place
+//! moves nothing elsewhere.
 
-/// A stream of random numbers, `SplitMix64` over a key.
+use rand_xoshiro::SplitMix64;
+use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+
+/// The state that SplitMix64 adds at every step; taken back where one step is used to mix a number.
+const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// A generator with the distributions that the shop needs.
 #[derive(Clone, Debug)]
-pub(crate) struct Rng {
-    key: u64,
-    position: u64,
-}
+pub(crate) struct Rng(SplitMix64);
 
-/// The finaliser of `SplitMix64`.
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+/// The seed of the generator for `purpose` number `index`: the world's seed, the FNV-1a hash of the purpose and the index,
+/// mixed one after the other.
+fn seed_of(seed: u64, purpose: &str, index: usize) -> u64 {
+    let mix = |number: u64| SplitMix64::seed_from_u64(number.wrapping_sub(STEP)).next_u64();
+    let purpose = purpose
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    mix(mix(mix(seed) ^ purpose) ^ index as u64)
 }
 
 impl Rng {
-    /// The stream of `purpose` number `index` under `seed`.
+    /// The generator for `purpose` number `index` under `seed`.
     pub(crate) fn new(seed: u64, purpose: &str, index: usize) -> Self {
-        let purpose = purpose.bytes().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-        });
-        Self { key: mix(mix(mix(seed) ^ purpose) ^ index as u64), position: 0 }
-    }
-
-    fn next(&mut self) -> u64 {
-        self.position = self.position.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.key.wrapping_add(self.position))
+        Self(SplitMix64::seed_from_u64(seed_of(seed, purpose, index)))
     }
 
     /// Uniform in [0, 1).
     pub(crate) fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+        (self.0.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
     /// Uniform in [low, high).

@@ -1,4 +1,4 @@
-//! What becomes of pictures.
+//! The outcomes for images.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -9,12 +9,12 @@ use image::ImageFormat::{Jpeg, Png};
 use mp4sr_artifact::Downloads;
 use mp4sr_download::Fate;
 
-use crate::harness::{World, files_below, picture, text};
+use crate::harness::{World, files_below, image, text};
 use crate::server::{Request, Server, head, reply};
 
 /// A PNG whose header claims 60,000 x 60,000 pixels.
 fn bomb() -> Vec<u8> {
-    let mut bytes = picture(Png);
+    let mut bytes = image(Png);
     bytes[16..20].copy_from_slice(&60_000_u32.to_be_bytes());
     bytes[20..24].copy_from_slice(&60_000_u32.to_be_bytes());
     let sum = crc32(&bytes[12..29]);
@@ -31,13 +31,13 @@ fn crc32(bytes: &[u8]) -> u32 {
 fn shop(request: &Request, stream: &mut TcpStream) {
     let redirect = |stream: &mut TcpStream, to: &str| reply(stream, 302, &[("Location", to)], b"");
     match request.path.as_str() {
-        "/ok.jpg" | "/a%20b.jpg" | "/ok.jpg?from=moved" => reply(stream, 200, &[], &picture(Jpeg)),
-        "/ok.png" => reply(stream, 200, &[("Content-Type", "text/plain")], &picture(Png)),
+        "/ok.jpg" | "/a%20b.jpg" | "/ok.jpg?from=moved" => reply(stream, 200, &[], &image(Jpeg)),
+        "/ok.png" => reply(stream, 200, &[("Content-Type", "text/plain")], &image(Png)),
         "/gone" => reply(stream, 410, &[], b""),
         "/forbidden" => reply(stream, 403, &[], b""),
         "/page.jpg" => reply(stream, 200, &[("Content-Type", "image/jpeg")], b"<html><p>Sold out</html>"),
         "/empty.jpg" => reply(stream, 200, &[], b""),
-        "/cut.jpg" => reply(stream, 200, &[], &picture(Jpeg)[..2000]),
+        "/cut.jpg" => reply(stream, 200, &[], &image(Jpeg)[..2000]),
         "/bomb.png" => reply(stream, 200, &[], &bomb()),
         "/moved" => redirect(stream, "/ok.jpg?from=moved"),
         "/circle" => redirect(stream, "/elcric"),
@@ -74,10 +74,10 @@ fn every_address_has_one_fate_and_a_second_run_asks_only_for_what_failed() {
     let report = world.items(images).run_well(&[]);
 
     let url = |path: &str| server.url(path);
-    world.is_done(&url("/ok.jpg"), &picture(Jpeg));
-    world.is_done(&url("/ok.png"), &picture(Png));
-    world.is_done(&url("/a b.jpg"), &picture(Jpeg));
-    world.is_done(&url("/moved"), &picture(Jpeg));
+    world.is_done(&url("/ok.jpg"), &image(Jpeg));
+    world.is_done(&url("/ok.png"), &image(Png));
+    world.is_done(&url("/a b.jpg"), &image(Jpeg));
+    world.is_done(&url("/moved"), &image(Jpeg));
     world.is_lost(&url("/gone"), Fate::Gone, "answered 410");
     world.is_lost(&url("/none.jpg"), Fate::Gone, "answered 404");
     world.is_lost(&url("/forbidden"), Fate::Failed, "answered 403");
@@ -88,7 +88,7 @@ fn every_address_has_one_fate_and_a_second_run_asks_only_for_what_failed() {
     world.is_lost(&url("/circle"), Fate::Failed, "redirects in a circle: ");
     world.is_lost(&url("/ftp"), Fate::Refused, "neither http nor https");
     world.is_lost(&url("/far/"), Fate::Failed, "more than 5 redirects");
-    world.is_lost("https://", Fate::Refused, "no address");
+    world.is_lost("https://", Fate::Refused, "not a valid address");
     assert_eq!(world.ledger().len(), 15);
     assert_eq!(report.images.unwrap().addresses, 15, "an address that stands twice counts once, a path not at all");
     assert_eq!(world.ledger()[&url("/ok.png")].width, Some(64));
@@ -110,7 +110,7 @@ fn every_address_has_one_fate_and_a_second_run_asks_only_for_what_failed() {
 
 #[test]
 fn a_second_run_fetches_nothing_and_offline_fetches_nothing_at_all() {
-    let server = Server::start(|_, stream| reply(stream, 200, &[], &picture(Jpeg)));
+    let server = Server::start(|_, stream| reply(stream, 200, &[], &image(Jpeg)));
     let world = World::new("");
     let urls: Vec<_> = (0..20).map(|n| server.url(&format!("/{n}.jpg"))).collect();
     let first = world.urls(&urls[..15]).run_well(&[]).images.unwrap();
@@ -124,8 +124,8 @@ fn a_second_run_fetches_nothing_and_offline_fetches_nothing_at_all() {
     std::fs::remove_file(lost).unwrap();
     std::fs::write(Downloads::image(&world.downloads(), &urls[4]), "damaged").unwrap();
     world.run_well(&[]);
-    assert_eq!(server.asked().len(), 15 + 5 + 2, "a picture that was lost or damaged is fetched again");
-    world.is_done(&urls[4], &picture(Jpeg));
+    assert_eq!(server.asked().len(), 15 + 5 + 2, "an image that was lost or damaged is fetched again");
+    world.is_done(&urls[4], &image(Jpeg));
 }
 
 #[test]
@@ -149,13 +149,13 @@ fn retries_wait_as_they_are_told_and_give_up_when_told_to_wait_too_long() {
         ("/broken", 0 | 1) => reply(stream, 500, &[], b""),
         ("/closed", _) => reply(stream, 503, &[("Retry-After", "86400")], b""),
         ("/never", _) => reply(stream, 502, &[], b""),
-        _ => reply(stream, 200, &[], &picture(Jpeg)),
+        _ => reply(stream, 200, &[], &image(Jpeg)),
     });
     let world = World::new("retries = 2");
     let urls = ["/busy", "/broken", "/closed", "/never"].map(|path| server.url(path));
     world.urls(&urls).run_well(&[]);
-    world.is_done(&urls[0], &picture(Jpeg));
-    world.is_done(&urls[1], &picture(Jpeg));
+    world.is_done(&urls[0], &image(Jpeg));
+    world.is_done(&urls[1], &image(Jpeg));
     world.is_lost(&urls[2], Fate::Failed, "answered 503, and asks to wait 86400 s");
     world.is_lost(&urls[3], Fate::Failed, "answered 502");
     let asked = ["/busy", "/broken", "/closed", "/never"].map(|path| server.asked_for(path).len());
@@ -167,7 +167,7 @@ fn a_server_that_stalls_is_left_before_and_within_the_body() {
     let server = Server::start(|request, stream| {
         if request.path == "/body" {
             head(stream, 200, &[("Content-Length", "5000")]);
-            let _ = stream.write_all(&picture(Jpeg)[..100]);
+            let _ = stream.write_all(&image(Jpeg)[..100]);
         }
         std::thread::sleep(Duration::from_mins(10));
     });
@@ -183,11 +183,11 @@ fn bytes_count_and_not_what_is_said_of_them() {
         // Announces less than it sends: what was announced is all that is read.
         "/less" => {
             head(stream, 200, &[("Content-Length", "1000")]);
-            let _ = stream.write_all(&picture(Jpeg));
+            let _ = stream.write_all(&image(Jpeg));
         }
         "/more" => {
             head(stream, 200, &[("Content-Length", "900000000000")]);
-            let _ = stream.write_all(&picture(Jpeg));
+            let _ = stream.write_all(&image(Jpeg));
         }
         "/chunks" => {
             head(stream, 200, &[("Transfer-Encoding", "chunked")]);
@@ -230,19 +230,19 @@ fn no_more_connections_a_host_than_allowed() {
         state.lock().unwrap().0 -= 1;
         match request.path.strip_prefix("/moved") {
             Some(path) => reply(stream, 302, &[("Location", path)], b""),
-            None => reply(stream, 200, &[], &picture(Jpeg)),
+            None => reply(stream, 200, &[], &image(Jpeg)),
         }
     });
     let world = World::new("per_host = 3");
     let urls: Vec<_> =
         (0..24).map(|n| server.url(&format!("{}/{n}", if n % 3 == 0 { "/moved" } else { "" }))).collect();
     world.urls(&urls).run_well(&[]);
-    urls.iter().for_each(|url| world.is_done(url, &picture(Jpeg)));
+    urls.iter().for_each(|url| world.is_done(url, &image(Jpeg)));
     assert_eq!(busy.0.lock().unwrap().1, 3);
 }
 
 #[test]
-fn a_host_that_never_answers_is_not_asked_for_every_picture() {
+fn a_host_that_never_answers_is_not_asked_for_every_image() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let world = World::new("retries = 0\nper_host = 1");
     let urls: Vec<_> = (0..30).map(|n| format!("http://{closed}/{n}.jpg")).collect();
@@ -256,7 +256,7 @@ fn the_program_says_who_it_is_and_what_it_found() {
     let server = Server::start(shop);
     let world = World::new("contact = \"https://example.org/crawler\"");
     let output = world.run(&[]);
-    assert!(output.status.success() && text(&output.stderr).contains("pictures come after `make preprocess`"));
+    assert!(output.status.success() && text(&output.stderr).contains("images come after `make preprocess`"));
     let output = world.urls(&[server.url("/ok.jpg"), server.url("/none.jpg")]).run(&[]);
     let table = text(&output.stdout);
     let row = |name: &str| {

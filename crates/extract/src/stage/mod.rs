@@ -1,0 +1,218 @@
+//! The stage: `dataset/items.parquet` to `features/`.
+//!
+//! First the missing vectors are added to the cache, a chunk at a time; then features are written out of the cache. Neither
+//! holds the vectors of a catalogue in memory.
+
+mod image_files;
+mod image_words;
+mod images;
+mod plan;
+mod report;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use mp4sr_artifact::{FeatureType, Features, Items, VectorCache, VectorKey, files, vector_key};
+use mp4sr_pipeline::config::{ImageFeatures, Storage};
+use mp4sr_pipeline::{Context, run_stage};
+use serde_json::json;
+
+use self::image_files::ImageFiles;
+use self::image_words::embed_words;
+use self::plan::{Plan, earlier_stage};
+use self::report::{EncoderWork, ExtractReport};
+use crate::cache::{self, CachedEncoder};
+use crate::error::{Error, Result};
+use crate::folder::ModelFolder;
+use crate::open::{image_encoder, image_encoder_files};
+use crate::sentence::SentenceEncoder;
+
+/// Raised with every change of what the same inputs give.
+const VERSION: u32 = 2;
+const NAME: &str = "extract";
+/// Sentences whose vectors are computed before they go to the cache: enough to sort by length.
+const SENTENCES: usize = 4096;
+
+/// Brings `features/` up to date.
+pub fn run(context: &Context) -> anyhow::Result<()> {
+    let plan = Plan::of(context, context.config.extracted())?;
+    let items = Items::read(&context.layout.items())?;
+    let files = ImageFiles::of(&items, Path::new(&context.config.dataset.data));
+    let make_stage = || match earlier_stage(context, &plan, &files)? {
+        Some(earlier) => Ok(earlier),
+        None => plan.stage(context, &files),
+    };
+    run_stage(context, NAME, &context.layout.features(), make_stage, |_| {
+        Ok(Extraction { context, items: &items, files: &files }.run(&plan)?)
+    })
+}
+
+/// The sentence encoder with its vectors in the cache, and how much it has computed.
+struct Sentences {
+    encoder: SentenceEncoder,
+    cache: VectorCache,
+    work: EncoderWork,
+}
+
+impl Sentences {
+    fn open(extraction: &Extraction<'_>, folder: &ModelFolder) -> Result<Self> {
+        let encoder = SentenceEncoder::from_folder(folder)?;
+        let files = SentenceEncoder::files(folder)?;
+        let cache = extraction.open_cache(folder, "sentences", files, encoder.width())?;
+        Ok(Self { encoder, cache, work: EncoderWork::default() })
+    }
+}
+
+fn text_keys(texts: &[String]) -> Vec<VectorKey> {
+    texts.iter().map(|text| vector_key(text.as_bytes())).collect()
+}
+
+struct Extraction<'x> {
+    context: &'x Context,
+    items: &'x Items,
+    files: &'x ImageFiles,
+}
+
+impl Extraction<'_> {
+    fn run(&self, plan: &Plan) -> Result<Vec<PathBuf>> {
+        let mut report = ExtractReport {
+            sentences: self.items.sentences.iter().map(Vec::len).sum(),
+            items_without_text: self.items.sentences.iter().filter(|sentences| sentences.is_empty()).count(),
+            images: self.items.images.iter().map(Vec::len).sum(),
+            items_without_image: self.items.images.iter().filter(|images| images.is_empty()).count(),
+            ..ExtractReport::default()
+        };
+        let mut sentences = plan.text.as_ref().map(|folder| Sentences::open(self, folder)).transpose()?;
+        let mut outputs = Vec::new();
+        if let Some(sentences) = sentences.as_mut().filter(|_| plan.extracted.text) {
+            outputs.push(self.extract_text(sentences)?);
+        }
+        if let Some(image) = &plan.image {
+            outputs.extend(self.extract_images(image, sentences.as_mut(), &mut report)?);
+        }
+        report.sentence_encoder = sentences.map_or(EncoderWork::default(), |sentences| sentences.work);
+        report.log(self.items.len(), plan.extracted, &self.context.progress);
+        let path = self.context.layout.extract_report();
+        files::write_json(&path, &report)?;
+        outputs.push(path);
+        Ok(outputs)
+    }
+
+    /// Writes the features of items' sentences.
+    fn extract_text(&self, sentences: &mut Sentences) -> Result<PathBuf> {
+        let path = self.context.layout.feature_file("text", &self.context.config.extract.text.encoder_name());
+        self.encode("text", sentences, self.items.sentences.iter().flatten())?;
+        let of_items: Vec<Vec<VectorKey>> = self.items.sentences.iter().map(|texts| text_keys(texts)).collect();
+        self.write(&path, &sentences.cache, sentences.encoder.width(), &of_items)?;
+        Ok(path)
+    }
+
+    /// Writes the features of items' images; of words, where `sentences` is there, as `[extract.image]` says.
+    fn extract_images(
+        &self,
+        image: &ModelFolder,
+        sentences: Option<&mut Sentences>,
+        report: &mut ExtractReport,
+    ) -> Result<Vec<PathBuf>> {
+        let settings = &self.context.config.extract;
+        let image_name = settings.image.encoder_name(&settings.text);
+        let path = self.context.layout.feature_file("image", &image_name);
+        let embedder = image_encoder(image)?;
+        let width = embedder.width();
+        let cache = self.open_cache(image, "images", image_encoder_files(image)?, width)?;
+        let images = self.embed_images(embedder.as_ref(), cache)?;
+        let usable: Vec<Vec<(&String, VectorKey)>> =
+            self.items.images.iter().map(|names| self.usable(names, &images)).collect();
+        let mut outputs = vec![path.clone()];
+        match sentences.filter(|_| settings.image.features == ImageFeatures::Words) {
+            None => {
+                let of_items: Vec<Vec<VectorKey>> =
+                    usable.iter().map(|images| images.iter().map(|(_, key)| *key).collect()).collect();
+                self.write(&path, &images.vectors, width, &of_items)?;
+            }
+            Some(sentences) => {
+                let Some(word_encoder) = embedder.word_encoder() else {
+                    let found = image.model_type()?;
+                    return Err(image.config.error(format!("model_type: expected clip, found {found}")));
+                };
+                let words = self.dictionary()?;
+                report.dictionary_words = words.len();
+                let cache = self.open_cache(image, "words", image_encoder_files(image)?, width)?;
+                let of_words;
+                (of_words, report.word_encoder) = embed_words(word_encoder, cache, width, &words)?;
+                let words_path = self.context.layout.words_file("image", &image_name);
+                let chosen = self.choose_words(&words_path, &usable, &images.vectors, &of_words, &words)?;
+                self.encode("image words", sentences, chosen.iter().flatten())?;
+                let of_items: Vec<Vec<VectorKey>> = chosen.iter().map(|texts| text_keys(texts)).collect();
+                self.write(&path, &sentences.cache, sentences.encoder.width(), &of_items)?;
+                outputs.push(words_path);
+            }
+        }
+        report.described = usable.iter().map(Vec::len).sum();
+        report.items_without_image = usable.iter().filter(|images| images.is_empty()).count();
+        report.unusable = self.unusable(&images);
+        report.image_encoder = images.work;
+        Ok(outputs)
+    }
+
+    /// Opens the cached vectors of an encoder and logs which shards could not be used.
+    fn open_cache(
+        &self,
+        folder: &ModelFolder,
+        content: &'static str,
+        files: Vec<String>,
+        width: usize,
+    ) -> Result<VectorCache> {
+        let encoder = CachedEncoder { folder, content, files, width };
+        let cache = cache::open(&self.context.layout.vectors(), &encoder)?;
+        cache.damaged().iter().for_each(|damage| self.context.progress.say(format!("extract: {damage}")));
+        Ok(cache)
+    }
+
+    /// Computes the vectors of the texts that are missing in the cache.
+    fn encode<'t>(&self, what: &str, sentences: &mut Sentences, texts: impl Iterator<Item = &'t String>) -> Result<()> {
+        let Sentences { encoder, cache, work } = sentences;
+        let mut seen: HashMap<VectorKey, &String> = HashMap::new();
+        for text in texts {
+            seen.entry(vector_key(text.as_bytes())).or_insert(text);
+        }
+        work.distinct += seen.len() as u64;
+        let mut new: Vec<(VectorKey, &String)> = seen.into_iter().filter(|(key, _)| !cache.contains(*key)).collect();
+        new.sort_unstable();
+        let bar = self.context.progress.bar(what, "sentences", new.len() as u64);
+        for chunk in new.chunks(SENTENCES) {
+            let texts: Vec<&String> = chunk.iter().map(|(_, text)| *text).collect();
+            let vectors = encoder.encode(&texts, |count| bar.add(count))?;
+            let keys: Vec<VectorKey> = chunk.iter().map(|(key, _)| *key).collect();
+            cache.add(&keys, &vectors)?;
+        }
+        work.computed += encoder.take_count();
+        cache.flush().map_err(Error::from)
+    }
+
+    /// Writes the features of the items, each with the vectors of its `keys`.
+    fn write(&self, path: &Path, cache: &VectorCache, width: usize, keys: &[Vec<VectorKey>]) -> Result<()> {
+        let mut offsets = vec![0_i64];
+        offsets.extend(keys.iter().scan(0, |rows, keys| {
+            *rows += keys.len() as i64;
+            Some(*rows)
+        }));
+        let settings = &self.context.config.extract;
+        let kind = match settings.storage {
+            Storage::F16 => FeatureType::F16,
+            Storage::Bf16 => FeatureType::Bf16,
+            Storage::F32 => FeatureType::F32,
+        };
+        let rows = || keys.iter().flatten().filter_map(|key| cache.get(*key));
+        if rows().count() != keys.iter().map(Vec::len).sum::<usize>() {
+            return Err(Error::Missing { path: path.to_owned() });
+        }
+        let (stage, items) = ((NAME, json!(settings)), (self.items.hash(), &offsets[..]));
+        match Features::write_rows(path, stage, items, (width, kind), rows)? {
+            None => Ok(()),
+            Some(_) => {
+                Err(Error::Storage { path: path.to_owned(), storage: format!("{:?}", settings.storage).to_lowercase() })
+            }
+        }
+    }
+}

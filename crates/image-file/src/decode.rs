@@ -1,0 +1,146 @@
+use std::io::Cursor;
+
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
+use mp4sr_artifact::guarded;
+
+use crate::error::{ImageError, Result};
+use crate::jpeg;
+
+/// The largest number of pixels that stages decode: a file of a few bytes can claim terabytes.
+pub const MAX_PIXELS: u64 = 64 << 20;
+
+/// Memory that a decoder may need beside the pixels, for tables, profiles and metadata.
+const DECODER_BYTES: u64 = 64 << 20;
+/// Memory per pixel: the widest pixels have 8 bytes, and a decoder may hold them twice.
+const BYTES_PER_PIXEL: u64 = 16;
+
+/// Decodes an image file of at most `max_pixels` pixels and turns the image upright as its EXIF data says.
+///
+/// JPEG files become RGB with the levels of libjpeg; other formats keep their own channels and depth. Of an animation, the
+/// first frame is decoded. Broken EXIF data turns nothing, as in Pillow.
+pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
+    guarded(|| upright(bytes, max_pixels)).unwrap_or(Err(ImageError::Panic))
+}
+
+/// Reads the width and height from the file's header, as stored: EXIF data may turn them. Nothing is decoded.
+pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32)> {
+    let read = || {
+        let reader = ImageReader::with_format(Cursor::new(bytes), format(bytes)?);
+        reader.into_dimensions().map_err(|e| ImageError::decode(&e))
+    };
+    guarded(read).unwrap_or(Err(ImageError::Panic))
+}
+
+fn upright(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
+    let format = format(bytes)?;
+    let failed = |e: image::ImageError| ImageError::decode(&e);
+    let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder().map_err(failed)?;
+    let (width, height) = decoder.dimensions();
+    check_pixels(width, height, max_pixels)?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let mut image = if format == ImageFormat::Jpeg {
+        DynamicImage::ImageRgb8(jpeg::decode(bytes, max_pixels)?)
+    } else {
+        // A decoder counts what it needs beside the pixels, and nobody but the caller counts the pixels.
+        let mut limits = Limits::default();
+        limits.max_alloc = Some(DECODER_BYTES + u64::from(width) * u64::from(height) * BYTES_PER_PIXEL);
+        limits.reserve(decoder.total_bytes()).map_err(failed)?;
+        decoder.set_limits(limits).map_err(failed)?;
+        DynamicImage::from_decoder(decoder).map_err(failed)?
+    };
+    image.apply_orientation(orientation);
+    Ok(image)
+}
+
+/// Tells the format by the first bytes, whatever the file is called.
+fn format(bytes: &[u8]) -> Result<ImageFormat> {
+    if bytes.is_empty() {
+        return Err(ImageError::Empty);
+    }
+    match image::guess_format(bytes) {
+        Ok(format @ (ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP | ImageFormat::Gif)) => Ok(format),
+        Ok(other) => Err(ImageError::OtherFormat(other)),
+        Err(_) => Err(ImageError::UnknownFormat),
+    }
+}
+
+/// Refuses sizes that must not be decoded.
+pub(crate) fn check_pixels(width: u32, height: u32, max_pixels: u64) -> Result<()> {
+    if width == 0 || height == 0 {
+        return Err(ImageError::NoPixels);
+    }
+    if u64::from(width) * u64::from(height) > max_pixels {
+        return Err(ImageError::TooManyPixels { width, height, limit: max_pixels });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{Rgb, RgbImage};
+
+    use super::*;
+
+    /// The header of a PNG file of 60,000 x 60,000 pixels, and the start of its data.
+    const HUGE: &[u8] =
+        b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xea`\0\0\xea`\x08\x02\0\0\0\x0f\xb0\xe2\x15\0\0\0\0IDAT5\xaf\x06\x1e";
+
+    fn reason(bytes: &[u8], max_pixels: u64) -> String {
+        decode(bytes, max_pixels).unwrap_err().to_string()
+    }
+
+    fn encoded(format: ImageFormat) -> Vec<u8> {
+        let image = RgbImage::from_fn(40, 30, |x, y| Rgb([x as u8 * 6, y as u8 * 8, (x * y) as u8]));
+        let mut bytes = Cursor::new(Vec::new());
+        image.write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    }
+
+    #[test]
+    fn an_image_that_claims_too_much_is_refused_before_it_is_decoded() {
+        assert_eq!(reason(HUGE, MAX_PIXELS), "it has 60000 x 60000 pixels, more than 67108864");
+        assert_eq!(dimensions(HUGE).unwrap(), (60_000, 60_000));
+        assert!(check_pixels(8192, 8192, MAX_PIXELS).is_ok());
+        assert!(check_pixels(8192, 8193, MAX_PIXELS).is_err());
+        assert!(check_pixels(u32::MAX, u32::MAX, MAX_PIXELS).is_err());
+        assert_eq!(check_pixels(0, 3, MAX_PIXELS).unwrap_err().to_string(), "it has no pixels");
+    }
+
+    #[test]
+    fn whole_images_decode_and_every_cut_is_an_error() {
+        for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif] {
+            let bytes = encoded(format);
+            let image = decode(&bytes, 1200).unwrap();
+            assert_eq!((image.width(), image.height()), (40, 30), "{format:?}");
+            assert_eq!(dimensions(&bytes).unwrap(), (40, 30), "{format:?}");
+            assert_eq!(reason(&bytes, 1199), "it has 40 x 30 pixels, more than 1199", "{format:?}");
+            for tenths in [1, 3, 5, 9] {
+                assert!(decode(&bytes[..bytes.len() * tenths / 10], 1200).is_err(), "{format:?}: {tenths} tenths");
+            }
+        }
+    }
+
+    #[test]
+    fn other_files_are_named_for_what_they_are() {
+        assert_eq!(reason(b"", 1), "it is empty");
+        assert_eq!(reason(b"{}", 1), "it is none of JPEG, PNG, WebP and GIF");
+        assert_eq!(reason(b"BM\x01\x00\x01\x00", 1), "it is Bmp, and only JPEG, PNG, WebP and GIF are read");
+    }
+
+    #[test]
+    fn no_flipped_bit_makes_the_decoder_panic() {
+        for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif] {
+            let whole = encoded(format);
+            for at in 0..whole.len().min(400) {
+                let mut bytes = whole.clone();
+                bytes[at] ^= 1 << (at % 8);
+                let found = decode(&bytes, MAX_PIXELS);
+                assert!(
+                    found.map_or_else(|e| !e.to_string().contains('\n'), |image| image.width() > 0),
+                    "{format:?}: {at}"
+                );
+            }
+        }
+    }
+}

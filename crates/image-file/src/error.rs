@@ -1,0 +1,61 @@
+use std::io;
+
+use image::ImageFormat;
+
+/// Why an image file cannot be used; every variant is a clause to put behind the file's name.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The file could not be read.
+    #[error("{0}")]
+    Read(#[from] io::Error),
+    /// The path leads to a folder, a pipe or a device.
+    #[error("it is not a file")]
+    NotAFile,
+    /// The file is larger than [`crate::MAX_BYTES`].
+    #[error("it has more than {limit} bytes")]
+    TooManyBytes {
+        /// The bound.
+        limit: u64,
+    },
+    /// The file has no content.
+    #[error("it is empty")]
+    Empty,
+    /// The first bytes are not those of an image.
+    #[error("it is none of JPEG, PNG, WebP and GIF")]
+    UnknownFormat,
+    /// The file is an image of another format.
+    #[error("it is {0:?}, and only JPEG, PNG, WebP and GIF are read")]
+    OtherFormat(ImageFormat),
+    /// The header says that the width or the height is zero.
+    #[error("it has no pixels")]
+    NoPixels,
+    /// The header claims more pixels than allowed.
+    #[error("it has {width} x {height} pixels, more than {limit}")]
+    TooManyPixels {
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// The bound.
+        limit: u64,
+    },
+    /// The end of the file is missing.
+    #[error("it is cut short")]
+    CutShort,
+    /// The decoder found a fault.
+    #[error("it does not decode ({0})")]
+    Decode(String),
+    /// The decoder panicked.
+    #[error("it does not decode (the decoder failed unexpectedly)")]
+    Panic,
+}
+
+/// Shorthand for this crate's results.
+pub type Result<T> = std::result::Result<T, ImageError>;
+
+impl ImageError {
+    /// What a decoder reported, on one line: some end their messages with a line break.
+    pub(crate) fn decode(reason: &impl ToString) -> Self {
+        Self::Decode(reason.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+}
