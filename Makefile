@@ -1,8 +1,9 @@
-# Every stage is a program; these targets bring the stages before it up to date first.
+# Every stage is a subcommand of `mp4sr`; `mp4sr run` brings the stages before it up to date first.
 # PIPELINE=pipelines/x.toml   which pipeline
 # DATA=folder                 where the raw files lie, in place of the pipeline's dataset.data
 # RUN=name                    which run, in place of the pipeline's run.name
-# SET="a.b=1 c.d=2"           replaces keys of the pipeline
+# ARTIFACTS=folder            where everything is written, in place of artifacts
+# SET='a.b=1 c.d=["x", "y"]'  replaces keys of the pipeline; blanks within quotes and brackets belong to the value
 # QUIET=1                     results and errors only
 # For tables, figures and studies:
 # QUICK=1                     few events and epochs: a look in minutes
@@ -11,133 +12,97 @@
 
 PIPELINE ?= pipelines/sample.toml
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
+MP4SR := $(BIN)/mp4sr
 FLAGS = --pipeline $(PIPELINE) $(if $(DATA),--data $(DATA)) $(if $(RUN),--run $(RUN)) \
-        $(foreach assignment,$(SET),--set '$(assignment)') $(if $(QUIET),--quiet)
+        $(if $(ARTIFACTS),--artifacts $(ARTIFACTS)) $(if $(QUIET),--quiet)
+# Through the environment: no shell takes values with blanks and quotes apart.
+ifdef SET
+export MP4SR_SET = $(SET)
+endif
 
-STUDY = $(BIN)/mp4sr-study
 STUDY_FLAGS = $(FLAGS) $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) \
               $(foreach pipeline,$(WITH),--with $(pipeline)) $(foreach pipeline,$(UNSEEN),--unseen $(pipeline)) \
               $(if $(RESNET),--resnet $(RESNET))
-STUDIED := build $(if $(findstring sample,$(PIPELINE) $(WITH) $(UNSEEN)),sample)
+STUDIES := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 fig6 fig7 fig8 cold-start study-mixup \
+           study-image-features study-noise
 
 .DEFAULT_GOAL := help
-.PHONY: help build sample cache-stats cache-prune download preprocess extract pretrain finetune evaluate recommend report all demo test check format-check \
-        lint docs deny clean-artifacts bench bench-growth bench-peer bench-extract compare search table1 table2 table3 table4 table5 \
-        table6 fig3 fig4 fig5 fig6 fig7 fig8 cold-start larger study-mixup study-image-features study-noise
+.PHONY: help build sample cache-stats cache-prune download preprocess extract pretrain finetune evaluate recommend report all demo test test-fast check format-check \
+        lint docs deny clean-artifacts bench bench-growth bench-peer bench-extract compare search larger $(STUDIES)
 
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "%-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## Build all programs
+build: ## Build the program
 	@cargo build --release --workspace --bins --quiet
 
-# Raw files of the sample pipeline are generated, not downloaded.
 sample: build ## Generate the sample world
-	@$(BIN)/mp4sr-sample --out artifacts/sample/raw
+	@$(MP4SR) sample --out $(or $(ARTIFACTS),artifacts)/sample/raw
 
 download: build ## Raw files and items' pictures to the data folder
-	@$(BIN)/mp4sr-download $(FLAGS)
+	@$(MP4SR) download $(FLAGS)
 
-preprocess: build $(if $(findstring sample,$(PIPELINE)),sample) ## Raw files to artifacts/<dataset>/dataset
-	@$(BIN)/mp4sr-preprocess $(FLAGS)
-
-extract: preprocess ## Sentences and images to artifacts/<dataset>/features
-	@$(BIN)/mp4sr-extract $(FLAGS)
-
-cache-stats: build ## What encoders computed so far, for all datasets
-	@$(BIN)/mp4sr-cache stats
-
-# DAYS=30   days without use
-cache-prune: build ## Remove vectors of encoders that were not used for DAYS days
-	@$(BIN)/mp4sr-cache prune --unused-days $(or $(DAYS),30)
-
-pretrain: extract ## Pre-train with NIP and CMCL
-	@$(BIN)/mp4sr-train pretrain $(FLAGS)
-
-finetune: pretrain ## Fine-tune on the next item
-	@$(BIN)/mp4sr-train finetune $(FLAGS)
-
-evaluate: finetune ## Rank every user's next item, print R@K and N@K
-	@$(BIN)/mp4sr-evaluate $(FLAGS)
-
-recommend: finetune ## List the best items for every user
-	@$(BIN)/mp4sr-recommend $(FLAGS)
-
-report: evaluate recommend ## One page with tables, curves and recommended items
-	@$(BIN)/mp4sr-report $(FLAGS)
+preprocess: ## Raw files to artifacts/<dataset>/dataset
+extract: ## Sentences and images to artifacts/<dataset>/features
+pretrain: ## Pre-train with NIP and CMCL
+finetune: ## Fine-tune on the next item
+evaluate: ## Rank every user's next item, print R@K and N@K
+recommend: ## List the best items for every user
+report: ## One page with tables, curves and recommended items
+preprocess extract pretrain finetune evaluate recommend report: build
+	@$(MP4SR) run --until $@ $(FLAGS)
 
 all: report ## Every stage, in order
 
+cache-stats: build ## What encoders computed so far, for all datasets
+	@$(MP4SR) cache stats $(if $(ARTIFACTS),--artifacts $(ARTIFACTS))
+
+# DAYS=30   days without use
+cache-prune: build ## Remove vectors of encoders that were not used for DAYS days
+	@$(MP4SR) cache prune --unused-days $(or $(DAYS),30) $(if $(ARTIFACTS),--artifacts $(ARTIFACTS))
+
 # RUNS="a b NAME=c,d"   evaluated runs; behind = those that differ by their seed alone
 compare: build ## Evaluated runs side by side, with tests of their differences
-	@$(BIN)/mp4sr-compare $(FLAGS) $(RUNS)
+	@$(MP4SR) compare $(FLAGS) $(RUNS)
 
 # GRID="a.b=1,2 c.d=x,y"   every combination is a run
 # NAME=name                of the search
-search: $(STUDIED) ## Train a grid of settings, sort by the validation split
-	@$(BIN)/mp4sr-search $(FLAGS) $(foreach grid,$(GRID),--grid '$(grid)') $(if $(NAME),--name $(NAME)) \
+search: build ## Train a grid of settings, sort by the validation split
+	@$(MP4SR) search $(FLAGS) $(foreach grid,$(GRID),--grid '$(grid)') $(if $(NAME),--name $(NAME)) \
 	    $(if $(JOBS),--jobs $(JOBS))
 
-table1: $(STUDIED) ## Statistics of the dataset (WITH="..." further pipelines)
-	@$(STUDY) table1 $(STUDY_FLAGS)
-
-table2: $(STUDIED) ## Popularity, SASRec, MP4SR with and without pre-training
-	@$(STUDY) table2 $(STUDY_FLAGS)
-
-table3: $(STUDIED) ## Cold items, as in the paper
-	@$(STUDY) table3 $(STUDY_FLAGS)
-
+table1: ## Statistics of the dataset (WITH="..." further pipelines)
+table2: ## Popularity, SASRec, MP4SR with and without pre-training
+table3: ## Cold items, as in the paper
 # RESNET=folder or name   for the row `ResNet`
-table4: $(STUDIED) ## MP4SR without its parts
-	@$(STUDY) table4 $(STUDY_FLAGS)
-
+table4: ## MP4SR without its parts
 # WITH="pipelines/b.toml ..."     pre-trained on too
 # UNSEEN="pipelines/c.toml ..."   fine-tuned on, not pre-trained on
-table5 larger: $(STUDIED) ## Pre-training on several datasets
-	@$(STUDY) table5 $(STUDY_FLAGS)
+table5: ## Pre-training on several datasets
+table6: ## One modality and all
+fig3: ## Test loss against training loss
+fig4: ## Impact of lambda
+fig5: ## Impact of N, the words an image
+fig6: ## Impact of O, the experts
+fig7: ## Impact of rho, sequence dropout
+fig8: ## Users by the length of their sequence
+cold-start: ## Cold items, items never trained on, users with one to three events
+study-mixup: ## Mixup with a fixed swap probability
+study-image-features: ## Words of CLIP, its vectors, ResNet's, none
+study-noise: ## Items that lose features or get those of others
+$(STUDIES): build
+	@$(MP4SR) study $@ $(STUDY_FLAGS)
 
-table6: $(STUDIED) ## One modality and all
-	@$(STUDY) table6 $(STUDY_FLAGS)
+larger: table5 ## The same as table5
 
-fig3: $(STUDIED) ## Test loss against training loss
-	@$(STUDY) fig3 $(STUDY_FLAGS)
-
-fig4: $(STUDIED) ## Impact of lambda
-	@$(STUDY) fig4 $(STUDY_FLAGS)
-
-fig5: $(STUDIED) ## Impact of N, the words an image
-	@$(STUDY) fig5 $(STUDY_FLAGS)
-
-fig6: $(STUDIED) ## Impact of O, the experts
-	@$(STUDY) fig6 $(STUDY_FLAGS)
-
-fig7: $(STUDIED) ## Impact of rho, sequence dropout
-	@$(STUDY) fig7 $(STUDY_FLAGS)
-
-fig8: $(STUDIED) ## Users by the length of their sequence
-	@$(STUDY) fig8 $(STUDY_FLAGS)
-
-cold-start: $(STUDIED) ## Cold items, items never trained on, users with one to three events
-	@$(STUDY) cold-start $(STUDY_FLAGS)
-
-study-mixup: $(STUDIED) ## Mixup with a fixed swap probability
-	@$(STUDY) study-mixup $(STUDY_FLAGS)
-
-study-image-features: $(STUDIED) ## Words of CLIP, its vectors, ResNet's, none
-	@$(STUDY) study-image-features $(STUDY_FLAGS)
-
-study-noise: $(STUDIED) ## Items that lose features or get those of others
-	@$(STUDY) study-noise $(STUDY_FLAGS)
-
-demo: ## Everything on the built-in sample world, three models side by side
-	@$(MAKE) --no-print-directory evaluate PIPELINE=pipelines/sample.toml RUN=popularity SET="model.name=popularity"
-	@$(MAKE) --no-print-directory evaluate PIPELINE=pipelines/sample.toml RUN=mp4sr-without-pretraining SET="pretrain.enabled=false"
-	@$(MAKE) --no-print-directory report PIPELINE=pipelines/sample.toml RUN=mp4sr \
-	    SET='report.beside=["popularity","mp4sr-without-pretraining"]'
-	@echo "The page: artifacts/sample/runs/mp4sr/report/index.html"
+demo: build ## Everything on the built-in sample world, three models side by side
+	@$(MP4SR) demo $(if $(ARTIFACTS),--artifacts $(ARTIFACTS)) $(if $(QUIET),--quiet)
 
 test: build ## Run all tests
 	@cargo test --release --workspace
+
+test-fast: ## Run the unit tests of all crates, under a minute once they are built
+	@cargo test --release --workspace --lib --quiet
 
 format-check: ## Check the formatting
 	@cargo fmt --all --check

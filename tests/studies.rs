@@ -8,7 +8,7 @@ use std::path::Path;
 
 use mp4sr_artifact::{FeatureType, Features, Items, files};
 use mp4sr_pipeline::Config;
-use mp4sr_pipeline::config::ModelName;
+use mp4sr_run::model_catalog;
 use mp4sr_tests::{SmallWorld, root, said};
 
 const GRID: [&str; 6] =
@@ -264,13 +264,14 @@ fn rows_are_what_they_are_called() {
     world.run("study", &["cold-start", "--quick"]);
     let is = |run: &str| {
         let text = world.text(&format!("a-quick/runs/{run}.s2020/config.toml"));
-        let config = Config::parse(&text, run, &[]).unwrap();
-        (config.model.name, config.model.id_embedding, config.pretrain.enabled)
+        let (config, _) = Config::parse(&text, run, &[], model_catalog()).unwrap();
+        let has_ids = config.model.own()["id_embedding"] == true;
+        (config.model.name, has_ids, config.pretrain.enabled)
     };
-    assert_eq!(is("with-ids"), (ModelName::Mp4sr, true, true));
-    assert_eq!(is("no-id.warm"), (ModelName::Mp4sr, false, true));
-    assert_eq!(is("no-id.no-pretrain"), (ModelName::Mp4sr, false, false));
-    assert_eq!(is("sasrec").0, ModelName::Sasrec);
+    assert_eq!(is("with-ids"), ("mp4sr".to_owned(), true, true));
+    assert_eq!(is("no-id.warm"), ("mp4sr".to_owned(), false, true));
+    assert_eq!(is("no-id.no-pretrain"), ("mp4sr".to_owned(), false, false));
+    assert_eq!(is("sasrec").0, "sasrec");
     let refused = |words: &[&str], what: &str| {
         let output = world.output("study", words);
         assert!(!output.status.success() && said(&output).contains(what), "{words:?}: {}", said(&output));

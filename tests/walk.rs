@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use mp4sr_artifact::{FeatureType, Features, Items, Sequences, files};
 use mp4sr_pipeline::Config;
-use mp4sr_tests::{program, root};
+use mp4sr_run::model_catalog;
+use mp4sr_tests::{command, root};
 
 /// Settings that make a walk short.
 const SHORT: &[&str] = &[
@@ -34,24 +35,10 @@ impl World {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
-    fn command(name: &str, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program(name));
-        command.current_dir(root()).args(arguments);
-        for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("MP4SR_")) {
-            command.env_remove(key);
-        }
-        command
-    }
-
     fn stage(&self, name: &str, arguments: &[&str]) -> Command {
-        let raw = raw().to_owned();
-        let (program, phase) = match name {
-            "pretrain" | "finetune" => ("train", Some(name)),
-            other => (other, None),
-        };
-        let mut command = Self::command(program, phase.as_slice());
+        let mut command = command(name);
         command.args(["--pipeline", "pipelines/sample.toml", "--artifacts"]).arg(self.folder.path());
-        command.arg("--data").arg(raw).args(arguments);
+        command.arg("--data").arg(raw()).args(arguments);
         command
     }
 
@@ -87,7 +74,7 @@ fn raw() -> &'static Path {
     static RAW: OnceLock<tempfile::TempDir> = OnceLock::new();
     let folder = RAW.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
-        let status = Command::new(program("sample")).arg("--out").arg(folder.path().join("raw")).status().unwrap();
+        let status = command("sample").arg("--out").arg(folder.path().join("raw")).status().unwrap();
         assert!(status.success());
         folder
     });
@@ -130,7 +117,9 @@ fn train_and_evaluate(world: &World, threads: &str, seed: &str) {
 fn every_pipeline_file_parses() {
     let mut count = 0;
     for path in files::list(&root().join("pipelines")).unwrap() {
-        let config = Config::load(&path, &[]).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let config = Config::load(&path, &[], model_catalog());
+        let (config, warnings) = config.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        assert!(warnings.is_empty(), "{warnings:?}");
         assert_eq!(path.file_stem().unwrap().to_str(), Some(config.dataset.name.as_str()), "named like its file");
         count += 1;
     }
@@ -411,8 +400,8 @@ fn benchmarks_print_a_json_object_a_line() {
         ("rank", &["--items", "3000", "--users", "40", "--rounds", "1"]),
     ];
     for (what, arguments) in runs {
-        let mut command = World::command("bench", &[what]);
-        command.args(arguments).args(if what == "step" { &small[..] } else { &[] });
+        let mut command = command("bench");
+        command.arg(what).args(arguments).args(if what == "step" { &small[..] } else { &[] });
         let output = command.output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
         let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -451,8 +440,11 @@ fn what_is_wrong_is_told_in_one_line_with_exit_code_1() {
     for (stage, arguments, expected) in cases {
         // `--data` may be given once; the case's own wins.
         let mut command = if arguments.first() == Some(&"--data") {
-            let mut command = World::command(stage, &["--pipeline", "pipelines/sample.toml", "--artifacts"]);
-            command.arg(world.folder.path()).args(arguments);
+            let mut command = command(stage);
+            command
+                .args(["--pipeline", "pipelines/sample.toml", "--artifacts"])
+                .arg(world.folder.path())
+                .args(arguments);
             command
         } else {
             world.stage(stage, arguments)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Trains the two tiny encoders that the project carries, on the sample world.
 
-    for seed in 1 101 102 103; do mp4sr-sample --seed $seed --out /tmp/worlds/$seed; done
+    for seed in 1 101 102 103; do mp4sr sample --seed $seed --out /tmp/worlds/$seed; done
     python3 -m venv /tmp/venv
     /tmp/venv/bin/pip install torch==2.6.0 transformers==5.23.0 tokenizers==0.23.3 numpy==2.4.6 pillow==13.0.0
     /tmp/venv/bin/python tools/train_tiny_encoders.py --raw /tmp/worlds/1 /tmp/worlds/101 /tmp/worlds/102 /tmp/worlds/103

@@ -4,10 +4,10 @@
 use std::path::Path;
 use std::sync::OnceLock;
 
-use mp4sr_artifact::{Items, MappedFeatures, Sequences, Stage, TensorFile, Users, hash_ids};
+use mp4sr_artifact::{Items, MappedFeatures, Sequences, Stage, StageSettings, TensorFile, Users, hash_ids};
 use mp4sr_extract::{ImageEncoder, load_image_encoder};
 use mp4sr_pipeline::Config;
-use mp4sr_pipeline::config::{Format, Source};
+use mp4sr_pipeline::config::{Format, ModelCatalog, Source};
 
 fn write(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
     let path = folder.join(name);
@@ -62,7 +62,8 @@ pub fn parquet(folder: &Path, bytes: &[u8]) -> usize {
 pub fn manifest(folder: &Path, bytes: &[u8]) -> usize {
     write(folder, "work.manifest.json", bytes);
     let input = write(folder, "in", b"in");
-    let stage = Stage::new("work", 1, folder, &1, &[("in".to_owned(), input)]).unwrap_or_else(|e| panic!("{e}"));
+    let stage = Stage::new("work", 1, folder, StageSettings::of(1), &[("in".to_owned(), input)])
+        .unwrap_or_else(|e| panic!("{e}"));
     usize::from(stage.status().is_ok())
 }
 
@@ -71,9 +72,10 @@ pub fn configuration(_: &Path, bytes: &[u8]) -> usize {
     let Ok(text) = std::str::from_utf8(bytes) else { return 0 };
     let (file, assignment) = text.rsplit_once('\n').unwrap_or((text, ""));
     let overrides = if assignment.is_empty() { vec![] } else { vec![assignment.to_owned()] };
-    let Ok(config) = Config::parse(file, "any", &overrides) else { return 0 };
-    let again = config.to_toml().and_then(|text| Config::parse(&text, "again", &[]));
-    assert_eq!(again.unwrap_or_else(|e| panic!("{e}")), config);
+    let models = mp4sr_run::model_catalog();
+    let Ok((config, _)) = Config::parse(file, "any", &overrides, models) else { return 0 };
+    let again = config.to_toml().and_then(|text| Config::parse(&text, "again", &[], models));
+    assert_eq!(again.unwrap_or_else(|e| panic!("{e}")).0, config);
     1
 }
 
@@ -88,7 +90,8 @@ fn account(folder: &Path, bytes: &[u8], form: &str, end: &str) {
          items = [\"items.{end}\"]\n[preprocess]\nuser_core = 1\nitem_core = 1\n",
         folder.display()
     );
-    let config = Config::parse(&pipeline, "any", &[]).unwrap_or_else(|e| panic!("{e}"));
+    let models = ModelCatalog::unchecked();
+    let (config, _) = Config::parse(&pipeline, "any", &[], &models).unwrap_or_else(|e| panic!("{e}"));
     if let Err(error) = mp4sr_preprocess::account(&config) {
         assert!(!error.to_string().contains("defect"), "{error}");
     }

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use mp4sr_artifact::files;
-use mp4sr_tests::{STAGES, SmallWorld, said};
+use mp4sr_tests::{SmallWorld, said, stages};
 
 use crate::{finished, manifest};
 
@@ -59,7 +59,7 @@ fn refused(world: &SmallWorld, artifact: &str, stage: &str, bytes: &[u8], how: &
 fn every_damaged_artifact_is_refused_by_name() {
     let world = SmallWorld::new();
     world.add_pictures();
-    for stage in STAGES {
+    for stage in stages() {
         world.run(stage, &[]);
     }
     let other = SmallWorld::new();
@@ -72,7 +72,7 @@ fn every_damaged_artifact_is_refused_by_name() {
     for (name, text) in [("a.jsonl", items), ("a.tsv", events)] {
         files::write_bytes(&other.folder().join(name), text.as_bytes()).unwrap();
     }
-    for stage in STAGES {
+    for stage in stages() {
         other.run(stage, &[]);
     }
     let mut refusals = 0;
@@ -112,7 +112,7 @@ fn every_damaged_artifact_is_refused_by_name() {
 #[test]
 fn headers_that_claim_more_than_there_is_are_refused() {
     let world = SmallWorld::new();
-    for stage in STAGES {
+    for stage in stages() {
         world.run(stage, &[]);
     }
     for (artifact, stage) in READ.iter().filter(|(artifact, _)| artifact.ends_with(".safetensors")) {
@@ -172,7 +172,7 @@ fn a_footer_that_the_library_panics_at_is_refused_in_one_sentence() {
 #[test]
 fn what_can_not_be_true_is_refused_without_a_checksum_too() {
     let world = SmallWorld::new();
-    for stage in STAGES {
+    for stage in stages() {
         world.run(stage, &[]);
     }
     let strip = |artifact: &str, change: &dyn Fn(&mut Vec<u8>, usize)| {

@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mp4sr_tests::{STAGES, SmallWorld, root, said};
+use mp4sr_tests::{SmallWorld, root, said, stages};
 
 use crate::{assert_same, finished, forget, undisturbed};
 
@@ -32,7 +32,7 @@ fn a_disk_that_fails_at_any_call_loses_nothing() {
         return;
     };
     let mut faults = 0;
-    for stage in STAGES {
+    for stage in stages() {
         let before = finished(&world);
         for (call, errno, told) in FAULTS {
             for at in 0.. {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 
 use mp4sr_artifact::Sequences;
-use mp4sr_tests::{STAGES, SmallWorld, said};
+use mp4sr_tests::{SmallWorld, said, stages};
 
 /// Writes users' items as the events of the world, one second apart.
 fn write(world: &SmallWorld, users: impl IntoIterator<Item = (String, Vec<usize>)>) {
@@ -22,7 +22,7 @@ const ALL_EVENTS: [&str; 2] = ["--set", "preprocess.repeated=\"all\""];
 
 /// Runs all stages; the first that fails gives its error.
 fn walk(world: &SmallWorld, words: &[&str]) -> Result<(), String> {
-    for stage in STAGES {
+    for stage in stages() {
         let output = world.output(stage, words);
         if !output.status.success() {
             let said = said(&output);

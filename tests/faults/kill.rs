@@ -3,7 +3,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mp4sr_artifact::files;
-use mp4sr_tests::{STAGES, SmallWorld, said};
+use mp4sr_tests::{SmallWorld, said, stages};
 
 use crate::{TEMPORARY, assert_same, finished, forget, undisturbed};
 
@@ -29,10 +29,10 @@ const KILLS: usize = 8;
 fn killed_at_any_moment_a_stage_ends_with_the_same_bytes() {
     let (world, expected) = undisturbed();
     let mut draw = Draw(2020);
-    for stage in STAGES {
+    for stage in stages() {
         // How long the stage takes here: in a world of its own, so that this one stays without it.
         let other = SmallWorld::new();
-        STAGES.iter().take_while(|s| **s != stage).for_each(|s| {
+        stages().take_while(|s| *s != stage).for_each(|s| {
             other.run(s, &[]);
         });
         let started = Instant::now();
@@ -70,7 +70,7 @@ fn killed_at_any_moment_a_stage_ends_with_the_same_bytes() {
 #[test]
 fn leftovers_of_a_killed_run_are_removed_by_the_next_start() {
     let (world, expected) = undisturbed();
-    STAGES.iter().for_each(|stage| {
+    stages().for_each(|stage| {
         world.run(stage, &[]);
     });
     let mut folders = ["a/dataset", "a/features", "a/runs/mp4sr"].map(|folder| world.path(folder)).to_vec();

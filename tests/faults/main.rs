@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::files;
-use mp4sr_tests::{STAGES, SmallWorld};
+use mp4sr_tests::{SmallWorld, stages};
 
 /// What depends on the clock, on file times, or on what an earlier run had computed: logs with seconds, records with times of
 /// change, locks, how much came from the cache, and the page, which tells all of this.
@@ -55,7 +55,7 @@ fn collect(root: &Path, folder: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
 /// that it must be the same world.
 fn undisturbed() -> (SmallWorld, BTreeMap<PathBuf, Vec<u8>>) {
     let world = SmallWorld::new();
-    for stage in STAGES {
+    for stage in stages() {
         world.run(stage, &[]);
     }
     let found = finished(&world);

@@ -5,18 +5,14 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::process::Command;
 
-use mp4sr_tests::{SmallWorld, program, said};
+use mp4sr_tests::{SmallWorld, said};
 
 /// Runs a stage with at most `mebibytes` of writable memory; the system refuses more.
 fn limited(world: &SmallWorld, stage: &str, mebibytes: usize, words: &[&str]) -> std::process::Output {
-    let name = if stage == "finetune" { "train" } else { stage };
+    let unlimited = world.command(stage, words);
     let mut command = Command::new("sh");
     let script = format!("ulimit -d {}; exec \"$0\" \"$@\"", mebibytes * 1024);
-    command.args(["-c", &script]).arg(program(name));
-    if stage == "finetune" {
-        command.arg(stage);
-    }
-    command.args(words).arg("--pipeline").arg(world.pipeline("a")).arg("--artifacts").arg(world.path(""));
+    command.args(["-c", &script]).arg(unlimited.get_program()).args(unlimited.get_args());
     command.env("RAYON_NUM_THREADS", "2").output().unwrap()
 }
 

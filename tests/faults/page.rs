@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use mp4sr_artifact::files;
-use mp4sr_tests::{STAGES, SmallWorld};
+use mp4sr_tests::{SmallWorld, stages};
 
 /// Each would leave a mark on the page's root if it ran.
 const HOSTILE: [&str; 6] = [
@@ -58,7 +58,7 @@ fn scripts_in_data_do_not_run_on_the_report_page() {
     events = events.replace("u1\t", &format!("{}1\t", HOSTILE[0]));
     files::write_bytes(&world.folder().join("a.jsonl"), items.as_bytes()).unwrap();
     files::write_bytes(&world.folder().join("a.tsv"), events.as_bytes()).unwrap();
-    for stage in STAGES {
+    for stage in stages() {
         world.run(stage, &[]);
     }
 

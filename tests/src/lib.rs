@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use mp4sr_artifact::files;
+use mp4sr_pipeline::STAGES;
 
 const USERS: usize = 60;
 const ITEMS: usize = 30;
 
 /// The stages in their order.
-pub const STAGES: [&str; 7] = ["preprocess", "extract", "pretrain", "finetune", "evaluate", "recommend", "report"];
+pub fn stages() -> impl Iterator<Item = &'static str> {
+    STAGES.iter().map(|row| row.name)
+}
 
-/// The program `mp4sr-<name>` beside the running test; `make test` builds it first.
+/// The program `name` beside the running test; `make test` builds it first.
 ///
 /// # Panics
 ///
@@ -20,7 +23,7 @@ pub const STAGES: [&str; 7] = ["preprocess", "extract", "pretrain", "finetune", 
 pub fn program(name: &str) -> PathBuf {
     let here = std::env::current_exe().unwrap_or_default();
     let folder = here.parent().and_then(Path::parent).unwrap_or(Path::new("."));
-    let path = folder.join(format!("mp4sr-{name}"));
+    let path = folder.join(name);
     assert!(path.exists(), "`{}` is not built; run `make test`, which builds it", path.display());
     path
 }
@@ -31,9 +34,14 @@ pub fn root() -> PathBuf {
     Path::new(&package).join("..")
 }
 
-/// A command of `mp4sr-<name>` in the root of the repository, without the surroundings' settings.
+/// A command of `mp4sr`, or of `mp4sr-bench`, in the root of the repository, without the surroundings' settings. The stages have
+/// their own names.
 pub fn command(name: &str) -> Command {
-    let mut command = Command::new(program(name));
+    let mut command = Command::new(program(if name == "bench" { "mp4sr-bench" } else { "mp4sr" }));
+    match STAGES.iter().find(|row| row.name == name) {
+        Some(row) => command.args(row.words),
+        None => command.args(Some(name).filter(|name| *name != "bench")),
+    };
     command.current_dir(root());
     for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("MP4SR_")) {
         command.env_remove(key);
@@ -156,13 +164,7 @@ impl SmallWorld {
 
     /// A command of a program or a stage on pipeline `a`.
     pub fn command(&self, name: &str, words: &[&str]) -> Command {
-        let mut command = match name {
-            "pretrain" | "finetune" => command("train"),
-            other => command(other),
-        };
-        if ["pretrain", "finetune"].contains(&name) {
-            command.arg(name);
-        }
+        let mut command = command(name);
         command.args(words).arg("--pipeline").arg(self.pipeline("a")).arg("--artifacts").arg(self.path(""));
         command
     }

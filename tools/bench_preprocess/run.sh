@@ -1,6 +1,6 @@
 #!/bin/sh
-# Time and peak memory of mp4sr-preprocess and of pandas on the same generated events, in turn, three rounds.
-# usage: run.sh FOLDER MP4SR_PREPROCESS PYTHON   (FOLDER as generate.py wrote it)
+# Time and peak memory of `mp4sr preprocess` and of pandas on the same generated events, in turn, three rounds.
+# usage: run.sh FOLDER MP4SR PYTHON   (FOLDER as generate.py wrote it)
 set -eu
 here=$(dirname "$0")
 folder=$1 program=$2 python=$3
@@ -35,7 +35,7 @@ for round in 1 2 3; do
     echo "round $round" >&2
     for form in tsv json items; do
         rm -rf "$folder/artifacts"
-        measure "mp4sr $form" "$program" --pipeline "$folder/$form.toml" --data "$folder" --artifacts "$folder/artifacts" --quiet
+        measure "mp4sr $form" "$program" preprocess --pipeline "$folder/$form.toml" --data "$folder" --artifacts "$folder/artifacts" --quiet
     done
     measure "pandas tsv" "$python" "$here/with_pandas.py" "$folder/events.tsv" "$folder/pandas"
     measure "pandas json" "$python" "$here/with_pandas.py" "$folder/reviews.json.gz" "$folder/pandas"

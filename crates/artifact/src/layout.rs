@@ -23,6 +23,11 @@ impl Layout {
         self.root.with_file_name(".cache").join("vectors")
     }
 
+    /// `artifacts/.cache/encoders`: the encoders that the program carries, where a pipeline asks for them.
+    pub fn encoders(&self) -> PathBuf {
+        self.root.with_file_name(".cache").join("encoders")
+    }
+
     /// The name of the run.
     pub fn run_name(&self) -> &str {
         &self.run

@@ -31,7 +31,7 @@ pub use layout::Layout;
 pub use lock::Lock;
 pub use log::{log_line, read_log};
 pub use rows::{open_parquet, parquet_step};
-pub use stage::{FileRecord, Manifest, Stage, Status, expect_recorded};
+pub use stage::{FileRecord, Manifest, Stage, StageSettings, Status, expect_recorded};
 pub use table::{Column, Table};
 pub use tensors::{Header, Tensor, TensorFile, write_tensors};
 pub use vectors::{VectorCache, VectorKey, vector_key};

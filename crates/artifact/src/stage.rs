@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{Error, Fingerprint, Result, files};
 
@@ -45,7 +46,7 @@ pub struct Manifest {
     /// The version of what it writes.
     pub version: u32,
     /// Its resolved settings.
-    pub settings: serde_json::Value,
+    pub settings: Value,
     /// What it read, by role.
     pub inputs: BTreeMap<String, FileRecord>,
     /// What it wrote, by file name.
@@ -78,13 +79,76 @@ pub enum Status {
     Stale(String),
 }
 
+/// The settings that decide what a stage writes, and how they are held against those of an earlier run.
+pub struct StageSettings {
+    values: Value,
+    defaults: Value,
+    with_present_names: Box<dyn Fn(Value) -> Value>,
+}
+
+impl std::fmt::Debug for StageSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.values.fmt(f)
+    }
+}
+
+impl StageSettings {
+    /// Settings whose values are `values`. A key that an earlier run did not record counts as having had its default. In a list,
+    /// the defaults of every entry are those of the first entry in `defaults`.
+    pub fn new(values: Value, defaults: Value) -> Self {
+        Self { values, defaults, with_present_names: Box::new(std::convert::identity) }
+    }
+
+    /// Settings without defaults: an earlier run must have recorded every key.
+    pub fn of(values: impl Into<Value>) -> Self {
+        Self::new(values.into(), Value::Null)
+    }
+
+    /// How settings of earlier releases are given the names that keys have now.
+    #[must_use]
+    pub fn with_earlier_names(self, with_present_names: impl Fn(Value) -> Value + 'static) -> Self {
+        Self { with_present_names: Box::new(with_present_names), ..self }
+    }
+
+    /// The values.
+    pub fn values(&self) -> &Value {
+        &self.values
+    }
+
+    /// The first key whose value is not the recorded one. A recorded key that is not among the settings any more has no say.
+    pub fn changed_since(&self, recorded: &Value) -> Option<String> {
+        let recorded = (self.with_present_names)(recorded.clone());
+        changed("", Some(&recorded), &self.values, Some(&self.defaults))
+    }
+}
+
+/// The path of the first difference; `none` recorded counts as the default.
+fn changed(path: &str, recorded: Option<&Value>, now: &Value, default: Option<&Value>) -> Option<String> {
+    let recorded = recorded.or(default);
+    match (recorded, now) {
+        (Some(Value::Object(recorded)), Value::Object(now)) => now.iter().find_map(|(key, value)| {
+            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            changed(&path, recorded.get(key), value, default.and_then(|default| default.get(key)))
+        }),
+        (Some(Value::Array(recorded)), Value::Array(now)) if recorded.len() == now.len() => {
+            let template = default.and_then(|default| default.get(0));
+            let entries = recorded.iter().zip(now).enumerate();
+            entries
+                .into_iter()
+                .find_map(|(at, (recorded, now))| changed(&format!("{path}[{at}]"), Some(recorded), now, template))
+        }
+        (Some(recorded), now) => (recorded != now).then(|| path.to_owned()),
+        (None, now) => (!now.is_null()).then(|| path.to_owned()),
+    }
+}
+
 /// A stage about to run: its identity for the question "is there anything to do?".
 #[derive(Debug)]
 pub struct Stage {
     name: String,
     version: u32,
     folder: PathBuf,
-    settings: serde_json::Value,
+    settings: StageSettings,
     inputs: BTreeMap<String, FileRecord>,
     before: Option<Manifest>,
 }
@@ -96,7 +160,7 @@ impl Stage {
         name: &str,
         version: u32,
         folder: &Path,
-        settings: &impl Serialize,
+        settings: StageSettings,
         inputs: &[(String, PathBuf)],
     ) -> Result<Self> {
         let path = folder.join(format!("{name}.manifest.json"));
@@ -110,14 +174,11 @@ impl Stage {
             let earlier = before.as_ref().and_then(|m| m.inputs.get(role));
             records.insert(role.clone(), FileRecord::of(path, earlier)?);
         }
-        let settings = serde_json::to_value(settings).map_err(|e| {
-            Error::unusable(&path, format!("settings can't be recorded: {e}"), "report this as a defect")
-        })?;
         Ok(Self { name: name.to_owned(), version, folder: folder.to_owned(), settings, inputs: records, before })
     }
 
     /// The settings as recorded.
-    pub fn settings(&self) -> &serde_json::Value {
+    pub fn settings(&self) -> &StageSettings {
         &self.settings
     }
 
@@ -135,11 +196,8 @@ impl Stage {
         if before.version != self.version {
             return stale(format!("format version {} became {}", before.version, self.version));
         }
-        if before.settings != self.settings {
-            return stale(match first_difference("", &before.settings, &self.settings) {
-                Some(key) => format!("setting `{key}` changed"),
-                None => "settings changed".to_owned(),
-            });
+        if let Some(key) = self.settings.changed_since(&before.settings) {
+            return stale(format!("setting `{key}` changed"));
         }
         for (role, record) in &self.inputs {
             match before.inputs.get(role) {
@@ -180,7 +238,7 @@ impl Stage {
         let manifest = Manifest {
             stage: self.name.clone(),
             version: self.version,
-            settings: self.settings.clone(),
+            settings: self.settings.values.clone(),
             inputs: self.inputs.clone(),
             outputs: records,
         };
@@ -189,20 +247,6 @@ impl Stage {
 
     fn manifest_path(&self) -> PathBuf {
         self.folder.join(format!("{}.manifest.json", self.name))
-    }
-}
-
-fn first_difference(prefix: &str, a: &serde_json::Value, b: &serde_json::Value) -> Option<String> {
-    use serde_json::Value::Object;
-    match (a, b) {
-        (Object(a), Object(b)) => a.keys().chain(b.keys()).find_map(|key| {
-            let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-            match (a.get(key), b.get(key)) {
-                (Some(x), Some(y)) => first_difference(&path, x, y),
-                _ => Some(path),
-            }
-        }),
-        _ => (a != b).then(|| prefix.to_owned()),
     }
 }
 
@@ -224,8 +268,9 @@ mod tests {
         fn path(&self, name: &str) -> PathBuf {
             self.folder.path().join(name)
         }
-        fn stage(&self, version: u32, settings: &serde_json::Value) -> Stage {
+        fn stage(&self, version: u32, settings: &Value) -> Stage {
             let inputs = [("in".to_owned(), self.path("in"))];
+            let settings = StageSettings::of(settings.clone());
             Stage::new("work", version, &self.path("out"), settings, &inputs).unwrap()
         }
         fn run(&self) {
@@ -234,7 +279,7 @@ mod tests {
             files::write_bytes(&self.path("out/result"), b"made").unwrap();
             stage.finish(&[self.path("out/result")]).unwrap();
         }
-        fn why_stale(&self, version: u32, settings: &serde_json::Value) -> String {
+        fn why_stale(&self, version: u32, settings: &Value) -> String {
             match self.stage(version, settings).status().unwrap() {
                 Status::UpToDate => "up to date".to_owned(),
                 Status::Stale(why) => why,
@@ -255,6 +300,24 @@ mod tests {
         assert_eq!(world.why_stale(1, &settings), "up to date", "same content, written again");
         files::write_bytes(&world.path("in"), b"new").unwrap();
         assert_eq!(world.why_stale(1, &settings), "input `in` changed");
+    }
+
+    #[test]
+    fn a_key_that_was_not_recorded_had_its_default_and_one_that_is_not_read_has_no_say() {
+        let defaults = json!({"a": {"old": 1, "new": 2}, "list": [{"x": 0, "y": 7}]});
+        let changed = |now: Value, recorded: Value| StageSettings::new(now, defaults.clone()).changed_since(&recorded);
+        let recorded = json!({"a": {"old": 5, "gone": true}, "list": [{"x": 1}, {"x": 2}]});
+        let now = |new: u32, y: u32| json!({"a": {"old": 5, "new": new}, "list": [{"x": 1, "y": 7}, {"x": 2, "y": y}]});
+        assert_eq!(changed(now(2, 7), recorded.clone()), None);
+        assert_eq!(changed(now(3, 7), recorded.clone()).unwrap(), "a.new");
+        assert_eq!(changed(now(2, 8), recorded.clone()).unwrap(), "list[1].y");
+        assert_eq!(changed(json!({"a": {"old": 1}}), recorded.clone()).unwrap(), "a.old", "recorded, so no default");
+        assert_eq!(changed(json!({"list": [{"x": 1}]}), recorded.clone()).unwrap(), "list");
+        assert_eq!(changed(json!({"b": null}), recorded.clone()), None);
+        assert_eq!(changed(json!({"b": 1}), recorded.clone()).unwrap(), "b", "neither recorded nor a default");
+        let renamed = StageSettings::new(json!({"a": {"now": 5}}), Value::Null)
+            .with_earlier_names(|recorded| json!({"a": {"now": recorded["a"]["old"]}}));
+        assert_eq!(renamed.changed_since(&recorded), None);
     }
 
     #[test]

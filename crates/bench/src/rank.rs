@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use mp4sr_evaluate::{RankOptions, rank_users};
-use mp4sr_models::{Result, RngKey, Scorer};
+use mp4sr_models::{Query, Result, RngKey, Scorer};
 use mp4sr_protocol::Split;
 use serde_json::json;
 
@@ -36,8 +36,8 @@ impl Scorer for Vectors {
         &self.0
     }
 
-    fn sequences(&self, histories: &[&[u32]]) -> Result<Tensor> {
-        let rows: Vec<u32> = histories.iter().map(|history| history[0] - 1).collect();
+    fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
+        let rows: Vec<u32> = queries.iter().map(|query| query.history[0] - 1).collect();
         mp4sr_ops::gather(&self.1, &rows)
     }
 }

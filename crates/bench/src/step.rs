@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use candle_core::Var;
-use mp4sr_models::{Config, Model, Mp4sr, Phase, RngKey, Trace, TransformerConfig};
+use mp4sr_models::mp4sr::{Config, Projection};
+use mp4sr_models::{Model, Mp4sr, PRETRAIN, RngKey, TransformerConfig};
 use mp4sr_ops::Adam;
 use serde_json::json;
 
@@ -37,33 +38,38 @@ const LEARNING_RATE: f64 = 1e-3;
 const WEIGHT_DECAY: f64 = 1e-4;
 const CLIP_NORM: f64 = 5.0;
 
-/// The peer's sizes, which are the paper's.
-fn config(positions: usize, dropout: f64, phase: Phase) -> Config {
+/// The peer's switches, which are the paper's.
+fn config(dropout: f64, pretrains: bool) -> Config {
     Config {
-        transformer: TransformerConfig { positions, dropout, ..TransformerConfig::default() },
         expert_dropout: dropout,
-        id_embedding: phase == Phase::Finetune,
-        projection: phase == Phase::Pretrain,
+        id_embedding: !pretrains,
+        projection: if pretrains { Projection::On } else { Projection::Off },
         ..Config::default()
     }
 }
 
 /// Times the step and describes it as one JSON object.
 pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
-    let phase = if args.stage == "pretrain" { Phase::Pretrain } else { Phase::Finetune };
+    let pretrains = args.stage == PRETRAIN;
     let Workload { modalities, batch, shift, parameters } = match &args.workload {
         Some(path) => Workload::read(path)?,
-        None => Workload::draw(&args.sizes, phase)?,
+        None => Workload::draw(&args.sizes, pretrains)?,
     };
     let rows: Vec<usize> = modalities.iter().map(|m| m.features.row_count()).collect();
     let dim = modalities[0].features.width();
-    let model = Mp4sr::new(config(args.sizes.max_len, args.dropout, phase), modalities, RngKey::new(args.sizes.seed))?;
+    let transformer = TransformerConfig {
+        max_sequence_length: args.sizes.max_len,
+        dropout: args.dropout,
+        ..TransformerConfig::default()
+    };
+    let key = RngKey::new(args.sizes.seed);
+    let model = Mp4sr::new(config(args.dropout, pretrains), transformer, modalities, key)?;
     for (name, values, shape) in parameters {
         model.parameters().set(&name, values, &shape)?;
     }
     let vars: Vec<Var> = model.parameters().iter().map(|(_, var)| var.clone()).collect();
     let mut adam = Adam::new(&vars, LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM);
-    let key = RngKey::new(args.sizes.seed).fold_in("steps");
+    let key = key.fold_in("steps");
     let (mut losses, mut times) = (Vec::new(), Vec::new());
     let (mut spent, mut spent_adam) = (BTreeMap::new(), 0.0);
     for step in 0..args.warmup + args.steps {
@@ -73,10 +79,8 @@ pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
         }
         let began = Instant::now();
         let key = Some(key.fold_in_index(step as u64)).filter(|_| args.dropout > 0.0);
-        let loss = match phase {
-            Phase::Pretrain => model.pretrain_loss(&batch, &shift, key, &Trace::OFF)?,
-            Phase::Finetune => model.finetune_loss(&batch, key, &Trace::OFF)?,
-        };
+        let loss =
+            if pretrains { model.pretrain_loss(&batch, &shift, key)? } else { model.finetune_loss(&batch, key)? };
         losses.push(loss.to_scalar::<f32>()?);
         let gradients = loss.backward()?;
         let stepping = Instant::now();

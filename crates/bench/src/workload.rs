@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use half::f16;
-use mp4sr_models::{Batch, Modality, Phase, Ragged, RngKey, Stored, StoredValues};
+use mp4sr_models::{Batch, Modality, Ragged, RngKey, Stored, StoredValues};
 use safetensors::{Dtype, SafeTensors};
 
 /// Modalities, a batch, and what the peer started from.
@@ -70,7 +70,7 @@ const SWAP: f64 = 0.25;
 
 impl Workload {
     /// Ragged features, histories of popular and rare items with lengths from a geometric distribution, targets, mixup.
-    pub fn draw(sizes: &Sizes, phase: Phase) -> anyhow::Result<Self> {
+    pub fn draw(sizes: &Sizes, pretrains: bool) -> anyhow::Result<Self> {
         let key = RngKey::new(sizes.seed).fold_in("workload");
         let modality = |name: &str, mean: f64| -> anyhow::Result<Modality> {
             let key = key.fold_in(name);
@@ -104,9 +104,9 @@ impl Workload {
         let histories: Vec<Vec<u32>> =
             (0..sizes.batch).map(|j| (0..length(j)).map(|t| item(place(j, t))).collect()).collect();
         let targets = (0..sizes.batch).map(|j| item(place(j, sizes.max_len)));
-        let batch = Batch::new(histories.iter().map(Vec::as_slice).zip(targets), sizes.max_len)?;
+        let batch = Batch::of_histories(histories.iter().map(Vec::as_slice).zip(targets), sizes.max_len)?;
         let swap = |token: u64| u32::from(key.fold_in("shift").uniform(token) < SWAP);
-        let shift = if phase == Phase::Pretrain { (0..batch.items.len() as u64).map(swap).collect() } else { vec![] };
+        let shift = if pretrains { (0..batch.items.len() as u64).map(swap).collect() } else { vec![] };
         let modalities = vec![modality("text", sizes.rows_text)?, modality("image", sizes.rows_image)?];
         Ok(Self { modalities, batch, shift, parameters: Vec::new() })
     }
@@ -146,7 +146,8 @@ impl Workload {
         };
         let (histories, targets) = (padded("in.items")?, ints("in.targets")?);
         let longest = lengths.iter().copied().max().unwrap_or(1);
-        let batch = Batch::new(histories.iter().map(Vec::as_slice).zip(targets.iter().map(|&t| t as u32)), longest)?;
+        let batch =
+            Batch::of_histories(histories.iter().map(Vec::as_slice).zip(targets.iter().map(|&t| t as u32)), longest)?;
         let shift = if file.tensor("in.shift").is_ok() { padded("in.shift")?.concat() } else { Vec::new() };
         let mut parameters: BTreeMap<String, (Vec<f32>, Vec<usize>)> = BTreeMap::new();
         for name in file.names() {

@@ -11,6 +11,7 @@
 mod address;
 mod check;
 mod client;
+pub mod command;
 mod error;
 mod images;
 mod ledger;

@@ -2,6 +2,7 @@
 //!
 //! In: a scorer, sequences, a split. Out: ranks. Must not know: how a model was trained, what ranks are good for.
 
+pub mod command;
 mod loss;
 mod ranking;
 

@@ -1,5 +1,6 @@
-use mp4sr_models::{Result, Scorer};
-use mp4sr_ops::cross_entropy;
+use candle_core::{D, Tensor};
+use mp4sr_models::{Query, Result, Scorer};
+use mp4sr_ops::{cross_entropy, plain};
 use mp4sr_protocol::{EvalCase, Split};
 
 /// The mean over users of the cross-entropy of a split's targets under softmax of the scores over all items, nothing dropped;
@@ -11,43 +12,62 @@ pub fn mean_loss<'a>(
     split: Split,
     batch: usize,
 ) -> Result<f64> {
-    let cases: Vec<EvalCase<'a>> = (0..users).filter_map(|user| EvalCase::of(sequence(user), split)).collect();
+    let cases: Vec<(u32, EvalCase<'a>)> =
+        (0..users).filter_map(|user| Some((user as u32, EvalCase::of(sequence(user), split)?))).collect();
     let mut sum = 0.0;
     for block in cases.chunks(batch) {
-        let histories: Vec<&[u32]> = block.iter().map(|case| case.history).collect();
-        let targets: Vec<u32> = block.iter().map(|case| case.target - 1).collect();
-        let losses = cross_entropy(&scorer.sequences(&histories)?, scorer.items(), &targets, 1.0)?;
+        let query = |(user, case): &(u32, EvalCase<'a>)| Query { user: Some(*user), history: case.history };
+        let queries = scorer.queries(&block.iter().map(query).collect::<Vec<_>>())?;
+        let targets: Vec<u32> = block.iter().map(|(_, case)| case.target - 1).collect();
+        let losses = match scorer.interests() {
+            1 => cross_entropy(&queries, scorer.items(), &targets, 1.0)?,
+            interests => of_interests(&queries, scorer.items(), &targets, interests)?,
+        };
         sum += losses.to_vec1::<f32>()?.iter().map(|&loss| f64::from(loss)).sum::<f64>();
     }
     Ok(sum / cases.len() as f64)
 }
 
+/// The same where a score is the greatest over several vectors of a query.
+fn of_interests(queries: &Tensor, items: &Tensor, targets: &[u32], interests: usize) -> Result<Tensor> {
+    let scores = plain::product(queries, &items.t()?.contiguous()?)?;
+    let scores = scores.reshape((targets.len(), interests, items.dim(0)?))?.max(1)?;
+    let columns = Tensor::from_slice(targets, (targets.len(), 1), scores.device())?;
+    scores.log_sum_exp(D::Minus1)? - scores.gather(&columns, 1)?.squeeze(1)?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{Device, Tensor};
+    use candle_core::Device;
 
-    /// Scores of the two items are the length of the history and 0.
-    struct Lengths(Tensor);
+    /// Scores of the two items are the length of the history and 0; further interests score the first item lower.
+    struct Lengths(Tensor, usize);
 
     impl Scorer for Lengths {
         fn items(&self) -> &Tensor {
             &self.0
         }
-        fn sequences(&self, histories: &[&[u32]]) -> Result<Tensor> {
-            let lengths: Vec<f32> = histories.iter().map(|history| history.len() as f32).collect();
-            Tensor::from_vec(lengths, (histories.len(), 1), &Device::Cpu)
+        fn interests(&self) -> usize {
+            self.1
+        }
+        fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
+            let lengths = queries.iter().flat_map(|query| (0..self.1).map(|at| query.history.len() as f32 - at as f32));
+            Tensor::from_vec(lengths.collect::<Vec<_>>(), (queries.len() * self.1, 1), &Device::Cpu)
         }
     }
 
     #[test]
     fn worked_by_hand_and_users_without_a_case_do_not_count() {
-        let scorer = Lengths(Tensor::new(&[[1f32], [0.0]], &Device::Cpu).unwrap());
+        let scorer = |interests| Lengths(Tensor::new(&[[1f32], [0.0]], &Device::Cpu).unwrap(), interests);
         let users: [&[u32]; 3] = [&[2, 1], &[1], &[1, 1, 2]];
-        let loss = |batch| mean_loss(&scorer, 3, |user| users[user], Split::Test, batch).unwrap();
+        let loss = |batch, interests| mean_loss(&scorer(interests), 3, |user| users[user], Split::Test, batch).unwrap();
         // Scores (1, 0) with target 1, and (2, 0) with target 2.
         let expected = f64::midpoint((1.0 + (-1f64).exp()).ln(), (1.0 + 2f64.exp()).ln());
-        assert!((loss(1) - expected).abs() < 1e-6 && (loss(9) - expected).abs() < 1e-6);
-        assert!(mean_loss(&scorer, 0, |_| &[][..], Split::Test, 4).unwrap().is_nan());
+        for interests in [1, 2] {
+            let losses = [loss(1, interests), loss(9, interests)];
+            assert!(losses.iter().all(|loss| (loss - expected).abs() < 1e-6), "{losses:?}");
+        }
+        assert!(mean_loss(&scorer(1), 0, |_| &[][..], Split::Test, 4).unwrap().is_nan());
     }
 }

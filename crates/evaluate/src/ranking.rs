@@ -1,4 +1,4 @@
-use mp4sr_models::{Error, Scorer};
+use mp4sr_models::{Error, Query, Scorer};
 use mp4sr_ops::{ScoreBlocks, count_at_least};
 use mp4sr_protocol::{BadScore, EvalCase, Split};
 
@@ -29,7 +29,7 @@ pub enum RankError {
     Model(#[from] Error),
 }
 
-/// One rank a user; 0 for a user whose sequence is too short for the split.
+/// One rank per user; 0 for a user whose sequence is too short for the split.
 pub type Ranks = Vec<u32>;
 
 /// Ranks the target of every user among all items, blocks of users against blocks of items: scores are never all held, so
@@ -47,21 +47,24 @@ pub fn rank_users<'a>(
         .filter_map(|user| Some((user, shown(EvalCase::of(sequence(user), split)?, options.history))))
         .collect();
     let mut ranks = vec![0; users];
-    let blocks = ScoreBlocks::new(scorer.items())?;
+    let (blocks, interests) = (ScoreBlocks::new(scorer.items())?, scorer.interests());
     for block in cases.chunks(options.batch) {
-        let histories: Vec<&[u32]> = block.iter().map(|(_, case)| case.history).collect();
-        let vectors = scorer.sequences(&histories)?;
+        let query = |(user, case): &(usize, EvalCase<'a>)| Query { user: Some(*user as u32), history: case.history };
+        let vectors = scorer.queries(&block.iter().map(query).collect::<Vec<_>>())?;
         let mut states: Vec<RankState> = vectors
             .to_vec2::<f32>()?
-            .iter()
+            .chunks(interests)
             .zip(block)
-            .map(|(vector, (_, case))| RankState::new(blocks.score(vector, case.target as usize - 1), case, options))
+            .map(|(vectors, (_, case))| {
+                let scores = vectors.iter().map(|vector| blocks.score(vector, case.target as usize - 1));
+                RankState::new(scores.fold(f32::NEG_INFINITY, f32::max), case, options)
+            })
             .collect();
-        blocks.scan(&vectors, &mut states, RankState::visit)?;
+        blocks.scan(&vectors, interests, &mut states, RankState::visit)?;
         // Where a target's score was rounded otherwise in its block, it is that one which others are compared with.
         if states.iter().any(|state| state.own.to_bits() != state.found.to_bits()) {
             states.iter_mut().for_each(RankState::again);
-            blocks.scan(&vectors, &mut states, RankState::visit)?;
+            blocks.scan(&vectors, interests, &mut states, RankState::visit)?;
         }
         for ((user, _), state) in block.iter().zip(states) {
             ranks[*user] = match state.bad {
@@ -137,16 +140,22 @@ mod tests {
     use mp4sr_models::RngKey;
     use proptest::prelude::*;
 
-    struct Fixed(Tensor, Tensor);
+    /// Items, vectors of queries, interests.
+    struct Fixed(Tensor, Tensor, usize);
 
     impl Scorer for Fixed {
         fn items(&self) -> &Tensor {
             &self.0
         }
-        fn sequences(&self, histories: &[&[u32]]) -> mp4sr_models::Result<Tensor> {
-            // The vector of a history is chosen by its first item.
-            let rows: Vec<u32> = histories.iter().map(|h| h[0] % 7).collect();
-            self.1.index_select(&Tensor::from_vec(rows, histories.len(), &Device::Cpu)?, 0)
+        fn interests(&self) -> usize {
+            self.2
+        }
+        fn queries(&self, queries: &[Query<'_>]) -> mp4sr_models::Result<Tensor> {
+            // The vectors of a history are chosen by its first item.
+            let first = |query: &Query<'_>| query.history[0] as usize;
+            let rows: Vec<u32> =
+                queries.iter().flat_map(|q| (0..self.2).map(move |at| ((first(q) + 3 * at) % 7) as u32)).collect();
+            self.1.index_select(&Tensor::from_vec(rows.clone(), rows.len(), &Device::Cpu)?, 0)
         }
     }
 
@@ -170,9 +179,10 @@ mod tests {
             batch in 1usize..60,
             remove_seen: bool,
             history in prop::option::of(1usize..6),
+            interests in 1usize..4,
             seed: u64,
         ) {
-            let scorer = Fixed(coarse(seed, items, d, kinds), coarse(seed ^ 1, 7, d, kinds));
+            let scorer = Fixed(coarse(seed, items, d, kinds), coarse(seed ^ 1, 7, d, kinds), interests);
             let sequences: Vec<Vec<u32>> = (0..users as u64)
                 .map(|u| (0..=u % 9).map(|t| 1 + (RngKey::new(seed).fold_in_index(u).bits(t) % items as u64) as u32).collect())
                 .collect();
@@ -186,8 +196,8 @@ mod tests {
                     prop_assert_eq!(found, 0);
                     continue;
                 };
-                let scores = scorer.sequences(&[case.history]).unwrap().matmul(&columns).unwrap();
-                let scores = scores.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                let scores = scorer.queries(&[Query::of_history(case.history)]).unwrap().matmul(&columns).unwrap();
+                let scores = scores.max(0).unwrap().to_vec1::<f32>().unwrap();
                 let seen = |item| remove_seen && case.history.contains(&item);
                 prop_assert_eq!(found, mp4sr_protocol::rank(&scores, case.target, seen).unwrap());
             }
@@ -197,7 +207,7 @@ mod tests {
     #[test]
     fn a_score_that_is_not_finite_names_user_and_item() {
         let items = Tensor::new(&[[1f32], [2.0], [f32::NAN]], &Device::Cpu).unwrap();
-        let scorer = Fixed(items, Tensor::ones((7, 1), candle_core::DType::F32, &Device::Cpu).unwrap());
+        let scorer = Fixed(items, Tensor::ones((7, 1), candle_core::DType::F32, &Device::Cpu).unwrap(), 1);
         let options = RankOptions { batch: 4, remove_seen: false, history: None };
         let error = rank_users(&scorer, 2, |_| &[1, 2], Split::Test, options, |_| ()).unwrap_err().to_string();
         assert!(error.contains("user 1") && error.contains("item 3"), "{error}");

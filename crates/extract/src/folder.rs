@@ -8,6 +8,7 @@ use mp4sr_artifact::{files, json_problem};
 use serde::de::DeserializeOwned;
 use tokenizers::{Tokenizer, TruncationParams};
 
+use crate::builtin;
 use crate::error::{Error, Result};
 use crate::processor::Processor;
 use crate::weights::WeightsFile;
@@ -62,6 +63,14 @@ impl ModelFolder {
     /// hub's cache.
     pub fn open(name: &str) -> Result<Self> {
         let location = Location::find(name)?;
+        let config = JsonFile::read(location.file(name, CONFIG)?)?;
+        Ok(Self { name: name.to_owned(), location, config })
+    }
+
+    /// The same, or an encoder that the program carries, whose files are then below `cache`.
+    pub fn open_or_carried(name: &str, cache: &Path) -> Result<Self> {
+        let Some(folder) = builtin::folder(name, cache)? else { return Self::open(name) };
+        let location = Location::Folder(folder);
         let config = JsonFile::read(location.file(name, CONFIG)?)?;
         Ok(Self { name: name.to_owned(), location, config })
     }

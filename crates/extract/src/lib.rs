@@ -8,8 +8,10 @@
 //!
 //! Must not know: users, interactions.
 
+mod builtin;
 pub mod cache;
 mod clip;
+pub mod command;
 pub mod dictionary;
 mod encoder;
 mod error;

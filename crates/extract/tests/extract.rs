@@ -4,11 +4,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use mp4sr_artifact::{Downloads, Features, Items, Layout, Table, files};
 use mp4sr_extract::{SentenceEncoder, WordVectors, dictionary, load_image_encoder};
-use mp4sr_pipeline::config::{ImageFeatures, Storage};
+use mp4sr_pipeline::config::{ImageFeatures, ModelCatalog, Storage};
 use mp4sr_pipeline::{Config, Context, Progress};
 use mp4sr_sample::{TRUTH, Truth, TruthItem, ensure};
 use tempfile::TempDir;
@@ -41,7 +41,8 @@ fn context(artifacts: &Path) -> Context {
     "small".clone_into(&mut config.dataset.name);
     config.extract.text.model = carried("tiny-sentence");
     config.extract.image.model = carried("tiny-clip");
-    Context { config, layout: Layout::new(artifacts, "small", "run"), progress: Progress::new(true) }
+    let models = Arc::new(ModelCatalog::unchecked());
+    Context { config, layout: Layout::new(artifacts, "small", "run"), progress: Progress::new(true), models }
 }
 
 /// Five items: text and image; two images; no text; a broken and a missing image; neither text nor image.

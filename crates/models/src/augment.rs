@@ -15,14 +15,15 @@ pub fn close_up(batch: &Batch, keep: impl Fn(usize) -> bool) -> Result<Batch> {
     let mut lengths = Vec::with_capacity(batch.count());
     for j in 0..batch.count() {
         let before = items.len();
-        for (place, token) in batch.segments.range(j).enumerate() {
+        for (place, token) in batch.offsets.range(j).enumerate() {
             if place == 0 || keep(token) {
                 items.push(batch.items[token]);
             }
         }
         lengths.push(items.len() - before);
     }
-    Ok(Batch { segments: PackedOffsets::from_lengths(lengths)?, items, targets: batch.targets.clone() })
+    let offsets = PackedOffsets::from_lengths(lengths)?;
+    Ok(Batch { users: batch.users.clone(), offsets, items, targets: batch.targets.clone() })
 }
 
 /// Which modality each token takes: mixed sequence m has modality (m + shift) mod M there. A token is swapped with
@@ -43,7 +44,7 @@ mod tests {
 
     fn batch() -> Batch {
         let histories: Vec<Vec<u32>> = (0..2000).map(|j| (1..=1 + j % 10).collect()).collect();
-        Batch::new(histories.iter().map(|h| (h.as_slice(), 1)), 50).unwrap()
+        Batch::of_histories(histories.iter().map(|h| (h.as_slice(), 1)), 50).unwrap()
     }
 
     #[test]
@@ -51,10 +52,10 @@ mod tests {
         let before = batch();
         let after = sequence_dropout(&before, 0.2, RngKey::new(5)).unwrap();
         for j in 0..after.count() {
-            let kept = &after.items[after.segments.range(j)];
+            let kept = &after.items[after.offsets.range(j)];
             assert_eq!(kept[0], 1);
             assert!(kept.is_sorted() && kept.windows(2).all(|w| w[0] < w[1]));
-            assert!(*kept.last().unwrap() as usize <= before.segments.range(j).len());
+            assert!(*kept.last().unwrap() as usize <= before.offsets.range(j).len());
         }
         let could = (before.items.len() - before.count()) as f64;
         let dropped = (before.items.len() - after.items.len()) as f64 / could;

@@ -1,31 +1,66 @@
 use mp4sr_ops::{PackedOffsets, Result};
 
-/// Samples of a step: histories, packed one after the other, and the item that follows each.
+use crate::Query;
+
+/// Samples of a step. What a phase does not sample is empty: [`Samples::Events`](crate::Samples::Events) has no histories,
+/// [`Samples::Sequences`](crate::Samples::Sequences) has no targets.
 #[derive(Clone, Debug)]
 pub struct Batch {
+    /// `[B]`: the row of each sample's user in the dataset, from 0.
+    pub users: Vec<u32>,
     /// Where each history lies in `items`.
-    pub segments: PackedOffsets,
-    /// `[tokens]`: items, 1-based, oldest first.
+    pub offsets: PackedOffsets,
+    /// `[tokens]`: the histories' items, 1-based, oldest first, one history after the other.
     pub items: Vec<u32>,
-    /// `[B]`: the next item of each history.
+    /// `[B]`: the item that follows each history.
     pub targets: Vec<u32>,
 }
 
+/// One sample of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample<'a> {
+    /// The row of the user in the dataset, from 0.
+    pub user: u32,
+    /// Items, 1-based, oldest first.
+    pub history: &'a [u32],
+    /// The item after the history.
+    pub target: Option<u32>,
+}
+
 impl Batch {
-    /// Packs histories (none empty) and their targets, keeping the last `positions` items of each.
-    pub fn new<'a>(samples: impl IntoIterator<Item = (&'a [u32], u32)>, positions: usize) -> Result<Self> {
-        let (mut lengths, mut items, mut targets) = (Vec::new(), Vec::new(), Vec::new());
-        for (history, target) in samples {
-            let recent = &history[history.len().saturating_sub(positions)..];
-            lengths.push(recent.len());
-            items.extend_from_slice(recent);
-            targets.push(target);
+    /// Packs samples, keeping the last `max_sequence_length` items of each history.
+    pub fn new<'a>(samples: impl IntoIterator<Item = Sample<'a>>, max_sequence_length: usize) -> Result<Self> {
+        let (mut users, mut lengths, mut items, mut targets) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for Sample { user, history, target } in samples {
+            let recent = &history[history.len().saturating_sub(max_sequence_length)..];
+            users.push(user);
+            if !recent.is_empty() {
+                lengths.push(recent.len());
+                items.extend_from_slice(recent);
+            }
+            targets.extend(target);
         }
-        Ok(Self { segments: PackedOffsets::from_lengths(lengths)?, items, targets })
+        Ok(Self { users, offsets: PackedOffsets::from_lengths(lengths)?, items, targets })
+    }
+
+    /// Packs histories of unknown users and the items after them.
+    pub fn of_histories<'a>(
+        samples: impl IntoIterator<Item = (&'a [u32], u32)>,
+        max_sequence_length: usize,
+    ) -> Result<Self> {
+        let sample = |(history, target)| Sample { user: 0, history, target: Some(target) };
+        Self::new(samples.into_iter().map(sample), max_sequence_length)
+    }
+
+    /// Packs the histories of queries, none of them empty.
+    pub fn of_queries<'a>(queries: &[Query<'a>], max_sequence_length: usize) -> Result<Self> {
+        let sample =
+            |query: &Query<'a>| Sample { user: query.user.unwrap_or_default(), history: query.history, target: None };
+        Self::new(queries.iter().map(sample), max_sequence_length)
     }
 
     /// B, the number of samples.
     pub fn count(&self) -> usize {
-        self.segments.count()
+        self.users.len()
     }
 }

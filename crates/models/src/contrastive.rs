@@ -4,14 +4,18 @@
 use std::sync::Arc;
 
 use candle_core::{D, Tensor};
-use mp4sr_ops::{Mask, Result, SameGroup, row_logsumexp};
+use mp4sr_ops::{FalseNegatives, Mask, Result, row_logsumexp};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// The second direction of CMCL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum CmclDirection {
-    /// Its cross sum runs over a column of the first direction's matrix.
+    /// Its cross sum runs over a column of the first direction's matrix (paper).
+    #[default]
     Symmetric,
-    /// It uses the row sums of the first direction again, as the authors' released code does.
+    /// It uses the row sums of the first direction again (released code).
     RowSums,
 }
 
@@ -19,18 +23,18 @@ pub enum CmclDirection {
 #[derive(Clone, Debug)]
 pub(crate) struct Negatives {
     targets: Arc<Vec<u32>>,
-    same: SameGroup,
+    treatment: FalseNegatives,
     temperature: f64,
 }
 
 impl Negatives {
-    pub fn new(targets: &[u32], same: SameGroup, temperature: f64) -> Self {
-        Self { targets: Arc::new(targets.to_vec()), same, temperature }
+    pub fn new(targets: &[u32], treatment: FalseNegatives, temperature: f64) -> Self {
+        Self { targets: Arc::new(targets.to_vec()), treatment, temperature }
     }
 
     /// log of the sum over j' of f(a_j, b_j'), `[B]`.
     fn log_sum(&self, a: &Tensor, b: &Tensor, diagonal: bool) -> Result<Tensor> {
-        let mask = Mask::Groups { groups: self.targets.clone(), same: self.same, diagonal };
+        let mask = Mask::Groups { groups: self.targets.clone(), false_negatives: self.treatment, diagonal };
         row_logsumexp(a, b, (1.0 / self.temperature) as f32, &mask)
     }
 
@@ -47,14 +51,14 @@ fn log_add(terms: &[Tensor]) -> Result<Tensor> {
     (stacked.broadcast_sub(&top)?.exp()?.sum_keepdim(1)?.log()? + top)?.squeeze(1)
 }
 
-/// NIP of one modality, a term a sequence `[B]`: views of the sequence in the modality's space against targets there.
+/// NIP of one modality, a term per sequence `[B]`: views of the sequence in the modality's space against targets there.
 pub(crate) fn nip_rows(views: &[Tensor], targets: &Tensor, negatives: &Negatives) -> Result<Tensor> {
     let pairs = views.iter().map(|view| negatives.log_pair(view, targets)).collect::<Result<Vec<_>>>()?;
     let sums = views.iter().map(|view| negatives.log_sum(view, targets, true)).collect::<Result<Vec<_>>>()?;
     log_add(&sums)? - log_add(&pairs)?
 }
 
-/// CMCL, a term a sequence `[B]`: the mean over ordered pairs of different views.
+/// CMCL, a term per sequence `[B]`: the mean over ordered pairs of different views.
 pub(crate) fn cmcl_rows(views: &[Tensor], direction: CmclDirection, negatives: &Negatives) -> Result<Tensor> {
     let within = views.iter().map(|view| negatives.log_sum(view, view, false)).collect::<Result<Vec<_>>>()?;
     let mut terms = Vec::new();

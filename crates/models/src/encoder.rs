@@ -2,17 +2,34 @@
 //! rows, then a mixture of experts.
 
 use candle_core::{Tensor, Var};
-use mp4sr_ops::{Dropout, GatherIndex, ItemRows, Ragged, Result, RngKey, plain};
+use mp4sr_ops::{
+    Dropout, ExpertParts, GatherIndex, ItemRows, MixtureSizes, Ragged, Result, RngKey, pack_mixture, plain,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use crate::{Initial, Parameters, Trace};
+use crate::{Initial, Parameters, trace};
 
-/// What happens to the gradient of attention pooling.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What happens to the gradient of attention pooling (specification, section 10).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum PoolingGradient {
-    /// It trains.
+    /// The pooling is trained (paper).
+    #[default]
     Learned,
-    /// It is cut, as in the authors' released code.
+    /// The gradient is cut, so that the pooling stays as it started (released code).
     Frozen,
+}
+
+/// How items' rows are pooled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pooling {
+    /// The width of attention pooling, `d_a`.
+    pub attention: usize,
+    /// What happens to its gradient.
+    pub gradient: PoolingGradient,
+    /// Rows of zeros pad every item's rows up to this number; none where only real rows share the softmax.
+    pub pad_rows: Option<usize>,
 }
 
 /// Attention pooling and mixture of experts.
@@ -25,8 +42,7 @@ pub struct ItemEncoder {
     w2: Var,
     gate: Var,
     experts: Vec<Expert>,
-    pooling_gradient: PoolingGradient,
-    pad_rows: Option<usize>,
+    pooling: Pooling,
     width: usize,
 }
 
@@ -39,19 +55,19 @@ struct Expert {
 }
 
 impl ItemEncoder {
-    /// An encoder of rows of `width` to vectors of `model_width`, with parameters under `prefix`.
+    /// An encoder with parameters under `prefix`.
     pub fn new(
         parameters: &mut Parameters,
         prefix: &str,
-        (width, attention, model_width, experts): (usize, usize, usize, usize),
-        pooling_gradient: PoolingGradient,
-        pad_rows: Option<usize>,
+        sizes: MixtureSizes,
+        pooling: Pooling,
         key: RngKey,
     ) -> Result<Self> {
+        let MixtureSizes { features: width, experts, width: model_width } = sizes;
         let mut add =
             |name: &str, shape: &[usize], initial| parameters.add(&format!("{prefix}.{name}"), shape, initial, key);
-        let w1 = add("pool.w1", &[width, attention], Initial::Normal)?;
-        let w2 = add("pool.w2", &[attention, 1], Initial::Normal)?;
+        let w1 = add("pool.w1", &[width, pooling.attention], Initial::Normal)?;
+        let w2 = add("pool.w2", &[pooling.attention, 1], Initial::Normal)?;
         // A gate of zeros starts with all experts alike.
         let gate = add("gate.weight", &[width, experts], Initial::Zeros)?;
         let experts = (0..experts)
@@ -65,41 +81,45 @@ impl ItemEncoder {
                 })
             })
             .collect::<Result<_>>()?;
-        Ok(Self { w1, w2, gate, experts, pooling_gradient, pad_rows, width: model_width })
+        Ok(Self { w1, w2, gate, experts, pooling, width: model_width })
     }
 
     /// The folded pooling vector, `[d]`, cut from the graph where pooling is frozen.
-    pub fn pooling(&self) -> Result<Tensor> {
+    pub fn pooling_vector(&self) -> Result<Tensor> {
         let w = mp4sr_ops::product(&self.w1, &self.w2)?.squeeze(1)?;
-        Ok(if self.pooling_gradient == PoolingGradient::Frozen { w.detach() } else { w })
+        Ok(if self.pooling.gradient == PoolingGradient::Frozen { w.detach() } else { w })
     }
 
-    /// All other parameters in the order of [`mp4sr_ops::encode`]: experts' weights, gate, biases, LayerNorms.
-    pub fn parameters(&self) -> Vec<&Tensor> {
-        let all = |pick: fn(&Expert) -> &Var| self.experts.iter().map(move |e| pick(e).as_tensor());
-        let weights = all(|e| &e.weight).chain([self.gate.as_tensor()]);
-        weights.chain(all(|e| &e.bias)).chain(all(|e| &e.norm_weight)).chain(all(|e| &e.norm_bias)).collect()
+    /// All other parameters as one vector.
+    pub fn packed(&self) -> Result<Tensor> {
+        let parts = self.experts.iter().map(|expert| ExpertParts {
+            weight: &expert.weight,
+            bias: &expert.bias,
+            norm_weight: &expert.norm_weight,
+            norm_bias: &expert.norm_bias,
+        });
+        pack_mixture(&parts.collect::<Vec<_>>(), &self.gate)
     }
 
     /// What it works on: the items of `features`, each use with its own dropout.
     pub fn rows(&self, features: Ragged, dropout: Dropout) -> ItemRows {
-        ItemRows { features, pad_rows: self.pad_rows, experts: self.experts.len(), width: self.width, dropout }
+        ItemRows { features, pad_rows: self.pooling.pad_rows, experts: self.experts.len(), width: self.width, dropout }
     }
 
-    /// Records the steps of encoding the items of `rows`.
-    pub fn trace(&self, rows: &ItemRows, name: &str, trace: &Trace) -> Result<()> {
-        if !trace.is_on() {
+    /// Records the steps of encoding the items of `rows` where a trace is collected.
+    pub(crate) fn trace(&self, rows: &ItemRows, name: &str) -> Result<()> {
+        if !trace::is_on() {
             return Ok(());
         }
-        let (w, packed) = (self.pooling()?, mp4sr_ops::pack(&self.parameters())?);
+        let (w, packed) = (self.pooling_vector()?, self.packed()?);
         let steps = plain::encoded(rows, &w, &packed)?;
         let once = GatherIndex::each_once(rows.features.count());
         let outputs = plain::experts(&steps.products, &steps.norms, rows.experts, &once, Dropout::NONE)?;
         let alpha = plain::pooling_weights(&rows.features, &w.unsqueeze(1)?, rows.pad_rows)?;
-        trace.record(|| format!("alpha.{name}"), &alpha);
-        trace.record(|| format!("pooled.{name}"), &steps.pooled);
-        trace.record(|| format!("gate.{name}"), &steps.gate);
-        trace.record(|| format!("experts.{name}"), &outputs);
+        trace::record(|| format!("alpha.{name}"), &alpha);
+        trace::record(|| format!("pooled.{name}"), &steps.pooled);
+        trace::record(|| format!("gate.{name}"), &steps.gate);
+        trace::record(|| format!("experts.{name}"), &outputs);
         Ok(())
     }
 }

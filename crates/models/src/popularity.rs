@@ -1,9 +1,29 @@
 //! Popularity: an item's score is its number of training events. The reference that every model must beat.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use mp4sr_ops::{Error, Result, RngKey};
 
-use crate::{Batch, Initial, Model, Parameters, Phase, Scorer};
+use crate::recipe::{NoKeys, Reads, Recipe, Section};
+use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step, TrainingSequences};
+
+/// How popularity is named and built.
+pub static RECIPE: Recipe = Recipe {
+    name: "popularity",
+    title: "popularity",
+    summary: "Items by their number of training events.",
+    paper: "",
+    reads: Reads { features: false, transformer: false },
+    section: Section::of::<NoKeys>(),
+    phase_reads: |_, _, _| true,
+    defaults: "",
+    presets: &[],
+    renamed: &[],
+    check: |_| Ok(()),
+    phases: |_| Ok(PHASES.to_vec()),
+    build: |_, data: Data, _| Ok(Box::new(Popularity::new(data.items, &data.training)?)),
+};
+
+const PHASES: [Phase; 1] = [Phase::untrained()];
 
 /// Items by their number of training events.
 #[derive(Debug)]
@@ -12,10 +32,10 @@ pub struct Popularity {
 }
 
 impl Popularity {
-    /// Counts events of items `1..=items` in training sequences.
-    pub fn new<'a>(items: usize, training: impl IntoIterator<Item = &'a [u32]>) -> Result<Self> {
+    /// Counts the events of items `1..=items` in the training parts.
+    pub fn new(items: usize, training: &TrainingSequences) -> Result<Self> {
         let mut counts = vec![0.0f32; items];
-        for item in training.into_iter().flatten() {
+        for item in &training.items {
             counts[*item as usize - 1] += 1.0;
         }
         let mut parameters = Parameters::default();
@@ -30,19 +50,15 @@ impl Model for Popularity {
         &self.parameters
     }
 
-    fn phases(&self) -> &'static [Phase] {
-        &[]
+    fn phases(&self) -> &[Phase] {
+        &PHASES
     }
 
-    fn uses(&self, _: Phase, _: &str) -> bool {
-        true
-    }
-
-    fn loss(&self, _: Phase, _: &Batch, _: RngKey) -> Result<Tensor> {
+    fn loss(&self, _: &Phase, _: &Batch, _: &Step) -> Result<Tensor> {
         Err(Error::Msg("popularity has no loss".to_owned()))
     }
 
-    fn scorer(&self, _: Phase) -> Result<Box<dyn Scorer + '_>> {
+    fn scorer(&self, _: &Phase) -> Result<Box<dyn Scorer + '_>> {
         let counts = self.parameters.get("counts").ok_or_else(|| Error::Msg("popularity has no counts".to_owned()))?;
         Ok(Box::new(Counts(counts.as_tensor().clone())))
     }
@@ -59,7 +75,7 @@ impl Scorer for Counts {
         &self.0
     }
 
-    fn sequences(&self, histories: &[&[u32]]) -> Result<Tensor> {
-        Tensor::ones((histories.len(), 1), candle_core::DType::F32, &Device::Cpu)
+    fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
+        Tensor::ones((queries.len(), 1), DType::F32, &Device::Cpu)
     }
 }

@@ -5,9 +5,30 @@
 //! more class of its softmax, has no counterpart: nothing is padded here.
 
 use candle_core::{Tensor, Var};
-use mp4sr_ops::{Error, Result, RngKey, cross_entropy};
+use mp4sr_ops::{Result, RngKey, Rows, cross_entropy};
 
-use crate::{Batch, Initial, Model, Parameters, Phase, Scorer, Trace, Transformer, TransformerConfig};
+use crate::interface::FINETUNE;
+use crate::recipe::{NoKeys, Reads, Recipe, Section};
+use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step, Transformer, TransformerConfig};
+
+/// How SASRec is named and built. RecBole trains it without weight decay.
+pub static RECIPE: Recipe = Recipe {
+    name: "sasrec",
+    title: "SASRec",
+    summary: "A transformer over item embeddings, in RecBole's reading.",
+    paper: "Kang and McAuley, Self-Attentive Sequential Recommendation, 2018 (arXiv 1808.09781)",
+    reads: Reads { features: false, transformer: true },
+    section: Section::of::<NoKeys>(),
+    phase_reads: |_, _, _| true,
+    defaults: "finetune.weight_decay = 0.0",
+    presets: &[],
+    renamed: &[],
+    check: |_| Ok(()),
+    phases: |_| Ok(PHASES.to_vec()),
+    build: |settings, data: Data, key| Ok(Box::new(SasRec::new(settings.transformer()?, data.items, key)?)),
+};
+
+const PHASES: [Phase; 1] = [Phase::of_prefixes(FINETUNE)];
 
 /// The model with its parameters.
 #[derive(Debug)]
@@ -32,7 +53,7 @@ impl SasRec {
     /// The vector after the last item of each history, `[B, d_0]`.
     fn sequences(&self, batch: &Batch, key: Option<RngKey>) -> Result<Tensor> {
         let rows: Vec<u32> = batch.items.iter().map(|item| item - 1).collect();
-        self.transformer.forward((self.items.as_tensor(), &rows), None, &batch.segments, key, &Trace::OFF)
+        self.transformer.forward(Rows::new(&self.items, &rows), None, &batch.offsets, key)
     }
 
     /// Cross-entropy of the next item; without `key` nothing is dropped.
@@ -47,27 +68,20 @@ impl Model for SasRec {
         &self.parameters
     }
 
-    fn phases(&self) -> &'static [Phase] {
-        &[Phase::Finetune]
+    fn phases(&self) -> &[Phase] {
+        &PHASES
     }
 
-    fn uses(&self, _: Phase, _: &str) -> bool {
-        true
+    fn max_sequence_length(&self) -> usize {
+        self.config.max_sequence_length
     }
 
-    fn loss(&self, phase: Phase, batch: &Batch, key: RngKey) -> Result<Tensor> {
-        match phase {
-            Phase::Pretrain => Err(Error::Msg("SASRec has no pre-training".to_owned())),
-            Phase::Finetune => self.finetune_loss(batch, Some(key)),
-        }
+    fn loss(&self, _: &Phase, batch: &Batch, step: &Step) -> Result<Tensor> {
+        self.finetune_loss(batch, Some(step.key))
     }
 
-    fn scorer(&self, _: Phase) -> Result<Box<dyn Scorer + '_>> {
+    fn scorer(&self, _: &Phase) -> Result<Box<dyn Scorer + '_>> {
         Ok(Box::new(SasRecScorer { model: self, items: self.items.as_tensor().detach() }))
-    }
-
-    fn is_sequential(&self) -> bool {
-        true
     }
 }
 
@@ -81,8 +95,8 @@ impl Scorer for SasRecScorer<'_> {
         &self.items
     }
 
-    fn sequences(&self, histories: &[&[u32]]) -> Result<Tensor> {
-        let batch = Batch::new(histories.iter().map(|history| (*history, 1)), self.model.config.positions)?;
+    fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
+        let batch = Batch::of_queries(queries, self.model.config.max_sequence_length)?;
         Ok(self.model.sequences(&batch, None)?.detach())
     }
 }

@@ -1,35 +1,31 @@
+//! Intermediate values for comparison with a reference. Nothing is kept unless [`collect`] asks for it.
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 
-/// Collects named intermediate values on request, for comparison with a reference. Off, it costs nothing.
-#[derive(Debug, Default)]
-pub struct Trace(Option<RefCell<BTreeMap<String, Tensor>>>);
+thread_local! {
+    static VALUES: RefCell<Option<BTreeMap<String, Tensor>>> = const { RefCell::new(None) };
+}
 
-impl Trace {
-    /// Collects nothing.
-    pub const OFF: Self = Self(None);
+/// Runs `work` and gives, beside its result, the named intermediate values that it recorded on this thread.
+pub fn collect<T>(work: impl FnOnce() -> T) -> (T, BTreeMap<String, Tensor>) {
+    VALUES.set(Some(BTreeMap::new()));
+    let result = work();
+    (result, VALUES.take().unwrap_or_default())
+}
 
-    /// Collects everything.
-    pub fn on() -> Self {
-        Self(Some(RefCell::default()))
-    }
+/// Whether values are collected, for those that cost something to compute.
+pub(crate) fn is_on() -> bool {
+    VALUES.with_borrow(Option::is_some)
+}
 
-    /// Whether values are collected.
-    pub fn is_on(&self) -> bool {
-        self.0.is_some()
-    }
-
-    /// Keeps `value` under a name.
-    pub fn record(&self, name: impl FnOnce() -> String, value: &Tensor) {
-        if let Some(values) = &self.0 {
-            values.borrow_mut().insert(name(), value.clone());
+/// Keeps `value` under a name where values are collected.
+pub(crate) fn record(name: impl FnOnce() -> String, value: &Tensor) {
+    VALUES.with_borrow_mut(|values| {
+        if let Some(values) = values {
+            values.insert(name(), value.clone());
         }
-    }
-
-    /// All that was kept.
-    pub fn into_values(self) -> BTreeMap<String, Tensor> {
-        self.0.map(RefCell::into_inner).unwrap_or_default()
-    }
+    });
 }

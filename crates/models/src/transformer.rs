@@ -3,33 +3,63 @@
 
 use candle_core::{Tensor, Var};
 use mp4sr_ops::{
-    Dropout, LayerDropout, LayerSizes, PackedOffsets, Result, RngKey, gather, pack, plain, sequence_input,
-    transformer_layer,
+    Dropout, LayerDropout, LayerParts, LayerSizes, PackedOffsets, Result, RngKey, Rows, gather, pack_positions, plain,
+    sequence_input, transformer_layer,
 };
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use crate::{Initial, Parameters, Trace};
+use crate::{Initial, Parameters, Refused, Renamed, trace};
 
-/// Sizes of a transformer.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// `[model.transformer]`: the keys that all transformers share.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct TransformerConfig {
-    /// `d_0`, the width of tokens.
+    /// `d_0`, the width of the model.
+    #[schemars(range(min = 1, max = 4096))]
     pub width: usize,
     /// L, the number of layers.
+    #[schemars(range(min = 1, max = 64))]
     pub layers: usize,
-    /// Attention heads.
+    /// The number of attention heads, a divisor of the width.
+    #[schemars(range(min = 1, max = 64))]
     pub heads: usize,
-    /// Width between the two maps of a feed-forward block.
+    /// The width of the feed-forward layer.
+    #[schemars(range(min = 1, max = 16384))]
     pub feed_forward: usize,
-    /// n, the longest sequence.
-    pub positions: usize,
-    /// Dropout on inputs, attention weights and branches.
+    /// n, the number of last items of a history that the model reads.
+    #[schemars(range(min = 1, max = 10000))]
+    pub max_sequence_length: usize,
+    /// Dropout on inputs, attention weights and residual branches.
+    #[schemars(range(min = 0.0, max = 0.95))]
     pub dropout: f64,
 }
 
 /// The paper's.
 impl Default for TransformerConfig {
     fn default() -> Self {
-        Self { width: 64, layers: 2, heads: 2, feed_forward: 256, positions: 50, dropout: 0.2 }
+        Self { width: 64, layers: 2, heads: 2, feed_forward: 256, max_sequence_length: 50, dropout: 0.2 }
+    }
+}
+
+impl TransformerConfig {
+    /// Keys that stood in `[model]` in earlier releases.
+    pub const RENAMED: [Renamed; 6] = [
+        Renamed::key("model.width", "model.transformer.width"),
+        Renamed::key("model.layers", "model.transformer.layers"),
+        Renamed::key("model.heads", "model.transformer.heads"),
+        Renamed::key("model.feed_forward", "model.transformer.feed_forward"),
+        Renamed::key("model.positions", "model.transformer.max_sequence_length"),
+        Renamed::key("model.dropout", "model.transformer.dropout"),
+    ];
+
+    /// Refuses heads that do not divide the width.
+    pub fn check(&self) -> std::result::Result<(), Refused> {
+        if self.width.is_multiple_of(self.heads) {
+            return Ok(());
+        }
+        let allowed = format!("a divisor of model.transformer.width = {}", self.width);
+        Err(Refused::new("model.transformer.heads", &self.heads, allowed))
     }
 }
 
@@ -92,38 +122,34 @@ impl Layer {
         Ok(Self { query, key: keys, value, output, attention_norm, up, down, feed_forward_norm })
     }
 
-    /// All parameters in the order of [`transformer_layer`].
     fn packed(&self) -> Result<Tensor> {
         let pair = |f: fn(&Linear) -> &Var, axis: usize| {
             Tensor::cat(&[f(&self.key).as_tensor(), f(&self.value).as_tensor()], axis)
         };
-        let (norm, norm2) = (&self.attention_norm, &self.feed_forward_norm);
-        pack(&[
-            &self.query.weight,
-            &pair(|l| &l.weight, 1)?,
-            &self.output.weight,
-            &self.query.bias,
-            &pair(|l| &l.bias, 0)?,
-            &self.output.bias,
-            &self.up.weight,
-            &self.up.bias,
-            &self.down.weight,
-            &self.down.bias,
-            &norm.weight,
-            &norm.bias,
-            &norm2.weight,
-            &norm2.bias,
-        ])
+        LayerParts {
+            query: self.query.weight.as_tensor(),
+            key_value: &pair(|l| &l.weight, 1)?,
+            output: &self.output.weight,
+            query_bias: &self.query.bias,
+            key_value_bias: &pair(|l| &l.bias, 0)?,
+            output_bias: &self.output.bias,
+            up: &self.up.weight,
+            up_bias: &self.up.bias,
+            down: &self.down.weight,
+            down_bias: &self.down.bias,
+            attention_norm: &self.attention_norm.weight,
+            attention_norm_bias: &self.attention_norm.bias,
+            feed_forward_norm: &self.feed_forward_norm.weight,
+            feed_forward_norm_bias: &self.feed_forward_norm.bias,
+        }
+        .pack()
     }
 }
-
-/// Rows of a table that tokens take, `[tokens]` of `[n, d_0]`.
-pub type Rows<'a> = (&'a Tensor, &'a [u32]);
 
 impl Transformer {
     /// A transformer with parameters `position`, `input_norm.*`, `layer.*`.
     pub fn new(parameters: &mut Parameters, config: TransformerConfig, key: RngKey) -> Result<Self> {
-        let position = parameters.add("position", &[config.positions, config.width], Initial::Normal, key)?;
+        let position = parameters.add("position", &[config.max_sequence_length, config.width], Initial::Normal, key)?;
         let input_norm = Norm::new(parameters, "input_norm", config.width, key)?;
         let layers = (0..config.layers)
             .map(|l| Layer::new(parameters, &format!("layer.{l}"), &config, key))
@@ -132,26 +158,23 @@ impl Transformer {
     }
 
     /// h, the output at the last token of every sequence, `[sequences, d_0]`: tokens are rows of `z`, and of `ids` where there
-    /// are any.
+    /// are any. Without `key` nothing is dropped.
     ///
     /// A trace asks for every token of the top layer too; the values at the last tokens are the same.
     pub fn forward(
         &self,
         z: Rows<'_>,
         ids: Option<Rows<'_>>,
-        segments: &PackedOffsets,
+        offsets: &PackedOffsets,
         key: Option<RngKey>,
-        trace: &Trace,
     ) -> Result<Tensor> {
-        let drop = |key: Option<RngKey>, purpose: &str| match key {
-            Some(key) => key.fold_in(purpose).dropout(self.config.dropout),
+        let drop = |key: Option<RngKey>, name: &str| match key {
+            Some(key) => key.fold_in(name).dropout(self.config.dropout),
             None => Dropout::NONE,
         };
-        let norm = &self.input_norm;
-        let rows = |row: &Var| row.unsqueeze(0);
-        let places = Tensor::cat(&[self.position.as_tensor(), &rows(&norm.weight)?, &rows(&norm.bias)?], 0)?;
-        let mut x = sequence_input(z, ids, (&places, &segments.positions()), drop(key, "input"))?;
-        trace.record(|| "input".to_owned(), &x);
+        let table = pack_positions(&self.position, &self.input_norm.weight, &self.input_norm.bias)?;
+        let mut x = sequence_input(z, ids, Rows::new(&table, &offsets.positions()), drop(key, "input"))?;
+        trace::record(|| "input".to_owned(), &x);
         let sizes =
             LayerSizes { width: self.config.width, heads: self.config.heads, feed_forward: self.config.feed_forward };
         for (l, layer) in self.layers.iter().enumerate() {
@@ -162,16 +185,16 @@ impl Transformer {
                 feed_forward: drop(key, "feed_forward"),
             };
             let packed = layer.packed()?;
-            if trace.is_on() {
-                let steps = plain::layer_steps(&x, &packed, sizes, segments, false, dropout)?;
-                trace.record(|| format!("{l}.query"), &steps.query);
-                trace.record(|| format!("{l}.key_value"), &steps.key_value);
-                trace.record(|| format!("{l}.attention"), &steps.attention);
-                trace.record(|| format!("{l}.layer"), &steps.layer);
+            if trace::is_on() {
+                let steps = plain::layer_steps(&x, &packed, sizes, offsets, false, dropout)?;
+                trace::record(|| format!("{l}.query"), &steps.query);
+                trace::record(|| format!("{l}.key_value"), &steps.key_value);
+                trace::record(|| format!("{l}.attention"), &steps.attention);
+                trace::record(|| format!("{l}.layer"), &steps.layer);
             }
-            let top = l + 1 == self.layers.len() && !trace.is_on();
-            x = transformer_layer(&x, &packed, sizes, segments, top, dropout)?;
+            let top = l + 1 == self.layers.len() && !trace::is_on();
+            x = transformer_layer(&x, &packed, sizes, offsets, top, dropout)?;
         }
-        if trace.is_on() { gather(&x, &segments.last_tokens()) } else { Ok(x) }
+        if trace::is_on() { gather(&x, &offsets.last_tokens()) } else { Ok(x) }
     }
 }

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor, Var};
 use mp4sr_models::augment::close_up;
+use mp4sr_models::mp4sr::{Config, PoolingRows, Projection};
 use mp4sr_models::{
-    Batch, CmclDirection, Config, Logits, Modality, Model, Mp4sr, Parameters, Phase, PoolingGradient, Pretraining,
-    Ragged, RngKey, SameGroup, Trace, Transformer, TransformerConfig,
+    Batch, FINETUNE, Modality, Model, Mp4sr, PRETRAIN, Parameters, Phase, Query, Ragged, RngKey, Transformer,
+    TransformerConfig, trace,
 };
-use mp4sr_ops::{Adam, PackedOffsets};
+use mp4sr_ops::{Adam, PackedOffsets, Rows};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -105,17 +106,17 @@ impl GoldenCase {
     }
 
     /// Compares packed tokens `[T, d]` with padded `[B, n, d]` at real positions.
-    fn compare_packed(&mut self, name: &str, found: &Tensor, segments: &PackedOffsets) {
+    fn compare_packed(&mut self, name: &str, found: &Tensor, offsets: &PackedOffsets) {
         let shape = self.floats[name].1.clone();
         let (n, d) = (shape[1], shape[2]);
         let values = flat(found);
         let mut padded = vec![0.0; shape.iter().product()];
-        for j in 0..segments.count() {
-            for (place, token) in segments.range(j).enumerate() {
+        for j in 0..offsets.count() {
+            for (place, token) in offsets.range(j).enumerate() {
                 padded[(j * n + place) * d..][..d].copy_from_slice(&values[token * d..][..d]);
             }
         }
-        self.compare(name, &padded, |at| at / d % n < segments.range(at / d / n).len());
+        self.compare(name, &padded, |at| at / d % n < offsets.range(at / d / n).len());
     }
 
     fn compare_if_present(&mut self, name: &str, found: &Tensor) {
@@ -186,7 +187,7 @@ impl GoldenCase {
             layers: self.size("layers"),
             heads: self.size("heads"),
             feed_forward: self.size("feed_forward"),
-            positions: self.size("positions"),
+            max_sequence_length: self.size("positions"),
             dropout: 0.2,
         }
     }
@@ -200,58 +201,38 @@ impl GoldenCase {
                 self.int(&format!("in.features.{m}.offsets")).iter().map(|&o| o as usize).collect();
             Modality { name: m.clone(), features: Ragged::new(values, shape[1], &offsets).unwrap() }
         };
-        let logits = self.meta["switches"]["logit_modalities"].as_array().unwrap();
-        let place = |v: &Value| names.iter().position(|n| n == v.as_str().unwrap()).unwrap();
-        let pretraining = Pretraining {
-            rho: 0.2,
-            uniform_rho: false,
-            mixup: (0.0, 0.5),
-            nip_weight: 1.0,
-            lambda: self.scalar("lambda"),
+        // The reference knows two of the switches' values under other names.
+        let false_negatives = match self.switch("same_target") {
+            "leave_out" => "exclude",
+            "zero" => "zero_logit",
+            other => other,
         };
-        let config = Config {
-            transformer: self.transformer_config(),
-            attention: self.size("attention"),
-            experts: self.size("experts"),
-            expert_dropout: 0.0,
-            temperature: self.scalar("tau"),
-            id_embedding: self.meta["stage"] == "finetune" && self.meta["switches"]["id_embedding"].as_bool().unwrap(),
-            logit_modalities: logits.iter().map(place).collect(),
-            pooling_gradient: match self.switch("pooling_gradient") {
-                "learned" => PoolingGradient::Learned,
-                "frozen" => PoolingGradient::Frozen,
-                other => panic!("pooling_gradient {other}"),
-            },
-            pad_rows: match self.switch("pooling_rows") {
-                "masked" => None,
-                "unmasked" => Some(self.scalar("pad_rows") as usize),
-                other => panic!("pooling_rows {other}"),
-            },
-            projection: match (self.meta["stage"].as_str(), self.switch("projection")) {
-                (Some("pretrain"), "on") => true,
-                (_, "on" | "off") => false,
-                (_, other) => panic!("projection {other}"),
-            },
-            same_target: match self.switch("same_target") {
-                "leave_out" => SameGroup::LeaveOut,
-                "keep" => SameGroup::Keep,
-                "zero" => SameGroup::Zero,
-                other => panic!("same_target {other}"),
-            },
-            cmcl_direction: match self.meta["switches"]["cmcl_direction"].as_str() {
-                None | Some("symmetric") => CmclDirection::Symmetric,
-                Some("row_sums") => CmclDirection::RowSums,
-                Some(other) => panic!("cmcl_direction {other}"),
-            },
-            logits: match self.switch("logits") {
-                "cosine" => Logits::Cosine,
-                "dot" => Logits::Dot,
-                other => panic!("logits {other}"),
-            },
-            pretraining,
-            ..Config::default()
-        };
-        let model = Mp4sr::new(config, names.iter().map(features).collect(), RngKey::new(1)).unwrap();
+        let switches = &self.meta["switches"];
+        let config = serde_json::json!({
+            "attention": self.size("attention"),
+            "experts": self.size("experts"),
+            "expert_dropout": 0.0,
+            "temperature": self.scalar("tau"),
+            "lambda": self.scalar("lambda"),
+            "logit_modalities": switches["logit_modalities"],
+            "pooling_gradient": self.switch("pooling_gradient"),
+            "pooling_rows": self.switch("pooling_rows"),
+            "padded_rows": self.meta["scalars"]["pad_rows"].as_u64().unwrap_or(1),
+            "projection": self.switch("projection"),
+            "false_negatives": false_negatives,
+            "cmcl_direction": switches["cmcl_direction"].as_str().unwrap_or("symmetric"),
+            "logits": self.switch("logits"),
+        });
+        let mut config: Config = serde_json::from_value(config).unwrap();
+        // A file holds the parameters of its phase alone.
+        let finetunes = self.meta["stage"] == "finetune";
+        config.id_embedding = finetunes && switches["id_embedding"].as_bool().unwrap();
+        if self.meta["stage"] != "pretrain" {
+            config.projection = Projection::Off;
+        }
+        assert!(config.pooling_rows == PoolingRows::Masked || self.scalar("pad_rows") >= 1.0);
+        let modalities = names.iter().map(features).collect();
+        let model = Mp4sr::new(config, self.transformer_config(), modalities, RngKey::new(1)).unwrap();
         self.load(model.parameters());
         model
     }
@@ -287,7 +268,7 @@ impl GoldenCase {
     fn batch(&self, name: &str, lengths: &[usize]) -> Batch {
         let targets = self.int("in.targets").iter().map(|&t| t as u32);
         let rows = self.rows(name, lengths);
-        Batch::new(rows.iter().map(Vec::as_slice).zip(targets), self.size("positions")).unwrap()
+        Batch::of_histories(rows.iter().map(Vec::as_slice).zip(targets), self.size("positions")).unwrap()
     }
 }
 
@@ -297,14 +278,13 @@ fn flat(tensor: &Tensor) -> Vec<f32> {
 
 fn encoder(case: &mut GoldenCase) {
     let model = case.model();
-    let trace = Trace::on();
-    let z = model.item_embeddings(Phase::Pretrain, true, &trace).unwrap();
+    let (z, values) = trace::collect(|| model.item_embeddings(PRETRAIN, true).unwrap());
     let mut loss = Vec::new();
     for (m, name) in case.names("modalities").iter().enumerate() {
         let z = z.narrow(0, m * model.item_count(), model.item_count()).unwrap();
         loss.push((z * case.tensor(&format!("in.cotangent.{name}"))).unwrap().sum_all().unwrap());
     }
-    for (name, value) in trace.into_values() {
+    for (name, value) in values {
         case.compare_tensor(&format!("out.{name}"), &value);
     }
     case.compare_training(model.parameters(), &Tensor::stack(&loss, 0).unwrap().sum_all().unwrap());
@@ -315,27 +295,26 @@ fn transformer(case: &mut GoldenCase) {
     let model = Transformer::new(&mut parameters, case.transformer_config(), RngKey::new(1)).unwrap();
     case.load(&parameters);
     let lengths = case.lengths();
-    let segments = PackedOffsets::from_lengths(lengths.clone()).unwrap();
+    let offsets = PackedOffsets::from_lengths(lengths.clone()).unwrap();
     let (padded, shape) = case.floats["in.x"].clone();
     let (n, d) = (shape[1], shape[2]);
     let packed: Vec<f32> =
         lengths.iter().enumerate().flat_map(|(j, l)| padded[j * n * d..][..l * d].to_vec()).collect();
-    let x = Var::from_tensor(&Tensor::from_vec(packed, (segments.tokens(), d), &Device::Cpu).unwrap()).unwrap();
+    let x = Var::from_tensor(&Tensor::from_vec(packed, (offsets.tokens(), d), &Device::Cpu).unwrap()).unwrap();
 
-    let trace = Trace::on();
-    let rows: Vec<u32> = (0..segments.tokens() as u32).collect();
-    model.forward((&x, &rows), None, &segments, None, &trace).unwrap();
-    let values = trace.into_values();
-    case.compare_packed("out.input", &values["input"], &segments);
+    let rows: Vec<u32> = (0..offsets.tokens() as u32).collect();
+    let forward = || model.forward(Rows::new(&x, &rows), None, &offsets, None).unwrap();
+    let (_, values) = trace::collect(forward);
+    case.compare_packed("out.input", &values["input"], &offsets);
     let heads = case.size("heads");
     for l in 0..case.size("layers") {
-        case.compare_packed(&format!("out.attention.{l}"), &values[&format!("{l}.attention")], &segments);
-        case.compare_packed(&format!("out.layer.{l}"), &values[&format!("{l}.layer")], &segments);
+        case.compare_packed(&format!("out.attention.{l}"), &values[&format!("{l}.attention")], &offsets);
+        case.compare_packed(&format!("out.layer.{l}"), &values[&format!("{l}.layer")], &offsets);
         let (query, key_value) = (&values[&format!("{l}.query")], &values[&format!("{l}.key_value")]);
-        let mut weights = vec![0.0; segments.count() * heads * n * n];
-        for j in 0..segments.count() {
+        let mut weights = vec![0.0; offsets.count() * heads * n * n];
+        for j in 0..offsets.count() {
             for head in 0..heads {
-                let range = segments.range(j);
+                let range = offsets.range(j);
                 let part = |t: &Tensor| {
                     let rows = t.narrow(0, range.start, range.len()).unwrap();
                     rows.narrow(1, head * d / heads, d / heads).unwrap().contiguous().unwrap()
@@ -350,11 +329,11 @@ fn transformer(case: &mut GoldenCase) {
         case.compare(&format!("out.attention_weights.{l}"), &weights, real);
     }
     // Gradients come from the path of training, which computes the top layer at the last tokens alone.
-    let h = model.forward((&x, &rows), None, &segments, None, &Trace::OFF).unwrap();
+    let h = forward();
     case.compare_tensor("out.h", &h);
     let loss = (&h * case.tensor("in.cotangent")).unwrap().sum_all().unwrap();
     let gradients = loss.backward().unwrap();
-    case.compare_packed("grad.in.x", gradients.get(x.as_tensor()).unwrap(), &segments);
+    case.compare_packed("grad.in.x", gradients.get(x.as_tensor()).unwrap(), &offsets);
     case.compare_training(&parameters, &loss);
 }
 
@@ -369,14 +348,13 @@ fn pretrain(case: &mut GoldenCase) {
         case.int("in.items_before").chunks(n).map(|row| row.iter().filter(|&&i| i > 0).count()).collect();
     let keep: Vec<u32> = case.rows("in.keep", &before_lengths).concat();
     let closed = close_up(&case.batch("in.items_before", &before_lengths), |token| keep[token] == 1).unwrap();
-    assert_eq!((closed.items, closed.segments.last_tokens()), (batch.items.clone(), batch.segments.last_tokens()));
+    assert_eq!((closed.items, closed.offsets.last_tokens()), (batch.items.clone(), batch.offsets.last_tokens()));
 
     let shift: Vec<u32> = case.rows("in.shift", &lengths).concat();
-    let trace = Trace::on();
-    model.pretrain_loss(&batch, &shift, None, &trace).unwrap();
-    compare_sequences(case, &names, &batch.segments, trace.into_values());
-    compare_items(case, &model, Phase::Pretrain);
-    let loss = model.pretrain_loss(&batch, &shift, None, &Trace::OFF).unwrap();
+    let (_, values) = trace::collect(|| model.pretrain_loss(&batch, &shift, None).unwrap());
+    compare_sequences(case, &names, &batch.offsets, values);
+    compare_items(case, &model, PRETRAIN);
+    let loss = model.pretrain_loss(&batch, &shift, None).unwrap();
     case.compare_training(model.parameters(), &loss);
 }
 
@@ -389,15 +367,14 @@ fn finetune(case: &mut GoldenCase) {
         .map(|v| v.as_str().unwrap().to_owned())
         .collect();
     let batch = case.batch("in.items", &case.lengths());
-    let trace = Trace::on();
-    model.finetune_loss(&batch, None, &trace).unwrap();
-    compare_sequences(case, &logit_names, &batch.segments, trace.into_values());
-    compare_items(case, &model, Phase::Finetune);
+    let (_, values) = trace::collect(|| model.finetune_loss(&batch, None).unwrap());
+    compare_sequences(case, &logit_names, &batch.offsets, values);
+    compare_items(case, &model, FINETUNE);
 
-    let scorer = model.scorer(Phase::Finetune).unwrap();
+    let scorer = model.scorer(&Phase::of_prefixes(FINETUNE)).unwrap();
     let histories = case.rows("in.items", &case.lengths());
-    let histories: Vec<&[u32]> = histories.iter().map(Vec::as_slice).collect();
-    let logits = scorer.sequences(&histories).unwrap().matmul(&scorer.items().t().unwrap()).unwrap();
+    let queries: Vec<Query<'_>> = histories.iter().map(|history| Query::of_history(history)).collect();
+    let logits = scorer.queries(&queries).unwrap().matmul(&scorer.items().t().unwrap()).unwrap();
     case.compare_tensor("out.logits", &logits);
     let ranks: Vec<i64> = logits
         .to_vec2::<f32>()
@@ -409,7 +386,7 @@ fn finetune(case: &mut GoldenCase) {
     assert_eq!(case.int("out.ranks"), ranks);
     case.compared.insert("out.ranks".to_owned());
     drop(scorer);
-    let loss = model.finetune_loss(&batch, None, &Trace::OFF).unwrap();
+    let loss = model.finetune_loss(&batch, None).unwrap();
     case.compare_training(model.parameters(), &loss);
 }
 
@@ -417,11 +394,15 @@ fn finetune(case: &mut GoldenCase) {
 fn compare_sequences(
     case: &mut GoldenCase,
     names: &[String],
-    segments: &PackedOffsets,
+    offsets: &PackedOffsets,
     values: BTreeMap<String, Tensor>,
 ) {
-    let (tokens, count) = (segments.tokens(), segments.count());
-    for (name, value) in values {
+    // Steps of the item encoders are of the batch's items here; `compare_items` has those of all items.
+    const OF_ITEMS: [&str; 5] = ["alpha", "pooled", "gate", "experts", "z"];
+    let (tokens, count) = (offsets.tokens(), offsets.count());
+    for (name, value) in
+        values.into_iter().filter(|(name, _)| !OF_ITEMS.iter().any(|of| name.split('.').next() == Some(of)))
+    {
         let part = |m: usize, rows: usize| value.narrow(0, m * rows, rows).unwrap();
         for (m, modality) in names.iter().enumerate() {
             let packed = match name.split_once('.') {
@@ -430,7 +411,7 @@ fn compare_sequences(
                 _ => None,
             };
             if let Some(key) = packed.filter(|key| case.has(key)) {
-                case.compare_packed(&key, &part(m, tokens), segments);
+                case.compare_packed(&key, &part(m, tokens), offsets);
             } else if name == "h" {
                 case.compare_if_present(&format!("out.h.{modality}"), &part(m, count));
             }
@@ -442,10 +423,9 @@ fn compare_sequences(
 }
 
 /// What scoring computes for all items.
-fn compare_items(case: &mut GoldenCase, model: &Mp4sr, phase: Phase) {
-    let trace = Trace::on();
-    model.item_embeddings(phase, false, &trace).unwrap();
-    for (name, value) in trace.into_values() {
+fn compare_items(case: &mut GoldenCase, model: &Mp4sr, phase: &str) {
+    let (_, values) = trace::collect(|| model.item_embeddings(phase, false).unwrap());
+    for (name, value) in values {
         case.compare_if_present(&format!("out.{name}"), &value);
     }
 }

@@ -4,9 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use mp4sr_models::augment::mixup;
+use mp4sr_models::mp4sr::{Config, Logits, PoolingRows, Projection, SequenceDropout};
 use mp4sr_models::{
-    Batch, CmclDirection, Config, Logits, Modality, Model, Mp4sr, Phase, PoolingGradient, Ragged, RngKey, SameGroup,
-    Trace, TransformerConfig,
+    Batch, CmclDirection, FINETUNE, FalseNegatives, Modality, Model, Mp4sr, PRETRAIN, Phase, PoolingGradient, Ragged,
+    RngKey, Step, TransformerConfig, trace,
 };
 
 const ITEMS: usize = 23;
@@ -14,13 +15,19 @@ const ITEMS: usize = 23;
 /// Gradients that are zero by arithmetic in every variant: a key's bias shifts all scores of a query alike.
 const CANCELS: &str = ".attention.key.bias";
 
+const PHASES: [Phase; 2] = [Phase::of_prefixes(PRETRAIN), Phase::of_prefixes(FINETUNE)];
+
 fn config() -> Config {
-    Config {
-        transformer: TransformerConfig { width: 8, layers: 2, heads: 2, feed_forward: 12, positions: 6, dropout: 0.2 },
-        attention: 5,
-        experts: 3,
-        ..Config::default()
-    }
+    Config { attention: 5, experts: 3, ..Config::default() }
+}
+
+fn transformer() -> TransformerConfig {
+    TransformerConfig { width: 8, layers: 2, heads: 2, feed_forward: 12, max_sequence_length: 6, dropout: 0.2 }
+}
+
+fn step() -> Step {
+    let key = RngKey::new(9);
+    Step { epoch: 1, index: 0, global: 0, epoch_key: key, key }
 }
 
 /// Random rows: every seventh item has none in `text`, every fifth none in `image`, so that item 35k has none at all.
@@ -40,7 +47,7 @@ fn modalities(names: &[&str]) -> Vec<Modality> {
 }
 
 fn model(config: Config) -> Mp4sr {
-    Mp4sr::new(config, modalities(&["text", "image"]), RngKey::new(3)).unwrap()
+    Mp4sr::new(config, transformer(), modalities(&["text", "image"]), RngKey::new(3)).unwrap()
 }
 
 fn batch() -> Batch {
@@ -48,12 +55,12 @@ fn batch() -> Batch {
     let item = |at: u64| 1 + (key.uniform(at) * ITEMS as f64) as u32;
     let histories: Vec<Vec<u32>> = (0..12u64).map(|j| (0..=j % 6).map(|t| item(100 * j + t)).collect()).collect();
     let samples = histories.iter().enumerate().map(|(j, h)| (h.as_slice(), item(5000 + j as u64)));
-    Batch::new(samples, 6).unwrap()
+    Batch::of_histories(samples, 6).unwrap()
 }
 
 /// Parameters without a gradient, or with a zero one, and the loss.
-fn without_gradient(model: &Mp4sr, phase: Phase, batch: &Batch) -> (Vec<String>, f32) {
-    let loss = model.loss(phase, batch, RngKey::new(9)).unwrap();
+fn without_gradient(model: &Mp4sr, phase: &Phase, batch: &Batch) -> (Vec<String>, f32) {
+    let loss = model.loss(phase, batch, &step()).unwrap();
     let value = loss.to_scalar::<f32>().unwrap();
     assert!(value.is_finite(), "{phase:?}: the loss is {value}");
     let gradients = loss.backward().unwrap();
@@ -71,39 +78,40 @@ fn without_gradient(model: &Mp4sr, phase: Phase, batch: &Batch) -> (Vec<String>,
 }
 
 /// A variant, how it differs, and the beginnings of the names that it freezes in pre-training and in fine-tuning.
-type Variant = (&'static str, fn(&mut Config), &'static [&'static str], &'static [&'static str]);
+type Variant =
+    (&'static str, fn(&mut Config, &mut TransformerConfig), &'static [&'static str], &'static [&'static str]);
 
 const VARIANTS: &[Variant] = &[
-    ("MP4SR", |_| (), &[], &[]),
-    ("w/o NIP", |c| c.pretraining.nip_weight = 0.0, &[], &[]),
-    ("w/o CMCL", |c| c.pretraining.lambda = 0.0, &[], &[]),
-    ("w/o C-Mixup", |c| c.pretraining.mixup = (0.0, 0.0), &[], &[]),
-    ("w/o Proj", |c| c.projection = false, &[], &[]),
-    ("w/o sequence dropout", |c| c.pretraining.rho = 0.0, &[], &[]),
-    ("uniform sequence dropout", |c| c.pretraining.uniform_rho = true, &[], &[]),
-    ("E2E", |c| c.end_to_end = true, &[], &[]),
-    ("Shared", |c| c.shared_encoder = true, &[], &[]),
-    ("T", |c| c.logit_modalities = vec![0], &[], &["encoder.image."]),
-    ("V", |c| c.logit_modalities = vec![1], &[], &["encoder.text."]),
-    ("T, E2E", |c| (c.logit_modalities, c.end_to_end) = (vec![0], true), &[], &[]),
-    ("no item ids", |c| c.id_embedding = false, &[], &[]),
+    ("MP4SR", |_, _| (), &[], &[]),
+    ("w/o NIP", |c, _| c.nip_weight = 0.0, &[], &[]),
+    ("w/o CMCL", |c, _| c.lambda = 0.0, &[], &[]),
+    ("w/o C-Mixup", |c, _| c.mixup_max = 0.0, &[], &[]),
+    ("w/o Proj", |c, _| c.projection = Projection::Off, &[], &[]),
+    ("w/o sequence dropout", |c, _| c.rho = 0.0, &[], &[]),
+    ("uniform sequence dropout", |c, _| c.sequence_dropout = SequenceDropout::Uniform, &[], &[]),
+    ("E2E", |c, _| c.end_to_end = true, &[], &[]),
+    ("Shared", |c, _| c.shared_encoder = true, &[], &[]),
+    ("T", |c, _| c.logit_modalities = vec!["text".to_owned()], &[], &["encoder.image."]),
+    ("V", |c, _| c.logit_modalities = vec!["image".to_owned()], &[], &["encoder.text."]),
+    ("T, E2E", |c, _| (c.logit_modalities, c.end_to_end) = (vec!["text".to_owned()], true), &[], &[]),
+    ("no item ids", |c, _| c.id_embedding = false, &[], &[]),
     (
         "frozen pooling",
-        |c| c.pooling_gradient = PoolingGradient::Frozen,
+        |c, _| c.pooling_gradient = PoolingGradient::Frozen,
         &["encoder.text.pool.", "encoder.image.pool."],
         &["encoder.text.pool.", "encoder.image.pool."],
     ),
-    ("unmasked pooling", |c| c.pad_rows = Some(10), &[], &[]),
-    ("same targets kept", |c| c.same_target = SameGroup::Keep, &[], &[]),
-    ("same targets at zero", |c| c.same_target = SameGroup::Zero, &[], &[]),
-    ("row sums", |c| c.cmcl_direction = CmclDirection::RowSums, &[], &[]),
-    ("inner products", |c| c.logits = Logits::Dot, &[], &[]),
-    ("one layer", |c| c.transformer.layers = 1, &[], &[]),
-    ("three layers", |c| c.transformer.layers = 3, &[], &[]),
+    ("unmasked pooling", |c, _| c.pooling_rows = PoolingRows::Unmasked, &[], &[]),
+    ("same targets kept", |c, _| c.false_negatives = FalseNegatives::Keep, &[], &[]),
+    ("same targets at zero", |c, _| c.false_negatives = FalseNegatives::ZeroLogit, &[], &[]),
+    ("row sums", |c, _| c.cmcl_direction = CmclDirection::RowSums, &[], &[]),
+    ("inner products", |c, _| c.logits = Logits::Dot, &[], &[]),
+    ("one layer", |_, t| t.layers = 1, &[], &[]),
+    ("three layers", |_, t| t.layers = 3, &[], &[]),
     (
         // The softmax of one gate is 1, whatever the gate.
         "one expert",
-        |c| c.experts = 1,
+        |c, _| c.experts = 1,
         &["encoder.text.gate.", "encoder.image.gate."],
         &["encoder.text.gate.", "encoder.image.gate."],
     ),
@@ -112,10 +120,10 @@ const VARIANTS: &[Variant] = &[
 #[test]
 fn every_trainable_parameter_has_a_gradient_in_both_phases_and_every_variant() {
     for (name, change, frozen_pretrain, frozen_finetune) in VARIANTS {
-        let mut config = config();
-        change(&mut config);
-        let model = model(config);
-        for (phase, frozen) in [(Phase::Pretrain, frozen_pretrain), (Phase::Finetune, frozen_finetune)] {
+        let (mut config, mut transformer) = (config(), transformer());
+        change(&mut config, &mut transformer);
+        let model = Mp4sr::new(config, transformer, modalities(&["text", "image"]), RngKey::new(3)).unwrap();
+        for (phase, frozen) in PHASES.iter().zip([frozen_pretrain, frozen_finetune]) {
             let (without, _) = without_gradient(&model, phase, &batch());
             let expected: Vec<_> = model
                 .parameters()
@@ -130,9 +138,8 @@ fn every_trainable_parameter_has_a_gradient_in_both_phases_and_every_variant() {
 
 #[test]
 fn three_modalities_have_gradients_too() {
-    let config = Config { logit_modalities: vec![0, 1, 2], ..config() };
-    let model = Mp4sr::new(config, modalities(&["text", "image", "sound"]), RngKey::new(3)).unwrap();
-    for phase in [Phase::Pretrain, Phase::Finetune] {
+    let model = Mp4sr::new(config(), transformer(), modalities(&["text", "image", "sound"]), RngKey::new(3)).unwrap();
+    for phase in &PHASES {
         assert!(without_gradient(&model, phase, &batch()).0.is_empty(), "{phase:?}");
     }
 }
@@ -150,12 +157,12 @@ fn odd_batches_have_finite_losses_and_gradients() {
         ("all targets the same item", vec![(vec![1], 9), (vec![2, 3], 9), (vec![4], 9)]),
         ("one item everywhere", vec![(vec![4, 4], 4), (vec![4], 4)]),
     ];
-    for same_target in [SameGroup::LeaveOut, SameGroup::Keep, SameGroup::Zero] {
+    for false_negatives in [FalseNegatives::Exclude, FalseNegatives::Keep, FalseNegatives::ZeroLogit] {
         for end_to_end in [false, true] {
-            let model = model(Config { same_target, end_to_end, ..config() });
+            let model = model(Config { false_negatives, end_to_end, ..config() });
             for (what, samples) in &batches {
-                let batch = Batch::new(samples.iter().map(|(h, t)| (h.as_slice(), *t)), 6).unwrap();
-                for phase in [Phase::Pretrain, Phase::Finetune] {
+                let batch = Batch::of_histories(samples.iter().map(|(h, t)| (h.as_slice(), *t)), 6).unwrap();
+                for phase in &PHASES {
                     let (_, loss) = without_gradient(&model, phase, &batch);
                     // With no negative the loss is 0, up to rounding.
                     assert!(loss > -1e-5, "{what}, {phase:?}: {loss}");
@@ -172,8 +179,8 @@ fn items_without_any_rows_have_finite_losses() {
         name: name.to_owned(),
         features: Ragged::new(Vec::new(), 10, &[0; ITEMS + 1]).unwrap(),
     };
-    let model = Mp4sr::new(config(), vec![empty("text"), empty("image")], RngKey::new(3)).unwrap();
-    for phase in [Phase::Pretrain, Phase::Finetune] {
+    let model = Mp4sr::new(config(), transformer(), vec![empty("text"), empty("image")], RngKey::new(3)).unwrap();
+    for phase in &PHASES {
         without_gradient(&model, phase, &batch());
         assert!(model.scorer(phase).unwrap().items().flatten_all().unwrap().to_vec1::<f32>().unwrap()[0].is_finite());
     }
@@ -183,14 +190,13 @@ fn items_without_any_rows_have_finite_losses() {
 #[test]
 fn end_to_end_adds_both_losses() {
     let plain = |end_to_end| {
-        let mut config = Config { end_to_end, ..config() };
-        (config.transformer.dropout, config.expert_dropout) = (0.0, 0.0);
-        (config.pretraining.rho, config.pretraining.mixup) = (0.0, (0.0, 0.0));
-        model(config)
+        let config = Config { end_to_end, expert_dropout: 0.0, rho: 0.0, mixup_max: 0.0, ..config() };
+        let transformer = TransformerConfig { dropout: 0.0, ..transformer() };
+        Mp4sr::new(config, transformer, modalities(&["text", "image"]), RngKey::new(3)).unwrap()
     };
-    let loss = |end_to_end, phase| plain(end_to_end).loss(phase, &batch(), RngKey::new(9)).unwrap().to_scalar::<f32>();
-    let (pretrain, finetune) = (loss(false, Phase::Pretrain).unwrap(), loss(false, Phase::Finetune).unwrap());
-    let both = loss(true, Phase::Finetune).unwrap();
+    let loss = |end_to_end, phase| plain(end_to_end).loss(phase, &batch(), &step()).unwrap().to_scalar::<f32>();
+    let (pretrain, finetune) = (loss(false, &PHASES[0]).unwrap(), loss(false, &PHASES[1]).unwrap());
+    let both = loss(true, &PHASES[1]).unwrap();
     assert!((both - pretrain - finetune).abs() < 1e-5, "{both} is not {pretrain} + {finetune}");
     assert!(pretrain > 0.1 && finetune > 0.1);
 }
@@ -199,15 +205,13 @@ fn end_to_end_adds_both_losses() {
 #[test]
 fn mixed_sequences_are_complements() {
     for names in [&["text", "image"][..], &["text", "image", "sound"][..]] {
-        let config = Config { logit_modalities: (0..names.len()).collect(), ..config() };
-        let model = Mp4sr::new(config, modalities(names), RngKey::new(3)).unwrap();
+        let model = Mp4sr::new(config(), transformer(), modalities(names), RngKey::new(3)).unwrap();
         let batch = batch();
         let shift = mixup(batch.items.len(), names.len(), 0.5, RngKey::new(8));
         assert!(shift.contains(&0) && shift.iter().any(|&s| s > 0));
-        let trace = Trace::on();
-        model.pretrain_loss(&batch, &shift, None, &trace).unwrap();
-        let mixed = trace.into_values()["mixed"].to_vec2::<f32>().unwrap();
-        let z = model.item_embeddings(Phase::Pretrain, false, &Trace::OFF).unwrap().to_vec2::<f32>().unwrap();
+        let (_, values) = trace::collect(|| model.pretrain_loss(&batch, &shift, None).unwrap());
+        let mixed = values["mixed"].to_vec2::<f32>().unwrap();
+        let z = model.item_embeddings(PRETRAIN, false).unwrap().to_vec2::<f32>().unwrap();
         let z: Vec<&[Vec<f32>]> = z.chunks(ITEMS).collect();
         let (spaces, tokens) = (names.len(), batch.items.len());
         for (token, &item) in batch.items.iter().enumerate() {

@@ -4,12 +4,13 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use candle_core::D;
-use mp4sr_models::{Batch, Model, Phase, RngKey, SasRec, TransformerConfig};
+use mp4sr_models::{Batch, FINETUNE, Model, Phase, Query, RngKey, SasRec, Step, TransformerConfig};
 
 const ITEMS: usize = 23;
 
 fn model() -> SasRec {
-    let config = TransformerConfig { width: 16, layers: 2, heads: 2, feed_forward: 12, positions: 6, dropout: 0.2 };
+    let config =
+        TransformerConfig { width: 16, layers: 2, heads: 2, feed_forward: 12, max_sequence_length: 6, dropout: 0.2 };
     SasRec::new(config, ITEMS, RngKey::new(3)).unwrap()
 }
 
@@ -24,15 +25,16 @@ fn targets() -> Vec<u32> {
 
 fn batch() -> Batch {
     let (histories, targets) = (histories(), targets());
-    Batch::new(histories.iter().map(Vec::as_slice).zip(targets), 6).unwrap()
+    Batch::of_histories(histories.iter().map(Vec::as_slice).zip(targets), 6).unwrap()
 }
 
 #[test]
 fn the_loss_is_the_cross_entropy_of_the_scores_that_rank() {
     let model = model();
-    let scorer = model.scorer(Phase::Finetune).unwrap();
+    let scorer = model.scorer(&Phase::of_prefixes(FINETUNE)).unwrap();
     let histories = histories();
-    let sequences = scorer.sequences(&histories.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+    let queries: Vec<Query<'_>> = histories.iter().map(|history| Query::of_history(history)).collect();
+    let sequences = scorer.queries(&queries).unwrap();
     assert_eq!(scorer.items().dims(), [ITEMS, 16]);
     let scores = sequences.matmul(&scorer.items().t().unwrap()).unwrap();
     let shares: Vec<Vec<f32>> = candle_nn::ops::log_softmax(&scores, D::Minus1).unwrap().to_vec2().unwrap();
@@ -45,12 +47,13 @@ fn the_loss_is_the_cross_entropy_of_the_scores_that_rank() {
 #[test]
 fn every_parameter_has_a_gradient_that_is_finite_and_not_zero() {
     let model = model();
-    let gradients = model.loss(Phase::Finetune, &batch(), RngKey::new(9)).unwrap().backward().unwrap();
+    let key = RngKey::new(9);
+    let step = Step { epoch: 1, index: 0, global: 0, epoch_key: key, key };
+    let gradients = model.loss(&model.phases()[0], &batch(), &step).unwrap().backward().unwrap();
     for (name, var) in model.parameters().iter() {
         let gradient: Vec<f32> = gradients.get(var.as_tensor()).unwrap().flatten_all().unwrap().to_vec1().unwrap();
         assert!(gradient.iter().all(|g| g.is_finite()), "{name}");
         // A key's bias shifts all scores of a query alike.
         assert!(name.ends_with(".attention.key.bias") || gradient.iter().any(|&g| g != 0.0), "{name}");
     }
-    assert!(model.loss(Phase::Pretrain, &batch(), RngKey::new(9)).is_err());
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use candle_core::{Device, Tensor, Var};
 use criterion::Criterion;
 use mp4sr_ops::{
-    GatherIndex, ItemRows, LayerDropout, LayerSizes, Mask, PackedOffsets, Ragged, Result, RngKey, SameGroup,
+    FalseNegatives, GatherIndex, ItemRows, LayerDropout, LayerSizes, Mask, PackedOffsets, Ragged, Result, RngKey, Rows,
     candidates, cross_entropy, encode, normalize, row_logsumexp, sequence_input, transformer_layer,
 };
 
@@ -42,15 +42,15 @@ struct BenchCase {
 fn cases() -> Vec<BenchCase> {
     let key = RngKey::new(1);
     let lengths: Vec<usize> = (0..BATCH as u64).map(|j| 1 + (key.bits(j) % 17) as usize).collect();
-    let segments = PackedOffsets::from_lengths(lengths).unwrap().repeat(2);
-    let tokens = segments.tokens();
+    let offsets = PackedOffsets::from_lengths(lengths).unwrap().repeat(2);
+    let tokens = offsets.tokens();
     let drop = |purpose: &str| key.fold_in(purpose).dropout(0.2);
     let mut cases = Vec::new();
 
     let rows = 5 * ITEMS;
-    let offsets: Vec<usize> = (0..=ITEMS).map(|i| 5 * i).collect();
+    let starts: Vec<usize> = (0..=ITEMS).map(|i| 5 * i).collect();
     let values = (0..(rows * FEATURES) as u64).map(|i| key.uniform(i) as f32 - 0.5).collect();
-    let features = Ragged::new(values, FEATURES, &offsets).unwrap();
+    let features = Ragged::new(values, FEATURES, &starts).unwrap();
     let item_rows = [ItemRows { features, pad_rows: None, experts: EXPERTS, width: WIDTH, dropout: drop("experts") }];
     let packed = EXPERTS * (FEATURES * WIDTH + FEATURES + 3 * WIDTH);
     let (w, packed) = (var(2, &[FEATURES]), var(3, &[packed]));
@@ -70,7 +70,7 @@ fn cases() -> Vec<BenchCase> {
     let count = 4 * WIDTH * WIDTH + 8 * WIDTH + 2 * WIDTH * FEED_FORWARD + FEED_FORWARD + WIDTH;
     let (x, packed) = (var(4, &[tokens, WIDTH]), var(5, &[count]));
     let dropout = LayerDropout { weights: drop("w"), attention: drop("a"), feed_forward: drop("f") };
-    let own = segments.clone();
+    let own = offsets.clone();
     cases.push(BenchCase {
         name: "transformer_layer",
         shapes: format!("{tokens} tokens x {WIDTH}, feed-forward {FEED_FORWARD}"),
@@ -91,7 +91,7 @@ fn cases() -> Vec<BenchCase> {
 
     let (a, b) = (var(8, &[BATCH, WIDTH]), var(9, &[BATCH, WIDTH]));
     let groups = std::sync::Arc::new((0..BATCH as u64).map(|j| (key.bits(j) % 700) as u32).collect());
-    let mask = Mask::Groups { groups, same: SameGroup::LeaveOut, diagonal: true };
+    let mask = Mask::Groups { groups, false_negatives: FalseNegatives::Exclude, diagonal: true };
     cases.push(BenchCase {
         name: "row_logsumexp",
         shapes: format!("{BATCH} x {WIDTH} against {BATCH}"),
@@ -104,14 +104,21 @@ fn cases() -> Vec<BenchCase> {
     let (ids, places) = (var(11, &[ITEMS + 1, WIDTH]), var(12, &[52, WIDTH]));
     let taken: Vec<u32> = (0..tokens as u32).collect();
     let items: Vec<u32> = taken.iter().map(|t| 1 + t % ITEMS as u32).collect();
-    let (positions, dropout) = (segments.positions(), drop("input"));
+    let (positions, dropout) = (offsets.positions(), drop("input"));
     let (z_too, ids_too) = (z.clone(), ids.clone());
     cases.push(BenchCase {
         name: "sequence_input",
         shapes: format!("{tokens} tokens x {WIDTH}"),
         flops: 0.0,
         bytes: 4.0 * (4 * tokens * WIDTH) as f64,
-        run: Box::new(move || sequence_input((&z, &taken), Some((&ids, &items)), (&places, &positions), dropout)),
+        run: Box::new(move || {
+            sequence_input(
+                Rows::new(&z, &taken),
+                Some(Rows::new(&ids, &items)),
+                Rows::new(&places, &positions),
+                dropout,
+            )
+        }),
     });
     let starts = [0, tokens / 2 + ITEMS];
     cases.push(BenchCase {

@@ -7,24 +7,33 @@
 
 mod adam;
 mod fused;
+mod gather_index;
 mod inference;
 mod kernel;
+mod layout;
+mod mask;
+mod packed;
 pub mod plain;
+mod process;
+mod ragged;
 mod random;
 mod scan;
 mod scratch;
-mod segments;
 mod timing;
 
 pub use adam::{Adam, AdamState};
 pub use candle_core::{Error, Result};
+pub use gather_index::GatherIndex;
 pub use inference::{
     Activation, InferenceLayer, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer, RelativeBias,
 };
-pub use kernel::{keep_memory, start_threads, threads};
+pub use layout::{ExpertParts, LayerParts, MixtureSizes, pack_mixture, pack_positions};
+pub use mask::{FalseNegatives, Mask};
+pub use packed::PackedOffsets;
+pub use process::{keep_memory, start_threads, threads};
+pub use ragged::{Ragged, StoredValues};
 pub use random::{Dropout, RngKey};
 pub use scan::{ScoreBlocks, count_at_least};
-pub use segments::{GatherIndex, Mask, PackedOffsets, Ragged, SameGroup, StoredValues};
 pub use timing::take_timings;
 
 use candle_core::Tensor;
@@ -76,25 +85,41 @@ pub struct ItemRows {
     pub dropout: Dropout,
 }
 
+impl ItemRows {
+    /// The sizes of the modality's mixture of experts.
+    pub fn sizes(&self) -> MixtureSizes {
+        MixtureSizes { features: self.features.width(), experts: self.experts, width: self.width }
+    }
+}
+
 /// The item encoders (specification, section 3): z of every use, the modalities one after the other,
 /// `[modalities uses, d_0]`. Attention pooling of an item's rows with the folded vector w = W1 W2 gives e (zeros for an item
 /// without rows); z = sum over k of g_k LayerNorm_k(Dropout(e W_k + b_k)), g = softmax(e W3). `w` is one vector of all
-/// modalities' `[d]`; so is `packed` of their W_k `[d, d_0]` one after the other, W3 `[d, o]`, all b_k, all LayerNorm weights,
-/// all LayerNorm biases `[o d_0]`.
+/// modalities' `[d]`, `packed` one of what [`pack_mixture`] gives for each.
 pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &GatherIndex) -> Result<Tensor> {
     dispatch!(w, encode(modalities, w, packed, uses))
 }
 
-/// What enters the transformer (specification, section 4): Dropout(LayerNorm(z + id + position)), `[tokens, d]`. `z`, `ids`
-/// and `positions` are tables with the row that each token takes; two more rows under the positions hold the LayerNorm's
-/// weight and bias.
-pub fn sequence_input(
-    z: (&Tensor, &[u32]),
-    ids: Option<(&Tensor, &[u32])>,
-    positions: (&Tensor, &[u32]),
-    dropout: Dropout,
-) -> Result<Tensor> {
-    dispatch!(z.0, sequence_input(z, ids, positions, dropout))
+/// A table and the row of it that each token takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// `[n, d]`.
+    pub table: &'a Tensor,
+    /// `[tokens]`.
+    pub rows: &'a [u32],
+}
+
+impl<'a> Rows<'a> {
+    /// The rows `rows` of `table`.
+    pub fn new(table: &'a Tensor, rows: &'a [u32]) -> Self {
+        Self { table, rows }
+    }
+}
+
+/// What enters the transformer (specification, section 4): Dropout(LayerNorm(z + id + position)), `[tokens, d]`. The table of
+/// `positions` is what [`pack_positions`] gives.
+pub fn sequence_input(z: Rows<'_>, ids: Option<Rows<'_>>, positions: Rows<'_>, dropout: Dropout) -> Result<Tensor> {
+    dispatch!(z.table, sequence_input(z, ids, positions, dropout))
 }
 
 /// Widths of a transformer layer.
@@ -120,18 +145,16 @@ pub struct LayerDropout {
 }
 
 /// A post-norm transformer layer over packed sequences, causal (specification, section 4): `[tokens, d]` -> `[tokens, d]`, or
-/// `[sequences, d]` for the last tokens alone. `packed` is one vector: weights of query `[d, d]`, key and value `[d, 2 d]`,
-/// output `[d, d]`, their biases, weight and bias up, weight and bias down, weight and bias of the LayerNorms after
-/// attention and after the feed-forward block.
+/// `[sequences, d]` for the last tokens alone. `packed` is what [`LayerParts::pack`] gives.
 pub fn transformer_layer(
     x: &Tensor,
     packed: &Tensor,
     sizes: LayerSizes,
-    segments: &PackedOffsets,
+    offsets: &PackedOffsets,
     last_only: bool,
     dropout: LayerDropout,
 ) -> Result<Tensor> {
-    dispatch!(x, transformer_layer(x, packed, sizes, segments, last_only, dropout))
+    dispatch!(x, transformer_layer(x, packed, sizes, offsets, last_only, dropout))
 }
 
 /// The item matrix of the logits, `[items, modalities d]`: rows `start..start + items` of z for every modality's `start`, side
@@ -143,11 +166,6 @@ pub fn candidates(z: &Tensor, starts: &[usize], items: usize, ids: Option<&Tenso
 /// Cross-entropy of softmax(scale a b^T) with one target column a row: `[n, d]`, `[m, d]` -> `[n]`.
 pub fn cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], scale: f32) -> Result<Tensor> {
     dispatch!(a, cross_entropy(a, b, targets, scale))
-}
-
-/// Joins tensors to one vector, in order: parameters of an operator that has more than candle passes.
-pub fn pack(tensors: &[&Tensor]) -> Result<Tensor> {
-    Tensor::cat(&tensors.iter().map(|t| t.flatten_all()).collect::<Result<Vec<_>>>()?, 0)
 }
 
 /// log of the sum over columns of exp(scale * a b^T), by row: `[n, d]`, `[m, d]` -> `[n]`, never holding the whole matrix.

@@ -4,9 +4,11 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
-use crate::segments::Entry;
+use crate::layout::Positions;
+use crate::mask::Entry;
 use crate::{
-    COSINE_EPS, Dropout, GatherIndex, ItemRows, LAYER_NORM_EPS, LayerDropout, LayerSizes, Mask, PackedOffsets, Ragged,
+    COSINE_EPS, Dropout, GatherIndex, ItemRows, LAYER_NORM_EPS, LayerDropout, LayerSizes, Mask, MixtureSizes,
+    PackedOffsets, Ragged, Rows,
 };
 
 /// See [`crate::linear`].
@@ -138,16 +140,16 @@ pub fn attention_weights(query: &Tensor, key: &Tensor) -> Result<Tensor> {
 pub fn attention(
     query: &Tensor,
     key_value: &Tensor,
-    segments: &PackedOffsets,
+    offsets: &PackedOffsets,
     heads: usize,
     last_only: bool,
     drop: Dropout,
 ) -> Result<Tensor> {
     let d = query.dim(1)?;
     let width = d / heads;
-    let mut outputs = Vec::with_capacity(segments.count());
-    for j in 0..segments.count() {
-        let tokens = segments.range(j);
+    let mut outputs = Vec::with_capacity(offsets.count());
+    for j in 0..offsets.count() {
+        let tokens = offsets.range(j);
         let queries = if last_only { j..j + 1 } else { tokens.clone() };
         let mut parts = Vec::with_capacity(heads);
         for head in 0..heads {
@@ -200,21 +202,6 @@ pub fn cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], scale: f32) -> Res
     row_logsumexp(a, b, scale, &Mask::None)? - hits
 }
 
-/// Parts of a packed vector, in order.
-struct Unpack<'a> {
-    packed: &'a Tensor,
-    at: usize,
-}
-
-impl Unpack<'_> {
-    fn next(&mut self, shape: &[usize]) -> Result<Tensor> {
-        let length = shape.iter().product();
-        let part = self.packed.narrow(0, self.at, length)?.reshape(shape)?;
-        self.at += length;
-        Ok(part)
-    }
-}
-
 /// What the item encoder computes on its way, `[n, ...]`: e, gates, products, and LayerNorm weights and biases `[2, o d_0]`.
 pub struct Encoded {
     /// `[n, d]`.
@@ -229,12 +216,15 @@ pub struct Encoded {
 
 /// See [`crate::encode`]: one modality, all of it but the uses.
 pub fn encoded(rows: &ItemRows, w: &Tensor, packed: &Tensor) -> Result<Encoded> {
-    let (d, experts, width) = (rows.features.width(), rows.experts, rows.width);
-    let mut parts = Unpack { packed, at: 0 };
-    let weights = (0..experts).map(|_| parts.next(&[d, width])).collect::<Result<Vec<_>>>()?;
-    let gate = parts.next(&[d, experts])?;
-    let biases = parts.next(&[experts * width])?;
-    let norms = parts.next(&[2, experts * width])?;
+    let sizes = rows.sizes();
+    let MixtureSizes { features: d, experts, width } = sizes;
+    let weights = MixtureSizes::part(packed, &sizes.weights(), &[experts, d, width])?;
+    let weights = (0..experts).map(|k| weights.get(k)).collect::<Result<Vec<_>>>()?;
+    let gate = MixtureSizes::part(packed, &sizes.gate(), &[d, experts])?;
+    let biases = MixtureSizes::part(packed, &sizes.biases(), &[experts * width])?;
+    let norms = [sizes.norm_weights(), sizes.norm_biases()];
+    let norms = norms.map(|range| MixtureSizes::part(packed, &range, &[experts * width]));
+    let norms = Tensor::stack(&norms.into_iter().collect::<Result<Vec<_>>>()?, 0)?;
     let pooled = pool(&rows.features, &w.unsqueeze(1)?, rows.pad_rows)?;
     let products = linear(&pooled, &Tensor::cat(&weights, 1)?, &biases)?;
     let gate = softmax(&product(&pooled, &gate)?)?;
@@ -243,11 +233,12 @@ pub fn encoded(rows: &ItemRows, w: &Tensor, packed: &Tensor) -> Result<Encoded> 
 
 /// See [`crate::encode`].
 pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &GatherIndex) -> Result<Tensor> {
-    let (mut ws, mut parts) = (Unpack { packed: w, at: 0 }, Unpack { packed, at: 0 });
+    let (mut first_w, mut first) = (0, 0);
     let mut z = Vec::new();
     for rows in modalities {
-        let (d, o, width) = (rows.features.width(), rows.experts, rows.width);
-        let (w, packed) = (ws.next(&[d])?, parts.next(&[o * d * width + d * o + 3 * o * width])?);
+        let sizes = rows.sizes();
+        let (w, packed) = (w.narrow(0, first_w, sizes.features)?, packed.narrow(0, first, sizes.count())?);
+        (first_w, first) = (first_w + sizes.features, first + sizes.count());
         let Encoded { gate, products, norms, .. } = encoded(rows, &w, &packed)?;
         z.push(mixture(&products, &gate, &norms, uses, rows.dropout)?);
     }
@@ -255,19 +246,14 @@ pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &Gathe
 }
 
 /// See [`crate::sequence_input`].
-pub fn sequence_input(
-    z: (&Tensor, &[u32]),
-    ids: Option<(&Tensor, &[u32])>,
-    (packed, positions): (&Tensor, &[u32]),
-    drop: Dropout,
-) -> Result<Tensor> {
-    let mut x = gather(z.0, z.1)?;
-    if let Some((table, ids)) = ids {
-        x = (x + gather(table, ids)?)?;
+pub fn sequence_input(z: Rows<'_>, ids: Option<Rows<'_>>, positions: Rows<'_>, drop: Dropout) -> Result<Tensor> {
+    let mut x = gather(z.table, z.rows)?;
+    if let Some(ids) = ids {
+        x = (x + gather(ids.table, ids.rows)?)?;
     }
-    let rows = packed.dim(0)? - 2;
-    let x = (x + gather(&packed.narrow(0, 0, rows)?, positions)?)?;
-    dropout(&layer_norm(&x, &packed.get(rows)?, &packed.get(rows + 1)?)?, drop)
+    let (table, weight, bias) = Positions::unpack(positions.table)?;
+    let x = (x + gather(&table, positions.rows)?)?;
+    dropout(&layer_norm(&x, &weight, &bias)?, drop)
 }
 
 /// What a transformer layer computes on its way.
@@ -287,25 +273,19 @@ pub fn layer_steps(
     x: &Tensor,
     packed: &Tensor,
     sizes: LayerSizes,
-    segments: &PackedOffsets,
+    offsets: &PackedOffsets,
     last_only: bool,
     drop: LayerDropout,
 ) -> Result<LayerSteps> {
-    let LayerSizes { width: d, heads, feed_forward: f } = sizes;
-    let mut parts = Unpack { packed, at: 0 };
-    let (query, key_value, output) = (parts.next(&[d, d])?, parts.next(&[d, 2 * d])?, parts.next(&[d, d])?);
-    let (query_bias, key_value_bias, output_bias) = (parts.next(&[d])?, parts.next(&[2 * d])?, parts.next(&[d])?);
-    let (up, up_bias) = (parts.next(&[d, f])?, parts.next(&[f])?);
-    let (down, down_bias) = (parts.next(&[f, d])?, parts.next(&[d])?);
-    let norms = [parts.next(&[d])?, parts.next(&[d])?, parts.next(&[d])?, parts.next(&[d])?];
-    let asking = if last_only { gather(x, &segments.last_tokens())? } else { x.clone() };
-    let query = linear(&asking, &query, &query_bias)?;
-    let key_value = linear(x, &key_value, &key_value_bias)?;
-    let attended = attention(&query, &key_value, segments, heads, last_only, drop.weights)?;
-    let branch = linear(&attended, &output, &output_bias)?;
-    let attention = add_norm(&asking, &branch, &norms[0], &norms[1], drop.attention)?;
-    let branch = linear(&gelu(&linear(&attention, &up, &up_bias)?)?, &down, &down_bias)?;
-    let layer = add_norm(&attention, &branch, &norms[2], &norms[3], drop.feed_forward)?;
+    let p = sizes.unpack(packed)?;
+    let asking = if last_only { gather(x, &offsets.last_tokens())? } else { x.clone() };
+    let query = linear(&asking, &p.query, &p.query_bias)?;
+    let key_value = linear(x, &p.key_value, &p.key_value_bias)?;
+    let attended = attention(&query, &key_value, offsets, sizes.heads, last_only, drop.weights)?;
+    let branch = linear(&attended, &p.output, &p.output_bias)?;
+    let attention = add_norm(&asking, &branch, &p.attention_norm, &p.attention_norm_bias, drop.attention)?;
+    let branch = linear(&gelu(&linear(&attention, &p.up, &p.up_bias)?)?, &p.down, &p.down_bias)?;
+    let layer = add_norm(&attention, &branch, &p.feed_forward_norm, &p.feed_forward_norm_bias, drop.feed_forward)?;
     Ok(LayerSteps { query, key_value, attention, layer })
 }
 
@@ -314,11 +294,11 @@ pub fn transformer_layer(
     x: &Tensor,
     packed: &Tensor,
     sizes: LayerSizes,
-    segments: &PackedOffsets,
+    offsets: &PackedOffsets,
     last_only: bool,
     drop: LayerDropout,
 ) -> Result<Tensor> {
-    Ok(layer_steps(x, packed, sizes, segments, last_only, drop)?.layer)
+    Ok(layer_steps(x, packed, sizes, offsets, last_only, drop)?.layer)
 }
 
 /// See [`crate::candidates`].

@@ -8,7 +8,7 @@ use crate::fused::with_slices;
 use crate::kernel::{Mat, matmul, transpose};
 use crate::scratch::Scratch;
 
-/// ScoreBlocks of a block.
+/// Columns of a block.
 const COLUMNS: usize = 1024;
 
 /// Rows that go through the blocks together.
@@ -51,33 +51,48 @@ impl ScoreBlocks {
         row.iter().zip(values).fold(0.0, |sum, (a, b)| a.mul_add(*b, sum))
     }
 
-    /// Calls `visit` for each row of `rows` `[n, d]` with its state and every block of its scores: the block's first column,
-    /// and the scores. Blocks come in order.
+    /// Calls `visit` for each state with every block of its scores: the block's first column, and the scores. `rows` `[n interests,
+    /// d]` has the rows of a state one after the other; a score is the greatest over them. Blocks come in order.
     pub fn scan<T: Send>(
         &self,
         rows: &Tensor,
+        interests: usize,
         states: &mut [T],
         visit: impl Fn(&mut T, usize, &[f32]) + Sync,
     ) -> Result<()> {
-        if rows.dims() != [states.len(), self.d] {
-            bail!("scores: expected {:?} rows, found {:?}", [states.len(), self.d], rows.dims());
+        let expected = [states.len() * interests, self.d];
+        if interests == 0 || rows.dims() != expected {
+            bail!("scores: expected {expected:?} rows, found {:?}", rows.dims());
         }
+        let together = (ROWS / interests).max(1);
         with_slices([&rows.contiguous()?], |[rows]| {
-            let pieces = states.par_chunks_mut(ROWS).zip(rows.par_chunks(ROWS * self.d));
+            let pieces = states.par_chunks_mut(together).zip(rows.par_chunks(together * interests * self.d));
             pieces.for_each(|(states, rows)| {
-                let mut scores = Scratch::take(states.len() * COLUMNS);
+                let count = states.len() * interests;
+                let mut scores = Scratch::take(count * COLUMNS);
                 for (block, values) in self.blocks.chunks(COLUMNS * self.d).enumerate() {
                     let columns = values.len() / self.d;
-                    let scores = &mut scores[..states.len() * columns];
-                    let (a, b) = (Mat::new(rows, states.len(), self.d), Mat::new(values, self.d, columns));
+                    let scores = &mut scores[..count * columns];
+                    let (a, b) = (Mat::new(rows, count, self.d), Mat::new(values, self.d, columns));
                     matmul(scores, a, b, false);
-                    for (state, scores) in states.iter_mut().zip(scores.chunks_exact(columns)) {
-                        visit(state, block * COLUMNS, scores);
+                    for (state, scores) in states.iter_mut().zip(scores.chunks_exact_mut(interests * columns)) {
+                        let (first, others) = scores.split_at_mut(columns);
+                        others.chunks_exact(columns).for_each(|other| keep_greatest(first, other));
+                        visit(state, block * COLUMNS, first);
                     }
                 }
             });
             Ok(())
         })
+    }
+}
+
+/// Keeps the greater of each pair; what is not a number stays visible.
+fn keep_greatest(best: &mut [f32], other: &[f32]) {
+    for (best, &other) in best.iter_mut().zip(other) {
+        if other > *best || other.is_nan() {
+            *best = other;
+        }
     }
 }
 
@@ -99,6 +114,33 @@ mod tests {
     use candle_core::Device;
 
     #[test]
+    fn a_score_is_the_greatest_over_a_states_rows() {
+        let random = |seed: u64, rows: usize, d: usize| {
+            let values: Vec<f32> = (0..(rows * d) as u64).map(|i| RngKey::new(seed).normal(i) as f32).collect();
+            Tensor::from_vec(values, (rows, d), &Device::Cpu).unwrap()
+        };
+        for (states, interests, columns) in [(1, 3, 5), (40, 4, 1030), (9, 40, 70)] {
+            let (rows, matrix) = (random(3, states * interests, 6), random(4, columns, 6));
+            let mut found = vec![Vec::new(); states];
+            let blocks = ScoreBlocks::new(&matrix).unwrap();
+            let visit = |seen: &mut Vec<f32>, _, scores: &[f32]| seen.extend_from_slice(scores);
+            blocks.scan(&rows, interests, &mut found, visit).unwrap();
+            let scores = plain::product(&rows, &matrix.t().unwrap().contiguous().unwrap()).unwrap();
+            let expected = scores.reshape((states, interests, columns)).unwrap().max(1).unwrap();
+            for (found, expected) in found.iter().zip(expected.to_vec2::<f32>().unwrap()) {
+                assert!(found.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-4));
+            }
+            assert!(blocks.scan(&rows, 0, &mut found, visit).is_err());
+        }
+        let mut best = [1.0, 2.0, f32::NAN];
+        keep_greatest(&mut best, &[f32::NAN, 3.0, 0.0]);
+        assert!(
+            best[0].is_nan() && (best[1] - 3.0f32).abs() < 1e-9 && best[2].is_nan(),
+            "what is not a number stays visible"
+        );
+    }
+
+    #[test]
     fn every_score_is_visited_once_in_order() {
         let random = |seed: u64, rows: usize, d: usize| {
             let values: Vec<f32> = (0..(rows * d) as u64).map(|i| RngKey::new(seed).normal(i) as f32).collect();
@@ -109,7 +151,7 @@ mod tests {
             let blocks = ScoreBlocks::new(&matrix).unwrap();
             let mut states = vec![Vec::new(); n];
             blocks
-                .scan(&rows, &mut states, |seen: &mut Vec<f32>, first, scores| {
+                .scan(&rows, 1, &mut states, |seen: &mut Vec<f32>, first, scores| {
                     assert_eq!(seen.len(), first);
                     seen.extend_from_slice(scores);
                 })

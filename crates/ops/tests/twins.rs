@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, Var};
 use mp4sr_ops::{
-    Dropout, GatherIndex, ItemRows, LayerDropout, LayerSizes, Mask, PackedOffsets, Ragged, RngKey, SameGroup,
-    StoredValues, plain,
+    Dropout, FalseNegatives, GatherIndex, ItemRows, LayerDropout, LayerSizes, Mask, PackedOffsets, Ragged, RngKey,
+    Rows, StoredValues, plain,
 };
 use proptest::prelude::*;
 
@@ -128,11 +128,11 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
         let inputs = [var(s.fold_in_index(4), &[rows, d]), var(s.fold_in_index(5), &[n + 2, d]), var(s.fold_in_index(6), &[rows + 1, d])];
         for drop in drops(seed) {
             twins("sequence_input with ids", &inputs,
-                &|i| mp4sr_ops::sequence_input((&i[0], &z), Some((&i[2], &ids)), (&i[1], &places), drop),
-                &|i| plain::sequence_input((&i[0], &z), Some((&i[2], &ids)), (&i[1], &places), drop));
+                &|i| mp4sr_ops::sequence_input(Rows::new(&i[0], &z), Some(Rows::new(&i[2], &ids)), Rows::new(&i[1], &places), drop),
+                &|i| plain::sequence_input(Rows::new(&i[0], &z), Some(Rows::new(&i[2], &ids)), Rows::new(&i[1], &places), drop));
             twins("sequence_input", &inputs[..2],
-                &|i| mp4sr_ops::sequence_input((&i[0], &z), None, (&i[1], &places), drop),
-                &|i| plain::sequence_input((&i[0], &z), None, (&i[1], &places), drop));
+                &|i| mp4sr_ops::sequence_input(Rows::new(&i[0], &z), None, Rows::new(&i[1], &places), drop),
+                &|i| plain::sequence_input(Rows::new(&i[0], &z), None, Rows::new(&i[1], &places), drop));
         }
     }
 
@@ -145,20 +145,20 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
         seed: u64,
     ) {
         let s = RngKey::new(seed);
-        let segments = PackedOffsets::from_lengths(lengths).unwrap();
+        let offsets = PackedOffsets::from_lengths(lengths).unwrap();
         let sizes = LayerSizes { width: heads * width, heads, feed_forward };
         let d = sizes.width;
-        let count = 4 * d * d + 4 * d + 2 * d * feed_forward + feed_forward + d + 4 * d;
+        let count = sizes.count();
         // Small weights, as in the model: a saturated softmax has gradients of rounding errors.
         let packed = Var::from_tensor(&(var(s.fold_in_index(1), &[count]).as_tensor() * 0.2).unwrap()).unwrap();
-        let inputs = [var(s.fold_in_index(0), &[segments.tokens(), d]), packed];
+        let inputs = [var(s.fold_in_index(0), &[offsets.tokens(), d]), packed];
         for last_only in [false, true] {
             for drop in drops(seed) {
                 let again = |p: &str| if drop.is_active() { s.fold_in(p).dropout(0.3) } else { Dropout::NONE };
                 let dropout = LayerDropout { weights: drop, attention: again("a"), feed_forward: again("f") };
                 twins("transformer_layer", &inputs,
-                    &|i| mp4sr_ops::transformer_layer(&i[0], &i[1], sizes, &segments, last_only, dropout),
-                    &|i| plain::transformer_layer(&i[0], &i[1], sizes, &segments, last_only, dropout));
+                    &|i| mp4sr_ops::transformer_layer(&i[0], &i[1], sizes, &offsets, last_only, dropout),
+                    &|i| plain::transformer_layer(&i[0], &i[1], sizes, &offsets, last_only, dropout));
             }
         }
     }
@@ -188,8 +188,8 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
         twins("cross_entropy", &inputs, &|i| mp4sr_ops::cross_entropy(&i[0], &i[1], &targets, 14.0), &|i| plain::cross_entropy(&i[0], &i[1], &targets, 14.0));
         let groups: Vec<u32> = (0..n as u64).map(|i| (s.bits(i) % (n as u64 / 2 + 1)) as u32).collect();
         let inputs = [unit(0, n), unit(2, n)];
-        for same in [SameGroup::LeaveOut, SameGroup::Keep, SameGroup::Zero] {
-            let mask = Mask::Groups { groups: groups.clone().into(), same, diagonal: true };
+        for false_negatives in [FalseNegatives::Exclude, FalseNegatives::Keep, FalseNegatives::ZeroLogit] {
+            let mask = Mask::Groups { groups: groups.clone().into(), false_negatives, diagonal: true };
             twins("masked row_logsumexp", &inputs, &|i| mp4sr_ops::row_logsumexp(&i[0], &i[1], 14.0, &mask), &|i| plain::row_logsumexp(&i[0], &i[1], 14.0, &mask));
         }
     }
@@ -223,7 +223,7 @@ fn rows_stored_as_halves_are_the_same_rows() {
 fn a_row_without_columns_gives_minus_infinity_and_no_gradient() {
     let a = var(RngKey::new(1), &[2, 3]);
     let groups = std::sync::Arc::new(vec![5, 5]);
-    let mask = Mask::Groups { groups, same: SameGroup::LeaveOut, diagonal: false };
+    let mask = Mask::Groups { groups, false_negatives: FalseNegatives::Exclude, diagonal: false };
     let l = mp4sr_ops::row_logsumexp(&a, &a, 1.0, &mask).unwrap();
     assert_eq!(l.to_vec1::<f32>().unwrap(), [f32::NEG_INFINITY; 2]);
     let safe = l.maximum(-1.0e30).unwrap().sum_all().unwrap();

@@ -1,12 +1,17 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use mp4sr_artifact::{Layout, Lock, Stage, Status, files, is_guarded};
 
-use crate::{Config, Progress, Timing};
+use crate::config::ModelCatalog;
+use crate::{Assignments, Config, Progress, Timing};
+
+/// `dataset.data` of the sample pipeline: its raw files are generated, among the artifacts wherever these go.
+const SAMPLE_DATA: &str = "artifacts/sample/raw";
 
 /// The flags that every stage has; each has a twin in the environment.
 #[derive(Clone, Debug, clap::Args)]
@@ -26,6 +31,9 @@ pub struct StageArgs {
     /// Replaces one key of the pipeline; may be given several times.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub overrides: Vec<String>,
+    /// Replaces keys of the pipeline: assignments separated by blanks. Those of `--set` come after them.
+    #[arg(long = "set-all", env = "MP4SR_SET", value_name = "ASSIGNMENTS")]
+    pub more_overrides: Option<Assignments>,
     /// Says nothing but results and errors.
     #[arg(long, short, env = "MP4SR_QUIET")]
     pub quiet: bool,
@@ -40,14 +48,26 @@ pub struct Context {
     pub layout: Layout,
     /// Messages and bars.
     pub progress: Progress,
+    /// The models that the configuration may name.
+    pub models: Arc<ModelCatalog>,
 }
 
 impl StageArgs {
+    /// What replaces keys of the pipeline, in the order in which it does.
+    pub fn all_overrides(&self) -> Vec<String> {
+        let more = self.more_overrides.iter().flat_map(|more| &more.0);
+        more.chain(&self.overrides).cloned().collect()
+    }
+
     /// Reads the pipeline and resolves it.
-    pub fn context(&self) -> anyhow::Result<Context> {
-        let mut config = Config::load(&self.pipeline, &self.overrides)?;
+    pub fn context(&self, models: &Arc<ModelCatalog>) -> anyhow::Result<Context> {
+        let progress = Progress::new(self.quiet);
+        let (mut config, warnings) = Config::load(&self.pipeline, &self.all_overrides(), models)?;
+        warnings.iter().for_each(|warning| progress.say(format!("warning: {warning}")));
         if let Some(data) = &self.data {
             config.dataset.data.clone_from(data);
+        } else if config.dataset.data == SAMPLE_DATA {
+            config.dataset.data = sample_world(&self.artifacts);
         }
         if let Some(run) = self.run.as_ref().filter(|run| !run.is_empty()) {
             config.run.name.clone_from(run);
@@ -58,8 +78,18 @@ impl StageArgs {
             "run name {name:?} is not allowed; use letters, digits, `-`, `_`, `.`"
         );
         let layout = Layout::new(&self.artifacts, &config.dataset.name, name);
-        Ok(Context { config, layout, progress: Progress::new(self.quiet) })
+        Ok(Context { config, layout, progress, models: models.clone() })
     }
+
+    /// Whether the raw files of the context that these flags give are those of the sample world, which are generated.
+    pub fn reads_sample_world(&self, context: &Context) -> bool {
+        context.config.dataset.data == sample_world(&self.artifacts)
+    }
+}
+
+/// Where the raw files of the sample world lie.
+fn sample_world(artifacts: &Path) -> String {
+    artifacts.join("sample").join("raw").to_string_lossy().into_owned()
 }
 
 /// A defect of ours, as opposed to something the user can mend: exit code 2.
@@ -123,7 +153,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 pub fn run_stage(
     context: &Context,
     name: &str,
-    folder: &std::path::Path,
+    folder: &Path,
     make_stage: impl FnOnce() -> anyhow::Result<Stage>,
     work: impl FnOnce(&Stage) -> anyhow::Result<Vec<PathBuf>>,
 ) -> anyhow::Result<()> {
@@ -145,6 +175,7 @@ pub fn run_stage(
     let timing = Timing::path(folder, name);
     // What the last outputs took is not to stand beside new ones.
     files::remove_if_present(&timing)?;
+    Timing::start();
     let started = std::time::Instant::now();
     let outputs = work(&stage)?;
     stage.finish(&outputs)?;
@@ -157,9 +188,10 @@ pub fn run_stage(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mp4sr_artifact::StageSettings;
 
     fn run(context: &Context, folder: &std::path::Path, setting: u32, fails: bool) -> anyhow::Result<()> {
-        let make_stage = || Ok(Stage::new("work", 1, folder, &setting, &[])?);
+        let make_stage = || Ok(Stage::new("work", 1, folder, StageSettings::of(setting), &[])?);
         run_stage(context, "work", folder, make_stage, |_| {
             anyhow::ensure!(!fails, "no luck");
             files::write_bytes(&folder.join("made"), b"made")?;
@@ -172,7 +204,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let layout = Layout::new(folder, "tiny", "run");
-        let context = Context { config: Config::default(), layout, progress: Progress::new(true) };
+        let models = Arc::new(ModelCatalog::unchecked());
+        let context = Context { config: Config::default(), layout, progress: Progress::new(true), models };
         let path = Timing::path(folder, "work");
         run(&context, folder, 1, false).unwrap();
         assert_eq!(Timing::read(&path).unwrap().unwrap().stage, "work");

@@ -15,7 +15,7 @@ pub struct Timing {
     pub program: String,
     /// From the start of its work; what a process that was killed did before is not in it.
     pub seconds: f64,
-    /// The most memory that the process held; none where the system does not tell.
+    /// The most memory that the process held while the stage ran; none where the system does not tell.
     pub peak_memory_bytes: Option<u64>,
     /// How many threads it could use.
     pub threads: usize,
@@ -24,6 +24,12 @@ pub struct Timing {
 }
 
 impl Timing {
+    /// Lets the peak of memory be that of the stage that starts now: one process may run several.
+    pub(crate) fn start() {
+        // Linux alone has this file; elsewhere no peak is known. Where it cannot be written, the peak is that of the process.
+        let _ = std::fs::write("/proc/self/clear_refs", "5");
+    }
+
     /// Of this process, which has just finished `stage`.
     pub(crate) fn now(stage: &str, took: Duration) -> Self {
         // Linux alone has this file; elsewhere there is nothing to tell.

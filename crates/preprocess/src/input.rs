@@ -120,10 +120,12 @@ fn check_file(path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mp4sr_pipeline::config::ModelCatalog;
 
     fn config(folder: &Path, file: &str) -> Config {
         let text = format!("[source]\nformat = 'tabular'\ninteractions = ['{file}']\nimages = 'images'\n");
-        let mut config = Config::parse(&format!("[dataset]\nname = 'x'\n{text}"), "test", &[]).unwrap();
+        let (mut config, _) =
+            Config::parse(&format!("[dataset]\nname = 'x'\n{text}"), "test", &[], &ModelCatalog::unchecked()).unwrap();
         config.dataset.data = folder.display().to_string();
         config
     }

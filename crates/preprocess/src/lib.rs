@@ -8,6 +8,7 @@
 //! `filter` removes repeats and small users and items; `dataset` numbers what is left and writes it. The way of an
 //! item's texts and images: `text` and `images`.
 
+pub mod command;
 mod dataset;
 mod error;
 mod filter;

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::{Fingerprint, Layout, Stage, files};
+use mp4sr_artifact::{Layout, Stage, StageSettings, files};
 use mp4sr_pipeline::config::{Config, Missing, Preprocess, Source};
 use mp4sr_pipeline::{Context, Progress, print, run_stage};
-use serde::Serialize;
+use serde_json::json;
 
 use crate::dataset::Dataset;
 use crate::filter::{Ordered, Step, order};
@@ -20,16 +20,6 @@ use crate::{Error, Result, source, table1};
 /// Raised with every change after which the same raw files give other bytes.
 const VERSION: u32 = 2;
 
-/// Everything that determines the dataset, beside the content of the raw files.
-#[derive(Serialize)]
-struct PreprocessSettings<'a> {
-    data: &'a str,
-    table1: &'a str,
-    source: &'a Source,
-    preprocess: &'a Preprocess,
-    image_names: Option<Fingerprint>,
-}
-
 /// Brings the dataset up to date and prints its statistics when there was anything to do.
 pub fn run(context: &Context) -> anyhow::Result<()> {
     let config = &context.config;
@@ -39,17 +29,19 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
         table1::row(&config.dataset.table1)?;
         SourceForm::new(&config.source)?;
         let inputs = Inputs::resolve(config)?;
-        let settings = PreprocessSettings {
-            data: &config.dataset.data,
-            table1: &config.dataset.table1,
-            source: &config.source,
-            preprocess: &config.preprocess,
-            image_names: inputs.image_names(config)?,
-        };
-        Ok(Stage::new("preprocess", VERSION, &folder, &settings, &inputs.by_role())?)
+        let settings = json!({
+            "data": config.dataset.data,
+            "table1": config.dataset.table1,
+            "source": config.source,
+            "preprocess": config.preprocess,
+            "image_names": inputs.image_names(config)?,
+        });
+        let defaults = json!({ "source": Source::default(), "preprocess": Preprocess::default() });
+        let settings = StageSettings::new(settings, defaults);
+        Ok(Stage::new("preprocess", VERSION, &folder, settings, &inputs.by_role())?)
     };
     run_stage(context, "preprocess", &folder, make_stage, |stage| {
-        let (report, outputs) = make(config, &context.layout, stage.settings(), &context.progress)?;
+        let (report, outputs) = make(config, &context.layout, stage.settings().values(), &context.progress)?;
         print(&report.table())?;
         Ok(outputs)
     })

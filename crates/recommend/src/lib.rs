@@ -2,7 +2,9 @@
 //!
 //! In: a model ready to rank, histories. Out: lists, best first. Must not know: training.
 
-use mp4sr_models::{Error, Scorer};
+pub mod command;
+
+use mp4sr_models::{Error, Query, Scorer};
 use mp4sr_ops::ScoreBlocks;
 
 /// An item (1-based) and its score.
@@ -38,11 +40,16 @@ impl<'a> Recommender<'a> {
         Ok(Self { scorer, blocks: ScoreBlocks::new(scorer.items())? })
     }
 
-    /// The `k` items with the highest scores for each history (none empty), best first, ties by item; with `remove_seen`, a
-    /// history's own items are left out.
-    pub fn top_k(&self, histories: &[&[u32]], k: usize, remove_seen: bool) -> Result<Vec<Vec<Scored>>, RecommendError> {
-        let mut lists: Vec<List> = histories.iter().map(|history| List::new(history, k, remove_seen)).collect();
-        self.blocks.scan(&self.scorer.sequences(histories)?, &mut lists, List::visit)?;
+    /// The `k` items with the highest scores for each query, best first, ties by item. Histories must not be empty; with
+    /// `remove_seen`, a history's own items are left out.
+    pub fn top_k(
+        &self,
+        queries: &[Query<'_>],
+        k: usize,
+        remove_seen: bool,
+    ) -> Result<Vec<Vec<Scored>>, RecommendError> {
+        let mut lists: Vec<List> = queries.iter().map(|query| List::new(query.history, k, remove_seen)).collect();
+        self.blocks.scan(&self.scorer.queries(queries)?, self.scorer.interests(), &mut lists, List::visit)?;
         let finished = lists.into_iter().enumerate().map(|(at, list)| match list.bad {
             Some((item, score)) => Err(RecommendError::Score { history: at, item: item as usize, score }),
             None => Ok(list.finish()),
@@ -120,8 +127,8 @@ mod tests {
         fn items(&self) -> &Tensor {
             &self.0
         }
-        fn sequences(&self, histories: &[&[u32]]) -> mp4sr_models::Result<Tensor> {
-            Tensor::from_vec(self.1.clone(), (histories.len(), 1), &Device::Cpu)
+        fn queries(&self, queries: &[Query<'_>]) -> mp4sr_models::Result<Tensor> {
+            Tensor::from_vec(self.1.clone(), (queries.len(), 1), &Device::Cpu)
         }
     }
 
@@ -129,10 +136,16 @@ mod tests {
     fn lists_are_ordered_ties_go_by_item_and_seen_items_leave() {
         let items = Tensor::new(&[[1f32], [3.0], [2.0], [3.0], [0.0]], &Device::Cpu).unwrap();
         let scorer = Fixed(items, vec![1.0, -1.0]);
-        let lists = Recommender::new(&scorer).unwrap().top_k(&[&[4], &[1]], 3, false).unwrap();
+        let lists = Recommender::new(&scorer)
+            .unwrap()
+            .top_k(&[&[4], &[1]].map(|history| Query::of_history(history)), 3, false)
+            .unwrap();
         assert_eq!(lists[0], [(2, 3.0), (4, 3.0), (3, 2.0)]);
         assert_eq!(lists[1].iter().map(|l| l.0).collect::<Vec<_>>(), [5, 1, 3]);
-        let lists = Recommender::new(&scorer).unwrap().top_k(&[&[4], &[1]], 9, true).unwrap();
+        let lists = Recommender::new(&scorer)
+            .unwrap()
+            .top_k(&[&[4], &[1]].map(|history| Query::of_history(history)), 9, true)
+            .unwrap();
         assert_eq!(lists[0].iter().map(|l| l.0).collect::<Vec<_>>(), [2, 3, 1, 5]);
     }
 
@@ -142,7 +155,7 @@ mod tests {
         assert!(
             Recommender::new(&Fixed(items, vec![1.0]))
                 .unwrap()
-                .top_k(&[&[1]], 1, false)
+                .top_k(&[Query::of_history(&[1])], 1, false)
                 .unwrap_err()
                 .to_string()
                 .contains("item 2")

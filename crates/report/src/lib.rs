@@ -4,6 +4,7 @@
 //! all of them files. Out: `index.html`, `metrics.md`, `metrics.csv`, `breakdowns.csv`, `curves.svg`. Must not know: models, candle, how anything it shows was computed.
 
 mod breakdown;
+pub mod command;
 mod comparison;
 mod curves;
 mod error;

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::{Downloads, Items, Layout, Sequences, Stage, files};
+use mp4sr_artifact::{Downloads, Items, Layout, Sequences, Stage, StageSettings, files};
 use mp4sr_pipeline::{Bug, Context, Timing, print, run_stage};
 use mp4sr_protocol::{Measure, Metrics, Split, StoredRanks, UserFacts};
-use serde::Serialize;
+use serde_json::json;
 
 use crate::breakdown::{BreakdownTable, Ranked, breakdown_tables, breakdowns_to_csv, headline};
 use crate::comparison::Comparison;
@@ -33,16 +33,6 @@ const DESCRIBED: usize = 8;
 /// Words that stand among the most frequent.
 const FREQUENT: usize = 30;
 
-/// All that determines the report, beside the content of the files.
-#[derive(Serialize)]
-struct Settings<'a> {
-    run: &'a str,
-    beside: &'a [String],
-    users: usize,
-    k: &'a [usize],
-    program: &'a str,
-}
-
 /// Brings the report up to date and prints the metrics of the test split, runs side by side. `pipeline` is the file that
 /// commands in errors name.
 pub fn run(context: &Context, pipeline: &Path) -> anyhow::Result<()> {
@@ -51,14 +41,14 @@ pub fn run(context: &Context, pipeline: &Path) -> anyhow::Result<()> {
     let config = &context.config;
     let make_stage = || -> anyhow::Result<Stage> {
         let inputs = report.inputs()?;
-        let settings = Settings {
-            run: context.layout.run_name(),
-            beside: &config.report.beside,
-            users: config.report.users,
-            k: &config.evaluate.k,
-            program: env!("CARGO_PKG_VERSION"),
-        };
-        Ok(Stage::new("report", VERSION, &folder, &settings, &inputs)?)
+        let settings = json!({
+            "run": context.layout.run_name(),
+            "beside": config.report.beside,
+            "users": config.report.users,
+            "k": config.evaluate.k,
+            "program": env!("CARGO_PKG_VERSION"),
+        });
+        Ok(Stage::new("report", VERSION, &folder, StageSettings::of(settings), &inputs)?)
     };
     run_stage(context, "report", &folder, make_stage, |stage| Ok(report.write(stage, &folder)?)).map_err(|error| {
         match error.downcast_ref::<Error>() {

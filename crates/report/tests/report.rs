@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
 use mp4sr_artifact::{Column, Items, Layout, Sequences, Table, files};
+use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{Config, Context, Progress, Timing};
 use mp4sr_protocol::{RanksInfo, Split, StoredRanks};
 
@@ -43,7 +45,8 @@ impl World {
             items.images.push(if item == 3 { vec![] } else { vec![path.display().to_string()] });
         }
         items.write(&layout.items()).unwrap();
-        let world = Self { context: Context { config, layout, progress: Progress::new(true) }, folder, items };
+        let models = Arc::new(ModelCatalog::unchecked());
+        let world = Self { context: Context { config, layout, progress: Progress::new(true), models }, folder, items };
         world.write_sequences();
         world.write_ranks("mine", 1);
         world.write_lists();

@@ -2,12 +2,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use mp4sr_artifact::{Error, Fingerprint, Header, Result, Tensor, TensorFile, write_tensors};
-use mp4sr_models::{Model, Phase, Stored};
+use mp4sr_models::{Buffer, BufferValues, Model, Phase, Stored};
 use serde::{Deserialize, Serialize};
 
 const FORMAT: &str = "checkpoint";
 const VERSION: u32 = 1;
 const REMEDY: &str = "train again, or use another run";
+/// What names of buffers begin with.
+const BUFFER: &str = "buffer.";
 
 /// How a checkpoint came to be.
 /// A program of a user's own need not say any of it.
@@ -31,14 +33,15 @@ pub struct Checkpoint {
     pub info: CheckpointInfo,
     inputs: BTreeMap<String, Fingerprint>,
     parameters: Vec<Stored>,
+    buffers: BTreeMap<String, Buffer>,
 }
 
 impl Checkpoint {
-    /// Writes the parameters that `phase` uses.
+    /// Writes the parameters that `phase` uses, and the model's buffers.
     pub fn write(
         path: &Path,
         info: &CheckpointInfo,
-        parameters: &[Stored],
+        (model, phase): (&dyn Model, &Phase),
         items: &Fingerprint,
         inputs: BTreeMap<String, Fingerprint>,
     ) -> Result<()> {
@@ -50,47 +53,53 @@ impl Checkpoint {
             settings: serde_json::to_value(info).unwrap_or_default(),
             inputs,
         };
-        let tensors: Vec<(String, Tensor)> = parameters
-            .iter()
-            .map(|(name, values, shape)| (name.clone(), Tensor::F32(values.clone(), shape.clone())))
-            .collect();
+        let unreadable = |e: mp4sr_models::Error| Error::unusable(path, e.to_string(), "report this as a defect");
+        let mut parameters = model.parameters().values().map_err(unreadable)?;
+        parameters.retain(|(name, ..)| model.uses(phase, name));
+        let parameters = parameters.into_iter().map(|(name, values, shape)| (name, Tensor::F32(values, shape)));
+        let buffers = model.buffers().map(mp4sr_models::Buffers::snapshot).unwrap_or_default();
+        let buffers = buffers.into_iter().map(|(name, buffer)| (format!("{BUFFER}{name}"), buffer_tensor(buffer)));
+        let tensors: Vec<(String, Tensor)> = parameters.chain(buffers).collect();
         write_tensors(path, &header, &tensors)
     }
 
     /// Reads and verifies a checkpoint of `phase` for a dataset whose items are `items`.
-    pub fn read(path: &Path, phase: Phase, items: &Fingerprint) -> Result<Self> {
+    pub fn read(path: &Path, phase: &str, items: &Fingerprint) -> Result<Self> {
         let file = Self::open(path)?;
         file.expect_items(items, REMEDY)?;
-        Self::take(path, file, phase)
+        Self::from_file(path, file, phase)
     }
 
     /// The same of whatever items: for parameters that belong to none of them, such as those of pre-training.
-    pub fn read_of_any_items(path: &Path, phase: Phase) -> Result<Self> {
-        Self::take(path, Self::open(path)?, phase)
+    pub fn read_of_any_items(path: &Path, phase: &str) -> Result<Self> {
+        Self::from_file(path, Self::open(path)?, phase)
     }
 
     fn open(path: &Path) -> Result<TensorFile> {
         TensorFile::read(path, FORMAT, VERSION, REMEDY)
     }
 
-    fn take(path: &Path, mut file: TensorFile, phase: Phase) -> Result<Self> {
+    fn from_file(path: &Path, mut file: TensorFile, phase: &str) -> Result<Self> {
         let info: CheckpointInfo = match file.header().settings.clone() {
             serde_json::Value::Null => CheckpointInfo::default(),
-            settings => serde_json::from_value(settings).map_err(|e| {
-                Error::unreadable(path, "its settings", &e, format!("run `make {}` again", phase.name()))
-            })?,
+            settings => serde_json::from_value(settings)
+                .map_err(|e| Error::unreadable(path, "its settings", &e, format!("run `make {phase}` again")))?,
         };
-        if !info.phase.is_empty() && info.phase != phase.name() {
-            let reason = format!("it holds weights of the phase `{}`, expected `{}`", info.phase, phase.name());
-            return Err(Error::unusable(path, reason, format!("run `make {}` again", phase.name())));
+        if !info.phase.is_empty() && info.phase != phase {
+            let reason = format!("it holds weights of the phase `{}`, expected `{}`", info.phase, phase);
+            return Err(Error::unusable(path, reason, format!("run `make {phase}` again")));
         }
         let inputs = file.header().inputs.clone();
-        let mut parameters = Vec::new();
+        let (mut parameters, mut buffers) = (Vec::new(), BTreeMap::new());
         for name in file.names() {
-            let (values, shape) = file.take_f32(&name)?;
-            parameters.push((name, values, shape));
+            if let Some(buffer) = name.strip_prefix(BUFFER) {
+                buffers.insert(buffer.to_owned(), take_buffer(&mut file, &name)?);
+            } else {
+                let (values, shape) = file.take_f32(&name)?;
+                parameters.push((name, values, shape));
+            }
         }
-        Ok(Self { info, inputs, parameters })
+        Ok(Self { info, inputs, parameters, buffers })
     }
 
     /// What to tell a user whose sequences or features have changed since the training: nothing where they have not. Weights
@@ -103,14 +112,13 @@ impl Checkpoint {
         })
     }
 
-    /// Sets the model's parameters that both `phase` and the checkpoint's own phase use. A parameter that the model lacks
-    /// or has in another shape is refused; so is one that the checkpoint lacks, unless its own phase does not use it. The
-    /// biases of attention pooling cancel in its softmax: other programs may store them, and they are not read.
-    pub fn load_into(&self, model: &dyn Model, phase: Phase, path: &Path) -> Result<()> {
+    /// Sets the model's parameters that both `phase` and the checkpoint's own phase use, and its buffers. A parameter that the
+    /// model lacks or has in another shape is refused; so is one that the checkpoint lacks, unless its own phase does not use it.
+    /// Parameters without an effect are not read.
+    pub fn load_into(&self, model: &dyn Model, phase: &Phase, path: &Path) -> Result<()> {
         const REMEDY: &str = "it was trained with other `[model]` settings: use those, or another run";
-        let own = if self.info.phase == Phase::Pretrain.name() { Phase::Pretrain } else { Phase::Finetune };
-        let cancels = |name: &str| name.ends_with(".pool.b1") || name.ends_with(".pool.b2");
-        let read = self.parameters.iter().filter(|(name, ..)| model.uses(phase, name) && !cancels(name));
+        let own = model.phases().iter().find(|own| own.name == self.info.phase).unwrap_or(phase);
+        let read = self.parameters.iter().filter(|(name, ..)| model.uses(phase, name) && !model.has_no_effect(name));
         for (name, values, shape) in read {
             let set = model.parameters().set(name, values.clone(), shape);
             set.map_err(|e| Error::unusable(path, e.to_string(), REMEDY))?;
@@ -118,9 +126,31 @@ impl Checkpoint {
         let missing = model.parameters().iter().map(|(name, _)| name).find(|name| {
             model.uses(phase, name) && model.uses(own, name) && !self.parameters.iter().any(|(n, ..)| n == name)
         });
-        match missing {
-            Some(name) => Err(Error::unusable(path, format!("parameter `{name}` is missing"), REMEDY)),
-            None => Ok(()),
+        if let Some(name) = missing {
+            return Err(Error::unusable(path, format!("parameter `{name}` is missing"), REMEDY));
+        }
+        match model.buffers() {
+            Some(buffers) if own == phase => {
+                buffers.restore(self.buffers.clone()).map_err(|e| Error::unusable(path, e.to_string(), REMEDY))
+            }
+            _ => Ok(()),
         }
     }
+}
+
+/// A buffer as it is stored.
+pub fn buffer_tensor(buffer: Buffer) -> Tensor {
+    match buffer.values {
+        BufferValues::F32(values) => Tensor::F32(values, buffer.shape),
+        BufferValues::I64(values) => Tensor::I64(values, buffer.shape),
+    }
+}
+
+/// Takes a buffer out of a file.
+pub fn take_buffer(file: &mut TensorFile, name: &str) -> Result<Buffer> {
+    file.take(name).and_then(|tensor| match tensor {
+        Tensor::F32(values, shape) => Ok(Buffer { values: BufferValues::F32(values), shape }),
+        Tensor::I64(values, shape) => Ok(Buffer { values: BufferValues::I64(values), shape }),
+        _ => Err(file.wrong(format!("buffer `{name}`: expected F32 or I64"))),
+    })
 }

@@ -1,10 +1,12 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use mp4sr_artifact::{Error, Items, Layout, MappedFeatures, MappedValues, Sequences};
-use mp4sr_models::{Modality, Ragged, RngKey, StoredValues};
+use mp4sr_models::{Data, Modality, Ragged, RngKey, StoredValues, TrainingSequences, recipe};
 use mp4sr_pipeline::Config;
-use mp4sr_pipeline::config::{self, ModelName};
+use mp4sr_pipeline::config;
+use mp4sr_protocol::training_part;
 
 /// What a model is built from and trained on.
 #[derive(Debug)]
@@ -19,7 +21,7 @@ impl Inputs {
     /// The files that a run reads, by role.
     pub fn files(layout: &Layout, config: &Config) -> Vec<(String, PathBuf)> {
         let mut files = vec![("sequences".to_owned(), layout.sequences())];
-        if reads_features(config.model.name) {
+        if reads_features(config) {
             for modality in &config.model.modalities {
                 let path = layout.feature_file(&modality.name, &config.feature_name(modality));
                 files.push((format!("features of {}", modality.name), path));
@@ -33,7 +35,7 @@ impl Inputs {
         let sequences = Sequences::read(&layout.sequences())?;
         expect_items(layout, &sequences)?;
         let mut modalities = Vec::new();
-        if reads_features(config.model.name) {
+        if reads_features(config) {
             for modality in &config.model.modalities {
                 let path = layout.feature_file(&modality.name, &config.feature_name(modality));
                 let features = MappedFeatures::open(&path, &sequences.item_hash, sequences.item_count)?;
@@ -50,6 +52,13 @@ impl Inputs {
             }
         }
         Ok(Self { sequences, modalities })
+    }
+
+    /// What a model is built from: of the sequences, their training parts alone.
+    pub fn data(&self) -> Data {
+        let users = 0..self.sequences.user_count();
+        let training = TrainingSequences::new(users.map(|user| training_part(self.sequences.of(user))));
+        Data { items: self.sequences.item_count, training: Arc::new(training), modalities: self.modalities.clone() }
     }
 }
 
@@ -82,11 +91,8 @@ fn noisy(features: Ragged, modality: &config::Modality, key: RngKey) -> Ragged {
     features.rearranged(&sources)
 }
 
-fn reads_features(model: ModelName) -> bool {
-    match model {
-        ModelName::Mp4sr => true,
-        ModelName::Sasrec | ModelName::Popularity => false,
-    }
+fn reads_features(config: &Config) -> bool {
+    recipe(&config.model.name).is_some_and(|recipe| recipe.reads.features)
 }
 
 #[cfg(test)]

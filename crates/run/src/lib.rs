@@ -3,10 +3,14 @@
 //! In: dataset, features, configuration, checkpoints. Out: a [`Model`](mp4sr_models::Model) with its data; parameters on
 //! disk. Must not know: epochs, metrics, top-K lists.
 
+mod catalog;
 mod checkpoint;
 mod inputs;
 mod registry;
+mod trained;
 
-pub use checkpoint::{Checkpoint, CheckpointInfo};
+pub use catalog::model_catalog;
+pub use checkpoint::{Checkpoint, CheckpointInfo, buffer_tensor, take_buffer};
 pub use inputs::Inputs;
-pub use registry::{build_model, removes_seen};
+pub use registry::{build_model, last_phase, removes_seen};
+pub use trained::TrainedModel;

@@ -11,6 +11,7 @@
 //! Must not know: how any stage reads what is written here.
 
 mod calendar;
+pub mod command;
 mod error;
 mod random;
 mod render;
@@ -30,6 +31,8 @@ pub use truth::{Core, Faults, Raw, Truth, TruthItem, Vocabulary};
 
 /// Raised with every change of what a seed gives.
 pub const GENERATOR_VERSION: u32 = 1;
+/// The seed of the world that the sample pipeline reads.
+pub const SEED: u64 = 1;
 /// The review file.
 pub const REVIEWS: &str = "reviews.json.gz";
 /// The metadata file.

@@ -21,7 +21,7 @@ use crate::compare::{Comparison, SeedRuns};
 use crate::paper::printed;
 use crate::runner::{ResolvedRun, Runner, StudyRun, Until};
 use crate::text::Rows;
-use rows::{ALL, StudyRow, full, modality, popularity, row, sasrec, without_pretraining};
+use rows::{ALL, StudyRow, full, modality, own_key, row};
 
 /// What is studied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -73,8 +73,8 @@ pub struct Options {
     pub unseen: Vec<PathBuf>,
     /// A ResNet: a folder or a name on the hub. Empty: left out.
     pub resnet: String,
-    /// The folder with the paper's numbers.
-    pub paper: PathBuf,
+    /// A folder with the paper's numbers, in place of those that the program carries.
+    pub paper: Option<PathBuf>,
 }
 
 /// Every run of a study is asked for short histories too, so that studies share runs.
@@ -170,11 +170,7 @@ impl Study<'_> {
         let words = ["5", "10", "15", "30", "50"];
         match self.experiment {
             E::Table1 => self.statistics(),
-            E::Table2 => self.table(
-                "Table 2: models side by side",
-                &[popularity(), sasrec(), without_pretraining(), full()],
-                Some(Paper::whole(2)),
-            ),
+            E::Table2 => self.table("Table 2: models side by side", &self.all_models(), Some(Paper::whole(2))),
             E::Table3 => self.cold(false),
             E::ColdStart => self.cold(true),
             E::Table4 => {
@@ -193,14 +189,14 @@ impl Study<'_> {
                     self.config.model.modalities.len() > 1,
                     "lambda weighs CMCL, which needs two modalities; use a pipeline that has"
                 );
-                self.sweep("Figure 4: impact of lambda", "lambda", "pretrain.lambda", &lambda)
+                self.sweep("Figure 4: impact of lambda", "lambda", "model.mp4sr.lambda", &lambda)
             }
             E::Fig5 => {
                 self.expect_words()?;
                 self.sweep("Figure 5: impact of N, the words an image", "N", "extract.image.words", &words)
             }
-            E::Fig6 => self.sweep("Figure 6: impact of O, the experts", "O", "model.experts", &experts),
-            E::Fig7 => self.sweep("Figure 7: impact of rho, sequence dropout", "rho", "pretrain.rho", &rho),
+            E::Fig6 => self.sweep("Figure 6: impact of O, the experts", "O", "model.mp4sr.experts", &experts),
+            E::Fig7 => self.sweep("Figure 7: impact of rho, sequence dropout", "rho", "model.mp4sr.rho", &rho),
             E::Fig8 => self.user_groups(),
             E::StudyMixup => self.mixup(),
             E::StudyImageFeatures => {
@@ -320,11 +316,12 @@ impl Study<'_> {
         let mut rows: Vec<StudyRow> = (0..10)
             .map(|tenth| {
                 let p = format!("0.{tenth}");
-                let keys = [format!("pretrain.mixup_min={p}"), format!("pretrain.mixup_max={p}")];
+                let keys = [format!("model.mp4sr.mixup_min={p}"), format!("model.mp4sr.mixup_max={p}")];
                 row(&format!("p = {p}"), &format!("mixup-{p}"), &[&keys[0], &keys[1]])
             })
             .collect();
-        let drawn = format!("U({}, {})", self.config.pretrain.mixup_min, self.config.pretrain.mixup_max);
+        let [least, most] = ["mixup_min", "mixup_max"].map(|key| own_key(&self.config, key));
+        let drawn = format!("U({}, {})", number(least), number(most));
         rows.push(row(&format!("p from {drawn}"), "mp4sr", &[]));
         let made = self.make(&rows, Until::Evaluated)?;
         let comparison = Comparison::new(&groups(&made, &self.sequences()?, None)?, &self.measures());
@@ -417,7 +414,7 @@ impl Study<'_> {
     /// Figure 8: the groups by sequence length.
     fn user_groups(&mut self) -> anyhow::Result<String> {
         let title = "Figure 8: users by the length of their sequence";
-        let made = self.make(&[popularity(), sasrec(), without_pretraining(), full()], Until::Evaluated)?;
+        let made = self.make(&self.all_models(), Until::Evaluated)?;
         let sequences = self.sequences()?;
         let groups = groups(&made, &sequences, None)?;
         let all = breakdowns(&UserFacts::of(&sequences, Split::Test));
@@ -448,13 +445,17 @@ impl Study<'_> {
     fn cold(&mut self, beyond: bool) -> anyhow::Result<String> {
         let title = if beyond { "Cold start" } else { "Table 3: cold items" };
         let mut rows = vec![
-            row("MP4SR w/o Pre-train", "no-id.no-pretrain", &["model.id_embedding=false", "pretrain.enabled=false"]),
-            row("MP4SR", "no-id.warm", &["model.id_embedding=false", "pretrain.items=\"warm\""]),
+            row(
+                "MP4SR w/o Pre-train",
+                "no-id.no-pretrain",
+                &["model.mp4sr.id_embedding=false", "pretrain.enabled=false"],
+            ),
+            row("MP4SR", "no-id.warm", &["model.mp4sr.id_embedding=false", "pretrain.items=\"warm\""]),
         ];
         if beyond {
-            let slug = if self.config.model.id_embedding { "mp4sr" } else { "with-ids" };
-            let with_ids = row("MP4SR with ids", slug, &["model.id_embedding=true"]);
-            rows.splice(0..0, [popularity(), sasrec(), with_ids]);
+            let slug = if own_key(&self.config, "id_embedding") == true { "mp4sr" } else { "with-ids" };
+            let with_ids = row("MP4SR with ids", slug, &["model.mp4sr.id_embedding=true"]);
+            rows.splice(0..0, self.baselines().into_iter().chain([with_ids]));
         }
         let made = self.make(&rows, Until::Evaluated)?;
         let sequences = self.sequences()?;
@@ -515,7 +516,7 @@ impl Study<'_> {
         let own = self.runner.args().pipeline.clone();
         for pipeline in [own].iter().chain(&self.options.with.clone()) {
             let common = common(self.runner, pipeline, self.options)?;
-            let run = self.study_run(pipeline, &common, &popularity(), 0)?;
+            let run = self.study_run(pipeline, &common, &full(), 0)?;
             if let Some(error) = self.runner.run(std::slice::from_ref(&run), Until::Dataset).swap_remove(0) {
                 anyhow::bail!("{error}");
             }
@@ -579,7 +580,7 @@ impl Study<'_> {
             let _ = write!(text, "\nNote: {note}.\n");
         }
         if let Some(Paper { table, models, note }) = paper {
-            let mut printed = printed(&self.options.paper, table)?;
+            let mut printed = printed(self.options.paper.as_deref(), table)?;
             printed.rows.retain(|row| models.is_empty() || models.contains(&row[1].as_str()));
             let note = if note.is_empty() { String::new() } else { format!("{note}\n\n") };
             let _ = write!(text, "\n## The paper's Table {table}\n\n{note}{}", printed.markdown());
@@ -591,6 +592,11 @@ impl Study<'_> {
         self.runner.progress().say(format!("{}: wrote {} to {}", self.slug(), written.join(", "), folder.display()));
         Ok(text)
     }
+}
+
+/// A number as it is written by hand: without a fraction where it has none.
+fn number(value: &serde_json::Value) -> f64 {
+    value.as_f64().unwrap_or_default()
 }
 
 /// How long training took, by row.

@@ -3,6 +3,7 @@
 //! In: pipelines, the programs of the stages, stored ranks and logs. Out: runs made by those programs; Markdown, CSV, SVG, PNG.
 //! Must not know: models, how a stage does its work.
 
+pub mod command;
 mod compare;
 mod experiment;
 mod merge;

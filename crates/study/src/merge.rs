@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use mp4sr_artifact::{
-    Error, FeatureType, Features, Items, Layout, Lock, Result, Sequences, Stage, Status, Users, files, hash_ids,
+    Error, FeatureType, Features, Items, Layout, Lock, Result, Sequences, Stage, StageSettings, Status, Users, files,
+    hash_ids,
 };
 use serde_json::json;
 
@@ -39,7 +40,7 @@ pub fn merge(sources: &[Source], to: &Layout) -> Result<()> {
     for folder in [to.root().to_owned(), to.dataset(), to.features()] {
         files::clean_folder(&folder)?;
     }
-    let stage = Stage::new("merge", VERSION, to.root(), &json!(first.features), &inputs)?;
+    let stage = Stage::new("merge", VERSION, to.root(), StageSettings::of(json!(first.features)), &inputs)?;
     if stage.status()? == Status::UpToDate {
         return Ok(());
     }

@@ -1,7 +1,8 @@
 //! The paper's printed numbers, beside which a study shows its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use mp4sr_artifact::{Error, files};
 use serde::Deserialize;
 
 use crate::text::Rows;
@@ -15,13 +16,30 @@ struct Line {
     value: String,
 }
 
+/// Where the repository has the paper's numbers, and what the program carries of them.
+const FOLDER: &str = "data/paper";
+const TABLE_1: &str = include_str!("../../../data/paper/table1.csv");
+const TABLES: &str = include_str!("../../../data/paper/tables.csv");
+
+/// A file with the paper's numbers: where it lies, and its text.
+fn read(folder: Option<&Path>, name: &str, carried: &str) -> Result<(PathBuf, String), Error> {
+    match folder {
+        Some(folder) => {
+            let path = folder.join(name);
+            let text = files::read_to_string(&path)?;
+            Ok((path, text))
+        }
+        None => Ok((Path::new(FOLDER).join(name), carried.to_owned())),
+    }
+}
+
 /// A table of the paper: a row a dataset and model, a column a metric, in their printed order.
-pub fn printed(folder: &Path, table: u32) -> anyhow::Result<Rows> {
+pub fn printed(folder: Option<&Path>, table: u32) -> anyhow::Result<Rows> {
     if table == 1 {
         return statistics(folder);
     }
-    let path = folder.join("tables.csv");
-    let mut reader = csv::Reader::from_path(&path).map_err(|e| unreadable(&path, &e))?;
+    let (path, text) = read(folder, "tables.csv", TABLES)?;
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
     let lines: Vec<Line> = reader.deserialize().collect::<Result<_, _>>().map_err(|e| unreadable(&path, &e))?;
     let lines: Vec<Line> = lines.into_iter().filter(|line| line.table == table.to_string()).collect();
     let mut metrics: Vec<&str> = Vec::new();
@@ -47,9 +65,9 @@ pub fn printed(folder: &Path, table: u32) -> anyhow::Result<Rows> {
     Ok(found)
 }
 
-fn statistics(folder: &Path) -> anyhow::Result<Rows> {
-    let path = folder.join("table1.csv");
-    let mut reader = csv::Reader::from_path(&path).map_err(|e| unreadable(&path, &e))?;
+fn statistics(folder: Option<&Path>) -> anyhow::Result<Rows> {
+    let (path, text) = read(folder, "table1.csv", TABLE_1)?;
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
     let mut found = Rows::new(["dataset", "users", "items", "events", "average length"]);
     for line in reader.records() {
         let line = line.map_err(|e| unreadable(&path, &e))?;
@@ -58,8 +76,8 @@ fn statistics(folder: &Path) -> anyhow::Result<Rows> {
     Ok(found)
 }
 
-fn unreadable(path: &Path, error: &csv::Error) -> mp4sr_artifact::Error {
-    mp4sr_artifact::Error::unusable(path, error.to_string(), "restore it, or name another folder with --paper")
+fn unreadable(path: &Path, error: &csv::Error) -> Error {
+    Error::unusable(path, error.to_string(), "restore it, or name another folder with --paper")
 }
 
 #[cfg(test)]
@@ -68,14 +86,13 @@ mod tests {
 
     #[test]
     fn the_carried_tables_are_whole() {
-        let folder = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("../../data/paper");
         // Rows as printed: datasets times models.
         for (table, rows) in [(1, 4), (2, 48), (3, 12), (4, 18), (5, 4), (6, 9)] {
-            let found = printed(&folder, table).unwrap();
+            let found = printed(None, table).unwrap();
             assert_eq!(found.rows.len(), rows, "Table {table}");
             assert!(found.rows.iter().flatten().all(|run| !run.is_empty()), "Table {table}: {found:?}");
         }
-        let message = printed(Path::new("nowhere"), 2).unwrap_err().to_string();
+        let message = printed(Some(Path::new("nowhere")), 2).unwrap_err().to_string();
         assert!(message.contains("nowhere/tables.csv"), "{message}");
     }
 }

@@ -1,16 +1,16 @@
-//! Runs of one pipeline under other settings, made by the programs of the stages.
+//! Runs of one pipeline under other settings, each stage in a process of its own.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
 use mp4sr_artifact::{Layout, files};
-use mp4sr_pipeline::config::ModelName;
-use mp4sr_pipeline::{Config, Progress, StageArgs, Timing};
+use mp4sr_pipeline::config::{ModelCatalog, PRETRAIN};
+use mp4sr_pipeline::{Config, Progress, StageArgs, StageName, Timing};
 use serde_json::{Value, json};
 
 const PRETRAIN_RECORD: &str = "pretrain.manifest.json";
@@ -43,7 +43,9 @@ pub struct Runner {
     args: StageArgs,
     jobs: usize,
     progress: Progress,
-    programs: PathBuf,
+    /// This program: its stages are subcommands.
+    program: PathBuf,
+    models: Arc<ModelCatalog>,
 }
 
 /// How far a run is brought.
@@ -69,12 +71,13 @@ impl ResolvedRun {
 }
 
 impl Runner {
-    /// A runner that makes `jobs` runs at once with the programs beside the running one.
-    pub fn new(args: StageArgs, jobs: usize) -> anyhow::Result<Self> {
-        let own = std::env::current_exe().context("failed to find the folder of the programs")?;
-        let programs = own.parent().map(Path::to_owned).unwrap_or_default();
+    /// A runner that makes `jobs` runs at once with the stages of the running program.
+    pub fn new(mut args: StageArgs, jobs: usize, models: &Arc<ModelCatalog>) -> anyhow::Result<Self> {
+        args.overrides = args.all_overrides();
+        args.more_overrides = None;
+        let program = std::env::current_exe().context("failed to find the path of this program")?;
         let progress = Progress::new(args.quiet);
-        Ok(Self { args, jobs: jobs.max(1), progress, programs })
+        Ok(Self { args, jobs: jobs.max(1), progress, program, models: models.clone() })
     }
 
     /// The flags that all runs share.
@@ -100,7 +103,7 @@ impl Runner {
     pub fn command(&self, run: &StudyRun) -> String {
         let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
         let mut line = format!(
-            "mp4sr-evaluate --pipeline {} --artifacts {} --run {}",
+            "mp4sr evaluate --pipeline {} --artifacts {} --run {}",
             quoted(&run.pipeline.to_string_lossy()),
             quoted(&self.args.artifacts.to_string_lossy()),
             run.name
@@ -128,7 +131,7 @@ impl Runner {
             overrides: self.args.overrides.iter().chain(&run.overrides).cloned().collect(),
             ..self.args.clone()
         };
-        let context = args.context()?;
+        let context = args.context(&self.models)?;
         Ok(ResolvedRun { spec: run.clone(), config: context.config, layout: context.layout })
     }
 
@@ -138,11 +141,8 @@ impl Runner {
     pub fn run(&self, runs: &[ResolvedRun], until: Until) -> Vec<Option<String>> {
         let mut failed: Vec<Option<String>> = vec![None; runs.len()];
         for alike in groups(runs, |run| Some(features_key(run))) {
-            let made = self.stage(&runs[alike[0]], "mp4sr-preprocess", &[]).and_then(|()| match until {
-                Until::Dataset => Ok(()),
-                _ => self.stage(&runs[alike[0]], "mp4sr-extract", &[]),
-            });
-            if let Err(error) = made {
+            let last = if until == Until::Dataset { StageName::Preprocess } else { StageName::Extract };
+            if let Err(error) = self.command_of(&runs[alike[0]], &["run", "--until", last.name()]) {
                 alike.iter().for_each(|&at| failed[at] = Some(format!("{error:#}")));
             }
         }
@@ -150,11 +150,11 @@ impl Runner {
             return failed;
         }
         let open = |failed: &[Option<String>]| (0..runs.len()).filter(|&at| failed[at].is_none()).collect::<Vec<_>>();
-        let mut sources = groups(runs, pretrain_key);
+        let mut sources = groups(runs, |run| self.pretrain_key(run));
         // A run of an earlier study may have the weights already.
         sources.iter_mut().for_each(|alike| alike.sort_by_key(|&at| !has_pretrained(&runs[at].layout)));
         let first: Vec<usize> = sources.iter().map(|alike| alike[0]).filter(|&at| failed[at].is_none()).collect();
-        self.parallel(&first, &mut failed, "pre-trained", |at| self.stage(&runs[at], "mp4sr-train", &["pretrain"]));
+        self.parallel(&first, &mut failed, "pre-trained", |at| self.stage(&runs[at], StageName::Pretrain));
         for alike in &sources {
             for &at in &alike[1..] {
                 let taken = match &failed[alike[0]] {
@@ -169,9 +169,9 @@ impl Runner {
         }
         let rest = open(&failed);
         self.parallel(&rest, &mut failed, "made", |at| {
-            self.stage(&runs[at], "mp4sr-train", &["pretrain"])?;
-            self.stage(&runs[at], "mp4sr-train", &["finetune"])?;
-            if until == Until::Evaluated { self.stage(&runs[at], "mp4sr-evaluate", &[]) } else { Ok(()) }
+            self.stage(&runs[at], StageName::Pretrain)?;
+            self.stage(&runs[at], StageName::Finetune)?;
+            if until == Until::Evaluated { self.stage(&runs[at], StageName::Evaluate) } else { Ok(()) }
         });
         failed
     }
@@ -180,8 +180,20 @@ impl Runner {
     pub fn pretrain_as_is(&self, runs: &[ResolvedRun]) -> Vec<Option<String>> {
         let mut failed = vec![None; runs.len()];
         let all: Vec<usize> = (0..runs.len()).collect();
-        self.parallel(&all, &mut failed, "pre-trained", |at| self.stage(&runs[at], "mp4sr-train", &["pretrain"]));
+        self.parallel(&all, &mut failed, "pre-trained", |at| self.stage(&runs[at], StageName::Pretrain));
         failed
+    }
+
+    /// What decides pre-training; none where a run has none of its own. Two runs with the same key need not train alike: whether
+    /// the weights of one are those that another would make is asked by the stage itself, from its record.
+    fn pretrain_key(&self, run: &ResolvedRun) -> Option<Value> {
+        let settings = || self.models.phase_settings(&run.config, PRETRAIN).values().clone();
+        self.models.trains(&run.config, PRETRAIN).then(|| json!([features_key(run), settings()]))
+    }
+
+    /// All models that runs can be of.
+    pub fn models(&self) -> &ModelCatalog {
+        &self.models
     }
 
     /// Does `work` for the runs `which`, some at once.
@@ -213,12 +225,19 @@ impl Runner {
         }
     }
 
-    /// Runs one program for a run; its error is the program's own.
-    fn stage(&self, resolved: &ResolvedRun, program: &str, words: &[&str]) -> anyhow::Result<()> {
+    /// Runs one stage for a run.
+    fn stage(&self, resolved: &ResolvedRun, stage: StageName) -> anyhow::Result<()> {
+        self.command_of(resolved, stage.words())
+    }
+
+    /// Runs the subcommand that `words` name for a run, in a process of its own; its error is that of the subcommand.
+    fn command_of(&self, resolved: &ResolvedRun, words: &[&str]) -> anyhow::Result<()> {
         let (args, run) = (&self.args, &resolved.spec);
-        let mut command = Command::new(self.programs.join(program));
+        let mut command = Command::new(&self.program);
         command.args(words).arg("--quiet").arg("--pipeline").arg(&run.pipeline).arg("--run").arg(&run.name);
         command.arg("--artifacts").arg(&args.artifacts);
+        // What the environment says is in the runner's own flags, which not every run shares.
+        command.env_remove("MP4SR_DATA").env_remove("MP4SR_SET");
         if let Some(data) = self.data(&run.pipeline)? {
             command.arg("--data").arg(data);
         }
@@ -230,7 +249,8 @@ impl Runner {
             command.env("RAYON_NUM_THREADS", (cores / self.jobs).max(1).to_string());
         }
         let output = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output();
-        let output = output.with_context(|| format!("failed to run `{program}`; run `make build`"))?;
+        let output = output
+            .with_context(|| format!("failed to run `mp4sr {}` (`{}`)", words.join(" "), self.program.display()))?;
         if output.status.success() {
             return Ok(());
         }
@@ -257,21 +277,7 @@ fn groups(runs: &[ResolvedRun], key: impl Fn(&ResolvedRun) -> Option<Value>) -> 
 
 fn features_key(run: &ResolvedRun) -> Value {
     let Config { dataset, source, preprocess, extract, .. } = &run.config;
-    json!([dataset, source, preprocess, extract])
-}
-
-/// What decides pre-training. Two runs with the same key need not train alike: whether the weights of one are those that
-/// another would make is asked by the stage itself, from its record.
-fn pretrain_key(resolved: &ResolvedRun) -> Option<Value> {
-    let Config { model, pretrain, finetune, evaluate, run, .. } = &resolved.config;
-    let has = model.name == ModelName::Mp4sr && pretrain.enabled && pretrain.from.is_empty() && !finetune.end_to_end;
-    let mut model = json!(model);
-    for key in mp4sr_pipeline::config::FINETUNE_KEYS {
-        model.as_object_mut()?.remove(key);
-    }
-    has.then(|| {
-        json!([features_key(resolved), model, pretrain, evaluate.k, evaluate.seen_items, evaluate.batch, run.seed])
-    })
+    json!([dataset, source, preprocess, extract, run.config.extracted()])
 }
 
 fn has_pretrained(layout: &Layout) -> bool {

@@ -189,7 +189,7 @@ fn table(grids: &[Grid], all: &[Vec<&str>], outcomes: &[Outcome], runs: &[Resolv
     let fixed = ["validation R@20", "N@20", "best epoch", "epochs", "ended", "run"];
     let mut table = Rows::new(grids.iter().map(|grid| grid.key.as_str()).chain(fixed));
     for outcome in outcomes {
-        let limit = runs[outcome.at].config.finetune.epochs;
+        let limit = runs[outcome.at].config.finetune.settings.epochs;
         let mut row: Vec<String> = all[outcome.at].iter().map(|&value| value.to_owned()).collect();
         row.extend([
             format!("{:.4}", outcome.recall),
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn grids_are_parsed_combined_and_named() {
         let grids: Vec<Grid> =
-            ["finetune.learning_rate=1e-4,0.001", r#"model.logit_modalities=["text","image"],["text"]"#]
+            ["finetune.learning_rate=1e-4,0.001", r#"model.mp4sr.logit_modalities=["text","image"],["text"]"#]
                 .map(|text| text.parse().unwrap())
                 .into();
         assert_eq!(grids[1].values, [r#"["text","image"]"#, r#"["text"]"#]);

@@ -1,14 +1,15 @@
 //! Training: a model, its data and settings to checkpoints and `metrics.jsonl`.
 //!
 //! In: a [`Model`](mp4sr_models::Model), training sequences, one phase's settings. Out: the weights of the epoch with the
-//! best validation R@20, a line an epoch, a state to resume from. Must not know: how a model computes, or which one it is.
+//! best validation R@20, a line per epoch, a state to resume from. Must not know: how a model computes, or which one it is.
 
+pub mod command;
 mod log;
 mod phase;
 mod samples;
 mod state;
 
 pub use log::EpochLine;
-pub use phase::{Outcome, Settings, TrainError, Training};
-pub use samples::Samples;
-pub use state::State;
+pub use phase::{Outcome, TrainError, TrainSettings, Training};
+pub use samples::SampleList;
+pub use state::{Progress, State, StateIdentity, UnderWay, Weights};

@@ -1,40 +1,31 @@
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use candle_core::Var;
-use mp4sr_artifact::{Sequences, files, log_line, read_log};
+use mp4sr_artifact::{Fingerprint, Sequences, StageSettings, files, log_line, read_log};
 use mp4sr_evaluate::{RankError, RankOptions, mean_loss, rank_users};
-use mp4sr_models::{Batch, Model, Phase, RngKey, Stored};
+use mp4sr_models::{Batch, Buffers, Model, PRETRAIN, Phase, RngKey, Step, Stop};
 use mp4sr_ops::Adam;
+use mp4sr_pipeline::config::PhaseSettings;
 use mp4sr_protocol::{COLD_EVENTS, Measure, Metrics, Split, training_events};
 
-use crate::state::{Progress, UnderWay};
-use crate::{EpochLine, Samples, State};
+use crate::samples::SampleList;
+use crate::state::{Progress, StateIdentity, UnderWay, Weights};
+use crate::{EpochLine, State};
 
 /// What early stopping looks at.
 const STOP: Measure = Measure::Recall(20);
 
 /// One phase's settings.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Settings {
-    /// At most this many epochs.
-    pub epochs: usize,
-    /// Stops after this many epochs without a better validation R@20.
-    pub patience: usize,
-    /// Samples in a step.
-    pub batch: usize,
-    /// The last items of a history that are read.
-    pub positions: usize,
-    /// Adam's learning rate.
-    pub learning_rate: f64,
-    /// L2 weight decay, added to the gradient.
-    pub weight_decay: f64,
-    /// The joint norm of all gradients is clipped at this.
-    pub clip_norm: f64,
+pub struct TrainSettings {
+    /// Epochs, steps and the optimiser.
+    pub phase: PhaseSettings,
     /// K of the validation metrics in the log.
     pub k: Vec<usize>,
     /// How validation ranks.
-    pub protocol: RankOptions,
+    pub rank_options: RankOptions,
     /// Whether cold items are taken out of the sequences that are trained on.
     pub warm_items: bool,
     /// Whether the log has the loss of the test split.
@@ -53,14 +44,16 @@ pub struct Training<'a> {
     pub phase: Phase,
     /// All sequences; training reads their training parts, validation their validation targets.
     pub sequences: &'a Sequences,
-    /// How.
-    pub settings: Settings,
+    /// How it is trained.
+    pub settings: TrainSettings,
     /// Where the state lies while the phase runs.
     pub state_path: PathBuf,
     /// Where the log lies; the lines of other phases in it stay.
     pub log_path: PathBuf,
-    /// What the state is good for: settings and fingerprints of the inputs.
-    pub identity: serde_json::Value,
+    /// What the state belongs to: the settings.
+    pub identity: &'a StageSettings,
+    /// What the state belongs to: fingerprints of the inputs, by role.
+    pub inputs: BTreeMap<String, Fingerprint>,
 }
 
 /// How a phase ended; the model then holds the best epoch's weights.
@@ -112,205 +105,253 @@ pub enum TrainError {
 }
 
 /// What a phase changes while it runs.
-struct Standing {
-    names: Vec<String>,
+struct TrainingState {
+    /// The parameters that are trained.
+    trained: Vec<String>,
     vars: Vec<Var>,
     adam: Adam,
     progress: Progress,
-    best: Vec<Stored>,
+    best: Weights,
     saved: Instant,
 }
 
 impl Training<'_> {
     /// Trains until patience or epochs run out, going on from the state of a killed run where there is one. `say` gets a
-    /// line an epoch, `steps` the number of samples of every step done.
+    /// line per epoch, `steps` the number of samples of every step done.
     pub fn run(&self, mut say: impl FnMut(&str), mut steps: impl FnMut(u64)) -> Result<Outcome, TrainError> {
-        let samples = self.samples();
+        let (samples, settings) = (self.samples(), &self.settings.phase);
         if samples.count() == 0 {
             return Err(TrainError::NoSamples);
         }
-        let mut standing = self.start()?;
-        let (epoch, step) = (standing.progress.epoch, standing.progress.under_way.step);
+        let mut state = self.start()?;
+        let (epoch, step) = (state.progress.epoch, state.progress.under_way.step);
         if epoch + step > 0 {
             let within = if step > 0 { format!(" and {step} steps") } else { String::new() };
-            say(&format!("{}: going on after epoch {epoch}{within}", self.phase.name()));
-            steps((epoch * samples.count() + (step * self.settings.batch).min(samples.count())) as u64);
+            say(&format!("{}: going on after epoch {epoch}{within}", self.phase.name));
+            steps((epoch * samples.count()) as u64);
             // The kill may have come between the state and the log.
-            self.write_log(&standing.progress.lines)?;
+            self.write_log(&state.progress.lines)?;
         }
-        while standing.progress.epoch < self.settings.epochs
-            && standing.progress.epoch - standing.progress.best_epoch < self.settings.patience
-        {
-            let line = self.epoch(&mut standing, &samples, &mut steps)?;
-            let recall = line.validation[&STOP.to_string()];
-            say(&format!(
-                "{} epoch {}: loss {:.4}, validation {STOP} {recall:.4}{}, {:.1} s",
-                self.phase.name(),
-                line.epoch,
-                line.loss,
-                if line.best { " *" } else { "" },
-                line.seconds.0 + line.seconds.1,
-            ));
-            let progress = &mut standing.progress;
+        while state.progress.epoch < settings.epochs && !self.has_lost_patience(&state.progress) {
+            let line = self.epoch(&mut state, &samples, &mut steps)?;
+            say(&self.report(&line));
+            let progress = &mut state.progress;
             progress.epoch += 1;
             progress.under_way = UnderWay::default();
             if line.best {
-                (progress.best_epoch, progress.best_recall) = (progress.epoch, recall);
-                standing.best = self.values(&standing.names)?;
+                progress.best_epoch = progress.epoch;
+                progress.best_recall = line.validation.get(&STOP.to_string()).copied().unwrap_or_default();
+                state.best = self.weights()?;
             }
-            standing.progress.lines.push(line);
-            self.save(&mut standing)?;
-            self.write_log(&standing.progress.lines)?;
+            state.progress.lines.push(line);
+            self.save(&mut state)?;
+            self.write_log(&state.progress.lines)?;
         }
-        for (name, values, shape) in standing.best {
-            self.model.parameters().set(&name, values, &shape)?;
-        }
-        let Progress { best_epoch, epoch, best_recall, .. } = standing.progress;
+        self.restore(state.best)?;
+        let Progress { best_epoch, epoch, best_recall, .. } = state.progress;
         Ok(Outcome { best_epoch, epochs: epoch, best_recall })
     }
 
     /// Samples of all epochs together.
     pub fn sample_count(&self) -> usize {
-        self.samples().count() * self.settings.epochs
+        self.samples().count() * self.settings.phase.epochs
     }
 
-    fn samples(&self) -> Samples {
+    fn has_lost_patience(&self, progress: &Progress) -> bool {
+        match self.phase.stop {
+            Stop::Validation { .. } => progress.epoch - progress.best_epoch >= self.settings.phase.patience,
+            Stop::Epochs => false,
+        }
+    }
+
+    /// The line that a user reads after an epoch.
+    fn report(&self, line: &EpochLine) -> String {
+        let recall = line.validation.get(&STOP.to_string());
+        let validation = recall.map_or(String::new(), |recall| {
+            format!(", validation {STOP} {recall:.4}{}", if line.best { " *" } else { "" })
+        });
+        let (epoch, loss, seconds) = (line.epoch, line.loss, line.seconds.0 + line.seconds.1);
+        format!("{} epoch {epoch}: loss {loss:.4}{validation}, {seconds:.1} s", self.phase.name)
+    }
+
+    fn samples(&self) -> SampleList {
+        let kind = self.phase.samples;
         if !self.settings.warm_items {
-            return Samples::new(self.sequences, |_| true);
+            return SampleList::new(kind, self.sequences, |_| true);
         }
         let events = training_events(self.sequences);
-        Samples::new(self.sequences, |item| events[item as usize - 1] >= COLD_EVENTS)
+        SampleList::new(kind, self.sequences, |item| events[item as usize - 1] >= COLD_EVENTS)
     }
 
-    /// The start of the phase, or where its state says that it stands.
-    fn start(&self) -> Result<Standing, TrainError> {
-        let s = &self.settings;
-        let used = self.model.parameters().iter().filter(|(name, _)| self.model.uses(self.phase, name));
-        let (names, vars): (Vec<String>, Vec<Var>) = used.map(|(name, var)| (name.to_owned(), var.clone())).unzip();
+    /// The start of the phase, or where its state says that it is.
+    fn start(&self) -> Result<TrainingState, TrainError> {
+        let s = &self.settings.phase;
+        let trained = self.model.parameters().iter().filter(|(name, _)| self.model.trains(&self.phase, name));
+        let (trained, vars): (Vec<String>, Vec<Var>) =
+            trained.map(|(name, var)| (name.to_owned(), var.clone())).unzip();
         let mut adam = Adam::new(&vars, s.learning_rate, s.weight_decay, s.clip_norm);
-        let mut progress = Progress { identity: self.identity.clone(), ..Progress::default() };
-        let mut best = self.values(&names)?;
+        let mut progress = Progress { identity: self.identity(), ..Progress::default() };
+        let mut best = self.weights()?;
         if self.state_path.exists() {
-            let state = State::read(&self.state_path, &self.sequences.item_hash, &self.identity, &names)?;
-            for (name, values, shape) in state.current {
-                self.model.parameters().set(&name, values, &shape)?;
-            }
+            let used: Vec<String> = best.parameters.iter().map(|(name, ..)| name.clone()).collect();
+            let expected = StateIdentity { settings: self.identity, inputs: &self.inputs };
+            let state = State::read(&self.state_path, &self.sequences.item_hash, &expected, (&used, &trained))?;
+            self.restore(state.current)?;
             adam.restore(state.adam)?;
             (progress, best) = (state.progress, state.best);
         }
-        Ok(Standing { names, vars, adam, progress, best, saved: Instant::now() })
+        Ok(TrainingState { trained, vars, adam, progress, best, saved: Instant::now() })
     }
 
-    fn save(&self, standing: &mut Standing) -> Result<(), TrainError> {
-        let (current, adam) = (self.values(&standing.names)?, standing.adam.state().clone());
-        let state = State { progress: standing.progress.clone(), current, best: standing.best.clone(), adam };
-        state.write(&self.state_path, &self.sequences.item_hash, None)?;
-        standing.saved = Instant::now();
+    fn identity(&self) -> serde_json::Value {
+        serde_json::json!({ "settings": self.identity.values(), "inputs": self.inputs })
+    }
+
+    /// The parameters that the phase uses, and the buffers, as they are now.
+    fn weights(&self) -> Result<Weights, TrainError> {
+        let mut parameters = self.model.parameters().values()?;
+        parameters.retain(|(name, ..)| self.model.uses(&self.phase, name));
+        let buffers = self.model.buffers().map(Buffers::snapshot).unwrap_or_default();
+        Ok(Weights { parameters, buffers })
+    }
+
+    fn restore(&self, weights: Weights) -> Result<(), TrainError> {
+        for (name, values, shape) in weights.parameters {
+            self.model.parameters().set(&name, values, &shape)?;
+        }
+        if let Some(buffers) = self.model.buffers() {
+            buffers.restore(weights.buffers)?;
+        }
         Ok(())
     }
 
-    /// Keeps where a step stands that has no loss, with its samples, and says so. Put in the place of the state, it does that
-    /// step again.
-    fn diverged(&self, standing: &Standing, batch: &Batch, loss: f32, norm: f64) -> TrainError {
-        let path = self.state_path.with_file_name(format!("diverged.{}.safetensors", self.phase.name()));
-        let progress = standing.progress.clone();
-        let (epoch, step) = (progress.epoch + 1, progress.under_way.step + 1);
-        let write = || -> Result<(), TrainError> {
-            let (current, adam) = (self.values(&standing.names)?, standing.adam.state().clone());
-            let state = State { progress, current, best: standing.best.clone(), adam };
-            Ok(state.write(&path, &self.sequences.item_hash, Some(batch))?)
-        };
-        match write() {
-            Ok(()) => TrainError::Diverged { loss, phase: self.phase.name(), epoch, step, norm, inputs: path },
-            Err(error) => error,
-        }
+    fn stored(&self, state: &TrainingState) -> Result<State, TrainError> {
+        let (current, adam) = (self.weights()?, state.adam.state().clone());
+        Ok(State {
+            progress: state.progress.clone(),
+            trained: state.trained.clone(),
+            current,
+            best: state.best.clone(),
+            adam,
+        })
     }
 
-    fn values(&self, names: &[String]) -> Result<Vec<Stored>, TrainError> {
-        Ok(self.model.parameters().values()?.into_iter().filter(|(name, ..)| names.contains(name)).collect())
+    fn save(&self, state: &mut TrainingState) -> Result<(), TrainError> {
+        self.stored(state)?.write(&self.state_path, &self.sequences.item_hash, None)?;
+        state.saved = Instant::now();
+        Ok(())
+    }
+
+    /// Keeps the weights and the samples of a step whose loss or gradient is not finite, and reports it. Put in the place of the
+    /// state, the file does that step again.
+    fn diverged(&self, state: &TrainingState, batch: &Batch, loss: f32, norm: f64) -> TrainError {
+        let path = self.state_path.with_file_name(format!("diverged.{}.safetensors", self.phase.name));
+        let (epoch, step) = (state.progress.epoch + 1, state.progress.under_way.step + 1);
+        let write = || Ok(self.stored(state)?.write(&path, &self.sequences.item_hash, Some(batch))?);
+        match write() {
+            Ok(()) => TrainError::Diverged { loss, phase: self.phase.name, epoch, step, norm, inputs: path },
+            Err(error) => error,
+        }
     }
 
     /// What is left of the epoch under way, then validation.
     fn epoch(
         &self,
-        standing: &mut Standing,
-        samples: &Samples,
+        state: &mut TrainingState,
+        samples: &SampleList,
         steps: &mut impl FnMut(u64),
     ) -> Result<EpochLine, TrainError> {
-        let s = &self.settings;
-        let epoch = standing.progress.epoch + 1;
-        let key = RngKey::new(s.seed).fold_in(self.phase.name()).fold_in_index(epoch as u64);
-        let order = samples.shuffled(key.fold_in("shuffle"));
+        let settings = &self.settings.phase;
+        let epoch = state.progress.epoch + 1;
+        let epoch_key = RngKey::new(self.settings.seed).fold_in(self.phase.name).fold_in_index(epoch as u64);
+        let order = samples.shuffled(epoch_key.fold_in("shuffle"));
+        let longest = self.model.max_sequence_length();
+        let batches = samples.batches(&order, settings.batch, longest);
+        let done = state.progress.under_way.step;
+        steps(batches[..done].iter().map(|batch| batch.len() as u64).sum());
         let (mut started, mut norm) = (Instant::now(), 0.0);
-        for (step, chosen) in order.chunks(s.batch).enumerate().skip(standing.progress.under_way.step) {
-            let batch = Batch::new(chosen.iter().map(|&i| samples.get(i as usize)), s.positions)?;
-            let loss = self.model.loss(self.phase, &batch, key.fold_in("step").fold_in_index(step as u64))?;
+        for (index, chosen) in batches.iter().enumerate().skip(done) {
+            let chosen = &order[chosen.clone()];
+            let batch = Batch::new(chosen.iter().map(|&i| samples.get(i as usize)), longest)?;
+            let key = epoch_key.fold_in("step").fold_in_index(index as u64);
+            let step = Step { epoch, index, global: state.progress.steps, epoch_key, key };
+            let loss = self.model.loss(&self.phase, &batch, &step)?;
             let value = loss.to_scalar::<f32>()?;
             if !value.is_finite() {
-                return Err(self.diverged(standing, &batch, value, norm));
+                return Err(self.diverged(state, &batch, value, norm));
             }
             let before = norm;
-            norm = standing.adam.step(&standing.vars, &loss.backward()?)?;
+            norm = state.adam.step(&state.vars, &loss.backward()?)?;
             if !norm.is_finite() {
-                return Err(self.diverged(standing, &batch, value, before));
+                return Err(self.diverged(state, &batch, value, before));
             }
-            let under_way = &mut standing.progress.under_way;
-            under_way.step = step + 1;
+            self.model.after_step(&self.phase, &batch, &step)?;
+            state.progress.steps += 1;
+            let under_way = &mut state.progress.under_way;
+            under_way.step = index + 1;
             under_way.loss_sum += f64::from(value) * chosen.len() as f64;
             under_way.norm_sum += norm;
             under_way.seconds += started.elapsed().as_secs_f64();
             started = Instant::now();
             steps(chosen.len() as u64);
-            if standing.saved.elapsed() >= s.save_every {
-                self.save(standing)?;
+            if state.saved.elapsed() >= self.settings.save_every {
+                self.save(state)?;
             }
         }
-        let (metrics, test_loss) = self.validate()?;
-        let validation = EpochLine::named(&metrics);
-        let recall = validation[&STOP.to_string()];
-        let UnderWay { loss_sum, norm_sum, seconds, .. } = standing.progress.under_way;
+        let (validation, test_loss) = match self.phase.stop {
+            Stop::Validation { .. } => self.validate()?,
+            Stop::Epochs => (BTreeMap::new(), None),
+        };
+        let best = match self.phase.stop {
+            Stop::Validation { warm_up } => {
+                epoch <= warm_up + 1 || validation[&STOP.to_string()] > state.progress.best_recall
+            }
+            Stop::Epochs => true,
+        };
+        let UnderWay { loss_sum, norm_sum, seconds, .. } = state.progress.under_way;
         Ok(EpochLine {
-            phase: self.phase.name().to_owned(),
+            phase: self.phase.name.to_owned(),
             epoch,
             loss: loss_sum / samples.count() as f64,
-            gradient_norm: norm_sum / order.len().div_ceil(s.batch) as f64,
+            gradient_norm: norm_sum / batches.len() as f64,
             validation,
             test_loss,
-            best: epoch == 1 || recall > standing.progress.best_recall,
+            best,
             seconds: (seconds, started.elapsed().as_secs_f64()),
         })
     }
 
-    /// Metrics of the validation split, and the loss of the test split where the log has it.
-    fn validate(&self) -> Result<(Metrics, Option<f64>), TrainError> {
-        let scorer = self.model.scorer(self.phase)?;
+    /// Metrics of the validation split by name, and the loss of the test split where the log has it.
+    fn validate(&self) -> Result<(BTreeMap<String, f64>, Option<f64>), TrainError> {
+        let scorer = self.model.scorer(&self.phase)?;
         let users = self.sequences.user_count();
         let of = |user| self.sequences.of(user);
-        let ranks = rank_users(scorer.as_ref(), users, of, Split::Validation, self.settings.protocol, |_| {})?;
+        let options = self.settings.rank_options;
+        let ranks = rank_users(scorer.as_ref(), users, of, Split::Validation, options, |_| {})?;
         let mut measures = Measure::columns(&self.settings.k);
         if !measures.contains(&STOP) {
             measures.push(STOP);
         }
-        let test_loss = || mean_loss(scorer.as_ref(), users, of, Split::Test, self.settings.protocol.batch);
+        let test_loss = || mean_loss(scorer.as_ref(), users, of, Split::Test, options.batch);
         let test_loss = self.settings.log_test_loss.then(test_loss).transpose()?;
-        Ok((Metrics::of(&ranks, &measures), test_loss))
+        Ok((EpochLine::named(&Metrics::of(&ranks, &measures)), test_loss))
     }
 
     fn write_log(&self, lines: &[EpochLine]) -> Result<(), TrainError> {
         let mut text = String::new();
-        for line in other_phases(&self.log_path, self.phase)?.iter().chain(lines) {
+        for line in self.other_lines()?.iter().chain(lines) {
             text.push_str(&log_line(line));
         }
         Ok(files::write_bytes(&self.log_path, text.as_bytes())?)
     }
-}
 
-/// The log's lines of phases before `phase`.
-fn other_phases(path: &Path, phase: Phase) -> Result<Vec<EpochLine>, TrainError> {
-    if phase == Phase::Pretrain || !path.exists() {
-        return Ok(Vec::new());
+    /// The log's lines of phases before this one.
+    fn other_lines(&self) -> Result<Vec<EpochLine>, TrainError> {
+        if self.phase.name == PRETRAIN || !self.log_path.exists() {
+            return Ok(Vec::new());
+        }
+        let mut others: Vec<EpochLine> = read_log(&self.log_path, "delete it")?;
+        others.retain(|line| line.phase != self.phase.name);
+        Ok(others)
     }
-    let mut others: Vec<EpochLine> = read_log(path, "delete it")?;
-    others.retain(|line| line.phase != phase.name());
-    Ok(others)
 }

@@ -1,43 +1,83 @@
+use std::ops::Range;
+
 use mp4sr_artifact::Sequences;
-use mp4sr_models::RngKey;
+use mp4sr_models::{BatchUnit, RngKey, Sample, Samples};
 use mp4sr_protocol::training_part;
 
-/// Every training prefix of length >= 1 as one sample: (i1) -> i2, (i1, i2) -> i3, ...
+/// The samples of a phase, and how they are cut into batches.
 #[derive(Debug)]
-pub struct Samples {
+pub struct SampleList {
+    kind: Samples,
     /// Training parts, one after the other.
     items: Vec<u32>,
-    /// Where a history starts, and where its target is.
-    places: Vec<(u32, u32)>,
+    entries: Vec<Entry>,
 }
 
-impl Samples {
+/// The user of a sample, from 0, and its range in the items; a target is the item at the range's end.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    user: u32,
+    start: u32,
+    end: u32,
+}
+
+impl SampleList {
     /// All samples of the training parts, in order of users and time, after items for which `keep` does not hold were taken
     /// out of them.
-    pub fn new(sequences: &Sequences, keep: impl Fn(u32) -> bool) -> Self {
-        let (mut items, mut places) = (Vec::new(), Vec::new());
+    pub fn new(kind: Samples, sequences: &Sequences, keep: impl Fn(u32) -> bool) -> Self {
+        let (mut items, mut entries) = (Vec::new(), Vec::new());
         for user in 0..sequences.user_count() {
-            let start = items.len();
+            let start = items.len() as u32;
             items.extend(training_part(sequences.of(user)).iter().copied().filter(|&item| keep(item)));
-            places.extend((start + 1..items.len()).map(|target| (start as u32, target as u32)));
+            let (user, own) = (user as u32, start..items.len() as u32);
+            match kind {
+                Samples::None => {}
+                Samples::Prefixes => entries.extend(own.skip(1).map(|end| Entry { user, start, end })),
+                Samples::Events => entries.extend(own.map(|at| Entry { user, start: at, end: at })),
+                Samples::Sequences { at_least, .. } => {
+                    entries.extend((own.len() >= at_least.max(1)).then_some(Entry { user, start, end: own.end }));
+                }
+            }
         }
-        Self { items, places }
+        Self { kind, items, entries }
     }
 
-    /// How many.
+    /// The number of samples.
     pub fn count(&self) -> usize {
-        self.places.len()
+        self.entries.len()
     }
 
-    /// History and target of sample `i`.
-    pub fn get(&self, i: usize) -> (&[u32], u32) {
-        let (start, target) = self.places[i];
-        (&self.items[start as usize..target as usize], self.items[target as usize])
+    /// Sample `i`.
+    pub fn get(&self, i: usize) -> Sample<'_> {
+        let Entry { user, start, end } = self.entries[i];
+        let has_target = !matches!(self.kind, Samples::Sequences { .. });
+        let history = &self.items[start as usize..end as usize];
+        Sample { user, history, target: has_target.then(|| self.items[end as usize]) }
     }
 
     /// The order of an epoch.
     pub fn shuffled(&self, key: RngKey) -> Vec<u32> {
         key.permutation(self.count())
+    }
+
+    /// Where the batches of `order` begin and end. `batch` counts samples, or pairs of neighbouring events where the phase says
+    /// so; the last batch may be smaller.
+    pub fn batches(&self, order: &[u32], batch: usize, max_sequence_length: usize) -> Vec<Range<usize>> {
+        let size = |sample: u32| match self.kind {
+            Samples::Sequences { batch: BatchUnit::Pairs, .. } => {
+                self.get(sample as usize).history.len().min(max_sequence_length).saturating_sub(1)
+            }
+            _ => 1,
+        };
+        let (mut batches, mut start, mut held) = (Vec::new(), 0, 0);
+        for (at, &sample) in order.iter().enumerate() {
+            held += size(sample);
+            if held >= batch || at + 1 == order.len() {
+                batches.push(start..at + 1);
+                (start, held) = (at + 1, 0);
+            }
+        }
+        batches
     }
 }
 
@@ -46,24 +86,56 @@ mod tests {
     use super::*;
     use mp4sr_artifact::hash_ids;
 
-    #[test]
-    fn every_prefix_of_the_training_part_is_a_sample_and_nothing_else() {
-        let sequences = Sequences {
+    /// The last two events of each user are validation and test.
+    fn sequences() -> Sequences {
+        Sequences {
             offsets: vec![0, 5, 7, 10, 16],
             items: vec![1, 2, 3, 4, 5, 1, 2, 3, 1, 2, 5, 3, 4, 5, 1, 1],
             times: vec![0; 16],
             item_hash: hash_ids(["a"]),
             item_count: 5,
             user_hash: None,
-        };
-        let all = |keep: fn(u32) -> bool| {
-            let samples = Samples::new(&sequences, keep);
-            (0..samples.count()).map(|i| (samples.get(i).0.to_vec(), samples.get(i).1)).collect::<Vec<_>>()
-        };
-        // The last two events of each user are validation and test; the second and third have no two before them.
-        let last = [(vec![5], 3), (vec![5, 3], 4), (vec![5, 3, 4], 5)];
-        let expected: Vec<_> = [(vec![1], 2), (vec![1, 2], 3)].into_iter().chain(last).collect();
-        assert_eq!(all(|_| true), expected);
-        assert_eq!(all(|item| item != 3), [(vec![1], 2), (vec![5], 4), (vec![5, 4], 5)], "what is left closes up");
+        }
+    }
+
+    fn samples(kind: Samples, keep: fn(u32) -> bool) -> Vec<(u32, Vec<u32>, Option<u32>)> {
+        let samples = SampleList::new(kind, &sequences(), keep);
+        let sample = |i| samples.get(i);
+        (0..samples.count()).map(sample).map(|s| (s.user, s.history.to_vec(), s.target)).collect()
+    }
+
+    #[test]
+    fn every_prefix_of_the_training_part_is_a_sample_and_nothing_else() {
+        let last = [(3, vec![5], Some(3)), (3, vec![5, 3], Some(4)), (3, vec![5, 3, 4], Some(5))];
+        let first = [(0, vec![1], Some(2)), (0, vec![1, 2], Some(3))];
+        assert_eq!(samples(Samples::Prefixes, |_| true), [&first[..], &last].concat());
+        let closed_up = [(0, vec![1], Some(2)), (3, vec![5], Some(4)), (3, vec![5, 4], Some(5))];
+        assert_eq!(samples(Samples::Prefixes, |item| item != 3), closed_up);
+        assert!(samples(Samples::None, |_| true).is_empty());
+    }
+
+    #[test]
+    fn sequences_are_whole_training_parts_and_events_single_ones() {
+        let of_users = |at_least| samples(Samples::Sequences { at_least, batch: BatchUnit::Sequences }, |_| true);
+        let whole = [(0, vec![1, 2, 3], None), (2, vec![3], None), (3, vec![5, 3, 4, 5], None)];
+        assert_eq!(of_users(1), whole);
+        assert_eq!(of_users(2), [whole[0].clone(), whole[2].clone()]);
+        let events: Vec<(u32, u32)> = samples(Samples::Events, |item| item != 4)
+            .iter()
+            .map(|(user, _, target)| (*user, target.unwrap()))
+            .collect();
+        assert_eq!(events, [(0, 1), (0, 2), (0, 3), (2, 3), (3, 5), (3, 3), (3, 5)]);
+    }
+
+    #[test]
+    fn batches_count_samples_or_pairs() {
+        let prefixes = SampleList::new(Samples::Prefixes, &sequences(), |_| true);
+        assert_eq!(prefixes.batches(&[4, 0, 2, 1, 3], 2, 50), [0..2, 2..4, 4..5]);
+        let pairs = Samples::Sequences { at_least: 1, batch: BatchUnit::Pairs };
+        let pairs = SampleList::new(pairs, &sequences(), |_| true);
+        // Two, none and three pairs.
+        assert_eq!(pairs.batches(&[1, 0, 2], 2, 50), [0..2, 2..3]);
+        assert_eq!(pairs.batches(&[0, 1, 2], 3, 50), [0..3; 1]);
+        assert_eq!(pairs.batches(&[2, 0, 1], 2, 2), [0..2, 2..3], "a cut sequence has fewer");
     }
 }

@@ -1,8 +1,10 @@
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use mp4sr_artifact::{Error, Fingerprint, Header, Result, Tensor, TensorFile, write_tensors};
-use mp4sr_models::{Batch, Stored};
+use mp4sr_artifact::{Error, Fingerprint, Header, Result, StageSettings, Tensor, TensorFile, write_tensors};
+use mp4sr_models::{Batch, Buffer, Stored};
 use mp4sr_ops::AdamState;
+use mp4sr_run::{buffer_tensor, take_buffer};
 use serde::{Deserialize, Serialize};
 
 use crate::EpochLine;
@@ -15,32 +17,66 @@ const VERSION: u32 = 2;
 pub struct State {
     /// What is not a tensor.
     pub progress: Progress,
+    /// Names of the parameters that are trained.
+    pub trained: Vec<String>,
     /// Weights after the last finished step.
-    pub current: Vec<Stored>,
+    pub current: Weights,
     /// Weights after the best epoch.
-    pub best: Vec<Stored>,
-    /// Adam's moments.
+    pub best: Weights,
+    /// Adam's moments of the trained parameters.
     pub adam: AdamState,
 }
 
-/// Where a phase stands.
+/// What a phase stores of a model.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Weights {
+    /// The parameters that the phase uses.
+    pub parameters: Vec<Stored>,
+    /// The model's buffers, by name.
+    pub buffers: BTreeMap<String, Buffer>,
+}
+
+/// What a state must belong to.
+#[derive(Debug)]
+pub struct StateIdentity<'a> {
+    /// The settings of the phase.
+    pub settings: &'a StageSettings,
+    /// Fingerprints of the inputs, by role.
+    pub inputs: &'a BTreeMap<String, Fingerprint>,
+}
+
+impl StateIdentity<'_> {
+    /// The first setting or input that is not the recorded one.
+    fn difference(&self, recorded: &serde_json::Value) -> Option<String> {
+        let settings = self.settings.changed_since(&recorded["settings"]).map(|key| format!("settings.{key}"));
+        let changed = |(role, now): (&String, &Fingerprint)| {
+            (recorded["inputs"][role] != serde_json::json!(now)).then(|| format!("inputs.{role}"))
+        };
+        settings.or_else(|| self.inputs.iter().find_map(changed))
+    }
+}
+
+/// Where a phase is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// The phase, its settings and the fingerprints of its inputs: a state is only good for the same.
+    /// The phase's settings and the fingerprints of its inputs: a state is only good for the same.
     pub identity: serde_json::Value,
     /// Finished epochs.
     pub epoch: usize,
-    /// The epoch after those.
+    /// Finished steps of all epochs.
+    #[serde(default)]
+    pub steps: u64,
+    /// The epoch after the finished ones.
     pub under_way: UnderWay,
-    /// The best of them.
+    /// The best of the finished epochs.
     pub best_epoch: usize,
     /// Its validation R@20.
     pub best_recall: f64,
-    /// A line a finished epoch.
+    /// A line per finished epoch.
     pub lines: Vec<EpochLine>,
 }
 
-/// Where an unfinished epoch stands.
+/// Where an unfinished epoch is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct UnderWay {
     /// Finished steps.
@@ -54,8 +90,8 @@ pub struct UnderWay {
 }
 
 impl State {
-    /// Writes the state atomically, with the samples of its next step where they are given: `batch.items` `[tokens]`,
-    /// `batch.offsets` `[B+1]`, `batch.targets` `[B]`.
+    /// Writes the state atomically, with the samples of its next step where they are given: `batch.users` `[B]`, `batch.items`
+    /// `[tokens]`, `batch.offsets` `[B+1]`, `batch.targets` `[B]`.
     pub fn write(&self, path: &Path, items: &Fingerprint, next: Option<&Batch>) -> Result<()> {
         let header = Header {
             format: FORMAT.to_owned(),
@@ -63,25 +99,27 @@ impl State {
             stage: "train".to_owned(),
             items: items.clone(),
             settings: serde_json::to_value(&self.progress).unwrap_or_default(),
-            inputs: std::collections::BTreeMap::new(),
+            inputs: BTreeMap::new(),
         };
         let mut tensors = Vec::new();
-        for (prefix, parameters) in [("current", &self.current), ("best", &self.best)] {
-            for (name, values, shape) in parameters {
+        for (prefix, weights) in [("current", &self.current), ("best", &self.best)] {
+            for (name, values, shape) in &weights.parameters {
                 tensors.push((format!("{prefix}.{name}"), Tensor::F32(values.clone(), shape.clone())));
             }
+            for (name, buffer) in &weights.buffers {
+                tensors.push((format!("buffer.{prefix}.{name}"), buffer_tensor(buffer.clone())));
+            }
         }
-        for (at, ((name, ..), (first, second))) in
-            self.current.iter().zip(self.adam.first.iter().zip(&self.adam.second)).enumerate()
-        {
+        let moments = self.adam.first.iter().zip(&self.adam.second).zip(&self.adam.steps);
+        for (name, ((first, second), &steps)) in self.trained.iter().zip(moments) {
             tensors.push((format!("first.{name}"), Tensor::F32(first.clone(), vec![first.len()])));
             tensors.push((format!("second.{name}"), Tensor::F32(second.clone(), vec![second.len()])));
-            tensors.push((format!("steps.{name}"), Tensor::I64(vec![self.adam.steps[at] as i64], vec![1])));
+            tensors.push((format!("steps.{name}"), Tensor::I64(vec![steps as i64], vec![1])));
         }
         if let Some(batch) = next {
-            let ends = (0..batch.count()).map(|j| batch.segments.range(j).end as i64);
+            let ends = (0..batch.offsets.count()).map(|j| batch.offsets.range(j).end as i64);
             let offsets: Vec<i64> = std::iter::once(0).chain(ends).collect();
-            for (name, values) in [("items", &batch.items), ("targets", &batch.targets)] {
+            for (name, values) in [("users", &batch.users), ("items", &batch.items), ("targets", &batch.targets)] {
                 tensors.push((format!("batch.{name}"), Tensor::U32(values.clone(), vec![values.len()])));
             }
             tensors.push(("batch.offsets".to_owned(), Tensor::I64(offsets.clone(), vec![offsets.len()])));
@@ -89,15 +127,19 @@ impl State {
         write_tensors(path, &header, &tensors)
     }
 
-    /// Reads a state for the parameters `names` (in their order), and refuses one of another run.
-    pub fn read(path: &Path, items: &Fingerprint, identity: &serde_json::Value, names: &[String]) -> Result<Self> {
+    /// Reads a state for the parameters that are used and those that are trained, and refuses one of another run.
+    pub fn read(
+        path: &Path,
+        items: &Fingerprint,
+        identity: &StateIdentity<'_>,
+        (used, trained): (&[String], &[String]),
+    ) -> Result<Self> {
         const REMEDY: &str = "delete it to train from the start, or use another run";
         let mut file = TensorFile::read(path, FORMAT, VERSION, REMEDY)?;
         file.expect_items(items, REMEDY)?;
         let progress: Progress = serde_json::from_value(file.header().settings.clone())
             .map_err(|e| Error::unreadable(path, "its settings", &e, REMEDY))?;
-        if progress.identity != *identity {
-            let what = difference("", &progress.identity, identity).unwrap_or_else(|| "settings".to_owned());
+        if let Some(what) = identity.difference(&progress.identity) {
             let reason = format!("it is the state of an unfinished run with another `{what}`");
             return Err(Error::unusable(
                 path,
@@ -105,29 +147,34 @@ impl State {
                 "put the old setting back to go on, or delete it to train from the start",
             ));
         }
-        let mut state = Self { progress, current: Vec::new(), best: Vec::new(), adam: AdamState::default() };
-        for name in names {
-            let (values, shape) = file.take_f32(&format!("current.{name}"))?;
-            state.current.push((name.clone(), values, shape));
-            let (values, shape) = file.take_f32(&format!("best.{name}"))?;
-            state.best.push((name.clone(), values, shape));
-            state.adam.first.push(file.take_f32(&format!("first.{name}"))?.0);
-            state.adam.second.push(file.take_f32(&format!("second.{name}"))?.0);
+        let current = Weights::take(&mut file, "current", used)?;
+        let best = Weights::take(&mut file, "best", used)?;
+        let mut adam = AdamState::default();
+        for name in trained {
+            adam.first.push(file.take_f32(&format!("first.{name}"))?.0);
+            adam.second.push(file.take_f32(&format!("second.{name}"))?.0);
             match file.take_i64(&format!("steps.{name}"))?.as_slice() {
-                [steps] if *steps >= 0 => state.adam.steps.push(*steps as u64),
+                [steps] if *steps >= 0 => adam.steps.push(*steps as u64),
                 other => return Err(file.wrong(format!("`steps.{name}`: expected one number, found {other:?}"))),
             }
         }
-        Ok(state)
+        Ok(Self { progress, trained: trained.to_vec(), current, best, adam })
     }
 }
 
-fn difference(prefix: &str, a: &serde_json::Value, b: &serde_json::Value) -> Option<String> {
-    let (Some(a_keys), Some(b_keys)) = (a.as_object(), b.as_object()) else {
-        return (a != b).then(|| prefix.trim_start_matches('.').to_owned());
-    };
-    a_keys
-        .keys()
-        .chain(b_keys.keys())
-        .find_map(|key| difference(&format!("{prefix}.{key}"), &a[key.as_str()], &b[key.as_str()]))
+impl Weights {
+    fn take(file: &mut TensorFile, prefix: &str, used: &[String]) -> Result<Self> {
+        let mut weights = Self::default();
+        for name in used {
+            let (values, shape) = file.take_f32(&format!("{prefix}.{name}"))?;
+            weights.parameters.push((name.clone(), values, shape));
+        }
+        let start = format!("buffer.{prefix}.");
+        for name in file.names() {
+            if let Some(buffer) = name.strip_prefix(&start) {
+                weights.buffers.insert(buffer.to_owned(), take_buffer(file, &name)?);
+            }
+        }
+        Ok(weights)
+    }
 }

@@ -3,18 +3,23 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
-use mp4sr_artifact::{Sequences, files, hash_ids};
+use mp4sr_artifact::{Sequences, StageSettings, files, hash_ids};
 use mp4sr_evaluate::RankOptions;
+use mp4sr_models::mp4sr::Config;
 use mp4sr_models::{
-    Batch, Config, Error, Initial, Modality, Model, Mp4sr, Parameters, Phase, Ragged, Result, RngKey, Scorer,
-    TransformerConfig,
+    Batch, BatchUnit, Buffer, BufferValues, Buffers, Error, FINETUNE, Initial, Modality, Model, Mp4sr, Parameters,
+    Phase, Query, Ragged, Result, RngKey, Samples, Scorer, Step, Stop, TransformerConfig,
 };
-use mp4sr_run::Inputs;
-use mp4sr_train::{EpochLine, Outcome, Settings, TrainError, Training};
+use mp4sr_pipeline::config::PhaseSettings;
+use mp4sr_run::{Inputs, model_catalog};
+use mp4sr_train::{EpochLine, Outcome, TrainError, TrainSettings, Training};
+
+const PHASE: Phase = Phase::of_prefixes(FINETUNE);
 
 /// Sequences of items `1..=items`.
 fn sequences(of_users: &[&[u32]], items: usize) -> Sequences {
@@ -35,19 +40,13 @@ fn sequences(of_users: &[&[u32]], items: usize) -> Sequences {
     }
 }
 
-fn settings(epochs: usize, patience: usize, batch: usize) -> Settings {
-    Settings {
-        epochs,
-        patience,
-        batch,
-        positions: 50,
-        learning_rate: 0.1,
-        weight_decay: 0.0,
-        clip_norm: 1.0,
+fn settings(epochs: usize, patience: usize, batch: usize) -> TrainSettings {
+    TrainSettings {
+        phase: PhaseSettings { epochs, patience, batch, learning_rate: 0.1, weight_decay: 0.0, clip_norm: 1.0 },
         k: vec![20],
         warm_items: false,
         log_test_loss: false,
-        protocol: RankOptions { batch: 64, remove_seen: false, history: None },
+        rank_options: RankOptions { batch: 64, remove_seen: false, history: None },
         seed: 1,
         save_every: Duration::ZERO,
     }
@@ -56,17 +55,18 @@ fn settings(epochs: usize, patience: usize, batch: usize) -> Settings {
 fn train(
     model: &dyn Model,
     sequences: &Sequences,
-    settings: Settings,
+    settings: TrainSettings,
     folder: &Path,
 ) -> std::result::Result<Outcome, TrainError> {
     let training = Training {
         model,
-        phase: Phase::Finetune,
+        phase: model.phases()[0],
         sequences,
         settings,
         state_path: folder.join("state.safetensors"),
         log_path: folder.join("metrics.jsonl"),
-        identity: serde_json::json!({"data": "x"}),
+        identity: &StageSettings::of(serde_json::json!({"data": "x"})),
+        inputs: BTreeMap::new(),
     };
     training.run(|_| (), |_| ())
 }
@@ -115,31 +115,23 @@ impl Model for Recorder {
         &self.parameters
     }
 
-    fn phases(&self) -> &'static [Phase] {
-        &[Phase::Finetune]
+    fn phases(&self) -> &[Phase] {
+        &[PHASE]
     }
 
-    fn uses(&self, _: Phase, _: &str) -> bool {
-        true
-    }
-
-    fn loss(&self, _: Phase, batch: &Batch, _: RngKey) -> Result<Tensor> {
+    fn loss(&self, _: &Phase, batch: &Batch, _: &Step) -> Result<Tensor> {
         if self.fails_at.get() == Some(self.seen.borrow().len()) {
             return Err(Error::Msg("killed".to_owned()));
         }
         for j in 0..batch.count() {
-            self.seen.borrow_mut().push((batch.items[batch.segments.range(j)].to_vec(), batch.targets[j]));
+            self.seen.borrow_mut().push((batch.items[batch.offsets.range(j)].to_vec(), batch.targets[j]));
         }
         (self.parameters.get("x").unwrap().as_tensor() * 3.0)?.sum_all()
     }
 
-    fn scorer(&self, _: Phase) -> Result<Box<dyn Scorer + '_>> {
+    fn scorer(&self, _: &Phase) -> Result<Box<dyn Scorer + '_>> {
         self.validations.set(self.validations.get() + 1);
         Ok(Box::new(Script(self, self.hits[self.validations.get() - 1])))
-    }
-
-    fn is_sequential(&self) -> bool {
-        true
     }
 }
 
@@ -150,14 +142,14 @@ impl Scorer for Script<'_> {
         &self.0.items
     }
 
-    fn sequences(&self, histories: &[&[u32]]) -> Result<Tensor> {
+    fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
         let items = self.0.items.dim(0)?;
-        let mut scores = vec![0.5f32; histories.len() * items];
-        for (j, history) in histories.iter().enumerate() {
-            self.0.scored.borrow_mut().push(history.to_vec());
-            scores[j * items + *history.last().unwrap() as usize] = if j < self.1 { 1.0 } else { 0.0 };
+        let mut scores = vec![0.5f32; queries.len() * items];
+        for (j, query) in queries.iter().enumerate() {
+            self.0.scored.borrow_mut().push(query.history.to_vec());
+            scores[j * items + *query.history.last().unwrap() as usize] = if j < self.1 { 1.0 } else { 0.0 };
         }
-        Tensor::from_vec(scores, (histories.len(), items), &Device::Cpu)
+        Tensor::from_vec(scores, (queries.len(), items), &Device::Cpu)
     }
 }
 
@@ -243,14 +235,10 @@ fn m2se(items: usize) -> Mp4sr {
         let features = Ragged::new(values, 6, &(0..=items).collect::<Vec<_>>()).unwrap();
         Modality { name: name.to_owned(), features }
     };
-    let config = Config {
-        transformer: TransformerConfig { width: 8, layers: 1, heads: 2, feed_forward: 8, positions: 50, dropout: 0.2 },
-        attention: 4,
-        experts: 2,
-        end_to_end: true,
-        ..Config::default()
-    };
-    Mp4sr::new(config, vec![features("text", 1), features("image", 2)], RngKey::new(3)).unwrap()
+    let config = Config { attention: 4, experts: 2, end_to_end: true, ..Config::default() };
+    let transformer =
+        TransformerConfig { width: 8, layers: 1, heads: 2, feed_forward: 8, ..TransformerConfig::default() };
+    Mp4sr::new(config, transformer, vec![features("text", 1), features("image", 2)], RngKey::new(3)).unwrap()
 }
 
 /// Random sequences whose last and second last events come from `last(user)` and `second_last(user)`.
@@ -302,10 +290,11 @@ fn validation_events_choose_the_epoch_and_change_nothing_else() {
 #[test]
 fn popularity_counts_the_training_part_alone() {
     let data = random(|u| 31 + u as u32 % 20, |u| 31 + (u as u32 + 7) % 20);
-    let config = mp4sr_pipeline::Config::parse("dataset.name = \"x\"\nmodel.name = \"popularity\"", "x", &[]).unwrap();
+    let text = "dataset.name = \"x\"\nmodel.name = \"popularity\"";
+    let (config, _) = mp4sr_pipeline::Config::parse(text, "x", &[], model_catalog()).unwrap();
     let inputs = Inputs { sequences: data.clone(), modalities: Vec::new() };
     let model = mp4sr_run::build_model(&config, &inputs).unwrap();
-    let counts = model.scorer(Phase::Finetune).unwrap().items().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    let counts = model.scorer(&model.phases()[0]).unwrap().items().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert!(counts[30..].iter().all(|&count| count == 0.0), "{counts:?}");
     let training: usize = (0..30).map(|u| 3 + u % 5).sum();
     assert_eq!(counts.iter().sum::<f32>() as usize, training);
@@ -322,12 +311,13 @@ fn a_state_of_other_settings_or_data_or_a_damaged_one_is_refused_and_stays() {
         let model = Recorder::new(40, &[1, 2, 3, 4]);
         let training = Training {
             model: &model,
-            phase: Phase::Finetune,
+            phase: PHASE,
             sequences: data,
             settings: settings(4, 10, 4),
             state_path: path.clone(),
             log_path: folder.path().join("metrics.jsonl"),
-            identity,
+            identity: &StageSettings::of(identity),
+            inputs: BTreeMap::new(),
         };
         let message = training.run(|_| (), |_| ()).err().map(|e| e.to_string());
         assert!(message.is_none() || model.x().to_bits() == 1.0f32.to_bits(), "a refused state changed the model");
@@ -335,7 +325,7 @@ fn a_state_of_other_settings_or_data_or_a_damaged_one_is_refused_and_stays() {
     };
     let same = || serde_json::json!({"data": "x"});
     let message = refusal(serde_json::json!({"data": "y"}), &rising()).unwrap();
-    assert!(message.contains("another `data`") && message.contains("state.safetensors"), "{message}");
+    assert!(message.contains("another `settings.data`") && message.contains("state.safetensors"), "{message}");
     let message = refusal(same(), &sequences(&[&[1, 2, 3, 4]], 41)).unwrap();
     assert!(message.contains("other items"), "{message}");
 
@@ -364,22 +354,16 @@ fn a_step_without_a_loss_is_kept_and_can_be_done_again() {
         fn parameters(&self) -> &Parameters {
             self.0.parameters()
         }
-        fn phases(&self) -> &'static [Phase] {
+        fn phases(&self) -> &[Phase] {
             self.0.phases()
         }
-        fn uses(&self, phase: Phase, name: &str) -> bool {
-            self.0.uses(phase, name)
-        }
         // Below the bound the square root has no real value.
-        fn loss(&self, phase: Phase, batch: &Batch, key: RngKey) -> Result<Tensor> {
-            let _ = self.0.loss(phase, batch, key)?;
+        fn loss(&self, phase: &Phase, batch: &Batch, step: &Step) -> Result<Tensor> {
+            let _ = self.0.loss(phase, batch, step)?;
             (self.0.parameters.get("x").unwrap().as_tensor() - f64::from(self.1))?.sqrt()?.sum_all()
         }
-        fn scorer(&self, phase: Phase) -> Result<Box<dyn Scorer + '_>> {
+        fn scorer(&self, phase: &Phase) -> Result<Box<dyn Scorer + '_>> {
             self.0.scorer(phase)
-        }
-        fn is_sequential(&self) -> bool {
-            true
         }
     }
     let data = sequences(&[&[1, 2, 3, 4, 5, 6], &[2, 3, 4, 5, 6, 7]], 8);
@@ -416,4 +400,178 @@ fn a_log_that_a_kill_cut_is_whole_after_the_next_start() {
     files::write_bytes(&log, cut.as_bytes()).unwrap();
     run();
     assert_eq!(files::read_to_string(&log).unwrap(), whole);
+}
+
+/// Users and the number of tokens of a batch, and the step's epoch and number in the phase.
+type SeenStep = (Vec<u32>, usize, usize, u64);
+
+/// A model whose loss pulls a weight towards its memory, which every step moves; the third weight is used and never trained.
+struct Remembering {
+    parameters: Parameters,
+    buffers: Buffers,
+    phase: Phase,
+    seen: RefCell<Vec<SeenStep>>,
+    fails_at: Option<u64>,
+}
+
+impl Remembering {
+    fn new(phase: Phase, fails_at: Option<u64>) -> Self {
+        let mut parameters = Parameters::default();
+        for name in ["x", "fixed"] {
+            parameters.add(name, &[1], Initial::Ones, RngKey::new(0)).unwrap();
+        }
+        let buffers = Buffers::new([
+            ("memory".to_owned(), Buffer::f32(vec![0.5, 0.0], &[2])),
+            ("count".to_owned(), Buffer::i64(vec![0], &[1])),
+        ]);
+        Self { parameters, buffers, phase, seen: RefCell::default(), fails_at }
+    }
+
+    fn memory(&self) -> Vec<f32> {
+        let values = |buffer: &Buffer| match &buffer.values {
+            BufferValues::F32(values) => values.clone(),
+            BufferValues::I64(_) => panic!("a memory of numbers"),
+        };
+        self.buffers.read("memory", values).unwrap()
+    }
+}
+
+impl Model for Remembering {
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+    fn buffers(&self) -> Option<&Buffers> {
+        Some(&self.buffers)
+    }
+    fn phases(&self) -> &[Phase] {
+        std::slice::from_ref(&self.phase)
+    }
+    fn trains(&self, _: &Phase, name: &str) -> bool {
+        name == "x"
+    }
+    fn loss(&self, _: &Phase, batch: &Batch, step: &Step) -> Result<Tensor> {
+        if self.fails_at == Some(step.global) {
+            return Err(Error::Msg("killed".to_owned()));
+        }
+        self.seen.borrow_mut().push((batch.users.clone(), batch.items.len(), step.epoch, step.global));
+        let distance = (self.parameters.get("x").unwrap().as_tensor() - f64::from(self.memory()[0]))?;
+        (distance.sqr()? + self.parameters.get("fixed").unwrap().as_tensor())?.sum_all()
+    }
+    fn after_step(&self, _: &Phase, batch: &Batch, _: &Step) -> Result<()> {
+        self.buffers.update("memory", |values| match values {
+            BufferValues::F32(values) => values[0] = 0.9 * values[0] - 0.1 * batch.count() as f32,
+            BufferValues::I64(_) => panic!("a memory of numbers"),
+        })?;
+        self.buffers.update("count", |values| match values {
+            BufferValues::I64(values) => values[0] += 1,
+            BufferValues::F32(_) => panic!("a count"),
+        })
+    }
+    fn scorer(&self, _: &Phase) -> Result<Box<dyn Scorer + '_>> {
+        assert!(matches!(self.phase.stop, Stop::Validation { .. }), "a phase without validation ranks nothing");
+        Ok(Box::new(Flat(Tensor::ones((40, 1), candle_core::DType::F32, &Device::Cpu)?)))
+    }
+}
+
+/// All items alike: no epoch is better than the first.
+struct Flat(Tensor);
+
+impl Scorer for Flat {
+    fn items(&self) -> &Tensor {
+        &self.0
+    }
+    fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
+        Tensor::ones((queries.len(), 1), candle_core::DType::F32, &Device::Cpu)
+    }
+}
+
+#[test]
+fn buffers_and_the_number_of_steps_survive_a_kill_to_the_bit() {
+    for samples in [Samples::Events, Samples::Sequences { at_least: 1, batch: BatchUnit::Sequences }] {
+        let phase = Phase { name: FINETUNE, samples, stop: Stop::Epochs };
+        let folder = tempfile::tempdir().unwrap();
+        let whole = Remembering::new(phase, None);
+        train(&whole, &rising(), settings(3, 1, 4), folder.path()).unwrap();
+        for step in 1..whole.seen.borrow().len() as u64 {
+            let folder = tempfile::tempdir().unwrap();
+            let killed = Remembering::new(phase, Some(step));
+            train(&killed, &rising(), settings(3, 1, 4), folder.path()).unwrap_err();
+            let resumed = Remembering::new(phase, None);
+            train(&resumed, &rising(), settings(3, 1, 4), folder.path()).unwrap();
+            assert_eq!(resumed.buffers.snapshot(), whole.buffers.snapshot(), "step {step}");
+            let bits = |model: &Remembering| {
+                let values = model.parameters.values().unwrap();
+                values.iter().map(|(_, values, _)| values[0].to_bits()).collect::<Vec<_>>()
+            };
+            assert_eq!(bits(&resumed), bits(&whole), "step {step}");
+            let seen = [killed.seen.into_inner(), resumed.seen.into_inner()].concat();
+            assert_eq!(seen, *whole.seen.borrow(), "the same samples under the same numbers");
+        }
+        let fixed = whole.parameters.get("fixed").unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(fixed, [1.0], "what is not trained stays, whatever its gradient");
+        assert!(whole.memory()[0] < 0.0);
+    }
+}
+
+#[test]
+fn a_phase_without_validation_trains_all_epochs_and_keeps_the_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let phase = Phase { name: FINETUNE, samples: Samples::Events, stop: Stop::Epochs };
+    let model = Remembering::new(phase, None);
+    let outcome = train(&model, &rising(), settings(4, 1, 1024), folder.path()).unwrap();
+    assert_eq!((outcome.best_epoch, outcome.epochs), (4, 4));
+    let lines = lines(folder.path());
+    assert!(lines.iter().all(|line| line.validation.is_empty() && line.best) && lines.len() == 4);
+    // Two training events of each of ten users, one step per epoch.
+    let seen = model.seen.borrow();
+    assert_eq!(
+        seen.iter().map(|(users, tokens, epoch, global)| (users.len(), *tokens, *epoch, *global)).collect::<Vec<_>>(),
+        [(20, 0, 1, 0), (20, 0, 2, 1), (20, 0, 3, 2), (20, 0, 4, 3)]
+    );
+}
+
+#[test]
+fn epochs_of_warm_up_neither_compete_nor_count_for_patience() {
+    let run = |warm_up| {
+        let folder = tempfile::tempdir().unwrap();
+        let phase = Phase { stop: Stop::Validation { warm_up }, ..PHASE };
+        let model = Remembering::new(phase, None);
+        train(&model, &rising(), settings(300, 2, 1024), folder.path()).unwrap()
+    };
+    // All epochs are alike, so that the first that competes is the best.
+    assert_eq!((run(0).best_epoch, run(0).epochs), (1, 3));
+    assert_eq!((run(3).best_epoch, run(3).epochs), (4, 6));
+}
+
+#[test]
+fn samples_of_users_are_whole_sequences_cut_to_what_the_model_reads() {
+    struct Short(Remembering);
+    impl Model for Short {
+        fn parameters(&self) -> &Parameters {
+            self.0.parameters()
+        }
+        fn phases(&self) -> &[Phase] {
+            self.0.phases()
+        }
+        fn max_sequence_length(&self) -> usize {
+            3
+        }
+        fn loss(&self, phase: &Phase, batch: &Batch, step: &Step) -> Result<Tensor> {
+            assert!(batch.targets.is_empty());
+            self.0.loss(phase, batch, step)
+        }
+        fn scorer(&self, phase: &Phase) -> Result<Box<dyn Scorer + '_>> {
+            self.0.scorer(phase)
+        }
+    }
+    let samples = Samples::Sequences { at_least: 2, batch: BatchUnit::Sequences };
+    let model = Short(Remembering::new(Phase { name: FINETUNE, samples, stop: Stop::Epochs }, None));
+    let data = sequences(&[&[1, 2, 3, 4, 5, 6], &[11, 12, 13, 14], &[21, 22, 23]], 40);
+    let folder = tempfile::tempdir().unwrap();
+    train(&model, &data, settings(1, 1, 8), folder.path()).unwrap();
+    let seen = model.0.seen.borrow();
+    let mut users = seen[0].0.clone();
+    users.sort_unstable();
+    // Of training parts of four, two and one events the first is cut to three, the last is too short.
+    assert_eq!((users, seen[0].1), (vec![0, 1], 5));
 }

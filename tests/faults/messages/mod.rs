@@ -10,7 +10,7 @@ mod settings;
 use std::process::Output;
 
 use mp4sr_artifact::files;
-use mp4sr_tests::{STAGES, SmallWorld, root, said};
+use mp4sr_tests::{SmallWorld, root, said, stages};
 
 /// What never belongs into a sentence for a user.
 const NEVER: [&str; 18] = [
@@ -44,7 +44,7 @@ struct Told {
 impl Told {
     fn new() -> Self {
         let world = SmallWorld::new();
-        for stage in STAGES {
+        for stage in stages() {
             world.run(stage, &[]);
         }
         Self { world, table: Vec::new(), problems: Vec::new() }

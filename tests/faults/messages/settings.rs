@@ -1,7 +1,6 @@
 //! Wrong settings and flags, raw files, runs that are not there, studies that lack something.
 
 use std::fs;
-use std::process::Command;
 
 use mp4sr_artifact::{Lock, Tensor, TensorFile, write_tensors};
 use mp4sr_tests::{command, said};
@@ -110,7 +109,7 @@ pub fn tell_rest(told: &mut Told) {
     let missing = command("preprocess").args(["--pipeline", "nowhere.toml"]).output().unwrap();
     fs::write(here("broken.toml"), "[dataset\n").unwrap();
     let broken = command("preprocess").arg("--pipeline").arg(here("broken.toml")).output().unwrap();
-    let sample = Command::new(mp4sr_tests::program("sample")).arg("--out").arg(here("")).output().unwrap();
+    let sample = command("sample").arg("--out").arg(here("")).output().unwrap();
     let lock = Lock::take(&told.world.path("a/dataset"), "preprocess").unwrap();
     let held = told.world.output("preprocess", &[]);
     drop(lock);

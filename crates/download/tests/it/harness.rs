@@ -46,7 +46,7 @@ impl World {
     }
 
     pub fn command(&self, set: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mp4sr-download"));
+        let mut command = mp4sr_tests::command("download");
         command.arg("--pipeline").arg(self.path("shop.toml")).arg("--data").arg(self.path("raw"));
         command.arg("--artifacts").arg(self.path("artifacts"));
         command.args(set.iter().flat_map(|assignment| ["--set", assignment]));

@@ -6,21 +6,22 @@
 mod image_files;
 mod image_words;
 mod images;
+mod plan;
 mod report;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::{FeatureType, Features, Fingerprint, Items, Stage, VectorCache, VectorKey, files, vector_key};
+use mp4sr_artifact::{FeatureType, Features, Items, VectorCache, VectorKey, files, vector_key};
 use mp4sr_pipeline::config::{ImageFeatures, Storage};
 use mp4sr_pipeline::{Context, run_stage};
 use serde_json::json;
 
 use self::image_files::ImageFiles;
 use self::image_words::embed_words;
+use self::plan::{Plan, earlier_stage};
 use self::report::{EncoderWork, ExtractReport};
 use crate::cache::{self, CachedEncoder};
-use crate::dictionary;
 use crate::error::{Error, Result};
 use crate::folder::ModelFolder;
 use crate::open::{image_encoder, image_encoder_files};
@@ -34,25 +35,36 @@ const SENTENCES: usize = 4096;
 
 /// Brings `features/` up to date.
 pub fn run(context: &Context) -> anyhow::Result<()> {
-    let settings = &context.config.extract;
-    let text = ModelFolder::open(&settings.text.model)?;
-    let image = ModelFolder::open(&settings.image.model)?;
-    let mut inputs = vec![("items".to_owned(), context.layout.items())];
-    inputs.extend(text.inputs("text", &SentenceEncoder::files(&text)?)?);
-    inputs.extend(image.inputs("image", &image_encoder_files(&image)?)?);
-    if !settings.image.dictionary.is_empty() {
-        inputs.push(("dictionary".to_owned(), PathBuf::from(&settings.image.dictionary)));
-    }
+    let plan = Plan::of(context, context.config.extracted())?;
     let items = Items::read(&context.layout.items())?;
     let files = ImageFiles::of(&items, Path::new(&context.config.dataset.data));
-    let make_stage = || {
-        let carried = Fingerprint::of_bytes(dictionary::build(&[], 0).join("\n").as_bytes());
-        let recorded = json!({"extract": settings, "image_files": files.fingerprint(), "visual_words": carried});
-        Ok(Stage::new(NAME, VERSION, &context.layout.features(), &recorded, &inputs)?)
+    let make_stage = || match earlier_stage(context, &plan, &files)? {
+        Some(earlier) => Ok(earlier),
+        None => plan.stage(context, &files),
     };
     run_stage(context, NAME, &context.layout.features(), make_stage, |_| {
-        Ok(Extraction { context, items: &items, files: &files }.run(&text, &image)?)
+        Ok(Extraction { context, items: &items, files: &files }.run(&plan)?)
     })
+}
+
+/// The sentence encoder with its vectors in the cache, and how much it has computed.
+struct Sentences {
+    encoder: SentenceEncoder,
+    cache: VectorCache,
+    work: EncoderWork,
+}
+
+impl Sentences {
+    fn open(extraction: &Extraction<'_>, folder: &ModelFolder) -> Result<Self> {
+        let encoder = SentenceEncoder::from_folder(folder)?;
+        let files = SentenceEncoder::files(folder)?;
+        let cache = extraction.open_cache(folder, "sentences", files, encoder.width())?;
+        Ok(Self { encoder, cache, work: EncoderWork::default() })
+    }
+}
+
+fn text_keys(texts: &[String]) -> Vec<VectorKey> {
+    texts.iter().map(|text| vector_key(text.as_bytes())).collect()
 }
 
 struct Extraction<'x> {
@@ -62,68 +74,84 @@ struct Extraction<'x> {
 }
 
 impl Extraction<'_> {
-    fn run(&self, text: &ModelFolder, image: &ModelFolder) -> Result<Vec<PathBuf>> {
+    fn run(&self, plan: &Plan) -> Result<Vec<PathBuf>> {
+        let mut report = ExtractReport {
+            sentences: self.items.sentences.iter().map(Vec::len).sum(),
+            items_without_text: self.items.sentences.iter().filter(|sentences| sentences.is_empty()).count(),
+            images: self.items.images.iter().map(Vec::len).sum(),
+            items_without_image: self.items.images.iter().filter(|images| images.is_empty()).count(),
+            ..ExtractReport::default()
+        };
+        let mut sentences = plan.text.as_ref().map(|folder| Sentences::open(self, folder)).transpose()?;
+        let mut outputs = Vec::new();
+        if let Some(sentences) = sentences.as_mut().filter(|_| plan.extracted.text) {
+            outputs.push(self.extract_text(sentences)?);
+        }
+        if let Some(image) = &plan.image {
+            outputs.extend(self.extract_images(image, sentences.as_mut(), &mut report)?);
+        }
+        report.sentence_encoder = sentences.map_or(EncoderWork::default(), |sentences| sentences.work);
+        report.log(self.items.len(), plan.extracted, &self.context.progress);
+        let path = self.context.layout.extract_report();
+        files::write_json(&path, &report)?;
+        outputs.push(path);
+        Ok(outputs)
+    }
+
+    /// Writes the features of items' sentences.
+    fn extract_text(&self, sentences: &mut Sentences) -> Result<PathBuf> {
+        let path = self.context.layout.feature_file("text", &self.context.config.extract.text.encoder_name());
+        self.encode("text", sentences, self.items.sentences.iter().flatten())?;
+        let of_items: Vec<Vec<VectorKey>> = self.items.sentences.iter().map(|texts| text_keys(texts)).collect();
+        self.write(&path, &sentences.cache, sentences.encoder.width(), &of_items)?;
+        Ok(path)
+    }
+
+    /// Writes the features of items' images; of words, where `sentences` is there, as `[extract.image]` says.
+    fn extract_images(
+        &self,
+        image: &ModelFolder,
+        sentences: Option<&mut Sentences>,
+        report: &mut ExtractReport,
+    ) -> Result<Vec<PathBuf>> {
         let settings = &self.context.config.extract;
-        let layout = &self.context.layout;
         let image_name = settings.image.encoder_name(&settings.text);
-        let text_path = layout.feature_file("text", &settings.text.encoder_name());
-        let image_path = layout.feature_file("image", &image_name);
-
-        let encoder = SentenceEncoder::from_folder(text)?;
-        let mut sentences = self.open_cache(text, "sentences", SentenceEncoder::files(text)?, encoder.width())?;
-        let mut sentence_work = EncoderWork::default();
-        self.encode("text", &encoder, &mut sentences, &mut sentence_work, self.items.sentences.iter().flatten())?;
-        let keys = |texts: &[String]| texts.iter().map(|text| vector_key(text.as_bytes())).collect::<Vec<_>>();
-        let of_items: Vec<Vec<VectorKey>> = self.items.sentences.iter().map(|texts| keys(texts)).collect();
-        self.write(&text_path, &sentences, encoder.width(), &of_items)?;
-
+        let path = self.context.layout.feature_file("image", &image_name);
         let embedder = image_encoder(image)?;
         let width = embedder.width();
         let cache = self.open_cache(image, "images", image_encoder_files(image)?, width)?;
         let images = self.embed_images(embedder.as_ref(), cache)?;
         let usable: Vec<Vec<(&String, VectorKey)>> =
             self.items.images.iter().map(|names| self.usable(names, &images)).collect();
-        let mut outputs = vec![text_path, image_path.clone()];
-        let (mut dictionary_words, mut word_work) = (0, EncoderWork::default());
-        match settings.image.features {
-            ImageFeatures::Embedding => {
+        let mut outputs = vec![path.clone()];
+        match sentences.filter(|_| settings.image.features == ImageFeatures::Words) {
+            None => {
                 let of_items: Vec<Vec<VectorKey>> =
                     usable.iter().map(|images| images.iter().map(|(_, key)| *key).collect()).collect();
-                self.write(&image_path, &images.vectors, width, &of_items)?;
+                self.write(&path, &images.vectors, width, &of_items)?;
             }
-            ImageFeatures::Words => {
+            Some(sentences) => {
                 let Some(word_encoder) = embedder.word_encoder() else {
                     let found = image.model_type()?;
                     return Err(image.config.error(format!("model_type: expected clip, found {found}")));
                 };
                 let words = self.dictionary()?;
-                dictionary_words = words.len();
+                report.dictionary_words = words.len();
                 let cache = self.open_cache(image, "words", image_encoder_files(image)?, width)?;
                 let of_words;
-                (of_words, word_work) = embed_words(word_encoder, cache, width, &words)?;
-                let words_path = layout.words_file("image", &image_name);
+                (of_words, report.word_encoder) = embed_words(word_encoder, cache, width, &words)?;
+                let words_path = self.context.layout.words_file("image", &image_name);
                 let chosen = self.choose_words(&words_path, &usable, &images.vectors, &of_words, &words)?;
-                self.encode("image words", &encoder, &mut sentences, &mut sentence_work, chosen.iter().flatten())?;
-                let of_items: Vec<Vec<VectorKey>> = chosen.iter().map(|texts| keys(texts)).collect();
-                self.write(&image_path, &sentences, encoder.width(), &of_items)?;
+                self.encode("image words", sentences, chosen.iter().flatten())?;
+                let of_items: Vec<Vec<VectorKey>> = chosen.iter().map(|texts| text_keys(texts)).collect();
+                self.write(&path, &sentences.cache, sentences.encoder.width(), &of_items)?;
                 outputs.push(words_path);
             }
         }
-        let report = ExtractReport {
-            sentences: self.items.sentences.iter().map(Vec::len).sum(),
-            items_without_text: self.items.sentences.iter().filter(|sentences| sentences.is_empty()).count(),
-            images: self.items.images.iter().map(Vec::len).sum(),
-            described: usable.iter().map(Vec::len).sum(),
-            items_without_image: usable.iter().filter(|images| images.is_empty()).count(),
-            dictionary_words,
-            sentence_encoder: sentence_work,
-            word_encoder: word_work,
-            image_encoder: images.work,
-            unusable: self.unusable(&images),
-        };
-        report.log(self.items.len(), &self.context.progress);
-        files::write_json(&layout.extract_report(), &report)?;
-        outputs.push(layout.extract_report());
+        report.described = usable.iter().map(Vec::len).sum();
+        report.items_without_image = usable.iter().filter(|images| images.is_empty()).count();
+        report.unusable = self.unusable(&images);
+        report.image_encoder = images.work;
         Ok(outputs)
     }
 
@@ -142,14 +170,8 @@ impl Extraction<'_> {
     }
 
     /// Computes the vectors of the texts that are missing in the cache.
-    fn encode<'t>(
-        &self,
-        what: &str,
-        encoder: &SentenceEncoder,
-        cache: &mut VectorCache,
-        work: &mut EncoderWork,
-        texts: impl Iterator<Item = &'t String>,
-    ) -> Result<()> {
+    fn encode<'t>(&self, what: &str, sentences: &mut Sentences, texts: impl Iterator<Item = &'t String>) -> Result<()> {
+        let Sentences { encoder, cache, work } = sentences;
         let mut seen: HashMap<VectorKey, &String> = HashMap::new();
         for text in texts {
             seen.entry(vector_key(text.as_bytes())).or_insert(text);

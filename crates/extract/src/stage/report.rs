@@ -1,6 +1,7 @@
 //! What a run of the stage computed and could not use (`features/report.json`).
 
 use mp4sr_pipeline::Progress;
+use mp4sr_pipeline::config::Extracted;
 use serde::Serialize;
 
 /// How many unusable images are named in the log.
@@ -16,7 +17,7 @@ pub(super) struct EncoderWork {
 }
 
 /// Counts of texts and images, and of the encoders' work.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub(super) struct ExtractReport {
     /// Sentences of all items.
     pub sentences: usize,
@@ -53,11 +54,15 @@ pub(super) struct UnusableImage {
 
 impl ExtractReport {
     /// Logs the counts, of `items` items.
-    pub fn log(&self, items: usize, progress: &Progress) {
+    pub fn log(&self, items: usize, extracted: Extracted, progress: &Progress) {
         let log = |line: String| progress.say(line);
         let Self { sentences, items_without_text, sentence_encoder, word_encoder, image_encoder, .. } = self;
         let EncoderWork { distinct, computed } = sentence_encoder;
         log(format!("extract: text: {sentences} sentences of {items} items; {items_without_text} items without text"));
+        if !extracted.image {
+            log(format!("extract: image: not read by `model.modalities`; computed {computed} of {distinct} sentences"));
+            return;
+        }
         log(format!(
             "extract: image: {} images, {} of them can't be used; {} items without image; {} words in the dictionary",
             self.images,

@@ -15,7 +15,7 @@ use super::pool::{learns, pool_item, pool_item_backward};
 use super::{Fused, Gradients, View, apply2, ordered_sum};
 use crate::kernel::{Mat, add_rows, matmul, transpose};
 use crate::scratch::Scratch;
-use crate::{GatherIndex, ItemRows};
+use crate::{GatherIndex, ItemRows, MixtureSizes};
 
 /// Items of a block, at most.
 const BLOCK: usize = 512;
@@ -33,7 +33,7 @@ pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses:
         if rows.features.count() != uses.items() {
             bail!("encode: {} items, uses of {}", rows.features.count(), uses.items());
         }
-        let sizes = Sizes { d: rows.features.width(), experts: rows.experts, width: rows.width };
+        let sizes = rows.sizes();
         if rows.experts == 0 || rows.width == 0 || rows.width > WIDEST {
             bail!("encode: {} experts of width {}; expected widths from 1 to {WIDEST}", rows.experts, rows.width);
         }
@@ -41,10 +41,10 @@ pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses:
             rows: rows.clone(),
             pad_rows: rows.pad_rows.unwrap_or(0),
             sizes,
-            w: first_w..first_w + sizes.d,
-            packed: first..first + sizes.tail() + 3 * sizes.all(),
+            w: first_w..first_w + sizes.features,
+            packed: first..first + sizes.count(),
         });
-        (first_w, first) = (first_w + sizes.d, first + sizes.tail() + 3 * sizes.all());
+        (first_w, first) = (first_w + sizes.features, first + sizes.count());
     }
     if w.dims() != [first_w]
         || packed.dims() != [first]
@@ -62,58 +62,30 @@ pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses:
     apply2(op, w, packed)
 }
 
-/// Where parameters lie in the packed vector: weights expert by expert, gate, biases, LayerNorm weights and biases.
-#[derive(Clone, Copy)]
-struct Sizes {
-    /// Feature width.
-    d: usize,
-    experts: usize,
-    /// Width of an expert.
-    width: usize,
-}
-
-impl Sizes {
-    /// Columns of all experts together.
-    fn all(&self) -> usize {
-        self.experts * self.width
-    }
-
+impl MixtureSizes {
     /// Columns of the product: the experts', then the gate's, then zeros up to whole vectors: a product whose last few
     /// columns fill no vector is a fifth slower.
-    fn columns(&self) -> usize {
-        (self.all() + self.experts).next_multiple_of(16)
+    fn columns(self) -> usize {
+        (self.outputs() + self.experts).next_multiple_of(16)
     }
 
     /// The gate's columns.
-    fn gates(&self) -> Range<usize> {
-        self.all()..self.all() + self.experts
+    fn gates(self) -> Range<usize> {
+        self.outputs()..self.outputs() + self.experts
     }
 
-    fn gate(&self) -> usize {
-        self.d * self.all()
-    }
-
-    fn tail(&self) -> usize {
-        self.gate() + self.d * self.experts
-    }
-
-    fn biases<'a>(&self, packed: &'a [f32]) -> &'a [f32] {
-        &packed[self.tail()..][..self.all()]
-    }
-
-    fn norms<'a>(&self, packed: &'a [f32]) -> Norms<'a> {
-        let (weights, biases) = packed[self.tail() + self.all()..].split_at(self.all());
-        Norms { weights, biases }
+    fn norms(self, packed: &[f32]) -> Norms<'_> {
+        Norms { weights: &packed[self.norm_weights()], biases: &packed[self.norm_biases()] }
     }
 
     /// The weights as one matrix `[d, columns]`.
-    fn matrix(&self, packed: &[f32]) -> Scratch {
-        let mut matrix = Scratch::take(self.d * self.columns());
-        let (experts, gate) = packed[..self.tail()].split_at(self.gate());
+    fn matrix(self, packed: &[f32]) -> Scratch {
+        let mut matrix = Scratch::take(self.features * self.columns());
+        let (experts, gate) = (&packed[self.weights()], &packed[self.gate()]);
         for (row, out) in matrix.chunks_exact_mut(self.columns()).enumerate() {
-            let (out, out_gate) = out.split_at_mut(self.all());
+            let (out, out_gate) = out.split_at_mut(self.outputs());
             for (k, out) in out.chunks_exact_mut(self.width).enumerate() {
-                out.copy_from_slice(&experts[(k * self.d + row) * self.width..][..self.width]);
+                out.copy_from_slice(&experts[(k * self.features + row) * self.width..][..self.width]);
             }
             let (out_gate, padding) = out_gate.split_at_mut(self.experts);
             out_gate.copy_from_slice(&gate[row * self.experts..][..self.experts]);
@@ -122,14 +94,15 @@ impl Sizes {
         matrix
     }
 
-    /// The gradient of the packed vector from those of the matrix, transposed `[columns, d]`, the biases and the norms.
-    fn packed(&self, matrix: &[f32], tail: &[f32]) -> Vec<f32> {
-        let mut packed = vec![0.0; self.tail()];
-        let (experts, gate) = packed.split_at_mut(self.gate());
-        let expert = self.width * self.d;
-        let blocks = matrix[..self.all() * self.d].par_chunks(expert);
-        experts.par_chunks_mut(expert).zip(blocks).for_each(|(to, from)| transpose(to, from, self.d));
-        transpose(gate, &matrix[self.all() * self.d..][..gate.len()], self.d);
+    /// The gradient of the packed vector from those of the matrix, transposed `[columns, d]`, and of what follows the gate.
+    fn packed(self, matrix: &[f32], tail: &[f32]) -> Vec<f32> {
+        let mut packed = vec![0.0; self.gate().end];
+        let (experts, gate) = packed.split_at_mut(self.gate().start);
+        let expert = self.width * self.features;
+        let (weights, gates) = matrix.split_at(self.outputs() * self.features);
+        let blocks = weights.par_chunks(expert);
+        experts.par_chunks_mut(expert).zip(blocks).for_each(|(to, from)| transpose(to, from, self.features));
+        transpose(gate, &gates[..gate.len()], self.features);
         packed.extend_from_slice(tail);
         packed
     }
@@ -147,7 +120,7 @@ struct Kept {
 struct Encoder {
     rows: ItemRows,
     pad_rows: usize,
-    sizes: Sizes,
+    sizes: MixtureSizes,
     /// Where its parameters lie in the arguments.
     w: Range<usize>,
     packed: Range<usize>,
@@ -170,8 +143,8 @@ fn shard_items(items: usize) -> usize {
 impl Encoder {
     /// Pooled vectors and products of the items from `first` on.
     fn products(&self, first: usize, w: &[f32], matrix: &[f32], biases: &[f32], pooled: &mut [f32], out: &mut [f32]) {
-        let Sizes { d, .. } = self.sizes;
-        let (all, columns) = (self.sizes.all(), self.sizes.columns());
+        let MixtureSizes { features: d, .. } = self.sizes;
+        let (all, columns) = (self.sizes.outputs(), self.sizes.columns());
         let (mut alpha, mut room) = (Vec::new(), Vec::new());
         for (i, e) in pooled.chunks_exact_mut(d).enumerate() {
             pool_item(self.rows.features.rows(first + i, &mut room), w, self.pad_rows, &mut alpha, e);
@@ -187,33 +160,33 @@ impl Encoder {
 
     fn compute(&self, w: &[f32], packed: &[f32]) -> Kept {
         let (w, packed) = (&w[self.w.clone()], &packed[self.packed.clone()]);
-        let (d, columns) = (self.sizes.d, self.sizes.columns());
+        let (d, columns) = (self.sizes.features, self.sizes.columns());
         let items = self.rows.features.count();
         let (mut pooled, mut products) = (Scratch::take(items * d), Scratch::take(items * columns));
         let matrix = self.sizes.matrix(packed);
         let size = shard_items(items).min(BLOCK);
         let shards = pooled.par_chunks_mut(size * d).zip(products.par_chunks_mut(size * columns)).enumerate();
         shards.for_each(|(shard, (pooled, out))| {
-            self.products(shard * size, w, &matrix, self.sizes.biases(packed), pooled, out);
+            self.products(shard * size, w, &matrix, &packed[self.sizes.biases()], pooled, out);
         });
         Kept { pooled, products }
     }
 
     fn mix(&self, use_: usize, products: &[f32], norms: Norms<'_>, z: &mut [f32]) {
-        let (product, gate) = (&products[..self.sizes.all()], &products[self.sizes.gates()]);
-        mix_use(z, product, gate, norms, (use_ * self.sizes.all()) as u32, self.rows.dropout);
+        let (product, gate) = (&products[..self.sizes.outputs()], &products[self.sizes.gates()]);
+        mix_use(z, product, gate, norms, (use_ * self.sizes.outputs()) as u32, self.rows.dropout);
     }
 
     /// z where every item is used once and nothing is kept: a block's products are gone before the next.
     fn stream(&self, w: &[f32], packed: &[f32], z: &mut [f32]) {
         let (w, packed) = (&w[self.w.clone()], &packed[self.packed.clone()]);
-        let Sizes { d, width, .. } = self.sizes;
+        let MixtureSizes { features: d, width, .. } = self.sizes;
         let columns = self.sizes.columns();
         let matrix = self.sizes.matrix(packed);
         z.par_chunks_mut(BLOCK * width).enumerate().for_each(|(block, z)| {
             let (first, items) = (block * BLOCK, z.len() / width);
             let (mut pooled, mut products) = (Scratch::take(items * d), Scratch::take(items * columns));
-            self.products(first, w, &matrix, self.sizes.biases(packed), &mut pooled, &mut products);
+            self.products(first, w, &matrix, &packed[self.sizes.biases()], &mut pooled, &mut products);
             for (i, (z, products)) in z.chunks_exact_mut(width).zip(products.chunks_exact(columns)).enumerate() {
                 self.mix(first + i, products, self.sizes.norms(packed), z);
             }
@@ -242,7 +215,7 @@ impl Encoder {
         norms: Norms<'_>,
         part: &mut Part,
     ) {
-        let (width, all, columns) = (self.sizes.width, self.sizes.all(), self.sizes.columns());
+        let (width, all, columns) = (self.sizes.width, self.sizes.outputs(), self.sizes.columns());
         let (weights, biases) = part.tail[all..].split_at_mut(all);
         for (i, dp) in part.products.chunks_exact_mut(columns).enumerate() {
             let item = first + i;
@@ -262,7 +235,7 @@ impl Encoder {
 
     /// Adds the part of a block's items to dw, through de of those whose pooling learns.
     fn pooling_gradients(&self, first: usize, w: &[f32], transposed: &[f32], kept: &Kept, part: &mut Part) {
-        let Sizes { d, .. } = self.sizes;
+        let MixtureSizes { features: d, .. } = self.sizes;
         let columns = self.sizes.columns();
         let items = part.products.len() / columns;
         let learning: Vec<usize> =
@@ -289,8 +262,8 @@ impl Encoder {
         kept: &Kept,
         pooling_learns: bool,
     ) -> Part {
-        let Sizes { d, .. } = self.sizes;
-        let (all, columns) = (self.sizes.all(), self.sizes.columns());
+        let MixtureSizes { features: d, .. } = self.sizes;
+        let (all, columns) = (self.sizes.outputs(), self.sizes.columns());
         let mut part = Part {
             w: vec![0.0; d],
             matrix: Scratch::zeros(d * columns),
@@ -354,7 +327,7 @@ impl Fused<2> for Encode {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
         let kept = kept.unwrap_or_else(|| self.encoders.iter().map(|e| e.compute(w.data, packed.data)).collect());
         let transposed = |e: &Encoder| {
-            let mut transposed = Scratch::take(e.sizes.d * e.sizes.columns());
+            let mut transposed = Scratch::take(e.sizes.features * e.sizes.columns());
             transpose(&mut transposed, &e.sizes.matrix(&packed.data[e.packed.clone()]), e.sizes.columns());
             transposed
         };
@@ -378,9 +351,9 @@ impl Fused<2> for Encode {
         for (encoder, parts) in self.encoders.iter().zip(parts.chunks(shards.max(1))) {
             let column =
                 |pick: fn(&Part) -> &[f32], length| ordered_sum(&parts.iter().map(pick).collect::<Vec<_>>(), length);
-            let Sizes { d, .. } = encoder.sizes;
+            let MixtureSizes { features: d, .. } = encoder.sizes;
             dw.extend(column(|p| &p.w, d));
-            let (matrix, tail) = (d * encoder.sizes.columns(), 3 * encoder.sizes.all());
+            let (matrix, tail) = (d * encoder.sizes.columns(), 3 * encoder.sizes.outputs());
             d_packed.extend(encoder.sizes.packed(&column(|p| &p.matrix, matrix), &column(|p| &p.tail, tail)));
         }
         Ok([self.pooling_learns.then_some(dw), Some(d_packed)])

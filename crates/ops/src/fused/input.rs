@@ -7,29 +7,30 @@ use rayon::prelude::*;
 use super::elementwise::scatter;
 use super::norm::{Norm, drop_all, norm_rows, norm_rows_backward};
 use super::{Fused, Gradients, View, apply2, apply3, ordered_sum};
+use crate::layout::Positions;
 use crate::scratch::Scratch;
-use crate::{Dropout, GatherIndex};
+use crate::{Dropout, GatherIndex, Rows};
 
 /// Tokens of a shard.
 const TOKENS: usize = 512;
 
 pub(crate) fn sequence_input(
-    z: (&Tensor, &[u32]),
-    ids: Option<(&Tensor, &[u32])>,
-    (packed, positions): (&Tensor, &[u32]),
+    z: Rows<'_>,
+    ids: Option<Rows<'_>>,
+    positions: Rows<'_>,
     dropout: Dropout,
 ) -> Result<Tensor> {
-    let uses = |table: &Tensor, rows: &[u32]| -> Result<GatherIndex> {
+    let uses = |Rows { table, rows }: Rows<'_>| -> Result<GatherIndex> {
         let n = table.dim(0)?;
         match rows.iter().find(|&&row| row as usize >= n) {
             Some(row) => bail!("sequence_input: row {row} of {n}"),
             None => Ok(GatherIndex::new(rows.to_vec(), n)),
         }
     };
-    let input = Input { z: uses(z.0, z.1)?, positions: positions.to_vec(), dropout };
+    let input = Input { z: uses(z)?, positions: positions.rows.to_vec(), dropout };
     match ids {
-        Some((table, ids)) => apply3(WithIds { input, ids: uses(table, ids)? }, z.0, packed, table),
-        None => apply2(input, z.0, packed),
+        Some(ids) => apply3(WithIds { input, ids: uses(ids)? }, z.table, positions.table, ids.table),
+        None => apply2(input, z.table, positions.table),
     }
 }
 
@@ -45,23 +46,16 @@ struct WithIds {
     ids: GatherIndex,
 }
 
-/// `[n + 2, d]` packed: positions, then the LayerNorm's weight and bias.
-fn norm_of(packed: &[f32], d: usize) -> (&[f32], Norm<'_>) {
-    let (positions, norm) = packed.split_at(packed.len() - 2 * d);
-    let (weight, bias) = norm.split_at(d);
-    (positions, Norm { weight, bias })
-}
-
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn add_row(v: &mut [f32], row: &[f32]) {
     v.iter_mut().zip(row).for_each(|(v, x)| *v += x);
 }
 
 /// A table and which of its rows each token takes.
-type Rows<'a> = (&'a [f32], &'a GatherIndex);
+type TableUses<'a> = (&'a [f32], &'a GatherIndex);
 
 impl Input {
-    fn sums(&self, first: usize, v: &mut [f32], z: &[f32], ids: Option<Rows<'_>>, positions: &[f32], d: usize) {
+    fn sums(&self, first: usize, v: &mut [f32], z: &[f32], ids: Option<TableUses<'_>>, positions: &[f32], d: usize) {
         for (i, v) in v.chunks_exact_mut(d).enumerate() {
             let token = first + i;
             let row = |table: &[f32], row: u32| row as usize * d..(row as usize * d + d).min(table.len());
@@ -87,7 +81,8 @@ impl Input {
         if !one_width || rows < 3 || last + 2 >= rows || self.positions.len() != self.z.count() {
             bail!("sequence_input: {:?} and {:?} do not fit each other and position {last}", z.dims, packed.dims);
         }
-        let (positions, norm) = norm_of(packed.data, d);
+        let Positions { table: positions, norm_weight: weight, norm_bias: bias } = Positions::of(packed.data, d);
+        let norm = Norm { weight, bias };
         let ids = ids.as_ref().map(|(ids, uses)| (ids.data, *uses));
         let mut y = vec![0.0; self.z.count() * d];
         y.par_chunks_mut(TOKENS * d).enumerate().for_each(|(shard, y)| {
@@ -102,11 +97,12 @@ impl Input {
     /// Gradients of z, of the packed vector, and of the ids.
     fn backward(
         &self,
-        (z, packed, ids): (&[f32], &[f32], Option<Rows<'_>>),
+        (z, packed, ids): (&[f32], &[f32], Option<TableUses<'_>>),
         gradient: &[f32],
         d: usize,
     ) -> (Vec<f32>, Vec<f32>, Option<Vec<f32>>) {
-        let (positions, norm) = norm_of(packed, d);
+        let Positions { table: positions, norm_weight: weight, norm_bias: bias } = Positions::of(packed, d);
+        let norm = Norm { weight, bias };
         let mut dv = Scratch::take(gradient.len());
         let parts: Vec<Vec<f32>> = dv
             .par_chunks_mut(TOKENS * d)

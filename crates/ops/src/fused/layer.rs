@@ -15,6 +15,7 @@ use super::elementwise::{gelu, gelu_backward};
 use super::norm::{Norm, add_dropped, drop_all, norm_rows, norm_rows_backward};
 use super::{Fused, Gradients, View, apply2, ordered_sum};
 use crate::kernel::{Mat, add_rows, matmul};
+use crate::layout::LayerParts;
 use crate::scratch::Scratch;
 use crate::{LayerDropout, LayerSizes, PackedOffsets};
 
@@ -28,13 +29,13 @@ pub(crate) fn transformer_layer(
     x: &Tensor,
     packed: &Tensor,
     sizes: LayerSizes,
-    segments: &PackedOffsets,
+    offsets: &PackedOffsets,
     last_only: bool,
     dropout: LayerDropout,
 ) -> Result<Tensor> {
     let op = Layer {
         sizes,
-        segments: segments.clone(),
+        offsets: offsets.clone(),
         last_only,
         dropout,
         keeps: x.track_op() || packed.track_op(),
@@ -45,80 +46,12 @@ pub(crate) fn transformer_layer(
 
 struct Layer {
     sizes: LayerSizes,
-    segments: PackedOffsets,
+    offsets: PackedOffsets,
     last_only: bool,
     dropout: LayerDropout,
     keeps: bool,
     /// What forward computed, chunk by chunk in the shards' order.
     kept: Mutex<Vec<Vec<Values>>>,
-}
-
-/// The layer's parameters, or their gradients, as parts of one vector. Weights are `[in, out]`.
-struct Parts<T> {
-    query: T,
-    key_value: T,
-    output: T,
-    query_bias: T,
-    key_value_bias: T,
-    output_bias: T,
-    up: T,
-    up_bias: T,
-    down: T,
-    down_bias: T,
-    /// LayerNorm weights and biases: after attention, after the feed-forward block.
-    norms: [T; 4],
-}
-
-impl LayerSizes {
-    fn lengths(self) -> [usize; 14] {
-        let Self { width: d, feed_forward: f, .. } = self;
-        [d * d, 2 * d * d, d * d, d, 2 * d, d, d * f, f, f * d, d, d, d, d, d]
-    }
-
-    /// The number of the layer's parameters.
-    fn count(self) -> usize {
-        self.lengths().iter().sum()
-    }
-
-    fn parts(self, packed: &[f32]) -> Parts<&[f32]> {
-        let mut rest = packed;
-        let mut next = self.lengths().map(|length| {
-            let (part, after) = rest.split_at(length);
-            rest = after;
-            part
-        });
-        Parts::of(&mut next)
-    }
-
-    fn parts_mut(self, packed: &mut [f32]) -> Parts<&mut [f32]> {
-        let mut rest = packed;
-        let mut next = self.lengths().map(|length| {
-            let (part, after) = std::mem::take(&mut rest).split_at_mut(length);
-            rest = after;
-            part
-        });
-        Parts::of(&mut next)
-    }
-}
-
-impl<T: Default> Parts<T> {
-    fn of(parts: &mut [T; 14]) -> Self {
-        let mut next = parts.iter_mut().map(std::mem::take);
-        let mut part = || next.next().unwrap_or_default();
-        Self {
-            query: part(),
-            key_value: part(),
-            output: part(),
-            query_bias: part(),
-            key_value_bias: part(),
-            output_bias: part(),
-            up: part(),
-            up_bias: part(),
-            down: part(),
-            down_bias: part(),
-            norms: [part(), part(), part(), part()],
-        }
-    }
 }
 
 /// A run of whole sequences.
@@ -166,14 +99,14 @@ fn input_gradient(dx: &mut [f32], weight: &[f32], dy: &[f32], b: usize, add: boo
 
 impl Layer {
     fn chunk(&self, sequences: std::ops::Range<usize>) -> Chunk {
-        let tokens = self.segments.range(sequences.start).start..self.segments.range(sequences.end - 1).end;
+        let tokens = self.offsets.range(sequences.start).start..self.offsets.range(sequences.end - 1).end;
         let rows = if self.last_only { sequences.clone() } else { tokens.clone() };
         Chunk { sequences, tokens, rows }
     }
 
     /// Runs of chunks; their number depends on the number of chunks alone.
     fn shards(&self) -> Vec<Vec<Chunk>> {
-        let chunks: Vec<Chunk> = self.segments.shards(TOKENS).into_iter().map(|s| self.chunk(s)).collect();
+        let chunks: Vec<Chunk> = self.offsets.shards(TOKENS).into_iter().map(|s| self.chunk(s)).collect();
         let size = chunks.len().div_ceil(SHARDS).max(1);
         let mut chunks = chunks.into_iter();
         std::iter::from_fn(|| Some(chunks.by_ref().take(size).collect()).filter(|shard: &Vec<_>| !shard.is_empty()))
@@ -181,7 +114,7 @@ impl Layer {
     }
 
     fn place(&self, sequence: usize) -> Place {
-        let range = self.segments.range(sequence);
+        let range = self.offsets.range(sequence);
         let queries = if self.last_only { 1 } else { range.len() };
         Place { first: range.start, queries, keys: range.len(), d: self.sizes.width, heads: self.sizes.heads }
     }
@@ -200,7 +133,7 @@ impl Layer {
     }
 
     /// A chunk's layer: x `[tokens, d]` to y `[rows, d]`.
-    fn forward_chunk(&self, chunk: &Chunk, x: &[f32], p: &Parts<&[f32]>, y: &mut [f32]) -> Values {
+    fn forward_chunk(&self, chunk: &Chunk, x: &[f32], p: &LayerParts<&[f32]>, y: &mut [f32]) -> Values {
         let LayerSizes { width: d, feed_forward: f, .. } = self.sizes;
         let (rows, tokens, first) = (chunk.rows.len(), chunk.tokens.len(), chunk.rows.start * d);
         let mut v = Values {
@@ -231,7 +164,8 @@ impl Layer {
         product(&mut branch, &v.attended, p.output, p.output_bias, d);
         v.n1.copy_from_slice(&v.asking);
         add_dropped(&mut v.n1, &branch, first, self.dropout.attention);
-        let [w1, b1, w2, b2] = p.norms;
+        let (w1, b1) = (p.attention_norm, p.attention_norm_bias);
+        let (w2, b2) = (p.feed_forward_norm, p.feed_forward_norm_bias);
         norm_rows(&mut v.n1, &mut v.inverse1, &mut v.x1, Norm { weight: w1, bias: b1 });
         product(&mut v.up, &v.x1, p.up, p.up_bias, d);
         let mut activated = Scratch::take(rows * f);
@@ -245,7 +179,7 @@ impl Layer {
 
     /// Room for three values a key of the longest sequence.
     fn work(&self, chunk: &Chunk) -> Scratch {
-        Scratch::take(3 * chunk.sequences.clone().map(|s| self.segments.range(s).len()).max().unwrap_or(0))
+        Scratch::take(3 * chunk.sequences.clone().map(|s| self.offsets.range(s).len()).max().unwrap_or(0))
     }
 
     /// A chunk's gradients: dy `[rows, d]`, in place, to dx `[tokens, d]`, and what the chunk adds to `dp`.
@@ -253,16 +187,17 @@ impl Layer {
         &self,
         chunk: &Chunk,
         (x, mut v): (&[f32], Values),
-        p: &Parts<&[f32]>,
+        p: &LayerParts<&[f32]>,
         dy: &mut [f32],
         dx: &mut [f32],
-        dp: &mut Parts<&mut [f32]>,
+        dp: &mut LayerParts<&mut [f32]>,
     ) {
         let LayerSizes { width: d, feed_forward: f, .. } = self.sizes;
         let (rows, tokens, first) = (chunk.rows.len(), chunk.tokens.len(), chunk.rows.start * d);
         let mut branch = Scratch::take(rows * d);
-        let [dw1, db1, dw2, db2] = &mut dp.norms;
-        norm_rows_backward(dy, &v.n2, &v.inverse2, p.norms[2], (dw2, db2));
+        let (dw1, db1) = (&mut dp.attention_norm, &mut dp.attention_norm_bias);
+        let (dw2, db2) = (&mut dp.feed_forward_norm, &mut dp.feed_forward_norm_bias);
+        norm_rows_backward(dy, &v.n2, &v.inverse2, p.feed_forward_norm, (dw2, db2));
         let mut dx1 = Scratch::take(rows * d);
         dx1.copy_from_slice(dy);
         drop_all(dy, first, self.dropout.feed_forward);
@@ -275,7 +210,7 @@ impl Layer {
         weight_gradient(dp.up, dp.up_bias, &v.x1, &dup);
         input_gradient(&mut dx1, p.up, &dup, f, true);
 
-        norm_rows_backward(&mut dx1, &v.n1, &v.inverse1, p.norms[0], (dw1, db1));
+        norm_rows_backward(&mut dx1, &v.n1, &v.inverse1, p.attention_norm, (dw1, db1));
         branch.copy_from_slice(&dx1);
         drop_all(&mut branch, first, self.dropout.attention);
         weight_gradient(dp.output, dp.output_bias, &v.attended, &branch);
@@ -322,8 +257,8 @@ impl Fused<2> for Layer {
 
     fn forward(&self, [x, packed]: [View<'_>; 2]) -> Result<(Vec<f32>, Vec<usize>)> {
         let LayerSizes { width: d, heads, .. } = self.sizes;
-        if x.dims != [self.segments.tokens(), d] || packed.dims != [self.sizes.count()] || !d.is_multiple_of(heads) {
-            let tokens = self.segments.tokens();
+        if x.dims != [self.offsets.tokens(), d] || packed.dims != [self.sizes.count()] || !d.is_multiple_of(heads) {
+            let tokens = self.offsets.tokens();
             bail!("transformer_layer: {:?} and {:?} do not fit {tokens} tokens, {:?}", x.dims, packed.dims, self.sizes);
         }
         let shards = self.shards();

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::{Fused, Gradients, View, apply2, ordered_sum};
 use crate::kernel::{Mat, add_scaled, dot, exp, matmul, transpose};
 use crate::scratch::Scratch;
-use crate::{Mask, SameGroup};
+use crate::{FalseNegatives, Mask};
 
 /// Rows and columns of a block: 128 x 512 logits are 256 KiB.
 const ROWS: usize = 128;
@@ -51,13 +51,13 @@ impl RowLogSumExp {
 /// comparison of groups vectorises; the row's own column is mended after.
 #[inline(always)]
 fn apply_mask(logits: &mut [f32], mask: &Mask, (row, first): (usize, usize), left_out: f32, zeroed: f32) {
-    let Mask::Groups { groups, same, diagonal } = mask else { return };
+    let Mask::Groups { groups, false_negatives, diagonal } = mask else { return };
     let own = row.checked_sub(first).filter(|&at| at < logits.len());
     let kept = own.map(|at| logits[at]);
-    let masked = match same {
-        SameGroup::LeaveOut => Some(left_out),
-        SameGroup::Zero => Some(zeroed),
-        SameGroup::Keep => None,
+    let masked = match false_negatives {
+        FalseNegatives::Exclude => Some(left_out),
+        FalseNegatives::ZeroLogit => Some(zeroed),
+        FalseNegatives::Keep => None,
     };
     if let Some(masked) = masked {
         let group = groups[row];

@@ -105,7 +105,8 @@ mod tests {
 
     fn message(file: &str) -> String {
         let text = format!("dataset.name = \"x\"\ndownload.files = [{{ url = \"https://x.org/a\", {file} }}]");
-        Config::parse(&text, "x.toml", &[]).map_or_else(|e| e.to_string(), |_| "accepted".to_owned())
+        Config::parse(&text, "x.toml", &[], &crate::config::ModelCatalog::unchecked())
+            .map_or_else(|e| e.to_string(), |_| "accepted".to_owned())
     }
 
     #[test]

@@ -3,6 +3,9 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// Before the name of an encoder that the program carries, in place of a folder.
+pub const BUILTIN: &str = "builtin:";
+
 /// How feature values are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -28,6 +31,20 @@ pub struct Extract {
     pub image: ImageExtract,
 }
 
+/// Which features the modalities of a pipeline read, of those that can be extracted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Extracted {
+    /// Those of sentences.
+    pub text: bool,
+    /// Those of images.
+    pub image: bool,
+}
+
+impl Extracted {
+    /// Everything that can be extracted.
+    pub const ALL: Self = Self { text: true, image: true };
+}
+
 /// What an image becomes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -43,7 +60,7 @@ pub enum ImageFeatures {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TextExtract {
-    /// A sentence-transformers model: a folder, or a name on the hub.
+    /// A sentence-transformers model: a folder, a name on the hub, or `builtin:tiny-sentence`, which the program carries.
     pub model: String,
 }
 
@@ -64,7 +81,8 @@ impl TextExtract {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ImageExtract {
-    /// A CLIP model, or for `embedding` also a ResNet: a folder, or a name on the hub.
+    /// A CLIP model, or for `embedding` also a ResNet: a folder, a name on the hub, or `builtin:tiny-clip`, which the program
+    /// carries.
     pub model: String,
     /// What an image becomes: `words` is the paper's, `embedding` gives its variant `ResNet` and plain CLIP.
     pub features: ImageFeatures,
@@ -101,6 +119,7 @@ impl ImageExtract {
 }
 
 fn base_name(model: &str) -> String {
+    let model = model.strip_prefix(BUILTIN).unwrap_or(model);
     let name = Path::new(model).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect()
 }

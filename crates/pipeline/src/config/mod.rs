@@ -1,28 +1,34 @@
 //! Every key of a pipeline file, its default and its range. `docs/configuration.md` is printed from these types.
 
+mod catalog;
 mod dataset;
 mod download;
 mod extract;
 mod model;
-mod preset;
+mod renamed;
 mod training;
 
+pub use catalog::{ModelCatalog, ModelType, PresetKeys, RefusedValue, SectionType, SharedSection};
 pub use dataset::{Columns, DataPreset, Dataset, Format, Missing, Preprocess, Repeated, Source};
 pub use download::{Download, RawFile};
-pub use extract::{Extract, ImageExtract, ImageFeatures, Storage, TextExtract};
-pub use model::{
-    CmclDirection, FINETUNE_KEYS, Logits, Modality, Model, ModelName, PoolingGradient, PoolingRows, Projection,
-    SameTarget,
-};
-pub use preset::Preset;
-pub use training::{Evaluate, Finetune, Pretrain, PretrainItems, Recommend, Report, Run, SeenItems, SequenceDropout};
-
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+pub use extract::{BUILTIN, Extract, Extracted, ImageExtract, ImageFeatures, Storage, TextExtract};
+pub use model::{Modality, Model};
+pub use renamed::RenamedKey;
+pub use training::{Evaluate, Finetune, PhaseSettings, Pretrain, PretrainItems, Recommend, Report, Run, SeenItems};
 
 use std::path::Path;
 
-use crate::strict::{self, ConfigError};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use toml::{Table, Value};
+
+use crate::strict::{self, Assignment, ConfigError};
+
+/// The phase of `[pretrain]`.
+pub const PRETRAIN: &str = "pretrain";
+/// The phase of `[finetune]`, which is every model's last.
+pub const FINETUNE: &str = "finetune";
 
 /// A resolved pipeline: every key has a value.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -40,9 +46,9 @@ pub struct Config {
     pub extract: Extract,
     /// The recommender.
     pub model: Model,
-    /// Pre-training with NIP and CMCL.
+    /// Pre-training.
     pub pretrain: Pretrain,
-    /// Fine-tuning with cross-entropy.
+    /// Fine-tuning.
     pub finetune: Finetune,
     /// Ranking and metrics.
     pub evaluate: Evaluate,
@@ -55,26 +61,73 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a pipeline file and applies `overrides`, each `section.key=value`.
-    pub fn load(path: &Path, overrides: &[String]) -> Result<Self, ConfigError> {
+    /// Reads a pipeline file and applies `overrides`, each `section.key=value`. Gives warnings beside it.
+    pub fn load(path: &Path, overrides: &[String], models: &ModelCatalog) -> Result<(Self, Vec<String>), ConfigError> {
         let text = mp4sr_artifact::files::read_to_string(path)?;
-        Self::parse(&text, &path.display().to_string(), overrides)
+        Self::parse(&text, &path.display().to_string(), overrides, models)
     }
 
-    /// Parses the text of a pipeline file called `origin`.
-    pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self, ConfigError> {
-        let mut table: toml::Table = text.parse().map_err(|e: toml::de::Error| ConfigError::syntax(origin, &e))?;
+    /// Parses the text of a pipeline file called `origin`. Gives warnings beside it.
+    pub fn parse(
+        text: &str,
+        origin: &str,
+        overrides: &[String],
+        models: &ModelCatalog,
+    ) -> Result<(Self, Vec<String>), ConfigError> {
+        let mut table: Table = text.parse().map_err(|e: toml::de::Error| ConfigError::syntax(origin, &e))?;
+        let renamed = models.renamed();
+        let mut warnings = renamed::rename(&mut table, &renamed, origin)?;
         for assignment in overrides {
-            strict::assign(&mut table, assignment)?;
+            let mut assignment = Assignment::parse(assignment)?;
+            warnings.extend(renamed::rename_assignment(&mut assignment, &renamed));
+            assignment.apply(&mut table)?;
         }
-        strict::check(&table, &schemars::schema_for!(Self), origin)?;
-        preset::fill(&mut table);
-        let mut config: Self = toml::Value::Table(table)
-            .try_into()
-            .map_err(|e: toml::de::Error| ConfigError::invalid(origin, e.message()))?;
+        strict::check(&table, &models.schema(), origin)?;
+        Ok((Self::of_table(table, origin, models)?, warnings))
+    }
+
+    /// The configuration in which everything but the model has its default.
+    pub(crate) fn of_model(name: &str, models: &ModelCatalog) -> Result<Self, ConfigError> {
+        let named = |name: &str| Value::Table(Table::from_iter([("name".to_owned(), Value::String(name.to_owned()))]));
+        let table = Table::from_iter([("model".to_owned(), named(name)), ("dataset".to_owned(), named("default"))]);
+        Self::of_table(table, "the defaults", models)
+    }
+
+    /// Fills in what a checked pipeline file leaves open.
+    fn of_table(table: Table, origin: &str, models: &ModelCatalog) -> Result<Self, ConfigError> {
+        let text = |section: &str, key: &str| Some(table.get(section)?.get(key)?.as_str()?.to_owned());
+        let first = models.models().next().map_or("", ModelType::name);
+        let model = text("model", "name").unwrap_or_else(|| first.to_owned());
+        let preset = text("run", "preset").unwrap_or_default();
+        let invalid = |reason: &str| ConfigError::invalid(origin, reason);
+        let mut layered = Table::try_from(Self::default()).map_err(|e| invalid(&e.to_string()))?;
+        for layer in models.layers(&model, &preset).into_iter().chain([table]) {
+            strict::merge(&mut layered, layer);
+        }
+        let mut config: Self = Value::Table(layered).try_into().map_err(|e: toml::de::Error| invalid(e.message()))?;
+        config.model.name = model;
+        config.resolve_sections(models).map_err(|e| invalid(&e.to_string()))?;
         config.resolve();
         config.check(origin)?;
+        if let Some(model) = models.model(&config.model.name) {
+            let refused =
+                |refused: RefusedValue| ConfigError::value(origin, &refused.key, &refused.value, &refused.allowed);
+            model.check(&config).map_err(refused)?;
+        }
         Ok(config)
+    }
+
+    /// Gives a value to every key of the sections that the model reads, and of those that the pipeline has beside them.
+    fn resolve_sections(&mut self, models: &ModelCatalog) -> serde_json::Result<()> {
+        let read = models.shared().iter().map(|shared| shared.name).chain([self.model.name.as_str()]);
+        let named: Vec<String> = read.map(str::to_owned).chain(self.model.sections.keys().cloned()).collect();
+        for name in named {
+            if let Some(section) = models.section(&name) {
+                let own = self.model.sections.remove(&name).unwrap_or_else(|| Json::Object(serde_json::Map::new()));
+                self.model.sections.insert(name, (section.resolve)(own)?);
+            }
+        }
+        Ok(())
     }
 
     /// The configuration as a pipeline file that gives it again.
@@ -96,6 +149,23 @@ impl Config {
         value
     }
 
+    /// A phase's section as it is recorded.
+    pub(crate) fn phase_section(&self, phase: &str) -> Json {
+        let section = match phase {
+            PRETRAIN => serde_json::to_value(&self.pretrain),
+            _ => serde_json::to_value(&self.finetune),
+        };
+        section.unwrap_or_default()
+    }
+
+    /// Epochs, steps and the optimiser of a phase.
+    pub fn phase(&self, phase: &str) -> &PhaseSettings {
+        match phase {
+            PRETRAIN => &self.pretrain.settings,
+            _ => &self.finetune.settings,
+        }
+    }
+
     fn resolve(&mut self) {
         self.preprocess.resolve();
         if self.dataset.data.is_empty() {
@@ -106,13 +176,6 @@ impl Config {
     /// What no single key's type or range can say.
     fn check(&self, origin: &str) -> Result<(), ConfigError> {
         let fail = |key: &str, value: String, allowed: &str| Err(ConfigError::value(origin, key, &value, allowed));
-        if !self.model.width.is_multiple_of(self.model.heads) {
-            return fail(
-                "model.heads",
-                self.model.heads.to_string(),
-                &format!("a divisor of model.width = {}", self.model.width),
-            );
-        }
         let name = &self.dataset.name;
         if !is_name(name) {
             return fail("dataset.name", format!("{name:?}"), "letters, digits, `-`, `_`, `.`");
@@ -131,12 +194,6 @@ impl Config {
         if !from.is_empty() && !is_run {
             return fail("pretrain.from", format!("{from:?}"), "`<dataset>/<run>`");
         }
-        let pretrain = &self.pretrain;
-        let compares = pretrain.lambda > 0.0 && self.model.modalities.len() > 1;
-        if pretrain.enabled && pretrain.nip_weight <= 0.0 && !compares {
-            let allowed = "more than 0, or `pretrain.lambda` above 0 and two modalities: pre-training needs a loss";
-            return fail("pretrain.nip_weight", pretrain.nip_weight.to_string(), allowed);
-        }
         if let Some(zero) = self.evaluate.short_histories.iter().find(|&&events| events == 0) {
             return fail("evaluate.short_histories", zero.to_string(), "numbers from 1");
         }
@@ -147,17 +204,18 @@ impl Config {
                 }
             }
         }
-        for name in &self.model.logit_modalities {
-            if !self.model.modalities.iter().any(|m| m.name == *name) {
-                let known: Vec<_> = self.model.modalities.iter().map(|m| m.name.as_str()).collect();
-                return fail(
-                    "model.logit_modalities",
-                    format!("{name:?}"),
-                    &format!("names from model.modalities: {}", known.join(", ")),
-                );
-            }
-        }
         Ok(())
+    }
+
+    /// Which features of `[extract]` the modalities read.
+    pub fn extracted(&self) -> Extracted {
+        let reads = |name: &str, encoder: String| {
+            self.model.modalities.iter().any(|modality| modality.name == name && self.feature_name(modality) == encoder)
+        };
+        Extracted {
+            text: reads("text", self.extract.text.encoder_name()),
+            image: reads("image", self.extract.image.encoder_name(&self.extract.text)),
+        }
     }
 
     /// The encoder part of a modality's feature file name.

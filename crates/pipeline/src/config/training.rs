@@ -1,19 +1,6 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::preset::Preset;
-
-/// How the share of dropped items is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SequenceDropout {
-    /// Always `rho` (paper).
-    #[default]
-    Fixed,
-    /// Drawn from U(0, `rho`) once a batch (released code).
-    Uniform,
-}
-
 /// Which items are in the sequences of pre-training.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -25,9 +12,31 @@ pub enum PretrainItems {
     Warm,
 }
 
-/// `[pretrain]`: NIP and CMCL.
+/// How long a phase trains, in which steps, and how the optimiser takes them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
+pub struct PhaseSettings {
+    /// The greatest number of epochs.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub epochs: usize,
+    /// Training stops after this many epochs without a better validation R@20.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub patience: usize,
+    /// B, the number of samples in a step.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub batch: usize,
+    /// Adam's learning rate.
+    #[schemars(range(min = 0.0, max = 10.0))]
+    pub learning_rate: f64,
+    /// The L2 weight decay, which is added to the gradient.
+    #[schemars(range(min = 0.0, max = 10.0))]
+    pub weight_decay: f64,
+    /// The joint norm of all gradients is clipped at this.
+    #[schemars(range(min = 0.000_001, max = 1_000_000.0))]
+    pub clip_norm: f64,
+}
+
+/// `[pretrain]`: the first phase of models that have two.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Pretrain {
     /// Whether fine-tuning starts from a pre-trained model (off: the variant `w/o Pre-train`).
     pub enabled: bool,
@@ -36,41 +45,9 @@ pub struct Pretrain {
     pub from: String,
     /// Which items are in the sequences of pre-training.
     pub items: PretrainItems,
-    /// At most this many epochs.
-    #[schemars(range(min = 1, max = 100_000))]
-    pub epochs: usize,
-    /// Stops after this many epochs without a better validation R@20.
-    #[schemars(range(min = 1, max = 100_000))]
-    pub patience: usize,
-    /// B, samples in a step.
-    #[schemars(range(min = 1, max = 1_000_000))]
-    pub batch: usize,
-    /// Adam's learning rate.
-    #[schemars(range(min = 0.0, max = 10.0))]
-    pub learning_rate: f64,
-    /// L2 weight decay, added to the gradient.
-    #[schemars(range(min = 0.0, max = 10.0))]
-    pub weight_decay: f64,
-    /// The joint norm of all gradients is clipped at this.
-    #[schemars(range(min = 0.000_001, max = 1_000_000.0))]
-    pub clip_norm: f64,
-    /// rho, the probability that sequence dropout drops an item.
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub rho: f64,
-    /// How the share of dropped items is chosen.
-    pub sequence_dropout: SequenceDropout,
-    /// The least swap probability of mixup, drawn once a batch.
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub mixup_min: f64,
-    /// The greatest swap probability of mixup; 0 switches mixup off (variant `w/o C-Mixup`).
-    #[schemars(range(min = 0.0, max = 1.0))]
-    pub mixup_max: f64,
-    /// Weight of NIP; 0 is the variant `w/o NIP`.
-    #[schemars(range(min = 0.0, max = 1000.0))]
-    pub nip_weight: f64,
-    /// lambda, the weight of CMCL; 0 is the variant `w/o CMCL`.
-    #[schemars(range(min = 0.0, max = 1000.0))]
-    pub lambda: f64,
+    /// Epochs, steps and the optimiser.
+    #[serde(flatten)]
+    pub settings: PhaseSettings,
 }
 
 impl Default for Pretrain {
@@ -79,47 +56,24 @@ impl Default for Pretrain {
             enabled: true,
             from: String::new(),
             items: PretrainItems::default(),
-            epochs: 300,
-            patience: 20,
-            batch: 1024,
-            learning_rate: 0.001,
-            weight_decay: 0.0,
-            clip_norm: 5.0,
-            rho: 0.2,
-            sequence_dropout: SequenceDropout::default(),
-            mixup_min: 0.0,
-            mixup_max: 0.5,
-            nip_weight: 1.0,
-            lambda: 0.01,
+            settings: PhaseSettings {
+                epochs: 300,
+                patience: 20,
+                batch: 1024,
+                learning_rate: 0.001,
+                weight_decay: 0.0,
+                clip_norm: 5.0,
+            },
         }
     }
 }
 
-/// `[finetune]`: cross-entropy over all items.
+/// `[finetune]`: the last phase of every model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
 pub struct Finetune {
-    /// At most this many epochs.
-    #[schemars(range(min = 1, max = 100_000))]
-    pub epochs: usize,
-    /// Stops after this many epochs without a better validation R@20.
-    #[schemars(range(min = 1, max = 100_000))]
-    pub patience: usize,
-    /// B, samples in a step.
-    #[schemars(range(min = 1, max = 1_000_000))]
-    pub batch: usize,
-    /// Adam's learning rate.
-    #[schemars(range(min = 0.0, max = 10.0))]
-    pub learning_rate: f64,
-    /// L2 weight decay, added to the gradient.
-    #[schemars(range(min = 0.0, max = 10.0))]
-    pub weight_decay: f64,
-    /// The joint norm of all gradients is clipped at this.
-    #[schemars(range(min = 0.000_001, max = 1_000_000.0))]
-    pub clip_norm: f64,
-    /// One stage from random weights: every step adds the loss of pre-training, with its settings, to cross-entropy (variant
-    /// `E2E`).
-    pub end_to_end: bool,
+    /// Epochs, steps and the optimiser.
+    #[serde(flatten)]
+    pub settings: PhaseSettings,
     /// Whether the log has the loss of the test split after every epoch (Figure 3). Nothing is chosen by it.
     pub log_test_loss: bool,
 }
@@ -127,13 +81,14 @@ pub struct Finetune {
 impl Default for Finetune {
     fn default() -> Self {
         Self {
-            epochs: 300,
-            patience: 10,
-            batch: 1024,
-            learning_rate: 0.001,
-            weight_decay: 0.0001,
-            clip_norm: 5.0,
-            end_to_end: false,
+            settings: PhaseSettings {
+                epochs: 300,
+                patience: 10,
+                batch: 1024,
+                learning_rate: 0.001,
+                weight_decay: 0.0001,
+                clip_norm: 5.0,
+            },
             log_test_loss: false,
         }
     }
@@ -217,8 +172,8 @@ pub struct Run {
     pub name: String,
     /// Every random draw is a function of this, its purpose and its place.
     pub seed: u64,
-    /// Sets all switches between the paper and the released code together; keys that the pipeline sets win over it.
-    pub preset: Preset,
+    /// Sets several keys together; keys that the pipeline sets win over it.
+    pub preset: String,
     /// Training writes the state that a killed run goes on from after every epoch, and within an epoch when this many
     /// seconds have passed.
     #[schemars(range(min = 0.0, max = 86400.0))]
@@ -227,6 +182,6 @@ pub struct Run {
 
 impl Default for Run {
     fn default() -> Self {
-        Self { name: "mp4sr".to_owned(), seed: 2020, preset: Preset::default(), save_seconds: 60.0 }
+        Self { name: "mp4sr".to_owned(), seed: 2020, preset: "default".to_owned(), save_seconds: 60.0 }
     }
 }

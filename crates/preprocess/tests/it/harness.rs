@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
 
 use mp4sr_artifact::{Items, Layout, Sequences, Users};
 use mp4sr_preprocess::PreprocessReport;
@@ -86,11 +86,8 @@ pub fn read(layout: &Layout) -> Dataset {
 }
 
 pub fn run(pipeline: &Path, data: &Path, artifacts: &Path, more: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_mp4sr-preprocess"));
+    let mut command = mp4sr_tests::command("preprocess");
     command.arg("--pipeline").arg(pipeline).arg("--data").arg(data).arg("--artifacts").arg(artifacts).args(more);
-    for variable in ["MP4SR_PIPELINE", "MP4SR_DATA", "MP4SR_RUN", "MP4SR_ARTIFACTS", "MP4SR_QUIET"] {
-        command.env_remove(variable);
-    }
     command.output().unwrap()
 }
 

@@ -1,4 +1,5 @@
 use mp4sr_pipeline::Config;
+use mp4sr_pipeline::config::ModelCatalog;
 
 use crate::harness::root;
 
@@ -8,7 +9,7 @@ fn every_pipeline_that_we_ship_is_read() {
     for entry in std::fs::read_dir(root().join("pipelines")).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|end| end == "toml") {
-            let config = Config::load(&path, &[]).unwrap_or_else(|e| panic!("{e}"));
+            let (config, _) = Config::load(&path, &[], &ModelCatalog::unchecked()).unwrap_or_else(|e| panic!("{e}"));
             assert!(!config.source.interactions.is_empty(), "{}", path.display());
             names.push(path.file_stem().unwrap().to_string_lossy().into_owned());
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use mp4sr_artifact::{Error, FeatureType, Features, Items, Layout, Stage, Status};
+use mp4sr_artifact::{Error, FeatureType, Features, Items, Layout, Stage, StageSettings, Status};
 use serde_json::json;
 
 use super::{SHORT, Study, full};
@@ -44,7 +44,7 @@ impl Study<'_> {
             }
             inputs.push((format!("features of {modality}"), path));
         }
-        let stage = Stage::new(NAME, VERSION, quick.layout.root(), &json!(names), &inputs)?;
+        let stage = Stage::new(NAME, VERSION, quick.layout.root(), StageSettings::of(json!(names)), &inputs)?;
         if stage.status()? == Status::UpToDate {
             return Ok(());
         }

@@ -33,36 +33,43 @@ pub(super) fn without_pretraining() -> StudyRow {
     row("MP4SR w/o Pre-train", "no-pretrain", &["pretrain.enabled=false"])
 }
 
-pub(super) fn popularity() -> StudyRow {
-    row("popularity", "popularity", &["model.name=\"popularity\""])
-}
-
-/// Weight decay belongs to MP4SR's training; RecBole's SASRec has none.
-pub(super) fn sasrec() -> StudyRow {
-    row("SASRec", "sasrec", &["model.name=\"sasrec\"", "finetune.weight_decay=0"])
-}
-
 /// A modality as `model.modalities` holds it, under other noise.
 pub(super) fn modality(modality: &Modality, lost: f64, swapped: f64) -> String {
     let (name, features) = (&modality.name, &modality.features);
     format!("{{name=\"{name}\",features=\"{features}\",lost={lost},swapped={swapped}}}")
 }
 
+/// A key of a model's section; null where there is none.
+pub(super) fn own_key<'a>(config: &'a Config, key: &str) -> &'a serde_json::Value {
+    &config.model.own()[key]
+}
+
 impl Study<'_> {
+    /// Every model but the paper's, in the order of the catalogue, then the paper's without and with pre-training.
+    pub(super) fn all_models(&self) -> Vec<StudyRow> {
+        self.baselines().into_iter().chain([without_pretraining(), full()]).collect()
+    }
+
+    /// Every model but the paper's.
+    pub(super) fn baselines(&self) -> Vec<StudyRow> {
+        let models = self.runner.models().models().skip(1);
+        models.map(|model| row(model.title(), model.name(), &[&format!("model.name={:?}", model.name())])).collect()
+    }
+
     /// Table 4.
     pub(super) fn variants(&mut self) -> anyhow::Result<Vec<StudyRow>> {
         let several = self.config.model.modalities.len() > 1;
-        let mut rows = vec![full(), row("w/o NIP", "no-nip", &["pretrain.nip_weight=0"])];
+        let mut rows = vec![full(), row("w/o NIP", "no-nip", &["model.mp4sr.nip_weight=0"])];
         if several {
-            rows.push(row("w/o CMCL", "no-cmcl", &["pretrain.lambda=0"]));
-            rows.push(row("w/o C-Mixup", "no-mixup", &["pretrain.mixup_max=0"]));
+            rows.push(row("w/o CMCL", "no-cmcl", &["model.mp4sr.lambda=0"]));
+            rows.push(row("w/o C-Mixup", "no-mixup", &["model.mp4sr.mixup_max=0"]));
         }
         rows.push(row("w/o Pre-train", "no-pretrain", &["pretrain.enabled=false"]));
-        rows.push(row("w/o Proj", "no-projection", &["model.projection=\"off\""]));
-        rows.push(row("E2E", "e2e", &["finetune.end_to_end=true"]));
+        rows.push(row("w/o Proj", "no-projection", &["model.mp4sr.projection=\"off\""]));
+        rows.push(row("E2E", "e2e", &["model.mp4sr.end_to_end=true"]));
         if several {
             if self.has_one_width()? {
-                rows.push(row("Shared", "shared", &["model.shared_encoder=true"]));
+                rows.push(row("Shared", "shared", &["model.mp4sr.shared_encoder=true"]));
             } else {
                 self.notes.push("Shared is left out: the modalities' features are of different widths".to_owned());
             }
@@ -149,14 +156,14 @@ impl Study<'_> {
                 "image" => "V",
                 other => other,
             };
-            let key = format!("model.logit_modalities=[\"{name}\"]");
+            let key = format!("model.mp4sr.logit_modalities=[\"{name}\"]");
             rows.push(row(&format!("MP4SR-{letter}"), &format!("only-{name}"), &[&key]));
         }
         if rows.is_empty() {
             self.notes.push("the pipeline has one modality, which is all there is".to_owned());
         }
-        let has_all = self.config.model.logit_modalities.is_empty();
-        rows.push(if has_all { full() } else { row("MP4SR", "all-modalities", &["model.logit_modalities=[]"]) });
+        let has_all = own_key(&self.config, "logit_modalities").as_array().is_none_or(Vec::is_empty);
+        rows.push(if has_all { full() } else { row("MP4SR", "all-modalities", &["model.mp4sr.logit_modalities=[]"]) });
         rows
     }
 

@@ -1,0 +1,104 @@
+//! The encoders that the program carries, for pipelines that run where the repository is not.
+//!
+//! The tiny encoders of `data/encoders` are compiled in. Where a pipeline names one of them and no such folder lies in the
+//! working directory, its files are written below the artifacts' cache once and then read as any other encoder's: same bytes,
+//! so same vectors and the same place in the cache of vectors.
+
+use std::path::{Path, PathBuf};
+
+use mp4sr_artifact::{Fingerprint, files};
+use mp4sr_pipeline::config::BUILTIN;
+
+use crate::error::Result;
+
+/// The folder of the encoders in the repository: pipelines name them with it.
+const FOLDER: &str = "data/encoders/";
+
+macro_rules! encoder {
+    ($name:literal, $($file:literal),*) => {
+        Encoder {
+            name: $name,
+            files: &[$(($file, include_bytes!(concat!("../../../data/encoders/", $name, "/", $file)))),*],
+        }
+    };
+}
+
+struct Encoder {
+    name: &'static str,
+    files: &'static [(&'static str, &'static [u8])],
+}
+
+const ENCODERS: [Encoder; 2] = [
+    encoder!("tiny-clip", "config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"),
+    encoder!(
+        "tiny-sentence",
+        "1_Pooling/config.json",
+        "config.json",
+        "model.safetensors",
+        "modules.json",
+        "sentence_bert_config.json",
+        "tokenizer.json"
+    ),
+];
+
+/// The folder of the carried encoder that `model` names, below `cache`; none where it names another, or a folder that exists.
+/// Files that are missing there, or differ from those carried, are written.
+pub(crate) fn folder(model: &str, cache: &Path) -> Result<Option<PathBuf>> {
+    let is_there = Path::new(model).is_dir();
+    let Some(name) = model.strip_prefix(BUILTIN).or_else(|| model.strip_prefix(FOLDER).filter(|_| !is_there)) else {
+        return Ok(None);
+    };
+    let Some(encoder) = ENCODERS.iter().find(|encoder| encoder.name == name.trim_end_matches('/')) else {
+        return Ok(None);
+    };
+    let hashes: Vec<String> =
+        encoder.files.iter().map(|(file, bytes)| format!("{file} {}\n", Fingerprint::of_bytes(bytes))).collect();
+    let content = Fingerprint::of_bytes(hashes.concat().as_bytes()).to_string();
+    // Another version of the program may carry other files: each content has a folder of its own.
+    let folder = cache.join(content.chars().take(16).collect::<String>()).join(encoder.name);
+    for (file, bytes) in encoder.files {
+        let path = folder.join(file);
+        if !files::read(&path).is_ok_and(|found| found == *bytes) {
+            files::write_bytes(&path, bytes)?;
+        }
+    }
+    Ok(Some(folder))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_carried_files_are_those_of_the_repository_and_damage_is_repaired() {
+        let cache = tempfile::tempdir().unwrap();
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/encoders");
+        for encoder in &ENCODERS {
+            let written = folder(&format!("builtin:{}", encoder.name), cache.path()).unwrap().unwrap();
+            let count = |folder: &Path| {
+                let nested = |path: PathBuf| if path.is_dir() { files::list(&path).unwrap().len() } else { 1 };
+                files::list(folder).unwrap().into_iter().map(nested).sum::<usize>()
+            };
+            assert_eq!(count(&repository.join(encoder.name)), encoder.files.len(), "every file is carried");
+            for (file, _) in encoder.files {
+                let carried = files::read(&written.join(file)).unwrap();
+                assert!(carried == files::read(&repository.join(encoder.name).join(file)).unwrap(), "{file}");
+            }
+            files::write_bytes(&written.join("config.json"), b"{").unwrap();
+            let again = folder(&format!("data/encoders/{}", encoder.name), cache.path()).unwrap();
+            assert_eq!(again, Some(written.clone()), "unit tests run where no `data` lies");
+            assert!(files::read(&written.join("config.json")).unwrap().len() > 1);
+        }
+    }
+
+    #[test]
+    fn other_names_are_left_alone() {
+        let cache = tempfile::tempdir().unwrap();
+        for other in ["builtin:none", "data/encoders/none", "tiny-clip", "sentence-transformers/all-MiniLM-L6-v2"] {
+            assert_eq!(folder(other, cache.path()).unwrap(), None, "{other}");
+        }
+        // A folder that exists is read as it is.
+        assert_eq!(folder("src", cache.path()).unwrap(), None);
+        assert!(files::list(cache.path()).unwrap().is_empty());
+    }
+}

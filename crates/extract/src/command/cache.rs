@@ -1,0 +1,78 @@
+//! The command line of `mp4sr cache`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Subcommand;
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
+use mp4sr_artifact::Layout;
+use mp4sr_pipeline::print;
+
+use crate::cache::{Share, prune, shares};
+
+const DAY: u64 = 24 * 60 * 60;
+const STYLE: TableStyle =
+    TableStyle::new().header_separator(LineStyle::new('\u{2500}', '\u{2500}', '\u{2500}', '\u{2500}'));
+
+/// Shows or cleans the vectors that encoders computed, which all datasets under one folder of artifacts share.
+///
+/// An encoder's vectors are found again as long as its files (weights, settings, preprocessing) stay the same; those of a
+/// changed or forgotten encoder only take room.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+    /// Folder of all artifacts.
+    #[arg(long, env = "MP4SR_ARTIFACTS", value_name = "FOLDER", default_value = "artifacts", global = true)]
+    artifacts: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Lists the encoders with their vectors' size and last use.
+    Stats,
+    /// Removes vectors of encoders that no run has used for some days, and damaged shards that were set aside.
+    Prune {
+        /// Days without use; 0 removes everything.
+        #[arg(long, value_name = "DAYS", default_value_t = 30)]
+        unused_days: u64,
+    },
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let root = Layout::new(&args.artifacts, "any", "any").vectors();
+    match args.command {
+        Command::Stats => print(&format!("{}\n", table(&shares(&root)?))),
+        Command::Prune { unused_days } => {
+            let (removed, freed) = prune(&root, Duration::from_secs(unused_days.saturating_mul(DAY)))?;
+            let names: Vec<String> = removed.iter().map(|share| format!("removed {}\n", title(share))).collect();
+            print(&format!("{}{} freed\n", names.concat(), size(freed)))
+        }
+    }
+}
+
+fn table(shares: &[Share]) -> Table {
+    let mut table = Table::new();
+    table.load_style(STYLE).set_header(["encoder", "width", "shards", "size", "last use"]);
+    for share in shares {
+        let width = share.about.as_ref().map_or(String::new(), |about| about.width.to_string());
+        let idle = format!("{} days ago", share.idle.as_secs() / DAY);
+        table.add_row([title(share), width, share.shards.to_string(), size(share.bytes), idle]);
+    }
+    let total = shares.iter().map(|share| share.bytes).sum();
+    table.add_row(["all".to_owned(), String::new(), String::new(), size(total), String::new()]);
+    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table
+}
+
+fn title(share: &Share) -> String {
+    match &share.about {
+        Some(about) => format!("{} ({})", about.model, about.content),
+        None => share.folder.display().to_string(),
+    }
+}
+
+fn size(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
+}

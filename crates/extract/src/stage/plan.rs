@@ -1,0 +1,90 @@
+//! What is extracted, from which inputs, and whether an earlier run has done it.
+
+use std::path::PathBuf;
+
+use mp4sr_artifact::{Fingerprint, Manifest, Stage, StageSettings, Status, files};
+use mp4sr_pipeline::Context;
+use mp4sr_pipeline::config::{Extract, Extracted, ImageFeatures};
+use serde_json::{Value, json};
+
+use super::image_files::ImageFiles;
+use super::{NAME, VERSION};
+use crate::dictionary;
+use crate::error::Result;
+use crate::folder::ModelFolder;
+use crate::open::image_encoder_files;
+use crate::sentence::SentenceEncoder;
+
+/// What is extracted, and by which encoders: no other is opened.
+pub(super) struct Plan {
+    pub(super) extracted: Extracted,
+    pub(super) text: Option<ModelFolder>,
+    pub(super) image: Option<ModelFolder>,
+}
+
+impl Plan {
+    pub(super) fn of(context: &Context, extracted: Extracted) -> Result<Self> {
+        let settings = &context.config.extract;
+        let open = |is_used: bool, model: &str| {
+            is_used.then(|| ModelFolder::open_or_carried(model, &context.layout.encoders())).transpose()
+        };
+        // The words of images go through the sentence encoder.
+        let reads_words = extracted.image && settings.image.features == ImageFeatures::Words;
+        let text = open(extracted.text || reads_words, &settings.text.model)?;
+        Ok(Self { extracted, text, image: open(extracted.image, &settings.image.model)? })
+    }
+
+    /// What is recorded of the settings: without those of encoders that are not used.
+    fn recorded(&self, context: &Context, files: &ImageFiles) -> Value {
+        let settings = &context.config.extract;
+        let carried = || Fingerprint::of_bytes(dictionary::build(&[], 0).join("\n").as_bytes());
+        if self.extracted == Extracted::ALL {
+            return json!({"extract": settings, "image_files": files.fingerprint(), "visual_words": carried()});
+        }
+        let mut recorded = json!({"extract": {"storage": settings.storage}, "extracted": self.extracted});
+        if self.text.is_some() {
+            recorded["extract"]["text"] = json!(settings.text);
+        }
+        if self.image.is_some() {
+            recorded["extract"]["image"] = json!(settings.image);
+            recorded["image_files"] = json!(files.fingerprint());
+            recorded["visual_words"] = json!(carried());
+        }
+        recorded
+    }
+
+    pub(super) fn stage(&self, context: &Context, files: &ImageFiles) -> anyhow::Result<Stage> {
+        let mut inputs = vec![("items".to_owned(), context.layout.items())];
+        if let Some(text) = &self.text {
+            inputs.extend(text.inputs("text", &SentenceEncoder::files(text)?)?);
+        }
+        if let Some(image) = &self.image {
+            inputs.extend(image.inputs("image", &image_encoder_files(image)?)?);
+            let dictionary = &context.config.extract.image.dictionary;
+            if !dictionary.is_empty() {
+                inputs.push(("dictionary".to_owned(), PathBuf::from(dictionary)));
+            }
+        }
+        let defaults = json!({"extract": Extract::default()});
+        let settings = StageSettings::new(self.recorded(context, files), defaults);
+        Ok(Stage::new(NAME, VERSION, &context.layout.features(), settings, &inputs)?)
+    }
+}
+
+/// The stage of an earlier run that extracted everything under the same settings, where it is up to date: it serves a run that
+/// reads less. Runs of one dataset with other modalities would otherwise undo each other's work.
+pub(super) fn earlier_stage(context: &Context, plan: &Plan, files: &ImageFiles) -> anyhow::Result<Option<Stage>> {
+    if plan.extracted == Extracted::ALL {
+        return Ok(None);
+    }
+    let record = context.layout.features().join(format!("{NAME}.manifest.json"));
+    let earlier: Option<Manifest> = files::read(&record).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    // Settings first: what has never run with these must not open their encoders.
+    let is_of_these = |manifest: &Manifest| manifest.settings["extract"] == json!(context.config.extract);
+    if !earlier.as_ref().is_some_and(is_of_these) {
+        return Ok(None);
+    }
+    let all = Plan::of(context, Extracted::ALL).map_err(anyhow::Error::from);
+    let Ok(stage) = all.and_then(|all| all.stage(context, files)) else { return Ok(None) };
+    Ok((stage.status()? == Status::UpToDate).then_some(stage))
+}

@@ -1,0 +1,169 @@
+//! What training, evaluation and recommendation see of a recommender: phases, batches, losses, scores.
+
+use candle_core::Tensor;
+use mp4sr_ops::{Result, RngKey};
+
+use crate::{Batch, Buffers, Parameters};
+
+/// The phase that contrastive and self-supervised models start with.
+pub const PRETRAIN: &str = "pretrain";
+/// The phase whose weights rank the items; every model has it, and it comes last.
+pub const FINETUNE: &str = "finetune";
+
+/// A part of training with its own loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Phase {
+    /// Its name in files, messages and the configuration: [`PRETRAIN`] or [`FINETUNE`].
+    pub name: &'static str,
+    /// What a training sample is.
+    pub samples: Samples,
+    /// When the phase ends, and which epoch's weights it leaves.
+    pub stop: Stop,
+}
+
+impl Phase {
+    /// Early stopping on every prefix of the training sequences.
+    pub const fn of_prefixes(name: &'static str) -> Self {
+        Self { name, samples: Samples::Prefixes, stop: Stop::Validation { warm_up: 0 } }
+    }
+
+    /// The only phase of a model that is ready as soon as it is built.
+    pub const fn untrained() -> Self {
+        Self { name: FINETUNE, samples: Samples::None, stop: Stop::Epochs }
+    }
+}
+
+/// What a training sample is. Only training parts are ever sampled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Samples {
+    /// Nothing is trained.
+    None,
+    /// Every prefix of a training sequence as the history and the item after it as the target.
+    Prefixes,
+    /// One sample per user: the user's whole training sequence as the history, without a target.
+    Sequences {
+        /// Users with fewer events give no sample.
+        at_least: usize,
+        /// What `batch` counts.
+        batch: BatchUnit,
+    },
+    /// Every training event: a user and an item, the target, without a history.
+    Events,
+}
+
+/// What the batch size of [`Samples::Sequences`] counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchUnit {
+    /// Sequences.
+    Sequences,
+    /// Pairs of neighbouring events: a batch takes sequences until it holds that many.
+    Pairs,
+}
+
+/// When a phase ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// After `patience` epochs without a better validation metric. The best epoch's weights are kept.
+    Validation {
+        /// The first epochs neither count for patience nor compete: the search for the best starts empty after them.
+        warm_up: usize,
+    },
+    /// After all epochs, without validation. The last epoch's weights are kept.
+    Epochs,
+}
+
+/// Where in training a step is, and what it draws from.
+#[derive(Clone, Copy, Debug)]
+pub struct Step {
+    /// The epoch, from 1.
+    pub epoch: usize,
+    /// The step in its epoch, from 0.
+    pub index: usize,
+    /// The step in its phase, from 0.
+    pub global: u64,
+    /// The key of all draws that belong to the epoch.
+    pub epoch_key: RngKey,
+    /// The key of all draws that belong to the step.
+    pub key: RngKey,
+}
+
+/// A recommender.
+pub trait Model {
+    /// The named parameters, in a fixed order.
+    fn parameters(&self) -> &Parameters;
+
+    /// State that steps change and that no optimiser sees, such as memory banks. It is saved and restored with the parameters.
+    fn buffers(&self) -> Option<&Buffers> {
+        None
+    }
+
+    /// The phases in their order; the last one's weights rank the items.
+    fn phases(&self) -> &[Phase];
+
+    /// Whether `phase` uses the parameter, and so stores it.
+    fn uses(&self, _phase: &Phase, _parameter: &str) -> bool {
+        true
+    }
+
+    /// Whether `phase` trains the parameter. A parameter that is used but not trained stays as the phase before left it.
+    fn trains(&self, phase: &Phase, parameter: &str) -> bool {
+        self.uses(phase, parameter)
+    }
+
+    /// Whether a stored parameter has no effect on the model, so that checkpoints of other programs may have it or not.
+    fn has_no_effect(&self, _parameter: &str) -> bool {
+        false
+    }
+
+    /// The last items of a history that the model reads, and of a training sequence that it is given.
+    fn max_sequence_length(&self) -> usize {
+        usize::MAX
+    }
+
+    /// The loss of a batch, a scalar to differentiate. Every random draw comes from the keys of `step`.
+    fn loss(&self, phase: &Phase, batch: &Batch, step: &Step) -> Result<Tensor>;
+
+    /// Called after the optimiser has taken a step: where buffers change.
+    fn after_step(&self, _phase: &Phase, _batch: &Batch, _step: &Step) -> Result<()> {
+        Ok(())
+    }
+
+    /// The model as `phase` leaves it, ready to rank; nothing is dropped or drawn. What depends on all users and items, such as
+    /// the propagation over a graph, is computed here, once.
+    fn scorer(&self, phase: &Phase) -> Result<Box<dyn Scorer + '_>>;
+
+    /// Whether the order of a history matters. General models have seen items removed from the candidates.
+    fn is_sequential(&self) -> bool {
+        true
+    }
+}
+
+/// For whom items are ranked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Query<'a> {
+    /// The row of the user in the dataset, from 0; none for somebody whom training has not seen.
+    pub user: Option<u32>,
+    /// Items, 1-based, oldest first.
+    pub history: &'a [u32],
+}
+
+impl<'a> Query<'a> {
+    /// A query of somebody whom training has not seen.
+    pub fn of_history(history: &'a [u32]) -> Self {
+        Self { user: None, history }
+    }
+}
+
+/// Scores of items: an item's score is its inner product with the query, or the greatest of those with the query's interests.
+pub trait Scorer {
+    /// The item matrix, `[I, k]`: row i-1 is item i.
+    fn items(&self) -> &Tensor;
+
+    /// Interests per query.
+    fn interests(&self) -> usize {
+        1
+    }
+
+    /// Vectors of queries, whose histories are not empty, `[B interests, k]`: the interests of a query one after the other.
+    fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor>;
+}

@@ -1,0 +1,254 @@
+//! MP4SR: M2SE with modality-specific next item prediction and cross-modality contrastive learning.
+//!
+//! Paper: "Multimodal Pre-training Framework for Sequential Recommendation via Contrastive Learning" (arXiv 2303.11879).
+//! Item encoders: equations 3 and 4. Mixup and transformer: section 3.3. NIP and CMCL: equations 7 to 10. Fine-tuning:
+//! equation 12. Where the paper and the authors' released code (github.com/lzz0007/MP4SR) differ, a switch of [`Config`]
+//! takes either reading.
+//!
+//! Sequences are packed, never padded. Items are encoded once per step each: the batch's in pre-training, the catalogue in
+//! fine-tuning.
+
+mod config;
+mod finetuning;
+mod pretraining;
+
+pub use config::{Config, Logits, PoolingRows, Projection, RECIPE, SequenceDropout};
+
+use candle_core::{Tensor, Var};
+use mp4sr_ops::{Dropout, Error, GatherIndex, MixtureSizes, Result, RngKey, Rows, gather};
+
+use crate::interface::PRETRAIN;
+use crate::{
+    Batch, Initial, ItemEncoder, Modality, Model, Parameters, Phase, Scorer, Step, Transformer, TransformerConfig,
+    trace,
+};
+
+/// The model with its parameters and the items' features.
+#[derive(Debug)]
+pub struct Mp4sr {
+    config: Config,
+    max_sequence_length: usize,
+    width: usize,
+    phases: Vec<Phase>,
+    modalities: Vec<Modality>,
+    /// Indices of the modalities in the logits.
+    logit_modalities: Vec<usize>,
+    parameters: Parameters,
+    encoders: Vec<ItemEncoder>,
+    transformer: Transformer,
+    projections: Vec<(Var, Var)>,
+    id_embedding: Option<Var>,
+}
+
+/// Embeddings of items by modality, and which of them the tokens of a batch take.
+#[derive(Clone, Copy)]
+struct TokenEmbeddings<'a> {
+    /// `[modalities rows, d_0]`: `rows` of each modality, one modality after the other.
+    z: &'a Tensor,
+    /// Rows per modality.
+    rows: usize,
+    /// `[tokens]`: the row of each token within a modality.
+    tokens: &'a [u32],
+}
+
+/// What is encoded for the items of one step.
+struct Encoding<'a> {
+    /// Indices of the modalities.
+    modalities: &'a [usize],
+    /// The items, 0-based; all where there are none.
+    items: Option<&'a [u32]>,
+    /// The uses of these items.
+    uses: &'a GatherIndex,
+    /// What dropout is drawn from.
+    key: Option<RngKey>,
+    /// Whether the result has a gradient.
+    learns: bool,
+}
+
+impl Mp4sr {
+    /// A fresh model whose start is a function of `key`.
+    pub fn new(config: Config, transformer: TransformerConfig, modalities: Vec<Modality>, key: RngKey) -> Result<Self> {
+        let key = key.fold_in("initial");
+        let mut parameters = Parameters::default();
+        let width = transformer.width;
+        let items = modalities.first().map_or(0, |m| m.features.count());
+        if items == 0 || modalities.iter().any(|m| m.features.count() != items) {
+            return Err(Error::Msg("every modality needs an entry for each of at least one item".to_owned()));
+        }
+        let mut encoders = Vec::new();
+        let encoder_of = if config.shared_encoder { &modalities[..1] } else { &modalities[..] };
+        for modality in encoder_of {
+            let name = if config.shared_encoder { "shared" } else { &modality.name };
+            let sizes = MixtureSizes { features: modality.features.width(), experts: config.experts, width };
+            let prefix = format!("encoder.{name}");
+            encoders.push(ItemEncoder::new(&mut parameters, &prefix, sizes, config.pooling(), key)?);
+        }
+        let other = modalities.iter().find(|m| m.features.width() != modalities[0].features.width());
+        if let Some(other) = other.filter(|_| config.shared_encoder) {
+            let (a, b) = (modalities[0].features.width(), other.features.width());
+            return Err(Error::Msg(format!(
+                "a shared encoder needs features of one width, found {a} and {b}; set `model.mp4sr.shared_encoder = false`"
+            )));
+        }
+        let max_sequence_length = transformer.max_sequence_length;
+        let transformer = Transformer::new(&mut parameters, transformer, key)?;
+        let mut projections = Vec::new();
+        if config.projection == Projection::On {
+            for modality in &modalities {
+                let name = format!("projection.{}", modality.name);
+                let weight = parameters.add(&format!("{name}.weight"), &[width, width], Initial::Normal, key)?;
+                let bias = parameters.add(&format!("{name}.bias"), &[width], Initial::Uniform(width), key)?;
+                projections.push((weight, bias));
+            }
+        }
+        let mut id_embedding = None;
+        if config.id_embedding {
+            let table = parameters.add("id_embedding", &[items + 1, width], Initial::Normal, key)?;
+            let padding = Tensor::zeros((1, width), table.dtype(), table.device())?;
+            table.set(&Tensor::cat(&[&padding, &table.narrow(0, 1, items)?], 0)?)?;
+            id_embedding = Some(table);
+        }
+        let in_logits =
+            |m: &usize| config.logit_modalities.is_empty() || config.logit_modalities.contains(&modalities[*m].name);
+        Ok(Self {
+            logit_modalities: (0..modalities.len()).filter(in_logits).collect(),
+            phases: config::phases(&config),
+            config,
+            max_sequence_length,
+            width,
+            modalities,
+            parameters,
+            encoders,
+            transformer,
+            projections,
+            id_embedding,
+        })
+    }
+
+    /// I, the number of items.
+    pub fn item_count(&self) -> usize {
+        self.modalities[0].features.count()
+    }
+
+    /// Names of the modalities, in order.
+    pub fn modality_names(&self) -> impl Iterator<Item = &str> {
+        self.modalities.iter().map(|m| m.name.as_str())
+    }
+
+    /// The modalities that a phase reads: all in pre-training, those of the logits in fine-tuning.
+    fn active(&self, phase: &str) -> Vec<usize> {
+        if phase == PRETRAIN { (0..self.modalities.len()).collect() } else { self.logit_modalities.clone() }
+    }
+
+    /// z of every use of some items, one modality after the other: `[modalities uses, d_0]`.
+    fn embed(&self, encoding: &Encoding<'_>) -> Result<Tensor> {
+        let &Encoding { modalities: active, items, uses, key, learns } = encoding;
+        let (mut rows, mut ws, mut packed) = (Vec::new(), Vec::new(), Vec::new());
+        for &m in active {
+            let modality = &self.modalities[m];
+            let encoder = &self.encoders[if self.config.shared_encoder { 0 } else { m }];
+            let features = items.map_or_else(|| modality.features.clone(), |items| modality.features.select(items));
+            let dropout = match key {
+                Some(key) => key.fold_in("experts").fold_in_index(m as u64).dropout(self.config.expert_dropout),
+                None => Dropout::NONE,
+            };
+            let own = encoder.rows(features, dropout);
+            encoder.trace(&own, &modality.name)?;
+            rows.push(own);
+            ws.push(encoder.pooling_vector()?);
+            packed.push(encoder.packed()?);
+        }
+        let (w, packed) = (Tensor::cat(&ws, 0)?, Tensor::cat(&packed, 0)?);
+        let (w, packed) = if learns { (w, packed) } else { (w.detach(), packed.detach()) };
+        let z = mp4sr_ops::encode(&rows, &w, &packed, uses)?;
+        for (at, &m) in active.iter().enumerate().filter(|_| trace::is_on()) {
+            let own = z.narrow(0, at * uses.count(), uses.count())?;
+            trace::record(|| format!("z.{}", self.modalities[m].name), &own);
+        }
+        Ok(z)
+    }
+
+    /// z of every item without dropout, one modality after the other, `[modalities I, d_0]`: what scoring uses. Without
+    /// `learns` it has no gradient.
+    pub fn item_embeddings(&self, phase: &str, learns: bool) -> Result<Tensor> {
+        let uses = GatherIndex::each_once(self.item_count());
+        self.embed(&Encoding { modalities: &self.active(phase), items: None, uses: &uses, key: None, learns })
+    }
+
+    /// h of every mixed sequence, a tensor `[B, d_0]` per modality: the transformer over M packed sequences per sample. `shift`
+    /// is what mixup swaps, `ids` the items' id embeddings where they join.
+    fn sequences(
+        &self,
+        embeddings: TokenEmbeddings<'_>,
+        batch: &Batch,
+        shift: Option<&[u32]>,
+        ids: Option<&Tensor>,
+        key: Option<RngKey>,
+    ) -> Result<Vec<Tensor>> {
+        let TokenEmbeddings { z, rows, tokens } = embeddings;
+        let spaces = z.dim(0)? / rows;
+        let offsets = batch.offsets.repeat(spaces);
+        let row = |m: usize, t: usize| {
+            let modality = shift.map_or(m, |shift| (m + shift[t] as usize) % spaces);
+            (modality * rows) as u32 + tokens[t]
+        };
+        let mixed: Vec<u32> = (0..spaces).flat_map(|m| (0..tokens.len()).map(move |t| row(m, t))).collect();
+        let items = batch.items.repeat(if ids.is_some() { spaces } else { 0 });
+        if trace::is_on() {
+            let mut joined = gather(z, &mixed)?;
+            if let Some(ids) = ids {
+                joined = (joined + gather(ids, &items)?)?;
+            }
+            trace::record(|| "mixed".to_owned(), &joined);
+        }
+        let ids = ids.map(|ids| Rows::new(ids, &items));
+        let h = self.transformer.forward(Rows::new(z, &mixed), ids, &offsets, key)?;
+        trace::record(|| "h".to_owned(), &h);
+        let count = batch.count();
+        (0..spaces).map(|m| h.narrow(0, m * count, count)).collect()
+    }
+}
+
+impl Model for Mp4sr {
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn phases(&self) -> &[Phase] {
+        &self.phases
+    }
+
+    fn uses(&self, phase: &Phase, name: &str) -> bool {
+        match phase.name {
+            PRETRAIN => name != "id_embedding",
+            _ => self.config.end_to_end || !name.starts_with("projection."),
+        }
+    }
+
+    /// The biases of attention pooling cancel in its softmax: other programs may store them.
+    fn has_no_effect(&self, name: &str) -> bool {
+        name.ends_with(".pool.b1") || name.ends_with(".pool.b2")
+    }
+
+    fn max_sequence_length(&self) -> usize {
+        self.max_sequence_length
+    }
+
+    fn loss(&self, phase: &Phase, batch: &Batch, step: &Step) -> Result<Tensor> {
+        match phase.name {
+            PRETRAIN => self.augmented_loss(batch, step.key),
+            _ if self.config.end_to_end => {
+                let contrastive = self.augmented_loss(batch, step.key.fold_in("contrastive"))?;
+                self.finetune_loss(batch, Some(step.key))? + contrastive
+            }
+            _ => self.finetune_loss(batch, Some(step.key)),
+        }
+    }
+
+    fn scorer(&self, phase: &Phase) -> Result<Box<dyn Scorer + '_>> {
+        match phase.name {
+            PRETRAIN => self.pretrained_scorer(),
+            _ => self.finetuned_scorer(),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Pre-training: NIP and CMCL over mixed sequences (paper, equations 7 to 10; specification, sections 4 and 5).
+
+use candle_core::Tensor;
+use mp4sr_ops::{Error, GatherIndex, Result, RngKey, candidates, linear, normalize};
+
+use super::config::SequenceDropout;
+use super::{Encoding, Mp4sr, Projection, TokenEmbeddings};
+use crate::augment::{mixup, sequence_dropout};
+use crate::contrastive::{Negatives, cmcl_rows, nip_rows};
+use crate::interface::PRETRAIN;
+use crate::{Batch, Query, Scorer, trace};
+
+impl Mp4sr {
+    /// The loss of pre-training on a batch as it is, mixed by `shift` `[tokens]`. Without `key` nothing is dropped.
+    pub fn pretrain_loss(&self, batch: &Batch, shift: &[u32], key: Option<RngKey>) -> Result<Tensor> {
+        let (distinct, uses) = distinct_items(batch);
+        let modalities = self.active(PRETRAIN);
+        let encoding = Encoding { modalities: &modalities, items: Some(&distinct), uses: &uses, key, learns: true };
+        let z = self.embed(&encoding)?;
+        let (rows, tokens) = (uses.count(), batch.items.len());
+        let each: Vec<u32> = (0..tokens as u32).collect();
+        let embeddings = TokenEmbeddings { z: &z, rows, tokens: &each };
+        let h = self.sequences(embeddings, batch, Some(shift), None, key)?;
+        let starts: Vec<usize> = (0..self.modalities.len()).map(|m| m * rows + tokens).collect();
+        let targets = candidates(&z, &starts, batch.count(), None, true)?;
+        let targets: Vec<Tensor> = (0..starts.len())
+            .map(|m| targets.narrow(1, m * self.width, self.width)?.contiguous())
+            .collect::<Result<_>>()?;
+        self.contrastive_loss(&h, &targets, &batch.targets)
+    }
+
+    /// The loss of pre-training with sequence dropout and mixup.
+    pub(super) fn augmented_loss(&self, batch: &Batch, key: RngKey) -> Result<Tensor> {
+        let rho = match self.config.sequence_dropout {
+            SequenceDropout::Fixed => self.config.rho,
+            SequenceDropout::Uniform => self.config.rho * key.fold_in("rho").uniform(0),
+        };
+        let batch = sequence_dropout(batch, rho, key.fold_in("sequence dropout"))?;
+        let (least, most) = self.config.mixup();
+        let p = least + (most - least) * key.fold_in("mixup share").uniform(0);
+        let shift = mixup(batch.items.len(), self.modalities.len(), p, key.fold_in("mixup"));
+        self.pretrain_loss(&batch, &shift, Some(key))
+    }
+
+    fn contrastive_loss(&self, h: &[Tensor], z: &[Tensor], targets: &[u32]) -> Result<Tensor> {
+        let (nip_weight, lambda) = (self.config.nip_weight, self.config.lambda);
+        let negatives = Negatives::new(targets, self.config.false_negatives, self.config.temperature);
+        let direction = self.config.cmcl_direction;
+        let mut terms = Vec::new();
+        let mut weigh = |kind: &str, name: &str, rows: &Tensor, weight: f64| -> Result<()> {
+            let mean = rows.mean_all()?;
+            trace::record(|| format!("{kind}_rows.{name}"), rows);
+            trace::record(|| format!("{kind}.{name}"), &mean);
+            terms.push((mean * weight)?);
+            Ok(())
+        };
+        for (m, modality) in self.modalities.iter().enumerate() {
+            let views = self.views(m, h)?;
+            if nip_weight > 0.0 {
+                weigh("nip", &modality.name, &nip_rows(&views, &z[m], &negatives)?, nip_weight)?;
+            }
+            if lambda > 0.0 && views.len() > 1 {
+                weigh("cmcl", &modality.name, &cmcl_rows(&views, direction, &negatives)?, lambda)?;
+            }
+        }
+        if lambda > 0.0 && self.config.projection == Projection::Off && h.len() > 1 {
+            let views = h.iter().map(normalize).collect::<Result<Vec<_>>>()?;
+            weigh("cmcl", "all", &cmcl_rows(&views, direction, &negatives)?, lambda)?;
+        }
+        match terms.len() {
+            0 => Err(Error::Msg("pre-training has no loss: both its weights are 0".to_owned())),
+            _ => Tensor::stack(&terms, 0)?.sum_all(),
+        }
+    }
+
+    /// The views of the sequences in the space of modality m, normalised: all sequence vectors through its head, its own
+    /// first; without heads only its own vector.
+    fn views(&self, m: usize, h: &[Tensor]) -> Result<Vec<Tensor>> {
+        let Some((weight, bias)) = self.projections.get(m) else { return Ok(vec![normalize(&h[m])?]) };
+        let name = &self.modalities[m].name;
+        let others = (0..h.len()).filter(|&a| a != m);
+        std::iter::once(m)
+            .chain(others)
+            .map(|a| {
+                let view = linear(&h[a], weight, bias)?;
+                let from = &self.modalities[a].name;
+                trace::record(|| if a == m { format!("m_hat.{name}") } else { format!("m_til.{name}.{from}") }, &view);
+                normalize(&view)
+            })
+            .collect()
+    }
+
+    pub(super) fn pretrained_scorer(&self) -> Result<Box<dyn Scorer + '_>> {
+        let z = self.item_embeddings(PRETRAIN, false)?;
+        let starts: Vec<usize> = (0..self.modalities.len()).map(|m| m * self.item_count()).collect();
+        let items = candidates(&z, &starts, self.item_count(), None, true)?;
+        Ok(Box::new(PretrainedScorer { model: self, z, items }))
+    }
+}
+
+/// The batch's distinct items (0-based, ascending), and its uses of them: the tokens, then the targets.
+fn distinct_items(batch: &Batch) -> (Vec<u32>, GatherIndex) {
+    let mut distinct: Vec<u32> = batch.items.iter().chain(&batch.targets).map(|i| i - 1).collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    let largest = distinct.last().map_or(0, |&i| i as usize + 1);
+    let mut index = vec![0; largest];
+    distinct.iter().enumerate().for_each(|(at, &item)| index[item as usize] = at as u32);
+    let used = batch.items.iter().chain(&batch.targets).map(|&i| index[i as usize - 1]).collect();
+    let count = distinct.len();
+    (distinct, GatherIndex::new(used, count))
+}
+
+/// A score after pre-training is the sum over modalities of the cosine between the sequence through its own head and the item.
+struct PretrainedScorer<'a> {
+    model: &'a Mp4sr,
+    /// `[modalities I, d_0]`.
+    z: Tensor,
+    items: Tensor,
+}
+
+impl Scorer for PretrainedScorer<'_> {
+    fn items(&self) -> &Tensor {
+        &self.items
+    }
+
+    fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
+        let h = self.model.history_vectors(&self.z, None, queries)?;
+        let own = (0..h.len()).map(|m| Ok(self.model.views(m, &h)?.swap_remove(0)));
+        Ok(Tensor::cat(&own.collect::<Result<Vec<_>>>()?, 1)?.detach())
+    }
+}

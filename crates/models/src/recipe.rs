@@ -1,0 +1,221 @@
+//! A recipe says how a model is named, configured and built. A model's file has its recipe, and [`RECIPES`] lists them: nothing
+//! else knows which models there are.
+
+use std::sync::Arc;
+
+use mp4sr_ops::{Error, Ragged, Result, RngKey};
+use schemars::{JsonSchema, Schema, generate::SchemaSettings};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Model, Phase, TransformerConfig, mp4sr, popularity, sasrec};
+
+/// All models; the first is the one that a pipeline has when it names none.
+pub static RECIPES: [&Recipe; 3] = [&mp4sr::RECIPE, &popularity::RECIPE, &sasrec::RECIPE];
+
+/// How a model is named, configured and built.
+#[derive(Debug)]
+pub struct Recipe {
+    /// Its name in the configuration (`model.name`), where its own section is `[model.<name>]`.
+    pub name: &'static str,
+    /// Its name in tables.
+    pub title: &'static str,
+    /// What it is, in one sentence of the configuration's reference.
+    pub summary: &'static str,
+    /// Where it was published.
+    pub paper: &'static str,
+    /// What it reads.
+    pub reads: Reads,
+    /// The keys of its own section.
+    pub section: Section,
+    /// Whether a phase reads a key of its own section: a change of the others never trains that phase again.
+    pub phase_reads: fn(settings: &Settings<'_>, phase: &str, key: &str) -> bool,
+    /// Keys of other sections that have another default for this model, as TOML.
+    pub defaults: &'static str,
+    /// Named sets of keys (`run.preset`), as TOML.
+    pub presets: &'static [Preset],
+    /// Keys that earlier releases had under another name.
+    pub renamed: &'static [Renamed],
+    /// Refuses settings that no single key's type and range can exclude.
+    pub check: fn(settings: &Settings<'_>) -> std::result::Result<(), Refused>,
+    /// The phases under these settings.
+    pub phases: fn(settings: &Settings<'_>) -> Result<Vec<Phase>>,
+    /// A fresh model whose start is a function of the key.
+    pub build: fn(settings: &Settings<'_>, data: Data, key: RngKey) -> Result<Box<dyn Model>>,
+}
+
+/// The recipe of a name.
+pub fn recipe(name: &str) -> Option<&'static Recipe> {
+    RECIPES.iter().copied().find(|recipe| recipe.name == name)
+}
+
+/// What a model reads beside its own section and the training parts of the sequences.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reads {
+    /// The features of `model.modalities`.
+    pub features: bool,
+    /// `[model.transformer]`.
+    pub transformer: bool,
+}
+
+/// A set of keys that `run.preset` sets together.
+#[derive(Clone, Copy, Debug)]
+pub struct Preset {
+    /// The value of `run.preset`.
+    pub name: &'static str,
+    /// What it is for.
+    pub summary: &'static str,
+    /// The keys, as TOML.
+    pub keys: &'static str,
+}
+
+/// A key that an earlier release had under another name.
+#[derive(Clone, Copy, Debug)]
+pub struct Renamed {
+    /// The name that still works, with its sections.
+    pub from: &'static str,
+    /// The name that it has now.
+    pub to: &'static str,
+    /// Values that are written otherwise now: then, now.
+    pub values: &'static [(&'static str, &'static str)],
+}
+
+impl Renamed {
+    /// A key whose values are as they were.
+    pub const fn key(from: &'static str, to: &'static str) -> Self {
+        Self { from, to, values: &[] }
+    }
+}
+
+/// A key with a value that is not allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The key with its sections.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+    /// What would be allowed.
+    pub allowed: String,
+}
+
+impl Refused {
+    /// Refuses the value of a key and says what would be allowed.
+    pub fn new(key: &str, value: &impl ToString, allowed: impl Into<String>) -> Self {
+        Self { key: key.to_owned(), value: value.to_string(), allowed: allowed.into() }
+    }
+}
+
+/// A section of the configuration: its keys with types, ranges and defaults.
+#[derive(Clone, Copy, Debug)]
+pub struct Section {
+    schema: fn() -> Schema,
+    /// Gives the section a value for every key.
+    pub resolve: fn(Value) -> serde_json::Result<Value>,
+}
+
+impl Section {
+    /// The section that `T` is read from.
+    pub const fn of<T: JsonSchema + Serialize + DeserializeOwned>() -> Self {
+        Self { schema: schema_of::<T>, resolve: resolve_as::<T> }
+    }
+
+    /// The schema of its keys, without references.
+    pub fn schema(&self) -> Schema {
+        (self.schema)()
+    }
+}
+
+fn schema_of<T: JsonSchema>() -> Schema {
+    let settings = SchemaSettings::default().with(|settings| settings.inline_subschemas = true);
+    settings.into_generator().into_root_schema_for::<T>()
+}
+
+fn resolve_as<T: Serialize + DeserializeOwned>(section: Value) -> serde_json::Result<Value> {
+    serde_json::to_value(serde_json::from_value::<T>(section)?)
+}
+
+/// The section of a model without keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NoKeys {}
+
+/// What a recipe sees of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings<'a> {
+    /// The model's own section, with a value for every key.
+    pub own: &'a Value,
+    /// `[model.transformer]`, with a value for every key.
+    pub transformer: &'a Value,
+    /// Names of `model.modalities`, in order.
+    pub modalities: &'a [String],
+    /// Whether the pipeline asks for pre-training.
+    pub pretrains: bool,
+}
+
+impl Settings<'_> {
+    /// The model's own section as its type.
+    pub fn own<T: DeserializeOwned>(&self) -> Result<T> {
+        read(self.own, "the model's own section")
+    }
+
+    /// The keys that transformers share.
+    pub fn transformer(&self) -> Result<TransformerConfig> {
+        read(self.transformer, "`[model.transformer]`")
+    }
+}
+
+fn read<T: DeserializeOwned>(section: &Value, what: &str) -> Result<T> {
+    serde_json::from_value(section.clone()).map_err(|error| Error::Msg(format!("failed to read {what}: {error}")))
+}
+
+/// One modality: its name and its features, an entry per item.
+#[derive(Clone, Debug)]
+pub struct Modality {
+    /// `text`, `image`, or any other.
+    pub name: String,
+    /// Rows of items 1..=I.
+    pub features: Ragged,
+}
+
+/// What a model is built from: nothing of validation or test is in it.
+#[derive(Clone, Debug)]
+pub struct Data {
+    /// I, the number of items.
+    pub items: usize,
+    /// The training parts of all users' sequences.
+    pub training: Arc<TrainingSequences>,
+    /// Features by modality in the configuration's order; empty for models that read none.
+    pub modalities: Vec<Modality>,
+}
+
+/// The training parts of all users' sequences, one after the other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrainingSequences {
+    /// User u (from 0) owns `items[offsets[u]..offsets[u + 1]]`.
+    pub offsets: Vec<usize>,
+    /// Items, 1-based, oldest first.
+    pub items: Vec<u32>,
+}
+
+impl TrainingSequences {
+    /// Joins the training parts of users, in the dataset's order.
+    pub fn new<'a>(users: impl IntoIterator<Item = &'a [u32]>) -> Self {
+        let mut sequences = Self { offsets: vec![0], items: Vec::new() };
+        for items in users {
+            sequences.items.extend_from_slice(items);
+            sequences.offsets.push(sequences.items.len());
+        }
+        sequences
+    }
+
+    /// U, the number of users.
+    pub fn users(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// The training part of user `user`, from 0.
+    pub fn of(&self, user: usize) -> &[u32] {
+        &self.items[self.offsets[user]..self.offsets[user + 1]]
+    }
+}

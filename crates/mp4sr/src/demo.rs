@@ -1,0 +1,51 @@
+//! `mp4sr demo`: the main job on the sample world.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use mp4sr_artifact::{Layout, files};
+use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::{StageArgs, StageName, print};
+
+use crate::run::run_until;
+
+/// The pipeline of the sample world.
+const PIPELINE: &str = include_str!("../../../pipelines/sample.toml");
+const RUN: &str = "mp4sr";
+
+/// Runs everything on the built-in sample world: popularity, MP4SR without pre-training and MP4SR, side by side on one page.
+///
+/// Needs no files and no network, and takes a few minutes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder of all artifacts.
+    #[arg(long, env = "MP4SR_ARTIFACTS", value_name = "FOLDER", default_value = "artifacts")]
+    artifacts: PathBuf,
+    /// Replaces one key of the sample pipeline; may be given several times.
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Says nothing but results and errors.
+    #[arg(long, short, env = "MP4SR_QUIET")]
+    quiet: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    let layout = Layout::new(&args.artifacts, "sample", RUN);
+    let pipeline = layout.root().join("pipeline.toml");
+    files::write_bytes(&pipeline, PIPELINE.as_bytes())?;
+    let stage = |run: &str, assignment: &str| StageArgs {
+        pipeline: pipeline.clone(),
+        data: None,
+        run: Some(run.to_owned()),
+        artifacts: args.artifacts.clone(),
+        overrides: args.overrides.iter().cloned().chain([assignment.to_owned()]).collect(),
+        more_overrides: None,
+        quiet: args.quiet,
+    };
+    run_until(&stage("popularity", "model.name=popularity"), StageName::Evaluate, models)?;
+    run_until(&stage("mp4sr-without-pretraining", "pretrain.enabled=false"), StageName::Evaluate, models)?;
+    let beside = r#"report.beside=["popularity","mp4sr-without-pretraining"]"#;
+    run_until(&stage(RUN, beside), StageName::Report, models)?;
+    print(&format!("The page: {}\n", layout.run().join("report/index.html").display()))
+}

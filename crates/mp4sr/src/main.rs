@@ -1,0 +1,70 @@
+//! `mp4sr`: the program. Each subcommand is the command line of the crate that does the work.
+//!
+//! In: arguments. Out: what the stages write, an exit code. Must not know: how any stage does its work.
+
+mod demo;
+mod manual;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use mp4sr_pipeline::run_main;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A multimodal sequential recommender, from raw files to a report.
+#[derive(Parser)]
+#[command(name = "mp4sr", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Demo(demo::Args),
+    Run(run::Args),
+    Download(mp4sr_download::command::Args),
+    Preprocess(mp4sr_preprocess::command::Args),
+    Extract(mp4sr_extract::command::Args),
+    Train(mp4sr_train::command::Args),
+    Evaluate(mp4sr_evaluate::command::Args),
+    Recommend(mp4sr_recommend::command::Args),
+    Report(mp4sr_report::command::Args),
+    Compare(mp4sr_study::command::compare::Args),
+    Search(mp4sr_study::command::search::Args),
+    Study(mp4sr_study::command::study::Args),
+    Sample(mp4sr_sample::command::Args),
+    Cache(mp4sr_extract::command::cache::Args),
+    Completions(manual::CompletionsArgs),
+    Man(manual::ManArgs),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    run_main(move || dispatch(arguments.command))
+}
+
+fn dispatch(command: Command) -> anyhow::Result<()> {
+    let models = mp4sr_run::model_catalog();
+    match command {
+        Command::Demo(args) => demo::run(&args, models),
+        Command::Run(args) => run::run(&args, models),
+        Command::Download(args) => mp4sr_download::command::run(&args, models),
+        Command::Preprocess(args) => mp4sr_preprocess::command::run(&args, models),
+        Command::Extract(args) => mp4sr_extract::command::run(&args, models),
+        Command::Train(args) => mp4sr_train::command::run(&args, models),
+        Command::Evaluate(args) => mp4sr_evaluate::command::run(&args, models),
+        Command::Recommend(args) => mp4sr_recommend::command::run(&args, models),
+        Command::Report(args) => mp4sr_report::command::run(&args, models),
+        Command::Compare(args) => mp4sr_study::command::compare::run(args, models),
+        Command::Search(args) => mp4sr_study::command::search::run(args, models),
+        Command::Study(args) => mp4sr_study::command::study::run(args, models),
+        Command::Sample(args) => mp4sr_sample::command::run(&args),
+        Command::Cache(args) => mp4sr_extract::command::cache::run(&args),
+        Command::Completions(args) => manual::completions(&args, Arguments::command()),
+        Command::Man(args) => manual::man(&args, Arguments::command()),
+    }
+}

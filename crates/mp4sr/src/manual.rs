@@ -1,0 +1,47 @@
+//! `mp4sr completions` and `mp4sr man`: what shells and `man` show of the command line.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap_complete::Shell;
+use mp4sr_artifact::files;
+use mp4sr_pipeline::print;
+
+/// Prints the completions of a shell, to be stored where that shell looks for them.
+#[derive(Debug, clap::Args)]
+pub struct CompletionsArgs {
+    /// The shell.
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// Writes the manual pages, one per subcommand, into a folder.
+#[derive(Debug, clap::Args)]
+pub struct ManArgs {
+    /// The folder to write to; `man -M` takes the folder above it if it is called `man1`.
+    #[arg(value_name = "FOLDER")]
+    out: PathBuf,
+}
+
+/// Prints the completions of `command`.
+pub fn completions(args: &CompletionsArgs, mut command: clap::Command) -> anyhow::Result<()> {
+    let name = command.get_name().to_owned();
+    let mut text = Vec::new();
+    clap_complete::generate(args.shell, &mut command, name, &mut text);
+    print(&String::from_utf8(text).context("completions that are not UTF-8")?)
+}
+
+/// Writes the manual pages of `command` and everything below it.
+pub fn man(args: &ManArgs, mut command: clap::Command) -> anyhow::Result<()> {
+    command.build();
+    write_pages(args, &command)
+}
+
+fn write_pages(args: &ManArgs, command: &clap::Command) -> anyhow::Result<()> {
+    let page = clap_mangen::Man::new(command.clone());
+    let mut text = Vec::new();
+    page.render(&mut text).context("failed to write a manual page")?;
+    files::write_bytes(&args.out.join(page.get_filename()), &text)?;
+    let below = command.get_subcommands().filter(|command| command.get_name() != "help" && !command.is_hide_set());
+    below.into_iter().try_for_each(|command| write_pages(args, command))
+}

@@ -1,0 +1,49 @@
+//! `mp4sr run`: brings a pipeline to a stage.
+
+use std::sync::Arc;
+
+use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::{StageArgs, StageName};
+
+/// Brings a pipeline to a stage: runs the stages that it needs, in their order, in one process.
+///
+/// A stage whose inputs and settings are those of its last run does nothing. The sample pipeline's raw files are generated.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The last stage.
+    #[arg(long, value_enum, value_name = "STAGE", default_value_t = StageName::Report)]
+    until: StageName,
+    #[command(flatten)]
+    stage: StageArgs,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    run_until(&args.stage, args.until, models)
+}
+
+/// Runs the stages up to `until`.
+pub fn run_until(args: &StageArgs, until: StageName, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    // Before any stage makes threads of its own.
+    mp4sr_ops::start_threads();
+    let context = args.context(models)?;
+    if args.reads_sample_world(&context) {
+        let out = context.config.dataset.data.into();
+        mp4sr_sample::command::run(&mp4sr_sample::command::Args { out, seed: mp4sr_sample::SEED, quiet: args.quiet })?;
+    }
+    until.path().into_iter().try_for_each(|stage| run_stage(args.clone(), stage, models))
+}
+
+fn run_stage(stage: StageArgs, name: StageName, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    use mp4sr_train::command::PhaseArgument;
+    let train = |phase| mp4sr_train::command::run(&mp4sr_train::command::Args { phase }, models);
+    match name {
+        StageName::Preprocess => mp4sr_preprocess::command::run(&mp4sr_preprocess::command::Args { stage }, models),
+        StageName::Extract => mp4sr_extract::command::run(&mp4sr_extract::command::Args { stage }, models),
+        StageName::Pretrain => train(PhaseArgument::Pretrain(stage)),
+        StageName::Finetune => train(PhaseArgument::Finetune(stage)),
+        StageName::Evaluate => mp4sr_evaluate::command::run(&mp4sr_evaluate::command::Args { stage }, models),
+        StageName::Recommend => mp4sr_recommend::command::run(&mp4sr_recommend::command::Args { stage }, models),
+        StageName::Report => mp4sr_report::command::run(&mp4sr_report::command::Args { stage }, models),
+    }
+}

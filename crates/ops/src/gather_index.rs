@@ -1,0 +1,57 @@
+use std::sync::Arc;
+
+/// Maps each use to its distinct item, and back.
+#[derive(Clone, Debug)]
+pub struct GatherIndex {
+    item_of: Arc<Vec<u32>>,
+    starts: Arc<Vec<u32>>,
+    by_item: Arc<Vec<u32>>,
+}
+
+impl GatherIndex {
+    /// Use u is of item `item_of[u]`, one of `items`.
+    pub fn new(item_of: Vec<u32>, items: usize) -> Self {
+        let mut starts = vec![0u32; items + 1];
+        item_of.iter().for_each(|&i| starts[i as usize + 1] += 1);
+        for i in 0..items {
+            starts[i + 1] += starts[i];
+        }
+        let mut next = starts.clone();
+        let mut by_item = vec![0u32; item_of.len()];
+        for (use_, &item) in item_of.iter().enumerate() {
+            by_item[next[item as usize] as usize] = use_ as u32;
+            next[item as usize] += 1;
+        }
+        Self { item_of: Arc::new(item_of), starts: Arc::new(starts), by_item: Arc::new(by_item) }
+    }
+
+    /// Every item once, in order.
+    pub fn each_once(items: usize) -> Self {
+        Self::new((0..items as u32).collect(), items)
+    }
+
+    /// The number of uses.
+    pub fn count(&self) -> usize {
+        self.item_of.len()
+    }
+
+    /// The number of items.
+    pub fn items(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    /// Whether use i is of item i, and there are no others.
+    pub(crate) fn are_each_once(&self) -> bool {
+        self.count() == self.items() && self.item_of.iter().zip(0..).all(|(&item, at)| item == at)
+    }
+
+    /// The item of every use.
+    pub fn item_of(&self) -> &[u32] {
+        &self.item_of
+    }
+
+    /// The uses of item `i`, in order.
+    pub fn of(&self, i: usize) -> &[u32] {
+        &self.by_item[self.starts[i] as usize..self.starts[i + 1] as usize]
+    }
+}

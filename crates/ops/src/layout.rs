@@ -1,0 +1,288 @@
+//! How parameters are packed into one vector for operators that have more of them than candle passes: each order is written
+//! down here and nowhere else.
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::LayerSizes;
+
+/// Parts of a packed tensor, cut off one after the other.
+struct Unpack<'a> {
+    packed: &'a Tensor,
+    at: usize,
+}
+
+impl Unpack<'_> {
+    fn next(&mut self, shape: &[usize]) -> Result<Tensor> {
+        let length = shape.iter().product();
+        let part = self.packed.narrow(0, self.at, length)?.reshape(shape)?;
+        self.at += length;
+        Ok(part)
+    }
+}
+
+/// Joins tensors to one vector, in order.
+fn join(tensors: &[&Tensor]) -> Result<Tensor> {
+    Tensor::cat(&tensors.iter().map(|t| t.flatten_all()).collect::<Result<Vec<_>>>()?, 0)
+}
+
+/// The parameters of a transformer layer, or their gradients, in the order in which they are packed. Weights are `[in, out]`.
+#[derive(Clone, Debug)]
+pub struct LayerParts<T> {
+    /// `[d, d]`.
+    pub query: T,
+    /// `[d, 2 d]`: keys, then values.
+    pub key_value: T,
+    /// `[d, d]`.
+    pub output: T,
+    /// `[d]`.
+    pub query_bias: T,
+    /// `[2 d]`.
+    pub key_value_bias: T,
+    /// `[d]`.
+    pub output_bias: T,
+    /// `[d, f]`: into the feed-forward block.
+    pub up: T,
+    /// `[f]`.
+    pub up_bias: T,
+    /// `[f, d]`: out of the feed-forward block.
+    pub down: T,
+    /// `[d]`.
+    pub down_bias: T,
+    /// `[d]`: the weight of the LayerNorm after attention.
+    pub attention_norm: T,
+    /// `[d]`: its bias.
+    pub attention_norm_bias: T,
+    /// `[d]`: the weight of the LayerNorm after the feed-forward block.
+    pub feed_forward_norm: T,
+    /// `[d]`: its bias.
+    pub feed_forward_norm_bias: T,
+}
+
+impl<T> LayerParts<T> {
+    fn from_array(parts: [T; 14]) -> Self {
+        let [
+            query,
+            key_value,
+            output,
+            query_bias,
+            key_value_bias,
+            output_bias,
+            up,
+            up_bias,
+            down,
+            down_bias,
+            attention_norm,
+            attention_norm_bias,
+            feed_forward_norm,
+            feed_forward_norm_bias,
+        ] = parts;
+        Self {
+            query,
+            key_value,
+            output,
+            query_bias,
+            key_value_bias,
+            output_bias,
+            up,
+            up_bias,
+            down,
+            down_bias,
+            attention_norm,
+            attention_norm_bias,
+            feed_forward_norm,
+            feed_forward_norm_bias,
+        }
+    }
+
+    fn as_array(&self) -> [&T; 14] {
+        [
+            &self.query,
+            &self.key_value,
+            &self.output,
+            &self.query_bias,
+            &self.key_value_bias,
+            &self.output_bias,
+            &self.up,
+            &self.up_bias,
+            &self.down,
+            &self.down_bias,
+            &self.attention_norm,
+            &self.attention_norm_bias,
+            &self.feed_forward_norm,
+            &self.feed_forward_norm_bias,
+        ]
+    }
+}
+
+impl LayerParts<&Tensor> {
+    /// The packed vector.
+    pub fn pack(&self) -> Result<Tensor> {
+        join(&self.as_array().map(|part| *part))
+    }
+}
+
+impl LayerSizes {
+    fn shapes(self) -> LayerParts<Vec<usize>> {
+        let Self { width: d, feed_forward: f, .. } = self;
+        LayerParts {
+            query: vec![d, d],
+            key_value: vec![d, 2 * d],
+            output: vec![d, d],
+            query_bias: vec![d],
+            key_value_bias: vec![2 * d],
+            output_bias: vec![d],
+            up: vec![d, f],
+            up_bias: vec![f],
+            down: vec![f, d],
+            down_bias: vec![d],
+            attention_norm: vec![d],
+            attention_norm_bias: vec![d],
+            feed_forward_norm: vec![d],
+            feed_forward_norm_bias: vec![d],
+        }
+    }
+
+    fn lengths(self) -> [usize; 14] {
+        self.shapes().as_array().map(|shape| shape.iter().product())
+    }
+
+    /// The number of the layer's parameters.
+    pub fn count(self) -> usize {
+        self.lengths().iter().sum()
+    }
+
+    /// The parts of a packed tensor, each in its shape.
+    pub(crate) fn unpack(self, packed: &Tensor) -> Result<LayerParts<Tensor>> {
+        let mut unpack = Unpack { packed, at: 0 };
+        let parts = self.shapes().as_array().map(|shape| unpack.next(shape));
+        let parts: Vec<Tensor> = parts.into_iter().collect::<Result<_>>()?;
+        match parts.try_into() {
+            Ok(parts) => Ok(LayerParts::from_array(parts)),
+            Err(_) => bail!("a transformer layer has 14 parameters"),
+        }
+    }
+
+    pub(crate) fn parts(self, packed: &[f32]) -> LayerParts<&[f32]> {
+        let mut rest = packed;
+        LayerParts::from_array(self.lengths().map(|length| {
+            let (part, after) = rest.split_at(length);
+            rest = after;
+            part
+        }))
+    }
+
+    pub(crate) fn parts_mut(self, packed: &mut [f32]) -> LayerParts<&mut [f32]> {
+        let mut rest = packed;
+        LayerParts::from_array(self.lengths().map(|length| {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(length);
+            rest = after;
+            part
+        }))
+    }
+}
+
+/// The parameters of one expert.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertParts<'a> {
+    /// W_k, `[d, d_0]`.
+    pub weight: &'a Tensor,
+    /// b_k, `[d_0]`.
+    pub bias: &'a Tensor,
+    /// `[d_0]`: the weight of its LayerNorm.
+    pub norm_weight: &'a Tensor,
+    /// `[d_0]`: the bias of its LayerNorm.
+    pub norm_bias: &'a Tensor,
+}
+
+/// Packs the parameters of a mixture of experts, [`MixtureSizes`] says where each lies. `gate` is W_3, `[d, o]`.
+pub fn pack_mixture(experts: &[ExpertParts<'_>], gate: &Tensor) -> Result<Tensor> {
+    let weights = experts.iter().map(|expert| expert.weight);
+    let biases = experts.iter().map(|expert| expert.bias);
+    let norm_weights = experts.iter().map(|expert| expert.norm_weight);
+    let norm_biases = experts.iter().map(|expert| expert.norm_bias);
+    let all = weights.chain([gate]).chain(biases).chain(norm_weights).chain(norm_biases);
+    join(&all.collect::<Vec<_>>())
+}
+
+/// Where the parameters of a mixture of experts lie in their packed vector: the experts' weights `[d, d_0]` one after the other,
+/// the gate `[d, o]`, all experts' biases, the weights and the biases of all LayerNorms, `[o d_0]` each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MixtureSizes {
+    /// d, the width of features.
+    pub features: usize,
+    /// o, the number of experts.
+    pub experts: usize,
+    /// d_0, the width of an expert.
+    pub width: usize,
+}
+
+impl MixtureSizes {
+    /// The outputs of all experts together.
+    pub(crate) fn outputs(self) -> usize {
+        self.experts * self.width
+    }
+
+    pub(crate) fn weights(self) -> Range<usize> {
+        0..self.features * self.outputs()
+    }
+
+    pub(crate) fn gate(self) -> Range<usize> {
+        let start = self.weights().end;
+        start..start + self.features * self.experts
+    }
+
+    pub(crate) fn biases(self) -> Range<usize> {
+        let start = self.gate().end;
+        start..start + self.outputs()
+    }
+
+    pub(crate) fn norm_weights(self) -> Range<usize> {
+        let start = self.biases().end;
+        start..start + self.outputs()
+    }
+
+    pub(crate) fn norm_biases(self) -> Range<usize> {
+        let start = self.norm_weights().end;
+        start..start + self.outputs()
+    }
+
+    /// The number of the mixture's parameters.
+    pub fn count(self) -> usize {
+        self.norm_biases().end
+    }
+
+    /// A part of a packed tensor in the given shape.
+    pub(crate) fn part(packed: &Tensor, range: &Range<usize>, shape: &[usize]) -> Result<Tensor> {
+        packed.narrow(0, range.start, range.len())?.reshape(shape)
+    }
+}
+
+/// Packs what enters a transformer beside the tokens: the positions `[n, d]`, then the weight and the bias of the LayerNorm
+/// `[d]` as two more rows.
+pub fn pack_positions(positions: &Tensor, norm_weight: &Tensor, norm_bias: &Tensor) -> Result<Tensor> {
+    Tensor::cat(&[positions, &norm_weight.unsqueeze(0)?, &norm_bias.unsqueeze(0)?], 0)
+}
+
+/// What [`pack_positions`] packed, and its LayerNorm.
+pub(crate) struct Positions<'a> {
+    pub(crate) table: &'a [f32],
+    pub(crate) norm_weight: &'a [f32],
+    pub(crate) norm_bias: &'a [f32],
+}
+
+impl<'a> Positions<'a> {
+    /// The parts of packed rows of width `d`.
+    pub(crate) fn of(packed: &'a [f32], d: usize) -> Self {
+        let (table, norm) = packed.split_at(packed.len() - 2 * d);
+        let (norm_weight, norm_bias) = norm.split_at(d);
+        Self { table, norm_weight, norm_bias }
+    }
+
+    /// The parts of a packed tensor: the positions, the LayerNorm's weight and its bias.
+    pub(crate) fn unpack(packed: &Tensor) -> Result<(Tensor, Tensor, Tensor)> {
+        let rows = packed.dim(0)? - 2;
+        Ok((packed.narrow(0, 0, rows)?, packed.get(rows)?, packed.get(rows + 1)?))
+    }
+}

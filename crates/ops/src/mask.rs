@@ -1,0 +1,66 @@
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How in-batch negatives that share the row's target are treated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FalseNegatives {
+    /// They are left out of the sum.
+    #[default]
+    Exclude,
+    /// They count like every other negative (paper).
+    Keep,
+    /// Their logit is 0, so each adds exp(0) (released code).
+    ZeroLogit,
+}
+
+/// Which entries of a square matrix of logits join the sum of their row.
+#[derive(Clone, Debug)]
+pub enum Mask {
+    /// All.
+    None,
+    /// Row j and column j' are in the groups `groups[j]` and `groups[j']`; `diagonal` says whether column j joins row j.
+    Groups {
+        /// A group for every row, and for every column.
+        groups: Arc<Vec<u32>>,
+        /// How other columns of the row's group are treated.
+        false_negatives: FalseNegatives,
+        /// Whether the row's own column joins.
+        diagonal: bool,
+    },
+}
+
+/// What a mask does to one entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    Keep,
+    Drop,
+    Zero,
+}
+
+impl Mask {
+    pub(crate) fn entry(&self, row: usize, column: usize) -> Entry {
+        match self {
+            Self::None => Entry::Keep,
+            Self::Groups { groups, false_negatives, diagonal } => {
+                match (row == column, groups[row] == groups[column]) {
+                    (true, _) => {
+                        if *diagonal {
+                            Entry::Keep
+                        } else {
+                            Entry::Drop
+                        }
+                    }
+                    (false, false) => Entry::Keep,
+                    (false, true) => match false_negatives {
+                        FalseNegatives::Keep => Entry::Keep,
+                        FalseNegatives::Exclude => Entry::Drop,
+                        FalseNegatives::ZeroLogit => Entry::Zero,
+                    },
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,112 @@
+use std::sync::Arc;
+
+use candle_core::{Result, bail};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+/// Values as they are stored, in memory or in a mapped file.
+#[derive(Clone)]
+pub enum StoredValues {
+    /// Single.
+    F32(Arc<dyn AsRef<[f32]> + Send + Sync>),
+    /// IEEE half.
+    F16(Arc<dyn AsRef<[f16]> + Send + Sync>),
+    /// Brain half.
+    Bf16(Arc<dyn AsRef<[bf16]> + Send + Sync>),
+}
+
+impl StoredValues {
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => (**values).as_ref().len(),
+            Self::F16(values) => (**values).as_ref().len(),
+            Self::Bf16(values) => (**values).as_ref().len(),
+        }
+    }
+}
+
+impl std::fmt::Debug for StoredValues {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = match self {
+            Self::F32(_) => "f32",
+            Self::F16(_) => "f16",
+            Self::Bf16(_) => "bf16",
+        };
+        write!(f, "{} values of {name}", self.len())
+    }
+}
+
+/// Ragged constant rows: item i owns rows `offsets[i]..offsets[i+1]` of `values` `[rows, width]`. A view of some items; the
+/// values are never copied as a whole.
+#[derive(Clone, Debug)]
+pub struct Ragged {
+    values: StoredValues,
+    width: usize,
+    rows: Arc<Vec<(usize, usize)>>,
+}
+
+impl Ragged {
+    /// All items of a feature table of f32; `offsets` never fall and end at the number of rows.
+    pub fn new(values: Vec<f32>, width: usize, offsets: &[usize]) -> Result<Self> {
+        Self::stored(StoredValues::F32(Arc::new(values)), width, offsets)
+    }
+
+    /// All items of a feature table; `offsets` never fall and end at the number of rows.
+    pub fn stored(values: StoredValues, width: usize, offsets: &[usize]) -> Result<Self> {
+        let ordered = offsets.first() == Some(&0) && offsets.is_sorted();
+        if width == 0 || !ordered || offsets.last().is_none_or(|&end| end * width != values.len()) {
+            bail!("ragged rows: offsets do not cut {} values of width {width}", values.len());
+        }
+        let rows = offsets.windows(2).map(|w| (w[0], w[1])).collect();
+        Ok(Self { values, width, rows: Arc::new(rows) })
+    }
+
+    /// The items `items` (0-based), in that order.
+    #[must_use]
+    pub fn select(&self, items: &[u32]) -> Self {
+        let rows = items.iter().map(|&i| self.rows[i as usize]).collect();
+        Self { values: self.values.clone(), width: self.width, rows: Arc::new(rows) }
+    }
+
+    /// As many items as `sources`, each with the rows of another or its own (0-based), or with none.
+    #[must_use]
+    pub fn rearranged(&self, sources: &[Option<u32>]) -> Self {
+        let rows = sources.iter().map(|source| source.map_or((0, 0), |i| self.rows[i as usize])).collect();
+        Self { values: self.values.clone(), width: self.width, rows: Arc::new(rows) }
+    }
+
+    /// The number of items.
+    pub fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// The number of rows of all items together.
+    pub fn row_count(&self) -> usize {
+        self.rows.iter().map(|(start, end)| end - start).sum()
+    }
+
+    /// The width of a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// The number of rows of item `i`.
+    pub fn rows_of(&self, i: usize) -> usize {
+        self.rows[i].1 - self.rows[i].0
+    }
+
+    /// The rows of item `i` as f32, `[n_i, width]`: where they lie, or in `room`.
+    pub fn rows<'a>(&'a self, i: usize, room: &'a mut Vec<f32>) -> &'a [f32] {
+        let (start, end) = self.rows[i];
+        let range = start * self.width..end * self.width;
+        if !matches!(self.values, StoredValues::F32(_)) {
+            room.resize(range.len(), 0.0);
+        }
+        match &self.values {
+            StoredValues::F32(values) => return &(**values).as_ref()[range],
+            StoredValues::F16(values) => (**values).as_ref()[range].convert_to_f32_slice(room),
+            StoredValues::Bf16(values) => (**values).as_ref()[range].convert_to_f32_slice(room),
+        }
+        room
+    }
+}

@@ -1,0 +1,94 @@
+//! Several assignments in one text, as `SET=` of make gives them.
+
+use std::str::FromStr;
+
+/// Assignments `section.key=value` that stand in one text, separated by blanks.
+///
+/// Values are written as in a pipeline file, so blanks within quotes, brackets and braces belong to the value:
+/// `run.seed=7 model.modalities=[{ name = "text" }, { name = "audio", features = "mine" }]` holds two assignments.
+/// Blanks around `=` are allowed, and an assignment may stand in quotes as a whole, as for a shell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assignments(pub Vec<String>);
+
+/// A text that ends inside of quotes, brackets or braces.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{opened}` is not closed; write section.key=value, with blanks between assignments")]
+pub struct NotClosed {
+    opened: char,
+}
+
+impl FromStr for Assignments {
+    type Err = NotClosed;
+
+    fn from_str(text: &str) -> Result<Self, NotClosed> {
+        let mut found = Vec::new();
+        let mut current = String::new();
+        // The brackets that are open, and the quote that the next characters stand in.
+        let (mut open, mut quote): (Vec<char>, Option<char>) = (Vec::new(), None);
+        let mut is_escaped = false;
+        for c in text.chars() {
+            if c.is_whitespace() && open.is_empty() && quote.is_none() {
+                found.push(std::mem::take(&mut current));
+                continue;
+            }
+            current.push(c);
+            match (quote, c) {
+                _ if is_escaped => is_escaped = false,
+                (Some('"'), '\\') => is_escaped = true,
+                (Some(opened), _) => quote = quote.filter(|_| opened != c),
+                (None, '"' | '\'') => quote = Some(c),
+                (None, '[' | '{') => open.push(c),
+                (None, ']' | '}') => _ = open.pop(),
+                (None, _) => {}
+            }
+        }
+        if let Some(opened) = quote.or(open.pop()) {
+            return Err(NotClosed { opened });
+        }
+        found.push(current);
+        let mut assignments: Vec<String> = Vec::new();
+        for word in found.iter().map(|word| unquoted(word)).filter(|word| !word.is_empty()) {
+            match assignments.last_mut() {
+                Some(last) if word.starts_with('=') || last.find('=') == Some(last.len() - 1) => last.push_str(word),
+                _ => assignments.push(word.to_owned()),
+            }
+        }
+        Ok(Self(assignments))
+    }
+}
+
+/// An assignment without the quotes around the whole of it.
+fn unquoted(word: &str) -> &str {
+    let inner = |quote| word.strip_prefix(quote).and_then(|rest| rest.strip_suffix(quote));
+    inner('\'').or_else(|| inner('"')).unwrap_or(word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Vec<String> {
+        text.parse::<Assignments>().unwrap().0
+    }
+
+    #[test]
+    fn blanks_part_assignments_but_not_values() {
+        assert_eq!(parse(""), Vec::<String>::new());
+        assert_eq!(parse("  a.b=1\n c.d=2 "), ["a.b=1", "c.d=2"]);
+        assert_eq!(parse("a.b = 1 c.d= \"x\" e.f =2"), ["a.b=1", "c.d=\"x\"", "e.f=2"]);
+        let value = r#"model.modalities=[{ name = "text" }, { name = "audio", features = "mine" }]"#;
+        assert_eq!(parse(&format!("run.seed=7 {value} a.b=c")), ["run.seed=7", value, "a.b=c"]);
+        assert_eq!(
+            parse(r#"a.b="x y" c.d='[ "' e.f="\" [" g.h=1"#),
+            [r#"a.b="x y""#, r#"c.d='[ "'"#, r#"e.f="\" [""#, "g.h=1"]
+        );
+        assert_eq!(parse(r#"'a.b="x y"' "c.d=['z']""#), [r#"a.b="x y""#, "c.d=['z']"]);
+    }
+
+    #[test]
+    fn what_is_not_closed_is_named() {
+        for (text, opened) in [("a.b=[1, 2", '['), ("a.b=\"x", '"'), ("a.b={x = 'y}", '\'')] {
+            assert_eq!(text.parse::<Assignments>(), Err(NotClosed { opened }), "{text}");
+        }
+    }
+}

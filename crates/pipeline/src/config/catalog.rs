@@ -1,0 +1,229 @@
+//! What a pipeline file may say about models. The pipeline knows no model: a program fills the catalogue from those that it has.
+
+use std::fmt::Debug;
+
+use mp4sr_artifact::StageSettings;
+use schemars::Schema;
+use serde_json::{Map, Value, json};
+use toml::Table;
+
+use super::Config;
+use super::renamed::{RenamedKey, rename_recorded};
+
+/// A key with a value that is not allowed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedValue {
+    /// The key with its sections.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+    /// What would be allowed.
+    pub allowed: String,
+}
+
+/// A named set of keys (`run.preset`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct PresetKeys {
+    /// The value of `run.preset`.
+    pub name: String,
+    /// What it is for.
+    pub summary: String,
+    /// The keys, as TOML.
+    pub keys: String,
+}
+
+/// One model, as the pipeline sees it.
+pub trait ModelType: Debug + Send + Sync {
+    /// The value of `model.name`, and the name of its own section.
+    fn name(&self) -> &str;
+    /// Its name in tables.
+    fn title(&self) -> &str;
+    /// What it is, in one sentence.
+    fn summary(&self) -> &str;
+    /// Whether it reads the features of `model.modalities`.
+    fn reads_features(&self) -> bool;
+    /// The sections that it reads beside its own.
+    fn shared_sections(&self) -> &[&'static str];
+    /// Its own section.
+    fn section(&self) -> SectionType;
+    /// Keys of other sections that have another default for this model, as TOML.
+    fn defaults(&self) -> &str;
+    /// The presets that it brings.
+    fn presets(&self) -> Vec<PresetKeys>;
+    /// Keys that earlier releases had under another name.
+    fn renamed(&self) -> Vec<RenamedKey>;
+    /// Refuses settings that no single key's type and range can exclude.
+    fn check(&self, config: &Config) -> Result<(), RefusedValue>;
+    /// The names of its phases under these settings.
+    fn phases(&self, config: &Config) -> Vec<&'static str>;
+    /// Whether a phase reads a key of the model's own section.
+    fn phase_reads(&self, config: &Config, phase: &str, key: &str) -> bool;
+}
+
+/// Keys with types and ranges, and how their defaults are filled in.
+#[derive(Clone, Debug)]
+pub struct SectionType {
+    /// Without references.
+    pub schema: Schema,
+    /// Gives the section a value for every key.
+    pub resolve: fn(Value) -> serde_json::Result<Value>,
+}
+
+/// A section that several models read.
+#[derive(Clone, Debug)]
+pub struct SharedSection {
+    /// Its name within `[model]`.
+    pub name: &'static str,
+    /// Its keys.
+    pub section: SectionType,
+    /// Keys that earlier releases had under another name.
+    pub renamed: Vec<RenamedKey>,
+}
+
+/// All models of a program.
+#[derive(Debug, Default)]
+pub struct ModelCatalog {
+    models: Vec<Box<dyn ModelType>>,
+    shared: Vec<SharedSection>,
+}
+
+impl ModelCatalog {
+    /// A catalogue of models, whose first is the one that a pipeline has when it names none.
+    pub fn new(models: Vec<Box<dyn ModelType>>, shared: Vec<SharedSection>) -> Self {
+        Self { models, shared }
+    }
+
+    /// The catalogue of a program without models: it takes `[model]` as it stands, unchecked.
+    pub fn unchecked() -> Self {
+        Self::default()
+    }
+
+    pub(super) fn is_unchecked(&self) -> bool {
+        self.models.is_empty()
+    }
+
+    /// All models, in their order.
+    pub fn models(&self) -> impl Iterator<Item = &dyn ModelType> {
+        self.models.iter().map(AsRef::as_ref)
+    }
+
+    /// A model by name.
+    pub fn model(&self, name: &str) -> Option<&dyn ModelType> {
+        self.models().find(|model| model.name() == name)
+    }
+
+    pub(super) fn shared(&self) -> &[SharedSection] {
+        &self.shared
+    }
+
+    /// All presets.
+    pub fn presets(&self) -> Vec<PresetKeys> {
+        self.models().flat_map(ModelType::presets).collect()
+    }
+
+    pub(super) fn renamed(&self) -> Vec<RenamedKey> {
+        let shared = self.shared.iter().flat_map(|shared| shared.renamed.clone());
+        self.models().flat_map(ModelType::renamed).chain(shared).collect()
+    }
+
+    /// The section called `name` within `[model]`.
+    pub(super) fn section(&self, name: &str) -> Option<SectionType> {
+        let shared = self.shared.iter().find(|shared| shared.name == name).map(|shared| shared.section.clone());
+        shared.or_else(|| self.model(name).map(ModelType::section))
+    }
+
+    /// Whether training has the phase: the model has it, and it is neither switched off nor taken from another run.
+    pub fn trains(&self, config: &Config, phase: &str) -> bool {
+        let has = self.model(&config.model.name).is_some_and(|model| model.phases(config).contains(&phase));
+        has && (phase != super::PRETRAIN || (config.pretrain.enabled && config.pretrain.from.is_empty()))
+    }
+
+    /// Whether the last phase starts from the weights of pre-training, its own or another run's.
+    pub fn starts_pretrained(&self, config: &Config) -> bool {
+        let model = self.model(&config.model.name);
+        config.pretrain.enabled && model.is_some_and(|model| model.phases(config).contains(&super::PRETRAIN))
+    }
+
+    /// What `[model]` decides about a phase: the model's name, and the keys that it reads there.
+    pub fn model_settings(&self, config: &Config, phase: &str) -> Value {
+        let model = &config.model;
+        let mut settings = Map::from_iter([("name".to_owned(), json!(model.name))]);
+        let Some(kind) = self.model(&model.name) else { return json!(model) };
+        if kind.reads_features() {
+            settings.insert("modalities".to_owned(), json!(model.modalities));
+        }
+        for shared in kind.shared_sections() {
+            settings.insert((*shared).to_owned(), model.section(shared).clone());
+        }
+        let mut own = model.own().clone();
+        if let Some(keys) = own.as_object_mut() {
+            keys.retain(|key, _| kind.phase_reads(config, phase, key));
+        }
+        settings.insert(model.name.clone(), own);
+        Value::Object(settings)
+    }
+
+    /// What decides the weights of a phase, beside the files that it reads.
+    pub fn phase_settings(&self, config: &Config, phase: &str) -> StageSettings {
+        let values = |config: &Config| {
+            let mut section = config.phase_section(phase);
+            if let Some(keys) = section.as_object_mut() {
+                // Where weights come from decides whether the phase runs, not what it does.
+                keys.retain(|key, _| key != "enabled" && key != "from");
+            }
+            json!({
+                phase: section,
+                "model": self.model_settings(config, phase),
+                "seed": config.run.seed,
+                "evaluate": { "seen_items": config.evaluate.seen_items },
+            })
+        };
+        self.stage_settings(config, values)
+    }
+
+    /// What decides the results of a stage that ranks with a trained model: `sections` and what the model reads.
+    pub fn ranking_settings(&self, config: &Config, sections: impl Fn(&Config) -> Value) -> StageSettings {
+        let values = |config: &Config| {
+            let mut values = sections(config);
+            values["model"] = self.model_settings(config, super::FINETUNE);
+            values
+        };
+        self.stage_settings(config, values)
+    }
+
+    fn stage_settings(&self, config: &Config, values: impl Fn(&Config) -> Value) -> StageSettings {
+        let defaults = Config::of_model(&config.model.name, self).map_or(Value::Null, |config| values(&config));
+        let renamed = self.renamed();
+        StageSettings::new(values(config), defaults)
+            .with_earlier_names(move |recorded| rename_recorded(recorded, &renamed))
+    }
+
+    /// The schema of the whole configuration, with the sections of models.
+    pub fn schema(&self) -> Value {
+        let mut schema = schemars::schema_for!(Config).to_value();
+        let model = &mut schema["$defs"]["Model"];
+        if self.is_unchecked() {
+            model["additionalProperties"] = json!(true);
+            return schema;
+        }
+        let names: Vec<Value> =
+            self.models().map(|m| json!({ "const": m.name(), "description": m.summary() })).collect();
+        model["properties"]["name"]["oneOf"] = json!(names);
+        let shared = self.shared.iter().map(|shared| (shared.name, shared.section.schema.clone()));
+        let own = self.models.iter().map(|model| (model.name(), model.section().schema));
+        for (name, section) in shared.chain(own) {
+            model["properties"][name] = section.to_value();
+        }
+        let default = json!({ "const": "default", "description": "The defaults of this page." });
+        let presets = self.presets().into_iter().map(|p| json!({ "const": p.name, "description": p.summary }));
+        schema["$defs"]["Run"]["properties"]["preset"]["oneOf"] = [default].into_iter().chain(presets).collect();
+        schema
+    }
+
+    /// The keys that a model and a preset set beneath those of the pipeline file, in the order of their precedence.
+    pub(super) fn layers(&self, model: &str, preset: &str) -> Vec<Table> {
+        let defaults = self.model(model).map(|model| model.defaults().to_owned());
+        let preset = self.presets().into_iter().find(|p| p.name == preset).map(|preset| preset.keys);
+        defaults.into_iter().chain(preset).map(|text| text.parse().unwrap_or_default()).collect()
+    }
+}

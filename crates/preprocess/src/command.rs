@@ -1,0 +1,23 @@
+//! The command line of `mp4sr preprocess`.
+
+use std::sync::Arc;
+
+use mp4sr_pipeline::StageArgs;
+use mp4sr_pipeline::config::ModelCatalog;
+
+/// Reads raw interactions and items, filters them, cleans their texts, and writes artifacts/DATASET/dataset: sequences.safetensors,
+/// items.parquet, users.parquet and report.json.
+///
+/// Prints what every filter dropped and the statistics of the dataset, beside the paper's where the pipeline names them.
+/// Where raw files, settings and the names of images are those of the last run, it says so and does nothing.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The flags of every stage.
+    #[command(flatten)]
+    pub stage: StageArgs,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    crate::run(&args.stage.context(models)?)
+}

@@ -1,0 +1,24 @@
+//! The command line of `mp4sr report`.
+
+use std::sync::Arc;
+
+use mp4sr_pipeline::StageArgs;
+use mp4sr_pipeline::config::ModelCatalog;
+
+/// Writes artifacts/DATASET/runs/RUN/report: index.html, one page that needs nothing beside it (tables with intervals and
+/// tests, groups of users, curves, statistics, the words that CLIP saw, recommended items as pictures, times of stages), and
+/// the same tables and curves as metrics.md, metrics.csv, breakdowns.csv and curves.svg.
+///
+/// Prints the metrics of this run and of those in `report.beside`. Needs ranks (`make evaluate`) and lists
+/// (`make recommend`).
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The flags of every stage.
+    #[command(flatten)]
+    pub stage: StageArgs,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    crate::run(&args.stage.context(models)?, &args.stage.pipeline)
+}

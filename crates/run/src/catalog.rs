@@ -1,0 +1,118 @@
+//! The models' recipes as the pipeline sees them.
+
+use std::sync::{Arc, LazyLock};
+
+use mp4sr_models::{RECIPES, Recipe, Refused, Section, Settings, TransformerConfig};
+use mp4sr_pipeline::Config;
+use mp4sr_pipeline::config::{
+    ModelCatalog, ModelType, PresetKeys, RefusedValue, RenamedKey, SectionType, SharedSection,
+};
+
+/// The section that all transformers read.
+const TRANSFORMER: &str = "transformer";
+
+static CATALOG: LazyLock<Arc<ModelCatalog>> = LazyLock::new(|| {
+    let models = RECIPES.iter().map(|recipe| Box::new(Entry(recipe)) as Box<dyn ModelType>);
+    let section = section_type(Section::of::<TransformerConfig>());
+    let renamed = TransformerConfig::RENAMED.iter().map(renamed_key).collect();
+    let transformer = SharedSection { name: TRANSFORMER, section, renamed };
+    Arc::new(ModelCatalog::new(models.collect(), vec![transformer]))
+});
+
+/// All models of the workspace, for [`Config::load`].
+pub fn model_catalog() -> &'static Arc<ModelCatalog> {
+    &CATALOG
+}
+
+#[derive(Debug)]
+struct Entry(&'static Recipe);
+
+impl ModelType for Entry {
+    fn name(&self) -> &str {
+        self.0.name
+    }
+
+    fn title(&self) -> &str {
+        self.0.title
+    }
+
+    fn summary(&self) -> &str {
+        self.0.summary
+    }
+
+    fn reads_features(&self) -> bool {
+        self.0.reads.features
+    }
+
+    fn shared_sections(&self) -> &[&'static str] {
+        if self.0.reads.transformer { &[TRANSFORMER] } else { &[] }
+    }
+
+    fn section(&self) -> SectionType {
+        section_type(self.0.section)
+    }
+
+    fn defaults(&self) -> &str {
+        self.0.defaults
+    }
+
+    fn presets(&self) -> Vec<PresetKeys> {
+        let keys = |preset: &mp4sr_models::Preset| PresetKeys {
+            name: preset.name.to_owned(),
+            summary: preset.summary.to_owned(),
+            keys: preset.keys.to_owned(),
+        };
+        self.0.presets.iter().map(keys).collect()
+    }
+
+    fn renamed(&self) -> Vec<RenamedKey> {
+        self.0.renamed.iter().map(renamed_key).collect()
+    }
+
+    fn check(&self, config: &Config) -> Result<(), RefusedValue> {
+        let refused = |Refused { key, value, allowed }| RefusedValue { key, value, allowed };
+        with_settings(config, |settings| {
+            if self.0.reads.transformer {
+                settings.transformer().map_err(|e| unreadable(&e)).and_then(|transformer| transformer.check())?;
+            }
+            (self.0.check)(settings)
+        })
+        .map_err(refused)
+    }
+
+    fn phases(&self, config: &Config) -> Vec<&'static str> {
+        let phases = with_settings(config, |settings| (self.0.phases)(settings));
+        phases.unwrap_or_default().iter().map(|phase| phase.name).collect()
+    }
+
+    fn phase_reads(&self, config: &Config, phase: &str, key: &str) -> bool {
+        with_settings(config, |settings| (self.0.phase_reads)(settings, phase, key))
+    }
+}
+
+/// Gives `work` what a recipe sees of the configuration.
+pub(crate) fn with_settings<T>(config: &Config, work: impl FnOnce(&Settings<'_>) -> T) -> T {
+    work(&Settings {
+        own: config.model.own(),
+        transformer: config.model.section(TRANSFORMER),
+        modalities: &config.model.modality_names(),
+        pretrains: config.pretrain.enabled,
+    })
+}
+
+fn unreadable(error: &mp4sr_models::Error) -> Refused {
+    Refused::new("model.transformer", &"...", error.to_string())
+}
+
+fn section_type(section: Section) -> SectionType {
+    SectionType { schema: section.schema(), resolve: section.resolve }
+}
+
+fn renamed_key(renamed: &mp4sr_models::Renamed) -> RenamedKey {
+    let text = |&(then, now): &(&str, &str)| (then.to_owned(), now.to_owned());
+    RenamedKey {
+        from: renamed.from.to_owned(),
+        to: renamed.to.to_owned(),
+        values: renamed.values.iter().map(text).collect(),
+    }
+}

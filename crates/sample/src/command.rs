@@ -1,0 +1,36 @@
+//! The command line of `mp4sr sample`.
+
+use std::path::PathBuf;
+
+use crate::{Outcome, SEED, ensure};
+
+/// Write the sample world: a small generated shop in the raw Amazon 2018 form.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Folder to write; one that this program wrote before with the same seed is left as it is.
+    #[arg(long, env = "MP4SR_SAMPLE_OUT", default_value = "artifacts/sample/raw")]
+    pub out: PathBuf,
+    /// Seed of the world: the same seed gives the same bytes.
+    #[arg(long, env = "MP4SR_SAMPLE_SEED", default_value_t = SEED)]
+    pub seed: u64,
+    /// Say nothing but errors.
+    #[arg(long, short, env = "MP4SR_QUIET")]
+    pub quiet: bool,
+}
+
+/// Runs the command.
+#[expect(clippy::print_stderr, reason = "a program's messages")]
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let started = std::time::Instant::now();
+    let outcome = ensure(&args.out, args.seed)?;
+    if !args.quiet {
+        let (out, seed) = (args.out.display(), args.seed);
+        match outcome {
+            Outcome::UpToDate => eprintln!("sample: up to date (`{out}`, seed {seed})"),
+            Outcome::Written => {
+                eprintln!("sample: wrote `{out}` (seed {seed}) in {:.1} s", started.elapsed().as_secs_f32());
+            }
+        }
+    }
+    Ok(())
+}

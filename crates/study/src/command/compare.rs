@@ -1,0 +1,61 @@
+//! The command line of `mp4sr compare`: evaluated runs side by side, with tests of their differences.
+
+use mp4sr_artifact::Sequences;
+use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::{StageArgs, print};
+use mp4sr_protocol::{Measure, Split};
+use std::sync::Arc;
+
+use crate::{Comparison, SeedRuns};
+
+/// Prints evaluated runs of one dataset side by side: the best bold, the second underlined, a star where the best is better
+/// than the best other with p < 0.01.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A run, or several that differ by their seed: `NAME=RUN,RUN,...`.
+    #[arg(required = true, value_name = "RUN")]
+    runs: Vec<String>,
+    #[command(flatten)]
+    stage: StageArgs,
+    /// Measures in place of those of `evaluate.k`: R@K, N@K, MRR.
+    #[arg(long, value_delimiter = ',', value_name = "MEASURE")]
+    measures: Vec<Measure>,
+    /// The validation split in place of the test split.
+    #[arg(long)]
+    validation: bool,
+    /// A row a model and measure with intervals and tests, as CSV.
+    #[arg(long)]
+    csv: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    let Args { runs, stage, measures, validation, csv } = args;
+    let context = stage.context(models)?;
+    let (config, layout) = (&context.config, &context.layout);
+    let split = if validation { Split::Validation } else { Split::Test };
+    let measures = if measures.is_empty() { Measure::columns(&config.evaluate.k) } else { measures };
+    let sequences = Sequences::read(&layout.sequences())?;
+    let mut groups = Vec::new();
+    for text in &runs {
+        let (name, members) = text.split_once('=').unwrap_or((text, text));
+        let members: Vec<&str> = members.split(',').collect();
+        for (at, run) in members.iter().enumerate() {
+            anyhow::ensure!(
+                !members[..at].contains(run),
+                "`{text}` names the run `{run}` twice; name each seed's once"
+            );
+        }
+        anyhow::ensure!(
+            groups.iter().all(|group: &SeedRuns| group.name != name),
+            "two rows are called `{name}`; give one another name: `NAME=RUN,RUN,...`"
+        );
+        let layouts: Vec<_> = members.iter().map(|run| layout.with_run(run)).collect();
+        groups.push(SeedRuns::read(name, &layouts, &sequences, split, None)?);
+    }
+    let comparison = Comparison::new(&groups, &measures);
+    if csv {
+        return print(&comparison.details().csv()?);
+    }
+    print(&comparison.table("run").markdown())
+}

@@ -1,0 +1,148 @@
+//! The command line of `mp4sr train`: pre-trains and fine-tunes the recommender of a pipeline.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use mp4sr_artifact::{Stage, files};
+use mp4sr_evaluate::RankOptions;
+use mp4sr_models::{FINETUNE, Model, PRETRAIN, Phase, Samples, Stop};
+use mp4sr_pipeline::config::{ModelCatalog, PretrainItems};
+use mp4sr_pipeline::{Context, StageArgs, run_stage};
+use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, build_model, removes_seen};
+
+use crate::{Outcome, TrainSettings, Training};
+
+/// The version of what training writes.
+const VERSION: u32 = 1;
+
+/// Trains the recommender of a pipeline.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The phase of training.
+    #[command(subcommand)]
+    pub phase: PhaseArgument,
+}
+
+/// A phase of training on the command line.
+#[derive(Debug, Subcommand)]
+pub enum PhaseArgument {
+    /// Pre-trains, where the model has pre-training: dataset and features to `pretrain.safetensors`.
+    Pretrain(StageArgs),
+    /// Fine-tunes on the next item, from the pre-trained weights where the pipeline has them: to `finetune.safetensors`.
+    Finetune(StageArgs),
+}
+
+/// Runs the command.
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    mp4sr_ops::start_threads();
+    mp4sr_ops::keep_memory();
+    match &args.phase {
+        PhaseArgument::Pretrain(args) => train(&args.context(models)?, PRETRAIN),
+        PhaseArgument::Finetune(args) => train(&args.context(models)?, FINETUNE),
+    }
+}
+
+/// Brings the weights of a phase up to date.
+pub fn train(context: &Context, phase: &str) -> anyhow::Result<()> {
+    let Context { config, layout, models, .. } = context;
+    if !models.trains(config, phase) {
+        let start = if models.starts_pretrained(config) {
+            format!("the weights of `{}`", config.pretrain.from)
+        } else {
+            "random weights".to_owned()
+        };
+        let name = &config.run.name;
+        context.progress.say(format!("{phase}: nothing to do, run `{name}` starts from {start}"));
+        return Ok(());
+    }
+    let pretrained = (phase == FINETUNE && models.starts_pretrained(config)).then(|| pretrained(context));
+    let make_stage = || {
+        let mut inputs = Inputs::files(layout, config);
+        inputs.extend(pretrained.clone().map(|path| ("pre-trained weights".to_owned(), path)));
+        Ok(Stage::new(phase, VERSION, &layout.run(), models.phase_settings(config, phase), &inputs)?)
+    };
+    let folder = layout.run();
+    let _run = mp4sr_artifact::Lock::take(&folder, "train")?;
+    run_stage(context, phase, &folder, make_stage, |stage| {
+        files::write_bytes(&layout.run_config(), config.to_toml()?.as_bytes())?;
+        let inputs = Inputs::load(layout, config)?;
+        let model = build_model(config, &inputs)?;
+        let own = model.phases().iter().find(|own| own.name == phase).copied();
+        let own = own.with_context(|| format!("the model has no phase `{phase}`"))?;
+        if let Some(path) = &pretrained {
+            let checkpoint = match config.pretrain.from.as_str() {
+                "" => Checkpoint::read(path, PRETRAIN, &inputs.sequences.item_hash)?,
+                _ => Checkpoint::read_of_any_items(path, PRETRAIN)?,
+            };
+            checkpoint.load_into(model.as_ref(), &own, path)?;
+        }
+        let state_path = folder.join(format!("state.{phase}.safetensors"));
+        let info = run_phase(context, model.as_ref(), &inputs, own, stage, &state_path)?;
+        let output = layout.checkpoint(phase);
+        let (items, fingerprints) = (&inputs.sequences.item_hash, stage.input_fingerprints());
+        Checkpoint::write(&output, &info, (model.as_ref(), &own), items, fingerprints)?;
+        files::remove_if_present(&state_path)?;
+        Ok(vec![output])
+    })
+}
+
+/// The pre-trained weights that fine-tuning starts from: the run's own, or those of another.
+fn pretrained(context: &Context) -> PathBuf {
+    let layout = &context.layout;
+    let from = context.config.pretrain.from.split_once('/').map(|(dataset, run)| layout.of(dataset, run));
+    from.as_ref().unwrap_or(layout).checkpoint(PRETRAIN)
+}
+
+fn run_phase(
+    context: &Context,
+    model: &dyn Model,
+    inputs: &Inputs,
+    phase: Phase,
+    stage: &Stage,
+    state_path: &Path,
+) -> anyhow::Result<CheckpointInfo> {
+    let config = &context.config;
+    let mut resolved = config.resolved();
+    if let Some(sections) = resolved.as_object_mut().filter(|_| phase.name == PRETRAIN) {
+        sections.remove(FINETUNE);
+    }
+    let mut info = CheckpointInfo { phase: phase.name.to_owned(), config: resolved, ..CheckpointInfo::default() };
+    if phase.samples == Samples::None {
+        return Ok(info);
+    }
+    let remove_seen = removes_seen(config, model);
+    let settings = TrainSettings {
+        phase: config.phase(phase.name).clone(),
+        k: config.evaluate.k.clone(),
+        rank_options: RankOptions { batch: config.evaluate.batch, remove_seen, history: None },
+        warm_items: phase.name == PRETRAIN && config.pretrain.items == PretrainItems::Warm,
+        log_test_loss: phase.name == FINETUNE && config.finetune.log_test_loss,
+        seed: config.run.seed,
+        save_every: Duration::from_secs_f64(config.run.save_seconds),
+    };
+    let training = Training {
+        model,
+        phase,
+        sequences: &inputs.sequences,
+        settings,
+        state_path: state_path.to_owned(),
+        log_path: context.layout.metrics_log(),
+        identity: stage.settings(),
+        inputs: stage.input_fingerprints(),
+    };
+    let bar = context.progress.bar(phase.name, "samples", training.sample_count() as u64);
+    let outcome = training.run(|line| context.progress.say(line), |samples| bar.add(samples))?;
+    drop(bar);
+    let Outcome { best_epoch, epochs, best_recall } = outcome;
+    context.progress.say(match phase.stop {
+        Stop::Validation { .. } => {
+            format!("{}: best epoch {best_epoch} of {epochs}, validation R@20 {best_recall:.4}", phase.name)
+        }
+        Stop::Epochs => format!("{}: {epochs} epochs", phase.name),
+    });
+    (info.epoch, info.validation_recall_20) = (best_epoch, best_recall);
+    Ok(info)
+}

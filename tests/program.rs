@@ -1,0 +1,175 @@
+//! The program by itself: where no repository lies, with what it carries, and through make. `make test` builds it first.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::process::Command;
+
+use mp4sr_artifact::{FeatureType, Features, Items, files};
+use mp4sr_tests::{SmallWorld, command, program, root, said};
+
+/// A command of the program in a folder without a repository.
+fn elsewhere(folder: &Path, stage: &str) -> Command {
+    let mut command = command(stage);
+    command.current_dir(folder).env_remove("CARGO_MANIFEST_DIR");
+    command
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", said(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_demo_runs_in_an_empty_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let short = ["pretrain.epochs=1", "finetune.epochs=1", "model.experts=2", "model.feed_forward=16"];
+    let mut demo = elsewhere(folder.path(), "demo");
+    let printed = run(demo.args(short.iter().flat_map(|assignment| ["--set", assignment])));
+    for row in
+        ["| popularity | test |", "| mp4sr-without-pretraining | test |", "| mp4sr | test |", "over the best other"]
+    {
+        assert!(printed.contains(row), "{row}: {printed}");
+    }
+    let last = printed.lines().last().unwrap();
+    assert_eq!(last, "The page: artifacts/sample/runs/mp4sr/report/index.html");
+    let page = files::read_to_string(&folder.path().join(last.trim_start_matches("The page: "))).unwrap();
+    assert!(page.contains("data:image/"), "with pictures");
+}
+
+#[test]
+fn carried_encoders_give_the_vectors_of_the_repository_s_and_compute_none_twice() {
+    let world = SmallWorld::new();
+    world.add_pictures();
+    world.run("preprocess", &[]);
+    world.run("extract", &[]);
+    let features = || -> Vec<(String, Vec<u8>)> {
+        let paths = files::list(&world.path("a/features")).unwrap();
+        let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+        let made = paths.iter().filter(|path| name(path).ends_with("safetensors") || name(path).ends_with("parquet"));
+        made.map(|path| (name(path), files::read(path).unwrap())).collect()
+    };
+    let before = features();
+    assert_eq!(before.len(), 3);
+    // Elsewhere the carried copies are read: the same content, so there is nothing to do.
+    let extract = |more: &[&str]| {
+        let mut command = elsewhere(world.folder(), "extract");
+        command.arg("--pipeline").arg(world.pipeline("a")).arg("--artifacts").arg(world.path("")).args(more);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        said(&output)
+    };
+    assert!(extract(&[]).contains("up to date"));
+    let named = extract(&[
+        "--set",
+        "extract.text.model=builtin:tiny-sentence",
+        "--set",
+        "extract.image.model=builtin:tiny-clip",
+    ]);
+    assert!(named.contains("computed 0 of"), "{named}");
+    let after = features();
+    let names = |features: &[(String, Vec<u8>)]| features.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&after), names(&before));
+    let values = |bytes: &[u8]| bytes[bytes.len() - 64..].to_vec();
+    assert!(before.iter().zip(&after).all(|(a, b)| a.1.len() > 64 && values(&a.1) == values(&b.1)));
+}
+
+#[test]
+fn a_pipeline_of_texts_opens_no_clip() {
+    let world = SmallWorld::new();
+    let text_only = ["--set", r#"model.modalities=[{name="text"}]"#];
+    let no_clip = [&text_only[..], &["--set", "extract.image.model=nowhere/at/all"]].concat();
+    world.run("run", &[&["--until", "evaluate"][..], &no_clip].concat());
+    assert!(!world.text("a/features/report.json").is_empty());
+    let names: Vec<_> = files::list(&world.path("a/features")).unwrap();
+    assert!(!names.iter().any(|path| path.to_string_lossy().contains("image")), "{names:?}");
+    let refused = world.output("extract", &["--set", "extract.image.model=nowhere/at/all"]);
+    assert!(said(&refused).contains("nowhere/at/all"), "{}", said(&refused));
+    // Runs of one dataset with other modalities leave each other's features alone.
+    let text = world.path("a/features/text.tiny-sentence.safetensors");
+    let before = files::read(&text).unwrap();
+    world.run("extract", &[]);
+    assert!(said(&world.output("extract", &text_only)).contains("up to date"));
+    assert!(said(&world.output("extract", &[])).contains("up to date"));
+    // The header names the settings; the vectors are the same.
+    assert!(files::read(&text).unwrap().ends_with(&before[before.len() - 64..]));
+}
+
+#[test]
+fn a_pipeline_is_brought_to_a_stage_and_no_further() {
+    let world = SmallWorld::new();
+    let printed = world.run("run", &["--until", "recommend"]);
+    assert!(!printed.contains("| mp4sr | test |"), "lists need no ranks: {printed}");
+    assert!(world.path("a/runs/mp4sr/recommendations.parquet").exists());
+    assert!(!world.path("a/runs/mp4sr/ranks.test.safetensors").exists());
+    let printed = world.run("run", &[]);
+    assert!(printed.contains("| mp4sr | test |") && world.path("a/runs/mp4sr/report/index.html").exists());
+    let again = world.output("run", &[]);
+    assert_eq!(said(&again).matches("up to date").count(), 7, "{}", said(&again));
+    let unknown = world.output("run", &["--until", "nothing"]);
+    assert!(!unknown.status.success() && said(&unknown).contains("evaluate"), "{}", said(&unknown));
+}
+
+/// The example of docs/artifacts.md, and the sample pipeline by its file alone.
+#[test]
+fn make_takes_values_with_blanks_and_quotes() {
+    let document = files::read_to_string(&root().join("docs/artifacts.md")).unwrap();
+    let example = document.split('`').find(|code| code.starts_with("model.modalities = [{")).unwrap();
+    let world = SmallWorld::new();
+    let make = |target: &str, more: &[String]| {
+        let mut command = Command::new("make");
+        command.current_dir(root()).args(["--no-print-directory", "-o", "build", target]);
+        command.arg(format!("BIN={}", program("mp4sr").parent().unwrap().display()));
+        command.arg(format!("PIPELINE={}", world.pipeline("a").display()));
+        command.arg(format!("ARTIFACTS={}", world.path("").display())).args(more);
+        command.env_remove("MAKEFLAGS").env_remove("MP4SR_SET").output().unwrap()
+    };
+    let output = make("preprocess", &[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let items = Items::read(&world.path("a/dataset/items.parquet")).unwrap();
+    let offsets: Vec<i64> = (0..=items.len() as i64).collect();
+    let rows = vec![0.5; 3 * items.len()];
+    let own = Features::from_f32(offsets, &rows, 3, FeatureType::F32, items.hash()).unwrap();
+    own.write(&world.path("a/features/audio.mine.safetensors"), "mine", serde_json::Value::Null).unwrap();
+    let output = make("evaluate", &[format!("SET=run.seed=7 {example} pretrain.epochs=1")]);
+    assert!(output.status.success(), "{}", said(&output));
+    let config = world.text("a/runs/mp4sr/config.toml");
+    assert!(config.contains("seed = 7") && config.contains("\"audio\"") && config.contains("\"mine\""), "{config}");
+    // A pipeline whose path holds `sample` is no sample pipeline.
+    assert!(!world.path("sample").exists());
+    let refused = make("preprocess", &["SET=run.name=\"x".to_owned()]);
+    assert!(said(&refused).contains("is not closed"), "{}", said(&refused));
+}
+
+#[test]
+fn the_sample_world_is_generated_for_its_pipeline_wherever_artifacts_go() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = |pipeline: &Path| {
+        let mut command = elsewhere(folder.path(), "run");
+        command.args(["--until", "preprocess", "--artifacts", "made"]).arg("--pipeline").arg(pipeline).output().unwrap()
+    };
+    let own = folder.path().join("sample-of-mine.toml");
+    files::write_bytes(&own, b"[dataset]\nname = \"mine\"\n[source]\ninteractions = [\"x.json\"]\n").unwrap();
+    assert!(said(&stage(&own)).contains("x.json") && !folder.path().join("made/sample").exists());
+    let output = stage(&root().canonicalize().unwrap().join("pipelines/sample.toml"));
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(folder.path().join("made/sample/raw/reviews.json.gz").exists());
+    assert!(!folder.path().join("artifacts").exists());
+}
+
+#[test]
+fn shells_and_man_know_every_subcommand() {
+    for shell in ["bash", "zsh", "fish"] {
+        let text = run(command("completions").arg(shell));
+        for word in ["preprocess", "finetune", "until", "unused-days"] {
+            assert!(text.contains(word), "{shell}: {word}");
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    run(command("man").arg(folder.path().join("man1")));
+    for page in ["mp4sr", "mp4sr-run", "mp4sr-train-pretrain", "mp4sr-cache-prune"] {
+        let text = files::read_to_string(&folder.path().join("man1").join(format!("{page}.1"))).unwrap();
+        assert!(text.contains(".SH SYNOPSIS"), "{page}: {text}");
+    }
+}
