@@ -54,7 +54,7 @@ impl Error {
         Self::Io { action, path: path.to_owned(), source }
     }
 
-    /// A file of which `what` is no JSON of the kind that was expected.
+    /// A file whose part `what` is not the JSON that was expected.
     pub fn unreadable(path: &Path, what: &str, error: &serde_json::Error, remedy: impl Into<String>) -> Self {
         Self::unusable(path, format!("{what} can't be read ({})", json_problem(error)), remedy)
     }
@@ -67,14 +67,14 @@ impl Error {
 
 /// What is wrong with a JSON text, without the names that types have in the sources.
 pub fn json_problem(error: &serde_json::Error) -> String {
-    let told = error.to_string();
-    let Some((before, expected)) = told.split_once(", expected ") else { return told };
+    let message = error.to_string();
+    let Some((before, expected)) = message.split_once(", expected ") else { return message };
     let (first, rest) = expected.split_once(' ').unwrap_or((expected, ""));
     let (kind, rest) = match first {
         "i8" | "i16" | "i32" | "i64" | "isize" | "u8" | "u16" | "u32" | "u64" | "usize" => ("a whole number", rest),
         "f32" | "f64" => ("a number", rest),
         "struct" => ("an object", rest.split_once(' ').map_or("", |(_, rest)| rest)),
-        _ => return told,
+        _ => return message,
     };
     format!("{before}, expected {kind} {rest}").trim_end().to_owned()
 }

@@ -15,7 +15,7 @@ use crate::{Error, Result, files};
 pub struct Map(Option<memmap2::Mmap>);
 
 impl Map {
-    /// Maps a whole file; an empty one is no bytes.
+    /// Maps a whole file; an empty file gives no bytes.
     pub fn open(path: &Path) -> Result<Self> {
         let file = files::open(path)?;
         let length = file.metadata().map_err(|e| Error::io("inspect", path, e))?.len();

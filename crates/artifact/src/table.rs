@@ -214,7 +214,7 @@ impl Table {
     }
 }
 
-/// Hashes of columns' content in the file's metadata, by which a damaged file is told. A file of another program has none.
+/// Hashes of columns' content in the file's metadata, by which a damaged file is recognised. A file of another program has none.
 struct Checksums(Vec<KeyValue>);
 
 impl Checksums {
@@ -327,7 +327,7 @@ mod tests {
         let footer = u32::from_le_bytes(*whole[..whole.len() - 4].last_chunk().unwrap()) as usize;
         // Cutting the file for each change would take most of the time.
         let file = std::fs::File::options().write(true).open(&path).unwrap();
-        let mut told = 0;
+        let mut refused = 0;
         for at in whole.len() - 8 - footer..whole.len() {
             for bit in 0..8 {
                 file.write_all_at(&[whole[at] ^ 1 << bit], at as u64).unwrap();
@@ -335,11 +335,11 @@ mod tests {
                 for message in [Table::read(&path, "make it again").err(), names.err()].into_iter().flatten() {
                     let message = message.to_string();
                     assert!(message.contains("t.parquet") && message.ends_with("make it again"), "{message}");
-                    told += 1;
+                    refused += 1;
                 }
             }
             file.write_all_at(&whole[at..=at], at as u64).unwrap();
         }
-        assert!(told > 1000, "{told} of {footer} bytes");
+        assert!(refused > 1000, "{refused} of {footer} bytes");
     }
 }

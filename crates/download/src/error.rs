@@ -1,13 +1,13 @@
-/// Why downloading stopped; every variant is one sentence that says what to do.
+/// Why downloading stopped; every message is one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Reading or writing a file failed.
     #[error(transparent)]
     Artifact(#[from] mp4sr_artifact::Error),
-    /// Raw files that can't be had.
+    /// Raw files that could not be fetched.
     #[error("{0}")]
     Raw(String),
-    /// Numbers that must agree don't.
+    /// Counts that must agree do not.
     #[error("{0}")]
     Bug(#[source] mp4sr_pipeline::Bug),
 }

@@ -69,7 +69,7 @@ impl Desk<'_> {
         }
         let lost = |reason: &str| {
             let remedy = "run again, correct `download.files`, or put the file there";
-            Ok(Err(format!("`{}` can't be had from {}: {reason}; {remedy}", path.display(), file.url)))
+            Ok(Err(format!("failed to download `{}` from {}: {reason}; {remedy}", path.display(), file.url)))
         };
         if self.settings.offline {
             return lost("`download.offline` is on");
@@ -99,7 +99,7 @@ impl Desk<'_> {
 /// A file that is there already is never replaced.
 fn kept(file: &RawFile, path: &Path, bytes: u64) -> Result<RawOutcome> {
     if !path.is_file() {
-        return Ok(Err(format!("`{}` is no file; correct its `path` in `download.files`", path.display())));
+        return Ok(Err(format!("`{}` is not a file; correct its `path` in `download.files`", path.display())));
     }
     let found = if file.sha256.is_empty() { None } else { Some(sum(path)?) };
     if found.as_ref().is_some_and(|found| !found.eq_ignore_ascii_case(&file.sha256)) {

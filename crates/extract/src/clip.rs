@@ -113,7 +113,7 @@ impl Config {
         if !divides(vision.hidden_size, vision.num_attention_heads)
             || !divides(text.hidden_size, text.num_attention_heads)
         {
-            return Err("hidden_size is no multiple of num_attention_heads".to_owned());
+            return Err("hidden_size is not a multiple of num_attention_heads".to_owned());
         }
         Ok(())
     }
@@ -262,8 +262,8 @@ impl TextTower {
         let positions = &[text.max_position_embeddings, d];
         Ok(Self {
             stack: tower.load(weights)?,
-            tokens: weights.take("text_model.embeddings.token_embedding.weight", &[text.vocab_size, d])?,
-            positions: weights.take("text_model.embeddings.position_embedding.weight", positions)?,
+            tokens: weights.read("text_model.embeddings.token_embedding.weight", &[text.vocab_size, d])?,
+            positions: weights.read("text_model.embeddings.position_embedding.weight", positions)?,
             norm: weights.norm("text_model.final_layer_norm", d)?,
             projection: weights.projection("text_projection", d, config.projection_dim)?,
             end: text.eos_token_id,
@@ -275,8 +275,8 @@ impl TextTower {
         let mut x = Vec::new();
         for tokens in texts {
             for (position, &token) in tokens.iter().enumerate() {
-                let (token, place) = (&self.tokens[token as usize * d..][..d], &self.positions[position * d..][..d]);
-                x.extend(token.iter().zip(place).map(|(token, place)| token + place));
+                let (token, position) = (&self.tokens[token as usize * d..][..d], &self.positions[position * d..][..d]);
+                x.extend(token.iter().zip(position).map(|(token, position)| token + position));
             }
         }
         let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
@@ -313,13 +313,13 @@ impl VisionTower {
         let tower =
             Tower { name: "vision_model", layers: vision.num_hidden_layers, feed: vision.intermediate_size, shape };
         let across = vision.image_size / patch;
-        let kernel = weights.take("vision_model.embeddings.patch_embedding.weight", &[d, 3, patch, patch])?;
+        let kernel = weights.read("vision_model.embeddings.patch_embedding.weight", &[d, 3, patch, patch])?;
         let positions = &[across * across + 1, d];
         Ok(Self {
             stack: tower.load(weights)?,
             patches: InferenceLinear::new(&kernel, vec![0.0; d]),
-            class: weights.take("vision_model.embeddings.class_embedding", &[d])?,
-            positions: weights.take("vision_model.embeddings.position_embedding.weight", positions)?,
+            class: weights.read("vision_model.embeddings.class_embedding", &[d])?,
+            positions: weights.read("vision_model.embeddings.position_embedding.weight", positions)?,
             // The reference's spelling.
             norm_before: weights.norm("vision_model.pre_layrnorm", d)?,
             norm_after: weights.norm("vision_model.post_layernorm", d)?,
@@ -341,7 +341,7 @@ impl VisionTower {
         let mut x = Vec::with_capacity(images * (count + 1) * d);
         for image in of_patches.chunks_exact(count * d) {
             let tokens = self.class.iter().chain(image);
-            x.extend(tokens.zip(&self.positions).map(|(token, place)| token + place));
+            x.extend(tokens.zip(&self.positions).map(|(token, position)| token + position));
         }
         self.norm_before.forward(&mut x, self.stack.shape.eps);
         self.stack.forward(&mut x, &vec![count + 1; images]);

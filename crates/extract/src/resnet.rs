@@ -73,8 +73,8 @@ struct Convolution {
 impl Convolution {
     fn load(weights: &Weights<'_>, name: &str, shape: [usize; 4], stride: usize) -> Result<Self> {
         let [outputs, inputs, side, _] = shape;
-        let mut kernel = weights.take(&format!("{name}.convolution.weight"), &shape)?;
-        let vector = |part: &str| weights.take(&format!("{name}.normalization.{part}"), &[outputs]);
+        let mut kernel = weights.read(&format!("{name}.convolution.weight"), &shape)?;
+        let vector = |part: &str| weights.read(&format!("{name}.normalization.{part}"), &[outputs]);
         let (weight, bias) = (vector("weight")?, vector("bias")?);
         let (mean, variance) = (vector("running_mean")?, vector("running_var")?);
         let scale: Vec<f32> =

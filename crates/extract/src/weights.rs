@@ -1,4 +1,4 @@
-//! The tensors of a model folder, as f32 whatever the file holds, by the names that the Python library gives them.
+//! The tensors of a model folder, converted to f32, by the names that the Python library gives them.
 
 use std::path::{Path, PathBuf};
 
@@ -20,8 +20,8 @@ impl WeightsFile {
         Ok(Self { path: path.to_owned(), bytes: files::read(path)? })
     }
 
-    /// `prefixes` are what names may begin with, depending on the class that saved the model; the first that fits `probe`
-    /// is taken.
+    /// The tensors under the first of `prefixes` that has a tensor `probe`: the prefix depends on the class that saved the
+    /// model.
     pub fn tensors(&self, prefixes: &[&str], probe: &str) -> Result<Weights<'_>> {
         let tensors = SafeTensors::deserialize(&self.bytes).map_err(|e| {
             Error::model(&self.path, format!("it is not a whole safetensors file ({e}), fetch it again"))
@@ -46,7 +46,7 @@ pub(crate) struct Weights<'b> {
 
 impl Weights<'_> {
     /// A tensor that must have this shape.
-    pub fn take(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+    pub fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let name = format!("{}{name}", self.prefix);
         let Ok(view) = self.tensors.tensor(&name) else {
             return Err(Error::model(
@@ -71,7 +71,7 @@ impl Weights<'_> {
     /// A tensor that may be missing.
     pub fn optional(&self, name: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
         let there = self.tensors.tensor(&format!("{}{name}", self.prefix)).is_ok();
-        if there { self.take(name, shape).map(Some) } else { Ok(None) }
+        if there { self.read(name, shape).map(Some) } else { Ok(None) }
     }
 
     /// `name.weight` `[out, in]` and `name.bias`.
@@ -83,8 +83,8 @@ impl Weights<'_> {
     pub fn side_by_side(&self, names: &[&str], inputs: usize, outputs: usize) -> Result<InferenceLinear> {
         let mut parts = Vec::new();
         for name in names {
-            let weight = self.take(&format!("{name}.weight"), &[outputs, inputs])?;
-            parts.push((weight, self.take(&format!("{name}.bias"), &[outputs])?));
+            let weight = self.read(&format!("{name}.weight"), &[outputs, inputs])?;
+            parts.push((weight, self.read(&format!("{name}.bias"), &[outputs])?));
         }
         let parts: Vec<(&[f32], &[f32])> = parts.iter().map(|(w, b)| (w.as_slice(), b.as_slice())).collect();
         Ok(InferenceLinear::side_by_side(&parts))
@@ -92,7 +92,7 @@ impl Weights<'_> {
 
     /// A map without a bias.
     pub fn projection(&self, name: &str, inputs: usize, outputs: usize) -> Result<InferenceLinear> {
-        let weight = self.take(&format!("{name}.weight"), &[outputs, inputs])?;
+        let weight = self.read(&format!("{name}.weight"), &[outputs, inputs])?;
         Ok(InferenceLinear::new(&weight, vec![0.0; outputs]))
     }
 
@@ -100,8 +100,8 @@ impl Weights<'_> {
     pub fn norm(&self, name: &str, width: usize) -> Result<InferenceNorm> {
         let old = self.optional(&format!("{name}.gamma"), &[width])?;
         let (weight, bias) = match old {
-            Some(weight) => (weight, self.take(&format!("{name}.beta"), &[width])?),
-            None => (self.take(&format!("{name}.weight"), &[width])?, self.take(&format!("{name}.bias"), &[width])?),
+            Some(weight) => (weight, self.read(&format!("{name}.beta"), &[width])?),
+            None => (self.read(&format!("{name}.weight"), &[width])?, self.read(&format!("{name}.bias"), &[width])?),
         };
         Ok(InferenceNorm { weight, bias })
     }

@@ -83,7 +83,7 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
-    use crate::source::Record;
+    use crate::source::ItemRecord;
 
     #[test]
     fn what_is_left_is_numbered_in_the_order_of_the_input() {
@@ -94,7 +94,7 @@ mod tests {
             times: vec![7, 1500, 1999, 0, 1],
             keep: vec![false, true, true, true, false],
         };
-        let record = Record { title: "T".into(), sentences: vec!["S".into()], images: vec!["i.jpg".into()] };
+        let record = ItemRecord { title: "T".into(), sentences: vec!["S".into()], images: vec!["i.jpg".into()] };
         let catalogue = Catalogue { records: HashMap::from([(3, record)]), is_complete: Vec::new() };
         let dataset = Dataset::new(events, 1000, ids(&["a", "b", "c", "d"]), ids(&["p", "q", "r", "s"]), catalogue);
         assert_eq!(dataset.users.ids, ["b", "d"]);

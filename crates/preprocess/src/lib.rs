@@ -6,7 +6,7 @@
 //!
 //! The way of an event: `read` gives rows of a file, one at a time; `source` knows which fields of which form mean what;
 //! `filter` removes repeats and small users and items; `dataset` numbers what is left and writes it. The way of an
-//! item's texts and pictures: `text` and `images`.
+//! item's texts and images: `text` and `images`.
 
 pub mod command;
 mod dataset;
@@ -26,7 +26,7 @@ mod text;
 pub use error::{Error, Result};
 pub use filter::Step;
 pub use rejects::{Example, Rejected, Rejects};
-pub use report::{Accounts, Report, Spread, Statistics};
+pub use report::{Accounts, LengthSpread, PreprocessReport, Statistics};
 pub use source::{EventsRead, FileCount, ItemsRead};
 pub use stage::{account, count_events, count_items, run};
 pub use table1::Table1Row;

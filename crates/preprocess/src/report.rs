@@ -20,7 +20,7 @@ const STYLE: TableStyle =
 
 /// The content of `report.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Report {
+pub struct PreprocessReport {
     /// Version of this file's form.
     pub version: u32,
     /// The dataset's name.
@@ -84,21 +84,21 @@ pub struct Statistics {
     /// Items whose images are all addresses to fetch.
     pub items_with_addresses_only: u64,
     /// Sentences an item.
-    pub sentences: Spread,
+    pub sentences: LengthSpread,
     /// Images an item.
-    pub images: Spread,
+    pub images: LengthSpread,
 }
 
 /// How many an item has.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Spread {
+pub struct LengthSpread {
     /// Mean over all items.
     pub mean: f64,
     /// Items by number: `items[n]` have n.
     pub items: Vec<u64>,
 }
 
-impl Spread {
+impl LengthSpread {
     fn of(counts: impl Iterator<Item = usize>) -> Self {
         let (mut items, mut sum, mut total) = (Vec::new(), 0, 0);
         for count in counts {
@@ -138,13 +138,13 @@ impl Statistics {
             items_without_text: count(&Vec::is_empty, &items.sentences),
             items_without_image: count(&Vec::is_empty, &items.images),
             items_with_addresses_only: count(&|row| !row.is_empty() && row.iter().all(is_address), &items.images),
-            sentences: Spread::of(items.sentences.iter().map(Vec::len)),
-            images: Spread::of(items.images.iter().map(Vec::len)),
+            sentences: LengthSpread::of(items.sentences.iter().map(Vec::len)),
+            images: LengthSpread::of(items.images.iter().map(Vec::len)),
         }
     }
 }
 
-impl Report {
+impl PreprocessReport {
     pub(crate) fn new(
         config: &Config,
         interactions: EventsRead,
@@ -347,8 +347,8 @@ mod tests {
 
     #[test]
     fn spreads_count_items_by_number() {
-        let spread = Spread::of([0, 2, 2, 1].into_iter());
+        let spread = LengthSpread::of([0, 2, 2, 1].into_iter());
         assert_eq!((spread.mean, spread.items), (1.25, vec![1, 1, 2]));
-        assert_eq!(Spread::of(std::iter::empty()), Spread::default());
+        assert_eq!(LengthSpread::of(std::iter::empty()), LengthSpread::default());
     }
 }

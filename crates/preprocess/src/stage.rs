@@ -13,11 +13,11 @@ use crate::filter::{Ordered, Step, order};
 use crate::images::ImageFolder;
 use crate::input::Inputs;
 use crate::kcore::Bounds;
-use crate::report::Report;
-use crate::source::{Budget, Catalogue, Events, Form, Reading};
+use crate::report::PreprocessReport;
+use crate::source::{Budget, Catalogue, Events, Reading, SourceForm};
 use crate::{Error, Result, source, table1};
 
-/// Raised whenever the same raw files would give other bytes.
+/// Raised with every change after which the same raw files give other bytes.
 const VERSION: u32 = 2;
 
 /// Brings the dataset up to date and prints its statistics when there was anything to do.
@@ -25,9 +25,9 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     let config = &context.config;
     let folder = context.layout.dataset();
     let make_stage = || -> anyhow::Result<Stage> {
-        // What can be known to be wrong is told before the last run's manifest goes.
+        // Errors that can be known now are reported before the last run's manifest is removed.
         table1::row(&config.dataset.table1)?;
-        Form::new(&config.source)?;
+        SourceForm::new(&config.source)?;
         let inputs = Inputs::resolve(config)?;
         let settings = json!({
             "data": config.dataset.data,
@@ -49,20 +49,20 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
 
 /// Reads and filters all that a pipeline names and accounts for it, without writing anything: for the fuzz targets.
 #[doc(hidden)]
-pub fn account(config: &Config) -> Result<Report> {
+pub fn account(config: &Config) -> Result<PreprocessReport> {
     Ok(read(config, &Progress::new(true))?.0)
 }
 
 /// Lines of a file of interactions, and how many of them are events: for the fuzz targets.
 #[doc(hidden)]
 pub fn count_events(path: &Path, source: &Source) -> Result<(u64, u64)> {
-    source::count_events(path, &Form::new(source)?)
+    source::count_events(path, &SourceForm::new(source)?)
 }
 
 /// The same of a file of items.
 #[doc(hidden)]
 pub fn count_items(path: &Path, source: &Source) -> Result<(u64, u64)> {
-    source::count_items(path, &Form::new(source)?)
+    source::count_items(path, &SourceForm::new(source)?)
 }
 
 /// Reads, filters, writes.
@@ -71,7 +71,7 @@ fn make(
     layout: &Layout,
     settings: &serde_json::Value,
     progress: &Progress,
-) -> Result<(Report, Vec<PathBuf>)> {
+) -> Result<(PreprocessReport, Vec<PathBuf>)> {
     let (report, dataset) = read(config, progress)?;
     let mut outputs = dataset.write(layout, settings)?;
     files::write_json(&layout.statistics(), &report)?;
@@ -79,10 +79,10 @@ fn make(
     Ok((report, outputs))
 }
 
-fn read(config: &Config, progress: &Progress) -> Result<(Report, Dataset)> {
+fn read(config: &Config, progress: &Progress) -> Result<(PreprocessReport, Dataset)> {
     let table1 = table1::row(&config.dataset.table1)?;
     let inputs = Inputs::resolve(config)?;
-    let form = Form::new(&config.source)?;
+    let form = SourceForm::new(&config.source)?;
     let preprocess = &config.preprocess;
     let mut budget = Budget::new(preprocess.max_bad_lines);
     let mut warnings = Vec::new();
@@ -147,7 +147,7 @@ fn read(config: &Config, progress: &Progress) -> Result<(Report, Dataset)> {
 
     let ties = count_ties(&ordered);
     let dataset = Dataset::new(ordered, units, user_ids, item_ids, catalogue);
-    let report = Report::new(config, events_read, items_read, steps, ties, &dataset, table1, warnings);
+    let report = PreprocessReport::new(config, events_read, items_read, steps, ties, &dataset, table1, warnings);
     report.check()?;
     report.warnings.iter().for_each(|warning| progress.say(format!("preprocess: {warning}")));
     Ok((report, dataset))

@@ -114,7 +114,7 @@ fn plain(text: &str) -> String {
 }
 
 fn unwrap(text: &str) -> String {
-    // What is never closed is no tag: "pants <5 years" keeps its end.
+    // A tag that is never closed is not a tag: "pants <5 years" keeps its end.
     let (tagged, rest) = text.split_at(text.rfind('>').map_or(0, |at| at + 1));
     let source = format!("{tagged}{}", rest.replace('<', "&lt;"));
     let input = BufferQueue::default();

@@ -53,16 +53,16 @@ fn buckets() -> usize {
     32
 }
 
-/// Which of the models.
+/// The supported models.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum Architecture {
     Bert,
     DistilBert,
     Roberta,
     MpNet,
 }
 
-/// What the tensors of a layer are called, under the layer's own name.
+/// The names of a layer's tensors, behind the name of the layer.
 struct Names {
     layers: &'static str,
     qkv: [&'static str; 3],
@@ -73,7 +73,7 @@ struct Names {
     feed_norm: &'static str,
 }
 
-impl Kind {
+impl Architecture {
     fn of(model_type: &str) -> Option<Self> {
         Some(match model_type {
             "bert" => Self::Bert,
@@ -134,19 +134,19 @@ pub(super) struct LanguageModel {
     stack: InferenceTransformer,
     words: Vec<f32>,
     positions: Vec<f32>,
-    /// Added to every token: that of the first (and here only) kind of segment.
+    /// The embedding of the first segment type, the only one used here; it is added to every token.
     segment: Vec<f32>,
     norm: InferenceNorm,
-    /// The padding token, where positions count from it.
+    /// The padding token, in models whose positions count from it.
     padding: Option<u32>,
-    /// The most tokens a sequence can have.
+    /// The most tokens that a sequence can have.
     pub longest: usize,
 }
 
 impl LanguageModel {
     pub fn load(folder: &ModelFolder) -> Result<Self> {
         let model_type = folder.model_type()?;
-        let Some(kind) = Kind::of(&model_type) else {
+        let Some(kind) = Architecture::of(&model_type) else {
             let expected = "bert, distilbert, roberta, xlm-roberta, camembert, mpnet";
             return Err(folder.config.error(format!("model_type: expected one of {expected}; found {model_type}")));
         };
@@ -157,7 +157,7 @@ impl LanguageModel {
         Self::build(&config, kind, &weights)
     }
 
-    fn build(config: &Config, kind: Kind, weights: &Weights<'_>) -> Result<Self> {
+    fn build(config: &Config, kind: Architecture, weights: &Weights<'_>) -> Result<Self> {
         let d = config.hidden_size;
         let names = kind.names();
         let layers = (0..config.num_hidden_layers).map(|at| {
@@ -181,7 +181,7 @@ impl LanguageModel {
             activation: Activation::Gelu,
         };
         let bias = match kind {
-            Kind::MpNet => Some(relative_bias(config, weights)?),
+            Architecture::MpNet => Some(relative_bias(config, weights)?),
             _ => None,
         };
         let segment = match config.type_vocab_size {
@@ -195,8 +195,8 @@ impl LanguageModel {
         let reserved = padding.map_or(0, |padding| padding as usize + 1);
         Ok(Self {
             stack: InferenceTransformer { shape, layers: layers.collect::<Result<_>>()?, bias },
-            words: weights.take("embeddings.word_embeddings.weight", &[config.vocab_size, d])?,
-            positions: weights.take("embeddings.position_embeddings.weight", &[config.max_position_embeddings, d])?,
+            words: weights.read("embeddings.word_embeddings.weight", &[config.vocab_size, d])?,
+            positions: weights.read("embeddings.position_embeddings.weight", &[config.max_position_embeddings, d])?,
             segment,
             norm: weights.norm("embeddings.LayerNorm", d)?,
             padding,
@@ -209,7 +209,7 @@ impl LanguageModel {
         self.segment.len()
     }
 
-    /// How many tokens there are; a tokenizer of another model may know more.
+    /// Number of tokens in the vocabulary.
     pub fn vocabulary(&self) -> usize {
         self.words.len() / self.width()
     }
@@ -219,10 +219,10 @@ impl LanguageModel {
         let d = self.width();
         let mut x = Vec::with_capacity(sequences.iter().map(|tokens| tokens.len()).sum::<usize>() * d);
         for tokens in sequences {
-            for (&token, position) in tokens.iter().zip(self.places(tokens)) {
-                let (word, place) = (&self.words[token as usize * d..][..d], &self.positions[position * d..][..d]);
+            for (&token, position) in tokens.iter().zip(self.position_ids(tokens)) {
+                let (word, position) = (&self.words[token as usize * d..][..d], &self.positions[position * d..][..d]);
                 // The order of the sums is the reference's.
-                x.extend((0..d).map(|c| (word[c] + self.segment[c]) + place[c]));
+                x.extend((0..d).map(|c| (word[c] + self.segment[c]) + position[c]));
             }
         }
         self.norm.forward(&mut x, self.stack.shape.eps);
@@ -231,28 +231,28 @@ impl LanguageModel {
         x
     }
 
-    fn places(&self, tokens: &[u32]) -> Vec<usize> {
+    fn position_ids(&self, tokens: &[u32]) -> Vec<usize> {
         let Some(padding) = self.padding else { return (0..tokens.len()).collect() };
         let mut next = padding as usize;
-        let place = |&token: &u32| {
+        let position_id = |&token: &u32| {
             next += usize::from(token != padding);
             if token == padding { padding as usize } else { next }
         };
-        tokens.iter().map(place).collect()
+        tokens.iter().map(position_id).collect()
     }
 }
 
 impl Config {
-    fn check(&self, kind: Kind) -> std::result::Result<(), String> {
+    fn check(&self, kind: Architecture) -> std::result::Result<(), String> {
         if self.hidden_act != "gelu" {
             return Err(format!("hidden_act: expected gelu, found {}", self.hidden_act));
         }
-        if kind != Kind::MpNet && self.position_embedding_type != "absolute" {
+        if kind != Architecture::MpNet && self.position_embedding_type != "absolute" {
             return Err(format!("position_embedding_type: expected absolute, found {}", self.position_embedding_type));
         }
         let (d, heads) = (self.hidden_size, self.num_attention_heads);
         if heads == 0 || d == 0 || !d.is_multiple_of(heads) {
-            return Err(format!("hidden_size {d} is no multiple of num_attention_heads {heads}"));
+            return Err(format!("hidden_size {d} is not a multiple of num_attention_heads {heads}"));
         }
         if self.relative_attention_num_buckets < 4 {
             return Err(format!(
@@ -264,13 +264,13 @@ impl Config {
     }
 }
 
-/// The distance from which on all are alike.
+/// All distances from this one on share a bucket.
 const FARTHEST: usize = 128;
 
 /// Distances share biases in buckets: near ones alone, farther ones by the logarithm (as in T5, arXiv 1910.10683).
 fn relative_bias(config: &Config, weights: &Weights<'_>) -> Result<RelativeBias> {
     let (buckets, heads) = (config.relative_attention_num_buckets, config.num_attention_heads);
-    let table = weights.take("encoder.relative_attention_bias.weight", &[buckets, heads])?;
+    let table = weights.read("encoder.relative_attention_bias.weight", &[buckets, heads])?;
     let distances = -(FARTHEST as isize)..=FARTHEST as isize;
     let values = (0..heads)
         .flat_map(|head| distances.clone().map(move |distance| (head, distance)))

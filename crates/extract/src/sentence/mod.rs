@@ -1,7 +1,7 @@
-//! Sentences to vectors, as the Python library sentence-transformers does it.
+//! Sentences to vectors, as the Python library sentence-transformers computes them.
 //!
 //! Reimers and Gurevych, Sentence-BERT, 2019 (arXiv 1908.10084). `modules.json`, the pooling's `config.json` and
-//! `sentence_bert_config.json` of a model are followed; the language model below is told by its `config.json`.
+//! `sentence_bert_config.json` of a model are followed; its `config.json` says which language model it uses.
 
 mod language;
 
@@ -15,19 +15,19 @@ use self::language::LanguageModel;
 use crate::error::{Error, Result};
 use crate::folder::{CONFIG, JsonFile, ModelFolder, TOKENIZER, WEIGHTS};
 
-/// Tokens that go through the layers together: enough for the products, and they stay in the caches.
+/// Tokens that go through the layers together: enough for efficient products, few enough to stay in the caches.
 const TOKENS: usize = 512;
 /// Below this a norm counts as zero, as in the reference.
 const SMALLEST_NORM: f32 = 1e-12;
 
-/// The files that decide what the encoder computes, beside those that `modules.json` names.
+/// The files that determine the vectors, beside those that `modules.json` names.
 const REQUIRED: [&str; 3] = [CONFIG, TOKENIZER, WEIGHTS];
 const MODULES: &str = "modules.json";
 const SENTENCE_CONFIG: &str = "sentence_bert_config.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const OPTIONAL: [&str; 3] = [MODULES, SENTENCE_CONFIG, TOKENIZER_CONFIG];
 
-/// How token vectors become one.
+/// How the vectors of tokens are combined into one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pooling {
     Mean,
@@ -101,10 +101,10 @@ struct SentenceConfig {
     do_lower_case: bool,
 }
 
-/// What stands in `tokenizer_config.json` beside much else.
+/// The part of `tokenizer_config.json` that is used.
 #[derive(Deserialize)]
 struct TokenizerConfig {
-    /// Some files say "no limit" as a number past 64 bits.
+    /// The most tokens of a sequence. Some files write "no limit" as a number that does not fit 64 bits.
     model_max_length: Option<f64>,
 }
 
@@ -162,8 +162,9 @@ impl SentenceEncoder {
         self.model.width()
     }
 
-    /// One vector per text, `[texts, d]` row by row. Texts go through the model sorted by length and without padding: what
-    /// a text's vector is does not depend, to the bit, on the texts beside it. `done` hears how many more are done.
+    /// Returns one vector per text, `[texts, d]` row by row. Texts go through the model sorted by length and without
+    /// padding, so that the vector of a text does not depend, to the bit, on the texts beside it. `done` is called with the
+    /// number of texts that were encoded since its last call.
     pub fn encode<S: AsRef<str> + Sync>(&self, texts: &[S], done: impl Fn(u64) + Sync) -> Result<Vec<f32>> {
         let tokens = texts.par_iter().map(|text| self.tokens(text.as_ref())).collect::<Result<Vec<_>>>()?;
         let mut order: Vec<usize> = (0..tokens.len()).collect();
@@ -194,7 +195,7 @@ impl SentenceEncoder {
     }
 
     fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        // What Python's `strip` takes away: four separators of records are more than Rust's white space.
+        // As Python's `strip`, which also removes four separators that Rust does not count as white space.
         let text = text.trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c));
         let lowered = if self.lower_case { text.to_lowercase() } else { String::new() };
         let text = if self.lower_case { &lowered } else { text };
@@ -243,7 +244,7 @@ impl Pooling {
     }
 }
 
-/// Cuts `order` where the next sequence would bring a block past [`TOKENS`].
+/// Cuts `order` into blocks of at most [`TOKENS`] tokens; a longer sequence is a block of its own.
 fn blocks(order: &[usize], length: impl Fn(usize) -> usize) -> Vec<&[usize]> {
     let (mut blocks, mut start, mut tokens) = (Vec::new(), 0, 0);
     for (at, &i) in order.iter().enumerate() {

@@ -60,7 +60,7 @@ pub fn for_each_plain(
     lines: &mut Lines<'_>,
     fields: &[&str],
     typed: bool,
-    take: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
+    visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let mut line = Vec::new();
     let first = header_line(lines, &mut line)?;
@@ -76,8 +76,8 @@ pub fn for_each_plain(
             header.cells(&values, text)
         });
         match cells {
-            Ok(cells) => take((number, Ok(&cells)))?,
-            Err(fault) => take((number, Err(fault)))?,
+            Ok(cells) => visit((number, Ok(&cells)))?,
+            Err(fault) => visit((number, Err(fault)))?,
         }
     }
     Ok(())
@@ -87,11 +87,11 @@ pub fn for_each_plain(
 pub fn for_each_quoted(
     lines: &mut Lines<'_>,
     fields: &[&str],
-    take: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
+    visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let mut first = Vec::new();
     header_line(lines, &mut first)?;
-    let mut record = Record::new();
+    let mut record = QuotedRecord::new();
     if !record.feed(&first, true) {
         return Err(Error::raw(
             lines.path(),
@@ -108,22 +108,22 @@ pub fn for_each_quoted(
         let line = match outcome {
             Ok(line) => line,
             Err(fault) => {
-                take((number, Err(fault)))?;
+                visit((number, Err(fault)))?;
                 continue;
             }
         };
         if line.is_empty() {
-            take((number, Err(Fault::new("blank line", ""))))?;
+            visit((number, Err(Fault::new("blank line", ""))))?;
             continue;
         }
         let shown = String::from_utf8_lossy(&line[..line.len().min(200)]).into_owned();
         if !record.feed(&line, true) && !complete(lines, &mut pending, &mut record, line.len())? {
-            take((number, Err(Fault::new("quotation mark that is never closed", shown))))?;
+            visit((number, Err(Fault::new("quotation mark that is never closed", shown))))?;
             continue;
         }
         match record.fields().and_then(|values| header.cells(&values, &shown)) {
-            Ok(cells) => take((number, Ok(&cells)))?,
-            Err(fault) => take((number, Err(fault)))?,
+            Ok(cells) => visit((number, Ok(&cells)))?,
+            Err(fault) => visit((number, Err(fault)))?,
         }
     }
 }
@@ -142,7 +142,7 @@ fn next_line(lines: &mut Lines<'_>, pending: &mut VecDeque<Pending>) -> Result<O
 fn complete(
     lines: &mut Lines<'_>,
     pending: &mut VecDeque<Pending>,
-    record: &mut Record,
+    record: &mut QuotedRecord,
     mut bytes: usize,
 ) -> Result<bool> {
     let mut taken = Vec::new();
@@ -182,7 +182,7 @@ fn header_line<'l>(lines: &mut Lines<'_>, line: &'l mut Vec<u8>) -> Result<&'l s
 }
 
 /// A record that grows line by line.
-struct Record {
+struct QuotedRecord {
     parser: csv_core::Reader,
     text: Vec<u8>,
     ends: Vec<usize>,
@@ -190,7 +190,7 @@ struct Record {
     count: usize,
 }
 
-impl Record {
+impl QuotedRecord {
     fn new() -> Self {
         // Lines arrive one by one; by default a lone carriage return would end a record inside of one.
         let parser = csv_core::ReaderBuilder::new().terminator(csv_core::Terminator::Any(b'\n')).build();

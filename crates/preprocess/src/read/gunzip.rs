@@ -5,13 +5,17 @@ use flate2::bufread::GzDecoder;
 /// The two bytes that every gzip member begins with.
 pub const MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// Decodes gzip of any number of members. Zeros after the last one are left alone, as tapes and some mirrors pad files; other
-/// bytes there are an error, because a member whose first byte is damaged would else be lost without a word.
+/// Decodes gzip of any number of members, each with flate2. Zeros after the last member are skipped, because tapes and some
+/// mirrors pad files; other bytes there are an error, because a member whose first byte is damaged would otherwise be lost in
+/// silence.
+///
+/// flate2's own `MultiGzDecoder` refuses the padding ("invalid gzip header"), and takes fewer than ten bytes of anything after
+/// the last member for a member that is cut short.
 pub struct Gunzip<R: BufRead> {
     member: Option<GzDecoder<Ahead<R>>>,
 }
 
-/// The input, with a byte before it that was taken to look ahead.
+/// The input, preceded by a byte that was read to look ahead.
 type Ahead<R> = Chain<Cursor<Vec<u8>>, R>;
 
 impl<R: BufRead> Gunzip<R> {

@@ -15,14 +15,14 @@ pub fn for_each(
     lines: &mut Lines<'_>,
     fields: &[&str],
     python: bool,
-    take: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
+    visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let mut line = Vec::new();
     while let Some((number, outcome)) = lines.next(&mut line)? {
         let cells = outcome.and_then(|()| lines::text(&line)).and_then(|text| cells(text, fields, python));
         match cells {
-            Ok(cells) => take((number, Ok(&cells)))?,
-            Err(fault) => take((number, Err(fault)))?,
+            Ok(cells) => visit((number, Ok(&cells)))?,
+            Err(fault) => visit((number, Err(fault)))?,
         }
     }
     Ok(())

@@ -60,24 +60,24 @@ impl Shape {
 /// One line of a file: its number and, for each wanted field in order, what stands there; or why it can't be read.
 pub type Row<'r, 'a> = (u64, std::result::Result<&'r [RawCell<'a>], Fault>);
 
-/// Gives every row of a file to `take`. `bar` moves with the bytes that were read.
+/// Gives every row of a file to `visit`. `bar` moves with the bytes that were read.
 pub fn for_each_row(
     path: &Path,
     shape: Shape,
     fields: &[&str],
     bar: &Bar,
-    take: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
+    visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     if shape == Shape::Parquet {
-        return parquet_rows::for_each(path, fields, bar, take);
+        return parquet_rows::for_each(path, fields, bar, visit);
     }
     let mut lines = open::open(path, shape, bar)?;
     match shape {
-        Shape::JsonLines => json::for_each(&mut lines, fields, false, take),
-        Shape::JsonOrPythonLines => json::for_each(&mut lines, fields, true, take),
-        Shape::Csv => delimited::for_each_quoted(&mut lines, fields, take),
-        Shape::Tsv => delimited::for_each_plain(&mut lines, fields, false, take),
-        Shape::RecBole => delimited::for_each_plain(&mut lines, fields, true, take),
+        Shape::JsonLines => json::for_each(&mut lines, fields, false, visit),
+        Shape::JsonOrPythonLines => json::for_each(&mut lines, fields, true, visit),
+        Shape::Csv => delimited::for_each_quoted(&mut lines, fields, visit),
+        Shape::Tsv => delimited::for_each_plain(&mut lines, fields, false, visit),
+        Shape::RecBole => delimited::for_each_plain(&mut lines, fields, true, visit),
         Shape::Parquet => Err(Error::bug("Parquet files have no lines")),
     }
 }

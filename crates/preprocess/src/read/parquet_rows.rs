@@ -20,7 +20,7 @@ pub fn for_each(
     path: &Path,
     fields: &[&str],
     bar: &Bar,
-    take: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
+    visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let damaged = |e: String| {
         Error::raw(path, format!("can't be read as Parquet: {e}; fetch it again, or write it with snappy or zstd"))
@@ -48,7 +48,7 @@ pub fn for_each(
             let cells =
                 || columns.iter().map(|column| column.map_or(RawCell::Missing, |array| cell(array, row))).collect();
             let cells: Vec<RawCell<'_>> = parquet_step(|| Ok::<_, ParquetError>(cells())).map_err(damaged)?;
-            take((number, Ok(&cells)))?;
+            visit((number, Ok(&cells)))?;
         }
         bar.add(bytes * batch.num_rows() as u64 / rows);
     }
@@ -160,20 +160,20 @@ mod tests {
         write(&path, None);
         let whole = std::fs::read(&path).unwrap();
         let footer = u32::from_le_bytes(*whole[..whole.len() - 4].last_chunk().unwrap()) as usize;
-        // Cutting the file for each change would take most of the time.
+        // Cutting the file for each change would visit most of the time.
         let file = std::fs::File::options().write(true).open(&path).unwrap();
-        let mut told = 0;
+        let mut refused = 0;
         for at in whole.len() - 8 - footer..whole.len() {
             for bit in 0..8 {
                 file.write_all_at(&[whole[at] ^ 1 << bit], at as u64).unwrap();
                 if let Err(error) = rows(&path, Shape::Parquet, &["when", "user", "item", "tags", "key"]) {
                     let message = error.to_string();
                     assert!(message.contains("x.parquet") && message.contains(';'), "{at}, {bit}: {message}");
-                    told += 1;
+                    refused += 1;
                 }
             }
             file.write_all_at(&whole[at..=at], at as u64).unwrap();
         }
-        assert!(told > 1000, "{told} of {footer} bytes");
+        assert!(refused > 1000, "{refused} of {footer} bytes");
     }
 }

@@ -52,7 +52,7 @@ impl Clock {
         match self {
             _ if number < 0 => refuse("is negative"),
             Self::Milliseconds if number < EARLIEST_MILLISECONDS => {
-                refuse("is no Unix time in milliseconds (seconds?)")
+                refuse("is not a Unix time in milliseconds (seconds?)")
             }
             Self::Milliseconds if number / 1000 > LATEST => refuse("is after the year 2100"),
             Self::Seconds if number > LATEST => refuse("is after the year 2100 (milliseconds?)"),

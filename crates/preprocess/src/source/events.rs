@@ -10,7 +10,7 @@ use indexmap::IndexSet;
 use mp4sr_pipeline::Progress;
 use serde::{Deserialize, Serialize};
 
-use super::Form;
+use super::SourceForm;
 use super::values::id;
 use crate::read::{RawCell, Shape, for_each_row};
 use crate::rejects::{Fault, Rejects};
@@ -80,9 +80,9 @@ impl Budget {
 }
 
 /// Takes a row, or says why it can't be used.
-pub type Take<'t> = dyn FnMut(u64, &[RawCell<'_>]) -> Result<std::result::Result<(), Fault>> + 't;
+pub type Visit<'t> = dyn FnMut(u64, &[RawCell<'_>]) -> Result<std::result::Result<(), Fault>> + 't;
 
-/// Reads all rows of a file; those that `take` refuses are rejected like unreadable ones.
+/// Reads all rows of a file; those that `visit` refuses are rejected like unreadable ones.
 pub fn read_file(
     path: &Path,
     shape: Shape,
@@ -90,7 +90,7 @@ pub fn read_file(
     rejected: &mut Rejects,
     budget: &mut Budget,
     progress: &Progress,
-    take: &mut Take<'_>,
+    visit: &mut Visit<'_>,
 ) -> Result<FileCount> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let bar = progress.bytes(&name, path.metadata().map_or(0, |about| about.len()));
@@ -98,7 +98,7 @@ pub fn read_file(
     for_each_row(path, shape, fields, &bar, &mut |(line, row)| {
         count.lines += 1;
         let outcome = match row {
-            Ok(cells) => take(line, cells)?,
+            Ok(cells) => visit(line, cells)?,
             Err(fault) => Err(fault),
         };
         match outcome {
@@ -147,7 +147,7 @@ impl Events {
     /// Reads the files of interactions, one after the other.
     pub fn read(
         paths: &[PathBuf],
-        form: &Form,
+        form: &SourceForm,
         budget: &mut Budget,
         progress: &Progress,
     ) -> Result<(Self, EventsRead)> {
@@ -194,7 +194,7 @@ fn number_all(batches: Receiver<Batch>) -> (Ids, Vec<u32>) {
 /// Reads the lines of all files and keeps the times of those that are accepted.
 fn read_events(
     paths: &[PathBuf],
-    form: &Form,
+    form: &SourceForm,
     budget: &mut Budget,
     progress: &Progress,
     mut user_ids: Numbering,
@@ -230,7 +230,7 @@ fn read_events(
 
 /// User, item and time in the cells of a row.
 fn event<'c>(
-    form: &Form,
+    form: &SourceForm,
     users: &[String],
     cells: &'c [RawCell<'_>],
 ) -> std::result::Result<(Cow<'c, str>, Cow<'c, str>, i64), Fault> {
@@ -240,15 +240,15 @@ fn event<'c>(
 }
 
 /// Lines of one file of interactions and how many of them are events, without keeping any: for the fuzz targets.
-pub fn count(path: &Path, form: &Form) -> Result<(u64, u64)> {
+pub fn count(path: &Path, form: &SourceForm) -> Result<(u64, u64)> {
     let mut fields = vec![form.user.as_str(), form.time.as_str()];
     fields.extend(form.item.iter().map(String::as_str));
     let users = [form.user.clone()];
     let shape = form.shape(path, false)?;
-    let mut take = |_: u64, cells: &[RawCell<'_>]| Ok(event(form, &users, cells).map(|_| ()));
+    let mut visit = |_: u64, cells: &[RawCell<'_>]| Ok(event(form, &users, cells).map(|_| ()));
     let mut rejected = Rejects::default();
     let (budget, progress) = (&mut Budget::new(u64::MAX), Progress::new(true));
-    let count = read_file(path, shape, &fields, &mut rejected, budget, &progress, &mut take)?;
+    let count = read_file(path, shape, &fields, &mut rejected, budget, &progress, &mut visit)?;
     Ok((count.lines, count.accepted))
 }
 
@@ -271,7 +271,8 @@ pub(crate) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
-        let (events, read) = Events::read(&[path], &Form::new(source)?, &mut Budget::new(3), &Progress::new(true))?;
+        let (events, read) =
+            Events::read(&[path], &SourceForm::new(source)?, &mut Budget::new(3), &Progress::new(true))?;
         let count = &read.files[0];
         assert_eq!(count.lines, count.accepted + count.rejected);
         assert_eq!((count.accepted, count.rejected), (events.users.len() as u64, read.rejected.total()));
@@ -299,7 +300,7 @@ pub(crate) mod tests {
                    {\"user_id\": \"U\", \"asin\": \"B\", \"timestamp\": 1588615855071}\n";
         let (events, reasons) = read(&of(Format::Amazon2023), "r.jsonl", new).unwrap();
         assert_eq!(events, ["U P 1588615855070", "U B 1588615855071"]);
-        assert_eq!(reasons, ["`timestamp` is no Unix time in milliseconds (seconds?)"]);
+        assert_eq!(reasons, ["`timestamp` is not a Unix time in milliseconds (seconds?)"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{Error, Result};
 
 /// The fields of a form. Where several names stand, the first that a row has counts.
 #[derive(Clone, Debug)]
-pub struct Form {
+pub struct SourceForm {
     format: Format,
     /// User id, in interactions.
     pub user: String,
@@ -32,7 +32,7 @@ pub struct Form {
     pub lists_are_texts: bool,
 }
 
-impl Form {
+impl SourceForm {
     /// The form that `[source]` describes.
     pub fn new(source: &Source) -> Result<Self> {
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
@@ -54,7 +54,7 @@ impl Form {
             }
             Format::Amazon2018 => Self {
                 texts: names(&["brand", "description", "feature"]),
-                // The other list holds the same pictures at 40 pixels.
+                // The other list holds the same images at 40 pixels.
                 images: names(&["imageURLHighRes", "imageURL"]),
                 ..amazon(Clock::Seconds)
             },

@@ -7,7 +7,7 @@ use mp4sr_pipeline::Progress;
 use serde::{Deserialize, Serialize};
 
 use super::events::{Budget, FileCount, read_file};
-use super::{Form, Ids, values};
+use super::{Ids, SourceForm, values};
 use crate::Result;
 use crate::images::{ImageFolder, Resolver};
 use crate::read::RawCell;
@@ -16,7 +16,7 @@ use crate::text;
 
 /// What is kept of an item.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Record {
+pub struct ItemRecord {
     pub title: String,
     pub sentences: Vec<String>,
     pub images: Vec<String>,
@@ -26,7 +26,7 @@ pub struct Record {
 #[derive(Debug, Default)]
 pub struct Catalogue {
     /// Full records of the items that were asked for.
-    pub records: HashMap<u32, Record>,
+    pub records: HashMap<u32, ItemRecord>,
     /// Whether an item has both text and image.
     pub is_complete: Vec<bool>,
 }
@@ -56,7 +56,7 @@ pub struct ItemsRead {
 
 /// What to read and how much of it to keep.
 pub struct Reading<'a> {
-    pub form: &'a Form,
+    pub form: &'a SourceForm,
     pub data: &'a Path,
     pub item_ids: &'a Ids,
     /// Items whose record is kept; of the others only whether they have text and image.
@@ -67,7 +67,7 @@ pub struct Reading<'a> {
 }
 
 /// Lines of one file of items and how many of them are items, without keeping any: for the fuzz targets.
-pub fn count(path: &Path, form: &Form) -> Result<(u64, u64)> {
+pub fn count(path: &Path, form: &SourceForm) -> Result<(u64, u64)> {
     let ids = Ids::default();
     let folder = ImageFolder::default();
     let data = path.parent().unwrap_or(Path::new("."));
@@ -113,7 +113,7 @@ impl Catalogue {
                         cleaned_titles += u64::from(title);
                         cleaned_texts += u64::from(further);
                         record.images = match reading.folder.of(item) {
-                            // Pictures that lie here are what their addresses would be fetched for.
+                            // Images in this folder are those that the addresses lead to.
                             Some(images) => images.to_vec(),
                             None => reading
                                 .image_names(&cells[ids..])
@@ -138,12 +138,12 @@ impl Catalogue {
         for item in (0..count).filter(|&item| !seen[item]) {
             read.without_line += 1;
             let images = reading.folder.of(item).map(<[String]>::to_vec).unwrap_or_default();
-            catalogue.keep(item, Record { images, ..Record::default() }, reading);
+            catalogue.keep(item, ItemRecord { images, ..ItemRecord::default() }, reading);
         }
         Ok((catalogue, read))
     }
 
-    fn keep(&mut self, item: usize, mut record: Record, reading: &Reading<'_>) {
+    fn keep(&mut self, item: usize, mut record: ItemRecord, reading: &Reading<'_>) {
         record.images.truncate(reading.max_images);
         self.is_complete[item] = !record.sentences.is_empty() && !record.images.is_empty();
         if reading.needed[item] {
@@ -154,8 +154,8 @@ impl Catalogue {
 
 impl Reading<'_> {
     /// `cells`: title, texts, images.
-    fn texts(&self, cells: &[RawCell<'_>]) -> Record {
-        let mut record = Record::default();
+    fn texts(&self, cells: &[RawCell<'_>]) -> ItemRecord {
+        let mut record = ItemRecord::default();
         let title = values::texts(&cells[0], false);
         record.title = title.first().map(|title| text::line(title)).unwrap_or_default();
         // A title is one sentence, whatever stops it has.
@@ -193,11 +193,11 @@ mod tests {
 
     use super::*;
 
-    fn read(source: &Source, name: &str, content: &str, ids: &[&str]) -> (Vec<Record>, Catalogue, ItemsRead) {
+    fn read(source: &Source, name: &str, content: &str, ids: &[&str]) -> (Vec<ItemRecord>, Catalogue, ItemsRead) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
-        let form = Form::new(source).unwrap();
+        let form = SourceForm::new(source).unwrap();
         let item_ids: Ids = ids.iter().map(|&id| id.into()).collect();
         let reading = Reading {
             form: &form,
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(records[0].sentences, ["Cotton & Silk. No. 2", "Acme", "Soft.", "Warm."], "at most four");
         assert_eq!(records[0].images, ["https://i/a.jpg", "https://i/b.jpg"], "at most two");
         assert_eq!(records[1].images, ["https://i/z.jpg"]);
-        assert_eq!((records[1].sentences.len(), &records[2]), (0, &Record::default()));
+        assert_eq!((records[1].sentences.len(), &records[2]), (0, &ItemRecord::default()));
         assert_eq!(catalogue.is_complete, [true, false, false]);
         assert_eq!((read.repeated, read.without_events, read.without_line), (1, 1, 1));
         assert_eq!((read.cleaned_titles, read.cleaned_texts), (1, 1));
@@ -272,7 +272,7 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", folder.path().join("2.jpg")).unwrap();
         let item_ids: Ids = ["1", "2"].into_iter().map(Into::into).collect();
         let reading = Reading {
-            form: &Form::new(&of(Format::Amazon2018)).unwrap(),
+            form: &SourceForm::new(&of(Format::Amazon2018)).unwrap(),
             data: folder.path(),
             item_ids: &item_ids,
             needed: &[true, true],

@@ -7,7 +7,7 @@ mod items;
 mod values;
 
 pub use events::{Budget, Events, EventsRead, FileCount, Ids, count as count_events};
-pub use form::Form;
+pub use form::SourceForm;
 #[cfg(test)]
-pub use items::Record;
+pub use items::ItemRecord;
 pub use items::{Catalogue, ItemsRead, Reading, count as count_items};

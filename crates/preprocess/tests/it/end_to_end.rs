@@ -28,7 +28,7 @@ fn shop() -> World {
         let _ = writeln!(
             items,
             "{{\"asin\": \"00{item}\", \"title\": \"Item &#8470;{item}\", \"description\": [\"<b>Soft</b>. Warm.\"], \
-             \"imageURLHighRes\": [\"https://pictures/{item}.jpg\"]}}"
+             \"imageURLHighRes\": [\"https://images/{item}.jpg\"]}}"
         );
     }
     items.push_str("{\"asin\": \"000\", \"title\": \"again\"}\n{\"asin\": \"unseen\"}\n{\"asin\": \"002\n");
@@ -50,7 +50,7 @@ fn a_small_shop_goes_through_and_every_line_and_event_is_accounted_for() {
     assert_eq!(made.sequences.times[5], 1_600_000_000);
     assert_eq!(made.items.sentences[0], ["Item \u{2116}0", "Soft.", "Warm."]);
     assert_eq!(made.items.sentences[5], Vec::<String>::new());
-    assert_eq!(made.items.images[0], ["https://pictures/0.jpg"]);
+    assert_eq!(made.items.images[0], ["https://images/0.jpg"]);
     let local = ["images/001.jpg", "images/001_2.png"].map(|name| world.raw().join(name).display().to_string());
     assert_eq!(made.items.images[1], local);
 

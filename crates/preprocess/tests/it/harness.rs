@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use mp4sr_artifact::{Items, Layout, Sequences, Users};
-use mp4sr_preprocess::Report;
+use mp4sr_preprocess::PreprocessReport;
 
 pub struct World {
     folder: tempfile::TempDir,
@@ -16,7 +16,7 @@ pub struct Dataset {
     pub sequences: Sequences,
     pub items: Items,
     pub users: Users,
-    pub report: Report,
+    pub report: PreprocessReport,
 }
 
 impl World {
