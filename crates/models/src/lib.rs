@@ -9,6 +9,7 @@
 pub mod augment;
 mod batch;
 mod buffers;
+pub mod cl4srec;
 mod contrastive;
 mod encoder;
 mod interface;
@@ -24,6 +25,7 @@ mod transformer;
 
 pub use batch::{Batch, Sample};
 pub use buffers::{Buffer, BufferValues, Buffers};
+pub use cl4srec::Cl4sRec;
 pub use contrastive::CmclDirection;
 pub use encoder::{ItemEncoder, Pooling, PoolingGradient};
 pub use interface::{BatchUnit, FINETUNE, Model, PRETRAIN, Phase, Query, Samples, Scorer, Step, Stop};

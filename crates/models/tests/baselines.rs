@@ -9,13 +9,14 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use common::{GoldenCase, case_files};
+use mp4sr_models::cl4srec::Operation;
 use mp4sr_models::lightgcn::Config;
-use mp4sr_models::{Data, LightGcn, Model, Query, RngKey, TrainingSequences, trace};
+use mp4sr_models::{Batch, Cl4sRec, Data, LightGcn, Model, Query, RngKey, TrainingSequences, TransformerConfig, trace};
 
 /// Models whose cases are compared. Cases of a model that is not built yet are counted, those of an unknown one fail.
-const COMPARED: [&str; 1] = ["lightgcn"];
-const NOT_BUILT: [&str; 11] =
-    ["cl4srec", "clcrec", "difsr", "dualgnn", "fdsa", "grcn", "masr", "mvrnn", "s3rec", "sine", "unisrec"];
+const COMPARED: [&str; 2] = ["cl4srec", "lightgcn"];
+const NOT_BUILT: [&str; 10] =
+    ["clcrec", "difsr", "dualgnn", "fdsa", "grcn", "masr", "mvrnn", "s3rec", "sine", "unisrec"];
 
 /// The training part of a case of the graph models.
 fn training(case: &GoldenCase) -> TrainingSequences {
@@ -85,6 +86,90 @@ fn lightgcn(case: &mut GoldenCase) {
     case.compare_training(model.parameters(), &loss);
 }
 
+/// Rows of a padded `[B, n]` cut to their lengths.
+fn cut(case: &GoldenCase, name: &str, lengths: &[usize]) -> Vec<Vec<u32>> {
+    let n = case.ints[name].1[1];
+    let values = case.int(name);
+    lengths.iter().enumerate().map(|(j, &l)| values[j * n..][..l].iter().map(|&x| x as u32).collect()).collect()
+}
+
+fn transformer(case: &GoldenCase) -> TransformerConfig {
+    TransformerConfig {
+        width: case.size("model"),
+        layers: case.size("layers"),
+        heads: case.size("heads"),
+        feed_forward: case.size("feed_forward"),
+        max_sequence_length: case.size("positions"),
+        dropout: 0.0,
+    }
+}
+
+fn cl4srec(case: &mut GoldenCase) {
+    let config = serde_json::json!({
+        "crop": case.scalar("crop"),
+        "mask": case.scalar("mask"),
+        "reorder": case.scalar("reorder"),
+        "lambda": case.scalar("lambda"),
+        "temperature": case.scalar("tau"),
+        "similarity": case.switch("similarity"),
+    });
+    let items = case.size("items");
+    let config = serde_json::from_value(config).unwrap();
+    let model = Cl4sRec::new(config, transformer(case), items, RngKey::new(1)).unwrap();
+    set_all(case, &model);
+    let lengths: Vec<usize> = case.int("in.lengths").iter().map(|&length| length as usize).collect();
+    let histories = cut(case, "in.items", &lengths);
+    let targets = numbers(case, "in.targets");
+    let samples = histories.iter().map(Vec::as_slice).zip(targets.iter().copied());
+    let batch = Batch::of_histories(samples, case.size("positions")).unwrap();
+
+    let operation = |view: usize, j: usize| {
+        let length = lengths[j];
+        let own = |name: &str| cut(case, &format!("in.view.{view}.{name}"), &lengths)[j].clone();
+        let begin = case.int(&format!("in.view.{view}.begin"))[j] as usize;
+        match case.int(&format!("in.view.{view}.operation"))[j] {
+            0 => {
+                let kept = ((length as f64 * case.scalar("crop")) as usize).max(1);
+                Operation::Crop(begin..begin + kept)
+            }
+            1 => Operation::Mask((0..length).filter(|&place| own("masked")[place] == 1).collect()),
+            2 => Operation::Reorder(own("order").iter().map(|&place| place as usize).collect()),
+            _ => Operation::Keep,
+        }
+    };
+    let operations: Vec<[Operation; 2]> = (0..lengths.len()).map(|j| [operation(1, j), operation(2, j)]).collect();
+    let views = model.views(&batch, Some(&operations)).unwrap();
+    for view in 0..2 {
+        for j in 0..lengths.len() {
+            let found = &views.rows[views.offsets.range((view + 1) * lengths.len() + j)];
+            let expected = &cut(case, &format!("in.view.{}.items", view + 1), &vec![found.len(); lengths.len()])[j];
+            let found: Vec<u32> = found.iter().map(|row| row + 1).collect();
+            assert_eq!(found, *expected, "view {} of history {j}", view + 1);
+        }
+    }
+    let (_, values) = trace::collect(|| model.loss_of_views(&views, &targets, None).unwrap());
+    compare_values(case, &values);
+    for (name, value) in &values {
+        let key = match name.split_once('.') {
+            None if name == "input" => "out.sequence.input".to_owned(),
+            Some((l, "layer")) => format!("out.sequence.layer.{l}"),
+            _ => continue,
+        };
+        if case.has(&key) {
+            let histories = value.narrow(0, 0, batch.items.len()).unwrap();
+            case.compare_packed(&key, &histories, &batch.offsets);
+        }
+    }
+    let scorer = model.scorer(&model.phases()[0]).unwrap();
+    let queries: Vec<Query<'_>> = histories.iter().map(|history| Query::of_history(history)).collect();
+    let logits = scorer.queries(&queries).unwrap().matmul(&scorer.items().t().unwrap()).unwrap();
+    case.compare_if_present("out.logits", &logits);
+    compare_ranks(case, "out.ranks", &ranks(&logits, &targets, |_, _| false));
+    // The path of training computes the top layer at the last tokens alone.
+    let loss = model.loss_of_views(&views, &targets, None).unwrap();
+    case.compare_training(model.parameters(), &loss);
+}
+
 /// Scores of users through the scorer that evaluation uses.
 fn score(case: &mut GoldenCase, model: &dyn Model) {
     let last = model.phases().last().unwrap();
@@ -108,6 +193,7 @@ fn golden_cases_of_the_baselines_agree_with_the_reference() {
         let mut case = GoldenCase::read(&path);
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         match case.meta["model"].as_str().unwrap_or_default() {
+            "cl4srec" => cl4srec(&mut case),
             "lightgcn" => lightgcn(&mut case),
             other if NOT_BUILT.contains(&other) => {
                 not_built += 1;

@@ -122,8 +122,124 @@ def score(name, layers):
     write(name, {"stage": "score", "scalars": {"layers": layers}, "switches": {}}, tensors)
 
 
+# ---------------------------------------------------------------- CL4SRec
+
+EPS = 1e-12
+
+
+def norm(p, name, x):
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.pow(2).mean(-1, keepdim=True) + EPS).sqrt() * p[f"{name}.weight"] + p[f"{name}.bias"]
+
+
+def linear(p, name, x):
+    return x @ p[f"{name}.weight"] + p[f"{name}.bias"]
+
+
+def causal_transformer(p, x, layers, heads):
+    """One sequence [n, d] without padding: the output at its last token."""
+    x = norm(p, "input_norm", x + p["position"][: len(x)])
+    for l in range(layers):
+        query, key, value = (linear(p, f"layer.{l}.attention.{k}", x) for k in ["query", "key", "value"])
+        width, mixed = x.shape[1] // heads, []
+        for head in range(heads):
+            part = slice(head * width, (head + 1) * width)
+            scores = query[:, part] @ key[:, part].T / width**0.5
+            later = torch.ones_like(scores).triu(1).bool()
+            mixed.append(torch.softmax(scores.masked_fill(later, -torch.inf), 1) @ value[:, part])
+        x = norm(p, f"layer.{l}.attention.norm", x + linear(p, f"layer.{l}.attention.output", torch.cat(mixed, 1)))
+        up = linear(p, f"layer.{l}.feed_forward.up", x)
+        gelu = up * 0.5 * (1 + torch.erf(up / 2**0.5))
+        x = norm(p, f"layer.{l}.feed_forward.norm", x + linear(p, f"layer.{l}.feed_forward.down", gelu))
+    return x[-1]
+
+
+def transformer_shapes(n, d, inner, layers):
+    shapes = {"position": [n, d], "input_norm.weight": [d], "input_norm.bias": [d]}
+    for l in range(layers):
+        for name, a, b in [("attention.query", d, d), ("attention.key", d, d), ("attention.value", d, d), ("attention.output", d, d),
+                           ("feed_forward.up", d, inner), ("feed_forward.down", inner, d)]:
+            shapes |= {f"layer.{l}.{name}.weight": [a, b], f"layer.{l}.{name}.bias": [b]}
+        for name in ["attention.norm", "feed_forward.norm"]:
+            shapes |= {f"layer.{l}.{name}.weight": [d], f"layer.{l}.{name}.bias": [d]}
+    return shapes
+
+
+def cl4srec(name, similarity, tau, layers, decay):
+    items, n, d, inner, heads = 17, 8, 12, 10, 3
+    share = {"crop": 0.5, "mask": 0.4, "reorder": 0.7}
+    histories = [[3, 8, 1, 17, 8, 2], [5], [9, 4], [1, 2, 3, 4, 5, 6, 7, 8], [16, 3, 3]]
+    targets = torch.tensor([4, 4, 17, 1, 9])
+    shapes = {"item_embedding": [items, d], "mask_embedding": [d], **transformer_shapes(n, d, inner, layers)}
+    p = {}
+    for key, shape in shapes.items():
+        value = torch.randn(shape) * 0.4 + (1.0 if "norm.weight" in key else 0.0)
+        p[key] = value.float().double().requires_grad_()
+    # Operations 0 crop, 1 mask, 2 reorder, 3 none; pairs that differ, as drawn by hand.
+    draws = [[(0, 2), (1, [1, 4])], [(3, None), (3, None)], [(2, [1, 0]), (0, 1)], [(1, [0, 3, 7]), (2, [0, 1, 4, 6, 3, 5, 2, 7])],
+             [(0, 0), (2, [2, 1, 0])]]
+    tensors = {"in.items": torch.tensor([h + [0] * (n - len(h)) for h in histories]),
+               "in.lengths": torch.tensor([len(h) for h in histories]), "in.targets": targets}
+    views = []
+    for v in range(2):
+        operation, begin, masked, order, finished = [], [], [], [], []
+        for history, own in zip(histories, draws):
+            kind, what = own[v]
+            kept = max(1, int(len(history) * share["crop"]))
+            view = list(history)
+            if kind == 0:
+                view = view[what : what + kept]
+            elif kind == 1:
+                view = [items + 1 if place in what else item for place, item in enumerate(view)]
+            elif kind == 2:
+                view = [history[place] for place in what]
+            operation.append(kind)
+            begin.append(what if kind == 0 else 0)
+            masked.append([int(kind == 1 and place in what) for place in range(n)])
+            order.append(what + list(range(len(what), n)) if kind == 2 else list(range(n)))
+            finished.append(view)
+        views.append(finished)
+        prefix = f"in.view.{v + 1}"
+        tensors |= {f"{prefix}.operation": torch.tensor(operation), f"{prefix}.begin": torch.tensor(begin),
+                    f"{prefix}.masked": torch.tensor(masked, dtype=torch.uint8), f"{prefix}.order": torch.tensor(order),
+                    f"{prefix}.items": torch.tensor([view + [0] * (n - len(view)) for view in finished])}
+    table = torch.cat([p["item_embedding"], p["mask_embedding"][None]])
+    vectors = lambda all: torch.stack([causal_transformer(p, table[torch.tensor(h) - 1], layers, heads) for h in all])
+    h, first, second = vectors(histories), vectors(views[0]), vectors(views[1])
+    logits = h @ p["item_embedding"].T
+    rows = torch.nn.functional.cross_entropy(logits, targets - 1, reduction="none")
+    z = torch.cat([first, second])
+    if similarity == "cosine":
+        z = z / z.norm(dim=1, keepdim=True).clamp(min=EPS)
+    count = len(histories)
+    similar = (z @ z.T / tau).masked_fill(torch.eye(2 * count).bool(), -torch.inf)
+    partner = torch.arange(2 * count).roll(count)
+    contrast = torch.logsumexp(similar, 1) - similar[torch.arange(2 * count), partner]
+    loss = rows.mean() + 0.3 * contrast.mean()
+    loss.backward()
+    own = logits.gather(1, (targets - 1)[:, None])
+    ranks = 1 + (logits >= own).scatter(1, (targets - 1)[:, None], False).sum(1)
+    tensors |= {"out.h": h, "out.view.1.h": first, "out.view.2.h": second, "out.logits": logits, "out.cross_entropy_rows": rows,
+                "out.cross_entropy": rows.mean(), "out.contrast_rows": contrast, "out.contrast": contrast.mean(), "out.loss": loss,
+                "out.ranks": ranks, "out.grad_norm": torch.cat([v.grad.flatten() for v in p.values()]).norm()}
+    factor = min(1.0, 5.0 / (float(tensors["out.grad_norm"]) + 1e-6))
+    zero = [key for key in p if key.endswith("attention.key.bias")]
+    for key, value in p.items():
+        tensors |= {f"param.{key}": value, f"grad.{key}": value.grad}
+        if key not in zero:
+            gradient = value.grad * factor + decay * value.detach()
+            tensors[f"adam.{key}"] = value.detach() - 1e-3 * gradient / (gradient.abs() + 1e-8)
+    tolerance = {**TOLERANCE, "grad": {"atol": 3e-5, "rtol": 1e-4}}
+    write(name, {"model": "cl4srec", "stage": "train", "tolerance": tolerance, "zero_grad": zero, "switches": {"similarity": similarity},
+                 "dims": {"batch": count, "items": items, "positions": n, "model": d, "feed_forward": inner, "layers": layers, "heads": heads},
+                 "scalars": {"lambda": 0.3, "tau": tau, **share},
+                 "adam": {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": decay, "clip_norm": 5.0}}, tensors)
+
+
 if __name__ == "__main__":
     train("lightgcn_default", 3, "squared", 0.05, 0.0)
     train("lightgcn_norm", 1, "norm", 0.1, 0.001)
     train("lightgcn_no_layer", 0, "squared", 0.0, 0.0)
     score("lightgcn_score", 2)
+    cl4srec("cl4srec_default", "dot", 1.0, 1, 0.0001)
+    cl4srec("cl4srec_cosine", "cosine", 0.3, 2, 0.0)
