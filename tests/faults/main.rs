@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::files;
-use mp4sr_tests::{SmallWorld, stages};
+use mp4sr_tests::{Project, stages};
 
 /// What depends on the clock, on file times, or on what an earlier run had computed: logs with seconds, records with times of
 /// change, locks, how much came from the cache, and the page, which tells all of this.
@@ -27,7 +27,7 @@ const FREE: [&str; 6] =
 const TEMPORARY: &str = ".mp4sr-tmp-";
 
 /// All files of the artifacts that are the same after any way to them, with their content.
-fn finished(world: &SmallWorld) -> BTreeMap<PathBuf, Vec<u8>> {
+fn finished(world: &Project) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     collect(&world.path(""), &world.path(""), &mut found);
     found.retain(|path, _| {
@@ -53,8 +53,8 @@ fn collect(root: &Path, folder: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
 
 /// A world without artifacts, and what every stage makes of it undisturbed. Headers and reports hold the paths of raw files, so
 /// that it must be the same world.
-fn undisturbed() -> (SmallWorld, BTreeMap<PathBuf, Vec<u8>>) {
-    let world = SmallWorld::new();
+fn undisturbed() -> (Project, BTreeMap<PathBuf, Vec<u8>>) {
+    let world = Project::small();
     for stage in stages() {
         world.run(stage, &[]);
     }
@@ -73,7 +73,7 @@ fn assert_same(found: &BTreeMap<PathBuf, Vec<u8>>, expected: &BTreeMap<PathBuf, 
 }
 
 /// The record of a stage's last run.
-fn manifest(world: &SmallWorld, stage: &str) -> PathBuf {
+fn manifest(world: &Project, stage: &str) -> PathBuf {
     let folder = match stage {
         "preprocess" => "a/dataset",
         "extract" => "a/features",
@@ -84,6 +84,6 @@ fn manifest(world: &SmallWorld, stage: &str) -> PathBuf {
 }
 
 /// Makes the stage run again from the start.
-fn forget(world: &SmallWorld, stage: &str) {
+fn forget(world: &Project, stage: &str) {
     std::fs::remove_file(manifest(world, stage)).unwrap();
 }
