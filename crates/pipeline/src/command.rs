@@ -92,15 +92,15 @@ fn sample_world(artifacts: &Path) -> String {
     artifacts.join("sample").join("raw").to_string_lossy().into_owned()
 }
 
-/// A defect of ours, as opposed to something the user can mend: exit code 2.
+/// A defect of the program, as opposed to something that the user can fix: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}; this is a defect of mp4sr, please report it")]
 pub struct Bug(pub String);
 
-/// Runs a program: tells an error once, as one line, and turns it into the exit code (0 done, 1 the user's to mend, 2 ours).
+/// Runs a program: reports an error once, as one line, and turns it into the exit code (0 done, 1 for the user to fix, 2 a defect).
 pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::UnwindSafe) -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
-        // What a library makes of a damaged file is told by whoever reads the file.
+        // Whoever reads a damaged file reports what a library made of it.
         if is_guarded() {
             return;
         }
@@ -173,7 +173,7 @@ pub fn run_stage(
     }
     stage.begin()?;
     let timing = Timing::path(folder, name);
-    // What the last outputs took is not to stand beside new ones.
+    // The time that earlier outputs took must not be found beside new ones.
     files::remove_if_present(&timing)?;
     Timing::start();
     let started = std::time::Instant::now();

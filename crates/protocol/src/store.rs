@@ -12,7 +12,7 @@ const VERSION: u32 = 2;
 /// The role of the weights among the inputs of ranks.
 pub const WEIGHTS: &str = "fine-tuned weights";
 
-/// One rank a user as stored (`ranks.<split>.safetensors`): every table is computed from it.
+/// One rank per user as stored (`ranks.<split>.safetensors`): every table is computed from it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredRanks {
     /// `[U]`; 0 for a user whose sequence is too short for the split.

@@ -12,4 +12,4 @@ mod state;
 pub use log::EpochLine;
 pub use phase::{Outcome, TrainError, TrainSettings, Training};
 pub use samples::SampleList;
-pub use state::{Progress, State, StateIdentity, UnderWay, Weights};
+pub use state::{ParameterNames, Progress, State, StateIdentity, UnderWay, Weights};
