@@ -114,9 +114,8 @@ impl Project {
     fn write_pipeline_over(&self, data: &Path) {
         let file = root().join("pipelines").join(format!("{}.toml", self.first));
         let text = files::read_to_string(&file).unwrap_or_else(|e| panic!("{e}"));
-        let own = |line: &str| match line.starts_with("data = ") {
-            true => format!("data = \"{}\"\n", data.display()),
-            false => format!("{line}\n"),
+        let own = |line: &str| {
+            if line.starts_with("data = ") { format!("data = \"{}\"\n", data.display()) } else { format!("{line}\n") }
         };
         self.write(&format!("{}.toml", self.first), text.lines().map(own).collect::<String>());
     }

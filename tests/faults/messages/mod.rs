@@ -101,7 +101,8 @@ impl Told {
 fn every_sentence_says_what_where_and_what_to_do_and_is_a_snapshot() {
     let mut told = Told::new();
     let mut snapshots = Vec::new();
-    let parts: [(&str, fn(&mut Told)); 5] = [
+    type Tell = fn(&mut Told);
+    let parts: [(&str, Tell); 5] = [
         ("settings", settings::tell),
         ("raw_files", settings::tell_raw),
         ("encoders", encoders::tell),
