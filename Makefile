@@ -28,7 +28,7 @@ STUDIES := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 fig6 fig7 fi
 
 .DEFAULT_GOAL := help
 .PHONY: help build sample cache-stats cache-prune download preprocess extract pretrain finetune evaluate recommend report all demo test test-fast check format-check \
-        lint docs deny clean-artifacts bench bench-growth bench-peer bench-extract compare search larger $(STUDIES)
+        lint docs deny unused clean-artifacts bench bench-growth bench-peer bench-extract compare search larger $(STUDIES)
 
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "%-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,10 +98,15 @@ larger: table5 ## The same as table5
 demo: build ## Everything on the built-in sample world, three models side by side
 	@$(MP4SR) demo $(if $(ARTIFACTS),--artifacts $(ARTIFACTS)) $(if $(QUIET),--quiet)
 
+# nextest, where it is installed, says how long each test takes; it runs no examples in documentation.
 test: build ## Run all tests
-	@cargo test --release --workspace
+	@if cargo nextest --version > /dev/null 2>&1; then \
+	    cargo nextest run --release --workspace && cargo test --release --workspace --doc --quiet; \
+	else \
+	    cargo test --release --workspace; \
+	fi
 
-test-fast: ## Run the unit tests of all crates, under a minute once they are built
+test-fast: ## Run the unit tests: under a minute once they are built
 	@cargo test --release --workspace --lib --quiet
 
 format-check: ## Check the formatting
@@ -129,7 +134,14 @@ deny: ## Licences, sources and known faults of dependencies
 	    echo "advisories of $$(git -C $(ADVISORIES) log -1 --format=%cs)"; \
 	fi
 
-check: format-check lint docs deny test ## Formatting, lints, documentation, dependencies, tests
+unused: ## Dependencies that no source names
+	@if cargo machete --version > /dev/null 2>&1; then \
+	    cargo machete; \
+	else \
+	    echo "unused dependencies not checked: cargo-machete is not installed (cargo install --locked cargo-machete)"; \
+	fi
+
+check: format-check lint docs deny unused test ## Formatting, lints, documentation, dependencies, tests
 
 # PEER_FLAGS="--quick --rounds 3"   further flags of tools/bench_peer/compare.py
 bench: build ## Time operators, training steps and ranking; a JSON object a line

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use mp4sr_artifact::{FeatureType, Features, Items, files};
-use mp4sr_tests::{SmallWorld, command, program, root, said};
+use mp4sr_tests::{Project, command, program, root, said};
 
 /// A command of the program in a folder without a repository.
 fn elsewhere(folder: &Path, stage: &str) -> Command {
@@ -24,7 +24,8 @@ fn run(command: &mut Command) -> String {
 #[test]
 fn the_demo_runs_in_an_empty_folder() {
     let folder = tempfile::tempdir().unwrap();
-    let short = ["pretrain.epochs=1", "finetune.epochs=1", "model.experts=2", "model.feed_forward=16"];
+    let short =
+        ["pretrain.epochs=1", "finetune.epochs=1", "model.mp4sr.experts=2", "model.transformer.feed_forward=16"];
     let mut demo = elsewhere(folder.path(), "demo");
     let printed = run(demo.args(short.iter().flat_map(|assignment| ["--set", assignment])));
     for row in
@@ -40,7 +41,7 @@ fn the_demo_runs_in_an_empty_folder() {
 
 #[test]
 fn carried_encoders_give_the_vectors_of_the_repository_s_and_compute_none_twice() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     world.add_pictures();
     world.run("preprocess", &[]);
     world.run("extract", &[]);
@@ -77,7 +78,7 @@ fn carried_encoders_give_the_vectors_of_the_repository_s_and_compute_none_twice(
 
 #[test]
 fn a_pipeline_of_texts_opens_no_clip() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     let text_only = ["--set", r#"model.modalities=[{name="text"}]"#];
     let no_clip = [&text_only[..], &["--set", "extract.image.model=nowhere/at/all"]].concat();
     world.run("run", &[&["--until", "evaluate"][..], &no_clip].concat());
@@ -98,7 +99,7 @@ fn a_pipeline_of_texts_opens_no_clip() {
 
 #[test]
 fn a_pipeline_is_brought_to_a_stage_and_no_further() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     let printed = world.run("run", &["--until", "recommend"]);
     assert!(!printed.contains("| mp4sr | test |"), "lists need no ranks: {printed}");
     assert!(world.path("a/runs/mp4sr/recommendations.parquet").exists());
@@ -116,7 +117,7 @@ fn a_pipeline_is_brought_to_a_stage_and_no_further() {
 fn make_takes_values_with_blanks_and_quotes() {
     let document = files::read_to_string(&root().join("docs/artifacts.md")).unwrap();
     let example = document.split('`').find(|code| code.starts_with("model.modalities = [{")).unwrap();
-    let world = SmallWorld::new();
+    let world = Project::small();
     let make = |target: &str, more: &[String]| {
         let mut command = Command::new("make");
         command.current_dir(root()).args(["--no-print-directory", "-o", "build", target]);
@@ -156,6 +157,24 @@ fn the_sample_world_is_generated_for_its_pipeline_wherever_artifacts_go() {
     assert!(output.status.success(), "{}", said(&output));
     assert!(folder.path().join("made/sample/raw/reviews.json.gz").exists());
     assert!(!folder.path().join("artifacts").exists());
+}
+
+/// The program of `examples/` that uses the crates as libraries.
+#[test]
+fn the_example_recommends_for_a_history() {
+    let world = Project::small();
+    world.run("run", &["--until", "finetune"]);
+    let example = |history: &[&str]| {
+        let mut command = Command::new(program("examples/recommend_for_a_history"));
+        command.arg(world.pipeline("a")).arg(world.path("")).args(history).output().unwrap()
+    };
+    let listed = example(&["i3", "i4", "i5"]);
+    assert!(listed.status.success(), "{}", said(&listed));
+    let lines = String::from_utf8(listed.stdout).unwrap();
+    let scores: Vec<f64> = lines.lines().map(|line| line.split_whitespace().next().unwrap().parse().unwrap()).collect();
+    assert!(scores.len() > 5 && scores.is_sorted_by(|a, b| a >= b) && lines.contains("A thing of group"), "{lines}");
+    let unknown = example(&["nothing"]);
+    assert!(!unknown.status.success() && said(&unknown).contains("`nothing` is not in the dataset"));
 }
 
 #[test]

@@ -9,14 +9,14 @@ use std::path::Path;
 use mp4sr_artifact::{FeatureType, Features, Items, files};
 use mp4sr_pipeline::Config;
 use mp4sr_run::model_catalog;
-use mp4sr_tests::{SmallWorld, root, said};
+use mp4sr_tests::{Project, root, said};
 
 const GRID: [&str; 6] =
     ["--grid", "finetune.learning_rate=0.001,0.01", "--grid", "finetune.batch=32,64", "--name", "lr"];
 
 #[test]
 fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     let said = world.run("search", &GRID);
     let rows: Vec<&str> = said.lines().filter(|line| line.contains("lr.learning_rate")).collect();
     assert_eq!(rows.len(), 4 + 1, "four cells and the best: {said}");
@@ -53,7 +53,7 @@ fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
 
 #[test]
 fn a_cell_that_fails_stops_no_other_and_is_told() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     world.run("preprocess", &[]);
     // A modality that no stage extracts.
     let grid = r#"model.modalities=[{name="text"}],[{name="sound",features="mine"}]"#;
@@ -62,12 +62,12 @@ fn a_cell_that_fails_stops_no_other_and_is_told() {
     assert_eq!(output.status.code(), Some(1));
     assert!(out.contains("stopped early") || out.contains("at the limit"), "{out}");
     assert!(out.contains("Not finished: ") && out.contains("sound.mine.safetensors"), "{out}");
-    assert!(err.contains("cells that are not finished: 1"), "{err}");
+    assert!(err.contains("runs that are not finished: 1"), "{err}");
 }
 
 #[test]
 fn tables_figures_and_comparisons_come_from_stored_ranks() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     let said = world.run("study", &["table2", "--seeds", "2"]);
     for row in ["popularity", "SASRec", "MP4SR w/o Pre-train", "MP4SR "] {
         assert!(said.contains(&format!("| {row}")), "{row}: {said}");
@@ -106,12 +106,12 @@ fn tables_figures_and_comparisons_come_from_stored_ranks() {
 
 #[test]
 fn a_larger_pre_training_is_of_all_datasets_and_serves_one_that_it_has_not_seen() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     world.add("b", 7);
     world.add("c", 11);
     // A pipeline with another model: it is fine-tuned on with that of the first.
-    let other =
-        world.raw_text("c.toml").replace("width = 16", "width = 16\npositions = 5\nmodalities = [{ name = \"text\" }]");
+    let other = world.raw_text("c.toml").replace("width = 16", "width = 16\nmax_sequence_length = 5");
+    let other = other.replace("[model]", "[model]\nmodalities = [{ name = \"text\" }]");
     files::write_bytes(&world.pipeline("c"), other.as_bytes()).unwrap();
     let (b, c) = (world.pipeline("b"), world.pipeline("c"));
     // A folder for the study's own raw files is none for pipelines that name theirs.
@@ -136,7 +136,7 @@ fn a_larger_pre_training_is_of_all_datasets_and_serves_one_that_it_has_not_seen(
 
 #[test]
 fn losses_sweeps_and_noise_are_drawn() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     let fig3 = world.run("study", &["fig3", "--seeds", "2"]);
     assert!(fig3.contains("1: with pre-training") && fig3.contains("3: without pre-training"), "{fig3}");
     let csv = world.text("a/studies/fig3/table.csv");
@@ -181,7 +181,7 @@ fn circles_at(svg: &str) -> BTreeMap<String, usize> {
 /// Every study that no other test runs, as a quick look at a world with pictures.
 #[test]
 fn every_other_study_has_its_rows_and_its_quick_look() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     world.add_pictures();
     let fixtures = root().join("crates/extract/tests/fixtures/resnet");
     let resnet = fixtures.to_str().unwrap();
@@ -227,7 +227,7 @@ fn every_other_study_has_its_rows_and_its_quick_look() {
 
 #[test]
 fn a_grid_over_data_gives_every_cell_a_dataset_of_its_own() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     let said = world.run("search", &["--grid", "preprocess.recent=5,6", "--name", "recent"]);
     assert!(said.contains(" 5 | ") && said.contains(" 6 | "), "{said}");
     let events = |dataset: &str| {
@@ -245,7 +245,7 @@ fn a_grid_over_data_gives_every_cell_a_dataset_of_its_own() {
     let output = world.output("search", &["--grid", "model.name=\"sasrec\",\"popularity\"", "--name", "models"]);
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(out.contains("models.name-_sasrec_") && out.contains("is not trained by epochs"), "{out}");
-    assert!(err.contains("cells that are not finished: 1"), "{err}");
+    assert!(err.contains("runs that are not finished: 1"), "{err}");
     assert_eq!(world.text("a/searches/models/table.csv").lines().count(), 1 + 1, "{out}");
 
     assert!(said.contains("different users among different items"), "{said}");
@@ -257,9 +257,10 @@ fn a_grid_over_data_gives_every_cell_a_dataset_of_its_own() {
 /// Rows are what they are called, whatever the pipeline is about, and what can't be is refused before anything is trained.
 #[test]
 fn rows_are_what_they_are_called() {
-    let world = SmallWorld::new();
-    let pipeline = world.raw_text("a.toml").replace("[model]", "[model]\nname = \"sasrec\"\nid_embedding = false");
-    let pipeline = pipeline.replace("[pretrain]", "[pretrain]\nenabled = false\nmixup_max = 0.3");
+    let world = Project::small();
+    let pipeline = world.raw_text("a.toml").replace("[model]", "[model]\nname = \"sasrec\"");
+    let pipeline = pipeline.replace("[model.mp4sr]", "[model.mp4sr]\nid_embedding = false\nmixup_max = 0.3");
+    let pipeline = pipeline.replace("[pretrain]", "[pretrain]\nenabled = false");
     files::write_bytes(&world.pipeline("a"), pipeline.as_bytes()).unwrap();
     world.run("study", &["cold-start", "--quick"]);
     let is = |run: &str| {
@@ -298,7 +299,7 @@ fn rows_are_what_they_are_called() {
 /// Features that another program made are taken to the quick look, item by item.
 #[test]
 fn a_quick_look_has_the_features_that_no_stage_makes() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     let modalities = "[model]\nmodalities = [{name=\"text\"},{name=\"sound\",features=\"mine\"}]";
     // Most of the items 901 to 920 were met long ago alone.
     let (mut events, mut items) = (world.raw_text("a.tsv"), world.raw_text("a.jsonl"));
@@ -348,7 +349,7 @@ fn a_quick_look_has_the_features_that_no_stage_makes() {
 
 #[test]
 fn ranks_of_other_events_or_weights_are_refused() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     let stages = ["preprocess", "extract", "pretrain", "finetune", "evaluate"];
     stages.iter().for_each(|stage| {
         world.run(stage, &[]);

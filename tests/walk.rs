@@ -3,15 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mp4sr_artifact::{FeatureType, Features, Items, Sequences, files};
 use mp4sr_pipeline::Config;
 use mp4sr_run::model_catalog;
-use mp4sr_tests::{command, root};
+use mp4sr_tests::{Project, command, root, said};
 
 /// Settings that make a walk short.
 const SHORT: &[&str] = &[
@@ -20,96 +21,65 @@ const SHORT: &[&str] = &[
     "--set",
     "finetune.epochs=2",
     "--set",
-    "model.experts=2",
+    "model.mp4sr.experts=2",
     "--set",
-    "model.feed_forward=64",
+    "model.transformer.feed_forward=64",
 ];
 
-/// A folder of artifacts with the sample world in it.
-struct World {
-    folder: tempfile::TempDir,
+/// A project of the sample pipeline, over the raw files that all tests share.
+fn sample() -> Project {
+    Project::of_pipeline("sample", &raw())
 }
 
-impl World {
-    fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
-    }
-
-    fn stage(&self, name: &str, arguments: &[&str]) -> Command {
-        let mut command = command(name);
-        command.args(["--pipeline", "pipelines/sample.toml", "--artifacts"]).arg(self.folder.path());
-        command.arg("--data").arg(raw()).args(arguments);
-        command
-    }
-
-    fn run(&self, name: &str, arguments: &[&str]) -> Output {
-        let output = self.stage(name, arguments).output().unwrap();
-        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-        output
-    }
-
-    fn path(&self, relative: &str) -> PathBuf {
-        self.folder.path().join("sample").join(relative)
-    }
-
-    fn bytes(&self, relative: &str) -> Vec<u8> {
-        files::read(&self.path(relative)).unwrap()
-    }
-
-    /// A world whose dataset and features are those of `other`.
-    fn after_extract(other: &Self) -> Self {
-        let world = Self::new();
-        for folder in ["dataset", "features"] {
-            std::fs::create_dir_all(world.path(folder)).unwrap();
-            for file in files::list(&other.path(folder)).unwrap() {
-                std::fs::copy(&file, world.path(folder).join(file.file_name().unwrap())).unwrap();
-            }
+/// A project whose dataset and features are those of [`extracted`].
+fn after_extract() -> Project {
+    let project = sample();
+    for folder in ["sample/dataset", "sample/features"] {
+        std::fs::create_dir_all(project.path(folder)).unwrap();
+        for file in files::list(&extracted().path(folder)).unwrap() {
+            std::fs::copy(&file, project.path(folder).join(file.file_name().unwrap())).unwrap();
         }
-        world
     }
+    project
 }
 
 /// The raw sample world, generated once.
-fn raw() -> &'static Path {
-    static RAW: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let folder = RAW.get_or_init(|| {
-        let folder = tempfile::tempdir().unwrap();
-        let status = command("sample").arg("--out").arg(folder.path().join("raw")).status().unwrap();
-        assert!(status.success());
-        folder
-    });
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| folder.path().join("raw"))
+fn raw() -> PathBuf {
+    shared().join("raw")
 }
 
-/// A world with dataset and features, made once.
-fn extracted() -> &'static World {
-    static WORLD: OnceLock<World> = OnceLock::new();
-    WORLD.get_or_init(|| {
-        let world = World::new();
-        world.run("preprocess", &[]);
-        world.run("extract", &[]);
-        world
+/// A project with dataset and features, made once.
+fn extracted() -> &'static Project {
+    static PROJECT: OnceLock<Project> = OnceLock::new();
+    PROJECT.get_or_init(|| Project::of_pipeline_in(&shared().join("extracted"), "sample", &raw()))
+}
+
+fn shared() -> &'static Path {
+    static SHARED: OnceLock<PathBuf> = OnceLock::new();
+    SHARED.get_or_init(|| {
+        mp4sr_tests::shared(&Path::new(env!("CARGO_TARGET_TMPDIR")).join("walk"), |folder| {
+            let raw = folder.join("raw");
+            assert!(command("sample").arg("--out").arg(&raw).status().unwrap().success());
+            let project = Project::of_pipeline_in(&folder.join("extracted"), "sample", &raw);
+            project.run("preprocess", &[]);
+            project.run("extract", &[]);
+        })
     })
 }
 
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
 const TRAINED: [&str; 4] = [
-    "runs/mp4sr/pretrain.safetensors",
-    "runs/mp4sr/finetune.safetensors",
-    "runs/mp4sr/ranks.validation.safetensors",
-    "runs/mp4sr/ranks.test.safetensors",
+    "sample/runs/mp4sr/pretrain.safetensors",
+    "sample/runs/mp4sr/finetune.safetensors",
+    "sample/runs/mp4sr/ranks.validation.safetensors",
+    "sample/runs/mp4sr/ranks.test.safetensors",
 ];
 
-fn train_and_evaluate(world: &World, threads: &str, seed: &str) {
+fn train_and_evaluate(world: &Project, threads: &str, seed: &str) {
     for stage in ["pretrain", "finetune", "evaluate"] {
-        let mut command = world.stage(stage, SHORT);
+        let mut command = world.command(stage, SHORT);
         command.args(["--set", seed]).env("RAYON_NUM_THREADS", threads);
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{stage}: {}", stderr(&output));
+        assert!(output.status.success(), "{stage}: {}", said(&output));
     }
 }
 
@@ -128,7 +98,7 @@ fn every_pipeline_file_parses() {
 
 #[test]
 fn the_walk_ends_in_a_report_and_a_second_walk_does_nothing() {
-    let world = World::after_extract(extracted());
+    let world = after_extract();
     let popularity = [SHORT, &["--set", "model.name=popularity", "--run", "popularity"]].concat();
     let plain = [SHORT, &["--set", "pretrain.enabled=false", "--run", "mp4sr-without-pretraining"]].concat();
     for arguments in [&popularity, &plain] {
@@ -140,16 +110,16 @@ fn the_walk_ends_in_a_report_and_a_second_walk_does_nothing() {
     for stage in ["pretrain", "finetune", "evaluate", "recommend", "report"] {
         world.run(stage, &beside);
     }
-    let page = String::from_utf8(world.bytes("runs/mp4sr/report/index.html")).unwrap();
+    let page = String::from_utf8(world.bytes("sample/runs/mp4sr/report/index.html")).unwrap();
     assert!(page.contains("popularity") && page.contains("data:image/"));
-    let table = String::from_utf8(world.run("evaluate", SHORT).stdout).unwrap();
+    let table = world.run("evaluate", SHORT);
     assert!(table.contains("| mp4sr | test |"), "{table}");
 
-    let sequences = Sequences::read(&world.path("dataset/sequences.safetensors")).unwrap();
-    let items = Items::read(&world.path("dataset/items.parquet")).unwrap();
+    let sequences = Sequences::read(&world.path("sample/dataset/sequences.safetensors")).unwrap();
+    let items = Items::read(&world.path("sample/dataset/items.parquet")).unwrap();
     assert!(items.len() >= 1500 && sequences.user_count() >= 4000 && sequences.items.len() >= 40_000);
     for stage in ["preprocess", "extract", "pretrain", "finetune", "evaluate", "recommend", "report"] {
-        let said = stderr(&world.run(stage, &beside));
+        let said = world.run_stderr(stage, &beside);
         assert!(said.contains("up to date"), "{stage}: {said}");
     }
 }
@@ -159,8 +129,8 @@ fn every_planted_fault_is_counted() {
     let world = extracted();
     let json = |bytes: Vec<u8>| serde_json::from_slice::<serde_json::Value>(&bytes).unwrap();
     let faults = json(files::read(&raw().join("truth.json")).unwrap())["faults"].clone();
-    let counted = json(world.bytes("dataset/report.json"));
-    let pictures = json(world.bytes("features/report.json"));
+    let counted = json(world.bytes("sample/dataset/report.json"));
+    let pictures = json(world.bytes("sample/features/report.json"));
     let rejected = counted["interactions"]["rejected"].as_object().unwrap();
     let rejected: u64 = rejected.values().map(|reason| reason["count"].as_u64().unwrap()).sum();
     assert_eq!(rejected, faults["cut_review_lines"]);
@@ -182,8 +152,7 @@ fn every_planted_fault_is_counted() {
 
 #[test]
 fn one_seed_gives_the_same_bytes_with_any_number_of_threads_and_another_seed_others() {
-    let (one, two, other) =
-        (World::after_extract(extracted()), World::after_extract(extracted()), World::after_extract(extracted()));
+    let (one, two, other) = (after_extract(), after_extract(), after_extract());
     train_and_evaluate(&one, "1", "run.seed=7");
     train_and_evaluate(&two, "2", "run.seed=7");
     train_and_evaluate(&other, "2", "run.seed=8");
@@ -193,47 +162,58 @@ fn one_seed_gives_the_same_bytes_with_any_number_of_threads_and_another_seed_oth
     }
 }
 
-/// Starts a stage and kills it after a delay, or lets it end; whether it was killed.
-fn killed_after(world: &World, phase: &str, arguments: &[&str], delay: Duration) -> bool {
-    let mut child = world.stage(phase, arguments).arg("--quiet").spawn().unwrap();
-    let end = Instant::now() + delay;
-    while Instant::now() < end {
+/// Starts a command and kills it as soon as `is_due` says so; whether it was still running then.
+fn killed_when(mut command: Command, mut is_due: impl FnMut() -> bool) -> bool {
+    let mut child = command.arg("--quiet").spawn().unwrap();
+    while !is_due() {
         if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success(), "{phase} failed");
+            assert!(status.success(), "{command:?} failed");
             return false;
         }
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(1));
     }
     child.kill().unwrap();
     !child.wait().unwrap().success()
 }
 
-/// Five kills a phase at random moments, each followed by a start; the state is written after every step.
+/// Shares between 0 and 1: multiples of the golden ratio fall anywhere.
+fn shares() -> impl Iterator<Item = f64> {
+    (1..).map(|i| (f64::from(i) * 0.618_034).fract())
+}
+
+/// What a file is told apart by from the one that was under its name before.
+fn version(path: &Path) -> Option<(u64, SystemTime)> {
+    let file = std::fs::metadata(path).ok()?;
+    Some((file.ino(), file.modified().ok()?))
+}
+
+/// Five kills per phase, each followed by a start. The state is written after every step, and a kill comes after a number of these,
+/// however long they take.
 #[test]
 fn a_training_killed_five_times_in_each_phase_ends_with_the_same_bytes() {
-    let (whole, killed) = (World::after_extract(extracted()), World::after_extract(extracted()));
+    let (whole, killed) = (after_extract(), after_extract());
     train_and_evaluate(&whole, "2", "run.seed=7");
     let arguments = [SHORT, &["--set", "run.seed=7", "--set", "run.save_seconds=0"]].concat();
-    // Multiples of the golden ratio fall anywhere between 0 and 1.
-    let mut draws = (1..).map(|i| (f64::from(i) * 0.618_034).fract());
+    let mut shares = shares();
     for phase in ["pretrain", "finetune"] {
-        let state = killed.path(&format!("runs/mp4sr/state.{phase}.safetensors"));
+        let state = killed.path(&format!("sample/runs/mp4sr/state.{phase}.safetensors"));
         for kill in 1..=5 {
-            let delay = Duration::from_secs_f64(0.3 + 0.9 * draws.next().unwrap());
+            let (mut seen, mut steps) = (version(&state), 1 + (6.0 * shares.next().unwrap()) as usize);
+            let after_steps = || {
+                let now = version(&state);
+                steps -= usize::from(now.is_some() && std::mem::replace(&mut seen, now) != now);
+                steps == 0
+            };
             assert!(
-                killed_after(&killed, phase, &arguments, delay),
+                killed_when(killed.command(phase, &arguments), after_steps),
                 "{phase} ended before kill {kill}; it is too short"
             );
         }
-        assert!(state.exists(), "{phase} left no state to go on from");
         // Another setting is refused, and the state stays.
-        let refused =
-            killed.stage(phase, SHORT).args(["--set", &format!("{phase}.learning_rate=0.5")]).output().unwrap();
-        let said = stderr(&refused);
-        assert_eq!(refused.status.code(), Some(1), "{said}");
-        assert!(said.contains("state of an unfinished run with another"), "{said}");
-        let output = killed.stage(phase, SHORT).args(["--set", "run.seed=7"]).output().unwrap();
-        assert!(output.status.success() && stderr(&output).contains("going on after epoch"), "{}", stderr(&output));
+        let refused = killed.run_badly(phase, &[SHORT, &["--set", &format!("{phase}.learning_rate=0.5")]].concat());
+        assert!(refused.contains("state of an unfinished run with another"), "{refused}");
+        let resumed = killed.run_stderr(phase, &[SHORT, &["--set", "run.seed=7"]].concat());
+        assert!(resumed.contains("going on after epoch"), "{resumed}");
         assert!(!state.exists(), "a finished phase leaves no state");
     }
     killed.run("evaluate", &[SHORT, &["--set", "run.seed=7"]].concat());
@@ -242,32 +222,44 @@ fn a_training_killed_five_times_in_each_phase_ends_with_the_same_bytes() {
     }
 }
 
-/// Kills at moments all over the stage, each followed by a start; what is in the cache stays and nothing in it is wrong.
+/// Kills at moments all over the stage, each followed by a start; what is in the cache stays and nothing in it is wrong. The moments
+/// are shares of the time that the stage takes here; where it ends before its kill, it has to do everything again.
 #[test]
 fn an_extraction_killed_many_times_ends_with_the_same_bytes() {
-    let whole = extracted();
-    let killed = World::new();
+    let (whole, killed) = (extracted(), sample());
     killed.run("preprocess", &[]);
+    let restart = || {
+        files::remove_dir_if_present(&killed.path("sample/features")).unwrap();
+        files::remove_dir_if_present(&killed.path(".cache")).unwrap();
+    };
+    let started = Instant::now();
+    killed.run("extract", &[]);
+    let takes = started.elapsed();
+    restart();
     let mut kills = 0;
-    for moment in 0..40 {
-        let delay = Duration::from_millis(40 + 35 * moment);
-        if !killed_after(&killed, "extract", &[], delay) {
+    for share in shares().take(200) {
+        let started = Instant::now();
+        if killed_when(killed.command("extract", &[]), || started.elapsed() >= takes.mul_f64(share)) {
+            kills += 1;
+        } else {
+            restart();
+        }
+        if kills == 12 {
             break;
         }
-        kills += 1;
     }
-    assert!(kills >= 3, "only {kills} kills; the stage is too short");
+    assert_eq!(kills, 12, "the stage cannot be killed before its end");
     killed.run("extract", &[]);
-    for path in files::list(&whole.path("features")).unwrap() {
+    for path in files::list(&whole.path("sample/features")).unwrap() {
         let name = path.file_name().unwrap().to_str().unwrap();
         if name.ends_with(".safetensors") || name.ends_with(".parquet") {
-            let relative = format!("features/{name}");
+            let relative = format!("sample/features/{name}");
             assert!(whole.bytes(&relative) == killed.bytes(&relative), "{name} differs after {kills} kills");
         }
     }
     let leftovers =
         |folder: &Path| files::list(folder).unwrap().iter().filter(|p| p.to_string_lossy().contains("-tmp-")).count();
-    assert_eq!(leftovers(&killed.path("features")), 0);
+    assert_eq!(leftovers(&killed.path("sample/features")), 0);
 }
 
 /// `examples/own_features.py` with the standard settings of its documentation.
@@ -279,8 +271,8 @@ fn features_written_by_the_python_example_train() {
         println!("skipped: `{python}` has no safetensors and numpy (name another one with PYTHON)");
         return;
     }
-    let world = World::after_extract(extracted());
-    let folder = world.path("dataset").parent().unwrap().to_owned();
+    let world = after_extract();
+    let folder = world.path("sample/dataset").parent().unwrap().to_owned();
     let script = root().join("examples/own_features.py");
     assert!(Command::new(&python).arg(script).arg(folder).status().unwrap().success());
     let modalities = r#"model.modalities=[{name="text"}, {name="audio", features="mine"}]"#;
@@ -288,32 +280,34 @@ fn features_written_by_the_python_example_train() {
     for phase in ["pretrain", "finetune"] {
         world.run(phase, &arguments);
     }
-    let table = String::from_utf8(world.run("evaluate", &arguments).stdout).unwrap();
+    let table = world.run("evaluate", &arguments);
     assert!(table.contains("| mp4sr | test |"), "{table}");
 }
 
 /// A third features file, as another program would write it, joins text and image.
 #[test]
 fn a_third_modality_trains_and_evaluates() {
-    let world = World::after_extract(extracted());
-    let items = Items::read(&world.path("dataset/items.parquet")).unwrap();
+    let world = after_extract();
+    let items = Items::read(&world.path("sample/dataset/items.parquet")).unwrap();
     let values: Vec<f32> = (0..5 * items.len()).map(|i| (i as f32).sin()).collect();
     let offsets = (0..=items.len() as i64).collect();
     let features = Features::from_f32(offsets, &values, 5, FeatureType::F32, items.hash()).unwrap();
-    features.write(&world.path("features/sound.mine.safetensors"), "my-script", serde_json::Value::Null).unwrap();
+    features
+        .write(&world.path("sample/features/sound.mine.safetensors"), "my-script", serde_json::Value::Null)
+        .unwrap();
     let modalities = r#"model.modalities=[{name="text"}, {name="image"}, {name="sound", features="mine"}]"#;
     let arguments = [SHORT, &["--set", modalities]].concat();
     for phase in ["pretrain", "finetune"] {
         world.run(phase, &arguments);
     }
-    let table = String::from_utf8(world.run("evaluate", &arguments).stdout).unwrap();
+    let table = world.run("evaluate", &arguments);
     assert!(table.contains("| mp4sr | test |"), "{table}");
-    let gate = tensor_bytes(&world, "runs/mp4sr/finetune.safetensors", "encoder.sound.gate.weight");
+    let gate = tensor_bytes(&world, "sample/runs/mp4sr/finetune.safetensors", "encoder.sound.gate.weight");
     assert!(gate.iter().any(|&byte| byte != 0), "the gate of the third modality, which starts at 0, was not trained");
 }
 
 /// The bytes of one tensor of a file.
-fn tensor_bytes(world: &World, relative: &str, name: &str) -> Vec<u8> {
+fn tensor_bytes(world: &Project, relative: &str, name: &str) -> Vec<u8> {
     let bytes = world.bytes(relative);
     safetensors::SafeTensors::deserialize(&bytes).unwrap().tensor(name).unwrap().data().to_vec()
 }
@@ -322,32 +316,37 @@ fn tensor_bytes(world: &World, relative: &str, name: &str) -> Vec<u8> {
 #[test]
 fn every_variant_is_a_configuration() {
     let variants: [(&str, &[&str]); 14] = [
-        ("no-nip", &["pretrain.nip_weight=0"]),
-        ("no-cmcl", &["pretrain.lambda=0"]),
-        ("no-mixup", &["pretrain.mixup_max=0"]),
+        ("no-nip", &["model.mp4sr.nip_weight=0"]),
+        ("no-cmcl", &["model.mp4sr.lambda=0"]),
+        ("no-mixup", &["model.mp4sr.mixup_max=0"]),
         ("no-pretraining", &["pretrain.enabled=false"]),
-        ("no-projection", &["model.projection=off"]),
-        ("end-to-end", &["finetune.end_to_end=true"]),
-        ("shared", &["model.shared_encoder=true"]),
-        ("text", &["model.logit_modalities=[\"text\"]"]),
-        ("image", &["model.logit_modalities=[\"image\"]"]),
-        ("layers", &["model.layers=1"]),
-        ("experts", &["model.experts=1"]),
-        ("rho-and-lambda", &["pretrain.rho=0.5", "pretrain.lambda=0.1"]),
+        ("no-projection", &["model.mp4sr.projection=off"]),
+        ("end-to-end", &["model.mp4sr.end_to_end=true"]),
+        ("shared", &["model.mp4sr.shared_encoder=true"]),
+        ("text", &["model.mp4sr.logit_modalities=[\"text\"]"]),
+        ("image", &["model.mp4sr.logit_modalities=[\"image\"]"]),
+        ("layers", &["model.transformer.layers=1"]),
+        ("experts", &["model.mp4sr.experts=1"]),
+        ("rho-and-lambda", &["model.mp4sr.rho=0.5", "model.mp4sr.lambda=0.1"]),
         ("paper", &["run.preset=paper"]),
         ("released", &["run.preset=released"]),
     ];
-    let world = World::after_extract(extracted());
+    let world = after_extract();
     for (name, keys) in variants {
         let keys = keys.iter().flat_map(|key| ["--set", key]);
-        let small =
-            ["pretrain.epochs=1", "finetune.epochs=1", "model.width=16", "pretrain.batch=1024", "finetune.batch=1024"];
+        let small = [
+            "pretrain.epochs=1",
+            "finetune.epochs=1",
+            "model.transformer.width=16",
+            "pretrain.batch=1024",
+            "finetune.batch=1024",
+        ];
         let small = small.iter().flat_map(|key| ["--set", key]);
         let arguments: Vec<&str> = SHORT.iter().copied().chain(small).chain(["--run", name]).chain(keys).collect();
         for phase in ["pretrain", "finetune"] {
             world.run(phase, &arguments);
         }
-        let table = String::from_utf8(world.run("evaluate", &arguments).stdout).unwrap();
+        let table = world.run("evaluate", &arguments);
         assert!(table.contains(&format!("| {name} | test |")), "{table}");
     }
 }
@@ -362,9 +361,9 @@ fn a_checkpoint_written_by_python_is_evaluated() {
         println!("skipped: `{python}` has no numpy and safetensors");
         return;
     }
-    let world = World::after_extract(extracted());
+    let world = after_extract();
     train_and_evaluate(&world, "2", "run.seed=7");
-    let (ranks, checkpoint) = ("runs/mp4sr/ranks.test.safetensors", "runs/mp4sr/finetune.safetensors");
+    let (ranks, checkpoint) = ("sample/runs/mp4sr/ranks.test.safetensors", "sample/runs/mp4sr/finetune.safetensors");
     let before = tensor_bytes(&world, ranks, "rank");
     let rewrite = |change: &str| {
         let script = format!(
@@ -382,7 +381,7 @@ safetensors.numpy.save_file(tensors, path, {{"mp4sr": json.dumps(own)}})
 "#
         );
         let output = Command::new(&python).args(["-c", &script]).arg(world.path(checkpoint)).output().unwrap();
-        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(output.status.success(), "{}", said(&output));
         world.run("evaluate", &[SHORT, &["--set", "run.seed=7"]].concat());
         tensor_bytes(&world, ranks, "rank")
     };
@@ -403,7 +402,7 @@ fn benchmarks_print_a_json_object_a_line() {
         let mut command = command("bench");
         command.arg(what).args(arguments).args(if what == "step" { &small[..] } else { &[] });
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(output.status.success(), "{}", said(&output));
         let line: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert!(line["bench"] == what && line["median_ms"].as_f64().unwrap() > 0.0, "{line}");
         if what == "step" {
@@ -418,15 +417,14 @@ fn benchmarks_print_a_json_object_a_line() {
 
 #[test]
 fn what_is_wrong_is_told_in_one_line_with_exit_code_1() {
-    let world = World::new();
+    let world = sample();
     let broken = tempfile::tempdir().unwrap();
     let raw_reviews = files::read(&raw().join("reviews.json.gz")).unwrap();
     files::write_bytes(&broken.path().join("reviews.json.gz"), &raw_reviews[..raw_reviews.len() / 2]).unwrap();
     std::fs::copy(raw().join("meta.json.gz"), broken.path().join("meta.json.gz")).unwrap();
     let broken = broken.path().to_str().unwrap();
 
-    type Case<'a> = (&'a str, &'a [&'a str], &'a [&'a str]);
-    let cases: [Case<'_>; 5] = [
+    let cases: [(&str, &[&str], &[&str]); 5] = [
         ("preprocess", &["--data", "/nowhere"], &["/nowhere/reviews.json.gz"]),
         ("preprocess", &["--data", broken], &["reviews.json.gz", "cut"]),
         (
@@ -438,44 +436,33 @@ fn what_is_wrong_is_told_in_one_line_with_exit_code_1() {
         ("evaluate", &[], &["sequences.safetensors"]),
     ];
     for (stage, arguments, expected) in cases {
-        // `--data` may be given once; the case's own wins.
-        let mut command = if arguments.first() == Some(&"--data") {
-            let mut command = command(stage);
-            command
-                .args(["--pipeline", "pipelines/sample.toml", "--artifacts"])
-                .arg(world.folder.path())
-                .args(arguments);
-            command
-        } else {
-            world.stage(stage, arguments)
-        };
-        let output = command.output().unwrap();
-        let said = stderr(&output);
-        let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("error: ")).collect();
-        assert_eq!((output.status.code(), errors.len()), (Some(1), 1), "{stage} {arguments:?}: {said}");
+        let error = world.run_badly(stage, arguments);
         for part in expected {
-            assert!(errors[0].contains(part), "{stage}: {:?} lacks {part:?}", errors[0]);
+            assert!(error.contains(part), "{stage}: {error:?} lacks {part:?}");
         }
-        assert!(output.stdout.is_empty());
     }
+}
+
+/// Sends a signal to a process that this test started.
+fn signal(name: &str, process: u32) {
+    assert!(Command::new("kill").args([name, &process.to_string()]).status().unwrap().success());
 }
 
 #[test]
 fn two_at_once_learn_of_each_other() {
-    let world = World::after_extract(extracted());
-    let mut first = world.stage("pretrain", SHORT).arg("--quiet").spawn().unwrap();
-    let lock = world.path("runs/mp4sr/.train.lock");
-    let deadline = Instant::now() + Duration::from_mins(1);
-    while files::read(&lock).map_or(true, |holder| holder.is_empty()) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(10));
+    let world = after_extract();
+    let mut first = world.command("pretrain", SHORT).arg("--quiet").spawn().unwrap();
+    let lock = world.path("sample/runs/mp4sr/.train.lock");
+    while files::read(&lock).map_or(true, |holder| holder.is_empty()) {
+        assert!(first.try_wait().unwrap().is_none(), "the first ended without a lock");
+        std::thread::sleep(Duration::from_millis(1));
     }
-    let second = world.stage("pretrain", SHORT).output().unwrap();
-    let pid = first.id();
+    // It holds the lock for as long as the second one takes to start.
+    signal("-STOP", first.id());
+    let refused = world.run_badly("pretrain", SHORT);
     first.kill().unwrap();
     first.wait().unwrap();
-    let said = stderr(&second);
-    assert_eq!(second.status.code(), Some(1), "{said}");
-    assert!(said.contains(&format!("in use by process {pid}")), "{said}");
+    assert!(refused.contains(&format!("in use by process {}", first.id())), "{refused}");
     // The killed process holds nothing any more.
     world.run("pretrain", SHORT);
 }

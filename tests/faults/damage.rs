@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use mp4sr_artifact::files;
-use mp4sr_tests::{SmallWorld, said, stages};
+use mp4sr_tests::{Project, said, stages};
 
 use crate::{finished, manifest};
 
@@ -27,7 +27,7 @@ const OTHER: &str = "of another dataset";
 
 /// Damages `path` with `bytes`, runs the stage anew, and puts the artifact back. The stage must refuse the file in one sentence
 /// that names it; or, where it can't matter, make what it made before.
-fn refused(world: &SmallWorld, artifact: &str, stage: &str, bytes: &[u8], how: &str) -> bool {
+fn refused(world: &Project, artifact: &str, stage: &str, bytes: &[u8], how: &str) -> bool {
     let path = world.path("a").join(artifact);
     let (whole, before) = (files::read(&path).unwrap(), finished(world));
     let manifest = manifest(world, stage);
@@ -57,12 +57,12 @@ fn refused(world: &SmallWorld, artifact: &str, stage: &str, bytes: &[u8], how: &
 /// another dataset.
 #[test]
 fn every_damaged_artifact_is_refused_by_name() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     world.add_pictures();
     for stage in stages() {
         world.run(stage, &[]);
     }
-    let other = SmallWorld::new();
+    let other = Project::small();
     other.add("a", 7);
     other.add_pictures();
     // Other items and users, so that nothing of it fits.
@@ -111,7 +111,7 @@ fn every_damaged_artifact_is_refused_by_name() {
 /// Headers that lie: about their own length, about tensors beyond the end, about sizes beyond all memory.
 #[test]
 fn headers_that_claim_more_than_there_is_are_refused() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     for stage in stages() {
         world.run(stage, &[]);
     }
@@ -147,7 +147,7 @@ fn headers_that_claim_more_than_there_is_are_refused() {
 /// The library that reads tables panics at some footers: that is told as any damage is, and as nothing else.
 #[test]
 fn a_footer_that_the_library_panics_at_is_refused_in_one_sentence() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     world.run("preprocess", &[]);
     let artifact = "dataset/items.parquet";
     let path = world.path("a").join(artifact);
@@ -171,7 +171,7 @@ fn a_footer_that_the_library_panics_at_is_refused_in_one_sentence() {
 /// Files as another program writes them, without a checksum: what they hold is checked all the same.
 #[test]
 fn what_can_not_be_true_is_refused_without_a_checksum_too() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     for stage in stages() {
         world.run(stage, &[]);
     }

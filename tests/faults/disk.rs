@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use mp4sr_tests::{SmallWorld, root, said, stages};
+use mp4sr_tests::{Project, root, said, stages};
 
 use crate::{assert_same, finished, forget, undisturbed};
 
@@ -69,7 +69,7 @@ fn a_disk_that_fails_at_any_call_loses_nothing() {
 /// A folder of artifacts that can't be written to is told, not worked around.
 #[test]
 fn a_folder_that_can_not_be_made_is_told() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     for place in ["/proc/mp4sr", "/dev/null/mp4sr"] {
         let mut command = mp4sr_tests::command("preprocess");
         command.arg("--pipeline").arg(world.pipeline("a")).args(["--artifacts", place]);

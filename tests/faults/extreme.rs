@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::fs;
 
 use mp4sr_artifact::Sequences;
-use mp4sr_tests::{SmallWorld, said, stages};
+use mp4sr_tests::{Project, said, stages};
 
 /// Writes users' items as the events of the world, one second apart.
-fn write(world: &SmallWorld, users: impl IntoIterator<Item = (String, Vec<usize>)>) {
+fn write(world: &Project, users: impl IntoIterator<Item = (String, Vec<usize>)>) {
     let mut text = String::from("user_id\titem_id\ttimestamp\n");
     for (user, items) in users {
         for (at, item) in items.into_iter().enumerate() {
@@ -21,7 +21,7 @@ const NO_CORE: [&str; 4] = ["--set", "preprocess.user_core=0", "--set", "preproc
 const ALL_EVENTS: [&str; 2] = ["--set", "preprocess.repeated=\"all\""];
 
 /// Runs all stages; the first that fails gives its error.
-fn walk(world: &SmallWorld, words: &[&str]) -> Result<(), String> {
+fn walk(world: &Project, words: &[&str]) -> Result<(), String> {
     for stage in stages() {
         let output = world.output(stage, words);
         if !output.status.success() {
@@ -35,7 +35,7 @@ fn walk(world: &SmallWorld, words: &[&str]) -> Result<(), String> {
     Ok(())
 }
 
-fn ranks(world: &SmallWorld) -> Vec<u32> {
+fn ranks(world: &Project) -> Vec<u32> {
     let bytes = fs::read(world.path("a/runs/mp4sr/ranks.test.safetensors")).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     file.tensor("rank").unwrap().data().as_chunks::<4>().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
@@ -43,7 +43,7 @@ fn ranks(world: &SmallWorld) -> Vec<u32> {
 
 #[test]
 fn one_user_with_a_few_items() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     write(&world, [("u".to_owned(), vec![1, 2, 3, 4, 5])]);
     walk(&world, &NO_CORE).unwrap();
     let ranks = ranks(&world);
@@ -52,7 +52,7 @@ fn one_user_with_a_few_items() {
 
 #[test]
 fn one_item_alone_is_always_found() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     write(&world, (0..5).map(|user| (format!("u{user}"), vec![1; 6])));
     let words = [&NO_CORE[..], &ALL_EVENTS].concat();
     walk(&world, &words).unwrap();
@@ -61,7 +61,7 @@ fn one_item_alone_is_always_found() {
 
 #[test]
 fn all_users_alike_and_an_item_in_every_sequence() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     write(&world, (0..40).map(|user| (format!("u{user}"), vec![0, 1, 2, 3, 4, 5, 6])));
     walk(&world, &["--set", "finetune.epochs=30", "--set", "finetune.learning_rate=0.01"]).unwrap();
     let ranks = ranks(&world);
@@ -70,7 +70,7 @@ fn all_users_alike_and_an_item_in_every_sequence() {
 
 #[test]
 fn a_user_with_100_000_events() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     let long = (0..100_000).map(|at| (at * 7919) % 30).collect();
     let others = (0..20).map(|user| (format!("u{user}"), (0..8).map(|at| (user + at) % 30).collect()));
     write(&world, others.chain([("long".to_owned(), long)]));
@@ -79,14 +79,19 @@ fn a_user_with_100_000_events() {
         &["--set", "pretrain.epochs=1", "--set", "finetune.epochs=1", "--set", "finetune.batch=1024"],
     ]
     .concat();
-    walk(&world, &[&words[..], &["--set", "pretrain.enabled=false", "--set", "model.positions=10"]].concat()).unwrap();
+    walk(
+        &world,
+        &[&words[..], &["--set", "pretrain.enabled=false", "--set", "model.transformer.max_sequence_length=10"]]
+            .concat(),
+    )
+    .unwrap();
     let sequences = Sequences::read(&world.path("a/dataset/sequences.safetensors")).unwrap();
     assert_eq!((0..21).map(|user| sequences.of(user).len()).max(), Some(100_000));
 }
 
 #[test]
 fn no_item_with_text_or_image() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     let items: String = world
         .raw_text("a.jsonl")
         .lines()
@@ -102,7 +107,7 @@ fn no_item_with_text_or_image() {
 
 #[test]
 fn filters_that_leave_nothing_and_sequences_too_short_to_train_are_told() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     let error = walk(&world, &["--set", "preprocess.user_core=50"]).unwrap_err();
     assert!(error.contains("50 events a user") && error.contains("preprocess.user_core"), "{error}");
     write(&world, (0..9).map(|user| (format!("u{user}"), vec![user, user + 1])));
@@ -112,7 +117,7 @@ fn filters_that_leave_nothing_and_sequences_too_short_to_train_are_told() {
 
 #[test]
 fn targets_that_nobody_ever_trained_on_are_ranked_by_their_features() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     // The last item of each user is nobody's training event.
     write(
         &world,

@@ -3,7 +3,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mp4sr_artifact::files;
-use mp4sr_tests::{SmallWorld, said, stages};
+use mp4sr_tests::{Project, said, stages};
 
 use crate::{TEMPORARY, assert_same, finished, forget, undisturbed};
 
@@ -31,7 +31,7 @@ fn killed_at_any_moment_a_stage_ends_with_the_same_bytes() {
     let mut draw = Draw(2020);
     for stage in stages() {
         // How long the stage takes here: in a world of its own, so that this one stays without it.
-        let other = SmallWorld::new();
+        let other = Project::small();
         stages().take_while(|s| *s != stage).for_each(|s| {
             other.run(s, &[]);
         });
@@ -101,7 +101,7 @@ fn leftovers_of_a_killed_run_are_removed_by_the_next_start() {
 fn a_killed_study_or_search_goes_on_and_ends_with_the_same_files() {
     let grid = ["--name", "lr", "--grid", "finetune.learning_rate=0.001,0.01"];
     for (program, words) in [("study", &["table2", "--seeds", "1"][..]), ("search", &grid[..])] {
-        let world = SmallWorld::new();
+        let world = Project::small();
         let words = [words, &["--quiet", "--jobs", "2"]].concat();
         let started = Instant::now();
         world.run(program, &words);

@@ -5,10 +5,10 @@ use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::process::Command;
 
-use mp4sr_tests::{SmallWorld, said};
+use mp4sr_tests::{Project, said};
 
 /// Runs a stage with at most `mebibytes` of writable memory; the system refuses more.
-fn limited(world: &SmallWorld, stage: &str, mebibytes: usize, words: &[&str]) -> std::process::Output {
+fn limited(world: &Project, stage: &str, mebibytes: usize, words: &[&str]) -> std::process::Output {
     let unlimited = world.command(stage, words);
     let mut command = Command::new("sh");
     let script = format!("ulimit -d {}; exec \"$0\" \"$@\"", mebibytes * 1024);
@@ -21,7 +21,7 @@ fn limited(world: &SmallWorld, stage: &str, mebibytes: usize, words: &[&str]) ->
 #[cfg(target_os = "linux")]
 fn preprocess_reads_files_larger_than_its_memory() {
     const EVENTS: usize = 160_000;
-    let world = SmallWorld::new();
+    let world = Project::small();
     let file = File::create(world.folder().join("long.jsonl")).unwrap();
     let mut out = BufWriter::new(file);
     let review = "words of a long review ".repeat(85);
@@ -52,7 +52,7 @@ fn preprocess_reads_files_larger_than_its_memory() {
 #[cfg(target_os = "linux")]
 fn evaluation_ranks_more_scores_than_its_memory_holds() {
     const ITEMS: usize = 40_000;
-    let world = SmallWorld::new();
+    let world = Project::small();
     let mut events = String::from("user_id\titem_id\ttimestamp\n");
     for user in 0..8000usize {
         for at in 0..6 {

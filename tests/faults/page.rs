@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use mp4sr_artifact::files;
-use mp4sr_tests::{SmallWorld, stages};
+use mp4sr_tests::{Project, stages};
 
 /// Each would leave a mark on the page's root if it ran.
 const HOSTILE: [&str; 6] = [
@@ -44,7 +44,7 @@ fn scripts_in_data_do_not_run_on_the_report_page() {
         eprintln!("skipped: no Chromium here; install one, or name it with CHROMIUM");
         return;
     };
-    let world = SmallWorld::new();
+    let world = Project::small();
     let (mut items, mut events) = (world.raw_text("a.jsonl"), world.raw_text("a.tsv"));
     for item in 0..30 {
         // Titles are text after their tags have gone; ids are kept as they are.

@@ -5,7 +5,7 @@ use std::fs;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use mp4sr_tests::{SmallWorld, said};
+use mp4sr_tests::{Project, said};
 use std::io::Write as _;
 
 /// Clean lines, enough for every filter.
@@ -23,14 +23,14 @@ fn clean() -> String {
 }
 
 /// Preprocesses `bytes` under a file name.
-fn preprocess(world: &SmallWorld, name: &str, bytes: &[u8], words: &[&str]) -> std::process::Output {
+fn preprocess(world: &Project, name: &str, bytes: &[u8], words: &[&str]) -> std::process::Output {
     fs::write(world.folder().join(name), bytes).unwrap();
     let source = format!("source.interactions=[\"{name}\"]");
     world.output("preprocess", &[&["--set", &source], words].concat())
 }
 
 /// Reasons with their counts and the line of their first example.
-fn rejected(world: &SmallWorld) -> BTreeMap<String, (u64, u64)> {
+fn rejected(world: &Project) -> BTreeMap<String, (u64, u64)> {
     let report: serde_json::Value = serde_json::from_str(&world.text("a/dataset/report.json")).unwrap();
     let reasons = report["interactions"]["rejected"].as_object().unwrap();
     let read =
@@ -72,7 +72,7 @@ fn every_kind_of_broken_line_is_counted_with_its_line() {
         (b"[1, 2]".to_vec(), Some("not an object")),
         (b"{\"user_id\": \"u1\", \"item".to_vec(), Some("broken JSON")),
     ];
-    let world = SmallWorld::new();
+    let world = Project::small();
     let mut bytes = b"\xef\xbb\xbf".to_vec();
     let clean = clean().replace('\n', "\r\n");
     bytes.extend(clean.as_bytes());
@@ -110,7 +110,7 @@ fn every_kind_of_broken_line_is_counted_with_its_line() {
 
 #[test]
 fn a_line_of_100_megabytes_is_skipped_and_counted() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     let mut bytes = clean().into_bytes();
     bytes.extend(b"{\"user_id\": \"");
     bytes.extend(std::iter::repeat_n(b'x', 100 << 20));
@@ -125,7 +125,7 @@ fn a_line_of_100_megabytes_is_skipped_and_counted() {
 
 #[test]
 fn what_is_no_data_is_a_sentence_that_names_the_file() {
-    let world = SmallWorld::new();
+    let world = Project::small();
     let gzip = |text: &str| {
         let mut out = GzEncoder::new(Vec::new(), Compression::fast());
         out.write_all(text.as_bytes()).unwrap();

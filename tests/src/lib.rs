@@ -1,8 +1,12 @@
-//! What tests that drive the real programs share: where those lie, and a world so small that every stage takes a moment.
+//! What tests that drive the real programs share: where the programs are, a temporary project folder, and a runner of commands
+//! in it.
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
 use mp4sr_artifact::files;
 use mp4sr_pipeline::STAGES;
@@ -19,7 +23,7 @@ pub fn stages() -> impl Iterator<Item = &'static str> {
 ///
 /// # Panics
 ///
-/// Where it is not there.
+/// If it has not been built.
 pub fn program(name: &str) -> PathBuf {
     let here = std::env::current_exe().unwrap_or_default();
     let folder = here.parent().and_then(Path::parent).unwrap_or(Path::new("."));
@@ -28,14 +32,16 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// The root of the repository as Cargo says it when tests run: a build folder may serve several clones.
+/// The root of the repository. Cargo names it when tests run: a build folder may serve several clones.
 pub fn root() -> PathBuf {
     let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| "tests".into());
-    Path::new(&package).join("..")
+    let package = Path::new(&package);
+    let root = package.ancestors().find(|folder| folder.join("Cargo.lock").is_file());
+    root.unwrap_or_else(|| Path::new("..")).to_owned()
 }
 
-/// A command of `mp4sr`, or of `mp4sr-bench`, in the root of the repository, without the surroundings' settings. The stages have
-/// their own names.
+/// A command of `mp4sr`, or of `mp4sr-bench` for the name `bench`, in the root of the repository and without the settings of
+/// the environment. The stages have their own names.
 pub fn command(name: &str) -> Command {
     let mut command = Command::new(program(if name == "bench" { "mp4sr-bench" } else { "mp4sr" }));
     match STAGES.iter().find(|row| row.name == name) {
@@ -43,43 +49,93 @@ pub fn command(name: &str) -> Command {
         None => command.args(Some(name).filter(|name| *name != "bench")),
     };
     command.current_dir(root());
-    for (key, _) in std::env::vars().filter(|(key, _)| key.starts_with("MP4SR_")) {
-        command.env_remove(key);
+    for (key, _) in std::env::vars_os() {
+        let name = key.to_string_lossy().to_lowercase();
+        // Tests talk to servers of their own, never through a proxy.
+        if name.starts_with("mp4sr_") || name.ends_with("_proxy") {
+            command.env_remove(key);
+        }
     }
     command
 }
 
-/// What a program said on standard error.
+/// What a program wrote to standard error.
 pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A folder with small pipelines and the artifacts made of them. Users walk through the items in steps of one or two; titles name
-/// neighbours alike; no item has an image.
-#[derive(Debug)]
-pub struct SmallWorld {
-    folder: tempfile::TempDir,
+/// The gzip file of a text.
+///
+/// # Panics
+///
+/// Never for texts that fit into memory.
+pub fn gzip(content: &str) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let written = encoder.write_all(content.as_bytes()).and_then(|()| encoder.finish());
+    written.unwrap_or_else(|e| panic!("failed to compress {} bytes: {e}", content.len()))
 }
 
-impl SmallWorld {
-    /// A world with the pipeline `a`.
-    ///
-    /// # Panics
-    ///
-    /// Where files can't be written.
-    #[allow(clippy::new_without_default, reason = "it writes files")]
-    pub fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("no temporary folder: {e}"));
-        let world = Self { folder };
-        world.add("a", 0);
-        world
+#[derive(Debug)]
+enum Folder {
+    Temporary(tempfile::TempDir),
+    Kept(PathBuf),
+}
+
+/// A temporary folder with pipelines, their raw files and the artifacts made of them, and a runner of commands on its first
+/// pipeline. The folder is removed with the value.
+///
+/// Its methods panic, with what the program said, when files cannot be read or written or a command does not end as expected.
+#[derive(Debug)]
+pub struct Project {
+    folder: Folder,
+    first: String,
+    raw: &'static str,
+}
+
+#[allow(clippy::missing_panics_doc, reason = "the type says that its methods panic")]
+impl Project {
+    /// A project with one pipeline over an empty folder of raw files: a dataset called `name`, and the sections `sections`.
+    pub fn new(name: &str, sections: &str) -> Self {
+        let project = Self { folder: temporary_folder(), first: name.to_owned(), raw: "raw" };
+        let raw = project.raw("");
+        std::fs::create_dir(&raw).unwrap_or_else(|e| panic!("failed to create `{}`: {e}", raw.display()));
+        let data = raw.display();
+        project.write(&format!("{name}.toml"), format!("[dataset]\nname = \"{name}\"\ndata = \"{data}\"\n{sections}"));
+        project
     }
 
-    /// Adds the pipeline `name`, whose users start `shift` items later.
-    ///
-    /// # Panics
-    ///
-    /// Where files can't be written.
+    /// A project whose pipeline is that of the file `pipelines/<name>.toml`, over the raw files in the folder `data`.
+    pub fn of_pipeline(name: &str, data: &Path) -> Self {
+        let project = Self { folder: temporary_folder(), first: name.to_owned(), raw: "raw" };
+        project.write_pipeline_over(data);
+        project
+    }
+
+    fn write_pipeline_over(&self, data: &Path) {
+        let file = root().join("pipelines").join(format!("{}.toml", self.first));
+        let text = files::read_to_string(&file).unwrap_or_else(|e| panic!("{e}"));
+        let own = |line: &str| {
+            if line.starts_with("data = ") { format!("data = \"{}\"\n", data.display()) } else { format!("{line}\n") }
+        };
+        self.write(&format!("{}.toml", self.first), text.lines().map(own).collect::<String>());
+    }
+
+    /// The same in the folder `folder`, which stays.
+    pub fn of_pipeline_in(folder: &Path, name: &str, data: &Path) -> Self {
+        let project = Self { folder: Folder::Kept(folder.to_owned()), first: name.to_owned(), raw: "raw" };
+        project.write_pipeline_over(data);
+        project
+    }
+
+    /// A project so small that every stage takes a moment, with the pipeline `a`. Users walk through the items in steps of one or
+    /// two; titles name neighbours alike; no item has an image.
+    pub fn small() -> Self {
+        let project = Self { folder: temporary_folder(), first: "a".to_owned(), raw: "" };
+        project.add("a", 0);
+        project
+    }
+
+    /// Adds the small pipeline `name`, whose users start `shift` items later.
     pub fn add(&self, name: &str, shift: usize) {
         let mut events = String::from("user_id\titem_id\ttimestamp\n");
         for user in 0..USERS {
@@ -95,27 +151,18 @@ impl SmallWorld {
         let pipeline = format!(
             "[dataset]\nname = \"{name}\"\ndata = \"{}\"\n[source]\nformat = \"tabular\"\n\
              interactions = [\"{name}.tsv\"]\nitems = [\"{name}.jsonl\"]\n[preprocess]\nuser_core = 3\nitem_core = 1\n\
-             [model]\nexperts = 2\nfeed_forward = 16\nwidth = 16\n\
+             [model]\n[model.mp4sr]\nexperts = 2\n[model.transformer]\nfeed_forward = 16\nwidth = 16\n\
              [pretrain]\nepochs = 2\nbatch = 64\n[finetune]\nepochs = 2\nbatch = 64\n[run]\nsave_seconds = 0.0\n",
-            self.folder.path().display()
+            self.folder().display()
         );
-        for (kind, text) in [("tsv", &events), ("jsonl", &items), ("toml", &pipeline)] {
-            let path = self.folder.path().join(format!("{name}.{kind}"));
-            files::write_bytes(&path, text.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
-        }
+        self.write(&format!("{name}.tsv"), events);
+        self.write(&format!("{name}.jsonl"), items);
+        self.write(&format!("{name}.toml"), pipeline);
     }
 
-    /// Gives ten items of pipeline `a` a picture.
-    ///
-    /// # Panics
-    ///
-    /// Where files can't be read or written.
+    /// Gives ten items of the small pipeline `a` an image.
     pub fn add_pictures(&self) {
-        let picture = root().join("fuzz/seeds/image/one.png");
-        let copy = |from: &Path| {
-            files::read(from).and_then(|bytes| files::write_bytes(&self.folder().join("one.png"), &bytes))
-        };
-        copy(&picture).unwrap_or_else(|e| panic!("{e}"));
+        let image = files::read(&root().join("fuzz/seeds/image/one.png")).unwrap_or_else(|e| panic!("{e}"));
         let items = self.raw_text("a.jsonl");
         let lines = items.lines().enumerate().map(|(at, line)| match at % 3 {
             0 => format!("{}, \"image\": \"one.png\"}}", line.trim_end_matches('}')),
@@ -124,68 +171,141 @@ impl SmallWorld {
         let items = lines.collect::<Vec<_>>().join("\n");
         let pipeline =
             self.raw_text("a.toml").replace("[preprocess]", "[source.columns]\nimages = \"image\"\n[preprocess]");
-        for (file, text) in [("a.jsonl", items), ("a.toml", pipeline)] {
-            files::write_bytes(&self.folder().join(file), text.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
-        }
+        self.write("one.png", image);
+        self.write("a.jsonl", items);
+        self.write("a.toml", pipeline);
     }
 
     /// The folder of everything.
     pub fn folder(&self) -> &Path {
-        self.folder.path()
+        match &self.folder {
+            Folder::Temporary(folder) => folder.path(),
+            Folder::Kept(folder) => folder,
+        }
+    }
+
+    /// Writes a file below the folder.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> &Self {
+        let path = self.folder().join(name);
+        files::write_bytes(&path, content.as_ref()).unwrap_or_else(|e| panic!("{e}"));
+        self
+    }
+
+    /// Writes a raw file.
+    pub fn write_raw(&self, name: &str, content: impl AsRef<[u8]>) -> &Self {
+        files::write_bytes(&self.raw(name), content.as_ref()).unwrap_or_else(|e| panic!("{e}"));
+        self
+    }
+
+    /// The path of a raw file, or of their folder for an empty name.
+    pub fn raw(&self, name: &str) -> PathBuf {
+        let folder = self.folder().join(self.raw);
+        if name.is_empty() { folder } else { folder.join(name) }
     }
 
     /// The text of a raw file.
-    ///
-    /// # Panics
-    ///
-    /// Where it can't be read.
-    pub fn raw_text(&self, file: &str) -> String {
-        files::read_to_string(&self.folder().join(file)).unwrap_or_else(|e| panic!("{e}"))
+    pub fn raw_text(&self, name: &str) -> String {
+        files::read_to_string(&self.raw(name)).unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// The file of a pipeline.
     pub fn pipeline(&self, name: &str) -> PathBuf {
-        self.folder.path().join(format!("{name}.toml"))
+        self.folder().join(format!("{name}.toml"))
     }
 
     /// A path among the artifacts.
     pub fn path(&self, relative: &str) -> PathBuf {
-        self.folder.path().join("artifacts").join(relative)
+        self.folder().join("artifacts").join(relative)
+    }
+
+    /// The content of an artifact.
+    pub fn bytes(&self, relative: &str) -> Vec<u8> {
+        files::read(&self.path(relative)).unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// The text of an artifact.
-    ///
-    /// # Panics
-    ///
-    /// Where it can't be read.
     pub fn text(&self, relative: &str) -> String {
         files::read_to_string(&self.path(relative)).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    /// A command of a program or a stage on pipeline `a`.
+    /// A command of a program or a stage on the first pipeline.
     pub fn command(&self, name: &str, words: &[&str]) -> Command {
         let mut command = command(name);
-        command.args(words).arg("--pipeline").arg(self.pipeline("a")).arg("--artifacts").arg(self.path(""));
+        command.args(words).arg("--pipeline").arg(self.pipeline(&self.first)).arg("--artifacts").arg(self.path(""));
         command
     }
 
     /// Runs it.
-    ///
-    /// # Panics
-    ///
-    /// Where it can't be started.
     pub fn output(&self, name: &str, words: &[&str]) -> Output {
         self.command(name, words).output().unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
-    /// Runs it and gives what it printed.
-    ///
-    /// # Panics
-    ///
-    /// Where it fails.
+    /// Runs it, expects success, and gives what it wrote to standard output.
     pub fn run(&self, name: &str, words: &[&str]) -> String {
+        String::from_utf8_lossy(&self.succeeded(name, words).stdout).into_owned()
+    }
+
+    /// Runs it, expects success, and gives what it wrote to standard error.
+    pub fn run_stderr(&self, name: &str, words: &[&str]) -> String {
+        said(&self.succeeded(name, words))
+    }
+
+    /// Runs it, expects exit code 1 and one line of error, and gives that line.
+    pub fn run_badly(&self, name: &str, words: &[&str]) -> String {
+        let output = self.output(name, words);
+        let said = said(&output);
+        let errors: Vec<&str> = said.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!((output.status.code(), errors.len()), (Some(1), 1), "{name} {words:?}: {said}");
+        assert!(!errors[0].contains("Error {") && !errors[0].contains("unwrap"), "{name} {words:?}: {said}");
+        assert!(output.stdout.is_empty(), "{name} {words:?} failed and wrote results");
+        errors[0].to_owned()
+    }
+
+    fn succeeded(&self, name: &str, words: &[&str]) -> Output {
         let output = self.output(name, words);
         assert!(output.status.success(), "{name} {words:?}: {}", said(&output));
-        String::from_utf8_lossy(&output.stdout).into_owned()
+        output
     }
+}
+
+/// A folder below `place` that `make` fills once for all tests of a run, also where every test is a process of its own, as with
+/// nextest. The next run removes it.
+///
+/// # Panics
+///
+/// If files cannot be read or written.
+pub fn shared(place: &Path, make: impl FnOnce(&Path)) -> PathBuf {
+    let run = std::env::var("NEXTEST_RUN_ID").unwrap_or_else(|_| std::process::id().to_string());
+    let folder = place.join(&run);
+    fill_once(place, &folder, make).unwrap_or_else(|e| panic!("failed to fill `{}`: {e}", folder.display()));
+    folder
+}
+
+fn fill_once(place: &Path, folder: &Path, make: impl FnOnce(&Path)) -> std::io::Result<()> {
+    std::fs::create_dir_all(place)?;
+    let lock_of = |folder: &Path| folder.with_extension("lock");
+    let lock = File::create(lock_of(folder))?;
+    lock.lock()?;
+    let done = folder.join("done");
+    if !done.exists() {
+        for other in std::fs::read_dir(place)?.map_while(Result::ok).map(|entry| entry.path()) {
+            let is_left = || File::open(lock_of(&other)).is_ok_and(|lock| lock.try_lock().is_ok());
+            if other.is_dir() && other != folder && is_left() {
+                std::fs::remove_dir_all(&other)?;
+                std::fs::remove_file(lock_of(&other))?;
+            }
+        }
+        std::fs::create_dir_all(folder)?;
+        make(folder);
+        std::fs::write(done, "")?;
+    }
+    // Held until this process ends, so that another run does not remove the folder.
+    static IN_USE: OnceLock<File> = OnceLock::new();
+    lock.lock_shared()?;
+    IN_USE.get_or_init(|| lock);
+    Ok(())
+}
+
+fn temporary_folder() -> Folder {
+    Folder::Temporary(tempfile::tempdir().unwrap_or_else(|e| panic!("failed to create a temporary folder: {e}")))
 }

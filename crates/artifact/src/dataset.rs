@@ -11,6 +11,27 @@ const REMEDY: &str = "run `make preprocess` again";
 const USER_IDS: &str = "user ids";
 
 /// Users' events in time order (`sequences.safetensors`).
+///
+/// ```
+/// use mp4sr_artifact::{Sequences, hash_ids};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("sequences.safetensors");
+/// # let written = Sequences {
+/// #     offsets: vec![0, 3, 5],
+/// #     items: vec![2, 1, 3, 3, 1],
+/// #     times: vec![10, 20, 30, 10, 20],
+/// #     item_hash: hash_ids(["cup", "pot", "pan"]),
+/// #     item_count: 3,
+/// #     user_hash: None,
+/// # };
+/// # written.write(&path, serde_json::Value::Null)?;
+/// // `path` is `artifacts/<dataset>/dataset/sequences.safetensors`.
+/// let sequences = Sequences::read(&path)?;
+/// assert_eq!(sequences.user_count(), 2);
+/// assert_eq!(sequences.of(0), [2, 1, 3]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sequences {
     /// `[U+1]`: user u (1-based) owns events `offsets[u-1]..offsets[u]`.
@@ -104,6 +125,27 @@ impl Sequences {
 }
 
 /// Items' ids, titles, sentences and image paths (`items.parquet`), in index order: row i-1 is item i.
+///
+/// ```
+/// use mp4sr_artifact::Items;
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("items.parquet");
+/// # let texts = |texts: [&str; 2]| texts.map(str::to_owned).to_vec();
+/// # let written = Items {
+/// #     ids: texts(["cup", "pot"]),
+/// #     titles: texts(["A cup", "A pot"]),
+/// #     sentences: vec![texts(["A cup.", "It is blue."]), Vec::new()],
+/// #     images: vec![Vec::new(); 2],
+/// # };
+/// # written.write(&path)?;
+/// // `path` is `artifacts/<dataset>/dataset/items.parquet`.
+/// let items = Items::read(&path)?;
+/// let item = 1;
+/// assert_eq!(items.ids[item - 1], "cup");
+/// assert_eq!(items.sentences[item - 1][1], "It is blue.");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Items {
     /// Original ids.

@@ -35,6 +35,32 @@ pub type Ranks = Vec<u32>;
 /// Ranks the target of every user among all items, blocks of users against blocks of items: scores are never all held, so
 /// memory beyond the item matrix does not grow with the catalogue. `sequence(u)` is the whole sequence of user u (0-based); of it only what
 /// the split allows is read.
+///
+/// ```
+/// use mp4sr_evaluate::{RankOptions, rank_users};
+/// use mp4sr_protocol::Split;
+/// # use mp4sr_artifact::{Sequences, hash_ids};
+/// # use mp4sr_pipeline::Config;
+/// # use mp4sr_run::{Inputs, build_model, last_phase, model_catalog};
+///
+/// # let (config, _) = Config::parse("[model]\nname = \"popularity\"", "example", &[], model_catalog())?;
+/// # let sequences = Sequences {
+/// #     offsets: vec![0, 4, 8],
+/// #     items: vec![2, 3, 1, 3, 2, 1, 1, 3],
+/// #     times: vec![1, 2, 3, 4, 1, 2, 3, 4],
+/// #     item_hash: hash_ids(["cup", "pot", "pan"]),
+/// #     item_count: 3,
+/// #     user_hash: None,
+/// # };
+/// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new() })?;
+/// # let scorer = model.scorer(last_phase(model.as_ref())?)?;
+/// // `scorer` is that of a `mp4sr_run::TrainedModel`, and `sequences` are those that it was trained on.
+/// let options = RankOptions { batch: 256, remove_seen: false, history: None };
+/// let users = sequences.user_count();
+/// let ranks = rank_users(scorer.as_ref(), users, |user| sequences.of(user), Split::Test, options, |_| ())?;
+/// assert_eq!(ranks, [3, 3], "both targets are item 3, which occurs least often or as often as another");
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub fn rank_users<'a>(
     scorer: &dyn Scorer,
     users: usize,

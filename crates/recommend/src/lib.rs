@@ -29,6 +29,32 @@ pub enum RecommendError {
 }
 
 /// A scorer with its items ready for many lists.
+///
+/// ```
+/// use mp4sr_models::Query;
+/// use mp4sr_recommend::Recommender;
+/// # use mp4sr_artifact::{Sequences, hash_ids};
+/// # use mp4sr_pipeline::Config;
+/// # use mp4sr_run::{Inputs, build_model, last_phase, model_catalog};
+///
+/// # let (config, _) = Config::parse("[model]\nname = \"popularity\"", "example", &[], model_catalog())?;
+/// # let sequences = Sequences {
+/// #     offsets: vec![0, 4, 8],
+/// #     items: vec![2, 3, 1, 3, 2, 1, 1, 3],
+/// #     times: vec![1, 2, 3, 4, 1, 2, 3, 4],
+/// #     item_hash: hash_ids(["cup", "pot", "pan"]),
+/// #     item_count: 3,
+/// #     user_hash: None,
+/// # };
+/// # let model = build_model(&config, &Inputs { sequences, modalities: Vec::new() })?;
+/// # let scorer = model.scorer(last_phase(model.as_ref())?)?;
+/// // `scorer` is that of a `mp4sr_run::TrainedModel`; this one counts how often an item occurs in training.
+/// let recommender = Recommender::new(scorer.as_ref())?;
+/// let lists = recommender.top_k(&[Query::of_history(&[1]), Query::of_history(&[2, 3])], 2, true)?;
+/// assert_eq!(lists[0], [(2, 2.0), (3, 1.0)]);
+/// assert_eq!(lists[1], [(1, 1.0)]);
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub struct Recommender<'a> {
     scorer: &'a dyn Scorer,
     blocks: ScoreBlocks,

@@ -8,6 +8,41 @@ use mp4sr_protocol::WEIGHTS;
 use crate::{Checkpoint, Inputs, build_model, last_phase};
 
 /// A run's model with the weights that rank the items.
+///
+/// ```
+/// use mp4sr_artifact::Layout;
+/// use mp4sr_pipeline::Config;
+/// use mp4sr_run::{TrainedModel, model_catalog};
+/// # use mp4sr_artifact::{Sequences, hash_ids};
+/// # use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, build_model, last_phase};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let (artifacts, path) = (folder.path(), folder.path().join("shop.toml"));
+/// # std::fs::write(&path, "[dataset]\nname = \"shop\"\n[model]\nname = \"popularity\"\n")?;
+/// # let sequences = Sequences {
+/// #     offsets: vec![0, 4, 8],
+/// #     items: vec![2, 3, 1, 3, 2, 1, 1, 3],
+/// #     times: vec![1, 2, 3, 4, 1, 2, 3, 4],
+/// #     item_hash: hash_ids(["cup", "pot", "pan"]),
+/// #     item_count: 3,
+/// #     user_hash: None,
+/// # };
+/// # let shop = Layout::new(artifacts, "shop", "popularity");
+/// # sequences.write(&shop.sequences(), serde_json::Value::Null)?;
+/// # let (config, _) = Config::load(&path, &[], model_catalog())?;
+/// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new() })?;
+/// # let used = (model.as_ref(), last_phase(model.as_ref())?);
+/// # let info = CheckpointInfo { phase: "finetune".to_owned(), ..CheckpointInfo::default() };
+/// # Checkpoint::write(&shop.checkpoint("finetune"), &info, used, &sequences.item_hash, Default::default())?;
+/// // A pipeline file, and the artifacts of a run that `mp4sr run` has trained with it.
+/// let (config, warnings) = Config::load(&path, &[], model_catalog())?;
+/// let layout = Layout::new(artifacts, &config.dataset.name, "popularity");
+/// let trained = TrainedModel::load(&layout, &config)?;
+/// let scorer = trained.scorer()?;
+/// assert_eq!(scorer.items().dims()[0], trained.inputs.sequences.item_count);
+/// # assert!(warnings.is_empty());
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub struct TrainedModel {
     /// What it was built from.
     pub inputs: Inputs,

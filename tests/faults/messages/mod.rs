@@ -1,6 +1,6 @@
-//! What a user reads when something is wrong: one sentence that says what, where and what to do. `docs/reliability.md` holds these
-//! sentences as they come from the programs, and after them the form of every sentence in the sources; `MP4SR_BLESS=1` writes
-//! both.
+//! What a user reads when something is wrong: one sentence that says what, where and what to do. The folder `snapshots` holds these
+//! sentences as the programs say them, and the form of every sentence in the sources. `INSTA_UPDATE=always` accepts what has
+//! changed.
 
 mod artifacts;
 mod encoders;
@@ -10,7 +10,7 @@ mod settings;
 use std::process::Output;
 
 use mp4sr_artifact::files;
-use mp4sr_tests::{SmallWorld, root, said, stages};
+use mp4sr_tests::{Project, said, stages};
 
 /// What never belongs into a sentence for a user.
 const NEVER: [&str; 18] = [
@@ -36,14 +36,14 @@ const NEVER: [&str; 18] = [
 
 /// A world in which every stage has run, and what was said of what went wrong in it.
 struct Told {
-    world: SmallWorld,
+    world: Project,
     table: Vec<(String, String)>,
     problems: Vec<String>,
 }
 
 impl Told {
     fn new() -> Self {
-        let world = SmallWorld::new();
+        let world = Project::small();
         for stage in stages() {
             world.run(stage, &[]);
         }
@@ -98,33 +98,31 @@ impl Told {
 }
 
 #[test]
-fn every_sentence_says_what_where_and_what_to_do_and_stands_in_the_documents() {
+fn every_sentence_says_what_where_and_what_to_do_and_is_a_snapshot() {
     let mut told = Told::new();
-    settings::tell(&mut told);
-    settings::tell_raw(&mut told);
-    encoders::tell(&mut told);
-    artifacts::tell(&mut told);
-    settings::tell_rest(&mut told);
-    let mut found = String::from("\n| when | what is said |\n|---|---|\n");
-    for (what, line) in &told.table {
-        found += &format!("| {what} | {} |\n", line.replace('|', "\\|"));
+    let mut snapshots = Vec::new();
+    type Tell = fn(&mut Told);
+    let parts: [(&str, Tell); 5] = [
+        ("settings", settings::tell),
+        ("raw_files", settings::tell_raw),
+        ("encoders", encoders::tell),
+        ("artifacts", artifacts::tell),
+        ("runs_and_studies", settings::tell_rest),
+    ];
+    for (name, tell) in parts {
+        tell(&mut told);
+        let messages = told.table.drain(..).map(|(what, line)| format!("{what}:\n    {line}\n"));
+        snapshots.push((name, messages.collect::<String>()));
     }
     assert!(told.problems.is_empty(), "{}", told.problems.join("\n"));
-    check_document("sentences", &found);
+    for (name, messages) in snapshots {
+        assert_snapshot(name, &messages);
+    }
 }
 
-/// The part of the document between two marks is `expected`.
-fn check_document(part: &str, expected: &str) {
-    const DOCUMENT: &str = "docs/reliability.md";
-    let path = root().join(DOCUMENT);
-    let text = files::read_to_string(&path).unwrap();
-    let start = format!("<!-- {part}: written by tests/faults/messages with MP4SR_BLESS=1 -->\n");
-    let end = format!("\n<!-- end of {part} -->");
-    let (before, rest) = text.split_once(&start).unwrap();
-    let (found, after) = rest.split_once(&end).unwrap();
-    if std::env::var_os("MP4SR_BLESS").is_some() {
-        files::write_bytes(&path, format!("{before}{start}{expected}{end}{after}").as_bytes()).unwrap();
-        return;
-    }
-    assert!(found == expected, "{DOCUMENT} is not what the programs say; MP4SR_BLESS=1 writes it anew:\n{expected}");
+/// The messages are those of the file `snapshots/<name>.snap`.
+fn assert_snapshot(name: &str, messages: &str) {
+    insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!(name, messages);
+    });
 }

@@ -8,16 +8,21 @@ use mp4sr_tests::{command, said};
 use super::Told;
 
 pub fn tell(told: &mut Told) {
-    told.set("a key that does not exist", "preprocess", "model.widht=3", "model.widht");
+    told.set("a key that does not exist", "preprocess", "model.transformer.widht=3", "model.transformer.widht");
     told.set("a value out of range", "pretrain", "finetune.batch=0", "finetune.batch");
     told.set("a value of another type", "pretrain", "finetune.batch=\"many\"", "finetune.batch");
     told.set("an assignment without a value", "pretrain", "finetune.batch", "--set finetune.batch");
-    told.set("widths that do not fit", "pretrain", "model.heads=3", "model.heads");
+    told.set("widths that do not fit", "pretrain", "model.transformer.heads=3", "model.transformer.heads");
     told.set("a modality twice", "pretrain", "model.modalities=[{name=\"a\"},{name=\"a\"}]", "model.modalities");
     told.set("no modality", "pretrain", "model.modalities=[]", "model.modalities");
-    let no_loss = ["--run", "none", "--set", "pretrain.nip_weight=0.0", "--set", "pretrain.lambda=0.0"];
-    told.case("no losses", "pretrain", &no_loss, "pretrain");
-    told.set("a modality of the logits that is none", "finetune", "model.logit_modalities=[\"x\"]", "logit_modalities");
+    let no_loss = ["--run", "none", "--set", "model.mp4sr.nip_weight=0.0", "--set", "model.mp4sr.lambda=0.0"];
+    told.case("no losses", "pretrain", &no_loss, "model.mp4sr.nip_weight");
+    told.set(
+        "a modality of the logits that is none",
+        "finetune",
+        "model.mp4sr.logit_modalities=[\"x\"]",
+        "logit_modalities",
+    );
     told.set("a row of Table 1 that is none", "preprocess", "dataset.table1=\"Books\"", "dataset.table1");
     told.case("a name that leads out of the folder", "finetune", &["--run", "../x"], "../x");
 }
@@ -80,8 +85,8 @@ pub fn tell_rest(told: &mut Told) {
     told.set("pre-trained weights of a run that is not there", "finetune", nobody, "nobody");
     let bare = "pretrain.from=\"nobody\"";
     told.set("a place for pre-trained weights that is none", "finetune", bare, "pretrain.from");
-    told.set("weights of another model", "evaluate", "model.layers=3", "finetune.safetensors");
-    told.set("weights of another shape", "evaluate", "model.feed_forward=8", "finetune.safetensors");
+    told.set("weights of another model", "evaluate", "model.transformer.layers=3", "finetune.safetensors");
+    told.set("weights of another shape", "evaluate", "model.transformer.feed_forward=8", "finetune.safetensors");
     told.case("a run without weights", "evaluate", &["--run", "nobody"], "finetune.safetensors");
     diverge(told);
     told.set("a run beside this one that is not there", "report", "report.beside=[\"nobody\"]", "nobody");
@@ -91,7 +96,7 @@ pub fn tell_rest(told: &mut Told) {
     let alike = ["--grid", "finetune.batch=32,32"];
     told.case("cells of one name", "search", &alike, "same name");
     let failing = ["--grid", "finetune.learning_rate=1e-4", "--set", sound];
-    told.case("a search whose cells fail", "search", &failing, "cells");
+    told.case("a search whose cells fail", "search", &failing, "runs that are not finished");
     told.case("a study without what it needs", "study", &["table5"], "WITH");
     let alone = ["--set", "model.modalities=[{name=\"text\"}]"];
     for (what, study, names) in [

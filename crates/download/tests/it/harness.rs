@@ -1,4 +1,4 @@
-//! A temporary folder with a pipeline, items with addresses, and the program itself.
+//! A project whose items have addresses, and what the stage kept of them.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -8,27 +8,19 @@ use std::process::{Command, Output, Stdio};
 use image::{ImageFormat, Rgb, RgbImage};
 use mp4sr_artifact::{Downloads, Items};
 use mp4sr_download::{DownloadReport, Entry, Fate};
+use mp4sr_tests::Project;
 
-pub struct World {
-    folder: tempfile::TempDir,
-}
+pub struct World(Project);
 
 impl World {
-    /// A pipeline with these keys of `[download]`, and what every test wants: this machine may be asked, quickly.
+    /// A pipeline with these keys of `[download]`, and what every test wants: this machine may be asked.
     pub fn new(keys: &str) -> Self {
-        let world = Self { folder: tempfile::tempdir().unwrap() };
-        let text = format!("[dataset]\nname = \"shop\"\n[download]\nallow_private = true\n{keys}");
-        std::fs::write(world.path("shop.toml"), text).unwrap();
-        world
+        Self(Project::new("shop", &format!("[download]\nallow_private = true\n{keys}")))
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// A file of the data folder.
+    /// A file of the data folder, or that folder for an empty name.
     pub fn data(&self, name: &str) -> PathBuf {
-        self.path("raw").join(name)
+        self.0.raw(name)
     }
 
     /// Items whose images have these addresses.
@@ -36,7 +28,7 @@ impl World {
         let named = |what: &str| (0..images.len()).map(|at| format!("{what}{at}")).collect::<Vec<_>>();
         let items =
             Items { ids: named("id"), titles: named("title "), sentences: vec![Vec::new(); images.len()], images };
-        items.write(&self.path("artifacts/shop/dataset/items.parquet")).unwrap();
+        items.write(&self.0.path("shop/dataset/items.parquet")).unwrap();
         self
     }
 
@@ -46,13 +38,7 @@ impl World {
     }
 
     pub fn command(&self, set: &[&str]) -> Command {
-        let mut command = mp4sr_tests::command("download");
-        command.arg("--pipeline").arg(self.path("shop.toml")).arg("--data").arg(self.path("raw"));
-        command.arg("--artifacts").arg(self.path("artifacts"));
-        command.args(set.iter().flat_map(|assignment| ["--set", assignment]));
-        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"] {
-            command.env_remove(name);
-        }
+        let mut command = self.0.command("download", &words(set));
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -83,15 +69,11 @@ impl World {
 
     /// Runs, expects exit code 1 and one line, gives the line.
     pub fn run_badly(&self, set: &[&str]) -> String {
-        let output = self.run(set);
-        let said = text(&output.stderr);
-        let errors: Vec<_> = said.lines().filter(|line| line.starts_with("error: ")).collect();
-        assert_eq!((output.status.code(), errors.len()), (Some(1), 1), "{said}");
-        errors[0].to_owned()
+        self.0.run_badly("download", &words(set))
     }
 
     pub fn downloads(&self) -> Downloads {
-        Downloads::new(&self.path("raw"))
+        Downloads::new(&self.data(""))
     }
 
     /// The last entry of each address.
@@ -125,11 +107,15 @@ impl World {
     }
 }
 
+fn words<'a>(set: &[&'a str]) -> Vec<&'a str> {
+    set.iter().flat_map(|assignment| ["--set", assignment]).collect()
+}
+
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// A image of this form, some kilobytes long.
+/// An image of this form, some kilobytes long.
 pub fn image(format: ImageFormat) -> Vec<u8> {
     let noise = |x: u32, y: u32| (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(40_503)).wrapping_mul(97) as u8;
     let image = RgbImage::from_fn(64, 48, |x, y| Rgb([noise(x, y), noise(y, x), noise(x + y, y)]));

@@ -100,7 +100,7 @@ fn a_killed_run_is_gone_on_with_and_two_at_once_are_told() {
             serve_file(request, stream, &image(Jpeg), TAG, usize::MAX);
         }
     });
-    let world = World::new("");
+    let world = World::new("timeout_seconds = 600");
     let urls = ["/a.jpg", "/b.jpg", "/slow.jpg"].map(|path| server.url(path));
     let mut child = world.urls(&urls).command(&[]).spawn().unwrap();
     let slow = world.downloads().image(&urls[2]);

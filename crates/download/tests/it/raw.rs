@@ -63,7 +63,7 @@ fn a_wrong_sum_is_told_with_both_and_leaves_no_file() {
     let world = world(&server, &[("/a", "a.bin", &wrong)]);
     let message = world.run_badly(&[]);
     assert!(message.contains("a.bin`") && message.contains(&wrong) && message.contains(&sum(&content())), "{message}");
-    let left: Vec<_> = files_below(&world.path("raw")).into_iter().filter(|path| path.contains("a.bin")).collect();
+    let left: Vec<_> = files_below(&world.data("")).into_iter().filter(|path| path.contains("a.bin")).collect();
     assert_eq!(left, Vec::<String>::new());
 }
 
@@ -81,7 +81,7 @@ fn a_file_that_can_not_be_had_is_an_error_once_the_others_are_there() {
 fn offline_a_missing_file_is_reported_and_nothing_is_asked() {
     let server = server();
     let world = world(&server, &[("/a", "a.bin", ""), ("/b", "b.json", "")]);
-    std::fs::create_dir_all(world.path("raw")).unwrap();
+    std::fs::create_dir_all(world.data("")).unwrap();
     std::fs::write(world.data("a.bin"), "mine").unwrap();
     let message = world.run_badly(&["download.offline=true"]);
     assert!(message.contains("b.json") && message.contains("offline") && !message.contains("a.bin"), "{message}");
@@ -97,5 +97,5 @@ fn no_path_leads_out_of_the_data_folder_and_no_private_server_is_asked() {
     let private = world(&server, &[("/b", "b.json", "")]);
     let output = private.run(&["download.allow_private=false"]);
     assert!(text(&output.stderr).contains("this machine (127.0.0.1)"), "{}", text(&output.stderr));
-    assert!(server.asked().is_empty() && !escaping.path("b.json").exists());
+    assert!(server.asked().is_empty() && !escaping.data("../b.json").exists());
 }

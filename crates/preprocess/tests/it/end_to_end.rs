@@ -1,14 +1,16 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::harness::World;
+use mp4sr_tests::{Project, gzip};
+
+use crate::harness::{dataset_of, shop_of};
 
 const SHOP: &str = "[source]\nformat = \"amazon-2018\"\ninteractions = [\"reviews.json.gz\"]\nitems = [\"meta.json.gz\"]\n\
                     images = \"images\"\n";
 
 /// Six users by six items, then what real files have: a repeat, a small user, a small item, lines of every kind of fault.
-fn shop() -> World {
-    let world = World::new(SHOP);
+fn shop() -> Project {
+    let world = shop_of(SHOP);
     let mut reviews = String::new();
     for event in 0..36 {
         let (user, item) = (event / 6, event % 6);
@@ -32,16 +34,16 @@ fn shop() -> World {
         );
     }
     items.push_str("{\"asin\": \"000\", \"title\": \"again\"}\n{\"asin\": \"unseen\"}\n{\"asin\": \"002\n");
-    world.write_gzip("reviews.json.gz", &reviews).write_gzip("meta.json.gz", &items);
-    world.write("images/001.jpg", "x").write("images/001_2.png", "x").write("images/note.txt", "x");
+    world.write_raw("reviews.json.gz", gzip(&reviews)).write_raw("meta.json.gz", gzip(&items));
+    world.write_raw("images/001.jpg", "x").write_raw("images/001_2.png", "x").write_raw("images/note.txt", "x");
     world
 }
 
 #[test]
 fn a_small_shop_goes_through_and_every_line_and_event_is_accounted_for() {
     let world = shop();
-    world.run_well(&[]);
-    let made = world.dataset();
+    world.run_stderr("preprocess", &[]);
+    let made = dataset_of(&world);
     assert_eq!(made.users.ids, ["u0", "u1", "u2", "u3", "u4", "u5"]);
     assert_eq!(made.items.ids, ["000", "001", "002", "003", "004", "005"]);
     // The repeat has moved item 000 of u0 to the end.
@@ -51,7 +53,7 @@ fn a_small_shop_goes_through_and_every_line_and_event_is_accounted_for() {
     assert_eq!(made.items.sentences[0], ["Item \u{2116}0", "Soft.", "Warm."]);
     assert_eq!(made.items.sentences[5], Vec::<String>::new());
     assert_eq!(made.items.images[0], ["https://images/0.jpg"]);
-    let local = ["images/001.jpg", "images/001_2.png"].map(|name| world.raw().join(name).display().to_string());
+    let local = ["images/001.jpg", "images/001_2.png"].map(|name| world.raw(name).display().to_string());
     assert_eq!(made.items.images[1], local);
 
     let report = made.report;
@@ -69,7 +71,7 @@ fn a_small_shop_goes_through_and_every_line_and_event_is_accounted_for() {
         ]
     );
     let broken = &report.interactions.rejected.0["broken JSON"].examples[0];
-    assert_eq!((broken.line, broken.file.clone()), (40, world.raw().join("reviews.json.gz")));
+    assert_eq!((broken.line, broken.file.clone()), (40, world.raw("reviews.json.gz")));
     let dropped = BTreeMap::from(
         [("item below 5 events", 1), ("repeated event", 1), ("user below 5 events", 1)].map(|(r, n)| (r.to_owned(), n)),
     );
@@ -84,29 +86,31 @@ fn a_small_shop_goes_through_and_every_line_and_event_is_accounted_for() {
 #[test]
 fn a_stage_with_nothing_to_do_says_so_and_runs_when_a_setting_an_image_or_a_file_changes() {
     let world = shop();
-    let first = world.run(&[]);
+    let first = world.output("preprocess", &[]);
     assert!(String::from_utf8(first.stdout).unwrap().contains("items without text"));
-    let started = std::time::Instant::now();
-    let again = world.run(&[]);
-    assert!(started.elapsed().as_secs_f64() < 1.0);
+    let again = world.output("preprocess", &[]);
     assert!(String::from_utf8(again.stderr).unwrap().contains("preprocess: up to date"));
     assert!(again.stdout.is_empty());
-    world.write("images/002.jpg", "x");
-    assert!(world.run_well(&[]).contains("setting `image_names` changed"));
-    assert_eq!(world.dataset().report.statistics.items_with_addresses_only, 3);
-    assert!(world.run_well(&["--set", "preprocess.max_sentences=1"]).contains("`preprocess.max_sentences` changed"));
-    assert_eq!(world.dataset().items.sentences[0].len(), 1);
-    let bytes = std::fs::read(world.path("artifacts/shop/dataset/sequences.safetensors")).unwrap();
-    world.run_well(&["--set", "preprocess.max_sentences=2"]);
-    world.run_well(&["--set", "preprocess.max_sentences=1"]);
-    assert_eq!(std::fs::read(world.path("artifacts/shop/dataset/sequences.safetensors")).unwrap(), bytes);
+    world.write_raw("images/002.jpg", "x");
+    assert!(world.run_stderr("preprocess", &[]).contains("setting `image_names` changed"));
+    assert_eq!(dataset_of(&world).report.statistics.items_with_addresses_only, 3);
+    assert!(
+        world
+            .run_stderr("preprocess", &["--set", "preprocess.max_sentences=1"])
+            .contains("`preprocess.max_sentences` changed")
+    );
+    assert_eq!(dataset_of(&world).items.sentences[0].len(), 1);
+    let bytes = std::fs::read(world.path("shop/dataset/sequences.safetensors")).unwrap();
+    world.run_stderr("preprocess", &["--set", "preprocess.max_sentences=2"]);
+    world.run_stderr("preprocess", &["--set", "preprocess.max_sentences=1"]);
+    assert_eq!(std::fs::read(world.path("shop/dataset/sequences.safetensors")).unwrap(), bytes);
 }
 
 #[test]
 fn items_without_text_or_image_go_with_their_events_before_the_core() {
     let world = shop();
-    world.run_well(&["--set", "preprocess.missing=drop"]);
-    let made = world.dataset();
+    world.run_stderr("preprocess", &["--set", "preprocess.missing=drop"]);
+    let made = dataset_of(&world);
     assert_eq!(made.items.ids, ["000", "001", "002", "003", "004"]);
     // The item without metadata (six events) and the rare one; the small user is the core's.
     assert_eq!(made.report.events.dropped["item without text or image"], 7);
@@ -117,7 +121,7 @@ fn items_without_text_or_image_go_with_their_events_before_the_core() {
 #[test]
 fn the_table_stands_beside_the_papers() {
     let world = shop();
-    let output = world.run(&["--set", "dataset.table1=Pantry"]);
+    let output = world.output("preprocess", &["--set", "dataset.table1=Pantry"]);
     let table = String::from_utf8(output.stdout).unwrap();
     for expected in ["paper (Pantry)", "131,311", "9.65", "reviews.json.gz:40:", "1 of an item already described"] {
         assert!(table.contains(expected), "{expected}\n{table}");
@@ -126,14 +130,14 @@ fn the_table_stands_beside_the_papers() {
 
 #[test]
 fn milliseconds_order_events_within_a_second() {
-    let world = World::new(
+    let world = shop_of(
         "[source]\nformat = \"amazon-2023\"\ninteractions = [\"r.jsonl\"]\n[preprocess]\nuser_core = 0\nitem_core = 0\n",
     );
     let line =
         |item: &str, time: u64| format!("{{\"user_id\": \"u\", \"parent_asin\": \"{item}\", \"timestamp\": {time}}}\n");
-    world.write("r.jsonl", [line("b", 1_600_000_000_900), line("a", 1_600_000_000_100)].concat());
-    assert!(world.run_well(&[]).contains("no item has text"));
-    let made = world.dataset();
+    world.write_raw("r.jsonl", [line("b", 1_600_000_000_900), line("a", 1_600_000_000_100)].concat());
+    assert!(world.run_stderr("preprocess", &[]).contains("no item has text"));
+    let made = dataset_of(&world);
     assert_eq!((made.items.ids, made.sequences.items), (vec!["b".to_owned(), "a".to_owned()], vec![2, 1]));
     assert_eq!(made.sequences.times, [1_600_000_000, 1_600_000_000]);
     assert_eq!((made.report.statistics.users, made.report.statistics.ties), (1, 0));
@@ -141,15 +145,15 @@ fn milliseconds_order_events_within_a_second() {
 
 #[test]
 fn ids_of_any_kind_come_through_as_they_stand() {
-    let world = World::new(
+    let world = shop_of(
         "[source]\nformat = \"tabular\"\ninteractions = [\"e.tsv\"]\n[preprocess]\nuser_core = 1\nitem_core = 1\n",
     );
-    world.write(
+    world.write_raw(
         "e.tsv",
         "\u{feff}user_id\titem_id\ttimestamp\r\n007\t\"x\"\t1\r\n7\t\u{1f600}\t1\r\n007\t../../etc\t1\r\n",
     );
-    world.run_well(&[]);
-    let made = world.dataset();
+    world.run_stderr("preprocess", &[]);
+    let made = dataset_of(&world);
     assert_eq!(made.users.ids, ["007", "7"]);
     assert_eq!(made.items.ids, ["\"x\"", "\u{1f600}", "../../etc"]);
 }

@@ -1,4 +1,6 @@
-use crate::harness::{World, gzip};
+use mp4sr_tests::gzip;
+
+use crate::harness::{dataset_of, shop_of};
 
 const SOURCE: &str = "[source]\nformat = \"amazon-2018\"\ninteractions = [\"r.json.gz\"]\nitems = [\"m.json.gz\"]\n";
 
@@ -10,59 +12,64 @@ fn reviews(count: usize) -> String {
 
 #[test]
 fn a_missing_file_is_named_with_what_to_do() {
-    let world = World::new(SOURCE);
-    world.write_gzip("r.json.gz", &reviews(500));
-    let error = world.run_badly(&[]);
+    let world = shop_of(SOURCE);
+    world.write_raw("r.json.gz", gzip(&reviews(500)));
+    let error = world.run_badly("preprocess", &[]);
     assert!(error.contains("m.json.gz` is not there; put the raw file in that place"), "{error}");
 }
 
 #[test]
 fn a_cut_gzip_is_told_with_the_lines_it_gave_and_leaves_the_dataset_alone() {
-    let world = World::new(SOURCE);
-    world.write_gzip("r.json.gz", &reviews(500)).write_gzip("m.json.gz", "{\"asin\": \"i0\"}\n");
-    world.run_well(&[]);
-    let before = world.dataset();
+    let world = shop_of(SOURCE);
+    world.write_raw("r.json.gz", gzip(&reviews(500))).write_raw("m.json.gz", gzip("{\"asin\": \"i0\"}\n"));
+    world.run_stderr("preprocess", &[]);
+    let before = dataset_of(&world);
     let whole = gzip(&reviews(50_000));
-    world.write("r.json.gz", &whole[..whole.len() / 2]);
-    let error = world.run_badly(&[]);
+    world.write_raw("r.json.gz", &whole[..whole.len() / 2]);
+    let error = world.run_badly("preprocess", &[]);
     assert!(error.contains("r.json.gz` is cut short") && error.contains("whole lines; fetch it again"), "{error}");
-    assert_eq!(world.dataset().sequences, before.sequences);
-    world.write_gzip("r.json.gz", &reviews(500));
-    assert!(world.run_well(&[]).contains("preprocess: running, not run yet"), "a broken run is never up to date");
+    assert_eq!(dataset_of(&world).sequences, before.sequences);
+    world.write_raw("r.json.gz", gzip(&reviews(500)));
+    assert!(
+        world.run_stderr("preprocess", &[]).contains("preprocess: running, not run yet"),
+        "a broken run is never up to date"
+    );
 }
 
 #[test]
 fn a_filter_that_leaves_nothing_is_named() {
-    let world = World::new(SOURCE);
-    world.write_gzip("r.json.gz", &reviews(500)).write_gzip("m.json.gz", "{\"asin\": \"i0\", \"title\": \"T\"}\n");
-    let error = world.run_badly(&["--set", "preprocess.user_core=12"]);
+    let world = shop_of(SOURCE);
+    world
+        .write_raw("r.json.gz", gzip(&reviews(500)))
+        .write_raw("m.json.gz", gzip("{\"asin\": \"i0\", \"title\": \"T\"}\n"));
+    let error = world.run_badly("preprocess", &["--set", "preprocess.user_core=12"]);
     assert!(error.contains("the filter `12 events a user, 5 an item` dropped the last 77 events"), "{error}");
-    let error = world.run_badly(&["--set", "preprocess.missing=drop"]);
+    let error = world.run_badly("preprocess", &["--set", "preprocess.missing=drop"]);
     assert!(error.contains("`items without text or image` dropped the last 77 events"), "{error}");
 }
 
 #[test]
 fn too_many_bad_lines_stop_the_run() {
-    let world = World::new(SOURCE);
+    let world = shop_of(SOURCE);
     world
-        .write_gzip("r.json.gz", &format!("{}{{\n[]\n", reviews(500)))
-        .write_gzip("m.json.gz", "{\n{\"asin\": \"i0\"}\n");
-    let error = world.run_badly(&["--set", "preprocess.max_bad_lines=2"]);
+        .write_raw("r.json.gz", gzip(&format!("{}{{\n[]\n", reviews(500))))
+        .write_raw("m.json.gz", gzip("{\n{\"asin\": \"i0\"}\n"));
+    let error = world.run_badly("preprocess", &["--set", "preprocess.max_bad_lines=2"]);
     assert!(
         error.contains("more than 2 lines") && error.contains("line 1 of") && error.contains("m.json.gz"),
         "{error}"
     );
-    world.run_well(&["--set", "preprocess.max_bad_lines=3"]);
+    world.run_stderr("preprocess", &["--set", "preprocess.max_bad_lines=3"]);
 }
 
 #[test]
 fn settings_that_can_not_be_are_sentences() {
-    let world = World::new("[source]\nformat = \"amazon-2018\"\n");
-    assert!(world.run_badly(&[]).contains("`source.interactions` names no file"));
-    let world = World::new(SOURCE);
-    world.write_gzip("r.json.gz", &reviews(500)).write_gzip("m.json.gz", "{\"asin\": \"i0\"}\n");
-    let error = world.run_badly(&["--set", "dataset.table1=Toys"]);
+    let world = shop_of("[source]\nformat = \"amazon-2018\"\n");
+    assert!(world.run_badly("preprocess", &[]).contains("`source.interactions` names no file"));
+    let world = shop_of(SOURCE);
+    world.write_raw("r.json.gz", gzip(&reviews(500))).write_raw("m.json.gz", gzip("{\"asin\": \"i0\"}\n"));
+    let error = world.run_badly("preprocess", &["--set", "dataset.table1=Toys"]);
     assert!(error.contains("expected one of Poetry, Pantry, Arts, Office"), "{error}");
-    let error = world.run_badly(&["--set", "source.format=tabular", "--set", "source.columns.time="]);
+    let error = world.run_badly("preprocess", &["--set", "source.format=tabular", "--set", "source.columns.time="]);
     assert!(error.contains("`source.columns.time` and `source.columns.position` are both empty"), "{error}");
 }

@@ -1,7 +1,6 @@
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::ModelCatalog;
-
-use crate::harness::root;
+use mp4sr_tests::root;
 
 #[test]
 fn every_pipeline_that_we_ship_is_read() {

@@ -1,8 +1,9 @@
 //! Real data that can't be part of the repository; where it is absent the tests say so and pass.
 
 use mp4sr_artifact::Layout;
+use mp4sr_tests::root;
 
-use crate::harness::{Dataset, read, root, run};
+use crate::harness::{Dataset, read, run};
 
 fn dataset(name: &str) -> Option<Dataset> {
     let data = root().join("../shared/data");
