@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use mp4sr_artifact::{Layout, Lock, Stage, Status, files, is_guarded};
+use mp4sr_artifact::{Layout, Lock, Stage, Status, Timing, files, is_guarded};
 
 use crate::config::ModelCatalog;
-use crate::{Assignments, Config, Progress, Timing};
+use crate::{Assignments, Config, Progress, timing};
 
 /// `dataset.data` of the sample pipeline: its raw files are generated, among the artifacts wherever these go.
 const SAMPLE_DATA: &str = "artifacts/sample/raw";
@@ -172,15 +172,15 @@ pub fn run_stage(
         Status::Stale(why) => context.progress.say(format!("{name}: running, {why} ({place})")),
     }
     stage.begin()?;
-    let timing = Timing::path(folder, name);
+    let timing_path = Timing::path(folder, name);
     // What the last outputs took is not to stand beside new ones.
-    files::remove_if_present(&timing)?;
-    Timing::start();
+    files::remove_if_present(&timing_path)?;
+    timing::start();
     let started = std::time::Instant::now();
     let outputs = work(&stage)?;
     stage.finish(&outputs)?;
     let took = started.elapsed();
-    files::write_json(&timing, &Timing::now(name, took))?;
+    files::write_json(&timing_path, &timing::finished(name, took))?;
     context.progress.say(format!("{name}: done in {:.1} s", took.as_secs_f64()));
     Ok(())
 }

@@ -3,16 +3,16 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use candle_core::Var;
-use mp4sr_artifact::{Fingerprint, Sequences, StageSettings, files, log_line, read_log};
+use mp4sr_artifact::{EpochLine, Fingerprint, Sequences, StageSettings, files, log_line};
 use mp4sr_evaluate::{RankError, RankOptions, mean_loss, rank_users};
 use mp4sr_models::{Batch, Buffers, Model, PRETRAIN, Phase, RngKey, Step, Stop};
 use mp4sr_ops::Adam;
 use mp4sr_pipeline::config::PhaseSettings;
 use mp4sr_protocol::{COLD_EVENTS, Measure, Metrics, Split, training_events};
 
+use crate::State;
 use crate::samples::SampleList;
 use crate::state::{Progress, StateIdentity, UnderWay, Weights};
-use crate::{EpochLine, State};
 
 /// What early stopping looks at.
 const STOP: Measure = Measure::Recall(20);
@@ -334,7 +334,8 @@ impl Training<'_> {
         }
         let test_loss = || mean_loss(scorer.as_ref(), users, of, Split::Test, options.batch);
         let test_loss = self.settings.log_test_loss.then(test_loss).transpose()?;
-        Ok((EpochLine::named(&Metrics::of(&ranks, &measures)), test_loss))
+        let metrics = Metrics::of(&ranks, &measures).values;
+        Ok((metrics.into_iter().map(|(measure, value)| (measure.to_string(), value)).collect(), test_loss))
     }
 
     fn write_log(&self, lines: &[EpochLine]) -> Result<(), TrainError> {
@@ -347,10 +348,10 @@ impl Training<'_> {
 
     /// The log's lines of phases before this one.
     fn other_lines(&self) -> Result<Vec<EpochLine>, TrainError> {
-        if self.phase.name == PRETRAIN || !self.log_path.exists() {
+        if self.phase.name == PRETRAIN {
             return Ok(Vec::new());
         }
-        let mut others: Vec<EpochLine> = read_log(&self.log_path, "delete it")?;
+        let mut others = EpochLine::read(&self.log_path, "delete it")?;
         others.retain(|line| line.phase != self.phase.name);
         Ok(others)
     }

@@ -1,13 +1,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mp4sr_artifact::{Error, Fingerprint, Header, Result, StageSettings, Tensor, TensorFile, write_tensors};
+use mp4sr_artifact::{EpochLine, Error, Fingerprint, Header, Result, StageSettings, Tensor, TensorFile, write_tensors};
 use mp4sr_models::{Batch, Buffer, Stored};
 use mp4sr_ops::AdamState;
 use mp4sr_run::{buffer_tensor, take_buffer};
 use serde::{Deserialize, Serialize};
-
-use crate::EpochLine;
 
 const FORMAT: &str = "state";
 const VERSION: u32 = 2;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
-use mp4sr_artifact::{Sequences, StageSettings, files, hash_ids};
+use mp4sr_artifact::{EpochLine, Sequences, StageSettings, files, hash_ids};
 use mp4sr_evaluate::RankOptions;
 use mp4sr_models::mp4sr::Config;
 use mp4sr_models::{
@@ -17,7 +17,7 @@ use mp4sr_models::{
 };
 use mp4sr_pipeline::config::PhaseSettings;
 use mp4sr_run::{Inputs, model_catalog};
-use mp4sr_train::{EpochLine, Outcome, TrainError, TrainSettings, Training};
+use mp4sr_train::{Outcome, TrainError, TrainSettings, Training};
 
 const PHASE: Phase = Phase::of_prefixes(FINETUNE);
 

@@ -4,8 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use mp4sr_artifact::{Items, Layout, Sequences, Users};
-use mp4sr_preprocess::PreprocessReport;
+use mp4sr_artifact::{Items, Layout, PreprocessReport, Sequences, Users};
 
 pub struct World {
     folder: tempfile::TempDir,

@@ -1,4 +1,4 @@
-//! Features that no stage makes, for the dataset of a quick look.
+//! Features that no stage makes, for the dataset of a smoke run.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -6,18 +6,19 @@ use std::path::Path;
 use mp4sr_artifact::{Error, FeatureType, Features, Items, Layout, Stage, StageSettings, Status};
 use serde_json::json;
 
-use super::{SHORT, Study, full};
+use super::rows::full;
+use super::{SHORT, Study};
 use crate::runner::Until;
 
 /// The version of what is written.
 const VERSION: u32 = 1;
-/// The record of what was taken, `<name>.manifest.json`.
+/// The record of what was copied, `<name>.manifest.json`.
 const NAME: &str = "quick";
 
 impl Study<'_> {
-    /// A quick look is a dataset of its own, with fewer items: where another program made features for the pipeline's items,
-    /// it takes their rows. Files that stand there before anything was taken are such a program's own and stay.
-    pub(super) fn take_features(&self, pipeline: &Path, common: &[String]) -> anyhow::Result<()> {
+    /// A smoke run is a dataset of its own, with fewer items: where another program made features for the pipeline's items,
+    /// their rows are copied. Files that exist before anything was copied are such a program's own and are kept.
+    pub(super) fn copy_features(&self, pipeline: &Path, common: &[String]) -> anyhow::Result<()> {
         let quick = self.study_run(pipeline, common, &full(), 0)?;
         let own = quick.config.model.modalities.iter().filter(|modality| !modality.features.is_empty());
         let names: Vec<(&str, &str)> =
