@@ -340,7 +340,7 @@ fn rows_are_what_they_are_called() {
     refused(&["x=sasrec.s2020,popularity.s2020"], "its `[model]` is not that of the run `sasrec.s2020`");
 }
 
-/// Features that another program made are taken to the quick look, item by item.
+/// Features that another program made are copied to the smoke run, item by item.
 #[test]
 fn a_quick_look_has_the_features_that_no_stage_makes() {
     let world = SmallWorld::new();
@@ -383,7 +383,7 @@ fn a_quick_look_has_the_features_that_no_stage_makes() {
         let expected = if number(id) % 4.0 == 0.0 { vec![] } else { vec![number(id), 1.0, 0.5] };
         assert_eq!(own, expected, "{id}");
     }
-    // A file that its program made for the quick look itself stays.
+    // A file that its program made for the smoke run itself stays.
     files::remove_if_present(&world.path("a-quick/quick.manifest.json")).unwrap();
     let own = Features::from_f32(vec![0; few.len() + 1], &[], 3, FeatureType::F32, few.hash()).unwrap();
     own.write(&path, "mine", serde_json::Value::Null).unwrap();

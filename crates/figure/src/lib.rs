@@ -1,4 +1,4 @@
-//! Charts as SVG and PNG, which differ in grey too: line, marker and colour all differ.
+//! Charts as SVG and PNG, whose lines differ in grey too, by line, marker and colour.
 //!
 //! In: series of points with the range of their uncertainty. Out: SVG text, PNG bytes. Must not know: what is measured.
 

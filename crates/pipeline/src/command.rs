@@ -92,38 +92,39 @@ fn sample_world(artifacts: &Path) -> String {
     artifacts.join("sample").join("raw").to_string_lossy().into_owned()
 }
 
-/// A defect of ours, as opposed to something the user can mend: exit code 2.
+/// A defect of ours, as opposed to an error that the user can fix: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}; this is a defect of mp4sr, please report it")]
 pub struct Bug(pub String);
 
-/// Runs a program: tells an error once, as one line, and turns it into the exit code (0 done, 1 the user's to mend, 2 ours).
+/// Runs a program, prints its error once, in one line, and turns it into the exit code: 0 for success, 1 for an error that the
+/// user can fix, 2 for a defect of ours.
 pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::UnwindSafe) -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
-        // What a library makes of a damaged file is told by whoever reads the file.
+        // A panic of a library on a damaged file is reported by the reader of that file.
         if is_guarded() {
             return;
         }
         let place = info.location().map_or(String::new(), |l| format!(" at {}:{}", l.file(), l.line()));
         let what = info.payload_as_str().unwrap_or("unknown");
-        tell(&format!("internal error{place}: {what}; this is a defect of mp4sr, please report it"));
+        print_error(&format!("internal error{place}: {what}; this is a defect of mp4sr, please report it"));
     }));
     match std::panic::catch_unwind(program) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            tell(&chain(&error));
+            print_error(&chain(&error));
             ExitCode::from(if error.chain().any(<dyn std::error::Error>::is::<Bug>) { 2 } else { 1 })
         }
         Err(_) => ExitCode::from(2),
     }
 }
 
-fn tell(message: &str) {
+fn print_error(message: &str) {
     let _ = writeln!(std::io::stderr(), "error: {message}");
 }
 
-/// The chain of causes in one line; a cause that its parent already tells is not told twice.
+/// The chain of causes in one line; a cause that its parent already contains is not repeated.
 fn chain(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {

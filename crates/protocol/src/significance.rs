@@ -18,7 +18,7 @@ pub struct Test {
 /// Nothing differs, so nothing is significant.
 const EQUAL: Test = Test { statistic: 0.0, p: 1.0 };
 
-/// Student's t-test over pairs: is the mean of `a - b` other than 0? Both hold a value a user, in one order.
+/// Student's t-test over pairs: is the mean of `a - b` other than 0? Both hold one value per user, in the same order.
 pub fn paired_t(a: &[f64], b: &[f64]) -> Test {
     let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| unrounded(a - b)).collect();
     let Some(&first) = differences.first() else { return EQUAL };
@@ -71,9 +71,9 @@ pub fn wilcoxon(a: &[f64], b: &[f64]) -> Test {
 pub struct Interval {
     /// The mean.
     pub mean: f64,
-    /// Its lower bound.
+    /// The lower bound of the interval.
     pub low: f64,
-    /// Its upper bound.
+    /// The upper bound of the interval.
     pub high: f64,
 }
 

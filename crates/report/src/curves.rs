@@ -1,4 +1,4 @@
-//! Loss and validation by epoch, as charts that can be told apart in grey: line, marker and colour all differ.
+//! Loss and validation by epoch, as charts whose lines differ in grey too, by line, marker and colour.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -224,7 +224,7 @@ impl Study<'_> {
             }
         }
         let failed = self.runner.run(&runs, until);
-        let told = self.notes.len();
+        let earlier_notes = self.notes.len();
         let mut made = Vec::new();
         for (at, row) in rows.iter().enumerate() {
             let range = at * self.options.seeds..(at + 1) * self.options.seeds;
@@ -236,7 +236,7 @@ impl Study<'_> {
                 }
             }
         }
-        anyhow::ensure!(!made.is_empty(), "no run could be made: {}", self.notes[told..].join("; "));
+        anyhow::ensure!(!made.is_empty(), "no run could be made: {}", self.notes[earlier_notes..].join("; "));
         Ok(made)
     }
 

@@ -26,7 +26,7 @@ pub struct Grid {
 
 /// Not `section.key=value,value,...`.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("{0:?} is no grid; write section.key=value,value,...")]
+#[error("invalid grid `{0}`; write section.key=value,value,...")]
 pub struct BadGrid(String);
 
 impl std::str::FromStr for Grid {

@@ -13,7 +13,7 @@ use mp4sr_pipeline::config::{ModelCatalog, PretrainItems};
 use mp4sr_pipeline::{Context, StageArgs, run_stage};
 use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, build_model, removes_seen};
 
-use crate::{Outcome, TrainSettings, Training};
+use crate::{PhaseOutcome, TrainSettings, Training};
 
 /// The version of what training writes.
 const VERSION: u32 = 1;
@@ -136,7 +136,7 @@ fn run_phase(
     let bar = context.progress.bar(phase.name, "samples", training.sample_count() as u64);
     let outcome = training.run(|line| context.progress.say(line), |samples| bar.add(samples))?;
     drop(bar);
-    let Outcome { best_epoch, epochs, best_recall } = outcome;
+    let PhaseOutcome { best_epoch, epochs, best_recall } = outcome;
     context.progress.say(match phase.stop {
         Stop::Validation { .. } => {
             format!("{}: best epoch {best_epoch} of {epochs}, validation R@20 {best_recall:.4}", phase.name)

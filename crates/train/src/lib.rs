@@ -8,6 +8,6 @@ mod phase;
 mod samples;
 mod state;
 
-pub use phase::{Outcome, TrainError, TrainSettings, Training};
+pub use phase::{PhaseOutcome, TrainError, TrainSettings, Training};
 pub use samples::SampleList;
-pub use state::{Progress, State, StateIdentity, UnderWay, Weights};
+pub use state::{PhaseProgress, State, StateIdentity, UnderWay, Weights};

@@ -12,7 +12,7 @@ use mp4sr_protocol::{COLD_EVENTS, Measure, Metrics, Split, training_events};
 
 use crate::State;
 use crate::samples::SampleList;
-use crate::state::{Progress, StateIdentity, UnderWay, Weights};
+use crate::state::{PhaseProgress, StateIdentity, UnderWay, Weights};
 
 /// What early stopping looks at.
 const STOP: Measure = Measure::Recall(20);
@@ -58,7 +58,7 @@ pub struct Training<'a> {
 
 /// How a phase ended; the model then holds the best epoch's weights.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
+pub struct PhaseOutcome {
     /// The best epoch.
     pub best_epoch: usize,
     /// The epochs run.
@@ -110,7 +110,7 @@ struct TrainingState {
     trained: Vec<String>,
     vars: Vec<Var>,
     adam: Adam,
-    progress: Progress,
+    progress: PhaseProgress,
     best: Weights,
     saved: Instant,
 }
@@ -118,7 +118,7 @@ struct TrainingState {
 impl Training<'_> {
     /// Trains until patience or epochs run out, going on from the state of a killed run where there is one. `say` gets a
     /// line per epoch, `steps` the number of samples of every step done.
-    pub fn run(&self, mut say: impl FnMut(&str), mut steps: impl FnMut(u64)) -> Result<Outcome, TrainError> {
+    pub fn run(&self, mut say: impl FnMut(&str), mut steps: impl FnMut(u64)) -> Result<PhaseOutcome, TrainError> {
         let (samples, settings) = (self.samples(), &self.settings.phase);
         if samples.count() == 0 {
             return Err(TrainError::NoSamples);
@@ -148,8 +148,8 @@ impl Training<'_> {
             self.write_log(&state.progress.lines)?;
         }
         self.restore(state.best)?;
-        let Progress { best_epoch, epoch, best_recall, .. } = state.progress;
-        Ok(Outcome { best_epoch, epochs: epoch, best_recall })
+        let PhaseProgress { best_epoch, epoch, best_recall, .. } = state.progress;
+        Ok(PhaseOutcome { best_epoch, epochs: epoch, best_recall })
     }
 
     /// Samples of all epochs together.
@@ -157,7 +157,7 @@ impl Training<'_> {
         self.samples().count() * self.settings.phase.epochs
     }
 
-    fn has_lost_patience(&self, progress: &Progress) -> bool {
+    fn has_lost_patience(&self, progress: &PhaseProgress) -> bool {
         match self.phase.stop {
             Stop::Validation { .. } => progress.epoch - progress.best_epoch >= self.settings.phase.patience,
             Stop::Epochs => false,
@@ -190,7 +190,7 @@ impl Training<'_> {
         let (trained, vars): (Vec<String>, Vec<Var>) =
             trained.map(|(name, var)| (name.to_owned(), var.clone())).unzip();
         let mut adam = Adam::new(&vars, s.learning_rate, s.weight_decay, s.clip_norm);
-        let mut progress = Progress { identity: self.identity(), ..Progress::default() };
+        let mut progress = PhaseProgress { identity: self.identity(), ..PhaseProgress::default() };
         let mut best = self.weights()?;
         if self.state_path.exists() {
             let used: Vec<String> = best.parameters.iter().map(|(name, ..)| name.clone()).collect();

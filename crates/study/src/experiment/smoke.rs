@@ -54,7 +54,7 @@ impl Study<'_> {
         let mut outputs = Vec::new();
         for (modality, name) in kept {
             let to = quick.layout.feature_file(modality, name);
-            take_rows(&whole.layout, &quick.layout, modality, name, &to)?;
+            copy_rows(&whole.layout, &quick.layout, modality, name, &to)?;
             outputs.push(to);
         }
         Ok(stage.finish(&outputs)?)
@@ -66,7 +66,7 @@ fn record(layout: &Layout) -> std::path::PathBuf {
 }
 
 /// Writes the rows of the items of `some`, in their order.
-fn take_rows(all: &Layout, some: &Layout, modality: &str, name: &str, to: &Path) -> mp4sr_artifact::Result<()> {
+fn copy_rows(all: &Layout, some: &Layout, modality: &str, name: &str, to: &Path) -> mp4sr_artifact::Result<()> {
     let (items, wanted) = (Items::read(&all.items())?, Items::read(&some.items())?);
     let path = all.feature_file(modality, name);
     let features = Features::read(&path, &items.hash(), items.len())?;
@@ -83,7 +83,7 @@ fn take_rows(all: &Layout, some: &Layout, modality: &str, name: &str, to: &Path)
     // Stored values go through f32 without loss, whichever type they had.
     let written = Features::from_f32(offsets, &taken, width, FeatureType::F32, wanted.hash());
     let Some(features) = written else {
-        return Err(Error::unusable(&path, "it holds a value that is no number", "write it again"));
+        return Err(Error::unusable(&path, "it holds a value that is not a number", "write it again"));
     };
     features.write(to, "study", json!(null))
 }
