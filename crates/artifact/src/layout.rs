@@ -100,7 +100,7 @@ impl Layout {
         self.run().join("config.toml")
     }
 
-    /// One JSON object an epoch.
+    /// One JSON object per epoch.
     pub fn metrics_log(&self) -> PathBuf {
         self.run().join("metrics.jsonl")
     }
@@ -110,7 +110,7 @@ impl Layout {
         self.run().join(format!("{phase}.safetensors"))
     }
 
-    /// One rank a user.
+    /// One rank per user.
     pub fn ranks(&self, split: &str) -> PathBuf {
         self.run().join(format!("ranks.{split}.safetensors"))
     }

@@ -1,4 +1,4 @@
-//! A model and a dataset to one rank a user.
+//! Ranks every user's target with a trained model: one rank per user.
 //!
 //! In: a scorer, sequences, a split. Out: ranks. Must not know: how a model was trained, what ranks are good for.
 

@@ -2,7 +2,7 @@ use mp4sr_models::{Error, Query, Scorer};
 use mp4sr_ops::{ScoreBlocks, count_at_least};
 use mp4sr_protocol::{BadScore, EvalCase, Split};
 
-/// Users scored at once, and whether items of the history are candidates.
+/// How users are ranked.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RankOptions {
     /// Users scored at once.
@@ -16,7 +16,7 @@ pub struct RankOptions {
 /// What can go wrong while ranking.
 #[derive(Debug, thiserror::Error)]
 pub enum RankError {
-    /// A score that is no number.
+    /// A score that is not a finite number.
     #[error("user {user}: {source}; the model is not usable, train it again with a smaller learning rate")]
     Score {
         /// The user, 1-based.
@@ -91,7 +91,7 @@ struct RankState {
     found: f32,
     /// Candidates scored at least as high.
     ahead: u32,
-    /// Items that are no candidates, rising, without the target.
+    /// Excluded items, ascending; never the target.
     removed: Vec<usize>,
     bad: Option<BadScore>,
 }

@@ -11,6 +11,8 @@ pub enum Initial {
     Normal,
     /// U(-1/sqrt(d), 1/sqrt(d)) with d the input width.
     Uniform(usize),
+    /// U(-b, b) with a bound b of its own.
+    Within(f64),
     /// Zeros.
     Zeros,
     /// Ones.
@@ -25,6 +27,10 @@ pub struct Parameters {
 
 const DEVIATION: f64 = 0.02;
 
+fn uniform(key: RngKey, count: usize, bound: f64) -> Vec<f32> {
+    (0..count as u64).map(|i| (bound * (2.0 * key.uniform(i) - 1.0)) as f32).collect()
+}
+
 impl Parameters {
     /// Adds a parameter whose start is a function of the key and its name alone.
     pub fn add(&mut self, name: &str, shape: &[usize], initial: Initial, key: RngKey) -> Result<Var> {
@@ -32,10 +38,8 @@ impl Parameters {
         let key = key.fold_in(name);
         let values: Vec<f32> = match initial {
             Initial::Normal => (0..count as u64).map(|i| (DEVIATION * key.normal(i)) as f32).collect(),
-            Initial::Uniform(width) => {
-                let bound = 1.0 / (width as f64).sqrt();
-                (0..count as u64).map(|i| (bound * (2.0 * key.uniform(i) - 1.0)) as f32).collect()
-            }
+            Initial::Uniform(width) => uniform(key, count, 1.0 / (width as f64).sqrt()),
+            Initial::Within(bound) => uniform(key, count, bound),
             Initial::Zeros => vec![0.0; count],
             Initial::Ones => vec![1.0; count],
         };

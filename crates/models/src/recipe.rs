@@ -9,10 +9,10 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Model, Phase, TransformerConfig, mp4sr, popularity, sasrec};
+use crate::{Model, Phase, TransformerConfig, lightgcn, mp4sr, popularity, sasrec};
 
 /// All models; the first is the one that a pipeline has when it names none.
-pub static RECIPES: [&Recipe; 3] = [&mp4sr::RECIPE, &popularity::RECIPE, &sasrec::RECIPE];
+pub static RECIPES: [&Recipe; 4] = [&mp4sr::RECIPE, &popularity::RECIPE, &lightgcn::RECIPE, &sasrec::RECIPE];
 
 /// How a model is named, configured and built.
 #[derive(Debug)]

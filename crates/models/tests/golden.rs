@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor, Var};
 use mp4sr_models::augment::close_up;
@@ -14,173 +15,20 @@ use mp4sr_models::{
     TransformerConfig, trace,
 };
 use mp4sr_ops::{Adam, PackedOffsets, Rows};
-use safetensors::{Dtype, SafeTensors};
-use serde_json::Value;
 
-/// One file: its description, its tensors, and which of them were compared.
-struct GoldenCase {
-    meta: Value,
-    floats: BTreeMap<String, (Vec<f32>, Vec<usize>)>,
-    ints: BTreeMap<String, (Vec<i64>, Vec<usize>)>,
-    compared: BTreeSet<String>,
-    largest: f64,
+use common::{GoldenCase, case_files, flat};
+
+/// What is particular to the cases of MP4SR.
+trait Mp4srCase {
+    fn transformer_config(&self) -> TransformerConfig;
+    fn model(&self) -> Mp4sr;
+    fn load(&self, parameters: &Parameters);
+    fn lengths(&self) -> Vec<usize>;
+    fn rows(&self, name: &str, lengths: &[usize]) -> Vec<Vec<u32>>;
+    fn batch(&self, name: &str, lengths: &[usize]) -> Batch;
 }
 
-impl GoldenCase {
-    fn read(path: &Path) -> Self {
-        let bytes = std::fs::read(path).unwrap();
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
-        let meta = serde_json::from_str(&metadata.metadata().as_ref().unwrap()["case"]).unwrap();
-        let (mut floats, mut ints) = (BTreeMap::new(), BTreeMap::new());
-        for (name, view) in SafeTensors::deserialize(&bytes).unwrap().iter() {
-            let shape = view.shape().to_vec();
-            let data = view.data();
-            match view.dtype() {
-                Dtype::F32 => {
-                    let values = data.chunks_exact(4).map(|c| f32::from_le_bytes(c.try_into().unwrap())).collect();
-                    floats.insert(name.to_owned(), (values, shape));
-                }
-                Dtype::I64 => {
-                    let values = data.chunks_exact(8).map(|c| i64::from_le_bytes(c.try_into().unwrap())).collect();
-                    ints.insert(name.to_owned(), (values, shape));
-                }
-                Dtype::U8 => {
-                    ints.insert(name.to_owned(), (data.iter().map(|&b| i64::from(b)).collect(), shape));
-                }
-                other => panic!("{name}: unexpected type {other:?}"),
-            }
-        }
-        Self { meta, floats, ints, compared: BTreeSet::new(), largest: 0.0 }
-    }
-
-    fn size(&self, key: &str) -> usize {
-        self.meta["dims"][key].as_u64().unwrap_or_else(|| panic!("dims.{key}")) as usize
-    }
-
-    fn scalar(&self, key: &str) -> f64 {
-        self.meta["scalars"][key].as_f64().unwrap_or_else(|| panic!("scalars.{key}"))
-    }
-
-    fn switch(&self, key: &str) -> &str {
-        self.meta["switches"][key].as_str().unwrap_or_else(|| panic!("switches.{key}"))
-    }
-
-    fn names(&self, key: &str) -> Vec<String> {
-        self.meta[key]
-            .as_array()
-            .map(|a| a.iter().map(|v| v.as_str().unwrap().to_owned()).collect())
-            .unwrap_or_default()
-    }
-
-    fn int(&self, name: &str) -> &[i64] {
-        &self.ints.get(name).unwrap_or_else(|| panic!("{name} is missing")).0
-    }
-
-    fn tensor(&self, name: &str) -> Tensor {
-        let (values, shape) = self.floats.get(name).unwrap_or_else(|| panic!("{name} is missing"));
-        Tensor::from_vec(values.clone(), shape.as_slice(), &Device::Cpu).unwrap()
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.floats.contains_key(name) || self.ints.contains_key(name)
-    }
-
-    /// Compares the entries of `name` that `keep` names with the same entries of `found`.
-    fn compare(&mut self, name: &str, found: &[f32], keep: impl Fn(usize) -> bool) {
-        let group = name.split('.').next().unwrap();
-        let tolerance = &self.meta["tolerance"][group];
-        let (atol, rtol) = (tolerance["atol"].as_f64().unwrap(), tolerance["rtol"].as_f64().unwrap());
-        let (expected, _) = self.floats.get(name).unwrap_or_else(|| panic!("{name} is missing"));
-        assert_eq!(expected.len(), found.len(), "{name}: another size");
-        let scale = expected.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
-        for (at, (e, f)) in expected.iter().zip(found).enumerate().filter(|(at, _)| keep(*at)) {
-            let error = (f64::from(*e) - f64::from(*f)).abs();
-            assert!(error <= atol + rtol * scale, "{name}[{at}]: expected {e}, found {f}, largest value {scale}");
-            self.largest = self.largest.max(error);
-        }
-        self.compared.insert(name.to_owned());
-    }
-
-    fn compare_tensor(&mut self, name: &str, found: &Tensor) {
-        self.compare(name, &flat(found), |_| true);
-    }
-
-    /// Compares packed tokens `[T, d]` with padded `[B, n, d]` at real positions.
-    fn compare_packed(&mut self, name: &str, found: &Tensor, offsets: &PackedOffsets) {
-        let shape = self.floats[name].1.clone();
-        let (n, d) = (shape[1], shape[2]);
-        let values = flat(found);
-        let mut padded = vec![0.0; shape.iter().product()];
-        for j in 0..offsets.count() {
-            for (place, token) in offsets.range(j).enumerate() {
-                padded[(j * n + place) * d..][..d].copy_from_slice(&values[token * d..][..d]);
-            }
-        }
-        self.compare(name, &padded, |at| at / d % n < offsets.range(at / d / n).len());
-    }
-
-    fn compare_if_present(&mut self, name: &str, found: &Tensor) {
-        if self.has(name) {
-            self.compare_tensor(name, found);
-        }
-    }
-
-    /// Gradients, their joint norm, and the parameters after a step of Adam.
-    fn compare_training(&mut self, parameters: &Parameters, loss: &Tensor) {
-        self.compare_tensor("out.loss", loss);
-        let gradients = loss.backward().unwrap();
-        let names: Vec<String> =
-            self.floats.keys().filter_map(|k| k.strip_prefix("param.")).map(str::to_owned).collect();
-        let (without, zero) = (self.names("without_grad"), self.names("zero_grad"));
-        for name in names {
-            let gradient = parameters.get(&name).and_then(|var| gradients.get(var.as_tensor()));
-            let key = format!("grad.{name}");
-            assert!(!without.contains(&name) || gradient.is_none(), "{name} must have no gradient");
-            match gradient {
-                Some(gradient) => {
-                    let values = flat(gradient);
-                    if !zero.contains(&name) {
-                        assert!(values.iter().any(|g| *g != 0.0), "{name}: its gradient is zero throughout");
-                    }
-                    self.compare(&key, &values, |_| true);
-                }
-                None => {
-                    assert!(without.contains(&name), "{name} has no gradient");
-                    let expected = self.floats[&key].0.clone();
-                    assert!(expected.iter().all(|g| *g == 0.0));
-                    self.compare(&key, &vec![0.0; expected.len()], |_| true);
-                }
-            }
-        }
-        let (rate, decay, clip) = match self.meta.get("adam") {
-            Some(adam) => {
-                let get = |key: &str| adam[key].as_f64().unwrap();
-                assert_eq!((get("beta1"), get("beta2"), get("eps")), (0.9, 0.999, 1e-8));
-                (get("lr"), get("weight_decay"), get("clip_norm"))
-            }
-            None => (0.0, 0.0, 1.0),
-        };
-        let vars: Vec<&Var> = parameters.iter().map(|(_, var)| var).collect();
-        let norm = Adam::new(vars.clone(), rate, decay, clip).step(vars, &gradients).unwrap();
-        self.compare("out.grad_norm", &[norm as f32], |_| true);
-        if self.meta.get("adam").is_some() {
-            let names: Vec<String> =
-                self.floats.keys().filter_map(|k| k.strip_prefix("adam.")).map(str::to_owned).collect();
-            for name in names {
-                self.compare_tensor(&format!("adam.{name}"), parameters.get(&name).unwrap());
-            }
-        }
-    }
-
-    /// Every result was compared; prints the line that says so.
-    fn finish(self, name: &str) -> String {
-        let group = |k: &&String| ["out.", "grad.", "adam."].iter().any(|p| k.starts_with(p));
-        let missed: Vec<_> =
-            self.floats.keys().chain(self.ints.keys()).filter(group).filter(|k| !self.compared.contains(*k)).collect();
-        assert!(missed.is_empty(), "{name}: never compared: {missed:?}");
-        format!("{name}: compared {} tensors, largest error {:.1e}", self.compared.len(), self.largest)
-    }
-
+impl Mp4srCase for GoldenCase {
     fn transformer_config(&self) -> TransformerConfig {
         TransformerConfig {
             width: self.size("model"),
@@ -270,10 +118,6 @@ impl GoldenCase {
         let rows = self.rows(name, lengths);
         Batch::of_histories(rows.iter().map(Vec::as_slice).zip(targets), self.size("positions")).unwrap()
     }
-}
-
-fn flat(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 fn encoder(case: &mut GoldenCase) {
@@ -499,21 +343,7 @@ fn metrics(case: &mut GoldenCase) {
 
 #[test]
 fn golden_cases_agree_with_the_reference() {
-    let own = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("../../tests/golden");
-    let folder = std::env::var_os("MP4SR_GOLDEN").map_or(own, PathBuf::from);
-    // Cargo runs tests in the crate's folder; a relative path is meant from the workspace's.
-    let folder = if folder.is_dir() {
-        folder
-    } else {
-        Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("../..").join(folder)
-    };
-    let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("`{}`: {e}", folder.display()));
-    let mut files: Vec<PathBuf> = entries
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
-        .collect();
-    files.sort();
-    assert!(!files.is_empty(), "`{}` holds no case", folder.display());
+    let files = case_files("MP4SR_GOLDEN", "tests/golden");
     for path in files {
         let mut case = GoldenCase::read(&path);
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();

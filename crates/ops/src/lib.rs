@@ -19,6 +19,7 @@ mod ragged;
 mod random;
 mod scan;
 mod scratch;
+mod sparse;
 mod timing;
 
 pub use adam::{Adam, AdamState};
@@ -34,6 +35,7 @@ pub use process::{keep_memory, start_threads, threads};
 pub use ragged::{Ragged, StoredValues};
 pub use random::{Dropout, RngKey};
 pub use scan::{ScoreBlocks, count_at_least};
+pub use sparse::{SparseEntry, SparseMatrix};
 pub use timing::take_timings;
 
 use candle_core::Tensor;
@@ -172,4 +174,15 @@ pub fn cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], scale: f32) -> Res
 /// A row whose columns are all left out gives -inf.
 pub fn row_logsumexp(a: &Tensor, b: &Tensor, scale: f32, mask: &Mask) -> Result<Tensor> {
     dispatch!(a, row_logsumexp(a, b, scale, mask))
+}
+
+/// y = A x with a constant sparse matrix A `[n, m]`: `[m, d]` -> `[n, d]`.
+pub fn sparse_product(matrix: &SparseMatrix, x: &Tensor) -> Result<Tensor> {
+    dispatch!(x, sparse_product(matrix, x))
+}
+
+/// (x + A x + ... + A^layers x) / (layers + 1) with a constant sparse square matrix A `[n, n]`: `[n, d]` -> `[n, d]`. The mean of
+/// the layers of a graph convolution without weights.
+pub fn propagate(adjacency: &SparseMatrix, x: &Tensor, layers: usize) -> Result<Tensor> {
+    dispatch!(x, propagate(adjacency, x, layers))
 }

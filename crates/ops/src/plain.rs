@@ -8,7 +8,7 @@ use crate::layout::Positions;
 use crate::mask::Entry;
 use crate::{
     COSINE_EPS, Dropout, GatherIndex, ItemRows, LAYER_NORM_EPS, LayerDropout, LayerSizes, Mask, MixtureSizes,
-    PackedOffsets, Ragged, Rows,
+    PackedOffsets, Ragged, Rows, SparseMatrix,
 };
 
 /// See [`crate::linear`].
@@ -311,4 +311,24 @@ pub fn candidates(z: &Tensor, starts: &[usize], items: usize, ids: Option<&Tenso
         if cosine { normalize(&part) } else { Ok(part) }
     };
     Tensor::cat(&starts.iter().map(part).collect::<Result<Vec<_>>>()?, 1)
+}
+
+/// See [`crate::sparse_product`].
+pub fn sparse_product(matrix: &SparseMatrix, x: &Tensor) -> Result<Tensor> {
+    let rows = &matrix.by_row;
+    let row_of = (0..matrix.rows()).flat_map(|row| vec![row as u32; rows.offsets[row + 1] - rows.offsets[row]]);
+    let row_of = Tensor::from_vec(row_of.collect::<Vec<u32>>(), matrix.entries(), x.device())?;
+    let weights = Tensor::from_slice(&rows.weights, (matrix.entries(), 1), x.device())?;
+    let messages = gather(x, &rows.columns)?.broadcast_mul(&weights)?;
+    Tensor::zeros((matrix.rows(), x.dim(1)?), DType::F32, x.device())?.index_add(&row_of, &messages, 0)
+}
+
+/// See [`crate::propagate`].
+pub fn propagate(adjacency: &SparseMatrix, x: &Tensor, layers: usize) -> Result<Tensor> {
+    let (mut layer, mut sum) = (x.clone(), x.clone());
+    for _ in 0..layers {
+        layer = sparse_product(adjacency, &layer)?;
+        sum = (sum + &layer)?;
+    }
+    sum / (layers + 1) as f64
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor, Var};
 use mp4sr_ops::{
     Dropout, FalseNegatives, GatherIndex, ItemRows, LayerDropout, LayerSizes, Mask, PackedOffsets, Ragged, RngKey,
-    Rows, StoredValues, plain,
+    Rows, SparseEntry, SparseMatrix, StoredValues, plain,
 };
 use proptest::prelude::*;
 
@@ -137,6 +137,27 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
     }
 
     #[test]
+    fn sparse_products(n in 1usize..90, m in 1usize..90, d in 1usize..70, share in 0u64..100, layers in 0usize..4, seed: u64) {
+        let s = RngKey::new(seed);
+        let entries = |rows: usize, columns: usize| {
+            let places = (0..rows).flat_map(move |row| (0..columns).map(move |column| (row, column)));
+            places
+                .filter(|&(row, column)| s.bits((row * columns + column) as u64) % 100 < share)
+                .map(|(row, column)| SparseEntry { row: row as u32, column: column as u32, weight: s.normal((row * 7 + column) as u64) as f32 })
+                .collect::<Vec<_>>()
+        };
+        let matrix = SparseMatrix::new(n, m, entries(n, m)).unwrap();
+        twins("sparse_product", &[var(s.fold_in_index(1), &[m, d])],
+            &|i| mp4sr_ops::sparse_product(&matrix, &i[0]), &|i| plain::sparse_product(&matrix, &i[0]));
+        // Weights as a graph has them, so that powers of the matrix stay small.
+        let mut square = entries(n, n);
+        square.iter_mut().for_each(|entry| entry.weight /= n as f32);
+        let square = SparseMatrix::new(n, n, square).unwrap();
+        twins("propagate", &[var(s.fold_in_index(2), &[n, d])],
+            &|i| mp4sr_ops::propagate(&square, &i[0], layers), &|i| plain::propagate(&square, &i[0], layers));
+    }
+
+    #[test]
     fn transformer_layer(
         lengths in prop_oneof![prop::collection::vec(1usize..20, 1..60), prop::collection::vec(50usize..=50, 1..7)],
         heads in 1usize..4,
@@ -230,4 +251,14 @@ fn a_row_without_columns_gives_minus_infinity_and_no_gradient() {
     let gradient =
         safe.backward().unwrap().get(a.as_tensor()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert!(gradient.iter().all(|g| *g == 0.0), "{gradient:?}");
+}
+
+#[test]
+fn a_sparse_matrix_refuses_entries_outside_of_it_and_entries_given_twice() {
+    let entry = |row, column| SparseEntry { row, column, weight: 1.0 };
+    let refusal = |entries: Vec<SparseEntry>| SparseMatrix::new(2, 3, entries).unwrap_err().to_string();
+    assert!(refusal(vec![entry(0, 3)]).contains("(0, 3) is outside of [2, 3]"));
+    assert!(refusal(vec![entry(2, 0)]).contains("outside"));
+    assert!(refusal(vec![entry(1, 2), entry(0, 0), entry(1, 2)]).contains("(1, 2) occurs twice"));
+    assert_eq!(SparseMatrix::new(2, 3, vec![]).unwrap().entries(), 0);
 }

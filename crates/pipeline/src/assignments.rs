@@ -2,11 +2,11 @@
 
 use std::str::FromStr;
 
-/// Assignments `section.key=value` that stand in one text, separated by blanks.
+/// Assignments `section.key=value` in one text, separated by blanks.
 ///
 /// Values are written as in a pipeline file, so blanks within quotes, brackets and braces belong to the value:
 /// `run.seed=7 model.modalities=[{ name = "text" }, { name = "audio", features = "mine" }]` holds two assignments.
-/// Blanks around `=` are allowed, and an assignment may stand in quotes as a whole, as for a shell.
+/// Blanks around `=` are allowed, and an assignment may be quoted as a whole, as for a shell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Assignments(pub Vec<String>);
 
@@ -23,7 +23,7 @@ impl FromStr for Assignments {
     fn from_str(text: &str) -> Result<Self, NotClosed> {
         let mut found = Vec::new();
         let mut current = String::new();
-        // The brackets that are open, and the quote that the next characters stand in.
+        // The brackets that are open, and the quotes that the next characters are in.
         let (mut open, mut quote): (Vec<char>, Option<char>) = (Vec::new(), None);
         let mut is_escaped = false;
         for c in text.chars() {

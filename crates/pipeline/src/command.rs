@@ -92,16 +92,15 @@ fn sample_world(artifacts: &Path) -> String {
     artifacts.join("sample").join("raw").to_string_lossy().into_owned()
 }
 
-/// A defect of ours, as opposed to an error that the user can fix: exit code 2.
+/// A defect of the program, as opposed to something that the user can fix: exit code 2.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}; this is a defect of mp4sr, please report it")]
 pub struct Bug(pub String);
 
-/// Runs a program, prints its error once, in one line, and turns it into the exit code: 0 for success, 1 for an error that the
-/// user can fix, 2 for a defect of ours.
+/// Runs a program: reports an error once, as one line, and turns it into the exit code (0 done, 1 for the user to fix, 2 a defect).
 pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::UnwindSafe) -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
-        // A panic of a library on a damaged file is reported by the reader of that file.
+        // Whoever reads a damaged file reports what a library made of it.
         if is_guarded() {
             return;
         }
@@ -174,7 +173,7 @@ pub fn run_stage(
     }
     stage.begin()?;
     let timing_path = Timing::path(folder, name);
-    // What the last outputs took is not to stand beside new ones.
+    // The time that earlier outputs took must not be found beside new ones.
     files::remove_if_present(&timing_path)?;
     timing::start();
     let started = std::time::Instant::now();

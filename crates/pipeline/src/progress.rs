@@ -21,7 +21,7 @@ impl Progress {
     /// A line for the user.
     pub fn say(&self, message: impl AsRef<str>) {
         if !self.quiet {
-            // A closed standard error is no reason to stop the work.
+            // The work goes on when standard error is closed.
             self.bars.suspend(|| drop(writeln!(std::io::stderr(), "{}", message.as_ref())));
         }
     }

@@ -12,7 +12,7 @@ pub struct BadScore {
 }
 
 /// The rank of `target` (1-based item) among all items: 1 + items scored higher + other items scored equal, so ties count
-/// against the model. Items for which `removed` holds are no candidates; the target always is one.
+/// against the model. Items for which `removed` holds are not candidates; the target always is.
 pub fn rank(scores: &[f32], target: u32, removed: impl Fn(u32) -> bool) -> Result<u32, BadScore> {
     if let Some(at) = scores.iter().position(|s| !s.is_finite()) {
         return Err(BadScore { item: at as u32 + 1, score: scores[at] });
@@ -97,7 +97,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Computes means over one rank per user; users without one have rank 0 and do not count.
+    /// The means over one rank per user, 0 for a user without one.
     pub fn of(ranks: &[u32], measures: &[Measure]) -> Self {
         let ranked: Vec<u32> = ranks.iter().copied().filter(|&rank| rank > 0).collect();
         let values = measures.iter().copied().zip(means(&ranked, measures)).collect();

@@ -13,7 +13,7 @@ pub type Scored = (u32, f32);
 /// What can go wrong while recommending.
 #[derive(Debug, thiserror::Error)]
 pub enum RecommendError {
-    /// A score that is no number.
+    /// A score that is not a finite number.
     #[error("the score of item {item} for history {history} is {score}; the model is not usable, train it again")]
     Score {
         /// The history, from 0.

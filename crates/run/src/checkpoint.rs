@@ -11,8 +11,8 @@ const REMEDY: &str = "train again, or use another run";
 /// What names of buffers begin with.
 const BUFFER: &str = "buffer.";
 
-/// How a checkpoint came to be.
-/// A program of a user's own need not say any of it.
+/// How a checkpoint was made.
+/// A user's own program may leave all of it out.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CheckpointInfo {
@@ -26,10 +26,19 @@ pub struct CheckpointInfo {
     pub config: serde_json::Value,
 }
 
+/// A model as a phase has left it.
+#[derive(Clone, Copy)]
+pub struct TrainedPhase<'a> {
+    /// The model.
+    pub model: &'a dyn Model,
+    /// The phase.
+    pub phase: &'a Phase,
+}
+
 /// A model's parameters on disk.
 #[derive(Debug)]
 pub struct Checkpoint {
-    /// How it came to be.
+    /// How it was made.
     pub info: CheckpointInfo,
     inputs: BTreeMap<String, Fingerprint>,
     parameters: Vec<Stored>,
@@ -41,10 +50,11 @@ impl Checkpoint {
     pub fn write(
         path: &Path,
         info: &CheckpointInfo,
-        (model, phase): (&dyn Model, &Phase),
+        weights: TrainedPhase<'_>,
         items: &Fingerprint,
         inputs: BTreeMap<String, Fingerprint>,
     ) -> Result<()> {
+        let TrainedPhase { model, phase } = weights;
         let header = Header {
             format: FORMAT.to_owned(),
             version: VERSION,
@@ -70,7 +80,7 @@ impl Checkpoint {
         Self::from_file(path, file, phase)
     }
 
-    /// The same of whatever items: for parameters that belong to none of them, such as those of pre-training.
+    /// Reads a checkpoint made for any items: for parameters that do not depend on them, such as those of pre-training.
     pub fn read_of_any_items(path: &Path, phase: &str) -> Result<Self> {
         Self::from_file(path, Self::open(path)?, phase)
     }
@@ -102,8 +112,8 @@ impl Checkpoint {
         Ok(Self { info, inputs, parameters, buffers })
     }
 
-    /// What to tell a user whose sequences or features have changed since the training: nothing where they have not. Weights
-    /// may well serve newer events, so it is no error.
+    /// A warning for a user whose sequences or features have changed since the training. It is not an error, because weights may
+    /// well serve newer events.
     pub fn trained_on_others(&self, inputs: &BTreeMap<String, Fingerprint>) -> Option<String> {
         let changed = inputs.iter().filter(|(role, now)| self.inputs.get(*role).is_some_and(|then| then != *now));
         let changed: Vec<&str> = changed.map(|(role, _)| role.as_str()).collect();

@@ -62,7 +62,7 @@ impl Inputs {
     }
 }
 
-/// The number of items decides how much memory a model takes: where a table of items stands beside it, the two agree.
+/// The number of items decides how much memory a model takes: where there is a table of items too, the two must agree.
 fn expect_items(layout: &Layout, sequences: &Sequences) -> mp4sr_artifact::Result<()> {
     let path = layout.items();
     let rows = if path.exists() { Items::count(&path)? } else { return Ok(()) };

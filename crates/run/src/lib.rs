@@ -10,7 +10,7 @@ mod registry;
 mod trained;
 
 pub use catalog::model_catalog;
-pub use checkpoint::{Checkpoint, CheckpointInfo, buffer_tensor, take_buffer};
+pub use checkpoint::{Checkpoint, CheckpointInfo, TrainedPhase, buffer_tensor, take_buffer};
 pub use inputs::Inputs;
 pub use registry::{build_model, last_phase, removes_seen};
 pub use trained::TrainedModel;

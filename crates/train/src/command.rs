@@ -11,7 +11,7 @@ use mp4sr_evaluate::RankOptions;
 use mp4sr_models::{FINETUNE, Model, PRETRAIN, Phase, Samples, Stop};
 use mp4sr_pipeline::config::{ModelCatalog, PretrainItems};
 use mp4sr_pipeline::{Context, StageArgs, run_stage};
-use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, build_model, removes_seen};
+use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model, removes_seen};
 
 use crate::{PhaseOutcome, TrainSettings, Training};
 
@@ -83,7 +83,8 @@ pub fn train(context: &Context, phase: &str) -> anyhow::Result<()> {
         let info = run_phase(context, model.as_ref(), &inputs, own, stage, &state_path)?;
         let output = layout.checkpoint(phase);
         let (items, fingerprints) = (&inputs.sequences.item_hash, stage.input_fingerprints());
-        Checkpoint::write(&output, &info, (model.as_ref(), &own), items, fingerprints)?;
+        let weights = TrainedPhase { model: model.as_ref(), phase: &own };
+        Checkpoint::write(&output, &info, weights, items, fingerprints)?;
         files::remove_if_present(&state_path)?;
         Ok(vec![output])
     })

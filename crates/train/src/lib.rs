@@ -10,4 +10,4 @@ mod state;
 
 pub use phase::{PhaseOutcome, TrainError, TrainSettings, Training};
 pub use samples::SampleList;
-pub use state::{PhaseProgress, State, StateIdentity, UnderWay, Weights};
+pub use state::{ParameterNames, PhaseProgress, State, StateIdentity, UnderWay, Weights};

@@ -12,7 +12,7 @@ use mp4sr_protocol::{COLD_EVENTS, Measure, Metrics, Split, training_events};
 
 use crate::State;
 use crate::samples::SampleList;
-use crate::state::{PhaseProgress, StateIdentity, UnderWay, Weights};
+use crate::state::{ParameterNames, PhaseProgress, StateIdentity, UnderWay, Weights};
 
 /// What early stopping looks at.
 const STOP: Measure = Measure::Recall(20);
@@ -82,7 +82,7 @@ pub enum TrainError {
     /// No sample to train on.
     #[error("there is nothing to train on: no user has two events before the last two; keep longer sequences")]
     NoSamples,
-    /// The loss is no number any more.
+    /// The loss or its gradient became non-finite.
     #[error(
         "the loss or its gradient is no number any more in {phase} epoch {epoch}, step {step} (loss {loss}, gradient norm of the \
          step before {norm}); weights and samples of that step are in `{}`, what was saved before stays; try a smaller \
@@ -194,8 +194,9 @@ impl Training<'_> {
         let mut best = self.weights()?;
         if self.state_path.exists() {
             let used: Vec<String> = best.parameters.iter().map(|(name, ..)| name.clone()).collect();
+            let names = ParameterNames { used: &used, trained: &trained };
             let expected = StateIdentity { settings: self.identity, inputs: &self.inputs };
-            let state = State::read(&self.state_path, &self.sequences.item_hash, &expected, (&used, &trained))?;
+            let state = State::read(&self.state_path, &self.sequences.item_hash, &expected, names)?;
             self.restore(state.current)?;
             adam.restore(state.adam)?;
             (progress, best) = (state.progress, state.best);

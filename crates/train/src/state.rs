@@ -34,6 +34,15 @@ pub struct Weights {
     pub buffers: BTreeMap<String, Buffer>,
 }
 
+/// The names of a phase's parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct ParameterNames<'a> {
+    /// Those that the phase uses.
+    pub used: &'a [String],
+    /// Those of them that it trains.
+    pub trained: &'a [String],
+}
+
 /// What a state must belong to.
 #[derive(Debug)]
 pub struct StateIdentity<'a> {
@@ -130,7 +139,7 @@ impl State {
         path: &Path,
         items: &Fingerprint,
         identity: &StateIdentity<'_>,
-        (used, trained): (&[String], &[String]),
+        names: ParameterNames<'_>,
     ) -> Result<Self> {
         const REMEDY: &str = "delete it to train from the start, or use another run";
         let mut file = TensorFile::read(path, FORMAT, VERSION, REMEDY)?;
@@ -145,10 +154,10 @@ impl State {
                 "put the old setting back to go on, or delete it to train from the start",
             ));
         }
-        let current = Weights::take(&mut file, "current", used)?;
-        let best = Weights::take(&mut file, "best", used)?;
+        let current = Weights::take(&mut file, "current", names.used)?;
+        let best = Weights::take(&mut file, "best", names.used)?;
         let mut adam = AdamState::default();
-        for name in trained {
+        for name in names.trained {
             adam.first.push(file.take_f32(&format!("first.{name}"))?.0);
             adam.second.push(file.take_f32(&format!("second.{name}"))?.0);
             match file.take_i64(&format!("steps.{name}"))?.as_slice() {
@@ -156,7 +165,7 @@ impl State {
                 other => return Err(file.wrong(format!("`steps.{name}`: expected one number, found {other:?}"))),
             }
         }
-        Ok(Self { progress, trained: trained.to_vec(), current, best, adam })
+        Ok(Self { progress, trained: names.trained.to_vec(), current, best, adam })
     }
 }
 

@@ -162,7 +162,7 @@ fn rising() -> Sequences {
 #[test]
 fn it_stops_after_patience_epochs_without_a_better_recall_and_keeps_the_best() {
     // Epoch 3 is as good as epoch 2, which is not better; three epochs after epoch 2 it is over. The rate is 0.1 and every
-    // gradient is alike, so Adam moves x by 0.1 a step, and there is a step an epoch.
+    // gradient is alike, so Adam moves x by 0.1 per step, and there is one step per epoch.
     let folder = tempfile::tempdir().unwrap();
     let model = Recorder::new(40, &[2, 5, 5, 4, 3, 9, 9]);
     let outcome = train(&model, &rising(), settings(300, 3, 1024), folder.path()).unwrap();
@@ -182,7 +182,7 @@ fn it_stops_at_the_last_epoch() {
     let model = Recorder::new(40, &[1, 2, 3]);
     let outcome = train(&model, &rising(), settings(3, 1, 4), folder.path()).unwrap();
     assert_eq!(outcome, PhaseOutcome { best_epoch: 3, epochs: 3, best_recall: 0.3 });
-    // Ten samples in batches of four are three steps an epoch.
+    // Ten samples in batches of four are three steps per epoch.
     assert!((model.x() - (1.0 - 0.9)).abs() < 1e-5, "{}", model.x());
 }
 
@@ -346,7 +346,7 @@ fn a_state_of_other_settings_or_data_or_a_damaged_one_is_refused_and_stays() {
     assert_eq!(refusal(same(), &rising()), None);
 }
 
-/// A loss or gradient that is no number stops training at that step; what is kept of the step does it again.
+/// A non-finite loss or gradient stops training at that step; what is kept of the step does it again.
 #[test]
 fn a_step_without_a_loss_is_kept_and_can_be_done_again() {
     struct Breaking(Recorder, f32);
@@ -372,7 +372,7 @@ fn a_step_without_a_loss_is_kept_and_can_be_done_again() {
         Err(TrainError::Diverged { epoch, step, inputs, .. }) => (epoch, step, inputs),
         other => panic!("{other:?}"),
     };
-    // x falls by about 0.1 a step, three steps an epoch: epoch 2 gets there.
+    // x falls by about 0.1 per step, three steps per epoch: epoch 2 gets there.
     let first = run(&Breaking(Recorder::new(8, &[2; 50]), 0.55));
     assert_eq!((first.0, first.1), (2, 3));
     let kept = files::read(&first.2).unwrap();
@@ -387,7 +387,7 @@ fn a_step_without_a_loss_is_kept_and_can_be_done_again() {
     assert_eq!(files::read(&first.2).unwrap(), kept);
 }
 
-/// A kill after the last state and before the last line of the log: the next start, which has nothing left to train, mends it.
+/// A kill after the last state and before the last line of the log: the next start, which has nothing left to train, completes it.
 #[test]
 fn a_log_that_a_kill_cut_is_whole_after_the_next_start() {
     let data = sequences(&[&[1, 2, 3, 4, 5, 6], &[2, 3, 4, 5, 6, 7]], 8);

@@ -48,7 +48,7 @@ impl RowLogSumExp {
 }
 
 /// Sets the masked entries of a row of logits to `left_out`, or to `zeroed` where the mask says 0. Written so that the
-/// comparison of groups vectorises; the row's own column is mended after.
+/// comparison of groups vectorises; the row's own column is restored after that.
 #[inline(always)]
 fn apply_mask(logits: &mut [f32], mask: &Mask, (row, first): (usize, usize), left_out: f32, zeroed: f32) {
     let Mask::Groups { groups, false_negatives, diagonal } = mask else { return };

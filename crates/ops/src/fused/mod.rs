@@ -15,6 +15,7 @@ mod logsumexp;
 mod mixture;
 mod norm;
 mod pool;
+mod sparse;
 
 pub(crate) use candidates::candidates;
 pub(crate) use elementwise::{gather, normalize};
@@ -23,6 +24,7 @@ pub(crate) use input::sequence_input;
 pub(crate) use layer::transformer_layer;
 pub(crate) use linear::{linear, product};
 pub(crate) use logsumexp::{cross_entropy, row_logsumexp};
+pub(crate) use sparse::{propagate, sparse_product};
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
 use rayon::prelude::*;

@@ -3,18 +3,24 @@
 mod catalog;
 mod dataset;
 mod download;
+mod evaluation;
 mod extract;
 mod model;
 mod renamed;
+mod results;
+mod run;
 mod training;
 
 pub use catalog::{ModelCatalog, ModelType, PresetKeys, RefusedValue, SectionType, SharedSection};
 pub use dataset::{Columns, DataPreset, Dataset, Format, Missing, Preprocess, Repeated, Source};
 pub use download::{Download, RawFile};
+pub use evaluation::{Evaluate, SeenItems};
 pub use extract::{BUILTIN, Extract, Extracted, ImageExtract, ImageFeatures, Storage, TextExtract};
 pub use model::{Modality, Model};
 pub use renamed::RenamedKey;
-pub use training::{Evaluate, Finetune, PhaseSettings, Pretrain, PretrainItems, Recommend, Report, Run, SeenItems};
+pub use results::{Recommend, Report};
+pub use run::Run;
+pub use training::{Finetune, PhaseSettings, Pretrain, PretrainItems};
 
 use std::path::Path;
 

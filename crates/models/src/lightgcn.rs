@@ -1,0 +1,222 @@
+//! LightGCN: embeddings of users and items, averaged over the layers of a graph convolution without weights.
+//!
+//! He et al., LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation, SIGIR 2020 (arXiv 2002.02126), as
+//! RecBole and MMRec have it: e^(k+1) = A e^(k) with A_ui = 1 / sqrt(d_u d_i) at the edges of the training part, the mean over the
+//! layers 0 to K, scores by inner product, Bayesian personalised ranking against one uniform negative per event. Where sources
+//! differ in the regularisation, a switch takes either reading.
+//!
+//! The propagation is linear, so that one operator computes the mean of all layers, and its backward is the same routine.
+
+use candle_core::{D, Tensor, Var};
+use mp4sr_ops::{Error, Result, RngKey, SparseEntry, SparseMatrix, gather, propagate};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::interface::FINETUNE;
+use crate::negatives::{NegativeSampler, distinct};
+use crate::recipe::{Reads, Recipe, Section};
+use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Samples, Scorer, Step, Stop, trace};
+
+/// How LightGCN is named, configured and built. Its regularisation takes the place of weight decay.
+pub static RECIPE: Recipe = Recipe {
+    name: "lightgcn",
+    title: "LightGCN",
+    summary: "A graph convolution over users and items without weights or features.",
+    paper: "He et al., LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation, 2020 (arXiv 2002.02126)",
+    reads: Reads { features: false, transformer: false },
+    section: Section::of::<Config>(),
+    phase_reads: |_, _, _| true,
+    defaults: "finetune.weight_decay = 0.0\nfinetune.epochs = 1000",
+    presets: &[],
+    renamed: &[],
+    check: |_| Ok(()),
+    phases: |_| Ok(PHASES.to_vec()),
+    build: |settings, data, key| Ok(Box::new(LightGcn::new(settings.own()?, &data, key)?)),
+};
+
+const PHASES: [Phase; 1] = [Phase { name: FINETUNE, samples: Samples::Events, stop: Stop::Validation { warm_up: 0 } }];
+
+/// How the embeddings of a batch are regularised.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Regularisation {
+    /// Half the mean of their squared norms (paper, authors' code).
+    #[default]
+    Squared,
+    /// The norms of the batch's matrices over the batch size (RecBole, MMRec).
+    Norm,
+}
+
+/// `[model.lightgcn]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// d, the width of the embeddings.
+    #[schemars(range(min = 1, max = 4096))]
+    pub width: usize,
+    /// K, the number of layers.
+    #[schemars(range(min = 0, max = 16))]
+    pub layers: usize,
+    /// The weight of the regularisation.
+    #[schemars(range(min = 0.0, max = 1000.0))]
+    pub reg_weight: f64,
+    /// How the embeddings of a batch are regularised.
+    pub regularisation: Regularisation,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { width: 64, layers: 3, reg_weight: 1e-4, regularisation: Regularisation::default() }
+    }
+}
+
+/// The model with its parameters and the graph of the training part.
+#[derive(Debug)]
+pub struct LightGcn {
+    config: Config,
+    users: usize,
+    adjacency: SparseMatrix,
+    negatives: NegativeSampler,
+    parameters: Parameters,
+    /// `[U, d]`.
+    user_embedding: Var,
+    /// `[I, d]`: row i-1 is item i.
+    item_embedding: Var,
+}
+
+impl LightGcn {
+    /// A fresh model whose start is a function of `key`.
+    pub fn new(config: Config, data: &Data, key: RngKey) -> Result<Self> {
+        let key = key.fold_in("initial");
+        let users = data.training.users();
+        let mut parameters = Parameters::default();
+        let mut table = |name: &str, rows: usize| {
+            let bound = (6.0 / (rows + config.width) as f64).sqrt();
+            parameters.add(name, &[rows, config.width], Initial::Within(bound), key)
+        };
+        let (user_embedding, item_embedding) = (table("user_embedding", users)?, table("item_embedding", data.items)?);
+        let (adjacency, negatives) = (adjacency(data)?, NegativeSampler::new(data)?);
+        Ok(Self { config, users, adjacency, negatives, parameters, user_embedding, item_embedding })
+    }
+
+    /// The vectors of all users and then all items, `[U + I, d]`.
+    fn vectors(&self) -> Result<Tensor> {
+        let tables = Tensor::cat(&[self.user_embedding.as_tensor(), self.item_embedding.as_tensor()], 0)?;
+        let vectors = propagate(&self.adjacency, &tables, self.config.layers)?;
+        if trace::is_on() {
+            trace::record(|| "user_vectors".to_owned(), &vectors.narrow(0, 0, self.users)?);
+            let items = vectors.dim(0)? - self.users;
+            trace::record(|| "item_vectors".to_owned(), &vectors.narrow(0, self.users, items)?);
+        }
+        Ok(vectors)
+    }
+
+    /// The loss of a batch of events: `users` from 0, `positives` and `negatives` 1-based, all `[B]`.
+    pub fn bpr_loss(&self, users: &[u32], positives: &[u32], negatives: &[u32]) -> Result<Tensor> {
+        let vectors = self.vectors()?;
+        let row = |items: &[u32]| items.iter().map(|item| item - 1).collect::<Vec<u32>>();
+        let node = |items: &[u32]| items.iter().map(|item| self.users as u32 + item - 1).collect::<Vec<u32>>();
+        let of_users = gather(&vectors, users)?;
+        let score = |items: &[u32]| (&of_users * gather(&vectors, &node(items))?)?.sum(D::Minus1);
+        let (positive, negative) = (score(positives)?, score(negatives)?);
+        let bpr = softplus(&(&negative - &positive)?)?.mean_all()?;
+        let tables = [
+            gather(&self.user_embedding, users)?,
+            gather(&self.item_embedding, &row(positives))?,
+            gather(&self.item_embedding, &row(negatives))?,
+        ];
+        let regularisation = self.regularisation(&tables, users.len())?;
+        trace::record(|| "positive".to_owned(), &positive);
+        trace::record(|| "negative".to_owned(), &negative);
+        trace::record(|| "bpr".to_owned(), &bpr);
+        trace::record(|| "regularisation".to_owned(), &regularisation);
+        bpr + (regularisation * self.config.reg_weight)?
+    }
+
+    /// A row that is used twice counts twice.
+    fn regularisation(&self, tables: &[Tensor; 3], batch: usize) -> Result<Tensor> {
+        let terms = tables.iter().map(|table| {
+            let squared = table.sqr()?.sum_all()?;
+            match self.config.regularisation {
+                Regularisation::Squared => squared / (2 * batch) as f64,
+                Regularisation::Norm => squared.sqrt()? / batch as f64,
+            }
+        });
+        Tensor::stack(&terms.collect::<Result<Vec<_>>>()?, 0)?.sum_all()
+    }
+}
+
+/// The graph of the training part: an edge of weight 1 / sqrt(d_u d_i), both ways, per distinct user and item.
+fn adjacency(data: &Data) -> Result<SparseMatrix> {
+    let users = data.training.users();
+    let items_of: Vec<Vec<u32>> = (0..users).map(|user| distinct(data.training.of(user))).collect();
+    let mut degree = vec![0u32; data.items];
+    items_of.iter().flatten().for_each(|&item| degree[item as usize - 1] += 1);
+    let mut entries = Vec::new();
+    for (user, items) in items_of.iter().enumerate() {
+        for &item in items {
+            let weight = 1.0 / (items.len() as f64 * f64::from(degree[item as usize - 1])).sqrt();
+            let (user, item, weight) = (user as u32, users as u32 + item - 1, weight as f32);
+            entries.push(SparseEntry { row: user, column: item, weight });
+            entries.push(SparseEntry { row: item, column: user, weight });
+        }
+    }
+    SparseMatrix::new(users + data.items, users + data.items, entries)
+}
+
+/// log(1 + e^x) without overflow.
+fn softplus(x: &Tensor) -> Result<Tensor> {
+    x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
+}
+
+impl Model for LightGcn {
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    fn phases(&self) -> &[Phase] {
+        &PHASES
+    }
+
+    fn loss(&self, _: &Phase, batch: &Batch, step: &Step) -> Result<Tensor> {
+        let key = step.key.fold_in("negatives");
+        let draw = |(at, &user): (usize, &u32)| self.negatives.draw(user, key.fold_in_index(at as u64));
+        let negatives: Vec<u32> = batch.users.iter().enumerate().map(draw).collect();
+        self.bpr_loss(&batch.users, &batch.targets, &negatives)
+    }
+
+    fn scorer(&self, _: &Phase) -> Result<Box<dyn Scorer + '_>> {
+        let vectors = self.vectors()?.detach();
+        let items = vectors.narrow(0, self.users, vectors.dim(0)? - self.users)?.contiguous()?;
+        Ok(Box::new(LightGcnScorer { users: vectors.narrow(0, 0, self.users)?.contiguous()?, items }))
+    }
+
+    fn is_sequential(&self) -> bool {
+        false
+    }
+}
+
+/// The vectors as training leaves them; a user's history changes nothing.
+struct LightGcnScorer {
+    users: Tensor,
+    items: Tensor,
+}
+
+impl Scorer for LightGcnScorer {
+    fn items(&self) -> &Tensor {
+        &self.items
+    }
+
+    fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
+        let known = self.users.dim(0)?;
+        let user = |query: &Query<'_>| {
+            let user = query.user.filter(|&user| (user as usize) < known);
+            user.ok_or_else(|| {
+                Error::Msg(
+                    "LightGCN has no vector for a user whom training has not seen; use a sequential model".to_owned(),
+                )
+            })
+        };
+        gather(&self.users, &queries.iter().map(user).collect::<Result<Vec<u32>>>()?)
+    }
+}

@@ -1,0 +1,38 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Whether items of the history are candidates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SeenItems {
+    /// Kept for sequential models, removed for general ones, as in `RecBole`.
+    #[default]
+    ByModel,
+    /// Candidates like all others.
+    Keep,
+    /// Not candidates.
+    Remove,
+}
+
+/// `[evaluate]`: ranking and metrics.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Evaluate {
+    /// K of R@K and N@K.
+    #[schemars(length(min = 1))]
+    pub k: Vec<usize>,
+    /// Whether items of the history are candidates.
+    pub seen_items: SeenItems,
+    /// Users scored at once.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub batch: usize,
+    /// The test split is ranked again from the last events of every history alone, once for each of these numbers: users as
+    /// if they were new.
+    pub short_histories: Vec<usize>,
+}
+
+impl Default for Evaluate {
+    fn default() -> Self {
+        Self { k: vec![5, 10, 20], seen_items: SeenItems::default(), batch: 256, short_histories: Vec::new() }
+    }
+}

@@ -1,0 +1,36 @@
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// `[recommend]`: top-K lists.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recommend {
+    /// K, the length of a list.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub top: usize,
+    /// Whether a history ends before the test item, so that lists can be judged by it; else it is the whole sequence.
+    pub before_test_item: bool,
+}
+
+impl Default for Recommend {
+    fn default() -> Self {
+        Self { top: 10, before_test_item: true }
+    }
+}
+
+/// `[report]`: the report page.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Report {
+    /// Other runs of the same dataset to put beside this one in the tables.
+    pub beside: Vec<String>,
+    /// Users shown with their history and their list.
+    #[schemars(range(min = 0, max = 1000))]
+    pub users: usize,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self { beside: Vec::new(), users: 8 }
+    }
+}

@@ -1,0 +1,234 @@
+//! What holds for every model of the list of recipes, without naming any: training reads nothing of the validation and test parts, a
+//! killed run goes on to the same bits, and results do not depend on the number of threads.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use candle_core::Tensor;
+use mp4sr_artifact::{Sequences, StageSettings, hash_ids};
+use mp4sr_evaluate::RankOptions;
+use mp4sr_models::{
+    Batch, Buffer, Buffers, Error, Modality, Model, Parameters, Phase, RECIPES, Ragged, Recipe, Result, RngKey,
+    Samples, Scorer, Step,
+};
+use mp4sr_pipeline::Config;
+use mp4sr_run::{Inputs, build_model, model_catalog};
+use mp4sr_train::{PhaseOutcome, TrainError, TrainSettings, Training};
+
+const USERS: usize = 30;
+const ITEMS: usize = 50;
+
+/// Sequences of drawn training events, then the events that `second_last` and `last` give each user.
+fn sequences(second_last: impl Fn(usize) -> u32, last: impl Fn(usize) -> u32) -> Sequences {
+    let key = RngKey::new(4);
+    let (mut offsets, mut items) = (vec![0], Vec::new());
+    for user in 0..USERS {
+        items.extend((0..3 + user % 5).map(|at| 1 + (key.uniform((100 * user + at) as u64) * 30.0) as u32));
+        items.extend([second_last(user), last(user)]);
+        offsets.push(items.len() as i64);
+    }
+    let ids: Vec<String> = (1..=ITEMS).map(|item| item.to_string()).collect();
+    Sequences {
+        offsets,
+        times: (0..items.len() as i64).collect(),
+        items,
+        item_hash: hash_ids(ids.iter().map(String::as_str)),
+        item_count: ITEMS,
+        user_hash: None,
+    }
+}
+
+fn inputs(recipe: &Recipe, sequences: Sequences) -> Inputs {
+    let features = |name: &str, seed| {
+        let values = (0..6 * ITEMS as u64).map(|i| RngKey::new(seed).normal(i) as f32).collect();
+        let features = Ragged::new(values, 6, &(0..=ITEMS).collect::<Vec<_>>()).unwrap();
+        Modality { name: name.to_owned(), features }
+    };
+    let modalities = if recipe.reads.features { vec![features("text", 1), features("image", 2)] } else { Vec::new() };
+    Inputs { sequences, modalities }
+}
+
+fn config(recipe: &Recipe) -> Config {
+    let text = format!("dataset.name = \"x\"\nmodel.name = {:?}\nmodel.transformer.width = 8", recipe.name);
+    Config::parse(&text, recipe.name, &[], model_catalog()).unwrap().0
+}
+
+/// A model that fails before a step of its phase, as a kill would.
+struct Killed {
+    model: Box<dyn Model>,
+    at: Option<u64>,
+}
+
+impl Model for Killed {
+    fn parameters(&self) -> &Parameters {
+        self.model.parameters()
+    }
+    fn buffers(&self) -> Option<&Buffers> {
+        self.model.buffers()
+    }
+    fn phases(&self) -> &[Phase] {
+        self.model.phases()
+    }
+    fn uses(&self, phase: &Phase, parameter: &str) -> bool {
+        self.model.uses(phase, parameter)
+    }
+    fn trains(&self, phase: &Phase, parameter: &str) -> bool {
+        self.model.trains(phase, parameter)
+    }
+    fn max_sequence_length(&self) -> usize {
+        self.model.max_sequence_length()
+    }
+    fn loss(&self, phase: &Phase, batch: &Batch, step: &Step) -> Result<Tensor> {
+        if self.at == Some(step.global) {
+            return Err(Error::Msg("killed".to_owned()));
+        }
+        self.model.loss(phase, batch, step)
+    }
+    fn after_step(&self, phase: &Phase, batch: &Batch, step: &Step) -> Result<()> {
+        self.model.after_step(phase, batch, step)
+    }
+    fn scorer(&self, phase: &Phase) -> Result<Box<dyn Scorer + '_>> {
+        self.model.scorer(phase)
+    }
+    fn is_sequential(&self) -> bool {
+        self.model.is_sequential()
+    }
+}
+
+/// Weights and buffers to the bit, and the losses of the epochs.
+#[derive(Debug, PartialEq)]
+struct Trained {
+    weights: Vec<(String, Vec<u32>)>,
+    buffers: BTreeMap<String, Buffer>,
+    outcome: PhaseOutcome,
+}
+
+fn train(
+    recipe: &Recipe,
+    phase: usize,
+    inputs: &Inputs,
+    killed_at: Option<u64>,
+    folder: &Path,
+) -> std::result::Result<Trained, TrainError> {
+    let mut config = config(recipe);
+    let model = Killed { model: build_model(&config, inputs).unwrap(), at: killed_at };
+    let phase = model.phases()[phase];
+    config.finetune.settings.epochs = 2;
+    config.finetune.settings.batch = 32;
+    let settings = TrainSettings {
+        phase: config.finetune.settings.clone(),
+        k: vec![20],
+        warm_items: false,
+        log_test_loss: false,
+        rank_options: RankOptions { batch: 64, remove_seen: !model.is_sequential(), history: None },
+        seed: 1,
+        save_every: Duration::ZERO,
+    };
+    let training = Training {
+        model: &model,
+        phase,
+        sequences: &inputs.sequences,
+        settings,
+        state_path: folder.join("state.safetensors"),
+        log_path: folder.join("metrics.jsonl"),
+        identity: &StageSettings::of(serde_json::json!({})),
+        inputs: BTreeMap::new(),
+    };
+    let outcome = training.run(|_| (), |_| ())?;
+    let values = model.parameters().values().unwrap();
+    let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect();
+    let weights = values.into_iter().map(|(name, values, _)| (name, bits(values))).collect();
+    Ok(Trained { weights, buffers: model.buffers().map(Buffers::snapshot).unwrap_or_default(), outcome })
+}
+
+fn once(recipe: &Recipe, phase: usize, sequences: Sequences) -> Trained {
+    let folder = tempfile::tempdir().unwrap();
+    train(recipe, phase, &inputs(recipe, sequences), None, folder.path()).unwrap()
+}
+
+/// Every phase of every model that trains.
+fn phases() -> impl Iterator<Item = (&'static Recipe, usize)> {
+    let trained = |recipe: &Recipe| {
+        let model = build_model(&config(recipe), &inputs(recipe, sequences(|_| 1, |_| 2))).unwrap();
+        (0..model.phases().len()).filter(|&at| model.phases()[at].samples != Samples::None).collect::<Vec<_>>()
+    };
+    RECIPES.iter().flat_map(move |recipe| trained(recipe).into_iter().map(|phase| (*recipe, phase)))
+}
+
+#[test]
+fn the_test_part_changes_nothing_and_the_validation_part_the_choice_of_the_epoch_alone() {
+    for (recipe, phase) in phases() {
+        let trained =
+            |second_last: fn(usize) -> u32, last: fn(usize) -> u32| once(recipe, phase, sequences(second_last, last));
+        let one = trained(|user| 1 + user as u32, |user| 31 + user as u32 % 20);
+        assert_eq!(one, trained(|user| 1 + user as u32, |user| 50 - user as u32 % 20), "{}: test", recipe.name);
+        // With two epochs, the best of them is the same where their order by R@20 is; compare where it is.
+        let other = trained(|user| 40 - user as u32, |user| 31 + user as u32 % 20);
+        if one.outcome.best_epoch == other.outcome.best_epoch {
+            assert_eq!(one.weights, other.weights, "{}: validation", recipe.name);
+        }
+        // A changed event of the training part does change the weights: the comparisons above can fail.
+        let mut changed = sequences(|user| 1 + user as u32, |user| 31 + user as u32 % 20);
+        changed.items[0] = 30 - changed.items[0].min(29);
+        assert_ne!(once(recipe, phase, changed).weights, one.weights, "{}", recipe.name);
+    }
+}
+
+#[test]
+fn a_run_killed_before_any_step_goes_on_to_the_same_bits() {
+    for (recipe, phase) in phases() {
+        let inputs = inputs(recipe, sequences(|user| 1 + user as u32, |user| 31 + user as u32 % 20));
+        let folder = tempfile::tempdir().unwrap();
+        let whole = train(recipe, phase, &inputs, None, folder.path()).unwrap();
+        let mut kills = 0;
+        for step in 1.. {
+            let folder = tempfile::tempdir().unwrap();
+            if train(recipe, phase, &inputs, Some(step), folder.path()).is_ok() {
+                break;
+            }
+            kills += 1;
+            let resumed = train(recipe, phase, &inputs, None, folder.path()).unwrap();
+            assert_eq!(resumed, whole, "{}: killed before step {step}", recipe.name);
+        }
+        assert!(kills > 3, "{}: {kills} kills", recipe.name);
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    for (recipe, phase) in phases() {
+        let with = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| once(recipe, phase, sequences(|user| 1 + user as u32, |user| 31 + user as u32 % 20)))
+        };
+        assert_eq!(with(1), with(3), "{}", recipe.name);
+    }
+}
+
+#[test]
+fn every_trained_parameter_has_a_finite_gradient_that_is_not_zero() {
+    for (recipe, phase) in phases() {
+        let inputs = inputs(recipe, sequences(|user| 1 + user as u32, |user| 31 + user as u32 % 20));
+        let model = build_model(&config(recipe), &inputs).unwrap();
+        let phase = model.phases()[phase];
+        let samples = mp4sr_train::SampleList::new(phase.samples, &inputs.sequences, |_| true);
+        let all = (0..samples.count()).map(|sample| samples.get(sample));
+        let batch = Batch::new(all, model.max_sequence_length()).unwrap();
+        let key = RngKey::new(9);
+        let step = Step { epoch: 1, index: 0, global: 0, epoch_key: key, key };
+        let gradients = model.loss(&phase, &batch, &step).unwrap().backward().unwrap();
+        for (name, var) in model.parameters().iter().filter(|(name, _)| model.trains(&phase, name)) {
+            let gradient = gradients.get(var.as_tensor()).unwrap_or_else(|| panic!("{name} has no gradient"));
+            let values: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
+            assert!(values.iter().all(|g| g.is_finite()), "{}: {name}", recipe.name);
+            // A key's bias shifts all scores of a query alike.
+            let cancels = name.ends_with(".attention.key.bias");
+            // With one row per item, attention pooling has nothing to weigh.
+            let weighs_nothing = name.contains(".pool.");
+            assert!(cancels || weighs_nothing || values.iter().any(|&g| g != 0.0), "{}: {name}", recipe.name);
+        }
+    }
+}
