@@ -45,7 +45,7 @@ fn evaluate(context: &Context) -> anyhow::Result<()> {
         let trained = TrainedModel::load(layout, config)?;
         let sequences = &trained.inputs.sequences;
         if let Some(note) = trained.checkpoint.trained_on_others(&stage.input_fingerprints()) {
-            context.progress.say(format!("evaluate: {note}"));
+            context.progress.log(format!("evaluate: {note}"));
         }
         let scorer = trained.scorer()?;
         let remove_seen = removes_seen(config, trained.model.as_ref());

@@ -63,7 +63,7 @@ impl StageArgs {
     pub fn context(&self, models: &Arc<ModelCatalog>) -> anyhow::Result<Context> {
         let progress = Progress::new(self.quiet);
         let (mut config, warnings) = Config::load(&self.pipeline, &self.all_overrides(), models)?;
-        warnings.iter().for_each(|warning| progress.say(format!("warning: {warning}")));
+        warnings.iter().for_each(|warning| progress.log(format!("warning: {warning}")));
         if let Some(data) = &self.data {
             config.dataset.data.clone_from(data);
         } else if config.dataset.data == SAMPLE_DATA {
@@ -160,16 +160,16 @@ pub fn run_stage(
     let _lock = Lock::take(folder, name)?;
     let removed = files::remove_leftovers(folder)?;
     if removed > 0 {
-        context.progress.say(format!("{name}: removed {removed} unfinished files of an earlier run"));
+        context.progress.log(format!("{name}: removed {removed} unfinished files of an earlier run"));
     }
     let stage = make_stage()?;
     let place = folder.display();
     match stage.status()? {
         Status::UpToDate => {
-            context.progress.say(format!("{name}: up to date ({place})"));
+            context.progress.log(format!("{name}: up to date ({place})"));
             return Ok(());
         }
-        Status::Stale(why) => context.progress.say(format!("{name}: running, {why} ({place})")),
+        Status::Stale(why) => context.progress.log(format!("{name}: running, {why} ({place})")),
     }
     stage.begin()?;
     let timing_path = Timing::path(folder, name);
@@ -181,7 +181,7 @@ pub fn run_stage(
     stage.finish(&outputs)?;
     let took = started.elapsed();
     files::write_json(&timing_path, &timing::finished(name, took))?;
-    context.progress.say(format!("{name}: done in {:.1} s", took.as_secs_f64()));
+    context.progress.log(format!("{name}: done in {:.1} s", took.as_secs_f64()));
     Ok(())
 }
 

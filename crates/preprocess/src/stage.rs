@@ -149,7 +149,7 @@ fn read(config: &Config, progress: &Progress) -> Result<(Report, Dataset)> {
     let dataset = Dataset::new(ordered, units, user_ids, item_ids, catalogue);
     let report = report::new(config, events_read, items_read, steps, ties, &dataset, table1, warnings);
     report::check(&report)?;
-    report.warnings.iter().for_each(|warning| progress.say(format!("preprocess: {warning}")));
+    report.warnings.iter().for_each(|warning| progress.log(format!("preprocess: {warning}")));
     Ok((report, dataset))
 }
 

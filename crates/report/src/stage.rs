@@ -339,7 +339,7 @@ impl Report<'_> {
         let is_missing = |&&item: &&usize| is_missing(&items.images[item]);
         let missing = shown.iter().filter(is_missing).count();
         if missing > 0 {
-            self.context.progress.say(format!(
+            self.context.progress.log(format!(
                 "report: the images of {missing} of {} shown items are not where `{}` says; paths start from the folder \
                  in which preprocess ran",
                 shown.len(),

@@ -215,7 +215,7 @@ impl Runner {
                             errors.push((at, format!("{error:#}")));
                         }
                         let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-                        self.progress.say(format!("study: {done} of {} runs {done_word}", which.len()));
+                        self.progress.log(format!("study: {done} of {} runs {done_word}", which.len()));
                     }
                 });
             }

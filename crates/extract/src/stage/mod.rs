@@ -166,7 +166,7 @@ impl Extraction<'_> {
     ) -> Result<VectorCache> {
         let encoder = CachedEncoder { folder, content, files, width };
         let cache = cache::open(&self.context.layout.vectors(), &encoder)?;
-        cache.damaged().iter().for_each(|damage| self.context.progress.say(format!("extract: {damage}")));
+        cache.damaged().iter().for_each(|damage| self.context.progress.log(format!("extract: {damage}")));
         Ok(cache)
     }
 

@@ -9,7 +9,7 @@ const EXAMPLES: usize = 3;
 
 /// Logs the counts, of `items` items.
 pub(super) fn log(report: &ExtractReport, items: usize, extracted: Extracted, progress: &Progress) {
-    let log = |line: String| progress.say(line);
+    let log = |line: String| progress.log(line);
     let ExtractReport { sentences, items_without_text, sentence_encoder, word_encoder, image_encoder, .. } = report;
     let EncoderWork { distinct, computed } = sentence_encoder;
     log(format!("extract: text: {sentences} sentences of {items} items; {items_without_text} items without text"));

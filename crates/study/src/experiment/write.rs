@@ -93,7 +93,7 @@ impl Study<'_> {
         }
         files::write_bytes(&folder.join("table.md"), text.as_bytes())?;
         details.write_csv(&folder.join("table.csv"))?;
-        self.runner.progress().say(format!("{}: wrote {} to {}", self.slug(), written.join(", "), folder.display()));
+        self.runner.progress().log(format!("{}: wrote {} to {}", self.slug(), written.join(", "), folder.display()));
         Ok(text)
     }
 }
