@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_carried_tables_are_whole() {
-        // TextTable as printed: datasets times models.
+        // Rows as printed: datasets times models.
         for (table, rows) in [(1, 4), (2, 48), (3, 12), (4, 18), (5, 4), (6, 9)] {
             let found = printed(None, table).unwrap();
             assert_eq!(found.rows.len(), rows, "Table {table}");

@@ -1,4 +1,4 @@
-//! TextTable side by side on the test split.
+//! Rows side by side on the test split.
 
 use mp4sr_artifact::{DatasetStatistics, EpochLine, Error, Layout, PreprocessReport, Sequences};
 use mp4sr_pipeline::text::TextTable;

@@ -1,4 +1,4 @@
-//! TextTable compared on groups of users.
+//! Rows compared on groups of users.
 
 use std::fmt::Write as _;
 
