@@ -6,7 +6,7 @@
 # SET='a.b=1 c.d=["x", "y"]'  replaces keys of the pipeline; blanks within quotes and brackets belong to the value
 # QUIET=1                     results and errors only
 # For tables, figures and studies:
-# QUICK=1                     few events and epochs: a look in minutes
+# QUICK=1                     few events and epochs: a smoke run in minutes
 # SEEDS=n                     runs of every row; 3 where not given, 5 for fig3, 1 with QUICK
 # JOBS=n                      runs made at once
 

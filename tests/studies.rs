@@ -105,6 +105,51 @@ fn tables_figures_and_comparisons_come_from_stored_ranks() {
 }
 
 #[test]
+fn a_report_and_a_comparison_print_the_same_intervals_and_p_values_for_the_same_ranks() {
+    let world = Project::small();
+    let popularity = ["--run", "popularity", "--set", "model.name=\"popularity\""];
+    for stage in ["preprocess", "extract", "finetune", "evaluate"] {
+        world.run(stage, if stage == "extract" { &[] } else { &popularity });
+    }
+    for stage in ["pretrain", "finetune", "evaluate", "recommend"] {
+        world.run(stage, &[]);
+    }
+    world.run("report", &["--set", "report.beside=[\"popularity\"]"]);
+    let report = world.text("a/runs/mp4sr/report/metrics.md");
+    let csv = world.run("compare", &["popularity", "mp4sr", "--measures", "R@20,N@20", "--csv"]);
+    let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    let column =
+        |name: &str| rows[0].iter().position(|column| *column == name).unwrap_or_else(|| panic!("{name}: {csv}"));
+    let value = |row: &[&str], name: &str| row[column(name)].parse::<f64>().unwrap();
+
+    let intervals: Vec<String> = rows[1..]
+        .iter()
+        .filter(|row| row[0] == "mp4sr")
+        .map(|row| format!("{} {:.4} to {:.4}", row[1], value(row, "low"), value(row, "high")))
+        .collect();
+    assert_eq!(intervals.len(), 2, "{csv}");
+    assert!(report.contains(&format!("(bootstrap): {}.", intervals.join(", "))), "{intervals:?} {report}");
+
+    // Of two runs the better one is tested against the other either way, so p is the same whichever is the reference.
+    let tests = rows[1..].chunks(2).flatten().filter(|row| !row[column("t-test p after Holm")].is_empty());
+    let mut expected: Vec<(String, Vec<String>)> = tests
+        .map(|row| {
+            let shown = ["t-test p after Holm", "Wilcoxon p after Holm"].map(|name| match value(row, name) {
+                p if p < 0.0001 => "< 0.0001".to_owned(),
+                p => format!("{p:.4}"),
+            });
+            (row[1].to_owned(), shown.into())
+        })
+        .collect();
+    expected.sort_by_key(|(measure, _)| measure != "R@20");
+    let line = report.lines().find(|line| line.starts_with("| popularity") && line.contains(['+', '-'])).unwrap();
+    let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+    let printed: Vec<Vec<&str>> = cells[3..].chunks_exact(3).map(|cells| cells[1..].to_vec()).collect();
+    let expected: Vec<Vec<String>> = expected.into_iter().map(|(_, shown)| shown).collect();
+    assert_eq!(printed, expected, "{report} {csv}");
+}
+
+#[test]
 fn a_larger_pre_training_is_of_all_datasets_and_serves_one_that_it_has_not_seen() {
     let world = Project::small();
     world.add("b", 7);
@@ -178,9 +223,9 @@ fn circles_at(svg: &str) -> BTreeMap<String, usize> {
     counts
 }
 
-/// Every study that no other test runs, as a quick look at a world with pictures.
+/// Every study that no other test runs, as a smoke run on a world with images.
 #[test]
-fn every_other_study_has_its_rows_and_its_quick_look() {
+fn every_other_study_has_its_rows_and_its_smoke_run() {
     let world = Project::small();
     world.add_pictures();
     let fixtures = root().join("crates/extract/tests/fixtures/resnet");
@@ -211,10 +256,10 @@ fn every_other_study_has_its_rows_and_its_quick_look() {
         for row in rows {
             assert!(said.contains(row), "{study}: {row}: {said}");
         }
-        assert!(!said.contains("not run") && said.contains("A quick look") == (study != "table1"), "{study}: {said}");
+        assert!(!said.contains("not run") && said.contains("A smoke run") == (study != "table1"), "{study}: {said}");
         assert_eq!(world.text(&format!("a-quick/studies/{study}/table.md")), said);
     }
-    assert!(!world.path("a").exists(), "a quick look is a dataset of its own");
+    assert!(!world.path("a").exists(), "a smoke run is a dataset of its own");
 
     // Measures that the figures show by default, and those of a pipeline that asks for others.
     let said = run("fig7", &["--set", "evaluate.k=[1,3]"]);
@@ -229,7 +274,7 @@ fn every_other_study_has_its_rows_and_its_quick_look() {
 fn a_grid_over_data_gives_every_cell_a_dataset_of_its_own() {
     let world = Project::small();
     let said = world.run("search", &["--grid", "preprocess.recent=5,6", "--name", "recent"]);
-    assert!(said.contains(" 5 | ") && said.contains(" 6 | "), "{said}");
+    assert!(said.contains("| 5 ") && said.contains("| 6 "), "{said}");
     let events = |dataset: &str| {
         let report: serde_json::Value =
             serde_json::from_str(&world.text(&format!("{dataset}/dataset/report.json"))).unwrap();
@@ -296,7 +341,7 @@ fn rows_are_what_they_are_called() {
     refused(&["x=sasrec.s2020,popularity.s2020"], "its `[model]` is not that of the run `sasrec.s2020`");
 }
 
-/// Features that another program made are taken to the quick look, item by item.
+/// Features that another program made are copied to the smoke run, item by item.
 #[test]
 fn a_quick_look_has_the_features_that_no_stage_makes() {
     let world = Project::small();
@@ -339,7 +384,7 @@ fn a_quick_look_has_the_features_that_no_stage_makes() {
         let expected = if number(id) % 4.0 == 0.0 { vec![] } else { vec![number(id), 1.0, 0.5] };
         assert_eq!(own, expected, "{id}");
     }
-    // A file that its program made for the quick look itself stays.
+    // A file that its program made for the smoke run itself stays.
     files::remove_if_present(&world.path("a-quick/quick.manifest.json")).unwrap();
     let own = Features::from_f32(vec![0; few.len() + 1], &[], 3, FeatureType::F32, few.hash()).unwrap();
     own.write(&path, "mine", serde_json::Value::Null).unwrap();

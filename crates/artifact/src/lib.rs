@@ -6,6 +6,7 @@
 
 mod dataset;
 mod downloads;
+mod epochs;
 mod error;
 mod features;
 pub mod files;
@@ -15,14 +16,17 @@ mod layout;
 mod lock;
 mod log;
 mod map;
+mod reports;
 mod rows;
 mod stage;
 mod table;
 mod tensors;
+mod timing;
 mod vectors;
 
 pub use dataset::{Items, Sequences, Users};
 pub use downloads::Downloads;
+pub use epochs::EpochLine;
 pub use error::{Error, Result, json_problem};
 pub use features::{FeatureType, Features, MappedFeatures, MappedValues};
 pub use fingerprint::{Fingerprint, hash_ids};
@@ -30,8 +34,13 @@ pub use guard::{guarded, is_guarded};
 pub use layout::Layout;
 pub use lock::Lock;
 pub use log::{log_line, read_log};
+pub use reports::{
+    CountSpread, DatasetStatistics, EncoderWork, EventAccounts, EventsRead, ExtractReport, FileCount, FilterStep,
+    ItemsRead, PreprocessReport, RejectExample, Rejected, Rejects, Table1Row, UnusableImage,
+};
 pub use rows::{open_parquet, parquet_step};
 pub use stage::{FileRecord, Manifest, Stage, StageSettings, Status, expect_recorded};
 pub use table::{Column, Table};
 pub use tensors::{Header, Tensor, TensorFile, write_tensors};
+pub use timing::Timing;
 pub use vectors::{VectorCache, VectorKey, vector_key};

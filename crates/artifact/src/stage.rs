@@ -22,7 +22,7 @@ pub struct FileRecord {
 
 impl FileRecord {
     fn of(path: &Path, earlier: Option<&Self>) -> Result<Self> {
-        let (bytes, modified) = stamp(path)?;
+        let (bytes, modified) = size_and_time(path)?;
         let known = earlier.filter(|e| e.bytes == bytes && e.modified == modified && e.path == path);
         let fingerprint = match known {
             Some(record) => record.fingerprint.clone(),
@@ -32,7 +32,7 @@ impl FileRecord {
     }
 }
 
-fn stamp(path: &Path) -> Result<(u64, u64)> {
+fn size_and_time(path: &Path) -> Result<(u64, u64)> {
     let meta = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
     let modified = meta.modified().map_err(|e| Error::io("inspect", path, e))?;
     Ok((meta.len(), modified.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)))

@@ -28,7 +28,7 @@ pub fn fetch(settings: &Download, downloads: &Downloads, items: &Path, progress:
     let (ledger, past, broken) = Ledger::open(&downloads.ledger())?;
     if broken > 0 {
         let ledger = downloads.ledger();
-        progress.say(format!("download: {broken} lines of `{}` cannot be read and are ignored", ledger.display()));
+        progress.log(format!("download: {broken} lines of `{}` cannot be read and are ignored", ledger.display()));
     }
     let (mut wanted, tally) = plan(settings, downloads, items, &past)?;
     let bar = progress.bar("images", "addresses", wanted.len() as u64);

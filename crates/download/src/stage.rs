@@ -24,7 +24,7 @@ fn bring(context: &Context, downloads: &Downloads) -> Result<DownloadReport> {
     let items = context.layout.items();
     if files::length(&items)?.is_none() {
         progress
-            .say(format!("download: images come after `make preprocess`; `{}` does not exist yet", items.display()));
+            .log(format!("download: images come after `make preprocess`; `{}` does not exist yet", items.display()));
         return Ok(DownloadReport { files, images: None });
     }
     Ok(DownloadReport { files, images: Some(images::fetch(settings, downloads, &items, progress)?) })

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use mp4sr_artifact::Stage;
 use mp4sr_pipeline::config::{Evaluate, ModelCatalog};
+use mp4sr_pipeline::text::TextTable;
 use mp4sr_pipeline::{Config, Context, StageArgs, print, run_stage};
 use mp4sr_protocol::{Measure, Metrics, RanksInfo, Split, StoredRanks};
 use mp4sr_run::{TrainedModel, removes_seen};
@@ -44,7 +45,7 @@ fn evaluate(context: &Context) -> anyhow::Result<()> {
         let trained = TrainedModel::load(layout, config)?;
         let sequences = &trained.inputs.sequences;
         if let Some(note) = trained.checkpoint.trained_on_others(&stage.input_fingerprints()) {
-            context.progress.say(format!("evaluate: {note}"));
+            context.progress.log(format!("evaluate: {note}"));
         }
         let scorer = trained.scorer()?;
         let remove_seen = removes_seen(config, trained.model.as_ref());
@@ -76,15 +77,14 @@ fn table(context: &Context) -> anyhow::Result<String> {
     let (config, layout) = (&context.config, &context.layout);
     let sequences = mp4sr_artifact::Sequences::read(&layout.sequences())?;
     let measures = Measure::columns(&config.evaluate.k);
-    let mut text = String::from("| run | split | users |");
-    measures.iter().for_each(|measure| text += &format!(" {measure} |"));
-    text += &format!("\n|---|---|---|{}\n", "---|".repeat(measures.len()));
+    let header = ["run", "split", "users"].map(str::to_owned);
+    let mut table = TextTable::new(header.into_iter().chain(measures.iter().map(ToString::to_string)));
     for (split, history) in tables(config) {
         let stored = StoredRanks::read(layout, &sequences, split, history)?;
         let metrics = Metrics::of(&stored.ranks, &measures);
-        text += &format!("| {} | {} | {} |", layout.run_name(), stored.info.name(), metrics.users);
-        metrics.values.iter().for_each(|(_, value)| text += &format!(" {value:.4} |"));
-        text.push('\n');
+        let mut row = vec![layout.run_name().to_owned(), stored.info.name(), metrics.users.to_string()];
+        row.extend(metrics.values.iter().map(|(_, value)| format!("{value:.4}")));
+        table.rows.push(row);
     }
-    Ok(text)
+    Ok(table.markdown())
 }

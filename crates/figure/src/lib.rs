@@ -1,55 +1,55 @@
-//! Charts as SVG and PNG, told apart in grey: line, marker and colour all differ.
+//! Charts as SVG and PNG, whose lines differ in grey too, by line, marker and colour.
 //!
 //! In: series of points with the range of their uncertainty. Out: SVG text, PNG bytes. Must not know: what is measured.
 
-mod look;
+mod style;
 
 use std::sync::Once;
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-pub use look::{LEGEND_ROW, Look};
+pub use style::{LEGEND_ROW, SeriesStyle};
 
 /// What is drawn: charts side by side over one legend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
-    /// Above all charts.
+    /// The title above all charts.
     pub title: String,
-    /// From left to right; their series have the same names in the same order.
+    /// The charts from left to right; their series have the same names in the same order.
     pub charts: Vec<Chart>,
 }
 
 /// One chart.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Chart {
-    /// Above it.
+    /// The title above the chart.
     pub title: String,
-    /// Under its horizontal axis.
+    /// The label of the horizontal axis.
     pub x: String,
-    /// Beside its vertical axis.
+    /// The label of the vertical axis.
     pub y: String,
-    /// Names of the places 0, 1, ... of the horizontal axis; none: it is one of numbers.
-    pub places: Vec<String>,
+    /// The names of positions 0, 1, ... of the horizontal axis; without names it is an axis of numbers.
+    pub categories: Vec<String>,
     /// The lines.
     pub series: Vec<Series>,
 }
 
-/// One line; lines of one name share looks and their row of the legend.
+/// One line; lines of one name share a style and their row of the legend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
-    /// In the legend.
+    /// The name in the legend.
     pub name: String,
-    /// From left to right.
+    /// The points from left to right.
     pub points: Vec<Point>,
 }
 
-/// A value with the range that it may as well be in.
+/// A value with its range of uncertainty.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Point {
-    /// Horizontally.
+    /// The position on the horizontal axis.
     pub x: f64,
-    /// Vertically.
+    /// The position on the vertical axis.
     pub y: f64,
     /// The range around `y`; `y` itself on both sides where none is known.
     pub range: (f64, f64),
@@ -58,9 +58,9 @@ pub struct Point {
 /// A figure in both forms.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drawn {
-    /// Text.
+    /// The figure as SVG text.
     pub svg: String,
-    /// Bytes.
+    /// The figure as the bytes of a PNG file.
     pub png: Vec<u8>,
 }
 
@@ -99,10 +99,9 @@ impl Figure {
         let area = BitMapBackend::with_buffer(&mut pixels, size).into_drawing_area();
         self.draw_on(&area, &names).map_err(|e| wrong(e.to_string()))?;
         drop(area);
-        let picture =
-            image::RgbImage::from_raw(size.0, size.1, pixels).ok_or_else(|| wrong("too few pixels".into()))?;
+        let image = image::RgbImage::from_raw(size.0, size.1, pixels).ok_or_else(|| wrong("too few pixels".into()))?;
         let mut png = std::io::Cursor::new(Vec::new());
-        picture.write_to(&mut png, image::ImageFormat::Png).map_err(|e| wrong(e.to_string()))?;
+        image.write_to(&mut png, image::ImageFormat::Png).map_err(|e| wrong(e.to_string()))?;
         Ok(Drawn { svg, png: png.into_inner() })
     }
 
@@ -117,37 +116,37 @@ impl Figure {
         names
     }
 
-    fn draw_on<B: DrawingBackend>(&self, root: &DrawingArea<B, Shift>, names: &[&str]) -> Outcome<B> {
+    fn draw_on<B: DrawingBackend>(&self, root: &DrawingArea<B, Shift>, names: &[&str]) -> DrawResult<B> {
         root.fill(&WHITE)?;
         let (title, rest) = root.split_vertically(TITLE);
         title.draw(&Text::new(self.title.clone(), (16, 12), ("sans-serif", 20).into_font()))?;
         let (charts, legend) = rest.split_vertically(CHART.1);
-        let places = charts.split_evenly((1, self.charts.len().max(1)));
-        for (chart, place) in self.charts.iter().zip(places) {
-            chart.draw(&place, names)?;
+        let areas = charts.split_evenly((1, self.charts.len().max(1)));
+        for (chart, area) in self.charts.iter().zip(areas) {
+            chart.draw(&area, names)?;
         }
         for (row, _) in names.iter().enumerate() {
-            Look::of(row).draw_legend(&legend, row, names[row])?;
+            SeriesStyle::of(row).draw_legend(&legend, row, names[row])?;
         }
         root.present()
     }
 }
 
-/// What drawing on a backend gives.
-pub type Outcome<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
+/// The result of drawing on a backend.
+pub type DrawResult<B> = Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
 impl Chart {
-    fn draw<B: DrawingBackend>(&self, place: &DrawingArea<B, Shift>, names: &[&str]) -> Outcome<B> {
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, names: &[&str]) -> DrawResult<B> {
         let points = || self.series.iter().flat_map(|series| &series.points);
-        let (left, right) = if self.places.is_empty() {
+        let (left, right) = if self.categories.is_empty() {
             padded(points().map(|p| p.x), 0.05)
         } else {
-            (-0.4, self.places.len() as f64 - 0.6)
+            (-0.4, self.categories.len() as f64 - 0.6)
         };
         let (low, high) = padded(points().flat_map(|p| [p.range.0, p.range.1, p.y]), 0.08);
         let decimals = |range: f64| (1.0 - range.log10().floor()).clamp(0.0, 6.0) as usize;
         let (across, decimals) = (decimals(right - left), decimals(high - low));
-        let mut chart = ChartBuilder::on(place)
+        let mut chart = ChartBuilder::on(area)
             .margin(8)
             .margin_right(18)
             .caption(&self.title, ("sans-serif", 17))
@@ -156,36 +155,37 @@ impl Chart {
             .build_cartesian_2d(left..right, low..high)?;
         let named = |x: &f64| {
             let near = x.round();
-            let place = self.places.get(near.max(0.0) as usize).filter(|_| near >= 0.0 && (x - near).abs() < 1e-6);
-            place.cloned().unwrap_or_default()
+            let category =
+                self.categories.get(near.max(0.0) as usize).filter(|_| near >= 0.0 && (x - near).abs() < 1e-6);
+            category.cloned().unwrap_or_default()
         };
         let numbered = |x: &f64| format!("{x:.across$}");
-        let x_label: &dyn Fn(&f64) -> String = if self.places.is_empty() { &numbered } else { &named };
+        let x_label: &dyn Fn(&f64) -> String = if self.categories.is_empty() { &numbered } else { &named };
         let mut mesh = chart.configure_mesh();
         mesh.x_desc(&self.x).y_desc(&self.y).y_labels(6);
-        // Twice as many labels as places: plotters then sets one on every place, and those between are empty.
-        mesh.x_labels(if self.places.is_empty() { 6 } else { 2 * self.places.len() + 1 });
+        // Twice as many labels as categories: plotters then sets one on every category, and those between are empty.
+        mesh.x_labels(if self.categories.is_empty() { 6 } else { 2 * self.categories.len() + 1 });
         mesh.axis_desc_style(("sans-serif", 15)).label_style(("sans-serif", 13));
         mesh.bold_line_style(RGBColor(215, 215, 215)).light_line_style(TRANSPARENT);
         mesh.x_label_formatter(x_label).y_label_formatter(&|y| format!("{y:.decimals$}")).draw()?;
         let side = |at: usize| 0.04 * (at as f64 - (names.len() as f64 - 1.0) / 2.0);
         for series in &self.series {
             let at = names.iter().position(|name| *name == series.name).unwrap_or(0);
-            let look = Look::of(at);
-            let stroke = look.stroke();
+            let style = SeriesStyle::of(at);
+            let stroke = style.stroke();
             // Ranges of several lines stand beside each other, not on top.
-            let shift = if self.places.is_empty() { 0.0 } else { side(at) };
+            let shift = if self.categories.is_empty() { 0.0 } else { side(at) };
             let line = || series.points.iter().map(|p| (p.x + shift, p.y));
-            match look.dash {
+            match style.dash {
                 None => chart.draw_series(LineSeries::new(line(), stroke))?,
                 Some((dash, gap)) => chart.draw_series(DashedLineSeries::new(line(), dash, gap, stroke))?,
             };
             let ranged = series.points.iter().filter(|p| p.range.0 < p.range.1);
             chart.draw_series(ranged.map(|p| {
-                ErrorBar::new_vertical(p.x + shift, p.range.0, p.y, p.range.1, look.color.stroke_width(1), 8)
+                ErrorBar::new_vertical(p.x + shift, p.range.0, p.y, p.range.1, style.color.stroke_width(1), 8)
             }))?;
             for point in line() {
-                look.draw_mark(place, chart.backend_coord(&point))?;
+                style.draw_mark(area, chart.backend_coord(&point))?;
             }
         }
         Ok(())
@@ -212,12 +212,12 @@ mod tests {
         Series { name: name.to_owned(), points: ys.iter().enumerate().map(point).collect() }
     }
 
-    fn figure(charts: usize, places: &[&str], series: &[Series]) -> Figure {
+    fn figure(charts: usize, categories: &[&str], series: &[Series]) -> Figure {
         let chart = Chart {
             title: "R@20".into(),
             x: "lambda".into(),
             y: "R@20".into(),
-            places: places.iter().map(|&p| p.to_owned()).collect(),
+            categories: categories.iter().map(|&p| p.to_owned()).collect(),
             series: series.to_vec(),
         };
         Figure { title: "Impact of <lambda>".into(), charts: vec![chart; charts] }
@@ -232,10 +232,10 @@ mod tests {
         for place in ["0.001", "0.01", "0.1"] {
             assert_eq!(drawn.svg.matches(&format!("\n{place}\n")).count(), 2, "{place} under both charts");
         }
-        let picture = image::load_from_memory(&drawn.png).unwrap().to_rgb8();
-        assert_eq!(picture.dimensions(), (1040, TITLE + CHART.1 + 2 * LEGEND_ROW + 10));
-        let has = |color: RGBColor| picture.pixels().filter(|p| p.0 == [color.0, color.1, color.2]).count() > 100;
-        let colors = look::colors();
+        let image = image::load_from_memory(&drawn.png).unwrap().to_rgb8();
+        assert_eq!(image.dimensions(), (1040, TITLE + CHART.1 + 2 * LEGEND_ROW + 10));
+        let has = |color: RGBColor| image.pixels().filter(|p| p.0 == [color.0, color.1, color.2]).count() > 100;
+        let colors = style::colors();
         assert!(has(colors[0]) && has(colors[1]) && !has(colors[2]));
         assert_eq!(drawn, figure.draw().unwrap(), "the same figure, the same bytes");
         if let Some(folder) = std::env::var_os("MP4SR_KEEP_FIGURE") {

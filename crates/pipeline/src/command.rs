@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use mp4sr_artifact::{Layout, Lock, Stage, Status, files, is_guarded};
+use mp4sr_artifact::{Layout, Lock, Stage, Status, Timing, files, is_guarded};
 
 use crate::config::ModelCatalog;
-use crate::{Assignments, Config, Progress, Timing};
+use crate::{Assignments, Config, Progress, timing};
 
 /// `dataset.data` of the sample pipeline: its raw files are generated, among the artifacts wherever these go.
 const SAMPLE_DATA: &str = "artifacts/sample/raw";
@@ -63,7 +63,7 @@ impl StageArgs {
     pub fn context(&self, models: &Arc<ModelCatalog>) -> anyhow::Result<Context> {
         let progress = Progress::new(self.quiet);
         let (mut config, warnings) = Config::load(&self.pipeline, &self.all_overrides(), models)?;
-        warnings.iter().for_each(|warning| progress.say(format!("warning: {warning}")));
+        warnings.iter().for_each(|warning| progress.log(format!("warning: {warning}")));
         if let Some(data) = &self.data {
             config.dataset.data.clone_from(data);
         } else if config.dataset.data == SAMPLE_DATA {
@@ -106,24 +106,24 @@ pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::Unwin
         }
         let place = info.location().map_or(String::new(), |l| format!(" at {}:{}", l.file(), l.line()));
         let what = info.payload_as_str().unwrap_or("unknown");
-        tell(&format!("internal error{place}: {what}; this is a defect of mp4sr, please report it"));
+        print_error(&format!("internal error{place}: {what}; this is a defect of mp4sr, please report it"));
     }));
     match std::panic::catch_unwind(program) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            tell(&chain(&error));
+            print_error(&chain(&error));
             ExitCode::from(if error.chain().any(<dyn std::error::Error>::is::<Bug>) { 2 } else { 1 })
         }
         Err(_) => ExitCode::from(2),
     }
 }
 
-fn tell(message: &str) {
+fn print_error(message: &str) {
     let _ = writeln!(std::io::stderr(), "error: {message}");
 }
 
-/// The chain of causes in one line; a cause that its parent already tells is not told twice.
+/// The chain of causes in one line; a cause that its parent already contains is not repeated.
 fn chain(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
@@ -160,28 +160,28 @@ pub fn run_stage(
     let _lock = Lock::take(folder, name)?;
     let removed = files::remove_leftovers(folder)?;
     if removed > 0 {
-        context.progress.say(format!("{name}: removed {removed} unfinished files of an earlier run"));
+        context.progress.log(format!("{name}: removed {removed} unfinished files of an earlier run"));
     }
     let stage = make_stage()?;
     let place = folder.display();
     match stage.status()? {
         Status::UpToDate => {
-            context.progress.say(format!("{name}: up to date ({place})"));
+            context.progress.log(format!("{name}: up to date ({place})"));
             return Ok(());
         }
-        Status::Stale(why) => context.progress.say(format!("{name}: running, {why} ({place})")),
+        Status::Stale(why) => context.progress.log(format!("{name}: running, {why} ({place})")),
     }
     stage.begin()?;
-    let timing = Timing::path(folder, name);
+    let timing_path = Timing::path(folder, name);
     // The time that earlier outputs took must not be found beside new ones.
-    files::remove_if_present(&timing)?;
-    Timing::start();
+    files::remove_if_present(&timing_path)?;
+    timing::start();
     let started = std::time::Instant::now();
     let outputs = work(&stage)?;
     stage.finish(&outputs)?;
     let took = started.elapsed();
-    files::write_json(&timing, &Timing::now(name, took))?;
-    context.progress.say(format!("{name}: done in {:.1} s", took.as_secs_f64()));
+    files::write_json(&timing_path, &timing::finished(name, took))?;
+    context.progress.log(format!("{name}: done in {:.1} s", took.as_secs_f64()));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! One pipeline file to one strict, typed configuration; and what every stage's command line shares.
 //!
 //! In: `pipelines/*.toml`, `--set` overrides, command-line flags. Out: a resolved [`Config`], a [`Context`] with paths,
-//! progress bars and messages, an exit code; what a stage took; the order of the stages. Must not know: what any stage does.
+//! progress bars and messages, an exit code; what a stage took; the order of the stages; tables and numbers as text. Must not know: what any stage does.
 
 mod assignments;
 mod command;
@@ -9,6 +9,7 @@ pub mod config;
 mod progress;
 mod stages;
 mod strict;
+pub mod text;
 mod timing;
 
 pub use assignments::{Assignments, NotClosed};
@@ -17,4 +18,3 @@ pub use config::Config;
 pub use progress::{Bar, Progress};
 pub use stages::{STAGES, StageName, StageRow};
 pub use strict::ConfigError;
-pub use timing::Timing;

@@ -18,8 +18,8 @@ impl Progress {
         Self { quiet, bars: indicatif::MultiProgress::with_draw_target(target) }
     }
 
-    /// A line for the user.
-    pub fn say(&self, message: impl AsRef<str>) {
+    /// Prints a line for the user on standard error.
+    pub fn log(&self, message: impl AsRef<str>) {
         if !self.quiet {
             // The work goes on when standard error is closed.
             self.bars.suspend(|| drop(writeln!(std::io::stderr(), "{}", message.as_ref())));
@@ -55,7 +55,7 @@ impl Progress {
 pub struct Bar(ProgressBar);
 
 impl Bar {
-    /// `units` more are done.
+    /// Advances the bar by `units`.
     pub fn add(&self, units: u64) {
         self.0.inc(units);
     }

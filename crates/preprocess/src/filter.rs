@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use mp4sr_artifact::FilterStep;
 use mp4sr_pipeline::config::Repeated;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 use crate::kcore::{Bounds, peel};
 
@@ -15,21 +15,6 @@ pub struct Ordered {
     pub items: Vec<u32>,
     pub times: Vec<i64>,
     pub keep: Vec<bool>,
-}
-
-/// The state of the data after a filter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Step {
-    /// The filter.
-    pub filter: String,
-    /// Events it dropped, by reason.
-    pub dropped: BTreeMap<String, u64>,
-    /// Events left.
-    pub events: u64,
-    /// Users left.
-    pub users: u64,
-    /// Items left.
-    pub items: u64,
 }
 
 /// Orders events by user, time and input and marks repeats as not kept.
@@ -156,12 +141,12 @@ impl Ordered {
     }
 
     /// The state after a filter.
-    pub fn step(&self, filter: &str, dropped: BTreeMap<String, u64>) -> Step {
+    pub fn step(&self, filter: &str, dropped: BTreeMap<String, u64>) -> FilterStep {
         let distinct = |ids: &[u32]| {
             let count = ids.iter().max().map_or(0, |&max| max as usize + 1);
             self.marks(ids, count).into_iter().filter(|mark| *mark).count() as u64
         };
-        Step {
+        FilterStep {
             filter: filter.to_owned(),
             dropped,
             events: self.kept(),

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
-use mp4sr_artifact::files;
+use mp4sr_artifact::{Rejects, files};
 
 use crate::Result;
-use crate::rejects::{Fault, Rejects};
+use crate::rejects::{Fault, reject};
 use crate::source::Ids;
 
 const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
@@ -45,7 +45,7 @@ impl ImageFolder {
             });
             if let Some((item, number)) = place {
                 if let Err(fault) = stays_in(&real, &path) {
-                    refused.add(folder, at as u64 + 1, fault);
+                    reject(&mut refused, folder, at as u64 + 1, fault);
                     continue;
                 }
                 found.entry(item as u32).or_default().push((number, name.to_owned()));

@@ -24,9 +24,5 @@ mod table1;
 mod text;
 
 pub use error::{Error, Result};
-pub use filter::Step;
-pub use rejects::{Example, Rejected, Rejects};
-pub use report::{Accounts, LengthSpread, PreprocessReport, Statistics};
-pub use source::{EventsRead, FileCount, ItemsRead};
+pub use report::Report;
 pub use stage::{account, count_events, count_items, run};
-pub use table1::Table1Row;

@@ -1,10 +1,9 @@
 //! What was not used and why: counts by reason, with the first three examples of each.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use mp4sr_artifact::{RejectExample, Rejects};
 
 /// Examples kept of each reason.
 const EXAMPLES: usize = 3;
@@ -27,52 +26,15 @@ impl Fault {
     }
 }
 
-/// One rejected line as the report shows it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Example {
-    /// The file.
-    pub file: PathBuf,
-    /// The line's number, from 1; in Parquet files the row's, in folders the file's.
-    pub line: u64,
-    /// What stood there, cut short.
-    pub found: String,
-}
-
-/// How often a reason occurred.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rejected {
-    /// How often.
-    pub count: u64,
-    /// The first ones.
-    pub examples: Vec<Example>,
-}
-
-/// Rejected lines (or image paths) by reason.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Rejects(pub BTreeMap<String, Rejected>);
-
-impl Rejects {
-    /// Counts one.
-    pub fn add(&mut self, file: &Path, line: u64, fault: Fault) {
-        let rejected = match self.0.get_mut(fault.reason.as_ref()) {
-            Some(known) => known,
-            None => self.0.entry(fault.reason.into_owned()).or_default(),
-        };
-        rejected.count += 1;
-        if rejected.examples.len() < EXAMPLES {
-            rejected.examples.push(Example { file: file.to_owned(), line, found: fault.found });
-        }
-    }
-
-    /// All of them.
-    pub fn total(&self) -> u64 {
-        self.0.values().map(|rejected| rejected.count).sum()
-    }
-
-    /// The reason that occurred most, with its number.
-    pub fn most_frequent(&self) -> Option<(&str, u64)> {
-        self.0.iter().map(|(reason, rejected)| (reason.as_str(), rejected.count)).max_by_key(|(_, count)| *count)
+/// Counts a fault, and keeps it as an example while there are few.
+pub fn reject(rejects: &mut Rejects, file: &Path, line: u64, fault: Fault) {
+    let rejected = match rejects.0.get_mut(fault.reason.as_ref()) {
+        Some(known) => known,
+        None => rejects.0.entry(fault.reason.into_owned()).or_default(),
+    };
+    rejected.count += 1;
+    if rejected.examples.len() < EXAMPLES {
+        rejected.examples.push(RejectExample { file: file.to_owned(), line, found: fault.found });
     }
 }
 
@@ -93,9 +55,9 @@ mod tests {
     fn reasons_are_counted_and_the_first_three_shown() {
         let mut rejects = Rejects::default();
         for line in 1..=5 {
-            rejects.add(Path::new("a.json"), line, Fault::new("broken JSON", format!("{{\u{1b}[{line}")));
+            reject(&mut rejects, Path::new("a.json"), line, Fault::new("broken JSON", format!("{{\u{1b}[{line}")));
         }
-        rejects.add(Path::new("a.json"), 9, Fault::new("blank line", ""));
+        reject(&mut rejects, Path::new("a.json"), 9, Fault::new("blank line", ""));
         assert_eq!(rejects.total(), 6);
         assert_eq!(rejects.most_frequent(), Some(("broken JSON", 5)));
         let broken = &rejects.0["broken JSON"];

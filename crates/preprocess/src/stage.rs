@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::{Layout, Stage, StageSettings, files};
+use mp4sr_artifact::{FilterStep, Layout, Stage, StageSettings, files};
 use mp4sr_pipeline::config::{Config, Missing, Preprocess, Source};
 use mp4sr_pipeline::{Context, Progress, print, run_stage};
 use serde_json::json;
 
 use crate::dataset::Dataset;
-use crate::filter::{Ordered, Step, order};
+use crate::filter::{Ordered, order};
 use crate::images::ImageFolder;
 use crate::input::Inputs;
 use crate::kcore::Bounds;
-use crate::report::PreprocessReport;
+use crate::report::Report;
 use crate::source::{Budget, Catalogue, Events, Reading, SourceForm};
-use crate::{Error, Result, source, table1};
+use crate::{Error, Result, report, source, table1};
 
 /// Raised with every change after which the same raw files give other bytes.
 const VERSION: u32 = 2;
@@ -42,14 +42,14 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     };
     run_stage(context, "preprocess", &folder, make_stage, |stage| {
         let (report, outputs) = make(config, &context.layout, stage.settings().values(), &context.progress)?;
-        print(&report.table())?;
+        print(&report::table(&report))?;
         Ok(outputs)
     })
 }
 
 /// Reads and filters all that a pipeline names and accounts for it, without writing anything: for the fuzz targets.
 #[doc(hidden)]
-pub fn account(config: &Config) -> Result<PreprocessReport> {
+pub fn account(config: &Config) -> Result<Report> {
     Ok(read(config, &Progress::new(true))?.0)
 }
 
@@ -71,7 +71,7 @@ fn make(
     layout: &Layout,
     settings: &serde_json::Value,
     progress: &Progress,
-) -> Result<(PreprocessReport, Vec<PathBuf>)> {
+) -> Result<(Report, Vec<PathBuf>)> {
     let (report, dataset) = read(config, progress)?;
     let mut outputs = dataset.write(layout, settings)?;
     files::write_json(&layout.statistics(), &report)?;
@@ -79,7 +79,7 @@ fn make(
     Ok((report, outputs))
 }
 
-fn read(config: &Config, progress: &Progress) -> Result<(PreprocessReport, Dataset)> {
+fn read(config: &Config, progress: &Progress) -> Result<(Report, Dataset)> {
     let table1 = table1::row(&config.dataset.table1)?;
     let inputs = Inputs::resolve(config)?;
     let form = SourceForm::new(&config.source)?;
@@ -90,7 +90,7 @@ fn read(config: &Config, progress: &Progress) -> Result<(PreprocessReport, Datas
     let (events, events_read) = Events::read(&inputs.interactions, &form, &mut budget, progress)?;
     let Events { user_ids, item_ids, users, items, times, units } = events;
     let accepted = users.len() as u64;
-    let mut steps = vec![Step {
+    let mut steps = vec![FilterStep {
         filter: "raw".to_owned(),
         dropped: BTreeMap::new(),
         events: accepted,
@@ -147,9 +147,9 @@ fn read(config: &Config, progress: &Progress) -> Result<(PreprocessReport, Datas
 
     let ties = count_ties(&ordered);
     let dataset = Dataset::new(ordered, units, user_ids, item_ids, catalogue);
-    let report = PreprocessReport::new(config, events_read, items_read, steps, ties, &dataset, table1, warnings);
-    report.check()?;
-    report.warnings.iter().for_each(|warning| progress.say(format!("preprocess: {warning}")));
+    let report = report::new(config, events_read, items_read, steps, ties, &dataset, table1, warnings);
+    report::check(&report)?;
+    report.warnings.iter().for_each(|warning| progress.log(format!("preprocess: {warning}")));
     Ok((report, dataset))
 }
 
@@ -157,7 +157,7 @@ fn only(reason: &str, count: u64) -> BTreeMap<String, u64> {
     (count > 0).then(|| (reason.to_owned(), count)).into_iter().collect()
 }
 
-fn check_something_left(steps: &[Step]) -> Result<()> {
+fn check_something_left(steps: &[FilterStep]) -> Result<()> {
     let Some(at) = steps.iter().position(|step| step.events == 0) else { return Ok(()) };
     let filter = &steps[at].filter;
     let remedy = if filter.starts_with("items without") {

@@ -1,23 +1,8 @@
 //! The paper's statistics of its datasets (arXiv 2303.11879, Table 1), to print beside ours.
 
-use serde::{Deserialize, Serialize};
+use mp4sr_artifact::Table1Row;
 
 use crate::{Error, Result};
-
-/// A row of Table 1.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Table1Row {
-    /// Its name.
-    pub name: String,
-    /// Users.
-    pub users: u64,
-    /// Items.
-    pub items: u64,
-    /// Interactions.
-    pub events: u64,
-    /// Average length of a sequence, as printed.
-    pub average_length: f64,
-}
 
 const ROWS: [(&str, u64, u64, u64, f64); 4] = [
     ("Poetry", 11_314, 11_231, 108_114, 9.55),

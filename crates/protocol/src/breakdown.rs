@@ -16,7 +16,7 @@ const SHORT: usize = 3;
 /// Unix times start here (1973); what is below counts positions.
 const CLOCK: i64 = 100_000_000;
 
-/// Training events of every item, `[I]`.
+/// Counts the training events of every item, `[I]`.
 pub fn training_events(sequences: &Sequences) -> Vec<u32> {
     let mut events = vec![0; sequences.item_count];
     for user in 0..sequences.user_count() {
@@ -25,23 +25,23 @@ pub fn training_events(sequences: &Sequences) -> Vec<u32> {
     events
 }
 
-/// What is known of a user's case before any model is asked.
+/// The facts about a user's case that do not depend on a model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UserFacts {
     /// The row of the user, from 0.
     pub user: usize,
-    /// Events of the whole sequence.
+    /// The number of events in the whole sequence.
     pub length: u32,
-    /// Events of the history.
+    /// The number of events in the history.
     pub history: u32,
-    /// Training events of the target.
+    /// The number of training events of the target.
     pub target_events: u32,
-    /// Seconds since the target's first event of any user; none without a clock.
+    /// Seconds since the target's first event by any user; none if the data has no clock.
     pub target_age: Option<u64>,
 }
 
 impl UserFacts {
-    /// Of every user that has a case in `split`.
+    /// Collects the facts of every user that has a case in `split`.
     pub fn of(sequences: &Sequences, split: Split) -> Vec<Self> {
         let events = training_events(sequences);
         let first = first_times(sequences);
@@ -79,18 +79,18 @@ fn first_times(sequences: &Sequences) -> Option<Vec<i64>> {
 /// One group of users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserGroup {
-    /// What they have in common, with its bounds.
+    /// The name of the group: what its users have in common, with bounds.
     pub name: String,
-    /// Rows of users, rising.
+    /// The rows of the users, ascending.
     pub users: Vec<usize>,
 }
 
 /// A way to divide users into groups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Breakdown {
-    /// What is divided by.
+    /// The name of the property that users are divided by.
     pub name: &'static str,
-    /// The groups, none empty.
+    /// The groups; none of them is empty.
     pub groups: Vec<UserGroup>,
 }
 

@@ -4,13 +4,17 @@
 //! models, scores, runs.
 
 mod breakdown;
+mod comparison;
 mod measure;
 mod significance;
 mod split;
 mod store;
 
 pub use breakdown::{Breakdown, COLD_EVENTS, UserFacts, UserGroup, breakdowns, training_events};
+pub use comparison::{
+    BOOTSTRAP_ROUNDS, ComparedModel, ComparedValue, Comparison, PairTests, Reference, SIGNIFICANT, SeedRuns,
+};
 pub use measure::{BadScore, Measure, Metrics, means, rank};
-pub use significance::{Interval, Test, bootstrap, holm, mean_and_deviation, paired_t, unrounded, wilcoxon};
+pub use significance::{Interval, Test, mean_and_deviation};
 pub use split::{EvalCase, Split, training_part};
 pub use store::{RanksInfo, StoredRanks, WEIGHTS};

@@ -22,7 +22,7 @@ pub fn rank(scores: &[f32], target: u32, removed: impl Fn(u32) -> bool) -> Resul
     Ok(ahead as u32 + 1)
 }
 
-/// What a rank is worth, from 0 to 1.
+/// A metric of one rank, from 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Measure {
     /// R@K: whether the rank is among the first K.
@@ -40,7 +40,7 @@ impl Measure {
         recall.chain(ndcg).chain([Self::ReciprocalRank]).collect()
     }
 
-    /// Of one rank, from 1.
+    /// The value of the measure for one rank, from 1.
     pub fn of(self, rank: u32) -> f64 {
         match self {
             Self::Recall(k) => f64::from(rank as usize <= k),
@@ -63,7 +63,7 @@ impl fmt::Display for Measure {
 
 /// The name is none of `R@K`, `N@K`, `MRR`.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("{0:?} is no measure; use R@K, N@K (K from 1) or MRR")]
+#[error("unknown metric `{0}`; use R@K, N@K (K from 1) or MRR")]
 pub struct UnknownMeasure(String);
 
 impl FromStr for Measure {
@@ -90,9 +90,9 @@ pub fn means(ranks: &[u32], measures: &[Measure]) -> Vec<f64> {
 /// Means over the users that have a rank.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metrics {
-    /// How many users.
+    /// The number of users that have a rank.
     pub users: usize,
-    /// Measures with their means.
+    /// The measures with their means.
     pub values: Vec<(Measure, f64)>,
 }
 
@@ -104,7 +104,7 @@ impl Metrics {
         Self { users: ranked.len(), values }
     }
 
-    /// The mean of one measure, where it was asked for.
+    /// The mean of a measure; none if it was not computed.
     pub fn get(&self, measure: Measure) -> Option<f64> {
         self.values.iter().find(|(m, _)| *m == measure).map(|(_, value)| *value)
     }
@@ -150,7 +150,7 @@ mod tests {
         }
         for name in ["", "R", "R@", "R@0", "R@-1", "N@x", "MRR@5", "recall@5", "mrr"] {
             let error = name.parse::<Measure>().unwrap_err().to_string();
-            assert!(error.contains(&format!("{name:?}")), "{error}");
+            assert!(error.contains(&format!("`{name}`")), "{error}");
         }
     }
 }

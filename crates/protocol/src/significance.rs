@@ -71,9 +71,9 @@ pub fn wilcoxon(a: &[f64], b: &[f64]) -> Test {
 pub struct Interval {
     /// The mean.
     pub mean: f64,
-    /// Its lower bound.
+    /// The lower bound of the interval.
     pub low: f64,
-    /// Its upper bound.
+    /// The upper bound of the interval.
     pub high: f64,
 }
 

@@ -17,7 +17,7 @@ pub const WEIGHTS: &str = "fine-tuned weights";
 pub struct StoredRanks {
     /// `[U]`; 0 for a user whose sequence is too short for the split.
     pub ranks: Vec<u32>,
-    /// Of what.
+    /// What the ranks are of.
     pub info: RanksInfo,
 }
 
@@ -46,7 +46,7 @@ impl StoredRanks {
         write_tensors(path, &header, &[("rank".to_owned(), Tensor::U32(self.ranks.clone(), vec![self.ranks.len()]))])
     }
 
-    /// Reads and verifies the ranks of a run: they are of its sequences and weights as these are now, so far as the header tells.
+    /// Reads and verifies the ranks of a run: they are of its sequences and weights as these are now, as far as the header says.
     pub fn read(layout: &Layout, sequences: &Sequences, split: Split, history: Option<usize>) -> Result<Self> {
         const REMEDY: &str = "run `make evaluate` again";
         let name = name(split.name(), history);

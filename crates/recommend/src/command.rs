@@ -58,7 +58,7 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
         let sequences = &trained.inputs.sequences;
         sequences.expect_tables((&layout.items(), &items), (&layout.users(), &users))?;
         if let Some(note) = trained.checkpoint.trained_on_others(&stage.input_fingerprints()) {
-            context.progress.say(format!("recommend: {note}"));
+            context.progress.log(format!("recommend: {note}"));
         }
         let scorer = trained.scorer()?;
         let remove_seen = removes_seen(config, trained.model.as_ref());

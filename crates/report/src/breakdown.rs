@@ -1,12 +1,11 @@
 //! How runs do on groups of users of the test split, from stored ranks alone.
 
+use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{Measure, UserFacts, breakdowns, means};
 
-use crate::table::aligned;
-
-/// One run's rank a user, 0 for a user without one; users stand in the order of all runs.
+/// The ranks of a run, one rank per user and 0 for a user without one, in an order of users that all runs share.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Ranked {
+pub(crate) struct RunRanks {
     pub(crate) run: String,
     pub(crate) ranks: Vec<u32>,
 }
@@ -35,12 +34,12 @@ pub(crate) fn headline(ks: &[usize]) -> Vec<Measure> {
     ks.iter().max().map_or(Vec::new(), |&k| vec![Measure::Recall(k), Measure::Ndcg(k)])
 }
 
-/// A table a breakdown over the users that every run has a rank of.
-pub(crate) fn breakdown_tables(facts: &[UserFacts], runs: &[Ranked], measures: &[Measure]) -> Vec<BreakdownTable> {
+/// Makes one table per breakdown, over the users that every run has a rank of.
+pub(crate) fn breakdown_tables(facts: &[UserFacts], runs: &[RunRanks], measures: &[Measure]) -> Vec<BreakdownTable> {
     let is_ranked = |facts: &&UserFacts| runs.iter().all(|run| run.ranks.get(facts.user).is_some_and(|&rank| rank > 0));
     let ranked: Vec<UserFacts> = facts.iter().filter(is_ranked).copied().collect();
     let row = |name: String, users: &[usize]| {
-        let of = |run: &Ranked| means(&users.iter().map(|&user| run.ranks[user]).collect::<Vec<_>>(), measures);
+        let of = |run: &RunRanks| means(&users.iter().map(|&user| run.ranks[user]).collect::<Vec<_>>(), measures);
         GroupRow { name, users: users.len(), values: runs.iter().map(of).collect() }
     };
     let table = |breakdown: mp4sr_protocol::Breakdown| BreakdownTable {
@@ -62,39 +61,37 @@ impl GroupRow {
 }
 
 impl BreakdownTable {
-    /// Markdown; the best of a group is bold.
+    /// Formats the table as Markdown; the best of a group is bold.
     pub(crate) fn markdown(&self) -> String {
-        let mut header = vec![self.breakdown.to_owned(), "users".to_owned()];
+        let mut table = TextTable::new([self.breakdown, "users"]);
         for run in &self.runs {
-            header.extend(self.measures.iter().map(|measure| format!("{} {measure}", run.replace('|', "\\|"))));
+            table.header.extend(self.measures.iter().map(|measure| format!("{run} {measure}")));
         }
-        let line = |row: &GroupRow| {
-            let mut line = vec![row.name.clone(), row.users.to_string()];
-            let shown = row.values.iter().flatten().zip(row.best().into_iter().flatten());
-            line.extend(
-                shown.map(|(value, best)| if best { format!("**{value:.4}**") } else { format!("{value:.4}") }),
-            );
-            line
-        };
-        aligned(&[header].into_iter().chain(self.rows.iter().map(line)).collect::<Vec<_>>())
+        for group in &self.rows {
+            let mut row = vec![group.name.clone(), group.users.to_string()];
+            let shown = group.values.iter().flatten().zip(group.best().into_iter().flatten());
+            row.extend(shown.map(|(value, best)| if best { format!("**{value:.4}**") } else { format!("{value:.4}") }));
+            table.rows.push(row);
+        }
+        table.markdown()
     }
 }
 
-/// All tables as CSV, a value a line, in full.
-pub(crate) fn breakdowns_to_csv(tables: &[BreakdownTable]) -> csv::Result<Vec<u8>> {
-    let mut out = csv::Writer::from_writer(Vec::new());
-    out.write_record(["breakdown", "group", "users", "run", "measure", "value"])?;
+/// Lists the values of all tables in full, one value per row.
+pub(crate) fn breakdown_values(tables: &[BreakdownTable]) -> TextTable {
+    let mut all = TextTable::new(["breakdown", "group", "users", "run", "measure", "value"]);
     for table in tables {
-        for row in &table.rows {
-            for (run, values) in table.runs.iter().zip(&row.values) {
+        for group in &table.rows {
+            for (run, values) in table.runs.iter().zip(&group.values) {
                 for (measure, value) in table.measures.iter().zip(values) {
-                    let (users, measure, value) = (row.users.to_string(), measure.to_string(), value.to_string());
-                    out.write_record([table.breakdown, &row.name, &users, run, &measure, &value])?;
+                    let (users, measure, value) = (group.users.to_string(), measure.to_string(), value.to_string());
+                    let (breakdown, name) = (table.breakdown.to_owned(), group.name.clone());
+                    all.rows.push(vec![breakdown, name, users, run.clone(), measure, value]);
                 }
             }
         }
     }
-    out.into_inner().map_err(|e| csv::Error::from(e.into_error()))
+    all
 }
 
 #[cfg(test)]
@@ -105,8 +102,8 @@ mod tests {
         UserFacts { user, length, history: length - 1, target_events, target_age: None }
     }
 
-    fn ranked(run: &str, ranks: &[u32]) -> Ranked {
-        Ranked { run: run.to_owned(), ranks: ranks.to_vec() }
+    fn ranked(run: &str, ranks: &[u32]) -> RunRanks {
+        RunRanks { run: run.to_owned(), ranks: ranks.to_vec() }
     }
 
     /// User 1 has no case, user 4 no rank in one of the runs: neither is in any group.
@@ -151,7 +148,7 @@ mod tests {
              | 3               |     2 |     0.5000 |     0.7500 | **1.0000** | **1.0000** |\n\
              | 9               |     2 | **0.5000** | **0.3155** |     0.0000 |     0.2500 |\n"
         );
-        let csv = String::from_utf8(breakdowns_to_csv(&tables[..1]).unwrap()).unwrap();
+        let csv = breakdown_values(&tables[..1]).csv().unwrap();
         let lines: Vec<&str> = csv.lines().collect();
         assert_eq!(lines.len(), 9);
         assert_eq!(lines[..2], ["breakdown,group,users,run,measure,value", "sequence length,3,2,a|b,R@2,0.5"]);

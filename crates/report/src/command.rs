@@ -6,7 +6,7 @@ use mp4sr_pipeline::StageArgs;
 use mp4sr_pipeline::config::ModelCatalog;
 
 /// Writes artifacts/DATASET/runs/RUN/report: index.html, one page that needs nothing beside it (tables with intervals and
-/// tests, groups of users, curves, statistics, the words that CLIP saw, recommended items as pictures, times of stages), and
+/// tests, groups of users, curves, statistics, the words that CLIP saw, recommended items as images, times of stages), and
 /// the same tables and curves as metrics.md, metrics.csv, breakdowns.csv and curves.svg.
 ///
 /// Prints the metrics of this run and of those in `report.beside`. Needs ranks (`make evaluate`) and lists

@@ -1,13 +1,11 @@
-//! Loss and validation by epoch, as charts that can be told apart in grey: line, marker and colour all differ.
+//! Loss and validation by epoch, as charts whose lines differ in grey too, by line, marker and colour.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use mp4sr_artifact::{Error as FileError, read_log};
-use mp4sr_figure::{LEGEND_ROW, Look};
+use mp4sr_artifact::{EpochLine, Error as FileError};
+use mp4sr_figure::{LEGEND_ROW, SeriesStyle};
 use plotters::prelude::*;
-use serde::Deserialize;
 
 use crate::{Error, Result};
 
@@ -16,34 +14,17 @@ const PLOT_HEIGHT: u32 = 290;
 /// Markers on a line, at most about this many.
 const MARKERS: usize = 12;
 
-/// One line of `metrics.jsonl`, as far as it is drawn.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct EpochLine {
-    /// `pretrain` or `finetune`.
-    pub phase: String,
-    /// From 1.
-    pub epoch: i32,
-    /// Mean training loss.
-    pub loss: f64,
-    /// `R@K`, `N@K` after the epoch.
-    #[serde(default)]
-    pub validation: BTreeMap<String, f64>,
-    /// Whether it was the best epoch so far.
-    #[serde(default)]
-    pub best: bool,
-}
-
 /// A run's log of training.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Log {
-    /// The run.
+pub struct TrainingLog {
+    /// The name of the run.
     pub run: String,
-    /// Its epochs; none where the model is not trained.
+    /// The lines of its epochs; none where the model is not trained by epochs.
     pub lines: Vec<EpochLine>,
 }
 
-impl Log {
-    /// Reads `metrics.jsonl` of a run; one that is not there holds no epochs.
+impl TrainingLog {
+    /// Reads `metrics.jsonl` of a run; a file that does not exist holds no epochs.
     pub fn read(run: &str, path: &Path) -> Result<Self> {
         const REMEDY: &str = "delete it and train the run again";
         let wrong = |reason: String| Err(FileError::unusable(path, reason, REMEDY).into());
@@ -51,7 +32,7 @@ impl Log {
         if !path.exists() {
             return Ok(Self { run: run.to_owned(), lines });
         }
-        for (at, read) in read_log::<EpochLine>(path, REMEDY)?.into_iter().enumerate() {
+        for (at, read) in EpochLine::read(path, REMEDY)?.into_iter().enumerate() {
             let before = lines.iter().rfind(|line| line.phase == read.phase).map_or(0, |line| line.epoch);
             if read.epoch != before + 1 {
                 return wrong(format!("line {} is of epoch {}, expected {}", at + 1, read.epoch, before + 1));
@@ -80,14 +61,14 @@ pub struct Panel {
 
 struct Curve {
     run: String,
-    look: Look,
+    style: SeriesStyle,
     points: Vec<(i32, f64)>,
     kept: Option<(i32, f64)>,
 }
 
-/// A chart for each phase and each of loss, R@K, N@K. The first log is the run's own; phases come in the order of their
+/// Draws a chart for each phase and each of loss, R@K, N@K; a phase without validation has a chart of its loss alone. The first log is the run's own; phases come in the order of their
 /// first line.
-pub fn panels(logs: &[Log]) -> Result<Vec<Panel>> {
+pub fn panels(logs: &[TrainingLog]) -> Result<Vec<Panel>> {
     mp4sr_figure::carry_font();
     let mut phases: Vec<&str> = Vec::new();
     for line in logs.iter().flat_map(|log| &log.lines) {
@@ -117,15 +98,20 @@ fn k_of(name: &str, kind: &str) -> Option<u32> {
     name.strip_prefix(kind)?.strip_prefix('@')?.parse().ok()
 }
 
-fn panel(logs: &[Log], phase: &str, what: &str, value: impl Fn(&EpochLine) -> Option<f64>) -> Result<Option<Panel>> {
+fn panel(
+    logs: &[TrainingLog],
+    phase: &str,
+    what: &str,
+    value: impl Fn(&EpochLine) -> Option<f64>,
+) -> Result<Option<Panel>> {
     let mut curves = Vec::new();
     for (at, log) in logs.iter().filter(|log| !log.lines.is_empty()).enumerate() {
-        let point = |line: &EpochLine| value(line).filter(|v| v.is_finite()).map(|value| (line.epoch, value));
+        let point = |line: &EpochLine| value(line).filter(|v| v.is_finite()).map(|value| (line.epoch as i32, value));
         let lines = || log.lines.iter().filter(|line| line.phase == phase);
         let points: Vec<(i32, f64)> = lines().filter_map(point).collect();
         if !points.is_empty() {
             let kept = lines().rfind(|line| line.best).and_then(point);
-            curves.push(Curve { run: log.run.clone(), look: Look::of(at), points, kept });
+            curves.push(Curve { run: log.run.clone(), style: SeriesStyle::of(at), points, kept });
         }
     }
     if curves.is_empty() {
@@ -173,19 +159,19 @@ fn draw(svg: &mut String, height: u32, phase: &str, what: &str, curves: &[Curve]
         .draw()?;
     for curve in curves {
         let points = curve.points.iter().copied();
-        let stroke = curve.look.stroke();
-        match curve.look.dash {
+        let stroke = curve.style.stroke();
+        match curve.style.dash {
             None => chart.draw_series(LineSeries::new(points, stroke))?,
             Some((dash, gap)) => chart.draw_series(DashedLineSeries::new(points, dash, gap, stroke))?,
         };
         let step = curve.points.len().div_ceil(MARKERS);
         for point in curve.points.iter().step_by(step) {
-            curve.look.draw_mark(&plot, chart.backend_coord(point))?;
+            curve.style.draw_mark(&plot, chart.backend_coord(point))?;
         }
         chart.draw_series(curve.kept.map(|point| Circle::new(point, 8, stroke)))?;
     }
     for (row, curve) in curves.iter().enumerate() {
-        curve.look.draw_legend(&legend, row, &curve.run)?;
+        curve.style.draw_legend(&legend, row, &curve.run)?;
     }
     root.present()?;
     Ok(())
@@ -219,8 +205,18 @@ mod tests {
 
     use super::*;
 
-    fn log(run: &str, text: &str) -> Log {
-        Log { run: run.to_owned(), lines: text.lines().map(|line| serde_json::from_str(line).unwrap()).collect() }
+    /// A line of a phase without validation.
+    fn epoch(phase: &str, epoch: usize, loss: &str) -> String {
+        format!(
+            r#"{{"phase":"{phase}","epoch":{epoch},"loss":{loss},"gradient_norm":1,"validation":{{}},"best":true,"seconds":[1,0]}}"#
+        )
+    }
+
+    fn log(run: &str, text: &str) -> TrainingLog {
+        TrainingLog {
+            run: run.to_owned(),
+            lines: text.lines().map(|line| serde_json::from_str(line).unwrap()).collect(),
+        }
     }
 
     #[test]
@@ -230,7 +226,7 @@ mod tests {
             r#"{"phase":"finetune","epoch":1,"loss":7.5,"gradient_norm":1,"validation":{"R@5":0.1,"R@20":0.2,"N@20":0.1},"best":true,"seconds":[1,1]}
 {"phase":"finetune","epoch":2,"loss":7.0,"gradient_norm":1,"validation":{"R@5":0.1,"R@20":0.1,"N@20":0.1},"best":false,"seconds":[1,1]}"#,
         );
-        let other = log("b", r#"{"phase":"pretrain","epoch":1,"loss":3.0,"validation":{},"best":true}"#);
+        let other = log("b", &epoch("pretrain", 1, "3.0"));
         let panels = panels(&[own, other]).unwrap();
         let names: Vec<String> = panels.iter().map(|p| format!("{} {}", p.phase, p.what)).collect();
         assert_eq!(
@@ -250,8 +246,7 @@ mod tests {
     #[test]
     fn flat_and_unusual_values_are_drawn() {
         for loss in ["0.0", "-3.5", "1e-12", "1e12", "5"] {
-            let text = format!(r#"{{"phase":"x","epoch":3,"loss":{loss}}}"#);
-            assert_eq!(panels(&[log("r", &text)]).unwrap().len(), 1, "{loss}");
+            assert_eq!(panels(&[log("r", &epoch("x", 3, loss))]).unwrap().len(), 1, "{loss}");
         }
     }
 
@@ -259,14 +254,19 @@ mod tests {
     fn a_damaged_log_names_its_line_and_no_log_is_no_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
-        assert!(Log::read("r", &path).unwrap().lines.is_empty());
-        files::write_bytes(&path, b"{\"phase\":\"x\",\"epoch\":1,\"loss\":1}\n{\"phase\":").unwrap();
-        let message = Log::read("r", &path).unwrap_err().to_string();
+        assert!(TrainingLog::read("r", &path).unwrap().lines.is_empty());
+        files::write_bytes(&path, format!("{}\n{{\"phase\":", epoch("x", 1, "1")).as_bytes()).unwrap();
+        let message = TrainingLog::read("r", &path).unwrap_err().to_string();
         assert!(message.contains("metrics.jsonl") && message.contains("line 2"), "{message}");
-        let skips = "{\"phase\":\"x\",\"epoch\":1,\"loss\":1}\n{\"phase\":\"x\",\"epoch\":3,\"loss\":1}\n";
-        for (text, reason) in [(skips, "line 2 is of epoch 3, expected 2"), ("", "it holds no epoch")] {
+        let skips = format!("{}\n{}\n", epoch("x", 1, "1"), epoch("x", 3, "1"));
+        let cut = format!("{}\n", epoch("x", 1, "1").replace("\"gradient_norm\":1,", ""));
+        for (text, reason) in [
+            (skips.as_str(), "line 2 is of epoch 3, expected 2"),
+            (&cut, "line 1 can't be read (missing field `gradient_norm`"),
+            ("", "it holds no epoch"),
+        ] {
             files::write_bytes(&path, text.as_bytes()).unwrap();
-            let message = Log::read("r", &path).unwrap_err().to_string();
+            let message = TrainingLog::read("r", &path).unwrap_err().to_string();
             assert!(message.contains(reason), "{message}");
         }
     }

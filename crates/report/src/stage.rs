@@ -3,34 +3,36 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::{Downloads, Items, Layout, Sequences, Stage, StageSettings, files};
-use mp4sr_pipeline::{Bug, Context, Timing, print, run_stage};
-use mp4sr_protocol::{Measure, Metrics, Split, StoredRanks, UserFacts};
+use mp4sr_artifact::{
+    Downloads, Error as FileError, ExtractReport, Items, Layout, PreprocessReport, Sequences, Stage, StageSettings,
+    Timing, files,
+};
+use mp4sr_pipeline::{Bug, Context, print, run_stage};
+use mp4sr_protocol::{Comparison, Measure, Metrics, Reference, SeedRuns, Split, StoredRanks, UserFacts};
 use serde_json::json;
 
-use crate::breakdown::{BreakdownTable, Ranked, breakdown_tables, breakdowns_to_csv, headline};
-use crate::comparison::Comparison;
-use crate::curves::{Log, panels, sheet};
+use crate::breakdown::{BreakdownTable, RunRanks, breakdown_tables, breakdown_values, headline};
+use crate::comparison;
+use crate::curves::{TrainingLog, panels, sheet};
 use crate::page::Page;
-use crate::statistics::Statistics;
-use crate::table::{MetricsTable, Row, to_csv};
+use crate::table::{MetricsTable, RunMetrics, metric_values};
 use crate::thumbnail::is_missing;
 use crate::users::{Choice, Lists, Shown};
 use crate::words::{Words, read_words};
 use crate::{Error, Result};
 
 /// Raised whenever the same files would give another report.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 /// As they come on the page.
 const SPLITS: [Split; 2] = [Split::Test, Split::Validation];
 
-/// Starts the role of an input that is a picture.
-const PICTURE: &str = "picture ";
-/// Starts the role of an input that says what a stage took.
+/// Starts the role of an input that is an image.
+const IMAGE: &str = "image ";
+/// Starts the role of an input that holds what a stage took.
 const TIMING: &str = "timing of ";
 /// Items whose words are shown.
 const DESCRIBED: usize = 8;
-/// Words that stand among the most frequent.
+/// How many of the most frequent words are shown.
 const FREQUENT: usize = 30;
 
 /// Brings the report up to date and prints the metrics of the test split, runs side by side. `pipeline` is the file that
@@ -85,10 +87,21 @@ fn to_fetched(downloads: &Downloads, name: &mut String) {
     }
 }
 
-fn write_csv(path: PathBuf, table: csv::Result<Vec<u8>>) -> Result<PathBuf> {
-    let table = table.map_err(|e| mp4sr_artifact::Error::io("write", &path, e.into()))?;
-    files::write_bytes(&path, &table)?;
-    Ok(path)
+/// Reads what preprocess counted; a report of other sequences is an error.
+fn read_counts(layout: &Layout, sequences: &Sequences) -> Result<Option<PreprocessReport>> {
+    let path = layout.statistics();
+    let Some(report) = PreprocessReport::read(&path)? else { return Ok(None) };
+    let counts = &report.statistics;
+    let found = (counts.users, counts.items, counts.events);
+    let expected = (sequences.user_count() as u64, sequences.item_count as u64, sequences.items.len() as u64);
+    if found != expected {
+        let reason = format!(
+            "expected the counts of the sequences beside it, {} users, {} items and {} events, found {}, {} and {}",
+            expected.0, expected.1, expected.2, found.0, found.1, found.2
+        );
+        return Err(FileError::unusable(&path, reason, "run `make preprocess` again").into());
+    }
+    Ok(Some(report))
 }
 
 struct Report<'a> {
@@ -117,18 +130,18 @@ impl Report<'_> {
         inputs.push(("sequences".to_owned(), self.required(own, "sequences", own.sequences(), "preprocess")?));
         inputs.push(("items".to_owned(), self.required(own, "items", own.items(), "preprocess")?));
         inputs.push(("statistics".to_owned(), own.statistics()));
-        inputs.push(("pictures".to_owned(), own.extract_report()));
+        inputs.push(("images".to_owned(), own.extract_report()));
         inputs.push(("configuration".to_owned(), own.run_config()));
-        inputs.extend(self.words_file().map(|path| ("words of pictures".to_owned(), path)));
+        inputs.extend(self.words_file().map(|path| ("words of images".to_owned(), path)));
         // A stage that is up to date leaves its timing alone, so that these change with what they are about.
         inputs.extend(self.timing_files().into_iter().map(|(stage, path)| (format!("{TIMING}{stage}"), path)));
         // Of a model without training, or a dataset from another program, some files never come to be.
         inputs.retain(|(_, path)| path.exists());
-        inputs.extend(self.pictures()?);
+        inputs.extend(self.images()?);
         Ok(inputs)
     }
 
-    /// The words of pictures that the run's features were made of.
+    /// The words of images that the run's features were made of.
     fn words_file(&self) -> Option<PathBuf> {
         let (config, layout) = (&self.context.config, &self.context.layout);
         let files = config.model.modalities.iter().map(|m| layout.words_file(&m.name, &config.feature_name(m)));
@@ -151,7 +164,7 @@ impl Report<'_> {
         stages.into_iter().map(|(stage, folder)| (stage, Timing::path(&folder, stage))).collect()
     }
 
-    /// The items, with the files of those pictures that were fetched in place of their addresses.
+    /// The items, with the files of those images that were downloaded in place of their addresses.
     fn items(&self) -> Result<Items> {
         let mut items = Items::read(&self.context.layout.items())?;
         let downloads = self.downloads();
@@ -163,13 +176,13 @@ impl Report<'_> {
         Downloads::new(Path::new(&self.context.config.dataset.data))
     }
 
-    /// The pictures on the page, by role and path: one that was mended or fetched makes the page anew.
-    fn pictures(&self) -> Result<Vec<(String, PathBuf)>> {
+    /// The images on the page, by role and path: an image that is repaired or downloaded makes the report stale.
+    fn images(&self) -> Result<Vec<(String, PathBuf)>> {
         let items = self.items()?;
         let (users, _) = self.users(&items)?;
         let names = shown_items(&users).into_iter().flat_map(|item| &items.images[item]);
         let there = names.filter(|name| Path::new(name).is_file() && files::open(Path::new(name)).is_ok());
-        Ok(there.map(|name| (format!("{PICTURE}{name}"), PathBuf::from(name))).collect())
+        Ok(there.map(|name| (format!("{IMAGE}{name}"), PathBuf::from(name))).collect())
     }
 
     /// The users on the page.
@@ -199,18 +212,18 @@ impl Report<'_> {
     }
 
     /// The ranks of all runs.
-    fn ranked(&self, split: Split, sequences: &Sequences) -> Result<Vec<Ranked>> {
-        let read = |layout: &Layout| -> Result<Ranked> {
+    fn ranked(&self, split: Split, sequences: &Sequences) -> Result<Vec<RunRanks>> {
+        let read = |layout: &Layout| -> Result<RunRanks> {
             let ranks = StoredRanks::read(layout, sequences, split, None)?.ranks;
-            Ok(Ranked { run: layout.run_name().to_owned(), ranks })
+            Ok(RunRanks { run: layout.run_name().to_owned(), ranks })
         };
         self.runs.iter().map(read).collect()
     }
 
-    fn table(&self, split: Split, ranked: &[Ranked]) -> Result<MetricsTable> {
+    fn table(&self, split: Split, ranked: &[RunRanks]) -> Result<MetricsTable> {
         let measures = Measure::columns(&self.context.config.evaluate.k);
-        let mut rows: Vec<Row> = Vec::new();
-        for Ranked { run, ranks } in ranked {
+        let mut rows: Vec<RunMetrics> = Vec::new();
+        for RunRanks { run, ranks } in ranked {
             let metrics = Metrics::of(ranks, &measures);
             if let Some(first) = rows.first().filter(|first| first.metrics.users != metrics.users) {
                 let (a, a_users) = (first.run.clone(), first.metrics.users);
@@ -222,15 +235,15 @@ impl Report<'_> {
                     split: split.name(),
                 });
             }
-            rows.push(Row { run: run.clone(), metrics });
+            rows.push(RunMetrics { run: run.clone(), metrics });
         }
         Ok(MetricsTable { split, measures, rows })
     }
 
     /// The run's own log first.
-    fn logs(&self) -> Result<Vec<Log>> {
+    fn logs(&self) -> Result<Vec<TrainingLog>> {
         let own_first = self.runs.iter().rev().take(1).chain(self.runs.iter().take(self.runs.len() - 1));
-        own_first.map(|layout| Log::read(layout.run_name(), &layout.metrics_log())).collect()
+        own_first.map(|layout| TrainingLog::read(layout.run_name(), &layout.metrics_log())).collect()
     }
 
     fn write(&self, stage: &Stage, folder: &Path) -> Result<Vec<PathBuf>> {
@@ -244,15 +257,20 @@ impl Report<'_> {
         ];
         let measures = headline(&config.evaluate.k);
         let breakdowns = breakdown_tables(&UserFacts::of(&sequences, Split::Test), &ranked, &measures);
-        let comparison = Comparison::of(&ranked, &measures);
+        let groups: Vec<SeedRuns> = ranked
+            .iter()
+            .map(|RunRanks { run, ranks }| SeedRuns { name: run.clone(), ranks: vec![ranks.clone()] })
+            .collect();
+        let comparison = Comparison::new(&groups, &measures, Reference::Last);
         let logs = self.logs()?;
         let panels = panels(&logs)?;
         let untrained: Vec<String> =
             logs.iter().filter(|log| log.lines.is_empty()).map(|log| log.run.clone()).collect();
-        let statistics = Statistics::read(&layout.statistics(), &layout.extract_report(), &sequences)?;
+        let counts = read_counts(layout, &sequences)?;
+        let image_counts = ExtractReport::read(&layout.extract_report())?;
 
         let (users, choice) = self.users(&items)?;
-        self.warn_of_missing_pictures(&users, &items);
+        self.warn_of_missing_images(&users, &items);
         let words = self.words(&users, &items)?;
         let timings = self.timing_files().into_iter().map(|(_, path)| Ok(Timing::read(&path)?));
         let timings: Vec<Timing> = timings.filter_map(Result::transpose).collect::<Result<_>>()?;
@@ -266,11 +284,12 @@ impl Report<'_> {
             dataset: &config.dataset.name,
             run: layout.run_name(),
             tables: &tables,
-            comparison: comparison.as_ref(),
+            comparison: &comparison,
             breakdowns: &breakdowns,
             panels: &panels,
             untrained: &untrained,
-            statistics: statistics.as_ref(),
+            counts: counts.as_ref(),
+            image_counts: image_counts.as_ref(),
             users: &users,
             choice,
             items: &items,
@@ -283,10 +302,11 @@ impl Report<'_> {
         let page_path = folder.join("index.html");
         files::write_bytes(&page_path, page.render().as_bytes())?;
         let markdown = folder.join("metrics.md");
-        files::write_bytes(&markdown, self.markdown(&tables, comparison.as_ref(), &breakdowns).as_bytes())?;
-        let csv = write_csv(folder.join("metrics.csv"), to_csv(&tables))?;
-        let breakdowns_csv = write_csv(folder.join("breakdowns.csv"), breakdowns_to_csv(&breakdowns))?;
-        let mut outputs = vec![page_path, markdown, csv, breakdowns_csv];
+        files::write_bytes(&markdown, self.markdown(&tables, &comparison, &breakdowns).as_bytes())?;
+        let (metrics_csv, breakdowns_csv) = (folder.join("metrics.csv"), folder.join("breakdowns.csv"));
+        metric_values(&tables).write_csv(&metrics_csv)?;
+        breakdown_values(&breakdowns).write_csv(&breakdowns_csv)?;
+        let mut outputs = vec![page_path, markdown, metrics_csv, breakdowns_csv];
         let curves = folder.join("curves.svg");
         if panels.is_empty() {
             files::remove_if_present(&curves)?;
@@ -297,7 +317,7 @@ impl Report<'_> {
         Ok(outputs)
     }
 
-    /// What CLIP saw in pictures of items on the page, and most often; none of a run without such features.
+    /// What CLIP saw in images of items on the page, and most often; none for a run without such features.
     fn words(&self, users: &[Shown], items: &Items) -> Result<Option<Words>> {
         let Some(path) = self.words_file() else { return Ok(None) };
         let downloads = self.downloads();
@@ -313,14 +333,14 @@ impl Report<'_> {
         Ok(Some(words))
     }
 
-    /// Paths of pictures start where preprocess ran; from elsewhere a page of placeholders would be a riddle.
-    fn warn_of_missing_pictures(&self, users: &[Shown], items: &Items) {
+    /// Paths of images start where preprocess ran; from elsewhere the page would show placeholders without a reason.
+    fn warn_of_missing_images(&self, users: &[Shown], items: &Items) {
         let shown = shown_items(users);
         let is_missing = |&&item: &&usize| is_missing(&items.images[item]);
         let missing = shown.iter().filter(is_missing).count();
         if missing > 0 {
-            self.context.progress.say(format!(
-                "report: the pictures of {missing} of {} shown items are not where `{}` says; paths start from the folder \
+            self.context.progress.log(format!(
+                "report: the images of {missing} of {} shown items are not where `{}` says; paths start from the folder \
                  in which preprocess ran",
                 shown.len(),
                 self.context.layout.items().display()
@@ -328,18 +348,13 @@ impl Report<'_> {
         }
     }
 
-    fn markdown(
-        &self,
-        tables: &[MetricsTable],
-        comparison: Option<&Comparison>,
-        breakdowns: &[BreakdownTable],
-    ) -> String {
+    fn markdown(&self, tables: &[MetricsTable], comparison: &Comparison, breakdowns: &[BreakdownTable]) -> String {
         let mut text = format!("# {} on {}\n", self.context.layout.run_name(), self.context.config.dataset.name);
         for table in tables {
             let title = if table.split == Split::Test { "Test" } else { "Validation" };
             text.push_str(&format!("\n## {title}\n\n{}", table.markdown(true)));
-            if let Some(comparison) = comparison.filter(|_| table.split == Split::Test) {
-                text.push_str(&format!("\n{}", comparison.markdown()));
+            if table.split == Split::Test {
+                text.push_str(&format!("\n{}", comparison::markdown(comparison)));
             }
         }
         if !breakdowns.is_empty() {
@@ -357,7 +372,7 @@ impl Report<'_> {
             ("run".to_owned(), self.context.layout.run_name().to_owned()),
             ("seed".to_owned(), config.run.seed.to_string()),
         ];
-        let is_listed = |role: &str| !role.starts_with(PICTURE) && !role.starts_with(TIMING);
+        let is_listed = |role: &str| !role.starts_with(IMAGE) && !role.starts_with(TIMING);
         for (role, fingerprint) in stage.input_fingerprints().into_iter().filter(|(role, _)| is_listed(role)) {
             let start: String = fingerprint.as_str().chars().take(16).collect();
             rows.push((role, format!("BLAKE3 {start}")));

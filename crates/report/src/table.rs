@@ -1,20 +1,19 @@
 //! Runs side by side: as text for a terminal, as Markdown, as CSV.
 
-use std::fmt::Write as _;
-
+use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{Measure, Metrics, Split};
 
-/// One run in one split.
+/// The metrics of one run in one split.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Row {
-    /// The run.
+pub struct RunMetrics {
+    /// The name of the run.
     pub run: String,
-    /// How it did.
+    /// Its metrics.
     pub metrics: Metrics,
 }
 
-impl Row {
-    /// In the order of the columns.
+impl RunMetrics {
+    /// The values of the metrics, in the order of the columns.
     pub fn values(&self) -> Vec<f64> {
         self.metrics.values.iter().map(|(_, value)| *value).collect()
     }
@@ -23,12 +22,12 @@ impl Row {
 /// The runs of one split; the last row is the run that the report is about.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MetricsTable {
-    /// Which split.
+    /// The split.
     pub split: Split,
-    /// Its columns.
+    /// The measures, one per column.
     pub measures: Vec<Measure>,
-    /// Those beside it, then the run itself.
-    pub rows: Vec<Row>,
+    /// The runs beside it, then the run itself.
+    pub rows: Vec<RunMetrics>,
 }
 
 impl MetricsTable {
@@ -39,7 +38,7 @@ impl MetricsTable {
 
     /// For each row and column, whether no run has more; nowhere where nobody has anything.
     pub fn best(&self) -> Vec<Vec<bool>> {
-        let values: Vec<Vec<f64>> = self.rows.iter().map(Row::values).collect();
+        let values: Vec<Vec<f64>> = self.rows.iter().map(RunMetrics::values).collect();
         let most = |column: usize| values.iter().map(|row| row[column]).fold(0.0, f64::max);
         let is_best = |(column, &value): (usize, &f64)| value > 0.0 && value >= most(column);
         values.iter().map(|row| row.iter().enumerate().map(is_best).collect()).collect()
@@ -50,7 +49,7 @@ impl MetricsTable {
         let Some((own, others)) = self.rows.split_last().filter(|(_, others)| !others.is_empty()) else {
             return Vec::new();
         };
-        let others: Vec<Vec<f64>> = others.iter().map(Row::values).collect();
+        let others: Vec<Vec<f64>> = others.iter().map(RunMetrics::values).collect();
         let above = |(column, own): (usize, f64)| {
             let best = others.iter().map(|row| row[column]).fold(0.0, f64::max);
             (best > 0.0).then(|| 100.0 * (own - best) / best)
@@ -58,74 +57,44 @@ impl MetricsTable {
         own.values().into_iter().enumerate().map(above).collect()
     }
 
-    /// Markdown whose columns also line up in a terminal; with `emphasis` the best of each column is bold.
+    /// Formats the table as Markdown; with `emphasis` the best of each column is bold.
     pub fn markdown(&self, emphasis: bool) -> String {
-        let mut lines = vec![vec!["run".to_owned(), "users".to_owned()]];
-        lines[0].extend(self.columns());
-        for (row, best) in self.rows.iter().zip(self.best()) {
-            let mut line = vec![row.run.replace('|', "\\|"), row.metrics.users.to_string()];
-            let shown = row.values().into_iter().zip(best);
-            line.extend(
-                shown.map(
-                    |(value, best)| if best && emphasis { format!("**{value:.4}**") } else { format!("{value:.4}") },
-                ),
-            );
-            lines.push(line);
+        let mut table = TextTable::new(["run", "users"]);
+        table.header.extend(self.columns());
+        for (own, best) in self.rows.iter().zip(self.best()) {
+            let mut row = vec![own.run.clone(), own.metrics.users.to_string()];
+            let shown =
+                |(value, best)| if best && emphasis { format!("**{value:.4}**") } else { format!("{value:.4}") };
+            row.extend(own.values().into_iter().zip(best).map(shown));
+            table.rows.push(row);
         }
         let improvement = self.improvement();
         if !improvement.is_empty() {
-            let mut line = vec!["over the best other".to_owned(), String::new()];
-            line.extend(improvement.into_iter().map(percent));
-            lines.push(line);
+            let mut row = vec!["over the best other".to_owned(), String::new()];
+            row.extend(improvement.into_iter().map(percent));
+            table.rows.push(row);
         }
-        aligned(&lines)
-    }
-
-    /// Adds the rows to a CSV table: run, split, users, values in full.
-    pub(crate) fn add_to_csv(&self, table: &mut csv::Writer<Vec<u8>>) -> csv::Result<()> {
-        for row in &self.rows {
-            let mut line = vec![row.run.clone(), self.split.name().to_owned(), row.metrics.users.to_string()];
-            line.extend(row.values().into_iter().map(|value| value.to_string()));
-            table.write_record(line)?;
-        }
-        Ok(())
+        table.markdown()
     }
 }
 
-/// The tables of all splits as CSV.
-pub(crate) fn to_csv(tables: &[MetricsTable]) -> csv::Result<Vec<u8>> {
-    let mut out = csv::Writer::from_writer(Vec::new());
-    if let Some(first) = tables.first() {
-        let mut header: Vec<String> = ["run", "split", "users"].map(str::to_owned).into();
-        header.extend(first.columns());
-        out.write_record(header)?;
+/// Lists the values of all splits in full: run, split, users, values.
+pub(crate) fn metric_values(tables: &[MetricsTable]) -> TextTable {
+    let mut all = TextTable::new(["run", "split", "users"]);
+    all.header.extend(tables.first().map_or_else(Vec::new, MetricsTable::columns));
+    for table in tables {
+        for own in &table.rows {
+            let mut row = vec![own.run.clone(), table.split.name().to_owned(), own.metrics.users.to_string()];
+            row.extend(own.values().into_iter().map(|value| value.to_string()));
+            all.rows.push(row);
+        }
     }
-    tables.iter().try_for_each(|table| table.add_to_csv(&mut out))?;
-    out.into_inner().map_err(|e| csv::Error::from(e.into_error()))
+    all
 }
 
 /// With its sign; nothing to compare with is a dash.
 pub(crate) fn percent(change: Option<f64>) -> String {
     change.map_or_else(|| "-".to_owned(), |change| format!("{change:+.1} %"))
-}
-
-pub(crate) fn aligned(lines: &[Vec<String>]) -> String {
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0).max(3);
-    let widths: Vec<usize> = (0..lines.first().map_or(0, Vec::len)).map(width).collect();
-    let mut text = String::new();
-    for (at, line) in lines.iter().enumerate() {
-        for (column, (cell, &width)) in line.iter().zip(&widths).enumerate() {
-            let _ = if column == 0 { write!(text, "| {cell:width$} ") } else { write!(text, "| {cell:>width$} ") };
-        }
-        text.push_str("|\n");
-        if at == 0 {
-            for (column, &width) in widths.iter().enumerate() {
-                let _ = write!(text, "|{}{}", "-".repeat(width + 1), if column == 0 { '-' } else { ':' });
-            }
-            text.push_str("|\n");
-        }
-    }
-    text
 }
 
 #[cfg(test)]
@@ -135,7 +104,8 @@ mod tests {
     const MEASURES: [Measure; 2] = [Measure::Recall(1), Measure::Ndcg(1)];
 
     fn table(runs: &[(&str, &[u32])]) -> MetricsTable {
-        let row = |&(run, ranks): &(&str, &[u32])| Row { run: run.to_owned(), metrics: Metrics::of(ranks, &MEASURES) };
+        let row =
+            |&(run, ranks): &(&str, &[u32])| RunMetrics { run: run.to_owned(), metrics: Metrics::of(ranks, &MEASURES) };
         MetricsTable { split: Split::Test, measures: MEASURES.into(), rows: runs.iter().map(row).collect() }
     }
 
@@ -152,7 +122,7 @@ mod tests {
              | over the best other |       |    +50.0 % |    +50.0 % |\n"
         );
         assert!(!table.markdown(false).contains('*'));
-        let csv = String::from_utf8(to_csv(&[table]).unwrap()).unwrap();
+        let csv = metric_values(&[table]).csv().unwrap();
         assert!(csv.starts_with("run,split,users,R@1,N@1\npopular,test,4,0.25,0.25\n"), "{csv}");
     }
 

@@ -1,4 +1,4 @@
-//! Pictures small enough to lie inside the page.
+//! Thumbnails small enough to lie inside the page.
 
 use std::path::Path;
 
@@ -14,9 +14,9 @@ const SIDE: u32 = 96;
 /// JPEG quality.
 const QUALITY: u8 = 80;
 
-/// What stands where an item's picture belongs.
+/// What stands where an item's image belongs.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Picture {
+pub enum Thumbnail {
     /// A `data:` address of a JPEG.
     Shown(String),
     /// The item has none.
@@ -29,19 +29,20 @@ pub enum Picture {
     Broken,
 }
 
-/// The first of an item's pictures that can be shown.
-pub fn thumbnail(images: &[String]) -> Picture {
+/// The first of an item's images that can be shown.
+pub fn thumbnail(images: &[String]) -> Thumbnail {
     if images.is_empty() {
-        return Picture::None;
+        return Thumbnail::None;
     }
     if images.iter().all(|image| Downloads::is_address(image)) {
-        return Picture::NotFetched;
+        return Thumbnail::NotFetched;
     }
     if is_missing(images) {
-        return Picture::Missing;
+        return Thumbnail::Missing;
     }
     let shown = local(images).find_map(shrink);
-    shown.map_or(Picture::Broken, |jpeg| Picture::Shown(format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg))))
+    shown
+        .map_or(Thumbnail::Broken, |jpeg| Thumbnail::Shown(format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg))))
 }
 
 /// Whether there should be files and there is none.
@@ -65,11 +66,11 @@ fn shrink(path: &Path) -> Option<Vec<u8>> {
 }
 
 /// JPEG has no transparency; the page, which is white, shows through.
-fn on_white(picture: &DynamicImage) -> RgbImage {
-    if !picture.color().has_alpha() {
-        return picture.to_rgb8();
+fn on_white(image: &DynamicImage) -> RgbImage {
+    if !image.color().has_alpha() {
+        return image.to_rgb8();
     }
-    let source = picture.to_rgba8();
+    let source = image.to_rgba8();
     RgbImage::from_fn(source.width(), source.height(), |x, y| {
         let [r, g, b, a] = source.get_pixel(x, y).0.map(u32::from);
         Rgb([r, g, b].map(|c| ((c * a + 255 * (255 - a)) / 255) as u8))
@@ -84,14 +85,14 @@ mod tests {
     use image::{ImageFormat, Rgba, RgbaImage};
     use mp4sr_artifact::files;
 
-    fn decoded(picture: &Picture) -> RgbImage {
-        let Picture::Shown(address) = picture else { panic!("{picture:?}") };
+    fn decoded(shown: &Thumbnail) -> RgbImage {
+        let Thumbnail::Shown(address) = shown else { panic!("{shown:?}") };
         let jpeg = STANDARD.decode(address.strip_prefix("data:image/jpeg;base64,").unwrap()).unwrap();
         image::load_from_memory(&jpeg).unwrap().to_rgb8()
     }
 
     #[test]
-    fn broken_missing_and_unfetched_pictures_are_told_apart() {
+    fn broken_missing_and_unfetched_images_are_told_apart() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
         let mut png = Cursor::new(Vec::new());
@@ -102,12 +103,12 @@ mod tests {
         files::write_bytes(Path::new(&path("text.jpg")), b"<html>not found</html>").unwrap();
         files::write_bytes(Path::new(&path("empty.jpg")), b"").unwrap();
 
-        assert_eq!(thumbnail(&[]), Picture::None);
-        assert_eq!(thumbnail(&["https://x/y.jpg".to_owned()]), Picture::NotFetched);
+        assert_eq!(thumbnail(&[]), Thumbnail::None);
+        assert_eq!(thumbnail(&["https://x/y.jpg".to_owned()]), Thumbnail::NotFetched);
         for broken in ["half.png", "text.jpg", "empty.jpg"] {
-            assert_eq!(thumbnail(&[path(broken)]), Picture::Broken, "{broken}");
+            assert_eq!(thumbnail(&[path(broken)]), Thumbnail::Broken, "{broken}");
         }
-        assert_eq!(thumbnail(&[path("gone.jpg")]), Picture::Missing);
+        assert_eq!(thumbnail(&[path("gone.jpg")]), Thumbnail::Missing);
         let small = decoded(&thumbnail(&[path("half.png"), "https://x/y.jpg".to_owned(), path("whole.jpg")]));
         assert_eq!(small.dimensions(), (96, 48), "whatever its name says, it is decoded as what it is");
     }
@@ -117,15 +118,15 @@ mod tests {
         b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xea`\0\0\xea`\x08\x02\0\0\0\x0f\xb0\xe2\x15\0\0\0\0IDAT5\xaf\x06\x1e";
 
     #[test]
-    fn a_picture_that_claims_too_much_is_broken_and_no_room_is_made_for_it() {
+    fn a_image_that_claims_too_much_is_broken_and_no_room_is_made_for_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("huge.png");
         files::write_bytes(&path, HUGE).unwrap();
-        assert_eq!(thumbnail(&[path.display().to_string()]), Picture::Broken);
+        assert_eq!(thumbnail(&[path.display().to_string()]), Thumbnail::Broken);
     }
 
     #[test]
-    fn what_is_transparent_becomes_white_and_small_pictures_stay_small() {
+    fn what_is_transparent_becomes_white_and_small_images_stay_small() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("clear.png");
         let mut png = Cursor::new(Vec::new());

@@ -91,7 +91,7 @@ impl Lists {
         (chosen, choice)
     }
 
-    /// The users of these rows. `ranks`: of the test split, one a user.
+    /// The users of these rows. `ranks` are those of the test split, one per user.
     pub(crate) fn show(&self, rows: &[usize], items: &Items, ranks: &[u32], path: &Path) -> Result<Vec<Shown>> {
         let by_id: HashMap<&str, usize> = items.ids.iter().enumerate().map(|(row, id)| (id.as_str(), row)).collect();
         let find = |id: &String| {

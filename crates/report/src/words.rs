@@ -1,4 +1,4 @@
-//! The words that CLIP chose for pictures, from the table that extract writes.
+//! The words that CLIP chose for images, from the table that extract writes.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -8,12 +8,12 @@ use mp4sr_artifact::{Error, Table};
 use crate::Result;
 use crate::users::spread;
 
-/// Words of one picture.
+/// Words of one image.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Described {
     /// The item by row.
     pub(crate) item: usize,
-    /// The picture as the item names it.
+    /// The image as the item names it.
     pub(crate) image: String,
     /// Best first, with their cosines.
     pub(crate) words: Vec<(String, f32)>,
@@ -22,11 +22,11 @@ pub(crate) struct Described {
 /// What the page shows of a table of words.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Words {
-    /// The first picture of some items.
+    /// The first image of some items.
     pub(crate) samples: Vec<Described>,
     /// The words of most items with their number, most first.
     pub(crate) frequent: Vec<(String, usize)>,
-    /// Items with a picture that has words.
+    /// Items with a image that has words.
     pub(crate) items: usize,
 }
 
@@ -43,7 +43,7 @@ impl Words {
     }
 }
 
-/// Reads the table of words; `is_of` says whether a picture is one of an item's (row, from 0).
+/// Reads the table of words; `is_of` says whether a image is one of an item's (row, from 0).
 pub(crate) fn read_words(
     path: &Path,
     item_count: usize,
@@ -60,7 +60,7 @@ pub(crate) fn read_words(
             return Err(wrong(format!("found item {item} among {item_count} items")).into());
         }
         if !is_of(item as usize - 1, &image) {
-            return Err(wrong(format!("item {item} has no picture `{image}`")).into());
+            return Err(wrong(format!("item {item} has no image `{image}`")).into());
         }
         if words.len() != scores.len() {
             return Err(wrong(format!("expected {} scores, found {}", words.len(), scores.len())).into());
@@ -70,7 +70,7 @@ pub(crate) fn read_words(
     .collect()
 }
 
-/// A word counts once an item, however many pictures of it have the word; equal counts in the order of letters.
+/// A word counts once an item, however many images of it have the word; equal counts in the order of letters.
 fn frequent(described: &[Described], most: usize) -> Vec<(String, usize)> {
     let mut items: HashMap<&str, HashSet<usize>> = HashMap::new();
     for found in described {
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_counts_once_an_item_and_samples_are_first_pictures_of_shown_items() {
+    fn a_word_counts_once_an_item_and_samples_are_first_images_of_shown_items() {
         let all = [
             described(0, "a", &["red", "shoe"]),
             described(0, "b", &["red", "boot"]),
@@ -103,7 +103,7 @@ mod tests {
             described(5, "e", &[]),
         ];
         let words = Words::of(&all, &BTreeSet::from([0, 2, 4]), 8, 2);
-        assert_eq!(words.frequent, [("shoe".to_owned(), 3), ("red".to_owned(), 2)], "red is in two pictures of item 0");
+        assert_eq!(words.frequent, [("shoe".to_owned(), 3), ("red".to_owned(), 2)], "red is in two images of item 0");
         assert_eq!(words.items, 4);
         assert_eq!(words.samples, [all[0].clone(), all[3].clone()], "item 2 has no words");
         assert_eq!(Words::of(&all, &BTreeSet::from([0, 1, 4]), 1, 0).samples, [all[2].clone()]);
@@ -130,7 +130,7 @@ mod tests {
         assert_eq!(read[1], Described { item: 1, image: "b".into(), words: vec![("red".into(), 0.5)] });
         for (item, scores, expected) in [
             (3, vec![0.5], "row 2: found item 3 among 2 items"),
-            (1, vec![0.5], "row 2: item 1 has no picture `b`"),
+            (1, vec![0.5], "row 2: item 1 has no image `b`"),
             (2, vec![], "row 2: expected 1 scores, found 0"),
         ] {
             write(item, scores);

@@ -4,16 +4,14 @@
 //! Must not know: models, how a stage does its work.
 
 pub mod command;
-mod compare;
+mod comparison_text;
 mod experiment;
 mod merge;
 mod paper;
 mod runner;
 mod search;
-mod text;
 
-pub use compare::{Comparison, SeedRuns};
-pub use experiment::{Experiment, Options, run_experiment};
+pub use experiment::{Experiment, StudyOptions, run_experiment};
 pub use merge::merge;
 pub use runner::{Runner, StudyRun};
 pub use search::{Grid, search};

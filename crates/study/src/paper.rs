@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{Error, files};
+use mp4sr_pipeline::text::TextTable;
 use serde::Deserialize;
 
-use crate::text::Rows;
-
 #[derive(Clone, Debug, Deserialize)]
-struct Line {
+struct PrintedValue {
     table: String,
     dataset: String,
     model: String,
@@ -33,15 +32,15 @@ fn read(folder: Option<&Path>, name: &str, carried: &str) -> Result<(PathBuf, St
     }
 }
 
-/// A table of the paper: a row a dataset and model, a column a metric, in their printed order.
-pub fn printed(folder: Option<&Path>, table: u32) -> anyhow::Result<Rows> {
+/// Reads a table of the paper: one row per dataset and model and one column per metric, in their printed order.
+pub fn printed(folder: Option<&Path>, table: u32) -> anyhow::Result<TextTable> {
     if table == 1 {
         return statistics(folder);
     }
     let (path, text) = read(folder, "tables.csv", TABLES)?;
     let mut reader = csv::Reader::from_reader(text.as_bytes());
-    let lines: Vec<Line> = reader.deserialize().collect::<Result<_, _>>().map_err(|e| unreadable(&path, &e))?;
-    let lines: Vec<Line> = lines.into_iter().filter(|line| line.table == table.to_string()).collect();
+    let lines: Vec<PrintedValue> = reader.deserialize().collect::<Result<_, _>>().map_err(|e| unreadable(&path, &e))?;
+    let lines: Vec<PrintedValue> = lines.into_iter().filter(|line| line.table == table.to_string()).collect();
     let mut metrics: Vec<&str> = Vec::new();
     let mut rows: Vec<(&str, &str)> = Vec::new();
     for line in &lines {
@@ -52,7 +51,7 @@ pub fn printed(folder: Option<&Path>, table: u32) -> anyhow::Result<Rows> {
             rows.push((&line.dataset, &line.model));
         }
     }
-    let mut found = Rows::new(["dataset", "model"].into_iter().chain(metrics.iter().copied()));
+    let mut found = TextTable::new(["dataset", "model"].into_iter().chain(metrics.iter().copied()));
     for (dataset, model) in rows {
         let value = |metric: &&str| {
             let line = lines.iter().find(|l| l.dataset == dataset && l.model == model && l.metric == *metric);
@@ -65,10 +64,10 @@ pub fn printed(folder: Option<&Path>, table: u32) -> anyhow::Result<Rows> {
     Ok(found)
 }
 
-fn statistics(folder: Option<&Path>) -> anyhow::Result<Rows> {
+fn statistics(folder: Option<&Path>) -> anyhow::Result<TextTable> {
     let (path, text) = read(folder, "table1.csv", TABLE_1)?;
     let mut reader = csv::Reader::from_reader(text.as_bytes());
-    let mut found = Rows::new(["dataset", "users", "items", "events", "average length"]);
+    let mut found = TextTable::new(["dataset", "users", "items", "events", "average length"]);
     for line in reader.records() {
         let line = line.map_err(|e| unreadable(&path, &e))?;
         found.rows.push(line.iter().map(str::to_owned).collect());

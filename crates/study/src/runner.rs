@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
-use mp4sr_artifact::{Layout, files};
+use mp4sr_artifact::{EpochLine, Layout, Timing, files, log_line};
 use mp4sr_pipeline::config::{ModelCatalog, PRETRAIN};
-use mp4sr_pipeline::{Config, Progress, StageArgs, StageName, Timing};
+use mp4sr_pipeline::{Config, Progress, StageArgs, StageName};
 use serde_json::{Value, json};
 
 const PRETRAIN_RECORD: &str = "pretrain.manifest.json";
@@ -159,7 +159,7 @@ impl Runner {
             for &at in &alike[1..] {
                 let taken = match &failed[alike[0]] {
                     Some(error) => Err(anyhow::anyhow!("{error}")),
-                    None => take_pretrained(&runs[alike[0]].layout, &runs[at].layout),
+                    None => copy_pretrained(&runs[alike[0]].layout, &runs[at].layout),
                 };
                 failed[at] = failed[at].take().or(taken.err().map(|error| format!("{error:#}")));
             }
@@ -215,7 +215,7 @@ impl Runner {
                             errors.push((at, format!("{error:#}")));
                         }
                         let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-                        self.progress.say(format!("study: {done} of {} runs {done_word}", which.len()));
+                        self.progress.log(format!("study: {done} of {} runs {done_word}", which.len()));
                     }
                 });
             }
@@ -254,19 +254,19 @@ impl Runner {
         if output.status.success() {
             return Ok(());
         }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it was stopped");
+        let messages = String::from_utf8_lossy(&output.stderr);
+        let last = messages.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it was stopped");
         anyhow::bail!("run `{}`: {}", run.name, last.trim_start_matches("error: "))
     }
 }
 
 /// Cells whose keys are equal, in the order of their first; those without a key are in no group.
 fn groups(runs: &[ResolvedRun], key: impl Fn(&ResolvedRun) -> Option<Value>) -> Vec<Vec<usize>> {
-    let mut place: BTreeMap<String, usize> = BTreeMap::new();
+    let mut index: BTreeMap<String, usize> = BTreeMap::new();
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for (at, run) in runs.iter().enumerate() {
         let Some(key) = key(run) else { continue };
-        let group = *place.entry(key.to_string()).or_insert(groups.len());
+        let group = *index.entry(key.to_string()).or_insert(groups.len());
         if group == groups.len() {
             groups.push(Vec::new());
         }
@@ -285,15 +285,13 @@ fn has_pretrained(layout: &Layout) -> bool {
 }
 
 /// Copies the record, weights, log and times of pre-training into a run that has none yet.
-fn take_pretrained(from: &Layout, to: &Layout) -> anyhow::Result<()> {
+fn copy_pretrained(from: &Layout, to: &Layout) -> anyhow::Result<()> {
     if has_pretrained(to) {
         return Ok(());
     }
-    let log: String = match files::read_to_string(&from.metrics_log()) {
-        Ok(text) => text.split_inclusive('\n').filter(|line| line.contains("\"phase\":\"pretrain\"")).collect(),
-        Err(_) if !from.metrics_log().exists() => String::new(),
-        Err(error) => return Err(error.into()),
-    };
+    let mut lines = EpochLine::read(&from.metrics_log(), "delete the run's folder and try again")?;
+    lines.retain(|line| line.phase == PRETRAIN);
+    let log: String = lines.iter().map(log_line).collect();
     files::write_bytes(&to.metrics_log(), log.as_bytes())?;
     let (times, own) = (Timing::path(&from.run(), "pretrain"), Timing::path(&to.run(), "pretrain"));
     if times.exists() {

@@ -4,11 +4,10 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use mp4sr_artifact::{Error, Layout, files, read_log};
-use serde::Deserialize;
+use mp4sr_artifact::{EpochLine, Error, Layout, files};
+use mp4sr_pipeline::text::TextTable;
 
 use crate::runner::{ResolvedRun, Runner, Until};
-use crate::text::Rows;
 
 /// Keys under these decide dataset and features.
 const DATA: [&str; 4] = ["dataset.", "source.", "preprocess.", "extract."];
@@ -27,7 +26,7 @@ pub struct Grid {
 
 /// Not `section.key=value,value,...`.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("{0:?} is no grid; write section.key=value,value,...")]
+#[error("invalid grid `{0}`; write section.key=value,value,...")]
 pub struct BadGrid(String);
 
 impl std::str::FromStr for Grid {
@@ -94,21 +93,12 @@ fn dataset_name(base: &str, grids: &[Grid], values: &[&str]) -> Option<String> {
     (!own.is_empty() && !is_named).then(|| format!("dataset.name=\"{}\"", run_name(base, &own, &values)))
 }
 
-/// One line of `metrics.jsonl`, as far as a search reads it.
-#[derive(Deserialize)]
-struct Line {
-    phase: String,
-    epoch: usize,
-    validation: std::collections::BTreeMap<String, f64>,
-    best: bool,
-}
-
-/// What became of a run.
-struct Outcome {
+/// The best epoch of a run on the validation split.
+struct BestEpoch {
     at: usize,
     recall: f64,
     ndcg: Option<f64>,
-    best_epoch: usize,
+    epoch: usize,
     epochs: usize,
 }
 
@@ -139,7 +129,7 @@ pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(St
     let mut outcomes = Vec::new();
     for (at, run) in runs.iter().enumerate() {
         if failed[at].is_none() {
-            match outcome(at, &run.layout) {
+            match best_epoch(at, &run.layout) {
                 Ok(found) => outcomes.push(found),
                 Err(error) => failed[at] = Some(format!("{error:#}")),
             }
@@ -173,28 +163,28 @@ pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(St
     Ok((text, failed.iter().flatten().count()))
 }
 
-fn outcome(at: usize, layout: &Layout) -> anyhow::Result<Outcome> {
+fn best_epoch(at: usize, layout: &Layout) -> anyhow::Result<BestEpoch> {
     let path: PathBuf = layout.metrics_log();
     anyhow::ensure!(path.exists(), "the model is not trained by epochs; compare its ranks with `make compare`");
     let wrong = |reason: &str| Error::unusable(&path, reason, REMEDY);
-    let lines: Vec<Line> = read_log(&path, REMEDY)?;
+    let lines = EpochLine::read(&path, REMEDY)?;
     let phase = || lines.iter().filter(|line| line.phase == "finetune");
     let best = phase().rfind(|line| line.best).ok_or_else(|| wrong("it has no epoch of fine-tuning"))?;
     let value = |name: &str| best.validation.get(name).copied().filter(|value| value.is_finite());
     let recall = value("R@20").ok_or_else(|| wrong("its best epoch has no validation R@20"))?;
-    Ok(Outcome { at, recall, ndcg: value("N@20"), best_epoch: best.epoch, epochs: phase().count() })
+    Ok(BestEpoch { at, recall, ndcg: value("N@20"), epoch: best.epoch, epochs: phase().count() })
 }
 
-fn table(grids: &[Grid], all: &[Vec<&str>], outcomes: &[Outcome], runs: &[ResolvedRun]) -> Rows {
+fn table(grids: &[Grid], all: &[Vec<&str>], outcomes: &[BestEpoch], runs: &[ResolvedRun]) -> TextTable {
     let fixed = ["validation R@20", "N@20", "best epoch", "epochs", "ended", "run"];
-    let mut table = Rows::new(grids.iter().map(|grid| grid.key.as_str()).chain(fixed));
+    let mut table = TextTable::new(grids.iter().map(|grid| grid.key.as_str()).chain(fixed));
     for outcome in outcomes {
         let limit = runs[outcome.at].config.finetune.settings.epochs;
         let mut row: Vec<String> = all[outcome.at].iter().map(|&value| value.to_owned()).collect();
         row.extend([
             format!("{:.4}", outcome.recall),
             outcome.ndcg.map_or_else(|| "-".to_owned(), |ndcg| format!("{ndcg:.4}")),
-            outcome.best_epoch.to_string(),
+            outcome.epoch.to_string(),
             outcome.epochs.to_string(),
             if outcome.epochs < limit { "stopped early" } else { "at the limit of epochs" }.to_owned(),
             runs[outcome.at].spec().name.clone(),

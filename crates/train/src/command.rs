@@ -13,7 +13,7 @@ use mp4sr_pipeline::config::{ModelCatalog, PretrainItems};
 use mp4sr_pipeline::{Context, StageArgs, run_stage};
 use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model, removes_seen};
 
-use crate::{Outcome, TrainSettings, Training};
+use crate::{PhaseOutcome, TrainSettings, Training};
 
 /// The version of what training writes.
 const VERSION: u32 = 1;
@@ -55,7 +55,7 @@ pub fn train(context: &Context, phase: &str) -> anyhow::Result<()> {
             "random weights".to_owned()
         };
         let name = &config.run.name;
-        context.progress.say(format!("{phase}: nothing to do, run `{name}` starts from {start}"));
+        context.progress.log(format!("{phase}: nothing to do, run `{name}` starts from {start}"));
         return Ok(());
     }
     let pretrained = (phase == FINETUNE && models.starts_pretrained(config)).then(|| pretrained(context));
@@ -135,10 +135,10 @@ fn run_phase(
         inputs: stage.input_fingerprints(),
     };
     let bar = context.progress.bar(phase.name, "samples", training.sample_count() as u64);
-    let outcome = training.run(|line| context.progress.say(line), |samples| bar.add(samples))?;
+    let outcome = training.run(|line| context.progress.log(line), |samples| bar.add(samples))?;
     drop(bar);
-    let Outcome { best_epoch, epochs, best_recall } = outcome;
-    context.progress.say(match phase.stop {
+    let PhaseOutcome { best_epoch, epochs, best_recall } = outcome;
+    context.progress.log(match phase.stop {
         Stop::Validation { .. } => {
             format!("{}: best epoch {best_epoch} of {epochs}, validation R@20 {best_recall:.4}", phase.name)
         }

@@ -4,12 +4,10 @@
 //! best validation R@20, a line per epoch, a state to resume from. Must not know: how a model computes, or which one it is.
 
 pub mod command;
-mod log;
 mod phase;
 mod samples;
 mod state;
 
-pub use log::EpochLine;
-pub use phase::{Outcome, TrainError, TrainSettings, Training};
+pub use phase::{PhaseOutcome, TrainError, TrainSettings, Training};
 pub use samples::SampleList;
-pub use state::{ParameterNames, Progress, State, StateIdentity, UnderWay, Weights};
+pub use state::{ParameterNames, PhaseProgress, State, StateIdentity, UnderWay, Weights};

@@ -3,16 +3,16 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use candle_core::Var;
-use mp4sr_artifact::{Fingerprint, Sequences, StageSettings, files, log_line, read_log};
+use mp4sr_artifact::{EpochLine, Fingerprint, Sequences, StageSettings, files, log_line};
 use mp4sr_evaluate::{RankError, RankOptions, mean_loss, rank_users};
 use mp4sr_models::{Batch, Buffers, Model, PRETRAIN, Phase, RngKey, Step, Stop};
 use mp4sr_ops::Adam;
 use mp4sr_pipeline::config::PhaseSettings;
 use mp4sr_protocol::{COLD_EVENTS, Measure, Metrics, Split, training_events};
 
+use crate::State;
 use crate::samples::SampleList;
-use crate::state::{ParameterNames, Progress, StateIdentity, UnderWay, Weights};
-use crate::{EpochLine, State};
+use crate::state::{ParameterNames, PhaseProgress, StateIdentity, UnderWay, Weights};
 
 /// What early stopping looks at.
 const STOP: Measure = Measure::Recall(20);
@@ -58,7 +58,7 @@ pub struct Training<'a> {
 
 /// How a phase ended; the model then holds the best epoch's weights.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
+pub struct PhaseOutcome {
     /// The best epoch.
     pub best_epoch: usize,
     /// The epochs run.
@@ -110,7 +110,7 @@ struct TrainingState {
     trained: Vec<String>,
     vars: Vec<Var>,
     adam: Adam,
-    progress: Progress,
+    progress: PhaseProgress,
     best: Weights,
     saved: Instant,
 }
@@ -118,7 +118,7 @@ struct TrainingState {
 impl Training<'_> {
     /// Trains until patience or epochs run out, going on from the state of a killed run where there is one. `say` gets a
     /// line per epoch, `steps` the number of samples of every step done.
-    pub fn run(&self, mut say: impl FnMut(&str), mut steps: impl FnMut(u64)) -> Result<Outcome, TrainError> {
+    pub fn run(&self, mut say: impl FnMut(&str), mut steps: impl FnMut(u64)) -> Result<PhaseOutcome, TrainError> {
         let (samples, settings) = (self.samples(), &self.settings.phase);
         if samples.count() == 0 {
             return Err(TrainError::NoSamples);
@@ -148,8 +148,8 @@ impl Training<'_> {
             self.write_log(&state.progress.lines)?;
         }
         self.restore(state.best)?;
-        let Progress { best_epoch, epoch, best_recall, .. } = state.progress;
-        Ok(Outcome { best_epoch, epochs: epoch, best_recall })
+        let PhaseProgress { best_epoch, epoch, best_recall, .. } = state.progress;
+        Ok(PhaseOutcome { best_epoch, epochs: epoch, best_recall })
     }
 
     /// Samples of all epochs together.
@@ -157,7 +157,7 @@ impl Training<'_> {
         self.samples().count() * self.settings.phase.epochs
     }
 
-    fn has_lost_patience(&self, progress: &Progress) -> bool {
+    fn has_lost_patience(&self, progress: &PhaseProgress) -> bool {
         match self.phase.stop {
             Stop::Validation { .. } => progress.epoch - progress.best_epoch >= self.settings.phase.patience,
             Stop::Epochs => false,
@@ -190,7 +190,7 @@ impl Training<'_> {
         let (trained, vars): (Vec<String>, Vec<Var>) =
             trained.map(|(name, var)| (name.to_owned(), var.clone())).unzip();
         let mut adam = Adam::new(&vars, s.learning_rate, s.weight_decay, s.clip_norm);
-        let mut progress = Progress { identity: self.identity(), ..Progress::default() };
+        let mut progress = PhaseProgress { identity: self.identity(), ..PhaseProgress::default() };
         let mut best = self.weights()?;
         if self.state_path.exists() {
             let used: Vec<String> = best.parameters.iter().map(|(name, ..)| name.clone()).collect();
@@ -335,7 +335,8 @@ impl Training<'_> {
         }
         let test_loss = || mean_loss(scorer.as_ref(), users, of, Split::Test, options.batch);
         let test_loss = self.settings.log_test_loss.then(test_loss).transpose()?;
-        Ok((EpochLine::named(&Metrics::of(&ranks, &measures)), test_loss))
+        let metrics = Metrics::of(&ranks, &measures).values;
+        Ok((metrics.into_iter().map(|(measure, value)| (measure.to_string(), value)).collect(), test_loss))
     }
 
     fn write_log(&self, lines: &[EpochLine]) -> Result<(), TrainError> {
@@ -348,10 +349,10 @@ impl Training<'_> {
 
     /// The log's lines of phases before this one.
     fn other_lines(&self) -> Result<Vec<EpochLine>, TrainError> {
-        if self.phase.name == PRETRAIN || !self.log_path.exists() {
+        if self.phase.name == PRETRAIN {
             return Ok(Vec::new());
         }
-        let mut others: Vec<EpochLine> = read_log(&self.log_path, "delete it")?;
+        let mut others = EpochLine::read(&self.log_path, "delete it")?;
         others.retain(|line| line.phase != self.phase.name);
         Ok(others)
     }

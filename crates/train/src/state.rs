@@ -1,13 +1,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mp4sr_artifact::{Error, Fingerprint, Header, Result, StageSettings, Tensor, TensorFile, write_tensors};
+use mp4sr_artifact::{EpochLine, Error, Fingerprint, Header, Result, StageSettings, Tensor, TensorFile, write_tensors};
 use mp4sr_models::{Batch, Buffer, Stored};
 use mp4sr_ops::AdamState;
 use mp4sr_run::{buffer_tensor, take_buffer};
 use serde::{Deserialize, Serialize};
-
-use crate::EpochLine;
 
 const FORMAT: &str = "state";
 const VERSION: u32 = 2;
@@ -16,7 +14,7 @@ const VERSION: u32 = 2;
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
     /// What is not a tensor.
-    pub progress: Progress,
+    pub progress: PhaseProgress,
     /// Names of the parameters that are trained.
     pub trained: Vec<String>,
     /// Weights after the last finished step.
@@ -67,7 +65,7 @@ impl StateIdentity<'_> {
 
 /// Where a phase is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
+pub struct PhaseProgress {
     /// The phase's settings and the fingerprints of its inputs: a state is only good for the same.
     pub identity: serde_json::Value,
     /// Finished epochs.
@@ -146,7 +144,7 @@ impl State {
         const REMEDY: &str = "delete it to train from the start, or use another run";
         let mut file = TensorFile::read(path, FORMAT, VERSION, REMEDY)?;
         file.expect_items(items, REMEDY)?;
-        let progress: Progress = serde_json::from_value(file.header().settings.clone())
+        let progress: PhaseProgress = serde_json::from_value(file.header().settings.clone())
             .map_err(|e| Error::unreadable(path, "its settings", &e, REMEDY))?;
         if let Some(what) = identity.difference(&progress.identity) {
             let reason = format!("it is the state of an unfinished run with another `{what}`");

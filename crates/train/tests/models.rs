@@ -16,7 +16,7 @@ use mp4sr_models::{
 };
 use mp4sr_pipeline::Config;
 use mp4sr_run::{Inputs, build_model, model_catalog};
-use mp4sr_train::{Outcome, TrainError, TrainSettings, Training};
+use mp4sr_train::{PhaseOutcome, TrainError, TrainSettings, Training};
 
 const USERS: usize = 30;
 const ITEMS: usize = 50;
@@ -103,7 +103,7 @@ impl Model for Killed {
 struct Trained {
     weights: Vec<(String, Vec<u32>)>,
     buffers: BTreeMap<String, Buffer>,
-    outcome: Outcome,
+    outcome: PhaseOutcome,
 }
 
 fn train(

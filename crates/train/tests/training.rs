@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
-use mp4sr_artifact::{Sequences, StageSettings, files, hash_ids};
+use mp4sr_artifact::{EpochLine, Sequences, StageSettings, files, hash_ids};
 use mp4sr_evaluate::RankOptions;
 use mp4sr_models::mp4sr::Config;
 use mp4sr_models::{
@@ -17,7 +17,7 @@ use mp4sr_models::{
 };
 use mp4sr_pipeline::config::PhaseSettings;
 use mp4sr_run::{Inputs, model_catalog};
-use mp4sr_train::{EpochLine, Outcome, TrainError, TrainSettings, Training};
+use mp4sr_train::{PhaseOutcome, TrainError, TrainSettings, Training};
 
 const PHASE: Phase = Phase::of_prefixes(FINETUNE);
 
@@ -57,7 +57,7 @@ fn train(
     sequences: &Sequences,
     settings: TrainSettings,
     folder: &Path,
-) -> std::result::Result<Outcome, TrainError> {
+) -> std::result::Result<PhaseOutcome, TrainError> {
     let training = Training {
         model,
         phase: model.phases()[0],
@@ -166,7 +166,7 @@ fn it_stops_after_patience_epochs_without_a_better_recall_and_keeps_the_best() {
     let folder = tempfile::tempdir().unwrap();
     let model = Recorder::new(40, &[2, 5, 5, 4, 3, 9, 9]);
     let outcome = train(&model, &rising(), settings(300, 3, 1024), folder.path()).unwrap();
-    assert_eq!(outcome, Outcome { best_epoch: 2, epochs: 5, best_recall: 0.5 });
+    assert_eq!(outcome, PhaseOutcome { best_epoch: 2, epochs: 5, best_recall: 0.5 });
     assert!((model.x() - 0.8).abs() < 1e-6, "{}", model.x());
     let recalls: Vec<(usize, f64, bool)> =
         lines(folder.path()).iter().map(|line| (line.epoch, line.validation["R@20"], line.best)).collect();
@@ -181,7 +181,7 @@ fn it_stops_at_the_last_epoch() {
     let folder = tempfile::tempdir().unwrap();
     let model = Recorder::new(40, &[1, 2, 3]);
     let outcome = train(&model, &rising(), settings(3, 1, 4), folder.path()).unwrap();
-    assert_eq!(outcome, Outcome { best_epoch: 3, epochs: 3, best_recall: 0.3 });
+    assert_eq!(outcome, PhaseOutcome { best_epoch: 3, epochs: 3, best_recall: 0.3 });
     // Ten samples in batches of four are three steps per epoch.
     assert!((model.x() - (1.0 - 0.9)).abs() < 1e-5, "{}", model.x());
 }
@@ -254,7 +254,7 @@ fn random(last: impl Fn(usize) -> u32, second_last: impl Fn(usize) -> u32) -> Se
 }
 
 /// Bits of all weights after training, and the log without its times.
-fn trained(data: &Sequences) -> (Vec<u32>, Vec<EpochLine>, Outcome) {
+fn trained(data: &Sequences) -> (Vec<u32>, Vec<EpochLine>, PhaseOutcome) {
     let folder = tempfile::tempdir().unwrap();
     let model = m2se(50);
     let outcome = train(&model, data, settings(4, 2, 16), folder.path()).unwrap();

@@ -2,11 +2,10 @@
 
 use std::path::Path;
 
-use mp4sr_artifact::{Column, Table, VectorCache, VectorKey, vector_key};
+use mp4sr_artifact::{Column, EncoderWork, Table, VectorCache, VectorKey, vector_key};
 use rayon::prelude::*;
 
 use super::Extraction;
-use super::report::EncoderWork;
 use crate::dictionary;
 use crate::encoder::WordEncoder;
 use crate::error::Result;

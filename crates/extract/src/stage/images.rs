@@ -3,11 +3,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::{Downloads, VectorCache, VectorKey, vector_key};
+use mp4sr_artifact::{Downloads, EncoderWork, UnusableImage, VectorCache, VectorKey, vector_key};
 use rayon::prelude::*;
 
 use super::Extraction;
-use super::report::{EncoderWork, UnusableImage};
 use crate::encoder::ImageEncoder;
 use crate::error::Result;
 

@@ -12,7 +12,9 @@ mod report;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::{FeatureType, Features, Items, VectorCache, VectorKey, files, vector_key};
+use mp4sr_artifact::{
+    EncoderWork, ExtractReport, FeatureType, Features, Items, VectorCache, VectorKey, files, vector_key,
+};
 use mp4sr_pipeline::config::{ImageFeatures, Storage};
 use mp4sr_pipeline::{Context, run_stage};
 use serde_json::json;
@@ -20,7 +22,6 @@ use serde_json::json;
 use self::image_files::ImageFiles;
 use self::image_words::embed_words;
 use self::plan::{Plan, earlier_stage};
-use self::report::{EncoderWork, ExtractReport};
 use crate::cache::{self, CachedEncoder};
 use crate::error::{Error, Result};
 use crate::folder::ModelFolder;
@@ -91,7 +92,7 @@ impl Extraction<'_> {
             outputs.extend(self.extract_images(image, sentences.as_mut(), &mut report)?);
         }
         report.sentence_encoder = sentences.map_or(EncoderWork::default(), |sentences| sentences.work);
-        report.log(self.items.len(), plan.extracted, &self.context.progress);
+        report::log(&report, self.items.len(), plan.extracted, &self.context.progress);
         let path = self.context.layout.extract_report();
         files::write_json(&path, &report)?;
         outputs.push(path);
@@ -165,7 +166,7 @@ impl Extraction<'_> {
     ) -> Result<VectorCache> {
         let encoder = CachedEncoder { folder, content, files, width };
         let cache = cache::open(&self.context.layout.vectors(), &encoder)?;
-        cache.damaged().iter().for_each(|damage| self.context.progress.say(format!("extract: {damage}")));
+        cache.damaged().iter().for_each(|damage| self.context.progress.log(format!("extract: {damage}")));
         Ok(cache)
     }
 

@@ -7,13 +7,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
 
 use indexmap::IndexSet;
+use mp4sr_artifact::{EventsRead, FileCount, Rejects};
 use mp4sr_pipeline::Progress;
-use serde::{Deserialize, Serialize};
 
 use super::SourceForm;
 use super::values::id;
 use crate::read::{RawCell, Shape, for_each_row};
-use crate::rejects::{Fault, Rejects};
+use crate::rejects::{Fault, reject};
 use crate::{Error, Result};
 
 /// Ids in the order of their first event.
@@ -32,28 +32,6 @@ pub struct Events {
     pub times: Vec<i64>,
     /// How many units of `times` make one of what is stored.
     pub units: i64,
-}
-
-/// What happened to the lines of one file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FileCount {
-    /// The file.
-    pub file: PathBuf,
-    /// Lines read; of a CSV file records, of a Parquet file rows, of either without the header.
-    pub lines: u64,
-    /// Lines that were used.
-    pub accepted: u64,
-    /// Lines that can't be.
-    pub rejected: u64,
-}
-
-/// What happened to the lines of interactions.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EventsRead {
-    /// By file.
-    pub files: Vec<FileCount>,
-    /// By reason.
-    pub rejected: Rejects,
 }
 
 /// How many lines may be rejected, over all files.
@@ -106,7 +84,7 @@ pub fn read_file(
             Err(fault) => {
                 count.rejected += 1;
                 let reason = fault.reason.clone();
-                rejected.add(path, line, fault);
+                reject(rejected, path, line, fault);
                 budget.spend(path, line, &reason)?;
             }
         }

@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use mp4sr_artifact::ItemsRead;
 use mp4sr_pipeline::Progress;
-use serde::{Deserialize, Serialize};
 
-use super::events::{Budget, FileCount, read_file};
+use super::events::{Budget, read_file};
 use super::{Ids, SourceForm, values};
 use crate::Result;
 use crate::images::{ImageFolder, Resolver};
 use crate::read::RawCell;
-use crate::rejects::Rejects;
+use crate::rejects::reject;
 use crate::text;
 
 /// What is kept of an item.
@@ -29,29 +29,6 @@ pub struct Catalogue {
     pub records: HashMap<u32, ItemRecord>,
     /// Whether an item has both text and image.
     pub is_complete: Vec<bool>,
-}
-
-/// What happened to the lines of items.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ItemsRead {
-    /// By file.
-    pub files: Vec<FileCount>,
-    /// By reason.
-    pub rejected: Rejects,
-    /// Accepted lines of an item that an earlier line has described: the first counts.
-    pub repeated: u64,
-    /// Accepted lines of items that nobody interacted with.
-    pub without_events: u64,
-    /// Items of interactions that no line describes.
-    pub without_line: u64,
-    /// Names of images that were not taken over, by reason.
-    pub refused_images: Rejects,
-    /// Titles of items with events from which tags or entities were removed.
-    #[serde(default)]
-    pub cleaned_titles: u64,
-    /// Items with events from whose further texts tags or entities were removed.
-    #[serde(default)]
-    pub cleaned_texts: u64,
 }
 
 /// What to read and how much of it to keep.
@@ -119,7 +96,10 @@ impl Catalogue {
                                 .image_names(&cells[ids..])
                                 .into_iter()
                                 .filter_map(|name| {
-                                    resolver.resolve(&name).map_err(|fault| refused.add(path, line, fault)).ok()
+                                    resolver
+                                        .resolve(&name)
+                                        .map_err(|fault| reject(&mut refused, path, line, fault))
+                                        .ok()
                                 })
                                 .collect(),
                         };

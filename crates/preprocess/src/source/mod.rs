@@ -6,8 +6,8 @@ mod form;
 mod items;
 mod values;
 
-pub use events::{Budget, Events, EventsRead, FileCount, Ids, count as count_events};
+pub use events::{Budget, Events, Ids, count as count_events};
 pub use form::SourceForm;
 #[cfg(test)]
 pub use items::ItemRecord;
-pub use items::{Catalogue, ItemsRead, Reading, count as count_items};
+pub use items::{Catalogue, Reading, count as count_items};

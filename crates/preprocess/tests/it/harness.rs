@@ -3,8 +3,7 @@
 use std::path::Path;
 use std::process::Output;
 
-use mp4sr_artifact::{Items, Layout, Sequences, Users};
-use mp4sr_preprocess::PreprocessReport;
+use mp4sr_artifact::{Items, Layout, PreprocessReport, Sequences, Users};
 use mp4sr_tests::Project;
 
 /// What the program wrote.

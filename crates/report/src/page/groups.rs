@@ -1,10 +1,11 @@
 //! Runs on groups of users, and against each other.
 
 use maud::{Markup, html};
+use mp4sr_pipeline::text::count;
+use mp4sr_protocol::{BOOTSTRAP_ROUNDS, ComparedModel, Comparison};
 
-use super::number;
 use crate::breakdown::BreakdownTable;
-use crate::comparison::{Against, Comparison, Difference, probability};
+use crate::comparison::probability;
 
 pub(super) fn section(tables: &[BreakdownTable]) -> Markup {
     html! {
@@ -41,7 +42,7 @@ fn breakdown_table(table: &BreakdownTable) -> Markup {
             tbody { @for row in &table.rows {
                 tr {
                     th { (row.name) }
-                    td { (number(row.users as u64)) }
+                    td { (count(row.users as u64)) }
                     @for (at, (values, best)) in row.values.iter().zip(row.best()).enumerate() {
                         @for (value, best) in values.iter().zip(best) {
                             td.best[best].own[at == own] { (format!("{value:.4}")) }
@@ -53,25 +54,29 @@ fn breakdown_table(table: &BreakdownTable) -> Markup {
     }
 }
 
-/// What stands below the test table.
+/// What is shown below the test table.
 pub(super) fn comparison(run: &str, found: &Comparison) -> Markup {
+    let Some(((_, own), others)) = found.rows.split_last() else { return html! {} };
     html! {
         div.wide { table {
             thead { tr { th { (run) } th { "mean" } th { "95 % interval" } } }
-            tbody { @for (measure, interval) in found.measures.iter().zip(&found.intervals) {
+            tbody { @for (measure, value) in found.measures.iter().zip(own) {
                 tr {
                     th { (measure) }
-                    td { (format!("{:.4}", interval.mean)) }
-                    td { (format!("{:.4} to {:.4}", interval.low, interval.high)) }
+                    td { (format!("{:.4}", value.interval.mean)) }
+                    td { (format!("{:.4} to {:.4}", value.interval.low, value.interval.high)) }
                 }
             } }
         } }
-        p.soft { "Bootstrap over users: the means of 1,000 samples of as many users, drawn with replacement." }
-        @if !found.others.is_empty() { (differences(run, found)) }
+        p.soft {
+            "Bootstrap over users: the means of " (count(BOOTSTRAP_ROUNDS as u64)) " samples of as many users, drawn with "
+            "replacement."
+        }
+        @if !others.is_empty() { (differences(run, found, others)) }
     }
 }
 
-fn differences(run: &str, found: &Comparison) -> Markup {
+fn differences(run: &str, found: &Comparison, others: &[ComparedModel]) -> Markup {
     html! {
         div.wide { table.breakdown {
             thead {
@@ -84,14 +89,14 @@ fn differences(run: &str, found: &Comparison) -> Markup {
                     @for _ in &found.measures { th { "difference" } th { "t-test p" } th { "Wilcoxon p" } }
                 }
             }
-            tbody { @for Against { run, users, differences } in &found.others {
+            tbody { @for (name, values) in others {
                 tr {
-                    th { (run) }
-                    td { (number(*users as u64)) }
-                    @for Difference { mean, t, wilcoxon } in differences {
-                        td { (format!("{mean:+.4}")) }
-                        td { (probability(*t)) }
-                        td { (probability(*wilcoxon)) }
+                    th { (name) }
+                    td { (count(found.users as u64)) }
+                    @for tests in values.iter().filter_map(|value| value.tests) {
+                        td { (format!("{:+.4}", tests.difference)) }
+                        td { (probability(tests.t_holm)) }
+                        td { (probability(tests.wilcoxon_holm)) }
                     }
                 }
             } }

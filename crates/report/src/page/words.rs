@@ -1,13 +1,13 @@
-//! What CLIP saw: pictures with their words, and the words of most items.
+//! What CLIP saw: images with their words, and the words of most items.
 
 use maud::{Markup, html};
 use mp4sr_artifact::Items;
+use mp4sr_pipeline::text::count;
 
-use super::number;
-use crate::thumbnail::{Picture, thumbnail};
+use crate::thumbnail::{Thumbnail, thumbnail};
 use crate::words::{Described, Words};
 
-/// Words that stand beside a picture.
+/// Words that stand beside a image.
 const SHOWN: usize = 15;
 /// Letters of a word or title that are shown: a dictionary may hold anything.
 const LETTERS: usize = 60;
@@ -20,13 +20,13 @@ pub(super) fn section(words: &Words, items: &Items) -> Markup {
         section #words {
             h2 { "What CLIP saw" }
             p {
-                "Each picture becomes those words of a dictionary that are nearest to it in CLIP's space; the sentence encoder "
-                "reads them. " (number(words.items as u64)) " of " (number(items.len() as u64)) " items have such words."
+                "Each image becomes those words of a dictionary that are nearest to it in CLIP's space; the sentence encoder "
+                "reads them. " (count(words.items as u64)) " of " (count(items.len() as u64)) " items have such words."
             }
             @if !words.samples.is_empty() {
                 p.soft {
-                    "The best words of pictures, with their cosines. Not picked by hand: spread evenly over the items that stand "
-                    "below; of an item with several pictures the first."
+                    "The best words of images, with their cosines. Not picked by hand: spread evenly over the items that stand "
+                    "below; of an item with several images the first."
                 }
                 ul.seen { @for described in &words.samples { (sample(described, items)) } }
             }
@@ -45,8 +45,8 @@ fn sample(described: &Described, items: &Items) -> Markup {
         li {
             div.card title=(short(&name)) {
                 @match thumbnail(std::slice::from_ref(&described.image)) {
-                    Picture::Shown(address) => img src=(address) alt="" loading="lazy";,
-                    _ => span.none { "no picture to show" },
+                    Thumbnail::Shown(address) => img src=(address) alt="" loading="lazy";,
+                    _ => span.none { "no image to show" },
                 }
                 span.name { (short(&name)) }
             }
@@ -59,12 +59,12 @@ fn sample(described: &Described, items: &Items) -> Markup {
 
 /// The larger, the more items.
 fn cloud(frequent: &[(String, usize)]) -> Markup {
-    let most = frequent.iter().map(|(_, count)| *count).max().unwrap_or(1) as f64;
-    let size = |count: usize| (LARGEST * (count as f64 / most).sqrt()).max(SMALLEST);
+    let most = frequent.iter().map(|(_, items)| *items).max().unwrap_or(1) as f64;
+    let size = |items: usize| (LARGEST * (items as f64 / most).sqrt()).max(SMALLEST);
     html! {
-        p.cloud { @for (word, count) in frequent {
-            span title={ (number(*count as u64)) " items" } style={ "font-size:" (format!("{:.0}", size(*count))) "%" } {
-                (short(word)) sub { (number(*count as u64)) }
+        p.cloud { @for (word, items) in frequent {
+            span title={ (count(*items as u64)) " items" } style={ "font-size:" (format!("{:.0}", size(*items))) "%" } {
+                (short(word)) sub { (count(*items as u64)) }
             } " "
         } }
     }
@@ -102,7 +102,7 @@ mod tests {
         let words = Words { samples: vec![described], frequent, items: 1 };
         let text = section(&words, &items).into_string();
         assert!(!text.contains("<script") && !text.contains("\" onclick") && !text.contains("<i>"), "{text}");
-        assert!(text.contains("&lt;script&gt;") && text.contains("0.26") && text.contains("no picture to show"));
+        assert!(text.contains("&lt;script&gt;") && text.contains("0.26") && text.contains("no image to show"));
         assert!(text.contains("title=\"2,500 items\" style=\"font-size:220%\""), "{text}");
         assert!(text.contains("title=\"100 items\" style=\"font-size:85%\""), "a fifth of 220 is too small to read");
         assert!(text.len() < 3000, "{}", text.len());

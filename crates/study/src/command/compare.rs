@@ -3,10 +3,10 @@
 use mp4sr_artifact::Sequences;
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{StageArgs, print};
-use mp4sr_protocol::{Measure, Split};
+use mp4sr_protocol::{Comparison, Measure, Reference, SeedRuns, Split};
 use std::sync::Arc;
 
-use crate::{Comparison, SeedRuns};
+use crate::comparison_text::{details, table};
 
 /// Prints evaluated runs of one dataset side by side: the best bold, the second underlined, a star where the best is better
 /// than the best other with p < 0.01.
@@ -53,9 +53,9 @@ pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         let layouts: Vec<_> = members.iter().map(|run| layout.with_run(run)).collect();
         groups.push(SeedRuns::read(name, &layouts, &sequences, split, None)?);
     }
-    let comparison = Comparison::new(&groups, &measures);
+    let comparison = Comparison::new(&groups, &measures, Reference::Best);
     if csv {
-        return print(&comparison.details().csv()?);
+        return print(&details(&comparison).csv()?);
     }
-    print(&comparison.table("run").markdown())
+    print(&table(&comparison, "run").markdown())
 }

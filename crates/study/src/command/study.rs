@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mp4sr_pipeline::{StageArgs, print};
 
-use crate::{Experiment, Options, Runner, run_experiment};
+use crate::{Experiment, Runner, StudyOptions, run_experiment};
 
 /// Makes the runs of a table or figure of the paper, and the table or figure from their stored ranks.
 #[derive(Debug, clap::Args)]
@@ -18,7 +18,7 @@ pub struct Args {
     /// Runs of every row, each with the next seed; otherwise 3, for Figure 3 it is 5, with --quick 1.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     seeds: Option<u16>,
-    /// The last 12 events of each user and a few epochs: a look in minutes, no result.
+    /// The last 12 events of each user and a few epochs: a smoke run in minutes, not a result.
     #[arg(long)]
     quick: bool,
     /// Runs made at once, on the machine's cores together.
@@ -48,7 +48,7 @@ pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     };
     let seeds = seeds.map_or(usual, usize::from);
     let runner = Runner::new(stage, jobs.into(), models)?;
-    let options = Options { seeds, quick, with, unseen, resnet, paper };
+    let options = StudyOptions { seeds, quick, with, unseen, resnet, paper };
     let (text, failures) = run_experiment(&runner, experiment, &options)?;
     print(&text)?;
     anyhow::ensure!(

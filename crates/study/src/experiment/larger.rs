@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use mp4sr_artifact::{Layout, Sequences};
-use mp4sr_protocol::Split;
+use mp4sr_pipeline::text::TextTable;
+use mp4sr_protocol::{Comparison, Reference, SeedRuns, Split};
 
-use super::{Paper, Study, add_details, common, full, row};
-use crate::compare::{Comparison, SeedRuns};
+use super::comparisons::add_details;
+use super::rows::{full, row};
+use super::write::PaperTable;
+use super::{Study, common};
+use crate::comparison_text::table;
 use crate::merge::{Source, merge};
 use crate::runner::{ResolvedRun, Until};
-use crate::text::Rows;
 
 impl Study<'_> {
     /// Table 5: pre-training on the union of several datasets.
@@ -26,7 +29,7 @@ impl Study<'_> {
         let mut sources = Vec::new();
         for pipeline in &seen {
             let common = common(self.runner, pipeline, self.options)?;
-            self.take_features(pipeline, &common)?;
+            self.copy_features(pipeline, &common)?;
             let run = self.study_run(pipeline, &common, &full(), 0)?;
             if let Some(error) = self.runner.run(std::slice::from_ref(&run), Until::Features).swap_remove(0) {
                 anyhow::bail!("{error}");
@@ -49,11 +52,11 @@ impl Study<'_> {
             names.join(", "),
             names[0]
         );
-        let mut details = Rows::default();
+        let mut details = TextTable::default();
         for pipeline in seen.iter().chain(&self.options.unseen.clone()) {
             self.larger_on(pipeline, &union, &mut text, &mut details)?;
         }
-        self.finish(text, Some(Paper::whole(5)), &details, None)
+        self.finish(text, Some(PaperTable::whole(5)), &details, None)
     }
 
     /// A dataset that is named twice would be trained on twice, or be called unseen.
@@ -72,9 +75,15 @@ impl Study<'_> {
     }
 
     /// Fine-tunes on one dataset from its own pre-training and from that of the union, `mp4sr.s<seed>` there.
-    fn larger_on(&mut self, pipeline: &Path, union: &str, text: &mut String, details: &mut Rows) -> anyhow::Result<()> {
+    fn larger_on(
+        &mut self,
+        pipeline: &Path,
+        union: &str,
+        text: &mut String,
+        details: &mut TextTable,
+    ) -> anyhow::Result<()> {
         let mut common = common(self.runner, pipeline, self.options)?;
-        self.take_features(pipeline, &common)?;
+        self.copy_features(pipeline, &common)?;
         // Weights of one model fit no other: all datasets get the model of the study's own pipeline, under names of their own.
         let is_own = *pipeline == self.runner.args().pipeline;
         if !is_own {
@@ -124,11 +133,11 @@ impl Study<'_> {
         if sequences.is_none() {
             return Ok(());
         }
-        let comparison = Comparison::new(&groups, &self.measures());
+        let comparison = Comparison::new(&groups, &self.measures(), Reference::Best);
         let seen =
             if self.options.unseen.iter().any(|path| path == pipeline) { ", not seen in pre-training" } else { "" };
         let _ = write!(text, "\n{name}{seen}, {} users\n\n", comparison.users);
-        *text += &comparison.table("model").markdown();
+        *text += &table(&comparison, "model").markdown();
         add_details(details, &name, &comparison);
         Ok(())
     }

@@ -2,11 +2,13 @@
 
 use mp4sr_artifact::Layout;
 use mp4sr_figure::{Chart, Figure, Point, Series};
+use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::mean_and_deviation;
 
-use super::{Made, Study, log, row};
+use super::comparisons::log;
+use super::rows::row;
+use super::{FinishedRows, Study};
 use crate::runner::Until;
-use crate::text::Rows;
 
 impl Study<'_> {
     /// Figure 3: fine-tuning's test loss against its training loss, epoch by epoch.
@@ -23,13 +25,13 @@ impl Study<'_> {
             }
         }
         let made = self.make(&rows, Until::Trained)?;
-        let mut table = Rows::new(["layers", "pre-training", "seed", "epoch", "training loss", "test loss"]);
+        let mut table = TextTable::new(["layers", "pre-training", "seed", "epoch", "training loss", "test loss"]);
         let mut charts: Vec<Chart> = (1..=3)
             .map(|layers| Chart {
                 title: format!("{layers} layer{}", if layers == 1 { "" } else { "s" }),
                 x: "log training loss".to_owned(),
                 y: "log test loss".to_owned(),
-                places: Vec::new(),
+                categories: Vec::new(),
                 series: Vec::new(),
             })
             .collect();
@@ -60,8 +62,8 @@ impl Study<'_> {
 }
 
 /// The lowest test loss on each run's way, by row.
-fn lowest(made: &Made) -> anyhow::Result<Rows> {
-    let mut table = Rows::new(["layers: start", "lowest test loss", "± over seeds", "epochs until then"]);
+fn lowest(made: &FinishedRows) -> anyhow::Result<TextTable> {
+    let mut table = TextTable::new(["layers: start", "lowest test loss", "± over seeds", "epochs until then"]);
     for (row, runs) in made {
         let (mut losses, mut epochs) = (Vec::new(), Vec::new());
         for run in runs {

@@ -88,7 +88,7 @@ impl Study<'_> {
     /// Whether one encoder fits all modalities. Where features can't be made, the rows that need them say so.
     fn has_one_width(&self) -> anyhow::Result<bool> {
         let pipeline = self.runner.args().pipeline.clone();
-        self.take_features(&pipeline, &self.common)?;
+        self.copy_features(&pipeline, &self.common)?;
         let run = self.study_run(&pipeline, &self.common, &full(), 0)?;
         if self.runner.run(std::slice::from_ref(&run), Until::Features).swap_remove(0).is_some() {
             return Ok(true);

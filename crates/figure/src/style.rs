@@ -1,15 +1,15 @@
-//! Looks of lines, told apart in grey too.
+//! Styles of lines, which differ in grey too.
 
 use plotters::coord::Shift;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 
-use crate::Outcome;
+use crate::DrawResult;
 
-/// How a line and its points look.
+/// How a line and its points style.
 #[derive(Clone, Copy, Debug)]
-pub struct Look {
-    /// Of line and marker.
+pub struct SeriesStyle {
+    /// The colour of line and marker.
     pub color: RGBColor,
     /// Dash and gap in pixels; none: a solid line.
     pub dash: Option<(u32, u32)>,
@@ -24,31 +24,31 @@ enum Marker {
     Square,
 }
 
-const LOOKS: [Look; 6] = [
-    Look { color: RGBColor(16, 42, 96), dash: None, marker: Marker::Disc },
-    Look { color: RGBColor(201, 82, 16), dash: Some((9, 4)), marker: Marker::Triangle },
-    Look { color: RGBColor(0, 130, 110), dash: Some((3, 3)), marker: Marker::Cross },
-    Look { color: RGBColor(132, 60, 150), dash: Some((16, 5)), marker: Marker::Square },
-    Look { color: RGBColor(110, 110, 110), dash: Some((6, 7)), marker: Marker::Disc },
-    Look { color: RGBColor(190, 30, 70), dash: Some((2, 6)), marker: Marker::Triangle },
+const STYLES: [SeriesStyle; 6] = [
+    SeriesStyle { color: RGBColor(16, 42, 96), dash: None, marker: Marker::Disc },
+    SeriesStyle { color: RGBColor(201, 82, 16), dash: Some((9, 4)), marker: Marker::Triangle },
+    SeriesStyle { color: RGBColor(0, 130, 110), dash: Some((3, 3)), marker: Marker::Cross },
+    SeriesStyle { color: RGBColor(132, 60, 150), dash: Some((16, 5)), marker: Marker::Square },
+    SeriesStyle { color: RGBColor(110, 110, 110), dash: Some((6, 7)), marker: Marker::Disc },
+    SeriesStyle { color: RGBColor(190, 30, 70), dash: Some((2, 6)), marker: Marker::Triangle },
 ];
 
 /// Height of a row of the legend, in pixels.
 pub const LEGEND_ROW: u32 = 24;
 
-impl Look {
-    /// The look of line `at`, from 0; after six they come again.
+impl SeriesStyle {
+    /// The style of series `at`, from 0; after six series the styles repeat.
     pub fn of(at: usize) -> Self {
-        LOOKS[at % LOOKS.len()]
+        STYLES[at % STYLES.len()]
     }
 
-    /// Of the line.
+    /// The stroke of the line.
     pub fn stroke(self) -> ShapeStyle {
         self.color.stroke_width(2)
     }
 
     /// Draws a marker at a pixel of the whole figure.
-    pub fn draw_mark<B: DrawingBackend>(self, area: &DrawingArea<B, Shift>, (x, y): (i32, i32)) -> Outcome<B> {
+    pub fn draw_mark<B: DrawingBackend>(self, area: &DrawingArea<B, Shift>, (x, y): (i32, i32)) -> DrawResult<B> {
         let (x, y) = (x - area.get_pixel_range().0.start, y - area.get_pixel_range().1.start);
         let fill = self.color.filled();
         match self.marker {
@@ -59,8 +59,8 @@ impl Look {
         }
     }
 
-    /// Draws row `row` of the legend, from 0: the line and what it stands for.
-    pub fn draw_legend<B: DrawingBackend>(self, area: &DrawingArea<B, Shift>, row: usize, name: &str) -> Outcome<B> {
+    /// Draws row `row` of the legend, from 0: the line and its name.
+    pub fn draw_legend<B: DrawingBackend>(self, area: &DrawingArea<B, Shift>, row: usize, name: &str) -> DrawResult<B> {
         let y = LEGEND_ROW as i32 * row as i32 + 10;
         let ends = [(82, y), (142, y)];
         match self.dash {
@@ -75,5 +75,5 @@ impl Look {
 
 #[cfg(test)]
 pub(crate) fn colors() -> [RGBColor; 6] {
-    LOOKS.map(|look| look.color)
+    STYLES.map(|style| style.color)
 }

@@ -1,4 +1,4 @@
-//! Features that no stage makes, for the dataset of a quick look.
+//! Features that no stage makes, for the dataset of a smoke run.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -6,18 +6,19 @@ use std::path::Path;
 use mp4sr_artifact::{Error, FeatureType, Features, Items, Layout, Stage, StageSettings, Status};
 use serde_json::json;
 
-use super::{SHORT, Study, full};
+use super::rows::full;
+use super::{SHORT, Study};
 use crate::runner::Until;
 
 /// The version of what is written.
 const VERSION: u32 = 1;
-/// The record of what was taken, `<name>.manifest.json`.
+/// The record of what was copied, `<name>.manifest.json`.
 const NAME: &str = "quick";
 
 impl Study<'_> {
-    /// A quick look is a dataset of its own, with fewer items: where another program made features for the pipeline's items,
-    /// it takes their rows. Files that stand there before anything was taken are such a program's own and stay.
-    pub(super) fn take_features(&self, pipeline: &Path, common: &[String]) -> anyhow::Result<()> {
+    /// A smoke run is a dataset of its own, with fewer items: where another program made features for the pipeline's items,
+    /// their rows are copied. Files that exist before anything was copied are such a program's own and are kept.
+    pub(super) fn copy_features(&self, pipeline: &Path, common: &[String]) -> anyhow::Result<()> {
         let quick = self.study_run(pipeline, common, &full(), 0)?;
         let own = quick.config.model.modalities.iter().filter(|modality| !modality.features.is_empty());
         let names: Vec<(&str, &str)> =
@@ -53,7 +54,7 @@ impl Study<'_> {
         let mut outputs = Vec::new();
         for (modality, name) in kept {
             let to = quick.layout.feature_file(modality, name);
-            take_rows(&whole.layout, &quick.layout, modality, name, &to)?;
+            copy_rows(&whole.layout, &quick.layout, modality, name, &to)?;
             outputs.push(to);
         }
         Ok(stage.finish(&outputs)?)
@@ -65,7 +66,7 @@ fn record(layout: &Layout) -> std::path::PathBuf {
 }
 
 /// Writes the rows of the items of `some`, in their order.
-fn take_rows(all: &Layout, some: &Layout, modality: &str, name: &str, to: &Path) -> mp4sr_artifact::Result<()> {
+fn copy_rows(all: &Layout, some: &Layout, modality: &str, name: &str, to: &Path) -> mp4sr_artifact::Result<()> {
     let (items, wanted) = (Items::read(&all.items())?, Items::read(&some.items())?);
     let path = all.feature_file(modality, name);
     let features = Features::read(&path, &items.hash(), items.len())?;
@@ -82,7 +83,7 @@ fn take_rows(all: &Layout, some: &Layout, modality: &str, name: &str, to: &Path)
     // Stored values go through f32 without loss, whichever type they had.
     let written = Features::from_f32(offsets, &taken, width, FeatureType::F32, wanted.hash());
     let Some(features) = written else {
-        return Err(Error::unusable(&path, "it holds a value that is no number", "write it again"));
+        return Err(Error::unusable(&path, "it holds a value that is not a number", "write it again"));
     };
     features.write(to, "study", json!(null))
 }

@@ -1,0 +1,340 @@
+//! What the first stages counted: `dataset/report.json` of preprocess and `features/report.json` of extract.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result, expect_recorded, files};
+
+/// The content of `dataset/report.json`. The settings of the filters are of a type that only preprocess knows; other readers
+/// keep them as JSON.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PreprocessReport<Settings = serde_json::Value> {
+    /// The version of this file's form.
+    pub version: u32,
+    /// The name of the dataset.
+    pub dataset: String,
+    /// The name of the form of the raw files.
+    pub format: String,
+    /// The settings of the filters.
+    pub preprocess: Settings,
+    /// What happened to the lines of interactions.
+    pub interactions: EventsRead,
+    /// What happened to the lines of items.
+    pub items: ItemsRead,
+    /// The state after each filter, in order; the first is the raw data.
+    pub filters: Vec<FilterStep>,
+    /// Where the accepted events went.
+    pub events: EventAccounts,
+    /// The statistics of the dataset as written.
+    pub statistics: DatasetStatistics,
+    /// The paper's numbers for this dataset; null where the pipeline names none.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub table1: Option<Table1Row>,
+    /// What the user should know.
+    pub warnings: Vec<String>,
+}
+
+impl PreprocessReport {
+    /// Reads the report; a file that does not exist gives none, because another program may have written the dataset.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        read(path, "preprocess")
+    }
+}
+
+/// What happened to the lines of interactions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventsRead {
+    /// The lines of each file.
+    pub files: Vec<FileCount>,
+    /// The rejected lines by reason.
+    pub rejected: Rejects,
+}
+
+/// What happened to the lines of items.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemsRead {
+    /// The lines of each file.
+    pub files: Vec<FileCount>,
+    /// The rejected lines by reason.
+    pub rejected: Rejects,
+    /// Accepted lines of an item that an earlier line describes: the first counts.
+    pub repeated: u64,
+    /// Accepted lines of items without interactions.
+    pub without_events: u64,
+    /// Items of interactions that no line describes.
+    pub without_line: u64,
+    /// Names of images that were refused, by reason.
+    pub refused_images: Rejects,
+    /// Titles of items with events from which tags or entities were removed.
+    pub cleaned_titles: u64,
+    /// Items with events from whose further texts tags or entities were removed.
+    pub cleaned_texts: u64,
+}
+
+/// What happened to the lines of one file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileCount {
+    /// The path of the file.
+    pub file: PathBuf,
+    /// Lines read; of a CSV file records, of a Parquet file rows, of either without the header.
+    pub lines: u64,
+    /// Lines that were used.
+    pub accepted: u64,
+    /// Lines that cannot be used.
+    pub rejected: u64,
+}
+
+/// One rejected line as the report shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectExample {
+    /// The path of the file.
+    pub file: PathBuf,
+    /// The number of the line, from 1; in Parquet files of the row, in folders of the file.
+    pub line: u64,
+    /// What was found there, cut short.
+    pub found: String,
+}
+
+/// How often a reason occurred.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// The number of occurrences.
+    pub count: u64,
+    /// The first occurrences.
+    pub examples: Vec<RejectExample>,
+}
+
+/// Rejected lines (or names of images) by reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Rejects(pub BTreeMap<String, Rejected>);
+
+impl Rejects {
+    /// The number of rejected lines over all reasons.
+    pub fn total(&self) -> u64 {
+        self.0.values().map(|rejected| rejected.count).sum()
+    }
+
+    /// The reason that occurred most, with its number.
+    pub fn most_frequent(&self) -> Option<(&str, u64)> {
+        self.0.iter().map(|(reason, rejected)| (reason.as_str(), rejected.count)).max_by_key(|(_, count)| *count)
+    }
+}
+
+/// The state of the data after a filter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilterStep {
+    /// The name of the filter.
+    pub filter: String,
+    /// The events that the filter dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Events left.
+    pub events: u64,
+    /// Users left.
+    pub users: u64,
+    /// Items left.
+    pub items: u64,
+}
+
+/// Events in = events kept + events dropped, by reason.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventAccounts {
+    /// Events in accepted lines.
+    pub read: u64,
+    /// Events in the dataset.
+    pub kept: u64,
+    /// Events that a filter dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// The statistics of the dataset as written.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DatasetStatistics {
+    /// The number of users.
+    pub users: u64,
+    /// The number of items.
+    pub items: u64,
+    /// The number of events.
+    pub events: u64,
+    /// Mean number of events per user.
+    pub average_length: f64,
+    /// The fewest events of a user.
+    pub shortest: u64,
+    /// Half of the users have at most this many events.
+    pub median_length: u64,
+    /// The most events of a user.
+    pub longest: u64,
+    /// The share of the user-item pairs that are events.
+    pub density: f64,
+    /// Events that are ordered by their position in the input, because user and time are those of the event before.
+    pub ties: u64,
+    /// Items without a sentence.
+    pub items_without_text: u64,
+    /// Items without an image, local or address.
+    pub items_without_image: u64,
+    /// Items whose images are all addresses to download.
+    pub items_with_addresses_only: u64,
+    /// The number of sentences per item.
+    pub sentences: CountSpread,
+    /// The number of images per item.
+    pub images: CountSpread,
+}
+
+/// How many of something the items have.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CountSpread {
+    /// The mean over all items.
+    pub mean: f64,
+    /// Items by number: `items[n]` items have n.
+    pub items: Vec<u64>,
+}
+
+impl CountSpread {
+    /// Counts items by the number that each of them has.
+    pub fn of(counts: impl Iterator<Item = usize>) -> Self {
+        let (mut items, mut sum, mut total) = (Vec::new(), 0, 0);
+        for count in counts {
+            if items.len() <= count {
+                items.resize(count + 1, 0);
+            }
+            items[count] += 1;
+            sum += count;
+            total += 1;
+        }
+        Self { mean: sum as f64 / f64::from(total.max(1)), items }
+    }
+}
+
+/// A row of the paper's Table 1 (arXiv 2303.11879).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Table1Row {
+    /// The name of the dataset.
+    pub name: String,
+    /// The number of users.
+    pub users: u64,
+    /// The number of items.
+    pub items: u64,
+    /// The number of interactions.
+    pub events: u64,
+    /// The average length of a sequence, as printed.
+    pub average_length: f64,
+}
+
+/// The content of `features/report.json`: counts of texts and images, and of the encoders' work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtractReport {
+    /// Sentences of all items.
+    pub sentences: usize,
+    /// Items without a sentence.
+    pub items_without_text: usize,
+    /// Images of all items.
+    pub images: usize,
+    /// How many of these have a vector.
+    pub described: usize,
+    /// Items without an image that has a vector.
+    pub items_without_image: usize,
+    /// Words in the dictionary.
+    pub dictionary_words: usize,
+    /// Sentences for the sentence encoder, including those made of image words.
+    pub sentence_encoder: EncoderWork,
+    /// Words for CLIP.
+    pub word_encoder: EncoderWork,
+    /// Image files for the image encoder.
+    pub image_encoder: EncoderWork,
+    /// Images that cannot be used.
+    pub unusable: Vec<UnusableImage>,
+}
+
+impl ExtractReport {
+    /// Reads the report; a file that does not exist gives none, because another program may have written the features.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        read(path, "extract")
+    }
+}
+
+/// How many vectors an encoder computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EncoderWork {
+    /// Distinct inputs.
+    pub distinct: u64,
+    /// How many of these were computed; the others were in the cache.
+    pub computed: u64,
+}
+
+/// An image that cannot be used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnusableImage {
+    /// The id of the item that the image belongs to.
+    pub item_id: String,
+    /// The name of the image in `items.parquet`.
+    pub image: String,
+    /// Why the image cannot be used.
+    pub reason: String,
+}
+
+fn read<T: DeserializeOwned>(path: &Path, stage: &str) -> Result<Option<T>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let remedy = format!("run `make {stage}` again");
+    expect_recorded(path, stage, &remedy)?;
+    serde_json::from_slice(&files::read(path)?).map(Some).map_err(|e| Error::unreadable(path, "it", &e, remedy))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spreads_count_items_by_number() {
+        let spread = CountSpread::of([0, 2, 2, 1].into_iter());
+        assert_eq!((spread.mean, spread.items), (1.25, vec![1, 1, 2]));
+        assert_eq!(CountSpread::of(std::iter::empty()), CountSpread::default());
+    }
+
+    /// Removes one field after the other, at every depth of objects.
+    fn without_each_field(whole: &serde_json::Value) -> Vec<(String, serde_json::Value)> {
+        let mut found = Vec::new();
+        for (field, value) in whole.as_object().into_iter().flatten() {
+            let mut cut = whole.clone();
+            cut.as_object_mut().unwrap().remove(field);
+            found.push((field.clone(), cut));
+            // Names of settings, of reasons and of filters are the user's own.
+            if ["preprocess", "rejected", "refused_images", "dropped"].contains(&field.as_str()) {
+                continue;
+            }
+            for (inner, part) in without_each_field(value) {
+                let mut cut = whole.clone();
+                cut[field] = part;
+                found.push((inner, cut));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn a_missing_field_is_an_error_that_names_file_line_and_field() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report.json");
+        assert_eq!(PreprocessReport::read(&path).unwrap(), None);
+        let report = PreprocessReport { preprocess: serde_json::json!({}), ..PreprocessReport::default() };
+        files::write_json(&path, &report).unwrap();
+        assert_eq!(PreprocessReport::read(&path).unwrap(), Some(report.clone()));
+        let cuts = without_each_field(&serde_json::to_value(&report).unwrap());
+        assert!(cuts.len() > 40, "{}", cuts.len());
+        for (field, cut) in cuts {
+            files::write_json(&path, &cut).unwrap();
+            let message = PreprocessReport::read(&path).unwrap_err().to_string();
+            assert!(message.contains("report.json") && message.contains("line "), "{message}");
+            assert!(message.contains(&format!("missing field `{field}`")), "{field}: {message}");
+        }
+        for (field, cut) in without_each_field(&serde_json::to_value(ExtractReport::default()).unwrap()) {
+            files::write_json(&path, &cut).unwrap();
+            let message = ExtractReport::read(&path).unwrap_err().to_string();
+            assert!(message.contains(&format!("missing field `{field}`")), "{field}: {message}");
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What a finished stage took (`<stage>.timing.json`). No manifest records it, because it differs each time.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result, files};
+
+/// What the process that finished a stage took for it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Timing {
+    /// The name of the stage.
+    pub stage: String,
+    /// The version of the program.
+    pub program: String,
+    /// Seconds since the stage's work started in this process; what a killed process did before does not count.
+    pub seconds: f64,
+    /// The most memory that the process held while the stage ran; null where the system does not report it.
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub peak_memory_bytes: Option<u64>,
+    /// How many threads the stage could use.
+    pub threads: usize,
+    /// When the stage finished, in UTC.
+    pub finished: String,
+}
+
+impl Timing {
+    /// The path of the timing of a stage.
+    pub fn path(folder: &Path, stage: &str) -> PathBuf {
+        folder.join(format!("{stage}.timing.json"))
+    }
+
+    /// Reads a timing; a file that does not exist gives none.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        serde_json::from_slice(&files::read(path)?)
+            .map(Some)
+            .map_err(|e| Error::unreadable(path, "it", &e, "delete it"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_field_of_a_timing_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = Timing::path(folder.path(), "work");
+        assert_eq!(Timing::read(&path).unwrap(), None);
+        let timing = Timing {
+            stage: "work".to_owned(),
+            program: "1.0.0".to_owned(),
+            seconds: 1.5,
+            peak_memory_bytes: None,
+            threads: 2,
+            finished: "2025-01-02 03:04:05 UTC".to_owned(),
+        };
+        files::write_json(&path, &timing).unwrap();
+        assert_eq!(Timing::read(&path).unwrap(), Some(timing.clone()));
+        let whole = serde_json::to_value(&timing).unwrap();
+        for field in ["stage", "program", "seconds", "peak_memory_bytes", "threads", "finished"] {
+            let mut cut = whole.clone();
+            cut.as_object_mut().unwrap().remove(field);
+            files::write_json(&path, &cut).unwrap();
+            let message = Timing::read(&path).unwrap_err().to_string();
+            assert!(message.contains("work.timing.json") && message.contains(&format!("`{field}`")), "{message}");
+            assert!(message.contains("line ") && message.ends_with("delete it"), "{message}");
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Models side by side, each as one run or as several that differ by their seed. Every interval and test that a report, a
+//! comparison or a study prints comes from here.
+
+use mp4sr_artifact::{Error, Layout, Result, Sequences};
+
+use crate::significance::{Interval, Test, bootstrap, holm, mean_and_deviation, paired_t, unrounded, wilcoxon};
+use crate::{Measure, Split, StoredRanks, means};
+
+/// Below this a difference is marked (paper, Table 2).
+pub const SIGNIFICANT: f64 = 0.01;
+/// How many samples of users a bootstrap interval is made of.
+pub const BOOTSTRAP_ROUNDS: usize = 1000;
+/// The seed of these samples: the same ranks give the same interval.
+const BOOTSTRAP_SEED: u64 = 0;
+
+/// The ranks of a model, one list per seed; every list has one rank per user, 0 for a user without one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SeedRuns {
+    /// The name of the model.
+    pub name: String,
+    /// The ranks, by seed.
+    pub ranks: Vec<Vec<u32>>,
+}
+
+impl SeedRuns {
+    /// Reads the ranks of runs of one model.
+    pub fn read(
+        name: &str,
+        runs: &[Layout],
+        sequences: &Sequences,
+        split: Split,
+        history: Option<usize>,
+    ) -> Result<Self> {
+        let mut group = Self { name: name.to_owned(), ranks: Vec::new() };
+        let mut first: Option<(&str, serde_json::Value)> = None;
+        for run in runs {
+            let StoredRanks { ranks, info } = StoredRanks::read(run, sequences, split, history)?;
+            let model = info.config["model"].clone();
+            let (of, expected) = first.get_or_insert_with(|| (run.run_name(), model.clone()));
+            if *expected != model {
+                let reason =
+                    format!("its `[model]` is not that of the run `{of}`, named as the same under another seed");
+                let remedy = "name runs together that differ by their seed alone";
+                return Err(Error::unusable(&run.run(), reason, remedy));
+            }
+            group.ranks.push(ranks);
+        }
+        Ok(group)
+    }
+
+    /// The same group with the ranks of some users (rows) only.
+    #[must_use]
+    pub fn of_users(&self, users: &[usize]) -> Self {
+        let pick = |ranks: &Vec<u32>| users.iter().map(|&user| ranks[user]).collect();
+        Self { name: self.name.clone(), ranks: self.ranks.iter().map(pick).collect() }
+    }
+
+    /// Each user's value, the mean over seeds.
+    fn per_user(&self, measure: Measure) -> Vec<f64> {
+        let users = self.ranks.first().map_or(0, Vec::len);
+        let value = |user: usize| self.ranks.iter().map(|ranks| measure.of(ranks[user])).sum::<f64>();
+        (0..users).map(|user| value(user) / self.ranks.len() as f64).collect()
+    }
+}
+
+/// One model at one measure.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ComparedValue {
+    /// The mean over users, by seed.
+    pub seeds: Vec<f64>,
+    /// The mean over seeds, with its bootstrap interval over users.
+    pub interval: Interval,
+    /// The standard deviation over seeds, where there are several.
+    pub deviation: Option<f64>,
+    /// How many of the models are better.
+    pub better_models: usize,
+    /// The tests of the reference against this model; the reference itself has none.
+    pub tests: Option<PairTests>,
+}
+
+/// Tests of the reference against another model, over pairs of values of the same user.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PairTests {
+    /// The mean of the reference minus the mean of the other model.
+    pub difference: f64,
+    /// The paired t-test.
+    pub t: Test,
+    /// Wilcoxon's signed-rank test.
+    pub wilcoxon: Test,
+    /// p of the t-test after Holm's correction over all other models.
+    pub t_holm: f64,
+    /// p of Wilcoxon's test after the same correction.
+    pub wilcoxon_holm: f64,
+}
+
+/// Which model the others are tested against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reference {
+    /// The best model at each measure.
+    Best,
+    /// The last of the models, whichever is best.
+    Last,
+}
+
+/// A name of a model and its values, one per measure.
+pub type ComparedModel = (String, Vec<ComparedValue>);
+
+/// Models by measures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Comparison {
+    /// The measures that the models are compared at.
+    pub measures: Vec<Measure>,
+    /// How many users have a rank in every run of every model; the others are left out.
+    pub users: usize,
+    /// The models in the order in which they were given.
+    pub rows: Vec<ComparedModel>,
+}
+
+impl Comparison {
+    /// Compares models over the users that all of them rank; the others are tested against `reference`.
+    pub fn new(groups: &[SeedRuns], measures: &[Measure], reference: Reference) -> Self {
+        let count = groups.iter().flat_map(|group| &group.ranks).map(Vec::len).min().unwrap_or(0);
+        let ranked = |&user: &usize| groups.iter().flat_map(|group| &group.ranks).all(|ranks| ranks[user] > 0);
+        let users: Vec<usize> = (0..count).filter(ranked).collect();
+        let groups: Vec<SeedRuns> = groups.iter().map(|group| group.of_users(&users)).collect();
+        let mut rows: Vec<ComparedModel> = groups.iter().map(|group| (group.name.clone(), Vec::new())).collect();
+        for &measure in measures {
+            for (row, value) in rows.iter_mut().zip(column(&groups, measure, reference)) {
+                row.1.push(value);
+            }
+        }
+        Self { measures: measures.to_vec(), users: users.len(), rows }
+    }
+
+    /// Whether the best of a column is significantly better than the best other, or all others that are equal to that one.
+    pub fn is_significant(&self, column: usize) -> bool {
+        let others =
+            || self.rows.iter().filter_map(|(_, values)| Some((values[column].better_models, values[column].tests?)));
+        let second = others().map(|(better, _)| better).min();
+        second.is_some() && others().all(|(better, tests)| Some(better) != second || tests.t_holm < SIGNIFICANT)
+    }
+}
+
+fn column(groups: &[SeedRuns], measure: Measure, reference: Reference) -> Vec<ComparedValue> {
+    let values: Vec<Vec<f64>> = groups.iter().map(|group| group.per_user(measure)).collect();
+    let mut compared: Vec<ComparedValue> = groups
+        .iter()
+        .zip(&values)
+        .map(|(group, values)| {
+            let seeds: Vec<f64> = group.ranks.iter().map(|ranks| means(ranks, &[measure])[0]).collect();
+            let interval = bootstrap(values, BOOTSTRAP_ROUNDS, BOOTSTRAP_SEED);
+            let deviation = mean_and_deviation(&seeds).1;
+            ComparedValue { seeds, interval, deviation, better_models: 0, tests: None }
+        })
+        .collect();
+    let means: Vec<f64> = compared.iter().map(|value| unrounded(value.interval.mean)).collect();
+    for (value, own) in compared.iter_mut().zip(&means) {
+        value.better_models = means.iter().filter(|&other| other > own).count();
+    }
+    let reference = match reference {
+        Reference::Best => compared.iter().position(|value| value.better_models == 0),
+        Reference::Last => compared.len().checked_sub(1),
+    };
+    let Some(reference) = reference else { return compared };
+    let others: Vec<usize> = (0..compared.len()).filter(|&at| at != reference).collect();
+    let t: Vec<Test> = others.iter().map(|&at| paired_t(&values[reference], &values[at])).collect();
+    let wilcoxon: Vec<Test> = others.iter().map(|&at| wilcoxon(&values[reference], &values[at])).collect();
+    let corrected = |tests: &[Test]| holm(&tests.iter().map(|test| test.p).collect::<Vec<_>>());
+    let (t_holm, wilcoxon_holm) = (corrected(&t), corrected(&wilcoxon));
+    for (index, &at) in others.iter().enumerate() {
+        compared[at].tests = Some(PairTests {
+            difference: compared[reference].interval.mean - compared[at].interval.mean,
+            t: t[index],
+            wilcoxon: wilcoxon[index],
+            t_holm: t_holm[index],
+            wilcoxon_holm: wilcoxon_holm[index],
+        });
+    }
+    compared
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(name: &str, ranks: &[&[u32]]) -> SeedRuns {
+        SeedRuns { name: name.to_owned(), ranks: ranks.iter().map(|r| r.to_vec()).collect() }
+    }
+
+    #[test]
+    fn places_seeds_and_users_worked_by_hand() {
+        // The second user has no rank under `b`; the third seed-wise differs under `a`.
+        let groups = [group("a", &[&[1, 1, 9, 2], &[1, 1, 1, 2]]), group("b", &[&[1, 0, 9, 9], &[1, 0, 9, 9]])];
+        let found = Comparison::new(&groups, &[Measure::Recall(5), Measure::ReciprocalRank], Reference::Best);
+        assert_eq!(found.users, 3);
+        let (a, b) = (&found.rows[0].1[0], &found.rows[1].1[0]);
+        assert_eq!(a.seeds, [2.0 / 3.0, 1.0]);
+        assert!((a.interval.mean - 5.0 / 6.0).abs() < 1e-12);
+        assert!((a.deviation.unwrap() - (1.0 / 3.0) / 2f64.sqrt()).abs() < 1e-12);
+        assert_eq!((a.better_models, b.better_models), (0, 1));
+        assert!(a.tests.is_none() && b.tests.is_some());
+        assert!(!found.is_significant(0), "three users show nothing");
+        assert_eq!(Comparison::new(&[], &[Measure::Recall(5)], Reference::Best).rows, []);
+        let alike = [group("a", &[&[1, 9]]), group("b", &[&[9, 1]]), group("c", &[&[9, 9]])];
+        let places = Comparison::new(&alike, &[Measure::Recall(5)], Reference::Best)
+            .rows
+            .into_iter()
+            .map(|row| row.1[0].better_models);
+        assert_eq!(places.collect::<Vec<_>>(), [0, 0, 2], "equal models share a place");
+    }
+
+    #[test]
+    fn a_clear_difference_is_significant_and_an_equal_model_is_not() {
+        let better: Vec<u32> = (0..400).map(|u| if u % 3 == 0 { 50 } else { 1 }).collect();
+        let worse: Vec<u32> = (0..400).map(|u| if u % 2 == 0 { 50 } else { 1 }).collect();
+        let of = |others: &[&[u32]]| {
+            let mut groups = vec![group("best", &[&better])];
+            groups.extend(others.iter().map(|ranks| group("other", &[ranks])));
+            Comparison::new(&groups, &[Measure::Recall(20)], Reference::Best).is_significant(0)
+        };
+        assert!(of(&[&worse]) && of(&[&worse, &worse]));
+        assert!(!of(&[&better]) && !of(&[&worse, &better]), "it is the best other that counts");
+        assert!(!of(&[]));
+        // Two others of one mean, of which only one differs for sure: the star does not depend on their order.
+        let near: Vec<u32> = better.iter().enumerate().map(|(u, &r)| if u % 9 == 1 { 50 } else { r }).collect();
+        let lost = near.iter().filter(|&&rank| rank > 20).count();
+        let hits: Vec<u32> = (0..400).filter(|u| u % 3 != 0).take(lost).collect();
+        let far: Vec<u32> = (0..400).map(|u| if hits.contains(&u) { 50 } else { 1 }).collect();
+        assert_eq!(of(&[&near, &far]), of(&[&far, &near]));
+        assert!(of(&[&near]) && !of(&[&far]), "only one of them differs for sure");
+        assert!(!of(&[&near, &far]));
+    }
+
+    #[test]
+    fn tests_pair_users_and_are_corrected_over_the_others() {
+        // The fourth user has no rank in `mine`, the last none in `a`; of the others R@1 is 1, 1, 1, 0 against 0, 1, 0, 0.
+        // So t = 3^(1/2) with 3 degrees of freedom: p = 1/2 - 1/pi. Two signed ranks, both positive: z = 2^(1/2), p = erfc(1).
+        let (mine, a) = (group("mine", &[&[1, 1, 1, 0, 2, 1]]), group("a", &[&[2, 1, 2, 1, 2, 0]]));
+        let alone = Comparison::new(&[a.clone(), mine.clone()], &[Measure::Recall(1)], Reference::Last);
+        let (t, signed) = (0.5 - std::f64::consts::FRAC_1_PI, 0.157_299_207_050_285_13);
+        let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} is not {b}");
+        let found = alone.rows[0].1[0].tests.unwrap();
+        assert_eq!(alone.users, 4);
+        close(found.difference, 0.5);
+        close(found.t.p, t);
+        close(found.wilcoxon.p, signed);
+        assert_eq!(Comparison::new(&[a.clone(), mine.clone()], &[Measure::Recall(1)], Reference::Best), alone);
+
+        // The same ranks again differ by nothing, so the smaller p counts twice.
+        let twin = SeedRuns { name: "twin".to_owned(), ..mine.clone() };
+        let three = Comparison::new(&[a.clone(), twin, mine.clone()], &[Measure::Recall(1)], Reference::Last);
+        let found = three.rows[0].1[0].tests.unwrap();
+        close(found.t_holm, 2.0 * t);
+        close(found.wilcoxon_holm, 2.0 * signed);
+        let same = three.rows[1].1[0].tests.unwrap();
+        assert_eq!((same.difference, same.t_holm, same.wilcoxon_holm), (0.0, 1.0, 1.0));
+
+        // A worse reference is tested all the same, and the difference is negative.
+        let worse = Comparison::new(&[mine, a], &[Measure::Recall(1)], Reference::Last);
+        let found = worse.rows[0].1[0].tests.unwrap();
+        close(found.difference, -0.5);
+        close(found.t.p, t);
+        assert!(worse.rows[1].1[0].tests.is_none());
+    }
+
+    #[test]
+    fn intervals_are_over_users_with_a_rank_and_the_same_each_time() {
+        // 100 users, every fourth a hit, with as many users without a rank among them.
+        let ranks: Vec<u32> =
+            (0..200).map(|user| if user % 2 == 1 { 0 } else { 1 + user % 4 * 9 + user % 8 }).collect();
+        let found = Comparison::new(&[group("mine", &[&ranks])], &[Measure::Recall(1)], Reference::Last);
+        let Interval { mean, low, high } = found.rows[0].1[0].interval;
+        assert!((mean - 0.25).abs() < 1e-12, "{mean}");
+        // 1.96 (0.25 0.75 / 100)^(1/2) = 0.085 to either side.
+        assert!((low - 0.165).abs() < 0.02 && (high - 0.335).abs() < 0.02, "{low} to {high}");
+        assert_eq!(Comparison::new(&[group("mine", &[&ranks])], &[Measure::Recall(1)], Reference::Last), found);
+    }
+}

@@ -1,0 +1,56 @@
+//! How the runs did.
+
+use maud::{Markup, html};
+use mp4sr_pipeline::text::count;
+use mp4sr_protocol::Split;
+
+use super::{Page, groups};
+use crate::table::{MetricsTable, percent};
+
+impl Page<'_> {
+    pub(super) fn metrics_section(&self) -> Markup {
+        html! {
+            section #metrics {
+                h2 { "Metrics" }
+                p {
+                    "Each user's next item is ranked among all items; ties count against the model. "
+                    "R@K is the share of users whose item is among the first K, in N@K rank r counts "
+                    "1\u{a0}/\u{a0}log" sub { "2" } "(r\u{a0}+\u{a0}1) instead of 1. Both are means over users; the best of a column is bold."
+                }
+                @for table in self.tables {
+                    h3 { @if table.split == Split::Test { "Test: the last item of each user" }
+                        @else { "Validation: the last but one" } }
+                    (metrics_table(table))
+                    @if table.split == Split::Test { (groups::comparison(self.run, self.comparison)) }
+                }
+            }
+        }
+    }
+}
+
+fn metrics_table(table: &MetricsTable) -> Markup {
+    let improvement = table.improvement();
+    html! {
+        div.wide { table {
+            thead { tr { th { "run" } th { "users" } @for name in table.columns() { th { (name) } } } }
+            tbody {
+                @for (at, (row, best)) in table.rows.iter().zip(table.best()).enumerate() {
+                    tr.own[at + 1 == table.rows.len()] {
+                        th { (row.run) }
+                        td { (count(row.metrics.users as u64)) }
+                        @for (value, best) in row.values().into_iter().zip(best) {
+                            td.best[best] { (format!("{value:.4}")) }
+                        }
+                    }
+                }
+                @if !improvement.is_empty() {
+                    tr.gain {
+                        th { (table.rows.last().map_or("", |row| row.run.as_str())) " over the best other" }
+                        td {}
+                        @for change in improvement { td { (percent(change)) } }
+                    }
+                }
+            }
+        } }
+    }
+}

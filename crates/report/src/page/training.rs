@@ -1,0 +1,32 @@
+//! The curves of training.
+
+use maud::{Markup, PreEscaped, html};
+
+use super::Page;
+
+impl Page<'_> {
+    pub(super) fn training_section(&self) -> Markup {
+        if self.panels.is_empty() {
+            return html! {};
+        }
+        html! {
+            section #training {
+                h2 { "Training" }
+                p {
+                    "A large ring marks the epoch whose weights were kept: the best validation R@20 of its phase, or the last "
+                    "epoch of a phase without validation."
+                }
+                @if !self.untrained.is_empty() {
+                    p.soft { "Not trained in epochs, so without a curve: " (self.untrained.join(", ")) "." }
+                }
+                div.charts {
+                    @for panel in self.panels {
+                        figure role="img" aria-label={ (panel.phase) ": " (panel.what) " by epoch" } {
+                            (PreEscaped(&panel.svg))
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Recommended items of some users, beside what each of them did before.
+
+use std::collections::HashMap;
+
+use maud::{Markup, PreEscaped, html};
+use mp4sr_pipeline::text::count;
+
+use super::Page;
+use crate::thumbnail::{Thumbnail, thumbnail};
+use crate::users::{Choice, Shown};
+
+/// Users are left out of the page before they make it longer than this.
+const MOST_BYTES: usize = 2_600_000;
+
+impl Page<'_> {
+    pub(super) fn users_section(&self) -> Markup {
+        if self.users.is_empty() {
+            return html! {};
+        }
+        let Choice { users, known, hits } = self.choice;
+        let mut images = HashMap::new();
+        let (mut body, mut shown) = (String::new(), 0);
+        for user in self.users {
+            let next = self.user(user, &mut images).into_string();
+            if body.len() + next.len() > MOST_BYTES {
+                break;
+            }
+            body.push_str(&next);
+            shown += 1;
+        }
+        html! {
+            section #users {
+                h2 { "Recommendations" }
+                @if known > 0 {
+                    p {
+                        "The true next item is in the list of " (count(hits as u64)) " of " (count(known as u64))
+                        " users (" (format!("{:.1}", 100.0 * hits as f64 / known as f64)) " %). "
+                        "The users below are not picked by hand: half of them are taken from those, half from the others, "
+                        "each spread evenly over the user numbers (one kind fills up for the other where it is short). "
+                        "So the page shows hits more often than they happen."
+                    }
+                } @else {
+                    p {
+                        "The next items are not known: lists follow whole sequences. The users below are not picked by hand "
+                        "but spread evenly over all " (count(users as u64)) "."
+                    }
+                }
+                (PreEscaped(body))
+                @if shown < self.users.len() {
+                    p.soft { (self.users.len() - shown) " more users are left out to keep this page small." }
+                }
+            }
+        }
+    }
+
+    fn user(&self, user: &Shown, images: &mut HashMap<usize, Thumbnail>) -> Markup {
+        let (recent, top) = (user.recent(), user.top());
+        let hit = user.target.and_then(|target| user.list.iter().position(|&item| item == target));
+        html! {
+            section.user {
+                h3 { "User " (user.user) " " span.soft { "(" (user.user_id) ")" } }
+                @if user.target.is_some() {
+                    p {
+                        @if let Some(at) = hit { "The true next item is number " (at + 1) " of the list." }
+                        @else { "The true next item is not in the list" @if let Some(rank) = user.rank {
+                            "; its rank is " (count(rank.into())) " of " (count(self.items.len() as u64)) } "." }
+                    }
+                }
+                h4 {
+                    "History, oldest first"
+                    @if recent.len() < user.history.len() {
+                        " (the last " (recent.len()) " of " (user.history.len()) " items)"
+                    }
+                    @if user.target.is_some() { ", and what came next" }
+                }
+                ol.cards {
+                    @for &item in recent { (self.card(item, None, false, images)) }
+                    @if let Some(target) = user.target { (self.card(target, None, true, images)) }
+                }
+                h4 {
+                    "Recommended, best first"
+                    @if top.len() < user.list.len() { " (the first " (top.len()) " of " (user.list.len()) ")" }
+                }
+                ol.cards {
+                    @for (at, &item) in top.iter().enumerate() {
+                        (self.card(item, Some(at + 1), user.target == Some(item), images))
+                    }
+                }
+            }
+        }
+    }
+
+    fn card(&self, item: usize, rank: Option<usize>, next: bool, images: &mut HashMap<usize, Thumbnail>) -> Markup {
+        let text = |column: &[String]| column.get(item).filter(|text| !text.is_empty()).cloned();
+        let title = text(&self.items.titles);
+        let name = title.clone().or_else(|| text(&self.items.ids)).unwrap_or_default();
+        let files = self.items.images.get(item).map_or(&[][..], Vec::as_slice);
+        let image = images.entry(item).or_insert_with(|| thumbnail(files));
+        html! {
+            li.card.next[next] title=(name) {
+                @match image {
+                    Thumbnail::Shown(address) => img src=(address) alt="" loading="lazy";,
+                    Thumbnail::None => span.none { "no image" },
+                    Thumbnail::NotFetched => span.none { "image not downloaded" },
+                    Thumbnail::Missing => span.none { "image file is missing" },
+                    Thumbnail::Broken => span.none { "image does not decode" },
+                }
+                @if let Some(rank) = rank { span.rank { (rank) } }
+                span.name { (name) }
+                @if title.is_none() { span.rank { "(no title)" } }
+                @if next { span.label { "true next item" } }
+            }
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Figures of compared rows.
+
+use mp4sr_figure::{Chart, Figure, Point, Series};
+use mp4sr_protocol::{ComparedModel, ComparedValue, Measure};
+
+use super::Study;
+
+/// One value with its range per measure.
+pub(super) type Values = Vec<(f64, (f64, f64))>;
+
+/// One line of a figure.
+pub(super) struct StudyCurve {
+    /// The name in the legend.
+    pub(super) name: String,
+    /// The values by position on the horizontal axis.
+    pub(super) entries: Vec<(usize, Values)>,
+}
+
+/// Makes a line of compared rows, each with its position on the horizontal axis.
+pub(super) fn curve<'r>(name: &str, rows: impl Iterator<Item = (usize, &'r ComparedModel)>) -> StudyCurve {
+    StudyCurve { name: name.to_owned(), entries: rows.map(|(index, row)| (index, values(row))).collect() }
+}
+
+pub(super) fn values((_, entries): &ComparedModel) -> Values {
+    let value = |entry: &ComparedValue| {
+        let mean = entry.interval.mean;
+        (mean, entry.deviation.map_or((entry.interval.low, entry.interval.high), |d| (mean - d, mean + d)))
+    };
+    entries.iter().map(value).collect()
+}
+
+impl Study<'_> {
+    /// R@20 and N@20, or R@K and N@K of the largest K where K = 20 is not evaluated.
+    fn shown(&self) -> [Measure; 2] {
+        let ks = &self.config.evaluate.k;
+        let k = if ks.contains(&20) { 20 } else { ks.iter().copied().max().unwrap_or(20) };
+        [Measure::Recall(k), Measure::Ndcg(k)]
+    }
+
+    /// Draws a chart of R@20 and one of N@20. Ranges are one deviation over seeds, or the bootstrap's 95 % of a single seed.
+    pub(super) fn figure(&self, title: &str, x: &str, categories: &[String], lines: &[StudyCurve]) -> Figure {
+        let range = self.range();
+        let measures = self.measures();
+        let charts = self.shown();
+        let charts = charts.iter().filter_map(|measure| {
+            let column = measures.iter().position(|m| m == measure)?;
+            let series = lines.iter().map(|line| {
+                let point = |(index, values): &(usize, Values)| {
+                    let (y, range) = values[column];
+                    Point { x: *index as f64, y, range }
+                };
+                Series { name: line.name.clone(), points: line.entries.iter().map(point).collect() }
+            });
+            Some(Chart {
+                title: measure.to_string(),
+                x: x.to_owned(),
+                y: format!("{measure}, {range}"),
+                categories: categories.to_vec(),
+                series: series.collect(),
+            })
+        });
+        Figure { title: format!("{title} ({})", self.config.dataset.name), charts: charts.collect() }
+    }
+
+    fn range(&self) -> String {
+        match self.options.seeds {
+            1 => "with 95 % interval".to_owned(),
+            seeds => format!("± 1 deviation of {seeds} seeds"),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Rows compared on groups of users.
+
+use std::fmt::Write as _;
+
+use mp4sr_pipeline::text::TextTable;
+use mp4sr_protocol::{
+    COLD_EVENTS, Comparison, Reference, SeedRuns, Split, UserFacts, UserGroup, breakdowns, training_events,
+};
+
+use super::Study;
+use super::comparisons::{add_details, groups, times};
+use super::figure::{StudyCurve, values};
+use super::rows::{own_key, row};
+use super::write::PaperTable;
+use crate::comparison_text::table;
+use crate::runner::Until;
+
+impl Study<'_> {
+    /// Figure 8: the groups by sequence length.
+    pub(super) fn user_groups(&mut self) -> anyhow::Result<String> {
+        let title = "Figure 8: users by the length of their sequence";
+        let made = self.make(&self.all_models(), Until::Evaluated)?;
+        let sequences = self.sequences()?;
+        let groups = groups(&made, &sequences, None)?;
+        let all = breakdowns(&UserFacts::of(&sequences, Split::Test));
+        let user_groups: &[UserGroup] = all.iter().find(|s| s.name == "sequence length").map_or(&[], |s| &s.groups);
+        let mut text = self.head(title, user_groups.iter().map(|s| s.users.len()).sum());
+        let mut details = TextTable::default();
+        let mut lines: Vec<StudyCurve> =
+            made.iter().map(|(row, _)| StudyCurve { name: row.label.clone(), entries: Vec::new() }).collect();
+        for (index, user_group) in user_groups.iter().enumerate() {
+            let own: Vec<SeedRuns> = groups.iter().map(|group| group.of_users(&user_group.users)).collect();
+            let comparison = Comparison::new(&own, &self.measures(), Reference::Best);
+            let _ = write!(text, "\n{} events, {} users\n\n", user_group.name, comparison.users);
+            text += &table(&comparison, "model").markdown();
+            add_details(&mut details, &user_group.name, &comparison);
+            for (line, row) in lines.iter_mut().zip(&comparison.rows) {
+                line.entries.push((index, values(row)));
+            }
+        }
+        if user_groups.len() < 5 {
+            self.notes.push(format!("there are no more than {} lengths", user_groups.len()));
+        }
+        let categories: Vec<String> = user_groups.iter().map(|s| format!("{} ({})", s.name, s.users.len())).collect();
+        let figure = self.figure(title, "events (users)", &categories, &lines);
+        self.finish(text, None, &details, Some(figure))
+    }
+
+    /// Table 3, and beyond it: items without a training event, short histories.
+    pub(super) fn cold(&mut self, beyond: bool) -> anyhow::Result<String> {
+        let title = if beyond { "Cold start" } else { "Table 3: cold items" };
+        let mut rows = vec![
+            row(
+                "MP4SR w/o Pre-train",
+                "no-id.no-pretrain",
+                &["model.mp4sr.id_embedding=false", "pretrain.enabled=false"],
+            ),
+            row("MP4SR", "no-id.warm", &["model.mp4sr.id_embedding=false", "pretrain.items=\"warm\""]),
+        ];
+        if beyond {
+            let slug = if own_key(&self.config, "id_embedding") == true { "mp4sr" } else { "with-ids" };
+            let with_ids = row("MP4SR with ids", slug, &["model.mp4sr.id_embedding=true"]);
+            rows.splice(0..0, self.baselines().into_iter().chain([with_ids]));
+        }
+        let made = self.make(&rows, Until::Evaluated)?;
+        let sequences = self.sequences()?;
+        let facts = UserFacts::of(&sequences, Split::Test);
+        let users = |belongs: &dyn Fn(&UserFacts) -> bool| -> Vec<usize> {
+            facts.iter().filter(|f| belongs(f)).map(|f| f.user).collect()
+        };
+        let cold_items = training_events(&sequences).iter().filter(|&&events| events < COLD_EVENTS).count();
+        let mut parts: Vec<(String, Vec<usize>, Option<usize>)> = vec![(
+            format!(
+                "targets with fewer than {COLD_EVENTS} training events ({cold_items} of {} items)",
+                sequences.item_count
+            ),
+            users(&|f| f.target_events < COLD_EVENTS),
+            None,
+        )];
+        if beyond {
+            parts.push(("targets without a training event".to_owned(), users(&|f| f.target_events == 0), None));
+            parts.push(("all targets".to_owned(), users(&|_| true), None));
+            for (events, last) in [(1, "event"), (2, "two events"), (3, "three events")] {
+                let what = format!("all targets, from the last {last} of each history");
+                parts.push((what, users(&|_| true), Some(events)));
+            }
+        }
+        let mut text = self.head(title, facts.len());
+        text += "MP4SR is pre-trained on sequences of warm items and fine-tuned without item ids, MP4SR w/o Pre-train the same \
+                 without the first.\n";
+        let mut details = TextTable::default();
+        for (what, users, history) in parts {
+            if users.is_empty() {
+                self.notes.push(format!("no user has {what}"));
+                continue;
+            }
+            let groups = groups(&made, &sequences, history)?;
+            let own: Vec<SeedRuns> = groups.iter().map(|group| group.of_users(&users)).collect();
+            let comparison = Comparison::new(&own, &self.measures(), Reference::Best);
+            let _ = write!(text, "\n{} users: {what}\n\n", comparison.users);
+            text += &table(&comparison, "model").markdown();
+            add_details(&mut details, &what, &comparison);
+        }
+        text += &times(&made)?;
+        self.finish(text, Some(PaperTable::whole(3)), &details, None)
+    }
+}
