@@ -37,7 +37,8 @@ pub enum RecommendError {
 /// # use mp4sr_pipeline::Config;
 /// # use mp4sr_run::{Inputs, build_model, last_phase, model_catalog};
 ///
-/// # let (config, _) = Config::parse("[model]\nname = \"popularity\"", "example", &[], model_catalog())?;
+/// # let text = "[dataset]\nname = \"shop\"\n[model]\nname = \"popularity\"";
+/// # let (config, _) = Config::parse(text, "example", &[], model_catalog())?;
 /// # let sequences = Sequences {
 /// #     offsets: vec![0, 4, 8],
 /// #     items: vec![2, 3, 1, 3, 2, 1, 1, 3],
