@@ -14,7 +14,7 @@ use crate::{Checkpoint, Inputs, build_model, last_phase};
 /// use mp4sr_pipeline::Config;
 /// use mp4sr_run::{TrainedModel, model_catalog};
 /// # use mp4sr_artifact::{Sequences, hash_ids};
-/// # use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, build_model, last_phase};
+/// # use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model, last_phase};
 ///
 /// # let folder = tempfile::tempdir()?;
 /// # let (artifacts, path) = (folder.path(), folder.path().join("shop.toml"));
@@ -31,7 +31,7 @@ use crate::{Checkpoint, Inputs, build_model, last_phase};
 /// # sequences.write(&shop.sequences(), serde_json::Value::Null)?;
 /// # let (config, _) = Config::load(&path, &[], model_catalog())?;
 /// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new() })?;
-/// # let used = (model.as_ref(), last_phase(model.as_ref())?);
+/// # let used = TrainedPhase { model: model.as_ref(), phase: last_phase(model.as_ref())? };
 /// # let info = CheckpointInfo { phase: "finetune".to_owned(), ..CheckpointInfo::default() };
 /// # Checkpoint::write(&shop.checkpoint("finetune"), &info, used, &sequences.item_hash, Default::default())?;
 /// // A pipeline file, and the artifacts of a run that `mp4sr run` has trained with it.
