@@ -43,7 +43,7 @@ impl Words {
     }
 }
 
-/// Reads the table of words; `is_of` says whether a image is one of an item's (row, from 0).
+/// Reads the table of words; `is_of` says whether an image is one of an item's (row, from 0).
 pub(crate) fn read_words(
     path: &Path,
     item_count: usize,
