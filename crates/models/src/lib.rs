@@ -12,6 +12,8 @@ mod buffers;
 pub mod cl4srec;
 mod contrastive;
 mod encoder;
+pub mod fdsa;
+mod features;
 mod interface;
 pub mod lightgcn;
 pub mod mp4sr;
@@ -20,6 +22,7 @@ mod parameters;
 mod popularity;
 mod recipe;
 mod sasrec;
+pub mod sine;
 pub mod trace;
 mod transformer;
 
@@ -28,6 +31,8 @@ pub use buffers::{Buffer, BufferValues, Buffers};
 pub use cl4srec::Cl4sRec;
 pub use contrastive::CmclDirection;
 pub use encoder::{ItemEncoder, Pooling, PoolingGradient};
+pub use fdsa::Fdsa;
+pub use features::{Categories, RowMean, mean_rows};
 pub use interface::{BatchUnit, FINETUNE, Model, PRETRAIN, Phase, Query, Samples, Scorer, Step, Stop};
 pub use lightgcn::LightGcn;
 pub use mp4sr::Mp4sr;
@@ -39,4 +44,5 @@ pub use recipe::{
     Data, Modality, Preset, RECIPES, Reads, Recipe, Refused, Renamed, Section, Settings, TrainingSequences, recipe,
 };
 pub use sasrec::SasRec;
-pub use transformer::{Transformer, TransformerConfig};
+pub use sine::Sine;
+pub use transformer::{LayerStack, Transformer, TransformerConfig};

@@ -8,6 +8,7 @@
 //! The propagation is linear, so that one operator computes the mean of all layers, and its backward is the same routine.
 
 use candle_core::{D, Tensor, Var};
+use mp4sr_ops::plain::softplus;
 use mp4sr_ops::{Error, Result, RngKey, SparseEntry, SparseMatrix, gather, propagate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -162,11 +163,6 @@ fn adjacency(data: &Data) -> Result<SparseMatrix> {
         }
     }
     SparseMatrix::new(users + data.items, users + data.items, entries)
-}
-
-/// log(1 + e^x) without overflow.
-fn softplus(x: &Tensor) -> Result<Tensor> {
-    x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
 }
 
 impl Model for LightGcn {

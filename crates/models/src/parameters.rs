@@ -9,6 +9,8 @@ pub type Stored = (String, Vec<f32>, Vec<usize>);
 pub enum Initial {
     /// N(0, 0.02).
     Normal,
+    /// N(0, s), with a deviation s of its own.
+    Scaled(f64),
     /// U(-1/sqrt(d), 1/sqrt(d)) with d the input width.
     Uniform(usize),
     /// U(-b, b) with a bound b of its own.
@@ -38,6 +40,7 @@ impl Parameters {
         let key = key.fold_in(name);
         let values: Vec<f32> = match initial {
             Initial::Normal => (0..count as u64).map(|i| (DEVIATION * key.normal(i)) as f32).collect(),
+            Initial::Scaled(deviation) => (0..count as u64).map(|i| (deviation * key.normal(i)) as f32).collect(),
             Initial::Uniform(width) => uniform(key, count, 1.0 / (width as f64).sqrt()),
             Initial::Within(bound) => uniform(key, count, bound),
             Initial::Zeros => vec![0.0; count],

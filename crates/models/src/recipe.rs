@@ -9,11 +9,19 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Model, Phase, TransformerConfig, cl4srec, lightgcn, mp4sr, popularity, sasrec};
+use crate::features::Categories;
+use crate::{Model, Phase, TransformerConfig, cl4srec, fdsa, lightgcn, mp4sr, popularity, sasrec, sine};
 
 /// All models; the first is the one that a pipeline has when it names none.
-pub static RECIPES: [&Recipe; 5] =
-    [&mp4sr::RECIPE, &popularity::RECIPE, &lightgcn::RECIPE, &sasrec::RECIPE, &cl4srec::RECIPE];
+pub static RECIPES: [&Recipe; 7] = [
+    &mp4sr::RECIPE,
+    &popularity::RECIPE,
+    &lightgcn::RECIPE,
+    &sasrec::RECIPE,
+    &cl4srec::RECIPE,
+    &sine::RECIPE,
+    &fdsa::RECIPE,
+];
 
 /// How a model is named, configured and built.
 #[derive(Debug)]
@@ -188,6 +196,8 @@ pub struct Data {
     pub training: Arc<TrainingSequences>,
     /// Features by modality in the configuration's order; empty for models that read none.
     pub modalities: Vec<Modality>,
+    /// Lists of categories, where the dataset has them.
+    pub categories: Option<Categories>,
 }
 
 /// The training parts of all users' sequences, one after the other.

@@ -69,19 +69,30 @@ pub struct Transformer {
     config: TransformerConfig,
     position: Var,
     input_norm: Norm,
+    layers: LayerStack,
+}
+
+/// The layers of a transformer without what comes before them.
+#[derive(Debug)]
+pub struct LayerStack {
+    config: TransformerConfig,
+    /// What the names of its parameters and traced values begin with.
+    prefix: String,
     layers: Vec<Layer>,
 }
 
+/// A linear map.
 #[derive(Debug)]
-struct Linear {
-    weight: Var,
-    bias: Var,
+pub(crate) struct Linear {
+    pub(crate) weight: Var,
+    pub(crate) bias: Var,
 }
 
-#[derive(Debug)]
-struct Norm {
-    weight: Var,
-    bias: Var,
+/// The weight and the bias of a LayerNorm.
+#[derive(Clone, Debug)]
+pub(crate) struct Norm {
+    pub(crate) weight: Var,
+    pub(crate) bias: Var,
 }
 
 #[derive(Debug)]
@@ -97,14 +108,20 @@ struct Layer {
 }
 
 impl Linear {
-    fn new(parameters: &mut Parameters, prefix: &str, input: usize, output: usize, key: RngKey) -> Result<Self> {
+    pub(crate) fn new(
+        parameters: &mut Parameters,
+        prefix: &str,
+        input: usize,
+        output: usize,
+        key: RngKey,
+    ) -> Result<Self> {
         let weight = parameters.add(&format!("{prefix}.weight"), &[input, output], Initial::Normal, key)?;
         Ok(Self { weight, bias: parameters.add(&format!("{prefix}.bias"), &[output], Initial::Zeros, key)? })
     }
 }
 
 impl Norm {
-    fn new(parameters: &mut Parameters, prefix: &str, width: usize, key: RngKey) -> Result<Self> {
+    pub(crate) fn new(parameters: &mut Parameters, prefix: &str, width: usize, key: RngKey) -> Result<Self> {
         let weight = parameters.add(&format!("{prefix}.weight"), &[width], Initial::Ones, key)?;
         Ok(Self { weight, bias: parameters.add(&format!("{prefix}.bias"), &[width], Initial::Zeros, key)? })
     }
@@ -151,9 +168,7 @@ impl Transformer {
     pub fn new(parameters: &mut Parameters, config: TransformerConfig, key: RngKey) -> Result<Self> {
         let position = parameters.add("position", &[config.max_sequence_length, config.width], Initial::Normal, key)?;
         let input_norm = Norm::new(parameters, "input_norm", config.width, key)?;
-        let layers = (0..config.layers)
-            .map(|l| Layer::new(parameters, &format!("layer.{l}"), &config, key))
-            .collect::<Result<_>>()?;
+        let layers = LayerStack::new(parameters, "", config, key)?;
         Ok(Self { config, position, input_norm, layers })
     }
 
@@ -168,29 +183,47 @@ impl Transformer {
         offsets: &PackedOffsets,
         key: Option<RngKey>,
     ) -> Result<Tensor> {
-        let drop = |key: Option<RngKey>, name: &str| match key {
-            Some(key) => key.fold_in(name).dropout(self.config.dropout),
-            None => Dropout::NONE,
-        };
         let table = pack_positions(&self.position, &self.input_norm.weight, &self.input_norm.bias)?;
-        let mut x = sequence_input(z, ids, Rows::new(&table, &offsets.positions()), drop(key, "input"))?;
+        let dropout = drop(key, "input", self.config.dropout);
+        let x = sequence_input(z, ids, Rows::new(&table, &offsets.positions()), dropout)?;
         trace::record(|| "input".to_owned(), &x);
+        self.layers.forward(x, offsets, key)
+    }
+}
+
+fn drop(key: Option<RngKey>, name: &str, p: f64) -> Dropout {
+    key.map_or(Dropout::NONE, |key| key.fold_in(name).dropout(p))
+}
+
+impl LayerStack {
+    /// Layers with parameters `<prefix>layer.*`.
+    pub fn new(parameters: &mut Parameters, prefix: &str, config: TransformerConfig, key: RngKey) -> Result<Self> {
+        let layers = (0..config.layers)
+            .map(|l| Layer::new(parameters, &format!("{prefix}layer.{l}"), &config, key))
+            .collect::<Result<_>>()?;
+        Ok(Self { config, prefix: prefix.to_owned(), layers })
+    }
+
+    /// The output at the last token of every sequence, `[sequences, d_0]`, of tokens `x` `[tokens, d_0]`. Without `key` nothing
+    /// is dropped. A trace asks for every token of the top layer too; the values at the last tokens are the same.
+    pub fn forward(&self, mut x: Tensor, offsets: &PackedOffsets, key: Option<RngKey>) -> Result<Tensor> {
+        let (prefix, p) = (&self.prefix, self.config.dropout);
         let sizes =
             LayerSizes { width: self.config.width, heads: self.config.heads, feed_forward: self.config.feed_forward };
         for (l, layer) in self.layers.iter().enumerate() {
             let key = key.map(|key| key.fold_in("layer").fold_in_index(l as u64));
             let dropout = LayerDropout {
-                weights: drop(key, "weights"),
-                attention: drop(key, "attention"),
-                feed_forward: drop(key, "feed_forward"),
+                weights: drop(key, "weights", p),
+                attention: drop(key, "attention", p),
+                feed_forward: drop(key, "feed_forward", p),
             };
             let packed = layer.packed()?;
             if trace::is_on() {
                 let steps = plain::layer_steps(&x, &packed, sizes, offsets, false, dropout)?;
-                trace::record(|| format!("{l}.query"), &steps.query);
-                trace::record(|| format!("{l}.key_value"), &steps.key_value);
-                trace::record(|| format!("{l}.attention"), &steps.attention);
-                trace::record(|| format!("{l}.layer"), &steps.layer);
+                trace::record(|| format!("{prefix}{l}.query"), &steps.query);
+                trace::record(|| format!("{prefix}{l}.key_value"), &steps.key_value);
+                trace::record(|| format!("{prefix}{l}.attention"), &steps.attention);
+                trace::record(|| format!("{prefix}{l}.layer"), &steps.layer);
             }
             let top = l + 1 == self.layers.len() && !trace::is_on();
             x = transformer_layer(&x, &packed, sizes, offsets, top, dropout)?;

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cases;
 mod common;
 
 use std::collections::BTreeMap;
@@ -14,9 +15,8 @@ use mp4sr_models::lightgcn::Config;
 use mp4sr_models::{Batch, Cl4sRec, Data, LightGcn, Model, Query, RngKey, TrainingSequences, TransformerConfig, trace};
 
 /// Models whose cases are compared. Cases of a model that is not built yet are counted, those of an unknown one fail.
-const COMPARED: [&str; 2] = ["cl4srec", "lightgcn"];
-const NOT_BUILT: [&str; 10] =
-    ["clcrec", "difsr", "dualgnn", "fdsa", "grcn", "masr", "mvrnn", "s3rec", "sine", "unisrec"];
+const COMPARED: [&str; 4] = ["cl4srec", "fdsa", "lightgcn", "sine"];
+const NOT_BUILT: [&str; 8] = ["clcrec", "difsr", "dualgnn", "grcn", "masr", "mvrnn", "s3rec", "unisrec"];
 
 /// The training part of a case of the graph models.
 fn training(case: &GoldenCase) -> TrainingSequences {
@@ -74,7 +74,8 @@ fn lightgcn(case: &mut GoldenCase) {
         "regularisation": regularisation,
     });
     let config: Config = serde_json::from_value(config).unwrap();
-    let data = Data { items: case.size("items"), training: training(case).into(), modalities: Vec::new() };
+    let data =
+        Data { items: case.size("items"), training: training(case).into(), modalities: Vec::new(), categories: None };
     let model = LightGcn::new(config, &data, RngKey::new(1)).unwrap();
     set_all(case, &model);
     if case.meta["stage"] == "score" {
@@ -194,7 +195,9 @@ fn golden_cases_of_the_baselines_agree_with_the_reference() {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         match case.meta["model"].as_str().unwrap_or_default() {
             "cl4srec" => cl4srec(&mut case),
+            "fdsa" => cases::fdsa::compare(&mut case),
             "lightgcn" => lightgcn(&mut case),
+            "sine" => cases::sine::compare(&mut case),
             other if NOT_BUILT.contains(&other) => {
                 not_built += 1;
                 continue;

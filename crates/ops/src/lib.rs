@@ -186,3 +186,38 @@ pub fn sparse_product(matrix: &SparseMatrix, x: &Tensor) -> Result<Tensor> {
 pub fn propagate(adjacency: &SparseMatrix, x: &Tensor, layers: usize) -> Result<Tensor> {
     dispatch!(x, propagate(adjacency, x, layers))
 }
+
+/// Zeroes elements with the probability of `dropout` and scales the others by its inverse.
+pub fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
+    dispatch!(x, dropout(x, dropout))
+}
+
+/// LayerNorm of every row: `[t, d]`, weight and bias `[d]` -> `[t, d]`.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    dispatch!(x, layer_norm(x, weight, bias))
+}
+
+/// Scores of additive attention, sum over d of tanh(h) w: `[t, k d]`, `[k, d]` -> `[t, k]`.
+pub fn additive_scores(h: &Tensor, w: &Tensor) -> Result<Tensor> {
+    dispatch!(h, additive_scores(h, w))
+}
+
+/// The softmax over the tokens of each sequence, column by column: `[t, k]` -> `[t, k]`.
+pub fn segment_softmax(x: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
+    dispatch!(x, segment_softmax(x, offsets))
+}
+
+/// k weighted sums of each sequence's tokens: weights `[t, k]`, x `[t, d]` -> `[sequences k, d]`.
+pub fn segment_sum(weights: &Tensor, x: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
+    dispatch!(x, segment_sum(weights, x, offsets))
+}
+
+/// Inner products of each token with the k vectors of its sequence: x `[t, d]`, vectors `[sequences k, d]` -> `[t, k]`.
+pub fn segment_dot(x: &Tensor, vectors: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
+    dispatch!(x, segment_dot(x, vectors, offsets))
+}
+
+/// For each token a weighted sum of the k vectors of its sequence: weights `[t, k]`, vectors `[sequences k, d]` -> `[t, d]`.
+pub fn segment_mix(weights: &Tensor, vectors: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
+    dispatch!(vectors, segment_mix(weights, vectors, offsets))
+}

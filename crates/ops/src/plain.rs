@@ -59,7 +59,23 @@ pub fn gather(table: &Tensor, rows: &[u32]) -> Result<Tensor> {
     table.index_select(&Tensor::from_slice(rows, rows.len(), table.device())?, 0)
 }
 
-fn softmax(x: &Tensor) -> Result<Tensor> {
+/// The logistic function, without overflow.
+pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    ((x * 0.5)?.tanh()? + 1.0)? * 0.5
+}
+
+/// log(1 + e^x), without overflow.
+pub fn softplus(x: &Tensor) -> Result<Tensor> {
+    x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
+}
+
+/// x where it is positive, and a hundredth of it elsewhere.
+pub fn leaky_relu(x: &Tensor) -> Result<Tensor> {
+    ((x.relu()? * 0.99)? + (x * 0.01)?)?.contiguous()
+}
+
+/// The softmax over the last axis.
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
     let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
     shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)
 }
@@ -331,4 +347,55 @@ pub fn propagate(adjacency: &SparseMatrix, x: &Tensor, layers: usize) -> Result<
         sum = (sum + &layer)?;
     }
     sum / (layers + 1) as f64
+}
+
+/// See [`crate::additive_scores`].
+pub fn additive_scores(h: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let (k, d) = w.dims2()?;
+    h.reshape((h.dim(0)?, k, d))?.tanh()?.broadcast_mul(w)?.sum(D::Minus1)
+}
+
+/// See [`crate::segment_softmax`].
+pub fn segment_softmax(x: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
+    let (t, k) = x.dims2()?;
+    let lengths = || (0..offsets.count()).map(|j| offsets.range(j).len());
+    let longest = lengths().max().unwrap_or(0);
+    let closed = Tensor::full(f32::NEG_INFINITY, (1, k), x.device())?;
+    let place = |j: usize, at: usize| if at < offsets.range(j).len() { offsets.range(j).start + at } else { t };
+    let padded: Vec<u32> = (0..offsets.count()).flat_map(|j| (0..longest).map(move |at| place(j, at) as u32)).collect();
+    let rows = gather(&Tensor::cat(&[x, &closed], 0)?, &padded)?.reshape((offsets.count(), longest, k))?;
+    let weights = softmax(&rows.transpose(1, 2)?.contiguous()?)?.transpose(1, 2)?.contiguous()?;
+    let real: Vec<u32> =
+        lengths().enumerate().flat_map(|(j, length)| (0..length).map(move |at| (j * longest + at) as u32)).collect();
+    gather(&weights.reshape((offsets.count() * longest, k))?, &real)
+}
+
+fn sequence_of(offsets: &PackedOffsets) -> Vec<u32> {
+    (0..offsets.count()).flat_map(|j| vec![j as u32; offsets.range(j).len()]).collect()
+}
+
+/// The k vectors of each token's sequence, `[t, k, d]`.
+fn vectors_of_tokens(vectors: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
+    let (rows, d) = vectors.dims2()?;
+    let k = rows / offsets.count();
+    gather(&vectors.reshape((offsets.count(), k * d))?, &sequence_of(offsets))?.reshape((offsets.tokens(), k, d))
+}
+
+/// See [`crate::segment_sum`].
+pub fn segment_sum(weights: &Tensor, x: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
+    let (k, d) = (weights.dim(1)?, x.dim(1)?);
+    let weighted = weights.unsqueeze(2)?.broadcast_mul(&x.unsqueeze(1)?)?.reshape((offsets.tokens(), k * d))?;
+    let sequences = Tensor::from_vec(sequence_of(offsets), offsets.tokens(), x.device())?;
+    let sums = Tensor::zeros((offsets.count(), k * d), DType::F32, x.device())?.index_add(&sequences, &weighted, 0)?;
+    sums.reshape((offsets.count() * k, d))
+}
+
+/// See [`crate::segment_dot`].
+pub fn segment_dot(x: &Tensor, vectors: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
+    vectors_of_tokens(vectors, offsets)?.broadcast_mul(&x.unsqueeze(1)?)?.sum(D::Minus1)
+}
+
+/// See [`crate::segment_mix`].
+pub fn segment_mix(weights: &Tensor, vectors: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
+    vectors_of_tokens(vectors, offsets)?.broadcast_mul(&weights.unsqueeze(2)?)?.sum(1)
 }

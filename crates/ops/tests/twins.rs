@@ -158,6 +158,34 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
     }
 
     #[test]
+    fn rows_and_segments(
+        lengths in prop::collection::vec(1usize..30, 1..150),
+        (k, d) in (1usize..5, prop_oneof![8usize..40, Just(64)]),
+        seed: u64,
+    ) {
+        let s = RngKey::new(seed);
+        let offsets = PackedOffsets::from_lengths(lengths).unwrap();
+        let (t, b) = (offsets.tokens(), offsets.count());
+        let (x, wide) = (var(s.fold_in_index(0), &[t, d]), var(s.fold_in_index(1), &[t, k * d]));
+        let (weights, vectors) = (var(s.fold_in_index(2), &[t, k]), var(s.fold_in_index(3), &[b * k, d]));
+        let (scale, shift) = (var(s.fold_in_index(4), &[d]), var(s.fold_in_index(5), &[d]));
+        for drop in drops(seed) {
+            twins("dropout", std::slice::from_ref(&x), &|i| mp4sr_ops::dropout(&i[0], drop), &|i| plain::dropout(&i[0], drop));
+        }
+        twins("layer_norm", &[x.clone(), scale, shift], &|i| mp4sr_ops::layer_norm(&i[0], &i[1], &i[2]), &|i| plain::layer_norm(&i[0], &i[1], &i[2]));
+        twins("additive_scores", &[wide, var(s.fold_in_index(6), &[k, d])],
+            &|i| mp4sr_ops::additive_scores(&i[0], &i[1]), &|i| plain::additive_scores(&i[0], &i[1]));
+        twins("segment_softmax", std::slice::from_ref(&weights),
+            &|i| mp4sr_ops::segment_softmax(&i[0], &offsets), &|i| plain::segment_softmax(&i[0], &offsets));
+        twins("segment_sum", &[weights.clone(), x.clone()],
+            &|i| mp4sr_ops::segment_sum(&i[0], &i[1], &offsets), &|i| plain::segment_sum(&i[0], &i[1], &offsets));
+        twins("segment_dot", &[x, vectors.clone()],
+            &|i| mp4sr_ops::segment_dot(&i[0], &i[1], &offsets), &|i| plain::segment_dot(&i[0], &i[1], &offsets));
+        twins("segment_mix", &[weights, vectors],
+            &|i| mp4sr_ops::segment_mix(&i[0], &i[1], &offsets), &|i| plain::segment_mix(&i[0], &i[1], &offsets));
+    }
+
+    #[test]
     fn transformer_layer(
         lengths in prop_oneof![prop::collection::vec(1usize..20, 1..60), prop::collection::vec(50usize..=50, 1..7)],
         heads in 1usize..4,

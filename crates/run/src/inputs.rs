@@ -58,7 +58,13 @@ impl Inputs {
     pub fn data(&self) -> Data {
         let users = 0..self.sequences.user_count();
         let training = TrainingSequences::new(users.map(|user| training_part(self.sequences.of(user))));
-        Data { items: self.sequences.item_count, training: Arc::new(training), modalities: self.modalities.clone() }
+        Data {
+            items: self.sequences.item_count,
+            training: Arc::new(training),
+            modalities: self.modalities.clone(),
+            // No dataset format carries lists of categories yet; models refuse the keys that need them.
+            categories: None,
+        }
     }
 }
 

@@ -227,8 +227,9 @@ fn every_trained_parameter_has_a_finite_gradient_that_is_not_zero() {
             let gradient = gradients.get(var.as_tensor()).unwrap_or_else(|| panic!("{name} has no gradient"));
             let values: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
             assert!(values.iter().all(|g| g.is_finite()), "{}: {name}", recipe.name);
-            // A key's bias shifts all scores of a query alike.
-            let cancels = name.ends_with(".attention.key.bias");
+            // A key's bias, the last bias before a softmax over fields and that of all interests shift all scores alike.
+            let cancels = [".attention.key.bias", "fusion.score.bias", "concept_norm.bias"];
+            let cancels = cancels.iter().any(|end| name.ends_with(end));
             // With one row per item, attention pooling has nothing to weigh.
             let weighs_nothing = name.contains(".pool.");
             assert!(cancels || weighs_nothing || values.iter().any(|&g| g != 0.0), "{}: {name}", recipe.name);

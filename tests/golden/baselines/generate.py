@@ -236,6 +236,239 @@ def cl4srec(name, similarity, tau, layers, decay):
                  "adam": {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": decay, "clip_norm": 5.0}}, tensors)
 
 
+# ---------------------------------------------------------------- what the sequential models share
+
+
+HISTORIES = [[3, 8, 1, 17, 8, 2], [5], [9, 4], [1, 2, 3, 4, 5, 6, 7, 8], [16, 3, 3]]
+TARGETS = [4, 4, 17, 1, 9]
+SEQUENCE_DIMS = {"batch": 5, "items": 17, "positions": 8, "model": 12, "feed_forward": 10, "layers": 2, "heads": 3}
+
+
+def draw(shapes, scale=0.4):
+    """Parameters as float32 has them, in float64. Weights of LayerNorms are near 1; a table of ids has a row of zeros for padding."""
+    p = {}
+    for key, shape in shapes.items():
+        value = torch.randn(shape) * scale + (1.0 if "norm.weight" in key else 0.0)
+        if key == "id_embedding":
+            value[0] = 0.0
+        p[key] = value.float().double().requires_grad_()
+    return p
+
+
+def ragged(generator, items, width, most=4):
+    """Rows of each item, some with none: the rows of all items, their offsets, and a list of each item's rows."""
+    counts = [int(torch.randint(0, most + 1, (1,), generator=generator)) for _ in range(items)]
+    counts[3] = 0
+    values = torch.randn(sum(counts), width, generator=generator).float().double()
+    offsets = [0]
+    for count in counts:
+        offsets.append(offsets[-1] + count)
+    return values, torch.tensor(offsets), [values[a:b] for a, b in zip(offsets, offsets[1:])]
+
+
+def means(rows, width):
+    return torch.stack([r.mean(0) if len(r) else torch.zeros(width, dtype=torch.float64) for r in rows])
+
+
+def lists(generator, items, count):
+    """Categories of each item, some with none."""
+    own = [torch.randint(1, count + 1, (int(torch.randint(0, 4, (1,), generator=generator)),), generator=generator).unique().tolist()
+           for _ in range(items)]
+    own[5] = []
+    offsets = [0]
+    for part in own:
+        offsets.append(offsets[-1] + len(part))
+    return own, {"in.categories.values": torch.tensor(sum(own, [])), "in.categories.offsets": torch.tensor(offsets)}
+
+
+def padded(rows, n):
+    """Tensors [l, ...] of each sequence as [B, n, ...], zeros at padding."""
+    out = torch.zeros(len(rows), n, *rows[0].shape[1:], dtype=torch.float64)
+    for j, row in enumerate(rows):
+        out[j, : len(row)] = row
+    return out
+
+
+def sequence_inputs(n=8):
+    return {"in.items": torch.tensor([h + [0] * (n - len(h)) for h in HISTORIES]),
+            "in.lengths": torch.tensor([len(h) for h in HISTORIES]), "in.targets": torch.tensor(TARGETS)}
+
+
+def ranked(logits, targets):
+    own = logits.gather(1, (targets - 1)[:, None])
+    return 1 + (logits >= own).scatter(1, (targets - 1)[:, None], False).sum(1)
+
+
+def finish(name, model, p, loss, tensors, decay=0.001, zero=(), without=(), stage="train", **meta):
+    """Gradients of the loss, a step of Adam, and the file."""
+    loss.backward()
+    grads = {key: torch.zeros_like(value) if value.grad is None else value.grad for key, value in p.items()}
+    norm_of_all = torch.cat([grads[key].flatten() for key in p if key not in without]).norm()
+    factor = min(1.0, 5.0 / (float(norm_of_all) + 1e-6))
+    tensors |= {"out.loss": loss, "out.grad_norm": norm_of_all}
+    for key, value in p.items():
+        tensors |= {f"param.{key}": value, f"grad.{key}": grads[key]}
+        if key not in zero and key not in without:
+            gradient = grads[key] * factor + decay * value.detach()
+            tensors[f"adam.{key}"] = value.detach() - 1e-3 * gradient / (gradient.abs() + 1e-8)
+    tolerance = {**TOLERANCE, "grad": {"atol": 3e-5, "rtol": 1e-4}}
+    write(name, {"model": model, "stage": stage, "tolerance": tolerance, "zero_grad": list(zero), "without_grad": list(without),
+                 "adam": {"lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": decay, "clip_norm": 5.0}, **meta}, tensors)
+
+
+def unit(x):
+    return x / x.norm(dim=-1, keepdim=True).clamp(min=EPS)
+
+
+# ---------------------------------------------------------------- SINE
+
+
+def sine(name, regularizer=0.0, positions=False, unmasked=False):
+    d, prototypes, k, items, n, tau = 10, 7, 2, 17, 8, 0.2
+    shapes = {"item_embedding": [items, d], "prototype": [prototypes, d], "concept.w1": [d, d], "concept.w2": [d],
+              "intention.w3": [d, d], "intention.w4": [d], "interest.w1": [k, d, d], "interest.w2": [k, d]}
+    shapes |= {f"{which}_norm.{part}": [d] for which in ["concept", "intention"] for part in ["weight", "bias"]}
+    if positions:
+        shapes["position"] = [n, d]
+    p = draw(shapes)
+    padding = torch.randn(d).float().double()
+    tensors, out = sequence_inputs(), {}
+    if unmasked:
+        tensors["in.padding"] = padding
+    users, chosen = [], []
+    for history in HISTORIES:
+        x = p["item_embedding"][torch.tensor(history) - 1]
+        if unmasked:
+            x = torch.cat([x, padding.expand(n - len(x), d)])
+        place = p["position"][: len(x)] if positions else torch.zeros_like(x)
+        a = torch.softmax(torch.tanh((x + place) @ p["concept.w1"]) @ p["concept.w2"], 0)
+        z = a @ x
+        s = p["prototype"] @ z
+        kept = s.detach().argsort()[-k:]
+        c = torch.sigmoid(s[kept])[:, None] * p["prototype"][kept]
+        assignment = torch.softmax(unit(x @ p["intention.w3"]) @ norm(p, "concept_norm", c).T, 1)
+        attention = torch.stack([torch.softmax(torch.tanh((x + place) @ p["interest.w1"][i]) @ p["interest.w2"][i], 0) for i in range(k)])
+        delta = unit((assignment.T * attention) @ x)
+        y = assignment @ c
+        b = torch.softmax(torch.tanh((y + place) @ p["intention.w3"]) @ p["intention.w4"], 0)
+        u = norm(p, "intention_norm", b @ y)
+        e = torch.softmax(delta @ u / tau, 0)
+        users.append(e @ delta)
+        chosen.append(kept)
+        for key, value in [("concept_weights", a), ("concept", z), ("prototype_scores", s), ("assignment", assignment), ("attention", attention),
+                           ("interests", delta), ("intention_weights", b), ("intention", u), ("mixture", e)]:
+            out.setdefault(key, []).append(value)
+    user, targets = torch.stack(users), torch.tensor(TARGETS)
+    logits = user @ p["item_embedding"].T
+    rows = torch.nn.functional.cross_entropy(logits, targets - 1, reduction="none")
+    centred = p["prototype"] - p["prototype"].mean(1, keepdim=True)
+    covariance = centred @ centred.T / d
+    penalty = (covariance.pow(2).sum() - covariance.diag().pow(2).sum()) / 2
+    if not unmasked:
+        for key in ["concept_weights", "assignment", "intention_weights"]:
+            tensors[f"out.{key}"] = padded(out.pop(key), n)
+        tensors["out.attention"] = padded([a.T for a in out.pop("attention")], n).transpose(1, 2)
+        tensors |= {f"out.{key}": torch.stack(value) for key, value in out.items()}
+    tensors |= {"out.chosen": torch.stack(chosen), "out.user": user, "out.logits": logits, "out.ranks": ranked(logits, targets),
+                "out.cross_entropy_rows": rows, "out.cross_entropy": rows.mean(), "out.regularizer": penalty}
+    finish(name, "sine", p, rows.mean() + regularizer * penalty, tensors, zero=["concept_norm.bias"],
+           switches={"positions": "on" if positions else "off", "padding": "unmasked" if unmasked else "masked"},
+           dims={"batch": 5, "interests": k, "items": items, "model": d, "positions": n, "prototypes": prototypes},
+           scalars={"regularizer": regularizer, "tau": tau})
+
+
+# ---------------------------------------------------------------- FDSA
+
+
+def layers_of(p, prefix, x, layers, heads, causal=True):
+    """All tokens of one sequence [n, d] after each layer."""
+    outs = []
+    for l in range(layers):
+        name = f"{prefix}layer.{l}"
+        query, key, value = (linear(p, f"{name}.attention.{k}", x) for k in ["query", "key", "value"])
+        width, mixed = x.shape[1] // heads, []
+        for head in range(heads):
+            part = slice(head * width, (head + 1) * width)
+            scores = query[:, part] @ key[:, part].T / width**0.5
+            if causal:
+                scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf)
+            mixed.append(torch.softmax(scores, 1) @ value[:, part])
+        x = norm(p, f"{name}.attention.norm", x + linear(p, f"{name}.attention.output", torch.cat(mixed, 1)))
+        up = linear(p, f"{name}.feed_forward.up", x)
+        gelu = up * 0.5 * (1 + torch.erf(up / 2**0.5))
+        x = norm(p, f"{name}.feed_forward.norm", x + linear(p, f"{name}.feed_forward.down", gelu))
+        outs.append(x)
+    return outs
+
+
+def layer_shapes(prefix=""):
+    d, inner, layers = (SEQUENCE_DIMS[key] for key in ["model", "feed_forward", "layers"])
+    return {prefix + key: shape for key, shape in transformer_shapes(1, d, inner, layers).items() if key.startswith("layer.")}
+
+
+def key_biases(p):
+    return [key for key in p if key.endswith("attention.key.bias")]
+
+
+def fdsa(name, modalities=("text", "image"), use_categories=False, adapter="two", pooling="mean", norms="shared"):
+    items, n, d, layers, heads = (SEQUENCE_DIMS[key] for key in ["items", "positions", "model", "layers", "heads"])
+    generator, widths, categories = torch.Generator().manual_seed(6), {"text": 5, "image": 7}, 6
+    tensors, rows = sequence_inputs(), {}
+    shapes = {"id_embedding": [items + 1, d]}
+    for m in modalities:
+        tensors[f"in.features.{m}.values"], tensors[f"in.features.{m}.offsets"], rows[m] = ragged(generator, items, widths[m])
+        shapes |= {f"adapter.{m}.first.weight": [widths[m], d], f"adapter.{m}.first.bias": [d]}
+        if adapter == "two":
+            shapes |= {f"adapter.{m}.second.weight": [d, d], f"adapter.{m}.second.bias": [d]}
+    own, stored = lists(generator, items, categories)
+    if use_categories:
+        shapes["category_embedding"] = [categories, d]
+        tensors |= stored
+    shapes |= {"fusion.hidden.weight": [d, d], "fusion.hidden.bias": [d], "fusion.score.weight": [d, 1], "fusion.score.bias": [1], "position": [n, d]}
+    places = ["item.input_norm", "feature.input_norm", "output_norm"] if norms == "separate" else ["input_norm"] * 3
+    shapes |= {f"{place}.{part}": [d] for place in places for part in ["weight", "bias"]}
+    shapes |= layer_shapes("item.") | layer_shapes("feature.") | {"output.weight": [2 * d, d], "output.bias": [d]}
+    p = draw(shapes)
+    fields = []
+    for m in modalities:
+        x = means(rows[m], widths[m])
+        if pooling == "padded_mean":
+            most = max(len(r) for r in rows[m])
+            x = torch.stack([r.sum(0) / most for r in rows[m]])
+        for part in ["first", "second"] if adapter == "two" else ["first"]:
+            x = torch.relu(linear(p, f"adapter.{m}.{part}", x))
+        tensors[f"out.field.{m}"] = x
+        fields.append(x)
+    if use_categories:
+        fields.append(torch.stack([p["category_embedding"][torch.tensor(part) - 1].mean(0) if part else torch.zeros(d, dtype=torch.float64) for part in own]))
+    stacked = torch.stack(fields, 1)
+    weights = torch.softmax(linear(p, "fusion.score", torch.relu(linear(p, "fusion.hidden", stacked)))[..., 0], 1)
+    feature = (weights[..., None] * stacked).sum(1)
+    hs, branches = [], {}
+    for history in HISTORIES:
+        index, last = torch.tensor(history), []
+        for branch, tokens, place in [("item", p["id_embedding"][index], places[0]), ("feature", feature[index - 1], places[1])]:
+            x = norm(p, place, tokens + p["position"][: len(tokens)])
+            outs = layers_of(p, f"{branch}.", x, layers, heads)
+            branches.setdefault(f"{branch}.input", []).append(x)
+            for l, out in enumerate(outs):
+                branches.setdefault(f"{branch}.layer.{l}", []).append(out)
+            branches.setdefault(f"h.{branch}", []).append(outs[-1][-1])
+            last.append(outs[-1][-1])
+        hs.append(norm(p, places[2], linear(p, "output", torch.cat(last))))
+    for key, value in branches.items():
+        tensors[f"out.{key}"] = torch.stack(value) if key.startswith("h.") else padded(value, n)
+    h, targets = torch.stack(hs), torch.tensor(TARGETS)
+    logits = h @ p["id_embedding"][1:].T
+    tensors |= {"out.fusion_weights": weights, "out.feature": feature, "out.h": h, "out.logits": logits, "out.ranks": ranked(logits, targets)}
+    zero = key_biases(p) + ["fusion.score.bias"]
+    if len(fields) == 1:
+        zero += ["fusion.score.weight", "fusion.hidden.weight", "fusion.hidden.bias"]
+    finish(name, "fdsa", p, torch.nn.functional.cross_entropy(logits, targets - 1), tensors, zero=zero, modalities=list(modalities),
+           switches={"adapter": adapter, "norms": norms, "pooling": pooling, "use_categories": use_categories}, scalars={},
+           dims={**SEQUENCE_DIMS, "categories": categories})
+
+
 if __name__ == "__main__":
     train("lightgcn_default", 3, "squared", 0.05, 0.0)
     train("lightgcn_norm", 1, "norm", 0.1, 0.001)
@@ -243,3 +476,10 @@ if __name__ == "__main__":
     score("lightgcn_score", 2)
     cl4srec("cl4srec_default", "dot", 1.0, 1, 0.0001)
     cl4srec("cl4srec_cosine", "cosine", 0.3, 2, 0.0)
+    sine("sine_default")
+    sine("sine_regularizer_positions", regularizer=0.3, positions=True)
+    sine("sine_unmasked", unmasked=True)
+    fdsa("fdsa_default")
+    fdsa("fdsa_categories", modalities=("image",), use_categories=True, adapter="one", norms="separate")
+    fdsa("fdsa_categories_only", modalities=(), use_categories=True, pooling="padded_mean")
+    fdsa("fdsa_padded_mean", pooling="padded_mean")

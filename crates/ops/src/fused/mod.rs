@@ -4,6 +4,7 @@
 //! differentiable inputs. Backward draws dropout masks again from their keys instead of storing them. Parallel loops run
 //! over fixed shards; what several shards add to (a weight's gradient) is summed in the order of the shards.
 
+mod additive;
 mod attention;
 mod candidates;
 mod elementwise;
@@ -15,15 +16,19 @@ mod logsumexp;
 mod mixture;
 mod norm;
 mod pool;
+mod segment;
 mod sparse;
 
+pub(crate) use additive::additive_scores;
 pub(crate) use candidates::candidates;
-pub(crate) use elementwise::{gather, normalize};
+pub(crate) use elementwise::{dropout, gather, normalize};
 pub(crate) use encode::encode;
 pub(crate) use input::sequence_input;
 pub(crate) use layer::transformer_layer;
 pub(crate) use linear::{linear, product};
 pub(crate) use logsumexp::{cross_entropy, row_logsumexp};
+pub(crate) use norm::layer_norm;
+pub(crate) use segment::{segment_dot, segment_mix, segment_softmax, segment_sum};
 pub(crate) use sparse::{propagate, sparse_product};
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
@@ -178,6 +183,17 @@ impl<F: Fused<3>> CustomOp3 for Adapter<F> {
         let [a, b, c] = backward(&self.0, [a, b, c], result, gradient)?;
         Ok((a, b, c))
     }
+}
+
+/// Cuts a slice with `width` values a row into the shards' parts.
+fn cut(mut data: &mut [f32], lengths: impl Iterator<Item = usize>, width: usize) -> Vec<&mut [f32]> {
+    lengths
+        .map(|length| {
+            let (part, rest) = std::mem::take(&mut data).split_at_mut(length * width);
+            data = rest;
+            part
+        })
+        .collect()
 }
 
 /// Values of a parallel piece of a sum.
