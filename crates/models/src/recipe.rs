@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::features::Categories;
-use crate::{Model, Phase, TransformerConfig, cl4srec, fdsa, lightgcn, mp4sr, popularity, sasrec, sine};
+use crate::{Model, Phase, TransformerConfig, cl4srec, difsr, fdsa, lightgcn, mp4sr, popularity, sasrec, sine};
 
 /// All models; the first is the one that a pipeline has when it names none.
-pub static RECIPES: [&Recipe; 7] = [
+pub static RECIPES: [&Recipe; 8] = [
     &mp4sr::RECIPE,
     &popularity::RECIPE,
     &lightgcn::RECIPE,
@@ -21,6 +21,7 @@ pub static RECIPES: [&Recipe; 7] = [
     &cl4srec::RECIPE,
     &sine::RECIPE,
     &fdsa::RECIPE,
+    &difsr::RECIPE,
 ];
 
 /// How a model is named, configured and built.

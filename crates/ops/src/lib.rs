@@ -19,6 +19,7 @@ mod ragged;
 mod random;
 mod scan;
 mod scratch;
+mod sources;
 mod sparse;
 mod timing;
 
@@ -35,6 +36,7 @@ pub use process::{keep_memory, start_threads, threads};
 pub use ragged::{Ragged, StoredValues};
 pub use random::{Dropout, RngKey};
 pub use scan::{ScoreBlocks, count_at_least};
+pub use sources::{ScoreFusion, SourceScope, SourceSizes};
 pub use sparse::{SparseEntry, SparseMatrix};
 pub use timing::take_timings;
 
@@ -220,4 +222,29 @@ pub fn segment_dot(x: &Tensor, vectors: &Tensor, offsets: &PackedOffsets) -> Res
 /// For each token a weighted sum of the k vectors of its sequence: weights `[t, k]`, vectors `[sequences k, d]` -> `[t, d]`.
 pub fn segment_mix(weights: &Tensor, vectors: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
     dispatch!(vectors, segment_mix(weights, vectors, offsets))
+}
+
+/// GELU with the error function.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    dispatch!(x, gelu_activation(x))
+}
+
+/// The sum over columns of log(1 + exp(a b^T)), by row: `[n, d]`, `[m, d]` -> `[n]`, never holding the whole matrix.
+pub fn row_softplus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    dispatch!(a, row_softplus(a, b))
+}
+
+/// Causal attention in packed sequences whose scores come from several sources: `query` `[q, sources]` has a row for every token,
+/// or for the last real token of every sequence, `key_value` `[t, sources + d]` has the sources' keys side by side, then values;
+/// result `[q, d]`. `fusion` has the parameters of the fusion, where it has any. Dropout is on the weights.
+pub fn source_attention(
+    query: &Tensor,
+    key_value: &Tensor,
+    fusion: Option<&Tensor>,
+    sizes: &SourceSizes,
+    offsets: &PackedOffsets,
+    scope: SourceScope<'_>,
+    dropout: Dropout,
+) -> Result<Tensor> {
+    dispatch!(query, source_attention(query, key_value, fusion, sizes, offsets, scope, dropout))
 }

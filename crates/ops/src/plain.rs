@@ -6,6 +6,7 @@ use candle_core::{D, DType, Result, Tensor};
 
 use crate::layout::Positions;
 use crate::mask::Entry;
+use crate::sources::{ScoreFusion, SourceScope, SourceSizes};
 use crate::{
     COSINE_EPS, Dropout, GatherIndex, ItemRows, LAYER_NORM_EPS, LayerDropout, LayerSizes, Mask, MixtureSizes,
     PackedOffsets, Ragged, Rows, SparseMatrix,
@@ -398,4 +399,123 @@ pub fn segment_dot(x: &Tensor, vectors: &Tensor, offsets: &PackedOffsets) -> Res
 /// See [`crate::segment_mix`].
 pub fn segment_mix(weights: &Tensor, vectors: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
     vectors_of_tokens(vectors, offsets)?.broadcast_mul(&weights.unsqueeze(2)?)?.sum(1)
+}
+
+/// GELU, under the name that [`crate::gelu`] dispatches to.
+pub(crate) fn gelu_activation(x: &Tensor) -> Result<Tensor> {
+    gelu(x)
+}
+
+/// See [`crate::row_softplus`].
+pub fn row_softplus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    softplus(&a.matmul(&b.t()?)?)?.sum(1)
+}
+
+/// What attention over several sources computes on its way, sequence by sequence.
+pub struct SourceSteps {
+    /// `[q, d]`.
+    pub result: Tensor,
+    /// For every sequence the weights of attention before dropout, `[heads, queries, keys]`.
+    pub weights: Vec<Tensor>,
+    /// For every sequence the weights of the sources, `[heads, queries, sources]`; none without a gate.
+    pub gates: Vec<Tensor>,
+}
+
+/// See [`crate::source_attention`].
+pub fn source_attention(
+    query: &Tensor,
+    key_value: &Tensor,
+    fusion: Option<&Tensor>,
+    sizes: &SourceSizes,
+    offsets: &PackedOffsets,
+    scope: SourceScope<'_>,
+    drop: Dropout,
+) -> Result<Tensor> {
+    Ok(source_attention_steps(query, key_value, fusion, sizes, offsets, scope, drop)?.result)
+}
+
+/// See [`crate::source_attention`]: with its intermediate values.
+pub fn source_attention_steps(
+    query: &Tensor,
+    key_value: &Tensor,
+    fusion: Option<&Tensor>,
+    sizes: &SourceSizes,
+    offsets: &PackedOffsets,
+    scope: SourceScope<'_>,
+    drop: Dropout,
+) -> Result<SourceSteps> {
+    sizes.check()?;
+    let (heads, d, wide, n) = (sizes.heads, sizes.width, sizes.queries(), sizes.positions);
+    let (mut outputs, mut all_weights, mut gates) = (Vec::new(), Vec::new(), Vec::new());
+    for j in 0..offsets.count() {
+        let tokens = offsets.range(j);
+        let (keys, real) = (tokens.len(), scope.real.map_or(tokens.len(), |real| real[j]));
+        let (rows, first) = if scope.last_only { (j..j + 1, real - 1) } else { (tokens.clone(), 0) };
+        let q = rows.len();
+        let seen = |i: usize| (first + i + 1).min(real);
+        let mask = |closed: f32, open: f32| {
+            let entry = |i: usize, at: usize| if at < seen(i) { open } else { closed };
+            let entries: Vec<f32> =
+                (0..q).flat_map(|i| (0..keys).map(move |at| (i, at))).map(|(i, at)| entry(i, at)).collect();
+            Tensor::from_vec(entries, (q, keys), query.device())
+        };
+        let (mut parts, mut weights_of_heads, mut gates_of_heads) = (Vec::new(), Vec::new(), Vec::new());
+        for head in 0..heads {
+            let (mut scores, mut from) = (Vec::new(), 0);
+            for source in &sizes.sources {
+                let width = source / heads;
+                let asked = query.narrow(0, rows.start, q)?.narrow(1, from + head * width, width)?.contiguous()?;
+                let key =
+                    key_value.narrow(0, tokens.start, keys)?.narrow(1, from + head * width, width)?.contiguous()?;
+                let score = asked.matmul(&key.t()?)?;
+                scores.push(if scope.real.is_some() { score } else { (score * mask(0.0, 1.0)?)? });
+                from += source;
+            }
+            let fused = match (sizes.fusion, fusion) {
+                (ScoreFusion::Gate, Some(fusion)) => {
+                    let hidden = fusion.narrow(0, 0, n * n)?.reshape((n, n))?.narrow(0, 0, keys)?.contiguous()?;
+                    let (bias, score) = (fusion.narrow(0, n * n, n)?, fusion.narrow(0, n * n + n, n)?.unsqueeze(1)?);
+                    let last = fusion.narrow(0, n * n + 2 * n, 1)?;
+                    let energy = |s: &Tensor| {
+                        s.matmul(&hidden)?.broadcast_add(&bias)?.relu()?.matmul(&score)?.broadcast_add(&last)
+                    };
+                    let energies = scores.iter().map(energy).collect::<Result<Vec<_>>>()?;
+                    let gate = softmax(&Tensor::cat(&energies, 1)?)?;
+                    let weighted =
+                        scores.iter().enumerate().map(|(s, score)| score.broadcast_mul(&gate.narrow(1, s, 1)?));
+                    let weighted = Tensor::stack(&weighted.collect::<Result<Vec<_>>>()?, 0)?.sum(0)?;
+                    gates_of_heads.push(gate);
+                    weighted
+                }
+                (ScoreFusion::Concat, Some(fusion)) => {
+                    let count = sizes.sources.len();
+                    let weight = fusion.narrow(0, 0, count * n * n)?.reshape((count, n, n))?;
+                    let map = |s: usize| weight.get(s)?.narrow(0, 0, keys)?.narrow(1, 0, keys)?.contiguous();
+                    let mapped = scores.iter().enumerate().map(|(s, score)| score.matmul(&map(s)?));
+                    let mapped = Tensor::stack(&mapped.collect::<Result<Vec<_>>>()?, 0)?.sum(0)?;
+                    mapped.broadcast_add(&fusion.narrow(0, count * n * n, keys)?)?
+                }
+                _ => Tensor::stack(&scores, 0)?.sum(0)?,
+            };
+            let scaled = (fused / ((d / heads) as f64).sqrt())?;
+            let mut weights = softmax(&(scaled + mask(f32::NEG_INFINITY, 0.0)?)?)?;
+            weights_of_heads.push(weights.clone());
+            if drop.is_active() {
+                let place = |i: usize, at: usize| drop.factor(weight_index(tokens.start + first + i, at, head, heads));
+                let factors: Vec<f32> =
+                    (0..q).flat_map(|i| (0..keys).map(move |at| (i, at))).map(|(i, at)| place(i, at)).collect();
+                weights = (weights * Tensor::from_vec(factors, (q, keys), query.device())?)?;
+            }
+            let width = d / heads;
+            let values =
+                key_value.narrow(0, tokens.start, keys)?.narrow(1, wide + head * width, width)?.contiguous()?;
+            parts.push(weights.matmul(&values)?);
+        }
+        outputs.push(Tensor::cat(&parts, 1)?);
+        all_weights.push(Tensor::stack(&weights_of_heads, 0)?);
+        if !gates_of_heads.is_empty() {
+            gates.push(Tensor::stack(&gates_of_heads, 0)?);
+        }
+    }
+    Ok(SourceSteps { result: Tensor::cat(&outputs, 0)?, weights: all_weights, gates })
 }

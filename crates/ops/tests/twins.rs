@@ -8,7 +8,7 @@ use std::sync::Arc;
 use candle_core::{Device, Result, Tensor, Var};
 use mp4sr_ops::{
     Dropout, FalseNegatives, GatherIndex, ItemRows, LayerDropout, LayerSizes, Mask, PackedOffsets, Ragged, RngKey,
-    Rows, SparseEntry, SparseMatrix, StoredValues, plain,
+    Rows, ScoreFusion, SourceScope, SourceSizes, SparseEntry, SparseMatrix, StoredValues, plain,
 };
 use proptest::prelude::*;
 
@@ -158,6 +158,38 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
     }
 
     #[test]
+    fn source_attention(
+        lengths in prop::collection::vec(1usize..12, 1..20),
+        heads in 1usize..4,
+        widths in prop::collection::vec(1usize..7, 1..5),
+        width in 1usize..9,
+        seed: u64,
+    ) {
+        let s = RngKey::new(seed);
+        let offsets = PackedOffsets::from_lengths(lengths.clone()).unwrap();
+        let real: Vec<usize> = lengths.iter().enumerate().map(|(j, &length)| 1 + (s.bits(j as u64) % length as u64) as usize).collect();
+        let small = |at: u64, shape: &[usize]| Var::from_tensor(&(var(s.fold_in_index(at), shape).as_tensor() * 0.4).unwrap()).unwrap();
+        for fusion in [ScoreFusion::Sum, ScoreFusion::Gate, ScoreFusion::Concat] {
+            let sources: Vec<usize> = widths.iter().map(|width| width * heads).collect();
+            let sizes = SourceSizes { sources, width: heads * width, heads, positions: 12, fusion };
+            let key_value = small(1, &[offsets.tokens(), sizes.queries() + sizes.width]);
+            for (real, last_only) in [(None, false), (None, true), (Some(&real[..]), false), (Some(&real[..]), true)] {
+                let rows = if last_only { offsets.count() } else { offsets.tokens() };
+                let mut inputs = vec![small(0, &[rows, sizes.queries()]), key_value.clone()];
+                if sizes.fusion_count() > 0 {
+                    inputs.push(small(2, &[sizes.fusion_count()]));
+                }
+                for drop in drops(seed) {
+                    let scope = SourceScope { real, last_only };
+                    twins("source_attention", &inputs,
+                        &|i| mp4sr_ops::source_attention(&i[0], &i[1], i.get(2), &sizes, &offsets, scope, drop),
+                        &|i| plain::source_attention(&i[0], &i[1], i.get(2), &sizes, &offsets, scope, drop));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn rows_and_segments(
         lengths in prop::collection::vec(1usize..30, 1..150),
         (k, d) in (1usize..5, prop_oneof![8usize..40, Just(64)]),
@@ -175,6 +207,8 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
         twins("layer_norm", &[x.clone(), scale, shift], &|i| mp4sr_ops::layer_norm(&i[0], &i[1], &i[2]), &|i| plain::layer_norm(&i[0], &i[1], &i[2]));
         twins("additive_scores", &[wide, var(s.fold_in_index(6), &[k, d])],
             &|i| mp4sr_ops::additive_scores(&i[0], &i[1]), &|i| plain::additive_scores(&i[0], &i[1]));
+        twins("gelu", std::slice::from_ref(&x), &|i| mp4sr_ops::gelu(&i[0]), &|i| plain::gelu(&i[0]));
+        twins("row_softplus", &[x.clone(), vectors.clone()], &|i| mp4sr_ops::row_softplus(&i[0], &i[1]), &|i| plain::row_softplus(&i[0], &i[1]));
         twins("segment_softmax", std::slice::from_ref(&weights),
             &|i| mp4sr_ops::segment_softmax(&i[0], &offsets), &|i| plain::segment_softmax(&i[0], &offsets));
         twins("segment_sum", &[weights.clone(), x.clone()],

@@ -228,7 +228,7 @@ fn every_trained_parameter_has_a_finite_gradient_that_is_not_zero() {
             let values: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
             assert!(values.iter().all(|g| g.is_finite()), "{}: {name}", recipe.name);
             // A key's bias, the last bias before a softmax over fields and that of all interests shift all scores alike.
-            let cancels = [".attention.key.bias", "fusion.score.bias", "concept_norm.bias"];
+            let cancels = [".attention.key.bias", "fusion.score.bias", "gate.score.bias", "concept_norm.bias"];
             let cancels = cancels.iter().any(|end| name.ends_with(end));
             // With one row per item, attention pooling has nothing to weigh.
             let weighs_nothing = name.contains(".pool.");

@@ -469,6 +469,115 @@ def fdsa(name, modalities=("text", "image"), use_categories=False, adapter="two"
            dims={**SEQUENCE_DIMS, "categories": categories})
 
 
+# ---------------------------------------------------------------- DIF-SR
+
+
+def difsr(name, modalities=("text", "image"), fusion="gate", keys="masked", attributes="features", predictor="on"):
+    items, n, d, inner, layers, heads = (SEQUENCE_DIMS[key] for key in ["items", "positions", "model", "feed_forward", "layers", "heads"])
+    generator, widths, count, d_a, weight = torch.Generator().manual_seed(7), {"text": 5, "image": 7}, 6, 9, 3.0
+    tensors, rows = sequence_inputs(), {}
+    fields = list(modalities) if attributes == "features" else ["categories"]
+    shapes = {"id_embedding": [items + 1, d], "position": [n, d], "input_norm.weight": [d], "input_norm.bias": [d]}
+    own, stored = lists(generator, items, count)
+    for m in modalities if attributes == "features" else []:
+        tensors[f"in.features.{m}.values"], tensors[f"in.features.{m}.offsets"], rows[m] = ragged(generator, items, widths[m])
+        shapes |= {f"adapter.{m}.first.weight": [widths[m], d_a], f"adapter.{m}.first.bias": [d_a]}
+    if attributes == "categories":
+        shapes["category_embedding"] = [count, d_a]
+        tensors |= stored
+    sources = len(fields) + 2
+    for l in range(layers):
+        maps = [("query", d, d), ("key", d, d), ("value", d, d), ("output", d, d), ("position.query", d, d), ("position.key", d, d)]
+        maps += [(f"{f}.{part}", d_a, d_a) for f in fields for part in ["query", "key"]]
+        maps += {"gate": [("gate.hidden", n, n), ("gate.score", n, 1)], "concat": [("concat", sources * n, n)], "sum": []}[fusion]
+        for part, a, b in maps:
+            shapes |= {f"layer.{l}.attention.{part}.weight": [a, b], f"layer.{l}.attention.{part}.bias": [b]}
+        for part, a, b in [("up", d, inner), ("down", inner, d)]:
+            shapes |= {f"layer.{l}.feed_forward.{part}.weight": [a, b], f"layer.{l}.feed_forward.{part}.bias": [b]}
+        for part in ["attention.norm", "feed_forward.norm"]:
+            shapes |= {f"layer.{l}.{part}.weight": [d], f"layer.{l}.{part}.bias": [d]}
+    for f in fields if predictor == "on" else []:
+        out = d_a if attributes == "features" else count
+        shapes |= {f"predictor.{f}.weight": [d, out], f"predictor.{f}.bias": [out]}
+    p = draw(shapes)
+    vectors, zero_row = {}, torch.zeros(1, d_a, dtype=torch.float64)
+    for f in fields:
+        if attributes == "features":
+            vectors[f] = torch.relu(linear(p, f"adapter.{f}.first", means(rows[f], widths[f])))
+        else:
+            vectors[f] = torch.stack([p["category_embedding"][torch.tensor(part) - 1].sum(0) if part else zero_row[0] for part in own])
+        tensors[f"out.attribute.{f}"] = vectors[f]
+    hs, kept = [], {}
+    for history in HISTORIES:
+        real, index = len(history), torch.tensor(history)
+        tokens, side = p["id_embedding"][index], {f: vectors[f][index - 1] for f in fields}
+        if keys == "full":
+            tokens = torch.cat([tokens, torch.zeros(n - real, d, dtype=torch.float64)])
+            side = {f: torch.cat([side[f], zero_row.expand(n - real, d_a)]) for f in fields}
+        x = norm(p, "input_norm", tokens)
+        length = len(x)
+        allowed = (torch.arange(length)[None, :] <= torch.arange(length)[:, None]) & (torch.arange(length)[None, :] < real)
+        kept.setdefault("input", []).append(x[:real])
+        for l in range(layers):
+            name_of = f"layer.{l}.attention"
+            inputs = [(f"{name_of}.{f}", side[f]) for f in fields] + [(name_of, x), (f"{name_of}.position", p["position"][:length])]
+            value, mixed, gates, weights = linear(p, f"{name_of}.value", x), [], [], []
+            for head in range(heads):
+                scores = []
+                for prefix, tensor in inputs:
+                    width = tensor.shape[1] // heads
+                    part = slice(head * width, (head + 1) * width)
+                    score = linear(p, f"{prefix}.query", tensor)[:, part] @ linear(p, f"{prefix}.key", tensor)[:, part].T
+                    score = score if keys == "full" else score * allowed
+                    scores.append(torch.cat([score, torch.zeros(length, n - length, dtype=torch.float64)], 1))
+                stacked = torch.stack(scores, 1)
+                if fusion == "gate":
+                    energy = linear(p, f"{name_of}.gate.score", torch.relu(linear(p, f"{name_of}.gate.hidden", stacked)))[..., 0]
+                    gate = torch.softmax(energy, 1)
+                    fused = (gate[..., None] * stacked).sum(1)
+                    gates.append(gate)
+                elif fusion == "sum":
+                    fused = stacked.sum(1)
+                else:
+                    fused = linear(p, f"{name_of}.concat", stacked.reshape(length, -1))
+                width = d // heads
+                prob = torch.softmax((fused[:, :length] / width**0.5).masked_fill(~allowed, -torch.inf), 1)
+                weights.append(torch.cat([prob, torch.zeros(length, n - length, dtype=torch.float64)], 1))
+                mixed.append(prob @ value[:, head * width : (head + 1) * width])
+            x = norm(p, f"{name_of}.norm", x + linear(p, f"{name_of}.output", torch.cat(mixed, 1)))
+            up = linear(p, f"layer.{l}.feed_forward.up", x)
+            gelu = up * 0.5 * (1 + torch.erf(up / 2**0.5))
+            x = norm(p, f"layer.{l}.feed_forward.norm", x + linear(p, f"layer.{l}.feed_forward.down", gelu))
+            kept.setdefault(f"layer.{l}", []).append(x[:real])
+            kept.setdefault(f"attention_weights.{l}", []).append(torch.stack(weights, 1)[:real])
+            if gates:
+                kept.setdefault(f"gate.{l}", []).append(torch.stack(gates, 1)[:real])
+        hs.append(x[real - 1])
+    for key, value in kept.items():
+        value = padded(value, n)
+        tensors[f"out.{key}"] = value.transpose(1, 2) if value.dim() == 4 else value
+    h, targets = torch.stack(hs), torch.tensor(TARGETS)
+    logits = h @ p["id_embedding"][1:].T
+    loss = torch.nn.functional.cross_entropy(logits, targets - 1)
+    tensors["out.item_loss"] = loss
+    bce = torch.nn.functional.binary_cross_entropy_with_logits
+    for f in fields if predictor == "on" else []:
+        predicted = linear(p, f"predictor.{f}", h)
+        if attributes == "features":
+            present = torch.tensor([i for i in range(items) if len(rows[f][i])])
+            mean = bce(predicted @ vectors[f][present].T, (present[None, :] == targets[:, None] - 1).double())
+        else:
+            labels = torch.tensor([[float(c + 1 in own[t - 1]) for c in range(count)] for t in TARGETS], dtype=torch.float64)
+            mean = bce(predicted, labels)
+        tensors[f"out.attribute_loss.{f}"] = mean
+        loss = loss + weight * mean
+    tensors |= {"out.h": h, "out.logits": logits, "out.ranks": ranked(logits, targets)}
+    zero = [key for key in p if key.endswith("gate.score.bias") or (fusion == "sum" and key.endswith("key.bias"))]
+    finish(name, "difsr", p, loss, tensors, zero=zero, modalities=list(modalities), scalars={"weight": weight},
+           switches={"attributes": attributes, "fusion": fusion, "keys": keys, "predictor": predictor},
+           dims={**SEQUENCE_DIMS, "attribute": d_a, "categories": count})
+
+
 if __name__ == "__main__":
     train("lightgcn_default", 3, "squared", 0.05, 0.0)
     train("lightgcn_norm", 1, "norm", 0.1, 0.001)
@@ -483,3 +592,8 @@ if __name__ == "__main__":
     fdsa("fdsa_categories", modalities=("image",), use_categories=True, adapter="one", norms="separate")
     fdsa("fdsa_categories_only", modalities=(), use_categories=True, pooling="padded_mean")
     fdsa("fdsa_padded_mean", pooling="padded_mean")
+    difsr("difsr_default")
+    difsr("difsr_full", modalities=("text",), keys="full")
+    difsr("difsr_sum_categories", fusion="sum", attributes="categories")
+    difsr("difsr_concat_full_categories", fusion="concat", keys="full", attributes="categories")
+    difsr("difsr_concat_no_predictor", fusion="concat", predictor="off")

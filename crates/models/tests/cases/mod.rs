@@ -1,5 +1,6 @@
 //! The golden cases of one model each, and what they share.
 
+pub mod difsr;
 pub mod fdsa;
 pub mod sine;
 
@@ -12,7 +13,7 @@ use mp4sr_ops::PackedOffsets;
 use crate::common::{GoldenCase, flat};
 use crate::{compare_ranks, cut, numbers, ranks};
 
-/// Features of the case's modalities.
+/// The features that the case has, in the order of its modalities.
 pub fn modalities(case: &GoldenCase) -> Vec<Modality> {
     let features = |name: &String| {
         let (values, shape) = case.floats[&format!("in.features.{name}.values")].clone();
@@ -20,7 +21,8 @@ pub fn modalities(case: &GoldenCase) -> Vec<Modality> {
         let offsets: Vec<usize> = offsets.iter().map(|&offset| offset as usize).collect();
         Modality { name: name.clone(), features: Ragged::new(values, shape[1], &offsets).unwrap() }
     };
-    case.names("modalities").iter().map(features).collect()
+    let stored = |name: &&String| case.has(&format!("in.features.{name}.offsets"));
+    case.names("modalities").iter().filter(stored).map(features).collect()
 }
 
 /// The case's items with their features and categories; without training events.

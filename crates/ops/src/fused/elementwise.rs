@@ -27,6 +27,31 @@ pub(super) fn gelu_backward(x: &[f32], dy: &mut [f32]) {
     }
 }
 
+pub(crate) fn gelu_activation(x: &Tensor) -> Result<Tensor> {
+    apply1(Gelu, x)
+}
+
+/// Values of a parallel piece.
+const PIECE: usize = 1 << 14;
+
+struct Gelu;
+
+impl Fused<1> for Gelu {
+    const NAME: &'static str = "gelu";
+
+    fn forward(&self, [x]: [View<'_>; 1]) -> Result<(Vec<f32>, Vec<usize>)> {
+        let mut y = vec![0.0; x.data.len()];
+        y.par_chunks_mut(PIECE).zip(x.data.par_chunks(PIECE)).for_each(|(y, x)| gelu(x, y));
+        Ok((y, x.dims.to_vec()))
+    }
+
+    fn backward(&self, [x]: [View<'_>; 1], _: &[f32], gradient: &[f32]) -> Result<Gradients<1>> {
+        let mut dx = gradient.to_vec();
+        dx.par_chunks_mut(PIECE).zip(x.data.par_chunks(PIECE)).for_each(|(dx, x)| gelu_backward(x, dx));
+        Ok([Some(dx)])
+    }
+}
+
 pub(crate) fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
     if dropout.is_active() { apply1(Dropped(dropout), x) } else { Ok(x.clone()) }
 }
@@ -35,7 +60,6 @@ struct Dropped(Dropout);
 
 impl Dropped {
     fn of(&self, x: &[f32]) -> Vec<f32> {
-        const PIECE: usize = 1 << 14;
         let mut out = x.to_vec();
         out.par_chunks_mut(PIECE).enumerate().for_each(|(piece, out)| drop_all(out, piece * PIECE, self.0));
         out

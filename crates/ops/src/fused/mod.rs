@@ -17,11 +17,13 @@ mod mixture;
 mod norm;
 mod pool;
 mod segment;
+mod softplus;
+mod source_attention;
 mod sparse;
 
 pub(crate) use additive::additive_scores;
 pub(crate) use candidates::candidates;
-pub(crate) use elementwise::{dropout, gather, normalize};
+pub(crate) use elementwise::{dropout, gather, gelu_activation, normalize};
 pub(crate) use encode::encode;
 pub(crate) use input::sequence_input;
 pub(crate) use layer::transformer_layer;
@@ -29,6 +31,8 @@ pub(crate) use linear::{linear, product};
 pub(crate) use logsumexp::{cross_entropy, row_logsumexp};
 pub(crate) use norm::layer_norm;
 pub(crate) use segment::{segment_dot, segment_mix, segment_softmax, segment_sum};
+pub(crate) use softplus::row_softplus;
+pub(crate) use source_attention::source_attention;
 pub(crate) use sparse::{propagate, sparse_product};
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
