@@ -5,6 +5,7 @@ use mp4sr_ops::{Error, Ragged, Result, SparseEntry, SparseMatrix};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::negatives::distinct;
 use crate::{Data, Modality};
 
 /// How the rows of an item become one vector.
@@ -38,6 +39,48 @@ pub fn mean_rows(features: &Ragged, pooling: RowMean, device: &Device) -> Result
     Tensor::from_vec(values, (items, d), device)
 }
 
+/// The mean of the rows that each item has in all modalities together, `[I, d]`, zeros for an item without rows. Of the rows
+/// `keep` says which count, by modality and place among the modality's rows; an item of which none would stay keeps all.
+pub(crate) fn joint_means(
+    modalities: &[Modality],
+    keep: impl Fn(usize, usize) -> bool,
+    device: &Device,
+) -> Result<Tensor> {
+    let Some(first) = modalities.first() else {
+        return Err(Error::Msg("the model needs at least one modality; name one in `model.modalities`".to_owned()));
+    };
+    let (items, d) = (first.features.count(), first.features.width());
+    if let Some(other) = modalities.iter().find(|modality| modality.features.width() != d) {
+        let (a, b, found) = (&first.name, &other.name, other.features.width());
+        return Err(Error::Msg(format!(
+            "features of `{a}` and `{b}` are averaged together and need one width, found {d} and {found}"
+        )));
+    }
+    let mut values = vec![0.0f32; items * d];
+    let mut next_row = vec![0; modalities.len()];
+    let (mut room, mut sums, mut all) = (Vec::new(), vec![0.0f64; d], vec![0.0f64; d]);
+    for (item, out) in values.chunks_exact_mut(d).enumerate() {
+        sums.fill(0.0);
+        all.fill(0.0);
+        let (mut kept, mut count) = (0, 0);
+        for (m, modality) in modalities.iter().enumerate() {
+            for row in modality.features.rows(item, &mut room).chunks_exact(d) {
+                let stays = keep(m, next_row[m]);
+                next_row[m] += 1;
+                count += 1;
+                kept += usize::from(stays);
+                for (at, &value) in row.iter().enumerate() {
+                    all[at] += f64::from(value);
+                    sums[at] += if stays { f64::from(value) } else { 0.0 };
+                }
+            }
+        }
+        let (sums, share) = if kept > 0 { (&sums, kept) } else { (&all, count.max(1)) };
+        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = (sum / share as f64) as f32);
+    }
+    Tensor::from_vec(values, (items, d), device)
+}
+
 /// The categories of all items.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Categories {
@@ -53,6 +96,16 @@ impl Categories {
     /// The categories of item row `row`, from 0.
     pub fn of(&self, row: usize) -> &[u32] {
         &self.ids[self.offsets[row]..self.offsets[row + 1]]
+    }
+
+    /// The matrix `[I, C]` that is 1 where an item has a category.
+    pub(crate) fn labels(&self) -> Result<SparseMatrix> {
+        let rows = 0..self.offsets.len() - 1;
+        let entries = rows.flat_map(|row| {
+            let own = distinct(self.of(row));
+            own.into_iter().map(move |id| SparseEntry { row: row as u32, column: id - 1, weight: 1.0 })
+        });
+        SparseMatrix::new(self.offsets.len() - 1, self.count, entries.collect())
     }
 
     /// The matrix `[I, C]` that sums, or averages, what each item's categories have.
@@ -112,13 +165,15 @@ pub(crate) struct DistinctItems {
 impl DistinctItems {
     /// Of uses of items, 1-based.
     pub fn of(items: &[u32]) -> Self {
-        let mut rows: Vec<u32> = items.iter().map(|item| item - 1).collect();
-        rows.sort_unstable();
-        rows.dedup();
-        let largest = rows.last().map_or(0, |&row| row as usize + 1);
-        let mut place = vec![0; largest];
-        rows.iter().enumerate().for_each(|(at, &row)| place[row as usize] = at as u32);
-        let uses = items.iter().map(|&item| place[item as usize - 1]).collect();
+        Self::of_rows(&items.iter().map(|item| item - 1).collect::<Vec<_>>())
+    }
+
+    /// Of uses of rows, from 0.
+    pub fn of_rows(used: &[u32]) -> Self {
+        let rows = distinct(used);
+        let mut place = vec![0; rows.last().map_or(0, |&row| row as usize + 1)];
+        rows.iter().zip(0..).for_each(|(&row, at)| place[row as usize] = at);
+        let uses = used.iter().map(|&row| place[row as usize]).collect();
         Self { rows, uses }
     }
 }

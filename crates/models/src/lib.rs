@@ -22,10 +22,12 @@ mod negatives;
 mod parameters;
 mod popularity;
 mod recipe;
+pub mod s3rec;
 mod sasrec;
 pub mod sine;
 pub mod trace;
 mod transformer;
+pub mod unisrec;
 
 pub use batch::{Batch, Sample};
 pub use buffers::{Buffer, BufferValues, Buffers};
@@ -45,6 +47,8 @@ pub use popularity::Popularity;
 pub use recipe::{
     Data, Modality, Preset, RECIPES, Reads, Recipe, Refused, Renamed, Section, Settings, TrainingSequences, recipe,
 };
+pub use s3rec::S3Rec;
 pub use sasrec::SasRec;
 pub use sine::Sine;
 pub use transformer::{LayerStack, Transformer, TransformerConfig};
+pub use unisrec::UniSRec;

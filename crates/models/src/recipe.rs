@@ -10,10 +10,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::features::Categories;
-use crate::{Model, Phase, TransformerConfig, cl4srec, difsr, fdsa, lightgcn, mp4sr, popularity, sasrec, sine};
+use crate::{
+    Model, Phase, TransformerConfig, cl4srec, difsr, fdsa, lightgcn, mp4sr, popularity, s3rec, sasrec, sine, unisrec,
+};
 
 /// All models; the first is the one that a pipeline has when it names none.
-pub static RECIPES: [&Recipe; 8] = [
+pub static RECIPES: [&Recipe; 10] = [
     &mp4sr::RECIPE,
     &popularity::RECIPE,
     &lightgcn::RECIPE,
@@ -22,6 +24,8 @@ pub static RECIPES: [&Recipe; 8] = [
     &sine::RECIPE,
     &fdsa::RECIPE,
     &difsr::RECIPE,
+    &s3rec::RECIPE,
+    &unisrec::RECIPE,
 ];
 
 /// How a model is named, configured and built.

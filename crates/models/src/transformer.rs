@@ -72,6 +72,17 @@ pub struct Transformer {
     layers: LayerStack,
 }
 
+/// One pass through a transformer; by default causal, with the outputs at the last tokens, and with gradients.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pass {
+    /// Whether tokens see those after them too.
+    pub bidirectional: bool,
+    /// Whether the output has a row for every token.
+    pub all_tokens: bool,
+    /// Whether positions and layers are constants, so that they have no gradient.
+    pub fixed: bool,
+}
+
 /// The layers of a transformer without what comes before them.
 #[derive(Debug)]
 pub struct LayerStack {
@@ -183,11 +194,24 @@ impl Transformer {
         offsets: &PackedOffsets,
         key: Option<RngKey>,
     ) -> Result<Tensor> {
-        let table = pack_positions(&self.position, &self.input_norm.weight, &self.input_norm.bias)?;
+        self.run(z, ids, offsets, Pass::default(), key)
+    }
+
+    /// What `pass` asks for of the tokens that [`forward`](Self::forward) takes.
+    pub(crate) fn run(
+        &self,
+        z: Rows<'_>,
+        ids: Option<Rows<'_>>,
+        offsets: &PackedOffsets,
+        pass: Pass,
+        key: Option<RngKey>,
+    ) -> Result<Tensor> {
+        let position = if pass.fixed { self.position.detach() } else { self.position.as_tensor().clone() };
+        let table = pack_positions(&position, &self.input_norm.weight, &self.input_norm.bias)?;
         let dropout = drop(key, "input", self.config.dropout);
         let x = sequence_input(z, ids, Rows::new(&table, &offsets.positions()), dropout)?;
         trace::record(|| "input".to_owned(), &x);
-        self.layers.forward(x, offsets, key)
+        self.layers.run(x, offsets, pass, key)
     }
 }
 
@@ -206,10 +230,21 @@ impl LayerStack {
 
     /// The output at the last token of every sequence, `[sequences, d_0]`, of tokens `x` `[tokens, d_0]`. Without `key` nothing
     /// is dropped. A trace asks for every token of the top layer too; the values at the last tokens are the same.
-    pub fn forward(&self, mut x: Tensor, offsets: &PackedOffsets, key: Option<RngKey>) -> Result<Tensor> {
+    pub fn forward(&self, x: Tensor, offsets: &PackedOffsets, key: Option<RngKey>) -> Result<Tensor> {
+        self.run(x, offsets, Pass::default(), key)
+    }
+
+    /// What `pass` asks for of the tokens that [`forward`](Self::forward) takes.
+    pub(crate) fn run(
+        &self,
+        mut x: Tensor,
+        offsets: &PackedOffsets,
+        pass: Pass,
+        key: Option<RngKey>,
+    ) -> Result<Tensor> {
         let (prefix, p) = (&self.prefix, self.config.dropout);
-        let sizes =
-            LayerSizes { width: self.config.width, heads: self.config.heads, feed_forward: self.config.feed_forward };
+        let TransformerConfig { width, heads, feed_forward, .. } = self.config;
+        let sizes = LayerSizes { width, heads, feed_forward, bidirectional: pass.bidirectional };
         for (l, layer) in self.layers.iter().enumerate() {
             let key = key.map(|key| key.fold_in("layer").fold_in_index(l as u64));
             let dropout = LayerDropout {
@@ -218,6 +253,7 @@ impl LayerStack {
                 feed_forward: drop(key, "feed_forward", p),
             };
             let packed = layer.packed()?;
+            let packed = if pass.fixed { packed.detach() } else { packed };
             if trace::is_on() {
                 let steps = plain::layer_steps(&x, &packed, sizes, offsets, false, dropout)?;
                 trace::record(|| format!("{prefix}{l}.query"), &steps.query);
@@ -225,9 +261,9 @@ impl LayerStack {
                 trace::record(|| format!("{prefix}{l}.attention"), &steps.attention);
                 trace::record(|| format!("{prefix}{l}.layer"), &steps.layer);
             }
-            let top = l + 1 == self.layers.len() && !trace::is_on();
+            let top = l + 1 == self.layers.len() && !pass.all_tokens && !trace::is_on();
             x = transformer_layer(&x, &packed, sizes, offsets, top, dropout)?;
         }
-        if trace::is_on() { gather(&x, &offsets.last_tokens()) } else { Ok(x) }
+        if trace::is_on() && !pass.all_tokens { gather(&x, &offsets.last_tokens()) } else { Ok(x) }
     }
 }

@@ -15,8 +15,8 @@ use mp4sr_models::lightgcn::Config;
 use mp4sr_models::{Batch, Cl4sRec, Data, LightGcn, Model, Query, RngKey, TrainingSequences, TransformerConfig, trace};
 
 /// Models whose cases are compared. Cases of a model that is not built yet are counted, those of an unknown one fail.
-const COMPARED: [&str; 5] = ["cl4srec", "difsr", "fdsa", "lightgcn", "sine"];
-const NOT_BUILT: [&str; 7] = ["clcrec", "dualgnn", "grcn", "masr", "mvrnn", "s3rec", "unisrec"];
+const COMPARED: [&str; 7] = ["cl4srec", "difsr", "fdsa", "lightgcn", "s3rec", "sine", "unisrec"];
+const NOT_BUILT: [&str; 5] = ["clcrec", "dualgnn", "grcn", "masr", "mvrnn"];
 
 /// The training part of a case of the graph models.
 fn training(case: &GoldenCase) -> TrainingSequences {
@@ -41,6 +41,19 @@ fn set_all(case: &GoldenCase, model: &dyn Model) {
     for name in names {
         let (values, shape) = case.floats[name].clone();
         model.parameters().set(name.trim_start_matches("param."), values, &shape).unwrap();
+    }
+}
+
+/// Sets the parameters of the case, which are those that `phase` uses.
+fn set_used(case: &GoldenCase, model: &dyn Model, phase: &str) {
+    let phase = model.phases().iter().find(|own| own.name == phase).unwrap();
+    let used =
+        model.parameters().iter().filter(|(name, _)| model.uses(phase, name)).map(|(name, _)| format!("param.{name}"));
+    for name in used.filter(|name| !case.floats.contains_key(name)) {
+        panic!("{name} is missing");
+    }
+    for (name, (values, shape)) in case.floats.iter().filter(|(name, _)| name.starts_with("param.")) {
+        model.parameters().set(name.trim_start_matches("param."), values.clone(), shape).unwrap();
     }
 }
 
@@ -196,6 +209,8 @@ fn golden_cases_of_the_baselines_agree_with_the_reference() {
         match case.meta["model"].as_str().unwrap_or_default() {
             "cl4srec" => cl4srec(&mut case),
             "difsr" => cases::difsr::compare(&mut case),
+            "s3rec" => cases::s3rec::compare(&mut case),
+            "unisrec" => cases::unisrec::compare(&mut case),
             "fdsa" => cases::fdsa::compare(&mut case),
             "lightgcn" => lightgcn(&mut case),
             "sine" => cases::sine::compare(&mut case),

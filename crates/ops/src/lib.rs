@@ -135,6 +135,8 @@ pub struct LayerSizes {
     pub heads: usize,
     /// Width between the two maps of the feed-forward block.
     pub feed_forward: usize,
+    /// Whether a token sees those after it too; causal attention does not.
+    pub bidirectional: bool,
 }
 
 /// The dropouts of a transformer layer.
@@ -148,7 +150,7 @@ pub struct LayerDropout {
     pub feed_forward: Dropout,
 }
 
-/// A post-norm transformer layer over packed sequences, causal (specification, section 4): `[tokens, d]` -> `[tokens, d]`, or
+/// A post-norm transformer layer over packed sequences, causal unless `sizes` says otherwise (specification, section 4): `[tokens, d]` -> `[tokens, d]`, or
 /// `[sequences, d]` for the last tokens alone. `packed` is what [`LayerParts::pack`] gives.
 pub fn transformer_layer(
     x: &Tensor,
@@ -247,4 +249,17 @@ pub fn source_attention(
     dropout: Dropout,
 ) -> Result<Tensor> {
     dispatch!(query, source_attention(query, key_value, fusion, sizes, offsets, scope, dropout))
+}
+
+/// Products of rows of a constant table with every expert's map, each behind a dropout mask of its own: row r of the result has
+/// Dropout(x of `rows[r]`) W_k for every expert k side by side. `table` `[n, d]`, `weights` `[experts d, d_0]` -> `[rows, experts d_0]`.
+/// Only the weights have a gradient.
+pub fn expert_products(
+    table: &Tensor,
+    rows: &[u32],
+    weights: &Tensor,
+    experts: usize,
+    dropout: Dropout,
+) -> Result<Tensor> {
+    dispatch!(weights, expert_products(table, rows, weights, experts, dropout))
 }

@@ -142,27 +142,27 @@ pub fn mixture(products: &Tensor, gate: &Tensor, norms: &Tensor, uses: &GatherIn
     experts.broadcast_mul(&gather(gate, uses.item_of())?.unsqueeze(2)?)?.sum(1)
 }
 
-/// Attention weights before dropout of one sequence and head, `[q, k]`: causal, the queries being the last ones.
-pub fn attention_weights(query: &Tensor, key: &Tensor) -> Result<Tensor> {
+/// Attention weights before dropout of one sequence and head, `[q, k]`, the queries being the last ones: causal, or over all keys.
+pub fn attention_weights(query: &Tensor, key: &Tensor, bidirectional: bool) -> Result<Tensor> {
     let (q, width) = query.dims2()?;
     let k = key.dim(0)?;
-    let closed = |i: usize, j: usize| if j > k - q + i { f32::NEG_INFINITY } else { 0.0 };
+    let closed = |i: usize, j: usize| if j > k - q + i && !bidirectional { f32::NEG_INFINITY } else { 0.0 };
     let mask: Vec<f32> = (0..q).flat_map(|i| (0..k).map(move |j| closed(i, j))).collect();
     let scores = (query.matmul(&key.t()?)? / (width as f64).sqrt())?;
     softmax(&(scores + Tensor::from_vec(mask, (q, k), query.device())?)?)
 }
 
-/// Causal attention in packed sequences. `query` `[q, d]` has a row for every token, or, when `last_only`, for the last token
+/// Attention in packed sequences, causal unless `sizes` says otherwise. `query` `[q, d]` has a row for every token, or, when `last_only`, for the last token
 /// of every sequence; `key_value` `[t, 2 d]` has keys, then values. Dropout is on the weights.
 pub fn attention(
     query: &Tensor,
     key_value: &Tensor,
     offsets: &PackedOffsets,
-    heads: usize,
+    sizes: LayerSizes,
     last_only: bool,
     drop: Dropout,
 ) -> Result<Tensor> {
-    let d = query.dim(1)?;
+    let (d, heads) = (query.dim(1)?, sizes.heads);
     let width = d / heads;
     let mut outputs = Vec::with_capacity(offsets.count());
     for j in 0..offsets.count() {
@@ -174,7 +174,7 @@ pub fn attention(
             let keys_values = key_value.narrow(0, tokens.start, tokens.len())?;
             let k = keys_values.narrow(1, head * width, width)?.contiguous()?;
             let v = keys_values.narrow(1, d + head * width, width)?.contiguous()?;
-            let mut weights = attention_weights(&q, &k)?;
+            let mut weights = attention_weights(&q, &k, sizes.bidirectional)?;
             if drop.is_active() {
                 let first = tokens.len() - queries.len();
                 let factors: Vec<f32> = (0..queries.len())
@@ -298,7 +298,7 @@ pub fn layer_steps(
     let asking = if last_only { gather(x, &offsets.last_tokens())? } else { x.clone() };
     let query = linear(&asking, &p.query, &p.query_bias)?;
     let key_value = linear(x, &p.key_value, &p.key_value_bias)?;
-    let attended = attention(&query, &key_value, offsets, sizes.heads, last_only, drop.weights)?;
+    let attended = attention(&query, &key_value, offsets, sizes, last_only, drop.weights)?;
     let branch = linear(&attended, &p.output, &p.output_bias)?;
     let attention = add_norm(&asking, &branch, &p.attention_norm, &p.attention_norm_bias, drop.attention)?;
     let branch = linear(&gelu(&linear(&attention, &p.up, &p.up_bias)?)?, &p.down, &p.down_bias)?;
@@ -518,4 +518,20 @@ pub fn source_attention_steps(
         }
     }
     Ok(SourceSteps { result: Tensor::cat(&outputs, 0)?, weights: all_weights, gates })
+}
+
+/// See [`crate::expert_products`].
+pub fn expert_products(
+    table: &Tensor,
+    rows: &[u32],
+    weights: &Tensor,
+    experts: usize,
+    drop: Dropout,
+) -> Result<Tensor> {
+    let (x, d) = (gather(table, rows)?.detach(), table.dim(1)?);
+    // Element i of row r under expert k has the index (r experts + k) d + i.
+    let wide = dropout(&Tensor::cat(&vec![x; experts], 1)?, drop)?;
+    let product =
+        |k: usize| wide.narrow(1, k * d, d)?.contiguous()?.matmul(&weights.narrow(0, k * d, d)?.contiguous()?);
+    Tensor::cat(&(0..experts).map(product).collect::<Result<Vec<_>>>()?, 1)
 }

@@ -209,6 +209,12 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
             &|i| mp4sr_ops::additive_scores(&i[0], &i[1]), &|i| plain::additive_scores(&i[0], &i[1]));
         twins("gelu", std::slice::from_ref(&x), &|i| mp4sr_ops::gelu(&i[0]), &|i| plain::gelu(&i[0]));
         twins("row_softplus", &[x.clone(), vectors.clone()], &|i| mp4sr_ops::row_softplus(&i[0], &i[1]), &|i| plain::row_softplus(&i[0], &i[1]));
+        let table = var(s.fold_in_index(7), &[t, d]).as_tensor().detach();
+        let rows: Vec<u32> = (0..2 * t as u64).map(|i| (s.bits(i) % t as u64) as u32).collect();
+        for drop in drops(seed) {
+            twins("expert_products", &[var(s.fold_in_index(8), &[k * d, 5])],
+                &|i| mp4sr_ops::expert_products(&table, &rows, &i[0], k, drop), &|i| plain::expert_products(&table, &rows, &i[0], k, drop));
+        }
         twins("segment_softmax", std::slice::from_ref(&weights),
             &|i| mp4sr_ops::segment_softmax(&i[0], &offsets), &|i| plain::segment_softmax(&i[0], &offsets));
         twins("segment_sum", &[weights.clone(), x.clone()],
@@ -229,7 +235,7 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
     ) {
         let s = RngKey::new(seed);
         let offsets = PackedOffsets::from_lengths(lengths).unwrap();
-        let sizes = LayerSizes { width: heads * width, heads, feed_forward };
+        let sizes = LayerSizes { width: heads * width, heads, feed_forward, bidirectional: seed % 2 == 1 };
         let d = sizes.width;
         let count = sizes.count();
         // Small weights, as in the model: a saturated softmax has gradients of rounding errors.

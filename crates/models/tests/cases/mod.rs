@@ -2,7 +2,9 @@
 
 pub mod difsr;
 pub mod fdsa;
+pub mod s3rec;
 pub mod sine;
+pub mod unisrec;
 
 use std::collections::BTreeMap;
 

@@ -116,7 +116,8 @@ impl Layer {
     fn place(&self, sequence: usize) -> Place {
         let range = self.offsets.range(sequence);
         let queries = if self.last_only { 1 } else { range.len() };
-        Place { first: range.start, queries, keys: range.len(), d: self.sizes.width, heads: self.sizes.heads }
+        let LayerSizes { width: d, heads, bidirectional, .. } = self.sizes;
+        Place { first: range.start, queries, keys: range.len(), d, heads, bidirectional }
     }
 
     /// Places of a chunk's sequences with the chunk's rows and tokens of each, counted from its first.
