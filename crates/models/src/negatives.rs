@@ -38,6 +38,12 @@ impl NegativeSampler {
         let seen = &self.seen[self.offsets[user as usize]..self.offsets[user as usize + 1]];
         draw_outside(seen, self.items, key)
     }
+
+    /// An item for each of `users`: a function of the step's key.
+    pub fn draw_all(&self, users: &[u32], key: RngKey) -> Vec<u32> {
+        let key = key.fold_in("negatives");
+        users.iter().enumerate().map(|(at, &user)| self.draw(user, key.fold_in_index(at as u64))).collect()
+    }
 }
 
 /// An item of 1..=`items` that is not in `seen`, which is ascending, without repeats and not all of them: a function of the key.

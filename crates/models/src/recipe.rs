@@ -11,11 +11,12 @@ use serde_json::Value;
 
 use crate::features::Categories;
 use crate::{
-    Model, Phase, TransformerConfig, cl4srec, difsr, fdsa, lightgcn, mp4sr, popularity, s3rec, sasrec, sine, unisrec,
+    Model, Phase, TransformerConfig, cl4srec, clcrec, difsr, dualgnn, fdsa, grcn, lightgcn, mp4sr, popularity, s3rec,
+    sasrec, sine, unisrec,
 };
 
 /// All models; the first is the one that a pipeline has when it names none.
-pub static RECIPES: [&Recipe; 10] = [
+pub static RECIPES: [&Recipe; 13] = [
     &mp4sr::RECIPE,
     &popularity::RECIPE,
     &lightgcn::RECIPE,
@@ -26,6 +27,9 @@ pub static RECIPES: [&Recipe; 10] = [
     &difsr::RECIPE,
     &s3rec::RECIPE,
     &unisrec::RECIPE,
+    &grcn::RECIPE,
+    &dualgnn::RECIPE,
+    &clcrec::RECIPE,
 ];
 
 /// How a model is named, configured and built.

@@ -501,7 +501,7 @@ mod tests {
         let others = rounds as f64 - dropping;
         assert!((replaced / others - 0.2).abs() < 5.0 * (0.16 / (40.0 * others)).sqrt(), "{}", replaced / others);
         let always = Config { augment_rows: false, ..Config::default() };
-        let own = super::tests::model(always).augment(&batch, RngKey::new(6)).unwrap();
+        let own = self::model(always).augment(&batch, RngKey::new(6)).unwrap();
         assert!(own.replaced.iter().all(|&replaced| !replaced));
     }
 
@@ -525,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn one_draw_per_item_is_one_draw_per_use_where_every_item_is_used_once() {
+    fn both_draws_of_dropout_are_the_same_model_without_it() {
         let batch = Batch::of_histories([(&[1, 2, 1, 4][..], 5), (&[7][..], 8), (&[7, 3][..], 1)], 50).unwrap();
         let loss = |dropout_draw, key| {
             let model = model(Config { dropout_draw, ..Config::default() });

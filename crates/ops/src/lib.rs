@@ -6,6 +6,7 @@
 //! Must not know: items, users, files.
 
 mod adam;
+mod edges;
 mod fused;
 mod gather_index;
 mod inference;
@@ -25,6 +26,7 @@ mod timing;
 
 pub use adam::{Adam, AdamState};
 pub use candle_core::{Error, Result};
+pub use edges::{Edges, Side};
 pub use gather_index::GatherIndex;
 pub use inference::{
     Activation, InferenceLayer, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer, RelativeBias,
@@ -262,4 +264,25 @@ pub fn expert_products(
     dropout: Dropout,
 ) -> Result<Tensor> {
     dispatch!(weights, expert_products(table, rows, weights, experts, dropout))
+}
+
+/// The inner product of the two ends of every edge: `[rows, d]`, `[columns, d]` -> `[edges]`.
+pub fn edge_dot(rows: &Tensor, columns: &Tensor, edges: &Edges) -> Result<Tensor> {
+    dispatch!(rows, edge_dot(rows, columns, edges))
+}
+
+/// The softmax over the edges of each node of a side: `[edges]` -> `[edges]`.
+pub fn edge_softmax(scores: &Tensor, edges: &Edges, side: Side) -> Result<Tensor> {
+    dispatch!(scores, edge_softmax(scores, edges, side))
+}
+
+/// For every node of the side `to` the weighted sum of the vectors at the other ends of its edges: `[edges]`, `[nodes of the other
+/// side, d]` -> `[nodes, d]`.
+pub fn edge_sum(weights: &Tensor, x: &Tensor, edges: &Edges, to: Side) -> Result<Tensor> {
+    dispatch!(x, edge_sum(weights, x, edges, to))
+}
+
+/// Inner products of each row with k rows of a table, those of row 0 first in `picked`: `[n, d]`, `[m, d]` -> `[n, k]`.
+pub fn picked_dot(a: &Tensor, table: &Tensor, picked: &[u32]) -> Result<Tensor> {
+    dispatch!(a, picked_dot(a, table, picked))
 }

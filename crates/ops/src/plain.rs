@@ -8,8 +8,8 @@ use crate::layout::Positions;
 use crate::mask::Entry;
 use crate::sources::{ScoreFusion, SourceScope, SourceSizes};
 use crate::{
-    COSINE_EPS, Dropout, GatherIndex, ItemRows, LAYER_NORM_EPS, LayerDropout, LayerSizes, Mask, MixtureSizes,
-    PackedOffsets, Ragged, Rows, SparseMatrix,
+    COSINE_EPS, Dropout, Edges, GatherIndex, ItemRows, LAYER_NORM_EPS, LayerDropout, LayerSizes, Mask, MixtureSizes,
+    PackedOffsets, Ragged, Rows, Side, SparseMatrix,
 };
 
 /// See [`crate::linear`].
@@ -534,4 +534,39 @@ pub fn expert_products(
     let product =
         |k: usize| wide.narrow(1, k * d, d)?.contiguous()?.matmul(&weights.narrow(0, k * d, d)?.contiguous()?);
     Tensor::cat(&(0..experts).map(product).collect::<Result<Vec<_>>>()?, 1)
+}
+
+/// See [`crate::edge_dot`].
+pub fn edge_dot(rows: &Tensor, columns: &Tensor, edges: &Edges) -> Result<Tensor> {
+    (gather(rows, &edges.ends(Side::Rows))? * gather(columns, &edges.ends(Side::Columns))?)?.sum(D::Minus1)
+}
+
+/// See [`crate::edge_softmax`].
+pub fn edge_softmax(scores: &Tensor, edges: &Edges, side: Side) -> Result<Tensor> {
+    if edges.count() == 0 {
+        return Ok(scores.clone());
+    }
+    // Edges by node, so that the nodes' edges are segments.
+    let ends = edges.of(side);
+    let lengths =
+        (0..edges.nodes(side)).map(|node| ends.offsets[node + 1] - ends.offsets[node]).filter(|&length| length > 0);
+    let offsets = PackedOffsets::from_lengths(lengths)?;
+    let by_node = segment_softmax(&gather(&scores.unsqueeze(1)?, &ends.edges)?, &offsets)?;
+    let mut place = vec![0; edges.count()];
+    ends.edges.iter().zip(0..).for_each(|(&edge, at)| place[edge as usize] = at);
+    gather(&by_node, &place)?.squeeze(1)
+}
+
+/// See [`crate::edge_sum`].
+pub fn edge_sum(weights: &Tensor, x: &Tensor, edges: &Edges, to: Side) -> Result<Tensor> {
+    let messages = gather(x, &edges.ends(to.other()))?.broadcast_mul(&weights.unsqueeze(1)?)?;
+    let nodes = Tensor::from_vec(edges.ends(to), edges.count(), x.device())?;
+    Tensor::zeros((edges.nodes(to), x.dim(1)?), DType::F32, x.device())?.index_add(&nodes, &messages, 0)
+}
+
+/// See [`crate::picked_dot`].
+pub fn picked_dot(a: &Tensor, table: &Tensor, picked: &[u32]) -> Result<Tensor> {
+    let (n, d) = a.dims2()?;
+    let rows = gather(table, picked)?.reshape((n, picked.len() / n, d))?;
+    rows.broadcast_mul(&a.unsqueeze(1)?)?.sum(D::Minus1)
 }

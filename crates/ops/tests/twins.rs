@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, Var};
 use mp4sr_ops::{
-    Dropout, FalseNegatives, GatherIndex, ItemRows, LayerDropout, LayerSizes, Mask, PackedOffsets, Ragged, RngKey,
-    Rows, ScoreFusion, SourceScope, SourceSizes, SparseEntry, SparseMatrix, StoredValues, plain,
+    Dropout, Edges, FalseNegatives, GatherIndex, ItemRows, LayerDropout, LayerSizes, Mask, PackedOffsets, Ragged,
+    RngKey, Rows, ScoreFusion, Side, SourceScope, SourceSizes, SparseEntry, SparseMatrix, StoredValues, plain,
 };
 use proptest::prelude::*;
 
@@ -155,6 +155,25 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
         let square = SparseMatrix::new(n, n, square).unwrap();
         twins("propagate", &[var(s.fold_in_index(2), &[n, d])],
             &|i| mp4sr_ops::propagate(&square, &i[0], layers), &|i| plain::propagate(&square, &i[0], layers));
+    }
+
+    #[test]
+    fn edges(n in 1usize..90, m in 1usize..90, d in 1usize..70, share in 1u64..100, seed: u64) {
+        let s = RngKey::new(seed);
+        let row = |row: usize| (0..m).filter(|column| s.bits((row * m + column) as u64) % 100 < share).map(|column| column as u32).collect();
+        let mut rows: Vec<Vec<u32>> = (0..n).map(row).collect();
+        rows[0] = vec![m as u32 - 1];
+        let edges = Edges::new(&rows, m).unwrap();
+        let (a, b, w) = (var(s.fold_in_index(1), &[n, d]), var(s.fold_in_index(2), &[m, d]), var(s.fold_in_index(3), &[edges.count()]));
+        twins("edge_dot", &[a.clone(), b.clone()], &|i| mp4sr_ops::edge_dot(&i[0], &i[1], &edges), &|i| plain::edge_dot(&i[0], &i[1], &edges));
+        for (side, x) in [(Side::Rows, &b), (Side::Columns, &a)] {
+            twins("edge_softmax", std::slice::from_ref(&w),
+                &|i| mp4sr_ops::edge_softmax(&i[0], &edges, side), &|i| plain::edge_softmax(&i[0], &edges, side));
+            twins("edge_sum", &[w.clone(), x.clone()],
+                &|i| mp4sr_ops::edge_sum(&i[0], &i[1], &edges, side), &|i| plain::edge_sum(&i[0], &i[1], &edges, side));
+        }
+        let picked: Vec<u32> = (0..5 * n as u64).map(|i| (s.fold_in_index(4).bits(i) % m as u64) as u32).collect();
+        twins("picked_dot", &[a, b], &|i| mp4sr_ops::picked_dot(&i[0], &i[1], &picked), &|i| plain::picked_dot(&i[0], &i[1], &picked));
     }
 
     #[test]

@@ -302,7 +302,7 @@ def ranked(logits, targets):
 def finish(name, model, p, loss, tensors, decay=0.001, zero=(), without=(), stage="train", **meta):
     """Gradients of the loss, a step of Adam, and the file."""
     loss.backward()
-    grads = {key: torch.zeros_like(value) if value.grad is None else value.grad for key, value in p.items()}
+    grads = {key: torch.zeros_like(value) if value.grad is None or key in without else value.grad for key, value in p.items()}
     norm_of_all = torch.cat([grads[key].flatten() for key in p if key not in without]).norm()
     factor = min(1.0, 5.0 / (float(norm_of_all) + 1e-6))
     tensors |= {"out.loss": loss, "out.grad_norm": norm_of_all}
@@ -578,6 +578,221 @@ def difsr(name, modalities=("text", "image"), fusion="gate", keys="masked", attr
            dims={**SEQUENCE_DIMS, "attribute": d_a, "categories": count})
 
 
+# ---------------------------------------------------------------- S3-Rec
+
+
+def s3rec_shapes(attributes, widths, count):
+    items, n, d = (SEQUENCE_DIMS[key] for key in ["items", "positions", "model"])
+    shapes = {"id_embedding": [items + 1, d], "mask_embedding": [d], "position": [n, d], "input_norm.weight": [d], "input_norm.bias": [d]}
+    shapes |= layer_shapes()
+    if attributes == "features":
+        for m, width in widths.items():
+            shapes |= {f"adapter.{m}.first.weight": [width, d], f"adapter.{m}.first.bias": [d]}
+    else:
+        shapes["category_embedding"] = [count, d]
+    return shapes | {f"{head}.{part}": [d, d] if part == "weight" else [d] for head in ["aap", "mip", "map", "sp"] for part in ["weight", "bias"]}
+
+
+def s3rec_pretrain(name, attributes="features", pair="twice", reduction="mean", modalities=("text", "image")):
+    items, n, layers, heads = (SEQUENCE_DIMS[key] for key in ["items", "positions", "layers", "heads"])
+    generator, count, weights = torch.Generator().manual_seed(8), 6, {"aap": 0.3, "mip": 0.9, "map": 1.1, "sp": 0.6}
+    widths = {m: {"text": 5, "image": 7}[m] for m in modalities}
+    tensors = {key: value for key, value in sequence_inputs().items() if key != "in.targets"}
+    rows = {}
+    for m in widths if attributes == "features" else []:
+        tensors[f"in.features.{m}.values"], tensors[f"in.features.{m}.offsets"], rows[m] = ragged(generator, items, widths[m])
+    own, stored = lists(generator, items, count)
+    if attributes == "categories":
+        tensors |= stored
+    p = draw(s3rec_shapes(attributes, widths, count))
+    masked = [[0, 1, 0, 0, 1, 1], [1], [0, 0], [1] * 8, [0, 1, 0]]
+    negatives = [[0, 4, 0, 0, 11, 9], [6], [0, 0], [9, 10, 11, 12, 13, 14, 15, 16], [0, 17, 0]]
+    starts, lengths = [2, 0, 1, 4, 0], [3, 0, 1, 2, 1]
+    others = [[0, 0, 7, 1, 12, 0], [0], [0, 5], [0, 0, 0, 0, 17, 2, 0, 0], [8, 0, 0]]
+    tensors |= {"in.masked": torch.tensor([m + [0] * (n - len(m)) for m in masked], dtype=torch.uint8),
+                "in.negatives": torch.tensor([m + [0] * (n - len(m)) for m in negatives]),
+                "in.segment_start": torch.tensor(starts), "in.segment_length": torch.tensor(lengths),
+                "in.segment_negative": torch.tensor([m + [0] * (n - len(m)) for m in others])}
+
+    def encode(tokens):
+        x = norm(p, "input_norm", torch.stack(tokens) + p["position"][: len(tokens)])
+        return layers_of(p, "", x, layers, heads, causal=False)[-1]
+
+    fields = {}
+    for m in rows:
+        present = [i for i in range(items) if len(rows[m][i])]
+        fields[m] = torch.relu(linear(p, f"adapter.{m}.first", means(rows[m], widths[m])[present])), lambda i, f, present=present: float(present[f] == i - 1)
+    if attributes == "categories":
+        fields["categories"] = p["category_embedding"], lambda i, f: float(f + 1 in own[i - 1])
+    sums = {f"{task}.{f}": 0.0 for task in ["aap", "map"] for f in fields}
+    mip, sp, hidden, segments = 0.0, 0.0, [], {"context": [], "positive": [], "negative": []}
+    squash = torch.sigmoid if pair == "twice" else lambda x: x
+    below = lambda a, b: -torch.nn.functional.logsigmoid(squash(a) - squash(b))
+    for j, history in enumerate(HISTORIES):
+        item = lambda i: p["id_embedding"][i]
+        h = encode([p["mask_embedding"] if hide else item(i) for i, hide in zip(history, masked[j])])
+        hidden.append(h)
+        for at, (i, hide) in enumerate(zip(history, masked[j])):
+            task = "map" if hide else "aap"
+            for f, (table, label) in fields.items():
+                labels = torch.tensor([label(i, c) for c in range(len(table))], dtype=torch.float64)
+                scores = table @ linear(p, task, h[at])
+                sums[f"{task}.{f}"] = sums[f"{task}.{f}"] + torch.nn.functional.binary_cross_entropy_with_logits(scores, labels, reduction="sum")
+            if hide:
+                q = linear(p, "mip", h[at])
+                mip = mip + below(q @ item(i), q @ item(negatives[j][at]))
+        if lengths[j]:
+            inside = range(starts[j], starts[j] + lengths[j])
+            mask = p["mask_embedding"]
+            parts = {"context": [mask if at in inside else item(i) for at, i in enumerate(history)],
+                     "positive": [item(i) if at in inside else mask for at, i in enumerate(history)],
+                     "negative": [item(others[j][at]) if at in inside else mask for at in range(len(history))]}
+            u, positive, negative = (encode(tokens)[-1] for tokens in parts.values())
+            for key, value in zip(parts, [u, positive, negative]):
+                segments[key].append(value)
+            q = linear(p, "sp", u)
+            sp = sp + below(q @ positive, q @ negative)
+    share = 1 / len(HISTORIES) if reduction == "mean" else 1.0
+    losses = {"aap": sum(sums[f"aap.{f}"] for f in fields) * share, "map": sum(sums[f"map.{f}"] for f in fields) * share,
+              "mip": mip * share, "sp": sp * share}
+    tensors |= {f"out.{key}": value for key, value in (sums | losses).items()}
+    tensors |= {f"out.attribute.{f}": table for f, (table, _) in fields.items()}
+    tensors |= {f"out.segment.{key}": torch.stack(value) for key, value in segments.items()} | {"out.h": padded(hidden, n)}
+    finish(name, "s3rec", p, sum(weights[key] * losses[key] for key in losses), tensors, zero=key_biases(p), stage="pretrain",
+           modalities=list(modalities), scalars=weights, switches={"attributes": attributes, "pair": pair, "reduction": reduction},
+           dims={**SEQUENCE_DIMS, "categories": count})
+
+
+def s3rec_finetune(name):
+    layers, heads = SEQUENCE_DIMS["layers"], SEQUENCE_DIMS["heads"]
+    shapes = s3rec_shapes("categories", {}, 1)
+    kept = ["id_embedding", "position", "input_norm.weight", "input_norm.bias"]
+    p = draw({key: shape for key, shape in shapes.items() if key in kept or key.startswith("layer.")})
+    h = torch.stack([causal_transformer(p, p["id_embedding"][torch.tensor(history)], layers, heads) for history in HISTORIES])
+    targets = torch.tensor(TARGETS)
+    logits = h @ p["id_embedding"][1:].T
+    tensors = sequence_inputs() | {"out.h": h, "out.logits": logits, "out.ranks": ranked(logits, targets)}
+    finish(name, "s3rec", p, torch.nn.functional.cross_entropy(logits, targets - 1), tensors, zero=key_biases(p), stage="finetune",
+           modalities=[], scalars={"aap": 0.2, "mip": 1.0, "map": 1.0, "sp": 0.5}, dims=SEQUENCE_DIMS,
+           switches={"attributes": "features", "pair": "twice", "reduction": "mean"})
+
+
+# ---------------------------------------------------------------- UniSRec
+
+
+def unisrec(name, stage, same_target="leave_out", augment="items", noise=True, fix_encoder=True, id_embedding=True, modalities=("text", "image")):
+    items, n, d_0, layers, heads = (SEQUENCE_DIMS[key] for key in ["items", "positions", "model", "layers", "heads"])
+    generator, d, experts, tau, weight = torch.Generator().manual_seed(9), 6, 3, 0.3, 0.02
+    tensors, rows = sequence_inputs(), {}
+    for m in modalities:
+        tensors[f"in.features.{m}.values"], tensors[f"in.features.{m}.offsets"], rows[m] = ragged(generator, items, d)
+    shapes = {"adaptor.gate.weight": [d, experts]} | ({"adaptor.noise.weight": [d, experts]} if noise else {})
+    for k in range(experts):
+        shapes |= {f"adaptor.expert.{k}.bias": [d], f"adaptor.expert.{k}.weight": [d, d_0]}
+    shapes |= {"position": [n, d_0], "input_norm.weight": [d_0], "input_norm.bias": [d_0]} | layer_shapes()
+    if stage == "finetune" and id_embedding:
+        shapes["id_embedding"] = [items + 1, d_0]
+    p = draw(shapes)
+    joined = [torch.cat([rows[m][i] for m in modalities]) for i in range(items)]
+    x = means(joined, d)
+    targets, count = torch.tensor(TARGETS), len(TARGETS)
+    normal = lambda *shape: torch.randn(*shape, generator=generator).float().double()
+
+    def adapt(x, eps=None):
+        logits = x @ p["adaptor.gate.weight"]
+        if eps is not None and noise:
+            logits = logits + eps * (torch.nn.functional.softplus(x @ p["adaptor.noise.weight"]) + 0.01)
+        gate = torch.softmax(logits, -1)
+        return sum(gate[..., k : k + 1] * ((x - p[f"adaptor.expert.{k}.bias"]) @ p[f"adaptor.expert.{k}.weight"]) for k in range(experts))
+
+    def encode(tokens):
+        start = norm(p, "input_norm", tokens + p["position"][: len(tokens)])
+        return start, layers_of(p, "", start, layers, heads)
+
+    cosine = lambda a, b: unit(a) @ unit(b).T / tau
+    eps_items = normal(count, n, experts)
+    meta = {"stage": stage, "modalities": list(modalities), "scalars": {"tau": tau, "lambda": weight}, "dims": {**SEQUENCE_DIMS, "experts": experts},
+            "switches": {"augment": augment, "fix_encoder": fix_encoder, "id_embedding": id_embedding, "noise": noise, "same_target": same_target}}
+    if noise:
+        tensors["in.noise.items"] = eps_items
+    if stage == "finetune":
+        eps_all = normal(items, experts)
+        tensors["in.noise.candidates"] = eps_all
+        ids = p["id_embedding"] if id_embedding else torch.zeros(items + 1, d_0, dtype=torch.float64)
+
+        def run(noisy):
+            candidates = adapt(x, eps_all if noisy else None) + ids[1:]
+            starts, hs, steps = [], [], [[] for _ in range(layers)]
+            for j, history in enumerate(HISTORIES):
+                index = torch.tensor(history)
+                start, outs = encode(adapt(x[index - 1], eps_items[j, : len(history)] if noisy else None) + ids[index])
+                starts.append(start)
+                hs.append(outs[-1][-1])
+                for l in range(layers):
+                    steps[l].append(outs[l])
+            return candidates, torch.stack(hs), starts, steps
+
+        candidates, h, starts, steps = run(True)
+        plain_candidates, plain_h, _, _ = run(False)
+        logits, scores = cosine(h, candidates), cosine(plain_h, plain_candidates)
+        tensors |= {"out.input": padded(starts, n), "out.h": h, "out.candidates": candidates, "out.logits": logits, "out.scoring.h": plain_h,
+                    "out.scoring.candidates": plain_candidates, "out.scores": scores, "out.ranks": ranked(scores, targets)}
+        tensors |= {f"out.layer.{l}": padded(step, n) for l, step in enumerate(steps)}
+        loss = torch.nn.functional.cross_entropy(logits, targets - 1)
+        without = [key for key in p if key == "position" or key.startswith("layer.")] if fix_encoder else []
+        finish(name, "unisrec", p, loss, tensors, zero=[] if without else key_biases(p), without=without, **meta)
+        return
+    second, augmented, uses = x, HISTORIES, None
+    if augment == "rows":
+        replaced = [[0, 1, 0, 0, 1, 1], [1], [0, 0], [1, 0] * 4, [0, 1, 1]]
+        kept = {m: torch.rand(len(tensors[f"in.features.{m}.values"]), generator=generator) > 0.4 for m in modalities}
+        for m in modalities:
+            a, b = tensors[f"in.features.{m}.offsets"][7], tensors[f"in.features.{m}.offsets"][8]
+            kept[m][a:b] = False
+            tensors[f"in.row_keep.{m}"] = kept[m].to(torch.uint8)
+        second = []
+        for i in range(items):
+            parts = [rows[m][i][kept[m][tensors[f"in.features.{m}.offsets"][i] : tensors[f"in.features.{m}.offsets"][i + 1]]] for m in modalities]
+            some = torch.cat(parts)
+            second.append(some if len(some) else joined[i])
+        second = means(second, d)
+        tensors |= {"in.replaced": torch.tensor([r + [0] * (n - len(r)) for r in replaced], dtype=torch.uint8), "out.pooled_augmented": second}
+    else:
+        keep = [[1, 0, 1, 1, 0, 1], [0], [1, 0], [1, 1, 0, 0, 1, 1, 1, 0], [0, 1, 1]]
+        augmented = [[i for at, (i, k) in enumerate(zip(h, own)) if at == 0 or k] for h, own in zip(HISTORIES, keep)]
+        replaced = [[0] * len(h) for h in augmented]
+        tensors["in.keep"] = torch.tensor([k + [0] * (n - len(k)) for k in keep], dtype=torch.uint8)
+    eps_augmented, eps_targets = normal(count, n, experts), normal(count, experts)
+    if noise:
+        tensors |= {"in.noise.augmented": eps_augmented, "in.noise.targets": eps_targets}
+    starts, hs, other_starts, others = [], [], [], []
+    for j, (history, other) in enumerate(zip(HISTORIES, augmented)):
+        start, outs = encode(adapt(x[torch.tensor(history) - 1], eps_items[j, : len(history)]))
+        starts.append(start)
+        hs.append(outs[-1][-1])
+        vectors = torch.stack([(second if r else x)[i - 1] for i, r in zip(other, replaced[j])])
+        start, outs = encode(adapt(vectors, eps_augmented[j, : len(other)]))
+        other_starts.append(start)
+        others.append(outs[-1][-1])
+    h, other, z = torch.stack(hs), torch.stack(others), adapt(x[targets - 1], eps_targets)
+    same = (targets[:, None] == targets[None, :]) & ~torch.eye(count).bool()
+
+    def contrast(a, b):
+        logits = cosine(a, b)
+        own = logits.diag()
+        if same_target == "leave_out":
+            logits = logits.masked_fill(same, -torch.inf)
+        elif same_target == "zero":
+            logits = logits.masked_fill(same, 0.0)
+        return torch.logsumexp(logits, 1) - own
+
+    seq_item, seq_seq = contrast(h, z), contrast(h, other)
+    tensors |= {"out.pooled": x, "out.input": padded(starts, n), "out.input_augmented": padded(other_starts, n), "out.h": h, "out.h_augmented": other,
+                "out.z": z, "out.items_augmented": torch.tensor([o + [0] * (n - len(o)) for o in augmented]), "out.seq_item_rows": seq_item,
+                "out.seq_seq_rows": seq_seq, "out.seq_item": seq_item.mean(), "out.seq_seq": seq_seq.mean()}
+    finish(name, "unisrec", p, seq_item.mean() + weight * seq_seq.mean(), tensors, zero=key_biases(p), **meta)
+
+
 if __name__ == "__main__":
     train("lightgcn_default", 3, "squared", 0.05, 0.0)
     train("lightgcn_norm", 1, "norm", 0.1, 0.001)
@@ -597,3 +812,13 @@ if __name__ == "__main__":
     difsr("difsr_sum_categories", fusion="sum", attributes="categories")
     difsr("difsr_concat_full_categories", fusion="concat", keys="full", attributes="categories")
     difsr("difsr_concat_no_predictor", fusion="concat", predictor="off")
+    s3rec_pretrain("s3rec_pretrain_default")
+    s3rec_pretrain("s3rec_pretrain_once_sum", pair="once", reduction="sum", modalities=("image",))
+    s3rec_pretrain("s3rec_pretrain_categories", attributes="categories")
+    s3rec_finetune("s3rec_finetune")
+    unisrec("unisrec_pretrain_default", "pretrain")
+    unisrec("unisrec_pretrain_rows", "pretrain", same_target="zero", augment="rows")
+    unisrec("unisrec_pretrain_no_noise", "pretrain", same_target="keep", noise=False, modalities=("text",))
+    unisrec("unisrec_finetune_default", "finetune")
+    unisrec("unisrec_finetune_free", "finetune", fix_encoder=False, modalities=("image",))
+    unisrec("unisrec_finetune_no_id", "finetune", id_embedding=False)

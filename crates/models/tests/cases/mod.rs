@@ -1,7 +1,10 @@
 //! The golden cases of one model each, and what they share.
 
+pub mod clcrec;
 pub mod difsr;
+pub mod dualgnn;
 pub mod fdsa;
+pub mod grcn;
 pub mod s3rec;
 pub mod sine;
 pub mod unisrec;
@@ -36,6 +39,11 @@ pub fn data(case: &GoldenCase) -> Data {
     });
     let training = TrainingSequences::new(std::iter::empty()).into();
     Data { items: case.size("items"), training, modalities: modalities(case), categories }
+}
+
+/// The case's items with their features and the training events of its users.
+pub fn graph_data(case: &GoldenCase) -> Data {
+    Data { training: crate::training(case).into(), ..data(case) }
 }
 
 /// The case's histories.
