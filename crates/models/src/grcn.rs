@@ -7,7 +7,7 @@
 //! two layers over these edges. Vectors are ids and contents side by side. Bayesian personalised ranking. Where sources differ, a
 //! switch of [`Config`] takes either reading: `routing = 0` is what the published code computes, whose messages never reach users.
 
-use candle_core::{D, Tensor, Var};
+use candle_core::{Tensor, Var};
 use mp4sr_ops::plain::leaky_relu;
 use mp4sr_ops::{Edges, Error, Result, RngKey, Side, edge_dot, edge_softmax, edge_sum, gather, linear, normalize};
 use schemars::JsonSchema;

@@ -22,6 +22,7 @@ pub mod grcn;
 mod interface;
 pub mod lightgcn;
 pub mod mp4sr;
+pub mod mvrnn;
 mod negatives;
 mod parameters;
 mod popularity;
@@ -48,6 +49,7 @@ pub use interface::{BatchUnit, FINETUNE, Model, PRETRAIN, Phase, Query, Samples,
 pub use lightgcn::LightGcn;
 pub use mp4sr::Mp4sr;
 pub use mp4sr_ops::{Error, FalseNegatives, Ragged, Result, RngKey, StoredValues};
+pub use mvrnn::MvRnn;
 pub use negatives::NegativeSampler;
 pub use parameters::{Initial, Parameters, Stored};
 pub use popularity::Popularity;

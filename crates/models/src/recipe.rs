@@ -11,12 +11,12 @@ use serde_json::Value;
 
 use crate::features::Categories;
 use crate::{
-    Model, Phase, TransformerConfig, cl4srec, clcrec, difsr, dualgnn, fdsa, grcn, lightgcn, mp4sr, popularity, s3rec,
-    sasrec, sine, unisrec,
+    Model, Phase, TransformerConfig, cl4srec, clcrec, difsr, dualgnn, fdsa, grcn, lightgcn, mp4sr, mvrnn, popularity,
+    s3rec, sasrec, sine, unisrec,
 };
 
 /// All models; the first is the one that a pipeline has when it names none.
-pub static RECIPES: [&Recipe; 13] = [
+pub static RECIPES: [&Recipe; 14] = [
     &mp4sr::RECIPE,
     &popularity::RECIPE,
     &lightgcn::RECIPE,
@@ -30,6 +30,7 @@ pub static RECIPES: [&Recipe; 13] = [
     &grcn::RECIPE,
     &dualgnn::RECIPE,
     &clcrec::RECIPE,
+    &mvrnn::RECIPE,
 ];
 
 /// How a model is named, configured and built.

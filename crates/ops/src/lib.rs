@@ -286,3 +286,28 @@ pub fn edge_sum(weights: &Tensor, x: &Tensor, edges: &Edges, to: Side) -> Result
 pub fn picked_dot(a: &Tensor, table: &Tensor, picked: &[u32]) -> Result<Tensor> {
     dispatch!(a, picked_dot(a, table, picked))
 }
+
+/// A recurrent cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cell {
+    /// Input gate, forget gate, candidate, output gate.
+    Lstm,
+    /// Update gate, which weighs the new state, reset gate, which acts before the hidden map, candidate.
+    Gru,
+}
+
+impl Cell {
+    /// The number of blocks that the cell's maps have.
+    pub fn gates(self) -> usize {
+        match self {
+            Self::Lstm => 4,
+            Self::Gru => 3,
+        }
+    }
+}
+
+/// The state after every token of packed sequences, from a state of zeros: x `[t, gates w]` has what the input and the bias give to
+/// the gates, `hidden` `[w, gates w]` maps the state before -> `[t, w]`.
+pub fn recurrent(x: &Tensor, hidden: &Tensor, offsets: &PackedOffsets, cell: Cell) -> Result<Tensor> {
+    dispatch!(x, recurrent(x, hidden, offsets, cell))
+}

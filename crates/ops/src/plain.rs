@@ -8,8 +8,8 @@ use crate::layout::Positions;
 use crate::mask::Entry;
 use crate::sources::{ScoreFusion, SourceScope, SourceSizes};
 use crate::{
-    COSINE_EPS, Dropout, Edges, GatherIndex, ItemRows, LAYER_NORM_EPS, LayerDropout, LayerSizes, Mask, MixtureSizes,
-    PackedOffsets, Ragged, Rows, Side, SparseMatrix,
+    COSINE_EPS, Cell, Dropout, Edges, GatherIndex, ItemRows, LAYER_NORM_EPS, LayerDropout, LayerSizes, Mask,
+    MixtureSizes, PackedOffsets, Ragged, Rows, Side, SparseMatrix,
 };
 
 /// See [`crate::linear`].
@@ -569,4 +569,48 @@ pub fn picked_dot(a: &Tensor, table: &Tensor, picked: &[u32]) -> Result<Tensor> 
     let (n, d) = a.dims2()?;
     let rows = gather(table, picked)?.reshape((n, picked.len() / n, d))?;
     rows.broadcast_mul(&a.unsqueeze(1)?)?.sum(D::Minus1)
+}
+
+/// See [`crate::recurrent`].
+pub fn recurrent(x: &Tensor, hidden: &Tensor, offsets: &PackedOffsets, cell: Cell) -> Result<Tensor> {
+    let w = hidden.dim(0)?;
+    let mut outputs = Vec::with_capacity(offsets.tokens());
+    for j in 0..offsets.count() {
+        let (mut h, mut s): (Option<Tensor>, Option<Tensor>) = (None, None);
+        for token in offsets.range(j) {
+            let x = x.narrow(0, token, 1)?;
+            let block = |of: &Tensor, at: usize, count: usize| of.narrow(1, at * w, count * w)?.contiguous();
+            let next = match cell {
+                Cell::Lstm => {
+                    let all = match &h {
+                        Some(h) => (&x + h.matmul(hidden)?)?,
+                        None => x,
+                    };
+                    let gate = |at: usize| sigmoid(&block(&all, at, 1)?);
+                    let mut state = (gate(0)? * block(&all, 2, 1)?.tanh()?)?;
+                    if let Some(before) = &s {
+                        state = (state + (gate(1)? * before)?)?;
+                    }
+                    let next = (gate(3)? * state.tanh()?)?;
+                    s = Some(state);
+                    next
+                }
+                Cell::Gru => {
+                    let (gates, candidate) = (block(&x, 0, 2)?, block(&x, 2, 1)?);
+                    match &h {
+                        Some(h) => {
+                            let gates = sigmoid(&(gates + h.matmul(&block(hidden, 0, 2)?)?)?)?;
+                            let (z, r) = (block(&gates, 0, 1)?, block(&gates, 1, 1)?);
+                            let candidate = (candidate + (r * h)?.matmul(&block(hidden, 2, 1)?)?)?.tanh()?;
+                            (h + (z * (candidate - h)?)?)?
+                        }
+                        None => (sigmoid(&block(&gates, 0, 1)?)? * candidate.tanh()?)?,
+                    }
+                }
+            };
+            outputs.push(next.clone());
+            h = Some(next);
+        }
+    }
+    Tensor::cat(&outputs, 0)
 }

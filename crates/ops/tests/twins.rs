@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, Var};
 use mp4sr_ops::{
-    Dropout, Edges, FalseNegatives, GatherIndex, ItemRows, LayerDropout, LayerSizes, Mask, PackedOffsets, Ragged,
+    Cell, Dropout, Edges, FalseNegatives, GatherIndex, ItemRows, LayerDropout, LayerSizes, Mask, PackedOffsets, Ragged,
     RngKey, Rows, ScoreFusion, Side, SourceScope, SourceSizes, SparseEntry, SparseMatrix, StoredValues, plain,
 };
 use proptest::prelude::*;
@@ -174,6 +174,20 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
         }
         let picked: Vec<u32> = (0..5 * n as u64).map(|i| (s.fold_in_index(4).bits(i) % m as u64) as u32).collect();
         twins("picked_dot", &[a, b], &|i| mp4sr_ops::picked_dot(&i[0], &i[1], &picked), &|i| plain::picked_dot(&i[0], &i[1], &picked));
+    }
+
+    #[test]
+    fn recurrent(lengths in prop::collection::vec(1usize..9, 1..150), w in 1usize..20, seed: u64) {
+        let s = RngKey::new(seed);
+        let mut lengths = lengths;
+        lengths.push(2);
+        let offsets = PackedOffsets::from_lengths(lengths).unwrap();
+        for cell in [Cell::Lstm, Cell::Gru] {
+            let small = |at: u64, shape: &[usize]| Var::from_tensor(&(var(s.fold_in_index(at), shape).as_tensor() * 0.4).unwrap()).unwrap();
+            let inputs = [small(0, &[offsets.tokens(), cell.gates() * w]), small(1, &[w, cell.gates() * w])];
+            twins("recurrent", &inputs,
+                &|i| mp4sr_ops::recurrent(&i[0], &i[1], &offsets, cell), &|i| plain::recurrent(&i[0], &i[1], &offsets, cell));
+        }
     }
 
     #[test]
