@@ -426,7 +426,7 @@ impl DifSr {
         let parameters = parameters.map(|var| var.flatten_all()).collect::<Result<Vec<_>>>()?;
         let parameters = if parameters.is_empty() { None } else { Some(Tensor::cat(&parameters, 0)?) };
         let (query, key_value) = (Tensor::cat(&queries, 1)?, Tensor::cat(&keys, 1)?);
-        let scope = SourceScope { real: tokens.real.as_deref(), last_only };
+        let scope = SourceScope { real: tokens.real.as_deref(), last_only, bidirectional: false };
         let offsets = &tokens.offsets;
         if trace::is_on() {
             let steps = plain::source_attention_steps(

@@ -11,12 +11,12 @@ use serde_json::Value;
 
 use crate::features::Categories;
 use crate::{
-    Model, Phase, TransformerConfig, cl4srec, clcrec, difsr, dualgnn, fdsa, grcn, lightgcn, mp4sr, mvrnn, popularity,
-    s3rec, sasrec, sine, unisrec,
+    Model, Phase, TransformerConfig, cl4srec, clcrec, difsr, dualgnn, fdsa, grcn, lightgcn, masr, mp4sr, mvrnn,
+    popularity, s3rec, sasrec, sine, unisrec,
 };
 
 /// All models; the first is the one that a pipeline has when it names none.
-pub static RECIPES: [&Recipe; 14] = [
+pub static RECIPES: [&Recipe; 15] = [
     &mp4sr::RECIPE,
     &popularity::RECIPE,
     &lightgcn::RECIPE,
@@ -31,6 +31,7 @@ pub static RECIPES: [&Recipe; 14] = [
     &dualgnn::RECIPE,
     &clcrec::RECIPE,
     &mvrnn::RECIPE,
+    &masr::RECIPE,
 ];
 
 /// How a model is named, configured and built.

@@ -319,7 +319,7 @@ impl S3Rec {
         let mask = self.count as u32 + 1;
         let rows: Vec<u32> =
             samples.items.iter().zip(&draws.masked).map(|(&item, &masked)| if masked { mask } else { item }).collect();
-        let pass = Pass { bidirectional: true, all_tokens: true, fixed: false };
+        let pass = Pass { bidirectional: true, all_tokens: true, ..Pass::default() };
         let hidden = self.transformer.run(Rows::new(&table, &rows), None, &samples.offsets, pass, key)?;
         trace::record(|| "h".to_owned(), &hidden);
         let tokens = |masked: bool| -> Vec<u32> {

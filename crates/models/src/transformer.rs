@@ -81,6 +81,8 @@ pub(crate) struct Pass {
     pub all_tokens: bool,
     /// Whether positions and layers are constants, so that they have no gradient.
     pub fixed: bool,
+    /// Whether the last layer alone runs, on the input.
+    pub last_layer: bool,
 }
 
 /// The layers of a transformer without what comes before them.
@@ -89,7 +91,7 @@ pub struct LayerStack {
     config: TransformerConfig,
     /// What the names of its parameters and traced values begin with.
     prefix: String,
-    layers: Vec<Layer>,
+    pub(crate) layers: Vec<Layer>,
 }
 
 /// A linear map.
@@ -106,16 +108,17 @@ pub(crate) struct Norm {
     pub(crate) bias: Var,
 }
 
+/// The parameters of a layer.
 #[derive(Debug)]
-struct Layer {
-    query: Linear,
-    key: Linear,
-    value: Linear,
-    output: Linear,
-    attention_norm: Norm,
-    up: Linear,
-    down: Linear,
-    feed_forward_norm: Norm,
+pub(crate) struct Layer {
+    pub(crate) query: Linear,
+    pub(crate) key: Linear,
+    pub(crate) value: Linear,
+    pub(crate) output: Linear,
+    pub(crate) attention_norm: Norm,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+    pub(crate) feed_forward_norm: Norm,
 }
 
 impl Linear {
@@ -245,7 +248,8 @@ impl LayerStack {
         let (prefix, p) = (&self.prefix, self.config.dropout);
         let TransformerConfig { width, heads, feed_forward, .. } = self.config;
         let sizes = LayerSizes { width, heads, feed_forward, bidirectional: pass.bidirectional };
-        for (l, layer) in self.layers.iter().enumerate() {
+        let first = if pass.last_layer { self.layers.len().saturating_sub(1) } else { 0 };
+        for (l, layer) in self.layers.iter().enumerate().skip(first) {
             let key = key.map(|key| key.fold_in("layer").fold_in_index(l as u64));
             let dropout = LayerDropout {
                 weights: drop(key, "weights", p),

@@ -13,6 +13,7 @@ mod inference;
 mod kernel;
 mod layout;
 mod mask;
+mod nearest;
 mod packed;
 pub mod plain;
 mod process;
@@ -33,6 +34,7 @@ pub use inference::{
 };
 pub use layout::{ExpertParts, LayerParts, MixtureSizes, pack_mixture, pack_positions};
 pub use mask::{FalseNegatives, Mask};
+pub use nearest::{Neighbour, nearest};
 pub use packed::PackedOffsets;
 pub use process::{keep_memory, start_threads, threads};
 pub use ragged::{Ragged, StoredValues};
@@ -238,7 +240,7 @@ pub fn row_softplus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     dispatch!(a, row_softplus(a, b))
 }
 
-/// Causal attention in packed sequences whose scores come from several sources: `query` `[q, sources]` has a row for every token,
+/// Attention in packed sequences whose scores come from several sources: `query` `[q, sources]` has a row for every token,
 /// or for the last real token of every sequence, `key_value` `[t, sources + d]` has the sources' keys side by side, then values;
 /// result `[q, d]`. `fusion` has the parameters of the fusion, where it has any. Dropout is on the weights.
 pub fn source_attention(

@@ -452,7 +452,7 @@ pub fn source_attention_steps(
         let (keys, real) = (tokens.len(), scope.real.map_or(tokens.len(), |real| real[j]));
         let (rows, first) = if scope.last_only { (j..j + 1, real - 1) } else { (tokens.clone(), 0) };
         let q = rows.len();
-        let seen = |i: usize| (first + i + 1).min(real);
+        let seen = |i: usize| if scope.bidirectional { real } else { (first + i + 1).min(real) };
         let mask = |closed: f32, open: f32| {
             let entry = |i: usize, at: usize| if at < seen(i) { open } else { closed };
             let entries: Vec<f32> =

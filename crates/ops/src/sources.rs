@@ -60,4 +60,6 @@ pub struct SourceScope<'a> {
     pub real: Option<&'a [usize]>,
     /// Whether only the last real token of each sequence asks.
     pub last_only: bool,
+    /// Whether a token sees all real tokens of its sequence; without it, those up to itself.
+    pub bidirectional: bool,
 }

@@ -213,7 +213,7 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
                     inputs.push(small(2, &[sizes.fusion_count()]));
                 }
                 for drop in drops(seed) {
-                    let scope = SourceScope { real, last_only };
+                    let scope = SourceScope { real, last_only, bidirectional: seed % 2 == 1 };
                     twins("source_attention", &inputs,
                         &|i| mp4sr_ops::source_attention(&i[0], &i[1], i.get(2), &sizes, &offsets, scope, drop),
                         &|i| plain::source_attention(&i[0], &i[1], i.get(2), &sizes, &offsets, scope, drop));

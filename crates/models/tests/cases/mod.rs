@@ -5,6 +5,7 @@ pub mod difsr;
 pub mod dualgnn;
 pub mod fdsa;
 pub mod grcn;
+pub mod masr;
 pub mod mvrnn;
 pub mod s3rec;
 pub mod sine;

@@ -36,6 +36,7 @@ pub(crate) fn source_attention(
         offsets: offsets.clone(),
         real: scope.real.map(Into::into),
         last_only: scope.last_only,
+        bidirectional: scope.bidirectional,
         dropout,
     };
     match fusion {
@@ -49,6 +50,7 @@ struct SourceAttention {
     offsets: PackedOffsets,
     real: Option<Arc<[usize]>>,
     last_only: bool,
+    bidirectional: bool,
     dropout: Dropout,
 }
 
@@ -62,6 +64,7 @@ struct Sequence {
     first: usize,
     /// The number of real tokens.
     real: usize,
+    bidirectional: bool,
 }
 
 impl Sequence {
@@ -75,7 +78,7 @@ impl Sequence {
 
     /// The number of keys that query `i` sees.
     fn seen(&self, i: usize) -> usize {
-        (self.first + i + 1).min(self.real)
+        if self.bidirectional { self.real } else { (self.first + i + 1).min(self.real) }
     }
 }
 
@@ -128,7 +131,7 @@ impl SourceAttention {
         let tokens = self.offsets.range(at);
         let real = self.real.as_ref().map_or(tokens.len(), |real| real[at]);
         let (rows, first) = if self.last_only { (at..at + 1, real - 1) } else { (tokens.clone(), 0) };
-        Sequence { rows, tokens, first, real }
+        Sequence { rows, tokens, first, real, bidirectional: self.bidirectional }
     }
 
     /// Where source `s` of head `h` lies in a row of queries or keys, and its width.
