@@ -8,6 +8,7 @@ table has a padding row.
 """
 
 import json
+import math
 import pathlib
 
 import torch
@@ -364,11 +365,10 @@ def sine(name, regularizer=0.0, positions=False, unmasked=False):
     centred = p["prototype"] - p["prototype"].mean(1, keepdim=True)
     covariance = centred @ centred.T / d
     penalty = (covariance.pow(2).sum() - covariance.diag().pow(2).sum()) / 2
-    if not unmasked:
-        for key in ["concept_weights", "assignment", "intention_weights"]:
-            tensors[f"out.{key}"] = padded(out.pop(key), n)
-        tensors["out.attention"] = padded([a.T for a in out.pop("attention")], n).transpose(1, 2)
-        tensors |= {f"out.{key}": torch.stack(value) for key, value in out.items()}
+    for key in ["concept_weights", "assignment", "intention_weights"]:
+        tensors[f"out.{key}"] = padded(out.pop(key), n)
+    tensors["out.attention"] = padded([a.T for a in out.pop("attention")], n).transpose(1, 2)
+    tensors |= {f"out.{key}": torch.stack(value) for key, value in out.items()}
     tensors |= {"out.chosen": torch.stack(chosen), "out.user": user, "out.logits": logits, "out.ranks": ranked(logits, targets),
                 "out.cross_entropy_rows": rows, "out.cross_entropy": rows.mean(), "out.regularizer": penalty}
     finish(name, "sine", p, rows.mean() + regularizer * penalty, tensors, zero=["concept_norm.bias"],
@@ -793,6 +793,496 @@ def unisrec(name, stage, same_target="leave_out", augment="items", noise=True, f
     finish(name, "unisrec", p, seq_item.mean() + weight * seq_seq.mean(), tensors, zero=key_biases(p), **meta)
 
 
+# ---------------------------------------------------------------- what the multimodal general models share
+
+
+GRAPH_WIDTHS = {"text": 5, "image": 7, "audio": 4}
+leaky = lambda x: torch.nn.functional.leaky_relu(x, 0.01)
+
+
+def events(modalities, seed):
+    """Training parts as inputs, and the means of the items' rows by modality."""
+    generator = torch.Generator().manual_seed(seed)
+    parts, offsets = training()
+    tensors, rows = {"in.train.items": torch.tensor(sum(parts, [])), "in.train.offsets": torch.tensor(offsets)}, {}
+    for m in modalities:
+        width = GRAPH_WIDTHS[m]
+        tensors[f"in.features.{m}.values"], tensors[f"in.features.{m}.offsets"], own = ragged(generator, ITEMS, width, 3)
+        rows[m] = means(own, width)
+    return parts, tensors, rows
+
+
+def triples(parts):
+    """Users, positives and negatives, 1-based."""
+    users = torch.randint(1, USERS + 1, (BATCH,))
+    positives = torch.tensor([parts[u - 1][j % len(parts[u - 1])] for j, u in enumerate(users.tolist())])
+    open_items = [[i for i in range(1, ITEMS + 1) if i not in part] for part in parts]
+    negatives = torch.tensor([open_items[u - 1][j % len(open_items[u - 1])] for j, u in enumerate(users.tolist())])
+    return users, positives, negatives
+
+
+def scored(tensors, parts, of_users, of_items, targets=(13, 4, 12, 7)):
+    users, targets = torch.tensor([2, 5, 9, 1]), torch.tensor(targets)
+    scores = of_users[users - 1] @ of_items.T
+    removed = torch.zeros(len(users), ITEMS, dtype=torch.uint8)
+    for row, (user, target) in enumerate(zip(users.tolist(), targets.tolist())):
+        for item in parts[user - 1]:
+            removed[row, item - 1] = int(item != target)
+    own = scores.gather(1, (targets - 1)[:, None])
+    others = (scores >= own).scatter(1, (targets - 1)[:, None], False)
+    tensors |= {"in.users": users, "in.targets": targets, "in.removed": removed, "out.scores": scores,
+                "out.ranks_all": 1 + others.sum(1), "out.ranks": 1 + (others & (removed == 0)).sum(1)}
+
+
+def edge_list(parts):
+    return [(u, i - 1) for u, part in enumerate(parts) for i in sorted(set(part))]
+
+
+# ---------------------------------------------------------------- GRCN
+
+
+def grcn(name, modalities=("text", "image"), routing=3, weights="confidence", pruning=True, fusion="concat", decay=0.0, score=False):
+    parts, tensors, rows = events(modalities, 12)
+    d, c, weight, edges = WIDTH, 5, 0.05, edge_list(parts)
+    shapes = {"user_embedding": [USERS, d], "item_embedding": [ITEMS, d]}
+    for m in modalities:
+        shapes |= {f"preference.{m}": [USERS, c], f"feature.{m}.weight": [GRAPH_WIDTHS[m], c], f"feature.{m}.bias": [c]}
+    shapes |= {"confidence.users": [USERS, len(modalities)], "confidence.items": [ITEMS, len(modalities)]}
+    p = draw(shapes, 1.0)
+
+    def softmax_over(values, node):
+        groups = {}
+        for e, edge in enumerate(edges):
+            groups.setdefault(edge[node], []).append(e)
+        out = [None] * len(edges)
+        for own in groups.values():
+            for e, value in zip(own, torch.softmax(values[torch.tensor(own)], 0)):
+                out[e] = value
+        return torch.stack(out)
+
+    user_of, item_of = torch.tensor([u for u, _ in edges]), torch.tensor([i for _, i in edges])
+
+    def to_users(w, x):
+        return torch.zeros(USERS, x.shape[1], dtype=torch.float64).index_add(0, user_of, w[:, None] * x[item_of])
+
+    def to_items(w, x):
+        return torch.zeros(ITEMS, x.shape[1], dtype=torch.float64).index_add(0, item_of, w[:, None] * x[user_of])
+
+    alphas_user, alphas_item, of_users, of_items = [], [], [], []
+    for m in modalities:
+        f = unit(leaky(rows[m] @ p[f"feature.{m}.weight"] + p[f"feature.{m}.bias"]))
+        q = unit(p[f"preference.{m}"])
+        for _ in range(routing):
+            q = unit(q + to_users(softmax_over((q[user_of] * f[item_of]).sum(1), 0), f))
+        s = (q[user_of] * f[item_of]).sum(1)
+        a, b = softmax_over(s, 0), softmax_over(s, 1)
+        alphas_user.append(a)
+        alphas_item.append(b)
+        of_users.append(q + to_users(a, f))
+        of_items.append(f + to_items(b, q))
+        tensors |= {f"out.feature.{m}": f, f"out.prototype.{m}": q, f"out.to_user.{m}": a, f"out.to_item.{m}": b,
+                    f"out.content_users.{m}": of_users[-1], f"out.content_items.{m}": of_items[-1]}
+
+    def fuse(alphas, confidence):
+        stacked = torch.stack(alphas, 1)
+        if weights == "confidence":
+            stacked = stacked * confidence
+        fused = stacked.mean(1) if weights == "mean" else stacked.amax(1)
+        return torch.relu(fused) if pruning else fused
+
+    w_user, w_item = fuse(alphas_user, p["confidence.items"][item_of]), fuse(alphas_item, p["confidence.users"][user_of])
+    z_user, z_item = unit(p["user_embedding"]), unit(p["item_embedding"])
+    r_user, r_item = z_user, z_item
+    for _ in range(2):
+        z_user, z_item = to_users(w_user, z_item), to_items(w_item, z_user)
+        r_user, r_item = r_user + z_user, r_item + z_item
+    tensors |= {"out.edge.to_user": w_user, "out.edge.to_item": w_item, "out.id_users": r_user, "out.id_items": r_item}
+    if fusion == "concat":
+        r_user, r_item = torch.cat([r_user, *of_users], 1), torch.cat([r_item, *of_items], 1)
+    tensors |= {"out.user_vectors": r_user, "out.item_vectors": r_item}
+    meta = {"modalities": list(modalities), "scalars": {"reg_weight": weight}, "dims": {"users": USERS, "items": ITEMS, "model": d, "content": c},
+            "switches": {"routing": routing, "weights": weights, "pruning": pruning, "fusion": fusion}}
+    if score:
+        scored(tensors, parts, r_user, r_item)
+        kept = {key: value for key, value in tensors.items() if key.startswith("in.") or "vectors" in key or "rank" in key or "scores" in key}
+        write(name, {"model": "grcn", "stage": "score", **meta}, kept | {f"param.{key}": value for key, value in p.items()})
+        return
+    users, positives, negatives = triples(parts)
+    positive, negative = ((r_user[users - 1] * r_item[i - 1]).sum(1) for i in [positives, negatives])
+    bpr = -torch.nn.functional.logsigmoid(positive - negative).mean()
+    square = lambda key, at: p[key][at - 1].pow(2).mean()
+    reg = square("user_embedding", users) + (square("item_embedding", positives) + square("item_embedding", negatives)) / 2
+    reg = reg + sum(square(f"preference.{m}", users) for m in modalities)
+    tensors |= {"in.users": users, "in.positives": positives, "in.negatives": negatives, "out.positive": positive, "out.negative": negative,
+                "out.bpr": bpr, "out.regularisation": reg}
+    without = [] if weights == "confidence" else ["confidence.users", "confidence.items"]
+    finish(name, "grcn", p, bpr + weight * reg, tensors, decay=decay, without=without, **meta)
+
+
+# ---------------------------------------------------------------- DualGNN
+
+
+def dualgnn(name, modalities=("text", "image"), user_fusion="separate", lists="once", k=3, decay=0.0, stage="train"):
+    parts, tensors, rows = events(modalities, 13)
+    d, weight = WIDTH, 0.05
+    sets = [set(part) for part in parts]
+    neighbours = []
+    for u in range(USERS):
+        shared = [(len(sets[u] & sets[n]), n) for n in range(USERS) if n != u and sets[u] & sets[n]]
+        neighbours.append([(n, count) for count, n in sorted(shared, key=lambda pair: (-pair[0], pair[1]))[:k]])
+    offsets = [0]
+    for own in neighbours:
+        offsets.append(offsets[-1] + len(own))
+    exact = lambda own: torch.softmax(torch.tensor([float(count) for _, count in own], dtype=torch.float64), 0) if own else torch.zeros(0, dtype=torch.float64)
+    graph = {"offsets": torch.tensor(offsets), "users": torch.tensor([n + 1 for own in neighbours for n, _ in own]),
+             "counts": torch.tensor([count for own in neighbours for _, count in own]), "weights": torch.cat([exact(own) for own in neighbours])}
+    meta = {"modalities": list(modalities), "scalars": {"reg_weight": weight}, "switches": {"user_fusion": user_fusion, "neighbours": lists},
+            "dims": {"users": USERS, "items": ITEMS, "model": d, "neighbours": k}}
+    if stage == "graph":
+        kept = {key: value for key, value in tensors.items() if key.startswith("in.train")}
+        write(name, {"model": "dualgnn", "stage": "graph", **meta}, kept | {f"out.neighbours.{key}": value for key, value in graph.items()})
+        return
+    if lists == "resampled":
+        neighbours = [own + [own[(u + at) % len(own)] for at in range(k - len(own))] if own else [] for u, own in enumerate(neighbours)]
+        tensors |= {"in.neighbours": torch.tensor([[n + 1 for n, _ in own] or [0] * k for own in neighbours]),
+                    "in.counts": torch.tensor([[count for _, count in own] or [0] * k for own in neighbours])}
+    elif stage == "train":
+        tensors |= {f"in.neighbours.{key}": value for key, value in graph.items()}
+    shapes = {}
+    for m in modalities:
+        shapes |= {f"preference.{m}": [USERS, d], f"feature.{m}.hidden.weight": [GRAPH_WIDTHS[m], 4 * d], f"feature.{m}.hidden.bias": [4 * d],
+                   f"feature.{m}.output.weight": [4 * d, d], f"feature.{m}.output.bias": [d]}
+    p = draw(shapes | {"modality_weight": [USERS, len(modalities)]}, 0.7)
+    adjacency, of_users, items = dense_adjacency(parts), [], 0.0
+    for m in modalities:
+        f = linear(p, f"feature.{m}.output", leaky(linear(p, f"feature.{m}.hidden", rows[m])))
+        x = torch.cat([unit(p[f"preference.{m}"]), unit(f)])
+        r = x + adjacency @ x + adjacency @ (adjacency @ x)
+        tensors |= {f"out.users.{m}": r[:USERS], f"out.items.{m}": r[USERS:]}
+        of_users.append(r[:USERS])
+        items = items + r[USERS:]
+    if user_fusion == "summed":
+        of_users[-1] = sum(of_users)
+    t = sum(p["modality_weight"][:, m : m + 1] * r for m, r in enumerate(of_users))
+    gathered = torch.stack([exact(own) @ t[torch.tensor([n for n, _ in own])] if own else torch.zeros(d, dtype=torch.float64) for own in neighbours])
+    v = t + gathered
+    tensors |= {"out.fused": t, "out.gathered": gathered, "out.user_vectors": v, "out.item_vectors": items}
+    if stage == "score":
+        scored(tensors, parts, v, items)
+        kept = {key: value for key, value in tensors.items() if key.startswith("in.") or "_vectors" in key or "rank" in key or "scores" in key}
+        write(name, {"model": "dualgnn", "stage": "score", **meta}, kept | {f"param.{key}": value for key, value in p.items()})
+        return
+    users, positives, negatives = triples(parts)
+    positive, negative = ((v[users - 1] * items[i - 1]).sum(1) for i in [positives, negatives])
+    bpr = -(torch.nn.functional.logsigmoid(positive - negative) / math.log(2)).mean()
+    reg = sum(p[f"preference.{m}"][users - 1].pow(2).mean() for m in modalities) + p["modality_weight"].pow(2).mean()
+    tensors |= {"in.users": users, "in.positives": positives, "in.negatives": negatives, "out.positive": positive, "out.negative": negative,
+                "out.bpr": bpr, "out.regularisation": reg}
+    finish(name, "dualgnn", p, bpr + weight * reg, tensors, decay=decay, **meta)
+
+
+# ---------------------------------------------------------------- CLCRec
+
+
+def clcrec(name, modalities=("text", "image"), decay=0.0, candidates=None):
+    parts, tensors, rows = events(modalities, 14)
+    d, hidden, k, tau, lam, weight, cold_below = WIDTH, 9, 4, 0.6, 0.3, 0.07, 4
+    wide = sum(GRAPH_WIDTHS[m] for m in modalities)
+    p = draw({"user_embedding": [USERS, d], "item_embedding": [ITEMS, d], "feature.hidden.weight": [wide, hidden], "feature.hidden.bias": [hidden],
+              "feature.output.weight": [hidden, d], "feature.output.bias": [d]}, 0.8)
+    joined = torch.cat([unit(rows[m]) for m in modalities], 1)
+    content = linear(p, "feature.output", leaky(linear(p, "feature.hidden", joined)))
+    meta = {"modalities": list(modalities), "scalars": {"tau": tau, "lambda": lam, "reg_weight": weight},
+            "dims": {"users": USERS, "items": ITEMS, "model": d, "hidden": hidden, "negatives": k}}
+    tensors["out.content"] = content
+    if candidates:
+        counts = torch.tensor([sum(part.count(i + 1) for part in parts) for i in range(ITEMS)])
+        cold = counts < cold_below
+        vectors = torch.where(cold[:, None], content, p["item_embedding"])
+        of_cold = (cold.nonzero()[:, 0] + 1).tolist()
+        scored(tensors, parts, p["user_embedding"], vectors, (of_cold * 4)[1:5])
+        if candidates == "cold":
+            tensors["in.removed"] = tensors["in.removed"] | (~cold).to(torch.uint8)[None, :]
+            for row, target in enumerate(tensors["in.targets"].tolist()):
+                own = tensors["out.scores"][row, target - 1]
+                others = [i for i in range(ITEMS) if i != target - 1 and not tensors["in.removed"][row, i]]
+                tensors["out.ranks"][row] = 1 + sum(int(tensors["out.scores"][row, i] >= own) for i in others)
+        tensors |= {"out.events": counts, "out.cold": cold.to(torch.uint8), "out.user_vectors": p["user_embedding"], "out.item_vectors": vectors}
+        meta["scalars"]["cold"] = cold_below
+        write(name, {"model": "clcrec", "stage": "score", **meta, "switches": {"candidates": candidates}},
+              tensors | {f"param.{key}": value for key, value in p.items()})
+        return
+    users = torch.randint(1, USERS + 1, (BATCH,))
+    drawn = []
+    for j, u in enumerate(users.tolist()):
+        open_items = [i for i in range(1, ITEMS + 1) if i not in parts[u - 1]]
+        drawn.append([parts[u - 1][j % len(parts[u - 1])]] + [open_items[i] for i in torch.randperm(len(open_items))[:k].tolist()])
+    drawn, replaced = torch.tensor(drawn), torch.rand(BATCH, 1 + k) < 0.5
+    re_logits = (unit(p["item_embedding"])[drawn[:, :1] - 1] * unit(content)[drawn - 1]).sum(2) / tau
+    y = torch.where(replaced[..., None], content[drawn - 1], p["item_embedding"][drawn - 1])
+    ui_logits = (p["user_embedding"][users - 1][:, None] * y).sum(2) / tau
+    re_rows, ui_rows = (torch.logsumexp(l, 1) - l[:, 0] for l in [re_logits, ui_logits])
+    reg = (p["user_embedding"][users - 1].norm(dim=1).mean() + p["item_embedding"][drawn - 1].norm(dim=2).mean()) / 2
+    tensors |= {"in.users": users, "in.items": drawn, "in.replaced": replaced.to(torch.uint8), "out.re_logits": re_logits, "out.ui_logits": ui_logits,
+                "out.re_rows": re_rows, "out.ui_rows": ui_rows, "out.re": re_rows.mean(), "out.ui": ui_rows.mean(), "out.regularisation": reg}
+    finish(name, "clcrec", p, lam * re_rows.mean() + (1 - lam) * ui_rows.mean() + weight * reg, tensors, decay=decay, switches={}, **meta)
+
+
+# ---------------------------------------------------------------- MV-RNN
+
+
+def mvrnn(name, variant, cell, modalities=("text", "image"), score=False):
+    items, n, d, lam = 17, 8, 5, 0.3
+    generator = torch.Generator().manual_seed(15)
+    tensors, f = {}, {}
+    for m in modalities:
+        width = GRAPH_WIDTHS[m]
+        tensors[f"in.features.{m}.values"], tensors[f"in.features.{m}.offsets"], rows = ragged(generator, items, width)
+        f[m] = unit(means(rows, width))
+        if not score:
+            tensors[f"out.pooled.{m}"] = f[m]
+    gates, wide = (4 if cell == "lstm" else 3), (len(modalities) + 1 if variant == "con" else 2) * d
+    cells = {"cell.id": d, "cell.view": d} if variant == "separate" else {"cell": wide}
+    shapes = {"item_embedding": [items, d]} | {f"projection.{m}.weight": [GRAPH_WIDTHS[m], d] for m in modalities}
+    for key, w in cells.items():
+        shapes |= {f"{key}.input.weight": [w, gates * w], f"{key}.hidden.weight": [w, gates * w], f"{key}.bias": [gates * w]}
+    p = draw(shapes)
+
+    def vector(item, kept):
+        views = [f[m][item - 1] @ p[f"projection.{m}.weight"] * kept[m] for m in modalities]
+        x = p["item_embedding"][item - 1]
+        return (torch.cat([x, *views]) if variant == "con" else torch.cat([x, sum(views)])), sum(views)
+
+    def run(vectors):
+        outs, from_column = [], 0
+        for key, w in cells.items():
+            h = s = torch.zeros(w, dtype=torch.float64)
+            own = []
+            for e in vectors:
+                x = e[from_column : from_column + w] @ p[f"{key}.input.weight"] + p[f"{key}.bias"]
+                u = p[f"{key}.hidden.weight"]
+                if cell == "lstm":
+                    i, forget, g, o = (x + h @ u).chunk(4)
+                    s = torch.sigmoid(forget) * s + torch.sigmoid(i) * torch.tanh(g)
+                    h = torch.sigmoid(o) * torch.tanh(s)
+                else:
+                    z, r = torch.sigmoid(x[: 2 * w] + h @ u[:, : 2 * w]).chunk(2)
+                    g = torch.tanh(x[2 * w :] + (r * h) @ u[:, 2 * w :])
+                    h = (1 - z) * h + z * g
+                own.append(h)
+            outs.append(torch.stack(own))
+            from_column += w
+        return torch.cat(outs, 1)
+
+    whole = {m: 1.0 for m in modalities}
+    tensors |= {key: value for key, value in sequence_inputs().items() if key != "in.targets"}
+    meta = {"modalities": list(modalities), "dims": {"items": items, "model": d, "batch": 5, "positions": n}, "switches": {"variant": variant, "cell": cell},
+            "scalars": {"lambda": lam}}
+    if score:
+        users = torch.stack([run([vector(i, whole)[0] for i in history])[-1] for history in HISTORIES])
+        all_items, targets = torch.stack([vector(i, whole)[0] for i in range(1, items + 1)]), torch.tensor(TARGETS)
+        scores = users @ all_items.T
+        tensors |= {"in.targets": targets, "out.items": all_items, "out.users": users, "out.scores": scores, "out.ranks": ranked(scores, targets)}
+        write(name, {"model": "mvrnn", "stage": "score", **meta}, tensors | {f"param.{key}": value for key, value in p.items()})
+        return
+    # The last step of a sequence asks for an item here too, but for the second sequence's; the third one scores its last step alone.
+    targets = [h[1:] + [t] for h, t in zip(HISTORIES, TARGETS)]
+    targets[2][0] = 0
+    negatives = [[(7 * j + 3 * at) % items + 1 if t else 0 for at, t in enumerate(own)] for j, own in enumerate(targets)]
+    hides = variant in ["fusion", "separate"]
+    keep = {part: {m: (torch.rand(5, n, generator=generator) > 0.4).long() if hides else torch.ones(5, n).long() for m in modalities}
+            for part in ["items", "targets", "negatives"]}
+    hs, margins, ranking, errors, pairs = [], [], [], {m: 0.0 for m in modalities}, 0
+    for j, history in enumerate(HISTORIES):
+        at_use = lambda part, at: {m: float(keep[part][m][j, at]) for m in modalities}
+        h = run([vector(i, at_use("items", at))[0] for at, i in enumerate(history)])
+        margin, rows = [], []
+        for at, (target, negative) in enumerate(zip(targets[j], negatives[j])):
+            if not target:
+                margin.append(torch.zeros((), dtype=torch.float64))
+                rows.append(torch.zeros((), dtype=torch.float64))
+                continue
+            own, own_views = vector(target, at_use("targets", at))
+            other, other_views = vector(negative, at_use("negatives", at))
+            margin.append(h[at] @ (own - other))
+            rows.append(-torch.nn.functional.logsigmoid(margin[-1]))
+            pairs += 1
+            for m in modalities:
+                for item, views in [(target, own_views), (negative, other_views)]:
+                    errors[m] = errors[m] + (f[m][item - 1] - p[f"projection.{m}.weight"] @ views).pow(2).sum() / GRAPH_WIDTHS[m]
+        hs.append(h)
+        margins.append(torch.stack(margin))
+        ranking.append(torch.stack(rows))
+    loss = torch.cat(ranking).sum() / pairs
+    tensors |= {"in.targets": torch.tensor([t + [0] * (n - len(t)) for t in targets]), "out.h": padded(hs, n), "out.margin": padded(margins, n),
+                "in.negatives": torch.tensor([t + [0] * (n - len(t)) for t in negatives]), "out.ranking_rows": padded(ranking, n), "out.ranking": loss}
+    if hides:
+        for m in modalities:
+            tensors |= {f"in.keep.{part}.{m}": keep[part][m] for part in keep}
+            tensors[f"out.reconstruction.{m}"] = errors[m] / pairs
+            loss = loss + lam / 2 * errors[m] / pairs
+    finish(name, "mvrnn", p, loss, tensors, **meta)
+
+
+# ---------------------------------------------------------------- MASR
+
+
+def masr(name, encoder="pre_norm", blocks="stacked", memory=True, stage="train", top_head=1):
+    items, n, d, inner, layers, heads = (SEQUENCE_DIMS[key] for key in ["items", "positions", "model", "feed_forward", "layers", "heads"])
+    generator, top_tail, margin, omega = torch.Generator().manual_seed(16), 3, 0.2, 0.7
+    shapes = {"item_embedding": [items, d], "mask_embedding": [d], "position": [n, d]} | layer_shapes()
+    if encoder == "post_norm":
+        shapes |= {"input_norm.weight": [d], "input_norm.bias": [d]}
+    for part in ["sequence", "head", "tail"] if memory else ["sequence"]:
+        shapes |= {f"output.{part}.weight": [d, items], f"output.{part}.bias": [items]}
+    if memory:
+        shapes |= {"gate.copy.weight": [2 * d, 1], "gate.copy.bias": [1], "gate.tail.weight": [2 * items, 1], "gate.tail.bias": [1]}
+    p = draw(shapes)
+    is_head = torch.tensor([i in [1, 3, 8, 9] for i in range(1, items + 1)])
+    bank_items = [2, 2, 4, 5, 6, 6, 6, 11, 16, 17, 17]
+    bank = unit(torch.randn(len(bank_items), d, generator=generator)).float().double()
+    filled = torch.tensor([int(i in [1, 8, 9]) for i in range(1, items + 1)])
+    centroid = (0.8 * unit(torch.randn(items, d, generator=generator)) * filled[:, None]).float().double()
+    table = torch.cat([p["item_embedding"], p["mask_embedding"][None]])
+    constant = p["item_embedding"].detach()
+
+    def encode(tokens):
+        place = p["position"][n - len(tokens) :]
+        x = table[torch.tensor(tokens) - 1] + place
+        steps = []
+        if encoder == "post_norm":
+            x = norm(p, "input_norm", x)
+            if blocks == "last":
+                shifted = {key.replace(f"layer.{layers - 1}.", "layer.0."): value for key, value in p.items()}
+                steps = layers_of(shifted, "", x, 1, heads, causal=False)
+            else:
+                steps = layers_of(p, "", x, layers, heads, causal=False)
+            return x, steps
+        start = x
+        for l in range(layers - 1 if blocks == "last" else 0, layers):
+            normed = norm(p, f"layer.{l}.attention.norm", x)
+            query, key, value = (linear(p, f"layer.{l}.attention.{k}", normed) for k in ["query", "key", "value"])
+            width, mixed = d // heads, []
+            for head in range(heads):
+                part = slice(head * width, (head + 1) * width)
+                mixed.append(torch.softmax(query[:, part] @ key[:, part].T / width**0.5, 1) @ value[:, part])
+            x = x + linear(p, f"layer.{l}.attention.output", torch.cat(mixed, 1))
+            up = linear(p, f"layer.{l}.feed_forward.up", norm(p, f"layer.{l}.feed_forward.norm", x))
+            x = x + linear(p, f"layer.{l}.feed_forward.down", up * 0.5 * (1 + torch.erf(up / 2**0.5)))
+            steps.append(x)
+        return start, steps
+
+    out = {}
+
+    def row(x):
+        """The logits of a state, and the row whose product with an item's row they are."""
+        a = unit(x.detach())
+        s = bank @ a
+        best = s.argsort(descending=True)[:top_tail]
+        w = torch.softmax(s[best], 0)
+        t = w @ constant[torch.tensor(bank_items)[best] - 1]
+        s = (centroid @ a).masked_fill(filled == 0, -torch.inf)
+        near = s.argsort(descending=True)[:top_head]
+        c = (s[near][:, None] * centroid[near]).mean(0)
+        alpha = torch.sigmoid(torch.cat([x, c]) @ p["gate.copy.weight"] + p["gate.copy.bias"])[0]
+        mixed = (1 - alpha) * linear(p, "output.head", c) + alpha * linear(p, "output.sequence", x)
+        tail = linear(p, "output.tail", t)
+        beta = torch.sigmoid(torch.cat([mixed, tail]) @ p["gate.tail.weight"] + p["gate.tail.bias"])[0]
+        for key, value in [("tail_items", torch.tensor(bank_items)[best]), ("tail_weights", w), ("copy_tail", t), ("head_items", near + 1), ("copy_head", c),
+                           ("gate_copy", alpha), ("gate_tail", beta), ("hidden", x)]:
+            out.setdefault(key, []).append(value)
+        of = torch.cat([beta * (1 - alpha) * c, beta * alpha * x, (1 - beta) * t, torch.stack([beta * (1 - alpha), beta * alpha, 1 - beta])])
+        return beta * mixed + (1 - beta) * tail, of
+
+    tensors = {"in.is_head": is_head.to(torch.uint8)}
+    if memory:
+        tensors |= {"in.tail_bank.features": bank, "in.tail_bank.items": torch.tensor(bank_items), "in.centroid.features": centroid,
+                    "in.centroid.filled": filled}
+    meta = {"dims": SEQUENCE_DIMS, "switches": {"blocks": blocks, "encoder": encoder, "memory": "on" if memory else "off"},
+            "scalars": {"margin": margin, "omega": omega, "top_head": top_head, "top_tail": top_tail}}
+    if stage == "score":
+        histories = [history[-(n - 1) :] for history in HISTORIES]
+        users, logits = [], []
+        for history in histories:
+            scores, of = row(encode(history + [items + 1])[1][-1][-1])
+            users.append(of)
+            logits.append(scores)
+        parts = ["head", "sequence", "tail"]
+        matrix = torch.cat([p[f"output.{part}.weight"].T for part in parts] + [p[f"output.{part}.bias"][:, None] for part in parts], 1)
+        scores, targets = torch.stack(logits), torch.tensor(TARGETS)
+        tensors |= {f"out.{key}": torch.stack(value) for key, value in out.items()}
+        tensors |= {"in.history": torch.tensor([h + [0] * (n - 1 - len(h)) for h in histories]), "in.targets": targets, "out.users": torch.stack(users),
+                    "out.items": matrix, "out.scores": scores, "out.ranks": ranked(scores, targets)}
+        write(name, {"model": "masr", "stage": "score", **meta}, tensors | {f"param.{key}": value for key, value in p.items()})
+        return
+    hidden = [[3, 18, 1, 9, 8, 2], [18], [9, 4], [1, 18, 3, 4, 18, 6, 7, 18], [16, 18, 3]]
+    labels = [[0, 8, 0, 17, 0, 0], [5], [0, 0], [0, 2, 0, 0, 5, 0, 0, 8], [16, 3, 0]]
+    states, chosen, starts, steps = [], [], [], [[] for _ in range(1 if blocks == "last" else layers)]
+    for tokens, own in zip(hidden, labels):
+        start, outs = encode(tokens)
+        starts.append(start)
+        for l, value in enumerate(outs):
+            steps[l].append(value)
+        states += [outs[-1][at] for at, label in enumerate(own) if label]
+        chosen += [label for label in own if label]
+    targets = torch.tensor(chosen)
+    logits = torch.stack([row(x)[0] if memory else linear(p, "output.sequence", x) for x in states])
+    rows = torch.nn.functional.cross_entropy(logits, targets - 1, reduction="none")
+    loss = rows.mean()
+    tensors |= {"in.items": torch.tensor([h + [0] * (n - len(h)) for h in hidden]), "in.labels": torch.tensor([l + [0] * (n - len(l)) for l in labels]),
+                "in.lengths": torch.tensor([len(h) for h in hidden]), "out.logits": logits, "out.cross_entropy_rows": rows, "out.cross_entropy": loss,
+                "out.hidden": torch.stack(states), "out.sequence.input": padded(starts, n)}
+    first = layers - len(steps)
+    tensors |= {f"out.sequence.layer.{first + l}": padded(step, n) for l, step in enumerate(steps)}
+    if memory:
+        tensors |= {f"out.{key}": torch.stack(value) for key, value in out.items()}
+        negatives, pull, push, count, over = [4, 11, 6], 0.0, 0.0, 0, 0
+        entries = lambda item: [bank[e] for e, other in enumerate(bank_items) if other == item]
+        for x, label in zip(states, chosen):
+            if is_head[label - 1]:
+                continue
+            count, a = count + 1, unit(x)
+            pull = pull + sum((1 - a @ entry for entry in entries(label)), torch.zeros((), dtype=torch.float64))
+            for item in negatives:
+                for entry in entries(item):
+                    if a @ entry > margin:
+                        push, over = push + a @ entry, over + 1
+        tensors |= {"in.negatives": torch.tensor(negatives), "out.memory_pull": pull / count, "out.memory_push": push / count,
+                    "out.memory_push_pairs": torch.tensor(over)}
+        loss = loss + omega * (pull + push) / count
+    without = [key for key in p if blocks == "last" and key.startswith("layer.") and not key.startswith(f"layer.{layers - 1}.")]
+    zero = [key for key in key_biases(p) if key not in without]
+    finish(name, "masr", p, loss, tensors, decay=0.0001, zero=zero, without=without, **meta)
+
+
+def masr_state(name):
+    """The banks after steps: both rings wrap, and an item has more states than slots in one step."""
+    items, d, ring, slots = 7, 3, 4, 2
+    is_head = torch.tensor([1, 0, 1, 0, 0, 0, 0], dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(17)
+    head, head_items, cursor = torch.zeros(ring, d, dtype=torch.float64), torch.zeros(ring, dtype=torch.long), 0
+    centroid, filled = torch.zeros(items, d, dtype=torch.float64), torch.zeros(items, dtype=torch.long)
+    tail, written = torch.zeros(items, slots, d, dtype=torch.float64), torch.zeros(items, dtype=torch.long)
+    tensors = {"in.is_head": is_head}
+    for batch, labels in enumerate([[1, 4, 3], [4, 1, 4, 3, 7, 4, 1], [2, 3]], 1):
+        states = torch.randn(len(labels), d, generator=generator).float().double()
+        for state, label in zip(unit(states), labels):
+            if is_head[label - 1]:
+                head[cursor], head_items[cursor], cursor = state, label, (cursor + 1) % ring
+            else:
+                tail[label - 1, written[label - 1] % slots] = state
+                written[label - 1] += 1
+        for label in set(labels):
+            if is_head[label - 1]:
+                centroid[label - 1], filled[label - 1] = head[head_items == label].mean(0), 1
+        tensors |= {f"in.{batch}.states": states, f"in.{batch}.labels": torch.tensor(labels)}
+        state = {"head_bank.features": head, "head_bank.items": head_items, "head_bank.cursor": torch.tensor(cursor), "centroid.features": centroid,
+                 "centroid.filled": filled, "tail_bank.slots": tail, "tail_bank.written": written}
+        tensors |= {f"out.{batch}.{key}": value.clone() for key, value in state.items()}
+    write(name, {"model": "masr", "stage": "state", "scalars": {}, "switches": {},
+                 "dims": {"batches": 3, "head_bank": ring, "items": items, "model": d, "tail_slots": slots}}, tensors)
+
+
 if __name__ == "__main__":
     train("lightgcn_default", 3, "squared", 0.05, 0.0)
     train("lightgcn_norm", 1, "norm", 0.1, 0.001)
@@ -822,3 +1312,28 @@ if __name__ == "__main__":
     unisrec("unisrec_finetune_default", "finetune")
     unisrec("unisrec_finetune_free", "finetune", fix_encoder=False, modalities=("image",))
     unisrec("unisrec_finetune_no_id", "finetune", id_embedding=False)
+    grcn("grcn_default")
+    grcn("grcn_unpruned", modalities=("text", "image", "audio"), routing=1, pruning=False, decay=0.001)
+    grcn("grcn_max_id", weights="max", fusion="id", routing=0)
+    grcn("grcn_mean", modalities=("audio",), weights="mean")
+    grcn("grcn_score", score=True)
+    dualgnn("dualgnn_graph", stage="graph", k=4)
+    dualgnn("dualgnn_default")
+    dualgnn("dualgnn_summed", modalities=("text", "image", "audio"), user_fusion="summed", k=2)
+    dualgnn("dualgnn_resampled", lists="resampled", k=7, decay=0.001)
+    dualgnn("dualgnn_score", stage="score")
+    clcrec("clcrec_default")
+    clcrec("clcrec_three_modalities", modalities=("text", "image", "audio"), decay=0.001)
+    clcrec("clcrec_score", candidates="all")
+    clcrec("clcrec_score_cold_only", candidates="cold")
+    for variant, cell in [("con", "lstm"), ("add", "gru"), ("fusion", "gru"), ("separate", "lstm"), ("separate", "gru")]:
+        mvrnn(f"mvrnn_{variant}_{cell}", variant, cell)
+    mvrnn("mvrnn_score", "add", "lstm", score=True)
+    mvrnn("mvrnn_con_score", "con", "gru", modalities=("text", "image", "audio"), score=True)
+    masr("masr_default")
+    masr("masr_post_norm", encoder="post_norm", top_head=2)
+    masr("masr_last_block", blocks="last")
+    masr("masr_post_norm_last_block", encoder="post_norm", blocks="last")
+    masr("masr_warmup", memory=False)
+    masr("masr_score", stage="score", top_head=2)
+    masr_state("masr_state")
