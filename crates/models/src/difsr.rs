@@ -90,7 +90,7 @@ pub enum CategoryEmbedding {
 }
 
 /// `[model.difsr]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// What the attributes of an item are.

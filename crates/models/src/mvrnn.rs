@@ -73,7 +73,7 @@ pub enum Unit {
 }
 
 /// `[model.mvrnn]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// d, the width of each view.

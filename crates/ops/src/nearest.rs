@@ -1,3 +1,4 @@
+use candle_core::{Result, bail};
 use rayon::prelude::*;
 
 use crate::kernel::{Mat, matmul, transpose};
@@ -18,8 +19,10 @@ pub struct Neighbour {
 
 /// For every query `[n, d]` the `k` rows of `table` `[m, d]` with the greatest inner products, the best first; of equal ones the lower
 /// row comes first. Fewer where the table has fewer. All inner products are never held.
-pub fn nearest(queries: &[f32], table: &[f32], d: usize, k: usize) -> Vec<Vec<Neighbour>> {
-    assert!(d > 0 && queries.len().is_multiple_of(d) && table.len().is_multiple_of(d), "rows of another width");
+pub fn nearest(queries: &[f32], table: &[f32], d: usize, k: usize) -> Result<Vec<Vec<Neighbour>>> {
+    if d == 0 || !queries.len().is_multiple_of(d) || !table.len().is_multiple_of(d) {
+        bail!("nearest: {} and {} values are no rows of width {d}", queries.len(), table.len());
+    }
     let mut transposed = Scratch::take(table.len());
     let blocks = transposed.par_chunks_mut(ROWS * d).zip(table.par_chunks(ROWS * d));
     blocks.for_each(|(to, from)| transpose(to, from, d));
@@ -44,7 +47,7 @@ pub fn nearest(queries: &[f32], table: &[f32], d: usize, k: usize) -> Vec<Vec<Ne
         }
         best
     };
-    queries.par_chunks(QUERIES * d).flat_map_iter(of_block).collect()
+    Ok(queries.par_chunks(QUERIES * d).flat_map_iter(of_block).collect())
 }
 
 #[cfg(test)]
@@ -60,7 +63,7 @@ mod tests {
                 (0..count as u64).map(|at| (RngKey::new(seed).bits(at) % 3) as f32 - 1.0).collect::<Vec<_>>()
             };
             let (queries, table) = (fill(1, n * d), fill(2, m * d));
-            let found = nearest(&queries, &table, d, k);
+            let found = nearest(&queries, &table, d, k).unwrap();
             assert_eq!(found.len(), n);
             for (query, found) in queries.chunks(d).zip(found) {
                 let score = |row: &[f32]| row.iter().zip(query).map(|(a, b)| a * b).sum::<f32>();

@@ -146,6 +146,17 @@ pub struct Cloze {
     pub labels: Vec<u32>,
 }
 
+/// Whether a step uses the banks.
+#[derive(Clone, Copy, Debug)]
+pub enum Memory<'a> {
+    /// It does not: no copies and no memory loss.
+    WarmUp,
+    /// It does; the tail items that the memory loss pushes away from are drawn from the key.
+    Drawn(RngKey),
+    /// It does, and pushes away from these tail items.
+    Given(&'a [u32]),
+}
+
 /// What the banks give to states: constants.
 struct Copies {
     /// t, `[P, d]`.
@@ -339,7 +350,7 @@ impl Masr {
         let (count, d) = (x.dim(0)?, self.transformer.width);
         let unit: Vec<f32> = normalize(&x.detach())?.flatten_all()?.to_vec1()?;
         let device = x.device();
-        let near = nearest(&unit, &tail.features, d, self.config.top_tail);
+        let near = nearest(&unit, &tail.features, d, self.config.top_tail)?;
         let embedding = self.items.as_tensor().detach();
         let tail_copy = if tail.items.is_empty() {
             Tensor::zeros((count, d), DType::F32, device)?
@@ -356,7 +367,7 @@ impl Masr {
             gather(&embedding, &rows)?.reshape((count, found, d))?.broadcast_mul(&weights.unsqueeze(2)?)?.sum(1)?
         };
         let centroids = self.banks.centroids()?;
-        let near = nearest(&unit, &centroids.features, d, self.config.top_head);
+        let near = nearest(&unit, &centroids.features, d, self.config.top_head)?;
         if trace::is_on() && !centroids.items.is_empty() {
             let items = near.iter().flatten().map(|near| centroids.items[near.row as usize] as f32);
             let items = Tensor::from_iter(items.collect::<Vec<_>>(), device)?.reshape((count, ()))?;
@@ -474,15 +485,9 @@ impl Masr {
         Ok(Some((pull + push)?))
     }
 
-    /// The loss of sequences with hidden places. `negatives` gives the tail items that the memory loss pushes away from, for the step's
-    /// labels; without it the loss is that of the warm-up. Without `key` nothing is dropped. The
+    /// The loss of sequences with hidden places. Without `key` nothing is dropped. The
     /// states wait until [`after_step`](Model::after_step) writes them into the banks.
-    pub fn cloze_loss(
-        &self,
-        cloze: &Cloze,
-        negatives: Option<&dyn Fn(&[u32]) -> Vec<u32>>,
-        key: Option<RngKey>,
-    ) -> Result<Tensor> {
+    pub fn cloze_loss(&self, cloze: &Cloze, memory: Memory<'_>, key: Option<RngKey>) -> Result<Tensor> {
         let encoded = self.encode(&cloze.items, &cloze.offsets, key)?;
         let places: Vec<u32> =
             (0..cloze.labels.len() as u32).filter(|&token| cloze.labels[token as usize] > 0).collect();
@@ -501,16 +506,21 @@ impl Masr {
             trace::record(|| "cross_entropy".to_owned(), &mean);
             Ok::<_, candle_core::Error>(mean)
         };
-        let Some(negatives) = negatives else {
+        if let Memory::WarmUp = memory {
             let map = &self.output_sequence;
             let one = Tensor::ones((x.dim(0)?, 1), DType::F32, x.device())?;
             let items = Tensor::cat(&[map.weight.t()?.contiguous()?, map.bias.unsqueeze(1)?], 1)?;
             return cross_entropy_of(&Tensor::cat(&[&x, &one], 1)?, &items);
-        };
+        }
         let tail = self.banks.tail()?;
+        let negatives = match memory {
+            Memory::Drawn(key) => self.memory_negatives(&tail, &labels, key),
+            Memory::Given(items) => items.to_vec(),
+            Memory::WarmUp => Vec::new(),
+        };
         let copies = self.copies(&x, &tail)?;
         let loss = cross_entropy_of(&self.state_rows(&x, Some(&copies))?, &self.item_rows()?)?;
-        match self.memory_loss(&x, &labels, &tail, &negatives(&labels))? {
+        match self.memory_loss(&x, &labels, &tail, &negatives)? {
             Some(memory) => loss + (memory * self.config.omega)?,
             None => Ok(loss),
         }
@@ -566,12 +576,9 @@ impl Model for Masr {
             *self.pending.borrow_mut() = None;
             return Tensor::zeros((), DType::F32, self.items.device());
         };
-        if step.epoch <= self.config.warmup {
-            return self.cloze_loss(&cloze, None, Some(step.key));
-        }
-        let tail = self.banks.tail()?;
-        let negatives = |labels: &[u32]| self.memory_negatives(&tail, labels, step.key.fold_in("negatives"));
-        self.cloze_loss(&cloze, Some(&negatives), Some(step.key))
+        let warms_up = step.epoch <= self.config.warmup;
+        let memory = if warms_up { Memory::WarmUp } else { Memory::Drawn(step.key.fold_in("negatives")) };
+        self.cloze_loss(&cloze, memory, Some(step.key))
     }
 
     fn after_step(&self, _: &Phase, _: &Batch, step: &Step) -> Result<()> {

@@ -27,7 +27,7 @@ pub fn compare(case: &mut GoldenCase) {
     set_all(case, &model);
     let batch = batch(case);
     let (_, values) = trace::collect(|| model.finetune_loss(&batch, None).unwrap());
-    let (_, of_all) = trace::collect(|| drop(model.scorer(&model.phases()[0]).unwrap()));
+    let ((), of_all) = trace::collect(|| drop(model.scorer(&model.phases()[0]).unwrap()));
     compare_same_shape(case, &of_all);
     compare_tokens(case, "out.input", &values["input"], &batch.offsets);
     for l in 0..case.size("layers") {

@@ -21,7 +21,7 @@ pub fn compare(case: &mut GoldenCase) {
     set_all(case, &model);
     let batch = batch(case);
     // The scorer computes the fields of all items, the loss those of the batch alone.
-    let (_, values) = trace::collect(|| drop(model.scorer(&model.phases()[0]).unwrap()));
+    let ((), values) = trace::collect(|| drop(model.scorer(&model.phases()[0]).unwrap()));
     compare_same_shape(case, &values);
     let (_, values) = trace::collect(|| model.finetune_loss(&batch, None).unwrap());
     for branch in ["item", "feature"] {

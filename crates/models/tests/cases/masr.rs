@@ -1,4 +1,4 @@
-use mp4sr_models::masr::Cloze;
+use mp4sr_models::masr::{Cloze, Memory};
 use mp4sr_models::{Buffer, BufferValues, Masr, Model, Query, RngKey, trace};
 use mp4sr_ops::PackedOffsets;
 
@@ -138,9 +138,8 @@ fn train(case: &mut GoldenCase, model: &Masr) {
     } else {
         Vec::new()
     };
-    let of_labels = |_: &[u32]| negatives.clone();
-    let negatives: Option<&dyn Fn(&[u32]) -> Vec<u32>> = with_memory.then_some(&of_labels as _);
-    let (_, mut values) = trace::collect(|| model.cloze_loss(&cloze, negatives, None).unwrap());
+    let memory = if with_memory { Memory::Given(&negatives) } else { Memory::WarmUp };
+    let (_, mut values) = trace::collect(|| model.cloze_loss(&cloze, memory, None).unwrap());
     for l in 0..case.size("layers") {
         let post_norm = values.remove(&format!("{l}.layer"));
         if let Some(value) = values.remove(&format!("sequence.layer.{l}")).or(post_norm) {
@@ -151,6 +150,6 @@ fn train(case: &mut GoldenCase, model: &Masr) {
     compare_retrieved(case, &mut values);
     compare_same_shape(case, &values);
     assert!(flat(&values["hidden"]).iter().all(|value| value.is_finite()));
-    let loss = model.cloze_loss(&cloze, negatives, None).unwrap();
+    let loss = model.cloze_loss(&cloze, memory, None).unwrap();
     case.compare_training(model.parameters(), &loss);
 }
