@@ -10,7 +10,6 @@ pub mod augment;
 mod batch;
 mod buffers;
 pub mod cl4srec;
-mod contrastive;
 mod encoder;
 mod interface;
 pub mod lightgcn;
@@ -25,15 +24,15 @@ mod transformer;
 
 pub use batch::{Batch, Sample};
 pub use buffers::{Buffer, BufferValues, Buffers};
+pub use candle_core::Device;
 pub use cl4srec::Cl4sRec;
-pub use contrastive::CmclDirection;
 pub use encoder::{ItemEncoder, Pooling, PoolingGradient};
 pub use interface::{BatchUnit, FINETUNE, Model, PRETRAIN, Phase, Query, Samples, Scorer, Step, Stop};
 pub use lightgcn::LightGcn;
 pub use mp4sr::Mp4sr;
-pub use mp4sr_ops::{Error, FalseNegatives, Ragged, Result, RngKey, StoredValues};
+pub use mp4sr_ops::{CmclDirection, ComputeDevice, Error, FalseNegatives, Ragged, Result, RngKey, StoredValues};
 pub use negatives::NegativeSampler;
-pub use parameters::{Initial, Parameters, Stored};
+pub use parameters::{Initial, Parameters, Part, Stored};
 pub use popularity::Popularity;
 pub use recipe::{
     Data, Modality, Preset, RECIPES, Reads, Recipe, Refused, Renamed, Section, Settings, TrainingSequences, recipe,

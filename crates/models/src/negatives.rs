@@ -64,7 +64,7 @@ mod tests {
 
     fn data(items: usize, users: &[&[u32]]) -> Data {
         let training = TrainingSequences::new(users.iter().copied()).into();
-        Data { items, training, modalities: Vec::new() }
+        Data { items, training, modalities: Vec::new(), device: crate::Device::Cpu }
     }
 
     #[test]

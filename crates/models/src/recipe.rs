@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Model, Phase, TransformerConfig, cl4srec, lightgcn, mp4sr, popularity, sasrec};
+use crate::{Device, Model, Phase, TransformerConfig, cl4srec, lightgcn, mp4sr, popularity, sasrec};
 
 /// All models; the first is the one that a pipeline has when it names none.
 pub static RECIPES: [&Recipe; 5] =
@@ -188,6 +188,8 @@ pub struct Data {
     pub training: Arc<TrainingSequences>,
     /// Features by modality in the configuration's order; empty for models that read none.
     pub modalities: Vec<Modality>,
+    /// Where the model computes.
+    pub device: Device,
 }
 
 /// The training parts of all users' sequences, one after the other.

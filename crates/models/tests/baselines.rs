@@ -8,7 +8,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use common::{GoldenCase, case_files};
+use common::{GoldenCase, case_files, device};
 use mp4sr_models::cl4srec::Operation;
 use mp4sr_models::lightgcn::Config;
 use mp4sr_models::{Batch, Cl4sRec, Data, LightGcn, Model, Query, RngKey, TrainingSequences, TransformerConfig, trace};
@@ -37,10 +37,10 @@ fn users(case: &GoldenCase) -> Vec<u32> {
 
 fn set_all(case: &GoldenCase, model: &dyn Model) {
     let names: Vec<&String> = case.floats.keys().filter(|name| name.starts_with("param.")).collect();
-    assert_eq!(names.len(), model.parameters().iter().count(), "as many parameters as the reference has");
+    assert_eq!(names.len(), model.parameters().names().count(), "as many parameters as the reference has");
     for name in names {
         let (values, shape) = case.floats[name].clone();
-        model.parameters().set(name.trim_start_matches("param."), values, &shape).unwrap();
+        model.parameters().set(name.trim_start_matches("param."), &values, &shape).unwrap();
     }
 }
 
@@ -74,7 +74,8 @@ fn lightgcn(case: &mut GoldenCase) {
         "regularisation": regularisation,
     });
     let config: Config = serde_json::from_value(config).unwrap();
-    let data = Data { items: case.size("items"), training: training(case).into(), modalities: Vec::new() };
+    let data =
+        Data { items: case.size("items"), training: training(case).into(), modalities: Vec::new(), device: device() };
     let model = LightGcn::new(config, &data, RngKey::new(1)).unwrap();
     set_all(case, &model);
     if case.meta["stage"] == "score" {
@@ -115,7 +116,7 @@ fn cl4srec(case: &mut GoldenCase) {
     });
     let items = case.size("items");
     let config = serde_json::from_value(config).unwrap();
-    let model = Cl4sRec::new(config, transformer(case), items, RngKey::new(1)).unwrap();
+    let model = Cl4sRec::new(config, transformer(case), items, &device(), RngKey::new(1)).unwrap();
     set_all(case, &model);
     let lengths: Vec<usize> = case.int("in.lengths").iter().map(|&length| length as usize).collect();
     let histories = cut(case, "in.items", &lengths);

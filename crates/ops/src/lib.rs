@@ -1,11 +1,16 @@
 //! Differentiable operators of the models, counter-based random numbers, and Adam.
 //!
-//! In and out: candle tensors. Every operator exists twice: [`plain`] (candle operations only, any device, the oracle of
-//! tests) and `fused` (CPU, hand-written backward); the functions here pick by device. No result depends on the number of
-//! threads: work is cut into fixed shards and partial sums are added in their order.
+//! In and out: candle tensors. Every operator exists three times: [`plain`] (candle operations only, any device, the oracle of
+//! tests), `fused` (CPU, hand-written backward) and, with the feature `cuda`, `cuda` (NVIDIA cards, hand-written kernels); the
+//! functions here pick by device. No result depends on the number of threads: work is cut into fixed shards and partial sums are
+//! added in their order.
 //! Must not know: items, users, files.
 
 mod adam;
+mod contrastive;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod device;
 mod fused;
 mod gather_index;
 mod inference;
@@ -22,19 +27,21 @@ mod scratch;
 mod sparse;
 mod timing;
 
-pub use adam::{Adam, AdamState};
+pub use adam::{Adam, AdamState, Pending, StepOutcome};
 pub use candle_core::{Error, Result};
+pub use contrastive::{CmclDirection, Contrast, ContrastiveTerms, contrastive};
+pub use device::{ComputeDevice, Precision, set_precision};
 pub use gather_index::GatherIndex;
 pub use inference::{
     Activation, InferenceLayer, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer, RelativeBias,
 };
-pub use layout::{ExpertParts, LayerParts, MixtureSizes, pack_mixture, pack_positions};
+pub use layout::{LayerParts, MixtureSizes};
 pub use mask::{FalseNegatives, Mask};
 pub use packed::PackedOffsets;
 pub use process::{keep_memory, start_threads, threads};
 pub use ragged::{Ragged, StoredValues};
 pub use random::{Dropout, RngKey};
-pub use scan::{ScoreBlocks, count_at_least};
+pub use scan::{Removed, ScoreBlocks, count_at_least};
 pub use sparse::{SparseEntry, SparseMatrix};
 pub use timing::take_timings;
 
@@ -48,9 +55,17 @@ pub const LAYER_NORM_EPS: f32 = 1e-12;
 
 macro_rules! dispatch {
     ($tensor:expr, $($call:tt)*) => {
-        if $tensor.device().is_cpu() { fused::$($call)* } else { plain::$($call)* }
+        match $tensor.device() {
+            candle_core::Device::Cpu => fused::$($call)*,
+            #[cfg(feature = "cuda")]
+            candle_core::Device::Cuda(_) => cuda::$($call)*,
+            _ => plain::$($call)*,
+        }
     };
 }
+
+#[cfg(feature = "cuda")]
+use device::precision;
 
 /// y = x W + b: `[t, a]`, `[a, b]`, `[b]` -> `[t, b]`.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
@@ -97,7 +112,7 @@ impl ItemRows {
 /// The item encoders (specification, section 3): z of every use, the modalities one after the other,
 /// `[modalities uses, d_0]`. Attention pooling of an item's rows with the folded vector w = W1 W2 gives e (zeros for an item
 /// without rows); z = sum over k of g_k LayerNorm_k(Dropout(e W_k + b_k)), g = softmax(e W3). `w` is one vector of all
-/// modalities' `[d]`, `packed` one of what [`pack_mixture`] gives for each.
+/// modalities' `[d]`, `packed` one of the parameters of their mixtures, where [`MixtureSizes`] says.
 pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &GatherIndex) -> Result<Tensor> {
     dispatch!(w, encode(modalities, w, packed, uses))
 }
@@ -119,7 +134,7 @@ impl<'a> Rows<'a> {
 }
 
 /// What enters the transformer (specification, section 4): Dropout(LayerNorm(z + id + position)), `[tokens, d]`. The table of
-/// `positions` is what [`pack_positions`] gives.
+/// `positions` is `[n + 2, d]`: the positions, then the weight and the bias of the LayerNorm.
 pub fn sequence_input(z: Rows<'_>, ids: Option<Rows<'_>>, positions: Rows<'_>, dropout: Dropout) -> Result<Tensor> {
     dispatch!(z.table, sequence_input(z, ids, positions, dropout))
 }
@@ -147,7 +162,7 @@ pub struct LayerDropout {
 }
 
 /// A post-norm transformer layer over packed sequences, causal (specification, section 4): `[tokens, d]` -> `[tokens, d]`, or
-/// `[sequences, d]` for the last tokens alone. `packed` is what [`LayerParts::pack`] gives.
+/// `[sequences, d]` for the last tokens alone. `packed` has the layer's parameters where [`LayerSizes::places`] says.
 pub fn transformer_layer(
     x: &Tensor,
     packed: &Tensor,

@@ -106,8 +106,7 @@ pub enum TrainError {
 
 /// What a phase changes while it runs.
 struct TrainingState {
-    /// The parameters that are trained.
-    trained: Vec<String>,
+    /// The variables that are trained.
     vars: Vec<Var>,
     adam: Adam,
     progress: PhaseProgress,
@@ -186,22 +185,23 @@ impl Training<'_> {
     /// The start of the phase, or where its state says that it is.
     fn start(&self) -> Result<TrainingState, TrainError> {
         let s = &self.settings.phase;
-        let trained = self.model.parameters().iter().filter(|(name, _)| self.model.trains(&self.phase, name));
-        let (trained, vars): (Vec<String>, Vec<Var>) =
-            trained.map(|(name, var)| (name.to_owned(), var.clone())).unzip();
-        let mut adam = Adam::new(&vars, s.learning_rate, s.weight_decay, s.clip_norm);
+        let parameters = self.model.parameters();
+        let trains = |name: &str| self.model.trains(&self.phase, name);
+        let vars = parameters.variables(trains)?;
+        let mut adam = Adam::new(&vars, s.learning_rate, s.weight_decay, s.clip_norm)?;
         let mut progress = PhaseProgress { identity: self.identity(), ..PhaseProgress::default() };
         let mut best = self.weights()?;
         if self.state_path.exists() {
             let used: Vec<String> = best.parameters.iter().map(|(name, ..)| name.clone()).collect();
+            let trained: Vec<String> = parameters.names().filter(|name| trains(name)).map(ToOwned::to_owned).collect();
             let names = ParameterNames { used: &used, trained: &trained };
             let expected = StateIdentity { settings: self.identity, inputs: &self.inputs };
             let state = State::read(&self.state_path, &self.sequences.item_hash, &expected, names)?;
             self.restore(state.current)?;
-            adam.restore(state.adam)?;
+            adam.restore(parameters.join_state(&vars, &state.adam)?)?;
             (progress, best) = (state.progress, state.best);
         }
-        Ok(TrainingState { trained, vars, adam, progress, best, saved: Instant::now() })
+        Ok(TrainingState { vars, adam, progress, best, saved: Instant::now() })
     }
 
     fn identity(&self) -> serde_json::Value {
@@ -218,7 +218,7 @@ impl Training<'_> {
 
     fn restore(&self, weights: Weights) -> Result<(), TrainError> {
         for (name, values, shape) in weights.parameters {
-            self.model.parameters().set(&name, values, &shape)?;
+            self.model.parameters().set(&name, &values, &shape)?;
         }
         if let Some(buffers) = self.model.buffers() {
             buffers.restore(weights.buffers)?;
@@ -227,11 +227,11 @@ impl Training<'_> {
     }
 
     fn stored(&self, state: &TrainingState) -> Result<State, TrainError> {
-        let (current, adam) = (self.weights()?, state.adam.state().clone());
+        let (trained, adam) = self.model.parameters().split_state(&state.vars, &state.adam.state()?);
         Ok(State {
             progress: state.progress.clone(),
-            trained: state.trained.clone(),
-            current,
+            trained,
+            current: self.weights()?,
             best: state.best.clone(),
             adam,
         })
@@ -277,20 +277,17 @@ impl Training<'_> {
             let key = epoch_key.fold_in("step").fold_in_index(index as u64);
             let step = Step { epoch, index, global: state.progress.steps, epoch_key, key };
             let loss = self.model.loss(&self.phase, &batch, &step)?;
-            let value = loss.to_scalar::<f32>()?;
-            if !value.is_finite() {
-                return Err(self.diverged(state, &batch, value, norm));
+            let pending = state.adam.step(&state.vars, &loss.backward()?, &loss)?;
+            let outcome = state.adam.finish(&pending)?;
+            if !outcome.is_finite() {
+                return Err(self.diverged(state, &batch, outcome.loss, norm));
             }
-            let before = norm;
-            norm = state.adam.step(&state.vars, &loss.backward()?)?;
-            if !norm.is_finite() {
-                return Err(self.diverged(state, &batch, value, before));
-            }
+            norm = outcome.norm;
             self.model.after_step(&self.phase, &batch, &step)?;
             state.progress.steps += 1;
             let under_way = &mut state.progress.under_way;
             under_way.step = index + 1;
-            under_way.loss_sum += f64::from(value) * chosen.len() as f64;
+            under_way.loss_sum += f64::from(outcome.loss) * chosen.len() as f64;
             under_way.norm_sum += norm;
             under_way.seconds += started.elapsed().as_secs_f64();
             started = Instant::now();
