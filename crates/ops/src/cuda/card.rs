@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::cublas::{result::gemm_ex, sys as blas};
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaModule, CudaSlice, DevicePtr, DeviceRepr, ValidAsZeroBits, result::launch_kernel, sys,
+    CudaContext, CudaFunction, CudaModule, CudaSlice, DevicePtr, DeviceRepr, PinnedHostSlice, ValidAsZeroBits, result, sys,
 };
 use candle_core::cuda_backend::{CudaDevice, DeviceId, WrapErr, cudarc::nvrtc::Ptx};
 use candle_core::{Error, Result, bail};
@@ -16,6 +16,9 @@ use crate::{Dropout, Precision};
 
 /// What [`build.rs`](../../build.rs) compiled.
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+
+/// Host memory that uploads go through.
+const STAGING: usize = 64 << 20;
 
 /// Shared memory that every kernel has without asking.
 const SHARED: usize = 48 << 10;
@@ -34,8 +37,23 @@ pub(crate) type Floats = CudaSlice<f32>;
 struct Loaded {
     module: Arc<CudaModule>,
     functions: Mutex<HashMap<String, CudaFunction>>,
+    staging: Mutex<Staging>,
     /// Shared memory that a block may ask for.
     shared: usize,
+}
+
+/// Page-locked memory that the card reads while the host goes on: out of other memory, a copy waits for all work before it.
+struct Staging {
+    memory: PinnedHostSlice<u8>,
+    /// Bytes in use since the card was last waited for.
+    used: usize,
+}
+
+impl Staging {
+    #[allow(unsafe_code, reason = "the memory is written before it is read")]
+    fn new(context: &Arc<CudaContext>) -> Result<Self> {
+        Ok(Self { memory: unsafe { context.alloc_pinned(STAGING) }.w()?, used: 0 })
+    }
 }
 
 static LOADED: LazyLock<Mutex<HashMap<DeviceId, Arc<Loaded>>>> = LazyLock::new(Mutex::default);
@@ -235,7 +253,8 @@ impl Card {
         let module = context.load_module(Ptx::from_binary(KERNELS.to_vec())).w()?;
         let limit = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let shared = context.attribute(limit).w()? as usize;
-        let loaded = Arc::new(Loaded { module, functions: Mutex::default(), shared });
+        let staging = Mutex::new(Staging::new(&context)?);
+        let loaded = Arc::new(Loaded { module, functions: Mutex::default(), staging, shared });
         all.insert(device.id(), loaded.clone());
         Ok(Self { device: device.clone(), loaded })
     }
@@ -268,11 +287,33 @@ impl Card {
         })
     }
 
+    /// A copy of values that the host may change or drop at once.
+    #[allow(unsafe_code, reason = "the bytes are within the staging memory, and no copy out of them is under way")]
     pub fn upload<T: DeviceRepr + 'static>(&self, values: &[T]) -> Result<CudaSlice<T>> {
         if values.is_empty() {
             return self.take(1);
         }
-        self.device.clone_htod(values)
+        let bytes = size_of_val(values);
+        if bytes > STAGING / 4 {
+            return self.device.clone_htod(values);
+        }
+        let to = self.take::<T>(values.len())?;
+        let stream = self.device.cuda_stream();
+        let mut staging = self.loaded.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        if staging.used + bytes > STAGING {
+            stream.synchronize().w()?;
+            staging.used = 0;
+        }
+        let start = staging.used;
+        staging.used = (start + bytes).next_multiple_of(256);
+        let from = staging.memory.as_mut_ptr().w()?;
+        unsafe {
+            let from = from.add(start);
+            from.copy_from_nonoverlapping(values.as_ptr().cast(), bytes);
+            let staged = std::slice::from_raw_parts(from.cast_const(), bytes);
+            result::memcpy_htod_async(address(&to).0, staged, stream.cu_stream()).w()?;
+        }
+        Ok(to)
     }
 
     fn function(&self, name: &str, shared: usize) -> Result<CudaFunction> {
@@ -308,7 +349,7 @@ impl Card {
         stream.context().bind_to_thread().w()?;
         let blocks = (x as u32, y as u32, 1);
         unsafe {
-            launch_kernel(
+            result::launch_kernel(
                 function.cu_function(),
                 blocks,
                 threads,

@@ -18,6 +18,9 @@ const EXPERTS: usize = 32;
 /// The most rows of an item, and values of a row, that a block's shared memory is asked for.
 const ROOM: usize = 12 << 10;
 
+/// Values of a row that a lane holds, of the kernels that pool an item by a warp.
+const WARP_WIDTHS: [usize; 4] = [4, 12, 16, 24];
+
 /// Blocks that go through the items of one expert.
 const EXPERT_BLOCKS: usize = 128;
 
@@ -157,6 +160,7 @@ impl Encoder {
         let MixtureSizes { features: d, experts, width } = self.sizes;
         let (items, columns, outputs) = (self.rows.features.count(), self.sizes.card_columns(), self.sizes.outputs());
         let [biases, weights, norm_biases] = self.tail(packed);
+        let (starts, by_row) = uses.by_row(card)?;
         let d_products = card.factor(items * columns, precision)?;
         let d_gates = card.take::<f32>(items * experts)?;
         let blocks = EXPERT_BLOCKS.min(items.div_ceil(WARPS)).max(1);
@@ -173,8 +177,8 @@ impl Encoder {
                 biases,
                 weights,
                 norm_biases,
-                uses.starts(),
-                uses.by_row(),
+                starts,
+                by_row,
                 items,
                 experts,
                 width,
@@ -233,9 +237,17 @@ impl Encoder {
         card.product(address(&de), dp, kept.matrix.matrix(d, columns).t(), false, precision)?;
         let blocks = BLOCKS.min(count.max(1));
         let partial = card.take::<f32>(blocks * d)?;
+        let longest = kept.rows.longest.max(1);
+        let name = format!("pool_backward_{}_{}", kept.rows.kind(), kept.pooled.suffix());
+        // Where a row fits the registers of a warp, and the rows' weights fit its share of the memory, an item is a warp's.
+        let by_warps = 2 * WARPS * longest + d <= ROOM;
+        let (name, shared) = match WARP_WIDTHS.iter().find(|&&lanes| by_warps && d <= 32 * lanes) {
+            Some(lanes) => (format!("{name}_{lanes}"), 2 * WARPS * longest + d),
+            None => (name, longest + d),
+        };
         card.launch(
-            &format!("pool_backward_{}_{}", kept.rows.kind(), kept.pooled.suffix()),
-            Grid::blocks(blocks, 1).shared(4 * (d + kept.rows.longest.max(1))),
+            &name,
+            Grid::blocks(blocks, 1).shared(4 * shared),
             arguments![
                 &partial,
                 &de,
@@ -248,6 +260,7 @@ impl Encoder {
                 w,
                 d,
                 self.pad_rows(),
+                longest,
             ],
         )?;
         card.sum_rows(dw, address(&partial), blocks, d)

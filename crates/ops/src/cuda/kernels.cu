@@ -177,11 +177,13 @@ extern "C" __global__ void gather_rows(float* out, const float* table, const u32
   for (u32 i = lane; i < d; i += 32) out[(size_t)at * d + i] = from[i];
 }
 
-// out[row] = sum of gradient[use] over the row's uses, in order: one warp per row.
-extern "C" __global__ void scatter_rows(float* out, const float* gradient, const u32* starts, const u32* uses, u32 rows, u32 d) {
+// out[row] = sum of gradient[use] over the row's uses, in order: one warp per row. Rows with more than `most` uses are left out.
+extern "C" __global__ void scatter_rows(float* out, const float* gradient, const u32* starts, const u32* uses, u32 rows, u32 d,
+                                        u32 most) {
   u32 row = warp_index(), lane = threadIdx.x % 32;
   if (row >= rows) return;
   u32 start = starts[row], end = starts[row + 1];
+  if (end - start > most) return;
   for (u32 i = lane; i < d; i += 32) {
     float sum = 0.0f;
     for (u32 u = start; u < end; u++) sum += gradient[(size_t)uses[u] * d + i];
@@ -189,12 +191,13 @@ extern "C" __global__ void scatter_rows(float* out, const float* gradient, const
   }
 }
 
-// The same with one block per row, for rows with many uses: a warp per part of them.
-extern "C" __global__ void scatter_long_rows(float* out, const float* gradient, const u32* starts, const u32* uses, u32 d) {
-  __shared__ float sums[WARPS][32];
-  u32 row = blockIdx.x, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+// The same with one block per row of a list, for rows with many uses: a warp per part of them.
+extern "C" __global__ void __launch_bounds__(1024)
+    scatter_long_rows(float* out, const float* gradient, const u32* starts, const u32* uses, const u32* rows, u32 d) {
+  __shared__ float sums[32][33];
+  u32 row = rows[blockIdx.x], lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
   u32 start = starts[row], end = starts[row + 1];
-  u32 part = (end - start + WARPS - 1) / WARPS;
+  u32 part = (end - start + warps - 1) / warps;
   u32 from = min(start + warp * part, end), to = min(from + part, end);
   for (u32 first = 0; first < d; first += 32) {
     float sum = 0.0f;
@@ -205,7 +208,7 @@ extern "C" __global__ void scatter_long_rows(float* out, const float* gradient, 
     __syncthreads();
     if (warp == 0 && first + lane < d) {
       float all = 0.0f;
-      for (int w = 0; w < WARPS; w++) all += sums[w][lane];
+      for (int w = 0; w < warps; w++) all += sums[w][lane];
       out[(size_t)row * d + first + lane] = all;
     }
   }
@@ -267,6 +270,11 @@ extern "C" __global__ void sparse_rows(float* y, float* sum, const float* x, con
 extern "C" __global__ void copy(float* to, const float* from, u64 count) {
   u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
   if (i < count) to[i] = from[i];
+}
+
+extern "C" __global__ void fill_zero(float* x, u64 count) {
+  u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < count) x[i] = 0.0f;
 }
 
 extern "C" __global__ void add_to(float* y, const float* x, u64 count) {
@@ -367,6 +375,83 @@ __device__ void pool_backward(float* partial, const float* de, const O* e, const
   for (u32 i = threadIdx.x; i < d; i += blockDim.x) partial[(size_t)blockIdx.x * d + i] = dw[i];
 }
 
+// The same with an item per warp, for rows of at most 32 P values: rows are read twice, the second time out of the cache.
+template <int P, typename T, typename O>
+__device__ void pool_backward_warps(float* partial, const float* de, const O* e, const u32* items, u32 listed, const T* values,
+                                    const u64* starts, const u32* counts, const float* w, u32 d, u32 pad_rows, u32 longest) {
+  u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  float* alpha = shared_room + warp * 2 * longest;
+  float* along = alpha + longest;
+  float* sums = shared_room + WARPS * 2 * longest;
+  float weight[P], dw[P] = {};
+  load(weight, w, d);
+  for (u32 at = blockIdx.x * WARPS + warp; at < listed; at += gridDim.x * WARPS) {
+    u32 item = items[at], count = counts[item];
+    const T* rows = values + starts[item] * d;
+    float own[P];
+    load(own, de + (size_t)at * d, d);
+    u32 padding = pad_rows > count ? pad_rows - count : 0;
+    float top = padding > 0 ? 0.0f : -INFINITY;
+    for (u32 r = 0; r < count; r++) {
+      float score = 0.0f, product = 0.0f;
+#pragma unroll
+      for (int j = 0; j < P; j++) {
+        u32 i = lane + 32 * j;
+        float x = i < d ? read(rows + (size_t)r * d + i) : 0.0f;
+        score += x * weight[j];
+        product += x * own[j];
+      }
+      score = warp_sum(score), product = warp_sum(product);
+      if (lane == 0) alpha[r] = score, along[r] = product;
+      top = fmaxf(top, score);
+    }
+    __syncwarp();
+    float sum = 0.0f, mean = 0.0f;
+    for (u32 r = lane; r < count; r += 32) {
+      float a = expf(alpha[r] - top);
+      sum += a;
+      mean += a * along[r];
+    }
+    sum = warp_sum(sum) + (padding > 0 ? padding * expf(-top) : 0.0f);
+    mean = warp_sum(mean) / sum;
+    for (u32 r = 0; r < count; r++) {
+      float slope = expf(alpha[r] - top) / sum * (along[r] - mean);
+#pragma unroll
+      for (int j = 0; j < P; j++) {
+        u32 i = lane + 32 * j;
+        if (i < d) dw[j] += slope * read(rows + (size_t)r * d + i);
+      }
+    }
+    __syncwarp();
+  }
+  // Sums over the warps in their order.
+  for (int other = 0; other < WARPS; other++) {
+    __syncthreads();
+    if (warp == other)
+#pragma unroll
+      for (int j = 0; j < P; j++) {
+        u32 i = lane + 32 * j;
+        if (i < d) sums[i] = other == 0 ? dw[j] : sums[i] + dw[j];
+      }
+  }
+  __syncthreads();
+  for (u32 i = threadIdx.x; i < d; i += blockDim.x) partial[(size_t)blockIdx.x * d + i] = sums[i];
+}
+
+#define POOL_WARPS(P, NAME, T, O)                                                                                            \
+  extern "C" __global__ void __launch_bounds__(256) pool_backward_##NAME##_##P(                                              \
+      float* partial, const float* de, const O* e, const u32* items, u32 listed, const T* values, const u64* starts,         \
+      const u32* counts, const float* w, u32 d, u32 pad_rows, u32 longest) {                                                 \
+    pool_backward_warps<P, T, O>(partial, de, e, items, listed, values, starts, counts, w, d, pad_rows, longest);            \
+  }
+#define POOL_WIDTHS(NAME, T, O) POOL_WARPS(4, NAME, T, O) POOL_WARPS(12, NAME, T, O) POOL_WARPS(16, NAME, T, O) POOL_WARPS(24, NAME, T, O)
+POOL_WIDTHS(f32_f32, float, float)
+POOL_WIDTHS(f16_f32, __half, float)
+POOL_WIDTHS(bf16_f32, __nv_bfloat16, float)
+POOL_WIDTHS(f32_bf16, float, __nv_bfloat16)
+POOL_WIDTHS(f16_bf16, __half, __nv_bfloat16)
+POOL_WIDTHS(bf16_bf16, __nv_bfloat16, __nv_bfloat16)
+
 #define POOL(NAME, T, O)                                                                                                     \
   extern "C" __global__ void __launch_bounds__(256) pool_##NAME(O* e, const T* values, const u64* starts, const u32* counts, \
                                                                 const float* w, u32 d, u32 pad_rows) {                      \
@@ -374,7 +459,7 @@ __device__ void pool_backward(float* partial, const float* de, const O* e, const
   }                                                                                                                          \
   extern "C" __global__ void __launch_bounds__(256) pool_backward_##NAME(                                                    \
       float* partial, const float* de, const O* e, const u32* items, u32 listed, const T* values, const u64* starts,         \
-      const u32* counts, const float* w, u32 d, u32 pad_rows) {                                                              \
+      const u32* counts, const float* w, u32 d, u32 pad_rows, u32) {                                                         \
     pool_backward<T, O>(partial, de, e, items, listed, values, starts, counts, w, d, pad_rows);                              \
   }
 POOL(f32_f32, float, float)

@@ -6,7 +6,6 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Tensor, bail};
 
 use super::card::{Address, BLOCKS, Card, Floats, Grid, Matrix, WARPS, address, arguments};
@@ -61,8 +60,6 @@ struct Layer {
 
 /// What backward needs of forward. Products are without their biases.
 struct Kept {
-    /// The sequences' first tokens and the end, then the last token of each.
-    offsets: CudaSlice<u32>,
     /// The rows of x that ask, where they are not all of them.
     asking: Option<Floats>,
     query: Floats,
@@ -81,6 +78,17 @@ struct Kept {
 impl Layer {
     fn parts(&self, packed: Address) -> LayerParts<Address> {
         self.sizes.places().map(|place| packed.plus(place.start))
+    }
+
+    /// Where the sequences' first tokens and their end lie, and after them the last token of each.
+    fn sequences(&self, card: &Card) -> Result<Address> {
+        if let Some(offsets) = self.offsets.card.get() {
+            return Ok(address(offsets));
+        }
+        let first = (0..self.offsets.count()).map(|j| self.offsets.range(j).start as u32);
+        let all = first.chain([self.offsets.tokens() as u32]).chain(self.offsets.last_tokens());
+        let offsets = card.upload(&all.collect::<Vec<_>>())?;
+        Ok(address(self.offsets.card.get_or_init(|| offsets)))
     }
 
     fn rows(&self) -> usize {
@@ -122,9 +130,8 @@ impl Layer {
     fn compute(&self, card: &Card, x: Address, packed: Address) -> Result<(Floats, Kept)> {
         let LayerSizes { width: d, heads, feed_forward: f } = self.sizes;
         let (p, rows, tokens) = (self.parts(packed), self.rows(), self.offsets.tokens());
-        let first = (0..self.offsets.count()).map(|j| self.offsets.range(j).start as u32).chain([tokens as u32]);
-        let offsets = card.upload(&first.chain(self.offsets.last_tokens()).collect::<Vec<_>>())?;
-        let last = address(&offsets).plus(self.offsets.count() + 1);
+        let sequences = self.sequences(card)?;
+        let last = sequences.plus(self.offsets.count() + 1);
         let asking = if self.last_only {
             let asking = card.take::<f32>(rows * d)?;
             card.launch("gather_rows", Grid::warps(rows), arguments![&asking, x, last, rows, d])?;
@@ -138,7 +145,6 @@ impl Layer {
         self.product(card, &query, Matrix::new(asking_at, rows, d), Matrix::new(p.query, d, d))?;
         self.product(card, &key_value, Matrix::new(x, tokens, d), Matrix::new(p.key_value, d, 2 * d))?;
         let attended = values(rows * d)?;
-        let sequences = address(&offsets);
         card.launch(
             "attention",
             self.attention_grid(false),
@@ -172,7 +178,7 @@ impl Layer {
         let drop = self.dropout.feed_forward;
         let all = arguments![&y, &n2, &inverse2, &x1, &branch, p.down_bias, weight, bias, rows, d, drop];
         card.launch(&add_norm, Grid::warps(rows), all)?;
-        let kept = Kept { offsets, asking, query, key_value, attended, n1, inverse1, x1, up, activated, n2, inverse2 };
+        let kept = Kept { asking, query, key_value, attended, n1, inverse1, x1, up, activated, n2, inverse2 };
         Ok((y, kept))
     }
 
@@ -246,7 +252,7 @@ impl Layer {
                 p.query_bias,
                 &kept.key_value,
                 p.key_value_bias,
-                &kept.offsets,
+                self.sequences(card)?,
                 d,
                 heads,
                 self.last_only,
@@ -267,7 +273,7 @@ impl Layer {
         }
         let dx = values(tokens * d)?;
         self.product(card, &dx, dkv_matrix, key_value)?;
-        let last = address(&kept.offsets).plus(self.offsets.count() + 1);
+        let last = self.sequences(card)?.plus(self.offsets.count() + 1);
         card.launch("add_rows_at", Grid::warps(rows), arguments![&dx, &d_asking, last, rows, d])?;
         Ok([dx, d_packed])
     }

@@ -33,11 +33,16 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::backend::BackendStorage;
-use candle_core::cuda_backend::CudaStorage;
+use candle_core::cuda_backend::cudarc::driver::sys;
+use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr};
 use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Storage, Tensor, bail};
 
+use crate::timing::timed;
 use card::{Address, Card, Floats, address};
+
+/// Numbers on a card.
+pub(crate) type CardIndices = candle_core::cuda_backend::cudarc::driver::CudaSlice<u32>;
 
 /// The widest row that the kernels hold in registers.
 pub(crate) const WIDEST: usize = 1024;
@@ -52,10 +57,26 @@ pub(crate) fn device(ordinal: usize) -> Result<Device> {
     }
     let device = Device::new_cuda_with_stream(ordinal)?;
     if let Device::Cuda(cuda) = &device {
-        unsafe { cuda.disable_event_tracking() };
+        unsafe {
+            cuda.disable_event_tracking();
+            keep_freed_memory(cuda)?;
+        }
     }
     open.insert(ordinal, device.clone());
     Ok(device)
+}
+
+/// Freed memory stays with the program: otherwise every wait for the card gives it back to the driver, and the next step maps it anew.
+#[allow(unsafe_code, reason = "the driver's functions are C")]
+unsafe fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
+    let mut pool = std::ptr::null_mut();
+    let mut threshold = u64::MAX;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    let card = device.cuda_stream().context().cu_device();
+    unsafe {
+        sys::cuDeviceGetDefaultMemPool(&raw mut pool, card).result().w()?;
+        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast()).result().w()
+    }
 }
 
 /// An argument or a result: where its values lie, row after row, and its lengths by axis.
@@ -138,7 +159,8 @@ fn backward<F: OnCard<N>, const N: usize>(
 ) -> Result<[Option<Tensor>; N]> {
     let gradient = gradient.contiguous()?;
     let (card, gradients) = with_views([result, &gradient], |card, [result, gradient]| {
-        let gradients = with_views(arguments, |card, views| op.backward(card, views, result, gradient))?;
+        let back = |card: &Card, views: [View<'_>; N]| op.backward(card, views, result, gradient);
+        let gradients = timed(F::NAME, "backward", || with_views(arguments, back))?;
         Ok((card.clone(), gradients))
     })?;
     let mut tensors = [const { None }; N];
@@ -148,8 +170,15 @@ fn backward<F: OnCard<N>, const N: usize>(
     Ok(tensors)
 }
 
-fn stored(card: &Card, (values, dims): (Floats, Vec<usize>)) -> (CudaStorage, Shape) {
-    (CudaStorage::wrap_cuda_slice(values, card.device().clone()), Shape::from(dims))
+/// The time that is counted is the host's: the card may still be at work.
+fn forward<F: OnCard<N>, const N: usize>(
+    op: &F,
+    device: &CudaDevice,
+    arguments: [View<'_>; N],
+) -> Result<(CudaStorage, Shape)> {
+    let card = Card::of(device)?;
+    let (values, dims) = timed(F::NAME, "forward", || op.forward(&card, arguments))?;
+    Ok((CudaStorage::wrap_cuda_slice(values, device.clone()), Shape::from(dims)))
 }
 
 fn elsewhere<T>(name: &str) -> Result<T> {
@@ -164,8 +193,7 @@ impl<F: OnCard<1>> CustomOp1 for Adapter<F> {
         elsewhere(F::NAME)
     }
     fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> Result<(CudaStorage, Shape)> {
-        let card = Card::of(s.device())?;
-        Ok(stored(&card, self.0.forward(&card, [view(s, l)?])?))
+        forward(&self.0, s.device(), [view(s, l)?])
     }
     fn bwd(&self, a: &Tensor, result: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
         let [a] = backward(&self.0, [a], result, gradient)?;
@@ -181,8 +209,7 @@ impl<F: OnCard<2>> CustomOp2 for Adapter<F> {
         elsewhere(F::NAME)
     }
     fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
-        let card = Card::of(s1.device())?;
-        Ok(stored(&card, self.0.forward(&card, [view(s1, l1)?, view(s2, l2)?])?))
+        forward(&self.0, s1.device(), [view(s1, l1)?, view(s2, l2)?])
     }
     fn bwd(
         &self,
@@ -220,8 +247,7 @@ impl<F: OnCard<3>> CustomOp3 for Adapter<F> {
         s3: &CudaStorage,
         l3: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        let card = Card::of(s1.device())?;
-        Ok(stored(&card, self.0.forward(&card, [view(s1, l1)?, view(s2, l2)?, view(s3, l3)?])?))
+        forward(&self.0, s1.device(), [view(s1, l1)?, view(s2, l2)?, view(s3, l3)?])
     }
     fn bwd(
         &self,

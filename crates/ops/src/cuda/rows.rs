@@ -1,9 +1,10 @@
 //! Products, rows of tables, sparse products.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Error, Result, Tensor, bail};
 
 use super::card::{Address, Card, Floats, Grid, Matrix, address, arguments};
 use super::{OnCard, View, apply1, apply2, apply3};
@@ -120,13 +121,51 @@ impl OnCard<1> for Normalize {
     }
 }
 
-/// The uses of a table's rows on the card.
+/// The uses of a table's rows on the card. What backward alone needs is made by another thread while the card computes.
 pub(crate) struct Uses {
-    index: GatherIndex,
-    /// Whether no row is used twice.
-    once: bool,
-    /// The row of every use; then, unless rows are used once, the starts of the rows' uses, and the uses by row.
+    count: usize,
+    /// Rows of the table.
+    rows: usize,
+    /// `[uses]`: the row of every use.
     uploaded: CudaSlice<u32>,
+    order: Mutex<Order>,
+}
+
+/// What the uses of each row are.
+enum Order {
+    UnderWay(Receiver<RowUses>),
+    Known(Arc<Uploaded>),
+}
+
+/// On the host.
+enum RowUses {
+    /// No row is used twice.
+    Once,
+    Index(GatherIndex),
+}
+
+/// On the card.
+enum Uploaded {
+    Once,
+    Index {
+        /// The starts of the rows' uses and their end, the uses by row, and the rows with many uses.
+        values: CudaSlice<u32>,
+        many: usize,
+    },
+}
+
+/// Uses of a row from which a block adds them up instead of a warp.
+const MANY: usize = 48;
+
+/// Whether no row occurs twice.
+fn are_once(rows: &[u32], table: usize) -> bool {
+    let mut seen = vec![0u64; table.div_ceil(64)];
+    rows.iter().all(|&row| {
+        let (word, bit) = (&mut seen[row as usize / 64], 1 << (row % 64));
+        let fresh = *word & bit == 0;
+        *word |= bit;
+        fresh
+    })
 }
 
 impl Uses {
@@ -134,20 +173,28 @@ impl Uses {
         if let Some(row) = rows.iter().find(|&&row| row as usize >= table) {
             bail!("{name}: row {row} of {table}");
         }
-        Self::of(card, &GatherIndex::new(rows.to_vec(), table))
+        let (uploaded, rows, (sender, receiver)) = (card.upload(rows)?, rows.to_vec(), std::sync::mpsc::channel());
+        let count = rows.len();
+        rayon::spawn(move || {
+            let uses =
+                if are_once(&rows, table) { RowUses::Once } else { RowUses::Index(GatherIndex::new(rows, table)) };
+            // Nobody waits for it where there is no backward.
+            let _ = sender.send(uses);
+        });
+        Ok(Self { count, rows: table, uploaded, order: Mutex::new(Order::UnderWay(receiver)) })
     }
 
+    /// Of uses whose order is known.
     pub fn of(card: &Card, index: &GatherIndex) -> Result<Self> {
-        let once = index.starts().windows(2).all(|row| row[1] - row[0] < 2);
-        let mut all = Vec::with_capacity(2 * index.count() + index.items() + 1);
-        all.extend_from_slice(index.item_of());
-        all.extend_from_slice(index.starts());
-        all.extend_from_slice(index.by_item());
-        Ok(Self { index: index.clone(), once, uploaded: card.upload(&all)? })
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let _ = sender.send(RowUses::Index(index.clone()));
+        let uploaded = card.upload(index.item_of())?;
+        let (count, rows) = (index.count(), index.items());
+        Ok(Self { count, rows, uploaded, order: Mutex::new(Order::UnderWay(receiver)) })
     }
 
     pub fn count(&self) -> usize {
-        self.index.count()
+        self.count
     }
 
     /// The row of every use.
@@ -155,37 +202,65 @@ impl Uses {
         address(&self.uploaded)
     }
 
-    pub fn starts(&self) -> Address {
-        self.rows().plus(self.count())
+    fn order(&self, card: &Card) -> Result<Arc<Uploaded>> {
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let uses = match &*order {
+            Order::Known(uploaded) => return Ok(uploaded.clone()),
+            Order::UnderWay(receiver) => receiver.recv().map_err(Error::wrap)?,
+        };
+        let uploaded = Arc::new(match uses {
+            RowUses::Once => Uploaded::Once,
+            RowUses::Index(index) => {
+                let starts = index.starts();
+                let many = (0..self.rows as u32).filter(|&row| {
+                    (starts[row as usize + 1] - starts[row as usize]) as usize > MANY
+                });
+                let mut values = starts.to_vec();
+                values.extend_from_slice(index.by_item());
+                values.extend(many);
+                let many = values.len() - starts.len() - index.count();
+                Uploaded::Index { values: card.upload(&values)?, many }
+            }
+        });
+        *order = Order::Known(uploaded.clone());
+        Ok(uploaded)
     }
 
-    pub fn by_row(&self) -> Address {
-        self.starts().plus(self.index.items() + 1)
+    /// Where the starts of the rows' uses lie, and the uses by row.
+    pub fn by_row(&self, card: &Card) -> Result<(Address, Address)> {
+        match &*self.order(card)? {
+            Uploaded::Once => bail!("uses whose order was not asked for"),
+            Uploaded::Index { values, .. } => {
+                let starts = address(values);
+                Ok((starts, starts.plus(self.rows + 1)))
+            }
+        }
     }
 
     /// Sums of the uses' rows `[uses, d]` by row of the table: `[rows, d]`.
     pub fn scatter(&self, card: &Card, gradient: Address, d: usize) -> Result<Floats> {
-        let rows = self.index.items();
-        if self.once {
-            let out = card.zeros::<f32>(rows * d)?;
-            let grid = Grid::warps(self.count());
-            card.launch("scatter_once", grid, arguments![&out, gradient, self.rows(), self.count(), d])?;
-            return Ok(out);
-        }
-        let out = card.take::<f32>(rows * d)?;
+        let out = card.take::<f32>(self.rows * d)?;
         self.scatter_into(card, address(&out), gradient, d)?;
         Ok(out)
     }
 
     pub fn scatter_into(&self, card: &Card, out: Address, gradient: Address, d: usize) -> Result<()> {
-        /// Uses per row from which a block per row is faster than a warp.
-        const LONG: usize = 64;
-        let rows = self.index.items();
-        if self.count() > LONG * rows {
-            let grid = Grid::blocks(rows, 1);
-            return card.launch("scatter_long_rows", grid, arguments![out, gradient, self.starts(), self.by_row(), d]);
+        let rows = self.rows;
+        match &*self.order(card)? {
+            Uploaded::Once => {
+                card.launch("fill_zero", Grid::threads(rows * d), arguments![out, rows * d])?;
+                let grid = Grid::warps(self.count);
+                card.launch("scatter_once", grid, arguments![out, gradient, self.rows(), self.count, d])
+            }
+            Uploaded::Index { values, many } => {
+                let starts = address(values);
+                let uses = starts.plus(rows + 1);
+                let grid = Grid { threads: (1024, 1), ..Grid::blocks(*many, 1) };
+                let long = uses.plus(self.count);
+                card.launch("scatter_long_rows", grid, arguments![out, gradient, starts, uses, long, d])?;
+                card.launch("scatter_rows", Grid::warps(rows), arguments![out, gradient, starts, uses, rows, d, MANY])
+            }
         }
-        card.launch("scatter_rows", Grid::warps(rows), arguments![out, gradient, self.starts(), self.by_row(), rows, d])
     }
 }
 
