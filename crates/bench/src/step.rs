@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use mp4sr_models::mp4sr::{Config, Projection};
 use mp4sr_models::{Model, Mp4sr, PRETRAIN, RngKey, TransformerConfig};
-use mp4sr_ops::{Adam, ComputeDevice, Precision, set_precision};
+use mp4sr_ops::{Adam, ComputeDevice, set_precision};
 use serde_json::json;
 
 use crate::workload::{Sizes, Workload};
@@ -29,14 +29,35 @@ pub struct StepArgs {
     #[arg(long, default_value = "cpu")]
     pub device: ComputeDevice,
     /// Of its large products.
-    #[arg(long, value_parser = ["f32", "tf32", "bf16"], default_value = "f32")]
-    pub precision: String,
+    #[arg(long, value_enum, default_value = "f32")]
+    pub precision: Precision,
     /// Steps that are timed.
     #[arg(long, default_value_t = 10)]
     pub steps: usize,
     /// Steps before those.
     #[arg(long, default_value_t = 3)]
     pub warmup: usize,
+}
+
+/// What products are computed from.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Precision {
+    /// f32.
+    F32,
+    /// f32 rounded by the card.
+    Tf32,
+    /// bf16.
+    Bf16,
+}
+
+impl From<Precision> for mp4sr_ops::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Tf32 => Self::Tf32,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 const LEARNING_RATE: f64 = 1e-3;
@@ -68,11 +89,7 @@ pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
         ..TransformerConfig::default()
     };
     let key = RngKey::new(args.sizes.seed);
-    set_precision(match args.precision.as_str() {
-        "tf32" => Precision::Tf32,
-        "bf16" => Precision::Bf16,
-        _ => Precision::F32,
-    });
+    set_precision(args.precision.into());
     let device = args.device.open()?;
     let model = Mp4sr::new(config(args.dropout, pretrains), transformer, modalities, &device, key)?;
     for (name, values, shape) in parameters {
@@ -116,7 +133,7 @@ pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
     distinct.dedup();
     losses.truncate(20);
     Ok(json!({
-        "bench": "step", "stage": args.stage, "dtype": args.precision, "device": args.device.to_string(), "threads": crate::threads(), "dropout": args.dropout,
+        "bench": "step", "stage": args.stage, "dtype": format!("{:?}", args.precision).to_lowercase(), "device": args.device.to_string(), "threads": crate::threads(), "dropout": args.dropout,
         "items": model.item_count(), "batch": batch.count(), "tokens": tokens, "unique_items": distinct.len(), "dim": dim,
         "rows": rows, "median_ms": times.median, "min_ms": times.least, "max_ms": times.most, "steps": args.steps,
         "tokens_per_s": (tokens as f64 / times.median * 1e3).round(), "loss": losses,

@@ -59,6 +59,13 @@ pub struct StepOutcome {
     pub loss: f32,
 }
 
+impl Pending {
+    /// Whether what came of it is known already.
+    pub fn is_known(&self) -> bool {
+        matches!(self.outcome, Outcome::Known(_))
+    }
+}
+
 impl StepOutcome {
     /// Whether the step changed the parameters.
     pub fn is_finite(self) -> bool {
@@ -176,17 +183,17 @@ impl Adam {
         Ok(Pending { stepped, outcome })
     }
 
-    /// What came of a step.
+    /// What came of a step. On a card, a step that is not finite keeps those after it from changing anything, too.
     pub fn finish(&mut self, pending: &Pending) -> Result<StepOutcome> {
-        let outcome = match &pending.outcome {
-            Outcome::Known(outcome) => *outcome,
+        let (outcome, applied) = match &pending.outcome {
+            Outcome::Known(outcome) => (*outcome, outcome.is_finite()),
             #[cfg(feature = "cuda")]
             Outcome::Card(outcome) => {
-                let (norm, loss) = outcome.wait()?;
-                StepOutcome { norm, loss: loss as f32 }
+                let [norm, loss, applied] = outcome.wait()?;
+                (StepOutcome { norm, loss: loss as f32 }, applied > 0.0)
             }
         };
-        if !outcome.is_finite() {
+        if !applied {
             pending.stepped.iter().for_each(|&at| self.steps[at] -= 1);
         }
         Ok(outcome)

@@ -28,10 +28,10 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// Waits for them.
-    pub fn wait(&self) -> Result<(f64, f64)> {
+    /// Waits for them: the norm, the loss, and 1 where the step was taken.
+    pub fn wait(&self) -> Result<[f64; 3]> {
         let values = self.card.device().clone_dtoh(&self.values)?;
-        Ok((values[0], values[1]))
+        Ok([values[0], values[1], values[2]])
     }
 }
 
@@ -119,7 +119,7 @@ impl Moments {
         let count = pieces.len() / WORDS;
         let table = self.card.upload(&pieces)?;
         let squares = self.card.take::<f64>(count)?;
-        let values = self.card.take::<f64>(2)?;
+        let values = self.card.take::<f64>(3)?;
         let grid = Grid::blocks(count, 1);
         self.card.launch("piece_squares", grid, arguments![&squares, &table])?;
         with_views([loss], |card, [loss]| {

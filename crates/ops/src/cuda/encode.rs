@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Tensor, bail};
 
-use super::card::{Address, BLOCKS, Card, Factor, Floats, Grid, WARPS, address, arguments};
+use super::card::{Address, Card, Factor, Floats, Grid, WARPS, address, arguments};
 use super::features::CardRows;
 use super::rows::Uses;
 use super::{OnCard, View, WIDEST, apply2, lanes};
@@ -20,6 +20,9 @@ const ROOM: usize = 12 << 10;
 
 /// Values of a row that a lane holds, of the kernels that pool an item by a warp.
 const WARP_WIDTHS: [usize; 4] = [4, 12, 16, 24];
+
+/// Blocks that go through the items whose pooling learns.
+const POOL_BLOCKS: usize = 2048;
 
 /// Blocks that go through the items of one expert.
 const EXPERT_BLOCKS: usize = 128;
@@ -235,7 +238,7 @@ impl Encoder {
         let dp = chosen.as_ref().unwrap_or(d_products).matrix(count, columns);
         let de = card.take::<f32>(count * d)?;
         card.product(address(&de), dp, kept.matrix.matrix(d, columns).t(), false, precision)?;
-        let blocks = BLOCKS.min(count.max(1));
+        let blocks = count.div_ceil(WARPS).clamp(1, POOL_BLOCKS);
         let partial = card.take::<f32>(blocks * d)?;
         let longest = kept.rows.longest.max(1);
         let name = format!("pool_backward_{}_{}", kept.rows.kind(), kept.pooled.suffix());

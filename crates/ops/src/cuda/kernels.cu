@@ -162,6 +162,33 @@ extern "C" __global__ void to_bf16(__nv_bfloat16* to, const float* from, u64 cou
   }
 }
 
+// The nearest number that tf32 has.
+__device__ __forceinline__ float nearest_tf32(float x) {
+  u32 bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
+  return __uint_as_float(bits);
+}
+
+// Every value as the sum of two that tf32 has. Rows of `columns` values become [high | low], or [high | high] with the low ones in a
+// matrix of their own. A column per thread, a row per block.
+extern "C" __global__ void split_left(float* both, const float* from, u32 columns) {
+  size_t row = blockIdx.x;
+  for (u32 c = threadIdx.x; c < columns; c += blockDim.x) {
+    float x = from[row * columns + c], high = nearest_tf32(x);
+    both[row * 2 * columns + c] = high;
+    both[row * 2 * columns + columns + c] = nearest_tf32(x - high);
+  }
+}
+extern "C" __global__ void split_right(float* twice, float* low, const float* from, u32 columns, u64 next, u32 stride) {
+  size_t row = blockIdx.x;
+  for (u32 c = threadIdx.x; c < columns; c += blockDim.x) {
+    float x = from[row * columns + c], high = nearest_tf32(x);
+    twice[row * stride + c] = high;
+    twice[row * stride + next + c] = high;
+    low[row * columns + c] = nearest_tf32(x - high);
+  }
+}
+
 // y += bias, row by row.
 extern "C" __global__ void add_bias(float* y, const float* bias, u64 count, u32 columns) {
   u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
@@ -439,7 +466,7 @@ __device__ void pool_backward_warps(float* partial, const float* de, const O* e,
 }
 
 #define POOL_WARPS(P, NAME, T, O)                                                                                            \
-  extern "C" __global__ void __launch_bounds__(256) pool_backward_##NAME##_##P(                                              \
+  extern "C" __global__ void __launch_bounds__(256, 3) pool_backward_##NAME##_##P(                                             \
       float* partial, const float* de, const O* e, const u32* items, u32 listed, const T* values, const u64* starts,         \
       const u32* counts, const float* w, u32 d, u32 pad_rows, u32 longest) {                                                 \
     pool_backward_warps<P, T, O>(partial, de, e, items, listed, values, starts, counts, w, d, pad_rows, longest);            \
@@ -1270,7 +1297,7 @@ extern "C" __global__ void __launch_bounds__(256) piece_squares(double* squares,
   if (threadIdx.x == 0) squares[blockIdx.x] = sum;
 }
 
-// outcome = (the norm, the loss); stopped becomes 1 where either is not finite, and stays. One block.
+// outcome = (the norm, the loss, whether the step is taken); stopped becomes 1 where either is not finite, and stays. One block.
 extern "C" __global__ void __launch_bounds__(256)
     joint_norm(double* outcome, u32* stopped, const double* squares, u32 pieces, const float* loss) {
   double sum = 0.0;
@@ -1280,6 +1307,7 @@ extern "C" __global__ void __launch_bounds__(256)
   outcome[0] = sqrt(sum);
   outcome[1] = *loss;
   if (!isfinite(sum) || !isfinite(*loss)) *stopped = 1;
+  outcome[2] = *stopped ? 0.0 : 1.0;
 }
 
 extern "C" __global__ void __launch_bounds__(256)

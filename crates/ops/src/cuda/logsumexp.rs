@@ -12,8 +12,8 @@ use super::card::{Address, Card, Floats, Grid, Matrix, WARPS, address, arguments
 use super::{OnCard, View, apply2};
 use crate::{FalseNegatives, Mask, Precision, precision};
 
-/// Products of a block, at most: 256 MiB.
-const BLOCK: usize = 64 << 20;
+/// Products of a block, at most: 1 GiB.
+const BLOCK: usize = 256 << 20;
 
 pub(crate) fn row_logsumexp(a: &Tensor, b: &Tensor, scale: f32, mask: &Mask) -> Result<Tensor> {
     apply2(
