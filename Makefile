@@ -5,6 +5,7 @@
 # ARTIFACTS=folder            where everything is written, in place of artifacts
 # SET='a.b=1 c.d=["x", "y"]'  replaces keys of the pipeline; blanks within quotes and brackets belong to the value
 # QUIET=1                     results and errors only
+# CUDA=1                      builds for NVIDIA cards too (run.device=cuda:0), which needs the CUDA toolkit
 # For tables, figures and studies:
 # QUICK=1                     few events and epochs: a smoke run in minutes
 # SEEDS=n                     runs of every row; 3 where not given, 5 for fig3, 1 with QUICK
@@ -20,6 +21,8 @@ ifdef SET
 export MP4SR_SET = $(SET)
 endif
 
+FEATURES := $(if $(CUDA),--features mp4sr-ops/cuda)
+
 STUDY_FLAGS = $(FLAGS) $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) \
               $(foreach pipeline,$(WITH),--with $(pipeline)) $(foreach pipeline,$(UNSEEN),--unseen $(pipeline)) \
               $(if $(RESNET),--resnet $(RESNET))
@@ -28,13 +31,13 @@ STUDIES := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 fig6 fig7 fi
 
 .DEFAULT_GOAL := help
 .PHONY: help build sample cache-stats cache-prune download preprocess extract pretrain finetune evaluate recommend report all demo test test-fast check format-check \
-        lint docs deny unused clean-artifacts bench bench-growth bench-peer bench-extract compare search larger $(STUDIES)
+        lint lint-cuda docs deny unused clean-artifacts bench bench-growth bench-peer bench-extract compare search larger $(STUDIES)
 
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "%-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## Build the program
-	@cargo build --release --workspace --bins --quiet
+	@cargo build --release --workspace --bins --quiet $(FEATURES)
 
 sample: build ## Generate the sample world
 	@$(MP4SR) sample --out $(or $(ARTIFACTS),artifacts)/sample/raw
@@ -101,9 +104,9 @@ demo: build ## Everything on the built-in sample world, three models side by sid
 # nextest, where it is installed, says how long each test takes; it runs no examples in documentation.
 test: build ## Run all tests
 	@if cargo nextest --version > /dev/null 2>&1; then \
-	    cargo nextest run --release --workspace && cargo test --release --workspace --doc --quiet; \
+	    cargo nextest run --release --workspace $(FEATURES) && cargo test --release --workspace --doc --quiet $(FEATURES); \
 	else \
-	    cargo test --release --workspace; \
+	    cargo test --release --workspace $(FEATURES); \
 	fi
 
 test-fast: ## Run the unit tests: under a minute once they are built
@@ -114,6 +117,14 @@ format-check: ## Check the formatting
 
 lint: ## Run clippy; a warning is an error
 	@cargo clippy --release --workspace --all-targets --quiet -- -D warnings
+
+# The code for cards, where there is a toolkit to compile it with; its tests need a card.
+lint-cuda: ## Run clippy on the code for NVIDIA cards
+	@if [ -x "$${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ] || command -v nvcc > /dev/null; then \
+	    cargo clippy --release --workspace --all-targets --quiet --features mp4sr-ops/cuda -- -D warnings; \
+	else \
+	    echo "there is no CUDA toolkit here: the code for cards is not compiled"; \
+	fi
 
 docs: ## Build the documentation; a warning is an error
 	@RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --quiet
@@ -141,7 +152,7 @@ unused: ## Dependencies that no source names
 	    echo "unused dependencies not checked: cargo-machete is not installed (cargo install --locked cargo-machete)"; \
 	fi
 
-check: format-check lint docs deny unused test ## Formatting, lints, documentation, dependencies, tests
+check: format-check lint lint-cuda docs deny unused test ## Formatting, lints, documentation, dependencies, tests
 
 # PEER_FLAGS="--quick --rounds 3"   further flags of tools/bench_peer/compare.py
 bench: build ## Time operators, training steps and ranking; a JSON object a line

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use candle_core::Var;
 use mp4sr_models::mp4sr::{Config, Projection};
 use mp4sr_models::{Model, Mp4sr, PRETRAIN, RngKey, TransformerConfig};
-use mp4sr_ops::Adam;
+use mp4sr_ops::{Adam, ComputeDevice, set_precision};
 use serde_json::json;
 
 use crate::workload::{Sizes, Workload};
@@ -26,12 +25,39 @@ pub struct StepArgs {
     /// Dropout in the experts and the transformer.
     #[arg(long, default_value_t = 0.2)]
     pub dropout: f64,
+    /// Where it is computed.
+    #[arg(long, default_value = "cpu")]
+    pub device: ComputeDevice,
+    /// Of its large products.
+    #[arg(long, value_enum, default_value = "f32")]
+    pub precision: Precision,
     /// Steps that are timed.
     #[arg(long, default_value_t = 10)]
     pub steps: usize,
     /// Steps before those.
     #[arg(long, default_value_t = 3)]
     pub warmup: usize,
+}
+
+/// What products are computed from.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub enum Precision {
+    /// f32.
+    F32,
+    /// f32 rounded by the card.
+    Tf32,
+    /// bf16.
+    Bf16,
+}
+
+impl From<Precision> for mp4sr_ops::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F32 => Self::F32,
+            Precision::Tf32 => Self::Tf32,
+            Precision::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 const LEARNING_RATE: f64 = 1e-3;
@@ -63,12 +89,14 @@ pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
         ..TransformerConfig::default()
     };
     let key = RngKey::new(args.sizes.seed);
-    let model = Mp4sr::new(config(args.dropout, pretrains), transformer, modalities, key)?;
+    set_precision(args.precision.into());
+    let device = args.device.open()?;
+    let model = Mp4sr::new(config(args.dropout, pretrains), transformer, modalities, &device, key)?;
     for (name, values, shape) in parameters {
-        model.parameters().set(&name, values, &shape)?;
+        model.parameters().set(&name, &values, &shape)?;
     }
-    let vars: Vec<Var> = model.parameters().iter().map(|(_, var)| var.clone()).collect();
-    let mut adam = Adam::new(&vars, LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM);
+    let vars = model.parameters().variables(|_| true)?;
+    let mut adam = Adam::new(&vars, LEARNING_RATE, WEIGHT_DECAY, CLIP_NORM)?;
     let key = key.fold_in("steps");
     let (mut losses, mut times) = (Vec::new(), Vec::new());
     let (mut spent, mut spent_adam) = (BTreeMap::new(), 0.0);
@@ -81,10 +109,10 @@ pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
         let key = Some(key.fold_in_index(step as u64)).filter(|_| args.dropout > 0.0);
         let loss =
             if pretrains { model.pretrain_loss(&batch, &shift, key)? } else { model.finetune_loss(&batch, key)? };
-        losses.push(loss.to_scalar::<f32>()?);
         let gradients = loss.backward()?;
         let stepping = Instant::now();
-        adam.step(&vars, &gradients)?;
+        let pending = adam.step(&vars, &gradients, &loss)?;
+        losses.push(adam.finish(&pending)?.loss);
         spent_adam += stepping.elapsed().as_secs_f64();
         times.push(began.elapsed().as_secs_f64() * 1e3);
     }
@@ -103,9 +131,9 @@ pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
     let mut distinct: Vec<u32> = batch.items.iter().chain(&batch.targets).copied().collect();
     distinct.sort_unstable();
     distinct.dedup();
-    losses.truncate(3);
+    losses.truncate(20);
     Ok(json!({
-        "bench": "step", "stage": args.stage, "dtype": "f32", "threads": crate::threads(), "dropout": args.dropout,
+        "bench": "step", "stage": args.stage, "dtype": format!("{:?}", args.precision).to_lowercase(), "device": args.device.to_string(), "threads": crate::threads(), "dropout": args.dropout,
         "items": model.item_count(), "batch": batch.count(), "tokens": tokens, "unique_items": distinct.len(), "dim": dim,
         "rows": rows, "median_ms": times.median, "min_ms": times.least, "max_ms": times.most, "steps": args.steps,
         "tokens_per_s": (tokens as f64 / times.median * 1e3).round(), "loss": losses,

@@ -1,5 +1,5 @@
 use mp4sr_models::{Error, Query, Scorer};
-use mp4sr_ops::{ScoreBlocks, count_at_least};
+use mp4sr_ops::{Removed, ScoreBlocks, count_at_least};
 use mp4sr_protocol::{BadScore, EvalCase, Split};
 
 /// How users are ranked.
@@ -78,12 +78,22 @@ pub fn rank_users<'a>(
     for block in cases.chunks(options.batch) {
         let query = |(user, case): &(usize, EvalCase<'a>)| Query { user: Some(*user as u32), history: case.history };
         let vectors = scorer.queries(&block.iter().map(query).collect::<Vec<_>>())?;
+        let targets: Vec<u32> = block.iter().map(|(_, case)| case.target - 1).collect();
+        let counted = match interests {
+            1 => blocks.count_ahead(&vectors, &targets, &removed(block, options))?,
+            _ => None,
+        };
+        if let Some(counted) = counted {
+            block.iter().zip(counted).for_each(|((user, _), ahead)| ranks[*user] = ahead + 1);
+            progress(block.len() as u64);
+            continue;
+        }
         let mut states: Vec<RankState> = vectors
             .to_vec2::<f32>()?
             .chunks(interests)
             .zip(block)
             .map(|(vectors, (_, case))| {
-                let scores = vectors.iter().map(|vector| blocks.score(vector, case.target as usize - 1));
+                let scores = vectors.iter().filter_map(|vector| blocks.score(vector, case.target as usize - 1));
                 RankState::new(scores.fold(f32::NEG_INFINITY, f32::max), case, options)
             })
             .collect();
@@ -109,6 +119,28 @@ fn shown(case: EvalCase<'_>, history: Option<usize>) -> EvalCase<'_> {
     EvalCase { history: &case.history[hidden..], ..case }
 }
 
+/// The columns that are no candidates of the cases of a block.
+fn removed(block: &[(usize, EvalCase<'_>)], options: RankOptions) -> Removed {
+    let mut all = Removed { offsets: vec![0], columns: Vec::new() };
+    for (_, case) in block {
+        all.columns.extend(removed_columns(case, options).iter().map(|&column| column as u32));
+        all.offsets.push(all.columns.len() as u32);
+    }
+    all
+}
+
+/// The columns of the items of the history that are excluded, ascending; never the target's.
+fn removed_columns(case: &EvalCase<'_>, options: RankOptions) -> Vec<usize> {
+    if !options.remove_seen {
+        return Vec::new();
+    }
+    let others = case.history.iter().filter(|&&item| item != case.target);
+    let mut removed: Vec<usize> = others.map(|&item| item as usize - 1).collect();
+    removed.sort_unstable();
+    removed.dedup();
+    removed
+}
+
 /// What is known of a target's rank while blocks of scores go by.
 struct RankState {
     target: usize,
@@ -125,12 +157,7 @@ struct RankState {
 
 impl RankState {
     fn new(own: f32, case: &EvalCase<'_>, options: RankOptions) -> Self {
-        let mut removed: Vec<usize> = Vec::new();
-        if options.remove_seen {
-            removed.extend(case.history.iter().filter(|&&item| item != case.target).map(|&item| item as usize - 1));
-            removed.sort_unstable();
-            removed.dedup();
-        }
+        let removed = removed_columns(case, options);
         Self { target: case.target as usize - 1, own, found: own, ahead: 0, removed, bad: None }
     }
 

@@ -7,7 +7,7 @@
 //!
 //! Histories and views go through the transformer as one packed batch of three times as many sequences.
 
-use candle_core::{D, Tensor, Var};
+use candle_core::{D, Device, Tensor, Var};
 use mp4sr_ops::{FalseNegatives, Mask, PackedOffsets, Result, RngKey, Rows, cross_entropy, normalize, row_logsumexp};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,10 @@ pub static RECIPE: Recipe = Recipe {
     renamed: &[],
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),
-    build: |settings, data, key| Ok(Box::new(Cl4sRec::new(settings.own()?, settings.transformer()?, data.items, key)?)),
+    build: |settings, data, key| {
+        let (config, transformer) = (settings.own()?, settings.transformer()?);
+        Ok(Box::new(Cl4sRec::new(config, transformer, data.items, &data.device, key)?))
+    },
 };
 
 const PHASES: [Phase; 1] = [Phase::of_prefixes(FINETUNE)];
@@ -127,9 +130,15 @@ pub struct Cl4sRec {
 
 impl Cl4sRec {
     /// A fresh model over `items` items whose start is a function of `key`.
-    pub fn new(config: Config, transformer: TransformerConfig, items: usize, key: RngKey) -> Result<Self> {
+    pub fn new(
+        config: Config,
+        transformer: TransformerConfig,
+        items: usize,
+        device: &Device,
+        key: RngKey,
+    ) -> Result<Self> {
         let key = key.fold_in("initial");
-        let mut parameters = Parameters::default();
+        let mut parameters = Parameters::new(device);
         let table = parameters.add("item_embedding", &[items, transformer.width], Initial::Normal, key)?;
         let mask = parameters.add("mask_embedding", &[transformer.width], Initial::Normal, key)?;
         let max_sequence_length = transformer.max_sequence_length;
@@ -293,7 +302,7 @@ mod tests {
     }
 
     fn model(config: Config) -> Cl4sRec {
-        Cl4sRec::new(config, transformer(), 20, RngKey::new(3)).unwrap()
+        Cl4sRec::new(config, transformer(), 20, &Device::Cpu, RngKey::new(3)).unwrap()
     }
 
     #[test]
@@ -368,7 +377,7 @@ mod tests {
         let batch = Batch::of_histories([(&[1, 2, 3, 4][..], 5), (&[7][..], 8), (&[9, 3][..], 1)], 50).unwrap();
         let (own, sasrec) = (
             model(Config { lambda: 0.0, ..Config::default() }),
-            SasRec::new(transformer(), 20, RngKey::new(3)).unwrap(),
+            SasRec::new(transformer(), 20, &Device::Cpu, RngKey::new(3)).unwrap(),
         );
         let key = RngKey::new(8);
         let step = Step { epoch: 1, index: 0, global: 0, epoch_key: key, key };

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::features::{RowMean, check_modalities, mean_rows};
 use crate::graph::{VectorScorer, items_of_users, rows_of};
 use crate::interface::FINETUNE;
+use crate::maps::Linear;
 use crate::recipe::{Reads, Recipe, Section};
-use crate::transformer::Linear;
 use crate::{Batch, Data, Initial, Model, Parameters, Phase, Samples, Scorer, Step, Stop, trace};
 
 /// How CLCRec is named, configured and built. Its regularisation takes the place of weight decay.
@@ -147,7 +147,7 @@ impl ClcRec {
     pub fn new(config: Config, data: &Data, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
         check_modalities(&data.modalities, data.items)?;
-        let mut parameters = Parameters::default();
+        let mut parameters = Parameters::new(&data.device);
         let p = &mut parameters;
         let (users, d) = (data.training.users(), config.width);
         let deviation = Initial::Scaled((2.0 / (users + data.items + d) as f64).sqrt());
@@ -340,7 +340,13 @@ mod tests {
         let users: [&[u32]; 3] = [&[3, 1, 3], &[7], &[1, 7, 5]];
         let features = Ragged::new(vec![1.0; 24], 2, &(0..=12).collect::<Vec<_>>()).unwrap();
         let modalities = vec![Modality { name: "text".to_owned(), features }];
-        let data = Data { items: 12, training: TrainingSequences::new(users).into(), modalities, categories: None };
+        let data = Data {
+            items: 12,
+            training: TrainingSequences::new(users).into(),
+            modalities,
+            categories: None,
+            device: crate::Device::Cpu,
+        };
         ClcRec::new(config, &data, RngKey::new(3)).unwrap()
     }
 
@@ -386,8 +392,10 @@ mod tests {
         let loss = model.event_loss(&[0, 2], &sampled).unwrap();
         assert!(loss.to_scalar::<f32>().unwrap().is_finite());
         let gradients = loss.backward().unwrap();
-        for (name, var) in model.parameters().iter() {
-            let values: Vec<f32> = gradients.get(var.as_tensor()).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let gradients = model.parameters().gradients(&gradients).unwrap();
+        assert_eq!(gradients.len(), model.parameters().names().count());
+        for (name, gradient) in gradients {
+            let values: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
             assert!(values.iter().all(|value| value.is_finite()), "{name}");
         }
     }

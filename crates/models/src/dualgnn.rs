@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use crate::features::{RowMean, check_modalities, mean_rows};
 use crate::graph::{VectorScorer, adjacency, bpr, items_of_users};
 use crate::interface::FINETUNE;
+use crate::maps::Linear;
 use crate::recipe::{Reads, Recipe, Section};
-use crate::transformer::Linear;
 use crate::{Batch, Data, Initial, Model, NegativeSampler, Parameters, Phase, Samples, Scorer, Step, Stop, trace};
 
 /// How DualGNN is named, configured and built. Its regularisation takes the place of weight decay.
@@ -185,7 +185,7 @@ impl DualGnn {
         if data.modalities.is_empty() {
             return Err(Error::Msg("DualGNN needs at least one modality; name one in `model.modalities`".to_owned()));
         }
-        let mut parameters = Parameters::default();
+        let mut parameters = Parameters::new(&data.device);
         let p = &mut parameters;
         let (users, d, count) = (data.training.users(), config.width, data.modalities.len());
         let mut views = Vec::new();
@@ -341,7 +341,13 @@ mod tests {
         let users: [&[u32]; 5] = [&[1, 2, 3, 2], &[3, 2], &[4], &[2, 3, 1], &[1]];
         let features = Ragged::new(vec![1.0; 8], 2, &[0, 1, 2, 3, 4]).unwrap();
         let modalities = vec![Modality { name: "text".to_owned(), features }];
-        Data { items: 4, training: TrainingSequences::new(users).into(), modalities, categories: None }
+        Data {
+            items: 4,
+            training: TrainingSequences::new(users).into(),
+            modalities,
+            categories: None,
+            device: crate::Device::Cpu,
+        }
     }
 
     #[test]

@@ -2,13 +2,11 @@
 //! rows, then a mixture of experts.
 
 use candle_core::{Tensor, Var};
-use mp4sr_ops::{
-    Dropout, ExpertParts, GatherIndex, ItemRows, MixtureSizes, Ragged, Result, RngKey, pack_mixture, plain,
-};
+use mp4sr_ops::{Dropout, GatherIndex, ItemRows, MixtureSizes, Ragged, Result, RngKey, plain};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Initial, Parameters, trace};
+use crate::{Initial, Parameters, Part, trace};
 
 /// What happens to the gradient of attention pooling (specification, section 10).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -40,18 +38,36 @@ pub struct Pooling {
 pub struct ItemEncoder {
     w1: Var,
     w2: Var,
-    gate: Var,
-    experts: Vec<Expert>,
+    /// All other parameters, as [`MixtureSizes`] says where each lies.
+    mixture: Var,
     pooling: Pooling,
-    width: usize,
+    sizes: MixtureSizes,
 }
 
-#[derive(Debug)]
-struct Expert {
-    weight: Var,
-    bias: Var,
-    norm_weight: Var,
-    norm_bias: Var,
+/// The parameters of a mixture of experts under `prefix`.
+fn mixture(prefix: &str, sizes: MixtureSizes) -> Vec<Part> {
+    let MixtureSizes { features, experts, width } = sizes;
+    let part = |name: String, shape: &[usize], initial, start: usize| Part {
+        name: format!("{prefix}.{name}"),
+        shape: shape.to_vec(),
+        initial,
+        start,
+        stride: None,
+    };
+    // A gate of zeros starts with all experts alike.
+    let mut parts = vec![part("gate.weight".to_owned(), &[features, experts], Initial::Zeros, sizes.gate().start)];
+    for k in 0..experts {
+        let expert = |name: &str, shape: &[usize], initial, all: std::ops::Range<usize>| {
+            let count: usize = shape.iter().product();
+            part(format!("expert.{k}.{name}"), shape, initial, all.start + k * count)
+        };
+        parts.push(expert("weight", &[features, width], Initial::Normal, sizes.weights()));
+        // At zero, an item without rows has no variance under LayerNorm and its gradient explodes.
+        parts.push(expert("bias", &[width], Initial::Uniform(features), sizes.biases()));
+        parts.push(expert("norm.weight", &[width], Initial::Ones, sizes.norm_weights()));
+        parts.push(expert("norm.bias", &[width], Initial::Zeros, sizes.norm_biases()));
+    }
+    parts
 }
 
 impl ItemEncoder {
@@ -63,25 +79,12 @@ impl ItemEncoder {
         pooling: Pooling,
         key: RngKey,
     ) -> Result<Self> {
-        let MixtureSizes { features: width, experts, width: model_width } = sizes;
         let mut add =
-            |name: &str, shape: &[usize], initial| parameters.add(&format!("{prefix}.{name}"), shape, initial, key);
-        let w1 = add("pool.w1", &[width, pooling.attention], Initial::Normal)?;
-        let w2 = add("pool.w2", &[pooling.attention, 1], Initial::Normal)?;
-        // A gate of zeros starts with all experts alike.
-        let gate = add("gate.weight", &[width, experts], Initial::Zeros)?;
-        let experts = (0..experts)
-            .map(|k| {
-                Ok(Expert {
-                    weight: add(&format!("expert.{k}.weight"), &[width, model_width], Initial::Normal)?,
-                    // At zero, an item without rows has no variance under LayerNorm and its gradient explodes.
-                    bias: add(&format!("expert.{k}.bias"), &[model_width], Initial::Uniform(width))?,
-                    norm_weight: add(&format!("expert.{k}.norm.weight"), &[model_width], Initial::Ones)?,
-                    norm_bias: add(&format!("expert.{k}.norm.bias"), &[model_width], Initial::Zeros)?,
-                })
-            })
-            .collect::<Result<_>>()?;
-        Ok(Self { w1, w2, gate, experts, pooling, width: model_width })
+            |name: &str, shape: &[usize]| parameters.add(&format!("{prefix}.{name}"), shape, Initial::Normal, key);
+        let (w1, w2) =
+            (add("pool.w1", &[sizes.features, pooling.attention])?, add("pool.w2", &[pooling.attention, 1])?);
+        let mixture = parameters.add_packed(&[sizes.count()], &mixture(prefix, sizes), key)?;
+        Ok(Self { w1, w2, mixture, pooling, sizes })
     }
 
     /// The folded pooling vector, `[d]`, cut from the graph where pooling is frozen.
@@ -91,19 +94,14 @@ impl ItemEncoder {
     }
 
     /// All other parameters as one vector.
-    pub fn packed(&self) -> Result<Tensor> {
-        let parts = self.experts.iter().map(|expert| ExpertParts {
-            weight: &expert.weight,
-            bias: &expert.bias,
-            norm_weight: &expert.norm_weight,
-            norm_bias: &expert.norm_bias,
-        });
-        pack_mixture(&parts.collect::<Vec<_>>(), &self.gate)
+    pub fn packed(&self) -> &Tensor {
+        &self.mixture
     }
 
     /// What it works on: the items of `features`, each use with its own dropout.
     pub fn rows(&self, features: Ragged, dropout: Dropout) -> ItemRows {
-        ItemRows { features, pad_rows: self.pooling.pad_rows, experts: self.experts.len(), width: self.width, dropout }
+        let MixtureSizes { experts, width, .. } = self.sizes;
+        ItemRows { features, pad_rows: self.pooling.pad_rows, experts, width, dropout }
     }
 
     /// Records the steps of encoding the items of `rows` where a trace is collected.
@@ -111,8 +109,8 @@ impl ItemEncoder {
         if !trace::is_on() {
             return Ok(());
         }
-        let (w, packed) = (self.pooling_vector()?, self.packed()?);
-        let steps = plain::encoded(rows, &w, &packed)?;
+        let w = self.pooling_vector()?;
+        let steps = plain::encoded(rows, &w, self.packed())?;
         let once = GatherIndex::each_once(rows.features.count());
         let outputs = plain::experts(&steps.products, &steps.norms, rows.experts, &once, Dropout::NONE)?;
         let alpha = plain::pooling_weights(&rows.features, &w.unsqueeze(1)?, rows.pad_rows)?;

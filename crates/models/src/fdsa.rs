@@ -12,15 +12,16 @@ use candle_core::{D, Tensor, Var};
 use mp4sr_ops::plain::softmax;
 use mp4sr_ops::{
     Dropout, Error, Result, RngKey, Rows, SparseMatrix, cross_entropy, dropout, gather, layer_norm, linear,
-    pack_positions, sequence_input, sparse_product,
+    sequence_input, sparse_product,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::features::{DistinctItems, RowMean, categories, check_modalities, mean_rows};
 use crate::interface::FINETUNE;
+use crate::maps::{Linear, Norm};
 use crate::recipe::{Reads, Recipe, Section};
-use crate::transformer::{LayerStack, Linear, Norm};
+use crate::transformer::LayerStack;
 use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step, TransformerConfig, trace};
 
 /// How FDSA is named, configured and built.
@@ -139,7 +140,7 @@ impl Fdsa {
     /// A fresh model whose start is a function of `key`.
     pub fn new(config: Config, transformer: TransformerConfig, data: &Data, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
-        let mut parameters = Parameters::default();
+        let mut parameters = Parameters::new(&data.device);
         let p = &mut parameters;
         let d = transformer.width;
         let items = p.add("id_embedding", &[data.items + 1, d], Initial::Normal, key)?;
@@ -240,7 +241,7 @@ impl Fdsa {
         let positions = batch.offsets.positions();
         let branch = |name: &str, tokens: Rows<'_>, norm: &Norm, layers: &LayerStack| -> Result<Tensor> {
             let key = key.map(|key| key.fold_in(name));
-            let table = pack_positions(&self.position, &norm.weight, &norm.bias)?;
+            let table = norm.with_positions(&self.position)?;
             let x = sequence_input(tokens, None, Rows::new(&table, &positions), self.drop(key, "input"))?;
             trace::record(|| format!("{name}.input"), &x);
             let h = layers.forward(x, &batch.offsets, key)?;
@@ -337,7 +338,7 @@ mod tests {
         let features = Ragged::new(values, 3, &(0..=20).collect::<Vec<_>>()).unwrap();
         let modalities = vec![Modality { name: "text".to_owned(), features }];
         let training = TrainingSequences::new(std::iter::empty()).into();
-        Data { items: 20, training, modalities, categories: None }
+        Data { items: 20, training, modalities, categories: None, device: crate::Device::Cpu }
     }
 
     fn model(data: &Data, config: Config) -> Fdsa {

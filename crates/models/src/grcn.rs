@@ -143,7 +143,7 @@ impl Grcn {
         if data.modalities.is_empty() {
             return Err(Error::Msg("GRCN needs at least one modality; name one in `model.modalities`".to_owned()));
         }
-        let mut parameters = Parameters::default();
+        let mut parameters = Parameters::new(&data.device);
         let p = &mut parameters;
         let (users, items, d, c) = (data.training.users(), data.items, config.width, config.content_width);
         let xavier = |a: usize, b: usize| Initial::Scaled((2.0 / (a + b) as f64).sqrt());
@@ -293,7 +293,7 @@ mod tests {
         let features = Ragged::new(values, 3, &(0..=8).collect::<Vec<_>>()).unwrap();
         let modalities = vec![Modality { name: "text".to_owned(), features }];
         let training = TrainingSequences::new(users.iter().copied()).into();
-        let data = Data { items: 8, training, modalities, categories: None };
+        let data = Data { items: 8, training, modalities, categories: None, device: crate::Device::Cpu };
         let (users, items) = Grcn::new(config.clone(), &data, RngKey::new(3)).unwrap().vectors().unwrap();
         (users.to_vec2().unwrap(), items.to_vec2().unwrap())
     }

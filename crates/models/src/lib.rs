@@ -11,7 +11,6 @@ mod batch;
 mod buffers;
 pub mod cl4srec;
 pub mod clcrec;
-mod contrastive;
 pub mod difsr;
 pub mod dualgnn;
 mod encoder;
@@ -21,6 +20,7 @@ mod graph;
 pub mod grcn;
 mod interface;
 pub mod lightgcn;
+mod maps;
 pub mod masr;
 pub mod mp4sr;
 pub mod mvrnn;
@@ -37,9 +37,9 @@ pub mod unisrec;
 
 pub use batch::{Batch, Sample};
 pub use buffers::{Buffer, BufferValues, Buffers};
+pub use candle_core::Device;
 pub use cl4srec::Cl4sRec;
 pub use clcrec::ClcRec;
-pub use contrastive::CmclDirection;
 pub use difsr::DifSr;
 pub use dualgnn::DualGnn;
 pub use encoder::{ItemEncoder, Pooling, PoolingGradient};
@@ -50,10 +50,10 @@ pub use interface::{BatchUnit, FINETUNE, Model, PRETRAIN, Phase, Query, Samples,
 pub use lightgcn::LightGcn;
 pub use masr::Masr;
 pub use mp4sr::Mp4sr;
-pub use mp4sr_ops::{Error, FalseNegatives, Ragged, Result, RngKey, StoredValues};
+pub use mp4sr_ops::{CmclDirection, ComputeDevice, Error, FalseNegatives, Ragged, Result, RngKey, StoredValues};
 pub use mvrnn::MvRnn;
 pub use negatives::NegativeSampler;
-pub use parameters::{Initial, Parameters, Stored};
+pub use parameters::{Initial, Parameters, Part, Stored};
 pub use popularity::Popularity;
 pub use recipe::{
     Data, Modality, Preset, RECIPES, Reads, Recipe, Refused, Renamed, Section, Settings, TrainingSequences, recipe,

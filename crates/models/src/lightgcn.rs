@@ -91,7 +91,7 @@ impl LightGcn {
     pub fn new(config: Config, data: &Data, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
         let users = data.training.users();
-        let mut parameters = Parameters::default();
+        let mut parameters = Parameters::new(&data.device);
         let mut table = |name: &str, rows: usize| {
             let bound = (6.0 / (rows + config.width) as f64).sqrt();
             parameters.add(name, &[rows, config.width], Initial::Within(bound), key)

@@ -163,7 +163,7 @@ impl MvRnn {
         if data.modalities.is_empty() {
             return Err(Error::Msg("MV-RNN needs at least one modality; name one in `model.modalities`".to_owned()));
         }
-        let mut parameters = Parameters::default();
+        let mut parameters = Parameters::new(&data.device);
         let (p, d) = (&mut parameters, config.width);
         let items = p.add("item_embedding", &[data.items, d], Initial::Normal, key)?;
         let mut views = Vec::new();
@@ -365,8 +365,13 @@ mod tests {
         };
         let users: [&[u32]; 3] = [&[1, 2, 3, 4, 5], &[3], &[9, 3]];
         let training = TrainingSequences::new(users).into();
-        let data =
-            Data { items: 10, training, modalities: vec![features("text", 3), features("image", 4)], categories: None };
+        let data = Data {
+            items: 10,
+            training,
+            modalities: vec![features("text", 3), features("image", 4)],
+            categories: None,
+            device: crate::Device::Cpu,
+        };
         MvRnn::new(Config { width: 4, ..config }, &data, RngKey::new(3)).unwrap()
     }
 

@@ -1,5 +1,6 @@
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
-use mp4sr_ops::{Error, Result, RngKey};
+use mp4sr_ops::{AdamState, Error, Result, RngKey};
 
 /// A parameter's name, values and shape, as it is stored.
 pub type Stored = (String, Vec<f32>, Vec<usize>);
@@ -21,10 +22,17 @@ pub enum Initial {
     Ones,
 }
 
-/// Named parameters in the order in which they were made.
-#[derive(Debug, Default)]
-pub struct Parameters {
-    entries: Vec<(String, Var)>,
+impl Initial {
+    fn values(self, count: usize, key: RngKey) -> Vec<f32> {
+        match self {
+            Self::Normal => (0..count as u64).map(|i| (DEVIATION * key.normal(i)) as f32).collect(),
+            Self::Scaled(deviation) => (0..count as u64).map(|i| (deviation * key.normal(i)) as f32).collect(),
+            Self::Uniform(width) => uniform(key, count, 1.0 / (width as f64).sqrt()),
+            Self::Within(bound) => uniform(key, count, bound),
+            Self::Zeros => vec![0.0; count],
+            Self::Ones => vec![1.0; count],
+        }
+    }
 }
 
 const DEVIATION: f64 = 0.02;
@@ -33,53 +41,283 @@ fn uniform(key: RngKey, count: usize, bound: f64) -> Vec<f32> {
     (0..count as u64).map(|i| (bound * (2.0 * key.uniform(i) - 1.0)) as f32).collect()
 }
 
+/// A parameter that lies in one variable with others, because an operator takes them together.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// How it starts.
+    pub initial: Initial,
+    /// Where its first value lies in the variable.
+    pub start: usize,
+    /// The distance between its rows there; none where they follow each other.
+    pub stride: Option<usize>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    name: String,
+    shape: Vec<usize>,
+    /// The index of its variable.
+    var: usize,
+    start: usize,
+    /// Values of a row, and the distance between rows.
+    columns: usize,
+    stride: usize,
+}
+
+impl Entry {
+    fn count(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The parameter's values out of its variable's.
+    fn take<'a, T>(&self, all: &'a [T]) -> impl Iterator<Item = &'a [T]> {
+        let (start, columns, stride) = (self.start, self.columns, self.stride);
+        let rows = self.count().checked_div(columns).unwrap_or(0);
+        (0..rows).map(move |row| &all[start + row * stride..][..columns])
+    }
+
+    fn values(&self, all: &[f32]) -> Vec<f32> {
+        self.take(all).flatten().copied().collect()
+    }
+
+    fn put(&self, all: &mut [f32], values: &[f32]) {
+        for (row, values) in values.chunks(self.columns.max(1)).enumerate() {
+            all[self.start + row * self.stride..][..values.len()].copy_from_slice(values);
+        }
+    }
+}
+
+/// Named parameters in the order in which they were made. Several can lie in one variable.
+#[derive(Debug)]
+pub struct Parameters {
+    device: Device,
+    entries: Vec<Entry>,
+    vars: Vec<Var>,
+}
+
+/// On the CPU.
+impl Default for Parameters {
+    fn default() -> Self {
+        Self::new(&Device::Cpu)
+    }
+}
+
 impl Parameters {
+    /// None yet, on a device.
+    pub fn new(device: &Device) -> Self {
+        Self { device: device.clone(), entries: Vec::new(), vars: Vec::new() }
+    }
+
+    /// Where they lie.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// Adds a parameter whose start is a function of the key and its name alone.
     pub fn add(&mut self, name: &str, shape: &[usize], initial: Initial, key: RngKey) -> Result<Var> {
-        let count: usize = shape.iter().product();
-        let key = key.fold_in(name);
-        let values: Vec<f32> = match initial {
-            Initial::Normal => (0..count as u64).map(|i| (DEVIATION * key.normal(i)) as f32).collect(),
-            Initial::Scaled(deviation) => (0..count as u64).map(|i| (deviation * key.normal(i)) as f32).collect(),
-            Initial::Uniform(width) => uniform(key, count, 1.0 / (width as f64).sqrt()),
-            Initial::Within(bound) => uniform(key, count, bound),
-            Initial::Zeros => vec![0.0; count],
-            Initial::Ones => vec![1.0; count],
-        };
-        let var = Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)?;
-        self.entries.push((name.to_owned(), var.clone()));
+        let part = Part { name: name.to_owned(), shape: shape.to_vec(), initial, start: 0, stride: None };
+        self.add_packed(shape, &[part], key)
+    }
+
+    /// Adds parameters that lie in one variable of the given shape, which they must fill. The start of each is a function of the
+    /// key and its name alone.
+    pub fn add_packed(&mut self, shape: &[usize], parts: &[Part], key: RngKey) -> Result<Var> {
+        let mut values = vec![0.0; shape.iter().product()];
+        let mut filled = 0;
+        for Part { name, shape, initial, start, stride } in parts {
+            let columns = shape.iter().skip(1).product::<usize>().max(1);
+            let columns = if shape.len() < 2 { shape.iter().product() } else { columns };
+            let entry = Entry {
+                name: name.clone(),
+                shape: shape.clone(),
+                var: self.vars.len(),
+                start: *start,
+                columns,
+                stride: stride.unwrap_or(columns),
+            };
+            entry.put(&mut values, &initial.values(entry.count(), key.fold_in(name)));
+            filled += entry.count();
+            self.entries.push(entry);
+        }
+        if filled != values.len() {
+            return Err(Error::Msg(format!("parameters of {filled} values in a variable of {}", values.len())));
+        }
+        let var = Var::from_tensor(&Tensor::from_vec(values, shape, &self.device)?)?;
+        self.vars.push(var.clone());
         Ok(var)
     }
 
-    /// Names and parameters.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
-        self.entries.iter().map(|(name, var)| (name.as_str(), var))
+    /// The names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|entry| entry.name.as_str())
     }
 
-    /// One parameter.
-    pub fn get(&self, name: &str) -> Option<&Var> {
-        self.entries.iter().find(|(n, _)| n == name).map(|(_, var)| var)
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.name == name)
+    }
+
+    /// One parameter, as an expression of its variable.
+    pub fn get(&self, name: &str) -> Option<Tensor> {
+        let entry = self.entry(name)?;
+        let var = self.vars[entry.var].as_tensor();
+        Self::cut(entry, var).ok()
+    }
+
+    /// The part of a parameter of a tensor in the form of its variable.
+    fn cut(entry: &Entry, whole: &Tensor) -> Result<Tensor> {
+        if whole.elem_count() == entry.count() {
+            return whole.reshape(entry.shape.as_slice());
+        }
+        if entry.stride == entry.columns {
+            return whole.flatten_all()?.narrow(0, entry.start, entry.count())?.reshape(entry.shape.as_slice());
+        }
+        // Rows at a distance: whole rows of that length, of which some columns are the parameter's.
+        let (rows, first) = (entry.count() / entry.columns, entry.start % entry.stride);
+        let block = whole.flatten_all()?.narrow(0, entry.start - first, rows * entry.stride)?;
+        let block = block.reshape((rows, entry.stride))?.narrow(1, first, entry.columns)?.contiguous()?;
+        block.reshape(entry.shape.as_slice())
+    }
+
+    /// The variables that hold the parameters of which `chosen` is true, in order. A variable is chosen whole or not at all.
+    pub fn variables(&self, chosen: impl Fn(&str) -> bool) -> Result<Vec<Var>> {
+        let mut found = Vec::new();
+        for (at, var) in self.vars.iter().enumerate() {
+            let own: Vec<bool> = self.entries.iter().filter(|e| e.var == at).map(|e| chosen(&e.name)).collect();
+            if own.iter().any(|&chosen| chosen != own[0]) {
+                let first = self.entries.iter().find(|e| e.var == at).map_or("", |e| &e.name);
+                return Err(Error::Msg(format!(
+                    "some of the parameters that lie with `{first}` are chosen, others not"
+                )));
+            }
+            if own.first() == Some(&true) {
+                found.push(var.clone());
+            }
+        }
+        Ok(found)
+    }
+
+    /// The gradient of every parameter that has one, by name, in the parameters' order.
+    pub fn gradients(&self, gradients: &GradStore) -> Result<Vec<(&str, Tensor)>> {
+        let with_gradient = self.entries.iter().filter_map(|entry| {
+            let whole = gradients.get(self.vars[entry.var].as_tensor())?;
+            Some(Self::cut(entry, whole).map(|gradient| (entry.name.as_str(), gradient)))
+        });
+        with_gradient.collect()
+    }
+
+    /// The optimiser's state of `variables`, parameter by parameter: each with its name, in the parameters' order.
+    pub fn split_state(&self, variables: &[Var], state: &AdamState) -> (Vec<String>, AdamState) {
+        let (mut names, mut split) = (Vec::new(), AdamState::default());
+        for entry in &self.entries {
+            let own = self.vars[entry.var].as_tensor().id();
+            let Some(at) = variables.iter().position(|var| var.as_tensor().id() == own) else { continue };
+            names.push(entry.name.clone());
+            split.steps.push(state.steps[at]);
+            split.first.push(entry.values(&state.first[at]));
+            split.second.push(entry.values(&state.second[at]));
+        }
+        (names, split)
+    }
+
+    /// The state of `variables` from that of their parameters, as [`Parameters::split_state`] gives it.
+    pub fn join_state(&self, variables: &[Var], split: &AdamState) -> Result<AdamState> {
+        let mut state = AdamState::default();
+        for var in variables {
+            let zeros = vec![0.0; var.elem_count()];
+            state.first.push(zeros.clone());
+            state.second.push(zeros);
+            state.steps.push(0);
+        }
+        let mut parts = split.steps.iter().zip(&split.first).zip(&split.second);
+        for entry in &self.entries {
+            let own = self.vars[entry.var].as_tensor().id();
+            let Some(at) = variables.iter().position(|var| var.as_tensor().id() == own) else { continue };
+            let part = parts
+                .next()
+                .filter(|((_, first), second)| first.len() == entry.count() && second.len() == entry.count());
+            let Some(((&steps, first), second)) = part else {
+                return Err(Error::Msg(format!(
+                    "the optimiser's state of `{}` does not fit the parameter",
+                    entry.name
+                )));
+            };
+            state.steps[at] = steps;
+            entry.put(&mut state.first[at], first);
+            entry.put(&mut state.second[at], second);
+        }
+        Ok(state)
     }
 
     /// The number of values in all parameters.
     pub fn count(&self) -> usize {
-        self.entries.iter().map(|(_, var)| var.elem_count()).sum()
+        self.entries.iter().map(Entry::count).sum()
     }
 
     /// Values of every parameter.
     pub fn values(&self) -> Result<Vec<Stored>> {
-        self.iter()
-            .map(|(name, var)| Ok((name.to_owned(), var.flatten_all()?.to_vec1()?, var.dims().to_vec())))
-            .collect()
+        let all = self.vars.iter().map(|var| var.flatten_all()?.to_vec1::<f32>()).collect::<Result<Vec<_>>>()?;
+        let stored = |entry: &Entry| (entry.name.clone(), entry.values(&all[entry.var]), entry.shape.clone());
+        Ok(self.entries.iter().map(stored).collect())
     }
 
     /// Replaces the values of one parameter.
-    pub fn set(&self, name: &str, values: Vec<f32>, shape: &[usize]) -> Result<()> {
-        let var = self.get(name).ok_or_else(|| Error::Msg(format!("the model has no parameter `{name}`")))?;
-        if var.dims() != shape {
-            return Err(Error::Msg(format!("parameter `{name}`: expected {:?}, found {shape:?}", var.dims())));
+    pub fn set(&self, name: &str, values: &[f32], shape: &[usize]) -> Result<()> {
+        let entry = self.entry(name).ok_or_else(|| Error::Msg(format!("the model has no parameter `{name}`")))?;
+        if entry.shape != shape || values.len() != entry.count() {
+            return Err(Error::Msg(format!("parameter `{name}`: expected {:?}, found {shape:?}", entry.shape)));
         }
+        let var = &self.vars[entry.var];
         debug_assert_eq!(var.dtype(), DType::F32);
-        var.set(&Tensor::from_vec(values, shape, &Device::Cpu)?)
+        if var.elem_count() == values.len() {
+            return var.set(&Tensor::from_slice(values, var.shape(), &self.device)?);
+        }
+        let mut all = var.flatten_all()?.to_vec1::<f32>()?;
+        entry.put(&mut all, values);
+        var.set(&Tensor::from_vec(all, var.shape(), &self.device)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// [0 1 2 | 10 11] and [3 4 5 | 12 13], then 20 21: `a` and `b` are columns of the same rows.
+    #[test]
+    fn parameters_of_one_variable_are_set_read_and_differentiated_by_their_names() {
+        let mut parameters = Parameters::default();
+        let part = |name: &str, shape: &[usize], start: usize, stride: Option<usize>| Part {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            initial: Initial::Zeros,
+            start,
+            stride,
+        };
+        let parts = [part("a", &[2, 3], 0, Some(5)), part("b", &[2, 2], 3, Some(5)), part("c", &[2], 10, None)];
+        let var = parameters.add_packed(&[12], &parts, RngKey::new(1)).unwrap();
+        parameters.set("a", &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0], &[2, 3]).unwrap();
+        parameters.set("b", &[10.0, 11.0, 12.0, 13.0], &[2, 2]).unwrap();
+        parameters.set("c", &[20.0, 21.0], &[2]).unwrap();
+        let expected = [0.0, 1.0, 2.0, 10.0, 11.0, 3.0, 4.0, 5.0, 12.0, 13.0, 20.0, 21.0];
+        assert_eq!(var.to_vec1::<f32>().unwrap(), expected);
+        assert_eq!(parameters.values().unwrap()[1], ("b".to_owned(), vec![10.0, 11.0, 12.0, 13.0], vec![2, 2]));
+        assert_eq!(parameters.get("b").unwrap().to_vec2::<f32>().unwrap(), [[10.0, 11.0], [12.0, 13.0]]);
+        let gradients = (var.as_tensor() * var.as_tensor()).unwrap().sum_all().unwrap().backward().unwrap();
+        let gradients = parameters.gradients(&gradients).unwrap();
+        assert_eq!(gradients[1].1.to_vec2::<f32>().unwrap(), [[20.0, 22.0], [24.0, 26.0]]);
+        let vars = parameters.variables(|_| true).unwrap();
+        let state = AdamState { steps: vec![7], first: vec![expected.to_vec()], second: vec![vec![1.0; 12]] };
+        let (names, split) = parameters.split_state(&vars, &state);
+        assert_eq!(
+            (names.len(), &split.first[1][..], &split.steps[..]),
+            (3, &[10.0, 11.0, 12.0, 13.0][..], &[7; 3][..])
+        );
+        assert_eq!(parameters.join_state(&vars, &split).unwrap(), state);
+        assert!(parameters.variables(|name| name == "a").unwrap_err().to_string().contains("that lie with `a`"));
+        assert!(parameters.set("b", &[0.0; 4], &[4]).is_err());
+        assert!(parameters.add_packed(&[3], &[part("d", &[2], 0, None)], RngKey::new(1)).is_err());
     }
 }

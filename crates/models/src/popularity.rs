@@ -20,7 +20,7 @@ pub static RECIPE: Recipe = Recipe {
     renamed: &[],
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),
-    build: |_, data: Data, _| Ok(Box::new(Popularity::new(data.items, &data.training)?)),
+    build: |_, data: Data, _| Ok(Box::new(Popularity::new(data.items, &data.training, &data.device)?)),
 };
 
 const PHASES: [Phase; 1] = [Phase::untrained()];
@@ -33,14 +33,14 @@ pub struct Popularity {
 
 impl Popularity {
     /// Counts the events of items `1..=items` in the training parts.
-    pub fn new(items: usize, training: &TrainingSequences) -> Result<Self> {
+    pub fn new(items: usize, training: &TrainingSequences, device: &Device) -> Result<Self> {
         let mut counts = vec![0.0f32; items];
         for item in &training.items {
             counts[*item as usize - 1] += 1.0;
         }
-        let mut parameters = Parameters::default();
+        let mut parameters = Parameters::new(device);
         parameters.add("counts", &[items, 1], Initial::Zeros, RngKey::new(0))?;
-        parameters.set("counts", counts, &[items, 1])?;
+        parameters.set("counts", &counts, &[items, 1])?;
         Ok(Self { parameters })
     }
 }
@@ -60,7 +60,7 @@ impl Model for Popularity {
 
     fn scorer(&self, _: &Phase) -> Result<Box<dyn Scorer + '_>> {
         let counts = self.parameters.get("counts").ok_or_else(|| Error::Msg("popularity has no counts".to_owned()))?;
-        Ok(Box::new(Counts(counts.as_tensor().clone())))
+        Ok(Box::new(Counts(counts)))
     }
 
     fn is_sequential(&self) -> bool {
@@ -76,6 +76,6 @@ impl Scorer for Counts {
     }
 
     fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
-        Tensor::ones((queries.len(), 1), DType::F32, &Device::Cpu)
+        Tensor::ones((queries.len(), 1), DType::F32, self.0.device())
     }
 }

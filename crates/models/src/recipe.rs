@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::features::Categories;
 use crate::{
-    Model, Phase, TransformerConfig, cl4srec, clcrec, difsr, dualgnn, fdsa, grcn, lightgcn, masr, mp4sr, mvrnn,
+    Device, Model, Phase, TransformerConfig, cl4srec, clcrec, difsr, dualgnn, fdsa, grcn, lightgcn, masr, mp4sr, mvrnn,
     popularity, s3rec, sasrec, sine, unisrec,
 };
 
@@ -209,6 +209,8 @@ pub struct Data {
     pub modalities: Vec<Modality>,
     /// Lists of categories, where the dataset has them.
     pub categories: Option<Categories>,
+    /// Where the model computes.
+    pub device: Device,
 }
 
 /// The training parts of all users' sequences, one after the other.

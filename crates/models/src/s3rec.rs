@@ -20,9 +20,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::features::{RowMean, categories, check_modalities, mean_rows};
 use crate::interface::{FINETUNE, PRETRAIN};
+use crate::maps::Linear;
 use crate::negatives::{distinct, draw_outside};
 use crate::recipe::{Reads, Recipe, Section};
-use crate::transformer::{Linear, Pass};
+use crate::transformer::Pass;
 use crate::{
     Batch, BatchUnit, Data, Initial, Model, NegativeSampler, Parameters, Phase, Query, Samples, Scorer, Step, Stop,
     TrainingSequences, Transformer, TransformerConfig, trace,
@@ -220,7 +221,7 @@ impl S3Rec {
         // Refuses users who have all items: nothing would be left as a negative.
         NegativeSampler::new(data)?;
         let key = key.fold_in("initial");
-        let mut parameters = Parameters::default();
+        let mut parameters = Parameters::new(&data.device);
         let p = &mut parameters;
         let d = transformer.width;
         let items = p.add("id_embedding", &[data.items + 1, d], Initial::Normal, key)?;
@@ -509,7 +510,7 @@ mod tests {
     fn data() -> Data {
         let users: [&[u32]; 3] = [&[1, 2, 3, 4, 5, 6, 7, 8], &[9, 10], &[3]];
         let training = TrainingSequences::new(users).into();
-        Data { items: 20, training, modalities: Vec::new(), categories: None }
+        Data { items: 20, training, modalities: Vec::new(), categories: None, device: crate::Device::Cpu }
     }
 
     fn model(config: Config) -> S3Rec {
@@ -577,13 +578,13 @@ mod tests {
         let own = model(Config::default());
         let transformer =
             TransformerConfig { width: 8, layers: 1, max_sequence_length: 6, ..TransformerConfig::default() };
-        let sasrec = SasRec::new(transformer, 20, RngKey::new(5)).unwrap();
+        let sasrec = SasRec::new(transformer, 20, &crate::Device::Cpu, RngKey::new(5)).unwrap();
         for (name, values, shape) in sasrec.parameters().values().unwrap() {
             if name == "item_embedding" {
                 let values = [vec![0.0; 8], values].concat();
-                own.parameters.set("id_embedding", values, &[21, 8]).unwrap();
+                own.parameters.set("id_embedding", &values, &[21, 8]).unwrap();
             } else {
-                own.parameters.set(&name, values, &shape).unwrap();
+                own.parameters.set(&name, &values, &shape).unwrap();
             }
         }
         let batch = Batch::of_histories([(&[1, 2, 3, 4][..], 5), (&[7][..], 8), (&[9, 3][..], 1)], 6).unwrap();

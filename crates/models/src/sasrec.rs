@@ -4,7 +4,7 @@
 //! residual sum, GELU, a softmax over the whole catalogue in place of one sampled negative. RecBole's padding row, which is one
 //! more class of its softmax, has no counterpart: nothing is padded here.
 
-use candle_core::{Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use mp4sr_ops::{Result, RngKey, Rows, cross_entropy};
 
 use crate::interface::FINETUNE;
@@ -25,7 +25,9 @@ pub static RECIPE: Recipe = Recipe {
     renamed: &[],
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),
-    build: |settings, data: Data, key| Ok(Box::new(SasRec::new(settings.transformer()?, data.items, key)?)),
+    build: |settings, data: Data, key| {
+        Ok(Box::new(SasRec::new(settings.transformer()?, data.items, &data.device, key)?))
+    },
 };
 
 const PHASES: [Phase; 1] = [Phase::of_prefixes(FINETUNE)];
@@ -42,9 +44,9 @@ pub struct SasRec {
 
 impl SasRec {
     /// A fresh model over `items` items whose start is a function of `key`.
-    pub fn new(config: TransformerConfig, items: usize, key: RngKey) -> Result<Self> {
+    pub fn new(config: TransformerConfig, items: usize, device: &Device, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
-        let mut parameters = Parameters::default();
+        let mut parameters = Parameters::new(device);
         let table = parameters.add("item_embedding", &[items, config.width], Initial::Normal, key)?;
         let transformer = Transformer::new(&mut parameters, config, key)?;
         Ok(Self { config, parameters, items: table, transformer })

@@ -8,7 +8,7 @@
 //!
 //! Without positions, what comes before a softmax over a history depends on the item alone and is computed once per distinct item.
 
-use candle_core::{D, DType, Tensor, Var};
+use candle_core::{D, DType, Device, Tensor, Var};
 use mp4sr_ops::plain::{sigmoid, softmax};
 use mp4sr_ops::{
     PackedOffsets, Result, RngKey, additive_scores, cross_entropy, gather, layer_norm, normalize, product, segment_dot,
@@ -19,8 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::features::DistinctItems;
 use crate::interface::FINETUNE;
+use crate::maps::Norm;
 use crate::recipe::{Reads, Recipe, Refused, Section, Settings};
-use crate::transformer::Norm;
 use crate::{Batch, Buffer, BufferValues, Buffers, Initial, Model, Parameters, Phase, Query, Scorer, Step, trace};
 
 /// How SINE is named, configured and built.
@@ -37,7 +37,7 @@ pub static RECIPE: Recipe = Recipe {
     renamed: &[],
     check,
     phases: |_| Ok(PHASES.to_vec()),
-    build: |settings, data, key| Ok(Box::new(Sine::new(settings.own()?, data.items, key)?)),
+    build: |settings, data, key| Ok(Box::new(Sine::new(settings.own()?, data.items, &data.device, key)?)),
 };
 
 const PHASES: [Phase; 1] = [Phase::of_prefixes(FINETUNE)];
@@ -142,9 +142,9 @@ struct ItemParts {
 
 impl Sine {
     /// A fresh model over `items` items whose start is a function of `key`.
-    pub fn new(config: Config, items: usize, key: RngKey) -> Result<Self> {
+    pub fn new(config: Config, items: usize, device: &Device, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
-        let mut parameters = Parameters::default();
+        let mut parameters = Parameters::new(device);
         let (d, k) = (config.width, config.interests);
         let xavier = |rows: usize| Initial::Scaled((2.0 / (rows + d) as f64).sqrt());
         let table = parameters.add("item_embedding", &[items, d], xavier(items + 1), key)?;
@@ -381,7 +381,8 @@ mod tests {
     use super::*;
 
     fn users(config: &Config, histories: &[&[u32]]) -> Vec<Vec<f32>> {
-        let model = Sine::new(Config { width: 8, prototypes: 6, ..config.clone() }, 20, RngKey::new(3)).unwrap();
+        let model =
+            Sine::new(Config { width: 8, prototypes: 6, ..config.clone() }, 20, &Device::Cpu, RngKey::new(3)).unwrap();
         let scorer = model.scorer(&PHASES[0]).unwrap();
         let queries: Vec<Query<'_>> = histories.iter().map(|history| Query::of_history(history)).collect();
         scorer.queries(&queries).unwrap().to_vec2().unwrap()

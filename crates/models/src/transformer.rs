@@ -3,13 +3,13 @@
 
 use candle_core::{Tensor, Var};
 use mp4sr_ops::{
-    Dropout, LayerDropout, LayerParts, LayerSizes, PackedOffsets, Result, RngKey, Rows, gather, pack_positions, plain,
-    sequence_input, transformer_layer,
+    Dropout, LayerDropout, LayerSizes, PackedOffsets, Result, RngKey, Rows, gather, plain, sequence_input,
+    transformer_layer,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Initial, Parameters, Refused, Renamed, trace};
+use crate::{Initial, Parameters, Part, Refused, Renamed, trace};
 
 /// `[model.transformer]`: the keys that all transformers share.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -67,8 +67,8 @@ impl TransformerConfig {
 #[derive(Debug)]
 pub struct Transformer {
     config: TransformerConfig,
-    position: Var,
-    input_norm: Norm,
+    /// `[n + 2, d_0]`: the positions, then the weight and the bias of the LayerNorm of what enters.
+    input: Var,
     layers: LayerStack,
 }
 
@@ -79,7 +79,7 @@ pub(crate) struct Pass {
     pub bidirectional: bool,
     /// Whether the output has a row for every token.
     pub all_tokens: bool,
-    /// Whether positions and layers are constants, so that they have no gradient.
+    /// Whether the layers are constants, so that they have no gradient.
     pub fixed: bool,
     /// Whether the last layer alone runs, on the input.
     pub last_layer: bool,
@@ -91,99 +91,71 @@ pub struct LayerStack {
     config: TransformerConfig,
     /// What the names of its parameters and traced values begin with.
     prefix: String,
-    pub(crate) layers: Vec<Layer>,
+    /// The parameters of each layer.
+    layers: Vec<Var>,
 }
 
-/// A linear map.
-#[derive(Debug)]
-pub(crate) struct Linear {
-    pub(crate) weight: Var,
-    pub(crate) bias: Var,
+/// The parameters of what enters the transformer.
+fn input(config: &TransformerConfig) -> [Part; 3] {
+    let TransformerConfig { width: d, max_sequence_length: n, .. } = *config;
+    let part = |name: &str, shape: &[usize], initial, start| Part {
+        name: name.to_owned(),
+        shape: shape.to_vec(),
+        initial,
+        start,
+        stride: None,
+    };
+    [
+        part("position", &[n, d], Initial::Normal, 0),
+        part("input_norm.weight", &[d], Initial::Ones, n * d),
+        part("input_norm.bias", &[d], Initial::Zeros, (n + 1) * d),
+    ]
 }
 
-/// The weight and the bias of a LayerNorm.
-#[derive(Clone, Debug)]
-pub(crate) struct Norm {
-    pub(crate) weight: Var,
-    pub(crate) bias: Var,
+/// The parameters of a layer under `prefix`. Keys and values are columns of the same rows.
+fn layer(prefix: &str, sizes: LayerSizes) -> Vec<Part> {
+    let LayerSizes { width: d, feed_forward: f, .. } = sizes;
+    let at = sizes.places();
+    let part = |name: &str, shape: &[usize], initial, start, stride| Part {
+        name: format!("{prefix}.{name}"),
+        shape: shape.to_vec(),
+        initial,
+        start,
+        stride,
+    };
+    let mut parts = Vec::new();
+    let mut linear = |name: &str, [input, output]: [usize; 2], weight: usize, bias: usize, stride: Option<usize>| {
+        parts.push(part(&format!("{name}.weight"), &[input, output], Initial::Normal, weight, stride));
+        parts.push(part(&format!("{name}.bias"), &[output], Initial::Zeros, bias, None));
+    };
+    linear("attention.query", [d, d], at.query.start, at.query_bias.start, None);
+    linear("attention.key", [d, d], at.key_value.start, at.key_value_bias.start, Some(2 * d));
+    linear("attention.value", [d, d], at.key_value.start + d, at.key_value_bias.start + d, Some(2 * d));
+    linear("attention.output", [d, d], at.output.start, at.output_bias.start, None);
+    linear("feed_forward.up", [d, f], at.up.start, at.up_bias.start, None);
+    linear("feed_forward.down", [f, d], at.down.start, at.down_bias.start, None);
+    let mut norm = |name: &str, weight: usize, bias: usize| {
+        parts.push(part(&format!("{name}.weight"), &[d], Initial::Ones, weight, None));
+        parts.push(part(&format!("{name}.bias"), &[d], Initial::Zeros, bias, None));
+    };
+    norm("attention.norm", at.attention_norm.start, at.attention_norm_bias.start);
+    norm("feed_forward.norm", at.feed_forward_norm.start, at.feed_forward_norm_bias.start);
+    parts
 }
 
-/// The parameters of a layer.
-#[derive(Debug)]
-pub(crate) struct Layer {
-    pub(crate) query: Linear,
-    pub(crate) key: Linear,
-    pub(crate) value: Linear,
-    pub(crate) output: Linear,
-    pub(crate) attention_norm: Norm,
-    pub(crate) up: Linear,
-    pub(crate) down: Linear,
-    pub(crate) feed_forward_norm: Norm,
-}
-
-impl Linear {
-    pub(crate) fn new(
-        parameters: &mut Parameters,
-        prefix: &str,
-        input: usize,
-        output: usize,
-        key: RngKey,
-    ) -> Result<Self> {
-        let weight = parameters.add(&format!("{prefix}.weight"), &[input, output], Initial::Normal, key)?;
-        Ok(Self { weight, bias: parameters.add(&format!("{prefix}.bias"), &[output], Initial::Zeros, key)? })
-    }
-}
-
-impl Norm {
-    pub(crate) fn new(parameters: &mut Parameters, prefix: &str, width: usize, key: RngKey) -> Result<Self> {
-        let weight = parameters.add(&format!("{prefix}.weight"), &[width], Initial::Ones, key)?;
-        Ok(Self { weight, bias: parameters.add(&format!("{prefix}.bias"), &[width], Initial::Zeros, key)? })
-    }
-}
-
-impl Layer {
-    fn new(parameters: &mut Parameters, prefix: &str, config: &TransformerConfig, key: RngKey) -> Result<Self> {
-        let (d, inner) = (config.width, config.feed_forward);
-        let mut linear = |name: &str, a, b| Linear::new(parameters, &format!("{prefix}.{name}"), a, b, key);
-        let (query, keys) = (linear("attention.query", d, d)?, linear("attention.key", d, d)?);
-        let (value, output) = (linear("attention.value", d, d)?, linear("attention.output", d, d)?);
-        let (up, down) = (linear("feed_forward.up", d, inner)?, linear("feed_forward.down", inner, d)?);
-        let attention_norm = Norm::new(parameters, &format!("{prefix}.attention.norm"), d, key)?;
-        let feed_forward_norm = Norm::new(parameters, &format!("{prefix}.feed_forward.norm"), d, key)?;
-        Ok(Self { query, key: keys, value, output, attention_norm, up, down, feed_forward_norm })
-    }
-
-    fn packed(&self) -> Result<Tensor> {
-        let pair = |f: fn(&Linear) -> &Var, axis: usize| {
-            Tensor::cat(&[f(&self.key).as_tensor(), f(&self.value).as_tensor()], axis)
-        };
-        LayerParts {
-            query: self.query.weight.as_tensor(),
-            key_value: &pair(|l| &l.weight, 1)?,
-            output: &self.output.weight,
-            query_bias: &self.query.bias,
-            key_value_bias: &pair(|l| &l.bias, 0)?,
-            output_bias: &self.output.bias,
-            up: &self.up.weight,
-            up_bias: &self.up.bias,
-            down: &self.down.weight,
-            down_bias: &self.down.bias,
-            attention_norm: &self.attention_norm.weight,
-            attention_norm_bias: &self.attention_norm.bias,
-            feed_forward_norm: &self.feed_forward_norm.weight,
-            feed_forward_norm_bias: &self.feed_forward_norm.bias,
-        }
-        .pack()
+impl TransformerConfig {
+    fn sizes(&self, bidirectional: bool) -> LayerSizes {
+        LayerSizes { width: self.width, heads: self.heads, feed_forward: self.feed_forward, bidirectional }
     }
 }
 
 impl Transformer {
     /// A transformer with parameters `position`, `input_norm.*`, `layer.*`.
     pub fn new(parameters: &mut Parameters, config: TransformerConfig, key: RngKey) -> Result<Self> {
-        let position = parameters.add("position", &[config.max_sequence_length, config.width], Initial::Normal, key)?;
-        let input_norm = Norm::new(parameters, "input_norm", config.width, key)?;
+        let shape = [config.max_sequence_length + 2, config.width];
+        let input = parameters.add_packed(&shape, &input(&config), key)?;
         let layers = LayerStack::new(parameters, "", config, key)?;
-        Ok(Self { config, position, input_norm, layers })
+        Ok(Self { config, input, layers })
     }
 
     /// h, the output at the last token of every sequence, `[sequences, d_0]`: tokens are rows of `z`, and of `ids` where there
@@ -209,10 +181,8 @@ impl Transformer {
         pass: Pass,
         key: Option<RngKey>,
     ) -> Result<Tensor> {
-        let position = if pass.fixed { self.position.detach() } else { self.position.as_tensor().clone() };
-        let table = pack_positions(&position, &self.input_norm.weight, &self.input_norm.bias)?;
         let dropout = drop(key, "input", self.config.dropout);
-        let x = sequence_input(z, ids, Rows::new(&table, &offsets.positions()), dropout)?;
+        let x = sequence_input(z, ids, Rows::new(&self.input, &offsets.positions()), dropout)?;
         trace::record(|| "input".to_owned(), &x);
         self.layers.run(x, offsets, pass, key)
     }
@@ -225,8 +195,9 @@ fn drop(key: Option<RngKey>, name: &str, p: f64) -> Dropout {
 impl LayerStack {
     /// Layers with parameters `<prefix>layer.*`.
     pub fn new(parameters: &mut Parameters, prefix: &str, config: TransformerConfig, key: RngKey) -> Result<Self> {
+        let sizes = config.sizes(false);
         let layers = (0..config.layers)
-            .map(|l| Layer::new(parameters, &format!("{prefix}layer.{l}"), &config, key))
+            .map(|l| parameters.add_packed(&[sizes.count()], &layer(&format!("{prefix}layer.{l}"), sizes), key))
             .collect::<Result<_>>()?;
         Ok(Self { config, prefix: prefix.to_owned(), layers })
     }
@@ -246,8 +217,7 @@ impl LayerStack {
         key: Option<RngKey>,
     ) -> Result<Tensor> {
         let (prefix, p) = (&self.prefix, self.config.dropout);
-        let TransformerConfig { width, heads, feed_forward, .. } = self.config;
-        let sizes = LayerSizes { width, heads, feed_forward, bidirectional: pass.bidirectional };
+        let sizes = self.config.sizes(pass.bidirectional);
         let first = if pass.last_layer { self.layers.len().saturating_sub(1) } else { 0 };
         for (l, layer) in self.layers.iter().enumerate().skip(first) {
             let key = key.map(|key| key.fold_in("layer").fold_in_index(l as u64));
@@ -256,8 +226,7 @@ impl LayerStack {
                 attention: drop(key, "attention", p),
                 feed_forward: drop(key, "feed_forward", p),
             };
-            let packed = layer.packed()?;
-            let packed = if pass.fixed { packed.detach() } else { packed };
+            let packed = if pass.fixed { layer.detach() } else { layer.as_tensor().clone() };
             if trace::is_on() {
                 let steps = plain::layer_steps(&x, &packed, sizes, offsets, false, dropout)?;
                 trace::record(|| format!("{prefix}{l}.query"), &steps.query);

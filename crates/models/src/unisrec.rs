@@ -13,7 +13,7 @@ use candle_core::{D, Tensor, Var};
 use mp4sr_ops::plain::{softmax, softplus};
 use mp4sr_ops::{
     Dropout, FalseNegatives, Mask, PackedOffsets, Result, RngKey, Rows, cross_entropy, expert_products, gather,
-    normalize, row_logsumexp, segment_mix,
+    normalize, row_logsumexp, segment_mix, sequence_input,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,11 +21,12 @@ use serde::{Deserialize, Serialize};
 use crate::augment::sequence_dropout;
 use crate::features::{DistinctItems, check_modalities, joint_means};
 use crate::interface::{FINETUNE, PRETRAIN};
+use crate::maps::Norm;
 use crate::recipe::{Reads, Recipe, Section};
-use crate::transformer::Pass;
+use crate::transformer::{LayerStack, Pass};
 use crate::{
-    Batch, Data, Initial, Modality, Model, Parameters, Phase, Query, Samples, Scorer, Step, Stop, Transformer,
-    TransformerConfig, trace,
+    Batch, Data, Initial, Modality, Model, Parameters, Phase, Query, Samples, Scorer, Step, Stop, TransformerConfig,
+    trace,
 };
 
 /// How UniSRec is named, configured and built.
@@ -176,7 +177,6 @@ pub struct Augmented {
 #[derive(Debug)]
 pub struct UniSRec {
     config: Config,
-    max_sequence_length: usize,
     phases: Vec<Phase>,
     count: usize,
     modalities: Vec<Modality>,
@@ -189,7 +189,11 @@ pub struct UniSRec {
     noise: Option<Var>,
     /// c_k `[d]` and W_k `[d, d_0]`.
     experts: Vec<(Var, Var)>,
-    transformer: Transformer,
+    transformer: TransformerConfig,
+    /// `[n, d_0]`.
+    position: Var,
+    input_norm: Norm,
+    layers: LayerStack,
     /// `[I + 1, d_0]`: row i is item i, row 0 is not used.
     ids: Option<Var>,
 }
@@ -198,7 +202,7 @@ impl UniSRec {
     /// A fresh model whose start is a function of `key`.
     pub fn new(config: Config, transformer: TransformerConfig, data: &Data, key: RngKey) -> Result<Self> {
         let (rows, key) = (key.fold_in("rows"), key.fold_in("initial"));
-        let mut parameters = Parameters::default();
+        let mut parameters = Parameters::new(&data.device);
         let p = &mut parameters;
         check_modalities(&data.modalities, data.items)?;
         let d = data.modalities.first().map_or(1, |modality| modality.features.width());
@@ -214,8 +218,11 @@ impl UniSRec {
             let shape = [d, transformer.width];
             experts.push((bias, p.add(&format!("adaptor.expert.{k}.weight"), &shape, Initial::Normal, key)?));
         }
-        let (max_sequence_length, width) = (transformer.max_sequence_length, transformer.width);
-        let transformer = Transformer::new(p, transformer, key)?;
+        let width = transformer.width;
+        // Fine-tuning trains the LayerNorm and not the positions: they lie apart.
+        let position = p.add("position", &[transformer.max_sequence_length, width], Initial::Normal, key)?;
+        let input_norm = Norm::new(p, "input_norm", width, key)?;
+        let layers = LayerStack::new(p, "", transformer, key)?;
         let mut ids = None;
         if config.id_embedding {
             let table = p.add("id_embedding", &[data.items + 1, width], Initial::Normal, key)?;
@@ -225,7 +232,6 @@ impl UniSRec {
         }
         let mut model = Self {
             phases: phases(&config),
-            max_sequence_length,
             count: data.items,
             modalities: data.modalities.clone(),
             features: joint_means(&data.modalities, |_, _| true, gate.device())?,
@@ -234,6 +240,9 @@ impl UniSRec {
             noise,
             experts,
             transformer,
+            position,
+            input_norm,
+            layers,
             ids,
             config,
         };
@@ -297,6 +306,22 @@ impl UniSRec {
         mixed - mp4sr_ops::product(&gate, &Tensor::cat(&shifts.collect::<Result<Vec<_>>>()?, 0)?)?
     }
 
+    /// The output at the last token of every sequence. Where it is fixed, positions and layers are constants.
+    fn encode(
+        &self,
+        z: Rows<'_>,
+        ids: Option<Rows<'_>>,
+        offsets: &PackedOffsets,
+        (fixed, key): (bool, Option<RngKey>),
+    ) -> Result<Tensor> {
+        let position = if fixed { self.position.detach() } else { self.position.as_tensor().clone() };
+        let table = self.input_norm.with_positions(&position)?;
+        let dropout = key.map_or(Dropout::NONE, |key| key.fold_in("input").dropout(self.transformer.dropout));
+        let x = sequence_input(z, ids, Rows::new(&table, &offsets.positions()), dropout)?;
+        trace::record(|| "input".to_owned(), &x);
+        self.layers.run(x, offsets, Pass { fixed, ..Pass::default() }, key)
+    }
+
     /// The augmented sequences of a batch: a function of the key, which decides once for all of them how.
     pub fn augment(&self, batch: &Batch, key: RngKey) -> Result<Augmented> {
         if !self.config.augment_rows || key.fold_in("kind").uniform(0) < self.config.item_drop_share {
@@ -328,7 +353,7 @@ impl UniSRec {
         let lengths = [&batch.offsets, &augmented.batch.offsets];
         let lengths = lengths.into_iter().flat_map(|offsets| (0..count).map(move |j| offsets.range(j).len()));
         let offsets = PackedOffsets::from_lengths(lengths)?;
-        let outputs = self.transformer.forward(Rows::new(&adapted, &sequences), None, &offsets, key)?;
+        let outputs = self.encode(Rows::new(&adapted, &sequences), None, &offsets, (false, key))?;
         let h = outputs.narrow(0, 0, count)?.contiguous()?;
         let other = outputs.narrow(0, count, count)?.contiguous()?;
         let z = adapted.narrow(0, tokens, count)?.contiguous()?;
@@ -368,8 +393,8 @@ impl UniSRec {
     fn sequences(&self, z: &Tensor, rows: &[u32], batch: &Batch, phase: &str, key: Option<RngKey>) -> Result<Tensor> {
         let ids = self.ids.as_ref().filter(|_| phase == FINETUNE);
         let ids = ids.map(|ids| Rows::new(ids, &batch.items));
-        let pass = Pass { fixed: self.config.fix_encoder && phase == FINETUNE, ..Pass::default() };
-        let h = self.transformer.run(Rows::new(z, rows), ids, &batch.offsets, pass, key)?;
+        let fixed = self.config.fix_encoder && phase == FINETUNE;
+        let h = self.encode(Rows::new(z, rows), ids, &batch.offsets, (fixed, key))?;
         trace::record(|| "h".to_owned(), &h);
         Ok(h)
     }
@@ -408,7 +433,7 @@ impl Model for UniSRec {
     }
 
     fn max_sequence_length(&self) -> usize {
-        self.max_sequence_length
+        self.transformer.max_sequence_length
     }
 
     fn loss(&self, phase: &Phase, batch: &Batch, step: &Step) -> Result<Tensor> {
@@ -445,7 +470,7 @@ impl Scorer for UniSRecScorer<'_> {
     }
 
     fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
-        let batch = Batch::of_queries(queries, self.model.max_sequence_length)?;
+        let batch = Batch::of_queries(queries, self.model.transformer.max_sequence_length)?;
         let rows: Vec<u32> = batch.items.iter().map(|item| item - 1).collect();
         Ok(normalize(&self.model.sequences(&self.z, &rows, &batch, self.phase, None)?)?.detach())
     }
@@ -469,7 +494,7 @@ mod tests {
         };
         let modalities = vec![modality("text", |item| item % 4), modality("image", |_| 1)];
         let training = TrainingSequences::new(std::iter::empty()).into();
-        Data { items: ITEMS, training, modalities, categories: None }
+        Data { items: ITEMS, training, modalities, categories: None, device: crate::Device::Cpu }
     }
 
     fn model(config: Config) -> UniSRec {

@@ -9,7 +9,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use common::{GoldenCase, case_files};
+use common::{GoldenCase, case_files, device};
 use mp4sr_models::cl4srec::Operation;
 use mp4sr_models::lightgcn::Config;
 use mp4sr_models::{Batch, Cl4sRec, Data, LightGcn, Model, Query, RngKey, TrainingSequences, TransformerConfig, trace};
@@ -37,22 +37,21 @@ fn users(case: &GoldenCase) -> Vec<u32> {
 
 fn set_all(case: &GoldenCase, model: &dyn Model) {
     let names: Vec<&String> = case.floats.keys().filter(|name| name.starts_with("param.")).collect();
-    assert_eq!(names.len(), model.parameters().iter().count(), "as many parameters as the reference has");
+    assert_eq!(names.len(), model.parameters().names().count(), "as many parameters as the reference has");
     for name in names {
         let (values, shape) = case.floats[name].clone();
-        model.parameters().set(name.trim_start_matches("param."), values, &shape).unwrap();
+        model.parameters().set(name.trim_start_matches("param."), &values, &shape).unwrap();
     }
 }
 
 /// Sets the parameters of the case, which are those that `phase` uses.
 fn set_used(case: &GoldenCase, model: &dyn Model, phase: &str) {
     let phase = model.phases().iter().find(|own| own.name == phase).unwrap();
-    let used =
-        model.parameters().iter().filter(|(name, _)| model.uses(phase, name)).map(|(name, _)| format!("param.{name}"));
+    let used = model.parameters().names().filter(|name| model.uses(phase, name)).map(|name| format!("param.{name}"));
     let missing: Vec<String> = used.filter(|name| !case.floats.contains_key(name)).collect();
     assert!(missing.is_empty(), "the reference lacks {missing:?}");
     for (name, (values, shape)) in case.floats.iter().filter(|(name, _)| name.starts_with("param.")) {
-        model.parameters().set(name.trim_start_matches("param."), values.clone(), shape).unwrap();
+        model.parameters().set(name.trim_start_matches("param."), values, shape).unwrap();
     }
 }
 
@@ -86,8 +85,13 @@ fn lightgcn(case: &mut GoldenCase) {
         "regularisation": regularisation,
     });
     let config: Config = serde_json::from_value(config).unwrap();
-    let data =
-        Data { items: case.size("items"), training: training(case).into(), modalities: Vec::new(), categories: None };
+    let data = Data {
+        items: case.size("items"),
+        training: training(case).into(),
+        modalities: Vec::new(),
+        categories: None,
+        device: device(),
+    };
     let model = LightGcn::new(config, &data, RngKey::new(1)).unwrap();
     set_all(case, &model);
     if case.meta["stage"] == "score" {
@@ -128,7 +132,7 @@ fn cl4srec(case: &mut GoldenCase) {
     });
     let items = case.size("items");
     let config = serde_json::from_value(config).unwrap();
-    let model = Cl4sRec::new(config, transformer(case), items, RngKey::new(1)).unwrap();
+    let model = Cl4sRec::new(config, transformer(case), items, &device(), RngKey::new(1)).unwrap();
     set_all(case, &model);
     let lengths: Vec<usize> = case.int("in.lengths").iter().map(|&length| length as usize).collect();
     let histories = cut(case, "in.items", &lengths);

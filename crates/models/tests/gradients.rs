@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor};
 use mp4sr_models::augment::mixup;
 use mp4sr_models::mp4sr::{Config, Logits, PoolingRows, Projection, SequenceDropout};
 use mp4sr_models::{
@@ -47,7 +50,7 @@ fn modalities(names: &[&str]) -> Vec<Modality> {
 }
 
 fn model(config: Config) -> Mp4sr {
-    Mp4sr::new(config, transformer(), modalities(&["text", "image"]), RngKey::new(3)).unwrap()
+    Mp4sr::new(config, transformer(), modalities(&["text", "image"]), &Device::Cpu, RngKey::new(3)).unwrap()
 }
 
 fn batch() -> Batch {
@@ -65,10 +68,10 @@ fn without_gradient(model: &Mp4sr, phase: &Phase, batch: &Batch) -> (Vec<String>
     assert!(value.is_finite(), "{phase:?}: the loss is {value}");
     let gradients = loss.backward().unwrap();
     let mut without = Vec::new();
-    for (name, var) in model.parameters().iter().filter(|(name, _)| model.uses(phase, name)) {
-        let values: Vec<f32> = gradients
-            .get(var.as_tensor())
-            .map_or_else(Vec::new, |gradient| gradient.flatten_all().unwrap().to_vec1().unwrap());
+    let named: BTreeMap<&str, Tensor> = model.parameters().gradients(&gradients).unwrap().into_iter().collect();
+    for name in model.parameters().names().filter(|name| model.uses(phase, name)) {
+        let values: Vec<f32> =
+            named.get(name).map_or_else(Vec::new, |gradient| gradient.flatten_all().unwrap().to_vec1().unwrap());
         assert!(values.iter().all(|g| g.is_finite()), "{phase:?}: the gradient of {name} is not finite");
         if values.iter().all(|&g| g == 0.0) && !name.ends_with(CANCELS) {
             without.push(name.to_owned());
@@ -122,13 +125,13 @@ fn every_trainable_parameter_has_a_gradient_in_both_phases_and_every_variant() {
     for (name, change, frozen_pretrain, frozen_finetune) in VARIANTS {
         let (mut config, mut transformer) = (config(), transformer());
         change(&mut config, &mut transformer);
-        let model = Mp4sr::new(config, transformer, modalities(&["text", "image"]), RngKey::new(3)).unwrap();
+        let model =
+            Mp4sr::new(config, transformer, modalities(&["text", "image"]), &Device::Cpu, RngKey::new(3)).unwrap();
         for (phase, frozen) in PHASES.iter().zip([frozen_pretrain, frozen_finetune]) {
             let (without, _) = without_gradient(&model, phase, &batch());
             let expected: Vec<_> = model
                 .parameters()
-                .iter()
-                .map(|(parameter, _)| parameter)
+                .names()
                 .filter(|parameter| model.uses(phase, parameter) && frozen.iter().any(|f| parameter.starts_with(f)))
                 .collect();
             assert_eq!(without, expected, "{name}, {phase:?}");
@@ -138,7 +141,9 @@ fn every_trainable_parameter_has_a_gradient_in_both_phases_and_every_variant() {
 
 #[test]
 fn three_modalities_have_gradients_too() {
-    let model = Mp4sr::new(config(), transformer(), modalities(&["text", "image", "sound"]), RngKey::new(3)).unwrap();
+    let model =
+        Mp4sr::new(config(), transformer(), modalities(&["text", "image", "sound"]), &Device::Cpu, RngKey::new(3))
+            .unwrap();
     for phase in &PHASES {
         assert!(without_gradient(&model, phase, &batch()).0.is_empty(), "{phase:?}");
     }
@@ -179,7 +184,8 @@ fn items_without_any_rows_have_finite_losses() {
         name: name.to_owned(),
         features: Ragged::new(Vec::new(), 10, &[0; ITEMS + 1]).unwrap(),
     };
-    let model = Mp4sr::new(config(), transformer(), vec![empty("text"), empty("image")], RngKey::new(3)).unwrap();
+    let model =
+        Mp4sr::new(config(), transformer(), vec![empty("text"), empty("image")], &Device::Cpu, RngKey::new(3)).unwrap();
     for phase in &PHASES {
         without_gradient(&model, phase, &batch());
         assert!(model.scorer(phase).unwrap().items().flatten_all().unwrap().to_vec1::<f32>().unwrap()[0].is_finite());
@@ -192,7 +198,7 @@ fn end_to_end_adds_both_losses() {
     let plain = |end_to_end| {
         let config = Config { end_to_end, expert_dropout: 0.0, rho: 0.0, mixup_max: 0.0, ..config() };
         let transformer = TransformerConfig { dropout: 0.0, ..transformer() };
-        Mp4sr::new(config, transformer, modalities(&["text", "image"]), RngKey::new(3)).unwrap()
+        Mp4sr::new(config, transformer, modalities(&["text", "image"]), &Device::Cpu, RngKey::new(3)).unwrap()
     };
     let loss = |end_to_end, phase| plain(end_to_end).loss(phase, &batch(), &step()).unwrap().to_scalar::<f32>();
     let (pretrain, finetune) = (loss(false, &PHASES[0]).unwrap(), loss(false, &PHASES[1]).unwrap());
@@ -205,7 +211,7 @@ fn end_to_end_adds_both_losses() {
 #[test]
 fn mixed_sequences_are_complements() {
     for names in [&["text", "image"][..], &["text", "image", "sound"][..]] {
-        let model = Mp4sr::new(config(), transformer(), modalities(names), RngKey::new(3)).unwrap();
+        let model = Mp4sr::new(config(), transformer(), modalities(names), &Device::Cpu, RngKey::new(3)).unwrap();
         let batch = batch();
         let shift = mixup(batch.items.len(), names.len(), 0.5, RngKey::new(8));
         assert!(shift.contains(&0) && shift.iter().any(|&s| s > 0));

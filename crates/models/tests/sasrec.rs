@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use candle_core::D;
+use candle_core::{D, Device};
 use mp4sr_models::{Batch, FINETUNE, Model, Phase, Query, RngKey, SasRec, Step, TransformerConfig};
 
 const ITEMS: usize = 23;
@@ -11,7 +11,7 @@ const ITEMS: usize = 23;
 fn model() -> SasRec {
     let config =
         TransformerConfig { width: 16, layers: 2, heads: 2, feed_forward: 12, max_sequence_length: 6, dropout: 0.2 };
-    SasRec::new(config, ITEMS, RngKey::new(3)).unwrap()
+    SasRec::new(config, ITEMS, &Device::Cpu, RngKey::new(3)).unwrap()
 }
 
 fn histories() -> Vec<Vec<u32>> {
@@ -50,8 +50,10 @@ fn every_parameter_has_a_gradient_that_is_finite_and_not_zero() {
     let key = RngKey::new(9);
     let step = Step { epoch: 1, index: 0, global: 0, epoch_key: key, key };
     let gradients = model.loss(&model.phases()[0], &batch(), &step).unwrap().backward().unwrap();
-    for (name, var) in model.parameters().iter() {
-        let gradient: Vec<f32> = gradients.get(var.as_tensor()).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+    let named = model.parameters().gradients(&gradients).unwrap();
+    assert_eq!(named.len(), model.parameters().names().count());
+    for (name, gradient) in named {
+        let gradient: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
         assert!(gradient.iter().all(|g| g.is_finite()), "{name}");
         // A key's bias shifts all scores of a query alike.
         assert!(name.ends_with(".attention.key.bias") || gradient.iter().any(|&g| g != 0.0), "{name}");

@@ -1,7 +1,7 @@
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Var};
+use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, Var};
 use rayon::prelude::*;
 
 use crate::fused::with_slices;
@@ -17,7 +17,60 @@ pub struct Adam {
     pub weight_decay: f64,
     /// The joint norm of all gradients is clipped at this.
     pub clip_norm: f64,
-    state: AdamState,
+    /// Steps taken by each parameter.
+    steps: Vec<u64>,
+    moments: Moments,
+    /// Values of each parameter.
+    lengths: Vec<usize>,
+}
+
+/// First and second moments where the parameters are.
+#[derive(Clone, Debug)]
+enum Moments {
+    Host {
+        first: Vec<Vec<f32>>,
+        second: Vec<Vec<f32>>,
+    },
+    #[cfg(feature = "cuda")]
+    Card(crate::cuda::Moments),
+}
+
+/// A step that was taken, or on a card may still be under way.
+#[derive(Debug)]
+pub struct Pending {
+    /// The parameters that had a gradient.
+    stepped: Vec<usize>,
+    outcome: Outcome,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Known(StepOutcome),
+    #[cfg(feature = "cuda")]
+    Card(crate::cuda::Outcome),
+}
+
+/// What came of a step. Where either is not finite, nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepOutcome {
+    /// The joint norm of the gradients before clipping.
+    pub norm: f64,
+    /// The loss.
+    pub loss: f32,
+}
+
+impl Pending {
+    /// Whether what came of it is known already.
+    pub fn is_known(&self) -> bool {
+        matches!(self.outcome, Outcome::Known(_))
+    }
+}
+
+impl StepOutcome {
+    /// Whether the step changed the parameters.
+    pub fn is_finite(self) -> bool {
+        self.norm.is_finite() && self.loss.is_finite()
+    }
 }
 
 /// What Adam remembers between steps, in the order of the parameters.
@@ -36,74 +89,143 @@ const BETA_2: f64 = 0.999;
 const EPS: f64 = 1e-8;
 
 impl Adam {
-    /// Fresh moments for `parameters`.
+    /// Fresh moments for `parameters`, which lie on one device.
     pub fn new<'a>(
         parameters: impl IntoIterator<Item = &'a Var>,
         learning_rate: f64,
         weight_decay: f64,
         clip_norm: f64,
-    ) -> Self {
-        let mut state = AdamState::default();
-        for parameter in parameters {
-            let zeros = vec![0.0; parameter.as_tensor().elem_count()];
-            state.steps.push(0);
-            state.first.push(zeros.clone());
-            state.second.push(zeros);
-        }
-        Self { learning_rate, weight_decay, clip_norm, state }
+    ) -> Result<Self> {
+        let parameters: Vec<&Tensor> = parameters.into_iter().map(Var::as_tensor).collect();
+        let lengths: Vec<usize> = parameters.iter().map(|p| p.elem_count()).collect();
+        let zeros: Vec<Vec<f32>> = lengths.iter().map(|&length| vec![0.0; length]).collect();
+        let moments = match parameters.first() {
+            #[cfg(feature = "cuda")]
+            Some(first) if first.device().is_cuda() => Moments::Card(crate::cuda::Moments::new(first, &zeros, &zeros)?),
+            _ => Moments::Host { first: zeros.clone(), second: zeros },
+        };
+        Ok(Self { learning_rate, weight_decay, clip_norm, steps: vec![0; lengths.len()], moments, lengths })
     }
 
     /// Moments and step counts, to be stored.
-    pub fn state(&self) -> &AdamState {
-        &self.state
+    pub fn state(&self) -> Result<AdamState> {
+        let (first, second) = match &self.moments {
+            Moments::Host { first, second } => (first.clone(), second.clone()),
+            #[cfg(feature = "cuda")]
+            Moments::Card(moments) => {
+                let [first, second] = moments.values(&self.lengths)?;
+                (first, second)
+            }
+        };
+        Ok(AdamState { steps: self.steps.clone(), first, second })
     }
 
     /// Continues from stored moments.
     pub fn restore(&mut self, state: AdamState) -> Result<()> {
-        let shape = |s: &AdamState| -> Vec<(usize, usize)> {
-            s.first.iter().zip(&s.second).map(|(a, b)| (a.len(), b.len())).collect()
-        };
-        if shape(&state) != shape(&self.state) || state.steps.len() != self.state.steps.len() {
+        let lengths = |moments: &[Vec<f32>]| moments.iter().map(Vec::len).collect::<Vec<_>>();
+        let fits = lengths(&state.first) == self.lengths && lengths(&state.second) == self.lengths;
+        if !fits || state.steps.len() != self.steps.len() {
             candle_core::bail!("the optimiser's state does not fit the parameters");
         }
-        self.state = state;
+        self.steps = state.steps;
+        match &mut self.moments {
+            Moments::Host { first, second } => (*first, *second) = (state.first, state.second),
+            #[cfg(feature = "cuda")]
+            Moments::Card(moments) => *moments = moments.replaced(&state.first, &state.second)?,
+        }
         Ok(())
     }
 
-    /// One step; gives the joint norm before clipping. `parameters` in the order given to [`Adam::new`]. A norm that is not
-    /// finite changes nothing.
-    pub fn step<'a>(&mut self, parameters: impl IntoIterator<Item = &'a Var>, gradients: &GradStore) -> Result<f64> {
+    /// Takes one step, unless the loss or the joint norm of the gradients is not finite. `parameters` in the order given to
+    /// [`Adam::new`]. On a card the step may still be under way when this returns; [`Adam::finish`] waits for it.
+    pub fn step<'a>(
+        &mut self,
+        parameters: impl IntoIterator<Item = &'a Var>,
+        gradients: &GradStore,
+        loss: &Tensor,
+    ) -> Result<Pending> {
         let mut found = Vec::new();
-        let mut square = 0.0;
         for (at, parameter) in parameters.into_iter().enumerate() {
             if let Some(gradient) = gradients.get(parameter.as_tensor()) {
-                let gradient = gradient.contiguous()?;
-                square += with_slices([&gradient], |[gradient]| Ok(sum_of_squares(gradient)))?;
-                found.push((at, parameter, gradient));
+                found.push((at, parameter.as_tensor(), gradient.contiguous()?));
             }
         }
-        let norm = square.sqrt();
-        if !norm.is_finite() {
-            return Ok(norm);
-        }
-        let clip = (self.clip_norm / (norm + 1e-6)).min(1.0) as f32;
-        for (at, parameter, gradient) in found {
-            self.state.steps[at] += 1;
-            let step = self.state.steps[at] as i32;
-            let update = Update {
-                step_size: (self.learning_rate / (1.0 - BETA_1.powi(step))) as f32,
-                second_root: (1.0 - BETA_2.powi(step)).sqrt() as f32,
-                decay: self.weight_decay as f32,
-                clip,
-            };
-            let moments = (&mut self.state.first[at][..], &mut self.state.second[at][..]);
-            with_slices([&gradient], |[gradient]| {
-                let in_place = InPlace { update, gradient, moments: Mutex::new(moments) };
-                parameter.as_tensor().inplace_op1(&in_place)
-            })?;
-        }
-        Ok(norm)
+        let stepped: Vec<usize> = found.iter().map(|(at, ..)| *at).collect();
+        let rates = Rates {
+            clip_norm: self.clip_norm,
+            decay: self.weight_decay as f32,
+            // Subtracted in double precision: 1 - 0.999 in single is off by 5e-5 of itself.
+            fresh_1: (1.0 - BETA_1) as f32,
+            fresh_2: (1.0 - BETA_2) as f32,
+        };
+        stepped.iter().for_each(|&at| self.steps[at] += 1);
+        let update = |at: usize| Update::after(self.steps[at], self.learning_rate);
+        let outcome = match &mut self.moments {
+            Moments::Host { first, second } => {
+                let mut moments: Vec<_> = first.iter_mut().zip(second).map(Some).collect();
+                let stepping = found.iter().filter_map(|(at, parameter, gradient)| {
+                    let (first, second) = moments[*at].take()?;
+                    Some(HostStep { parameter, gradient, update: update(*at), first, second })
+                });
+                Outcome::Known(step_on_host(stepping.collect(), rates, loss.to_scalar()?)?)
+            }
+            #[cfg(feature = "cuda")]
+            Moments::Card(moments) => {
+                let stepping = found.into_iter().map(|(at, parameter, gradient)| crate::cuda::Stepping {
+                    at,
+                    parameter,
+                    gradient,
+                    update: update(at),
+                });
+                Outcome::Card(moments.step(&stepping.collect::<Vec<_>>(), loss, rates)?)
+            }
+        };
+        Ok(Pending { stepped, outcome })
     }
+
+    /// What came of a step. On a card, a step that is not finite keeps those after it from changing anything, too.
+    pub fn finish(&mut self, pending: &Pending) -> Result<StepOutcome> {
+        let (outcome, applied) = match &pending.outcome {
+            Outcome::Known(outcome) => (*outcome, outcome.is_finite()),
+            #[cfg(feature = "cuda")]
+            Outcome::Card(outcome) => {
+                let [norm, loss, applied] = outcome.wait()?;
+                (StepOutcome { norm, loss: loss as f32 }, applied > 0.0)
+            }
+        };
+        if !applied {
+            pending.stepped.iter().for_each(|&at| self.steps[at] -= 1);
+        }
+        Ok(outcome)
+    }
+}
+
+/// A parameter that takes a step on the host.
+struct HostStep<'a> {
+    parameter: &'a Tensor,
+    gradient: &'a Tensor,
+    update: Update,
+    first: &'a mut Vec<f32>,
+    second: &'a mut Vec<f32>,
+}
+
+fn step_on_host(parameters: Vec<HostStep<'_>>, rates: Rates, loss: f32) -> Result<StepOutcome> {
+    let mut square = 0.0;
+    for HostStep { gradient, .. } in &parameters {
+        square += with_slices([*gradient], |[gradient]| Ok(sum_of_squares(gradient)))?;
+    }
+    let outcome = StepOutcome { norm: f64::sqrt(square), loss };
+    if !outcome.is_finite() {
+        return Ok(outcome);
+    }
+    let clip = (rates.clip_norm / (outcome.norm + 1e-6)).min(1.0) as f32;
+    for HostStep { parameter, gradient, update, first, second } in parameters {
+        with_slices([gradient], |[gradient]| {
+            let moments = Mutex::new((&mut first[..], &mut second[..]));
+            parameter.inplace_op1(&InPlace { update, rates, clip, gradient, moments })
+        })?;
+    }
+    Ok(outcome)
 }
 
 /// Values of a parallel piece.
@@ -116,25 +238,30 @@ fn sum_of_squares(values: &[f32]) -> f64 {
     pieces.iter().sum()
 }
 
+/// What all parameters of a step share.
 #[derive(Clone, Copy)]
-struct Update {
-    step_size: f32,
-    second_root: f32,
-    decay: f32,
-    clip: f32,
+pub(crate) struct Rates {
+    pub clip_norm: f64,
+    pub decay: f32,
+    /// 1 - beta_1 and 1 - beta_2.
+    pub fresh_1: f32,
+    pub fresh_2: f32,
+}
+
+/// The bias corrections of a parameter.
+#[derive(Clone, Copy)]
+pub(crate) struct Update {
+    pub step_size: f32,
+    pub second_root: f32,
 }
 
 impl Update {
-    fn apply(self, values: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
-        let (beta_1, beta_2) = (BETA_1 as f32, BETA_2 as f32);
-        // Subtracted in double precision: 1 - 0.999 in single is off by 5e-5 of itself.
-        let (fresh_1, fresh_2) = ((1.0 - BETA_1) as f32, (1.0 - BETA_2) as f32);
-        let moments = first.iter_mut().zip(second);
-        for ((value, &gradient), (first, second)) in values.iter_mut().zip(gradient).zip(moments) {
-            let g = gradient * self.clip + self.decay * *value;
-            *first = beta_1 * *first + fresh_1 * g;
-            *second = beta_2 * *second + fresh_2 * g * g;
-            *value -= self.step_size * *first / (second.sqrt() / self.second_root + EPS as f32);
+    /// Of a parameter's step number `step`, from 1.
+    fn after(step: u64, learning_rate: f64) -> Self {
+        let step = step as i32;
+        Self {
+            step_size: (learning_rate / (1.0 - BETA_1.powi(step))) as f32,
+            second_root: (1.0 - BETA_2.powi(step)).sqrt() as f32,
         }
     }
 }
@@ -142,9 +269,24 @@ impl Update {
 /// The update of one parameter where it lies.
 struct InPlace<'a> {
     update: Update,
+    rates: Rates,
+    clip: f32,
     gradient: &'a [f32],
     /// First and second; behind a lock, because candle lends its operators immutably.
     moments: Mutex<(&'a mut [f32], &'a mut [f32])>,
+}
+
+impl InPlace<'_> {
+    fn apply(&self, values: &mut [f32], gradient: &[f32], first: &mut [f32], second: &mut [f32]) {
+        let (beta_1, beta_2) = (BETA_1 as f32, BETA_2 as f32);
+        let moments = first.iter_mut().zip(second);
+        for ((value, &gradient), (first, second)) in values.iter_mut().zip(gradient).zip(moments) {
+            let g = gradient * self.clip + self.rates.decay * *value;
+            *first = beta_1 * *first + self.rates.fresh_1 * g;
+            *second = beta_2 * *second + self.rates.fresh_2 * g * g;
+            *value -= self.update.step_size * *first / (second.sqrt() / self.update.second_root + EPS as f32);
+        }
+    }
 }
 
 impl InplaceOp1 for InPlace<'_> {
@@ -163,7 +305,7 @@ impl InplaceOp1 for InPlace<'_> {
             .par_chunks_mut(PIECE)
             .zip(self.gradient.par_chunks(PIECE))
             .zip(first.par_chunks_mut(PIECE).zip(second.par_chunks_mut(PIECE)))
-            .for_each(|((values, gradient), (first, second))| self.update.apply(values, gradient, first, second));
+            .for_each(|((values, gradient), (first, second))| self.apply(values, gradient, first, second));
         Ok(())
     }
 }
@@ -171,16 +313,21 @@ impl InplaceOp1 for InPlace<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{Device, Tensor};
+    use candle_core::Device;
+
+    fn step(adam: &mut Adam, parameters: &[&Var], loss: &Tensor) -> StepOutcome {
+        let pending = adam.step(parameters.iter().copied(), &loss.backward().unwrap(), loss).unwrap();
+        adam.finish(&pending).unwrap()
+    }
 
     /// Two steps by hand on loss = 3 x at x = 1, rate 0.1: both bias-corrected ratios are g / (|g| + eps) = 1.
     #[test]
     fn two_steps_worked_by_hand() {
         let x = Var::from_tensor(&Tensor::new(&[1.0f32], &Device::Cpu).unwrap()).unwrap();
-        let mut adam = Adam::new([&x], 0.1, 0.0, 1.0);
+        let mut adam = Adam::new([&x], 0.1, 0.0, 1.0).unwrap();
         for expected in [0.9, 0.8] {
             let loss = (x.as_tensor() * 3.0).unwrap().sum_all().unwrap();
-            let norm = adam.step([&x], &loss.backward().unwrap()).unwrap();
+            let norm = step(&mut adam, &[&x], &loss).norm;
             assert!((norm - 3.0).abs() < 1e-9);
             let value = x.to_vec1::<f32>().unwrap()[0];
             assert!((value - expected).abs() < 1e-6, "{value}");
@@ -191,10 +338,10 @@ mod tests {
     fn decay_joins_the_gradient_and_a_parameter_without_gradient_stays() {
         let var = |v: f32| Var::from_tensor(&Tensor::new(&[v], &Device::Cpu).unwrap()).unwrap();
         let (x, still) = (var(2.0), var(7.0));
-        let mut adam = Adam::new([&x, &still], 0.5, 1.0, 100.0);
+        let mut adam = Adam::new([&x, &still], 0.5, 1.0, 100.0).unwrap();
         // Gradient -1 and decay 2 give g = 1, so the first step is minus the rate; decoupled decay would give another.
         let loss = (x.as_tensor() * -1.0).unwrap().sum_all().unwrap();
-        adam.step([&x, &still], &loss.backward().unwrap()).unwrap();
+        step(&mut adam, &[&x, &still], &loss);
         assert!((x.to_vec1::<f32>().unwrap()[0] - 1.5).abs() < 1e-6);
         assert_eq!(still.to_vec1::<f32>().unwrap(), [7.0]);
     }
@@ -205,13 +352,26 @@ mod tests {
         for (clip_norm, expected) in [(2.5, [0.15, 0.2]), (10.0, [0.3, 0.4])] {
             let var = || Var::from_tensor(&Tensor::new(&[0.0f32], &Device::Cpu).unwrap()).unwrap();
             let (x, y) = (var(), var());
-            let mut adam = Adam::new([&x, &y], 0.1, 0.0, clip_norm);
+            let mut adam = Adam::new([&x, &y], 0.1, 0.0, clip_norm).unwrap();
             let loss = ((x.as_tensor() * 3.0).unwrap() + (y.as_tensor() * 4.0).unwrap()).unwrap().sum_all().unwrap();
-            let norm = adam.step([&x, &y], &loss.backward().unwrap()).unwrap();
+            let norm = step(&mut adam, &[&x, &y], &loss).norm;
             assert!((norm - 5.0).abs() < 1e-6);
-            for (moment, expected) in adam.state().first.iter().zip(expected) {
+            for (moment, expected) in adam.state().unwrap().first.iter().zip(expected) {
                 assert!((moment[0] - expected).abs() < 1e-6, "clip {clip_norm}: {moment:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_step_that_is_not_finite_changes_nothing() {
+        let x = Var::from_tensor(&Tensor::new(&[2.0f32], &Device::Cpu).unwrap()).unwrap();
+        let mut adam = Adam::new([&x], 0.5, 1.0, 100.0).unwrap();
+        let before = adam.state().unwrap();
+        let infinite = (x.as_tensor() * f64::INFINITY).unwrap().sum_all().unwrap();
+        let loss_alone = (x.as_tensor().sum_all().unwrap() + f64::NAN).unwrap();
+        for loss in [infinite, loss_alone] {
+            assert!(!step(&mut adam, &[&x], &loss).is_finite());
+            assert_eq!((x.to_vec1::<f32>().unwrap(), adam.state().unwrap()), (vec![2.0], before.clone()));
         }
     }
 }

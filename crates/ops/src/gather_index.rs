@@ -50,6 +50,18 @@ impl GatherIndex {
         &self.item_of
     }
 
+    /// Where each item's uses start among those by item, and their end.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn starts(&self) -> &[u32] {
+        &self.starts
+    }
+
+    /// The uses, item by item.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn by_item(&self) -> &[u32] {
+        &self.by_item
+    }
+
     /// The uses of item `i`, in order.
     pub fn of(&self, i: usize) -> &[u32] {
         &self.by_item[self.starts[i] as usize..self.starts[i + 1] as usize]

@@ -22,11 +22,6 @@ impl Unpack<'_> {
     }
 }
 
-/// Joins tensors to one vector, in order.
-fn join(tensors: &[&Tensor]) -> Result<Tensor> {
-    Tensor::cat(&tensors.iter().map(|t| t.flatten_all()).collect::<Result<Vec<_>>>()?, 0)
-}
-
 /// The parameters of a transformer layer, or their gradients, in the order in which they are packed. Weights are `[in, out]`.
 #[derive(Clone, Debug)]
 pub struct LayerParts<T> {
@@ -116,10 +111,11 @@ impl<T> LayerParts<T> {
     }
 }
 
-impl LayerParts<&Tensor> {
-    /// The packed vector.
-    pub fn pack(&self) -> Result<Tensor> {
-        join(&self.as_array().map(|part| *part))
+impl LayerParts<Range<usize>> {
+    /// What `f` makes of the place of every part.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn map<T>(self, f: impl Fn(&Range<usize>) -> T) -> LayerParts<T> {
+        LayerParts::from_array(self.as_array().map(f))
     }
 }
 
@@ -146,6 +142,15 @@ impl LayerSizes {
 
     fn lengths(self) -> [usize; 14] {
         self.shapes().as_array().map(|shape| shape.iter().product())
+    }
+
+    /// Where each part lies in the packed vector.
+    pub fn places(self) -> LayerParts<Range<usize>> {
+        let mut end = 0;
+        LayerParts::from_array(self.lengths().map(|length| {
+            end += length;
+            end - length..end
+        }))
     }
 
     /// The number of the layer's parameters.
@@ -183,29 +188,6 @@ impl LayerSizes {
     }
 }
 
-/// The parameters of one expert.
-#[derive(Clone, Copy, Debug)]
-pub struct ExpertParts<'a> {
-    /// W_k, `[d, d_0]`.
-    pub weight: &'a Tensor,
-    /// b_k, `[d_0]`.
-    pub bias: &'a Tensor,
-    /// `[d_0]`: the weight of its LayerNorm.
-    pub norm_weight: &'a Tensor,
-    /// `[d_0]`: the bias of its LayerNorm.
-    pub norm_bias: &'a Tensor,
-}
-
-/// Packs the parameters of a mixture of experts, [`MixtureSizes`] says where each lies. `gate` is W_3, `[d, o]`.
-pub fn pack_mixture(experts: &[ExpertParts<'_>], gate: &Tensor) -> Result<Tensor> {
-    let weights = experts.iter().map(|expert| expert.weight);
-    let biases = experts.iter().map(|expert| expert.bias);
-    let norm_weights = experts.iter().map(|expert| expert.norm_weight);
-    let norm_biases = experts.iter().map(|expert| expert.norm_bias);
-    let all = weights.chain([gate]).chain(biases).chain(norm_weights).chain(norm_biases);
-    join(&all.collect::<Vec<_>>())
-}
-
 /// Where the parameters of a mixture of experts lie in their packed vector: the experts' weights `[d, d_0]` one after the other,
 /// the gate `[d, o]`, all experts' biases, the weights and the biases of all LayerNorms, `[o d_0]` each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,26 +206,31 @@ impl MixtureSizes {
         self.experts * self.width
     }
 
-    pub(crate) fn weights(self) -> Range<usize> {
+    /// Of the experts' weights, `[d, d_0]` each.
+    pub fn weights(self) -> Range<usize> {
         0..self.features * self.outputs()
     }
 
-    pub(crate) fn gate(self) -> Range<usize> {
+    /// Of the gate, `[d, o]`.
+    pub fn gate(self) -> Range<usize> {
         let start = self.weights().end;
         start..start + self.features * self.experts
     }
 
-    pub(crate) fn biases(self) -> Range<usize> {
+    /// Of the experts' biases, `[d_0]` each.
+    pub fn biases(self) -> Range<usize> {
         let start = self.gate().end;
         start..start + self.outputs()
     }
 
-    pub(crate) fn norm_weights(self) -> Range<usize> {
+    /// Of the weights of their LayerNorms, `[d_0]` each.
+    pub fn norm_weights(self) -> Range<usize> {
         let start = self.biases().end;
         start..start + self.outputs()
     }
 
-    pub(crate) fn norm_biases(self) -> Range<usize> {
+    /// Of the biases of their LayerNorms, `[d_0]` each.
+    pub fn norm_biases(self) -> Range<usize> {
         let start = self.norm_weights().end;
         start..start + self.outputs()
     }
@@ -259,13 +246,8 @@ impl MixtureSizes {
     }
 }
 
-/// Packs what enters a transformer beside the tokens: the positions `[n, d]`, then the weight and the bias of the LayerNorm
-/// `[d]` as two more rows.
-pub fn pack_positions(positions: &Tensor, norm_weight: &Tensor, norm_bias: &Tensor) -> Result<Tensor> {
-    Tensor::cat(&[positions, &norm_weight.unsqueeze(0)?, &norm_bias.unsqueeze(0)?], 0)
-}
-
-/// What [`pack_positions`] packed, and its LayerNorm.
+/// What enters a transformer beside the tokens: the positions `[n, d]`, then the weight and the bias of the LayerNorm `[d]` as two
+/// more rows.
 pub(crate) struct Positions<'a> {
     pub(crate) table: &'a [f32],
     pub(crate) norm_weight: &'a [f32],

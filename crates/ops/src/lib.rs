@@ -1,11 +1,16 @@
 //! Differentiable operators of the models, counter-based random numbers, and Adam.
 //!
-//! In and out: candle tensors. Every operator exists twice: [`plain`] (candle operations only, any device, the oracle of
-//! tests) and `fused` (CPU, hand-written backward); the functions here pick by device. No result depends on the number of
-//! threads: work is cut into fixed shards and partial sums are added in their order.
+//! In and out: candle tensors. Every operator exists three times: [`plain`] (candle operations only, any device, the oracle of
+//! tests), `fused` (CPU, hand-written backward) and, with the feature `cuda`, `cuda` (NVIDIA cards, hand-written kernels); the
+//! functions here pick by device. No result depends on the number of threads: work is cut into fixed shards and partial sums are
+//! added in their order.
 //! Must not know: items, users, files.
 
 mod adam;
+mod contrastive;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod device;
 mod edges;
 mod fused;
 mod gather_index;
@@ -25,21 +30,23 @@ mod sources;
 mod sparse;
 mod timing;
 
-pub use adam::{Adam, AdamState};
+pub use adam::{Adam, AdamState, Pending, StepOutcome};
 pub use candle_core::{Error, Result};
+pub use contrastive::{CmclDirection, Contrast, ContrastiveTerms, contrastive};
+pub use device::{ComputeDevice, Precision, set_precision};
 pub use edges::{Edges, Side};
 pub use gather_index::GatherIndex;
 pub use inference::{
     Activation, InferenceLayer, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer, RelativeBias,
 };
-pub use layout::{ExpertParts, LayerParts, MixtureSizes, pack_mixture, pack_positions};
+pub use layout::{LayerParts, MixtureSizes};
 pub use mask::{FalseNegatives, Mask};
 pub use nearest::{Neighbour, nearest};
 pub use packed::PackedOffsets;
 pub use process::{keep_memory, start_threads, threads};
 pub use ragged::{Ragged, StoredValues};
 pub use random::{Dropout, RngKey};
-pub use scan::{ScoreBlocks, count_at_least};
+pub use scan::{Removed, ScoreBlocks, count_at_least};
 pub use sources::{ScoreFusion, SourceScope, SourceSizes};
 pub use sparse::{SparseEntry, SparseMatrix};
 pub use timing::take_timings;
@@ -54,9 +61,24 @@ pub const LAYER_NORM_EPS: f32 = 1e-12;
 
 macro_rules! dispatch {
     ($tensor:expr, $($call:tt)*) => {
+        match $tensor.device() {
+            candle_core::Device::Cpu => fused::$($call)*,
+            #[cfg(feature = "cuda")]
+            candle_core::Device::Cuda(_) => cuda::$($call)*,
+            _ => plain::$($call)*,
+        }
+    };
+}
+
+/// For operators without kernels of their own on cards.
+macro_rules! dispatch_plain {
+    ($tensor:expr, $($call:tt)*) => {
         if $tensor.device().is_cpu() { fused::$($call)* } else { plain::$($call)* }
     };
 }
+
+#[cfg(feature = "cuda")]
+use device::precision;
 
 /// y = x W + b: `[t, a]`, `[a, b]`, `[b]` -> `[t, b]`.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
@@ -103,7 +125,7 @@ impl ItemRows {
 /// The item encoders (specification, section 3): z of every use, the modalities one after the other,
 /// `[modalities uses, d_0]`. Attention pooling of an item's rows with the folded vector w = W1 W2 gives e (zeros for an item
 /// without rows); z = sum over k of g_k LayerNorm_k(Dropout(e W_k + b_k)), g = softmax(e W3). `w` is one vector of all
-/// modalities' `[d]`, `packed` one of what [`pack_mixture`] gives for each.
+/// modalities' `[d]`, `packed` one of the parameters of their mixtures, where [`MixtureSizes`] says.
 pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &GatherIndex) -> Result<Tensor> {
     dispatch!(w, encode(modalities, w, packed, uses))
 }
@@ -125,7 +147,7 @@ impl<'a> Rows<'a> {
 }
 
 /// What enters the transformer (specification, section 4): Dropout(LayerNorm(z + id + position)), `[tokens, d]`. The table of
-/// `positions` is what [`pack_positions`] gives.
+/// `positions` is `[n + 2, d]`: the positions, then the weight and the bias of the LayerNorm.
 pub fn sequence_input(z: Rows<'_>, ids: Option<Rows<'_>>, positions: Rows<'_>, dropout: Dropout) -> Result<Tensor> {
     dispatch!(z.table, sequence_input(z, ids, positions, dropout))
 }
@@ -154,8 +176,8 @@ pub struct LayerDropout {
     pub feed_forward: Dropout,
 }
 
-/// A post-norm transformer layer over packed sequences, causal unless `sizes` says otherwise (specification, section 4): `[tokens, d]` -> `[tokens, d]`, or
-/// `[sequences, d]` for the last tokens alone. `packed` is what [`LayerParts::pack`] gives.
+/// A post-norm transformer layer over packed sequences, causal unless `sizes` says otherwise (specification, section 4): `[tokens, d]`
+/// -> `[tokens, d]`, or `[sequences, d]` for the last tokens alone. `packed` has the layer's parameters where [`LayerSizes::places`] says.
 pub fn transformer_layer(
     x: &Tensor,
     packed: &Tensor,
@@ -164,6 +186,9 @@ pub fn transformer_layer(
     last_only: bool,
     dropout: LayerDropout,
 ) -> Result<Tensor> {
+    if sizes.bidirectional {
+        return dispatch_plain!(x, transformer_layer(x, packed, sizes, offsets, last_only, dropout));
+    }
     dispatch!(x, transformer_layer(x, packed, sizes, offsets, last_only, dropout))
 }
 
@@ -197,47 +222,47 @@ pub fn propagate(adjacency: &SparseMatrix, x: &Tensor, layers: usize) -> Result<
 
 /// Zeroes elements with the probability of `dropout` and scales the others by its inverse.
 pub fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
-    dispatch!(x, dropout(x, dropout))
+    dispatch_plain!(x, dropout(x, dropout))
 }
 
 /// LayerNorm of every row: `[t, d]`, weight and bias `[d]` -> `[t, d]`.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    dispatch!(x, layer_norm(x, weight, bias))
+    dispatch_plain!(x, layer_norm(x, weight, bias))
 }
 
 /// Scores of additive attention, sum over d of tanh(h) w: `[t, k d]`, `[k, d]` -> `[t, k]`.
 pub fn additive_scores(h: &Tensor, w: &Tensor) -> Result<Tensor> {
-    dispatch!(h, additive_scores(h, w))
+    dispatch_plain!(h, additive_scores(h, w))
 }
 
 /// The softmax over the tokens of each sequence, column by column: `[t, k]` -> `[t, k]`.
 pub fn segment_softmax(x: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
-    dispatch!(x, segment_softmax(x, offsets))
+    dispatch_plain!(x, segment_softmax(x, offsets))
 }
 
 /// k weighted sums of each sequence's tokens: weights `[t, k]`, x `[t, d]` -> `[sequences k, d]`.
 pub fn segment_sum(weights: &Tensor, x: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
-    dispatch!(x, segment_sum(weights, x, offsets))
+    dispatch_plain!(x, segment_sum(weights, x, offsets))
 }
 
 /// Inner products of each token with the k vectors of its sequence: x `[t, d]`, vectors `[sequences k, d]` -> `[t, k]`.
 pub fn segment_dot(x: &Tensor, vectors: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
-    dispatch!(x, segment_dot(x, vectors, offsets))
+    dispatch_plain!(x, segment_dot(x, vectors, offsets))
 }
 
 /// For each token a weighted sum of the k vectors of its sequence: weights `[t, k]`, vectors `[sequences k, d]` -> `[t, d]`.
 pub fn segment_mix(weights: &Tensor, vectors: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
-    dispatch!(vectors, segment_mix(weights, vectors, offsets))
+    dispatch_plain!(vectors, segment_mix(weights, vectors, offsets))
 }
 
 /// GELU with the error function.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    dispatch!(x, gelu_activation(x))
+    dispatch_plain!(x, gelu_activation(x))
 }
 
 /// The sum over columns of log(1 + exp(a b^T)), by row: `[n, d]`, `[m, d]` -> `[n]`, never holding the whole matrix.
 pub fn row_softplus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    dispatch!(a, row_softplus(a, b))
+    dispatch_plain!(a, row_softplus(a, b))
 }
 
 /// Attention in packed sequences whose scores come from several sources: `query` `[q, sources]` has a row for every token,
@@ -252,7 +277,7 @@ pub fn source_attention(
     scope: SourceScope<'_>,
     dropout: Dropout,
 ) -> Result<Tensor> {
-    dispatch!(query, source_attention(query, key_value, fusion, sizes, offsets, scope, dropout))
+    dispatch_plain!(query, source_attention(query, key_value, fusion, sizes, offsets, scope, dropout))
 }
 
 /// Products of rows of a constant table with every expert's map, each behind a dropout mask of its own: row r of the result has
@@ -265,28 +290,28 @@ pub fn expert_products(
     experts: usize,
     dropout: Dropout,
 ) -> Result<Tensor> {
-    dispatch!(weights, expert_products(table, rows, weights, experts, dropout))
+    dispatch_plain!(weights, expert_products(table, rows, weights, experts, dropout))
 }
 
 /// The inner product of the two ends of every edge: `[rows, d]`, `[columns, d]` -> `[edges]`.
 pub fn edge_dot(rows: &Tensor, columns: &Tensor, edges: &Edges) -> Result<Tensor> {
-    dispatch!(rows, edge_dot(rows, columns, edges))
+    dispatch_plain!(rows, edge_dot(rows, columns, edges))
 }
 
 /// The softmax over the edges of each node of a side: `[edges]` -> `[edges]`.
 pub fn edge_softmax(scores: &Tensor, edges: &Edges, side: Side) -> Result<Tensor> {
-    dispatch!(scores, edge_softmax(scores, edges, side))
+    dispatch_plain!(scores, edge_softmax(scores, edges, side))
 }
 
 /// For every node of the side `to` the weighted sum of the vectors at the other ends of its edges: `[edges]`, `[nodes of the other
 /// side, d]` -> `[nodes, d]`.
 pub fn edge_sum(weights: &Tensor, x: &Tensor, edges: &Edges, to: Side) -> Result<Tensor> {
-    dispatch!(x, edge_sum(weights, x, edges, to))
+    dispatch_plain!(x, edge_sum(weights, x, edges, to))
 }
 
 /// Inner products of each row with k rows of a table, those of row 0 first in `picked`: `[n, d]`, `[m, d]` -> `[n, k]`.
 pub fn picked_dot(a: &Tensor, table: &Tensor, picked: &[u32]) -> Result<Tensor> {
-    dispatch!(a, picked_dot(a, table, picked))
+    dispatch_plain!(a, picked_dot(a, table, picked))
 }
 
 /// A recurrent cell.
@@ -311,5 +336,5 @@ impl Cell {
 /// The state after every token of packed sequences, from a state of zeros: x `[t, gates w]` has what the input and the bias give to
 /// the gates, `hidden` `[w, gates w]` maps the state before -> `[t, w]`.
 pub fn recurrent(x: &Tensor, hidden: &Tensor, offsets: &PackedOffsets, cell: Cell) -> Result<Tensor> {
-    dispatch!(x, recurrent(x, hidden, offsets, cell))
+    dispatch_plain!(x, recurrent(x, hidden, offsets, cell))
 }

@@ -6,6 +6,9 @@ use candle_core::{Result, bail};
 #[derive(Clone, Debug)]
 pub struct PackedOffsets {
     offsets: Arc<Vec<usize>>,
+    /// On a card: the sequences' first tokens and the end, then the last token of each.
+    #[cfg(feature = "cuda")]
+    pub(crate) card: Arc<std::sync::OnceLock<crate::cuda::CardIndices>>,
 }
 
 impl PackedOffsets {
@@ -20,7 +23,15 @@ impl PackedOffsets {
             end += length;
             offsets.push(end);
         }
-        Ok(Self { offsets: Arc::new(offsets) })
+        Ok(Self::new(offsets))
+    }
+
+    fn new(offsets: Vec<usize>) -> Self {
+        Self {
+            offsets: Arc::new(offsets),
+            #[cfg(feature = "cuda")]
+            card: Arc::default(),
+        }
     }
 
     /// The number of sequences.
@@ -57,7 +68,7 @@ impl PackedOffsets {
             *end += length;
             Some(*end)
         }));
-        Self { offsets: Arc::new(offsets) }
+        Self::new(offsets)
     }
 
     /// Runs of whole sequences with about `tokens` tokens each: a function of the lengths alone.

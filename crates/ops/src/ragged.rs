@@ -16,6 +16,12 @@ pub enum StoredValues {
 }
 
 impl StoredValues {
+    /// The bytes that they take.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn bytes(&self) -> usize {
+        self.len() * if matches!(self, Self::F32(_)) { 4 } else { 2 }
+    }
+
     fn len(&self) -> usize {
         match self {
             Self::F32(values) => (**values).as_ref().len(),
@@ -40,9 +46,11 @@ impl std::fmt::Debug for StoredValues {
 /// values are never copied as a whole.
 #[derive(Clone, Debug)]
 pub struct Ragged {
-    values: StoredValues,
-    width: usize,
-    rows: Arc<Vec<(usize, usize)>>,
+    pub(crate) values: StoredValues,
+    pub(crate) width: usize,
+    pub(crate) rows: Arc<Vec<(usize, usize)>>,
+    #[cfg(feature = "cuda")]
+    pub(crate) card: crate::cuda::CardFeatures,
 }
 
 impl Ragged {
@@ -58,21 +66,35 @@ impl Ragged {
             bail!("ragged rows: offsets do not cut {} values of width {width}", values.len());
         }
         let rows = offsets.windows(2).map(|w| (w[0], w[1])).collect();
-        Ok(Self { values, width, rows: Arc::new(rows) })
+        Ok(Self {
+            values,
+            width,
+            rows: Arc::new(rows),
+            #[cfg(feature = "cuda")]
+            card: crate::cuda::CardFeatures::default(),
+        })
     }
 
     /// The items `items` (0-based), in that order.
     #[must_use]
     pub fn select(&self, items: &[u32]) -> Self {
-        let rows = items.iter().map(|&i| self.rows[i as usize]).collect();
-        Self { values: self.values.clone(), width: self.width, rows: Arc::new(rows) }
+        self.with_rows(items.iter().map(|&i| self.rows[i as usize]).collect())
     }
 
     /// As many items as `sources`, each with the rows of another or its own (0-based), or with none.
     #[must_use]
     pub fn rearranged(&self, sources: &[Option<u32>]) -> Self {
-        let rows = sources.iter().map(|source| source.map_or((0, 0), |i| self.rows[i as usize])).collect();
-        Self { values: self.values.clone(), width: self.width, rows: Arc::new(rows) }
+        self.with_rows(sources.iter().map(|source| source.map_or((0, 0), |i| self.rows[i as usize])).collect())
+    }
+
+    fn with_rows(&self, rows: Vec<(usize, usize)>) -> Self {
+        Self {
+            values: self.values.clone(),
+            width: self.width,
+            rows: Arc::new(rows),
+            #[cfg(feature = "cuda")]
+            card: self.card.other_view(),
+        }
     }
 
     /// The number of items.

@@ -87,6 +87,12 @@ impl Dropout {
         self.threshold > 0
     }
 
+    /// The threshold, the scale and the keys: what a kernel draws the same masks from.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn parts(self) -> (u32, f32, [u32; 2]) {
+        (self.threshold, self.scale, self.keys)
+    }
+
     /// What element `index` is multiplied by: 0, or 1 / (1 - p). Indices are taken modulo 2^32.
     #[inline(always)]
     pub fn factor(self, index: u32) -> f32 {

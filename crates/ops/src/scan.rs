@@ -14,41 +14,67 @@ const COLUMNS: usize = 1024;
 /// Rows that go through the blocks together.
 const ROWS: usize = 32;
 
-/// A matrix `[m, d]` whose rows are the columns that scores are against, as blocks `[d, columns]`.
-pub struct ScoreBlocks {
-    blocks: Vec<f32>,
-    count: usize,
-    d: usize,
+/// A matrix `[m, d]` whose rows are the columns that scores are against.
+pub struct ScoreBlocks(Columns);
+
+enum Columns {
+    Host(HostBlocks),
+    #[cfg(feature = "cuda")]
+    Card(crate::cuda::CardScores),
+}
+
+/// Columns that are no candidates, row by row.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Row j owns `columns[offsets[j]..offsets[j + 1]]`.
+    pub offsets: Vec<u32>,
+    /// Never a row's target, and none twice.
+    pub columns: Vec<u32>,
 }
 
 impl ScoreBlocks {
     /// Of a matrix `[m, d]`.
     pub fn new(matrix: &Tensor) -> Result<Self> {
-        let (count, d) = matrix.dims2()?;
-        if d == 0 {
+        if matrix.dim(1)? == 0 {
             bail!("scores need vectors of at least one value");
         }
-        let mut blocks = vec![0.0; count * d];
-        with_slices([&matrix.contiguous()?], |[values]| {
-            let pieces = blocks.par_chunks_mut(COLUMNS * d).zip(values.par_chunks(COLUMNS * d));
-            pieces.for_each(|(to, from)| transpose(to, from, d));
-            Ok(())
-        })?;
-        Ok(Self { blocks, count, d })
+        match matrix.device() {
+            #[cfg(feature = "cuda")]
+            candle_core::Device::Cuda(_) => Ok(Self(Columns::Card(crate::cuda::CardScores::new(matrix)?))),
+            _ => Ok(Self(Columns::Host(HostBlocks::new(matrix)?))),
+        }
     }
 
     /// m.
     pub fn count(&self) -> usize {
-        self.count
+        match &self.0 {
+            Columns::Host(blocks) => blocks.count,
+            #[cfg(feature = "cuda")]
+            Columns::Card(scores) => scores.count(),
+        }
     }
 
-    /// The score of a row `[d]` against one column, in the order in which products are summed. [`ScoreBlocks::scan`] may round
-    /// otherwise on some machine: who compares the two has to look.
-    pub fn score(&self, row: &[f32], column: usize) -> f32 {
-        let (block, at) = (column / COLUMNS, column % COLUMNS);
-        let columns = COLUMNS.min(self.count - block * COLUMNS);
-        let values = self.blocks[block * COLUMNS * self.d + at..].iter().step_by(columns);
-        row.iter().zip(values).fold(0.0, |sum, (a, b)| a.mul_add(*b, sum))
+    /// The score of a row `[d]` against one column, in the order in which products are summed, where the scores are computed on the
+    /// host. [`ScoreBlocks::scan`] may round otherwise on some machine: who compares the two has to look.
+    pub fn score(&self, row: &[f32], column: usize) -> Option<f32> {
+        match &self.0 {
+            Columns::Host(blocks) => Some(blocks.score(row, column)),
+            #[cfg(feature = "cuda")]
+            Columns::Card(_) => None,
+        }
+    }
+
+    /// How many candidates score at least as high as the target of each row of `rows` `[n, d]`, the target itself not counted, where a
+    /// card counts them. `None` where it does not, or where some score is not finite: [`ScoreBlocks::scan`] says which.
+    pub fn count_ahead(&self, rows: &Tensor, targets: &[u32], removed: &Removed) -> Result<Option<Vec<u32>>> {
+        match &self.0 {
+            Columns::Host(_) => {
+                let _ = (rows, targets, removed);
+                Ok(None)
+            }
+            #[cfg(feature = "cuda")]
+            Columns::Card(scores) => scores.count_ahead(rows, targets, removed),
+        }
     }
 
     /// Calls `visit` for each state with every block of its scores: the block's first column, and the scores. `rows` `[n interests,
@@ -60,10 +86,65 @@ impl ScoreBlocks {
         states: &mut [T],
         visit: impl Fn(&mut T, usize, &[f32]) + Sync,
     ) -> Result<()> {
-        let expected = [states.len() * interests, self.d];
+        let d = match &self.0 {
+            Columns::Host(blocks) => blocks.d,
+            #[cfg(feature = "cuda")]
+            Columns::Card(scores) => scores.width(),
+        };
+        let expected = [states.len() * interests, d];
         if interests == 0 || rows.dims() != expected {
             bail!("scores: expected {expected:?} rows, found {:?}", rows.dims());
         }
+        match &self.0 {
+            Columns::Host(blocks) => blocks.scan(rows, interests, states, visit),
+            #[cfg(feature = "cuda")]
+            Columns::Card(scores) => scores.download(rows, interests, |first, scores| {
+                let (columns, first) = (self.count(), first / interests);
+                let own = scores.par_chunks(interests * columns);
+                states[first..].par_iter_mut().zip(own).for_each(|(state, scores)| {
+                    let mut best = scores[..columns].to_vec();
+                    scores[columns..].chunks_exact(columns).for_each(|other| keep_greatest(&mut best, other));
+                    visit(state, 0, &best);
+                });
+                Ok(())
+            }),
+        }
+    }
+}
+
+/// The matrix as blocks `[d, columns]`.
+struct HostBlocks {
+    blocks: Vec<f32>,
+    count: usize,
+    d: usize,
+}
+
+impl HostBlocks {
+    fn new(matrix: &Tensor) -> Result<Self> {
+        let (count, d) = matrix.dims2()?;
+        let mut blocks = vec![0.0; count * d];
+        with_slices([&matrix.contiguous()?], |[values]| {
+            let pieces = blocks.par_chunks_mut(COLUMNS * d).zip(values.par_chunks(COLUMNS * d));
+            pieces.for_each(|(to, from)| transpose(to, from, d));
+            Ok(())
+        })?;
+        Ok(Self { blocks, count, d })
+    }
+
+    fn score(&self, row: &[f32], column: usize) -> f32 {
+        let (block, at) = (column / COLUMNS, column % COLUMNS);
+        let columns = COLUMNS.min(self.count - block * COLUMNS);
+        let values = self.blocks[block * COLUMNS * self.d + at..].iter().step_by(columns);
+        row.iter().zip(values).fold(0.0, |sum, (a, b)| a.mul_add(*b, sum))
+    }
+
+    fn scan<T: Send>(
+        &self,
+        rows: &Tensor,
+        interests: usize,
+        states: &mut [T],
+        visit: impl Fn(&mut T, usize, &[f32]) + Sync,
+    ) -> Result<()> {
         let together = (ROWS / interests).max(1);
         with_slices([&rows.contiguous()?], |[rows]| {
             let pieces = states.par_chunks_mut(together).zip(rows.par_chunks(together * interests * self.d));
@@ -161,7 +242,7 @@ mod tests {
                 assert_eq!(found.len(), m);
                 let own: Vec<f32> = rows.get(row).unwrap().to_vec1().unwrap();
                 for (column, (a, b)) in found.iter().zip(&expected).enumerate() {
-                    assert!((a - b).abs() < 1e-4 && (blocks.score(&own, column) - b).abs() < 1e-4, "{a} {b}");
+                    assert!((a - b).abs() < 1e-4 && (blocks.score(&own, column).unwrap() - b).abs() < 1e-4, "{a} {b}");
                 }
             }
         }

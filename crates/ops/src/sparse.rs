@@ -7,6 +7,9 @@ use candle_core::{Result, bail};
 pub struct SparseMatrix {
     pub(crate) by_row: Arc<CompressedRows>,
     pub(crate) by_column: Arc<CompressedRows>,
+    /// Both on a card, once an operator has been there.
+    #[cfg(feature = "cuda")]
+    pub(crate) card: Arc<std::sync::OnceLock<Arc<crate::cuda::CardSparse>>>,
 }
 
 /// Entries row after row: row r owns `offsets[r]..offsets[r + 1]`, its columns ascending.
@@ -43,7 +46,12 @@ impl SparseMatrix {
         let by_row = CompressedRows::of(rows, columns, entries.iter().map(|e| (e.row, e.column, e.weight)));
         entries.sort_unstable_by_key(|entry| (entry.column, entry.row));
         let by_column = CompressedRows::of(columns, rows, entries.iter().map(|e| (e.column, e.row, e.weight)));
-        Ok(Self { by_row: Arc::new(by_row), by_column: Arc::new(by_column) })
+        Ok(Self {
+            by_row: Arc::new(by_row),
+            by_column: Arc::new(by_column),
+            #[cfg(feature = "cuda")]
+            card: Arc::default(),
+        })
     }
 
     /// The number of rows.

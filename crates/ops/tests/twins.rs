@@ -3,12 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use candle_core::{Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor, Var};
 use mp4sr_ops::{
-    Cell, Dropout, Edges, FalseNegatives, GatherIndex, ItemRows, LayerDropout, LayerSizes, Mask, PackedOffsets, Ragged,
-    RngKey, Rows, ScoreFusion, Side, SourceScope, SourceSizes, SparseEntry, SparseMatrix, StoredValues, plain,
+    Cell, CmclDirection, ComputeDevice, Contrast, Dropout, Edges, FalseNegatives, GatherIndex, ItemRows, LayerDropout,
+    LayerSizes, Mask, PackedOffsets, Ragged, RngKey, Rows, ScoreFusion, Side, SourceScope, SourceSizes, SparseEntry,
+    SparseMatrix, StoredValues, plain,
 };
 use proptest::prelude::*;
 
@@ -18,15 +19,17 @@ fn var(key: RngKey, shape: &[usize]) -> Var {
     Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
 }
 
-/// Values of an operator's result and of all gradients of a random weighting of it.
-fn outcome(inputs: &[Var], op: &dyn Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Vec<f32>> {
+/// Values of an operator's result and of all gradients of a random weighting of it, on a device.
+fn outcome(inputs: &[Var], device: &Device, op: &dyn Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Vec<f32>> {
+    let inputs: Vec<Var> =
+        inputs.iter().map(|v| Var::from_tensor(&v.as_detached_tensor().to_device(device).unwrap()).unwrap()).collect();
     let tensors: Vec<Tensor> = inputs.iter().map(|v| v.as_tensor().clone()).collect();
     let result = op(&tensors).unwrap();
-    let weights = var(RngKey::new(99), result.dims());
-    let loss = (&result * weights.as_tensor().detach()).unwrap().sum_all().unwrap();
+    let weights = var(RngKey::new(99), result.dims()).as_detached_tensor().to_device(device).unwrap();
+    let loss = (&result * weights).unwrap().sum_all().unwrap();
     let gradients = loss.backward().unwrap();
     let mut all = vec![result.flatten_all().unwrap().to_vec1().unwrap()];
-    for input in inputs {
+    for input in &inputs {
         let gradient = gradients.get(input.as_tensor()).expect("every input has a gradient");
         all.push(gradient.flatten_all().unwrap().to_vec1().unwrap());
     }
@@ -43,16 +46,42 @@ type Op<'a> = &'a (dyn Fn(&[Tensor]) -> Result<Tensor> + Sync);
 /// at widths from 8 on, because the gradient of a very narrow row is a difference of large numbers.
 const TOLERANCE: f32 = 1e-4;
 
-fn twins(name: &str, inputs: &[Var], fused: Op<'_>, plain: Op<'_>) {
-    let one = threads(1, || outcome(inputs, fused));
-    let three = threads(3, || outcome(inputs, fused));
-    assert_eq!(one, three, "{name}: depends on the number of threads");
-    for (at, (a, b)) in one.iter().zip(outcome(inputs, plain)).enumerate() {
+/// The first NVIDIA card, where the program is built for one and there is one.
+fn card() -> Option<&'static Device> {
+    static CARD: OnceLock<Option<Device>> = OnceLock::new();
+    let open = || match ComputeDevice::Cuda(0).open() {
+        Ok(device) => Some(device),
+        Err(error) => {
+            println!("the operators of cards are not compared: {error}");
+            None
+        }
+    };
+    CARD.get_or_init(open).as_ref()
+}
+
+fn compare(name: &str, found: &[Vec<f32>], expected: &[Vec<f32>], tolerance: f32) {
+    assert_eq!(found.len(), expected.len());
+    for (at, (a, b)) in found.iter().zip(expected).enumerate() {
         let scale = b.iter().fold(1.0f32, |m, x| m.max(x.abs()));
-        for (x, y) in a.iter().zip(&b) {
-            assert!((x - y).abs() <= TOLERANCE * scale, "{name}: output {at}: fused {x}, plain {y}, scale {scale}");
+        for (x, y) in a.iter().zip(b) {
+            let close = (x - y).abs() <= tolerance * scale || x == y;
+            assert!(close, "{name}: output {at}: {x}, plain {y}, scale {scale}");
         }
         assert_eq!(a.len(), b.len());
+    }
+}
+
+fn twins(name: &str, inputs: &[Var], fused: Op<'_>, plain: Op<'_>) {
+    let cpu = &Device::Cpu;
+    let one = threads(1, || outcome(inputs, cpu, fused));
+    let three = threads(3, || outcome(inputs, cpu, fused));
+    assert_eq!(one, three, "{name}: depends on the number of threads");
+    let plain = outcome(inputs, cpu, plain);
+    compare(name, &one, &plain, TOLERANCE);
+    if let Some(card) = card() {
+        let found = outcome(inputs, card, fused);
+        assert_eq!(found, outcome(inputs, card, fused), "{name}: two runs on a card differ");
+        compare(&format!("{name} on a card"), &found, &plain, TOLERANCE);
     }
 }
 
@@ -314,6 +343,61 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
             let mask = Mask::Groups { groups: groups.clone().into(), false_negatives, diagonal: true };
             twins("masked row_logsumexp", &inputs, &|i| mp4sr_ops::row_logsumexp(&i[0], &i[1], 14.0, &mask), &|i| plain::row_logsumexp(&i[0], &i[1], 14.0, &mask));
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// The composition of other operators on the CPU, one operator on a card.
+    #[test]
+    fn contrastive_terms(batch in 1usize..90, views in 1usize..4, d in 8usize..40, seed: u64) {
+        let s = RngKey::new(seed);
+        let unit = |at: u64| Var::from_tensor(&plain::normalize(var(s.fold_in_index(at), &[batch, d]).as_tensor()).unwrap()).unwrap();
+        let inputs: Vec<Var> = (0..=views as u64).map(unit).collect();
+        let groups: Vec<u32> = (0..batch as u64).map(|i| (s.bits(i) % (batch as u64 / 2 + 1)) as u32).collect();
+        for false_negatives in [FalseNegatives::Exclude, FalseNegatives::Keep, FalseNegatives::ZeroLogit] {
+            for direction in [CmclDirection::Symmetric, CmclDirection::RowSums] {
+                let contrast = Contrast { groups: groups.clone().into(), false_negatives, temperature: 0.07, direction };
+                let terms = |i: &[Tensor]| {
+                    let (targets, views) = i.split_last().unwrap();
+                    let terms = mp4sr_ops::contrastive(views, Some(targets), true, &contrast)?;
+                    let nip = terms.nip.unwrap();
+                    match terms.cmcl {
+                        Some(cmcl) => nip + (cmcl * 0.7)?,
+                        None => Ok(nip),
+                    }
+                };
+                twins("contrastive", &inputs, &terms, &terms);
+                if views > 1 {
+                    let cross = |i: &[Tensor]| Ok(mp4sr_ops::contrastive(i, None, true, &contrast)?.cmcl.unwrap());
+                    twins("contrastive without targets", &inputs[..views], &cross, &cross);
+                }
+            }
+        }
+    }
+}
+
+/// Products that a card computes from parts: their errors against double precision are those of f32.
+#[test]
+fn large_products_on_a_card_have_the_errors_of_f32() {
+    let Some(card) = card() else { return };
+    let s = RngKey::new(8);
+    for (m, k, n) in [(3000, 768, 528), (2500, 528, 900), (4000, 300, 1000)] {
+        let (a, b) = (var(s.fold_in_index(1), &[m, k]), var(s.fold_in_index(2), &[k, n]));
+        let exact = a.to_dtype(DType::F64).unwrap().matmul(&b.to_dtype(DType::F64).unwrap()).unwrap();
+        let error = |found: &Tensor| {
+            let found = found.to_device(&Device::Cpu).unwrap().to_dtype(DType::F64).unwrap();
+            (found - &exact).unwrap().sqr().unwrap().mean_all().unwrap().to_scalar::<f64>().unwrap().sqrt()
+        };
+        let on_card = |v: &Var| v.as_detached_tensor().to_device(card).unwrap();
+        let host = error(&plain::product(a.as_tensor(), b.as_tensor()).unwrap());
+        let split = error(&mp4sr_ops::product(&on_card(&a), &on_card(&b)).unwrap());
+        let units = error(&plain::product(&on_card(&a), &on_card(&b)).unwrap());
+        println!(
+            "[{m}, {k}] [{k}, {n}]: error on the host {host:.1e}, of cuBLAS in f32 {units:.1e}, of parts {split:.1e}"
+        );
+        assert!(split < 3.0 * host.max(units), "{split} {host} {units}");
     }
 }
 

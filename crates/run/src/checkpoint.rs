@@ -130,10 +130,10 @@ impl Checkpoint {
         let own = model.phases().iter().find(|own| own.name == self.info.phase).unwrap_or(phase);
         let read = self.parameters.iter().filter(|(name, ..)| model.uses(phase, name) && !model.has_no_effect(name));
         for (name, values, shape) in read {
-            let set = model.parameters().set(name, values.clone(), shape);
+            let set = model.parameters().set(name, values, shape);
             set.map_err(|e| Error::unusable(path, e.to_string(), REMEDY))?;
         }
-        let missing = model.parameters().iter().map(|(name, _)| name).find(|name| {
+        let missing = model.parameters().names().find(|name| {
             model.uses(phase, name) && model.uses(own, name) && !self.parameters.iter().any(|(n, ..)| n == name)
         });
         if let Some(name) = missing {

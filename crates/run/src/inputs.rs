@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use mp4sr_artifact::{Error, Items, Layout, MappedFeatures, MappedValues, Sequences};
-use mp4sr_models::{Data, Modality, Ragged, RngKey, StoredValues, TrainingSequences, recipe};
+use mp4sr_models::{Data, Device, Modality, Ragged, RngKey, StoredValues, TrainingSequences, recipe};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config;
 use mp4sr_protocol::training_part;
@@ -55,7 +55,7 @@ impl Inputs {
     }
 
     /// What a model is built from: of the sequences, their training parts alone.
-    pub fn data(&self) -> Data {
+    pub fn data(&self, device: &Device) -> Data {
         let users = 0..self.sequences.user_count();
         let training = TrainingSequences::new(users.map(|user| training_part(self.sequences.of(user))));
         Data {
@@ -64,6 +64,7 @@ impl Inputs {
             modalities: self.modalities.clone(),
             // No dataset format carries lists of categories yet; models refuse the keys that need them.
             categories: None,
+            device: device.clone(),
         }
     }
 }

@@ -1,17 +1,24 @@
 use anyhow::Context as _;
-use mp4sr_models::{Model, Phase, RngKey, recipe};
+use mp4sr_models::{ComputeDevice, Device, Model, Phase, RngKey, recipe};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::SeenItems;
 
 use crate::Inputs;
 use crate::catalog::with_settings;
 
+/// Where the configuration says that tensors are computed.
+pub fn device(config: &Config) -> anyhow::Result<Device> {
+    let device: ComputeDevice = config.run.device.parse().map_err(anyhow::Error::msg).context("run.device")?;
+    device.open().context("run.device")
+}
+
 /// The model that the configuration names, fresh.
 pub fn build_model(config: &Config, inputs: &Inputs) -> anyhow::Result<Box<dyn Model>> {
     let name = &config.model.name;
     let recipe = recipe(name).with_context(|| format!("there is no model `{name}`"))?;
     let key = RngKey::new(config.run.seed);
-    Ok(with_settings(config, |settings| (recipe.build)(settings, inputs.data(), key))?)
+    let data = inputs.data(&device(config)?);
+    Ok(with_settings(config, |settings| (recipe.build)(settings, data, key))?)
 }
 
 /// The phase whose weights rank the items.

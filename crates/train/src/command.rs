@@ -9,7 +9,8 @@ use clap::Subcommand;
 use mp4sr_artifact::{Stage, files};
 use mp4sr_evaluate::RankOptions;
 use mp4sr_models::{FINETUNE, Model, PRETRAIN, Phase, Samples, Stop};
-use mp4sr_pipeline::config::{ModelCatalog, PretrainItems};
+use mp4sr_ops::{Precision, set_precision};
+use mp4sr_pipeline::config::{self, ModelCatalog, PretrainItems};
 use mp4sr_pipeline::{Context, StageArgs, run_stage};
 use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model, removes_seen};
 
@@ -115,6 +116,11 @@ fn run_phase(
         return Ok(info);
     }
     let remove_seen = removes_seen(config, model);
+    set_precision(match config.train.precision {
+        config::Precision::F32 => Precision::F32,
+        config::Precision::Tf32 => Precision::Tf32,
+        config::Precision::Bf16 => Precision::Bf16,
+    });
     let settings = TrainSettings {
         phase: config.phase(phase.name).clone(),
         k: config.evaluate.k.clone(),
@@ -135,7 +141,9 @@ fn run_phase(
         inputs: stage.input_fingerprints(),
     };
     let bar = context.progress.bar(phase.name, "samples", training.sample_count() as u64);
-    let outcome = training.run(|line| context.progress.log(line), |samples| bar.add(samples))?;
+    let outcome = training.run(|line| context.progress.log(line), |samples| bar.add(samples));
+    set_precision(Precision::F32);
+    let outcome = outcome?;
     drop(bar);
     let PhaseOutcome { best_epoch, epochs, best_recall } = outcome;
     context.progress.log(match phase.stop {

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use candle_core::Var;
 use mp4sr_artifact::{EpochLine, Fingerprint, Sequences, StageSettings, files, log_line};
 use mp4sr_evaluate::{RankError, RankOptions, mean_loss, rank_users};
 use mp4sr_models::{Batch, Buffers, Model, PRETRAIN, Phase, RngKey, Step, Stop};
-use mp4sr_ops::Adam;
+use mp4sr_ops::{Adam, Pending};
 use mp4sr_pipeline::config::PhaseSettings;
 use mp4sr_protocol::{COLD_EVENTS, Measure, Metrics, Split, training_events};
 
@@ -106,13 +106,21 @@ pub enum TrainError {
 
 /// What a phase changes while it runs.
 struct TrainingState {
-    /// The parameters that are trained.
-    trained: Vec<String>,
+    /// The variables that are trained.
     vars: Vec<Var>,
     adam: Adam,
     progress: PhaseProgress,
     best: Weights,
+    /// The gradient norm of the last step.
+    norm: f64,
     saved: Instant,
+}
+
+/// A step that was started.
+struct InFlight {
+    pending: Pending,
+    batch: Batch,
+    step: Step,
 }
 
 impl Training<'_> {
@@ -186,22 +194,23 @@ impl Training<'_> {
     /// The start of the phase, or where its state says that it is.
     fn start(&self) -> Result<TrainingState, TrainError> {
         let s = &self.settings.phase;
-        let trained = self.model.parameters().iter().filter(|(name, _)| self.model.trains(&self.phase, name));
-        let (trained, vars): (Vec<String>, Vec<Var>) =
-            trained.map(|(name, var)| (name.to_owned(), var.clone())).unzip();
-        let mut adam = Adam::new(&vars, s.learning_rate, s.weight_decay, s.clip_norm);
+        let parameters = self.model.parameters();
+        let trains = |name: &str| self.model.trains(&self.phase, name);
+        let vars = parameters.variables(trains)?;
+        let mut adam = Adam::new(&vars, s.learning_rate, s.weight_decay, s.clip_norm)?;
         let mut progress = PhaseProgress { identity: self.identity(), ..PhaseProgress::default() };
         let mut best = self.weights()?;
         if self.state_path.exists() {
             let used: Vec<String> = best.parameters.iter().map(|(name, ..)| name.clone()).collect();
+            let trained: Vec<String> = parameters.names().filter(|name| trains(name)).map(ToOwned::to_owned).collect();
             let names = ParameterNames { used: &used, trained: &trained };
             let expected = StateIdentity { settings: self.identity, inputs: &self.inputs };
             let state = State::read(&self.state_path, &self.sequences.item_hash, &expected, names)?;
             self.restore(state.current)?;
-            adam.restore(state.adam)?;
+            adam.restore(parameters.join_state(&vars, &state.adam)?)?;
             (progress, best) = (state.progress, state.best);
         }
-        Ok(TrainingState { trained, vars, adam, progress, best, saved: Instant::now() })
+        Ok(TrainingState { vars, adam, progress, best, norm: 0.0, saved: Instant::now() })
     }
 
     fn identity(&self) -> serde_json::Value {
@@ -218,7 +227,7 @@ impl Training<'_> {
 
     fn restore(&self, weights: Weights) -> Result<(), TrainError> {
         for (name, values, shape) in weights.parameters {
-            self.model.parameters().set(&name, values, &shape)?;
+            self.model.parameters().set(&name, &values, &shape)?;
         }
         if let Some(buffers) = self.model.buffers() {
             buffers.restore(weights.buffers)?;
@@ -227,11 +236,11 @@ impl Training<'_> {
     }
 
     fn stored(&self, state: &TrainingState) -> Result<State, TrainError> {
-        let (current, adam) = (self.weights()?, state.adam.state().clone());
+        let (trained, adam) = self.model.parameters().split_state(&state.vars, &state.adam.state()?);
         Ok(State {
             progress: state.progress.clone(),
-            trained: state.trained.clone(),
-            current,
+            trained,
+            current: self.weights()?,
             best: state.best.clone(),
             adam,
         })
@@ -270,34 +279,33 @@ impl Training<'_> {
         let batches = samples.batches(&order, settings.batch, longest);
         let done = state.progress.under_way.step;
         steps(batches[..done].iter().map(|batch| batch.len() as u64).sum());
-        let (mut started, mut norm) = (Instant::now(), 0.0);
+        let mut started = Instant::now();
+        // On a card, the host goes on to the next step while this one is computed. Buffers change after a step that is known to
+        // be good.
+        let ahead = usize::from(self.model.buffers().is_none());
+        let mut flight: VecDeque<InFlight> = VecDeque::new();
         for (index, chosen) in batches.iter().enumerate().skip(done) {
             let chosen = &order[chosen.clone()];
             let batch = Batch::new(chosen.iter().map(|&i| samples.get(i as usize)), longest)?;
             let key = epoch_key.fold_in("step").fold_in_index(index as u64);
-            let step = Step { epoch, index, global: state.progress.steps, epoch_key, key };
+            let global = state.progress.steps + flight.len() as u64;
+            let step = Step { epoch, index, global, epoch_key, key };
             let loss = self.model.loss(&self.phase, &batch, &step)?;
-            let value = loss.to_scalar::<f32>()?;
-            if !value.is_finite() {
-                return Err(self.diverged(state, &batch, value, norm));
+            let pending = state.adam.step(&state.vars, &loss.backward()?, &loss)?;
+            let ahead = if pending.is_known() { 0 } else { ahead };
+            flight.push_back(InFlight { pending, batch, step });
+            while flight.len() > ahead {
+                self.settle(state, &mut flight, &mut started, steps)?;
             }
-            let before = norm;
-            norm = state.adam.step(&state.vars, &loss.backward()?)?;
-            if !norm.is_finite() {
-                return Err(self.diverged(state, &batch, value, before));
-            }
-            self.model.after_step(&self.phase, &batch, &step)?;
-            state.progress.steps += 1;
-            let under_way = &mut state.progress.under_way;
-            under_way.step = index + 1;
-            under_way.loss_sum += f64::from(value) * chosen.len() as f64;
-            under_way.norm_sum += norm;
-            under_way.seconds += started.elapsed().as_secs_f64();
-            started = Instant::now();
-            steps(chosen.len() as u64);
             if state.saved.elapsed() >= self.settings.save_every {
+                while !flight.is_empty() {
+                    self.settle(state, &mut flight, &mut started, steps)?;
+                }
                 self.save(state)?;
             }
+        }
+        while !flight.is_empty() {
+            self.settle(state, &mut flight, &mut started, steps)?;
         }
         let (validation, test_loss) = match self.phase.stop {
             Stop::Validation { .. } => self.validate()?,
@@ -320,6 +328,35 @@ impl Training<'_> {
             best,
             seconds: (seconds, started.elapsed().as_secs_f64()),
         })
+    }
+
+    /// Waits for the oldest step in flight and counts it. Where it changed nothing, those after it changed nothing either.
+    fn settle(
+        &self,
+        state: &mut TrainingState,
+        flight: &mut VecDeque<InFlight>,
+        started: &mut Instant,
+        steps: &mut impl FnMut(u64),
+    ) -> Result<(), TrainError> {
+        let Some(InFlight { pending, batch, step }) = flight.pop_front() else { return Ok(()) };
+        let outcome = state.adam.finish(&pending)?;
+        if !outcome.is_finite() {
+            for later in flight.drain(..) {
+                state.adam.finish(&later.pending)?;
+            }
+            return Err(self.diverged(state, &batch, outcome.loss, state.norm));
+        }
+        state.norm = outcome.norm;
+        self.model.after_step(&self.phase, &batch, &step)?;
+        state.progress.steps += 1;
+        let under_way = &mut state.progress.under_way;
+        under_way.step = step.index + 1;
+        under_way.loss_sum += f64::from(outcome.loss) * batch.count() as f64;
+        under_way.norm_sum += outcome.norm;
+        under_way.seconds += started.elapsed().as_secs_f64();
+        *started = Instant::now();
+        steps(batch.count() as u64);
+        Ok(())
     }
 
     /// Metrics of the validation split by name, and the loss of the test split where the log has it.

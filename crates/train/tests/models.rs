@@ -231,8 +231,9 @@ fn every_trained_parameter_has_a_finite_gradient_that_is_not_zero() {
         model.after_step(&phase, &batch, &step(1)).unwrap();
         let step = step(1000);
         let gradients = model.loss(&phase, &batch, &step).unwrap().backward().unwrap();
-        for (name, var) in model.parameters().iter().filter(|(name, _)| model.trains(&phase, name)) {
-            let gradient = gradients.get(var.as_tensor()).unwrap_or_else(|| panic!("{name} has no gradient"));
+        let named: BTreeMap<&str, Tensor> = model.parameters().gradients(&gradients).unwrap().into_iter().collect();
+        for name in model.parameters().names().filter(|name| model.trains(&phase, name)) {
+            let gradient = named.get(name).unwrap_or_else(|| panic!("{name} has no gradient"));
             let values: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
             assert!(values.iter().all(|g| g.is_finite()), "{}: {name}", recipe.name);
             // A key's bias, the last bias before a softmax over fields and that of all interests shift all scores alike.

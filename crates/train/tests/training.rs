@@ -126,7 +126,7 @@ impl Model for Recorder {
         for j in 0..batch.count() {
             self.seen.borrow_mut().push((batch.items[batch.offsets.range(j)].to_vec(), batch.targets[j]));
         }
-        (self.parameters.get("x").unwrap().as_tensor() * 3.0)?.sum_all()
+        (self.parameters.get("x").unwrap() * 3.0)?.sum_all()
     }
 
     fn scorer(&self, _: &Phase) -> Result<Box<dyn Scorer + '_>> {
@@ -238,7 +238,8 @@ fn m2se(items: usize) -> Mp4sr {
     let config = Config { attention: 4, experts: 2, end_to_end: true, ..Config::default() };
     let transformer =
         TransformerConfig { width: 8, layers: 1, heads: 2, feed_forward: 8, ..TransformerConfig::default() };
-    Mp4sr::new(config, transformer, vec![features("text", 1), features("image", 2)], RngKey::new(3)).unwrap()
+    Mp4sr::new(config, transformer, vec![features("text", 1), features("image", 2)], &Device::Cpu, RngKey::new(3))
+        .unwrap()
 }
 
 /// Random sequences whose last and second last events come from `last(user)` and `second_last(user)`.
@@ -360,7 +361,7 @@ fn a_step_without_a_loss_is_kept_and_can_be_done_again() {
         // Below the bound the square root has no real value.
         fn loss(&self, phase: &Phase, batch: &Batch, step: &Step) -> Result<Tensor> {
             let _ = self.0.loss(phase, batch, step)?;
-            (self.0.parameters.get("x").unwrap().as_tensor() - f64::from(self.1))?.sqrt()?.sum_all()
+            (self.0.parameters.get("x").unwrap() - f64::from(self.1))?.sqrt()?.sum_all()
         }
         fn scorer(&self, phase: &Phase) -> Result<Box<dyn Scorer + '_>> {
             self.0.scorer(phase)
@@ -454,8 +455,8 @@ impl Model for Remembering {
             return Err(Error::Msg("killed".to_owned()));
         }
         self.seen.borrow_mut().push((batch.users.clone(), batch.items.len(), step.epoch, step.global));
-        let distance = (self.parameters.get("x").unwrap().as_tensor() - f64::from(self.memory()[0]))?;
-        (distance.sqr()? + self.parameters.get("fixed").unwrap().as_tensor())?.sum_all()
+        let distance = (self.parameters.get("x").unwrap() - f64::from(self.memory()[0]))?;
+        (distance.sqr()? + self.parameters.get("fixed").unwrap())?.sum_all()
     }
     fn after_step(&self, _: &Phase, batch: &Batch, _: &Step) -> Result<()> {
         self.buffers.update("memory", |values| match values {

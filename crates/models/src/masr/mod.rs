@@ -18,15 +18,15 @@ use candle_core::{DType, Tensor, Var};
 use mp4sr_ops::plain::sigmoid;
 use mp4sr_ops::{
     Dropout, Neighbour, PackedOffsets, Result, RngKey, Rows, ScoreFusion, SourceScope, SourceSizes, cross_entropy,
-    dropout, gather, gelu, layer_norm, linear, nearest, normalize, pack_positions, product, sequence_input,
-    source_attention,
+    dropout, gather, gelu, linear, nearest, normalize, product, sequence_input, source_attention,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::interface::FINETUNE;
+use crate::maps::{Linear, Norm};
 use crate::recipe::{Reads, Recipe, Section};
-use crate::transformer::{Layer, LayerStack, Linear, Norm, Pass};
+use crate::transformer::{LayerStack, Pass};
 use crate::{
     Batch, BatchUnit, Buffers, Data, Initial, Model, Parameters, Phase, Query, Samples, Scorer, Step, Stop,
     TransformerConfig, trace,
@@ -168,6 +168,40 @@ struct Copies {
 /// States and their items that wait for the optimiser's step: `[P, d]`, and the items.
 type Pending = (Tensor, Vec<u32>);
 
+/// The layers of either encoder.
+#[derive(Debug)]
+enum Layers {
+    PreNorm(Vec<PreNormLayer>),
+    /// With the LayerNorm of what enters.
+    PostNorm(Norm, LayerStack),
+}
+
+/// A layer whose LayerNorms stand before its blocks.
+#[derive(Debug)]
+struct PreNormLayer {
+    query: Linear,
+    key: Linear,
+    value: Linear,
+    output: Linear,
+    attention_norm: Norm,
+    up: Linear,
+    down: Linear,
+    feed_forward_norm: Norm,
+}
+
+impl PreNormLayer {
+    fn new(p: &mut Parameters, prefix: &str, config: &TransformerConfig, key: RngKey) -> Result<Self> {
+        let (d, inner) = (config.width, config.feed_forward);
+        let mut linear = |name: &str, a, b| Linear::new(p, &format!("{prefix}.{name}"), a, b, key);
+        let (query, keys) = (linear("attention.query", d, d)?, linear("attention.key", d, d)?);
+        let (value, output) = (linear("attention.value", d, d)?, linear("attention.output", d, d)?);
+        let (up, down) = (linear("feed_forward.up", d, inner)?, linear("feed_forward.down", inner, d)?);
+        let attention_norm = Norm::new(p, &format!("{prefix}.attention.norm"), d, key)?;
+        let feed_forward_norm = Norm::new(p, &format!("{prefix}.feed_forward.norm"), d, key)?;
+        Ok(Self { query, key: keys, value, output, attention_norm, up, down, feed_forward_norm })
+    }
+}
+
 /// The model with its parameters and its banks.
 #[derive(Debug)]
 pub struct Masr {
@@ -185,8 +219,7 @@ pub struct Masr {
     mask: Var,
     /// `[n, d]`: the last row is that of the last token.
     position: Var,
-    input_norm: Option<Norm>,
-    layers: LayerStack,
+    layers: Layers,
     /// Maps `[d, I]` of x, c and t.
     output_sequence: Linear,
     output_head: Linear,
@@ -199,15 +232,22 @@ impl Masr {
     /// A fresh model whose start is a function of `key`.
     pub fn new(config: Config, transformer: TransformerConfig, data: &Data, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
-        let mut parameters = Parameters::default();
+        let mut parameters = Parameters::new(&data.device);
         let p = &mut parameters;
         let (d, items) = (transformer.width, data.items);
         let table = p.add("item_embedding", &[items, d], Initial::Normal, key)?;
         let mask = p.add("mask_embedding", &[d], Initial::Normal, key)?;
         let position = p.add("position", &[transformer.max_sequence_length, d], Initial::Normal, key)?;
-        let input_norm =
-            (config.encoder == Encoder::PostNorm).then(|| Norm::new(p, "input_norm", d, key)).transpose()?;
-        let layers = LayerStack::new(p, "", transformer, key)?;
+        let layers = match config.encoder {
+            Encoder::PreNorm => {
+                let layer = |l| PreNormLayer::new(p, &format!("layer.{l}"), &transformer, key);
+                Layers::PreNorm((0..transformer.layers).map(layer).collect::<Result<_>>()?)
+            }
+            Encoder::PostNorm => {
+                let norm = Norm::new(p, "input_norm", d, key)?;
+                Layers::PostNorm(norm, LayerStack::new(p, "", transformer, key)?)
+            }
+        };
         let mut map = |name: &str, a, b| Linear::new(p, name, a, b, key);
         let output_sequence = map("output.sequence", d, items)?;
         let (output_head, output_tail) = (map("output.head", d, items)?, map("output.tail", d, items)?);
@@ -225,7 +265,6 @@ impl Masr {
             items: table,
             mask,
             position,
-            input_norm,
             layers,
             output_sequence,
             output_head,
@@ -289,31 +328,37 @@ impl Masr {
                 (n - length..n).map(|place| place as u32)
             })
             .collect();
-        let Some(norm) = &self.input_norm else {
-            let input = (gather(&table, &rows)? + gather(&self.position, &places)?)?;
-            trace::record(|| "sequence.input".to_owned(), &input);
-            return self.pre_norm(dropout(&input, self.drop(key, "input"))?, offsets, key);
-        };
-        let positions = pack_positions(&self.position, &norm.weight, &norm.bias)?;
-        let dropout = self.drop(key, "input");
-        let x = sequence_input(Rows::new(&table, &rows), None, Rows::new(&positions, &places), dropout)?;
-        trace::record(|| "sequence.input".to_owned(), &x);
-        let pass = Pass {
-            bidirectional: true,
-            all_tokens: true,
-            last_layer: self.config.blocks == Blocks::Last,
-            ..Pass::default()
-        };
-        self.layers.run(x, offsets, pass, key)
+        match &self.layers {
+            Layers::PreNorm(layers) => {
+                let input = (gather(&table, &rows)? + gather(&self.position, &places)?)?;
+                trace::record(|| "sequence.input".to_owned(), &input);
+                self.pre_norm(layers, dropout(&input, self.drop(key, "input"))?, offsets, key)
+            }
+            Layers::PostNorm(norm, layers) => {
+                let positions = norm.with_positions(&self.position)?;
+                let dropout = self.drop(key, "input");
+                let x = sequence_input(Rows::new(&table, &rows), None, Rows::new(&positions, &places), dropout)?;
+                trace::record(|| "sequence.input".to_owned(), &x);
+                let last_layer = self.config.blocks == Blocks::Last;
+                let pass = Pass { bidirectional: true, all_tokens: true, last_layer, ..Pass::default() };
+                layers.run(x, offsets, pass, key)
+            }
+        }
     }
 
     /// Layers with their LayerNorms first: x + attention of LN(x), then x + the feed-forward block of LN(x).
-    fn pre_norm(&self, mut x: Tensor, offsets: &PackedOffsets, key: Option<RngKey>) -> Result<Tensor> {
+    fn pre_norm(
+        &self,
+        layers: &[PreNormLayer],
+        mut x: Tensor,
+        offsets: &PackedOffsets,
+        key: Option<RngKey>,
+    ) -> Result<Tensor> {
         let first = match self.config.blocks {
             Blocks::Stacked => 0,
-            Blocks::Last => self.layers.layers.len() - 1,
+            Blocks::Last => layers.len() - 1,
         };
-        for (l, layer) in self.layers.layers.iter().enumerate().skip(first) {
+        for (l, layer) in layers.iter().enumerate().skip(first) {
             let key = key.map(|key| key.fold_in("layer").fold_in_index(l as u64));
             x = self.pre_norm_layer(layer, &x, offsets, key)?;
             trace::record(|| format!("sequence.layer.{l}"), &x);
@@ -323,25 +368,22 @@ impl Masr {
 
     fn pre_norm_layer(
         &self,
-        layer: &Layer,
+        layer: &PreNormLayer,
         x: &Tensor,
         offsets: &PackedOffsets,
         key: Option<RngKey>,
     ) -> Result<Tensor> {
         let TransformerConfig { width: d, heads, max_sequence_length: n, .. } = self.transformer;
-        let map = |x: &Tensor, map: &Linear| linear(x, &map.weight, &map.bias);
-        let norm = |x: &Tensor, norm: &Norm| layer_norm(x, &norm.weight, &norm.bias);
-        let normed = norm(x, &layer.attention_norm)?;
-        let key_value = Tensor::cat(&[map(&normed, &layer.key)?, map(&normed, &layer.value)?], 1)?;
+        let normed = layer.attention_norm.of(x)?;
+        let key_value = Tensor::cat(&[layer.key.of(&normed)?, layer.value.of(&normed)?], 1)?;
         let sizes = SourceSizes { sources: vec![d], width: d, heads, positions: n, fusion: ScoreFusion::Sum };
         let scope = SourceScope { real: None, last_only: false, bidirectional: true };
         let weights = self.drop(key, "weights");
-        let attended =
-            source_attention(&map(&normed, &layer.query)?, &key_value, None, &sizes, offsets, scope, weights)?;
-        let x = (x + dropout(&map(&attended, &layer.output)?, self.drop(key, "attention"))?)?;
-        let hidden = gelu(&map(&norm(&x, &layer.feed_forward_norm)?, &layer.up)?)?;
+        let attended = source_attention(&layer.query.of(&normed)?, &key_value, None, &sizes, offsets, scope, weights)?;
+        let x = (x + dropout(&layer.output.of(&attended)?, self.drop(key, "attention"))?)?;
+        let hidden = gelu(&layer.up.of(&layer.feed_forward_norm.of(&x)?)?)?;
         let hidden = dropout(&hidden, self.drop(key, "hidden"))?;
-        let x = (&x + dropout(&map(&hidden, &layer.down)?, self.drop(key, "feed_forward"))?)?;
+        let x = (&x + dropout(&layer.down.of(&hidden)?, self.drop(key, "feed_forward"))?)?;
         dropout(&x, self.drop(key, "block"))
     }
 
@@ -634,7 +676,7 @@ mod tests {
     fn model(config: Config) -> Masr {
         let users: [&[u32]; 4] = [&[1, 2, 3, 2], &[3, 2], &[4], &[2, 3, 1]];
         let training = TrainingSequences::new(users).into();
-        let data = Data { items: 10, training, modalities: Vec::new(), categories: None };
+        let data = Data { items: 10, training, modalities: Vec::new(), categories: None, device: crate::Device::Cpu };
         let transformer = TransformerConfig { width: 4, layers: 1, heads: 2, ..TransformerConfig::default() };
         Masr::new(config, transformer, &data, RngKey::new(3)).unwrap()
     }
@@ -686,7 +728,7 @@ mod tests {
         let loss = model.loss(&model.phases[0], &batch, &step).unwrap();
         assert!(loss.to_scalar::<f32>().unwrap().abs() < f32::MIN_POSITIVE);
         let gradients = loss.backward().unwrap();
-        assert!(model.parameters().iter().all(|(_, var)| gradients.get(var.as_tensor()).is_none()));
+        assert!(model.parameters().gradients(&gradients).unwrap().is_empty());
         model.after_step(&model.phases[0], &batch, &step).unwrap();
         assert!(model.banks.tail().unwrap().items.is_empty());
     }

@@ -24,7 +24,8 @@ pub static RECIPE: Recipe = Recipe {
     check,
     phases: |settings| Ok(phases(&settings.own()?)),
     build: |settings, data, key| {
-        Ok(Box::new(Mp4sr::new(settings.own()?, settings.transformer()?, data.modalities, key)?))
+        let (config, transformer) = (settings.own()?, settings.transformer()?);
+        Ok(Box::new(Mp4sr::new(config, transformer, data.modalities, &data.device, key)?))
     },
 };
 

@@ -14,7 +14,7 @@ mod pretraining;
 
 pub use config::{Config, Logits, PoolingRows, Projection, RECIPE, SequenceDropout};
 
-use candle_core::{Tensor, Var};
+use candle_core::{Device, Tensor, Var};
 use mp4sr_ops::{Dropout, Error, GatherIndex, MixtureSizes, Result, RngKey, Rows, gather};
 
 use crate::interface::PRETRAIN;
@@ -67,9 +67,15 @@ struct Encoding<'a> {
 
 impl Mp4sr {
     /// A fresh model whose start is a function of `key`.
-    pub fn new(config: Config, transformer: TransformerConfig, modalities: Vec<Modality>, key: RngKey) -> Result<Self> {
+    pub fn new(
+        config: Config,
+        transformer: TransformerConfig,
+        modalities: Vec<Modality>,
+        device: &Device,
+        key: RngKey,
+    ) -> Result<Self> {
         let key = key.fold_in("initial");
-        let mut parameters = Parameters::default();
+        let mut parameters = Parameters::new(device);
         let width = transformer.width;
         let items = modalities.first().map_or(0, |m| m.features.count());
         if items == 0 || modalities.iter().any(|m| m.features.count() != items) {
@@ -156,7 +162,7 @@ impl Mp4sr {
             encoder.trace(&own, &modality.name)?;
             rows.push(own);
             ws.push(encoder.pooling_vector()?);
-            packed.push(encoder.packed()?);
+            packed.push(encoder.packed());
         }
         let (w, packed) = (Tensor::cat(&ws, 0)?, Tensor::cat(&packed, 0)?);
         let (w, packed) = if learns { (w, packed) } else { (w.detach(), packed.detach()) };

@@ -1,12 +1,13 @@
 //! Pre-training: NIP and CMCL over mixed sequences (paper, equations 7 to 10; specification, sections 4 and 5).
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
-use mp4sr_ops::{Error, GatherIndex, Result, RngKey, candidates, linear, normalize};
+use mp4sr_ops::{Contrast, Error, GatherIndex, Result, RngKey, candidates, contrastive, linear, normalize};
 
 use super::config::SequenceDropout;
 use super::{Encoding, Mp4sr, Projection, TokenEmbeddings};
 use crate::augment::{mixup, sequence_dropout};
-use crate::contrastive::{Negatives, cmcl_rows, nip_rows};
 use crate::interface::PRETRAIN;
 use crate::{Batch, Query, Scorer, trace};
 
@@ -44,8 +45,12 @@ impl Mp4sr {
 
     fn contrastive_loss(&self, h: &[Tensor], z: &[Tensor], targets: &[u32]) -> Result<Tensor> {
         let (nip_weight, lambda) = (self.config.nip_weight, self.config.lambda);
-        let negatives = Negatives::new(targets, self.config.false_negatives, self.config.temperature);
-        let direction = self.config.cmcl_direction;
+        let contrast = Contrast {
+            groups: Arc::new(targets.to_vec()),
+            false_negatives: self.config.false_negatives,
+            temperature: self.config.temperature,
+            direction: self.config.cmcl_direction,
+        };
         let mut terms = Vec::new();
         let mut weigh = |kind: &str, name: &str, rows: &Tensor, weight: f64| -> Result<()> {
             let mean = rows.mean_all()?;
@@ -55,17 +60,20 @@ impl Mp4sr {
             Ok(())
         };
         for (m, modality) in self.modalities.iter().enumerate() {
-            let views = self.views(m, h)?;
-            if nip_weight > 0.0 {
-                weigh("nip", &modality.name, &nip_rows(&views, &z[m], &negatives)?, nip_weight)?;
+            let targets = Some(&z[m]).filter(|_| nip_weight > 0.0);
+            let terms = contrastive(&self.views(m, h)?, targets, lambda > 0.0, &contrast)?;
+            if let Some(nip) = terms.nip {
+                weigh("nip", &modality.name, &nip, nip_weight)?;
             }
-            if lambda > 0.0 && views.len() > 1 {
-                weigh("cmcl", &modality.name, &cmcl_rows(&views, direction, &negatives)?, lambda)?;
+            if let Some(cmcl) = terms.cmcl {
+                weigh("cmcl", &modality.name, &cmcl, lambda)?;
             }
         }
         if lambda > 0.0 && self.config.projection == Projection::Off && h.len() > 1 {
             let views = h.iter().map(normalize).collect::<Result<Vec<_>>>()?;
-            weigh("cmcl", "all", &cmcl_rows(&views, direction, &negatives)?, lambda)?;
+            if let Some(cmcl) = contrastive(&views, None, true, &contrast)?.cmcl {
+                weigh("cmcl", "all", &cmcl, lambda)?;
+            }
         }
         match terms.len() {
             0 => Err(Error::Msg("pre-training has no loss: both its weights are 0".to_owned())),

@@ -125,7 +125,7 @@ fn train(case: &mut GoldenCase, model: &Masr) {
     } else {
         // The warm-up has the parameters of x alone.
         for (name, (values, shape)) in case.floats.iter().filter(|(name, _)| name.starts_with("param.")) {
-            model.parameters().set(name.trim_start_matches("param."), values.clone(), shape).unwrap();
+            model.parameters().set(name.trim_start_matches("param."), values, shape).unwrap();
         }
     }
     let lengths: Vec<usize> = case.int("in.lengths").iter().map(|&length| length as usize).collect();

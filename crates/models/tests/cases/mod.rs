@@ -17,7 +17,7 @@ use candle_core::{DType, Device, Tensor};
 use mp4sr_models::{Batch, Categories, Data, Modality, Model, Query, Ragged, TrainingSequences};
 use mp4sr_ops::PackedOffsets;
 
-use crate::common::{GoldenCase, flat};
+use crate::common::{GoldenCase, device, flat};
 use crate::{compare_ranks, cut, numbers, ranks};
 
 /// The features that the case has, in the order of its modalities.
@@ -40,7 +40,7 @@ pub fn data(case: &GoldenCase) -> Data {
         ids: numbers(case, "in.categories.values"),
     });
     let training = TrainingSequences::new(std::iter::empty()).into();
-    Data { items: case.size("items"), training, modalities: modalities(case), categories }
+    Data { items: case.size("items"), training, modalities: modalities(case), categories, device: device() }
 }
 
 /// The case's items with their features and the training events of its users.

@@ -2,7 +2,7 @@ use mp4sr_models::{Buffer, Model, RngKey, Sine, trace};
 use mp4sr_ops::PackedOffsets;
 
 use super::{batch, compare_numbers, compare_same_shape, compare_scores, compare_tokens, swapped};
-use crate::common::GoldenCase;
+use crate::common::{GoldenCase, device};
 use crate::set_all;
 
 pub fn compare(case: &mut GoldenCase) {
@@ -17,7 +17,7 @@ pub fn compare(case: &mut GoldenCase) {
         "padding": case.switch("padding"),
     });
     let config = serde_json::from_value(config).unwrap();
-    let model = Sine::new(config, case.size("items"), RngKey::new(1)).unwrap();
+    let model = Sine::new(config, case.size("items"), &device(), RngKey::new(1)).unwrap();
     set_all(case, &model);
     if let Some(buffers) = model.buffers() {
         let (padding, shape) = case.floats["in.padding"].clone();

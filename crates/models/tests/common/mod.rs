@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Device, Tensor};
 use mp4sr_models::Parameters;
-use mp4sr_ops::{Adam, PackedOffsets};
+use mp4sr_ops::{Adam, ComputeDevice, PackedOffsets};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -72,7 +72,7 @@ impl GoldenCase {
 
     pub fn tensor(&self, name: &str) -> Tensor {
         let (values, shape) = self.floats.get(name).unwrap_or_else(|| panic!("{name} is missing"));
-        Tensor::from_vec(values.clone(), shape.as_slice(), &Device::Cpu).unwrap()
+        Tensor::from_vec(values.clone(), shape.as_slice(), &device()).unwrap()
     }
 
     pub fn has(&self, name: &str) -> bool {
@@ -123,11 +123,12 @@ impl GoldenCase {
     pub fn compare_training(&mut self, parameters: &Parameters, loss: &Tensor) {
         self.compare_tensor("out.loss", loss);
         let gradients = loss.backward().unwrap();
+        let named: BTreeMap<&str, Tensor> = parameters.gradients(&gradients).unwrap().into_iter().collect();
         let names: Vec<String> =
             self.floats.keys().filter_map(|k| k.strip_prefix("param.")).map(str::to_owned).collect();
         let (without, zero) = (self.names("without_grad"), self.names("zero_grad"));
         for name in names {
-            let gradient = parameters.get(&name).and_then(|var| gradients.get(var.as_tensor()));
+            let gradient = named.get(name.as_str());
             let key = format!("grad.{name}");
             assert!(!without.contains(&name) || gradient.is_none(), "{name} must have no gradient");
             match gradient {
@@ -155,14 +156,16 @@ impl GoldenCase {
             }
             None => (0.0, 0.0, 1.0),
         };
-        let vars: Vec<&Var> = parameters.iter().map(|(_, var)| var).collect();
-        let norm = Adam::new(vars.clone(), rate, decay, clip).step(vars, &gradients).unwrap();
+        let vars = parameters.variables(|_| true).unwrap();
+        let mut adam = Adam::new(&vars, rate, decay, clip).unwrap();
+        let pending = adam.step(&vars, &gradients, loss).unwrap();
+        let norm = adam.finish(&pending).unwrap().norm;
         self.compare("out.grad_norm", &[norm as f32], |_| true);
         if self.meta.get("adam").is_some() {
             let names: Vec<String> =
                 self.floats.keys().filter_map(|k| k.strip_prefix("adam.")).map(str::to_owned).collect();
             for name in names {
-                self.compare_tensor(&format!("adam.{name}"), parameters.get(&name).unwrap());
+                self.compare_tensor(&format!("adam.{name}"), &parameters.get(&name).unwrap());
             }
         }
     }
@@ -175,6 +178,12 @@ impl GoldenCase {
         assert!(missed.is_empty(), "{name}: never compared: {missed:?}");
         format!("{name}: compared {} tensors, largest error {:.1e}", self.compared.len(), self.largest)
     }
+}
+
+/// Where models are tested: `MP4SR_TEST_DEVICE` names a card, otherwise it is the CPU.
+pub fn device() -> Device {
+    let name = std::env::var("MP4SR_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+    name.parse::<ComputeDevice>().unwrap().open().unwrap()
 }
 
 /// All values of a tensor.

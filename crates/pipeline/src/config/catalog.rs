@@ -176,6 +176,7 @@ impl ModelCatalog {
                 "model": self.model_settings(config, phase),
                 "seed": config.run.seed,
                 "evaluate": { "seen_items": config.evaluate.seen_items },
+                "train": config.train,
             })
         };
         self.stage_settings(config, values)

@@ -20,7 +20,7 @@ pub use model::{Modality, Model};
 pub use renamed::RenamedKey;
 pub use results::{Recommend, Report};
 pub use run::Run;
-pub use training::{Finetune, PhaseSettings, Pretrain, PretrainItems};
+pub use training::{Finetune, PhaseSettings, Precision, Pretrain, PretrainItems, Train};
 
 use std::path::Path;
 
@@ -52,6 +52,8 @@ pub struct Config {
     pub extract: Extract,
     /// The recommender.
     pub model: Model,
+    /// Training, in either phase.
+    pub train: Train,
     /// Pre-training.
     pub pretrain: Pretrain,
     /// Fine-tuning.
@@ -199,6 +201,15 @@ impl Config {
         let is_run = from.split_once('/').is_some_and(|(dataset, run)| is_name(dataset) && is_name(run));
         if !from.is_empty() && !is_run {
             return fail("pretrain.from", format!("{from:?}"), "`<dataset>/<run>`");
+        }
+        let device = &self.run.device;
+        let is_card = device.strip_prefix("cuda:").is_some_and(|card| card.parse::<u16>().is_ok());
+        if device != "cpu" && !is_card {
+            return fail("run.device", format!("{device:?}"), "\"cpu\", or \"cuda:0\" with a card's number");
+        }
+        if device == "cpu" && self.train.precision != Precision::F32 {
+            let precision = format!("{:?} on the CPU", self.train.precision).to_lowercase();
+            return fail("train.precision", precision, "\"f32\", or a card in `run.device`");
         }
         if let Some(zero) = self.evaluate.short_histories.iter().find(|&&events| events == 0) {
             return fail("evaluate.short_histories", zero.to_string(), "numbers from 1");

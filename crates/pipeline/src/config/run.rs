@@ -15,10 +15,19 @@ pub struct Run {
     /// seconds have passed.
     #[schemars(range(min = 0.0, max = 86400.0))]
     pub save_seconds: f64,
+    /// Where training, evaluation, recommendation and extraction compute: `cpu`, or `cuda:0` for the first NVIDIA card, which needs
+    /// a program that was built with `make build CUDA=1`.
+    pub device: String,
 }
 
 impl Default for Run {
     fn default() -> Self {
-        Self { name: "mp4sr".to_owned(), seed: 2020, preset: "default".to_owned(), save_seconds: 60.0 }
+        Self {
+            name: "mp4sr".to_owned(),
+            seed: 2020,
+            preset: "default".to_owned(),
+            save_seconds: 60.0,
+            device: "cpu".to_owned(),
+        }
     }
 }

@@ -12,6 +12,27 @@ pub enum PretrainItems {
     Warm,
 }
 
+/// What the large products of training are computed from and in. Parameters, Adam, LayerNorm and softmax stay f32.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// f32.
+    #[default]
+    F32,
+    /// f32 that the card rounds to 10 bits of mantissa; sums are f32. On a card only.
+    Tf32,
+    /// bf16; sums are f32. On a card only.
+    Bf16,
+}
+
+/// `[train]`: what both phases share.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Train {
+    /// The precision of the large products. Evaluation and recommendation compute in f32.
+    pub precision: Precision,
+}
+
 /// How long a phase trains, in which steps, and how the optimiser takes them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PhaseSettings {

@@ -1,0 +1,107 @@
+//! An epoch of fine-tuning through the stage's own loop: batches, steps, validation.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use mp4sr_artifact::{EpochLine, Sequences, StageSettings, files, hash_ids, read_log};
+use mp4sr_evaluate::RankOptions;
+use mp4sr_models::mp4sr::{Config, Projection};
+use mp4sr_models::{ComputeDevice, Model, Mp4sr, RngKey, TransformerConfig};
+use mp4sr_pipeline::config::PhaseSettings;
+use mp4sr_train::{TrainSettings, Training};
+use serde_json::json;
+
+use crate::step::Precision;
+use crate::workload::{Sizes, Workload};
+
+/// How much is trained on; the defaults have the size of Amazon's Office data set.
+#[derive(Clone, Debug, clap::Args)]
+pub struct EpochArgs {
+    #[command(flatten)]
+    pub sizes: Sizes,
+    /// Users, whose sequences give a sample for each prefix.
+    #[arg(long, default_value_t = 54_000)]
+    pub users: usize,
+    /// Where it is computed.
+    #[arg(long, default_value = "cpu")]
+    pub device: ComputeDevice,
+    /// Of its large products.
+    #[arg(long, value_enum, default_value = "f32")]
+    pub precision: Precision,
+    /// Epochs.
+    #[arg(long, default_value_t = 3)]
+    pub epochs: usize,
+}
+
+/// Sequences of popular and rare items with lengths from a geometric distribution.
+fn sequences(sizes: &Sizes, users: usize) -> Sequences {
+    let key = RngKey::new(sizes.seed).fold_in("sequences");
+    let (mut offsets, mut items) = (vec![0], Vec::new());
+    for user in 0..users as u64 {
+        let u = key.fold_in("lengths").uniform(user);
+        let length = ((1.0 - u).ln() / (1.0 - 1.0 / sizes.mean_len).ln()).ceil().max(1.0) as usize + 2;
+        let item = |at: usize| 1 + (sizes.items as f64 * key.uniform((user << 20) + at as u64).powf(2.2)) as u32;
+        items.extend((0..length.min(sizes.max_len + 2)).map(item));
+        offsets.push(items.len() as i64);
+    }
+    let ids: Vec<String> = (1..=sizes.items).map(|item| item.to_string()).collect();
+    Sequences {
+        offsets,
+        times: (0..items.len() as i64).collect(),
+        items,
+        item_hash: hash_ids(ids.iter().map(String::as_str)),
+        item_count: sizes.items,
+        user_hash: None,
+    }
+}
+
+/// Trains and describes the epochs as one JSON object.
+pub fn run(args: &EpochArgs) -> anyhow::Result<serde_json::Value> {
+    mp4sr_ops::set_precision(args.precision.into());
+    let Workload { modalities, .. } = Workload::draw(&args.sizes, false)?;
+    let sequences = sequences(&args.sizes, args.users);
+    let config = Config { projection: Projection::Off, ..Config::default() };
+    let transformer = TransformerConfig { max_sequence_length: args.sizes.max_len, ..TransformerConfig::default() };
+    let key = RngKey::new(args.sizes.seed);
+    let model = Mp4sr::new(config, transformer, modalities, &args.device.open()?, key)?;
+    let folder = std::env::temp_dir().join(format!("mp4sr-bench-{}", std::process::id()));
+    let phase = *model.phases().last().context("the model has no phase")?;
+    let training = Training {
+        model: &model,
+        phase,
+        sequences: &sequences,
+        settings: TrainSettings {
+            phase: PhaseSettings {
+                epochs: args.epochs,
+                patience: args.epochs,
+                batch: args.sizes.batch,
+                learning_rate: 1e-3,
+                weight_decay: 1e-4,
+                clip_norm: 5.0,
+            },
+            k: vec![20],
+            rank_options: RankOptions { batch: 1024, remove_seen: false, history: None },
+            warm_items: false,
+            log_test_loss: false,
+            seed: 1,
+            save_every: Duration::from_secs(3600),
+        },
+        state_path: folder.join("state.safetensors"),
+        log_path: folder.join("metrics.jsonl"),
+        identity: &StageSettings::of(json!({})),
+        inputs: BTreeMap::new(),
+    };
+    let samples = training.sample_count() / args.epochs;
+    training.run(|_| {}, |_| {})?;
+    let lines = read_log::<EpochLine>(&training.log_path, "run it again")?;
+    files::remove_if_present(&training.state_path)?;
+    files::remove_if_present(&training.log_path)?;
+    let rounded = |seconds: f64| (seconds * 100.0).round() / 100.0;
+    let epochs: Vec<[f64; 2]> = lines.iter().map(|line| [rounded(line.seconds.0), rounded(line.seconds.1)]).collect();
+    Ok(json!({
+        "bench": "epoch", "device": args.device.to_string(), "precision": format!("{:?}", args.precision).to_lowercase(),
+        "items": args.sizes.items, "users": args.users, "samples": samples, "batch": args.sizes.batch,
+        "threads": crate::threads(), "training_and_validation_s": epochs, "peak_mib": crate::peak_mib(),
+    }))
+}

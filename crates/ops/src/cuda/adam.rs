@@ -1,0 +1,134 @@
+//! Adam on the card: all parameters in one launch, and nothing waits for the card until somebody asks for the norm.
+
+use candle_core::cuda_backend::cudarc::driver::CudaSlice;
+use candle_core::{Result, Storage, Tensor, bail};
+
+use super::card::{Address, Card, Floats, Grid, address, arguments};
+use super::with_views;
+use crate::adam::{Rates, Update};
+
+/// Values of a piece: a block of threads goes through one.
+const PIECE: usize = 1 << 13;
+
+/// Words of 32 bits that describe a piece to the kernels.
+const WORDS: usize = 12;
+
+/// The moments of all parameters, and whether a step was not finite.
+pub(crate) struct Moments {
+    card: Card,
+    first: Vec<Floats>,
+    second: Vec<Floats>,
+    stopped: CudaSlice<u32>,
+}
+
+/// The joint norm of the gradients of a step, and its loss, while they may still be on their way.
+pub(crate) struct Outcome {
+    card: Card,
+    values: CudaSlice<f64>,
+}
+
+impl Outcome {
+    /// Waits for them: the norm, the loss, and 1 where the step was taken.
+    pub fn wait(&self) -> Result<[f64; 3]> {
+        let values = self.card.device().clone_dtoh(&self.values)?;
+        Ok([values[0], values[1], values[2]])
+    }
+}
+
+/// A parameter of a step: its number, its values, its gradient, and the rates that its steps have reached.
+pub(crate) struct Stepping<'a> {
+    pub at: usize,
+    pub parameter: &'a Tensor,
+    pub gradient: Tensor,
+    pub update: Update,
+}
+
+impl std::fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a step on a card")
+    }
+}
+
+impl std::fmt::Debug for Moments {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "moments of {} parameters on a card", self.first.len())
+    }
+}
+
+impl Clone for Moments {
+    fn clone(&self) -> Self {
+        Self {
+            card: self.card.clone(),
+            first: self.first.clone(),
+            second: self.second.clone(),
+            stopped: self.stopped.clone(),
+        }
+    }
+}
+
+impl Moments {
+    /// Of stored moments, on the device of `like`.
+    pub fn new(like: &Tensor, first: &[Vec<f32>], second: &[Vec<f32>]) -> Result<Self> {
+        let (storage, _) = like.storage_and_layout();
+        let Storage::Cuda(storage) = &*storage else { bail!("adam: the parameters are not on a card") };
+        let card = Card::of(candle_core::backend::BackendStorage::device(storage))?;
+        let upload = |moments: &[Vec<f32>]| moments.iter().map(|m| card.upload(m)).collect::<Result<Vec<_>>>();
+        let (first, second, stopped) = (upload(first)?, upload(second)?, card.zeros::<u32>(1)?);
+        Ok(Self { card, first, second, stopped })
+    }
+
+    /// Other moments on the same card.
+    pub fn replaced(&self, first: &[Vec<f32>], second: &[Vec<f32>]) -> Result<Self> {
+        let upload = |moments: &[Vec<f32>]| moments.iter().map(|m| self.card.upload(m)).collect::<Result<Vec<_>>>();
+        let (first, second, stopped) = (upload(first)?, upload(second)?, self.card.zeros::<u32>(1)?);
+        Ok(Self { card: self.card.clone(), first, second, stopped })
+    }
+
+    /// First and second moments, of `lengths` values each.
+    pub fn values(&self, lengths: &[usize]) -> Result<[Vec<Vec<f32>>; 2]> {
+        let download = |moments: &[Floats]| {
+            let pairs = moments.iter().zip(lengths);
+            pairs
+                .map(|(values, &length)| {
+                    let mut values = self.card.device().clone_dtoh(values)?;
+                    values.truncate(length);
+                    Ok(values)
+                })
+                .collect::<Result<Vec<_>>>()
+        };
+        Ok([download(&self.first)?, download(&self.second)?])
+    }
+
+    /// One step, unless the loss or the norm is not finite, in this step or an earlier one.
+    pub fn step(&self, parameters: &[Stepping<'_>], loss: &Tensor, rates: Rates) -> Result<Outcome> {
+        let mut pieces: Vec<u32> = Vec::new();
+        for Stepping { at, parameter, gradient, update } in parameters {
+            with_views([*parameter, gradient], |_, [value, gradient]| {
+                let count: usize = value.dims.iter().product();
+                let moments = [address(&self.first[*at]), address(&self.second[*at])];
+                for start in (0..count).step_by(PIECE) {
+                    let here = |at: Address| at.plus(start).words();
+                    let length = PIECE.min(count - start) as u64;
+                    pieces.extend([value.at, moments[0], moments[1], gradient.at].map(here).concat());
+                    pieces.extend([length as u32, (length >> 32) as u32]);
+                    pieces.extend([update.step_size.to_bits(), update.second_root.to_bits()]);
+                }
+                Ok(())
+            })?;
+        }
+        let count = pieces.len() / WORDS;
+        let table = self.card.upload(&pieces)?;
+        let squares = self.card.take::<f64>(count)?;
+        let values = self.card.take::<f64>(3)?;
+        let grid = Grid::blocks(count, 1);
+        self.card.launch("piece_squares", grid, arguments![&squares, &table])?;
+        with_views([loss], |card, [loss]| {
+            let arguments = arguments![&values, &self.stopped, &squares, count, loss.at];
+            card.launch("joint_norm", Grid::blocks(1, 1), arguments)
+        })?;
+        let Rates { clip_norm, decay, fresh_1, fresh_2 } = rates;
+        let arguments = arguments![&table, &values, &self.stopped, clip_norm, decay, fresh_1, fresh_2];
+        self.card.launch("adam", grid, arguments)?;
+        Ok(Outcome { card: self.card.clone(), values })
+    }
+}

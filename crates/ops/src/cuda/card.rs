@@ -1,0 +1,493 @@
+//! A card: its memory, its kernels, and products by cuBLAS.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use candle_core::cuda_backend::cudarc::cublas::{result::gemm_ex, sys as blas};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaContext, CudaFunction, CudaModule, CudaSlice, DevicePtr, DeviceRepr, PinnedHostSlice, ValidAsZeroBits, result,
+    sys,
+};
+use candle_core::cuda_backend::{CudaDevice, DeviceId, WrapErr, cudarc::nvrtc::Ptx};
+use candle_core::{Error, Result, bail};
+use half::bf16;
+
+use crate::{Dropout, Precision};
+
+/// What [`build.rs`](../../build.rs) compiled.
+static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
+
+/// Host memory that uploads go through.
+const STAGING: usize = 64 << 20;
+
+/// Lengths of sums for which f32 products on tf32 units pay: shorter ones wait for memory, and in longer ones the units' rounding
+/// of the running sum adds up.
+const SPLIT: std::ops::RangeInclusive<usize> = 256..=2048;
+
+/// Multiplications from which splitting the factors pays.
+const LARGE: usize = 1 << 30;
+
+/// Shared memory that every kernel has without asking.
+const SHARED: usize = 48 << 10;
+
+/// Warps of a block, as the kernels assume.
+pub(crate) const WARPS: usize = 8;
+
+/// Blocks of kernels that loop over rows and leave a partial sum each: one number for all cards, so that sums do not depend on
+/// the card's size.
+pub(crate) const BLOCKS: usize = 512;
+
+/// Values on the card.
+pub(crate) type Floats = CudaSlice<f32>;
+
+/// The kernels that a device has loaded.
+struct Loaded {
+    module: Arc<CudaModule>,
+    functions: Mutex<HashMap<String, CudaFunction>>,
+    staging: Mutex<Staging>,
+    /// Shared memory that a block may ask for.
+    shared: usize,
+    /// Whether products may be computed from tf32.
+    has_tf32: bool,
+}
+
+/// Page-locked memory that the card reads while the host goes on: out of other memory, a copy waits for all work before it.
+struct Staging {
+    memory: PinnedHostSlice<u8>,
+    /// Bytes in use since the card was last waited for.
+    used: usize,
+}
+
+impl Staging {
+    #[allow(unsafe_code, reason = "the memory is written before it is read")]
+    fn new(context: &Arc<CudaContext>) -> Result<Self> {
+        Ok(Self { memory: unsafe { context.alloc_pinned(STAGING) }.w()?, used: 0 })
+    }
+}
+
+static LOADED: LazyLock<Mutex<HashMap<DeviceId, Arc<Loaded>>>> = LazyLock::new(Mutex::default);
+
+/// A device with its kernels.
+#[derive(Clone)]
+pub(crate) struct Card {
+    device: CudaDevice,
+    loaded: Arc<Loaded>,
+}
+
+/// An address on the card.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Address(u64);
+
+impl Address {
+    /// No memory: an argument that a kernel does without.
+    pub const NONE: Self = Self(0);
+
+    /// As two words.
+    pub fn words(self) -> [u32; 2] {
+        [self.0 as u32, (self.0 >> 32) as u32]
+    }
+
+    /// `count` values of f32 further.
+    pub fn plus(self, count: usize) -> Self {
+        Self(self.0 + 4 * count as u64)
+    }
+}
+
+/// Where a slice lies. It is valid as long as work that was launched before the slice is dropped needs it: memory is given
+/// back in the order of the stream.
+pub(crate) fn address<T>(slice: &CudaSlice<T>) -> Address {
+    Address(slice.device_ptr(slice.stream()).0)
+}
+
+/// An argument of a kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct Argument([u64; 2]);
+
+impl From<Address> for Argument {
+    fn from(address: Address) -> Self {
+        Self([address.0, 0])
+    }
+}
+
+impl<T> From<&CudaSlice<T>> for Argument {
+    fn from(slice: &CudaSlice<T>) -> Self {
+        address(slice).into()
+    }
+}
+
+impl From<u32> for Argument {
+    fn from(value: u32) -> Self {
+        Self([value.into(), 0])
+    }
+}
+
+impl From<bool> for Argument {
+    fn from(value: bool) -> Self {
+        Self([value.into(), 0])
+    }
+}
+
+/// For parameters of 32 and of 64 bits: a kernel reads as many bytes as its parameter has.
+impl From<usize> for Argument {
+    fn from(value: usize) -> Self {
+        Self([value as u64, 0])
+    }
+}
+
+impl From<f32> for Argument {
+    fn from(value: f32) -> Self {
+        Self([value.to_bits().into(), 0])
+    }
+}
+
+impl From<f64> for Argument {
+    fn from(value: f64) -> Self {
+        Self([value.to_bits(), 0])
+    }
+}
+
+impl From<Dropout> for Argument {
+    fn from(dropout: Dropout) -> Self {
+        let (threshold, scale, [key_0, key_1]) = dropout.parts();
+        let pair = |low: u32, high: u32| u64::from(low) | u64::from(high) << 32;
+        Self([pair(threshold, scale.to_bits()), pair(key_0, key_1)])
+    }
+}
+
+/// Blocks and threads of a launch.
+#[derive(Clone, Copy)]
+pub(crate) struct Grid {
+    pub blocks: (usize, usize),
+    pub threads: (usize, usize),
+    /// Bytes of shared memory.
+    pub shared: usize,
+}
+
+impl Grid {
+    /// Blocks of eight warps.
+    pub fn blocks(x: usize, y: usize) -> Self {
+        Self { blocks: (x, y), threads: (32 * WARPS, 1), shared: 0 }
+    }
+
+    /// A warp for each of `count` rows.
+    pub fn warps(count: usize) -> Self {
+        Self::blocks(count.div_ceil(WARPS), 1)
+    }
+
+    /// A thread for each of `count` values.
+    pub fn threads(count: usize) -> Self {
+        Self::blocks(count.div_ceil(32 * WARPS), 1)
+    }
+
+    pub fn shared(self, bytes: usize) -> Self {
+        Self { shared: bytes, ..self }
+    }
+}
+
+macro_rules! arguments {
+    ($($argument:expr),* $(,)?) => { &mut [$($crate::cuda::card::Argument::from($argument)),*] };
+}
+pub(crate) use arguments;
+
+/// A factor of a product.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix {
+    at: Address,
+    rows: usize,
+    columns: usize,
+    /// Values from one row to the next.
+    stride: usize,
+    transposed: bool,
+    half: bool,
+}
+
+impl Matrix {
+    /// Rows of f32 one after the other.
+    pub fn new(at: Address, rows: usize, columns: usize) -> Self {
+        Self { at, rows, columns, stride: columns, transposed: false, half: false }
+    }
+
+    /// The first columns of longer rows.
+    fn strided(self, stride: usize) -> Self {
+        Self { stride, ..self }
+    }
+
+    /// Its transpose.
+    pub fn t(self) -> Self {
+        Self { transposed: !self.transposed, ..self }
+    }
+
+    /// The same with rows of bf16, which another buffer has.
+    fn of_halves(self, halves: &CudaSlice<bf16>) -> Self {
+        Self { at: address(halves), half: true, ..self }
+    }
+
+    fn shape(self) -> (usize, usize) {
+        if self.transposed { (self.columns, self.rows) } else { (self.rows, self.columns) }
+    }
+}
+
+/// Values that are read by products alone: of f32, or of bf16 where products are.
+pub(crate) enum Factor {
+    Single(Floats),
+    Half(CudaSlice<bf16>),
+}
+
+impl Factor {
+    /// As a matrix of rows one after the other.
+    pub fn matrix(&self, rows: usize, columns: usize) -> Matrix {
+        match self {
+            Self::Single(values) => Matrix::new(address(values), rows, columns),
+            Self::Half(values) => {
+                Matrix { at: address(values), rows, columns, stride: columns, transposed: false, half: true }
+            }
+        }
+    }
+
+    /// What kernels of its type end in.
+    pub fn suffix(&self) -> &'static str {
+        match self {
+            Self::Single(_) => "f32",
+            Self::Half(_) => "bf16",
+        }
+    }
+
+    pub fn at(&self) -> Address {
+        match self {
+            Self::Single(values) => address(values),
+            Self::Half(values) => address(values),
+        }
+    }
+}
+
+impl Card {
+    /// The card of a device; its kernels are loaded once.
+    pub fn of(device: &CudaDevice) -> Result<Self> {
+        let mut all = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = all.get(&device.id()) {
+            return Ok(Self { device: device.clone(), loaded: loaded.clone() });
+        }
+        let context = device.cuda_stream().context().clone();
+        let module = context.load_module(Ptx::from_binary(KERNELS.to_vec())).w()?;
+        let limit = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let shared = context.attribute(limit).w()? as usize;
+        let staging = Mutex::new(Staging::new(&context)?);
+        let has_tf32 = context.compute_capability().w()?.0 >= 8;
+        let loaded = Arc::new(Loaded { module, functions: Mutex::default(), staging, shared, has_tf32 });
+        all.insert(device.id(), loaded.clone());
+        Ok(Self { device: device.clone(), loaded })
+    }
+
+    pub fn device(&self) -> &CudaDevice {
+        &self.device
+    }
+
+    /// Shared memory that a block may ask for, in bytes.
+    pub fn shared(&self) -> usize {
+        self.loaded.shared
+    }
+
+    /// Memory with whatever was in it.
+    #[allow(unsafe_code, reason = "every kernel that is given fresh memory writes all of it")]
+    pub fn take<T: DeviceRepr>(&self, count: usize) -> Result<CudaSlice<T>> {
+        unsafe { self.device.alloc::<T>(count.max(1)) }
+    }
+
+    pub fn zeros<T: DeviceRepr + ValidAsZeroBits>(&self, count: usize) -> Result<CudaSlice<T>> {
+        self.device.alloc_zeros::<T>(count.max(1))
+    }
+
+    /// Memory for a factor of products of the given precision.
+    pub fn factor(&self, count: usize, precision: Precision) -> Result<Factor> {
+        Ok(if precision == Precision::Bf16 {
+            Factor::Half(self.take(count)?)
+        } else {
+            Factor::Single(self.take(count)?)
+        })
+    }
+
+    /// A copy of values that the host may change or drop at once.
+    #[allow(unsafe_code, reason = "the bytes are within the staging memory, and no copy out of them is under way")]
+    pub fn upload<T: DeviceRepr + 'static>(&self, values: &[T]) -> Result<CudaSlice<T>> {
+        if values.is_empty() {
+            return self.take(1);
+        }
+        let bytes = size_of_val(values);
+        if bytes > STAGING / 4 {
+            return self.device.clone_htod(values);
+        }
+        let to = self.take::<T>(values.len())?;
+        let stream = self.device.cuda_stream();
+        let mut staging = self.loaded.staging.lock().unwrap_or_else(PoisonError::into_inner);
+        if staging.used + bytes > STAGING {
+            stream.synchronize().w()?;
+            staging.used = 0;
+        }
+        let start = staging.used;
+        staging.used = (start + bytes).next_multiple_of(256);
+        let from = staging.memory.as_mut_ptr().w()?;
+        unsafe {
+            let from = from.add(start);
+            from.copy_from_nonoverlapping(values.as_ptr().cast(), bytes);
+            let staged = std::slice::from_raw_parts(from.cast_const(), bytes);
+            result::memcpy_htod_async(address(&to).0, staged, stream.cu_stream()).w()?;
+        }
+        Ok(to)
+    }
+
+    fn function(&self, name: &str, shared: usize) -> Result<CudaFunction> {
+        let mut functions = self.loaded.functions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(function) = functions.get(name) {
+            return Ok(function.clone());
+        }
+        let function = self.loaded.module.load_function(name).w()?;
+        if shared > 0 {
+            let limit = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            let own = function.shared_size_bytes().w()?;
+            function.set_attribute(limit, self.loaded.shared as i32 - own).w()?;
+        }
+        functions.insert(name.to_owned(), function.clone());
+        Ok(function)
+    }
+
+    /// Launches a kernel. The arguments must be those that it takes, in its order, and each must have the memory that it reads
+    /// or writes.
+    #[allow(unsafe_code, reason = "a launch is unsafe; the twins compare every kernel with candle's operations")]
+    pub fn launch(&self, name: &str, grid: Grid, arguments: &mut [Argument]) -> Result<()> {
+        let (x, y) = grid.blocks;
+        if x == 0 || y == 0 {
+            return Ok(());
+        }
+        if x > i32::MAX as usize || y > usize::from(u16::MAX) || grid.shared > self.loaded.shared.max(SHARED) {
+            bail!("{name}: a grid of {x} by {y} blocks with {} bytes of shared memory does not fit", grid.shared);
+        }
+        let function = self.function(name, grid.shared)?;
+        let mut pointers: Vec<*mut c_void> = arguments.iter_mut().map(|a| a.0.as_mut_ptr().cast()).collect();
+        let threads = (grid.threads.0 as u32, grid.threads.1 as u32, 1);
+        let stream = self.device.cuda_stream();
+        stream.context().bind_to_thread().w()?;
+        let blocks = (x as u32, y as u32, 1);
+        unsafe {
+            result::launch_kernel(
+                function.cu_function(),
+                blocks,
+                threads,
+                grid.shared as u32,
+                stream.cu_stream(),
+                &mut pointers,
+            )
+        }
+        .w()
+    }
+
+    /// Rounds values to bf16.
+    pub fn halves(&self, from: Address, count: usize) -> Result<CudaSlice<bf16>> {
+        let to = self.take::<bf16>(count)?;
+        let count = count as u64;
+        let grid = Grid::threads((count as usize).div_ceil(4));
+        self.launch("to_bf16", grid, arguments![&to, from, count as usize])?;
+        Ok(to)
+    }
+
+    /// out = a b, or out += a b. `out` has rows of f32 one after the other.
+    pub fn product(&self, out: Address, a: Matrix, b: Matrix, add: bool, precision: Precision) -> Result<()> {
+        if precision == Precision::Bf16 && !(a.half && b.half) {
+            let rounded = |m: Matrix| if m.half { Ok(None) } else { self.halves(m.at, m.rows * m.columns).map(Some) };
+            let (halves_a, halves_b) = (rounded(a)?, rounded(b)?);
+            let a = halves_a.as_ref().map_or(a, |halves| a.of_halves(halves));
+            let b = halves_b.as_ref().map_or(b, |halves| b.of_halves(halves));
+            return self.gemm(out, a, b, add, precision);
+        }
+        let ((m, k), (_, n)) = (a.shape(), b.shape());
+        let pays = SPLIT.contains(&k) && m * n * k >= LARGE && !a.transposed;
+        if precision == Precision::F32 && pays && self.loaded.has_tf32 && a.stride == a.columns && b.stride == b.columns
+        {
+            return self.product_of_parts(out, a, b, add);
+        }
+        self.gemm(out, a, b, add, precision)
+    }
+
+    /// The same to the precision of f32 on units for tf32: each factor is the sum of two parts of 11 bits, and of their four products
+    /// the three that f32 has bits for are added up.
+    fn product_of_parts(&self, out: Address, a: Matrix, b: Matrix, add: bool) -> Result<()> {
+        let ((m, k), (_, n)) = (a.shape(), b.shape());
+        let both = self.take::<f32>(2 * m * k)?;
+        self.launch("split_left", Grid::blocks(m, 1), arguments![&both, a.at, k])?;
+        let (twice, low) = (self.take::<f32>(2 * k * n)?, self.take::<f32>(k * n)?);
+        // The second copy of the high part stands beside or below the first, where the sum over k finds it.
+        let (next, stride) = if b.transposed { (b.columns, 2 * b.columns) } else { (b.rows * b.columns, b.columns) };
+        let split = arguments![&twice, &low, b.at, b.columns, next, stride];
+        self.launch("split_right", Grid::blocks(b.rows, 1), split)?;
+        let right = |values: &Floats, times: usize| {
+            let at = address(values);
+            if b.transposed { Matrix::new(at, n, times * k).t() } else { Matrix::new(at, times * k, n) }
+        };
+        let left = address(&both);
+        let high = Matrix::new(left, m, k).strided(2 * k);
+        self.gemm(out, high, right(&low, 1), add, Precision::Tf32)?;
+        self.gemm(out, Matrix::new(left, m, 2 * k), right(&twice, 2), true, Precision::Tf32)
+    }
+
+    #[allow(unsafe_code, reason = "cuBLAS is C; the twins compare every product with candle's")]
+    fn gemm(&self, out: Address, a: Matrix, b: Matrix, add: bool, precision: Precision) -> Result<()> {
+        let ((m, k), (k_b, n)) = (a.shape(), b.shape());
+        if k != k_b || a.half != b.half {
+            bail!("a product of {:?} and {:?}", a.shape(), b.shape());
+        }
+        if m == 0 || n == 0 {
+            return Ok(());
+        }
+        let operation = |m: Matrix| {
+            if m.transposed { blas::cublasOperation_t::CUBLAS_OP_T } else { blas::cublasOperation_t::CUBLAS_OP_N }
+        };
+        let kind = |m: Matrix| if m.half { blas::cudaDataType::CUDA_R_16BF } else { blas::cudaDataType::CUDA_R_32F };
+        let compute = match precision {
+            Precision::Tf32 if !a.half => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
+            _ => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
+        };
+        let (one, beta) = (1.0f32, if add { 1.0f32 } else { 0.0 });
+        let pointer = |at: Address| at.0 as *const c_void;
+        let blas = self.device.cublas_handle();
+        // cuBLAS has columns one after the other: out^T = b^T a^T.
+        unsafe {
+            gemm_ex(
+                *blas.handle(),
+                operation(b),
+                operation(a),
+                n as i32,
+                m as i32,
+                k as i32,
+                std::ptr::from_ref(&one).cast(),
+                pointer(b.at),
+                kind(b),
+                b.stride as i32,
+                pointer(a.at),
+                kind(a),
+                a.stride as i32,
+                std::ptr::from_ref(&beta).cast(),
+                out.0 as *mut c_void,
+                blas::cudaDataType::CUDA_R_32F,
+                n as i32,
+                compute,
+                blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
+            )
+        }
+        .map_err(|error| Error::Msg(format!("cuBLAS failed on a product of [{m}, {k}] and [{k}, {n}]: {error:?}")))
+    }
+
+    /// The sum of `rows` partial results of `columns` values each, in their order.
+    pub fn sum_rows(&self, out: Address, partial: Address, rows: usize, columns: usize) -> Result<()> {
+        let grid = Grid { blocks: (columns.div_ceil(32), 1), threads: (32, 16), shared: 0 };
+        self.launch("sum_rows", grid, arguments![out, partial, rows, columns])
+    }
+
+    /// The sums of the columns of `x` `[rows, columns]`.
+    pub fn column_sums(&self, out: Address, x: Address, rows: usize, columns: usize) -> Result<()> {
+        let blocks = rows.clamp(1, BLOCKS);
+        let partial = self.take::<f32>(blocks * columns)?;
+        let grid = Grid::blocks(blocks, columns.div_ceil(32 * WARPS));
+        self.launch("column_sums", grid, arguments![&partial, x, rows, columns])?;
+        self.sum_rows(out, address(&partial), blocks, columns)
+    }
+}

@@ -1,0 +1,319 @@
+//! The item encoders of all modalities in one operator: pooling, one product for all experts and the gate, and the mixture of
+//! every use.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::cuda_backend::cudarc::driver::CudaSlice;
+use candle_core::{Result, Tensor, bail};
+
+use super::card::{Address, Card, Factor, Floats, Grid, WARPS, address, arguments};
+use super::features::CardRows;
+use super::rows::Uses;
+use super::{OnCard, View, WIDEST, apply2, lanes};
+use crate::{GatherIndex, ItemRows, MixtureSizes, Precision, plain, precision};
+
+/// The most experts: a lane of a warp has each one's gate.
+const EXPERTS: usize = 32;
+
+/// The most rows of an item, and values of a row, that a block's shared memory is asked for.
+const ROOM: usize = 12 << 10;
+
+/// Values of a row that a lane holds, of the kernels that pool an item by a warp.
+const WARP_WIDTHS: [usize; 4] = [4, 12, 16, 24];
+
+/// Blocks that go through the items whose pooling learns.
+const POOL_BLOCKS: usize = 2048;
+
+/// Blocks that go through the items of one expert.
+const EXPERT_BLOCKS: usize = 128;
+
+pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &GatherIndex) -> Result<Tensor> {
+    let longest = |rows: &ItemRows| (0..rows.features.count()).map(|i| rows.features.rows_of(i)).max().unwrap_or(0);
+    let beyond =
+        |rows: &ItemRows| rows.width > WIDEST || rows.experts > EXPERTS || longest(rows) + rows.features.width() > ROOM;
+    if modalities.iter().any(beyond) {
+        return plain::encode(modalities, w, packed, uses);
+    }
+    let (mut first_w, mut first) = (0, 0);
+    let mut encoders = Vec::new();
+    for rows in modalities {
+        if rows.features.count() != uses.items() {
+            bail!("encode: {} items, uses of {}", rows.features.count(), uses.items());
+        }
+        let sizes = rows.sizes();
+        encoders.push(Encoder { rows: rows.clone(), sizes, w: first_w, packed: first });
+        (first_w, first) = (first_w + sizes.features, first + sizes.count());
+    }
+    let width = encoders.first().map_or(0, |e| e.sizes.width);
+    if w.dims() != [first_w] || packed.dims() != [first] || encoders.iter().any(|e| e.sizes.width != width) {
+        bail!("encode: {:?} and {:?} do not fit, expected [{first_w}] and [{first}]", w.dims(), packed.dims());
+    }
+    let op = Encode {
+        encoders,
+        uses: uses.clone(),
+        precision: precision(),
+        pooling_learns: w.track_op(),
+        keeps: w.track_op() || packed.track_op(),
+        kept: Mutex::new(None),
+    };
+    apply2(op, w, packed)
+}
+
+/// One modality.
+struct Encoder {
+    rows: ItemRows,
+    sizes: MixtureSizes,
+    /// Where its parameters start in the arguments.
+    w: usize,
+    packed: usize,
+}
+
+struct Encode {
+    encoders: Vec<Encoder>,
+    uses: GatherIndex,
+    precision: Precision,
+    pooling_learns: bool,
+    keeps: bool,
+    kept: Mutex<Option<(Uses, Vec<Kept>)>>,
+}
+
+/// What backward needs of forward.
+struct Kept {
+    rows: Arc<CardRows>,
+    /// `[n, d]`.
+    pooled: Factor,
+    /// `[d, columns]`.
+    matrix: Factor,
+    /// `[n, columns]`: e W_k, then the gate before its softmax.
+    products: Floats,
+}
+
+impl MixtureSizes {
+    /// Columns of the product: the experts', the gate's, and zeros up to a multiple that products are fast at.
+    fn card_columns(self) -> usize {
+        (self.outputs() + self.experts).next_multiple_of(16)
+    }
+}
+
+impl Encoder {
+    fn pad_rows(&self) -> usize {
+        self.rows.pad_rows.unwrap_or(0)
+    }
+
+    fn compute(&self, card: &Card, w: Address, packed: Address, precision: Precision) -> Result<Kept> {
+        let MixtureSizes { features: d, experts, width } = self.sizes;
+        let (items, columns) = (self.rows.features.count(), self.sizes.card_columns());
+        let rows = self.rows.features.on_card(card)?;
+        let (w, packed) = (w.plus(self.w), packed.plus(self.packed));
+        let pooled = card.factor(items * d, precision)?;
+        card.launch(
+            &format!("pool_{}_{}", rows.kind(), pooled.suffix()),
+            Grid::blocks(items, 1).shared(4 * rows.longest.max(1)),
+            arguments![pooled.at(), rows.values(), rows.starts(), rows.counts(), w, d, self.pad_rows()],
+        )?;
+        let matrix = card.factor(d * columns, precision)?;
+        let (weights, gate) = (packed.plus(self.sizes.weights().start), packed.plus(self.sizes.gate().start));
+        card.launch(
+            &format!("mixture_matrix_{}", matrix.suffix()),
+            Grid::blocks(columns.div_ceil(32 * WARPS), d),
+            arguments![matrix.at(), weights, gate, d, experts, width, columns],
+        )?;
+        let products = card.take::<f32>(items * columns)?;
+        card.product(address(&products), pooled.matrix(items, d), matrix.matrix(d, columns), false, precision)?;
+        Ok(Kept { rows, pooled, matrix, products })
+    }
+
+    fn mix(&self, card: &Card, uses: &Uses, kept: &Kept, packed: Address, z: Address) -> Result<()> {
+        let MixtureSizes { experts, width, .. } = self.sizes;
+        let [biases, weights, norm_biases] = self.tail(packed);
+        card.launch(
+            &format!("mix_{}", lanes(width)),
+            Grid::warps(uses.count()),
+            arguments![
+                z,
+                &kept.products,
+                biases,
+                weights,
+                norm_biases,
+                uses.rows(),
+                uses.count(),
+                experts,
+                width,
+                self.sizes.card_columns(),
+                self.rows.dropout,
+            ],
+        )
+    }
+
+    /// Biases, LayerNorm weights, LayerNorm biases.
+    fn tail(&self, packed: Address) -> [Address; 3] {
+        let packed = packed.plus(self.packed);
+        [self.sizes.biases(), self.sizes.norm_weights(), self.sizes.norm_biases()].map(|part| packed.plus(part.start))
+    }
+
+    /// Gradients of w and of the packed parameters into `dw` and `d_packed`, which start with the modality's own.
+    fn gradients(
+        &self,
+        card: &Card,
+        (w, packed, dz): (Address, Address, Address),
+        (uses, kept): (&Uses, &Kept),
+        (dw, d_packed): (Option<Address>, Address),
+        precision: Precision,
+    ) -> Result<()> {
+        let MixtureSizes { features: d, experts, width } = self.sizes;
+        let (items, columns, outputs) = (self.rows.features.count(), self.sizes.card_columns(), self.sizes.outputs());
+        let [biases, weights, norm_biases] = self.tail(packed);
+        let (starts, by_row) = uses.by_row(card)?;
+        let d_products = card.factor(items * columns, precision)?;
+        let d_gates = card.take::<f32>(items * experts)?;
+        let blocks = EXPERT_BLOCKS.min(items.div_ceil(WARPS)).max(1);
+        let partial = card.take::<f32>(blocks * 3 * outputs)?;
+        card.launch(
+            &format!("mix_backward_{}_{}", d_products.suffix(), lanes(width)),
+            Grid::blocks(blocks, experts),
+            arguments![
+                d_products.at(),
+                &d_gates,
+                &partial,
+                dz,
+                &kept.products,
+                biases,
+                weights,
+                norm_biases,
+                starts,
+                by_row,
+                items,
+                experts,
+                width,
+                columns,
+                self.rows.dropout,
+            ],
+        )?;
+        card.launch(
+            &format!("gates_backward_{}", d_products.suffix()),
+            Grid::threads(items),
+            arguments![d_products.at(), &d_gates, &kept.products, items, experts, width, columns],
+        )?;
+        let tail = card.take::<f32>(3 * outputs)?;
+        card.sum_rows(address(&tail), address(&partial), blocks, 3 * outputs)?;
+        card.launch(
+            "mixture_tail",
+            Grid::threads(3 * outputs),
+            arguments![d_packed.plus(self.sizes.biases().start), &tail, experts, width],
+        )?;
+        let d_matrix = card.take::<f32>(d * columns)?;
+        let (dp, e) = (d_products.matrix(items, columns), kept.pooled.matrix(items, d));
+        card.product(address(&d_matrix), e.t(), dp, false, precision)?;
+        let (to, gate) = (d_packed.plus(self.sizes.weights().start), d_packed.plus(self.sizes.gate().start));
+        card.launch(
+            "mixture_parts",
+            Grid::blocks((outputs + experts).div_ceil(32 * WARPS), d),
+            arguments![to, gate, &d_matrix, d, experts, width, columns],
+        )?;
+        match dw {
+            Some(dw) => self.pooling_gradient(card, w.plus(self.w), (&d_products, kept), dw, precision),
+            None => Ok(()),
+        }
+    }
+
+    /// dw, through de of the items whose pooling learns.
+    fn pooling_gradient(
+        &self,
+        card: &Card,
+        w: Address,
+        (d_products, kept): (&Factor, &Kept),
+        dw: Address,
+        precision: Precision,
+    ) -> Result<()> {
+        let (d, columns, items) = (self.sizes.features, self.sizes.card_columns(), self.rows.features.count());
+        let learning = kept.rows.learning(self.pad_rows());
+        let count = learning.len();
+        let listed: CudaSlice<u32> = card.upload(learning)?;
+        let chosen = if count == items { None } else { Some(card.factor(count * columns, precision)?) };
+        if let Some(chosen) = &chosen {
+            let name = if matches!(chosen, Factor::Half(_)) { "gather_half_rows" } else { "gather_rows" };
+            let grid = Grid::warps(count);
+            card.launch(name, grid, arguments![chosen.at(), d_products.at(), &listed, count, columns])?;
+        }
+        let dp = chosen.as_ref().unwrap_or(d_products).matrix(count, columns);
+        let de = card.take::<f32>(count * d)?;
+        card.product(address(&de), dp, kept.matrix.matrix(d, columns).t(), false, precision)?;
+        let blocks = count.div_ceil(WARPS).clamp(1, POOL_BLOCKS);
+        let partial = card.take::<f32>(blocks * d)?;
+        let longest = kept.rows.longest.max(1);
+        let name = format!("pool_backward_{}_{}", kept.rows.kind(), kept.pooled.suffix());
+        // Where a row fits the registers of a warp, and the rows' weights fit its share of the memory, an item is a warp's.
+        let by_warps = 2 * WARPS * longest + d <= ROOM;
+        let (name, shared) = match WARP_WIDTHS.iter().find(|&&lanes| by_warps && d <= 32 * lanes) {
+            Some(lanes) => (format!("{name}_{lanes}"), 2 * WARPS * longest + d),
+            None => (name, longest + d),
+        };
+        card.launch(
+            &name,
+            Grid::blocks(blocks, 1).shared(4 * shared),
+            arguments![
+                &partial,
+                &de,
+                kept.pooled.at(),
+                &listed,
+                count,
+                kept.rows.values(),
+                kept.rows.starts(),
+                kept.rows.counts(),
+                w,
+                d,
+                self.pad_rows(),
+                longest,
+            ],
+        )?;
+        card.sum_rows(dw, address(&partial), blocks, d)
+    }
+}
+
+impl OnCard<2> for Encode {
+    const NAME: &'static str = "encode";
+
+    fn forward(&self, card: &Card, [w, packed]: [View<'_>; 2]) -> Result<(Floats, Vec<usize>)> {
+        let width = self.encoders.first().map_or(1, |e| e.sizes.width);
+        let uses = Uses::of(card, &self.uses)?;
+        let rows = self.encoders.len() * uses.count();
+        let z = card.take::<f32>(rows * width)?;
+        let mut all = Vec::new();
+        for (m, encoder) in self.encoders.iter().enumerate() {
+            let kept = encoder.compute(card, w.at, packed.at, self.precision)?;
+            encoder.mix(card, &uses, &kept, packed.at, address(&z).plus(m * uses.count() * width))?;
+            if self.keeps {
+                all.push(kept);
+            }
+        }
+        if self.keeps {
+            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some((uses, all));
+        }
+        Ok((z, vec![rows, width]))
+    }
+
+    fn backward(
+        &self,
+        card: &Card,
+        [w, packed]: [View<'_>; 2],
+        _: View<'_>,
+        dz: View<'_>,
+    ) -> Result<[Option<Floats>; 2]> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (uses, all) = match kept {
+            Some(kept) => kept,
+            None => {
+                let compute = |e: &Encoder| e.compute(card, w.at, packed.at, self.precision);
+                (Uses::of(card, &self.uses)?, self.encoders.iter().map(compute).collect::<Result<_>>()?)
+            }
+        };
+        let (dw, d_packed) = (card.take::<f32>(w.dims[0])?, card.take::<f32>(packed.dims[0])?);
+        for (m, (encoder, kept)) in self.encoders.iter().zip(&all).enumerate() {
+            let own = dz.at.plus(m * uses.count() * encoder.sizes.width);
+            let to =
+                (self.pooling_learns.then(|| address(&dw).plus(encoder.w)), address(&d_packed).plus(encoder.packed));
+            encoder.gradients(card, (w.at, packed.at, own), (&uses, kept), to, self.precision)?;
+        }
+        Ok([self.pooling_learns.then_some(dw), Some(d_packed)])
+    }
+}

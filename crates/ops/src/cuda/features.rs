@@ -1,0 +1,154 @@
+//! Items' rows on the card, as they are stored: all of them where they fit, else those of the items at hand.
+
+use std::sync::{Arc, OnceLock};
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::CudaSlice;
+use candle_core::{Result, cuda_backend::CudaDevice};
+use half::{bf16, f16};
+
+use super::card::{Address, Card, address};
+use crate::ragged::{Ragged, StoredValues};
+
+/// Of the free memory, what features may take: the rest is the step's.
+const SHARE: (usize, usize) = (3, 5);
+
+/// What a table and its views keep on the card.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CardFeatures {
+    /// The whole table, shared by all views; `None` once it was found too large.
+    table: Arc<OnceLock<Option<Arc<Values>>>>,
+    /// This view's rows.
+    view: Arc<OnceLock<Arc<CardRows>>>,
+}
+
+impl CardFeatures {
+    /// The same table, another choice of items.
+    pub fn other_view(&self) -> Self {
+        Self { table: self.table.clone(), view: Arc::default() }
+    }
+}
+
+#[derive(Debug)]
+enum Values {
+    F32(CudaSlice<f32>),
+    F16(CudaSlice<f16>),
+    Bf16(CudaSlice<bf16>),
+}
+
+/// The rows of some items.
+#[derive(Debug)]
+pub(crate) struct CardRows {
+    values: Arc<Values>,
+    /// The first row of each item among the values.
+    starts: CudaSlice<u64>,
+    counts: CudaSlice<u32>,
+    /// The most rows of an item.
+    pub longest: usize,
+    /// The items with more than one row, and with at least one.
+    several: Vec<u32>,
+    any: Vec<u32>,
+}
+
+impl CardRows {
+    /// What kernels that read such values have in their names.
+    pub fn kind(&self) -> &'static str {
+        match &*self.values {
+            Values::F32(_) => "f32",
+            Values::F16(_) => "f16",
+            Values::Bf16(_) => "bf16",
+        }
+    }
+
+    pub fn values(&self) -> Address {
+        match &*self.values {
+            Values::F32(values) => address(values),
+            Values::F16(values) => address(values),
+            Values::Bf16(values) => address(values),
+        }
+    }
+
+    pub fn starts(&self) -> Address {
+        address(&self.starts)
+    }
+
+    pub fn counts(&self) -> Address {
+        address(&self.counts)
+    }
+
+    /// The items whose pooling has a gradient: the weight of a row that is alone is 1.
+    pub fn learning(&self, pad_rows: usize) -> &[u32] {
+        if pad_rows > 1 { &self.any } else { &self.several }
+    }
+}
+
+fn upload(card: &Card, values: &StoredValues) -> Result<Values> {
+    Ok(match values {
+        StoredValues::F32(values) => Values::F32(card.upload((**values).as_ref())?),
+        StoredValues::F16(values) => Values::F16(card.upload((**values).as_ref())?),
+        StoredValues::Bf16(values) => Values::Bf16(card.upload((**values).as_ref())?),
+    })
+}
+
+fn fits(device: &CudaDevice, bytes: usize) -> Result<bool> {
+    let (free, _) = device.cuda_stream().context().mem_get_info().w()?;
+    Ok(bytes <= free / SHARE.1 * SHARE.0)
+}
+
+/// The values of some ranges one after the other.
+fn joined<T: Copy>(values: &[T], rows: &[(usize, usize)], width: usize) -> Vec<T> {
+    rows.iter().flat_map(|&(start, end)| &values[start * width..end * width]).copied().collect()
+}
+
+impl Ragged {
+    /// This view's rows on the card: the table is uploaded once, the view's places once for each view.
+    pub(crate) fn on_card(&self, card: &Card) -> Result<Arc<CardRows>> {
+        if let Some(rows) = self.card.view.get() {
+            return Ok(rows.clone());
+        }
+        let table = match self.card.table.get() {
+            Some(table) => table.clone(),
+            None => {
+                let table = if fits(card.device(), self.values.bytes())? {
+                    Some(Arc::new(upload(card, &self.values)?))
+                } else {
+                    None
+                };
+                self.card.table.get_or_init(|| table).clone()
+            }
+        };
+        let counts: Vec<u32> = self.rows.iter().map(|(start, end)| (end - start) as u32).collect();
+        let (values, starts) = match table {
+            Some(values) => (values, self.rows.iter().map(|&(start, _)| start as u64).collect::<Vec<_>>()),
+            None => {
+                let own = match &self.values {
+                    StoredValues::F32(v) => {
+                        Values::F32(card.upload(&joined((**v).as_ref(), &self.rows, self.width))?)
+                    }
+                    StoredValues::F16(v) => {
+                        Values::F16(card.upload(&joined((**v).as_ref(), &self.rows, self.width))?)
+                    }
+                    StoredValues::Bf16(v) => {
+                        Values::Bf16(card.upload(&joined((**v).as_ref(), &self.rows, self.width))?)
+                    }
+                };
+                let ends = counts.iter().scan(0u64, |end, &count| {
+                    let start = *end;
+                    *end += u64::from(count);
+                    Some(start)
+                });
+                (Arc::new(own), ends.collect())
+            }
+        };
+        let with = |least: u32| (0..counts.len() as u32).filter(|&i| counts[i as usize] >= least).collect();
+        let rows = CardRows {
+            values,
+            starts: card.upload(&starts)?,
+            longest: counts.iter().copied().max().unwrap_or(0) as usize,
+            several: with(2),
+            any: with(1),
+            counts: card.upload(&counts)?,
+        };
+        Ok(self.card.view.get_or_init(|| Arc::new(rows)).clone())
+    }
+}

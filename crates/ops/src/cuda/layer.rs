@@ -1,0 +1,313 @@
+//! One post-norm transformer layer over packed sequences in one operator: attention, feed-forward block with GELU, both with
+//! dropout, residual and LayerNorm.
+//!
+//! Biases are added by the kernels that read the products. Attention goes sequence by sequence and head by head through shared
+//! memory; backward computes its weights again.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{Result, Tensor, bail};
+
+use super::card::{Address, BLOCKS, Card, Floats, Grid, Matrix, WARPS, address, arguments};
+use super::{OnCard, View, WIDEST, apply2, lanes, with_views};
+use crate::layout::LayerParts;
+use crate::{LayerDropout, LayerSizes, PackedOffsets, Precision, plain, precision};
+
+/// The widest head that the kernels of attention take.
+const WIDEST_HEAD: usize = 128;
+
+/// Warps of a block of attention.
+const ATTENTION_WARPS: usize = 4;
+
+pub(crate) fn transformer_layer(
+    x: &Tensor,
+    packed: &Tensor,
+    sizes: LayerSizes,
+    offsets: &PackedOffsets,
+    last_only: bool,
+    dropout: LayerDropout,
+) -> Result<Tensor> {
+    let longest = (0..offsets.count()).map(|j| offsets.range(j).len()).max().unwrap_or(0);
+    let op = Layer {
+        sizes,
+        offsets: offsets.clone(),
+        longest,
+        last_only,
+        dropout,
+        precision: precision(),
+        keeps: x.track_op() || packed.track_op(),
+        kept: Mutex::new(None),
+    };
+    let room = with_views([x], |card, _| Ok(card.shared()))?;
+    let beyond = op.shared(true) > room || sizes.width > WIDEST || sizes.width / sizes.heads.max(1) > WIDEST_HEAD;
+    if beyond {
+        return plain::transformer_layer(x, packed, sizes, offsets, last_only, dropout);
+    }
+    apply2(op, x, packed)
+}
+
+struct Layer {
+    sizes: LayerSizes,
+    offsets: PackedOffsets,
+    /// Tokens of the longest sequence.
+    longest: usize,
+    last_only: bool,
+    dropout: LayerDropout,
+    precision: Precision,
+    keeps: bool,
+    kept: Mutex<Option<Kept>>,
+}
+
+/// What backward needs of forward. Products are without their biases.
+struct Kept {
+    /// The rows of x that ask, where they are not all of them.
+    asking: Option<Floats>,
+    query: Floats,
+    key_value: Floats,
+    attended: Floats,
+    /// Standardised, and 1/s, after attention and after the feed-forward block.
+    n1: Floats,
+    inverse1: Floats,
+    x1: Floats,
+    up: Floats,
+    activated: Floats,
+    n2: Floats,
+    inverse2: Floats,
+}
+
+impl Layer {
+    fn parts(&self, packed: Address) -> LayerParts<Address> {
+        self.sizes.places().map(|place| packed.plus(place.start))
+    }
+
+    /// Where the sequences' first tokens and their end lie, and after them the last token of each.
+    fn sequences(&self, card: &Card) -> Result<Address> {
+        if let Some(offsets) = self.offsets.card.get() {
+            return Ok(address(offsets));
+        }
+        let first = (0..self.offsets.count()).map(|j| self.offsets.range(j).start as u32);
+        let all = first.chain([self.offsets.tokens() as u32]).chain(self.offsets.last_tokens());
+        let offsets = card.upload(&all.collect::<Vec<_>>())?;
+        Ok(address(self.offsets.card.get_or_init(|| offsets)))
+    }
+
+    fn rows(&self) -> usize {
+        if self.last_only { self.offsets.count() } else { self.offsets.tokens() }
+    }
+
+    /// Warps of a block of attention: one where a sequence asks once.
+    fn warps(&self, backward: bool) -> usize {
+        if self.last_only && !backward { 1 } else { ATTENTION_WARPS }
+    }
+
+    /// Bytes of shared memory that attention needs for the longest sequence.
+    fn shared(&self, backward: bool) -> usize {
+        let (keys, width) = (self.longest, self.sizes.width / self.sizes.heads.max(1));
+        let queries = if self.last_only { 1 } else { keys };
+        let warps = self.warps(backward);
+        let values = if backward {
+            2 * (keys + queries) * (width + 1) + 2 * queries + warps * keys
+        } else {
+            2 * keys * (width + 1) + warps * (keys + width)
+        };
+        4 * values
+    }
+
+    fn attention_grid(&self, backward: bool) -> Grid {
+        let blocks = (self.offsets.count(), self.sizes.heads);
+        Grid { blocks, threads: (32 * self.warps(backward), 1), shared: self.shared(backward) }
+    }
+
+    fn product(&self, card: &Card, out: &Floats, a: Matrix, b: Matrix) -> Result<()> {
+        card.product(address(out), a, b, false, self.precision)
+    }
+
+    /// dW = x^T dy.
+    fn weight_gradient(&self, card: &Card, dw: Address, x: Matrix, dy: Matrix) -> Result<()> {
+        card.product(dw, x.t(), dy, false, self.precision)
+    }
+
+    fn compute(&self, card: &Card, x: Address, packed: Address) -> Result<(Floats, Kept)> {
+        let LayerSizes { width: d, heads, feed_forward: f } = self.sizes;
+        let (p, rows, tokens) = (self.parts(packed), self.rows(), self.offsets.tokens());
+        let sequences = self.sequences(card)?;
+        let last = sequences.plus(self.offsets.count() + 1);
+        let asking = if self.last_only {
+            let asking = card.take::<f32>(rows * d)?;
+            card.launch("gather_rows", Grid::warps(rows), arguments![&asking, x, last, rows, d])?;
+            Some(asking)
+        } else {
+            None
+        };
+        let asking_at = asking.as_ref().map_or(x, address);
+        let values = |count: usize| card.take::<f32>(count);
+        let (query, key_value) = (values(rows * d)?, values(tokens * 2 * d)?);
+        self.product(card, &query, Matrix::new(asking_at, rows, d), Matrix::new(p.query, d, d))?;
+        self.product(card, &key_value, Matrix::new(x, tokens, d), Matrix::new(p.key_value, d, 2 * d))?;
+        let attended = values(rows * d)?;
+        card.launch(
+            "attention",
+            self.attention_grid(false),
+            arguments![
+                &attended,
+                &query,
+                p.query_bias,
+                &key_value,
+                p.key_value_bias,
+                sequences,
+                d,
+                heads,
+                self.last_only,
+                self.dropout.weights,
+            ],
+        )?;
+        let branch = values(rows * d)?;
+        self.product(card, &branch, Matrix::new(address(&attended), rows, d), Matrix::new(p.output, d, d))?;
+        let (n1, inverse1, x1) = (values(rows * d)?, values(rows)?, values(rows * d)?);
+        let add_norm = format!("add_norm_{}", lanes(d));
+        let (weight, bias) = (p.attention_norm, p.attention_norm_bias);
+        let drop = self.dropout.attention;
+        let all = arguments![&x1, &n1, &inverse1, asking_at, &branch, p.output_bias, weight, bias, rows, d, drop];
+        card.launch(&add_norm, Grid::warps(rows), all)?;
+        let (up, activated) = (values(rows * f)?, values(rows * f)?);
+        self.product(card, &up, Matrix::new(address(&x1), rows, d), Matrix::new(p.up, d, f))?;
+        card.launch("gelu", Grid::threads(rows * f), arguments![&activated, &up, p.up_bias, rows * f, f])?;
+        self.product(card, &branch, Matrix::new(address(&activated), rows, f), Matrix::new(p.down, f, d))?;
+        let (n2, inverse2, y) = (values(rows * d)?, values(rows)?, values(rows * d)?);
+        let (weight, bias) = (p.feed_forward_norm, p.feed_forward_norm_bias);
+        let drop = self.dropout.feed_forward;
+        let all = arguments![&y, &n2, &inverse2, &x1, &branch, p.down_bias, weight, bias, rows, d, drop];
+        card.launch(&add_norm, Grid::warps(rows), all)?;
+        let kept = Kept { asking, query, key_value, attended, n1, inverse1, x1, up, activated, n2, inverse2 };
+        Ok((y, kept))
+    }
+
+    /// The gradients of LayerNorm(x + Dropout(branch + bias)): dx and dbranch, and of its weight, its bias and the branch's
+    /// bias, each where `to` says.
+    fn add_norm_gradients(
+        &self,
+        card: &Card,
+        dy: Address,
+        (n, inverse, weight): (&Floats, &Floats, Address),
+        drop: crate::Dropout,
+        to: [Address; 3],
+    ) -> Result<(Floats, Floats)> {
+        let (d, rows) = (self.sizes.width, self.rows());
+        let blocks = BLOCKS.min(rows.max(1));
+        let (dx, branch) = (card.take::<f32>(rows * d)?, card.take::<f32>(rows * d)?);
+        let partial = card.take::<f32>(blocks * 3 * d)?;
+        card.launch(
+            &format!("add_norm_backward_{}", lanes(d)),
+            Grid::blocks(blocks, 1),
+            arguments![&dx, &branch, &partial, dy, n, inverse, weight, rows, d, drop],
+        )?;
+        let sums = card.take::<f32>(3 * d)?;
+        card.sum_rows(address(&sums), address(&partial), blocks, 3 * d)?;
+        let [weight, bias, branch_bias] = to;
+        card.launch("three_parts", Grid::threads(d), arguments![weight, bias, branch_bias, &sums, d])?;
+        Ok((dx, branch))
+    }
+
+    fn gradients(&self, card: &Card, x: Address, packed: Address, kept: &Kept, dy: Address) -> Result<[Floats; 2]> {
+        let LayerSizes { width: d, heads, feed_forward: f } = self.sizes;
+        let (p, rows, tokens) = (self.parts(packed), self.rows(), self.offsets.tokens());
+        let d_packed = card.take::<f32>(self.sizes.count())?;
+        let dp = self.parts(address(&d_packed));
+        let values = |count: usize| card.take::<f32>(count);
+        let to = [dp.feed_forward_norm, dp.feed_forward_norm_bias, dp.down_bias];
+        let norm = (&kept.n2, &kept.inverse2, p.feed_forward_norm);
+        let (dx1, branch) = self.add_norm_gradients(card, dy, norm, self.dropout.feed_forward, to)?;
+
+        let (branch, activated) =
+            (Matrix::new(address(&branch), rows, d), Matrix::new(address(&kept.activated), rows, f));
+        self.weight_gradient(card, dp.down, activated, branch)?;
+        let d_up = values(rows * f)?;
+        self.product(card, &d_up, branch, Matrix::new(p.down, f, d).t())?;
+        let blocks = BLOCKS.min(rows.max(1));
+        let partial = values(blocks * f)?;
+        let grid = Grid::blocks(blocks, f.div_ceil(32 * WARPS));
+        card.launch("gelu_backward", grid, arguments![&d_up, &partial, &kept.up, p.up_bias, rows, f])?;
+        card.sum_rows(dp.up_bias, address(&partial), blocks, f)?;
+        let d_up = Matrix::new(address(&d_up), rows, f);
+        self.weight_gradient(card, dp.up, Matrix::new(address(&kept.x1), rows, d), d_up)?;
+        card.product(address(&dx1), d_up, Matrix::new(p.up, d, f).t(), true, self.precision)?;
+
+        let to = [dp.attention_norm, dp.attention_norm_bias, dp.output_bias];
+        let norm = (&kept.n1, &kept.inverse1, p.attention_norm);
+        let (d_asking, branch) = self.add_norm_gradients(card, address(&dx1), norm, self.dropout.attention, to)?;
+        let branch = Matrix::new(address(&branch), rows, d);
+        self.weight_gradient(card, dp.output, Matrix::new(address(&kept.attended), rows, d), branch)?;
+        let d_attended = values(rows * d)?;
+        self.product(card, &d_attended, branch, Matrix::new(p.output, d, d).t())?;
+
+        let (dq, dkv) = (values(rows * d)?, values(tokens * 2 * d)?);
+        card.launch(
+            "attention_backward",
+            self.attention_grid(true),
+            arguments![
+                &dq,
+                &dkv,
+                &d_attended,
+                &kept.query,
+                p.query_bias,
+                &kept.key_value,
+                p.key_value_bias,
+                self.sequences(card)?,
+                d,
+                heads,
+                self.last_only,
+                self.dropout.weights,
+            ],
+        )?;
+        let asking = Matrix::new(kept.asking.as_ref().map_or(x, address), rows, d);
+        let (dq_matrix, dkv_matrix) = (Matrix::new(address(&dq), rows, d), Matrix::new(address(&dkv), tokens, 2 * d));
+        self.weight_gradient(card, dp.query, asking, dq_matrix)?;
+        self.weight_gradient(card, dp.key_value, Matrix::new(x, tokens, d), dkv_matrix)?;
+        card.column_sums(dp.query_bias, address(&dq), rows, d)?;
+        card.column_sums(dp.key_value_bias, address(&dkv), tokens, 2 * d)?;
+        card.product(address(&d_asking), dq_matrix, Matrix::new(p.query, d, d).t(), true, self.precision)?;
+        let key_value = Matrix::new(p.key_value, d, 2 * d).t();
+        if !self.last_only {
+            card.product(address(&d_asking), dkv_matrix, key_value, true, self.precision)?;
+            return Ok([d_asking, d_packed]);
+        }
+        let dx = values(tokens * d)?;
+        self.product(card, &dx, dkv_matrix, key_value)?;
+        let last = self.sequences(card)?.plus(self.offsets.count() + 1);
+        card.launch("add_rows_at", Grid::warps(rows), arguments![&dx, &d_asking, last, rows, d])?;
+        Ok([dx, d_packed])
+    }
+}
+
+impl OnCard<2> for Layer {
+    const NAME: &'static str = "transformer_layer";
+
+    fn forward(&self, card: &Card, [x, packed]: [View<'_>; 2]) -> Result<(Floats, Vec<usize>)> {
+        let LayerSizes { width: d, heads, .. } = self.sizes;
+        if x.dims != [self.offsets.tokens(), d] || packed.dims != [self.sizes.count()] || !d.is_multiple_of(heads) {
+            let tokens = self.offsets.tokens();
+            bail!("transformer_layer: {:?} and {:?} do not fit {tokens} tokens, {:?}", x.dims, packed.dims, self.sizes);
+        }
+        let (y, kept) = self.compute(card, x.at, packed.at)?;
+        if self.keeps {
+            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        }
+        Ok((y, vec![self.rows(), d]))
+    }
+
+    fn backward(
+        &self,
+        card: &Card,
+        [x, packed]: [View<'_>; 2],
+        _: View<'_>,
+        dy: View<'_>,
+    ) -> Result<[Option<Floats>; 2]> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // A second backward finds nothing kept and computes it again.
+        let kept = match kept {
+            Some(kept) => kept,
+            None => self.compute(card, x.at, packed.at)?.1,
+        };
+        Ok(self.gradients(card, x.at, packed.at, &kept, dy.at)?.map(Some))
+    }
+}

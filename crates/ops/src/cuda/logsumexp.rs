@@ -1,0 +1,205 @@
+//! l_j = log of the sum over columns i of exp(scale a_j . b_i), less scale a_j . b_t for cross-entropy with targets t.
+//!
+//! The matrix of logits goes by in blocks of columns. Where one block holds it, backward takes the products of forward; else it
+//! computes them again.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::cuda_backend::cudarc::driver::CudaSlice;
+use candle_core::{Result, Tensor, bail};
+
+use super::card::{Address, Card, Floats, Grid, Matrix, WARPS, address, arguments};
+use super::{OnCard, View, apply2};
+use crate::{FalseNegatives, Mask, Precision, precision};
+
+/// Products of a block, at most: 1 GiB.
+const BLOCK: usize = 256 << 20;
+
+pub(crate) fn row_logsumexp(a: &Tensor, b: &Tensor, scale: f32, mask: &Mask) -> Result<Tensor> {
+    apply2(
+        RowLogSumExp { scale, mask: mask.clone(), targets: Vec::new(), precision: precision(), kept: Mutex::new(None) },
+        a,
+        b,
+    )
+}
+
+pub(crate) fn cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], scale: f32) -> Result<Tensor> {
+    let columns = b.dim(0)?;
+    if let Some(target) = targets.iter().find(|&&target| target as usize >= columns) {
+        bail!("cross_entropy: target {target} of {columns}");
+    }
+    let (targets, precision) = (targets.to_vec(), precision());
+    apply2(RowLogSumExp { scale, mask: Mask::None, targets, precision, kept: Mutex::new(None) }, a, b)
+}
+
+/// How the kernels know a treatment of columns of the row's group.
+pub(super) fn mode(false_negatives: FalseNegatives) -> u32 {
+    match false_negatives {
+        FalseNegatives::Exclude => 1,
+        FalseNegatives::Keep => 2,
+        FalseNegatives::ZeroLogit => 3,
+    }
+}
+
+struct RowLogSumExp {
+    scale: f32,
+    mask: Mask,
+    /// Columns whose logits are subtracted, one a row; or none.
+    targets: Vec<u32>,
+    precision: Precision,
+    kept: Mutex<Option<Kept>>,
+}
+
+/// What backward needs of forward.
+struct Kept {
+    /// Targets, then groups.
+    indices: CudaSlice<u32>,
+    /// A maximum and a sum for each row.
+    state: Floats,
+    /// The products, where one block has them all.
+    products: Option<Floats>,
+}
+
+/// What the kernels take of the mask and the targets.
+#[derive(Clone, Copy)]
+struct Columns {
+    targets: Address,
+    groups: Address,
+    mode: u32,
+    diagonal: bool,
+}
+
+impl RowLogSumExp {
+    fn columns(&self, indices: &CudaSlice<u32>) -> Columns {
+        let at = address(indices);
+        let targets = if self.targets.is_empty() { Address::NONE } else { at };
+        match &self.mask {
+            Mask::None => Columns { targets, groups: Address::NONE, mode: 0, diagonal: true },
+            Mask::Groups { false_negatives, diagonal, .. } => {
+                let groups = at.plus(self.targets.len());
+                Columns { targets, groups, mode: mode(*false_negatives), diagonal: *diagonal }
+            }
+        }
+    }
+
+    fn indices(&self, card: &Card) -> Result<CudaSlice<u32>> {
+        let mut all = self.targets.clone();
+        if let Mask::Groups { groups, .. } = &self.mask {
+            all.extend_from_slice(groups);
+        }
+        card.upload(&all)
+    }
+
+    /// Columns of a block.
+    fn width(n: usize, m: usize) -> usize {
+        (BLOCK / n.max(1)).clamp(1, m.max(1))
+    }
+
+    fn products(&self, card: &Card, out: &Floats, a: View<'_>, b: Address, columns: usize) -> Result<()> {
+        let (n, d) = (a.dims[0], a.dims[1]);
+        card.product(address(out), Matrix::new(a.at, n, d), Matrix::new(b, columns, d).t(), false, self.precision)
+    }
+
+    fn compute(&self, card: &Card, a: View<'_>, b: View<'_>) -> Result<(Floats, Kept)> {
+        let (n, d, m) = (a.dims[0], a.dims[1], b.dims[0]);
+        let indices = self.indices(card)?;
+        let Columns { targets, groups, mode, diagonal } = self.columns(&indices);
+        let (out, hits, state) = (card.take::<f32>(n)?, card.take::<f32>(n)?, card.take::<f32>(2 * n)?);
+        let width = Self::width(n, m);
+        let products = card.take::<f32>(n * width)?;
+        for first in (0..m).step_by(width) {
+            let columns = width.min(m - first);
+            self.products(card, &products, a, b.at.plus(first * d), columns)?;
+            card.launch(
+                "log_sum_block",
+                Grid::blocks(n, 1),
+                arguments![
+                    &out,
+                    &hits,
+                    &state,
+                    &products,
+                    targets,
+                    groups,
+                    mode,
+                    diagonal,
+                    self.scale,
+                    first,
+                    columns,
+                    first == 0,
+                    first + columns == m,
+                ],
+            )?;
+        }
+        let products = (width == m).then_some(products);
+        Ok((out, Kept { indices, state, products }))
+    }
+}
+
+impl OnCard<2> for RowLogSumExp {
+    const NAME: &'static str = "row_logsumexp";
+
+    fn forward(&self, card: &Card, [a, b]: [View<'_>; 2]) -> Result<(Floats, Vec<usize>)> {
+        let (&[n, d], &[m, d2]) = (a.dims, b.dims) else {
+            bail!("row_logsumexp: expected two matrices, found {:?} and {:?}", a.dims, b.dims)
+        };
+        let square = match &self.mask {
+            Mask::None => true,
+            Mask::Groups { groups, .. } => groups.len() == n && n == m,
+        };
+        if d != d2 || d == 0 || m == 0 || !square || !(self.targets.is_empty() || self.targets.len() == n) {
+            bail!("row_logsumexp: {:?} and {:?} do not fit each other and the mask", a.dims, b.dims);
+        }
+        let (out, kept) = self.compute(card, a, b)?;
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        Ok((out, vec![n]))
+    }
+
+    fn backward(&self, card: &Card, [a, b]: [View<'_>; 2], _: View<'_>, dl: View<'_>) -> Result<[Option<Floats>; 2]> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let kept = match kept {
+            Some(kept) => kept,
+            None => self.compute(card, a, b)?.1,
+        };
+        let (n, d, m) = (a.dims[0], a.dims[1], b.dims[0]);
+        let Columns { targets, groups, mode, diagonal } = self.columns(&kept.indices);
+        let (da, db) = (card.take::<f32>(n * d)?, card.take::<f32>(m * d)?);
+        let width = Self::width(n, m);
+        let products = match &kept.products {
+            Some(products) => products,
+            None => &card.take::<f32>(n * width)?,
+        };
+        for first in (0..m).step_by(width) {
+            let columns = width.min(m - first);
+            let own = b.at.plus(first * d);
+            if kept.products.is_none() {
+                self.products(card, products, a, own, columns)?;
+            }
+            // Products of f32 give way to their gradients.
+            let halves =
+                (self.precision == Precision::Bf16).then(|| card.factor(n * columns, self.precision)).transpose()?;
+            let (to, suffix) = halves.as_ref().map_or((address(products), "f32"), |f| (f.at(), f.suffix()));
+            card.launch(
+                &format!("log_sum_gradient_{suffix}"),
+                Grid::blocks(n, columns.div_ceil(32 * WARPS)),
+                arguments![
+                    to,
+                    products,
+                    &kept.state,
+                    dl.at,
+                    targets,
+                    groups,
+                    mode,
+                    diagonal,
+                    self.scale,
+                    first,
+                    columns
+                ],
+            )?;
+            let p = halves.as_ref().map_or(Matrix::new(address(products), n, columns), |f| f.matrix(n, columns));
+            card.product(address(&da), p, Matrix::new(own, columns, d), first > 0, self.precision)?;
+            let to = address(&db).plus(first * d);
+            card.product(to, p.t(), Matrix::new(a.at, n, d), false, self.precision)?;
+        }
+        Ok([Some(da), Some(db)])
+    }
+}

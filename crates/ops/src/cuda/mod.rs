@@ -1,0 +1,263 @@
+//! The operators on an NVIDIA card: products by cuBLAS, everything else by the kernels of `kernels.cu`, whose backward is
+//! written by hand.
+//!
+//! [`OnCard`] is what an operator implements; the adapters turn it into candle's custom operators of one, two or three
+//! differentiable inputs. Backward draws dropout masks again from their keys, the same as on the CPU. Work goes to one stream,
+//! in the order of the calls, and sums have a fixed order: the same inputs give the same bytes on the same card.
+//! Where sizes are beyond what the kernels are made for, the plain operators do the work: [`WIDEST`] says which.
+
+mod adam;
+mod candidates;
+mod card;
+mod contrastive;
+mod encode;
+mod features;
+mod layer;
+mod logsumexp;
+mod ranking;
+mod rows;
+mod sequence;
+
+pub(crate) use adam::{Moments, Outcome, Stepping};
+pub(crate) use candidates::candidates;
+pub(crate) use contrastive::contrastive;
+pub(crate) use encode::encode;
+pub(crate) use features::CardFeatures;
+pub(crate) use layer::transformer_layer;
+pub(crate) use logsumexp::{cross_entropy, row_logsumexp};
+pub(crate) use ranking::CardScores;
+pub(crate) use rows::{CardSparse, gather, linear, normalize, product, propagate, sparse_product};
+pub(crate) use sequence::sequence_input;
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::cudarc::driver::sys;
+use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr};
+use candle_core::op::BackpropOp;
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Storage, Tensor, bail};
+
+use crate::timing::timed;
+use card::{Address, Card, Floats, address};
+
+/// Numbers on a card.
+pub(crate) type CardIndices = candle_core::cuda_backend::cudarc::driver::CudaSlice<u32>;
+
+/// The widest row that the kernels hold in registers.
+pub(crate) const WIDEST: usize = 1024;
+
+/// The device of card `ordinal`, opened once. All work goes to one stream, so candle need not keep track of who uses which memory.
+#[allow(unsafe_code, reason = "with one stream, everything happens in the order of the calls")]
+pub(crate) fn device(ordinal: usize) -> Result<Device> {
+    static OPEN: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(device) = open.get(&ordinal) {
+        return Ok(device.clone());
+    }
+    let device = Device::new_cuda_with_stream(ordinal)?;
+    if let Device::Cuda(cuda) = &device {
+        unsafe {
+            cuda.disable_event_tracking();
+            keep_freed_memory(cuda)?;
+        }
+    }
+    open.insert(ordinal, device.clone());
+    Ok(device)
+}
+
+/// Freed memory stays with the program: otherwise every wait for the card gives it back to the driver, and the next step maps it anew.
+#[allow(unsafe_code, reason = "the driver's functions are C")]
+unsafe fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
+    let mut pool = std::ptr::null_mut();
+    let mut threshold = u64::MAX;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    let card = device.cuda_stream().context().cu_device();
+    unsafe {
+        sys::cuDeviceGetDefaultMemPool(&raw mut pool, card).result().w()?;
+        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast()).result().w()
+    }
+}
+
+/// An argument or a result: where its values lie, row after row, and its lengths by axis.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    at: Address,
+    dims: &'a [usize],
+}
+
+/// An operator of N differentiable arguments.
+pub(crate) trait OnCard<const N: usize>: Send + Sync + 'static {
+    const NAME: &'static str;
+    fn forward(&self, card: &Card, arguments: [View<'_>; N]) -> Result<(Floats, Vec<usize>)>;
+    /// Gradients of the arguments; `None` for one that has none.
+    fn backward(
+        &self,
+        card: &Card,
+        arguments: [View<'_>; N],
+        result: View<'_>,
+        gradient: View<'_>,
+    ) -> Result<[Option<Floats>; N]>;
+}
+
+struct Adapter<F>(F);
+
+pub(crate) fn apply1<F: OnCard<1>>(op: F, a: &Tensor) -> Result<Tensor> {
+    a.contiguous()?.apply_op1(Adapter(op))
+}
+
+pub(crate) fn apply2<F: OnCard<2>>(op: F, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    a.contiguous()?.apply_op2(&b.contiguous()?, Adapter(op))
+}
+
+pub(crate) fn apply3<F: OnCard<3>>(op: F, a: &Tensor, b: &Tensor, c: &Tensor) -> Result<Tensor> {
+    a.contiguous()?.apply_op3(&b.contiguous()?, &c.contiguous()?, Adapter(op))
+}
+
+/// The class of kernels for rows of width `d`: the values that each lane holds.
+fn lanes(d: usize) -> usize {
+    d.div_ceil(32).next_power_of_two()
+}
+
+fn view<'a>(storage: &CudaStorage, layout: &'a Layout) -> Result<View<'a>> {
+    match layout.contiguous_offsets() {
+        Some((start, _)) => Ok(View { at: address(storage.as_cuda_slice::<f32>()?).plus(start), dims: layout.dims() }),
+        None => bail!("an operator on a card needs contiguous arguments"),
+    }
+}
+
+/// Calls `f` with where contiguous tensors of one card lie.
+pub(crate) fn with_views<const N: usize, T>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce(&Card, [View<'_>; N]) -> Result<T>,
+) -> Result<T> {
+    let held = tensors.map(Tensor::storage_and_layout);
+    let mut views = [View { at: Address::NONE, dims: &[] }; N];
+    let mut card = None;
+    for (place, (storage, layout)) in views.iter_mut().zip(&held) {
+        let Storage::Cuda(storage) = &**storage else { bail!("an operator on a card got a tensor that is elsewhere") };
+        *place = view(storage, layout)?;
+        card = Some(Card::of(storage.device())?);
+    }
+    match card {
+        Some(card) => f(&card, views),
+        None => bail!("an operator on a card needs an argument"),
+    }
+}
+
+/// A tensor of values on the card.
+fn tensor(card: &Card, values: Floats, shape: impl Into<Shape>) -> Tensor {
+    let storage = CudaStorage::wrap_cuda_slice(values, card.device().clone());
+    Tensor::from_storage(Storage::Cuda(storage), shape, BackpropOp::none(), false)
+}
+
+fn backward<F: OnCard<N>, const N: usize>(
+    op: &F,
+    arguments: [&Tensor; N],
+    result: &Tensor,
+    gradient: &Tensor,
+) -> Result<[Option<Tensor>; N]> {
+    let gradient = gradient.contiguous()?;
+    let (card, gradients) = with_views([result, &gradient], |card, [result, gradient]| {
+        let back = |card: &Card, views: [View<'_>; N]| op.backward(card, views, result, gradient);
+        let gradients = timed(F::NAME, "backward", || with_views(arguments, back))?;
+        Ok((card.clone(), gradients))
+    })?;
+    let mut tensors = [const { None }; N];
+    for ((place, gradient), argument) in tensors.iter_mut().zip(gradients).zip(arguments) {
+        *place = gradient.map(|values| tensor(&card, values, argument.shape()));
+    }
+    Ok(tensors)
+}
+
+/// The time that is counted is the host's: the card may still be at work.
+fn forward<F: OnCard<N>, const N: usize>(
+    op: &F,
+    device: &CudaDevice,
+    arguments: [View<'_>; N],
+) -> Result<(CudaStorage, Shape)> {
+    let card = Card::of(device)?;
+    let (values, dims) = timed(F::NAME, "forward", || op.forward(&card, arguments))?;
+    Ok((CudaStorage::wrap_cuda_slice(values, device.clone()), Shape::from(dims)))
+}
+
+fn elsewhere<T>(name: &str) -> Result<T> {
+    bail!("{name}: this is the implementation for cards")
+}
+
+impl<F: OnCard<1>> CustomOp1 for Adapter<F> {
+    fn name(&self) -> &'static str {
+        F::NAME
+    }
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        elsewhere(F::NAME)
+    }
+    fn cuda_fwd(&self, s: &CudaStorage, l: &Layout) -> Result<(CudaStorage, Shape)> {
+        forward(&self.0, s.device(), [view(s, l)?])
+    }
+    fn bwd(&self, a: &Tensor, result: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
+        let [a] = backward(&self.0, [a], result, gradient)?;
+        Ok(a)
+    }
+}
+
+impl<F: OnCard<2>> CustomOp2 for Adapter<F> {
+    fn name(&self) -> &'static str {
+        F::NAME
+    }
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        elsewhere(F::NAME)
+    }
+    fn cuda_fwd(&self, s1: &CudaStorage, l1: &Layout, s2: &CudaStorage, l2: &Layout) -> Result<(CudaStorage, Shape)> {
+        forward(&self.0, s1.device(), [view(s1, l1)?, view(s2, l2)?])
+    }
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        result: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let [a, b] = backward(&self.0, [a, b], result, gradient)?;
+        Ok((a, b))
+    }
+}
+
+impl<F: OnCard<3>> CustomOp3 for Adapter<F> {
+    fn name(&self) -> &'static str {
+        F::NAME
+    }
+    fn cpu_fwd(
+        &self,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        elsewhere(F::NAME)
+    }
+    fn cuda_fwd(
+        &self,
+        s1: &CudaStorage,
+        l1: &Layout,
+        s2: &CudaStorage,
+        l2: &Layout,
+        s3: &CudaStorage,
+        l3: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        forward(&self.0, s1.device(), [view(s1, l1)?, view(s2, l2)?, view(s3, l3)?])
+    }
+    fn bwd(
+        &self,
+        a: &Tensor,
+        b: &Tensor,
+        c: &Tensor,
+        result: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let [a, b, c] = backward(&self.0, [a, b, c], result, gradient)?;
+        Ok((a, b, c))
+    }
+}

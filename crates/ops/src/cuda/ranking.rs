@@ -1,0 +1,91 @@
+//! Scores of rows against all columns, as many rows at once as fit.
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::{Result, Tensor};
+
+use super::card::{Card, Floats, Grid, Matrix, address, arguments};
+use super::with_views;
+use crate::{Precision, Removed};
+
+/// Scores that are held at once, at most, unless one row has more.
+const BLOCK: usize = 64 << 20;
+
+/// A matrix `[m, d]` on a card whose rows are the columns that scores are against.
+pub(crate) struct CardScores {
+    matrix: Tensor,
+    count: usize,
+    d: usize,
+}
+
+impl CardScores {
+    pub fn new(matrix: &Tensor) -> Result<Self> {
+        let (count, d) = matrix.dims2()?;
+        Ok(Self { matrix: matrix.contiguous()?.detach(), count, d })
+    }
+
+    /// m.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// d.
+    pub fn width(&self) -> usize {
+        self.d
+    }
+
+    /// Calls `use_` with the scores of some rows at a time, `multiple` or a multiple of it: the first row, their number, and their
+    /// scores, `[rows, m]`.
+    fn each(
+        &self,
+        rows: &Tensor,
+        multiple: usize,
+        mut use_: impl FnMut(&Card, usize, usize, &Floats) -> Result<()>,
+    ) -> Result<()> {
+        let rows = rows.contiguous()?;
+        let n = rows.dim(0)?;
+        let together = (BLOCK / self.count.max(1)).max(1).next_multiple_of(multiple).min(n.max(1));
+        with_views([&rows, &self.matrix], |card, [rows, matrix]| {
+            let scores: Floats = card.take(together * self.count)?;
+            let columns = Matrix::new(matrix.at, self.count, self.d).t();
+            for first in (0..n).step_by(together) {
+                let count = together.min(n - first);
+                let own = Matrix::new(rows.at.plus(first * self.d), count, self.d);
+                card.product(address(&scores), own, columns, false, Precision::F32)?;
+                use_(card, first, count, &scores)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The scores on the host, some rows at a time.
+    pub fn download(
+        &self,
+        rows: &Tensor,
+        multiple: usize,
+        mut visit: impl FnMut(usize, &[f32]) -> Result<()>,
+    ) -> Result<()> {
+        self.each(rows, multiple, |card, first, count, scores| {
+            let mut host = vec![0.0f32; count * self.count];
+            card.device().memcpy_dtoh(&scores.slice(..count * self.count), &mut host)?;
+            card.device().cuda_stream().synchronize().w()?;
+            visit(first, &host)
+        })
+    }
+
+    /// See [`crate::ScoreBlocks::count_ahead`]. `None` where a score is not finite.
+    pub fn count_ahead(&self, rows: &Tensor, targets: &[u32], removed: &Removed) -> Result<Option<Vec<u32>>> {
+        let mut all = Vec::with_capacity(targets.len());
+        self.each(rows, 1, |card, first, count, scores| {
+            let targets = card.upload(&targets[first..first + count])?;
+            let (offsets, columns) =
+                (card.upload(&removed.offsets[first..=first + count])?, card.upload(&removed.columns)?);
+            let ahead = card.take::<u32>(2 * count)?;
+            let arguments = arguments![&ahead, scores, &targets, &offsets, &columns, self.count];
+            card.launch("count_ahead", Grid::blocks(count, 1), arguments)?;
+            all.extend(card.device().clone_dtoh(&ahead)?);
+            Ok(())
+        })?;
+        let finite = all.chunks_exact(2).all(|row| row[1] as usize == self.count);
+        Ok(finite.then(|| all.chunks_exact(2).map(|row| row[0]).collect()))
+    }
+}

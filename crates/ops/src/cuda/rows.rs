@@ -1,0 +1,402 @@
+//! Products, rows of tables, sparse products.
+
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use candle_core::cuda_backend::cudarc::driver::CudaSlice;
+use candle_core::{Error, Result, Tensor, bail};
+
+use super::card::{Address, Card, Floats, Grid, Matrix, address, arguments};
+use super::{OnCard, View, apply1, apply2, apply3};
+use crate::sparse::CompressedRows;
+use crate::{GatherIndex, Precision, SparseMatrix, precision};
+
+pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    apply3(Linear(precision()), x, weight, bias)
+}
+
+pub(crate) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    apply2(Product(precision()), x, weight)
+}
+
+struct Linear(Precision);
+
+struct Product(Precision);
+
+fn shapes(x: View<'_>, weight: View<'_>) -> Result<(usize, usize, usize)> {
+    match (x.dims, weight.dims) {
+        (&[t, a], &[a2, b]) if a == a2 && a > 0 && b > 0 => Ok((t, a, b)),
+        (x, w) => bail!("linear: {x:?} does not fit {w:?}"),
+    }
+}
+
+/// dx and dW of y = x W.
+fn gradients(
+    card: &Card,
+    x: View<'_>,
+    weight: View<'_>,
+    dy: Address,
+    precision: Precision,
+) -> Result<(Floats, Floats)> {
+    let (t, a, b) = shapes(x, weight)?;
+    let (dx, dw) = (card.take::<f32>(t * a)?, card.take::<f32>(a * b)?);
+    let dy = Matrix::new(dy, t, b);
+    card.product(address(&dx), dy, Matrix::new(weight.at, a, b).t(), false, precision)?;
+    card.product(address(&dw), Matrix::new(x.at, t, a).t(), dy, false, precision)?;
+    Ok((dx, dw))
+}
+
+impl OnCard<3> for Linear {
+    const NAME: &'static str = "linear";
+
+    fn forward(&self, card: &Card, [x, weight, bias]: [View<'_>; 3]) -> Result<(Floats, Vec<usize>)> {
+        let (t, a, b) = shapes(x, weight)?;
+        if bias.dims != [b] {
+            bail!("linear: bias {:?} does not fit weight {:?}", bias.dims, weight.dims);
+        }
+        let y = card.take::<f32>(t * b)?;
+        card.product(address(&y), Matrix::new(x.at, t, a), Matrix::new(weight.at, a, b), false, self.0)?;
+        card.launch("add_bias", Grid::threads(t * b), arguments![&y, bias.at, t * b, b])?;
+        Ok((y, vec![t, b]))
+    }
+
+    fn backward(
+        &self,
+        card: &Card,
+        [x, weight, _]: [View<'_>; 3],
+        _: View<'_>,
+        gradient: View<'_>,
+    ) -> Result<[Option<Floats>; 3]> {
+        let (t, _, b) = shapes(x, weight)?;
+        let (dx, dw) = gradients(card, x, weight, gradient.at, self.0)?;
+        let db = card.take::<f32>(b)?;
+        card.column_sums(address(&db), gradient.at, t, b)?;
+        Ok([Some(dx), Some(dw), Some(db)])
+    }
+}
+
+impl OnCard<2> for Product {
+    const NAME: &'static str = "product";
+
+    fn forward(&self, card: &Card, [x, weight]: [View<'_>; 2]) -> Result<(Floats, Vec<usize>)> {
+        let (t, a, b) = shapes(x, weight)?;
+        let y = card.take::<f32>(t * b)?;
+        card.product(address(&y), Matrix::new(x.at, t, a), Matrix::new(weight.at, a, b), false, self.0)?;
+        Ok((y, vec![t, b]))
+    }
+
+    fn backward(
+        &self,
+        card: &Card,
+        [x, weight]: [View<'_>; 2],
+        _: View<'_>,
+        gradient: View<'_>,
+    ) -> Result<[Option<Floats>; 2]> {
+        let (dx, dw) = gradients(card, x, weight, gradient.at, self.0)?;
+        Ok([Some(dx), Some(dw)])
+    }
+}
+
+pub(crate) fn normalize(x: &Tensor) -> Result<Tensor> {
+    apply1(Normalize, x)
+}
+
+struct Normalize;
+
+impl OnCard<1> for Normalize {
+    const NAME: &'static str = "normalize";
+
+    fn forward(&self, card: &Card, [x]: [View<'_>; 1]) -> Result<(Floats, Vec<usize>)> {
+        let &[t, d] = x.dims else { bail!("normalize: expected [t, d], found {:?}", x.dims) };
+        let y = card.take::<f32>(t * d)?;
+        card.launch("normalize", Grid::warps(t), arguments![&y, x.at, t, d])?;
+        Ok((y, vec![t, d]))
+    }
+
+    fn backward(&self, card: &Card, [x]: [View<'_>; 1], _: View<'_>, dy: View<'_>) -> Result<[Option<Floats>; 1]> {
+        let (t, d) = (x.dims[0], x.dims[1]);
+        let dx = card.take::<f32>(t * d)?;
+        card.launch("normalize_backward", Grid::warps(t), arguments![&dx, dy.at, x.at, t, d])?;
+        Ok([Some(dx)])
+    }
+}
+
+/// The uses of a table's rows on the card. What backward alone needs is made by another thread while the card computes.
+pub(crate) struct Uses {
+    count: usize,
+    /// Rows of the table.
+    rows: usize,
+    /// `[uses]`: the row of every use.
+    uploaded: CudaSlice<u32>,
+    order: Mutex<Order>,
+}
+
+/// What the uses of each row are.
+enum Order {
+    UnderWay(Receiver<RowUses>),
+    Known(Arc<Uploaded>),
+}
+
+/// On the host.
+enum RowUses {
+    /// No row is used twice.
+    Once,
+    Index(GatherIndex),
+}
+
+/// On the card.
+enum Uploaded {
+    Once,
+    Index {
+        /// The starts of the rows' uses and their end, the uses by row, and the rows with many uses.
+        values: CudaSlice<u32>,
+        many: usize,
+    },
+}
+
+/// Uses of a row from which a block adds them up instead of a warp.
+const MANY: usize = 48;
+
+/// Whether no row occurs twice.
+fn are_once(rows: &[u32], table: usize) -> bool {
+    let mut seen = vec![0u64; table.div_ceil(64)];
+    rows.iter().all(|&row| {
+        let (word, bit) = (&mut seen[row as usize / 64], 1 << (row % 64));
+        let fresh = *word & bit == 0;
+        *word |= bit;
+        fresh
+    })
+}
+
+impl Uses {
+    pub fn new(card: &Card, rows: &[u32], table: usize, name: &str) -> Result<Self> {
+        if let Some(row) = rows.iter().find(|&&row| row as usize >= table) {
+            bail!("{name}: row {row} of {table}");
+        }
+        let (uploaded, rows, (sender, receiver)) = (card.upload(rows)?, rows.to_vec(), std::sync::mpsc::channel());
+        let count = rows.len();
+        rayon::spawn(move || {
+            let uses =
+                if are_once(&rows, table) { RowUses::Once } else { RowUses::Index(GatherIndex::new(rows, table)) };
+            // Nobody waits for it where there is no backward.
+            let _ = sender.send(uses);
+        });
+        Ok(Self { count, rows: table, uploaded, order: Mutex::new(Order::UnderWay(receiver)) })
+    }
+
+    /// Of uses whose order is known.
+    pub fn of(card: &Card, index: &GatherIndex) -> Result<Self> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let _ = sender.send(RowUses::Index(index.clone()));
+        let uploaded = card.upload(index.item_of())?;
+        let (count, rows) = (index.count(), index.items());
+        Ok(Self { count, rows, uploaded, order: Mutex::new(Order::UnderWay(receiver)) })
+    }
+
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// The row of every use.
+    pub fn rows(&self) -> Address {
+        address(&self.uploaded)
+    }
+
+    fn order(&self, card: &Card) -> Result<Arc<Uploaded>> {
+        let mut order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        let uses = match &*order {
+            Order::Known(uploaded) => return Ok(uploaded.clone()),
+            Order::UnderWay(receiver) => receiver.recv().map_err(Error::wrap)?,
+        };
+        let uploaded = Arc::new(match uses {
+            RowUses::Once => Uploaded::Once,
+            RowUses::Index(index) => {
+                let starts = index.starts();
+                let many = (0..self.rows as u32)
+                    .filter(|&row| (starts[row as usize + 1] - starts[row as usize]) as usize > MANY);
+                let mut values = starts.to_vec();
+                values.extend_from_slice(index.by_item());
+                values.extend(many);
+                let many = values.len() - starts.len() - index.count();
+                Uploaded::Index { values: card.upload(&values)?, many }
+            }
+        });
+        *order = Order::Known(uploaded.clone());
+        Ok(uploaded)
+    }
+
+    /// Where the starts of the rows' uses lie, and the uses by row.
+    pub fn by_row(&self, card: &Card) -> Result<(Address, Address)> {
+        match &*self.order(card)? {
+            Uploaded::Once => bail!("uses whose order was not asked for"),
+            Uploaded::Index { values, .. } => {
+                let starts = address(values);
+                Ok((starts, starts.plus(self.rows + 1)))
+            }
+        }
+    }
+
+    /// Sums of the uses' rows `[uses, d]` by row of the table: `[rows, d]`.
+    pub fn scatter(&self, card: &Card, gradient: Address, d: usize) -> Result<Floats> {
+        let out = card.take::<f32>(self.rows * d)?;
+        self.scatter_into(card, address(&out), gradient, d)?;
+        Ok(out)
+    }
+
+    pub fn scatter_into(&self, card: &Card, out: Address, gradient: Address, d: usize) -> Result<()> {
+        let rows = self.rows;
+        match &*self.order(card)? {
+            Uploaded::Once => {
+                card.launch("fill_zero", Grid::threads(rows * d), arguments![out, rows * d])?;
+                let grid = Grid::warps(self.count);
+                card.launch("scatter_once", grid, arguments![out, gradient, self.rows(), self.count, d])
+            }
+            Uploaded::Index { values, many } => {
+                let starts = address(values);
+                let uses = starts.plus(rows + 1);
+                let grid = Grid { threads: (1024, 1), ..Grid::blocks(*many, 1) };
+                let long = uses.plus(self.count);
+                card.launch("scatter_long_rows", grid, arguments![out, gradient, starts, uses, long, d])?;
+                card.launch("scatter_rows", Grid::warps(rows), arguments![out, gradient, starts, uses, rows, d, MANY])
+            }
+        }
+    }
+}
+
+pub(crate) fn gather(table: &Tensor, rows: &[u32]) -> Result<Tensor> {
+    apply1(Gather { rows: rows.to_vec(), uses: OnceLock::new() }, table)
+}
+
+struct Gather {
+    rows: Vec<u32>,
+    uses: OnceLock<Uses>,
+}
+
+impl OnCard<1> for Gather {
+    const NAME: &'static str = "gather";
+
+    fn forward(&self, card: &Card, [table]: [View<'_>; 1]) -> Result<(Floats, Vec<usize>)> {
+        let &[n, d] = table.dims else { bail!("gather: expected [n, d], found {:?}", table.dims) };
+        let uses = Uses::new(card, &self.rows, n, Self::NAME)?;
+        let out = card.take::<f32>(uses.count() * d)?;
+        let grid = Grid::warps(uses.count());
+        card.launch("gather_rows", grid, arguments![&out, table.at, uses.rows(), uses.count(), d])?;
+        let dims = vec![uses.count(), d];
+        let _ = self.uses.set(uses);
+        Ok((out, dims))
+    }
+
+    fn backward(&self, card: &Card, [table]: [View<'_>; 1], _: View<'_>, dy: View<'_>) -> Result<[Option<Floats>; 1]> {
+        let Some(uses) = self.uses.get() else { bail!("gather: backward before forward") };
+        Ok([Some(uses.scatter(card, dy.at, table.dims[1])?)])
+    }
+}
+
+/// A sparse matrix on the card, and its transpose.
+#[derive(Debug)]
+pub(crate) struct CardSparse {
+    by_row: CardRows,
+    by_column: CardRows,
+}
+
+#[derive(Debug)]
+struct CardRows {
+    offsets: CudaSlice<u32>,
+    columns: CudaSlice<u32>,
+    weights: Floats,
+    rows: usize,
+}
+
+impl CardRows {
+    fn new(card: &Card, rows: &CompressedRows) -> Result<Self> {
+        let offsets: Vec<u32> = rows.offsets.iter().map(|&offset| offset as u32).collect();
+        Ok(Self {
+            rows: offsets.len() - 1,
+            offsets: card.upload(&offsets)?,
+            columns: card.upload(&rows.columns)?,
+            weights: card.upload(&rows.weights)?,
+        })
+    }
+
+    /// y = A x; with `sum`, sum += y.
+    fn times(&self, card: &Card, sum: Option<Address>, x: Address, d: usize) -> Result<Floats> {
+        let y = card.take::<f32>(self.rows * d)?;
+        let total = sum.unwrap_or(Address::NONE);
+        let (offsets, columns, weights) = (&self.offsets, &self.columns, &self.weights);
+        let arguments = arguments![&y, total, x, offsets, columns, weights, self.rows, d, sum.is_some()];
+        card.launch("sparse_rows", Grid::warps(self.rows), arguments)?;
+        Ok(y)
+    }
+}
+
+/// The matrix on the card of `card`, uploaded once.
+fn on_card(matrix: &SparseMatrix, card: &Card) -> Result<Arc<CardSparse>> {
+    if let Some(sparse) = matrix.card.get() {
+        return Ok(sparse.clone());
+    }
+    let sparse =
+        CardSparse { by_row: CardRows::new(card, &matrix.by_row)?, by_column: CardRows::new(card, &matrix.by_column)? };
+    Ok(matrix.card.get_or_init(|| Arc::new(sparse)).clone())
+}
+
+pub(crate) fn sparse_product(matrix: &SparseMatrix, x: &Tensor) -> Result<Tensor> {
+    if x.dims().first() != Some(&matrix.columns()) {
+        bail!("sparse_product: [{}, {}] does not fit {:?}", matrix.rows(), matrix.columns(), x.dims());
+    }
+    apply1(SparseProduct(matrix.clone()), x)
+}
+
+struct SparseProduct(SparseMatrix);
+
+impl OnCard<1> for SparseProduct {
+    const NAME: &'static str = "sparse_product";
+
+    fn forward(&self, card: &Card, [x]: [View<'_>; 1]) -> Result<(Floats, Vec<usize>)> {
+        let d = x.dims[1];
+        Ok((on_card(&self.0, card)?.by_row.times(card, None, x.at, d)?, vec![self.0.rows(), d]))
+    }
+
+    fn backward(&self, card: &Card, [x]: [View<'_>; 1], _: View<'_>, dy: View<'_>) -> Result<[Option<Floats>; 1]> {
+        Ok([Some(on_card(&self.0, card)?.by_column.times(card, None, dy.at, x.dims[1])?)])
+    }
+}
+
+pub(crate) fn propagate(adjacency: &SparseMatrix, x: &Tensor, layers: usize) -> Result<Tensor> {
+    if x.dims().first() != Some(&adjacency.columns()) || adjacency.rows() != adjacency.columns() {
+        bail!("propagate: [{}, {}] does not fit {:?}", adjacency.rows(), adjacency.columns(), x.dims());
+    }
+    apply1(Propagate { adjacency: adjacency.clone(), layers }, x)
+}
+
+struct Propagate {
+    adjacency: SparseMatrix,
+    layers: usize,
+}
+
+/// The mean of x, A x, ..., A^layers x.
+fn mean_of_powers(card: &Card, rows: &CardRows, x: View<'_>, layers: usize) -> Result<Floats> {
+    let (count, d) = (x.dims[0] * x.dims[1], x.dims[1]);
+    let sum = card.zeros::<f32>(count)?;
+    card.launch("add_to", Grid::threads(count), arguments![&sum, x.at, count])?;
+    let mut layer: Option<Floats> = None;
+    for _ in 0..layers {
+        let from = layer.as_ref().map_or(x.at, address);
+        layer = Some(rows.times(card, Some(address(&sum)), from, d)?);
+    }
+    card.launch("scale_all", Grid::threads(count), arguments![&sum, 1.0 / (layers + 1) as f32, count])?;
+    Ok(sum)
+}
+
+impl OnCard<1> for Propagate {
+    const NAME: &'static str = "propagate";
+
+    fn forward(&self, card: &Card, [x]: [View<'_>; 1]) -> Result<(Floats, Vec<usize>)> {
+        let sparse = on_card(&self.adjacency, card)?;
+        Ok((mean_of_powers(card, &sparse.by_row, x, self.layers)?, x.dims.to_vec()))
+    }
+
+    fn backward(&self, card: &Card, _: [View<'_>; 1], _: View<'_>, dy: View<'_>) -> Result<[Option<Floats>; 1]> {
+        let sparse = on_card(&self.adjacency, card)?;
+        Ok([Some(mean_of_powers(card, &sparse.by_column, dy, self.layers)?)])
+    }
+}

@@ -1,0 +1,121 @@
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use candle_core::{Device, Result, bail};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Where tensors are computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ComputeDevice {
+    /// The processor.
+    #[default]
+    Cpu,
+    /// An NVIDIA card, by its number.
+    Cuda(usize),
+}
+
+impl std::fmt::Display for ComputeDevice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(card) => write!(f, "cuda:{card}"),
+        }
+    }
+}
+
+impl std::str::FromStr for ComputeDevice {
+    type Err = String;
+
+    fn from_str(name: &str) -> std::result::Result<Self, String> {
+        let card = |number: &str| number.parse().ok().map(Self::Cuda);
+        let found = match name {
+            "cpu" => Some(Self::Cpu),
+            _ => name.strip_prefix("cuda:").and_then(card),
+        };
+        found.ok_or_else(|| format!("expected \"cpu\" or \"cuda:0\" (or another card's number), found \"{name}\""))
+    }
+}
+
+impl ComputeDevice {
+    /// The device, ready to compute on. It fails where there is no such card, or where the program was built without the feature
+    /// `cuda`.
+    pub fn open(self) -> Result<Device> {
+        match self {
+            Self::Cpu => Ok(Device::Cpu),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(card) => match crate::cuda::device(card) {
+                Ok(device) => Ok(device),
+                Err(error) => {
+                    bail!("failed to open cuda:{card}: {error}; `nvidia-smi` lists the cards of this machine")
+                }
+            },
+            #[cfg(not(feature = "cuda"))]
+            Self::Cuda(card) => bail!(
+                "cuda:{card}: this program was built for the CPU alone; build it with `make build CUDA=1`, which needs the CUDA \
+                 toolkit"
+            ),
+        }
+    }
+}
+
+/// What products are computed from and in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// f32.
+    #[default]
+    F32,
+    /// f32 rounded to 10 bits of mantissa by the card; sums are f32.
+    Tf32,
+    /// bf16; sums are f32.
+    Bf16,
+}
+
+impl std::fmt::Display for Precision {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Tf32 => "tf32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+static PRECISION: AtomicU8 = AtomicU8::new(Precision::F32 as u8);
+
+/// Sets the precision of the large products of everything that is computed from now on, by any thread. Parameters, Adam, LayerNorm
+/// and softmax stay f32. The CPU computes in f32 alone.
+pub fn set_precision(precision: Precision) {
+    PRECISION.store(precision as u8, Ordering::Relaxed);
+}
+
+#[cfg(feature = "cuda")]
+pub(crate) fn precision() -> Precision {
+    match PRECISION.load(Ordering::Relaxed) {
+        1 => Precision::Tf32,
+        2 => Precision::Bf16,
+        _ => Precision::F32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_have_the_names_that_they_are_read_from() {
+        for name in ["cpu", "cuda:0", "cuda:12"] {
+            assert_eq!(name.parse::<ComputeDevice>().unwrap().to_string(), name);
+        }
+        for name in ["gpu", "cuda", "cuda:", "cuda:x", "CPU", "cuda0", ""] {
+            assert!(name.parse::<ComputeDevice>().unwrap_err().contains("expected \"cpu\""), "{name}");
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_program_without_cuda_says_how_to_build_one() {
+        let error = ComputeDevice::Cuda(0).open().unwrap_err().to_string();
+        assert!(error.contains("make build CUDA=1"), "{error}");
+    }
+}
