@@ -261,14 +261,15 @@ impl DualGnn {
         }
         // The sum of the hops, from their mean.
         let passed = (propagate(&self.adjacency, &Tensor::cat(&sides, 1)?, HOPS)? * (HOPS + 1) as f64)?;
-        let (mut of_users, mut items) = (Vec::new(), None);
+        let mut of_users = Vec::new();
+        let mut items = Tensor::zeros((self.items, d), passed.dtype(), passed.device())?;
         for (m, view) in self.views.iter().enumerate() {
             let own = passed.narrow(1, m * d, d)?;
             let (users, own_items) = (own.narrow(0, 0, self.users)?, own.narrow(0, self.users, self.items)?);
             trace::record(|| format!("users.{}", view.name), &users);
             trace::record(|| format!("items.{}", view.name), &own_items);
             of_users.push(users);
-            items = Some(items.map_or_else(|| Ok(own_items.clone()), |sum: Tensor| sum + &own_items)?);
+            items = (items + own_items)?;
         }
         if self.config.user_fusion == UserFusion::Summed {
             let sum = Tensor::stack(&of_users, 0)?.sum(0)?;
@@ -282,7 +283,6 @@ impl DualGnn {
         trace::record(|| "fused".to_owned(), &fused);
         trace::record(|| "gathered".to_owned(), &gathered);
         let users = (fused + gathered)?;
-        let items = items.ok_or_else(|| Error::Msg("DualGNN has no modality".to_owned()))?.contiguous()?;
         trace::record(|| "user_vectors".to_owned(), &users);
         trace::record(|| "item_vectors".to_owned(), &items);
         Ok((users, items))
