@@ -85,7 +85,7 @@ pub fn run(args: &EpochArgs) -> anyhow::Result<serde_json::Value> {
             warm_items: false,
             log_test_loss: false,
             seed: 1,
-            save_every: Duration::from_secs(3600),
+            save_every: Duration::from_hours(1),
         },
         state_path: folder.join("state.safetensors"),
         log_path: folder.join("metrics.jsonl"),

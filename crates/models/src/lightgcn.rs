@@ -8,14 +8,16 @@
 //! The propagation is linear, so that one operator computes the mean of all layers, and its backward is the same routine.
 
 use candle_core::{D, Tensor, Var};
-use mp4sr_ops::{Error, Result, RngKey, SparseEntry, SparseMatrix, gather, propagate};
+use mp4sr_ops::plain::softplus;
+use mp4sr_ops::{Result, RngKey, SparseMatrix, gather, propagate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::graph::{VectorScorer, adjacency};
 use crate::interface::FINETUNE;
-use crate::negatives::{NegativeSampler, distinct};
+use crate::negatives::NegativeSampler;
 use crate::recipe::{Reads, Recipe, Section};
-use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Samples, Scorer, Step, Stop, trace};
+use crate::{Batch, Data, Initial, Model, Parameters, Phase, Samples, Scorer, Step, Stop, trace};
 
 /// How LightGCN is named, configured and built. Its regularisation takes the place of weight decay.
 pub static RECIPE: Recipe = Recipe {
@@ -146,29 +148,6 @@ impl LightGcn {
     }
 }
 
-/// The graph of the training part: an edge of weight 1 / sqrt(d_u d_i), both ways, per distinct user and item.
-fn adjacency(data: &Data) -> Result<SparseMatrix> {
-    let users = data.training.users();
-    let items_of: Vec<Vec<u32>> = (0..users).map(|user| distinct(data.training.of(user))).collect();
-    let mut degree = vec![0u32; data.items];
-    items_of.iter().flatten().for_each(|&item| degree[item as usize - 1] += 1);
-    let mut entries = Vec::new();
-    for (user, items) in items_of.iter().enumerate() {
-        for &item in items {
-            let weight = 1.0 / (items.len() as f64 * f64::from(degree[item as usize - 1])).sqrt();
-            let (user, item, weight) = (user as u32, users as u32 + item - 1, weight as f32);
-            entries.push(SparseEntry { row: user, column: item, weight });
-            entries.push(SparseEntry { row: item, column: user, weight });
-        }
-    }
-    SparseMatrix::new(users + data.items, users + data.items, entries)
-}
-
-/// log(1 + e^x) without overflow.
-fn softplus(x: &Tensor) -> Result<Tensor> {
-    x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
-}
-
 impl Model for LightGcn {
     fn parameters(&self) -> &Parameters {
         &self.parameters
@@ -179,44 +158,17 @@ impl Model for LightGcn {
     }
 
     fn loss(&self, _: &Phase, batch: &Batch, step: &Step) -> Result<Tensor> {
-        let key = step.key.fold_in("negatives");
-        let draw = |(at, &user): (usize, &u32)| self.negatives.draw(user, key.fold_in_index(at as u64));
-        let negatives: Vec<u32> = batch.users.iter().enumerate().map(draw).collect();
+        let negatives = self.negatives.draw_all(&batch.users, step.key);
         self.bpr_loss(&batch.users, &batch.targets, &negatives)
     }
 
     fn scorer(&self, _: &Phase) -> Result<Box<dyn Scorer + '_>> {
         let vectors = self.vectors()?.detach();
-        let items = vectors.narrow(0, self.users, vectors.dim(0)? - self.users)?.contiguous()?;
-        Ok(Box::new(LightGcnScorer { users: vectors.narrow(0, 0, self.users)?.contiguous()?, items }))
+        let items = vectors.narrow(0, self.users, vectors.dim(0)? - self.users)?;
+        Ok(Box::new(VectorScorer::new("LightGCN", &vectors.narrow(0, 0, self.users)?, &items)?))
     }
 
     fn is_sequential(&self) -> bool {
         false
-    }
-}
-
-/// The vectors as training leaves them; a user's history changes nothing.
-struct LightGcnScorer {
-    users: Tensor,
-    items: Tensor,
-}
-
-impl Scorer for LightGcnScorer {
-    fn items(&self) -> &Tensor {
-        &self.items
-    }
-
-    fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
-        let known = self.users.dim(0)?;
-        let user = |query: &Query<'_>| {
-            let user = query.user.filter(|&user| (user as usize) < known);
-            user.ok_or_else(|| {
-                Error::Msg(
-                    "LightGCN has no vector for a user whom training has not seen; use a sequential model".to_owned(),
-                )
-            })
-        };
-        gather(&self.users, &queries.iter().map(user).collect::<Result<Vec<u32>>>()?)
     }
 }

@@ -36,17 +36,28 @@ impl NegativeSampler {
     /// An item, 1-based, for `user`, from 0: a function of the key.
     pub fn draw(&self, user: u32, key: RngKey) -> u32 {
         let seen = &self.seen[self.offsets[user as usize]..self.offsets[user as usize + 1]];
-        let open = (self.items - seen.len()) as f64;
-        // The r-th item that is not among the seen ones, which are ascending.
-        let mut item = 1 + (key.uniform(0) * open) as u32;
-        for &own in seen {
-            if own > item {
-                break;
-            }
-            item += 1;
-        }
-        item
+        draw_outside(seen, self.items, key)
     }
+
+    /// An item for each of `users`: a function of the step's key.
+    pub fn draw_all(&self, users: &[u32], key: RngKey) -> Vec<u32> {
+        let key = key.fold_in("negatives");
+        users.iter().enumerate().map(|(at, &user)| self.draw(user, key.fold_in_index(at as u64))).collect()
+    }
+}
+
+/// An item of 1..=`items` that is not in `seen`, which is ascending, without repeats and not all of them: a function of the key.
+pub(crate) fn draw_outside(seen: &[u32], items: usize, key: RngKey) -> u32 {
+    let open = (items - seen.len()) as f64;
+    // The r-th item that is not among the seen ones.
+    let mut item = 1 + (key.uniform(0) * open) as u32;
+    for &own in seen {
+        if own > item {
+            break;
+        }
+        item += 1;
+    }
+    item
 }
 
 /// The distinct items of a sequence, ascending.
@@ -64,7 +75,7 @@ mod tests {
 
     fn data(items: usize, users: &[&[u32]]) -> Data {
         let training = TrainingSequences::new(users.iter().copied()).into();
-        Data { items, training, modalities: Vec::new(), device: crate::Device::Cpu }
+        Data { items, training, modalities: Vec::new(), categories: None, device: crate::Device::Cpu }
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub type Stored = (String, Vec<f32>, Vec<usize>);
 pub enum Initial {
     /// N(0, 0.02).
     Normal,
+    /// N(0, s), with a deviation s of its own.
+    Scaled(f64),
     /// U(-1/sqrt(d), 1/sqrt(d)) with d the input width.
     Uniform(usize),
     /// U(-b, b) with a bound b of its own.
@@ -24,6 +26,7 @@ impl Initial {
     fn values(self, count: usize, key: RngKey) -> Vec<f32> {
         match self {
             Self::Normal => (0..count as u64).map(|i| (DEVIATION * key.normal(i)) as f32).collect(),
+            Self::Scaled(deviation) => (0..count as u64).map(|i| (deviation * key.normal(i)) as f32).collect(),
             Self::Uniform(width) => uniform(key, count, 1.0 / (width as f64).sqrt()),
             Self::Within(bound) => uniform(key, count, bound),
             Self::Zeros => vec![0.0; count],
@@ -73,7 +76,7 @@ impl Entry {
     /// The parameter's values out of its variable's.
     fn take<'a, T>(&self, all: &'a [T]) -> impl Iterator<Item = &'a [T]> {
         let (start, columns, stride) = (self.start, self.columns, self.stride);
-        let rows = if columns == 0 { 0 } else { self.count() / columns };
+        let rows = self.count().checked_div(columns).unwrap_or(0);
         (0..rows).map(move |row| &all[start + row * stride..][..columns])
     }
 
@@ -161,11 +164,11 @@ impl Parameters {
     pub fn get(&self, name: &str) -> Option<Tensor> {
         let entry = self.entry(name)?;
         let var = self.vars[entry.var].as_tensor();
-        self.cut(entry, var).ok()
+        Self::cut(entry, var).ok()
     }
 
     /// The part of a parameter of a tensor in the form of its variable.
-    fn cut(&self, entry: &Entry, whole: &Tensor) -> Result<Tensor> {
+    fn cut(entry: &Entry, whole: &Tensor) -> Result<Tensor> {
         if whole.elem_count() == entry.count() {
             return whole.reshape(entry.shape.as_slice());
         }
@@ -201,7 +204,7 @@ impl Parameters {
     pub fn gradients(&self, gradients: &GradStore) -> Result<Vec<(&str, Tensor)>> {
         let with_gradient = self.entries.iter().filter_map(|entry| {
             let whole = gradients.get(self.vars[entry.var].as_tensor())?;
-            Some(self.cut(entry, whole).map(|gradient| (entry.name.as_str(), gradient)))
+            Some(Self::cut(entry, whole).map(|gradient| (entry.name.as_str(), gradient)))
         });
         with_gradient.collect()
     }

@@ -9,11 +9,30 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Device, Model, Phase, TransformerConfig, cl4srec, lightgcn, mp4sr, popularity, sasrec};
+use crate::features::Categories;
+use crate::{
+    Device, Model, Phase, TransformerConfig, cl4srec, clcrec, difsr, dualgnn, fdsa, grcn, lightgcn, masr, mp4sr, mvrnn,
+    popularity, s3rec, sasrec, sine, unisrec,
+};
 
 /// All models; the first is the one that a pipeline has when it names none.
-pub static RECIPES: [&Recipe; 5] =
-    [&mp4sr::RECIPE, &popularity::RECIPE, &lightgcn::RECIPE, &sasrec::RECIPE, &cl4srec::RECIPE];
+pub static RECIPES: [&Recipe; 15] = [
+    &mp4sr::RECIPE,
+    &popularity::RECIPE,
+    &lightgcn::RECIPE,
+    &sasrec::RECIPE,
+    &cl4srec::RECIPE,
+    &sine::RECIPE,
+    &fdsa::RECIPE,
+    &difsr::RECIPE,
+    &s3rec::RECIPE,
+    &unisrec::RECIPE,
+    &grcn::RECIPE,
+    &dualgnn::RECIPE,
+    &clcrec::RECIPE,
+    &mvrnn::RECIPE,
+    &masr::RECIPE,
+];
 
 /// How a model is named, configured and built.
 #[derive(Debug)]
@@ -188,6 +207,8 @@ pub struct Data {
     pub training: Arc<TrainingSequences>,
     /// Features by modality in the configuration's order; empty for models that read none.
     pub modalities: Vec<Modality>,
+    /// Lists of categories, where the dataset has them.
+    pub categories: Option<Categories>,
     /// Where the model computes.
     pub device: Device,
 }

@@ -69,6 +69,28 @@ pub struct Transformer {
     config: TransformerConfig,
     /// `[n + 2, d_0]`: the positions, then the weight and the bias of the LayerNorm of what enters.
     input: Var,
+    layers: LayerStack,
+}
+
+/// One pass through a transformer; by default causal, with the outputs at the last tokens, and with gradients.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pass {
+    /// Whether tokens see those after them too.
+    pub bidirectional: bool,
+    /// Whether the output has a row for every token.
+    pub all_tokens: bool,
+    /// Whether the layers are constants, so that they have no gradient.
+    pub fixed: bool,
+    /// Whether the last layer alone runs, on the input.
+    pub last_layer: bool,
+}
+
+/// The layers of a transformer without what comes before them.
+#[derive(Debug)]
+pub struct LayerStack {
+    config: TransformerConfig,
+    /// What the names of its parameters and traced values begin with.
+    prefix: String,
     /// The parameters of each layer.
     layers: Vec<Var>,
 }
@@ -122,8 +144,8 @@ fn layer(prefix: &str, sizes: LayerSizes) -> Vec<Part> {
 }
 
 impl TransformerConfig {
-    fn sizes(&self) -> LayerSizes {
-        LayerSizes { width: self.width, heads: self.heads, feed_forward: self.feed_forward }
+    fn sizes(&self, bidirectional: bool) -> LayerSizes {
+        LayerSizes { width: self.width, heads: self.heads, feed_forward: self.feed_forward, bidirectional }
     }
 }
 
@@ -132,10 +154,7 @@ impl Transformer {
     pub fn new(parameters: &mut Parameters, config: TransformerConfig, key: RngKey) -> Result<Self> {
         let shape = [config.max_sequence_length + 2, config.width];
         let input = parameters.add_packed(&shape, &input(&config), key)?;
-        let sizes = config.sizes();
-        let layers = (0..config.layers)
-            .map(|l| parameters.add_packed(&[sizes.count()], &layer(&format!("layer.{l}"), sizes), key))
-            .collect::<Result<_>>()?;
+        let layers = LayerStack::new(parameters, "", config, key)?;
         Ok(Self { config, input, layers })
     }
 
@@ -150,30 +169,74 @@ impl Transformer {
         offsets: &PackedOffsets,
         key: Option<RngKey>,
     ) -> Result<Tensor> {
-        let drop = |key: Option<RngKey>, name: &str| match key {
-            Some(key) => key.fold_in(name).dropout(self.config.dropout),
-            None => Dropout::NONE,
-        };
-        let mut x = sequence_input(z, ids, Rows::new(&self.input, &offsets.positions()), drop(key, "input"))?;
+        self.run(z, ids, offsets, Pass::default(), key)
+    }
+
+    /// What `pass` asks for of the tokens that [`forward`](Self::forward) takes.
+    pub(crate) fn run(
+        &self,
+        z: Rows<'_>,
+        ids: Option<Rows<'_>>,
+        offsets: &PackedOffsets,
+        pass: Pass,
+        key: Option<RngKey>,
+    ) -> Result<Tensor> {
+        let dropout = drop(key, "input", self.config.dropout);
+        let x = sequence_input(z, ids, Rows::new(&self.input, &offsets.positions()), dropout)?;
         trace::record(|| "input".to_owned(), &x);
-        let sizes = self.config.sizes();
-        for (l, packed) in self.layers.iter().enumerate() {
+        self.layers.run(x, offsets, pass, key)
+    }
+}
+
+fn drop(key: Option<RngKey>, name: &str, p: f64) -> Dropout {
+    key.map_or(Dropout::NONE, |key| key.fold_in(name).dropout(p))
+}
+
+impl LayerStack {
+    /// Layers with parameters `<prefix>layer.*`.
+    pub fn new(parameters: &mut Parameters, prefix: &str, config: TransformerConfig, key: RngKey) -> Result<Self> {
+        let sizes = config.sizes(false);
+        let layers = (0..config.layers)
+            .map(|l| parameters.add_packed(&[sizes.count()], &layer(&format!("{prefix}layer.{l}"), sizes), key))
+            .collect::<Result<_>>()?;
+        Ok(Self { config, prefix: prefix.to_owned(), layers })
+    }
+
+    /// The output at the last token of every sequence, `[sequences, d_0]`, of tokens `x` `[tokens, d_0]`. Without `key` nothing
+    /// is dropped. A trace asks for every token of the top layer too; the values at the last tokens are the same.
+    pub fn forward(&self, x: Tensor, offsets: &PackedOffsets, key: Option<RngKey>) -> Result<Tensor> {
+        self.run(x, offsets, Pass::default(), key)
+    }
+
+    /// What `pass` asks for of the tokens that [`forward`](Self::forward) takes.
+    pub(crate) fn run(
+        &self,
+        mut x: Tensor,
+        offsets: &PackedOffsets,
+        pass: Pass,
+        key: Option<RngKey>,
+    ) -> Result<Tensor> {
+        let (prefix, p) = (&self.prefix, self.config.dropout);
+        let sizes = self.config.sizes(pass.bidirectional);
+        let first = if pass.last_layer { self.layers.len().saturating_sub(1) } else { 0 };
+        for (l, layer) in self.layers.iter().enumerate().skip(first) {
             let key = key.map(|key| key.fold_in("layer").fold_in_index(l as u64));
             let dropout = LayerDropout {
-                weights: drop(key, "weights"),
-                attention: drop(key, "attention"),
-                feed_forward: drop(key, "feed_forward"),
+                weights: drop(key, "weights", p),
+                attention: drop(key, "attention", p),
+                feed_forward: drop(key, "feed_forward", p),
             };
+            let packed = if pass.fixed { layer.detach() } else { layer.as_tensor().clone() };
             if trace::is_on() {
-                let steps = plain::layer_steps(&x, packed, sizes, offsets, false, dropout)?;
-                trace::record(|| format!("{l}.query"), &steps.query);
-                trace::record(|| format!("{l}.key_value"), &steps.key_value);
-                trace::record(|| format!("{l}.attention"), &steps.attention);
-                trace::record(|| format!("{l}.layer"), &steps.layer);
+                let steps = plain::layer_steps(&x, &packed, sizes, offsets, false, dropout)?;
+                trace::record(|| format!("{prefix}{l}.query"), &steps.query);
+                trace::record(|| format!("{prefix}{l}.key_value"), &steps.key_value);
+                trace::record(|| format!("{prefix}{l}.attention"), &steps.attention);
+                trace::record(|| format!("{prefix}{l}.layer"), &steps.layer);
             }
-            let top = l + 1 == self.layers.len() && !trace::is_on();
-            x = transformer_layer(&x, packed, sizes, offsets, top, dropout)?;
+            let top = l + 1 == self.layers.len() && !pass.all_tokens && !trace::is_on();
+            x = transformer_layer(&x, &packed, sizes, offsets, top, dropout)?;
         }
-        if trace::is_on() { gather(&x, &offsets.last_tokens()) } else { Ok(x) }
+        if trace::is_on() && !pass.all_tokens { gather(&x, &offsets.last_tokens()) } else { Ok(x) }
     }
 }

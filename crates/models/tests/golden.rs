@@ -163,7 +163,7 @@ fn transformer(case: &mut GoldenCase) {
                     let rows = t.narrow(0, range.start, range.len()).unwrap();
                     rows.narrow(1, head * d / heads, d / heads).unwrap().contiguous().unwrap()
                 };
-                let found = flat(&mp4sr_ops::plain::attention_weights(&part(query), &part(key_value)).unwrap());
+                let found = flat(&mp4sr_ops::plain::attention_weights(&part(query), &part(key_value), false).unwrap());
                 for (i, row) in found.chunks(range.len()).enumerate() {
                     weights[((j * heads + head) * n + i) * n..][..range.len()].copy_from_slice(row);
                 }

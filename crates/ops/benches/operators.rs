@@ -66,7 +66,7 @@ fn cases() -> Vec<BenchCase> {
         run: Box::new(move || encode(&item_rows, &w, &packed, &uses)),
     });
 
-    let sizes = LayerSizes { width: WIDTH, heads: 2, feed_forward: FEED_FORWARD };
+    let sizes = LayerSizes { width: WIDTH, heads: 2, feed_forward: FEED_FORWARD, bidirectional: false };
     let count = 4 * WIDTH * WIDTH + 8 * WIDTH + 2 * WIDTH * FEED_FORWARD + FEED_FORWARD + WIDTH;
     let (x, packed) = (var(4, &[tokens, WIDTH]), var(5, &[count]));
     let dropout = LayerDropout { weights: drop("w"), attention: drop("a"), feed_forward: drop("f") };

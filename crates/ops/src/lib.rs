@@ -11,12 +11,14 @@ mod contrastive;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod device;
+mod edges;
 mod fused;
 mod gather_index;
 mod inference;
 mod kernel;
 mod layout;
 mod mask;
+mod nearest;
 mod packed;
 pub mod plain;
 mod process;
@@ -24,6 +26,7 @@ mod ragged;
 mod random;
 mod scan;
 mod scratch;
+mod sources;
 mod sparse;
 mod timing;
 
@@ -31,17 +34,20 @@ pub use adam::{Adam, AdamState, Pending, StepOutcome};
 pub use candle_core::{Error, Result};
 pub use contrastive::{CmclDirection, Contrast, ContrastiveTerms, contrastive};
 pub use device::{ComputeDevice, Precision, set_precision};
+pub use edges::{Edges, Side};
 pub use gather_index::GatherIndex;
 pub use inference::{
     Activation, InferenceLayer, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer, RelativeBias,
 };
 pub use layout::{LayerParts, MixtureSizes};
 pub use mask::{FalseNegatives, Mask};
+pub use nearest::{Neighbour, nearest};
 pub use packed::PackedOffsets;
 pub use process::{keep_memory, start_threads, threads};
 pub use ragged::{Ragged, StoredValues};
 pub use random::{Dropout, RngKey};
 pub use scan::{Removed, ScoreBlocks, count_at_least};
+pub use sources::{ScoreFusion, SourceScope, SourceSizes};
 pub use sparse::{SparseEntry, SparseMatrix};
 pub use timing::take_timings;
 
@@ -61,6 +67,13 @@ macro_rules! dispatch {
             candle_core::Device::Cuda(_) => cuda::$($call)*,
             _ => plain::$($call)*,
         }
+    };
+}
+
+/// For operators without kernels of their own on cards.
+macro_rules! dispatch_plain {
+    ($tensor:expr, $($call:tt)*) => {
+        if $tensor.device().is_cpu() { fused::$($call)* } else { plain::$($call)* }
     };
 }
 
@@ -148,6 +161,8 @@ pub struct LayerSizes {
     pub heads: usize,
     /// Width between the two maps of the feed-forward block.
     pub feed_forward: usize,
+    /// Whether a token sees those after it too; causal attention does not.
+    pub bidirectional: bool,
 }
 
 /// The dropouts of a transformer layer.
@@ -161,8 +176,8 @@ pub struct LayerDropout {
     pub feed_forward: Dropout,
 }
 
-/// A post-norm transformer layer over packed sequences, causal (specification, section 4): `[tokens, d]` -> `[tokens, d]`, or
-/// `[sequences, d]` for the last tokens alone. `packed` has the layer's parameters where [`LayerSizes::places`] says.
+/// A post-norm transformer layer over packed sequences, causal unless `sizes` says otherwise (specification, section 4): `[tokens, d]`
+/// -> `[tokens, d]`, or `[sequences, d]` for the last tokens alone. `packed` has the layer's parameters where [`LayerSizes::places`] says.
 pub fn transformer_layer(
     x: &Tensor,
     packed: &Tensor,
@@ -171,6 +186,9 @@ pub fn transformer_layer(
     last_only: bool,
     dropout: LayerDropout,
 ) -> Result<Tensor> {
+    if sizes.bidirectional {
+        return dispatch_plain!(x, transformer_layer(x, packed, sizes, offsets, last_only, dropout));
+    }
     dispatch!(x, transformer_layer(x, packed, sizes, offsets, last_only, dropout))
 }
 
@@ -200,4 +218,123 @@ pub fn sparse_product(matrix: &SparseMatrix, x: &Tensor) -> Result<Tensor> {
 /// the layers of a graph convolution without weights.
 pub fn propagate(adjacency: &SparseMatrix, x: &Tensor, layers: usize) -> Result<Tensor> {
     dispatch!(x, propagate(adjacency, x, layers))
+}
+
+/// Zeroes elements with the probability of `dropout` and scales the others by its inverse.
+pub fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
+    dispatch_plain!(x, dropout(x, dropout))
+}
+
+/// LayerNorm of every row: `[t, d]`, weight and bias `[d]` -> `[t, d]`.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    dispatch_plain!(x, layer_norm(x, weight, bias))
+}
+
+/// Scores of additive attention, sum over d of tanh(h) w: `[t, k d]`, `[k, d]` -> `[t, k]`.
+pub fn additive_scores(h: &Tensor, w: &Tensor) -> Result<Tensor> {
+    dispatch_plain!(h, additive_scores(h, w))
+}
+
+/// The softmax over the tokens of each sequence, column by column: `[t, k]` -> `[t, k]`.
+pub fn segment_softmax(x: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
+    dispatch_plain!(x, segment_softmax(x, offsets))
+}
+
+/// k weighted sums of each sequence's tokens: weights `[t, k]`, x `[t, d]` -> `[sequences k, d]`.
+pub fn segment_sum(weights: &Tensor, x: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
+    dispatch_plain!(x, segment_sum(weights, x, offsets))
+}
+
+/// Inner products of each token with the k vectors of its sequence: x `[t, d]`, vectors `[sequences k, d]` -> `[t, k]`.
+pub fn segment_dot(x: &Tensor, vectors: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
+    dispatch_plain!(x, segment_dot(x, vectors, offsets))
+}
+
+/// For each token a weighted sum of the k vectors of its sequence: weights `[t, k]`, vectors `[sequences k, d]` -> `[t, d]`.
+pub fn segment_mix(weights: &Tensor, vectors: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
+    dispatch_plain!(vectors, segment_mix(weights, vectors, offsets))
+}
+
+/// GELU with the error function.
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    dispatch_plain!(x, gelu_activation(x))
+}
+
+/// The sum over columns of log(1 + exp(a b^T)), by row: `[n, d]`, `[m, d]` -> `[n]`, never holding the whole matrix.
+pub fn row_softplus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    dispatch_plain!(a, row_softplus(a, b))
+}
+
+/// Attention in packed sequences whose scores come from several sources: `query` `[q, sources]` has a row for every token,
+/// or for the last real token of every sequence, `key_value` `[t, sources + d]` has the sources' keys side by side, then values;
+/// result `[q, d]`. `fusion` has the parameters of the fusion, where it has any. Dropout is on the weights.
+pub fn source_attention(
+    query: &Tensor,
+    key_value: &Tensor,
+    fusion: Option<&Tensor>,
+    sizes: &SourceSizes,
+    offsets: &PackedOffsets,
+    scope: SourceScope<'_>,
+    dropout: Dropout,
+) -> Result<Tensor> {
+    dispatch_plain!(query, source_attention(query, key_value, fusion, sizes, offsets, scope, dropout))
+}
+
+/// Products of rows of a constant table with every expert's map, each behind a dropout mask of its own: row r of the result has
+/// Dropout(x of `rows[r]`) W_k for every expert k side by side. `table` `[n, d]`, `weights` `[experts d, d_0]` -> `[rows, experts d_0]`.
+/// Only the weights have a gradient.
+pub fn expert_products(
+    table: &Tensor,
+    rows: &[u32],
+    weights: &Tensor,
+    experts: usize,
+    dropout: Dropout,
+) -> Result<Tensor> {
+    dispatch_plain!(weights, expert_products(table, rows, weights, experts, dropout))
+}
+
+/// The inner product of the two ends of every edge: `[rows, d]`, `[columns, d]` -> `[edges]`.
+pub fn edge_dot(rows: &Tensor, columns: &Tensor, edges: &Edges) -> Result<Tensor> {
+    dispatch_plain!(rows, edge_dot(rows, columns, edges))
+}
+
+/// The softmax over the edges of each node of a side: `[edges]` -> `[edges]`.
+pub fn edge_softmax(scores: &Tensor, edges: &Edges, side: Side) -> Result<Tensor> {
+    dispatch_plain!(scores, edge_softmax(scores, edges, side))
+}
+
+/// For every node of the side `to` the weighted sum of the vectors at the other ends of its edges: `[edges]`, `[nodes of the other
+/// side, d]` -> `[nodes, d]`.
+pub fn edge_sum(weights: &Tensor, x: &Tensor, edges: &Edges, to: Side) -> Result<Tensor> {
+    dispatch_plain!(x, edge_sum(weights, x, edges, to))
+}
+
+/// Inner products of each row with k rows of a table, those of row 0 first in `picked`: `[n, d]`, `[m, d]` -> `[n, k]`.
+pub fn picked_dot(a: &Tensor, table: &Tensor, picked: &[u32]) -> Result<Tensor> {
+    dispatch_plain!(a, picked_dot(a, table, picked))
+}
+
+/// A recurrent cell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cell {
+    /// Input gate, forget gate, candidate, output gate.
+    Lstm,
+    /// Update gate, which weighs the new state, reset gate, which acts before the hidden map, candidate.
+    Gru,
+}
+
+impl Cell {
+    /// The number of blocks that the cell's maps have.
+    pub fn gates(self) -> usize {
+        match self {
+            Self::Lstm => 4,
+            Self::Gru => 3,
+        }
+    }
+}
+
+/// The state after every token of packed sequences, from a state of zeros: x `[t, gates w]` has what the input and the bias give to
+/// the gates, `hidden` `[w, gates w]` maps the state before -> `[t, w]`.
+pub fn recurrent(x: &Tensor, hidden: &Tensor, offsets: &PackedOffsets, cell: Cell) -> Result<Tensor> {
+    dispatch_plain!(x, recurrent(x, hidden, offsets, cell))
 }

@@ -6,9 +6,10 @@ use candle_core::{D, DType, Result, Tensor};
 
 use crate::layout::Positions;
 use crate::mask::Entry;
+use crate::sources::{ScoreFusion, SourceScope, SourceSizes};
 use crate::{
-    COSINE_EPS, Dropout, GatherIndex, ItemRows, LAYER_NORM_EPS, LayerDropout, LayerSizes, Mask, MixtureSizes,
-    PackedOffsets, Ragged, Rows, SparseMatrix,
+    COSINE_EPS, Cell, Dropout, Edges, GatherIndex, ItemRows, LAYER_NORM_EPS, LayerDropout, LayerSizes, Mask,
+    MixtureSizes, PackedOffsets, Ragged, Rows, Side, SparseMatrix,
 };
 
 /// See [`crate::linear`].
@@ -59,7 +60,23 @@ pub fn gather(table: &Tensor, rows: &[u32]) -> Result<Tensor> {
     table.index_select(&Tensor::from_slice(rows, rows.len(), table.device())?, 0)
 }
 
-fn softmax(x: &Tensor) -> Result<Tensor> {
+/// The logistic function, without overflow.
+pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    ((x * 0.5)?.tanh()? + 1.0)? * 0.5
+}
+
+/// log(1 + e^x), without overflow.
+pub fn softplus(x: &Tensor) -> Result<Tensor> {
+    x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
+}
+
+/// x where it is positive, and a hundredth of it elsewhere.
+pub fn leaky_relu(x: &Tensor) -> Result<Tensor> {
+    ((x.relu()? * 0.99)? + (x * 0.01)?)?.contiguous()
+}
+
+/// The softmax over the last axis.
+pub fn softmax(x: &Tensor) -> Result<Tensor> {
     let shifted = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
     shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)
 }
@@ -125,27 +142,27 @@ pub fn mixture(products: &Tensor, gate: &Tensor, norms: &Tensor, uses: &GatherIn
     experts.broadcast_mul(&gather(gate, uses.item_of())?.unsqueeze(2)?)?.sum(1)
 }
 
-/// Attention weights before dropout of one sequence and head, `[q, k]`: causal, the queries being the last ones.
-pub fn attention_weights(query: &Tensor, key: &Tensor) -> Result<Tensor> {
+/// Attention weights before dropout of one sequence and head, `[q, k]`, the queries being the last ones: causal, or over all keys.
+pub fn attention_weights(query: &Tensor, key: &Tensor, bidirectional: bool) -> Result<Tensor> {
     let (q, width) = query.dims2()?;
     let k = key.dim(0)?;
-    let closed = |i: usize, j: usize| if j > k - q + i { f32::NEG_INFINITY } else { 0.0 };
+    let closed = |i: usize, j: usize| if j > k - q + i && !bidirectional { f32::NEG_INFINITY } else { 0.0 };
     let mask: Vec<f32> = (0..q).flat_map(|i| (0..k).map(move |j| closed(i, j))).collect();
     let scores = (query.matmul(&key.t()?)? / (width as f64).sqrt())?;
     softmax(&(scores + Tensor::from_vec(mask, (q, k), query.device())?)?)
 }
 
-/// Causal attention in packed sequences. `query` `[q, d]` has a row for every token, or, when `last_only`, for the last token
+/// Attention in packed sequences, causal unless `sizes` says otherwise. `query` `[q, d]` has a row for every token, or, when `last_only`, for the last token
 /// of every sequence; `key_value` `[t, 2 d]` has keys, then values. Dropout is on the weights.
 pub fn attention(
     query: &Tensor,
     key_value: &Tensor,
     offsets: &PackedOffsets,
-    heads: usize,
+    sizes: LayerSizes,
     last_only: bool,
     drop: Dropout,
 ) -> Result<Tensor> {
-    let d = query.dim(1)?;
+    let (d, heads) = (query.dim(1)?, sizes.heads);
     let width = d / heads;
     let mut outputs = Vec::with_capacity(offsets.count());
     for j in 0..offsets.count() {
@@ -157,7 +174,7 @@ pub fn attention(
             let keys_values = key_value.narrow(0, tokens.start, tokens.len())?;
             let k = keys_values.narrow(1, head * width, width)?.contiguous()?;
             let v = keys_values.narrow(1, d + head * width, width)?.contiguous()?;
-            let mut weights = attention_weights(&q, &k)?;
+            let mut weights = attention_weights(&q, &k, sizes.bidirectional)?;
             if drop.is_active() {
                 let first = tokens.len() - queries.len();
                 let factors: Vec<f32> = (0..queries.len())
@@ -281,7 +298,7 @@ pub fn layer_steps(
     let asking = if last_only { gather(x, &offsets.last_tokens())? } else { x.clone() };
     let query = linear(&asking, &p.query, &p.query_bias)?;
     let key_value = linear(x, &p.key_value, &p.key_value_bias)?;
-    let attended = attention(&query, &key_value, offsets, sizes.heads, last_only, drop.weights)?;
+    let attended = attention(&query, &key_value, offsets, sizes, last_only, drop.weights)?;
     let branch = linear(&attended, &p.output, &p.output_bias)?;
     let attention = add_norm(&asking, &branch, &p.attention_norm, &p.attention_norm_bias, drop.attention)?;
     let branch = linear(&gelu(&linear(&attention, &p.up, &p.up_bias)?)?, &p.down, &p.down_bias)?;
@@ -331,4 +348,269 @@ pub fn propagate(adjacency: &SparseMatrix, x: &Tensor, layers: usize) -> Result<
         sum = (sum + &layer)?;
     }
     sum / (layers + 1) as f64
+}
+
+/// See [`crate::additive_scores`].
+pub fn additive_scores(h: &Tensor, w: &Tensor) -> Result<Tensor> {
+    let (k, d) = w.dims2()?;
+    h.reshape((h.dim(0)?, k, d))?.tanh()?.broadcast_mul(w)?.sum(D::Minus1)
+}
+
+/// See [`crate::segment_softmax`].
+pub fn segment_softmax(x: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
+    let (t, k) = x.dims2()?;
+    let lengths = || (0..offsets.count()).map(|j| offsets.range(j).len());
+    let longest = lengths().max().unwrap_or(0);
+    let closed = Tensor::full(f32::NEG_INFINITY, (1, k), x.device())?;
+    let place = |j: usize, at: usize| if at < offsets.range(j).len() { offsets.range(j).start + at } else { t };
+    let padded: Vec<u32> = (0..offsets.count()).flat_map(|j| (0..longest).map(move |at| place(j, at) as u32)).collect();
+    let rows = gather(&Tensor::cat(&[x, &closed], 0)?, &padded)?.reshape((offsets.count(), longest, k))?;
+    let weights = softmax(&rows.transpose(1, 2)?.contiguous()?)?.transpose(1, 2)?.contiguous()?;
+    let real: Vec<u32> =
+        lengths().enumerate().flat_map(|(j, length)| (0..length).map(move |at| (j * longest + at) as u32)).collect();
+    gather(&weights.reshape((offsets.count() * longest, k))?, &real)
+}
+
+fn sequence_of(offsets: &PackedOffsets) -> Vec<u32> {
+    (0..offsets.count()).flat_map(|j| vec![j as u32; offsets.range(j).len()]).collect()
+}
+
+/// The k vectors of each token's sequence, `[t, k, d]`.
+fn vectors_of_tokens(vectors: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
+    let (rows, d) = vectors.dims2()?;
+    let k = rows / offsets.count();
+    gather(&vectors.reshape((offsets.count(), k * d))?, &sequence_of(offsets))?.reshape((offsets.tokens(), k, d))
+}
+
+/// See [`crate::segment_sum`].
+pub fn segment_sum(weights: &Tensor, x: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
+    let (k, d) = (weights.dim(1)?, x.dim(1)?);
+    let weighted = weights.unsqueeze(2)?.broadcast_mul(&x.unsqueeze(1)?)?.reshape((offsets.tokens(), k * d))?;
+    let sequences = Tensor::from_vec(sequence_of(offsets), offsets.tokens(), x.device())?;
+    let sums = Tensor::zeros((offsets.count(), k * d), DType::F32, x.device())?.index_add(&sequences, &weighted, 0)?;
+    sums.reshape((offsets.count() * k, d))
+}
+
+/// See [`crate::segment_dot`].
+pub fn segment_dot(x: &Tensor, vectors: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
+    vectors_of_tokens(vectors, offsets)?.broadcast_mul(&x.unsqueeze(1)?)?.sum(D::Minus1)
+}
+
+/// See [`crate::segment_mix`].
+pub fn segment_mix(weights: &Tensor, vectors: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
+    vectors_of_tokens(vectors, offsets)?.broadcast_mul(&weights.unsqueeze(2)?)?.sum(1)
+}
+
+/// GELU, under the name that [`crate::gelu`] dispatches to.
+pub(crate) fn gelu_activation(x: &Tensor) -> Result<Tensor> {
+    gelu(x)
+}
+
+/// See [`crate::row_softplus`].
+pub fn row_softplus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    softplus(&a.matmul(&b.t()?)?)?.sum(1)
+}
+
+/// What attention over several sources computes on its way, sequence by sequence.
+pub struct SourceSteps {
+    /// `[q, d]`.
+    pub result: Tensor,
+    /// For every sequence the weights of attention before dropout, `[heads, queries, keys]`.
+    pub weights: Vec<Tensor>,
+    /// For every sequence the weights of the sources, `[heads, queries, sources]`; none without a gate.
+    pub gates: Vec<Tensor>,
+}
+
+/// See [`crate::source_attention`].
+pub fn source_attention(
+    query: &Tensor,
+    key_value: &Tensor,
+    fusion: Option<&Tensor>,
+    sizes: &SourceSizes,
+    offsets: &PackedOffsets,
+    scope: SourceScope<'_>,
+    drop: Dropout,
+) -> Result<Tensor> {
+    Ok(source_attention_steps(query, key_value, fusion, sizes, offsets, scope, drop)?.result)
+}
+
+/// See [`crate::source_attention`]: with its intermediate values.
+pub fn source_attention_steps(
+    query: &Tensor,
+    key_value: &Tensor,
+    fusion: Option<&Tensor>,
+    sizes: &SourceSizes,
+    offsets: &PackedOffsets,
+    scope: SourceScope<'_>,
+    drop: Dropout,
+) -> Result<SourceSteps> {
+    sizes.check()?;
+    let (heads, d, wide, n) = (sizes.heads, sizes.width, sizes.queries(), sizes.positions);
+    let (mut outputs, mut all_weights, mut gates) = (Vec::new(), Vec::new(), Vec::new());
+    for j in 0..offsets.count() {
+        let tokens = offsets.range(j);
+        let (keys, real) = (tokens.len(), scope.real.map_or(tokens.len(), |real| real[j]));
+        let (rows, first) = if scope.last_only { (j..j + 1, real - 1) } else { (tokens.clone(), 0) };
+        let q = rows.len();
+        let seen = |i: usize| if scope.bidirectional { real } else { (first + i + 1).min(real) };
+        let mask = |closed: f32, open: f32| {
+            let entry = |i: usize, at: usize| if at < seen(i) { open } else { closed };
+            let entries: Vec<f32> =
+                (0..q).flat_map(|i| (0..keys).map(move |at| (i, at))).map(|(i, at)| entry(i, at)).collect();
+            Tensor::from_vec(entries, (q, keys), query.device())
+        };
+        let (mut parts, mut weights_of_heads, mut gates_of_heads) = (Vec::new(), Vec::new(), Vec::new());
+        for head in 0..heads {
+            let (mut scores, mut from) = (Vec::new(), 0);
+            for source in &sizes.sources {
+                let width = source / heads;
+                let asked = query.narrow(0, rows.start, q)?.narrow(1, from + head * width, width)?.contiguous()?;
+                let key =
+                    key_value.narrow(0, tokens.start, keys)?.narrow(1, from + head * width, width)?.contiguous()?;
+                let score = asked.matmul(&key.t()?)?;
+                scores.push(if scope.real.is_some() { score } else { (score * mask(0.0, 1.0)?)? });
+                from += source;
+            }
+            let fused = match (sizes.fusion, fusion) {
+                (ScoreFusion::Gate, Some(fusion)) => {
+                    let hidden = fusion.narrow(0, 0, n * n)?.reshape((n, n))?.narrow(0, 0, keys)?.contiguous()?;
+                    let (bias, score) = (fusion.narrow(0, n * n, n)?, fusion.narrow(0, n * n + n, n)?.unsqueeze(1)?);
+                    let last = fusion.narrow(0, n * n + 2 * n, 1)?;
+                    let energy = |s: &Tensor| {
+                        s.matmul(&hidden)?.broadcast_add(&bias)?.relu()?.matmul(&score)?.broadcast_add(&last)
+                    };
+                    let energies = scores.iter().map(energy).collect::<Result<Vec<_>>>()?;
+                    let gate = softmax(&Tensor::cat(&energies, 1)?)?;
+                    let weighted =
+                        scores.iter().enumerate().map(|(s, score)| score.broadcast_mul(&gate.narrow(1, s, 1)?));
+                    let weighted = Tensor::stack(&weighted.collect::<Result<Vec<_>>>()?, 0)?.sum(0)?;
+                    gates_of_heads.push(gate);
+                    weighted
+                }
+                (ScoreFusion::Concat, Some(fusion)) => {
+                    let count = sizes.sources.len();
+                    let weight = fusion.narrow(0, 0, count * n * n)?.reshape((count, n, n))?;
+                    let map = |s: usize| weight.get(s)?.narrow(0, 0, keys)?.narrow(1, 0, keys)?.contiguous();
+                    let mapped = scores.iter().enumerate().map(|(s, score)| score.matmul(&map(s)?));
+                    let mapped = Tensor::stack(&mapped.collect::<Result<Vec<_>>>()?, 0)?.sum(0)?;
+                    mapped.broadcast_add(&fusion.narrow(0, count * n * n, keys)?)?
+                }
+                _ => Tensor::stack(&scores, 0)?.sum(0)?,
+            };
+            let scaled = (fused / ((d / heads) as f64).sqrt())?;
+            let mut weights = softmax(&(scaled + mask(f32::NEG_INFINITY, 0.0)?)?)?;
+            weights_of_heads.push(weights.clone());
+            if drop.is_active() {
+                let place = |i: usize, at: usize| drop.factor(weight_index(tokens.start + first + i, at, head, heads));
+                let factors: Vec<f32> =
+                    (0..q).flat_map(|i| (0..keys).map(move |at| (i, at))).map(|(i, at)| place(i, at)).collect();
+                weights = (weights * Tensor::from_vec(factors, (q, keys), query.device())?)?;
+            }
+            let width = d / heads;
+            let values =
+                key_value.narrow(0, tokens.start, keys)?.narrow(1, wide + head * width, width)?.contiguous()?;
+            parts.push(weights.matmul(&values)?);
+        }
+        outputs.push(Tensor::cat(&parts, 1)?);
+        all_weights.push(Tensor::stack(&weights_of_heads, 0)?);
+        if !gates_of_heads.is_empty() {
+            gates.push(Tensor::stack(&gates_of_heads, 0)?);
+        }
+    }
+    Ok(SourceSteps { result: Tensor::cat(&outputs, 0)?, weights: all_weights, gates })
+}
+
+/// See [`crate::expert_products`].
+pub fn expert_products(
+    table: &Tensor,
+    rows: &[u32],
+    weights: &Tensor,
+    experts: usize,
+    drop: Dropout,
+) -> Result<Tensor> {
+    let (x, d) = (gather(table, rows)?.detach(), table.dim(1)?);
+    // Element i of row r under expert k has the index (r experts + k) d + i.
+    let wide = dropout(&Tensor::cat(&vec![x; experts], 1)?, drop)?;
+    let product =
+        |k: usize| wide.narrow(1, k * d, d)?.contiguous()?.matmul(&weights.narrow(0, k * d, d)?.contiguous()?);
+    Tensor::cat(&(0..experts).map(product).collect::<Result<Vec<_>>>()?, 1)
+}
+
+/// See [`crate::edge_dot`].
+pub fn edge_dot(rows: &Tensor, columns: &Tensor, edges: &Edges) -> Result<Tensor> {
+    (gather(rows, &edges.ends(Side::Rows))? * gather(columns, &edges.ends(Side::Columns))?)?.sum(D::Minus1)
+}
+
+/// See [`crate::edge_softmax`].
+pub fn edge_softmax(scores: &Tensor, edges: &Edges, side: Side) -> Result<Tensor> {
+    if edges.count() == 0 {
+        return Ok(scores.clone());
+    }
+    // Edges by node, so that the nodes' edges are segments.
+    let ends = edges.of(side);
+    let lengths =
+        (0..edges.nodes(side)).map(|node| ends.offsets[node + 1] - ends.offsets[node]).filter(|&length| length > 0);
+    let offsets = PackedOffsets::from_lengths(lengths)?;
+    let by_node = segment_softmax(&gather(&scores.unsqueeze(1)?, &ends.edges)?, &offsets)?;
+    let mut place = vec![0; edges.count()];
+    ends.edges.iter().zip(0..).for_each(|(&edge, at)| place[edge as usize] = at);
+    gather(&by_node, &place)?.squeeze(1)
+}
+
+/// See [`crate::edge_sum`].
+pub fn edge_sum(weights: &Tensor, x: &Tensor, edges: &Edges, to: Side) -> Result<Tensor> {
+    let messages = gather(x, &edges.ends(to.other()))?.broadcast_mul(&weights.unsqueeze(1)?)?;
+    let nodes = Tensor::from_vec(edges.ends(to), edges.count(), x.device())?;
+    Tensor::zeros((edges.nodes(to), x.dim(1)?), DType::F32, x.device())?.index_add(&nodes, &messages, 0)
+}
+
+/// See [`crate::picked_dot`].
+pub fn picked_dot(a: &Tensor, table: &Tensor, picked: &[u32]) -> Result<Tensor> {
+    let (n, d) = a.dims2()?;
+    let rows = gather(table, picked)?.reshape((n, picked.len() / n, d))?;
+    rows.broadcast_mul(&a.unsqueeze(1)?)?.sum(D::Minus1)
+}
+
+/// See [`crate::recurrent`].
+pub fn recurrent(x: &Tensor, hidden: &Tensor, offsets: &PackedOffsets, cell: Cell) -> Result<Tensor> {
+    let w = hidden.dim(0)?;
+    let mut outputs = Vec::with_capacity(offsets.tokens());
+    for j in 0..offsets.count() {
+        let (mut h, mut s): (Option<Tensor>, Option<Tensor>) = (None, None);
+        for token in offsets.range(j) {
+            let x = x.narrow(0, token, 1)?;
+            let block = |of: &Tensor, at: usize, count: usize| of.narrow(1, at * w, count * w)?.contiguous();
+            let next = match cell {
+                Cell::Lstm => {
+                    let all = match &h {
+                        Some(h) => (&x + h.matmul(hidden)?)?,
+                        None => x,
+                    };
+                    let gate = |at: usize| sigmoid(&block(&all, at, 1)?);
+                    let mut state = (gate(0)? * block(&all, 2, 1)?.tanh()?)?;
+                    if let Some(before) = &s {
+                        state = (state + (gate(1)? * before)?)?;
+                    }
+                    let next = (gate(3)? * state.tanh()?)?;
+                    s = Some(state);
+                    next
+                }
+                Cell::Gru => {
+                    let (gates, candidate) = (block(&x, 0, 2)?, block(&x, 2, 1)?);
+                    match &h {
+                        Some(h) => {
+                            let gates = sigmoid(&(gates + h.matmul(&block(hidden, 0, 2)?)?)?)?;
+                            let (z, r) = (block(&gates, 0, 1)?, block(&gates, 1, 1)?);
+                            let candidate = (candidate + (r * h)?.matmul(&block(hidden, 2, 1)?)?)?.tanh()?;
+                            (h + (z * (candidate - h)?)?)?
+                        }
+                        None => (sigmoid(&block(&gates, 0, 1)?)? * candidate.tanh()?)?,
+                    }
+                }
+            };
+            outputs.push(next.clone());
+            h = Some(next);
+        }
+    }
+    Tensor::cat(&outputs, 0)
 }

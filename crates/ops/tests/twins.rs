@@ -1,14 +1,15 @@
 //! Every fused operator against its plain twin: values and gradients, over random shapes, with dropout drawn alike; and
 //! the same bits whatever the number of threads.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
 
 use std::sync::{Arc, OnceLock};
 
 use candle_core::{Device, Result, Tensor, Var};
 use mp4sr_ops::{
-    CmclDirection, ComputeDevice, Contrast, Dropout, FalseNegatives, GatherIndex, ItemRows, LayerDropout, LayerSizes,
-    Mask, PackedOffsets, Ragged, RngKey, Rows, SparseEntry, SparseMatrix, StoredValues, plain,
+    Cell, CmclDirection, ComputeDevice, Contrast, Dropout, Edges, FalseNegatives, GatherIndex, ItemRows, LayerDropout,
+    LayerSizes, Mask, PackedOffsets, Ragged, RngKey, Rows, ScoreFusion, Side, SourceScope, SourceSizes, SparseEntry,
+    SparseMatrix, StoredValues, plain,
 };
 use proptest::prelude::*;
 
@@ -63,7 +64,7 @@ fn compare(name: &str, found: &[Vec<f32>], expected: &[Vec<f32>], tolerance: f32
     for (at, (a, b)) in found.iter().zip(expected).enumerate() {
         let scale = b.iter().fold(1.0f32, |m, x| m.max(x.abs()));
         for (x, y) in a.iter().zip(b) {
-            let close = (x - y).abs() <= tolerance * scale || x == y;
+            let close = (x - y).abs() <= tolerance * scale || x.to_bits() == y.to_bits();
             assert!(close, "{name}: output {at}: {x}, plain {y}, scale {scale}");
         }
         assert_eq!(a.len(), b.len());
@@ -186,6 +187,107 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
     }
 
     #[test]
+    fn edges(n in 1usize..90, m in 1usize..90, d in 1usize..70, share in 1u64..100, seed: u64) {
+        let s = RngKey::new(seed);
+        let row = |row: usize| (0..m).filter(|column| s.bits((row * m + column) as u64) % 100 < share).map(|column| column as u32).collect();
+        let mut rows: Vec<Vec<u32>> = (0..n).map(row).collect();
+        rows[0] = vec![m as u32 - 1];
+        let edges = Edges::new(&rows, m).unwrap();
+        let (a, b, w) = (var(s.fold_in_index(1), &[n, d]), var(s.fold_in_index(2), &[m, d]), var(s.fold_in_index(3), &[edges.count()]));
+        twins("edge_dot", &[a.clone(), b.clone()], &|i| mp4sr_ops::edge_dot(&i[0], &i[1], &edges), &|i| plain::edge_dot(&i[0], &i[1], &edges));
+        for (side, x) in [(Side::Rows, &b), (Side::Columns, &a)] {
+            twins("edge_softmax", std::slice::from_ref(&w),
+                &|i| mp4sr_ops::edge_softmax(&i[0], &edges, side), &|i| plain::edge_softmax(&i[0], &edges, side));
+            twins("edge_sum", &[w.clone(), x.clone()],
+                &|i| mp4sr_ops::edge_sum(&i[0], &i[1], &edges, side), &|i| plain::edge_sum(&i[0], &i[1], &edges, side));
+        }
+        let picked: Vec<u32> = (0..5 * n as u64).map(|i| (s.fold_in_index(4).bits(i) % m as u64) as u32).collect();
+        twins("picked_dot", &[a, b], &|i| mp4sr_ops::picked_dot(&i[0], &i[1], &picked), &|i| plain::picked_dot(&i[0], &i[1], &picked));
+    }
+
+    #[test]
+    fn recurrent(lengths in prop::collection::vec(1usize..9, 1..150), w in 1usize..20, seed: u64) {
+        let s = RngKey::new(seed);
+        let mut lengths = lengths;
+        lengths.push(2);
+        let offsets = PackedOffsets::from_lengths(lengths).unwrap();
+        for cell in [Cell::Lstm, Cell::Gru] {
+            let small = |at: u64, shape: &[usize]| Var::from_tensor(&(var(s.fold_in_index(at), shape).as_tensor() * 0.4).unwrap()).unwrap();
+            let inputs = [small(0, &[offsets.tokens(), cell.gates() * w]), small(1, &[w, cell.gates() * w])];
+            twins("recurrent", &inputs,
+                &|i| mp4sr_ops::recurrent(&i[0], &i[1], &offsets, cell), &|i| plain::recurrent(&i[0], &i[1], &offsets, cell));
+        }
+    }
+
+    #[test]
+    fn source_attention(
+        lengths in prop::collection::vec(1usize..12, 1..20),
+        heads in 1usize..4,
+        widths in prop::collection::vec(1usize..7, 1..5),
+        width in 1usize..9,
+        seed: u64,
+    ) {
+        let s = RngKey::new(seed);
+        let offsets = PackedOffsets::from_lengths(lengths.clone()).unwrap();
+        let real: Vec<usize> = lengths.iter().enumerate().map(|(j, &length)| 1 + (s.bits(j as u64) % length as u64) as usize).collect();
+        let small = |at: u64, shape: &[usize]| Var::from_tensor(&(var(s.fold_in_index(at), shape).as_tensor() * 0.4).unwrap()).unwrap();
+        for fusion in [ScoreFusion::Sum, ScoreFusion::Gate, ScoreFusion::Concat] {
+            let sources: Vec<usize> = widths.iter().map(|width| width * heads).collect();
+            let sizes = SourceSizes { sources, width: heads * width, heads, positions: 12, fusion };
+            let key_value = small(1, &[offsets.tokens(), sizes.queries() + sizes.width]);
+            for (real, last_only) in [(None, false), (None, true), (Some(&real[..]), false), (Some(&real[..]), true)] {
+                let rows = if last_only { offsets.count() } else { offsets.tokens() };
+                let mut inputs = vec![small(0, &[rows, sizes.queries()]), key_value.clone()];
+                if sizes.fusion_count() > 0 {
+                    inputs.push(small(2, &[sizes.fusion_count()]));
+                }
+                for drop in drops(seed) {
+                    let scope = SourceScope { real, last_only, bidirectional: seed % 2 == 1 };
+                    twins("source_attention", &inputs,
+                        &|i| mp4sr_ops::source_attention(&i[0], &i[1], i.get(2), &sizes, &offsets, scope, drop),
+                        &|i| plain::source_attention(&i[0], &i[1], i.get(2), &sizes, &offsets, scope, drop));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_and_segments(
+        lengths in prop::collection::vec(1usize..30, 1..150),
+        (k, d) in (1usize..5, prop_oneof![8usize..40, Just(64)]),
+        seed: u64,
+    ) {
+        let s = RngKey::new(seed);
+        let offsets = PackedOffsets::from_lengths(lengths).unwrap();
+        let (t, b) = (offsets.tokens(), offsets.count());
+        let (x, wide) = (var(s.fold_in_index(0), &[t, d]), var(s.fold_in_index(1), &[t, k * d]));
+        let (weights, vectors) = (var(s.fold_in_index(2), &[t, k]), var(s.fold_in_index(3), &[b * k, d]));
+        let (scale, shift) = (var(s.fold_in_index(4), &[d]), var(s.fold_in_index(5), &[d]));
+        for drop in drops(seed) {
+            twins("dropout", std::slice::from_ref(&x), &|i| mp4sr_ops::dropout(&i[0], drop), &|i| plain::dropout(&i[0], drop));
+        }
+        twins("layer_norm", &[x.clone(), scale, shift], &|i| mp4sr_ops::layer_norm(&i[0], &i[1], &i[2]), &|i| plain::layer_norm(&i[0], &i[1], &i[2]));
+        twins("additive_scores", &[wide, var(s.fold_in_index(6), &[k, d])],
+            &|i| mp4sr_ops::additive_scores(&i[0], &i[1]), &|i| plain::additive_scores(&i[0], &i[1]));
+        twins("gelu", std::slice::from_ref(&x), &|i| mp4sr_ops::gelu(&i[0]), &|i| plain::gelu(&i[0]));
+        twins("row_softplus", &[x.clone(), vectors.clone()], &|i| mp4sr_ops::row_softplus(&i[0], &i[1]), &|i| plain::row_softplus(&i[0], &i[1]));
+        let table = var(s.fold_in_index(7), &[t, d]).as_tensor().detach();
+        let rows: Vec<u32> = (0..2 * t as u64).map(|i| (s.bits(i) % t as u64) as u32).collect();
+        for drop in drops(seed) {
+            twins("expert_products", &[var(s.fold_in_index(8), &[k * d, 5])],
+                &|i| mp4sr_ops::expert_products(&table, &rows, &i[0], k, drop), &|i| plain::expert_products(&table, &rows, &i[0], k, drop));
+        }
+        twins("segment_softmax", std::slice::from_ref(&weights),
+            &|i| mp4sr_ops::segment_softmax(&i[0], &offsets), &|i| plain::segment_softmax(&i[0], &offsets));
+        twins("segment_sum", &[weights.clone(), x.clone()],
+            &|i| mp4sr_ops::segment_sum(&i[0], &i[1], &offsets), &|i| plain::segment_sum(&i[0], &i[1], &offsets));
+        twins("segment_dot", &[x, vectors.clone()],
+            &|i| mp4sr_ops::segment_dot(&i[0], &i[1], &offsets), &|i| plain::segment_dot(&i[0], &i[1], &offsets));
+        twins("segment_mix", &[weights, vectors],
+            &|i| mp4sr_ops::segment_mix(&i[0], &i[1], &offsets), &|i| plain::segment_mix(&i[0], &i[1], &offsets));
+    }
+
+    #[test]
     fn transformer_layer(
         lengths in prop_oneof![prop::collection::vec(1usize..20, 1..60), prop::collection::vec(50usize..=50, 1..7)],
         heads in 1usize..4,
@@ -195,7 +297,7 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
     ) {
         let s = RngKey::new(seed);
         let offsets = PackedOffsets::from_lengths(lengths).unwrap();
-        let sizes = LayerSizes { width: heads * width, heads, feed_forward };
+        let sizes = LayerSizes { width: heads * width, heads, feed_forward, bidirectional: seed % 2 == 1 };
         let d = sizes.width;
         let count = sizes.count();
         // Small weights, as in the model: a saturated softmax has gradients of rounding errors.

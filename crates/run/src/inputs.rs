@@ -62,6 +62,8 @@ impl Inputs {
             items: self.sequences.item_count,
             training: Arc::new(training),
             modalities: self.modalities.clone(),
+            // No dataset format carries lists of categories yet; models refuse the keys that need them.
+            categories: None,
             device: device.clone(),
         }
     }

@@ -1,7 +1,7 @@
 //! Training on an NVIDIA card beside training on the CPU: the same draws, the same losses but for rounding, and the same bytes in every
 //! run on one card. Without a card, or without the feature `cuda`, nothing is compared, and the test says so.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
 
 use mp4sr_artifact::{Sequences, hash_ids};
 use mp4sr_evaluate::{RankOptions, rank_users};

@@ -888,9 +888,9 @@ __device__ void load_part(float* to, const float* from, const float* bias, u32 c
   }
 }
 
-// Causal attention, one block per sequence and head, one query per warp at a time. q [rows][d], kv [tokens][2 d].
+// Attention, causal or not, one block per sequence and head, one query per warp at a time. q [rows][d], kv [tokens][2 d].
 extern "C" __global__ void attention(float* out, const float* q, const float* q_bias, const float* kv, const float* kv_bias,
-                                     const u32* offsets, u32 d, u32 heads, u32 last_only, Drop drop) {
+                                     const u32* offsets, u32 d, u32 heads, u32 last_only, u32 bidirectional, Drop drop) {
   u32 sequence = blockIdx.x, head = blockIdx.y, width = d / heads;
   u32 first = offsets[sequence], keys = offsets[sequence + 1] - first, queries = last_only ? 1 : keys;
   u32 row = last_only ? sequence : first;
@@ -904,7 +904,7 @@ extern "C" __global__ void attention(float* out, const float* q, const float* q_
   __syncthreads();
   float scale = 1.0f / sqrtf((float)width);
   for (u32 i = warp; i < queries; i += warps) {
-    u32 seen = keys - queries + i + 1;
+    u32 place = keys - queries + i, seen = bidirectional ? keys : place + 1;
     const float* from = q + (size_t)(row + i) * d + head * width;
     for (u32 c = lane; c < width; c += 32) own[c] = from[c] + q_bias[head * width + c];
     __syncwarp();
@@ -923,7 +923,7 @@ extern "C" __global__ void attention(float* out, const float* q, const float* q_
       sum += e;
     }
     sum = warp_sum(sum);
-    u32 index = weight_index(first + seen - 1, head, heads);
+    u32 index = weight_index(first + place, head, heads);
     for (u32 j = lane; j < seen; j += 32) p[j] = p[j] / sum * factor(drop, index + j);
     __syncwarp();
     for (u32 c = lane; c < width; c += 32) {
@@ -938,7 +938,7 @@ extern "C" __global__ void attention(float* out, const float* q, const float* q_
 // dq [rows][d] and dkv [tokens][2 d]. First by query: the softmax's logarithm, its slope and dq; then by key: dk and dv.
 extern "C" __global__ void attention_backward(float* dq, float* dkv, const float* dout, const float* q, const float* q_bias,
                                               const float* kv, const float* kv_bias, const u32* offsets, u32 d, u32 heads,
-                                              u32 last_only, Drop drop) {
+                                              u32 last_only, u32 bidirectional, Drop drop) {
   u32 sequence = blockIdx.x, head = blockIdx.y, width = d / heads;
   u32 first = offsets[sequence], keys = offsets[sequence + 1] - first, queries = last_only ? 1 : keys;
   u32 row = last_only ? sequence : first;
@@ -957,8 +957,8 @@ extern "C" __global__ void attention_backward(float* dq, float* dkv, const float
   __syncthreads();
   float scale = 1.0f / sqrtf((float)width);
   for (u32 i = warp; i < queries; i += warps) {
-    u32 seen = keys - queries + i + 1;
-    u32 index = weight_index(first + seen - 1, head, heads);
+    u32 place = keys - queries + i, seen = bidirectional ? keys : place + 1;
+    u32 index = weight_index(first + place, head, heads);
     float top = -INFINITY;
     for (u32 j = lane; j < seen; j += 32) {
       float s = 0.0f;
@@ -994,7 +994,7 @@ extern "C" __global__ void attention_backward(float* dq, float* dkv, const float
   __syncthreads();
   for (u32 j = warp; j < keys; j += warps) {
     // The first query that sees key j.
-    u32 start = j + queries > keys ? j + queries - keys : 0;
+    u32 start = !bidirectional && j + queries > keys ? j + queries - keys : 0;
     float dk[4] = {}, dv[4] = {};
     for (u32 base = start; base < queries; base += 32) {
       u32 i = base + lane;

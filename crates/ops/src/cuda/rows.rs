@@ -212,9 +212,8 @@ impl Uses {
             RowUses::Once => Uploaded::Once,
             RowUses::Index(index) => {
                 let starts = index.starts();
-                let many = (0..self.rows as u32).filter(|&row| {
-                    (starts[row as usize + 1] - starts[row as usize]) as usize > MANY
-                });
+                let many = (0..self.rows as u32)
+                    .filter(|&row| (starts[row as usize + 1] - starts[row as usize]) as usize > MANY);
                 let mut values = starts.to_vec();
                 values.extend_from_slice(index.by_item());
                 values.extend(many);

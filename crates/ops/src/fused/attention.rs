@@ -1,4 +1,4 @@
-//! Causal attention of one packed sequence, head by head.
+//! Attention of one packed sequence, head by head, causal or not.
 //!
 //! With p = softmax(q k^T / sqrt(w)), m the dropout factors and o = (m p) v: dv = (m p)^T do, dp = m (do v^T),
 //! ds = p (dp - sum of p dp), dq = ds k / sqrt(w), dk = ds^T q / sqrt(w). Backward computes p again.
@@ -17,6 +17,7 @@ pub(super) struct Place {
     pub keys: usize,
     pub d: usize,
     pub heads: usize,
+    pub bidirectional: bool,
 }
 
 impl Place {
@@ -24,7 +25,7 @@ impl Place {
     #[inline(always)]
     fn seen(&self, i: usize) -> (usize, usize) {
         let place = self.keys - self.queries + i;
-        (place + 1, self.first + place)
+        (if self.bidirectional { self.keys } else { place + 1 }, self.first + place)
     }
 }
 

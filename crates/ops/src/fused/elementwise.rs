@@ -1,12 +1,13 @@
-//! GELU, row normalisation, row gathering.
+//! GELU, dropout, row normalisation, row gathering.
 
 use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::norm::drop_all;
 use super::{Fused, Gradients, View, apply1};
 use crate::kernel::{accumulate, dot, erf, exp};
-use crate::{COSINE_EPS, GatherIndex};
+use crate::{COSINE_EPS, Dropout, GatherIndex};
 
 /// y = x Phi(x).
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
@@ -23,6 +24,57 @@ pub(super) fn gelu_backward(x: &[f32], dy: &mut [f32]) {
     for (dy, &x) in dy.iter_mut().zip(x) {
         let phi = INV_SQRT_TAU * exp(-0.5 * x * x);
         *dy *= 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)) + x * phi;
+    }
+}
+
+pub(crate) fn gelu_activation(x: &Tensor) -> Result<Tensor> {
+    apply1(Gelu, x)
+}
+
+/// Values of a parallel piece.
+const PIECE: usize = 1 << 14;
+
+struct Gelu;
+
+impl Fused<1> for Gelu {
+    const NAME: &'static str = "gelu";
+
+    fn forward(&self, [x]: [View<'_>; 1]) -> Result<(Vec<f32>, Vec<usize>)> {
+        let mut y = vec![0.0; x.data.len()];
+        y.par_chunks_mut(PIECE).zip(x.data.par_chunks(PIECE)).for_each(|(y, x)| gelu(x, y));
+        Ok((y, x.dims.to_vec()))
+    }
+
+    fn backward(&self, [x]: [View<'_>; 1], _: &[f32], gradient: &[f32]) -> Result<Gradients<1>> {
+        let mut dx = gradient.to_vec();
+        dx.par_chunks_mut(PIECE).zip(x.data.par_chunks(PIECE)).for_each(|(dx, x)| gelu_backward(x, dx));
+        Ok([Some(dx)])
+    }
+}
+
+pub(crate) fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
+    if dropout.is_active() { apply1(Dropped(dropout), x) } else { Ok(x.clone()) }
+}
+
+struct Dropped(Dropout);
+
+impl Dropped {
+    fn of(&self, x: &[f32]) -> Vec<f32> {
+        let mut out = x.to_vec();
+        out.par_chunks_mut(PIECE).enumerate().for_each(|(piece, out)| drop_all(out, piece * PIECE, self.0));
+        out
+    }
+}
+
+impl Fused<1> for Dropped {
+    const NAME: &'static str = "dropout";
+
+    fn forward(&self, [x]: [View<'_>; 1]) -> Result<(Vec<f32>, Vec<usize>)> {
+        Ok((self.of(x.data), x.dims.to_vec()))
+    }
+
+    fn backward(&self, _: [View<'_>; 1], _: &[f32], gradient: &[f32]) -> Result<Gradients<1>> {
+        Ok([Some(self.of(gradient))])
     }
 }
 

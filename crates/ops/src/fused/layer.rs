@@ -13,7 +13,7 @@ use rayon::prelude::*;
 use super::attention::{Place, attend, attend_backward};
 use super::elementwise::{gelu, gelu_backward};
 use super::norm::{Norm, add_dropped, drop_all, norm_rows, norm_rows_backward};
-use super::{Fused, Gradients, View, apply2, ordered_sum};
+use super::{Fused, Gradients, View, apply2, cut, ordered_sum};
 use crate::kernel::{Mat, add_rows, matmul};
 use crate::layout::LayerParts;
 use crate::scratch::Scratch;
@@ -116,7 +116,8 @@ impl Layer {
     fn place(&self, sequence: usize) -> Place {
         let range = self.offsets.range(sequence);
         let queries = if self.last_only { 1 } else { range.len() };
-        Place { first: range.start, queries, keys: range.len(), d: self.sizes.width, heads: self.sizes.heads }
+        let LayerSizes { width: d, heads, bidirectional, .. } = self.sizes;
+        Place { first: range.start, queries, keys: range.len(), d, heads, bidirectional }
     }
 
     /// Places of a chunk's sequences with the chunk's rows and tokens of each, counted from its first.
@@ -231,17 +232,6 @@ impl Layer {
             dx[last].iter_mut().zip(&dx1[row.start * d..row.end * d]).for_each(|(dx, d1)| *dx += d1);
         }
     }
-}
-
-/// Cuts a slice with `width` values a row into the shards' parts.
-fn cut(mut data: &mut [f32], lengths: impl Iterator<Item = usize>, width: usize) -> Vec<&mut [f32]> {
-    lengths
-        .map(|length| {
-            let (part, rest) = std::mem::take(&mut data).split_at_mut(length * width);
-            data = rest;
-            part
-        })
-        .collect()
 }
 
 fn rows_of(shard: &[Chunk]) -> usize {

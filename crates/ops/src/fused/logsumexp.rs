@@ -16,7 +16,7 @@ use crate::{FalseNegatives, Mask};
 
 /// Rows and columns of a block: 128 x 512 logits are 256 KiB.
 const ROWS: usize = 128;
-const COLUMNS: usize = 512;
+pub(super) const COLUMNS: usize = 512;
 
 /// At most this many shards of columns in backward, because each holds a whole da.
 const SHARDS: usize = 16;
@@ -114,7 +114,7 @@ fn weight_block(
 }
 
 /// Blocks of columns, each transposed to `[d, columns]`.
-fn transposed_blocks(b: &[f32], d: usize) -> Scratch {
+pub(super) fn transposed_blocks(b: &[f32], d: usize) -> Scratch {
     let mut transposed = Scratch::take(b.len());
     let blocks = transposed.par_chunks_mut(COLUMNS * d).zip(b.par_chunks(COLUMNS * d));
     blocks.for_each(|(to, from)| transpose(to, from, d));

@@ -4,26 +4,43 @@
 //! differentiable inputs. Backward draws dropout masks again from their keys instead of storing them. Parallel loops run
 //! over fixed shards; what several shards add to (a weight's gradient) is summed in the order of the shards.
 
+mod additive;
 mod attention;
 mod candidates;
+mod edges;
 mod elementwise;
 mod encode;
+mod experts;
 mod input;
 mod layer;
 mod linear;
 mod logsumexp;
 mod mixture;
 mod norm;
+mod picked;
 mod pool;
+mod recurrent;
+mod segment;
+mod softplus;
+mod source_attention;
 mod sparse;
 
+pub(crate) use additive::additive_scores;
 pub(crate) use candidates::candidates;
-pub(crate) use elementwise::{gather, normalize};
+pub(crate) use edges::{edge_dot, edge_softmax, edge_sum};
+pub(crate) use elementwise::{dropout, gather, gelu_activation, normalize};
 pub(crate) use encode::encode;
+pub(crate) use experts::expert_products;
 pub(crate) use input::sequence_input;
 pub(crate) use layer::transformer_layer;
 pub(crate) use linear::{linear, product};
 pub(crate) use logsumexp::{cross_entropy, row_logsumexp};
+pub(crate) use norm::layer_norm;
+pub(crate) use picked::picked_dot;
+pub(crate) use recurrent::recurrent;
+pub(crate) use segment::{segment_dot, segment_mix, segment_softmax, segment_sum};
+pub(crate) use softplus::row_softplus;
+pub(crate) use source_attention::source_attention;
 pub(crate) use sparse::{propagate, sparse_product};
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Layout, Result, Shape, Storage, Tensor, bail};
@@ -178,6 +195,17 @@ impl<F: Fused<3>> CustomOp3 for Adapter<F> {
         let [a, b, c] = backward(&self.0, [a, b, c], result, gradient)?;
         Ok((a, b, c))
     }
+}
+
+/// Cuts a slice with `width` values a row into the shards' parts.
+fn cut(mut data: &mut [f32], lengths: impl Iterator<Item = usize>, width: usize) -> Vec<&mut [f32]> {
+    lengths
+        .map(|length| {
+            let (part, rest) = std::mem::take(&mut data).split_at_mut(length * width);
+            data = rest;
+            part
+        })
+        .collect()
 }
 
 /// Values of a parallel piece of a sum.

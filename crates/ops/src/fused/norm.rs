@@ -3,10 +3,64 @@
 //! With v = x + Dropout(branch), n = (v - mean) / s and y = w n + b:
 //! dv = (w dy - mean(w dy) - n mean(n w dy)) / s, and dx = dv, dbranch = mask dv, dw = sum of n dy, db = sum of dy.
 
+use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;
+use rayon::prelude::*;
 
+use super::{Fused, Gradients, View, apply3, ordered_sum};
 use crate::kernel::{dot, sum};
+use crate::scratch::Scratch;
 use crate::{Dropout, LAYER_NORM_EPS};
+
+/// Rows of a shard of [`layer_norm`].
+const ROWS: usize = 512;
+
+pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    apply3(LayerNorm, x, weight, bias)
+}
+
+struct LayerNorm;
+
+impl Fused<3> for LayerNorm {
+    const NAME: &'static str = "layer_norm";
+
+    fn forward(&self, [x, weight, bias]: [View<'_>; 3]) -> Result<(Vec<f32>, Vec<usize>)> {
+        let &[_, d] = x.dims else { bail!("layer_norm: expected [t, d], found {:?}", x.dims) };
+        if weight.dims != [d] || bias.dims != [d] || d == 0 {
+            bail!("layer_norm: {:?}, {:?} and {:?} do not fit", x.dims, weight.dims, bias.dims);
+        }
+        let mut y = vec![0.0; x.data.len()];
+        y.par_chunks_mut(ROWS * d).zip(x.data.par_chunks(ROWS * d)).for_each(|(y, x)| {
+            let (mut n, mut inverse) = (Scratch::take(x.len()), Scratch::take(x.len() / d));
+            n.copy_from_slice(x);
+            norm_rows(&mut n, &mut inverse, y, Norm { weight: weight.data, bias: bias.data });
+        });
+        Ok((y, x.dims.to_vec()))
+    }
+
+    fn backward(&self, [x, weight, bias]: [View<'_>; 3], _: &[f32], gradient: &[f32]) -> Result<Gradients<3>> {
+        let d = weight.dims[0];
+        let mut dx = gradient.to_vec();
+        let parts: Vec<Scratch> = dx
+            .par_chunks_mut(ROWS * d)
+            .zip(x.data.par_chunks(ROWS * d))
+            .map(|(dx, x)| {
+                let (mut n, mut inverse, mut y) =
+                    (Scratch::take(x.len()), Scratch::take(x.len() / d), Scratch::take(x.len()));
+                n.copy_from_slice(x);
+                norm_rows(&mut n, &mut inverse, &mut y, Norm { weight: weight.data, bias: bias.data });
+                let mut sums = Scratch::zeros(2 * d);
+                let (dw, db) = sums.split_at_mut(d);
+                norm_rows_backward(dx, &n, &inverse, weight.data, (dw, db));
+                sums
+            })
+            .collect();
+        let parts: Vec<&[f32]> = parts.iter().map(|part| &part[..]).collect();
+        let mut dw = ordered_sum(&parts, 2 * d);
+        let db = dw.split_off(d);
+        Ok([Some(dx), Some(dw), Some(db)])
+    }
+}
 
 /// Centres `v`; gives its mean and 1 / sqrt(variance + eps).
 #[inline(always)]

@@ -1,0 +1,198 @@
+//! What models read of items beside their ids: the means of their rows, and lists of categories.
+
+use candle_core::{Device, Tensor};
+use mp4sr_ops::{Error, Ragged, Result, SparseEntry, SparseMatrix};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::negatives::distinct;
+use crate::{Data, Modality};
+
+/// How the rows of an item become one vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RowMean {
+    /// The mean of the item's own rows.
+    #[default]
+    Mean,
+    /// The sum of the item's rows over the largest number of rows that any item has.
+    PaddedMean,
+}
+
+/// The mean of the rows of every item, `[I, d]`, zeros for an item without rows. Sums are taken in double precision.
+pub fn mean_rows(features: &Ragged, pooling: RowMean, device: &Device) -> Result<Tensor> {
+    let (items, d) = (features.count(), features.width());
+    let most = (0..items).map(|i| features.rows_of(i)).max().unwrap_or(0);
+    let mut values = vec![0.0f32; items * d];
+    let (mut room, mut sums) = (Vec::new(), vec![0.0f64; d]);
+    for (i, out) in values.chunks_exact_mut(d).enumerate() {
+        let count = match pooling {
+            RowMean::Mean => features.rows_of(i),
+            RowMean::PaddedMean => most,
+        };
+        sums.fill(0.0);
+        for row in features.rows(i, &mut room).chunks_exact(d) {
+            sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
+        }
+        out.iter_mut().zip(&sums).for_each(|(out, sum)| *out = (sum / count.max(1) as f64) as f32);
+    }
+    Tensor::from_vec(values, (items, d), device)
+}
+
+/// The mean of the rows that each item has in all modalities together, `[I, d]`, zeros for an item without rows. Of the rows
+/// `keep` says which count, by modality and place among the modality's rows; an item of which none would stay keeps all.
+pub(crate) fn joint_means(
+    modalities: &[Modality],
+    keep: impl Fn(usize, usize) -> bool,
+    device: &Device,
+) -> Result<Tensor> {
+    let Some(first) = modalities.first() else {
+        return Err(Error::Msg("the model needs at least one modality; name one in `model.modalities`".to_owned()));
+    };
+    let (items, d) = (first.features.count(), first.features.width());
+    if let Some(other) = modalities.iter().find(|modality| modality.features.width() != d) {
+        let (a, b, found) = (&first.name, &other.name, other.features.width());
+        return Err(Error::Msg(format!(
+            "features of `{a}` and `{b}` are averaged together and need one width, found {d} and {found}"
+        )));
+    }
+    let mut values = vec![0.0f32; items * d];
+    let mut next_row = vec![0; modalities.len()];
+    let (mut room, mut sums, mut all) = (Vec::new(), vec![0.0f64; d], vec![0.0f64; d]);
+    for (item, out) in values.chunks_exact_mut(d).enumerate() {
+        sums.fill(0.0);
+        all.fill(0.0);
+        let (mut kept, mut count) = (0, 0);
+        for (m, modality) in modalities.iter().enumerate() {
+            for row in modality.features.rows(item, &mut room).chunks_exact(d) {
+                let stays = keep(m, next_row[m]);
+                next_row[m] += 1;
+                count += 1;
+                kept += usize::from(stays);
+                for (at, &value) in row.iter().enumerate() {
+                    all[at] += f64::from(value);
+                    sums[at] += if stays { f64::from(value) } else { 0.0 };
+                }
+            }
+        }
+        let (sums, share) = if kept > 0 { (&sums, kept) } else { (&all, count.max(1)) };
+        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = (sum / share as f64) as f32);
+    }
+    Tensor::from_vec(values, (items, d), device)
+}
+
+/// The categories of all items.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Categories {
+    /// C, the number of categories.
+    pub count: usize,
+    /// Item i (1-based) owns `ids[offsets[i - 1]..offsets[i]]`; it may own none.
+    pub offsets: Vec<usize>,
+    /// Categories, 1-based.
+    pub ids: Vec<u32>,
+}
+
+impl Categories {
+    /// The categories of item row `row`, from 0.
+    pub fn of(&self, row: usize) -> &[u32] {
+        &self.ids[self.offsets[row]..self.offsets[row + 1]]
+    }
+
+    /// The matrix `[I, C]` that is 1 where an item has a category.
+    pub(crate) fn labels(&self) -> Result<SparseMatrix> {
+        let rows = 0..self.offsets.len() - 1;
+        let entries = rows.flat_map(|row| {
+            let own = distinct(self.of(row));
+            own.into_iter().map(move |id| SparseEntry { row: row as u32, column: id - 1, weight: 1.0 })
+        });
+        SparseMatrix::new(self.offsets.len() - 1, self.count, entries.collect())
+    }
+
+    /// The matrix `[I, C]` that sums, or averages, what each item's categories have.
+    pub(crate) fn matrix(&self, averages: bool) -> Result<SparseMatrix> {
+        let mut entries: Vec<SparseEntry> = Vec::with_capacity(self.ids.len());
+        for row in 0..self.offsets.len() - 1 {
+            let mut own = self.of(row).to_vec();
+            own.sort_unstable();
+            let share = if averages { 1.0 / own.len().max(1) as f32 } else { 1.0 };
+            for run in own.chunk_by(|a, b| a == b) {
+                entries.push(SparseEntry { row: row as u32, column: run[0] - 1, weight: share * run.len() as f32 });
+            }
+        }
+        SparseMatrix::new(self.offsets.len() - 1, self.count, entries)
+    }
+}
+
+/// The categories of a dataset, for a model whose key `key` asks for them.
+pub(crate) fn categories<'a>(data: &'a Data, key: &str) -> Result<&'a Categories> {
+    let missing = || {
+        let message =
+            format!("`{key}` needs lists of categories, and the dataset has none; use the features of the modalities");
+        Error::Msg(message)
+    };
+    let categories = data.categories.as_ref().ok_or_else(missing)?;
+    let fits = categories.offsets.len() == data.items + 1
+        && categories.offsets.is_sorted()
+        && categories.offsets[data.items] == categories.ids.len()
+        && categories.ids.iter().all(|&id| id >= 1 && id as usize <= categories.count);
+    if fits {
+        Ok(categories)
+    } else {
+        Err(Error::Msg(format!("the lists of categories do not fit {} items", data.items)))
+    }
+}
+
+/// Refuses modalities that do not have an entry for each of the items.
+pub(crate) fn check_modalities(modalities: &[Modality], items: usize) -> Result<()> {
+    match modalities.iter().find(|modality| modality.features.count() != items) {
+        Some(other) => {
+            let (name, found) = (&other.name, other.features.count());
+            Err(Error::Msg(format!("features of `{name}`: expected an entry for each of {items} items, found {found}")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The distinct items of a step, and which of them each use is.
+#[derive(Clone, Debug)]
+pub(crate) struct DistinctItems {
+    /// Rows of the items, from 0, ascending.
+    pub rows: Vec<u32>,
+    /// For every use, the place of its item in `rows`.
+    pub uses: Vec<u32>,
+}
+
+impl DistinctItems {
+    /// Of uses of items, 1-based.
+    pub fn of(items: &[u32]) -> Self {
+        Self::of_rows(&items.iter().map(|item| item - 1).collect::<Vec<_>>())
+    }
+
+    /// Of uses of rows, from 0.
+    pub fn of_rows(used: &[u32]) -> Self {
+        let rows = distinct(used);
+        let mut place = vec![0; rows.last().map_or(0, |&row| row as usize + 1)];
+        rows.iter().zip(0..).for_each(|(&row, at)| place[row as usize] = at);
+        let uses = used.iter().map(|&row| place[row as usize]).collect();
+        Self { rows, uses }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn means_are_over_an_items_own_rows_or_over_the_largest_number_of_rows() {
+        let features = Ragged::new(vec![1.0, 2.0, 3.0, 6.0, 5.0, 1.0], 2, &[0, 2, 2, 3]).unwrap();
+        let mean = |pooling| mean_rows(&features, pooling, &Device::Cpu).unwrap().to_vec2::<f32>().unwrap();
+        assert_eq!(mean(RowMean::Mean), [[2.0, 4.0], [0.0, 0.0], [5.0, 1.0]]);
+        assert_eq!(mean(RowMean::PaddedMean), [[2.0, 4.0], [0.0, 0.0], [2.5, 0.5]]);
+    }
+
+    #[test]
+    fn distinct_items_give_every_use_its_row() {
+        let distinct = DistinctItems::of(&[7, 2, 7, 4]);
+        assert_eq!((distinct.rows, distinct.uses), (vec![1, 3, 6], vec![2, 0, 2, 1]));
+    }
+}

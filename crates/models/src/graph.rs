@@ -1,0 +1,92 @@
+//! What the general models share: the graph of the training part, Bayesian personalised ranking, scores of known users.
+
+use candle_core::{D, Tensor};
+use mp4sr_ops::plain::softplus;
+use mp4sr_ops::{Edges, Error, Result, SparseEntry, SparseMatrix, gather};
+
+use crate::negatives::distinct;
+use crate::{Data, Query, Scorer, trace};
+
+/// The distinct items of every user's training part as rows, from 0, ascending.
+pub(crate) fn items_of_users(data: &Data) -> Vec<Vec<u32>> {
+    let own = |user: usize| distinct(data.training.of(user)).into_iter().map(|item| item - 1).collect();
+    (0..data.training.users()).map(own).collect()
+}
+
+/// An edge per distinct user and item of the training part: users are the rows.
+pub(crate) fn edges(data: &Data) -> Result<Edges> {
+    Edges::new(&items_of_users(data), data.items)
+}
+
+/// The graph of the training part over users, then items: an edge of weight 1 / sqrt(d_u d_i), both ways, per distinct user and item.
+pub(crate) fn adjacency(data: &Data) -> Result<SparseMatrix> {
+    let users = data.training.users();
+    let items_of = items_of_users(data);
+    let mut degree = vec![0u32; data.items];
+    items_of.iter().flatten().for_each(|&item| degree[item as usize] += 1);
+    let mut entries = Vec::new();
+    for (user, items) in items_of.iter().enumerate() {
+        for &item in items {
+            let weight = 1.0 / (items.len() as f64 * f64::from(degree[item as usize])).sqrt();
+            let (user, item, weight) = (user as u32, users as u32 + item, weight as f32);
+            entries.push(SparseEntry { row: user, column: item, weight });
+            entries.push(SparseEntry { row: item, column: user, weight });
+        }
+    }
+    SparseMatrix::new(users + data.items, users + data.items, entries)
+}
+
+/// Rows of items, from 0.
+pub(crate) fn rows_of(items: &[u32]) -> Vec<u32> {
+    items.iter().map(|item| item - 1).collect()
+}
+
+/// The mean of -log sigmoid(score(u, i) - score(u, j)) over events: `users` from 0, `positives` i and `negatives` j 1-based.
+pub(crate) fn bpr(
+    (of_users, of_items): (&Tensor, &Tensor),
+    users: &[u32],
+    positives: &[u32],
+    negatives: &[u32],
+) -> Result<Tensor> {
+    let own = gather(of_users, users)?;
+    let score = |items: &[u32]| (&own * gather(of_items, &rows_of(items))?)?.sum(D::Minus1);
+    let (positive, negative) = (score(positives)?, score(negatives)?);
+    trace::record(|| "positive".to_owned(), &positive);
+    trace::record(|| "negative".to_owned(), &negative);
+    softplus(&(negative - positive)?)?.mean_all()
+}
+
+/// Scores by inner product of the vectors as training leaves them; a user's history changes nothing.
+pub(crate) struct VectorScorer {
+    title: &'static str,
+    users: Tensor,
+    items: Tensor,
+}
+
+impl VectorScorer {
+    /// The scorer of the model `title` with vectors of users `[U, k]` and items `[I, k]`.
+    pub fn new(title: &'static str, users: &Tensor, items: &Tensor) -> Result<Self> {
+        trace::record(|| "user_vectors".to_owned(), users);
+        trace::record(|| "item_vectors".to_owned(), items);
+        Ok(Self { title, users: users.detach().contiguous()?, items: items.detach().contiguous()? })
+    }
+}
+
+impl Scorer for VectorScorer {
+    fn items(&self) -> &Tensor {
+        &self.items
+    }
+
+    fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
+        let known = self.users.dim(0)?;
+        let user = |query: &Query<'_>| {
+            query.user.filter(|&user| (user as usize) < known).ok_or_else(|| {
+                let title = self.title;
+                Error::Msg(format!(
+                    "{title} has no vector for a user whom training has not seen; use a sequential model"
+                ))
+            })
+        };
+        gather(&self.users, &queries.iter().map(user).collect::<Result<Vec<u32>>>()?)
+    }
+}

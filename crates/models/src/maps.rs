@@ -1,0 +1,53 @@
+//! Parameters that several models have: linear maps and LayerNorms.
+
+use candle_core::{Tensor, Var};
+use mp4sr_ops::{Result, RngKey};
+
+use crate::{Initial, Parameters};
+
+/// A linear map.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    /// `[in, out]`.
+    pub weight: Var,
+    /// `[out]`.
+    pub bias: Var,
+}
+
+impl Linear {
+    /// A map with parameters `<prefix>.weight` and `<prefix>.bias`.
+    pub fn new(parameters: &mut Parameters, prefix: &str, input: usize, output: usize, key: RngKey) -> Result<Self> {
+        let weight = parameters.add(&format!("{prefix}.weight"), &[input, output], Initial::Normal, key)?;
+        Ok(Self { weight, bias: parameters.add(&format!("{prefix}.bias"), &[output], Initial::Zeros, key)? })
+    }
+
+    /// x W + b.
+    pub fn of(&self, x: &Tensor) -> Result<Tensor> {
+        mp4sr_ops::linear(x, &self.weight, &self.bias)
+    }
+}
+
+/// The weight and the bias of a LayerNorm, `[d]` each.
+#[derive(Clone, Debug)]
+pub(crate) struct Norm {
+    pub weight: Var,
+    pub bias: Var,
+}
+
+impl Norm {
+    /// A LayerNorm with parameters `<prefix>.weight` and `<prefix>.bias`.
+    pub fn new(parameters: &mut Parameters, prefix: &str, width: usize, key: RngKey) -> Result<Self> {
+        let weight = parameters.add(&format!("{prefix}.weight"), &[width], Initial::Ones, key)?;
+        Ok(Self { weight, bias: parameters.add(&format!("{prefix}.bias"), &[width], Initial::Zeros, key)? })
+    }
+
+    /// LayerNorm of every row.
+    pub fn of(&self, x: &Tensor) -> Result<Tensor> {
+        mp4sr_ops::layer_norm(x, &self.weight, &self.bias)
+    }
+
+    /// What enters a transformer beside its tokens: positions `[n, d]`, then the weight and the bias, `[n + 2, d]`.
+    pub fn with_positions(&self, positions: &Tensor) -> Result<Tensor> {
+        Tensor::cat(&[positions, &self.weight.unsqueeze(0)?, &self.bias.unsqueeze(0)?], 0)
+    }
+}

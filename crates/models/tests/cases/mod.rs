@@ -1,0 +1,109 @@
+//! The golden cases of one model each, and what they share.
+
+pub mod clcrec;
+pub mod difsr;
+pub mod dualgnn;
+pub mod fdsa;
+pub mod grcn;
+pub mod masr;
+pub mod mvrnn;
+pub mod s3rec;
+pub mod sine;
+pub mod unisrec;
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use mp4sr_models::{Batch, Categories, Data, Modality, Model, Query, Ragged, TrainingSequences};
+use mp4sr_ops::PackedOffsets;
+
+use crate::common::{GoldenCase, device, flat};
+use crate::{compare_ranks, cut, numbers, ranks};
+
+/// The features that the case has, in the order of its modalities.
+pub fn modalities(case: &GoldenCase) -> Vec<Modality> {
+    let features = |name: &String| {
+        let (values, shape) = case.floats[&format!("in.features.{name}.values")].clone();
+        let offsets = case.int(&format!("in.features.{name}.offsets"));
+        let offsets: Vec<usize> = offsets.iter().map(|&offset| offset as usize).collect();
+        Modality { name: name.clone(), features: Ragged::new(values, shape[1], &offsets).unwrap() }
+    };
+    let stored = |name: &&String| case.has(&format!("in.features.{name}.offsets"));
+    case.names("modalities").iter().filter(stored).map(features).collect()
+}
+
+/// The case's items with their features and categories; without training events.
+pub fn data(case: &GoldenCase) -> Data {
+    let categories = case.has("in.categories.offsets").then(|| Categories {
+        count: case.size("categories"),
+        offsets: case.int("in.categories.offsets").iter().map(|&offset| offset as usize).collect(),
+        ids: numbers(case, "in.categories.values"),
+    });
+    let training = TrainingSequences::new(std::iter::empty()).into();
+    Data { items: case.size("items"), training, modalities: modalities(case), categories, device: device() }
+}
+
+/// The case's items with their features and the training events of its users.
+pub fn graph_data(case: &GoldenCase) -> Data {
+    Data { training: crate::training(case).into(), ..data(case) }
+}
+
+/// The case's histories.
+pub fn histories(case: &GoldenCase) -> Vec<Vec<u32>> {
+    let lengths: Vec<usize> = case.int("in.lengths").iter().map(|&length| length as usize).collect();
+    cut(case, "in.items", &lengths)
+}
+
+/// The case's histories and targets.
+pub fn batch(case: &GoldenCase) -> Batch {
+    let (histories, targets) = (histories(case), numbers(case, "in.targets"));
+    let samples = histories.iter().map(Vec::as_slice).zip(targets);
+    Batch::of_histories(samples, case.size("positions")).unwrap()
+}
+
+/// Compares what was traced under the name of an output as it is.
+pub fn compare_same_shape(case: &mut GoldenCase, values: &BTreeMap<String, Tensor>) {
+    for (name, value) in values {
+        let key = format!("out.{name}");
+        let fits = case.floats.get(&key).is_some_and(|(_, shape)| shape == value.dims());
+        if fits {
+            case.compare_tensor(&key, value);
+        }
+    }
+}
+
+/// Compares packed tokens `[T, k]`, or `[T]`, with padded `[B, n, k]`, or `[B, n]`.
+pub fn compare_tokens(case: &mut GoldenCase, name: &str, found: &Tensor, offsets: &PackedOffsets) {
+    if !case.has(name) {
+        return;
+    }
+    let shape = case.floats[name].1.clone();
+    if shape.len() == 2 {
+        let (values, _) = case.floats.remove(name).unwrap();
+        case.floats.insert(name.to_owned(), (values, vec![shape[0], shape[1], 1]));
+    }
+    case.compare_packed(name, found, offsets);
+}
+
+/// Scores of the case's histories through the scorer that evaluation uses, and their ranks among all items.
+pub fn compare_scores(case: &mut GoldenCase, name: &str, model: &dyn Model) {
+    let histories = histories(case);
+    let scorer = model.scorer(model.phases().last().unwrap()).unwrap();
+    let queries: Vec<Query<'_>> = histories.iter().map(|history| Query::of_history(history)).collect();
+    let scores = scorer.queries(&queries).unwrap().matmul(&scorer.items().t().unwrap()).unwrap();
+    case.compare_if_present(name, &scores);
+    compare_ranks(case, "out.ranks", &ranks(&scores, &numbers(case, "in.targets"), |_, _| false));
+}
+
+/// Compares whole numbers that were traced as floats.
+pub fn compare_numbers(case: &mut GoldenCase, name: &str, found: &Tensor) {
+    let found: Vec<i64> = flat(&found.to_dtype(DType::F32).unwrap()).iter().map(|&value| value as i64).collect();
+    compare_ranks(case, name, &found);
+}
+
+/// The other axis first: `[B, n, k]` of the case as `[B, k, n]` has it.
+pub fn swapped(case: &mut GoldenCase, name: &str) {
+    let (values, shape) = case.floats[name].clone();
+    let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap().transpose(1, 2).unwrap().contiguous().unwrap();
+    case.floats.insert(name.to_owned(), (flat(&tensor), tensor.dims().to_vec()));
+}
