@@ -20,8 +20,15 @@ pub struct Timing {
     pub peak_memory_bytes: Option<u64>,
     /// How many threads the stage could use.
     pub threads: usize,
+    /// Where the pipeline says that tensors are computed; records of earlier releases are of the CPU.
+    #[serde(default = "cpu")]
+    pub device: String,
     /// When the stage finished, in UTC.
     pub finished: String,
+}
+
+fn cpu() -> String {
+    "cpu".to_owned()
 }
 
 impl Timing {

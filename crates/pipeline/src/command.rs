@@ -180,7 +180,7 @@ pub fn run_stage(
     let outputs = work(&stage)?;
     stage.finish(&outputs)?;
     let took = started.elapsed();
-    files::write_json(&timing_path, &timing::finished(name, took))?;
+    files::write_json(&timing_path, &timing::finished(name, took, &context.config.run.device))?;
     context.progress.log(format!("{name}: done in {:.1} s", took.as_secs_f64()));
     Ok(())
 }

@@ -11,8 +11,8 @@ pub fn start() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// What this process took for `stage`, which it has just finished.
-pub fn finished(stage: &str, took: Duration) -> Timing {
+/// What this process took for `stage`, which it has just finished, with tensors on `device`.
+pub fn finished(stage: &str, took: Duration, device: &str) -> Timing {
     // Linux alone has this file; elsewhere no peak is known.
     let status = files::read_to_string(Path::new("/proc/self/status")).unwrap_or_default();
     Timing {
@@ -21,6 +21,7 @@ pub fn finished(stage: &str, took: Duration) -> Timing {
         seconds: (took.as_secs_f64() * 1000.0).round() / 1000.0,
         peak_memory_bytes: peak_memory(&status),
         threads: rayon::current_num_threads(),
+        device: device.to_owned(),
         finished: jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
     }
 }
@@ -45,7 +46,7 @@ mod tests {
 
     #[test]
     fn a_timing_is_in_milliseconds_with_the_memory_of_this_process() {
-        let timing = finished("work", Duration::from_micros(1_500_400));
+        let timing = finished("work", Duration::from_micros(1_500_400), "cpu");
         assert!((timing.seconds - 1.5).abs() < 1e-9 && timing.threads > 0 && timing.finished.ends_with(" UTC"));
         assert!(timing.peak_memory_bytes.is_none_or(|bytes| bytes > 100_000));
     }

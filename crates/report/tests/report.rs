@@ -134,6 +134,7 @@ impl World {
             seconds,
             peak_memory_bytes: Some(1_610_612_736),
             threads: 2,
+            device: "cpu".to_owned(),
             finished: "2025-01-02 03:04:05 UTC".to_owned(),
         };
         files::write_json(&Timing::path(&folder, stage), &timing).unwrap();

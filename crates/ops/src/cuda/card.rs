@@ -21,13 +21,6 @@ static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin
 /// Host memory that uploads go through.
 const STAGING: usize = 64 << 20;
 
-/// Lengths of sums for which f32 products on tf32 units pay: shorter ones wait for memory, and in longer ones the units' rounding
-/// of the running sum adds up.
-const SPLIT: std::ops::RangeInclusive<usize> = 256..=2048;
-
-/// Multiplications from which splitting the factors pays.
-const LARGE: usize = 1 << 30;
-
 /// Shared memory that every kernel has without asking.
 const SHARED: usize = 48 << 10;
 
@@ -48,8 +41,6 @@ struct Loaded {
     staging: Mutex<Staging>,
     /// Shared memory that a block may ask for.
     shared: usize,
-    /// Whether products may be computed from tf32.
-    has_tf32: bool,
 }
 
 /// Page-locked memory that the card reads while the host goes on: out of other memory, a copy waits for all work before it.
@@ -196,8 +187,6 @@ pub(crate) struct Matrix {
     at: Address,
     rows: usize,
     columns: usize,
-    /// Values from one row to the next.
-    stride: usize,
     transposed: bool,
     half: bool,
 }
@@ -205,12 +194,7 @@ pub(crate) struct Matrix {
 impl Matrix {
     /// Rows of f32 one after the other.
     pub fn new(at: Address, rows: usize, columns: usize) -> Self {
-        Self { at, rows, columns, stride: columns, transposed: false, half: false }
-    }
-
-    /// The first columns of longer rows.
-    fn strided(self, stride: usize) -> Self {
-        Self { stride, ..self }
+        Self { at, rows, columns, transposed: false, half: false }
     }
 
     /// Its transpose.
@@ -239,9 +223,7 @@ impl Factor {
     pub fn matrix(&self, rows: usize, columns: usize) -> Matrix {
         match self {
             Self::Single(values) => Matrix::new(address(values), rows, columns),
-            Self::Half(values) => {
-                Matrix { at: address(values), rows, columns, stride: columns, transposed: false, half: true }
-            }
+            Self::Half(values) => Matrix { at: address(values), rows, columns, transposed: false, half: true },
         }
     }
 
@@ -273,8 +255,7 @@ impl Card {
         let limit = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let shared = context.attribute(limit).w()? as usize;
         let staging = Mutex::new(Staging::new(&context)?);
-        let has_tf32 = context.compute_capability().w()?.0 >= 8;
-        let loaded = Arc::new(Loaded { module, functions: Mutex::default(), staging, shared, has_tf32 });
+        let loaded = Arc::new(Loaded { module, functions: Mutex::default(), staging, shared });
         all.insert(device.id(), loaded.clone());
         Ok(Self { device: device.clone(), loaded })
     }
@@ -399,34 +380,7 @@ impl Card {
             let b = halves_b.as_ref().map_or(b, |halves| b.of_halves(halves));
             return self.gemm(out, a, b, add, precision);
         }
-        let ((m, k), (_, n)) = (a.shape(), b.shape());
-        let pays = SPLIT.contains(&k) && m * n * k >= LARGE && !a.transposed;
-        if precision == Precision::F32 && pays && self.loaded.has_tf32 && a.stride == a.columns && b.stride == b.columns
-        {
-            return self.product_of_parts(out, a, b, add);
-        }
         self.gemm(out, a, b, add, precision)
-    }
-
-    /// The same to the precision of f32 on units for tf32: each factor is the sum of two parts of 11 bits, and of their four products
-    /// the three that f32 has bits for are added up.
-    fn product_of_parts(&self, out: Address, a: Matrix, b: Matrix, add: bool) -> Result<()> {
-        let ((m, k), (_, n)) = (a.shape(), b.shape());
-        let both = self.take::<f32>(2 * m * k)?;
-        self.launch("split_left", Grid::blocks(m, 1), arguments![&both, a.at, k])?;
-        let (twice, low) = (self.take::<f32>(2 * k * n)?, self.take::<f32>(k * n)?);
-        // The second copy of the high part stands beside or below the first, where the sum over k finds it.
-        let (next, stride) = if b.transposed { (b.columns, 2 * b.columns) } else { (b.rows * b.columns, b.columns) };
-        let split = arguments![&twice, &low, b.at, b.columns, next, stride];
-        self.launch("split_right", Grid::blocks(b.rows, 1), split)?;
-        let right = |values: &Floats, times: usize| {
-            let at = address(values);
-            if b.transposed { Matrix::new(at, n, times * k).t() } else { Matrix::new(at, times * k, n) }
-        };
-        let left = address(&both);
-        let high = Matrix::new(left, m, k).strided(2 * k);
-        self.gemm(out, high, right(&low, 1), add, Precision::Tf32)?;
-        self.gemm(out, Matrix::new(left, m, 2 * k), right(&twice, 2), true, Precision::Tf32)
     }
 
     #[allow(unsafe_code, reason = "cuBLAS is C; the twins compare every product with candle's")]
@@ -461,10 +415,10 @@ impl Card {
                 std::ptr::from_ref(&one).cast(),
                 pointer(b.at),
                 kind(b),
-                b.stride as i32,
+                b.columns as i32,
                 pointer(a.at),
                 kind(a),
-                a.stride as i32,
+                a.columns as i32,
                 std::ptr::from_ref(&beta).cast(),
                 out.0 as *mut c_void,
                 blas::cudaDataType::CUDA_R_32F,

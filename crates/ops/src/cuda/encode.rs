@@ -27,6 +27,11 @@ const POOL_BLOCKS: usize = 2048;
 /// Blocks that go through the items of one expert.
 const EXPERT_BLOCKS: usize = 128;
 
+/// The narrowest of those kernels that rows of width `d` fit; none for wide rows, whose items take a block each.
+fn warp_width(d: usize) -> Option<usize> {
+    WARP_WIDTHS.into_iter().find(|lanes| d <= 32 * lanes)
+}
+
 pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &GatherIndex) -> Result<Tensor> {
     let longest = |rows: &ItemRows| (0..rows.features.count()).map(|i| rows.features.rows_of(i)).max().unwrap_or(0);
     let beyond =
@@ -106,11 +111,20 @@ impl Encoder {
         let rows = self.rows.features.on_card(card)?;
         let (w, packed) = (w.plus(self.w), packed.plus(self.packed));
         let pooled = card.factor(items * d, precision)?;
-        card.launch(
-            &format!("pool_{}_{}", rows.kind(), pooled.suffix()),
-            Grid::blocks(items, 1).shared(4 * rows.longest.max(1)),
-            arguments![pooled.at(), rows.values(), rows.starts(), rows.counts(), w, d, self.pad_rows()],
-        )?;
+        let name = format!("pool_{}_{}", rows.kind(), pooled.suffix());
+        let (values, starts, counts) = (rows.values(), rows.starts(), rows.counts());
+        match warp_width(d) {
+            Some(lanes) => card.launch(
+                &format!("{name}_{lanes}"),
+                Grid::warps(items).shared(4 * d),
+                arguments![pooled.at(), values, starts, counts, w, items, d, self.pad_rows()],
+            )?,
+            None => card.launch(
+                &name,
+                Grid::blocks(items, 1).shared(4 * rows.longest.max(1)),
+                arguments![pooled.at(), values, starts, counts, w, d, self.pad_rows()],
+            )?,
+        }
         let matrix = card.factor(d * columns, precision)?;
         let (weights, gate) = (packed.plus(self.sizes.weights().start), packed.plus(self.sizes.gate().start));
         card.launch(
@@ -240,32 +254,43 @@ impl Encoder {
         card.product(address(&de), dp, kept.matrix.matrix(d, columns).t(), false, precision)?;
         let blocks = count.div_ceil(WARPS).clamp(1, POOL_BLOCKS);
         let partial = card.take::<f32>(blocks * d)?;
-        let longest = kept.rows.longest.max(1);
-        let name = format!("pool_backward_{}_{}", kept.rows.kind(), kept.pooled.suffix());
-        // Where a row fits the registers of a warp, and the rows' weights fit its share of the memory, an item is a warp's.
-        let by_warps = 2 * WARPS * longest + d <= ROOM;
-        let (name, shared) = match WARP_WIDTHS.iter().find(|&&lanes| by_warps && d <= 32 * lanes) {
-            Some(lanes) => (format!("{name}_{lanes}"), 2 * WARPS * longest + d),
-            None => (name, longest + d),
-        };
-        card.launch(
-            &name,
-            Grid::blocks(blocks, 1).shared(4 * shared),
-            arguments![
-                &partial,
-                &de,
-                kept.pooled.at(),
-                &listed,
-                count,
-                kept.rows.values(),
-                kept.rows.starts(),
-                kept.rows.counts(),
-                w,
-                d,
-                self.pad_rows(),
-                longest,
-            ],
-        )?;
+        let (kind, rows) = (kept.rows.kind(), &kept.rows);
+        let grid = Grid::blocks(blocks, 1);
+        match warp_width(d) {
+            Some(lanes) => card.launch(
+                &format!("pool_backward_{kind}_{lanes}"),
+                grid.shared(4 * (1 + WARPS) * d),
+                arguments![
+                    &partial,
+                    &de,
+                    &listed,
+                    count,
+                    rows.values(),
+                    rows.starts(),
+                    rows.counts(),
+                    w,
+                    d,
+                    self.pad_rows()
+                ],
+            )?,
+            None => card.launch(
+                &format!("pool_backward_{kind}_{}", kept.pooled.suffix()),
+                grid.shared(4 * (d + rows.longest.max(1))),
+                arguments![
+                    &partial,
+                    &de,
+                    kept.pooled.at(),
+                    &listed,
+                    count,
+                    rows.values(),
+                    rows.starts(),
+                    rows.counts(),
+                    w,
+                    d,
+                    self.pad_rows()
+                ],
+            )?,
+        }
         card.sum_rows(dw, address(&partial), blocks, d)
     }
 }

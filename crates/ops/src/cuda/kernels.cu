@@ -162,33 +162,6 @@ extern "C" __global__ void to_bf16(__nv_bfloat16* to, const float* from, u64 cou
   }
 }
 
-// The nearest number that tf32 has.
-__device__ __forceinline__ float nearest_tf32(float x) {
-  u32 bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
-  return __uint_as_float(bits);
-}
-
-// Every value as the sum of two that tf32 has. Rows of `columns` values become [high | low], or [high | high] with the low ones in a
-// matrix of their own. A column per thread, a row per block.
-extern "C" __global__ void split_left(float* both, const float* from, u32 columns) {
-  size_t row = blockIdx.x;
-  for (u32 c = threadIdx.x; c < columns; c += blockDim.x) {
-    float x = from[row * columns + c], high = nearest_tf32(x);
-    both[row * 2 * columns + c] = high;
-    both[row * 2 * columns + columns + c] = nearest_tf32(x - high);
-  }
-}
-extern "C" __global__ void split_right(float* twice, float* low, const float* from, u32 columns, u64 next, u32 stride) {
-  size_t row = blockIdx.x;
-  for (u32 c = threadIdx.x; c < columns; c += blockDim.x) {
-    float x = from[row * columns + c], high = nearest_tf32(x);
-    twice[row * stride + c] = high;
-    twice[row * stride + next + c] = high;
-    low[row * columns + c] = nearest_tf32(x - high);
-  }
-}
-
 // y += bias, row by row.
 extern "C" __global__ void add_bias(float* y, const float* bias, u64 count, u32 columns) {
   u64 i = (u64)blockIdx.x * blockDim.x + threadIdx.x;
@@ -402,82 +375,134 @@ __device__ void pool_backward(float* partial, const float* de, const O* e, const
   for (u32 i = threadIdx.x; i < d; i += blockDim.x) partial[(size_t)blockIdx.x * d + i] = dw[i];
 }
 
-// The same with an item per warp, for rows of at most 32 P values: rows are read twice, the second time out of the cache.
+// The running softmax of an item's rows, in every lane of its warp.
+struct Running {
+  float top, total;
+  // Padding rows of zeros have a score of 0.
+  __device__ Running(u32 padding) : top(padding > 0 ? 0.0f : -INFINITY), total(padding) {}
+  // Takes a score in; gives what all that was added up so far is to be multiplied by, and the weight of the new row.
+  __device__ float2 take(float score) {
+    float scale = 1.0f;
+    if (score > top) {
+      scale = expf(top - score);
+      top = score;
+    }
+    float weight = expf(score - top);
+    total = total * scale + weight;
+    return make_float2(scale, weight);
+  }
+};
+
+// e of an item per warp, for rows of at most 32 P values: every row is read once.
 template <int P, typename T, typename O>
-__device__ void pool_backward_warps(float* partial, const float* de, const O* e, const u32* items, u32 listed, const T* values,
-                                    const u64* starts, const u32* counts, const float* w, u32 d, u32 pad_rows, u32 longest) {
+__device__ void pool_by_warps(O* e, const T* values, const u64* starts, const u32* counts, const float* w, u32 items, u32 d,
+                              u32 pad_rows) {
+  u32 item = warp_index(), lane = threadIdx.x % 32;
+  for (u32 i = threadIdx.x; i < d; i += blockDim.x) shared_room[i] = w[i];
+  __syncthreads();
+  if (item >= items) return;
+  u32 count = counts[item];
+  const T* rows = values + starts[item] * d;
+  Running running(pad_rows > count ? pad_rows - count : 0);
+  float pooled[P] = {};
+  for (u32 r = 0; r < count; r++) {
+    float x[P], score = 0.0f;
+#pragma unroll
+    for (int j = 0; j < P; j++) {
+      u32 i = lane + 32 * j;
+      x[j] = i < d ? read(rows + (size_t)r * d + i) : 0.0f;
+    }
+#pragma unroll
+    for (int j = 0; j < P; j++) {
+      u32 i = lane + 32 * j;
+      if (i < d) score += x[j] * shared_room[i];
+    }
+    float2 step = running.take(warp_sum(score));
+#pragma unroll
+    for (int j = 0; j < P; j++) pooled[j] = pooled[j] * step.x + x[j] * step.y;
+  }
+  float scale = count > 0 ? 1.0f / running.total : 0.0f;
+#pragma unroll
+  for (int j = 0; j < P; j++) {
+    u32 i = lane + 32 * j;
+    if (i < d) write(e + (size_t)item * d + i, pooled[j] * scale);
+  }
+}
+
+// What the items `items` add to dw, an item per warp: with weights a_r of rows x_r and t_r = de . x_r, the sum of a_r t_r x_r less
+// (the sum of a_r t_r) e. Every row is read once. partial[block][d].
+template <int P, typename T>
+__device__ void pool_backward_by_warps(float* partial, const float* de, const u32* items, u32 listed, const T* values,
+                                       const u64* starts, const u32* counts, const float* w, u32 d, u32 pad_rows) {
   u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  float* alpha = shared_room + warp * 2 * longest;
-  float* along = alpha + longest;
-  float* sums = shared_room + WARPS * 2 * longest;
-  float weight[P], dw[P] = {};
-  load(weight, w, d);
+  float* weight = shared_room;
+  float* dw = shared_room + d + warp * d;
+  for (u32 i = threadIdx.x; i < d; i += blockDim.x) weight[i] = w[i];
+  for (u32 i = lane; i < d; i += 32) dw[i] = 0.0f;
+  __syncthreads();
   for (u32 at = blockIdx.x * WARPS + warp; at < listed; at += gridDim.x * WARPS) {
     u32 item = items[at], count = counts[item];
     const T* rows = values + starts[item] * d;
-    float own[P];
+    float own[P], along[P] = {}, pooled[P] = {}, mean = 0.0f;
     load(own, de + (size_t)at * d, d);
-    u32 padding = pad_rows > count ? pad_rows - count : 0;
-    float top = padding > 0 ? 0.0f : -INFINITY;
+    Running running(pad_rows > count ? pad_rows - count : 0);
     for (u32 r = 0; r < count; r++) {
-      float score = 0.0f, product = 0.0f;
+      float x[P], score = 0.0f, t = 0.0f;
 #pragma unroll
       for (int j = 0; j < P; j++) {
         u32 i = lane + 32 * j;
-        float x = i < d ? read(rows + (size_t)r * d + i) : 0.0f;
-        score += x * weight[j];
-        product += x * own[j];
+        x[j] = i < d ? read(rows + (size_t)r * d + i) : 0.0f;
       }
-      score = warp_sum(score), product = warp_sum(product);
-      if (lane == 0) alpha[r] = score, along[r] = product;
-      top = fmaxf(top, score);
-    }
-    __syncwarp();
-    float sum = 0.0f, mean = 0.0f;
-    for (u32 r = lane; r < count; r += 32) {
-      float a = expf(alpha[r] - top);
-      sum += a;
-      mean += a * along[r];
-    }
-    sum = warp_sum(sum) + (padding > 0 ? padding * expf(-top) : 0.0f);
-    mean = warp_sum(mean) / sum;
-    for (u32 r = 0; r < count; r++) {
-      float slope = expf(alpha[r] - top) / sum * (along[r] - mean);
 #pragma unroll
       for (int j = 0; j < P; j++) {
         u32 i = lane + 32 * j;
-        if (i < d) dw[j] += slope * read(rows + (size_t)r * d + i);
+        if (i < d) score += x[j] * weight[i];
+        t += x[j] * own[j];
       }
-    }
-    __syncwarp();
-  }
-  // Sums over the warps in their order.
-  for (int other = 0; other < WARPS; other++) {
-    __syncthreads();
-    if (warp == other)
+      score = warp_sum(score), t = warp_sum(t);
+      float2 step = running.take(score);
+      mean = mean * step.x + step.y * t;
 #pragma unroll
       for (int j = 0; j < P; j++) {
-        u32 i = lane + 32 * j;
-        if (i < d) sums[i] = other == 0 ? dw[j] : sums[i] + dw[j];
+        along[j] = along[j] * step.x + step.y * t * x[j];
+        pooled[j] = pooled[j] * step.x + step.y * x[j];
       }
+    }
+    float scale = 1.0f / running.total;
+#pragma unroll
+    for (int j = 0; j < P; j++) {
+      u32 i = lane + 32 * j;
+      if (i < d) dw[i] += (along[j] - mean * scale * pooled[j]) * scale;
+    }
   }
   __syncthreads();
-  for (u32 i = threadIdx.x; i < d; i += blockDim.x) partial[(size_t)blockIdx.x * d + i] = sums[i];
+  // Sums over the warps in their order.
+  for (u32 i = threadIdx.x; i < d; i += blockDim.x) {
+    float sum = 0.0f;
+    for (int other = 0; other < WARPS; other++) sum += shared_room[d + other * d + i];
+    partial[(size_t)blockIdx.x * d + i] = sum;
+  }
 }
 
-#define POOL_WARPS(P, NAME, T, O)                                                                                            \
-  extern "C" __global__ void __launch_bounds__(256, 3) pool_backward_##NAME##_##P(                                             \
-      float* partial, const float* de, const O* e, const u32* items, u32 listed, const T* values, const u64* starts,         \
-      const u32* counts, const float* w, u32 d, u32 pad_rows, u32 longest) {                                                 \
-    pool_backward_warps<P, T, O>(partial, de, e, items, listed, values, starts, counts, w, d, pad_rows, longest);            \
+#define POOL_WARPS(P, NAME, T)                                                                                               \
+  extern "C" __global__ void __launch_bounds__(256) pool_##NAME##_f32_##P(                                                   \
+      float* e, const T* values, const u64* starts, const u32* counts, const float* w, u32 items, u32 d, u32 pad_rows) {     \
+    pool_by_warps<P, T, float>(e, values, starts, counts, w, items, d, pad_rows);                                            \
+  }                                                                                                                          \
+  extern "C" __global__ void __launch_bounds__(256) pool_##NAME##_bf16_##P(                                                  \
+      __nv_bfloat16* e, const T* values, const u64* starts, const u32* counts, const float* w, u32 items, u32 d,             \
+      u32 pad_rows) {                                                                                                        \
+    pool_by_warps<P, T, __nv_bfloat16>(e, values, starts, counts, w, items, d, pad_rows);                                    \
+  }                                                                                                                          \
+  extern "C" __global__ void __launch_bounds__(256, 2) pool_backward_##NAME##_##P(                                           \
+      float* partial, const float* de, const u32* items, u32 listed, const T* values, const u64* starts, const u32* counts,  \
+      const float* w, u32 d, u32 pad_rows) {                                                                                 \
+    pool_backward_by_warps<P, T>(partial, de, items, listed, values, starts, counts, w, d, pad_rows);                        \
   }
-#define POOL_WIDTHS(NAME, T, O) POOL_WARPS(4, NAME, T, O) POOL_WARPS(12, NAME, T, O) POOL_WARPS(16, NAME, T, O) POOL_WARPS(24, NAME, T, O)
-POOL_WIDTHS(f32_f32, float, float)
-POOL_WIDTHS(f16_f32, __half, float)
-POOL_WIDTHS(bf16_f32, __nv_bfloat16, float)
-POOL_WIDTHS(f32_bf16, float, __nv_bfloat16)
-POOL_WIDTHS(f16_bf16, __half, __nv_bfloat16)
-POOL_WIDTHS(bf16_bf16, __nv_bfloat16, __nv_bfloat16)
+#define POOL_WIDTHS(NAME, T) POOL_WARPS(4, NAME, T) POOL_WARPS(12, NAME, T) POOL_WARPS(16, NAME, T) POOL_WARPS(24, NAME, T)
+POOL_WIDTHS(f32, float)
+POOL_WIDTHS(f16, __half)
+POOL_WIDTHS(bf16, __nv_bfloat16)
 
 #define POOL(NAME, T, O)                                                                                                     \
   extern "C" __global__ void __launch_bounds__(256) pool_##NAME(O* e, const T* values, const u64* starts, const u32* counts, \
@@ -486,7 +511,7 @@ POOL_WIDTHS(bf16_bf16, __nv_bfloat16, __nv_bfloat16)
   }                                                                                                                          \
   extern "C" __global__ void __launch_bounds__(256) pool_backward_##NAME(                                                    \
       float* partial, const float* de, const O* e, const u32* items, u32 listed, const T* values, const u64* starts,         \
-      const u32* counts, const float* w, u32 d, u32 pad_rows, u32) {                                                         \
+      const u32* counts, const float* w, u32 d, u32 pad_rows) {                                                              \
     pool_backward<T, O>(partial, de, e, items, listed, values, starts, counts, w, d, pad_rows);                              \
   }
 POOL(f32_f32, float, float)
@@ -863,9 +888,9 @@ __device__ void load_part(float* to, const float* from, const float* bias, u32 c
   }
 }
 
-// Causal attention, one block per sequence and head, one query per warp at a time. q [rows][d], kv [tokens][2 d].
+// Attention, causal or not, one block per sequence and head, one query per warp at a time. q [rows][d], kv [tokens][2 d].
 extern "C" __global__ void attention(float* out, const float* q, const float* q_bias, const float* kv, const float* kv_bias,
-                                     const u32* offsets, u32 d, u32 heads, u32 last_only, Drop drop) {
+                                     const u32* offsets, u32 d, u32 heads, u32 last_only, u32 bidirectional, Drop drop) {
   u32 sequence = blockIdx.x, head = blockIdx.y, width = d / heads;
   u32 first = offsets[sequence], keys = offsets[sequence + 1] - first, queries = last_only ? 1 : keys;
   u32 row = last_only ? sequence : first;
@@ -879,7 +904,7 @@ extern "C" __global__ void attention(float* out, const float* q, const float* q_
   __syncthreads();
   float scale = 1.0f / sqrtf((float)width);
   for (u32 i = warp; i < queries; i += warps) {
-    u32 seen = keys - queries + i + 1;
+    u32 place = keys - queries + i, seen = bidirectional ? keys : place + 1;
     const float* from = q + (size_t)(row + i) * d + head * width;
     for (u32 c = lane; c < width; c += 32) own[c] = from[c] + q_bias[head * width + c];
     __syncwarp();
@@ -898,7 +923,7 @@ extern "C" __global__ void attention(float* out, const float* q, const float* q_
       sum += e;
     }
     sum = warp_sum(sum);
-    u32 index = weight_index(first + seen - 1, head, heads);
+    u32 index = weight_index(first + place, head, heads);
     for (u32 j = lane; j < seen; j += 32) p[j] = p[j] / sum * factor(drop, index + j);
     __syncwarp();
     for (u32 c = lane; c < width; c += 32) {
@@ -913,7 +938,7 @@ extern "C" __global__ void attention(float* out, const float* q, const float* q_
 // dq [rows][d] and dkv [tokens][2 d]. First by query: the softmax's logarithm, its slope and dq; then by key: dk and dv.
 extern "C" __global__ void attention_backward(float* dq, float* dkv, const float* dout, const float* q, const float* q_bias,
                                               const float* kv, const float* kv_bias, const u32* offsets, u32 d, u32 heads,
-                                              u32 last_only, Drop drop) {
+                                              u32 last_only, u32 bidirectional, Drop drop) {
   u32 sequence = blockIdx.x, head = blockIdx.y, width = d / heads;
   u32 first = offsets[sequence], keys = offsets[sequence + 1] - first, queries = last_only ? 1 : keys;
   u32 row = last_only ? sequence : first;
@@ -932,8 +957,8 @@ extern "C" __global__ void attention_backward(float* dq, float* dkv, const float
   __syncthreads();
   float scale = 1.0f / sqrtf((float)width);
   for (u32 i = warp; i < queries; i += warps) {
-    u32 seen = keys - queries + i + 1;
-    u32 index = weight_index(first + seen - 1, head, heads);
+    u32 place = keys - queries + i, seen = bidirectional ? keys : place + 1;
+    u32 index = weight_index(first + place, head, heads);
     float top = -INFINITY;
     for (u32 j = lane; j < seen; j += 32) {
       float s = 0.0f;
@@ -969,7 +994,7 @@ extern "C" __global__ void attention_backward(float* dq, float* dkv, const float
   __syncthreads();
   for (u32 j = warp; j < keys; j += warps) {
     // The first query that sees key j.
-    u32 start = j + queries > keys ? j + queries - keys : 0;
+    u32 start = !bidirectional && j + queries > keys ? j + queries - keys : 0;
     float dk[4] = {}, dv[4] = {};
     for (u32 base = start; base < queries; base += 32) {
       u32 i = base + lane;

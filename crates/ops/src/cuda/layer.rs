@@ -128,7 +128,7 @@ impl Layer {
     }
 
     fn compute(&self, card: &Card, x: Address, packed: Address) -> Result<(Floats, Kept)> {
-        let LayerSizes { width: d, heads, feed_forward: f } = self.sizes;
+        let LayerSizes { width: d, heads, feed_forward: f, bidirectional } = self.sizes;
         let (p, rows, tokens) = (self.parts(packed), self.rows(), self.offsets.tokens());
         let sequences = self.sequences(card)?;
         let last = sequences.plus(self.offsets.count() + 1);
@@ -158,6 +158,7 @@ impl Layer {
                 d,
                 heads,
                 self.last_only,
+                bidirectional,
                 self.dropout.weights,
             ],
         )?;
@@ -209,7 +210,7 @@ impl Layer {
     }
 
     fn gradients(&self, card: &Card, x: Address, packed: Address, kept: &Kept, dy: Address) -> Result<[Floats; 2]> {
-        let LayerSizes { width: d, heads, feed_forward: f } = self.sizes;
+        let LayerSizes { width: d, heads, feed_forward: f, bidirectional } = self.sizes;
         let (p, rows, tokens) = (self.parts(packed), self.rows(), self.offsets.tokens());
         let d_packed = card.take::<f32>(self.sizes.count())?;
         let dp = self.parts(address(&d_packed));
@@ -256,6 +257,7 @@ impl Layer {
                 d,
                 heads,
                 self.last_only,
+                bidirectional,
                 self.dropout.weights,
             ],
         )?;

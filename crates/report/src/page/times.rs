@@ -8,7 +8,7 @@ pub(super) fn table(timings: &[Timing]) -> Markup {
     html! {
         div.wide { table {
             thead { tr {
-                th { "stage" } th { "time" } th { "peak memory" } th { "threads" } th { "finished" } th { "version" }
+                th { "stage" } th { "time" } th { "peak memory" } th { "threads" } th { "device" } th { "finished" } th { "version" }
             } }
             tbody { @for timing in timings {
                 tr {
@@ -16,6 +16,7 @@ pub(super) fn table(timings: &[Timing]) -> Markup {
                     td { (duration(timing.seconds)) }
                     td { (timing.peak_memory_bytes.map_or_else(|| "-".to_owned(), bytes)) }
                     td { (timing.threads) }
+                    td { (timing.device) }
                     td { (timing.finished) }
                     td { (timing.program) }
                 }
@@ -37,6 +38,7 @@ mod tests {
             seconds: f64::MAX,
             peak_memory_bytes: None,
             threads: 2,
+            device: "cuda:0".to_owned(),
             finished: "<u>".into(),
         };
         let text = table(&[timing]).into_string();
