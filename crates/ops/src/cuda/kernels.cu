@@ -1233,3 +1233,9 @@ extern "C" __global__ void __launch_bounds__(256)
   __syncthreads();
   if (threadIdx.x == 0) ahead[2 * row] = count, ahead[2 * row + 1] = bad;
 }
+
+// One module of the card has all kernels, and these share the helpers above.
+#include "inference.cu"
+
+// After what it uses of the one above.
+#include "convolution.cu"
