@@ -1,7 +1,6 @@
 //! A residual network with fixed weights on an NVIDIA card. On the CPU candle's operations do this work.
 //!
-//! Both types exist in every build, so that callers need no features of their own; without the feature `cuda` the network cannot be
-//! made.
+//! The type exists in every build, so that callers need no feature of their own; without the feature `cuda` it cannot be made.
 
 use candle_core::{Device, Result, bail};
 
@@ -42,6 +41,10 @@ pub struct InferenceBottleneck {
 #[derive(Debug)]
 pub struct DeviceResNet(CardResNet);
 
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(unused_variables, reason = "without the feature there is no value to call it on")
+)]
 impl DeviceResNet {
     /// Uploads the weights to a card, whose products are computed in `precision`. It fails for a device that is not a card, and where
     /// the convolutions do not fit each other.
