@@ -6,12 +6,16 @@ use std::{env, fs};
 
 const SOURCE: &str = "src/cuda/kernels.cu";
 
+/// What the source includes.
+const INCLUDED: [&str; 2] = ["src/cuda/inference.cu", "src/cuda/convolution.cu"];
+
 /// The compute capability that is built for where the environment names none: the oldest with bf16 products.
 const OLDEST: &str = "80";
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed={SOURCE}");
+    INCLUDED.iter().for_each(|source| println!("cargo::rerun-if-changed={source}"));
     println!("cargo::rerun-if-env-changed=CUDA_COMPUTE_CAP");
     println!("cargo::rerun-if-env-changed=NVCC");
     if env::var_os("CARGO_FEATURE_CUDA").is_none() {

@@ -63,6 +63,7 @@ mod tests {
             seconds: 1.5,
             peak_memory_bytes: None,
             threads: 2,
+            device: "cuda:0".to_owned(),
             finished: "2025-01-02 03:04:05 UTC".to_owned(),
         };
         files::write_json(&path, &timing).unwrap();

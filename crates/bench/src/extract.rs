@@ -6,8 +6,8 @@ use std::time::Instant;
 use anyhow::Context;
 use image::{ImageFormat, RgbImage};
 use mp4sr_artifact::files;
-use mp4sr_extract::{ImageEncoder, SentenceEncoder, load_image_encoder};
-use mp4sr_ops::RngKey;
+use mp4sr_extract::{EncoderDevice, ImageEncoder, SentenceEncoder, load_image_encoder_on, overlap};
+use mp4sr_ops::{ComputeDevice, Precision, RngKey};
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::json;
@@ -26,9 +26,30 @@ pub struct ExtractArgs {
     /// A sentence encoder to time over `sentences.txt`: a folder or a name on the hub.
     #[arg(long, value_name = "MODEL")]
     sentences: Option<String>,
-    /// Time the image encoder in `clip` over `images`.
+    /// Time an image encoder over `images`.
     #[arg(long)]
     images: bool,
+    /// The image encoder to time: a folder or a name on the hub; `clip` in the folder where it is not given.
+    #[arg(long, value_name = "MODEL")]
+    image_model: Option<String>,
+    /// Time the image encoder over pixels that are in memory, without reading and decoding files.
+    #[arg(long, requires = "images")]
+    pixels: bool,
+    /// Image files, where they are made.
+    #[arg(long, value_name = "N", default_value_t = IMAGES)]
+    image_count: usize,
+    /// Sentences in `sentences.txt`, where it is made.
+    #[arg(long, value_name = "N", default_value_t = SENTENCES)]
+    sentence_count: usize,
+    /// Where encoders compute: `cpu`, or `cuda:0` for the first NVIDIA card.
+    #[arg(long, default_value = "cpu")]
+    device: ComputeDevice,
+    /// What products are rounded to: f32, or on a card tf32 or bf16.
+    #[arg(long, default_value = "f32", value_parser = ["f32", "tf32", "bf16"])]
+    precision: String,
+    /// A file for the vectors of every encoder that was asked for, of f32 in little-endian order.
+    #[arg(long, value_name = "FILE")]
+    vectors: Option<PathBuf>,
     /// Timed rounds.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -36,80 +57,131 @@ pub struct ExtractArgs {
 
 /// A line of JSON for each encoder that was asked for.
 pub fn run(args: &ExtractArgs) -> anyhow::Result<String> {
-    prepare(&args.folder)?;
-    let mut lines = Vec::new();
+    prepare(args)?;
+    let precision = match args.precision.as_str() {
+        "tf32" => Precision::Tf32,
+        "bf16" => Precision::Bf16,
+        _ => Precision::F32,
+    };
+    let device = EncoderDevice::open(args.device, precision)?;
+    let (mut lines, mut vectors) = (Vec::new(), Vec::new());
     if let Some(model) = &args.sentences {
-        let encoder = SentenceEncoder::load(model)?;
+        let encoder = SentenceEncoder::load_on(model, &device)?;
         let text = files::read_to_string(&args.folder.join("sentences.txt"))?;
         let sentences: Vec<&str> = text.lines().collect();
-        let times = timed(args.rounds, || encoder.encode(&sentences, |_| {}).map(drop))?;
-        lines.push(line("sentences", model, sentences.len(), &times));
+        let (times, found) = timed(args.rounds, || encoder.encode(&sentences, |_| {}))?;
+        vectors.extend(found);
+        lines.push(line(args, "sentences", model, sentences.len(), &times));
     }
     if args.images {
-        let folder = args.folder.join("clip");
-        let encoder = load_image_encoder(&folder.to_string_lossy())?;
+        let model = args.image_model.clone().unwrap_or_else(|| args.folder.join("clip").to_string_lossy().into_owned());
+        let encoder = load_image_encoder_on(&model, &device)?;
         let paths = files::list(&args.folder.join("images"))?;
-        let times = timed(args.rounds, || embed(encoder.as_ref(), &paths))?;
-        lines.push(line("images", "ViT-B/32 with random weights", paths.len(), &times));
+        let (times, found) = if args.pixels {
+            let blocks: Vec<Vec<f32>> = paths
+                .chunks(encoder.images_at_once())
+                .map(|block| read(encoder.as_ref(), block))
+                .collect::<Result<_, _>>()?;
+            timed(args.rounds, || embed_pixels(encoder.as_ref(), &blocks))?
+        } else {
+            timed(args.rounds, || embed(encoder.as_ref(), &paths))?
+        };
+        vectors.extend(found);
+        lines.push(line(args, if args.pixels { "pixels" } else { "images" }, &model, paths.len(), &times));
+    }
+    if let Some(path) = &args.vectors {
+        files::write_bytes(path, bytemuck::cast_slice(&vectors))?;
     }
     Ok(lines.join("\n"))
 }
 
 /// Seconds of each round, after one that is not counted.
-fn timed<E: Into<anyhow::Error>>(rounds: usize, mut work: impl FnMut() -> Result<(), E>) -> anyhow::Result<Vec<f64>> {
+fn timed<T, E: Into<anyhow::Error>>(
+    rounds: usize,
+    mut work: impl FnMut() -> Result<T, E>,
+) -> anyhow::Result<(Vec<f64>, T)> {
+    let mut result = work().map_err(Into::into)?;
     let mut times = Vec::new();
-    for round in 0..=rounds {
+    for _ in 0..rounds {
         let start = Instant::now();
-        work().map_err(Into::into)?;
-        times.extend((round > 0).then(|| start.elapsed().as_secs_f64()));
+        result = work().map_err(Into::into)?;
+        times.push(start.elapsed().as_secs_f64());
     }
-    Ok(times)
+    Ok((times, result))
 }
 
-fn line(what: &str, model: &str, count: usize, times: &[f64]) -> String {
+fn line(args: &ExtractArgs, what: &str, model: &str, count: usize, times: &[f64]) -> String {
     let rates: Vec<f64> = times.iter().map(|time| count as f64 / time).collect();
     let rate = Spread::of(&rates);
     json!({
         "benchmark": "extract", "what": what, "model": model, "count": count, "per_second": rate.median,
         "range_per_second": [rate.least, rate.most], "threads": threads(), "peak_mib": peak_mib(),
+        "device": args.device.to_string(), "precision": args.precision,
     })
     .to_string()
 }
 
-fn embed(encoder: &dyn ImageEncoder, paths: &[PathBuf]) -> anyhow::Result<()> {
-    paths.par_chunks(encoder.images_at_once()).with_max_len(1).try_for_each(|block| {
-        let mut pixels = Vec::new();
-        for path in block {
-            pixels.extend(encoder.processor().read(&files::read(path)?).map_err(anyhow::Error::msg)?);
-        }
-        encoder.embed(&pixels)?;
-        Ok(())
-    })
+/// The pixels of image files. All threads read for the one block that a card takes; on the processor every thread has its own.
+fn read(encoder: &dyn ImageEncoder, paths: &[PathBuf]) -> anyhow::Result<Vec<f32>> {
+    let read = |path: &PathBuf| encoder.processor().read(&files::read(path)?).map_err(anyhow::Error::msg);
+    let images: anyhow::Result<Vec<_>> =
+        if encoder.is_on_card() { paths.par_iter().map(read).collect() } else { paths.iter().map(read).collect() };
+    Ok(images?.concat())
+}
+
+fn embed_pixels(encoder: &dyn ImageEncoder, blocks: &[Vec<f32>]) -> anyhow::Result<Vec<f32>> {
+    let embed = |block: &Vec<f32>| encoder.embed(block);
+    let vectors: Result<Vec<Vec<f32>>, _> = if encoder.is_on_card() {
+        blocks.iter().map(embed).collect()
+    } else {
+        blocks.par_iter().with_max_len(1).map(embed).collect()
+    };
+    Ok(vectors?.concat())
+}
+
+fn embed(encoder: &dyn ImageEncoder, paths: &[PathBuf]) -> anyhow::Result<Vec<f32>> {
+    if !encoder.is_on_card() {
+        let blocks = paths.par_chunks(encoder.images_at_once()).with_max_len(1);
+        let vectors = blocks.map(|block| Ok(encoder.embed(&read(encoder, block)?)?));
+        return Ok(vectors.collect::<anyhow::Result<Vec<_>>>()?.concat());
+    }
+    let mut vectors = Vec::new();
+    let blocks = paths.chunks(encoder.images_at_once());
+    overlap(
+        blocks,
+        |block| read(encoder, block),
+        |pixels| {
+            vectors.extend(encoder.embed(&pixels?)?);
+            anyhow::Ok(())
+        },
+    )?;
+    Ok(vectors)
 }
 
 /// Makes what is not there: sentences of 3 to 40 words, JPEG files of 500 x 400 pixels, a CLIP of the size of ViT-B/32.
-fn prepare(folder: &Path) -> anyhow::Result<()> {
+fn prepare(args: &ExtractArgs) -> anyhow::Result<()> {
+    let folder = &args.folder;
     let last = folder.join("clip/model.safetensors");
     if last.is_file() {
         return Ok(());
     }
-    files::write_bytes(&folder.join("sentences.txt"), sentences().as_bytes())?;
-    for at in 0..IMAGES {
+    files::write_bytes(&folder.join("sentences.txt"), sentences(args.sentence_count).as_bytes())?;
+    for at in 0..args.image_count {
         let mut bytes = std::io::Cursor::new(Vec::new());
         picture(at as u64).write_to(&mut bytes, ImageFormat::Jpeg)?;
-        files::write_bytes(&folder.join(format!("images/{at:03}.jpg")), bytes.get_ref())?;
+        files::write_bytes(&folder.join(format!("images/{at:05}.jpg")), bytes.get_ref())?;
     }
     clip(&folder.join("clip"))
 }
 
-fn sentences() -> String {
+fn sentences(count: usize) -> String {
     let words: Vec<&str> =
         include_str!("../../../data/words/visual.txt").lines().filter(|w| !w.starts_with('#')).collect();
     let key = RngKey::new(1);
     let draw = |at: u64, below: usize| (key.uniform(at) * below as f64) as usize;
     let mut at = 0;
     let mut lines = String::new();
-    for _ in 0..SENTENCES {
+    for _ in 0..count {
         // Short ones are the most, as titles and sentences of descriptions are.
         let length = 3 + draw(at, 38) * draw(at + 1, 38) / 38;
         at += 2;

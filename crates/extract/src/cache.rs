@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use mp4sr_artifact::{Fingerprint, VectorCache, files};
+use mp4sr_ops::Precision;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
@@ -28,6 +29,9 @@ pub struct About {
 /// Opens the cached vectors of an encoder.
 pub(crate) fn open(root: &Path, encoder: &CachedEncoder<'_>) -> Result<VectorCache> {
     let mut identity = format!("{VERSION} {}", encoder.content);
+    if encoder.precision != Precision::F32 {
+        identity.push_str(&format!("\nprecision {}", encoder.precision));
+    }
     for (name, path) in encoder.folder.inputs("", &encoder.files)? {
         identity.push_str(&format!("\n{name} {}", Fingerprint::of_file(&path)?));
     }
@@ -40,7 +44,8 @@ pub(crate) fn open(root: &Path, encoder: &CachedEncoder<'_>) -> Result<VectorCac
     Ok(cache)
 }
 
-/// An encoder whose vectors are cached, by the files that determine them: weights, settings, preprocessing.
+/// An encoder whose vectors are cached, by what determines them: the files with weights, settings and preprocessing, and the
+/// precision.
 pub(crate) struct CachedEncoder<'f> {
     pub folder: &'f ModelFolder,
     /// What is encoded: sentences, words, images.
@@ -49,6 +54,8 @@ pub(crate) struct CachedEncoder<'f> {
     pub files: Vec<String>,
     /// d, the width of a vector.
     pub width: usize,
+    /// What the encoder's products are rounded to.
+    pub precision: Precision,
 }
 
 /// One encoder's share of the cache.

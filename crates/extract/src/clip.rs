@@ -3,11 +3,15 @@
 //! Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021 (arXiv 2103.00020). Reference:
 //! `CLIPModel` of the Python library transformers.
 
-use mp4sr_ops::{Activation, InferenceLayer, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer};
+use mp4sr_ops::{
+    Activation, DeviceEncoder, EncoderInput, EncoderParts, InferenceLayer, InferenceLinear, InferenceNorm,
+    InferenceShape, InferenceTransformer, Readout,
+};
 use rayon::prelude::*;
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
+use crate::device::EncoderDevice;
 use crate::encoder::{ImageEncoder, WordEncoder};
 use crate::error::{Error, Result};
 use crate::folder::{CONFIG, ModelFolder, PROCESSOR, TOKENIZER, WEIGHTS};
@@ -18,6 +22,9 @@ use crate::weights::Weights;
 const WORDS: usize = 64;
 /// Images that go through the layers together: some 500 tokens with patches of 32 pixels.
 const IMAGES: usize = 10;
+/// The same on a card, which needs many thousands of tokens to be busy.
+const WORDS_ON_CARD: usize = 1024;
+const IMAGES_ON_CARD: usize = 256;
 
 /// `config.json`; the defaults are those of the reference.
 #[derive(Deserialize)]
@@ -162,6 +169,7 @@ struct TextTower {
     norm: InferenceNorm,
     projection: InferenceLinear,
     end: u32,
+    card: Option<DeviceEncoder>,
 }
 
 /// Patches to the projected vector of the class token.
@@ -175,6 +183,7 @@ struct VisionTower {
     projection: InferenceLinear,
     side: usize,
     patch: usize,
+    card: Option<DeviceEncoder>,
 }
 
 /// A CLIP model with its processor and tokenizer.
@@ -189,7 +198,7 @@ impl Clip {
     /// The files that determine the vectors.
     pub(crate) const FILES: [&str; 4] = [CONFIG, PROCESSOR, TOKENIZER, WEIGHTS];
 
-    pub(crate) fn load(folder: &ModelFolder) -> Result<Self> {
+    pub(crate) fn load(folder: &ModelFolder, device: &EncoderDevice) -> Result<Self> {
         let config: Config = folder.config.parse()?;
         let wrong = |reason| folder.config.error(reason);
         config.check().map_err(wrong)?;
@@ -202,8 +211,8 @@ impl Clip {
         let file = folder.weights()?;
         let weights = file.tensors(&[""], "text_model.embeddings.token_embedding.weight")?;
         Ok(Self {
-            text: TextTower::load(&config, text_act, &weights)?,
-            vision: VisionTower::load(&config, vision_act, &weights)?,
+            text: TextTower::load(&config, text_act, &weights, device)?,
+            vision: VisionTower::load(&config, vision_act, &weights, device)?,
             tokenizer,
             processor,
         })
@@ -220,7 +229,11 @@ impl WordEncoder for Clip {
                 Ok(encoding.get_ids().to_vec())
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(tokens.par_chunks(WORDS).map(|block| self.text.embed(block)).collect::<Vec<_>>().concat())
+        let vectors = match &self.text.card {
+            Some(card) => tokens.chunks(WORDS_ON_CARD).map(|block| self.text.embed_on(card, block)).collect(),
+            None => tokens.par_chunks(WORDS).map(|block| Ok(self.text.embed(block))).collect::<Result<Vec<_>>>(),
+        };
+        Ok(vectors?.concat())
     }
 }
 
@@ -234,11 +247,18 @@ impl ImageEncoder for Clip {
     }
 
     fn images_at_once(&self) -> usize {
-        IMAGES
+        if self.is_on_card() { IMAGES_ON_CARD } else { IMAGES }
+    }
+
+    fn is_on_card(&self) -> bool {
+        self.vision.card.is_some()
     }
 
     fn embed(&self, pixels: &[f32]) -> Result<Vec<f32>> {
-        Ok(self.vision.embed(pixels))
+        match &self.vision.card {
+            Some(card) => Ok(card.embed_images(pixels)?),
+            None => Ok(self.vision.embed(pixels)),
+        }
     }
 
     fn word_encoder(&self) -> Option<&dyn WordEncoder> {
@@ -247,7 +267,7 @@ impl ImageEncoder for Clip {
 }
 
 impl TextTower {
-    fn load(config: &Config, activation: Activation, weights: &Weights<'_>) -> Result<Self> {
+    fn load(config: &Config, activation: Activation, weights: &Weights<'_>, device: &EncoderDevice) -> Result<Self> {
         let text = &config.text;
         let d = text.hidden_size;
         let shape = InferenceShape {
@@ -260,14 +280,36 @@ impl TextTower {
         };
         let tower = Tower { name: "text_model", layers: text.num_hidden_layers, feed: text.intermediate_size, shape };
         let positions = &[text.max_position_embeddings, d];
-        Ok(Self {
+        let mut loaded = Self {
             stack: tower.load(weights)?,
             tokens: weights.read("text_model.embeddings.token_embedding.weight", &[text.vocab_size, d])?,
             positions: weights.read("text_model.embeddings.position_embedding.weight", positions)?,
             norm: weights.norm("text_model.final_layer_norm", d)?,
             projection: weights.projection("text_projection", d, config.projection_dim)?,
             end: text.eos_token_id,
-        })
+            card: None,
+        };
+        loaded.card = device.upload(EncoderParts {
+            input: EncoderInput::Tokens { table: &loaded.tokens, segment: None },
+            positions: &loaded.positions,
+            norm: None,
+            stack: &loaded.stack,
+            output: Some((&loaded.norm, &loaded.projection)),
+        })?;
+        Ok(loaded)
+    }
+
+    fn embed_on(&self, card: &DeviceEncoder, texts: &[Vec<u32>]) -> Result<Vec<f32>> {
+        let positions: Vec<u32> = texts.iter().flat_map(|tokens| 0..tokens.len() as u32).collect();
+        let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
+        let mut first = 0;
+        let ends = texts.iter().map(|tokens| {
+            let end = first + self.end_of(tokens) as u32;
+            first += tokens.len() as u32;
+            end
+        });
+        let ends: Vec<u32> = ends.collect();
+        Ok(card.embed_tokens(&texts.concat(), &positions, &lengths, Readout::Rows(&ends))?)
     }
 
     fn embed(&self, texts: &[Vec<u32>]) -> Vec<f32> {
@@ -299,7 +341,7 @@ impl TextTower {
 }
 
 impl VisionTower {
-    fn load(config: &Config, activation: Activation, weights: &Weights<'_>) -> Result<Self> {
+    fn load(config: &Config, activation: Activation, weights: &Weights<'_>, device: &EncoderDevice) -> Result<Self> {
         let vision = &config.vision;
         let (d, patch) = (vision.hidden_size, vision.patch_size);
         let shape = InferenceShape {
@@ -315,7 +357,7 @@ impl VisionTower {
         let across = vision.image_size / patch;
         let kernel = weights.read("vision_model.embeddings.patch_embedding.weight", &[d, 3, patch, patch])?;
         let positions = &[across * across + 1, d];
-        Ok(Self {
+        let mut loaded = Self {
             stack: tower.load(weights)?,
             patches: InferenceLinear::new(&kernel, vec![0.0; d]),
             class: weights.read("vision_model.embeddings.class_embedding", &[d])?,
@@ -326,7 +368,17 @@ impl VisionTower {
             projection: weights.projection("visual_projection", d, config.projection_dim)?,
             side: vision.image_size,
             patch,
-        })
+            card: None,
+        };
+        let patches = EncoderInput::Images { patches: &loaded.patches, class: &loaded.class, side: loaded.side, patch };
+        loaded.card = device.upload(EncoderParts {
+            input: patches,
+            positions: &loaded.positions,
+            norm: Some(&loaded.norm_before),
+            stack: &loaded.stack,
+            output: Some((&loaded.norm_after, &loaded.projection)),
+        })?;
+        Ok(loaded)
     }
 
     /// `[images, 3, side, side]` to `[images, width]`.

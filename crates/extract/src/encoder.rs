@@ -11,8 +11,11 @@ pub trait ImageEncoder: Send + Sync {
     /// Turns image files into the pixels that the encoder was trained on.
     fn processor(&self) -> &Processor;
 
-    /// How many images one thread should embed together.
+    /// How many images a call should embed together.
     fn images_at_once(&self) -> usize;
+
+    /// Whether it computes on a card: one call at a time, with the processor free for the next images.
+    fn is_on_card(&self) -> bool;
 
     /// Vectors `[images, d]` of pixels `[images, 3, side, side]`.
     fn embed(&self, pixels: &[f32]) -> Result<Vec<f32>>;

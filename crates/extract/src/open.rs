@@ -1,6 +1,7 @@
 //! Picks the image encoder that a model folder holds.
 
 use crate::clip::Clip;
+use crate::device::EncoderDevice;
 use crate::encoder::ImageEncoder;
 use crate::error::Result;
 use crate::folder::ModelFolder;
@@ -8,13 +9,18 @@ use crate::resnet::ResNet;
 
 /// Loads the image encoder in a folder, or of this name on the hub: its `config.json` says which one it is.
 pub fn load_image_encoder(name: &str) -> Result<Box<dyn ImageEncoder>> {
-    image_encoder(&ModelFolder::open(name)?)
+    load_image_encoder_on(name, &EncoderDevice::CPU)
 }
 
-pub(crate) fn image_encoder(folder: &ModelFolder) -> Result<Box<dyn ImageEncoder>> {
+/// [`load_image_encoder`] for a device.
+pub fn load_image_encoder_on(name: &str, device: &EncoderDevice) -> Result<Box<dyn ImageEncoder>> {
+    image_encoder(&ModelFolder::open(name)?, device)
+}
+
+pub(crate) fn image_encoder(folder: &ModelFolder, device: &EncoderDevice) -> Result<Box<dyn ImageEncoder>> {
     Ok(match Architecture::of(folder)? {
-        Architecture::Clip => Box::new(Clip::load(folder)?),
-        Architecture::ResNet => Box::new(ResNet::load(folder)?),
+        Architecture::Clip => Box::new(Clip::load(folder, device)?),
+        Architecture::ResNet => Box::new(ResNet::load(folder, device)?),
     })
 }
 

@@ -4,8 +4,10 @@
 //! Reference: `ResNetModel` of the Python library transformers.
 
 use candle_core::{Device, Tensor};
+use mp4sr_ops::{DeviceResNet, InferenceBottleneck, InferenceConvolution};
 use serde::Deserialize;
 
+use crate::device::EncoderDevice;
 use crate::encoder::ImageEncoder;
 use crate::error::Result;
 use crate::folder::{CONFIG, ModelFolder, PROCESSOR, WEIGHTS};
@@ -16,6 +18,9 @@ use crate::weights::Weights;
 const EPS: f32 = 1e-5;
 /// How much narrower the inside of a bottleneck is.
 const REDUCTION: usize = 4;
+
+/// Images that go through the layers together on a card.
+const IMAGES_ON_CARD: usize = 256;
 
 /// `config.json`.
 #[derive(Deserialize)]
@@ -61,7 +66,7 @@ impl Config {
     }
 }
 
-/// A convolution with the batch normalisation after it folded in.
+/// A convolution on the processor.
 struct Convolution {
     /// `[out, in, side, side]`.
     kernel: Tensor,
@@ -70,22 +75,28 @@ struct Convolution {
     stride: usize,
 }
 
+/// Reads a convolution with the batch normalisation after it folded in.
+fn convolution(weights: &Weights<'_>, name: &str, shape: [usize; 4], stride: usize) -> Result<InferenceConvolution> {
+    let [outputs, inputs, side, _] = shape;
+    let mut kernel = weights.read(&format!("{name}.convolution.weight"), &shape)?;
+    let vector = |part: &str| weights.read(&format!("{name}.normalization.{part}"), &[outputs]);
+    let (weight, bias) = (vector("weight")?, vector("bias")?);
+    let (mean, variance) = (vector("running_mean")?, vector("running_var")?);
+    let scale: Vec<f32> =
+        weight.iter().zip(&variance).map(|(weight, variance)| weight / (variance + EPS).sqrt()).collect();
+    for (kernel, scale) in kernel.chunks_exact_mut(inputs * side * side).zip(&scale) {
+        kernel.iter_mut().for_each(|k| *k *= scale);
+    }
+    let bias: Vec<f32> = bias.iter().zip(&mean).zip(&scale).map(|((bias, mean), scale)| bias - mean * scale).collect();
+    Ok(InferenceConvolution { kernel, bias, inputs, side, stride })
+}
+
 impl Convolution {
-    fn load(weights: &Weights<'_>, name: &str, shape: [usize; 4], stride: usize) -> Result<Self> {
-        let [outputs, inputs, side, _] = shape;
-        let mut kernel = weights.read(&format!("{name}.convolution.weight"), &shape)?;
-        let vector = |part: &str| weights.read(&format!("{name}.normalization.{part}"), &[outputs]);
-        let (weight, bias) = (vector("weight")?, vector("bias")?);
-        let (mean, variance) = (vector("running_mean")?, vector("running_var")?);
-        let scale: Vec<f32> =
-            weight.iter().zip(&variance).map(|(weight, variance)| weight / (variance + EPS).sqrt()).collect();
-        for (kernel, scale) in kernel.chunks_exact_mut(inputs * side * side).zip(&scale) {
-            kernel.iter_mut().for_each(|k| *k *= scale);
-        }
-        let bias: Vec<f32> =
-            bias.iter().zip(&mean).zip(&scale).map(|((bias, mean), scale)| bias - mean * scale).collect();
+    fn new(convolution: InferenceConvolution) -> Result<Self> {
+        let InferenceConvolution { kernel, bias, inputs, side, stride } = convolution;
+        let outputs = bias.len();
         Ok(Self {
-            kernel: Tensor::from_vec(kernel, &shape, &Device::Cpu)?,
+            kernel: Tensor::from_vec(kernel, (outputs, inputs, side, side), &Device::Cpu)?,
             bias: Tensor::from_vec(bias, (1, outputs, 1, 1), &Device::Cpu)?,
             stride,
         })
@@ -103,20 +114,32 @@ struct Bottleneck {
     shortcut: Option<Convolution>,
 }
 
+fn bottleneck(
+    weights: &Weights<'_>,
+    name: &str,
+    inputs: usize,
+    outputs: usize,
+    stride: usize,
+) -> Result<InferenceBottleneck> {
+    let narrow = outputs / REDUCTION;
+    let inside = |at: usize, shape, stride| convolution(weights, &format!("{name}.layer.{at}"), shape, stride);
+    let shortcut = (inputs != outputs || stride != 1)
+        .then(|| convolution(weights, &format!("{name}.shortcut"), [outputs, inputs, 1, 1], stride));
+    Ok(InferenceBottleneck {
+        inside: [
+            inside(0, [narrow, inputs, 1, 1], 1)?,
+            inside(1, [narrow, narrow, 3, 3], stride)?,
+            inside(2, [outputs, narrow, 1, 1], 1)?,
+        ],
+        shortcut: shortcut.transpose()?,
+    })
+}
+
 impl Bottleneck {
-    fn load(weights: &Weights<'_>, name: &str, inputs: usize, outputs: usize, stride: usize) -> Result<Self> {
-        let narrow = outputs / REDUCTION;
-        let inside =
-            |at: usize, shape, stride| Convolution::load(weights, &format!("{name}.layer.{at}"), shape, stride);
-        let shortcut = (inputs != outputs || stride != 1)
-            .then(|| Convolution::load(weights, &format!("{name}.shortcut"), [outputs, inputs, 1, 1], stride));
+    fn new(InferenceBottleneck { inside: [down, middle, up], shortcut }: InferenceBottleneck) -> Result<Self> {
         Ok(Self {
-            inside: [
-                inside(0, [narrow, inputs, 1, 1], 1)?,
-                inside(1, [narrow, narrow, 3, 3], stride)?,
-                inside(2, [outputs, narrow, 1, 1], 1)?,
-            ],
-            shortcut: shortcut.transpose()?,
+            inside: [Convolution::new(down)?, Convolution::new(middle)?, Convolution::new(up)?],
+            shortcut: shortcut.map(Convolution::new).transpose()?,
         })
     }
 
@@ -132,10 +155,15 @@ impl Bottleneck {
     }
 }
 
+/// The layers, where they compute.
+enum Network {
+    Processor { stem: Convolution, layers: Vec<Bottleneck> },
+    Card(Box<DeviceResNet>),
+}
+
 /// A ResNet with its processor.
-pub struct ResNet {
-    stem: Convolution,
-    layers: Vec<Bottleneck>,
+pub(crate) struct ResNet {
+    network: Network,
     processor: Processor,
     width: usize,
 }
@@ -147,7 +175,7 @@ impl ResNet {
     /// A usual side in pixels, for messages: the model takes any square.
     const SIDE: usize = 224;
 
-    pub(crate) fn load(folder: &ModelFolder) -> Result<Self> {
+    pub(crate) fn load(folder: &ModelFolder, device: &EncoderDevice) -> Result<Self> {
         let config: Config = folder.config.parse()?;
         config.check().map_err(|reason| folder.config.error(reason))?;
         let file = folder.weights()?;
@@ -159,16 +187,18 @@ impl ResNet {
             for layer in 0..depth {
                 let halves = layer == 0 && (stage > 0 || config.downsample_in_first_stage);
                 let name = format!("encoder.stages.{stage}.layers.{layer}");
-                layers.push(Bottleneck::load(&weights, &name, inputs, outputs, 1 + usize::from(halves))?);
+                layers.push(bottleneck(&weights, &name, inputs, outputs, 1 + usize::from(halves))?);
                 inputs = outputs;
             }
         }
-        Ok(Self {
-            stem: Convolution::load(&weights, "embedder.embedder", stem, 2)?,
-            layers,
-            processor: folder.processor(Self::SIDE)?,
-            width: inputs,
-        })
+        let stem = convolution(&weights, "embedder.embedder", stem, 2)?;
+        let network = if device.is_card() {
+            Network::Card(Box::new(DeviceResNet::new(&stem, &layers, device.tensors(), device.precision())?))
+        } else {
+            let layers = layers.into_iter().map(Bottleneck::new).collect::<Result<_>>()?;
+            Network::Processor { stem: Convolution::new(stem)?, layers }
+        };
+        Ok(Self { network, processor: folder.processor(Self::SIDE)?, width: inputs })
     }
 }
 
@@ -182,18 +212,26 @@ impl ImageEncoder for ResNet {
     }
 
     fn images_at_once(&self) -> usize {
-        1
+        if self.is_on_card() { IMAGES_ON_CARD } else { 1 }
+    }
+
+    fn is_on_card(&self) -> bool {
+        matches!(self.network, Network::Card(_))
     }
 
     fn embed(&self, pixels: &[f32]) -> Result<Vec<f32>> {
         let side = self.processor.side();
+        let (stem, layers) = match &self.network {
+            Network::Processor { stem, layers } => (stem, layers),
+            Network::Card(network) => return Ok(network.embed_images(pixels, side)?),
+        };
         let mut vectors = Vec::new();
         for image in pixels.chunks_exact(3 * side * side) {
             let x = Tensor::from_slice(image, (1, 3, side, side), &Device::Cpu)?;
             // The pooling's padding never wins: what comes from the rectifier is not negative.
-            let x = self.stem.forward(&x)?.relu()?.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?;
+            let x = stem.forward(&x)?.relu()?.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?;
             let mut x = x.max_pool2d_with_stride(3, 2)?;
-            for layer in &self.layers {
+            for layer in layers {
                 x = layer.forward(&x)?;
             }
             vectors.extend(x.mean((2, 3))?.flatten_all()?.to_vec1::<f32>()?);

@@ -8,7 +8,8 @@ use std::sync::{Arc, LazyLock};
 
 use mp4sr_artifact::{Downloads, Features, Items, Layout, Table, files};
 use mp4sr_extract::{SentenceEncoder, WordVectors, dictionary, load_image_encoder};
-use mp4sr_pipeline::config::{ImageFeatures, ModelCatalog, Storage};
+use mp4sr_ops::ComputeDevice;
+use mp4sr_pipeline::config::{ImageFeatures, ModelCatalog, Precision, Storage};
 use mp4sr_pipeline::{Config, Context, Progress};
 use mp4sr_sample::{TRUTH, Truth, TruthItem, ensure};
 use tempfile::TempDir;
@@ -182,6 +183,36 @@ fn what_was_computed_once_is_never_computed_again() {
     mp4sr_extract::run(&again).unwrap();
     assert_eq!(computed(&again), [0, 0, 0]);
     assert!(feature_files(&again).map(|path| files::read(&path).unwrap()) == before);
+}
+
+#[test]
+fn a_card_gives_nearly_the_same_features_and_every_precision_has_vectors_of_its_own() {
+    if let Err(error) = ComputeDevice::Cuda(0).open() {
+        println!("skipped: the stage is not run on a card: {error}");
+        return;
+    }
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let features = |folder: &TempDir, device: &str, precision| {
+        let mut context = context(folder.path());
+        device.clone_into(&mut context.config.run.device);
+        context.config.extract.precision = precision;
+        context.config.extract.storage = Storage::F32;
+        let items = small_dataset(&context.layout);
+        mp4sr_extract::run(&context).unwrap();
+        let [text, image, words] = feature_files(&context);
+        let values = [text, image].map(|path| Features::read(&path, &items.hash(), 5).unwrap());
+        (values, Table::read(&words, "").unwrap().take_texts("words").unwrap(), computed(&context))
+    };
+    let on_cpu = features(&folders[0], "cpu", Precision::F32);
+    let on_card = features(&folders[1], "cuda:0", Precision::F32);
+    assert_eq!((&on_card.1, on_card.2), (&on_cpu.1, on_cpu.2));
+    for (card, cpu) in on_card.0.iter().zip(&on_cpu.0) {
+        assert_eq!(card.offsets, cpu.offsets);
+        let apart = card.to_f32().iter().zip(cpu.to_f32()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(apart <= 1e-4, "{apart}");
+    }
+    let rounded = features(&folders[1], "cuda:0", Precision::Bf16);
+    assert_eq!(rounded.2[1..], on_card.2[1..], "vectors of another precision were taken from the cache");
 }
 
 /// The shards of all encoders.

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mp4sr_artifact::files;
-use mp4sr_extract::{ImageEncoder, SentenceEncoder, load_image_encoder};
+use mp4sr_extract::{EncoderDevice, ImageEncoder, SentenceEncoder, load_image_encoder, load_image_encoder_on};
+use mp4sr_ops::{ComputeDevice, Precision};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::Value;
@@ -142,6 +143,93 @@ fn words_agree_with_transformers() {
     assert!(difference <= 1e-4, "{difference}");
 }
 
+/// The first NVIDIA card, where the program is built for one and there is one.
+#[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
+fn card(precision: Precision) -> Option<EncoderDevice> {
+    match EncoderDevice::open(ComputeDevice::Cuda(0), precision) {
+        Ok(device) => Some(device),
+        Err(error) => {
+            println!("skipped: encoders on cards are not compared: {error}");
+            None
+        }
+    }
+}
+
+/// The smallest cosine of two encoders' vectors of the same content.
+fn least_cosine(found: &[f32], expected: &[f32], width: usize) -> f64 {
+    assert_eq!(found.len(), expected.len());
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+    let pairs = found.chunks_exact(width).zip(expected.chunks_exact(width));
+    pairs.map(|(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).fold(1.0, f64::min)
+}
+
+#[test]
+fn sentence_encoders_on_a_card_agree_with_sentence_transformers() {
+    let Some(card) = card(Precision::F32) else { return };
+    let sentences = strings(&fixture("sentences.json"));
+    for name in ["bert", "distilbert", "roberta", "xlm-roberta", "mpnet"] {
+        let encoder = SentenceEncoder::load_on(&folder(name), &card).unwrap();
+        let found = encoder.encode(&sentences, |_| {}).unwrap();
+        let expected = expected(&fixture(name).join("expected.safetensors"), "vectors");
+        let difference = largest_difference(&found, &expected);
+        println!("{name}: largest difference {difference}");
+        assert!(difference <= 2e-5, "{name}: {difference}");
+        assert_eq!(encoder.take_count(), sentences.len() as u64);
+    }
+}
+
+#[test]
+fn image_encoders_on_a_card_agree_with_transformers() {
+    let Some(card) = card(Precision::F32) else { return };
+    for name in ["clip", "resnet"] {
+        let encoder = load_image_encoder_on(&folder(name), &card).unwrap();
+        let expected = expected(&fixture(name).join("expected.safetensors"), "images");
+        let alone = largest_difference(&embed(encoder.as_ref()), &expected);
+        let pixels: Vec<f32> = strings(&fixture("images.json"))
+            .iter()
+            .flat_map(|name| encoder.processor().read(&files::read(&fixture("images").join(name)).unwrap()).unwrap())
+            .collect();
+        let together = largest_difference(&encoder.embed(&pixels).unwrap(), &expected);
+        println!("{name}: largest difference {alone}, together {together}");
+        assert!(alone <= 1e-4 && together <= 1e-4, "{name}: {alone} {together}");
+        assert!(encoder.embed(&[]).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn words_on_a_card_agree_with_transformers() {
+    let Some(card) = card(Precision::F32) else { return };
+    let encoder = load_image_encoder_on(&folder("clip"), &card).unwrap();
+    let words = strings(&fixture("clip/words.json"));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let found = encoder.word_encoder().unwrap().embed_words(&words).unwrap();
+    let difference = largest_difference(&found, &expected(&fixture("clip/expected.safetensors"), "words"));
+    assert!(difference <= 1e-4, "{difference}");
+}
+
+#[test]
+fn encoders_on_a_card_in_other_precisions_have_nearly_the_same_vectors() {
+    for (precision, least) in [(Precision::Tf32, 0.9999), (Precision::Bf16, 0.99)] {
+        let Some(card) = card(precision) else { return };
+        let sentences = strings(&fixture("sentences.json"));
+        for name in ["bert", "mpnet"] {
+            let encoder = SentenceEncoder::load_on(&folder(name), &card).unwrap();
+            let found = encoder.encode(&sentences, |_| {}).unwrap();
+            let expected = expected(&fixture(name).join("expected.safetensors"), "vectors");
+            let cosine = least_cosine(&found, &expected, encoder.width());
+            println!("{name} in {precision}: least cosine {cosine}");
+            assert!(cosine >= least, "{name} in {precision}: {cosine}");
+        }
+        for name in ["clip", "resnet"] {
+            let encoder = load_image_encoder_on(&folder(name), &card).unwrap();
+            let expected = expected(&fixture(name).join("expected.safetensors"), "images");
+            let cosine = least_cosine(&embed(encoder.as_ref()), &expected, encoder.width());
+            println!("{name} in {precision}: least cosine {cosine}");
+            assert!(cosine >= least, "{name} in {precision}: {cosine}");
+        }
+    }
+}
+
 /// A folder of real data beside the clone, if there is one.
 fn shared(path: &str) -> Option<PathBuf> {
     let found = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("../../../shared/data").join(path);
@@ -225,9 +313,7 @@ fn the_real_minilm_agrees_on_real_sentences() {
     let encoder = SentenceEncoder::load(&model).unwrap();
     let found = encoder.encode(&sentences, |_| {}).unwrap();
     let expected = expected(&fixture("minilm.safetensors"), "vectors");
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
-    let pairs = found.chunks_exact(encoder.width()).zip(expected.chunks_exact(encoder.width()));
-    let least = pairs.map(|(a, b)| dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()).fold(1.0, f64::min);
+    let least = least_cosine(&found, &expected, encoder.width());
     println!("least cosine of {} sentences: {least}", sentences.len());
     assert_eq!(sentences.len(), 200);
     assert!(least >= 0.99999, "{least}");

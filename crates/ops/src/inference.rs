@@ -40,8 +40,8 @@ pub struct InferenceShape {
 /// y = x W + b with W `[in, out]`.
 #[derive(Clone, Debug)]
 pub struct InferenceLinear {
-    weight: Vec<f32>,
-    bias: Vec<f32>,
+    pub(crate) weight: Vec<f32>,
+    pub(crate) bias: Vec<f32>,
 }
 
 impl InferenceLinear {

@@ -8,10 +8,12 @@
 
 mod adam;
 mod contrastive;
+mod convolution;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod device;
 mod edges;
+mod encoder;
 mod fused;
 mod gather_index;
 mod inference;
@@ -33,8 +35,10 @@ mod timing;
 pub use adam::{Adam, AdamState, Pending, StepOutcome};
 pub use candle_core::{Error, Result};
 pub use contrastive::{CmclDirection, Contrast, ContrastiveTerms, contrastive};
+pub use convolution::{DeviceResNet, InferenceBottleneck, InferenceConvolution};
 pub use device::{ComputeDevice, Precision, set_precision};
 pub use edges::{Edges, Side};
+pub use encoder::{DeviceEncoder, DeviceTransformer, EncoderInput, EncoderParts, Readout};
 pub use gather_index::GatherIndex;
 pub use inference::{
     Activation, InferenceLayer, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer, RelativeBias,

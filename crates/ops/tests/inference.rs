@@ -3,10 +3,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::sync::OnceLock;
+
 use candle_core::{D, Device, Tensor};
 use mp4sr_ops::{
-    Activation, InferenceLayer, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer, RelativeBias,
-    RngKey,
+    Activation, ComputeDevice, DeviceEncoder, DeviceTransformer, EncoderInput, EncoderParts, InferenceLayer,
+    InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer, Precision, Readout, RelativeBias, RngKey,
 };
 use proptest::prelude::*;
 
@@ -144,5 +146,165 @@ proptest! {
         let lengths: Vec<usize> = before.iter().copied().chain([length]).chain(after.iter().copied()).collect();
         stack.forward(&mut x, &lengths);
         prop_assert_eq!(&x[lead * shape.width..][..alone.len()], &alone[..]);
+    }
+}
+
+/// The first NVIDIA card, where the program is built for one and there is one.
+#[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
+fn card() -> Option<&'static Device> {
+    static CARD: OnceLock<Option<Device>> = OnceLock::new();
+    let open = || match ComputeDevice::Cuda(0).open() {
+        Ok(device) => Some(device),
+        Err(error) => {
+            println!("skipped: encoders on cards are not compared: {error}");
+            None
+        }
+    };
+    CARD.get_or_init(open).as_ref()
+}
+
+/// A stack as wide as an encoder's, with weights that keep sums of the size of their input: larger ones would make softmax choose one
+/// token, and hide a wrong bias or head.
+fn wide_stack(shape: InferenceShape, hidden: usize, biased: bool) -> InferenceTransformer {
+    let d = shape.width;
+    let linear = |name: u64, inputs: usize, outputs: usize| {
+        let deviation = 1.0 / (inputs as f64).sqrt();
+        InferenceLinear::new(&values(name, inputs * outputs, deviation), values(name + 1, outputs, 0.3))
+    };
+    let norm = |name: u64| InferenceNorm {
+        weight: values(name, d, 0.3).iter().map(|x| 1.0 + x).collect(),
+        bias: values(name + 1, d, 0.3),
+    };
+    let layer = |first: u64| InferenceLayer {
+        qkv: linear(first, d, 3 * d),
+        out: linear(first + 2, d, d),
+        attention_norm: norm(first + 4),
+        up: linear(first + 6, d, hidden),
+        down: linear(first + 8, hidden, d),
+        feed_norm: norm(first + 10),
+    };
+    let bias = biased.then(|| RelativeBias { values: values(900, shape.heads * (2 * REACH + 1), 1.0), reach: REACH });
+    InferenceTransformer { shape, layers: vec![layer(0), layer(100)], bias }
+}
+
+fn assert_close(what: &str, found: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(found.len(), expected.len(), "{what}");
+    let scale = expected.iter().fold(1.0_f32, |most, x| most.max(x.abs()));
+    let apart = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let is_number = found.iter().all(|x| x.is_finite());
+    assert!(is_number && apart <= tolerance * scale, "{what}: {apart} apart of {scale}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn a_stack_on_a_card_agrees_with_the_processor(
+        lengths in prop_oneof![
+            prop::collection::vec(1_usize..33, 1..20), prop::collection::vec(1_usize..80, 1..8), prop::collection::vec(1_usize..301, 1..3),
+        ],
+        (head_width, heads) in prop_oneof![
+            (8_usize..33, 1_usize..5), Just((32, 12)), Just((64, 6)), (33_usize..65, 1_usize..4), (65_usize..129, 1_usize..3), Just((128, 2)),
+        ],
+        hidden in 1_usize..300, norm_first: bool, causal: bool, biased: bool,
+    ) {
+        if let Some(card) = card() {
+            let shape = InferenceShape { width: head_width * heads, ..shape(heads, norm_first, causal) };
+            let stack = wide_stack(shape, hidden, biased);
+            let mut x = values(5000, lengths.iter().sum::<usize>() * shape.width, 1.0);
+            let mut found = x.clone();
+            stack.forward(&mut x, &lengths);
+            for (precision, tolerance) in [(Precision::F32, 1e-4), (Precision::Bf16, 0.1)] {
+                let on_card = DeviceTransformer::new(&stack, card, precision).unwrap();
+                let input = found.clone();
+                on_card.forward(&mut found, &lengths).unwrap();
+                assert_close(&format!("{shape:?} {precision}"), &found, &x, tolerance);
+                let mut again = input.clone();
+                on_card.forward(&mut again, &lengths).unwrap();
+                prop_assert_eq!(&found, &again, "two calls on a card differ");
+                found = input;
+            }
+        }
+    }
+}
+
+#[test]
+fn wide_tokens_on_a_card_agree_with_the_processor() {
+    let Some(card) = card() else { return };
+    for (heads, head_width) in [(12, 64), (16, 64), (16, 128), (32, 128)] {
+        for norm_first in [false, true] {
+            let shape = InferenceShape { width: heads * head_width, ..shape(heads, norm_first, false) };
+            let stack = wide_stack(shape, 100, false);
+            let lengths = [5, 70];
+            let mut expected = values(5000, 75 * shape.width, 1.0);
+            let mut found = expected.clone();
+            stack.forward(&mut expected, &lengths);
+            DeviceTransformer::new(&stack, card, Precision::F32).unwrap().forward(&mut found, &lengths).unwrap();
+            assert_close(&format!("{shape:?}"), &found, &expected, 1e-4);
+        }
+    }
+}
+
+#[test]
+fn a_sequence_on_a_card_does_not_depend_on_the_content_beside_it() {
+    let Some(card) = card() else { return };
+    let shape = InferenceShape { width: 96, ..shape(3, false, false) };
+    let stack = DeviceTransformer::new(&wide_stack(shape, 50, true), card, Precision::F32).unwrap();
+    let lengths = [40, 7, 90];
+    let own = values(6000, 7 * shape.width, 1.0);
+    let vectors = [6001, 6002].map(|beside| {
+        let mut x = values(beside, 137 * shape.width, 1.0);
+        x[40 * shape.width..47 * shape.width].copy_from_slice(&own);
+        stack.forward(&mut x, &lengths).unwrap();
+        x[40 * shape.width..47 * shape.width].to_vec()
+    });
+    assert_eq!(vectors[0], vectors[1]);
+}
+
+#[test]
+fn what_enters_and_leaves_a_stack_on_a_card_agrees_with_the_processor() {
+    let Some(card) = card() else { return };
+    let shape = InferenceShape { width: 48, ..shape(3, false, false) };
+    let (d, stack) = (48, wide_stack(shape, 100, true));
+    let (table, segment, positions) = (values(1, 50 * d, 1.0), values(2, d, 1.0), values(3, 40 * d, 1.0));
+    let norm = norm(4000, d);
+    let lengths = [3, 0, 40, 1];
+    let tokens: Vec<u32> = (0..44).map(|at| at * 7 % 50).collect();
+    let places: Vec<u32> = lengths.iter().flat_map(|&length| 0..length as u32).collect();
+    let mut x: Vec<f32> = Vec::new();
+    for (&token, &place) in tokens.iter().zip(&places) {
+        let at = |place: u32, c: usize| place as usize * d + c;
+        x.extend((0..d).map(|c| table[at(token, c)] + segment[c] + positions[at(place, c)]));
+    }
+    norm.forward(&mut x, shape.eps);
+    stack.forward(&mut x, &lengths);
+    let parts = EncoderParts {
+        input: EncoderInput::Tokens { table: &table, segment: Some(&segment) },
+        positions: &positions,
+        norm: Some(&norm),
+        stack: &stack,
+        output: None,
+    };
+    let encoder = DeviceEncoder::new(parts, card, Precision::F32).unwrap();
+    let first_of = [0, 3, 3, 43];
+    let expected = |combine: &dyn Fn(&[f32]) -> f32| -> Vec<f32> {
+        let sequences = first_of.iter().zip(lengths);
+        let column = |(first, length): (&usize, usize), c: usize| -> Vec<f32> {
+            (*first..first + length).map(|token| x[token * d + c]).collect()
+        };
+        sequences.flat_map(|of| (0..d).map(move |c| combine(&column(of, c)))).collect()
+    };
+    let mean = |column: &[f32]| column.iter().sum::<f32>() / column.len().max(1) as f32;
+    let first = |column: &[f32]| column.first().copied().unwrap_or(0.0);
+    let most = |column: &[f32]| column.iter().copied().reduce(f32::max).unwrap_or(0.0);
+    let embed = |readout| encoder.embed_tokens(&tokens, &places, &lengths, readout).unwrap();
+    assert_close("mean", &embed(Readout::Mean), &expected(&mean), 1e-4);
+    assert_close("first", &embed(Readout::First), &expected(&first), 1e-4);
+    assert_close("max", &embed(Readout::Max), &expected(&most), 1e-4);
+    let rows = [2, 0, 3, 43];
+    let of_rows: Vec<f32> = rows.iter().flat_map(|&row| x[row as usize * d..][..d].to_vec()).collect();
+    assert_close("rows", &embed(Readout::Rows(&rows)), &of_rows, 1e-4);
+    for (tokens, places) in [([50], [0]), ([0], [40])] {
+        assert!(encoder.embed_tokens(&tokens, &places, &[1], Readout::Mean).is_err());
     }
 }

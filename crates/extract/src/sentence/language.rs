@@ -4,9 +4,13 @@
 //! (1911.02116), Song et al. 2020 (2004.09297). Reference: the classes of these names in the Python library transformers.
 //! They differ in the names of tensors, in where positions begin, and in MPNet's bias by distance; the layers are alike.
 
-use mp4sr_ops::{Activation, InferenceLayer, InferenceNorm, InferenceShape, InferenceTransformer, RelativeBias};
+use mp4sr_ops::{
+    Activation, DeviceEncoder, EncoderInput, EncoderParts, InferenceLayer, InferenceNorm, InferenceShape,
+    InferenceTransformer, Readout, RelativeBias,
+};
 use serde::Deserialize;
 
+use crate::device::EncoderDevice;
 use crate::error::Result;
 use crate::folder::ModelFolder;
 use crate::weights::Weights;
@@ -141,10 +145,11 @@ pub(super) struct LanguageModel {
     padding: Option<u32>,
     /// The most tokens that a sequence can have.
     pub longest: usize,
+    card: Option<DeviceEncoder>,
 }
 
 impl LanguageModel {
-    pub fn load(folder: &ModelFolder) -> Result<Self> {
+    pub fn load(folder: &ModelFolder, device: &EncoderDevice) -> Result<Self> {
         let model_type = folder.model_type()?;
         let Some(kind) = Architecture::of(&model_type) else {
             let expected = "bert, distilbert, roberta, xlm-roberta, camembert, mpnet";
@@ -154,7 +159,15 @@ impl LanguageModel {
         config.check(kind).map_err(|reason| folder.config.error(reason))?;
         let file = folder.weights()?;
         let weights = file.tensors(kind.prefixes(), "embeddings.word_embeddings.weight")?;
-        Self::build(&config, kind, &weights)
+        let mut model = Self::build(&config, kind, &weights)?;
+        model.card = device.upload(EncoderParts {
+            input: EncoderInput::Tokens { table: &model.words, segment: Some(&model.segment) },
+            positions: &model.positions,
+            norm: Some(&model.norm),
+            stack: &model.stack,
+            output: None,
+        })?;
+        Ok(model)
     }
 
     fn build(config: &Config, kind: Architecture, weights: &Weights<'_>) -> Result<Self> {
@@ -201,6 +214,7 @@ impl LanguageModel {
             norm: weights.norm("embeddings.LayerNorm", d)?,
             padding,
             longest: config.max_position_embeddings.saturating_sub(reserved),
+            card: None,
         })
     }
 
@@ -212,6 +226,19 @@ impl LanguageModel {
     /// Number of tokens in the vocabulary.
     pub fn vocabulary(&self) -> usize {
         self.words.len() / self.width()
+    }
+
+    /// The encoder on a card, where the model was loaded onto one.
+    pub fn card(&self) -> Option<&DeviceEncoder> {
+        self.card.as_ref()
+    }
+
+    /// The vectors of sequences on a card, `[sequences, d]`.
+    pub fn embed_on(&self, card: &DeviceEncoder, sequences: &[&[u32]], readout: Readout<'_>) -> Result<Vec<f32>> {
+        let positions: Vec<u32> =
+            sequences.iter().flat_map(|tokens| self.position_ids(tokens)).map(|position| position as u32).collect();
+        let lengths: Vec<usize> = sequences.iter().map(|tokens| tokens.len()).collect();
+        Ok(card.embed_tokens(&sequences.concat(), &positions, &lengths, readout)?)
     }
 
     /// The vectors of sequences' tokens, one after the other, `[tokens, d]`.

@@ -7,16 +7,25 @@ mod language;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use mp4sr_ops::{DeviceEncoder, Readout};
 use rayon::prelude::*;
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
 use self::language::LanguageModel;
+use crate::device::{EncoderDevice, overlap};
 use crate::error::{Error, Result};
 use crate::folder::{CONFIG, JsonFile, ModelFolder, TOKENIZER, WEIGHTS};
 
 /// Tokens that go through the layers together: enough for efficient products, few enough to stay in the caches.
 const TOKENS: usize = 512;
+/// The same on a card, which needs many thousands to be busy.
+const TOKENS_ON_CARD: usize = 16_384;
+/// Texts that are split into tokens while the card computes those before.
+const TEXTS_AHEAD: usize = 4096;
+/// Texts whose vectors should be computed by one call: enough to sort them by length, or to keep a card busy.
+const TEXTS: usize = 4096;
+const TEXTS_ON_CARD: usize = 65_536;
 /// Below this a norm counts as zero, as in the reference.
 const SMALLEST_NORM: f32 = 1e-12;
 
@@ -121,7 +130,12 @@ pub struct SentenceEncoder {
 impl SentenceEncoder {
     /// Loads the sentence encoder in a folder, or of this name on the hub.
     pub fn load(name: &str) -> Result<Self> {
-        Self::from_folder(&ModelFolder::open(name)?)
+        Self::load_on(name, &EncoderDevice::CPU)
+    }
+
+    /// [`Self::load`] for a device.
+    pub fn load_on(name: &str, device: &EncoderDevice) -> Result<Self> {
+        Self::from_folder(&ModelFolder::open(name)?, device)
     }
 
     /// The files that determine the vectors.
@@ -136,9 +150,9 @@ impl SentenceEncoder {
         Ok(files)
     }
 
-    pub(crate) fn from_folder(folder: &ModelFolder) -> Result<Self> {
+    pub(crate) fn from_folder(folder: &ModelFolder, device: &EncoderDevice) -> Result<Self> {
         let (pooling, normalise) = head(folder)?;
-        let model = LanguageModel::load(folder)?;
+        let model = LanguageModel::load(folder, device)?;
         let sentence = folder.optional_json(SENTENCE_CONFIG)?;
         let sentence = sentence.as_ref().map(JsonFile::parse::<SentenceConfig>).transpose()?;
         let tokens = folder.optional_json(TOKENIZER_CONFIG)?;
@@ -162,14 +176,21 @@ impl SentenceEncoder {
         self.model.width()
     }
 
+    /// How many texts a call of [`Self::encode`] should have.
+    pub(crate) fn texts_at_once(&self) -> usize {
+        if self.model.card().is_some() { TEXTS_ON_CARD } else { TEXTS }
+    }
+
     /// Returns one vector per text, `[texts, d]` row by row. Texts go through the model sorted by length and without
-    /// padding, so that the vector of a text does not depend, to the bit, on the texts beside it. `done` is called with the
+    /// padding, so that the vector of a text does not depend on the texts beside it: to the bit on the processor, and on a card but for
+    /// the rounding of products of other sizes. `done` is called with the
     /// number of texts that were encoded since its last call.
     pub fn encode<S: AsRef<str> + Sync>(&self, texts: &[S], done: impl Fn(u64) + Sync) -> Result<Vec<f32>> {
-        let tokens = texts.par_iter().map(|text| self.tokens(text.as_ref())).collect::<Result<Vec<_>>>()?;
-        let mut order: Vec<usize> = (0..tokens.len()).collect();
-        order.sort_by_key(|&i| (tokens[i].len(), i));
-        let blocks = blocks(&order, |i| tokens[i].len());
+        if let Some(card) = self.model.card() {
+            return self.encode_on(card, texts, done);
+        }
+        let Tokenized { tokens, order } = self.tokenize(texts)?;
+        let blocks = blocks(&order, TOKENS, |i| tokens[i].len());
         let encode = |block: &&[usize]| {
             let sequences: Vec<&[u32]> = block.iter().map(|&i| tokens[i].as_slice()).collect();
             let vectors = self.vectors(&sequences);
@@ -187,6 +208,43 @@ impl SentenceEncoder {
             }
         }
         Ok(all)
+    }
+
+    /// The card computes the vectors of some texts while the processor splits the next ones into tokens.
+    fn encode_on<S: AsRef<str> + Sync>(
+        &self,
+        card: &DeviceEncoder,
+        texts: &[S],
+        done: impl Fn(u64),
+    ) -> Result<Vec<f32>> {
+        let d = self.width();
+        let mut all = vec![0.0; texts.len() * d];
+        let mut parts = all.chunks_mut(TEXTS_AHEAD * d);
+        let compute = |ready: Result<Tokenized>| {
+            let (Tokenized { tokens, order }, part) = (ready?, parts.next().unwrap_or_default());
+            for block in blocks(&order, TOKENS_ON_CARD, |i| tokens[i].len()) {
+                let sequences: Vec<&[u32]> = block.iter().map(|&i| tokens[i].as_slice()).collect();
+                let mut vectors = self.model.embed_on(card, &sequences, self.pooling.readout())?;
+                for (&i, vector) in block.iter().zip(vectors.chunks_exact_mut(d)) {
+                    if self.normalise {
+                        normalise(vector);
+                    }
+                    part[i * d..(i + 1) * d].copy_from_slice(vector);
+                }
+                self.count.fetch_add(block.len() as u64, Ordering::Relaxed);
+                done(block.len() as u64);
+            }
+            Result::Ok(())
+        };
+        overlap(texts.chunks(TEXTS_AHEAD), |texts| self.tokenize(texts), compute)?;
+        Ok(all)
+    }
+
+    fn tokenize<S: AsRef<str> + Sync>(&self, texts: &[S]) -> Result<Tokenized> {
+        let tokens = texts.par_iter().map(|text| self.tokens(text.as_ref())).collect::<Result<Vec<_>>>()?;
+        let mut order: Vec<usize> = (0..tokens.len()).collect();
+        order.sort_by_key(|&i| (tokens[i].len(), i));
+        Ok(Tokenized { tokens, order })
     }
 
     /// How many texts went through the model since the last call.
@@ -216,15 +274,33 @@ impl SentenceEncoder {
             self.pooling.pool(vector, &hidden[first * d..(first + tokens.len()) * d]);
             first += tokens.len();
             if self.normalise {
-                let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(SMALLEST_NORM);
-                vector.iter_mut().for_each(|x| *x /= norm);
+                normalise(vector);
             }
         }
         vectors
     }
 }
 
+/// The tokens of texts, and the texts' numbers from the shortest to the longest.
+struct Tokenized {
+    tokens: Vec<Vec<u32>>,
+    order: Vec<usize>,
+}
+
+fn normalise(vector: &mut [f32]) {
+    let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(SMALLEST_NORM);
+    vector.iter_mut().for_each(|x| *x /= norm);
+}
+
 impl Pooling {
+    fn readout(self) -> Readout<'static> {
+        match self {
+            Self::Mean => Readout::Mean,
+            Self::First => Readout::First,
+            Self::Max => Readout::Max,
+        }
+    }
+
     /// A sequence's tokens `[tokens, d]` to its vector. A sequence without any has zeros.
     fn pool(self, vector: &mut [f32], tokens: &[f32]) {
         let d = vector.len();
@@ -244,11 +320,11 @@ impl Pooling {
     }
 }
 
-/// Cuts `order` into blocks of at most [`TOKENS`] tokens; a longer sequence is a block of its own.
-fn blocks(order: &[usize], length: impl Fn(usize) -> usize) -> Vec<&[usize]> {
+/// Cuts `order` into blocks of at most `most` tokens; a longer sequence is a block of its own.
+fn blocks(order: &[usize], most: usize, length: impl Fn(usize) -> usize) -> Vec<&[usize]> {
     let (mut blocks, mut start, mut tokens) = (Vec::new(), 0, 0);
     for (at, &i) in order.iter().enumerate() {
-        if at > start && tokens + length(i) > TOKENS {
+        if at > start && tokens + length(i) > most {
             blocks.push(&order[start..at]);
             (start, tokens) = (at, 0);
         }

@@ -7,10 +7,11 @@ use mp4sr_artifact::{Downloads, EncoderWork, UnusableImage, VectorCache, VectorK
 use rayon::prelude::*;
 
 use super::Extraction;
+use crate::device::overlap;
 use crate::encoder::ImageEncoder;
 use crate::error::Result;
 
-/// Image files that are read before their vectors go to the cache.
+/// Images whose vectors are computed before they go to the cache.
 const IMAGES: usize = 256;
 
 /// The key of an image's vector in the cache, or the reason why it has none.
@@ -30,42 +31,39 @@ impl Extraction<'_> {
     /// Brings the vectors of all image files into the cache.
     pub(super) fn embed_images(&self, encoder: &dyn ImageEncoder, mut vectors: VectorCache) -> Result<ImageVectors> {
         let bar = self.context.progress.bar("images", "images", self.files.paths.len() as u64);
-        let mut all = Vec::with_capacity(self.files.paths.len());
+        let named: Vec<(&String, &PathBuf)> = self.files.names.iter().zip(&self.files.paths).collect();
+        let mut all: Vec<ImageKey> = named.par_iter().map(|(name, path)| key_of(name, path)).collect();
+        let keys = all.iter().enumerate().filter_map(|(index, key)| key.as_ref().ok().map(|key| (*key, index)));
+        let mut new: Vec<(VectorKey, usize)> = keys.filter(|(key, _)| !vectors.contains(*key)).collect();
+        new.sort_unstable();
+        new.dedup_by_key(|(key, _)| *key);
+        // Files that lie beside each other are read one after the other.
+        new.sort_unstable_by_key(|(_, index)| *index);
+        bar.add((all.len() - new.len()) as u64);
         let mut work = EncoderWork::default();
-        for (names, paths) in self.files.names.chunks(IMAGES).zip(self.files.paths.chunks(IMAGES)) {
-            let mut keys: Vec<ImageKey> = names.par_iter().zip(paths).map(|(name, path)| key_of(name, path)).collect();
-            let mut new: Vec<(VectorKey, usize)> = keys
-                .iter()
-                .enumerate()
-                .filter_map(|(index, key)| key.as_ref().ok().map(|key| (*key, index)))
-                .filter(|(key, _)| !vectors.contains(*key))
-                .collect();
-            new.sort_unstable();
-            new.dedup_by_key(|(key, _)| *key);
-            let blocks: Vec<&[(VectorKey, usize)]> = new.chunks(encoder.images_at_once()).collect();
-            let embedded: Vec<_> = blocks
-                .par_iter()
-                .with_max_len(1)
-                .map(|block| {
-                    let embedded = embed(encoder, block, paths);
-                    bar.add(block.len() as u64);
-                    embedded
-                })
-                .collect();
-            let mut broken: HashMap<VectorKey, String> = HashMap::new();
-            for block in embedded {
-                let EmbeddedBlock { keys, vectors: new, unusable } = block?;
-                work.computed += keys.len() as u64;
-                vectors.add(&keys, &new)?;
-                broken.extend(unusable);
+        let mut broken: HashMap<VectorKey, String> = HashMap::new();
+        let mut keep = |EmbeddedBlock { keys, vectors: new, unusable }: EmbeddedBlock| {
+            work.computed += keys.len() as u64;
+            bar.add((keys.len() + unusable.len()) as u64);
+            broken.extend(unusable);
+            vectors.add(&keys, &new)
+        };
+        let paths = &self.files.paths;
+        if encoder.is_on_card() {
+            let read = |block: &[(VectorKey, usize)]| read_block(encoder, block, paths);
+            overlap(new.chunks(encoder.images_at_once()), read, |block| Result::Ok(keep(block.embed(encoder)?)?))?;
+        } else {
+            for chunk in new.chunks(IMAGES) {
+                let blocks: Vec<&[(VectorKey, usize)]> = chunk.chunks(encoder.images_at_once()).collect();
+                let embed = |block: &&[(VectorKey, usize)]| read_block(encoder, block, paths).embed(encoder);
+                let embedded: Vec<_> = blocks.par_iter().with_max_len(1).map(embed).collect();
+                embedded.into_iter().try_for_each(|block| Result::Ok(keep(block?)?))?;
             }
-            for key in &mut keys {
-                if let Some(reason) = key.as_ref().ok().and_then(|key| broken.get(key)) {
-                    *key = Err(reason.clone());
-                }
+        }
+        for key in &mut all {
+            if let Some(reason) = key.as_ref().ok().and_then(|key| broken.get(key)) {
+                *key = Err(reason.clone());
             }
-            bar.add((keys.len() - new.len()) as u64);
-            all.extend(keys);
         }
         vectors.flush()?;
         let mut distinct: Vec<VectorKey> = all.iter().filter_map(|key| key.as_ref().ok().copied()).collect();
@@ -113,16 +111,35 @@ struct EmbeddedBlock {
     unusable: Vec<(VectorKey, String)>,
 }
 
-fn embed(encoder: &dyn ImageEncoder, block: &[(VectorKey, usize)], paths: &[PathBuf]) -> Result<EmbeddedBlock> {
-    let (mut keys, mut pixels, mut unusable) = (Vec::new(), Vec::new(), Vec::new());
-    for &(key, index) in block {
-        match mp4sr_image::read(&paths[index]).and_then(|bytes| encoder.processor().read(&bytes)) {
+/// The pixels of a few images, and why others have none.
+struct ReadBlock {
+    keys: Vec<VectorKey>,
+    pixels: Vec<f32>,
+    unusable: Vec<(VectorKey, String)>,
+}
+
+impl ReadBlock {
+    fn embed(self, encoder: &dyn ImageEncoder) -> Result<EmbeddedBlock> {
+        Ok(EmbeddedBlock { vectors: encoder.embed(&self.pixels)?, keys: self.keys, unusable: self.unusable })
+    }
+}
+
+fn read_block(encoder: &dyn ImageEncoder, block: &[(VectorKey, usize)], paths: &[PathBuf]) -> ReadBlock {
+    let read = |&(_, index): &(VectorKey, usize)| {
+        mp4sr_image::read(&paths[index]).and_then(|bytes| encoder.processor().read(&bytes))
+    };
+    // All threads work for the one block that a card takes; on the processor every thread has a block of its own.
+    let images: Vec<_> =
+        if encoder.is_on_card() { block.par_iter().map(read).collect() } else { block.iter().map(read).collect() };
+    let mut found = ReadBlock { keys: Vec::new(), pixels: Vec::new(), unusable: Vec::new() };
+    for (&(key, _), image) in block.iter().zip(images) {
+        match image {
             Ok(values) => {
-                keys.push(key);
-                pixels.extend(values);
+                found.keys.push(key);
+                found.pixels.extend(values);
             }
-            Err(reason) => unusable.push((key, reason.to_string())),
+            Err(reason) => found.unusable.push((key, reason.to_string())),
         }
     }
-    Ok(EmbeddedBlock { vectors: encoder.embed(&pixels)?, keys, unusable })
+    found
 }

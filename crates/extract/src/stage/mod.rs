@@ -12,10 +12,12 @@ mod report;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context as _;
 use mp4sr_artifact::{
     EncoderWork, ExtractReport, FeatureType, Features, Items, VectorCache, VectorKey, files, vector_key,
 };
-use mp4sr_pipeline::config::{ImageFeatures, Storage};
+use mp4sr_ops::ComputeDevice;
+use mp4sr_pipeline::config::{ImageFeatures, Precision, Storage};
 use mp4sr_pipeline::{Context, run_stage};
 use serde_json::json;
 
@@ -23,6 +25,7 @@ use self::image_files::ImageFiles;
 use self::image_words::embed_words;
 use self::plan::{Plan, earlier_stage};
 use crate::cache::{self, CachedEncoder};
+use crate::device::EncoderDevice;
 use crate::error::{Error, Result};
 use crate::folder::ModelFolder;
 use crate::open::{image_encoder, image_encoder_files};
@@ -31,8 +34,6 @@ use crate::sentence::SentenceEncoder;
 /// Raised with every change of what the same inputs give.
 const VERSION: u32 = 2;
 const NAME: &str = "extract";
-/// Sentences whose vectors are computed before they go to the cache: enough to sort by length.
-const SENTENCES: usize = 4096;
 
 /// Brings `features/` up to date.
 pub fn run(context: &Context) -> anyhow::Result<()> {
@@ -44,8 +45,20 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
         None => plan.stage(context, &files),
     };
     run_stage(context, NAME, &context.layout.features(), make_stage, |_| {
-        Ok(Extraction { context, items: &items, files: &files }.run(&plan)?)
+        let device = encoder_device(context)?;
+        Ok(Extraction { context, items: &items, files: &files, device }.run(&plan)?)
     })
+}
+
+/// Where the configuration says that encoders compute.
+fn encoder_device(context: &Context) -> anyhow::Result<EncoderDevice> {
+    let device: ComputeDevice = context.config.run.device.parse().map_err(anyhow::Error::msg).context("run.device")?;
+    let precision = match context.config.extract.precision {
+        Precision::F32 => mp4sr_ops::Precision::F32,
+        Precision::Tf32 => mp4sr_ops::Precision::Tf32,
+        Precision::Bf16 => mp4sr_ops::Precision::Bf16,
+    };
+    Ok(EncoderDevice::open(device, precision)?)
 }
 
 /// The sentence encoder with its vectors in the cache, and how much it has computed.
@@ -57,7 +70,7 @@ struct Sentences {
 
 impl Sentences {
     fn open(extraction: &Extraction<'_>, folder: &ModelFolder) -> Result<Self> {
-        let encoder = SentenceEncoder::from_folder(folder)?;
+        let encoder = SentenceEncoder::from_folder(folder, &extraction.device)?;
         let files = SentenceEncoder::files(folder)?;
         let cache = extraction.open_cache(folder, "sentences", files, encoder.width())?;
         Ok(Self { encoder, cache, work: EncoderWork::default() })
@@ -72,6 +85,7 @@ struct Extraction<'x> {
     context: &'x Context,
     items: &'x Items,
     files: &'x ImageFiles,
+    device: EncoderDevice,
 }
 
 impl Extraction<'_> {
@@ -118,7 +132,7 @@ impl Extraction<'_> {
         let settings = &self.context.config.extract;
         let image_name = settings.image.encoder_name(&settings.text);
         let path = self.context.layout.feature_file("image", &image_name);
-        let embedder = image_encoder(image)?;
+        let embedder = image_encoder(image, &self.device)?;
         let width = embedder.width();
         let cache = self.open_cache(image, "images", image_encoder_files(image)?, width)?;
         let images = self.embed_images(embedder.as_ref(), cache)?;
@@ -164,7 +178,7 @@ impl Extraction<'_> {
         files: Vec<String>,
         width: usize,
     ) -> Result<VectorCache> {
-        let encoder = CachedEncoder { folder, content, files, width };
+        let encoder = CachedEncoder { folder, content, files, width, precision: self.device.precision() };
         let cache = cache::open(&self.context.layout.vectors(), &encoder)?;
         cache.damaged().iter().for_each(|damage| self.context.progress.log(format!("extract: {damage}")));
         Ok(cache)
@@ -181,7 +195,7 @@ impl Extraction<'_> {
         let mut new: Vec<(VectorKey, &String)> = seen.into_iter().filter(|(key, _)| !cache.contains(*key)).collect();
         new.sort_unstable();
         let bar = self.context.progress.bar(what, "sentences", new.len() as u64);
-        for chunk in new.chunks(SENTENCES) {
+        for chunk in new.chunks(encoder.texts_at_once()) {
             let texts: Vec<&String> = chunk.iter().map(|(_, text)| *text).collect();
             let vectors = encoder.encode(&texts, |count| bar.add(count))?;
             let keys: Vec<VectorKey> = chunk.iter().map(|(key, _)| *key).collect();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use mp4sr_artifact::{Fingerprint, Manifest, Stage, StageSettings, Status, files};
 use mp4sr_pipeline::Context;
-use mp4sr_pipeline::config::{Extract, Extracted, ImageFeatures};
+use mp4sr_pipeline::config::{Extract, Extracted, ImageFeatures, Precision};
 use serde_json::{Value, json};
 
 use super::image_files::ImageFiles;
@@ -41,7 +41,7 @@ impl Plan {
         if self.extracted == Extracted::ALL {
             return json!({"extract": settings, "image_files": files.fingerprint(), "visual_words": carried()});
         }
-        let mut recorded = json!({"extract": {"storage": settings.storage}, "extracted": self.extracted});
+        let mut recorded = json!({"extract": {"storage": settings.storage, "precision": settings.precision}, "extracted": self.extracted});
         if self.text.is_some() {
             recorded["extract"]["text"] = json!(settings.text);
         }
@@ -80,7 +80,16 @@ pub(super) fn earlier_stage(context: &Context, plan: &Plan, files: &ImageFiles) 
     let record = context.layout.features().join(format!("{NAME}.manifest.json"));
     let earlier: Option<Manifest> = files::read(&record).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
     // Settings first: what has never run with these must not open their encoders.
-    let is_of_these = |manifest: &Manifest| manifest.settings["extract"] == json!(context.config.extract);
+    let settings = json!(context.config.extract);
+    let recorded = |manifest: &Manifest| {
+        let mut recorded = manifest.settings["extract"].clone();
+        // Earlier releases computed in f32 and did not record it.
+        if recorded.is_object() && recorded.get("precision").is_none() {
+            recorded["precision"] = json!(Precision::default());
+        }
+        recorded
+    };
+    let is_of_these = |manifest: &Manifest| recorded(manifest) == settings;
     if !earlier.as_ref().is_some_and(is_of_these) {
         return Ok(None);
     }

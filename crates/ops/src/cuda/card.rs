@@ -378,15 +378,27 @@ impl Card {
             let (halves_a, halves_b) = (rounded(a)?, rounded(b)?);
             let a = halves_a.as_ref().map_or(a, |halves| a.of_halves(halves));
             let b = halves_b.as_ref().map_or(b, |halves| b.of_halves(halves));
-            return self.gemm(out, a, b, add, precision);
+            return self.gemm((out, false), a, b, add, precision);
         }
-        self.gemm(out, a, b, add, precision)
+        self.gemm((out, false), a, b, add, precision)
+    }
+
+    /// out = a b for an `out` that products read again, of f32 or bf16 as its factors are.
+    pub fn product_to(&self, out: &Factor, a: Matrix, b: Matrix, precision: Precision) -> Result<()> {
+        self.gemm((out.at(), matches!(out, Factor::Half(_))), a, b, false, precision)
     }
 
     #[allow(unsafe_code, reason = "cuBLAS is C; the twins compare every product with candle's")]
-    fn gemm(&self, out: Address, a: Matrix, b: Matrix, add: bool, precision: Precision) -> Result<()> {
+    fn gemm(
+        &self,
+        (out, out_half): (Address, bool),
+        a: Matrix,
+        b: Matrix,
+        add: bool,
+        precision: Precision,
+    ) -> Result<()> {
         let ((m, k), (k_b, n)) = (a.shape(), b.shape());
-        if k != k_b || a.half != b.half {
+        if k != k_b || a.half != b.half || (out_half && !a.half) {
             bail!("a product of {:?} and {:?}", a.shape(), b.shape());
         }
         if m == 0 || n == 0 {
@@ -395,7 +407,7 @@ impl Card {
         let operation = |m: Matrix| {
             if m.transposed { blas::cublasOperation_t::CUBLAS_OP_T } else { blas::cublasOperation_t::CUBLAS_OP_N }
         };
-        let kind = |m: Matrix| if m.half { blas::cudaDataType::CUDA_R_16BF } else { blas::cudaDataType::CUDA_R_32F };
+        let kind = |half: bool| if half { blas::cudaDataType::CUDA_R_16BF } else { blas::cudaDataType::CUDA_R_32F };
         let compute = match precision {
             Precision::Tf32 if !a.half => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F_FAST_TF32,
             _ => blas::cublasComputeType_t::CUBLAS_COMPUTE_32F,
@@ -414,14 +426,14 @@ impl Card {
                 k as i32,
                 std::ptr::from_ref(&one).cast(),
                 pointer(b.at),
-                kind(b),
+                kind(b.half),
                 b.columns as i32,
                 pointer(a.at),
-                kind(a),
+                kind(a.half),
                 a.columns as i32,
                 std::ptr::from_ref(&beta).cast(),
                 out.0 as *mut c_void,
-                blas::cudaDataType::CUDA_R_32F,
+                kind(out_half),
                 n as i32,
                 compute,
                 blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
@@ -443,5 +455,47 @@ impl Card {
         let grid = Grid::blocks(blocks, columns.div_ceil(32 * WARPS));
         self.launch("column_sums", grid, arguments![&partial, x, rows, columns])?;
         self.sum_rows(out, address(&partial), blocks, columns)
+    }
+}
+
+/// Page-locked memory for uploads of many values, which go through it several times as fast as from ordinary memory. It is kept from
+/// call to call.
+#[derive(Default)]
+pub(crate) struct LargeUploads(Mutex<Option<PinnedHostSlice<f32>>>);
+
+impl LargeUploads {
+    /// Threads that copy values; a single one does not keep up with the card's bus. They are none of the pool's, whose tasks may wait
+    /// for the lock.
+    const THREADS: usize = 8;
+
+    /// Uploads values; there may be others after them.
+    pub fn upload(&self, card: &Card, values: &[f32]) -> Result<Floats> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let earlier = kept.take().filter(|pinned| pinned.len() >= values.len());
+        let mut pinned = match earlier {
+            Some(pinned) => pinned,
+            None => Self::pinned(card, values.len().max(1))?,
+        };
+        let room = pinned.as_mut_slice().w()?;
+        let part = values.len().div_ceil(Self::THREADS).max(1);
+        std::thread::scope(|scope| {
+            for (to, from) in room.chunks_mut(part).zip(values.chunks(part)) {
+                scope.spawn(move || to[..from.len()].copy_from_slice(from));
+            }
+        });
+        let mut uploaded = card.take::<f32>(pinned.len())?;
+        let stream = card.device.cuda_stream();
+        stream.memcpy_htod(&pinned, &mut uploaded).w()?;
+        // The next call writes to the memory.
+        stream.synchronize().w()?;
+        *kept = Some(pinned);
+        Ok(uploaded)
+    }
+
+    #[allow(unsafe_code, reason = "the memory is written before it is read")]
+    fn pinned(card: &Card, count: usize) -> Result<PinnedHostSlice<f32>> {
+        let mut pinned = unsafe { card.device.cuda_stream().context().alloc_pinned::<f32>(count) }.w()?;
+        pinned.as_mut_slice().w()?.fill(0.0);
+        Ok(pinned)
     }
 }

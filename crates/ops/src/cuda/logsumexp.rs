@@ -180,7 +180,7 @@ impl OnCard<2> for RowLogSumExp {
             let (to, suffix) = halves.as_ref().map_or((address(products), "f32"), |f| (f.at(), f.suffix()));
             card.launch(
                 &format!("log_sum_gradient_{suffix}"),
-                Grid::blocks(n, columns.div_ceil(32 * WARPS)),
+                Grid::blocks(n, columns.div_ceil(4 * 32 * WARPS)),
                 arguments![
                     to,
                     products,

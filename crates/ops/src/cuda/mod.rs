@@ -10,8 +10,10 @@ mod adam;
 mod candidates;
 mod card;
 mod contrastive;
+mod convolution;
 mod encode;
 mod features;
+mod inference;
 mod layer;
 mod logsumexp;
 mod ranking;
@@ -21,8 +23,10 @@ mod sequence;
 pub(crate) use adam::{Moments, Outcome, Stepping};
 pub(crate) use candidates::candidates;
 pub(crate) use contrastive::contrastive;
+pub(crate) use convolution::CardResNet;
 pub(crate) use encode::encode;
 pub(crate) use features::CardFeatures;
+pub(crate) use inference::{CardEncoder, CardTransformer};
 pub(crate) use layer::transformer_layer;
 pub(crate) use logsumexp::{cross_entropy, row_logsumexp};
 pub(crate) use ranking::CardScores;
@@ -33,7 +37,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::backend::BackendStorage;
-use candle_core::cuda_backend::cudarc::driver::sys;
+use candle_core::cuda_backend::cudarc::driver::{result, sys};
 use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr};
 use candle_core::op::BackpropOp;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, Result, Shape, Storage, Tensor, bail};
@@ -57,25 +61,26 @@ pub(crate) fn device(ordinal: usize) -> Result<Device> {
     }
     let device = Device::new_cuda_with_stream(ordinal)?;
     if let Device::Cuda(cuda) = &device {
-        unsafe {
-            cuda.disable_event_tracking();
-            keep_freed_memory(cuda)?;
-        }
+        unsafe { cuda.disable_event_tracking() };
+        keep_memory(cuda)?;
     }
     open.insert(ordinal, device.clone());
     Ok(device)
 }
 
-/// Freed memory stays with the program: otherwise every wait for the card gives it back to the driver, and the next step maps it anew.
-#[allow(unsafe_code, reason = "the driver's functions are C")]
-unsafe fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
-    let mut pool = std::ptr::null_mut();
-    let mut threshold = u64::MAX;
-    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    let card = device.cuda_stream().context().cu_device();
+/// Memory that is given back stays with the process: otherwise every wait for the card gives it to the system, and the next step takes
+/// it from there again.
+#[allow(unsafe_code, reason = "the pool is the device's own, and the value is of the attribute's type")]
+fn keep_memory(device: &CudaDevice) -> Result<()> {
+    let context = device.cuda_stream().context().clone();
+    if !context.has_async_alloc() {
+        return Ok(());
+    }
+    let mut bytes = u64::MAX;
+    let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
     unsafe {
-        sys::cuDeviceGetDefaultMemPool(&raw mut pool, card).result().w()?;
-        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut threshold).cast()).result().w()
+        let pool = result::device::get_default_mem_pool(context.cu_device()).w()?;
+        result::mem_pool::set_attribute(pool, threshold, std::ptr::from_mut(&mut bytes).cast()).w()
     }
 }
 

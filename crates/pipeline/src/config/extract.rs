@@ -3,6 +3,8 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Precision;
+
 /// Before the name of an encoder that the program carries, in place of a folder.
 pub const BUILTIN: &str = "builtin:";
 
@@ -25,6 +27,9 @@ pub enum Storage {
 pub struct Extract {
     /// How feature values are stored.
     pub storage: Storage,
+    /// What the encoders' products are computed from: `f32`, or on a card (`run.device`) also `tf32` or `bf16`, which are faster and
+    /// change the vectors a little.
+    pub precision: Precision,
     /// Sentences to vectors.
     pub text: TextExtract,
     /// Images to words.

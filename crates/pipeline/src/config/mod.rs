@@ -207,9 +207,12 @@ impl Config {
         if device != "cpu" && !is_card {
             return fail("run.device", format!("{device:?}"), "\"cpu\", or \"cuda:0\" with a card's number");
         }
-        if device == "cpu" && self.train.precision != Precision::F32 {
-            let precision = format!("{:?} on the CPU", self.train.precision).to_lowercase();
-            return fail("train.precision", precision, "\"f32\", or a card in `run.device`");
+        let precisions = [("train.precision", self.train.precision), ("extract.precision", self.extract.precision)];
+        for (key, precision) in precisions {
+            if device == "cpu" && precision != Precision::F32 {
+                let precision = format!("{precision:?} on the CPU").to_lowercase();
+                return fail(key, precision, "\"f32\", or a card in `run.device`");
+            }
         }
         if let Some(zero) = self.evaluate.short_histories.iter().find(|&&events| events == 0) {
             return fail("evaluate.short_histories", zero.to_string(), "numbers from 1");

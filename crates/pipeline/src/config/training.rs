@@ -12,7 +12,7 @@ pub enum PretrainItems {
     Warm,
 }
 
-/// What the large products of training are computed from and in. Parameters, Adam, LayerNorm and softmax stay f32.
+/// What the large products of training or of encoders are computed from and in. Parameters, Adam, LayerNorm and softmax stay f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

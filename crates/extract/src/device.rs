@@ -1,0 +1,110 @@
+//! Where encoders compute, and how the processor works ahead of a card.
+
+use std::sync::mpsc::sync_channel;
+
+use candle_core::Device;
+use mp4sr_ops::{ComputeDevice, DeviceEncoder, EncoderParts, Precision};
+
+use crate::error::{Error, Result};
+
+/// The device that encoders compute on, and the precision of their products.
+#[derive(Clone, Debug)]
+pub struct EncoderDevice {
+    device: Device,
+    precision: Precision,
+}
+
+impl EncoderDevice {
+    /// The processor, which computes in f32.
+    pub const CPU: Self = Self { device: Device::Cpu, precision: Precision::F32 };
+
+    /// Opens a device. It fails where there is no such card, where the program was built for the CPU alone, and for another precision
+    /// than f32 on the CPU.
+    pub fn open(device: ComputeDevice, precision: Precision) -> Result<Self> {
+        if device == ComputeDevice::Cpu && precision != Precision::F32 {
+            return Err(Error::Device(format!(
+                "encoders on the CPU compute in f32, not in {precision}; use f32, or a card"
+            )));
+        }
+        let opened = device.open().map_err(|error| Error::Device(error.to_string()))?;
+        Ok(Self { device: opened, precision })
+    }
+
+    /// What products are rounded to.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The device of tensors.
+    pub(crate) fn tensors(&self) -> &Device {
+        &self.device
+    }
+
+    /// Whether it is a card.
+    pub(crate) fn is_card(&self) -> bool {
+        !self.device.is_cpu()
+    }
+
+    /// The encoder on the card, where the device is one.
+    pub(crate) fn upload(&self, parts: EncoderParts<'_>) -> Result<Option<DeviceEncoder>> {
+        let upload = || DeviceEncoder::new(parts, &self.device, self.precision);
+        Ok(self.is_card().then(upload).transpose()?)
+    }
+}
+
+/// Blocks that are ready for the card and wait for it.
+const READY: usize = 2;
+
+/// Calls `compute` with every prepared block in order, while `prepare` works on the next ones in a thread of its own. It stops at
+/// the first error.
+pub fn overlap<B, P: Send, E>(
+    blocks: impl Iterator<Item = B> + Send,
+    prepare: impl Fn(B) -> P + Send,
+    mut compute: impl FnMut(P) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    std::thread::scope(|scope| {
+        let (send, receive) = sync_channel(READY);
+        scope.spawn(move || {
+            for block in blocks {
+                // Nobody receives any more after an error.
+                if send.send(prepare(block)).is_err() {
+                    return;
+                }
+            }
+        });
+        receive.into_iter().try_for_each(&mut compute)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_computed_in_order_and_an_error_ends_the_work() {
+        let mut found = Vec::new();
+        let keep = |block| {
+            found.push(block);
+            Result::Ok(())
+        };
+        overlap(0..20, |block| 2 * block, keep).unwrap();
+        assert_eq!(found, (0..20).map(|block| 2 * block).collect::<Vec<_>>());
+        let mut count = 0;
+        let result = overlap(
+            0..1000,
+            |block| block,
+            |block| {
+                count += 1;
+                if block == 3 { Err(Error::Device("gone".to_owned())) } else { Ok(()) }
+            },
+        );
+        assert_eq!((result.is_err(), count), (true, 4));
+    }
+
+    #[test]
+    fn the_cpu_refuses_other_precisions() {
+        let message = EncoderDevice::open(ComputeDevice::Cpu, Precision::Bf16).unwrap_err().to_string();
+        assert!(message.contains("bf16"), "{message}");
+        assert!(!EncoderDevice::open(ComputeDevice::Cpu, Precision::F32).unwrap().is_card());
+    }
+}

@@ -1,0 +1,244 @@
+//! ResNets with fixed weights on a card: a convolution is a product of its windows, which are copied side by side unless they are
+//! single pixels.
+
+use candle_core::cuda_backend::CudaDevice;
+use candle_core::{Result, bail};
+
+use super::card::{Address, Card, Factor, Floats, Grid, LargeUploads, address, arguments};
+use crate::{InferenceBottleneck, InferenceConvolution, Precision};
+
+/// Images that go through the layers together: their windows take some GiB.
+const IMAGES: usize = 128;
+
+/// Channels that a block of the means works on.
+const COLUMNS: usize = 256;
+
+struct Convolution {
+    /// `[side^2 inputs, outputs]`.
+    weight: Factor,
+    bias: Floats,
+    inputs: usize,
+    outputs: usize,
+    side: usize,
+    stride: usize,
+}
+
+/// A thread for each of `count` values, whose numbers the kernels hold in 32 bits.
+fn threads(count: usize) -> Result<Grid> {
+    // Whole blocks fit too.
+    if count > u32::MAX as usize - COLUMNS {
+        bail!("images of too many pixels: {count} values at once");
+    }
+    Ok(Grid::threads(count))
+}
+
+/// Channels together, `[images, height, width, channels]`.
+struct Map {
+    values: Factor,
+    images: usize,
+    height: usize,
+    width: usize,
+    channels: usize,
+}
+
+impl Map {
+    /// Images times places.
+    fn rows(&self) -> usize {
+        self.images * self.height * self.width
+    }
+
+    fn fours(&self) -> usize {
+        self.rows() * self.channels / 4
+    }
+}
+
+impl Convolution {
+    fn new(card: &Card, convolution: &InferenceConvolution, inputs: usize, precision: Precision) -> Result<Self> {
+        let InferenceConvolution { kernel, bias, side, stride, .. } = convolution;
+        let (area, outputs) = (side * side, bias.len());
+        let is_whole = convolution.inputs == inputs && kernel.len() == outputs * inputs * area && *stride > 0;
+        if !is_whole || side.is_multiple_of(2) || outputs == 0 || !outputs.is_multiple_of(4) {
+            bail!("a convolution of {} weights from {inputs} to {outputs} channels of side {side}", kernel.len());
+        }
+        let mut weight = vec![0.0; kernel.len()];
+        for (at, &value) in kernel.iter().enumerate() {
+            let (output, input, tap) = (at / (inputs * area), at / area % inputs, at % area);
+            weight[(tap * inputs + input) * outputs + output] = value;
+        }
+        let uploaded = card.upload(&weight)?;
+        let weight = if precision == Precision::Bf16 {
+            Factor::Half(card.halves(address(&uploaded), weight.len())?)
+        } else {
+            Factor::Single(uploaded)
+        };
+        Ok(Self { weight, bias: card.upload(bias)?, inputs, outputs, side: *side, stride: *stride })
+    }
+
+    /// Width or height after it.
+    fn across(&self, before: usize) -> usize {
+        (before - 1) / self.stride + 1
+    }
+
+    fn columns(&self) -> usize {
+        self.side * self.side * self.inputs
+    }
+
+    /// The product with windows, `[rows, side^2 inputs]`.
+    fn product(&self, card: &Card, windows: &Factor, rows: usize, precision: Precision) -> Result<Factor> {
+        let out = card.factor(rows * self.outputs, precision)?;
+        let weight = self.weight.matrix(self.columns(), self.outputs);
+        card.product_to(&out, windows.matrix(rows, self.columns()), weight, precision)?;
+        Ok(out)
+    }
+
+    /// The convolution without its bias.
+    fn forward(&self, card: &Card, map: &Map, precision: Precision) -> Result<Map> {
+        let (height, width) = (self.across(map.height), self.across(map.width));
+        let (images, rows) = (map.images, map.images * height * width);
+        let values = if self.side == 1 && self.stride == 1 {
+            self.product(card, &map.values, rows, precision)?
+        } else {
+            let windows = card.factor(rows * self.columns(), precision)?;
+            let fours = rows * self.columns() / 4;
+            card.launch(
+                &format!("windows_{}", windows.suffix()),
+                threads(fours)?,
+                arguments![
+                    windows.at(),
+                    map.values.at(),
+                    fours,
+                    map.height,
+                    map.width,
+                    map.channels,
+                    self.side,
+                    self.stride,
+                    height,
+                    width,
+                ],
+            )?;
+            self.product(card, &windows, rows, precision)?
+        };
+        Ok(Map { values, images, height, width, channels: self.outputs })
+    }
+
+    /// Adds the bias and what came in beside, and rectifies if asked to.
+    fn shift(&self, card: &Card, map: &Map, beside: Option<&Map>, rectify: bool) -> Result<()> {
+        let beside = beside.map_or(Address::NONE, |beside| beside.values.at());
+        let all = arguments![map.values.at(), &self.bias, beside, map.fours(), map.channels, rectify];
+        card.launch(&format!("shift_{}", map.values.suffix()), threads(map.fours())?, all)
+    }
+}
+
+struct Bottleneck {
+    inside: [Convolution; 3],
+    shortcut: Option<Convolution>,
+}
+
+/// A ResNet on a card.
+pub(crate) struct CardResNet {
+    card: Card,
+    precision: Precision,
+    stem: Convolution,
+    layers: Vec<Bottleneck>,
+    staging: LargeUploads,
+}
+
+impl std::fmt::Debug for CardResNet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CardResNet").field("precision", &self.precision).finish_non_exhaustive()
+    }
+}
+
+impl CardResNet {
+    pub fn new(
+        stem: &InferenceConvolution,
+        layers: &[InferenceBottleneck],
+        device: &CudaDevice,
+        precision: Precision,
+    ) -> Result<Self> {
+        let card = Card::of(device)?;
+        let stem = Convolution::new(&card, stem, 3, precision)?;
+        let mut channels = stem.outputs;
+        let layers = layers.iter().map(|layer| {
+            let [down, middle, up] = &layer.inside;
+            let down = Convolution::new(&card, down, channels, precision)?;
+            let middle = Convolution::new(&card, middle, down.outputs, precision)?;
+            let up = Convolution::new(&card, up, middle.outputs, precision)?;
+            let shortcut = layer.shortcut.as_ref().map(|c| Convolution::new(&card, c, channels, precision));
+            let shortcut = shortcut.transpose()?;
+            let stride = down.stride * middle.stride * up.stride;
+            let beside = shortcut.as_ref().map_or((channels, 1), |shortcut| (shortcut.outputs, shortcut.stride));
+            if beside != (up.outputs, stride) {
+                bail!("a bottleneck of {:?} channels and stride and {beside:?} beside", (up.outputs, stride));
+            }
+            channels = up.outputs;
+            Ok(Bottleneck { inside: [down, middle, up], shortcut })
+        });
+        let layers = layers.collect::<Result<_>>()?;
+        Ok(Self { stem, layers, precision, card, staging: LargeUploads::default() })
+    }
+
+    pub fn embed_images(&self, pixels: &[f32], side: usize) -> Result<Vec<f32>> {
+        let size = 3 * side * side;
+        if size == 0 || !pixels.len().is_multiple_of(size) {
+            bail!("{} values: expected images of {side} by {side} pixels", pixels.len());
+        }
+        let mut all = Vec::new();
+        for some in pixels.chunks(IMAGES * size) {
+            all.extend(self.embed(some, side)?);
+        }
+        Ok(all)
+    }
+
+    fn embed(&self, pixels: &[f32], side: usize) -> Result<Vec<f32>> {
+        let (card, precision) = (&self.card, self.precision);
+        let mut map = self.stem(pixels, side)?;
+        for Bottleneck { inside: [down, middle, up], shortcut } in &self.layers {
+            let inside = down.forward(card, &map, precision)?;
+            down.shift(card, &inside, None, true)?;
+            let inside = middle.forward(card, &inside, precision)?;
+            middle.shift(card, &inside, None, true)?;
+            let inside = up.forward(card, &inside, precision)?;
+            if let Some(shortcut) = shortcut {
+                map = {
+                    let beside = shortcut.forward(card, &map, precision)?;
+                    shortcut.shift(card, &beside, None, false)?;
+                    beside
+                };
+            }
+            up.shift(card, &inside, Some(&map), true)?;
+            map = inside;
+        }
+        let out = card.take::<f32>(map.images * map.channels)?;
+        let grid = Grid::blocks(map.images, map.channels.div_ceil(COLUMNS));
+        let all = arguments![&out, map.values.at(), map.height * map.width, map.channels];
+        card.launch(&format!("map_means_{}", map.values.suffix()), grid, all)?;
+        card.device().clone_dtoh(&out)
+    }
+
+    /// From pixels to the first bottleneck.
+    fn stem(&self, pixels: &[f32], side: usize) -> Result<Map> {
+        let (card, stem, precision) = (&self.card, &self.stem, self.precision);
+        let (images, half) = (pixels.len() / (3 * side * side), stem.across(side));
+        let rows = images * half * half;
+        let map = {
+            let uploaded = self.staging.upload(card, pixels)?;
+            let windows = card.factor(rows * stem.columns(), precision)?;
+            let count = rows * stem.columns();
+            card.launch(
+                &format!("pixel_windows_{}", windows.suffix()),
+                threads(count)?,
+                arguments![windows.at(), &uploaded, count, side, side, stem.side, stem.stride, half, half],
+            )?;
+            let values = stem.product(card, &windows, rows, precision)?;
+            Map { values, images, height: half, width: half, channels: stem.outputs }
+        };
+        stem.shift(card, &map, None, true)?;
+        let quarter = (half - 1) / 2 + 1;
+        let fours = images * quarter * quarter * stem.outputs / 4;
+        let values = card.factor(4 * fours, precision)?;
+        let all = arguments![values.at(), map.values.at(), fours, half, half, stem.outputs, quarter, quarter];
+        card.launch(&format!("pool_map_{}", values.suffix()), threads(fours)?, all)?;
+        Ok(Map { values, images, height: quarter, width: quarter, channels: stem.outputs })
+    }
+}

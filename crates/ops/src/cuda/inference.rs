@@ -1,0 +1,484 @@
+//! Encoders with fixed weights on a card: packed sequences, no gradient. The CPU's implementation is [`crate::inference`].
+//!
+//! Residual sums, LayerNorm and softmax are f32. What products read is f32, or bf16 where they are. Memory between the layers is
+//! kept from call to call.
+
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::cuda_backend::CudaDevice;
+use candle_core::cuda_backend::cudarc::driver::CudaSlice;
+use candle_core::{Result, bail};
+
+use super::card::{Address, Card, Factor, Floats, Grid, Matrix, LargeUploads, address, arguments};
+use crate::{
+    Activation, EncoderInput, EncoderParts, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer,
+    Precision, Readout,
+};
+
+/// The widest head that the kernels of attention take.
+const WIDEST_HEAD: usize = 128;
+
+/// The widest token that the kernels of LayerNorm take.
+const WIDEST: usize = 4096;
+
+/// Values of a row that a lane of LayerNorm's kernels may hold.
+const LANES: [usize; 8] = [4, 8, 12, 16, 24, 32, 64, 128];
+
+/// Columns that a block of the kernels works on that have a block per row.
+const COLUMNS: usize = 256;
+
+struct Linear {
+    weight: Factor,
+    bias: Floats,
+    inputs: usize,
+    outputs: usize,
+}
+
+impl Linear {
+    fn new(card: &Card, linear: &InferenceLinear, precision: Precision) -> Result<Self> {
+        let weight = card.upload(&linear.weight)?;
+        let weight = if precision == Precision::Bf16 {
+            Factor::Half(card.halves(address(&weight), linear.weight.len())?)
+        } else {
+            Factor::Single(weight)
+        };
+        let (inputs, outputs) = (linear.inputs(), linear.outputs());
+        Ok(Self { weight, bias: card.upload(&linear.bias)?, inputs, outputs })
+    }
+
+    /// x W without the bias, for a product to read.
+    fn product_to(&self, card: &Card, out: &Factor, x: Matrix, precision: Precision) -> Result<()> {
+        card.product_to(out, x, self.weight.matrix(self.inputs, self.outputs), precision)
+    }
+
+    /// x W without the bias, `[rows, out]` of f32.
+    fn product(&self, card: &Card, x: Matrix, rows: usize, precision: Precision) -> Result<Floats> {
+        let out = card.take::<f32>(rows * self.outputs)?;
+        let weight = self.weight.matrix(self.inputs, self.outputs);
+        card.product(address(&out), x, weight, false, precision)?;
+        Ok(out)
+    }
+}
+
+struct Norm {
+    weight: Floats,
+    bias: Floats,
+}
+
+impl Norm {
+    fn new(card: &Card, norm: &InferenceNorm, width: usize) -> Result<Self> {
+        if norm.weight.len() != width || norm.bias.len() != width {
+            bail!("LayerNorm of {} and {} values: expected {width}", norm.weight.len(), norm.bias.len());
+        }
+        Ok(Self { weight: card.upload(&norm.weight)?, bias: card.upload(&norm.bias)? })
+    }
+}
+
+struct Layer {
+    qkv: Linear,
+    out: Linear,
+    attention_norm: Norm,
+    up: Linear,
+    down: Linear,
+    feed_norm: Norm,
+}
+
+/// Memory between the layers, for calls of up to `tokens` tokens.
+struct Room {
+    tokens: usize,
+    /// The residual sums, `[tokens, d]`.
+    x: Floats,
+    /// What the next product reads, `[tokens, d]`.
+    input: Factor,
+    /// `[tokens, 3 d]`.
+    qkv: Factor,
+    /// `[tokens, d]`.
+    branch: Factor,
+    /// `[tokens, width of the feed-forward]`.
+    up: Factor,
+}
+
+/// A stack on a card.
+pub(crate) struct CardTransformer {
+    card: Card,
+    precision: Precision,
+    shape: InferenceShape,
+    layers: Vec<Layer>,
+    /// What attention scores get by head and distance, and the greatest distance.
+    relative: Option<(Floats, usize)>,
+    /// The widest feed-forward.
+    hidden: usize,
+    room: Mutex<Option<Room>>,
+}
+
+impl std::fmt::Debug for CardTransformer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CardTransformer").field("shape", &self.shape).finish_non_exhaustive()
+    }
+}
+
+impl CardTransformer {
+    pub fn new(stack: &InferenceTransformer, device: &CudaDevice, precision: Precision) -> Result<Self> {
+        let card = Card::of(device)?;
+        let InferenceShape { width: d, heads, .. } = stack.shape;
+        if d == 0 || heads == 0 || !d.is_multiple_of(heads) || d > WIDEST || d / heads > WIDEST_HEAD {
+            bail!(
+                "{heads} heads of tokens of width {d}: a card takes tokens up to {WIDEST} and heads up to {WIDEST_HEAD} wide; \
+                 use the CPU"
+            );
+        }
+        let layers = stack.layers.iter().map(|layer| {
+            let linear = |linear: &InferenceLinear, inputs: usize, outputs: usize| {
+                if linear.inputs() != inputs || linear.outputs() != outputs {
+                    let found = (linear.inputs(), linear.outputs());
+                    bail!("a map of {found:?}: expected {:?}", (inputs, outputs));
+                }
+                Linear::new(&card, linear, precision)
+            };
+            let hidden = layer.up.outputs();
+            Ok(Layer {
+                qkv: linear(&layer.qkv, d, 3 * d)?,
+                out: linear(&layer.out, d, d)?,
+                attention_norm: Norm::new(&card, &layer.attention_norm, d)?,
+                up: linear(&layer.up, d, hidden)?,
+                down: linear(&layer.down, hidden, d)?,
+                feed_norm: Norm::new(&card, &layer.feed_norm, d)?,
+            })
+        });
+        let layers = layers.collect::<Result<Vec<_>>>()?;
+        let relative = stack.bias.as_ref().map(|bias| {
+            if bias.values.len() != heads * (2 * bias.reach + 1) {
+                bail!("biases by distance: {} values for {heads} heads", bias.values.len());
+            }
+            Ok((card.upload(&bias.values)?, bias.reach))
+        });
+        Ok(Self {
+            relative: relative.transpose()?,
+            hidden: layers.iter().map(|layer| layer.up.outputs).max().unwrap_or(0),
+            shape: stack.shape,
+            room: Mutex::new(None),
+            layers,
+            precision,
+            card,
+        })
+    }
+
+    /// Calls `work` with memory for `tokens` tokens. One call at a time.
+    fn with_room<T>(&self, tokens: usize, work: impl FnOnce(&Room) -> Result<T>) -> Result<T> {
+        let mut kept = self.room.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is too small goes before more is taken.
+        let earlier = kept.take().filter(|room| room.tokens >= tokens);
+        let room = match earlier {
+            Some(room) => room,
+            None => self.room_for(tokens)?,
+        };
+        let result = work(&room);
+        *kept = Some(room);
+        result
+    }
+
+    fn room_for(&self, tokens: usize) -> Result<Room> {
+        let d = self.shape.width;
+        let factor = |width: usize| self.card.factor(tokens * width, self.precision);
+        Ok(Room {
+            tokens,
+            x: self.card.take(tokens * d)?,
+            input: factor(d)?,
+            qkv: factor(3 * d)?,
+            branch: factor(d)?,
+            up: factor(self.hidden)?,
+        })
+    }
+
+    pub fn forward(&self, x: &mut [f32], lengths: &[usize]) -> Result<()> {
+        let tokens = lengths.iter().sum::<usize>();
+        if x.len() != tokens * self.shape.width {
+            bail!("{} values: expected {tokens} tokens of width {}", x.len(), self.shape.width);
+        }
+        if tokens == 0 {
+            return Ok(());
+        }
+        let card = &self.card;
+        self.with_room(tokens, |room| {
+            let uploaded = card.upload(x)?;
+            card.launch("copy", Grid::threads(x.len()), arguments![&room.x, &uploaded, x.len()])?;
+            self.layers(room, lengths)?;
+            x.copy_from_slice(&card.device().clone_dtoh(&room.x.slice(..x.len()))?);
+            Ok(())
+        })
+    }
+
+    /// The layers, over the tokens in `room.x`.
+    fn layers(&self, room: &Room, lengths: &[usize]) -> Result<()> {
+        let card = &self.card;
+        let InferenceShape { width: d, norm_first, activation, .. } = self.shape;
+        let tokens = lengths.iter().sum::<usize>();
+        let Some(first) = self.layers.first() else { return Ok(()) };
+        if norm_first {
+            self.residual(room, tokens, None, Some(&first.attention_norm))?;
+        } else if self.precision == Precision::Bf16 {
+            let count = tokens * d;
+            card.launch("to_bf16", Grid::threads(count.div_ceil(4)), arguments![room.input.at(), &room.x, count])?;
+        }
+        // Without rounding, the sums after LayerNorm are what products read.
+        let reads_sums = !norm_first && self.precision != Precision::Bf16;
+        let input = if reads_sums { Matrix::new(address(&room.x), tokens, d) } else { room.input.matrix(tokens, d) };
+        let tiles = Tiles::new(card, lengths)?;
+        let mut layers = self.layers.iter().peekable();
+        while let Some(layer) = layers.next() {
+            layer.qkv.product_to(card, &room.qkv, input, self.precision)?;
+            self.attend(room, &tiles, &layer.qkv.bias)?;
+            layer.out.product_to(card, &room.branch, room.input.matrix(tokens, d), self.precision)?;
+            let norm = if norm_first { &layer.feed_norm } else { &layer.attention_norm };
+            self.residual(room, tokens, Some(&layer.out.bias), Some(norm))?;
+            layer.up.product_to(card, &room.up, input, self.precision)?;
+            let hidden = layer.up.outputs;
+            card.launch(
+                &format!("activate_{}", room.up.suffix()),
+                Grid::blocks(tokens, hidden.div_ceil(4 * COLUMNS)),
+                arguments![room.up.at(), &layer.up.bias, hidden, activation == Activation::QuickGelu],
+            )?;
+            layer.down.product_to(card, &room.branch, room.up.matrix(tokens, hidden), self.precision)?;
+            let next = layers.peek().map(|next| &next.attention_norm);
+            let norm = if norm_first { next } else { Some(&layer.feed_norm) };
+            self.residual(room, tokens, Some(&layer.down.bias), norm)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a branch with its bias to the sums and normalises them for the next product.
+    fn residual(&self, room: &Room, rows: usize, branch_bias: Option<&Floats>, norm: Option<&Norm>) -> Result<()> {
+        let is_separate = self.shape.norm_first || self.precision == Precision::Bf16;
+        let input = if is_separate { room.input.at() } else { Address::NONE };
+        let branch = branch_bias.map_or(Address::NONE, |_| room.branch.at());
+        let branch_bias = branch_bias.map_or(Address::NONE, address);
+        let (weight, bias) = norm.map_or((Address::NONE, Address::NONE), |n| (address(&n.weight), address(&n.bias)));
+        let InferenceShape { width: d, eps, norm_first, .. } = self.shape;
+        let name = format!("residual_norm_{}_{}", lanes(d), room.branch.suffix());
+        let all = arguments![&room.x, input, branch, branch_bias, weight, bias, eps, rows, d, norm_first];
+        self.card.launch(&name, Grid::warps(rows), all)
+    }
+
+    /// LayerNorm of rows `x` `[rows, d]` in place.
+    fn normalise(&self, x: Address, rows: usize, norm: &Norm) -> Result<()> {
+        let InferenceShape { width: d, eps, .. } = self.shape;
+        let none = Address::NONE;
+        let all = arguments![x, none, none, none, &norm.weight, &norm.bias, eps, rows, d, false];
+        self.card.launch(&format!("residual_norm_{}_f32", lanes(d)), Grid::warps(rows), all)
+    }
+
+    /// The heads' outputs side by side, from `room.qkv` to `room.input`.
+    fn attend(&self, room: &Room, tiles: &Tiles, bias: &Floats) -> Result<()> {
+        let InferenceShape { width: d, heads, causal, .. } = self.shape;
+        let (width, rows) = ((d / heads).next_power_of_two().max(32), tiles.rows);
+        let shared = size_of::<f32>() * (2 * rows * (width + 4) + rows * (rows + 4));
+        let grid = Grid { blocks: (tiles.count, heads), threads: (rows * rows / 16, 1), shared };
+        let (relative, reach) = match &self.relative {
+            Some((values, reach)) => (address(values), *reach),
+            None => (Address::NONE, 0),
+        };
+        let all = arguments![room.input.at(), room.qkv.at(), bias, &tiles.uploaded, relative, reach, d, heads, causal,];
+        self.card.launch(&format!("attend_{width}_{rows}_{}", room.qkv.suffix()), grid, all)
+    }
+}
+
+/// The smallest number of values per lane whose kernel takes rows of width `d`.
+fn lanes(d: usize) -> usize {
+    LANES.into_iter().find(|lanes| 32 * lanes >= d).unwrap_or(WIDEST / 32)
+}
+
+/// What every block of attention works on: some queries of a sequence.
+struct Tiles {
+    /// Queries of a block, at most.
+    rows: usize,
+    count: usize,
+    /// For each, the sequence's first token, its length, and the first query.
+    uploaded: CudaSlice<u32>,
+}
+
+impl Tiles {
+    fn new(card: &Card, lengths: &[usize]) -> Result<Self> {
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        let rows = if longest <= 32 { 32 } else { 64 };
+        let (mut tiles, mut first) = (Vec::new(), 0);
+        for &length in lengths {
+            for start in (0..length).step_by(rows) {
+                tiles.extend([first as u32, length as u32, start as u32]);
+            }
+            first += length;
+        }
+        Ok(Self { rows, count: tiles.len() / 3, uploaded: card.upload(&tiles)? })
+    }
+}
+
+enum Input {
+    Tokens { table: Floats, vocabulary: usize, segment: Option<Floats> },
+    Images { patches: Linear, class: Floats, side: usize, patch: usize, staging: LargeUploads },
+}
+
+/// An encoder on a card.
+pub(crate) struct CardEncoder {
+    stack: CardTransformer,
+    input: Input,
+    positions: Floats,
+    /// Rows of `positions`.
+    places: usize,
+    norm: Option<Norm>,
+    output: Option<(Norm, Linear)>,
+}
+
+impl std::fmt::Debug for CardEncoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CardEncoder").field("stack", &self.stack).finish_non_exhaustive()
+    }
+}
+
+impl CardEncoder {
+    pub fn new(parts: EncoderParts<'_>, device: &CudaDevice, precision: Precision) -> Result<Self> {
+        let stack = CardTransformer::new(parts.stack, device, precision)?;
+        let (card, d) = (&stack.card, parts.stack.shape.width);
+        let row = |values: &[f32]| if values.len() == d { card.upload(values) } else { bail!("expected {d} values") };
+        let input = match parts.input {
+            EncoderInput::Tokens { table, segment } => Input::Tokens {
+                table: card.upload(table)?,
+                vocabulary: table.len() / d,
+                segment: segment.map(row).transpose()?,
+            },
+            EncoderInput::Images { patches, class, side, patch } => {
+                let places = parts.positions.len() / d;
+                let is_whole = patch > 0 && places == (side / patch).pow(2) + 1;
+                if !is_whole || patches.inputs() != 3 * patch * patch || patches.outputs() != d {
+                    bail!("patches of {patch} of {side} pixels do not fit {places} positions");
+                }
+                Input::Images {
+                    patches: Linear::new(card, patches, precision)?,
+                    class: row(class)?,
+                    side,
+                    patch,
+                    staging: LargeUploads::default(),
+                }
+            }
+        };
+        let output = parts.output.map(|(norm, projection)| {
+            if projection.inputs() != d {
+                bail!("a projection of {} values: expected {d}", projection.inputs());
+            }
+            Ok((Norm::new(card, norm, d)?, Linear::new(card, projection, precision)?))
+        });
+        Ok(Self {
+            input,
+            positions: card.upload(parts.positions)?,
+            places: parts.positions.len() / d,
+            norm: parts.norm.map(|norm| Norm::new(card, norm, d)).transpose()?,
+            output: output.transpose()?,
+            stack,
+        })
+    }
+
+    /// The width of a vector.
+    fn width(&self) -> usize {
+        self.output.as_ref().map_or(self.stack.shape.width, |(_, projection)| projection.outputs)
+    }
+
+    pub fn embed_tokens(
+        &self,
+        tokens: &[u32],
+        positions: &[u32],
+        lengths: &[usize],
+        readout: Readout<'_>,
+    ) -> Result<Vec<f32>> {
+        let Input::Tokens { table, vocabulary, segment } = &self.input else {
+            bail!("an encoder of images got tokens")
+        };
+        let count = lengths.iter().sum::<usize>();
+        let is_within = |numbers: &[u32], rows: usize| numbers.iter().all(|&number| (number as usize) < rows);
+        if tokens.len() != count || positions.len() != count {
+            bail!("{} tokens and {} positions: expected {count}", tokens.len(), positions.len());
+        }
+        if !is_within(tokens, *vocabulary) || !is_within(positions, self.places) {
+            bail!("a token from {vocabulary} on or a position from {} on", self.places);
+        }
+        if let Readout::Rows(rows) = readout
+            && (rows.len() != lengths.len() || !is_within(rows, count))
+        {
+            bail!("{} rows to read of {count}: expected {}", rows.len(), lengths.len());
+        }
+        if count == 0 {
+            return Ok(vec![0.0; lengths.len() * self.width()]);
+        }
+        let (card, d) = (&self.stack.card, self.stack.shape.width);
+        self.stack.with_room(count, |room| {
+            let (tokens, places) = (card.upload(tokens)?, card.upload(positions)?);
+            let segment = segment.as_ref().map_or(Address::NONE, address);
+            let all = arguments![&room.x, table, segment, &self.positions, &tokens, &places, count, d];
+            card.launch("token_sums", Grid::warps(count), all)?;
+            self.finish(room, lengths, readout)
+        })
+    }
+
+    pub fn embed_images(&self, pixels: &[f32]) -> Result<Vec<f32>> {
+        let Input::Images { patches, class, side, patch, staging } = &self.input else {
+            bail!("an encoder of tokens got images")
+        };
+        let images = pixels.len() / (3 * side * side);
+        if pixels.len() != images * 3 * side * side {
+            bail!("{} values: expected images of {side} by {side} pixels", pixels.len());
+        }
+        if images == 0 {
+            return Ok(Vec::new());
+        }
+        let (card, d, precision) = (&self.stack.card, self.stack.shape.width, self.stack.precision);
+        let count = self.places - 1;
+        let lengths = vec![count + 1; images];
+        let classes: Vec<u32> = (0..images).map(|image| (image * (count + 1)) as u32).collect();
+        self.stack.with_room(images * (count + 1), |room| {
+            let cut = card.factor(images * count * patches.inputs, precision)?;
+            let uploaded = staging.upload(card, pixels)?;
+            let grid = Grid::blocks(images * count, patches.inputs.div_ceil(COLUMNS));
+            card.launch(
+                &format!("cut_patches_{}", cut.suffix()),
+                grid,
+                arguments![cut.at(), &uploaded, *side, *patch],
+            )?;
+            let rows = images * count;
+            let of_patches = patches.product(card, cut.matrix(rows, patches.inputs), rows, precision)?;
+            let tokens = images * (count + 1);
+            let all = arguments![&room.x, &of_patches, class, &self.positions, tokens, count, d];
+            card.launch("image_tokens", Grid::warps(tokens), all)?;
+            self.finish(room, &lengths, Readout::Rows(&classes))
+        })
+    }
+
+    /// From the sums in `room.x` to the vectors on the host.
+    fn finish(&self, room: &Room, lengths: &[usize], readout: Readout<'_>) -> Result<Vec<f32>> {
+        let (card, d, sequences) = (&self.stack.card, self.stack.shape.width, lengths.len());
+        if let Some(norm) = &self.norm {
+            self.stack.normalise(address(&room.x), lengths.iter().sum(), norm)?;
+        }
+        self.stack.layers(room, lengths)?;
+        let out = card.take::<f32>(sequences * d)?;
+        let pool = |mode: u32| {
+            let mut offsets = vec![0];
+            offsets.extend(lengths.iter().scan(0, |end, &length| {
+                *end += length as u32;
+                Some(*end)
+            }));
+            let offsets = card.upload(&offsets)?;
+            let grid = Grid::blocks(sequences, d.div_ceil(COLUMNS));
+            card.launch("pool_tokens", grid, arguments![&out, &room.x, &offsets, d, mode])
+        };
+        match readout {
+            Readout::Mean => pool(0)?,
+            Readout::First => pool(1)?,
+            Readout::Max => pool(2)?,
+            Readout::Rows(rows) => {
+                let rows = card.upload(rows)?;
+                card.launch("gather_rows", Grid::warps(sequences), arguments![&out, &room.x, &rows, sequences, d])?;
+            }
+        }
+        let Some((norm, projection)) = &self.output else { return card.device().clone_dtoh(&out) };
+        self.stack.normalise(address(&out), sequences, norm)?;
+        let rows = Matrix::new(address(&out), sequences, d);
+        card.device().clone_dtoh(&projection.product(card, rows, sequences, self.stack.precision)?)
+    }
+}

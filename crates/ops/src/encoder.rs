@@ -1,0 +1,138 @@
+//! Encoders whose weights lie on an NVIDIA card: what enters a stack, the stack, and what leaves it, so that only token numbers or
+//! pixels go to the card and only vectors come back.
+//!
+//! Both types exist in every build, so that callers need no features of their own; without the feature `cuda` they cannot be made.
+
+use candle_core::{Device, Result, bail};
+
+#[cfg(feature = "cuda")]
+use crate::cuda::{CardEncoder, CardTransformer};
+use crate::{InferenceLinear, InferenceNorm, InferenceTransformer, Precision};
+
+/// What takes the place of what only cards have.
+#[cfg(not(feature = "cuda"))]
+type CardTransformer = std::convert::Infallible;
+#[cfg(not(feature = "cuda"))]
+type CardEncoder = std::convert::Infallible;
+
+/// What the tokens of an encoder are made of.
+#[derive(Clone, Copy, Debug)]
+pub enum EncoderInput<'a> {
+    /// Rows of a table of embeddings.
+    Tokens {
+        /// The embeddings, `[vocabulary, d]`.
+        table: &'a [f32],
+        /// Added to every token, `[d]`.
+        segment: Option<&'a [f32]>,
+    },
+    /// Square patches of images, after a token for the whole image.
+    Images {
+        /// Maps the values of a patch, channel by channel, to d; its bias is not used.
+        patches: &'a InferenceLinear,
+        /// The token for the whole image, `[d]`.
+        class: &'a [f32],
+        /// Width and height of an image in pixels.
+        side: usize,
+        /// Width and height of a patch in pixels.
+        patch: usize,
+    },
+}
+
+/// The weights of an encoder.
+#[derive(Clone, Copy, Debug)]
+pub struct EncoderParts<'a> {
+    /// What the tokens are made of.
+    pub input: EncoderInput<'a>,
+    /// Embeddings of positions, `[positions, d]`, added to the tokens.
+    pub positions: &'a [f32],
+    /// LayerNorm of the tokens before the first layer.
+    pub norm: Option<&'a InferenceNorm>,
+    /// The layers.
+    pub stack: &'a InferenceTransformer,
+    /// LayerNorm and projection of the vectors that are read out; the projection's bias is not used.
+    pub output: Option<(&'a InferenceNorm, &'a InferenceLinear)>,
+}
+
+/// How the tokens of a sequence become its vector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readout<'a> {
+    /// Their mean; zeros where there are none.
+    Mean,
+    /// The first one; zeros where there is none.
+    First,
+    /// The largest value of every component; zeros where there are none.
+    Max,
+    /// The token with this number among the tokens of all sequences, one number per sequence.
+    Rows(&'a [u32]),
+}
+
+/// A stack whose weights lie on a card.
+#[derive(Debug)]
+pub struct DeviceTransformer(CardTransformer);
+
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(unused_variables, reason = "without the feature there is no value to call it on")
+)]
+impl DeviceTransformer {
+    /// Uploads the weights of a stack to a card, whose products are computed in `precision`. It fails for a device that is not a
+    /// card, for tokens wider than 4,096, and for heads wider than 128.
+    pub fn new(stack: &InferenceTransformer, device: &Device, precision: Precision) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(device) = device {
+            return Ok(Self(CardTransformer::new(stack, device, precision)?));
+        }
+        bail!("a stack of {} layers in {precision}: {:?} is not an NVIDIA card", stack.layers.len(), device.location())
+    }
+
+    /// Computes tokens `x` `[sum of lengths, d]` of sequences one after the other, in place.
+    pub fn forward(&self, x: &mut [f32], lengths: &[usize]) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        return self.0.forward(x, lengths);
+        #[cfg(not(feature = "cuda"))]
+        match self.0 {}
+    }
+}
+
+/// An encoder whose weights lie on a card. Calls from several threads are computed one after the other.
+#[derive(Debug)]
+pub struct DeviceEncoder(CardEncoder);
+
+#[cfg_attr(
+    not(feature = "cuda"),
+    allow(unused_variables, reason = "without the feature there is no value to call it on")
+)]
+impl DeviceEncoder {
+    /// Uploads the weights of an encoder; see [`DeviceTransformer::new`].
+    pub fn new(parts: EncoderParts<'_>, device: &Device, precision: Precision) -> Result<Self> {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(device) = device {
+            return Ok(Self(CardEncoder::new(parts, device, precision)?));
+        }
+        let layers = parts.stack.layers.len();
+        bail!("an encoder of {layers} layers in {precision}: {:?} is not an NVIDIA card", device.location())
+    }
+
+    /// The vectors `[sequences, width]` of sequences of tokens, which lie one after the other: the number of every token in the
+    /// table of embeddings, and of its position.
+    pub fn embed_tokens(
+        &self,
+        tokens: &[u32],
+        positions: &[u32],
+        lengths: &[usize],
+        readout: Readout<'_>,
+    ) -> Result<Vec<f32>> {
+        #[cfg(feature = "cuda")]
+        return self.0.embed_tokens(tokens, positions, lengths, readout);
+        #[cfg(not(feature = "cuda"))]
+        match self.0 {}
+    }
+
+    /// The vectors `[images, width]` of the pixels `[images, 3, side, side]` of images.
+    pub fn embed_images(&self, pixels: &[f32]) -> Result<Vec<f32>> {
+        #[cfg(feature = "cuda")]
+        return self.0.embed_images(pixels);
+        #[cfg(not(feature = "cuda"))]
+        match self.0 {}
+    }
+}
