@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::features::{Categories, DistinctItems, RowMean, categories, check_modalities, mean_rows};
 use crate::interface::FINETUNE;
-use crate::maps::{Linear, Norm};
+use crate::maps::{Linear, Norm, id_table};
 use crate::recipe::{Reads, Recipe, Refused, Section, Settings};
 use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step, TransformerConfig, trace};
 
@@ -217,9 +217,7 @@ impl DifSr {
         let mut parameters = Parameters::new(&data.device);
         let p = &mut parameters;
         let (d, d_a, n) = (transformer.width, config.attribute_width, transformer.max_sequence_length);
-        let items = p.add("id_embedding", &[data.items + 1, d], Initial::Normal, key)?;
-        let padding = Tensor::zeros((1, d), items.dtype(), items.device())?;
-        items.set(&Tensor::cat(&[&padding, &items.narrow(0, 1, data.items)?], 0)?)?;
+        let items = id_table(p, data.items, d, key)?;
         let position = p.add("position", &[n, d], Initial::Normal, key)?;
         let input_norm = Norm::new(p, "input_norm", d, key)?;
         let attributes = Self::attributes(&config, d, data, p, key)?;

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::features::{DistinctItems, RowMean, categories, check_modalities, mean_rows};
 use crate::interface::FINETUNE;
-use crate::maps::{Linear, Norm};
+use crate::maps::{Linear, Norm, id_table};
 use crate::recipe::{Reads, Recipe, Section};
 use crate::transformer::LayerStack;
 use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step, TransformerConfig, trace};
@@ -143,9 +143,7 @@ impl Fdsa {
         let mut parameters = Parameters::new(&data.device);
         let p = &mut parameters;
         let d = transformer.width;
-        let items = p.add("id_embedding", &[data.items + 1, d], Initial::Normal, key)?;
-        let padding = Tensor::zeros((1, d), items.dtype(), items.device())?;
-        items.set(&Tensor::cat(&[&padding, &items.narrow(0, 1, data.items)?], 0)?)?;
+        let items = id_table(p, data.items, d, key)?;
         let mut fields = Vec::new();
         let modalities = if config.fields == Fields::Categories { &[] } else { &data.modalities[..] };
         check_modalities(modalities, data.items)?;

@@ -1,4 +1,4 @@
-//! Parameters that several models have: linear maps and LayerNorms.
+//! Parameters that several models have: linear maps, LayerNorms, tables of ids.
 
 use candle_core::{Tensor, Var};
 use mp4sr_ops::{Result, RngKey};
@@ -50,4 +50,12 @@ impl Norm {
     pub fn with_positions(&self, positions: &Tensor) -> Result<Tensor> {
         Tensor::cat(&[positions, &self.weight.unsqueeze(0)?, &self.bias.unsqueeze(0)?], 0)
     }
+}
+
+/// The parameter `id_embedding`, `[items + 1, d]`: row i is item i, and row 0 is of zeros and not used, as in the references.
+pub(crate) fn id_table(parameters: &mut Parameters, items: usize, width: usize, key: RngKey) -> Result<Var> {
+    let table = parameters.add("id_embedding", &[items + 1, width], Initial::Normal, key)?;
+    let padding = Tensor::zeros((1, width), table.dtype(), table.device())?;
+    table.set(&Tensor::cat(&[&padding, &table.narrow(0, 1, items)?], 0)?)?;
+    Ok(table)
 }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::features::{RowMean, categories, check_modalities, mean_rows};
 use crate::interface::{FINETUNE, PRETRAIN};
-use crate::maps::Linear;
+use crate::maps::{Linear, id_table};
 use crate::negatives::{distinct, draw_outside};
 use crate::recipe::{Reads, Recipe, Refused, Section, Settings};
 use crate::transformer::Pass;
@@ -232,9 +232,7 @@ impl S3Rec {
         let mut parameters = Parameters::new(&data.device);
         let p = &mut parameters;
         let d = transformer.width;
-        let items = p.add("id_embedding", &[data.items + 1, d], Initial::Normal, key)?;
-        let padding = Tensor::zeros((1, d), items.dtype(), items.device())?;
-        items.set(&Tensor::cat(&[&padding, &items.narrow(0, 1, data.items)?], 0)?)?;
+        let items = id_table(p, data.items, d, key)?;
         let mask = p.add("mask_embedding", &[d], Initial::Normal, key)?;
         let max_sequence_length = transformer.max_sequence_length;
         let transformer = Transformer::new(p, transformer, key)?;

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::augment::sequence_dropout;
 use crate::features::{DistinctItems, check_modalities, joint_means};
 use crate::interface::{FINETUNE, PRETRAIN};
-use crate::maps::Norm;
+use crate::maps::{Norm, id_table};
 use crate::recipe::{Reads, Recipe, Section};
 use crate::transformer::{LayerStack, Pass};
 use crate::{
@@ -223,13 +223,7 @@ impl UniSRec {
         let position = p.add("position", &[transformer.max_sequence_length, width], Initial::Normal, key)?;
         let input_norm = Norm::new(p, "input_norm", width, key)?;
         let layers = LayerStack::new(p, "", transformer, key)?;
-        let mut ids = None;
-        if config.id_embedding {
-            let table = p.add("id_embedding", &[data.items + 1, width], Initial::Normal, key)?;
-            let padding = Tensor::zeros((1, width), table.dtype(), table.device())?;
-            table.set(&Tensor::cat(&[&padding, &table.narrow(0, 1, data.items)?], 0)?)?;
-            ids = Some(table);
-        }
+        let ids = config.id_embedding.then(|| id_table(p, data.items, width, key)).transpose()?;
         let mut model = Self {
             phases: phases(&config),
             count: data.items,

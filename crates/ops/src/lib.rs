@@ -261,7 +261,7 @@ pub fn segment_mix(weights: &Tensor, vectors: &Tensor, offsets: &PackedOffsets) 
 
 /// GELU with the error function.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    dispatch_plain!(x, gelu_activation(x))
+    dispatch_plain!(x, gelu(x))
 }
 
 /// The sum over columns of log(1 + exp(a b^T)), by row: `[n, d]`, `[m, d]` -> `[n]`, never holding the whole matrix.

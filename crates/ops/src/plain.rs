@@ -401,11 +401,6 @@ pub fn segment_mix(weights: &Tensor, vectors: &Tensor, offsets: &PackedOffsets) 
     vectors_of_tokens(vectors, offsets)?.broadcast_mul(&weights.unsqueeze(2)?)?.sum(1)
 }
 
-/// GELU, under the name that [`crate::gelu`] dispatches to.
-pub(crate) fn gelu_activation(x: &Tensor) -> Result<Tensor> {
-    gelu(x)
-}
-
 /// See [`crate::row_softplus`].
 pub fn row_softplus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     softplus(&a.matmul(&b.t()?)?)?.sum(1)

@@ -28,7 +28,7 @@ mod sparse;
 pub(crate) use additive::additive_scores;
 pub(crate) use candidates::candidates;
 pub(crate) use edges::{edge_dot, edge_softmax, edge_sum};
-pub(crate) use elementwise::{dropout, gather, gelu_activation, normalize};
+pub(crate) use elementwise::{dropout, gather, gelu_activation as gelu, normalize};
 pub(crate) use encode::encode;
 pub(crate) use experts::expert_products;
 pub(crate) use input::sequence_input;
