@@ -75,7 +75,7 @@ search: build ## Train a grid of settings, sort by the validation split
 	    $(if $(JOBS),--jobs $(JOBS))
 
 table1: ## Statistics of the dataset (WITH="..." further pipelines)
-table2: ## Popularity, SASRec, MP4SR with and without pre-training
+table2: ## All baselines, MP4SR with and without pre-training
 table3: ## Cold items, as in the paper
 # RESNET=folder or name   for the row `ResNet`
 table4: ## MP4SR without its parts

@@ -18,7 +18,7 @@ use mp4sr_ops::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::features::{RowMean, check_modalities, mean_rows};
+use crate::features::{DistinctItems, RowMean, check_modalities, mean_rows};
 use crate::graph::{VectorScorer, adjacency, bpr, items_of_users};
 use crate::interface::FINETUNE;
 use crate::maps::Linear;
@@ -250,8 +250,8 @@ impl DualGnn {
         }
     }
 
-    /// The vectors of all users and all items over a second graph.
-    fn vectors(&self, graph: &SparseMatrix) -> Result<(Tensor, Tensor)> {
+    /// t of all users, and the vectors of all items.
+    fn vectors(&self) -> Result<(Tensor, Tensor)> {
         let d = self.config.width;
         let mut sides = Vec::new();
         for view in &self.views {
@@ -261,14 +261,15 @@ impl DualGnn {
         }
         // The sum of the hops, from their mean.
         let passed = (propagate(&self.adjacency, &Tensor::cat(&sides, 1)?, HOPS)? * (HOPS + 1) as f64)?;
-        let (mut of_users, mut items) = (Vec::new(), None);
+        let mut of_users = Vec::new();
+        let mut items = Tensor::zeros((self.items, d), passed.dtype(), passed.device())?;
         for (m, view) in self.views.iter().enumerate() {
             let own = passed.narrow(1, m * d, d)?;
             let (users, own_items) = (own.narrow(0, 0, self.users)?, own.narrow(0, self.users, self.items)?);
             trace::record(|| format!("users.{}", view.name), &users);
             trace::record(|| format!("items.{}", view.name), &own_items);
             of_users.push(users);
-            items = Some(items.map_or_else(|| Ok(own_items.clone()), |sum: Tensor| sum + &own_items)?);
+            items = (items + own_items)?;
         }
         if self.config.user_fusion == UserFusion::Summed {
             let sum = Tensor::stack(&of_users, 0)?.sum(0)?;
@@ -278,14 +279,18 @@ impl DualGnn {
         let weighted =
             of_users.iter().enumerate().map(|(m, users)| users.broadcast_mul(&self.modality_weight.narrow(1, m, 1)?));
         let fused = Tensor::stack(&weighted.collect::<Result<Vec<_>>>()?, 0)?.sum(0)?;
-        let gathered = sparse_product(graph, &fused)?;
         trace::record(|| "fused".to_owned(), &fused);
-        trace::record(|| "gathered".to_owned(), &gathered);
-        let users = (fused + gathered)?;
-        let items = items.ok_or_else(|| Error::Msg("DualGNN has no modality".to_owned()))?.contiguous()?;
-        trace::record(|| "user_vectors".to_owned(), &users);
         trace::record(|| "item_vectors".to_owned(), &items);
-        Ok((users, items))
+        Ok((fused, items))
+    }
+
+    /// The vectors of all users: t, and the weighed t of their neighbours.
+    fn with_neighbours(fused: &Tensor, graph: &SparseMatrix) -> Result<Tensor> {
+        let gathered = sparse_product(graph, fused)?;
+        let users = (fused + &gathered)?;
+        trace::record(|| "gathered".to_owned(), &gathered);
+        trace::record(|| "user_vectors".to_owned(), &users);
+        Ok(users)
     }
 
     /// The loss of a batch of events over a second graph: `users` from 0, `positives` and `negatives` 1-based, all `[B]`.
@@ -296,8 +301,17 @@ impl DualGnn {
         positives: &[u32],
         negatives: &[u32],
     ) -> Result<Tensor> {
-        let (of_users, of_items) = self.vectors(graph)?;
-        let bpr = (bpr((&of_users, &of_items), users, positives, negatives)? / std::f64::consts::LN_2)?;
+        let (fused, of_items) = self.vectors()?;
+        let bpr = if trace::is_on() {
+            bpr((&Self::with_neighbours(&fused, graph)?, &of_items), users, positives, negatives)?
+        } else {
+            // Of the second graph, the batch's users alone count.
+            let distinct = DistinctItems::of_rows(users);
+            let gathered = sparse_product(&graph.select_rows(&distinct.rows)?, &fused)?;
+            let of_users = (gather(&fused, &distinct.rows)? + gathered)?;
+            bpr((&of_users, &of_items), &distinct.uses, positives, negatives)?
+        };
+        let bpr = (bpr / std::f64::consts::LN_2)?;
         let mut regularisation = self.modality_weight.sqr()?.mean_all()?;
         for view in &self.views {
             regularisation = (regularisation + gather(&view.preference, users)?.sqr()?.mean_all()?)?;
@@ -323,7 +337,8 @@ impl Model for DualGnn {
     }
 
     fn scorer(&self, _: &Phase) -> Result<Box<dyn Scorer + '_>> {
-        let (users, items) = self.vectors(&self.once)?;
+        let (fused, items) = self.vectors()?;
+        let users = Self::with_neighbours(&fused, &self.once)?;
         Ok(Box::new(VectorScorer::new("DualGNN", &users, &items)?))
     }
 

@@ -53,7 +53,7 @@ pub(crate) fn joint_means(
     if let Some(other) = modalities.iter().find(|modality| modality.features.width() != d) {
         let (a, b, found) = (&first.name, &other.name, other.features.width());
         return Err(Error::Msg(format!(
-            "features of `{a}` and `{b}` are averaged together and need one width, found {d} and {found}"
+            "features of `{a}` and `{b}` are averaged together and need one width, found {d} and {found}; use encoders of one width"
         )));
     }
     let mut values = vec![0.0f32; items * d];
@@ -138,7 +138,7 @@ pub(crate) fn categories<'a>(data: &'a Data, key: &str) -> Result<&'a Categories
     if fits {
         Ok(categories)
     } else {
-        Err(Error::Msg(format!("the lists of categories do not fit {} items", data.items)))
+        Err(Error::Msg(format!("the lists of categories do not fit {} items; make them again", data.items)))
     }
 }
 
@@ -147,7 +147,9 @@ pub(crate) fn check_modalities(modalities: &[Modality], items: usize) -> Result<
     match modalities.iter().find(|modality| modality.features.count() != items) {
         Some(other) => {
             let (name, found) = (&other.name, other.features.count());
-            Err(Error::Msg(format!("features of `{name}`: expected an entry for each of {items} items, found {found}")))
+            Err(Error::Msg(format!(
+                "features of `{name}`: expected an entry for each of {items} items, found {found}; make them again"
+            )))
         }
         None => Ok(()),
     }

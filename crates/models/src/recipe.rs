@@ -25,12 +25,12 @@ pub static RECIPES: [&Recipe; 15] = [
     &sine::RECIPE,
     &fdsa::RECIPE,
     &difsr::RECIPE,
-    &s3rec::RECIPE,
     &unisrec::RECIPE,
+    &s3rec::RECIPE,
     &grcn::RECIPE,
     &dualgnn::RECIPE,
-    &clcrec::RECIPE,
     &mvrnn::RECIPE,
+    &clcrec::RECIPE,
     &masr::RECIPE,
 ];
 

@@ -22,7 +22,7 @@ use crate::features::{RowMean, categories, check_modalities, mean_rows};
 use crate::interface::{FINETUNE, PRETRAIN};
 use crate::maps::Linear;
 use crate::negatives::{distinct, draw_outside};
-use crate::recipe::{Reads, Recipe, Section};
+use crate::recipe::{Reads, Recipe, Refused, Section, Settings};
 use crate::transformer::Pass;
 use crate::{
     Batch, BatchUnit, Data, Initial, Model, NegativeSampler, Parameters, Phase, Query, Samples, Scorer, Step, Stop,
@@ -41,7 +41,7 @@ pub static RECIPE: Recipe = Recipe {
     defaults: "pretrain.epochs = 100\npretrain.batch = 256",
     presets: &[],
     renamed: &[],
-    check: |_| Ok(()),
+    check,
     phases: |settings| Ok(phases(&settings.own()?)),
     build: |settings, data, key| Ok(Box::new(S3Rec::new(settings.own()?, settings.transformer()?, &data, key)?)),
 };
@@ -150,6 +150,14 @@ impl Default for Config {
             samples: Sampling::default(),
         }
     }
+}
+
+fn check(settings: &Settings<'_>) -> std::result::Result<(), Refused> {
+    let config: Config = settings.own().map_err(|e| Refused::new("model.s3rec", &"...", e.to_string()))?;
+    if settings.pretrains && config.attributes == Attributes::Features && settings.modalities.is_empty() {
+        return Err(Refused::new("model.modalities", &"[]", "at least one modality: its features are the attributes"));
+    }
+    Ok(())
 }
 
 fn phases(config: &Config) -> Vec<Phase> {
@@ -360,7 +368,7 @@ impl S3Rec {
             add("sp", self.segments(samples, draws, &table, key)?, sp_weight)?;
         }
         if losses.is_empty() {
-            return Err(Error::Msg("pre-training of S3-Rec has no loss: raise one of its weights".to_owned()));
+            return Err(Error::Msg("pre-training of S3-Rec has no loss; raise one of its weights".to_owned()));
         }
         Tensor::stack(&losses, 0)?.sum_all()
     }

@@ -232,13 +232,12 @@ impl Sine {
         let (count, k, d) = (offsets.count(), self.config.interests, self.config.width);
         let x = gather(&parts.vectors, rows)?;
         let positions = self.position.as_ref().map(|table| gather(table, &offsets.positions())).transpose()?;
-        let scores = match (&parts.scores, &positions) {
-            (Some(scores), _) => gather(scores, rows)?,
-            (None, Some(positions)) => {
-                let (maps, w2) = self.score_maps()?;
-                additive_scores(&product(&(&x + positions)?, &maps)?, &w2)?
-            }
-            (None, None) => candle_core::bail!("SINE: scores of items are missing"),
+        let scores = if let Some(scores) = &parts.scores {
+            gather(scores, rows)?
+        } else {
+            let (maps, w2) = self.score_maps()?;
+            let placed = positions.as_ref().map_or_else(|| Ok(x.clone()), |positions| &x + positions)?;
+            additive_scores(&product(&placed, &maps)?, &w2)?
         };
         let attention = segment_softmax(&scores, offsets)?;
         let concept_weights = attention.narrow(1, 0, 1)?.contiguous()?;

@@ -210,17 +210,17 @@ fn golden_cases_of_the_baselines_agree_with_the_reference() {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         match case.meta["model"].as_str().unwrap_or_default() {
             "cl4srec" => cl4srec(&mut case),
-            "difsr" => cases::difsr::compare(&mut case),
-            "s3rec" => cases::s3rec::compare(&mut case),
-            "unisrec" => cases::unisrec::compare(&mut case),
-            "grcn" => cases::grcn::compare(&mut case),
-            "dualgnn" => cases::dualgnn::compare(&mut case),
             "clcrec" => cases::clcrec::compare(&mut case),
-            "mvrnn" => cases::mvrnn::compare(&mut case),
-            "masr" => cases::masr::compare(&mut case),
+            "difsr" => cases::difsr::compare(&mut case),
+            "dualgnn" => cases::dualgnn::compare(&mut case),
             "fdsa" => cases::fdsa::compare(&mut case),
+            "grcn" => cases::grcn::compare(&mut case),
             "lightgcn" => lightgcn(&mut case),
+            "masr" => cases::masr::compare(&mut case),
+            "mvrnn" => cases::mvrnn::compare(&mut case),
+            "s3rec" => cases::s3rec::compare(&mut case),
             "sine" => cases::sine::compare(&mut case),
+            "unisrec" => cases::unisrec::compare(&mut case),
             other => panic!("{name}: `{other}` is not one of {COMPARED:?}"),
         }
         println!("{}", case.finish(&name));

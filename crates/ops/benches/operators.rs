@@ -10,8 +10,10 @@ use std::path::Path;
 use candle_core::{Device, Tensor, Var};
 use criterion::Criterion;
 use mp4sr_ops::{
-    FalseNegatives, GatherIndex, ItemRows, LayerDropout, LayerSizes, Mask, PackedOffsets, Ragged, Result, RngKey, Rows,
-    candidates, cross_entropy, encode, normalize, row_logsumexp, sequence_input, transformer_layer,
+    Cell, Edges, FalseNegatives, GatherIndex, ItemRows, LayerDropout, LayerSizes, Mask, PackedOffsets, Ragged, Result,
+    RngKey, Rows, ScoreFusion, Side, SourceScope, SourceSizes, candidates, cross_entropy, edge_sum, encode,
+    expert_products, normalize, recurrent, row_logsumexp, row_softplus, sequence_input, source_attention,
+    transformer_layer,
 };
 
 #[global_allocator]
@@ -135,6 +137,80 @@ fn cases() -> Vec<BenchCase> {
         flops: 0.0,
         bytes: 4.0 * (2 * ITEMS * WIDTH) as f64,
         run: Box::new(move || normalize(&x)),
+    });
+    cases.extend(cases_of_baselines());
+    cases
+}
+
+/// Operators that only baselines have.
+fn cases_of_baselines() -> Vec<BenchCase> {
+    let key = RngKey::new(2);
+    let lengths: Vec<usize> = (0..BATCH as u64).map(|j| 1 + (key.bits(j) % 17) as usize).collect();
+    let offsets = PackedOffsets::from_lengths(lengths).unwrap();
+    let tokens = offsets.tokens();
+    let mut cases = Vec::new();
+
+    let sources = vec![WIDTH; 4];
+    let sizes = SourceSizes { sources, width: WIDTH, heads: 2, positions: 50, fusion: ScoreFusion::Gate };
+    let (query, key_value) = (var(20, &[tokens, sizes.queries()]), var(21, &[tokens, sizes.queries() + WIDTH]));
+    let (fusion, own) = (var(22, &[sizes.fusion_count()]), offsets.clone());
+    let squares: usize = (0..BATCH).map(|j| offsets.range(j).len().pow(2)).sum();
+    let dropout = key.fold_in("weights").dropout(0.2);
+    cases.push(BenchCase {
+        name: "source_attention",
+        shapes: format!("{tokens} tokens, 4 sources x {WIDTH}, a gate over 50 places"),
+        flops: 2.0 * (squares * (5 * WIDTH + 2 * 4 * 50)) as f64,
+        bytes: 0.0,
+        run: Box::new(move || {
+            let scope = SourceScope { real: None, last_only: false, bidirectional: false };
+            source_attention(&query, &key_value, Some(&fusion), &sizes, &own, scope, dropout)
+        }),
+    });
+
+    let w = 3 * WIDTH;
+    let (x, hidden, own) = (var(23, &[tokens, 4 * w]), var(24, &[w, 4 * w]), offsets.clone());
+    cases.push(BenchCase {
+        name: "recurrent",
+        shapes: format!("{tokens} tokens, an LSTM of width {w}"),
+        flops: 2.0 * ((tokens - BATCH) * 4 * w * w) as f64,
+        bytes: 0.0,
+        run: Box::new(move || recurrent(&x, &hidden, &own, Cell::Lstm)),
+    });
+
+    let (a, b) = (var(25, &[2 * BATCH, WIDTH]), var(26, &[ITEMS, WIDTH]));
+    cases.push(BenchCase {
+        name: "row_softplus",
+        shapes: format!("{} x {WIDTH} against {ITEMS}", 2 * BATCH),
+        flops: 2.0 * (2 * BATCH * ITEMS * WIDTH) as f64,
+        bytes: 0.0,
+        run: Box::new(move || row_softplus(&a, &b)),
+    });
+
+    let table = var(27, &[ITEMS, FEATURES]).as_tensor().detach();
+    let rows: Vec<u32> = (0..(tokens + ITEMS) as u64).map(|i| (key.bits(i) % ITEMS as u64) as u32).collect();
+    let weights = var(28, &[EXPERTS * FEATURES, WIDTH]);
+    cases.push(BenchCase {
+        name: "expert_products",
+        shapes: format!("{} rows x {FEATURES}, {EXPERTS} experts x {WIDTH}, each with its dropout", rows.len()),
+        flops: 2.0 * (rows.len() * FEATURES * EXPERTS * WIDTH) as f64,
+        bytes: 0.0,
+        run: Box::new(move || expert_products(&table, &rows, &weights, EXPERTS, dropout)),
+    });
+
+    let of_user = |user: u64| {
+        let mut own: Vec<u32> = (0..10).map(|at| (key.bits(100 * user + at) % ITEMS as u64) as u32).collect();
+        own.sort_unstable();
+        own.dedup();
+        own
+    };
+    let edges = Edges::new(&(0..6000).map(of_user).collect::<Vec<_>>(), ITEMS).unwrap();
+    let (weights, x) = (var(29, &[edges.count()]), var(30, &[ITEMS, WIDTH]));
+    cases.push(BenchCase {
+        name: "edge_sum",
+        shapes: format!("{} edges of 6000 users and {ITEMS} items x {WIDTH}", edges.count()),
+        flops: 0.0,
+        bytes: 4.0 * (edges.count() * (WIDTH + 2) + 6000 * WIDTH) as f64,
+        run: Box::new(move || edge_sum(&weights, &x, &edges, Side::Rows)),
     });
     cases
 }

@@ -54,6 +54,19 @@ impl SparseMatrix {
         })
     }
 
+    /// The rows `rows`, in that order, as a matrix of their own.
+    pub fn select_rows(&self, rows: &[u32]) -> Result<Self> {
+        let all = &self.by_row;
+        if let Some(row) = rows.iter().find(|&&row| row as usize >= self.rows()) {
+            bail!("sparse matrix: row {row} of {}", self.rows());
+        }
+        let entries = rows.iter().zip(0..).flat_map(|(&row, to)| {
+            let own = all.offsets[row as usize]..all.offsets[row as usize + 1];
+            own.map(move |at| SparseEntry { row: to, column: all.columns[at], weight: all.weights[at] })
+        });
+        Self::new(rows.len(), self.columns(), entries.collect())
+    }
+
     /// The number of rows.
     pub fn rows(&self) -> usize {
         self.by_row.offsets.len() - 1

@@ -178,6 +178,12 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
         let matrix = SparseMatrix::new(n, m, entries(n, m)).unwrap();
         twins("sparse_product", &[var(s.fold_in_index(1), &[m, d])],
             &|i| mp4sr_ops::sparse_product(&matrix, &i[0]), &|i| plain::sparse_product(&matrix, &i[0]));
+        let some: Vec<u32> = (0..n as u32).rev().step_by(2).collect();
+        let selected = matrix.select_rows(&some).unwrap();
+        let x = var(s.fold_in_index(1), &[m, d]);
+        let whole = mp4sr_ops::gather(&mp4sr_ops::sparse_product(&matrix, &x).unwrap(), &some).unwrap();
+        let part = mp4sr_ops::sparse_product(&selected, &x).unwrap();
+        prop_assert_eq!(whole.to_vec2::<f32>().unwrap(), part.to_vec2::<f32>().unwrap());
         // Weights as a graph has them, so that powers of the matrix stay small.
         let mut square = entries(n, n);
         square.iter_mut().for_each(|entry| entry.weight /= n as f32);

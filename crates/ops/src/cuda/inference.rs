@@ -9,7 +9,7 @@ use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, bail};
 
-use super::card::{Address, Card, Factor, Floats, Grid, Matrix, LargeUploads, address, arguments};
+use super::card::{Address, Card, Factor, Floats, Grid, LargeUploads, Matrix, address, arguments};
 use crate::{
     Activation, EncoderInput, EncoderParts, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer,
     Precision, Readout,
