@@ -31,7 +31,7 @@ STUDIES := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 fig6 fig7 fi
 
 .DEFAULT_GOAL := help
 .PHONY: help build sample cache-stats cache-prune download preprocess extract pretrain finetune evaluate recommend report all demo test test-fast check format-check \
-        lint lint-cuda docs deny unused clean-artifacts bench bench-growth bench-peer bench-extract compare search larger $(STUDIES)
+        lint lint-cuda docs deny unused clean-artifacts bench bench-growth bench-peer bench-cuda bench-extract compare search larger $(STUDIES)
 
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "%-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -153,6 +153,10 @@ unused: ## Dependencies that no source names
 	fi
 
 check: format-check lint lint-cuda docs deny unused test ## Formatting, lints, documentation, dependencies, tests
+
+# PEER_FLAGS="--compile --batches 1024"   further flags of tools/bench_peer/compare_cuda.py
+bench-cuda: build ## Time steps against PyTorch on one NVIDIA card, in turn (CUDA=1)
+	@$(or $(PYTHON),python3) tools/bench_peer/compare_cuda.py --ours $(BIN)/mp4sr-bench $(PEER_FLAGS)
 
 # PEER_FLAGS="--quick --rounds 3"   further flags of tools/bench_peer/compare.py
 bench: build ## Time operators, training steps and ranking; a JSON object a line

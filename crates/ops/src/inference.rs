@@ -191,7 +191,7 @@ impl InferenceTransformer {
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let (mut scores, mut mixed) = (Scratch::take(longest * longest), Scratch::take(longest * head_width));
         let mut first = 0;
-        for &length in lengths {
+        for &length in lengths.iter().filter(|&&length| length > 0) {
             let (scores, mixed) = (&mut scores[..length * length], &mut mixed[..length * head_width]);
             for head in 0..heads {
                 let part = |which: usize| {

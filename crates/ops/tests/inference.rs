@@ -308,3 +308,13 @@ fn what_enters_and_leaves_a_stack_on_a_card_agrees_with_the_processor() {
         assert!(encoder.embed_tokens(&tokens, &places, &[1], Readout::Mean).is_err());
     }
 }
+
+#[test]
+fn a_sequence_without_tokens_changes_nothing() {
+    let stack = wide_stack(InferenceShape { width: 48, ..shape(3, false, false) }, 100, true);
+    let tokens = values(1, 5 * 48, 1.0);
+    let (mut with, mut without) = (tokens.clone(), tokens);
+    stack.forward(&mut with, &[0, 2, 0, 3, 0]);
+    stack.forward(&mut without, &[2, 3]);
+    assert_eq!(with, without);
+}

@@ -52,6 +52,12 @@ __device__ __forceinline__ float read(const __nv_bfloat16* at) { return __bfloat
 __device__ __forceinline__ void write(float* at, float x) { *at = x; }
 __device__ __forceinline__ void write(__nv_bfloat16* at, float x) { *at = __float2bfloat16(x); }
 
+__device__ __forceinline__ void write_four(float* at, float4 x) { *(float4*)at = x; }
+__device__ __forceinline__ void write_four(__nv_bfloat16* at, float4 x) {
+  *(__nv_bfloat162*)at = __floats2bfloat162_rn(x.x, x.y);
+  *(__nv_bfloat162*)(at + 2) = __floats2bfloat162_rn(x.z, x.w);
+}
+
 // The number of the warp in the grid.
 __device__ __forceinline__ u32 warp_index() { return (blockIdx.x * blockDim.x + threadIdx.x) / 32; }
 
@@ -1177,7 +1183,10 @@ __device__ void log_sum_gradient(O* to, const float* x, const Sum* state, const 
     float y = weight == 0.0f ? 0.0f * slope : joins ? expf(v[j] * scale - l) * weight : 0.0f;
     v[j] = target == c + j ? y - slope * scale : y;
   }
-  for (u32 j = 0; j < here; j++) write(to + at + j, v[j]);
+  if (columns % 4 == 0)
+    write_four(to + at, values);
+  else
+    for (u32 j = 0; j < here; j++) write(to + at + j, v[j]);
 }
 extern "C" __global__ void log_sum_gradient_f32(float* to, const float* x, const Sum* state, const float* dl, const u32* targets,
                                                 const u32* groups, u32 mode, u32 diagonal, float scale, u32 first, u32 columns) {
