@@ -23,7 +23,7 @@ impl EncoderDevice {
     pub fn open(device: ComputeDevice, precision: Precision) -> Result<Self> {
         if device == ComputeDevice::Cpu && precision != Precision::F32 {
             return Err(Error::Device(format!(
-                "encoders on the CPU compute in f32, not in {precision}; use f32, or a card"
+                "extract.precision: the CPU computes in f32, not in {precision}; use f32, or a card in `run.device`"
             )));
         }
         let opened = device.open().map_err(|error| Error::Device(error.to_string()))?;

@@ -29,7 +29,7 @@ pub enum Error {
     #[error("failed to encode: {0}; this is a defect of mp4sr, please report it")]
     Compute(#[from] candle_core::Error),
     /// The device cannot be used.
-    #[error("failed to open the encoders' device: {0}")]
+    #[error("{0}")]
     Device(String),
     /// A text could not be split into tokens.
     #[error("failed to split {text:?} into tokens: {reason}; take it out of the data, or use another model")]

@@ -7,6 +7,7 @@ use mp4sr_pipeline::{StageArgs, StageName};
 
 /// Brings a pipeline to a stage: runs the stages that it needs, in their order, in one process.
 ///
+/// Features are extracted where the model or the report reads them.
 /// A stage whose inputs and settings are those of its last run does nothing. The sample pipeline's raw files are generated.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -31,7 +32,11 @@ pub fn run_until(args: &StageArgs, until: StageName, models: &Arc<ModelCatalog>)
         let out = context.config.dataset.data.into();
         mp4sr_sample::command::run(&mp4sr_sample::command::Args { out, seed: mp4sr_sample::SEED, quiet: args.quiet })?;
     }
-    until.path().into_iter().try_for_each(|stage| run_stage(args.clone(), stage, models))
+    let reads_features = models.model(&context.config.model.name).is_none_or(|model| model.reads_features());
+    // The report shows the words of images, whatever the model reads.
+    let extracts = reads_features || matches!(until, StageName::Extract | StageName::Report);
+    let stages = until.path().into_iter().filter(|stage| extracts || *stage != StageName::Extract);
+    stages.into_iter().try_for_each(|stage| run_stage(args.clone(), stage, models))
 }
 
 fn run_stage(stage: StageArgs, name: StageName, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {

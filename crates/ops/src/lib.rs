@@ -190,6 +190,7 @@ pub fn transformer_layer(
     last_only: bool,
     dropout: LayerDropout,
 ) -> Result<Tensor> {
+    // The kernels for cards take the flag too, but have not run on one with it.
     if sizes.bidirectional {
         return dispatch_plain!(x, transformer_layer(x, packed, sizes, offsets, last_only, dropout));
     }

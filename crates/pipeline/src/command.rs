@@ -1,8 +1,9 @@
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 use mp4sr_artifact::{Layout, Lock, Stage, Status, Timing, files, is_guarded};
@@ -63,7 +64,11 @@ impl StageArgs {
     pub fn context(&self, models: &Arc<ModelCatalog>) -> anyhow::Result<Context> {
         let progress = Progress::new(self.quiet);
         let (mut config, warnings) = Config::load(&self.pipeline, &self.all_overrides(), models)?;
-        warnings.iter().for_each(|warning| progress.log(format!("warning: {warning}")));
+        // The stages of one process read the same pipeline file: each warning is printed once.
+        let mut printed = PRINTED.lock().unwrap_or_else(PoisonError::into_inner);
+        for warning in warnings.into_iter().filter(|warning| printed.insert(warning.clone())) {
+            progress.log(format!("warning: {warning}"));
+        }
         if let Some(data) = &self.data {
             config.dataset.data.clone_from(data);
         } else if config.dataset.data == SAMPLE_DATA {
@@ -86,6 +91,9 @@ impl StageArgs {
         context.config.dataset.data == sample_world(&self.artifacts)
     }
 }
+
+/// The warnings that this process has printed.
+static PRINTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 /// Where the raw files of the sample world lie.
 fn sample_world(artifacts: &Path) -> String {

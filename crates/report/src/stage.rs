@@ -7,6 +7,7 @@ use mp4sr_artifact::{
     Downloads, Error as FileError, ExtractReport, Items, Layout, PreprocessReport, Sequences, Stage, StageSettings,
     Timing, files,
 };
+use mp4sr_pipeline::config::PRETRAIN;
 use mp4sr_pipeline::{Bug, Context, print, run_stage};
 use mp4sr_protocol::{Comparison, Measure, Metrics, Reference, SeedRuns, Split, StoredRanks, UserFacts};
 use serde_json::json;
@@ -160,7 +161,7 @@ impl Report<'_> {
             ("recommend", layout.run()),
         ];
         // A run of this name may have been pre-trained before that was switched off.
-        stages.retain(|(stage, _)| *stage != "pretrain" || config.pretrain.enabled);
+        stages.retain(|(stage, _)| *stage != PRETRAIN || self.context.models.trains(config, PRETRAIN));
         stages.into_iter().map(|(stage, folder)| (stage, Timing::path(&folder, stage))).collect()
     }
 

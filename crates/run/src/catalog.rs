@@ -75,13 +75,17 @@ impl ModelType for Entry {
             if self.0.reads.transformer {
                 settings.transformer().map_err(|e| unreadable(&e)).and_then(|transformer| transformer.check())?;
             }
-            (self.0.check)(settings)
+            (self.0.check)(settings)?;
+            let unusable =
+                |e: mp4sr_models::Error| Refused::new(&format!("model.{}", self.0.name), &"...", e.to_string());
+            (self.0.phases)(settings).map(drop).map_err(unusable)
         })
         .map_err(refused)
     }
 
     fn phases(&self, config: &Config) -> Vec<&'static str> {
         let phases = with_settings(config, |settings| (self.0.phases)(settings));
+        // What would fail here is refused by `check`.
         phases.unwrap_or_default().iter().map(|phase| phase.name).collect()
     }
 

@@ -84,7 +84,7 @@ pub enum TrainError {
     NoSamples,
     /// The loss or its gradient became non-finite.
     #[error(
-        "the loss or its gradient is no number any more in {phase} epoch {epoch}, step {step} (loss {loss}, gradient norm of the \
+        "the loss or its gradient became non-finite in {phase} epoch {epoch}, step {step} (loss {loss}, gradient norm of the \
          step before {norm}); weights and samples of that step are in `{}`, what was saved before stays; try a smaller \
          learning rate", inputs.display()
     )]

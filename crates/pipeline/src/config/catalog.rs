@@ -222,9 +222,9 @@ impl ModelCatalog {
     }
 
     /// The keys that a model and a preset set beneath those of the pipeline file, in the order of their precedence.
-    pub(super) fn layers(&self, model: &str, preset: &str) -> Vec<Table> {
+    pub(super) fn layers(&self, model: &str, preset: &str) -> Result<Vec<Table>, toml::de::Error> {
         let defaults = self.model(model).map(|model| model.defaults().to_owned());
         let preset = self.presets().into_iter().find(|p| p.name == preset).map(|preset| preset.keys);
-        defaults.into_iter().chain(preset).map(|text| text.parse().unwrap_or_default()).collect()
+        defaults.into_iter().chain(preset).map(|text| text.parse()).collect()
     }
 }

@@ -109,7 +109,9 @@ impl Config {
         let preset = text("run", "preset").unwrap_or_default();
         let invalid = |reason: &str| ConfigError::invalid(origin, reason);
         let mut layered = Table::try_from(Self::default()).map_err(|e| invalid(&e.to_string()))?;
-        for layer in models.layers(&model, &preset).into_iter().chain([table]) {
+        let layers = models.layers(&model, &preset);
+        let layers = layers.map_err(|e| invalid(&format!("the defaults of `{model}`: {}", e.message())))?;
+        for layer in layers.into_iter().chain([table]) {
             strict::merge(&mut layered, layer);
         }
         let mut config: Self = Value::Table(layered).try_into().map_err(|e: toml::de::Error| invalid(e.message()))?;
