@@ -131,7 +131,7 @@ pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
     let mut distinct: Vec<u32> = batch.items.iter().chain(&batch.targets).copied().collect();
     distinct.sort_unstable();
     distinct.dedup();
-    losses.truncate(20);
+    losses.truncate(3);
     Ok(json!({
         "bench": "step", "stage": args.stage, "dtype": format!("{:?}", args.precision).to_lowercase(), "device": args.device.to_string(), "threads": crate::threads(), "dropout": args.dropout,
         "items": model.item_count(), "batch": batch.count(), "tokens": tokens, "unique_items": distinct.len(), "dim": dim,
