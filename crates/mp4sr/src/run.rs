@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::config::{ModelCatalog, ModelType};
 use mp4sr_pipeline::{StageArgs, StageName};
 
 /// Brings a pipeline to a stage: runs the stages that it needs, in their order, in one process.
@@ -32,7 +32,7 @@ pub fn run_until(args: &StageArgs, until: StageName, models: &Arc<ModelCatalog>)
         let out = context.config.dataset.data.into();
         mp4sr_sample::command::run(&mp4sr_sample::command::Args { out, seed: mp4sr_sample::SEED, quiet: args.quiet })?;
     }
-    let reads_features = models.model(&context.config.model.name).is_none_or(|model| model.reads_features());
+    let reads_features = models.model(&context.config.model.name).is_none_or(ModelType::reads_features);
     // The report shows the words of images, whatever the model reads.
     let extracts = reads_features || matches!(until, StageName::Extract | StageName::Report);
     let stages = until.path().into_iter().filter(|stage| extracts || *stage != StageName::Extract);
