@@ -123,7 +123,7 @@ lint-cuda: ## Run clippy on the code for NVIDIA cards
 	@if [ -x "$${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ] || command -v nvcc > /dev/null; then \
 	    cargo clippy --release --workspace --all-targets --quiet --features mp4sr-ops/cuda -- -D warnings; \
 	else \
-	    echo "there is no CUDA toolkit here: the code for cards is not compiled"; \
+	    echo "no CUDA toolkit was found: the code for cards is not compiled"; \
 	fi
 
 docs: ## Build the documentation; a warning is an error

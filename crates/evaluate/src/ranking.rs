@@ -119,7 +119,7 @@ fn shown(case: EvalCase<'_>, history: Option<usize>) -> EvalCase<'_> {
     EvalCase { history: &case.history[hidden..], ..case }
 }
 
-/// The columns that are no candidates of the cases of a block.
+/// The columns that are not candidates of the cases of a block.
 fn removed(block: &[(usize, EvalCase<'_>)], options: RankOptions) -> Removed {
     let mut all = Removed { offsets: vec![0], columns: Vec::new() };
     for (_, case) in block {

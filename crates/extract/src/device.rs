@@ -18,7 +18,7 @@ impl EncoderDevice {
     /// The processor, which computes in f32.
     pub const CPU: Self = Self { device: Device::Cpu, precision: Precision::F32 };
 
-    /// Opens a device. It fails where there is no such card, where the program was built for the CPU alone, and for another precision
+    /// Opens a device. It fails where the machine lacks that card, where the program was built for the CPU alone, and for another precision
     /// than f32 on the CPU.
     pub fn open(device: ComputeDevice, precision: Precision) -> Result<Self> {
         if device == ComputeDevice::Cpu && precision != Precision::F32 {

@@ -29,7 +29,7 @@ use crate::{
     TrainingSequences, Transformer, TransformerConfig, trace,
 };
 
-/// How S3-Rec is named, configured and built. Pre-training has no validation metric, and its sums of losses are no place for a decay.
+/// How S3-Rec is named, configured and built. Pre-training has no validation metric, and weight decay does not suit its sums of losses.
 pub static RECIPE: Recipe = Recipe {
     name: "s3rec",
     title: "S3-Rec",

@@ -37,7 +37,7 @@ impl std::str::FromStr for ComputeDevice {
 }
 
 impl ComputeDevice {
-    /// The device, ready to compute on. It fails where there is no such card, or where the program was built without the feature
+    /// The device, ready to compute on. It fails where the machine lacks that card, or where the program was built without the feature
     /// `cuda`.
     pub fn open(self) -> Result<Device> {
         match self {

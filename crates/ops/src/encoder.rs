@@ -72,7 +72,7 @@ pub struct DeviceTransformer(CardTransformer);
 
 #[cfg_attr(
     not(feature = "cuda"),
-    allow(unused_variables, reason = "without the feature there is no value to call it on")
+    allow(unused_variables, reason = "without the feature no such value exists")
 )]
 impl DeviceTransformer {
     /// Uploads the weights of a stack to a card, whose products are computed in `precision`. It fails for a device that is not a
@@ -100,7 +100,7 @@ pub struct DeviceEncoder(CardEncoder);
 
 #[cfg_attr(
     not(feature = "cuda"),
-    allow(unused_variables, reason = "without the feature there is no value to call it on")
+    allow(unused_variables, reason = "without the feature no such value exists")
 )]
 impl DeviceEncoder {
     /// Uploads the weights of an encoder; see [`DeviceTransformer::new`].

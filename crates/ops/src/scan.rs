@@ -23,7 +23,7 @@ enum Columns {
     Card(crate::cuda::CardScores),
 }
 
-/// Columns that are no candidates, row by row.
+/// Columns that are not candidates, row by row.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
     /// Row j owns `columns[offsets[j]..offsets[j + 1]]`.

@@ -1057,7 +1057,7 @@ extern "C" __global__ void candidates(float* y, const float* z, const u32* start
   for (u32 i = lane; i < d; i += 32) y[(size_t)at * d + i] = (v[i] + (id ? id[i] : 0.0f)) * scale;
 }
 
-// dz of one item per warp, all modalities; d_ids is their sum. Rows of z that are no candidates are left alone.
+// dz of one item per warp, all modalities; d_ids is their sum. Rows of z that are not candidates are left alone.
 extern "C" __global__ void candidates_backward(float* dz, float* d_ids, const float* dy, const float* z, const u32* starts,
                                                const float* ids, u32 items, u32 modalities, u32 d, u32 cosine) {
   u32 item = warp_index(), lane = threadIdx.x % 32;
@@ -1375,7 +1375,7 @@ extern "C" __global__ void __launch_bounds__(256)
 // ---------------------------------------------------------------- ranking
 
 // How many candidates score at least as high as the row's target, and the first column whose score is not finite, or `columns`:
-// ahead [rows][2]. A row's removed columns lie at removed[offsets[row]..offsets[row + 1]] and are no candidates. One block per row.
+// ahead [rows][2]. A row's removed columns lie at removed[offsets[row]..offsets[row + 1]] and are not candidates. One block per row.
 extern "C" __global__ void __launch_bounds__(256)
     count_ahead(u32* ahead, const float* scores, const u32* targets, const u32* offsets, const u32* removed, u32 columns) {
   __shared__ u32 count, bad;
