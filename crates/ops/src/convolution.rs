@@ -41,10 +41,7 @@ pub struct InferenceBottleneck {
 #[derive(Debug)]
 pub struct DeviceResNet(CardResNet);
 
-#[cfg_attr(
-    not(feature = "cuda"),
-    allow(unused_variables, reason = "without the feature no such value exists")
-)]
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "without the feature no such value exists"))]
 impl DeviceResNet {
     /// Uploads the weights to a card, whose products are computed in `precision`. It fails for a device that is not a card, and where
     /// the convolutions do not fit each other.

@@ -70,10 +70,7 @@ pub enum Readout<'a> {
 #[derive(Debug)]
 pub struct DeviceTransformer(CardTransformer);
 
-#[cfg_attr(
-    not(feature = "cuda"),
-    allow(unused_variables, reason = "without the feature no such value exists")
-)]
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "without the feature no such value exists"))]
 impl DeviceTransformer {
     /// Uploads the weights of a stack to a card, whose products are computed in `precision`. It fails for a device that is not a
     /// card, for tokens wider than 4,096, and for heads wider than 128.
@@ -98,10 +95,7 @@ impl DeviceTransformer {
 #[derive(Debug)]
 pub struct DeviceEncoder(CardEncoder);
 
-#[cfg_attr(
-    not(feature = "cuda"),
-    allow(unused_variables, reason = "without the feature no such value exists")
-)]
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "without the feature no such value exists"))]
 impl DeviceEncoder {
     /// Uploads the weights of an encoder; see [`DeviceTransformer::new`].
     pub fn new(parts: EncoderParts<'_>, device: &Device, precision: Precision) -> Result<Self> {
