@@ -22,7 +22,7 @@ impl StoredValues {
         self.len() * if matches!(self, Self::F32(_)) { 4 } else { 2 }
     }
 
-    fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::F32(values) => (**values).as_ref().len(),
             Self::F16(values) => (**values).as_ref().len(),

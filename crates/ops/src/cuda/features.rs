@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, OnceLock};
 
+use candle_core::cuda_backend::CudaDevice;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
-use candle_core::{Result, cuda_backend::CudaDevice};
+use candle_core::{Result, bail};
 use half::{bf16, f16};
 
 use super::card::{Address, Card, address};
@@ -121,6 +122,14 @@ impl Ragged {
         let (values, starts) = match table {
             Some(values) => (values, self.rows.iter().map(|&(start, _)| start as u64).collect::<Vec<_>>()),
             None => {
+                let rows: usize = counts.iter().map(|&count| count as usize).sum();
+                let bytes = rows * self.width * (self.values.bytes() / self.values.len().max(1));
+                if !fits(card.device(), bytes)? {
+                    bail!(
+                        "{} MiB of features do not fit the card's free memory; use a larger card or the CPU",
+                        bytes >> 20
+                    );
+                }
                 let own = match &self.values {
                     StoredValues::F32(v) => {
                         Values::F32(card.upload(&joined((**v).as_ref(), &self.rows, self.width))?)
