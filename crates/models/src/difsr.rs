@@ -502,7 +502,7 @@ impl DifSr {
 }
 
 impl Attribute {
-    /// The mean over samples and labels of the binary cross-entropy; none where there is no label.
+    /// The mean over samples and labels of the binary cross-entropy; none without labels.
     fn loss(&self, predicted: &Tensor, vectors: &Tensor, targets: &[u32]) -> Result<Option<Tensor>> {
         match &self.source {
             Source::Features { present, .. } => {

@@ -1,6 +1,6 @@
 //! Differentiable operators of the models, counter-based random numbers, and Adam.
 //!
-//! In and out: candle tensors. Every operator exists three times: [`plain`] (candle operations only, any device, the oracle of
+//! In and out: candle tensors. Every operator exists twice, and most of them three times: [`plain`] (candle operations only, any device, the oracle of
 //! tests), `fused` (CPU, hand-written backward) and, with the feature `cuda`, `cuda` (NVIDIA cards, hand-written kernels); the
 //! functions here pick by device. No result depends on the number of threads: work is cut into fixed shards and partial sums are
 //! added in their order.

@@ -21,7 +21,7 @@ pub struct Neighbour {
 /// row comes first. Fewer where the table has fewer. All inner products are never held.
 pub fn nearest(queries: &[f32], table: &[f32], d: usize, k: usize) -> Result<Vec<Vec<Neighbour>>> {
     if d == 0 || !queries.len().is_multiple_of(d) || !table.len().is_multiple_of(d) {
-        bail!("nearest: {} and {} values are no rows of width {d}", queries.len(), table.len());
+        bail!("nearest: {} and {} values cannot be cut into rows of width {d}", queries.len(), table.len());
     }
     let mut transposed = Scratch::take(table.len());
     let blocks = transposed.par_chunks_mut(ROWS * d).zip(table.par_chunks(ROWS * d));

@@ -178,7 +178,7 @@ impl Uses {
         rayon::spawn(move || {
             let uses =
                 if are_once(&rows, table) { RowUses::Once } else { RowUses::Index(GatherIndex::new(rows, table)) };
-            // Nobody waits for it where there is no backward.
+            // Without a backward pass, the receiver is gone by now.
             let _ = sender.send(uses);
         });
         Ok(Self { count, rows: table, uploaded, order: Mutex::new(Order::UnderWay(receiver)) })
