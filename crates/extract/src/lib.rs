@@ -8,6 +8,8 @@
 //!
 //! Must not know: users, interactions.
 
+mod adapter;
+mod audio;
 mod builtin;
 pub mod cache;
 mod clip;
@@ -26,6 +28,8 @@ mod stage;
 mod weights;
 mod words;
 
+pub use adapter::audio::AudioEncoder;
+pub use audio::{AudioError, decode as decode_audio};
 pub use device::{EncoderDevice, overlap};
 pub use encoder::{ImageEncoder, WordEncoder};
 pub use error::{Error, Result};
