@@ -30,7 +30,11 @@ pub static RECIPE: Recipe = Recipe {
     title: "FDSA",
     summary: "One transformer over items and one over their features, side by side.",
     paper: "Zhang et al., Feature-level Deeper Self-Attention Network for Sequential Recommendation, 2019",
-    reads: Reads { features: true, transformer: true },
+    reads: Reads {
+        features: true,
+        transformer: true,
+        categories: &[("fields", "features_and_categories"), ("fields", "categories")],
+    },
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "",
@@ -375,6 +379,6 @@ mod tests {
         let config = Config { fields: Fields::Categories, ..Config::default() };
         let error =
             Fdsa::new(config, TransformerConfig::default(), &data(None), RngKey::new(3)).unwrap_err().to_string();
-        assert!(error.contains("`model.fdsa.fields` needs lists of categories"), "{error}");
+        assert!(error.contains("`model.fdsa.fields` needs categories of items"), "{error}");
     }
 }

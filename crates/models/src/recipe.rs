@@ -77,6 +77,15 @@ pub struct Reads {
     pub features: bool,
     /// `[model.transformer]`.
     pub transformer: bool,
+    /// The keys of its own section, and their values, under which it reads the items' categories.
+    pub categories: &'static [(&'static str, &'static str)],
+}
+
+impl Reads {
+    /// Whether a model with this section reads the items' categories.
+    pub fn reads_categories(&self, own: &Value) -> bool {
+        self.categories.iter().any(|(key, value)| own[key] == *value)
+    }
 }
 
 /// A set of keys that `run.preset` sets together.

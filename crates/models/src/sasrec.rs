@@ -17,7 +17,7 @@ pub static RECIPE: Recipe = Recipe {
     title: "SASRec",
     summary: "A transformer over item embeddings, in RecBole's reading.",
     paper: "Kang and McAuley, Self-Attentive Sequential Recommendation, 2018 (arXiv 1808.09781)",
-    reads: Reads { features: false, transformer: true },
+    reads: Reads { features: false, transformer: true, categories: &[] },
     section: Section::of::<NoKeys>(),
     phase_reads: |_, _, _| true,
     defaults: "finetune.weight_decay = 0.0",

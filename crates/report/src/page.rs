@@ -106,6 +106,7 @@ mod tests {
             titles: vec![HOSTILE.into(), String::new()],
             sentences: vec![vec![], vec![]],
             images: vec![vec!["\" onerror=\"alert(1)".into(), "Cargo.toml".into()], vec![]],
+            categories: vec![vec![], vec![]],
         };
         let user = Shown {
             user: 1,

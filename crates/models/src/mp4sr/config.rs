@@ -15,7 +15,7 @@ pub static RECIPE: Recipe = Recipe {
     title: "MP4SR",
     summary: "The paper's model.",
     paper: "Multimodal Pre-training Framework for Sequential Recommendation via Contrastive Learning (arXiv 2303.11879)",
-    reads: Reads { features: true, transformer: true },
+    reads: Reads { features: true, transformer: true, categories: &[] },
     section: Section::of::<Config>(),
     phase_reads,
     defaults: "",
