@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::interface::FINETUNE;
-use crate::recipe::{Reads, Recipe, Section};
+use crate::recipe::{DECAY_GRID, Reads, Recipe, Section};
 use crate::{Batch, Initial, Model, Parameters, Phase, Query, Scorer, Step, Transformer, TransformerConfig, trace};
 
 /// How CL4SRec is named, configured and built.
@@ -27,6 +27,7 @@ pub static RECIPE: Recipe = Recipe {
     phase_reads: |_, _, _| true,
     defaults: "",
     presets: &[],
+    grid: DECAY_GRID,
     renamed: &[],
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),

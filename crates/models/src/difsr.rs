@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::features::{Categories, DistinctItems, RowMean, categories, check_modalities, mean_rows};
 use crate::interface::FINETUNE;
 use crate::maps::{Linear, Norm, id_table};
-use crate::recipe::{Reads, Recipe, Refused, Section, Settings};
+use crate::recipe::{DECAY_GRID, Reads, Recipe, Refused, Section, Settings};
 use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step, TransformerConfig, trace};
 
 /// How DIF-SR is named, configured and built.
@@ -35,6 +35,7 @@ pub static RECIPE: Recipe = Recipe {
     phase_reads: |_, _, _| true,
     defaults: "",
     presets: &[],
+    grid: DECAY_GRID,
     renamed: &[],
     check,
     phases: |_| Ok(PHASES.to_vec()),

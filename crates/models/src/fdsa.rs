@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::features::{DistinctItems, RowMean, categories, check_modalities, mean_rows};
 use crate::interface::FINETUNE;
 use crate::maps::{Linear, Norm, id_table};
-use crate::recipe::{Reads, Recipe, Section};
+use crate::recipe::{DECAY_GRID, Reads, Recipe, Section};
 use crate::transformer::LayerStack;
 use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step, TransformerConfig, trace};
 
@@ -39,6 +39,7 @@ pub static RECIPE: Recipe = Recipe {
     phase_reads: |_, _, _| true,
     defaults: "",
     presets: &[],
+    grid: DECAY_GRID,
     renamed: &[],
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::features::{DistinctItems, RowMean, check_modalities, mean_rows};
 use crate::graph::rows_of;
 use crate::interface::FINETUNE;
-use crate::recipe::{Reads, Recipe, Section};
+use crate::recipe::{DECAY_GRID, Reads, Recipe, Section};
 use crate::{
     Batch, BatchUnit, Data, Initial, Model, NegativeSampler, Parameters, Phase, Query, Samples, Scorer, Step, Stop,
     trace,
@@ -34,6 +34,7 @@ pub static RECIPE: Recipe = Recipe {
     phase_reads: |_, _, _| true,
     defaults: "",
     presets: &[],
+    grid: DECAY_GRID,
     renamed: &[],
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),

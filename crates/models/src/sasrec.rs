@@ -22,6 +22,11 @@ pub static RECIPE: Recipe = Recipe {
     phase_reads: |_, _, _| true,
     defaults: "finetune.weight_decay = 0.0",
     presets: &[],
+    grid: &[
+        "finetune.learning_rate=1e-4,5e-4,1e-3",
+        "finetune.batch=256,512,1024",
+        "finetune.weight_decay=0.0,1e-4,5e-4",
+    ],
     renamed: &[],
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::features::DistinctItems;
 use crate::interface::FINETUNE;
 use crate::maps::Norm;
-use crate::recipe::{Reads, Recipe, Refused, Section, Settings};
+use crate::recipe::{DECAY_GRID, Reads, Recipe, Refused, Section, Settings};
 use crate::{Batch, Buffer, BufferValues, Buffers, Initial, Model, Parameters, Phase, Query, Scorer, Step, trace};
 
 /// How SINE is named, configured and built.
@@ -34,6 +34,7 @@ pub static RECIPE: Recipe = Recipe {
     phase_reads: |_, _, _| true,
     defaults: "",
     presets: &[],
+    grid: DECAY_GRID,
     renamed: &[],
     check,
     phases: |_| Ok(PHASES.to_vec()),

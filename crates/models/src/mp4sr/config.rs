@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Mp4sr;
 use crate::interface::{FINETUNE, PRETRAIN};
-use crate::recipe::{Preset, Reads, Recipe, Refused, Renamed, Section, Settings};
+use crate::recipe::{DECAY_GRID, Preset, Reads, Recipe, Refused, Renamed, Section, Settings};
 use crate::{CmclDirection, Phase, Pooling, PoolingGradient};
 
 /// How MP4SR is named, configured and built.
@@ -20,6 +20,7 @@ pub static RECIPE: Recipe = Recipe {
     phase_reads,
     defaults: "",
     presets: &PRESETS,
+    grid: DECAY_GRID,
     renamed: &RENAMED,
     check,
     phases: |settings| Ok(phases(&settings.own()?)),
