@@ -36,7 +36,7 @@ pub fn merge(sources: &[Source], to: &Layout) -> Result<()> {
             inputs.push((format!("{modality} of {name}"), layout.feature_file(modality, encoder)));
         }
     }
-    let _lock = Lock::take(to.root(), "merge")?;
+    let _lock = Lock::acquire(to.root(), "merge")?;
     for folder in [to.root().to_owned(), to.dataset(), to.features()] {
         files::clean_folder(&folder)?;
     }
