@@ -8,7 +8,7 @@ use mp4sr_protocol::Comparison;
 use crate::breakdown::BreakdownTable;
 use crate::curves::Panel;
 use crate::table::MetricsTable;
-use crate::users::{UserCounts, ShownUser};
+use crate::users::{ShownUser, UserCounts};
 use crate::words::Words;
 
 mod dataset;

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use mp4sr_artifact::{
-    Error, FeatureType, Features, Items, Layout, Lock, Result, Sequences, Stage, StageSettings, Status, Users, files,
-    hash_ids,
+    Error, FeatureType, Features, Items, Layout, Lock, Result, RowsHeader, Sequences, Stage, StageSettings, Status,
+    Users, files, hash_ids,
 };
 use serde_json::json;
 
@@ -117,13 +117,15 @@ fn merge_features(
     }
     let width = width.unwrap_or(1).max(1);
     // Stored values go through f32 without loss, whichever type they had.
-    let written = Features::write_rows(
-        path,
-        ("merge", json!(null)),
-        (hash.clone(), &offsets),
-        (width, FeatureType::F32),
-        || values.chunks(width),
-    )?;
+    let header = RowsHeader {
+        stage: "merge",
+        settings: json!(null),
+        item_hash: hash.clone(),
+        offsets: &offsets,
+        width,
+        as_type: FeatureType::F32,
+    };
+    let written = Features::write_rows(path, header, || values.chunks(width))?;
     match written {
         None => Ok(()),
         Some(row) => Err(Error::unusable(path, format!("row {row} is not finite"), REMEDY)),

@@ -7,7 +7,7 @@ use mp4sr_pipeline::text::count;
 
 use super::Page;
 use crate::thumbnail::{Thumbnail, thumbnail};
-use crate::users::{UserCounts, ShownUser};
+use crate::users::{ShownUser, UserCounts};
 
 /// Users are left out of the page before they make it longer than this.
 const MOST_BYTES: usize = 2_600_000;
