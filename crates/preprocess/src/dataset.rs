@@ -32,6 +32,7 @@ impl Dataset {
             items.titles.push(record.title);
             items.sentences.push(record.sentences);
             items.images.push(record.images);
+            items.categories.push(record.categories);
         }
         let item_numbers = numbers(&item_marks);
         let mut sequences = Sequences {
@@ -94,12 +95,18 @@ mod tests {
             times: vec![7, 1500, 1999, 0, 1],
             keep: vec![false, true, true, true, false],
         };
-        let record = ItemRecord { title: "T".into(), sentences: vec!["S".into()], images: vec!["i.jpg".into()] };
+        let record = ItemRecord {
+            title: "T".into(),
+            sentences: vec!["S".into()],
+            images: vec!["i.jpg".into()],
+            categories: vec!["C".into()],
+        };
         let catalogue = Catalogue { records: HashMap::from([(3, record)]), is_complete: Vec::new() };
         let dataset = Dataset::new(events, 1000, ids(&["a", "b", "c", "d"]), ids(&["p", "q", "r", "s"]), catalogue);
         assert_eq!(dataset.users.ids, ["b", "d"]);
         assert_eq!(dataset.items.ids, ["q", "s"]);
         assert_eq!(dataset.items.titles, ["", "T"]);
+        assert_eq!(dataset.items.categories, [vec![], vec!["C"]]);
         assert_eq!(dataset.sequences.offsets, [0, 2, 3]);
         assert_eq!(dataset.sequences.items, [2, 1, 1]);
         assert_eq!(dataset.sequences.times, [1, 1, 0]);
