@@ -77,6 +77,7 @@ fn small_dataset(layout: &Layout) -> Items {
             vec![],
         ],
         categories: vec![vec![]; 5],
+        sounds: vec![vec![]; 5],
     };
     items.write(&layout.items()).unwrap();
     items

@@ -100,7 +100,6 @@ fn adapted_sentence_encoders_agree_with_sentence_transformers() {
     }
 }
 
-/// Texts of equal length run together: each has the vector to the bit that it has alone.
 #[test]
 fn an_adapted_vector_does_not_depend_on_the_sentences_beside_it() {
     let mut sentences = strings(&fixture("sentences.json"));

@@ -19,9 +19,6 @@ use crate::folder::{CONFIG, JsonFile, ModelFolder, PROCESSOR};
 
 /// The values of `model_type` that are supported.
 pub(crate) const MODEL_TYPES: [&str; 1] = ["whisper"];
-/// The files beside the weights that determine the vectors.
-pub(crate) const FILES: [&str; 2] = [CONFIG, PROCESSOR];
-
 const KEYS: Keys = Keys {
     followed: &[
         "d_model",
@@ -117,6 +114,12 @@ impl AudioEncoder {
     /// Loads the encoder in a folder, or of this name on the hub.
     pub fn load(name: &str) -> Result<Self> {
         Self::from_folder(&ModelFolder::open(name)?)
+    }
+
+    /// The files that determine the vectors.
+    pub(crate) fn files(folder: &ModelFolder) -> Result<Vec<String>> {
+        let files = [CONFIG, PROCESSOR].map(str::to_owned).into_iter();
+        Ok(files.chain(folder.weight_files()?).collect())
     }
 
     pub(crate) fn from_folder(folder: &ModelFolder) -> Result<Self> {

@@ -5,7 +5,8 @@
 //! configuration that is not known, a value that the layers do not follow, and a tensor that they do not read
 //! ([`Settings`], [`Tensors`]). Layers of candle without a backward are fine here, because nothing is trained.
 //!
-//! Texts of equal length run together and nothing is padded. Models compute in f32 on the CPU, whatever the weights are stored
+//! Nothing is padded, and every text, image and window of sound goes through the layers alone, so that its vector is the same to
+//! the bit whatever is beside it. Models compute in f32 on the CPU, whatever the weights are stored
 //! in; `docs/encoders.md` lists what each of them was compared with.
 
 pub(crate) mod audio;

@@ -15,7 +15,7 @@ use crate::folder::ModelFolder;
 
 /// The layers of a language model.
 pub(crate) trait TextLayers: Send + Sync {
-    /// The vectors `[texts, tokens, d]` of tokens `[texts, tokens]`, of texts that are equally long.
+    /// The vectors `[1, tokens, d]` of a text's tokens `[1, tokens]`.
     fn forward(&self, tokens: &Tensor) -> candle_core::Result<Tensor>;
 }
 
@@ -57,16 +57,13 @@ pub(crate) fn load(folder: &ModelFolder, model_type: &str) -> Result<Option<Text
 }
 
 impl TextModel {
-    /// The vectors of sequences' tokens, one after the other, `[tokens, d]`. Sequences of equal length that are neighbours run
-    /// together.
+    /// The vectors of sequences' tokens, one after the other, `[tokens, d]`. Each goes through the layers alone: products over
+    /// several texts, even of equal length, round otherwise, and a vector would depend on its neighbours.
     pub fn forward(&self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
         let mut states = Vec::with_capacity(sequences.iter().map(|tokens| tokens.len()).sum::<usize>() * self.width);
-        for equal in sequences.chunk_by(|a, b| a.len() == b.len()) {
-            let length = equal.first().map_or(0, |tokens| tokens.len());
-            if length > 0 {
-                let tokens = Tensor::from_vec(equal.concat(), (equal.len(), length), &Device::Cpu)?;
-                states.extend(self.layers.forward(&tokens)?.flatten_all()?.to_vec1::<f32>()?);
-            }
+        for tokens in sequences.iter().filter(|tokens| !tokens.is_empty()) {
+            let tokens = Tensor::from_slice(tokens, (1, tokens.len()), &Device::Cpu)?;
+            states.extend(self.layers.forward(&tokens)?.flatten_all()?.to_vec1::<f32>()?);
         }
         Ok(states)
     }
