@@ -31,8 +31,7 @@ pub struct Processor {
     rescale_offset: bool,
     #[serde(default = "yes")]
     do_normalize: bool,
-    #[serde(default = "bicubic")]
-    resample: u32,
+    resample: Option<u32>,
     #[serde(default)]
     image_mean: [f32; 3],
     #[serde(default = "ones")]
@@ -76,10 +75,9 @@ fn yes() -> bool {
     true
 }
 
-/// The library's number for the bicubic filter.
-fn bicubic() -> u32 {
-    3
-}
+/// The library's numbers for filters.
+const BILINEAR: u32 = 2;
+const BICUBIC: u32 = 3;
 
 fn rescale_factor() -> f64 {
     1.0 / 255.0
@@ -161,7 +159,7 @@ impl Processor {
             rescale_factor: rescale_factor(),
             rescale_offset: false,
             do_normalize: true,
-            resample,
+            resample: Some(resample),
             image_mean: timm.mean,
             image_std: timm.std,
             include_top: None,
@@ -173,8 +171,21 @@ impl Processor {
         processor.check(height as usize).map(|()| processor)
     }
 
-    /// Expresses `crop_pct` by the other keys.
+    /// Gives keys that are missing the values that the library's class of the processor has, and expresses `crop_pct` by the other
+    /// keys.
     pub(crate) fn resolved(mut self) -> Self {
+        let old = self.others.get("feature_extractor_type").and_then(Value::as_str);
+        let class = self.image_processor_type.as_deref().or(old).unwrap_or_default();
+        if class.starts_with("ViT") && self.resample.is_none() {
+            self.resample = Some(BILINEAR);
+        }
+        if class.starts_with("ConvNext") && self.crop_pct.is_none() {
+            self.crop_pct = Some(224.0 / 256.0);
+        }
+        // A number is the shortest edge where the middle is cut out, and else both sides.
+        if let (Size::Side(side), None, None) = (self.size, self.crops(), self.crop_pct) {
+            self.size = Size::Exact(Exact { height: side, width: side });
+        }
         let (side, Some(share)) = (self.size.side(), self.crop_pct) else { return self };
         let exact = Size::Exact(Exact { height: side, width: side });
         if side < WARPED {
@@ -199,7 +210,7 @@ impl Processor {
         if self.filter().is_none() {
             return Err(format!(
                 "resample: expected 0 (nearest), 1 (Lanczos), 2 (bilinear) or 3 (bicubic), found {}",
-                self.resample
+                self.resample.unwrap_or_default()
             ));
         }
         let (width, height) = self.target();
@@ -222,7 +233,7 @@ impl Processor {
     }
 
     fn filter(&self) -> Option<Filter> {
-        match self.resample {
+        match self.resample.unwrap_or(BICUBIC) {
             0 => Some(Filter::Nearest),
             1 => Some(Filter::Lanczos),
             2 => Some(Filter::Bilinear),
@@ -341,4 +352,51 @@ fn on_white(image: DynamicImage) -> RgbImage {
             ((((sum >> 8) + sum) >> 8) >> 6) as u8
         }))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn processor(text: &str) -> std::result::Result<Processor, String> {
+        let processor = serde_json::from_str::<Processor>(text).map_err(|e| e.to_string())?.resolved();
+        processor.check(224).map(|()| processor)
+    }
+
+    /// The files of google/vit-base-patch16-224, facebook/convnext-tiny-224 and openai/clip-vit-base-patch32 as first published.
+    #[test]
+    fn early_files_mean_what_their_classes_make_of_them() {
+        let statistics = "\"image_mean\": [0.5, 0.5, 0.5], \"image_std\": [0.5, 0.5, 0.5]";
+        let vit =
+            processor(&format!("{{\"size\": 224, \"feature_extractor_type\": \"ViTFeatureExtractor\", {statistics}}}"))
+                .unwrap();
+        assert!(matches!(vit.size, Size::Exact(Exact { height: 224, width: 224 })));
+        assert_eq!(vit.filter(), Some(Filter::Bilinear));
+        let convnext = "\"size\": 224, \"feature_extractor_type\": \"ConvNextFeatureExtractor\"";
+        let convnext = processor(&format!("{{{convnext}, {statistics}}}")).unwrap();
+        assert!(matches!(convnext.size, Size::ShortestEdge(ShortestEdge { shortest_edge: 256 })));
+        assert_eq!((convnext.side(), convnext.filter()), (224, Some(Filter::Bicubic)));
+        let clip = "\"size\": 224, \"crop_size\": 224, \"do_center_crop\": true";
+        let clip = processor(&format!("{{{clip}, {statistics}}}")).unwrap();
+        assert!(matches!(clip.size, Size::Side(224)) && clip.side() == 224);
+    }
+
+    #[test]
+    fn the_middle_is_rounded_as_python_rounds_for_timm_and_cut_for_transformers() {
+        let timm = serde_json::json!({
+            "input_size": [3, 8, 8], "interpolation": "bicubic", "crop_pct": 0.9, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]
+        });
+        let timm = Processor::of_timm(&timm).unwrap();
+        assert_eq!([0, 1, 2, 3, 4, 5, 7].map(|left_out| timm.before(left_out)), [0, 0, 1, 2, 2, 2, 4]);
+        let cut = Processor { rounds_middle: false, ..timm };
+        assert_eq!([0, 1, 2, 3, 4, 5, 7].map(|left_out| cut.before(left_out)), [0, 0, 1, 1, 2, 2, 3]);
+    }
+
+    #[test]
+    fn transparent_pixels_lie_on_white() {
+        let pixel = |rgba| on_white(DynamicImage::ImageRgba8(image::RgbaImage::from_pixel(1, 1, image::Rgba(rgba))));
+        assert_eq!(pixel([10, 20, 30, 255]).get_pixel(0, 0).0, [10, 20, 30]);
+        assert_eq!(pixel([10, 20, 30, 0]).get_pixel(0, 0).0, [255, 255, 255]);
+        assert_eq!(pixel([0, 100, 255, 128]).get_pixel(0, 0).0, [127, 177, 255]);
+    }
 }

@@ -515,7 +515,7 @@ fn settings_that_are_not_followed_are_refused_by_name() {
     let cases = [
         ("modernbert", "hidden_activation", serde_json::json!("relu")),
         ("modernbert", "attention_bias", true.into()),
-        ("modernbert", "layer_types", serde_json::json!(["sliding_attention"; 5])),
+        ("modernbert", "layer_types", serde_json::json!(vec!["sliding_attention"; 5])),
         ("modernbert", "a_key_of_tomorrow", 1.into()),
         ("nomic_bert", "qkv_proj_bias", true.into()),
         ("nomic_bert", "rotary_emb_interleaved", true.into()),

@@ -280,6 +280,27 @@ mod tests {
         assert_eq!(reasons, ["image file is not there", "image path leaves the data folder"]);
         assert!(records.iter().all(|record| record.images.is_empty()));
     }
+
+    #[test]
+    fn sounds_are_files_beside_the_table_and_other_names_are_refused_with_the_reason() {
+        let columns = Columns { sounds: "preview".into(), ..Columns::default() };
+        let source = Source { format: Format::Tabular, columns, ..Source::default() };
+        // The table itself is a file that is there; what it holds is the business of the stage that decodes it.
+        let lines = "{\"item_id\": 1, \"preview\": [\"items.jsonl\", \"https://a/b.flac\"]}\n\
+                     {\"item_id\": 2, \"preview\": \"gone.wav\"}\n{\"item_id\": 3, \"preview\": \"../up.wav\"}\n";
+        let (records, _, read) = read(&source, "items.jsonl", lines, &["1", "2", "3"]);
+        assert_eq!(records.iter().map(|record| record.sounds.len()).collect::<Vec<_>>(), [1, 0, 0]);
+        assert!(records[0].sounds[0].ends_with("items.jsonl"));
+        let reasons: Vec<&str> = read.refused_sounds.0.keys().map(String::as_str).collect();
+        let expected = [
+            "sound file is not there",
+            "sound is an address, expected a local file",
+            "sound path leaves the data folder",
+        ];
+        assert_eq!(reasons, expected);
+        assert!(read.refused_images.0.is_empty());
+    }
+
     #[test]
     fn links_out_of_the_folder_of_images_are_counted_with_the_names_that_were_refused() {
         let folder = tempfile::tempdir().unwrap();

@@ -64,6 +64,7 @@ const KEYS: Keys = Keys {
         "mlm_checkpoint",
         "moe_every_n_layers",
         "pad_vocab_size_multiple",
+        "parallel_block_tied_norm",
         "reorder_and_upcast_attn",
         "resid_pdrop",
         "summary_activation",
