@@ -10,7 +10,7 @@ use symphonia::core::codecs::audio::AudioDecoderOptions;
 use symphonia::core::errors::Error as SymphoniaError;
 use symphonia::core::formats::probe::Hint;
 use symphonia::core::formats::{FormatOptions, TrackType};
-use symphonia::core::io::MediaSourceStream;
+use symphonia::core::io::{MediaSourceStream, MediaSourceStreamOptions};
 use symphonia::core::meta::MetadataOptions;
 
 /// The longest sound that is decoded, in seconds: a damaged file can claim days.
@@ -72,7 +72,7 @@ pub fn decode(bytes: &[u8], rate: usize) -> Result<Vec<f32>, AudioError> {
 fn mono(bytes: &[u8]) -> Result<(Vec<f32>, u32), AudioError> {
     let format = |error: &SymphoniaError| AudioError::Format(error.to_string());
     let damaged = |error: &SymphoniaError| AudioError::Damaged(error.to_string());
-    let source = MediaSourceStream::new(Box::new(Cursor::new(bytes.to_vec())), Default::default());
+    let source = MediaSourceStream::new(Box::new(Cursor::new(bytes.to_vec())), MediaSourceStreamOptions::default());
     let mut reader = symphonia::default::get_probe()
         .probe(&Hint::new(), source, FormatOptions::default(), MetadataOptions::default())
         .map_err(|e| format(&e))?;
