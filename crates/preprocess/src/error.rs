@@ -33,6 +33,9 @@ pub enum Error {
     /// The pipeline asks for something that can't be done.
     #[error("{0}")]
     Setting(String),
+    /// polars refused a query that should always work.
+    #[error("failed to filter the interactions: {0}")]
+    Query(#[from] polars::error::PolarsError),
     /// A filter left no event.
     #[error("nothing is left: {filter} dropped the last {events} events; {remedy}")]
     NothingLeft {

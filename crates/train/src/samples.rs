@@ -28,7 +28,7 @@ impl SampleList {
         let (mut items, mut entries) = (Vec::new(), Vec::new());
         for user in 0..sequences.user_count() {
             let start = items.len() as u32;
-            items.extend(training_part(sequences.of(user)).iter().copied().filter(|&item| keep(item)));
+            items.extend(training_part(sequences, user).iter().copied().filter(|&item| keep(item)));
             let (user, own) = (user as u32, start..items.len() as u32);
             match kind {
                 Samples::None => {}
@@ -95,6 +95,7 @@ mod tests {
             item_hash: hash_ids(["a"]),
             item_count: 5,
             user_hash: None,
+            parts: None,
         }
     }
 

@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use indexmap::IndexSet;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::error::Category;
@@ -26,6 +27,21 @@ pub fn for_each(
         }
     }
     Ok(())
+}
+
+/// The keys of the objects in the first `count` lines, in the order of their first occurrence.
+pub fn columns(lines: &mut Lines<'_>, count: u64) -> Result<Vec<String>> {
+    let mut names = IndexSet::new();
+    let mut line = Vec::new();
+    while let Some((number, _)) = lines.next(&mut line)? {
+        if let Ok(object) = serde_json::from_slice::<serde_json::Map<String, Value>>(&line) {
+            names.extend(object.into_iter().map(|(name, _)| name));
+        }
+        if number >= count {
+            break;
+        }
+    }
+    Ok(names.into_iter().collect())
 }
 
 fn cells(text: &str, fields: &[&str], python: bool) -> std::result::Result<Vec<RawCell<'static>>, Fault> {

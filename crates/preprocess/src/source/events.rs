@@ -9,10 +9,14 @@ use std::thread::{self, ScopedJoinHandle};
 use indexmap::IndexSet;
 use mp4sr_artifact::{EventsRead, FileCount, Rejects};
 use mp4sr_pipeline::Progress;
+use polars::prelude::{BooleanChunked, DataFrame, NamedFrom as _, NewChunkedArray as _, df};
 
 use super::SourceForm;
+use super::named::{NamedColumns, NamedFrame};
 use super::values::id;
-use crate::read::{RawCell, Shape, for_each_row};
+use crate::condition::Condition;
+use crate::filters::{ITEM, TIME, USER};
+use crate::read::{EventColumns, RawCell, Shape, columns, for_each_event_rows, for_each_row};
 use crate::rejects::{Fault, reject};
 use crate::{Error, Result};
 
@@ -27,9 +31,12 @@ const BATCH: usize = 1 << 18;
 pub struct Events {
     pub user_ids: Ids,
     pub item_ids: Ids,
-    pub users: Vec<u32>,
-    pub items: Vec<u32>,
-    pub times: Vec<i64>,
+    /// The columns of [`crate::filters`].
+    pub frame: DataFrame,
+    /// The columns that the condition names, with their names in the files.
+    pub named: NamedFrame,
+    /// All names of columns that the first lines of the files have, where a condition names any.
+    pub known: Vec<String>,
     /// How many units of `times` make one of what is stored.
     pub units: i64,
 }
@@ -122,22 +129,28 @@ impl Numbering {
 }
 
 impl Events {
-    /// Reads the files of interactions, one after the other.
+    /// Reads the files of interactions, one after the other, with the columns that `condition` names.
     pub fn read(
         paths: &[PathBuf],
         form: &SourceForm,
+        condition: Option<&Condition>,
         budget: &mut Budget,
         progress: &Progress,
     ) -> Result<(Self, EventsRead)> {
+        let names = condition.map(Condition::columns).unwrap_or_default();
+        let known = condition.map(|condition| known_columns(paths, form, condition)).transpose()?.unwrap_or_default();
+        let shapes = paths.iter().map(|path| form.shape(path, false)).collect::<Result<Vec<_>>>()?;
+        let mut named = NamedColumns::new(&names, shapes.iter().all(|shape| *shape == Shape::Parquet));
         // Numbering ids waits for memory as long as reading lines takes: each has a thread.
         let (times, read, users, items) = thread::scope(|scope| {
             let numbering = || {
                 let (batches, received) = sync_channel(4);
                 (Numbering { batch: Batch::default(), batches }, scope.spawn(move || number_all(received)))
             };
-            let ((to_users, users), (to_items, items)) = (numbering(), numbering());
-            let mut times = Vec::new();
-            let read = read_events(paths, form, budget, progress, to_users, to_items, &mut times);
+            let ((user_ids, users), (item_ids, items)) = (numbering(), numbering());
+            let mut sink = EventSink { form, user_ids, item_ids, times: Vec::new(), users: [form.user.clone()] };
+            let read = read_events(paths, &shapes, &names, budget, progress, &mut sink, &mut named);
+            let times = sink.finish();
             let join = |numbered: ScopedJoinHandle<'_, _>| numbered.join().unwrap_or_else(|panic| resume_unwind(panic));
             (times, read, join(users), join(items))
         });
@@ -153,8 +166,24 @@ impl Events {
             return Err(Error::raw(&paths[0], format!("{why}; is `source.format` the form of this file?")));
         }
         let ((user_ids, users), (item_ids, items)) = (users, items);
-        Ok((Self { user_ids, item_ids, users, items, times, units: form.clock.units() }, read))
+        let frame = df!(USER => users, ITEM => items, TIME => times)?;
+        Ok((Self { user_ids, item_ids, frame, named: named.finish()?, known, units: form.clock.units() }, read))
     }
+}
+
+/// The columns that the files have, by their headers or first lines; refuses a condition that names another one of a table.
+fn known_columns(paths: &[PathBuf], form: &SourceForm, condition: &Condition) -> Result<Vec<String>> {
+    let mut known: Vec<String> = Vec::new();
+    for path in paths {
+        let shape = form.shape(path, false)?;
+        let columns = columns(path, shape)?;
+        // Fields of JSON may come late.
+        if shape != Shape::JsonLines {
+            condition.check_columns(&columns, &path.display().to_string())?;
+        }
+        known.extend(columns.into_iter().filter(|column| !known.contains(column)).collect::<Vec<_>>());
+    }
+    Ok(known)
 }
 
 fn number_all(batches: Receiver<Batch>) -> (Ids, Vec<u32>) {
@@ -169,41 +198,119 @@ fn number_all(batches: Receiver<Batch>) -> (Ids, Vec<u32>) {
     (ids, numbers)
 }
 
-/// Reads the lines of all files and keeps the times of those that are accepted.
+/// Where accepted events go.
+struct EventSink<'f> {
+    form: &'f SourceForm,
+    users: [String; 1],
+    user_ids: Numbering,
+    item_ids: Numbering,
+    times: Vec<i64>,
+}
+
+impl EventSink<'_> {
+    /// Takes the event in the cells of a row: user, time, items.
+    fn push(&mut self, cells: &[RawCell<'_>]) -> Result<std::result::Result<(), Fault>> {
+        let (user, item, time) = match event(self.form, &self.users, cells) {
+            Ok(event) => event,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        // Numbers are 32 bits wide here and in the files.
+        if self.times.len() >= u32::MAX as usize - 1 {
+            return Err(Error::Setting(format!("more than {} events; split the data", u32::MAX - 1)));
+        }
+        self.user_ids.push(&user);
+        self.item_ids.push(&item);
+        self.times.push(time);
+        Ok(Ok(()))
+    }
+
+    fn finish(mut self) -> Vec<i64> {
+        self.user_ids.send();
+        self.item_ids.send();
+        self.times
+    }
+}
+
+/// Reads the lines of all files.
 fn read_events(
     paths: &[PathBuf],
-    form: &SourceForm,
+    shapes: &[Shape],
+    names: &[String],
     budget: &mut Budget,
     progress: &Progress,
-    mut user_ids: Numbering,
-    mut item_ids: Numbering,
-    times: &mut Vec<i64>,
+    sink: &mut EventSink<'_>,
+    named: &mut NamedColumns,
 ) -> Result<EventsRead> {
     let mut read = EventsRead::default();
+    let form = sink.form;
     let mut fields = vec![form.user.as_str(), form.time.as_str()];
     fields.extend(form.item.iter().map(String::as_str));
-    let users = [form.user.clone()];
-    for path in paths {
-        let shape = form.shape(path, false)?;
-        let count = read_file(path, shape, &fields, &mut read.rejected, budget, progress, &mut |_, cells| {
-            let (user, item, time) = match event(form, &users, cells) {
-                Ok(event) => event,
-                Err(fault) => return Ok(Err(fault)),
-            };
-            // Numbers are 32 bits wide here and in the files.
-            if times.len() >= u32::MAX as usize - 1 {
-                return Err(Error::Setting(format!("more than {} events; split the data", u32::MAX - 1)));
+    let of_event = fields.len();
+    // A column may be a part of the event as well.
+    let mut places = Vec::with_capacity(names.len());
+    for name in names {
+        places.push(fields.iter().position(|field| field == name).unwrap_or(fields.len()));
+        if places.last() == Some(&fields.len()) {
+            fields.push(name);
+        }
+    }
+    for (path, &shape) in paths.iter().zip(shapes) {
+        if shape == Shape::Parquet {
+            let columns = EventColumns { user: &form.user, item: &form.item[0], time: &form.time, named: names };
+            read.files.push(read_parquet(path, columns, &mut read.rejected, budget, progress, sink, named)?);
+            continue;
+        }
+        let count = read_file(path, shape, &fields, &mut read.rejected, budget, progress, &mut |line, cells| {
+            let outcome = sink.push(&cells[..of_event])?;
+            if outcome.is_ok() && !places.is_empty() {
+                named.push(cells, &places, path, line);
             }
-            user_ids.push(&user);
-            item_ids.push(&item);
-            times.push(time);
-            Ok(Ok(()))
+            Ok(outcome)
         })?;
         read.files.push(count);
     }
-    user_ids.send();
-    item_ids.send();
     Ok(read)
+}
+
+/// Reads the rows of a Parquet file.
+fn read_parquet(
+    path: &Path,
+    columns: EventColumns<'_>,
+    rejected: &mut Rejects,
+    budget: &mut Budget,
+    progress: &Progress,
+    sink: &mut EventSink<'_>,
+    named: &mut NamedColumns,
+) -> Result<FileCount> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let bar = progress.bytes(&name, path.metadata().map_or(0, |about| about.len()));
+    let mut count = FileCount { file: path.to_owned(), ..FileCount::default() };
+    for_each_event_rows(path, columns, &bar, &mut |rows| {
+        let mut used = Vec::with_capacity(rows.len());
+        for row in 0..rows.len() {
+            count.lines += 1;
+            let outcome = match rows.cells(row) {
+                Ok(cells) => sink.push(&cells)?,
+                Err(fault) => Err(fault),
+            };
+            used.push(outcome.is_ok());
+            match outcome {
+                Ok(()) => count.accepted += 1,
+                Err(fault) => {
+                    count.rejected += 1;
+                    let (line, reason) = (rows.first + row as u64, fault.reason.clone());
+                    reject(rejected, path, line, fault);
+                    budget.spend(path, line, &reason)?;
+                }
+            }
+        }
+        if !columns.named.is_empty() {
+            let used = BooleanChunked::from_slice("used".into(), &used);
+            named.extend(rows.named.filter(&used)?, path, rows.first)?;
+        }
+        Ok(())
+    })?;
+    Ok(count)
 }
 
 /// User, item and time in the cells of a row.
@@ -250,14 +357,12 @@ pub(crate) mod tests {
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
         let (events, read) =
-            Events::read(&[path], &SourceForm::new(source)?, &mut Budget::new(3), &Progress::new(true))?;
+            Events::read(&[path], &SourceForm::new(source)?, None, &mut Budget::new(3), &Progress::new(true))?;
         let count = &read.files[0];
         assert_eq!(count.lines, count.accepted + count.rejected);
-        assert_eq!((count.accepted, count.rejected), (events.users.len() as u64, read.rejected.total()));
-        let shown = (0..events.users.len()).map(|at| {
-            let (user, item) =
-                (&events.user_ids[events.users[at] as usize], &events.item_ids[events.items[at] as usize]);
-            format!("{user} {item} {}", events.times[at])
+        assert_eq!((count.accepted, count.rejected), (events.frame.height() as u64, read.rejected.total()));
+        let shown = crate::dataset::rows(&events.frame).unwrap().map(|(user, item, time)| {
+            format!("{} {} {time}", events.user_ids[user as usize], events.item_ids[item as usize])
         });
         Ok((shown.collect(), read.rejected.0.into_keys().collect()))
     }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a failed test says so by itself")]
 
+mod columns;
 mod end_to_end;
 mod failures;
 mod harness;
