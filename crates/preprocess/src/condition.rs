@@ -10,6 +10,7 @@ use sqlparser::dialect::GenericDialect;
 use sqlparser::parser::{Parser, ParserError};
 use sqlparser::tokenizer::{Location, Token};
 
+use crate::partitions::collect_streaming;
 use crate::source::{NamedFrame, TextPlace};
 use crate::{Error, Result};
 
@@ -74,14 +75,18 @@ impl Condition {
     /// Whether each event satisfies the condition; null where that depends on a missing value. A column without any value is one
     /// of `known` in `file`.
     pub fn evaluate(&self, named: NamedFrame, known: &[String], file: &str) -> Result<Column> {
-        let NamedFrame { frame, texts } = named;
-        if frame.columns().iter().any(|column| column.null_count() == column.len()) {
+        let NamedFrame { mut query, streaming, texts, empty } = named;
+        if !empty.is_empty() {
             self.check_columns(known, file)?;
         }
-        self.check_comparisons(&self.expression, &frame.schema().clone(), &texts)?;
-        let result = frame.lazy().select([self.expression.clone().alias("satisfies")]);
-        let result = result.collect().map_err(|e| self.refuse(format!("cannot be evaluated: {}", first_line(&e))))?;
-        let result = result.columns()[0].clone();
+        self.check_comparisons(&self.expression, &query.collect_schema()?, &texts)?;
+        let evaluated = query.select([self.expression.clone().alias("satisfies")]);
+        let evaluated = if streaming { collect_streaming(evaluated) } else { evaluated.collect().map_err(Error::from) };
+        let evaluated = evaluated.map_err(|error| match error {
+            Error::Query(error) => self.refuse(format!("cannot be evaluated: {}", first_line(&error))),
+            other => other,
+        })?;
+        let result = evaluated.columns()[0].clone();
         if result.dtype() != &DataType::Boolean {
             let kind = kind(result.dtype());
             return Err(

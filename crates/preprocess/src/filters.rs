@@ -13,6 +13,8 @@ pub const USER: &str = "user";
 pub const ITEM: &str = "item";
 /// The column of times.
 pub const TIME: &str = "time";
+/// The number of events of a user or item, in frames that have a row for each of these.
+pub const EVENTS: &str = "events";
 /// Whether an event satisfies `preprocess.where`; null where that depends on a missing value. Absent without the key.
 pub const SATISFIES: &str = "satisfies";
 
@@ -52,9 +54,9 @@ pub fn without_repeats(events: LazyFrame, repeated: Repeated) -> LazyFrame {
     }
 }
 
-/// The last `count` events of each user. The events are ordered.
-pub fn recent(events: LazyFrame, count: u32) -> LazyFrame {
-    events.filter(col(USER).cum_count(true).over([col(USER)]).lt_eq(lit(count)))
+/// Whether an event is one of the last `count` of its user. The events are ordered.
+pub fn is_recent(count: u32) -> PolarsResult<Expr> {
+    Ok(col(USER).cum_count(true).over([col(USER)])?.lt_eq(lit(count)))
 }
 
 /// Events of the items that `items` lists.
@@ -62,9 +64,20 @@ pub fn of_items(events: LazyFrame, items: LazyFrame) -> LazyFrame {
     join(events, items, ITEM, JoinType::Semi)
 }
 
+/// The number of events of each user or item, as `events` beside the key. What several partitions give of the same keys is
+/// added up by [`added_up`].
+pub fn frequency(events: LazyFrame, key: &str) -> LazyFrame {
+    events.group_by([col(key)]).agg([len().alias(EVENTS)])
+}
+
+/// The sum of numbers of events by key.
+pub fn added_up(frequencies: LazyFrame, key: &str) -> LazyFrame {
+    frequencies.group_by([col(key)]).agg([col(EVENTS).sum()])
+}
+
 /// The users or items with fewer than `bound` events.
-pub fn small(events: LazyFrame, key: &str, bound: u32) -> LazyFrame {
-    events.group_by([col(key)]).agg([len().alias("events")]).filter(col("events").lt(lit(bound))).select([col(key)])
+pub fn small(frequencies: LazyFrame, key: &str, bound: u32) -> LazyFrame {
+    frequencies.filter(col(EVENTS).lt(lit(bound))).select([col(key)])
 }
 
 /// Events of all users or items but those that `dropped` lists.
@@ -72,9 +85,19 @@ pub fn without(events: LazyFrame, key: &str, dropped: LazyFrame) -> LazyFrame {
     join(events, dropped, key, JoinType::Anti)
 }
 
-/// The numbers of events, users and items, as one row.
-pub fn counts(events: LazyFrame) -> LazyFrame {
-    events.select([len().alias("events"), col(USER).n_unique(), col(ITEM).n_unique()])
+/// The first and the last time, as one row.
+pub fn times(events: LazyFrame) -> LazyFrame {
+    events.select([col(TIME).min().alias("first"), col(TIME).max().alias("last")])
+}
+
+/// The number of users, as one value.
+pub fn users(events: LazyFrame) -> LazyFrame {
+    events.select([col(USER).n_unique()])
+}
+
+/// Each item that has an event, once.
+pub fn distinct_items(events: LazyFrame) -> LazyFrame {
+    events.select([col(ITEM).unique()])
 }
 
 /// How many events share user and time with the event before, as one value. The events are ordered.
@@ -83,13 +106,12 @@ pub fn ties(events: LazyFrame) -> LazyFrame {
     events.select([same(USER).and(same(TIME)).sum()])
 }
 
-/// The users' numbers of events: the least, the median (the lower one of two) and the most, as one row.
-pub fn lengths(events: LazyFrame) -> LazyFrame {
-    let length = || col("events");
-    events.group_by([col(USER)]).agg([len().alias("events")]).select([
-        length().min().alias("shortest"),
-        length().quantile(lit(0.5), QuantileMethod::Lower).alias("median"),
-        length().max().alias("longest"),
+/// Of the numbers of events of users the least, the median (the lower one of two) and the most, as one row.
+pub fn spread(frequencies: LazyFrame) -> LazyFrame {
+    frequencies.select([
+        col(EVENTS).min().alias("shortest"),
+        col(EVENTS).quantile(lit(0.5), QuantileMethod::Lower).alias("median"),
+        col(EVENTS).max().alias("longest"),
     ])
 }
 

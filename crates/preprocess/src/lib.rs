@@ -18,10 +18,12 @@ mod images;
 mod input;
 #[cfg(test)]
 mod oracle;
+mod partitions;
 mod read;
 mod rejects;
 mod report;
 mod source;
+mod spill;
 mod split;
 mod stage;
 mod table1;

@@ -10,10 +10,12 @@ use mp4sr_artifact::{
 use mp4sr_pipeline::config::{Config, Format, Preprocess};
 use mp4sr_pipeline::text::count;
 
-use polars::prelude::{DataFrame, DataType, IntoLazy as _};
+use polars::prelude::{DataFrame, DataType, IntoLazy as _, UnionArgs, concat};
 use serde_json::{Value, json};
 
 use crate::dataset::Dataset;
+use crate::filters::USER;
+use crate::partitions::Partitions;
 use crate::{Error, Result, filters};
 
 /// A line under the header, and nothing else.
@@ -24,7 +26,8 @@ const STYLE: TableStyle =
 pub type Report = mp4sr_artifact::PreprocessReport;
 
 /// Keys that are recorded only where they ask for something, so that a dataset made without them keeps its bytes.
-const LATER_KEYS: [&str; 7] = ["where", "since", "until", "split", "split_ratio", "split_at", "split_test_at"];
+const LATER_KEYS: [&str; 8] =
+    ["where", "since", "until", "split", "split_ratio", "split_at", "split_test_at", "memory"];
 
 /// The settings of the filters as records of the stage have them.
 pub fn recorded(preprocess: &Preprocess) -> Value {
@@ -47,20 +50,20 @@ pub struct SequenceSpread {
 
 impl SequenceSpread {
     /// Counts in ordered events.
-    pub fn of(events: &DataFrame) -> Result<Self> {
-        let lengths = filters::lengths(events.clone().lazy()).collect()?;
-        let ties = filters::ties(events.clone().lazy()).collect()?;
-        Ok(Self {
-            shortest: number(&lengths, 0)?,
-            median: number(&lengths, 1)?,
-            longest: number(&lengths, 2)?,
-            ties: number(&ties, 0)?,
-        })
+    pub fn of(events: &Partitions) -> Result<Self> {
+        let mut frequencies = Vec::new();
+        let mut ties = 0;
+        for part in events.iter() {
+            frequencies.push(part.query(|events| filters::frequency(events, USER))?.lazy());
+            ties += number(&part.query(filters::ties)?, 0)?;
+        }
+        let spread = filters::spread(concat(frequencies, UnionArgs::default())?).collect()?;
+        Ok(Self { shortest: number(&spread, 0)?, median: number(&spread, 1)?, longest: number(&spread, 2)?, ties })
     }
 }
 
 /// The number in a column of a frame of one row.
-pub fn number(row: &DataFrame, column: usize) -> Result<u64> {
+fn number(row: &DataFrame, column: usize) -> Result<u64> {
     Ok(row.columns()[column].cast(&DataType::UInt64)?.u64()?.get(0).unwrap_or_default())
 }
 

@@ -1,6 +1,5 @@
 //! Where the training, validation and test parts of each user's events begin.
 
-use mp4sr_artifact::SequenceParts;
 use mp4sr_pipeline::config::{Preprocess, SplitBy};
 use polars::prelude::*;
 
@@ -75,18 +74,24 @@ impl SplitRule {
         }
     }
 
-    /// Where the parts of each user begin; the events are ordered. None where the dataset needs to say nothing.
-    pub fn parts(&self, events: &DataFrame) -> Result<Option<SequenceParts>> {
+    /// Whether a dataset has to say where the parts begin.
+    pub fn is_stored(&self) -> bool {
+        *self != Self::LeaveOneOut
+    }
+
+    /// Gives each user's number and where the validation part and the test part begin to `each`; the events are ordered.
+    pub fn starts(&self, events: &DataFrame, mut each: impl FnMut(u32, u32, u32)) -> Result<()> {
         let starts = match *self {
-            Self::LeaveOneOut => return Ok(None),
+            Self::LeaveOneOut => return Ok(()),
             Self::Ratio { validation, test } => by_ratio(validation, test),
             Self::Time { validation, test } => [before(validation).alias(VALIDATION), before(test).alias(TEST)],
         };
-        let users = events.clone().lazy().group_by_stable([col(USER)]).agg(starts).collect()?;
-        let column = |name: &str| -> PolarsResult<Vec<u32>> {
-            Ok(users.column(name)?.cast(&DataType::UInt32)?.u32()?.into_no_null_iter().collect())
-        };
-        Ok(Some(SequenceParts { validation: column(VALIDATION)?, test: column(TEST)? }))
+        let starts = starts.map(|start| start.cast(DataType::UInt32));
+        let users = events.clone().lazy().group_by([col(USER)]).agg(starts).collect()?;
+        let column = |name: &str| users.column(name)?.u32().map(|numbers| numbers.into_no_null_iter());
+        let (validation, test) = (column(VALIDATION)?, column(TEST)?);
+        column(USER)?.zip(validation.zip(test)).for_each(|(user, (validation, test))| each(user, validation, test));
+        Ok(())
     }
 }
 
@@ -119,6 +124,8 @@ fn by_ratio(validation: f64, test: f64) -> [Expr; 2] {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -128,11 +135,18 @@ mod tests {
         df!(USER => users, ITEM => vec![0_u32; users.len()], TIME => times).unwrap()
     }
 
+    /// The starts of the parts by user.
+    fn starts(rule: SplitRule, events: &DataFrame) -> BTreeMap<u32, (u32, u32)> {
+        let mut found = BTreeMap::new();
+        rule.starts(events, |user, validation, test| drop(found.insert(user, (validation, test)))).unwrap();
+        found
+    }
+
     #[test]
     fn a_time_divides_all_users_alike() {
         let events = frame(&[0, 0, 0, 2, 2, 5], &[1, 5, 9, 6, 7, 9]);
-        let parts = SplitRule::Time { validation: 5, test: 9 }.parts(&events).unwrap().unwrap();
-        assert_eq!(parts, SequenceParts { validation: vec![1, 0, 0], test: vec![2, 2, 0] });
+        let found = starts(SplitRule::Time { validation: 5, test: 9 }, &events);
+        assert_eq!(found, BTreeMap::from([(0, (1, 2)), (2, (0, 2)), (5, (0, 0))]));
     }
 
     #[test]
@@ -177,11 +191,11 @@ mod tests {
             let (validation, test) = (f64::from(validation) / 10.0, f64::from(test) / 10.0);
             let users: Vec<u32> = (0..).zip(&lengths).flat_map(|(user, &length)| vec![user; length]).collect();
             let times: Vec<i64> = (0..users.len() as i64).collect();
-            let parts = SplitRule::Ratio { validation, test }.parts(&frame(&users, &times)).unwrap().unwrap();
+            let found = starts(SplitRule::Ratio { validation, test }, &frame(&users, &times));
             for (user, &length) in lengths.iter().enumerate() {
                 let [training, in_validation, _] = recbole(length as i64, [1.0 - validation - test, validation, test]);
                 let expected = (training as u32, (training + in_validation) as u32);
-                prop_assert_eq!((parts.validation[user], parts.test[user]), expected, "{} events", length);
+                prop_assert_eq!(found[&(user as u32)], expected, "{} events", length);
             }
         }
     }

@@ -6,23 +6,27 @@ use std::path::{Path, PathBuf};
 use mp4sr_artifact::{FilterStep, Layout, Stage, StageSettings, files};
 use mp4sr_pipeline::config::{Config, Missing, Preprocess, Repeated, Source};
 use mp4sr_pipeline::{Context, Progress, print, run_stage};
-use polars::prelude::{Column, DataFrame, IntoLazy as _, LazyFrame, df};
+use polars::prelude::{IntoLazy as _, LazyFrame, df};
 use serde_json::json;
 
 use crate::condition::Condition;
 use crate::core::{Bounds, core};
-use crate::dataset::{Dataset, marks};
-use crate::filters::{ITEM, SATISFIES, TIME, USER};
+use crate::dataset::Dataset;
+use crate::filters::ITEM;
 use crate::images::ImageFolder;
 use crate::input::Inputs;
+use crate::partitions::{Counts, Partitions};
 use crate::report::{Report, SequenceSpread};
 use crate::source::{Budget, Catalogue, Clock, Events, Reading, SourceForm};
+use crate::spill::MemoryLimit;
 use crate::split::SplitRule;
 use crate::window::Window;
 use crate::{Error, Result, filters, report, source, table1};
 
 /// Raised with every change after which the same raw files give other bytes.
 const VERSION: u32 = 2;
+/// The folder for events that do not fit into memory, beside the dataset; a run that was killed leaves it to the next one.
+const SPILL: &str = "spill";
 
 /// Brings the dataset up to date and prints its statistics when there was anything to do.
 pub fn run(context: &Context) -> anyhow::Result<()> {
@@ -35,6 +39,7 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
         FilterSettings::new(&config.preprocess, form.clock)?;
         SplitRule::new(&config.preprocess, form.clock)?;
         Condition::parse(&config.preprocess.r#where)?;
+        MemoryLimit::new(&config.preprocess.memory, PathBuf::new())?;
         let inputs = Inputs::resolve(config)?;
         let settings = json!({
             "data": config.dataset.data,
@@ -57,7 +62,7 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
 /// Reads and filters all that a pipeline names and accounts for it, without writing anything: for the fuzz targets.
 #[doc(hidden)]
 pub fn account(config: &Config) -> Result<Report> {
-    Ok(read(config, &Progress::new(true))?.0)
+    Ok(read(config, None, &Progress::new(true))?.0)
 }
 
 /// Lines of a file of interactions, and how many of them are events: for the fuzz targets.
@@ -79,14 +84,16 @@ fn make(
     settings: &serde_json::Value,
     progress: &Progress,
 ) -> Result<(Report, Vec<PathBuf>)> {
-    let (report, dataset) = read(config, progress)?;
+    let memory = MemoryLimit::new(&config.preprocess.memory, layout.dataset().join(SPILL))?;
+    let (report, dataset) = read(config, memory.as_ref(), progress)?;
     let mut outputs = dataset.write(layout, settings)?;
     files::write_json(&layout.statistics(), &report)?;
     outputs.push(layout.statistics());
+    memory.map_or(Ok(()), |memory| memory.remove_folder())?;
     Ok((report, outputs))
 }
 
-fn read(config: &Config, progress: &Progress) -> Result<(Report, Dataset)> {
+fn read(config: &Config, memory: Option<&MemoryLimit>, progress: &Progress) -> Result<(Report, Dataset)> {
     let table1 = table1::row(&config.dataset.table1)?;
     let inputs = Inputs::resolve(config)?;
     let form = SourceForm::new(&config.source)?;
@@ -98,12 +105,16 @@ fn read(config: &Config, progress: &Progress) -> Result<(Report, Dataset)> {
     let settings = FilterSettings::new(preprocess, form.clock)?;
     let split = SplitRule::new(preprocess, form.clock)?;
     let FilterSettings { window, bounds, .. } = settings;
-    let (events, events_read) = Events::read(&inputs.interactions, &form, condition.as_ref(), &mut budget, progress)?;
-    let Events { user_ids, item_ids, frame, named, known, units } = events;
-    let mut filtered = Filtered::new(frame, user_ids.len() as u64, item_ids.len() as u64);
+    let (events, events_read) =
+        Events::read(&inputs.interactions, &form, condition.as_ref(), memory, &mut budget, progress)?;
+    let Events { user_ids, item_ids, chunks, named, known, units } = events;
+    let file = inputs.interactions[0].display().to_string();
+    let satisfies = condition.as_ref().map(|condition| condition.evaluate(named, &known, &file)).transpose()?;
+    let missing = satisfies.as_ref().map_or(0, |satisfies| satisfies.null_count() as u64);
+    let (users, items) = (user_ids.len() as u64, item_ids.len() as u64);
+    let mut filtered = Filtered::new(chunks.partitioned(satisfies)?, users, items);
     if let Some(condition) = &condition {
-        let file = inputs.interactions[0].display().to_string();
-        filtered.satisfying(condition, condition.evaluate(named, &known, &file)?)?;
+        filtered.satisfying(condition.text(), missing)?;
     }
     if let Some(described) = window.described(form.clock) {
         progress.log(format!("preprocess: {described}"));
@@ -114,9 +125,10 @@ fn read(config: &Config, progress: &Progress) -> Result<(Report, Dataset)> {
         filtered.recent(settings.recent)?;
     }
 
-    let (in_core, dropped_by_core) = core(filtered.events.clone(), bounds)?;
+    let mut in_core = filtered.events.fork("core")?;
+    let dropped_by_core = core(&mut in_core, bounds)?;
     // Dropping incomplete items can only shrink the core, so that nothing outside of it is ever needed.
-    let needed = marks(&in_core, ITEM, item_ids.len())?;
+    let needed = in_core.item_marks(item_ids.len())?;
 
     let folder = match &inputs.images {
         Some(folder) if folder.is_dir() => ImageFolder::read(folder, &item_ids)?,
@@ -141,12 +153,13 @@ fn read(config: &Config, progress: &Progress) -> Result<(Report, Dataset)> {
     if preprocess.missing == Some(Missing::Drop) {
         drop(in_core);
         filtered.complete(&catalogue.is_complete)?;
-        let (in_core, dropped) = core(std::mem::take(&mut filtered.events), bounds)?;
-        filtered.step(&core_filter, in_core, dropped)?;
+        let dropped = core(&mut filtered.events, bounds)?;
+        filtered.step(&core_filter, dropped)?;
     } else {
-        filtered.step(&core_filter, in_core, dropped_by_core)?;
+        filtered.events = in_core;
+        filtered.step(&core_filter, dropped_by_core)?;
     }
-    let Filtered { events, steps } = filtered;
+    let Filtered { events, steps, .. } = filtered;
     check_something_left(&steps)?;
 
     if let Some(described) = split.described(form.clock) {
@@ -154,6 +167,7 @@ fn read(config: &Config, progress: &Progress) -> Result<(Report, Dataset)> {
     }
     let spread = SequenceSpread::of(&events)?;
     let dataset = Dataset::new(&events, units, &split, user_ids, item_ids, catalogue)?;
+    drop(events);
     let report = report::new(config, events_read, items_read, steps, spread, &dataset, table1, warnings);
     report::check(&report)?;
     report.warnings.iter().for_each(|warning| progress.log(format!("preprocess: {warning}")));
@@ -181,49 +195,39 @@ impl FilterSettings {
 /// The events that are left, and what every filter dropped.
 #[derive(Debug)]
 pub(crate) struct Filtered {
-    pub events: DataFrame,
+    pub events: Partitions,
     pub steps: Vec<FilterStep>,
+    users: u64,
 }
 
 impl Filtered {
-    pub fn new(events: DataFrame, users: u64, items: u64) -> Self {
-        let count = events.height() as u64;
+    /// All events, of so many users and items.
+    pub fn new(events: Partitions, users: u64, items: u64) -> Self {
+        let count = events.count();
         let raw = FilterStep { filter: "raw".to_owned(), dropped: BTreeMap::new(), events: count, users, items };
-        Self { events, steps: vec![raw] }
+        Self { events, steps: vec![raw], users }
     }
 
-    /// Takes the events that a filter left.
-    pub fn step(&mut self, filter: &str, left: DataFrame, dropped: BTreeMap<String, u64>) -> Result<()> {
-        self.events = left;
-        let counts = filters::counts(self.events.clone().lazy()).collect()?;
-        self.steps.push(FilterStep {
-            filter: filter.to_owned(),
-            dropped,
-            events: report::number(&counts, 0)?,
-            users: report::number(&counts, 1)?,
-            items: report::number(&counts, 2)?,
-        });
+    /// Notes what is left after a filter.
+    pub fn step(&mut self, filter: &str, dropped: BTreeMap<String, u64>) -> Result<()> {
+        let Counts { events, users, items } = self.events.counts()?;
+        self.steps.push(FilterStep { filter: filter.to_owned(), dropped, events, users, items });
         Ok(())
     }
 
     /// Runs a filter that drops events for one reason.
-    pub fn run(&mut self, filter: &str, reason: &str, query: impl FnOnce(LazyFrame) -> LazyFrame) -> Result<()> {
-        let before = self.events.height();
-        let left = query(std::mem::take(&mut self.events).lazy()).collect()?;
-        let dropped = only(reason, (before - left.height()) as u64);
-        self.step(filter, left, dropped)
+    pub fn run(&mut self, filter: &str, reason: &str, query: impl Fn(LazyFrame) -> LazyFrame) -> Result<()> {
+        let before = self.events.count();
+        self.events.filter(query)?;
+        self.step(filter, only(reason, before - self.events.count()))
     }
 
-    fn satisfying(&mut self, condition: &Condition, mut satisfies: Column) -> Result<()> {
-        let missing = satisfies.null_count() as u64;
-        satisfies.rename(SATISFIES.into());
-        self.events.with_column(satisfies)?;
-        let (before, filter) = (self.events.height() as u64, format!("where {}", condition.text()));
-        let left = filters::satisfying(std::mem::take(&mut self.events).lazy()).collect()?;
-        let unsatisfied = before - left.height() as u64 - missing;
-        let mut dropped = only("condition not satisfied", unsatisfied);
+    fn satisfying(&mut self, condition: &str, missing: u64) -> Result<()> {
+        let before = self.events.count();
+        self.events.filter(filters::satisfying)?;
+        let mut dropped = only("condition not satisfied", before - self.events.count() - missing);
         dropped.extend(only("condition on a missing value", missing));
-        self.step(&filter, left, dropped)
+        self.step(&format!("where {condition}"), dropped)
     }
 
     fn within(&mut self, window: Window, described: &str) -> Result<()> {
@@ -231,23 +235,25 @@ impl Filtered {
     }
 
     pub fn order(&mut self, repeated: Repeated) -> Result<()> {
-        let (users, times) = (self.events.column(USER)?.u32()?.max(), self.events.column(TIME)?.i64()?);
-        let (first, last) = (times.min().unwrap_or_default(), times.max().unwrap_or_default());
-        let users = users.map_or(0, |max| u64::from(max) + 1);
-        let events = std::mem::take(&mut self.events).lazy();
-        self.events = filters::ordered(events, users, first, first.abs_diff(last).saturating_add(1)).collect()?;
-        self.run("repeated events", "repeated event", |events| filters::without_repeats(events, repeated))
+        let (first, last) = self.events.times()?;
+        let (users, span) = (self.users, first.abs_diff(last).saturating_add(1));
+        self.run("repeated events", "repeated event", |events| {
+            filters::without_repeats(filters::ordered(events, users, first, span), repeated)
+        })
     }
 
     pub fn recent(&mut self, count: u32) -> Result<()> {
         let filter = format!("the last {count} events of a user");
-        self.run(&filter, "earlier event", |events| filters::recent(events, count))
+        let is_recent = filters::is_recent(count)?;
+        self.run(&filter, "earlier event", |events| events.filter(is_recent.clone()))
     }
 
     pub fn complete(&mut self, is_complete: &[bool]) -> Result<()> {
         let items: Vec<u32> = (0..).zip(is_complete).filter(|(_, complete)| **complete).map(|(item, _)| item).collect();
-        let items = df!(ITEM => items)?.lazy();
-        self.run("items without text or image", "item without text or image", |events| filters::of_items(events, items))
+        let items = df!(ITEM => items)?;
+        self.run("items without text or image", "item without text or image", |events| {
+            filters::of_items(events, items.clone().lazy())
+        })
     }
 }
 

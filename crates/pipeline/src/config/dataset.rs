@@ -178,6 +178,9 @@ pub struct Preprocess {
     pub split_at: String,
     /// The time from which events are for the test, of `split = "time"`. What lies between the two times is for validation.
     pub split_test_at: String,
+    /// How much memory interactions may take, such as `"4GiB"`: they go to disk beyond it, beside the dataset, and the dataset is
+    /// the same. Empty: they stay in memory.
+    pub memory: String,
     /// Sentences kept of an item.
     #[schemars(range(min = 1, max = 1000))]
     pub max_sentences: usize,
@@ -204,6 +207,7 @@ impl Default for Preprocess {
             split_ratio: vec![0.8, 0.1, 0.1],
             split_at: String::new(),
             split_test_at: String::new(),
+            memory: String::new(),
             max_sentences: 10,
             max_images: 10,
             max_bad_lines: 1_000_000,

@@ -4,6 +4,7 @@ pub mod filter;
 pub mod kcore;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use mp4sr_artifact::FilterStep;
 use mp4sr_pipeline::config::Repeated;
@@ -11,9 +12,11 @@ use polars::prelude::*;
 use proptest::prelude::*;
 
 use self::filter::{Ordered, order};
-use crate::core::Bounds;
+use crate::core::{Bounds, core};
 use crate::dataset::rows;
-use crate::filters::{ITEM, TIME, USER};
+use crate::filters::{self, ITEM, TIME, USER};
+use crate::partitions::Partitions;
+use crate::spill::{MemoryLimit, Spill};
 use crate::stage::{FilterSettings, Filtered};
 use crate::window::Window;
 
@@ -56,14 +59,16 @@ fn by_expressions(
     events: &[Event],
     settings: &FilterSettings,
     complete: Option<&[bool]>,
+    partitions: Option<u64>,
 ) -> (Vec<Event>, Vec<FilterStep>) {
     let columns = |f: fn(&Event) -> u32| events.iter().map(f).collect::<Vec<_>>();
     let times: Vec<i64> = events.iter().map(|e| e.2).collect();
     let frame = df!(USER => columns(|e| e.0), ITEM => columns(|e| e.1), TIME => times).unwrap();
-    let mut filtered = Filtered::new(frame, 0, 0);
-    filtered
-        .run("window", "outside", |events| crate::filters::within(events, settings.window.since, settings.window.until))
-        .unwrap();
+    let users = events.iter().map(|event| u64::from(event.0) + 1).max().unwrap_or(0);
+    let folder = tempfile::tempdir().unwrap();
+    let mut filtered = Filtered::new(partitioned(frame, partitions, folder.path()), users, 0);
+    let window = settings.window;
+    filtered.run("window", "outside", |events| filters::within(events, window.since, window.until)).unwrap();
     filtered.order(settings.repeated).unwrap();
     if settings.recent > 0 {
         filtered.recent(settings.recent).unwrap();
@@ -71,9 +76,26 @@ fn by_expressions(
     if let Some(complete) = complete {
         filtered.complete(complete).unwrap();
     }
-    let (core, dropped) = crate::core::core(filtered.events.clone(), settings.bounds).unwrap();
-    filtered.step("core", core, dropped).unwrap();
-    (rows(&filtered.events).unwrap().collect(), filtered.steps.split_off(2))
+    let dropped = core(&mut filtered.events, settings.bounds).unwrap();
+    filtered.step("core", dropped).unwrap();
+    let mut left = Vec::new();
+    for part in filtered.events.iter() {
+        left.extend(rows(&part.query(|events| events).unwrap()).unwrap());
+    }
+    // Partitions have users in turn; the sort is stable.
+    left.sort_by_key(|event| event.0);
+    (left, filtered.steps.split_off(2))
+}
+
+/// The events in memory, or in partitions on disk.
+fn partitioned(events: DataFrame, partitions: Option<u64>, folder: &Path) -> Partitions {
+    let Some(partitions) = partitions else { return Partitions::in_memory(events) };
+    let limit = MemoryLimit::of_partitions(events.height() as u64, partitions, folder.to_owned());
+    let mut spill = Spill::new(limit);
+    let half = events.height() / 2;
+    spill.push(events.slice(0, half), DataFrame::default()).unwrap();
+    spill.push(events.slice(half as i64, events.height() - half), DataFrame::default()).unwrap();
+    spill.partitioned(None).unwrap()
 }
 
 prop_compose! {
@@ -99,13 +121,14 @@ proptest! {
         events in proptest::collection::vec((0..7_u32, 0..7_u32, 0..6_i64), 0..80),
         stretch in prop_oneof![Just(1_i64), Just(1 << 40), Just(1 << 60)],
         settings in settings(),
+        partitions in prop_oneof![4 => Just(None), 1 => (1..4_u64).prop_map(Some)],
         complete in proptest::option::of(proptest::collection::vec(any::<bool>(), 14)),
     ) {
         // Far apart, times take more bits than one key has beside the user.
         let spread = |&(user, item, time): &Event| (user * 3, item * 2, time * stretch);
         let events: Vec<Event> = events.iter().map(spread).collect();
         let complete = complete.as_deref();
-        let (left, steps) = by_expressions(&events, &settings, complete);
+        let (left, steps) = by_expressions(&events, &settings, complete, partitions);
         let (expected, expected_steps) = flat(&events, &settings, complete);
         prop_assert_eq!(left, expected);
         prop_assert_eq!(steps, expected_steps);
@@ -118,7 +141,7 @@ fn counts_of_the_dropped_are_those_of_the_flat_rounds() {
     let events = [(0, 0, 0), (0, 3, 0), (1, 1, 0), (1, 2, 0), (2, 1, 0), (2, 0, 0), (3, 0, 0), (3, 3, 0)];
     let bounds = Bounds { user: 2, item: 2 };
     let settings = FilterSettings { window: Window::default(), repeated: Repeated::Last, recent: 0, bounds };
-    let (left, steps) = by_expressions(&events, &settings, None);
+    let (left, steps) = by_expressions(&events, &settings, None, None);
     assert_eq!(left, [(0, 0, 0), (0, 3, 0), (3, 0, 0), (3, 3, 0)]);
     let dropped = BTreeMap::from([("item below 2 events".to_owned(), 2), ("user below 2 events".to_owned(), 2)]);
     assert_eq!(steps[1].dropped, dropped);

@@ -9,13 +9,13 @@ use crate::read::RawCell;
 use crate::rejects::excerpt;
 
 /// A column while its cells arrive as text: its type is known when all of them have been seen.
-#[derive(Debug)]
 struct TextColumn {
     name: PlSmallStr,
     cells: StringChunkedBuilder,
     integers: bool,
     numbers: bool,
     truths: bool,
+    has_cells: bool,
     /// The first cell that is not a number.
     first_text: Option<TextPlace>,
 }
@@ -34,7 +34,8 @@ pub struct TextPlace {
 impl TextColumn {
     fn new(name: &str) -> Self {
         let cells = StringChunkedBuilder::new(name.into(), 0);
-        Self { name: name.into(), cells, integers: true, numbers: true, truths: true, first_text: None }
+        let name = name.into();
+        Self { name, cells, integers: true, numbers: true, truths: true, has_cells: false, first_text: None }
     }
 
     fn push(&mut self, cell: &RawCell<'_>, path: &Path, line: u64) {
@@ -44,31 +45,38 @@ impl TextColumn {
             RawCell::Json(value) => Some(value.to_string()),
         };
         let Some(text) = text else { return self.cells.append_null() };
+        self.has_cells = true;
         self.integers = self.integers && is_integer(&text);
         let is_number = is_number(&text);
         self.numbers = self.numbers && is_number;
-        self.truths = self.truths && truth(&text).is_some();
+        self.truths = self.truths && is_truth(&text);
         if !is_number && self.first_text.is_none() {
             self.first_text = Some(TextPlace { path: path.to_owned(), line, found: excerpt(&text) });
         }
         self.cells.append_value(&text);
     }
 
-    fn finish(self) -> Result<Column> {
-        let text = self.cells.finish();
-        Ok(if text.null_count() == text.len() {
+    /// The cells since the last time.
+    fn take(&mut self) -> Column {
+        let rest = StringChunkedBuilder::new(self.name.clone(), 0);
+        std::mem::replace(&mut self.cells, rest).finish().into_column()
+    }
+
+    /// The column of text as what all cells of it are.
+    fn typed(&self) -> Expr {
+        let text = || col(self.name.clone());
+        if !self.has_cells {
             // Of any type, and of none.
-            Column::full_null(self.name, text.len(), &DataType::Null)
+            lit(Null {}).cast(DataType::Null).alias(self.name.clone())
         } else if self.integers {
-            text.into_column().strict_cast(&DataType::Int64)?
+            text().strict_cast(DataType::Int64)
         } else if self.numbers {
-            text.into_column().strict_cast(&DataType::Float64)?
+            text().strict_cast(DataType::Float64)
         } else if self.truths {
-            let truths = text.iter().map(|text| text.and_then(truth));
-            BooleanChunked::from_iter_options(self.name, truths).into_column()
+            text().str().to_lowercase().eq(lit("true"))
         } else {
-            text.into_column()
-        })
+            text()
+        }
     }
 }
 
@@ -85,16 +93,11 @@ fn is_number(text: &str) -> bool {
     !padded && digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') && text.parse::<f64>().is_ok()
 }
 
-fn truth(text: &str) -> Option<bool> {
-    match text {
-        "true" | "True" | "TRUE" => Some(true),
-        "false" | "False" | "FALSE" => Some(false),
-        _ => None,
-    }
+fn is_truth(text: &str) -> bool {
+    matches!(text, "true" | "True" | "TRUE" | "false" | "False" | "FALSE")
 }
 
 /// The columns that a condition names, in the order of the events.
-#[derive(Debug)]
 pub struct NamedColumns {
     texts: Vec<TextColumn>,
     /// Cells of Parquet files, which have types of their own; none where a file of text is among the files, because a column has
@@ -103,12 +106,16 @@ pub struct NamedColumns {
 }
 
 /// The columns when all events have been read.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct NamedFrame {
     /// A column for each name, with the names of the files.
-    pub frame: DataFrame,
+    pub query: LazyFrame,
+    /// Whether the cells are on disk.
+    pub streaming: bool,
     /// Where a column has its first cell that is not a number.
     pub texts: Vec<(String, TextPlace)>,
+    /// Columns without any value.
+    pub empty: Vec<String>,
 }
 
 impl NamedColumns {
@@ -116,6 +123,11 @@ impl NamedColumns {
     pub fn new(names: &[String], typed: bool) -> Self {
         let texts = names.iter().map(|name| TextColumn::new(name)).collect();
         Self { texts, typed: typed.then(Vec::new) }
+    }
+
+    /// Whether there are no names.
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
     }
 
     /// Adds the cells of an event, one for each name.
@@ -141,15 +153,28 @@ impl NamedColumns {
         Ok(())
     }
 
-    /// Gives every column its type.
-    pub fn finish(self) -> Result<NamedFrame> {
-        if let Some(typed) = self.typed.filter(|_| !self.texts.is_empty()) {
-            let parts: Vec<LazyFrame> = typed.into_iter().map(DataFrame::lazy).collect();
-            let supertypes = UnionArgs { to_supertypes: true, ..UnionArgs::default() };
-            return Ok(NamedFrame { frame: concat(parts, supertypes)?.collect()?, texts: Vec::new() });
+    /// The cells since the last time, a column for each name.
+    pub fn take(&mut self) -> Result<DataFrame> {
+        if self.texts.is_empty() {
+            return Ok(DataFrame::default());
         }
+        match &mut self.typed {
+            Some(typed) => {
+                let parts: Vec<LazyFrame> = std::mem::take(typed).into_iter().map(DataFrame::lazy).collect();
+                Ok(concat(parts, UnionArgs { to_supertypes: true, ..UnionArgs::default() })?.collect()?)
+            }
+            None => Ok(DataFrame::new_infer_height(self.texts.iter_mut().map(TextColumn::take).collect())?),
+        }
+    }
+
+    /// Gives every column of `cells`, which are all that were taken, its type.
+    pub fn finish(self, cells: LazyFrame, streaming: bool) -> NamedFrame {
         let texts = self.texts.iter().filter_map(|c| Some((c.name.to_string(), c.first_text.clone()?))).collect();
-        let columns = self.texts.into_iter().map(TextColumn::finish).collect::<Result<Vec<_>>>()?;
-        Ok(NamedFrame { frame: DataFrame::new_infer_height(columns)?, texts })
+        if self.typed.is_some() {
+            return NamedFrame { query: cells, streaming, texts: Vec::new(), empty: Vec::new() };
+        }
+        let empty = self.texts.iter().filter(|column| !column.has_cells).map(|column| column.name.to_string()).collect();
+        let query = cells.select(self.texts.iter().map(TextColumn::typed).collect::<Vec<_>>());
+        NamedFrame { query, streaming, texts, empty }
     }
 }
