@@ -58,10 +58,9 @@ impl Dataset {
             item_hash: items.hash(),
             item_count: items.len(),
             user_hash: Some(users.hash()),
-            parts: split.is_stored().then(|| SequenceParts {
-                validation: vec![0; users.ids.len()],
-                test: vec![0; users.ids.len()],
-            }),
+            parts: split
+                .is_stored()
+                .then(|| SequenceParts { validation: vec![0; users.ids.len()], test: vec![0; users.ids.len()] }),
         };
         for part in events.iter() {
             let own = part.query(|events| events)?;

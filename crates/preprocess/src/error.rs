@@ -37,7 +37,9 @@ pub enum Error {
     #[error("failed to filter the interactions: {0}")]
     Query(#[from] polars::error::PolarsError),
     /// Two ids cannot be told apart by their hash.
-    #[error("the id `{id}` has the 64-bit hash of another one; unset `preprocess.memory` to tell ids apart by their text")]
+    #[error(
+        "the id `{id}` has the 64-bit hash of another one; unset `preprocess.memory` to tell ids apart by their text"
+    )]
     Collision {
         /// The later one of the two.
         id: String,

@@ -138,7 +138,10 @@ mod tests {
     /// The starts of the parts by user.
     fn starts(rule: SplitRule, events: &DataFrame) -> BTreeMap<u32, (u32, u32)> {
         let mut found = BTreeMap::new();
-        rule.starts(events, |user, validation, test| drop(found.insert(user, (validation, test)))).unwrap();
+        rule.starts(events, |user, validation, test| {
+            found.insert(user, (validation, test));
+        })
+        .unwrap();
         found
     }
 

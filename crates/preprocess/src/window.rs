@@ -89,7 +89,7 @@ fn parse(text: &str) -> Option<i64> {
 mod tests {
     use super::*;
 
-    fn read(text: &str, clock: Clock) -> Result<Option<i64>, String> {
+    fn read(text: &str, clock: Clock) -> std::result::Result<Option<i64>, String> {
         bound("since", text, clock).map_err(|e| e.to_string())
     }
 

@@ -360,9 +360,9 @@ pub(crate) mod tests {
         let count = &read.files[0];
         assert_eq!(count.lines, count.accepted + count.rejected);
         assert_eq!((count.accepted, count.rejected), (frame.height() as u64, read.rejected.total()));
-        let shown = crate::dataset::rows(&frame).unwrap().map(|(user, item, time)| {
-            format!("{} {} {time}", user_ids[user as usize], events.item_ids[item as usize])
-        });
+        let shown = crate::dataset::rows(&frame)
+            .unwrap()
+            .map(|(user, item, time)| format!("{} {} {time}", user_ids[user as usize], events.item_ids[item as usize]));
         Ok((shown.collect(), read.rejected.0.into_keys().collect()))
     }
 

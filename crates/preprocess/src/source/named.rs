@@ -173,7 +173,8 @@ impl NamedColumns {
         if self.typed.is_some() {
             return NamedFrame { query: cells, streaming, texts: Vec::new(), empty: Vec::new() };
         }
-        let empty = self.texts.iter().filter(|column| !column.has_cells).map(|column| column.name.to_string()).collect();
+        let empty =
+            self.texts.iter().filter(|column| !column.has_cells).map(|column| column.name.to_string()).collect();
         let query = cells.select(self.texts.iter().map(TextColumn::typed).collect::<Vec<_>>());
         NamedFrame { query, streaming, texts, empty }
     }

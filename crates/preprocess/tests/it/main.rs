@@ -6,5 +6,7 @@ mod columns;
 mod end_to_end;
 mod failures;
 mod harness;
+mod memory;
 mod pipelines;
 mod real_data;
+mod splits;
