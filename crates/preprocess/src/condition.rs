@@ -66,7 +66,7 @@ impl Condition {
         let names: Vec<&str> = known.iter().map(String::as_str).collect();
         let hint = nearest(&column.name, &names)
             .map_or_else(|| format!("the columns are {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
-        self.refuse(format!(
+        self.refuse(&format!(
             "names `{}` at character {}, but `{file}` has no such column; {hint}",
             column.name, column.place
         ))
@@ -83,14 +83,14 @@ impl Condition {
         let evaluated = query.select([self.expression.clone().alias("satisfies")]);
         let evaluated = if streaming { collect_streaming(evaluated) } else { evaluated.collect().map_err(Error::from) };
         let evaluated = evaluated.map_err(|error| match error {
-            Error::Query(error) => self.refuse(format!("cannot be evaluated: {}", first_line(&error))),
+            Error::Query(error) => self.refuse(&format!("cannot be evaluated: {}", first_line(&error))),
             other => other,
         })?;
         let result = evaluated.columns()[0].clone();
         if result.dtype() != &DataType::Boolean {
             let kind = kind(result.dtype());
             return Err(
-                self.refuse(format!("is {kind} and not a condition; compare it with a value, as in `rating >= 4`"))
+                self.refuse(&format!("is {kind} and not a condition; compare it with a value, as in `rating >= 4`"))
             );
         }
         Ok(result)
@@ -120,12 +120,12 @@ impl Condition {
                     text.path.display()
                 )
             });
-            return Err(self.refuse(format!("{what}{why}")));
+            return Err(self.refuse(&format!("{what}{why}")));
         }
         Ok(())
     }
 
-    fn refuse(&self, what: String) -> Error {
+    fn refuse(&self, what: &str) -> Error {
         Error::Setting(format!("`preprocess.where` = {:?} {what}", self.text))
     }
 }

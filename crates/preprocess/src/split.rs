@@ -88,7 +88,7 @@ impl SplitRule {
         };
         let starts = starts.map(|start| start.cast(DataType::UInt32));
         let users = events.clone().lazy().group_by([col(USER)]).agg(starts).collect()?;
-        let column = |name: &str| users.column(name)?.u32().map(|numbers| numbers.into_no_null_iter());
+        let column = |name: &str| users.column(name)?.u32().map(ChunkedArray::into_no_null_iter);
         let (validation, test) = (column(VALIDATION)?, column(TEST)?);
         column(USER)?.zip(validation.zip(test)).for_each(|(user, (validation, test))| each(user, validation, test));
         Ok(())
