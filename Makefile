@@ -68,10 +68,10 @@ cache-prune: build ## Remove vectors of encoders that were not used for DAYS day
 compare: build ## Evaluated runs side by side, with tests of their differences
 	@$(MP4SR) compare $(FLAGS) $(RUNS)
 
-# GRID="a.b=1,2 c.d=x,y"   every combination is a run
+# GRID="a.b=1,2 c.d=x,y"   every combination is a run; without it the grid of MODEL, or of the pipeline's model
 # NAME=name                of the search
 search: build ## Train a grid of settings, sort by the validation split
-	@$(MP4SR) search $(FLAGS) $(foreach grid,$(GRID),--grid '$(grid)') $(if $(NAME),--name $(NAME)) \
+	@$(MP4SR) search $(FLAGS) $(if $(MODEL),--set 'model.name="$(MODEL)"') $(foreach grid,$(GRID),--grid '$(grid)') $(if $(NAME),--name $(NAME)) \
 	    $(if $(JOBS),--jobs $(JOBS))
 
 table1: ## Statistics of the dataset (WITH="..." further pipelines)

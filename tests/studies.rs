@@ -46,6 +46,11 @@ fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
     assert!(files::read(&runs[1].join("finetune.safetensors")).unwrap() == bytes);
     assert_eq!(world.text("a/searches/lr/table.csv").lines().count(), 5);
 
+    let without_grid = ["--set", "model.name=\"popularity\""];
+    let refused = world.output("search", &without_grid);
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && message.contains("`popularity` has no grid of its own"), "{message}");
+
     let refused = world.output("search", &["--grid", "finetune.batch=0,64"]);
     let said = String::from_utf8(refused.stderr).unwrap();
     assert!(!refused.status.success() && said.contains("finetune.batch"), "{said}");

@@ -171,6 +171,7 @@ impl Sequences {
 /// #     titles: texts(["A cup", "A pot"]),
 /// #     sentences: vec![texts(["A cup.", "It is blue."]), Vec::new()],
 /// #     images: vec![Vec::new(); 2],
+/// #     categories: vec![texts(["kitchen", "blue"]), Vec::new()],
 /// # };
 /// # written.write(&path)?;
 /// // `path` is `artifacts/<dataset>/dataset/items.parquet`.
@@ -190,6 +191,8 @@ pub struct Items {
     pub sentences: Vec<Vec<String>>,
     /// Paths of local images, or URLs that the download stage has yet to fetch.
     pub images: Vec<Vec<String>>,
+    /// Names of categories, such as genres or departments. A table in which no item has any may lack the column.
+    pub categories: Vec<Vec<String>>,
 }
 
 impl Items {
@@ -210,21 +213,27 @@ impl Items {
 
     /// Writes the table.
     pub fn write(&self, path: &Path) -> Result<()> {
-        Table::new(vec![
+        let mut columns = vec![
             ("item", Column::U32((1..=self.len() as u32).collect())),
             ("item_id", Column::Text(self.ids.clone())),
             ("title", Column::Text(self.titles.clone())),
             ("sentences", Column::Texts(self.sentences.clone())),
             ("images", Column::Texts(self.images.clone())),
-        ])
-        .write(path)
+        ];
+        if self.categories.iter().any(|names| !names.is_empty()) {
+            columns.push(("categories", Column::Texts(self.categories.clone())));
+        }
+        Table::new(columns).write(path)
     }
 
     /// Reads and verifies the table.
     pub fn read(path: &Path) -> Result<Self> {
         let mut table = Table::read(path, REMEDY)?;
-        expect_index(path, &table.take_u32("item")?, "item")?;
+        let index = table.take_u32("item")?;
+        expect_index(path, &index, "item")?;
+        let has_categories = table.has("categories");
         Ok(Self {
+            categories: if has_categories { table.take_texts("categories")? } else { vec![Vec::new(); index.len()] },
             ids: table.take_text("item_id")?,
             titles: table.take_text("title")?,
             sentences: table.take_texts("sentences")?,
@@ -381,6 +390,7 @@ mod tests {
             titles: vec!["A".into(), String::new()],
             sentences: vec![vec!["One.".into(), "Two.".into()], vec![]],
             images: vec![vec![], vec!["images/x.jpg".into()]],
+            categories: vec![vec!["Garden".into(), "Tools".into()], vec![]],
         };
         items.write(&path).unwrap();
         assert_eq!(Items::read(&path).unwrap(), items);

@@ -28,7 +28,7 @@ pub use dataset::{Items, SequenceParts, Sequences, Users};
 pub use downloads::Downloads;
 pub use epochs::EpochLine;
 pub use error::{Error, Result, json_problem};
-pub use features::{FeatureType, Features, MappedFeatures, MappedValues};
+pub use features::{FeatureType, Features, MappedFeatures, MappedValues, RowsHeader};
 pub use fingerprint::{Fingerprint, hash_ids};
 pub use guard::{guarded, is_guarded};
 pub use layout::Layout;

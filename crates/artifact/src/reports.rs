@@ -177,6 +177,10 @@ pub struct DatasetStatistics {
     pub items_without_image: u64,
     /// Items whose images are all addresses to download.
     pub items_with_addresses_only: u64,
+    /// Items without a category.
+    pub items_without_category: u64,
+    /// The number of distinct categories.
+    pub categories: u64,
     /// The number of sentences per item.
     pub sentences: CountSpread,
     /// The number of images per item.

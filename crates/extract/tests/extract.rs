@@ -76,6 +76,7 @@ fn small_dataset(layout: &Layout) -> Items {
             vec![broken, "no/such/image.jpg".to_owned()],
             vec![],
         ],
+        categories: vec![vec![]; 5],
     };
     items.write(&layout.items()).unwrap();
     items

@@ -41,6 +41,7 @@ impl Dataset {
             items.titles.push(record.title);
             items.sentences.push(record.sentences);
             items.images.push(record.images);
+            items.categories.push(record.categories);
         }
         let (user_numbers, item_numbers) = (numbers(&user_marks), numbers(&item_marks));
         let mut offsets = Vec::with_capacity(users.ids.len() + 1);
@@ -138,7 +139,12 @@ mod tests {
     fn what_is_left_is_numbered_in_the_order_of_the_input() {
         let ids = |ids: &[&str]| ids.iter().map(|&id| id.into()).collect::<Ids>();
         let events = df!(USER => [1_u32, 1, 3], ITEM => [3_u32, 1, 1], TIME => [1500_i64, 1999, 0]).unwrap();
-        let record = ItemRecord { title: "T".into(), sentences: vec!["S".into()], images: vec!["i.jpg".into()] };
+        let record = ItemRecord {
+            title: "T".into(),
+            sentences: vec!["S".into()],
+            images: vec!["i.jpg".into()],
+            categories: vec!["C".into()],
+        };
         let catalogue = Catalogue { records: HashMap::from([(3, record)]), is_complete: Vec::new() };
         let (users, items) = (ids(&["a", "b", "c", "d"]), ids(&["p", "q", "r", "s"]));
         let (events, users) = (Partitions::in_memory(events), UserIds::InMemory(users));
@@ -146,6 +152,7 @@ mod tests {
         assert_eq!(dataset.users.ids, ["b", "d"]);
         assert_eq!(dataset.items.ids, ["q", "s"]);
         assert_eq!(dataset.items.titles, ["", "T"]);
+        assert_eq!(dataset.items.categories, [vec![], vec!["C"]]);
         assert_eq!(dataset.sequences.offsets, [0, 2, 3]);
         assert_eq!(dataset.sequences.items, [2, 1, 1]);
         assert_eq!(dataset.sequences.times, [1, 1, 0]);

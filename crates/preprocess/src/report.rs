@@ -1,6 +1,6 @@
 //! Every count in and out of every filter, as `report.json` and as a printed table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
@@ -87,6 +87,8 @@ fn statistics(dataset: &Dataset, spread: SequenceSpread) -> DatasetStatistics {
         items_without_text: rows_with(&Vec::is_empty, &items.sentences),
         items_without_image: rows_with(&Vec::is_empty, &items.images),
         items_with_addresses_only: rows_with(&|row| !row.is_empty() && row.iter().all(is_address), &items.images),
+        items_without_category: rows_with(&Vec::is_empty, &items.categories),
+        categories: items.categories.iter().flatten().collect::<HashSet<_>>().len() as u64,
         sentences: CountSpread::of(items.sentences.iter().map(Vec::len)),
         images: CountSpread::of(items.images.iter().map(Vec::len)),
     }
@@ -226,6 +228,10 @@ fn statistics_table(report: &Report) -> Table {
     more("items without text", count(found.items_without_text));
     more("items without image", count(found.items_without_image));
     more("items with image addresses only", count(found.items_with_addresses_only));
+    if found.categories > 0 {
+        more("distinct categories", count(found.categories));
+        more("items without category", count(found.items_without_category));
+    }
     more("sentences per item", format!("{:.2}", found.sentences.mean));
     more("images per item", format!("{:.2}", found.images.mean));
     let paper = report.table1.as_ref().map(|row| format!("paper ({})", row.name));

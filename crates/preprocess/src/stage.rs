@@ -24,7 +24,7 @@ use crate::window::Window;
 use crate::{Error, Result, filters, report, source, table1};
 
 /// Raised with every change after which the same raw files give other bytes.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// The folder for events that do not fit into memory, beside the dataset; a run that was killed leaves it to the next one.
 const SPILL: &str = "spill";
 

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use mp4sr_artifact::{
-    Error, FeatureType, Features, Items, Layout, Lock, Result, SequenceParts, Sequences, Stage, StageSettings, Status,
-    Users, files, hash_ids,
+    Error, FeatureType, Features, Items, Layout, Lock, Result, RowsHeader, SequenceParts, Sequences, Stage,
+    StageSettings, Status, Users, files, hash_ids,
 };
 use serde_json::json;
 
@@ -36,7 +36,7 @@ pub fn merge(sources: &[Source], to: &Layout) -> Result<()> {
             inputs.push((format!("{modality} of {name}"), layout.feature_file(modality, encoder)));
         }
     }
-    let _lock = Lock::take(to.root(), "merge")?;
+    let _lock = Lock::acquire(to.root(), "merge")?;
     for folder in [to.root().to_owned(), to.dataset(), to.features()] {
         files::clean_folder(&folder)?;
     }
@@ -78,6 +78,7 @@ fn merge_dataset(sources: &[Source], to: &Layout) -> Result<mp4sr_artifact::Fing
         items.titles.extend(more.titles);
         items.sentences.extend(more.sentences);
         items.images.extend(more.images);
+        items.categories.extend(more.categories);
         users.ids.extend(others.ids.into_iter().map(own));
         let split = (0..sequences.user_count()).map(|user| sequences.parts_of(user));
         split.for_each(|(validation, test)| {
@@ -126,13 +127,15 @@ fn merge_features(
     }
     let width = width.unwrap_or(1).max(1);
     // Stored values go through f32 without loss, whichever type they had.
-    let written = Features::write_rows(
-        path,
-        ("merge", json!(null)),
-        (hash.clone(), &offsets),
-        (width, FeatureType::F32),
-        || values.chunks(width),
-    )?;
+    let header = RowsHeader {
+        stage: "merge",
+        settings: json!(null),
+        item_hash: hash.clone(),
+        offsets: &offsets,
+        width,
+        as_type: FeatureType::F32,
+    };
+    let written = Features::write_rows(path, header, || values.chunks(width))?;
     match written {
         None => Ok(()),
         Some(row) => Err(Error::unusable(path, format!("row {row} is not finite"), REMEDY)),
@@ -151,6 +154,7 @@ mod tests {
             titles: vec![name.to_owned(); rows.len()],
             sentences: vec![vec![]; rows.len()],
             images: vec![vec![]; rows.len()],
+            categories: vec![vec![name.to_owned()]; rows.len()],
         };
         let mut offsets = vec![0i64];
         users.iter().for_each(|user| offsets.push(offsets.last().unwrap() + user.len() as i64));
@@ -182,6 +186,7 @@ mod tests {
         let sequences = Sequences::read(&to.sequences()).unwrap();
         assert_eq!((sequences.of(0), sequences.of(1), sequences.of(2)), (&[1, 2, 3][..], &[3][..], &[5, 4][..]));
         assert_eq!(Items::read(&to.items()).unwrap().ids, ["a/i0", "a/i1", "a/i2", "bb/i0", "bb/i1"]);
+        assert_eq!(Items::read(&to.items()).unwrap().categories.concat(), ["a", "a", "a", "bb", "bb"]);
         assert_eq!(Users::read(&to.users()).unwrap().ids, ["a/u0", "a/u1", "bb/u0"]);
         let features = Features::read(&to.feature_file("text", "tiny"), &sequences.item_hash, 5).unwrap();
         assert_eq!(features.offsets, [0, 1, 1, 3, 5, 6]);

@@ -61,7 +61,8 @@ fn inputs(recipe: &Recipe) -> Inputs {
         Modality { name: name.to_owned(), features: Ragged::stored(values, width, &offsets).unwrap() }
     };
     let modalities = [features("text", 48, false), features("image", 40, true)];
-    Inputs { sequences: sequences(), modalities: if recipe.reads.features { modalities.into() } else { Vec::new() } }
+    let modalities = if recipe.reads.features { modalities.into() } else { Vec::new() };
+    Inputs { sequences: sequences(), modalities, categories: None }
 }
 
 /// Losses of the first steps, the weights after them to the bit, and the ranks that they give.

@@ -294,7 +294,7 @@ fn popularity_counts_the_training_part_alone() {
     let data = random(|u| 31 + u as u32 % 20, |u| 31 + (u as u32 + 7) % 20);
     let text = "dataset.name = \"x\"\nmodel.name = \"popularity\"";
     let (config, _) = mp4sr_pipeline::Config::parse(text, "x", &[], model_catalog()).unwrap();
-    let inputs = Inputs { sequences: data.clone(), modalities: Vec::new() };
+    let inputs = Inputs { sequences: data.clone(), modalities: Vec::new(), categories: None };
     let model = mp4sr_run::build_model(&config, &inputs).unwrap();
     let counts = model.scorer(&model.phases()[0]).unwrap().items().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert!(counts[30..].iter().all(|&count| count == 0.0), "{counts:?}");

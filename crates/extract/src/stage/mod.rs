@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use mp4sr_artifact::{
-    EncoderWork, ExtractReport, FeatureType, Features, Items, VectorCache, VectorKey, files, vector_key,
+    EncoderWork, ExtractReport, FeatureType, Features, Items, RowsHeader, VectorCache, VectorKey, files, vector_key,
 };
 use mp4sr_ops::ComputeDevice;
 use mp4sr_pipeline::config::{ImageFeatures, Precision, Storage};
@@ -222,8 +222,15 @@ impl Extraction<'_> {
         if rows().count() != keys.iter().map(Vec::len).sum::<usize>() {
             return Err(Error::Missing { path: path.to_owned() });
         }
-        let (stage, items) = ((NAME, json!(settings)), (self.items.hash(), &offsets[..]));
-        match Features::write_rows(path, stage, items, (width, kind), rows)? {
+        let header = RowsHeader {
+            stage: NAME,
+            settings: json!(settings),
+            item_hash: self.items.hash(),
+            offsets: &offsets,
+            width,
+            as_type: kind,
+        };
+        match Features::write_rows(path, header, rows)? {
             None => Ok(()),
             Some(_) => {
                 Err(Error::Storage { path: path.to_owned(), storage: format!("{:?}", settings.storage).to_lowercase() })

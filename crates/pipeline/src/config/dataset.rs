@@ -73,6 +73,10 @@ pub struct Columns {
     pub texts: Vec<String>,
     /// Image path (relative to the items file) or URL, or a list of them, in items. Empty: none.
     pub images: String,
+    /// Categories such as genres or departments, in items: a list, or a text of several. Some models read them.
+    pub categories: Vec<String>,
+    /// What separates the categories in a text. Empty: a blank in the RecBole form, and else a text is one category.
+    pub category_separator: String,
 }
 
 impl Default for Columns {
@@ -86,6 +90,8 @@ impl Default for Columns {
             title: "title".to_owned(),
             texts: Vec::new(),
             images: String::new(),
+            categories: Vec::new(),
+            category_separator: String::new(),
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use indexmap::IndexSet;
 use mp4sr_artifact::ItemsRead;
 use mp4sr_pipeline::Progress;
 
@@ -20,6 +21,7 @@ pub struct ItemRecord {
     pub title: String,
     pub sentences: Vec<String>,
     pub images: Vec<String>,
+    pub categories: Vec<String>,
 }
 
 /// What is known of the items of interactions, by their number there.
@@ -69,7 +71,7 @@ impl Catalogue {
         let form = reading.form;
         let mut fields: Vec<&str> = form.item_id.iter().map(String::as_str).collect();
         fields.push(&form.title);
-        fields.extend(form.texts.iter().chain(&form.images).map(String::as_str));
+        fields.extend(form.texts.iter().chain(&form.images).chain(&form.categories).map(String::as_str));
         let ids = form.item_id.len();
         for path in paths {
             let resolver = Resolver::new(path, reading.data);
@@ -103,6 +105,7 @@ impl Catalogue {
                                 })
                                 .collect(),
                         };
+                        record.categories = reading.categories(&cells[ids..]);
                         catalogue.keep(item, record, reading);
                     }
                 }
@@ -133,7 +136,7 @@ impl Catalogue {
 }
 
 impl Reading<'_> {
-    /// `cells`: title, texts, images.
+    /// `cells`: title, texts, images, categories.
     fn texts(&self, cells: &[RawCell<'_>]) -> ItemRecord {
         let mut record = ItemRecord::default();
         let title = values::texts(&cells[0], false);
@@ -162,8 +165,16 @@ impl Reading<'_> {
     }
 
     fn image_names(&self, cells: &[RawCell<'_>]) -> Vec<String> {
-        let fields = &cells[1 + self.form.texts.len()..];
+        let first = 1 + self.form.texts.len();
+        let fields = &cells[first..first + self.form.images.len()];
         fields.iter().map(values::images).find(|names| !names.is_empty()).unwrap_or_default()
+    }
+
+    fn categories(&self, cells: &[RawCell<'_>]) -> Vec<String> {
+        let fields = &cells[1 + self.form.texts.len() + self.form.images.len()..];
+        let names: IndexSet<String> =
+            fields.iter().flat_map(|cell| values::categories(cell, &self.form.category_separator)).collect();
+        names.into_iter().collect()
     }
 }
 
@@ -200,7 +211,7 @@ mod tests {
 
     #[test]
     fn amazon_2018_metadata() {
-        let lines = "{\"asin\": \"1\", \"title\": \"Cotton &amp; Silk. No. 2\", \"brand\": \"Acme\", \"description\": [\"<p>Soft.</p> \
+        let lines = "{\"asin\": \"1\", \"title\": \"Cotton &amp; Silk. No. 2\", \"brand\": \"Acme\", \"category\": [\"Home\", \"Kitchen &amp; Bath\"], \"description\": [\"<p>Soft.</p> \
                      Warm.\"], \"feature\": [\"Red\"], \"imageURL\": [\"https://i/a._SS40_.jpg\"], \"imageURLHighRes\": \
                      [\"https://i/a.jpg\", \"https://i/b.jpg\", \"https://i/c.jpg\"]}\n\
                      {\"asin\": \"1\", \"title\": \"later\"}\n{\"asin\": \"9\"}\n{\"title\": \"x\"}\n\
@@ -209,6 +220,7 @@ mod tests {
         assert_eq!(records[0].title, "Cotton & Silk. No. 2");
         assert_eq!(records[0].sentences, ["Cotton & Silk. No. 2", "Acme", "Soft.", "Warm."], "at most four");
         assert_eq!(records[0].images, ["https://i/a.jpg", "https://i/b.jpg"], "at most two");
+        assert_eq!(records[0].categories, ["Home", "Kitchen & Bath"]);
         assert_eq!(records[1].images, ["https://i/z.jpg"]);
         assert_eq!((records[1].sentences.len(), &records[2]), (0, &ItemRecord::default()));
         assert_eq!(catalogue.is_complete, [true, false, false]);
@@ -235,12 +247,19 @@ mod tests {
 
     #[test]
     fn tables_join_lists_and_refuse_images_that_are_not_theirs() {
-        let columns = Columns { texts: vec!["genres".into()], images: "image".into(), ..Columns::default() };
+        let columns = Columns {
+            texts: vec!["genres".into()],
+            images: "image".into(),
+            categories: vec!["genres".into(), "country".into()],
+            category_separator: "|".into(),
+            ..Columns::default()
+        };
         let source = Source { format: Format::Tabular, columns, ..Source::default() };
-        let lines = "{\"item_id\": 1, \"title\": \"T\", \"genres\": [\"A\", \"B\"], \"image\": \"../../etc/passwd\"}\n\
+        let lines = "{\"item_id\": 1, \"title\": \"T\", \"genres\": [\"A\", \"B\"], \"country\": \"X|Y\", \"image\": \"../../etc/passwd\"}\n\
                      {\"item_id\": 2, \"title\": null, \"genres\": [], \"image\": \"gone.jpg\"}\n";
         let (records, _, read) = read(&source, "items.jsonl", lines, &["1", "2"]);
         assert_eq!(records[0].sentences, ["T", "A, B"]);
+        assert_eq!((records[0].categories.join(","), records[1].categories.len()), ("A,B,X,Y".into(), 0));
         let reasons: Vec<&str> = read.refused_images.0.keys().map(String::as_str).collect();
         assert_eq!(reasons, ["image file is not there", "image path leaves the data folder"]);
         assert!(records.iter().all(|record| record.images.is_empty()));

@@ -91,6 +91,7 @@ mod tests {
             titles: vec![String::new()],
             sentences: vec![vec![]],
             images: vec![vec![]],
+            categories: vec![vec![]],
         };
         let long = "w".repeat(100_000);
         let described = Described {
