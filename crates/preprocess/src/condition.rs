@@ -80,7 +80,8 @@ impl Condition {
             self.check_columns(known, file)?;
         }
         self.check_comparisons(&self.expression, &query.collect_schema()?, &texts)?;
-        let evaluated = query.select([self.expression.clone().alias("satisfies")]);
+        // A condition on all events together, such as `MAX(rating) > 3`, has one value, which is that of each event.
+        let evaluated = query.with_columns([self.expression.clone().alias("satisfies")]).select([col("satisfies")]);
         let evaluated = if streaming { collect_streaming(evaluated) } else { evaluated.collect().map_err(Error::from) };
         let evaluated = evaluated.map_err(|error| match error {
             Error::Query(error) => self.refuse(&format!("cannot be evaluated: {}", first_line(&error))),

@@ -84,7 +84,7 @@ impl SampleList {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mp4sr_artifact::hash_ids;
+    use mp4sr_artifact::{SequenceParts, hash_ids};
 
     /// The last two events of each user are validation and test.
     fn sequences() -> Sequences {
@@ -126,6 +126,17 @@ mod tests {
             .map(|(user, _, target)| (*user, target.unwrap()))
             .collect();
         assert_eq!(events, [(0, 1), (0, 2), (0, 3), (2, 3), (3, 5), (3, 3), (3, 5)]);
+    }
+
+    #[test]
+    fn a_split_of_its_own_decides_what_is_a_sample() {
+        // Everything of the second user and most of the last is after the cut-off; all of the third is before.
+        let parts = SequenceParts { validation: vec![4, 0, 3, 1], test: vec![5, 1, 3, 2] };
+        let split = Sequences { parts: Some(parts), ..sequences() };
+        let samples = SampleList::new(Samples::Events, &split, |_| true);
+        let events: Vec<(u32, u32)> =
+            (0..samples.count()).map(|i| samples.get(i)).map(|s| (s.user, s.target.unwrap())).collect();
+        assert_eq!(events, [(0, 1), (0, 2), (0, 3), (0, 4), (2, 3), (2, 1), (2, 2), (3, 5)]);
     }
 
     #[test]

@@ -66,8 +66,8 @@ impl TextColumn {
     fn typed(&self) -> Expr {
         let text = || col(self.name.clone());
         if !self.has_cells {
-            // Of any type, and of none.
-            lit(Null {}).cast(DataType::Null).alias(self.name.clone())
+            // Of no type, so that it can be compared with anything; one null alone would not be as long as the column.
+            when(text().is_null()).then(lit(Null {})).otherwise(lit(Null {})).alias(self.name.clone())
         } else if self.integers {
             text().strict_cast(DataType::Int64)
         } else if self.numbers {

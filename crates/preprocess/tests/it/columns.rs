@@ -59,6 +59,8 @@ fn a_condition_keeps_what_satisfies_it_and_counts_missing_values_apart() {
         ("UPPER(shop) = 'WEST'", &["b"]),
         ("CASE WHEN verified THEN rating ELSE 0 END >= 4", &["a", "e"]),
         ("rating = MAX(rating)", &["a"]),
+        ("MAX(rating) = 5", &["a", "b", "c", "d", "e"]),
+        ("COUNT(*) OVER (PARTITION BY shop) > 1", &["a", "c", "d"]),
     ] {
         assert_eq!(left(&project, &[&format!("preprocess.where={condition}")]).0, expected, "{condition}");
     }
@@ -117,6 +119,15 @@ fn what_is_wrong_with_a_condition_is_told_with_its_place() {
     }
     let error = refused(&project, &["preprocess.where=rating > 9"]);
     assert!(error.contains("the filter `where rating > 9` dropped the last 5 events; change the condition"), "{error}");
+}
+
+#[test]
+fn a_column_without_a_value_satisfies_nothing_and_may_be_missing() {
+    let project = table("e.csv");
+    project.write_raw("e.csv", "user_id,item_id,timestamp,rating\nu,a,1,\nu,b,2,\n");
+    let error = refused(&project, &["preprocess.where=rating >= 4"]);
+    assert!(error.contains("the filter `where rating >= 4` dropped the last 2 events"), "{error}");
+    assert_eq!(left(&project, &["preprocess.where=rating IS NULL OR rating = 'x'"]).0, ["a", "b"]);
 }
 
 #[test]
