@@ -216,3 +216,60 @@ fn clock(path: &Path, schema: &Schema, name: &str) -> Result<Expr> {
         kind => Err(refuse(path, name, kind, "a date, a time, a number or text")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: &Path) {
+        let mut events = df!(
+            "user_id" => ["007", "8", "7"], "item_id" => [-5_i64, 6, 7], "timestamp" => [1_i64, 2, 3],
+            "rating" => [Some(1.5), None, Some(2.0)],
+        )
+        .unwrap();
+        crate::partitions::write(path, &mut events).unwrap();
+    }
+
+    fn read(path: &Path) -> Result<Vec<String>> {
+        let named = ["rating".to_owned()];
+        let columns = EventColumns { user: "user_id", item: "item_id", time: "timestamp", named: &named };
+        let mut rows = Vec::new();
+        for_each(path, columns, &mp4sr_pipeline::Progress::new(true).bytes("test", 0), &mut |some| {
+            for row in 0..some.len() {
+                let shown = |cells: [RawCell<'_>; 3]| cells.map(|cell| cell.shown()).join("|");
+                let cells = some.cells(row).map_or_else(|fault| fault.reason.into_owned(), shown);
+                rows.push(format!("{}: {cells}", some.first + row as u64));
+            }
+            Ok(())
+        })?;
+        Ok(rows)
+    }
+
+    #[test]
+    fn rows_come_in_order_with_their_numbers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("e[1]*.parquet");
+        write(&path);
+        assert_eq!(read(&path).unwrap(), ["1: 007|1|-5", "2: 8|2|6", "3: 7|3|7"]);
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_gives_rows_or_a_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("e.parquet");
+        write(&path);
+        let whole = std::fs::read(&path).unwrap();
+        let mut refused = 0;
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << (at % 8);
+            std::fs::write(&path, &damaged).unwrap();
+            if let Err(error) = read(&path) {
+                let message = error.to_string();
+                assert!(message.contains("e.parquet") && message.contains(';'), "{at}: {message}");
+                refused += 1;
+            }
+        }
+        assert!(refused > 200, "{refused} of {} bytes", whole.len());
+    }
+}
