@@ -24,7 +24,7 @@ mod tensors;
 mod timing;
 mod vectors;
 
-pub use dataset::{Items, Sequences, Users};
+pub use dataset::{Items, SequenceParts, Sequences, Users};
 pub use downloads::Downloads;
 pub use epochs::EpochLine;
 pub use error::{Error, Result, json_problem};

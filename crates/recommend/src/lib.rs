@@ -46,6 +46,7 @@ pub enum RecommendError {
 /// #     item_hash: hash_ids(["cup", "pot", "pan"]),
 /// #     item_count: 3,
 /// #     user_hash: None,
+/// #     parts: None,
 /// # };
 /// # let model = build_model(&config, &Inputs { sequences, modalities: Vec::new(), categories: None })?;
 /// # let scorer = model.scorer(last_phase(model.as_ref())?)?;

@@ -67,7 +67,7 @@ impl Inputs {
     /// What a model is built from: of the sequences, their training parts alone.
     pub fn data(&self, device: &Device) -> Data {
         let users = 0..self.sequences.user_count();
-        let training = TrainingSequences::new(users.map(|user| training_part(self.sequences.of(user))));
+        let training = TrainingSequences::new(users.map(|user| training_part(&self.sequences, user)));
         Data {
             items: self.sequences.item_count,
             training: Arc::new(training),

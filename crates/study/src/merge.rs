@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use mp4sr_artifact::{
-    Error, FeatureType, Features, Items, Layout, Lock, Result, RowsHeader, Sequences, Stage, StageSettings, Status,
-    Users, files, hash_ids,
+    Error, FeatureType, Features, Items, Layout, Lock, Result, RowsHeader, SequenceParts, Sequences, Stage,
+    StageSettings, Status, Users, files, hash_ids,
 };
 use serde_json::json;
 
@@ -64,7 +64,10 @@ fn merge_dataset(sources: &[Source], to: &Layout) -> Result<mp4sr_artifact::Fing
         item_hash: hash_ids([]),
         item_count: 0,
         user_hash: None,
+        parts: None,
     };
+    // Where one dataset has parts of its own, those of the others are written out beside them.
+    let (mut parts, mut any_parts) = (SequenceParts::default(), false);
     for Source { name, layout, .. } in sources {
         let own = |id: String| format!("{name}/{id}");
         let (more, sequences) = (Items::read(&layout.items())?, Sequences::read(&layout.sequences())?);
@@ -78,10 +81,17 @@ fn merge_dataset(sources: &[Source], to: &Layout) -> Result<mp4sr_artifact::Fing
         items.categories.extend(more.categories);
         items.sounds.extend(more.sounds);
         users.ids.extend(others.ids.into_iter().map(own));
+        let split = (0..sequences.user_count()).map(|user| sequences.parts_of(user));
+        split.for_each(|(validation, test)| {
+            parts.validation.push(validation as u32);
+            parts.test.push(test as u32);
+        });
+        any_parts |= sequences.parts.is_some();
         all.offsets.extend(sequences.offsets[1..].iter().map(|offset| events + offset));
         all.items.extend(sequences.items.iter().map(|item| before + item));
         all.times.extend(sequences.times);
     }
+    all.parts = any_parts.then_some(parts);
     (all.item_hash, all.item_count, all.user_hash) = (items.hash(), items.len(), Some(users.hash()));
     items.write(&to.items())?;
     users.write(&to.users())?;
@@ -155,7 +165,7 @@ mod tests {
         items.write(&layout.items()).unwrap();
         Users { ids: (0..users.len()).map(|u| format!("u{u}")).collect() }.write(&layout.users()).unwrap();
         let item_count = rows.len();
-        Sequences { offsets, items: all, times, item_hash: items.hash(), item_count, user_hash: None }
+        Sequences { offsets, items: all, times, item_hash: items.hash(), item_count, user_hash: None, parts: None }
             .write(&layout.sequences(), json!(null))
             .unwrap();
         let offsets: Vec<i64> = (0..=rows.len()).map(|i| rows[..i].iter().sum::<usize>() as i64).collect();

@@ -36,6 +36,21 @@ pub fn for_each(
     Ok(())
 }
 
+/// The keys of the objects in the first `count` lines, in the order of their first occurrence.
+pub fn columns(lines: &mut Lines<'_>, count: u64) -> Result<Vec<String>> {
+    let mut names = IndexSet::new();
+    let mut line = Vec::new();
+    while let Some((number, _)) = lines.next(&mut line)? {
+        if let Ok(object) = serde_json::from_slice::<serde_json::Map<String, Value>>(&line) {
+            names.extend(object.into_iter().map(|(name, _)| name));
+        }
+        if number >= count {
+            break;
+        }
+    }
+    Ok(names.into_iter().collect())
+}
+
 fn cells(text: &str, fields: &[&str], python: bool) -> std::result::Result<Vec<RawCell<'static>>, Fault> {
     if text.trim_ascii().is_empty() {
         return Err(Fault::new("blank line", ""));
