@@ -1,10 +1,12 @@
 //! A model folder: the files of one encoder, in a folder or in the hub's cache.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, CacheRepo};
 use mp4sr_artifact::{files, json_problem};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokenizers::{Tokenizer, TruncationParams};
 
@@ -36,6 +38,12 @@ pub(crate) struct ModelFolder {
 enum Location {
     Folder(PathBuf),
     Hub { cache: CacheRepo, api: Box<ApiRepo> },
+}
+
+/// Which file holds which tensor, where the weights are not in one file.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
 }
 
 /// A JSON file with its path, for messages.
@@ -109,16 +117,9 @@ impl ModelFolder {
 
     /// The names of the files with weights: one, or the index of several and those that it names.
     pub fn weight_files(&self) -> Result<Vec<String>> {
-        let missing = match self.file(WEIGHTS) {
-            Ok(_) => return Ok(vec![WEIGHTS.to_owned()]),
-            Err(error) => error,
-        };
+        let Err(missing) = self.file(WEIGHTS) else { return Ok(vec![WEIGHTS.to_owned()]) };
         let Some(index) = self.optional_json(WEIGHTS_INDEX)? else { return Err(missing) };
-        #[derive(serde::Deserialize)]
-        struct Index {
-            weight_map: std::collections::BTreeMap<String, String>,
-        }
-        let files: std::collections::BTreeSet<String> = index.parse::<Index>()?.weight_map.into_values().collect();
+        let files: BTreeSet<String> = index.parse::<Index>()?.weight_map.into_values().collect();
         if files.is_empty() {
             return Err(index.error("weight_map: expected the files of tensors, found none"));
         }

@@ -35,12 +35,11 @@ impl Filter {
             // Its pixels are picked, not weighed.
             Self::Nearest => 1.0,
             Self::Lanczos if x < 3.0 => sinc(x) * sinc(x / 3.0),
-            Self::Lanczos => 0.0,
             Self::Bilinear => (1.0 - x).max(0.0),
             // Keys' cubic with a = -1/2.
             Self::Bicubic if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
             Self::Bicubic if x < 2.0 => ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0,
-            Self::Bicubic => 0.0,
+            Self::Bicubic | Self::Lanczos => 0.0,
         }
     }
 }

@@ -132,8 +132,8 @@ fn images_of_every_kind_become_the_pixels_of_the_reference() {
         });
         let apart =
             levels.zip(expected).map(|(level, &expected)| (level - f64::from(expected)).abs()).fold(0.0, f64::max);
-        println!("{name}: {apart} levels");
-        assert!(apart <= 1.0, "{name}: {apart} levels apart");
+        // A tall image that shrinks is a level off where it goes across first, a transparent one many where it is not on white.
+        assert!(apart < 0.5, "{name}: {apart} levels apart");
     }
 }
 

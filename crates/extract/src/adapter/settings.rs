@@ -226,7 +226,7 @@ impl<'f> Settings<'f> {
 /// Whether two values are equal; numbers by their value, so that 1 is 1.0.
 fn same(a: &Value, b: &Value) -> bool {
     match (a.as_f64(), b.as_f64()) {
-        (Some(a), Some(b)) => a == b,
+        (Some(a), Some(b)) => a.total_cmp(&b).is_eq(),
         _ => a == b,
     }
 }

@@ -91,13 +91,16 @@ impl SimpleBackend for Recorded {
         let tensor = self.get_unchecked(name, dtype, device)?;
         if tensor.shape() != &shape {
             let (expected, found) = (shape.dims(), tensor.dims());
-            candle_core::bail!("tensor `{name}`: expected {expected:?} as in config.json, found {found:?}");
+            let reason = format!("tensor `{name}`: expected {expected:?} as in config.json, found {found:?}");
+            return Err(candle_core::Error::Msg(reason));
         }
         Ok(tensor)
     }
 
     fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
-        let Some(tensor) = self.tensors.get(name) else { candle_core::bail!("it has no tensor `{name}`") };
+        let Some(tensor) = self.tensors.get(name) else {
+            return Err(candle_core::Error::Msg(format!("it has no tensor `{name}`")));
+        };
         self.taken.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(name.to_owned());
         Ok(tensor.clone())
     }

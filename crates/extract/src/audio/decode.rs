@@ -10,7 +10,7 @@ use symphonia::core::codecs::audio::AudioDecoderOptions;
 use symphonia::core::errors::Error as SymphoniaError;
 use symphonia::core::formats::probe::Hint;
 use symphonia::core::formats::{FormatOptions, TrackType};
-use symphonia::core::io::MediaSourceStream;
+use symphonia::core::io::{MediaSourceStream, MediaSourceStreamOptions};
 use symphonia::core::meta::MetadataOptions;
 
 /// The longest sound that is decoded, in seconds: a damaged file can claim days.
@@ -24,28 +24,28 @@ const BLOCK: usize = 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum AudioError {
     /// The file is empty.
-    #[error("it is empty")]
+    #[error("it is empty; fetch it again")]
     Empty,
     /// Neither WAV nor FLAC, or with a codec that is not read.
-    #[error("it is neither WAV nor FLAC: {0}")]
+    #[error("it is neither WAV nor FLAC ({0}); convert it")]
     Format(String),
     /// The file is damaged or cut off.
-    #[error("it is damaged: {0}")]
+    #[error("it is damaged ({0}); fetch it again")]
     Damaged(String),
     /// No sample in it.
-    #[error("it has no samples")]
+    #[error("it has no samples; fetch it again")]
     NoSamples,
     /// Longer than an hour.
-    #[error("it is longer than {LONGEST} seconds")]
+    #[error("it is longer than {LONGEST} seconds; cut it")]
     TooLong,
     /// A rate that cannot be resampled.
     #[error("its sampling rate is {0} per second; convert it to 16000")]
     Rate(u32),
     /// A sample that is not a number.
-    #[error("it has samples that are not finite")]
+    #[error("it has samples that are not finite; write it again")]
     NotFinite,
     /// The decoder panicked.
-    #[error("the decoder failed on it")]
+    #[error("the decoder failed on it; convert it with another program")]
     Panic,
 }
 
@@ -72,7 +72,7 @@ pub fn decode(bytes: &[u8], rate: usize) -> Result<Vec<f32>, AudioError> {
 fn mono(bytes: &[u8]) -> Result<(Vec<f32>, u32), AudioError> {
     let format = |error: &SymphoniaError| AudioError::Format(error.to_string());
     let damaged = |error: &SymphoniaError| AudioError::Damaged(error.to_string());
-    let source = MediaSourceStream::new(Box::new(Cursor::new(bytes.to_vec())), Default::default());
+    let source = MediaSourceStream::new(Box::new(Cursor::new(bytes.to_vec())), MediaSourceStreamOptions::default());
     let mut reader = symphonia::default::get_probe()
         .probe(&Hint::new(), source, FormatOptions::default(), MetadataOptions::default())
         .map_err(|e| format(&e))?;
@@ -165,9 +165,9 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_named() {
         let reason = |bytes: &[u8]| decode(bytes, 16_000).unwrap_err().to_string();
-        assert_eq!(reason(b""), "it is empty");
+        assert_eq!(reason(b""), "it is empty; fetch it again");
         assert!(reason(b"\x89PNG\r\n\x1a\n, and so on").starts_with("it is neither WAV nor FLAC"));
-        assert_eq!(reason(&wav(&[], 16_000, 1)), "it has no samples");
+        assert_eq!(reason(&wav(&[], 16_000, 1)), "it has no samples; fetch it again");
         assert_eq!(reason(&wav(&[1; 100], 1000, 1)), "its sampling rate is 1000 per second; convert it to 16000");
         let whole = wav(&sine(16_000, 1.0), 16_000, 1);
         assert!(

@@ -34,7 +34,8 @@ pub(super) struct TextSettings {
 struct Transformer {
     max_seq_length: Option<usize>,
     do_lower_case: bool,
-    transformer_task: Option<String>,
+    #[serde(rename = "transformer_task")]
+    task: Option<String>,
     module_output_name: Option<String>,
     modality_config: Value,
     processing_kwargs: Map<String, Value>,
@@ -109,8 +110,8 @@ impl Transformer {
     /// Refuses settings that are not followed here.
     fn check(&self) -> std::result::Result<(), String> {
         let differs = |value: &Option<String>, known: &str| value.as_ref().is_some_and(|value| value != known);
-        if differs(&self.transformer_task, "feature-extraction") {
-            return Err(format!("transformer_task: expected feature-extraction, found {:?}", self.transformer_task));
+        if differs(&self.task, "feature-extraction") {
+            return Err(format!("transformer_task: expected feature-extraction, found {:?}", self.task));
         }
         if differs(&self.module_output_name, "token_embeddings") {
             return Err(format!("module_output_name: expected token_embeddings, found {:?}", self.module_output_name));

@@ -19,6 +19,9 @@ const SOUNDS: usize = 64;
 /// The key of a file's vector in the cache, or the reason why it has none.
 type SoundKey = std::result::Result<VectorKey, String>;
 
+/// A file's vector, or the reason why it has none.
+type SoundVector = std::result::Result<Vec<f32>, String>;
+
 impl Extraction<'_> {
     /// Writes the features of items' sounds.
     pub(super) fn extract_sounds(&self, folder: &ModelFolder, report: &mut ExtractReport) -> Result<PathBuf> {
@@ -47,16 +50,16 @@ impl Extraction<'_> {
             }
             let mut new: Vec<(VectorKey, &[u8])> = new.into_iter().collect();
             new.sort_unstable_by_key(|(key, _)| *key);
-            let embed = |&(key, bytes): &(VectorKey, &[u8])| {
-                let samples = decode(bytes, LogMel::RATE).map_err(|e| e.to_string());
-                Ok((key, samples.map(|samples| encoder.embed(&samples))))
+            let embed = |&(key, bytes): &(VectorKey, &[u8])| match decode(bytes, LogMel::RATE) {
+                Ok(samples) => Ok((key, Ok(encoder.embed(&samples)?))),
+                Err(reason) => Ok((key, Err(reason.to_string()))),
             };
-            let found: Vec<(VectorKey, std::result::Result<Result<Vec<f32>>, String>)> =
+            let found: Vec<(VectorKey, SoundVector)> =
                 new.par_iter().with_max_len(1).map(embed).collect::<Result<_>>()?;
             for (key, vector) in found {
                 match vector {
                     Ok(vector) => {
-                        cache.vectors.add(&[key], &vector?)?;
+                        cache.vectors.add(&[key], &vector)?;
                         work.computed += 1;
                     }
                     Err(reason) => {

@@ -131,17 +131,18 @@ fn blocks(settings: &Settings<'_>) -> Result<Vec<BlockSizes>> {
     let depth = settings.number_or("depth_coefficient", 3.1)?;
     let squeeze = settings.number_or("squeeze_expansion_ratio", 0.25)?;
     let mut blocks = Vec::new();
-    for stage in 0..lists[0].len() {
-        let outputs = rounded(settings, lists[1][stage])?;
-        for at in 0..(depth * lists[4][stage] as f64).ceil() as usize {
+    let stages = (0..lists[0].len()).map(|stage| [0, 1, 2, 3, 4, 5].map(|list: usize| lists[list][stage]));
+    for [inputs, outputs, side, stride, repeats, ratio] in stages {
+        let (first_inputs, outputs) = (rounded(settings, inputs)?, rounded(settings, outputs)?);
+        for at in 0..(depth * repeats as f64).ceil() as usize {
             let is_first = at == 0;
-            let inputs = if is_first { rounded(settings, lists[0][stage])? } else { outputs };
+            let inputs = if is_first { first_inputs } else { outputs };
             blocks.push(BlockSizes {
                 inputs,
                 outputs,
-                ratio: lists[5][stage],
-                side: lists[2][stage],
-                stride: if is_first { lists[3][stage] } else { 1 },
+                ratio,
+                side,
+                stride: if is_first { stride } else { 1 },
                 is_first,
                 adjusts: !padded.contains(&blocks.len()),
                 squeezed: ((inputs as f64 * squeeze) as usize).max(1),

@@ -28,6 +28,8 @@ const HEAD: usize = 64;
 /// Classes of the head that candle's model must have; it is not used.
 const CLASSES: usize = 1000;
 const EPS: f64 = 1e-6;
+/// More blocks than any of these models has.
+const MOST_BLOCKS: usize = 1000;
 
 struct Eva02 {
     blocks: EVA2VisionTransformer,
@@ -59,7 +61,7 @@ fn load(folder: &ModelFolder) -> Result<ImageModel> {
             tensors.error(format!("tensor `cls_token`: expected heads of {HEAD} numbers, found {width} in all"))
         );
     }
-    let depth = (0..).take_while(|at| tensors.has(&format!("blocks.{at}.norm1.weight"))).count();
+    let depth = (0..MOST_BLOCKS).take_while(|at| tensors.has(&format!("blocks.{at}.norm1.weight"))).count();
     // The names of candle's files: positions are stored, and the last normalisation has another name.
     let tensors = tensors.renamed(|name| name.replace("fc_norm.", "norm."));
     let tensors = tensors
