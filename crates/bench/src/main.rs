@@ -2,6 +2,7 @@
 //!
 //! In: sizes, or a workload file of the PyTorch peer. Out: medians, spreads, memory. Must not know: real data.
 
+mod baselines;
 mod epoch;
 mod extract;
 mod rank;
@@ -28,6 +29,8 @@ struct Arguments {
 enum What {
     /// A training step of MP4SR: forward, backward, clipping, Adam.
     Step(step::StepArgs),
+    /// A training step of a baseline.
+    Baseline(baselines::BaselineArgs),
     /// Epochs of fine-tuning, as the stage trains.
     Epoch(epoch::EpochArgs),
     /// A ranking of users' targets among all items.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     run_main(move || match arguments.what {
         What::Step(args) => print(&format!("{}\n", step::run(&args)?)),
+        What::Baseline(args) => print(&format!("{}\n", baselines::run(&args)?)),
         What::Epoch(args) => print(&format!("{}\n", epoch::run(&args)?)),
         What::Rank(args) => print(&format!("{}\n", rank::run(&args)?)),
         What::Extract(args) => print(&format!("{}\n", extract::run(&args)?)),
