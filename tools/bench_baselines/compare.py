@@ -88,6 +88,7 @@ def compare(a, model, sizes, folder):
         "model": model, "ratio": round(middle["peer"] / middle["ours"], 2), "ratios": [round(min(ratios), 2), round(max(ratios), 2)],
         "ours_ms": middle["ours"], "with_drawing_ms": statistics.median(run["with_drawing_ms"] for run in runs["ours"]),
         "peer_ms": middle["peer"], "peer": "compiled" if compiled else "eager",
+        "processor_ms": [statistics.median(run["processor_ms"] or 0.0 for run in runs[name]) for name in ("ours", "peer")],
         "ours_range_ms": [min(r["min_ms"] for r in runs["ours"]), max(r["max_ms"] for r in runs["ours"])],
         "peer_range_ms": [min(r["min_ms"] for r in runs["peer"]), max(r["max_ms"] for r in runs["peer"])],
         "ours_peak_mib": max(r["peak_mib"] for r in runs["ours"]), "peer_peak_mib": max(r["peak_mib"] for r in runs["peer"]),
@@ -146,6 +147,7 @@ def main():
     q.add_argument("--steps", type=int, default=10)
     q.add_argument("--eager", action="store_true", help="without torch.compile")
     q.add_argument("--quick", action="store_true", help="a small world, one round, without torch.compile")
+    q.add_argument("--check", action="store_true", help="compare the losses alone")
     q.add_argument("--growth", action="store_true", help="at one, two and four times users, items and events, without torch.compile")
     a = q.parse_args()
     try:
@@ -163,6 +165,10 @@ def main():
             return
         for model in models:
             try:
+                if a.check:
+                    difference = Comparison(a, model, sizes, folder).check_losses()
+                    print(f"{model}: the first three losses differ by {difference:.1e} at most", flush=True)
+                    continue
                 results.append(compare(a, model, sizes, folder))
                 print(json.dumps(results[-1]), flush=True)
             except RuntimeError as error:

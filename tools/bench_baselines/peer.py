@@ -37,12 +37,12 @@ def main():
     torch.manual_seed(1)
     keep_freed_memory()
     step = STEPS[a.model](a.workload, not a.no_dropout)
-    losses, times = run(step, a.warmup, a.steps, a.compile)
+    losses, times, busy = run(step, a.warmup, a.steps, a.compile)
     median, least, most = (round(f(times), 2) for f in (statistics.median, min, max))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # Linux counts in KiB
     print(json.dumps(dict(
         model=a.model, threads=a.threads, dropout=not a.no_dropout, compiled=a.compile, steps=a.steps, median_ms=median,
-        min_ms=least, max_ms=most, loss=losses[:3], torch=torch.__version__, python=platform.python_version(), peak_mib=peak)))
+        processor_ms=round(statistics.mean(busy), 1), min_ms=least, max_ms=most, loss=losses[:3], torch=torch.__version__, python=platform.python_version(), peak_mib=peak)))
 
 
 if __name__ == "__main__":

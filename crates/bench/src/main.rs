@@ -103,6 +103,15 @@ fn threads() -> usize {
     mp4sr_ops::threads()
 }
 
+/// Milliseconds of processor time that all threads of this process took, where the system tells; in steps of ten.
+fn processor_ms() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name, in parentheses, may have blanks; the 14th and 15th fields are ticks of 10 ms in user and system mode.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<f64>().ok();
+    Some((ticks()? + ticks()?) * 10.0)
+}
+
 /// The most memory that this process held, MiB, where the system tells.
 fn peak_mib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
