@@ -25,9 +25,10 @@ FEATURES := $(if $(CUDA),--features mp4sr-ops/cuda)
 
 STUDY_FLAGS = $(FLAGS) $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) \
               $(foreach pipeline,$(WITH),--with $(pipeline)) $(foreach pipeline,$(UNSEEN),--unseen $(pipeline)) \
-              $(if $(RESNET),--resnet $(RESNET))
+              $(if $(RESNET),--resnet $(RESNET)) $(foreach model,$(TEXT),--text-encoder $(model)) \
+              $(foreach model,$(IMAGE),--image-encoder $(model))
 STUDIES := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 fig6 fig7 fig8 cold-start study-mixup \
-           study-image-features study-noise
+           study-image-features study-noise study-encoders
 
 .DEFAULT_GOAL := help
 .PHONY: help build sample cache-stats cache-prune download preprocess extract pretrain finetune evaluate recommend report all demo test test-fast check format-check \
@@ -68,10 +69,10 @@ cache-prune: build ## Remove vectors of encoders that were not used for DAYS day
 compare: build ## Evaluated runs side by side, with tests of their differences
 	@$(MP4SR) compare $(FLAGS) $(RUNS)
 
-# GRID="a.b=1,2 c.d=x,y"   every combination is a run
+# GRID="a.b=1,2 c.d=x,y"   every combination is a run; without it the grid of MODEL, or of the pipeline's model
 # NAME=name                of the search
 search: build ## Train a grid of settings, sort by the validation split
-	@$(MP4SR) search $(FLAGS) $(foreach grid,$(GRID),--grid '$(grid)') $(if $(NAME),--name $(NAME)) \
+	@$(MP4SR) search $(FLAGS) $(if $(MODEL),--set 'model.name="$(MODEL)"') $(foreach grid,$(GRID),--grid '$(grid)') $(if $(NAME),--name $(NAME)) \
 	    $(if $(JOBS),--jobs $(JOBS))
 
 table1: ## Statistics of the dataset (WITH="..." further pipelines)
@@ -93,6 +94,9 @@ cold-start: ## Cold items, items never trained on, users with one to three event
 study-mixup: ## Mixup with a fixed swap probability
 study-image-features: ## Words of CLIP, its vectors, ResNet's, none
 study-noise: ## Items that lose features or get those of others
+# TEXT="model model"    text encoders, each in place of the pipeline's
+# IMAGE="model model"   image encoders, each in place of the pipeline's image features
+study-encoders: ## Text and image encoders side by side
 $(STUDIES): build
 	@$(MP4SR) study $@ $(STUDY_FLAGS)
 

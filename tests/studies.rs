@@ -46,6 +46,11 @@ fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
     assert!(files::read(&runs[1].join("finetune.safetensors")).unwrap() == bytes);
     assert_eq!(world.text("a/searches/lr/table.csv").lines().count(), 5);
 
+    let without_grid = ["--set", "model.name=\"popularity\""];
+    let refused = world.output("search", &without_grid);
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success() && message.contains("`popularity` has no grid of its own"), "{message}");
+
     let refused = world.output("search", &["--grid", "finetune.batch=0,64"]);
     let said = String::from_utf8(refused.stderr).unwrap();
     assert!(!refused.status.success() && said.contains("finetune.batch"), "{said}");
@@ -234,7 +239,9 @@ fn every_other_study_has_its_rows_and_its_smoke_run() {
     let resnet = fixtures.to_str().unwrap();
     let run =
         |study: &str, flags: &[&str]| world.run("study", &[&[study, "--quick", "--jobs", "2"][..], flags].concat());
-    let cases: [(&str, &[&str], &[&str]); 9] = [
+    let adapter = root().join("crates/extract/tests/fixtures/adapter");
+    let [text, image] = ["modernbert", "dinov2"].map(|name| adapter.join(name).to_string_lossy().into_owned());
+    let cases: [(&str, &[&str], &[&str]); 10] = [
         ("table1", &[], &["| a-quick | ", "| Poetry"]),
         ("table3", &[], &["targets with fewer than 10 training events", "The paper's Table 3"]),
         (
@@ -251,6 +258,11 @@ fn every_other_study_has_its_rows_and_its_smoke_run() {
             "study-image-features",
             &["--resnet", resnet],
             &["words of CLIP", "vectors of CLIP", "vectors of ResNet", "none"],
+        ),
+        (
+            "study-encoders",
+            &["--text-encoder", &text, "--image-encoder", &image],
+            &["the pipeline's own", "text: ", "image: ", "| sentences | 32 ", "| images | 32 ", "seconds per 1,000"],
         ),
     ];
     for (study, flags, rows) in cases {

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Time and peak memory of `mp4sr preprocess` and of pandas on the same generated events, in turn, three rounds.
-# usage: run.sh FOLDER MP4SR PYTHON   (FOLDER as generate.py wrote it)
+# Time and peak memory of `mp4sr preprocess`, of pandas and of Python polars on the same generated events, in turn, three rounds.
+# usage: run.sh FOLDER MP4SR PYTHON [OTHER_MP4SR]   (FOLDER as generate.py wrote it; another build of the program to compare with)
 set -eu
 here=$(dirname "$0")
-folder=$1 program=$2 python=$3
+folder=$1 program=$2 python=$3 other=${4:-}
 cat > "$folder/tsv.toml" <<TOML
 [dataset]
 name = "tsv"
@@ -35,8 +35,15 @@ for round in 1 2 3; do
     echo "round $round" >&2
     for form in tsv json items; do
         rm -rf "$folder/artifacts"
-        measure "mp4sr $form" "$program" preprocess --pipeline "$folder/$form.toml" --data "$folder" --artifacts "$folder/artifacts" --quiet
+        run="preprocess --pipeline $folder/$form.toml --data $folder --artifacts $folder/artifacts --quiet"
+        measure "mp4sr $form" "$program" $run
+        rm -rf "$folder/artifacts"
+        measure "mp4sr $form, 512 MiB" "$program" $run --set preprocess.memory=512MiB
+        rm -rf "$folder/artifacts"
+        [ -z "$other" ] || measure "other mp4sr $form" "$other" $run
     done
     measure "pandas tsv" "$python" "$here/with_pandas.py" "$folder/events.tsv" "$folder/pandas"
     measure "pandas json" "$python" "$here/with_pandas.py" "$folder/reviews.json.gz" "$folder/pandas"
+    measure "polars tsv" "$python" "$here/with_polars.py" "$folder/events.tsv" "$folder/polars"
+    measure "polars json" "$python" "$here/with_polars.py" "$folder/reviews.json.gz" "$folder/polars"
 done

@@ -9,6 +9,9 @@ use crate::{Column, Error, Fingerprint, Header, Result, Table, TensorFile, hash_
 const REMEDY: &str = "run `make preprocess` again";
 /// The role of the users' ids among what sequences were made from.
 const USER_IDS: &str = "user ids";
+/// The tensors of [`SequenceParts`].
+const VALIDATION_START: &str = "validation_start";
+const TEST_START: &str = "test_start";
 
 /// Users' events in time order (`sequences.safetensors`).
 ///
@@ -24,6 +27,7 @@ const USER_IDS: &str = "user ids";
 /// #     item_hash: hash_ids(["cup", "pot", "pan"]),
 /// #     item_count: 3,
 /// #     user_hash: None,
+/// #     parts: None,
 /// # };
 /// # written.write(&path, serde_json::Value::Null)?;
 /// // `path` is `artifacts/<dataset>/dataset/sequences.safetensors`.
@@ -46,6 +50,18 @@ pub struct Sequences {
     pub item_count: usize,
     /// Hash of the ordered original user ids; none where the program that wrote the file gave none.
     pub user_hash: Option<Fingerprint>,
+    /// Where each user's parts begin; none where the last event is the test part and the one before it the validation part.
+    pub parts: Option<SequenceParts>,
+}
+
+/// Where the parts of each user's sequence begin, counted from the user's first event. What is before the validation part is for
+/// training.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SequenceParts {
+    /// `[U]`: the first event of the validation part.
+    pub validation: Vec<u32>,
+    /// `[U]`: the first event of the test part, which goes on to the user's last event.
+    pub test: Vec<u32>,
 }
 
 impl Sequences {
@@ -62,6 +78,17 @@ impl Sequences {
         &self.items[self.offsets[user] as usize..self.offsets[user + 1] as usize]
     }
 
+    /// Where the validation part and the test part of user `user` (0-based row) begin, counted from the user's first event.
+    pub fn parts_of(&self, user: usize) -> (usize, usize) {
+        match &self.parts {
+            Some(parts) => (parts.validation[user] as usize, parts.test[user] as usize),
+            None => {
+                let length = (self.offsets[user + 1] - self.offsets[user]) as usize;
+                (length.saturating_sub(2), length.saturating_sub(1))
+            }
+        }
+    }
+
     /// Writes the file.
     pub fn write(&self, path: &Path, settings: serde_json::Value) -> Result<()> {
         let header = Header {
@@ -73,13 +100,18 @@ impl Sequences {
             inputs: self.user_hash.iter().map(|hash| (USER_IDS.to_owned(), hash.clone())).collect(),
         };
         let count = [self.item_count as i64];
+        let (offsets, events, users) = ([self.offsets.len()], [self.items.len()], [self.user_count()]);
         // The largest table of all: its columns are written from where they stand.
-        let tensors = [
-            ("offsets", (Dtype::I64, &[self.offsets.len()][..], bytemuck::cast_slice(&self.offsets))),
-            ("items", (Dtype::U32, &[self.items.len()][..], bytemuck::cast_slice(&self.items))),
-            ("times", (Dtype::I64, &[self.times.len()][..], bytemuck::cast_slice(&self.times))),
+        let mut tensors = vec![
+            ("offsets", (Dtype::I64, &offsets[..], bytemuck::cast_slice(&self.offsets))),
+            ("items", (Dtype::U32, &events[..], bytemuck::cast_slice(&self.items))),
+            ("times", (Dtype::I64, &events[..], bytemuck::cast_slice(&self.times))),
             ("item_count", (Dtype::I64, &[1][..], bytemuck::cast_slice(&count))),
         ];
+        if let Some(SequenceParts { validation, test }) = &self.parts {
+            let parts = [(VALIDATION_START, validation), (TEST_START, test)];
+            tensors.extend(parts.map(|(name, starts)| (name, (Dtype::U32, &users[..], bytemuck::cast_slice(starts)))));
+        }
         write_views(path, &header, &tensors)
     }
 
@@ -107,8 +139,10 @@ impl Sequences {
                 return Err(file.wrong("a user's events are not in order of time"));
             }
         }
+        let has_parts = file.names().iter().any(|name| name == VALIDATION_START);
+        let parts = if has_parts { Some(read_parts(&mut file, &offsets)?) } else { None };
         let (item_hash, user_hash) = (file.header().items.clone(), file.header().inputs.get(USER_IDS).cloned());
-        Ok(Self { offsets, items, times, item_hash, item_count, user_hash })
+        Ok(Self { offsets, items, times, item_hash, item_count, user_hash, parts })
     }
 
     /// Refuses tables of other items or users than these.
@@ -137,6 +171,8 @@ impl Sequences {
 /// #     titles: texts(["A cup", "A pot"]),
 /// #     sentences: vec![texts(["A cup.", "It is blue."]), Vec::new()],
 /// #     images: vec![Vec::new(); 2],
+/// #     categories: vec![texts(["kitchen", "blue"]), Vec::new()],
+/// #     sounds: vec![Vec::new(); 2],
 /// # };
 /// # written.write(&path)?;
 /// // `path` is `artifacts/<dataset>/dataset/items.parquet`.
@@ -156,6 +192,10 @@ pub struct Items {
     pub sentences: Vec<Vec<String>>,
     /// Paths of local images, or URLs that the download stage has yet to fetch.
     pub images: Vec<Vec<String>>,
+    /// Names of categories, such as genres or departments. A table in which no item has any may lack the column.
+    pub categories: Vec<Vec<String>>,
+    /// Paths of local sound files. A table in which no item has any may lack the column.
+    pub sounds: Vec<Vec<String>>,
 }
 
 impl Items {
@@ -176,21 +216,33 @@ impl Items {
 
     /// Writes the table.
     pub fn write(&self, path: &Path) -> Result<()> {
-        Table::new(vec![
+        let mut columns = vec![
             ("item", Column::U32((1..=self.len() as u32).collect())),
             ("item_id", Column::Text(self.ids.clone())),
             ("title", Column::Text(self.titles.clone())),
             ("sentences", Column::Texts(self.sentences.clone())),
             ("images", Column::Texts(self.images.clone())),
-        ])
-        .write(path)
+        ];
+        if self.categories.iter().any(|names| !names.is_empty()) {
+            columns.push(("categories", Column::Texts(self.categories.clone())));
+        }
+        if self.sounds.iter().any(|names| !names.is_empty()) {
+            columns.push(("sounds", Column::Texts(self.sounds.clone())));
+        }
+        Table::new(columns).write(path)
     }
 
     /// Reads and verifies the table.
     pub fn read(path: &Path) -> Result<Self> {
         let mut table = Table::read(path, REMEDY)?;
-        expect_index(path, &table.take_u32("item")?, "item")?;
+        let index = table.take_u32("item")?;
+        expect_index(path, &index, "item")?;
+        let mut optional = |name: &str| {
+            if table.has(name) { table.take_texts(name) } else { Ok(vec![Vec::new(); index.len()]) }
+        };
         Ok(Self {
+            categories: optional("categories")?,
+            sounds: optional("sounds")?,
             ids: table.take_text("item_id")?,
             titles: table.take_text("title")?,
             sentences: table.take_texts("sentences")?,
@@ -239,6 +291,24 @@ impl Users {
     }
 }
 
+fn read_parts(file: &mut TensorFile, offsets: &[i64]) -> Result<SequenceParts> {
+    let parts = SequenceParts { validation: file.take_u32(VALIDATION_START)?, test: file.take_u32(TEST_START)? };
+    let users = offsets.len() - 1;
+    for (name, starts) in [(VALIDATION_START, &parts.validation), (TEST_START, &parts.test)] {
+        if starts.len() != users {
+            return Err(file.wrong(format!("`{name}`: expected [{users}], found [{}]", starts.len())));
+        }
+    }
+    let lies_outside = |user: &usize| {
+        let (validation, test) = (i64::from(parts.validation[*user]), i64::from(parts.test[*user]));
+        validation > test || test > offsets[user + 1] - offsets[*user]
+    };
+    match (0..users).find(lies_outside) {
+        Some(user) => Err(file.wrong(format!("the parts of user {} are not within the sequence", user + 1))),
+        None => Ok(parts),
+    }
+}
+
 /// Row n is number n + 1.
 fn expect_index(path: &Path, index: &[u32], what: &str) -> Result<()> {
     match index.iter().enumerate().position(|(row, &number)| number as usize != row + 1) {
@@ -262,6 +332,7 @@ mod tests {
             item_hash: hash_ids(["a", "b", "c"]),
             item_count: 3,
             user_hash: Some(hash_ids(["u1", "u2", "u3"])),
+            parts: None,
         }
     }
 
@@ -273,6 +344,26 @@ mod tests {
         small().write(&b, serde_json::json!({"user_core": 5, "item_core": 5})).unwrap();
         assert_eq!(Sequences::read(&a).unwrap(), small());
         assert_eq!(crate::files::read(&a).unwrap(), crate::files::read(&b).unwrap());
+    }
+
+    #[test]
+    fn parts_round_trip_and_wrong_ones_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        assert_eq!([0, 1, 2].map(|user| small().parts_of(user)), [(0, 1), (0, 0), (1, 2)]);
+        let of = |validation: [u32; 3], test: [u32; 3]| {
+            let parts = SequenceParts { validation: validation.to_vec(), test: test.to_vec() };
+            Sequences { parts: Some(parts), ..small() }
+        };
+        let made = of([1, 0, 0], [2, 0, 3]);
+        made.write(&path, serde_json::Value::Null).unwrap();
+        assert_eq!(Sequences::read(&path).unwrap(), made);
+        assert_eq!(made.parts_of(2), (0, 3));
+        for wrong in [of([1, 0, 2], [2, 0, 1]), of([0, 0, 0], [2, 0, 4])] {
+            wrong.write(&path, serde_json::Value::Null).unwrap();
+            let message = Sequences::read(&path).unwrap_err().to_string();
+            assert!(message.contains("are not within the sequence"), "{message}");
+        }
     }
 
     #[test]
@@ -308,6 +399,8 @@ mod tests {
             titles: vec!["A".into(), String::new()],
             sentences: vec![vec!["One.".into(), "Two.".into()], vec![]],
             images: vec![vec![], vec!["images/x.jpg".into()]],
+            categories: vec![vec!["Garden".into(), "Tools".into()], vec![]],
+            sounds: vec![vec![], vec!["sounds/x.flac".into()]],
         };
         items.write(&path).unwrap();
         assert_eq!(Items::read(&path).unwrap(), items);

@@ -36,6 +36,23 @@ pub struct Features {
     pub item_hash: Fingerprint,
 }
 
+/// What stands beside the rows of a file that [`Features::write_rows`] writes.
+#[derive(Clone, Debug)]
+pub struct RowsHeader<'a> {
+    /// Names the writer.
+    pub stage: &'a str,
+    /// The writer's settings.
+    pub settings: serde_json::Value,
+    /// Hash of the ordered original item ids.
+    pub item_hash: Fingerprint,
+    /// `[I+1]`.
+    pub offsets: &'a [i64],
+    /// d, the width of a row.
+    pub width: usize,
+    /// How values are stored.
+    pub as_type: FeatureType,
+}
+
 impl Features {
     const FORMAT: &'static str = "features";
     const VERSION: u32 = 1;
@@ -87,9 +104,7 @@ impl Features {
     /// first row that the type can't hold, if there is one; then nothing is written.
     pub fn write_rows<'r, I: Iterator<Item = &'r [f32]>>(
         path: &Path,
-        (stage, settings): (&str, serde_json::Value),
-        (item_hash, offsets): (Fingerprint, &[i64]),
-        (width, as_type): (usize, FeatureType),
+        RowsHeader { stage, settings, item_hash, offsets, width, as_type }: RowsHeader<'_>,
         rows: impl Fn() -> I,
     ) -> Result<Option<usize>> {
         let overflows = |row: &[f32]| match as_type {
@@ -289,17 +304,18 @@ mod tests {
             let hash = hash_ids(["a", "b"]);
             let features = Features::from_f32(vec![0, 0, 3], &values, 2, as_type, hash.clone()).unwrap();
             features.write(&whole, "extract", settings()).unwrap();
-            let (stage, items) = (("extract", settings()), (hash, &[0, 0, 3][..]));
-            let misfit = Features::write_rows(&parts, stage, items, (2, as_type), || values.chunks_exact(2)).unwrap();
+            let (item_hash, offsets) = (hash, &[0, 0, 3]);
+            let header = RowsHeader { stage: "extract", settings: settings(), item_hash, offsets, width: 2, as_type };
+            let misfit = Features::write_rows(&parts, header, || values.chunks_exact(2)).unwrap();
             assert_eq!((misfit, crate::files::read(&parts).unwrap()), (None, crate::files::read(&whole).unwrap()));
         }
         let rows = || [[1.0, 2.0], [0.0, 1.0e5]].into_iter();
         let rows: Vec<[f32; 2]> = rows().collect();
         let path = folder.path().join("none");
         let of = |as_type| {
-            let items = (hash_ids(["a"]), &[0, 2][..]);
-            let stage = ("extract", serde_json::Value::Null);
-            Features::write_rows(&path, stage, items, (2, as_type), || rows.iter().map(|row| &row[..])).unwrap()
+            let (item_hash, settings) = (hash_ids(["a"]), serde_json::Value::Null);
+            let header = RowsHeader { stage: "extract", settings, item_hash, offsets: &[0, 2], width: 2, as_type };
+            Features::write_rows(&path, header, || rows.iter().map(|row| &row[..])).unwrap()
         };
         assert_eq!((of(FeatureType::F16), path.exists(), of(FeatureType::Bf16)), (Some(1), false, None));
     }

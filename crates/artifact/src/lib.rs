@@ -24,19 +24,19 @@ mod tensors;
 mod timing;
 mod vectors;
 
-pub use dataset::{Items, Sequences, Users};
+pub use dataset::{Items, SequenceParts, Sequences, Users};
 pub use downloads::Downloads;
 pub use epochs::EpochLine;
 pub use error::{Error, Result, json_problem};
-pub use features::{FeatureType, Features, MappedFeatures, MappedValues};
+pub use features::{FeatureType, Features, MappedFeatures, MappedValues, RowsHeader};
 pub use fingerprint::{Fingerprint, hash_ids};
 pub use guard::{guarded, is_guarded};
 pub use layout::Layout;
 pub use lock::Lock;
 pub use log::{log_line, read_log};
 pub use reports::{
-    CountSpread, DatasetStatistics, EncoderWork, EventAccounts, EventsRead, ExtractReport, FileCount, FilterStep,
-    ItemsRead, PreprocessReport, RejectExample, Rejected, Rejects, Table1Row, UnusableImage,
+    CountSpread, DatasetStatistics, EncoderAbout, EncoderWork, EventAccounts, EventsRead, ExtractReport, FileCount,
+    FilterStep, ItemsRead, PreprocessReport, RejectExample, Rejected, Rejects, Table1Row, UnusableImage, UnusableSound,
 };
 pub use rows::{open_parquet, parquet_step};
 pub use stage::{FileRecord, Manifest, Stage, StageSettings, Status, expect_recorded};

@@ -14,7 +14,7 @@ pub struct Lock {
 
 impl Lock {
     /// Takes the lock `folder/.<name>.lock`, or says who holds it.
-    pub fn take(folder: &Path, name: &str) -> Result<Self> {
+    pub fn acquire(folder: &Path, name: &str) -> Result<Self> {
         files::create_dir_all(folder)?;
         let path = folder.join(format!(".{name}.lock"));
         let mut file = OpenOptions::new()
@@ -55,10 +55,10 @@ mod tests {
     #[test]
     fn a_second_taker_learns_who_holds_it_and_a_released_lock_is_free() {
         let folder = tempfile::tempdir().unwrap();
-        let first = Lock::take(folder.path(), "train").unwrap();
-        let second = Lock::take(folder.path(), "train").unwrap_err().to_string();
+        let first = Lock::acquire(folder.path(), "train").unwrap();
+        let second = Lock::acquire(folder.path(), "train").unwrap_err().to_string();
         assert!(second.contains(&format!("process {}", std::process::id())), "{second}");
         drop(first);
-        Lock::take(folder.path(), "train").unwrap();
+        Lock::acquire(folder.path(), "train").unwrap();
     }
 }

@@ -182,6 +182,11 @@ impl Table {
         read().ok_or_else(|| self.mismatch(name, "lists of text", &array))
     }
 
+    /// Whether the table has a column.
+    pub fn has(&self, name: &str) -> bool {
+        self.columns.iter().any(|(column, _)| column == name)
+    }
+
     /// Takes a column of lists of floats.
     pub fn take_f32s(&mut self, name: &str) -> Result<Vec<Vec<f32>>> {
         let array = self.take(name)?;

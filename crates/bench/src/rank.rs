@@ -5,7 +5,7 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use mp4sr_evaluate::{RankOptions, rank_users};
 use mp4sr_models::{Query, Result, RngKey, Scorer};
-use mp4sr_protocol::Split;
+use mp4sr_protocol::EvalCase;
 use serde_json::json;
 
 /// A ranking and how often it is timed.
@@ -61,7 +61,7 @@ pub fn run(args: &RankArgs) -> anyhow::Result<serde_json::Value> {
     let mut times = Vec::new();
     for _ in 0..=args.rounds {
         let began = Instant::now();
-        rank_users(&scorer, users, |user| &sequences[user], Split::Test, protocol, |_| ())?;
+        rank_users(&scorer, users, |user| EvalCase::last_of(&sequences[user]), protocol, |_| ())?;
         times.push(began.elapsed().as_secs_f64() * 1e3);
     }
     let times = crate::Spread::of(&times[1..]);

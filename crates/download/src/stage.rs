@@ -11,7 +11,7 @@ use crate::{Result, images, raw};
 /// Fetches what is missing and prints the outcome.
 pub fn run(context: &Context) -> anyhow::Result<()> {
     let downloads = Downloads::new(Path::new(&context.config.dataset.data));
-    let _lock = Lock::take(downloads.folder(), "download")?;
+    let _lock = Lock::acquire(downloads.folder(), "download")?;
     files::remove_leftovers(downloads.folder())?;
     let report = bring(context, &downloads)?;
     files::write_json(&downloads.report(), &report)?;

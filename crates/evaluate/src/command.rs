@@ -6,7 +6,7 @@ use mp4sr_artifact::Stage;
 use mp4sr_pipeline::config::{Evaluate, ModelCatalog};
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_pipeline::{Config, Context, StageArgs, print, run_stage};
-use mp4sr_protocol::{Measure, Metrics, RanksInfo, Split, StoredRanks};
+use mp4sr_protocol::{EvalCase, Measure, Metrics, RanksInfo, Split, StoredRanks};
 use mp4sr_run::{TrainedModel, removes_seen};
 use serde_json::json;
 
@@ -54,9 +54,9 @@ fn evaluate(context: &Context) -> anyhow::Result<()> {
         let bar = context.progress.bar("evaluate", "users", (tables.len() * users) as u64);
         let mut outputs = Vec::new();
         for (split, history) in tables {
-            let of = |user| sequences.of(user);
+            let case = |user| EvalCase::of(sequences, user, split);
             let options = RankOptions { batch: config.evaluate.batch, remove_seen, history };
-            let ranks = rank_users(scorer.as_ref(), users, of, split, options, |users| bar.add(users))?;
+            let ranks = rank_users(scorer.as_ref(), users, case, options, |users| bar.add(users))?;
             let info = RanksInfo { split: split.name().to_owned(), history, config: config.resolved() };
             let path = layout.ranks(&info.name());
             StoredRanks { ranks, info }.write(&path, &sequences.item_hash, stage.input_fingerprints())?;

@@ -1,19 +1,17 @@
 use candle_core::{D, Tensor};
 use mp4sr_models::{Query, Result, Scorer};
 use mp4sr_ops::{cross_entropy, plain};
-use mp4sr_protocol::{EvalCase, Split};
+use mp4sr_protocol::EvalCase;
 
-/// The mean over users of the cross-entropy of a split's targets under softmax of the scores over all items, nothing dropped;
+/// The mean over users of the cross-entropy of their cases' targets under softmax of the scores over all items, nothing dropped;
 /// NaN where no user has a case.
 pub fn mean_loss<'a>(
     scorer: &dyn Scorer,
     users: usize,
-    sequence: impl Fn(usize) -> &'a [u32],
-    split: Split,
+    case: impl Fn(usize) -> Option<EvalCase<'a>>,
     batch: usize,
 ) -> Result<f64> {
-    let cases: Vec<(u32, EvalCase<'a>)> =
-        (0..users).filter_map(|user| Some((user as u32, EvalCase::of(sequence(user), split)?))).collect();
+    let cases: Vec<(u32, EvalCase<'a>)> = (0..users).filter_map(|user| Some((user as u32, case(user)?))).collect();
     let mut sum = 0.0;
     for block in cases.chunks(batch) {
         let query = |(user, case): &(u32, EvalCase<'a>)| Query { user: Some(*user), history: case.history };
@@ -61,13 +59,14 @@ mod tests {
     fn worked_by_hand_and_users_without_a_case_do_not_count() {
         let scorer = |interests| Lengths(Tensor::new(&[[1f32], [0.0]], &Device::Cpu).unwrap(), interests);
         let users: [&[u32]; 3] = [&[2, 1], &[1], &[1, 1, 2]];
-        let loss = |batch, interests| mean_loss(&scorer(interests), 3, |user| users[user], Split::Test, batch).unwrap();
+        let loss =
+            |batch, interests| mean_loss(&scorer(interests), 3, |user| EvalCase::last_of(users[user]), batch).unwrap();
         // Scores (1, 0) with target 1, and (2, 0) with target 2.
         let expected = f64::midpoint((1.0 + (-1f64).exp()).ln(), (1.0 + 2f64.exp()).ln());
         for interests in [1, 2] {
             let losses = [loss(1, interests), loss(9, interests)];
             assert!(losses.iter().all(|loss| (loss - expected).abs() < 1e-6), "{losses:?}");
         }
-        assert!(mean_loss(&scorer(1), 0, |_| &[][..], Split::Test, 4).unwrap().is_nan());
+        assert!(mean_loss(&scorer(1), 0, |_| None, 4).unwrap().is_nan());
     }
 }

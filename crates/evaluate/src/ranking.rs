@@ -1,6 +1,6 @@
 use mp4sr_models::{Error, Query, Scorer};
 use mp4sr_ops::{Removed, ScoreBlocks, count_at_least};
-use mp4sr_protocol::{BadScore, EvalCase, Split};
+use mp4sr_protocol::{BadScore, EvalCase};
 
 /// How users are ranked.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,7 +38,7 @@ pub type Ranks = Vec<u32>;
 ///
 /// ```
 /// use mp4sr_evaluate::{RankOptions, rank_users};
-/// use mp4sr_protocol::Split;
+/// use mp4sr_protocol::{EvalCase, Split};
 /// # use mp4sr_artifact::{Sequences, hash_ids};
 /// # use mp4sr_pipeline::Config;
 /// # use mp4sr_run::{Inputs, build_model, last_phase, model_catalog};
@@ -52,27 +52,26 @@ pub type Ranks = Vec<u32>;
 /// #     item_hash: hash_ids(["cup", "pot", "pan"]),
 /// #     item_count: 3,
 /// #     user_hash: None,
+/// #     parts: None,
 /// # };
-/// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new() })?;
+/// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new(), categories: None })?;
 /// # let scorer = model.scorer(last_phase(model.as_ref())?)?;
 /// // `scorer` is that of a `mp4sr_run::TrainedModel`, and `sequences` are those that it was trained on.
 /// let options = RankOptions { batch: 256, remove_seen: false, history: None };
 /// let users = sequences.user_count();
-/// let ranks = rank_users(scorer.as_ref(), users, |user| sequences.of(user), Split::Test, options, |_| ())?;
+/// let ranks = rank_users(scorer.as_ref(), users, |user| EvalCase::of(&sequences, user, Split::Test), options, |_| ())?;
 /// assert_eq!(ranks, [3, 3], "both targets are item 3, which occurs least often or as often as another");
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 pub fn rank_users<'a>(
     scorer: &dyn Scorer,
     users: usize,
-    sequence: impl Fn(usize) -> &'a [u32],
-    split: Split,
+    case: impl Fn(usize) -> Option<EvalCase<'a>>,
     options: RankOptions,
     mut progress: impl FnMut(u64),
 ) -> Result<Ranks, RankError> {
-    let cases: Vec<(usize, EvalCase<'a>)> = (0..users)
-        .filter_map(|user| Some((user, shown(EvalCase::of(sequence(user), split)?, options.history))))
-        .collect();
+    let cases: Vec<(usize, EvalCase<'a>)> =
+        (0..users).filter_map(|user| Some((user, shown(case(user)?, options.history)))).collect();
     let mut ranks = vec![0; users];
     let (blocks, interests) = (ScoreBlocks::new(scorer.items())?, scorer.interests());
     for block in cases.chunks(options.batch) {
@@ -241,12 +240,12 @@ mod tests {
                 .map(|u| (0..=u % 9).map(|t| 1 + (RngKey::new(seed).fold_in_index(u).bits(t) % items as u64) as u32).collect())
                 .collect();
             let options = RankOptions { batch, remove_seen, history };
-            let found = rank_users(&scorer, users, |u| &sequences[u], Split::Test, options, |_| ()).unwrap();
+            let found = rank_users(&scorer, users, |u| EvalCase::last_of(&sequences[u]), options, |_| ()).unwrap();
             let columns = scorer.0.t().unwrap().contiguous().unwrap();
             for (sequence, found) in sequences.iter().zip(found) {
                 // Of a sequence cut to its end, nothing else is known.
                 let known = &sequence[sequence.len() - history.map_or(sequence.len(), |n| sequence.len().min(n + 1))..];
-                let Some(case) = EvalCase::of(known, Split::Test) else {
+                let Some(case) = EvalCase::last_of(known) else {
                     prop_assert_eq!(found, 0);
                     continue;
                 };
@@ -263,7 +262,7 @@ mod tests {
         let items = Tensor::new(&[[1f32], [2.0], [f32::NAN]], &Device::Cpu).unwrap();
         let scorer = Fixed(items, Tensor::ones((7, 1), candle_core::DType::F32, &Device::Cpu).unwrap(), 1);
         let options = RankOptions { batch: 4, remove_seen: false, history: None };
-        let error = rank_users(&scorer, 2, |_| &[1, 2], Split::Test, options, |_| ()).unwrap_err().to_string();
+        let error = rank_users(&scorer, 2, |_| EvalCase::last_of(&[1, 2]), options, |_| ()).unwrap_err().to_string();
         assert!(error.contains("user 1") && error.contains("item 3"), "{error}");
     }
 }

@@ -17,6 +17,8 @@ use crate::weights::WeightsFile;
 pub(crate) const CONFIG: &str = "config.json";
 /// The weights.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
+/// The list of the files that the weights are spread over, where they are not in one.
+const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 /// How texts become tokens.
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 /// How images become pixels.
@@ -86,9 +88,44 @@ impl ModelFolder {
         Ok(config["model_type"].as_str().unwrap_or("none").to_owned())
     }
 
+    /// `model_type` of the configuration, or what timm writes in its place, `architecture`.
+    pub fn architecture(&self) -> Result<String> {
+        let config: serde_json::Value = self.config.parse()?;
+        let named = config["model_type"].as_str().or_else(|| config["architecture"].as_str());
+        Ok(named.unwrap_or("none").to_owned())
+    }
+
     /// The weights. Encoders copy them into their own layout, so the bytes are not kept here.
     pub fn weights(&self) -> Result<WeightsFile> {
-        WeightsFile::read(&self.file(WEIGHTS)?)
+        let files = self.weight_files()?;
+        let paths = files.iter().filter(|file| *file != WEIGHTS_INDEX).map(|file| self.file(file));
+        WeightsFile::read(&paths.collect::<Result<Vec<_>>>()?)
+    }
+
+    /// The weights of a module beside the language model, in its folder.
+    pub fn module_weights(&self, module: &str) -> Result<WeightsFile> {
+        WeightsFile::read(&[self.file(&format!("{module}/{WEIGHTS}"))?])
+    }
+
+    /// The names of the files with weights: one, or the index of several and those that it names.
+    pub fn weight_files(&self) -> Result<Vec<String>> {
+        let missing = match self.file(WEIGHTS) {
+            Ok(_) => return Ok(vec![WEIGHTS.to_owned()]),
+            Err(error) => error,
+        };
+        let Some(index) = self.optional_json(WEIGHTS_INDEX)? else { return Err(missing) };
+        #[derive(serde::Deserialize)]
+        struct Index {
+            weight_map: std::collections::BTreeMap<String, String>,
+        }
+        let files: std::collections::BTreeSet<String> = index.parse::<Index>()?.weight_map.into_values().collect();
+        if files.is_empty() {
+            return Err(index.error("weight_map: expected the files of tensors, found none"));
+        }
+        if let Some(outside) = files.iter().find(|file| file.contains(['/', '\\'])) {
+            return Err(index.error(format!("weight_map: expected files beside it, found {outside}")));
+        }
+        Ok(std::iter::once(WEIGHTS_INDEX.to_owned()).chain(files).collect())
     }
 
     /// The image processor, for a model whose images are squares such as `side` x `side`.

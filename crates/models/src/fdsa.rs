@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::features::{DistinctItems, RowMean, categories, check_modalities, mean_rows};
 use crate::interface::FINETUNE;
 use crate::maps::{Linear, Norm, id_table};
-use crate::recipe::{Reads, Recipe, Section};
+use crate::recipe::{DECAY_GRID, Reads, Recipe, Section};
 use crate::transformer::LayerStack;
 use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step, TransformerConfig, trace};
 
@@ -30,11 +30,16 @@ pub static RECIPE: Recipe = Recipe {
     title: "FDSA",
     summary: "One transformer over items and one over their features, side by side.",
     paper: "Zhang et al., Feature-level Deeper Self-Attention Network for Sequential Recommendation, 2019",
-    reads: Reads { features: true, transformer: true },
+    reads: Reads {
+        features: true,
+        transformer: true,
+        categories: &[("fields", "features_and_categories"), ("fields", "categories")],
+    },
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "",
     presets: &[],
+    grid: DECAY_GRID,
     renamed: &[],
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),
@@ -375,6 +380,6 @@ mod tests {
         let config = Config { fields: Fields::Categories, ..Config::default() };
         let error =
             Fdsa::new(config, TransformerConfig::default(), &data(None), RngKey::new(3)).unwrap_err().to_string();
-        assert!(error.contains("`model.fdsa.fields` needs lists of categories"), "{error}");
+        assert!(error.contains("`model.fdsa.fields` needs categories of items"), "{error}");
     }
 }

@@ -1,4 +1,6 @@
-//! What models read of items beside their ids: the means of their rows, and lists of categories.
+//! What models read of items beside their ids: the means of their rows, and categories.
+
+use std::collections::{BTreeSet, HashMap};
 
 use candle_core::{Device, Tensor};
 use mp4sr_ops::{Error, Ragged, Result, SparseEntry, SparseMatrix};
@@ -93,6 +95,19 @@ pub struct Categories {
 }
 
 impl Categories {
+    /// Numbers the names of categories in alphabetical order, so that a name's number does not depend on the order of the
+    /// items; nothing where no item has any.
+    pub fn of_names(items: &[Vec<String>]) -> Option<Self> {
+        let names: BTreeSet<&str> = items.iter().flatten().map(String::as_str).collect();
+        let numbers: HashMap<&str, u32> = names.iter().copied().zip(1..).collect();
+        let mut categories = Self { count: names.len(), offsets: vec![0], ids: Vec::new() };
+        for item in items {
+            categories.ids.extend(item.iter().map(|name| numbers[name.as_str()]));
+            categories.offsets.push(categories.ids.len());
+        }
+        (categories.count > 0).then_some(categories)
+    }
+
     /// The categories of item row `row`, from 0.
     pub fn of(&self, row: usize) -> &[u32] {
         &self.ids[self.offsets[row]..self.offsets[row + 1]]
@@ -126,8 +141,10 @@ impl Categories {
 /// The categories of a dataset, for a model whose key `key` asks for them.
 pub(crate) fn categories<'a>(data: &'a Data, key: &str) -> Result<&'a Categories> {
     let missing = || {
-        let message =
-            format!("`{key}` needs lists of categories, and the dataset has none; use the features of the modalities");
+        let message = format!(
+            "`{key}` needs categories of items, and the dataset has none; name their column in \
+             `source.columns.categories` and run `make preprocess` again, or use the features of the modalities"
+        );
         Error::Msg(message)
     };
     let categories = data.categories.as_ref().ok_or_else(missing)?;

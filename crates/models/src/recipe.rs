@@ -55,6 +55,8 @@ pub struct Recipe {
     pub defaults: &'static str,
     /// Named sets of keys (`run.preset`), as TOML.
     pub presets: &'static [Preset],
+    /// The grid that `mp4sr search` tries where none is given: `section.key=value,value,...` per key.
+    pub grid: &'static [&'static str],
     /// Keys that earlier releases had under another name.
     pub renamed: &'static [Renamed],
     /// Refuses settings that no single key's type and range can exclude.
@@ -70,6 +72,10 @@ pub fn recipe(name: &str) -> Option<&'static Recipe> {
     RECIPES.iter().copied().find(|recipe| recipe.name == name)
 }
 
+/// The search grid of the MP4SR paper (section 4.1.4), for models whose weights decay.
+pub(crate) const DECAY_GRID: &[&str] =
+    &["finetune.learning_rate=1e-4,5e-4,1e-3", "finetune.batch=256,512,1024", "finetune.weight_decay=1e-4,5e-4,1e-3"];
+
 /// What a model reads beside its own section and the training parts of the sequences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reads {
@@ -77,6 +83,15 @@ pub struct Reads {
     pub features: bool,
     /// `[model.transformer]`.
     pub transformer: bool,
+    /// The keys of its own section, and their values, under which it reads the items' categories.
+    pub categories: &'static [(&'static str, &'static str)],
+}
+
+impl Reads {
+    /// Whether a model with this section reads the items' categories.
+    pub fn reads_categories(&self, own: &Value) -> bool {
+        self.categories.iter().any(|(key, value)| own[key] == *value)
+    }
 }
 
 /// A set of keys that `run.preset` sets together.

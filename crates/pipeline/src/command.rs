@@ -165,7 +165,7 @@ pub fn run_stage(
     make_stage: impl FnOnce() -> anyhow::Result<Stage>,
     work: impl FnOnce(&Stage) -> anyhow::Result<Vec<PathBuf>>,
 ) -> anyhow::Result<()> {
-    let _lock = Lock::take(folder, name)?;
+    let _lock = Lock::acquire(folder, name)?;
     let removed = files::remove_leftovers(folder)?;
     if removed > 0 {
         context.progress.log(format!("{name}: removed {removed} unfinished files of an earlier run"));

@@ -17,4 +17,4 @@ pub use command::{Bug, Context, StageArgs, print, run_main, run_stage};
 pub use config::Config;
 pub use progress::{Bar, Progress};
 pub use stages::{STAGES, StageName, StageRow};
-pub use strict::ConfigError;
+pub use strict::{ConfigError, nearest};

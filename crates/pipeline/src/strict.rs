@@ -248,7 +248,8 @@ fn with_range(expected: &str, schema: &Json) -> String {
     }
 }
 
-fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+/// The known word that is most like this one, where any is like it.
+pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let scored = known.iter().map(|k| (strsim::jaro_winkler(word, k), *k));
     scored.filter(|(score, _)| *score > 0.75).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, k)| k)
 }

@@ -2,11 +2,15 @@
 
 use std::path::PathBuf;
 
-use mp4sr_artifact::{Items, Layout, Sequences, Users};
+use mp4sr_artifact::{Items, Layout, SequenceParts, Sequences, Users};
+
+use polars::prelude::{DataFrame, PolarsResult};
 
 use crate::Result;
-use crate::filter::Ordered;
-use crate::source::{Catalogue, Ids};
+use crate::filters::{EVENTS, ITEM, TIME, USER, frequency};
+use crate::partitions::Partitions;
+use crate::source::{Catalogue, Ids, UserIds, names_of};
+use crate::split::SplitRule;
 
 /// The dataset as the other stages read it.
 #[derive(Debug)]
@@ -17,44 +21,69 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Numbers the users and items that are left from 1, in the order of their first line in the raw files. `units` of the
-    /// events' times make one of what is stored.
-    pub fn new(events: Ordered, units: i64, user_ids: Ids, item_ids: Ids, mut catalogue: Catalogue) -> Self {
-        let user_marks = events.marks(&events.users, user_ids.len());
-        let item_marks = events.marks(&events.items, item_ids.len());
-        let left = |ids: Ids, marks: &[bool]| {
-            ids.into_iter().zip(marks).filter(|(_, mark)| **mark).map(|(id, _)| id.into_string()).collect::<Vec<_>>()
-        };
-        let users = Users { ids: left(user_ids, &user_marks) };
-        let mut items = Items { ids: left(item_ids, &item_marks), ..Items::default() };
+    /// Numbers the users and items that are left from 1, in the order of their first line in the raw files. The events are
+    /// ordered; `units` of their times make one of what is stored.
+    pub fn new(
+        events: &Partitions,
+        units: i64,
+        split: &SplitRule,
+        user_ids: UserIds,
+        item_ids: Ids,
+        mut catalogue: Catalogue,
+    ) -> Result<Self> {
+        let lengths = lengths(events, user_ids.len())?;
+        let user_marks: Vec<bool> = lengths.iter().map(|&length| length > 0).collect();
+        let item_marks = events.item_marks(item_ids.len())?;
+        let users = Users { ids: user_ids.names_of(&user_marks)? };
+        let mut items = Items { ids: names_of(item_ids, &item_marks), ..Items::default() };
         for item in (0..item_marks.len()).filter(|&item| item_marks[item]) {
             let record = catalogue.records.remove(&(item as u32)).unwrap_or_default();
             items.titles.push(record.title);
             items.sentences.push(record.sentences);
             items.images.push(record.images);
+            items.categories.push(record.categories);
+            items.sounds.push(record.sounds);
         }
-        let item_numbers = numbers(&item_marks);
+        let (user_numbers, item_numbers) = (numbers(&user_marks), numbers(&item_marks));
+        let mut offsets = Vec::with_capacity(users.ids.len() + 1);
+        offsets.push(0);
+        let mut end = 0;
+        offsets.extend(lengths.iter().filter(|length| **length > 0).map(|&length| {
+            end += i64::from(length);
+            end
+        }));
+        drop(lengths);
         let mut sequences = Sequences {
-            offsets: Vec::with_capacity(users.ids.len() + 1),
-            items: Vec::with_capacity(events.kept() as usize),
-            times: Vec::with_capacity(events.kept() as usize),
+            offsets,
+            items: vec![0; events.count() as usize],
+            times: vec![0; events.count() as usize],
             item_hash: items.hash(),
             item_count: items.len(),
             user_hash: Some(users.hash()),
+            parts: split
+                .is_stored()
+                .then(|| SequenceParts { validation: vec![0; users.ids.len()], test: vec![0; users.ids.len()] }),
         };
-        // The columns go as soon as they are copied.
-        let Ordered { users: event_users, items: event_items, times, keep } = events;
-        let mut current = None;
-        for at in (0..event_users.len()).filter(|&at| keep[at]) {
-            if current != Some(event_users[at]) {
-                current = Some(event_users[at]);
-                sequences.offsets.push(sequences.items.len() as i64);
+        for part in events.iter() {
+            let own = part.query(|events| events)?;
+            let (mut current, mut at) = (None, 0);
+            for (user, item, time) in rows(&own)? {
+                if current != Some(user) {
+                    current = Some(user);
+                    at = sequences.offsets[user_numbers[user as usize] as usize - 1] as usize;
+                }
+                sequences.items[at] = item_numbers[item as usize];
+                sequences.times[at] = time.div_euclid(units);
+                at += 1;
             }
-            sequences.items.push(item_numbers[event_items[at] as usize]);
-            sequences.times.push(times[at].div_euclid(units));
+            if let Some(parts) = &mut sequences.parts {
+                split.starts(&own, |user, validation, test| {
+                    let row = user_numbers[user as usize] as usize - 1;
+                    (parts.validation[row], parts.test[row]) = (validation, test);
+                })?;
+            }
         }
-        sequences.offsets.push(sequences.items.len() as i64);
-        Self { sequences, items, users }
+        Ok(Self { sequences, items, users })
     }
 
     /// Writes the three files.
@@ -64,6 +93,26 @@ impl Dataset {
         self.sequences.write(&layout.sequences(), settings.clone())?;
         Ok(vec![layout.items(), layout.users(), layout.sequences()])
     }
+}
+
+/// User, item and time of each event.
+pub fn rows(events: &DataFrame) -> PolarsResult<impl Iterator<Item = (u32, u32, i64)> + '_> {
+    let users = events.column(USER)?.u32()?.into_no_null_iter();
+    let items = events.column(ITEM)?.u32()?.into_no_null_iter();
+    let times = events.column(TIME)?.i64()?.into_no_null_iter();
+    Ok(users.zip(items).zip(times).map(|((user, item), time)| (user, item, time)))
+}
+
+/// The number of events of each user up to `count`.
+fn lengths(events: &Partitions, count: usize) -> Result<Vec<u32>> {
+    let mut lengths = vec![0; count];
+    for part in events.iter() {
+        let frequencies = part.query(|events| frequency(events, USER))?;
+        let users = frequencies.column(USER)?.u32()?.into_no_null_iter();
+        let counts = frequencies.column(EVENTS)?.u32()?.into_no_null_iter();
+        users.zip(counts).for_each(|(user, count)| lengths[user as usize] = count);
+    }
+    Ok(lengths)
 }
 
 /// From 1, for those that are marked.
@@ -82,24 +131,31 @@ fn numbers(marks: &[bool]) -> Vec<u32> {
 mod tests {
     use std::collections::HashMap;
 
+    use polars::prelude::*;
+
     use super::*;
     use crate::source::ItemRecord;
 
     #[test]
     fn what_is_left_is_numbered_in_the_order_of_the_input() {
         let ids = |ids: &[&str]| ids.iter().map(|&id| id.into()).collect::<Ids>();
-        let events = Ordered {
-            users: vec![0, 1, 1, 3, 3],
-            items: vec![0, 3, 1, 1, 3],
-            times: vec![7, 1500, 1999, 0, 1],
-            keep: vec![false, true, true, true, false],
+        let events = df!(USER => [1_u32, 1, 3], ITEM => [3_u32, 1, 1], TIME => [1500_i64, 1999, 0]).unwrap();
+        let record = ItemRecord {
+            title: "T".into(),
+            sentences: vec!["S".into()],
+            images: vec!["i.jpg".into()],
+            categories: vec!["C".into()],
+            sounds: vec!["s.wav".into()],
         };
-        let record = ItemRecord { title: "T".into(), sentences: vec!["S".into()], images: vec!["i.jpg".into()] };
         let catalogue = Catalogue { records: HashMap::from([(3, record)]), is_complete: Vec::new() };
-        let dataset = Dataset::new(events, 1000, ids(&["a", "b", "c", "d"]), ids(&["p", "q", "r", "s"]), catalogue);
+        let (users, items) = (ids(&["a", "b", "c", "d"]), ids(&["p", "q", "r", "s"]));
+        let (events, users) = (Partitions::in_memory(events), UserIds::InMemory(users));
+        let dataset = Dataset::new(&events, 1000, &SplitRule::LeaveOneOut, users, items, catalogue).unwrap();
         assert_eq!(dataset.users.ids, ["b", "d"]);
         assert_eq!(dataset.items.ids, ["q", "s"]);
         assert_eq!(dataset.items.titles, ["", "T"]);
+        assert_eq!(dataset.items.categories, [vec![], vec!["C"]]);
+        assert_eq!(dataset.items.sounds, [vec![], vec!["s.wav"]]);
         assert_eq!(dataset.sequences.offsets, [0, 2, 3]);
         assert_eq!(dataset.sequences.items, [2, 1, 1]);
         assert_eq!(dataset.sequences.times, [1, 1, 0]);

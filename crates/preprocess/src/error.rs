@@ -33,6 +33,17 @@ pub enum Error {
     /// The pipeline asks for something that can't be done.
     #[error("{0}")]
     Setting(String),
+    /// polars refused a query that should always work.
+    #[error("failed to filter the interactions: {0}")]
+    Query(#[from] polars::error::PolarsError),
+    /// Two ids cannot be told apart by their hash.
+    #[error(
+        "the id `{id}` has the 64-bit hash of another one; unset `preprocess.memory` to tell ids apart by their text"
+    )]
+    Collision {
+        /// The later one of the two.
+        id: String,
+    },
     /// A filter left no event.
     #[error("nothing is left: {filter} dropped the last {events} events; {remedy}")]
     NothingLeft {

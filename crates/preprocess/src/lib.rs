@@ -4,24 +4,31 @@
 //! map). Out: `sequences.safetensors`, `items.parquet`, `users.parquet` and `report.json`, which accounts for every line
 //! that was read and every event that was dropped. Must not know: tensors of features, models.
 //!
-//! The way of an event: `read` gives rows of a file, one at a time; `source` knows which fields of which form mean what;
-//! `filter` removes repeats and small users and items; `dataset` numbers what is left and writes it. The way of an
-//! item's texts and images: `text` and `images`.
+//! The way of an event: `read` gives rows of a file, one at a time; `source` knows which fields of which form mean what and makes a
+//! polars frame of them; `filters` has an expression for each filter, of which `stage` makes queries; `dataset` numbers what is
+//! left and writes it. The way of an item's texts and images: `text` and `images`.
 
 pub mod command;
+mod condition;
+mod core;
 mod dataset;
 mod error;
-mod filter;
+mod filters;
 mod images;
 mod input;
-mod kcore;
+#[cfg(test)]
+mod oracle;
+mod partitions;
 mod read;
 mod rejects;
 mod report;
 mod source;
+mod spill;
+mod split;
 mod stage;
 mod table1;
 mod text;
+mod window;
 
 pub use error::{Error, Result};
 pub use report::Report;

@@ -1,6 +1,6 @@
 //! Every count in and out of every filter, as `report.json` and as a printed table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
@@ -10,22 +10,66 @@ use mp4sr_artifact::{
 use mp4sr_pipeline::config::{Config, Format, Preprocess};
 use mp4sr_pipeline::text::count;
 
+use polars::prelude::{DataFrame, DataType, IntoLazy as _, UnionArgs, concat};
+use serde_json::{Value, json};
+
 use crate::dataset::Dataset;
-use crate::{Error, Result};
+use crate::filters::USER;
+use crate::partitions::Partitions;
+use crate::{Error, Result, filters};
 
 /// A line under the header, and nothing else.
 const STYLE: TableStyle =
     TableStyle::new().header_separator(LineStyle::new('\u{2500}', '\u{2500}', '\u{2500}', '\u{2500}'));
 
-/// The report with the settings of the filters, which only this stage knows.
-pub type Report = mp4sr_artifact::PreprocessReport<Preprocess>;
+/// The report with the settings of the filters.
+pub type Report = mp4sr_artifact::PreprocessReport;
 
-fn statistics(dataset: &Dataset, ties: u64) -> DatasetStatistics {
-    let sequences = &dataset.sequences;
+/// Keys that are recorded only where they ask for something, so that a dataset made without them keeps its bytes.
+const LATER_KEYS: [&str; 8] =
+    ["where", "since", "until", "split", "split_ratio", "split_at", "split_test_at", "memory"];
+
+/// The settings of the filters as records of the stage have them.
+pub fn recorded(preprocess: &Preprocess) -> Value {
+    let (mut settings, defaults) = (json!(preprocess), json!(Preprocess::default()));
+    if let Some(settings) = settings.as_object_mut() {
+        settings.retain(|key, value| !LATER_KEYS.contains(&key.as_str()) || *value != defaults[key]);
+    }
+    settings
+}
+
+/// The lengths of the users' sequences, and their ties.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SequenceSpread {
+    pub shortest: u64,
+    pub median: u64,
+    pub longest: u64,
+    /// Events that share user and time with the one before.
+    pub ties: u64,
+}
+
+impl SequenceSpread {
+    /// Counts in ordered events.
+    pub fn of(events: &Partitions) -> Result<Self> {
+        let mut frequencies = Vec::new();
+        let mut ties = 0;
+        for part in events.iter() {
+            frequencies.push(part.query(|events| filters::frequency(events, USER))?.lazy());
+            ties += number(&part.query(filters::ties)?, 0)?;
+        }
+        let spread = filters::spread(concat(frequencies, UnionArgs::default())?).collect()?;
+        Ok(Self { shortest: number(&spread, 0)?, median: number(&spread, 1)?, longest: number(&spread, 2)?, ties })
+    }
+}
+
+/// The number in a column of a frame of one row.
+fn number(row: &DataFrame, column: usize) -> Result<u64> {
+    Ok(row.columns()[column].cast(&DataType::UInt64)?.u64()?.get(0).unwrap_or_default())
+}
+
+fn statistics(dataset: &Dataset, spread: SequenceSpread) -> DatasetStatistics {
     let items = &dataset.items;
-    let mut lengths: Vec<u64> = sequences.offsets.windows(2).map(|user| (user[1] - user[0]) as u64).collect();
-    lengths.sort_unstable();
-    let (users, events) = (lengths.len() as u64, sequences.items.len() as u64);
+    let (users, events) = (dataset.sequences.user_count() as u64, dataset.sequences.items.len() as u64);
     let pairs = users as f64 * items.len() as f64;
     let is_address = |image: &String| image.starts_with("http://") || image.starts_with("https://");
     let rows_with =
@@ -35,14 +79,16 @@ fn statistics(dataset: &Dataset, ties: u64) -> DatasetStatistics {
         items: items.len() as u64,
         events,
         average_length: events as f64 / users as f64,
-        shortest: lengths.first().copied().unwrap_or_default(),
-        median_length: lengths.get(lengths.len().saturating_sub(1) / 2).copied().unwrap_or_default(),
-        longest: lengths.last().copied().unwrap_or_default(),
+        shortest: spread.shortest,
+        median_length: spread.median,
+        longest: spread.longest,
         density: events as f64 / pairs,
-        ties,
+        ties: spread.ties,
         items_without_text: rows_with(&Vec::is_empty, &items.sentences),
         items_without_image: rows_with(&Vec::is_empty, &items.images),
         items_with_addresses_only: rows_with(&|row| !row.is_empty() && row.iter().all(is_address), &items.images),
+        items_without_category: rows_with(&Vec::is_empty, &items.categories),
+        categories: items.categories.iter().flatten().collect::<HashSet<_>>().len() as u64,
         sentences: CountSpread::of(items.sentences.iter().map(Vec::len)),
         images: CountSpread::of(items.images.iter().map(Vec::len)),
     }
@@ -53,7 +99,7 @@ pub fn new(
     interactions: EventsRead,
     items: ItemsRead,
     filters: Vec<FilterStep>,
-    ties: u64,
+    spread: SequenceSpread,
     dataset: &Dataset,
     table1: Option<Table1Row>,
     mut warnings: Vec<String>,
@@ -62,7 +108,7 @@ pub fn new(
     for (reason, count) in filters.iter().flat_map(|step| &step.dropped) {
         *dropped.entry(reason.clone()).or_default() += count;
     }
-    let statistics = statistics(dataset, ties);
+    let statistics = statistics(dataset, spread);
     if statistics.items_without_text == statistics.items {
         warnings.push("no item has text".to_owned());
     }
@@ -73,7 +119,7 @@ pub fn new(
         version: 1,
         dataset: config.dataset.name.clone(),
         format: format_name(config.source.format),
-        preprocess: config.preprocess.clone(),
+        preprocess: recorded(&config.preprocess),
         events: EventAccounts { read: filters.first().map_or(0, |raw| raw.events), kept: statistics.events, dropped },
         interactions,
         items,
@@ -121,6 +167,7 @@ pub fn table(report: &Report) -> String {
         ("lines of interactions", &report.interactions.rejected),
         ("lines of items", &report.items.rejected),
         ("names of images", &report.items.refused_images),
+        ("names of sound files", &report.items.refused_sounds),
     ] {
         if rejected.total() > 0 {
             let _ = write!(text, "rejected {what}\n{}\n\n", reject_table(rejected));
@@ -182,6 +229,10 @@ fn statistics_table(report: &Report) -> Table {
     more("items without text", count(found.items_without_text));
     more("items without image", count(found.items_without_image));
     more("items with image addresses only", count(found.items_with_addresses_only));
+    if found.categories > 0 {
+        more("distinct categories", count(found.categories));
+        more("items without category", count(found.items_without_category));
+    }
     more("sentences per item", format!("{:.2}", found.sentences.mean));
     more("images per item", format!("{:.2}", found.images.mean));
     let paper = report.table1.as_ref().map(|row| format!("paper ({})", row.name));

@@ -4,21 +4,29 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{FilterStep, Layout, Stage, StageSettings, files};
-use mp4sr_pipeline::config::{Config, Missing, Preprocess, Source};
+use mp4sr_pipeline::config::{Config, Missing, Preprocess, Repeated, Source};
 use mp4sr_pipeline::{Context, Progress, print, run_stage};
+use polars::prelude::{IntoLazy as _, LazyFrame, df};
 use serde_json::json;
 
+use crate::condition::Condition;
+use crate::core::{Bounds, core};
 use crate::dataset::Dataset;
-use crate::filter::{Ordered, order};
+use crate::filters::ITEM;
 use crate::images::ImageFolder;
 use crate::input::Inputs;
-use crate::kcore::Bounds;
-use crate::report::Report;
-use crate::source::{Budget, Catalogue, Events, Reading, SourceForm};
-use crate::{Error, Result, report, source, table1};
+use crate::partitions::{Counts, Partitions};
+use crate::report::{Report, SequenceSpread};
+use crate::source::{Budget, Catalogue, Clock, Events, Reading, SourceForm};
+use crate::spill::MemoryLimit;
+use crate::split::SplitRule;
+use crate::window::Window;
+use crate::{Error, Result, filters, report, source, table1};
 
 /// Raised with every change after which the same raw files give other bytes.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+/// The folder for events that do not fit into memory, beside the dataset; a run that was killed leaves it to the next one.
+const SPILL: &str = "spill";
 
 /// Brings the dataset up to date and prints its statistics when there was anything to do.
 pub fn run(context: &Context) -> anyhow::Result<()> {
@@ -27,13 +35,17 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     let make_stage = || -> anyhow::Result<Stage> {
         // Errors that can be known now are reported before the last run's manifest is removed.
         table1::row(&config.dataset.table1)?;
-        SourceForm::new(&config.source)?;
+        let form = SourceForm::new(&config.source)?;
+        FilterSettings::new(&config.preprocess, form.clock)?;
+        SplitRule::new(&config.preprocess, form.clock)?;
+        Condition::parse(&config.preprocess.r#where)?;
+        MemoryLimit::new(&config.preprocess.memory, PathBuf::new())?;
         let inputs = Inputs::resolve(config)?;
         let settings = json!({
             "data": config.dataset.data,
             "table1": config.dataset.table1,
             "source": config.source,
-            "preprocess": config.preprocess,
+            "preprocess": report::recorded(&config.preprocess),
             "image_names": inputs.image_names(config)?,
         });
         let defaults = json!({ "source": Source::default(), "preprocess": Preprocess::default() });
@@ -50,7 +62,7 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
 /// Reads and filters all that a pipeline names and accounts for it, without writing anything: for the fuzz targets.
 #[doc(hidden)]
 pub fn account(config: &Config) -> Result<Report> {
-    Ok(read(config, &Progress::new(true))?.0)
+    Ok(read(config, None, &Progress::new(true))?.0)
 }
 
 /// Lines of a file of interactions, and how many of them are events: for the fuzz targets.
@@ -72,14 +84,16 @@ fn make(
     settings: &serde_json::Value,
     progress: &Progress,
 ) -> Result<(Report, Vec<PathBuf>)> {
-    let (report, dataset) = read(config, progress)?;
+    let memory = MemoryLimit::new(&config.preprocess.memory, layout.dataset().join(SPILL))?;
+    let (report, dataset) = read(config, memory.as_ref(), progress)?;
     let mut outputs = dataset.write(layout, settings)?;
     files::write_json(&layout.statistics(), &report)?;
     outputs.push(layout.statistics());
+    memory.map_or(Ok(()), |memory| memory.remove_folder())?;
     Ok((report, outputs))
 }
 
-fn read(config: &Config, progress: &Progress) -> Result<(Report, Dataset)> {
+fn read(config: &Config, memory: Option<&MemoryLimit>, progress: &Progress) -> Result<(Report, Dataset)> {
     let table1 = table1::row(&config.dataset.table1)?;
     let inputs = Inputs::resolve(config)?;
     let form = SourceForm::new(&config.source)?;
@@ -87,32 +101,34 @@ fn read(config: &Config, progress: &Progress) -> Result<(Report, Dataset)> {
     let mut budget = Budget::new(preprocess.max_bad_lines);
     let mut warnings = Vec::new();
 
-    let (events, events_read) = Events::read(&inputs.interactions, &form, &mut budget, progress)?;
-    let Events { user_ids, item_ids, users, items, times, units } = events;
-    let accepted = users.len() as u64;
-    let mut steps = vec![FilterStep {
-        filter: "raw".to_owned(),
-        dropped: BTreeMap::new(),
-        events: accepted,
-        users: user_ids.len() as u64,
-        items: item_ids.len() as u64,
-    }];
-    let mut ordered = order(users, items, times, preprocess.repeated);
-    let repeats = accepted - ordered.kept();
-    steps.push(ordered.step("repeated events", only("repeated event", repeats)));
-
-    if preprocess.recent > 0 {
-        let dropped = ordered.keep_recent(preprocess.recent);
-        let filter = format!("the last {} events of a user", preprocess.recent);
-        steps.push(ordered.step(&filter, only("earlier event", dropped)));
+    let condition = Condition::parse(&preprocess.r#where)?;
+    let settings = FilterSettings::new(preprocess, form.clock)?;
+    let split = SplitRule::new(preprocess, form.clock)?;
+    let FilterSettings { window, bounds, .. } = settings;
+    let (events, events_read) =
+        Events::read(&inputs.interactions, &form, condition.as_ref(), memory, &mut budget, progress)?;
+    let Events { user_ids, item_ids, chunks, named, known, units } = events;
+    let file = inputs.interactions[0].display().to_string();
+    let satisfies = condition.as_ref().map(|condition| condition.evaluate(named, &known, &file)).transpose()?;
+    let missing = satisfies.as_ref().map_or(0, |satisfies| satisfies.null_count() as u64);
+    let (users, items) = (user_ids.len() as u64, item_ids.len() as u64);
+    let mut filtered = Filtered::new(chunks.partitioned(satisfies)?, users, items);
+    if let Some(condition) = &condition {
+        filtered.satisfying(condition.text(), missing)?;
+    }
+    if let Some(described) = window.described(form.clock) {
+        progress.log(format!("preprocess: {described}"));
+        filtered.within(window, &described)?;
+    }
+    filtered.order(settings.repeated)?;
+    if settings.recent > 0 {
+        filtered.recent(settings.recent)?;
     }
 
-    // Unset bounds can't occur in a resolved configuration.
-    let bounds = Bounds { user: preprocess.user_core.unwrap_or(0), item: preprocess.item_core.unwrap_or(0) };
-    let before_core = ordered.keep.clone();
-    let dropped_by_core = ordered.core(bounds);
+    let mut in_core = filtered.events.fork("core")?;
+    let dropped_by_core = core(&mut in_core, bounds)?;
     // Dropping incomplete items can only shrink the core, so that nothing outside of it is ever needed.
-    let needed = ordered.marks(&ordered.items, item_ids.len());
+    let needed = in_core.item_marks(item_ids.len())?;
 
     let folder = match &inputs.images {
         Some(folder) if folder.is_dir() => ImageFolder::read(folder, &item_ids)?,
@@ -135,22 +151,110 @@ fn read(config: &Config, progress: &Progress) -> Result<(Report, Dataset)> {
 
     let core_filter = format!("{} events a user, {} an item", bounds.user, bounds.item);
     if preprocess.missing == Some(Missing::Drop) {
-        ordered.keep = before_core;
-        let dropped = ordered.drop_items(&catalogue.is_complete);
-        steps.push(ordered.step("items without text or image", only("item without text or image", dropped)));
-        let dropped = ordered.core(bounds);
-        steps.push(ordered.step(&core_filter, dropped));
+        drop(in_core);
+        filtered.complete(&catalogue.is_complete)?;
+        let dropped = core(&mut filtered.events, bounds)?;
+        filtered.step(&core_filter, dropped)?;
     } else {
-        steps.push(ordered.step(&core_filter, dropped_by_core));
+        filtered.events = in_core;
+        filtered.step(&core_filter, dropped_by_core)?;
     }
+    let Filtered { events, steps, .. } = filtered;
     check_something_left(&steps)?;
 
-    let ties = count_ties(&ordered);
-    let dataset = Dataset::new(ordered, units, user_ids, item_ids, catalogue);
-    let report = report::new(config, events_read, items_read, steps, ties, &dataset, table1, warnings);
+    if let Some(described) = split.described(form.clock) {
+        progress.log(format!("preprocess: {described}"));
+    }
+    let spread = SequenceSpread::of(&events)?;
+    let dataset = Dataset::new(&events, units, &split, user_ids, item_ids, catalogue)?;
+    drop(events);
+    let report = report::new(config, events_read, items_read, steps, spread, &dataset, table1, warnings);
     report::check(&report)?;
     report.warnings.iter().for_each(|warning| progress.log(format!("preprocess: {warning}")));
     Ok((report, dataset))
+}
+
+/// What the filters of events ask for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FilterSettings {
+    pub window: Window,
+    pub repeated: Repeated,
+    pub recent: u32,
+    pub bounds: Bounds,
+}
+
+impl FilterSettings {
+    fn new(preprocess: &Preprocess, clock: Clock) -> Result<Self> {
+        // Unset bounds can't occur in a resolved configuration.
+        let bounds = Bounds { user: preprocess.user_core.unwrap_or(0), item: preprocess.item_core.unwrap_or(0) };
+        let window = Window::new(preprocess, clock)?;
+        Ok(Self { window, repeated: preprocess.repeated, recent: preprocess.recent, bounds })
+    }
+}
+
+/// The events that are left, and what every filter dropped.
+#[derive(Debug)]
+pub(crate) struct Filtered {
+    pub events: Partitions,
+    pub steps: Vec<FilterStep>,
+    users: u64,
+}
+
+impl Filtered {
+    /// All events, of so many users and items.
+    pub fn new(events: Partitions, users: u64, items: u64) -> Self {
+        let count = events.count();
+        let raw = FilterStep { filter: "raw".to_owned(), dropped: BTreeMap::new(), events: count, users, items };
+        Self { events, steps: vec![raw], users }
+    }
+
+    /// Notes what is left after a filter.
+    pub fn step(&mut self, filter: &str, dropped: BTreeMap<String, u64>) -> Result<()> {
+        let Counts { events, users, items } = self.events.counts()?;
+        self.steps.push(FilterStep { filter: filter.to_owned(), dropped, events, users, items });
+        Ok(())
+    }
+
+    /// Runs a filter that drops events for one reason.
+    pub fn run(&mut self, filter: &str, reason: &str, query: impl Fn(LazyFrame) -> LazyFrame) -> Result<()> {
+        let before = self.events.count();
+        self.events.filter(query)?;
+        self.step(filter, only(reason, before - self.events.count()))
+    }
+
+    fn satisfying(&mut self, condition: &str, missing: u64) -> Result<()> {
+        let before = self.events.count();
+        self.events.filter(filters::satisfying)?;
+        let mut dropped = only("condition not satisfied", before - self.events.count() - missing);
+        dropped.extend(only("condition on a missing value", missing));
+        self.step(&format!("where {condition}"), dropped)
+    }
+
+    fn within(&mut self, window: Window, described: &str) -> Result<()> {
+        self.run(described, "outside of the time window", |events| filters::within(events, window.since, window.until))
+    }
+
+    pub fn order(&mut self, repeated: Repeated) -> Result<()> {
+        let (first, last) = self.events.times()?;
+        let (users, span) = (self.users, first.abs_diff(last).saturating_add(1));
+        self.run("repeated events", "repeated event", |events| {
+            filters::without_repeats(filters::ordered(events, users, first, span), repeated)
+        })
+    }
+
+    pub fn recent(&mut self, count: u32) -> Result<()> {
+        let filter = format!("the last {count} events of a user");
+        let is_recent = filters::is_recent(count)?;
+        self.run(&filter, "earlier event", |events| events.filter(is_recent.clone()))
+    }
+
+    pub fn complete(&mut self, is_complete: &[bool]) -> Result<()> {
+        let items: Vec<u32> = (0..).zip(is_complete).filter(|(_, complete)| **complete).map(|(item, _)| item).collect();
+        let items = df!(ITEM => items)?;
+        self.run("items without text or image", "item without text or image", |events| {
+            filters::of_items(events, items.clone().lazy())
+        })
+    }
 }
 
 fn only(reason: &str, count: u64) -> BTreeMap<String, u64> {
@@ -160,7 +264,11 @@ fn only(reason: &str, count: u64) -> BTreeMap<String, u64> {
 fn check_something_left(steps: &[FilterStep]) -> Result<()> {
     let Some(at) = steps.iter().position(|step| step.events == 0) else { return Ok(()) };
     let filter = &steps[at].filter;
-    let remedy = if filter.starts_with("items without") {
+    let remedy = if filter.starts_with("where ") {
+        "change the condition"
+    } else if filter.starts_with("events ") {
+        "change `preprocess.since` or `preprocess.until`"
+    } else if filter.starts_with("items without") {
         "set `preprocess.missing = \"keep\"`, or name files with texts and images in `[source]`"
     } else {
         "lower `preprocess.user_core` or `preprocess.item_core`"
@@ -170,16 +278,4 @@ fn check_something_left(steps: &[FilterStep]) -> Result<()> {
         events: at.checked_sub(1).map_or(0, |before| steps[before].events),
         remedy: remedy.to_owned(),
     })
-}
-
-/// Events that share user and time with the one before: their order is that of the input.
-fn count_ties(events: &Ordered) -> u64 {
-    let mut before = None;
-    let mut ties = 0;
-    for at in (0..events.users.len()).filter(|&at| events.keep[at]) {
-        let now = (events.users[at], events.times[at]);
-        ties += u64::from(before == Some(now));
-        before = Some(now);
-    }
-    ties
 }

@@ -20,7 +20,7 @@ const CLOCK: i64 = 100_000_000;
 pub fn training_events(sequences: &Sequences) -> Vec<u32> {
     let mut events = vec![0; sequences.item_count];
     for user in 0..sequences.user_count() {
-        training_part(sequences.of(user)).iter().for_each(|&item| events[item as usize - 1] += 1);
+        training_part(sequences, user).iter().for_each(|&item| events[item as usize - 1] += 1);
     }
     events
 }
@@ -47,7 +47,7 @@ impl UserFacts {
         let first = first_times(sequences);
         let facts = |user: usize| {
             let sequence = sequences.of(user);
-            let case = EvalCase::of(sequence, split)?;
+            let case = EvalCase::of(sequences, user, split)?;
             let at = sequences.offsets[user] as usize + case.history.len();
             let item = case.target as usize - 1;
             let age = |first: &Vec<i64>| u64::try_from(sequences.times[at] - first[item]).unwrap_or_default();
@@ -168,7 +168,15 @@ mod tests {
         users.iter().for_each(|u| offsets.push(offsets.last().unwrap() + u.len() as i64));
         let all = users.concat();
         let times = (0..all.len()).map(time).collect();
-        Sequences { offsets, items: all, times, item_hash: hash_ids(["a"]), item_count: items, user_hash: None }
+        Sequences {
+            offsets,
+            items: all,
+            times,
+            item_hash: hash_ids(["a"]),
+            item_count: items,
+            user_hash: None,
+            parts: None,
+        }
     }
 
     #[test]

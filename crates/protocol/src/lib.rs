@@ -1,6 +1,6 @@
 //! The evaluation protocol (specification, section 8): which item is asked for, and what follows from its rank.
 //!
-//! In: sequences; one rank per user. Out: leave-one-out cases, R@K, N@K and MRR, groups of users, significance. Must not know:
+//! In: sequences; one rank per user. Out: cases of a split, R@K, N@K and MRR, groups of users, significance. Must not know:
 //! models, scores, runs.
 
 mod breakdown;

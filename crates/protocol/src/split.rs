@@ -1,12 +1,17 @@
-//! Leave-one-out (specification, section 1): a user's last item is the test target, the second last the validation target,
-//! the rest is training. This is the only place that cuts sequences.
+//! The parts of a user's sequence: training, validation, test. This is the only place that cuts sequences.
+//!
+//! Leave-one-out (specification, section 1): the last item is the test target, the second last the validation target, the rest is
+//! training. A dataset that was split by ratio or by time says where each user's parts begin; the target of a part is its first
+//! event, the one that comes next after all that is known when the part begins. So there is one rank per user in any split.
+
+use mp4sr_artifact::Sequences;
 
 /// Which target is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
-    /// The second last item.
+    /// The first event of the validation part.
     Validation,
-    /// The last item; the history then includes the validation target.
+    /// The first event of the test part; the history then includes the validation part.
     Test,
 }
 
@@ -30,36 +35,83 @@ pub struct EvalCase<'a> {
 }
 
 impl<'a> EvalCase<'a> {
-    /// The case of a user's sequence, or none where the history would be empty.
-    pub fn of(sequence: &'a [u32], split: Split) -> Option<Self> {
-        let at = sequence.len().checked_sub(if split == Split::Test { 1 } else { 2 })?;
-        (at > 0).then(|| EvalCase { history: &sequence[..at], target: sequence[at] })
+    /// The case of user `user` (0-based row), or none where the part or the history would be empty.
+    pub fn of(sequences: &'a Sequences, user: usize, split: Split) -> Option<Self> {
+        let sequence = sequences.of(user);
+        let (validation, test) = sequences.parts_of(user);
+        let (at, end) = match split {
+            Split::Validation => (validation, test),
+            Split::Test => (test, sequence.len()),
+        };
+        (0 < at && at < end).then(|| EvalCase { history: &sequence[..at], target: sequence[at] })
+    }
+
+    /// The test case of a sequence whose last item is the target, or none where the history would be empty.
+    pub fn last_of(sequence: &'a [u32]) -> Option<Self> {
+        let (&target, history) = sequence.split_last()?;
+        (!history.is_empty()).then_some(EvalCase { history, target })
     }
 }
 
-/// The events that training may read: all but the last two.
-pub fn training_part(sequence: &[u32]) -> &[u32] {
-    &sequence[..sequence.len().saturating_sub(2)]
+/// The events of user `user` (0-based row) that training may read: all before the validation part.
+pub fn training_part(sequences: &Sequences, user: usize) -> &[u32] {
+    &sequences.of(user)[..sequences.parts_of(user).0]
 }
 
 #[cfg(test)]
 mod tests {
+    use mp4sr_artifact::{SequenceParts, hash_ids};
+
     use super::*;
+
+    fn sequences(users: &[&[u32]], parts: Option<[&[u32]; 2]>) -> Sequences {
+        let mut offsets = vec![0];
+        users.iter().for_each(|user| offsets.push(offsets[offsets.len() - 1] + user.len() as i64));
+        let items = users.concat();
+        Sequences {
+            offsets,
+            times: vec![0; items.len()],
+            items,
+            item_hash: hash_ids(["a"]),
+            item_count: 9,
+            user_hash: None,
+            parts: parts.map(|[validation, test]| SequenceParts { validation: validation.into(), test: test.into() }),
+        }
+    }
 
     #[test]
     fn the_last_is_test_the_second_last_validation_the_rest_training() {
-        let sequence = [7, 8, 9, 5];
-        assert_eq!(training_part(&sequence), [7, 8]);
-        assert_eq!(EvalCase::of(&sequence, Split::Validation).unwrap(), EvalCase { history: &[7, 8], target: 9 });
-        assert_eq!(EvalCase::of(&sequence, Split::Test).unwrap(), EvalCase { history: &[7, 8, 9], target: 5 });
+        let one = sequences(&[&[7, 8, 9, 5]], None);
+        assert_eq!(training_part(&one, 0), [7, 8]);
+        assert_eq!(EvalCase::of(&one, 0, Split::Validation).unwrap(), EvalCase { history: &[7, 8], target: 9 });
+        assert_eq!(EvalCase::of(&one, 0, Split::Test).unwrap(), EvalCase { history: &[7, 8, 9], target: 5 });
+        assert_eq!(EvalCase::of(&one, 0, Split::Test), EvalCase::last_of(one.of(0)));
     }
 
     #[test]
     fn short_sequences_have_no_case_rather_than_an_empty_history() {
-        assert_eq!(EvalCase::of(&[1, 2], Split::Validation), None);
-        assert_eq!(EvalCase::of(&[1, 2], Split::Test), Some(EvalCase { history: &[1], target: 2 }));
-        assert_eq!(EvalCase::of(&[1], Split::Test), None);
-        assert_eq!(EvalCase::of(&[], Split::Validation), None);
-        assert!(training_part(&[1, 2]).is_empty() && training_part(&[]).is_empty());
+        let short = sequences(&[&[1, 2], &[1], &[]], None);
+        assert_eq!(EvalCase::of(&short, 0, Split::Validation), None);
+        assert_eq!(EvalCase::of(&short, 0, Split::Test), Some(EvalCase { history: &[1], target: 2 }));
+        for user in [1, 2] {
+            assert_eq!(EvalCase::of(&short, user, Split::Validation), None);
+            assert_eq!(EvalCase::of(&short, user, Split::Test), None);
+            assert_eq!(EvalCase::last_of(short.of(user)), None);
+        }
+        assert!((0..3).all(|user| training_part(&short, user).is_empty()));
+    }
+
+    #[test]
+    fn the_target_of_a_part_is_its_first_event() {
+        // All parts; no validation part; no test part; all of it after the cut-off.
+        let users: [&[u32]; 4] = [&[1, 2, 3, 4, 5, 6], &[1, 2, 3], &[1, 2, 3], &[1, 2]];
+        let cut = sequences(&users, Some([&[2, 2, 1, 0], &[4, 2, 3, 0]]));
+        let cases = |user| (EvalCase::of(&cut, user, Split::Validation), EvalCase::of(&cut, user, Split::Test));
+        let case = |history, target| Some(EvalCase { history, target });
+        assert_eq!(cases(0), (case(&[1, 2], 3), case(&[1, 2, 3, 4], 5)));
+        assert_eq!(cases(1), (None, case(&[1, 2], 3)));
+        assert_eq!(cases(2), (case(&[1], 2), None));
+        assert_eq!(cases(3), (None, None));
+        assert_eq!([0, 1, 2, 3].map(|user| training_part(&cut, user).len()), [2, 2, 1, 0]);
     }
 }

@@ -68,7 +68,7 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
         let asked: Vec<(usize, &[u32], Option<u32>)> = (0..sequences.user_count())
             .filter_map(|user| {
                 if config.recommend.before_test_item {
-                    EvalCase::of(sequences.of(user), Split::Test).map(|case| (user, case.history, Some(case.target)))
+                    EvalCase::of(sequences, user, Split::Test).map(|case| (user, case.history, Some(case.target)))
                 } else {
                     Some((user, sequences.of(user), None)).filter(|(_, history, _)| !history.is_empty())
                 }

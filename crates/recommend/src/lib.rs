@@ -46,8 +46,9 @@ pub enum RecommendError {
 /// #     item_hash: hash_ids(["cup", "pot", "pan"]),
 /// #     item_count: 3,
 /// #     user_hash: None,
+/// #     parts: None,
 /// # };
-/// # let model = build_model(&config, &Inputs { sequences, modalities: Vec::new() })?;
+/// # let model = build_model(&config, &Inputs { sequences, modalities: Vec::new(), categories: None })?;
 /// # let scorer = model.scorer(last_phase(model.as_ref())?)?;
 /// // `scorer` is that of a `mp4sr_run::TrainedModel`; this one counts how often an item occurs in training.
 /// let recommender = Recommender::new(scorer.as_ref())?;

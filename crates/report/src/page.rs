@@ -8,7 +8,7 @@ use mp4sr_protocol::Comparison;
 use crate::breakdown::BreakdownTable;
 use crate::curves::Panel;
 use crate::table::MetricsTable;
-use crate::users::{Choice, Shown};
+use crate::users::{ShownUser, UserCounts};
 use crate::words::Words;
 
 mod dataset;
@@ -34,8 +34,8 @@ pub(crate) struct Page<'a> {
     /// None where another program made the dataset, or the features.
     pub(crate) counts: Option<&'a PreprocessReport>,
     pub(crate) image_counts: Option<&'a ExtractReport>,
-    pub(crate) users: &'a [Shown],
-    pub(crate) choice: Choice,
+    pub(crate) users: &'a [ShownUser],
+    pub(crate) user_counts: UserCounts,
     pub(crate) items: &'a Items,
     /// None where the run's features are not made of words.
     pub(crate) words: Option<&'a Words>,
@@ -106,8 +106,10 @@ mod tests {
             titles: vec![HOSTILE.into(), String::new()],
             sentences: vec![vec![], vec![]],
             images: vec![vec!["\" onerror=\"alert(1)".into(), "Cargo.toml".into()], vec![]],
+            categories: vec![vec![], vec![]],
+            sounds: vec![vec![], vec![]],
         };
-        let user = Shown {
+        let user = ShownUser {
             user: 1,
             user_id: HOSTILE.into(),
             history: vec![1, 0],
@@ -139,7 +141,7 @@ mod tests {
             counts: Some(&counts),
             image_counts: None,
             users: &[user],
-            choice: Choice { users: 1, known: 1, hits: 1 },
+            user_counts: UserCounts { users: 1, known: 1, hits: 1 },
             items: &items,
             words: None,
             timings: &[],

@@ -18,7 +18,7 @@ use crate::curves::{TrainingLog, panels, sheet};
 use crate::page::Page;
 use crate::table::{MetricsTable, RunMetrics, metric_values};
 use crate::thumbnail::is_missing;
-use crate::users::{Choice, Lists, Shown};
+use crate::users::{ShownUser, UserCounts, UserLists};
 use crate::words::{Words, read_words};
 use crate::{Error, Result};
 
@@ -76,8 +76,8 @@ fn runs(context: &Context) -> Vec<Layout> {
     names.into_iter().map(|name| context.layout.with_run(name)).collect()
 }
 
-fn shown_items(users: &[Shown]) -> BTreeSet<usize> {
-    users.iter().flat_map(Shown::items).collect()
+fn shown_items(users: &[ShownUser]) -> BTreeSet<usize> {
+    users.iter().flat_map(ShownUser::items).collect()
 }
 
 /// An address that was fetched becomes its file.
@@ -187,17 +187,17 @@ impl Report<'_> {
     }
 
     /// The users on the page.
-    fn users(&self, items: &Items) -> Result<(Vec<Shown>, Choice)> {
+    fn users(&self, items: &Items) -> Result<(Vec<ShownUser>, UserCounts)> {
         let (count, layout) = (self.context.config.report.users, &self.context.layout);
         if count == 0 {
-            return Ok((Vec::new(), Choice::default()));
+            return Ok((Vec::new(), UserCounts::default()));
         }
         let path = layout.recommendations();
-        let lists = Lists::read(&path)?;
-        let (rows, choice) = lists.choose(count);
+        let lists = UserLists::read(&path)?;
+        let (rows, counts) = lists.choose(count);
         let sequences = Sequences::read(&layout.sequences())?;
         let stored = StoredRanks::read(layout, &sequences, SPLITS[0], None)?;
-        Ok((lists.show(&rows, items, &stored.ranks, &path)?, choice))
+        Ok((lists.show(&rows, items, &stored.ranks, &path)?, counts))
     }
 
     fn required(&self, layout: &Layout, what: &'static str, path: PathBuf, target: &str) -> Result<PathBuf> {
@@ -270,7 +270,7 @@ impl Report<'_> {
         let counts = read_counts(layout, &sequences)?;
         let image_counts = ExtractReport::read(&layout.extract_report())?;
 
-        let (users, choice) = self.users(&items)?;
+        let (users, user_counts) = self.users(&items)?;
         self.warn_of_missing_images(&users, &items);
         let words = self.words(&users, &items)?;
         let timings = self.timing_files().into_iter().map(|(_, path)| Ok(Timing::read(&path)?));
@@ -292,7 +292,7 @@ impl Report<'_> {
             counts: counts.as_ref(),
             image_counts: image_counts.as_ref(),
             users: &users,
-            choice,
+            user_counts,
             items: &items,
             words: words.as_ref(),
             timings: &timings,
@@ -319,7 +319,7 @@ impl Report<'_> {
     }
 
     /// What CLIP saw in images of items on the page, and most often; none for a run without such features.
-    fn words(&self, users: &[Shown], items: &Items) -> Result<Option<Words>> {
+    fn words(&self, users: &[ShownUser], items: &Items) -> Result<Option<Words>> {
         let Some(path) = self.words_file() else { return Ok(None) };
         let downloads = self.downloads();
         // Items' addresses that were fetched have become files.
@@ -335,7 +335,7 @@ impl Report<'_> {
     }
 
     /// Paths of images start where preprocess ran; from elsewhere the page would show placeholders without a reason.
-    fn warn_of_missing_images(&self, users: &[Shown], items: &Items) {
+    fn warn_of_missing_images(&self, users: &[ShownUser], items: &Items) {
         let shown = shown_items(users);
         let is_missing = |&&item: &&usize| is_missing(&items.images[item]);
         let missing = shown.iter().filter(is_missing).count();

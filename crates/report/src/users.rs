@@ -9,7 +9,7 @@ use crate::Result;
 
 /// `recommendations.parquet`.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Lists {
+pub(crate) struct UserLists {
     user: Vec<u32>,
     user_id: Vec<String>,
     history: Vec<Vec<String>>,
@@ -19,7 +19,7 @@ pub(crate) struct Lists {
 
 /// One user with items by row of [`Items`].
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Shown {
+pub(crate) struct ShownUser {
     /// 1-based.
     pub(crate) user: u32,
     pub(crate) user_id: String,
@@ -33,9 +33,9 @@ pub(crate) struct Shown {
     pub(crate) rank: Option<u32>,
 }
 
-/// How the users were chosen from all.
+/// The users from whom those on the page were chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Choice {
+pub(crate) struct UserCounts {
     /// Users with a list.
     pub(crate) users: usize,
     /// Those whose next item is known.
@@ -44,7 +44,7 @@ pub(crate) struct Choice {
     pub(crate) hits: usize,
 }
 
-impl Shown {
+impl ShownUser {
     /// The end of the history that the page shows; with what came next, as many items as of a list.
     pub(crate) fn recent(&self) -> &[usize] {
         &self.history[self.history.len().saturating_sub(9)..]
@@ -61,7 +61,7 @@ impl Shown {
     }
 }
 
-impl Lists {
+impl UserLists {
     pub(crate) fn read(path: &Path) -> Result<Self> {
         const REMEDY: &str = "run `make recommend` again";
         let mut table = Table::read(path, REMEDY)?;
@@ -77,22 +77,22 @@ impl Lists {
     /// `count` users: half of them (the odd one too) among those whose next item is in their list, half among the others,
     /// each spread evenly over the table; where one kind is short, the other fills up. Without known next items: spread
     /// evenly over all.
-    pub(crate) fn choose(&self, count: usize) -> (Vec<usize>, Choice) {
+    pub(crate) fn choose(&self, count: usize) -> (Vec<usize>, UserCounts) {
         let rows = 0..self.user.len();
         let is_hit = |&row: &usize| self.items[row].contains(&self.target[row]);
         let (known, unknown): (Vec<usize>, Vec<usize>) = rows.partition(|&row| !self.target[row].is_empty());
         let (hits, misses): (Vec<usize>, Vec<usize>) = known.iter().partition(|row| is_hit(row));
-        let choice = Choice { users: self.user.len(), known: known.len(), hits: hits.len() };
+        let counts = UserCounts { users: self.user.len(), known: known.len(), hits: hits.len() };
         let misses = if known.is_empty() { unknown } else { misses };
         let from_hits = count.div_ceil(2).max(count.saturating_sub(misses.len())).min(hits.len());
         let mut chosen = spread(&hits, from_hits, 1);
         chosen.extend(spread(&misses, count - from_hits, 3));
         chosen.sort_unstable();
-        (chosen, choice)
+        (chosen, counts)
     }
 
     /// The users of these rows. `ranks` are those of the test split, one per user.
-    pub(crate) fn show(&self, rows: &[usize], items: &Items, ranks: &[u32], path: &Path) -> Result<Vec<Shown>> {
+    pub(crate) fn show(&self, rows: &[usize], items: &Items, ranks: &[u32], path: &Path) -> Result<Vec<ShownUser>> {
         let by_id: HashMap<&str, usize> = items.ids.iter().enumerate().map(|(row, id)| (id.as_str(), row)).collect();
         let find = |id: &String| {
             by_id.get(id.as_str()).copied().ok_or_else(|| {
@@ -105,7 +105,7 @@ impl Lists {
             let target = &self.target[row];
             let target = if target.is_empty() { None } else { Some(find(target)?) };
             let rank = (self.user[row] as usize).checked_sub(1).and_then(|at| ranks.get(at)).copied();
-            users.push(Shown {
+            users.push(ShownUser {
                 user: self.user[row],
                 user_id: self.user_id[row].clone(),
                 history: find_all(&self.history[row])?,
@@ -130,14 +130,14 @@ mod tests {
     use super::*;
 
     /// Users whose next item is in their list (`h`), is not (`m`), is not known (`?`).
-    fn lists(kinds: &str) -> Lists {
+    fn lists(kinds: &str) -> UserLists {
         let of = |kind| match kind {
             'h' => "a",
             'm' => "z",
             _ => "",
         };
         let count = kinds.chars().count();
-        Lists {
+        UserLists {
             user: (1..=count as u32).collect(),
             user_id: (1..=count).map(|u| format!("u{u}")).collect(),
             history: vec![vec!["z".into()]; count],
@@ -148,8 +148,8 @@ mod tests {
 
     #[test]
     fn half_are_hits_spread_evenly_and_a_short_kind_is_filled_up() {
-        let (rows, choice) = lists("hmhmmmhmhm").choose(4);
-        assert_eq!((choice.users, choice.known, choice.hits), (10, 10, 4));
+        let (rows, counts) = lists("hmhmmmhmhm").choose(4);
+        assert_eq!((counts.users, counts.known, counts.hits), (10, 10, 4));
         assert_eq!(rows, [0, 4, 6, 9]);
         assert_eq!(lists("hmmmmm").choose(4).0, [0, 2, 3, 5]);
         assert_eq!(lists("hhhhhm").choose(4).0, [0, 2, 3, 5]);

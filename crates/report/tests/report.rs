@@ -74,6 +74,7 @@ impl World {
             item_hash: self.items.hash(),
             item_count: ITEMS,
             user_hash: None,
+            parts: None,
         };
         sequences.write(&self.context.layout.sequences(), serde_json::Value::Null).unwrap();
     }

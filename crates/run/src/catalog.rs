@@ -65,6 +65,10 @@ impl ModelType for Entry {
         self.0.presets.iter().map(keys).collect()
     }
 
+    fn grid(&self) -> &[&'static str] {
+        self.0.grid
+    }
+
     fn renamed(&self) -> Vec<RenamedKey> {
         self.0.renamed.iter().map(renamed_key).collect()
     }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use mp4sr_artifact::{Error, Items, Layout, MappedFeatures, MappedValues, Sequences};
-use mp4sr_models::{Data, Device, Modality, Ragged, RngKey, StoredValues, TrainingSequences, recipe};
+use mp4sr_models::{Categories, Data, Device, Modality, Ragged, RngKey, StoredValues, TrainingSequences, recipe};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config;
 use mp4sr_protocol::training_part;
@@ -15,6 +15,8 @@ pub struct Inputs {
     pub sequences: Sequences,
     /// Features by modality, in the order of the configuration; empty for models that read none.
     pub modalities: Vec<Modality>,
+    /// The items' categories; nothing for models that read none, and where no item has any.
+    pub categories: Option<Categories>,
 }
 
 impl Inputs {
@@ -26,6 +28,9 @@ impl Inputs {
                 let path = layout.feature_file(&modality.name, &config.feature_name(modality));
                 files.push((format!("features of {}", modality.name), path));
             }
+        }
+        if reads_categories(config) {
+            files.push(("items".to_owned(), layout.items()));
         }
         files
     }
@@ -51,19 +56,22 @@ impl Inputs {
                 modalities.push(Modality { name: modality.name.clone(), features });
             }
         }
-        Ok(Self { sequences, modalities })
+        let categories = match reads_categories(config) {
+            true => Categories::of_names(&items_of(layout, &sequences)?.categories),
+            false => None,
+        };
+        Ok(Self { sequences, modalities, categories })
     }
 
     /// What a model is built from: of the sequences, their training parts alone.
     pub fn data(&self, device: &Device) -> Data {
         let users = 0..self.sequences.user_count();
-        let training = TrainingSequences::new(users.map(|user| training_part(self.sequences.of(user))));
+        let training = TrainingSequences::new(users.map(|user| training_part(&self.sequences, user)));
         Data {
             items: self.sequences.item_count,
             training: Arc::new(training),
             modalities: self.modalities.clone(),
-            // No dataset format carries lists of categories yet; models refuse the keys that need them.
-            categories: None,
+            categories: self.categories.clone(),
             device: device.clone(),
         }
     }
@@ -78,6 +86,17 @@ fn expect_items(layout: &Layout, sequences: &Sequences) -> mp4sr_artifact::Resul
         return Err(Error::unusable(&layout.sequences(), reason, "run `make preprocess` again"));
     }
     Ok(())
+}
+
+/// The table of items, which has to be of the items that the sequences count.
+fn items_of(layout: &Layout, sequences: &Sequences) -> mp4sr_artifact::Result<Items> {
+    let path = layout.items();
+    let items = Items::read(&path)?;
+    if items.hash() == sequences.item_hash {
+        Ok(items)
+    } else {
+        Err(Error::unusable(&path, "it holds other items than the sequences beside it", "run `make preprocess` again"))
+    }
 }
 
 /// The features after `lost` and `swapped`: the items concerned come first in an order drawn for the modality, so that a
@@ -100,6 +119,10 @@ fn noisy(features: Ragged, modality: &config::Modality, key: RngKey) -> Ragged {
 
 fn reads_features(config: &Config) -> bool {
     recipe(&config.model.name).is_some_and(|recipe| recipe.reads.features)
+}
+
+fn reads_categories(config: &Config) -> bool {
+    recipe(&config.model.name).is_some_and(|recipe| recipe.reads.reads_categories(config.model.own()))
 }
 
 #[cfg(test)]

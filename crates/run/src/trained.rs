@@ -26,11 +26,12 @@ use crate::{Checkpoint, Inputs, build_model, last_phase};
 /// #     item_hash: hash_ids(["cup", "pot", "pan"]),
 /// #     item_count: 3,
 /// #     user_hash: None,
+/// #     parts: None,
 /// # };
 /// # let shop = Layout::new(artifacts, "shop", "popularity");
 /// # sequences.write(&shop.sequences(), serde_json::Value::Null)?;
 /// # let (config, _) = Config::load(&path, &[], model_catalog())?;
-/// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new() })?;
+/// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new(), categories: None })?;
 /// # let used = TrainedPhase { model: model.as_ref(), phase: last_phase(model.as_ref())? };
 /// # let info = CheckpointInfo { phase: "finetune".to_owned(), ..CheckpointInfo::default() };
 /// # Checkpoint::write(&shop.checkpoint("finetune"), &info, used, &sequences.item_hash, Default::default())?;

@@ -238,6 +238,19 @@ fn a_model_has_defaults_of_its_own_beneath_presets_and_the_file() {
 }
 
 #[test]
+fn the_grid_of_every_model_has_keys_and_values_that_the_model_takes() {
+    for model in model_catalog().models() {
+        for grid in model.grid() {
+            let (key, values) = grid.split_once('=').unwrap();
+            for value in values.split(',') {
+                with(&format!("model.name = {:?}\n{key} = {value}", model.name()));
+            }
+        }
+        assert_eq!(model.grid().is_empty(), model.name() == "popularity", "{}", model.name());
+    }
+}
+
+#[test]
 fn earlier_names_of_keys_work_with_a_warning_in_files_and_overrides() {
     let text = "[dataset]\nname = \"x\"\n[model]\npositions = 7\nsame_target = \"zero\"\n[pretrain]\nrho = 0.5\n";
     let overrides = ["model.same_target=leave_out".to_owned(), "finetune.end_to_end=true".to_owned()];

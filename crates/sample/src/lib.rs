@@ -51,7 +51,7 @@ const REPLACED: &str = ".old.mp4sr-tmp-";
 const MANIFEST: &str = "sample.manifest.json";
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Manifest {
+struct SampleManifest {
     generator: String,
     version: u32,
     seed: u64,
@@ -75,7 +75,7 @@ pub fn ensure(out: &Path, seed: u64) -> Result<Outcome> {
     let name =
         out.file_name().ok_or_else(|| Error::write(out, "the folder has no name"))?.to_string_lossy().into_owned();
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let _lock = Lock::take(parent, &name)?;
+    let _lock = Lock::acquire(parent, &name)?;
     remove_leftovers(parent, &name)?;
     let found = inspect(out);
     if let Some(manifest) = &found
@@ -121,7 +121,7 @@ fn remove_leftovers(parent: &Path, name: &str) -> Result<()> {
 /// Writes the sample world of `seed` into the existing, empty `folder`.
 fn write_into(folder: &Path, seed: u64) -> Result<Truth> {
     let truth = shop::write(folder, seed)?;
-    let manifest = Manifest {
+    let manifest = SampleManifest {
         generator: env!("CARGO_PKG_NAME").to_owned(),
         version: GENERATOR_VERSION,
         seed,
@@ -136,12 +136,12 @@ fn sizes(folder: &Path) -> [u64; 3] {
     [REVIEWS, META, TRUTH].map(|name| folder.join(name).metadata().map_or(0, |meta| meta.len()))
 }
 
-fn inspect(folder: &Path) -> Option<Manifest> {
-    let manifest: Manifest = serde_json::from_slice(&files::read(&folder.join(MANIFEST)).ok()?).ok()?;
+fn inspect(folder: &Path) -> Option<SampleManifest> {
+    let manifest: SampleManifest = serde_json::from_slice(&files::read(&folder.join(MANIFEST)).ok()?).ok()?;
     (manifest.generator == env!("CARGO_PKG_NAME")).then_some(manifest)
 }
 
-fn is_whole(folder: &Path, manifest: &Manifest) -> bool {
+fn is_whole(folder: &Path, manifest: &SampleManifest) -> bool {
     let images = files::list(&folder.join(IMAGES)).map_or(0, |paths| paths.len());
     sizes(folder) == manifest.bytes && images == manifest.image_files
 }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use mp4sr_artifact::{
-    Error, FeatureType, Features, Items, Layout, Lock, Result, Sequences, Stage, StageSettings, Status, Users, files,
-    hash_ids,
+    Error, FeatureType, Features, Items, Layout, Lock, Result, RowsHeader, SequenceParts, Sequences, Stage,
+    StageSettings, Status, Users, files, hash_ids,
 };
 use serde_json::json;
 
@@ -36,7 +36,7 @@ pub fn merge(sources: &[Source], to: &Layout) -> Result<()> {
             inputs.push((format!("{modality} of {name}"), layout.feature_file(modality, encoder)));
         }
     }
-    let _lock = Lock::take(to.root(), "merge")?;
+    let _lock = Lock::acquire(to.root(), "merge")?;
     for folder in [to.root().to_owned(), to.dataset(), to.features()] {
         files::clean_folder(&folder)?;
     }
@@ -64,7 +64,10 @@ fn merge_dataset(sources: &[Source], to: &Layout) -> Result<mp4sr_artifact::Fing
         item_hash: hash_ids([]),
         item_count: 0,
         user_hash: None,
+        parts: None,
     };
+    // Where one dataset has parts of its own, those of the others are written out beside them.
+    let (mut parts, mut any_parts) = (SequenceParts::default(), false);
     for Source { name, layout, .. } in sources {
         let own = |id: String| format!("{name}/{id}");
         let (more, sequences) = (Items::read(&layout.items())?, Sequences::read(&layout.sequences())?);
@@ -75,11 +78,20 @@ fn merge_dataset(sources: &[Source], to: &Layout) -> Result<mp4sr_artifact::Fing
         items.titles.extend(more.titles);
         items.sentences.extend(more.sentences);
         items.images.extend(more.images);
+        items.categories.extend(more.categories);
+        items.sounds.extend(more.sounds);
         users.ids.extend(others.ids.into_iter().map(own));
+        let split = (0..sequences.user_count()).map(|user| sequences.parts_of(user));
+        split.for_each(|(validation, test)| {
+            parts.validation.push(validation as u32);
+            parts.test.push(test as u32);
+        });
+        any_parts |= sequences.parts.is_some();
         all.offsets.extend(sequences.offsets[1..].iter().map(|offset| events + offset));
         all.items.extend(sequences.items.iter().map(|item| before + item));
         all.times.extend(sequences.times);
     }
+    all.parts = any_parts.then_some(parts);
     (all.item_hash, all.item_count, all.user_hash) = (items.hash(), items.len(), Some(users.hash()));
     items.write(&to.items())?;
     users.write(&to.users())?;
@@ -116,13 +128,15 @@ fn merge_features(
     }
     let width = width.unwrap_or(1).max(1);
     // Stored values go through f32 without loss, whichever type they had.
-    let written = Features::write_rows(
-        path,
-        ("merge", json!(null)),
-        (hash.clone(), &offsets),
-        (width, FeatureType::F32),
-        || values.chunks(width),
-    )?;
+    let header = RowsHeader {
+        stage: "merge",
+        settings: json!(null),
+        item_hash: hash.clone(),
+        offsets: &offsets,
+        width,
+        as_type: FeatureType::F32,
+    };
+    let written = Features::write_rows(path, header, || values.chunks(width))?;
     match written {
         None => Ok(()),
         Some(row) => Err(Error::unusable(path, format!("row {row} is not finite"), REMEDY)),
@@ -141,6 +155,8 @@ mod tests {
             titles: vec![name.to_owned(); rows.len()],
             sentences: vec![vec![]; rows.len()],
             images: vec![vec![]; rows.len()],
+            categories: vec![vec![name.to_owned()]; rows.len()],
+            sounds: vec![vec![format!("{name}.wav")]; rows.len()],
         };
         let mut offsets = vec![0i64];
         users.iter().for_each(|user| offsets.push(offsets.last().unwrap() + user.len() as i64));
@@ -149,7 +165,7 @@ mod tests {
         items.write(&layout.items()).unwrap();
         Users { ids: (0..users.len()).map(|u| format!("u{u}")).collect() }.write(&layout.users()).unwrap();
         let item_count = rows.len();
-        Sequences { offsets, items: all, times, item_hash: items.hash(), item_count, user_hash: None }
+        Sequences { offsets, items: all, times, item_hash: items.hash(), item_count, user_hash: None, parts: None }
             .write(&layout.sequences(), json!(null))
             .unwrap();
         let offsets: Vec<i64> = (0..=rows.len()).map(|i| rows[..i].iter().sum::<usize>() as i64).collect();
@@ -172,6 +188,9 @@ mod tests {
         let sequences = Sequences::read(&to.sequences()).unwrap();
         assert_eq!((sequences.of(0), sequences.of(1), sequences.of(2)), (&[1, 2, 3][..], &[3][..], &[5, 4][..]));
         assert_eq!(Items::read(&to.items()).unwrap().ids, ["a/i0", "a/i1", "a/i2", "bb/i0", "bb/i1"]);
+        assert_eq!(Items::read(&to.items()).unwrap().categories.concat(), ["a", "a", "a", "bb", "bb"]);
+        let sounds = ["a.wav", "a.wav", "a.wav", "bb.wav", "bb.wav"];
+        assert_eq!(Items::read(&to.items()).unwrap().sounds.concat(), sounds);
         assert_eq!(Users::read(&to.users()).unwrap().ids, ["a/u0", "a/u1", "bb/u0"]);
         let features = Features::read(&to.feature_file("text", "tiny"), &sequences.item_hash, 5).unwrap();
         assert_eq!(features.offsets, [0, 1, 1, 3, 5, 6]);

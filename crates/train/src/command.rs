@@ -66,7 +66,7 @@ pub fn train(context: &Context, phase: &str) -> anyhow::Result<()> {
         Ok(Stage::new(phase, VERSION, &layout.run(), models.phase_settings(config, phase), &inputs)?)
     };
     let folder = layout.run();
-    let _run = mp4sr_artifact::Lock::take(&folder, "train")?;
+    let _run = mp4sr_artifact::Lock::acquire(&folder, "train")?;
     run_stage(context, phase, &folder, make_stage, |stage| {
         files::write_bytes(&layout.run_config(), config.to_toml()?.as_bytes())?;
         let inputs = Inputs::load(layout, config)?;

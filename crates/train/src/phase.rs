@@ -8,7 +8,7 @@ use mp4sr_evaluate::{RankError, RankOptions, mean_loss, rank_users};
 use mp4sr_models::{Batch, Buffers, Model, PRETRAIN, Phase, RngKey, Step, Stop};
 use mp4sr_ops::{Adam, Pending};
 use mp4sr_pipeline::config::PhaseSettings;
-use mp4sr_protocol::{COLD_EVENTS, Measure, Metrics, Split, training_events};
+use mp4sr_protocol::{COLD_EVENTS, EvalCase, Measure, Metrics, Split, training_events};
 
 use crate::State;
 use crate::samples::SampleList;
@@ -80,7 +80,7 @@ pub enum TrainError {
     #[error(transparent)]
     Rank(#[from] RankError),
     /// No sample to train on.
-    #[error("there is nothing to train on: no user has two events before the last two; keep longer sequences")]
+    #[error("there is nothing to train on: no user has two events in the training part; keep longer sequences")]
     NoSamples,
     /// The loss or its gradient became non-finite.
     #[error(
@@ -363,14 +363,14 @@ impl Training<'_> {
     fn validate(&self) -> Result<(BTreeMap<String, f64>, Option<f64>), TrainError> {
         let scorer = self.model.scorer(&self.phase)?;
         let users = self.sequences.user_count();
-        let of = |user| self.sequences.of(user);
+        let case = |split| move |user| EvalCase::of(self.sequences, user, split);
         let options = self.settings.rank_options;
-        let ranks = rank_users(scorer.as_ref(), users, of, Split::Validation, options, |_| {})?;
+        let ranks = rank_users(scorer.as_ref(), users, case(Split::Validation), options, |_| {})?;
         let mut measures = Measure::columns(&self.settings.k);
         if !measures.contains(&STOP) {
             measures.push(STOP);
         }
-        let test_loss = || mean_loss(scorer.as_ref(), users, of, Split::Test, options.batch);
+        let test_loss = || mean_loss(scorer.as_ref(), users, case(Split::Test), options.batch);
         let test_loss = self.settings.log_test_loss.then(test_loss).transpose()?;
         let metrics = Metrics::of(&ranks, &measures).values;
         Ok((metrics.into_iter().map(|(measure, value)| (measure.to_string(), value)).collect(), test_loss))

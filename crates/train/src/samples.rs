@@ -28,7 +28,7 @@ impl SampleList {
         let (mut items, mut entries) = (Vec::new(), Vec::new());
         for user in 0..sequences.user_count() {
             let start = items.len() as u32;
-            items.extend(training_part(sequences.of(user)).iter().copied().filter(|&item| keep(item)));
+            items.extend(training_part(sequences, user).iter().copied().filter(|&item| keep(item)));
             let (user, own) = (user as u32, start..items.len() as u32);
             match kind {
                 Samples::None => {}
@@ -84,7 +84,7 @@ impl SampleList {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mp4sr_artifact::hash_ids;
+    use mp4sr_artifact::{SequenceParts, hash_ids};
 
     /// The last two events of each user are validation and test.
     fn sequences() -> Sequences {
@@ -95,6 +95,7 @@ mod tests {
             item_hash: hash_ids(["a"]),
             item_count: 5,
             user_hash: None,
+            parts: None,
         }
     }
 
@@ -125,6 +126,17 @@ mod tests {
             .map(|(user, _, target)| (*user, target.unwrap()))
             .collect();
         assert_eq!(events, [(0, 1), (0, 2), (0, 3), (2, 3), (3, 5), (3, 3), (3, 5)]);
+    }
+
+    #[test]
+    fn a_split_of_its_own_decides_what_is_a_sample() {
+        // Everything of the second user and most of the last is after the cut-off; all of the third is before.
+        let parts = SequenceParts { validation: vec![4, 0, 3, 1], test: vec![5, 1, 3, 2] };
+        let split = Sequences { parts: Some(parts), ..sequences() };
+        let samples = SampleList::new(Samples::Events, &split, |_| true);
+        let events: Vec<(u32, u32)> =
+            (0..samples.count()).map(|i| samples.get(i)).map(|s| (s.user, s.target.unwrap())).collect();
+        assert_eq!(events, [(0, 1), (0, 2), (0, 3), (0, 4), (2, 3), (2, 1), (2, 2), (3, 5)]);
     }
 
     #[test]

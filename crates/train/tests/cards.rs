@@ -8,7 +8,7 @@ use mp4sr_evaluate::{RankOptions, rank_users};
 use mp4sr_models::{Batch, ComputeDevice, Modality, RECIPES, Ragged, Recipe, RngKey, Samples, Step, StoredValues};
 use mp4sr_ops::Adam;
 use mp4sr_pipeline::Config;
-use mp4sr_protocol::Split;
+use mp4sr_protocol::{EvalCase, Split};
 use mp4sr_run::{Inputs, build_model, last_phase, model_catalog};
 use mp4sr_train::SampleList;
 
@@ -42,6 +42,7 @@ fn sequences() -> Sequences {
         item_hash: hash_ids(ids.iter().map(String::as_str)),
         item_count: ITEMS,
         user_hash: None,
+        parts: None,
     }
 }
 
@@ -60,7 +61,8 @@ fn inputs(recipe: &Recipe) -> Inputs {
         Modality { name: name.to_owned(), features: Ragged::stored(values, width, &offsets).unwrap() }
     };
     let modalities = [features("text", 48, false), features("image", 40, true)];
-    Inputs { sequences: sequences(), modalities: if recipe.reads.features { modalities.into() } else { Vec::new() } }
+    let modalities = if recipe.reads.features { modalities.into() } else { Vec::new() };
+    Inputs { sequences: sequences(), modalities, categories: None }
 }
 
 /// Losses of the first steps, the weights after them to the bit, and the ranks that they give.
@@ -97,8 +99,8 @@ fn train(recipe: &Recipe, phase: usize, inputs: &Inputs, device: &str) -> Traine
     let weights = values.iter().map(|(_, values, _)| values.iter().map(|v| v.to_bits()).collect()).collect();
     let scorer = model.scorer(last_phase(model.as_ref()).unwrap()).unwrap();
     let options = RankOptions { batch: 64, remove_seen: !model.is_sequential(), history: None };
-    let of = |user| inputs.sequences.of(user);
-    let ranks = rank_users(scorer.as_ref(), USERS, of, Split::Test, options, |_| ()).unwrap();
+    let case = |user| EvalCase::of(&inputs.sequences, user, Split::Test);
+    let ranks = rank_users(scorer.as_ref(), USERS, case, options, |_| ()).unwrap();
     Trained { losses, weights, ranks }
 }
 

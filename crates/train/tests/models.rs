@@ -11,8 +11,8 @@ use candle_core::Tensor;
 use mp4sr_artifact::{Sequences, StageSettings, hash_ids};
 use mp4sr_evaluate::RankOptions;
 use mp4sr_models::{
-    Batch, BatchUnit, Buffer, Buffers, Error, Modality, Model, Parameters, Phase, Query, RECIPES, Ragged, Recipe,
-    Result, RngKey, Samples, Scorer, Step,
+    Batch, BatchUnit, Buffer, Buffers, Categories, Error, Modality, Model, Parameters, Phase, Query, RECIPES, Ragged,
+    Recipe, Result, RngKey, Samples, Scorer, Step,
 };
 use mp4sr_pipeline::Config;
 use mp4sr_run::{Inputs, build_model, model_catalog};
@@ -38,6 +38,7 @@ fn sequences(second_last: impl Fn(usize) -> u32, last: impl Fn(usize) -> u32) ->
         item_hash: hash_ids(ids.iter().map(String::as_str)),
         item_count: ITEMS,
         user_hash: None,
+        parts: None,
     }
 }
 
@@ -48,7 +49,9 @@ fn inputs(recipe: &Recipe, sequences: Sequences) -> Inputs {
         Modality { name: name.to_owned(), features }
     };
     let modalities = if recipe.reads.features { vec![features("text", 1), features("image", 2)] } else { Vec::new() };
-    Inputs { sequences, modalities }
+    let names: Vec<Vec<String>> =
+        (0..ITEMS).map(|item| (0..item % 3).map(|at| format!("c{}", (item + at) % 5)).collect()).collect();
+    Inputs { sequences, modalities, categories: Categories::of_names(&names) }
 }
 
 fn config(recipe: &Recipe) -> Config {
@@ -220,8 +223,8 @@ fn results_do_not_depend_on_the_number_of_threads() {
     }
 }
 
-/// Readings of the baselines that are not the default; those that need lists of categories are compared with references alone.
-const READINGS: [(&str, &str); 36] = [
+/// Readings of the baselines that are not the default.
+const READINGS: [(&str, &str); 41] = [
     ("lightgcn", "regularisation = \"norm\""),
     ("cl4srec", "similarity = \"cosine\""),
     ("sine", "positions = true"),
@@ -231,10 +234,14 @@ const READINGS: [(&str, &str); 36] = [
     ("fdsa", "pooling = \"padded_mean\""),
     ("fdsa", "norms = \"separate\""),
     ("fdsa", "dropout_draw = \"position\""),
+    ("fdsa", "fields = \"features_and_categories\""),
+    ("fdsa", "fields = \"categories\""),
     ("difsr", "fusion = \"sum\""),
     ("difsr", "fusion = \"concat\""),
     ("difsr", "keys = \"full\""),
     ("difsr", "predictor = false"),
+    ("difsr", "attributes = \"categories\""),
+    ("difsr", "attributes = \"categories\"\ncategory_embedding = \"fixed\""),
     ("unisrec", "noise = false"),
     ("unisrec", "false_negatives = \"zero_logit\""),
     ("unisrec", "augment_rows = false"),
@@ -243,6 +250,7 @@ const READINGS: [(&str, &str); 36] = [
     ("unisrec", "fix_encoder = false"),
     ("unisrec", "id_embedding = false"),
     ("unisrec", "dropout_draw = \"item\""),
+    ("s3rec", "attributes = \"categories\""),
     ("s3rec", "pair = \"once\""),
     ("s3rec", "reduction = \"sum\""),
     ("s3rec", "mask_last = false"),

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use candle_core::{Device, Tensor};
-use mp4sr_artifact::{EpochLine, Sequences, StageSettings, files, hash_ids};
+use mp4sr_artifact::{EpochLine, SequenceParts, Sequences, StageSettings, files, hash_ids};
 use mp4sr_evaluate::RankOptions;
 use mp4sr_models::mp4sr::Config;
 use mp4sr_models::{
@@ -37,6 +37,7 @@ fn sequences(of_users: &[&[u32]], items: usize) -> Sequences {
         item_hash: hash_ids(ids.iter().map(String::as_str)),
         item_count: items,
         user_hash: None,
+        parts: None,
     }
 }
 
@@ -293,12 +294,32 @@ fn popularity_counts_the_training_part_alone() {
     let data = random(|u| 31 + u as u32 % 20, |u| 31 + (u as u32 + 7) % 20);
     let text = "dataset.name = \"x\"\nmodel.name = \"popularity\"";
     let (config, _) = mp4sr_pipeline::Config::parse(text, "x", &[], model_catalog()).unwrap();
-    let inputs = Inputs { sequences: data.clone(), modalities: Vec::new() };
+    let inputs = Inputs { sequences: data.clone(), modalities: Vec::new(), categories: None };
     let model = mp4sr_run::build_model(&config, &inputs).unwrap();
     let counts = model.scorer(&model.phases()[0]).unwrap().items().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert!(counts[30..].iter().all(|&count| count == 0.0), "{counts:?}");
     let training: usize = (0..30).map(|u| 3 + u % 5).sum();
     assert_eq!(counts.iter().sum::<f32>() as usize, training);
+}
+
+/// The graphs and counts that models make come from the same training sequences.
+#[test]
+fn popularity_of_a_dataset_split_by_time_knows_nothing_after_the_cut_off() {
+    let mut data = random(|u| 1 + u as u32 % 20, |u| 1 + (u as u32 + 7) % 20);
+    let starts: Vec<u32> = (0..data.user_count()).map(|user| user as u32 % 4).collect();
+    for user in 0..data.user_count() {
+        let (start, end) = (data.offsets[user] as usize + starts[user] as usize, data.offsets[user + 1] as usize);
+        data.items[start..end].fill(50);
+    }
+    let test = (0..data.user_count()).map(|user| data.of(user).len() as u32).collect();
+    data.parts = Some(SequenceParts { validation: starts.clone(), test });
+    let text = "dataset.name = \"x\"\nmodel.name = \"popularity\"";
+    let (config, _) = mp4sr_pipeline::Config::parse(text, "x", &[], model_catalog()).unwrap();
+    let inputs = Inputs { sequences: data, modalities: Vec::new(), categories: None };
+    let model = mp4sr_run::build_model(&config, &inputs).unwrap();
+    let counts = model.scorer(&model.phases()[0]).unwrap().items().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert!(counts[49].abs() < f32::EPSILON, "{counts:?}");
+    assert_eq!(counts.iter().sum::<f32>() as u32, starts.iter().sum::<u32>());
 }
 
 #[test]

@@ -115,7 +115,7 @@ pub fn tell_rest(told: &mut Told) {
     fs::write(here("broken.toml"), "[dataset\n").unwrap();
     let broken = command("preprocess").arg("--pipeline").arg(here("broken.toml")).output().unwrap();
     let sample = command("sample").arg("--out").arg(here("")).output().unwrap();
-    let lock = Lock::take(&told.world.path("a/dataset"), "preprocess").unwrap();
+    let lock = Lock::acquire(&told.world.path("a/dataset"), "preprocess").unwrap();
     let held = told.world.output("preprocess", &[]);
     drop(lock);
     told.tell("a pipeline that is not there", "nowhere.toml", &missing);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Mp4sr;
 use crate::interface::{FINETUNE, PRETRAIN};
-use crate::recipe::{Preset, Reads, Recipe, Refused, Renamed, Section, Settings};
+use crate::recipe::{DECAY_GRID, Preset, Reads, Recipe, Refused, Renamed, Section, Settings};
 use crate::{CmclDirection, Phase, Pooling, PoolingGradient};
 
 /// How MP4SR is named, configured and built.
@@ -15,11 +15,12 @@ pub static RECIPE: Recipe = Recipe {
     title: "MP4SR",
     summary: "The paper's model.",
     paper: "Multimodal Pre-training Framework for Sequential Recommendation via Contrastive Learning (arXiv 2303.11879)",
-    reads: Reads { features: true, transformer: true },
+    reads: Reads { features: true, transformer: true, categories: &[] },
     section: Section::of::<Config>(),
     phase_reads,
     defaults: "",
     presets: &PRESETS,
+    grid: DECAY_GRID,
     renamed: &RENAMED,
     check,
     phases: |settings| Ok(phases(&settings.own()?)),

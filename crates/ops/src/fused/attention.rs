@@ -84,10 +84,28 @@ pub(super) fn attend(out: &mut [f32], q: &[f32], kv: &[f32], place: Place, dropo
     }
 }
 
+/// What the backward pass of one sequence's attention reads.
+pub(super) struct AttentionInputs<'a> {
+    /// Queries, `[queries, d]`.
+    pub q: &'a [f32],
+    /// Keys and values, `[keys, 2 d]`.
+    pub kv: &'a [f32],
+    /// The gradient of the result, `[queries, d]`.
+    pub dout: &'a [f32],
+}
+
+/// Where the gradients of one sequence's attention are added.
+pub(super) struct AttentionGradients<'a> {
+    /// Of the queries, `[queries, d]`.
+    pub dq: &'a mut [f32],
+    /// Of the keys and values, `[keys, 2 d]`.
+    pub dkv: &'a mut [f32],
+}
+
 #[inline(always)]
 fn backward(
-    (dq, dkv): (&mut [f32], &mut [f32]),
-    (q, kv, dout): (&[f32], &[f32], &[f32]),
+    AttentionGradients { dq, dkv }: AttentionGradients<'_>,
+    AttentionInputs { q, kv, dout }: AttentionInputs<'_>,
     place: Place,
     dropout: Dropout,
     work: &mut [f32],
@@ -121,11 +139,11 @@ fn backward(
     }
 }
 
-/// Adds the gradients of one sequence to `dq` and `dkv`.
+/// Adds the gradients of one sequence to `outs`.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 pub(super) fn attend_backward(
-    outs: (&mut [f32], &mut [f32]),
-    inputs: (&[f32], &[f32], &[f32]),
+    outs: AttentionGradients<'_>,
+    inputs: AttentionInputs<'_>,
     place: Place,
     dropout: Dropout,
     work: &mut [f32],

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::mixture::{Norms, Totals, WIDEST, mix_use, mix_use_backward, softmax, softmax_backward};
+use super::mixture::{Norms, Totals, UseInputs, WIDEST, mix_use, mix_use_backward, softmax, softmax_backward};
 use super::pool::{learns, pool_item, pool_item_backward};
 use super::{Fused, Gradients, View, apply2, ordered_sum};
 use crate::kernel::{Mat, add_rows, matmul, transpose};
@@ -210,7 +210,7 @@ impl Encoder {
     fn product_gradients(
         &self,
         first: usize,
-        (uses, gradient): (&GatherIndex, &[f32]),
+        UseGradients { uses, gradient }: UseGradients<'_>,
         kept: &Kept,
         norms: Norms<'_>,
         part: &mut Part,
@@ -227,7 +227,7 @@ impl Encoder {
             for &use_ in uses.of(item) {
                 let dz = &gradient[use_ as usize * width..][..width];
                 let dropped = (use_ as usize * all) as u32;
-                mix_use_backward(dz, (product, g, norms), &mut totals, dropped, self.rows.dropout);
+                mix_use_backward(dz, UseInputs { product, gate: g, norms }, &mut totals, dropped, self.rows.dropout);
             }
             softmax_backward(g, totals.gate);
         }
@@ -257,8 +257,8 @@ impl Encoder {
     fn shard_gradients(
         &self,
         items: Range<usize>,
-        (w, packed, transposed): (&[f32], &[f32], &[f32]),
-        uses: (&GatherIndex, &[f32]),
+        EncoderParts { w, packed, transposed }: EncoderParts<'_>,
+        uses: UseGradients<'_>,
         kept: &Kept,
         pooling_learns: bool,
     ) -> Part {
@@ -286,6 +286,23 @@ impl Encoder {
         }
         part
     }
+}
+
+/// The parameters of one modality's encoder.
+#[derive(Clone, Copy)]
+struct EncoderParts<'a> {
+    /// Of the pooling, `[d]`.
+    w: &'a [f32],
+    packed: &'a [f32],
+    /// The matrix of `packed`, transposed: `[columns, d]`.
+    transposed: &'a [f32],
+}
+
+/// The gradients of all uses, `[uses, width]`, with the items that they are of.
+#[derive(Clone, Copy)]
+struct UseGradients<'a> {
+    uses: &'a GatherIndex,
+    gradient: &'a [f32],
 }
 
 /// What a shard adds to gradients.
@@ -341,10 +358,15 @@ impl Fused<2> for Encode {
             .map(|at| {
                 let (m, shard) = (at / shards, at % shards);
                 let encoder = &self.encoders[m];
-                let parameters = (&w.data[encoder.w.clone()], &packed.data[encoder.packed.clone()], &matrices[m][..]);
+                let parameters = EncoderParts {
+                    w: &w.data[encoder.w.clone()],
+                    packed: &packed.data[encoder.packed.clone()],
+                    transposed: &matrices[m],
+                };
                 let own = &gradient[m * uses * encoder.sizes.width..][..uses * encoder.sizes.width];
                 let range = shard * size..items.min((shard + 1) * size);
-                encoder.shard_gradients(range, parameters, (&self.uses, own), &kept[m], self.pooling_learns)
+                let uses = UseGradients { uses: &self.uses, gradient: own };
+                encoder.shard_gradients(range, parameters, uses, &kept[m], self.pooling_learns)
             })
             .collect();
         let (mut dw, mut d_packed) = (Vec::new(), Vec::new());

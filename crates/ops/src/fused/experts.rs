@@ -50,7 +50,8 @@ impl ExpertProducts {
     }
 
     /// The rows from `first` on behind the mask of expert `k`, to `out` `[rows, d]`.
-    fn masked(&self, table: &[f32], (first, rows): (usize, &[u32]), k: usize, d: usize, out: &mut [f32]) {
+    fn masked(&self, table: &[f32], first: usize, rows: &[u32], k: usize, out: &mut [f32]) {
+        let d = out.len() / rows.len();
         for (at, (out, &row)) in out.chunks_exact_mut(d).zip(rows).enumerate() {
             out.copy_from_slice(&table[row as usize * d..][..d]);
             drop_all(out, ((first + at) * self.experts + k) * d, self.dropout);
@@ -69,7 +70,7 @@ impl Fused<1> for ExpertProducts {
             y.par_chunks_mut(ROWS * wide).zip(self.rows.par_chunks(ROWS)).enumerate().for_each(|(block, (y, rows))| {
                 let (mut x, mut product) = (Scratch::take(rows.len() * d), Scratch::take(rows.len() * width));
                 for k in 0..self.experts {
-                    self.masked(table, (block * ROWS, rows), k, d, &mut x);
+                    self.masked(table, block * ROWS, rows, k, &mut x);
                     let weight = Mat::new(&weights.data[k * d * width..][..d * width], d, width);
                     matmul(&mut product, Mat::new(&x, rows.len(), d), weight, false);
                     for (y, product) in y.chunks_exact_mut(wide).zip(product.chunks_exact(width)) {
@@ -94,7 +95,7 @@ impl Fused<1> for ExpertProducts {
                 for (block, (rows, dy)) in rows.chunks(ROWS).zip(dy.chunks(ROWS * wide)).enumerate() {
                     let x = &mut x[..rows.len() * d];
                     for k in 0..self.experts {
-                        self.masked(table, (shard * size + block * ROWS, rows), k, d, x);
+                        self.masked(table, shard * size + block * ROWS, rows, k, x);
                         let dy = Mat::strided(&dy[k * width..], rows.len(), width, wide);
                         matmul(&mut dw[k * d * width..][..d * width], Mat::new(x, rows.len(), d).t(), dy, true);
                     }

@@ -5,7 +5,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::elementwise::scatter;
-use super::norm::{Norm, drop_all, norm_rows, norm_rows_backward};
+use super::norm::{Norm, NormGradients, drop_all, norm_rows, norm_rows_backward};
 use super::{Fused, Gradients, View, apply2, apply3, ordered_sum};
 use crate::layout::Positions;
 use crate::scratch::Scratch;
@@ -97,7 +97,9 @@ impl Input {
     /// Gradients of z, of the packed vector, and of the ids.
     fn backward(
         &self,
-        (z, packed, ids): (&[f32], &[f32], Option<TableUses<'_>>),
+        z: &[f32],
+        packed: &[f32],
+        ids: Option<TableUses<'_>>,
         gradient: &[f32],
         d: usize,
     ) -> (Vec<f32>, Vec<f32>, Option<Vec<f32>>) {
@@ -117,7 +119,7 @@ impl Input {
                 drop_all(dv, first * d, self.dropout);
                 let mut sums = vec![0.0; 2 * d];
                 let (dw, db) = sums.split_at_mut(d);
-                norm_rows_backward(dv, &n, &inverse, norm.weight, (dw, db));
+                norm_rows_backward(dv, &n, &inverse, norm.weight, NormGradients { weight: dw, bias: db });
                 sums
             })
             .collect();
@@ -135,7 +137,7 @@ impl Fused<2> for Input {
     }
 
     fn backward(&self, [z, packed]: [View<'_>; 2], _: &[f32], gradient: &[f32]) -> Result<Gradients<2>> {
-        let (dz, d_packed, _) = self.backward((z.data, packed.data, None), gradient, z.dims[1]);
+        let (dz, d_packed, _) = self.backward(z.data, packed.data, None, gradient, z.dims[1]);
         Ok([Some(dz), Some(d_packed)])
     }
 }
@@ -148,8 +150,8 @@ impl Fused<3> for WithIds {
     }
 
     fn backward(&self, [z, packed, ids]: [View<'_>; 3], _: &[f32], gradient: &[f32]) -> Result<Gradients<3>> {
-        let inputs = (z.data, packed.data, Some((ids.data, &self.ids)));
-        let (dz, d_packed, d_ids) = self.input.backward(inputs, gradient, z.dims[1]);
+        let ids = Some((ids.data, &self.ids));
+        let (dz, d_packed, d_ids) = self.input.backward(z.data, packed.data, ids, gradient, z.dims[1]);
         Ok([Some(dz), Some(d_packed), d_ids])
     }
 }

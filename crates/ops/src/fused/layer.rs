@@ -10,9 +10,9 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::attention::{Place, attend, attend_backward};
+use super::attention::{AttentionGradients, AttentionInputs, Place, attend, attend_backward};
 use super::elementwise::{gelu, gelu_backward};
-use super::norm::{Norm, add_dropped, drop_all, norm_rows, norm_rows_backward};
+use super::norm::{Norm, NormGradients, add_dropped, drop_all, norm_rows, norm_rows_backward};
 use super::{Fused, Gradients, View, apply2, cut, ordered_sum};
 use crate::kernel::{Mat, add_rows, matmul};
 use crate::layout::LayerParts;
@@ -198,7 +198,7 @@ impl Layer {
         let mut branch = Scratch::take(rows * d);
         let (dw1, db1) = (&mut dp.attention_norm, &mut dp.attention_norm_bias);
         let (dw2, db2) = (&mut dp.feed_forward_norm, &mut dp.feed_forward_norm_bias);
-        norm_rows_backward(dy, &v.n2, &v.inverse2, p.feed_forward_norm, (dw2, db2));
+        norm_rows_backward(dy, &v.n2, &v.inverse2, p.feed_forward_norm, NormGradients { weight: dw2, bias: db2 });
         let mut dx1 = Scratch::take(rows * d);
         dx1.copy_from_slice(dy);
         drop_all(dy, first, self.dropout.feed_forward);
@@ -211,7 +211,7 @@ impl Layer {
         weight_gradient(dp.up, dp.up_bias, &v.x1, &dup);
         input_gradient(&mut dx1, p.up, &dup, f, true);
 
-        norm_rows_backward(&mut dx1, &v.n1, &v.inverse1, p.attention_norm, (dw1, db1));
+        norm_rows_backward(&mut dx1, &v.n1, &v.inverse1, p.attention_norm, NormGradients { weight: dw1, bias: db1 });
         branch.copy_from_slice(&dx1);
         drop_all(&mut branch, first, self.dropout.attention);
         weight_gradient(dp.output, dp.output_bias, &v.attended, &branch);
@@ -220,8 +220,13 @@ impl Layer {
         let (mut dq, mut dkv) = (Scratch::zeros(rows * d), Scratch::zeros(tokens * 2 * d));
         for (place, row, token) in self.places(chunk) {
             let (row, token) = (row.start * d..row.end * d, token.start * 2 * d..token.end * 2 * d);
-            let inputs = (&v.query[row.clone()], &v.key_value[token.clone()], &d_attended[row.clone()]);
-            attend_backward((&mut dq[row], &mut dkv[token]), inputs, place, self.dropout.weights, &mut work);
+            let inputs = AttentionInputs {
+                q: &v.query[row.clone()],
+                kv: &v.key_value[token.clone()],
+                dout: &d_attended[row.clone()],
+            };
+            let outs = AttentionGradients { dq: &mut dq[row], dkv: &mut dkv[token] };
+            attend_backward(outs, inputs, place, self.dropout.weights, &mut work);
         }
         weight_gradient(dp.query, dp.query_bias, &v.asking, &dq);
         weight_gradient(dp.key_value, dp.key_value_bias, x, &dkv);

@@ -47,10 +47,23 @@ impl RowLogSumExp {
     }
 }
 
+/// The row and the column of a block's first logit.
+#[derive(Clone, Copy)]
+struct BlockStart {
+    row: usize,
+    column: usize,
+}
+
 /// Sets the masked entries of a row of logits to `left_out`, or to `zeroed` where the mask says 0. Written so that the
 /// comparison of groups vectorises; the row's own column is restored after that.
 #[inline(always)]
-fn apply_mask(logits: &mut [f32], mask: &Mask, (row, first): (usize, usize), left_out: f32, zeroed: f32) {
+fn apply_mask(
+    logits: &mut [f32],
+    mask: &Mask,
+    BlockStart { row, column: first }: BlockStart,
+    left_out: f32,
+    zeroed: f32,
+) {
     let Mask::Groups { groups, false_negatives, diagonal } = mask else { return };
     let own = row.checked_sub(first).filter(|&at| at < logits.len());
     let kept = own.map(|at| logits[at]);
@@ -76,12 +89,12 @@ fn gather_block(
     columns: usize,
     scale: f32,
     mask: &Mask,
-    place: (usize, usize),
+    start: BlockStart,
     state: &mut [(f32, f32)],
 ) {
     for (i, (logits, (top, total))) in logits.chunks_exact_mut(columns).zip(state).enumerate() {
         logits.iter_mut().for_each(|x| *x *= scale);
-        apply_mask(logits, mask, (place.0 + i, place.1), f32::NEG_INFINITY, 0.0);
+        apply_mask(logits, mask, BlockStart { row: start.row + i, ..start }, f32::NEG_INFINITY, 0.0);
         let block_top = crate::kernel::max(logits);
         if block_top > *top {
             *total *= exp(*top - block_top);
@@ -95,21 +108,13 @@ fn gather_block(
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
-fn weight_block(
-    logits: &mut [f32],
-    columns: usize,
-    scale: f32,
-    mask: &Mask,
-    place: (usize, usize),
-    l: &[f32],
-    dl: &[f32],
-) {
+fn weight_block(logits: &mut [f32], columns: usize, scale: f32, mask: &Mask, start: BlockStart, l: &[f32], dl: &[f32]) {
     for (i, (logits, (&l, &dl))) in logits.chunks_exact_mut(columns).zip(l.iter().zip(dl)).enumerate() {
         // A row without columns has l = -inf and no gradient.
         let (l, dl) = if l == f32::NEG_INFINITY { (0.0, 0.0) } else { (l, dl * scale) };
         logits.iter_mut().for_each(|x| *x = exp(*x * scale - l) * dl);
         // A logit that the mask set to 0 is a constant: no gradient, like one left out.
-        apply_mask(logits, mask, (place.0 + i, place.1), 0.0, 0.0);
+        apply_mask(logits, mask, BlockStart { row: start.row + i, ..start }, 0.0, 0.0);
     }
 }
 
@@ -146,7 +151,8 @@ impl Fused<2> for RowLogSumExp {
                 let columns = b.len() / d;
                 let logits = &mut logits[..rows * columns];
                 matmul(logits, a, Mat::new(b, d, columns), false);
-                gather_block(logits, columns, self.scale, &self.mask, (shard * ROWS, block * COLUMNS), &mut state);
+                let start = BlockStart { row: shard * ROWS, column: block * COLUMNS };
+                gather_block(logits, columns, self.scale, &self.mask, start, &mut state);
             }
             out.iter_mut().zip(state).for_each(|(out, (top, total))| *out = top + total.ln());
         });
@@ -178,7 +184,8 @@ impl Fused<2> for RowLogSumExp {
                         let logits = &mut logits[..rows * columns];
                         matmul(logits, a, transposed, false);
                         let (l, dl) = (&sums[row..row + rows], &gradient[row..row + rows]);
-                        weight_block(logits, columns, self.scale, &self.mask, (row, first), l, dl);
+                        let start = BlockStart { row, column: first };
+                        weight_block(logits, columns, self.scale, &self.mask, start, l, dl);
                         let p = Mat::new(logits, rows, columns);
                         matmul(&mut da[row * d..(row + rows) * d], p, b, true);
                         matmul(db, p.t(), a, true);

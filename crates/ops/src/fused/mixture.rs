@@ -83,10 +83,20 @@ pub(super) struct Totals<'a> {
     pub biases: &'a mut [f32],
 }
 
+/// What a use was mixed from.
+#[derive(Clone, Copy)]
+pub(super) struct UseInputs<'a> {
+    /// The item's products, `[o d]`.
+    pub product: &'a [f32],
+    /// The item's gates, `[o]`.
+    pub gate: &'a [f32],
+    pub norms: Norms<'a>,
+}
+
 #[inline(always)]
 fn mix_backward<const ROOM: usize>(
     dz: &[f32],
-    (product, gate, norms): (&[f32], &[f32], Norms<'_>),
+    UseInputs { product, gate, norms }: UseInputs<'_>,
     totals: &mut Totals<'_>,
     first: u32,
     dropout: Dropout,
@@ -124,7 +134,7 @@ fn mix_backward<const ROOM: usize>(
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 pub(super) fn mix_use_backward(
     dz: &[f32],
-    inputs: (&[f32], &[f32], Norms<'_>),
+    inputs: UseInputs<'_>,
     totals: &mut Totals<'_>,
     first: u32,
     dropout: Dropout,

@@ -51,7 +51,7 @@ impl Fused<3> for LayerNorm {
                 norm_rows(&mut n, &mut inverse, &mut y, Norm { weight: weight.data, bias: bias.data });
                 let mut sums = Scratch::zeros(2 * d);
                 let (dw, db) = sums.split_at_mut(d);
-                norm_rows_backward(dx, &n, &inverse, weight.data, (dw, db));
+                norm_rows_backward(dx, &n, &inverse, weight.data, NormGradients { weight: dw, bias: db });
                 sums
             })
             .collect();
@@ -115,14 +115,20 @@ pub(super) fn norm_rows(v: &mut [f32], inverse: &mut [f32], y: &mut [f32], norm:
     }
 }
 
-/// dy becomes dv in place; what the rows add to dw and db is added to `dnorm`.
+/// The gradients of a LayerNorm's parameters, `[d]` each.
+pub(super) struct NormGradients<'a> {
+    pub weight: &'a mut [f32],
+    pub bias: &'a mut [f32],
+}
+
+/// dy becomes dv in place; what the rows add to the parameters' gradients is added to them.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 pub(super) fn norm_rows_backward(
     dy: &mut [f32],
     n: &[f32],
     inverse: &[f32],
     weight: &[f32],
-    (dw, db): (&mut [f32], &mut [f32]),
+    NormGradients { weight: dw, bias: db }: NormGradients<'_>,
 ) {
     let d = weight.len();
     for ((dy, n), &inverse) in dy.chunks_exact_mut(d).zip(n.chunks_exact(d)).zip(inverse) {

@@ -32,6 +32,14 @@ struct Recurrent {
     kept: Mutex<Vec<Values>>,
 }
 
+/// Where the gradients of a shard go.
+struct StepGradients<'a> {
+    /// Of its tokens' inputs, `[tokens, gates w]`.
+    dx: &'a mut [f32],
+    /// Of U, to which it adds.
+    dhidden: &'a mut [f32],
+}
+
 /// A run of sequences, longest first within it.
 struct Shard {
     sequences: std::ops::Range<usize>,
@@ -237,10 +245,11 @@ impl Recurrent {
         &self,
         shard: &Shard,
         values: &Values,
-        (hidden, dh): (&[f32], &[f32]),
-        (dx, dhidden): (&mut [f32], &mut [f32]),
-        w: usize,
+        hidden: &[f32],
+        dh: &[f32],
+        StepGradients { dx, dhidden }: StepGradients<'_>,
     ) {
+        let w = dh.len() / shard.tokens.len();
         let (rows, wide) = (shard.tokens.len(), self.cell.gates() * w);
         let first = shard.steps.first().map_or(0, ExactSizeIterator::len);
         let Values { gates, cells, outputs } = values;
@@ -393,7 +402,7 @@ impl Fused<2> for Recurrent {
                 let values =
                     kept.unwrap_or_else(|| self.pass(shard, &x.data[first * wide..][..count * wide], hidden.data, w));
                 let dh = &gradient[first * w..][..count * w];
-                self.pass_backward(shard, &values, (hidden.data, dh), (dx, &mut dhidden), w);
+                self.pass_backward(shard, &values, hidden.data, dh, StepGradients { dx, dhidden: &mut dhidden });
                 dhidden
             })
             .collect();

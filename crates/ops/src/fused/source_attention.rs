@@ -83,6 +83,25 @@ impl Sequence {
     }
 }
 
+/// What the backward pass of one sequence reads.
+struct SequenceInputs<'a> {
+    /// The queries of all sources, `[queries, wide]`.
+    query: &'a [f32],
+    /// The keys of all sources and the values, `[keys, wide + d]`.
+    key_value: &'a [f32],
+    /// The parameters of the fusion.
+    fusion: &'a [f32],
+    /// The gradient of the result, `[queries, d]`.
+    dout: &'a [f32],
+}
+
+/// Where the gradients of one sequence are added.
+struct SequenceGradients<'a> {
+    dquery: &'a mut [f32],
+    dkey_value: &'a mut [f32],
+    dfusion: &'a mut [f32],
+}
+
 /// What forward computes for one sequence.
 struct Scores {
     /// `[heads, sources, queries, keys]`: 0 where a score does not enter the fusion.
@@ -266,13 +285,10 @@ impl SourceAttention {
         }
     }
 
-    /// The gradients of one sequence to `dquery` and `dkey_value`, and what it adds to `dfusion`.
-    fn attend_backward(
-        &self,
-        sequence: &Sequence,
-        (query, key_value, fusion, dout): (&[f32], &[f32], &[f32], &[f32]),
-        (dquery, dkey_value, dfusion): (&mut [f32], &mut [f32], &mut [f32]),
-    ) {
+    /// Adds the gradients of one sequence to `outs`.
+    fn attend_backward(&self, sequence: &Sequence, inputs: &SequenceInputs<'_>, outs: SequenceGradients<'_>) {
+        let &SequenceInputs { query, key_value, fusion, dout } = inputs;
+        let SequenceGradients { dquery, dkey_value, dfusion } = outs;
         let SourceSizes { heads, positions: n, width: d, .. } = self.sizes;
         let (count, wide) = (self.sizes.sources.len(), self.sizes.queries());
         let (q, keys, width) = (sequence.queries(), sequence.keys(), d / heads);
@@ -413,8 +429,10 @@ impl SourceAttention {
                     let rows = sequence.rows.clone();
                     let query = &query.data[rows.start * wide..rows.end * wide];
                     let tokens = sequence.tokens.start * (wide + d)..sequence.tokens.end * (wide + d);
-                    let inputs = (query, &key_value.data[tokens], fusion, &dout[rows.start * d..rows.end * d]);
-                    self.attend_backward(&sequence, inputs, (own_query, own_keys, &mut dfusion));
+                    let dout = &dout[rows.start * d..rows.end * d];
+                    let inputs = SequenceInputs { query, key_value: &key_value.data[tokens], fusion, dout };
+                    let outs = SequenceGradients { dquery: own_query, dkey_value: own_keys, dfusion: &mut dfusion };
+                    self.attend_backward(&sequence, &inputs, outs);
                 }
                 dfusion
             })

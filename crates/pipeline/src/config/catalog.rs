@@ -50,6 +50,8 @@ pub trait ModelType: Debug + Send + Sync {
     fn defaults(&self) -> &str;
     /// The presets that it brings.
     fn presets(&self) -> Vec<PresetKeys>;
+    /// The grid of a search that names none: `section.key=value,value,...` per key; empty for a model that is not trained.
+    fn grid(&self) -> &[&'static str];
     /// Keys that earlier releases had under another name.
     fn renamed(&self) -> Vec<RenamedKey>;
     /// Refuses settings that no single key's type and range can exclude.

@@ -73,6 +73,12 @@ pub struct Columns {
     pub texts: Vec<String>,
     /// Image path (relative to the items file) or URL, or a list of them, in items. Empty: none.
     pub images: String,
+    /// Categories such as genres or departments, in items: a list, or a text of several. Some models read them.
+    pub categories: Vec<String>,
+    /// What separates the categories in a text. Empty: a blank in the RecBole form, and else a text is one category.
+    pub category_separator: String,
+    /// Path of a sound file, WAV or FLAC (relative to the items file), or a list of them, in items. Empty: none.
+    pub sounds: String,
 }
 
 impl Default for Columns {
@@ -86,6 +92,9 @@ impl Default for Columns {
             title: "title".to_owned(),
             texts: Vec::new(),
             images: String::new(),
+            categories: Vec::new(),
+            category_separator: String::new(),
+            sounds: String::new(),
         }
     }
 }
@@ -128,12 +137,34 @@ pub enum Missing {
     Drop,
 }
 
+/// How a user's events are divided into training, validation and test.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SplitBy {
+    /// The last event is for the test, the one before it for validation.
+    #[default]
+    LeaveOneOut,
+    /// The same shares of each user's events, in order of time, as `RecBole` divides them.
+    Ratio,
+    /// What happened before one time is for training, whoever's event it is: a global cut-off, so that no model is trained on
+    /// what happens after the events that it is tested on.
+    Time,
+}
+
 /// `[preprocess]`: filters and text cleaning.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Preprocess {
     /// A reading of the paper's data preparation; the keys below win over it.
     pub preset: DataPreset,
+    /// A condition on the columns of the interactions as an SQL expression, such as `rating >= 4 AND verified`. Events that do
+    /// not satisfy it are dropped before all else, and so are those for which a missing value decides. Empty: no condition.
+    pub r#where: String,
+    /// Events before this time are dropped: a date, a date and a time (UTC unless they have an offset), or a number in the
+    /// unit of the file. Empty: no limit.
+    pub since: String,
+    /// Events from this time on are dropped, written in the same ways. Empty: no limit.
+    pub until: String,
     /// The last events kept of each user, before the bounds below; 0 keeps all.
     #[schemars(range(min = 0, max = 1_000_000_000))]
     pub recent: u32,
@@ -147,6 +178,18 @@ pub struct Preprocess {
     pub missing: Option<Missing>,
     /// Which of a user's repeated events with one item count.
     pub repeated: Repeated,
+    /// How each user's events are divided into training, validation and test. The target of a part is its first event.
+    pub split: SplitBy,
+    /// The shares of training, validation and test of `split = "ratio"`.
+    #[schemars(length(min = 3, max = 3))]
+    pub split_ratio: Vec<f64>,
+    /// The time from which events are no longer for training, of `split = "time"`; written as `since` is.
+    pub split_at: String,
+    /// The time from which events are for the test, of `split = "time"`. What lies between the two times is for validation.
+    pub split_test_at: String,
+    /// How much memory interactions may take, such as `"4GiB"`: they go to disk beyond it, beside the dataset, and the dataset is
+    /// the same. Empty: they stay in memory.
+    pub memory: String,
     /// Sentences kept of an item.
     #[schemars(range(min = 1, max = 1000))]
     pub max_sentences: usize,
@@ -161,11 +204,19 @@ impl Default for Preprocess {
     fn default() -> Self {
         Self {
             preset: DataPreset::default(),
+            r#where: String::new(),
+            since: String::new(),
+            until: String::new(),
             recent: 0,
             user_core: None,
             item_core: None,
             missing: None,
             repeated: Repeated::default(),
+            split: SplitBy::default(),
+            split_ratio: vec![0.8, 0.1, 0.1],
+            split_at: String::new(),
+            split_test_at: String::new(),
+            memory: String::new(),
             max_sentences: 10,
             max_images: 10,
             max_bad_lines: 1_000_000,

@@ -22,13 +22,7 @@ struct Header {
 impl Header {
     /// Every wanted field must be there; an empty name is a field that is not wanted.
     fn new(lines: &Lines<'_>, names: &[&str], fields: &[&str], typed: bool) -> Result<Self> {
-        let plain = |name: &str| -> String {
-            match name.rsplit_once(':') {
-                Some((name, kind)) if typed && TYPES.contains(&kind) => name.to_owned(),
-                _ => name.trim().to_owned(),
-            }
-        };
-        let names: Vec<String> = names.iter().map(|name| plain(name)).collect();
+        let names = plain_names(names, typed);
         let place = |field: &&str| {
             let found = names.iter().position(|name| name == field);
             if found.is_none() && !field.is_empty() {
@@ -53,6 +47,28 @@ impl Header {
             |place: &Option<usize>| place.map_or(RawCell::Missing, |at| RawCell::Text(Cow::Borrowed(values[at])));
         Ok(self.places.iter().map(cell).collect())
     }
+}
+
+/// Names of columns without what a header may add to them.
+fn plain_names(names: &[&str], typed: bool) -> Vec<String> {
+    let plain = |name: &&str| match name.rsplit_once(':') {
+        Some((name, kind)) if typed && TYPES.contains(&kind) => name.to_owned(),
+        _ => name.trim().to_owned(),
+    };
+    names.iter().map(plain).collect()
+}
+
+/// The names in the header of a file whose columns tabs separate.
+pub fn columns_plain(lines: &mut Lines<'_>, typed: bool) -> Result<Vec<String>> {
+    let mut line = Vec::new();
+    let header = header_line(lines, &mut line)?;
+    Ok(plain_names(&header.split('\t').collect::<Vec<_>>(), typed))
+}
+
+/// The names in the header of a file whose columns commas separate.
+pub fn columns_quoted(lines: &mut Lines<'_>) -> Result<Vec<String>> {
+    let mut record = QuotedRecord::new();
+    Ok(plain_names(&quoted_header(lines, &mut record)?, false))
 }
 
 /// Separated by tabs; nothing quotes, so that ids with quotation marks stay as they are.
@@ -89,18 +105,8 @@ pub fn for_each_quoted(
     fields: &[&str],
     visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
 ) -> Result<()> {
-    let mut first = Vec::new();
-    header_line(lines, &mut first)?;
     let mut record = QuotedRecord::new();
-    if !record.feed(&first, true) {
-        return Err(Error::raw(
-            lines.path(),
-            "has a quotation mark in its header that is never closed; mend the header",
-        ));
-    }
-    let names = record
-        .fields()
-        .map_err(|fault| Error::raw(lines.path(), format!("has a header of {}; mend the header", fault.reason)))?;
+    let names = quoted_header(lines, &mut record)?;
     let header = Header::new(lines, &names, fields, false)?;
     let mut pending = VecDeque::new();
     loop {
@@ -126,6 +132,20 @@ pub fn for_each_quoted(
             Err(fault) => visit((number, Err(fault)))?,
         }
     }
+}
+
+fn quoted_header<'r>(lines: &mut Lines<'_>, record: &'r mut QuotedRecord) -> Result<Vec<&'r str>> {
+    let mut first = Vec::new();
+    header_line(lines, &mut first)?;
+    if !record.feed(&first, true) {
+        return Err(Error::raw(
+            lines.path(),
+            "has a quotation mark in its header that is never closed; mend the header",
+        ));
+    }
+    record
+        .fields()
+        .map_err(|fault| Error::raw(lines.path(), format!("has a header of {}; mend the header", fault.reason)))
 }
 
 type Pending = (u64, std::result::Result<Vec<u8>, Fault>);

@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use indexmap::IndexSet;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::error::Category;
@@ -10,22 +11,44 @@ use super::{RawCell, Row, python};
 use crate::Result;
 use crate::rejects::Fault;
 
-/// Every line as a JSON object, or where `python` as a Python dictionary literal.
+/// Every line as a JSON object, or where `python` as a Python dictionary literal. A field that is wanted twice is given twice.
 pub fn for_each(
     lines: &mut Lines<'_>,
     fields: &[&str],
     python: bool,
     visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
 ) -> Result<()> {
+    let distinct: IndexSet<&str> = fields.iter().copied().collect();
+    let places: Vec<usize> = fields.iter().filter_map(|field| distinct.get_index_of(field)).collect();
+    let distinct: Vec<&str> = distinct.into_iter().collect();
     let mut line = Vec::new();
     while let Some((number, outcome)) = lines.next(&mut line)? {
-        let cells = outcome.and_then(|()| lines::text(&line)).and_then(|text| cells(text, fields, python));
+        let cells = outcome.and_then(|()| lines::text(&line)).and_then(|text| cells(text, &distinct, python));
         match cells {
+            Ok(cells) if places.len() > cells.len() => {
+                let cells: Vec<RawCell<'_>> = places.iter().map(|&at| cells[at].clone()).collect();
+                visit((number, Ok(&cells)))?;
+            }
             Ok(cells) => visit((number, Ok(&cells)))?,
             Err(fault) => visit((number, Err(fault)))?,
         }
     }
     Ok(())
+}
+
+/// The keys of the objects in the first `count` lines, in the order of their first occurrence.
+pub fn columns(lines: &mut Lines<'_>, count: u64) -> Result<Vec<String>> {
+    let mut names = IndexSet::new();
+    let mut line = Vec::new();
+    while let Some((number, _)) = lines.next(&mut line)? {
+        if let Ok(object) = serde_json::from_slice::<serde_json::Map<String, Value>>(&line) {
+            names.extend(object.into_iter().map(|(name, _)| name));
+        }
+        if number >= count {
+            break;
+        }
+    }
+    Ok(names.into_iter().collect())
 }
 
 fn cells(text: &str, fields: &[&str], python: bool) -> std::result::Result<Vec<RawCell<'static>>, Fault> {
@@ -165,6 +188,7 @@ mod tests {
         let lines =
             b"{\"b\": 2, \"x\": {\"a\": [1, {\"b\": 0}]}, \"a\": \"00\\u0031\\ud83d\\ude00\"}\n{\"a\": null}\r\n";
         assert_eq!(rows_of("x.json", lines, &["a", "b"]).unwrap(), ["1: 001\u{1f600}|2", "2: -|-"]);
+        assert_eq!(rows_of("x.json", lines, &["b", "a", "b"]).unwrap(), ["1: 2|001\u{1f600}|2", "2: -|-|-"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod gunzip;
 mod json;
 mod lines;
 mod open;
+mod parquet_events;
 mod parquet_rows;
 mod python;
 
@@ -14,6 +15,7 @@ use std::path::Path;
 use mp4sr_pipeline::Bar;
 
 pub use cell::RawCell;
+pub use parquet_events::{EventColumns, for_each as for_each_event_rows};
 
 use crate::rejects::Fault;
 use crate::{Error, Result};
@@ -79,6 +81,23 @@ pub fn for_each_row(
         Shape::Tsv => delimited::for_each_plain(&mut lines, fields, false, visit),
         Shape::RecBole => delimited::for_each_plain(&mut lines, fields, true, visit),
         Shape::Parquet => Err(Error::bug("Parquet files have no lines")),
+    }
+}
+
+/// Lines of JSON that are looked at for the names of their fields.
+const SAMPLED: u64 = 1000;
+
+/// The names of the columns of a file, for lines of JSON those of its first lines.
+pub fn columns(path: &Path, shape: Shape) -> Result<Vec<String>> {
+    if shape == Shape::Parquet {
+        return parquet_events::columns(path);
+    }
+    let bar = mp4sr_pipeline::Progress::new(true).bytes("", 0);
+    let mut lines = open::open(path, shape, &bar)?;
+    match shape {
+        Shape::JsonLines | Shape::JsonOrPythonLines => json::columns(&mut lines, SAMPLED),
+        Shape::Csv => delimited::columns_quoted(&mut lines),
+        _ => delimited::columns_plain(&mut lines, shape == Shape::RecBole),
     }
 }
 

@@ -3,33 +3,33 @@
 use std::borrow::Cow;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
 
-use indexmap::IndexSet;
 use mp4sr_artifact::{EventsRead, FileCount, Rejects};
 use mp4sr_pipeline::Progress;
+use polars::prelude::{BooleanChunked, DataFrame, IntoLazy as _, NewChunkedArray as _};
 
 use super::SourceForm;
+use super::ids::{HashedIds, Ids, Numbering, UserIds, number_items, number_users};
+use super::named::{NamedColumns, NamedFrame};
 use super::values::id;
-use crate::read::{RawCell, Shape, for_each_row};
+use crate::condition::Condition;
+use crate::read::{EventColumns, RawCell, Shape, columns, for_each_event_rows, for_each_row};
 use crate::rejects::{Fault, reject};
+use crate::spill::{Chunks, MemoryLimit, Spill, events};
 use crate::{Error, Result};
 
-/// Ids in the order of their first event.
-pub type Ids = IndexSet<Box<str>, foldhash::fast::RandomState>;
-
-/// Bytes of ids that are handed over for numbering at once.
-const BATCH: usize = 1 << 18;
-
 /// Every accepted event, in input order. Ids are numbered in the order of their first event.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Events {
-    pub user_ids: Ids,
+    pub user_ids: UserIds,
     pub item_ids: Ids,
-    pub users: Vec<u32>,
-    pub items: Vec<u32>,
-    pub times: Vec<i64>,
+    /// The columns of [`crate::filters`].
+    pub chunks: Chunks,
+    /// The columns that the condition names, with their names in the files.
+    pub named: NamedFrame,
+    /// All names of columns that the first lines of the files have, where a condition names any.
+    pub known: Vec<String>,
     /// How many units of `times` make one of what is stored.
     pub units: i64,
 }
@@ -93,56 +93,49 @@ pub fn read_file(
     Ok(count)
 }
 
-/// Ids on their way to be numbered, one after the other without anything between them.
-#[derive(Default)]
-struct Batch {
-    text: String,
-    ends: Vec<usize>,
-}
-
-/// Gives ids to the thread that numbers them.
-struct Numbering {
-    batch: Batch,
-    batches: SyncSender<Batch>,
-}
-
-impl Numbering {
-    fn push(&mut self, id: &str) {
-        self.batch.text.push_str(id);
-        self.batch.ends.push(self.batch.text.len());
-        if self.batch.text.len() >= BATCH {
-            self.send();
-        }
-    }
-
-    fn send(&mut self) {
-        // Who numbers them can only be gone after a panic, which the join tells.
-        let _ = self.batches.send(std::mem::take(&mut self.batch));
-    }
-}
-
 impl Events {
-    /// Reads the files of interactions, one after the other.
+    /// Reads the files of interactions, one after the other, with the columns that `condition` names; beyond `memory` they go to
+    /// disk.
     pub fn read(
         paths: &[PathBuf],
         form: &SourceForm,
+        condition: Option<&Condition>,
+        memory: Option<&MemoryLimit>,
         budget: &mut Budget,
         progress: &Progress,
     ) -> Result<(Self, EventsRead)> {
+        let names = condition.map(Condition::columns).unwrap_or_default();
+        let known = condition.map(|condition| known_columns(paths, form, condition)).transpose()?.unwrap_or_default();
+        let shapes = paths.iter().map(|path| form.shape(path, false)).collect::<Result<Vec<_>>>()?;
+        let named = NamedColumns::new(&names, shapes.iter().all(|shape| *shape == Shape::Parquet));
+        let user_ids = match memory {
+            Some(limit) => UserIds::Hashed(HashedIds::new(limit.make_folder()?)),
+            None => UserIds::default(),
+        };
         // Numbering ids waits for memory as long as reading lines takes: each has a thread.
-        let (times, read, users, items) = thread::scope(|scope| {
-            let numbering = || {
-                let (batches, received) = sync_channel(4);
-                (Numbering { batch: Batch::default(), batches }, scope.spawn(move || number_all(received)))
+        let (read, users, items) = thread::scope(|scope| {
+            let (to_users, requests) = Numbering::new();
+            let users = scope.spawn(move || number_users(requests, user_ids));
+            let (to_items, requests) = Numbering::new();
+            let items = scope.spawn(move || number_items(requests));
+            let spill = memory.map(|limit| Spill::new(limit.clone()));
+            let sink = EventSink {
+                form,
+                users: [form.user.clone()],
+                user_ids: to_users,
+                item_ids: to_items,
+                times: Vec::new(),
+                count: 0,
+                named,
+                spill,
             };
-            let ((to_users, users), (to_items, items)) = (numbering(), numbering());
-            let mut times = Vec::new();
-            let read = read_events(paths, form, budget, progress, to_users, to_items, &mut times);
-            let join = |numbered: ScopedJoinHandle<'_, _>| numbered.join().unwrap_or_else(|panic| resume_unwind(panic));
-            (times, read, join(users), join(items))
+            let read = read_events(paths, &shapes, &names, budget, progress, sink);
+            (read, join(users), join(items))
         });
-        let read = read?;
-        if times.is_empty() {
+        // Where numbering stopped, it knows why.
+        let (user_ids, item_ids) = (users?, items?);
+        let (read, count, chunks, named) = read?;
+        if count == 0 {
             let lines = read.rejected.total();
             let why = match read.rejected.most_frequent() {
                 Some((reason, count)) => {
@@ -152,58 +145,178 @@ impl Events {
             };
             return Err(Error::raw(&paths[0], format!("{why}; is `source.format` the form of this file?")));
         }
-        let ((user_ids, users), (item_ids, items)) = (users, items);
-        Ok((Self { user_ids, item_ids, users, items, times, units: form.clock.units() }, read))
+        Ok((Self { user_ids, item_ids, chunks, named, known, units: form.clock.units() }, read))
     }
 }
 
-fn number_all(batches: Receiver<Batch>) -> (Ids, Vec<u32>) {
-    let (mut ids, mut numbers) = (Ids::default(), Vec::new());
-    for Batch { text, ends } in batches {
-        let mut start = 0;
-        for end in ends {
-            numbers.push(number(&mut ids, &text[start..end]));
-            start = end;
-        }
-    }
-    (ids, numbers)
+fn join<T>(numbered: ScopedJoinHandle<'_, T>) -> T {
+    numbered.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// Reads the lines of all files and keeps the times of those that are accepted.
-fn read_events(
-    paths: &[PathBuf],
-    form: &SourceForm,
-    budget: &mut Budget,
-    progress: &Progress,
-    mut user_ids: Numbering,
-    mut item_ids: Numbering,
-    times: &mut Vec<i64>,
-) -> Result<EventsRead> {
-    let mut read = EventsRead::default();
-    let mut fields = vec![form.user.as_str(), form.time.as_str()];
-    fields.extend(form.item.iter().map(String::as_str));
-    let users = [form.user.clone()];
+/// The columns that the files have, by their headers or first lines; refuses a condition that names another one of a table.
+fn known_columns(paths: &[PathBuf], form: &SourceForm, condition: &Condition) -> Result<Vec<String>> {
+    let mut known: Vec<String> = Vec::new();
     for path in paths {
         let shape = form.shape(path, false)?;
-        let count = read_file(path, shape, &fields, &mut read.rejected, budget, progress, &mut |_, cells| {
-            let (user, item, time) = match event(form, &users, cells) {
-                Ok(event) => event,
-                Err(fault) => return Ok(Err(fault)),
-            };
-            // Numbers are 32 bits wide here and in the files.
-            if times.len() >= u32::MAX as usize - 1 {
-                return Err(Error::Setting(format!("more than {} events; split the data", u32::MAX - 1)));
+        let columns = columns(path, shape)?;
+        // Fields of JSON may come late.
+        if shape != Shape::JsonLines {
+            condition.check_columns(&columns, &path.display().to_string())?;
+        }
+        known.extend(columns.into_iter().filter(|column| !known.contains(column)).collect::<Vec<_>>());
+    }
+    Ok(known)
+}
+
+/// Where accepted events go.
+struct EventSink<'f> {
+    form: &'f SourceForm,
+    users: [String; 1],
+    user_ids: Numbering,
+    item_ids: Numbering,
+    times: Vec<i64>,
+    count: u64,
+    named: NamedColumns,
+    spill: Option<Spill>,
+}
+
+impl EventSink<'_> {
+    /// Takes the event in the cells of a row: user, time, items.
+    fn push(&mut self, cells: &[RawCell<'_>]) -> Result<std::result::Result<(), Fault>> {
+        let (user, item, time) = match event(self.form, &self.users, cells) {
+            Ok(event) => event,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        // Numbers are 32 bits wide here and in the files.
+        if self.count >= u64::from(u32::MAX) - 1 {
+            return Err(Error::Setting(format!("more than {} events; split the data", u32::MAX - 1)));
+        }
+        self.count += 1;
+        self.user_ids.push(&user);
+        self.item_ids.push(&item);
+        self.times.push(time);
+        Ok(Ok(()))
+    }
+
+    /// Writes the events that are held where they are enough for a chunk.
+    fn spill_some(&mut self) -> Result<()> {
+        match &self.spill {
+            Some(spill) if self.times.len() >= spill.chunk() => self.spill_all(),
+            _ => Ok(()),
+        }
+    }
+
+    fn spill_all(&mut self) -> Result<()> {
+        let (events, named) = (self.take()?, self.named.take()?);
+        self.spill.as_mut().map_or(Ok(()), |spill| spill.push(events, named))
+    }
+
+    /// The events that are held.
+    fn take(&mut self) -> Result<DataFrame> {
+        let stopped = || Error::bug("ids are not numbered any more");
+        let users = self.user_ids.take().ok_or_else(stopped)?;
+        let items = self.item_ids.take().ok_or_else(stopped)?;
+        events(users, items, std::mem::take(&mut self.times))
+    }
+
+    fn finish(mut self) -> Result<(u64, Chunks, NamedFrame)> {
+        if self.spill.is_some() && self.count > 0 {
+            self.spill_all()?;
+        }
+        match self.spill {
+            Some(spill) => {
+                let has_columns = self.count > 0 && !self.named.is_empty();
+                let named = if has_columns { self.named.finish(spill.named()?, true) } else { NamedFrame::default() };
+                Ok((self.count, Chunks::Disk(spill), named))
             }
-            user_ids.push(&user);
-            item_ids.push(&item);
-            times.push(time);
-            Ok(Ok(()))
+            None => {
+                let (events, cells) = (self.take()?, self.named.take()?);
+                Ok((self.count, Chunks::Memory(events), self.named.finish(cells.lazy(), false)))
+            }
+        }
+    }
+}
+
+/// Reads the lines of all files.
+fn read_events(
+    paths: &[PathBuf],
+    shapes: &[Shape],
+    names: &[String],
+    budget: &mut Budget,
+    progress: &Progress,
+    mut sink: EventSink<'_>,
+) -> Result<(EventsRead, u64, Chunks, NamedFrame)> {
+    let mut read = EventsRead::default();
+    let form = sink.form;
+    let mut fields = vec![form.user.as_str(), form.time.as_str()];
+    fields.extend(form.item.iter().map(String::as_str));
+    let of_event = fields.len();
+    // A column may be a part of the event as well.
+    let mut places = Vec::with_capacity(names.len());
+    for name in names {
+        places.push(fields.iter().position(|field| field == name).unwrap_or(fields.len()));
+        if places.last() == Some(&fields.len()) {
+            fields.push(name);
+        }
+    }
+    for (path, &shape) in paths.iter().zip(shapes) {
+        if shape == Shape::Parquet {
+            let columns = EventColumns { user: &form.user, item: &form.item[0], time: &form.time, named: names };
+            read.files.push(read_parquet(path, columns, &mut read.rejected, budget, progress, &mut sink)?);
+            continue;
+        }
+        let count = read_file(path, shape, &fields, &mut read.rejected, budget, progress, &mut |line, cells| {
+            let outcome = sink.push(&cells[..of_event])?;
+            if outcome.is_ok() {
+                sink.named.push(cells, &places, path, line);
+                sink.spill_some()?;
+            }
+            Ok(outcome)
         })?;
         read.files.push(count);
     }
-    user_ids.send();
-    item_ids.send();
-    Ok(read)
+    let (count, chunks, named) = sink.finish()?;
+    Ok((read, count, chunks, named))
+}
+
+/// Reads the rows of a Parquet file.
+fn read_parquet(
+    path: &Path,
+    columns: EventColumns<'_>,
+    rejected: &mut Rejects,
+    budget: &mut Budget,
+    progress: &Progress,
+    sink: &mut EventSink<'_>,
+) -> Result<FileCount> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let bar = progress.bytes(&name, path.metadata().map_or(0, |about| about.len()));
+    let mut count = FileCount { file: path.to_owned(), ..FileCount::default() };
+    for_each_event_rows(path, columns, &bar, &mut |rows| {
+        let mut used = Vec::with_capacity(rows.len());
+        for row in 0..rows.len() {
+            count.lines += 1;
+            let outcome = match rows.cells(row) {
+                Ok(cells) => sink.push(&cells)?,
+                Err(fault) => Err(fault),
+            };
+            used.push(outcome.is_ok());
+            match outcome {
+                Ok(()) => count.accepted += 1,
+                Err(fault) => {
+                    count.rejected += 1;
+                    let (line, reason) = (rows.first + row as u64, fault.reason.clone());
+                    reject(rejected, path, line, fault);
+                    budget.spend(path, line, &reason)?;
+                }
+            }
+        }
+        if !columns.named.is_empty() {
+            let used = BooleanChunked::from_slice("used".into(), &used);
+            sink.named.extend(rows.named.filter(&used)?, path, rows.first)?;
+        }
+        sink.spill_some()
+    })?;
+    Ok(count)
 }
 
 /// User, item and time in the cells of a row.
@@ -230,14 +343,6 @@ pub fn count(path: &Path, form: &SourceForm) -> Result<(u64, u64)> {
     Ok((count.lines, count.accepted))
 }
 
-fn number(ids: &mut Ids, id: &str) -> u32 {
-    // Most ids are known already: no copy for them.
-    match ids.get_index_of(id) {
-        Some(known) => known as u32,
-        None => ids.insert_full(id.into()).0 as u32,
-    }
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use mp4sr_pipeline::config::{Columns, Format, Source};
@@ -250,15 +355,14 @@ pub(crate) mod tests {
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
         let (events, read) =
-            Events::read(&[path], &SourceForm::new(source)?, &mut Budget::new(3), &Progress::new(true))?;
+            Events::read(&[path], &SourceForm::new(source)?, None, None, &mut Budget::new(3), &Progress::new(true))?;
+        let (Chunks::Memory(frame), UserIds::InMemory(user_ids)) = (events.chunks, events.user_ids) else { panic!() };
         let count = &read.files[0];
         assert_eq!(count.lines, count.accepted + count.rejected);
-        assert_eq!((count.accepted, count.rejected), (events.users.len() as u64, read.rejected.total()));
-        let shown = (0..events.users.len()).map(|at| {
-            let (user, item) =
-                (&events.user_ids[events.users[at] as usize], &events.item_ids[events.items[at] as usize]);
-            format!("{user} {item} {}", events.times[at])
-        });
+        assert_eq!((count.accepted, count.rejected), (frame.height() as u64, read.rejected.total()));
+        let shown = crate::dataset::rows(&frame)
+            .unwrap()
+            .map(|(user, item, time)| format!("{} {} {time}", user_ids[user as usize], events.item_ids[item as usize]));
         Ok((shown.collect(), read.rejected.0.into_keys().collect()))
     }
 

@@ -28,6 +28,12 @@ pub struct SourceForm {
     pub texts: Vec<String>,
     /// Images, in items: of the first that names any.
     pub images: Vec<String>,
+    /// Categories, in items.
+    pub categories: Vec<String>,
+    /// What separates the categories in a text; empty: a text is one category.
+    pub category_separator: String,
+    /// Sound files, in items.
+    pub sounds: Vec<String>,
     /// Whether each entry of a list is a text of its own, or they are joined to one.
     pub lists_are_texts: bool,
 }
@@ -46,6 +52,9 @@ impl SourceForm {
             title: "title".to_owned(),
             texts: Vec::new(),
             images: Vec::new(),
+            categories: names(&["categories"]),
+            category_separator: String::new(),
+            sounds: Vec::new(),
             lists_are_texts: true,
         };
         Ok(match source.format {
@@ -56,6 +65,7 @@ impl SourceForm {
                 texts: names(&["brand", "description", "feature"]),
                 // The other list holds the same images at 40 pixels.
                 images: names(&["imageURLHighRes", "imageURL"]),
+                categories: names(&["category"]),
                 ..amazon(Clock::Seconds)
             },
             Format::Amazon2023 => Self {
@@ -75,6 +85,8 @@ impl SourceForm {
                 item_id: names(&["book_id"]),
                 texts: names(&["description"]),
                 images: names(&["image_url"]),
+                // Shelves are tags of readers, and the genres stand in another file.
+                categories: Vec::new(),
                 ..amazon(Clock::GoodReads)
             },
             Format::RecBole | Format::Tabular => Self::of_columns(source)?,
@@ -109,6 +121,12 @@ impl SourceForm {
             title: columns.title.clone(),
             texts: columns.texts.clone(),
             images: if columns.images.is_empty() { Vec::new() } else { vec![columns.images.clone()] },
+            categories: columns.categories.clone(),
+            sounds: if columns.sounds.is_empty() { Vec::new() } else { vec![columns.sounds.clone()] },
+            category_separator: match (columns.category_separator.as_str(), source.format) {
+                ("", Format::RecBole) => " ".to_owned(),
+                (separator, _) => separator.to_owned(),
+            },
             lists_are_texts: false,
         })
     }

@@ -2,10 +2,12 @@
 
 use std::borrow::Cow;
 
+use indexmap::IndexSet;
 use serde_json::Value;
 
 use crate::read::RawCell;
 use crate::rejects::Fault;
+use crate::text;
 
 /// The first id that is there, exactly as it stands.
 pub fn id<'c>(names: &[String], cells: &'c [RawCell<'_>]) -> Result<Cow<'c, str>, Fault> {
@@ -37,6 +39,19 @@ fn gather_texts(value: &Value, found: &mut Vec<String>) {
         Value::Array(values) => values.iter().for_each(|value| gather_texts(value, found)),
         _ => {}
     }
+}
+
+/// The names of categories in a field, each once, in their order there. Nested lists, as Amazon's paths of departments, are one
+/// list of names; a text is split at `separator`.
+pub fn categories(cell: &RawCell<'_>, separator: &str) -> Vec<String> {
+    let mut names = IndexSet::new();
+    for found in texts(cell, true) {
+        match separator {
+            "" => _ = names.insert(text::line(&found)),
+            separator => names.extend(found.split(separator).map(text::line)),
+        }
+    }
+    names.into_iter().filter(|name| !name.is_empty()).collect()
 }
 
 /// Genres and the like become one enumeration; entries that are sentences stay sentences.
@@ -119,6 +134,17 @@ mod tests {
         assert_eq!(texts(&cell(json!(["Comedy", "Drama"])), false), ["Comedy, Drama"]);
         assert_eq!(texts(&cell(json!("a text")), false), ["a text"]);
         assert_eq!(texts(&cell(json!({"a": 1})), true), Vec::<String>::new());
+    }
+
+    #[test]
+    fn categories_come_as_lists_nested_lists_and_separated_texts() {
+        assert_eq!(categories(&cell(json!(["Comedy", " Drama ", "", "Comedy"])), ""), ["Comedy", "Drama"]);
+        let paths = json!([["Home", "Kitchen"], ["Home", "Arts &amp; Crafts"]]);
+        assert_eq!(categories(&cell(paths), ""), ["Home", "Kitchen", "Arts & Crafts"]);
+        assert_eq!(categories(&cell(json!("Action|Sci-Fi||Action")), "|"), ["Action", "Sci-Fi"]);
+        assert_eq!(categories(&cell(json!("Animation Comedy")), " "), ["Animation", "Comedy"]);
+        assert_eq!(categories(&cell(json!("Home & Garden")), ""), ["Home & Garden"]);
+        assert!(categories(&cell(json!(null)), "|").is_empty());
     }
 
     #[test]

@@ -2,8 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a failed test says so by itself")]
 
+mod columns;
 mod end_to_end;
 mod failures;
 mod harness;
+mod memory;
 mod pipelines;
 mod real_data;
+mod splits;

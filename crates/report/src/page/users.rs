@@ -7,7 +7,7 @@ use mp4sr_pipeline::text::count;
 
 use super::Page;
 use crate::thumbnail::{Thumbnail, thumbnail};
-use crate::users::{Choice, Shown};
+use crate::users::{ShownUser, UserCounts};
 
 /// Users are left out of the page before they make it longer than this.
 const MOST_BYTES: usize = 2_600_000;
@@ -17,7 +17,7 @@ impl Page<'_> {
         if self.users.is_empty() {
             return html! {};
         }
-        let Choice { users, known, hits } = self.choice;
+        let UserCounts { users, known, hits } = self.user_counts;
         let mut images = HashMap::new();
         let (mut body, mut shown) = (String::new(), 0);
         for user in self.users {
@@ -53,7 +53,7 @@ impl Page<'_> {
         }
     }
 
-    fn user(&self, user: &Shown, images: &mut HashMap<usize, Thumbnail>) -> Markup {
+    fn user(&self, user: &ShownUser, images: &mut HashMap<usize, Thumbnail>) -> Markup {
         let (recent, top) = (user.recent(), user.top());
         let hit = user.target.and_then(|target| user.list.iter().position(|&item| item == target));
         html! {

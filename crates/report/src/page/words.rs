@@ -91,6 +91,8 @@ mod tests {
             titles: vec![String::new()],
             sentences: vec![vec![]],
             images: vec![vec![]],
+            categories: vec![vec![]],
+            sounds: vec![vec![]],
         };
         let long = "w".repeat(100_000);
         let described = Described {

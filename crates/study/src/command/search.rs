@@ -1,22 +1,23 @@
 //! The command line of `mp4sr search`: trains a grid of settings and sorts them by the validation split.
 
-use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::config::{ModelCatalog, ModelType};
 use mp4sr_pipeline::{StageArgs, print};
 use std::sync::Arc;
 
 use crate::{Grid, Runner, search};
 
 /// Trains every combination of settings as a run of its own and sorts them by validation R@20; the test split is not read.
+/// Without a grid, the model's own is searched.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
     stage: StageArgs,
     /// A key of the pipeline with the values to try; may be given several times.
-    #[arg(long = "grid", value_name = "SECTION.KEY=VALUE,VALUE", required = true)]
+    #[arg(long = "grid", value_name = "SECTION.KEY=VALUE,VALUE")]
     grids: Vec<Grid>,
-    /// The name of the search; its runs begin with it.
-    #[arg(long, default_value = "search")]
-    name: String,
+    /// The name of the search; its runs begin with it. Without one it is `search`, or `search-MODEL` for a model's own grid.
+    #[arg(long)]
+    name: Option<String>,
     /// Runs made at once, on the machine's cores together.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
@@ -25,11 +26,25 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let Args { stage, grids, name, jobs } = args;
-    let (text, failures) = search(&Runner::new(stage, jobs.into(), models)?, &name, &grids)?;
+    let runner = Runner::new(stage, jobs.into(), models)?;
+    let (name, grids) = match grids.is_empty() {
+        true => own_grid(&runner, name, models)?,
+        false => (name.unwrap_or_else(|| "search".to_owned()), grids),
+    };
+    let (text, failures) = search(&runner, &name, &grids)?;
     print(&text)?;
     anyhow::ensure!(
         failures == 0,
         "runs that are not finished: {failures}, see the table; what is done is kept: run it again"
     );
     Ok(())
+}
+
+/// The grid of the pipeline's model, and the name of the search.
+fn own_grid(runner: &Runner, name: Option<String>, models: &ModelCatalog) -> anyhow::Result<(String, Vec<Grid>)> {
+    let model = runner.resolve(&runner.study_run("search".to_owned(), Vec::new()))?.config.model.name;
+    let grid = models.model(&model).map(ModelType::grid).unwrap_or_default();
+    anyhow::ensure!(!grid.is_empty(), "the model `{model}` has no grid of its own; give the values to try with --grid");
+    let grids = grid.iter().map(|grid| grid.parse()).collect::<Result<Vec<Grid>, _>>()?;
+    Ok((name.unwrap_or_else(|| format!("search-{model}")), grids))
 }

@@ -1,11 +1,6 @@
 //! The largest part of the data in which every user and every item has enough events.
 
-/// How many events users and items need; 0 or 1: any.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    pub user: u32,
-    pub item: u32,
-}
+use crate::core::Bounds;
 
 /// What peeling dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

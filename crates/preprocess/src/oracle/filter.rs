@@ -6,7 +6,8 @@ use mp4sr_artifact::FilterStep;
 use mp4sr_pipeline::config::Repeated;
 use rayon::prelude::*;
 
-use crate::kcore::{Bounds, peel};
+use super::kcore::peel;
+use crate::core::Bounds;
 
 /// Events in the order of user, time, input; `keep` marks those that no filter has dropped.
 #[derive(Debug, Default)]

@@ -1,0 +1,275 @@
+//! Interactions of a Parquet file, read by polars.
+
+use std::borrow::Cow;
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+
+use mp4sr_artifact::{files, open_parquet};
+use mp4sr_pipeline::Bar;
+use polars::prelude::*;
+use serde_json::Number;
+
+use super::RawCell;
+use crate::rejects::{Fault, excerpt};
+use crate::{Error, Result};
+
+/// Rows that are held at once.
+const CHUNK: usize = 1 << 17;
+/// Names that cannot clash with those of a file, which are kept beside them.
+const PARTS: [&str; 3] = ["\u{0}user", "\u{0}item", "\u{0}time"];
+
+/// The names of the columns that make an event.
+#[derive(Clone, Copy, Debug)]
+pub struct EventColumns<'a> {
+    /// User id.
+    pub user: &'a str,
+    /// Item id.
+    pub item: &'a str,
+    /// Time or position.
+    pub time: &'a str,
+    /// Further columns.
+    pub named: &'a [String],
+}
+
+/// Some rows of a file.
+#[derive(Debug)]
+pub struct EventRows {
+    /// The number of the first row, from 1.
+    pub first: u64,
+    parts: [Part; 3],
+    /// The further columns, with their own types.
+    pub named: DataFrame,
+}
+
+/// A column as the cells of an event take it.
+#[derive(Debug)]
+enum Part {
+    Text(StringChunked),
+    Bytes(BinaryChunked),
+    Whole(Int64Chunked),
+    Unsigned(UInt64Chunked),
+    Fraction(Float64Chunked),
+}
+
+impl EventRows {
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        match &self.parts[0] {
+            Part::Text(cells) => cells.len(),
+            Part::Bytes(cells) => cells.len(),
+            Part::Whole(cells) => cells.len(),
+            Part::Unsigned(cells) => cells.len(),
+            Part::Fraction(cells) => cells.len(),
+        }
+    }
+
+    /// User, time and item of a row, or why one of them cannot be read.
+    pub fn cells(&self, row: usize) -> std::result::Result<[RawCell<'_>; 3], Fault> {
+        let [user, item, time] = &self.parts;
+        Ok([user.cell(row)?, time.cell(row)?, item.cell(row)?])
+    }
+}
+
+impl Part {
+    fn new(column: &Column) -> PolarsResult<Self> {
+        Ok(match column.dtype() {
+            DataType::Binary => Self::Bytes(column.binary()?.clone()),
+            DataType::Int64 => Self::Whole(column.i64()?.clone()),
+            DataType::UInt64 => Self::Unsigned(column.u64()?.clone()),
+            DataType::Float64 => Self::Fraction(column.f64()?.clone()),
+            _ => Self::Text(column.str()?.clone()),
+        })
+    }
+
+    fn cell(&self, row: usize) -> std::result::Result<RawCell<'_>, Fault> {
+        let number = |number: Option<Number>| number.map_or(RawCell::Missing, |n| RawCell::Json(n.into()));
+        Ok(match self {
+            Self::Text(cells) => cells.get(row).map_or(RawCell::Missing, |text| RawCell::Text(Cow::Borrowed(text))),
+            Self::Bytes(cells) => match cells.get(row).map(std::str::from_utf8) {
+                None => RawCell::Missing,
+                Some(Ok(text)) => RawCell::Text(Cow::Borrowed(text)),
+                Some(Err(_)) => {
+                    let shown = String::from_utf8_lossy(cells.get(row).unwrap_or_default()).into_owned();
+                    return Err(Fault::new("invalid UTF-8", shown));
+                }
+            },
+            Self::Whole(cells) => number(cells.get(row).map(Number::from)),
+            Self::Unsigned(cells) => number(cells.get(row).map(Number::from)),
+            // Not a number is a missing one.
+            Self::Fraction(cells) => number(cells.get(row).and_then(Number::from_f64)),
+        })
+    }
+}
+
+/// The names of the columns of a file.
+pub fn columns(path: &Path) -> Result<Vec<String>> {
+    Ok(schema(path)?.iter_names().map(ToString::to_string).collect())
+}
+
+/// Gives the rows of a file to `visit`, some at a time and in their order. A column whose type has no meaning is refused before.
+pub fn for_each(
+    path: &Path,
+    columns: EventColumns<'_>,
+    bar: &Bar,
+    visit: &mut dyn FnMut(EventRows) -> Result<()>,
+) -> Result<()> {
+    let schema = schema(path)?;
+    let [user, item, time] = PARTS;
+    let mut wanted = vec![
+        id(path, &schema, columns.user)?.alias(user),
+        id(path, &schema, columns.item)?.alias(item),
+        clock(path, &schema, columns.time)?.alias(time),
+    ];
+    wanted.extend(columns.named.iter().map(|name| col(name.as_str())));
+    let query = scan(path)?.select(wanted);
+    let bytes = path.metadata().map_or(0, |about| about.len());
+    let rows = open_parquet(files::open(path)?).map_err(|e| damaged(path, &e))?.metadata().file_metadata().num_rows();
+    let rows = u64::try_from(rows).unwrap_or(0).max(1);
+
+    thread::scope(|scope| {
+        let (send, receive) = sync_channel(1);
+        let to_us = PlanCallback::new(move |rows: DataFrame| Ok(send.send(rows).is_err()));
+        let read = scope.spawn(move || {
+            query
+                .sink_batches(to_us, true, NonZeroUsize::new(CHUNK))?
+                .collect_with_engine(Engine::Streaming)
+                .map(|_| ())
+        });
+        let mut first = 1;
+        for mut named in receive {
+            let mut part = |name: &str| named.drop_in_place(name).and_then(|column| Part::new(&column));
+            let parts = [part(user), part(item), part(time)].into_iter().collect::<PolarsResult<Vec<_>>>()?;
+            let parts = parts.try_into().map_err(|_| Error::bug("three columns make an event"))?;
+            let rows_here = EventRows { first, parts, named };
+            let count = rows_here.len() as u64;
+            visit(rows_here)?;
+            first += count;
+            bar.add(bytes * count / rows);
+        }
+        match read.join() {
+            Ok(outcome) => outcome.map_err(|e| damaged(path, &e.to_string())),
+            Err(_) => Err(damaged(path, "what it says of itself can't be true")),
+        }
+    })
+}
+
+fn scan(path: &Path) -> Result<LazyFrame> {
+    let text = path.to_str().ok_or_else(|| Error::raw(path, "has a name that is not UTF-8; rename it"))?;
+    // A name is a name, whatever stars and brackets it has.
+    let args = ScanArgsParquet { glob: false, ..ScanArgsParquet::default() };
+    LazyFrame::scan_parquet(text.into(), args).map_err(|e| damaged(path, &e.to_string()))
+}
+
+fn schema(path: &Path) -> Result<SchemaRef> {
+    // Looks over the footer: polars trusts it.
+    open_parquet(files::open(path)?).map_err(|e| damaged(path, &e))?;
+    scan(path)?.collect_schema().map_err(|e| damaged(path, &e.to_string()))
+}
+
+fn damaged(path: &Path, problem: &str) -> Error {
+    let problem = problem.lines().next().unwrap_or_default();
+    Error::raw(path, format!("can't be read as Parquet: {problem}; fetch it again, or write it with snappy or zstd"))
+}
+
+fn type_of<'s>(path: &Path, schema: &'s Schema, name: &str) -> Result<&'s DataType> {
+    schema.get(name).ok_or_else(|| {
+        let known = schema.iter_names().map(PlSmallStr::as_str).collect::<Vec<_>>().join(", ");
+        Error::raw(path, format!("has no column `{name}`; it has {}; mend `[source.columns]`", excerpt(&known)))
+    })
+}
+
+fn refuse(path: &Path, name: &str, kind: &DataType, expected: &str) -> Error {
+    Error::raw(
+        path,
+        format!("has `{name}` of type {kind}, expected {expected}; convert the column, or name another one"),
+    )
+}
+
+/// An id as text, or as bytes that should be text.
+fn id(path: &Path, schema: &Schema, name: &str) -> Result<Expr> {
+    let kind = type_of(path, schema, name)?;
+    match kind {
+        DataType::String | DataType::Binary => Ok(col(name)),
+        DataType::Categorical(..) | DataType::Enum(..) | DataType::Decimal(_, 0) => {
+            Ok(col(name).cast(DataType::String))
+        }
+        kind if kind.is_integer() => Ok(col(name).cast(DataType::String)),
+        kind => Err(refuse(path, name, kind, "text or a whole number")),
+    }
+}
+
+/// A time as a number, in seconds where it is a date or a time, or as text.
+fn clock(path: &Path, schema: &Schema, name: &str) -> Result<Expr> {
+    let kind = type_of(path, schema, name)?;
+    let since_1970 = |units: i64| col(name).to_physical().cast(DataType::Int64).floor_div(lit(units));
+    match kind {
+        DataType::String | DataType::Binary | DataType::UInt64 => Ok(col(name)),
+        DataType::Categorical(..) | DataType::Enum(..) => Ok(col(name).cast(DataType::String)),
+        DataType::Date => Ok(col(name).to_physical().cast(DataType::Int64) * lit(86_400_i64)),
+        DataType::Datetime(TimeUnit::Milliseconds, _) => Ok(since_1970(1_000)),
+        DataType::Datetime(TimeUnit::Microseconds, _) => Ok(since_1970(1_000_000)),
+        DataType::Datetime(TimeUnit::Nanoseconds, _) => Ok(since_1970(1_000_000_000)),
+        kind if kind.is_float() || kind.is_decimal() => Ok(col(name).cast(DataType::Float64)),
+        kind if kind.is_integer() && !matches!(kind, DataType::Int128) => Ok(col(name).cast(DataType::Int64)),
+        kind => Err(refuse(path, name, kind, "a date, a time, a number or text")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(path: &Path) {
+        let mut events = df!(
+            "user_id" => ["007", "8", "7"], "item_id" => [-5_i64, 6, 7], "timestamp" => [1_i64, 2, 3],
+            "rating" => [Some(1.5), None, Some(2.0)],
+        )
+        .unwrap();
+        crate::partitions::write(path, &mut events).unwrap();
+    }
+
+    fn read(path: &Path) -> Result<Vec<String>> {
+        let named = ["rating".to_owned()];
+        let columns = EventColumns { user: "user_id", item: "item_id", time: "timestamp", named: &named };
+        let mut rows = Vec::new();
+        for_each(path, columns, &mp4sr_pipeline::Progress::new(true).bytes("test", 0), &mut |some| {
+            for row in 0..some.len() {
+                let shown = |cells: [RawCell<'_>; 3]| cells.map(|cell| cell.shown()).join("|");
+                let cells = some.cells(row).map_or_else(|fault| fault.reason.into_owned(), shown);
+                rows.push(format!("{}: {cells}", some.first + row as u64));
+            }
+            Ok(())
+        })?;
+        Ok(rows)
+    }
+
+    #[test]
+    fn rows_come_in_order_with_their_numbers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("e[1]*.parquet");
+        write(&path);
+        assert_eq!(read(&path).unwrap(), ["1: 007|1|-5", "2: 8|2|6", "3: 7|3|7"]);
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_gives_rows_or_a_sentence() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("e.parquet");
+        write(&path);
+        let whole = std::fs::read(&path).unwrap();
+        let mut refused = 0;
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1 << (at % 8);
+            std::fs::write(&path, &damaged).unwrap();
+            if let Err(error) = read(&path) {
+                let message = error.to_string();
+                assert!(message.contains("e.parquet") && message.contains(';'), "{at}: {message}");
+                refused += 1;
+            }
+        }
+        assert!(refused > 200, "{refused} of {} bytes", whole.len());
+    }
+}

@@ -1,0 +1,181 @@
+//! Further columns of interactions, those that `preprocess.where` names.
+
+use std::path::{Path, PathBuf};
+
+use polars::prelude::*;
+
+use crate::Result;
+use crate::read::RawCell;
+use crate::rejects::excerpt;
+
+/// A column while its cells arrive as text: its type is known when all of them have been seen.
+struct TextColumn {
+    name: PlSmallStr,
+    cells: StringChunkedBuilder,
+    integers: bool,
+    numbers: bool,
+    truths: bool,
+    has_cells: bool,
+    /// The first cell that is not a number.
+    first_text: Option<TextPlace>,
+}
+
+/// A cell that made a column one of text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextPlace {
+    /// The path of the file.
+    pub path: PathBuf,
+    /// The number of the line.
+    pub line: u64,
+    /// The cell, cut short.
+    pub found: String,
+}
+
+impl TextColumn {
+    fn new(name: &str) -> Self {
+        let cells = StringChunkedBuilder::new(name.into(), 0);
+        let name = name.into();
+        Self { name, cells, integers: true, numbers: true, truths: true, has_cells: false, first_text: None }
+    }
+
+    fn push(&mut self, cell: &RawCell<'_>, path: &Path, line: u64) {
+        let text = match cell {
+            RawCell::Missing => None,
+            RawCell::Text(text) => Some(text.trim()).filter(|text| !text.is_empty()).map(str::to_owned),
+            RawCell::Json(value) => Some(value.to_string()),
+        };
+        let Some(text) = text else { return self.cells.append_null() };
+        self.has_cells = true;
+        self.integers = self.integers && is_integer(&text);
+        let is_number = is_number(&text);
+        self.numbers = self.numbers && is_number;
+        self.truths = self.truths && is_truth(&text);
+        if !is_number && self.first_text.is_none() {
+            self.first_text = Some(TextPlace { path: path.to_owned(), line, found: excerpt(&text) });
+        }
+        self.cells.append_value(&text);
+    }
+
+    /// The cells since the last time.
+    fn take(&mut self) -> Column {
+        let rest = StringChunkedBuilder::new(self.name.clone(), 0);
+        std::mem::replace(&mut self.cells, rest).finish().into_column()
+    }
+
+    /// The column of text as what all cells of it are.
+    fn typed(&self) -> Expr {
+        let text = || col(self.name.clone());
+        if !self.has_cells {
+            // Of no type, so that it can be compared with anything; one null alone would not be as long as the column.
+            when(text().is_null()).then(lit(Null {})).otherwise(lit(Null {})).alias(self.name.clone())
+        } else if self.integers {
+            text().strict_cast(DataType::Int64)
+        } else if self.numbers {
+            text().strict_cast(DataType::Float64)
+        } else if self.truths {
+            text().str().to_lowercase().eq(lit("true"))
+        } else {
+            text()
+        }
+    }
+}
+
+/// A whole number as a table writes it; with zeros before it, it is an id or a code, which would lose them.
+fn is_integer(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    (digits == "0" || !digits.starts_with('0')) && text.parse::<i64>().is_ok() && !text.starts_with('+')
+}
+
+fn is_number(text: &str) -> bool {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let padded = digits.len() > 1 && digits.starts_with('0') && digits.as_bytes()[1].is_ascii_digit();
+    // The names of what is no number, such as `nan` and `inf`, parse as well.
+    !padded && digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') && text.parse::<f64>().is_ok()
+}
+
+fn is_truth(text: &str) -> bool {
+    matches!(text, "true" | "True" | "TRUE" | "false" | "False" | "FALSE")
+}
+
+/// The columns that a condition names, in the order of the events.
+pub struct NamedColumns {
+    texts: Vec<TextColumn>,
+    /// Cells of Parquet files, which have types of their own; none where a file of text is among the files, because a column has
+    /// one type over all of them.
+    typed: Option<Vec<DataFrame>>,
+}
+
+/// The columns when all events have been read.
+#[derive(Default)]
+pub struct NamedFrame {
+    /// A column for each name, with the names of the files.
+    pub query: LazyFrame,
+    /// Whether the cells are on disk.
+    pub streaming: bool,
+    /// Where a column has its first cell that is not a number.
+    pub texts: Vec<(String, TextPlace)>,
+    /// Columns without any value.
+    pub empty: Vec<String>,
+}
+
+impl NamedColumns {
+    /// Columns of these names, without cells; `typed` where all files have types.
+    pub fn new(names: &[String], typed: bool) -> Self {
+        let texts = names.iter().map(|name| TextColumn::new(name)).collect();
+        Self { texts, typed: typed.then(Vec::new) }
+    }
+
+    /// Whether there are no names.
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
+    /// Adds the cells of an event, one for each name.
+    pub fn push(&mut self, cells: &[RawCell<'_>], places: &[usize], path: &Path, line: u64) {
+        for (column, &place) in self.texts.iter_mut().zip(places) {
+            column.push(&cells[place], path, line);
+        }
+    }
+
+    /// Adds the cells of many events of a Parquet file, whose first one is in row `first`.
+    pub fn extend(&mut self, cells: DataFrame, path: &Path, first: u64) -> Result<()> {
+        if let Some(typed) = &mut self.typed {
+            typed.push(cells);
+            return Ok(());
+        }
+        for column in &mut self.texts {
+            let text = cells.column(&column.name)?.cast(&DataType::String)?;
+            for (at, cell) in text.str()?.iter().enumerate() {
+                let cell = cell.map_or(RawCell::Missing, |text| RawCell::Text(text.into()));
+                column.push(&cell, path, first + at as u64);
+            }
+        }
+        Ok(())
+    }
+
+    /// The cells since the last time, a column for each name.
+    pub fn take(&mut self) -> Result<DataFrame> {
+        if self.texts.is_empty() {
+            return Ok(DataFrame::default());
+        }
+        match &mut self.typed {
+            Some(typed) => {
+                let parts: Vec<LazyFrame> = std::mem::take(typed).into_iter().map(DataFrame::lazy).collect();
+                Ok(concat(parts, UnionArgs { to_supertypes: true, ..UnionArgs::default() })?.collect()?)
+            }
+            None => Ok(DataFrame::new_infer_height(self.texts.iter_mut().map(TextColumn::take).collect())?),
+        }
+    }
+
+    /// Gives every column of `cells`, which are all that were taken, its type.
+    pub fn finish(self, cells: LazyFrame, streaming: bool) -> NamedFrame {
+        let texts = self.texts.iter().filter_map(|c| Some((c.name.to_string(), c.first_text.clone()?))).collect();
+        if self.typed.is_some() {
+            return NamedFrame { query: cells, streaming, texts: Vec::new(), empty: Vec::new() };
+        }
+        let empty =
+            self.texts.iter().filter(|column| !column.has_cells).map(|column| column.name.to_string()).collect();
+        let query = cells.select(self.texts.iter().map(TextColumn::typed).collect::<Vec<_>>());
+        NamedFrame { query, streaming, texts, empty }
+    }
+}

@@ -1,0 +1,238 @@
+//! Conditions on columns and windows of time, over every form of file.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, DictionaryArray, Float64Array, Int32Array,
+    Int64Array, ListArray, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
+    TimestampSecondArray, UInt32Array, UInt64Array,
+};
+use arrow::datatypes::Int32Type;
+use arrow::record_batch::RecordBatch;
+use mp4sr_tests::Project;
+use parquet::arrow::ArrowWriter;
+
+use crate::harness::{dataset_of, shop_of};
+
+const ALL: &str = "[preprocess]\nuser_core = 0\nitem_core = 0\nrepeated = \"all\"\n";
+
+fn table(file: &str) -> Project {
+    shop_of(&format!("[source]\nformat = \"tabular\"\ninteractions = [\"{file}\"]\n{ALL}"))
+}
+
+/// The items that are left, and what was dropped for which reason.
+fn left(project: &Project, set: &[&str]) -> (Vec<String>, BTreeMap<String, u64>) {
+    let arguments: Vec<&str> = set.iter().flat_map(|set| ["--set", set]).collect();
+    project.run_stderr("preprocess", &arguments);
+    let made = dataset_of(project);
+    let items = made.sequences.items.iter().map(|&item| made.items.ids[item as usize - 1].clone()).collect();
+    (items, made.report.events.dropped)
+}
+
+fn refused(project: &Project, set: &[&str]) -> String {
+    project.run_badly("preprocess", &set.iter().flat_map(|set| ["--set", set]).collect::<Vec<_>>())
+}
+
+const TSV: &str = "user_id\titem_id\ttimestamp\trating\tverified\tshop\n\
+                   u\ta\t1\t5\ttrue\teast\nu\tb\t2\t3.5\ttrue\twest\nu\tc\t3\t4\tfalse\teast\nu\td\t4\t\ttrue\teast\n\
+                   u\te\t5\t4.5\tTrue\t\n";
+
+#[test]
+fn a_condition_keeps_what_satisfies_it_and_counts_missing_values_apart() {
+    let project = table("e.tsv");
+    project.write_raw("e.tsv", TSV);
+    let (items, dropped) = left(&project, &["preprocess.where=rating >= 4 AND verified"]);
+    assert_eq!(items, ["a", "e"]);
+    assert_eq!(dropped["condition not satisfied"], 2);
+    assert_eq!(dropped["condition on a missing value"], 1);
+    let step = &dataset_of(&project).report.filters[1];
+    assert_eq!((step.filter.as_str(), step.events), ("where rating >= 4 AND verified", 2));
+    for (condition, expected) in [
+        ("shop = 'east'", &["a", "c", "d"][..]),
+        ("shop IN ('west') OR rating > 4", &["a", "b", "e"]),
+        ("rating IS NULL", &["d"]),
+        ("rating BETWEEN 3 AND 4", &["b", "c"]),
+        ("item_id <> 'a' AND timestamp < 4", &["b", "c"]),
+        ("shop LIKE 'ea%' AND NOT verified", &["c"]),
+        ("COALESCE(rating, 0) < 4", &["b", "d"]),
+        ("UPPER(shop) = 'WEST'", &["b"]),
+        ("CASE WHEN verified THEN rating ELSE 0 END >= 4", &["a", "e"]),
+        ("rating = MAX(rating)", &["a"]),
+        ("MAX(rating) = 5", &["a", "b", "c", "d", "e"]),
+        ("COUNT(*) OVER (PARTITION BY shop) > 1", &["a", "c", "d"]),
+    ] {
+        assert_eq!(left(&project, &[&format!("preprocess.where={condition}")]).0, expected, "{condition}");
+    }
+}
+
+#[test]
+fn lines_of_json_and_parquet_files_give_what_tables_do() {
+    let json = table("e.jsonl");
+    json.write_raw(
+        "e.jsonl",
+        "{\"user_id\": \"u\", \"item_id\": \"a\", \"timestamp\": 1, \"rating\": 5, \"verified\": true}\n\
+         {\"user_id\": \"u\", \"item_id\": \"b\", \"timestamp\": 2, \"rating\": 3.5, \"verified\": true}\n\
+         {\"user_id\": \"u\", \"item_id\": \"c\", \"timestamp\": 3, \"rating\": 4, \"verified\": false}\n\
+         {\"user_id\": \"u\", \"item_id\": \"d\", \"timestamp\": 4, \"rating\": null, \"verified\": true}\n\
+         {\"user_id\": \"u\", \"item_id\": \"e\", \"timestamp\": 5, \"rating\": \"4.5\", \"verified\": true}\n",
+    );
+    let parquet = table("e.parquet");
+    let columns: [(&str, ArrayRef); 5] = [
+        ("user_id", Arc::new(StringArray::from(vec!["u"; 5]))),
+        ("item_id", Arc::new(StringArray::from(vec!["a", "b", "c", "d", "e"]))),
+        ("timestamp", Arc::new(Int64Array::from(vec![1, 2, 3, 4, 5]))),
+        ("rating", Arc::new(Float64Array::from(vec![Some(5.0), Some(3.5), Some(4.0), None, Some(4.5)]))),
+        ("verified", Arc::new(BooleanArray::from(vec![true, true, false, true, true]))),
+    ];
+    write_parquet(&parquet, "e.parquet", columns);
+    for project in [json, parquet] {
+        let (items, dropped) = left(&project, &["preprocess.where=rating >= 4 AND verified"]);
+        assert_eq!(items, ["a", "e"]);
+        assert_eq!((dropped["condition not satisfied"], dropped["condition on a missing value"]), (2, 1));
+    }
+}
+
+#[test]
+fn what_is_wrong_with_a_condition_is_told_with_its_place() {
+    let project = table("e.tsv");
+    project.write_raw("e.tsv", TSV);
+    for (condition, expected) in [
+        ("ratng >= 4", "names `ratng` at character 1, but `"),
+        ("verified AND ratng >= 4", "names `ratng` at character 14"),
+        ("ratng >= 4", "did you mean `rating`?"),
+        (
+            "shop >= 4",
+            "compares `shop`, which is text, with a whole number at character 1; `shop` is text because of `east` in line 2",
+        ),
+        ("rating >= 'four'", "compares `rating`, which is a number, with text at character 1"),
+        ("rating", "is a number and not a condition"),
+        ("rating >=", "is not an SQL expression"),
+        ("rating >= 4)", "has `)` at character 12 where the condition should end"),
+        ("1 = 1", "names no column"),
+        ("rating IN (SELECT 1)", "has a subquery"),
+        ("frobnicate(rating)", "cannot be evaluated"),
+    ] {
+        let error = refused(&project, &[&format!("preprocess.where={condition}")]);
+        assert!(error.contains(expected) && error.contains("`preprocess.where` ="), "{condition}: {error}");
+        assert_eq!(error.trim().lines().count(), 1, "{error}");
+    }
+    let error = refused(&project, &["preprocess.where=rating > 9"]);
+    assert!(error.contains("the filter `where rating > 9` dropped the last 5 events; change the condition"), "{error}");
+}
+
+#[test]
+fn a_column_without_a_value_satisfies_nothing_and_may_be_missing() {
+    let project = table("e.csv");
+    project.write_raw("e.csv", "user_id,item_id,timestamp,rating\nu,a,1,\nu,b,2,\n");
+    let error = refused(&project, &["preprocess.where=rating >= 4"]);
+    assert!(error.contains("the filter `where rating >= 4` dropped the last 2 events"), "{error}");
+    assert_eq!(left(&project, &["preprocess.where=rating IS NULL OR rating = 'x'"]).0, ["a", "b"]);
+}
+
+#[test]
+fn a_field_that_no_line_of_json_has_is_told() {
+    let project = table("e.jsonl");
+    project.write_raw("e.jsonl", "{\"user_id\": \"u\", \"item_id\": \"a\", \"timestamp\": 1, \"rating\": 5}\n");
+    let error = refused(&project, &["preprocess.where=ratings > 1"]);
+    assert!(error.contains("names `ratings` at character 1") && error.contains("did you mean `rating`?"), "{error}");
+}
+
+#[test]
+fn a_window_of_time_is_told_and_counted() {
+    let project = table("e.tsv");
+    let rows = [("a", "1514764799"), ("b", "1514764800"), ("c", "1546300799"), ("d", "1546300800")];
+    let lines = rows.map(|(item, time)| format!("u\t{item}\t{time}\n")).concat();
+    project.write_raw("e.tsv", format!("user_id\titem_id\ttimestamp\n{lines}"));
+    let window = ["preprocess.since=2018-01-01", "preprocess.until=2019-01-01"];
+    let (items, dropped) = left(&project, &window);
+    assert_eq!((items, dropped["outside of the time window"]), (vec!["b".to_owned(), "c".to_owned()], 2));
+    let told = project.run_stderr("preprocess", &["--set", "preprocess.since=2018-01-01 00:00:01"]);
+    assert!(told.contains("events from 2018-01-01T00:00:01Z on"), "{told}");
+    assert!(refused(&project, &["preprocess.since=soon"]).contains("is not a time"));
+    assert!(refused(&project, &["preprocess.since=2030-01-01"]).contains("change `preprocess.since`"));
+}
+
+fn write_parquet<const N: usize>(project: &Project, name: &str, columns: [(&str, ArrayRef); N]) {
+    let columns = columns.into_iter().map(|(name, column)| (name, column, true));
+    let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    project.write_raw(name, bytes);
+}
+
+fn parquet_of(user: ArrayRef, item: ArrayRef, time: ArrayRef) -> Project {
+    let project = table("e.parquet");
+    write_parquet(&project, "e.parquet", [("user_id", user), ("item_id", item), ("timestamp", time)]);
+    project
+}
+
+#[test]
+fn parquet_columns_of_every_type_mean_the_same() {
+    let text = || -> ArrayRef { Arc::new(StringArray::from(vec!["7", "8"])) };
+    let ids: [ArrayRef; 8] = [
+        text(),
+        Arc::new(BinaryArray::from(vec![b"7".as_slice(), b"8"])),
+        Arc::new(DictionaryArray::<Int32Type>::from_iter(["7", "8"])),
+        Arc::new(Int32Array::from(vec![7, 8])),
+        Arc::new(UInt32Array::from(vec![7, 8])),
+        Arc::new(UInt64Array::from(vec![7, 8])),
+        Arc::new(Decimal128Array::from(vec![7, 8]).with_precision_and_scale(10, 0).unwrap()),
+        Arc::new(arrow::array::UInt8Array::from(vec![7, 8])),
+    ];
+    let (day, seconds) = (86_400, [86_400_i64, 172_800]);
+    let times: [ArrayRef; 12] = [
+        Arc::new(Int64Array::from(seconds.to_vec())),
+        Arc::new(Int32Array::from(vec![day, 2 * day])),
+        Arc::new(UInt64Array::from(vec![86_400, 172_800])),
+        Arc::new(Float64Array::from(vec![86_400.9, 172_800.0])),
+        Arc::new(Decimal128Array::from(vec![8_640_090, 17_280_000]).with_precision_and_scale(12, 2).unwrap()),
+        Arc::new(Date32Array::from(vec![1, 2])),
+        Arc::new(TimestampSecondArray::from(seconds.to_vec())),
+        Arc::new(TimestampMillisecondArray::from(vec![86_400_999, 172_800_000])),
+        Arc::new(TimestampMicrosecondArray::from(vec![86_400_000_000, 172_800_000_000])),
+        Arc::new(TimestampNanosecondArray::from(vec![86_400_000_000_000, 172_800_000_000_000])),
+        Arc::new(TimestampMillisecondArray::from(vec![86_400_000, 172_800_000]).with_timezone("+05:30")),
+        Arc::new(StringArray::from(vec!["86400", "172800"])),
+    ];
+    let mut projects: Vec<Project> =
+        ids.into_iter().map(|ids| parquet_of(ids.clone(), ids, times[0].clone())).collect();
+    projects.extend(times.iter().map(|time| parquet_of(text(), text(), time.clone())));
+    for project in projects {
+        project.run_stderr("preprocess", &[]);
+        let made = dataset_of(&project);
+        assert_eq!(
+            (made.users.ids, made.items.ids),
+            (vec!["7".to_owned(), "8".to_owned()], vec!["7".into(), "8".into()])
+        );
+        assert_eq!(made.sequences.times, seconds);
+    }
+}
+
+#[test]
+fn a_parquet_column_without_a_meaning_is_refused_and_rows_without_a_value_are_counted() {
+    let text = || -> ArrayRef { Arc::new(StringArray::from(vec!["7", "8"])) };
+    let number = || -> ArrayRef { Arc::new(Int64Array::from(vec![1, 2])) };
+    let truth = || -> ArrayRef { Arc::new(BooleanArray::from(vec![true, false])) };
+    let list: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Int32Type, _, _>([Some([Some(1)]), None]));
+    let float: ArrayRef = Arc::new(Float64Array::from(vec![1.0, 2.0]));
+    for (project, expected) in [
+        (parquet_of(float, text(), number()), "`user_id` of type f64, expected text or a whole number"),
+        (parquet_of(text(), truth(), number()), "`item_id` of type bool"),
+        (parquet_of(text(), text(), truth()), "`timestamp` of type bool, expected a date, a time, a number or text"),
+        (parquet_of(text(), text(), list), "`timestamp` of type list[i32]"),
+    ] {
+        let error = refused(&project, &[]);
+        assert!(error.contains(expected) && error.contains("e.parquet"), "{error}");
+    }
+    let users: ArrayRef = Arc::new(BinaryArray::from(vec![Some(b"\xff".as_slice()), None, Some(b"u")]));
+    let items: ArrayRef = Arc::new(StringArray::from(vec!["a", "b", "c"]));
+    let project = parquet_of(users, items, Arc::new(Int64Array::from(vec![1, 2, 3])));
+    project.run_stderr("preprocess", &[]);
+    let report = dataset_of(&project).report;
+    let reasons: Vec<(&str, u64)> =
+        report.interactions.rejected.0.iter().map(|(reason, rejected)| (reason.as_str(), rejected.count)).collect();
+    assert_eq!(reasons, [("invalid UTF-8", 1), ("no `user_id`", 1)]);
+}
