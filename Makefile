@@ -32,7 +32,7 @@ STUDIES := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 fig6 fig7 fi
 
 .DEFAULT_GOAL := help
 .PHONY: help build sample cache-stats cache-prune download preprocess extract pretrain finetune evaluate recommend report all demo test test-fast check format-check \
-        lint lint-cuda docs deny unused clean-artifacts bench bench-growth bench-peer bench-cuda bench-extract compare search larger $(STUDIES)
+        lint lint-cuda docs deny unused clean-artifacts bench bench-growth bench-peer bench-baselines bench-cuda bench-extract compare search larger $(STUDIES)
 
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "%-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -186,6 +186,13 @@ bench-extract: build ## Time encoders of sentences and images; a JSON object a l
 
 bench-peer: build ## Time steps and ranking against PyTorch, in turn
 	@$(or $(PYTHON),python3) tools/bench_peer/compare.py --ours $(BIN)/mp4sr-bench $(PEER_FLAGS)
+
+# MODEL=name   one step in place of all: lightgcn, sine, ..., unisrec-pretrain, unisrec-finetune
+# QUICK=1      a small world, one round
+# GROWTH=1     how steps grow with users, items and events
+bench-baselines: build ## Time a step of every baseline against PyTorch, in turn
+	@$(or $(PYTHON),python3) tools/bench_baselines/compare.py --ours $(BIN)/mp4sr-bench $(if $(MODEL),--model $(MODEL)) \
+	    $(if $(QUICK),--quick) $(if $(GROWTH),--growth) $(PEER_FLAGS)
 
 clean-artifacts: ## Delete everything that stages wrote
 	@rm -rf artifacts
