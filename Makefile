@@ -25,13 +25,14 @@ FEATURES := $(if $(CUDA),--features mp4sr-ops/cuda)
 
 STUDY_FLAGS = $(FLAGS) $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) \
               $(foreach pipeline,$(WITH),--with $(pipeline)) $(foreach pipeline,$(UNSEEN),--unseen $(pipeline)) \
-              $(if $(RESNET),--resnet $(RESNET))
+              $(if $(RESNET),--resnet $(RESNET)) $(foreach model,$(TEXT),--text-encoder $(model)) \
+              $(foreach model,$(IMAGE),--image-encoder $(model))
 STUDIES := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 fig6 fig7 fig8 cold-start study-mixup \
-           study-image-features study-noise
+           study-image-features study-noise study-encoders
 
 .DEFAULT_GOAL := help
 .PHONY: help build sample cache-stats cache-prune download preprocess extract pretrain finetune evaluate recommend report all demo test test-fast check format-check \
-        lint lint-cuda docs deny unused clean-artifacts bench bench-growth bench-peer bench-cuda bench-extract compare search larger $(STUDIES)
+        lint lint-cuda docs deny unused clean-artifacts bench bench-growth bench-peer bench-baselines bench-cuda bench-extract compare search larger $(STUDIES)
 
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "%-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -93,6 +94,9 @@ cold-start: ## Cold items, items never trained on, users with one to three event
 study-mixup: ## Mixup with a fixed swap probability
 study-image-features: ## Words of CLIP, its vectors, ResNet's, none
 study-noise: ## Items that lose features or get those of others
+# TEXT="model model"    text encoders, each in place of the pipeline's
+# IMAGE="model model"   image encoders, each in place of the pipeline's image features
+study-encoders: ## Text and image encoders side by side
 $(STUDIES): build
 	@$(MP4SR) study $@ $(STUDY_FLAGS)
 
@@ -182,6 +186,13 @@ bench-extract: build ## Time encoders of sentences and images; a JSON object a l
 
 bench-peer: build ## Time steps and ranking against PyTorch, in turn
 	@$(or $(PYTHON),python3) tools/bench_peer/compare.py --ours $(BIN)/mp4sr-bench $(PEER_FLAGS)
+
+# MODEL=name   one step in place of all: lightgcn, sine, ..., unisrec-pretrain, unisrec-finetune
+# QUICK=1      a small world, one round
+# GROWTH=1     how steps grow with users, items and events
+bench-baselines: build ## Time a step of every baseline against PyTorch, in turn
+	@$(or $(PYTHON),python3) tools/bench_baselines/compare.py --ours $(BIN)/mp4sr-bench $(if $(MODEL),--model $(MODEL)) \
+	    $(if $(QUICK),--quick) $(if $(GROWTH),--growth) $(PEER_FLAGS)
 
 clean-artifacts: ## Delete everything that stages wrote
 	@rm -rf artifacts

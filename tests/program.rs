@@ -191,3 +191,32 @@ fn shells_and_man_know_every_subcommand() {
         assert!(text.contains(".SH SYNOPSIS"), "{page}: {text}");
     }
 }
+
+#[test]
+fn a_pipeline_reads_sounds_as_a_modality() {
+    let world = Project::small();
+    let fixtures = root().join("crates/extract/tests/fixtures");
+    for name in ["short.wav", "long.flac", "stereo.flac"] {
+        world.write(name, files::read(&fixtures.join("sounds").join(name)).unwrap());
+    }
+    let names = ["short.wav", "long.flac", "stereo.flac"];
+    let items = world.raw_text("a.jsonl");
+    let lines = items.lines().enumerate();
+    let lines =
+        lines.map(|(at, line)| format!("{}, \"preview\": \"{}\"}}\n", line.trim_end_matches('}'), names[at % 3]));
+    world.write("a.jsonl", lines.collect::<String>());
+    let columns = "[source.columns]\nsounds = \"preview\"\n[preprocess]";
+    let modalities = "[model]\nmodalities = [{ name = \"text\" }, { name = \"audio\" }]\n";
+    let pipeline = world.raw_text("a.toml").replace("[preprocess]", columns).replace("[model]\n", modalities);
+    world.write("a.toml", pipeline);
+
+    let refused = world.run_badly("run", &["--until", "extract"]);
+    assert!(refused.contains("extract.audio.model") && refused.contains("Whisper"), "{refused}");
+    let model = format!("extract.audio.model={:?}", fixtures.join("adapter/whisper").to_string_lossy());
+    let said = world.run_stderr("run", &["--until", "evaluate", "--set", &model]);
+    assert!(said.contains("0 of them can't be used; 0 items without sound; computed 3 of 3"), "{said}");
+    assert!(world.path("a/features/audio.whisper.safetensors").exists());
+    let ranks: Vec<_> = files::list(&world.path("a/runs")).unwrap();
+    assert_eq!(ranks.len(), 1);
+    assert!(ranks[0].join("ranks.test.safetensors").exists(), "the model trains and ranks on texts and sounds");
+}

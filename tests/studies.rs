@@ -239,7 +239,9 @@ fn every_other_study_has_its_rows_and_its_smoke_run() {
     let resnet = fixtures.to_str().unwrap();
     let run =
         |study: &str, flags: &[&str]| world.run("study", &[&[study, "--quick", "--jobs", "2"][..], flags].concat());
-    let cases: [(&str, &[&str], &[&str]); 9] = [
+    let adapter = root().join("crates/extract/tests/fixtures/adapter");
+    let [text, image] = ["modernbert", "dinov2"].map(|name| adapter.join(name).to_string_lossy().into_owned());
+    let cases: [(&str, &[&str], &[&str]); 10] = [
         ("table1", &[], &["| a-quick | ", "| Poetry"]),
         ("table3", &[], &["targets with fewer than 10 training events", "The paper's Table 3"]),
         (
@@ -256,6 +258,11 @@ fn every_other_study_has_its_rows_and_its_smoke_run() {
             "study-image-features",
             &["--resnet", resnet],
             &["words of CLIP", "vectors of CLIP", "vectors of ResNet", "none"],
+        ),
+        (
+            "study-encoders",
+            &["--text-encoder", &text, "--image-encoder", &image],
+            &["the pipeline's own", "text: ", "image: ", "| sentences ", "| images ", "seconds per 1,000"],
         ),
     ];
     for (study, flags, rows) in cases {

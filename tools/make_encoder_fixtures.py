@@ -2,7 +2,7 @@
 """Writes crates/extract/tests/fixtures: small random encoders and what the reference libraries make of odd inputs.
 
     python3 -m venv /tmp/venv
-    /tmp/venv/bin/pip install torch==2.6.0 transformers==4.57.6 sentence-transformers==3.3.1 numpy pillow==13.0.0
+    /tmp/venv/bin/pip install torch==2.15.0 transformers==5.24.0 sentence-transformers==6.2.0 numpy==2.4.6 pillow==13.0.0
     /tmp/venv/bin/python tools/make_encoder_fixtures.py [MINILM_FOLDER ITEMS_JSONL CLIP_TOKENIZER_FOLDER]
 
 With the further arguments, the vectors of 200 real sentences by all-MiniLM-L6-v2 and those of words by CLIP's real tokenizer as well. The weights are drawn wide, so that every
@@ -20,7 +20,11 @@ import transformers as hf
 from PIL import Image, ImageOps
 from safetensors.numpy import save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.models import Normalize, Pooling, Transformer
+from sentence_transformers.base.modules import Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from transformers.image_transforms import convert_to_rgb
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.convnext.image_processing_pil_convnext import ConvNextImageProcessorPil
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 OUT = Path(__file__).parent.parent / "crates/extract/tests/fixtures"
@@ -163,6 +167,16 @@ def pattern(width, height):
     return np.stack([red, green, blue], -1).round().astype(np.uint8)
 
 
+def opened(path):
+    """An image file as the reference reads it: upright."""
+    return ImageOps.exif_transpose(Image.open(path))
+
+
+def to_rgb(image):
+    """RGB on white, as the image processors of transformers 5 convert."""
+    return Image.fromarray(convert_to_rgb(image, return_numpy=True))
+
+
 def image_files():
     """Files of every kind, as what the reference sees of them: upright, RGB."""
     folder = OUT / "images"
@@ -180,7 +194,7 @@ def image_files():
 
     def save(name, image, seen=None, **how):
         image.save(folder / name, **how)
-        expected[name] = seen if seen is not None else ImageOps.exif_transpose(Image.open(folder / name)).convert("RGB")
+        expected[name] = seen if seen is not None else to_rgb(opened(folder / name))
 
     save("rgb.png", rgb)
     save("rgb.jpg", rgb, quality=95, subsampling=0)
@@ -209,6 +223,11 @@ def image_files():
     save("wide.png", Image.fromarray(pattern(400, 7)))
     save("tall.png", Image.fromarray(pattern(5, 301)))
     save("exact.png", Image.fromarray(pattern(SIDE, SIDE)))
+    # Pillow 13 resizes it down first, earlier releases across first.
+    save("tall-shrinks.png", Image.fromarray(pattern(90, 300)))
+    clear = rgb.convert("RGBA")
+    clear.putalpha(0)
+    save("clear.png", clear)
     return expected
 
 
@@ -228,18 +247,18 @@ def images():
     )
     model = draw(hf.CLIPModel(config), 20)
     model.save_pretrained(folder)
-    processor = hf.CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    processor = CLIPImageProcessorPil(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
     processor.save_pretrained(folder)
-    raw = hf.CLIPImageProcessor(
+    raw = CLIPImageProcessorPil(
         size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, do_normalize=False, do_rescale=False
     )
     files = image_files()
     with torch.no_grad():
         pixels = np.concatenate([raw(image, return_tensors="np")["pixel_values"] for image in files.values()])
-        vectors = [model.get_image_features(**processor(image, return_tensors="pt")) for image in files.values()]
-        words = [model.get_text_features(torch.tensor([small(w, truncation=True, max_length=77)["input_ids"]])) for w in WORDS]
+        vectors = [model.get_image_features(**processor(image, return_tensors="pt")).pooler_output for image in files.values()]
+        words = [model.get_text_features(torch.tensor([small(w, truncation=True, max_length=77)["input_ids"]])).pooler_output for w in WORDS]
         # The real tokenizer's table would be megabytes: its numbers are a hash of their place, and the test makes them too.
-        real = hf.CLIPTokenizerFast.from_pretrained(sys.argv[3]) if len(sys.argv) > 3 else None
+        real = hf.PreTrainedTokenizerFast(tokenizer_file=sys.argv[3] + "/tokenizer.json") if len(sys.argv) > 3 else None
         expected = {
             "pixels": pixels.astype(np.uint8), "images": torch.cat(vectors).numpy(), "words": torch.cat(words).numpy(),
         }
@@ -249,7 +268,7 @@ def images():
             model.text_model.embeddings.token_embedding = torch.nn.Embedding.from_pretrained(
                 torch.tensor((table - np.float32(0.5)).reshape(49408, 32)))
             model.text_model.eos_token_id = 49407
-            of_real = [model.get_text_features(torch.tensor([real(w, truncation=True, max_length=77)["input_ids"]])) for w in WORDS]
+            of_real = [model.get_text_features(torch.tensor([real(w, truncation=True, max_length=77)["input_ids"]])).pooler_output for w in WORDS]
             expected["real_words"] = torch.cat(of_real).numpy()
     save_file(expected, folder / "expected.safetensors")
     (folder / "words.json").write_text(json.dumps(WORDS, indent=0) + "\n")
@@ -267,7 +286,7 @@ def images():
                 drawn = torch.randn(value.shape, generator=generator) * (0.15 if value.dim() > 1 else 0.2)
                 value.copy_(drawn.abs() + 0.5 if name.endswith(("running_var", "normalization.weight")) else drawn)
     model.eval().save_pretrained(folder)
-    processor = hf.ConvNextImageProcessor(size={"shortest_edge": SIDE}, crop_pct=0.875, resample=3)
+    processor = ConvNextImageProcessorPil(size={"shortest_edge": SIDE}, crop_pct=0.875, resample=3)
     processor.save_pretrained(folder)
     with torch.no_grad():
         vectors = [model(**processor(image, return_tensors="pt")).pooler_output.flatten(1) for image in files.values()]

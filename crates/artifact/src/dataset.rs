@@ -172,6 +172,7 @@ impl Sequences {
 /// #     sentences: vec![texts(["A cup.", "It is blue."]), Vec::new()],
 /// #     images: vec![Vec::new(); 2],
 /// #     categories: vec![texts(["kitchen", "blue"]), Vec::new()],
+/// #     sounds: vec![Vec::new(); 2],
 /// # };
 /// # written.write(&path)?;
 /// // `path` is `artifacts/<dataset>/dataset/items.parquet`.
@@ -193,6 +194,8 @@ pub struct Items {
     pub images: Vec<Vec<String>>,
     /// Names of categories, such as genres or departments. A table in which no item has any may lack the column.
     pub categories: Vec<Vec<String>>,
+    /// Paths of local sound files. A table in which no item has any may lack the column.
+    pub sounds: Vec<Vec<String>>,
 }
 
 impl Items {
@@ -223,6 +226,9 @@ impl Items {
         if self.categories.iter().any(|names| !names.is_empty()) {
             columns.push(("categories", Column::Texts(self.categories.clone())));
         }
+        if self.sounds.iter().any(|names| !names.is_empty()) {
+            columns.push(("sounds", Column::Texts(self.sounds.clone())));
+        }
         Table::new(columns).write(path)
     }
 
@@ -231,9 +237,12 @@ impl Items {
         let mut table = Table::read(path, REMEDY)?;
         let index = table.take_u32("item")?;
         expect_index(path, &index, "item")?;
-        let has_categories = table.has("categories");
+        let mut optional = |name: &str| {
+            if table.has(name) { table.take_texts(name) } else { Ok(vec![Vec::new(); index.len()]) }
+        };
         Ok(Self {
-            categories: if has_categories { table.take_texts("categories")? } else { vec![Vec::new(); index.len()] },
+            categories: optional("categories")?,
+            sounds: optional("sounds")?,
             ids: table.take_text("item_id")?,
             titles: table.take_text("title")?,
             sentences: table.take_texts("sentences")?,
@@ -391,6 +400,7 @@ mod tests {
             sentences: vec![vec!["One.".into(), "Two.".into()], vec![]],
             images: vec![vec![], vec!["images/x.jpg".into()]],
             categories: vec![vec!["Garden".into(), "Tools".into()], vec![]],
+            sounds: vec![vec![], vec!["sounds/x.flac".into()]],
         };
         items.write(&path).unwrap();
         assert_eq!(Items::read(&path).unwrap(), items);

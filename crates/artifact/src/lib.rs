@@ -35,8 +35,8 @@ pub use layout::Layout;
 pub use lock::Lock;
 pub use log::{log_line, read_log};
 pub use reports::{
-    CountSpread, DatasetStatistics, EncoderWork, EventAccounts, EventsRead, ExtractReport, FileCount, FilterStep,
-    ItemsRead, PreprocessReport, RejectExample, Rejected, Rejects, Table1Row, UnusableImage,
+    CountSpread, DatasetStatistics, EncoderAbout, EncoderWork, EventAccounts, EventsRead, ExtractReport, FileCount,
+    FilterStep, ItemsRead, PreprocessReport, RejectExample, Rejected, Rejects, Table1Row, UnusableImage, UnusableSound,
 };
 pub use rows::{open_parquet, parquet_step};
 pub use stage::{FileRecord, Manifest, Stage, StageSettings, Status, expect_recorded};

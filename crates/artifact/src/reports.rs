@@ -68,6 +68,8 @@ pub struct ItemsRead {
     pub without_line: u64,
     /// Names of images that were refused, by reason.
     pub refused_images: Rejects,
+    /// Names of sound files that were refused, by reason.
+    pub refused_sounds: Rejects,
     /// Titles of items with events from which tags or entities were removed.
     pub cleaned_titles: u64,
     /// Items with events from whose further texts tags or entities were removed.
@@ -250,6 +252,14 @@ pub struct ExtractReport {
     pub image_encoder: EncoderWork,
     /// Images that cannot be used.
     pub unusable: Vec<UnusableImage>,
+    /// Number of sound files that items name.
+    pub sounds: usize,
+    /// Items without a sound that can be used.
+    pub items_without_sound: usize,
+    /// Sound files for the audio encoder.
+    pub audio_encoder: EncoderWork,
+    /// Sound files that cannot be used.
+    pub unusable_sounds: Vec<UnusableSound>,
 }
 
 impl ExtractReport {
@@ -266,6 +276,39 @@ pub struct EncoderWork {
     pub distinct: u64,
     /// How many of these were computed; the others were in the cache.
     pub computed: u64,
+}
+
+/// A sound file that cannot be used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnusableSound {
+    /// The id of the item that the file belongs to.
+    pub item_id: String,
+    /// The name of the file in `items.parquet`.
+    pub sound: String,
+    /// Why it cannot be used.
+    pub reason: String,
+}
+
+/// Describes an encoder's folder in the cache of vectors (`about.json`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EncoderAbout {
+    /// The model's name in the configuration.
+    pub model: String,
+    /// What was encoded: sentences, words, images, sounds.
+    pub content: String,
+    /// d, the width of a vector.
+    pub width: usize,
+    /// How many vectors were computed, by all runs.
+    #[serde(default)]
+    pub computed: u64,
+    /// The seconds that they took, reading files and writing the cache included.
+    #[serde(default)]
+    pub seconds: f64,
+}
+
+impl EncoderAbout {
+    /// The file's name in an encoder's folder.
+    pub const FILE: &str = "about.json";
 }
 
 /// An image that cannot be used.
@@ -307,7 +350,7 @@ mod tests {
             cut.as_object_mut().unwrap().remove(field);
             found.push((field.clone(), cut));
             // Names of settings, of reasons and of filters are the user's own.
-            if ["preprocess", "rejected", "refused_images", "dropped"].contains(&field.as_str()) {
+            if ["preprocess", "rejected", "refused_images", "refused_sounds", "dropped"].contains(&field.as_str()) {
                 continue;
             }
             for (inner, part) in without_each_field(value) {

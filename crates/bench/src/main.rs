@@ -2,6 +2,7 @@
 //!
 //! In: sizes, or a workload file of the PyTorch peer. Out: medians, spreads, memory. Must not know: real data.
 
+mod baselines;
 mod epoch;
 mod extract;
 mod rank;
@@ -28,6 +29,8 @@ struct Arguments {
 enum What {
     /// A training step of MP4SR: forward, backward, clipping, Adam.
     Step(step::StepArgs),
+    /// A training step of a baseline.
+    Baseline(baselines::BaselineArgs),
     /// Epochs of fine-tuning, as the stage trains.
     Epoch(epoch::EpochArgs),
     /// A ranking of users' targets among all items.
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     run_main(move || match arguments.what {
         What::Step(args) => print(&format!("{}\n", step::run(&args)?)),
+        What::Baseline(args) => print(&format!("{}\n", baselines::run(&args)?)),
         What::Epoch(args) => print(&format!("{}\n", epoch::run(&args)?)),
         What::Rank(args) => print(&format!("{}\n", rank::run(&args)?)),
         What::Extract(args) => print(&format!("{}\n", extract::run(&args)?)),
@@ -97,6 +101,15 @@ impl Spread {
 /// The threads that operators use.
 fn threads() -> usize {
     mp4sr_ops::threads()
+}
+
+/// Milliseconds of processor time that all threads of this process took, where the system tells; in steps of ten.
+fn processor_ms() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // The name, in parentheses, may have blanks; the 14th and 15th fields are ticks of 10 ms in user and system mode.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<f64>().ok();
+    Some((ticks()? + ticks()?) * 10.0)
 }
 
 /// The most memory that this process held, MiB, where the system tells.

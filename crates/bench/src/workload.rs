@@ -68,32 +68,38 @@ const MAX_ROWS: usize = 10;
 /// The probability that mixup swaps a position: the mean of U(0, 0.5).
 const SWAP: f64 = 0.25;
 
+/// Features of variance 1 for items that have `mean` rows on average, each at least one: a function of the key and the name.
+pub fn modality(
+    name: &str,
+    (items, width): (usize, usize),
+    mean: f64,
+    stored: FeatureType,
+    key: RngKey,
+) -> anyhow::Result<Modality> {
+    let key = key.fold_in(name);
+    let extra = (mean - 1.0) / (MAX_ROWS - 1) as f64;
+    let rows =
+        |item: usize| 1 + (1..MAX_ROWS).filter(|&row| key.uniform((item * MAX_ROWS + row) as u64) < extra).count();
+    let mut offsets = vec![0];
+    for item in 0..items {
+        offsets.push(offsets[item] + rows(item));
+    }
+    let (uniform, deviation) = (key.fold_in("values"), 12.0f64.sqrt());
+    let value = |at: u64| ((uniform.uniform(at) - 0.5) * deviation) as f32;
+    let count = (offsets[items] * width) as u64;
+    let values = match stored {
+        FeatureType::F32 => StoredValues::F32(Arc::new((0..count).map(value).collect::<Vec<f32>>())),
+        FeatureType::F16 => {
+            StoredValues::F16(Arc::new((0..count).map(|at| f16::from_f32(value(at))).collect::<Vec<f16>>()))
+        }
+    };
+    Ok(Modality { name: name.to_owned(), features: Ragged::stored(values, width, &offsets)? })
+}
+
 impl Workload {
     /// Ragged features, histories of popular and rare items with lengths from a geometric distribution, targets, mixup.
     pub fn draw(sizes: &Sizes, pretrains: bool) -> anyhow::Result<Self> {
         let key = RngKey::new(sizes.seed).fold_in("workload");
-        let modality = |name: &str, mean: f64| -> anyhow::Result<Modality> {
-            let key = key.fold_in(name);
-            let extra = (mean - 1.0) / (MAX_ROWS - 1) as f64;
-            let rows = |item: usize| {
-                1 + (1..MAX_ROWS).filter(|&row| key.uniform((item * MAX_ROWS + row) as u64) < extra).count()
-            };
-            let mut offsets = vec![0];
-            for item in 0..sizes.items {
-                offsets.push(offsets[item] + rows(item));
-            }
-            // Of variance 1.
-            let (uniform, width) = (key.fold_in("values"), 12.0f64.sqrt());
-            let value = |at: u64| ((uniform.uniform(at) - 0.5) * width) as f32;
-            let count = (offsets[sizes.items] * sizes.dim) as u64;
-            let values = match sizes.features {
-                FeatureType::F32 => StoredValues::F32(Arc::new((0..count).map(value).collect::<Vec<f32>>())),
-                FeatureType::F16 => {
-                    StoredValues::F16(Arc::new((0..count).map(|at| f16::from_f32(value(at))).collect::<Vec<f16>>()))
-                }
-            };
-            Ok(Modality { name: name.to_owned(), features: Ragged::stored(values, sizes.dim, &offsets)? })
-        };
         let item = |at: u64| 1 + (sizes.items as f64 * key.fold_in("items").uniform(at).powf(2.2)) as u32;
         let length = |j: usize| {
             let u = key.fold_in("lengths").uniform(j as u64);
@@ -107,6 +113,7 @@ impl Workload {
         let batch = Batch::of_histories(histories.iter().map(Vec::as_slice).zip(targets), sizes.max_len)?;
         let swap = |token: u64| u32::from(key.fold_in("shift").uniform(token) < SWAP);
         let shift = if pretrains { (0..batch.items.len() as u64).map(swap).collect() } else { vec![] };
+        let modality = |name, mean| modality(name, (sizes.items, sizes.dim), mean, sizes.features, key);
         let modalities = vec![modality("text", sizes.rows_text)?, modality("image", sizes.rows_image)?];
         Ok(Self { modalities, batch, shift, parameters: Vec::new() })
     }

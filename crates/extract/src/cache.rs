@@ -3,31 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use mp4sr_artifact::{Fingerprint, VectorCache, files};
+use mp4sr_artifact::{EncoderAbout, Fingerprint, VectorCache, files};
 use mp4sr_ops::Precision;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::error::Result;
 use crate::folder::ModelFolder;
 
 /// Raised with every change after which the same file or sentence gets another vector.
-const VERSION: u32 = 1;
-const ABOUT: &str = "about.json";
-
-/// Describes an encoder's folder in the cache (`about.json`). It is rewritten at every use, so that its modification time is
-/// the time of the last use.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct About {
-    /// The model's name in the configuration.
-    pub model: String,
-    /// What was encoded: sentences, words, images.
-    pub content: String,
-    /// d, the width of a vector.
-    pub width: usize,
-}
+const VERSION: u32 = 2;
 
 /// Opens the cached vectors of an encoder.
-pub(crate) fn open(root: &Path, encoder: &CachedEncoder<'_>) -> Result<VectorCache> {
+pub(crate) fn open(root: &Path, encoder: &CachedEncoder<'_>) -> Result<EncoderCache> {
     let mut identity = format!("{VERSION} {}", encoder.content);
     if encoder.precision != Precision::F32 {
         identity.push_str(&format!("\nprecision {}", encoder.precision));
@@ -38,10 +25,41 @@ pub(crate) fn open(root: &Path, encoder: &CachedEncoder<'_>) -> Result<VectorCac
     let fingerprint = Fingerprint::of_bytes(identity.as_bytes());
     let folder = root.join(&fingerprint.as_str()[..32]);
     let cache = VectorCache::open(&folder, &fingerprint, encoder.width)?;
-    let about =
-        About { model: encoder.folder.name().to_owned(), content: encoder.content.to_owned(), width: encoder.width };
-    files::write_json(&folder.join(ABOUT), &about)?;
-    Ok(cache)
+    let earlier = read_about(&folder);
+    let about = EncoderAbout {
+        model: encoder.folder.name().to_owned(),
+        content: encoder.content.to_owned(),
+        width: encoder.width,
+        computed: earlier.as_ref().map_or(0, |about| about.computed),
+        seconds: earlier.map_or(0.0, |about| about.seconds),
+    };
+    // Its modification time is the time of the last use.
+    files::write_json(&folder.join(EncoderAbout::FILE), &about)?;
+    Ok(EncoderCache { vectors: cache, folder, about })
+}
+
+fn read_about(folder: &Path) -> Option<EncoderAbout> {
+    files::read(&folder.join(EncoderAbout::FILE)).ok().and_then(|text| serde_json::from_slice(&text).ok())
+}
+
+/// The cached vectors of one encoder.
+pub(crate) struct EncoderCache {
+    /// The vectors by their keys.
+    pub vectors: VectorCache,
+    folder: PathBuf,
+    about: EncoderAbout,
+}
+
+impl EncoderCache {
+    /// Notes that `computed` vectors took `time`.
+    pub fn note(&mut self, computed: u64, time: Duration) -> Result<()> {
+        if computed > 0 {
+            self.about.computed += computed;
+            self.about.seconds += time.as_secs_f64();
+            files::write_json(&self.folder.join(EncoderAbout::FILE), &self.about)?;
+        }
+        Ok(())
+    }
 }
 
 /// An encoder whose vectors are cached, by what determines them: the files with weights, settings and preprocessing, and the
@@ -64,7 +82,7 @@ pub struct Share {
     /// The folder of the share.
     pub folder: PathBuf,
     /// The encoder; `None` where `about.json` cannot be read.
-    pub about: Option<About>,
+    pub about: Option<EncoderAbout>,
     /// Number of files with vectors.
     pub shards: usize,
     /// Size of all files in bytes.
@@ -80,15 +98,15 @@ pub fn shares(root: &Path) -> Result<Vec<Share>> {
 }
 
 fn share(folder: PathBuf) -> Result<Share> {
-    let about = folder.join(ABOUT);
-    let used = about.metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    let used =
+        folder.join(EncoderAbout::FILE).metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     let paths = files::list(&folder)?;
     let mut bytes = 0;
     for path in &paths {
         bytes += files::length(path)?.unwrap_or(0);
     }
     Ok(Share {
-        about: files::read(&about).ok().and_then(|text| serde_json::from_slice(&text).ok()),
+        about: read_about(&folder),
         shards: paths.iter().filter(|path| path.extension().is_some_and(|end| end == "safetensors")).count(),
         bytes,
         // A clock that was set back is no reason to delete anything.

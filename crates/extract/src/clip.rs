@@ -14,7 +14,7 @@ use tokenizers::Tokenizer;
 use crate::device::EncoderDevice;
 use crate::encoder::{ImageEncoder, WordEncoder};
 use crate::error::{Error, Result};
-use crate::folder::{CONFIG, ModelFolder, PROCESSOR, TOKENIZER, WEIGHTS};
+use crate::folder::{CONFIG, ModelFolder, PROCESSOR, TOKENIZER};
 use crate::processor::Processor;
 use crate::weights::Weights;
 
@@ -195,8 +195,8 @@ pub(crate) struct Clip {
 }
 
 impl Clip {
-    /// The files that determine the vectors.
-    pub(crate) const FILES: [&str; 4] = [CONFIG, PROCESSOR, TOKENIZER, WEIGHTS];
+    /// The files that determine the vectors, beside the weights.
+    pub(crate) const FILES: [&str; 3] = [CONFIG, PROCESSOR, TOKENIZER];
 
     pub(crate) fn load(folder: &ModelFolder, device: &EncoderDevice) -> Result<Self> {
         let config: Config = folder.config.parse()?;

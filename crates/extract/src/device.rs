@@ -45,6 +45,16 @@ impl EncoderDevice {
         !self.device.is_cpu()
     }
 
+    /// Refuses a precision that encoders over candle-transformers lack: they compute in f32 on the CPU.
+    pub(crate) fn check_adapter(&self, model_type: &str) -> Result<()> {
+        match self.precision {
+            Precision::F32 => Ok(()),
+            other => Err(Error::Device(format!(
+                "extract.precision: encoders of model_type {model_type} compute in f32 on the CPU, not in {other}; use f32"
+            ))),
+        }
+    }
+
     /// The encoder on the card, where the device is one.
     pub(crate) fn upload(&self, parts: EncoderParts<'_>) -> Result<Option<DeviceEncoder>> {
         let upload = || DeviceEncoder::new(parts, &self.device, self.precision);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file of an encoder is not what its reader needs.
-    #[error("`{}` can't be used: {reason}; use a model with safetensors weights that the README names", path.display())]
+    #[error("`{}` can't be used: {reason}; use a model with safetensors weights that docs/encoders.md names", path.display())]
     Model {
         /// The file.
         path: PathBuf,

@@ -1,10 +1,12 @@
 //! A model folder: the files of one encoder, in a folder or in the hub's cache.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Cache, CacheRepo};
 use mp4sr_artifact::{files, json_problem};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokenizers::{Tokenizer, TruncationParams};
 
@@ -17,6 +19,8 @@ use crate::weights::WeightsFile;
 pub(crate) const CONFIG: &str = "config.json";
 /// The weights.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
+/// The list of the files that the weights are spread over, where they are not in one.
+const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 /// How texts become tokens.
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 /// How images become pixels.
@@ -34,6 +38,12 @@ pub(crate) struct ModelFolder {
 enum Location {
     Folder(PathBuf),
     Hub { cache: CacheRepo, api: Box<ApiRepo> },
+}
+
+/// Which file holds which tensor, where the weights are not in one file.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
 }
 
 /// A JSON file with its path, for messages.
@@ -86,9 +96,37 @@ impl ModelFolder {
         Ok(config["model_type"].as_str().unwrap_or("none").to_owned())
     }
 
+    /// `model_type` of the configuration, or what timm writes in its place, `architecture`.
+    pub fn architecture(&self) -> Result<String> {
+        let config: serde_json::Value = self.config.parse()?;
+        let named = config["model_type"].as_str().or_else(|| config["architecture"].as_str());
+        Ok(named.unwrap_or("none").to_owned())
+    }
+
     /// The weights. Encoders copy them into their own layout, so the bytes are not kept here.
     pub fn weights(&self) -> Result<WeightsFile> {
-        WeightsFile::read(&self.file(WEIGHTS)?)
+        let files = self.weight_files()?;
+        let paths = files.iter().filter(|file| *file != WEIGHTS_INDEX).map(|file| self.file(file));
+        WeightsFile::read(&paths.collect::<Result<Vec<_>>>()?)
+    }
+
+    /// The weights of a module beside the language model, in its folder.
+    pub fn module_weights(&self, module: &str) -> Result<WeightsFile> {
+        WeightsFile::read(&[self.file(&format!("{module}/{WEIGHTS}"))?])
+    }
+
+    /// The names of the files with weights: one, or the index of several and those that it names.
+    pub fn weight_files(&self) -> Result<Vec<String>> {
+        let Err(missing) = self.file(WEIGHTS) else { return Ok(vec![WEIGHTS.to_owned()]) };
+        let Some(index) = self.optional_json(WEIGHTS_INDEX)? else { return Err(missing) };
+        let files: BTreeSet<String> = index.parse::<Index>()?.weight_map.into_values().collect();
+        if files.is_empty() {
+            return Err(index.error("weight_map: expected the files of tensors, found none"));
+        }
+        if let Some(outside) = files.iter().find(|file| file.contains(['/', '\\'])) {
+            return Err(index.error(format!("weight_map: expected files beside it, found {outside}")));
+        }
+        Ok(std::iter::once(WEIGHTS_INDEX.to_owned()).chain(files).collect())
     }
 
     /// The image processor, for a model whose images are squares such as `side` x `side`.

@@ -1,13 +1,16 @@
-//! Items' sentences and images to features.
+//! Items' sentences, images and sounds to features.
 //!
 //! In: `dataset/items.parquet`, the encoders, the `[extract]` settings. Out: `features/<modality>.<encoder>.safetensors` with
-//! a vector per sentence and a vector per image, and the words that CLIP chose for each image. The vector of a sentence comes
+//! a vector per sentence, per image and per sound, and the words that CLIP chose for each image. The vector of a sentence comes
 //! from a Sentence-BERT. CLIP describes an image by the nearest words of a dictionary, which go through the same
-//! Sentence-BERT; or the image is represented by the vector that CLIP or a ResNet gives it. Vectors are kept by content in one
-//! cache for all datasets.
+//! Sentence-BERT; or the image is represented by the vector that an image encoder gives it. A Whisper gives sounds theirs. BERT
+//! and its kin, CLIP and ResNet are written here; every other architecture goes through candle-transformers and candle-nn
+//! (`adapter`). Vectors are kept by content in one cache for all datasets.
 //!
 //! Must not know: users, interactions.
 
+mod adapter;
+mod audio;
 mod builtin;
 pub mod cache;
 mod clip;
@@ -26,6 +29,8 @@ mod stage;
 mod weights;
 mod words;
 
+pub use adapter::audio::AudioEncoder;
+pub use audio::{AudioError, decode as decode_audio};
 pub use device::{EncoderDevice, overlap};
 pub use encoder::{ImageEncoder, WordEncoder};
 pub use error::{Error, Result};

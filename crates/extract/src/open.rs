@@ -1,9 +1,10 @@
 //! Picks the image encoder that a model folder holds.
 
+use crate::adapter::image as adapter;
 use crate::clip::Clip;
 use crate::device::EncoderDevice;
 use crate::encoder::ImageEncoder;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::folder::ModelFolder;
 use crate::resnet::ResNet;
 
@@ -21,6 +22,10 @@ pub(crate) fn image_encoder(folder: &ModelFolder, device: &EncoderDevice) -> Res
     Ok(match Architecture::of(folder)? {
         Architecture::Clip => Box::new(Clip::load(folder, device)?),
         Architecture::ResNet => Box::new(ResNet::load(folder, device)?),
+        Architecture::Adapter(model_type) => {
+            device.check_adapter(&model_type)?;
+            Box::new(adapter::load(folder, &model_type)?.ok_or_else(|| unknown(folder, &model_type))?)
+        }
     })
 }
 
@@ -29,21 +34,33 @@ pub(crate) fn image_encoder_files(folder: &ModelFolder) -> Result<Vec<String>> {
     let files: &[&str] = match Architecture::of(folder)? {
         Architecture::Clip => &Clip::FILES,
         Architecture::ResNet => &ResNet::FILES,
+        Architecture::Adapter(model_type) => adapter::files(&model_type).ok_or_else(|| unknown(folder, &model_type))?,
     };
-    Ok(files.iter().map(|&file| file.to_owned()).collect())
+    let weights = folder.weight_files()?;
+    Ok(files.iter().map(|&file| file.to_owned()).chain(weights).collect())
 }
 
 enum Architecture {
     Clip,
     ResNet,
+    /// One that goes through candle-transformers or candle-nn, by its name.
+    Adapter(String),
 }
 
 impl Architecture {
     fn of(folder: &ModelFolder) -> Result<Self> {
-        match folder.model_type()?.as_str() {
+        let model_type = folder.architecture()?;
+        match model_type.as_str() {
             "clip" => Ok(Self::Clip),
             "resnet" => Ok(Self::ResNet),
-            other => Err(folder.config.error(format!("model_type: expected clip or resnet, found {other}"))),
+            known if adapter::files(known).is_some() => Ok(Self::Adapter(model_type)),
+            other => Err(unknown(folder, other)),
         }
     }
+}
+
+fn unknown(folder: &ModelFolder, model_type: &str) -> Error {
+    let mut known: Vec<&str> = ["clip", "resnet"].into_iter().chain(adapter::model_types()).collect();
+    known.sort_unstable();
+    folder.config.error(format!("model_type: expected one of {}; found {model_type}", known.join(", ")))
 }

@@ -1,14 +1,15 @@
 //! An image file to the pixels that an encoder's own processor makes of it.
 //!
-//! Reference: `CLIPImageProcessor` and `ConvNextImageProcessor` of the Python library transformers over Pillow: the image is
-//! turned upright as its EXIF data says and converted to RGB, its short side is resized (bicubic), the centre is cropped, and
-//! each channel is normalised by its mean and standard deviation. The first frame of an animation is used; grey is repeated in
-//! three channels; transparency is ignored, so that the colours below it show, as in the reference; of 16 bits the upper eight
-//! are used.
+//! Reference: the image processors of the Python library transformers 5.24 over Pillow 13.0 (`CLIPImageProcessorPil` and its
+//! kin), and the transforms of timm 1.0 for its models: the image is turned upright as its EXIF data says, laid on white where it
+//! is transparent and converted to RGB; it is resized, the centre is cropped, levels are rescaled, and each channel is
+//! normalised by its mean and standard deviation. The first frame of an animation is used; grey is repeated in three channels; of
+//! 16 bits the upper eight are used. Settings that are not followed are refused by name.
 
-use image::RgbImage;
+use image::{DynamicImage, Rgb, RgbImage};
 use mp4sr_image::{ImageError, MAX_PIXELS};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::resize::{Filter, resize};
 
@@ -21,13 +22,31 @@ pub struct Processor {
     do_resize: bool,
     do_center_crop: Option<bool>,
     #[serde(default = "yes")]
+    do_rescale: bool,
+    /// What a level is multiplied by.
+    #[serde(default = "rescale_factor")]
+    rescale_factor: f64,
+    /// Whether 1 is taken away after rescaling, as EfficientNet's processor can.
+    #[serde(default)]
+    rescale_offset: bool,
+    #[serde(default = "yes")]
     do_normalize: bool,
-    #[serde(default = "bicubic")]
-    resample: u32,
+    resample: Option<u32>,
+    #[serde(default)]
     image_mean: [f32; 3],
+    #[serde(default = "ones")]
     image_std: [f32; 3],
+    /// Whether channels are divided by their standard deviation once more, as EfficientNet's processor does by default.
+    include_top: Option<bool>,
     /// The crop's share of the resized side, in the ConvNext processor, which ResNet uses.
     crop_pct: Option<f64>,
+    image_processor_type: Option<String>,
+    /// How the middle is found where as many pixels cannot go on either side: timm rounds, transformers cuts.
+    #[serde(skip)]
+    rounds_middle: bool,
+    /// Keys that are not followed; they must be known to change nothing.
+    #[serde(flatten)]
+    others: Map<String, Value>,
 }
 
 /// A size in one of the forms in which the library has written it.
@@ -35,32 +54,146 @@ pub struct Processor {
 #[serde(untagged)]
 enum Size {
     Side(u32),
-    ShortestEdge { shortest_edge: u32 },
-    Exact { height: u32, width: u32 },
+    ShortestEdge(ShortestEdge),
+    Exact(Exact),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ShortestEdge {
+    shortest_edge: u32,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Exact {
+    height: u32,
+    width: u32,
 }
 
 fn yes() -> bool {
     true
 }
 
-/// The library's number for the bicubic filter.
-fn bicubic() -> u32 {
-    3
+/// The library's numbers for filters.
+const BILINEAR: u32 = 2;
+const BICUBIC: u32 = 3;
+
+fn rescale_factor() -> f64 {
+    1.0 / 255.0
+}
+
+fn ones() -> [f32; 3] {
+    [1.0; 3]
 }
 
 /// The smallest side at which the ConvNext processor stretches images instead of cropping them.
 const WARPED: u32 = 384;
 
+/// Keys that do not change pixels, beside any that is null.
+const HARMLESS: [&str; 11] = [
+    "_valid_processor_keys",
+    "data_format",
+    "default_to_square",
+    "device",
+    "disable_grouping",
+    "do_convert_rgb",
+    "feature_extractor_type",
+    "image_seq_length",
+    "input_data_format",
+    "processor_class",
+    "return_tensors",
+];
+
+/// The processor of a timm model, in its `config.json`.
+#[derive(Deserialize)]
+struct Timm {
+    input_size: [u32; 3],
+    interpolation: String,
+    crop_pct: f64,
+    #[serde(default = "center")]
+    crop_mode: String,
+    mean: [f32; 3],
+    std: [f32; 3],
+}
+
+fn center() -> String {
+    "center".to_owned()
+}
+
 impl Processor {
-    /// Expresses `crop_pct` by the other keys.
+    /// The processor that `pretrained_cfg` of a timm model describes, for evaluation.
+    pub(crate) fn of_timm(value: &Value) -> std::result::Result<Self, String> {
+        let timm: Timm = serde_json::from_value(value.clone())
+            .map_err(|e| format!("pretrained_cfg: {}", mp4sr_artifact::json_problem(&e)))?;
+        let [channels, height, width] = timm.input_size;
+        let resample = match timm.interpolation.as_str() {
+            "bicubic" => 3,
+            "bilinear" => 2,
+            "lanczos" => 1,
+            other => {
+                return Err(format!(
+                    "pretrained_cfg.interpolation: expected bicubic, bilinear or lanczos, found {other}"
+                ));
+            }
+        };
+        let resized = (f64::from(height) / timm.crop_pct).floor();
+        if channels != 3 || height != width || !(f64::from(height)..f64::from(u16::MAX)).contains(&resized) {
+            return Err(format!(
+                "pretrained_cfg: expected an input_size of 3 equal sides and a crop_pct up to 1, found {:?} and {}",
+                timm.input_size, timm.crop_pct
+            ));
+        }
+        let exact = |side| Size::Exact(Exact { height: side, width: side });
+        let size = match timm.crop_mode.as_str() {
+            "center" => Size::ShortestEdge(ShortestEdge { shortest_edge: resized as u32 }),
+            "squash" => exact(resized as u32),
+            other => return Err(format!("pretrained_cfg.crop_mode: expected center or squash, found {other}")),
+        };
+        let processor = Self {
+            size,
+            crop_size: Some(exact(height)),
+            do_resize: true,
+            do_center_crop: Some(true),
+            do_rescale: true,
+            rescale_factor: rescale_factor(),
+            rescale_offset: false,
+            do_normalize: true,
+            resample: Some(resample),
+            image_mean: timm.mean,
+            image_std: timm.std,
+            include_top: None,
+            crop_pct: None,
+            image_processor_type: None,
+            rounds_middle: true,
+            others: Map::new(),
+        };
+        processor.check(height as usize).map(|()| processor)
+    }
+
+    /// Gives keys that are missing the values that the library's class of the processor has, and expresses `crop_pct` by the other
+    /// keys.
     pub(crate) fn resolved(mut self) -> Self {
+        let old = self.others.get("feature_extractor_type").and_then(Value::as_str);
+        let class = self.image_processor_type.as_deref().or(old).unwrap_or_default();
+        if class.starts_with("ViT") && self.resample.is_none() {
+            self.resample = Some(BILINEAR);
+        }
+        if class.starts_with("ConvNext") && self.crop_pct.is_none() {
+            self.crop_pct = Some(224.0 / 256.0);
+        }
+        // A number is the shortest edge where the middle is cut out, and else both sides.
+        if let (Size::Side(side), None, None) = (self.size, self.crops(), self.crop_pct) {
+            self.size = Size::Exact(Exact { height: side, width: side });
+        }
         let (side, Some(share)) = (self.size.side(), self.crop_pct) else { return self };
+        let exact = Size::Exact(Exact { height: side, width: side });
         if side < WARPED {
-            self.size = Size::ShortestEdge { shortest_edge: (f64::from(side) / share) as u32 };
-            self.crop_size = Some(Size::Exact { height: side, width: side });
+            self.size = Size::ShortestEdge(ShortestEdge { shortest_edge: (f64::from(side) / share) as u32 });
+            self.crop_size = Some(exact);
             self.do_center_crop = Some(true);
         } else {
-            self.size = Size::Exact { height: side, width: side };
+            self.size = exact;
             self.do_center_crop = Some(false);
         }
         self
@@ -68,21 +201,41 @@ impl Processor {
 
     /// Refuses settings that are not followed here. `side` is an example for the message.
     pub(crate) fn check(&self, side: usize) -> std::result::Result<(), String> {
+        let is_harmless = |key: &str, value: &Value| {
+            value.is_null() || HARMLESS.contains(&key) || (key == "do_pad" && value == &Value::Bool(false))
+        };
+        if let Some((key, value)) = self.others.iter().find(|(key, value)| !is_harmless(key, value)) {
+            return Err(format!("{key}: this key is not known here, and it may change the pixels (found {value})"));
+        }
         if self.filter().is_none() {
-            return Err(format!("resample: expected 2 (bilinear) or 3 (bicubic), found {}", self.resample));
+            return Err(format!(
+                "resample: expected 0 (nearest), 1 (Lanczos), 2 (bilinear) or 3 (bicubic), found {}",
+                self.resample.unwrap_or_default()
+            ));
         }
         let (width, height) = self.target();
         if width != height || width == 0 {
             return Err(format!("pixels: expected a square such as {side} x {side}, found {width} x {height}"));
         }
-        if self.image_std.iter().any(|deviation| deviation.is_nan() || *deviation <= 0.0) {
+        if !self.do_resize && self.crops().is_none() {
+            return Err("do_resize: expected true where nothing is cropped, found false".to_owned());
+        }
+        if self.crops().is_none() && matches!(self.size, Size::Side(_) | Size::ShortestEdge(_)) {
+            return Err("do_center_crop: expected true where size is the shortest edge, found false".to_owned());
+        }
+        if self.do_normalize && self.image_std.iter().any(|deviation| deviation.is_nan() || *deviation <= 0.0) {
             return Err(format!("image_std: expected positive numbers, found {:?}", self.image_std));
+        }
+        if !self.rescale_factor.is_finite() {
+            return Err(format!("rescale_factor: expected a number, found {}", self.rescale_factor));
         }
         Ok(())
     }
 
     fn filter(&self) -> Option<Filter> {
-        match self.resample {
+        match self.resample.unwrap_or(BICUBIC) {
+            0 => Some(Filter::Nearest),
+            1 => Some(Filter::Lanczos),
             2 => Some(Filter::Bilinear),
             3 => Some(Filter::Bicubic),
             _ => None,
@@ -97,8 +250,8 @@ impl Processor {
     /// Width and height of the result.
     fn target(&self) -> (u32, u32) {
         match self.crops().unwrap_or(self.size) {
-            Size::Side(side) | Size::ShortestEdge { shortest_edge: side } => (side, side),
-            Size::Exact { height, width } => (width, height),
+            Size::Side(side) | Size::ShortestEdge(ShortestEdge { shortest_edge: side }) => (side, side),
+            Size::Exact(Exact { height, width }) => (width, height),
         }
     }
 
@@ -109,16 +262,24 @@ impl Processor {
 
     /// Decodes an image file to pixels `[3, side, side]`, channel by channel.
     pub fn read(&self, bytes: &[u8]) -> std::result::Result<Vec<f32>, ImageError> {
-        Ok(self.pixels(&mp4sr_image::decode(bytes, MAX_PIXELS)?.into_rgb8()))
+        Ok(self.pixels(&on_white(mp4sr_image::decode(bytes, MAX_PIXELS)?)))
     }
 
     fn pixels(&self, image: &RgbImage) -> Vec<f32> {
         let cut = self.cut(image);
+        let scale = if self.do_rescale { self.rescale_factor } else { 1.0 };
+        let offset = if self.do_rescale && self.rescale_offset { 1.0 } else { 0.0 };
+        let is_efficient = self.image_processor_type.as_deref().is_some_and(|kind| kind.starts_with("EfficientNet"));
+        let divides_again = self.include_top.unwrap_or(is_efficient);
         let mut values = Vec::with_capacity(3 * cut.as_raw().len());
         for channel in 0..3 {
             let (mean, deviation) =
                 if self.do_normalize { (self.image_mean[channel], self.image_std[channel]) } else { (0.0, 1.0) };
-            values.extend(cut.pixels().map(|pixel| (f32::from(pixel[channel]) / 255.0 - mean) / deviation));
+            let again = if divides_again { self.image_std[channel] } else { 1.0 };
+            values.extend(cut.pixels().map(|pixel| {
+                let level = (f64::from(pixel[channel]) * scale) as f32 - offset;
+                (level - mean) / deviation / again
+            }));
         }
         values
     }
@@ -127,15 +288,15 @@ impl Processor {
     fn cut(&self, image: &RgbImage) -> RgbImage {
         let resized = self.resized(image);
         let (width, height) = self.target();
-        if resized.dimensions() == (width, height) { resized } else { centre(&resized, width, height) }
+        if resized.dimensions() == (width, height) { resized } else { self.centre(&resized, width, height) }
     }
 
     fn resized(&self, image: &RgbImage) -> RgbImage {
         let Some(filter) = self.filter().filter(|_| self.do_resize) else { return image.clone() };
         let (width, height) = image.dimensions();
         let (new_width, new_height) = match self.size {
-            Size::Exact { height, width } => (width, height),
-            Size::Side(side) | Size::ShortestEdge { shortest_edge: side } => {
+            Size::Exact(Exact { height, width }) => (width, height),
+            Size::Side(side) | Size::ShortestEdge(ShortestEdge { shortest_edge: side }) => {
                 // The long side is cut, not rounded, as in the reference.
                 let long = |long: u32, short: u32| (u64::from(side) * u64::from(long) / u64::from(short)) as u32;
                 if width <= height { (side, long(height, width)) } else { (long(width, height), side) }
@@ -143,23 +304,99 @@ impl Processor {
         };
         // Only the middle of a very long image is used, and the whole could take gigabytes.
         let (cut_width, cut_height) = self.target();
-        resize(image, new_width, new_height, filter, (cut_width, cut_height))
+        let start = |whole: u32, part: u32| self.before(whole.saturating_sub(part));
+        let shown = (start(new_width, cut_width), start(new_height, cut_height));
+        resize(image, (new_width, new_height), filter, (cut_width, cut_height), shown)
+    }
+
+    /// How many of the pixels that are left out stand before the middle.
+    fn before(&self, left_out: u32) -> u32 {
+        // Halves go to the even number, as in Python's `round`.
+        if self.rounds_middle { left_out / 2 + u32::from(left_out % 4 == 3) } else { left_out / 2 }
+    }
+
+    /// The middle of an image, black where the image is too small.
+    fn centre(&self, image: &RgbImage, width: u32, height: u32) -> RgbImage {
+        let mut middle = RgbImage::new(width, height);
+        let offset = |inner: u32, outer: u32| match outer.checked_sub(inner) {
+            Some(left_out) => i64::from(self.before(left_out)),
+            None => (i64::from(outer) - i64::from(inner)).div_euclid(2),
+        };
+        let (x, y) = (offset(width, image.width()), offset(height, image.height()));
+        image::imageops::replace(&mut middle, image, -x, -y);
+        middle
     }
 }
 
 impl Size {
     fn side(self) -> u32 {
         match self {
-            Self::Side(side) | Self::ShortestEdge { shortest_edge: side } | Self::Exact { height: side, .. } => side,
+            Self::Side(side)
+            | Self::ShortestEdge(ShortestEdge { shortest_edge: side })
+            | Self::Exact(Exact { height: side, .. }) => side,
         }
     }
 }
 
-/// The middle of an image, black where the image is too small.
-fn centre(image: &RgbImage, width: u32, height: u32) -> RgbImage {
-    let mut middle = RgbImage::new(width, height);
-    let offset = |inner: u32, outer: u32| (i64::from(outer) - i64::from(inner)).div_euclid(2);
-    let (x, y) = (offset(width, image.width()), offset(height, image.height()));
-    image::imageops::replace(&mut middle, image, -x, -y);
-    middle
+/// An image in RGB; transparent ones are laid on white, in the whole numbers of Pillow's `alpha_composite`.
+fn on_white(image: DynamicImage) -> RgbImage {
+    if !image.color().has_alpha() {
+        return image.into_rgb8();
+    }
+    let image = image.into_rgba8();
+    RgbImage::from_fn(image.width(), image.height(), |x, y| {
+        let [red, green, blue, alpha] = image.get_pixel(x, y).0;
+        Rgb([red, green, blue].map(|level| {
+            let (level, alpha) = (u32::from(level), u32::from(alpha));
+            let sum = (level * alpha + 255 * (255 - alpha)) * 64 + (0x80 << 6);
+            ((((sum >> 8) + sum) >> 8) >> 6) as u8
+        }))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn processor(text: &str) -> std::result::Result<Processor, String> {
+        let processor = serde_json::from_str::<Processor>(text).map_err(|e| e.to_string())?.resolved();
+        processor.check(224).map(|()| processor)
+    }
+
+    /// The files of google/vit-base-patch16-224, facebook/convnext-tiny-224 and openai/clip-vit-base-patch32 as first published.
+    #[test]
+    fn early_files_mean_what_their_classes_make_of_them() {
+        let statistics = "\"image_mean\": [0.5, 0.5, 0.5], \"image_std\": [0.5, 0.5, 0.5]";
+        let vit =
+            processor(&format!("{{\"size\": 224, \"feature_extractor_type\": \"ViTFeatureExtractor\", {statistics}}}"))
+                .unwrap();
+        assert!(matches!(vit.size, Size::Exact(Exact { height: 224, width: 224 })));
+        assert_eq!(vit.filter(), Some(Filter::Bilinear));
+        let convnext = "\"size\": 224, \"feature_extractor_type\": \"ConvNextFeatureExtractor\"";
+        let convnext = processor(&format!("{{{convnext}, {statistics}}}")).unwrap();
+        assert!(matches!(convnext.size, Size::ShortestEdge(ShortestEdge { shortest_edge: 256 })));
+        assert_eq!((convnext.side(), convnext.filter()), (224, Some(Filter::Bicubic)));
+        let clip = "\"size\": 224, \"crop_size\": 224, \"do_center_crop\": true";
+        let clip = processor(&format!("{{{clip}, {statistics}}}")).unwrap();
+        assert!(matches!(clip.size, Size::Side(224)) && clip.side() == 224);
+    }
+
+    #[test]
+    fn the_middle_is_rounded_as_python_rounds_for_timm_and_cut_for_transformers() {
+        let timm = serde_json::json!({
+            "input_size": [3, 8, 8], "interpolation": "bicubic", "crop_pct": 0.9, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]
+        });
+        let timm = Processor::of_timm(&timm).unwrap();
+        assert_eq!([0, 1, 2, 3, 4, 5, 7].map(|left_out| timm.before(left_out)), [0, 0, 1, 2, 2, 2, 4]);
+        let cut = Processor { rounds_middle: false, ..timm };
+        assert_eq!([0, 1, 2, 3, 4, 5, 7].map(|left_out| cut.before(left_out)), [0, 0, 1, 1, 2, 2, 3]);
+    }
+
+    #[test]
+    fn transparent_pixels_lie_on_white() {
+        let pixel = |rgba| on_white(DynamicImage::ImageRgba8(image::RgbaImage::from_pixel(1, 1, image::Rgba(rgba))));
+        assert_eq!(pixel([10, 20, 30, 255]).get_pixel(0, 0).0, [10, 20, 30]);
+        assert_eq!(pixel([10, 20, 30, 0]).get_pixel(0, 0).0, [255, 255, 255]);
+        assert_eq!(pixel([0, 100, 255, 128]).get_pixel(0, 0).0, [127, 177, 255]);
+    }
 }

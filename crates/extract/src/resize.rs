@@ -1,7 +1,8 @@
 //! Pillow's resize, to the level: encoders were trained on its pixels, and other libraries' bicubic filters round elsewhere.
 //!
-//! Horizontally, then vertically, each pass to whole levels; a filter is widened by the factor by which the image shrinks,
-//! and its weights are fixed-point numbers of 22 bits. Reference: Pillow's `Image.resize` of 8-bit images.
+//! One pass across and one down, each to whole levels; a filter is widened by the factor by which the image shrinks, and its
+//! weights are fixed-point numbers of 22 bits. Reference: `Image.resize` of 8-bit images in Pillow 13, which goes down first where
+//! that takes away more than twice as many rows as columns are taken away; earlier releases always went across first.
 
 use image::RgbImage;
 
@@ -11,6 +12,9 @@ const PRECISION: u32 = 22;
 /// The kernel of a resize.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Filter {
+    /// The pixel under the centre; nothing is averaged.
+    Nearest,
+    Lanczos,
     Bilinear,
     Bicubic,
 }
@@ -18,21 +22,31 @@ pub(crate) enum Filter {
 impl Filter {
     fn support(self) -> f64 {
         match self {
+            Self::Nearest => 0.5,
             Self::Bilinear => 1.0,
             Self::Bicubic => 2.0,
+            Self::Lanczos => 3.0,
         }
     }
 
     fn value(self, x: f64) -> f64 {
         let x = x.abs();
         match self {
+            // Its pixels are picked, not weighed.
+            Self::Nearest => 1.0,
+            Self::Lanczos if x < 3.0 => sinc(x) * sinc(x / 3.0),
             Self::Bilinear => (1.0 - x).max(0.0),
             // Keys' cubic with a = -1/2.
             Self::Bicubic if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
             Self::Bicubic if x < 2.0 => ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0,
-            Self::Bicubic => 0.0,
+            Self::Bicubic | Self::Lanczos => 0.0,
         }
     }
+}
+
+fn sinc(x: f64) -> f64 {
+    let x = x * std::f64::consts::PI;
+    if x == 0.0 { 1.0 } else { x.sin() / x }
 }
 
 /// The weights of the pixels that make one pixel: the first of them, and 22-bit numbers.
@@ -44,6 +58,9 @@ struct Taps {
 /// The taps of `range` out of `to` pixels made of `from` pixels.
 fn taps(from: u32, to: u32, filter: Filter, range: std::ops::Range<u32>) -> Vec<Taps> {
     let scale = f64::from(from) / f64::from(to);
+    if filter == Filter::Nearest {
+        return range.map(|at| Taps { first: nearest(from, to, at), weights: vec![1 << PRECISION] }).collect();
+    }
     let stretch = scale.max(1.0);
     let support = filter.support() * stretch;
     range
@@ -64,36 +81,70 @@ fn taps(from: u32, to: u32, filter: Filter, range: std::ops::Range<u32>) -> Vec<
         .collect()
 }
 
-/// The part of `to` that a centred crop of `wanted` shows, with what the crop needs of it alone.
-fn middle(to: u32, wanted: u32) -> std::ops::Range<u32> {
-    if to <= wanted {
-        return 0..to;
-    }
-    let start = (to - wanted) / 2;
-    start..start + wanted
+/// The pixel that the nearest filter picks. The reference adds the scale up, with the rounding of every sum.
+fn nearest(from: u32, to: u32, at: u32) -> usize {
+    let scale = f64::from(from) / f64::from(to);
+    let centre = (0..at).fold(scale * 0.5, |place, _| place + scale);
+    (centre as usize).min(from as usize - 1)
 }
 
-/// `image` at `width` x `height`, of which only the middle `shown` is computed; where that is smaller, the result is.
-pub(crate) fn resize(image: &RgbImage, width: u32, height: u32, filter: Filter, shown: (u32, u32)) -> RgbImage {
+/// The `wanted` pixels from `start` on, of `to`; all where there are no more.
+fn part(to: u32, wanted: u32, start: u32) -> std::ops::Range<u32> {
+    if to <= wanted { 0..to } else { start..start + wanted }
+}
+
+/// `image` at `size` (width, height), of which only `shown` (width, height) from `start` (column, row) on is computed; where that
+/// is smaller, the result is.
+pub(crate) fn resize(
+    image: &RgbImage,
+    (width, height): (u32, u32),
+    filter: Filter,
+    shown: (u32, u32),
+    start: (u32, u32),
+) -> RgbImage {
     let (from_width, from_height) = image.dimensions();
-    let columns = taps(from_width, width, filter, middle(width, shown.0));
-    let rows = taps(from_height, height, filter, middle(height, shown.1));
-    let first = rows.iter().map(|row| row.first).min().unwrap_or(0);
-    let last = rows.iter().map(|row| row.first + row.weights.len()).max().unwrap_or(0);
-    let input = image.as_raw();
-    let stride = from_width as usize * 3;
-    let lines = input[first * stride..last * stride].chunks_exact(stride);
-    let across: Vec<u8> = lines.flat_map(|line| columns.iter().flat_map(move |taps| pixel(line, taps))).collect();
-    let mut sums = vec![0_i32; columns.len() * 3];
-    let down: Vec<u8> = rows.iter().flat_map(|row| line(&across, row, first, &mut sums)).collect();
+    let columns = taps(from_width, width, filter, part(width, shown.0, start.0));
+    let rows = taps(from_height, height, filter, part(height, shown.1, start.1));
+    let (taken_rows, taken_columns) =
+        (i64::from(from_height) - i64::from(height), i64::from(from_width) - i64::from(width));
+    let goes_down_first = taken_rows > 0 && taken_rows > 2 * taken_columns;
+    let pixels = if goes_down_first {
+        let used = used(&columns);
+        let needed = |line: &[u8]| line[used.start * 3..used.end * 3].to_vec();
+        let lines: Vec<u8> = image.as_raw().chunks_exact(from_width as usize * 3).flat_map(needed).collect();
+        across(&down(&lines, used.len(), &rows, 0), used.len(), &columns, used.start)
+    } else {
+        let used = used(&rows);
+        let stride = from_width as usize * 3;
+        let lines = across(&image.as_raw()[used.start * stride..used.end * stride], from_width as usize, &columns, 0);
+        down(&lines, columns.len(), &rows, used.start)
+    };
     let (width, height) = (columns.len() as u32, rows.len() as u32);
-    RgbImage::from_raw(width, height, down).unwrap_or_else(|| RgbImage::new(width, height))
+    RgbImage::from_raw(width, height, pixels).unwrap_or_else(|| RgbImage::new(width, height))
 }
 
-/// One pixel of a line.
-fn pixel(line: &[u8], taps: &Taps) -> [u8; 3] {
+/// The pixels that taps use.
+fn used(taps: &[Taps]) -> std::ops::Range<usize> {
+    let first = taps.iter().map(|taps| taps.first).min().unwrap_or(0);
+    first..taps.iter().map(|taps| taps.first + taps.weights.len()).max().unwrap_or(0)
+}
+
+/// Every line of `width` pixels through the columns' taps. Lines begin at pixel `first` of the image.
+fn across(lines: &[u8], width: usize, columns: &[Taps], first: usize) -> Vec<u8> {
+    let lines = lines.chunks_exact(width * 3);
+    lines.flat_map(|line| columns.iter().flat_map(move |taps| pixel(line, taps, first))).collect()
+}
+
+/// Lines of `width` pixels through the rows' taps. The lines begin at line `first` of the image.
+fn down(lines: &[u8], width: usize, rows: &[Taps], first: usize) -> Vec<u8> {
+    let mut sums = vec![0_i32; width * 3];
+    rows.iter().flat_map(|row| line(lines, row, first, &mut sums)).collect()
+}
+
+/// One pixel of a line, which begins at pixel `first` of the image.
+fn pixel(line: &[u8], taps: &Taps, first: usize) -> [u8; 3] {
     let mut sums = [1_i32 << (PRECISION - 1); 3];
-    for (pixel, weight) in line[taps.first * 3..].as_chunks::<3>().0.iter().zip(&taps.weights) {
+    for (pixel, weight) in line[(taps.first - first) * 3..].as_chunks::<3>().0.iter().zip(&taps.weights) {
         for channel in 0..3 {
             sums[channel] += i32::from(pixel[channel]) * weight;
         }
@@ -130,20 +181,39 @@ mod tests {
             let value = ((37 * x + 59 * y + 11 * x * y) % 256) as u8;
             image::Rgb([value, value, value])
         });
-        let resized = resize(&image, 8, 6, Filter::Bicubic, (8, 6));
+        let resized = resize(&image, (8, 6), Filter::Bicubic, (8, 6), (0, 0));
         for (y, row) in PILLOW.iter().enumerate() {
             let found: Vec<u8> = (0..8).map(|x| resized.get_pixel(x, y as u32)[0]).collect();
             assert_eq!(found, row, "line {y}");
         }
     }
 
+    /// Red channels of a 9 x 30 image with pixel (x, y) = (37 x + 59 y + 11 x y) mod 256, and of the same on its side, resized by
+    /// Pillow 13.0 to 4 x 6 and 6 x 4: the tall one shrinks down first.
     #[test]
-    fn the_middle_alone_is_what_the_whole_has_there() {
+    fn tall_images_shrink_down_first_as_in_pillow() {
+        type Case = (u32, u32, u32, u32, Filter, &'static [u8]);
+        const CASES: &[Case] = &include!("../tests/fixtures/pillow_resize.txt");
+        for &(width, height, new_width, new_height, filter, expected) in CASES {
+            let image = RgbImage::from_fn(width, height, |x, y| {
+                let value = ((37 * x + 59 * y + 11 * x * y) % 256) as u8;
+                image::Rgb([value, value, value])
+            });
+            let resized = resize(&image, (new_width, new_height), filter, (new_width, new_height), (0, 0));
+            let found: Vec<u8> = resized.pixels().map(|pixel| pixel[0]).collect();
+            assert_eq!(found, expected, "{width} x {height} to {new_width} x {new_height}, {filter:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_alone_is_what_the_whole_has_there() {
         let image = RgbImage::from_fn(31, 17, |x, y| image::Rgb([(x * 8) as u8, (y * 15) as u8, (x * y) as u8]));
-        for (width, height, shown) in [(20, 11, (11, 11)), (31, 40, (30, 5)), (60, 17, (7, 9)), (9, 5, (50, 50))] {
-            let whole = resize(&image, width, height, Filter::Bicubic, (width, height));
-            let part = resize(&image, width, height, Filter::Bicubic, shown);
-            let (x, y) = (middle(width, shown.0).start, middle(height, shown.1).start);
+        for (width, height, shown) in
+            [(20, 11, (11, 11)), (31, 40, (30, 5)), (60, 17, (7, 9)), (9, 5, (50, 50)), (31, 8, (9, 3))]
+        {
+            let whole = resize(&image, (width, height), Filter::Bicubic, (width, height), (0, 0));
+            let (x, y) = (width.saturating_sub(shown.0) / 2, height.saturating_sub(shown.1) / 3);
+            let part = resize(&image, (width, height), Filter::Bicubic, shown, (x, y));
             for (column, row, pixel) in part.enumerate_pixels() {
                 assert_eq!(pixel, whole.get_pixel(x + column, y + row), "{width} x {height}");
             }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use crate::device::EncoderDevice;
 use crate::encoder::ImageEncoder;
 use crate::error::Result;
-use crate::folder::{CONFIG, ModelFolder, PROCESSOR, WEIGHTS};
+use crate::folder::{CONFIG, ModelFolder, PROCESSOR};
 use crate::processor::Processor;
 use crate::weights::Weights;
 
@@ -169,8 +169,8 @@ pub(crate) struct ResNet {
 }
 
 impl ResNet {
-    /// The files that determine the vectors.
-    pub(crate) const FILES: [&str; 3] = [CONFIG, PROCESSOR, WEIGHTS];
+    /// The files that determine the vectors, beside the weights.
+    pub(crate) const FILES: [&str; 2] = [CONFIG, PROCESSOR];
 
     /// A usual side in pixels, for messages: the model takes any square.
     const SIDE: usize = 224;

@@ -9,31 +9,42 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
 use crate::error::{Error, Result};
 
-/// The bytes of `model.safetensors`.
+/// The bytes of a model's weights, in one file or in several.
 pub(crate) struct WeightsFile {
-    path: PathBuf,
-    bytes: Vec<u8>,
+    /// Each file with its bytes; at least one.
+    files: Vec<(PathBuf, Vec<u8>)>,
 }
 
 impl WeightsFile {
-    pub fn read(path: &Path) -> Result<Self> {
-        Ok(Self { path: path.to_owned(), bytes: files::read(path)? })
+    pub fn read(paths: &[PathBuf]) -> Result<Self> {
+        let read = |path: &PathBuf| Ok((path.clone(), files::read(path)?));
+        Ok(Self { files: paths.iter().map(read).collect::<Result<_>>()? })
+    }
+
+    /// The first file, for messages about all.
+    pub fn path(&self) -> &Path {
+        self.files.first().map_or(Path::new(""), |(path, _)| path)
     }
 
     /// The tensors under the first of `prefixes` that has a tensor `probe`: the prefix depends on the class that saved the
     /// model.
     pub fn tensors(&self, prefixes: &[&str], probe: &str) -> Result<Weights<'_>> {
-        let tensors = SafeTensors::deserialize(&self.bytes).map_err(|e| {
-            Error::model(&self.path, format!("it is not a whole safetensors file ({e}), fetch it again"))
-        })?;
-        let found = prefixes.iter().find(|prefix| tensors.tensor(&format!("{prefix}{probe}")).is_ok());
-        let Some(prefix) = found else {
+        let parse = |(path, bytes): &'_ (PathBuf, Vec<u8>)| -> Result<()> {
+            SafeTensors::deserialize(bytes)
+                .map(|_| ())
+                .map_err(|e| Error::model(path, format!("it is not a whole safetensors file ({e}), fetch it again")))
+        };
+        self.files.iter().try_for_each(parse)?;
+        let files: Vec<SafeTensors<'_>> =
+            self.files.iter().filter_map(|(_, bytes)| SafeTensors::deserialize(bytes).ok()).collect();
+        let has = |prefix: &str| files.iter().any(|file| file.tensor(&format!("{prefix}{probe}")).is_ok());
+        let Some(prefix) = prefixes.iter().find(|prefix| has(prefix)) else {
             return Err(Error::model(
-                &self.path,
+                self.path(),
                 format!("it has no tensor `{probe}` (is it of the model in config.json?)"),
             ));
         };
-        Ok(Weights { path: &self.path, prefix: (*prefix).to_owned(), tensors })
+        Ok(Weights { path: self.path(), prefix: (*prefix).to_owned(), files })
     }
 }
 
@@ -41,14 +52,34 @@ impl WeightsFile {
 pub(crate) struct Weights<'b> {
     path: &'b Path,
     prefix: String,
-    tensors: SafeTensors<'b>,
+    files: Vec<SafeTensors<'b>>,
 }
 
-impl Weights<'_> {
+/// A tensor's name without the prefix, its shape and its values.
+type NamedValues = (String, Vec<usize>, Vec<f32>);
+
+impl<'b> Weights<'b> {
+    fn view(&self, name: &str) -> Option<TensorView<'b>> {
+        self.files.iter().find_map(|file| file.tensor(name).ok())
+    }
+
+    /// All tensors of floats under the prefix.
+    pub fn all(&self) -> Result<Vec<NamedValues>> {
+        let views = self.files.iter().flat_map(SafeTensors::tensors);
+        let under = views.filter_map(|(name, view)| Some((name.strip_prefix(&self.prefix)?.to_owned(), view)));
+        let floats = under.filter(|(_, view)| matches!(view.dtype(), Dtype::F32 | Dtype::F16 | Dtype::BF16));
+        floats
+            .map(|(name, view)| {
+                let values = self.values(&format!("{}{name}", self.prefix), &view)?;
+                Ok((name, view.shape().to_vec(), values))
+            })
+            .collect()
+    }
+
     /// A tensor that must have this shape.
     pub fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let name = format!("{}{name}", self.prefix);
-        let Ok(view) = self.tensors.tensor(&name) else {
+        let Some(view) = self.view(&name) else {
             return Err(Error::model(
                 self.path,
                 format!("it has no tensor `{name}` (is it of the model in config.json?)"),
@@ -58,7 +89,11 @@ impl Weights<'_> {
             let reason = format!("tensor `{name}`: expected {shape:?} as in config.json, found {:?}", view.shape());
             return Err(Error::model(self.path, reason));
         }
-        let values = floats(&view).ok_or_else(|| {
+        self.values(&name, &view)
+    }
+
+    fn values(&self, name: &str, view: &TensorView<'_>) -> Result<Vec<f32>> {
+        let values = floats(view).ok_or_else(|| {
             Error::model(self.path, format!("tensor `{name}`: expected F32, F16 or BF16, found {:?}", view.dtype()))
         })?;
         if values.iter().all(|value| value.is_finite()) {
@@ -70,7 +105,7 @@ impl Weights<'_> {
 
     /// A tensor that may be missing.
     pub fn optional(&self, name: &str, shape: &[usize]) -> Result<Option<Vec<f32>>> {
-        let there = self.tensors.tensor(&format!("{}{name}", self.prefix)).is_ok();
+        let there = self.view(&format!("{}{name}", self.prefix)).is_some();
         if there { self.read(name, shape).map(Some) } else { Ok(None) }
     }
 

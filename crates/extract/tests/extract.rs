@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use mp4sr_artifact::{Downloads, Features, Items, Layout, Table, files};
 use mp4sr_extract::{SentenceEncoder, WordVectors, dictionary, load_image_encoder};
 use mp4sr_ops::ComputeDevice;
-use mp4sr_pipeline::config::{ImageFeatures, ModelCatalog, Precision, Storage};
+use mp4sr_pipeline::config::{ImageFeatures, Modality, ModelCatalog, Precision, Storage};
 use mp4sr_pipeline::{Config, Context, Progress};
 use mp4sr_sample::{TRUTH, Truth, TruthItem, ensure};
 use tempfile::TempDir;
@@ -77,6 +77,7 @@ fn small_dataset(layout: &Layout) -> Items {
             vec![],
         ],
         categories: vec![vec![]; 5],
+        sounds: vec![vec![]; 5],
     };
     items.write(&layout.items()).unwrap();
     items
@@ -428,5 +429,155 @@ fn an_encoder_that_is_not_there_is_named() {
     let message = SentenceEncoder::load("data/encoders/none").err().unwrap().to_string();
     assert!(message.contains("data/encoders/none"), "{message}");
     let message = SentenceEncoder::load(&carried("tiny-clip")).err().unwrap().to_string();
-    assert!(message.contains("expected one of bert, distilbert") && message.contains("found clip"), "{message}");
+    assert!(message.contains("expected one of bert, camembert") && message.contains("found clip"), "{message}");
+}
+
+fn fixture(name: &str) -> String {
+    Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap())
+        .join("tests/fixtures")
+        .join(name)
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// A pipeline names `audio` beside `text`: sounds become rows, those of equal content one vector, broken ones none.
+#[test]
+fn sounds_of_items_become_features_and_are_computed_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut context = context(folder.path());
+    let mut items = small_dataset(&context.layout);
+    let copy = folder.path().join("copy.flac");
+    std::fs::copy(fixture("sounds/long.flac"), &copy).unwrap();
+    let text = copy.to_string_lossy().into_owned();
+    items.sounds = vec![
+        vec![fixture("sounds/short.wav"), fixture("sounds/long.flac")],
+        vec![],
+        vec![text],
+        vec![fixture("images/rgb.png")],
+        vec![folder.path().join("gone.wav").to_string_lossy().into_owned()],
+    ];
+    items.write(&context.layout.items()).unwrap();
+    context.config.extract.audio.model = fixture("adapter/whisper");
+    context.config.extract.storage = Storage::F32;
+    let modality = |name: &str| Modality { name: name.to_owned(), ..Modality::default() };
+    context.config.model.modalities = vec![modality("text"), modality("audio")];
+    mp4sr_extract::run(&context).unwrap();
+    let path = context.layout.feature_file("audio", "whisper");
+    let features = Features::read(&path, &items.hash(), 5).unwrap();
+    assert_eq!((features.offsets.as_slice(), features.width()), (&[0, 2, 2, 3, 3, 3][..], 32));
+    let rows = features.to_f32();
+    assert_eq!(rows[32..64], rows[64..96], "the same sound of two items");
+    let report: serde_json::Value =
+        serde_json::from_slice(&files::read(&context.layout.extract_report()).unwrap()).unwrap();
+    assert_eq!(report["audio_encoder"]["computed"], 2);
+    let reasons: Vec<&str> =
+        report["unusable_sounds"].as_array().unwrap().iter().map(|sound| sound["reason"].as_str().unwrap()).collect();
+    assert!(reasons[0].contains("neither WAV nor FLAC") && reasons[1].contains("gone.wav"), "{reasons:?}");
+    assert!(!context.layout.feature_file("image", "tiny-clip").exists(), "images are not read");
+
+    // Another file of a sound is a change, and its vector comes from the cache.
+    std::fs::copy(fixture("sounds/short.wav"), &copy).unwrap();
+    mp4sr_extract::run(&context).unwrap();
+    let again = Features::read(&path, &items.hash(), 5).unwrap().to_f32();
+    assert_eq!(again[..32], again[64..96]);
+    let report: serde_json::Value =
+        serde_json::from_slice(&files::read(&context.layout.extract_report()).unwrap()).unwrap();
+    assert_eq!(
+        (report["audio_encoder"]["computed"].as_u64(), report["audio_encoder"]["distinct"].as_u64()),
+        (Some(0), Some(2))
+    );
+}
+
+/// A folder that is a fixture with one file changed.
+fn changed(from: &str, file: &str, change: impl Fn(&mut serde_json::Value)) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for path in files::list(Path::new(&fixture(from))).unwrap() {
+        if path.is_file() {
+            std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    // Without `modules.json`, whose modules lie in folders: the mean of the tokens.
+    let _ = std::fs::remove_file(folder.path().join("modules.json"));
+    let path = folder.path().join(file);
+    let mut value = serde_json::from_slice(&files::read(&path).unwrap()).unwrap();
+    change(&mut value);
+    files::write_json(&path, &value).unwrap();
+    folder
+}
+
+/// What a configuration asks and the layers do not follow is refused by name, and what changes nothing is accepted.
+#[test]
+fn settings_that_are_not_followed_are_refused_by_name() {
+    let text = |from: &str, file: &str, key: &str, value: serde_json::Value| {
+        let folder = changed(&format!("adapter/{from}"), file, |config| config[key] = value.clone());
+        SentenceEncoder::load(&folder.path().to_string_lossy()).err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    let cases = [
+        ("modernbert", "hidden_activation", serde_json::json!("relu")),
+        ("modernbert", "attention_bias", true.into()),
+        ("modernbert", "layer_types", serde_json::json!(vec!["sliding_attention"; 5])),
+        ("modernbert", "a_key_of_tomorrow", 1.into()),
+        ("nomic_bert", "qkv_proj_bias", true.into()),
+        ("nomic_bert", "rotary_emb_interleaved", true.into()),
+        ("jina_bert", "feed_forward_type", serde_json::json!("original")),
+        ("deberta-v2", "conv_kernel_size", 3.into()),
+        ("deberta-v2", "relative_attention", false.into()),
+        ("t5", "feed_forward_proj", serde_json::json!("gelu")),
+        ("qwen3", "use_sliding_window", true.into()),
+        ("qwen3", "rope_scaling", serde_json::json!({"type": "yarn", "factor": 4.0})),
+        ("qwen3", "rope_parameters", serde_json::json!({"rope_theta": 1e6, "rope_type": "yarn"})),
+    ];
+    for (model, key, value) in cases {
+        let message = text(model, "config.json", key, value);
+        assert!(message.contains(key), "{model}: {key}: {message}");
+    }
+    for (model, key, value) in [
+        ("modernbert", "classifier_dropout", serde_json::json!(0.3)),
+        ("t5", "n_positions", 512.into()),
+        ("qwen3", "max_window_layers", 3.into()),
+    ] {
+        assert_eq!(text(model, "config.json", key, value), "", "{model}: {key}");
+    }
+    for (file, key, value) in [
+        ("sentence_bert_config.json", "transformer_task", serde_json::json!("fill-mask")),
+        ("sentence_bert_config.json", "processing_kwargs", serde_json::json!({"text": {"padding": true}})),
+        ("sentence_bert_config.json", "query_length", 32.into()),
+        ("config_sentence_transformers.json", "default_prompt_name", serde_json::json!("none")),
+        ("config_sentence_transformers.json", "truncate_dim", 0.into()),
+        ("config_sentence_transformers.json", "model_type", serde_json::json!("SparseEncoder")),
+    ] {
+        let message = text("modernbert", file, key, value);
+        assert!(message.contains(key) && message.contains(file), "{file}: {key}: {message}");
+    }
+    let message = text("modernbert", "config.json", "model_type", serde_json::json!("longformer"));
+    assert!(message.contains("longformer") && message.contains("bert, camembert, deberta-v2"), "{message}");
+
+    let image = |from: &str, file: &str, key: &str, value: serde_json::Value| {
+        let folder = changed(&format!("adapter/{from}"), file, |config| config[key] = value.clone());
+        load_image_encoder(&folder.path().to_string_lossy()).err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    for (model, file, key, value) in [
+        ("vit", "config.json", "hidden_act", serde_json::json!("gelu_new")),
+        ("dinov2", "config.json", "num_register_tokens", 4.into()),
+        ("convnext", "config.json", "num_stages", 3.into()),
+        ("efficientnet", "config.json", "pooling_type", serde_json::json!("max")),
+        ("eva02", "config.json", "global_pool", serde_json::json!("token")),
+        ("vit", "preprocessor_config.json", "resample", 5.into()),
+        ("vit", "preprocessor_config.json", "do_resize", false.into()),
+        ("vit", "preprocessor_config.json", "do_pad", true.into()),
+        ("siglip", "preprocessor_config.json", "size", serde_json::json!({"shortest_edge": 32, "longest_edge": 64})),
+    ] {
+        let message = image(model, file, key, value);
+        assert!(message.contains(key) || message.contains("Size"), "{model}: {key}: {message}");
+    }
+    let message = image("vit", "config.json", "model_type", serde_json::json!("swin"));
+    assert!(message.contains("swin") && message.contains("clip, convnext, convnextv2, dinov2"), "{message}");
+}
+
+/// A tensor that the layers pass over would change the vectors in the reference.
+#[test]
+fn tensors_that_no_layer_reads_are_refused() {
+    let folder = changed("adapter/vit", "config.json", |config| config["qkv_bias"] = false.into());
+    let message = load_image_encoder(&folder.path().to_string_lossy()).err().unwrap().to_string();
+    assert!(message.contains("attention.key.bias") && message.contains("do not use"), "{message}");
 }

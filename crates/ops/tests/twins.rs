@@ -166,7 +166,7 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
     }
 
     #[test]
-    fn sparse_products(n in 1usize..90, m in 1usize..90, d in 1usize..70, share in 0u64..100, layers in 0usize..4, seed: u64) {
+    fn sparse_products(n in 1usize..90, m in 1usize..90, d in 1usize..150, share in 0u64..100, layers in 0usize..4, seed: u64) {
         let s = RngKey::new(seed);
         let entries = |rows: usize, columns: usize| {
             let places = (0..rows).flat_map(move |row| (0..columns).map(move |column| (row, column)));
@@ -193,7 +193,7 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
     }
 
     #[test]
-    fn edges(n in 1usize..90, m in 1usize..90, d in 1usize..70, share in 1u64..100, seed: u64) {
+    fn edges(n in 1usize..90, m in 1usize..90, d in 1usize..150, share in 1u64..100, seed: u64) {
         let s = RngKey::new(seed);
         let row = |row: usize| (0..m).filter(|column| s.bits((row * m + column) as u64) % 100 < share).map(|column| column as u32).collect();
         let mut rows: Vec<Vec<u32>> = (0..n).map(row).collect();
@@ -419,6 +419,24 @@ fn a_row_without_columns_gives_minus_infinity_and_no_gradient() {
     let gradient =
         safe.backward().unwrap().get(a.as_tensor()).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert!(gradient.iter().all(|g| *g == 0.0), "{gradient:?}");
+}
+
+#[test]
+fn a_constant_input_has_no_gradient_and_changes_none_of_the_weights() {
+    let s = RngKey::new(3);
+    let (x, weight, bias) = (var(s, &[70, 5]), var(s.fold_in_index(1), &[5, 6]), var(s.fold_in_index(2), &[6]));
+    let gradients = |x: &Tensor| {
+        let linear = mp4sr_ops::linear(x, &weight, &bias).unwrap().sqr().unwrap().sum_all().unwrap();
+        let product = mp4sr_ops::product(x, &weight).unwrap().sqr().unwrap().sum_all().unwrap();
+        (linear + product).unwrap().backward().unwrap()
+    };
+    let (whole, constant) = (gradients(&x), gradients(&x.detach()));
+    assert!(whole.get(&x).is_some() && constant.get_ids().count() < whole.get_ids().count());
+    for var in [&weight, &bias] {
+        let values =
+            [&whole, &constant].map(|all| all.get(var).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap());
+        assert_eq!(values[0], values[1]);
+    }
 }
 
 #[test]

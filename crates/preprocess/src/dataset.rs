@@ -42,6 +42,7 @@ impl Dataset {
             items.sentences.push(record.sentences);
             items.images.push(record.images);
             items.categories.push(record.categories);
+            items.sounds.push(record.sounds);
         }
         let (user_numbers, item_numbers) = (numbers(&user_marks), numbers(&item_marks));
         let mut offsets = Vec::with_capacity(users.ids.len() + 1);
@@ -144,6 +145,7 @@ mod tests {
             sentences: vec!["S".into()],
             images: vec!["i.jpg".into()],
             categories: vec!["C".into()],
+            sounds: vec!["s.wav".into()],
         };
         let catalogue = Catalogue { records: HashMap::from([(3, record)]), is_complete: Vec::new() };
         let (users, items) = (ids(&["a", "b", "c", "d"]), ids(&["p", "q", "r", "s"]));
@@ -153,6 +155,7 @@ mod tests {
         assert_eq!(dataset.items.ids, ["q", "s"]);
         assert_eq!(dataset.items.titles, ["", "T"]);
         assert_eq!(dataset.items.categories, [vec![], vec!["C"]]);
+        assert_eq!(dataset.items.sounds, [vec![], vec!["s.wav"]]);
         assert_eq!(dataset.sequences.offsets, [0, 2, 3]);
         assert_eq!(dataset.sequences.items, [2, 1, 1]);
         assert_eq!(dataset.sequences.times, [1, 1, 0]);

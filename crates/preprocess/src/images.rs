@@ -11,6 +11,11 @@ use crate::source::Ids;
 
 const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
 
+/// Whether a file's name is that of a sound.
+pub fn is_sound_name(path: &Path) -> bool {
+    path.extension().is_some_and(|end| ["flac", "wav"].iter().any(|known| end.eq_ignore_ascii_case(known)))
+}
+
 /// Whether a file's name is that of an image.
 pub fn is_image_name(path: &Path) -> bool {
     path.extension().is_some_and(|end| ENDINGS.iter().any(|known| end.eq_ignore_ascii_case(known)))
@@ -105,19 +110,33 @@ impl Resolver {
                 _ => Err(Fault::new("image address is neither http nor https", name)),
             };
         }
-        let leaves = || Fault::new("image path leaves the data folder", name);
+        self.file(name, "image")
+    }
+
+    /// The path of a local file as seen from the working directory; `what` names it in messages. An address is refused: only
+    /// images are downloaded.
+    pub fn resolve_file(&self, name: &str, what: &str) -> std::result::Result<String, Fault> {
+        let name = name.trim();
+        match scheme(name) {
+            Some(_) => Err(Fault::new(format!("{what} is an address, expected a local file"), name)),
+            None => self.file(name, what),
+        }
+    }
+
+    fn file(&self, name: &str, what: &str) -> std::result::Result<String, Fault> {
+        let leaves = || Fault::new(format!("{what} path leaves the data folder"), name);
         let path = Path::new(name);
         if name.contains('\0') || !path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
             return Err(leaves());
         }
         let found = self.folders.iter().map(|(folder, _)| folder.join(path)).find(|path| path.is_file());
-        let found = found.ok_or_else(|| Fault::new("image file is not there", name))?;
+        let found = found.ok_or_else(|| Fault::new(format!("{what} file is not there"), name))?;
         // A link in somebody's archive must not lead elsewhere either.
         let real = found.canonicalize().map_err(|_| leaves())?;
         if !self.folders.iter().any(|(_, folder)| real.starts_with(folder)) {
             return Err(leaves());
         }
-        found.to_str().map(str::to_owned).ok_or_else(|| Fault::new("image path is not UTF-8", name))
+        found.to_str().map(str::to_owned).ok_or_else(|| Fault::new(format!("{what} path is not UTF-8"), name))
     }
 }
 

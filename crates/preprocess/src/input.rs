@@ -54,15 +54,16 @@ impl Inputs {
         [roles("interactions", &self.interactions), roles("items", &self.items)].concat()
     }
 
-    /// Fingerprint of the names of the image files that the dataset may refer to: new images make the stage run again. Only
-    /// names, because the content of images is the business of the stage that reads them.
+    /// Fingerprint of the names of the image and sound files that the dataset may refer to: new files make the stage run again.
+    /// Only names, because their content is the business of the stage that reads them.
     pub fn image_names(&self, config: &Config) -> Result<Option<Fingerprint>> {
         let mut names = Vec::new();
         if let Some(folder) = &self.images {
             list_names(folder, 0, &mut names)?;
         }
         let by_column = matches!(config.source.format, Format::Tabular | Format::RecBole);
-        if by_column && !config.source.columns.images.is_empty() {
+        let columns = &config.source.columns;
+        if by_column && !(columns.images.is_empty() && columns.sounds.is_empty()) {
             // Paths in a column lead into folders that are only known once the file is read; in practice these lie directly
             // beside it.
             let mut folders: Vec<&Path> = self.items.iter().filter_map(|path| path.parent()).collect();
@@ -86,7 +87,7 @@ fn list_names(folder: &Path, depth: usize, names: &mut Vec<String>) -> Result<()
     for path in mp4sr_artifact::files::list(folder)? {
         if depth > 0 && path.is_dir() {
             list_names(&path, depth - 1, names)?;
-        } else if crate::images::is_image_name(&path) {
+        } else if crate::images::is_image_name(&path) || crate::images::is_sound_name(&path) {
             names.push(path.to_string_lossy().into_owned());
         }
     }

@@ -167,6 +167,7 @@ pub fn table(report: &Report) -> String {
         ("lines of interactions", &report.interactions.rejected),
         ("lines of items", &report.items.rejected),
         ("names of images", &report.items.refused_images),
+        ("names of sound files", &report.items.refused_sounds),
     ] {
         if rejected.total() > 0 {
             let _ = write!(text, "rejected {what}\n{}\n\n", reject_table(rejected));

@@ -107,6 +107,7 @@ mod tests {
             sentences: vec![vec![], vec![]],
             images: vec![vec!["\" onerror=\"alert(1)".into(), "Cargo.toml".into()], vec![]],
             categories: vec![vec![], vec![]],
+            sounds: vec![vec![], vec![]],
         };
         let user = ShownUser {
             user: 1,

@@ -56,9 +56,10 @@ impl Inputs {
                 modalities.push(Modality { name: modality.name.clone(), features });
             }
         }
-        let categories = match reads_categories(config) {
-            true => Categories::of_names(&items_of(layout, &sequences)?.categories),
-            false => None,
+        let categories = if reads_categories(config) {
+            Categories::of_names(&items_of(layout, &sequences)?.categories)
+        } else {
+            None
         };
         Ok(Self { sequences, modalities, categories })
     }

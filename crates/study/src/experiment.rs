@@ -1,6 +1,7 @@
 //! The paper's tables and figures and further studies, each a list of runs and a way to show them.
 
 mod comparisons;
+mod encoders;
 mod figure;
 mod larger;
 mod losses;
@@ -55,6 +56,8 @@ pub enum Experiment {
     StudyImageFeatures,
     /// Items that lose features or get those of others.
     StudyNoise,
+    /// Encoders of texts and images.
+    StudyEncoders,
 }
 
 /// The options of a study.
@@ -70,6 +73,10 @@ pub struct StudyOptions {
     pub unseen: Vec<PathBuf>,
     /// A ResNet: a folder or a name on the hub. Empty: left out.
     pub resnet: String,
+    /// Text encoders beside the pipeline's own: folders or names on the hub (`study-encoders`).
+    pub text_encoders: Vec<String>,
+    /// Image encoders beside the pipeline's own, whose vectors are used (`study-encoders`).
+    pub image_encoders: Vec<String>,
     /// A folder with the paper's numbers, in place of those that the program carries.
     pub paper: Option<PathBuf>,
 }
@@ -180,6 +187,7 @@ impl Study<'_> {
                 self.table("Image features", &rows, Some(IMAGES))
             }
             E::StudyNoise => self.noise(),
+            E::StudyEncoders => self.encoders(),
         }
     }
 

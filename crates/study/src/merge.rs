@@ -79,6 +79,7 @@ fn merge_dataset(sources: &[Source], to: &Layout) -> Result<mp4sr_artifact::Fing
         items.sentences.extend(more.sentences);
         items.images.extend(more.images);
         items.categories.extend(more.categories);
+        items.sounds.extend(more.sounds);
         users.ids.extend(others.ids.into_iter().map(own));
         let split = (0..sequences.user_count()).map(|user| sequences.parts_of(user));
         split.for_each(|(validation, test)| {
@@ -155,6 +156,7 @@ mod tests {
             sentences: vec![vec![]; rows.len()],
             images: vec![vec![]; rows.len()],
             categories: vec![vec![name.to_owned()]; rows.len()],
+            sounds: vec![vec![format!("{name}.wav")]; rows.len()],
         };
         let mut offsets = vec![0i64];
         users.iter().for_each(|user| offsets.push(offsets.last().unwrap() + user.len() as i64));
@@ -187,6 +189,8 @@ mod tests {
         assert_eq!((sequences.of(0), sequences.of(1), sequences.of(2)), (&[1, 2, 3][..], &[3][..], &[5, 4][..]));
         assert_eq!(Items::read(&to.items()).unwrap().ids, ["a/i0", "a/i1", "a/i2", "bb/i0", "bb/i1"]);
         assert_eq!(Items::read(&to.items()).unwrap().categories.concat(), ["a", "a", "a", "bb", "bb"]);
+        let sounds = ["a.wav", "a.wav", "a.wav", "bb.wav", "bb.wav"];
+        assert_eq!(Items::read(&to.items()).unwrap().sounds.concat(), sounds);
         assert_eq!(Users::read(&to.users()).unwrap().ids, ["a/u0", "a/u1", "bb/u0"]);
         let features = Features::read(&to.feature_file("text", "tiny"), &sequences.item_hash, 5).unwrap();
         assert_eq!(features.offsets, [0, 1, 1, 3, 5, 6]);

@@ -32,7 +32,7 @@ pub fn tell(told: &mut Told) {
     let text = "extract.text.model=\"WORLD/encoder\"";
     let config = "config.json";
     for (what, key, value) in [
-        ("an encoder of another kind", "model_type", json!("t5")),
+        ("an encoder of another kind", "model_type", json!("longformer")),
         ("an activation that is not followed", "hidden_act", json!("relu")),
         ("positions that are not followed", "position_embedding_type", json!("relative_key")),
         ("heads that do not fit", "num_attention_heads", json!(5)),
@@ -43,7 +43,7 @@ pub fn tell(told: &mut Told) {
         changed(told, "tiny-sentence", config, &|config| config[key] = value.clone());
         told.set(what, "extract", text, "encoder/");
     }
-    changed(told, "tiny-sentence", "modules.json", &|modules| modules[1]["type"] = json!("models.Dense"));
+    changed(told, "tiny-sentence", "modules.json", &|modules| modules[1]["type"] = json!("models.CNN"));
     told.set("a module that is not followed", "extract", text, "modules.json");
     changed(told, "tiny-sentence", config, &|_| ());
     let weights = told.world.folder().join("encoder/model.safetensors");
@@ -69,10 +69,10 @@ pub fn tell(told: &mut Told) {
     let flags = [&pictures[..], &pipeline, &["--set", image]].concat();
     told.world.run("preprocess", &flags[..6]);
     for (what, file, path, value) in [
-        ("an encoder of images of another kind", config, "/model_type", json!("vit")),
+        ("an encoder of images of another kind", config, "/model_type", json!("swin")),
         ("pictures of one colour", config, "/vision_config/num_channels", json!(1)),
         ("patches that do not fit", config, "/vision_config/patch_size", json!(7)),
-        ("another resampling", "preprocessor_config.json", "/resample", json!(0)),
+        ("another resampling", "preprocessor_config.json", "/resample", json!(5)),
         ("pictures of another size", "preprocessor_config.json", "/crop_size/width", json!(32)),
         ("a deviation of zero", "preprocessor_config.json", "/image_std/0", json!(0.0)),
     ] {

@@ -27,8 +27,14 @@ impl World {
     pub fn items(&self, images: Vec<Vec<String>>) -> &Self {
         let named = |what: &str| (0..images.len()).map(|at| format!("{what}{at}")).collect::<Vec<_>>();
         let none = vec![Vec::new(); images.len()];
-        let items =
-            Items { ids: named("id"), titles: named("title "), sentences: none.clone(), images, categories: none };
+        let items = Items {
+            ids: named("id"),
+            titles: named("title "),
+            sentences: none.clone(),
+            images,
+            categories: none.clone(),
+            sounds: none,
+        };
         items.write(&self.0.path("shop/dataset/items.parquet")).unwrap();
         self
     }

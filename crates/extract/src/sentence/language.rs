@@ -10,6 +10,7 @@ use mp4sr_ops::{
 };
 use serde::Deserialize;
 
+use crate::adapter::text::JINA_BERT;
 use crate::device::EncoderDevice;
 use crate::error::Result;
 use crate::folder::ModelFolder;
@@ -149,12 +150,20 @@ pub(super) struct LanguageModel {
 }
 
 impl LanguageModel {
-    pub fn load(folder: &ModelFolder, device: &EncoderDevice) -> Result<Self> {
+    /// The values of `model_type` that it loads.
+    pub const MODEL_TYPES: [&'static str; 6] = ["bert", "camembert", "distilbert", "mpnet", "roberta", "xlm-roberta"];
+
+    /// The `model_type` of a folder; `jina_bert` where it says `bert` and means BERT with ALiBi.
+    pub fn model_type(folder: &ModelFolder) -> Result<String> {
         let model_type = folder.model_type()?;
-        let Some(kind) = Architecture::of(&model_type) else {
-            let expected = "bert, distilbert, roberta, xlm-roberta, camembert, mpnet";
-            return Err(folder.config.error(format!("model_type: expected one of {expected}; found {model_type}")));
-        };
+        let config: serde_json::Value = folder.config.parse()?;
+        let is_jina = model_type == "bert" && config["position_embedding_type"] == "alibi";
+        Ok(if is_jina { JINA_BERT.to_owned() } else { model_type })
+    }
+
+    /// Loads the model of a folder, where its `model_type` is one of these.
+    pub fn load(folder: &ModelFolder, model_type: &str, device: &EncoderDevice) -> Result<Option<Self>> {
+        let Some(kind) = Architecture::of(model_type) else { return Ok(None) };
         let config: Config = folder.config.parse()?;
         config.check(kind).map_err(|reason| folder.config.error(reason))?;
         let file = folder.weights()?;
@@ -167,7 +176,7 @@ impl LanguageModel {
             stack: &model.stack,
             output: None,
         })?;
-        Ok(model)
+        Ok(Some(model))
     }
 
     fn build(config: &Config, kind: Architecture, weights: &Weights<'_>) -> Result<Self> {

@@ -1,21 +1,26 @@
 //! Sentences to vectors, as the Python library sentence-transformers computes them.
 //!
-//! Reimers and Gurevych, Sentence-BERT, 2019 (arXiv 1908.10084). `modules.json`, the pooling's `config.json` and
-//! `sentence_bert_config.json` of a model are followed; its `config.json` says which language model it uses.
+//! Reimers and Gurevych, Sentence-BERT, 2019 (arXiv 1908.10084). `modules.json` with the modules that it names,
+//! `sentence_bert_config.json` and `config_sentence_transformers.json` of a model are followed; its `config.json` says which
+//! language model it uses.
 
+mod head;
 mod language;
+mod settings;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mp4sr_ops::{DeviceEncoder, Readout};
 use rayon::prelude::*;
-use serde::Deserialize;
 use tokenizers::Tokenizer;
 
+use self::head::{Head, modules};
 use self::language::LanguageModel;
+use self::settings::{OPTIONAL, TextSettings};
+use crate::adapter::text::{self, TextModel};
 use crate::device::{EncoderDevice, overlap};
 use crate::error::{Error, Result};
-use crate::folder::{CONFIG, JsonFile, ModelFolder, TOKENIZER, WEIGHTS};
+use crate::folder::{CONFIG, ModelFolder, TOKENIZER};
 
 /// Tokens that go through the layers together: enough for efficient products, few enough to stay in the caches.
 const TOKENS: usize = 512;
@@ -26,103 +31,88 @@ const TEXTS_AHEAD: usize = 4096;
 /// Texts whose vectors should be computed by one call: enough to sort them by length, or to keep a card busy.
 const TEXTS: usize = 4096;
 const TEXTS_ON_CARD: usize = 65_536;
-/// Below this a norm counts as zero, as in the reference.
-const SMALLEST_NORM: f32 = 1e-12;
-
-/// The files that determine the vectors, beside those that `modules.json` names.
-const REQUIRED: [&str; 3] = [CONFIG, TOKENIZER, WEIGHTS];
-const MODULES: &str = "modules.json";
-const SENTENCE_CONFIG: &str = "sentence_bert_config.json";
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-const OPTIONAL: [&str; 3] = [MODULES, SENTENCE_CONFIG, TOKENIZER_CONFIG];
 
 /// How the vectors of tokens are combined into one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pooling {
-    Mean,
     First,
     Max,
+    Mean,
+    /// The sum over the root of the number of tokens.
+    MeanSqrt,
+    /// The mean weighted by the tokens' positions, from 1 on.
+    WeightedMean,
+    Last,
 }
 
-#[derive(Deserialize)]
-struct Module {
-    path: String,
-    #[serde(rename = "type")]
-    kind: String,
+/// A language model: hand-written, or over candle-transformers.
+enum Model {
+    Fast(LanguageModel),
+    Adapter(TextModel),
 }
 
-impl Module {
-    fn is_pooling(&self) -> bool {
-        self.kind.ends_with(".Pooling")
-    }
-
-    fn settings(&self) -> String {
-        format!("{}/config.json", self.path)
-    }
-}
-
-/// `modules.json` and the modules that it names; none where the file is missing.
-fn modules(folder: &ModelFolder) -> Result<Option<(JsonFile, Vec<Module>)>> {
-    let file = folder.optional_json(MODULES)?;
-    file.map(|file| file.parse().map(|modules| (file, modules))).transpose()
-}
-
-/// How token vectors are pooled, and whether the result is normalised.
-fn head(folder: &ModelFolder) -> Result<(Pooling, bool)> {
-    let (mut pooling, mut normalise) = (Pooling::Mean, false);
-    let Some((file, modules)) = modules(folder)? else { return Ok((pooling, normalise)) };
-    for module in modules {
-        match module.kind.rsplit('.').next().unwrap_or_default() {
-            "Transformer" => {}
-            "Normalize" => normalise = true,
-            "Pooling" => {
-                let settings = folder.json(&module.settings())?;
-                pooling = pooling_mode(&settings.parse()?).map_err(|reason| settings.error(reason))?;
-            }
-            other => {
-                return Err(file.error(format!("module {other}: expected Transformer, Pooling, Normalize")));
+impl Model {
+    fn load(folder: &ModelFolder, device: &EncoderDevice) -> Result<Self> {
+        let model_type = LanguageModel::model_type(folder)?;
+        if let Some(model) = LanguageModel::load(folder, &model_type, device)? {
+            return Ok(Self::Fast(model));
+        }
+        device.check_adapter(&model_type)?;
+        match text::load(folder, &model_type)? {
+            Some(model) => Ok(Self::Adapter(model)),
+            None => {
+                let mut known: Vec<&str> = LanguageModel::MODEL_TYPES.into_iter().chain(text::model_types()).collect();
+                known.sort_unstable();
+                let expected = known.join(", ");
+                Err(folder.config.error(format!("model_type: expected one of {expected}; found {model_type}")))
             }
         }
     }
-    Ok((pooling, normalise))
-}
 
-/// Reads the mode from a pooling module's settings: a flag per mode, or in newer files the mode by name.
-fn pooling_mode(settings: &serde_json::Map<String, serde_json::Value>) -> std::result::Result<Pooling, String> {
-    let named = settings.get("pooling_mode").and_then(|mode| mode.as_str());
-    let flags = settings.iter().filter(|(_, set)| set.as_bool() == Some(true));
-    let modes: Vec<&str> = match named {
-        Some(mode) => vec![mode],
-        None => flags.filter_map(|(key, _)| key.strip_prefix("pooling_mode_")).collect(),
-    };
-    match modes.as_slice() {
-        ["mean" | "mean_tokens"] => Ok(Pooling::Mean),
-        ["cls" | "cls_token"] => Ok(Pooling::First),
-        ["max" | "max_tokens"] => Ok(Pooling::Max),
-        other => Err(format!("pooling {other:?}: expected one of mean, cls, max")),
+    fn width(&self) -> usize {
+        match self {
+            Self::Fast(model) => model.width(),
+            Self::Adapter(model) => model.width,
+        }
     }
-}
 
-#[derive(Deserialize)]
-struct SentenceConfig {
-    max_seq_length: Option<usize>,
-    #[serde(default)]
-    do_lower_case: bool,
-}
+    fn vocabulary(&self) -> usize {
+        match self {
+            Self::Fast(model) => model.vocabulary(),
+            Self::Adapter(model) => model.vocabulary,
+        }
+    }
 
-/// The part of `tokenizer_config.json` that is used.
-#[derive(Deserialize)]
-struct TokenizerConfig {
-    /// The most tokens of a sequence. Some files write "no limit" as a number that does not fit 64 bits.
-    model_max_length: Option<f64>,
+    fn longest(&self) -> usize {
+        match self {
+            Self::Fast(model) => model.longest,
+            Self::Adapter(model) => model.longest,
+        }
+    }
+
+    /// The model on a card, where it was loaded onto one.
+    fn card(&self) -> Option<(&LanguageModel, &DeviceEncoder)> {
+        match self {
+            Self::Fast(model) => model.card().map(|card| (model, card)),
+            Self::Adapter(_) => None,
+        }
+    }
+
+    fn forward(&self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
+        match self {
+            Self::Fast(model) => Ok(model.forward(sequences)),
+            Self::Adapter(model) => model.forward(sequences),
+        }
+    }
 }
 
 /// A sentence encoder.
 pub struct SentenceEncoder {
-    model: LanguageModel,
+    model: Model,
     tokenizer: Tokenizer,
-    pooling: Pooling,
-    normalise: bool,
+    head: Head,
+    /// What stands before every text.
+    prompt: String,
     lower_case: bool,
     count: AtomicU64,
 }
@@ -140,40 +130,42 @@ impl SentenceEncoder {
 
     /// The files that determine the vectors.
     pub(crate) fn files(folder: &ModelFolder) -> Result<Vec<String>> {
-        let mut files: Vec<String> = REQUIRED.iter().map(|&file| file.to_owned()).collect();
+        let mut files = vec![CONFIG.to_owned(), TOKENIZER.to_owned()];
+        files.extend(folder.weight_files()?);
         for file in OPTIONAL {
             files.extend(folder.optional_json(file)?.map(|_| file.to_owned()));
         }
         if let Some((_, modules)) = modules(folder)? {
-            files.extend(modules.iter().filter(|module| module.is_pooling()).map(Module::settings));
+            files.extend(modules.iter().flat_map(head::Module::files));
         }
         Ok(files)
     }
 
     pub(crate) fn from_folder(folder: &ModelFolder, device: &EncoderDevice) -> Result<Self> {
-        let (pooling, normalise) = head(folder)?;
-        let model = LanguageModel::load(folder, device)?;
-        let sentence = folder.optional_json(SENTENCE_CONFIG)?;
-        let sentence = sentence.as_ref().map(JsonFile::parse::<SentenceConfig>).transpose()?;
-        let tokens = folder.optional_json(TOKENIZER_CONFIG)?;
-        let tokens = tokens.as_ref().map(JsonFile::parse::<TokenizerConfig>).transpose()?;
-        // As in the reference, the tokenizer's own bound counts where the model names none.
-        let limit = sentence.as_ref().and_then(|config| config.max_seq_length);
-        let of_tokenizer = || tokens.and_then(|config| config.model_max_length).map(|length| length as usize);
-        let limit = limit.or_else(of_tokenizer).unwrap_or(usize::MAX).min(model.longest);
+        let settings = TextSettings::read(folder)?;
+        let head = Head::read(folder, settings.truncate, !settings.prompt.is_empty())?;
+        let model = Model::load(folder, device)?;
+        head.check(folder, model.width())?;
+        if model.card().is_some() && head.poolings.iter().any(|pooling| pooling.readout().is_none()) {
+            return Err(Error::Device(format!(
+                "extract.text.model: a card pools by mean, cls or max, and this model by {:?}; set run.device to \"cpu\"",
+                head.poolings
+            )));
+        }
+        let limit = settings.limit.unwrap_or(usize::MAX).min(model.longest());
         Ok(Self {
             tokenizer: folder.tokenizer(limit, model.vocabulary())?,
             model,
-            pooling,
-            normalise,
-            lower_case: sentence.is_some_and(|config| config.do_lower_case),
+            head,
+            prompt: settings.prompt,
+            lower_case: settings.lower_case,
             count: AtomicU64::new(0),
         })
     }
 
     /// d, the width of a vector.
     pub fn width(&self) -> usize {
-        self.model.width()
+        self.head.width(self.model.width())
     }
 
     /// How many texts a call of [`Self::encode`] should have.
@@ -186,20 +178,20 @@ impl SentenceEncoder {
     /// the rounding of products of other sizes. `done` is called with the
     /// number of texts that were encoded since its last call.
     pub fn encode<S: AsRef<str> + Sync>(&self, texts: &[S], done: impl Fn(u64) + Sync) -> Result<Vec<f32>> {
-        if let Some(card) = self.model.card() {
-            return self.encode_on(card, texts, done);
+        if let Some((model, card)) = self.model.card() {
+            return self.encode_on(model, card, texts, done);
         }
         let Tokenized { tokens, order } = self.tokenize(texts)?;
         let blocks = blocks(&order, TOKENS, |i| tokens[i].len());
         let encode = |block: &&[usize]| {
             let sequences: Vec<&[u32]> = block.iter().map(|&i| tokens[i].as_slice()).collect();
-            let vectors = self.vectors(&sequences);
+            let vectors = self.vectors(&sequences)?;
             self.count.fetch_add(block.len() as u64, Ordering::Relaxed);
             done(block.len() as u64);
-            vectors
+            Result::Ok(vectors)
         };
         // The longest first: they would keep one thread busy at the end.
-        let vectors: Vec<Vec<f32>> = blocks.par_iter().rev().with_max_len(1).map(encode).collect();
+        let vectors: Vec<Vec<f32>> = blocks.par_iter().rev().with_max_len(1).map(encode).collect::<Result<_>>()?;
         let d = self.width();
         let mut all = vec![0.0; texts.len() * d];
         for (block, vectors) in blocks.iter().rev().zip(&vectors) {
@@ -213,6 +205,7 @@ impl SentenceEncoder {
     /// The card computes the vectors of some texts while the processor splits the next ones into tokens.
     fn encode_on<S: AsRef<str> + Sync>(
         &self,
+        model: &LanguageModel,
         card: &DeviceEncoder,
         texts: &[S],
         done: impl Fn(u64),
@@ -224,12 +217,13 @@ impl SentenceEncoder {
             let (Tokenized { tokens, order }, part) = (ready?, parts.next().unwrap_or_default());
             for block in blocks(&order, TOKENS_ON_CARD, |i| tokens[i].len()) {
                 let sequences: Vec<&[u32]> = block.iter().map(|&i| tokens[i].as_slice()).collect();
-                let mut vectors = self.model.embed_on(card, &sequences, self.pooling.readout())?;
-                for (&i, vector) in block.iter().zip(vectors.chunks_exact_mut(d)) {
-                    if self.normalise {
-                        normalise(vector);
-                    }
-                    part[i * d..(i + 1) * d].copy_from_slice(vector);
+                let readouts = self.head.poolings.iter().filter_map(|pooling| pooling.readout());
+                let pooled = readouts.map(|readout| model.embed_on(card, &sequences, readout));
+                let pooled = pooled.collect::<Result<Vec<_>>>()?;
+                let width = model.width();
+                for (at, &i) in block.iter().enumerate() {
+                    let row = pooled.iter().flat_map(|pooled| &pooled[at * width..(at + 1) * width]);
+                    part[i * d..(i + 1) * d].copy_from_slice(&self.head.forward(row.copied().collect()));
                 }
                 self.count.fetch_add(block.len() as u64, Ordering::Relaxed);
                 done(block.len() as u64);
@@ -253,31 +247,28 @@ impl SentenceEncoder {
     }
 
     fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        // As Python's `strip`, which also removes four separators that Rust does not count as white space.
-        let text = text.trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c));
-        let lowered = if self.lower_case { text.to_lowercase() } else { String::new() };
-        let text = if self.lower_case { &lowered } else { text };
+        let text = format!("{}{text}", self.prompt);
+        let text = if self.lower_case { text.to_lowercase() } else { text };
         let encoding = self
             .tokenizer
-            .encode(text, true)
+            .encode(text.as_str(), true)
             .map_err(|e| Error::Tokens { text: text.chars().take(80).collect(), reason: e.to_string() })?;
         Ok(encoding.get_ids().to_vec())
     }
 
     /// `[sequences, d]`.
-    fn vectors(&self, sequences: &[&[u32]]) -> Vec<f32> {
-        let d = self.width();
-        let hidden = self.model.forward(sequences);
-        let mut vectors = vec![0.0; sequences.len() * d];
+    fn vectors(&self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
+        let width = self.model.width();
+        let hidden = self.model.forward(sequences)?;
+        let mut vectors = Vec::with_capacity(sequences.len() * self.width());
         let mut first = 0;
-        for (vector, tokens) in vectors.chunks_exact_mut(d).zip(sequences) {
-            self.pooling.pool(vector, &hidden[first * d..(first + tokens.len()) * d]);
+        for tokens in sequences {
+            let states = &hidden[first * width..(first + tokens.len()) * width];
+            let pooled = self.head.poolings.iter().flat_map(|pooling| pooling.pool(states, width)).collect();
+            vectors.extend(self.head.forward(pooled));
             first += tokens.len();
-            if self.normalise {
-                normalise(vector);
-            }
         }
-        vectors
+        Ok(vectors)
     }
 }
 
@@ -287,37 +278,66 @@ struct Tokenized {
     order: Vec<usize>,
 }
 
-fn normalise(vector: &mut [f32]) {
-    let norm = vector.iter().map(|x| x * x).sum::<f32>().sqrt().max(SMALLEST_NORM);
-    vector.iter_mut().for_each(|x| *x /= norm);
-}
-
 impl Pooling {
-    fn readout(self) -> Readout<'static> {
+    /// The mode that the reference names so.
+    fn named(mode: &str) -> std::result::Result<Self, String> {
+        match mode {
+            "cls" | "cls_token" => Ok(Self::First),
+            "max" | "max_tokens" => Ok(Self::Max),
+            "mean" | "mean_tokens" => Ok(Self::Mean),
+            "mean_sqrt_len_tokens" => Ok(Self::MeanSqrt),
+            "weightedmean" => Ok(Self::WeightedMean),
+            "lasttoken" => Ok(Self::Last),
+            other => Err(format!(
+                "pooling_mode: expected one of cls, max, mean, mean_sqrt_len_tokens, weightedmean, lasttoken; found {other}"
+            )),
+        }
+    }
+
+    /// How a card pools so, where it does.
+    fn readout(self) -> Option<Readout<'static>> {
         match self {
-            Self::Mean => Readout::Mean,
-            Self::First => Readout::First,
-            Self::Max => Readout::Max,
+            Self::Mean => Some(Readout::Mean),
+            Self::First => Some(Readout::First),
+            Self::Max => Some(Readout::Max),
+            Self::MeanSqrt | Self::WeightedMean | Self::Last => None,
         }
     }
 
     /// A sequence's tokens `[tokens, d]` to its vector. A sequence without any has zeros.
-    fn pool(self, vector: &mut [f32], tokens: &[f32]) {
-        let d = vector.len();
+    fn pool(self, tokens: &[f32], d: usize) -> Vec<f32> {
         let mut rows = tokens.chunks_exact(d);
+        let zeros = || vec![0.0; d];
+        let count = tokens.len() / d;
         match self {
-            Self::First => vector.copy_from_slice(rows.next().unwrap_or(&vec![0.0; d])),
-            Self::Mean => {
-                rows.for_each(|row| vector.iter_mut().zip(row).for_each(|(sum, x)| *sum += x));
-                let count = (tokens.len() / d).max(1) as f32;
-                vector.iter_mut().for_each(|sum| *sum /= count);
-            }
+            Self::First => rows.next().map_or_else(zeros, <[f32]>::to_vec),
+            Self::Last => rows.next_back().map_or_else(zeros, <[f32]>::to_vec),
+            Self::Mean => weighted(rows, zeros(), |_| 1.0, count as f32),
+            Self::MeanSqrt => weighted(rows, zeros(), |_| 1.0, (count as f32).sqrt()),
+            Self::WeightedMean => weighted(rows, zeros(), |at| (at + 1) as f32, (count * (count + 1) / 2) as f32),
             Self::Max => {
-                vector.copy_from_slice(rows.next().unwrap_or(&vec![0.0; d]));
+                let mut vector = rows.next().map_or_else(zeros, <[f32]>::to_vec);
                 rows.for_each(|row| vector.iter_mut().zip(row).for_each(|(most, x)| *most = most.max(*x)));
+                vector
             }
         }
     }
+}
+
+/// The sum of rows, each times a weight by its number, over `total`.
+fn weighted<'r>(
+    rows: impl Iterator<Item = &'r [f32]>,
+    mut sum: Vec<f32>,
+    weight: impl Fn(usize) -> f32,
+    total: f32,
+) -> Vec<f32> {
+    for (at, row) in rows.enumerate() {
+        let weight = weight(at);
+        sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += weight * x);
+    }
+    let total = total.max(1.0);
+    sum.iter_mut().for_each(|sum| *sum /= total);
+    sum
 }
 
 /// Cuts `order` into blocks of at most `most` tokens; a longer sequence is a block of its own.
@@ -339,11 +359,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pooling_is_read_from_flags_and_from_names() {
-        let read = |text: &str| pooling_mode(&serde_json::from_str(text).unwrap());
-        assert_eq!(read(r#"{"pooling_mode_cls_token": false, "pooling_mode_mean_tokens": true}"#), Ok(Pooling::Mean));
-        assert_eq!(read(r#"{"pooling_mode": "cls", "include_prompt": true}"#), Ok(Pooling::First));
-        let message = read(r#"{"pooling_mode_lasttoken": true}"#).unwrap_err();
-        assert!(message.contains("lasttoken") && message.contains("expected one of"), "{message}");
+    fn poolings_are_those_of_a_hand_worked_case() {
+        let tokens = [1.0, 8.0, 2.0, -4.0, 6.0, 2.0, 3.0, 2.0];
+        let of = |mode: &str| Pooling::named(mode).unwrap().pool(&tokens, 2);
+        assert_eq!(of("cls"), [1.0, 8.0]);
+        assert_eq!(of("lasttoken"), [3.0, 2.0]);
+        assert_eq!(of("max"), [6.0, 8.0]);
+        assert_eq!(of("mean"), [3.0, 2.0]);
+        assert_eq!(of("mean_sqrt_len_tokens"), [6.0, 4.0]);
+        assert_eq!(of("weightedmean"), [3.5, 1.4]);
+        assert_eq!(Pooling::WeightedMean.pool(&[], 2), [0.0, 0.0]);
     }
 }

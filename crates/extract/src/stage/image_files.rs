@@ -1,4 +1,4 @@
-//! The image files of items.
+//! The image and sound files of items.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -13,6 +13,8 @@ pub(super) struct ImageFiles {
     /// The path of each name's file.
     pub paths: Vec<PathBuf>,
     index: HashMap<String, usize>,
+    /// The distinct sound files of items.
+    sounds: Vec<PathBuf>,
 }
 
 impl ImageFiles {
@@ -23,7 +25,10 @@ impl ImageFiles {
         names.dedup();
         let paths = names.iter().map(|name| downloads.file(name)).collect();
         let index = names.iter().cloned().enumerate().map(|(index, name)| (name, index)).collect();
-        Self { names, paths, index }
+        let mut sounds: Vec<PathBuf> = items.sounds.iter().flatten().map(PathBuf::from).collect();
+        sounds.sort_unstable();
+        sounds.dedup();
+        Self { names, paths, index, sounds }
     }
 
     /// Which of the files has this name. The name must be one of the items'.
@@ -34,12 +39,21 @@ impl ImageFiles {
     /// Fingerprint of the files' names, sizes and modification times. Hashing their content would cost too much for finding
     /// out whether there is anything to do.
     pub fn fingerprint(&self) -> Fingerprint {
-        let mut text = String::new();
-        for (name, path) in self.names.iter().zip(&self.paths) {
-            let meta = std::fs::metadata(path).ok();
-            let modified = meta.as_ref().and_then(|meta| meta.modified().ok());
-            let _ = writeln!(text, "{name:?} {:?} {modified:?}", meta.map(|meta| meta.len()));
-        }
-        Fingerprint::of_bytes(text.as_bytes())
+        fingerprint(self.names.iter().map(String::as_str).zip(self.paths.iter().map(PathBuf::as_path)))
     }
+
+    /// The same of the sound files.
+    pub fn sounds(&self) -> Fingerprint {
+        fingerprint(self.sounds.iter().filter_map(|path| Some((path.to_str()?, path.as_path()))))
+    }
+}
+
+fn fingerprint<'f>(files: impl Iterator<Item = (&'f str, &'f Path)>) -> Fingerprint {
+    let mut text = String::new();
+    for (name, path) in files {
+        let meta = std::fs::metadata(path).ok();
+        let modified = meta.as_ref().and_then(|meta| meta.modified().ok());
+        let _ = writeln!(text, "{name:?} {:?} {modified:?}", meta.map(|meta| meta.len()));
+    }
+    Fingerprint::of_bytes(text.as_bytes())
 }

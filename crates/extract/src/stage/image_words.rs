@@ -1,11 +1,13 @@
 //! The words of a dictionary that describe each image.
 
 use std::path::Path;
+use std::time::Instant;
 
 use mp4sr_artifact::{Column, EncoderWork, Table, VectorCache, VectorKey, vector_key};
 use rayon::prelude::*;
 
 use super::Extraction;
+use crate::cache::EncoderCache;
 use crate::dictionary;
 use crate::encoder::WordEncoder;
 use crate::error::Result;
@@ -66,16 +68,22 @@ impl Extraction<'_> {
 /// Vectors of the dictionary's words. The vector of a word is computed once, whatever dictionaries hold it.
 pub(super) fn embed_words(
     encoder: &dyn WordEncoder,
-    mut cache: VectorCache,
+    mut cache: EncoderCache,
     width: usize,
     words: &[String],
 ) -> Result<(WordVectors, EncoderWork)> {
     let keys: Vec<VectorKey> = words.iter().map(|word| vector_key(word.as_bytes())).collect();
-    let (new_keys, new): (Vec<VectorKey>, Vec<&str>) =
-        keys.iter().copied().zip(words.iter().map(String::as_str)).filter(|(key, _)| !cache.contains(*key)).unzip();
-    cache.add(&new_keys, &encoder.embed_words(&new)?)?;
-    cache.flush()?;
-    let vectors: Vec<f32> = keys.iter().filter_map(|key| cache.get(*key)).flatten().copied().collect();
+    let (new_keys, new): (Vec<VectorKey>, Vec<&str>) = keys
+        .iter()
+        .copied()
+        .zip(words.iter().map(String::as_str))
+        .filter(|(key, _)| !cache.vectors.contains(*key))
+        .unzip();
+    let start = Instant::now();
+    cache.vectors.add(&new_keys, &encoder.embed_words(&new)?)?;
+    cache.vectors.flush()?;
+    cache.note(new.len() as u64, start.elapsed())?;
+    let vectors: Vec<f32> = keys.iter().filter_map(|key| cache.vectors.get(*key)).flatten().copied().collect();
     let work = EncoderWork { distinct: words.len() as u64, computed: new.len() as u64 };
     Ok((WordVectors::new(vectors, width), work))
 }

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use mp4sr_artifact::{Downloads, EncoderWork, UnusableImage, VectorCache, VectorKey, vector_key};
 use rayon::prelude::*;
 
 use super::Extraction;
+use crate::cache::EncoderCache;
 use crate::device::overlap;
 use crate::encoder::ImageEncoder;
 use crate::error::Result;
@@ -29,7 +31,9 @@ pub(super) struct ImageVectors {
 
 impl Extraction<'_> {
     /// Brings the vectors of all image files into the cache.
-    pub(super) fn embed_images(&self, encoder: &dyn ImageEncoder, mut vectors: VectorCache) -> Result<ImageVectors> {
+    pub(super) fn embed_images(&self, encoder: &dyn ImageEncoder, mut cache: EncoderCache) -> Result<ImageVectors> {
+        let start = Instant::now();
+        let vectors = &mut cache.vectors;
         let bar = self.context.progress.bar("images", "images", self.files.paths.len() as u64);
         let named: Vec<(&String, &PathBuf)> = self.files.names.iter().zip(&self.files.paths).collect();
         let mut all: Vec<ImageKey> = named.par_iter().map(|(name, path)| key_of(name, path)).collect();
@@ -66,11 +70,12 @@ impl Extraction<'_> {
             }
         }
         vectors.flush()?;
+        cache.note(work.computed, start.elapsed())?;
         let mut distinct: Vec<VectorKey> = all.iter().filter_map(|key| key.as_ref().ok().copied()).collect();
         distinct.sort_unstable();
         distinct.dedup();
         work.distinct = distinct.len() as u64;
-        Ok(ImageVectors { keys: all, vectors, work })
+        Ok(ImageVectors { keys: all, vectors: cache.vectors, work })
     }
 
     /// Names and keys of the images of an item that have a vector.

@@ -8,9 +8,11 @@ mod image_words;
 mod images;
 mod plan;
 mod report;
+mod sounds;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use mp4sr_artifact::{
@@ -24,7 +26,7 @@ use serde_json::json;
 use self::image_files::ImageFiles;
 use self::image_words::embed_words;
 use self::plan::{Plan, earlier_stage};
-use crate::cache::{self, CachedEncoder};
+use crate::cache::{self, CachedEncoder, EncoderCache};
 use crate::device::EncoderDevice;
 use crate::error::{Error, Result};
 use crate::folder::ModelFolder;
@@ -32,7 +34,7 @@ use crate::open::{image_encoder, image_encoder_files};
 use crate::sentence::SentenceEncoder;
 
 /// Raised with every change of what the same inputs give.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const NAME: &str = "extract";
 
 /// Brings `features/` up to date.
@@ -64,7 +66,7 @@ fn encoder_device(context: &Context) -> anyhow::Result<EncoderDevice> {
 /// The sentence encoder with its vectors in the cache, and how much it has computed.
 struct Sentences {
     encoder: SentenceEncoder,
-    cache: VectorCache,
+    cache: EncoderCache,
     work: EncoderWork,
 }
 
@@ -95,6 +97,8 @@ impl Extraction<'_> {
             items_without_text: self.items.sentences.iter().filter(|sentences| sentences.is_empty()).count(),
             images: self.items.images.iter().map(Vec::len).sum(),
             items_without_image: self.items.images.iter().filter(|images| images.is_empty()).count(),
+            sounds: self.items.sounds.iter().map(Vec::len).sum(),
+            items_without_sound: self.items.sounds.iter().filter(|sounds| sounds.is_empty()).count(),
             ..ExtractReport::default()
         };
         let mut sentences = plan.text.as_ref().map(|folder| Sentences::open(self, folder)).transpose()?;
@@ -104,6 +108,9 @@ impl Extraction<'_> {
         }
         if let Some(image) = &plan.image {
             outputs.extend(self.extract_images(image, sentences.as_mut(), &mut report)?);
+        }
+        if let Some(audio) = &plan.audio {
+            outputs.push(self.extract_sounds(audio, &mut report)?);
         }
         report.sentence_encoder = sentences.map_or(EncoderWork::default(), |sentences| sentences.work);
         report::log(&report, self.items.len(), plan.extracted, &self.context.progress);
@@ -118,7 +125,7 @@ impl Extraction<'_> {
         let path = self.context.layout.feature_file("text", &self.context.config.extract.text.encoder_name());
         self.encode("text", sentences, self.items.sentences.iter().flatten())?;
         let of_items: Vec<Vec<VectorKey>> = self.items.sentences.iter().map(|texts| text_keys(texts)).collect();
-        self.write(&path, &sentences.cache, sentences.encoder.width(), &of_items)?;
+        self.write(&path, &sentences.cache.vectors, sentences.encoder.width(), &of_items)?;
         Ok(path)
     }
 
@@ -159,7 +166,7 @@ impl Extraction<'_> {
                 let chosen = self.choose_words(&words_path, &usable, &images.vectors, &of_words, &words)?;
                 self.encode("image words", sentences, chosen.iter().flatten())?;
                 let of_items: Vec<Vec<VectorKey>> = chosen.iter().map(|texts| text_keys(texts)).collect();
-                self.write(&path, &sentences.cache, sentences.encoder.width(), &of_items)?;
+                self.write(&path, &sentences.cache.vectors, sentences.encoder.width(), &of_items)?;
                 outputs.push(words_path);
             }
         }
@@ -177,10 +184,10 @@ impl Extraction<'_> {
         content: &'static str,
         files: Vec<String>,
         width: usize,
-    ) -> Result<VectorCache> {
+    ) -> Result<EncoderCache> {
         let encoder = CachedEncoder { folder, content, files, width, precision: self.device.precision() };
         let cache = cache::open(&self.context.layout.vectors(), &encoder)?;
-        cache.damaged().iter().for_each(|damage| self.context.progress.log(format!("extract: {damage}")));
+        cache.vectors.damaged().iter().for_each(|damage| self.context.progress.log(format!("extract: {damage}")));
         Ok(cache)
     }
 
@@ -192,17 +199,21 @@ impl Extraction<'_> {
             seen.entry(vector_key(text.as_bytes())).or_insert(text);
         }
         work.distinct += seen.len() as u64;
-        let mut new: Vec<(VectorKey, &String)> = seen.into_iter().filter(|(key, _)| !cache.contains(*key)).collect();
+        let mut new: Vec<(VectorKey, &String)> =
+            seen.into_iter().filter(|(key, _)| !cache.vectors.contains(*key)).collect();
         new.sort_unstable();
+        let start = Instant::now();
         let bar = self.context.progress.bar(what, "sentences", new.len() as u64);
         for chunk in new.chunks(encoder.texts_at_once()) {
             let texts: Vec<&String> = chunk.iter().map(|(_, text)| *text).collect();
             let vectors = encoder.encode(&texts, |count| bar.add(count))?;
             let keys: Vec<VectorKey> = chunk.iter().map(|(key, _)| *key).collect();
-            cache.add(&keys, &vectors)?;
+            cache.vectors.add(&keys, &vectors)?;
         }
-        work.computed += encoder.take_count();
-        cache.flush().map_err(Error::from)
+        cache.vectors.flush()?;
+        let computed = encoder.take_count();
+        work.computed += computed;
+        cache.note(computed, start.elapsed())
     }
 
     /// Writes the features of the items, each with the vectors of its `keys`.

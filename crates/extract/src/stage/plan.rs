@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::image_files::ImageFiles;
 use super::{NAME, VERSION};
+use crate::adapter::audio::AudioEncoder;
 use crate::dictionary;
 use crate::error::Result;
 use crate::folder::ModelFolder;
@@ -20,6 +21,7 @@ pub(super) struct Plan {
     pub(super) extracted: Extracted,
     pub(super) text: Option<ModelFolder>,
     pub(super) image: Option<ModelFolder>,
+    pub(super) audio: Option<ModelFolder>,
 }
 
 impl Plan {
@@ -31,7 +33,8 @@ impl Plan {
         // The words of images go through the sentence encoder.
         let reads_words = extracted.image && settings.image.features == ImageFeatures::Words;
         let text = open(extracted.text || reads_words, &settings.text.model)?;
-        Ok(Self { extracted, text, image: open(extracted.image, &settings.image.model)? })
+        let audio = open(extracted.audio, &settings.audio.model)?;
+        Ok(Self { extracted, text, image: open(extracted.image, &settings.image.model)?, audio })
     }
 
     /// What is recorded of the settings: without those of encoders that are not used.
@@ -50,6 +53,10 @@ impl Plan {
             recorded["image_files"] = json!(files.fingerprint());
             recorded["visual_words"] = json!(carried());
         }
+        if self.audio.is_some() {
+            recorded["extract"]["audio"] = json!(settings.audio);
+            recorded["sound_files"] = json!(files.sounds());
+        }
         recorded
     }
 
@@ -65,6 +72,9 @@ impl Plan {
                 inputs.push(("dictionary".to_owned(), PathBuf::from(dictionary)));
             }
         }
+        if let Some(audio) = &self.audio {
+            inputs.extend(audio.inputs("audio", &AudioEncoder::files(audio)?)?);
+        }
         let defaults = json!({"extract": Extract::default()});
         let settings = StageSettings::new(self.recorded(context, files), defaults);
         Ok(Stage::new(NAME, VERSION, &context.layout.features(), settings, &inputs)?)
@@ -74,7 +84,7 @@ impl Plan {
 /// The stage of an earlier run that extracted everything under the same settings, where it is up to date: it serves a run that
 /// reads less. Runs of one dataset with other modalities would otherwise undo each other's work.
 pub(super) fn earlier_stage(context: &Context, plan: &Plan, files: &ImageFiles) -> anyhow::Result<Option<Stage>> {
-    if plan.extracted == Extracted::ALL {
+    if plan.extracted == Extracted::ALL || plan.extracted.audio {
         return Ok(None);
     }
     let record = context.layout.features().join(format!("{NAME}.manifest.json"));
@@ -86,6 +96,10 @@ pub(super) fn earlier_stage(context: &Context, plan: &Plan, files: &ImageFiles) 
         // Earlier releases computed in f32 and did not record it.
         if recorded.is_object() && recorded.get("precision").is_none() {
             recorded["precision"] = json!(Precision::default());
+        }
+        // What an audio encoder gives has no part in the features of texts and images.
+        if recorded.is_object() {
+            recorded["audio"] = json!(context.config.extract.audio);
         }
         recorded
     };

@@ -1,10 +1,10 @@
 //! The log of what a run of the stage computed and could not use.
 
-use mp4sr_artifact::{EncoderWork, ExtractReport, UnusableImage};
+use mp4sr_artifact::{EncoderWork, ExtractReport, UnusableImage, UnusableSound};
 use mp4sr_pipeline::Progress;
 use mp4sr_pipeline::config::Extracted;
 
-/// How many unusable images are named in the log.
+/// How many unusable files of a kind are named in the log.
 const EXAMPLES: usize = 3;
 
 /// Logs the counts, of `items` items.
@@ -13,6 +13,18 @@ pub(super) fn log(report: &ExtractReport, items: usize, extracted: Extracted, pr
     let ExtractReport { sentences, items_without_text, sentence_encoder, word_encoder, image_encoder, .. } = report;
     let EncoderWork { distinct, computed } = sentence_encoder;
     log(format!("extract: text: {sentences} sentences of {items} items; {items_without_text} items without text"));
+    if extracted.audio {
+        let EncoderWork { distinct, computed } = report.audio_encoder;
+        log(format!(
+            "extract: audio: {} sound files, {} of them can't be used; {} items without sound; computed {computed} of {distinct}",
+            report.sounds,
+            report.unusable_sounds.len(),
+            report.items_without_sound
+        ));
+        let unusable =
+            report.unusable_sounds.iter().map(|UnusableSound { item_id, sound, reason }| (item_id, sound, reason));
+        log_unusable(unusable, &log);
+    }
     if !extracted.image {
         log(format!("extract: image: not read by `model.modalities`; computed {computed} of {distinct} sentences"));
         return;
@@ -28,10 +40,17 @@ pub(super) fn log(report: &ExtractReport, items: usize, extracted: Extracted, pr
         "extract: computed {computed} of {distinct} sentences, {} of {} images, {} of {} words; the rest was in the cache",
         image_encoder.computed, image_encoder.distinct, word_encoder.computed, word_encoder.distinct
     ));
-    for UnusableImage { item_id, image, reason } in report.unusable.iter().take(EXAMPLES) {
-        log(format!("  item {item_id}: `{image}`: {reason}"));
+    let unusable = report.unusable.iter().map(|UnusableImage { item_id, image, reason }| (item_id, image, reason));
+    log_unusable(unusable, &log);
+}
+
+/// Logs the first files that cannot be used, each with its item and the reason.
+fn log_unusable<'r>(files: impl ExactSizeIterator<Item = (&'r String, &'r String, &'r String)>, log: &impl Fn(String)) {
+    let further = files.len().saturating_sub(EXAMPLES);
+    for (item_id, file, reason) in files.take(EXAMPLES) {
+        log(format!("  item {item_id}: `{file}`: {reason}"));
     }
-    if report.unusable.len() > EXAMPLES {
-        log(format!("  and {} more", report.unusable.len() - EXAMPLES));
+    if further > 0 {
+        log(format!("  and {further} more"));
     }
 }

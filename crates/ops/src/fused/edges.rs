@@ -10,7 +10,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use super::{Fused, Gradients, View, apply1, apply2, cut};
-use crate::kernel::{add_scaled_short, dot, exp};
+use crate::kernel::{add_weighted_rows, dot, exp};
 use crate::{Edges, Side};
 
 /// Edges of a parallel piece, about.
@@ -39,9 +39,8 @@ fn dots(out: &mut [f32], others: &[u32], own: &[f32], table: &[f32]) {
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn weighted(out: &mut [f32], edges: &[u32], others: &[u32], weights: &[f32], table: &[f32]) {
     let d = out.len();
-    for (&edge, &other) in edges.iter().zip(others) {
-        add_scaled_short(out, weights[edge as usize], &table[other as usize * d..][..d]);
-    }
+    let ends = edges.iter().zip(others);
+    add_weighted_rows(out, ends.map(|(&edge, &other)| (weights[edge as usize], &table[other as usize * d..][..d])));
 }
 
 /// a_r . b_c of every edge.

@@ -84,30 +84,43 @@ pub(crate) fn normalize(x: &Tensor) -> Result<Tensor> {
 
 struct Normalize;
 
+/// y = x / |x|.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
+fn normalize_row(y: &mut [f32], x: &[f32]) {
+    let scale = 1.0 / dot(x, x).sqrt().max(COSINE_EPS);
+    for i in 0..y.len() {
+        y[i] = x[i] * scale;
+    }
+}
+
+/// dx = (dy - y (y . dy)) / |x|; where the norm is clamped it is a constant and the second term goes.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
+fn normalize_row_backward(dx: &mut [f32], x: &[f32], y: &[f32], dy: &[f32]) {
+    let norm = dot(x, x).sqrt();
+    let along = if norm > COSINE_EPS { dot(y, dy) } else { 0.0 };
+    let scale = 1.0 / norm.max(COSINE_EPS);
+    for i in 0..dx.len() {
+        dx[i] = (dy[i] - y[i] * along) * scale;
+    }
+}
+
 impl Fused<1> for Normalize {
     const NAME: &'static str = "normalize";
 
     fn forward(&self, [x]: [View<'_>; 1]) -> Result<(Vec<f32>, Vec<usize>)> {
         let &[_, d] = x.dims else { bail!("normalize: expected [t, d], found {:?}", x.dims) };
         let mut y = vec![0.0; x.data.len()];
-        y.par_chunks_mut(d.max(1)).zip(x.data.par_chunks(d.max(1))).with_min_len(64).for_each(|(y, x)| {
-            let scale = 1.0 / dot(x, x).sqrt().max(COSINE_EPS);
-            y.iter_mut().zip(x).for_each(|(y, x)| *y = x * scale);
-        });
+        let rows = y.par_chunks_mut(d.max(1)).zip(x.data.par_chunks(d.max(1)));
+        rows.with_min_len(64).for_each(|(y, x)| normalize_row(y, x));
         Ok((y, x.dims.to_vec()))
     }
 
-    /// dx = (dy - y (y . dy)) / |x|; where the norm is clamped it is a constant and the second term goes.
     fn backward(&self, [x]: [View<'_>; 1], result: &[f32], gradient: &[f32]) -> Result<Gradients<1>> {
         let d = x.dims[1].max(1);
         let mut dx = vec![0.0; x.data.len()];
         let rows = x.data.par_chunks(d).zip(result.par_chunks(d)).zip(gradient.par_chunks(d));
-        dx.par_chunks_mut(d).zip(rows).with_min_len(64).for_each(|(dx, ((x, y), dy))| {
-            let norm = dot(x, x).sqrt();
-            let along = if norm > COSINE_EPS { dot(y, dy) } else { 0.0 };
-            let scale = 1.0 / norm.max(COSINE_EPS);
-            dx.iter_mut().zip(y.iter().zip(dy)).for_each(|(dx, (y, dy))| *dx = (dy - y * along) * scale);
-        });
+        let rows = dx.par_chunks_mut(d).zip(rows).with_min_len(64);
+        rows.for_each(|(dx, ((x, y), dy))| normalize_row_backward(dx, x, y, dy));
         Ok([Some(dx)])
     }
 }

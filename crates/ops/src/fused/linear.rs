@@ -1,5 +1,5 @@
-//! y = x W + b. Backward: dx = dy W^T, dW = x^T dy, db = column sums of dy. Rows are cut into fixed shards; dW and db are
-//! the ordered sums of the shards' parts.
+//! y = x W + b. Backward: dx = dy W^T, dW = x^T dy, db = column sums of dy. A constant x, such as features, has no dx. Rows are cut into
+//! fixed shards; dW and db are the ordered sums of the shards' parts.
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
@@ -14,14 +14,16 @@ const ROWS: usize = 512;
 const GRADIENT_ROWS: usize = 2048;
 
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    apply3(Linear, x, weight, bias)
+    apply3(Linear { constant_input: !x.track_op() }, x, weight, bias)
 }
 
 pub(crate) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    apply2(Product, x, weight)
+    apply2(Product { constant_input: !x.track_op() }, x, weight)
 }
 
-struct Linear;
+struct Linear {
+    constant_input: bool,
+}
 
 impl Fused<3> for Linear {
     const NAME: &'static str = "linear";
@@ -37,11 +39,14 @@ impl Fused<3> for Linear {
     fn backward(&self, [x, weight, _]: [View<'_>; 3], _: &[f32], gradient: &[f32]) -> Result<Gradients<3>> {
         let (_, a, b) = shapes(&x, &weight)?;
         let (dw, db) = weight_gradients(x.data, gradient, a, b);
-        Ok([Some(input_gradient(weight.data, gradient, a, b)), Some(dw), Some(db)])
+        let dx = (!self.constant_input).then(|| input_gradient(weight.data, gradient, a, b));
+        Ok([dx, Some(dw), Some(db)])
     }
 }
 
-struct Product;
+struct Product {
+    constant_input: bool,
+}
 
 impl Fused<2> for Product {
     const NAME: &'static str = "product";
@@ -54,7 +59,8 @@ impl Fused<2> for Product {
     fn backward(&self, [x, weight]: [View<'_>; 2], _: &[f32], gradient: &[f32]) -> Result<Gradients<2>> {
         let (_, a, b) = shapes(&x, &weight)?;
         let (dw, _) = weight_gradients(x.data, gradient, a, b);
-        Ok([Some(input_gradient(weight.data, gradient, a, b)), Some(dw)])
+        let dx = (!self.constant_input).then(|| input_gradient(weight.data, gradient, a, b));
+        Ok([dx, Some(dw)])
     }
 }
 

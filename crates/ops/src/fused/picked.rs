@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{Fused, Gradients, View, apply2};
 use crate::GatherIndex;
-use crate::kernel::{add_scaled_short, dot};
+use crate::kernel::{add_weighted_rows, dot};
 
 pub(crate) fn picked_dot(a: &Tensor, table: &Tensor, picked: &[u32]) -> Result<Tensor> {
     let n = table.dim(0)?;
@@ -27,11 +27,9 @@ fn dots(out: &mut [f32], picked: &[u32], own: &[f32], table: &[f32]) {
 }
 
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
-fn weighted(out: &mut [f32], rows: impl Iterator<Item = (usize, f32)>, table: &[f32]) {
+fn weighted(out: &mut [f32], rows: impl Iterator<Item = (usize, f32)> + Clone, table: &[f32]) {
     let d = out.len();
-    for (row, weight) in rows {
-        add_scaled_short(out, weight, &table[row * d..][..d]);
-    }
+    add_weighted_rows(out, rows.map(|(row, weight)| (weight, &table[row * d..][..d])));
 }
 
 impl PickedDot {

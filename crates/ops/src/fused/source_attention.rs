@@ -12,6 +12,7 @@ use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
 
+use super::norm::drop_all;
 use super::{Fused, Gradients, View, apply2, apply3, cut, ordered_sum};
 use crate::kernel::{Mat, add_rows, dot, exp, matmul, max, sum};
 use crate::plain::weight_index;
@@ -123,6 +124,15 @@ fn softmax(x: &mut [f32], scale: f32) {
     let share = 1.0 / sum(x);
     for x in x.iter_mut() {
         *x *= share;
+    }
+}
+
+/// The gradient of weights p becomes that of their scores before the scale.
+#[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
+fn softmax_backward(da: &mut [f32], p: &[f32], scale: f32) {
+    let along = dot(p, da);
+    for i in 0..da.len() {
+        da[i] = p[i] * (da[i] - along) * scale;
     }
 }
 
@@ -254,7 +264,8 @@ impl SourceAttention {
         for (at, row) in factors.chunks_exact_mut(keys).enumerate() {
             let token = sequence.tokens.start + sequence.first + at % q;
             let first = weight_index(token, 0, at / q, heads);
-            row.iter_mut().zip(0u32..).for_each(|(f, j)| *f = self.dropout.factor(first.wrapping_add(j)));
+            row.fill(1.0);
+            drop_all(row, first as usize, self.dropout);
         }
         Some(factors)
     }
@@ -299,8 +310,7 @@ impl SourceAttention {
             matmul(&mut part, Mat::new(&dropped, q, keys).t(), dout, false);
             place(dkey_value, &part, wide + h * width, width, wide + d);
             for (da, p) in da.chunks_exact_mut(keys).zip(p.chunks_exact(keys)) {
-                let along = dot(p, da);
-                da.iter_mut().zip(p).for_each(|(da, p)| *da = p * (*da - along) * scale);
+                softmax_backward(da, p, scale);
             }
         }
         let mut dsources = Scratch::zeros(heads * count * block);

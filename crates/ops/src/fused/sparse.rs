@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{Fused, Gradients, View, apply1};
 use crate::SparseMatrix;
-use crate::kernel::add_scaled_short;
+use crate::kernel::add_weighted_rows;
 use crate::sparse::CompressedRows;
 
 /// Entries of a parallel piece, about.
@@ -27,9 +27,9 @@ pub(crate) fn propagate(adjacency: &SparseMatrix, x: &Tensor, layers: usize) -> 
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn multiply_rows(a: &CompressedRows, rows: std::ops::Range<usize>, x: &[f32], y: &mut [f32], d: usize) {
     for (row, y) in rows.zip(y.chunks_exact_mut(d)) {
-        for at in a.offsets[row]..a.offsets[row + 1] {
-            add_scaled_short(y, a.weights[at], &x[a.columns[at] as usize * d..][..d]);
-        }
+        let entries = a.offsets[row]..a.offsets[row + 1];
+        let weighed = a.weights[entries.clone()].iter().zip(&a.columns[entries]);
+        add_weighted_rows(y, weighed.map(|(&weight, &column)| (weight, &x[column as usize * d..][..d])));
     }
 }
 

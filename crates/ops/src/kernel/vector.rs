@@ -121,6 +121,48 @@ pub(crate) fn add_scaled_short(y: &mut [f32], c: f32, x: &[f32]) {
     y_rest.iter_mut().zip(x_rest).for_each(|(y, x)| *y += c * x);
 }
 
+/// y += the sum of c x over weighed rows, in their order. Columns go by four vectors whose sums stay in registers: of a loop over the
+/// vectors of a row the compiler makes gathers.
+#[inline(always)]
+pub(crate) fn add_weighted_rows<'a>(y: &mut [f32], rows: impl Iterator<Item = (f32, &'a [f32])> + Clone) {
+    let (whole, rest) = y.as_chunks_mut::<{ 4 * LANES }>();
+    for (block, y) in whole.iter_mut().enumerate() {
+        add_weighted_columns(y, block * 4 * LANES, rows.clone());
+    }
+    if !rest.is_empty() {
+        let from = whole.len() * 4 * LANES;
+        for (c, x) in rows {
+            add_scaled_short(rest, c, &x[from..]);
+        }
+    }
+}
+
+/// Four vectors of [`add_weighted_rows`], the columns from `at` on. The sums are variables of their own: an array of them would lie in
+/// memory.
+#[inline(always)]
+fn add_weighted_columns<'a>(y: &mut [f32; 4 * LANES], at: usize, rows: impl Iterator<Item = (f32, &'a [f32])>) {
+    let (y, _) = y.as_chunks_mut::<LANES>();
+    let [y0, y1, y2, y3] = y else { return };
+    let (mut s0, mut s1, mut s2, mut s3) = (*y0, *y1, *y2, *y3);
+    for (c, x) in rows {
+        let (x, _) = x[at..at + 4 * LANES].as_chunks::<LANES>();
+        let [x0, x1, x2, x3] = x else { return };
+        for l in 0..LANES {
+            s0[l] += c * x0[l];
+        }
+        for l in 0..LANES {
+            s1[l] += c * x1[l];
+        }
+        for l in 0..LANES {
+            s2[l] += c * x2[l];
+        }
+        for l in 0..LANES {
+            s3[l] += c * x3[l];
+        }
+    }
+    (*y0, *y1, *y2, *y3) = (s0, s1, s2, s3);
+}
+
 /// total += part.
 #[multiversion(targets("x86_64+avx512f", "x86_64+avx2"))]
 pub(crate) fn accumulate(total: &mut [f32], part: &[f32]) {

@@ -78,6 +78,8 @@ pub struct Columns {
     pub categories: Vec<String>,
     /// What separates the categories in a text. Empty: a blank in the RecBole form, and else a text is one category.
     pub category_separator: String,
+    /// Path of a sound file, WAV or FLAC (relative to the items file), or a list of them, in items. Empty: none.
+    pub sounds: String,
 }
 
 impl Default for Columns {
@@ -93,6 +95,7 @@ impl Default for Columns {
             images: String::new(),
             categories: Vec::new(),
             category_separator: String::new(),
+            sounds: String::new(),
         }
     }
 }

@@ -21,7 +21,7 @@ pub enum Storage {
     F32,
 }
 
-/// `[extract]`: encoders of sentences and images.
+/// `[extract]`: encoders of sentences, images and sounds.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Extract {
@@ -34,6 +34,8 @@ pub struct Extract {
     pub text: TextExtract,
     /// Images to words.
     pub image: ImageExtract,
+    /// Sounds to vectors.
+    pub audio: AudioExtract,
 }
 
 /// Which features the modalities of a pipeline read, of those that can be extracted.
@@ -43,11 +45,14 @@ pub struct Extracted {
     pub text: bool,
     /// Those of images.
     pub image: bool,
+    /// Those of sounds.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub audio: bool,
 }
 
 impl Extracted {
-    /// Everything that can be extracted.
-    pub const ALL: Self = Self { text: true, image: true };
+    /// What the default modalities read.
+    pub const ALL: Self = Self { text: true, image: true, audio: false };
 }
 
 /// What an image becomes.
@@ -86,8 +91,8 @@ impl TextExtract {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ImageExtract {
-    /// A CLIP model, or for `embedding` also a ResNet: a folder, a name on the hub, or `builtin:tiny-clip`, which the program
-    /// carries.
+    /// A CLIP model, or for `embedding` any image encoder of `docs/encoders.md`: a folder, a name on the hub, or
+    /// `builtin:tiny-clip`, which the program carries.
     pub model: String,
     /// What an image becomes: `words` is the paper's, `embedding` gives its variant `ResNet` and plain CLIP.
     pub features: ImageFeatures,
@@ -120,6 +125,21 @@ impl ImageExtract {
             ImageFeatures::Words => format!("{}-{}-words-{}", base_name(&self.model), self.words, text.encoder_name()),
             ImageFeatures::Embedding => base_name(&self.model),
         }
+    }
+}
+
+/// `[extract.audio]`: sounds to an audio encoder's vectors.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AudioExtract {
+    /// A Whisper, whose encoder is used: a folder or a name on the hub. Needed where a modality is called `audio`.
+    pub model: String,
+}
+
+impl AudioExtract {
+    /// The name of the encoder in file names.
+    pub fn encoder_name(&self) -> String {
+        base_name(&self.model)
     }
 }
 

@@ -15,7 +15,7 @@ pub use catalog::{ModelCatalog, ModelType, PresetKeys, RefusedValue, SectionType
 pub use dataset::{Columns, DataPreset, Dataset, Format, Missing, Preprocess, Repeated, Source, SplitBy};
 pub use download::{Download, RawFile};
 pub use evaluation::{Evaluate, SeenItems};
-pub use extract::{BUILTIN, Extract, Extracted, ImageExtract, ImageFeatures, Storage, TextExtract};
+pub use extract::{AudioExtract, BUILTIN, Extract, Extracted, ImageExtract, ImageFeatures, Storage, TextExtract};
 pub use model::{Modality, Model};
 pub use renamed::RenamedKey;
 pub use results::{Recommend, Report};
@@ -48,7 +48,7 @@ pub struct Config {
     pub source: Source,
     /// Filters and text cleaning.
     pub preprocess: Preprocess,
-    /// Encoders of sentences and images.
+    /// Encoders of sentences, images and sounds.
     pub extract: Extract,
     /// The recommender.
     pub model: Model,
@@ -220,6 +220,10 @@ impl Config {
         if let Some(zero) = self.evaluate.short_histories.iter().find(|&&events| events == 0) {
             return fail("evaluate.short_histories", zero.to_string(), "numbers from 1");
         }
+        let reads_sounds = |modality: &&Modality| modality.name == "audio" && modality.features.is_empty();
+        if self.extract.audio.model.is_empty() && self.model.modalities.iter().any(|modality| reads_sounds(&modality)) {
+            return fail("extract.audio.model", "\"\"".to_owned(), "a Whisper model, for the modality `audio`");
+        }
         for modality in &self.model.modalities {
             for (key, share) in [("lost", modality.lost), ("swapped", modality.swapped)] {
                 if !(0.0..=1.0).contains(&share) {
@@ -238,6 +242,7 @@ impl Config {
         Extracted {
             text: reads("text", self.extract.text.encoder_name()),
             image: reads("image", self.extract.image.encoder_name(&self.extract.text)),
+            audio: reads("audio", self.extract.audio.encoder_name()),
         }
     }
 
@@ -246,10 +251,10 @@ impl Config {
         if !modality.features.is_empty() {
             return modality.features.clone();
         }
-        if modality.name == "image" {
-            self.extract.image.encoder_name(&self.extract.text)
-        } else {
-            self.extract.text.encoder_name()
+        match modality.name.as_str() {
+            "image" => self.extract.image.encoder_name(&self.extract.text),
+            "audio" => self.extract.audio.encoder_name(),
+            _ => self.extract.text.encoder_name(),
         }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Modality {
-    /// `text`, `image`, or any other name.
+    /// `text`, `image`, `audio`, or any other name.
     pub name: String,
     /// The encoder part of `features/<name>.<encoder>.safetensors`. Empty: what `[extract]` writes.
     pub features: String,

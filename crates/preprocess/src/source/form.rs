@@ -32,6 +32,8 @@ pub struct SourceForm {
     pub categories: Vec<String>,
     /// What separates the categories in a text; empty: a text is one category.
     pub category_separator: String,
+    /// Sound files, in items.
+    pub sounds: Vec<String>,
     /// Whether each entry of a list is a text of its own, or they are joined to one.
     pub lists_are_texts: bool,
 }
@@ -52,6 +54,7 @@ impl SourceForm {
             images: Vec::new(),
             categories: names(&["categories"]),
             category_separator: String::new(),
+            sounds: Vec::new(),
             lists_are_texts: true,
         };
         Ok(match source.format {
@@ -119,6 +122,7 @@ impl SourceForm {
             texts: columns.texts.clone(),
             images: if columns.images.is_empty() { Vec::new() } else { vec![columns.images.clone()] },
             categories: columns.categories.clone(),
+            sounds: if columns.sounds.is_empty() { Vec::new() } else { vec![columns.sounds.clone()] },
             category_separator: match (columns.category_separator.as_str(), source.format) {
                 ("", Format::RecBole) => " ".to_owned(),
                 (separator, _) => separator.to_owned(),

@@ -22,6 +22,7 @@ pub struct ItemRecord {
     pub sentences: Vec<String>,
     pub images: Vec<String>,
     pub categories: Vec<String>,
+    pub sounds: Vec<String>,
 }
 
 /// What is known of the items of interactions, by their number there.
@@ -71,13 +72,15 @@ impl Catalogue {
         let form = reading.form;
         let mut fields: Vec<&str> = form.item_id.iter().map(String::as_str).collect();
         fields.push(&form.title);
-        fields.extend(form.texts.iter().chain(&form.images).chain(&form.categories).map(String::as_str));
+        let others = [&form.images, &form.categories, &form.sounds].into_iter().flatten();
+        fields.extend(form.texts.iter().chain(others).map(String::as_str));
         let ids = form.item_id.len();
         for path in paths {
             let resolver = Resolver::new(path, reading.data);
             let shape = form.shape(path, true)?;
             let (mut repeated, mut without_events, mut cleaned_titles, mut cleaned_texts) = (0, 0, 0, 0);
             let mut refused = std::mem::take(&mut read.refused_images);
+            let mut refused_sounds = std::mem::take(&mut read.refused_sounds);
             let file = read_file(path, shape, &fields, &mut read.rejected, budget, progress, &mut |line, cells| {
                 let id = match values::id(&form.item_id, &cells[..ids]) {
                     Ok(id) => id,
@@ -106,6 +109,12 @@ impl Catalogue {
                                 .collect(),
                         };
                         record.categories = reading.categories(&cells[ids..]);
+                        for name in reading.sound_names(&cells[ids..]) {
+                            match resolver.resolve_file(&name, "sound") {
+                                Ok(sound) => record.sounds.push(sound),
+                                Err(fault) => reject(&mut refused_sounds, path, line, fault),
+                            }
+                        }
                         catalogue.keep(item, record, reading);
                     }
                 }
@@ -117,6 +126,7 @@ impl Catalogue {
             read.cleaned_titles += cleaned_titles;
             read.cleaned_texts += cleaned_texts;
             read.refused_images = refused;
+            read.refused_sounds = refused_sounds;
         }
         for item in (0..count).filter(|&item| !seen[item]) {
             read.without_line += 1;
@@ -136,7 +146,7 @@ impl Catalogue {
 }
 
 impl Reading<'_> {
-    /// `cells`: title, texts, images, categories.
+    /// `cells`: title, texts, images, categories, sounds.
     fn texts(&self, cells: &[RawCell<'_>]) -> ItemRecord {
         let mut record = ItemRecord::default();
         let title = values::texts(&cells[0], false);
@@ -171,10 +181,16 @@ impl Reading<'_> {
     }
 
     fn categories(&self, cells: &[RawCell<'_>]) -> Vec<String> {
-        let fields = &cells[1 + self.form.texts.len() + self.form.images.len()..];
+        let first = 1 + self.form.texts.len() + self.form.images.len();
+        let fields = &cells[first..first + self.form.categories.len()];
         let names: IndexSet<String> =
             fields.iter().flat_map(|cell| values::categories(cell, &self.form.category_separator)).collect();
         names.into_iter().collect()
+    }
+
+    fn sound_names(&self, cells: &[RawCell<'_>]) -> Vec<String> {
+        let fields = &cells[1 + self.form.texts.len() + self.form.images.len() + self.form.categories.len()..];
+        fields.iter().flat_map(values::images).collect()
     }
 }
 
@@ -264,6 +280,27 @@ mod tests {
         assert_eq!(reasons, ["image file is not there", "image path leaves the data folder"]);
         assert!(records.iter().all(|record| record.images.is_empty()));
     }
+
+    #[test]
+    fn sounds_are_files_beside_the_table_and_other_names_are_refused_with_the_reason() {
+        let columns = Columns { sounds: "preview".into(), ..Columns::default() };
+        let source = Source { format: Format::Tabular, columns, ..Source::default() };
+        // The table itself is a file that is there; what it holds is the business of the stage that decodes it.
+        let lines = "{\"item_id\": 1, \"preview\": [\"items.jsonl\", \"https://a/b.flac\"]}\n\
+                     {\"item_id\": 2, \"preview\": \"gone.wav\"}\n{\"item_id\": 3, \"preview\": \"../up.wav\"}\n";
+        let (records, _, read) = read(&source, "items.jsonl", lines, &["1", "2", "3"]);
+        assert_eq!(records.iter().map(|record| record.sounds.len()).collect::<Vec<_>>(), [1, 0, 0]);
+        assert!(records[0].sounds[0].ends_with("items.jsonl"));
+        let reasons: Vec<&str> = read.refused_sounds.0.keys().map(String::as_str).collect();
+        let expected = [
+            "sound file is not there",
+            "sound is an address, expected a local file",
+            "sound path leaves the data folder",
+        ];
+        assert_eq!(reasons, expected);
+        assert!(read.refused_images.0.is_empty());
+    }
+
     #[test]
     fn links_out_of_the_folder_of_images_are_counted_with_the_names_that_were_refused() {
         let folder = tempfile::tempdir().unwrap();

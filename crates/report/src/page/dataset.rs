@@ -59,6 +59,7 @@ pub(super) fn section(found: &PreprocessReport, images: Option<&ExtractReport>) 
             (rejects("Rejected lines of interactions", &found.interactions.rejected))
             (rejects("Rejected lines of items", &found.items.rejected))
             (rejects("Refused names of images", &found.items.refused_images))
+            (rejects("Refused names of sound files", &found.items.refused_sounds))
             @if let Some(images) = images { (images_part(images)) }
             @for warning in &found.warnings { p { "Note: " (warning) "." } }
         }

@@ -92,6 +92,7 @@ mod tests {
             sentences: vec![vec![]],
             images: vec![vec![]],
             categories: vec![vec![]],
+            sounds: vec![vec![]],
         };
         let long = "w".repeat(100_000);
         let described = Described {

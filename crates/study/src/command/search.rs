@@ -27,9 +27,10 @@ pub struct Args {
 pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let Args { stage, grids, name, jobs } = args;
     let runner = Runner::new(stage, jobs.into(), models)?;
-    let (name, grids) = match grids.is_empty() {
-        true => own_grid(&runner, name, models)?,
-        false => (name.unwrap_or_else(|| "search".to_owned()), grids),
+    let (name, grids) = if grids.is_empty() {
+        own_grid(&runner, name, models)?
+    } else {
+        (name.unwrap_or_else(|| "search".to_owned()), grids)
     };
     let (text, failures) = search(&runner, &name, &grids)?;
     print(&text)?;

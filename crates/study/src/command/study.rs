@@ -33,6 +33,12 @@ pub struct Args {
     /// The ResNet of rows with one: a folder, or a name on the hub. Without it these rows are left out.
     #[arg(long, default_value = "")]
     resnet: String,
+    /// A text encoder to compare with the pipeline's (study-encoders): a folder, or a name on the hub; may be given several times.
+    #[arg(long, value_name = "MODEL")]
+    text_encoder: Vec<String>,
+    /// An image encoder whose vectors are compared with the pipeline's features (study-encoders); may be given several times.
+    #[arg(long, value_name = "MODEL")]
+    image_encoder: Vec<String>,
     /// A folder with the paper's numbers, in place of those that the program carries.
     #[arg(long, value_name = "FOLDER")]
     paper: Option<PathBuf>,
@@ -40,7 +46,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
-    let Args { experiment, stage, seeds, quick, jobs, with, unseen, resnet, paper } = args;
+    let Args { experiment, stage, seeds, quick, jobs, with, unseen, resnet, text_encoder, image_encoder, paper } = args;
     let usual = match experiment {
         _ if quick => 1,
         Experiment::Fig3 => 5,
@@ -48,7 +54,8 @@ pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     };
     let seeds = seeds.map_or(usual, usize::from);
     let runner = Runner::new(stage, jobs.into(), models)?;
-    let options = StudyOptions { seeds, quick, with, unseen, resnet, paper };
+    let (text_encoders, image_encoders) = (text_encoder, image_encoder);
+    let options = StudyOptions { seeds, quick, with, unseen, resnet, text_encoders, image_encoders, paper };
     let (text, failures) = run_experiment(&runner, experiment, &options)?;
     print(&text)?;
     anyhow::ensure!(

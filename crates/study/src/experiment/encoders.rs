@@ -1,0 +1,121 @@
+//! Encoders of texts and images side by side.
+
+use std::path::Path;
+
+use mp4sr_artifact::{EncoderAbout, Layout, files};
+use mp4sr_pipeline::Config;
+use mp4sr_pipeline::config::ImageFeatures;
+use mp4sr_pipeline::text::TextTable;
+use mp4sr_protocol::{Comparison, Reference};
+
+use super::comparisons::groups;
+use super::rows::{StudyRow, full, row};
+use super::{FinishedRows, Study};
+use crate::comparison_text::{details, table};
+use crate::runner::Until;
+
+impl Study<'_> {
+    /// The pipeline's own encoders, and every named one in the place of one of them.
+    pub(super) fn encoders(&mut self) -> anyhow::Result<String> {
+        let rows = self.encoder_rows()?;
+        let rows = self.without_repeats(rows)?;
+        let made = self.make(&rows, Until::Evaluated)?;
+        let groups = groups(&made, &self.sequences()?, None)?;
+        let comparison = Comparison::new(&groups, &self.measures(), Reference::Best);
+        let mut text = self.head("Encoders of texts and images", comparison.users);
+        text += &table(&comparison, "encoders").markdown();
+        text += "\nVectors and the time that they took, by all runs that share the cache:\n\n";
+        text += &encoder_table(&made)?.markdown();
+        self.finish(text, None, &details(&comparison), None)
+    }
+
+    fn encoder_rows(&self) -> anyhow::Result<Vec<StudyRow>> {
+        let (texts, images) = (&self.options.text_encoders, &self.options.image_encoders);
+        let reads = |name: &str| self.config.model.modalities.iter().any(|m| m.name == name && m.features.is_empty());
+        anyhow::ensure!(
+            !(texts.is_empty() && images.is_empty()),
+            "no encoder is named beside the pipeline's own; name them with TEXT=\"...\" and IMAGE=\"...\""
+        );
+        anyhow::ensure!(
+            texts.is_empty() || reads("text"),
+            "the pipeline has no modality `text` that is extracted; use one that has, or leave out TEXT"
+        );
+        anyhow::ensure!(
+            images.is_empty() || reads("image"),
+            "the pipeline has no modality `image` that is extracted; use one that has, or leave out IMAGE"
+        );
+        let mut rows = vec![StudyRow { label: "the pipeline's own".to_owned(), ..full() }];
+        for model in texts {
+            let key = format!("extract.text.model={model:?}");
+            rows.push(row(&format!("text: {model}"), &format!("text-{}", slug(model)), &[&key]));
+        }
+        for model in images {
+            let key = format!("extract.image.model={model:?}");
+            let embedding = "extract.image.features=\"embedding\"";
+            rows.push(row(&format!("image: {model}"), &format!("image-{}", slug(model)), &[embedding, &key]));
+        }
+        for (at, row) in rows.iter().enumerate() {
+            anyhow::ensure!(
+                rows[..at].iter().all(|other| other.slug != row.slug),
+                "two encoders would have runs of one name, `{}`; rename the folder of one",
+                row.slug
+            );
+        }
+        Ok(rows)
+    }
+}
+
+/// The last part of a model's name, as a part of a run's name.
+fn slug(model: &str) -> String {
+    let name = Path::new(model).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = name.rsplit(':').next().unwrap_or_default();
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
+}
+
+/// The encoders of the rows, each once, with the dimension of its vectors and the time that they took.
+fn encoder_table(made: &FinishedRows) -> anyhow::Result<TextTable> {
+    let mut table =
+        TextTable::new(["encoder", "of", "dimension", "vectors", "seconds of extraction", "seconds per 1,000"]);
+    for (_, runs) in made {
+        for run in runs.iter().take(1) {
+            let shares = shares(&run.layout)?;
+            for (model, content) in used(&run.config) {
+                for about in shares.iter().filter(|about| about.model == model && about.content == content) {
+                    let pace = 1000.0 * about.seconds / (about.computed.max(1) as f64);
+                    let line = vec![
+                        about.model.clone(),
+                        about.content.clone(),
+                        about.width.to_string(),
+                        about.computed.to_string(),
+                        format!("{:.1}", about.seconds),
+                        format!("{pace:.2}"),
+                    ];
+                    if !table.rows.contains(&line) {
+                        table.rows.push(line);
+                    }
+                }
+            }
+        }
+    }
+    Ok(table)
+}
+
+/// The models that a configuration extracts with, and what they encode.
+fn used(config: &Config) -> Vec<(String, &'static str)> {
+    let extracted = config.extracted();
+    let reads_words = extracted.image && config.extract.image.features == ImageFeatures::Words;
+    let text = (extracted.text || reads_words).then(|| (config.extract.text.model.clone(), "sentences"));
+    let image = extracted.image.then(|| (config.extract.image.model.clone(), "images"));
+    text.into_iter().chain(image).collect()
+}
+
+/// What the folders of the cache say of themselves.
+fn shares(layout: &Layout) -> anyhow::Result<Vec<EncoderAbout>> {
+    let root = layout.vectors();
+    let folders = if root.is_dir() { files::list(&root)? } else { Vec::new() };
+    let about = |folder: &std::path::PathBuf| {
+        let bytes = files::read(&folder.join(EncoderAbout::FILE)).ok()?;
+        serde_json::from_slice::<EncoderAbout>(&bytes).ok()
+    };
+    Ok(folders.iter().filter_map(about).collect())
+}
