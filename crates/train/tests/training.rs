@@ -307,8 +307,8 @@ fn popularity_counts_the_training_part_alone() {
 fn popularity_of_a_dataset_split_by_time_knows_nothing_after_the_cut_off() {
     let mut data = random(|u| 1 + u as u32 % 20, |u| 1 + (u as u32 + 7) % 20);
     let starts: Vec<u32> = (0..data.user_count()).map(|user| user as u32 % 4).collect();
-    for user in 0..data.user_count() {
-        let (start, end) = (data.offsets[user] as usize + starts[user] as usize, data.offsets[user + 1] as usize);
+    for (user, &start) in starts.iter().enumerate() {
+        let (start, end) = (data.offsets[user] as usize + start as usize, data.offsets[user + 1] as usize);
         data.items[start..end].fill(50);
     }
     let test = (0..data.user_count()).map(|user| data.of(user).len() as u32).collect();
