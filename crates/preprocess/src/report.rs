@@ -25,11 +25,11 @@ const STYLE: TableStyle =
 /// The report with the settings of the filters.
 pub type Report = mp4sr_artifact::PreprocessReport;
 
-/// Keys that are recorded only where they ask for something, so that a dataset made without them keeps its bytes.
+/// Keys that stand in a dataset only where they ask for something, so that one made without them keeps its bytes.
 const LATER_KEYS: [&str; 8] =
     ["where", "since", "until", "split", "split_ratio", "split_at", "split_test_at", "memory"];
 
-/// The settings of the filters as records of the stage have them.
+/// The settings of the filters as the files of a dataset have them. The record of the stage has all, so that it sees a key go.
 pub fn recorded(preprocess: &Preprocess) -> Value {
     let (mut settings, defaults) = (json!(preprocess), json!(Preprocess::default()));
     if let Some(settings) = settings.as_object_mut() {

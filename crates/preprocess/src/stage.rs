@@ -45,7 +45,7 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
             "data": config.dataset.data,
             "table1": config.dataset.table1,
             "source": config.source,
-            "preprocess": report::recorded(&config.preprocess),
+            "preprocess": config.preprocess,
             "image_names": inputs.image_names(config)?,
         });
         let defaults = json!({ "source": Source::default(), "preprocess": Preprocess::default() });
@@ -86,7 +86,9 @@ fn make(
 ) -> Result<(Report, Vec<PathBuf>)> {
     let memory = MemoryLimit::new(&config.preprocess.memory, layout.dataset().join(SPILL))?;
     let (report, dataset) = read(config, memory.as_ref(), progress)?;
-    let mut outputs = dataset.write(layout, settings)?;
+    let mut settings = settings.clone();
+    settings["preprocess"] = report::recorded(&config.preprocess);
+    let mut outputs = dataset.write(layout, &settings)?;
     files::write_json(&layout.statistics(), &report)?;
     outputs.push(layout.statistics());
     memory.map_or(Ok(()), |memory| memory.remove_folder())?;

@@ -1,5 +1,6 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
 
 /// `[dataset]`: what the dataset is called and where its raw files lie.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -149,6 +150,19 @@ pub enum SplitBy {
     /// What happened before one time is for training, whoever's event it is: a global cut-off, so that no model is trained on
     /// what happens after the events that it is tested on.
     Time,
+}
+
+/// Keys of `[preprocess]` that hold a time.
+const TIMES: [&str; 4] = ["since", "until", "split_at", "split_test_at"];
+
+/// A time may stand without quotes: TOML has dates, and a unit of the file may be a number.
+pub(super) fn times_as_text(pipeline: &mut Table) {
+    let Some(keys) = pipeline.get_mut("preprocess").and_then(Value::as_table_mut) else { return };
+    for (_, value) in keys.iter_mut().filter(|(key, _)| TIMES.contains(&key.as_str())) {
+        if matches!(value, Value::Datetime(_) | Value::Integer(_)) {
+            *value = Value::String(value.to_string());
+        }
+    }
 }
 
 /// `[preprocess]`: filters and text cleaning.

@@ -90,6 +90,7 @@ impl Config {
             warnings.extend(renamed::rename_assignment(&mut assignment, &renamed));
             assignment.apply(&mut table)?;
         }
+        dataset::times_as_text(&mut table);
         strict::check(&table, &models.schema(), origin)?;
         Ok((Self::of_table(table, origin, models)?, warnings))
     }

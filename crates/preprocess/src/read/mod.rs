@@ -15,7 +15,7 @@ use std::path::Path;
 use mp4sr_pipeline::Bar;
 
 pub use cell::RawCell;
-pub use parquet_events::{EventColumns, for_each as for_each_event_rows};
+pub use parquet_events::{EventColumns, for_each as for_each_event_rows, is_known as polars_knows};
 
 use crate::rejects::Fault;
 use crate::{Error, Result};

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
-use mp4sr_artifact::{files, open_parquet};
+use mp4sr_artifact::{files, guarded, open_parquet};
 use mp4sr_pipeline::Bar;
 use polars::prelude::*;
 use serde_json::Number;
@@ -105,7 +105,16 @@ impl Part {
 
 /// The names of the columns of a file.
 pub fn columns(path: &Path) -> Result<Vec<String>> {
-    Ok(schema(path)?.iter_names().map(ToString::to_string).collect())
+    let builder = open_parquet(files::open(path)?).map_err(|e| damaged(path, &e))?;
+    Ok(builder.schema().fields().iter().map(|field| field.name().clone()).collect())
+}
+
+/// Whether polars knows the types of all columns: it has no time zones by offset, such as `+05:30`, and panics at them.
+pub fn is_known(path: &Path) -> Result<bool> {
+    match guarded(|| schema(path)) {
+        Ok(schema) => schema.map(|_| true),
+        Err(_) => Ok(false),
+    }
 }
 
 /// Gives the rows of a file to `visit`, some at a time and in their order. A column whose type has no meaning is refused before.
@@ -115,7 +124,7 @@ pub fn for_each(
     bar: &Bar,
     visit: &mut dyn FnMut(EventRows) -> Result<()>,
 ) -> Result<()> {
-    let schema = schema(path)?;
+    let schema = guarded(|| schema(path)).map_err(|_| damaged(path, "what it says of itself can't be true"))??;
     let [user, item, time] = PARTS;
     let mut wanted = vec![
         id(path, &schema, columns.user)?.alias(user),

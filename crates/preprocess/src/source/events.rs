@@ -14,7 +14,7 @@ use super::ids::{HashedIds, Ids, Numbering, UserIds, number_items, number_users}
 use super::named::{NamedColumns, NamedFrame};
 use super::values::id;
 use crate::condition::Condition;
-use crate::read::{EventColumns, RawCell, Shape, columns, for_each_event_rows, for_each_row};
+use crate::read::{EventColumns, RawCell, Shape, columns, for_each_event_rows, for_each_row, polars_knows};
 use crate::rejects::{Fault, reject};
 use crate::spill::{Chunks, MemoryLimit, Spill, events};
 use crate::{Error, Result};
@@ -107,7 +107,12 @@ impl Events {
         let names = condition.map(Condition::columns).unwrap_or_default();
         let known = condition.map(|condition| known_columns(paths, form, condition)).transpose()?.unwrap_or_default();
         let shapes = paths.iter().map(|path| form.shape(path, false)).collect::<Result<Vec<_>>>()?;
-        let named = NamedColumns::new(&names, shapes.iter().all(|shape| *shape == Shape::Parquet));
+        let by_polars = paths
+            .iter()
+            .zip(&shapes)
+            .map(|(path, shape)| Ok(*shape == Shape::Parquet && polars_knows(path)?))
+            .collect::<Result<Vec<bool>>>()?;
+        let named = NamedColumns::new(&names, by_polars.iter().all(|by_polars| *by_polars));
         let user_ids = match memory {
             Some(limit) => UserIds::Hashed(HashedIds::new(limit.make_folder()?)),
             None => UserIds::default(),
@@ -129,7 +134,7 @@ impl Events {
                 named,
                 spill,
             };
-            let read = read_events(paths, &shapes, &names, budget, progress, sink);
+            let read = read_events(paths, &shapes, &by_polars, &names, budget, progress, sink);
             (read, join(users), join(items))
         });
         // Where numbering stopped, it knows why.
@@ -241,6 +246,7 @@ impl EventSink<'_> {
 fn read_events(
     paths: &[PathBuf],
     shapes: &[Shape],
+    by_polars: &[bool],
     names: &[String],
     budget: &mut Budget,
     progress: &Progress,
@@ -259,8 +265,8 @@ fn read_events(
             fields.push(name);
         }
     }
-    for (path, &shape) in paths.iter().zip(shapes) {
-        if shape == Shape::Parquet {
+    for ((path, &shape), &by_polars) in paths.iter().zip(shapes).zip(by_polars) {
+        if by_polars {
             let columns = EventColumns { user: &form.user, item: &form.item[0], time: &form.time, named: names };
             read.files.push(read_parquet(path, columns, &mut read.rejected, budget, progress, &mut sink)?);
             continue;

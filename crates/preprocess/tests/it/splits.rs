@@ -82,5 +82,5 @@ fn keys_of_a_split_are_checked_before_anything_is_read() {
         |set: &[&str]| shop.run_badly("preprocess", &set.iter().flat_map(|set| ["--set", set]).collect::<Vec<_>>());
     assert!(refused(&["preprocess.split=time"]).contains("needs `preprocess.split_at`"));
     assert!(refused(&["preprocess.split=ratio", "preprocess.split_ratio=[0.5, 0.6, 0.1]"]).contains("whose sum is 1"));
-    assert!(refused(&["preprocess.memory=4"]).contains("is not an amount of memory"));
+    assert!(refused(&["preprocess.memory=4GB"]).contains("is not an amount of memory"));
 }
