@@ -34,7 +34,7 @@ pub enum Error {
     #[error("{0}")]
     Setting(String),
     /// polars refused a query that should always work.
-    #[error("failed to filter the interactions: {0}")]
+    #[error("failed to filter the interactions: {0}; free memory or disk, or report this as a defect")]
     Query(#[from] polars::error::PolarsError),
     /// Two ids cannot be told apart by their hash.
     #[error(

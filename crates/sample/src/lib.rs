@@ -30,7 +30,7 @@ pub use error::{Error, Result};
 pub use truth::{Core, Faults, Raw, Truth, TruthItem, Vocabulary};
 
 /// Raised with every change of what a seed gives.
-pub const GENERATOR_VERSION: u32 = 1;
+pub const GENERATOR_VERSION: u32 = 2;
 /// The seed of the world that the sample pipeline reads.
 pub const SEED: u64 = 1;
 /// The review file.

@@ -8,6 +8,8 @@ use std::thread;
 
 use mp4sr_artifact::{files, guarded, open_parquet};
 use mp4sr_pipeline::Bar;
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use polars::prelude::*;
 use serde_json::Number;
 
@@ -125,6 +127,7 @@ pub fn for_each(
     visit: &mut dyn FnMut(EventRows) -> Result<()>,
 ) -> Result<()> {
     let schema = guarded(|| schema(path)).map_err(|_| damaged(path, "what it says of itself can't be true"))??;
+    check_pages(path)?;
     let [user, item, time] = PARTS;
     let mut wanted = vec![
         id(path, &schema, columns.user)?.alias(user),
@@ -172,9 +175,67 @@ fn scan(path: &Path) -> Result<LazyFrame> {
 }
 
 fn schema(path: &Path) -> Result<SchemaRef> {
-    // Looks over the footer: polars trusts it.
-    open_parquet(files::open(path)?).map_err(|e| damaged(path, &e))?;
+    let footer = open_parquet(files::open(path)?).map_err(|e| damaged(path, &e))?;
+    check_footer(footer.metadata(), path.metadata().map_or(0, |about| about.len())).map_err(|e| damaged(path, &e))?;
     scan(path)?.collect_schema().map_err(|e| damaged(path, &e.to_string()))
+}
+
+/// No codec makes a column smaller than this share.
+const MOST_COMPRESSED: u64 = 1 << 20;
+
+/// Whether the numbers in a footer can be true of a file of `bytes`. polars trusts them and would ask for as much memory as they say.
+fn check_footer(footer: &ParquetMetaData, bytes: u64) -> std::result::Result<(), String> {
+    let rows: i64 = footer.row_groups().iter().map(RowGroupMetaData::num_rows).fold(0, i64::saturating_add);
+    if rows != footer.file_metadata().num_rows() {
+        return Err(format!("its row groups have {rows} rows, and it says {}", footer.file_metadata().num_rows()));
+    }
+    for group in footer.row_groups() {
+        for column in group.columns() {
+            let name = column.column_path().string();
+            if column.column_descr().max_rep_level() == 0 && column.num_values() != group.num_rows() {
+                return Err(format!("`{name}` has {} values for {} rows", column.num_values(), group.num_rows()));
+            }
+            let (start, length) = column.byte_range();
+            if start.checked_add(length).is_none_or(|end| end > bytes) {
+                return Err(format!("`{name}` lies outside the file"));
+            }
+            let size = u64::try_from(column.uncompressed_size()).unwrap_or(u64::MAX);
+            if size / MOST_COMPRESSED > length {
+                return Err(format!("`{name}` takes {length} bytes, and it says {size} without compression"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether the numbers of values in the headers of pages add up to those of the footer. polars takes a wrong one for a size of memory.
+fn check_pages(path: &Path) -> Result<()> {
+    let file = files::open(path)?;
+    let added_up = || -> parquet::errors::Result<Option<String>> {
+        let reader = SerializedFileReader::new(file)?;
+        for group in 0..reader.num_row_groups() {
+            let group = reader.get_row_group(group)?;
+            for (at, column) in group.metadata().columns().iter().enumerate() {
+                let (mut pages, mut values) = (group.get_column_page_reader(at)?, 0_usize);
+                while let Some(page) = pages.peek_next_page()? {
+                    values = values.saturating_add(page.num_levels.unwrap_or(0));
+                    pages.skip_next_page()?;
+                }
+                if i64::try_from(values) != Ok(column.num_values()) {
+                    return Ok(Some(column.column_path().string()));
+                }
+            }
+        }
+        Ok(None)
+    };
+    match guarded(added_up) {
+        Ok(Ok(None)) => Ok(()),
+        Ok(Ok(Some(name))) => {
+            Err(damaged(path, &format!("the pages of `{name}` have another number of values than it says")))
+        }
+        Ok(Err(error)) => Err(damaged(path, &error.to_string())),
+        Err(_) => Err(damaged(path, "what it says of itself can't be true")),
+    }
 }
 
 fn damaged(path: &Path, problem: &str) -> Error {
