@@ -88,7 +88,7 @@ fn nearest(from: u32, to: u32, at: u32) -> usize {
     (centre as usize).min(from as usize - 1)
 }
 
-/// The `wanted` pixels from `start` on, of `to`; all where there are no more.
+/// The `wanted` pixels of `to` from `start` on, or all of them where `to` has no more.
 fn part(to: u32, wanted: u32, start: u32) -> std::ops::Range<u32> {
     if to <= wanted { 0..to } else { start..start + wanted }
 }

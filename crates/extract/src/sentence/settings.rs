@@ -1,4 +1,4 @@
-//! What becomes of a text before it goes through the language model: `sentence_bert_config.json`,
+//! How a text is prepared before it goes through the language model: `sentence_bert_config.json`,
 //! `config_sentence_transformers.json` and the tokenizer's own limit.
 
 use std::collections::BTreeMap;

@@ -195,13 +195,13 @@ impl Numbering {
     }
 }
 
-/// Numbers ids until there are no more requests.
+/// Numbers ids until the channel of requests is closed.
 pub fn number_users(requests: Receiver<NumberingRequest>, mut ids: UserIds) -> Result<UserIds> {
     number_all(requests, |id| ids.number(id))?;
     Ok(ids)
 }
 
-/// Numbers ids until there are no more requests.
+/// Numbers ids until the channel of requests is closed.
 pub fn number_items(requests: Receiver<NumberingRequest>) -> Result<Ids> {
     let mut ids = Ids::default();
     number_all(requests, |id| Ok(number(&mut ids, id)))?;
