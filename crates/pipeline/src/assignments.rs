@@ -10,6 +10,38 @@ use std::str::FromStr;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Assignments(pub Vec<String>);
 
+impl Assignments {
+    /// The key of an assignment, with its sections.
+    pub fn key_of(assignment: &str) -> &str {
+        assignment.split('=').next().unwrap_or_default().trim()
+    }
+
+    /// The assignments that count: of those that give the same key, the last.
+    pub fn last_of_each(all: &[String]) -> Vec<String> {
+        let is_last = |at: &usize| all[at + 1..].iter().all(|later| Self::key_of(later) != Self::key_of(&all[*at]));
+        (0..all.len()).filter(is_last).map(|at| all[at].clone()).collect()
+    }
+
+    /// Refuses a key that is given two values.
+    pub fn expect_each_once(assignments: &[String]) -> Result<(), GivenTwice> {
+        for (at, assignment) in assignments.iter().enumerate() {
+            let same_key = |before: &&String| Self::key_of(before) == Self::key_of(assignment);
+            if let Some(before) = assignments[..at].iter().find(same_key).filter(|before| *before != assignment) {
+                return Err(GivenTwice { first: before.clone(), second: assignment.clone() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Two values for one key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`--set {first}` and `--set {second}` give one key two values; give one of them")]
+pub struct GivenTwice {
+    first: String,
+    second: String,
+}
+
 /// A text that ends inside of quotes, brackets or braces.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{opened}` is not closed; write section.key=value, with blanks between assignments")]
@@ -66,6 +98,16 @@ fn unquoted(word: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_several_assignments_to_a_key_the_last_counts_and_two_values_are_refused() {
+        let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+        let all = texts(&["a.b=1", "a.c=2", "a.b = 3"]);
+        assert_eq!(Assignments::last_of_each(&all), ["a.c=2", "a.b = 3"]);
+        let error = Assignments::expect_each_once(&all).unwrap_err().to_string();
+        assert!(error.contains("`--set a.b=1` and `--set a.b = 3`"), "{error}");
+        assert_eq!(Assignments::expect_each_once(&texts(&["a.b=1", "a.c=1", "a.b=1"])), Ok(()));
+    }
 
     fn parse(text: &str) -> Vec<String> {
         text.parse::<Assignments>().unwrap().0

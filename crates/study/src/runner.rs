@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context as _;
 use mp4sr_artifact::{EpochLine, Layout, Timing, files, log_line};
 use mp4sr_pipeline::config::{ModelCatalog, PRETRAIN};
-use mp4sr_pipeline::{Config, Progress, StageArgs, StageName};
+use mp4sr_pipeline::{Assignments, Config, Progress, StageArgs, StageName};
 use serde_json::{Value, json};
 
 const PRETRAIN_RECORD: &str = "pretrain.manifest.json";
@@ -111,10 +111,15 @@ impl Runner {
         if let Some(data) = &self.args.data {
             let _ = write!(line, " --data {}", quoted(data));
         }
-        for assignment in self.args.overrides.iter().chain(&run.overrides) {
-            let _ = write!(line, " --set {}", quoted(assignment));
+        for assignment in self.overrides(run) {
+            let _ = write!(line, " --set {}", quoted(&assignment));
         }
         line
+    }
+
+    /// What replaces keys of the pipeline in a run: its own assignments win over those that all runs share.
+    fn overrides(&self, run: &StudyRun) -> Vec<String> {
+        Assignments::last_of_each(&[self.args.overrides.as_slice(), &run.overrides].concat())
     }
 
     /// A run of the runner's own pipeline.
@@ -128,7 +133,7 @@ impl Runner {
             pipeline: run.pipeline.clone(),
             data: self.data(&run.pipeline)?,
             run: Some(run.name.clone()),
-            overrides: self.args.overrides.iter().chain(&run.overrides).cloned().collect(),
+            overrides: self.overrides(run),
             ..self.args.clone()
         };
         let context = args.context(&self.models)?;
@@ -241,7 +246,7 @@ impl Runner {
         if let Some(data) = self.data(&run.pipeline)? {
             command.arg("--data").arg(data);
         }
-        args.overrides.iter().chain(&run.overrides).for_each(|assignment| {
+        self.overrides(run).iter().for_each(|assignment| {
             command.arg("--set").arg(assignment);
         });
         if self.jobs > 1 {
