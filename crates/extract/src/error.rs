@@ -53,6 +53,17 @@ pub enum Error {
         /// The features file.
         path: PathBuf,
     },
+    /// Nothing would take the place of features.
+    #[error(
+        "`{}` has {rows} rows, and none of what items name now could be read; bring the files back (the report of extraction names \
+         them), or delete this file if it is meant to be empty", path.display()
+    )]
+    Emptied {
+        /// The features file.
+        path: PathBuf,
+        /// The rows that it has.
+        rows: usize,
+    },
     /// The dictionary has nothing in it.
     #[error("the dictionary of image words (`{0}`) is empty; give it a word a line")]
     EmptyDictionary(String),

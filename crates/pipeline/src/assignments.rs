@@ -6,7 +6,7 @@ use std::str::FromStr;
 ///
 /// Values are written as in a pipeline file, so blanks within quotes, brackets and braces belong to the value:
 /// `run.seed=7 model.modalities=[{ name = "text" }, { name = "audio", features = "mine" }]` holds two assignments.
-/// Blanks around `=` are allowed, and an assignment may be quoted as a whole, as for a shell.
+/// A word without `=` belongs to the value before it (`source.images=my pictures`). Blanks around `=` are allowed, and an assignment may be quoted as a whole, as for a shell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Assignments(pub Vec<String>);
 
@@ -21,25 +21,6 @@ impl Assignments {
         let is_last = |at: &usize| all[at + 1..].iter().all(|later| Self::key_of(later) != Self::key_of(&all[*at]));
         (0..all.len()).filter(is_last).map(|at| all[at].clone()).collect()
     }
-
-    /// Refuses a key that is given two values.
-    pub fn expect_each_once(assignments: &[String]) -> Result<(), GivenTwice> {
-        for (at, assignment) in assignments.iter().enumerate() {
-            let same_key = |before: &&String| Self::key_of(before) == Self::key_of(assignment);
-            if let Some(before) = assignments[..at].iter().find(same_key).filter(|before| *before != assignment) {
-                return Err(GivenTwice { first: before.clone(), second: assignment.clone() });
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Two values for one key.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`--set {first}` and `--set {second}` give one key two values; give one of them")]
-pub struct GivenTwice {
-    first: String,
-    second: String,
 }
 
 /// A text that ends inside of quotes, brackets or braces.
@@ -78,10 +59,14 @@ impl FromStr for Assignments {
             return Err(NotClosed { opened });
         }
         found.push(current);
+        let words: Vec<&String> = found.iter().filter(|word| !word.is_empty()).collect();
         let mut assignments: Vec<String> = Vec::new();
-        for word in found.iter().filter(|word| !word.is_empty()) {
+        for (at, word) in words.iter().enumerate() {
+            let is_key = words.get(at + 1).is_some_and(|next| next.starts_with('='));
             match assignments.last_mut() {
                 Some(last) if word.starts_with('=') || last.find('=') == Some(last.len() - 1) => last.push_str(word),
+                // A word without `=` is no assignment: it belongs to the value before it.
+                Some(last) if !word.contains('=') && !is_key => *last = format!("{last} {word}"),
                 _ => assignments.push(unquoted(word).to_owned()),
             }
         }
@@ -100,13 +85,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_several_assignments_to_a_key_the_last_counts_and_two_values_are_refused() {
-        let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-        let all = texts(&["a.b=1", "a.c=2", "a.b = 3"]);
+    fn of_several_assignments_to_a_key_the_last_counts() {
+        let all = ["a.b=1", "a.c=2", "a.b = 3"].map(str::to_owned);
         assert_eq!(Assignments::last_of_each(&all), ["a.c=2", "a.b = 3"]);
-        let error = Assignments::expect_each_once(&all).unwrap_err().to_string();
-        assert!(error.contains("`--set a.b=1` and `--set a.b = 3`"), "{error}");
-        assert_eq!(Assignments::expect_each_once(&texts(&["a.b=1", "a.c=1", "a.b=1"])), Ok(()));
     }
 
     fn parse(text: &str) -> Vec<String> {
@@ -118,6 +99,7 @@ mod tests {
         assert_eq!(parse(""), Vec::<String>::new());
         assert_eq!(parse("  a.b=1\n c.d=2 "), ["a.b=1", "c.d=2"]);
         assert_eq!(parse("a.b = 1 c.d= \"x\" e.f =2"), ["a.b=1", "c.d=\"x\"", "e.f=2"]);
+        assert_eq!(parse("source.images=my pictures run.seed = 1"), ["source.images=my pictures", "run.seed=1"]);
         let value = r#"model.modalities=[{ name = "text" }, { name = "audio", features = "mine" }]"#;
         assert_eq!(parse(&format!("run.seed=7 {value} a.b=c")), ["run.seed=7", value, "a.b=c"]);
         assert_eq!(

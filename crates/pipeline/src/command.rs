@@ -136,10 +136,6 @@ impl StageArgs {
     /// Reads the pipeline and resolves it.
     pub fn context(&self, models: &Arc<ModelCatalog>) -> anyhow::Result<Context> {
         let progress = Progress::new(self.quiet);
-        Assignments::expect_each_once(&self.overrides)?;
-        if let Some(Assignments(more)) = &self.more_overrides {
-            Assignments::expect_each_once(more)?;
-        }
         let (mut config, warnings) = Config::load(&self.pipeline, &self.all_overrides(), models)?;
         // The stages of one process read the same pipeline file: each warning is printed once.
         let mut printed = PRINTED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -207,6 +203,21 @@ fn sample_world(artifacts: &Path) -> String {
 #[error("{0}; this is a defect of mp4sr, please report it")]
 pub struct Bug(pub String);
 
+/// The variable by which a program that starts another says that the other ends with it.
+pub const TIED: &str = "MP4SR_TIED";
+
+/// Ends this process when the one that started it is gone, however that ended: the starter holds the other end of standard input,
+/// and the system closes it. Does nothing unless the starter asks for it. What a killed stage leaves, the next one cleans.
+#[expect(clippy::exit, reason = "there is nobody left to return to")]
+fn end_with_starter() {
+    if std::env::var_os(TIED).is_some() {
+        std::thread::spawn(|| {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            std::process::exit(143);
+        });
+    }
+}
+
 /// Runs a program: reports an error once, as one line, and turns it into the exit code (0 done, 1 for the user to fix, 2 a defect).
 pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::UnwindSafe) -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
@@ -218,6 +229,7 @@ pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::Unwin
         let what = info.payload_as_str().unwrap_or("unknown");
         print_error(&format!("internal error{place}: {what}; this is a defect of mp4sr, please report it"));
     }));
+    end_with_starter();
     match std::panic::catch_unwind(program) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) if is_closed_pipe(&error) => ExitCode::SUCCESS,

@@ -12,9 +12,9 @@ mod strict;
 pub mod text;
 mod timing;
 
-pub use assignments::{Assignments, GivenTwice, NotClosed};
+pub use assignments::{Assignments, NotClosed};
 pub use command::{
-    ARTIFACTS_VARIABLE, Bug, Context, DEFAULT_ARTIFACTS, StageArgs, artifacts_folder, print, run_main, run_stage,
+    ARTIFACTS_VARIABLE, Bug, Context, DEFAULT_ARTIFACTS, StageArgs, TIED, artifacts_folder, print, run_main, run_stage,
 };
 pub use config::Config;
 pub use progress::{Bar, Progress};

@@ -57,8 +57,8 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
         let (items, users) = (Items::read(&layout.items())?, Users::read(&layout.users())?);
         let sequences = &trained.inputs.sequences;
         sequences.expect_tables((&layout.items(), &items), (&layout.users(), &users))?;
-        if let Some(note) = trained.checkpoint.trained_on_others(&stage.input_fingerprints()) {
-            context.progress.log(format!("recommend: {note}"));
+        for warning in trained.warnings(config, &stage.input_fingerprints()) {
+            context.progress.log(format!("recommend: warning: {warning}"));
         }
         let scorer = trained.scorer()?;
         let remove_seen = removes_seen(config, trained.model.as_ref());
@@ -78,7 +78,8 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
         for block in asked.chunks(config.evaluate.batch) {
             let queries: Vec<Query<'_>> =
                 block.iter().map(|&(user, history, _)| Query { user: Some(user as u32), history }).collect();
-            let lists = recommender.top_k(&queries, config.recommend.top, remove_seen)?;
+            let targets: Vec<Option<u32>> = block.iter().map(|&(.., target)| target).collect();
+            let lists = recommender.top_k_of_targets(&queries, &targets, config.recommend.top, remove_seen)?;
             for ((user, history, target), list) in block.iter().zip(lists) {
                 columns.user.push(*user as u32 + 1);
                 columns.user_id.push(users.ids[*user].clone());
@@ -98,6 +99,10 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
             ("items", Column::Texts(columns.items)),
             ("scores", Column::F32s(columns.scores)),
         ])
+        .with_source(&json!({
+            "config": trained.checkpoint.info.settings_of_results(config),
+            "inputs": stage.input_fingerprints(),
+        }))
         .write(&path)?;
         Ok(vec![path])
     })

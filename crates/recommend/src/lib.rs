@@ -48,7 +48,7 @@ pub enum RecommendError {
 /// #     user_hash: None,
 /// #     parts: None,
 /// # };
-/// # let model = build_model(&config, &Inputs { sequences, modalities: Vec::new(), categories: None })?;
+/// # let model = build_model(&config, &Inputs { sequences, modalities: Vec::new(), encoders: Default::default(), categories: None })?;
 /// # let scorer = model.scorer(last_phase(model.as_ref())?)?;
 /// // `scorer` is that of a `mp4sr_run::TrainedModel`; this one counts how often an item occurs in training.
 /// let recommender = Recommender::new(scorer.as_ref())?;
@@ -76,7 +76,22 @@ impl<'a> Recommender<'a> {
         k: usize,
         remove_seen: bool,
     ) -> Result<Vec<Vec<Scored>>, RecommendError> {
-        let mut lists: Vec<List> = queries.iter().map(|query| List::new(query.history, k, remove_seen)).collect();
+        self.top_k_of_targets(queries, &[], k, remove_seen)
+    }
+
+    /// The same for queries whose next item is known (`targets`, one per query), as evaluation ranks: a target is a candidate
+    /// even where the history has it, and comes after all others with its score. It is in a list of `k` exactly where its rank is
+    /// at most `k`.
+    pub fn top_k_of_targets(
+        &self,
+        queries: &[Query<'_>],
+        targets: &[Option<u32>],
+        k: usize,
+        remove_seen: bool,
+    ) -> Result<Vec<Vec<Scored>>, RecommendError> {
+        let target = |at: usize| targets.get(at).copied().flatten();
+        let list = |(at, query): (usize, &Query<'_>)| List::new(query.history.to_vec(), target(at), k, remove_seen);
+        let mut lists: Vec<List> = queries.iter().enumerate().map(list).collect();
         self.blocks.scan(&self.scorer.queries(queries)?, self.scorer.interests(), &mut lists, List::visit)?;
         let finished = lists.into_iter().enumerate().map(|(at, list)| match list.bad {
             Some((item, score)) => Err(RecommendError::Score { history: at, item: item as usize, score }),
@@ -86,23 +101,29 @@ impl<'a> Recommender<'a> {
     }
 }
 
-fn better(a: Scored, b: Scored) -> std::cmp::Ordering {
-    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
-}
-
 /// The best items so far, while blocks of scores go by.
-struct List<'a> {
-    history: &'a [u32],
+struct List {
+    /// The items that are no candidates, ascending.
+    removed: Vec<u32>,
+    /// The item that comes after all others with its score.
+    target: Option<u32>,
     k: usize,
-    remove_seen: bool,
     /// At most twice k, among them the k best.
     best: Vec<Scored>,
     bad: Option<Scored>,
 }
 
-impl<'a> List<'a> {
-    fn new(history: &'a [u32], k: usize, remove_seen: bool) -> Self {
-        Self { history, k, remove_seen, best: Vec::new(), bad: None }
+impl List {
+    fn new(mut history: Vec<u32>, target: Option<u32>, k: usize, remove_seen: bool) -> Self {
+        history.retain(|item| remove_seen && Some(*item) != target);
+        history.sort_unstable();
+        Self { removed: history, target, k, best: Vec::new(), bad: None }
+    }
+
+    /// The order of the list: by score, then the target last, then by item.
+    fn order(target: Option<u32>) -> impl Fn(&Scored, &Scored) -> std::cmp::Ordering {
+        let is_target = move |scored: &Scored| Some(scored.0) == target;
+        move |a, b| b.1.total_cmp(&a.1).then(is_target(a).cmp(&is_target(b))).then(a.0.cmp(&b.0))
     }
 
     fn visit(&mut self, first: usize, scores: &[f32]) {
@@ -113,7 +134,7 @@ impl<'a> List<'a> {
                 self.bad = self.bad.or(Some((item, score)));
                 return;
             }
-            if score < bound || (self.remove_seen && self.history.contains(&item)) {
+            if score < bound || self.removed.binary_search(&item).is_ok() {
                 continue;
             }
             self.best.push((item, score));
@@ -133,13 +154,13 @@ impl<'a> List<'a> {
 
     fn cut(&mut self) {
         if self.best.len() > self.k {
-            self.best.select_nth_unstable_by(self.k, |a, b| better(*a, *b));
+            self.best.select_nth_unstable_by(self.k, Self::order(self.target));
             self.best.truncate(self.k);
         }
     }
 
     fn finish(mut self) -> Vec<Scored> {
-        self.best.sort_unstable_by(|a, b| better(*a, *b));
+        self.best.sort_unstable_by(Self::order(self.target));
         self.best
     }
 }

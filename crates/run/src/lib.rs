@@ -6,6 +6,7 @@
 mod catalog;
 mod checkpoint;
 mod inputs;
+mod provenance;
 mod registry;
 mod trained;
 

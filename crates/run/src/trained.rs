@@ -1,11 +1,12 @@
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use mp4sr_artifact::Layout;
+use mp4sr_artifact::{Fingerprint, Layout};
 use mp4sr_models::{FINETUNE, Model, Scorer};
 use mp4sr_pipeline::Config;
 use mp4sr_protocol::WEIGHTS;
 
-use crate::{Checkpoint, Inputs, build_model, last_phase};
+use crate::{Checkpoint, Inputs, build_model, last_phase, model_catalog};
 
 /// A run's model with the weights that rank the items.
 ///
@@ -31,7 +32,7 @@ use crate::{Checkpoint, Inputs, build_model, last_phase};
 /// # let shop = Layout::new(artifacts, "shop", "popularity");
 /// # sequences.write(&shop.sequences(), serde_json::Value::Null)?;
 /// # let (config, _) = Config::load(&path, &[], model_catalog())?;
-/// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new(), categories: None })?;
+/// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new(), encoders: Default::default(), categories: None })?;
 /// # let used = TrainedPhase { model: model.as_ref(), phase: last_phase(model.as_ref())? };
 /// # let info = CheckpointInfo { phase: "finetune".to_owned(), ..CheckpointInfo::default() };
 /// # Checkpoint::write(&shop.checkpoint("finetune"), &info, used, &sequences.item_hash, Default::default())?;
@@ -67,8 +68,16 @@ impl TrainedModel {
         let model = build_model(config, &inputs)?;
         let path = layout.checkpoint(FINETUNE);
         let checkpoint = Checkpoint::read(&path, FINETUNE, &inputs.sequences.item_hash)?;
+        checkpoint.info.expect_model(model_catalog(), config, (FINETUNE, FINETUNE), &path)?;
+        checkpoint.info.expect_encoders(&inputs, &path)?;
         checkpoint.load_into(model.as_ref(), last_phase(model.as_ref())?, &path)?;
         Ok(Self { inputs, model, checkpoint })
+    }
+
+    /// Warnings for a user whose data or settings of training have changed since: the weights may well serve newer events.
+    pub fn warnings(&self, config: &Config, inputs: &BTreeMap<String, Fingerprint>) -> Vec<String> {
+        let data = self.checkpoint.trained_on_others(inputs);
+        data.into_iter().chain(self.checkpoint.info.other_training(model_catalog(), config, FINETUNE)).collect()
     }
 
     /// The model ready to rank.

@@ -205,7 +205,8 @@ impl Config {
             }
         }
         let from = &self.pretrain.from;
-        let is_run = from.split_once('/').is_some_and(|(dataset, run)| check_name(dataset).and(check_name(run)).is_ok());
+        let is_run =
+            from.split_once('/').is_some_and(|(dataset, run)| check_name(dataset).and(check_name(run)).is_ok());
         if !from.is_empty() && !is_run {
             return fail("pretrain.from", format!("{from:?}"), "`<dataset>/<run>`");
         }
