@@ -13,14 +13,14 @@ pub enum Error {
         reason: String,
     },
     /// An encoder is neither a folder nor on the hub.
-    #[error(
-        "encoder `{name}` is not a folder, and the model hub did not give it: {reason}; name a folder or a model of the hub"
-    )]
+    #[error("the encoder `{name}` {reason}; {remedy}")]
     Hub {
         /// As configured.
         name: String,
-        /// What the hub's client said.
+        /// What is wrong with it.
         reason: String,
+        /// What helps.
+        remedy: String,
     },
     /// Files of the pipeline.
     #[error(transparent)]

@@ -90,6 +90,9 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
             }
             bar.add(block.len() as u64);
         }
+        // The tables only give names; what decides the lists is recorded.
+        let mut inputs = stage.input_fingerprints();
+        inputs.retain(|role, _| !["items", "users"].contains(&role.as_str()));
         let path = layout.recommendations();
         Table::new(vec![
             ("user", Column::U32(columns.user)),
@@ -101,7 +104,7 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
         ])
         .with_source(&json!({
             "config": trained.checkpoint.info.settings_of_results(config),
-            "inputs": stage.input_fingerprints(),
+            "inputs": inputs,
         }))
         .write(&path)?;
         Ok(vec![path])
