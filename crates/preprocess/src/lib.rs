@@ -12,10 +12,14 @@ pub mod command;
 mod condition;
 mod core;
 mod dataset;
+mod decimal;
 mod error;
 mod filters;
+mod html;
 mod images;
 mod input;
+mod join;
+mod junk;
 #[cfg(test)]
 mod oracle;
 mod partitions;
