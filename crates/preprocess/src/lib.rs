@@ -16,6 +16,7 @@ mod error;
 mod filters;
 mod images;
 mod input;
+mod new_items;
 #[cfg(test)]
 mod oracle;
 mod partitions;
@@ -31,5 +32,6 @@ mod text;
 mod window;
 
 pub use error::{Error, Result};
+pub use new_items::read_items;
 pub use report::Report;
 pub use stage::{account, count_events, count_items, run};

@@ -3,6 +3,17 @@
 //! In: a model ready to rank, histories. Out: lists, best first. Must not know: training.
 
 pub mod command;
+pub mod condition;
+pub mod for_histories;
+pub mod histories;
+pub mod lists;
+mod loaded;
+mod neighbours;
+mod top;
+
+pub use loaded::{Answer, Answerer, Catalogue, Fallback, LoadedRun, Request, Search};
+pub use neighbours::Neighbours;
+pub use top::{Candidates, ListQuery};
 
 use mp4sr_models::{Error, Query, Scorer};
 use mp4sr_ops::ScoreBlocks;
@@ -23,6 +34,21 @@ pub enum RecommendError {
         /// Its score.
         score: f32,
     },
+    /// A model whose users all have a row in the dataset, and somebody who has none.
+    #[error(
+        "{} no row in the dataset, and `{model}` ranks by what it learned of a user, not by the history; use a model that \
+         reads histories, or train on a dataset with this user",
+        user.as_ref().map_or_else(|| "somebody without an id has".to_owned(), |id| format!("the user `{id}` has"))
+    )]
+    UnknownUser {
+        /// The id, where one was given.
+        user: Option<String>,
+        /// The model's name in the configuration.
+        model: String,
+    },
+    /// An index that failed.
+    #[error("the search in the index failed: {0}")]
+    Index(String),
     /// The model failed.
     #[error(transparent)]
     Model(#[from] Error),
@@ -66,6 +92,11 @@ impl<'a> Recommender<'a> {
     /// Of a scorer.
     pub fn new(scorer: &'a dyn Scorer) -> Result<Self, RecommendError> {
         Ok(Self { scorer, blocks: ScoreBlocks::new(scorer.items())? })
+    }
+
+    /// The items in the form in which they are scored.
+    pub fn blocks(&self) -> &ScoreBlocks {
+        &self.blocks
     }
 
     /// The `k` items with the highest scores for each query, best first, ties by item. Histories must not be empty; with

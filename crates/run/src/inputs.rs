@@ -2,7 +2,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use mp4sr_artifact::{Error, Items, Layout, MappedFeatures, MappedValues, Sequences};
+use mp4sr_artifact::{Error, Fingerprint, Items, Layout, MappedFeatures, MappedValues, Sequences};
 use mp4sr_models::{Categories, Data, Device, Modality, Ragged, RngKey, StoredValues, TrainingSequences, recipe};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config;
@@ -42,16 +42,7 @@ impl Inputs {
         let mut modalities = Vec::new();
         if reads_features(config) {
             for modality in &config.model.modalities {
-                let path = layout.feature_file(&modality.name, &config.feature_name(modality));
-                let features = MappedFeatures::open(&path, &sequences.item_hash, sequences.item_count)?;
-                let offsets: Vec<usize> = features.offsets.iter().map(|&o| o as usize).collect();
-                let values = match features.values {
-                    MappedValues::F32(values) => StoredValues::F32(values),
-                    MappedValues::F16(values) => StoredValues::F16(values),
-                    MappedValues::Bf16(values) => StoredValues::Bf16(values),
-                };
-                let rows = Ragged::stored(values, features.width, &offsets)
-                    .with_context(|| format!("failed to use `{}`", path.display()))?;
+                let rows = read_features(layout, config, modality, (&sequences.item_hash, sequences.item_count))?;
                 let features = noisy(rows, modality, RngKey::new(config.run.seed));
                 modalities.push(Modality { name: modality.name.clone(), features });
             }
@@ -64,18 +55,41 @@ impl Inputs {
         Ok(Self { sequences, modalities, categories })
     }
 
+    /// I, the number of items: those that were added after training have features and no events.
+    pub fn item_count(&self) -> usize {
+        self.modalities.first().map_or(self.sequences.item_count, |modality| modality.features.count())
+    }
+
     /// What a model is built from: of the sequences, their training parts alone.
     pub fn data(&self, device: &Device) -> Data {
         let users = 0..self.sequences.user_count();
         let training = TrainingSequences::new(users.map(|user| training_part(&self.sequences, user)));
         Data {
-            items: self.sequences.item_count,
+            items: self.item_count(),
             training: Arc::new(training),
             modalities: self.modalities.clone(),
             categories: self.categories.clone(),
             device: device.clone(),
         }
     }
+}
+
+/// The features of a modality for the items with this hash, so many of them.
+pub(crate) fn read_features(
+    layout: &Layout,
+    config: &Config,
+    modality: &config::Modality,
+    (item_hash, item_count): (&Fingerprint, usize),
+) -> anyhow::Result<Ragged> {
+    let path = layout.feature_file(&modality.name, &config.feature_name(modality));
+    let features = MappedFeatures::open(&path, item_hash, item_count)?;
+    let offsets: Vec<usize> = features.offsets.iter().map(|&o| o as usize).collect();
+    let values = match features.values {
+        MappedValues::F32(values) => StoredValues::F32(values),
+        MappedValues::F16(values) => StoredValues::F16(values),
+        MappedValues::Bf16(values) => StoredValues::Bf16(values),
+    };
+    Ragged::stored(values, features.width, &offsets).with_context(|| format!("failed to use `{}`", path.display()))
 }
 
 /// The number of items decides how much memory a model takes: where there is a table of items too, the two must agree.

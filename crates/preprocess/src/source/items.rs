@@ -57,6 +57,20 @@ pub fn count(path: &Path, form: &SourceForm) -> Result<(u64, u64)> {
     Ok((read.files[0].lines, read.files[0].accepted))
 }
 
+/// Adds the ids of a file of items to `ids`, in the order of their lines.
+pub fn item_ids(path: &Path, form: &SourceForm, budget: &mut Budget, progress: &Progress, ids: &mut Ids) -> Result<()> {
+    let fields: Vec<&str> = form.item_id.iter().map(String::as_str).collect();
+    let shape = form.shape(path, true)?;
+    // The same rows are rejected again, and accounted for, when the items themselves are read.
+    let mut rejected = mp4sr_artifact::Rejects::default();
+    read_file(path, shape, &fields, &mut rejected, budget, progress, &mut |_, cells| {
+        Ok(values::id(&form.item_id, cells).map(|id| {
+            ids.insert(id.as_ref().into());
+        }))
+    })?;
+    Ok(())
+}
+
 impl Catalogue {
     /// Reads the files of items, one after the other.
     pub fn read(

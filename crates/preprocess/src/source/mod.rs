@@ -14,5 +14,5 @@ pub use form::SourceForm;
 pub use ids::{Ids, UserIds, names_of};
 #[cfg(test)]
 pub use items::ItemRecord;
-pub use items::{Catalogue, Reading, count as count_items};
+pub use items::{Catalogue, Reading, count as count_items, item_ids};
 pub use named::{NamedFrame, TextPlace};
