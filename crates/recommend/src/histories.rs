@@ -141,14 +141,14 @@ fn of_json_lines(text: &str) -> Result<Vec<History>, String> {
 
 fn of_csv(text: &str) -> Result<Vec<History>, String> {
     let mut reader = csv::Reader::from_reader(text.trim_start_matches('\u{feff}').as_bytes());
-    let header = reader.headers().map_err(|e| e.to_string())?.clone();
+    let header = reader.headers().map_err(|e| csv_problem(&e))?.clone();
     let names: Vec<&str> = header.iter().map(str::trim).collect();
     let column = |name: &str| names.iter().position(|own| *own == name);
     let form = Columns::of(&names)?;
     let (user, item, time) = (column(USER), column(ITEM), column(TIME));
     let (mut histories, mut events) = (Vec::new(), Vec::new());
     for record in reader.records() {
-        let record = record.map_err(|e| e.to_string())?;
+        let record = record.map_err(|e| csv_problem(&e))?;
         let line = record.position().map_or(0, csv::Position::line);
         let cell = |at: Option<usize>| at.and_then(|at| record.get(at)).unwrap_or_default().trim();
         match form {
@@ -176,6 +176,17 @@ fn of_csv(text: &str) -> Result<Vec<History>, String> {
         }
     }
     Ok(if form == Columns::Events { of_events(events) } else { histories })
+}
+
+/// What is wrong with a row, and in which line.
+fn csv_problem(error: &csv::Error) -> String {
+    match error.kind() {
+        csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
+            let line = pos.as_ref().map_or(0, csv::Position::line);
+            format!("line {line}: expected {expected_len} cells, as the header has, found {len}")
+        }
+        _ => error.to_string(),
+    }
 }
 
 /// What the columns of a table are.
@@ -309,7 +320,7 @@ mod tests {
             ("d.csv", "user,items\n1,2\n", "its columns are `user`, `items`; expected `user_id` and `history`"),
             ("e.csv", "user_id,item_id,timestamp\n1,2,noon\n", "line 2: `timestamp` is `noon`"),
             ("f.csv", "user_id,item_id\n1,\n", "line 2: `user_id` and `item_id` must have a value"),
-            ("g.csv", "user_id,history\n1,2,3\n", "line 2"),
+            ("g.csv", "user_id,history\n1,2,3\n", "line 2: expected 2 cells"),
         ] {
             let path = folder.path().join(name);
             std::fs::write(&path, text).unwrap();
