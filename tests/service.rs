@@ -60,7 +60,7 @@ impl Service {
 
     fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
         let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n",
             body.len()
@@ -111,8 +111,11 @@ fn trained() -> Project {
     world
 }
 
+/// Ids and scores, best first.
+type List = Vec<(String, f32)>;
+
 /// Histories and lists that the stage wrote.
-fn of_stage(world: &Project) -> Vec<(Vec<String>, Vec<(String, f32)>)> {
+fn of_stage(world: &Project) -> Vec<(Vec<String>, List)> {
     let mut table = Table::read(&world.path("a/runs/mp4sr/recommendations.parquet"), "").unwrap();
     let (histories, items) = (table.take_texts("history").unwrap(), table.take_texts("items").unwrap());
     let lists = items.into_iter().zip(table.take_f32s("scores").unwrap());
@@ -142,7 +145,7 @@ fn answers_are_the_stage_s_own_lists_whoever_asks_at_once_and_whatever_is_swappe
             service.signal("HUP");
             let start = Instant::now();
             while service.get("/readyz").json()["generation"] != generation {
-                assert!(start.elapsed() < Duration::from_secs(60), "no swap");
+                assert!(start.elapsed() < Duration::from_mins(1), "no swap");
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
@@ -271,7 +274,7 @@ fn new_items_are_in_service_at_once_and_after_a_restart() {
     world.run("items", &["add", "--items", &world.folder().join("new.jsonl").display().to_string()]);
     let start = Instant::now();
     while service.get("/v1/items/three").status == 404 {
-        assert!(start.elapsed() < Duration::from_secs(60), "not noticed");
+        assert!(start.elapsed() < Duration::from_mins(1), "not noticed");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -427,5 +430,28 @@ fn the_description_names_every_path_and_the_page_needs_no_other_host() {
         "mp4sr_batch_size_sum",
     ] {
         assert!(metrics.contains(name), "{name}: {metrics}");
+    }
+}
+
+#[test]
+fn logs_have_ids_and_no_histories_unless_they_are_asked_for() {
+    let world = trained();
+    for (words, has_history) in [(&[][..], false), (&["--log-histories"], true)] {
+        let log = world.folder().join("log");
+        let mut command = world.command("serve", &[&["--port", "0"][..], words].concat());
+        let file = std::fs::File::create(&log).unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(file).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let service = Service { child, address: line.trim().trim_start_matches("http://").to_owned() };
+        let body = json!({ "history": ["i17"] }).to_string();
+        let answer = service.send("POST", "/v1/recommend", "x-request-id: asked-1\r\n", body.as_bytes());
+        assert_eq!((answer.status, answer.headers["x-request-id"].as_str()), (200, "asked-1"));
+        drop(service);
+        let text = files::read_to_string(&log).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let request = lines.iter().find(|line| line["request_id"] == "asked-1").unwrap();
+        assert_eq!((&request["route"], &request["status"]), (&json!("/v1/recommend"), &json!(200)));
+        assert_eq!(text.contains("i17"), has_history, "{text}");
     }
 }

@@ -65,14 +65,14 @@ pub fn add_files(context: &Context, paths: &[PathBuf]) -> anyhow::Result<Added> 
     note(read.repeated, "lines repeat the id of an earlier one and do not count", None);
     note(read.rejected.total(), "lines could not be read", read.rejected.most_frequent());
     note(read.refused_images.total(), "images cannot be used", read.refused_images.most_frequent());
-    let added = add(context, items)?;
+    let added = add(context, &items)?;
     Ok(Added { notes: [notes, added.notes].concat(), ..added })
 }
 
 /// Adds items that a program gives. Their images are stored with the run.
 pub fn add_records(context: &Context, records: &[ItemRecord]) -> anyhow::Result<Added> {
     expect_addable(&context.config)?;
-    add(context, of_records(context, records, &context.layout.new_items().join("images"))?)
+    add(context, &of_records(context, records, &context.layout.new_items().join("images"))?)
 }
 
 /// The items of records, as a dataset has them; their images go to `folder`.
@@ -171,7 +171,7 @@ fn lock(context: &Context) -> anyhow::Result<Lock> {
     Ok(Lock::acquire(&context.layout.new_items(), LOCK)?)
 }
 
-fn add(context: &Context, items: Items) -> anyhow::Result<Added> {
+fn add(context: &Context, items: &Items) -> anyhow::Result<Added> {
     ensure!(!items.is_empty(), "there are no items to add");
     let _lock = lock(context)?;
     let known = Items::read(&context.layout.items())?;

@@ -33,7 +33,7 @@ pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Re
     };
     let budget = &mut Budget::new(preprocess.max_bad_lines);
     let (mut catalogue, read) = Catalogue::read(paths, &reading, budget, progress)?;
-    let mut items = Items { ids: ids.iter().map(|id| id.to_string()).collect(), ..Items::default() };
+    let mut items = Items { ids: ids.iter().map(ToString::to_string).collect(), ..Items::default() };
     for item in 0..ids.len() as u32 {
         let record = catalogue.records.remove(&item).unwrap_or_default();
         items.titles.push(record.title);

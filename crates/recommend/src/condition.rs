@@ -73,7 +73,7 @@ pub fn satisfying(text: &str, items: &Items, events: &[u32]) -> Result<Vec<bool>
     let expression = parse(text).map_err(refuse)?;
     // Mistakes are found whatever the items hold, and in an empty table too.
     check(&expression).map_err(refuse)?;
-    let holds = |row: usize| match evaluate(&expression, &Row { items, events, row }) {
+    let holds = |row: usize| match evaluate(&expression, &Row { items, events, at: row }) {
         Ok(Cell::Boolean(holds)) => Ok(holds),
         Ok(Cell::Null) => Ok(false),
         Ok(other) => Err(refuse(format!(
@@ -126,8 +126,7 @@ fn check(expression: &Expr) -> Evaluated<()> {
         Expr::Nested(inner) | Expr::IsNull(inner) | Expr::IsNotNull(inner) | Expr::UnaryOp { expr: inner, .. } => {
             check(inner)
         }
-        Expr::BinaryOp { left, right, .. } => all(&[left, right]),
-        Expr::AnyOp { left, right, .. } => all(&[left, right]),
+        Expr::BinaryOp { left, right, .. } | Expr::AnyOp { left, right, .. } => all(&[left, right]),
         Expr::Like { expr, pattern, .. } | Expr::ILike { expr, pattern, .. } => all(&[expr, pattern]),
         Expr::Between { expr, low, high, .. } => all(&[expr, low, high]),
         Expr::InList { expr, list, .. } => {
@@ -171,12 +170,12 @@ fn call(expression: &Expr) -> Evaluated<(&'static str, Vec<&Expr>)> {
 struct Row<'a> {
     items: &'a Items,
     events: &'a [u32],
-    row: usize,
+    at: usize,
 }
 
 impl<'a> Row<'a> {
     fn column(&self, name: &str) -> Cell<'a> {
-        let Self { items, events, row } = *self;
+        let Self { items, events, at: row } = *self;
         match name {
             "item_id" => Cell::Text(items.ids[row].as_str().into()),
             "title" if items.titles[row].is_empty() => Cell::Null,
@@ -277,7 +276,7 @@ fn binary<'a>(left: &'a Expr, operator: &BinaryOperator, right: &'a Expr, row: &
         }
         _ => {
             let message = || format!("compares `{left}`, {}, with `{right}`, {}", first.kind(), second.kind());
-            ordered(&first, operator, &second).ok_or_else(message)?
+            ordered(&first, operator, &second).map_err(|NotComparable| message())?
         }
     };
     Ok(truth(decided, false))
@@ -285,29 +284,31 @@ fn binary<'a>(left: &'a Expr, operator: &BinaryOperator, right: &'a Expr, row: &
 
 fn compare(first: &Cell<'_>, operator: &BinaryOperator, second: &Cell<'_>, part: &Expr) -> Evaluated<Option<bool>> {
     let message = || format!("compares {} with {} in `{part}`", first.kind(), second.kind());
-    ordered(first, operator, second).ok_or_else(message)
+    ordered(first, operator, second).map_err(|NotComparable| message())
 }
 
-/// The outcome of a comparison, none of it where a side is missing; nothing where the sides or the operator cannot be compared.
-fn ordered(first: &Cell<'_>, operator: &BinaryOperator, second: &Cell<'_>) -> Option<Option<bool>> {
+/// Sides of different types, or an operator that does not compare.
+struct NotComparable;
+
+/// The outcome of a comparison; none where a side is missing.
+fn ordered(first: &Cell<'_>, operator: &BinaryOperator, second: &Cell<'_>) -> Result<Option<bool>, NotComparable> {
     use std::cmp::Ordering::{Equal, Greater, Less};
     let order = match (first, second) {
-        (Cell::Null, _) | (_, Cell::Null) => return Some(None),
+        (Cell::Null, _) | (_, Cell::Null) => return Ok(None),
         (Cell::Text(a), Cell::Text(b)) => a.cmp(b),
         (Cell::Number(a), Cell::Number(b)) => a.total_cmp(b),
         (Cell::Boolean(a), Cell::Boolean(b)) => a.cmp(b),
-        _ => return None,
+        _ => return Err(NotComparable),
     };
-    let holds = match operator {
-        BinaryOperator::Eq => order == Equal,
-        BinaryOperator::NotEq => order != Equal,
-        BinaryOperator::Lt => order == Less,
-        BinaryOperator::LtEq => order != Greater,
-        BinaryOperator::Gt => order == Greater,
-        BinaryOperator::GtEq => order != Less,
-        _ => return None,
-    };
-    Some(Some(holds))
+    match operator {
+        BinaryOperator::Eq => Ok(Some(order == Equal)),
+        BinaryOperator::NotEq => Ok(Some(order != Equal)),
+        BinaryOperator::Lt => Ok(Some(order == Less)),
+        BinaryOperator::LtEq => Ok(Some(order != Greater)),
+        BinaryOperator::Gt => Ok(Some(order == Greater)),
+        BinaryOperator::GtEq => Ok(Some(order != Less)),
+        _ => Err(NotComparable),
+    }
 }
 
 /// `%` matches any text, `_` any character.

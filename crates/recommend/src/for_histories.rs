@@ -89,8 +89,8 @@ pub fn for_histories(context: &Context, args: &GivenArgs) -> anyhow::Result<()> 
         (None, None) => anyhow::bail!("no histories: give a file with `--histories`, or ids of items with `--history`"),
     };
     let run = LoadedRun::load(&context.layout, &context.config)?;
-    let (allowed, ignored) = allowed(&run, args)?;
-    ignored.iter().for_each(|note| context.progress.log(format!("recommend: {note}")));
+    let Selection { allowed, notes: unknown } = select(&run, args)?;
+    unknown.iter().for_each(|note| context.progress.log(format!("recommend: {note}")));
     let top = args.top.map_or(context.config.recommend.top, |top| top as usize);
     let answerer = run.answerer()?;
     let recommender = answerer.recommender()?;
@@ -125,13 +125,21 @@ fn request(history: &History, k: usize, allowed: Option<&Arc<Vec<bool>>>) -> Req
     Request { user, history: history.items.clone(), k, allowed: allowed.cloned(), removed: Vec::new() }
 }
 
-/// Whether each item may be listed, nothing where all may; and notes on ids that are not items of the run.
-fn allowed(run: &LoadedRun, args: &GivenArgs) -> anyhow::Result<(Option<Arc<Vec<bool>>>, Vec<String>)> {
+/// Which items may be listed.
+#[derive(Default)]
+struct Selection {
+    /// Whether each item may be listed; none: every item.
+    allowed: Option<Arc<Vec<bool>>>,
+    /// On ids that are not items of the run.
+    notes: Vec<String>,
+}
+
+fn select(run: &LoadedRun, args: &GivenArgs) -> anyhow::Result<Selection> {
     let GivenArgs { only, exclude, only_where, exclude_where, .. } = args;
     if [only, exclude].iter().all(|file| file.is_none())
         && [only_where, exclude_where].iter().all(|text| text.is_none())
     {
-        return Ok((None, Vec::new()));
+        return Ok(Selection::default());
     }
     let (mut allowed, mut notes) = (vec![true; run.catalogue.items.len()], Vec::new());
     let mut keep = |selected: Vec<bool>, wanted: bool| {
@@ -152,7 +160,7 @@ fn allowed(run: &LoadedRun, args: &GivenArgs) -> anyhow::Result<(Option<Arc<Vec<
         "no item may be listed: `--only`, `--exclude` and the conditions leave none of {}",
         run.catalogue.items.len()
     );
-    Ok((Some(Arc::new(allowed)), notes))
+    Ok(Selection { allowed: Some(Arc::new(allowed)), notes })
 }
 
 fn selected_by(items: &Items, events: &[u32], text: &str) -> anyhow::Result<Vec<bool>> {

@@ -107,72 +107,23 @@ impl<'a> Recommender<'a> {
         k: usize,
         remove_seen: bool,
     ) -> Result<Vec<Vec<Scored>>, RecommendError> {
-        let mut lists: Vec<List> = queries.iter().map(|query| List::new(query.history, k, remove_seen)).collect();
-        self.blocks.scan(&self.scorer.queries(queries)?, self.scorer.interests(), &mut lists, List::visit)?;
-        let finished = lists.into_iter().enumerate().map(|(at, list)| match list.bad {
-            Some((item, score)) => Err(RecommendError::Score { history: at, item: item as usize, score }),
-            None => Ok(list.finish()),
+        let seen = |query: &Query<'_>| {
+            let mut seen = if remove_seen { query.history.to_vec() } else { Vec::new() };
+            seen.sort_unstable();
+            seen
+        };
+        let removed: Vec<Vec<u32>> = queries.iter().map(seen).collect();
+        let asked = queries.iter().zip(&removed).map(|(query, removed)| ListQuery {
+            query: *query,
+            k,
+            candidates: Candidates { allowed: None, removed },
         });
-        finished.collect()
+        self.top_among(&asked.collect::<Vec<_>>())
     }
 }
 
 fn better(a: Scored, b: Scored) -> std::cmp::Ordering {
     b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
-}
-
-/// The best items so far, while blocks of scores go by.
-struct List<'a> {
-    history: &'a [u32],
-    k: usize,
-    remove_seen: bool,
-    /// At most twice k, among them the k best.
-    best: Vec<Scored>,
-    bad: Option<Scored>,
-}
-
-impl<'a> List<'a> {
-    fn new(history: &'a [u32], k: usize, remove_seen: bool) -> Self {
-        Self { history, k, remove_seen, best: Vec::new(), bad: None }
-    }
-
-    fn visit(&mut self, first: usize, scores: &[f32]) {
-        // Below the k-th best of the last cut nothing can enter.
-        let mut bound = self.bound();
-        for (&score, item) in scores.iter().zip(first as u32 + 1..) {
-            if !score.is_finite() {
-                self.bad = self.bad.or(Some((item, score)));
-                return;
-            }
-            if score < bound || (self.remove_seen && self.history.contains(&item)) {
-                continue;
-            }
-            self.best.push((item, score));
-            if self.best.len() > 2 * self.k {
-                self.cut();
-                bound = self.bound();
-            }
-        }
-        self.cut();
-    }
-
-    /// The score that a new item needs at least.
-    fn bound(&self) -> f32 {
-        let lowest = self.best.iter().map(|scored| scored.1).fold(f32::INFINITY, f32::min);
-        if self.best.len() < self.k { f32::NEG_INFINITY } else { lowest }
-    }
-
-    fn cut(&mut self) {
-        if self.best.len() > self.k {
-            self.best.select_nth_unstable_by(self.k, |a, b| better(*a, *b));
-            self.best.truncate(self.k);
-        }
-    }
-
-    fn finish(mut self) -> Vec<Scored> {
-        self.best.sort_unstable_by(|a, b| better(*a, *b));
-        self.best
-    }
 }
 
 #[cfg(test)]

@@ -46,13 +46,13 @@ pub(crate) struct Best<'a> {
     candidates: Candidates<'a>,
     k: usize,
     /// At most twice k, among them the k best.
-    best: Vec<Scored>,
+    found: Vec<Scored>,
     bad: Option<Scored>,
 }
 
 impl<'a> Best<'a> {
     pub(crate) fn new(candidates: Candidates<'a>, k: usize) -> Self {
-        Self { candidates, k, best: Vec::new(), bad: None }
+        Self { candidates, k, found: Vec::new(), bad: None }
     }
 
     pub(crate) fn visit(&mut self, first: usize, scores: &[f32]) {
@@ -66,8 +66,8 @@ impl<'a> Best<'a> {
             if score < bound || !self.candidates.has(item) {
                 continue;
             }
-            self.best.push((item, score));
-            if self.best.len() > 2 * self.k {
+            self.found.push((item, score));
+            if self.found.len() > 2 * self.k {
                 self.cut();
                 bound = self.bound();
             }
@@ -77,16 +77,16 @@ impl<'a> Best<'a> {
 
     /// The score that a new item needs at least.
     fn bound(&self) -> f32 {
-        if self.best.len() < self.k {
+        if self.found.len() < self.k {
             return f32::NEG_INFINITY;
         }
-        self.best.iter().map(|scored| scored.1).fold(f32::INFINITY, f32::min)
+        self.found.iter().map(|scored| scored.1).fold(f32::INFINITY, f32::min)
     }
 
     fn cut(&mut self) {
-        if self.best.len() > self.k {
-            self.best.select_nth_unstable_by(self.k, |a, b| better(*a, *b));
-            self.best.truncate(self.k);
+        if self.found.len() > self.k {
+            self.found.select_nth_unstable_by(self.k, |a, b| better(*a, *b));
+            self.found.truncate(self.k);
         }
     }
 
@@ -95,8 +95,8 @@ impl<'a> Best<'a> {
         if let Some((item, score)) = self.bad {
             return Err(RecommendError::Score { history, item: item as usize, score });
         }
-        self.best.sort_unstable_by(|a, b| better(*a, *b));
-        Ok(self.best)
+        self.found.sort_unstable_by(|a, b| better(*a, *b));
+        Ok(self.found)
     }
 }
 

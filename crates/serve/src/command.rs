@@ -16,7 +16,7 @@ use crate::index::IndexChoice;
 use crate::keys::Keys;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::state::{App, is_loopback};
+use crate::state::App;
 use crate::{routes, server, watch};
 
 /// Serves a trained run over HTTP: lists for any history, neighbours, new items, and a page to try it.
@@ -84,7 +84,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
     let keys = args.keys.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
     ensure!(
-        is_loopback(args.host) || !keys.is_off(),
+        args.host.is_loopback() || !keys.is_off(),
         "without keys, the service listens on this machine alone: give `--keys FILE`, or leave `--host {}` out",
         args.host
     );
@@ -95,8 +95,6 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
 
 async fn serve(args: &Args, models: &Arc<ModelCatalog>, keys: Keys) -> anyhow::Result<()> {
     let limits = Limits {
-        queue: args.queue,
-        batch: args.batch,
         time: Duration::from_millis(args.time_limit as u64),
         body: args.body_limit,
         item_body: args.item_body_limit,

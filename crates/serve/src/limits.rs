@@ -5,10 +5,6 @@ use std::time::Duration;
 /// Limits of the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests that wait for the model.
-    pub queue: usize,
-    /// Requests that are answered together.
-    pub batch: usize,
     /// The time that a request may take.
     pub time: Duration,
     /// Bytes of a request's body.

@@ -346,7 +346,7 @@ async fn readyz(State(app): Shared) -> Result<Json<StatusResponse>> {
 /// Counters for Prometheus.
 #[utoipa::path(
     get, path = "/metrics",
-    responses((status = 200, description = "OpenMetrics", content_type = "text/plain"), (status = 401, body = ErrorBody))
+    responses((status = 200, description = "OpenMetrics", content_type = "application/openmetrics-text"), (status = 401, body = ErrorBody))
 )]
 async fn metrics(State(app): Shared) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -1,6 +1,5 @@
 //! What all requests share: the run in service, limits, keys, counters.
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Instant, SystemTime};
@@ -114,11 +113,6 @@ impl App {
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = Some(generation.clone());
         Ok(generation)
     }
-}
-
-/// Whether an address is that of this machine alone.
-pub fn is_loopback(host: IpAddr) -> bool {
-    host.is_loopback()
 }
 
 /// Writes a line of the log: a JSON object on standard error.
