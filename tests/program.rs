@@ -41,7 +41,6 @@ fn the_demo_runs_in_an_empty_folder() {
 #[test]
 fn carried_encoders_give_the_vectors_of_the_repository_s_and_compute_none_twice() {
     let world = Project::small();
-    world.add_pictures();
     world.run("preprocess", &[]);
     world.run("extract", &[]);
     let features = || -> Vec<(String, Vec<u8>)> {
@@ -205,9 +204,9 @@ fn a_pipeline_reads_sounds_as_a_modality() {
     let lines =
         lines.map(|(at, line)| format!("{}, \"preview\": \"{}\"}}\n", line.trim_end_matches('}'), names[at % 3]));
     world.write("a.jsonl", lines.collect::<String>());
-    let columns = "[source.columns]\nsounds = \"preview\"\n[preprocess]";
+    let columns = "[source.columns]\nsounds = \"preview\"\n";
     let modalities = "[model]\nmodalities = [{ name = \"text\" }, { name = \"audio\" }]\n";
-    let pipeline = world.raw_text("a.toml").replace("[preprocess]", columns).replace("[model]\n", modalities);
+    let pipeline = world.raw_text("a.toml").replace("[source.columns]\n", columns).replace("[model]\n", modalities);
     world.write("a.toml", pipeline);
 
     let refused = world.run_badly("run", &["--until", "extract"]);

@@ -65,8 +65,10 @@ pub fn world(args: &WorldArgs) -> anyhow::Result<Value> {
     users.write(&layout.users())?;
     sequences.write(&layout.sequences(), Value::Null)?;
     files::write_bytes(&layout.run_config(), config.to_toml()?.as_bytes())?;
-    let (item_hash, inputs) =
-        (sequences.item_hash.clone(), Inputs { sequences, modalities: Vec::new(), categories: None });
+    let (item_hash, inputs) = (
+        sequences.item_hash.clone(),
+        Inputs { sequences, modalities: Vec::new(), encoders: std::collections::BTreeMap::new(), categories: None },
+    );
     let model = build_model(&config, &inputs)?;
     model.parameters().set(
         "item_embedding",

@@ -54,7 +54,7 @@ pub type Ranks = Vec<u32>;
 /// #     user_hash: None,
 /// #     parts: None,
 /// # };
-/// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new(), categories: None })?;
+/// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new(), encoders: Default::default(), categories: None })?;
 /// # let scorer = model.scorer(last_phase(model.as_ref())?)?;
 /// // `scorer` is that of a `mp4sr_run::TrainedModel`, and `sequences` are those that it was trained on.
 /// let options = RankOptions { batch: 256, remove_seen: false, history: None };

@@ -20,6 +20,7 @@ pub mod dictionary;
 mod encoder;
 mod error;
 mod folder;
+mod hub;
 mod open;
 mod processor;
 mod resize;

@@ -64,8 +64,8 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
         let (items, users) = (Items::read(&layout.items())?, Users::read(&layout.users())?);
         let sequences = &trained.inputs.sequences;
         sequences.expect_tables((&layout.items(), &items), (&layout.users(), &users))?;
-        if let Some(note) = trained.checkpoint.trained_on_others(&stage.input_fingerprints()) {
-            context.progress.log(format!("recommend: {note}"));
+        for warning in trained.warnings(config, &stage.input_fingerprints()) {
+            context.progress.log(format!("recommend: warning: {warning}"));
         }
         let scorer = trained.scorer()?;
         let remove_seen = removes_seen(config, trained.model.as_ref());
@@ -85,7 +85,8 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
         for block in asked.chunks(config.evaluate.batch) {
             let queries: Vec<Query<'_>> =
                 block.iter().map(|&(user, history, _)| Query { user: Some(user as u32), history }).collect();
-            let lists = recommender.top_k(&queries, config.recommend.top, remove_seen)?;
+            let targets: Vec<Option<u32>> = block.iter().map(|&(.., target)| target).collect();
+            let lists = recommender.top_k_of_targets(&queries, &targets, config.recommend.top, remove_seen)?;
             for ((user, history, target), list) in block.iter().zip(lists) {
                 columns.user.push(*user as u32 + 1);
                 columns.user_id.push(users.ids[*user].clone());
@@ -96,6 +97,9 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
             }
             bar.add(block.len() as u64);
         }
+        // The tables only give names; what decides the lists is recorded.
+        let mut inputs = stage.input_fingerprints();
+        inputs.retain(|role, _| !["items", "users"].contains(&role.as_str()));
         let path = layout.recommendations();
         Table::new(vec![
             ("user", Column::U32(columns.user)),
@@ -105,6 +109,10 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
             ("items", Column::Texts(columns.items)),
             ("scores", Column::F32s(columns.scores)),
         ])
+        .with_source(&json!({
+            "config": trained.checkpoint.info.settings_of_results(config),
+            "inputs": inputs,
+        }))
         .write(&path)?;
         Ok(vec![path])
     })

@@ -89,6 +89,9 @@ pub fn for_histories(context: &Context, args: &GivenArgs) -> anyhow::Result<()> 
         (None, None) => anyhow::bail!("no histories: give a file with `--histories`, or ids of items with `--history`"),
     };
     let run = LoadedRun::load(&context.layout, &context.config)?;
+    for warning in run.trained.warnings(&context.config, &std::collections::BTreeMap::new()) {
+        context.progress.log(format!("recommend: warning: {warning}"));
+    }
     let Selection { allowed, notes: unknown } = select(&run, args)?;
     unknown.iter().for_each(|note| context.progress.log(format!("recommend: {note}")));
     let top = args.top.map_or(context.config.recommend.top, |top| top as usize);

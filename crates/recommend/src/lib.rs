@@ -74,7 +74,7 @@ pub enum RecommendError {
 /// #     user_hash: None,
 /// #     parts: None,
 /// # };
-/// # let model = build_model(&config, &Inputs { sequences, modalities: Vec::new(), categories: None })?;
+/// # let model = build_model(&config, &Inputs { sequences, modalities: Vec::new(), encoders: Default::default(), categories: None })?;
 /// # let scorer = model.scorer(last_phase(model.as_ref())?)?;
 /// // `scorer` is that of a `mp4sr_run::TrainedModel`; this one counts how often an item occurs in training.
 /// let recommender = Recommender::new(scorer.as_ref())?;
@@ -107,23 +107,35 @@ impl<'a> Recommender<'a> {
         k: usize,
         remove_seen: bool,
     ) -> Result<Vec<Vec<Scored>>, RecommendError> {
-        let seen = |query: &Query<'_>| {
-            let mut seen = if remove_seen { query.history.to_vec() } else { Vec::new() };
+        self.top_k_of_targets(queries, &[], k, remove_seen)
+    }
+
+    /// The same for queries whose next item is known (`targets`, one per query), as evaluation ranks: a target is a candidate
+    /// even where the history has it, and comes after all others with its score. It is in a list of `k` exactly where its rank is
+    /// at most `k`.
+    pub fn top_k_of_targets(
+        &self,
+        queries: &[Query<'_>],
+        targets: &[Option<u32>],
+        k: usize,
+        remove_seen: bool,
+    ) -> Result<Vec<Vec<Scored>>, RecommendError> {
+        let target = |at: usize| targets.get(at).copied().flatten();
+        let seen = |(at, query): (usize, &Query<'_>)| {
+            let mut seen = query.history.to_vec();
+            seen.retain(|item| remove_seen && Some(*item) != target(at));
             seen.sort_unstable();
             seen
         };
-        let removed: Vec<Vec<u32>> = queries.iter().map(seen).collect();
-        let asked = queries.iter().zip(&removed).map(|(query, removed)| ListQuery {
+        let removed: Vec<Vec<u32>> = queries.iter().enumerate().map(seen).collect();
+        let asked = queries.iter().zip(&removed).enumerate().map(|(at, (query, removed))| ListQuery {
             query: *query,
+            target: target(at),
             k,
             candidates: Candidates { allowed: None, removed },
         });
         self.top_among(&asked.collect::<Vec<_>>())
     }
-}
-
-fn better(a: Scored, b: Scored) -> std::cmp::Ordering {
-    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
 }
 
 #[cfg(test)]

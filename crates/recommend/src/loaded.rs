@@ -9,7 +9,7 @@ use mp4sr_pipeline::Config;
 use mp4sr_protocol::training_events;
 use mp4sr_run::{TrainedModel, removes_seen};
 
-use crate::top::{Candidates, ListQuery};
+use crate::top::{Candidates, ListQuery, order};
 use crate::{RecommendError, Recommender, Scored};
 
 /// The tables that translate between ids and rows.
@@ -138,7 +138,7 @@ impl LoadedRun {
         let mut events = training_events(sequences);
         events.resize(items.len(), 0);
         let mut popular: Vec<Scored> = (1..).zip(events.iter().map(|&count| count as f32)).collect();
-        popular.sort_by(|a, b| crate::better(*a, *b));
+        popular.sort_by(order(None));
         let users = (0..).zip(users.ids).map(|(row, id)| (id, row)).collect();
         let new_items = trained.new_items.as_ref().map_or(0, |new| new.items.len());
         let catalogue = Arc::new(Catalogue { items, events, new_items, rows, users, popular });
@@ -203,6 +203,7 @@ impl Answerer<'_> {
             .iter()
             .map(|&at| ListQuery {
                 query: Query { user: resolved[at].user, history: &resolved[at].history },
+                target: None,
                 k: requests[at].k,
                 candidates: candidates(at),
             })

@@ -22,7 +22,7 @@ impl Neighbours {
         k: usize,
         candidates: &[Candidates<'_>],
     ) -> Result<Vec<Vec<Scored>>, RecommendError> {
-        let mut best: Vec<Best<'_>> = candidates.iter().map(|own| Best::new(*own, k)).collect();
+        let mut best: Vec<Best<'_>> = candidates.iter().map(|own| Best::new(*own, None, k)).collect();
         self.0.scan(&normalize(vectors)?, 1, &mut best, Best::visit)?;
         let finished = best.into_iter().enumerate().map(|(history, best)| best.finished(history));
         finished.collect()

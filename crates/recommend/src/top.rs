@@ -2,7 +2,7 @@
 
 use mp4sr_models::Query;
 
-use crate::{RecommendError, Recommender, Scored, better};
+use crate::{RecommendError, Recommender, Scored};
 
 /// Which items may be listed for a query.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,6 +25,8 @@ impl Candidates<'_> {
 pub struct ListQuery<'a> {
     /// For whom items are ranked; the history is not empty.
     pub query: Query<'a>,
+    /// The item that comes after all others with its score, as evaluation ranks the next item where it is known.
+    pub target: Option<u32>,
     /// The length of the list.
     pub k: usize,
     /// What may be listed.
@@ -35,15 +37,22 @@ impl Recommender<'_> {
     /// The `k` candidates with the highest scores for each query, best first, ties by item.
     pub fn top_among(&self, queries: &[ListQuery<'_>]) -> Result<Vec<Vec<Scored>>, RecommendError> {
         let of_scorer: Vec<Query<'_>> = queries.iter().map(|own| own.query).collect();
-        let mut best: Vec<Best> = queries.iter().map(|own| Best::new(own.candidates, own.k)).collect();
+        let mut best: Vec<Best> = queries.iter().map(|own| Best::new(own.candidates, own.target, own.k)).collect();
         self.blocks.scan(&self.scorer.queries(&of_scorer)?, self.scorer.interests(), &mut best, Best::visit)?;
         best.into_iter().enumerate().map(|(history, best)| best.finished(history)).collect()
     }
 }
 
+/// The order of a list: by score, then the target last, then by item.
+pub(crate) fn order(target: Option<u32>) -> impl Fn(&Scored, &Scored) -> std::cmp::Ordering {
+    let is_target = move |scored: &Scored| Some(scored.0) == target;
+    move |a, b| b.1.total_cmp(&a.1).then(is_target(a).cmp(&is_target(b))).then(a.0.cmp(&b.0))
+}
+
 /// The best candidates so far, while blocks of scores go by.
 pub(crate) struct Best<'a> {
     candidates: Candidates<'a>,
+    target: Option<u32>,
     k: usize,
     /// At most twice k, among them the k best.
     found: Vec<Scored>,
@@ -51,8 +60,8 @@ pub(crate) struct Best<'a> {
 }
 
 impl<'a> Best<'a> {
-    pub(crate) fn new(candidates: Candidates<'a>, k: usize) -> Self {
-        Self { candidates, k, found: Vec::new(), bad: None }
+    pub(crate) fn new(candidates: Candidates<'a>, target: Option<u32>, k: usize) -> Self {
+        Self { candidates, target, k, found: Vec::new(), bad: None }
     }
 
     pub(crate) fn visit(&mut self, first: usize, scores: &[f32]) {
@@ -85,7 +94,7 @@ impl<'a> Best<'a> {
 
     fn cut(&mut self) {
         if self.found.len() > self.k {
-            self.found.select_nth_unstable_by(self.k, |a, b| better(*a, *b));
+            self.found.select_nth_unstable_by(self.k, order(self.target));
             self.found.truncate(self.k);
         }
     }
@@ -95,7 +104,7 @@ impl<'a> Best<'a> {
         if let Some((item, score)) = self.bad {
             return Err(RecommendError::Score { history, item: item as usize, score });
         }
-        self.found.sort_unstable_by(|a, b| better(*a, *b));
+        self.found.sort_unstable_by(order(self.target));
         Ok(self.found)
     }
 }
@@ -135,7 +144,7 @@ mod tests {
             });
             expected.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
             for k in [1, 10, 300, 5000] {
-                let query = ListQuery { query: Query::of_history(&[1]), k, candidates };
+                let query = ListQuery { query: Query::of_history(&[1]), target: None, k, candidates };
                 let lists = recommender.top_among(&[query]).unwrap();
                 assert_eq!(lists[0], expected[..k.min(expected.len())], "{k}");
             }

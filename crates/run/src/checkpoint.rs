@@ -22,6 +22,9 @@ pub struct CheckpointInfo {
     pub epoch: usize,
     /// Its validation R@20.
     pub validation_recall_20: f64,
+    /// Fingerprints of the encoders whose features it was trained on, by modality, where the features name them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub encoders: BTreeMap<String, String>,
     /// The resolved configuration ([`mp4sr_pipeline::Config::resolved`]).
     pub config: serde_json::Value,
 }

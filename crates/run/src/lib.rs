@@ -7,6 +7,7 @@ mod catalog;
 mod checkpoint;
 mod inputs;
 mod new_items;
+mod provenance;
 mod registry;
 mod trained;
 

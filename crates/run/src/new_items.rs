@@ -1,8 +1,8 @@
 //! Items that were added to a run after training: what a model reads of them, and the weights of a model that has them too.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use mp4sr_artifact::{Items, Layout, Sequences, files};
 use mp4sr_models::{Modality, recipe};
 use mp4sr_pipeline::Config;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Inputs;
 use crate::catalog::with_settings;
-use crate::inputs::read_features;
+use crate::inputs::{ModalityRows, read_features};
 
 /// What names the generation of new items that is in use (`new-items/current.json`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +44,8 @@ pub struct NewItems {
     pub items: Items,
     /// Their features by modality, in the order of the configuration.
     pub modalities: Vec<Modality>,
+    /// Fingerprints of the encoders of these features, by modality, where the features name them.
+    encoders: BTreeMap<String, String>,
 }
 
 /// The parameters that have a row per item, in a model that can rank items without ids; why not, in any other.
@@ -68,13 +70,13 @@ impl NewItems {
     /// Reads and verifies the new items of a generation, or of any other layout.
     pub fn read_from(own: &Layout, config: &Config) -> anyhow::Result<Self> {
         let items = Items::read(&own.items())?;
-        let read = |modality| read_features(own, config, modality, (&items.hash(), items.len()));
-        let modalities = config
-            .model
-            .modalities
-            .iter()
-            .map(|modality| Ok(Modality { name: modality.name.clone(), features: read(modality)? }));
-        Ok(Self { modalities: modalities.collect::<anyhow::Result<_>>()?, items })
+        let (mut modalities, mut encoders) = (Vec::new(), BTreeMap::new());
+        for modality in &config.model.modalities {
+            let ModalityRows { rows, encoder } = read_features(own, config, modality, (&items.hash(), items.len()))?;
+            encoders.extend(encoder.map(|encoder| (modality.name.clone(), encoder)));
+            modalities.push(Modality { name: modality.name.clone(), features: rows });
+        }
+        Ok(Self { items, modalities, encoders })
     }
 
     /// Refuses items that the dataset has, too.
@@ -93,6 +95,12 @@ impl NewItems {
 impl Inputs {
     /// Puts new items after those of the dataset; no event is theirs.
     pub(crate) fn append(&mut self, new: &NewItems) -> anyhow::Result<()> {
+        let other = |(name, encoder): &(&String, &String)| new.encoders.get(*name).is_some_and(|own| own != *encoder);
+        if let Some((name, _)) = self.encoders.iter().find(other) {
+            bail!(
+                "the new items' features of `{name}` are of another encoder than the dataset's; add the items again with `mp4sr items add`"
+            );
+        }
         for (own, other) in self.modalities.iter_mut().zip(&new.modalities) {
             let joined = own.features.joined(&other.features);
             own.features = joined.with_context(|| format!("the new items' features of `{}`", own.name))?;
@@ -111,6 +119,6 @@ impl Inputs {
             user_hash: None,
             parts: None,
         };
-        Self { sequences, modalities: new.modalities.clone(), categories: None }
+        Self { sequences, modalities: new.modalities.clone(), encoders: new.encoders.clone(), categories: None }
     }
 }

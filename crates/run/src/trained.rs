@@ -1,13 +1,14 @@
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use candle_core::Tensor;
-use mp4sr_artifact::{Items, Layout};
+use mp4sr_artifact::{Fingerprint, Items, Layout};
 use mp4sr_models::{FINETUNE, Model, Scorer};
 use mp4sr_pipeline::Config;
 use mp4sr_protocol::WEIGHTS;
 
 use crate::new_items::item_tables;
-use crate::{Checkpoint, Inputs, NewItems, build_model, last_phase};
+use crate::{Checkpoint, Inputs, NewItems, build_model, last_phase, model_catalog};
 
 /// A run's model with the weights that rank the items.
 ///
@@ -33,7 +34,7 @@ use crate::{Checkpoint, Inputs, NewItems, build_model, last_phase};
 /// # let shop = Layout::new(artifacts, "shop", "popularity");
 /// # sequences.write(&shop.sequences(), serde_json::Value::Null)?;
 /// # let (config, _) = Config::load(&path, &[], model_catalog())?;
-/// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new(), categories: None })?;
+/// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new(), encoders: Default::default(), categories: None })?;
 /// # let used = TrainedPhase { model: model.as_ref(), phase: last_phase(model.as_ref())? };
 /// # let info = CheckpointInfo { phase: "finetune".to_owned(), ..CheckpointInfo::default() };
 /// # Checkpoint::write(&shop.checkpoint("finetune"), &info, used, &sequences.item_hash, Default::default())?;
@@ -83,6 +84,8 @@ impl TrainedModel {
         let mut inputs = Inputs::load(layout, config)?;
         let path = layout.checkpoint(FINETUNE);
         let mut checkpoint = Checkpoint::read(&path, FINETUNE, &inputs.sequences.item_hash)?;
+        checkpoint.info.expect_model(model_catalog(), config, (FINETUNE, FINETUNE), &path)?;
+        checkpoint.info.expect_encoders(&inputs, &path)?;
         if let Some(new) = &new_items {
             checkpoint.append_rows(item_tables(config)?, new.items.len());
             inputs.append(new)?;
@@ -102,6 +105,12 @@ impl TrainedModel {
         let phase = last_phase(model.as_ref())?;
         checkpoint.load_into(model.as_ref(), phase, &layout.checkpoint(FINETUNE))?;
         Ok(model.scorer(phase)?.items().clone())
+    }
+
+    /// Warnings for a user whose data or settings of training have changed since: the weights may well serve newer events.
+    pub fn warnings(&self, config: &Config, inputs: &BTreeMap<String, Fingerprint>) -> Vec<String> {
+        let data = self.checkpoint.trained_on_others(inputs);
+        data.into_iter().chain(self.checkpoint.info.other_training(model_catalog(), config, FINETUNE)).collect()
     }
 
     /// The model ready to rank.

@@ -98,6 +98,7 @@ impl<'a> HnswSearch<'a> {
         let queries: Vec<ListQuery<'_>> = users
             .map(|user| ListQuery {
                 query: Query { user: Some(user as u32), history: sequences.of(user) },
+                target: None,
                 k: RECALL_AT,
                 candidates: Candidates::default(),
             })
