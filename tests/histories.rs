@@ -186,7 +186,6 @@ fn general_models_fold_new_people_in_or_refuse_them() {
 #[test]
 fn a_copy_of_an_item_is_ranked_beside_it_without_training() {
     let world = Project::small();
-    world.add_pictures();
     let no_ids = ["--run", "r", "--set", "model.mp4sr.id_embedding=false"];
     world.run("run", &[&["--until", "recommend"][..], &no_ids].concat());
     let stage = world.bytes("a/runs/r/recommendations.parquet");

@@ -106,7 +106,6 @@ fn parse(bytes: &[u8]) -> Answer {
 
 fn trained() -> Project {
     let world = Project::small();
-    world.add_pictures();
     world.run("run", &["--until", "recommend"]);
     world
 }
