@@ -208,6 +208,7 @@ fn requests_that_cannot_be_answered_say_why() {
         ("DELETE", "/v1/items", json!({ "item_ids": ["i3"] }).to_string(), 422, "not added to the run"),
         ("DELETE", "/v1/items", " ".repeat(6000), 413, "more than 5000 bytes"),
         ("GET", "/v1/items/nope", String::new(), 404, "`nope` is not an item"),
+        ("GET", "/v1/items/%ff", String::new(), 400, "Invalid UTF-8"),
         ("GET", "/v1/items/i0/images/7", String::new(), 404, "has 1 images"),
         ("GET", "/v1/items/i0/images/x", String::new(), 400, "a whole number"),
         ("GET", "/v1/items?limit=0", String::new(), 400, "`limit` is 0"),

@@ -328,6 +328,6 @@ mod tests {
             assert!(message.contains(part) && message.contains(name), "{name}: {message}");
         }
         assert!(of_argument(" , ").unwrap_err().to_string().contains("names no item"));
-        assert_eq!(of_argument("a, \"b,c\",d").unwrap().items, ["a", "b,c", "d"]);
+        assert_eq!(of_argument("a,\"b,c\", d").unwrap().items, ["a", "b,c", "d"]);
     }
 }

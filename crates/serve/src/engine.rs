@@ -65,6 +65,8 @@ pub struct Generation {
     pub context: Arc<Context>,
     jobs: SyncSender<Job>,
     metrics: Arc<Metrics>,
+    /// Shared with the thread of the model for as long as that runs.
+    thread: Arc<()>,
 }
 
 /// What an engine is made with.
@@ -86,8 +88,11 @@ impl Generation {
         let (jobs, waiting) = sync_channel(options.queue);
         let (ready, loaded) = sync_channel(1);
         let (own, inner) = (options.clone(), context.clone());
+        let thread = Arc::new(());
+        let running = thread.clone();
         let engine = std::thread::Builder::new().name(format!("engine-{number}"));
         engine.spawn(move || {
+            let _running = running;
             if let Err(error) = serve(&inner, &own, &waiting, &ready) {
                 // Whoever waits for the run hears why there is none.
                 drop(ready.try_send(Err(error)));
@@ -96,7 +101,12 @@ impl Generation {
         let Ready { catalogue, search } =
             loaded.recv().map_err(|_| anyhow::anyhow!("the thread of the model ended while the run was loaded"))??;
         let model = context.config.model.name.clone();
-        Ok(Self { number, catalogue, model, search, context, jobs, metrics: options.metrics.clone() })
+        Ok(Self { number, catalogue, model, search, context, jobs, metrics: options.metrics.clone(), thread })
+    }
+
+    /// Whether the model can still answer: a defect may have ended its thread.
+    pub fn is_alive(&self) -> bool {
+        Arc::strong_count(&self.thread) > 1
     }
 
     /// Asks the model; an error at once where too many requests wait.

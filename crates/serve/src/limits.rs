@@ -9,7 +9,7 @@ pub struct Limits {
     pub time: Duration,
     /// Bytes of a request's body.
     pub body: usize,
-    /// Bytes of the body of a request that changes items, or that carries an image.
+    /// Bytes of the body of a request that changes items, or that has an image.
     pub item_body: usize,
     /// The length of a list.
     pub top: usize,
@@ -23,6 +23,10 @@ pub struct Limits {
 
 /// The time that a connection has for the head of a request.
 pub const HEAD_TIME: Duration = Duration::from_secs(10);
+/// The time that a request which changes items may take.
+pub const ITEM_TIME: Duration = Duration::from_mins(10);
+/// Requests with bodies beyond [`Limits::body`] at once.
+pub const LARGE_BODIES: usize = 8;
 /// The time that open requests have when the service stops.
 pub const STOP_TIME: Duration = Duration::from_secs(30);
 /// What `Retry-After` says, in seconds.

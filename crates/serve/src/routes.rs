@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Query, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -17,7 +17,8 @@ use mp4sr_items::ItemRecord;
 use mp4sr_recommend::{Answer, Catalogue};
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use utoipa::OpenApi;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{Modify, OpenApi};
 
 use crate::api::{
     DeleteItemsRequest, DeleteItemsResponse, ItemResponse, ListResponse, ListedItem, NewItem, PutItemsRequest,
@@ -25,6 +26,7 @@ use crate::api::{
 };
 use crate::engine::{Generation, Similar, SimilarTo, Task, scratch};
 use crate::error::{ApiError, ErrorBody};
+use crate::limits::ITEM_TIME;
 use crate::metrics::{RequestLabels, RouteLabels};
 use crate::state::{App, log};
 
@@ -43,9 +45,21 @@ type Shared = State<Arc<App>>;
 #[openapi(
     info(title = "mp4sr", description = "Recommendations of a trained run, by original ids."),
     paths(recommend, similar, put_items, delete_items, item, image, search, healthz, readyz, metrics),
-    components(schemas(ErrorBody))
+    components(schemas(ErrorBody)),
+    modifiers(&Keys),
+    security((), ("key" = []))
 )]
 struct Description;
+
+/// The keys in the description: a service may have none.
+struct Keys;
+
+impl Modify for Keys {
+    fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        description.components.get_or_insert_default().add_security_scheme("key", scheme);
+    }
+}
 
 /// All routes.
 pub fn router(app: &Arc<App>) -> axum::Router {
@@ -136,9 +150,11 @@ async fn similar(State(app): Shared, body: std::result::Result<Bytes, BytesRejec
 
 /// Encodes an item that is not in the catalogue, one at a time.
 async fn encoded(app: &Arc<App>, generation: &Arc<Generation>, record: ItemRecord) -> Result<SimilarTo> {
-    let _place = app.encoding.acquire().await.map_err(|e| ApiError::internal(&e.to_string()))?;
+    let place = app.encoding.clone().acquire_owned().await.map_err(|e| ApiError::internal(&e.to_string()))?;
     let (generation, id) = (generation.clone(), app.request_id());
     let encode = move || {
+        // Held until the work is done, whoever has stopped waiting for it.
+        let _place = place;
         let folder = scratch(&generation.context, &id);
         let new = mp4sr_items::encode_alone(&generation.context, &record, &generation.catalogue.items, &folder);
         let removed = files::remove_dir_if_present(&folder);
@@ -236,7 +252,11 @@ async fn delete_items(
         (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)
     )
 )]
-async fn item(State(app): Shared, Path(id): Path<String>) -> Result<Json<ItemResponse>> {
+async fn item(
+    State(app): Shared,
+    path: std::result::Result<Path<String>, PathRejection>,
+) -> Result<Json<ItemResponse>> {
+    let Path(id) = path.map_err(|error| ApiError::invalid(error.body_text()))?;
     let generation = app.generation()?;
     let catalogue = &generation.catalogue;
     let item = catalogue.item(&id).ok_or_else(|| no_item(&id))?;
@@ -261,7 +281,11 @@ async fn item(State(app): Shared, Path(id): Path<String>) -> Result<Json<ItemRes
         (status = 401, body = ErrorBody), (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)
     )
 )]
-async fn image(State(app): Shared, Path((id, number)): Path<(String, String)>) -> Result<Response> {
+async fn image(
+    State(app): Shared,
+    path: std::result::Result<Path<(String, String)>, PathRejection>,
+) -> Result<Response> {
+    let Path((id, number)) = path.map_err(|error| ApiError::invalid(error.body_text()))?;
     let generation = app.generation()?;
     let number: usize =
         number.parse().map_err(|_| ApiError::invalid("the number of an image is a whole number from 0"))?;
@@ -330,10 +354,13 @@ async fn healthz() -> Json<StatusResponse> {
 /// Whether a run is in service, and which.
 #[utoipa::path(
     get, path = "/readyz",
-    responses((status = 200, body = StatusResponse), (status = 503, body = ErrorBody))
+    responses((status = 200, body = StatusResponse), (status = 500, body = ErrorBody), (status = 503, body = ErrorBody))
 )]
 async fn readyz(State(app): Shared) -> Result<Json<StatusResponse>> {
     let generation = app.generation()?;
+    if !generation.is_alive() {
+        return Err(ApiError::internal("the thread of the model has ended; start the service again"));
+    }
     Ok(Json(StatusResponse {
         status: "ok".to_owned(),
         generation: Some(generation.number),
@@ -388,12 +415,14 @@ async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = matched.unwrap_or_else(|| UNKNOWN_ROUTE.to_owned());
     let method = request.method().clone();
-    // Encoding and loading take as long as they take.
+    // Encoding items and loading the run with them take longer than answering.
     let changes_items = route == "/v1/items" && method != axum::http::Method::GET;
-    let mut response = match admit(&app, &request, &route) {
+    let limit = if changes_items { ITEM_TIME } else { app.limits.time };
+    let place = if has_large_body(&app, &request) { app.large_bodies.try_acquire().map(Some) } else { Ok(None) };
+    let admitted = admit(&app, &request, &route).and_then(|()| place.map_err(|_| ApiError::busy()));
+    let mut response = match admitted {
         Err(refusal) => refusal.into_response(),
-        Ok(()) if changes_items => next.run(request).await,
-        Ok(()) => match tokio::time::timeout(app.limits.time, next.run(request)).await {
+        Ok(_place) => match tokio::time::timeout(limit, next.run(request)).await {
             Ok(response) => response,
             Err(_) => ApiError::too_slow().into_response(),
         },
@@ -412,6 +441,13 @@ async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
     });
     log(level, &fields);
     response
+}
+
+/// Whether the body is, or may be, larger than those of lists.
+fn has_large_body(app: &App, request: &Request) -> bool {
+    let headers = request.headers();
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    length.map_or(headers.contains_key(header::TRANSFER_ENCODING), |length| length > app.limits.body)
 }
 
 /// The id that whoever asks gives to the request.

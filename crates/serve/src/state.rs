@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, Semaphore};
 use crate::engine::{EngineOptions, Generation};
 use crate::error::ApiError;
 use crate::keys::Keys;
-use crate::limits::Limits;
+use crate::limits::{LARGE_BODIES, Limits};
 use crate::metrics::{Metrics, ReloadLabels};
 
 /// The state of a service.
@@ -29,7 +29,9 @@ pub struct App {
     /// Held by whoever changes the items of the run.
     pub editing: Mutex<()>,
     /// Held by whoever encodes an item that is not in the catalogue.
-    pub encoding: Semaphore,
+    pub encoding: Arc<Semaphore>,
+    /// Held by requests with large bodies.
+    pub large_bodies: Semaphore,
     stage: StageArgs,
     models: Arc<ModelCatalog>,
     options: EngineOptions,
@@ -57,7 +59,8 @@ impl App {
             metrics: options.metrics.clone(),
             log_histories,
             editing: Mutex::new(()),
-            encoding: Semaphore::new(1),
+            encoding: Arc::new(Semaphore::new(1)),
+            large_bodies: Semaphore::new(LARGE_BODIES),
             stage,
             models,
             options,
