@@ -352,7 +352,7 @@ fn rows_are_what_they_are_called() {
     };
     refused(&["x=sasrec.s2020,sasrec.s2020"], "names the run `sasrec.s2020` twice");
     refused(&["x=sasrec.s2020", "x=popularity.s2020"], "two rows are called `x`");
-    refused(&["x=sasrec.s2020,popularity.s2020"], "is not that of the run `sasrec.s2020`");
+    refused(&["x=sasrec.s2020,popularity.s2020"], "as that of the run `sasrec.s2020`");
 }
 
 /// Features that another program made are copied to the smoke run, item by item.

@@ -1,6 +1,8 @@
 //! What tests that drive the real programs share: where the programs are, a temporary project folder, and a runner of commands
 //! in it.
 
+pub mod server;
+
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;

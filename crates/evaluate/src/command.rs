@@ -82,6 +82,12 @@ fn table(context: &Context) -> anyhow::Result<String> {
     let (config, layout) = (&context.config, &context.layout);
     let sequences = mp4sr_artifact::Sequences::read(&layout.sequences())?;
     let measures = Measure::columns(&config.evaluate.k);
+    for k in config.evaluate.k.iter().filter(|&&k| k >= sequences.item_count) {
+        let count = sequences.item_count;
+        context
+            .progress
+            .log(format!("evaluate: warning: R@{k} is 1 for every ranking of {count} items (`evaluate.k`)"));
+    }
     let header = ["run", "split", "users"].map(str::to_owned);
     let mut table = TextTable::new(header.into_iter().chain(measures.iter().map(ToString::to_string)));
     for (split, history) in tables(config) {

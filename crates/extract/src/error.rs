@@ -55,8 +55,8 @@ pub enum Error {
     },
     /// Nothing would take the place of features.
     #[error(
-        "`{}` has {rows} rows, and none of what items name now could be read; bring the files back (the report of extraction names \
-         them), or delete this file if it is meant to be empty", path.display()
+        "`{}` has {rows} rows, and would have none now: what items name is not there, or can't be read; run it from where the paths \
+         lead to the files or bring them back, or delete this file if it is meant to be empty", path.display()
     )]
     Emptied {
         /// The features file.

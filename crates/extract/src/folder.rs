@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use mp4sr_artifact::{files, json_problem};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokenizers::{Tokenizer, TruncationParams};
+use tokenizers::{Tokenizer, TruncationDirection, TruncationParams};
 
 use crate::builtin;
 use crate::error::{Error, Result};
 use crate::hub::HubModel;
 use crate::processor::Processor;
+use crate::tokens;
 use crate::weights::WeightsFile;
 
 /// The configuration, by which a folder says what it holds.
@@ -22,6 +23,8 @@ pub(crate) const WEIGHTS: &str = "model.safetensors";
 pub(crate) const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 /// How texts become tokens.
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
+/// What the Python library changes about it.
+pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// How images become pixels, or sounds spectra. Later releases of the Python library write it as a part of [`NESTED_PROCESSOR`].
 pub(crate) const PROCESSOR: &str = "preprocessor_config.json";
 const NESTED_PROCESSOR: &str = "processor_config.json";
@@ -208,7 +211,14 @@ impl ModelFolder {
             return Err(Error::model(&path, reason));
         }
         tokenizer.with_padding(None);
-        let truncation = TruncationParams { max_length: limit, ..TruncationParams::default() };
+        let direction = match self.optional_json(TOKENIZER_CONFIG)? {
+            Some(file) => {
+                let whole = JsonFile::read(path.clone())?.parse()?;
+                tokens::check(&file.parse()?, &tokenizer, &whole).map_err(|reason| file.error(reason))?
+            }
+            None => TruncationDirection::Right,
+        };
+        let truncation = TruncationParams { max_length: limit, direction, ..TruncationParams::default() };
         tokenizer.with_truncation(Some(truncation)).map_err(|e| Error::model(&path, e))?;
         Ok(tokenizer)
     }

@@ -27,6 +27,7 @@ mod resize;
 mod resnet;
 mod sentence;
 mod stage;
+mod tokens;
 mod weights;
 mod words;
 

@@ -109,8 +109,8 @@ fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyho
     let read = read_items(&config, std::slice::from_ref(&path), &context.progress);
     files::remove_if_present(&path)?;
     let (items, read) = read?;
-    ensure!(read.rejected.total() == 0, "an item has no id");
-    ensure!(read.repeated == 0, "an item is given twice");
+    ensure!(read.rejected.total() == 0, "an item has no id; give every item one");
+    ensure!(read.repeated == 0, "an item is given twice; give each id once");
     Ok(items)
 }
 
@@ -130,7 +130,11 @@ pub fn remove(context: &Context, ids: &[String]) -> anyhow::Result<usize> {
     let earlier = current(&context.layout)?;
     let known: HashSet<&str> = earlier.ids.iter().map(String::as_str).collect();
     let unknown: Vec<&String> = ids.iter().filter(|id| !known.contains(id.as_str())).collect();
-    ensure!(unknown.is_empty(), "not added to the run, so that they cannot be removed: {}", some_of(&unknown));
+    ensure!(
+        unknown.is_empty(),
+        "not added to the run: {}; only items that were added can be removed",
+        some_of(&unknown)
+    );
     let removed: HashSet<&String> = ids.iter().collect();
     let kept: Vec<usize> = (0..earlier.len()).filter(|&row| !removed.contains(&earlier.ids[row])).collect();
     publish(context, &earlier.select(&kept), &Items::read(&context.layout.items())?)?;
@@ -158,7 +162,7 @@ fn expect_addable(config: &Config) -> anyhow::Result<()> {
         };
         ensure!(
             is_ours && config.feature_name(modality) != modality.features,
-            "the features of the modality `{}` come from elsewhere (`{}`): they cannot be computed for new items",
+            "the features of the modality `{}` come from elsewhere (`{}`) and cannot be computed for new items; use a run whose features come from `[extract]`",
             modality.name,
             modality.features
         );
@@ -172,7 +176,7 @@ fn lock(context: &Context) -> anyhow::Result<Lock> {
 }
 
 fn add(context: &Context, items: &Items) -> anyhow::Result<Added> {
-    ensure!(!items.is_empty(), "there are no items to add");
+    ensure!(!items.is_empty(), "there are no items to add; give at least one");
     let _lock = lock(context)?;
     let known = Items::read(&context.layout.items())?;
     let in_dataset: HashSet<&str> = known.ids.iter().map(String::as_str).collect();
@@ -230,7 +234,7 @@ fn expect_something(new: &NewItems) -> anyhow::Result<()> {
     let names: Vec<&str> = new.modalities.iter().map(|modality| modality.name.as_str()).collect();
     ensure!(
         empty.is_empty(),
-        "{} items have no {} that can be used, so that the model would know nothing of them: {}",
+        "{} items have no {} that can be used, so that the model would know nothing of them: {}; complete them or leave them out",
         empty.len(),
         names.join(" or "),
         some_of(&empty)

@@ -152,7 +152,7 @@ impl StageArgs {
         let Some(folder) = self.run.as_ref().map(Path::new).filter(|run| run.components().count() > 1) else {
             anyhow::ensure!(
                 self.pipeline != Path::new(""),
-                "no pipeline: give `--pipeline FILE`, or the folder of a run, as in `--run artifacts/sample/runs/mp4sr`"
+                "no pipeline is named; give `--pipeline FILE`, or the folder of a run, as in `--run artifacts/sample/runs/mp4sr`"
             );
             return Ok(Located { args: own, dataset: None });
         };
@@ -181,7 +181,7 @@ impl StageArgs {
         if let Some(dataset) = dataset.filter(|dataset| dataset != named) {
             let pipeline = args.pipeline.display();
             anyhow::bail!(
-                "`--run` is a run of the dataset `{dataset}`, and `dataset.name` is `{named}` in `{pipeline}`"
+                "`--run` is a run of the dataset `{dataset}`, and `dataset.name` is `{named}` in `{pipeline}`; give the pipeline of that dataset"
             );
         }
         Ok(context)
@@ -387,7 +387,7 @@ mod tests {
         };
         let models = Arc::new(ModelCatalog::unchecked());
         let refused = |run: &Path, pipeline: &str| args(run, pipeline).context(&models).unwrap_err().to_string();
-        assert!(refused(Path::new("first"), "").contains("give `--pipeline FILE`"));
+        assert!(refused(Path::new("first"), "").contains("no pipeline is named"));
         assert!(refused(&folder, "").contains("no run was trained there"));
         assert!(refused(Path::new("a/b"), "").contains("is not the folder of a run"));
         files::write_bytes(&folder.join("config.toml"), b"[dataset]\nname = \"shop\"\n").unwrap();

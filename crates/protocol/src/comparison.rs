@@ -4,7 +4,7 @@
 use mp4sr_artifact::{Error, Layout, Result, Sequences};
 
 use crate::significance::{Interval, Test, bootstrap, holm, mean_and_deviation, paired_t, unrounded, wilcoxon};
-use crate::{Measure, RanksInfo, Split, StoredRanks, means};
+use crate::{Measure, OtherSetting, RanksInfo, Split, StoredRanks, means};
 
 /// Below this a difference is marked (paper, Table 2).
 pub const SIGNIFICANT: f64 = 0.01;
@@ -40,10 +40,10 @@ impl SeedRuns {
             let StoredRanks { ranks, info } = StoredRanks::read(run, sequences, split, history)?;
             let refuse = |reason: String| Err(Error::unusable(&run.run(), reason, REMEDY));
             if let Some((of, first)) = earlier.first()
-                && let Some(key) = info.other_setting(first)
+                && let Some(OtherSetting { key, own, others }) = info.other_setting(first)
             {
                 return refuse(format!(
-                    "its `{key}` is not that of the run `{of}`, named as the same under another seed"
+                    "its `{key}` is {own} and not {others}, as that of the run `{of}`, which is named as the same under another seed"
                 ));
             }
             let same_seed = |(_, before): &&(&str, RanksInfo)| info.seed().is_some() && before.seed() == info.seed();

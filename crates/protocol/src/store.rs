@@ -120,6 +120,17 @@ const NOT_COMPARED: [&str; 9] = [
     "evaluate.short_histories",
 ];
 
+/// A setting that differs between two runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherSetting {
+    /// The key with its sections.
+    pub key: String,
+    /// The value of the one.
+    pub own: String,
+    /// The value of the other.
+    pub others: String,
+}
+
 impl RanksInfo {
     /// The seed of the run; none where the ranks do not say.
     pub fn seed(&self) -> Option<u64> {
@@ -127,11 +138,13 @@ impl RanksInfo {
     }
 
     /// The first setting beside the seed that is another in `other`, among those that both record.
-    pub fn other_setting(&self, other: &Self) -> Option<String> {
-        if let (Some(a), Some(b)) = (self.removes_seen, other.removes_seen)
-            && a != b
+    pub fn other_setting(&self, other: &Self) -> Option<OtherSetting> {
+        if let (Some(own), Some(others)) = (self.removes_seen, other.removes_seen)
+            && own != others
         {
-            return Some("evaluate.seen_items".to_owned());
+            let named = |removes: bool| if removes { "remove" } else { "keep" }.to_owned();
+            let key = "evaluate.seen_items".to_owned();
+            return Some(OtherSetting { key, own: named(own), others: named(others) });
         }
         difference("", &self.config, &other.config)
     }
@@ -143,7 +156,7 @@ impl RanksInfo {
 }
 
 /// The path of the first value that both have and that differs.
-fn difference(path: &str, a: &Value, b: &Value) -> Option<String> {
+fn difference(path: &str, a: &Value, b: &Value) -> Option<OtherSetting> {
     if NOT_COMPARED.contains(&path) {
         return None;
     }
@@ -152,7 +165,7 @@ fn difference(path: &str, a: &Value, b: &Value) -> Option<String> {
             let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
             difference(&path, value, b.get(key)?)
         }),
-        _ => (a != b).then(|| path.to_owned()),
+        _ => (a != b).then(|| OtherSetting { key: path.to_owned(), own: a.to_string(), others: b.to_string() }),
     }
 }
 

@@ -75,7 +75,7 @@ impl GivenArgs {
             })?,
         };
         let to_output = self.out.is_none() && form == ListForm::Parquet;
-        ensure!(!to_output, "Parquet goes to a file: name one with `--out`");
+        ensure!(!to_output, "Parquet goes to a file; name one with `--out`");
         Ok(form)
     }
 }
@@ -86,7 +86,9 @@ pub fn for_histories(context: &Context, args: &GivenArgs) -> anyhow::Result<()> 
     let asked = match (&args.histories, &args.history) {
         (Some(path), _) => histories::read(path, args.input_format)?,
         (None, Some(ids)) => vec![histories::of_argument(ids)?],
-        (None, None) => anyhow::bail!("no histories: give a file with `--histories`, or ids of items with `--history`"),
+        (None, None) => {
+            anyhow::bail!("no histories are given; name a file with `--histories`, or ids of items with `--history`")
+        }
     };
     let run = LoadedRun::load(&context.layout, &context.config)?;
     for warning in run.trained.warnings(&context.config, &std::collections::BTreeMap::new()) {
@@ -160,7 +162,7 @@ fn select(run: &LoadedRun, args: &GivenArgs) -> anyhow::Result<Selection> {
     let left = allowed.iter().filter(|allowed| **allowed).count();
     ensure!(
         left > 0,
-        "no item may be listed: `--only`, `--exclude` and the conditions leave none of {}",
+        "`--only`, `--exclude` and the conditions leave none of {} items; give up one of them",
         run.catalogue.items.len()
     );
     Ok(Selection { allowed: Some(Arc::new(allowed)), notes })
@@ -182,7 +184,12 @@ fn of_file(run: &LoadedRun, path: &Path) -> anyhow::Result<(Vec<bool>, Option<St
             None => unknown.push(*id),
         }
     }
-    ensure!(unknown.len() < ids.len(), "no id of `{}` is an item of the run: {}", path.display(), some_of(&unknown));
+    ensure!(
+        unknown.len() < ids.len(),
+        "no id of `{}` is an item of the run ({}); write ids as the table of items has them",
+        path.display(),
+        some_of(&unknown)
+    );
     let note = || {
         format!(
             "{} of {} ids in `{}` are not items of the run: {}",

@@ -36,18 +36,17 @@ pub enum RecommendError {
     },
     /// A model whose users all have a row in the dataset, and somebody who has none.
     #[error(
-        "{} no row in the dataset, and `{model}` ranks by what it learned of a user, not by the history; use a model that \
-         reads histories, or train on a dataset with this user",
-        user.as_ref().map_or_else(|| "somebody without an id has".to_owned(), |id| format!("the user `{id}` has"))
+        "{who} has no row in the dataset, and `{model}` ranks by what it learned of a user, not by the history; use a model that \
+         reads histories, or train on a dataset with this user"
     )]
     UnknownUser {
-        /// The id, where one was given.
-        user: Option<String>,
+        /// The user, in words.
+        who: String,
         /// The model's name in the configuration.
         model: String,
     },
     /// An index that failed.
-    #[error("the search in the index failed: {0}")]
+    #[error("the index cannot be searched ({0}); remove `index.usearch` from the run, so that it is made again")]
     Index(String),
     /// The model failed.
     #[error(transparent)]

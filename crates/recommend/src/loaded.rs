@@ -181,10 +181,12 @@ impl Answerer<'_> {
         let known = request.user.as_ref().is_some_and(|id| self.run.catalogue.user(id).is_some());
         let unanswerable = !known && self.scorer.needs_known_user();
         let is_empty = !request.history.iter().any(|id| self.run.catalogue.item(id).is_some());
-        (unanswerable && !is_empty).then(|| RecommendError::UnknownUser {
-            user: request.user.clone(),
-            model: self.run.config.model.name.clone(),
-        })
+        let who = || match &request.user {
+            Some(id) => format!("the user `{id}`"),
+            None => "somebody without an id".to_owned(),
+        };
+        let model = &self.run.config.model.name;
+        (unanswerable && !is_empty).then(|| RecommendError::UnknownUser { who: who(), model: model.clone() })
     }
 
     /// Answers requests together. A user whom training has seen keeps the row of the dataset, and its history where none is given;

@@ -245,7 +245,13 @@ impl Report<'_> {
     /// The run's own log first.
     fn logs(&self) -> Result<Vec<TrainingLog>> {
         let own_first = self.runs.iter().rev().take(1).chain(self.runs.iter().take(self.runs.len() - 1));
-        own_first.map(|layout| TrainingLog::read(layout.run_name(), &layout.metrics_log())).collect()
+        let read = |layout: &Layout| {
+            let path = layout.metrics_log();
+            let log = TrainingLog::read(layout.run_name(), &path)?;
+            log.expect_weights(&path, &layout.checkpoint("finetune"))?;
+            Ok(log)
+        };
+        own_first.map(read).collect()
     }
 
     fn write(&self, stage: &Stage, folder: &Path) -> Result<Vec<PathBuf>> {

@@ -85,7 +85,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let keys = args.keys.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
     ensure!(
         args.host.is_loopback() || !keys.is_off(),
-        "without keys, the service listens on this machine alone: give `--keys FILE`, or leave `--host {}` out",
+        "without keys, the service listens on this machine alone; give `--keys FILE`, or leave `--host {}` out",
         args.host
     );
     let runtime =

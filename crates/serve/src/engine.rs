@@ -98,8 +98,9 @@ impl Generation {
                 drop(ready.try_send(Err(error)));
             }
         })?;
-        let Ready { catalogue, search } =
-            loaded.recv().map_err(|_| anyhow::anyhow!("the thread of the model ended while the run was loaded"))??;
+        let Ready { catalogue, search } = loaded.recv().map_err(|_| {
+            anyhow::anyhow!("the thread of the model ended while the run was loaded; the log says why")
+        })??;
         let model = context.config.model.name.clone();
         Ok(Self { number, catalogue, model, search, context, jobs, metrics: options.metrics.clone(), thread })
     }

@@ -68,7 +68,7 @@ impl<'a> HnswSearch<'a> {
         exact: &'a Recommender<'a>,
     ) -> anyhow::Result<Self> {
         let items = answerer.scorer().items();
-        ensure!(items.device().is_cpu(), "an index is searched on the CPU: set `run.device = \"cpu\"`");
+        ensure!(items.device().is_cpu(), "an index is searched on the CPU; set `run.device = \"cpu\"`");
         let (count, width) = items.dims2()?;
         let values: Vec<f32> = items.flatten_all()?.to_vec1()?;
         let of_dataset = count - run.catalogue.new_items;

@@ -7,10 +7,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::error::Result;
-use crate::folder::{JsonFile, MODULES, ModelFolder, WHOLE};
+use crate::folder::{JsonFile, MODULES, ModelFolder, TOKENIZER_CONFIG, WHOLE};
 
 const TRANSFORMER: &str = "sentence_bert_config.json";
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// Files that determine the vectors and that not every folder has.
 pub(super) const OPTIONAL: [&str; 4] = [MODULES, TRANSFORMER, WHOLE, TOKENIZER_CONFIG];
 
