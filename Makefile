@@ -37,7 +37,7 @@ STUDIES := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 fig6 fig7 fi
 
 .DEFAULT_GOAL := help
 .PHONY: help build sample cache-stats cache-prune download preprocess extract pretrain finetune evaluate recommend report all demo test test-fast check format-check \
-        lint lint-cuda docs deny unused clean-artifacts bench bench-growth bench-peer bench-baselines bench-cuda bench-extract compare search larger $(STUDIES)
+        lint lint-cuda docs deny unused clean-artifacts bench bench-growth bench-peer bench-baselines bench-serve bench-soak bench-cuda bench-extract compare search larger $(STUDIES)
 
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "%-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -199,6 +199,19 @@ bench-peer: build ## Time steps and ranking against PyTorch, in turn
 bench-baselines: build ## Time a step of every baseline against PyTorch, in turn
 	@$(or $(PYTHON),python3) tools/bench_baselines/compare.py --ours $(BIN)/mp4sr-bench $(if $(MODEL),--model $(MODEL)) \
 	    $(if $(call on,$(QUICK)),--quick) $(if $(call on,$(GROWTH)),--growth) $(PEER_FLAGS)
+
+# ITEMS="8000 60000"   numbers of items; 1,000,000 too where not given
+# SECONDS=10            of each measurement
+# PYTHON=python         with fastapi, uvicorn, httptools, uvloop, torch, safetensors and pyarrow: the same model by these, in turn
+bench-serve: build ## Throughput and latencies of the service, exact and with an index, beside FastAPI + PyTorch
+	@python3 tools/bench_serve/compare.py --program $(MP4SR) --bench $(BIN)/mp4sr-bench $(if $(PYTHON),--peer $(PYTHON)) \
+	    $(if $(ITEMS),--items $(ITEMS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(CONNECTIONS),--connections $(CONNECTIONS))
+
+# MINUTES=30          of the soak
+# PYTHON=python       with schemathesis: bodies made from the description, too
+bench-soak: build ## The service under killed clients, malformed bodies, slow readers and a new run every minute
+	@python3 tools/bench_serve/soak.py --program $(MP4SR) --bench $(BIN)/mp4sr-bench $(if $(PYTHON),--python $(PYTHON)) \
+	    $(if $(MINUTES),--minutes $(MINUTES))
 
 clean-artifacts: ## Delete everything that stages wrote
 	@rm -rf artifacts

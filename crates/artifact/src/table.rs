@@ -195,6 +195,30 @@ impl Table {
         texts(&array).ok_or_else(|| self.mismatch(name, "text", &array))
     }
 
+    /// Takes a column of ids: texts, or whole numbers as they are written in decimal.
+    pub fn take_ids(&mut self, name: &str) -> Result<Vec<String>> {
+        let array = self.take(name)?;
+        ids(&array).ok_or_else(|| self.mismatch(name, "ids (text or whole numbers)", &array))
+    }
+
+    /// Takes a column of lists of ids: texts, or whole numbers as they are written in decimal.
+    pub fn take_id_lists(&mut self, name: &str) -> Result<Vec<Vec<String>>> {
+        let array = self.take(name)?;
+        let read = || -> Option<Vec<Vec<String>>> {
+            if let Some(list) = array.as_list_opt::<i32>().filter(|a| a.null_count() == 0) {
+                return (0..list.len()).map(|row| ids(&list.value(row))).collect();
+            }
+            let list = array.as_list_opt::<i64>().filter(|a| a.null_count() == 0)?;
+            (0..list.len()).map(|row| ids(&list.value(row))).collect()
+        };
+        read().ok_or_else(|| self.mismatch(name, "lists of ids (text or whole numbers)", &array))
+    }
+
+    /// The names of the columns, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().map(|(name, _)| name.as_str())
+    }
+
     /// Takes a column of lists of text.
     pub fn take_texts(&mut self, name: &str) -> Result<Vec<Vec<String>>> {
         let array = self.take(name)?;
@@ -291,6 +315,14 @@ impl ColumnHasher {
     fn finish(&self) -> String {
         self.0.finalize().to_hex().to_string()
     }
+}
+
+/// Texts, or whole numbers as text; nothing where a value is missing or of another type.
+fn ids(array: &ArrayRef) -> Option<Vec<String>> {
+    if array.data_type().is_integer() && array.null_count() == 0 {
+        return texts(&arrow::compute::cast(array, &arrow::datatypes::DataType::Utf8).ok()?);
+    }
+    texts(array)
 }
 
 fn texts(array: &ArrayRef) -> Option<Vec<String>> {

@@ -49,7 +49,10 @@ fn run_stage(stage: StageArgs, name: StageName, models: &Arc<ModelCatalog>) -> a
         StageName::Pretrain => train(PhaseArgument::Pretrain(phase_args(stage))),
         StageName::Finetune => train(PhaseArgument::Finetune(phase_args(stage))),
         StageName::Evaluate => mp4sr_evaluate::command::run(&mp4sr_evaluate::command::Args { stage }, models),
-        StageName::Recommend => mp4sr_recommend::command::run(&mp4sr_recommend::command::Args { stage }, models),
+        StageName::Recommend => {
+            let given = mp4sr_recommend::for_histories::GivenArgs::default();
+            mp4sr_recommend::command::run(&mp4sr_recommend::command::Args { stage, given }, models)
+        }
         StageName::Report => mp4sr_report::command::run(&mp4sr_report::command::Args { stage }, models),
     }
 }

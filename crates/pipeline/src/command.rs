@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
-use clap::builder::FalseyValueParser;
+use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
 use clap::parser::ValueSource;
 use mp4sr_artifact::{Layout, Lock, Stage, Status, Timing, files, is_guarded};
 
@@ -19,13 +19,13 @@ const SAMPLE_DATA: &str = "artifacts/sample/raw";
 /// The flags that every stage has; most have a twin in the environment.
 #[derive(Debug, clap::Args)]
 struct StageFlags {
-    /// The pipeline file.
-    #[arg(long, env = "MP4SR_PIPELINE", value_name = "FILE")]
+    /// The pipeline file. Where `--run` is the folder of a run, such as `artifacts/sample/runs/mp4sr`, it may be left out.
+    #[arg(long, env = "MP4SR_PIPELINE", value_name = "FILE", default_value = "", hide_default_value = true, value_parser = path_or_nothing())]
     pipeline: PathBuf,
     /// Folder of the raw files, in place of the pipeline's `dataset.data`.
     #[arg(long, env = DATA_VARIABLE, value_name = "FOLDER")]
     data: Option<String>,
-    /// Name of the run, in place of the pipeline's `run.name`.
+    /// Name of the run, in place of the pipeline's `run.name`, or the folder of a run.
     #[arg(long, env = RUN_VARIABLE, value_name = "NAME")]
     run: Option<String>,
     /// Folder of all artifacts.
@@ -113,6 +113,13 @@ impl clap::FromArgMatches for StageArgs {
     }
 }
 
+/// Flags whose `--run` was a folder, taken apart.
+struct Located {
+    args: StageArgs,
+    /// The dataset that the folder belongs to.
+    dataset: Option<String>,
+}
+
 /// What a stage works with.
 #[derive(Debug)]
 pub struct Context {
@@ -126,6 +133,11 @@ pub struct Context {
     pub models: Arc<ModelCatalog>,
 }
 
+/// A path that may be empty.
+fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
 impl StageArgs {
     /// What replaces keys of the pipeline, in the order in which it does: what is typed comes after what is inherited.
     pub fn all_overrides(&self) -> Vec<String> {
@@ -133,8 +145,49 @@ impl StageArgs {
         Assignments::last_of_each(&more.chain(&self.overrides).cloned().collect::<Vec<_>>())
     }
 
+    /// The flags with a folder of a run in `--run` taken apart: the pipeline is the configuration that the run was trained with, where
+    /// no other is given, and the artifacts are those around it.
+    fn located(&self) -> anyhow::Result<Located> {
+        let mut own = self.clone();
+        let Some(folder) = self.run.as_ref().map(Path::new).filter(|run| run.components().count() > 1) else {
+            anyhow::ensure!(
+                self.pipeline != Path::new(""),
+                "no pipeline is named; give `--pipeline FILE`, or the folder of a run, as in `--run artifacts/sample/runs/mp4sr`"
+            );
+            return Ok(Located { args: own, dataset: None });
+        };
+        let place = folder.components().collect::<PathBuf>();
+        let parts = place.file_name().and_then(|name| name.to_str()).zip(place.ancestors().nth(3));
+        let is_run = place.parent().is_some_and(|runs| runs.file_name().is_some_and(|name| name == "runs"));
+        let (name, artifacts) = parts.filter(|_| is_run).with_context(|| {
+            format!("`{}` is not the folder of a run, such as `artifacts/sample/runs/mp4sr`", folder.display())
+        })?;
+        own.run = Some(name.to_owned());
+        own.artifacts = if artifacts == Path::new("") { PathBuf::from(".") } else { artifacts.to_owned() };
+        if self.pipeline == Path::new("") {
+            own.pipeline = place.join("config.toml");
+            let missing = || format!("`{}` has no configuration: no run was trained there", folder.display());
+            anyhow::ensure!(own.pipeline.is_file(), missing());
+        }
+        let dataset = place.ancestors().nth(2).and_then(Path::file_name);
+        Ok(Located { args: own, dataset: dataset.map(|name| name.to_string_lossy().into_owned()) })
+    }
+
     /// Reads the pipeline and resolves it.
     pub fn context(&self, models: &Arc<ModelCatalog>) -> anyhow::Result<Context> {
+        let Located { args, dataset } = self.located()?;
+        let context = args.context_of_pipeline(models)?;
+        let named = &context.config.dataset.name;
+        if let Some(dataset) = dataset.filter(|dataset| dataset != named) {
+            let pipeline = args.pipeline.display();
+            anyhow::bail!(
+                "`--run` is a run of the dataset `{dataset}`, and `dataset.name` is `{named}` in `{pipeline}`; give the pipeline of that dataset"
+            );
+        }
+        Ok(context)
+    }
+
+    fn context_of_pipeline(&self, models: &Arc<ModelCatalog>) -> anyhow::Result<Context> {
         let progress = Progress::new(self.quiet);
         let (mut config, warnings) = Config::load(&self.pipeline, &self.all_overrides(), models)?;
         // The stages of one process read the same pipeline file: each warning is printed once.
@@ -319,6 +372,32 @@ mod tests {
             files::write_bytes(&folder.join("made"), b"made")?;
             Ok(vec![folder.join("made")])
         })
+    }
+
+    #[test]
+    fn the_folder_of_a_run_says_which_pipeline_and_artifacts_are_meant() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("made/shop/runs/first");
+        let args = |run: &Path, pipeline: &str| StageArgs {
+            pipeline: pipeline.into(),
+            run: Some(run.to_str().unwrap().to_owned()),
+            artifacts: "artifacts".into(),
+            quiet: true,
+            ..StageArgs::default()
+        };
+        let models = Arc::new(ModelCatalog::unchecked());
+        let refused = |run: &Path, pipeline: &str| args(run, pipeline).context(&models).unwrap_err().to_string();
+        assert!(refused(Path::new("first"), "").contains("no pipeline is named"));
+        assert!(refused(&folder, "").contains("no run was trained there"));
+        assert!(refused(Path::new("a/b"), "").contains("is not the folder of a run"));
+        files::write_bytes(&folder.join("config.toml"), b"[dataset]\nname = \"shop\"\n").unwrap();
+        for run in [folder.clone(), folder.join("")] {
+            let context = args(&run, "").context(&models).unwrap();
+            assert_eq!(context.layout.run(), folder);
+        }
+        files::write_bytes(&folder.join("config.toml"), b"[dataset]\nname = \"other\"\n").unwrap();
+        let message = refused(&folder, "");
+        assert!(message.contains("a run of the dataset `shop`") && message.contains("`other`"), "{message}");
     }
 
     #[test]

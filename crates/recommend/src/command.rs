@@ -1,4 +1,4 @@
-//! The command line of `mp4sr recommend`: top-K lists for every user.
+//! The command line of `mp4sr recommend`: top-K lists for every user, or for histories that are given.
 
 use std::sync::Arc;
 
@@ -11,22 +11,29 @@ use mp4sr_run::{TrainedModel, removes_seen};
 use serde_json::json;
 
 use crate::Recommender;
+use crate::for_histories::{GivenArgs, for_histories};
 
 /// The version of what recommendation writes.
 const VERSION: u32 = 1;
 
 /// Lists the best items for every user: dataset, features and checkpoint to `recommendations.parquet`.
+///
+/// With `--histories` or `--history`, lists the best items for these instead, whoever they are of; the run stays as it is.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The flags of every stage.
     #[command(flatten)]
     pub stage: StageArgs,
+    /// Lists for given histories.
+    #[command(flatten)]
+    pub given: GivenArgs,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
-    recommend(&args.stage.context(models)?)
+    let context = args.stage.context(models)?;
+    if args.given.is_empty() { recommend(&context) } else { for_histories(&context, &args.given) }
 }
 
 #[derive(Default)]

@@ -125,6 +125,39 @@ impl Checkpoint {
         })
     }
 
+    /// Gives these parameters, whose last rows are those of the items, `rows` more of zeros.
+    pub(crate) fn append_rows(&mut self, tables: &[&str], rows: usize) {
+        for (_, values, shape) in self.tables(tables) {
+            shape[0] += rows;
+            values.resize(shape.iter().product(), 0.0);
+        }
+    }
+
+    /// The same weights with `rows` rows of zeros in place of the last `items` rows of these parameters.
+    pub(crate) fn with_other_items(&self, tables: &[&str], items: usize, rows: usize) -> Self {
+        let other = |(name, values, shape): &Stored| {
+            let mut shape = shape.clone();
+            if !tables.contains(&name.as_str()) {
+                return (name.clone(), values.clone(), shape);
+            }
+            shape[0] = shape[0].saturating_sub(items);
+            let mut values = values[..shape.iter().product()].to_vec();
+            shape[0] += rows;
+            values.resize(shape.iter().product(), 0.0);
+            (name.clone(), values, shape)
+        };
+        Self {
+            info: self.info.clone(),
+            inputs: self.inputs.clone(),
+            parameters: self.parameters.iter().map(other).collect(),
+            buffers: self.buffers.clone(),
+        }
+    }
+
+    fn tables(&mut self, names: &[&str]) -> impl Iterator<Item = &mut Stored> {
+        self.parameters.iter_mut().filter(|(name, ..)| names.contains(&name.as_str()))
+    }
+
     /// Sets the model's parameters that both `phase` and the checkpoint's own phase use, and its buffers. A parameter that the
     /// model lacks or has in another shape is refused; so is one that the checkpoint lacks, unless its own phase does not use it.
     /// Parameters without an effect are not read.

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use mp4sr_artifact::{Error, Items, Layout, MappedFeatures, MappedValues, Sequences};
+use mp4sr_artifact::{Error, Fingerprint, Items, Layout, MappedFeatures, MappedValues, Sequences};
 use mp4sr_models::{Categories, Data, Device, Modality, Ragged, RngKey, StoredValues, TrainingSequences, recipe};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config;
@@ -48,20 +48,14 @@ impl Inputs {
         let (mut modalities, mut encoders) = (Vec::new(), BTreeMap::new());
         if reads_features(config) {
             for modality in &config.model.modalities {
-                let path = layout.feature_file(&modality.name, &config.feature_name(modality));
-                let features = MappedFeatures::open(&path, &sequences.item_hash, sequences.item_count)?;
-                if let Some(encoder) = features.settings["encoder"].as_str() {
-                    encoders.insert(modality.name.clone(), encoder.to_owned());
-                }
-                let offsets: Vec<usize> = features.offsets.iter().map(|&o| o as usize).collect();
-                let values = match features.values {
-                    MappedValues::F32(values) => StoredValues::F32(values),
-                    MappedValues::F16(values) => StoredValues::F16(values),
-                    MappedValues::Bf16(values) => StoredValues::Bf16(values),
-                };
-                let rows = Ragged::stored(values, features.width, &offsets)
-                    .with_context(|| format!("failed to use `{}`", path.display()))?;
-                expect_rows(&rows, &modality.name, &path)?;
+                let source = (&sequences.item_hash, sequences.item_count);
+                let ModalityRows { rows, encoder } = read_features(layout, config, modality, source)?;
+                encoders.extend(encoder.map(|encoder| (modality.name.clone(), encoder)));
+                expect_rows(
+                    &rows,
+                    &modality.name,
+                    &layout.feature_file(&modality.name, &config.feature_name(modality)),
+                )?;
                 let features = noisy(rows, modality, RngKey::new(config.run.seed));
                 modalities.push(Modality { name: modality.name.clone(), features });
             }
@@ -86,18 +80,51 @@ impl Inputs {
         self.modalities.iter().filter_map(told).collect()
     }
 
+    /// I, the number of items: those that were added after training have features and no events.
+    pub fn item_count(&self) -> usize {
+        self.modalities.first().map_or(self.sequences.item_count, |modality| modality.features.count())
+    }
+
     /// What a model is built from: of the sequences, their training parts alone.
     pub fn data(&self, device: &Device) -> Data {
         let users = 0..self.sequences.user_count();
         let training = TrainingSequences::new(users.map(|user| training_part(&self.sequences, user)));
         Data {
-            items: self.sequences.item_count,
+            items: self.item_count(),
             training: Arc::new(training),
             modalities: self.modalities.clone(),
             categories: self.categories.clone(),
             device: device.clone(),
         }
     }
+}
+
+/// The features of a modality as they are stored.
+pub(crate) struct ModalityRows {
+    pub(crate) rows: Ragged,
+    /// The fingerprint of their encoder, where they name it.
+    pub(crate) encoder: Option<String>,
+}
+
+/// Reads the features of a modality for the items with this hash, so many of them.
+pub(crate) fn read_features(
+    layout: &Layout,
+    config: &Config,
+    modality: &config::Modality,
+    (item_hash, item_count): (&Fingerprint, usize),
+) -> anyhow::Result<ModalityRows> {
+    let path = layout.feature_file(&modality.name, &config.feature_name(modality));
+    let features = MappedFeatures::open(&path, item_hash, item_count)?;
+    let encoder = features.settings["encoder"].as_str().map(str::to_owned);
+    let offsets: Vec<usize> = features.offsets.iter().map(|&o| o as usize).collect();
+    let values = match features.values {
+        MappedValues::F32(values) => StoredValues::F32(values),
+        MappedValues::F16(values) => StoredValues::F16(values),
+        MappedValues::Bf16(values) => StoredValues::Bf16(values),
+    };
+    let rows = Ragged::stored(values, features.width, &offsets);
+    let rows = rows.with_context(|| format!("failed to use `{}`", path.display()))?;
+    Ok(ModalityRows { rows, encoder })
 }
 
 /// The number of items decides how much memory a model takes: where there is a table of items too, the two must agree.

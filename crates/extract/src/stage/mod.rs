@@ -48,8 +48,20 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     };
     run_stage(context, NAME, &context.layout.features(), make_stage, |_| {
         let device = encoder_device(context)?;
-        Ok(Extraction { context, items: &items, files: &files, device }.run(&plan)?)
+        Ok(Extraction { context, items: &items, dictionary_items: &items, files: &files, device }.run(&plan)?)
     })
+}
+
+/// Writes the features of new items, whose table is in `context`, as the dataset of the items `known` has them: with the same
+/// encoders, dictionary and cache. Says what could not be used.
+pub fn extract_new_items(context: &Context, known: &Items) -> anyhow::Result<ExtractReport> {
+    let plan = Plan::of(context, context.config.extracted())?;
+    let items = Items::read(&context.layout.items())?;
+    let files = ImageFiles::of(&items, Path::new(&context.config.dataset.data));
+    let device = encoder_device(context)?;
+    Extraction { context, items: &items, dictionary_items: known, files: &files, device }.run(&plan)?;
+    let path = context.layout.extract_report();
+    serde_json::from_slice(&files::read(&path)?).with_context(|| format!("failed to read `{}`", path.display()))
 }
 
 /// Where the configuration says that encoders compute.
@@ -91,6 +103,8 @@ fn text_keys(texts: &[String]) -> Vec<VectorKey> {
 struct Extraction<'x> {
     context: &'x Context,
     items: &'x Items,
+    /// Whose words join the dictionary.
+    dictionary_items: &'x Items,
     files: &'x ImageFiles,
     device: EncoderDevice,
 }

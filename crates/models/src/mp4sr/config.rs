@@ -22,6 +22,7 @@ pub static RECIPE: Recipe = Recipe {
     presets: &PRESETS,
     grid: DECAY_GRID,
     renamed: &RENAMED,
+    item_tables: |_| Some(&["id_embedding"]),
     check,
     phases: |settings| Ok(phases(&settings.own()?)),
     build: |settings, data, key| {
