@@ -258,7 +258,8 @@ fn for_each_plain(
                 None => return Ok(()),
             },
         };
-        if as_needed && outcome.is_ok() && line.contains(&b'"') {
+        let has_quotes = as_needed && outcome.is_ok() && line.contains(&b'"');
+        if has_quotes {
             complete_field(lines, &mut pending, &mut line, dialect)?;
         }
         let text = outcome.and_then(|()| lines::text(&line));
@@ -266,7 +267,7 @@ fn for_each_plain(
             if text.is_empty() {
                 return Err(Fault::new("blank line", ""));
             }
-            if as_needed && text.contains('"') {
+            if has_quotes {
                 return header.cells(as_quoted(text, separator, header.width, &mut record)?, text);
             }
             let mut values = Vec::with_capacity(header.width);

@@ -373,20 +373,25 @@ impl EventSink<'_> {
             Ok(times) => times,
             Err(fault) => return Ok(Err(fault)),
         };
-        let items = match items {
-            Several::One(item) => vec![item],
-            Several::Many(items) => items,
+        // A sequence is in the order of its line.
+        let line_order = file.notation == Notation::LineOrder;
+        let time_at = |at: usize, count: u64| match &times {
+            _ if line_order => Decimal::whole(count as i64),
+            Several::One(time) => *time,
+            Several::Many(times) => times[at],
         };
-        for (at, item) in items.iter().enumerate() {
-            let time = match &times {
-                // A sequence is in the order of its line.
-                _ if file.notation == Notation::LineOrder => Decimal::whole(self.count as i64),
-                Several::One(time) => *time,
-                Several::Many(times) => times[at],
-            };
-            self.event(&user, item, time)?;
+        match &items {
+            Several::One(item) => {
+                self.event(&user, item, time_at(0, self.count))?;
+                Ok(Ok(1))
+            }
+            Several::Many(items) => {
+                for (at, item) in items.iter().enumerate() {
+                    self.event(&user, item, time_at(at, self.count))?;
+                }
+                Ok(Ok(items.len() as u64))
+            }
         }
-        Ok(Ok(items.len() as u64))
     }
 
     /// The times of a row, as many as there are items where it holds a sequence.

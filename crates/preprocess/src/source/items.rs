@@ -282,7 +282,11 @@ impl ItemLines<'_, '_> {
 impl Reading<'_> {
     fn markup(&self, field: &str) -> Markup {
         let is_html = self.form.html.as_ref().is_none_or(|html| html.iter().any(|name| name == field));
-        if is_html { Markup::Html } else { Markup::None }
+        match is_html {
+            true if self.form.has_named_columns() => Markup::Html,
+            true => Markup::WrappedHtml,
+            false => Markup::None,
+        }
     }
 
     /// The texts of a field that say something; `junk` gets the others.
