@@ -266,8 +266,8 @@ impl ImagePattern {
         if is_image_name(&path) {
             return Some(path).filter(|path| path.is_file()).into_iter().collect();
         }
-        let named = |ending: &&str| self.base.join(format!("{name}.{ending}"));
-        ENDINGS.iter().map(|ending| named(&ending)).filter(|path| path.is_file()).collect()
+        let named = |ending: &str| self.base.join(format!("{name}.{ending}"));
+        ENDINGS.iter().map(|ending| named(ending)).filter(|path| path.is_file()).collect()
     }
 
     /// The files whose names have these pieces in order, with anything between them.

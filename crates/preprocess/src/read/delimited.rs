@@ -50,7 +50,7 @@ impl Header {
         Ok(Self { width: names.len(), places })
     }
 
-    fn cells<'a>(&self, values: Vec<Cow<'a, str>>, line: &str) -> std::result::Result<Vec<RawCell<'a>>, Fault> {
+    fn cells<'a>(&self, values: &[Cow<'a, str>], line: &str) -> std::result::Result<Vec<RawCell<'a>>, Fault> {
         if values.len() != self.width {
             let reason = if values.len() < self.width { "too few columns" } else { "too many columns" };
             return Err(Fault::new(format!("{reason}, expected {}", self.width), line));
@@ -268,7 +268,7 @@ fn for_each_plain(
                 return Err(Fault::new("blank line", ""));
             }
             if has_quotes {
-                return header.cells(as_quoted(text, separator, header.width, &mut record)?, text);
+                return header.cells(&as_quoted(text, separator, header.width, &mut record)?, text);
             }
             let mut values = Vec::with_capacity(header.width);
             // To look for one character takes less than to look for a text.

@@ -124,7 +124,7 @@ fn notations_of_time_are_recognised_and_told_or_named_by_a_key() {
         let (made, said) = made(&[("e.csv", content.as_bytes())], &keys, "");
         histories_are(&made, &[("u", &["a", "b"])]);
         assert!(said.contains(told), "{times:?}: {said}");
-        assert!(!told.is_empty() == (made.report.interactions.times.len() == 1));
+        assert_eq!(made.report.interactions.times.len(), usize::from(!told.is_empty()));
     }
     for (times, key, expected) in [
         (["01/02/2018", "01/03/2018"], "", "may be dates written as"),
@@ -191,7 +191,7 @@ fn json_as_people_write_it() {
 
 /// Interactions with each of these items, and a table of items.
 fn catalogue(ids: &[&str], name: &str, items: &[u8], keys: &str, columns: &str) -> Dataset {
-    let lines: String = ids.iter().enumerate().map(|(at, id)| format!("u,{id},{}\n", at + 1)).collect();
+    let lines = ids.iter().enumerate().map(|(at, id)| format!("u,{id},{}\n", at + 1)).collect::<Vec<_>>().concat();
     let interactions = format!("user_id,item_id,timestamp\n{lines}");
     let keys = format!("{}\nitems = [\"{name}\"]\n{keys}", tabular("i.csv"));
     made(&[("i.csv", interactions.as_bytes()), (name, items)], &keys, &format!("[source.columns]\n{columns}")).0
