@@ -154,7 +154,8 @@ pub fn resolve(lines: &mut Lines<'_>, form: &FileForm, fields: &[&str]) -> Resul
     let mut line = Vec::new();
     while sample.len() < SAMPLED {
         let Some((_, outcome)) = lines.next(&mut line)? else { break };
-        if outcome.is_ok() && !line.trim_ascii().is_empty() {
+        let tells = sample.is_empty() && names_separator(&line);
+        if outcome.is_ok() && !line.trim_ascii().is_empty() && !tells {
             sample.push(String::from_utf8_lossy(&line).into_owned());
         }
     }
@@ -443,8 +444,17 @@ fn complete(
     Ok(false)
 }
 
+/// Whether a line tells a spreadsheet program what separates columns, as `sep=;` does; it stands before the header.
+fn names_separator(line: &[u8]) -> bool {
+    line.len() == 5 && line.starts_with(b"sep=")
+}
+
 fn header_line<'l>(lines: &mut Lines<'_>, line: &'l mut Vec<u8>) -> Result<&'l str> {
-    let text = match lines.next(line)? {
+    let mut next = lines.next(line)?;
+    if next.is_some() && names_separator(line) {
+        next = lines.next(line)?;
+    }
+    let text = match next {
         None => return Err(Error::raw(lines.path(), "holds no data; fetch it again")),
         Some((_, outcome)) => outcome.and_then(|()| lines::text(line)),
     };
@@ -586,6 +596,7 @@ mod tests {
         for (name, file) in [
             ("x.csv", &b"id\ttitle\n1\ta,b\n"[..]),
             ("x.csv", b"id;title\n1;a,b\n"),
+            ("x.csv", b"sep=;\nid;title\n1;a,b\n"),
             ("x.tsv", b"id,title\n1,\"a,b\"\n"),
             ("x.dat", b"id::title\n1::a,b\n"),
             ("x.txt", b"id|title\n1|a,b\n"),
@@ -642,7 +653,8 @@ mod tests {
     #[test]
     fn a_column_that_is_not_there_is_named_with_those_that_are() {
         let message = rows_of("x.csv", b"user,item\n1,2\n", &["user", "time"]).unwrap_err().to_string();
-        assert!(message.contains("x.csv") && message.contains("no column `time`; it has user, item"), "{message}");
+        assert!(message.contains("x.csv") && message.contains("no column `time`"), "{message}");
+        assert!(message.contains("; it has user, item; mend"), "{message}");
     }
 
     proptest! {

@@ -75,7 +75,8 @@ fn cells(text: &str, fields: &[&str]) -> std::result::Result<Vec<RawCell<'static
 
 /// The fields of a line that is not JSON, if it is a literal.
 fn literal_cells(text: &str, fields: &[&str]) -> Option<std::result::Result<Vec<RawCell<'static>>, Fault>> {
-    let literal = literal::parse(text)?;
+    // Who writes an array by hand, a line at a time, may leave its brackets out.
+    let literal = literal::parse(text.trim_end().trim_end_matches(','))?;
     let Value::Object(mut object) = literal.value else { return Some(Err(Fault::new("not an object", text))) };
     if let Some(field) = fields.iter().find(|field| literal.repeated.iter().any(|key| key == *field)) {
         return Some(twice(field, text));
@@ -259,6 +260,7 @@ mod tests {
         assert_eq!(rows[..2], ["1: it's|3", "2: x|-"]);
         assert!(rows[2].starts_with("3: broken JSON (") && rows[3].starts_with("4: not an object ("));
         assert!(rows[4].starts_with("5: field `a` twice ("), "{rows:?}");
+        assert_eq!(rows_of("x.json", b"{\"a\": 1},\n", &["a"]).unwrap(), ["1: 1"]);
         assert_eq!(rows[5..], ["6: 1|-", "7: n|-", "8: \u{fffd}|-"], "of what nobody asks for it does not matter");
     }
 

@@ -670,8 +670,9 @@ pub(crate) mod tests {
         let tabular = Source { format: Format::Tabular, columns, ..Source::default() };
         assert_eq!(read(&tabular, "a.csv", "n,what,who\n3,\"a,b\",x\n").unwrap().0, ["x a,b 3"]);
         assert_eq!(read(&tabular, "a.jsonl", "{\"who\": 1, \"what\": 2, \"n\": 0}\n").unwrap().0, ["1 2 0"]);
+        assert_eq!(read(&tabular, "a.txt", "n|what|who\n3|a,b|x\n").unwrap().0, ["x a,b 3"]);
         let message = read(&tabular, "a.txt", "n,what,who\n").unwrap_err().to_string();
-        assert!(message.contains("a name that doesn't tell its form"), "{message}");
+        assert!(message.contains("has no line after its header"), "{message}");
     }
 
     #[test]

@@ -51,6 +51,8 @@ pub struct Reading<'a> {
     pub needed: &'a [bool],
     pub folder: &'a ImageFolder,
     pub junk: &'a Junk,
+    /// Where images go that files of items themselves hold.
+    pub store: Option<&'a Path>,
     pub max_sentences: usize,
     pub max_images: usize,
     /// Whether items without interactions are kept.
@@ -69,6 +71,7 @@ pub fn count(path: &Path, form: &SourceForm) -> Result<(u64, u64)> {
         needed: &[],
         folder: &folder,
         junk: &junk,
+        store: None,
         max_sentences: 1,
         max_images: 1,
         keep_others: true,
@@ -110,7 +113,7 @@ impl Catalogue {
             let mut rejected = std::mem::take(&mut read.rejected);
             let mut items = ItemLines {
                 reading,
-                resolver: Resolver::new(path, reading.data),
+                resolver: Resolver::new(path, reading.data, reading.store),
                 path,
                 catalogue: &mut catalogue,
                 read: &mut read,
@@ -385,6 +388,7 @@ mod tests {
             needed: &vec![true; ids.len()],
             folder: &ImageFolder::default(),
             junk: &Junk::default(),
+            store: None,
             max_sentences: 4,
             max_images: 2,
             keep_others: false,
@@ -488,6 +492,7 @@ mod tests {
             needed: &[true, true],
             folder: &ImageFolder::read(folder.path(), &item_ids).unwrap(),
             junk: &Junk::default(),
+            store: None,
             max_sentences: 4,
             max_images: 2,
             keep_others: false,

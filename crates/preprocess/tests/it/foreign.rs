@@ -364,9 +364,12 @@ fn every_type_of_a_parquet_file_of_items_is_read_or_refused() {
         ("price", Arc::new(Float32Array::from(vec![9.99]))),
         ("tags", Arc::new(tags.finish())),
         ("released", Arc::new(Date32Array::from(vec![9479]))),
+        ("image", Arc::new(BinaryArray::from(vec![b"\x89PNG\r\n\x1a\n".as_slice()]))),
     ];
     let bytes = parquet(columns);
-    let made = catalogue(&["1"], "m.parquet", &bytes, "", "texts = [\"price\", \"tags\", \"released\"]");
+    let columns = "texts = [\"price\", \"tags\", \"released\"]\nimages = \"image\"";
+    let made = catalogue(&["1"], "m.parquet", &bytes, "", columns);
+    assert!(item(&made, "1").2[0].contains("/shop/dataset/embedded/"), "{:?}", made.items.images);
     assert_eq!(item(&made, "1").1, ["Heat", "9.99", "a heist, a chase", "1995-12-15"]);
     let floats: Vec<(&str, ArrayRef)> = vec![
         ("user_id", Arc::new(StringArray::from(vec!["u", "u"]))),
