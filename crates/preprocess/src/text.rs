@@ -60,14 +60,16 @@ impl Markup {
         words(&self.removed(text))
     }
 
-    /// The sentences of a text. A blank line, or the end of a paragraph's element, ends a sentence.
-    pub fn sentences(self, text: &str) -> Vec<String> {
-        paragraphs(&self.removed(text)).iter().flat_map(|paragraph| of_paragraph(paragraph)).collect()
+    /// The sentences of a text, and whether markup was removed from it. A blank line, or the end of a paragraph's element, ends a
+    /// sentence.
+    pub fn sentences(self, text: &str) -> (Vec<String>, bool) {
+        let removed = self.removed(text);
+        (paragraphs(&removed).iter().flat_map(|paragraph| of_paragraph(paragraph)).collect(), removed != text)
     }
 
     /// Whether something is removed from a text.
     pub fn is_in(self, text: &str) -> bool {
-        self.removed(text) != text
+        self != Self::None && text.contains(['<', '&']) && self.removed(text) != text
     }
 }
 
@@ -198,7 +200,7 @@ mod tests {
     }
 
     fn sentences(text: &str) -> Vec<String> {
-        Markup::Html.sentences(text)
+        Markup::Html.sentences(text).0
     }
 
     #[test]

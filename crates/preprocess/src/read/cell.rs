@@ -40,13 +40,19 @@ impl RawCell<'_> {
         }
     }
 
+    /// A whole number of 64 bits, as most times are.
+    pub fn whole(&self) -> Option<i64> {
+        match self {
+            Self::Text(text) => text.trim().parse().ok(),
+            Self::Json(Value::Number(number)) => number.as_i64(),
+            _ => None,
+        }
+    }
+
     /// A number with all of its digits; where `comma`, a text may have a comma for the point.
     pub fn decimal(&self, comma: bool) -> Option<Decimal> {
         match self {
-            Self::Text(text) => match text.trim().parse() {
-                Ok(whole) => Some(Decimal::whole(whole)),
-                Err(_) => Decimal::parse(text, comma),
-            },
+            Self::Text(text) => self.whole().map(Decimal::whole).or_else(|| Decimal::parse(text, comma)),
             Self::Number(text) => Decimal::parse(text, false),
             Self::Json(Value::Number(number)) => match number.as_i64() {
                 Some(whole) => Some(Decimal::whole(whole)),

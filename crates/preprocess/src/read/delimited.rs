@@ -75,7 +75,7 @@ impl Header {
 fn absent(form: &FileForm, names: &[String], first: &str, fields: &[&str], field: &str) -> String {
     let items = if form.items { "items" } else { "interactions" };
     let has_any = names.iter().any(|name| !name.is_empty() && fields.contains(&name.as_str()));
-    let is_value = |name: &String| name.starts_with(|c: char| c.is_ascii_digit());
+    let is_value = |name: &String| name.split_whitespace().any(|word| word.starts_with(|c: char| c.is_ascii_digit()));
     if form.dialect.names.is_empty() && !has_any && names.iter().any(is_value) {
         let several = |name: &String| name.split_whitespace().filter(|word| is_value(&(*word).to_owned())).count() > 1;
         let sequences = if !form.items && names.iter().any(several) {

@@ -132,6 +132,13 @@ impl Notation {
 
     /// The time in seconds, or the position, with all of its digits. `comma`: numbers may have a comma for the point.
     pub fn read(&self, field: &str, cell: &RawCell<'_>, comma: bool) -> std::result::Result<Decimal, Fault> {
+        // Nearly all times of nearly all files.
+        if let (Self::Unix(digits), Some(whole)) = (self, cell.whole())
+            && whole >= 0
+            && wrong_unit(Decimal::whole(whole), *digits).is_none()
+        {
+            return Ok(Decimal::of_units(whole, *digits));
+        }
         if cell.is_blank() {
             return Err(Fault::new(format!("no `{field}`"), cell.shown()));
         }
@@ -232,7 +239,7 @@ impl Notation {
 /// What is wrong with a number of Unix time in this unit.
 fn wrong_unit(number: Decimal, digits: u8) -> Option<String> {
     let value = number.floor();
-    let unit = 10_i128.pow(digits.into());
+    let unit = if digits == 0 { 1 } else { 10_i128.pow(digits.into()) };
     if value < 0 {
         return Some("is negative".to_owned());
     }

@@ -161,7 +161,7 @@ fn notation(path: &Path, form: &SourceForm, file: &FileForm, by_polars: bool) ->
         }
         let recognised = Notation::recognised(&cells, file.dialect.decimal_comma);
         let recognised = recognised.map_err(|problem| {
-            Error::raw(path, format!("has times in `{}` that can't be told: {problem}", form.time))
+            Error::raw(path, format!("has times in `{}` of no one notation: {problem}; see `source.time`", form.time))
         })?;
         return Ok(recognised.unwrap_or(Notation::Unix(0)));
     };

@@ -252,9 +252,8 @@ impl ItemLines<'_, '_> {
         let reading = self.reading;
         let (path, resolver) = (self.path, &self.resolver);
         let mut junk = Vec::new();
-        let mut record = reading.texts(cells, &mut junk);
+        let (mut record, title, further) = reading.texts(cells, &mut junk);
         junk.into_iter().for_each(|fault| reject(&mut self.read.dropped_texts, path, line, fault));
-        let (title, further) = reading.has_markup(cells);
         self.read.cleaned_titles += u64::from(title);
         self.read.cleaned_texts += u64::from(further);
         record.images = match reading.folder.of(id) {
@@ -305,11 +304,15 @@ impl Reading<'_> {
         entries
     }
 
-    /// `cells`: title, texts, images, categories, sounds.
-    fn texts(&self, cells: &[RawCell<'_>], junk: &mut Vec<Fault>) -> ItemRecord {
+    /// The title and the sentences, and whether markup was removed from the one and from the others. `cells`: title, texts, images,
+    /// categories, sounds.
+    fn texts(&self, cells: &[RawCell<'_>], junk: &mut Vec<Fault>) -> (ItemRecord, bool, bool) {
         let mut record = ItemRecord::default();
         let title = self.entries("title", &cells[0], "", junk);
-        record.title = title.first().map(|title| self.markup(&self.form.title).line(title)).unwrap_or_default();
+        let markup = self.markup(&self.form.title);
+        record.title = title.first().map(|title| markup.line(title)).unwrap_or_default();
+        let in_title = title.first().is_some_and(|title| markup.is_in(title));
+        let mut in_texts = false;
         // A title is one sentence, whatever stops it has.
         record.sentences.extend(Some(record.title.clone()).filter(|title| text::says_something(title)));
         for (field, cell) in self.form.texts.iter().zip(&cells[1..]) {
@@ -317,25 +320,19 @@ impl Reading<'_> {
             if !self.form.lists_are_texts && entries.len() > 1 {
                 entries = vec![values::join(&entries)];
             }
+            let markup = self.markup(field);
             for part in entries {
                 if record.sentences.len() >= self.max_sentences {
-                    break;
+                    in_texts = in_texts || markup.is_in(&part);
+                    continue;
                 }
-                record.sentences.extend(self.markup(field).sentences(&part));
+                let (sentences, removed) = markup.sentences(&part);
+                record.sentences.extend(sentences);
+                in_texts |= removed;
             }
         }
         record.sentences.truncate(self.max_sentences);
-        record
-    }
-
-    /// Whether the title, and whether any further text, has tags or entities that are removed.
-    fn has_markup(&self, cells: &[RawCell<'_>]) -> (bool, bool) {
-        let any = |(field, cell): (&String, &RawCell<'_>)| {
-            values::entries(cell, "").iter().any(|text| self.markup(field).is_in(text))
-        };
-        let title = values::entries(&cells[0], "");
-        let title = title.first().is_some_and(|title| self.markup(&self.form.title).is_in(title));
-        (title, self.form.texts.iter().zip(&cells[1..]).any(any))
+        (record, in_title, in_texts)
     }
 
     fn image_names(&self, cells: &[RawCell<'_>]) -> Vec<String> {
