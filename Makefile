@@ -1,5 +1,6 @@
 # Every stage is a subcommand of `mp4sr`; `mp4sr run` brings the stages before it up to date first.
 # PIPELINE=pipelines/x.toml   which pipeline
+# Values may have blanks and quotes; switches (QUIET, CUDA, QUICK) take 1, true, yes, on and 0, false, no, off.
 # DATA=folder                 where the raw files lie, in place of the pipeline's dataset.data
 # RUN=name                    which run, in place of the pipeline's run.name
 # ARTIFACTS=folder            where everything is written, in place of artifacts
@@ -14,25 +15,29 @@
 PIPELINE ?= pipelines/sample.toml
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 MP4SR := $(BIN)/mp4sr
-FLAGS = --pipeline $(PIPELINE) $(if $(DATA),--data $(DATA)) $(if $(RUN),--run $(RUN)) \
-        $(if $(ARTIFACTS),--artifacts $(ARTIFACTS)) $(if $(QUIET),--quiet)
-# Through the environment: no shell takes values with blanks and quotes apart.
-ifdef SET
-export MP4SR_SET = $(SET)
-endif
+# A value as one word of the shell, blanks and quotes included.
+quoted = '$(subst ','\'',$(1))'
+# A variable that switches something on: 1, true, yes or on; 0, false, no, off or nothing leave it off.
+on = $(filter-out 0 false no off,$(1))
+artifacts_flag = $(if $(ARTIFACTS),--artifacts $(call quoted,$(ARTIFACTS)))
+quiet_flag = $(if $(call on,$(QUIET)),--quiet)
+FLAGS = --pipeline $(call quoted,$(PIPELINE)) $(if $(DATA),--data $(call quoted,$(DATA))) \
+        $(if $(RUN),--run $(call quoted,$(RUN))) $(artifacts_flag) $(quiet_flag) $(SET_FLAG)
+SET_FLAG = $(if $(SET),--set-all $(call quoted,$(SET)))
 
-FEATURES := $(if $(CUDA),--features mp4sr-ops/cuda)
+FEATURES := $(if $(call on,$(CUDA)),--features mp4sr-ops/cuda)
 
-STUDY_FLAGS = $(FLAGS) $(if $(QUICK),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) \
-              $(foreach pipeline,$(WITH),--with $(pipeline)) $(foreach pipeline,$(UNSEEN),--unseen $(pipeline)) \
-              $(if $(RESNET),--resnet $(RESNET)) $(foreach model,$(TEXT),--text-encoder $(model)) \
-              $(foreach model,$(IMAGE),--image-encoder $(model))
+# The words of WITH, UNSEEN, TEXT, IMAGE and RUNS are separated by blanks, as for the shell: a path with a blank is quoted within.
+STUDY_FLAGS = $(FLAGS) $(if $(call on,$(QUICK)),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) \
+              $(if $(WITH),--with $(WITH)) $(if $(UNSEEN),--unseen $(UNSEEN)) \
+              $(if $(RESNET),--resnet $(call quoted,$(RESNET))) $(if $(TEXT),--text-encoder $(TEXT)) \
+              $(if $(IMAGE),--image-encoder $(IMAGE))
 STUDIES := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 fig6 fig7 fig8 cold-start study-mixup \
            study-image-features study-noise study-encoders
 
 .DEFAULT_GOAL := help
 .PHONY: help build sample cache-stats cache-prune download preprocess extract pretrain finetune evaluate recommend report all demo test test-fast check format-check \
-        lint lint-cuda docs deny unused clean-artifacts bench bench-growth bench-peer bench-baselines bench-cuda bench-extract compare search larger $(STUDIES)
+        lint lint-cuda docs deny unused clean-artifacts bench bench-growth bench-peer bench-baselines bench-serve bench-soak bench-cuda bench-extract compare search larger $(STUDIES)
 
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "%-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,7 +46,7 @@ build: ## Build the program
 	@cargo build --release --workspace --bins --quiet $(FEATURES)
 
 sample: build ## Generate the sample world
-	@$(MP4SR) sample --out $(or $(ARTIFACTS),artifacts)/sample/raw
+	@$(MP4SR) sample --out $(call quoted,$(or $(ARTIFACTS),artifacts)/sample/raw)
 
 download: build ## Raw files and items' pictures to the data folder
 	@$(MP4SR) download $(FLAGS)
@@ -59,11 +64,11 @@ preprocess extract pretrain finetune evaluate recommend report: build
 all: report ## Every stage, in order
 
 cache-stats: build ## What encoders computed so far, for all datasets
-	@$(MP4SR) cache stats $(if $(ARTIFACTS),--artifacts $(ARTIFACTS))
+	@$(MP4SR) cache stats $(artifacts_flag)
 
 # DAYS=30   days without use
 cache-prune: build ## Remove vectors of encoders that were not used for DAYS days
-	@$(MP4SR) cache prune --unused-days $(or $(DAYS),30) $(if $(ARTIFACTS),--artifacts $(ARTIFACTS))
+	@$(MP4SR) cache prune --unused-days $(or $(DAYS),30) $(artifacts_flag)
 
 # RUNS="a b NAME=c,d"   evaluated runs; behind = those that differ by their seed alone
 compare: build ## Evaluated runs side by side, with tests of their differences
@@ -72,7 +77,8 @@ compare: build ## Evaluated runs side by side, with tests of their differences
 # GRID="a.b=1,2 c.d=x,y"   every combination is a run; without it the grid of MODEL, or of the pipeline's model
 # NAME=name                of the search
 search: build ## Train a grid of settings, sort by the validation split
-	@$(MP4SR) search $(FLAGS) $(if $(MODEL),--set 'model.name="$(MODEL)"') $(foreach grid,$(GRID),--grid '$(grid)') $(if $(NAME),--name $(NAME)) \
+	@$(MP4SR) search $(FLAGS) $(if $(MODEL),--set 'model.name="$(MODEL)"') $(if $(GRID),--grids $(call quoted,$(GRID))) \
+	    $(if $(NAME),--name $(call quoted,$(NAME))) \
 	    $(if $(JOBS),--jobs $(JOBS))
 
 table1: ## Statistics of the dataset (WITH="..." further pipelines)
@@ -103,7 +109,7 @@ $(STUDIES): build
 larger: table5 ## The same as table5
 
 demo: build ## Everything on the built-in sample world, three models side by side
-	@$(MP4SR) demo $(if $(ARTIFACTS),--artifacts $(ARTIFACTS)) $(if $(QUIET),--quiet)
+	@$(MP4SR) demo $(artifacts_flag) $(quiet_flag)
 
 # nextest, where it is installed, says how long each test takes; it runs no examples in documentation.
 test: build ## Run all tests
@@ -174,7 +180,7 @@ bench: build ## Time operators, training steps and ranking; a JSON object a line
 
 # LARGE=1   500,000 items too, which takes 12 GiB
 bench-growth: build ## Time steps over items, batch and length
-	@$(BIN)/mp4sr-bench growth $(if $(LARGE),--large)
+	@$(BIN)/mp4sr-bench growth $(if $(call on,$(LARGE)),--large)
 
 # MODEL=folder   a sentence encoder in place of all-MiniLM-L6-v2, which comes from a Python package
 # PYTHON=python   with torch, sentence-transformers, transformers and Pillow: the same by these, in turn
@@ -192,7 +198,20 @@ bench-peer: build ## Time steps and ranking against PyTorch, in turn
 # GROWTH=1     how steps grow with users, items and events
 bench-baselines: build ## Time a step of every baseline against PyTorch, in turn
 	@$(or $(PYTHON),python3) tools/bench_baselines/compare.py --ours $(BIN)/mp4sr-bench $(if $(MODEL),--model $(MODEL)) \
-	    $(if $(QUICK),--quick) $(if $(GROWTH),--growth) $(PEER_FLAGS)
+	    $(if $(call on,$(QUICK)),--quick) $(if $(call on,$(GROWTH)),--growth) $(PEER_FLAGS)
+
+# ITEMS="8000 60000"   numbers of items; 1,000,000 too where not given
+# SECONDS=10            of each measurement
+# PYTHON=python         with fastapi, uvicorn, httptools, uvloop, torch, safetensors and pyarrow: the same model by these, in turn
+bench-serve: build ## Throughput and latencies of the service, exact and with an index, beside FastAPI + PyTorch
+	@python3 tools/bench_serve/compare.py --program $(MP4SR) --bench $(BIN)/mp4sr-bench $(if $(PYTHON),--peer $(PYTHON)) \
+	    $(if $(ITEMS),--items $(ITEMS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(CONNECTIONS),--connections $(CONNECTIONS))
+
+# MINUTES=30          of the soak
+# PYTHON=python       with schemathesis: bodies made from the description, too
+bench-soak: build ## The service under killed clients, malformed bodies, slow readers and a new run every minute
+	@python3 tools/bench_serve/soak.py --program $(MP4SR) --bench $(BIN)/mp4sr-bench $(if $(PYTHON),--python $(PYTHON)) \
+	    $(if $(MINUTES),--minutes $(MINUTES))
 
 clean-artifacts: ## Delete everything that stages wrote
 	@rm -rf artifacts

@@ -41,7 +41,6 @@ fn the_demo_runs_in_an_empty_folder() {
 #[test]
 fn carried_encoders_give_the_vectors_of_the_repository_s_and_compute_none_twice() {
     let world = Project::small();
-    world.add_pictures();
     world.run("preprocess", &[]);
     world.run("extract", &[]);
     let features = || -> Vec<(String, Vec<u8>)> {
@@ -205,9 +204,9 @@ fn a_pipeline_reads_sounds_as_a_modality() {
     let lines =
         lines.map(|(at, line)| format!("{}, \"preview\": \"{}\"}}\n", line.trim_end_matches('}'), names[at % 3]));
     world.write("a.jsonl", lines.collect::<String>());
-    let columns = "[source.columns]\nsounds = \"preview\"\n[preprocess]";
+    let columns = "[source.columns]\nsounds = \"preview\"\n";
     let modalities = "[model]\nmodalities = [{ name = \"text\" }, { name = \"audio\" }]\n";
-    let pipeline = world.raw_text("a.toml").replace("[preprocess]", columns).replace("[model]\n", modalities);
+    let pipeline = world.raw_text("a.toml").replace("[source.columns]\n", columns).replace("[model]\n", modalities);
     world.write("a.toml", pipeline);
 
     let refused = world.run_badly("run", &["--until", "extract"]);
@@ -219,4 +218,45 @@ fn a_pipeline_reads_sounds_as_a_modality() {
     let ranks: Vec<_> = files::list(&world.path("a/runs")).unwrap();
     assert_eq!(ranks.len(), 1);
     assert!(ranks[0].join("ranks.test.safetensors").exists(), "the model trains and ranks on texts and sounds");
+}
+
+/// The commands of docs/serving.md and of its section in the README, on the sample world.
+#[test]
+fn the_commands_of_the_guide_to_serving_work_as_they_stand() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| files::write_bytes(&folder.path().join(name), text.as_bytes()).unwrap();
+    write("pipelines/sample.toml", &files::read_to_string(&root().join("pipelines/sample.toml")).unwrap());
+    write("new.jsonl", "{\"user_id\": \"u\", \"history\": [\"B09P5O2CH9\"]}\n");
+    write("new_items.jsonl", "{\"asin\": \"NEW1\", \"title\": \"A canvas bag for the beach\"}\n");
+    let documents = ["docs/serving.md", "README.md"].map(|name| files::read_to_string(&root().join(name)).unwrap());
+    let readme = documents[1].split("## Recommending and serving").nth(1).unwrap().split("## ").next().unwrap();
+    let commands: Vec<&str> =
+        documents[0].lines().chain(readme.lines()).filter_map(|line| line.strip_prefix("    mp4sr ")).collect();
+    let stages = ["run ", "recommend ", "items ", "serve "];
+    assert!(commands.len() > 10 && stages.iter().all(|stage| commands.iter().any(|own| own.starts_with(stage))));
+    for line in commands {
+        let mut shell = Command::new("sh");
+        let path = std::env::join_paths(
+            [program("mp4sr").parent().unwrap().to_owned()]
+                .into_iter()
+                .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+        );
+        shell.current_dir(folder.path()).env("PATH", path.unwrap()).env_remove("CARGO_MANIFEST_DIR");
+        shell.env("MP4SR_SET", "pretrain.epochs=1 finetune.epochs=1 model.transformer.feed_forward=16");
+        if !line.starts_with("serve ") {
+            let output = shell.args(["-c", &format!("mp4sr {line}")]).output().unwrap();
+            assert!(output.status.success(), "mp4sr {line}: {}", said(&output));
+            continue;
+        }
+        // Its port may be in use here; all else is as it stands.
+        shell.env("MP4SR_PORT", "0").stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+        let line = line.replace(" --port 8080", "");
+        let mut service = shell.args(["-c", &format!("exec mp4sr {line}")]).spawn().unwrap();
+        let mut address = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(service.stdout.take().unwrap()), &mut address)
+            .unwrap();
+        service.kill().unwrap();
+        service.wait().unwrap();
+        assert!(address.starts_with("http://127.0.0.1:"), "mp4sr {line}: {address}");
+    }
 }

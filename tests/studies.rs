@@ -172,6 +172,7 @@ fn a_larger_pre_training_is_of_all_datasets_and_serves_one_that_it_has_not_seen(
     for file in ["a.tsv", "a.jsonl"] {
         std::fs::rename(world.folder().join(file), moved.join(file)).unwrap();
     }
+    std::fs::copy(world.folder().join("one.png"), moved.join("one.png")).unwrap();
     let data = moved.to_str().unwrap();
     let words =
         ["table5", "--data", data, "--seeds", "1", "--with", b.to_str().unwrap(), "--unseen", c.to_str().unwrap()];
@@ -234,7 +235,6 @@ fn circles_at(svg: &str) -> BTreeMap<String, usize> {
 #[test]
 fn every_other_study_has_its_rows_and_its_smoke_run() {
     let world = Project::small();
-    world.add_pictures();
     let fixtures = root().join("crates/extract/tests/fixtures/resnet");
     let resnet = fixtures.to_str().unwrap();
     let run =
@@ -352,7 +352,7 @@ fn rows_are_what_they_are_called() {
     };
     refused(&["x=sasrec.s2020,sasrec.s2020"], "names the run `sasrec.s2020` twice");
     refused(&["x=sasrec.s2020", "x=popularity.s2020"], "two rows are called `x`");
-    refused(&["x=sasrec.s2020,popularity.s2020"], "its `[model]` is not that of the run `sasrec.s2020`");
+    refused(&["x=sasrec.s2020,popularity.s2020"], "as that of the run `sasrec.s2020`");
 }
 
 /// Features that another program made are copied to the smoke run, item by item.
@@ -400,7 +400,8 @@ fn a_quick_look_has_the_features_that_no_stage_makes() {
     }
     // A file that its program made for the smoke run itself stays.
     files::remove_if_present(&world.path("a-quick/quick.manifest.json")).unwrap();
-    let own = Features::from_f32(vec![0; few.len() + 1], &[], 3, FeatureType::F32, few.hash()).unwrap();
+    let offsets = std::iter::once(0).chain(std::iter::repeat_n(1, few.len())).collect();
+    let own = Features::from_f32(offsets, &[0.25; 3], 3, FeatureType::F32, few.hash()).unwrap();
     own.write(&path, "mine", serde_json::Value::Null).unwrap();
     world.run("study", &["fig7", "--quick"]);
     assert_eq!(Features::read(&path, &few.hash(), few.len()).unwrap(), own);

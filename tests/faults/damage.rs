@@ -58,13 +58,11 @@ fn refused(world: &Project, artifact: &str, stage: &str, bytes: &[u8], how: &str
 #[test]
 fn every_damaged_artifact_is_refused_by_name() {
     let world = Project::small();
-    world.add_pictures();
     for stage in stages() {
         world.run(stage, &[]);
     }
     let other = Project::small();
     other.add("a", 7);
-    other.add_pictures();
     // Other items and users, so that nothing of it fits.
     let items =
         other.raw_text("a.jsonl").replace("\"i", "\"j").replace("\"jtem", "\"item").replace("\"jmage", "\"image");

@@ -54,7 +54,8 @@ fn one_user_with_a_few_items() {
 fn one_item_alone_is_always_found() {
     let world = Project::small();
     write(&world, (0..5).map(|user| (format!("u{user}"), vec![1; 6])));
-    let words = [&NO_CORE[..], &ALL_EVENTS].concat();
+    // That item has no picture.
+    let words = [&NO_CORE[..], &ALL_EVENTS, &["--set", r#"model.modalities=[{name="text"}]"#]].concat();
     walk(&world, &words).unwrap();
     assert_eq!(ranks(&world), [1; 5], "there is nothing else to recommend");
 }
@@ -98,7 +99,10 @@ fn no_item_with_text_or_image() {
         .map(|line| line.split(", \"title").next().unwrap().to_owned() + "}\n")
         .collect();
     fs::write(world.folder().join("a.jsonl"), items).unwrap();
-    walk(&world, &[]).unwrap();
+    let error = walk(&world, &[]).unwrap_err();
+    assert!(error.contains("no item has a row of `text`") && error.contains("`model.modalities`"), "{error}");
+    // A model that reads no features does without.
+    walk(&world, &["--set", "model.name=sasrec"]).unwrap();
     assert!(ranks(&world).iter().all(|rank| *rank > 0));
     // Where items without features are dropped, nothing is left, and that is told.
     let error = walk(&world, &["--set", "preprocess.missing=\"drop\"", "--run", "other"]).unwrap_err();

@@ -1,6 +1,8 @@
 //! What tests that drive the real programs share: where the programs are, a temporary project folder, and a runner of commands
 //! in it.
 
+pub mod server;
+
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
@@ -135,7 +137,7 @@ impl Project {
         project
     }
 
-    /// Adds the small pipeline `name`, whose users start `shift` items later.
+    /// Adds the small pipeline `name`, whose users start `shift` items later. Every third item has an image.
     pub fn add(&self, name: &str, shift: usize) {
         let mut events = String::from("user_id\titem_id\ttimestamp\n");
         for user in 0..USERS {
@@ -146,34 +148,23 @@ impl Project {
         }
         let mut items = String::new();
         for item in 0..ITEMS {
-            let _ = writeln!(items, "{{\"item_id\": \"i{item}\", \"title\": \"A thing of group {}\"}}", item / 3);
+            let image = if item % 3 == 0 { ", \"image\": \"one.png\"" } else { "" };
+            let _ =
+                writeln!(items, "{{\"item_id\": \"i{item}\", \"title\": \"A thing of group {}\"{image}}}", item / 3);
         }
+        let image = files::read(&root().join("fuzz/seeds/image/one.png")).unwrap_or_else(|e| panic!("{e}"));
         let pipeline = format!(
             "[dataset]\nname = \"{name}\"\ndata = \"{}\"\n[source]\nformat = \"tabular\"\n\
-             interactions = [\"{name}.tsv\"]\nitems = [\"{name}.jsonl\"]\n[preprocess]\nuser_core = 3\nitem_core = 1\n\
+             interactions = [\"{name}.tsv\"]\nitems = [\"{name}.jsonl\"]\n\
+             [source.columns]\nimages = \"image\"\n[preprocess]\nuser_core = 3\nitem_core = 1\n\
              [model]\n[model.mp4sr]\nexperts = 2\n[model.transformer]\nfeed_forward = 16\nwidth = 16\n\
              [pretrain]\nepochs = 2\nbatch = 64\n[finetune]\nepochs = 2\nbatch = 64\n[run]\nsave_seconds = 0.0\n",
             self.folder().display()
         );
+        self.write("one.png", image);
         self.write(&format!("{name}.tsv"), events);
         self.write(&format!("{name}.jsonl"), items);
         self.write(&format!("{name}.toml"), pipeline);
-    }
-
-    /// Gives ten items of the small pipeline `a` an image.
-    pub fn add_pictures(&self) {
-        let image = files::read(&root().join("fuzz/seeds/image/one.png")).unwrap_or_else(|e| panic!("{e}"));
-        let items = self.raw_text("a.jsonl");
-        let lines = items.lines().enumerate().map(|(at, line)| match at % 3 {
-            0 => format!("{}, \"image\": \"one.png\"}}", line.trim_end_matches('}')),
-            _ => line.to_owned(),
-        });
-        let items = lines.collect::<Vec<_>>().join("\n");
-        let pipeline =
-            self.raw_text("a.toml").replace("[preprocess]", "[source.columns]\nimages = \"image\"\n[preprocess]");
-        self.write("one.png", image);
-        self.write("a.jsonl", items);
-        self.write("a.toml", pipeline);
     }
 
     /// The folder of everything.

@@ -236,6 +236,29 @@ impl Items {
         hash_ids(self.ids.iter().map(String::as_str))
     }
 
+    /// Puts the items of another table after these.
+    pub fn append(&mut self, others: Self) {
+        self.ids.extend(others.ids);
+        self.titles.extend(others.titles);
+        self.sentences.extend(others.sentences);
+        self.images.extend(others.images);
+        self.categories.extend(others.categories);
+        self.sounds.extend(others.sounds);
+    }
+
+    /// The items of some rows (0-based), in that order.
+    #[must_use]
+    pub fn select(&self, rows: &[usize]) -> Self {
+        Self {
+            ids: rows.iter().map(|&row| self.ids[row].clone()).collect(),
+            titles: rows.iter().map(|&row| self.titles[row].clone()).collect(),
+            sentences: rows.iter().map(|&row| self.sentences[row].clone()).collect(),
+            images: rows.iter().map(|&row| self.images[row].clone()).collect(),
+            categories: rows.iter().map(|&row| self.categories[row].clone()).collect(),
+            sounds: rows.iter().map(|&row| self.sounds[row].clone()).collect(),
+        }
+    }
+
     /// Writes the table.
     pub fn write(&self, path: &Path) -> Result<()> {
         let mut columns = vec![

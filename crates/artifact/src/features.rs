@@ -135,6 +135,13 @@ impl Features {
         Ok(None)
     }
 
+    /// How many rows a file has; none where it can't be read.
+    pub fn stored_rows(path: &Path) -> Option<usize> {
+        let map = Map::open(path).ok()?;
+        let (_, file) = parse(path, &map, Self::FORMAT, Self::VERSION, REMEDY).ok()?;
+        file.tensor("values").ok()?.shape().first().copied()
+    }
+
     fn header(items: Fingerprint, stage: &str, settings: serde_json::Value) -> Header {
         Header {
             format: Self::FORMAT.to_owned(),
@@ -178,6 +185,8 @@ pub struct MappedFeatures {
     pub width: usize,
     /// `[rows, width]`.
     pub values: MappedValues,
+    /// The settings that they were made with, as their writer recorded them.
+    pub settings: serde_json::Value,
 }
 
 /// Values in their stored type.
@@ -224,7 +233,7 @@ impl MappedFeatures {
         if let Some((at, value)) = values.not_finite() {
             return Err(wrong(format!("`values` holds {value} in row {}", at / width.max(1))));
         }
-        Ok(Self { offsets, width, values })
+        Ok(Self { offsets, width, values, settings: header.settings })
     }
 }
 

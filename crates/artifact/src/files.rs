@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use crate::{Error, Result};
 
@@ -148,7 +149,7 @@ pub fn remove_leftovers(folder: &Path) -> Result<usize> {
     for path in list(folder)? {
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let Some((_, process)) = name.rsplit_once(TEMPORARY) else { continue };
-        if !is_alive(process) {
+        if !ProcessName::parse(process).is_some_and(|process| process.may_run(&path, this_process())) {
             if path.is_dir() {
                 remove_dir_if_present(&path)?;
             } else {
@@ -160,17 +161,71 @@ pub fn remove_leftovers(folder: &Path) -> Result<usize> {
     Ok(removed)
 }
 
-/// This process in the names of its temporary files: its number and, where the system tells, when it started, as in containers
-/// every run may have the same number.
-fn this_process() -> &'static str {
-    static NAME: OnceLock<String> = OnceLock::new();
-    NAME.get_or_init(|| {
+/// A process in the names of its temporary files. Its number alone does not do: in containers every run may have the same, and
+/// folders are shared between machines. Where the system does not tell a part, it is missing; earlier versions wrote fewer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct ProcessName {
+    number: String,
+    /// When it started, in ticks since the system did.
+    start: Option<String>,
+    /// The machine, and which of its starts, as hashes.
+    machine: Option<(String, String)>,
+}
+
+/// A leftover of another machine, of whose processes nobody knows here, is old enough to be removed.
+const OLD: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl ProcessName {
+    fn own() -> Self {
         let number = std::process::id().to_string();
-        match start_of(&number) {
-            Some(start) => format!("{number}-{start}"),
-            None => number,
+        let hashed = |path: &str| {
+            let text = fs::read_to_string(path).ok()?;
+            Some(blake3::hash(text.trim().as_bytes()).to_hex().chars().take(8).collect::<String>())
+        };
+        let start = start_of(&number);
+        let machine = hashed("/proc/sys/kernel/hostname").zip(hashed("/proc/sys/kernel/random/boot_id"));
+        Self { number, machine: machine.filter(|_| start.is_some()), start }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('-').map(str::to_owned);
+        let number = parts.next().filter(|number| is_number(number))?;
+        let start = parts.next();
+        let machine = parts.next().zip(parts.next());
+        (start.as_deref().is_none_or(is_number) && parts.next().is_none()).then_some(Self { number, start, machine })
+    }
+
+    /// Whether its process may still write the file at `path`.
+    fn may_run(&self, path: &Path, own: &Self) -> bool {
+        match (&self.machine, &own.machine) {
+            (Some((machine, _)), Some((here, _))) if machine != here => !is_old(path),
+            (Some((_, start)), Some((_, now))) if start != now => false,
+            _ => is_alive(&self.number, self.start.as_deref()),
         }
-    })
+    }
+}
+
+impl std::fmt::Display for ProcessName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let machine = self.machine.iter().flat_map(|(machine, start)| [machine, start]);
+        write!(f, "{}", self.number)?;
+        self.start.iter().chain(machine).try_for_each(|part| write!(f, "-{part}"))
+    }
+}
+
+fn this_process() -> &'static ProcessName {
+    static NAME: OnceLock<ProcessName> = OnceLock::new();
+    NAME.get_or_init(ProcessName::own)
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether a file was written to long ago; one that is gone was.
+fn is_old(path: &Path) -> bool {
+    let modified = path.symlink_metadata().and_then(|about| about.modified());
+    modified.map_or(true, |time| time.elapsed().is_ok_and(|age| age > OLD))
 }
 
 /// When a process started, in ticks since the system did.
@@ -181,14 +236,10 @@ fn start_of(number: &str) -> Option<String> {
     fields.split_whitespace().nth(19).map(str::to_owned)
 }
 
-/// Whether the process of a temporary file's name runs; where the system does not tell, none does. One that was killed has closed
-/// its files and with them given back its locks before its number is free, and is dead here from then on.
-fn is_alive(process: &str) -> bool {
-    let (number, start) = process.split_once('-').map_or((process, None), |(number, start)| (number, Some(start)));
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    is_number(number)
-        // Earlier versions gave no start, and systems without `/proc` have none.
-        && start.is_none_or(|start| start_of(number).as_deref() == Some(start))
+/// Whether a process of this machine runs; where the system does not tell, none does. One that was killed has closed its files
+/// and with them given back its locks before its number is free, and is dead here from then on.
+fn is_alive(number: &str, start: Option<&str>) -> bool {
+    start.is_none_or(|start| start_of(number).as_deref() == Some(start))
         && match fs::read_dir(Path::new("/proc").join(number).join("fd")) {
             Ok(mut open) => open.next().is_some(),
             Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
@@ -256,17 +307,26 @@ mod tests {
     #[test]
     fn a_leftover_of_an_earlier_process_of_the_same_number_goes() {
         let folder = tempfile::tempdir().unwrap();
-        let (number, start) = this_process().split_once('-').unwrap();
+        let ProcessName { number, start, machine } = this_process().clone();
         assert_eq!(number, std::process::id().to_string());
-        let other = start.parse::<u64>().unwrap() - 1;
+        let other = start.unwrap().parse::<u64>().unwrap() - 1;
         let write = |process: String| {
             let path = folder.path().join(format!("a.json.mp4sr-tmp-{process}"));
             fs::write(&path, b"half").unwrap();
             path
         };
-        let (earlier, own) = (write(format!("{number}-{other}")), write(this_process().to_owned()));
+        let (earlier, own) = (write(format!("{number}-{other}")), write(this_process().to_string()));
         assert_eq!(remove_leftovers(folder.path()).unwrap(), 1);
         assert!(!earlier.exists() && own.exists());
+        // Before the machine was started anew, whatever runs under that number now.
+        let (here, _) = machine.unwrap();
+        let before = write(format!("{number}-{other}-{here}-0"));
+        // Of another machine nobody knows whether it runs: a fresh file stays, an old one goes.
+        let (fresh, old) = (write("4999999999-17-other-0".to_owned()), write("4999999999-18-other-0".to_owned()));
+        let long_ago = std::time::SystemTime::now() - 2 * OLD;
+        File::options().write(true).open(&old).unwrap().set_modified(long_ago).unwrap();
+        assert_eq!(remove_leftovers(folder.path()).unwrap(), 2);
+        assert!(!before.exists() && fresh.exists() && !old.exists() && own.exists());
     }
 
     #[cfg(target_os = "linux")]

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 pub struct Layout {
     root: PathBuf,
     run: String,
+    cache: PathBuf,
 }
 
 impl Layout {
     /// The layout of `dataset` under the folder `artifacts`, with the run called `run`.
     pub fn new(artifacts: &Path, dataset: &str, run: &str) -> Self {
-        Self { root: artifacts.join(dataset), run: run.to_owned() }
+        Self { root: artifacts.join(dataset), run: run.to_owned(), cache: artifacts.join(".cache") }
     }
 
     /// `artifacts/<dataset>`.
@@ -20,12 +21,12 @@ impl Layout {
 
     /// `artifacts/.cache/vectors`: what encoders computed, for all datasets.
     pub fn vectors(&self) -> PathBuf {
-        self.root.with_file_name(".cache").join("vectors")
+        self.cache.join("vectors")
     }
 
     /// `artifacts/.cache/encoders`: the encoders that the program carries, where a pipeline asks for them.
     pub fn encoders(&self) -> PathBuf {
-        self.root.with_file_name(".cache").join("encoders")
+        self.cache.join("encoders")
     }
 
     /// The name of the run.
@@ -36,13 +37,35 @@ impl Layout {
     /// The same dataset, another run.
     #[must_use]
     pub fn with_run(&self, run: &str) -> Self {
-        Self { root: self.root.clone(), run: run.to_owned() }
+        Self { run: run.to_owned(), ..self.clone() }
     }
 
     /// Another run, of another dataset or the same, beside this one.
     #[must_use]
     pub fn of(&self, dataset: &str, run: &str) -> Self {
-        Self { root: self.root.with_file_name(dataset), run: run.to_owned() }
+        Self { root: self.root.with_file_name(dataset), run: run.to_owned(), cache: self.cache.clone() }
+    }
+
+    /// The folder of the items that were added to the run after training.
+    pub fn new_items(&self) -> PathBuf {
+        self.run().join("new-items")
+    }
+
+    /// The file that names the generation of new items in use. Generations never change: another one takes the place of the last.
+    pub fn new_items_pointer(&self) -> PathBuf {
+        self.new_items().join("current.json")
+    }
+
+    /// A generation of new items, laid out as a dataset of its own that shares the cache.
+    #[must_use]
+    pub fn new_items_generation(&self, generation: &str) -> Self {
+        self.at(&self.new_items().join(generation))
+    }
+
+    /// The same run over a dataset in another folder; the cache stays.
+    #[must_use]
+    pub fn at(&self, root: &Path) -> Self {
+        Self { root: root.to_owned(), run: self.run.clone(), cache: self.cache.clone() }
     }
 
     /// What preprocess writes.

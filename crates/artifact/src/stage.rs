@@ -32,6 +32,14 @@ impl FileRecord {
     }
 }
 
+impl FileRecord {
+    /// Whether a file has the content that was recorded, wherever it lay then.
+    pub fn is_of(&self, path: &Path) -> Result<bool> {
+        let there = Self { path: path.to_owned(), ..self.clone() };
+        Ok(Self::of(path, Some(&there))?.fingerprint == self.fingerprint)
+    }
+}
+
 fn size_and_time(path: &Path) -> Result<(u64, u64)> {
     let meta = std::fs::metadata(path).map_err(|e| Error::io("read", path, e))?;
     let modified = meta.modified().map_err(|e| Error::io("inspect", path, e))?;
@@ -51,6 +59,14 @@ pub struct Manifest {
     pub inputs: BTreeMap<String, FileRecord>,
     /// What it wrote, by file name.
     pub outputs: BTreeMap<String, FileRecord>,
+}
+
+impl Manifest {
+    /// The record of a stage in the folder that it wrote to; none where there is none that can be read.
+    pub fn find(folder: &Path, stage: &str) -> Option<Self> {
+        let bytes = std::fs::read(folder.join(format!("{stage}.manifest.json"))).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
 }
 
 /// Refuses an output that is not what the record of its stage beside it says; one without a record is of another program.

@@ -12,6 +12,7 @@ use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::Compression;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
+use serde_json::Value;
 
 use crate::rows::{open_parquet, parquet_step};
 use crate::{Error, Result, files};
@@ -63,14 +64,30 @@ impl Column {
 #[derive(Debug)]
 pub struct Table {
     columns: Vec<(String, ArrayRef)>,
+    /// From what and with which settings it was made.
+    source: Option<Value>,
     origin: Option<(std::path::PathBuf, String)>,
 }
+
+/// The name of a table's source among the metadata of its file.
+const SOURCE: &str = "mp4sr.source";
 
 impl Table {
     /// A table from columns of equal length.
     pub fn new(columns: Vec<(&str, Column)>) -> Self {
         let columns = columns.into_iter().map(|(name, column)| (name.to_owned(), column.into_array())).collect();
-        Self { columns, origin: None }
+        Self { columns, source: None, origin: None }
+    }
+
+    /// The table with a record of what it was made from and with which settings.
+    #[must_use]
+    pub fn with_source(self, source: &Value) -> Self {
+        Self { source: Some(source.clone()), ..self }
+    }
+
+    /// What [`Self::with_source`] recorded; a file of another program has none.
+    pub fn source(&self) -> Option<&Value> {
+        self.source.as_ref()
     }
 
     /// Writes the table, atomically. The same content gives the same bytes.
@@ -88,6 +105,9 @@ impl Table {
                 content.add(array);
                 writer.append_key_value_metadata(KeyValue::new(checksum_key(name), content.finish()));
             }
+            if let Some(source) = &self.source {
+                writer.append_key_value_metadata(KeyValue::new(SOURCE.to_owned(), source.to_string()));
+            }
             writer.write(&batch)?;
             writer.close()?;
             Ok(())
@@ -100,6 +120,9 @@ impl Table {
         let reader = open_parquet(files::open(path)?).map_err(damaged)?;
         let schema = reader.schema().clone();
         let checksums = Checksums::of(&reader);
+        let metadata = reader.metadata().file_metadata().key_value_metadata().into_iter().flatten();
+        let source = metadata.filter(|entry| entry.key == SOURCE).find_map(|entry| entry.value.as_deref());
+        let source = source.and_then(|text| serde_json::from_str(text).ok());
         let batches = || reader.build().and_then(|r| r.collect::<std::result::Result<Vec<_>, _>>().map_err(Into::into));
         let batches = parquet_step(batches).map_err(damaged)?;
         let batch = parquet_step(|| arrow::compute::concat_batches(&schema, &batches)).map_err(damaged)?;
@@ -114,7 +137,7 @@ impl Table {
             .zip(batch.columns())
             .map(|(field, array)| (field.name().clone(), array.clone()))
             .collect();
-        Ok(Self { columns, origin: Some((path.to_owned(), remedy.to_owned())) })
+        Ok(Self { columns, source, origin: Some((path.to_owned(), remedy.to_owned())) })
     }
 
     /// How many rows a table has, without reading them.
@@ -142,7 +165,7 @@ impl Table {
         while let Some(batch) = parquet_step(|| batches.next().transpose()).map_err(damaged)? {
             let columns = vec![(name.to_owned(), batch.column(0).clone())];
             content.add(&columns[0].1);
-            let mut table = Self { columns, origin: Some((path.to_owned(), remedy.to_owned())) };
+            let mut table = Self { columns, source: None, origin: Some((path.to_owned(), remedy.to_owned())) };
             for text in table.take_texts(name)?.iter().flatten() {
                 if each(text).is_break() {
                     return Ok(());
@@ -170,6 +193,30 @@ impl Table {
     pub fn take_text(&mut self, name: &str) -> Result<Vec<String>> {
         let array = self.take(name)?;
         texts(&array).ok_or_else(|| self.mismatch(name, "text", &array))
+    }
+
+    /// Takes a column of ids: texts, or whole numbers as they are written in decimal.
+    pub fn take_ids(&mut self, name: &str) -> Result<Vec<String>> {
+        let array = self.take(name)?;
+        ids(&array).ok_or_else(|| self.mismatch(name, "ids (text or whole numbers)", &array))
+    }
+
+    /// Takes a column of lists of ids: texts, or whole numbers as they are written in decimal.
+    pub fn take_id_lists(&mut self, name: &str) -> Result<Vec<Vec<String>>> {
+        let array = self.take(name)?;
+        let read = || -> Option<Vec<Vec<String>>> {
+            if let Some(list) = array.as_list_opt::<i32>().filter(|a| a.null_count() == 0) {
+                return (0..list.len()).map(|row| ids(&list.value(row))).collect();
+            }
+            let list = array.as_list_opt::<i64>().filter(|a| a.null_count() == 0)?;
+            (0..list.len()).map(|row| ids(&list.value(row))).collect()
+        };
+        read().ok_or_else(|| self.mismatch(name, "lists of ids (text or whole numbers)", &array))
+    }
+
+    /// The names of the columns, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.columns.iter().map(|(name, _)| name.as_str())
     }
 
     /// Takes a column of lists of text.
@@ -268,6 +315,14 @@ impl ColumnHasher {
     fn finish(&self) -> String {
         self.0.finalize().to_hex().to_string()
     }
+}
+
+/// Texts, or whole numbers as text; nothing where a value is missing or of another type.
+fn ids(array: &ArrayRef) -> Option<Vec<String>> {
+    if array.data_type().is_integer() && array.null_count() == 0 {
+        return texts(&arrow::compute::cast(array, &arrow::datatypes::DataType::Utf8).ok()?);
+    }
+    texts(array)
 }
 
 fn texts(array: &ArrayRef) -> Option<Vec<String>> {

@@ -7,6 +7,7 @@ use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::fingerprint::ContentHasher;
+use crate::map::Map;
 use crate::{Error, Fingerprint, Result, files};
 
 /// The key of the header in a safetensors file's metadata. One key with a JSON text, because the order of several keys
@@ -238,6 +239,15 @@ pub(crate) fn parse<'a>(
         return Err(Error::unusable(path, reason, remedy));
     }
     Ok((header, file))
+}
+
+/// The settings in the header of a tensor file of any format; none where there is none that can be read. The content is not
+/// looked at.
+pub fn recorded_settings(path: &Path) -> Option<serde_json::Value> {
+    let map = Map::open(path).ok()?;
+    let (_, metadata) = SafeTensors::read_metadata(&map).ok()?;
+    let (_, text) = split_checksum(metadata.metadata().as_ref()?.get(HEADER_KEY)?);
+    serde_json::from_str::<Header>(&text).ok().map(|header| header.settings)
 }
 
 /// A tensor file whose header has been read and checked.

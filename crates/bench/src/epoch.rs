@@ -82,6 +82,7 @@ pub fn run(args: &EpochArgs) -> anyhow::Result<serde_json::Value> {
                 weight_decay: 1e-4,
                 clip_norm: 5.0,
             },
+            metric: mp4sr_protocol::Measure::Recall(20),
             k: vec![20],
             rank_options: RankOptions { batch: 1024, remove_seen: false, history: None },
             warm_items: false,

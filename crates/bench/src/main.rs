@@ -6,6 +6,7 @@ mod baselines;
 mod epoch;
 mod extract;
 mod rank;
+mod serve;
 mod step;
 mod workload;
 
@@ -37,6 +38,10 @@ enum What {
     Rank(rank::RankArgs),
     /// Encoders of sentences and images.
     Extract(extract::ExtractArgs),
+    /// A run of a given size for the service, which nobody had to train.
+    ServeWorld(serve::WorldArgs),
+    /// Clients of a service: throughput and latencies.
+    ServeLoad(serve::LoadArgs),
     /// How a step's cost grows with items, batch and length: a line a size.
     Growth {
         /// Also 500,000 items, which takes 12 GiB.
@@ -55,6 +60,8 @@ fn main() -> ExitCode {
         What::Epoch(args) => print(&format!("{}\n", epoch::run(&args)?)),
         What::Rank(args) => print(&format!("{}\n", rank::run(&args)?)),
         What::Extract(args) => print(&format!("{}\n", extract::run(&args)?)),
+        What::ServeWorld(args) => print(&format!("{}\n", serve::world(&args)?)),
+        What::ServeLoad(args) => print(&format!("{}\n", serve::load(&args)?)),
         What::Growth { large } => growth(large),
     })
 }

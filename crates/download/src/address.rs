@@ -26,13 +26,33 @@ fn checked(parsed: Result<Url, url::ParseError>, text: &str) -> Result<Url, Verd
     let refuse = |reason: String| Err(Verdict::new(Fate::Refused, reason));
     let mut url = match parsed {
         Ok(url) => url,
-        Err(reason) => return refuse(format!("`{text}` is not a valid address ({reason})")),
+        Err(reason) => return refuse(format!("`{}` is not a valid address ({reason})", shown_text(text))),
     };
     if !matches!(url.scheme(), "http" | "https") {
         return refuse(format!("its scheme `{}` is neither http nor https", url.scheme()));
     }
     url.set_fragment(None);
     Ok(url)
+}
+
+/// An address as it may be shown: without a name and a password, and without the values of its query, where signatures and
+/// tokens stand.
+pub fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    // Addresses without a host have none of these.
+    let _ = url.set_username("").and_then(|()| url.set_password(None));
+    if url.query().is_some_and(|query| !query.is_empty()) {
+        url.set_query(Some("..."));
+    }
+    url.to_string()
+}
+
+/// The same of an address as it was written, which may be none.
+pub fn shown_text(text: &str) -> String {
+    match Url::parse(text) {
+        Ok(url) => shown(&url),
+        Err(_) => text.rsplit('@').next().unwrap_or_default().split('?').next().unwrap_or_default().to_owned(),
+    }
 }
 
 /// The server that an address names: what the bound on transfers from one host counts.

@@ -7,11 +7,12 @@ use mp4sr_pipeline::config::Download;
 use ureq::http::{HeaderMap, Response, header};
 use ureq::tls::TlsConfig;
 use ureq::unversioned::resolver::{DefaultResolver, Resolver};
-use ureq::unversioned::transport::DefaultConnector;
+use ureq::unversioned::transport::{Connector as _, DefaultConnector};
 use ureq::{Agent, Body, Proxy, Timeout};
 use url::Url;
 
 use crate::address;
+use crate::as_stored::AsStored;
 use crate::outcome::{Fate, Trouble};
 use crate::part::Held;
 use crate::resolver::{Private, PublicOnly};
@@ -126,7 +127,7 @@ impl Client {
 }
 
 fn with_resolver(config: ureq::config::Config, resolver: impl Resolver) -> Agent {
-    Agent::with_parts(config, DefaultConnector::default(), resolver)
+    Agent::with_parts(config, DefaultConnector::default().chain(AsStored), resolver)
 }
 
 fn user_agent(contact: &str) -> String {
@@ -145,6 +146,6 @@ fn next_hop(from: &Url, headers: &HeaderMap) -> Result<Url, Trouble> {
 
 fn astray(way: &[Url], circle: bool) -> Trouble {
     let what = if circle { "redirects in a circle".to_owned() } else { format!("more than {MAX_REDIRECTS} redirects") };
-    let way: Vec<_> = way.iter().map(Url::as_str).collect();
+    let way: Vec<_> = way.iter().map(address::shown).collect();
     Trouble::lasting(Fate::Failed, format!("{what}: {}", way.join(" -> ")))
 }

@@ -13,7 +13,7 @@ use url::Url;
 use crate::client::{Client, ContentKind};
 use crate::ledger::{Entry, Known, Ledger, Past};
 use crate::outcome::{Fate, Trouble, Verdict};
-use crate::part::Part;
+use crate::part::{Part, linked_folder};
 use crate::report::ImageReport;
 use crate::schedule::{self, Permit, Schedule};
 use crate::transfer::{Transfer, Whole};
@@ -174,6 +174,11 @@ impl Desk<'_> {
             return Ok(Err(Verdict::new(Fate::Failed, reason)));
         }
         let path = self.downloads.image(url);
+        let data = self.downloads.folder().parent().unwrap_or(Path::new(""));
+        if let Some(link) = linked_folder(data, &path) {
+            let reason = format!("`{}` is a link, and a download stays within the data folder", link.display());
+            return Ok(Err(Verdict::new(Fate::Failed, reason)));
+        }
         let part = Part::beside(&path);
         let transfer = Transfer {
             client: &self.client,

@@ -9,6 +9,7 @@
 //! and `part` (what an earlier attempt left); `check` decodes the result; `ledger` records the outcome.
 
 mod address;
+mod as_stored;
 mod check;
 mod client;
 pub mod command;

@@ -88,9 +88,31 @@ impl Part {
     }
 }
 
+/// The first folder between `within` and a file below it that is a link: it may lead anywhere.
+pub fn linked_folder(within: &Path, path: &Path) -> Option<PathBuf> {
+    let below = path.strip_prefix(within).ok()?.parent()?;
+    let folders = below.components().scan(within.to_owned(), |folder, part| {
+        folder.push(part);
+        Some(folder.clone())
+    });
+    folders.into_iter().find(|folder| folder.symlink_metadata().is_ok_and(|about| about.is_symlink()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_linked_folder_below_the_data_folder_is_found_and_the_data_folder_may_be_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, elsewhere) = (folder.path().join("data"), folder.path().join("elsewhere"));
+        std::fs::create_dir_all(elsewhere.join("inner")).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &data).unwrap();
+        assert_eq!(linked_folder(&data, &data.join("inner/new/x.csv")), None);
+        std::os::unix::fs::symlink(&elsewhere, data.join("inner/out")).unwrap();
+        assert_eq!(linked_folder(&data, &data.join("inner/out/x.csv")), Some(data.join("inner/out")));
+    }
 
     #[test]
     fn only_bytes_of_the_same_address_with_a_whole_note_are_gone_on_from() {

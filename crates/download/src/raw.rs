@@ -13,7 +13,7 @@ use ring::digest::{Context, SHA256};
 
 use crate::client::{Client, ContentKind};
 use crate::outcome::Trouble;
-use crate::part::Part;
+use crate::part::{Part, linked_folder};
 use crate::report::RawReport;
 use crate::schedule::{self, Permit};
 use crate::transfer::Transfer;
@@ -64,12 +64,25 @@ struct Desk<'a> {
 impl Desk<'_> {
     fn bring(&self, file: &RawFile, permit: &mut Permit<'_, usize>) -> Result<RawOutcome> {
         let path = self.data.join(&file.path);
-        if let Some(bytes) = files::length(&path)? {
+        if let Some(link) = linked_folder(self.data, &path) {
+            return Ok(Err(format!(
+                "`{}` is not fetched: `{}` is a link, and a download stays within the data folder; correct its `path` in \
+                 `download.files`, or put the file there",
+                path.display(),
+                link.display()
+            )));
+        }
+        // Nothing is kept of what is empty: an earlier answer without a byte is no file.
+        if let Some(bytes) = files::length(&path)?.filter(|&bytes| bytes > 0) {
             return kept(file, &path, bytes);
         }
         let lost = |reason: &str| {
             let remedy = "run again, correct `download.files`, or put the file there";
-            Ok(Err(format!("failed to download `{}` from {}: {reason}; {remedy}", path.display(), file.url)))
+            Ok(Err(format!(
+                "failed to download `{}` from {}: {reason}; {remedy}",
+                path.display(),
+                address::shown_text(&file.url)
+            )))
         };
         if self.settings.offline {
             return lost("`download.offline` is on");
@@ -120,7 +133,7 @@ fn accept(file: &RawFile, path: &Path, part: &Part, bytes: u64) -> Result<RawOut
         return Ok(Err(format!(
             "`{}` is not kept: what {} gave {problem}; correct `download.files`",
             path.display(),
-            file.url
+            address::shown_text(&file.url)
         )));
     }
     part.publish(path)?;
@@ -129,6 +142,9 @@ fn accept(file: &RawFile, path: &Path, part: &Part, bytes: u64) -> Result<RawOut
 
 /// What is wrong with a complete file. Without a sum, what servers send in place of a file is told by its first bytes.
 fn problem(file: &RawFile, path: &Path) -> Result<Option<String>> {
+    if files::length(path)? == Some(0) {
+        return Ok(Some("is empty".to_owned()));
+    }
     if !file.sha256.is_empty() {
         let found = sum(path)?;
         let wrong = !found.eq_ignore_ascii_case(&file.sha256);

@@ -68,7 +68,7 @@ impl Transfer<'_> {
         if let Some(held) = self.part.held(self.url.as_str())? {
             let response = self.client.get(self.url, Some(&held), enter)?;
             match response.status().as_u16() {
-                206 if range(response.headers()).is_some_and(|(start, _)| start == held.length) => {
+                206 if fits(response.headers(), &held) => {
                     return self.go_on(response, &held);
                 }
                 // What is there does not fit what the server has now.
@@ -154,6 +154,15 @@ fn refusal(status: u16, headers: &HeaderMap) -> Trouble {
         _ => Trouble::lasting(Fate::Failed, reason),
     };
     trouble.with_status(status)
+}
+
+/// Whether an answer is the rest of what is held: it goes on where that ends, and is of the same version.
+fn fits(headers: &HeaderMap, held: &Held) -> bool {
+    let name = if held.validator.starts_with('"') { header::ETAG } else { header::LAST_MODIFIED };
+    // A server need not repeat a time, but an ETag it has to.
+    let may_be_missing = name == header::LAST_MODIFIED;
+    let same = text(headers, name).map_or(may_be_missing, |now| now == held.validator);
+    same && range(headers).is_some_and(|(start, _)| start == held.length)
 }
 
 /// What tells this content from a later one. A weak ETag can't: bytes may differ under it.

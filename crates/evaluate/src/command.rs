@@ -44,8 +44,8 @@ fn evaluate(context: &Context) -> anyhow::Result<()> {
     run_stage(context, "evaluate", &layout.run(), make_stage, |stage| {
         let trained = TrainedModel::load(layout, config)?;
         let sequences = &trained.inputs.sequences;
-        if let Some(note) = trained.checkpoint.trained_on_others(&stage.input_fingerprints()) {
-            context.progress.log(format!("evaluate: {note}"));
+        for warning in trained.warnings(config, &stage.input_fingerprints()) {
+            context.progress.log(format!("evaluate: warning: {warning}"));
         }
         let scorer = trained.scorer()?;
         let remove_seen = removes_seen(config, trained.model.as_ref());
@@ -57,7 +57,12 @@ fn evaluate(context: &Context) -> anyhow::Result<()> {
             let case = |user| EvalCase::of(sequences, user, split);
             let options = RankOptions { batch: config.evaluate.batch, remove_seen, history };
             let ranks = rank_users(scorer.as_ref(), users, case, options, |users| bar.add(users))?;
-            let info = RanksInfo { split: split.name().to_owned(), history, config: config.resolved() };
+            let info = RanksInfo {
+                split: split.name().to_owned(),
+                history,
+                removes_seen: Some(remove_seen),
+                config: trained.checkpoint.info.settings_of_results(config),
+            };
             let path = layout.ranks(&info.name());
             StoredRanks { ranks, info }.write(&path, &sequences.item_hash, stage.input_fingerprints())?;
             outputs.push(path);
@@ -77,6 +82,12 @@ fn table(context: &Context) -> anyhow::Result<String> {
     let (config, layout) = (&context.config, &context.layout);
     let sequences = mp4sr_artifact::Sequences::read(&layout.sequences())?;
     let measures = Measure::columns(&config.evaluate.k);
+    for k in config.evaluate.k.iter().filter(|&&k| k >= sequences.item_count) {
+        let count = sequences.item_count;
+        context
+            .progress
+            .log(format!("evaluate: warning: R@{k} is 1 for every ranking of {count} items (`evaluate.k`)"));
+    }
     let header = ["run", "split", "users"].map(str::to_owned);
     let mut table = TextTable::new(header.into_iter().chain(measures.iter().map(ToString::to_string)));
     for (split, history) in tables(config) {

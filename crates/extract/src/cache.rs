@@ -35,7 +35,7 @@ pub(crate) fn open(root: &Path, encoder: &CachedEncoder<'_>) -> Result<EncoderCa
     };
     // Its modification time is the time of the last use.
     files::write_json(&folder.join(EncoderAbout::FILE), &about)?;
-    Ok(EncoderCache { vectors: cache, folder, about })
+    Ok(EncoderCache { vectors: cache, fingerprint, folder, about })
 }
 
 fn read_about(folder: &Path) -> Option<EncoderAbout> {
@@ -46,11 +46,18 @@ fn read_about(folder: &Path) -> Option<EncoderAbout> {
 pub(crate) struct EncoderCache {
     /// The vectors by their keys.
     pub vectors: VectorCache,
+    /// Of everything that determines the vectors.
+    pub fingerprint: Fingerprint,
     folder: PathBuf,
     about: EncoderAbout,
 }
 
 impl EncoderCache {
+    /// d, the width of a vector.
+    pub fn width(&self) -> usize {
+        self.about.width
+    }
+
     /// Notes that `computed` vectors took `time`.
     pub fn note(&mut self, computed: u64, time: Duration) -> Result<()> {
         if computed > 0 {

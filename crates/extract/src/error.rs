@@ -13,14 +13,14 @@ pub enum Error {
         reason: String,
     },
     /// An encoder is neither a folder nor on the hub.
-    #[error(
-        "encoder `{name}` is not a folder, and the model hub did not give it: {reason}; name a folder or a model of the hub"
-    )]
+    #[error("the encoder `{name}` {reason}; {remedy}")]
     Hub {
         /// As configured.
         name: String,
-        /// What the hub's client said.
+        /// What is wrong with it.
         reason: String,
+        /// What helps.
+        remedy: String,
     },
     /// Files of the pipeline.
     #[error(transparent)]
@@ -52,6 +52,17 @@ pub enum Error {
     Missing {
         /// The features file.
         path: PathBuf,
+    },
+    /// Nothing would take the place of features.
+    #[error(
+        "`{}` has {rows} rows, and would have none now: what items name is not there, or can't be read; run it from where the paths \
+         lead to the files or bring them back, or delete this file if it is meant to be empty", path.display()
+    )]
+    Emptied {
+        /// The features file.
+        path: PathBuf,
+        /// The rows that it has.
+        rows: usize,
     },
     /// The dictionary has nothing in it.
     #[error("the dictionary of image words (`{0}`) is empty; give it a word a line")]

@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{ApiBuilder, ApiRepo};
-use hf_hub::{Cache, CacheRepo};
 use mp4sr_artifact::{files, json_problem};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokenizers::{Tokenizer, TruncationParams};
+use tokenizers::{Tokenizer, TruncationDirection, TruncationParams};
 
 use crate::builtin;
 use crate::error::{Error, Result};
+use crate::hub::HubModel;
 use crate::processor::Processor;
+use crate::tokens;
 use crate::weights::WeightsFile;
 
 /// The configuration, by which a folder says what it holds.
@@ -20,24 +20,41 @@ pub(crate) const CONFIG: &str = "config.json";
 /// The weights.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// The list of the files that the weights are spread over, where they are not in one.
-const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
+pub(crate) const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
 /// How texts become tokens.
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
-/// How images become pixels.
+/// What the Python library changes about it.
+pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+/// How images become pixels, or sounds spectra. Later releases of the Python library write it as a part of [`NESTED_PROCESSOR`].
 pub(crate) const PROCESSOR: &str = "preprocessor_config.json";
+const NESTED_PROCESSOR: &str = "processor_config.json";
+/// The parts of it that take the place of [`PROCESSOR`].
+const PROCESSOR_PARTS: [&str; 2] = ["image_processor", "feature_extractor"];
+/// The modules of a sentence encoder, in order.
+pub(crate) const MODULES: &str = "modules.json";
+/// Settings of a sentence encoder as a whole, which stand beside [`MODULES`].
+pub(crate) const WHOLE: &str = "config_sentence_transformers.json";
 
 /// The files of one encoder. The configuration is read when the folder is opened; the other parts, which not every folder
 /// has, when an encoder is loaded: to find out that there is nothing to do takes no weights.
 pub(crate) struct ModelFolder {
     name: String,
     location: Location,
+    /// The folder of the transformer within it, which sentence encoders of early releases have; empty where there is none.
+    transformer: String,
     /// `config.json`.
     pub config: JsonFile,
 }
 
+/// The first module of a sentence encoder, as far as its folder goes.
+#[derive(Deserialize)]
+struct FirstModule {
+    path: String,
+}
+
 enum Location {
     Folder(PathBuf),
-    Hub { cache: CacheRepo, api: Box<ApiRepo> },
+    Hub(Box<HubModel>),
 }
 
 /// Which file holds which tensor, where the weights are not in one file.
@@ -57,6 +74,13 @@ impl JsonFile {
         Ok(Self { bytes: files::read(&path)?, path })
     }
 
+    /// The first of `parts` that it has, as a file of its own.
+    fn part(self, parts: &[&str]) -> Result<Self> {
+        let whole: serde_json::Value = self.parse()?;
+        let part = parts.iter().map(|part| &whole[*part]).find(|part| part.is_object());
+        Ok(Self { bytes: part.unwrap_or(&whole).to_string().into_bytes(), ..self })
+    }
+
     /// The content as `T`.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_slice(&self.bytes).map_err(|e| self.error(json_problem(&e)))
@@ -72,17 +96,26 @@ impl ModelFolder {
     /// Opens a folder, or a model of the hub by its name (`owner/name`), whose files are fetched once and then found in the
     /// hub's cache.
     pub fn open(name: &str) -> Result<Self> {
-        let location = Location::find(name)?;
-        let config = JsonFile::read(location.file(name, CONFIG)?)?;
-        Ok(Self { name: name.to_owned(), location, config })
+        Self::at(name, Location::find(name)?)
+    }
+
+    fn at(name: &str, location: Location) -> Result<Self> {
+        let (mut path, mut transformer) = (location.optional_file(CONFIG)?, String::new());
+        if path.is_none()
+            && let Some(modules) = location.optional_file(MODULES)?
+        {
+            let modules: Vec<FirstModule> = JsonFile::read(modules)?.parse()?;
+            transformer = modules.into_iter().next().map(|module| module.path).unwrap_or_default();
+            path = location.optional_file(&format!("{transformer}/{CONFIG}"))?;
+        }
+        let path = path.map_or_else(|| location.file(CONFIG), Ok)?;
+        Ok(Self { name: name.to_owned(), location, transformer, config: JsonFile::read(path)? })
     }
 
     /// The same, or an encoder that the program carries, whose files are then below `cache`.
     pub fn open_or_carried(name: &str, cache: &Path) -> Result<Self> {
         let Some(folder) = builtin::folder(name, cache)? else { return Self::open(name) };
-        let location = Location::Folder(folder);
-        let config = JsonFile::read(location.file(name, CONFIG)?)?;
-        Ok(Self { name: name.to_owned(), location, config })
+        Self::at(name, Location::Folder(folder))
     }
 
     /// The name that it was opened by.
@@ -117,8 +150,10 @@ impl ModelFolder {
 
     /// The names of the files with weights: one, or the index of several and those that it names.
     pub fn weight_files(&self) -> Result<Vec<String>> {
-        let Err(missing) = self.file(WEIGHTS) else { return Ok(vec![WEIGHTS.to_owned()]) };
-        let Some(index) = self.optional_json(WEIGHTS_INDEX)? else { return Err(missing) };
+        if self.optional_file(WEIGHTS)?.is_some() {
+            return Ok(vec![WEIGHTS.to_owned()]);
+        }
+        let Some(index) = self.optional_json(WEIGHTS_INDEX)? else { return Err(self.without_weights()) };
         let files: BTreeSet<String> = index.parse::<Index>()?.weight_map.into_values().collect();
         if files.is_empty() {
             return Err(index.error("weight_map: expected the files of tensors, found none"));
@@ -127,6 +162,23 @@ impl ModelFolder {
             return Err(index.error(format!("weight_map: expected files beside it, found {outside}")));
         }
         Ok(std::iter::once(WEIGHTS_INDEX.to_owned()).chain(files).collect())
+    }
+
+    fn without_weights(&self) -> Error {
+        let missing = match self.file(WEIGHTS) {
+            Err(error) => error,
+            Ok(path) => Error::model(&path, "it has come while the folder was read; run it again"),
+        };
+        if !self.location.has_pickled_weights() {
+            return missing;
+        }
+        let remedy = "a pickle may run any code, so it is not read; save the model anew by `save_pretrained` of the Python \
+                      library, or name a revision with safetensors as `owner/name@revision`";
+        Error::Hub {
+            name: self.name.clone(),
+            reason: format!("has no `{WEIGHTS}`, only `pytorch_model.bin`"),
+            remedy: remedy.to_owned(),
+        }
     }
 
     /// The image processor, for a model whose images are squares such as `side` x `side`.
@@ -159,24 +211,27 @@ impl ModelFolder {
             return Err(Error::model(&path, reason));
         }
         tokenizer.with_padding(None);
-        let truncation = TruncationParams { max_length: limit, ..TruncationParams::default() };
+        let direction = match self.optional_json(TOKENIZER_CONFIG)? {
+            Some(file) => {
+                let whole = JsonFile::read(path.clone())?.parse()?;
+                tokens::check(&file.parse()?, &tokenizer, &whole).map_err(|reason| file.error(reason))?
+            }
+            None => TruncationDirection::Right,
+        };
+        let truncation = TruncationParams { max_length: limit, direction, ..TruncationParams::default() };
         tokenizer.with_truncation(Some(truncation)).map_err(|e| Error::model(&path, e))?;
         Ok(tokenizer)
     }
 
     /// A JSON file that must exist.
     pub fn json(&self, file: &str) -> Result<JsonFile> {
-        JsonFile::read(self.file(file)?)
+        let json = JsonFile::read(self.file(file)?)?;
+        if file == PROCESSOR && json.path.ends_with(NESTED_PROCESSOR) { json.part(&PROCESSOR_PARTS) } else { Ok(json) }
     }
 
     /// A JSON file that may be missing.
     pub fn optional_json(&self, file: &str) -> Result<Option<JsonFile>> {
-        match self.json(file) {
-            Ok(file) => Ok(Some(file)),
-            Err(Error::Model { .. }) => Ok(None),
-            Err(Error::Hub { reason, .. }) if reason.contains("404") => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.optional_file(file)?.map(JsonFile::read).transpose()
     }
 
     /// The paths of `files`, each under its name behind `role`, for a manifest.
@@ -185,7 +240,29 @@ impl ModelFolder {
     }
 
     fn file(&self, file: &str) -> Result<PathBuf> {
-        self.location.file(&self.name, file)
+        if file == PROCESSOR
+            && let Some(nested) = self.nested_processor()?
+        {
+            return Ok(nested);
+        }
+        self.location.file(&self.place(file))
+    }
+
+    fn optional_file(&self, file: &str) -> Result<Option<PathBuf>> {
+        self.location.optional_file(&self.place(file))
+    }
+
+    /// Where a file lies: those of the transformer in its folder.
+    fn place(&self, file: &str) -> String {
+        let is_of_all = self.transformer.is_empty() || file.contains('/') || [MODULES, WHOLE].contains(&file);
+        if is_of_all { file.to_owned() } else { format!("{}/{file}", self.transformer) }
+    }
+
+    /// The file that holds the processor among others, as the reference looks there first.
+    fn nested_processor(&self) -> Result<Option<PathBuf>> {
+        let Some(path) = self.optional_file(NESTED_PROCESSOR)? else { return Ok(None) };
+        let whole: serde_json::Value = JsonFile::read(path.clone())?.parse()?;
+        Ok(PROCESSOR_PARTS.iter().any(|part| whole[*part].is_object()).then_some(path))
     }
 }
 
@@ -195,51 +272,33 @@ impl Location {
         if folder.is_dir() {
             return Ok(Self::Folder(folder.to_owned()));
         }
-        let hub = |reason: String| Error::Hub { name: name.to_owned(), reason };
-        if !is_hub_name(name) {
-            return Err(hub("it looks like a path, and no folder lies there".to_owned()));
-        }
-        let api = ApiBuilder::from_env().with_progress(false).build().map_err(|e| hub(e.to_string()))?;
-        let cache = Cache::from_env().model(name.to_owned());
-        Ok(Self::Hub { cache, api: Box::new(api.model(name.to_owned())) })
+        Ok(Self::Hub(Box::new(HubModel::open(name)?)))
     }
 
-    /// The path of a file that must exist; `name` is the model's, for messages.
-    fn file(&self, name: &str, file: &str) -> Result<PathBuf> {
+    /// The path of a file that must exist.
+    fn file(&self, file: &str) -> Result<PathBuf> {
         match self {
             Self::Folder(folder) => {
                 let path = folder.join(file);
                 if path.is_file() { Ok(path) } else { Err(Error::model(folder, format!("`{file}` is missing in it"))) }
             }
-            Self::Hub { cache, api } => match cache.get(file) {
-                Some(path) => Ok(path),
-                None => api.get(file).map_err(|e| Error::Hub { name: name.to_owned(), reason: e.to_string() }),
-            },
+            Self::Hub(hub) => hub.file(file),
         }
     }
-}
 
-/// Names on the hub have at most one slash; anything else was meant as a path.
-fn is_hub_name(name: &str) -> bool {
-    let allowed = |part: &str| {
-        !part.is_empty()
-            && !part.starts_with('.')
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
-    name.split('/').count() <= 2 && name.split('/').all(allowed)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_are_distinguished_from_names_on_the_hub() {
-        assert!(is_hub_name("sentence-transformers/all-MiniLM-L6-v2") && is_hub_name("bert-base-uncased"));
-        for path in ["data/encoders/none", "/abs", "./rel", "../up", "a//b", ""] {
-            assert!(!is_hub_name(path), "{path}");
+    /// The path of a file that may be missing.
+    fn optional_file(&self, file: &str) -> Result<Option<PathBuf>> {
+        match self {
+            Self::Folder(folder) => Ok(Some(folder.join(file)).filter(|path| path.is_file())),
+            Self::Hub(hub) => hub.optional_file(file),
         }
-        let message = ModelFolder::open("data/encoders/none").err().map(|e| e.to_string()).unwrap_or_default();
-        assert!(message.contains("`data/encoders/none` is not a folder"), "{message}");
+    }
+
+    /// Whether there are weights that only Python's pickle can read.
+    fn has_pickled_weights(&self) -> bool {
+        match self {
+            Self::Folder(folder) => folder.join("pytorch_model.bin").is_file(),
+            Self::Hub(hub) => hub.has_pickled_weights(),
+        }
     }
 }

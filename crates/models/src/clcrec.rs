@@ -17,7 +17,7 @@ use crate::features::{RowMean, check_modalities, mean_rows};
 use crate::graph::{VectorScorer, items_of_users, rows_of};
 use crate::interface::FINETUNE;
 use crate::maps::Linear;
-use crate::recipe::{Reads, Recipe, Section};
+use crate::recipe::{Reads, Recipe, Section, Settings};
 use crate::{Batch, Data, Initial, Model, Parameters, Phase, Samples, Scorer, Step, Stop, trace};
 
 /// How CLCRec is named, configured and built. Its regularisation takes the place of weight decay.
@@ -37,10 +37,17 @@ pub static RECIPE: Recipe = Recipe {
         "model.clcrec.reg_weight=1e-4,1e-3,1e-2",
     ],
     renamed: &[],
+    item_tables,
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),
     build: |settings, data, key| Ok(Box::new(ClcRec::new(settings.own()?, &data, key)?)),
 };
+
+/// A new item has no event, so that it is scored by its content, unless no item is.
+fn item_tables(settings: &Settings<'_>) -> Option<&'static [&'static str]> {
+    let config: Config = settings.own().ok()?;
+    (config.cold_events > 0).then_some(&["item_embedding"])
+}
 
 const PHASES: [Phase; 1] = [Phase { name: FINETUNE, samples: Samples::Events, stop: Stop::Validation { warm_up: 0 } }];
 

@@ -37,6 +37,7 @@ pub static RECIPE: Recipe = Recipe {
     presets: &[],
     grid: DECAY_GRID,
     renamed: &[],
+    item_tables: |_| None,
     check,
     phases: |_| Ok(PHASES.to_vec()),
     build: |settings, data, key| Ok(Box::new(DifSr::new(settings.own()?, settings.transformer()?, &data, key)?)),

@@ -42,6 +42,7 @@ pub static RECIPE: Recipe = Recipe {
         "model.dualgnn.reg_weight=1e-4,1e-3,1e-2",
     ],
     renamed: &[],
+    item_tables: |_| None,
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),
     build: |settings, data, key| Ok(Box::new(DualGnn::new(settings.own()?, &data, key)?)),

@@ -41,6 +41,7 @@ pub static RECIPE: Recipe = Recipe {
     presets: &[],
     grid: DECAY_GRID,
     renamed: &[],
+    item_tables: |_| None,
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),
     build: |settings, data, key| Ok(Box::new(Fdsa::new(settings.own()?, settings.transformer()?, &data, key)?)),

@@ -1,5 +1,7 @@
 //! What the general models share: the graph of the training part, Bayesian personalised ranking, scores of known users.
 
+use std::cell::OnceCell;
+
 use candle_core::{D, Tensor};
 use mp4sr_ops::plain::softplus;
 use mp4sr_ops::{Edges, Error, Result, SparseEntry, SparseMatrix, gather};
@@ -56,37 +58,71 @@ pub(crate) fn bpr(
     softplus(&(negative - positive)?)?.mean_all()
 }
 
-/// Scores by inner product of the vectors as training leaves them; a user's history changes nothing.
-pub(crate) struct VectorScorer {
+/// Scores by inner product of the vectors as training leaves them; the history of a user whom training has seen changes nothing.
+pub(crate) struct VectorScorer<'a> {
     title: &'static str,
     users: Tensor,
     items: Tensor,
+    fold_in: Option<Box<dyn Fn() -> Result<Tensor> + 'a>>,
+    /// What `fold_in` gave.
+    shares: OnceCell<Tensor>,
 }
 
-impl VectorScorer {
+impl<'a> VectorScorer<'a> {
     /// The scorer of the model `title` with vectors of users `[U, k]` and items `[I, k]`.
     pub fn new(title: &'static str, users: &Tensor, items: &Tensor) -> Result<Self> {
         trace::record(|| "user_vectors".to_owned(), users);
         trace::record(|| "item_vectors".to_owned(), items);
-        Ok(Self { title, users: users.detach().contiguous()?, items: items.detach().contiguous()? })
+        let (users, items) = (users.detach().contiguous()?, items.detach().contiguous()?);
+        Ok(Self { title, users, items, fold_in: None, shares: OnceCell::new() })
+    }
+
+    /// The same, and users whom training has not seen have a vector too: the sum of the rows of `shares` `[I, k]` of their distinct
+    /// items, over the square root of their number. It is called when the first of them comes.
+    pub fn with_fold_in(self, shares: impl Fn() -> Result<Tensor> + 'a) -> Self {
+        Self { fold_in: Some(Box::new(shares)), ..self }
+    }
+
+    /// The vector of somebody with these items, `[1, k]`.
+    fn folded_in(&self, history: &[u32]) -> Result<Tensor> {
+        let Some(fold_in) = &self.fold_in else {
+            let title = self.title;
+            return Err(Error::Msg(format!(
+                "{title} has no vector for a user whom training has not seen; use a sequential model"
+            )));
+        };
+        let shares = match self.shares.get() {
+            Some(shares) => shares,
+            None => {
+                let shares = fold_in()?.detach().contiguous()?;
+                self.shares.get_or_init(|| shares)
+            }
+        };
+        let rows = rows_of(&distinct(history));
+        gather(shares, &rows)?.sum_keepdim(0)? / (rows.len() as f64).sqrt()
     }
 }
 
-impl Scorer for VectorScorer {
+impl Scorer for VectorScorer<'_> {
     fn items(&self) -> &Tensor {
         &self.items
     }
 
+    fn needs_known_user(&self) -> bool {
+        self.fold_in.is_none()
+    }
+
     fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
         let known = self.users.dim(0)?;
-        let user = |query: &Query<'_>| {
-            query.user.filter(|&user| (user as usize) < known).ok_or_else(|| {
-                let title = self.title;
-                Error::Msg(format!(
-                    "{title} has no vector for a user whom training has not seen; use a sequential model"
-                ))
-            })
+        let row = |query: &Query<'_>| query.user.filter(|&user| (user as usize) < known);
+        let rows: Vec<u32> = queries.iter().filter_map(row).collect();
+        if rows.len() == queries.len() {
+            return gather(&self.users, &rows);
+        }
+        let vector = |query: &Query<'_>| match row(query) {
+            Some(user) => gather(&self.users, &[user]),
+            None => self.folded_in(query.history),
         };
-        gather(&self.users, &queries.iter().map(user).collect::<Result<Vec<u32>>>()?)
+        Tensor::cat(&queries.iter().map(vector).collect::<Result<Vec<_>>>()?, 0)
     }
 }

@@ -164,6 +164,11 @@ pub trait Scorer {
         1
     }
 
+    /// Whether only users whom training has seen can be ranked for; otherwise a history is enough.
+    fn needs_known_user(&self) -> bool {
+        false
+    }
+
     /// Vectors of queries, whose histories are not empty, `[B interests, k]`: the interests of a query one after the other.
     fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor>;
 }

@@ -13,7 +13,7 @@ use mp4sr_ops::{Result, RngKey, SparseMatrix, gather, propagate};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::graph::{VectorScorer, adjacency};
+use crate::graph::{VectorScorer, adjacency, items_of_users};
 use crate::interface::FINETUNE;
 use crate::negatives::NegativeSampler;
 use crate::recipe::{Reads, Recipe, Section};
@@ -36,6 +36,7 @@ pub static RECIPE: Recipe = Recipe {
         "model.lightgcn.reg_weight=1e-4,1e-3,1e-2",
     ],
     renamed: &[],
+    item_tables: |_| None,
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),
     build: |settings, data, key| Ok(Box::new(LightGcn::new(settings.own()?, &data, key)?)),
@@ -83,6 +84,8 @@ pub struct LightGcn {
     config: Config,
     users: usize,
     adjacency: SparseMatrix,
+    /// `[I]`: the distinct users of each item.
+    degrees: Vec<u32>,
     negatives: NegativeSampler,
     parameters: Parameters,
     /// `[U, d]`.
@@ -103,7 +106,9 @@ impl LightGcn {
         };
         let (user_embedding, item_embedding) = (table("user_embedding", users)?, table("item_embedding", data.items)?);
         let (adjacency, negatives) = (adjacency(data)?, NegativeSampler::new(data)?);
-        Ok(Self { config, users, adjacency, negatives, parameters, user_embedding, item_embedding })
+        let mut degrees = vec![0; data.items];
+        items_of_users(data).iter().flatten().for_each(|&item| degrees[item as usize] += 1);
+        Ok(Self { config, users, adjacency, degrees, negatives, parameters, user_embedding, item_embedding })
     }
 
     /// The vectors of all users and then all items, `[U + I, d]`.
@@ -116,6 +121,20 @@ impl LightGcn {
             trace::record(|| "item_vectors".to_owned(), &vectors.narrow(0, self.users, items)?);
         }
         Ok(vectors)
+    }
+
+    /// What each item gives to somebody whom training has not seen, `[I, d]`: the layers that the convolution has for such a user,
+    /// whose own embedding is zero, while the items stay as they are. Layer k of a user with the items N is the sum over N of
+    /// e_i^(k-1) / sqrt(|N| d_i), where d_i counts the new edge too.
+    fn fold_in_shares(&self) -> Result<Tensor> {
+        let layers = self.config.layers;
+        let tables = Tensor::cat(&[self.user_embedding.as_tensor(), self.item_embedding.as_tensor()], 0)?;
+        // The mean of the layers 0 to K-1, of which the user's layers 1 to K are made.
+        let below = propagate(&self.adjacency, &tables, layers - 1)?.detach();
+        let items = below.narrow(0, self.users, below.dim(0)? - self.users)?;
+        let share = |&degree: &u32| layers as f32 / (layers + 1) as f32 / ((degree + 1) as f32).sqrt();
+        let shares = Tensor::from_iter(self.degrees.iter().map(share), items.device())?.unsqueeze(1)?;
+        items.broadcast_mul(&shares)
     }
 
     /// The loss of a batch of events: `users` from 0, `positives` and `negatives` 1-based, all `[B]`.
@@ -170,10 +189,76 @@ impl Model for LightGcn {
     fn scorer(&self, _: &Phase) -> Result<Box<dyn Scorer + '_>> {
         let vectors = self.vectors()?.detach();
         let items = vectors.narrow(0, self.users, vectors.dim(0)? - self.users)?;
-        Ok(Box::new(VectorScorer::new("LightGCN", &vectors.narrow(0, 0, self.users)?, &items)?))
+        let scorer = VectorScorer::new("LightGCN", &vectors.narrow(0, 0, self.users)?, &items)?;
+        // Without layers, nothing of a user comes from items.
+        Ok(Box::new(if self.config.layers == 0 { scorer } else { scorer.with_fold_in(|| self.fold_in_shares()) }))
     }
 
     fn is_sequential(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::{Query, TrainingSequences};
+
+    /// Against a graph that has the new user as a row of its own, whose embedding is zero and whose edges lead to the user alone.
+    #[test]
+    fn a_new_user_has_the_vector_of_the_graph_with_that_user() {
+        let users: [&[u32]; 3] = [&[1, 2, 4], &[2, 3], &[4, 2, 4, 5]];
+        let data = Data {
+            items: 5,
+            training: TrainingSequences::new(users).into(),
+            modalities: Vec::new(),
+            categories: None,
+            device: Device::Cpu,
+        };
+        for layers in [1, 3] {
+            let config = Config { width: 4, layers, ..Config::default() };
+            let model = LightGcn::new(config, &data, RngKey::new(3)).unwrap();
+            let items = model.item_embedding.to_vec2::<f32>().unwrap();
+            let tables = [model.user_embedding.to_vec2::<f32>().unwrap(), items].concat();
+            let known = |user: usize, item: u32| users[user].contains(&item);
+            let degree = |item: u32| (0..3).filter(|&user| known(user, item)).count() as f64;
+            let of_user = |user: usize| (1..=5).filter(|&item| known(user, item)).count() as f64;
+            // Layers of the three users and five items, and the new user's layer from the items' layer below.
+            let mut layer: Vec<Vec<f64>> =
+                tables.iter().map(|row| row.iter().map(|&v| f64::from(v)).collect()).collect();
+            let mut expected = vec![0.0; 4];
+            for _ in 0..layers {
+                for item in [2, 5] {
+                    let weight = 1.0 / (2.0 * (degree(item) + 1.0)).sqrt();
+                    let own = &layer[2 + item as usize];
+                    expected.iter_mut().zip(own).for_each(|(sum, value)| *sum += weight * value / (layers + 1) as f64);
+                }
+                let mut next = vec![vec![0.0; 4]; 8];
+                for user in 0..3 {
+                    for item in (1..=5).filter(|&item| known(user, item)) {
+                        let (weight, row) = (1.0 / (of_user(user) * degree(item)).sqrt(), 2 + item as usize);
+                        for at in 0..4 {
+                            next[user][at] += weight * layer[row][at];
+                            next[row][at] += weight * layer[user][at];
+                        }
+                    }
+                }
+                layer = next;
+            }
+            let scorer = model.scorer(&PHASES[0]).unwrap();
+            assert!(!scorer.needs_known_user());
+            let queries = [Query { user: Some(1), history: &[9] }, Query::of_history(&[2, 5, 2])];
+            let found = scorer.queries(&queries).unwrap().to_vec2::<f32>().unwrap();
+            for (found, expected) in found[1].iter().zip(&expected) {
+                assert!((f64::from(*found) - expected).abs() < 1e-6, "{layers}: {found} {expected}");
+            }
+            let row = scorer.queries(&queries[..1]).unwrap().to_vec2::<f32>().unwrap();
+            assert_eq!(found[0], row[0], "a known user keeps the row");
+        }
+        let none = LightGcn::new(Config { layers: 0, ..Config::default() }, &data, RngKey::new(3)).unwrap();
+        let scorer = none.scorer(&PHASES[0]).unwrap();
+        assert!(scorer.needs_known_user() && scorer.queries(&[Query::of_history(&[2])]).is_err());
     }
 }

@@ -36,6 +36,7 @@ pub static RECIPE: Recipe = Recipe {
     presets: &[],
     grid: DECAY_GRID,
     renamed: &[],
+    item_tables: |_| None,
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),
     build: |settings, data, key| Ok(Box::new(MvRnn::new(settings.own()?, &data, key)?)),

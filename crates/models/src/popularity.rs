@@ -19,6 +19,7 @@ pub static RECIPE: Recipe = Recipe {
     presets: &[],
     grid: &[],
     renamed: &[],
+    item_tables: |_| None,
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),
     build: |_, data: Data, _| Ok(Box::new(Popularity::new(data.items, &data.training, &data.device)?)),

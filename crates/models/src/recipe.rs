@@ -59,6 +59,9 @@ pub struct Recipe {
     pub grid: &'static [&'static str],
     /// Keys that earlier releases had under another name.
     pub renamed: &'static [Renamed],
+    /// The parameters with a row per item, the items' rows last, of a model that can rank items that training has not seen by what it
+    /// reads of them; their rows are zeros, as if the model had no ids. None where the model needs an id that was trained.
+    pub item_tables: fn(settings: &Settings<'_>) -> Option<&'static [&'static str]>,
     /// Refuses settings that no single key's type and range can exclude.
     pub check: fn(settings: &Settings<'_>) -> std::result::Result<(), Refused>,
     /// The phases under these settings.

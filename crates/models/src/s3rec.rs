@@ -42,6 +42,7 @@ pub static RECIPE: Recipe = Recipe {
     presets: &[],
     grid: DECAY_GRID,
     renamed: &[],
+    item_tables: |_| None,
     check,
     phases: |settings| Ok(phases(&settings.own()?)),
     build: |settings, data, key| Ok(Box::new(S3Rec::new(settings.own()?, settings.transformer()?, &data, key)?)),

@@ -28,6 +28,7 @@ pub static RECIPE: Recipe = Recipe {
         "finetune.weight_decay=0.0,1e-4,5e-4",
     ],
     renamed: &[],
+    item_tables: |_| None,
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),
     build: |settings, data: Data, key| {

@@ -45,6 +45,7 @@ pub static RECIPE: Recipe = Recipe {
     presets: &[],
     grid: DECAY_GRID,
     renamed: &[],
+    item_tables: |_| Some(&["id_embedding"]),
     check: |_| Ok(()),
     phases: |settings| Ok(phases(&settings.own()?)),
     build: |settings, data, key| {

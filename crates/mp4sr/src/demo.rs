@@ -3,9 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use clap::builder::FalseyValueParser;
 use mp4sr_artifact::{Layout, files};
 use mp4sr_pipeline::config::ModelCatalog;
-use mp4sr_pipeline::{StageArgs, StageName, print};
+use mp4sr_pipeline::{
+    ARTIFACTS_VARIABLE, Assignments, DEFAULT_ARTIFACTS, StageArgs, StageName, artifacts_folder, print,
+};
 
 use crate::run::run_until;
 
@@ -19,13 +22,13 @@ const RUN: &str = "mp4sr";
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Folder of all artifacts.
-    #[arg(long, env = "MP4SR_ARTIFACTS", value_name = "FOLDER", default_value = "artifacts")]
+    #[arg(long, env = ARTIFACTS_VARIABLE, value_name = "FOLDER", default_value = DEFAULT_ARTIFACTS, value_parser = artifacts_folder)]
     artifacts: PathBuf,
     /// Replaces one key of the sample pipeline; may be given several times.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     overrides: Vec<String>,
     /// Says nothing but results and errors.
-    #[arg(long, short, env = "MP4SR_QUIET")]
+    #[arg(long, short, env = "MP4SR_QUIET", value_parser = FalseyValueParser::new())]
     quiet: bool,
 }
 
@@ -36,12 +39,11 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     files::write_bytes(&pipeline, PIPELINE.as_bytes())?;
     let stage = |run: &str, assignment: &str| StageArgs {
         pipeline: pipeline.clone(),
-        data: None,
         run: Some(run.to_owned()),
         artifacts: args.artifacts.clone(),
-        overrides: args.overrides.iter().cloned().chain([assignment.to_owned()]).collect(),
-        more_overrides: None,
+        overrides: Assignments::last_of_each(&[args.overrides.as_slice(), &[assignment.to_owned()]].concat()),
         quiet: args.quiet,
+        ..StageArgs::default()
     };
     run_until(&stage("popularity", "model.name=popularity"), StageName::Evaluate, models)?;
     run_until(&stage("mp4sr-without-pretraining", "pretrain.enabled=false"), StageName::Evaluate, models)?;

@@ -40,15 +40,19 @@ pub fn run_until(args: &StageArgs, until: StageName, models: &Arc<ModelCatalog>)
 }
 
 fn run_stage(stage: StageArgs, name: StageName, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
-    use mp4sr_train::command::PhaseArgument;
+    use mp4sr_train::command::{PhaseArgument, TrainArgs};
     let train = |phase| mp4sr_train::command::run(&mp4sr_train::command::Args { phase }, models);
+    let phase_args = |stage| TrainArgs { stage, restart: false };
     match name {
         StageName::Preprocess => mp4sr_preprocess::command::run(&mp4sr_preprocess::command::Args { stage }, models),
         StageName::Extract => mp4sr_extract::command::run(&mp4sr_extract::command::Args { stage }, models),
-        StageName::Pretrain => train(PhaseArgument::Pretrain(stage)),
-        StageName::Finetune => train(PhaseArgument::Finetune(stage)),
+        StageName::Pretrain => train(PhaseArgument::Pretrain(phase_args(stage))),
+        StageName::Finetune => train(PhaseArgument::Finetune(phase_args(stage))),
         StageName::Evaluate => mp4sr_evaluate::command::run(&mp4sr_evaluate::command::Args { stage }, models),
-        StageName::Recommend => mp4sr_recommend::command::run(&mp4sr_recommend::command::Args { stage }, models),
+        StageName::Recommend => {
+            let given = mp4sr_recommend::for_histories::GivenArgs::default();
+            mp4sr_recommend::command::run(&mp4sr_recommend::command::Args { stage, given }, models)
+        }
         StageName::Report => mp4sr_report::command::run(&mp4sr_report::command::Args { stage }, models),
     }
 }

@@ -42,6 +42,10 @@ impl std::fmt::Debug for StoredValues {
     }
 }
 
+fn both<T: Copy>(a: &Arc<dyn AsRef<[T]> + Send + Sync>, b: &Arc<dyn AsRef<[T]> + Send + Sync>) -> Vec<T> {
+    [(**a).as_ref(), (**b).as_ref()].concat()
+}
+
 /// Ragged constant rows: item i owns rows `offsets[i]..offsets[i+1]` of `values` `[rows, width]`. A view of some items; the
 /// values are never copied as a whole.
 #[derive(Clone, Debug)]
@@ -85,6 +89,29 @@ impl Ragged {
     #[must_use]
     pub fn rearranged(&self, sources: &[Option<u32>]) -> Self {
         self.with_rows(sources.iter().map(|source| source.map_or((0, 0), |i| self.rows[i as usize])).collect())
+    }
+
+    /// These items and then the items of `others`, which have rows of the same width and type. All values are copied.
+    pub fn joined(&self, others: &Self) -> Result<Self> {
+        if self.width != others.width {
+            bail!("ragged rows of width {} cannot follow those of width {}", others.width, self.width);
+        }
+        let values = match (&self.values, &others.values) {
+            (StoredValues::F32(a), StoredValues::F32(b)) => StoredValues::F32(Arc::new(both(a, b))),
+            (StoredValues::F16(a), StoredValues::F16(b)) => StoredValues::F16(Arc::new(both(a, b))),
+            (StoredValues::Bf16(a), StoredValues::Bf16(b)) => StoredValues::Bf16(Arc::new(both(a, b))),
+            (a, b) => bail!("ragged rows: {b:?} cannot follow {a:?}"),
+        };
+        let before = self.values.len() / self.width;
+        let rows = self.rows.iter().copied();
+        let rows = rows.chain(others.rows.iter().map(|&(start, end)| (before + start, before + end)));
+        Ok(Self {
+            values,
+            width: self.width,
+            rows: Arc::new(rows.collect()),
+            #[cfg(feature = "cuda")]
+            card: crate::cuda::CardFeatures::default(),
+        })
     }
 
     fn with_rows(&self, rows: Vec<(usize, usize)>) -> Self {

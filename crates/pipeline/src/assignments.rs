@@ -6,9 +6,22 @@ use std::str::FromStr;
 ///
 /// Values are written as in a pipeline file, so blanks within quotes, brackets and braces belong to the value:
 /// `run.seed=7 model.modalities=[{ name = "text" }, { name = "audio", features = "mine" }]` holds two assignments.
-/// Blanks around `=` are allowed, and an assignment may be quoted as a whole, as for a shell.
+/// A word without `=` belongs to the value before it (`source.images=my pictures`). Blanks around `=` are allowed, and an assignment may be quoted as a whole, as for a shell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Assignments(pub Vec<String>);
+
+impl Assignments {
+    /// The key of an assignment, with its sections.
+    pub fn key_of(assignment: &str) -> &str {
+        assignment.split('=').next().unwrap_or_default().trim()
+    }
+
+    /// The assignments that count: of those that give the same key, the last.
+    pub fn last_of_each(all: &[String]) -> Vec<String> {
+        let is_last = |at: &usize| all[at + 1..].iter().all(|later| Self::key_of(later) != Self::key_of(&all[*at]));
+        (0..all.len()).filter(is_last).map(|at| all[at].clone()).collect()
+    }
+}
 
 /// A text that ends inside of quotes, brackets or braces.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,10 +59,14 @@ impl FromStr for Assignments {
             return Err(NotClosed { opened });
         }
         found.push(current);
+        let words: Vec<&String> = found.iter().filter(|word| !word.is_empty()).collect();
         let mut assignments: Vec<String> = Vec::new();
-        for word in found.iter().filter(|word| !word.is_empty()) {
+        for (at, word) in words.iter().enumerate() {
+            let is_key = words.get(at + 1).is_some_and(|next| next.starts_with('='));
             match assignments.last_mut() {
                 Some(last) if word.starts_with('=') || last.find('=') == Some(last.len() - 1) => last.push_str(word),
+                // A word without `=` is no assignment: it belongs to the value before it.
+                Some(last) if !word.contains('=') && !is_key => *last = format!("{last} {word}"),
                 _ => assignments.push(unquoted(word).to_owned()),
             }
         }
@@ -67,6 +84,12 @@ fn unquoted(word: &str) -> &str {
 mod tests {
     use super::*;
 
+    #[test]
+    fn of_several_assignments_to_a_key_the_last_counts() {
+        let all = ["a.b=1", "a.c=2", "a.b = 3"].map(str::to_owned);
+        assert_eq!(Assignments::last_of_each(&all), ["a.c=2", "a.b = 3"]);
+    }
+
     fn parse(text: &str) -> Vec<String> {
         text.parse::<Assignments>().unwrap().0
     }
@@ -76,6 +99,7 @@ mod tests {
         assert_eq!(parse(""), Vec::<String>::new());
         assert_eq!(parse("  a.b=1\n c.d=2 "), ["a.b=1", "c.d=2"]);
         assert_eq!(parse("a.b = 1 c.d= \"x\" e.f =2"), ["a.b=1", "c.d=\"x\"", "e.f=2"]);
+        assert_eq!(parse("source.images=my pictures run.seed = 1"), ["source.images=my pictures", "run.seed=1"]);
         let value = r#"model.modalities=[{ name = "text" }, { name = "audio", features = "mine" }]"#;
         assert_eq!(parse(&format!("run.seed=7 {value} a.b=c")), ["run.seed=7", value, "a.b=c"]);
         assert_eq!(

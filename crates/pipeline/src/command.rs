@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
+use clap::builder::{FalseyValueParser, OsStringValueParser, TypedValueParser};
+use clap::parser::ValueSource;
 use mp4sr_artifact::{Layout, Lock, Stage, Status, Timing, files, is_guarded};
 
 use crate::config::ModelCatalog;
@@ -14,30 +16,108 @@ use crate::{Assignments, Config, Progress, timing};
 /// `dataset.data` of the sample pipeline: its raw files are generated, among the artifacts wherever these go.
 const SAMPLE_DATA: &str = "artifacts/sample/raw";
 
-/// The flags that every stage has; each has a twin in the environment.
-#[derive(Clone, Debug, clap::Args)]
-pub struct StageArgs {
-    /// The pipeline file.
-    #[arg(long, env = "MP4SR_PIPELINE", value_name = "FILE")]
-    pub pipeline: PathBuf,
+/// The flags that every stage has; most have a twin in the environment.
+#[derive(Debug, clap::Args)]
+struct StageFlags {
+    /// The pipeline file. Where `--run` is the folder of a run, such as `artifacts/sample/runs/mp4sr`, it may be left out.
+    #[arg(long, env = "MP4SR_PIPELINE", value_name = "FILE", default_value = "", hide_default_value = true, value_parser = path_or_nothing())]
+    pipeline: PathBuf,
     /// Folder of the raw files, in place of the pipeline's `dataset.data`.
-    #[arg(long, env = "MP4SR_DATA", value_name = "FOLDER")]
-    pub data: Option<String>,
-    /// Name of the run, in place of the pipeline's `run.name`.
-    #[arg(long, env = "MP4SR_RUN", value_name = "NAME")]
-    pub run: Option<String>,
+    #[arg(long, env = DATA_VARIABLE, value_name = "FOLDER")]
+    data: Option<String>,
+    /// Name of the run, in place of the pipeline's `run.name`, or the folder of a run.
+    #[arg(long, env = RUN_VARIABLE, value_name = "NAME")]
+    run: Option<String>,
     /// Folder of all artifacts.
-    #[arg(long, env = "MP4SR_ARTIFACTS", value_name = "FOLDER", default_value = "artifacts")]
-    pub artifacts: PathBuf,
+    #[arg(long, env = ARTIFACTS_VARIABLE, value_name = "FOLDER", default_value = DEFAULT_ARTIFACTS, value_parser = artifacts_folder)]
+    artifacts: PathBuf,
     /// Replaces one key of the pipeline; may be given several times.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
-    pub overrides: Vec<String>,
+    overrides: Vec<String>,
     /// Replaces keys of the pipeline: assignments separated by blanks. Those of `--set` come after them.
     #[arg(long = "set-all", env = "MP4SR_SET", value_name = "ASSIGNMENTS")]
-    pub more_overrides: Option<Assignments>,
+    more_overrides: Option<Assignments>,
     /// Says nothing but results and errors.
-    #[arg(long, short, env = "MP4SR_QUIET")]
+    #[arg(long, short, env = "MP4SR_QUIET", value_parser = FalseyValueParser::new())]
+    quiet: bool,
+}
+
+const DATA_VARIABLE: &str = "MP4SR_DATA";
+const RUN_VARIABLE: &str = "MP4SR_RUN";
+/// The environment's twin of `--artifacts`.
+pub const ARTIFACTS_VARIABLE: &str = "MP4SR_ARTIFACTS";
+/// Where artifacts go unless a user says otherwise.
+pub const DEFAULT_ARTIFACTS: &str = "artifacts";
+
+/// Parses the folder of all artifacts; nothing, as an empty variable of the environment gives it, means the usual one.
+#[expect(clippy::unnecessary_wraps, reason = "clap's parsers give results")]
+pub fn artifacts_folder(text: &str) -> Result<PathBuf, std::convert::Infallible> {
+    Ok(PathBuf::from(if text.is_empty() { DEFAULT_ARTIFACTS } else { text }))
+}
+
+/// The flags that every stage has, and which of them were typed.
+#[derive(Clone, Debug, Default)]
+pub struct StageArgs {
+    /// The pipeline file.
+    pub pipeline: PathBuf,
+    /// Folder of the raw files, in place of the pipeline's `dataset.data`.
+    pub data: Option<String>,
+    /// Name of the run, in place of the pipeline's `run.name`.
+    pub run: Option<String>,
+    /// Folder of all artifacts.
+    pub artifacts: PathBuf,
+    /// What replaces keys of the pipeline, each `section.key=value`, as typed.
+    pub overrides: Vec<String>,
+    /// What replaces keys of the pipeline before `overrides` does.
+    pub more_overrides: Option<Assignments>,
+    /// Whether nothing is said but results and errors.
     pub quiet: bool,
+    /// Whether `data` comes from the environment.
+    pub data_is_inherited: bool,
+    /// Whether `run` comes from the environment.
+    pub run_is_inherited: bool,
+}
+
+impl clap::Args for StageArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        StageFlags::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        StageFlags::augment_args_for_update(command)
+    }
+}
+
+impl clap::FromArgMatches for StageArgs {
+    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
+        let StageFlags { pipeline, data, run, artifacts, overrides, more_overrides, quiet } =
+            StageFlags::from_arg_matches(matches)?;
+        let inherited = |flag| matches.value_source(flag) == Some(ValueSource::EnvVariable);
+        let (data_is_inherited, run_is_inherited) = (inherited("data"), inherited("run"));
+        Ok(Self {
+            pipeline,
+            data,
+            run,
+            artifacts,
+            overrides,
+            more_overrides,
+            quiet,
+            data_is_inherited,
+            run_is_inherited,
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Flags whose `--run` was a folder, taken apart.
+struct Located {
+    args: StageArgs,
+    /// The dataset that the folder belongs to.
+    dataset: Option<String>,
 }
 
 /// What a stage works with.
@@ -53,15 +133,61 @@ pub struct Context {
     pub models: Arc<ModelCatalog>,
 }
 
+/// A path that may be empty.
+fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
 impl StageArgs {
-    /// What replaces keys of the pipeline, in the order in which it does.
+    /// What replaces keys of the pipeline, in the order in which it does: what is typed comes after what is inherited.
     pub fn all_overrides(&self) -> Vec<String> {
         let more = self.more_overrides.iter().flat_map(|more| &more.0);
-        more.chain(&self.overrides).cloned().collect()
+        Assignments::last_of_each(&more.chain(&self.overrides).cloned().collect::<Vec<_>>())
+    }
+
+    /// The flags with a folder of a run in `--run` taken apart: the pipeline is the configuration that the run was trained with, where
+    /// no other is given, and the artifacts are those around it.
+    fn located(&self) -> anyhow::Result<Located> {
+        let mut own = self.clone();
+        let Some(folder) = self.run.as_ref().map(Path::new).filter(|run| run.components().count() > 1) else {
+            anyhow::ensure!(
+                self.pipeline != Path::new(""),
+                "no pipeline is named; give `--pipeline FILE`, or the folder of a run, as in `--run artifacts/sample/runs/mp4sr`"
+            );
+            return Ok(Located { args: own, dataset: None });
+        };
+        let place = folder.components().collect::<PathBuf>();
+        let parts = place.file_name().and_then(|name| name.to_str()).zip(place.ancestors().nth(3));
+        let is_run = place.parent().is_some_and(|runs| runs.file_name().is_some_and(|name| name == "runs"));
+        let (name, artifacts) = parts.filter(|_| is_run).with_context(|| {
+            format!("`{}` is not the folder of a run, such as `artifacts/sample/runs/mp4sr`", folder.display())
+        })?;
+        own.run = Some(name.to_owned());
+        own.artifacts = if artifacts == Path::new("") { PathBuf::from(".") } else { artifacts.to_owned() };
+        if self.pipeline == Path::new("") {
+            own.pipeline = place.join("config.toml");
+            let missing = || format!("`{}` has no configuration: no run was trained there", folder.display());
+            anyhow::ensure!(own.pipeline.is_file(), missing());
+        }
+        let dataset = place.ancestors().nth(2).and_then(Path::file_name);
+        Ok(Located { args: own, dataset: dataset.map(|name| name.to_string_lossy().into_owned()) })
     }
 
     /// Reads the pipeline and resolves it.
     pub fn context(&self, models: &Arc<ModelCatalog>) -> anyhow::Result<Context> {
+        let Located { args, dataset } = self.located()?;
+        let context = args.context_of_pipeline(models)?;
+        let named = &context.config.dataset.name;
+        if let Some(dataset) = dataset.filter(|dataset| dataset != named) {
+            let pipeline = args.pipeline.display();
+            anyhow::bail!(
+                "`--run` is a run of the dataset `{dataset}`, and `dataset.name` is `{named}` in `{pipeline}`; give the pipeline of that dataset"
+            );
+        }
+        Ok(context)
+    }
+
+    fn context_of_pipeline(&self, models: &Arc<ModelCatalog>) -> anyhow::Result<Context> {
         let progress = Progress::new(self.quiet);
         let (mut config, warnings) = Config::load(&self.pipeline, &self.all_overrides(), models)?;
         // The stages of one process read the same pipeline file: each warning is printed once.
@@ -69,19 +195,20 @@ impl StageArgs {
         for warning in warnings.into_iter().filter(|warning| printed.insert(warning.clone())) {
             progress.log(format!("warning: {warning}"));
         }
-        if let Some(data) = &self.data {
-            config.dataset.data.clone_from(data);
+        let data = Flag { name: "--data", value: self.data.as_deref(), is_inherited: self.data_is_inherited };
+        let run = Flag { name: "--run", value: self.run.as_deref(), is_inherited: self.run_is_inherited };
+        if let Some(data) = data.in_place_of("dataset.data", &self.overrides, &config.dataset.data)? {
+            data.clone_into(&mut config.dataset.data);
         } else if config.dataset.data == SAMPLE_DATA {
             config.dataset.data = sample_world(&self.artifacts);
         }
-        if let Some(run) = self.run.as_ref().filter(|run| !run.is_empty()) {
-            config.run.name.clone_from(run);
+        if let Some(run) = run.in_place_of("run.name", &self.overrides, &config.run.name)? {
+            run.clone_into(&mut config.run.name);
         }
         let name = &config.run.name;
-        anyhow::ensure!(
-            crate::config::is_name(name),
-            "run name {name:?} is not allowed; use letters, digits, `-`, `_`, `.`"
-        );
+        if let Err(allowed) = crate::config::check_name(name) {
+            anyhow::bail!("the run name {name:?} is not allowed; use {allowed}");
+        }
         let layout = Layout::new(&self.artifacts, &config.dataset.name, name);
         Ok(Context { config, layout, progress, models: models.clone() })
     }
@@ -89,6 +216,30 @@ impl StageArgs {
     /// Whether the raw files of the context that these flags give are those of the sample world, which are generated.
     pub fn reads_sample_world(&self, context: &Context) -> bool {
         context.config.dataset.data == sample_world(&self.artifacts)
+    }
+}
+
+/// A flag that stands for a key of the pipeline.
+struct Flag<'a> {
+    name: &'a str,
+    value: Option<&'a str>,
+    is_inherited: bool,
+}
+
+impl<'a> Flag<'a> {
+    /// The flag's value where it counts: what is typed wins over what the environment says, and where the flag and the key are
+    /// both typed they have to agree. `set` is the key's value without the flag.
+    fn in_place_of(&self, key: &str, typed: &[String], set: &str) -> anyhow::Result<Option<&'a str>> {
+        let Some(value) = self.value.filter(|value| !value.is_empty()) else { return Ok(None) };
+        let Some(assignment) = typed.iter().find(|typed| Assignments::key_of(typed) == key) else {
+            return Ok(Some(value));
+        };
+        anyhow::ensure!(
+            self.is_inherited || set == value,
+            "`{} {value}` and `--set {assignment}` contradict each other; give one of them",
+            self.name
+        );
+        Ok(None)
     }
 }
 
@@ -105,6 +256,21 @@ fn sample_world(artifacts: &Path) -> String {
 #[error("{0}; this is a defect of mp4sr, please report it")]
 pub struct Bug(pub String);
 
+/// The variable by which a program that starts another says that the other ends with it.
+pub const TIED: &str = "MP4SR_TIED";
+
+/// Ends this process when the one that started it is gone, however that ended: the starter holds the other end of standard input,
+/// and the system closes it. Does nothing unless the starter asks for it. What a killed stage leaves, the next one cleans.
+#[expect(clippy::exit, reason = "there is nobody left to return to")]
+fn end_with_starter() {
+    if std::env::var_os(TIED).is_some() {
+        std::thread::spawn(|| {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            std::process::exit(143);
+        });
+    }
+}
+
 /// Runs a program: reports an error once, as one line, and turns it into the exit code (0 done, 1 for the user to fix, 2 a defect).
 pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::UnwindSafe) -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
@@ -116,6 +282,7 @@ pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::Unwin
         let what = info.payload_as_str().unwrap_or("unknown");
         print_error(&format!("internal error{place}: {what}; this is a defect of mp4sr, please report it"));
     }));
+    end_with_starter();
     match std::panic::catch_unwind(program) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) if is_closed_pipe(&error) => ExitCode::SUCCESS,
@@ -205,6 +372,32 @@ mod tests {
             files::write_bytes(&folder.join("made"), b"made")?;
             Ok(vec![folder.join("made")])
         })
+    }
+
+    #[test]
+    fn the_folder_of_a_run_says_which_pipeline_and_artifacts_are_meant() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("made/shop/runs/first");
+        let args = |run: &Path, pipeline: &str| StageArgs {
+            pipeline: pipeline.into(),
+            run: Some(run.to_str().unwrap().to_owned()),
+            artifacts: "artifacts".into(),
+            quiet: true,
+            ..StageArgs::default()
+        };
+        let models = Arc::new(ModelCatalog::unchecked());
+        let refused = |run: &Path, pipeline: &str| args(run, pipeline).context(&models).unwrap_err().to_string();
+        assert!(refused(Path::new("first"), "").contains("no pipeline is named"));
+        assert!(refused(&folder, "").contains("no run was trained there"));
+        assert!(refused(Path::new("a/b"), "").contains("is not the folder of a run"));
+        files::write_bytes(&folder.join("config.toml"), b"[dataset]\nname = \"shop\"\n").unwrap();
+        for run in [folder.clone(), folder.join("")] {
+            let context = args(&run, "").context(&models).unwrap();
+            assert_eq!(context.layout.run(), folder);
+        }
+        files::write_bytes(&folder.join("config.toml"), b"[dataset]\nname = \"other\"\n").unwrap();
+        let message = refused(&folder, "");
+        assert!(message.contains("a run of the dataset `shop`") && message.contains("`other`"), "{message}");
     }
 
     #[test]

@@ -13,7 +13,9 @@ pub mod text;
 mod timing;
 
 pub use assignments::{Assignments, NotClosed};
-pub use command::{Bug, Context, StageArgs, print, run_main, run_stage};
+pub use command::{
+    ARTIFACTS_VARIABLE, Bug, Context, DEFAULT_ARTIFACTS, StageArgs, TIED, artifacts_folder, print, run_main, run_stage,
+};
 pub use config::Config;
 pub use progress::{Bar, Progress};
 pub use stages::{STAGES, StageName, StageRow};

@@ -1,5 +1,7 @@
 //! Every key of a pipeline file is known, of the right type and in its range, or the user learns which one is not.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value as Json;
 use toml::{Table, Value};
 
@@ -64,6 +66,20 @@ impl ConfigError {
 
     pub(crate) fn invalid(origin: &str, reason: &str) -> Self {
         Self::Invalid { origin: origin.to_owned(), reason: reason.to_owned() }
+    }
+
+    /// The same error about what `--set` gave, where the key is one of those that it replaced: `set` has the assignments by key.
+    pub(crate) fn of_override(mut self, set: &BTreeMap<String, String>) -> Self {
+        if let Self::UnknownKey { origin, key, .. } | Self::Value { origin, key, .. } = &mut self {
+            let is_within = |inner: &str, outer: &str| {
+                inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+            };
+            let of_key = |(name, _): &(&String, &String)| is_within(key, name) || is_within(name, key);
+            if let Some((_, assignment)) = set.iter().find(of_key) {
+                *origin = format!("--set {assignment}");
+            }
+        }
+        self
     }
 
     pub(crate) fn value(origin: &str, key: &str, value: &str, allowed: &str) -> Self {

@@ -20,6 +20,7 @@ mod images;
 mod input;
 mod join;
 mod junk;
+mod new_items;
 #[cfg(test)]
 mod oracle;
 mod partitions;
@@ -35,5 +36,6 @@ mod text;
 mod window;
 
 pub use error::{Error, Result};
+pub use new_items::read_items;
 pub use report::Report;
 pub use stage::{account, count_events, count_items, run};

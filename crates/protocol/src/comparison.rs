@@ -4,7 +4,7 @@
 use mp4sr_artifact::{Error, Layout, Result, Sequences};
 
 use crate::significance::{Interval, Test, bootstrap, holm, mean_and_deviation, paired_t, unrounded, wilcoxon};
-use crate::{Measure, Split, StoredRanks, means};
+use crate::{Measure, OtherSetting, RanksInfo, Split, StoredRanks, means};
 
 /// Below this a difference is marked (paper, Table 2).
 pub const SIGNIFICANT: f64 = 0.01;
@@ -14,16 +14,18 @@ pub const BOOTSTRAP_ROUNDS: usize = 1000;
 const BOOTSTRAP_SEED: u64 = 0;
 
 /// The ranks of a model, one list per seed; every list has one rank per user, 0 for a user without one.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SeedRuns {
     /// The name of the model.
     pub name: String,
     /// The ranks, by seed.
     pub ranks: Vec<Vec<u32>>,
+    /// Whether items of the history were no candidates; none where the ranks do not say.
+    pub removes_seen: Option<bool>,
 }
 
 impl SeedRuns {
-    /// Reads the ranks of runs of one model.
+    /// Reads the ranks of runs of one model. They have to differ by their seed, and by nothing else.
     pub fn read(
         name: &str,
         runs: &[Layout],
@@ -31,18 +33,25 @@ impl SeedRuns {
         split: Split,
         history: Option<usize>,
     ) -> Result<Self> {
-        let mut group = Self { name: name.to_owned(), ranks: Vec::new() };
-        let mut first: Option<(&str, serde_json::Value)> = None;
+        const REMEDY: &str = "name runs together that differ by their seed alone";
+        let mut group = Self { name: name.to_owned(), ..Self::default() };
+        let mut earlier: Vec<(&str, RanksInfo)> = Vec::new();
         for run in runs {
             let StoredRanks { ranks, info } = StoredRanks::read(run, sequences, split, history)?;
-            let model = info.config["model"].clone();
-            let (of, expected) = first.get_or_insert_with(|| (run.run_name(), model.clone()));
-            if *expected != model {
-                let reason =
-                    format!("its `[model]` is not that of the run `{of}`, named as the same under another seed");
-                let remedy = "name runs together that differ by their seed alone";
-                return Err(Error::unusable(&run.run(), reason, remedy));
+            let refuse = |reason: String| Err(Error::unusable(&run.run(), reason, REMEDY));
+            if let Some((of, first)) = earlier.first()
+                && let Some(OtherSetting { key, own, others }) = info.other_setting(first)
+            {
+                return refuse(format!(
+                    "its `{key}` is {own} and not {others}, as that of the run `{of}`, which is named as the same under another seed"
+                ));
             }
+            let same_seed = |(_, before): &&(&str, RanksInfo)| info.seed().is_some() && before.seed() == info.seed();
+            if let Some((of, _)) = earlier.iter().find(same_seed) {
+                return refuse(format!("it has the seed of the run `{of}`, and one seed counts once"));
+            }
+            group.removes_seen = info.removes_seen;
+            earlier.push((run.run_name(), info));
             group.ranks.push(ranks);
         }
         Ok(group)
@@ -52,7 +61,7 @@ impl SeedRuns {
     #[must_use]
     pub fn of_users(&self, users: &[usize]) -> Self {
         let pick = |ranks: &Vec<u32>| users.iter().map(|&user| ranks[user]).collect();
-        Self { name: self.name.clone(), ranks: self.ranks.iter().map(pick).collect() }
+        Self { ranks: self.ranks.iter().map(pick).collect(), ..self.clone() }
     }
 
     /// Each user's value, the mean over seeds.
@@ -114,6 +123,8 @@ pub struct Comparison {
     pub users: usize,
     /// The models in the order in which they were given.
     pub rows: Vec<ComparedModel>,
+    /// The names of the models whose candidates leave out the items of the history, where those of others do not.
+    pub without_seen: Vec<String>,
 }
 
 impl Comparison {
@@ -129,7 +140,21 @@ impl Comparison {
                 row.1.push(value);
             }
         }
-        Self { measures: measures.to_vec(), users: users.len(), rows }
+        let named = |removes: bool| groups.iter().filter(move |group| group.removes_seen == Some(removes));
+        let differ = named(false).next().is_some();
+        let without_seen = named(true).filter(|_| differ).map(|group| group.name.clone()).collect();
+        Self { measures: measures.to_vec(), users: users.len(), rows, without_seen }
+    }
+
+    /// What a reader has to know where the models were not ranked among the same candidates.
+    pub fn candidates_note(&self) -> Option<String> {
+        let names = self.without_seen.join(", ");
+        (!names.is_empty()).then(|| {
+            format!(
+                "The candidates differ: items of the history are left out for {names} and kept for the others \
+                 (`evaluate.seen_items`), so that these values can't be compared as they stand."
+            )
+        })
     }
 
     /// Whether the best of a column is significantly better than the best other, or all others that are equal to that one.
@@ -184,7 +209,7 @@ mod tests {
     use super::*;
 
     fn group(name: &str, ranks: &[&[u32]]) -> SeedRuns {
-        SeedRuns { name: name.to_owned(), ranks: ranks.iter().map(|r| r.to_vec()).collect() }
+        SeedRuns { name: name.to_owned(), ranks: ranks.iter().map(|r| r.to_vec()).collect(), removes_seen: None }
     }
 
     #[test]

@@ -17,4 +17,4 @@ pub use comparison::{
 pub use measure::{BadScore, Measure, Metrics, means, rank};
 pub use significance::{Interval, Test, mean_and_deviation};
 pub use split::{EvalCase, Split, training_part};
-pub use store::{RanksInfo, StoredRanks, WEIGHTS};
+pub use store::{OtherSetting, RanksInfo, StoredRanks, WEIGHTS};

@@ -1,8 +1,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mp4sr_artifact::{Error, Fingerprint, Header, Layout, Result, Sequences, Tensor, TensorFile, write_tensors};
+use mp4sr_artifact::{
+    Error, Fingerprint, Header, Layout, Manifest, Result, Sequences, Tensor, TensorFile, write_tensors,
+};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::Split;
 
@@ -28,8 +31,11 @@ pub struct RanksInfo {
     pub split: String,
     /// The last events of each history that the model was shown; none where it was shown all.
     pub history: Option<usize>,
+    /// Whether items of the history were no candidates; ranks of earlier releases do not say.
+    #[serde(default)]
+    pub removes_seen: Option<bool>,
     /// The resolved configuration of model, training and evaluation, as in the header of the weights.
-    pub config: serde_json::Value,
+    pub config: Value,
 }
 
 impl StoredRanks {
@@ -68,6 +74,11 @@ impl StoredRanks {
                 return Err(Error::unusable(&path, reason, remedy));
             }
         }
+        if let Some(features) = changed_features(layout)? {
+            let reason = format!("the {features} have changed since");
+            let remedy = format!("run `make evaluate RUN={}` with the run's own settings", layout.run_name());
+            return Err(Error::unusable(&path, reason, remedy));
+        }
         let ranks = file.take_u32("rank")?;
         let users = sequences.user_count();
         if ranks.len() != users {
@@ -83,10 +94,78 @@ impl StoredRanks {
     }
 }
 
+/// The role of the features that are not those that the run's ranks were made from, as far as its record says where they lie.
+fn changed_features(layout: &Layout) -> Result<Option<String>> {
+    let Some(record) = Manifest::find(&layout.run(), "evaluate") else { return Ok(None) };
+    for (role, then) in record.inputs.iter().filter(|(role, _)| role.starts_with("features of ")) {
+        let Some(name) = then.path.file_name() else { continue };
+        let now = layout.features().join(name);
+        if now.exists() && !then.is_of(&now)? {
+            return Ok(Some(role.clone()));
+        }
+    }
+    Ok(None)
+}
+
+/// What differs between runs of one row, or decides no rank.
+const NOT_COMPARED: [&str; 9] = [
+    "dataset",
+    "run.seed",
+    "run.device",
+    "run.preset",
+    "run.save_seconds",
+    "pretrain.from",
+    "evaluate.batch",
+    "evaluate.k",
+    "evaluate.short_histories",
+];
+
+/// A setting that differs between two runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherSetting {
+    /// The key with its sections.
+    pub key: String,
+    /// The value of the one.
+    pub own: String,
+    /// The value of the other.
+    pub others: String,
+}
+
 impl RanksInfo {
+    /// The seed of the run; none where the ranks do not say.
+    pub fn seed(&self) -> Option<u64> {
+        self.config["run"]["seed"].as_u64()
+    }
+
+    /// The first setting beside the seed that is another in `other`, among those that both record.
+    pub fn other_setting(&self, other: &Self) -> Option<OtherSetting> {
+        if let (Some(own), Some(others)) = (self.removes_seen, other.removes_seen)
+            && own != others
+        {
+            let named = |removes: bool| if removes { "remove" } else { "keep" }.to_owned();
+            let key = "evaluate.seen_items".to_owned();
+            return Some(OtherSetting { key, own: named(own), others: named(others) });
+        }
+        difference("", &self.config, &other.config)
+    }
+
     /// What the file is called by: the split, with the length of the histories where they were cut.
     pub fn name(&self) -> String {
         name(&self.split, self.history)
+    }
+}
+
+/// The path of the first value that both have and that differs.
+fn difference(path: &str, a: &Value, b: &Value) -> Option<OtherSetting> {
+    if NOT_COMPARED.contains(&path) {
+        return None;
+    }
+    match (a, b) {
+        (Value::Object(a), Value::Object(b)) => a.iter().find_map(|(key, value)| {
+            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            difference(&path, value, b.get(key)?)
+        }),
+        _ => (a != b).then(|| OtherSetting { key: path.to_owned(), own: a.to_string(), others: b.to_string() }),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The command line of `mp4sr recommend`: top-K lists for every user.
+//! The command line of `mp4sr recommend`: top-K lists for every user, or for histories that are given.
 
 use std::sync::Arc;
 
@@ -11,22 +11,29 @@ use mp4sr_run::{TrainedModel, removes_seen};
 use serde_json::json;
 
 use crate::Recommender;
+use crate::for_histories::{GivenArgs, for_histories};
 
 /// The version of what recommendation writes.
 const VERSION: u32 = 1;
 
 /// Lists the best items for every user: dataset, features and checkpoint to `recommendations.parquet`.
+///
+/// With `--histories` or `--history`, lists the best items for these instead, whoever they are of; the run stays as it is.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The flags of every stage.
     #[command(flatten)]
     pub stage: StageArgs,
+    /// Lists for given histories.
+    #[command(flatten)]
+    pub given: GivenArgs,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
-    recommend(&args.stage.context(models)?)
+    let context = args.stage.context(models)?;
+    if args.given.is_empty() { recommend(&context) } else { for_histories(&context, &args.given) }
 }
 
 #[derive(Default)]
@@ -57,8 +64,8 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
         let (items, users) = (Items::read(&layout.items())?, Users::read(&layout.users())?);
         let sequences = &trained.inputs.sequences;
         sequences.expect_tables((&layout.items(), &items), (&layout.users(), &users))?;
-        if let Some(note) = trained.checkpoint.trained_on_others(&stage.input_fingerprints()) {
-            context.progress.log(format!("recommend: {note}"));
+        for warning in trained.warnings(config, &stage.input_fingerprints()) {
+            context.progress.log(format!("recommend: warning: {warning}"));
         }
         let scorer = trained.scorer()?;
         let remove_seen = removes_seen(config, trained.model.as_ref());
@@ -78,7 +85,8 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
         for block in asked.chunks(config.evaluate.batch) {
             let queries: Vec<Query<'_>> =
                 block.iter().map(|&(user, history, _)| Query { user: Some(user as u32), history }).collect();
-            let lists = recommender.top_k(&queries, config.recommend.top, remove_seen)?;
+            let targets: Vec<Option<u32>> = block.iter().map(|&(.., target)| target).collect();
+            let lists = recommender.top_k_of_targets(&queries, &targets, config.recommend.top, remove_seen)?;
             for ((user, history, target), list) in block.iter().zip(lists) {
                 columns.user.push(*user as u32 + 1);
                 columns.user_id.push(users.ids[*user].clone());
@@ -89,6 +97,9 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
             }
             bar.add(block.len() as u64);
         }
+        // The tables only give names; what decides the lists is recorded.
+        let mut inputs = stage.input_fingerprints();
+        inputs.retain(|role, _| !["items", "users"].contains(&role.as_str()));
         let path = layout.recommendations();
         Table::new(vec![
             ("user", Column::U32(columns.user)),
@@ -98,6 +109,10 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
             ("items", Column::Texts(columns.items)),
             ("scores", Column::F32s(columns.scores)),
         ])
+        .with_source(&json!({
+            "config": trained.checkpoint.info.settings_of_results(config),
+            "inputs": inputs,
+        }))
         .write(&path)?;
         Ok(vec![path])
     })

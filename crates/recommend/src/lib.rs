@@ -3,6 +3,17 @@
 //! In: a model ready to rank, histories. Out: lists, best first. Must not know: training.
 
 pub mod command;
+pub mod condition;
+pub mod for_histories;
+pub mod histories;
+pub mod lists;
+mod loaded;
+mod neighbours;
+mod top;
+
+pub use loaded::{Answer, Answerer, Catalogue, Fallback, LoadedRun, Request, Search};
+pub use neighbours::Neighbours;
+pub use top::{Candidates, ListQuery};
 
 use mp4sr_models::{Error, Query, Scorer};
 use mp4sr_ops::ScoreBlocks;
@@ -23,6 +34,20 @@ pub enum RecommendError {
         /// Its score.
         score: f32,
     },
+    /// A model whose users all have a row in the dataset, and somebody who has none.
+    #[error(
+        "{who} has no row in the dataset, and `{model}` ranks by what it learned of a user, not by the history; use a model that \
+         reads histories, or train on a dataset with this user"
+    )]
+    UnknownUser {
+        /// The user, in words.
+        who: String,
+        /// The model's name in the configuration.
+        model: String,
+    },
+    /// An index that failed.
+    #[error("the index cannot be searched ({0}); remove `index.usearch` from the run, so that it is made again")]
+    Index(String),
     /// The model failed.
     #[error(transparent)]
     Model(#[from] Error),
@@ -49,7 +74,7 @@ pub enum RecommendError {
 /// #     time_kind: mp4sr_artifact::TimeKind::Unstated,
 /// #     parts: None,
 /// # };
-/// # let model = build_model(&config, &Inputs { sequences, modalities: Vec::new(), categories: None })?;
+/// # let model = build_model(&config, &Inputs { sequences, modalities: Vec::new(), encoders: Default::default(), categories: None })?;
 /// # let scorer = model.scorer(last_phase(model.as_ref())?)?;
 /// // `scorer` is that of a `mp4sr_run::TrainedModel`; this one counts how often an item occurs in training.
 /// let recommender = Recommender::new(scorer.as_ref())?;
@@ -69,6 +94,11 @@ impl<'a> Recommender<'a> {
         Ok(Self { scorer, blocks: ScoreBlocks::new(scorer.items())? })
     }
 
+    /// The items in the form in which they are scored.
+    pub fn blocks(&self) -> &ScoreBlocks {
+        &self.blocks
+    }
+
     /// The `k` items with the highest scores for each query, best first, ties by item. Histories must not be empty; with
     /// `remove_seen`, a history's own items are left out.
     pub fn top_k(
@@ -77,71 +107,34 @@ impl<'a> Recommender<'a> {
         k: usize,
         remove_seen: bool,
     ) -> Result<Vec<Vec<Scored>>, RecommendError> {
-        let mut lists: Vec<List> = queries.iter().map(|query| List::new(query.history, k, remove_seen)).collect();
-        self.blocks.scan(&self.scorer.queries(queries)?, self.scorer.interests(), &mut lists, List::visit)?;
-        let finished = lists.into_iter().enumerate().map(|(at, list)| match list.bad {
-            Some((item, score)) => Err(RecommendError::Score { history: at, item: item as usize, score }),
-            None => Ok(list.finish()),
+        self.top_k_of_targets(queries, &[], k, remove_seen)
+    }
+
+    /// The same for queries whose next item is known (`targets`, one per query), as evaluation ranks: a target is a candidate
+    /// even where the history has it, and comes after all others with its score. It is in a list of `k` exactly where its rank is
+    /// at most `k`.
+    pub fn top_k_of_targets(
+        &self,
+        queries: &[Query<'_>],
+        targets: &[Option<u32>],
+        k: usize,
+        remove_seen: bool,
+    ) -> Result<Vec<Vec<Scored>>, RecommendError> {
+        let target = |at: usize| targets.get(at).copied().flatten();
+        let seen = |(at, query): (usize, &Query<'_>)| {
+            let mut seen = query.history.to_vec();
+            seen.retain(|item| remove_seen && Some(*item) != target(at));
+            seen.sort_unstable();
+            seen
+        };
+        let removed: Vec<Vec<u32>> = queries.iter().enumerate().map(seen).collect();
+        let asked = queries.iter().zip(&removed).enumerate().map(|(at, (query, removed))| ListQuery {
+            query: *query,
+            target: target(at),
+            k,
+            candidates: Candidates { allowed: None, removed },
         });
-        finished.collect()
-    }
-}
-
-fn better(a: Scored, b: Scored) -> std::cmp::Ordering {
-    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
-}
-
-/// The best items so far, while blocks of scores go by.
-struct List<'a> {
-    history: &'a [u32],
-    k: usize,
-    remove_seen: bool,
-    /// At most twice k, among them the k best.
-    best: Vec<Scored>,
-    bad: Option<Scored>,
-}
-
-impl<'a> List<'a> {
-    fn new(history: &'a [u32], k: usize, remove_seen: bool) -> Self {
-        Self { history, k, remove_seen, best: Vec::new(), bad: None }
-    }
-
-    fn visit(&mut self, first: usize, scores: &[f32]) {
-        // Below the k-th best of the last cut nothing can enter.
-        let mut bound = self.bound();
-        for (&score, item) in scores.iter().zip(first as u32 + 1..) {
-            if !score.is_finite() {
-                self.bad = self.bad.or(Some((item, score)));
-                return;
-            }
-            if score < bound || (self.remove_seen && self.history.contains(&item)) {
-                continue;
-            }
-            self.best.push((item, score));
-            if self.best.len() > 2 * self.k {
-                self.cut();
-                bound = self.bound();
-            }
-        }
-        self.cut();
-    }
-
-    /// The score that a new item needs at least.
-    fn bound(&self) -> f32 {
-        let lowest = self.best.iter().map(|scored| scored.1).fold(f32::INFINITY, f32::min);
-        if self.best.len() < self.k { f32::NEG_INFINITY } else { lowest }
-    }
-
-    fn cut(&mut self) {
-        if self.best.len() > self.k {
-            self.best.select_nth_unstable_by(self.k, |a, b| better(*a, *b));
-            self.best.truncate(self.k);
-        }
-    }
-
-    fn finish(mut self) -> Vec<Scored> {
-        self.best.sort_unstable_by(|a, b| better(*a, *b));
-        self.best
+        self.top_among(&asked.collect::<Vec<_>>())
     }
 }
 

@@ -8,6 +8,8 @@ use mp4sr_protocol::{Measure, UserFacts, breakdowns, means};
 pub(crate) struct RunRanks {
     pub(crate) run: String,
     pub(crate) ranks: Vec<u32>,
+    /// Whether items of the history were no candidates; none where the ranks do not say.
+    pub(crate) removes_seen: Option<bool>,
 }
 
 /// The users of one breakdown, runs side by side; the last run is the one that the report is about.
@@ -103,7 +105,7 @@ mod tests {
     }
 
     fn ranked(run: &str, ranks: &[u32]) -> RunRanks {
-        RunRanks { run: run.to_owned(), ranks: ranks.to_vec() }
+        RunRanks { run: run.to_owned(), ranks: ranks.to_vec(), removes_seen: None }
     }
 
     /// User 1 has no case, user 4 no rank in one of the runs: neither is in any group.

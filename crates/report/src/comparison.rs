@@ -27,7 +27,8 @@ pub(crate) fn markdown(comparison: &Comparison) -> String {
         }
         table.rows.push(row);
     }
-    format!("{text}\n{}", table.markdown())
+    let note = comparison.candidates_note().map_or_else(String::new, |note| format!("\n{note}\n"));
+    format!("{text}\n{}{note}", table.markdown())
 }
 
 /// Formats p with four decimals; a p that they cannot tell from 0 is never written as 0.
@@ -43,7 +44,11 @@ mod tests {
 
     #[test]
     fn tests_of_the_run_against_the_others_are_corrected_and_names_are_escaped() {
-        let group = |name: &str, ranks: &[u32]| SeedRuns { name: name.to_owned(), ranks: vec![ranks.to_vec()] };
+        let group = |name: &str, ranks: &[u32]| SeedRuns {
+            name: name.to_owned(),
+            ranks: vec![ranks.to_vec()],
+            ..SeedRuns::default()
+        };
         let own = group("mine", &[1, 1, 1, 0, 2, 1]);
         let groups = [group("a|", &[2, 1, 2, 1, 2, 0]), group("twin", &own.ranks[0]), own];
         let text = markdown(&Comparison::new(&groups, &[Measure::Recall(1)], Reference::Last));

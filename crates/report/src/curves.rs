@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use mp4sr_artifact::{EpochLine, Error as FileError};
+use mp4sr_artifact::{EpochLine, Error as FileError, recorded_settings};
 use mp4sr_figure::{LEGEND_ROW, SeriesStyle};
 use plotters::prelude::*;
 
@@ -43,6 +43,29 @@ impl TrainingLog {
             return wrong("it holds no epoch".to_owned());
         }
         Ok(Self { run: run.to_owned(), lines })
+    }
+
+    /// Refuses the log of another training than that of the weights at `weights`: these say which epoch they are of and how it did
+    /// on the validation split. Weights of other programs need not.
+    pub fn expect_weights(&self, log: &Path, weights: &Path) -> Result<()> {
+        let Some(settings) = recorded_settings(weights) else { return Ok(()) };
+        let of_phase = self.lines.iter().filter(|line| Some(line.phase.as_str()) == settings["phase"].as_str());
+        let Some(best) = of_phase.filter(|line| line.best).last() else { return Ok(()) };
+        let recorded = (settings["epoch"].as_u64(), settings["validation_recall_20"].as_f64());
+        let recall = best.validation.get("R@20").copied();
+        match recorded {
+            (Some(epoch), Some(value))
+                if epoch > 0 && (epoch != best.epoch as u64 || recall.is_some_and(|r| r != value)) =>
+            {
+                let reason = format!(
+                    "its best epoch is {}, and `{}` holds the weights of epoch {epoch} of another training",
+                    best.epoch,
+                    weights.display()
+                );
+                Err(FileError::unusable(log, reason, "put the run's own log back, or train the run again").into())
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -121,8 +121,9 @@ mod tests {
         let metrics = Metrics::of(&[1], &measures);
         let tables =
             [MetricsTable { split: Split::Test, measures, rows: vec![RunMetrics { run: HOSTILE.into(), metrics }] }];
-        let ranked = [HOSTILE, "r"].map(|run| RunRanks { run: run.to_owned(), ranks: vec![1] });
-        let groups = [HOSTILE, "r"].map(|run| SeedRuns { name: run.to_owned(), ranks: vec![vec![1]] });
+        let ranked = [HOSTILE, "r"].map(|run| RunRanks { run: run.to_owned(), ranks: vec![1], removes_seen: None });
+        let groups =
+            [HOSTILE, "r"].map(|run| SeedRuns { name: run.to_owned(), ranks: vec![vec![1]], ..SeedRuns::default() });
         let comparison = Comparison::new(&groups, &[Measure::Recall(5)], Reference::Last);
         let facts = [UserFacts { user: 0, length: 3, history: 2, target_events: 1, target_age: None }];
         let breakdowns = breakdown_tables(&facts, &ranked, &[Measure::Recall(5)]);

@@ -194,6 +194,7 @@ impl Report<'_> {
         }
         let path = layout.recommendations();
         let lists = UserLists::read(&path)?;
+        lists.expect_weights(layout, &path)?;
         let (rows, counts) = lists.choose(count);
         let sequences = Sequences::read(&layout.sequences())?;
         let stored = StoredRanks::read(layout, &sequences, SPLITS[0], None)?;
@@ -215,8 +216,8 @@ impl Report<'_> {
     /// The ranks of all runs.
     fn ranked(&self, split: Split, sequences: &Sequences) -> Result<Vec<RunRanks>> {
         let read = |layout: &Layout| -> Result<RunRanks> {
-            let ranks = StoredRanks::read(layout, sequences, split, None)?.ranks;
-            Ok(RunRanks { run: layout.run_name().to_owned(), ranks })
+            let StoredRanks { ranks, info } = StoredRanks::read(layout, sequences, split, None)?;
+            Ok(RunRanks { run: layout.run_name().to_owned(), ranks, removes_seen: info.removes_seen })
         };
         self.runs.iter().map(read).collect()
     }
@@ -224,7 +225,7 @@ impl Report<'_> {
     fn table(&self, split: Split, ranked: &[RunRanks]) -> Result<MetricsTable> {
         let measures = Measure::columns(&self.context.config.evaluate.k);
         let mut rows: Vec<RunMetrics> = Vec::new();
-        for RunRanks { run, ranks } in ranked {
+        for RunRanks { run, ranks, .. } in ranked {
             let metrics = Metrics::of(ranks, &measures);
             if let Some(first) = rows.first().filter(|first| first.metrics.users != metrics.users) {
                 let (a, a_users) = (first.run.clone(), first.metrics.users);
@@ -244,7 +245,13 @@ impl Report<'_> {
     /// The run's own log first.
     fn logs(&self) -> Result<Vec<TrainingLog>> {
         let own_first = self.runs.iter().rev().take(1).chain(self.runs.iter().take(self.runs.len() - 1));
-        own_first.map(|layout| TrainingLog::read(layout.run_name(), &layout.metrics_log())).collect()
+        let read = |layout: &Layout| {
+            let path = layout.metrics_log();
+            let log = TrainingLog::read(layout.run_name(), &path)?;
+            log.expect_weights(&path, &layout.checkpoint("finetune"))?;
+            Ok(log)
+        };
+        own_first.map(read).collect()
     }
 
     fn write(&self, stage: &Stage, folder: &Path) -> Result<Vec<PathBuf>> {
@@ -260,7 +267,11 @@ impl Report<'_> {
         let breakdowns = breakdown_tables(&UserFacts::of(&sequences, Split::Test), &ranked, &measures);
         let groups: Vec<SeedRuns> = ranked
             .iter()
-            .map(|RunRanks { run, ranks }| SeedRuns { name: run.clone(), ranks: vec![ranks.clone()] })
+            .map(|RunRanks { run, ranks, removes_seen }| SeedRuns {
+                name: run.clone(),
+                ranks: vec![ranks.clone()],
+                removes_seen: *removes_seen,
+            })
             .collect();
         let comparison = Comparison::new(&groups, &measures, Reference::Last);
         let logs = self.logs()?;

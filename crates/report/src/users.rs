@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use mp4sr_artifact::{Error, Items, Table};
+use mp4sr_artifact::{Error, Fingerprint, Items, Layout, Table};
+use mp4sr_protocol::WEIGHTS;
+use serde_json::Value;
 
 use crate::Result;
 
@@ -15,6 +17,8 @@ pub(crate) struct UserLists {
     history: Vec<Vec<String>>,
     target: Vec<String>,
     items: Vec<Vec<String>>,
+    /// From what and with which settings the lists were made; lists of other programs do not say.
+    source: Option<Value>,
 }
 
 /// One user with items by row of [`Items`].
@@ -66,12 +70,26 @@ impl UserLists {
         const REMEDY: &str = "run `make recommend` again";
         let mut table = Table::read(path, REMEDY)?;
         Ok(Self {
+            source: table.source().cloned(),
             user: table.take_u32("user")?,
             user_id: table.take_text("user_id")?,
             history: table.take_texts("history")?,
             target: table.take_text("target")?,
             items: table.take_texts("items")?,
         })
+    }
+
+    /// Refuses lists of other weights than those that the run has now.
+    pub(crate) fn expect_weights(&self, layout: &Layout, path: &Path) -> Result<()> {
+        let weights = layout.checkpoint("finetune");
+        let then = self.source.as_ref().and_then(|source| source["inputs"][WEIGHTS].as_str());
+        match then.filter(|_| weights.exists()) {
+            Some(then) if Fingerprint::of_file(&weights)?.as_str() != then => {
+                let reason = format!("`{}` has changed since", weights.display());
+                Err(Error::unusable(path, reason, "run `make recommend` again").into())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// `count` users: half of them (the odd one too) among those whose next item is in their list, half among the others,
@@ -138,6 +156,7 @@ mod tests {
         };
         let count = kinds.chars().count();
         UserLists {
+            source: None,
             user: (1..=count as u32).collect(),
             user_id: (1..=count).map(|u| format!("u{u}")).collect(),
             history: vec![vec!["z".into()]; count],

@@ -56,7 +56,12 @@ impl World {
     fn write_ranks(&self, run: &str, step: u32) {
         for split in [Split::Validation, Split::Test] {
             let ranks: Vec<u32> = (0..USERS).map(|user| user * step).collect();
-            let info = RanksInfo { split: split.name().to_owned(), history: None, config: serde_json::Value::Null };
+            let info = RanksInfo {
+                split: split.name().to_owned(),
+                history: None,
+                removes_seen: None,
+                config: serde_json::Value::Null,
+            };
             let path = self.context.layout.with_run(run).ranks(split.name());
             StoredRanks { ranks, info }.write(&path, &self.items.hash(), BTreeMap::new()).unwrap();
         }

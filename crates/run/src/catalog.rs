@@ -7,6 +7,7 @@ use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{
     ModelCatalog, ModelType, PresetKeys, RefusedValue, RenamedKey, SectionType, SharedSection,
 };
+use mp4sr_protocol::Measure;
 
 /// The section that all transformers read.
 const TRANSFORMER: &str = "transformer";
@@ -74,6 +75,11 @@ impl ModelType for Entry {
     }
 
     fn check(&self, config: &Config) -> Result<(), RefusedValue> {
+        let metric = &config.train.metric;
+        if metric.parse::<Measure>().is_err() {
+            let allowed = "R@K or N@K with K from 1, or MRR".to_owned();
+            return Err(RefusedValue { key: "train.metric".to_owned(), value: format!("{metric:?}"), allowed });
+        }
         let refused = |Refused { key, value, allowed }| RefusedValue { key, value, allowed };
         with_settings(config, |settings| {
             if self.0.reads.transformer {

@@ -22,6 +22,9 @@ pub struct CheckpointInfo {
     pub epoch: usize,
     /// Its validation R@20.
     pub validation_recall_20: f64,
+    /// Fingerprints of the encoders whose features it was trained on, by modality, where the features name them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub encoders: BTreeMap<String, String>,
     /// The resolved configuration ([`mp4sr_pipeline::Config::resolved`]).
     pub config: serde_json::Value,
 }
@@ -120,6 +123,39 @@ impl Checkpoint {
         (!changed.is_empty()).then(|| {
             format!("the weights were trained on other {}; `make finetune` trains on these", changed.join(", "))
         })
+    }
+
+    /// Gives these parameters, whose last rows are those of the items, `rows` more of zeros.
+    pub(crate) fn append_rows(&mut self, tables: &[&str], rows: usize) {
+        for (_, values, shape) in self.tables(tables) {
+            shape[0] += rows;
+            values.resize(shape.iter().product(), 0.0);
+        }
+    }
+
+    /// The same weights with `rows` rows of zeros in place of the last `items` rows of these parameters.
+    pub(crate) fn with_other_items(&self, tables: &[&str], items: usize, rows: usize) -> Self {
+        let other = |(name, values, shape): &Stored| {
+            let mut shape = shape.clone();
+            if !tables.contains(&name.as_str()) {
+                return (name.clone(), values.clone(), shape);
+            }
+            shape[0] = shape[0].saturating_sub(items);
+            let mut values = values[..shape.iter().product()].to_vec();
+            shape[0] += rows;
+            values.resize(shape.iter().product(), 0.0);
+            (name.clone(), values, shape)
+        };
+        Self {
+            info: self.info.clone(),
+            inputs: self.inputs.clone(),
+            parameters: self.parameters.iter().map(other).collect(),
+            buffers: self.buffers.clone(),
+        }
+    }
+
+    fn tables(&mut self, names: &[&str]) -> impl Iterator<Item = &mut Stored> {
+        self.parameters.iter_mut().filter(|(name, ..)| names.contains(&name.as_str()))
     }
 
     /// Sets the model's parameters that both `phase` and the checkpoint's own phase use, and its buffers. A parameter that the

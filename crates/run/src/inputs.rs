@@ -1,12 +1,16 @@
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use mp4sr_artifact::{Error, Items, Layout, MappedFeatures, MappedValues, Sequences};
+use mp4sr_artifact::{Error, Fingerprint, Items, Layout, MappedFeatures, MappedValues, Sequences};
 use mp4sr_models::{Categories, Data, Device, Modality, Ragged, RngKey, StoredValues, TrainingSequences, recipe};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config;
 use mp4sr_protocol::training_part;
+
+/// A modality that a smaller share of items has is worth a warning.
+const SPARSE: f64 = 0.05;
 
 /// What a model is built from and trained on.
 #[derive(Debug)]
@@ -15,6 +19,8 @@ pub struct Inputs {
     pub sequences: Sequences,
     /// Features by modality, in the order of the configuration; empty for models that read none.
     pub modalities: Vec<Modality>,
+    /// Fingerprints of the encoders of these features, by modality, where the features name them.
+    pub encoders: BTreeMap<String, String>,
     /// The items' categories; nothing for models that read none, and where no item has any.
     pub categories: Option<Categories>,
 }
@@ -39,19 +45,17 @@ impl Inputs {
     pub fn load(layout: &Layout, config: &Config) -> anyhow::Result<Self> {
         let sequences = Sequences::read(&layout.sequences())?;
         expect_items(layout, &sequences)?;
-        let mut modalities = Vec::new();
+        let (mut modalities, mut encoders) = (Vec::new(), BTreeMap::new());
         if reads_features(config) {
             for modality in &config.model.modalities {
-                let path = layout.feature_file(&modality.name, &config.feature_name(modality));
-                let features = MappedFeatures::open(&path, &sequences.item_hash, sequences.item_count)?;
-                let offsets: Vec<usize> = features.offsets.iter().map(|&o| o as usize).collect();
-                let values = match features.values {
-                    MappedValues::F32(values) => StoredValues::F32(values),
-                    MappedValues::F16(values) => StoredValues::F16(values),
-                    MappedValues::Bf16(values) => StoredValues::Bf16(values),
-                };
-                let rows = Ragged::stored(values, features.width, &offsets)
-                    .with_context(|| format!("failed to use `{}`", path.display()))?;
+                let source = (&sequences.item_hash, sequences.item_count);
+                let ModalityRows { rows, encoder } = read_features(layout, config, modality, source)?;
+                encoders.extend(encoder.map(|encoder| (modality.name.clone(), encoder)));
+                expect_rows(
+                    &rows,
+                    &modality.name,
+                    &layout.feature_file(&modality.name, &config.feature_name(modality)),
+                )?;
                 let features = noisy(rows, modality, RngKey::new(config.run.seed));
                 modalities.push(Modality { name: modality.name.clone(), features });
             }
@@ -61,7 +65,24 @@ impl Inputs {
         } else {
             None
         };
-        Ok(Self { sequences, modalities, categories })
+        Ok(Self { sequences, modalities, encoders, categories })
+    }
+
+    /// A warning for each modality that hardly any item has: most of what a model reads of it is nothing.
+    pub fn sparse_modalities(&self) -> Vec<String> {
+        let told = |Modality { name, features }: &Modality| {
+            let (count, covered) =
+                (features.count(), (0..features.count()).filter(|&i| features.rows_of(i) > 0).count());
+            ((covered as f64) < SPARSE * count as f64).then(|| {
+                format!("only {covered} of {count} items have a row of `{name}`; the others have nothing of it")
+            })
+        };
+        self.modalities.iter().filter_map(told).collect()
+    }
+
+    /// I, the number of items: those that were added after training have features and no events.
+    pub fn item_count(&self) -> usize {
+        self.modalities.first().map_or(self.sequences.item_count, |modality| modality.features.count())
     }
 
     /// What a model is built from: of the sequences, their training parts alone.
@@ -69,13 +90,41 @@ impl Inputs {
         let users = 0..self.sequences.user_count();
         let training = TrainingSequences::new(users.map(|user| training_part(&self.sequences, user)));
         Data {
-            items: self.sequences.item_count,
+            items: self.item_count(),
             training: Arc::new(training),
             modalities: self.modalities.clone(),
             categories: self.categories.clone(),
             device: device.clone(),
         }
     }
+}
+
+/// The features of a modality as they are stored.
+pub(crate) struct ModalityRows {
+    pub(crate) rows: Ragged,
+    /// The fingerprint of their encoder, where they name it.
+    pub(crate) encoder: Option<String>,
+}
+
+/// Reads the features of a modality for the items with this hash, so many of them.
+pub(crate) fn read_features(
+    layout: &Layout,
+    config: &Config,
+    modality: &config::Modality,
+    (item_hash, item_count): (&Fingerprint, usize),
+) -> anyhow::Result<ModalityRows> {
+    let path = layout.feature_file(&modality.name, &config.feature_name(modality));
+    let features = MappedFeatures::open(&path, item_hash, item_count)?;
+    let encoder = features.settings["encoder"].as_str().map(str::to_owned);
+    let offsets: Vec<usize> = features.offsets.iter().map(|&o| o as usize).collect();
+    let values = match features.values {
+        MappedValues::F32(values) => StoredValues::F32(values),
+        MappedValues::F16(values) => StoredValues::F16(values),
+        MappedValues::Bf16(values) => StoredValues::Bf16(values),
+    };
+    let rows = Ragged::stored(values, features.width, &offsets);
+    let rows = rows.with_context(|| format!("failed to use `{}`", path.display()))?;
+    Ok(ModalityRows { rows, encoder })
 }
 
 /// The number of items decides how much memory a model takes: where there is a table of items too, the two must agree.
@@ -87,6 +136,16 @@ fn expect_items(layout: &Layout, sequences: &Sequences) -> mp4sr_artifact::Resul
         return Err(Error::unusable(&layout.sequences(), reason, "run `make preprocess` again"));
     }
     Ok(())
+}
+
+/// A model that reads nothing of a modality would train on zeros without a word.
+fn expect_rows(features: &Ragged, modality: &str, path: &Path) -> mp4sr_artifact::Result<()> {
+    if features.row_count() > 0 {
+        return Ok(());
+    }
+    let remedy =
+        format!("leave `{modality}` out of `model.modalities`, or give items what it is made of and extract again");
+    Err(Error::unusable(path, format!("no item has a row of `{modality}`"), remedy))
 }
 
 /// The table of items, which has to be of the items that the sequences count.

@@ -6,11 +6,14 @@
 mod catalog;
 mod checkpoint;
 mod inputs;
+mod new_items;
+mod provenance;
 mod registry;
 mod trained;
 
 pub use catalog::model_catalog;
 pub use checkpoint::{Checkpoint, CheckpointInfo, TrainedPhase, buffer_tensor, take_buffer};
 pub use inputs::Inputs;
+pub use new_items::{CurrentItems, NewItems, item_tables};
 pub use registry::{build_model, last_phase, removes_seen};
 pub use trained::TrainedModel;

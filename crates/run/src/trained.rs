@@ -1,11 +1,14 @@
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use mp4sr_artifact::Layout;
+use candle_core::Tensor;
+use mp4sr_artifact::{Fingerprint, Items, Layout};
 use mp4sr_models::{FINETUNE, Model, Scorer};
 use mp4sr_pipeline::Config;
 use mp4sr_protocol::WEIGHTS;
 
-use crate::{Checkpoint, Inputs, build_model, last_phase};
+use crate::new_items::item_tables;
+use crate::{Checkpoint, Inputs, NewItems, build_model, last_phase, model_catalog};
 
 /// A run's model with the weights that rank the items.
 ///
@@ -32,7 +35,7 @@ use crate::{Checkpoint, Inputs, build_model, last_phase};
 /// # let shop = Layout::new(artifacts, "shop", "popularity");
 /// # sequences.write(&shop.sequences(), serde_json::Value::Null)?;
 /// # let (config, _) = Config::load(&path, &[], model_catalog())?;
-/// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new(), categories: None })?;
+/// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new(), encoders: Default::default(), categories: None })?;
 /// # let used = TrainedPhase { model: model.as_ref(), phase: last_phase(model.as_ref())? };
 /// # let info = CheckpointInfo { phase: "finetune".to_owned(), ..CheckpointInfo::default() };
 /// # Checkpoint::write(&shop.checkpoint("finetune"), &info, used, &sequences.item_hash, Default::default())?;
@@ -52,6 +55,8 @@ pub struct TrainedModel {
     pub model: Box<dyn Model>,
     /// Where its weights come from.
     pub checkpoint: Checkpoint,
+    /// Items that were added after training: they follow those of the dataset in inputs and model.
+    pub new_items: Option<NewItems>,
 }
 
 impl TrainedModel {
@@ -62,14 +67,51 @@ impl TrainedModel {
         files
     }
 
-    /// Reads and verifies them.
+    /// Reads and verifies them; items that were added to the run do not count.
     pub fn load(layout: &Layout, config: &Config) -> anyhow::Result<Self> {
-        let inputs = Inputs::load(layout, config)?;
-        let model = build_model(config, &inputs)?;
+        Self::load_from(layout, config, None)
+    }
+
+    /// Reads and verifies them, and the items that were added to the run.
+    pub fn load_with_new_items(layout: &Layout, config: &Config) -> anyhow::Result<Self> {
+        let new_items = NewItems::read(layout, config)?;
+        if let Some(new) = &new_items {
+            new.expect_new(&Items::read(&layout.items())?.ids)?;
+        }
+        Self::load_from(layout, config, new_items)
+    }
+
+    fn load_from(layout: &Layout, config: &Config, new_items: Option<NewItems>) -> anyhow::Result<Self> {
+        let mut inputs = Inputs::load(layout, config)?;
         let path = layout.checkpoint(FINETUNE);
-        let checkpoint = Checkpoint::read(&path, FINETUNE, &inputs.sequences.item_hash)?;
+        let mut checkpoint = Checkpoint::read(&path, FINETUNE, &inputs.sequences.item_hash)?;
+        checkpoint.info.expect_model(model_catalog(), config, (FINETUNE, FINETUNE), &path)?;
+        checkpoint.info.expect_encoders(&inputs, &path)?;
+        if let Some(new) = &new_items {
+            checkpoint.append_rows(item_tables(config)?, new.items.len());
+            inputs.append(new)?;
+        }
+        let model = build_model(config, &inputs)?;
         checkpoint.load_into(model.as_ref(), last_phase(model.as_ref())?, &path)?;
-        Ok(Self { inputs, model, checkpoint })
+        Ok(Self { inputs, model, checkpoint, new_items })
+    }
+
+    /// The scorer's item matrix of a model of the same weights that has new items alone, `[n, k]`, at a cost that does not depend on the
+    /// catalogue.
+    pub fn item_vectors(&self, layout: &Layout, config: &Config, new: &NewItems) -> anyhow::Result<Tensor> {
+        let inputs = Inputs::of_new_items(new, &self.inputs);
+        let checkpoint =
+            self.checkpoint.with_other_items(item_tables(config)?, self.inputs.item_count(), new.items.len());
+        let model = build_model(config, &inputs)?;
+        let phase = last_phase(model.as_ref())?;
+        checkpoint.load_into(model.as_ref(), phase, &layout.checkpoint(FINETUNE))?;
+        Ok(model.scorer(phase)?.items().clone())
+    }
+
+    /// Warnings for a user whose data or settings of training have changed since: the weights may well serve newer events.
+    pub fn warnings(&self, config: &Config, inputs: &BTreeMap<String, Fingerprint>) -> Vec<String> {
+        let data = self.checkpoint.trained_on_others(inputs);
+        data.into_iter().chain(self.checkpoint.info.other_training(model_catalog(), config, FINETUNE)).collect()
     }
 
     /// The model ready to rank.

@@ -126,32 +126,32 @@ fn a_wrong_type_or_range_names_key_value_and_what_is_allowed() {
     let cases = [
         (
             "model.transformer.width=\"wide\"",
-            "`p.toml`: `model.transformer.width` = \"wide\" is not allowed; expected a whole number from 1 to 4096",
+            "`{}`: `model.transformer.width` = \"wide\" is not allowed; expected a whole number from 1 to 4096",
         ),
         (
             "model.transformer.width=0",
-            "`p.toml`: `model.transformer.width` = 0 is not allowed; expected a whole number from 1 to 4096",
+            "`{}`: `model.transformer.width` = 0 is not allowed; expected a whole number from 1 to 4096",
         ),
         (
             "model.transformer.width=1.5",
-            "`p.toml`: `model.transformer.width` = 1.5 is not allowed; expected a whole number from 1 to 4096",
+            "`{}`: `model.transformer.width` = 1.5 is not allowed; expected a whole number from 1 to 4096",
         ),
-        ("model.mp4sr.rho=1.5", "`p.toml`: `model.mp4sr.rho` = 1.5 is not allowed; expected a number from 0 to 1"),
-        ("model.mp4sr.rho=nan", "`p.toml`: `model.mp4sr.rho` = nan is not allowed; expected a number from 0 to 1"),
-        ("pretrain.enabled=1", "`p.toml`: `pretrain.enabled` = 1 is not allowed; expected true or false"),
+        ("model.mp4sr.rho=1.5", "`{}`: `model.mp4sr.rho` = 1.5 is not allowed; expected a number from 0 to 1"),
+        ("model.mp4sr.rho=nan", "`{}`: `model.mp4sr.rho` = nan is not allowed; expected a number from 0 to 1"),
+        ("pretrain.enabled=1", "`{}`: `pretrain.enabled` = 1 is not allowed; expected true or false"),
         (
             "preprocess.user_core=-1",
-            "`p.toml`: `preprocess.user_core` = -1 is not allowed; expected a whole number from 0 to 1000000",
+            "`{}`: `preprocess.user_core` = -1 is not allowed; expected a whole number from 0 to 1000000",
         ),
-        ("evaluate.k=[]", "`p.toml`: `evaluate.k` = [] is not allowed; expected at least one entry"),
-        ("evaluate.k=[5, -1]", "`p.toml`: `evaluate.k[1]` = -1 is not allowed; expected a whole number, at least 0"),
+        ("evaluate.k=[]", "`{}`: `evaluate.k` = [] is not allowed; expected at least one entry"),
+        ("evaluate.k=[5, -1]", "`{}`: `evaluate.k[1]` = -1 is not allowed; expected a whole number, at least 0"),
         (
             "model.transformer.heads=3",
-            "`p.toml`: `model.transformer.heads` = 3 is not allowed; expected a divisor of model.transformer.width = 64",
+            "`{}`: `model.transformer.heads` = 3 is not allowed; expected a divisor of model.transformer.width = 64",
         ),
     ];
     for (assignment, expected) in cases {
-        assert_eq!(message(BASE, &[assignment]), expected);
+        assert_eq!(message(BASE, &[assignment]), expected.replace("{}", &format!("--set {assignment}")));
     }
     let said = message(BASE, &["model.mp4sr.logits=cosin"]);
     assert!(said.contains("`model.mp4sr.logits` = \"cosin\"") && said.contains("did you mean \"cosine\"?"), "{said}");

@@ -14,7 +14,7 @@ pub struct Args {
     #[arg(long, env = "MP4SR_SAMPLE_SEED", default_value_t = SEED)]
     pub seed: u64,
     /// Say nothing but errors.
-    #[arg(long, short, env = "MP4SR_QUIET")]
+    #[arg(long, short, env = "MP4SR_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
     pub quiet: bool,
 }
 

@@ -5,7 +5,7 @@ use mp4sr_protocol::Comparison;
 
 /// Formats models by measures: the best bold, the second underlined, a star where the best is significantly better than the best
 /// other, with the deviation over seeds after the value.
-pub fn table(comparison: &Comparison, what: &str) -> TextTable {
+fn table(comparison: &Comparison, what: &str) -> TextTable {
     let mut table =
         TextTable::new([what.to_owned()].into_iter().chain(comparison.measures.iter().map(ToString::to_string)));
     for (name, entries) in &comparison.rows {
@@ -27,6 +27,12 @@ pub fn table(comparison: &Comparison, what: &str) -> TextTable {
         table.rows.push(row);
     }
     table
+}
+
+/// The table as Markdown, with what a reader has to know below it.
+pub fn markdown(comparison: &Comparison, what: &str) -> String {
+    let note = comparison.candidates_note().map_or_else(String::new, |note| format!("\n{note}\n"));
+    table(comparison, what).markdown() + &note
 }
 
 /// Lists all that is known of a comparison, one row per model and measure.
@@ -70,7 +76,8 @@ mod tests {
     #[test]
     fn the_best_is_bold_with_a_star_the_second_underlined() {
         let ranks = |period: u32| vec![(0..600).map(|u| if u % period == 0 { 50 } else { 1 }).collect::<Vec<u32>>()];
-        let group = |name: &str, period| SeedRuns { name: name.to_owned(), ranks: ranks(period) };
+        let group =
+            |name: &str, period| SeedRuns { name: name.to_owned(), ranks: ranks(period), ..SeedRuns::default() };
         let comparison =
             Comparison::new(&[group("a|b", 2), group("c", 6), group("d", 3)], &[Measure::Recall(20)], Reference::Best);
         let markdown = table(&comparison, "model").markdown();

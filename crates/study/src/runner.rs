@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
-use mp4sr_artifact::{EpochLine, Layout, Timing, files, log_line};
-use mp4sr_pipeline::config::{ModelCatalog, PRETRAIN};
-use mp4sr_pipeline::{Config, Progress, StageArgs, StageName};
+use mp4sr_artifact::{EpochLine, Layout, Manifest, Timing, files, log_line};
+use mp4sr_pipeline::config::{FINETUNE, ModelCatalog, PRETRAIN};
+use mp4sr_pipeline::{Assignments, Config, Progress, StageArgs, StageName, TIED};
 use serde_json::{Value, json};
 
 const PRETRAIN_RECORD: &str = "pretrain.manifest.json";
@@ -46,6 +46,8 @@ pub struct Runner {
     /// This program: its stages are subcommands.
     program: PathBuf,
     models: Arc<ModelCatalog>,
+    /// Whether training starts anew where an unfinished run of the same name has other settings.
+    restarts: bool,
 }
 
 /// How far a run is brought.
@@ -77,7 +79,22 @@ impl Runner {
         args.more_overrides = None;
         let program = std::env::current_exe().context("failed to find the path of this program")?;
         let progress = Progress::new(args.quiet);
-        Ok(Self { args, jobs: jobs.max(1), progress, program, models: models.clone() })
+        Ok(Self { args, jobs: jobs.max(1), progress, program, models: models.clone(), restarts: false })
+    }
+
+    /// The runner with unfinished runs of other settings trained anew, as the runs of a study are that belong to nobody else.
+    #[must_use]
+    pub fn restarting(self) -> Self {
+        Self { restarts: true, ..self }
+    }
+
+    /// The first setting under which a run was trained, or began to be, and which is another now.
+    pub fn trained_otherwise(&self, run: &ResolvedRun) -> Option<String> {
+        let phases = [PRETRAIN, FINETUNE].into_iter().filter(|phase| self.models.trains(&run.config, phase));
+        phases.into_iter().find_map(|phase| {
+            let record = Manifest::find(&run.layout.run(), phase)?;
+            self.models.phase_settings(&run.config, phase).changed_since(&record.settings)
+        })
     }
 
     /// The flags that all runs share.
@@ -111,10 +128,15 @@ impl Runner {
         if let Some(data) = &self.args.data {
             let _ = write!(line, " --data {}", quoted(data));
         }
-        for assignment in self.args.overrides.iter().chain(&run.overrides) {
-            let _ = write!(line, " --set {}", quoted(assignment));
+        for assignment in self.overrides(run) {
+            let _ = write!(line, " --set {}", quoted(&assignment));
         }
         line
+    }
+
+    /// What replaces keys of the pipeline in a run: its own assignments win over those that all runs share.
+    fn overrides(&self, run: &StudyRun) -> Vec<String> {
+        Assignments::last_of_each(&[self.args.overrides.as_slice(), &run.overrides].concat())
     }
 
     /// A run of the runner's own pipeline.
@@ -128,7 +150,7 @@ impl Runner {
             pipeline: run.pipeline.clone(),
             data: self.data(&run.pipeline)?,
             run: Some(run.name.clone()),
-            overrides: self.args.overrides.iter().chain(&run.overrides).cloned().collect(),
+            overrides: self.overrides(run),
             ..self.args.clone()
         };
         let context = args.context(&self.models)?;
@@ -227,7 +249,9 @@ impl Runner {
 
     /// Runs one stage for a run.
     fn stage(&self, resolved: &ResolvedRun, stage: StageName) -> anyhow::Result<()> {
-        self.command_of(resolved, stage.words())
+        let is_training = [StageName::Pretrain, StageName::Finetune].contains(&stage);
+        let restart: &[&str] = if is_training && self.restarts { &["--restart"] } else { &[] };
+        self.command_of(resolved, &[stage.words(), restart].concat())
     }
 
     /// Runs the subcommand that `words` name for a run, in a process of its own; its error is that of the subcommand.
@@ -241,15 +265,21 @@ impl Runner {
         if let Some(data) = self.data(&run.pipeline)? {
             command.arg("--data").arg(data);
         }
-        args.overrides.iter().chain(&run.overrides).for_each(|assignment| {
+        self.overrides(run).iter().for_each(|assignment| {
             command.arg("--set").arg(assignment);
         });
         if self.jobs > 1 {
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             command.env("RAYON_NUM_THREADS", (cores / self.jobs).max(1).to_string());
         }
-        let output = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).output();
-        let output = output
+        command.env(TIED, "1").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut run_it = || -> std::io::Result<Output> {
+            let mut child = command.spawn()?;
+            // Open as long as this process lives: the child ends with it.
+            let _tie = child.stdin.take();
+            child.wait_with_output()
+        };
+        let output = run_it()
             .with_context(|| format!("failed to run `mp4sr {}` (`{}`)", words.join(" "), self.program.display()))?;
         if output.status.success() {
             return Ok(());

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use mp4sr_artifact::{EpochLine, Error, Layout, files};
+use mp4sr_artifact::{EpochLine, Error, files};
 use mp4sr_pipeline::text::TextTable;
 
 use crate::runner::{ResolvedRun, Runner, Until};
@@ -96,13 +96,13 @@ fn dataset_name(base: &str, grids: &[Grid], values: &[&str]) -> Option<String> {
 /// The best epoch of a run on the validation split.
 struct BestEpoch {
     at: usize,
-    recall: f64,
+    value: f64,
     ndcg: Option<f64>,
     epoch: usize,
     epochs: usize,
 }
 
-/// Makes all runs of a grid and writes `searches/<name>/table.{md,csv}`, the best by validation R@20 first. Gives the
+/// Makes all runs of a grid and writes `searches/<name>/table.{md,csv}`, the best by `train.metric` on the validation split first. Gives the
 /// Markdown, and how many runs failed.
 pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(String, usize)> {
     for (at, grid) in grids.iter().enumerate() {
@@ -125,18 +125,29 @@ pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(St
         (1..runs.len()).all(|at| runs[..at].iter().all(|run| run.layout.run() != runs[at].layout.run())),
         "two runs of the grid have the same name; give values that differ in letters or digits"
     );
+    for run in &runs {
+        if let Some(key) = runner.trained_otherwise(run) {
+            anyhow::bail!(
+                "the run `{}` was trained with another `{key}` than this search has, by another search or by hand; give this \
+                 search a name of its own (`--name`, `NAME=`), or delete `{}`",
+                run.spec().name,
+                run.layout.run().display()
+            );
+        }
+    }
     let mut failed = runner.run(&runs, Until::Trained);
     let mut outcomes = Vec::new();
     for (at, run) in runs.iter().enumerate() {
         if failed[at].is_none() {
-            match best_epoch(at, &run.layout) {
+            match best_epoch(at, run) {
                 Ok(found) => outcomes.push(found),
                 Err(error) => failed[at] = Some(format!("{error:#}")),
             }
         }
     }
-    outcomes.sort_by(|a, b| b.recall.total_cmp(&a.recall).then(a.at.cmp(&b.at)));
-    let table = table(grids, &all, &outcomes, &runs);
+    outcomes.sort_by(|a, b| b.value.total_cmp(&a.value).then(a.at.cmp(&b.at)));
+    let metric = &base.config.train.metric;
+    let table = table((grids, &all), metric, &outcomes, &runs);
     let folder = base.layout.root().join("searches").join(name);
     let mut text = table.markdown();
     if let Some(best) = outcomes.first() {
@@ -163,26 +174,33 @@ pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(St
     Ok((text, failed.iter().flatten().count()))
 }
 
-fn best_epoch(at: usize, layout: &Layout) -> anyhow::Result<BestEpoch> {
-    let path: PathBuf = layout.metrics_log();
+fn best_epoch(at: usize, run: &ResolvedRun) -> anyhow::Result<BestEpoch> {
+    let path: PathBuf = run.layout.metrics_log();
+    let metric = &run.config.train.metric;
     anyhow::ensure!(path.exists(), "the model is not trained by epochs; compare its ranks with `make compare`");
     let wrong = |reason: &str| Error::unusable(&path, reason, REMEDY);
     let lines = EpochLine::read(&path, REMEDY)?;
     let phase = || lines.iter().filter(|line| line.phase == "finetune");
     let best = phase().rfind(|line| line.best).ok_or_else(|| wrong("it has no epoch of fine-tuning"))?;
     let value = |name: &str| best.validation.get(name).copied().filter(|value| value.is_finite());
-    let recall = value("R@20").ok_or_else(|| wrong("its best epoch has no validation R@20"))?;
-    Ok(BestEpoch { at, recall, ndcg: value("N@20"), epoch: best.epoch, epochs: phase().count() })
+    let found = value(metric).ok_or_else(|| wrong(&format!("its best epoch has no validation {metric}")))?;
+    Ok(BestEpoch { at, value: found, ndcg: value("N@20"), epoch: best.epoch, epochs: phase().count() })
 }
 
-fn table(grids: &[Grid], all: &[Vec<&str>], outcomes: &[BestEpoch], runs: &[ResolvedRun]) -> TextTable {
-    let fixed = ["validation R@20", "N@20", "best epoch", "epochs", "ended", "run"];
+fn table(
+    (grids, all): (&[Grid], &[Vec<&str>]),
+    metric: &str,
+    outcomes: &[BestEpoch],
+    runs: &[ResolvedRun],
+) -> TextTable {
+    let selected = format!("validation {metric}");
+    let fixed = [selected.as_str(), "N@20", "best epoch", "epochs", "ended", "run"];
     let mut table = TextTable::new(grids.iter().map(|grid| grid.key.as_str()).chain(fixed));
     for outcome in outcomes {
         let limit = runs[outcome.at].config.finetune.settings.epochs;
         let mut row: Vec<String> = all[outcome.at].iter().map(|&value| value.to_owned()).collect();
         row.extend([
-            format!("{:.4}", outcome.recall),
+            format!("{:.4}", outcome.value),
             outcome.ndcg.map_or_else(|| "-".to_owned(), |ndcg| format!("{ndcg:.4}")),
             outcome.epoch.to_string(),
             outcome.epochs.to_string(),

@@ -12,6 +12,7 @@ use mp4sr_models::{FINETUNE, Model, PRETRAIN, Phase, Samples, Stop};
 use mp4sr_ops::{Precision, set_precision};
 use mp4sr_pipeline::config::{self, ModelCatalog, PretrainItems};
 use mp4sr_pipeline::{Context, StageArgs, run_stage};
+use mp4sr_protocol::Measure;
 use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model, removes_seen};
 
 use crate::{PhaseOutcome, TrainSettings, Training};
@@ -31,9 +32,20 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum PhaseArgument {
     /// Pre-trains, where the model has pre-training: dataset and features to `pretrain.safetensors`.
-    Pretrain(StageArgs),
+    Pretrain(TrainArgs),
     /// Fine-tunes on the next item, from the pre-trained weights where the pipeline has them: to `finetune.safetensors`.
-    Finetune(StageArgs),
+    Finetune(TrainArgs),
+}
+
+/// The flags of a phase.
+#[derive(Debug, clap::Args)]
+pub struct TrainArgs {
+    /// The flags of every stage.
+    #[command(flatten)]
+    pub stage: StageArgs,
+    /// Trains from the start where an unfinished run of this name has other settings or inputs, which is an error otherwise.
+    #[arg(long)]
+    pub restart: bool,
 }
 
 /// Runs the command.
@@ -41,13 +53,13 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
     mp4sr_ops::keep_memory();
     match &args.phase {
-        PhaseArgument::Pretrain(args) => train(&args.context(models)?, PRETRAIN),
-        PhaseArgument::Finetune(args) => train(&args.context(models)?, FINETUNE),
+        PhaseArgument::Pretrain(args) => train(&args.stage.context(models)?, PRETRAIN, args.restart),
+        PhaseArgument::Finetune(args) => train(&args.stage.context(models)?, FINETUNE, args.restart),
     }
 }
 
-/// Brings the weights of a phase up to date.
-pub fn train(context: &Context, phase: &str) -> anyhow::Result<()> {
+/// Brings the weights of a phase up to date. With `restart`, the state of an unfinished run with other settings is removed.
+pub fn train(context: &Context, phase: &str, restart: bool) -> anyhow::Result<()> {
     let Context { config, layout, models, .. } = context;
     if !models.trains(config, phase) {
         let start = if models.starts_pretrained(config) {
@@ -70,18 +82,38 @@ pub fn train(context: &Context, phase: &str) -> anyhow::Result<()> {
     run_stage(context, phase, &folder, make_stage, |stage| {
         files::write_bytes(&layout.run_config(), config.to_toml()?.as_bytes())?;
         let inputs = Inputs::load(layout, config)?;
+        for warning in inputs.sparse_modalities() {
+            context.progress.log(format!("{phase}: warning: {warning}"));
+        }
         let model = build_model(config, &inputs)?;
         let own = model.phases().iter().find(|own| own.name == phase).copied();
         let own = own.with_context(|| format!("the model has no phase `{phase}`"))?;
+        let mut resolved = config.resolved();
+        if let Some(sections) = resolved.as_object_mut().filter(|_| phase == PRETRAIN) {
+            sections.remove(FINETUNE);
+        }
         if let Some(path) = &pretrained {
             let checkpoint = match config.pretrain.from.as_str() {
                 "" => Checkpoint::read(path, PRETRAIN, &inputs.sequences.item_hash)?,
                 _ => Checkpoint::read_of_any_items(path, PRETRAIN)?,
             };
+            let before = &checkpoint.info;
+            before.expect_model(models, config, (PRETRAIN, phase), path)?;
+            before.expect_encoders(&inputs, path)?;
+            let warnings = [before.other_training(models, config, PRETRAIN)];
+            let own_data =
+                config.pretrain.from.is_empty().then(|| checkpoint.trained_on_others(&stage.input_fingerprints()));
+            for warning in warnings.into_iter().chain(own_data).flatten() {
+                context.progress.log(format!("{phase}: warning: {warning}"));
+            }
+            before.record_in(&mut resolved, models, config);
             checkpoint.load_into(model.as_ref(), &own, path)?;
         }
         let state_path = folder.join(format!("state.{phase}.safetensors"));
-        let info = run_phase(context, model.as_ref(), &inputs, own, stage, &state_path)?;
+        let start = PhaseStart { model: model.as_ref(), phase: own, inputs: &inputs, state_path: &state_path, restart };
+        let (epoch, validation_recall_20) = run_phase(context, stage, start)?;
+        let encoders = inputs.encoders.clone();
+        let info = CheckpointInfo { phase: phase.to_owned(), epoch, validation_recall_20, encoders, config: resolved };
         let output = layout.checkpoint(phase);
         let (items, fingerprints) = (&inputs.sequences.item_hash, stage.input_fingerprints());
         let weights = TrainedPhase { model: model.as_ref(), phase: &own };
@@ -98,22 +130,37 @@ fn pretrained(context: &Context) -> PathBuf {
     from.as_ref().unwrap_or(layout).checkpoint(PRETRAIN)
 }
 
-fn run_phase(
-    context: &Context,
-    model: &dyn Model,
-    inputs: &Inputs,
+/// A phase about to be trained.
+struct PhaseStart<'a> {
+    model: &'a dyn Model,
     phase: Phase,
-    stage: &Stage,
-    state_path: &Path,
-) -> anyhow::Result<CheckpointInfo> {
-    let config = &context.config;
-    let mut resolved = config.resolved();
-    if let Some(sections) = resolved.as_object_mut().filter(|_| phase.name == PRETRAIN) {
-        sections.remove(FINETUNE);
+    inputs: &'a Inputs,
+    state_path: &'a Path,
+    restart: bool,
+}
+
+/// What epochs are selected by: `train.metric`, or MRR where that is the same for every ranking of so few items.
+fn metric(context: &Context, items: usize) -> anyhow::Result<Measure> {
+    let metric: Measure = context.config.train.metric.parse()?;
+    match metric {
+        Measure::Recall(k) if k >= items => {
+            let other = Measure::ReciprocalRank;
+            context.progress.log(format!(
+                "train: warning: {metric} is 1 for every ranking of {items} items; epochs are selected by {other} in its place \
+                 (`train.metric`)"
+            ));
+            Ok(other)
+        }
+        _ => Ok(metric),
     }
-    let mut info = CheckpointInfo { phase: phase.name.to_owned(), config: resolved, ..CheckpointInfo::default() };
+}
+
+/// Trains the phase. Gives the epoch whose weights the model then has, and its validation R@20.
+fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow::Result<(usize, f64)> {
+    let config = &context.config;
+    let PhaseStart { model, phase, inputs, state_path, restart } = start;
     if phase.samples == Samples::None {
-        return Ok(info);
+        return Ok((0, 0.0));
     }
     let remove_seen = removes_seen(config, model);
     set_precision(match config.train.precision {
@@ -123,6 +170,7 @@ fn run_phase(
     });
     let settings = TrainSettings {
         phase: config.phase(phase.name).clone(),
+        metric: metric(context, inputs.sequences.item_count)?,
         k: config.evaluate.k.clone(),
         rank_options: RankOptions { batch: config.evaluate.batch, remove_seen, history: None },
         warm_items: phase.name == PRETRAIN && config.pretrain.items == PretrainItems::Warm,
@@ -140,18 +188,31 @@ fn run_phase(
         identity: stage.settings(),
         inputs: stage.input_fingerprints(),
     };
+    if restart && let Some(key) = training.discard_other_state()? {
+        let name = phase.name;
+        context
+            .progress
+            .log(format!("{name}: an unfinished run with another `{key}` was removed; training from the start"));
+    }
+    let metric = training.settings.metric;
     let bar = context.progress.bar(phase.name, "samples", training.sample_count() as u64);
     let outcome = training.run(|line| context.progress.log(line), |samples| bar.add(samples));
     set_precision(Precision::F32);
     let outcome = outcome?;
     drop(bar);
-    let PhaseOutcome { best_epoch, epochs, best_recall } = outcome;
+    let PhaseOutcome { best_epoch, epochs, best_value, recall_20, is_indifferent } = outcome;
+    if is_indifferent {
+        context.progress.log(format!(
+            "{}: warning: validation {metric} was {best_value:.4} in every epoch and can't tell them apart; select by another \
+             measure (`train.metric`)",
+            phase.name
+        ));
+    }
     context.progress.log(match phase.stop {
         Stop::Validation { .. } => {
-            format!("{}: best epoch {best_epoch} of {epochs}, validation R@20 {best_recall:.4}", phase.name)
+            format!("{}: best epoch {best_epoch} of {epochs}, validation {metric} {best_value:.4}", phase.name)
         }
         Stop::Epochs => format!("{}: {epochs} epochs", phase.name),
     });
-    (info.epoch, info.validation_recall_20) = (best_epoch, best_recall);
-    Ok(info)
+    Ok((best_epoch, recall_20))
 }

@@ -12,16 +12,18 @@ use mp4sr_protocol::{COLD_EVENTS, EvalCase, Measure, Metrics, Split, training_ev
 
 use crate::State;
 use crate::samples::SampleList;
-use crate::state::{ParameterNames, PhaseProgress, StateIdentity, UnderWay, Weights};
+use crate::state::{Limits, ParameterNames, PhaseProgress, StateIdentity, UnderWay, Weights};
 
-/// What early stopping looks at.
-const STOP: Measure = Measure::Recall(20);
+/// What the log has of every epoch, whatever epochs are selected by.
+const LOGGED: Measure = Measure::Recall(20);
 
 /// One phase's settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainSettings {
     /// Epochs, steps and the optimiser.
     pub phase: PhaseSettings,
+    /// What epochs are selected by, on the validation split.
+    pub metric: Measure,
     /// K of the validation metrics in the log.
     pub k: Vec<usize>,
     /// How validation ranks.
@@ -63,8 +65,12 @@ pub struct PhaseOutcome {
     pub best_epoch: usize,
     /// The epochs run.
     pub epochs: usize,
-    /// The best validation R@20.
-    pub best_recall: f64,
+    /// Its value of the measure that epochs are selected by.
+    pub best_value: f64,
+    /// Its validation R@20.
+    pub recall_20: f64,
+    /// Whether the measure had one value in all epochs, of which there were several: it can't tell them apart.
+    pub is_indifferent: bool,
 }
 
 /// Why training stopped before its end.
@@ -148,7 +154,7 @@ impl Training<'_> {
             progress.under_way = UnderWay::default();
             if line.best {
                 progress.best_epoch = progress.epoch;
-                progress.best_recall = line.validation.get(&STOP.to_string()).copied().unwrap_or_default();
+                progress.best_value = self.value(&line).unwrap_or_default();
                 state.best = self.weights()?;
             }
             state.progress.lines.push(line);
@@ -156,8 +162,17 @@ impl Training<'_> {
             self.write_log(&state.progress.lines)?;
         }
         self.restore(state.best)?;
-        let PhaseProgress { best_epoch, epoch, best_recall, .. } = state.progress;
-        Ok(PhaseOutcome { best_epoch, epochs: epoch, best_recall })
+        let PhaseProgress { best_epoch, epoch, best_value, lines, .. } = state.progress;
+        let values: Vec<Option<f64>> = lines.iter().map(|line| self.value(line)).collect();
+        let is_indifferent = values.len() > 1 && values[0].is_some() && values.iter().all(|value| *value == values[0]);
+        let best = best_epoch.checked_sub(1).and_then(|at| lines.get(at));
+        let recall_20 = best.and_then(|line| line.validation.get(&LOGGED.to_string()).copied()).unwrap_or_default();
+        Ok(PhaseOutcome { best_epoch, epochs: epoch, best_value, recall_20, is_indifferent })
+    }
+
+    /// The value of an epoch by which epochs are selected; none without validation.
+    fn value(&self, line: &EpochLine) -> Option<f64> {
+        line.validation.get(&self.settings.metric.to_string()).copied()
     }
 
     /// Samples of all epochs together.
@@ -174,9 +189,9 @@ impl Training<'_> {
 
     /// The line that a user reads after an epoch.
     fn report(&self, line: &EpochLine) -> String {
-        let recall = line.validation.get(&STOP.to_string());
-        let validation = recall.map_or(String::new(), |recall| {
-            format!(", validation {STOP} {recall:.4}{}", if line.best { " *" } else { "" })
+        let metric = self.settings.metric;
+        let validation = self.value(line).map_or(String::new(), |value| {
+            format!(", validation {metric} {value:.4}{}", if line.best { " *" } else { "" })
         });
         let (epoch, loss, seconds) = (line.epoch, line.loss, line.seconds.0 + line.seconds.1);
         format!("{} epoch {epoch}: loss {loss:.4}{validation}, {seconds:.1} s", self.phase.name)
@@ -204,13 +219,32 @@ impl Training<'_> {
             let used: Vec<String> = best.parameters.iter().map(|(name, ..)| name.clone()).collect();
             let trained: Vec<String> = parameters.names().filter(|name| trains(name)).map(ToOwned::to_owned).collect();
             let names = ParameterNames { used: &used, trained: &trained };
-            let expected = StateIdentity { settings: self.identity, inputs: &self.inputs };
+            let expected = self.expected();
             let state = State::read(&self.state_path, &self.sequences.item_hash, &expected, names)?;
             self.restore(state.current)?;
             adam.restore(parameters.join_state(&vars, &state.adam)?)?;
-            (progress, best) = (state.progress, state.best);
+            (progress, best) = (PhaseProgress { identity: self.identity(), ..state.progress }, state.best);
         }
         Ok(TrainingState { vars, adam, progress, best, norm: 0.0, saved: Instant::now() })
+    }
+
+    /// What the state of an unfinished run has to belong to.
+    fn expected(&self) -> StateIdentity<'_> {
+        let PhaseSettings { epochs, patience, .. } = self.settings.phase;
+        let limits = Limits { phase: self.phase.name, epochs, patience, stops: self.phase.stop != Stop::Epochs };
+        StateIdentity { settings: self.identity, inputs: &self.inputs, limits }
+    }
+
+    /// Removes the state of an unfinished run that belongs to other settings or inputs. Gives which.
+    pub fn discard_other_state(&self) -> Result<Option<String>, TrainError> {
+        if !self.state_path.exists() {
+            return Ok(None);
+        }
+        let other = State::other(&self.state_path, &self.expected())?;
+        if other.is_some() {
+            files::remove_if_present(&self.state_path)?;
+        }
+        Ok(other)
     }
 
     fn identity(&self) -> serde_json::Value {
@@ -313,7 +347,7 @@ impl Training<'_> {
         };
         let best = match self.phase.stop {
             Stop::Validation { warm_up } => {
-                epoch <= warm_up + 1 || validation[&STOP.to_string()] > state.progress.best_recall
+                epoch <= warm_up + 1 || validation[&self.settings.metric.to_string()] > state.progress.best_value
             }
             Stop::Epochs => true,
         };
@@ -367,8 +401,10 @@ impl Training<'_> {
         let options = self.settings.rank_options;
         let ranks = rank_users(scorer.as_ref(), users, case(Split::Validation), options, |_| {})?;
         let mut measures = Measure::columns(&self.settings.k);
-        if !measures.contains(&STOP) {
-            measures.push(STOP);
+        for measure in [LOGGED, self.settings.metric] {
+            if !measures.contains(&measure) {
+                measures.push(measure);
+            }
         }
         let test_loss = || mean_loss(scorer.as_ref(), users, case(Split::Test), options.batch);
         let test_loss = self.settings.log_test_loss.then(test_loss).transpose()?;

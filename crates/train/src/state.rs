@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 const FORMAT: &str = "state";
 const VERSION: u32 = 2;
+const REMEDY: &str = "delete it to train from the start, or use another run";
 
 /// Everything that the next step depends on: a killed run goes on from it and ends as if it had not been killed.
 #[derive(Clone, Debug, PartialEq)]
@@ -50,15 +51,56 @@ pub struct StateIdentity<'a> {
     pub settings: &'a StageSettings,
     /// Fingerprints of the inputs, by role.
     pub inputs: &'a BTreeMap<String, Fingerprint>,
+    /// When the phase ends: no weight so far depends on it.
+    pub limits: Limits,
+}
+
+/// When a phase ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The phase.
+    pub phase: &'static str,
+    /// The greatest number of epochs.
+    pub epochs: usize,
+    /// The epochs without a better value after which it stops.
+    pub patience: usize,
+    /// Whether it stops early at all.
+    pub stops: bool,
+}
+
+impl Limits {
+    /// The key by which a phase with these limits would have ended before `progress`.
+    fn passed(&self, progress: &PhaseProgress) -> Option<String> {
+        let key = |key: &str| Some(format!("{}.{key}", self.phase));
+        if progress.epoch > self.epochs || (progress.epoch == self.epochs && progress.under_way.step > 0) {
+            return key("epochs");
+        }
+        let mut best = 0;
+        for (at, line) in progress.lines.iter().enumerate() {
+            if self.stops && at > 0 && at - best >= self.patience {
+                return key("patience");
+            }
+            if line.best {
+                best = at + 1;
+            }
+        }
+        None
+    }
 }
 
 impl StateIdentity<'_> {
     /// The first setting or input that is not the recorded one.
-    fn difference(&self, recorded: &serde_json::Value) -> Option<String> {
-        let settings = self.settings.changed_since(&recorded["settings"]).map(|key| format!("settings.{key}"));
+    fn difference(&self, progress: &PhaseProgress) -> Option<String> {
+        let mut recorded = progress.identity["settings"].clone();
+        let Limits { phase, epochs, patience, .. } = self.limits;
+        if recorded[phase].is_object() {
+            recorded[phase]["epochs"] = serde_json::json!(epochs);
+            recorded[phase]["patience"] = serde_json::json!(patience);
+        }
         let changed = |(role, now): (&String, &Fingerprint)| {
-            (recorded["inputs"][role] != serde_json::json!(now)).then(|| format!("inputs.{role}"))
+            (progress.identity["inputs"][role] != serde_json::json!(now)).then(|| role.clone())
         };
+        let settings = self.settings.changed_since(&recorded).or_else(|| self.limits.passed(progress));
         settings.or_else(|| self.inputs.iter().find_map(changed))
     }
 }
@@ -77,8 +119,9 @@ pub struct PhaseProgress {
     pub under_way: UnderWay,
     /// The best of the finished epochs.
     pub best_epoch: usize,
-    /// Its validation R@20.
-    pub best_recall: f64,
+    /// Its value of the measure that epochs are selected by.
+    #[serde(alias = "best_recall")]
+    pub best_value: f64,
     /// A line per finished epoch.
     pub lines: Vec<EpochLine>,
 }
@@ -134,6 +177,14 @@ impl State {
         write_tensors(path, &header, &tensors)
     }
 
+    /// The first setting or input of a stored state that is not the expected one.
+    pub fn other(path: &Path, expected: &StateIdentity<'_>) -> Result<Option<String>> {
+        let file = TensorFile::read(path, FORMAT, VERSION, REMEDY)?;
+        let progress: PhaseProgress = serde_json::from_value(file.header().settings.clone())
+            .map_err(|e| Error::unreadable(path, "its settings", &e, REMEDY))?;
+        Ok(expected.difference(&progress))
+    }
+
     /// Reads a state for the parameters that are used and those that are trained, and refuses one of another run.
     pub fn read(
         path: &Path,
@@ -141,12 +192,11 @@ impl State {
         identity: &StateIdentity<'_>,
         names: ParameterNames<'_>,
     ) -> Result<Self> {
-        const REMEDY: &str = "delete it to train from the start, or use another run";
         let mut file = TensorFile::read(path, FORMAT, VERSION, REMEDY)?;
         file.expect_items(items, REMEDY)?;
         let progress: PhaseProgress = serde_json::from_value(file.header().settings.clone())
             .map_err(|e| Error::unreadable(path, "its settings", &e, REMEDY))?;
-        if let Some(what) = identity.difference(&progress.identity) {
+        if let Some(what) = identity.difference(&progress) {
             let reason = format!("it is the state of an unfinished run with another `{what}`");
             return Err(Error::unusable(
                 path,

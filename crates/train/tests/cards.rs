@@ -63,7 +63,7 @@ fn inputs(recipe: &Recipe) -> Inputs {
     };
     let modalities = [features("text", 48, false), features("image", 40, true)];
     let modalities = if recipe.reads.features { modalities.into() } else { Vec::new() };
-    Inputs { sequences: sequences(), modalities, categories: None }
+    Inputs { sequences: sequences(), modalities, encoders: Default::default(), categories: None }
 }
 
 /// Losses of the first steps, the weights after them to the bit, and the ranks that they give.

@@ -15,6 +15,7 @@ use mp4sr_models::{
     Recipe, Result, RngKey, Samples, Scorer, Step,
 };
 use mp4sr_pipeline::Config;
+use mp4sr_protocol::Measure;
 use mp4sr_run::{Inputs, build_model, model_catalog};
 use mp4sr_train::{PhaseOutcome, TrainError, TrainSettings, Training};
 
@@ -52,7 +53,7 @@ fn inputs(recipe: &Recipe, sequences: Sequences) -> Inputs {
     let modalities = if recipe.reads.features { vec![features("text", 1), features("image", 2)] } else { Vec::new() };
     let names: Vec<Vec<String>> =
         (0..ITEMS).map(|item| (0..item % 3).map(|at| format!("c{}", (item + at) % 5)).collect()).collect();
-    Inputs { sequences, modalities, categories: Categories::of_names(&names) }
+    Inputs { sequences, modalities, encoders: Default::default(), categories: Categories::of_names(&names) }
 }
 
 fn config(recipe: &Recipe) -> Config {
@@ -132,6 +133,7 @@ fn train(
     config.finetune.settings.batch = if of_users { 8 } else { 32 };
     let settings = TrainSettings {
         phase: config.finetune.settings.clone(),
+        metric: Measure::Recall(20),
         k: vec![20],
         warm_items: false,
         log_test_loss: false,

@@ -16,6 +16,7 @@ use mp4sr_models::{
     Phase, Query, Ragged, Result, RngKey, Samples, Scorer, Step, Stop, TransformerConfig,
 };
 use mp4sr_pipeline::config::PhaseSettings;
+use mp4sr_protocol::Measure;
 use mp4sr_run::{Inputs, model_catalog};
 use mp4sr_train::{PhaseOutcome, TrainError, TrainSettings, Training};
 
@@ -45,6 +46,7 @@ fn sequences(of_users: &[&[u32]], items: usize) -> Sequences {
 fn settings(epochs: usize, patience: usize, batch: usize) -> TrainSettings {
     TrainSettings {
         phase: PhaseSettings { epochs, patience, batch, learning_rate: 0.1, weight_decay: 0.0, clip_norm: 1.0 },
+        metric: Measure::Recall(20),
         k: vec![20],
         warm_items: false,
         log_test_loss: false,
@@ -168,7 +170,10 @@ fn it_stops_after_patience_epochs_without_a_better_recall_and_keeps_the_best() {
     let folder = tempfile::tempdir().unwrap();
     let model = Recorder::new(40, &[2, 5, 5, 4, 3, 9, 9]);
     let outcome = train(&model, &rising(), settings(300, 3, 1024), folder.path()).unwrap();
-    assert_eq!(outcome, PhaseOutcome { best_epoch: 2, epochs: 5, best_recall: 0.5 });
+    assert_eq!(
+        outcome,
+        PhaseOutcome { best_epoch: 2, epochs: 5, best_value: 0.5, recall_20: 0.5, is_indifferent: false }
+    );
     assert!((model.x() - 0.8).abs() < 1e-6, "{}", model.x());
     let recalls: Vec<(usize, f64, bool)> =
         lines(folder.path()).iter().map(|line| (line.epoch, line.validation["R@20"], line.best)).collect();
@@ -183,7 +188,10 @@ fn it_stops_at_the_last_epoch() {
     let folder = tempfile::tempdir().unwrap();
     let model = Recorder::new(40, &[1, 2, 3]);
     let outcome = train(&model, &rising(), settings(3, 1, 4), folder.path()).unwrap();
-    assert_eq!(outcome, PhaseOutcome { best_epoch: 3, epochs: 3, best_recall: 0.3 });
+    assert_eq!(
+        outcome,
+        PhaseOutcome { best_epoch: 3, epochs: 3, best_value: 0.3, recall_20: 0.3, is_indifferent: false }
+    );
     // Ten samples in batches of four are three steps per epoch.
     assert!((model.x() - (1.0 - 0.9)).abs() < 1e-5, "{}", model.x());
 }
@@ -295,7 +303,8 @@ fn popularity_counts_the_training_part_alone() {
     let data = random(|u| 31 + u as u32 % 20, |u| 31 + (u as u32 + 7) % 20);
     let text = "dataset.name = \"x\"\nmodel.name = \"popularity\"";
     let (config, _) = mp4sr_pipeline::Config::parse(text, "x", &[], model_catalog()).unwrap();
-    let inputs = Inputs { sequences: data.clone(), modalities: Vec::new(), categories: None };
+    let inputs =
+        Inputs { sequences: data.clone(), modalities: Vec::new(), encoders: Default::default(), categories: None };
     let model = mp4sr_run::build_model(&config, &inputs).unwrap();
     let counts = model.scorer(&model.phases()[0]).unwrap().items().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert!(counts[30..].iter().all(|&count| count == 0.0), "{counts:?}");
@@ -316,7 +325,7 @@ fn popularity_of_a_dataset_split_by_time_knows_nothing_after_the_cut_off() {
     data.parts = Some(SequenceParts { validation: starts.clone(), test });
     let text = "dataset.name = \"x\"\nmodel.name = \"popularity\"";
     let (config, _) = mp4sr_pipeline::Config::parse(text, "x", &[], model_catalog()).unwrap();
-    let inputs = Inputs { sequences: data, modalities: Vec::new(), categories: None };
+    let inputs = Inputs { sequences: data, modalities: Vec::new(), encoders: Default::default(), categories: None };
     let model = mp4sr_run::build_model(&config, &inputs).unwrap();
     let counts = model.scorer(&model.phases()[0]).unwrap().items().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert!(counts[49].abs() < f32::EPSILON, "{counts:?}");

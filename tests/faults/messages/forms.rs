@@ -10,7 +10,7 @@ use mp4sr_tests::root;
 use super::{NEVER, assert_snapshot};
 
 /// Crates whose sentences users of the stages read.
-const CRATES: [&str; 14] = [
+const CRATES: [&str; 16] = [
     "artifact",
     "pipeline",
     "preprocess",
@@ -20,7 +20,9 @@ const CRATES: [&str; 14] = [
     "run",
     "train",
     "evaluate",
+    "items",
     "recommend",
+    "serve",
     "report",
     "study",
     "sample",
@@ -47,13 +49,15 @@ const REASONS: [&str; 14] = [
 ];
 
 /// Sentences that don't say what to do themselves, because they are filled into one that does, or nobody can do anything.
-const INNER: [&str; 6] = [
+const INNER: [&str; 8] = [
     "`{}` {problem}",
     "the score of item {item} is {score}",
     "its host `{host}` is {kind} ({ip}), and `download.allow_private` is off",
     "the figure `{title}` could not be drawn ({reason})",
     "no run could be made: {}",
     "run `{}`: {}",
+    "the condition {text:?} {what}",
+    "failed to read histories from `{origin}`: {what}",
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

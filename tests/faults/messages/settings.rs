@@ -64,7 +64,8 @@ pub fn tell_raw(told: &mut Told) {
     let few = ["--set", "source.interactions=[\"bad.jsonl\"]", "--set", "preprocess.max_bad_lines=1"];
     told.case("more bad lines than allowed", "preprocess", &few, "bad.jsonl");
     told.set("filters that leave nothing", "preprocess", "preprocess.user_core=99", "preprocess.user_core");
-    told.set("items without pictures left out", "preprocess", "preprocess.missing=\"drop\"", "preprocess.missing");
+    let bare = ["--set", "source.columns.images=\"\"", "--set", "preprocess.missing=\"drop\""];
+    told.case("items without pictures left out", "preprocess", &bare, "preprocess.missing");
 
     let file = |rest: &str| format!("download.files=[{{path=\"a.tsv\",url=\"http://127.0.0.1:9/a\"{rest}}}]");
     let other = file(&format!(",sha256=\"{}\"", "0".repeat(64)));

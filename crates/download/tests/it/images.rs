@@ -10,7 +10,7 @@ use mp4sr_artifact::Downloads;
 use mp4sr_download::Fate;
 
 use crate::harness::{World, files_below, image, text};
-use crate::server::{Request, Server, head, reply};
+use mp4sr_tests::server::{Request, Server, head, reply};
 
 /// A PNG whose header claims 60,000 x 60,000 pixels.
 fn bomb() -> Vec<u8> {

@@ -7,7 +7,7 @@ use image::ImageFormat::Jpeg;
 use mp4sr_download::Fate;
 
 use crate::harness::{World, files_below, image, text};
-use crate::server::{Request, Server, head, reply, serve_file};
+use mp4sr_tests::server::{Request, Server, head, reply, serve_file};
 
 const TAG: &str = "\"v1\"";
 

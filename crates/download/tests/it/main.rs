@@ -6,4 +6,3 @@ mod harness;
 mod images;
 mod interrupted;
 mod raw;
-mod server;

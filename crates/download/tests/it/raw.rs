@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use ring::digest::{SHA256, digest};
 
 use crate::harness::{World, files_below, text};
-use crate::server::{Server, reply, serve_file};
+use mp4sr_tests::server::{Server, reply, serve_file};
 
 const TAG: &str = "\"v1\"";
 
@@ -98,4 +98,88 @@ fn no_path_leads_out_of_the_data_folder_and_no_private_server_is_asked() {
     let output = private.run(&["download.allow_private=false"]);
     assert!(text(&output.stderr).contains("this machine (127.0.0.1)"), "{}", text(&output.stderr));
     assert!(server.asked().is_empty() && !escaping.data("../b.json").exists());
+}
+
+#[test]
+fn a_body_is_kept_as_it_is_stored_whatever_encoding_the_server_names() {
+    let stored = mp4sr_tests::gzip("user_id,item_id,timestamp\nu1,a,1\n");
+    let body = stored.clone();
+    let server = Server::start(move |request, stream| match request.path.as_str() {
+        "/whole" => reply(stream, 200, &[("Content-Encoding", "gzip"), ("ETag", TAG)], &body),
+        // In pieces, so that the name of the header is cut too.
+        _ => {
+            let length = body.len();
+            let head = format!("HTTP/1.1 200 OK\r\nCONTENT-encoding: gzip\r\nContent-Length: {length}\r\n\r\n");
+            for piece in [head.as_bytes(), &body].concat().chunks(7) {
+                let _ = std::io::Write::write_all(stream, piece);
+                let _ = std::io::Write::flush(stream);
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+        }
+    });
+    let world = world(&server, &[("/whole", "a.csv.gz", ""), ("/pieces", "b.csv.gz", "")]);
+    world.run_well(&[]);
+    for name in ["a.csv.gz", "b.csv.gz"] {
+        assert_eq!(std::fs::read(world.data(name)).unwrap(), stored, "{name}");
+    }
+}
+
+#[test]
+fn the_rest_of_another_version_is_not_joined() {
+    let server = Server::start(|request, stream| {
+        let (old, new) = (vec![1_u8; 5000], vec![2_u8; 5000]);
+        match request.nth {
+            0 => serve_file(request, stream, &old, TAG, 700),
+            // A cache that heeds no If-Range, with the version of now.
+            1 => {
+                let span = [("Content-Range", "bytes 700-4999/5000"), ("ETag", "\"v2\"")];
+                reply(stream, 206, &span, &new[700..]);
+            }
+            _ => serve_file(request, stream, &new, "\"v2\"", usize::MAX),
+        }
+    });
+    let world = world(&server, &[("/a", "a.bin", "")]);
+    world.run_well(&[]);
+    assert!(std::fs::read(world.data("a.bin")).unwrap() == [2; 5000]);
+}
+
+#[test]
+fn what_is_empty_is_not_kept_and_is_fetched_again() {
+    let server = Server::start(|request, stream| match request.nth {
+        0 => reply(stream, 200, &[], b""),
+        _ => reply(stream, 200, &[], b"a file"),
+    });
+    let world = world(&server, &[("/a", "a.csv", "")]);
+    let message = world.run_badly(&[]);
+    assert!(message.contains("a.csv` is not kept") && message.contains("is empty"), "{message}");
+    // One that an earlier release kept.
+    std::fs::write(world.data("a.csv"), "").unwrap();
+    world.run_well(&[]);
+    assert_eq!(std::fs::read(world.data("a.csv")).unwrap(), b"a file");
+}
+
+#[test]
+fn no_password_signature_or_token_is_shown() {
+    let server = Server::start(|_, stream| reply(stream, 404, &[], b""));
+    let url = server.url("/a.csv").replace("http://", "http://me:hunter2@") + "?X-Signature=s3cr3t&token=t0k3n";
+    let world = World::new(&format!("retries = 0\nfiles = [{{ url = \"{url}\", path = \"a.csv\" }}]"));
+    let message = world.run_badly(&[]);
+    assert!(message.contains("/a.csv?...: answered 404"), "{message}");
+    for secret in ["hunter2", "me:", "s3cr3t", "t0k3n"] {
+        assert!(!message.contains(secret), "{message}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_download_does_not_leave_the_data_folder_through_a_link() {
+    let server = server();
+    let world = world(&server, &[("/b", "linked/b.txt", "")]);
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(world.data("")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), world.data("linked")).unwrap();
+    let message = world.run_badly(&[]);
+    assert!(message.contains("linked` is a link") && message.contains("stays within the data folder"), "{message}");
+    assert_eq!(std::fs::read_dir(elsewhere.path()).unwrap().count(), 0);
+    assert!(server.asked().is_empty());
 }

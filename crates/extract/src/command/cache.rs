@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use mp4sr_artifact::Layout;
-use mp4sr_pipeline::print;
+use mp4sr_pipeline::{ARTIFACTS_VARIABLE, DEFAULT_ARTIFACTS, artifacts_folder, print};
 
 use crate::cache::{Share, prune, shares};
 
@@ -23,7 +23,7 @@ pub struct Args {
     #[command(subcommand)]
     command: Command,
     /// Folder of all artifacts.
-    #[arg(long, env = "MP4SR_ARTIFACTS", value_name = "FOLDER", default_value = "artifacts", global = true)]
+    #[arg(long, env = ARTIFACTS_VARIABLE, value_name = "FOLDER", default_value = DEFAULT_ARTIFACTS, value_parser = artifacts_folder, global = true)]
     artifacts: PathBuf,
 }
 

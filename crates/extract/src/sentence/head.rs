@@ -7,9 +7,8 @@ use serde_json::{Map, Value};
 
 use super::Pooling;
 use crate::error::Result;
-use crate::folder::{JsonFile, ModelFolder, WEIGHTS};
+use crate::folder::{JsonFile, MODULES, ModelFolder, WEIGHTS};
 
-const MODULES: &str = "modules.json";
 /// Below this a norm counts as zero, as in the reference.
 const SMALLEST_NORM: f32 = 1e-12;
 /// Added to the variance in the module `LayerNorm`.

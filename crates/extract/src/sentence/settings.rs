@@ -7,12 +7,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::error::Result;
-use crate::folder::{JsonFile, ModelFolder};
+use crate::folder::{JsonFile, MODULES, ModelFolder, TOKENIZER_CONFIG, WHOLE};
 
 const TRANSFORMER: &str = "sentence_bert_config.json";
-const WHOLE: &str = "config_sentence_transformers.json";
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-const MODULES: &str = "modules.json";
 /// Files that determine the vectors and that not every folder has.
 pub(super) const OPTIONAL: [&str; 4] = [MODULES, TRANSFORMER, WHOLE, TOKENIZER_CONFIG];
 

@@ -14,11 +14,11 @@ use crate::error::Result;
 use crate::words::WordVectors;
 
 impl Extraction<'_> {
-    /// The configured dictionary, or one of the visual words and frequent words of the items' texts.
+    /// The configured dictionary, or one of the visual words and frequent words of the texts of `dictionary_items`.
     pub(super) fn dictionary(&self) -> Result<Vec<String>> {
         let settings = &self.context.config.extract.image;
         if settings.dictionary.is_empty() {
-            return Ok(dictionary::build(&self.items.sentences, settings.text_words));
+            return Ok(dictionary::build(&self.dictionary_items.sentences, settings.text_words));
         }
         dictionary::read(Path::new(&settings.dictionary))
     }

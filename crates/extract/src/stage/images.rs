@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use mp4sr_artifact::{Downloads, EncoderWork, UnusableImage, VectorCache, VectorKey, vector_key};
+use mp4sr_artifact::{Downloads, EncoderWork, UnusableImage, VectorKey, vector_key};
 use rayon::prelude::*;
 
 use super::Extraction;
@@ -24,7 +24,7 @@ pub(super) struct ImageVectors {
     /// The key of each file, in the order of the files.
     keys: Vec<ImageKey>,
     /// The cache that holds the vectors.
-    pub vectors: VectorCache,
+    pub cache: EncoderCache,
     /// What was computed.
     pub work: EncoderWork,
 }
@@ -75,7 +75,7 @@ impl Extraction<'_> {
         distinct.sort_unstable();
         distinct.dedup();
         work.distinct = distinct.len() as u64;
-        Ok(ImageVectors { keys: all, vectors: cache.vectors, work })
+        Ok(ImageVectors { keys: all, cache, work })
     }
 
     /// Names and keys of the images of an item that have a vector.

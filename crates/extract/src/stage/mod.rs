@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use mp4sr_artifact::{
-    EncoderWork, ExtractReport, FeatureType, Features, Items, RowsHeader, VectorCache, VectorKey, files, vector_key,
+    EncoderWork, ExtractReport, FeatureType, Features, Fingerprint, Items, RowsHeader, VectorKey, files, vector_key,
 };
 use mp4sr_ops::ComputeDevice;
 use mp4sr_pipeline::config::{ImageFeatures, Precision, Storage};
@@ -48,8 +48,20 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     };
     run_stage(context, NAME, &context.layout.features(), make_stage, |_| {
         let device = encoder_device(context)?;
-        Ok(Extraction { context, items: &items, files: &files, device }.run(&plan)?)
+        Ok(Extraction { context, items: &items, dictionary_items: &items, files: &files, device }.run(&plan)?)
     })
+}
+
+/// Writes the features of new items, whose table is in `context`, as the dataset of the items `known` has them: with the same
+/// encoders, dictionary and cache. Says what could not be used.
+pub fn extract_new_items(context: &Context, known: &Items) -> anyhow::Result<ExtractReport> {
+    let plan = Plan::of(context, context.config.extracted())?;
+    let items = Items::read(&context.layout.items())?;
+    let files = ImageFiles::of(&items, Path::new(&context.config.dataset.data));
+    let device = encoder_device(context)?;
+    Extraction { context, items: &items, dictionary_items: known, files: &files, device }.run(&plan)?;
+    let path = context.layout.extract_report();
+    serde_json::from_slice(&files::read(&path)?).with_context(|| format!("failed to read `{}`", path.display()))
 }
 
 /// Where the configuration says that encoders compute.
@@ -79,6 +91,11 @@ impl Sentences {
     }
 }
 
+/// The fingerprint of what turns an image into the vectors of its `words` nearest words.
+fn encoder_of_words(image: &Fingerprint, text: &Fingerprint, (words, count): (&[String], usize)) -> Fingerprint {
+    Fingerprint::of_bytes(format!("{image} {text} {count} {}", words.join("\n")).as_bytes())
+}
+
 fn text_keys(texts: &[String]) -> Vec<VectorKey> {
     texts.iter().map(|text| vector_key(text.as_bytes())).collect()
 }
@@ -86,6 +103,8 @@ fn text_keys(texts: &[String]) -> Vec<VectorKey> {
 struct Extraction<'x> {
     context: &'x Context,
     items: &'x Items,
+    /// Whose words join the dictionary.
+    dictionary_items: &'x Items,
     files: &'x ImageFiles,
     device: EncoderDevice,
 }
@@ -125,7 +144,7 @@ impl Extraction<'_> {
         let path = self.context.layout.feature_file("text", &self.context.config.extract.text.encoder_name());
         self.encode("text", sentences, self.items.sentences.iter().flatten())?;
         let of_items: Vec<Vec<VectorKey>> = self.items.sentences.iter().map(|texts| text_keys(texts)).collect();
-        self.write(&path, &sentences.cache.vectors, sentences.encoder.width(), &of_items)?;
+        self.write(&path, &sentences.cache, &sentences.cache.fingerprint, &of_items)?;
         Ok(path)
     }
 
@@ -150,7 +169,7 @@ impl Extraction<'_> {
             None => {
                 let of_items: Vec<Vec<VectorKey>> =
                     usable.iter().map(|images| images.iter().map(|(_, key)| *key).collect()).collect();
-                self.write(&path, &images.vectors, width, &of_items)?;
+                self.write(&path, &images.cache, &images.cache.fingerprint, &of_items)?;
             }
             Some(sentences) => {
                 let Some(word_encoder) = embedder.word_encoder() else {
@@ -163,10 +182,12 @@ impl Extraction<'_> {
                 let of_words;
                 (of_words, report.word_encoder) = embed_words(word_encoder, cache, width, &words)?;
                 let words_path = self.context.layout.words_file("image", &image_name);
-                let chosen = self.choose_words(&words_path, &usable, &images.vectors, &of_words, &words)?;
+                let chosen = self.choose_words(&words_path, &usable, &images.cache.vectors, &of_words, &words)?;
                 self.encode("image words", sentences, chosen.iter().flatten())?;
                 let of_items: Vec<Vec<VectorKey>> = chosen.iter().map(|texts| text_keys(texts)).collect();
-                self.write(&path, &sentences.cache.vectors, sentences.encoder.width(), &of_items)?;
+                let words = (words.as_slice(), settings.image.words);
+                let encoder = encoder_of_words(&images.cache.fingerprint, &sentences.cache.fingerprint, words);
+                self.write(&path, &sentences.cache, &encoder, &of_items)?;
                 outputs.push(words_path);
             }
         }
@@ -216,8 +237,14 @@ impl Extraction<'_> {
         cache.note(computed, start.elapsed())
     }
 
-    /// Writes the features of the items, each with the vectors of its `keys`.
-    fn write(&self, path: &Path, cache: &VectorCache, width: usize, keys: &[Vec<VectorKey>]) -> Result<()> {
+    /// Writes the features of the items, each with the vectors of its `keys`; `encoder` is the fingerprint of all that made the
+    /// vectors of what an item has. Features are not replaced by none at all.
+    fn write(&self, path: &Path, encoded: &EncoderCache, encoder: &Fingerprint, keys: &[Vec<VectorKey>]) -> Result<()> {
+        if keys.iter().all(Vec::is_empty)
+            && let Some(rows) = Features::stored_rows(path).filter(|&rows| rows > 0)
+        {
+            return Err(Error::Emptied { path: path.to_owned(), rows });
+        }
         let mut offsets = vec![0_i64];
         offsets.extend(keys.iter().scan(0, |rows, keys| {
             *rows += keys.len() as i64;
@@ -229,16 +256,18 @@ impl Extraction<'_> {
             Storage::Bf16 => FeatureType::Bf16,
             Storage::F32 => FeatureType::F32,
         };
-        let rows = || keys.iter().flatten().filter_map(|key| cache.get(*key));
+        let rows = || keys.iter().flatten().filter_map(|key| encoded.vectors.get(*key));
         if rows().count() != keys.iter().map(Vec::len).sum::<usize>() {
             return Err(Error::Missing { path: path.to_owned() });
         }
+        let mut recorded = json!(settings);
+        recorded["encoder"] = json!(encoder);
         let header = RowsHeader {
             stage: NAME,
-            settings: json!(settings),
+            settings: recorded,
             item_hash: self.items.hash(),
             offsets: &offsets,
-            width,
+            width: encoded.width(),
             as_type: kind,
         };
         match Features::write_rows(path, header, rows)? {

@@ -45,6 +45,7 @@ pub static RECIPE: Recipe = Recipe {
     presets: &[],
     grid: DECAY_GRID,
     renamed: &[],
+    item_tables: |_| None,
     check: |_| Ok(()),
     phases: |settings| Ok(phases(&settings.own()?)),
     build: |settings, data, key| Ok(Box::new(Masr::new(settings.own()?, settings.transformer()?, &data, key)?)),

@@ -22,6 +22,7 @@ pub static RECIPE: Recipe = Recipe {
     presets: &PRESETS,
     grid: DECAY_GRID,
     renamed: &RENAMED,
+    item_tables: |_| Some(&["id_embedding"]),
     check,
     phases: |settings| Ok(phases(&settings.own()?)),
     build: |settings, data, key| {
@@ -178,7 +179,7 @@ impl Config {
 
     /// The swap probability of mixup is drawn from between these.
     pub(super) fn mixup(&self) -> (f64, f64) {
-        (self.mixup_min.min(self.mixup_max), self.mixup_max)
+        (self.mixup_min, self.mixup_max)
     }
 }
 
@@ -219,6 +220,10 @@ fn check(settings: &Settings<'_>) -> std::result::Result<(), Refused> {
     if settings.pretrains && config.nip_weight <= 0.0 && !compares {
         let allowed = "more than 0, or `model.mp4sr.lambda` above 0 and two modalities: pre-training needs a loss";
         return Err(Refused::new("model.mp4sr.nip_weight", &config.nip_weight, allowed));
+    }
+    if config.mixup_min > config.mixup_max {
+        let allowed = format!("at most `model.mp4sr.mixup_max`, which is {}", config.mixup_max);
+        return Err(Refused::new("model.mp4sr.mixup_min", &config.mixup_min, allowed));
     }
     match config.logit_modalities.iter().find(|name| !settings.modalities.contains(name)) {
         Some(name) => Err(Refused::new(

@@ -167,19 +167,51 @@ impl ModelCatalog {
 
     /// What decides the weights of a phase, beside the files that it reads.
     pub fn phase_settings(&self, config: &Config, phase: &str) -> StageSettings {
+        self.stage_settings(config, |config: &Config| self.phase_values(config, phase))
+    }
+
+    fn phase_values(&self, config: &Config, phase: &str) -> Value {
+        let mut section = config.phase_section(phase);
+        if let Some(keys) = section.as_object_mut() {
+            // Where weights come from decides whether the phase runs, not what it does.
+            keys.retain(|key, _| key != "enabled" && key != "from");
+        }
+        json!({
+            phase: section,
+            "model": self.model_settings(config, phase),
+            "seed": config.run.seed,
+            "evaluate": { "seen_items": config.evaluate.seen_items },
+            "train": config.train,
+        })
+    }
+
+    /// The keys of `[model]` that all of `phases` read: those by which weights of one have their meaning in another.
+    pub fn model_settings_of(&self, config: &Config, phases: &[&str]) -> StageSettings {
         let values = |config: &Config| {
-            let mut section = config.phase_section(phase);
-            if let Some(keys) = section.as_object_mut() {
-                // Where weights come from decides whether the phase runs, not what it does.
-                keys.retain(|key, _| key != "enabled" && key != "from");
+            let mut model = phases.first().map_or(Value::Null, |phase| self.model_settings(config, phase));
+            if let (Some(kind), Some(own)) = (self.model(&config.model.name), model[&config.model.name].as_object_mut())
+            {
+                own.retain(|key, _| phases.iter().all(|phase| kind.phase_reads(config, phase, key)));
             }
-            json!({
-                phase: section,
-                "model": self.model_settings(config, phase),
-                "seed": config.run.seed,
-                "evaluate": { "seen_items": config.evaluate.seen_items },
-                "train": config.train,
-            })
+            if phases.iter().any(|phase| *phase != phases[0])
+                && let Some(keys) = model.as_object_mut()
+            {
+                // Weights may go from one dataset to another, whose features have other names.
+                keys.remove("modalities");
+            }
+            json!({ "model": model })
+        };
+        self.stage_settings(config, values)
+    }
+
+    /// What training a phase reads, without what only its validation does.
+    pub fn training_settings(&self, config: &Config, phase: &str) -> StageSettings {
+        let values = |config: &Config| {
+            let mut values = self.phase_values(config, phase);
+            if let Some(keys) = values.as_object_mut() {
+                keys.remove("evaluate");
+            }
+            values
         };
         self.stage_settings(config, values)
     }

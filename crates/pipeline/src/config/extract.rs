@@ -145,6 +145,10 @@ impl AudioExtract {
 
 fn base_name(model: &str) -> String {
     let model = model.strip_prefix(BUILTIN).unwrap_or(model);
-    let name = Path::new(model).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let (path, revision) = model.split_once('@').unwrap_or((model, ""));
+    let mut name = Path::new(path).file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    if !revision.is_empty() {
+        name = format!("{name}-{revision}");
+    }
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' }).collect()
 }

@@ -24,6 +24,7 @@ pub use results::{Recommend, Report};
 pub use run::Run;
 pub use training::{Finetune, PhaseSettings, Precision, Pretrain, PretrainItems, Train};
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use schemars::JsonSchema;
@@ -87,14 +88,17 @@ impl Config {
         let mut table: Table = text.parse().map_err(|e: toml::de::Error| ConfigError::syntax(origin, &e))?;
         let renamed = models.renamed();
         let mut warnings = renamed::rename(&mut table, &renamed, origin)?;
-        for assignment in overrides {
-            let mut assignment = Assignment::parse(assignment)?;
+        let mut set = BTreeMap::new();
+        for text in overrides {
+            let mut assignment = Assignment::parse(text)?;
             warnings.extend(renamed::rename_assignment(&mut assignment, &renamed));
+            set.insert(assignment.key.clone(), text.clone());
             assignment.apply(&mut table)?;
         }
         dataset::times_as_text(&mut table);
-        strict::check(&table, &models.schema(), origin)?;
-        Ok((Self::of_table(table, origin, models)?, warnings))
+        let checked = strict::check(&table, &models.schema(), origin);
+        let config = checked.and_then(|()| Self::of_table(table, origin, models));
+        Ok((config.map_err(|error| error.of_override(&set))?, warnings))
     }
 
     /// The configuration in which everything but the model has its default.
@@ -190,8 +194,8 @@ impl Config {
     fn check(&self, origin: &str) -> Result<(), ConfigError> {
         let fail = |key: &str, value: String, allowed: &str| Err(ConfigError::value(origin, key, &value, allowed));
         let name = &self.dataset.name;
-        if !is_name(name) {
-            return fail("dataset.name", format!("{name:?}"), "letters, digits, `-`, `_`, `.`");
+        if let Err(allowed) = check_name(name) {
+            return fail("dataset.name", format!("{name:?}"), &allowed);
         }
         self.download.check().or_else(|(key, value, allowed)| fail(&key, value, &allowed))?;
         if self.model.modalities.is_empty() {
@@ -203,7 +207,8 @@ impl Config {
             }
         }
         let from = &self.pretrain.from;
-        let is_run = from.split_once('/').is_some_and(|(dataset, run)| is_name(dataset) && is_name(run));
+        let is_run =
+            from.split_once('/').is_some_and(|(dataset, run)| check_name(dataset).and(check_name(run)).is_ok());
         if !from.is_empty() && !is_run {
             return fail("pretrain.from", format!("{from:?}"), "`<dataset>/<run>`");
         }
@@ -219,8 +224,13 @@ impl Config {
                 return fail(key, precision, "\"f32\", or a card in `run.device`");
             }
         }
-        if let Some(zero) = self.evaluate.short_histories.iter().find(|&&events| events == 0) {
-            return fail("evaluate.short_histories", zero.to_string(), "numbers from 1");
+        for (key, numbers) in
+            [("evaluate.k", &self.evaluate.k), ("evaluate.short_histories", &self.evaluate.short_histories)]
+        {
+            let distinct: BTreeSet<&usize> = numbers.iter().collect();
+            if distinct.contains(&0) || distinct.len() < numbers.len() {
+                return fail(key, format!("{numbers:?}"), "numbers from 1, each once");
+            }
         }
         let reads_sounds = |modality: &&Modality| modality.name == "audio" && modality.features.is_empty();
         if self.extract.audio.model.is_empty() && self.model.modalities.iter().any(|modality| reads_sounds(&modality)) {
@@ -261,8 +271,17 @@ impl Config {
     }
 }
 
-/// Whether it can name a dataset or a run: a folder inside the artifacts.
-pub(crate) fn is_name(name: &str) -> bool {
+/// The greatest number of characters in the name of a dataset or a run: names of files are longer by what stands around it.
+const LONGEST_NAME: usize = 200;
+
+/// Refuses what can't name a dataset or a run, a folder inside the artifacts; the error says what can.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    !name.is_empty() && !name.starts_with('.') && name.chars().all(allowed)
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(allowed) {
+        return Err("letters, digits, `-`, `_`, `.`, with no `.` in front".to_owned());
+    }
+    if name.len() > LONGEST_NAME {
+        return Err(format!("a shorter name: it has {} characters, and {LONGEST_NAME} are allowed", name.len()));
+    }
+    Ok(())
 }

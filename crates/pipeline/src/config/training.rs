@@ -26,11 +26,19 @@ pub enum Precision {
 }
 
 /// `[train]`: what both phases share.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Train {
+    /// The measure on the validation split by which epochs are selected and training stops: `R@K`, `N@K` or `MRR`.
+    pub metric: String,
     /// The precision of the large products. Evaluation and recommendation compute in f32.
     pub precision: Precision,
+}
+
+impl Default for Train {
+    fn default() -> Self {
+        Self { metric: "R@20".to_owned(), precision: Precision::default() }
+    }
 }
 
 /// How long a phase trains, in which steps, and how the optimiser takes them.
@@ -39,7 +47,7 @@ pub struct PhaseSettings {
     /// The greatest number of epochs.
     #[schemars(range(min = 1, max = 100_000))]
     pub epochs: usize,
-    /// Training stops after this many epochs without a better validation R@20.
+    /// Training stops after this many epochs without a better value of `train.metric` on the validation split.
     #[schemars(range(min = 1, max = 100_000))]
     pub patience: usize,
     /// B, the number of samples in a step.

@@ -73,6 +73,7 @@ pub(super) fn comparison(run: &str, found: &Comparison) -> Markup {
             "replacement."
         }
         @if !others.is_empty() { (differences(run, found, others)) }
+        @if let Some(note) = found.candidates_note() { p { (note) } }
     }
 }
 

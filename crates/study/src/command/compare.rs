@@ -6,7 +6,7 @@ use mp4sr_pipeline::{StageArgs, print};
 use mp4sr_protocol::{Comparison, Measure, Reference, SeedRuns, Split};
 use std::sync::Arc;
 
-use crate::comparison_text::{details, table};
+use crate::comparison_text::{details, markdown};
 
 /// Prints evaluated runs of one dataset side by side: the best bold, the second underlined, a star where the best is better
 /// than the best other with p < 0.01.
@@ -55,7 +55,10 @@ pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     }
     let comparison = Comparison::new(&groups, &measures, Reference::Best);
     if csv {
+        if let Some(note) = comparison.candidates_note() {
+            context.progress.log(format!("compare: warning: {note}"));
+        }
         return print(&details(&comparison).csv()?);
     }
-    print(&table(&comparison, "run").markdown())
+    print(&markdown(&comparison, "run"))
 }

@@ -1,7 +1,7 @@
 //! The command line of `mp4sr search`: trains a grid of settings and sorts them by the validation split.
 
 use mp4sr_pipeline::config::{ModelCatalog, ModelType};
-use mp4sr_pipeline::{StageArgs, print};
+use mp4sr_pipeline::{Assignments, StageArgs, print};
 use std::sync::Arc;
 
 use crate::{Grid, Runner, search};
@@ -15,6 +15,9 @@ pub struct Args {
     /// A key of the pipeline with the values to try; may be given several times.
     #[arg(long = "grid", value_name = "SECTION.KEY=VALUE,VALUE")]
     grids: Vec<Grid>,
+    /// Several of them, separated by blanks; blanks within quotes and brackets belong to the values.
+    #[arg(long = "grids", value_name = "GRIDS")]
+    more_grids: Option<Assignments>,
     /// The name of the search; its runs begin with it. Without one it is `search`, or `search-MODEL` for a model's own grid.
     #[arg(long)]
     name: Option<String>,
@@ -25,7 +28,10 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
-    let Args { stage, grids, name, jobs } = args;
+    let Args { stage, mut grids, more_grids, name, jobs } = args;
+    for grid in more_grids.iter().flat_map(|more| &more.0) {
+        grids.push(grid.parse()?);
+    }
     let runner = Runner::new(stage, jobs.into(), models)?;
     let (name, grids) = if grids.is_empty() {
         own_grid(&runner, name, models)?

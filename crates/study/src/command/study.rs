@@ -25,19 +25,19 @@ pub struct Args {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
     /// A pipeline to pre-train on beside the own one (Table 5); may be given several times.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, num_args = 1.., value_name = "FILE")]
     with: Vec<PathBuf>,
     /// A pipeline to fine-tune on that pre-training has not seen (Table 5); may be given several times.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, num_args = 1.., value_name = "FILE")]
     unseen: Vec<PathBuf>,
     /// The ResNet of rows with one: a folder, or a name on the hub. Without it these rows are left out.
     #[arg(long, default_value = "")]
     resnet: String,
     /// A text encoder to compare with the pipeline's (study-encoders): a folder, or a name on the hub; may be given several times.
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, num_args = 1.., value_name = "MODEL")]
     text_encoder: Vec<String>,
     /// An image encoder whose vectors are compared with the pipeline's features (study-encoders); may be given several times.
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, num_args = 1.., value_name = "MODEL")]
     image_encoder: Vec<String>,
     /// A folder with the paper's numbers, in place of those that the program carries.
     #[arg(long, value_name = "FOLDER")]
@@ -53,7 +53,7 @@ pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         _ => 3,
     };
     let seeds = seeds.map_or(usual, usize::from);
-    let runner = Runner::new(stage, jobs.into(), models)?;
+    let runner = Runner::new(stage, jobs.into(), models)?.restarting();
     let (text_encoders, image_encoders) = (text_encoder, image_encoder);
     let options = StudyOptions { seeds, quick, with, unseen, resnet, text_encoders, image_encoders, paper };
     let (text, failures) = run_experiment(&runner, experiment, &options)?;

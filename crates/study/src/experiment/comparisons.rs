@@ -7,7 +7,7 @@ use mp4sr_protocol::{Comparison, Reference, SeedRuns, Split, mean_and_deviation}
 use super::rows::{StudyRow, full};
 use super::write::PaperTable;
 use super::{FinishedRows, Study, common};
-use crate::comparison_text::{details, table};
+use crate::comparison_text::{details, markdown};
 use crate::runner::Until;
 
 impl Study<'_> {
@@ -22,7 +22,7 @@ impl Study<'_> {
         let groups = groups(&made, &self.sequences()?, None)?;
         let comparison = Comparison::new(&groups, &self.measures(), Reference::Best);
         let mut text = self.head(title, comparison.users);
-        text += &table(&comparison, "model").markdown();
+        text += &markdown(&comparison, "model");
         text += &times(&made)?;
         self.finish(text, paper, &details(&comparison), None)
     }

@@ -11,7 +11,7 @@ use mp4sr_protocol::{Comparison, Reference};
 use super::comparisons::groups;
 use super::rows::{StudyRow, full, row};
 use super::{FinishedRows, Study};
-use crate::comparison_text::{details, table};
+use crate::comparison_text::{details, markdown};
 use crate::runner::Until;
 
 impl Study<'_> {
@@ -23,7 +23,7 @@ impl Study<'_> {
         let groups = groups(&made, &self.sequences()?, None)?;
         let comparison = Comparison::new(&groups, &self.measures(), Reference::Best);
         let mut text = self.head("Encoders of texts and images", comparison.users);
-        text += &table(&comparison, "encoders").markdown();
+        text += &markdown(&comparison, "encoders");
         text += "\nVectors and the time that they took, by all runs that share the cache:\n\n";
         text += &encoder_table(&made)?.markdown();
         self.finish(text, None, &details(&comparison), None)

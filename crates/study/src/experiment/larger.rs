@@ -12,7 +12,7 @@ use super::comparisons::add_details;
 use super::rows::{full, row};
 use super::write::PaperTable;
 use super::{Study, common};
-use crate::comparison_text::table;
+use crate::comparison_text::markdown;
 use crate::merge::{Source, merge};
 use crate::runner::{ResolvedRun, Until};
 
@@ -137,7 +137,7 @@ impl Study<'_> {
         let seen =
             if self.options.unseen.iter().any(|path| path == pipeline) { ", not seen in pre-training" } else { "" };
         let _ = write!(text, "\n{name}{seen}, {} users\n\n", comparison.users);
-        *text += &table(&comparison, "model").markdown();
+        *text += &markdown(&comparison, "model");
         add_details(details, &name, &comparison);
         Ok(())
     }

@@ -9,7 +9,7 @@ use super::comparisons::groups;
 use super::figure::{StudyCurve, curve};
 use super::rows::{StudyRow, modality, own_key, row};
 use super::write::{DEFAULTS, PaperTable};
-use crate::comparison_text::{details, table};
+use crate::comparison_text::{details, markdown};
 use crate::runner::Until;
 
 impl Study<'_> {
@@ -36,7 +36,7 @@ impl Study<'_> {
         paper: Option<PaperTable>,
         figure: Figure,
     ) -> anyhow::Result<String> {
-        let text = self.head(title, comparison.users) + &table(comparison, "setting").markdown();
+        let text = self.head(title, comparison.users) + &markdown(comparison, "setting");
         self.finish(text, paper, &details(comparison), Some(figure))
     }
 

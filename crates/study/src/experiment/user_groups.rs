@@ -12,7 +12,7 @@ use super::comparisons::{add_details, groups, times};
 use super::figure::{StudyCurve, values};
 use super::rows::{own_key, row};
 use super::write::PaperTable;
-use crate::comparison_text::table;
+use crate::comparison_text::markdown;
 use crate::runner::Until;
 
 impl Study<'_> {
@@ -32,7 +32,7 @@ impl Study<'_> {
             let own: Vec<SeedRuns> = groups.iter().map(|group| group.of_users(&user_group.users)).collect();
             let comparison = Comparison::new(&own, &self.measures(), Reference::Best);
             let _ = write!(text, "\n{} events, {} users\n\n", user_group.name, comparison.users);
-            text += &table(&comparison, "model").markdown();
+            text += &markdown(&comparison, "model");
             add_details(&mut details, &user_group.name, &comparison);
             for (line, row) in lines.iter_mut().zip(&comparison.rows) {
                 line.entries.push((index, values(row)));
@@ -98,7 +98,7 @@ impl Study<'_> {
             let own: Vec<SeedRuns> = groups.iter().map(|group| group.of_users(&users)).collect();
             let comparison = Comparison::new(&own, &self.measures(), Reference::Best);
             let _ = write!(text, "\n{} users: {what}\n\n", comparison.users);
-            text += &table(&comparison, "model").markdown();
+            text += &markdown(&comparison, "model");
             add_details(&mut details, &what, &comparison);
         }
         text += &times(&made)?;

@@ -1,12 +1,16 @@
-//! A server that does to each request what the test says, and remembers what it was asked.
+//! A server that does to each request what the test says, and remembers what it was asked. It panics where a test has to fail.
+
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
+/// What a server was asked.
 #[derive(Clone, Debug)]
 pub struct Request {
+    /// The path of the address.
     pub path: String,
     /// How many requests for this path came before.
     pub nth: usize,
@@ -14,11 +18,14 @@ pub struct Request {
 }
 
 impl Request {
+    /// A header by its name in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
     }
 }
 
+/// A server on this machine, for as long as the process lives.
+#[derive(Debug)]
 pub struct Server {
     address: String,
     asked: Arc<Mutex<Vec<Request>>>,
@@ -40,10 +47,12 @@ impl Server {
         Self { address, asked }
     }
 
+    /// The address of a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
+    /// All requests so far.
     pub fn asked(&self) -> Vec<Request> {
         self.asked.lock().unwrap().clone()
     }

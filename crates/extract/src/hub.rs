@@ -1,0 +1,211 @@
+//! A model of the hub: its files are fetched once and then found in the hub's cache, which the Python libraries share.
+
+use std::path::{Path, PathBuf};
+
+use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
+use mp4sr_artifact::files;
+
+use crate::error::{Error, Result};
+use crate::folder::{WEIGHTS, WEIGHTS_INDEX};
+
+/// The revision that a name without one means.
+const MAIN: &str = "main";
+/// What says how a text's vector is made of those of its tokens.
+const MODULES: &str = "modules.json";
+/// Attempts after one that failed.
+const RETRIES: usize = 3;
+
+/// A model of the hub at one revision.
+pub(crate) struct HubModel {
+    /// As configured.
+    name: String,
+    revision: String,
+    cache: CacheRepo,
+    /// None where the hub must not be asked (`HF_HUB_OFFLINE`).
+    api: Option<Box<ApiRepo>>,
+}
+
+/// What the hub answers for a file.
+enum Answer {
+    There(PathBuf),
+    /// The hub says that the model has no such file.
+    Absent,
+    /// The hub could not be asked.
+    Unreachable(String),
+    /// The hub refuses, with a reason and what helps.
+    Refused(String, String),
+}
+
+impl HubModel {
+    /// Opens `owner/name`, or `owner/name@revision`. The environment counts as for the Python library: `HF_HOME`, `HF_HUB_CACHE`,
+    /// `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`. Asks nothing yet.
+    pub fn open(name: &str) -> Result<Self> {
+        let refused = |reason: &str| {
+            let remedy = "name a folder, or a model of the hub as `owner/name` or `owner/name@revision`";
+            Err(Error::Hub { name: name.to_owned(), reason: reason.to_owned(), remedy: remedy.to_owned() })
+        };
+        let (model, revision) = name.split_once('@').unwrap_or((name, MAIN));
+        if !is_hub_name(model) || revision.is_empty() {
+            return refused("is neither a folder nor a name on the hub");
+        }
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
+        let cache = variable("HF_HUB_CACHE").map_or_else(Cache::from_env, |folder| Cache::new(folder.into()));
+        let repo = Repo::with_revision(model.to_owned(), RepoType::Model, revision.to_owned());
+        let is_on = |value: String| !["0", "false", "no", "off"].contains(&value.trim().to_lowercase().as_str());
+        let api = if variable("HF_HUB_OFFLINE").is_some_and(is_on) {
+            None
+        } else {
+            let mut builder = ApiBuilder::from_cache(cache.clone()).with_progress(false).with_retries(RETRIES);
+            if let Some(endpoint) = variable("HF_ENDPOINT") {
+                builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
+            }
+            if let Some(token) = variable("HF_TOKEN") {
+                builder = builder.with_token(Some(token.trim().to_owned()));
+            }
+            match builder.build() {
+                Ok(api) => Some(Box::new(api.repo(repo.clone()))),
+                Err(error) => return refused(&format!("can't be asked for on the hub ({error})")),
+            }
+        };
+        Ok(Self { name: name.to_owned(), revision: revision.to_owned(), cache: cache.repo(repo), api })
+    }
+
+    /// The path of a file that the model must have.
+    pub fn file(&self, file: &str) -> Result<PathBuf> {
+        let (reason, remedy) = match self.ask(file) {
+            Answer::There(path) => return Ok(path),
+            Answer::Absent => (
+                format!("has no `{file}` on the hub at the revision `{}`", self.revision),
+                "check the name, or name another revision as `owner/name@revision`".to_owned(),
+            ),
+            Answer::Unreachable(why) => (
+                format!("has no `{file}` in the hub's cache, and the hub can't be asked ({why})"),
+                "run it once where the hub can be reached, or name a folder".to_owned(),
+            ),
+            Answer::Refused(reason, remedy) => (reason, remedy),
+        };
+        Err(Error::Hub { name: self.name.clone(), reason, remedy })
+    }
+
+    /// The path of a file that the model may lack. Where the hub can't be asked, a cache that has the weights counts as complete:
+    /// what is asked for first is fetched first. Without the list of modules nobody knows who filled it.
+    pub fn optional_file(&self, file: &str) -> Result<Option<PathBuf>> {
+        match self.ask(file) {
+            Answer::There(path) => Ok(Some(path)),
+            Answer::Absent => Ok(None),
+            Answer::Unreachable(_) if file != MODULES && self.has_cached_weights() => Ok(None),
+            Answer::Unreachable(_) if file == MODULES && self.cached("preprocessor_config.json").is_some() => Ok(None),
+            _ => self.file(file).map(Some),
+        }
+    }
+
+    /// Whether the model has weights that only Python's pickle can read.
+    pub fn has_pickled_weights(&self) -> bool {
+        matches!(&self.api, Some(api) if {
+            let url = api.url("pytorch_model.bin");
+            ApiBuilder::from_env().with_progress(false).build().is_ok_and(|api| api.metadata(&url).is_ok())
+        })
+    }
+
+    fn has_cached_weights(&self) -> bool {
+        [WEIGHTS, WEIGHTS_INDEX].iter().any(|file| self.cached(file).is_some())
+    }
+
+    fn ask(&self, file: &str) -> Answer {
+        if let Some(path) = self.cached(file) {
+            return Answer::There(path);
+        }
+        let marker = self.marker(file);
+        if marker.as_ref().is_some_and(|marker| marker.exists()) {
+            return Answer::Absent;
+        }
+        let Some(api) = &self.api else { return Answer::Unreachable("`HF_HUB_OFFLINE` is on".to_owned()) };
+        let error = match api.get(file) {
+            Ok(path) => return Answer::There(path),
+            Err(error) => error,
+        };
+        let text = error.to_string();
+        match status(&text) {
+            Some(404) => {
+                // As the Python library does, so that it is not asked for again.
+                if let Some(marker) = self.marker(file) {
+                    let _ = files::write_bytes(&marker, b"");
+                }
+                Answer::Absent
+            }
+            Some(401 | 403) => Answer::Refused(
+                "is not given by the hub without permission, or does not exist (it answered 401 or 403)".to_owned(),
+                "check the name; for a private or gated model, accept its terms and set `HF_TOKEN`".to_owned(),
+            ),
+            Some(429) => Answer::Refused(
+                "can't be fetched now: the hub has had too many requests (429)".to_owned(),
+                "wait some minutes and run it again; with `HF_TOKEN` the hub allows more".to_owned(),
+            ),
+            Some(code) => Answer::Refused(
+                format!("can't be fetched: the hub answered {code} for `{file}`"),
+                "run it again later".to_owned(),
+            ),
+            None if matches!(error, ApiError::IoError(_)) => Answer::Refused(
+                format!("can't be stored in the hub's cache ({text})"),
+                "make room, or name another folder by `HF_HOME`".to_owned(),
+            ),
+            None => Answer::Unreachable(text),
+        }
+    }
+
+    /// A file's path in the cache, where it is there.
+    fn cached(&self, file: &str) -> Option<PathBuf> {
+        let of_commit = || Some(self.cache.pointer_path(&self.revision).join(file)).filter(|path| path.is_file());
+        self.cache.get(file).or_else(of_commit)
+    }
+
+    /// The folder of the model in the cache.
+    fn folder(&self) -> Option<PathBuf> {
+        self.cache.pointer_path(MAIN).ancestors().nth(2).map(Path::to_owned)
+    }
+
+    /// What says in the cache that the model has no such file; none before the revision's commit is known.
+    fn marker(&self, file: &str) -> Option<PathBuf> {
+        let folder = self.folder()?;
+        let commit = std::fs::read_to_string(folder.join("refs").join(&self.revision)).ok()?;
+        Some(folder.join(".no_exist").join(commit.trim()).join(file))
+    }
+}
+
+/// The status of an answer in the message of the hub's client.
+fn status(message: &str) -> Option<u16> {
+    let (_, rest) = message.split_once("http status: ")?;
+    rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
+}
+
+/// Names on the hub have at most one slash; anything else was meant as a path.
+fn is_hub_name(name: &str) -> bool {
+    let allowed = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    name.split('/').count() <= 2 && name.split('/').all(allowed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_distinguished_from_names_on_the_hub() {
+        assert!(is_hub_name("sentence-transformers/all-MiniLM-L6-v2") && is_hub_name("bert-base-uncased"));
+        for path in ["data/encoders/none", "/abs", "./rel", "../up", "a//b", ""] {
+            assert!(!is_hub_name(path), "{path}");
+        }
+        let message = HubModel::open("data/encoders/none").err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(message.contains("`data/encoders/none` is neither a folder"), "{message}");
+    }
+
+    #[test]
+    fn the_status_is_found_in_the_message_of_the_client() {
+        assert_eq!(status("request error: http status: 404"), Some(404));
+        assert_eq!(status("request error: io: Connection refused"), None);
+    }
+}

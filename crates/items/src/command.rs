@@ -1,0 +1,75 @@
+//! The command line of `mp4sr items`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Subcommand;
+use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::{StageArgs, print};
+
+use crate::{add_files, current, remove};
+
+/// Adds items to a trained run, which ranks them without training, and removes them again.
+///
+/// Texts and images go through the encoders, the dictionary and the cache of the dataset, and then through the trained item encoders.
+/// An item without training events has no id embedding: what it says and shows decides its scores. Models that need ids refuse.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Adds the items of files; an id that was added before is replaced.
+    Add {
+        /// The flags of every stage.
+        #[command(flatten)]
+        stage: StageArgs,
+        /// A file of items in the form of the pipeline's `[source]`; may be given several times. Images are named relative to it or to the
+        /// data folder.
+        #[arg(long, value_name = "FILE", required = true)]
+        items: Vec<PathBuf>,
+    },
+    /// Removes items that were added.
+    Remove {
+        /// The flags of every stage.
+        #[command(flatten)]
+        stage: StageArgs,
+        /// The id of an item; may be given several times.
+        #[arg(long, value_name = "ID", required = true)]
+        item: Vec<String>,
+    },
+    /// Lists the items that were added: id and title.
+    List {
+        /// The flags of every stage.
+        #[command(flatten)]
+        stage: StageArgs,
+    },
+}
+
+/// Runs the command.
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    mp4sr_ops::start_threads();
+    match &args.command {
+        Command::Add { stage, items } => {
+            let context = stage.context(models)?;
+            let added = add_files(&context, items)?;
+            added.notes.iter().for_each(|note| context.progress.log(format!("items: {note}")));
+            let (new, replaced, total) = (added.new.len(), added.replaced.len(), added.total);
+            context.progress.log(format!("items: {new} added, {replaced} replaced; the run has {total} new items"));
+            Ok(())
+        }
+        Command::Remove { stage, item } => {
+            let context = stage.context(models)?;
+            let removed = remove(&context, item)?;
+            context.progress.log(format!("items: {removed} removed"));
+            Ok(())
+        }
+        Command::List { stage } => {
+            let items = current(&stage.context(models)?.layout)?;
+            let lines = items.ids.iter().zip(&items.titles).map(|(id, title)| format!("{id}\t{title}\n"));
+            print(&lines.collect::<String>())
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! New items of a trained run: they are candidates, and stand in histories, without training.
+//!
+//! In: raw items, in the form of the pipeline or as records. Out: a generation of `new-items/` in the run: a table of items and their
+//! features, from the same texts, encoders, dictionary and cache as the dataset's. A generation never changes; another takes its place
+//! when it is whole. Must not know: scores, lists, HTTP.
+
+pub mod command;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::ensure;
+use mp4sr_artifact::{ExtractReport, Items, Layout, Lock, files};
+use mp4sr_extract::extract_new_items;
+use mp4sr_pipeline::config::{Columns, Format, Source};
+use mp4sr_pipeline::{Config, Context, Progress};
+use mp4sr_preprocess::read_items;
+use mp4sr_run::{CurrentItems, NewItems, item_tables};
+use serde_json::json;
+
+/// The lock of a run's new items.
+const LOCK: &str = "items";
+/// Ids that a message names.
+const NAMED: usize = 5;
+
+/// An item as a program gives it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ItemRecord {
+    /// Its id.
+    pub id: String,
+    /// Its title.
+    pub title: String,
+    /// Further texts.
+    pub texts: Vec<String>,
+    /// Names of categories.
+    pub categories: Vec<String>,
+    /// The bytes of its image files.
+    pub images: Vec<Vec<u8>>,
+}
+
+/// What adding items did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Added {
+    /// Ids that the run did not have.
+    pub new: Vec<String>,
+    /// Ids whose items took the place of earlier ones.
+    pub replaced: Vec<String>,
+    /// What the person who added them should know, a sentence each.
+    pub notes: Vec<String>,
+    /// New items of the run in all.
+    pub total: usize,
+}
+
+/// Adds the items of files in the form of the pipeline's `[source]`.
+pub fn add_files(context: &Context, paths: &[PathBuf]) -> anyhow::Result<Added> {
+    expect_addable(&context.config)?;
+    let (items, read) = read_items(&context.config, paths, &context.progress)?;
+    let mut notes = Vec::new();
+    let mut note = |count: u64, what: &str, reason: Option<(&str, u64)>| {
+        if count > 0 {
+            let reason = reason.map_or(String::new(), |(reason, _)| format!(", most often: {reason}"));
+            notes.push(format!("{count} {what}{reason}"));
+        }
+    };
+    note(read.repeated, "lines repeat the id of an earlier one and do not count", None);
+    note(read.rejected.total(), "lines could not be read", read.rejected.most_frequent());
+    note(read.refused_images.total(), "images cannot be used", read.refused_images.most_frequent());
+    let added = add(context, &items)?;
+    Ok(Added { notes: [notes, added.notes].concat(), ..added })
+}
+
+/// Adds items that a program gives. Their images are stored with the run.
+pub fn add_records(context: &Context, records: &[ItemRecord]) -> anyhow::Result<Added> {
+    expect_addable(&context.config)?;
+    add(context, &of_records(context, records, &context.layout.new_items().join("images"))?)
+}
+
+/// The items of records, as a dataset has them; their images go to `folder`.
+fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyhow::Result<Items> {
+    let mut lines = String::new();
+    for record in records {
+        let mut images = Vec::new();
+        for bytes in &record.images {
+            let name = format!("{}.{}", &blake3::hash(bytes).to_hex()[..32], ending(bytes));
+            let path = folder.join(&name);
+            if !path.exists() {
+                files::write_bytes(&path, bytes)?;
+            }
+            images.push(name);
+        }
+        let ItemRecord { id, title, texts, categories, .. } = record;
+        let line = json!({"item_id": id, "title": title, "texts": texts, "categories": categories, "images": images});
+        lines.push_str(&format!("{line}\n"));
+    }
+    let mut config = context.config.clone();
+    config.dataset.data = folder.to_string_lossy().into_owned();
+    config.source = Source {
+        format: Format::Tabular,
+        columns: Columns {
+            texts: vec!["texts".to_owned()],
+            images: "images".to_owned(),
+            categories: vec!["categories".to_owned()],
+            ..Columns::default()
+        },
+        ..Source::default()
+    };
+    let path = folder.join(format!("records-{}.jsonl", std::process::id()));
+    files::write_bytes(&path, lines.as_bytes())?;
+    let read = read_items(&config, std::slice::from_ref(&path), &context.progress);
+    files::remove_if_present(&path)?;
+    let (items, read) = read?;
+    ensure!(read.rejected.total() == 0, "an item has no id; give every item one");
+    ensure!(read.repeated == 0, "an item is given twice; give each id once");
+    Ok(items)
+}
+
+/// The ending of an image file's name, by its first bytes.
+fn ending(bytes: &[u8]) -> &'static str {
+    match bytes {
+        [0x89, b'P', b'N', b'G', ..] => "png",
+        [b'G', b'I', b'F', ..] => "gif",
+        [b'R', b'I', b'F', b'F', ..] => "webp",
+        _ => "jpg",
+    }
+}
+
+/// Removes items that were added earlier.
+pub fn remove(context: &Context, ids: &[String]) -> anyhow::Result<usize> {
+    let _lock = lock(context)?;
+    let earlier = current(&context.layout)?;
+    let known: HashSet<&str> = earlier.ids.iter().map(String::as_str).collect();
+    let unknown: Vec<&String> = ids.iter().filter(|id| !known.contains(id.as_str())).collect();
+    ensure!(
+        unknown.is_empty(),
+        "not added to the run: {}; only items that were added can be removed",
+        some_of(&unknown)
+    );
+    let removed: HashSet<&String> = ids.iter().collect();
+    let kept: Vec<usize> = (0..earlier.len()).filter(|&row| !removed.contains(&earlier.ids[row])).collect();
+    publish(context, &earlier.select(&kept), &Items::read(&context.layout.items())?)?;
+    Ok(removed.len())
+}
+
+/// The items that were added to a run; an empty table where there are none.
+pub fn current(layout: &Layout) -> anyhow::Result<Items> {
+    match CurrentItems::read(layout)?.layout(layout) {
+        Some(own) => Ok(Items::read(&own.items())?),
+        None => Ok(Items::default()),
+    }
+}
+
+/// Refuses models that need ids, and features that do not come from `[extract]`.
+fn expect_addable(config: &Config) -> anyhow::Result<()> {
+    item_tables(config)?;
+    let extracted = config.extracted();
+    for modality in &config.model.modalities {
+        let is_ours = match modality.name.as_str() {
+            "text" => extracted.text,
+            "image" => extracted.image,
+            "audio" => extracted.audio,
+            _ => false,
+        };
+        ensure!(
+            is_ours && config.feature_name(modality) != modality.features,
+            "the features of the modality `{}` come from elsewhere (`{}`) and cannot be computed for new items; use a run whose features come from `[extract]`",
+            modality.name,
+            modality.features
+        );
+    }
+    Ok(())
+}
+
+fn lock(context: &Context) -> anyhow::Result<Lock> {
+    files::create_dir_all(&context.layout.new_items())?;
+    Ok(Lock::acquire(&context.layout.new_items(), LOCK)?)
+}
+
+fn add(context: &Context, items: &Items) -> anyhow::Result<Added> {
+    ensure!(!items.is_empty(), "there are no items to add; give at least one");
+    let _lock = lock(context)?;
+    let known = Items::read(&context.layout.items())?;
+    let in_dataset: HashSet<&str> = known.ids.iter().map(String::as_str).collect();
+    let both: Vec<&String> = items.ids.iter().filter(|id| in_dataset.contains(id.as_str())).collect();
+    ensure!(both.is_empty(), "already items of the dataset: {}; new items need other ids", some_of(&both));
+    let earlier = current(&context.layout)?;
+    let given: HashSet<&str> = items.ids.iter().map(String::as_str).collect();
+    let kept: Vec<usize> = (0..earlier.len()).filter(|&row| !given.contains(earlier.ids[row].as_str())).collect();
+    let before: HashSet<&str> = earlier.ids.iter().map(String::as_str).collect();
+    let (replaced, new) = items.ids.iter().cloned().partition(|id| before.contains(id.as_str()));
+    let mut all = earlier.select(&kept);
+    all.append(items.clone());
+    let report = publish(context, &all, &known)?;
+    Ok(Added { new, replaced, notes: notes(&report), total: all.len() })
+}
+
+/// Writes a generation, and puts it in the place of the one before when it is whole.
+fn publish(context: &Context, items: &Items, known: &Items) -> anyhow::Result<ExtractReport> {
+    let layout = &context.layout;
+    let before = CurrentItems::read(layout)?;
+    let number = before.generation.as_ref().and_then(|name| name.parse::<u64>().ok()).unwrap_or(0) + 1;
+    let generation = (!items.is_empty()).then(|| format!("{number:06}"));
+    let mut report = ExtractReport::default();
+    if let Some(name) = &generation {
+        let own = layout.new_items_generation(name);
+        files::remove_dir_if_present(own.root())?;
+        items.write(&own.items())?;
+        let inner = Context {
+            config: context.config.clone(),
+            layout: own.clone(),
+            progress: Progress::new(true),
+            models: context.models.clone(),
+        };
+        let made = extract_new_items(&inner, known).and_then(|report| {
+            expect_something(&NewItems::read_from(&own, &context.config)?)?;
+            Ok(report)
+        });
+        if made.is_err() {
+            files::remove_dir_if_present(own.root())?;
+        }
+        report = made?;
+    }
+    files::write_json(&layout.new_items_pointer(), &CurrentItems { generation })?;
+    if let Some(name) = before.generation {
+        files::remove_dir_if_present(layout.new_items_generation(&name).root())?;
+    }
+    Ok(report)
+}
+
+/// Refuses items of which the model reads nothing.
+fn expect_something(new: &NewItems) -> anyhow::Result<()> {
+    let is_empty = |row: usize| new.modalities.iter().all(|modality| modality.features.rows_of(row) == 0);
+    let empty: Vec<&String> =
+        (0..new.items.len()).filter(|&row| is_empty(row)).map(|row| &new.items.ids[row]).collect();
+    let names: Vec<&str> = new.modalities.iter().map(|modality| modality.name.as_str()).collect();
+    ensure!(
+        empty.is_empty(),
+        "{} items have no {} that can be used, so that the model would know nothing of them: {}; complete them or leave them out",
+        empty.len(),
+        names.join(" or "),
+        some_of(&empty)
+    );
+    Ok(())
+}
+
+fn notes(report: &ExtractReport) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(first) = report.unusable.first() {
+        let count = report.unusable.len();
+        notes.push(format!(
+            "{count} images cannot be used; the first is `{}` of `{}`: {}",
+            first.image, first.item_id, first.reason
+        ));
+    }
+    if let Some(first) = report.unusable_sounds.first() {
+        let count = report.unusable_sounds.len();
+        notes.push(format!(
+            "{count} sounds cannot be used; the first is `{}` of `{}`: {}",
+            first.sound, first.item_id, first.reason
+        ));
+    }
+    notes
+}
+
+/// The first few of some ids.
+fn some_of(ids: &[&String]) -> String {
+    let mut named: Vec<String> = ids.iter().take(NAMED).map(|id| format!("`{id}`")).collect();
+    if ids.len() > NAMED {
+        named.push(format!("and {} more", ids.len() - NAMED));
+    }
+    named.join(", ")
+}
+
+/// What the model reads of one item that is not added. Its features go to `folder`, which whoever calls removes.
+pub fn encode_alone(context: &Context, item: &ItemRecord, known: &Items, folder: &Path) -> anyhow::Result<NewItems> {
+    expect_addable(&context.config)?;
+    let items = of_records(context, std::slice::from_ref(item), folder)?;
+    let own = Context {
+        config: context.config.clone(),
+        layout: context.layout.at(folder),
+        progress: Progress::new(true),
+        models: context.models.clone(),
+    };
+    items.write(&own.layout.items())?;
+    extract_new_items(&own, known)?;
+    let new = NewItems::read_from(&own.layout, &context.config)?;
+    expect_something(&new)?;
+    Ok(new)
+}

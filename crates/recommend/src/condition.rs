@@ -1,0 +1,439 @@
+//! A condition over the columns of the items, as an SQL expression: which items may be listed.
+//!
+//! It is parsed by sqlparser, as `preprocess.where` is, and evaluated here, item by item: the table of items has six columns of three
+//! types, and polars, which evaluates conditions on interactions, stays in preprocessing.
+
+use mp4sr_artifact::Items;
+use mp4sr_pipeline::nearest;
+use sqlparser::ast::{BinaryOperator, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, UnaryOperator, Value};
+use sqlparser::dialect::GenericDialect;
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::Token;
+
+/// The columns that a condition can name.
+const COLUMNS: [&str; 7] = ["item_id", "title", "sentences", "images", "categories", "sounds", "events"];
+/// The functions that a condition can call.
+const FUNCTIONS: [&str; 4] = ["lower", "upper", "length", "array_contains"];
+
+/// What is wrong with a condition.
+#[derive(Debug, thiserror::Error)]
+#[error("the condition {text:?} {what}")]
+pub struct ConditionError {
+    /// The condition.
+    pub text: String,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// A value of an item, or of a constant.
+#[derive(Clone, Debug, PartialEq)]
+enum Cell<'a> {
+    Text(std::borrow::Cow<'a, str>),
+    Number(f64),
+    Boolean(bool),
+    Texts(&'a [String]),
+    /// The value of a missing title.
+    Null,
+}
+
+impl Cell<'_> {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "text",
+            Self::Number(_) => "a number",
+            Self::Boolean(_) => "true or false",
+            Self::Texts(_) => "a list of texts",
+            Self::Null => "nothing",
+        }
+    }
+}
+
+type Evaluated<T> = Result<T, String>;
+
+/// Which items satisfy the condition `text`, `[I]`. `events` are the training events of the items, `[I]`.
+///
+/// ```
+/// use mp4sr_artifact::Items;
+/// use mp4sr_recommend::condition::satisfying;
+///
+/// let texts = |texts: [&str; 2]| texts.map(str::to_owned).to_vec();
+/// let items = Items {
+///     ids: texts(["cup", "pot"]),
+///     titles: texts(["A cup", "A pot"]),
+///     categories: vec![texts(["kitchen", "blue"]), Vec::new()],
+///     sentences: vec![Vec::new(); 2],
+///     images: vec![Vec::new(); 2],
+///     sounds: vec![Vec::new(); 2],
+/// };
+/// assert_eq!(satisfying("'blue' = ANY(categories) OR events > 5", &items, &[2, 4])?, [true, false]);
+/// # Ok::<(), mp4sr_recommend::condition::ConditionError>(())
+/// ```
+pub fn satisfying(text: &str, items: &Items, events: &[u32]) -> Result<Vec<bool>, ConditionError> {
+    let refuse = |what: String| ConditionError { text: text.to_owned(), what };
+    let expression = parse(text).map_err(refuse)?;
+    // Mistakes are found whatever the items hold, and in an empty table too.
+    check(&expression).map_err(refuse)?;
+    let holds = |row: usize| match evaluate(&expression, &Row { items, events, at: row }) {
+        Ok(Cell::Boolean(holds)) => Ok(holds),
+        Ok(Cell::Null) => Ok(false),
+        Ok(other) => Err(refuse(format!(
+            "is {} and not a condition; compare it with a value, as in `events >= 4`",
+            other.kind()
+        ))),
+        Err(what) => Err(refuse(what)),
+    };
+    (0..items.len()).map(holds).collect()
+}
+
+fn parse(text: &str) -> Evaluated<Expr> {
+    let dialect = GenericDialect {};
+    let invalid = |e: sqlparser::parser::ParserError| format!("is not an SQL expression: {}", plain(&e.to_string()));
+    let mut parser = Parser::new(&dialect).try_with_sql(text).map_err(invalid)?;
+    let expression = parser.parse_expr().map_err(invalid)?;
+    let rest = parser.peek_token();
+    if rest.token == Token::EOF {
+        Ok(expression)
+    } else {
+        Err(format!("has `{}` at character {} where it should end", rest.token, rest.span.start.column))
+    }
+}
+
+/// The parser's message without its own name.
+fn plain(message: &str) -> &str {
+    message.split_once(": ").map_or(message, |(_, rest)| rest)
+}
+
+/// Refuses columns, functions and forms that are not known, wherever they are in the expression.
+fn check(expression: &Expr) -> Evaluated<()> {
+    let all = |parts: &[&Expr]| parts.iter().try_for_each(|part| check(part));
+    match expression {
+        Expr::Identifier(name) => {
+            let known = COLUMNS.contains(&name.value.as_str());
+            let hint = || {
+                nearest(&name.value, &COLUMNS).map_or_else(
+                    || format!("the columns are {}", COLUMNS.join(", ")),
+                    |near| format!("did you mean `{near}`?"),
+                )
+            };
+            let place = name.span.start.column;
+            if known {
+                Ok(())
+            } else {
+                Err(format!("names `{}` at character {place}, but items have no such column; {}", name.value, hint()))
+            }
+        }
+        Expr::Value(_) => Ok(()),
+        Expr::Nested(inner) | Expr::IsNull(inner) | Expr::IsNotNull(inner) | Expr::UnaryOp { expr: inner, .. } => {
+            check(inner)
+        }
+        Expr::BinaryOp { left, right, .. } | Expr::AnyOp { left, right, .. } => all(&[left, right]),
+        Expr::Like { expr, pattern, .. } | Expr::ILike { expr, pattern, .. } => all(&[expr, pattern]),
+        Expr::Between { expr, low, high, .. } => all(&[expr, low, high]),
+        Expr::InList { expr, list, .. } => {
+            check(expr)?;
+            list.iter().try_for_each(check)
+        }
+        Expr::Function(_) => {
+            let (name, arguments) = call(expression)?;
+            let expected = if name == "array_contains" { 2 } else { 1 };
+            if arguments.len() != expected {
+                return Err(format!("calls `{name}` with {} arguments, expected {expected}", arguments.len()));
+            }
+            arguments.into_iter().try_for_each(check)
+        }
+        other => {
+            Err(format!("has `{other}`, which is not supported; use comparisons, AND, OR, NOT, IN, BETWEEN, LIKE, ANY"))
+        }
+    }
+}
+
+/// The name and the arguments of a call of a known function.
+fn call(expression: &Expr) -> Evaluated<(&'static str, Vec<&Expr>)> {
+    let Expr::Function(function) = expression else { return Err(format!("has `{expression}`, which is not a call")) };
+    let name = function.name.to_string().to_lowercase();
+    let known = FUNCTIONS.into_iter().find(|known| *known == name);
+    let known = known.ok_or_else(|| format!("calls `{name}`; the functions are {}", FUNCTIONS.join(", ")))?;
+    let FunctionArguments::List(list) = &function.args else { return Ok((known, Vec::new())) };
+    let argument = |argument: &'_ FunctionArg| match argument {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(_)) => Ok(()),
+        other => Err(format!("calls `{name}` with `{other}`, which is not a value")),
+    };
+    list.args.iter().try_for_each(argument)?;
+    let arguments = list.args.iter().filter_map(|argument| match argument {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(value)) => Some(value),
+        _ => None,
+    });
+    Ok((known, arguments.collect()))
+}
+
+/// One item.
+struct Row<'a> {
+    items: &'a Items,
+    events: &'a [u32],
+    at: usize,
+}
+
+impl<'a> Row<'a> {
+    fn column(&self, name: &str) -> Cell<'a> {
+        let Self { items, events, at: row } = *self;
+        match name {
+            "item_id" => Cell::Text(items.ids[row].as_str().into()),
+            "title" if items.titles[row].is_empty() => Cell::Null,
+            "title" => Cell::Text(items.titles[row].as_str().into()),
+            "sentences" => Cell::Texts(&items.sentences[row]),
+            "images" => Cell::Texts(&items.images[row]),
+            "categories" => Cell::Texts(&items.categories[row]),
+            "sounds" => Cell::Texts(&items.sounds[row]),
+            _ => Cell::Number(f64::from(events[row])),
+        }
+    }
+}
+
+fn evaluate<'a>(expression: &'a Expr, row: &Row<'a>) -> Evaluated<Cell<'a>> {
+    match expression {
+        Expr::Identifier(name) => Ok(row.column(&name.value)),
+        Expr::Value(value) => constant(&value.value),
+        Expr::Nested(inner) => evaluate(inner, row),
+        Expr::IsNull(inner) => Ok(Cell::Boolean(evaluate(inner, row)? == Cell::Null)),
+        Expr::IsNotNull(inner) => Ok(Cell::Boolean(evaluate(inner, row)? != Cell::Null)),
+        Expr::UnaryOp { op, expr } => unary(*op, expr, row),
+        Expr::BinaryOp { left, op, right } => binary(left, op, right, row),
+        Expr::AnyOp { left, compare_op, right, .. } => {
+            let (value, list) = (evaluate(left, row)?, evaluate(right, row)?);
+            let Cell::Texts(texts) = list else {
+                return Err(format!("asks for ANY of `{right}`, which is {} and not a list", list.kind()));
+            };
+            let mut any = false;
+            for text in texts {
+                any |= compare(&value, compare_op, &Cell::Text(text.as_str().into()), expression)? == Some(true);
+            }
+            Ok(Cell::Boolean(any))
+        }
+        Expr::InList { expr, list, negated } => {
+            let value = evaluate(expr, row)?;
+            let mut found = false;
+            for other in list {
+                found |= compare(&value, &BinaryOperator::Eq, &evaluate(other, row)?, expression)? == Some(true);
+            }
+            Ok(if value == Cell::Null { Cell::Null } else { Cell::Boolean(found != *negated) })
+        }
+        Expr::Between { expr, negated, low, high } => {
+            let value = evaluate(expr, row)?;
+            let above = compare(&value, &BinaryOperator::GtEq, &evaluate(low, row)?, expression)?;
+            let below = compare(&value, &BinaryOperator::LtEq, &evaluate(high, row)?, expression)?;
+            Ok(above.zip(below).map_or(Cell::Null, |(above, below)| Cell::Boolean((above && below) != *negated)))
+        }
+        Expr::Like { expr, pattern, negated, .. } => like(expr, pattern, row, false).map(|like| truth(like, *negated)),
+        Expr::ILike { expr, pattern, negated, .. } => like(expr, pattern, row, true).map(|like| truth(like, *negated)),
+        Expr::Function(_) => function(expression, row),
+        other => Err(format!("has `{other}`, which is not supported")),
+    }
+}
+
+fn truth(value: Option<bool>, negated: bool) -> Cell<'static> {
+    value.map_or(Cell::Null, |value| Cell::Boolean(value != negated))
+}
+
+fn constant(value: &Value) -> Evaluated<Cell<'_>> {
+    match value {
+        Value::Number(text, _) => {
+            text.parse().map(Cell::Number).map_err(|_| format!("has `{text}`, which is not a number"))
+        }
+        Value::SingleQuotedString(text) => Ok(Cell::Text(text.as_str().into())),
+        Value::Boolean(value) => Ok(Cell::Boolean(*value)),
+        Value::Null => Ok(Cell::Null),
+        other => Err(format!("has `{other}`; put texts into single quotes")),
+    }
+}
+
+fn unary<'a>(operator: UnaryOperator, inner: &'a Expr, row: &Row<'a>) -> Evaluated<Cell<'a>> {
+    match (operator, evaluate(inner, row)?) {
+        (_, Cell::Null) => Ok(Cell::Null),
+        (UnaryOperator::Not, Cell::Boolean(value)) => Ok(Cell::Boolean(!value)),
+        (UnaryOperator::Minus, Cell::Number(value)) => Ok(Cell::Number(-value)),
+        (UnaryOperator::Plus, Cell::Number(value)) => Ok(Cell::Number(value)),
+        (operator, value) => Err(format!("has `{operator} {inner}`, where `{inner}` is {}", value.kind())),
+    }
+}
+
+fn binary<'a>(left: &'a Expr, operator: &BinaryOperator, right: &'a Expr, row: &Row<'a>) -> Evaluated<Cell<'a>> {
+    let (first, second) = (evaluate(left, row)?, evaluate(right, row)?);
+    let logical = |value: &Cell<'_>, part: &Expr| match value {
+        Cell::Boolean(value) => Ok(Some(*value)),
+        Cell::Null => Ok(None),
+        other => Err(format!("has `{part}` beside {operator}, which is {} and not a condition", other.kind())),
+    };
+    let decided = match operator {
+        BinaryOperator::And | BinaryOperator::Or => {
+            // Three-valued: what is unknown decides nothing.
+            let (first, second) = (logical(&first, left)?, logical(&second, right)?);
+            let decides = *operator == BinaryOperator::Or;
+            match (first, second) {
+                (Some(value), _) | (_, Some(value)) if value == decides => Some(decides),
+                (Some(_), Some(_)) => Some(!decides),
+                _ => None,
+            }
+        }
+        _ => {
+            let message = || format!("compares `{left}`, {}, with `{right}`, {}", first.kind(), second.kind());
+            ordered(&first, operator, &second).map_err(|NotComparable| message())?
+        }
+    };
+    Ok(truth(decided, false))
+}
+
+fn compare(first: &Cell<'_>, operator: &BinaryOperator, second: &Cell<'_>, part: &Expr) -> Evaluated<Option<bool>> {
+    let message = || format!("compares {} with {} in `{part}`", first.kind(), second.kind());
+    ordered(first, operator, second).map_err(|NotComparable| message())
+}
+
+/// Sides of different types, or an operator that does not compare.
+struct NotComparable;
+
+/// The outcome of a comparison; none where a side is missing.
+fn ordered(first: &Cell<'_>, operator: &BinaryOperator, second: &Cell<'_>) -> Result<Option<bool>, NotComparable> {
+    use std::cmp::Ordering::{Equal, Greater, Less};
+    let order = match (first, second) {
+        (Cell::Null, _) | (_, Cell::Null) => return Ok(None),
+        (Cell::Text(a), Cell::Text(b)) => a.cmp(b),
+        (Cell::Number(a), Cell::Number(b)) => a.total_cmp(b),
+        (Cell::Boolean(a), Cell::Boolean(b)) => a.cmp(b),
+        _ => return Err(NotComparable),
+    };
+    match operator {
+        BinaryOperator::Eq => Ok(Some(order == Equal)),
+        BinaryOperator::NotEq => Ok(Some(order != Equal)),
+        BinaryOperator::Lt => Ok(Some(order == Less)),
+        BinaryOperator::LtEq => Ok(Some(order != Greater)),
+        BinaryOperator::Gt => Ok(Some(order == Greater)),
+        BinaryOperator::GtEq => Ok(Some(order != Less)),
+        _ => Err(NotComparable),
+    }
+}
+
+/// `%` matches any text, `_` any character.
+fn like<'a>(text: &'a Expr, pattern: &'a Expr, row: &Row<'a>, ignores_case: bool) -> Evaluated<Option<bool>> {
+    match (evaluate(text, row)?, evaluate(pattern, row)?) {
+        (Cell::Null, _) | (_, Cell::Null) => Ok(None),
+        (Cell::Text(text), Cell::Text(pattern)) if ignores_case => {
+            Ok(Some(matches(&text.to_lowercase(), &pattern.to_lowercase())))
+        }
+        (Cell::Text(text), Cell::Text(pattern)) => Ok(Some(matches(&text, &pattern))),
+        (first, second) => Err(format!("has LIKE between {} and {}, expected texts", first.kind(), second.kind())),
+    }
+}
+
+fn matches(text: &str, pattern: &str) -> bool {
+    let (text, pattern): (Vec<char>, Vec<char>) = (text.chars().collect(), pattern.chars().collect());
+    let (mut at, mut of_pattern) = (0, 0);
+    // The last `%`, and where the text was when it was met: the only place to go back to.
+    let mut back: Option<(usize, usize)> = None;
+    while at < text.len() {
+        match pattern.get(of_pattern) {
+            Some('%') => {
+                back = Some((of_pattern, at));
+                of_pattern += 1;
+            }
+            Some(&wanted) if wanted == '_' || wanted == text[at] => {
+                at += 1;
+                of_pattern += 1;
+            }
+            _ => match &mut back {
+                Some((wild, start)) => {
+                    *start += 1;
+                    (at, of_pattern) = (*start, *wild + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[of_pattern..].iter().all(|&rest| rest == '%')
+}
+
+fn function<'a>(expression: &'a Expr, row: &Row<'a>) -> Evaluated<Cell<'a>> {
+    let (name, arguments) = call(expression)?;
+    let values = arguments.iter().map(|argument| evaluate(argument, row)).collect::<Evaluated<Vec<_>>>()?;
+    let wrong = || {
+        let kinds: Vec<&str> = values.iter().map(Cell::kind).collect();
+        Err(format!("calls `{name}` with {}", kinds.join(" and ")))
+    };
+    Ok(match (name, &values[..]) {
+        (_, values) if values.contains(&Cell::Null) => Cell::Null,
+        ("lower", [Cell::Text(text)]) => Cell::Text(text.to_lowercase().into()),
+        ("upper", [Cell::Text(text)]) => Cell::Text(text.to_uppercase().into()),
+        ("length", [Cell::Text(text)]) => Cell::Number(text.chars().count() as f64),
+        ("length", [Cell::Texts(texts)]) => Cell::Number(texts.len() as f64),
+        ("array_contains", [Cell::Texts(texts), Cell::Text(text)]) => {
+            Cell::Boolean(texts.iter().any(|own| own.as_str() == text))
+        }
+        _ => return wrong(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holding(condition: &str) -> Result<Vec<usize>, String> {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<String>>();
+        let items = Items {
+            ids: texts(&["a", "b", "c", "d"]),
+            titles: texts(&["Red cup", "blue pot", "", "100% wool_hat"]),
+            sentences: vec![texts(&["One.", "Two."]), Vec::new(), Vec::new(), Vec::new()],
+            images: vec![texts(&["a.jpg"]), Vec::new(), Vec::new(), Vec::new()],
+            categories: vec![texts(&["Toys", "Red"]), texts(&["Toys"]), Vec::new(), Vec::new()],
+            sounds: vec![Vec::new(); 4],
+        };
+        let found = satisfying(condition, &items, &[5, 0, 9, 2]).map_err(|e| e.to_string())?;
+        Ok(found.iter().enumerate().filter(|(_, holds)| **holds).map(|(row, _)| row).collect())
+    }
+
+    #[test]
+    fn conditions_select_items() {
+        for (condition, expected) in [
+            ("events >= 2 AND events < 9", vec![0, 3]),
+            ("NOT (events > 2)", vec![1, 3]),
+            ("events BETWEEN 0 AND 4", vec![1, 3]),
+            ("events NOT BETWEEN 0 AND 4", vec![0, 2]),
+            ("item_id IN ('a', 'd')", vec![0, 3]),
+            ("item_id NOT IN ('a', 'd')", vec![1, 2]),
+            ("'Toys' = ANY(categories)", vec![0, 1]),
+            ("array_contains(categories, 'Red') OR item_id = 'c'", vec![0, 2]),
+            ("title LIKE '%p%'", vec![0, 1]),
+            ("title LIKE 'red%'", vec![]),
+            ("title ILIKE 'red%'", vec![0]),
+            ("title LIKE '___ cup'", vec![0]),
+            ("title LIKE '%o%o%'", vec![3]),
+            ("lower(title) = 'red cup'", vec![0]),
+            ("title IS NULL", vec![2]),
+            // A missing title neither is nor is not a cup.
+            ("title <> 'Red cup'", vec![1, 3]),
+            ("title = 'x' OR events = 9", vec![2]),
+            ("title = 'x' AND events = 9", vec![]),
+            ("length(sentences) = 2 AND length(images) > 0", vec![0]),
+            ("events > -1", vec![0, 1, 2, 3]),
+        ] {
+            assert_eq!(holding(condition), Ok(expected), "{condition}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named_with_their_place() {
+        for (condition, part) in [
+            ("category = 'Toys'", "names `category` at character 1"),
+            ("category = 'Toys'", "did you mean `categories`?"),
+            ("events >", "is not an SQL expression"),
+            ("events > 3 4", "has `4` at character 12 where it should end"),
+            ("events > 'x'", "compares `events`, a number, with `'x'`, text"),
+            ("categories = 'Toys'", "a list of texts, with `'Toys'`, text"),
+            ("events", "is a number and not a condition"),
+            ("sqrt(events) > 1", "calls `sqrt`; the functions are lower"),
+            ("lower(events) = 'x'", "calls `lower` with a number"),
+            ("events IN (SELECT 1)", "is not supported"),
+            ("title = \"Red cup\"", "names `Red cup` at character 9"),
+        ] {
+            let message = holding(condition).unwrap_err();
+            assert!(message.contains(part), "{condition}: {message}");
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! `mp4sr recommend` for histories that are given: which people, which candidates, where the lists go.
+
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use mp4sr_artifact::{Items, files};
+use mp4sr_pipeline::{Context, print};
+
+use crate::condition::satisfying;
+use crate::histories::{self, History, HistoryForm};
+use crate::lists::{self, ListForm, ListRow};
+use crate::{LoadedRun, Request};
+
+/// Unknown ids that a message names.
+const NAMED: usize = 5;
+
+/// The flags of lists for given histories.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Lists for given histories")]
+pub struct GivenArgs {
+    /// Lists for the histories of this file, or `-` for standard input: JSON lines, CSV or Parquet with `user_id` and `history`, or with
+    /// an event per row in `user_id`, `item_id` and `timestamp`.
+    #[arg(long, value_name = "FILE", conflicts_with = "history")]
+    histories: Option<PathBuf>,
+    /// Lists for one history: ids of items separated by commas, oldest first.
+    #[arg(long, value_name = "ID,ID,...")]
+    history: Option<String>,
+    /// The form of the histories, where the name of the file does not tell it.
+    #[arg(long, value_enum, value_name = "FORM", requires = "histories")]
+    input_format: Option<HistoryForm>,
+    /// The length of a list, in place of the pipeline's `recommend.top`.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    top: Option<u32>,
+    /// Lists hold only items of this file, an id per line.
+    #[arg(long, value_name = "FILE")]
+    only: Option<PathBuf>,
+    /// Lists hold no item of this file, an id per line.
+    #[arg(long, value_name = "FILE")]
+    exclude: Option<PathBuf>,
+    /// Lists hold only items that satisfy this SQL condition on `item_id`, `title`, `sentences`, `images`, `categories`, `sounds` and
+    /// `events`, the number of training events.
+    #[arg(long, value_name = "CONDITION")]
+    only_where: Option<String>,
+    /// Lists hold no item that satisfies this SQL condition.
+    #[arg(long, value_name = "CONDITION")]
+    exclude_where: Option<String>,
+    /// Where the lists go: a file whose name ends in .jsonl, .csv, .parquet or .txt. Standard output where it is not given.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// The form of the lists, in place of what the name of the file tells; on standard output a table for people, or JSON lines where
+    /// it is not a terminal.
+    #[arg(long, value_enum, value_name = "FORM")]
+    format: Option<ListForm>,
+}
+
+impl GivenArgs {
+    /// Whether none of the flags is given.
+    pub fn is_empty(&self) -> bool {
+        let Self { histories, history, input_format, top, only, exclude, only_where, exclude_where, out, format } =
+            self;
+        let files = [histories, only, exclude, out].iter().all(|file| file.is_none());
+        let texts = [history, only_where, exclude_where].iter().all(|text| text.is_none());
+        files && texts && input_format.is_none() && top.is_none() && format.is_none()
+    }
+
+    fn form(&self) -> anyhow::Result<ListForm> {
+        let on_output = || if std::io::stdout().is_terminal() { ListForm::Table } else { ListForm::Jsonl };
+        let form = match (self.format, &self.out) {
+            (Some(form), _) => form,
+            (None, None) => on_output(),
+            (None, Some(path)) => ListForm::of(path).with_context(|| {
+                format!("the name `{}` does not tell the form of lists; use .jsonl, .csv, .parquet or .txt, or give `--format`", path.display())
+            })?,
+        };
+        let to_output = self.out.is_none() && form == ListForm::Parquet;
+        ensure!(!to_output, "Parquet goes to a file; name one with `--out`");
+        Ok(form)
+    }
+}
+
+/// Lists for the histories that are given.
+pub fn for_histories(context: &Context, args: &GivenArgs) -> anyhow::Result<()> {
+    let form = args.form()?;
+    let asked = match (&args.histories, &args.history) {
+        (Some(path), _) => histories::read(path, args.input_format)?,
+        (None, Some(ids)) => vec![histories::of_argument(ids)?],
+        (None, None) => {
+            anyhow::bail!("no histories are given; name a file with `--histories`, or ids of items with `--history`")
+        }
+    };
+    let run = LoadedRun::load(&context.layout, &context.config)?;
+    for warning in run.trained.warnings(&context.config, &std::collections::BTreeMap::new()) {
+        context.progress.log(format!("recommend: warning: {warning}"));
+    }
+    let Selection { allowed, notes: unknown } = select(&run, args)?;
+    unknown.iter().for_each(|note| context.progress.log(format!("recommend: {note}")));
+    let top = args.top.map_or(context.config.recommend.top, |top| top as usize);
+    let answerer = run.answerer()?;
+    let recommender = answerer.recommender()?;
+    let bar = context.progress.bar("recommend", "histories", asked.len() as u64);
+    let mut rows: Vec<ListRow> = Vec::with_capacity(asked.len());
+    for block in asked.chunks(context.config.evaluate.batch) {
+        let requests: Vec<Request> = block.iter().map(|history| request(history, top, allowed.as_ref())).collect();
+        let answers = answerer.answer(&recommender, &requests)?;
+        rows.extend(
+            block
+                .iter()
+                .zip(answers)
+                .map(|(history, answer)| ListRow::new(history.user_id.clone(), answer, &run.catalogue)),
+        );
+        bar.add(block.len() as u64);
+    }
+    drop(bar);
+    notes(&rows, &asked, top).iter().for_each(|note| context.progress.log(format!("recommend: {note}")));
+    match &args.out {
+        Some(path) => {
+            let count = rows.len();
+            lists::write(rows, form, path)?;
+            context.progress.log(format!("recommend: {count} lists in `{}`", path.display()));
+            Ok(())
+        }
+        None => print(&lists::text(&rows, form)?),
+    }
+}
+
+fn request(history: &History, k: usize, allowed: Option<&Arc<Vec<bool>>>) -> Request {
+    let user = history.is_named.then(|| history.user_id.clone());
+    Request { user, history: history.items.clone(), k, allowed: allowed.cloned(), removed: Vec::new() }
+}
+
+/// Which items may be listed.
+#[derive(Default)]
+struct Selection {
+    /// Whether each item may be listed; none: every item.
+    allowed: Option<Arc<Vec<bool>>>,
+    /// On ids that are not items of the run.
+    notes: Vec<String>,
+}
+
+fn select(run: &LoadedRun, args: &GivenArgs) -> anyhow::Result<Selection> {
+    let GivenArgs { only, exclude, only_where, exclude_where, .. } = args;
+    if [only, exclude].iter().all(|file| file.is_none())
+        && [only_where, exclude_where].iter().all(|text| text.is_none())
+    {
+        return Ok(Selection::default());
+    }
+    let (mut allowed, mut notes) = (vec![true; run.catalogue.items.len()], Vec::new());
+    let mut keep = |selected: Vec<bool>, wanted: bool| {
+        allowed.iter_mut().zip(selected).for_each(|(allowed, selected)| *allowed &= selected == wanted);
+    };
+    for (path, wanted) in only.iter().map(|path| (path, true)).chain(exclude.iter().map(|path| (path, false))) {
+        let (selected, note) = of_file(run, path)?;
+        keep(selected, wanted);
+        notes.extend(note);
+    }
+    let conditions = only_where.iter().map(|text| (text, true)).chain(exclude_where.iter().map(|text| (text, false)));
+    for (text, wanted) in conditions {
+        keep(selected_by(&run.catalogue.items, &run.catalogue.events, text)?, wanted);
+    }
+    let left = allowed.iter().filter(|allowed| **allowed).count();
+    ensure!(
+        left > 0,
+        "`--only`, `--exclude` and the conditions leave none of {} items; give up one of them",
+        run.catalogue.items.len()
+    );
+    Ok(Selection { allowed: Some(Arc::new(allowed)), notes })
+}
+
+fn selected_by(items: &Items, events: &[u32], text: &str) -> anyhow::Result<Vec<bool>> {
+    Ok(satisfying(text, items, events)?)
+}
+
+fn of_file(run: &LoadedRun, path: &Path) -> anyhow::Result<(Vec<bool>, Option<String>)> {
+    let text = files::read_to_string(path)?;
+    let ids: Vec<&str> = text.lines().map(str::trim).filter(|id| !id.is_empty()).collect();
+    ensure!(!ids.is_empty(), "`{}` has no id; write one per line", path.display());
+    let mut selected = vec![false; run.catalogue.items.len()];
+    let mut unknown = Vec::new();
+    for id in &ids {
+        match run.catalogue.item(id) {
+            Some(item) => selected[item as usize - 1] = true,
+            None => unknown.push(*id),
+        }
+    }
+    ensure!(
+        unknown.len() < ids.len(),
+        "no id of `{}` is an item of the run ({}); write ids as the table of items has them",
+        path.display(),
+        some_of(&unknown)
+    );
+    let note = || {
+        format!(
+            "{} of {} ids in `{}` are not items of the run: {}",
+            unknown.len(),
+            ids.len(),
+            path.display(),
+            some_of(&unknown)
+        )
+    };
+    Ok((selected, (!unknown.is_empty()).then(note)))
+}
+
+/// What somebody who reads the lists should know.
+fn notes(rows: &[ListRow], asked: &[History], top: usize) -> Vec<String> {
+    let mut notes = Vec::new();
+    let unknown: Vec<&str> = rows.iter().flat_map(|row| row.unknown.iter().map(String::as_str)).collect();
+    if !unknown.is_empty() {
+        let all: usize = asked.iter().map(|history| history.items.len()).sum();
+        let people = rows.iter().filter(|row| !row.unknown.is_empty()).count();
+        let (count, named) = (unknown.len(), some_of(&unknown));
+        notes.push(format!(
+            "{count} of {all} ids in {people} of {} histories are not items of the run: {named}",
+            rows.len()
+        ));
+    }
+    let fallbacks: Vec<&str> =
+        rows.iter().filter(|row| row.fallback.is_some()).map(|row| row.user_id.as_str()).collect();
+    if !fallbacks.is_empty() {
+        let (count, named) = (fallbacks.len(), some_of(&fallbacks));
+        notes.push(format!(
+            "{count} histories without a known item get the items with the most training events: {named}"
+        ));
+    }
+    let short = rows.iter().filter(|row| row.items.len() < top).count();
+    if short > 0 {
+        notes.push(format!("{short} lists are shorter than {top}: no further item may be listed"));
+    }
+    notes
+}
+
+/// The first few of some distinct names.
+fn some_of(names: &[&str]) -> String {
+    let distinct: indexmap::IndexSet<&str> = names.iter().copied().collect();
+    let mut named: Vec<String> = distinct.iter().take(NAMED).map(|name| format!("`{name}`")).collect();
+    if distinct.len() > NAMED {
+        named.push(format!("and {} more", distinct.len() - NAMED));
+    }
+    named.join(", ")
+}

@@ -1,0 +1,333 @@
+//! Histories of people whom training has not seen: files and standard input to ids of items.
+//!
+//! Three forms: JSON lines with `user_id` and `history`, a list; CSV and Parquet with the columns `user_id` and `history`, or with an
+//! event per row in `user_id`, `item_id` and, where rows are not in order, `timestamp`.
+
+use std::fmt;
+use std::io::Read as _;
+use std::path::Path;
+
+use mp4sr_artifact::{Table, files, json_problem};
+use serde::Deserialize;
+
+/// The history of one person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct History {
+    /// The person's id, or `line N` where the file gives none.
+    pub user_id: String,
+    /// Whether the file gives the id.
+    pub is_named: bool,
+    /// Ids of items, oldest first.
+    pub items: Vec<String>,
+}
+
+/// The form of a file of histories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum HistoryForm {
+    /// A JSON object per line.
+    Jsonl,
+    /// A table with a header.
+    Csv,
+    /// Parquet.
+    Parquet,
+}
+
+/// A file of histories that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to read histories from `{origin}`: {what}")]
+pub struct HistoriesError {
+    /// The file, or what stands for standard input.
+    pub origin: String,
+    /// What is wrong, where, and what to do.
+    pub what: String,
+}
+
+/// The columns of CSV and Parquet.
+const USER: &str = "user_id";
+const HISTORY: &str = "history";
+const ITEM: &str = "item_id";
+const TIME: &str = "timestamp";
+/// What stands for standard input.
+pub const STANDARD_INPUT: &str = "-";
+
+/// Reads the histories of a file, or of standard input (`-`). Without `form`, the end of the name decides, and standard input is JSON
+/// lines.
+pub fn read(path: &Path, form: Option<HistoryForm>) -> Result<Vec<History>, HistoriesError> {
+    let is_input = path == Path::new(STANDARD_INPUT);
+    let origin = if is_input { "standard input".to_owned() } else { path.display().to_string() };
+    let refuse = |what: String| HistoriesError { origin: origin.clone(), what };
+    let form = form.or_else(|| if is_input { Some(HistoryForm::Jsonl) } else { form_of(path) }).ok_or_else(|| {
+        refuse("its name does not tell the form; use .jsonl, .csv or .parquet, or give `--input-format`".to_owned())
+    })?;
+    if form == HistoryForm::Parquet {
+        if is_input {
+            return Err(refuse("Parquet cannot be read from a pipe; give the name of a file".to_owned()));
+        }
+        return of_parquet(path).map_err(refuse);
+    }
+    let text = if is_input {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map_err(|e| refuse(e.to_string()))?;
+        text
+    } else {
+        files::read_to_string(path).map_err(|e| refuse(e.to_string()))?
+    };
+    let histories = if form == HistoryForm::Jsonl { of_json_lines(&text) } else { of_csv(&text) };
+    let histories = histories.map_err(refuse)?;
+    if histories.is_empty() {
+        return Err(refuse("it has no history".to_owned()));
+    }
+    Ok(histories)
+}
+
+fn form_of(path: &Path) -> Option<HistoryForm> {
+    match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+        "jsonl" | "ndjson" | "json" => Some(HistoryForm::Jsonl),
+        "csv" => Some(HistoryForm::Csv),
+        "parquet" => Some(HistoryForm::Parquet),
+        _ => None,
+    }
+}
+
+/// The ids of a history as they are typed: one record of CSV.
+pub fn of_argument(text: &str) -> Result<History, HistoriesError> {
+    let refuse = |what: String| HistoriesError { origin: "--history".to_owned(), what };
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).trim(csv::Trim::All).from_reader(text.as_bytes());
+    let record = reader.records().next().transpose().map_err(|e| refuse(e.to_string()))?.unwrap_or_default();
+    let items: Vec<String> = record.iter().filter(|id| !id.is_empty()).map(str::to_owned).collect();
+    if items.is_empty() {
+        return Err(refuse("it names no item; give ids separated by commas, oldest first".to_owned()));
+    }
+    Ok(History { user_id: "history".to_owned(), is_named: false, items })
+}
+
+/// An id as JSON has it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Id {
+    Text(String),
+    Number(i64),
+    Large(u64),
+}
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Large(number) => write!(f, "{number}"),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Line {
+    user_id: Option<Id>,
+    history: Vec<Id>,
+}
+
+fn of_json_lines(text: &str) -> Result<Vec<History>, String> {
+    const EXPECTED: &str = r#"expected `{"user_id": "u", "history": ["a", "b"]}` with ids as texts or whole numbers"#;
+    let mut histories = Vec::new();
+    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty()) {
+        let read: Line =
+            serde_json::from_str(line).map_err(|e| format!("line {number}: {}; {EXPECTED}", json_problem(&e)))?;
+        let is_named = read.user_id.is_some();
+        let user_id = read.user_id.map_or_else(|| format!("line {number}"), |id| id.to_string());
+        histories.push(History { user_id, is_named, items: read.history.iter().map(ToString::to_string).collect() });
+    }
+    Ok(histories)
+}
+
+fn of_csv(text: &str) -> Result<Vec<History>, String> {
+    let mut reader = csv::Reader::from_reader(text.trim_start_matches('\u{feff}').as_bytes());
+    let header = reader.headers().map_err(|e| csv_problem(&e))?.clone();
+    let names: Vec<&str> = header.iter().map(str::trim).collect();
+    let column = |name: &str| names.iter().position(|own| *own == name);
+    let form = Columns::of(&names)?;
+    let (user, item, time) = (column(USER), column(ITEM), column(TIME));
+    let (mut histories, mut events) = (Vec::new(), Vec::new());
+    for record in reader.records() {
+        let record = record.map_err(|e| csv_problem(&e))?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let cell = |at: Option<usize>| at.and_then(|at| record.get(at)).unwrap_or_default().trim();
+        match form {
+            Columns::Histories { history } => {
+                let items = cell(Some(history)).split_whitespace().map(str::to_owned).collect();
+                let (user_id, is_named) = match cell(user) {
+                    "" => (format!("line {line}"), false),
+                    id => (id.to_owned(), true),
+                };
+                histories.push(History { user_id, is_named, items });
+            }
+            Columns::Events => {
+                if cell(user).is_empty() || cell(item).is_empty() {
+                    return Err(format!("line {line}: `{USER}` and `{ITEM}` must have a value"));
+                }
+                let parsed = |text: &str| text.parse::<f64>().ok().filter(|time| time.is_finite());
+                let at = match time {
+                    None => 0.0,
+                    Some(_) => parsed(cell(time)).ok_or_else(|| {
+                        format!("line {line}: `{TIME}` is `{}`, expected a number, such as Unix seconds", cell(time))
+                    })?,
+                };
+                events.push((cell(user).to_owned(), cell(item).to_owned(), at));
+            }
+        }
+    }
+    Ok(if form == Columns::Events { of_events(events) } else { histories })
+}
+
+/// What is wrong with a row, and in which line.
+fn csv_problem(error: &csv::Error) -> String {
+    match error.kind() {
+        csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
+            let line = pos.as_ref().map_or(0, csv::Position::line);
+            format!("line {line}: expected {expected_len} cells, as the header has, found {len}")
+        }
+        _ => error.to_string(),
+    }
+}
+
+/// What the columns of a table are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Columns {
+    /// A history per row, in this column.
+    Histories {
+        /// The column of ids.
+        history: usize,
+    },
+    /// An event per row.
+    Events,
+}
+
+impl Columns {
+    fn of(names: &[&str]) -> Result<Self, String> {
+        if let Some(history) = names.iter().position(|name| *name == HISTORY) {
+            return Ok(Self::Histories { history });
+        }
+        if names.contains(&USER) && names.contains(&ITEM) {
+            return Ok(Self::Events);
+        }
+        Err(format!(
+            "its columns are {}; expected `{USER}` and `{HISTORY}`, or an event per row in `{USER}`, `{ITEM}` and `{TIME}`",
+            names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+        ))
+    }
+}
+
+/// Users in the order of their first event; the events of each by time, and where times are equal in the order of the rows.
+fn of_events(events: Vec<(String, String, f64)>) -> Vec<History> {
+    let mut of_users: indexmap::IndexMap<String, Vec<(f64, String)>> = indexmap::IndexMap::new();
+    for (user, item, time) in events {
+        of_users.entry(user).or_default().push((time, item));
+    }
+    let history = |(user_id, mut events): (String, Vec<(f64, String)>)| {
+        events.sort_by(|a, b| a.0.total_cmp(&b.0));
+        History { user_id, is_named: true, items: events.into_iter().map(|(_, item)| item).collect() }
+    };
+    of_users.into_iter().map(history).collect()
+}
+
+fn of_parquet(path: &Path) -> Result<Vec<History>, String> {
+    let text = |e: mp4sr_artifact::Error| e.to_string();
+    let mut table = Table::read(path, "write it again").map_err(text)?;
+    let names: Vec<String> = table.names().map(str::to_owned).collect();
+    let form = Columns::of(&names.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let users = if table.has(USER) { Some(table.take_ids(USER).map_err(text)?) } else { None };
+    if let Columns::Histories { .. } = form {
+        let histories = table.take_id_lists(HISTORY).map_err(text)?;
+        let named = |row: usize| users.as_ref().map_or_else(|| format!("line {}", row + 1), |ids| ids[row].clone());
+        let history = |(row, items)| History { user_id: named(row), is_named: users.is_some(), items };
+        return Ok(histories.into_iter().enumerate().map(history).collect());
+    }
+    let items = table.take_ids(ITEM).map_err(text)?;
+    let times: Vec<f64> = if table.has(TIME) {
+        let times = table.take_ids(TIME).map_err(text)?;
+        let parsed =
+            times.iter().map(|time| time.parse().map_err(|_| format!("`{TIME}` has `{time}`, expected numbers")));
+        parsed.collect::<Result<_, _>>()?
+    } else {
+        vec![0.0; items.len()]
+    };
+    let events =
+        users.unwrap_or_default().into_iter().zip(items).zip(times).map(|((user, item), time)| (user, item, time));
+    Ok(of_events(events.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use mp4sr_artifact::Column;
+
+    use super::*;
+
+    fn history(user_id: &str, items: &[&str]) -> History {
+        let items = items.iter().map(|&item| item.to_owned()).collect();
+        History { user_id: user_id.to_owned(), is_named: !user_id.starts_with("line "), items }
+    }
+
+    #[test]
+    fn the_forms_agree() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let expected = [history("u1", &["7", "b", "7"]), history("u2", &["c"])];
+        std::fs::write(
+            path("h.jsonl"),
+            "{\"user_id\": \"u1\", \"history\": [7, \"b\", \"7\"], \"note\": 1}\n\n{\"user_id\": \"u2\", \"history\": [\"c\"]}\n",
+        )
+        .unwrap();
+        std::fs::write(path("h.csv"), "\u{feff}user_id,history\nu1,7 b 7\nu2,c\n").unwrap();
+        std::fs::write(path("e.csv"), "item_id,user_id,timestamp\nb,u1,20\n7,u1,3.5\nc,u2,1\n7,u1,20\n").unwrap();
+        let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<String>>();
+        let table = Table::new(vec![
+            ("user_id", Column::Text(texts(&["u1", "u2"]))),
+            ("history", Column::Texts(vec![texts(&["7", "b", "7"]), texts(&["c"])])),
+        ]);
+        table.write(&path("h.parquet")).unwrap();
+        let table = Table::new(vec![
+            ("user_id", Column::Text(texts(&["u1", "u2", "u1", "u1"]))),
+            ("item_id", Column::Text(texts(&["b", "c", "7", "7"]))),
+            ("timestamp", Column::U32(vec![20, 1, 3, 20])),
+        ]);
+        table.write(&path("e.parquet")).unwrap();
+        for name in ["h.jsonl", "h.csv", "e.csv", "h.parquet", "e.parquet"] {
+            assert_eq!(read(&path(name), None).unwrap(), expected, "{name}");
+        }
+        // The name of a file does not always tell its form.
+        std::fs::copy(path("h.csv"), path("h.txt")).unwrap();
+        assert_eq!(read(&path("h.txt"), Some(HistoryForm::Csv)).unwrap(), expected);
+        assert!(read(&path("h.txt"), None).unwrap_err().to_string().contains("--input-format"));
+        assert_eq!(of_json_lines("{\"history\": [1]}").unwrap(), [history("line 1", &["1"])]);
+    }
+
+    #[test]
+    fn numbers_are_ids_in_parquet_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("e.parquet");
+        Table::new(vec![("user_id", Column::U32(vec![5, 5])), ("item_id", Column::U32(vec![12, 3]))])
+            .write(&path)
+            .unwrap();
+        assert_eq!(read(&path, None).unwrap(), [history("5", &["12", "3"])]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text, part) in [
+            ("a.jsonl", "{\"history\": [\"a\"]}\n{\"user_id\": 1}\n", "line 2: missing field `history`"),
+            ("b.jsonl", "{\"history\": [1.5]}\n", "line 1: "),
+            ("c.jsonl", "\n", "it has no history"),
+            ("d.csv", "user,items\n1,2\n", "its columns are `user`, `items`; expected `user_id` and `history`"),
+            ("e.csv", "user_id,item_id,timestamp\n1,2,noon\n", "line 2: `timestamp` is `noon`"),
+            ("f.csv", "user_id,item_id\n1,\n", "line 2: `user_id` and `item_id` must have a value"),
+            ("g.csv", "user_id,history\n1,2,3\n", "line 2: expected 2 cells"),
+        ] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            let message = read(&path, None).unwrap_err().to_string();
+            assert!(message.contains(part) && message.contains(name), "{name}: {message}");
+        }
+        assert!(of_argument(" , ").unwrap_err().to_string().contains("names no item"));
+        assert_eq!(of_argument("a,\"b,c\", d").unwrap().items, ["a", "b,c", "d"]);
+    }
+}

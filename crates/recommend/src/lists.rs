@@ -1,0 +1,141 @@
+//! Lists by original ids: a table for people, JSON lines, CSV and Parquet for programs.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use comfy_table::{CellAlignment, LineStyle, TableStyle};
+use mp4sr_artifact::{Column, Table, files};
+use serde::Serialize;
+
+use crate::{Answer, Catalogue};
+
+const STYLE: TableStyle =
+    TableStyle::new().header_separator(LineStyle::new('\u{2500}', '\u{2500}', '\u{2500}', '\u{2500}'));
+
+/// The form of lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ListForm {
+    /// A table for people.
+    Table,
+    /// A JSON object per history.
+    Jsonl,
+    /// A row per listed item.
+    Csv,
+    /// A row per history, with lists.
+    Parquet,
+}
+
+impl ListForm {
+    /// The form that the end of a file's name tells.
+    pub fn of(path: &Path) -> Option<Self> {
+        match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
+            "jsonl" | "ndjson" => Some(Self::Jsonl),
+            "csv" => Some(Self::Csv),
+            "parquet" => Some(Self::Parquet),
+            "txt" => Some(Self::Table),
+            _ => None,
+        }
+    }
+}
+
+/// The list of one history.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ListRow {
+    /// The person's id.
+    pub user_id: String,
+    /// Ids of items, best first.
+    pub items: Vec<String>,
+    /// Their titles.
+    pub titles: Vec<String>,
+    /// Their scores; of a fallback, the number of training events.
+    pub scores: Vec<f32>,
+    /// `popular` where the history has no known item; nothing where the model made the list.
+    pub fallback: Option<&'static str>,
+    /// Ids of the history that are not items of the run.
+    pub unknown: Vec<String>,
+}
+
+impl ListRow {
+    /// An answer by original ids.
+    pub fn new(user_id: String, answer: Answer, catalogue: &Catalogue) -> Self {
+        Self {
+            user_id,
+            items: answer.list.iter().map(|(item, _)| catalogue.id(*item).to_owned()).collect(),
+            titles: answer.list.iter().map(|(item, _)| catalogue.title(*item).to_owned()).collect(),
+            scores: answer.list.iter().map(|(_, score)| *score).collect(),
+            fallback: answer.fallback.map(crate::Fallback::name),
+            unknown: answer.unknown,
+        }
+    }
+}
+
+/// Lists as text.
+pub fn text(rows: &[ListRow], form: ListForm) -> anyhow::Result<String> {
+    match form {
+        ListForm::Table | ListForm::Parquet => Ok(table(rows)),
+        ListForm::Jsonl => {
+            let lines = rows.iter().map(serde_json::to_string).collect::<Result<Vec<String>, _>>()?;
+            Ok(lines.into_iter().map(|line| line + "\n").collect())
+        }
+        ListForm::Csv => csv(rows),
+    }
+}
+
+/// Writes lists to a file, atomically.
+pub fn write(rows: Vec<ListRow>, form: ListForm, path: &Path) -> anyhow::Result<()> {
+    if form != ListForm::Parquet {
+        return Ok(files::write_bytes(path, text(&rows, form)?.as_bytes())?);
+    }
+    let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for row in rows {
+        columns.0.push(row.user_id);
+        columns.1.push(row.items);
+        columns.2.push(row.titles);
+        columns.3.push(row.scores);
+        columns.4.push(row.fallback.unwrap_or_default().to_owned());
+        columns.5.push(row.unknown);
+    }
+    let table = Table::new(vec![
+        ("user_id", Column::Text(columns.0)),
+        ("items", Column::Texts(columns.1)),
+        ("titles", Column::Texts(columns.2)),
+        ("scores", Column::F32s(columns.3)),
+        ("fallback", Column::Text(columns.4)),
+        ("unknown", Column::Texts(columns.5)),
+    ]);
+    Ok(table.write(path)?)
+}
+
+fn csv(rows: &[ListRow]) -> anyhow::Result<String> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(["user_id", "rank", "item_id", "title", "score", "fallback"])?;
+    for row in rows {
+        for (at, ((item, title), score)) in row.items.iter().zip(&row.titles).zip(&row.scores).enumerate() {
+            let (rank, score) = ((at + 1).to_string(), score.to_string());
+            writer.write_record([&row.user_id, &rank, item, title, &score, row.fallback.unwrap_or_default()])?;
+        }
+    }
+    Ok(String::from_utf8(writer.into_inner()?)?)
+}
+
+fn table(rows: &[ListRow]) -> String {
+    let mut text = String::new();
+    for row in rows {
+        let mut table = comfy_table::Table::new();
+        table.load_style(STYLE).set_header(["rank", "item", "title", "score"]);
+        for (at, ((item, title), score)) in row.items.iter().zip(&row.titles).zip(&row.scores).enumerate() {
+            table.add_row([(at + 1).to_string(), item.clone(), title.clone(), format!("{score:.4}")]);
+        }
+        for at in [0, 3] {
+            if let Some(column) = table.column_mut(at) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        let note = match row.fallback {
+            Some(_) => "   no known item in the history: the items with the most training events",
+            None => "",
+        };
+        let _ = writeln!(text, "{}{note}\n{table}\n", row.user_id);
+    }
+    text
+}

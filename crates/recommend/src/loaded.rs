@@ -1,0 +1,246 @@
+//! A trained run that answers for any history by the original ids of users and items.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use mp4sr_artifact::{Items, Layout, Users};
+use mp4sr_models::{Query, Scorer};
+use mp4sr_pipeline::Config;
+use mp4sr_protocol::training_events;
+use mp4sr_run::{TrainedModel, removes_seen};
+
+use crate::top::{Candidates, ListQuery, order};
+use crate::{RecommendError, Recommender, Scored};
+
+/// The tables that translate between ids and rows.
+#[derive(Debug)]
+pub struct Catalogue {
+    /// The items of the dataset, then the items that were added to the run.
+    pub items: Items,
+    /// Training events of each item, `[I]`.
+    pub events: Vec<u32>,
+    /// How many of the items were added after training: the last ones.
+    pub new_items: usize,
+    rows: HashMap<String, u32>,
+    users: HashMap<String, u32>,
+    popular: Vec<Scored>,
+}
+
+impl Catalogue {
+    /// The number of an item, from 1, by its id.
+    pub fn item(&self, id: &str) -> Option<u32> {
+        self.rows.get(id).copied()
+    }
+
+    /// The row of a user whom training has seen, from 0, by the id.
+    pub fn user(&self, id: &str) -> Option<u32> {
+        self.users.get(id).copied()
+    }
+
+    /// The id of an item, 1-based.
+    pub fn id(&self, item: u32) -> &str {
+        &self.items.ids[item as usize - 1]
+    }
+
+    /// The title of an item, 1-based; empty where it has none.
+    pub fn title(&self, item: u32) -> &str {
+        &self.items.titles[item as usize - 1]
+    }
+
+    /// The items, 1-based, with their training events, most events first; ties by item.
+    pub fn by_events(&self) -> impl Iterator<Item = Scored> {
+        self.popular.iter().copied()
+    }
+
+    /// The `k` candidates with the most training events; ties by item.
+    fn popular(&self, k: usize, candidates: Candidates<'_>) -> Vec<Scored> {
+        self.popular.iter().filter(|(item, _)| candidates.has(*item)).take(k).copied().collect()
+    }
+}
+
+/// A run's model with its tables.
+pub struct LoadedRun {
+    /// The configuration of the run.
+    pub config: Config,
+    /// The model with its inputs.
+    pub trained: TrainedModel,
+    /// Items and users by their ids.
+    pub catalogue: Arc<Catalogue>,
+}
+
+/// A way to find the best candidates of queries.
+pub trait Search {
+    /// The `k` candidates with the highest scores for each query, best first, ties by item.
+    fn search(&self, queries: &[ListQuery<'_>]) -> Result<Vec<Vec<Scored>>, RecommendError>;
+}
+
+/// Every candidate is scored, as `evaluate` does.
+impl Search for Recommender<'_> {
+    fn search(&self, queries: &[ListQuery<'_>]) -> Result<Vec<Vec<Scored>>, RecommendError> {
+        self.top_among(queries)
+    }
+}
+
+/// What is asked for one person.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The person's id; training may have seen it or not.
+    pub user: Option<String>,
+    /// Ids of items, oldest first.
+    pub history: Vec<String>,
+    /// The length of the list.
+    pub k: usize,
+    /// Whether each item may be listed, `[I]`; none: every item.
+    pub allowed: Option<Arc<Vec<bool>>>,
+    /// Items that are not listed, 1-based, in any order.
+    pub removed: Vec<u32>,
+}
+
+/// Why a list does not come from the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fallback {
+    /// The history has no item that the run knows: the items with the most training events.
+    Popular,
+}
+
+impl Fallback {
+    /// Its name in lists.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Popular => "popular",
+        }
+    }
+}
+
+/// The list of one person.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// Items, 1-based, with their scores, best first; of a fallback, the number of training events.
+    pub list: Vec<Scored>,
+    /// Ids of the history that are not items of the run, in their order.
+    pub unknown: Vec<String>,
+    /// Why the list does not come from the model, if so.
+    pub fallback: Option<Fallback>,
+}
+
+impl LoadedRun {
+    /// Reads and verifies a run and the items that were added to it.
+    pub fn load(layout: &Layout, config: &Config) -> anyhow::Result<Self> {
+        let trained = TrainedModel::load_with_new_items(layout, config)?;
+        let mut items = Items::read(&layout.items())?;
+        let users = Users::read(&layout.users())?;
+        let sequences = &trained.inputs.sequences;
+        sequences.expect_tables((&layout.items(), &items), (&layout.users(), &users))?;
+        if let Some(new) = &trained.new_items {
+            items.append(new.items.clone());
+        }
+        let rows = (1..).zip(&items.ids).map(|(row, id)| (id.clone(), row)).collect();
+        let mut events = training_events(sequences);
+        events.resize(items.len(), 0);
+        let mut popular: Vec<Scored> = (1..).zip(events.iter().map(|&count| count as f32)).collect();
+        popular.sort_by(order(None));
+        let users = (0..).zip(users.ids).map(|(row, id)| (id, row)).collect();
+        let new_items = trained.new_items.as_ref().map_or(0, |new| new.items.len());
+        let catalogue = Arc::new(Catalogue { items, events, new_items, rows, users, popular });
+        Ok(Self { config: config.clone(), trained, catalogue })
+    }
+
+    /// The run ready to answer.
+    pub fn answerer(&self) -> anyhow::Result<Answerer<'_>> {
+        Ok(Answerer { run: self, scorer: self.trained.scorer()? })
+    }
+}
+
+/// A run with its item matrix computed.
+pub struct Answerer<'a> {
+    run: &'a LoadedRun,
+    scorer: Box<dyn Scorer + 'a>,
+}
+
+/// A request whose ids were looked up.
+struct Resolved {
+    user: Option<u32>,
+    history: Vec<u32>,
+    unknown: Vec<String>,
+    removed: Vec<u32>,
+}
+
+impl Answerer<'_> {
+    /// The scorer of the model.
+    pub fn scorer(&self) -> &dyn Scorer {
+        self.scorer.as_ref()
+    }
+
+    /// The scorer with its items ready for many lists.
+    pub fn recommender(&self) -> Result<Recommender<'_>, RecommendError> {
+        Recommender::new(self.scorer.as_ref())
+    }
+
+    /// Why the model cannot rank items for this request; none where it can.
+    pub fn refusal(&self, request: &Request) -> Option<RecommendError> {
+        let known = request.user.as_ref().is_some_and(|id| self.run.catalogue.user(id).is_some());
+        let unanswerable = !known && self.scorer.needs_known_user();
+        let is_empty = !request.history.iter().any(|id| self.run.catalogue.item(id).is_some());
+        let who = || match &request.user {
+            Some(id) => format!("the user `{id}`"),
+            None => "somebody without an id".to_owned(),
+        };
+        let model = &self.run.config.model.name;
+        (unanswerable && !is_empty).then(|| RecommendError::UnknownUser { who: who(), model: model.clone() })
+    }
+
+    /// Answers requests together. A user whom training has seen keeps the row of the dataset, and its history where none is given;
+    /// everybody else is ranked by the history alone, which a model may refuse.
+    pub fn answer(&self, search: &dyn Search, requests: &[Request]) -> Result<Vec<Answer>, RecommendError> {
+        let resolved: Vec<Resolved> = requests.iter().map(|request| self.resolve(request)).collect();
+        let candidates = |at: usize| Candidates {
+            allowed: requests[at].allowed.as_ref().map(|allowed| allowed.as_slice()),
+            removed: &resolved[at].removed,
+        };
+        let ranked: Vec<usize> = (0..requests.len()).filter(|&at| !resolved[at].history.is_empty()).collect();
+        if let Some(refusal) = ranked.iter().find_map(|&at| self.refusal(&requests[at])) {
+            return Err(refusal);
+        }
+        let queries: Vec<ListQuery<'_>> = ranked
+            .iter()
+            .map(|&at| ListQuery {
+                query: Query { user: resolved[at].user, history: &resolved[at].history },
+                target: None,
+                k: requests[at].k,
+                candidates: candidates(at),
+            })
+            .collect();
+        let lists = if queries.is_empty() { Vec::new() } else { search.search(&queries)? };
+        let mut lists = ranked.iter().copied().zip(lists).peekable();
+        let answers = resolved.iter().enumerate().map(|(at, own)| match lists.next_if(|(own, _)| *own == at) {
+            Some((_, list)) => Answer { list, unknown: own.unknown.clone(), fallback: None },
+            None => Answer {
+                list: self.run.catalogue.popular(requests[at].k, candidates(at)),
+                unknown: own.unknown.clone(),
+                fallback: Some(Fallback::Popular),
+            },
+        });
+        Ok(answers.collect())
+    }
+
+    fn resolve(&self, request: &Request) -> Resolved {
+        let (mut history, mut unknown) = (Vec::new(), Vec::new());
+        for id in &request.history {
+            match self.run.catalogue.item(id) {
+                Some(item) => history.push(item),
+                None => unknown.push(id.clone()),
+            }
+        }
+        let user = request.user.as_ref().and_then(|id| self.run.catalogue.user(id));
+        if let Some(user) = user.filter(|_| request.history.is_empty()) {
+            history = self.run.trained.inputs.sequences.of(user as usize).to_vec();
+        }
+        let mut removed = request.removed.clone();
+        if removes_seen(&self.run.config, self.run.trained.model.as_ref()) {
+            removed.extend_from_slice(&history);
+        }
+        removed.sort_unstable();
+        removed.dedup();
+        Resolved { user, history, unknown, removed }
+    }
+}

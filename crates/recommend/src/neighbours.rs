@@ -1,0 +1,30 @@
+//! The items nearest to a vector, by the cosine of the vectors that a model ranks items by.
+
+use candle_core::Tensor;
+use mp4sr_ops::{ScoreBlocks, normalize};
+
+use crate::top::{Best, Candidates};
+use crate::{RecommendError, Scored};
+
+/// The items of a scorer at length one.
+pub struct Neighbours(ScoreBlocks);
+
+impl Neighbours {
+    /// Of an item matrix `[I, k]`.
+    pub fn new(items: &Tensor) -> Result<Self, RecommendError> {
+        Ok(Self(ScoreBlocks::new(&normalize(items)?)?))
+    }
+
+    /// The `k` candidates nearest to each of the vectors `[n, k]`, by cosine, best first, ties by item.
+    pub fn nearest(
+        &self,
+        vectors: &Tensor,
+        k: usize,
+        candidates: &[Candidates<'_>],
+    ) -> Result<Vec<Vec<Scored>>, RecommendError> {
+        let mut best: Vec<Best<'_>> = candidates.iter().map(|own| Best::new(*own, None, k)).collect();
+        self.0.scan(&normalize(vectors)?, 1, &mut best, Best::visit)?;
+        let finished = best.into_iter().enumerate().map(|(history, best)| best.finished(history));
+        finished.collect()
+    }
+}

@@ -1,0 +1,153 @@
+//! The best items of a query among the candidates that it allows.
+
+use mp4sr_models::Query;
+
+use crate::{RecommendError, Recommender, Scored};
+
+/// Which items may be listed for a query.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Candidates<'a> {
+    /// `[I]`: whether each item may be listed; none: every item.
+    pub allowed: Option<&'a [bool]>,
+    /// Items that are not listed, 1-based, ascending.
+    pub removed: &'a [u32],
+}
+
+impl Candidates<'_> {
+    /// Whether an item, 1-based, may be listed.
+    pub fn has(&self, item: u32) -> bool {
+        self.allowed.is_none_or(|allowed| allowed[item as usize - 1]) && self.removed.binary_search(&item).is_err()
+    }
+}
+
+/// A query, the length of its list, and what may be in it.
+#[derive(Clone, Copy, Debug)]
+pub struct ListQuery<'a> {
+    /// For whom items are ranked; the history is not empty.
+    pub query: Query<'a>,
+    /// The item that comes after all others with its score, as evaluation ranks the next item where it is known.
+    pub target: Option<u32>,
+    /// The length of the list.
+    pub k: usize,
+    /// What may be listed.
+    pub candidates: Candidates<'a>,
+}
+
+impl Recommender<'_> {
+    /// The `k` candidates with the highest scores for each query, best first, ties by item.
+    pub fn top_among(&self, queries: &[ListQuery<'_>]) -> Result<Vec<Vec<Scored>>, RecommendError> {
+        let of_scorer: Vec<Query<'_>> = queries.iter().map(|own| own.query).collect();
+        let mut best: Vec<Best> = queries.iter().map(|own| Best::new(own.candidates, own.target, own.k)).collect();
+        self.blocks.scan(&self.scorer.queries(&of_scorer)?, self.scorer.interests(), &mut best, Best::visit)?;
+        best.into_iter().enumerate().map(|(history, best)| best.finished(history)).collect()
+    }
+}
+
+/// The order of a list: by score, then the target last, then by item.
+pub(crate) fn order(target: Option<u32>) -> impl Fn(&Scored, &Scored) -> std::cmp::Ordering {
+    let is_target = move |scored: &Scored| Some(scored.0) == target;
+    move |a, b| b.1.total_cmp(&a.1).then(is_target(a).cmp(&is_target(b))).then(a.0.cmp(&b.0))
+}
+
+/// The best candidates so far, while blocks of scores go by.
+pub(crate) struct Best<'a> {
+    candidates: Candidates<'a>,
+    target: Option<u32>,
+    k: usize,
+    /// At most twice k, among them the k best.
+    found: Vec<Scored>,
+    bad: Option<Scored>,
+}
+
+impl<'a> Best<'a> {
+    pub(crate) fn new(candidates: Candidates<'a>, target: Option<u32>, k: usize) -> Self {
+        Self { candidates, target, k, found: Vec::new(), bad: None }
+    }
+
+    pub(crate) fn visit(&mut self, first: usize, scores: &[f32]) {
+        // Below the k-th best of the last cut nothing can enter.
+        let mut bound = self.bound();
+        for (&score, item) in scores.iter().zip(first as u32 + 1..) {
+            if !score.is_finite() {
+                self.bad = self.bad.or(Some((item, score)));
+                return;
+            }
+            if score < bound || !self.candidates.has(item) {
+                continue;
+            }
+            self.found.push((item, score));
+            if self.found.len() > 2 * self.k {
+                self.cut();
+                bound = self.bound();
+            }
+        }
+        self.cut();
+    }
+
+    /// The score that a new item needs at least.
+    fn bound(&self) -> f32 {
+        if self.found.len() < self.k {
+            return f32::NEG_INFINITY;
+        }
+        self.found.iter().map(|scored| scored.1).fold(f32::INFINITY, f32::min)
+    }
+
+    fn cut(&mut self) {
+        if self.found.len() > self.k {
+            self.found.select_nth_unstable_by(self.k, order(self.target));
+            self.found.truncate(self.k);
+        }
+    }
+
+    /// The list of the history `history`, in order.
+    pub(crate) fn finished(mut self, history: usize) -> Result<Vec<Scored>, RecommendError> {
+        if let Some((item, score)) = self.bad {
+            return Err(RecommendError::Score { history, item: item as usize, score });
+        }
+        self.found.sort_unstable_by(order(self.target));
+        Ok(self.found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+    use mp4sr_models::{RngKey, Scorer};
+
+    use super::*;
+
+    struct Fixed(Tensor);
+
+    impl Scorer for Fixed {
+        fn items(&self) -> &Tensor {
+            &self.0
+        }
+        fn queries(&self, queries: &[Query<'_>]) -> mp4sr_models::Result<Tensor> {
+            Tensor::ones((queries.len(), 1), candle_core::DType::F32, &Device::Cpu)
+        }
+    }
+
+    /// Against a sort of all candidates; scores have few values, so that many are equal.
+    #[test]
+    fn lists_are_the_head_of_the_sorted_candidates() {
+        let key = RngKey::new(5);
+        let scores: Vec<f32> = (0..2500).map(|i| (key.bits(i) % 40) as f32 - 20.0).collect();
+        let allowed: Vec<bool> = (0..2500).map(|i| !key.fold_in("allowed").bits(i).is_multiple_of(3)).collect();
+        let scorer = Fixed(Tensor::from_vec(scores.clone(), (2500, 1), &Device::Cpu).unwrap());
+        let recommender = Recommender::new(&scorer).unwrap();
+        let removed: Vec<u32> = (1..=2500).step_by(7).collect();
+        for (allowed, removed) in [(None, &[][..]), (Some(&allowed[..]), &[][..]), (Some(&allowed[..]), &removed[..])] {
+            let candidates = Candidates { allowed, removed };
+            let mut expected: Vec<Scored> = (1..=2500).zip(scores.iter().copied()).collect();
+            expected.retain(|(item, _)| {
+                allowed.is_none_or(|allowed| allowed[*item as usize - 1]) && !removed.contains(item)
+            });
+            expected.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            for k in [1, 10, 300, 5000] {
+                let query = ListQuery { query: Query::of_history(&[1]), target: None, k, candidates };
+                let lists = recommender.top_among(&[query]).unwrap();
+                assert_eq!(lists[0], expected[..k.min(expected.len())], "{k}");
+            }
+        }
+    }
+}

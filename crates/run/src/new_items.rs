@@ -1,0 +1,125 @@
+//! Items that were added to a run after training: what a model reads of them, and the weights of a model that has them too.
+
+use std::collections::{BTreeMap, HashSet};
+
+use anyhow::{Context as _, bail, ensure};
+use mp4sr_artifact::{Items, Layout, Sequences, files};
+use mp4sr_models::{Modality, recipe};
+use mp4sr_pipeline::Config;
+use serde::{Deserialize, Serialize};
+
+use crate::Inputs;
+use crate::catalog::with_settings;
+use crate::inputs::{ModalityRows, read_features};
+
+/// What names the generation of new items that is in use (`new-items/current.json`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CurrentItems {
+    /// The name of the generation's folder; none where the run has no new items.
+    pub generation: Option<String>,
+}
+
+impl CurrentItems {
+    /// Reads the file; a run to which nothing was added has none.
+    pub fn read(layout: &Layout) -> anyhow::Result<Self> {
+        let path = layout.new_items_pointer();
+        if !path.exists() {
+            return Ok(Self::default());
+        }
+        let remedy = || format!("failed to read `{}`: add the items again with `mp4sr items add`", path.display());
+        serde_json::from_slice(&files::read(&path)?).with_context(remedy)
+    }
+
+    /// Where the new items lie, if there are any.
+    pub fn layout(&self, layout: &Layout) -> Option<Layout> {
+        self.generation.as_ref().map(|generation| layout.new_items_generation(generation))
+    }
+}
+
+/// Items that training has not seen.
+#[derive(Clone, Debug)]
+pub struct NewItems {
+    /// Their table; they follow the items of the dataset.
+    pub items: Items,
+    /// Their features by modality, in the order of the configuration.
+    pub modalities: Vec<Modality>,
+    /// Fingerprints of the encoders of these features, by modality, where the features name them.
+    encoders: BTreeMap<String, String>,
+}
+
+/// The parameters that have a row per item, in a model that can rank items without ids; why not, in any other.
+pub fn item_tables(config: &Config) -> anyhow::Result<&'static [&'static str]> {
+    let name = &config.model.name;
+    let recipe = recipe(name).with_context(|| format!("there is no model `{name}`"))?;
+    with_settings(config, |settings| (recipe.item_tables)(settings)).with_context(|| {
+        format!(
+            "`{name}` needs an id that was trained for every item: it cannot rank new items; use a model that reads what items say \
+             and show, such as `mp4sr`"
+        )
+    })
+}
+
+impl NewItems {
+    /// Reads and verifies the new items of a run; nothing where it has none.
+    pub fn read(layout: &Layout, config: &Config) -> anyhow::Result<Option<Self>> {
+        let Some(own) = CurrentItems::read(layout)?.layout(layout) else { return Ok(None) };
+        Self::read_from(&own, config).map(Some)
+    }
+
+    /// Reads and verifies the new items of a generation, or of any other layout.
+    pub fn read_from(own: &Layout, config: &Config) -> anyhow::Result<Self> {
+        let items = Items::read(&own.items())?;
+        let (mut modalities, mut encoders) = (Vec::new(), BTreeMap::new());
+        for modality in &config.model.modalities {
+            let ModalityRows { rows, encoder } = read_features(own, config, modality, (&items.hash(), items.len()))?;
+            encoders.extend(encoder.map(|encoder| (modality.name.clone(), encoder)));
+            modalities.push(Modality { name: modality.name.clone(), features: rows });
+        }
+        Ok(Self { items, modalities, encoders })
+    }
+
+    /// Refuses items that the dataset has, too.
+    pub fn expect_new(&self, known: &[String]) -> anyhow::Result<()> {
+        let known: HashSet<&str> = known.iter().map(String::as_str).collect();
+        let both = self.items.ids.iter().find(|id| known.contains(id.as_str()));
+        ensure!(
+            both.is_none(),
+            "the item `{}` is in the dataset, and it was added to the run as a new item; remove it with `mp4sr items remove`",
+            both.map_or("", String::as_str)
+        );
+        Ok(())
+    }
+}
+
+impl Inputs {
+    /// Puts new items after those of the dataset; no event is theirs.
+    pub(crate) fn append(&mut self, new: &NewItems) -> anyhow::Result<()> {
+        let other = |(name, encoder): &(&String, &String)| new.encoders.get(*name).is_some_and(|own| own != *encoder);
+        if let Some((name, _)) = self.encoders.iter().find(other) {
+            bail!(
+                "the new items' features of `{name}` are of another encoder than the dataset's; add the items again with `mp4sr items add`"
+            );
+        }
+        for (own, other) in self.modalities.iter_mut().zip(&new.modalities) {
+            let joined = own.features.joined(&other.features);
+            own.features = joined.with_context(|| format!("the new items' features of `{}`", own.name))?;
+        }
+        Ok(())
+    }
+
+    /// New items alone, in place of the dataset's; nobody has seen them.
+    pub(crate) fn of_new_items(new: &NewItems, like: &Self) -> Self {
+        let sequences = Sequences {
+            offsets: vec![0; like.sequences.offsets.len()],
+            items: Vec::new(),
+            times: Vec::new(),
+            item_hash: new.items.hash(),
+            item_count: new.items.len(),
+            user_hash: None,
+            time_kind: like.sequences.time_kind,
+            parts: None,
+        };
+        Self { sequences, modalities: new.modalities.clone(), encoders: new.encoders.clone(), categories: None }
+    }
+}

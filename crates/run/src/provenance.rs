@@ -1,0 +1,110 @@
+//! Whether weights belong to the settings and features that they are used with.
+
+use std::path::Path;
+
+use mp4sr_artifact::{Error, Result, StageSettings};
+use mp4sr_models::{FINETUNE, PRETRAIN};
+use mp4sr_pipeline::Config;
+use mp4sr_pipeline::config::ModelCatalog;
+use serde_json::{Value, json};
+
+use crate::{CheckpointInfo, Inputs};
+
+/// The sections that say how weights were trained, beside the seed and the preset.
+const TRAINING: [&str; 4] = ["model", "train", PRETRAIN, FINETUNE];
+/// The keys of `[run]` that do.
+const RUN: [&str; 2] = ["seed", "preset"];
+
+impl CheckpointInfo {
+    /// Refuses weights of `phase` that were trained with other settings of the model than `config` has, among those that using
+    /// them in `used_in` reads: what fits by its shape would give other numbers. A user's own program may record no settings.
+    pub fn expect_model(
+        &self,
+        models: &ModelCatalog,
+        config: &Config,
+        (phase, used_in): (&str, &str),
+        path: &Path,
+    ) -> Result<()> {
+        let settings = models.model_settings_of(config, &[phase, used_in]);
+        let Some(key) = self.changed(&settings, &json!({ "model": self.config["model"] })) else { return Ok(()) };
+        let reason = format!(
+            "its weights were trained with `{key}` = {}, and the pipeline says {}",
+            shown(&self.config, &key),
+            shown(settings.values(), &key)
+        );
+        let remedy = format!("run `make {phase}` to train with this setting, or put the earlier one back");
+        Err(Error::unusable(path, reason, remedy))
+    }
+
+    /// A warning where training itself had other settings than `config` has for `phase`: they have no say in what trained
+    /// weights give, but a user may take them for theirs.
+    pub fn other_training(&self, models: &ModelCatalog, config: &Config, phase: &str) -> Option<String> {
+        let recorded = json!({
+            phase: self.config[phase],
+            "model": self.config["model"],
+            "seed": self.config["run"]["seed"],
+            "train": self.config["train"],
+        });
+        let settings = models.training_settings(config, phase);
+        let key = self.changed(&settings, &recorded)?;
+        let (then, now) = (shown(&recorded, &key), shown(settings.values(), &key));
+        let key = if key == "seed" { "run.seed" } else { &key };
+        Some(format!(
+            "the weights were trained with `{key}` = {then}, not {now}; `make {phase}` trains with this setting"
+        ))
+    }
+
+    fn changed(&self, settings: &StageSettings, recorded: &Value) -> Option<String> {
+        if self.config.is_object() { settings.changed_since(recorded) } else { None }
+    }
+
+    /// The settings of what these weights give: those of training are the weights' own, all others `config`'s.
+    pub fn settings_of_results(&self, config: &Config) -> Value {
+        let mut resolved = config.resolved();
+        for section in TRAINING {
+            copy(&self.config, &mut resolved, section);
+        }
+        for key in RUN {
+            copy(&self.config["run"], &mut resolved["run"], key);
+        }
+        resolved
+    }
+
+    /// Puts the settings of pre-training that these weights had in the place of those that `resolved` has, in the header of
+    /// weights that start from them.
+    pub fn record_in(&self, resolved: &mut Value, models: &ModelCatalog, config: &Config) {
+        let Some(model) = models.model(&config.model.name).filter(|_| self.config.is_object()) else { return };
+        if let (Some(then), Some(now)) = (self.config[PRETRAIN].as_object(), resolved[PRETRAIN].as_object_mut()) {
+            let own = then.iter().filter(|(key, _)| !["enabled", "from"].contains(&key.as_str()));
+            now.extend(own.map(|(key, value)| (key.clone(), value.clone())));
+        }
+        let name = &config.model.name;
+        let (then, now) = (&self.config["model"][name], &mut resolved["model"][name]);
+        let keys: Vec<String> = now.as_object().into_iter().flat_map(|keys| keys.keys().cloned()).collect();
+        let reads = |phase, key: &str| model.phase_reads(config, phase, key);
+        for key in keys.iter().filter(|key| reads(PRETRAIN, key) && !reads(FINETUNE, key)) {
+            copy(then, now, key);
+        }
+    }
+
+    /// Refuses weights that were trained on the vectors of other encoders than those of `inputs`: they are of another space.
+    pub fn expect_encoders(&self, inputs: &Inputs, path: &Path) -> Result<()> {
+        let other =
+            inputs.encoders.iter().find(|(name, now)| self.encoders.get(*name).is_some_and(|then| then != *now));
+        let Some((modality, _)) = other else { return Ok(()) };
+        let reason = format!("its weights were trained on the features of another encoder of `{modality}`");
+        Err(Error::unusable(path, reason, "use the encoder of its training in `[extract]`, or train with this one"))
+    }
+}
+
+fn copy(from: &Value, to: &mut Value, key: &str) {
+    if let Some(value) = from.get(key).filter(|value| !value.is_null()) {
+        to[key] = value.clone();
+    }
+}
+
+/// The value of a key with its sections, as text; a key that is not recorded had its default.
+fn shown(settings: &Value, key: &str) -> String {
+    let pointer = format!("/{}", key.replace('[', "/").replace(']', "").replace('.', "/"));
+    settings.pointer(&pointer).map_or_else(|| "its default".to_owned(), Value::to_string)
+}

@@ -1,0 +1,133 @@
+//! The command line of `mp4sr serve`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::{StageArgs, print};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::engine::EngineOptions;
+use crate::index::IndexChoice;
+use crate::keys::Keys;
+use crate::limits::Limits;
+use crate::metrics::Metrics;
+use crate::state::App;
+use crate::{routes, server, watch};
+
+/// Serves a trained run over HTTP: lists for any history, neighbours, new items, and a page to try it.
+///
+/// The paths are described in /openapi.json. SIGHUP loads the run again without losing a request; SIGTERM and SIGINT answer what is
+/// open, then stop.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The flags of every stage.
+    #[command(flatten)]
+    pub stage: StageArgs,
+    /// The address to listen on. Any other than this machine's own needs `--keys`.
+    #[arg(long, env = "MP4SR_HOST", value_name = "ADDRESS", default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// The port to listen on; 0 picks a free one. The address is printed on standard output.
+    #[arg(long, env = "MP4SR_PORT", value_name = "PORT", default_value_t = 8080)]
+    port: u16,
+    /// A file with a key per line; requests need one, as `Authorization: Bearer KEY`.
+    #[arg(long, env = "MP4SR_KEYS", value_name = "FILE")]
+    keys: Option<PathBuf>,
+    /// How the best items are found.
+    #[arg(long, env = "MP4SR_INDEX", value_enum, value_name = "INDEX", default_value_t = IndexChoice::Exact)]
+    index: IndexChoice,
+    /// Loads the run again when its files change.
+    #[arg(long, env = "MP4SR_WATCH")]
+    watch: bool,
+    /// Requests that may wait for the model; further ones are answered with 429.
+    #[arg(long, env = "MP4SR_QUEUE", value_name = "REQUESTS", default_value_t = 1024, value_parser = at_least_one)]
+    queue: usize,
+    /// Requests that are answered together.
+    #[arg(long, env = "MP4SR_BATCH", value_name = "REQUESTS", default_value_t = 64, value_parser = at_least_one)]
+    batch: usize,
+    /// Milliseconds that a request may take; then it is answered with 503.
+    #[arg(long, env = "MP4SR_TIME_LIMIT", value_name = "MILLISECONDS", default_value_t = 5000, value_parser = at_least_one)]
+    time_limit: usize,
+    /// Bytes of a request's body.
+    #[arg(long, env = "MP4SR_BODY_LIMIT", value_name = "BYTES", default_value_t = 1 << 20, value_parser = at_least_one)]
+    body_limit: usize,
+    /// Bytes of a body with items or an image.
+    #[arg(long, env = "MP4SR_ITEM_BODY_LIMIT", value_name = "BYTES", default_value_t = 32 << 20, value_parser = at_least_one)]
+    item_body_limit: usize,
+    /// The greatest length of a list.
+    #[arg(long, env = "MP4SR_TOP_LIMIT", value_name = "K", default_value_t = 1000, value_parser = at_least_one)]
+    top_limit: usize,
+    /// The greatest number of ids in a history.
+    #[arg(long, env = "MP4SR_HISTORY_LIMIT", value_name = "IDS", default_value_t = 1000, value_parser = at_least_one)]
+    history_limit: usize,
+    /// The greatest number of ids in `exclude` and in `only`.
+    #[arg(long, env = "MP4SR_IDS_LIMIT", value_name = "IDS", default_value_t = 10_000, value_parser = at_least_one)]
+    ids_limit: usize,
+    /// Connections at once.
+    #[arg(long, env = "MP4SR_CONNECTIONS", value_name = "CONNECTIONS", default_value_t = 1024, value_parser = at_least_one)]
+    connections: usize,
+    /// Writes histories to the log. Without it, no log has them.
+    #[arg(long, env = "MP4SR_LOG_HISTORIES")]
+    log_histories: bool,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&number| number > 0).ok_or_else(|| "expected a whole number from 1".to_owned())
+}
+
+/// Runs the command.
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    mp4sr_ops::start_threads();
+    let keys = args.keys.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
+    ensure!(
+        args.host.is_loopback() || !keys.is_off(),
+        "without keys, the service listens on this machine alone; give `--keys FILE`, or leave `--host {}` out",
+        args.host
+    );
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("failed to start threads")?;
+    runtime.block_on(serve(args, models, keys))
+}
+
+async fn serve(args: &Args, models: &Arc<ModelCatalog>, keys: Keys) -> anyhow::Result<()> {
+    let limits = Limits {
+        time: Duration::from_millis(args.time_limit as u64),
+        body: args.body_limit,
+        item_body: args.item_body_limit,
+        top: args.top_limit,
+        history: args.history_limit,
+        ids: args.ids_limit,
+        connections: args.connections,
+    };
+    let metrics = Arc::new(Metrics::new());
+    let options = EngineOptions { queue: args.queue, batch: args.batch, index: args.index, metrics: metrics.clone() };
+    let app = Arc::new(App::new(args.stage.clone(), models.clone(), options, limits, keys, args.log_histories));
+    let address = SocketAddr::new(args.host, args.port);
+    let listener = TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}"))?;
+    let address = listener.local_addr().context("failed to ask for the address")?;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    // The service answers `/healthz` while the run is loaded, and `/readyz` says when it is.
+    let serving = tokio::spawn(server::serve(listener, routes::router(&app), limits.connections, metrics, async {
+        drop(stopped.await);
+    }));
+    let mut interrupt = signal(SignalKind::interrupt()).context("failed to listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("failed to listen for SIGTERM")?;
+    let hangups = signal(SignalKind::hangup()).context("failed to listen for SIGHUP")?;
+    let generation = app.reload().await?;
+    print(&format!("http://{address}\n"))?;
+    let hangup = tokio::spawn(watch::on_signal(app.clone(), hangups));
+    let changes = args.watch.then(|| tokio::spawn(watch::on_change(app.clone(), generation.context.layout.clone())));
+    drop(generation);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    hangup.abort();
+    changes.iter().for_each(tokio::task::JoinHandle::abort);
+    let _ = stop.send(());
+    serving.await.context("the service ended with a defect")
+}

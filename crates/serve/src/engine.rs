@@ -1,0 +1,245 @@
+//! The thread that owns a model: it answers the requests that wait, together, until nobody can send another.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Instant;
+
+use mp4sr_pipeline::Context;
+use mp4sr_recommend::{
+    Answer, Answerer, Candidates, Catalogue, LoadedRun, Neighbours, Recommender, Request, Scored, Search,
+};
+use mp4sr_run::NewItems;
+use tokio::sync::oneshot;
+
+use crate::error::ApiError;
+use crate::index::{HnswSearch, IndexChoice};
+use crate::metrics::Metrics;
+
+/// What the model is asked.
+pub enum Task {
+    /// A list for a history.
+    Recommend(Request),
+    /// The neighbours of an item, or of one that is not in the catalogue.
+    Similar(Similar),
+}
+
+/// Which neighbours are asked for.
+pub struct Similar {
+    /// Whose they are.
+    pub of: SimilarTo,
+    /// How many.
+    pub k: usize,
+    /// Whether each item may be listed; none: every item.
+    pub allowed: Option<Arc<Vec<bool>>>,
+    /// Items that are not listed, 1-based, ascending.
+    pub removed: Vec<u32>,
+}
+
+/// Whose neighbours are asked for.
+pub enum SimilarTo {
+    /// An item, 1-based.
+    Item(u32),
+    /// Features of one item that is not in the catalogue.
+    Features(Box<NewItems>),
+}
+
+/// A task with the way back of its answer.
+struct Job {
+    task: Task,
+    deadline: Instant,
+    reply: oneshot::Sender<Result<Answer, ApiError>>,
+}
+
+/// A run in service.
+pub struct Generation {
+    /// Counts from 1 with every run that came into service.
+    pub number: u64,
+    /// Items and users by their ids.
+    pub catalogue: Arc<Catalogue>,
+    /// The model's name in the configuration.
+    pub model: String,
+    /// How candidates are found, in words.
+    pub search: String,
+    /// The context that the run was loaded with.
+    pub context: Arc<Context>,
+    jobs: SyncSender<Job>,
+    metrics: Arc<Metrics>,
+    /// Shared with the thread of the model for as long as that runs.
+    thread: Arc<()>,
+}
+
+/// What an engine is made with.
+#[derive(Clone)]
+pub struct EngineOptions {
+    /// Requests that wait.
+    pub queue: usize,
+    /// Requests that are answered together.
+    pub batch: usize,
+    /// How candidates are found.
+    pub index: IndexChoice,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Generation {
+    /// Loads a run in a thread of its own, and waits until it can answer.
+    pub fn start(number: u64, context: Arc<Context>, options: &EngineOptions) -> anyhow::Result<Self> {
+        let (jobs, waiting) = sync_channel(options.queue);
+        let (ready, loaded) = sync_channel(1);
+        let (own, inner) = (options.clone(), context.clone());
+        let thread = Arc::new(());
+        let running = thread.clone();
+        let engine = std::thread::Builder::new().name(format!("engine-{number}"));
+        engine.spawn(move || {
+            let _running = running;
+            if let Err(error) = serve(&inner, &own, &waiting, &ready) {
+                // Whoever waits for the run hears why there is none.
+                drop(ready.try_send(Err(error)));
+            }
+        })?;
+        let Ready { catalogue, search } = loaded.recv().map_err(|_| {
+            anyhow::anyhow!("the thread of the model ended while the run was loaded; the log says why")
+        })??;
+        let model = context.config.model.name.clone();
+        Ok(Self { number, catalogue, model, search, context, jobs, metrics: options.metrics.clone(), thread })
+    }
+
+    /// Whether the model can still answer: a defect may have ended its thread.
+    pub fn is_alive(&self) -> bool {
+        Arc::strong_count(&self.thread) > 1
+    }
+
+    /// Asks the model; an error at once where too many requests wait.
+    pub async fn ask(&self, task: Task, deadline: Instant) -> Result<Answer, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        self.jobs.try_send(Job { task, deadline, reply }).map_err(|e| match e {
+            TrySendError::Full(_) => ApiError::busy(),
+            TrySendError::Disconnected(_) => ApiError::internal("the model's thread has ended"),
+        })?;
+        self.metrics.queued.inc();
+        answer.await.map_err(|_| ApiError::internal("the model's thread ended before it answered"))?
+    }
+}
+
+/// What a loaded engine tells.
+struct Ready {
+    catalogue: Arc<Catalogue>,
+    search: String,
+}
+
+fn serve(
+    context: &Context,
+    options: &EngineOptions,
+    waiting: &Receiver<Job>,
+    ready: &SyncSender<anyhow::Result<Ready>>,
+) -> anyhow::Result<()> {
+    let run = LoadedRun::load(&context.layout, &context.config)?;
+    let answerer = run.answerer()?;
+    let exact = answerer.recommender()?;
+    let hnsw = match options.index {
+        IndexChoice::Exact => None,
+        IndexChoice::Hnsw => Some(HnswSearch::open(context, &run, &answerer, &exact)?),
+    };
+    let search = hnsw.as_ref().map_or_else(|| "exact".to_owned(), HnswSearch::described);
+    options.metrics.recall.set(hnsw.as_ref().map_or(1.0, HnswSearch::recall));
+    let engine =
+        Engine { run: &run, answerer: &answerer, exact: &exact, hnsw: hnsw.as_ref(), neighbours: None, context };
+    ready.send(Ok(Ready { catalogue: run.catalogue.clone(), search }))?;
+    engine.work(options, waiting);
+    Ok(())
+}
+
+struct Engine<'a> {
+    run: &'a LoadedRun,
+    answerer: &'a Answerer<'a>,
+    exact: &'a Recommender<'a>,
+    hnsw: Option<&'a HnswSearch<'a>>,
+    /// Made when neighbours are first asked for.
+    neighbours: Option<Neighbours>,
+    context: &'a Context,
+}
+
+impl Engine<'_> {
+    fn work(mut self, options: &EngineOptions, waiting: &Receiver<Job>) {
+        while let Ok(first) = waiting.recv() {
+            let mut jobs = vec![first];
+            while jobs.len() < options.batch {
+                match waiting.try_recv() {
+                    Ok(job) => jobs.push(job),
+                    Err(_) => break,
+                }
+            }
+            options.metrics.queued.dec_by(jobs.len() as i64);
+            // Whoever has gone, or is about to be told that it took too long, needs no answer.
+            let now = Instant::now();
+            jobs.retain(|job| !job.reply.is_closed() && job.deadline > now);
+            options.metrics.batches.observe(jobs.len() as f64);
+            self.answer(jobs);
+        }
+    }
+
+    fn answer(&mut self, jobs: Vec<Job>) {
+        let (mut requests, mut replies) = (Vec::new(), Vec::new());
+        for Job { task, reply, .. } in jobs {
+            match task {
+                Task::Recommend(request) => match self.answerer.refusal(&request) {
+                    Some(refusal) => send(reply, Err(ApiError::refused(refusal.to_string()))),
+                    None => {
+                        requests.push(request);
+                        replies.push(reply);
+                    }
+                },
+                Task::Similar(similar) => {
+                    let answer = self.similar(&similar);
+                    send(reply, answer.map_err(|error| ApiError::internal(&format!("{error:#}"))));
+                }
+            }
+        }
+        if requests.is_empty() {
+            return;
+        }
+        let search: &dyn Search = match self.hnsw {
+            Some(hnsw) => hnsw,
+            None => self.exact,
+        };
+        match self.answerer.answer(search, &requests) {
+            Ok(answers) => replies.into_iter().zip(answers).for_each(|(reply, answer)| send(reply, Ok(answer))),
+            Err(error) => {
+                let message = error.to_string();
+                replies.into_iter().for_each(|reply| send(reply, Err(ApiError::internal(&message))));
+            }
+        }
+    }
+
+    fn similar(&mut self, similar: &Similar) -> anyhow::Result<Answer> {
+        let items = self.answerer.scorer().items();
+        let vector = match &similar.of {
+            SimilarTo::Item(item) => items.narrow(0, *item as usize - 1, 1)?,
+            SimilarTo::Features(features) => {
+                self.run.trained.item_vectors(&self.context.layout, &self.context.config, features)?
+            }
+        };
+        let neighbours = match self.neighbours.take() {
+            Some(neighbours) => neighbours,
+            None => Neighbours::new(items)?,
+        };
+        let neighbours = self.neighbours.insert(neighbours);
+        let candidates = Candidates {
+            allowed: similar.allowed.as_ref().map(|allowed| allowed.as_slice()),
+            removed: &similar.removed,
+        };
+        let mut lists: Vec<Vec<Scored>> = neighbours.nearest(&vector, similar.k, &[candidates])?;
+        Ok(Answer { list: lists.pop().unwrap_or_default(), unknown: Vec::new(), fallback: None })
+    }
+}
+
+/// Whoever asked may have gone.
+fn send(reply: oneshot::Sender<Result<Answer, ApiError>>, answer: Result<Answer, ApiError>) {
+    drop(reply.send(answer));
+}
+
+/// A folder for what is made for one request.
+pub fn scratch(context: &Context, id: &str) -> PathBuf {
+    context.layout.new_items().join("scratch").join(id)
+}

@@ -1,0 +1,19 @@
+//! A trained run as an HTTP service.
+//!
+//! In: a run, requests with original ids. Out: lists, neighbours and items as JSON, a page to try them, metrics. One thread owns the model
+//! and answers requests that wait together; a new run takes its place between two batches. Must not know: training, raw files.
+
+mod api;
+mod command;
+mod engine;
+mod error;
+mod index;
+mod keys;
+mod limits;
+mod metrics;
+mod routes;
+mod server;
+mod state;
+mod watch;
+
+pub use command::{Args, run};

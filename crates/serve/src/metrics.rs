@@ -1,0 +1,96 @@
+//! What Prometheus reads.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use std::sync::atomic::AtomicU64;
+
+/// A request by route, method and status.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// The route's pattern.
+    pub route: String,
+    /// The method.
+    pub method: String,
+    /// The status.
+    pub status: u16,
+}
+
+/// A request by route.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct RouteLabels {
+    /// The route's pattern.
+    pub route: String,
+}
+
+/// How a reload ended.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ReloadLabels {
+    /// `swapped` or `failed`.
+    pub outcome: String,
+}
+
+/// Counters, gauges and histograms of a service.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Requests that were answered.
+    pub requests: Family<RequestLabels, Counter>,
+    /// Seconds from a request's head to its answer.
+    pub seconds: Family<RouteLabels, Histogram>,
+    /// Requests that wait for the model.
+    pub queued: Gauge,
+    /// Requests that were answered together.
+    pub batches: Histogram,
+    /// Open connections.
+    pub connections: Gauge,
+    /// Runs that came into service, and those that could not be loaded.
+    pub reloads: Family<ReloadLabels, Counter>,
+    /// The number of the run in service.
+    pub generation: Gauge,
+    /// Items in service.
+    pub items: Gauge,
+    /// recall@10 of the search against the exact one, as it was measured when the run was loaded.
+    pub recall: Gauge<f64, AtomicU64>,
+}
+
+impl Metrics {
+    /// Registers everything.
+    pub fn new() -> Self {
+        let mut own = Self {
+            registry: Registry::with_prefix("mp4sr"),
+            requests: Family::default(),
+            seconds: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0005, 2.0, 16))),
+            queued: Gauge::default(),
+            batches: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
+            connections: Gauge::default(),
+            reloads: Family::default(),
+            generation: Gauge::default(),
+            items: Gauge::default(),
+            recall: Gauge::default(),
+        };
+        let registry = &mut own.registry;
+        registry.register("http_requests", "Requests that were answered", own.requests.clone());
+        registry.register("http_request_seconds", "Seconds from a request's head to its answer", own.seconds.clone());
+        registry.register("queued_requests", "Requests that wait for the model", own.queued.clone());
+        registry.register("batch_size", "Requests that were answered together", own.batches.clone());
+        registry.register("connections", "Open connections", own.connections.clone());
+        registry.register("reloads", "Runs that came into service or failed to", own.reloads.clone());
+        registry.register("generation", "The number of the run in service", own.generation.clone());
+        registry.register("items", "Items in service", own.items.clone());
+        registry.register("search_recall_at_10", "recall@10 against the exact search", own.recall.clone());
+        own
+    }
+
+    /// The text that Prometheus reads.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}

@@ -1,0 +1,587 @@
+//! The paths of the service.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Query, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use base64::Engine as _;
+use mp4sr_artifact::{Downloads, files, json_problem};
+use mp4sr_items::ItemRecord;
+use mp4sr_recommend::{Answer, Catalogue};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::{Modify, OpenApi};
+
+use crate::api::{
+    DeleteItemsRequest, DeleteItemsResponse, ItemResponse, ListResponse, ListedItem, NewItem, PutItemsRequest,
+    PutItemsResponse, RecommendRequest, SearchQuery, SearchResponse, SimilarRequest, StatusResponse,
+};
+use crate::engine::{Generation, Similar, SimilarTo, Task, scratch};
+use crate::error::{ApiError, ErrorBody};
+use crate::limits::ITEM_TIME;
+use crate::metrics::{RequestLabels, RouteLabels};
+use crate::state::{App, log};
+
+/// The name of the id that a request has in logs and answers.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Requests by paths that the service does not have.
+const UNKNOWN_ROUTE: &str = "unknown";
+/// The longest text that is encoded for neighbours, in bytes.
+const TEXT_LIMIT: usize = 100_000;
+
+type Result<T> = std::result::Result<T, ApiError>;
+type Shared = State<Arc<App>>;
+
+/// The description of the service.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "mp4sr", description = "Recommendations of a trained run, by original ids."),
+    paths(recommend, similar, put_items, delete_items, item, image, search, healthz, readyz, metrics),
+    components(schemas(ErrorBody)),
+    modifiers(&Keys),
+    security((), ("key" = []))
+)]
+struct Description;
+
+/// The keys in the description: a service may have none.
+struct Keys;
+
+impl Modify for Keys {
+    fn modify(&self, description: &mut utoipa::openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        description.components.get_or_insert_default().add_security_scheme("key", scheme);
+    }
+}
+
+/// All routes.
+pub fn router(app: &Arc<App>) -> axum::Router {
+    let small = DefaultBodyLimit::max(app.limits.body);
+    let large = DefaultBodyLimit::max(app.limits.item_body);
+    axum::Router::new()
+        .route("/v1/recommend", post(recommend).layer(small))
+        .route("/v1/similar", post(similar).layer(large))
+        .route("/v1/items", get(search).put(put_items).delete(delete_items).layer(large))
+        .route("/v1/items/{id}", get(item))
+        .route("/v1/items/{id}/images/{number}", get(image))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/openapi.json", get(openapi))
+        .route("/", get(page))
+        .route("/page.js", get(script))
+        .route("/page.css", get(style))
+        .fallback(unknown)
+        .method_not_allowed_fallback(wrong_method)
+        .layer(from_fn_with_state(app.clone(), observe))
+        .with_state(app.clone())
+}
+
+/// Lists the best items for a history.
+#[utoipa::path(
+    post, path = "/v1/recommend", request_body = RecommendRequest,
+    responses(
+        (status = 200, body = ListResponse), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 413, body = ErrorBody), (status = 422, body = ErrorBody), (status = 429, body = ErrorBody),
+        (status = 503, body = ErrorBody)
+    )
+)]
+async fn recommend(State(app): Shared, body: std::result::Result<Bytes, BytesRejection>) -> Result<Json<ListResponse>> {
+    let deadline = app.deadline();
+    let asked: RecommendRequest = parse(body, app.limits.body)?;
+    expect_within(&app, asked.k, &asked.exclude, &asked.only)?;
+    if asked.history.len() > app.limits.history {
+        return Err(ApiError::invalid(format!("`history` has more than {} ids", app.limits.history)));
+    }
+    let generation = app.generation()?;
+    if app.log_histories {
+        log("info", &json!({ "event": "history", "history": asked.history, "user_id": asked.user_id }));
+    }
+    let Selection { allowed, removed, unknown } = select(&generation.catalogue, &asked.exclude, &asked.only)?;
+    let RecommendRequest { history, user_id, k, .. } = asked;
+    let request = mp4sr_recommend::Request { user: user_id, history, k, allowed, removed };
+    let answer = generation.ask(Task::Recommend(request), deadline).await?;
+    Ok(Json(listed(&generation, answer, unknown)))
+}
+
+/// Lists the neighbours of an item, of a text or of an image: the items whose vectors, by which the model ranks, are nearest.
+#[utoipa::path(
+    post, path = "/v1/similar", request_body = SimilarRequest,
+    responses(
+        (status = 200, body = ListResponse), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 413, body = ErrorBody), (status = 422, body = ErrorBody),
+        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)
+    )
+)]
+async fn similar(State(app): Shared, body: std::result::Result<Bytes, BytesRejection>) -> Result<Json<ListResponse>> {
+    let deadline = app.deadline();
+    let asked: SimilarRequest = parse(body, app.limits.item_body)?;
+    expect_within(&app, asked.k, &asked.exclude, &asked.only)?;
+    let generation = app.generation()?;
+    let Selection { allowed, mut removed, unknown } = select(&generation.catalogue, &asked.exclude, &asked.only)?;
+    let of = match (&asked.item_id, &asked.text, &asked.image) {
+        (Some(id), None, None) => {
+            let item = generation.catalogue.item(id).ok_or_else(|| no_item(id))?;
+            removed.push(item);
+            removed.sort_unstable();
+            SimilarTo::Item(item)
+        }
+        (None, text, image) if text.is_some() || image.is_some() => {
+            if text.as_ref().is_some_and(|text| text.len() > TEXT_LIMIT) {
+                return Err(ApiError::invalid(format!("`text` has more than {TEXT_LIMIT} bytes")));
+            }
+            let images = image.iter().map(|image| decoded("image", image)).collect::<Result<Vec<_>>>()?;
+            let texts = text.iter().cloned().collect();
+            let record = ItemRecord { id: "asked".to_owned(), texts, images, ..ItemRecord::default() };
+            encoded(&app, &generation, record).await?
+        }
+        _ => return Err(ApiError::invalid("give either `item_id`, or `text` and `image` or one of them")),
+    };
+    let answer = generation.ask(Task::Similar(Similar { of, k: asked.k, allowed, removed }), deadline).await?;
+    Ok(Json(listed(&generation, answer, unknown)))
+}
+
+/// Encodes an item that is not in the catalogue, one at a time.
+async fn encoded(app: &Arc<App>, generation: &Arc<Generation>, record: ItemRecord) -> Result<SimilarTo> {
+    let place = app.encoding.clone().acquire_owned().await.map_err(|e| ApiError::internal(&e.to_string()))?;
+    let (generation, id) = (generation.clone(), app.request_id());
+    let encode = move || {
+        // Held until the work is done, whoever has stopped waiting for it.
+        let _place = place;
+        let folder = scratch(&generation.context, &id);
+        let new = mp4sr_items::encode_alone(&generation.context, &record, &generation.catalogue.items, &folder);
+        let removed = files::remove_dir_if_present(&folder);
+        new.and_then(|new| removed.map(|()| new).map_err(Into::into))
+    };
+    let new = tokio::task::spawn_blocking(encode).await.map_err(|e| ApiError::internal(&e.to_string()))?;
+    new.map(|new| SimilarTo::Features(Box::new(new))).map_err(|error| ApiError::refused(format!("{error:#}")))
+}
+
+/// Adds items to the run, which ranks them without training. They stay when the service starts again.
+#[utoipa::path(
+    put, path = "/v1/items", request_body = PutItemsRequest,
+    responses(
+        (status = 200, body = PutItemsResponse), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 413, body = ErrorBody), (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)
+    )
+)]
+async fn put_items(
+    State(app): Shared,
+    body: std::result::Result<Bytes, BytesRejection>,
+) -> Result<Json<PutItemsResponse>> {
+    let PutItemsRequest { items } = parse(body, app.limits.item_body)?;
+    if items.is_empty() {
+        return Err(ApiError::invalid("`items` is empty"));
+    }
+    let records = items.into_iter().map(record).collect::<Result<Vec<ItemRecord>>>()?;
+    let context = app.generation()?.context.clone();
+    // Whoever goes away in the middle does not leave the run half changed: the work goes on.
+    let work = tokio::spawn(async move {
+        let _editing = app.editing.lock().await;
+        let added = tokio::task::spawn_blocking(move || mp4sr_items::add_records(&context, &records)).await;
+        let added = added.map_err(|e| ApiError::internal(&e.to_string()))?;
+        let added = added.map_err(|error| ApiError::refused(format!("{error:#}")))?;
+        let generation = app.reload().await.map_err(|error| ApiError::internal(&format!("{error:#}")))?;
+        Ok::<_, ApiError>(PutItemsResponse {
+            added: added.new,
+            replaced: added.replaced,
+            notes: added.notes,
+            new_items: added.total,
+            generation: generation.number,
+        })
+    });
+    work.await.map_err(|e| ApiError::internal(&e.to_string()))?.map(Json)
+}
+
+fn record(item: NewItem) -> Result<ItemRecord> {
+    let NewItem { item_id, title, texts, categories, images } = item;
+    if item_id.trim().is_empty() {
+        return Err(ApiError::invalid("an item has an empty `item_id`"));
+    }
+    let images = images.iter().map(|image| decoded("images", image)).collect::<Result<Vec<_>>>()?;
+    Ok(ItemRecord { id: item_id, title, texts, categories, images })
+}
+
+fn decoded(field: &str, text: &str) -> Result<Vec<u8>> {
+    // A data address of a page works, too.
+    let text = text.split_once(";base64,").filter(|(head, _)| head.starts_with("data:")).map_or(text, |(_, rest)| rest);
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text.trim());
+    bytes.map_err(|error| ApiError::invalid(format!("`{field}` is not base64: {error}")))
+}
+
+/// Removes items that were added. Items of the dataset stay; `exclude` keeps them out of a list.
+#[utoipa::path(
+    delete, path = "/v1/items", request_body = DeleteItemsRequest,
+    responses(
+        (status = 200, body = DeleteItemsResponse), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 413, body = ErrorBody), (status = 422, body = ErrorBody), (status = 503, body = ErrorBody)
+    )
+)]
+async fn delete_items(
+    State(app): Shared,
+    body: std::result::Result<Bytes, BytesRejection>,
+) -> Result<Json<DeleteItemsResponse>> {
+    let DeleteItemsRequest { item_ids } = parse(body, app.limits.item_body)?;
+    if item_ids.is_empty() {
+        return Err(ApiError::invalid("`item_ids` is empty"));
+    }
+    let context = app.generation()?.context.clone();
+    let work = tokio::spawn(async move {
+        let _editing = app.editing.lock().await;
+        let removed = tokio::task::spawn_blocking(move || mp4sr_items::remove(&context, &item_ids)).await;
+        let removed = removed.map_err(|e| ApiError::internal(&e.to_string()))?;
+        let removed = removed.map_err(|error| ApiError::refused(format!("{error:#}")))?;
+        let generation = app.reload().await.map_err(|error| ApiError::internal(&format!("{error:#}")))?;
+        Ok::<_, ApiError>(DeleteItemsResponse { removed, generation: generation.number })
+    });
+    work.await.map_err(|e| ApiError::internal(&e.to_string()))?.map(Json)
+}
+
+/// An item of the run.
+#[utoipa::path(
+    get, path = "/v1/items/{id}", params(("id" = String, Path, description = "The item's id")),
+    responses(
+        (status = 200, body = ItemResponse), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)
+    )
+)]
+async fn item(
+    State(app): Shared,
+    path: std::result::Result<Path<String>, PathRejection>,
+) -> Result<Json<ItemResponse>> {
+    let Path(id) = path.map_err(|error| ApiError::invalid(error.body_text()))?;
+    let generation = app.generation()?;
+    let catalogue = &generation.catalogue;
+    let item = catalogue.item(&id).ok_or_else(|| no_item(&id))?;
+    let row = item as usize - 1;
+    Ok(Json(ItemResponse {
+        title: catalogue.title(item).to_owned(),
+        sentences: catalogue.items.sentences[row].clone(),
+        categories: catalogue.items.categories[row].clone(),
+        images: (0..catalogue.items.images[row].len()).map(|number| image_path(&id, number)).collect(),
+        events: catalogue.events[row],
+        is_new: row >= catalogue.items.len() - catalogue.new_items,
+        item_id: id,
+    }))
+}
+
+/// An image of an item, as it was stored.
+#[utoipa::path(
+    get, path = "/v1/items/{id}/images/{number}",
+    params(("id" = String, Path, description = "The item's id"), ("number" = usize, Path, description = "From 0")),
+    responses(
+        (status = 200, description = "The file", content_type = "image/*"), (status = 400, body = ErrorBody),
+        (status = 401, body = ErrorBody), (status = 404, body = ErrorBody), (status = 503, body = ErrorBody)
+    )
+)]
+async fn image(
+    State(app): Shared,
+    path: std::result::Result<Path<(String, String)>, PathRejection>,
+) -> Result<Response> {
+    let Path((id, number)) = path.map_err(|error| ApiError::invalid(error.body_text()))?;
+    let generation = app.generation()?;
+    let number: usize =
+        number.parse().map_err(|_| ApiError::invalid("the number of an image is a whole number from 0"))?;
+    let item = generation.catalogue.item(&id).ok_or_else(|| no_item(&id))?;
+    let names = &generation.catalogue.items.images[item as usize - 1];
+    let name = names.get(number).ok_or_else(|| ApiError::not_found(format!("`{id}` has {} images", names.len())))?;
+    let path: PathBuf = Downloads::new(std::path::Path::new(&generation.context.config.dataset.data)).file(name);
+    let bytes = tokio::fs::read(&path).await.map_err(|_| ApiError::not_found("the file of the image is missing"))?;
+    let kind = image_kind(&bytes).ok_or_else(|| ApiError::not_found("the file is not an image that browsers show"))?;
+    let headers = [
+        (header::CONTENT_TYPE, kind),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "private, max-age=300"),
+    ];
+    Ok((headers, bytes).into_response())
+}
+
+fn image_kind(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [0xff, 0xd8, ..] => Some("image/jpeg"),
+        [0x89, b'P', b'N', b'G', ..] => Some("image/png"),
+        [b'G', b'I', b'F', ..] => Some("image/gif"),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some("image/webp"),
+        _ => None,
+    }
+}
+
+/// Searches items by words of their titles or parts of their ids.
+#[utoipa::path(
+    get, path = "/v1/items", params(SearchQuery),
+    responses(
+        (status = 200, body = SearchResponse), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 503, body = ErrorBody)
+    )
+)]
+async fn search(
+    State(app): Shared,
+    query: std::result::Result<Query<SearchQuery>, QueryRejection>,
+) -> Result<Json<SearchResponse>> {
+    let Query(SearchQuery { q, limit }) = query.map_err(|error| ApiError::invalid(error.body_text()))?;
+    if limit == 0 || limit > app.limits.top {
+        return Err(ApiError::invalid(format!("`limit` is {limit}, expected 1 to {}", app.limits.top)));
+    }
+    let generation = app.generation()?;
+    let work = move || {
+        let catalogue = &generation.catalogue;
+        let words: Vec<String> = q.split_whitespace().map(str::to_lowercase).collect();
+        let matches = |item: u32| {
+            let (title, id) = (catalogue.title(item).to_lowercase(), catalogue.id(item).to_lowercase());
+            words.iter().all(|word| title.contains(word) || id.contains(word))
+        };
+        let found = catalogue.by_events().filter(|&(item, _)| matches(item)).take(limit);
+        found.map(|(item, events)| listed_item(catalogue, item, events)).collect()
+    };
+    let items = tokio::task::spawn_blocking(work).await.map_err(|e| ApiError::internal(&e.to_string()))?;
+    Ok(Json(SearchResponse { items }))
+}
+
+/// Whether the service is alive.
+#[utoipa::path(get, path = "/healthz", responses((status = 200, body = StatusResponse)))]
+async fn healthz() -> Json<StatusResponse> {
+    let status = "ok".to_owned();
+    Json(StatusResponse { status, generation: None, model: None, items: None, search: None })
+}
+
+/// Whether a run is in service, and which.
+#[utoipa::path(
+    get, path = "/readyz",
+    responses((status = 200, body = StatusResponse), (status = 500, body = ErrorBody), (status = 503, body = ErrorBody))
+)]
+async fn readyz(State(app): Shared) -> Result<Json<StatusResponse>> {
+    let generation = app.generation()?;
+    if !generation.is_alive() {
+        return Err(ApiError::internal("the thread of the model has ended; start the service again"));
+    }
+    Ok(Json(StatusResponse {
+        status: "ok".to_owned(),
+        generation: Some(generation.number),
+        model: Some(generation.model.clone()),
+        items: Some(generation.catalogue.items.len()),
+        search: Some(generation.search.clone()),
+    }))
+}
+
+/// Counters for Prometheus.
+#[utoipa::path(
+    get, path = "/metrics",
+    responses((status = 200, description = "OpenMetrics", content_type = "application/openmetrics-text"), (status = 401, body = ErrorBody))
+)]
+async fn metrics(State(app): Shared) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], app.metrics.text()).into_response()
+}
+
+async fn openapi() -> Json<utoipa::openapi::OpenApi> {
+    Json(Description::openapi())
+}
+
+async fn page() -> Response {
+    // Nothing comes from another host, and nothing goes to one.
+    let policy = "default-src 'none'; img-src 'self' blob:; script-src 'self'; style-src 'self'; connect-src 'self'; \
+                  base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+    let headers = [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, policy)];
+    (headers, include_str!("page/index.html")).into_response()
+}
+
+async fn script() -> Response {
+    ([(header::CONTENT_TYPE, "text/javascript; charset=utf-8")], include_str!("page/page.js")).into_response()
+}
+
+async fn style() -> Response {
+    ([(header::CONTENT_TYPE, "text/css; charset=utf-8")], include_str!("page/page.css")).into_response()
+}
+
+async fn unknown(uri: Uri) -> ApiError {
+    ApiError::not_found(format!("there is no path `{}`", uri.path()))
+}
+
+async fn wrong_method() -> ApiError {
+    ApiError::wrong_method()
+}
+
+/// Lets a request in or not, gives it an id and a time limit, counts it and writes its line of the log.
+async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
+    let start = std::time::Instant::now();
+    let id = given_id(request.headers()).unwrap_or_else(|| app.request_id());
+    let matched = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
+    let route = matched.unwrap_or_else(|| UNKNOWN_ROUTE.to_owned());
+    let method = request.method().clone();
+    // Encoding items and loading the run with them take longer than answering.
+    let changes_items = route == "/v1/items" && method != axum::http::Method::GET;
+    let limit = if changes_items { ITEM_TIME } else { app.limits.time };
+    let place = if has_large_body(&app, &request) { app.large_bodies.try_acquire().map(Some) } else { Ok(None) };
+    let admitted = admit(&app, &request, &route).and_then(|()| place.map_err(|_| ApiError::busy()));
+    let mut response = match admitted {
+        Err(refusal) => refusal.into_response(),
+        Ok(_place) => match tokio::time::timeout(limit, next.run(request)).await {
+            Ok(response) => response,
+            Err(_) => ApiError::too_slow().into_response(),
+        },
+    };
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    let (status, took) = (response.status(), start.elapsed());
+    let labels = RequestLabels { route: route.clone(), method: method.to_string(), status: status.as_u16() };
+    app.metrics.requests.get_or_create(&labels).inc();
+    app.metrics.seconds.get_or_create(&RouteLabels { route: route.clone() }).observe(took.as_secs_f64());
+    let level = if status == StatusCode::INTERNAL_SERVER_ERROR { "error" } else { "info" };
+    let fields = json!({
+        "event": "request", "request_id": id, "method": method.as_str(), "route": route, "status": status.as_u16(),
+        "milliseconds": took.as_secs_f64() * 1e3,
+    });
+    log(level, &fields);
+    response
+}
+
+/// Whether the body is, or may be, larger than those of lists.
+fn has_large_body(app: &App, request: &Request) -> bool {
+    let headers = request.headers();
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    length.map_or(headers.contains_key(header::TRANSFER_ENCODING), |length| length > app.limits.body)
+}
+
+/// The id that whoever asks gives to the request.
+fn given_id(headers: &HeaderMap) -> Option<String> {
+    let id = headers.get(REQUEST_ID)?.to_str().ok()?;
+    let is_sound = (1..=64).contains(&id.len()) && id.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    is_sound.then(|| id.to_owned())
+}
+
+/// What anybody may see: the page, the description, and whether the service is alive and ready. All else needs a key, where there are any;
+/// where there are none, requests must be meant for this machine, so that no page of another site can ask under a name of its own.
+fn admit(app: &App, request: &Request, route: &str) -> Result<()> {
+    if app.keys.is_off() {
+        let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
+        return if is_local(host) { Ok(()) } else { Err(ApiError::wrong_host()) };
+    }
+    let is_open = ["/", "/page.js", "/page.css", "/openapi.json", "/healthz", "/readyz"].contains(&route);
+    if is_open || app.keys.allow(request.headers()) { Ok(()) } else { Err(ApiError::unauthorized()) }
+}
+
+fn is_local(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn parse<T: DeserializeOwned>(body: std::result::Result<Bytes, BytesRejection>, limit: usize) -> Result<T> {
+    let body = body.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(limit),
+        _ => ApiError::invalid(error.body_text()),
+    })?;
+    serde_json::from_slice(&body).map_err(|error| ApiError::invalid(format!("the body: {}", json_problem(&error))))
+}
+
+fn expect_within(app: &App, k: usize, exclude: &[String], only: &[String]) -> Result<()> {
+    if k == 0 || k > app.limits.top {
+        return Err(ApiError::invalid(format!("`k` is {k}, expected 1 to {}", app.limits.top)));
+    }
+    for (name, ids) in [("exclude", exclude), ("only", only)] {
+        if ids.len() > app.limits.ids {
+            return Err(ApiError::invalid(format!("`{name}` has more than {} ids", app.limits.ids)));
+        }
+    }
+    Ok(())
+}
+
+/// What `exclude` and `only` mean in a catalogue.
+struct Selection {
+    allowed: Option<Arc<Vec<bool>>>,
+    /// Ascending.
+    removed: Vec<u32>,
+    unknown: Vec<String>,
+}
+
+fn select(catalogue: &Catalogue, exclude: &[String], only: &[String]) -> Result<Selection> {
+    let mut unknown = Vec::new();
+    let mut known = |ids: &[String]| {
+        let mut items = Vec::with_capacity(ids.len());
+        for id in ids {
+            match catalogue.item(id) {
+                Some(item) => items.push(item),
+                None => unknown.push(id.clone()),
+            }
+        }
+        items
+    };
+    let mut removed = known(exclude);
+    removed.sort_unstable();
+    removed.dedup();
+    let allowed = match only {
+        [] => None,
+        _ => {
+            let items = known(only);
+            if items.is_empty() {
+                return Err(ApiError::refused("no id of `only` is an item of the run"));
+            }
+            let mut allowed = vec![false; catalogue.items.len()];
+            items.iter().for_each(|&item| allowed[item as usize - 1] = true);
+            Some(Arc::new(allowed))
+        }
+    };
+    Ok(Selection { allowed, removed, unknown })
+}
+
+fn listed(generation: &Generation, answer: Answer, unknown: Vec<String>) -> ListResponse {
+    let Answer { list, unknown: in_history, fallback } = answer;
+    ListResponse {
+        items: list.iter().map(|&(item, score)| listed_item(&generation.catalogue, item, score)).collect(),
+        fallback: fallback.map(|fallback| fallback.name().to_owned()),
+        unknown: [in_history, unknown].concat(),
+        generation: generation.number,
+    }
+}
+
+fn listed_item(catalogue: &Catalogue, item: u32, score: f32) -> ListedItem {
+    let id = catalogue.id(item);
+    let image = (!catalogue.items.images[item as usize - 1].is_empty()).then(|| image_path(id, 0));
+    ListedItem { item_id: id.to_owned(), title: catalogue.title(item).to_owned(), score, image }
+}
+
+fn image_path(id: &str, number: usize) -> String {
+    let mut path = String::from("/v1/items/");
+    for byte in id.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => path.push(char::from(byte)),
+            _ => path.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    format!("{path}/images/{number}")
+}
+
+fn no_item(id: &str) -> ApiError {
+    ApiError::not_found(format!("`{id}` is not an item of the run"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_of_this_machine_are_told_from_others() {
+        for host in ["localhost", "localhost:80", "LOCALHOST", "127.0.0.1:8080", "127.3.2.1", "[::1]:80", "[::1]"] {
+            assert!(is_local(host), "{host}");
+        }
+        for host in ["shop.example", "localhost.example:80", "10.0.0.1", "[2001:db8::1]:80", "127.0.0.1.example", ""] {
+            assert!(!is_local(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn ids_stand_in_paths_byte_by_byte() {
+        assert_eq!(image_path("a/b c?é", 2), "/v1/items/a%2Fb%20c%3F%C3%A9/images/2");
+    }
+}

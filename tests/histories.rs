@@ -1,0 +1,330 @@
+//! Lists for people and of items that training never saw, by the program. `make test` builds it first.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::io::Write as _;
+use std::process::Stdio;
+
+use mp4sr_artifact::{Header, Items, Sequences, Table, TensorFile, files, write_tensors};
+use mp4sr_tests::{Project, said};
+use serde_json::Value;
+
+/// A list: ids and scores, best first.
+type List = Vec<(String, f32)>;
+
+fn lists(text: &str) -> Vec<(String, List)> {
+    let list = |line: &str| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let items = line["items"].as_array().unwrap().iter().map(|id| id.as_str().unwrap().to_owned());
+        let scores = line["scores"].as_array().unwrap().iter().map(|score| score.as_f64().unwrap() as f32);
+        (line["user_id"].as_str().unwrap().to_owned(), items.zip(scores).collect())
+    };
+    text.lines().map(list).collect()
+}
+
+fn ids(list: &List) -> Vec<&str> {
+    list.iter().map(|(id, _)| id.as_str()).collect()
+}
+
+/// What the stage wrote: user, history, list.
+fn of_stage(world: &Project, run: &str) -> Vec<(String, Vec<String>, List)> {
+    let mut table = Table::read(&world.path(&format!("a/runs/{run}/recommendations.parquet")), "").unwrap();
+    let users = table.take_text("user_id").unwrap();
+    let (histories, items) = (table.take_texts("history").unwrap(), table.take_texts("items").unwrap());
+    let scores = table.take_f32s("scores").unwrap();
+    let rows = users.into_iter().zip(histories).zip(items.into_iter().zip(scores));
+    rows.map(|((user, history), (items, scores))| (user, history, items.into_iter().zip(scores).collect())).collect()
+}
+
+#[test]
+fn a_new_person_gets_the_list_of_a_known_one_with_the_same_history() {
+    let world = Project::small();
+    world.run("run", &["--until", "recommend"]);
+    let before = world.bytes("a/runs/mp4sr/recommendations.parquet");
+    let known = of_stage(&world, "mp4sr");
+    let line = |(user, history, _): &(String, Vec<String>, List)| {
+        format!("{}\n", serde_json::json!({"user_id": format!("new-{user}"), "history": history}))
+    };
+    let text: String = known.iter().map(line).collect();
+    world.write("new.jsonl", &text);
+    let file = world.folder().join("new.jsonl").display().to_string();
+    let expected: Vec<(String, List)> =
+        known.iter().map(|(user, _, list)| (format!("new-{user}"), list.clone())).collect();
+    assert_eq!(lists(&world.run("recommend", &["--histories", &file])), expected, "scores to the bit");
+
+    // Everywhere the same, wherever histories come from and lists go.
+    let mut command = world.command("recommend", &["--histories", "-"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(lists(&String::from_utf8(output.stdout).unwrap()), expected);
+    for name in ["lists.jsonl", "lists.csv", "lists.parquet", "lists.txt"] {
+        let out = world.folder().join(name).display().to_string();
+        let printed = world.run("recommend", &["--histories", &file, "--out", &out]);
+        assert!(printed.is_empty(), "{name}: {printed}");
+    }
+    assert_eq!(lists(&world.raw_text("lists.jsonl")), expected);
+    let mut table = Table::read(&world.folder().join("lists.parquet"), "").unwrap();
+    let stored = table.take_texts("items").unwrap().into_iter().zip(table.take_f32s("scores").unwrap());
+    let stored: Vec<List> = stored.map(|(items, scores)| items.into_iter().zip(scores).collect()).collect();
+    assert!(stored.iter().zip(&expected).all(|(list, (_, expected))| list == expected));
+    let csv = world.raw_text("lists.csv");
+    let first: Vec<&str> = csv.lines().nth(1).unwrap().split(',').collect();
+    assert_eq!((first[0], first[1], first[2]), (expected[0].0.as_str(), "1", expected[0].1[0].0.as_str()));
+    assert_eq!(first[4].parse::<f32>().unwrap().to_bits(), expected[0].1[0].1.to_bits());
+    assert_eq!(csv.lines().count(), 1 + expected.iter().map(|(_, list)| list.len()).sum::<usize>());
+
+    // The folder of the run says which pipeline is meant, from anywhere.
+    let mut command = mp4sr_tests::command("recommend");
+    command.current_dir(world.folder()).args([
+        "--run",
+        "artifacts/a/runs/mp4sr",
+        "--histories",
+        "new.jsonl",
+        "--quiet",
+    ]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(lists(&String::from_utf8(output.stdout).unwrap()), expected);
+    assert_eq!(world.bytes("a/runs/mp4sr/recommendations.parquet"), before, "the stage's own lists stay");
+}
+
+#[test]
+fn candidates_are_limited_unknown_ids_are_named_and_nobody_is_left_without_a_list() {
+    let world = Project::small();
+    world.run("run", &["--until", "finetune"]);
+    let all = ["--history", "i3,i4,i5", "--top", "30"];
+    let listed = |words: &[&str]| lists(&world.run("recommend", &[&all[..], words].concat()))[0].1.clone();
+    let everything = listed(&[]);
+    assert_eq!(everything.len(), 30);
+    world.write("some.txt", "i7\n\n i9 \nzzz\n");
+    let some = world.folder().join("some.txt").display().to_string();
+    let kept =
+        |wanted: &dyn Fn(&str) -> bool| -> List { everything.iter().filter(|(id, _)| wanted(id)).cloned().collect() };
+    let in_file = |id: &str| ["i7", "i9"].contains(&id);
+    assert_eq!(listed(&["--only", &some]), kept(&in_file));
+    assert_eq!(listed(&["--exclude", &some]), kept(&|id| !in_file(id)));
+    let group = "title = 'A thing of group 3'";
+    assert_eq!(listed(&["--only-where", group]), kept(&|id| ["i9", "i10", "i11"].contains(&id)));
+    assert_eq!(listed(&["--only", &some, "--exclude-where", group]), kept(&|id| id == "i7"));
+    assert_eq!(listed(&["--set", "evaluate.seen_items=remove"]), kept(&|id| !["i3", "i4", "i5"].contains(&id)));
+    let told = world.run_stderr("recommend", &[&all[..], &["--only", &some]].concat());
+    assert!(told.contains("1 of 3 ids in `") && told.contains("are not items of the run: `zzz`"), "{told}");
+    assert!(told.contains("1 lists are shorter than 30"), "{told}");
+
+    // Histories with unknown ids, with none but such, and of a user of the dataset.
+    world.write("h.csv", "user_id,history\nu,i3 nope i4\nv,nope never\nu7,\n");
+    let histories = world.folder().join("h.csv").display().to_string();
+    let words = ["--histories", &histories, "--top", "4", "--exclude-where", "item_id = 'i3'"];
+    let output = world.output("recommend", &words);
+    let told = said(&output);
+    assert!(told.contains("3 of 5 ids in 2 of 3 histories are not items of the run: `nope`, `never`"), "{told}");
+    assert!(
+        told.contains("1 histories without a known item get the items with the most training events: `v`"),
+        "{told}"
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["unknown"], serde_json::json!(["nope"]));
+    assert_eq!((&lines[0]["fallback"], &lines[1]["fallback"]), (&Value::Null, &Value::from("popular")));
+    assert_eq!(lines[2]["fallback"], Value::Null, "the history of the dataset");
+    let of = |line: &Value| lists(&format!("{line}\n"))[0].1.clone();
+    assert_eq!(
+        of(&lines[0]),
+        lists(&world.run("recommend", &["--history", "i3,i4", "--top", "4", "--exclude-where", "item_id = 'i3'"]))[0].1
+    );
+    let popular = of(&lines[1]);
+    assert!(popular.is_sorted_by(|a, b| a.1 >= b.1) && popular.len() == 4 && !ids(&popular).contains(&"i3"));
+
+    for (words, part) in [
+        (&["--history", " , "][..], "names no item"),
+        (&["--top", "3"], "no histories are given"),
+        (&["--histories", "gone.jsonl"], "gone.jsonl"),
+        (&["--history", "i3", "--only-where", "tilte = 'x'"], "did you mean `title`?"),
+        (&["--history", "i3", "--only-where", "events > 100000"], "leave none of 30 items"),
+        (&["--history", "i3", "--format", "parquet"], "Parquet goes to a file"),
+        (&["--history", "i3", "--out", "lists.xyz"], "does not tell the form"),
+    ] {
+        let message = world.run_badly("recommend", words);
+        assert!(message.contains(part), "{words:?}: {message}");
+    }
+}
+
+#[test]
+fn general_models_fold_new_people_in_or_refuse_them() {
+    let world = Project::small();
+    let run = |model: &str, words: &[&str]| {
+        let name = format!("model.name={model}");
+        let flags = ["--run", model, "--set", &name, "--set", "finetune.epochs=2"];
+        world.output("recommend", &[words, &flags[..]].concat())
+    };
+    for model in ["lightgcn", "grcn", "popularity"] {
+        let name = format!("model.name={model}");
+        world.run("run", &["--until", "recommend", "--run", model, "--set", &name, "--set", "finetune.epochs=2"]);
+    }
+    // Somebody whom training has seen keeps the row.
+    let (user, history, list) = of_stage(&world, "lightgcn").swap_remove(0);
+    let line = |user: &str| format!("{}\n", serde_json::json!({"user_id": user, "history": history}));
+    world.write("h.jsonl", line(&user) + &line("somebody new"));
+    let file = world.folder().join("h.jsonl").display().to_string();
+    let output = run("lightgcn", &["--histories", &file]);
+    assert!(output.status.success(), "{}", said(&output));
+    let found = lists(&String::from_utf8(output.stdout).unwrap());
+    assert_eq!(found[0].1, list);
+    assert_eq!(found[1].1.len(), list.len());
+    assert!(history.iter().all(|id| !ids(&found[1].1).contains(&id.as_str())), "general models list nothing seen");
+    let output = run("popularity", &["--histories", &file]);
+    let found = lists(&String::from_utf8(output.stdout).unwrap());
+    assert_eq!(found[0].1, found[1].1);
+    let output = run("grcn", &["--histories", &file]);
+    assert_eq!(output.status.code(), Some(1));
+    let told = said(&output);
+    assert!(told.contains("the user `somebody new` has no row in the dataset, and `grcn` ranks by"), "{told}");
+}
+
+/// Without item ids, what an item says and shows is all that the model knows: a copy has the score of the original.
+#[test]
+fn a_copy_of_an_item_is_ranked_beside_it_without_training() {
+    let world = Project::small();
+    let no_ids = ["--run", "r", "--set", "model.mp4sr.id_embedding=false"];
+    world.run("run", &[&["--until", "recommend"][..], &no_ids].concat());
+    let stage = world.bytes("a/runs/r/recommendations.parquet");
+    // Titles are shared by three items, images by every third: `copy` is one more i9, and `bare` has no image.
+    world.write("new.jsonl", "{\"item_id\": \"copy\", \"title\": \"A thing of group 3\", \"image\": \"one.png\"}\n{\"item_id\": \"bare\", \"title\": \"A thing of group 3\"}\n");
+    let new = world.folder().join("new.jsonl").display().to_string();
+    let listed = |history: &str, top: &str| {
+        lists(&world.run("recommend", &[&["--history", history, "--top", top][..], &no_ids].concat()))[0].1.clone()
+    };
+    let before = listed("i3,i4", "40");
+    assert!(
+        world.run_stderr("items", &[&["add", "--items", &new][..], &no_ids].concat()).contains("2 added, 0 replaced")
+    );
+    let after = listed("i3,i4", "40");
+    assert_eq!(after.len(), 32);
+    let score = |id: &str| after.iter().find(|(own, _)| own == id).unwrap().1.to_bits();
+    assert_eq!(score("copy"), score("i9"));
+    assert_eq!(score("bare"), score("i10"));
+    assert_ne!(score("copy"), score("bare"));
+    let without: List = after.iter().filter(|(id, _)| id.starts_with('i')).cloned().collect();
+    assert_eq!(without, before, "the scores of the others stay");
+    // They stand in histories too.
+    assert_eq!(listed("i3,copy", "40"), listed("i3,i9", "40"));
+    assert_eq!(
+        world.run("items", &[&["list"][..], &no_ids].concat()),
+        "copy\tA thing of group 3\nbare\tA thing of group 3\n"
+    );
+
+    // Adding again replaces, removing removes, and neither touches what the stage wrote.
+    world.write("again.jsonl", "{\"item_id\": \"bare\", \"title\": \"A thing of group 3\", \"image\": \"one.png\"}\n");
+    let again = world.folder().join("again.jsonl").display().to_string();
+    assert!(
+        world
+            .run_stderr("items", &[&["add", "--items", &again][..], &no_ids].concat())
+            .contains("0 added, 1 replaced; the run has 2")
+    );
+    let replaced = listed("i3,i4", "40");
+    let score = |id: &str| replaced.iter().find(|(own, _)| own == id).unwrap().1.to_bits();
+    assert_eq!(score("bare"), score("copy"));
+    world.run("items", &[&["remove", "--item", "copy", "--item", "bare"][..], &no_ids].concat());
+    assert_eq!(listed("i3,i4", "40"), before);
+    assert!(world.run("items", &[&["list"][..], &no_ids].concat()).is_empty());
+    world.run("recommend", &no_ids);
+    assert_eq!(world.bytes("a/runs/r/recommendations.parquet"), stage);
+    // Nothing is left of generations before.
+    let names = mp4sr_artifact::files::list(&world.path("a/runs/r/new-items")).unwrap();
+    assert!(names.iter().all(|path| !path.is_dir()), "{names:?}");
+}
+
+#[test]
+fn items_that_a_run_cannot_take_are_refused_whole() {
+    let world = Project::small();
+    world.run("run", &["--until", "finetune"]);
+    world.run("run", &["--until", "finetune", "--run", "sasrec", "--set", "model.name=sasrec"]);
+    world.write("new.jsonl", "{\"item_id\": \"n1\", \"title\": \"A thing of group 3\"}\n");
+    world.write("known.jsonl", "{\"item_id\": \"n2\", \"title\": \"x\"}\n{\"item_id\": \"i5\", \"title\": \"y\"}\n");
+    world.write(
+        "empty.jsonl",
+        "{\"item_id\": \"n3\", \"title\": \"A thing\"}\n{\"item_id\": \"n4\", \"title\": \" \"}\n",
+    );
+    let path = |name: &str| world.folder().join(name).display().to_string();
+    let refused =
+        |name: &str, more: &[&str]| world.run_badly("items", &[&["add", "--items", &path(name)][..], more].concat());
+    let message = refused("new.jsonl", &["--run", "sasrec", "--set", "model.name=sasrec"]);
+    assert!(message.contains("`sasrec` needs an id that was trained for every item"), "{message}");
+    assert!(refused("known.jsonl", &[]).contains("already items of the dataset: `i5`"));
+    assert!(refused("empty.jsonl", &[]).contains("have no text or image that can be used"));
+    assert!(world.run_badly("items", &["remove", "--item", "n1"]).contains("not added to the run: `n1`"));
+    assert!(world.run("items", &["list"]).is_empty());
+    // With ids, a new item has what it says and no id: it is a candidate like others.
+    world.run("items", &["add", "--items", &path("new.jsonl")]);
+    let list = &lists(&world.run("recommend", &["--history", "i3,n1", "--top", "40"]))[0].1;
+    assert!(list.len() == 31 && ids(list).contains(&"n1"));
+}
+
+/// Ranks of targets that nobody trained on, twice: by `evaluate`, in a dataset that has these items, and by the same weights in a dataset
+/// that lacks them, after `items add`. Both are what the study `cold-start` counts.
+#[test]
+fn cold_items_rank_as_in_a_dataset_that_has_them() {
+    let world = Project::small();
+    let text = ["--set", "model.mp4sr.id_embedding=false", "--set", r#"model.modalities=[{name="text"}]"#];
+    world.run("run", &[&["--until", "evaluate"][..], &text].concat());
+    let (items, users) = (world.path("a/dataset/items.parquet"), world.path("a/dataset/users.parquet"));
+    let path = world.path("a/dataset/sequences.safetensors");
+    let (all, sequences) = (Items::read(&items).unwrap(), Sequences::read(&path).unwrap());
+    let mut ranks = TensorFile::read(&world.path("a/runs/mp4sr/ranks.test.safetensors"), "ranks", 2, "").unwrap();
+    let ranks = ranks.take_u32("rank").unwrap();
+
+    // The same run in a dataset without every fourth item.
+    let cold = |item: u32| item.is_multiple_of(4);
+    let kept: Vec<usize> = (0..all.len()).filter(|&row| !cold(row as u32 + 1)).collect();
+    let number = |item: u32| kept.iter().position(|&row| row as u32 + 1 == item).unwrap() as u32 + 1;
+    let warm = all.select(&kept);
+    let (mut offsets, mut events, mut times) = (vec![0], Vec::new(), Vec::new());
+    for user in 0..sequences.user_count() {
+        let own: Vec<u32> = sequences.of(user).iter().copied().filter(|&item| !cold(item)).map(number).collect();
+        times.extend(0..own.len() as i64);
+        events.extend(own);
+        offsets.push(events.len() as i64);
+    }
+    let (item_hash, item_count, user_hash) = (warm.hash(), warm.len(), sequences.user_hash.clone());
+    let without = Sequences { offsets, items: events, times, item_hash, item_count, user_hash, parts: None };
+    let other = |relative: &str| world.path(&format!("b/{relative}"));
+    warm.write(&other("dataset/items.parquet")).unwrap();
+    without.write(&other("dataset/sequences.safetensors"), Value::Null).unwrap();
+    files::write_bytes(&other("dataset/users.parquet"), &files::read(&users).unwrap()).unwrap();
+    let mut weights = TensorFile::read(&world.path("a/runs/mp4sr/finetune.safetensors"), "checkpoint", 1, "").unwrap();
+    let header = Header { items: warm.hash(), ..weights.header().clone() };
+    let tensors: Vec<_> =
+        weights.names().into_iter().map(|name| (name.clone(), weights.take(&name).unwrap())).collect();
+    write_tensors(&other("runs/mp4sr/finetune.safetensors"), &header, &tensors).unwrap();
+    let b = [&text[..], &["--set", "dataset.name=b"]].concat();
+    world.run("extract", &b);
+
+    let raw = world.raw_text("a.jsonl");
+    let is_cold = |line: &&str| {
+        let id = serde_json::from_str::<Value>(line).unwrap()["item_id"].as_str().unwrap().to_owned();
+        all.ids.iter().position(|own| *own == id).is_some_and(|row| cold(row as u32 + 1))
+    };
+    world.write("cold.jsonl", raw.lines().filter(is_cold).collect::<Vec<_>>().join("\n"));
+    let file = world.folder().join("cold.jsonl").display().to_string();
+    world.run("items", &[&["add", "--items", &file][..], &b].concat());
+    let id = |item: &u32| all.ids[*item as usize - 1].clone();
+    let line = |user: usize| {
+        let own = sequences.of(user);
+        let history: Vec<String> = own[..own.len() - 1].iter().map(id).collect();
+        serde_json::json!({ "user_id": format!("n{user}"), "history": history }).to_string()
+    };
+    let histories = (0..sequences.user_count()).map(line).collect::<Vec<_>>().join("\n");
+    world.write("h.jsonl", histories);
+    let file = world.folder().join("h.jsonl").display().to_string();
+    let found = lists(&world.run("recommend", &[&["--histories", &file, "--top", "30"][..], &b].concat()));
+    let mut cold_targets = 0;
+    for (user, (_, list)) in found.iter().enumerate() {
+        let target = sequences.of(user).last().unwrap();
+        let own = list.iter().find(|(item, _)| *item == id(target)).unwrap().1;
+        let rank = list.iter().filter(|(_, score)| *score >= own).count();
+        assert_eq!(rank as u32, ranks[user], "user {user}");
+        cold_targets += usize::from(cold(*target));
+    }
+    assert!(cold_targets > 5, "{cold_targets}");
+}

@@ -1,0 +1,326 @@
+//! Weights, ranks and lists know what they were made with, and every reader asks; a setting that changes no weight stops nothing.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use mp4sr_artifact::{Layout, Sequences, Table, TensorFile};
+use mp4sr_protocol::{Split, StoredRanks};
+use mp4sr_tests::{Project, root, said};
+
+/// A world in which the run `name` is trained and ranked, with further words.
+fn trained(world: &Project, name: &str, words: &[&str]) {
+    let words = [&["--run", name][..], words].concat();
+    for stage in ["preprocess", "extract", "pretrain", "finetune", "evaluate"] {
+        world.run(stage, &words);
+    }
+}
+
+fn settings_of_ranks(world: &Project, run: &str) -> serde_json::Value {
+    let path = world.path(&format!("a/runs/{run}/ranks.test.safetensors"));
+    TensorFile::read(&path, "ranks", 2, "").unwrap().header().settings["config"].clone()
+}
+
+#[test]
+fn weights_are_used_under_the_settings_of_their_training_or_not_at_all() {
+    let world = Project::small();
+    trained(&world, "mp4sr", &[]);
+    for (stage, setting) in [("evaluate", "model.mp4sr.logits=\"dot\""), ("recommend", "model.transformer.layers=1")] {
+        let refused = world.run_badly(stage, &["--set", setting]);
+        let key = setting.split('=').next().unwrap();
+        assert!(refused.contains("its weights were trained with") && refused.contains(key), "{refused}");
+        assert!(refused.contains("run `make finetune`"), "{refused}");
+    }
+    // What only training reads changes no number of trained weights: it is told, and what is stored names the weights' own.
+    let other = ["--set", "finetune.learning_rate=0.5", "--set", "evaluate.seen_items=\"remove\""];
+    let told = world.run_stderr("evaluate", &other);
+    assert!(
+        told.contains("warning: the weights were trained with `finetune.learning_rate` = 0.001, not 0.5"),
+        "{told}"
+    );
+    let settings = settings_of_ranks(&world, "mp4sr");
+    assert_eq!(settings["finetune"]["learning_rate"], 0.001);
+    assert_eq!(settings["evaluate"]["seen_items"], "remove", "evaluation's own settings are the command's");
+    world.run("recommend", &other);
+    let lists = Table::read(&world.path("a/runs/mp4sr/recommendations.parquet"), "").unwrap();
+    assert_eq!(lists.source().unwrap()["config"]["finetune"]["learning_rate"], 0.001);
+    // Lists of weights that were replaced are not shown beside the new ones.
+    world.run("finetune", &["--set", "finetune.epochs=1"]);
+    world.run("evaluate", &["--set", "finetune.epochs=1"]);
+    let stale = world.run_badly("report", &["--set", "finetune.epochs=1"]);
+    assert!(stale.contains("recommendations.parquet") && stale.contains("run `make recommend` again"), "{stale}");
+}
+
+#[test]
+fn pretrained_weights_of_another_encoder_or_reading_are_refused() {
+    let world = Project::small();
+    trained(&world, "source", &[]);
+    // The same encoder but for the number of tokens that it reads: vectors of the same width.
+    let folder = world.folder().join("other");
+    std::fs::create_dir_all(folder.join("1_Pooling")).unwrap();
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "modules.json", "1_Pooling/config.json"] {
+        std::fs::copy(root().join("data/encoders/tiny-sentence").join(file), folder.join(file)).unwrap();
+    }
+    std::fs::write(folder.join("sentence_bert_config.json"), "{\"max_seq_length\": 5, \"do_lower_case\": false}")
+        .unwrap();
+    let model = format!("extract.text.model={:?}", folder.to_str().unwrap());
+    let from = ["--set", "pretrain.from=a/source", "--run", "target"];
+    let other = [&from[..], &["--set", &model]].concat();
+    world.run("extract", &other);
+    let refused = world.run_badly("finetune", &other);
+    assert!(refused.contains("trained on the features of another encoder of `"), "{refused}");
+    let refused =
+        world.run_badly("finetune", &[&from[..], &["--set", "model.mp4sr.pooling_rows=\"unmasked\""]].concat());
+    assert!(refused.contains("`model.mp4sr.pooling_rows` = \"masked\""), "{refused}");
+    // Other pre-training than the pipeline describes is told and recorded.
+    let faster = [&from[..], &["--set", "pretrain.learning_rate=0.3"]].concat();
+    let told = world.run_stderr("finetune", &faster);
+    assert!(told.contains("trained with `pretrain.learning_rate` = 0.001, not 0.3"), "{told}");
+    world.run("evaluate", &faster);
+    assert_eq!(settings_of_ranks(&world, "target")["pretrain"]["learning_rate"], 0.001);
+}
+
+#[test]
+fn what_cannot_be_compared_is_not_or_is_marked() {
+    let world = Project::small();
+    let sasrec = ["--set", "model.name=sasrec"];
+    trained(&world, "a", &sasrec);
+    trained(&world, "b", &[&sasrec[..], &["--set", "finetune.learning_rate=0.01", "--set", "run.seed=7"]].concat());
+    trained(&world, "twin", &sasrec);
+    let refused = |words: &[&str]| world.run_badly("compare", words);
+    let other = refused(&["x=a,b"]);
+    assert!(other.contains("its `finetune.learning_rate` is 0.01 and not 0.001, as that of the run `a`"), "{other}");
+    let twice = refused(&["x=a,twin"]);
+    assert!(twice.contains("it has the seed of the run `a`, and one seed counts once"), "{twice}");
+    world.run("evaluate", &[&sasrec[..], &["--run", "twin", "--set", "evaluate.seen_items=\"remove\""]].concat());
+    let beside = world.run("compare", &["a", "twin"]);
+    assert!(beside.contains("The candidates differ") && beside.contains("left out for twin"), "{beside}");
+    assert!(!world.run("compare", &["a", "b"]).contains("candidates differ"));
+    // Features that changed under stored ranks.
+    trained(&world, "mp4sr", &[]);
+    let features = world.path("a/features/text.tiny-sentence.safetensors");
+    let mut bytes = std::fs::read(&features).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&features, bytes).unwrap();
+    let changed = refused(&["mp4sr"]);
+    assert!(changed.contains("the features of text have changed since"), "{changed}");
+}
+
+#[test]
+fn a_log_of_another_training_is_not_shown() {
+    let world = Project::small();
+    trained(&world, "a", &["--set", "finetune.epochs=3", "--set", "run.seed=5"]);
+    trained(&world, "mp4sr", &[]);
+    world.run("recommend", &[]);
+    world.run("report", &[]);
+    std::fs::copy(world.path("a/runs/a/metrics.jsonl"), world.path("a/runs/mp4sr/metrics.jsonl")).unwrap();
+    let refused = world.run_badly("report", &[]);
+    assert!(refused.contains("metrics.jsonl") && refused.contains("of another training"), "{refused}");
+}
+
+/// The share of lists of K that hold the target is R@K, whatever the candidates and however many scores are equal.
+#[test]
+fn lists_hold_the_target_exactly_where_its_rank_is_within_them() {
+    let world = Project::small();
+    let repeated = ["--set", "preprocess.repeated=\"all\"", "--set", "recommend.top=7"];
+    for model in ["popularity", "sasrec", "sine", "lightgcn"] {
+        for seen in ["keep", "remove"] {
+            let (model_is, seen_is) = (format!("model.name={model}"), format!("evaluate.seen_items={seen:?}"));
+            let name = format!("{model}-{seen}");
+            let words = [&repeated[..], &["--set", &model_is, "--set", &seen_is]].concat();
+            trained(&world, &name, &words);
+            world.run("recommend", &[&words[..], &["--run", &name]].concat());
+            let layout = Layout::new(&world.path(""), "a", &name);
+            let sequences = Sequences::read(&layout.sequences()).unwrap();
+            let ranks = StoredRanks::read(&layout, &sequences, Split::Test, None).unwrap().ranks;
+            let mut lists = Table::read(&layout.recommendations(), "").unwrap();
+            let (users, targets) = (lists.take_u32("user").unwrap(), lists.take_text("target").unwrap());
+            let items = lists.take_texts("items").unwrap();
+            assert_eq!(users.len(), 60);
+            for ((user, target), list) in users.iter().zip(&targets).zip(&items) {
+                let rank = ranks[*user as usize - 1];
+                let place = list.iter().position(|item| item == target).map(|at| at as u32 + 1);
+                assert_eq!(place, Some(rank).filter(|rank| *rank <= 7), "{name}, user {user}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_search_does_not_train_over_the_runs_of_another() {
+    let world = Project::small();
+    world.run("search", &["--grid", "finetune.learning_rate=0.01"]);
+    let weights = world.bytes("a/runs/search.learning_rate-0.01/finetune.safetensors");
+    for other in [
+        &["--grid", "pretrain.learning_rate=0.01"][..],
+        &["--grid", "finetune.learning_rate=0.01", "--set", "finetune.batch=32"],
+    ] {
+        let refused = world.run_badly("search", other);
+        assert!(
+            refused.contains("`search.learning_rate-0.01` was trained with another") && refused.contains("--name"),
+            "{refused}"
+        );
+    }
+    assert_eq!(world.bytes("a/runs/search.learning_rate-0.01/finetune.safetensors"), weights);
+    world.run("search", &["--grid", "finetune.learning_rate=0.01", "--set", "evaluate.batch=8"]);
+}
+
+/// A killed training, gone on with settings that change no weight so far, ends as one that was never killed.
+#[test]
+fn a_killed_training_goes_on_under_another_batch_of_validation_and_other_limits() {
+    let world = Project::small();
+    let whole = ["--set", "model.name=sasrec", "--set", "finetune.epochs=40", "--set", "finetune.patience=40"];
+    trained(&world, "whole", &whole);
+    let endless =
+        ["--set", "model.name=sasrec", "--set", "finetune.epochs=100000", "--set", "finetune.patience=100000"];
+    let mut training = world.command("finetune", &[&endless[..], &["--run", "killed"]].concat());
+    let mut training = training.stderr(Stdio::null()).spawn().unwrap();
+    wait_for("the first state", || world.path("a/runs/killed/state.finetune.safetensors").exists());
+    training.kill().unwrap();
+    training.wait().unwrap();
+    let goes_on = [&whole[..], &["--run", "killed", "--set", "evaluate.batch=9"]].concat();
+    let output = world.output("finetune", &goes_on);
+    if said(&output).contains("an unfinished run with another `finetune.epochs`") {
+        // It was past the fortieth epoch when it was killed: that cannot be undone.
+        return;
+    }
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(said(&output).contains("going on after epoch"), "{}", said(&output));
+    let weights = |run: &str| {
+        TensorFile::read(&world.path(&format!("a/runs/{run}/finetune.safetensors")), "checkpoint", 1, "").unwrap()
+    };
+    let (mut a, mut b) = (weights("whole"), weights("killed"));
+    for name in a.names() {
+        assert_eq!(a.take_f32(&name).unwrap(), b.take_f32(&name).unwrap(), "{name}");
+    }
+    // Of another seed it is not gone on with; a study starts such a run anew.
+    let mut training = world.command("finetune", &[&endless[..], &["--run", "other"]].concat());
+    let mut training = training.stderr(Stdio::null()).spawn().unwrap();
+    wait_for("the first state", || world.path("a/runs/other/state.finetune.safetensors").exists());
+    training.kill().unwrap();
+    training.wait().unwrap();
+    let seed = [&whole[..], &["--run", "other", "--set", "run.seed=7"]].concat();
+    assert!(world.run_badly("finetune", &seed).contains("an unfinished run with another `seed`"));
+    let anew = world.run_stderr("finetune", &[&seed[..], &["--restart"]].concat());
+    assert!(anew.contains("with another `seed` was removed"), "{anew}");
+}
+
+/// Waits up to a minute.
+fn wait_for(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(60), "waited a minute for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_a_study_started_ends_with_it_however_it_is_ended() {
+    let world = Project::small();
+    let endless = ["--seeds", "1", "--set", "finetune.epochs=100000", "--set", "finetune.patience=100000"];
+    let mut study = world.command("study", &[&["table2"][..], &endless].concat());
+    let mut study = study.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let number = study.id();
+    let children = || -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{number}/task")).into_iter().flatten().flatten();
+        let of_task =
+            |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        tasks.flat_map(|task| of_task(task).split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
+    };
+    let states = || {
+        let runs = std::fs::read_dir(world.path("a/runs")).into_iter().flatten().flatten();
+        runs.into_iter().any(|run| run.path().join("state.finetune.safetensors").exists())
+    };
+    wait_for("a training", || states() && !children().is_empty());
+    let started = children();
+    // To the study alone, as service managers and containers do it, and with no chance to react.
+    study.kill().unwrap();
+    study.wait().unwrap();
+    let is_alive = |child: &String| {
+        let state = std::fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        !state.is_empty() && !state.contains(") Z ")
+    };
+    wait_for("the study's programs to end", || !started.iter().any(is_alive));
+    // With other settings it goes on by itself.
+    world.run("study", &["table2", "--seeds", "1", "--quiet", "--set", "finetune.batch=32"]);
+}
+
+#[test]
+fn what_is_typed_wins_over_what_is_inherited_and_an_error_names_what_gave_the_value() {
+    let world = Project::small();
+    let elsewhere = world.folder().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let data = format!("dataset.data={:?}", world.folder().to_str().unwrap());
+    let run = |words: &[&str], variables: &[(&str, &str)]| {
+        let mut command = world.command("preprocess", words);
+        command.envs(variables.iter().copied());
+        command.output().unwrap()
+    };
+    let inherited = [("MP4SR_DATA", elsewhere.to_str().unwrap()), ("MP4SR_RUN", "inherited")];
+    assert!(run(&["--set", &data], &inherited).status.success());
+    assert!(!run(&[], &inherited).status.success(), "the folder of the variable has no files");
+    assert!(run(&["--set", &data], &[("MP4SR_SET", "dataset.data=nowhere")]).status.success());
+    let both = run(&["--data", "x", "--set", &data], &[]);
+    assert!(
+        said(&both).contains("`--data x` and `--set dataset.data=") && said(&both).contains("contradict"),
+        "{}",
+        said(&both)
+    );
+    for (value, is_quiet) in
+        [("1", true), ("true", true), ("yes", true), ("0", false), ("false", false), ("no", false), ("", false)]
+    {
+        let output = run(&[], &[("MP4SR_QUIET", value)]);
+        assert!(output.status.success(), "{value:?}: {}", said(&output));
+        assert_eq!(said(&output).is_empty(), is_quiet, "{value:?}");
+    }
+    let empty = [("MP4SR_ARTIFACTS", ""), ("MP4SR_DATA", ""), ("MP4SR_RUN", "")];
+    assert!(run(&[], &empty).status.success());
+    let long = "a".repeat(300);
+    let refused = run(&["--run", &long], &[]);
+    assert!(said(&refused).contains("a shorter name: it has 300 characters"), "{}", said(&refused));
+    let wrong = said(&run(&["--set", "finetune.batch=1e3"], &[]));
+    assert!(wrong.contains("`--set finetune.batch=1e3`: ") && !wrong.contains("a.toml"), "{wrong}");
+}
+
+#[test]
+fn make_hands_on_paths_and_values_with_blanks_and_switches_that_are_off() {
+    let dry = |variables: &[&str], target: &str| {
+        let output = Command::new("make").args(["-n", target]).args(variables).current_dir(root()).output().unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        printed.lines().filter(|line| !line.starts_with("cargo build")).collect::<Vec<_>>().join("\n")
+    };
+    let printed =
+        dry(&["PIPELINE=my pipes/x.toml", "DATA=it's data", "SET=source.images=my pictures", "QUIET=0"], "preprocess");
+    assert!(printed.contains(r"--pipeline 'my pipes/x.toml' --data 'it'\''s data'"), "{printed}");
+    assert!(printed.contains("--set-all 'source.images=my pictures'") && !printed.contains("--quiet"), "{printed}");
+    assert!(dry(&["QUIET=1"], "preprocess").contains("--quiet"));
+    let searched = dry(&["GRID=model.modalities=[{ name = \"text\" }] finetune.batch=32,64"], "search");
+    assert!(searched.contains("--grids 'model.modalities=[{ name = \"text\" }] finetune.batch=32,64'"), "{searched}");
+    // The programs take such a value apart where it has to be.
+    let world = Project::small();
+    let found = world.run("search", &["--grids", "model.modalities=[{ name = \"text\" }] finetune.batch=32,64"]);
+    assert!(found.contains("search.modalities-") && found.contains("batch-64"), "{found}");
+}
+
+#[test]
+fn where_recall_cannot_tell_epochs_apart_another_measure_does() {
+    let world = Project::small();
+    let sasrec = ["--set", "model.name=sasrec", "--set", "preprocess.item_core=1"];
+    for stage in ["preprocess", "extract"] {
+        world.run(stage, &sasrec);
+    }
+    let told = world.run_stderr("finetune", &[&sasrec[..], &["--set", "train.metric=R@30", "--run", "all"]].concat());
+    assert!(
+        told.contains("R@30 is 1 for every ranking of 30 items; epochs are selected by MRR in its place"),
+        "{told}"
+    );
+    assert!(told.contains("validation MRR 0."), "{told}");
+    let told = world.run_stderr("finetune", &[&sasrec[..], &["--set", "train.metric=N@5", "--run", "ndcg"]].concat());
+    assert!(told.contains("validation N@5 0.") && told.contains("best epoch"), "{told}");
+    let told = world.run_stderr("evaluate", &[&sasrec[..], &["--run", "ndcg", "--set", "evaluate.k=[5, 40]"]].concat());
+    assert!(told.contains("R@40 is 1 for every ranking of 30 items") && !told.contains("R@5 is 1"), "{told}");
+    let refused = world.run_badly("finetune", &["--set", "train.metric=Recall"]);
+    assert!(refused.contains("`train.metric` = \"Recall\" is not allowed; expected R@K or N@K"), "{refused}");
+}

@@ -1,0 +1,457 @@
+//! The service, over HTTP. `make test` builds the program first.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use mp4sr_artifact::{Table, files};
+use mp4sr_tests::{Project, root};
+use serde_json::{Value, json};
+
+/// A service that runs until it is dropped.
+struct Service {
+    child: Child,
+    address: String,
+}
+
+/// What the service answered.
+struct Answer {
+    status: u16,
+    headers: BTreeMap<String, String>,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
+    }
+
+    /// Ids and scores of a list.
+    fn list(&self) -> Vec<(String, f32)> {
+        assert_eq!(self.status, 200, "{}", self.body);
+        let item =
+            |item: &Value| (item["item_id"].as_str().unwrap().to_owned(), item["score"].as_f64().unwrap() as f32);
+        self.json()["items"].as_array().unwrap().iter().map(item).collect()
+    }
+}
+
+impl Service {
+    fn start(world: &Project, words: &[&str]) -> Self {
+        let mut command = world.command("serve", &[&["--port", "0"][..], words].concat());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("http://").map(|address| address.replace("0.0.0.0", "127.0.0.1"));
+        let address = address.unwrap_or_else(|| {
+            let mut said = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+            panic!("{said}")
+        });
+        // A pipe that nobody reads would stop the service once it is full.
+        let mut log = child.stderr.take().unwrap();
+        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
+        Self { child, address }
+    }
+
+    fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        // Whoever is refused by the head may find the connection closed.
+        drop(stream.write_all(body));
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        parse(&bytes)
+    }
+
+    fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, "", b"")
+    }
+
+    fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send("POST", path, "", body.to_string().as_bytes())
+    }
+
+    fn signal(&self, name: &str) {
+        let done = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status().unwrap();
+        assert!(done.success());
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn parse(bytes: &[u8]) -> Answer {
+    let text = String::from_utf8_lossy(bytes);
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
+    let mut lines = head.lines();
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let headers =
+        lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_owned(), value.to_owned()));
+    Answer { status, headers: headers.collect(), body: body.to_owned() }
+}
+
+fn trained() -> Project {
+    let world = Project::small();
+    world.run("run", &["--until", "recommend"]);
+    world
+}
+
+/// Ids and scores, best first.
+type List = Vec<(String, f32)>;
+
+/// Histories and lists that the stage wrote.
+fn of_stage(world: &Project) -> Vec<(Vec<String>, List)> {
+    let mut table = Table::read(&world.path("a/runs/mp4sr/recommendations.parquet"), "").unwrap();
+    let (histories, items) = (table.take_texts("history").unwrap(), table.take_texts("items").unwrap());
+    let lists = items.into_iter().zip(table.take_f32s("scores").unwrap());
+    let lists = lists.map(|(items, scores)| items.into_iter().zip(scores).collect());
+    histories.into_iter().zip(lists).collect()
+}
+
+#[test]
+fn answers_are_the_stage_s_own_lists_whoever_asks_at_once_and_whatever_is_swapped() {
+    let world = trained();
+    let expected = of_stage(&world);
+    let service = Service::start(&world, &["--queue", "10000"]);
+    let (stop, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for client in 0..8 {
+            let (service, expected, stop, answered) = (&service, &expected, &stop, &answered);
+            scope.spawn(move || {
+                for at in (client..).step_by(7).take_while(|_| !stop.load(Ordering::Relaxed)) {
+                    let (history, list) = &expected[at % expected.len()];
+                    let answer = service.post("/v1/recommend", &json!({ "history": history, "k": 10 }));
+                    assert_eq!(&answer.list(), list);
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for generation in 2..=4 {
+            service.signal("HUP");
+            let start = Instant::now();
+            while service.get("/readyz").json()["generation"] != generation {
+                assert!(start.elapsed() < Duration::from_mins(1), "no swap");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(answered.load(Ordering::Relaxed) > 50);
+    // Beyond what is asked for, nothing is listed; what is excluded is not.
+    let (history, list) = &expected[0];
+    let best = &list[0].0;
+    let answer = service.post("/v1/recommend", &json!({ "history": history, "k": 9, "exclude": [best, "zzz"] }));
+    assert_eq!(answer.list(), list[1..]);
+    assert_eq!(answer.json()["unknown"], json!(["zzz"]));
+    let answer = service.post("/v1/recommend", &json!({ "history": history, "only": [best, list[4].0] }));
+    assert_eq!(answer.list(), [list[0].clone(), list[4].clone()]);
+    let answer = service.post("/v1/recommend", &json!({ "history": ["nope"], "k": 3 }));
+    assert_eq!((answer.json()["fallback"].as_str(), answer.list().len()), (Some("popular"), 3));
+}
+
+#[test]
+fn requests_that_cannot_be_answered_say_why() {
+    let world = trained();
+    let limits = [
+        "--body-limit",
+        "2000",
+        "--top-limit",
+        "20",
+        "--history-limit",
+        "5",
+        "--ids-limit",
+        "6",
+        "--item-body-limit",
+        "5000",
+    ];
+    let service = Service::start(&world, &limits);
+    let ids = |count: usize| (0..count).map(|at| format!("i{at}")).collect::<Vec<_>>();
+    for (method, path, body, status, part) in [
+        ("POST", "/v1/recommend", "{".to_owned(), 400, "the body: EOF"),
+        ("POST", "/v1/recommend", json!({ "histroy": [] }).to_string(), 400, "unknown field `histroy`"),
+        ("POST", "/v1/recommend", json!({ "history": [1] }).to_string(), 400, "invalid type"),
+        ("POST", "/v1/recommend", json!({ "k": 0 }).to_string(), 400, "`k` is 0, expected 1 to 20"),
+        ("POST", "/v1/recommend", json!({ "k": 21 }).to_string(), 400, "`k` is 21"),
+        ("POST", "/v1/recommend", json!({ "history": ids(6) }).to_string(), 400, "`history` has more than 5 ids"),
+        ("POST", "/v1/recommend", json!({ "exclude": ids(7) }).to_string(), 400, "`exclude` has more than 6 ids"),
+        ("POST", "/v1/recommend", json!({ "only": ["nope"] }).to_string(), 422, "no id of `only`"),
+        ("POST", "/v1/recommend", format!("{{{}}}", " ".repeat(3000)), 413, "more than 2000 bytes"),
+        ("POST", "/v1/similar", json!({}).to_string(), 400, "give either"),
+        ("POST", "/v1/similar", json!({ "item_id": "i1", "text": "x" }).to_string(), 400, "give either"),
+        ("POST", "/v1/similar", json!({ "item_id": "nope" }).to_string(), 404, "`nope` is not an item"),
+        ("POST", "/v1/similar", json!({ "image": "???" }).to_string(), 400, "`image` is not base64"),
+        ("POST", "/v1/similar", json!({ "image": "AAAA" }).to_string(), 422, "no text or image that can be used"),
+        ("PUT", "/v1/items", json!({ "items": [] }).to_string(), 400, "`items` is empty"),
+        ("PUT", "/v1/items", json!({ "items": [{ "item_id": " " }] }).to_string(), 400, "empty `item_id`"),
+        ("PUT", "/v1/items", json!({ "items": [{ "item_id": "n" }] }).to_string(), 422, "no text or image"),
+        (
+            "PUT",
+            "/v1/items",
+            json!({ "items": [{ "item_id": "i3", "title": "x" }] }).to_string(),
+            422,
+            "already items of the dataset",
+        ),
+        ("DELETE", "/v1/items", json!({ "item_ids": ["i3"] }).to_string(), 422, "not added to the run"),
+        ("DELETE", "/v1/items", " ".repeat(6000), 413, "more than 5000 bytes"),
+        ("GET", "/v1/items/nope", String::new(), 404, "`nope` is not an item"),
+        ("GET", "/v1/items/%ff", String::new(), 400, "Invalid UTF-8"),
+        ("GET", "/v1/items/i0/images/7", String::new(), 404, "has 1 images"),
+        ("GET", "/v1/items/i0/images/x", String::new(), 400, "a whole number"),
+        ("GET", "/v1/items?limit=0", String::new(), 400, "`limit` is 0"),
+        ("GET", "/v1/items?limt=3", String::new(), 400, "unknown field"),
+        ("GET", "/v2", String::new(), 404, "there is no path `/v2`"),
+        ("DELETE", "/readyz", String::new(), 405, "does not have this method"),
+    ] {
+        let answer = service.send(method, path, "", body.as_bytes());
+        let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+        assert_eq!(answer.status, status, "{method} {path} {body}: {message}");
+        assert!(message.contains(part), "{method} {path} {body}: {message}");
+        assert_eq!(answer.headers["content-type"], "application/json");
+    }
+    // What is not HTTP at all ends the connection, and nothing else.
+    let mut stream = TcpStream::connect(&service.address).unwrap();
+    stream.write_all(b"\x16\x03\x01 this is no request\r\n\r\n").unwrap();
+    stream.read_to_end(&mut Vec::new()).unwrap();
+    assert_eq!(service.get("/healthz").status, 200);
+    assert_eq!(service.send("GET", "/healthz", "x-request-id: mine-1\r\n", b"").headers["x-request-id"], "mine-1");
+}
+
+#[test]
+fn new_items_are_in_service_at_once_and_after_a_restart() {
+    let world = trained();
+    let image = files::read(&root().join("fuzz/seeds/image/one.png")).unwrap();
+    let image = base64(&image);
+    let request = json!({ "history": ["i3", "i4"], "k": 40 });
+    let service = Service::start(&world, &["--watch"]);
+    let before = service.post("/v1/recommend", &request).list();
+    let items = json!({ "items": [
+        { "item_id": "new/one", "title": "A thing of group 3", "texts": ["It is <b>red</b>. It is new."], "images": [image], "categories": ["Things"] },
+        { "item_id": "two", "title": "A thing of group 3" },
+    ]});
+    let answer = service.send("PUT", "/v1/items", "", items.to_string().as_bytes());
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.json()["added"], json!(["new/one", "two"]));
+    let item = service.get("/v1/items/new%2Fone").json();
+    assert_eq!(item["sentences"], json!(["A thing of group 3", "It is red.", "It is new."]));
+    assert_eq!((&item["is_new"], &item["events"], &item["categories"]), (&json!(true), &json!(0), &json!(["Things"])));
+    let picture = service.get(item["images"][0].as_str().unwrap());
+    assert_eq!((picture.status, picture.headers["content-type"].as_str()), (200, "image/png"));
+    let after = service.post("/v1/recommend", &request).list();
+    assert_eq!(after.len(), before.len() + 2);
+    // What an item says stands for it among its neighbours, and so does its text by itself.
+    let near = service.post("/v1/similar", &json!({ "item_id": "two", "k": 3, "exclude": ["new/one"] })).list();
+    let by_text =
+        service.post("/v1/similar", &json!({ "text": "A thing of group 3", "k": 4, "exclude": ["new/one"] })).list();
+    assert_eq!(by_text[0].0, "two");
+    let alike = |a: &(String, f32), b: &(String, f32)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-5;
+    assert!(by_text[0].1 > 0.99999 && near.iter().zip(&by_text[1..]).all(|(a, b)| alike(a, b)), "{near:?} {by_text:?}");
+    let by_both = json!({ "text": "A thing of group 3", "image": format!("data:image/png;base64,{image}"), "k": 2 });
+    assert_eq!(service.post("/v1/similar", &by_both).list().len(), 2);
+    drop(service);
+
+    let service = Service::start(&world, &["--watch"]);
+    assert_eq!(service.post("/v1/recommend", &request).list(), after);
+    let removed =
+        service.send("DELETE", "/v1/items", "", json!({ "item_ids": ["two", "new/one"] }).to_string().as_bytes());
+    assert_eq!((removed.status, &removed.json()["removed"]), (200, &json!(2)));
+    assert_eq!(service.post("/v1/recommend", &request).list(), before);
+    // With `--watch`, what the program adds comes into service, too.
+    world.write("new.jsonl", "{\"item_id\": \"three\", \"title\": \"A thing of group 5\"}\n");
+    world.run("items", &["add", "--items", &world.folder().join("new.jsonl").display().to_string()]);
+    let start = Instant::now();
+    while service.get("/v1/items/three").status == 404 {
+        assert!(start.elapsed() < Duration::from_mins(1), "not noticed");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().fold(0u32, |word, &byte| word << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
+        for at in 0..4 {
+            let letter = char::from(LETTERS[(word >> (18 - 6 * at) & 63) as usize]);
+            text.push(if at <= chunk.len() { letter } else { '=' });
+        }
+    }
+    text
+}
+
+#[test]
+fn keys_and_hosts_decide_who_is_answered() {
+    let world = trained();
+    let service = Service::start(&world, &[]);
+    let elsewhere = |service: &Service, host: &str| {
+        let mut stream = TcpStream::connect(&service.address).unwrap();
+        stream
+            .write_all(format!("GET /readyz HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes())
+            .unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        parse(&bytes).status
+    };
+    assert_eq!((elsewhere(&service, "shop.example"), elsewhere(&service, "127.0.0.1:1")), (421, 200));
+    drop(service);
+    let refused = world.run_badly("serve", &["--host", "0.0.0.0", "--port", "0"]);
+    assert!(refused.contains("give `--keys FILE`"), "{refused}");
+    world.write("keys", "# shop\nabcdefghijklmnop\n");
+    let keys = world.folder().join("keys").display().to_string();
+    let service = Service::start(&world, &["--host", "0.0.0.0", "--keys", &keys]);
+    let body = json!({ "history": ["i1"] }).to_string();
+    let ask = |headers: &str| service.send("POST", "/v1/recommend", headers, body.as_bytes()).status;
+    assert_eq!(ask(""), 401);
+    assert_eq!(ask("authorization: Bearer abcdefghijklmnoq\r\n"), 401);
+    assert_eq!(ask("authorization: Bearer abcdefghijklmnop\r\n"), 200);
+    let open =
+        ["/", "/page.js", "/page.css", "/openapi.json", "/healthz", "/readyz"].map(|path| service.get(path).status);
+    assert_eq!(open, [200; 6]);
+    assert_eq!(["/metrics", "/v1/items", "/v1/items/i1"].map(|path| service.get(path).status), [401; 3]);
+    assert_eq!(elsewhere(&service, "shop.example"), 200);
+}
+
+#[test]
+fn too_many_and_too_slow_requests_are_told_when_to_come_back_and_a_stop_answers_what_is_open() {
+    let world = trained();
+    let mut service = Service::start(&world, &["--queue", "1", "--batch", "1"]);
+    let body = json!({ "history": (0..900).map(|at| format!("i{}", at % 30)).collect::<Vec<_>>(), "k": 30 });
+    let (start, refused) = (Instant::now(), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                while refused.load(Ordering::Relaxed) == 0 && start.elapsed() < Duration::from_secs(30) {
+                    let answer = service.post("/v1/recommend", &body);
+                    match answer.status {
+                        200 => assert_eq!(answer.list().len(), 30),
+                        429 => {
+                            assert_eq!(answer.headers["retry-after"], "1");
+                            refused.fetch_add(1, Ordering::Relaxed);
+                        }
+                        other => panic!("{other}: {}", answer.body),
+                    }
+                }
+            });
+        }
+    });
+    assert!(refused.load(Ordering::Relaxed) > 0, "nobody was refused");
+    // An encoder is loaded for the text: long enough to be in the middle of it.
+    let answer = std::thread::scope(|scope| {
+        let open = scope.spawn(|| service.post("/v1/similar", &json!({ "text": "A thing", "k": 2 })));
+        std::thread::sleep(Duration::from_millis(20));
+        service.signal("TERM");
+        open.join().unwrap()
+    });
+    assert_eq!((answer.status, answer.list().len()), (200, 2));
+    assert!(service.child.wait().unwrap().success());
+
+    let service = Service::start(&world, &["--time-limit", "1"]);
+    let answer = service.post("/v1/similar", &json!({ "text": "A thing", "k": 2 }));
+    assert_eq!((answer.status, answer.headers["retry-after"].as_str()), (503, "1"), "{}", answer.body);
+    assert_eq!(service.get("/healthz").status, 200);
+}
+
+#[test]
+fn the_index_finds_what_the_exact_search_finds_and_is_verified_when_it_is_read() {
+    let world = trained();
+    let words = ["--index", "hnsw"];
+    let search = |service: &Service| service.get("/readyz").json()["search"].as_str().unwrap().to_owned();
+    let service = Service::start(&world, &words);
+    // So few items that the graph misses none of them.
+    assert!(search(&service).starts_with("hnsw, recall@10 1.0000 of 60 histories"), "{}", search(&service));
+    for (history, list) in of_stage(&world).iter().take(20) {
+        let found = service.post("/v1/recommend", &json!({ "history": history, "k": 10 })).list();
+        assert_eq!(found.len(), 10);
+        for ((id, score), (expected, exact)) in found.iter().zip(list) {
+            assert!(id == expected && (score - exact).abs() <= 1e-5 * exact.abs().max(1.0), "{found:?} {list:?}");
+        }
+        let only = [&list[3].0, &list[7].0];
+        let found = service.post("/v1/recommend", &json!({ "history": history, "only": only })).list();
+        assert_eq!(found, [list[3].clone(), list[7].clone()]);
+        let found = service.post("/v1/recommend", &json!({ "history": history, "exclude": only, "k": 8 })).list();
+        assert!(found.len() == 8 && found.iter().all(|(id, _)| !only.contains(&id)));
+    }
+    let items = json!({ "items": [{ "item_id": "new", "title": "A thing of group 3" }] }).to_string();
+    assert_eq!(service.send("PUT", "/v1/items", "", items.as_bytes()).status, 200);
+    let all = service.post("/v1/recommend", &json!({ "history": ["i9"], "k": 40 })).list();
+    assert!(all.len() == 31 && all.iter().any(|(id, _)| id == "new"));
+    drop(service);
+    let saved = world.bytes("a/runs/mp4sr/index.usearch");
+    drop(Service::start(&world, &words));
+    assert_eq!(world.bytes("a/runs/mp4sr/index.usearch"), saved, "it is used again");
+    let mut damaged = saved.clone();
+    damaged[saved.len() / 2] ^= 1;
+    files::write_bytes(&world.path("a/runs/mp4sr/index.usearch"), &damaged).unwrap();
+    let service = Service::start(&world, &words);
+    assert!(search(&service).starts_with("hnsw, recall@10 1.0000"));
+    assert_ne!(world.bytes("a/runs/mp4sr/index.usearch"), damaged, "it is made again");
+}
+
+#[test]
+fn the_description_names_every_path_and_the_page_needs_no_other_host() {
+    let world = trained();
+    let service = Service::start(&world, &[]);
+    let description = service.get("/openapi.json").json();
+    let paths = description["paths"].as_object().unwrap();
+    assert_eq!(paths.len(), 8, "{:?}", paths.keys());
+    for (path, methods) in paths {
+        for method in methods.as_object().unwrap().keys().map(|method| method.to_uppercase()) {
+            let path = path.replace("{id}", "i0").replace("{number}", "0");
+            let status = service.send(&method, &path, "", b"{}").status;
+            assert!([200, 400].contains(&status), "{method} {path}: {status}");
+        }
+    }
+    let page = service.get("/");
+    assert!(page.headers["content-security-policy"].starts_with("default-src 'none'"));
+    for path in ["/", "/page.js", "/page.css"] {
+        let text = service.get(path).body;
+        assert!(!text.contains("//") || !text.contains("http"), "{path} names another host");
+    }
+    assert!(page.body.contains("name=\"viewport\"") && page.body.contains("<label for=\"query\">"));
+    let metrics = service.get("/metrics").body;
+    for name in [
+        "mp4sr_http_requests_total{",
+        "mp4sr_http_request_seconds_bucket{",
+        "mp4sr_items 30",
+        "mp4sr_generation 1",
+        "mp4sr_batch_size_sum",
+    ] {
+        assert!(metrics.contains(name), "{name}: {metrics}");
+    }
+}
+
+#[test]
+fn logs_have_ids_and_no_histories_unless_they_are_asked_for() {
+    let world = trained();
+    for (words, has_history) in [(&[][..], false), (&["--log-histories"], true)] {
+        let log = world.folder().join("log");
+        let mut command = world.command("serve", &[&["--port", "0"][..], words].concat());
+        let file = std::fs::File::create(&log).unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(file).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let service = Service { child, address: line.trim().trim_start_matches("http://").to_owned() };
+        let body = json!({ "history": ["i17"] }).to_string();
+        let answer = service.send("POST", "/v1/recommend", "x-request-id: asked-1\r\n", body.as_bytes());
+        assert_eq!((answer.status, answer.headers["x-request-id"].as_str()), (200, "asked-1"));
+        drop(service);
+        let text = files::read_to_string(&log).unwrap();
+        let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let request = lines.iter().find(|line| line["request_id"] == "asked-1").unwrap();
+        assert_eq!((&request["route"], &request["status"]), (&json!("/v1/recommend"), &json!(200)));
+        assert_eq!(text.contains("i17"), has_history, "{text}");
+    }
+}
