@@ -101,6 +101,7 @@ pub struct FileCount {
     pub rejected: u64,
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
