@@ -348,14 +348,20 @@ fn too_many_and_too_slow_requests_are_told_when_to_come_back_and_a_stop_answers_
         }
     });
     assert!(refused.load(Ordering::Relaxed) > 0, "nobody was refused");
-    // An encoder is loaded for the text: long enough to be in the middle of it.
+    // Many items to encode: long enough to be in the middle of it.
+    let items: Vec<Value> = (0..400)
+        .map(|at| json!({ "item_id": format!("n{at}"), "title": format!("A thing of kind {at}"), "texts": [format!("It is number {at}.")] }))
+        .collect();
+    let body = json!({ "items": items }).to_string();
     let answer = std::thread::scope(|scope| {
-        let open = scope.spawn(|| service.post("/v1/similar", &json!({ "text": "A thing", "k": 2 })));
+        let open = scope.spawn(|| service.send("PUT", "/v1/items", "", body.as_bytes()));
+        // The connection of whoever looks is one of them.
+        while !service.get("/metrics").body.contains("mp4sr_connections 2") && !open.is_finished() {}
         std::thread::sleep(Duration::from_millis(20));
         service.signal("TERM");
         open.join().unwrap()
     });
-    assert_eq!((answer.status, answer.list().len()), (200, 2));
+    assert_eq!((answer.status, answer.json()["added"].as_array().map(Vec::len)), (200, Some(400)));
     assert!(service.child.wait().unwrap().success());
 
     let service = Service::start(&world, &["--time-limit", "1"]);

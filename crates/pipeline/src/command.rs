@@ -160,7 +160,10 @@ impl StageArgs {
         let parts = place.file_name().and_then(|name| name.to_str()).zip(place.ancestors().nth(3));
         let is_run = place.parent().is_some_and(|runs| runs.file_name().is_some_and(|name| name == "runs"));
         let (name, artifacts) = parts.filter(|_| is_run).with_context(|| {
-            format!("`{}` is not the folder of a run; give one such as `artifacts/sample/runs/mp4sr`, or the name of a run", folder.display())
+            format!(
+                "`{}` is not the folder of a run; give one such as `artifacts/sample/runs/mp4sr`, or the name of a run",
+                folder.display()
+            )
         })?;
         own.run = Some(name.to_owned());
         own.artifacts = if artifacts == Path::new("") { PathBuf::from(".") } else { artifacts.to_owned() };
