@@ -397,13 +397,13 @@ fn the_index_finds_what_the_exact_search_finds_and_is_verified_when_it_is_read()
     drop(service);
     let saved = world.bytes("a/runs/mp4sr/index.usearch");
     drop(Service::start(&world, &words));
-    assert_eq!(world.bytes("a/runs/mp4sr/index.usearch"), saved, "it is used again");
+    assert!(world.bytes("a/runs/mp4sr/index.usearch") == saved, "it is used again");
     let mut damaged = saved.clone();
     damaged[saved.len() / 2] ^= 1;
     files::write_bytes(&world.path("a/runs/mp4sr/index.usearch"), &damaged).unwrap();
     let service = Service::start(&world, &words);
     assert!(search(&service).starts_with("hnsw, recall@10 1.0000"));
-    assert_ne!(world.bytes("a/runs/mp4sr/index.usearch"), damaged, "it is made again");
+    assert!(world.bytes("a/runs/mp4sr/index.usearch") != damaged, "it is made again");
 }
 
 #[test]
