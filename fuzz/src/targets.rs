@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 use mp4sr_artifact::{Items, MappedFeatures, Sequences, Stage, StageSettings, TensorFile, Users, hash_ids};
 use mp4sr_extract::{ImageEncoder, load_image_encoder};
 use mp4sr_pipeline::Config;
-use mp4sr_pipeline::config::{Format, ModelCatalog, Source};
+use mp4sr_pipeline::config::{Columns, Format, ModelCatalog, Source};
 
 fn write(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
     let path = folder.join(name);
@@ -54,6 +54,11 @@ pub fn parquet(folder: &Path, bytes: &[u8]) -> usize {
     if let Ok((rows, events)) = mp4sr_preprocess::count_events(&path, &source) {
         assert!(events <= rows);
         used += events as usize;
+    }
+    let columns = Columns { texts: vec!["sentences".to_owned()], images: "images".to_owned(), ..Columns::default() };
+    if let Ok((rows, items)) = mp4sr_preprocess::count_items(&path, &Source { columns, ..source }) {
+        assert!(items <= rows);
+        used += items as usize;
     }
     used
 }
@@ -141,6 +146,40 @@ pub fn raw_delimited(folder: &Path, bytes: &[u8]) -> usize {
         (Format::RecBole, "recbole", "inter"),
     ];
     raw(folder, bytes, &forms)
+}
+
+/// Tables and lines in forms that other programs write: the first byte says which one, and what else a pipeline says of it.
+pub fn raw_dialects(folder: &Path, bytes: &[u8]) -> usize {
+    let Some((&form, bytes)) = bytes.split_first() else { return 0 };
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    let header = names(&["user_id", "item_id", "timestamp", "text", "image"]);
+    let mut source = Source { format: Format::Tabular, ..Source::default() };
+    source.columns.texts = names(&["text"]);
+    source.columns.images = "image".to_owned();
+    source.columns.title = "text".to_owned();
+    let ends = ["csv", "tsv", "dat", "json", "inter"];
+    match form % 8 {
+        0 => source.time = "mixed".to_owned(),
+        1 => source.encoding = "utf-16".to_owned(),
+        2 => (source.encoding, source.quote_escape) = ("latin-1".to_owned(), "\\".to_owned()),
+        3 => (source.separator, source.columns.text_separator) = ("::".to_owned(), "|".to_owned()),
+        4 => (source.columns.item_separator, source.time) = (" ".to_owned(), "line-order".to_owned()),
+        5 => source.decimal_comma = true,
+        6 => source.time = "%d.%m.%Y".to_owned(),
+        _ => {}
+    }
+    if form & 8 != 0 {
+        (source.interactions_header, source.items_header) = (header.clone(), header);
+    }
+    let path = write(folder, &format!("any.{}", ends[usize::from(form >> 4) % ends.len()]), bytes);
+    let mut used = 0;
+    for read in [mp4sr_preprocess::count_events(&path, &source), mp4sr_preprocess::count_items(&path, &source)] {
+        if let Ok((lines, accepted)) = read {
+            assert!(accepted <= lines);
+            used += accepted as usize;
+        }
+    }
+    used
 }
 
 /// A picture: why it is none, or pixels of the encoder's size.

@@ -10,7 +10,7 @@ mod targets;
 
 type Target = fn(&Path, &[u8]) -> usize;
 
-const TARGETS: [(&str, Target); 8] = [
+const TARGETS: [(&str, Target); 9] = [
     ("tensors", targets::tensors),
     ("parquet", targets::parquet),
     ("manifest", targets::manifest),
@@ -18,6 +18,7 @@ const TARGETS: [(&str, Target); 8] = [
     ("raw_json", targets::raw_json),
     ("raw_python", targets::raw_python),
     ("raw_delimited", targets::raw_delimited),
+    ("raw_dialects", targets::raw_dialects),
     ("image", targets::image),
 ];
 

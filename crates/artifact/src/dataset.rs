@@ -9,6 +9,9 @@ use crate::{Column, Error, Fingerprint, Header, Result, Table, TensorFile, hash_
 const REMEDY: &str = "run `make preprocess` again";
 /// The role of the users' ids among what sequences were made from.
 const USER_IDS: &str = "user ids";
+/// The setting that says what times are, and its value for positions.
+const TIMES: &str = "times";
+const POSITIONS: &str = "positions";
 /// The tensors of [`SequenceParts`].
 const VALIDATION_START: &str = "validation_start";
 const TEST_START: &str = "test_start";
@@ -27,6 +30,7 @@ const TEST_START: &str = "test_start";
 /// #     item_hash: hash_ids(["cup", "pot", "pan"]),
 /// #     item_count: 3,
 /// #     user_hash: None,
+/// #     time_kind: mp4sr_artifact::TimeKind::default(),
 /// #     parts: None,
 /// # };
 /// # written.write(&path, serde_json::Value::Null)?;
@@ -50,8 +54,20 @@ pub struct Sequences {
     pub item_count: usize,
     /// Hash of the ordered original user ids; none where the program that wrote the file gave none.
     pub user_hash: Option<Fingerprint>,
+    /// What the times are.
+    pub time_kind: TimeKind,
     /// Where each user's parts begin; none where the last event is the test part and the one before it the validation part.
     pub parts: Option<SequenceParts>,
+}
+
+/// What the times of events are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimeKind {
+    /// Nothing is said: times of a clock in seconds, or positions in a file that was written before it could be said.
+    #[default]
+    Unstated,
+    /// Positions or the order of lines: they order events, and their differences mean nothing.
+    Positions,
 }
 
 /// Where the parts of each user's sequence begin, counted from the user's first event. What is before the validation part is for
@@ -90,7 +106,11 @@ impl Sequences {
     }
 
     /// Writes the file.
-    pub fn write(&self, path: &Path, settings: serde_json::Value) -> Result<()> {
+    pub fn write(&self, path: &Path, mut settings: serde_json::Value) -> Result<()> {
+        if self.time_kind == TimeKind::Positions {
+            // Files with times of a clock keep their bytes.
+            settings[TIMES] = POSITIONS.into();
+        }
         let header = Header {
             format: Self::FORMAT.to_owned(),
             version: Self::VERSION,
@@ -141,8 +161,10 @@ impl Sequences {
         }
         let has_parts = file.names().iter().any(|name| name == VALIDATION_START);
         let parts = if has_parts { Some(read_parts(&mut file, &offsets)?) } else { None };
-        let (item_hash, user_hash) = (file.header().items.clone(), file.header().inputs.get(USER_IDS).cloned());
-        Ok(Self { offsets, items, times, item_hash, item_count, user_hash, parts })
+        let header = file.header();
+        let time_kind = if header.settings[TIMES] == POSITIONS { TimeKind::Positions } else { TimeKind::Unstated };
+        let (item_hash, user_hash) = (header.items.clone(), header.inputs.get(USER_IDS).cloned());
+        Ok(Self { offsets, items, times, item_hash, item_count, user_hash, time_kind, parts })
     }
 
     /// Refuses tables of other items or users than these.
@@ -355,6 +377,7 @@ mod tests {
             item_hash: hash_ids(["a", "b", "c"]),
             item_count: 3,
             user_hash: Some(hash_ids(["u1", "u2", "u3"])),
+            time_kind: TimeKind::Unstated,
             parts: None,
         }
     }
@@ -367,6 +390,11 @@ mod tests {
         small().write(&b, serde_json::json!({"user_core": 5, "item_core": 5})).unwrap();
         assert_eq!(Sequences::read(&a).unwrap(), small());
         assert_eq!(crate::files::read(&a).unwrap(), crate::files::read(&b).unwrap());
+        let positions = Sequences { time_kind: TimeKind::Positions, ..small() };
+        for settings in [serde_json::Value::Null, serde_json::json!({"user_core": 5})] {
+            positions.write(&a, settings).unwrap();
+            assert_eq!(Sequences::read(&a).unwrap(), positions);
+        }
     }
 
     #[test]

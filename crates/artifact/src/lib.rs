@@ -24,7 +24,7 @@ mod tensors;
 mod timing;
 mod vectors;
 
-pub use dataset::{Items, SequenceParts, Sequences, Users};
+pub use dataset::{Items, SequenceParts, Sequences, TimeKind, Users};
 pub use downloads::Downloads;
 pub use epochs::EpochLine;
 pub use error::{Error, Result, json_problem};
@@ -36,7 +36,8 @@ pub use lock::Lock;
 pub use log::{log_line, read_log};
 pub use reports::{
     CountSpread, DatasetStatistics, EncoderAbout, EncoderWork, EventAccounts, EventsRead, ExtractReport, FileCount,
-    FilterStep, ItemsRead, PreprocessReport, RejectExample, Rejected, Rejects, Table1Row, UnusableImage, UnusableSound,
+    FilterStep, ItemsRead, JoinShares, PreprocessReport, RejectExample, Rejected, Rejects, Table1Row, UnusableImage,
+    UnusableSound,
 };
 pub use rows::{open_parquet, parquet_step};
 pub use stage::{FileRecord, Manifest, Stage, StageSettings, Status, expect_recorded};

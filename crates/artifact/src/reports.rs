@@ -28,6 +28,9 @@ pub struct PreprocessReport<Settings = serde_json::Value> {
     pub filters: Vec<FilterStep>,
     /// Where the accepted events went.
     pub events: EventAccounts,
+    /// How well interactions and items fit each other; none where no file of items was read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub join: Option<JoinShares>,
     /// The statistics of the dataset as written.
     pub statistics: DatasetStatistics,
     /// The paper's numbers for this dataset; null where the pipeline names none.
@@ -51,6 +54,9 @@ pub struct EventsRead {
     pub files: Vec<FileCount>,
     /// The rejected lines by reason.
     pub rejected: Rejects,
+    /// How the times of each file are written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub times: Vec<String>,
 }
 
 /// What happened to the lines of items.
@@ -70,6 +76,9 @@ pub struct ItemsRead {
     pub refused_images: Rejects,
     /// Names of sound files that were refused, by reason.
     pub refused_sounds: Rejects,
+    /// Texts of items that say nothing, such as marks of a missing value, by reason.
+    #[serde(default, skip_serializing_if = "Rejects::is_empty")]
+    pub dropped_texts: Rejects,
     /// Titles of items with events from which tags or entities were removed.
     pub cleaned_titles: u64,
     /// Items with events from whose further texts tags or entities were removed.
@@ -85,8 +94,32 @@ pub struct FileCount {
     pub lines: u64,
     /// Lines that were used.
     pub accepted: u64,
+    /// Events beyond one per used line, where lines hold sequences.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub further_events: u64,
     /// Lines that cannot be used.
     pub rejected: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// How well the interactions and the lines of items fit each other: shares from 0 to 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct JoinShares {
+    /// Of the events within the core, those whose item has a line.
+    pub events_with_line: f64,
+    /// Of the items of these events, those that have a line.
+    pub items_with_line: f64,
+    /// Of the lines that are items, those of an item with an event in the raw files.
+    pub lines_used: f64,
+    /// Of the items of these events, those with a title.
+    pub items_with_title: f64,
+    /// Of the items of these events, those with a sentence.
+    pub items_with_text: f64,
+    /// Of the items of these events, those with an image, a file or an address.
+    pub items_with_image: f64,
 }
 
 /// One rejected line as the report shows it.
@@ -115,6 +148,11 @@ pub struct Rejected {
 pub struct Rejects(pub BTreeMap<String, Rejected>);
 
 impl Rejects {
+    /// Whether nothing was rejected.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The number of rejected lines over all reasons.
     pub fn total(&self) -> u64 {
         self.0.values().map(|rejected| rejected.count).sum()
@@ -161,6 +199,9 @@ pub struct DatasetStatistics {
     pub items: u64,
     /// The number of events.
     pub events: u64,
+    /// Items without an event, which were asked for.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub items_without_events: u64,
     /// Mean number of events per user.
     pub average_length: f64,
     /// The fewest events of a user.

@@ -53,6 +53,7 @@ fn sequences(sizes: &Sizes, users: usize) -> Sequences {
         item_hash: hash_ids(ids.iter().map(String::as_str)),
         item_count: sizes.items,
         user_hash: None,
+        time_kind: mp4sr_artifact::TimeKind::Unstated,
         parts: None,
     }
 }

@@ -52,6 +52,7 @@ pub type Ranks = Vec<u32>;
 /// #     item_hash: hash_ids(["cup", "pot", "pan"]),
 /// #     item_count: 3,
 /// #     user_hash: None,
+/// #     time_kind: mp4sr_artifact::TimeKind::Unstated,
 /// #     parts: None,
 /// # };
 /// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new(), encoders: Default::default(), categories: None })?;

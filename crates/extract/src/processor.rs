@@ -90,6 +90,9 @@ fn ones() -> [f32; 3] {
 /// The smallest side at which the ConvNext processor stretches images instead of cropping them.
 const WARPED: u32 = 384;
 
+/// Whose image processors are followed.
+const CLASSES: [&str; 7] = ["CLIP", "ConvNext", "ViT", "DeiT", "Siglip", "Bit", "EfficientNet"];
+
 /// Keys that do not change pixels, beside any that is null.
 const HARMLESS: [&str; 11] = [
     "_valid_processor_keys",
@@ -206,6 +209,14 @@ impl Processor {
         };
         if let Some((key, value)) = self.others.iter().find(|(key, value)| !is_harmless(key, value)) {
             return Err(format!("{key}: this key is not known here, and it may change the pixels (found {value})"));
+        }
+        let class = self.image_processor_type.as_deref().unwrap_or_default();
+        let kind = class.trim_end_matches("Fast").trim_end_matches("Pil").trim_end_matches("ImageProcessor");
+        if !class.is_empty() && !CLASSES.contains(&kind) {
+            return Err(format!(
+                "image_processor_type: expected the image processor of {}, found {class}",
+                CLASSES.join(", ")
+            ));
         }
         if self.filter().is_none() {
             return Err(format!(
@@ -390,6 +401,45 @@ mod tests {
         assert_eq!([0, 1, 2, 3, 4, 5, 7].map(|left_out| timm.before(left_out)), [0, 0, 1, 2, 2, 2, 4]);
         let cut = Processor { rounds_middle: false, ..timm };
         assert_eq!([0, 1, 2, 3, 4, 5, 7].map(|left_out| cut.before(left_out)), [0, 0, 1, 1, 2, 2, 3]);
+    }
+
+    /// Every key of every processor of the fixtures, with another value: it changes the pixels, or it is refused, or it is known
+    /// to change none.
+    #[test]
+    fn every_key_of_a_processor_is_followed_or_refused() {
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+        let image =
+            RgbImage::from_fn(90, 70, |x, y| Rgb([(x * 7 % 256) as u8, (y * 11 % 256) as u8, (x * y % 256) as u8]));
+        let pixels = |settings: &Value| -> std::result::Result<Vec<f32>, String> {
+            let processor =
+                serde_json::from_value::<Processor>(settings.clone()).map_err(|e| e.to_string())?.resolved();
+            processor.check(32).map(|()| processor.pixels(&image))
+        };
+        for encoder in ["clip", "resnet", "adapter/efficientnet", "adapter/dinov2", "adapter/vit", "adapter/siglip"] {
+            let text = std::fs::read(format!("{fixtures}/{encoder}/preprocessor_config.json")).unwrap();
+            let settings: Value = serde_json::from_slice(&text).unwrap();
+            let own = pixels(&settings).unwrap();
+            for (key, value) in settings.as_object().unwrap() {
+                let mut changed = settings.clone();
+                changed[key] = match value {
+                    Value::Bool(is) => Value::Bool(!is),
+                    Value::Number(number) if number.is_u64() => serde_json::json!((number.as_u64().unwrap() + 2) % 4),
+                    Value::Number(number) => serde_json::json!(number.as_f64().unwrap() * 0.7),
+                    Value::Array(_) => serde_json::json!([0.3, 0.2, 0.4]),
+                    Value::Object(size) => {
+                        size.keys().map(|side| (side.clone(), serde_json::json!(24))).collect::<Map<_, _>>().into()
+                    }
+                    _ => serde_json::json!("AnotherImageProcessor"),
+                };
+                let is_read = pixels(&changed).map_or(true, |pixels| pixels != own);
+                // Sizes that nothing is cropped to, where nothing is cropped.
+                let is_idle = key == "crop_size" && settings["do_center_crop"] == false;
+                assert!(is_read || is_idle || HARMLESS.contains(&key.as_str()), "{encoder}: {key} = {}", changed[key]);
+            }
+            let mut unknown = settings.clone();
+            unknown["do_sharpen"] = Value::Bool(true);
+            assert!(pixels(&unknown).unwrap_err().starts_with("do_sharpen: "), "{encoder}");
+        }
     }
 
     #[test]

@@ -59,7 +59,14 @@ fn format(bytes: &[u8]) -> Result<ImageFormat> {
         return Err(ImageError::Empty);
     }
     match image::guess_format(bytes) {
-        Ok(format @ (ImageFormat::Jpeg | ImageFormat::Png | ImageFormat::WebP | ImageFormat::Gif)) => Ok(format),
+        Ok(
+            format @ (ImageFormat::Jpeg
+            | ImageFormat::Png
+            | ImageFormat::WebP
+            | ImageFormat::Gif
+            | ImageFormat::Bmp
+            | ImageFormat::Tiff),
+        ) => Ok(format),
         Ok(other) => Err(ImageError::OtherFormat(other)),
         Err(_) => Err(ImageError::UnknownFormat),
     }
@@ -86,6 +93,9 @@ mod tests {
     const HUGE: &[u8] =
         b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xea`\0\0\xea`\x08\x02\0\0\0\x0f\xb0\xe2\x15\0\0\0\0IDAT5\xaf\x06\x1e";
 
+    const FORMATS: [ImageFormat; 6] =
+        [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif, ImageFormat::Bmp, ImageFormat::Tiff];
+
     fn reason(bytes: &[u8], max_pixels: u64) -> String {
         decode(bytes, max_pixels).unwrap_err().to_string()
     }
@@ -109,7 +119,7 @@ mod tests {
 
     #[test]
     fn whole_images_decode_and_every_cut_is_an_error() {
-        for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif] {
+        for format in FORMATS {
             let bytes = encoded(format);
             let image = decode(&bytes, 1200).unwrap();
             assert_eq!((image.width(), image.height()), (40, 30), "{format:?}");
@@ -124,13 +134,14 @@ mod tests {
     #[test]
     fn other_files_are_named_for_what_they_are() {
         assert_eq!(reason(b"", 1), "it is empty");
-        assert_eq!(reason(b"{}", 1), "it is none of JPEG, PNG, WebP and GIF");
-        assert_eq!(reason(b"BM\x01\x00\x01\x00", 1), "it is Bmp, and only JPEG, PNG, WebP and GIF are read");
+        assert_eq!(reason(b"{}", 1), "it is none of JPEG, PNG, WebP, GIF, BMP and TIFF");
+        let avif = b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf";
+        assert_eq!(reason(avif, 1), "it is Avif, and only JPEG, PNG, WebP, GIF, BMP and TIFF are read; convert it");
     }
 
     #[test]
     fn no_flipped_bit_makes_the_decoder_panic() {
-        for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif] {
+        for format in FORMATS {
             let whole = encoded(format);
             for at in 0..whole.len().min(400) {
                 let mut bytes = whole.clone();

@@ -21,10 +21,10 @@ pub enum ImageError {
     #[error("it is empty")]
     Empty,
     /// The first bytes are not those of an image.
-    #[error("it is none of JPEG, PNG, WebP and GIF")]
+    #[error("it is none of JPEG, PNG, WebP, GIF, BMP and TIFF")]
     UnknownFormat,
     /// The file is an image of another format.
-    #[error("it is {0:?}, and only JPEG, PNG, WebP and GIF are read")]
+    #[error("it is {0:?}, and only JPEG, PNG, WebP, GIF, BMP and TIFF are read; convert it")]
     OtherFormat(ImageFormat),
     /// The header says that the width or the height is zero.
     #[error("it has no pixels")]

@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 
-use mp4sr_artifact::{Items, Layout, SequenceParts, Sequences, Users};
+use mp4sr_artifact::{Items, Layout, SequenceParts, Sequences, TimeKind, Users};
 
 use polars::prelude::{DataFrame, PolarsResult};
 
 use crate::Result;
 use crate::filters::{EVENTS, ITEM, TIME, USER, frequency};
 use crate::partitions::Partitions;
-use crate::source::{Catalogue, Ids, UserIds, names_of};
+use crate::source::{Catalogue, Ids, ItemRecord, UserIds, names_of};
 use crate::split::SplitRule;
+use crate::window::TimeScale;
 
 /// The dataset as the other stages read it.
 #[derive(Debug)]
@@ -21,28 +22,37 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Numbers the users and items that are left from 1, in the order of their first line in the raw files. The events are
-    /// ordered; `units` of their times make one of what is stored.
+    /// Numbers the users and items that are left from 1, in the order of their first line in the raw files; items without events
+    /// follow where `keep_others`. The events are ordered, and `scale` says how their times are held.
     pub fn new(
         events: &Partitions,
-        units: i64,
+        scale: TimeScale,
         split: &SplitRule,
         user_ids: UserIds,
         item_ids: Ids,
         mut catalogue: Catalogue,
+        keep_others: bool,
     ) -> Result<Self> {
         let lengths = lengths(events, user_ids.len())?;
         let user_marks: Vec<bool> = lengths.iter().map(|&length| length > 0).collect();
         let item_marks = events.item_marks(item_ids.len())?;
         let users = Users { ids: user_ids.names_of(&user_marks)? };
+        let mut others = Vec::new();
+        if keep_others {
+            let left_over =
+                item_ids.iter().enumerate().filter(|(item, _)| !item_marks[*item] && catalogue.has_line[*item]);
+            let left_over =
+                left_over.filter_map(|(item, id)| Some((id.clone(), catalogue.records.remove(&(item as u32))?)));
+            others.extend(left_over);
+            others.extend(catalogue.others);
+        }
         let mut items = Items { ids: names_of(item_ids, &item_marks), ..Items::default() };
         for item in (0..item_marks.len()).filter(|&item| item_marks[item]) {
-            let record = catalogue.records.remove(&(item as u32)).unwrap_or_default();
-            items.titles.push(record.title);
-            items.sentences.push(record.sentences);
-            items.images.push(record.images);
-            items.categories.push(record.categories);
-            items.sounds.push(record.sounds);
+            push(&mut items, catalogue.records.remove(&(item as u32)).unwrap_or_default());
+        }
+        for (id, record) in others {
+            items.ids.push(id.into_string());
+            push(&mut items, record);
         }
         let (user_numbers, item_numbers) = (numbers(&user_marks), numbers(&item_marks));
         let mut offsets = Vec::with_capacity(users.ids.len() + 1);
@@ -60,10 +70,12 @@ impl Dataset {
             item_hash: items.hash(),
             item_count: items.len(),
             user_hash: Some(users.hash()),
+            time_kind: if scale.positions { TimeKind::Positions } else { TimeKind::Unstated },
             parts: split
                 .is_stored()
                 .then(|| SequenceParts { validation: vec![0; users.ids.len()], test: vec![0; users.ids.len()] }),
         };
+        let unit = 10_i64.pow(scale.digits.into());
         for part in events.iter() {
             let own = part.query(|events| events)?;
             let (mut current, mut at) = (None, 0);
@@ -73,7 +85,7 @@ impl Dataset {
                     at = sequences.offsets[user_numbers[user as usize] as usize - 1] as usize;
                 }
                 sequences.items[at] = item_numbers[item as usize];
-                sequences.times[at] = time.div_euclid(units);
+                sequences.times[at] = time.div_euclid(unit);
                 at += 1;
             }
             if let Some(parts) = &mut sequences.parts {
@@ -93,6 +105,14 @@ impl Dataset {
         self.sequences.write(&layout.sequences(), settings.clone())?;
         Ok(vec![layout.items(), layout.users(), layout.sequences()])
     }
+}
+
+fn push(items: &mut Items, record: ItemRecord) {
+    items.titles.push(record.title);
+    items.sentences.push(record.sentences);
+    items.images.push(record.images);
+    items.categories.push(record.categories);
+    items.sounds.push(record.sounds);
 }
 
 /// User, item and time of each event.
@@ -134,7 +154,6 @@ mod tests {
     use polars::prelude::*;
 
     use super::*;
-    use crate::source::ItemRecord;
 
     #[test]
     fn what_is_left_is_numbered_in_the_order_of_the_input() {
@@ -147,10 +166,26 @@ mod tests {
             categories: vec!["C".into()],
             sounds: vec!["s.wav".into()],
         };
-        let catalogue = Catalogue { records: HashMap::from([(3, record)]), is_complete: Vec::new() };
+        let of_number = |title: &str| ItemRecord { title: title.into(), ..ItemRecord::default() };
+        let catalogue = || Catalogue {
+            records: HashMap::from([(3, record.clone()), (0, of_number("P"))]),
+            has_line: vec![true, false, false, true],
+            others: [("new".into(), of_number("New"))].into_iter().collect(),
+            ..Catalogue::default()
+        };
         let (users, items) = (ids(&["a", "b", "c", "d"]), ids(&["p", "q", "r", "s"]));
-        let (events, users) = (Partitions::in_memory(events), UserIds::InMemory(users));
-        let dataset = Dataset::new(&events, 1000, &SplitRule::LeaveOneOut, users, items, catalogue).unwrap();
+        let events = Partitions::in_memory(events);
+        let scale = TimeScale { positions: false, unit: Some(3), digits: 3 };
+        let made = |keep_others: bool| {
+            let users = UserIds::InMemory(users.clone());
+            Dataset::new(&events, scale, &SplitRule::LeaveOneOut, users, items.clone(), catalogue(), keep_others)
+                .unwrap()
+        };
+        let with_others = made(true);
+        assert_eq!(with_others.items.ids, ["q", "s", "p", "new"]);
+        assert_eq!(with_others.items.titles, ["", "T", "P", "New"]);
+        assert_eq!((with_others.sequences.items, with_others.sequences.item_count), (vec![2, 1, 1], 4));
+        let dataset = made(false);
         assert_eq!(dataset.users.ids, ["b", "d"]);
         assert_eq!(dataset.items.ids, ["q", "s"]);
         assert_eq!(dataset.items.titles, ["", "T"]);

@@ -1,15 +1,18 @@
 //! Names of images in raw data: files that are there, or addresses to fetch; never a way out of the data folder.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 
 use mp4sr_artifact::{Rejects, files};
 
-use crate::Result;
 use crate::rejects::{Fault, reject};
 use crate::source::Ids;
+use crate::{Error, Result};
 
-const ENDINGS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "gif"];
+const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"];
+/// Folders in folders that are looked into.
+const DEPTH: usize = 3;
 
 /// Whether a file's name is that of a sound.
 pub fn is_sound_name(path: &Path) -> bool {
@@ -21,58 +24,291 @@ pub fn is_image_name(path: &Path) -> bool {
     path.extension().is_some_and(|end| ENDINGS.iter().any(|known| end.eq_ignore_ascii_case(known)))
 }
 
-/// A folder of images named by item id: `<id>.jpg`, then `<id>_2.jpg`, `<id>_3.png` and so on.
+/// Images named by item id, in a folder or in folders below it: `<id>.jpg`, then `<id>_2.jpg`, `<id>_3.png` and so on; or in a folder
+/// per item; or where a pattern says.
 #[derive(Debug, Default)]
 pub struct ImageFolder {
-    of_item: HashMap<u32, Vec<String>>,
+    /// By what stands before the ending.
+    by_name: HashMap<String, Vec<PathBuf>>,
+    /// By what stands before `_` and a number.
+    by_numbered_name: HashMap<String, Vec<(u64, PathBuf)>>,
+    /// By the folder, where each item has one.
+    by_folder: HashMap<String, Vec<PathBuf>>,
+    pattern: Option<ImagePattern>,
+    /// Names that are ids themselves, whatever number they end with.
+    ids: HashSet<String>,
     /// Files that are named as an item's but lie elsewhere.
     refused: Rejects,
+    /// What should be told of where the images are.
+    notice: Option<String>,
 }
 
 impl ImageFolder {
-    /// Finds the images of the items with these ids.
+    /// Finds the images in a folder, or in those below it where it has none itself.
     pub fn read(folder: &Path, item_ids: &Ids) -> Result<Self> {
         // The folder itself may be a link; whoever made the pipeline put it there.
-        let real = folder.canonicalize().map_err(|e| mp4sr_artifact::Error::io("read", folder, e))?;
-        let mut refused = Rejects::default();
-        let mut found: HashMap<u32, Vec<(u64, String)>> = HashMap::new();
-        for (at, path) in files::list(folder)?.into_iter().enumerate() {
-            let Some((name, stem)) = path.to_str().zip(path.file_stem().and_then(|stem| stem.to_str())) else {
-                continue;
-            };
-            if !is_image_name(&path) || !path.is_file() {
-                continue;
-            }
-            // An item may itself be called `a_2`: then the file is its first, not the second of `a`.
-            let place = item_ids.get_index_of(stem).map(|item| (item, 0)).or_else(|| {
-                let (id, number) = stem.rsplit_once('_')?;
-                Some((item_ids.get_index_of(id)?, number.parse().ok()?))
-            });
-            if let Some((item, number)) = place {
-                if let Err(fault) = stays_in(&real, &path) {
-                    reject(&mut refused, folder, at as u64 + 1, fault);
-                    continue;
-                }
-                found.entry(item as u32).or_default().push((number, name.to_owned()));
-            }
+        let real = real(folder)?;
+        let mut found = Self::default();
+        let mut files = images_in(folder, 0)?;
+        let below = files.is_empty();
+        if below {
+            files = images_in(folder, DEPTH)?;
         }
-        let sorted = |mut images: Vec<(u64, String)>| {
-            images.sort();
-            images.into_iter().map(|(_, name)| name).collect()
+        let stem = |path: &Path| path.file_stem().and_then(|stem| stem.to_str()).map(str::to_owned);
+        let parent = |path: &Path| path.parent()?.file_name()?.to_str().map(str::to_owned);
+        let is_item = |name: &str| item_ids.contains(name);
+        let numbered = |stem: &str| {
+            let (id, number) = stem.rsplit_once('_')?;
+            Some((id.to_owned(), number.parse::<u64>().ok()?))
         };
-        let of_item = found.into_iter().map(|(item, images)| (item, sorted(images))).collect();
-        Ok(Self { of_item, refused })
+        let names_item = |path: &PathBuf| {
+            stem(path).is_some_and(|stem| is_item(&stem) || numbered(&stem).is_some_and(|(id, _)| is_item(&id)))
+        };
+        let by_folder = below && {
+            let of_name = files.iter().filter(|path| names_item(path)).count();
+            let of_folder = files.iter().filter(|path| parent(path).is_some_and(|parent| is_item(&parent))).count();
+            of_folder > of_name
+        };
+        if below && !files.is_empty() {
+            let each = if by_folder { ", one for each item" } else { "" };
+            found.notice = Some(format!("the images of `{}` are in folders below it{each}", folder.display()));
+        }
+        for (at, path) in files.into_iter().enumerate() {
+            let Some(stem) = stem(&path).filter(|_| path.to_str().is_some()) else { continue };
+            let owner = if by_folder { parent(&path) } else { Some(stem.clone()) };
+            let belongs = if by_folder { owner.as_deref().is_some_and(is_item) } else { names_item(&path) };
+            if let Err(fault) = stays_in(&real, &path) {
+                if belongs {
+                    reject(&mut found.refused, folder, at as u64 + 1, fault);
+                }
+                continue;
+            }
+            if by_folder {
+                found.by_folder.entry(owner.unwrap_or_default()).or_default().push(path);
+                continue;
+            }
+            if let Some((id, number)) = numbered(&stem) {
+                if is_item(&stem) {
+                    found.ids.insert(stem.clone());
+                }
+                found.by_numbered_name.entry(id).or_default().push((number, path.clone()));
+            }
+            found.by_name.entry(stem).or_default().push(path);
+        }
+        found.refuse_ambiguous(folder);
+        Ok(found)
+    }
+
+    /// Files of one name in several folders may be images of different things.
+    fn refuse_ambiguous(&mut self, folder: &Path) {
+        let mut refused = std::mem::take(&mut self.refused);
+        self.by_name.retain(|name, paths| {
+            let clear = paths.iter().all(|path| path.parent() == paths[0].parent());
+            if !clear {
+                reject(&mut refused, folder, 0, Fault::new("image of one name in several folders", name));
+            }
+            clear
+        });
+        self.refused = refused;
+    }
+
+    /// The images at the places that a pattern gives.
+    pub fn by_pattern(pattern: ImagePattern) -> Self {
+        Self { pattern: Some(pattern), ..Self::default() }
     }
 
     /// The images of an item, if it has any.
-    pub fn of(&self, item: usize) -> Option<&[String]> {
-        self.of_item.get(&(item as u32)).map(Vec::as_slice)
+    pub fn of(&self, id: &str) -> Option<Vec<String>> {
+        let mut images: Vec<(u64, PathBuf)> = Vec::new();
+        if let Some(pattern) = &self.pattern {
+            images.extend(pattern.of(id).into_iter().map(|path| (0, path)));
+        }
+        images.extend(self.by_name.get(id).into_iter().flatten().map(|path| (0, path.clone())));
+        images.extend(self.by_folder.get(id).into_iter().flatten().map(|path| (0, path.clone())));
+        // An item may itself be called `a_2`: then the file is its first, not the second of `a`.
+        let is_item =
+            |path: &Path| path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| self.ids.contains(stem));
+        let numbered = self.by_numbered_name.get(id).into_iter().flatten();
+        images.extend(numbered.filter(|(_, path)| !is_item(path)).cloned());
+        images.sort();
+        let names: Vec<String> = images.iter().filter_map(|(_, path)| path.to_str().map(str::to_owned)).collect();
+        (!names.is_empty()).then_some(names)
     }
 
     /// Files that were not taken over, by reason.
     pub fn refused(&self) -> &Rejects {
         &self.refused
     }
+
+    /// What should be told of where the images are.
+    pub fn notice(&self) -> Option<&str> {
+        self.notice.as_deref()
+    }
+}
+
+fn real(folder: &Path) -> Result<PathBuf> {
+    Ok(folder.canonicalize().map_err(|e| mp4sr_artifact::Error::io("read", folder, e))?)
+}
+
+/// The image files in a folder and in folders below it, in the order of their names.
+fn images_in(folder: &Path, depth: usize) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for path in files::list(folder)? {
+        if depth > 0 && path.is_dir() && !path.is_symlink() {
+            found.extend(images_in(&path, depth - 1)?);
+        } else if is_image_name(&path) && path.is_file() {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// A part of a pattern of image paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum PatternPart {
+    Text(String),
+    /// The id, or its first so many characters, or where the number is negative its last ones.
+    Id(Option<i32>),
+    /// Any text within a name.
+    Any,
+}
+
+/// Where images are, such as `images/{id:3}/{id}.jpg`.
+#[derive(Debug)]
+pub struct ImagePattern {
+    /// The folder before the first part that is not text.
+    base: PathBuf,
+    real: PathBuf,
+    parts: Vec<PatternPart>,
+    /// The names in a folder, of those that were looked at.
+    listed: RefCell<HashMap<PathBuf, Vec<String>>>,
+}
+
+impl ImagePattern {
+    /// Whether `source.images` is a pattern and not a folder.
+    pub fn is_in(text: &str) -> bool {
+        text.contains(['{', '*'])
+    }
+
+    /// The folder before the first part of a pattern that is not text.
+    pub fn base(data: &Path, text: &str) -> PathBuf {
+        let fixed = &text[..text.find(['{', '*']).unwrap_or(text.len())];
+        data.join(fixed.rsplit_once('/').map_or("", |(folder, _)| folder))
+    }
+
+    /// Reads a pattern whose paths start in `data`.
+    pub fn parse(data: &Path, text: &str) -> Result<Self> {
+        let refuse = |what: &str| {
+            Error::Setting(format!(
+                "`source.images` = {text:?} {what}; expected a pattern such as \"images/{{id:3}}/{{id}}.jpg\", in which `{{id:3}}` is the \
+                 first three characters of the id"
+            ))
+        };
+        let base = Self::base(data, text);
+        let start = text.find(['{', '*']).unwrap_or(text.len());
+        let start = text[..start].rfind('/').map_or(0, |at| at + 1);
+        let mut parts = Vec::new();
+        let mut rest = &text[start..];
+        while let Some(at) = rest.find(['{', '*']) {
+            parts.push(PatternPart::Text(rest[..at].to_owned()));
+            if rest[at..].starts_with('*') {
+                parts.push(PatternPart::Any);
+                rest = &rest[at + 1..];
+                continue;
+            }
+            let end = rest[at..].find('}').ok_or_else(|| refuse("has `{` without `}`"))?;
+            let inner = &rest[at + 1..at + end];
+            parts.push(match inner.split_once(':') {
+                None if inner == "id" => PatternPart::Id(None),
+                Some(("id", count)) => {
+                    let count: i32 = count.parse().map_err(|_| refuse("has no number behind `id:`"))?;
+                    PatternPart::Id(Some(count))
+                }
+                _ => return Err(refuse(&format!("has `{{{inner}}}`, and only `id` can stand there"))),
+            });
+            rest = &rest[at + end + 1..];
+        }
+        parts.push(PatternPart::Text(rest.to_owned()));
+        if !parts.iter().any(|part| matches!(part, PatternPart::Id(_))) {
+            return Err(refuse("does not name the id"));
+        }
+        let folder_part = |part: &PatternPart| matches!(part, PatternPart::Text(text) if text.contains('/'));
+        let any = parts.iter().position(|part| *part == PatternPart::Any);
+        if any.is_some_and(|any| parts[any..].iter().any(folder_part)) {
+            return Err(refuse("has `*` in the name of a folder"));
+        }
+        Ok(Self { real: real(&base)?, base, parts, listed: RefCell::default() })
+    }
+
+    /// The files of an item that are there and within the folder.
+    fn of(&self, id: &str) -> Vec<PathBuf> {
+        // An id is a name, and never a way to another folder.
+        if id.contains(['/', '\\', '\0']) || id == ".." {
+            return Vec::new();
+        }
+        let mut wanted = vec![String::new()];
+        for part in &self.parts {
+            let last = wanted.last_mut();
+            match (part, last) {
+                (PatternPart::Text(text), Some(last)) => last.push_str(text),
+                (PatternPart::Id(count), Some(last)) => last.push_str(piece(id, *count)),
+                (PatternPart::Any, _) => wanted.push(String::new()),
+                (_, None) => {}
+            }
+        }
+        let found = if wanted.len() == 1 { self.at(&wanted[0]) } else { self.matching(&wanted) };
+        found.into_iter().filter(|path| stays_in(&self.real, path).is_ok()).collect()
+    }
+
+    /// The file of a name; where the name has no ending, with any that images have.
+    fn at(&self, name: &str) -> Vec<PathBuf> {
+        let path = self.base.join(name);
+        if is_image_name(&path) {
+            return Some(path).filter(|path| path.is_file()).into_iter().collect();
+        }
+        let named = |ending: &&str| self.base.join(format!("{name}.{ending}"));
+        ENDINGS.iter().map(|ending| named(&ending)).filter(|path| path.is_file()).collect()
+    }
+
+    /// The files whose names have these pieces in order, with anything between them.
+    fn matching(&self, pieces: &[String]) -> Vec<PathBuf> {
+        let (folder, start) = pieces[0].rsplit_once('/').map_or(("", pieces[0].as_str()), |split| split);
+        let folder = self.base.join(folder);
+        let mut listed = self.listed.borrow_mut();
+        let names = listed.entry(folder.clone()).or_insert_with(|| {
+            let paths = files::list(&folder).unwrap_or_default();
+            let name = |path: &PathBuf| path.file_name()?.to_str().map(str::to_owned);
+            let mut names: Vec<String> = paths.iter().filter(|path| is_image_name(path)).filter_map(name).collect();
+            names.sort();
+            names
+        });
+        let first = names.partition_point(|name| name.as_str() < start);
+        let begins = names[first..].iter().take_while(|name| name.starts_with(start));
+        begins.filter(|name| has_pieces(&name[start.len()..], &pieces[1..])).map(|name| folder.join(name)).collect()
+    }
+}
+
+/// Whether a text has pieces in order, of which the last one ends it.
+fn has_pieces(text: &str, pieces: &[String]) -> bool {
+    let mut rest = text;
+    for (at, piece) in pieces.iter().enumerate() {
+        if at + 1 == pieces.len() {
+            return rest.ends_with(piece.as_str());
+        }
+        let Some(found) = rest.find(piece.as_str()) else { return false };
+        rest = &rest[found + piece.len()..];
+    }
+    true
+}
+
+/// The first characters of an id, or the last ones where `count` is negative, or all.
+fn piece(id: &str, count: Option<i32>) -> &str {
+    let Some(count) = count else { return id };
+    let length = id.chars().count();
+    let number = (count.unsigned_abs() as usize).min(length);
+    let at = if count < 0 { length - number } else { number };
+    let at = id.char_indices().nth(at).map_or(id.len(), |(at, _)| at);
+    if count < 0 { &id[at..] } else { &id[..at] }
 }
 
 /// A link in somebody's archive must not lead elsewhere.
@@ -126,10 +362,18 @@ impl Resolver {
     fn file(&self, name: &str, what: &str) -> std::result::Result<String, Fault> {
         let leaves = || Fault::new(format!("{what} path leaves the data folder"), name);
         let path = Path::new(name);
-        if name.contains('\0') || !path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+        let leaves_folder = |name: &str| name.split(['/', '\\']).any(|part| part == "..");
+        if name.contains('\0')
+            || leaves_folder(name)
+            || !path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
+        {
             return Err(leaves());
         }
-        let found = self.folders.iter().map(|(folder, _)| folder.join(path)).find(|path| path.is_file());
+        // Tables of Windows have its separators.
+        let slashed = name.replace('\\', "/");
+        let written = [path, Path::new(&slashed)];
+        let mut places = written.iter().flat_map(|path| self.folders.iter().map(move |(folder, _)| folder.join(path)));
+        let found = places.find(|path| path.is_file());
         let found = found.ok_or_else(|| Fault::new(format!("{what} file is not there"), name))?;
         // A link in somebody's archive must not lead elsewhere either.
         let real = found.canonicalize().map_err(|_| leaves())?;
@@ -161,13 +405,90 @@ mod tests {
         }
         let ids: Ids = ["a", "a_b", "b"].into_iter().map(Into::into).collect();
         let images = ImageFolder::read(folder.path(), &ids).unwrap();
-        let names = |item| {
-            let paths = images.of(item).unwrap_or_default().iter();
-            paths.map(|path| Path::new(path).file_name().unwrap().to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        let names = |item: &str| {
+            let paths = images.of(item).unwrap_or_default();
+            paths
+                .iter()
+                .map(|path| Path::new(path).file_name().unwrap().to_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
         };
-        assert_eq!(names(0), ["a.jpg", "a_2.webp", "a_10.png"]);
-        assert_eq!(names(1), ["a_b.JPEG", "a_b_2.jpg"]);
-        assert_eq!(names(2), Vec::<String>::new(), "ids are kept as they stand, letter case and all");
+        assert_eq!(names("a"), ["a.jpg", "a_2.webp", "a_10.png"]);
+        assert_eq!(names("a_b"), ["a_b.JPEG", "a_b_2.jpg"]);
+        assert_eq!(names("b"), Vec::<String>::new(), "ids are kept as they stand, letter case and all");
+    }
+
+    fn names_of(images: &ImageFolder, folder: &Path, id: &str) -> Vec<String> {
+        let paths = images.of(id).unwrap_or_default();
+        paths.iter().map(|path| Path::new(path).strip_prefix(folder).unwrap().display().to_string()).collect()
+    }
+
+    fn written(names: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "x").unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn images_in_folders_below_are_found_by_name_or_by_the_folder_of_each_item() {
+        let folder = written(&[
+            "010/0108.jpg",
+            "010/0108_2.png",
+            "011/0110.bmp",
+            "train/twice.jpg",
+            "test/twice.jpg",
+            "012/012.jpg",
+            "013/x.jpg",
+        ]);
+        let ids: Ids = ["0108", "0110", "twice", "013"].into_iter().map(Into::into).collect();
+        let images = ImageFolder::read(folder.path(), &ids).unwrap();
+        assert_eq!(names_of(&images, folder.path(), "0108"), ["010/0108.jpg", "010/0108_2.png"]);
+        assert_eq!(names_of(&images, folder.path(), "0110"), ["011/0110.bmp"]);
+        assert_eq!(names_of(&images, folder.path(), "012"), ["012/012.jpg"], "items without events have images too");
+        assert_eq!(images.of("013"), None, "a folder of several items is none of an item");
+        assert_eq!(images.of("twice"), None);
+        assert_eq!(images.refused().0["image of one name in several folders"].count, 1);
+        assert!(images.notice().unwrap().contains("are in folders below it"));
+        let folder = written(&["a/2.jpg", "a/1.jpg", "b/1.tiff", "c/note.txt"]);
+        let ids: Ids = ["a", "b", "c"].into_iter().map(Into::into).collect();
+        let images = ImageFolder::read(folder.path(), &ids).unwrap();
+        assert_eq!(names_of(&images, folder.path(), "a"), ["a/1.jpg", "a/2.jpg"]);
+        assert_eq!((names_of(&images, folder.path(), "b"), images.of("c")), (vec!["b/1.tiff".to_owned()], None));
+    }
+
+    #[test]
+    fn a_pattern_names_the_place_of_each_image() {
+        let folder = written(&[
+            "images/010/0108.jpg",
+            "images/08/0108_a.png",
+            "images/08/0108_b.png",
+            "images/08/01081_a.png",
+            "secret/1.jpg",
+        ]);
+        let of = |pattern: &str, id: &str| {
+            let images = ImageFolder::by_pattern(ImagePattern::parse(folder.path(), pattern).unwrap());
+            names_of(&images, folder.path(), id)
+        };
+        assert_eq!(of("images/{id:3}/{id}.jpg", "0108"), ["images/010/0108.jpg"]);
+        assert_eq!(of("images/{id:3}/{id}", "0108"), ["images/010/0108.jpg"], "any ending");
+        assert_eq!(of("images/{id:-2}/{id}_*", "0108"), ["images/08/0108_a.png", "images/08/0108_b.png"]);
+        assert_eq!(of("images/{id:-2}/{id}_*b.png", "0108"), ["images/08/0108_b.png"]);
+        assert_eq!(of("{id}/1.jpg", "secret"), ["secret/1.jpg"]);
+        assert!(of("images/{id:3}/{id}.jpg", "gone").is_empty());
+        assert!(of("images/{id}", "../secret/1.jpg").is_empty());
+        for (pattern, expected) in [
+            ("images/*.jpg", "does not name the id"),
+            ("images/{name}.jpg", "only `id` can stand there"),
+            ("images/{id.jpg", "has `{` without `}`"),
+            ("images/{id:x}.jpg", "has no number behind"),
+            ("images/*/{id}.jpg", "has `*` in the name of a folder"),
+        ] {
+            let message = ImagePattern::parse(folder.path(), pattern).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
     }
 
     #[test]
@@ -191,9 +512,9 @@ mod tests {
         for folder in [&folder, &linked] {
             let images = ImageFolder::read(folder, &ids).unwrap();
             let path = |name: &str| folder.join(name).display().to_string();
-            assert_eq!(images.of(0).unwrap(), [path("a.jpg"), path("a_3.jpg")]);
-            assert_eq!(images.of(1).unwrap(), [path("b.jpg")]);
-            assert_eq!(images.of(2), None);
+            assert_eq!(images.of("a").unwrap(), [path("a.jpg"), path("a_3.jpg")]);
+            assert_eq!(images.of("b").unwrap(), [path("b.jpg")]);
+            assert_eq!(images.of("c"), None);
             let refused = &images.refused().0["image is a link out of its folder"];
             assert_eq!(images.refused().total(), 2);
             assert_eq!(refused.examples.iter().map(|e| e.found.as_str()).collect::<Vec<_>>(), ["a_2.jpg", "c.png"]);

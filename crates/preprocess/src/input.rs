@@ -7,7 +7,11 @@ use mp4sr_artifact::Fingerprint;
 use mp4sr_pipeline::config::{Config, Format};
 use serde::Serialize;
 
+use crate::images::ImagePattern;
 use crate::{Error, Result};
+
+/// Folders below the one of images whose names count where it has none itself.
+const BELOW: usize = 3;
 
 /// The raw files of a pipeline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -18,7 +22,7 @@ pub struct Inputs {
     pub interactions: Vec<PathBuf>,
     /// Files of items, in the order of the pipeline.
     pub items: Vec<PathBuf>,
-    /// The folder of images named by item id.
+    /// The folder of images named by item id, or in which a pattern finds them.
     pub images: Option<PathBuf>,
 }
 
@@ -36,7 +40,11 @@ impl Inputs {
         let inputs = Self {
             interactions: join(&source.interactions),
             items: join(&source.items),
-            images: (!source.images.is_empty()).then(|| data.join(&source.images)),
+            images: match source.images.as_str() {
+                "" => None,
+                pattern if ImagePattern::is_in(pattern) => Some(ImagePattern::base(&data, pattern)),
+                folder => Some(data.join(folder)),
+            },
             data,
         };
         inputs.interactions.iter().chain(&inputs.items).try_for_each(|path| check_file(path))?;
@@ -60,6 +68,9 @@ impl Inputs {
         let mut names = Vec::new();
         if let Some(folder) = &self.images {
             list_names(folder, 0, &mut names)?;
+            if names.is_empty() {
+                list_names(folder, BELOW, &mut names)?;
+            }
         }
         let by_column = matches!(config.source.format, Format::Tabular | Format::RecBole);
         let columns = &config.source.columns;

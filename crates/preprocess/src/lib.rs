@@ -12,10 +12,14 @@ pub mod command;
 mod condition;
 mod core;
 mod dataset;
+mod decimal;
 mod error;
 mod filters;
+mod html;
 mod images;
 mod input;
+mod join;
+mod junk;
 mod new_items;
 #[cfg(test)]
 mod oracle;

@@ -6,33 +6,40 @@ use mp4sr_artifact::{Items, ItemsRead};
 use mp4sr_pipeline::{Config, Progress};
 
 use crate::Result;
-use crate::images::ImageFolder;
-use crate::source::{Budget, Catalogue, Ids, Reading, SourceForm, item_ids};
+use crate::images::{ImageFolder, ImagePattern};
+use crate::junk::Junk;
+use crate::source::{Budget, Catalogue, Ids, Reading, SourceForm};
 
 /// Reads files of items in the form of `[source]`, in the order of the first line of each item. Images are named relative to the file or
 /// to the data folder, or lie in the folder of `source.images` by the item's id.
 pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Result<(Items, ItemsRead)> {
     let form = SourceForm::new(&config.source)?;
     let preprocess = &config.preprocess;
-    let data = Path::new(&config.dataset.data);
-    let mut ids = Ids::default();
-    for path in paths {
-        item_ids(path, &form, &mut Budget::new(preprocess.max_bad_lines), progress, &mut ids)?;
-    }
-    let folder = data.join(&config.source.images);
-    let has_folder = !config.source.images.is_empty() && folder.is_dir();
-    let folder = if has_folder { ImageFolder::read(&folder, &ids)? } else { ImageFolder::default() };
-    let reading = Reading {
+    let (data, junk) = (Path::new(&config.dataset.data), Junk::new(&preprocess.placeholders));
+    let nobody = Ids::default();
+    let first = Reading {
         form: &form,
         data,
-        item_ids: &ids,
-        needed: &vec![true; ids.len()],
-        folder: &folder,
+        item_ids: &nobody,
+        needed: &[],
+        folder: &ImageFolder::default(),
+        junk: &junk,
         max_sentences: preprocess.max_sentences,
         max_images: preprocess.max_images,
+        keep_others: true,
     };
-    let budget = &mut Budget::new(preprocess.max_bad_lines);
-    let (mut catalogue, read) = Catalogue::read(paths, &reading, budget, progress)?;
+    let read = |reading: &Reading<'_>, progress: &Progress| {
+        Catalogue::read(paths, reading, &mut Budget::new(preprocess.max_bad_lines), progress)
+    };
+    // Images in a folder are found by the ids of items, so these come first.
+    let (found, ..) = read(&first, &Progress::new(true))?;
+    let mut ids = Ids::default();
+    found.others.into_keys().for_each(|id| _ = ids.insert(id));
+    let folder = image_folder(config, data, &ids)?;
+    let needed = vec![true; ids.len()];
+    let second = Reading { item_ids: &ids, needed: &needed, folder: &folder, keep_others: false, ..first };
+    let (mut catalogue, items_read, warnings) = read(&second, progress)?;
+    warnings.iter().for_each(|warning| progress.log(format!("items: warning: {warning}")));
     let mut items = Items { ids: ids.iter().map(ToString::to_string).collect(), ..Items::default() };
     for item in 0..ids.len() as u32 {
         let record = catalogue.records.remove(&item).unwrap_or_default();
@@ -42,5 +49,18 @@ pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Re
         items.categories.push(record.categories);
         items.sounds.push(record.sounds);
     }
-    Ok((items, read))
+    Ok((items, items_read))
+}
+
+/// Where images lie that no column names.
+fn image_folder(config: &Config, data: &Path, ids: &Ids) -> Result<ImageFolder> {
+    let pattern = config.source.images.as_str();
+    if pattern.is_empty() {
+        return Ok(ImageFolder::default());
+    }
+    if ImagePattern::is_in(pattern) {
+        return Ok(ImageFolder::by_pattern(ImagePattern::parse(data, pattern)?));
+    }
+    let folder = data.join(pattern);
+    if folder.is_dir() { ImageFolder::read(&folder, ids) } else { Ok(ImageFolder::default()) }
 }

@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 
 use comfy_table::{Cell, CellAlignment, LineStyle, Table, TableStyle};
 use mp4sr_artifact::{
-    CountSpread, DatasetStatistics, EventAccounts, EventsRead, FilterStep, ItemsRead, Rejects, Table1Row,
+    CountSpread, DatasetStatistics, EventAccounts, EventsRead, FilterStep, ItemsRead, JoinShares, Rejects, Table1Row,
 };
-use mp4sr_pipeline::config::{Config, Format, Preprocess};
+use mp4sr_pipeline::config::{Config, Format, Preprocess, Source};
 use mp4sr_pipeline::text::count;
 
 use polars::prelude::{DataFrame, DataType, IntoLazy as _, UnionArgs, concat};
@@ -26,8 +26,19 @@ const STYLE: TableStyle =
 pub type Report = mp4sr_artifact::PreprocessReport;
 
 /// Keys that stand in a dataset only where they ask for something, so that one made without them keeps its bytes.
-const LATER_KEYS: [&str; 8] =
-    ["where", "since", "until", "split", "split_ratio", "split_at", "split_test_at", "memory"];
+const LATER_KEYS: [&str; 11] = [
+    "where",
+    "since",
+    "until",
+    "split",
+    "split_ratio",
+    "split_at",
+    "split_test_at",
+    "memory",
+    "items_without_events",
+    "min_described",
+    "placeholders",
+];
 
 /// The settings of the filters as the files of a dataset have them. The record of the stage has all, so that it sees a key go.
 pub fn recorded(preprocess: &Preprocess) -> Value {
@@ -35,6 +46,34 @@ pub fn recorded(preprocess: &Preprocess) -> Value {
     if let Some(settings) = settings.as_object_mut() {
         settings.retain(|key, value| !LATER_KEYS.contains(&key.as_str()) || *value != defaults[key]);
     }
+    settings
+}
+
+/// Keys of `[source]` that came later.
+const LATER_SOURCE_KEYS: [&str; 9] = [
+    "time",
+    "separator",
+    "interactions_header",
+    "items_header",
+    "encoding",
+    "quoting",
+    "quote_escape",
+    "decimal_comma",
+    "html",
+];
+/// Keys of `[source.columns]` that came later.
+const LATER_COLUMN_KEYS: [&str; 3] = ["item_separator", "text_separator", "image_separator"];
+
+/// What `[source]` says, as the files of a dataset have it.
+pub fn recorded_source(source: &Source) -> Value {
+    let (mut settings, defaults) = (json!(source), json!(Source::default()));
+    let keep = |settings: &mut Value, defaults: &Value, later: &[&str]| {
+        if let Some(settings) = settings.as_object_mut() {
+            settings.retain(|key, value| !later.contains(&key.as_str()) || *value != defaults[key]);
+        }
+    };
+    keep(&mut settings, &defaults, &LATER_SOURCE_KEYS);
+    keep(&mut settings["columns"], &defaults["columns"], &LATER_COLUMN_KEYS);
     settings
 }
 
@@ -78,6 +117,7 @@ fn statistics(dataset: &Dataset, spread: SequenceSpread) -> DatasetStatistics {
         users,
         items: items.len() as u64,
         events,
+        items_without_events: 0,
         average_length: events as f64 / users as f64,
         shortest: spread.shortest,
         median_length: spread.median,
@@ -94,21 +134,30 @@ fn statistics(dataset: &Dataset, spread: SequenceSpread) -> DatasetStatistics {
     }
 }
 
+/// What was counted on the way.
+pub struct Counted {
+    pub interactions: EventsRead,
+    pub items: ItemsRead,
+    pub filters: Vec<FilterStep>,
+    pub spread: SequenceSpread,
+    pub shares: Option<JoinShares>,
+}
+
 pub fn new(
     config: &Config,
-    interactions: EventsRead,
-    items: ItemsRead,
-    filters: Vec<FilterStep>,
-    spread: SequenceSpread,
+    counted: Counted,
     dataset: &Dataset,
     table1: Option<Table1Row>,
     mut warnings: Vec<String>,
 ) -> Report {
+    let Counted { interactions, items, filters, spread, shares } = counted;
     let mut dropped: BTreeMap<String, u64> = BTreeMap::new();
     for (reason, count) in filters.iter().flat_map(|step| &step.dropped) {
         *dropped.entry(reason.clone()).or_default() += count;
     }
-    let statistics = statistics(dataset, spread);
+    let with_events = filters.last().map_or(0, |step| step.items);
+    let mut statistics = statistics(dataset, spread);
+    statistics.items_without_events = statistics.items - with_events.min(statistics.items);
     if statistics.items_without_text == statistics.items {
         warnings.push("no item has text".to_owned());
     }
@@ -123,6 +172,7 @@ pub fn new(
         events: EventAccounts { read: filters.first().map_or(0, |raw| raw.events), kept: statistics.events, dropped },
         interactions,
         items,
+        join: shares,
         filters,
         statistics,
         table1,
@@ -147,8 +197,8 @@ pub fn check(report: &Report) -> Result<()> {
         let total = files.iter().map(|file| file.rejected).sum();
         law(&format!("rejected lines of {what}"), total, rejected.total())?;
     }
-    let accepted = report.interactions.files.iter().map(|file| file.accepted).sum();
-    law("accepted lines and events", accepted, report.events.read)?;
+    let accepted = report.interactions.files.iter().map(|file| file.accepted + file.further_events).sum();
+    law("events in accepted lines", accepted, report.events.read)?;
     law("events", report.events.read, report.events.kept + report.events.dropped.values().sum::<u64>())?;
     for pair in report.filters.windows(2) {
         let dropped: u64 = pair[1].dropped.values().sum();
@@ -156,7 +206,7 @@ pub fn check(report: &Report) -> Result<()> {
     }
     let last = report.filters.last().map(|step| (step.users, step.items, step.events)).unwrap_or_default();
     law("users", last.0, report.statistics.users)?;
-    law("items", last.1, report.statistics.items)?;
+    law("items", last.1 + report.statistics.items_without_events, report.statistics.items)?;
     law("events written", last.2, report.statistics.events)
 }
 
@@ -166,6 +216,7 @@ pub fn table(report: &Report) -> String {
     for (what, rejected) in [
         ("lines of interactions", &report.interactions.rejected),
         ("lines of items", &report.items.rejected),
+        ("texts of items", &report.items.dropped_texts),
         ("names of images", &report.items.refused_images),
         ("names of sound files", &report.items.refused_sounds),
     ] {
@@ -173,7 +224,11 @@ pub fn table(report: &Report) -> String {
             let _ = write!(text, "rejected {what}\n{}\n\n", reject_table(rejected));
         }
     }
-    let _ = writeln!(text, "{}\n\n{}", item_lines(report), statistics_table(report));
+    let _ = writeln!(text, "{}", item_lines(report));
+    if let Some(shares) = &report.join {
+        let _ = writeln!(text, "{}", crate::join::described(shares));
+    }
+    let _ = writeln!(text, "\n{}", statistics_table(report));
     text
 }
 
@@ -232,6 +287,9 @@ fn statistics_table(report: &Report) -> Table {
     if found.categories > 0 {
         more("distinct categories", count(found.categories));
         more("items without category", count(found.items_without_category));
+    }
+    if found.items_without_events > 0 {
+        more("items without events", count(found.items_without_events));
     }
     more("sentences per item", format!("{:.2}", found.sentences.mean));
     more("images per item", format!("{:.2}", found.images.mean));

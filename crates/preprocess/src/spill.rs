@@ -67,11 +67,20 @@ impl MemoryLimit {
     }
 }
 
+/// Some events in a file.
+#[derive(Debug)]
+struct Chunk {
+    path: PathBuf,
+    count: u64,
+    /// Digits behind the point of the unit of their times.
+    digits: u8,
+}
+
 /// Events on disk, in the order of the input.
 #[derive(Debug)]
 pub struct Spill {
     limit: MemoryLimit,
-    chunks: Vec<(PathBuf, u64)>,
+    chunks: Vec<Chunk>,
     named: Vec<PathBuf>,
 }
 
@@ -87,7 +96,8 @@ impl Spill {
     }
 
     /// Writes a chunk of events, with the columns that a condition names.
-    pub fn push(&mut self, mut events: DataFrame, mut named: DataFrame) -> Result<()> {
+    /// Later chunks may have times in a finer unit, of more `digits` behind the point.
+    pub fn push(&mut self, mut events: DataFrame, mut named: DataFrame, digits: u8) -> Result<()> {
         let count = events.height() as u64;
         let path = |what: &str| self.limit.folder.join(format!("{what}-{}.parquet", self.chunks.len()));
         let (own, beside) = (path("events"), path("columns"));
@@ -96,7 +106,7 @@ impl Spill {
             write(&beside, &mut named)?;
             self.named.push(beside);
         }
-        self.chunks.push((own, count));
+        self.chunks.push(Chunk { path: own, count, digits });
         Ok(())
     }
 
@@ -110,13 +120,16 @@ impl Spill {
     pub fn partitioned(self, satisfies: Option<&Column>) -> Result<Partitions> {
         let folder = self.limit.folder.join("partitions");
         files::create_dir_all(&folder)?;
-        let events: u64 = self.chunks.iter().map(|(_, count)| count).sum();
+        let events: u64 = self.chunks.iter().map(|chunk| chunk.count).sum();
         let count = events.div_ceil(self.limit.rows).max(1);
         let mut paths = vec![Vec::new(); count as usize];
         let mut counts = vec![0; count as usize];
         let mut at = 0;
-        for (number, (path, rows)) in self.chunks.iter().enumerate() {
-            let mut chunk = scan(std::slice::from_ref(path))?.collect()?;
+        let finest = self.chunks.iter().map(|chunk| chunk.digits).max().unwrap_or(0);
+        for (number, Chunk { path, count: rows, digits }) in self.chunks.iter().enumerate() {
+            // No time is so late that this overflows: the last chunk has seen all of them.
+            let factor = lit(10_i64.pow((finest - digits).into()));
+            let mut chunk = scan(std::slice::from_ref(path))?.with_column(col(TIME) * factor).collect()?;
             if let Some(satisfies) = satisfies {
                 chunk.with_column(satisfies.slice(at, *rows as usize))?;
             }

@@ -4,8 +4,7 @@ use mp4sr_pipeline::config::{Preprocess, SplitBy};
 use polars::prelude::*;
 
 use crate::filters::{TIME, USER};
-use crate::source::Clock;
-use crate::window::{bound, shown};
+use crate::window::{TimeScale, bound};
 use crate::{Error, Result};
 
 /// How events are divided.
@@ -15,13 +14,13 @@ pub enum SplitRule {
     LeaveOneOut,
     /// Shares of each user's events.
     Ratio { validation: f64, test: f64 },
-    /// Times from which events are for validation and for the test, in the unit of the file.
+    /// Times from which events are for validation and for the test, in the units of the events.
     Time { validation: i64, test: i64 },
 }
 
 impl SplitRule {
     /// Reads the keys.
-    pub fn new(preprocess: &Preprocess, clock: Clock) -> Result<Self> {
+    pub fn new(preprocess: &Preprocess, scale: TimeScale) -> Result<Self> {
         match preprocess.split {
             SplitBy::LeaveOneOut => Ok(Self::LeaveOneOut),
             SplitBy::Ratio => match preprocess.split_ratio[..] {
@@ -39,7 +38,7 @@ impl SplitRule {
             },
             SplitBy::Time => {
                 let read = |key: &str, text: &str| {
-                    bound(key, text, clock)?.ok_or_else(|| {
+                    bound(key, text, scale)?.ok_or_else(|| {
                         Error::Setting(format!(
                             "`preprocess.split` = \"time\" needs `preprocess.{key}`, which is empty; give the time as a date \
                              like \"2018-09-30\""
@@ -48,19 +47,19 @@ impl SplitRule {
                 };
                 let validation = read("split_at", &preprocess.split_at)?;
                 let test = read("split_test_at", &preprocess.split_test_at)?;
-                if validation >= test {
+                if !validation.is_before(test, scale) {
                     return Err(Error::Setting(format!(
                         "`preprocess.split_at` = {:?} is not before `preprocess.split_test_at` = {:?}; validation would be empty",
                         preprocess.split_at, preprocess.split_test_at
                     )));
                 }
-                Ok(Self::Time { validation, test })
+                Ok(Self::Time { validation: scale.units(validation.time), test: scale.units(test.time) })
             }
         }
     }
 
     /// What the keys were read as, for people; none where nothing is asked for.
-    pub fn described(&self, clock: Clock) -> Option<String> {
+    pub fn described(&self, scale: TimeScale) -> Option<String> {
         match *self {
             Self::LeaveOneOut => None,
             Self::Ratio { validation, test } => {
@@ -68,8 +67,8 @@ impl SplitRule {
             }
             Self::Time { validation, test } => Some(format!(
                 "events before {} are for training, those from {} on for the test",
-                shown(validation, clock),
-                shown(test, clock)
+                scale.shown(validation),
+                scale.shown(test)
             )),
         }
     }
@@ -131,6 +130,8 @@ mod tests {
     use super::*;
     use crate::filters::ITEM;
 
+    const SECONDS: TimeScale = TimeScale { positions: false, unit: Some(0), digits: 0 };
+
     fn frame(users: &[u32], times: &[i64]) -> DataFrame {
         df!(USER => users, ITEM => vec![0_u32; users.len()], TIME => times).unwrap()
     }
@@ -154,7 +155,7 @@ mod tests {
 
     #[test]
     fn keys_are_checked() {
-        let rule = |preprocess: Preprocess| SplitRule::new(&preprocess, Clock::Seconds).map_err(|e| e.to_string());
+        let rule = |preprocess: Preprocess| SplitRule::new(&preprocess, SECONDS).map_err(|e| e.to_string());
         let time = |at: &str, test_at: &str| {
             let (split_at, split_test_at) = (at.to_owned(), test_at.to_owned());
             rule(Preprocess { split: SplitBy::Time, split_at, split_test_at, ..Preprocess::default() })

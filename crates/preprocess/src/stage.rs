@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{FilterStep, Layout, Stage, StageSettings, files};
-use mp4sr_pipeline::config::{Config, Missing, Preprocess, Repeated, Source};
+use mp4sr_pipeline::config::{Config, Missing, Preprocess, Repeated, Source, WithoutEvents};
 use mp4sr_pipeline::{Context, Progress, print, run_stage};
 use polars::prelude::{IntoLazy as _, LazyFrame, df};
 use serde_json::json;
@@ -13,15 +13,16 @@ use crate::condition::Condition;
 use crate::core::{Bounds, core};
 use crate::dataset::Dataset;
 use crate::filters::ITEM;
-use crate::images::ImageFolder;
+use crate::images::{ImageFolder, ImagePattern};
 use crate::input::Inputs;
+use crate::junk::Junk;
 use crate::partitions::{Counts, Partitions};
-use crate::report::{Report, SequenceSpread};
-use crate::source::{Budget, Catalogue, Clock, Events, Reading, SourceForm};
+use crate::report::{Counted, Report, SequenceSpread};
+use crate::source::{Budget, Catalogue, Events, Reading, SourceForm};
 use crate::spill::MemoryLimit;
 use crate::split::SplitRule;
-use crate::window::Window;
-use crate::{Error, Result, filters, report, source, table1};
+use crate::window::{TimeScale, Window, check_numbers};
+use crate::{Error, Result, filters, join, report, source, table1};
 
 /// Raised with every change after which the same raw files give other bytes.
 const VERSION: u32 = 3;
@@ -36,8 +37,9 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
         // Errors that can be known now are reported before the last run's manifest is removed.
         table1::row(&config.dataset.table1)?;
         let form = SourceForm::new(&config.source)?;
-        FilterSettings::new(&config.preprocess, form.clock)?;
-        SplitRule::new(&config.preprocess, form.clock)?;
+        let scale = TimeScale::unknown(form.clock.is_position());
+        FilterSettings::new(&config.preprocess, scale)?;
+        SplitRule::new(&config.preprocess, scale)?;
         Condition::parse(&config.preprocess.r#where)?;
         MemoryLimit::new(&config.preprocess.memory, PathBuf::new())?;
         let inputs = Inputs::resolve(config)?;
@@ -88,6 +90,7 @@ fn make(
     let (report, dataset) = read(config, memory.as_ref(), progress)?;
     let mut settings = settings.clone();
     settings["preprocess"] = report::recorded(&config.preprocess);
+    settings["source"] = report::recorded_source(&config.source);
     let mut outputs = dataset.write(layout, &settings)?;
     files::write_json(&layout.statistics(), &report)?;
     outputs.push(layout.statistics());
@@ -104,12 +107,21 @@ fn read(config: &Config, memory: Option<&MemoryLimit>, progress: &Progress) -> R
     let mut warnings = Vec::new();
 
     let condition = Condition::parse(&preprocess.r#where)?;
-    let settings = FilterSettings::new(preprocess, form.clock)?;
-    let split = SplitRule::new(preprocess, form.clock)?;
-    let FilterSettings { window, bounds, .. } = settings;
     let (events, events_read) =
         Events::read(&inputs.interactions, &form, condition.as_ref(), memory, &mut budget, progress)?;
-    let Events { user_ids, item_ids, chunks, named, known, units } = events;
+    let Events { user_ids, item_ids, chunks, named, known, scale } = events;
+    check_numbers(
+        [
+            ("since", preprocess.since.as_str()),
+            ("until", &preprocess.until),
+            ("split_at", &preprocess.split_at),
+            ("split_test_at", &preprocess.split_test_at),
+        ],
+        scale,
+    )?;
+    let settings = FilterSettings::new(preprocess, scale)?;
+    let split = SplitRule::new(preprocess, scale)?;
+    let FilterSettings { window, bounds, .. } = settings;
     let file = inputs.interactions[0].display().to_string();
     let satisfies = condition.as_ref().map(|condition| condition.evaluate(named, &known, &file)).transpose()?;
     let missing = satisfies.as_ref().map_or(0, |satisfies| satisfies.null_count() as u64);
@@ -118,7 +130,7 @@ fn read(config: &Config, memory: Option<&MemoryLimit>, progress: &Progress) -> R
     if let Some(condition) = &condition {
         filtered.satisfying(condition.text(), missing)?;
     }
-    if let Some(described) = window.described(form.clock) {
+    if let Some(described) = window.described(scale) {
         progress.log(format!("preprocess: {described}"));
         filtered.within(window, &described)?;
     }
@@ -132,7 +144,11 @@ fn read(config: &Config, memory: Option<&MemoryLimit>, progress: &Progress) -> R
     // Dropping incomplete items can only shrink the core, so that nothing outside of it is ever needed.
     let needed = in_core.item_marks(item_ids.len())?;
 
+    let pattern = config.source.images.as_str();
     let folder = match &inputs.images {
+        Some(folder) if folder.is_dir() && ImagePattern::is_in(pattern) => {
+            ImageFolder::by_pattern(ImagePattern::parse(&inputs.data, pattern)?)
+        }
         Some(folder) if folder.is_dir() => ImageFolder::read(folder, &item_ids)?,
         Some(folder) => {
             warnings.push(format!("`{}` is not there yet: no item has a local image from it", folder.display()));
@@ -140,16 +156,32 @@ fn read(config: &Config, memory: Option<&MemoryLimit>, progress: &Progress) -> R
         }
         None => ImageFolder::default(),
     };
+    if let Some(notice) = folder.notice() {
+        progress.log(format!("preprocess: {notice}"));
+    }
+    let junk = Junk::new(&preprocess.placeholders);
+    let keep_others = preprocess.items_without_events == WithoutEvents::Keep;
     let reading = Reading {
         form: &form,
         data: &inputs.data,
         item_ids: &item_ids,
         needed: &needed,
         folder: &folder,
+        junk: &junk,
         max_sentences: preprocess.max_sentences,
         max_images: preprocess.max_images,
+        keep_others,
     };
-    let (catalogue, items_read) = Catalogue::read(&inputs.items, &reading, &mut budget, progress)?;
+    let (mut catalogue, items_read, about_fields) = Catalogue::read(&inputs.items, &reading, &mut budget, progress)?;
+    warnings.extend(about_fields);
+    let lines: u64 = items_read.files.iter().map(|file| file.accepted).sum();
+    let used = lines - items_read.without_events;
+    let shares = if inputs.items.is_empty() { None } else { join::shares(&in_core, &catalogue, used, lines)? };
+    if let Some(shares) = &shares {
+        progress.log(format!("preprocess: {}", join::described(shares)));
+        let files = (inputs.interactions[0].as_path(), inputs.items[0].as_path());
+        warnings.extend(join::judge(config, shares, &catalogue, &item_ids, files)?);
+    }
 
     let core_filter = format!("{} events a user, {} an item", bounds.user, bounds.item);
     if preprocess.missing == Some(Missing::Drop) {
@@ -164,13 +196,17 @@ fn read(config: &Config, memory: Option<&MemoryLimit>, progress: &Progress) -> R
     let Filtered { events, steps, .. } = filtered;
     check_something_left(&steps)?;
 
-    if let Some(described) = split.described(form.clock) {
+    if let Some(described) = split.described(scale) {
         progress.log(format!("preprocess: {described}"));
     }
     let spread = SequenceSpread::of(&events)?;
-    let dataset = Dataset::new(&events, units, &split, user_ids, item_ids, catalogue)?;
+    if preprocess.missing == Some(Missing::Drop) {
+        catalogue.others.retain(|_, record| !record.sentences.is_empty() && !record.images.is_empty());
+    }
+    let dataset = Dataset::new(&events, scale, &split, user_ids, item_ids, catalogue, keep_others)?;
     drop(events);
-    let report = report::new(config, events_read, items_read, steps, spread, &dataset, table1, warnings);
+    let counted = Counted { interactions: events_read, items: items_read, filters: steps, spread, shares };
+    let report = report::new(config, counted, &dataset, table1, warnings);
     report::check(&report)?;
     report.warnings.iter().for_each(|warning| progress.log(format!("preprocess: {warning}")));
     Ok((report, dataset))
@@ -186,10 +222,10 @@ pub(crate) struct FilterSettings {
 }
 
 impl FilterSettings {
-    fn new(preprocess: &Preprocess, clock: Clock) -> Result<Self> {
+    fn new(preprocess: &Preprocess, scale: TimeScale) -> Result<Self> {
         // Unset bounds can't occur in a resolved configuration.
         let bounds = Bounds { user: preprocess.user_core.unwrap_or(0), item: preprocess.item_core.unwrap_or(0) };
-        let window = Window::new(preprocess, clock)?;
+        let window = Window::new(preprocess, scale)?;
         Ok(Self { window, repeated: preprocess.repeated, recent: preprocess.recent, bounds })
     }
 }

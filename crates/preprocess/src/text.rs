@@ -6,6 +6,8 @@ use html5ever::tendril::StrTendril;
 use html5ever::tokenizer::states::RawKind;
 use html5ever::tokenizer::{BufferQueue, TagKind, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts};
 
+use crate::html;
+
 /// How often markup may be wrapped in itself (`&amp;lt;b&amp;gt;` is wrapped twice).
 const WRAPPINGS: usize = 4;
 /// Elements that end a paragraph.
@@ -33,14 +35,37 @@ const BLOCKS: [&str; 21] = [
     "pre",
 ];
 
-/// A text on one line, for titles.
-pub fn line(text: &str) -> String {
-    words(&plain(text))
+/// Whether a text may hold HTML.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Markup {
+    /// Tags and entities go.
+    Html,
+    /// Everything is text.
+    None,
 }
 
-/// The sentences of a text. A blank line, or the end of a paragraph's element, ends a sentence.
-pub fn sentences(text: &str) -> Vec<String> {
-    paragraphs(&plain(text)).iter().flat_map(|paragraph| of_paragraph(paragraph)).collect()
+impl Markup {
+    fn removed(self, text: &str) -> String {
+        match self {
+            Self::Html => plain(text),
+            Self::None => text.to_owned(),
+        }
+    }
+
+    /// A text on one line, for titles.
+    pub fn line(self, text: &str) -> String {
+        words(&self.removed(text))
+    }
+
+    /// The sentences of a text. A blank line, or the end of a paragraph's element, ends a sentence.
+    pub fn sentences(self, text: &str) -> Vec<String> {
+        paragraphs(&self.removed(text)).iter().flat_map(|paragraph| of_paragraph(paragraph)).collect()
+    }
+
+    /// Whether something is removed from a text.
+    pub fn is_in(self, text: &str) -> bool {
+        self == Self::Html && plain(text) != text
+    }
 }
 
 fn of_paragraph(paragraph: &str) -> Vec<String> {
@@ -63,11 +88,6 @@ fn of_paragraph(paragraph: &str) -> Vec<String> {
         }
     }
     sentences
-}
-
-/// Whether there are tags or entities in it.
-pub fn has_markup(text: &str) -> bool {
-    plain(text) != text
 }
 
 /// Whether there is a letter or a digit in it.
@@ -114,11 +134,8 @@ fn plain(text: &str) -> String {
 }
 
 fn unwrap(text: &str) -> String {
-    // A tag that is never closed is not a tag: "pants <5 years" keeps its end.
-    let (tagged, rest) = text.split_at(text.rfind('>').map_or(0, |at| at + 1));
-    let source = format!("{tagged}{}", rest.replace('<', "&lt;"));
     let input = BufferQueue::default();
-    input.push_back(StrTendril::from(source));
+    input.push_back(StrTendril::from(html::without_lookalikes(text)));
     let tokenizer = Tokenizer::new(Sink::default(), TokenizerOpts::default());
     let _ = tokenizer.feed(&input);
     tokenizer.end();
@@ -166,6 +183,14 @@ mod tests {
 
     use super::*;
 
+    fn line(text: &str) -> String {
+        Markup::Html.line(text)
+    }
+
+    fn sentences(text: &str) -> Vec<String> {
+        Markup::Html.sentences(text)
+    }
+
     #[test]
     fn tags_and_entities_go_and_what_only_looks_like_them_stays() {
         for (text, expected) in [
@@ -174,13 +199,30 @@ mod tests {
             ("un<b>break</b>able<br/>next <td>a</td><td>b</td>", "unbreakable next a b"),
             ("I <3 you, 2 < 3 & 4 > 1; pants <5 years", "I <3 you, 2 < 3 & 4 > 1; pants <5 years"),
             ("AT&T R&D fish&chips", "AT&T R&D fish&chips"),
+            ("C++ <vector> and <map> cookbook", "C++ <vector> and <map> cookbook"),
+            ("[Unisex] <Cotton> Shirt", "[Unisex] <Cotton> Shirt"),
+            ("<<<SALE>>> Mug", "<<<SALE>>> Mug"),
+            ("a<b and c>d", "a<b and c>d"),
+            ("For ages <three and >two", "For ages <three and >two"),
+            ("Pencil&notebook, a &copy of &reg", "Pencil&notebook, a &copy of &reg"),
+            ("Vec&lt;u8&gt; and Option<i> of <T>", "Vec<u8> and Option<i> of <T>"),
+            ("<map name='m'>x</map> <P CLASS=a>y <BR> z", "x y z"),
+            ("<o:p></o:p>Word <st1:place w:st=\"on\">Paris</st1:place>", "Word Paris"),
+            ("cut <b>bold", "cut bold"),
+            ("a<!-- never closed", "a<!-- never closed"),
             ("a<script>var x = '<b>';</script>b<style>p {}</style>c<!-- d -->e", "abce"),
             ("tab\there\u{0}and\u{7}there", "tab here and there"),
             ("<a href=\"x>y\">link</a>", "link"),
             ("", ""),
         ] {
-            assert_eq!(line(text), expected, "{text}");
+            assert_eq!(Markup::Html.line(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_no_html_stays_as_it_is() {
+        assert_eq!(Markup::None.line("<b>x</b> &amp;"), "<b>x</b> &amp;");
+        assert!(Markup::Html.is_in("<b>x</b>") && !Markup::None.is_in("<b>x</b>") && !Markup::Html.is_in("<T>"));
     }
 
     #[test]

@@ -1,14 +1,52 @@
 //! `preprocess.since` and `preprocess.until`: which part of the time counts.
 
 use jiff::Timestamp;
-use jiff::civil::{Date, DateTime};
-use jiff::tz::TimeZone;
 use mp4sr_pipeline::config::Preprocess;
 
-use crate::source::Clock;
+use crate::decimal::Decimal;
+use crate::source::iso;
 use crate::{Error, Result};
 
-/// A part of the time, in the unit of the file.
+/// How times are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeScale {
+    /// Whether they are positions and not times of a clock.
+    pub positions: bool,
+    /// Digits behind the point of a second of the unit of the files; none where it is not known, or not the same in all.
+    pub unit: Option<u8>,
+    /// A time is a whole number of units of ten to the power of minus so many digits of a second.
+    pub digits: u8,
+}
+
+impl TimeScale {
+    /// What is known before any file was read.
+    pub fn unknown(positions: bool) -> Self {
+        Self { positions, unit: None, digits: 0 }
+    }
+
+    /// A time as it is held; one between two units is the later one of them, which divides events in the same way.
+    pub fn units(self, time: Decimal) -> i64 {
+        time.units(self.digits).unwrap_or(if time.value < 0 { i64::MIN } else { i64::MAX })
+    }
+
+    /// A time for people.
+    pub fn shown(self, time: i64) -> String {
+        let time = Decimal::of_units(time, self.digits);
+        if self.positions {
+            let point = 10_i128.pow(time.digits.into());
+            let fraction = time.value.rem_euclid(point);
+            return match time.digits {
+                0 => format!("position {}", time.value),
+                digits => format!("position {}.{fraction:0digits$}", time.floor(), digits = usize::from(digits)),
+            };
+        }
+        let nanoseconds = time.units(9).map(i128::from);
+        let timestamp = nanoseconds.and_then(|nanoseconds| Timestamp::from_nanosecond(nanoseconds).ok());
+        timestamp.map_or_else(|| time.value.to_string(), |time| time.to_string())
+    }
+}
+
+/// A part of the time, in the units of the events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Window {
     /// The first time that counts.
@@ -19,21 +57,22 @@ pub struct Window {
 
 impl Window {
     /// Reads both keys.
-    pub fn new(preprocess: &Preprocess, clock: Clock) -> Result<Self> {
-        let since = bound("since", &preprocess.since, clock)?;
-        let until = bound("until", &preprocess.until, clock)?;
-        if since.zip(until).is_some_and(|(since, until)| since >= until) {
+    pub fn new(preprocess: &Preprocess, scale: TimeScale) -> Result<Self> {
+        let since = bound("since", &preprocess.since, scale)?;
+        let until = bound("until", &preprocess.until, scale)?;
+        if since.zip(until).is_some_and(|(since, until)| !since.is_before(until, scale)) {
             return Err(Error::Setting(format!(
                 "`preprocess.since` = {:?} is not before `preprocess.until` = {:?}; no event could lie between them",
                 preprocess.since, preprocess.until
             )));
         }
-        Ok(Self { since, until })
+        let units = |bound: Option<Bound>| bound.map(|bound| scale.units(bound.time));
+        Ok(Self { since: units(since), until: units(until) })
     }
 
     /// What the keys were read as, for people; none where both are empty.
-    pub fn described(self, clock: Clock) -> Option<String> {
-        let shown = |time| shown(time, clock);
+    pub fn described(self, scale: TimeScale) -> Option<String> {
+        let shown = |time| scale.shown(time);
         match (self.since, self.until) {
             (None, None) => None,
             (Some(since), None) => Some(format!("events from {} on", shown(since))),
@@ -43,86 +82,116 @@ impl Window {
     }
 }
 
-/// A time in the unit of the file, for people.
-pub fn shown(time: i64, clock: Clock) -> String {
-    match clock {
-        Clock::Position => format!("position {time}"),
-        _ => Timestamp::from_second(time.div_euclid(clock.units())).map_or(time.to_string(), |time| time.to_string()),
+/// A time that a key names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// In seconds, or a position.
+    pub time: Decimal,
+    /// Whether it was written as a number, in the unit of the files.
+    is_number: bool,
+}
+
+impl Bound {
+    /// Whether it is before another one; where the unit of the files is not known, a number may be before any date.
+    pub fn is_before(self, other: Self, scale: TimeScale) -> bool {
+        let comparable = self.is_number == other.is_number || scale.unit.is_some() || scale.positions;
+        !comparable || self.time.is_less(other.time)
     }
 }
 
-/// A time in the unit of the file; none where the text is empty.
-pub fn bound(key: &str, text: &str, clock: Clock) -> Result<Option<i64>> {
+/// A time that a key names; none where the text is empty.
+pub fn bound(key: &str, text: &str, scale: TimeScale) -> Result<Option<Bound>> {
     let text = text.trim();
     if text.is_empty() {
         return Ok(None);
     }
-    if let Ok(time) = text.parse::<i64>() {
-        return Ok(Some(time));
+    if let Some(number) = Decimal::parse(text, false) {
+        return Ok(Some(Bound { time: number.scaled_down(scale.unit.unwrap_or(0)), is_number: true }));
     }
-    if clock == Clock::Position {
+    if scale.positions {
         return Err(Error::Setting(format!(
-            "`preprocess.{key}` = {text:?} is not a position, and these interactions have no clock; give a whole number"
+            "`preprocess.{key}` = {text:?} is not a position, and these interactions have no clock; give a number"
         )));
     }
-    let seconds = parse(text).ok_or_else(|| {
+    let time = iso(text).ok_or_else(|| {
         Error::Setting(format!(
             "`preprocess.{key}` = {text:?} is not a time; expected a date like \"2018-09-30\", a date and a time like \
-             \"2018-09-30T12:00:00\" or \"2018-09-30T12:00:00+02:00\" (UTC where no zone is given), or a whole number in the \
-             unit of the file"
+             \"2018-09-30T12:00:00\" or \"2018-09-30T12:00:00+02:00\" (UTC where no zone is given), or a number in the unit of \
+             the file"
         ))
     })?;
-    Ok(Some(seconds * clock.units()))
+    Ok(Some(Bound { time, is_number: false }))
 }
 
-fn parse(text: &str) -> Option<i64> {
-    let utc = |time: DateTime| time.to_zoned(TimeZone::UTC).ok().map(|time| time.timestamp().as_second());
-    // A date is parsed from the whole text only: a time with an offset would pass for its date.
-    if text.len() == "2018-09-30".len() {
-        return text.parse::<Date>().ok().and_then(|date| utc(date.at(0, 0, 0, 0)));
+/// Refuses numbers in these keys where files have several units.
+pub fn check_numbers<'k>(keys: impl IntoIterator<Item = (&'k str, &'k str)>, scale: TimeScale) -> Result<()> {
+    for (key, text) in keys {
+        if scale.unit.is_none() && bound(key, text, scale)?.is_some_and(|bound| bound.is_number) {
+            return Err(Error::Setting(format!(
+                "`preprocess.{key}` = {text:?} is a number, and the files of interactions have times in several units; give a date"
+            )));
+        }
     }
-    let with_zone = text.parse::<Timestamp>().ok().map(Timestamp::as_second);
-    with_zone.or_else(|| text.parse::<DateTime>().ok().and_then(utc))
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(text: &str, clock: Clock) -> std::result::Result<Option<i64>, String> {
-        bound("since", text, clock).map_err(|e| e.to_string())
+    fn scale(unit: u8, digits: u8) -> TimeScale {
+        TimeScale { positions: false, unit: Some(unit), digits }
+    }
+
+    const POSITIONS: TimeScale = TimeScale { positions: true, unit: Some(0), digits: 0 };
+
+    fn read(text: &str, scale: TimeScale) -> std::result::Result<Option<i64>, String> {
+        bound("since", text, scale).map(|bound| bound.map(|bound| scale.units(bound.time))).map_err(|e| e.to_string())
     }
 
     #[test]
     fn dates_times_and_numbers_are_read_in_the_unit_of_the_file() {
-        assert_eq!(read("", Clock::Seconds), Ok(None));
-        assert_eq!(read("2018-09-30", Clock::Seconds), Ok(Some(1_538_265_600)));
-        assert_eq!(read("2018-09-30", Clock::Milliseconds), Ok(Some(1_538_265_600_000)));
-        assert_eq!(read("2018-09-30T12:00:00", Clock::Seconds), Ok(Some(1_538_308_800)));
-        assert_eq!(read("2018-09-30 12:00", Clock::GoodReads), Ok(Some(1_538_308_800)));
-        assert_eq!(read("2018-09-30T12:00:00Z", Clock::Seconds), Ok(Some(1_538_308_800)));
-        assert_eq!(read("2018-09-30T12:00:00+02:00", Clock::Seconds), Ok(Some(1_538_301_600)));
-        assert_eq!(read(" 17 ", Clock::Position), Ok(Some(17)));
-        assert!(read("2018-09-30", Clock::Position).unwrap_err().contains("no clock"));
+        let seconds = scale(0, 0);
+        assert_eq!(read("", seconds), Ok(None));
+        assert_eq!(read("2018-09-30", seconds), Ok(Some(1_538_265_600)));
+        assert_eq!(read("2018-09-30", scale(3, 3)), Ok(Some(1_538_265_600_000)));
+        assert_eq!(read("1538265600123", scale(3, 3)), Ok(Some(1_538_265_600_123)));
+        assert_eq!(read("1538265600123", scale(3, 6)), Ok(Some(1_538_265_600_123_000)));
+        assert_eq!(read("1538265600123", scale(3, 0)), Ok(Some(1_538_265_601)), "between two whole seconds");
+        assert_eq!(read("2018-09-30T12:00:00", seconds), Ok(Some(1_538_308_800)));
+        assert_eq!(read("2018-09-30 12:00", seconds), Ok(Some(1_538_308_800)));
+        assert_eq!(read("2018-09-30T12:00:00Z", seconds), Ok(Some(1_538_308_800)));
+        assert_eq!(read("2018-09-30T12:00:00+02:00", seconds), Ok(Some(1_538_301_600)));
+        assert_eq!(read(" 17 ", POSITIONS), Ok(Some(17)));
+        assert!(read("2018-09-30", POSITIONS).unwrap_err().contains("no clock"));
         for text in ["2018-13-01", "yesterday", "2018-09-30T", "30.09.2018"] {
-            assert!(read(text, Clock::Seconds).unwrap_err().contains("is not a time"), "{text}");
+            assert!(read(text, seconds).unwrap_err().contains("is not a time"), "{text}");
         }
     }
 
     #[test]
     fn a_window_says_what_it_was_read_as_and_is_never_empty() {
-        let window = |since: &str, until: &str| {
-            Window::new(
-                &Preprocess { since: since.to_owned(), until: until.to_owned(), ..Preprocess::default() },
-                Clock::Seconds,
-            )
+        let window = |since: &str, until: &str, scale: TimeScale| {
+            let preprocess = Preprocess { since: since.to_owned(), until: until.to_owned(), ..Preprocess::default() };
+            Window::new(&preprocess, scale)
         };
-        let read = window("2018-01-01", "2019-01-01").unwrap();
+        let read = window("2018-01-01", "2019-01-01", scale(0, 0)).unwrap();
         assert_eq!(
-            read.described(Clock::Seconds).unwrap(),
+            read.described(scale(0, 0)).unwrap(),
             "events from 2018-01-01T00:00:00Z on and before 2019-01-01T00:00:00Z"
         );
-        assert_eq!(window("", "").unwrap().described(Clock::Seconds), None);
-        assert!(window("2019-01-01", "2018-01-01").unwrap_err().to_string().contains("is not before"));
+        assert_eq!(window("", "", POSITIONS).unwrap().described(scale(0, 0)), None);
+        let fine = TimeScale { digits: 1, ..POSITIONS };
+        assert_eq!(
+            window("1.5", "2", fine).unwrap().described(fine).unwrap(),
+            "events from position 1.5 on and before position 2"
+        );
+        let refused = |since, until, scale| window(since, until, scale).unwrap_err().to_string();
+        assert!(refused("2019-01-01", "2018-01-01", scale(0, 0)).contains("is not before"));
+        assert!(refused("1546300800000", "2018-01-01", scale(3, 3)).contains("is not before"));
+        assert!(window("1546300800000", "2020-01-01", TimeScale::unknown(false)).is_ok());
+        let several = TimeScale::unknown(false);
+        assert!(check_numbers([("since", "2018-01-01"), ("until", "")], several).is_ok());
+        assert!(check_numbers([("since", "5")], several).unwrap_err().to_string().contains("give a date"));
     }
 }

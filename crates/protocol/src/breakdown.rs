@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mp4sr_artifact::Sequences;
+use mp4sr_artifact::{Sequences, TimeKind};
 
 use crate::{EvalCase, Split, training_part};
 
@@ -13,7 +13,7 @@ pub const COLD_EVENTS: u32 = 10;
 const GROUPS: usize = 5;
 /// Longest of the histories that are shown one by one.
 const SHORT: usize = 3;
-/// Unix times start here (1973); what is below counts positions.
+/// Where a file does not say what its times are: Unix times start here (1973); what is below counts positions.
 const CLOCK: i64 = 100_000_000;
 
 /// Counts the training events of every item, `[I]`.
@@ -65,7 +65,8 @@ impl UserFacts {
 
 /// The time of every item's first event; none where times are positions.
 fn first_times(sequences: &Sequences) -> Option<Vec<i64>> {
-    if sequences.times.iter().max().is_none_or(|&last| last < CLOCK) {
+    let is_clock = sequences.time_kind != TimeKind::Positions;
+    if !is_clock || sequences.times.iter().max().is_none_or(|&last| last < CLOCK) {
         return None;
     }
     let mut first = vec![i64::MAX; sequences.item_count];
@@ -175,6 +176,7 @@ mod tests {
             item_hash: hash_ids(["a"]),
             item_count: items,
             user_hash: None,
+            time_kind: mp4sr_artifact::TimeKind::Unstated,
             parts: None,
         }
     }

@@ -75,6 +75,7 @@ mod tests {
             item_hash: hash_ids(["a"]),
             item_count: 9,
             user_hash: None,
+            time_kind: mp4sr_artifact::TimeKind::Unstated,
             parts: parts.map(|[validation, test]| SequenceParts { validation: validation.into(), test: test.into() }),
         }
     }

@@ -71,6 +71,7 @@ pub enum RecommendError {
 /// #     item_hash: hash_ids(["cup", "pot", "pan"]),
 /// #     item_count: 3,
 /// #     user_hash: None,
+/// #     time_kind: mp4sr_artifact::TimeKind::Unstated,
 /// #     parts: None,
 /// # };
 /// # let model = build_model(&config, &Inputs { sequences, modalities: Vec::new(), encoders: Default::default(), categories: None })?;

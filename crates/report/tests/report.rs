@@ -79,6 +79,7 @@ impl World {
             item_hash: self.items.hash(),
             item_count: ITEMS,
             user_hash: None,
+            time_kind: mp4sr_artifact::TimeKind::Unstated,
             parts: None,
         };
         sequences.write(&self.context.layout.sequences(), serde_json::Value::Null).unwrap();

@@ -117,6 +117,7 @@ impl Inputs {
             item_hash: new.items.hash(),
             item_count: new.items.len(),
             user_hash: None,
+            time_kind: like.sequences.time_kind,
             parts: None,
         };
         Self { sequences, modalities: new.modalities.clone(), encoders: new.encoders.clone(), categories: None }

@@ -29,6 +29,7 @@ use crate::{Checkpoint, Inputs, NewItems, build_model, last_phase, model_catalog
 /// #     item_hash: hash_ids(["cup", "pot", "pan"]),
 /// #     item_count: 3,
 /// #     user_hash: None,
+/// #     time_kind: mp4sr_artifact::TimeKind::Unstated,
 /// #     parts: None,
 /// # };
 /// # let shop = Layout::new(artifacts, "shop", "popularity");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use mp4sr_artifact::{
     Error, FeatureType, Features, Items, Layout, Lock, Result, RowsHeader, SequenceParts, Sequences, Stage,
-    StageSettings, Status, Users, files, hash_ids,
+    StageSettings, Status, TimeKind, Users, files, hash_ids,
 };
 use serde_json::json;
 
@@ -64,6 +64,7 @@ fn merge_dataset(sources: &[Source], to: &Layout) -> Result<mp4sr_artifact::Fing
         item_hash: hash_ids([]),
         item_count: 0,
         user_hash: None,
+        time_kind: TimeKind::Unstated,
         parts: None,
     };
     // Where one dataset has parts of its own, those of the others are written out beside them.
@@ -90,6 +91,9 @@ fn merge_dataset(sources: &[Source], to: &Layout) -> Result<mp4sr_artifact::Fing
         all.offsets.extend(sequences.offsets[1..].iter().map(|offset| events + offset));
         all.items.extend(sequences.items.iter().map(|item| before + item));
         all.times.extend(sequences.times);
+        if sequences.time_kind == TimeKind::Positions {
+            all.time_kind = TimeKind::Positions;
+        }
     }
     all.parts = any_parts.then_some(parts);
     (all.item_hash, all.item_count, all.user_hash) = (items.hash(), items.len(), Some(users.hash()));
@@ -165,9 +169,18 @@ mod tests {
         items.write(&layout.items()).unwrap();
         Users { ids: (0..users.len()).map(|u| format!("u{u}")).collect() }.write(&layout.users()).unwrap();
         let item_count = rows.len();
-        Sequences { offsets, items: all, times, item_hash: items.hash(), item_count, user_hash: None, parts: None }
-            .write(&layout.sequences(), json!(null))
-            .unwrap();
+        Sequences {
+            offsets,
+            items: all,
+            times,
+            item_hash: items.hash(),
+            item_count,
+            user_hash: None,
+            time_kind: TimeKind::Unstated,
+            parts: None,
+        }
+        .write(&layout.sequences(), json!(null))
+        .unwrap();
         let offsets: Vec<i64> = (0..=rows.len()).map(|i| rows[..i].iter().sum::<usize>() as i64).collect();
         let count = *offsets.last().unwrap() as usize;
         let values = (0..2 * count).map(|v| v as f32 + name.len() as f32).collect();

@@ -95,6 +95,7 @@ mod tests {
             item_hash: hash_ids(["a"]),
             item_count: 5,
             user_hash: None,
+            time_kind: mp4sr_artifact::TimeKind::Unstated,
             parts: None,
         }
     }

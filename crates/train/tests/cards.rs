@@ -42,6 +42,7 @@ fn sequences() -> Sequences {
         item_hash: hash_ids(ids.iter().map(String::as_str)),
         item_count: ITEMS,
         user_hash: None,
+        time_kind: mp4sr_artifact::TimeKind::Unstated,
         parts: None,
     }
 }

@@ -39,6 +39,7 @@ fn sequences(second_last: impl Fn(usize) -> u32, last: impl Fn(usize) -> u32) ->
         item_hash: hash_ids(ids.iter().map(String::as_str)),
         item_count: ITEMS,
         user_hash: None,
+        time_kind: mp4sr_artifact::TimeKind::Unstated,
         parts: None,
     }
 }

@@ -38,6 +38,7 @@ fn sequences(of_users: &[&[u32]], items: usize) -> Sequences {
         item_hash: hash_ids(ids.iter().map(String::as_str)),
         item_count: items,
         user_hash: None,
+        time_kind: mp4sr_artifact::TimeKind::Unstated,
         parts: None,
     }
 }

@@ -48,10 +48,46 @@ pub struct Source {
     pub interactions: Vec<String>,
     /// Files of items, relative to the data folder; `.gz` allowed.
     pub items: Vec<String>,
-    /// Folder of images named by item id (`<id>.jpg`, `<id>_2.png`), relative to the data folder. Empty: none.
+    /// Folder of images named by item id (`<id>.jpg`, `<id>_2.png`), relative to the data folder, or a pattern such as
+    /// `images/{id:3}/{id}.jpg`, in which `{id:3}` is the first three characters of the id and `*` any text. Empty: none.
     pub images: String,
+    /// How times are written: `s`, `ms`, `us` or `ns` (Unix time), `iso` (dates, and dates with times), a `strptime` pattern such
+    /// as `%d.%m.%Y`, `line-order` (no time is read: lines are in order), or `mixed` (each value is recognised by itself). Empty:
+    /// as the form has it; in the tabular and RecBole forms it is recognised for each file.
+    pub time: String,
+    /// What separates columns, in files of text: one or more characters, such as `::`. Empty: as the name of the file says,
+    /// or what gives the named columns.
+    pub separator: String,
+    /// Names of the columns of interactions, in order, where their files have no header line. Empty: they have one.
+    pub interactions_header: Vec<String>,
+    /// Names of the columns of items, in order, where their files have no header line. Empty: they have one.
+    pub items_header: Vec<String>,
+    /// Encoding of files of text, such as `latin-1`, `utf-16` or `gbk`. Empty: UTF-8, or UTF-16 where the file has its mark.
+    pub encoding: String,
+    /// How quotation marks around a field are read, in files of text.
+    pub quoting: Quoting,
+    /// The character before a quotation mark that belongs to a quoted field, where it is not doubled: `\` or nothing.
+    pub quote_escape: String,
+    /// Whether numbers have a comma in place of a point. Columns that `;` separates may have either.
+    pub decimal_comma: bool,
+    /// Columns or fields of items whose HTML is removed. Unset: all; only names of HTML elements are tags.
+    pub html: Option<Vec<String>>,
     /// Names of columns, for the tabular and RecBole forms.
     pub columns: Columns,
+}
+
+/// How quotation marks around a field are read, in files of text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Quoting {
+    /// Fields between commas or semicolons may be quoted; elsewhere a field is quoted where it could not stand otherwise, as pandas
+    /// writes it.
+    #[default]
+    Recognised,
+    /// A field may be quoted.
+    Always,
+    /// Quotation marks are text.
+    Never,
 }
 
 /// `[source.columns]`: names of columns, for the tabular and RecBole forms.
@@ -62,7 +98,10 @@ pub struct Columns {
     pub user: String,
     /// Item id, in interactions.
     pub item: String,
-    /// Unix time in seconds, in interactions. Empty: there is no clock, see `position`.
+    /// What separates the items in a cell that holds a sequence of them, in order; times may be as many in their cell. Empty: a cell
+    /// holds one item, or a list of a JSON or Parquet file.
+    pub item_separator: String,
+    /// Time of the event in interactions, written as `source.time` says. Empty: there is no clock, see `position`.
     pub time: String,
     /// Position in the user's sequence, where there is no clock. Empty: none.
     pub position: String,
@@ -72,8 +111,12 @@ pub struct Columns {
     pub title: String,
     /// Further texts, in items, in this order; lists are joined.
     pub texts: Vec<String>,
+    /// What separates several texts in a cell of `texts`, such as genres. Empty: a cell is one text or a list.
+    pub text_separator: String,
     /// Image path (relative to the items file) or URL, or a list of them, in items. Empty: none.
     pub images: String,
+    /// What separates several images in a cell. Empty: blanks, `|`, `,` and `;` before an address, or between names of image files.
+    pub image_separator: String,
     /// Categories such as genres or departments, in items: a list, or a text of several. Some models read them.
     pub categories: Vec<String>,
     /// What separates the categories in a text. Empty: a blank in the RecBole form, and else a text is one category.
@@ -87,12 +130,15 @@ impl Default for Columns {
         Self {
             user: "user_id".to_owned(),
             item: "item_id".to_owned(),
+            item_separator: String::new(),
             time: "timestamp".to_owned(),
             position: String::new(),
             item_id: "item_id".to_owned(),
             title: "title".to_owned(),
             texts: Vec::new(),
+            text_separator: String::new(),
             images: String::new(),
+            image_separator: String::new(),
             categories: Vec::new(),
             category_separator: String::new(),
             sounds: String::new(),
@@ -138,6 +184,17 @@ pub enum Missing {
     Drop,
 }
 
+/// What happens to items of the items' files without an event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WithoutEvents {
+    /// They are dropped.
+    #[default]
+    Drop,
+    /// They stay, behind the others, as candidates of rankings and lists.
+    Keep,
+}
+
 /// How a user's events are divided into training, validation and test.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -159,7 +216,7 @@ const TIMES: [&str; 4] = ["since", "until", "split_at", "split_test_at"];
 pub(super) fn times_as_text(pipeline: &mut Table) {
     let Some(keys) = pipeline.get_mut("preprocess").and_then(Value::as_table_mut) else { return };
     for (_, value) in keys.iter_mut().filter(|(key, _)| TIMES.contains(&key.as_str())) {
-        if matches!(value, Value::Datetime(_) | Value::Integer(_)) {
+        if matches!(value, Value::Datetime(_) | Value::Integer(_) | Value::Float(_)) {
             *value = Value::String(value.to_string());
         }
     }
@@ -190,6 +247,14 @@ pub struct Preprocess {
     pub item_core: Option<u32>,
     /// Items without text or without image. Unset: from the preset.
     pub missing: Option<Missing>,
+    /// What happens to items that have a line in the items' files and no event that is left.
+    pub items_without_events: WithoutEvents,
+    /// The least share of events whose item has a line in the items' files; below it the stage stops, because the ids of the
+    /// files do not fit each other. 0 switches the check off.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub min_described: f64,
+    /// Further texts that mean a missing value, beside `nan`, `NULL`, `None`, `N/A`, `\N`, `(no genres listed)` and their like.
+    pub placeholders: Vec<String>,
     /// Which of a user's repeated events with one item count.
     pub repeated: Repeated,
     /// How each user's events are divided into training, validation and test. The target of a part is its first event.
@@ -225,6 +290,9 @@ impl Default for Preprocess {
             user_core: None,
             item_core: None,
             missing: None,
+            items_without_events: WithoutEvents::default(),
+            min_described: 0.05,
+            placeholders: Vec::new(),
             repeated: Repeated::default(),
             split: SplitBy::default(),
             split_ratio: vec![0.8, 0.1, 0.1],

@@ -12,7 +12,9 @@ mod run;
 mod training;
 
 pub use catalog::{ModelCatalog, ModelType, PresetKeys, RefusedValue, SectionType, SharedSection};
-pub use dataset::{Columns, DataPreset, Dataset, Format, Missing, Preprocess, Repeated, Source, SplitBy};
+pub use dataset::{
+    Columns, DataPreset, Dataset, Format, Missing, Preprocess, Quoting, Repeated, Source, SplitBy, WithoutEvents,
+};
 pub use download::{Download, RawFile};
 pub use evaluation::{Evaluate, SeenItems};
 pub use extract::{AudioExtract, BUILTIN, Extract, Extracted, ImageExtract, ImageFeatures, Storage, TextExtract};

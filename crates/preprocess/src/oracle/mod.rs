@@ -93,8 +93,8 @@ fn partitioned(events: DataFrame, partitions: Option<u64>, folder: &Path) -> Par
     let limit = MemoryLimit::of_partitions(events.height() as u64, partitions, folder.to_owned());
     let mut spill = Spill::new(limit);
     let half = events.height() / 2;
-    spill.push(events.slice(0, half), DataFrame::default()).unwrap();
-    spill.push(events.slice(half as i64, events.height() - half), DataFrame::default()).unwrap();
+    spill.push(events.slice(0, half), DataFrame::default(), 0).unwrap();
+    spill.push(events.slice(half as i64, events.height() - half), DataFrame::default(), 0).unwrap();
     spill.partitioned(None).unwrap()
 }
 

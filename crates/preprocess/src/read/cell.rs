@@ -2,6 +2,8 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
+use crate::decimal::Decimal;
+
 /// What stands in one field of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RawCell<'a> {
@@ -9,6 +11,8 @@ pub enum RawCell<'a> {
     Missing,
     /// Text, exactly as it stands.
     Text(Cow<'a, str>),
+    /// A number with more digits than [`Value`] holds, as it is written.
+    Number(Cow<'a, str>),
     /// A number, a list, an object, a truth value.
     Json(Value),
 }
@@ -27,6 +31,7 @@ impl RawCell<'_> {
     pub fn text(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Text(text) => Some(Cow::Borrowed(text)),
+            Self::Number(number) if is_whole(number) => Some(Cow::Borrowed(number)),
             // A whole number past 64 bits has become a float here and is no longer what stood in the file.
             Self::Json(Value::Number(number)) if number.is_i64() || number.is_u64() => {
                 Some(Cow::Owned(number.to_string()))
@@ -35,16 +40,54 @@ impl RawCell<'_> {
         }
     }
 
-    /// A whole number; a fraction is cut off, as time stamps are seconds.
-    pub fn whole(&self) -> Option<i64> {
-        let of_float = |x: f64| (x.abs() < 9.0e18).then(|| x.floor() as i64);
+    /// A number with all of its digits; where `comma`, a text may have a comma for the point.
+    pub fn decimal(&self, comma: bool) -> Option<Decimal> {
         match self {
-            Self::Text(text) => {
-                let text = text.trim();
-                text.parse().ok().or_else(|| text.parse().ok().and_then(of_float))
-            }
-            Self::Json(Value::Number(number)) => number.as_i64().or_else(|| number.as_f64().and_then(of_float)),
+            Self::Text(text) => match text.trim().parse() {
+                Ok(whole) => Some(Decimal::whole(whole)),
+                Err(_) => Decimal::parse(text, comma),
+            },
+            Self::Number(text) => Decimal::parse(text, false),
+            Self::Json(Value::Number(number)) => match number.as_i64() {
+                Some(whole) => Some(Decimal::whole(whole)),
+                None => Decimal::parse(&number.to_string(), false),
+            },
             _ => None,
+        }
+    }
+
+    /// Whether it is a number that is not as it was written.
+    pub fn has_lost_digits(&self) -> bool {
+        /// Numbers of as many digits come back from 64 bits as they were.
+        const SAFE: usize = 15;
+        match self {
+            Self::Json(Value::Number(number)) if number.is_f64() => {
+                let text = number.to_string();
+                let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
+                mantissa.bytes().filter(u8::is_ascii_digit).count() > SAFE || text.len() != mantissa.len()
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether nothing is there, or blanks.
+    pub fn is_blank(&self) -> bool {
+        match self {
+            Self::Missing => true,
+            Self::Text(text) => text.trim().is_empty(),
+            Self::Json(Value::Array(values)) => values.is_empty(),
+            Self::Json(Value::Object(values)) => values.is_empty(),
+            _ => false,
+        }
+    }
+
+    /// The same without a borrow.
+    pub fn into_owned(self) -> RawCell<'static> {
+        match self {
+            Self::Missing => RawCell::Missing,
+            Self::Text(text) => RawCell::Text(Cow::Owned(text.into_owned())),
+            Self::Number(text) => RawCell::Number(Cow::Owned(text.into_owned())),
+            Self::Json(value) => RawCell::Json(value),
         }
     }
 
@@ -52,10 +95,15 @@ impl RawCell<'_> {
     pub fn shown(&self) -> String {
         match self {
             Self::Missing => "nothing".to_owned(),
-            Self::Text(text) => text.to_string(),
+            Self::Text(text) | Self::Number(text) => text.to_string(),
             Self::Json(value) => value.to_string(),
         }
     }
+}
+
+fn is_whole(number: &str) -> bool {
+    let digits = number.strip_prefix('-').unwrap_or(number);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]
@@ -73,22 +121,30 @@ mod tests {
         assert_eq!(text(json!(1.5)), None);
         assert_eq!(text(json!(["a"])), None);
         assert_eq!(text(json!(null)), None);
+        assert_eq!(RawCell::Number("18446744073709551616".into()).text().as_deref(), Some("18446744073709551616"));
+        assert_eq!(RawCell::Number("1.50000000000000001".into()).text(), None);
     }
 
     #[test]
-    fn whole_numbers_come_as_numbers_or_text() {
+    fn numbers_come_as_numbers_or_text_with_all_of_their_digits() {
         for (cell, expected) in [
-            (RawCell::Text("881250949".into()), Some(881_250_949)),
-            (RawCell::Text(" 8.8e8 ".into()), Some(880_000_000)),
-            (RawCell::Json(json!(12.9)), Some(12)),
-            (RawCell::Json(json!(-3)), Some(-3)),
+            (RawCell::Text("881250949".into()), Some((881_250_949, 0))),
+            (RawCell::Text(" 8.8e8 ".into()), Some((880_000_000, 0))),
+            (RawCell::Json(json!(12.9)), Some((129, 1))),
+            (RawCell::Json(json!(-3)), Some((-3, 0))),
+            (RawCell::Json(json!(18_446_744_073_709_551_615_u64)), Some((18_446_744_073_709_551_615, 0))),
+            (RawCell::Number("0.1000000000000000055".into()), Some((1_000_000_000_000_000_055, 19))),
             (RawCell::Text("1e300".into()), None),
             (RawCell::Text("nan".into()), None),
             (RawCell::Text(String::new().into()), None),
             (RawCell::Json(json!(true)), None),
             (RawCell::Missing, None),
         ] {
-            assert_eq!(cell.whole(), expected, "{cell:?}");
+            assert_eq!(cell.decimal(false).map(|n| (n.value, n.digits)), expected, "{cell:?}");
         }
+        assert!(!RawCell::Json(json!(5.0)).has_lost_digits());
+        assert!(!RawCell::Json(json!(1_600_000_000.25)).has_lost_digits());
+        assert!(RawCell::Json(json!(1_600_000_000.123_456_7)).has_lost_digits());
+        assert!(RawCell::Json(json!(1e30)).has_lost_digits());
     }
 }

@@ -1,17 +1,24 @@
-//! Lines of fields between separators, under a header line.
+//! Lines of fields between separators, under a header line or names that are given.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
+use mp4sr_pipeline::config::Quoting;
+
+use super::dialect::shown;
 use super::lines::{self, Lines};
-use super::{RawCell, Row};
-use crate::rejects::Fault;
+use super::{Dialect, FileForm, RawCell, Row, Shape};
+use crate::rejects::{Fault, excerpt};
 use crate::{Error, Result};
 
 /// Lines that one quoted record may span. A quotation mark that is never closed would otherwise swallow the file.
 const SPAN: usize = 256;
 /// Types in the header of `RecBole`'s atomic files.
 const TYPES: [&str; 4] = ["token", "token_seq", "float", "float_seq"];
+/// Lines that are looked at to find the separator.
+const SAMPLED: usize = 20;
+/// Separators that are tried where the one of the file's name does not give the columns.
+const SEPARATORS: [&str; 6] = ["\t", ",", ";", "::", "|", " "];
 
 /// Where the wanted fields stand.
 struct Header {
@@ -20,25 +27,40 @@ struct Header {
 }
 
 impl Header {
-    /// Every wanted field must be there; an empty name is a field that is not wanted.
-    fn new(lines: &Lines<'_>, names: &[&str], fields: &[&str], typed: bool) -> Result<Self> {
-        let names = plain_names(names, typed);
+    /// Every wanted field must be there, and once, unless the form has optional ones; an empty name is a field that is not wanted.
+    fn new(lines: &Lines<'_>, form: &FileForm, names: &[String], first: &str, fields: &[&str]) -> Result<Self> {
         let place = |field: &&str| {
-            let found = names.iter().position(|name| name == field);
-            if found.is_none() && !field.is_empty() {
-                let known = crate::rejects::excerpt(&names.join(", "));
+            if field.is_empty() {
+                return Ok(None);
+            }
+            let mut found = names.iter().enumerate().filter(|(_, name)| name == field).map(|(at, _)| at);
+            let place = found.next();
+            if found.next().is_some() {
                 return Err(Error::raw(
                     lines.path(),
-                    format!("has no column `{field}`; it has {known}; mend `[source.columns]`"),
+                    format!("has the column `{field}` twice; remove one of them, or name each of them differently"),
                 ));
             }
-            Ok(found)
+            if place.is_none() && !form.optional {
+                return Err(Error::raw(lines.path(), absent(form, names, first, fields, field)));
+            }
+            Ok(place)
         };
         let places = fields.iter().map(place).collect::<Result<_>>()?;
         Ok(Self { width: names.len(), places })
     }
 
-    fn cells<'a>(&self, values: &[&'a str], line: &str) -> std::result::Result<Vec<RawCell<'a>>, Fault> {
+    fn cells<'a>(&self, values: Vec<Cow<'a, str>>, line: &str) -> std::result::Result<Vec<RawCell<'a>>, Fault> {
+        if values.len() != self.width {
+            let reason = if values.len() < self.width { "too few columns" } else { "too many columns" };
+            return Err(Fault::new(format!("{reason}, expected {}", self.width), line));
+        }
+        let cell = |place: &Option<usize>| place.map_or(RawCell::Missing, |at| RawCell::Text(values[at].clone()));
+        Ok(self.places.iter().map(cell).collect())
+    }
+
+    /// The same of a line that nothing quotes: only the wanted fields are copied.
+    fn plain_cells<'a>(&self, values: &[&'a str], line: &str) -> std::result::Result<Vec<RawCell<'a>>, Fault> {
         if values.len() != self.width {
             let reason = if values.len() < self.width { "too few columns" } else { "too many columns" };
             return Err(Fault::new(format!("{reason}, expected {}", self.width), line));
@@ -49,65 +71,311 @@ impl Header {
     }
 }
 
+/// Why a column is not there.
+fn absent(form: &FileForm, names: &[String], first: &str, fields: &[&str], field: &str) -> String {
+    let items = if form.items { "items" } else { "interactions" };
+    let has_any = names.iter().any(|name| !name.is_empty() && fields.contains(&name.as_str()));
+    let is_value = |name: &String| name.starts_with(|c: char| c.is_ascii_digit());
+    if form.dialect.names.is_empty() && !has_any && names.iter().any(is_value) {
+        let several = |name: &String| name.split_whitespace().filter(|word| is_value(&(*word).to_owned())).count() > 1;
+        let sequences = if !form.items && names.iter().any(several) {
+            "; where a line holds a whole sequence of items, `source.columns.item_separator` is what stands between them"
+        } else {
+            ""
+        };
+        return format!(
+            "has no header: its first line is `{}`; name its columns in order, as in `source.{items}_header = [\"{}\", ...]`, \
+             and what separates them in `source.separator` where it is not {}{sequences}",
+            excerpt(first),
+            fields.first().copied().unwrap_or(field),
+            in_words(&form.dialect.separator),
+        );
+    }
+    let known: Vec<&str> = names.iter().map(String::as_str).collect();
+    let near =
+        mp4sr_pipeline::nearest(field, &known).map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
+    let what = if form.dialect.names.is_empty() {
+        "mend `[source.columns]`".to_owned()
+    } else {
+        format!("mend `[source.columns]` or `source.{items}_header`")
+    };
+    format!("has no column `{field}`{near}; it has {}; {what}", excerpt(&names.join(", ")))
+}
+
+fn in_words(separator: &str) -> String {
+    match shown(separator) {
+        words if words == separator => format!("`{separator}`"),
+        words => words.to_owned(),
+    }
+}
+
 /// Names of columns without what a header may add to them.
-fn plain_names(names: &[&str], typed: bool) -> Vec<String> {
-    let plain = |name: &&str| match name.rsplit_once(':') {
+fn plain_names<'n>(names: impl IntoIterator<Item = &'n str>, typed: bool) -> Vec<String> {
+    let plain = |name: &'n str| match name.rsplit_once(':') {
         Some((name, kind)) if typed && TYPES.contains(&kind) => name.to_owned(),
         _ => name.trim().to_owned(),
     };
-    names.iter().map(plain).collect()
+    names.into_iter().map(plain).collect()
 }
 
-/// The names in the header of a file whose columns tabs separate.
-pub fn columns_plain(lines: &mut Lines<'_>, typed: bool) -> Result<Vec<String>> {
-    let mut line = Vec::new();
-    let header = header_line(lines, &mut line)?;
-    Ok(plain_names(&header.split('\t').collect::<Vec<_>>(), typed))
-}
-
-/// The names in the header of a file whose columns commas separate.
-pub fn columns_quoted(lines: &mut Lines<'_>) -> Result<Vec<String>> {
-    let mut record = QuotedRecord::new();
-    Ok(plain_names(&quoted_header(lines, &mut record)?, false))
-}
-
-/// Separated by tabs; nothing quotes, so that ids with quotation marks stay as they are.
-pub fn for_each_plain(
-    lines: &mut Lines<'_>,
-    fields: &[&str],
-    typed: bool,
-    visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
-) -> Result<()> {
+/// The names of the columns, by the names that are given or by the header.
+pub fn columns(lines: &mut Lines<'_>, form: &FileForm) -> Result<Vec<String>> {
+    if !form.dialect.names.is_empty() {
+        return Ok(form.dialect.names.clone());
+    }
     let mut line = Vec::new();
     let first = header_line(lines, &mut line)?;
-    let header = Header::new(lines, &first.split('\t').collect::<Vec<_>>(), fields, typed)?;
-    while let Some((number, outcome)) = lines.next(&mut line)? {
+    header_names(lines, form, first)
+}
+
+fn header_names(lines: &Lines<'_>, form: &FileForm, first: &str) -> Result<Vec<String>> {
+    let typed = form.shape == Shape::RecBole;
+    if form.dialect.quotes() != Quoting::Always {
+        return Ok(plain_names(first.split(form.dialect.separator.as_str()), typed));
+    }
+    let mut record = QuotedRecord::new(&form.dialect);
+    if !record.feed(first.as_bytes(), true) {
+        return Err(Error::raw(
+            lines.path(),
+            "has a quotation mark in its header that is never closed; mend the header",
+        ));
+    }
+    let fields = record.fields();
+    let fields = fields
+        .map_err(|fault| Error::raw(lines.path(), format!("has a header of {}; mend the header", fault.reason)))?;
+    Ok(plain_names(fields, typed))
+}
+
+/// What separates the columns and whether they are quoted, by the first lines: with which separator the wanted columns are there,
+/// or where names are given, with which one there are as many columns.
+pub fn resolve(lines: &mut Lines<'_>, form: &FileForm, fields: &[&str]) -> Result<Dialect> {
+    let mut dialect = form.dialect.clone();
+    let mut sample = Vec::new();
+    let mut line = Vec::new();
+    while sample.len() < SAMPLED {
+        let Some((_, outcome)) = lines.next(&mut line)? else { break };
+        if outcome.is_ok() && !line.trim_ascii().is_empty() {
+            sample.push(String::from_utf8_lossy(&line).into_owned());
+        }
+    }
+    let Some(first) = sample.first() else { return Ok(dialect) };
+    if dialect.separator.is_empty() {
+        let usual = form.shape.separator();
+        let candidates = std::iter::once(usual).chain(SEPARATORS.into_iter().filter(|other| *other != usual));
+        let fits = |separator: &&str| {
+            let trial = Dialect { separator: (*separator).to_owned(), ..dialect.clone() };
+            let widths = || sample.iter().filter_map(|line| width(&trial, line));
+            if trial.names.is_empty() {
+                let form = FileForm { dialect: trial.clone(), ..form.clone() };
+                let names = header_names(lines, &form, first).unwrap_or_default();
+                fields.iter().all(|field| field.is_empty() || names.iter().any(|name| name == field))
+            } else {
+                widths().any(|width| width == trial.names.len()) && widths().all(|width| width == trial.names.len())
+            }
+        };
+        let mut candidates = candidates.peekable();
+        let usual = candidates.peek().copied().unwrap_or(usual);
+        candidates.find(fits).unwrap_or(usual).clone_into(&mut dialect.separator);
+    }
+    if !dialect.names.is_empty() {
+        let found = width(&dialect, first).unwrap_or(0);
+        if !sample.iter().any(|line| width(&dialect, line) == Some(dialect.names.len())) {
+            return Err(Error::raw(
+                lines.path(),
+                format!(
+                    "has {found} columns between {} in its first line, `{}`, and `source.{}_header` names {}; mend the names, or \
+                     name what separates the columns in `source.separator`",
+                    in_words(&dialect.separator),
+                    excerpt(first),
+                    if form.items { "items" } else { "interactions" },
+                    dialect.names.len()
+                ),
+            ));
+        }
+    }
+    // Who quotes the names of columns quotes all.
+    let quoted = |name: &str| name.len() > 1 && name.starts_with('"') && name.ends_with('"');
+    let all_quoted = dialect.names.is_empty() && first.split(dialect.separator.as_str()).all(quoted);
+    if dialect.quotes() == Quoting::Recognised && all_quoted {
+        dialect.quoting = Quoting::Always;
+    }
+    dialect.decimal_comma = dialect.decimal_comma || dialect.separator == ";";
+    Ok(dialect)
+}
+
+/// The number of columns of a line.
+fn width(dialect: &Dialect, line: &str) -> Option<usize> {
+    if dialect.quotes() == Quoting::Always {
+        let mut record = QuotedRecord::new(dialect);
+        return if record.feed(line.as_bytes(), true) { Some(record.count) } else { None };
+    }
+    Some(line.split(dialect.separator.as_str()).count())
+}
+
+/// Gives the rows of a table whose dialect is resolved.
+pub fn for_each(
+    lines: &mut Lines<'_>,
+    form: &FileForm,
+    fields: &[&str],
+    visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
+) -> Result<()> {
+    let header = if form.dialect.names.is_empty() {
+        let mut line = Vec::new();
+        let first = header_line(lines, &mut line)?.to_owned();
+        let names = header_names(lines, form, &first)?;
+        Header::new(lines, form, &names, &first, fields)?
+    } else {
+        Header::new(lines, form, &form.dialect.names, "", fields)?
+    };
+    match form.dialect.quotes() {
+        Quoting::Always => for_each_quoted(lines, &form.dialect, &header, visit),
+        quoting => for_each_plain(lines, &form.dialect, &header, quoting == Quoting::Recognised, visit),
+    }
+}
+
+/// Nothing quotes, so that ids with quotation marks stay as they are; or, where `as_needed`, fields are quoted that could not stand
+/// otherwise, with a separator, a quotation mark or the end of a line in them, as pandas writes them.
+fn for_each_plain(
+    lines: &mut Lines<'_>,
+    dialect: &Dialect,
+    header: &Header,
+    as_needed: bool,
+    visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
+) -> Result<()> {
+    let separator = dialect.separator.as_str();
+    let mut line = Vec::new();
+    let mut pending = VecDeque::new();
+    let mut record = QuotedRecord::new(dialect);
+    loop {
+        let (number, outcome) = match pending.pop_front() {
+            Some((number, Ok(held))) => {
+                line = held;
+                (number, Ok(()))
+            }
+            Some((number, Err(fault))) => (number, Err(fault)),
+            None => match lines.next(&mut line)? {
+                Some(next) => next,
+                None => return Ok(()),
+            },
+        };
+        if as_needed && outcome.is_ok() && line.contains(&b'"') {
+            complete_field(lines, &mut pending, &mut line, dialect)?;
+        }
         let text = outcome.and_then(|()| lines::text(&line));
         let cells = text.and_then(|text| {
             if text.is_empty() {
                 return Err(Fault::new("blank line", ""));
             }
+            if as_needed && text.contains('"') {
+                return header.cells(as_quoted(text, separator, header.width, &mut record)?, text);
+            }
             let mut values = Vec::with_capacity(header.width);
-            values.extend(text.split('\t'));
-            header.cells(&values, text)
+            // To look for one character takes less than to look for a text.
+            match dialect.byte() {
+                Some(byte) => values.extend(text.split(char::from(byte))),
+                None => values.extend(text.split(separator)),
+            }
+            header.plain_cells(&values, text)
         });
         match cells {
             Ok(cells) => visit((number, Ok(&cells)))?,
             Err(fault) => visit((number, Err(fault)))?,
         }
     }
+}
+
+/// The fields of a line with quotation marks.
+fn as_quoted<'a>(
+    text: &'a str,
+    separator: &str,
+    width: usize,
+    record: &mut QuotedRecord,
+) -> std::result::Result<Vec<Cow<'a, str>>, Fault> {
+    let plain: Vec<&str> = text.split(separator).collect();
+    if (plain.len() != width || text.contains('\n')) && record.feed(text.as_bytes(), true) && record.count == width {
+        return Ok(record.fields()?.into_iter().map(|field| Cow::Owned(field.to_owned())).collect());
+    }
+    Ok(plain.into_iter().map(unquoted).collect())
+}
+
+/// A field whose quotation marks are doubled is quoted; others have them as text.
+fn unquoted(field: &str) -> Cow<'_, str> {
+    let inner = field.strip_prefix('"').and_then(|field| field.strip_suffix('"'));
+    match inner {
+        Some(inner) if inner.contains("\"\"") && !inner.replace("\"\"", "").contains('"') => {
+            Cow::Owned(inner.replace("\"\"", "\""))
+        }
+        _ => Cow::Borrowed(field),
+    }
+}
+
+/// Adds the lines that a quoted field at the end of `line` goes on over. A separator before the mark that closes it shows that it is not
+/// quoted: then the lines are given back.
+fn complete_field(
+    lines: &mut Lines<'_>,
+    pending: &mut VecDeque<Pending>,
+    line: &mut Vec<u8>,
+    dialect: &Dialect,
+) -> Result<()> {
+    let separator = dialect.separator.as_bytes();
+    let last = line.windows(separator.len()).rposition(|part| part == separator).map_or(0, |at| at + separator.len());
+    let field = &line[last..];
+    if field.first() != Some(&b'"') || closing(&field[1..]).is_some() {
+        return Ok(());
+    }
+    let mut taken: Vec<Pending> = Vec::new();
+    let mut added = Vec::new();
+    let mut is_closed = false;
+    while taken.len() < SPAN && line.len() + added.len() <= lines.limit() {
+        let Some((number, outcome)) = next_line(lines, pending)? else { break };
+        taken.push((number, outcome.clone()));
+        let Ok(next) = outcome else { break };
+        let end = closing(&next);
+        let inside = &next[..end.unwrap_or(next.len())];
+        let after = end.map_or(&b""[..], |end| &next[end + 1..]);
+        if inside.windows(separator.len()).any(|part| part == separator)
+            || !(after.is_empty() || after.starts_with(separator))
+        {
+            break;
+        }
+        added.push(b'\n');
+        added.extend(&next);
+        if end.is_some() {
+            is_closed = true;
+            break;
+        }
+    }
+    if is_closed {
+        line.extend(added);
+    } else {
+        taken.into_iter().rev().for_each(|line| pending.push_front(line));
+    }
     Ok(())
 }
 
-/// Separated by commas; `"` quotes, and a quoted field may go on over several lines.
-pub fn for_each_quoted(
+/// The first quotation mark that is not one of two.
+fn closing(text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while at < text.len() {
+        if text[at] == b'"' {
+            if text.get(at + 1) != Some(&b'"') {
+                return Some(at);
+            }
+            at += 1;
+        }
+        at += 1;
+    }
+    None
+}
+
+/// `"` quotes, and a quoted field may go on over several lines.
+fn for_each_quoted(
     lines: &mut Lines<'_>,
-    fields: &[&str],
+    dialect: &Dialect,
+    header: &Header,
     visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
 ) -> Result<()> {
-    let mut record = QuotedRecord::new();
-    let names = quoted_header(lines, &mut record)?;
-    let header = Header::new(lines, &names, fields, false)?;
+    let mut record = QuotedRecord::new(dialect);
     let mut pending = VecDeque::new();
     loop {
         let Some((number, outcome)) = next_line(lines, &mut pending)? else { return Ok(()) };
@@ -127,25 +395,11 @@ pub fn for_each_quoted(
             visit((number, Err(Fault::new("quotation mark that is never closed", shown))))?;
             continue;
         }
-        match record.fields().and_then(|values| header.cells(&values, &shown)) {
+        match record.fields().and_then(|values| header.plain_cells(&values, &shown)) {
             Ok(cells) => visit((number, Ok(&cells)))?,
             Err(fault) => visit((number, Err(fault)))?,
         }
     }
-}
-
-fn quoted_header<'r>(lines: &mut Lines<'_>, record: &'r mut QuotedRecord) -> Result<Vec<&'r str>> {
-    let mut first = Vec::new();
-    header_line(lines, &mut first)?;
-    if !record.feed(&first, true) {
-        return Err(Error::raw(
-            lines.path(),
-            "has a quotation mark in its header that is never closed; mend the header",
-        ));
-    }
-    record
-        .fields()
-        .map_err(|fault| Error::raw(lines.path(), format!("has a header of {}; mend the header", fault.reason)))
 }
 
 type Pending = (u64, std::result::Result<Vec<u8>, Fault>);
@@ -211,9 +465,13 @@ struct QuotedRecord {
 }
 
 impl QuotedRecord {
-    fn new() -> Self {
+    fn new(dialect: &Dialect) -> Self {
         // Lines arrive one by one; by default a lone carriage return would end a record inside of one.
-        let parser = csv_core::ReaderBuilder::new().terminator(csv_core::Terminator::Any(b'\n')).build();
+        let parser = csv_core::ReaderBuilder::new()
+            .terminator(csv_core::Terminator::Any(b'\n'))
+            .delimiter(dialect.byte().unwrap_or(b','))
+            .escape(dialect.escape)
+            .build();
         Self { parser, text: Vec::new(), ends: Vec::new(), written: 0, count: 0 }
     }
 
@@ -255,7 +513,8 @@ impl QuotedRecord {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::testing::rows_of;
+    use super::super::testing::{rows, rows_of};
+    use super::super::{Dialect, FileForm};
 
     #[test]
     fn tabs_separate_and_nothing_quotes() {
@@ -296,6 +555,78 @@ mod tests {
                 "11: too many columns, expected 2 (6,a,b)",
             ]
         );
+    }
+
+    #[test]
+    fn tables_of_tabs_that_pandas_wrote_are_unquoted_where_fields_could_not_stand_otherwise() {
+        let file = b"id\ttitle\n1\t\"The \"\"Big\"\" Kettle\"\n2\t\"Two\n\n\"\"lines\"\"\"\n3\tPlain\n4\t\"a\tb\"\n5\t\"as it stands\"\n\
+                     6\t5\" nails\n7\t\"open\n8\tfoo\" bar\n\"9\n\"\tx\n\"10\"\"\t\"\n";
+        assert_eq!(
+            rows_of("x.tsv", file, &["id", "title"]).unwrap(),
+            [
+                "2: 1|The \"Big\" Kettle",
+                "3: 2|Two\n\n\"lines\"",
+                "6: 3|Plain",
+                "7: 4|a\tb",
+                "8: 5|\"as it stands\"",
+                "9: 6|5\" nails",
+                "10: 7|\"open",
+                "11: 8|foo\" bar",
+                "12: 9\n|x",
+                "14: \"10\"\"|\"",
+            ]
+        );
+        let all = b"\"id\"\t\"title\"\n\"1\"\t\"x\"\n";
+        assert_eq!(rows_of("x.tsv", all, &["id", "title"]).unwrap(), ["2: 1|x"]);
+    }
+
+    #[test]
+    fn separators_are_those_that_give_the_columns() {
+        for (name, file) in [
+            ("x.csv", &b"id\ttitle\n1\ta,b\n"[..]),
+            ("x.csv", b"id;title\n1;a,b\n"),
+            ("x.tsv", b"id,title\n1,\"a,b\"\n"),
+            ("x.dat", b"id::title\n1::a,b\n"),
+            ("x.txt", b"id|title\n1|a,b\n"),
+            ("x.inter", b"id:token,title:token_seq\n1,\"a,b\"\n"),
+            ("x.data", b"{\"id\": 1, \"title\": \"a,b\"}\n"),
+        ] {
+            let rows = rows_of(name, file, &["id", "title"]).unwrap();
+            assert_eq!(rows.last().unwrap().split_once(": ").unwrap().1, "1|a,b", "{name}");
+        }
+        let twice = rows_of("x.csv", b"id,title,id\n1,x,2\n", &["id"]).unwrap_err().to_string();
+        assert!(twice.contains("has the column `id` twice"), "{twice}");
+        assert_eq!(rows_of("x.csv", b"id,x,x\n1,x,2\n", &["id"]).unwrap(), ["2: 1"]);
+    }
+
+    #[test]
+    fn files_without_a_header_take_given_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |name: &str, file: &[u8], names: &[&str], fields: &[&str]| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, file).unwrap();
+            let names = names.iter().map(|&name| name.to_owned()).collect();
+            let mut form = FileForm::of_name(&path).unwrap();
+            form.dialect = Dialect { names, ..Dialect::default() };
+            rows(&path, &form, fields).map_err(|e| e.to_string())
+        };
+        let names = ["user", "item", "rating", "time"];
+        for (name, file) in [
+            ("u.data", &b"196\t242\t3\t881250949\n186\t302\t3\t891717742\n"[..]),
+            ("ratings.dat", b"196::242::3::881250949\n186::302::3::891717742\n"),
+            ("ratings.csv", b"196,242,3,881250949\n186,302,3,891717742\n"),
+            ("ratings.txt", b"196 242 3 881250949\n186 302 3 891717742\n"),
+        ] {
+            let rows = read(name, file, &names, &["user", "time"]).unwrap();
+            assert_eq!(rows, ["1: 196|881250949", "2: 186|891717742"], "{name}");
+        }
+        let pairs = read("p.tsv", b"u1\t1 2 3\n", &["user", "items"], &["items"]).unwrap();
+        assert_eq!(pairs, ["1: 1 2 3"]);
+        let message = read("r.csv", b"1,2,3\n", &["user", "item"], &["user"]).unwrap_err();
+        assert!(message.contains("has 3 columns between `,` in its first line, `1,2,3`"), "{message}");
+        let message = read("r.csv", b"A1,B01,5.0,1600000000\n", &[], &["user_id"]).unwrap_err();
+        assert!(message.contains("has no header: its first line is `A1,B01,5.0,1600000000`"), "{message}");
+        assert!(message.contains("source.interactions_header"), "{message}");
     }
 
     #[test]

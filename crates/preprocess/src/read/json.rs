@@ -7,23 +7,24 @@ use serde_json::Value;
 use serde_json::error::Category;
 
 use super::lines::{self, Lines};
-use super::{RawCell, Row, python};
+use super::{RawCell, Row, literal};
 use crate::Result;
 use crate::rejects::Fault;
 
-/// Every line as a JSON object, or where `python` as a Python dictionary literal. A field that is wanted twice is given twice.
+/// Every line, or every object of an array, as a JSON object or a literal that is nearly one: a Python dictionary, JSON with `NaN`. A
+/// field that is wanted twice is given twice.
 pub fn for_each(
     lines: &mut Lines<'_>,
     fields: &[&str],
-    python: bool,
     visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let distinct: IndexSet<&str> = fields.iter().copied().collect();
     let places: Vec<usize> = fields.iter().filter_map(|field| distinct.get_index_of(field)).collect();
     let distinct: Vec<&str> = distinct.into_iter().collect();
+    let elements = lines.holds_elements()?;
     let mut line = Vec::new();
-    while let Some((number, outcome)) = lines.next(&mut line)? {
-        let cells = outcome.and_then(|()| lines::text(&line)).and_then(|text| cells(text, &distinct, python));
+    while let Some((number, outcome)) = next(lines, elements, &mut line)? {
+        let cells = outcome.and_then(|()| lines::text(&line)).and_then(|text| cells(text, &distinct));
         match cells {
             Ok(cells) if places.len() > cells.len() => {
                 let cells: Vec<RawCell<'_>> = places.iter().map(|&at| cells[at].clone()).collect();
@@ -36,38 +37,65 @@ pub fn for_each(
     Ok(())
 }
 
-/// The keys of the objects in the first `count` lines, in the order of their first occurrence.
+type Next = Option<(u64, std::result::Result<(), Fault>)>;
+
+fn next(lines: &mut Lines<'_>, elements: bool, line: &mut Vec<u8>) -> Result<Next> {
+    if elements { lines.next_element(line) } else { lines.next(line) }
+}
+
+/// The keys of the first `count` objects, in the order of their first occurrence.
 pub fn columns(lines: &mut Lines<'_>, count: u64) -> Result<Vec<String>> {
     let mut names = IndexSet::new();
+    let elements = lines.holds_elements()?;
     let mut line = Vec::new();
-    while let Some((number, _)) = lines.next(&mut line)? {
-        if let Ok(object) = serde_json::from_slice::<serde_json::Map<String, Value>>(&line) {
+    for _ in 0..count {
+        let Some((_, outcome)) = next(lines, elements, &mut line)? else { break };
+        let Ok(text) = outcome.and_then(|()| lines::text(&line)) else { continue };
+        let object = serde_json::from_str(text).ok().or_else(|| literal::parse(text).map(|literal| literal.value));
+        if let Some(Value::Object(object)) = object {
             names.extend(object.into_iter().map(|(name, _)| name));
-        }
-        if number >= count {
-            break;
         }
     }
     Ok(names.into_iter().collect())
 }
 
-fn cells(text: &str, fields: &[&str], python: bool) -> std::result::Result<Vec<RawCell<'static>>, Fault> {
+fn cells(text: &str, fields: &[&str]) -> std::result::Result<Vec<RawCell<'static>>, Fault> {
     if text.trim_ascii().is_empty() {
         return Err(Fault::new("blank line", ""));
     }
     match pick(text, fields) {
-        Err(fault) if python && fault.reason == BROKEN => python_cells(text, fields),
+        Err(fault) if fault.reason == BROKEN => literal_cells(text, fields).unwrap_or(Err(fault)),
+        Ok(mut cells) => {
+            if cells.iter().any(RawCell::has_lost_digits) {
+                restore_digits(&mut cells, text, fields);
+            }
+            Ok(cells)
+        }
         picked => picked,
     }
 }
 
-fn python_cells(text: &str, fields: &[&str]) -> std::result::Result<Vec<RawCell<'static>>, Fault> {
-    let Some(literal) = python::parse(text) else { return Err(Fault::new("broken JSON or Python literal", text)) };
-    let Value::Object(mut object) = literal.value else { return Err(Fault::new("not an object", text)) };
-    match fields.iter().find(|field| literal.repeated.iter().any(|key| key == *field)) {
-        Some(field) => twice(field, text),
-        None => {
-            Ok(fields.iter().map(|field| object.remove(*field).map_or(RawCell::Missing, RawCell::of_json)).collect())
+/// The fields of a line that is not JSON, if it is a literal.
+fn literal_cells(text: &str, fields: &[&str]) -> Option<std::result::Result<Vec<RawCell<'static>>, Fault>> {
+    let literal = literal::parse(text)?;
+    let Value::Object(mut object) = literal.value else { return Some(Err(Fault::new("not an object", text))) };
+    if let Some(field) = fields.iter().find(|field| literal.repeated.iter().any(|key| key == *field)) {
+        return Some(twice(field, text));
+    }
+    let mut cells: Vec<_> =
+        fields.iter().map(|field| object.remove(*field).map_or(RawCell::Missing, RawCell::of_json)).collect();
+    if cells.iter().any(RawCell::has_lost_digits) {
+        restore_digits(&mut cells, text, fields);
+    }
+    Some(Ok(cells))
+}
+
+/// Numbers that 64 bits do not hold, as they are written.
+fn restore_digits(cells: &mut [RawCell<'static>], text: &str, fields: &[&str]) {
+    let Some(literal) = literal::parse(text) else { return };
+    for (cell, field) in cells.iter_mut().zip(fields).filter(|(cell, _)| cell.has_lost_digits()) {
+        if let Some((_, number)) = literal.numbers.iter().find(|(key, _)| key == field) {
+            *cell = RawCell::Number(Cow::Owned((*number).to_owned()));
         }
     }
 }
@@ -180,8 +208,8 @@ impl<'de> DeserializeSeed<'de> for Field {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Shape;
-    use super::super::testing::{rows, rows_of};
+    use super::super::FileForm;
+    use super::super::testing::rows_of;
 
     #[test]
     fn wanted_fields_come_in_order_and_the_rest_is_passed_over() {
@@ -197,13 +225,13 @@ mod tests {
         let cases: [(&[u8], &str); 10] = [
             (b"{\"a\": \"cut in ha", "broken JSON"),
             (b"{\"a\": 1} trailing", "broken JSON"),
-            (b"{'a': 1}", "broken JSON"),
-            (b"{\"a\": NaN}", "broken JSON"),
+            (b"{'a': 1", "broken JSON"),
+            (b"{\"a\": NONE}", "broken JSON"),
             (deep.as_bytes(), "broken JSON"),
             (b"[1, 2]", "not an object"),
             (b"17", "not an object"),
             (b"   ", "blank line"),
-            (b"{\"a\": \"\xff\xfe\"}", "invalid UTF-8"),
+            (b"{\"a\": \"\xff\xfe\"}\n\"\xc3\xa9\"", "invalid UTF-8"),
             (b"{\"a\": 1, \"b\": 2, \"a\": 3}", "field `a` twice"),
         ];
         for (line, reason) in cases {
@@ -213,19 +241,43 @@ mod tests {
     }
 
     #[test]
-    fn python_literals_are_read_where_they_may_stand() {
+    fn literals_that_are_nearly_json_are_read() {
+        let lines = b"{'a': u'it\\'s', 'b': 3}\n{\"a\": \"x\"}\n{'a': \n('a',)\n{'a': 1, 'b': 2, 'a': 1}\n{'a': 1, 'c': 2, 'c': 3}\n\
+                      {\"a\": \"n\", \"b\": NaN, \"c\": -Infinity}\n{\"a\": \"\\ud83d\"}\n";
+        let rows = rows_of("meta.json", lines, &["a", "b"]).unwrap();
+        assert_eq!(rows[..2], ["1: it's|3", "2: x|-"]);
+        assert!(rows[2].starts_with("3: broken JSON (") && rows[3].starts_with("4: not an object ("));
+        assert!(rows[4].starts_with("5: field `a` twice ("), "{rows:?}");
+        assert_eq!(rows[5..], ["6: 1|-", "7: n|-", "8: \u{fffd}|-"], "of what nobody asks for it does not matter");
+    }
+
+    #[test]
+    fn arrays_and_objects_over_several_lines_are_read() {
+        let array = b"[\n  {\n    \"a\": 1\n  },\n  {\"a\": 2, \"b\": NaN}, 3\n]\n";
+        assert_eq!(rows_of("x.json", array, &["a"]).unwrap(), ["2: 1", "5: 2", "5: not an object (3)"]);
+        assert_eq!(rows_of("x.json", b"{\n\"a\": 1\n}\n{\n\"a\": 2\n}\n", &["a"]).unwrap(), ["1: 1", "4: 2"]);
+    }
+
+    #[test]
+    fn numbers_keep_the_digits_that_64_bits_do_not_hold() {
+        let line = b"{\"a\": 1600000000.1234567890123, \"b\": 18446744073709551616, \"c\": 5.0}\n";
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("meta.json");
-        std::fs::write(
+        let path = folder.path().join("x.json");
+        std::fs::write(&path, line).unwrap();
+        let mut shown = Vec::new();
+        let bar = mp4sr_pipeline::Progress::new(true).bytes("test", 0);
+        super::super::for_each_row(
             &path,
-            "{'a': u'it\\'s', 'b': 3}\n{\"a\": \"x\"}\n{'a': \n('a',)\n\
-                     {'a': 1, 'b': 2, 'a': 1}\n{'a': 1, 'c': 2, 'c': 3}\n",
+            &FileForm::of_name(&path).unwrap(),
+            &["a", "b", "c"],
+            None,
+            &bar,
+            &mut |(_, row)| {
+                shown.extend(row.unwrap().iter().map(super::RawCell::shown));
+                Ok(())
+            },
         )
         .unwrap();
-        let rows = rows(&path, Shape::JsonOrPythonLines, &["a", "b"]).unwrap();
-        assert_eq!(rows[..2], ["1: it's|3", "2: x|-"]);
-        assert!(rows[2].starts_with("3: broken JSON or Python literal (") && rows[3].starts_with("4: not an object ("));
-        assert!(rows[4].starts_with("5: field `a` twice ("), "{rows:?}");
-        assert_eq!(rows[5], "6: 1|-", "of what nobody asks for it does not matter");
+        assert_eq!(shown, ["1600000000.1234567890123", "18446744073709551616", "5.0"]);
     }
 }

@@ -8,23 +8,36 @@ use crate::{Error, Result};
 /// thousand bytes.
 const LIMIT: usize = 16 << 20;
 
+/// Of a file in another encoding at least one line in so many is no UTF-8.
+const INVALID: u64 = 1000;
+
 /// The lines of a text file, numbered from 1, without their ends and without a byte order mark.
 pub struct Lines<'b> {
     path: PathBuf,
     reader: Box<dyn BufRead + 'b>,
     number: u64,
     limit: usize,
+    /// Lines with other than ASCII characters that are UTF-8, and that are not.
+    valid: u64,
+    invalid: u64,
+    /// The number of the last line that is read.
+    last: u64,
 }
 
 impl<'b> Lines<'b> {
     pub fn new(path: &Path, reader: Box<dyn BufRead + 'b>) -> Self {
-        Self { path: path.to_owned(), reader, number: 0, limit: LIMIT }
+        Self { path: path.to_owned(), reader, number: 0, limit: LIMIT, valid: 0, invalid: 0, last: u64::MAX }
     }
 
     #[cfg(test)]
     fn with_limit(mut self, limit: usize) -> Self {
         self.limit = limit;
         self
+    }
+
+    /// Reads no further line after so many.
+    pub fn stop_after(&mut self, lines: u64) {
+        self.last = lines;
     }
 
     pub fn path(&self) -> &Path {
@@ -39,6 +52,9 @@ impl<'b> Lines<'b> {
     /// Reads the next line into `line`; its number, or `None` at the end.
     pub fn next(&mut self, line: &mut Vec<u8>) -> Result<Option<(u64, std::result::Result<(), Fault>)>> {
         line.clear();
+        if self.number >= self.last {
+            return Ok(None);
+        }
         let room = self.limit as u64 + 2;
         let read = self.reader.by_ref().take(room).read_until(b'\n', line).map_err(|e| self.failed(&e))?;
         if read == 0 {
@@ -63,11 +79,148 @@ impl<'b> Lines<'b> {
             );
             return Ok(Some((self.number, Err(fault))));
         }
+        self.look_at(line);
         Ok(Some((self.number, Ok(()))))
+    }
+
+    fn look_at(&mut self, line: &[u8]) {
+        if !line.is_ascii() {
+            let is_valid = std::str::from_utf8(line).is_ok();
+            *if is_valid { &mut self.valid } else { &mut self.invalid } += 1;
+        }
+    }
+
+    /// Refuses a file of another encoding, once all lines were read: a broken line among many is rejected alone.
+    pub fn check_encoding(&self) -> Result<()> {
+        if self.invalid > self.valid && self.invalid * INVALID >= self.number {
+            return Err(Error::raw(
+                &self.path,
+                format!(
+                    "is not UTF-8: {} of its {} lines with other than ASCII characters are not; save it as UTF-8, or name its \
+                     encoding, as in `source.encoding = \"latin-1\"`",
+                    self.invalid,
+                    self.invalid + self.valid
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether the file holds JSON objects over several lines, or in arrays, in place of one a line.
+    pub fn holds_elements(&mut self) -> Result<bool> {
+        let start = self.reader.fill_buf();
+        let start = match start {
+            Ok(start) => start,
+            Err(e) => return Err(Error::raw(&self.path, failure(&e, self.number))),
+        };
+        let start = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
+        let Some((first, rest)) = start.split_first() else { return Ok(false) };
+        let line = rest.split(|&byte| byte == b'\n').next().unwrap_or_default();
+        let next = rest.trim_ascii_start().first();
+        Ok(match first {
+            b'[' => matches!(next, Some(b'{' | b']')),
+            // A line of one brace may also be a broken one.
+            b'{' => line.trim_ascii().is_empty() && matches!(next, Some(b'"' | b'\'')),
+            _ => false,
+        })
+    }
+
+    /// Reads the next object of an array, or of several arrays, into `element`, and gives the number of the line in which it begins.
+    pub fn next_element(&mut self, element: &mut Vec<u8>) -> Result<Option<(u64, std::result::Result<(), Fault>)>> {
+        element.clear();
+        if self.number > self.last {
+            return Ok(None);
+        }
+        let mut scan = ElementScan::default();
+        self.number = self.number.max(1);
+        let mut started = self.number;
+        loop {
+            let bytes = match self.reader.fill_buf() {
+                Ok(bytes) => bytes,
+                Err(e) => return Err(Error::raw(&self.path, failure(&e, self.number))),
+            };
+            if bytes.is_empty() {
+                break;
+            }
+            let mut used = 0;
+            for &byte in bytes {
+                used += 1;
+                let was_inside = scan.is_inside;
+                let is_part = scan.step(byte);
+                self.number += u64::from(byte == b'\n');
+                if is_part {
+                    if !was_inside {
+                        started = self.number;
+                    }
+                    if element.len() <= self.limit {
+                        element.push(byte);
+                    }
+                }
+                if scan.is_over {
+                    break;
+                }
+            }
+            self.reader.consume(used);
+            if scan.is_over {
+                break;
+            }
+        }
+        if element.trim_ascii().is_empty() {
+            return Ok(None);
+        }
+        if element.len() > self.limit {
+            return Ok(Some((started, Err(Fault::new(format!("object longer than {} bytes", self.limit), "")))));
+        }
+        self.look_at(element);
+        Ok(Some((started, Ok(()))))
     }
 
     fn failed(&self, error: &std::io::Error) -> Error {
         Error::raw(&self.path, failure(error, self.number))
+    }
+}
+
+/// Where an element of an array begins and ends.
+#[derive(Default)]
+struct ElementScan {
+    depth: usize,
+    is_inside: bool,
+    is_over: bool,
+    quote: Option<u8>,
+    is_escaped: bool,
+}
+
+impl ElementScan {
+    /// Whether a byte belongs to the element.
+    fn step(&mut self, byte: u8) -> bool {
+        if let Some(quote) = self.quote {
+            if self.is_escaped {
+                self.is_escaped = false;
+            } else if byte == b'\\' {
+                self.is_escaped = true;
+            } else if byte == quote {
+                self.quote = None;
+            }
+            return true;
+        }
+        let parts =
+            byte.is_ascii_whitespace() || matches!(byte, b',' | b'[' | b']') || !byte.is_ascii() && self.depth == 0;
+        if self.depth == 0 && parts {
+            // What is no object, such as a number, ends here.
+            self.is_over = self.is_inside;
+            return false;
+        }
+        self.is_inside = true;
+        match byte {
+            b'"' | b'\'' => self.quote = Some(byte),
+            b'{' | b'[' => self.depth += 1,
+            b'}' | b']' => {
+                self.depth = self.depth.saturating_sub(1);
+                self.is_over = self.depth == 0;
+            }
+            _ => {}
+        }
+        true
     }
 }
 
@@ -111,6 +264,51 @@ mod tests {
     fn ends_of_lines_and_the_byte_order_mark_are_no_content() {
         assert_eq!(read(b"\xef\xbb\xbfa\r\nb\n\nc", 9), ["1 a", "2 b", "3 ", "4 c"]);
         assert_eq!(read(b"", 9), Vec::<String>::new());
+    }
+
+    #[test]
+    fn elements_of_arrays_are_cut_out_of_any_lines() {
+        let read = |bytes: &'static [u8]| {
+            let mut lines =
+                Lines::new(Path::new("x"), Box::new(std::io::BufReader::with_capacity(3, bytes))).with_limit(30);
+            let (mut element, mut all) = (Vec::new(), Vec::new());
+            while let Some((number, outcome)) = lines.next_element(&mut element).unwrap() {
+                let text = String::from_utf8_lossy(&element).into_owned();
+                all.push(
+                    outcome.map_or_else(|fault| format!("{number} {}", fault.reason), |()| format!("{number} {text}")),
+                );
+            }
+            all
+        };
+        assert_eq!(
+            read(b"\xef\xbb\xbf[\n {\"a\": \"}],\\\"\"},\n{\n\"b\": [{}]\n}, 17,\n{'c': '\"'}]\n[{}]"),
+            ["2 {\"a\": \"}],\\\"\"}", "3 {\n\"b\": [{}]\n}", "5 17", "6 {'c': '\"'}", "7 {}"]
+        );
+        assert_eq!(read(b"[]\n"), Vec::<String>::new());
+        assert_eq!(read(b"[{\"a\": \"cut"), ["1 {\"a\": \"cut"]);
+        assert_eq!(
+            read(b"[{\"a\": \"longer than thirty bytes, all in all\"}, {}]"),
+            ["1 object longer than 30 bytes", "1 {}"]
+        );
+    }
+
+    #[test]
+    fn files_with_arrays_or_objects_over_lines_are_told_from_lines() {
+        for (bytes, expected) in [
+            (&b"[\n  {\"a\": 1}]"[..], true),
+            (b"\xef\xbb\xbf[{\"a\": 1}]", true),
+            (b"[]", true),
+            (b"{\n\"a\": 1\n}", true),
+            (b"{\"a\": 1}\n", false),
+            (b"[1, 2]\n", false),
+            (b"{\n", false),
+            (b"{\n{\"a\": 1}\n", false),
+            (b"{", false),
+            (b"", false),
+        ] {
+            let mut lines = Lines::new(Path::new("x"), Box::new(bytes));
+            assert_eq!(lines.holds_elements().unwrap(), expected, "{:?}", String::from_utf8_lossy(bytes));
+        }
     }
 
     #[test]

@@ -1,35 +1,40 @@
 //! Raw files as rows of wanted fields, one row at a time: memory does not grow with the file.
 
 mod cell;
+mod decode;
 mod delimited;
+mod dialect;
 mod gunzip;
 mod json;
 mod lines;
+mod literal;
 mod open;
 mod parquet_events;
 mod parquet_rows;
-mod python;
 
+use std::io::Read as _;
 use std::path::Path;
 
 use mp4sr_pipeline::Bar;
 
 pub use cell::RawCell;
-pub use parquet_events::{EventColumns, for_each as for_each_event_rows, is_known as polars_knows};
+pub use dialect::{Dialect, shown as shown_separator};
+pub use literal::of_cell as literal_of;
+pub use parquet_events::{
+    EventColumns, TimeType, for_each as for_each_event_rows, is_known as polars_knows, time_type,
+};
 
+use crate::Result;
 use crate::rejects::Fault;
-use crate::{Error, Result};
 
 /// How rows are written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// A JSON object a line.
+    /// A JSON object a line, or an array of them; Python dictionaries likewise.
     JsonLines,
-    /// A JSON object or a Python dictionary literal a line.
-    JsonOrPythonLines,
-    /// Separated by commas, `"` quotes; a header line.
+    /// Separated by commas.
     Csv,
-    /// Separated by tabs, nothing quotes; a header line.
+    /// Separated by tabs.
     Tsv,
     /// The same with types in the header (`user_id:token`).
     RecBole,
@@ -39,7 +44,7 @@ pub enum Shape {
 
 impl Shape {
     /// By the end of the file's name.
-    pub fn of_name(path: &Path) -> Option<Self> {
+    fn of_name(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_string_lossy().to_lowercase();
         let name = name.strip_suffix(".gz").unwrap_or(&name);
         let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
@@ -57,47 +62,134 @@ impl Shape {
             None
         }
     }
+
+    /// By the end of the file's name, or where that does not tell it by the first bytes.
+    pub fn of(path: &Path) -> Result<Self> {
+        if let Some(shape) = Self::of_name(path) {
+            return Ok(shape);
+        }
+        let mut start = [0; 4];
+        let mut file = mp4sr_artifact::files::open(path)?;
+        let read = file.read(&mut start).map_err(|e| mp4sr_artifact::Error::io("read", path, e))?;
+        if start[..read] == *b"PAR1" {
+            return Ok(Self::Parquet);
+        }
+        let bar = mp4sr_pipeline::Progress::new(true).bytes("", 0);
+        let mut lines = open::open(path, &FileForm::of(Self::Tsv), &bar)?;
+        if lines.holds_elements()? {
+            return Ok(Self::JsonLines);
+        }
+        let mut line = Vec::new();
+        let first = lines.next(&mut line)?.map(|_| line.trim_ascii_start().first().copied());
+        Ok(if first == Some(Some(b'{')) { Self::JsonLines } else { Self::Tsv })
+    }
+
+    /// What separates columns where nothing else is known.
+    fn separator(self) -> &'static str {
+        if self == Self::Csv { "," } else { "\t" }
+    }
+}
+
+/// How a file is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileForm {
+    pub shape: Shape,
+    /// For tables of text.
+    pub dialect: Dialect,
+    /// Whether columns may be missing: a published form has fields that not every file has.
+    pub optional: bool,
+    /// Whether it is a file of items.
+    pub items: bool,
+}
+
+impl FileForm {
+    /// A file of interactions, with nothing known of its dialect.
+    pub fn of(shape: Shape) -> Self {
+        Self { shape, dialect: Dialect::default(), optional: false, items: false }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_name(path: &Path) -> Result<Self> {
+        Shape::of(path).map(Self::of)
+    }
+
+    fn is_json(&self) -> bool {
+        self.shape == Shape::JsonLines
+    }
+
+    fn is_table(&self) -> bool {
+        matches!(self.shape, Shape::Csv | Shape::Tsv | Shape::RecBole)
+    }
+
+    /// The form with the dialect of a file's first lines. Gives a sentence where that is not what the name of the file says.
+    pub fn resolved(&self, path: &Path, fields: &[&str]) -> Result<(Self, Option<String>)> {
+        if !self.is_table() {
+            return Ok((self.clone(), None));
+        }
+        let bar = mp4sr_pipeline::Progress::new(true).bytes("", 0);
+        let mut lines = open::open(path, self, &bar)?;
+        let dialect = delimited::resolve(&mut lines, self, fields)?;
+        let is_other = self.dialect.separator.is_empty() && dialect.separator != self.shape.separator();
+        let notice = is_other.then(|| {
+            format!("the columns of `{}` are separated by {}", path.display(), shown_separator(&dialect.separator))
+        });
+        Ok((Self { dialect, ..self.clone() }, notice))
+    }
 }
 
 /// One line of a file: its number and, for each wanted field in order, what stands there; or why it can't be read.
 pub type Row<'r, 'a> = (u64, std::result::Result<&'r [RawCell<'a>], Fault>);
 
-/// Gives every row of a file to `visit`. `bar` moves with the bytes that were read.
+/// Gives every row of a file, or the first `limit`, to `visit`. `bar` moves with the bytes that were read.
 pub fn for_each_row(
     path: &Path,
-    shape: Shape,
+    form: &FileForm,
     fields: &[&str],
+    limit: Option<u64>,
     bar: &Bar,
     visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
 ) -> Result<()> {
-    if shape == Shape::Parquet {
-        return parquet_rows::for_each(path, fields, bar, visit);
+    if form.shape == Shape::Parquet {
+        return parquet_rows::for_each(path, form.optional, fields, limit, bar, visit);
     }
-    let mut lines = open::open(path, shape, bar)?;
-    match shape {
-        Shape::JsonLines => json::for_each(&mut lines, fields, false, visit),
-        Shape::JsonOrPythonLines => json::for_each(&mut lines, fields, true, visit),
-        Shape::Csv => delimited::for_each_quoted(&mut lines, fields, visit),
-        Shape::Tsv => delimited::for_each_plain(&mut lines, fields, false, visit),
-        Shape::RecBole => delimited::for_each_plain(&mut lines, fields, true, visit),
-        Shape::Parquet => Err(Error::bug("Parquet files have no lines")),
+    let mut lines = open::open(path, form, bar)?;
+    if let Some(limit) = limit {
+        // A record may span several lines, and a header is one.
+        lines.stop_after(limit + 1);
     }
+    match form.shape {
+        Shape::JsonLines => json::for_each(&mut lines, fields, visit)?,
+        _ => delimited::for_each(&mut lines, form, fields, visit)?,
+    }
+    if limit.is_some() { Ok(()) } else { lines.check_encoding() }
+}
+
+/// The cells of one field in the first rows of a file.
+pub fn sample(path: &Path, form: &FileForm, field: &str, count: u64) -> Result<Vec<RawCell<'static>>> {
+    let bar = mp4sr_pipeline::Progress::new(true).bytes("", 0);
+    let mut cells = Vec::new();
+    for_each_row(path, form, &[field], Some(count), &bar, &mut |(_, row)| {
+        if let Ok([cell]) = row {
+            cells.push(cell.clone().into_owned());
+        }
+        Ok(())
+    })?;
+    Ok(cells)
 }
 
 /// Lines of JSON that are looked at for the names of their fields.
 const SAMPLED: u64 = 1000;
 
 /// The names of the columns of a file, for lines of JSON those of its first lines.
-pub fn columns(path: &Path, shape: Shape) -> Result<Vec<String>> {
-    if shape == Shape::Parquet {
+pub fn columns(path: &Path, form: &FileForm) -> Result<Vec<String>> {
+    if form.shape == Shape::Parquet {
         return parquet_events::columns(path);
     }
     let bar = mp4sr_pipeline::Progress::new(true).bytes("", 0);
-    let mut lines = open::open(path, shape, &bar)?;
-    match shape {
-        Shape::JsonLines | Shape::JsonOrPythonLines => json::columns(&mut lines, SAMPLED),
-        Shape::Csv => delimited::columns_quoted(&mut lines),
-        _ => delimited::columns_plain(&mut lines, shape == Shape::RecBole),
+    let mut lines = open::open(path, form, &bar)?;
+    match form.shape {
+        Shape::JsonLines => json::columns(&mut lines, SAMPLED),
+        _ => delimited::columns(&mut lines, form),
     }
 }
 
@@ -106,10 +198,11 @@ pub(crate) mod testing {
     use super::*;
 
     /// Every row of a file as text: `line: field|field` or `line: reason (found)`.
-    pub(crate) fn rows(path: &Path, shape: Shape, fields: &[&str]) -> Result<Vec<String>> {
+    pub(crate) fn rows(path: &Path, form: &FileForm, fields: &[&str]) -> Result<Vec<String>> {
         let bar = mp4sr_pipeline::Progress::new(true).bytes("test", 0);
         let mut rows = Vec::new();
-        for_each_row(path, shape, fields, &bar, &mut |(line, row)| {
+        let (form, _) = form.resolved(path, fields)?;
+        for_each_row(path, &form, fields, None, &bar, &mut |(line, row)| {
             rows.push(match row {
                 Ok(cells) => {
                     let cells: Vec<String> =
@@ -128,7 +221,7 @@ pub(crate) mod testing {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
-        rows(&path, Shape::of_name(&path).unwrap(), fields)
+        rows(&path, &FileForm::of_name(&path)?, fields)
     }
 
     pub(crate) fn gzip(content: &[u8]) -> Vec<u8> {

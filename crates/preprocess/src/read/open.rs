@@ -2,10 +2,12 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
+use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
 use mp4sr_artifact::files;
 use mp4sr_pipeline::Bar;
 
-use super::Shape;
+use super::FileForm;
+use super::decode::Decoded;
 use super::gunzip::{Gunzip, MAGIC};
 use super::lines::{Lines, failure};
 use crate::{Error, Result};
@@ -13,7 +15,8 @@ use crate::{Error, Result};
 const BUFFER: usize = 1 << 18;
 
 /// Opens a text file, plain or gzip, and says at once when it is something else.
-pub fn open<'b>(path: &Path, shape: Shape, bar: &'b Bar) -> Result<Lines<'b>> {
+pub fn open<'b>(path: &Path, form: &FileForm, bar: &'b Bar) -> Result<Lines<'b>> {
+    let json = form.is_json();
     let file = Counted { file: files::open(path)?, bar };
     let mut raw = BufReader::with_capacity(BUFFER, file);
     let failed = |e: std::io::Error| Error::raw(path, failure(&e, 0));
@@ -22,7 +25,7 @@ pub fn open<'b>(path: &Path, shape: Shape, bar: &'b Bar) -> Result<Lines<'b>> {
     let mut reader: Box<dyn BufRead + 'b> = if start.starts_with(&MAGIC) {
         Box::new(BufReader::with_capacity(BUFFER, Gunzip::new(raw)))
     } else {
-        if let Some(other) = other_form(start, shape) {
+        if let Some(other) = other_form(start, json) {
             return Err(Error::raw(path, other));
         }
         if named_gzip {
@@ -37,30 +40,52 @@ pub fn open<'b>(path: &Path, shape: Shape, bar: &'b Bar) -> Result<Lines<'b>> {
     if start.is_empty() {
         return Err(Error::raw(path, "holds no data; fetch it again"));
     }
-    if let Some(other) = other_form(start, shape) {
+    if let Some(encoding) = form.dialect.encoding.or_else(|| marked(start)).filter(|encoding| *encoding != UTF_8) {
+        reader = Box::new(BufReader::with_capacity(BUFFER, Decoded::new(reader, encoding)));
+    } else if is_utf_16(start) {
+        return Err(Error::raw(
+            path,
+            "looks like UTF-16 text without its mark; name its encoding, as in `source.encoding = \"utf-16le\"`",
+        ));
+    }
+    let start = reader.fill_buf().map_err(failed)?;
+    if let Some(other) = other_form(start, json) {
         return Err(Error::raw(path, other));
     }
     Ok(Lines::new(path, reader))
 }
 
+/// UTF-16, where a file begins with its mark.
+fn marked(start: &[u8]) -> Option<&'static Encoding> {
+    let (encoding, _) = Encoding::for_bom(start)?;
+    [UTF_16LE, UTF_16BE].contains(&encoding).then_some(encoding)
+}
+
+/// Whether every other byte is zero, as in Latin letters of UTF-16.
+fn is_utf_16(start: &[u8]) -> bool {
+    let start = &start[..start.len().min(64) / 2 * 2];
+    let zeros = |from: usize| start.iter().skip(from).step_by(2).filter(|&&byte| byte == 0).count();
+    start.len() >= 4 && (zeros(0) * 4 > start.len() || zeros(1) * 4 > start.len())
+}
+
 /// What a file that is not lines of text really is.
-fn other_form(start: &[u8], shape: Shape) -> Option<String> {
-    let archives: [(&[u8], &str); 8] = [
+fn other_form(start: &[u8], json: bool) -> Option<String> {
+    let archives: [(&[u8], &str); 9] = [
         (b"PK\x03\x04", "a zip archive; unpack it"),
         (b"\x28\xb5\x2f\xfd", "zstd data; unpack it"),
         (b"BZh", "bzip2 data; unpack it"),
         (b"\xfd7zXZ", "xz data; unpack it"),
         (b"7z\xbc\xaf", "a 7z archive; unpack it"),
-        (b"PAR1", "a Parquet file; name it .parquet and use the tabular form"),
-        (b"\xff\xfe", "UTF-16 text; save it as UTF-8"),
-        (b"\xfe\xff", "UTF-16 text; save it as UTF-8"),
+        (b"PAR1", "a Parquet file; name it .parquet"),
+        (b"\xd0\xcf\x11\xe0", "an old spreadsheet or document of Microsoft Office; save the table as CSV"),
+        (b"SQLite format 3\0", "an SQLite database; export the table as CSV"),
+        (b"\x89HDF", "an HDF5 file; write the table as CSV or Parquet"),
     ];
     if let Some((_, what)) = archives.iter().find(|(magic, _)| start.starts_with(magic)) {
         return Some(format!("is {what}"));
     }
     let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
     let begins = |tag: &str| text.len() >= tag.len() && text[..tag.len()].eq_ignore_ascii_case(tag.as_bytes());
-    let json = matches!(shape, Shape::JsonLines | Shape::JsonOrPythonLines);
     let page = ["<!doctype", "<html", "<head", "<?xml", "<!--"].iter().any(|tag| begins(tag));
     (page || (json && begins("<")))
         .then(|| "is a web page, not data: the download failed or needs a login; fetch it again".to_owned())
@@ -94,10 +119,22 @@ mod tests {
             ("a.json.gz", b"{\"a\": 1}\n".to_vec(), "named .gz but is not a gzip file"),
             ("a.json.gz", gzip(b""), "holds no data"),
             ("a.csv", b"PK\x03\x04...".to_vec(), "a zip archive; unpack it"),
-            ("a.csv", b"\xff\xfea\0,\0".to_vec(), "UTF-16"),
+            ("a.csv", b"a\0,\0b\0".to_vec(), "looks like UTF-16 text without its mark"),
+            ("a.csv", b"\xff\xfea\0\0\xd8".to_vec(), "bytes that are not UTF-16LE"),
+            ("a.csv", b"\xd0\xcf\x11\xe0\xa1".to_vec(), "old spreadsheet"),
         ] {
             let message = rows_of(name, &content, &["a"]).unwrap_err().to_string();
             assert!(message.contains(name) && message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn utf_16_is_told_by_its_mark() {
+        let text = "\u{feff}a,b\n1,\u{e9}\u{1f600}\n";
+        let little: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let big: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
+        for bytes in [little.clone(), big, gzip(&[&b""[..], &little].concat())] {
+            assert_eq!(rows_of("a.csv", &bytes, &["b"]).unwrap(), ["2: \u{e9}\u{1f600}"]);
         }
     }
 

@@ -27,9 +27,9 @@ const PARTS: [&str; 3] = ["\u{0}user", "\u{0}item", "\u{0}time"];
 pub struct EventColumns<'a> {
     /// User id.
     pub user: &'a str,
-    /// Item id.
-    pub item: &'a str,
-    /// Time or position.
+    /// Item id: the first of these that a row has.
+    pub item: &'a [String],
+    /// Time or position; empty: none.
     pub time: &'a str,
     /// Further columns.
     pub named: &'a [String],
@@ -111,12 +111,38 @@ pub fn columns(path: &Path) -> Result<Vec<String>> {
     Ok(builder.schema().fields().iter().map(|field| field.name().clone()).collect())
 }
 
-/// Whether polars knows the types of all columns: it has no time zones by offset, such as `+05:30`, and panics at them.
-pub fn is_known(path: &Path) -> Result<bool> {
+/// Whether polars reads the events of a file. It has no time zones by offset, such as `+05:30`, and panics at them; and a list of items
+/// is a sequence, which is read by rows.
+pub fn is_known(path: &Path, items: &[String]) -> Result<bool> {
     match guarded(|| schema(path)) {
-        Ok(schema) => schema.map(|_| true),
+        Ok(schema) => {
+            let schema = schema?;
+            let is_list = |item: &String| schema.get(item.as_str()).is_some_and(DataType::is_nested);
+            Ok(!items.iter().any(is_list))
+        }
         Err(_) => Ok(false),
     }
+}
+
+/// What the type of a column of times says about its values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeType {
+    /// Unix time; so many digits of its values are fractions of a second.
+    Unix(u8),
+    /// Nothing: numbers and texts have a notation of their own.
+    Other,
+}
+
+/// What the type of a column of a file says, which polars knows.
+pub fn time_type(path: &Path, name: &str) -> Result<TimeType> {
+    let schema = schema(path)?;
+    Ok(match schema.get(name) {
+        Some(DataType::Date) => TimeType::Unix(0),
+        Some(DataType::Datetime(TimeUnit::Milliseconds, _)) => TimeType::Unix(3),
+        Some(DataType::Datetime(TimeUnit::Microseconds, _)) => TimeType::Unix(6),
+        Some(DataType::Datetime(TimeUnit::Nanoseconds, _)) => TimeType::Unix(9),
+        _ => TimeType::Other,
+    })
 }
 
 /// Gives the rows of a file to `visit`, some at a time and in their order. A column whose type has no meaning is refused before.
@@ -131,8 +157,8 @@ pub fn for_each(
     let [user, item, time] = PARTS;
     let mut wanted = vec![
         id(path, &schema, columns.user)?.alias(user),
-        id(path, &schema, columns.item)?.alias(item),
-        clock(path, &schema, columns.time)?.alias(time),
+        items(path, &schema, columns.item)?.alias(item),
+        if columns.time.is_empty() { lit(0_i64).alias(time) } else { clock(path, &schema, columns.time)?.alias(time) },
     ];
     wanted.extend(columns.named.iter().map(|name| col(name.as_str())));
     let query = scan(path)?.select(wanted);
@@ -270,18 +296,31 @@ fn id(path: &Path, schema: &Schema, name: &str) -> Result<Expr> {
     }
 }
 
-/// A time as a number, in seconds where it is a date or a time, or as text.
+/// The first of several ids that a row has.
+fn items(path: &Path, schema: &Schema, names: &[String]) -> Result<Expr> {
+    let mut found = names.iter().filter(|name| schema.contains(name));
+    let first = id(path, schema, found.next().unwrap_or(&names[0]))?;
+    let others = found.map(|name| id(path, schema, name).map(|other| other.cast(DataType::String)));
+    let mut all = others.collect::<Result<Vec<_>>>()?;
+    if all.is_empty() {
+        return Ok(first);
+    }
+    all.insert(0, first.cast(DataType::String));
+    Ok(coalesce(&all))
+}
+
+/// A time as a number, in the unit of its type where it has one ([`time_type`]), or as text.
 fn clock(path: &Path, schema: &Schema, name: &str) -> Result<Expr> {
     let kind = type_of(path, schema, name)?;
-    let since_1970 = |units: i64| col(name).to_physical().cast(DataType::Int64).floor_div(lit(units));
     match kind {
         DataType::String | DataType::Binary | DataType::UInt64 => Ok(col(name)),
         DataType::Categorical(..) | DataType::Enum(..) => Ok(col(name).cast(DataType::String)),
         DataType::Date => Ok(col(name).to_physical().cast(DataType::Int64) * lit(86_400_i64)),
-        DataType::Datetime(TimeUnit::Milliseconds, _) => Ok(since_1970(1_000)),
-        DataType::Datetime(TimeUnit::Microseconds, _) => Ok(since_1970(1_000_000)),
-        DataType::Datetime(TimeUnit::Nanoseconds, _) => Ok(since_1970(1_000_000_000)),
-        kind if kind.is_float() || kind.is_decimal() => Ok(col(name).cast(DataType::Float64)),
+        DataType::Datetime(..) => Ok(col(name).to_physical().cast(DataType::Int64)),
+        DataType::Float64 => Ok(col(name)),
+        kind if kind.is_float() => Ok(col(name).cast(DataType::Float64)),
+        // With all of its digits.
+        kind if kind.is_decimal() => Ok(col(name).cast(DataType::String)),
         kind if kind.is_integer() && !matches!(kind, DataType::Int128) => Ok(col(name).cast(DataType::Int64)),
         kind => Err(refuse(path, name, kind, "a date, a time, a number or text")),
     }
@@ -302,7 +341,7 @@ mod tests {
 
     fn read(path: &Path) -> Result<Vec<String>> {
         let named = ["rating".to_owned()];
-        let columns = EventColumns { user: "user_id", item: "item_id", time: "timestamp", named: &named };
+        let columns = EventColumns { user: "user_id", item: &["item_id".to_owned()], time: "timestamp", named: &named };
         let mut rows = Vec::new();
         for_each(path, columns, &mp4sr_pipeline::Progress::new(true).bytes("test", 0), &mut |some| {
             for row in 0..some.len() {

@@ -4,21 +4,26 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type, TimeUnit, UInt64Type};
+use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type, Schema, UInt64Type};
+use arrow::util::display::{ArrayFormatter, FormatOptions};
 use mp4sr_artifact::{files, open_parquet, parquet_step};
 use mp4sr_pipeline::Bar;
 use parquet::arrow::ProjectionMask;
 use parquet::errors::ParquetError;
-use serde_json::{Number, Value};
+use serde_json::{Map, Number, Value};
 
 use super::{RawCell, Row};
+use crate::rejects::{Fault, excerpt};
 use crate::{Error, Result};
 
 const BATCH: usize = 8192;
 
+/// Gives the rows of a file, or the first `limit`. A column whose type has no meaning is refused before.
 pub fn for_each(
     path: &Path,
+    optional: bool,
     fields: &[&str],
+    limit: Option<u64>,
     bar: &Bar,
     visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
 ) -> Result<()> {
@@ -27,15 +32,12 @@ pub fn for_each(
     };
     let file = files::open(path)?;
     let bytes = file.metadata().map_or(0, |about| about.len());
-    let builder = open_parquet(file).map_err(damaged)?;
-    let schema = builder.schema().clone();
-    let wanted: Vec<Option<usize>> = fields.iter().map(|field| schema.index_of(field).ok()).collect();
-    let absent = fields.iter().zip(&wanted).find(|(field, place)| place.is_none() && !field.is_empty());
-    if let Some((field, _)) = absent {
-        let known = schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ");
-        let known = crate::rejects::excerpt(&known);
-        return Err(Error::raw(path, format!("has no column `{field}`; it has {known}; mend `[source.columns]`")));
+    let mut builder = open_parquet(file).map_err(damaged)?;
+    if let Some(limit) = limit {
+        builder = builder.with_limit(limit as usize);
     }
+    let schema = builder.schema().clone();
+    let wanted = fields.iter().map(|field| place(path, &schema, field, optional)).collect::<Result<Vec<_>>>()?;
     let mask = ProjectionMask::roots(builder.parquet_schema(), wanted.iter().copied().flatten());
     let rows = builder.metadata().file_metadata().num_rows().max(1) as u64;
     let reader = || builder.with_projection(mask).with_batch_size(BATCH).build();
@@ -46,18 +48,92 @@ pub fn for_each(
         for row in 0..batch.num_rows() {
             number += 1;
             let cells =
-                || columns.iter().map(|column| column.map_or(RawCell::Missing, |array| cell(array, row))).collect();
-            let cells: Vec<RawCell<'_>> = parquet_step(|| Ok::<_, ParquetError>(cells())).map_err(damaged)?;
-            visit((number, Ok(&cells)))?;
+                || columns.iter().map(|column| column.map_or(Ok(RawCell::Missing), |array| cell(array, row))).collect();
+            let cells: std::result::Result<Vec<RawCell<'_>>, Fault> =
+                parquet_step(|| Ok::<_, ParquetError>(cells())).map_err(damaged)?;
+            match cells {
+                Ok(cells) => visit((number, Ok(&cells)))?,
+                Err(fault) => visit((number, Err(fault)))?,
+            }
         }
         bar.add(bytes * batch.num_rows() as u64 / rows);
     }
     Ok(())
 }
 
-fn cell(array: &ArrayRef, row: usize) -> RawCell<'_> {
+/// Where a wanted column stands; an empty name is one that is not wanted.
+fn place(path: &Path, schema: &Schema, field: &str, optional: bool) -> Result<Option<usize>> {
+    if field.is_empty() {
+        return Ok(None);
+    }
+    let mut found = schema.fields().iter().enumerate().filter(|(_, known)| known.name() == field);
+    let Some((at, column)) = found.next() else {
+        if optional {
+            return Ok(None);
+        }
+        let known: Vec<&str> = schema.fields().iter().map(|known| known.name().as_str()).collect();
+        let near =
+            mp4sr_pipeline::nearest(field, &known).map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
+        let known = excerpt(&known.join(", "));
+        return Err(Error::raw(
+            path,
+            format!("has no column `{field}`{near}; it has {known}; mend `[source.columns]`"),
+        ));
+    };
+    if found.next().is_some() {
+        return Err(Error::raw(path, format!("has the column `{field}` twice; write it with distinct names")));
+    }
+    if let Some(part) = without_meaning(column.data_type()) {
+        let problem = match part {
+            Part::Image => format!(
+                "has `{field}` of type {}: images inside of a table are not read; write them to files named by item id and name \
+                 their folder in `source.images`",
+                column.data_type()
+            ),
+            Part::Other(part) => format!(
+                "has `{field}` of type {}, and {part} is read neither as text nor as a number; convert the column, or name another one",
+                column.data_type()
+            ),
+        };
+        return Err(Error::raw(path, problem));
+    }
+    Ok(Some(at))
+}
+
+/// A part of a type that cannot be read.
+enum Part {
+    Image,
+    Other(DataType),
+}
+
+/// What in a type has no meaning as text, number, list or object.
+fn without_meaning(kind: &DataType) -> Option<Part> {
+    match kind {
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::ListView(field)
+        | DataType::LargeListView(field)
+        | DataType::FixedSizeList(field, _)
+        | DataType::Map(field, _) => without_meaning(field.data_type()),
+        DataType::Struct(fields) => {
+            let is_bytes =
+                |kind: &DataType| matches!(kind, DataType::Binary | DataType::LargeBinary | DataType::BinaryView);
+            if fields.iter().any(|field| field.name() == "bytes" && is_bytes(field.data_type())) {
+                return Some(Part::Image);
+            }
+            fields.iter().find_map(|field| without_meaning(field.data_type()))
+        }
+        DataType::Dictionary(_, values) => without_meaning(values),
+        DataType::Union(..) | DataType::RunEndEncoded(..) | DataType::Interval(_) | DataType::Duration(_) => {
+            Some(Part::Other(kind.clone()))
+        }
+        _ => None,
+    }
+}
+
+fn cell(array: &ArrayRef, row: usize) -> std::result::Result<RawCell<'_>, Fault> {
     if array.is_null(row) {
-        return RawCell::Missing;
+        return Ok(RawCell::Missing);
     }
     let text = match array.data_type() {
         DataType::Utf8 => Some(array.as_string::<i32>().value(row)),
@@ -65,38 +141,81 @@ fn cell(array: &ArrayRef, row: usize) -> RawCell<'_> {
         DataType::Utf8View => Some(array.as_string_view().value(row)),
         _ => None,
     };
-    text.map_or_else(|| RawCell::of_json(value(array, row)), |text| RawCell::Text(Cow::Borrowed(text)))
+    text.map_or_else(|| value(array, row).map(RawCell::of_json), |text| Ok(RawCell::Text(Cow::Borrowed(text))))
 }
 
-/// A value as JSON would have it; what has no such form is null, and counted as missing.
-fn value(array: &ArrayRef, row: usize) -> Value {
+/// A value as JSON would have it.
+fn value(array: &ArrayRef, row: usize) -> std::result::Result<Value, Fault> {
     if array.is_null(row) {
-        return Value::Null;
+        return Ok(Value::Null);
     }
-    let list = |values: ArrayRef| Value::Array((0..values.len()).map(|at| value(&values, at)).collect());
-    let cast = |to: &DataType| arrow::compute::cast(&array.slice(row, 1), to).ok();
-    match array.data_type() {
+    let list = |values: ArrayRef| {
+        (0..values.len()).map(|at| value(&values, at)).collect::<std::result::Result<_, Fault>>().map(Value::Array)
+    };
+    let cast = |to: &DataType| {
+        let one = arrow::compute::cast(&array.slice(row, 1), to);
+        one.map_err(|e| Fault::new(format!("a value of type {} that can't be read", array.data_type()), e.to_string()))
+    };
+    Ok(match array.data_type() {
         DataType::Utf8 => array.as_string::<i32>().value(row).into(),
         DataType::LargeUtf8 => array.as_string::<i64>().value(row).into(),
         DataType::Utf8View => array.as_string_view().value(row).into(),
+        DataType::Binary => text_of(array.as_binary::<i32>().value(row))?,
+        DataType::LargeBinary => text_of(array.as_binary::<i64>().value(row))?,
+        DataType::BinaryView => text_of(array.as_binary_view().value(row))?,
+        DataType::FixedSizeBinary(_) => text_of(array.as_fixed_size_binary().value(row))?,
         DataType::Int64 => array.as_primitive::<Int64Type>().value(row).into(),
         DataType::UInt64 => array.as_primitive::<UInt64Type>().value(row).into(),
-        DataType::Float32 => float(f64::from(array.as_primitive::<Float32Type>().value(row))),
+        DataType::Float16 => return value(&cast(&DataType::Float32)?, 0),
+        // The shortest number that is this one in 32 bits: 9.99 and not 9.989999771118164.
+        DataType::Float32 => {
+            array.as_primitive::<Float32Type>().value(row).to_string().parse().ok().map_or(Value::Null, float)
+        }
         DataType::Float64 => float(array.as_primitive::<Float64Type>().value(row)),
         DataType::Boolean => array.as_boolean().value(row).into(),
-        DataType::List(_) => list(array.as_list::<i32>().value(row)),
-        DataType::LargeList(_) => list(array.as_list::<i64>().value(row)),
-        DataType::Struct(fields) => {
-            let columns = array.as_struct().columns();
-            fields.iter().zip(columns).map(|(field, column)| (field.name().clone(), value(column, row))).collect()
+        DataType::List(_) => list(array.as_list::<i32>().value(row))?,
+        DataType::LargeList(_) => list(array.as_list::<i64>().value(row))?,
+        DataType::ListView(_) => list(array.as_list_view::<i32>().value(row))?,
+        DataType::LargeListView(_) => list(array.as_list_view::<i64>().value(row))?,
+        DataType::FixedSizeList(..) => list(array.as_fixed_size_list().value(row))?,
+        DataType::Map(..) => {
+            let entries = array.as_map().value(row);
+            let mut map = Map::new();
+            for at in 0..entries.len() {
+                let key = match value(entries.column(0), at)? {
+                    Value::String(key) => key,
+                    other => other.to_string(),
+                };
+                map.insert(key, value(entries.column(1), at)?);
+            }
+            Value::Object(map)
         }
-        DataType::Dictionary(_, values) => cast(values).map_or(Value::Null, |one| value(&one, 0)),
-        // Clocks become Unix seconds.
-        DataType::Timestamp(_, zone) => cast(&DataType::Timestamp(TimeUnit::Second, zone.clone()))
-            .and_then(|seconds| arrow::compute::cast(&seconds, &DataType::Int64).ok())
-            .map_or(Value::Null, |one| value(&one, 0)),
-        kind if kind.is_integer() => cast(&DataType::Int64).map_or(Value::Null, |one| value(&one, 0)),
-        _ => Value::Null,
+        DataType::Struct(fields) => {
+            let columns = array.as_struct().columns().iter();
+            let named =
+                fields.iter().zip(columns).map(|(field, column)| Ok((field.name().clone(), value(column, row)?)));
+            Value::Object(named.collect::<std::result::Result<_, Fault>>()?)
+        }
+        DataType::Dictionary(_, values) => return value(&cast(values)?, 0),
+        kind if kind.is_integer() => return value(&cast(&DataType::Int64)?, 0),
+        DataType::Null => Value::Null,
+        // Dates, times and decimals, as they are written.
+        _ => {
+            let options = FormatOptions::new().with_timestamp_format(Some("%Y-%m-%dT%H:%M:%S%.f"));
+            let options = options.with_timestamp_tz_format(Some("%Y-%m-%dT%H:%M:%S%.f%:z"));
+            let failed = |e: arrow::error::ArrowError| {
+                Fault::new(format!("a value of type {} that can't be read", array.data_type()), e.to_string())
+            };
+            let formatter = ArrayFormatter::try_new(array, &options).map_err(failed)?;
+            formatter.value(row).try_to_string().map_err(failed)?.into()
+        }
+    })
+}
+
+fn text_of(bytes: &[u8]) -> std::result::Result<Value, Fault> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text.into()),
+        Err(_) => Err(Fault::new("invalid UTF-8", String::from_utf8_lossy(bytes))),
     }
 }
 
@@ -109,15 +228,19 @@ mod tests {
     use std::os::unix::fs::FileExt as _;
     use std::sync::Arc;
 
-    use arrow::array::{FixedSizeBinaryArray, Int32Array, ListArray, StringArray, TimestampMillisecondArray};
-    use arrow::datatypes::Int32Type;
+    use arrow::array::{
+        BinaryArray, Date32Array, Decimal128Array, DurationSecondArray, FixedSizeBinaryArray, FixedSizeListBuilder,
+        Float32Array, Int32Array, ListArray, MapBuilder, StringArray, StringBuilder, StructArray,
+        TimestampMillisecondArray, TimestampNanosecondArray,
+    };
+    use arrow::datatypes::{DataType, Field, Int32Type, Schema};
     use arrow::record_batch::RecordBatch;
     use parquet::arrow::ArrowWriter;
     use parquet::basic::{Compression, ZstdLevel};
     use parquet::file::properties::WriterProperties;
 
-    use super::super::Shape;
     use super::super::testing::rows;
+    use super::super::{FileForm, Shape};
 
     /// Two rows of a column of every kind.
     fn write(path: &std::path::Path, properties: Option<WriterProperties>) {
@@ -142,15 +265,81 @@ mod tests {
         let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
         write(&path, Some(properties));
         assert_eq!(
-            rows(&path, Shape::Parquet, &["when", "user", "", "item"]).unwrap(),
-            ["1: 1500000000|007|-|-5", "2: 0|-|-|6"]
+            rows(&path, &FileForm::of(Shape::Parquet), &["when", "user", "", "item"]).unwrap(),
+            ["1: 2017-07-14T02:40:00.999|007|-|-5", "2: 1970-01-01T00:00:00|-|-|6"]
         );
-        let message = rows(&path, Shape::Parquet, &["time"]).unwrap_err().to_string();
+        let message = rows(&path, &FileForm::of(Shape::Parquet), &["time"]).unwrap_err().to_string();
         assert!(message.contains("no column `time`; it has user, item, when, tags, key"), "{message}");
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-        let message = rows(&path, Shape::Parquet, &["user"]).unwrap_err().to_string();
+        let message = rows(&path, &FileForm::of(Shape::Parquet), &["user"]).unwrap_err().to_string();
         assert!(message.contains("x.parquet") && message.contains("fetch it again"), "{message}");
+    }
+
+    #[test]
+    fn every_type_has_a_meaning_or_is_refused_before_the_first_row() {
+        let mut tags = FixedSizeListBuilder::new(StringBuilder::new(), 2);
+        let mut attributes = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+        for (first, second) in [("a heist", "a chase"), ("a ship", "a cat")] {
+            tags.values().append_value(first);
+            tags.values().append_value(second);
+            tags.append(true);
+            attributes.keys().append_value("plot");
+            attributes.values().append_value(second);
+            attributes.append(true).unwrap();
+        }
+        let image = StructArray::from(vec![(
+            Arc::new(Field::new("bytes", DataType::Binary, true)),
+            Arc::new(BinaryArray::from(vec![b"x".as_slice(), b"y"])) as arrow::array::ArrayRef,
+        )]);
+        let columns: Vec<(&str, arrow::array::ArrayRef)> = vec![
+            ("bytes", Arc::new(BinaryArray::from(vec![b"u1".as_slice(), b"\xff"]))),
+            ("fixed", Arc::new(FixedSizeBinaryArray::try_from_iter([b"ab", b"cd"].into_iter()).unwrap())),
+            ("price", Arc::new(Float32Array::from(vec![9.99, 0.1]))),
+            ("cost", Arc::new(Decimal128Array::from(vec![1250, -5]).with_precision_and_scale(9, 2).unwrap())),
+            ("day", Arc::new(Date32Array::from(vec![9479, 0]))),
+            (
+                "when",
+                Arc::new(TimestampNanosecondArray::from(vec![1_500_000_000_123_456_789, 0]).with_timezone("+00:00")),
+            ),
+            ("tags", Arc::new(tags.finish())),
+            ("attributes", Arc::new(attributes.finish())),
+            ("image", Arc::new(image)),
+            ("span", Arc::new(DurationSecondArray::from(vec![1, 2]))),
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.parquet");
+        let schema =
+            Schema::new(columns.iter().map(|(n, c)| Field::new(*n, c.data_type().clone(), true)).collect::<Vec<_>>());
+        let batch =
+            RecordBatch::try_new(Arc::new(schema), columns.into_iter().map(|(_, column)| column).collect()).unwrap();
+        let mut writer = ArrowWriter::try_new(std::fs::File::create(&path).unwrap(), batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let mut shown = Vec::new();
+        let fields = ["fixed", "price", "cost", "day", "when", "tags", "attributes"];
+        let bar = mp4sr_pipeline::Progress::new(true).bytes("test", 0);
+        super::for_each(&path, false, &fields, None, &bar, &mut |(_, row)| {
+            shown.push(row.unwrap().iter().map(super::RawCell::shown).collect::<Vec<_>>().join("|"));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(
+            shown,
+            [
+                "ab|9.99|12.50|1995-12-15|2017-07-14T02:40:00.123456789+00:00|[\"a heist\",\"a chase\"]|{\"plot\":\"a chase\"}",
+                "cd|0.1|-0.05|1970-01-01|1970-01-01T00:00:00+00:00|[\"a ship\",\"a cat\"]|{\"plot\":\"a cat\"}",
+            ]
+        );
+        let form = FileForm::of(Shape::Parquet);
+        let bytes = rows(&path, &form, &["bytes"]).unwrap();
+        assert!(bytes[0] == "1: u1" && bytes[1].starts_with("2: invalid UTF-8 ("), "{bytes:?}");
+        for (field, expected) in
+            [("image", "images inside of a table are not read"), ("span", "is read neither as text nor as a number")]
+        {
+            let message = rows(&path, &form, &[field]).unwrap_err().to_string();
+            assert!(message.contains(&format!("has `{field}` of type ")) && message.contains(expected), "{message}");
+        }
     }
 
     #[test]
@@ -166,7 +355,8 @@ mod tests {
         for at in whole.len() - 8 - footer..whole.len() {
             for bit in 0..8 {
                 file.write_all_at(&[whole[at] ^ 1 << bit], at as u64).unwrap();
-                if let Err(error) = rows(&path, Shape::Parquet, &["when", "user", "item", "tags", "key"]) {
+                if let Err(error) = rows(&path, &FileForm::of(Shape::Parquet), &["when", "user", "item", "tags", "key"])
+                {
                     let message = error.to_string();
                     assert!(message.contains("x.parquet") && message.contains(';'), "{at}, {bit}: {message}");
                     refused += 1;

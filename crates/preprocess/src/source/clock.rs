@@ -1,99 +1,548 @@
-//! When an event happened, in each form's notation.
+//! When an event happened, in the many notations of time.
 
-use jiff::Timestamp;
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use jiff::civil::{Date, DateTime, Time};
 use jiff::fmt::strtime;
+use jiff::tz::{Offset, TimeZone};
 
+use crate::decimal::Decimal;
 use crate::read::RawCell;
-use crate::rejects::Fault;
+use crate::rejects::{Fault, excerpt};
+use crate::{Error, Result};
 
 /// 2100-01-01: no event is later.
-const LATEST: i64 = 4_102_444_800;
-/// Milliseconds below this are before March 1973, in truth seconds.
-const EARLIEST_MILLISECONDS: i64 = 100_000_000_000;
+const LATEST: i128 = 4_102_444_800;
+/// Unix time in a finer unit that is before March 1973 is in truth in a coarser one.
+const EARLIEST: i128 = 100_000_000;
 /// `Fri Sep 08 10:44:24 -0700 2017`.
-const GOODREADS: &str = "%a %b %d %H:%M:%S %z %Y";
+pub const GOODREADS: &str = "%a %b %d %H:%M:%S %z %Y";
+/// The units of Unix time: digits behind the point of a second, key, name.
+const UNITS: [(u8, &str, &str); 4] =
+    [(0, "s", "seconds"), (3, "ms", "milliseconds"), (6, "us", "microseconds"), (9, "ns", "nanoseconds")];
+/// Dates that are read, beside ISO 8601. Those that begin with the day and those that begin with the month cannot always be told apart.
+const DATES: [&str; 6] = ["%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%d-%b-%Y"];
+/// Times of day behind such a date.
+const TIMES: [&str; 6] = ["", " %H:%M", " %H:%M:%S", " %H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p"];
+/// Other notations that are read.
+const OTHERS: [&str; 7] =
+    [GOODREADS, "%a, %d %b %Y %H:%M:%S %z", "%m %d, %Y", "%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y"];
+/// Digits without anything between them, by their number.
+const DIGITS: [(usize, &str); 3] = [(8, "%Y%m%d"), (12, "%Y%m%d%H%M"), (14, "%Y%m%d%H%M%S")];
+/// Of a hundred values so many may have another notation than the others.
+const STRAYS: usize = 5;
+
+/// All patterns that are tried.
+static PATTERNS: LazyLock<Vec<Arc<str>>> = LazyLock::new(|| {
+    let dates = DATES.iter().flat_map(|date| TIMES.iter().map(move |time| format!("{date}{time}")));
+    OTHERS.iter().map(|&other| other.to_owned()).chain(dates).map(Into::into).collect()
+});
 
 /// A notation of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Clock {
-    /// Unix seconds.
-    Seconds,
-    /// Unix milliseconds.
-    Milliseconds,
-    /// `Fri Sep 08 10:44:24 -0700 2017`.
-    GoodReads,
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Notation {
+    /// Unix time in units of ten to the power of minus so many digits of a second.
+    Unix(u8),
+    /// The same by the type of a column, which can't be wrong about its unit.
+    Typed(u8),
+    /// ISO 8601: a date, or a date and a time with or without a zone.
+    Iso,
+    /// A `strptime` pattern.
+    Pattern(Arc<str>),
+    /// Each value for itself.
+    Mixed,
     /// No clock: the position in the user's sequence.
     Position,
+    /// No clock: the place of the line.
+    LineOrder,
 }
 
-impl Clock {
-    /// The time in this notation's own unit: milliseconds order events that share a second.
-    pub fn read(self, field: &str, cell: &RawCell<'_>) -> Result<i64, Fault> {
-        let is_nothing =
-            matches!(cell, RawCell::Missing) || matches!(cell, RawCell::Text(text) if text.trim().is_empty());
-        if is_nothing {
-            return Err(Fault::new(format!("no `{field}`"), cell.shown()));
+/// How times of a form are written: known, or to be recognised in each file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TimeSetting {
+    Recognised,
+    Known(Notation),
+}
+
+impl TimeSetting {
+    /// Reads `source.time`; none where it is empty.
+    pub fn parse(text: &str) -> Result<Option<Self>> {
+        let known = |notation| Ok(Some(Self::Known(notation)));
+        if let Some((digits, ..)) = UNITS.iter().find(|(_, key, name)| *key == text || *name == text) {
+            return known(Notation::Unix(*digits));
         }
-        let number = match self {
-            Self::GoodReads => cell.text().and_then(|text| {
-                let time = strtime::parse(GOODREADS, text.trim()).ok()?;
-                time.to_timestamp().ok().map(Timestamp::as_second)
-            }),
-            _ => cell.whole(),
-        };
-        let Some(number) = number else {
-            let expected = match self {
-                Self::GoodReads => "a date like `Fri Sep 08 10:44:24 -0700 2017`",
-                _ => "a whole number",
-            };
-            return Err(Fault::new(format!("`{field}` is not {expected}"), cell.shown()));
-        };
-        let refuse = |what: &str| Err(Fault::new(format!("`{field}` {what}"), cell.shown()));
-        match self {
-            _ if number < 0 => refuse("is negative"),
-            Self::Milliseconds if number < EARLIEST_MILLISECONDS => {
-                refuse("is not a Unix time in milliseconds (seconds?)")
+        match text {
+            "" => Ok(None),
+            "iso" => known(Notation::Iso),
+            "mixed" => known(Notation::Mixed),
+            "line-order" => known(Notation::LineOrder),
+            pattern if pattern.contains('%') => {
+                let example = DateTime::constant(2018, 9, 30, 12, 34, 56, 0).to_zoned(TimeZone::UTC);
+                let written = example.ok().and_then(|time| strtime::format(pattern, &time).ok());
+                match written.and_then(|written| by_pattern(pattern, &written)) {
+                    Some(_) => known(Notation::Pattern(pattern.into())),
+                    None => Err(Error::Setting(format!(
+                        "`source.time` = {pattern:?} is not a pattern of a date; expected one such as \"%Y-%m-%d\" or \
+                         \"%d.%m.%Y %H:%M:%S\", as `strptime` has them"
+                    ))),
+                }
             }
-            Self::Milliseconds if number / 1000 > LATEST => refuse("is after the year 2100"),
-            Self::Seconds if number > LATEST => refuse("is after the year 2100 (milliseconds?)"),
-            Self::GoodReads if number > LATEST => refuse("is after the year 2100"),
-            _ => Ok(number),
+            other => Err(Error::Setting(format!(
+                "`source.time` = {other:?} is not a notation of time; expected \"s\", \"ms\", \"us\", \"ns\" (Unix time), \"iso\", a \
+                 pattern such as \"%Y-%m-%d\", \"mixed\" or \"line-order\""
+            ))),
         }
     }
 
-    /// How many of the notation's units make what is stored: seconds, or positions.
-    pub fn units(self) -> i64 {
-        if self == Self::Milliseconds { 1000 } else { 1 }
+    /// Whether there is no clock.
+    pub fn is_position(&self) -> bool {
+        matches!(self, Self::Known(notation) if notation.is_position())
     }
+}
+
+impl Notation {
+    /// Whether it is no clock.
+    pub fn is_position(&self) -> bool {
+        matches!(self, Self::Position | Self::LineOrder)
+    }
+
+    /// Digits behind the point of a second of the unit in which a bare number is written.
+    pub fn unit(&self) -> u8 {
+        match self {
+            Self::Unix(digits) => *digits,
+            _ => 0,
+        }
+    }
+
+    /// The notation for people.
+    pub fn described(&self) -> String {
+        match self {
+            Self::Unix(digits) | Self::Typed(digits) => {
+                let unit = UNITS.iter().find(|unit| unit.0 == *digits).map_or("seconds", |unit| unit.2);
+                format!("Unix time in {unit}")
+            }
+            Self::Iso => "dates of ISO 8601 (UTC where they have no zone)".to_owned(),
+            Self::Pattern(pattern) => format!("dates written as `{pattern}`"),
+            Self::Mixed => "times of any notation".to_owned(),
+            Self::Position => "positions".to_owned(),
+            Self::LineOrder => "the order of lines".to_owned(),
+        }
+    }
+
+    /// The time in seconds, or the position, with all of its digits. `comma`: numbers may have a comma for the point.
+    pub fn read(&self, field: &str, cell: &RawCell<'_>, comma: bool) -> std::result::Result<Decimal, Fault> {
+        if cell.is_blank() {
+            return Err(Fault::new(format!("no `{field}`"), cell.shown()));
+        }
+        let refuse = |what: &str| Err(Fault::new(format!("`{field}` {what}"), cell.shown()));
+        let seconds = match self {
+            Self::Unix(digits) | Self::Typed(digits) => {
+                let Some(number) = cell.decimal(comma) else { return refuse("is not a number") };
+                if let (Self::Unix(_), Some(problem)) = (self, wrong_unit(number, *digits)) {
+                    return refuse(&problem);
+                }
+                number.scaled_down(*digits)
+            }
+            Self::Position | Self::LineOrder => match cell.decimal(comma) {
+                Some(number) if number.value < 0 => return refuse("is negative"),
+                Some(number) => return Ok(number),
+                None => return refuse("is not a number"),
+            },
+            Self::Iso => match cell.text().and_then(|text| iso(&text)) {
+                Some(time) => time,
+                None => return refuse("is not a date like `2018-09-30` or `2018-09-30T12:00:00Z`"),
+            },
+            Self::Pattern(pattern) => match cell.text().and_then(|text| by_pattern(pattern, text.trim())) {
+                Some(time) => time,
+                None if &**pattern == GOODREADS => {
+                    return refuse("is not a date like `Fri Sep 08 10:44:24 -0700 2017`");
+                }
+                None => return refuse(&format!("is not a date like `{pattern}`")),
+            },
+            Self::Mixed => match &of_cell(cell, comma)[..] {
+                [notation] => return notation.read(field, cell, comma),
+                [] => return refuse("has no notation of time that is known"),
+                _ => return refuse("may have the day or the month first"),
+            },
+        };
+        if seconds.value < 0 {
+            return refuse("is negative");
+        }
+        if seconds.floor() > LATEST {
+            return refuse("is after the year 2100");
+        }
+        // Nanoseconds are what fits beside a year.
+        Ok(seconds.cut(9))
+    }
+
+    /// What most of the values of a column are, or why that can't be said; none where nothing is known of any of them.
+    pub fn recognised(cells: &[RawCell<'_>], comma: bool) -> std::result::Result<Option<Self>, String> {
+        let mut values = Vec::new();
+        for cell in cells.iter().filter(|cell| !cell.is_blank()) {
+            // Zero is a missing time in any unit, and what is negative is none.
+            if cell.decimal(comma).is_none_or(|number| number.value > 0) {
+                values.push((cell, of_cell(cell, comma)));
+            }
+        }
+        let mut votes: BTreeMap<&Self, usize> = BTreeMap::new();
+        values
+            .iter()
+            .flat_map(|(_, notations)| notations)
+            .for_each(|notation| *votes.entry(notation).or_default() += 1);
+        // Days as digits are also numbers of seconds, of some months in 1970.
+        let days = DIGITS.iter().map(|(_, pattern)| Self::Pattern((*pattern).into()));
+        if let Some(day) = days.into_iter().find(|day| votes.get(day) == Some(&values.len()) && !values.is_empty()) {
+            return Ok(Some(day));
+        }
+        let is_day =
+            |notation: &Self| matches!(notation, Self::Pattern(p) if DIGITS.iter().any(|(_, day)| *day == &**p));
+        votes.retain(|notation, _| !is_day(notation));
+        let Some(most) = votes.values().max().copied() else { return Ok(None) };
+        let best: Vec<&Self> =
+            votes.iter().filter(|(_, count)| **count == most).map(|(notation, _)| *notation).collect();
+        let chosen = best[0];
+        let same_values =
+            |other: &Self| values.iter().all(|(_, notations)| notations.contains(chosen) == notations.contains(other));
+        if best.len() > 1 && best[1..].iter().all(|other| same_values(other)) {
+            let shown = values.iter().find(|(_, notations)| notations.contains(chosen));
+            let shown = shown.map_or(String::new(), |(cell, _)| excerpt(&cell.shown()));
+            let ways = best.iter().map(|way| way.described()).collect::<Vec<_>>().join(" or ");
+            return Err(format!(
+                "`{shown}` may be {ways}; name the pattern in `source.time`, as in `source.time = \"%d/%m/%Y\"`"
+            ));
+        }
+        let strays: Vec<_> =
+            values.iter().filter(|(_, notations)| !notations.is_empty() && !notations.contains(chosen)).collect();
+        if strays.len() > 1 && strays.len() * 100 > values.len() * STRAYS {
+            let (usual, _) = values.iter().find(|(_, notations)| notations.contains(chosen)).unwrap_or(&values[0]);
+            let (stray, notations) = strays[0];
+            return Err(format!(
+                "`{}` is {} and `{}` is {}; set `source.time = \"mixed\"` to read each value for itself, or convert them",
+                excerpt(&usual.shown()),
+                chosen.described(),
+                excerpt(&stray.shown()),
+                notations[0].described()
+            ));
+        }
+        Ok(Some(chosen.clone()))
+    }
+}
+
+/// What is wrong with a number of Unix time in this unit.
+fn wrong_unit(number: Decimal, digits: u8) -> Option<String> {
+    let value = number.floor();
+    let unit = 10_i128.pow(digits.into());
+    if value < 0 {
+        return Some("is negative".to_owned());
+    }
+    let is_late = value > LATEST * unit;
+    if !is_late && (digits == 0 || value >= EARLIEST * unit) {
+        return None;
+    }
+    let fits = |other: &&(u8, &str, &str)| {
+        let unit = 10_i128.pow(other.0.into());
+        value <= LATEST * unit && (other.0 == 0 || value >= EARLIEST * unit)
+    };
+    let other = UNITS.iter().filter(|other| other.0 != digits).find(fits);
+    let maybe = other.map_or(String::new(), |other| format!(" ({}?)", other.2));
+    let name = UNITS.iter().find(|own| own.0 == digits).map_or("", |own| own.2);
+    Some(if is_late {
+        format!("is after the year 2100{maybe}")
+    } else {
+        format!("is not a Unix time in {name}{maybe}")
+    })
+}
+
+/// The notations that a value may have.
+fn of_cell(cell: &RawCell<'_>, comma: bool) -> Vec<Notation> {
+    let mut found = Vec::new();
+    if let Some(number) = cell.decimal(comma) {
+        let value = number.floor();
+        let fits = |digits: u8| {
+            let unit = 10_i128.pow(digits.into());
+            value >= 0 && value <= LATEST * unit && (digits == 0 || value >= EARLIEST * unit)
+        };
+        found.extend(UNITS.iter().map(|unit| unit.0).find(|digits| fits(*digits)).map(Notation::Unix));
+        let text = cell.text().unwrap_or_default();
+        let digits = DIGITS.iter().find(|(length, _)| text.trim().len() == *length);
+        found.extend(
+            digits.filter(|(_, p)| is_recent(by_pattern(p, text.trim()))).map(|(_, p)| Notation::Pattern((*p).into())),
+        );
+    } else if let Some(text) = cell.text() {
+        let text = text.trim();
+        if iso(text).is_some() {
+            found.push(Notation::Iso);
+        } else {
+            let fits = PATTERNS.iter().filter(|pattern| by_pattern(pattern, text).is_some());
+            found.extend(fits.cloned().map(Notation::Pattern));
+            // A name that is written in full and in short is one notation.
+            if found.iter().all(|one| matches!(one, Notation::Pattern(pattern) if pattern.contains(['b', 'B']))) {
+                found.truncate(1);
+            }
+        }
+    }
+    found
+}
+
+fn is_recent(time: Option<Decimal>) -> bool {
+    time.is_some_and(|time| (0..=LATEST).contains(&time.floor()))
+}
+
+fn utc(time: DateTime, offset: Offset) -> Option<Decimal> {
+    let nanoseconds = offset.to_timestamp(time).ok()?.as_nanosecond();
+    Some(Decimal { value: nanoseconds, digits: 9 }.cut(9))
+}
+
+fn by_pattern(pattern: &str, text: &str) -> Option<Decimal> {
+    let time = strtime::parse(pattern, text).ok()?;
+    if let Ok(timestamp) = time.to_timestamp() {
+        return Some(Decimal { value: timestamp.as_nanosecond(), digits: 9 }.cut(9));
+    }
+    let midnight = || time.to_date().map(|date| date.to_datetime(Time::midnight()));
+    utc(time.to_datetime().or_else(|_| midnight()).ok()?, Offset::UTC)
+}
+
+/// The start of a text as a number of some digits, and the rest.
+fn number(text: &str, least: usize, most: usize) -> Option<(i16, &str)> {
+    let length = text.bytes().take(most).take_while(u8::is_ascii_digit).count();
+    let value = text.get(..length).filter(|_| length >= least)?.parse().ok()?;
+    Some((value, &text[length..]))
+}
+
+/// Seconds of a date such as `2018-09-30`, `2018/9/30 12:00`, `20180930T120000Z` or `2018-09-30T12:00:00.123+02:00`.
+pub fn iso(text: &str) -> Option<Decimal> {
+    let text = text.trim();
+    let (year, rest) = number(text, 4, 4)?;
+    let (month, day, rest) = match rest.as_bytes().first()? {
+        separator @ (b'-' | b'/') => {
+            let separator = char::from(*separator);
+            let (month, rest) = number(&rest[1..], 1, 2)?;
+            let (day, rest) = number(rest.strip_prefix(separator)?, 1, 2)?;
+            (month, day, rest)
+        }
+        _ => {
+            let (month, rest) = number(rest, 2, 2)?;
+            let (day, rest) = number(rest, 2, 2)?;
+            (month, day, rest)
+        }
+    };
+    let date = Date::new(year, month as i8, day as i8).ok()?;
+    let rest = match rest.as_bytes() {
+        [] => return utc(date.to_datetime(Time::midnight()), Offset::UTC),
+        [b'T' | b't' | b' ' | b'_', ..] => rest[1..].trim_start(),
+        _ => return None,
+    };
+    let (hour, rest) = number(rest, 1, 2)?;
+    let colon = rest.starts_with(':');
+    let (minute, rest) = number(rest.strip_prefix(':').unwrap_or(rest), 2, 2)?;
+    let (mut second, mut rest, mut fraction) = (0, rest, "");
+    let seconds = if colon {
+        rest.strip_prefix(':')
+    } else {
+        Some(rest).filter(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    if let Some(after) = seconds {
+        (second, rest) = number(after, 2, 2)?;
+        if let Some(after) = rest.strip_prefix(['.', ',']) {
+            let end = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+            (fraction, rest) = after.split_at(end);
+            if fraction.is_empty() {
+                return None;
+            }
+        }
+    }
+    // A leap second is the last one of its minute.
+    let time = Time::new(hour as i8, minute as i8, second.min(59) as i8, 0).ok().filter(|_| second <= 60)?;
+    let offset = zone(rest.trim())?;
+    let whole = utc(date.to_datetime(time), offset)?;
+    let mut nanoseconds = 0;
+    for at in 0..9 {
+        nanoseconds = nanoseconds * 10 + fraction.as_bytes().get(at).map_or(0, |byte| i128::from(byte - b'0'));
+    }
+    let value = whole.floor().checked_mul(1_000_000_000)?.checked_add(nanoseconds)?;
+    Some(Decimal { value, digits: 9 }.cut(9))
+}
+
+/// `Z`, `UTC`, `+02:00`, `-0700`, `+02`, or nothing.
+fn zone(text: &str) -> Option<Offset> {
+    if text.is_empty() || ["z", "utc", "gmt"].iter().any(|name| text.eq_ignore_ascii_case(name)) {
+        return Some(Offset::UTC);
+    }
+    let (sign, rest) = match text.as_bytes().first()? {
+        b'+' => (1, &text[1..]),
+        b'-' => (-1, &text[1..]),
+        _ => return None,
+    };
+    let (hours, rest) = number(rest, 2, 2)?;
+    let rest = rest.strip_prefix(':').unwrap_or(rest);
+    let (minutes, rest) = if rest.is_empty() { (0, rest) } else { number(rest, 2, 2)? };
+    if !rest.is_empty() || minutes > 59 {
+        return None;
+    }
+    Offset::from_seconds(sign * (i32::from(hours) * 3600 + i32::from(minutes) * 60)).ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
     use super::*;
 
-    fn read(clock: Clock, text: &str) -> Result<i64, String> {
-        clock.read("t", &RawCell::Text(text.into())).map_err(|fault| fault.reason.into_owned())
+    fn read(notation: &Notation, text: &str) -> std::result::Result<String, String> {
+        let read = notation.read("t", &RawCell::Text(text.into()), false);
+        read.map(|time| {
+            let units = time.units(time.digits).unwrap();
+            if time.digits == 0 { units.to_string() } else { format!("{units}e-{}", time.digits) }
+        })
+        .map_err(|fault| fault.reason.into_owned())
+    }
+
+    fn refused(notation: &Notation, text: &str) -> String {
+        read(notation, text).unwrap_err()
     }
 
     #[test]
-    fn each_notation_reads_its_own_and_refuses_the_others() {
-        assert_eq!(read(Clock::Seconds, "1529193600"), Ok(1_529_193_600));
-        assert_eq!(read(Clock::Seconds, "0"), Ok(0));
-        assert_eq!(read(Clock::Seconds, "1529193600000").unwrap_err(), "`t` is after the year 2100 (milliseconds?)");
-        assert_eq!(read(Clock::Seconds, "-1").unwrap_err(), "`t` is negative");
-        assert_eq!(read(Clock::Seconds, "06 17, 2018").unwrap_err(), "`t` is not a whole number");
-        assert_eq!(read(Clock::Seconds, " ").unwrap_err(), "no `t`");
-        assert_eq!(read(Clock::Milliseconds, "1529193600123"), Ok(1_529_193_600_123));
-        assert!(read(Clock::Milliseconds, "1529193600").unwrap_err().contains("seconds?"));
-        assert_eq!(read(Clock::Position, "5000000000"), Ok(5_000_000_000));
-        assert_eq!(read(Clock::Position, "-1").unwrap_err(), "`t` is negative");
+    fn each_unit_reads_its_own_and_names_the_others() {
+        let [s, ms, us, ns] = [0, 3, 6, 9].map(Notation::Unix);
+        assert_eq!(read(&s, "1529193600").unwrap(), "1529193600");
+        assert_eq!(read(&s, "0").unwrap(), "0");
+        assert_eq!(read(&s, "1529193600.25").unwrap(), "152919360025e-2");
+        assert_eq!(refused(&s, "1529193600000"), "`t` is after the year 2100 (milliseconds?)");
+        assert_eq!(refused(&s, "1529193600000000000"), "`t` is after the year 2100 (nanoseconds?)");
+        assert_eq!(refused(&s, "-1"), "`t` is negative");
+        assert_eq!(refused(&s, "06 17, 2018"), "`t` is not a number");
+        assert_eq!(refused(&s, " "), "no `t`");
+        assert_eq!(read(&ms, "1529193600123").unwrap(), "1529193600123e-3");
+        assert_eq!(read(&ms, "1529193600000").unwrap(), "1529193600");
+        assert_eq!(refused(&ms, "1529193600"), "`t` is not a Unix time in milliseconds (seconds?)");
+        assert_eq!(read(&us, "1529193600123456").unwrap(), "1529193600123456e-6");
+        assert_eq!(read(&ns, "1529193600123456789").unwrap(), "1529193600123456789e-9");
+        assert_eq!(read(&Notation::Typed(3), "0").unwrap(), "0");
+        assert_eq!(read(&Notation::Position, "5000000000").unwrap(), "5000000000");
+        assert_eq!(read(&Notation::Position, "1.5").unwrap(), "15e-1");
+        assert_eq!(refused(&Notation::Position, "-1"), "`t` is negative");
     }
 
     #[test]
     fn goodreads_dates_have_their_own_zone() {
-        assert_eq!(read(Clock::GoodReads, "Fri Sep 08 10:44:24 -0700 2017"), Ok(1_504_892_664));
-        assert_eq!(read(Clock::GoodReads, "Mon Jan 01 00:00:00 -0800 0001").unwrap_err(), "`t` is negative");
-        assert!(read(Clock::GoodReads, "2017-09-08").unwrap_err().contains("is not a date like"));
-        assert_eq!(read(Clock::GoodReads, "").unwrap_err(), "no `t`");
+        let goodreads = Notation::Pattern(GOODREADS.into());
+        assert_eq!(read(&goodreads, "Fri Sep 08 10:44:24 -0700 2017").unwrap(), "1504892664");
+        assert_eq!(refused(&goodreads, "Mon Jan 01 00:00:00 -0800 0001"), "`t` is negative");
+        assert!(refused(&goodreads, "2017-09-08").contains("is not a date like"));
+        assert_eq!(refused(&goodreads, ""), "no `t`");
+    }
+
+    #[test]
+    fn dates_of_iso_8601() {
+        for (text, expected) in [
+            ("2018-09-30", "1538265600"),
+            ("2018/9/30", "1538265600"),
+            ("20180930", "1538265600"),
+            ("2018-09-30T12:00:00", "1538308800"),
+            ("2018-09-30 12:00", "1538308800"),
+            ("20180930T120000Z", "1538308800"),
+            ("2018-09-30T12:00:00Z", "1538308800"),
+            ("2018-09-30 12:00:00 UTC", "1538308800"),
+            ("2018-09-30T12:00:00+02:00", "1538301600"),
+            ("2018-09-30 12:00:00-0700", "1538334000"),
+            ("2020-07-05 05:27:48.378", "1593926868378e-3"),
+            ("2020-07-05T05:27:48,378000001+00", "1593926868378000001e-9"),
+            ("2016-12-31T23:59:60Z", "1483228799"),
+        ] {
+            assert_eq!(read(&Notation::Iso, text).unwrap(), expected, "{text}");
+        }
+        for text in [
+            "2018-13-01",
+            "2018-02-30",
+            "yesterday",
+            "2018-09-30T",
+            "30.09.2018",
+            "2018-09-30T25:00",
+            "2018-09-30T12:00+2",
+            "2018-09",
+        ] {
+            assert!(refused(&Notation::Iso, text).contains("is not a date like"), "{text}");
+        }
+        assert_eq!(refused(&Notation::Iso, "1969-12-31"), "`t` is negative");
+        assert_eq!(refused(&Notation::Iso, "2101-01-01"), "`t` is after the year 2100");
+    }
+
+    #[test]
+    fn a_notation_is_recognised_from_values() {
+        let of = |values: &[&str]| {
+            let cells: Vec<RawCell<'_>> = values.iter().map(|value| RawCell::Text((*value).into())).collect();
+            Notation::recognised(&cells, false).map(|notation| notation.map(|notation| notation.described()))
+        };
+        for (values, expected) in [
+            (&["1", "2", "1600000000.5"][..], "Unix time in seconds"),
+            (&["1600000000123", "0", ""], "Unix time in milliseconds"),
+            (&["1600000000123456"], "Unix time in microseconds"),
+            (&["1600000000123456789"], "Unix time in nanoseconds"),
+            (&["2020-07-05 05:27:48.378", "2018-09-20"], "dates of ISO 8601 (UTC where they have no zone)"),
+            (&["20180920", "20181231"], "dates written as `%Y%m%d`"),
+            (&["20180920123456"], "dates written as `%Y%m%d%H%M%S`"),
+            (&["20180920", "20181331"], "Unix time in seconds"),
+            (&["13/01/2018", "01/02/2018"], "dates written as `%d/%m/%Y`"),
+            (&["01/13/2018 5:27:48 PM", "01/02/2018 11:00:00 AM"], "dates written as `%m/%d/%Y %I:%M:%S %p`"),
+            (&["30.09.2018 12:00"], "dates written as `%d.%m.%Y %H:%M`"),
+            (&["06 17, 2018"], "dates written as `%m %d, %Y`"),
+            (&["May 5, 2018", "June 17, 2018"], "dates written as `%B %d, %Y`"),
+            (&["Fri Sep 08 10:44:24 -0700 2017"], "dates written as `%a %b %d %H:%M:%S %z %Y`"),
+        ] {
+            assert_eq!(of(values), Ok(Some(expected.to_owned())), "{values:?}");
+        }
+        assert_eq!(of(&["yesterday", ""]), Ok(None));
+        let ambiguous = of(&["01/02/2018"]).unwrap_err();
+        assert!(ambiguous.contains("`01/02/2018` may be dates written as `%d/%m/%Y` or"), "{ambiguous}");
+        let mixed = of(&["1600000000", "1600000001", "2018-09-20", "2018-09-21"]).unwrap_err();
+        assert!(mixed.contains("source.time = \"mixed\""), "{mixed}");
+        let mut values = vec!["1600000000"; 99];
+        values.push("1600000000000");
+        assert_eq!(of(&values), Ok(Some("Unix time in seconds".to_owned())), "a stray line is rejected by itself");
+        assert_eq!(
+            Notation::recognised(&[RawCell::of_json(json!(1_588_687_728_923_u64))], false),
+            Ok(Some(Notation::Unix(3)))
+        );
+    }
+
+    #[test]
+    fn the_key_names_units_patterns_and_orders() {
+        let parse = |text: &str| TimeSetting::parse(text).map_err(|e| e.to_string());
+        assert_eq!(parse(""), Ok(None));
+        assert_eq!(parse("ms"), Ok(Some(TimeSetting::Known(Notation::Unix(3)))));
+        assert_eq!(parse("%d.%m.%y"), Ok(Some(TimeSetting::Known(Notation::Pattern("%d.%m.%y".into())))));
+        assert!(parse("line-order").unwrap().unwrap().is_position());
+        for (text, expected) in [
+            ("minutes", "is not a notation of time"),
+            ("%H:%M", "is not a pattern of a date"),
+            ("%Q", "is not a pattern"),
+        ] {
+            assert!(parse(text).unwrap_err().contains(expected), "{text}");
+        }
+        let mixed = Notation::Mixed;
+        assert_eq!(read(&mixed, "1600000000500").unwrap(), "16000000005e-1");
+        assert_eq!(read(&mixed, "2020-09-13T12:26:40Z").unwrap(), "1600000000");
+        assert_eq!(refused(&mixed, "01/02/2018"), "`t` may have the day or the month first");
+        assert_eq!(refused(&mixed, "soon"), "`t` has no notation of time that is known");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_time_or_a_reason(text in "[-0-9T:. /+Zapm]{0,30}|\\PC{0,20}") {
+            for notation in [Notation::Unix(0), Notation::Iso, Notation::Mixed, Notation::Position] {
+                let _ = read(&notation, &text);
+            }
+        }
+
+        #[test]
+        fn dates_are_those_of_jiff(seconds in 0..4_102_444_800_i64, nanoseconds in 0..1_000_000_000_i32, hours in -12..=14_i8) {
+            let time = jiff::Timestamp::new(seconds, nanoseconds).unwrap();
+            let offset = jiff::tz::offset(hours);
+            let expected = Decimal { value: time.as_nanosecond(), digits: 9 }.cut(9);
+            prop_assert_eq!(iso(&time.to_string()), Some(expected));
+            prop_assert_eq!(iso(&time.display_with_offset(offset).to_string()), Some(expected));
+        }
     }
 }

@@ -8,19 +8,28 @@ use std::thread::{self, ScopedJoinHandle};
 use mp4sr_artifact::{EventsRead, FileCount, Rejects};
 use mp4sr_pipeline::Progress;
 use polars::prelude::{BooleanChunked, DataFrame, IntoLazy as _, NewChunkedArray as _};
+use serde_json::Value;
 
-use super::SourceForm;
+use super::clock::{Notation, TimeSetting};
 use super::ids::{HashedIds, Ids, Numbering, UserIds, number_items, number_users};
 use super::named::{NamedColumns, NamedFrame};
 use super::values::id;
+use super::{SourceForm, times::Times};
 use crate::condition::Condition;
-use crate::read::{EventColumns, RawCell, Shape, columns, for_each_event_rows, for_each_row, polars_knows};
+use crate::decimal::Decimal;
+use crate::read::{
+    EventColumns, FileForm, RawCell, Shape, TimeType, columns, for_each_event_rows, for_each_row, literal_of,
+    polars_knows, sample, time_type,
+};
 use crate::rejects::{Fault, reject};
 use crate::spill::{Chunks, MemoryLimit, Spill, events};
+use crate::window::TimeScale;
 use crate::{Error, Result};
 
+/// Rows that are looked at to recognise what a file holds.
+const SAMPLED: u64 = 1000;
+
 /// Every accepted event, in input order. Ids are numbered in the order of their first event.
-#[derive(Default)]
 pub struct Events {
     pub user_ids: UserIds,
     pub item_ids: Ids,
@@ -30,8 +39,8 @@ pub struct Events {
     pub named: NamedFrame,
     /// All names of columns that the first lines of the files have, where a condition names any.
     pub known: Vec<String>,
-    /// How many units of `times` make one of what is stored.
-    pub units: i64,
+    /// How times are held.
+    pub scale: TimeScale,
 }
 
 /// How many lines may be rejected, over all files.
@@ -60,20 +69,27 @@ impl Budget {
 /// Takes a row, or says why it can't be used.
 pub type Visit<'t> = dyn FnMut(u64, &[RawCell<'_>]) -> Result<std::result::Result<(), Fault>> + 't;
 
+/// A file and which fields of it are read.
+#[derive(Clone, Copy)]
+pub struct FileReading<'f> {
+    pub path: &'f Path,
+    pub form: &'f FileForm,
+    pub fields: &'f [&'f str],
+}
+
 /// Reads all rows of a file; those that `visit` refuses are rejected like unreadable ones.
 pub fn read_file(
-    path: &Path,
-    shape: Shape,
-    fields: &[&str],
+    file: FileReading<'_>,
     rejected: &mut Rejects,
     budget: &mut Budget,
     progress: &Progress,
     visit: &mut Visit<'_>,
 ) -> Result<FileCount> {
+    let FileReading { path, form, fields } = file;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let bar = progress.bytes(&name, path.metadata().map_or(0, |about| about.len()));
     let mut count = FileCount { file: path.to_owned(), ..FileCount::default() };
-    for_each_row(path, shape, fields, &bar, &mut |(line, row)| {
+    for_each_row(path, form, fields, None, &bar, &mut |(line, row)| {
         count.lines += 1;
         let outcome = match row {
             Ok(cells) => visit(line, cells)?,
@@ -93,6 +109,109 @@ pub fn read_file(
     Ok(count)
 }
 
+/// The form of a file with the dialect of its first lines, which is told where it is another one than the name says.
+pub fn resolved(path: &Path, form: &FileForm, fields: &[&str], progress: &Progress) -> Result<FileForm> {
+    let (form, notice) = form.resolved(path, fields)?;
+    if let Some(notice) = notice {
+        progress.log(format!("preprocess: {notice}"));
+    }
+    Ok(form)
+}
+
+/// How a file of interactions is read.
+struct EventFile {
+    form: FileForm,
+    /// Whether polars reads it.
+    by_polars: bool,
+    notation: Notation,
+    /// Whether cells of text hold lists of items.
+    has_lists: bool,
+}
+
+impl EventFile {
+    fn new(path: &Path, form: &SourceForm, fields: &[&str], progress: &Progress) -> Result<Self> {
+        let file = resolved(path, &form.file(path, false)?, fields, progress)?;
+        let by_polars = file.shape == Shape::Parquet && polars_knows(path, &form.item)?;
+        let notation = notation(path, form, &file, by_polars)?;
+        let has_lists =
+            form.item_separator.is_empty() && file.shape != Shape::Parquet && holds_lists(path, form, &file)?;
+        if has_lists {
+            progress.log(format!(
+                "preprocess: `{}` of `{}` holds lists: each line is a sequence of events",
+                form.item[0],
+                path.display()
+            ));
+        }
+        Ok(Self { form: file, by_polars, notation, has_lists })
+    }
+}
+
+/// How times of a file are written.
+fn notation(path: &Path, form: &SourceForm, file: &FileForm, by_polars: bool) -> Result<Notation> {
+    let TimeSetting::Known(known) = &form.clock else {
+        if by_polars && let TimeType::Unix(digits) = time_type(path, &form.time)? {
+            return Ok(Notation::Typed(digits));
+        }
+        let mut cells = Vec::new();
+        for cell in sample(path, file, &form.time, SAMPLED)? {
+            match times_of(&cell, form) {
+                Some(times) => cells.extend(times),
+                None => cells.push(cell),
+            }
+        }
+        let recognised = Notation::recognised(&cells, file.dialect.decimal_comma);
+        let recognised = recognised.map_err(|problem| {
+            Error::raw(path, format!("has times in `{}` that can't be told: {problem}", form.time))
+        })?;
+        return Ok(recognised.unwrap_or(Notation::Unix(0)));
+    };
+    if by_polars
+        && !known.is_position()
+        && let TimeType::Unix(digits) = time_type(path, &form.time)?
+    {
+        return Ok(Notation::Typed(digits));
+    }
+    Ok(known.clone())
+}
+
+/// Whether the items of a file are lists that are written as text.
+fn holds_lists(path: &Path, form: &SourceForm, file: &FileForm) -> Result<bool> {
+    if !form.has_named_columns() {
+        return Ok(false);
+    }
+    let cells = sample(path, file, &form.item[0], SAMPLED)?;
+    let mut texts = cells.iter().filter(|cell| !cell.is_blank()).peekable();
+    let is_list =
+        |cell: &RawCell<'_>| matches!(cell, RawCell::Text(text) if matches!(literal_of(text), Some(Value::Array(_))));
+    Ok(texts.peek().is_some() && texts.all(is_list))
+}
+
+/// The values of a cell that holds a sequence; none where it holds one.
+fn times_of(cell: &RawCell<'_>, form: &SourceForm) -> Option<Vec<RawCell<'static>>> {
+    match cell {
+        RawCell::Json(Value::Array(values)) => Some(values.iter().cloned().map(RawCell::of_json).collect()),
+        RawCell::Text(text) if !form.item_separator.is_empty() && text.trim().contains(&form.item_separator) => {
+            Some(parts(text, &form.item_separator).map(|part| RawCell::Text(Cow::Owned(part.to_owned()))).collect())
+        }
+        RawCell::Text(text) => match literal_of(text) {
+            Some(Value::Array(values)) => Some(values.into_iter().map(RawCell::of_json).collect()),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The parts of a cell; blanks of any number are one separator.
+fn parts<'t>(text: &'t str, separator: &str) -> impl Iterator<Item = &'t str> {
+    let blank = separator.trim().is_empty();
+    text.trim()
+        .split(separator.to_owned().as_str())
+        .map(str::trim)
+        .filter(move |part| !(blank && part.is_empty()))
+        .collect::<Vec<_>>()
+        .into_iter()
+}
+
 impl Events {
     /// Reads the files of interactions, one after the other, with the columns that `condition` names; beyond `memory` they go to
     /// disk.
@@ -105,14 +224,22 @@ impl Events {
         progress: &Progress,
     ) -> Result<(Self, EventsRead)> {
         let names = condition.map(Condition::columns).unwrap_or_default();
-        let known = condition.map(|condition| known_columns(paths, form, condition)).transpose()?.unwrap_or_default();
-        let shapes = paths.iter().map(|path| form.shape(path, false)).collect::<Result<Vec<_>>>()?;
-        let by_polars = paths
+        let (fields, places) = fields(form, &names);
+        // A field of JSON may come late, and the condition knows better what is wrong with its own.
+        let of_event = &fields[..2 + form.item.len()];
+        let files = paths
             .iter()
-            .zip(&shapes)
-            .map(|(path, shape)| Ok(*shape == Shape::Parquet && polars_knows(path)?))
-            .collect::<Result<Vec<bool>>>()?;
-        let named = NamedColumns::new(&names, by_polars.iter().all(|by_polars| *by_polars));
+            .map(|path| EventFile::new(path, form, of_event, progress))
+            .collect::<Result<Vec<EventFile>>>()?;
+        let known = condition.map(|condition| known_columns(paths, &files, condition)).transpose()?.unwrap_or_default();
+        let recognised = form.clock == TimeSetting::Recognised;
+        let mut times = Vec::new();
+        for (path, file) in paths.iter().zip(&files).filter(|_| recognised) {
+            let told = format!("`{}` of `{}` is read as {}", form.time, path.display(), file.notation.described());
+            progress.log(format!("preprocess: {told}"));
+            times.push(told);
+        }
+        let named = NamedColumns::new(&names, files.iter().all(|file| file.by_polars));
         let user_ids = match memory {
             Some(limit) => UserIds::Hashed(HashedIds::new(limit.make_folder()?)),
             None => UserIds::default(),
@@ -129,29 +256,65 @@ impl Events {
                 users: [form.user.clone()],
                 user_ids: to_users,
                 item_ids: to_items,
-                times: Vec::new(),
+                times: Times::default(),
                 count: 0,
                 named,
                 spill,
             };
-            let read = read_events(paths, &shapes, &by_polars, &names, budget, progress, sink);
+            let plan = ReadingPlan { paths, files: &files, fields: &fields, places: &places, names: &names };
+            let read = read_events(plan, budget, progress, sink);
             (read, join(users), join(items))
         });
         // Where numbering stopped, it knows why.
         let (user_ids, item_ids) = (users?, items?);
-        let (read, count, chunks, named) = read?;
-        if count == 0 {
-            let lines = read.rejected.total();
-            let why = match read.rejected.most_frequent() {
-                Some((reason, count)) => {
-                    format!("gave no event: {lines} lines were read and none could be used, {count} for: {reason}")
-                }
-                None => "has no line after its header".to_owned(),
-            };
-            return Err(Error::raw(&paths[0], format!("{why}; is `source.format` the form of this file?")));
+        let (mut read, held) = read?;
+        read.times = times;
+        if held.count == 0 {
+            return Err(nothing_usable(&paths[0], form, &read.rejected));
         }
-        Ok((Self { user_ids, item_ids, chunks, named, known, units: form.clock.units() }, read))
+        let mut units = files.iter().map(|file| file.notation.unit());
+        let unit = units.next().filter(|unit| units.all(|other| other == *unit));
+        let scale = TimeScale { positions: form.clock.is_position(), unit, digits: held.digits };
+        Ok((Self { user_ids, item_ids, chunks: held.chunks, named: held.named, known, scale }, read))
     }
+}
+
+/// The fields of an event and those that a condition names, and where the latter are; a column may be both.
+fn fields<'f>(form: &'f SourceForm, names: &'f [String]) -> (Vec<&'f str>, Vec<usize>) {
+    let mut fields = vec![form.user.as_str(), form.time.as_str()];
+    fields.extend(form.item.iter().map(String::as_str));
+    let mut places = Vec::with_capacity(names.len());
+    for name in names {
+        places.push(fields.iter().position(|field| field == name).unwrap_or(fields.len()));
+        if places.last() == Some(&fields.len()) {
+            fields.push(name);
+        }
+    }
+    (fields, places)
+}
+
+/// The error of files that gave no event.
+fn nothing_usable(path: &Path, form: &SourceForm, rejected: &Rejects) -> Error {
+    let Some((reason, count)) = rejected.most_frequent() else {
+        return Error::raw(
+            path,
+            "has no line after its header; fetch it again, or name another file in `source.interactions`",
+        );
+    };
+    let of_time = !form.time.is_empty() && reason.starts_with(&format!("`{}` ", form.time));
+    let remedy = if of_time {
+        "times are Unix time in seconds, milliseconds, microseconds or nanoseconds, dates of ISO 8601 such as `2018-09-30 12:00:00`, \
+         or what the key `source.time` names, such as \"ms\" or \"%d.%m.%Y\""
+    } else if form.has_named_columns() {
+        "mend the file, or name other columns in `[source.columns]`"
+    } else {
+        "is `source.format` the form of this file?"
+    };
+    let lines = rejected.total();
+    Error::raw(
+        path,
+        format!("gave no event: {lines} lines were read and none could be used, {count} for: {reason}; {remedy}"),
+    )
 }
 
 fn join<T>(numbered: ScopedJoinHandle<'_, T>) -> T {
@@ -159,13 +322,12 @@ fn join<T>(numbered: ScopedJoinHandle<'_, T>) -> T {
 }
 
 /// The columns that the files have, by their headers or first lines; refuses a condition that names another one of a table.
-fn known_columns(paths: &[PathBuf], form: &SourceForm, condition: &Condition) -> Result<Vec<String>> {
+fn known_columns(paths: &[PathBuf], files: &[EventFile], condition: &Condition) -> Result<Vec<String>> {
     let mut known: Vec<String> = Vec::new();
-    for path in paths {
-        let shape = form.shape(path, false)?;
-        let columns = columns(path, shape)?;
+    for (path, file) in paths.iter().zip(files) {
+        let columns = columns(path, &file.form)?;
         // Fields of JSON may come late.
-        if shape != Shape::JsonLines {
+        if file.form.shape != Shape::JsonLines {
             condition.check_columns(&columns, &path.display().to_string())?;
         }
         known.extend(columns.into_iter().filter(|column| !known.contains(column)).collect::<Vec<_>>());
@@ -179,28 +341,87 @@ struct EventSink<'f> {
     users: [String; 1],
     user_ids: Numbering,
     item_ids: Numbering,
-    times: Vec<i64>,
+    times: Times,
     count: u64,
     named: NamedColumns,
     spill: Option<Spill>,
 }
 
+/// What all files gave.
+struct HeldEvents {
+    count: u64,
+    chunks: Chunks,
+    named: NamedFrame,
+    digits: u8,
+}
+
+/// Items or times of a row.
+enum Several<T> {
+    One(T),
+    Many(Vec<T>),
+}
+
 impl EventSink<'_> {
-    /// Takes the event in the cells of a row: user, time, items.
-    fn push(&mut self, cells: &[RawCell<'_>]) -> Result<std::result::Result<(), Fault>> {
-        let (user, item, time) = match event(self.form, &self.users, cells) {
-            Ok(event) => event,
+    /// Takes the events in the cells of a row: user, time, items. Gives their number.
+    fn push(&mut self, cells: &[RawCell<'_>], file: &EventFile) -> Result<std::result::Result<u64, Fault>> {
+        let read = id(&self.users, &cells[..1]).and_then(|user| Ok((user, items(self.form, file, &cells[2..])?)));
+        let (user, items) = match read {
+            Ok(read) => read,
             Err(fault) => return Ok(Err(fault)),
         };
+        let times = match self.times_of(file, &cells[1], &items) {
+            Ok(times) => times,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        let items = match items {
+            Several::One(item) => vec![item],
+            Several::Many(items) => items,
+        };
+        for (at, item) in items.iter().enumerate() {
+            let time = match &times {
+                // A sequence is in the order of its line.
+                _ if file.notation == Notation::LineOrder => Decimal::whole(self.count as i64),
+                Several::One(time) => *time,
+                Several::Many(times) => times[at],
+            };
+            self.event(&user, item, time)?;
+        }
+        Ok(Ok(items.len() as u64))
+    }
+
+    /// The times of a row, as many as there are items where it holds a sequence.
+    fn times_of(
+        &self,
+        file: &EventFile,
+        cell: &RawCell<'_>,
+        items: &Several<Cow<'_, str>>,
+    ) -> std::result::Result<Several<Decimal>, Fault> {
+        let (form, comma) = (self.form, file.form.dialect.decimal_comma);
+        if file.notation == Notation::LineOrder {
+            return Ok(Several::One(Decimal::whole(0)));
+        }
+        let read = |cell: &RawCell<'_>| file.notation.read(&form.time, cell, comma);
+        let Several::Many(items) = items else { return read(cell).map(Several::One) };
+        let Some(times) = times_of(cell, form) else { return read(cell).map(Several::One) };
+        if times.len() != items.len() {
+            return Err(Fault::new(
+                format!("another number of values in `{}` than in `{}`", form.time, form.item[0]),
+                format!("{} and {}", times.len(), items.len()),
+            ));
+        }
+        times.iter().map(read).collect::<std::result::Result<_, _>>().map(Several::Many)
+    }
+
+    fn event(&mut self, user: &str, item: &str, time: Decimal) -> Result<()> {
         // Numbers are 32 bits wide here and in the files.
         if self.count >= u64::from(u32::MAX) - 1 {
             return Err(Error::Setting(format!("more than {} events; split the data", u32::MAX - 1)));
         }
+        self.times.push(&self.form.time, time)?;
         self.count += 1;
-        self.user_ids.push(&user);
-        self.item_ids.push(&item);
-        self.times.push(time);
-        Ok(Ok(()))
+        self.user_ids.push(user);
+        self.item_ids.push(item);
+        Ok(())
     }
 
     /// Writes the events that are held where they are enough for a chunk.
@@ -212,8 +433,9 @@ impl EventSink<'_> {
     }
 
     fn spill_all(&mut self) -> Result<()> {
+        let digits = self.times.digits();
         let (events, named) = (self.take()?, self.named.take()?);
-        self.spill.as_mut().map_or(Ok(()), |spill| spill.push(events, named))
+        self.spill.as_mut().map_or(Ok(()), |spill| spill.push(events, named, digits))
     }
 
     /// The events that are held.
@@ -221,73 +443,81 @@ impl EventSink<'_> {
         let stopped = || Error::bug("ids are not numbered any more");
         let users = self.user_ids.take().ok_or_else(stopped)?;
         let items = self.item_ids.take().ok_or_else(stopped)?;
-        events(users, items, std::mem::take(&mut self.times))
+        events(users, items, self.times.take())
     }
 
-    fn finish(mut self) -> Result<(u64, Chunks, NamedFrame)> {
+    fn finish(mut self) -> Result<HeldEvents> {
         if self.spill.is_some() && self.count > 0 {
             self.spill_all()?;
         }
-        match self.spill {
+        let digits = self.times.digits();
+        let (chunks, named) = match self.spill {
             Some(spill) => {
                 let has_columns = self.count > 0 && !self.named.is_empty();
                 let named = if has_columns { self.named.finish(spill.named()?, true) } else { NamedFrame::default() };
-                Ok((self.count, Chunks::Disk(spill), named))
+                (Chunks::Disk(spill), named)
             }
             None => {
                 let (events, cells) = (self.take()?, self.named.take()?);
-                Ok((self.count, Chunks::Memory(events), self.named.finish(cells.lazy(), false)))
+                (Chunks::Memory(events), self.named.finish(cells.lazy(), false))
             }
-        }
+        };
+        Ok(HeldEvents { count: self.count, chunks, named, digits })
     }
+}
+
+/// What is read of which files.
+#[derive(Clone, Copy)]
+struct ReadingPlan<'p> {
+    paths: &'p [PathBuf],
+    files: &'p [EventFile],
+    fields: &'p [&'p str],
+    /// Where the columns stand that a condition names.
+    places: &'p [usize],
+    names: &'p [String],
 }
 
 /// Reads the lines of all files.
 fn read_events(
-    paths: &[PathBuf],
-    shapes: &[Shape],
-    by_polars: &[bool],
-    names: &[String],
+    plan: ReadingPlan<'_>,
     budget: &mut Budget,
     progress: &Progress,
     mut sink: EventSink<'_>,
-) -> Result<(EventsRead, u64, Chunks, NamedFrame)> {
+) -> Result<(EventsRead, HeldEvents)> {
     let mut read = EventsRead::default();
     let form = sink.form;
-    let mut fields = vec![form.user.as_str(), form.time.as_str()];
-    fields.extend(form.item.iter().map(String::as_str));
-    let of_event = fields.len();
-    // A column may be a part of the event as well.
-    let mut places = Vec::with_capacity(names.len());
-    for name in names {
-        places.push(fields.iter().position(|field| field == name).unwrap_or(fields.len()));
-        if places.last() == Some(&fields.len()) {
-            fields.push(name);
-        }
-    }
-    for ((path, &shape), &by_polars) in paths.iter().zip(shapes).zip(by_polars) {
-        if by_polars {
-            let columns = EventColumns { user: &form.user, item: &form.item[0], time: &form.time, named: names };
-            read.files.push(read_parquet(path, columns, &mut read.rejected, budget, progress, &mut sink)?);
+    let of_event = 2 + form.item.len();
+    for (path, file) in plan.paths.iter().zip(plan.files) {
+        if file.by_polars {
+            let columns = EventColumns { user: &form.user, item: &form.item, time: &form.time, named: plan.names };
+            read.files.push(read_parquet(path, file, columns, &mut read.rejected, budget, progress, &mut sink)?);
             continue;
         }
-        let count = read_file(path, shape, &fields, &mut read.rejected, budget, progress, &mut |line, cells| {
-            let outcome = sink.push(&cells[..of_event])?;
-            if outcome.is_ok() {
-                sink.named.push(cells, &places, path, line);
-                sink.spill_some()?;
-            }
-            Ok(outcome)
+        let mut further = 0;
+        let reading = FileReading { path, form: &file.form, fields: plan.fields };
+        sink.named.set_decimal_comma(file.form.dialect.decimal_comma);
+        let mut count = read_file(reading, &mut read.rejected, budget, progress, &mut |line, cells| {
+            let outcome = sink.push(&cells[..of_event], file)?;
+            Ok(match outcome {
+                Ok(events) => {
+                    (0..events).for_each(|_| sink.named.push(cells, plan.places, path, line));
+                    further += events - 1;
+                    sink.spill_some()?;
+                    Ok(())
+                }
+                Err(fault) => Err(fault),
+            })
         })?;
+        count.further_events = further;
         read.files.push(count);
     }
-    let (count, chunks, named) = sink.finish()?;
-    Ok((read, count, chunks, named))
+    Ok((read, sink.finish()?))
 }
 
 /// Reads the rows of a Parquet file.
 fn read_parquet(
     path: &Path,
+    file: &EventFile,
     columns: EventColumns<'_>,
     rejected: &mut Rejects,
     budget: &mut Budget,
@@ -302,12 +532,12 @@ fn read_parquet(
         for row in 0..rows.len() {
             count.lines += 1;
             let outcome = match rows.cells(row) {
-                Ok(cells) => sink.push(&cells)?,
+                Ok(cells) => sink.push(&cells, file)?,
                 Err(fault) => Err(fault),
             };
             used.push(outcome.is_ok());
             match outcome {
-                Ok(()) => count.accepted += 1,
+                Ok(_) => count.accepted += 1,
                 Err(fault) => {
                     count.rejected += 1;
                     let (line, reason) = (rows.first + row as u64, fault.reason.clone());
@@ -325,27 +555,56 @@ fn read_parquet(
     Ok(count)
 }
 
-/// User, item and time in the cells of a row.
-fn event<'c>(
+/// The items in the cells of a row, of which the first that is there counts.
+fn items<'c>(
     form: &SourceForm,
-    users: &[String],
+    file: &EventFile,
     cells: &'c [RawCell<'_>],
-) -> std::result::Result<(Cow<'c, str>, Cow<'c, str>, i64), Fault> {
-    let user = id(users, &cells[..1])?;
-    let item = id(&form.item, &cells[2..])?;
-    Ok((user, item, form.clock.read(&form.time, &cells[1])?))
+) -> std::result::Result<Several<Cow<'c, str>>, Fault> {
+    let separated = match cells.iter().find(|cell| !matches!(cell, RawCell::Missing)) {
+        Some(RawCell::Json(Value::Array(values))) => Some(of_list(values.iter().cloned())),
+        Some(RawCell::Text(text)) if !form.item_separator.is_empty() => {
+            Some(parts(text, &form.item_separator).map(|part| RawCell::Text(Cow::Owned(part.to_owned()))).collect())
+        }
+        Some(RawCell::Text(text)) if file.has_lists => match literal_of(text) {
+            Some(Value::Array(values)) => Some(of_list(values.into_iter())),
+            _ => None,
+        },
+        _ => None,
+    };
+    let Some(separated) = separated else { return id(&form.item, cells).map(Several::One) };
+    if separated.is_empty() {
+        return Err(Fault::new(format!("empty `{}`", form.item[0]), ""));
+    }
+    let one =
+        |cell: &RawCell<'static>| id(&form.item[..1], std::slice::from_ref(cell)).map(|id| Cow::Owned(id.into_owned()));
+    separated.iter().map(one).collect::<std::result::Result<_, _>>().map(Several::Many)
+}
+
+fn of_list(values: impl Iterator<Item = Value>) -> Vec<RawCell<'static>> {
+    values.map(RawCell::of_json).collect()
 }
 
 /// Lines of one file of interactions and how many of them are events, without keeping any: for the fuzz targets.
 pub fn count(path: &Path, form: &SourceForm) -> Result<(u64, u64)> {
-    let mut fields = vec![form.user.as_str(), form.time.as_str()];
-    fields.extend(form.item.iter().map(String::as_str));
+    let fields = fields(form, &[]).0;
     let users = [form.user.clone()];
-    let shape = form.shape(path, false)?;
-    let mut visit = |_: u64, cells: &[RawCell<'_>]| Ok(event(form, &users, cells).map(|_| ()));
+    let progress = Progress::new(true);
+    let file = EventFile::new(path, form, &fields, &progress)?;
+    let comma = file.form.dialect.decimal_comma;
+    let mut visit = |_: u64, cells: &[RawCell<'_>]| {
+        let read = id(&users, &cells[..1]).and_then(|_| items(form, &file, &cells[2..]));
+        Ok(match read {
+            Ok(Several::One(_)) if file.notation != Notation::LineOrder => {
+                file.notation.read(&form.time, &cells[1], comma).map(|_| ())
+            }
+            read => read.map(|_| ()),
+        })
+    };
     let mut rejected = Rejects::default();
-    let (budget, progress) = (&mut Budget::new(u64::MAX), Progress::new(true));
-    let count = read_file(path, shape, &fields, &mut rejected, budget, &progress, &mut visit)?;
+    let budget = &mut Budget::new(u64::MAX);
+    let reading = FileReading { path, form: &file.form, fields: &fields };
+    let count = read_file(reading, &mut rejected, budget, &progress, &mut visit)?;
     Ok((count.lines, count.accepted))
 }
 

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use mp4sr_pipeline::config::{Format, Source};
 
-use super::clock::Clock;
-use crate::read::Shape;
+use super::clock::{GOODREADS, Notation, TimeSetting};
+use crate::read::{Dialect, FileForm, Shape};
 use crate::{Error, Result};
 
 /// The fields of a form. Where several names stand, the first that a row has counts.
@@ -16,18 +16,24 @@ pub struct SourceForm {
     pub user: String,
     /// Item id, in interactions.
     pub item: Vec<String>,
-    /// Time or position, in interactions.
+    /// What separates the items in a cell that holds a sequence of them; empty: nothing.
+    pub item_separator: String,
+    /// Time or position, in interactions; empty: the order of lines.
     pub time: String,
     /// The notation of `time`.
-    pub clock: Clock,
+    pub clock: TimeSetting,
     /// Item id, in items.
     pub item_id: Vec<String>,
     /// Title, in items; empty: none.
     pub title: String,
     /// Further texts, in items, in order.
     pub texts: Vec<String>,
+    /// What separates several texts in a cell; empty: nothing.
+    pub text_separator: String,
     /// Images, in items: of the first that names any.
     pub images: Vec<String>,
+    /// What separates several images in a cell; empty: what usually does.
+    pub image_separator: String,
     /// Categories, in items.
     pub categories: Vec<String>,
     /// What separates the categories in a text; empty: a text is one category.
@@ -36,37 +42,48 @@ pub struct SourceForm {
     pub sounds: Vec<String>,
     /// Whether each entry of a list is a text of its own, or they are joined to one.
     pub lists_are_texts: bool,
+    /// Fields whose HTML is removed; none: all.
+    pub html: Option<Vec<String>>,
+    dialects: [Dialect; 2],
 }
 
 impl SourceForm {
     /// The form that `[source]` describes.
     pub fn new(source: &Source) -> Result<Self> {
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
-        let amazon = |clock: Clock| Self {
+        let dialects = [Dialect::new(source, false)?, Dialect::new(source, true)?];
+        let known = TimeSetting::parse(&source.time)?;
+        let clock = |notation: Notation| known.clone().unwrap_or(TimeSetting::Known(notation));
+        let amazon = |notation: Notation| Self {
             format: source.format,
             user: "reviewerID".to_owned(),
             item: names(&["asin"]),
+            item_separator: String::new(),
             time: "unixReviewTime".to_owned(),
-            clock,
+            clock: clock(notation),
             item_id: names(&["asin"]),
             title: "title".to_owned(),
             texts: Vec::new(),
+            text_separator: String::new(),
             images: Vec::new(),
+            image_separator: String::new(),
             categories: names(&["categories"]),
             category_separator: String::new(),
             sounds: Vec::new(),
             lists_are_texts: true,
+            html: source.html.clone(),
+            dialects: dialects.clone(),
         };
-        Ok(match source.format {
+        let mut form = match source.format {
             Format::Amazon2014 => {
-                Self { texts: names(&["brand", "description"]), images: names(&["imUrl"]), ..amazon(Clock::Seconds) }
+                Self { texts: names(&["brand", "description"]), images: names(&["imUrl"]), ..amazon(Notation::Unix(0)) }
             }
             Format::Amazon2018 => Self {
                 texts: names(&["brand", "description", "feature"]),
                 // The other list holds the same images at 40 pixels.
                 images: names(&["imageURLHighRes", "imageURL"]),
                 categories: names(&["category"]),
-                ..amazon(Clock::Seconds)
+                ..amazon(Notation::Unix(0))
             },
             Format::Amazon2023 => Self {
                 user: "user_id".to_owned(),
@@ -76,7 +93,7 @@ impl SourceForm {
                 item_id: names(&["parent_asin", "asin"]),
                 texts: names(&["store", "description", "features"]),
                 images: names(&["images"]),
-                ..amazon(Clock::Milliseconds)
+                ..amazon(Notation::Unix(3))
             },
             Format::GoodReads => Self {
                 user: "user_id".to_owned(),
@@ -87,24 +104,54 @@ impl SourceForm {
                 images: names(&["image_url"]),
                 // Shelves are tags of readers, and the genres stand in another file.
                 categories: Vec::new(),
-                ..amazon(Clock::GoodReads)
+                ..amazon(Notation::Pattern(GOODREADS.into()))
             },
-            Format::RecBole | Format::Tabular => Self::of_columns(source)?,
+            Format::RecBole | Format::Tabular => Self::of_columns(source, known, dialects)?,
+        };
+        if form.clock == TimeSetting::Known(Notation::LineOrder) {
+            form.time.clear();
+        }
+        form.check_html()?;
+        Ok(form)
+    }
+
+    /// Refuses a name in `source.html` that is none of the fields that are read.
+    fn check_html(&self) -> Result<()> {
+        let mut known: Vec<&str> = vec![&self.title];
+        known.extend(self.texts.iter().chain(&self.categories).map(String::as_str));
+        known.retain(|name| !name.is_empty());
+        let unknown = self.html.iter().flatten().find(|name| !known.contains(&name.as_str()));
+        unknown.map_or(Ok(()), |name| {
+            Err(Error::Setting(format!(
+                "`source.html` names `{name}`, which is none of the columns of texts; expected some of {}",
+                known.join(", ")
+            )))
         })
     }
 
-    fn of_columns(source: &Source) -> Result<Self> {
+    fn of_columns(source: &Source, known: Option<TimeSetting>, dialects: [Dialect; 2]) -> Result<Self> {
         let columns = &source.columns;
+        let line_order = known == Some(TimeSetting::Known(Notation::LineOrder));
         let (time, clock) = match (columns.time.as_str(), columns.position.as_str()) {
-            (_, position) if !position.is_empty() => (position, Clock::Position),
+            _ if line_order => ("", TimeSetting::Known(Notation::LineOrder)),
+            (_, position) if !position.is_empty() => {
+                if known.is_some() {
+                    return Err(Error::Setting(format!(
+                        "`source.time` = {:?} and `source.columns.position` = {position:?} contradict each other: a position has \
+                         no notation of time; set `source.columns.position = \"\"` and name the column in `source.columns.time`",
+                        source.time
+                    )));
+                }
+                (position, TimeSetting::Known(Notation::Position))
+            }
             ("", _) => {
                 return Err(Error::Setting(
                     "`source.columns.time` and `source.columns.position` are both empty; name the column that orders a \
-                     user's events"
+                     user's events, or set `source.time = \"line-order\"` if the lines are in order"
                         .to_owned(),
                 ));
             }
-            (time, _) => (time, Clock::Seconds),
+            (time, _) => (time, known.unwrap_or(TimeSetting::Recognised)),
         };
         for (key, value) in [("user", &columns.user), ("item", &columns.item), ("item_id", &columns.item_id)] {
             if value.is_empty() {
@@ -115,11 +162,14 @@ impl SourceForm {
             format: source.format,
             user: columns.user.clone(),
             item: vec![columns.item.clone()],
+            item_separator: columns.item_separator.clone(),
             time: time.to_owned(),
             clock,
             item_id: vec![columns.item_id.clone()],
             title: columns.title.clone(),
             texts: columns.texts.clone(),
+            text_separator: columns.text_separator.clone(),
+            image_separator: columns.image_separator.clone(),
             images: if columns.images.is_empty() { Vec::new() } else { vec![columns.images.clone()] },
             categories: columns.categories.clone(),
             sounds: if columns.sounds.is_empty() { Vec::new() } else { vec![columns.sounds.clone()] },
@@ -128,22 +178,28 @@ impl SourceForm {
                 (separator, _) => separator.to_owned(),
             },
             lists_are_texts: false,
+            html: source.html.clone(),
+            dialects,
         })
     }
 
     /// How the rows of a file of this form are written down.
-    pub fn shape(&self, path: &Path, items: bool) -> Result<Shape> {
-        match self.format {
-            Format::Amazon2014 if items => Ok(Shape::JsonOrPythonLines),
-            Format::Amazon2014 | Format::Amazon2018 | Format::Amazon2023 | Format::GoodReads => Ok(Shape::JsonLines),
-            Format::RecBole => Ok(Shape::RecBole),
-            Format::Tabular => Shape::of_name(path).ok_or_else(|| {
-                Error::raw(
-                    path,
-                    "has a name that doesn't tell its form; expected .csv, .tsv, .jsonl, .json, .inter, .item (each also \
-                     with .gz), .parquet",
-                )
-            }),
-        }
+    pub fn file(&self, path: &Path, items: bool) -> Result<FileForm> {
+        let dialect = self.dialects[usize::from(items)].clone();
+        let (shape, optional) = match self.format {
+            Format::RecBole => (Shape::RecBole, false),
+            Format::Tabular => (Shape::of(path)?, false),
+            // Published as lines of JSON, and on the hub as Parquet.
+            _ => match Shape::of(path)? {
+                shape @ (Shape::Parquet | Shape::Csv) => (shape, true),
+                _ => (Shape::JsonLines, true),
+            },
+        };
+        Ok(FileForm { shape, dialect, optional, items })
+    }
+
+    /// Whether the columns have names that the pipeline gives.
+    pub fn has_named_columns(&self) -> bool {
+        matches!(self.format, Format::RecBole | Format::Tabular)
     }
 }

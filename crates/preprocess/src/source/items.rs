@@ -4,16 +4,18 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use indexmap::IndexSet;
-use mp4sr_artifact::ItemsRead;
+use mp4sr_artifact::{ItemsRead, Rejects};
 use mp4sr_pipeline::Progress;
 
-use super::events::{Budget, read_file};
+use super::events::{Budget, FileReading, read_file};
 use super::{Ids, SourceForm, values};
-use crate::Result;
 use crate::images::{ImageFolder, Resolver};
-use crate::read::RawCell;
-use crate::rejects::reject;
-use crate::text;
+use crate::join::UnusedIds;
+use crate::junk::Junk;
+use crate::read::{FileForm, RawCell, columns};
+use crate::rejects::{Fault, reject};
+use crate::text::{self, Markup};
+use crate::{Error, Result};
 
 /// What is kept of an item.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +34,12 @@ pub struct Catalogue {
     pub records: HashMap<u32, ItemRecord>,
     /// Whether an item has both text and image.
     pub is_complete: Vec<bool>,
+    /// Whether an item has a line.
+    pub has_line: Vec<bool>,
+    /// Items without interactions, by id, where they were asked for.
+    pub others: indexmap::IndexMap<Box<str>, ItemRecord>,
+    /// The first ids of lines of items without interactions.
+    pub unused: UnusedIds,
 }
 
 /// What to read and how much of it to keep.
@@ -42,169 +50,315 @@ pub struct Reading<'a> {
     /// Items whose record is kept; of the others only whether they have text and image.
     pub needed: &'a [bool],
     pub folder: &'a ImageFolder,
+    pub junk: &'a Junk,
     pub max_sentences: usize,
     pub max_images: usize,
+    /// Whether items without interactions are kept.
+    pub keep_others: bool,
 }
 
 /// Lines of one file of items and how many of them are items, without keeping any: for the fuzz targets.
 pub fn count(path: &Path, form: &SourceForm) -> Result<(u64, u64)> {
     let ids = Ids::default();
-    let folder = ImageFolder::default();
+    let (folder, junk) = (ImageFolder::default(), Junk::default());
     let data = path.parent().unwrap_or(Path::new("."));
-    let reading = Reading { form, data, item_ids: &ids, needed: &[], folder: &folder, max_sentences: 1, max_images: 1 };
+    let reading = Reading {
+        form,
+        data,
+        item_ids: &ids,
+        needed: &[],
+        folder: &folder,
+        junk: &junk,
+        max_sentences: 1,
+        max_images: 1,
+        keep_others: true,
+    };
     let budget = &mut Budget::new(u64::MAX);
-    let (_, read) = Catalogue::read(&[path.to_owned()], &reading, budget, &Progress::new(true))?;
+    let (_, read, _) = Catalogue::read(&[path.to_owned()], &reading, budget, &Progress::new(true))?;
     Ok((read.files[0].lines, read.files[0].accepted))
 }
 
-/// Adds the ids of a file of items to `ids`, in the order of their lines.
-pub fn item_ids(path: &Path, form: &SourceForm, budget: &mut Budget, progress: &Progress, ids: &mut Ids) -> Result<()> {
-    let fields: Vec<&str> = form.item_id.iter().map(String::as_str).collect();
-    let shape = form.shape(path, true)?;
-    // The same rows are rejected again, and accounted for, when the items themselves are read.
-    let mut rejected = mp4sr_artifact::Rejects::default();
-    read_file(path, shape, &fields, &mut rejected, budget, progress, &mut |_, cells| {
-        Ok(values::id(&form.item_id, cells).map(|id| {
-            ids.insert(id.as_ref().into());
-        }))
-    })?;
-    Ok(())
+/// Fields that are read beside the id, and of how many lines each was filled.
+struct Fields<'f> {
+    names: Vec<&'f str>,
+    filled: Vec<u64>,
 }
 
 impl Catalogue {
-    /// Reads the files of items, one after the other.
+    /// Reads the files of items, one after the other. Gives warnings beside what was counted.
     pub fn read(
         paths: &[PathBuf],
         reading: &Reading<'_>,
         budget: &mut Budget,
         progress: &Progress,
-    ) -> Result<(Self, ItemsRead)> {
+    ) -> Result<(Self, ItemsRead, Vec<String>)> {
         let count = reading.item_ids.len();
-        let mut catalogue = Self { is_complete: vec![false; count], ..Self::default() };
+        let mut catalogue = Self { is_complete: vec![false; count], has_line: vec![false; count], ..Self::default() };
         let mut read = ItemsRead { refused_images: reading.folder.refused().clone(), ..ItemsRead::default() };
-        let mut seen = vec![false; count];
+        let mut warnings = Vec::new();
         let form = reading.form;
-        let mut fields: Vec<&str> = form.item_id.iter().map(String::as_str).collect();
-        fields.push(&form.title);
+        let mut names: Vec<&str> = form.item_id.iter().map(String::as_str).collect();
+        names.push(&form.title);
         let others = [&form.images, &form.categories, &form.sounds].into_iter().flatten();
-        fields.extend(form.texts.iter().chain(others).map(String::as_str));
+        names.extend(form.texts.iter().chain(others).map(String::as_str));
         let ids = form.item_id.len();
         for path in paths {
-            let resolver = Resolver::new(path, reading.data);
-            let shape = form.shape(path, true)?;
-            let (mut repeated, mut without_events, mut cleaned_titles, mut cleaned_texts) = (0, 0, 0, 0);
-            let mut refused = std::mem::take(&mut read.refused_images);
-            let mut refused_sounds = std::mem::take(&mut read.refused_sounds);
-            let file = read_file(path, shape, &fields, &mut read.rejected, budget, progress, &mut |line, cells| {
-                let id = match values::id(&form.item_id, &cells[..ids]) {
-                    Ok(id) => id,
-                    Err(fault) => return Ok(Err(fault)),
-                };
-                match reading.item_ids.get_index_of(id.as_ref()) {
-                    None => without_events += 1,
-                    Some(item) if std::mem::replace(&mut seen[item], true) => repeated += 1,
-                    Some(item) => {
-                        let mut record = reading.texts(&cells[ids..]);
-                        let (title, further) = reading.has_markup(&cells[ids..]);
-                        cleaned_titles += u64::from(title);
-                        cleaned_texts += u64::from(further);
-                        record.images = match reading.folder.of(item) {
-                            // Images in this folder are those that the addresses lead to.
-                            Some(images) => images.to_vec(),
-                            None => reading
-                                .image_names(&cells[ids..])
-                                .into_iter()
-                                .filter_map(|name| {
-                                    resolver
-                                        .resolve(&name)
-                                        .map_err(|fault| reject(&mut refused, path, line, fault))
-                                        .ok()
-                                })
-                                .collect(),
-                        };
-                        record.categories = reading.categories(&cells[ids..]);
-                        for name in reading.sound_names(&cells[ids..]) {
-                            match resolver.resolve_file(&name, "sound") {
-                                Ok(sound) => record.sounds.push(sound),
-                                Err(fault) => reject(&mut refused_sounds, path, line, fault),
-                            }
-                        }
-                        catalogue.keep(item, record, reading);
-                    }
-                }
-                Ok(Ok(()))
-            })?;
-            read.files.push(file);
-            read.repeated += repeated;
-            read.without_events += without_events;
-            read.cleaned_titles += cleaned_titles;
-            read.cleaned_texts += cleaned_texts;
-            read.refused_images = refused;
-            read.refused_sounds = refused_sounds;
+            let file_form = super::events::resolved(path, &form.file(path, true)?, &names, progress)?;
+            let mut fields = Fields { filled: vec![0; names.len()], names: names.clone() };
+            let before = read.rejected.clone();
+            // What is rejected is counted apart, because the lines are counted in the same place.
+            let mut rejected = std::mem::take(&mut read.rejected);
+            let mut items = ItemLines {
+                reading,
+                resolver: Resolver::new(path, reading.data),
+                path,
+                catalogue: &mut catalogue,
+                read: &mut read,
+                fields: &mut fields,
+                ids,
+            };
+            let file = FileReading { path, form: &file_form, fields: &names };
+            let counted =
+                read_file(file, &mut rejected, budget, progress, &mut |line, cells| Ok(items.line(line, cells)))?;
+            read.rejected = rejected;
+            if counted.accepted == 0 {
+                return Err(none_usable(path, counted.lines, &before, &read.rejected));
+            }
+            warnings.extend(fields.never_filled(path, &file_form, form)?);
+            read.files.push(counted);
         }
-        for item in (0..count).filter(|&item| !seen[item]) {
+        for item in 0..count {
+            if catalogue.has_line[item] {
+                continue;
+            }
             read.without_line += 1;
-            let images = reading.folder.of(item).map(<[String]>::to_vec).unwrap_or_default();
+            let images = reading.folder.of(&reading.item_ids[item]).unwrap_or_default();
             catalogue.keep(item, ItemRecord { images, ..ItemRecord::default() }, reading);
         }
-        Ok((catalogue, read))
+        Ok((catalogue, read, warnings))
     }
 
     fn keep(&mut self, item: usize, mut record: ItemRecord, reading: &Reading<'_>) {
         record.images.truncate(reading.max_images);
         self.is_complete[item] = !record.sentences.is_empty() && !record.images.is_empty();
-        if reading.needed[item] {
+        // Any of them may be left without events, which makes it one of the others.
+        if reading.needed[item] || (reading.keep_others && self.has_line[item]) {
             self.records.insert(item as u32, record);
         }
     }
 }
 
+/// The error of a file that gave no item.
+fn none_usable(path: &Path, lines: u64, before: &Rejects, after: &Rejects) -> Error {
+    let new = |reason: &String, count: u64| count - before.0.get(reason).map_or(0, |rejected| rejected.count);
+    let most = after.0.iter().map(|(reason, rejected)| (reason, new(reason, rejected.count))).max_by_key(|(_, n)| *n);
+    let why = match most.filter(|_| lines > 0) {
+        Some((reason, count)) => {
+            format!("gave no item: {lines} lines were read and none could be used, {count} for: {reason}")
+        }
+        None => "gave no item: it has no line after its header".to_owned(),
+    };
+    Error::raw(path, format!("{why}; mend the file, or name another one in `source.items`"))
+}
+
+impl Fields<'_> {
+    fn look_at(&mut self, cells: &[RawCell<'_>]) {
+        for (filled, cell) in self.filled.iter_mut().zip(cells) {
+            *filled += u64::from(!cell.is_blank());
+        }
+    }
+
+    /// What is said of named fields that no line fills; a field that no line of JSON even has is an error, as a column that a table
+    /// does not have.
+    fn never_filled(&self, path: &Path, file_form: &FileForm, form: &SourceForm) -> Result<Vec<String>> {
+        let mut never: Vec<&str> =
+            self.names.iter().zip(&self.filled).filter(|(_, filled)| **filled == 0).map(|(n, _)| *n).collect();
+        never.retain(|name| !name.is_empty());
+        never.dedup();
+        if never.is_empty() || !form.has_named_columns() {
+            return Ok(Vec::new());
+        }
+        let known = columns(path, file_form)?;
+        let absent: Vec<&str> = never.iter().copied().filter(|name| !known.iter().any(|known| known == name)).collect();
+        // The title has a name without being asked for.
+        let asked = |name: &&&str| **name != mp4sr_pipeline::config::Columns::default().title;
+        if let Some(field) = absent.iter().find(asked) {
+            let names: Vec<&str> = known.iter().map(String::as_str).collect();
+            let near = mp4sr_pipeline::nearest(field, &names)
+                .map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
+            let known = crate::rejects::excerpt(&known.join(", "));
+            return Err(Error::raw(
+                path,
+                format!("has no field `{field}` in any line{near}; it has {known}; mend `[source.columns]`"),
+            ));
+        }
+        let said = |name: &str| {
+            if absent.contains(&name) {
+                format!(
+                    "`{}` has no field `{name}`; it has {}",
+                    path.display(),
+                    crate::rejects::excerpt(&known.join(", "))
+                )
+            } else {
+                format!("`{name}` of `{}` is empty in every line", path.display())
+            }
+        };
+        Ok(never.into_iter().map(said).collect())
+    }
+}
+
+/// Takes the lines of one file.
+struct ItemLines<'a, 'r> {
+    reading: &'a Reading<'r>,
+    resolver: Resolver,
+    path: &'a Path,
+    catalogue: &'a mut Catalogue,
+    read: &'a mut ItemsRead,
+    fields: &'a mut Fields<'r>,
+    ids: usize,
+}
+
+impl ItemLines<'_, '_> {
+    fn line(&mut self, line: u64, cells: &[RawCell<'_>]) -> std::result::Result<(), Fault> {
+        let id = values::id(&self.reading.form.item_id, &cells[..self.ids])?;
+        self.fields.look_at(cells);
+        let cells = &cells[self.ids..];
+        match self.reading.item_ids.get_index_of(id.as_ref()) {
+            Some(item) if std::mem::replace(&mut self.catalogue.has_line[item], true) => self.read.repeated += 1,
+            Some(item) => {
+                let record = self.record(&id, line, cells);
+                self.catalogue.keep(item, record, self.reading);
+            }
+            None if !self.reading.keep_others => {
+                self.read.without_events += 1;
+                self.catalogue.unused.push(&id, line);
+            }
+            None if self.catalogue.others.contains_key(id.as_ref()) => self.read.repeated += 1,
+            None => {
+                self.read.without_events += 1;
+                self.catalogue.unused.push(&id, line);
+                let mut record = self.record(&id, line, cells);
+                record.images.truncate(self.reading.max_images);
+                self.catalogue.others.insert(id.as_ref().into(), record);
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, id: &str, line: u64, cells: &[RawCell<'_>]) -> ItemRecord {
+        let reading = self.reading;
+        let (path, resolver) = (self.path, &self.resolver);
+        let mut junk = Vec::new();
+        let mut record = reading.texts(cells, &mut junk);
+        junk.into_iter().for_each(|fault| reject(&mut self.read.dropped_texts, path, line, fault));
+        let (title, further) = reading.has_markup(cells);
+        self.read.cleaned_titles += u64::from(title);
+        self.read.cleaned_texts += u64::from(further);
+        record.images = match reading.folder.of(id) {
+            // Images in this folder are those that the addresses lead to.
+            Some(images) => images,
+            None => {
+                let mut images = Vec::new();
+                for name in reading.image_names(cells) {
+                    match resolver.resolve(&name) {
+                        Ok(image) => images.push(image),
+                        Err(fault) => reject(&mut self.read.refused_images, path, line, fault),
+                    }
+                }
+                images
+            }
+        };
+        record.categories = reading.categories(cells);
+        for name in reading.sound_names(cells) {
+            match resolver.resolve_file(&name, "sound") {
+                Ok(sound) => record.sounds.push(sound),
+                Err(fault) => reject(&mut self.read.refused_sounds, path, line, fault),
+            }
+        }
+        record
+    }
+}
+
 impl Reading<'_> {
+    fn markup(&self, field: &str) -> Markup {
+        let is_html = self.form.html.as_ref().is_none_or(|html| html.iter().any(|name| name == field));
+        if is_html { Markup::Html } else { Markup::None }
+    }
+
+    /// The texts of a field that say something; `junk` gets the others.
+    fn entries(&self, what: &str, cell: &RawCell<'_>, separator: &str, junk: &mut Vec<Fault>) -> Vec<String> {
+        let mut entries = values::entries(cell, separator);
+        entries.retain(|text| match self.junk.reason(text) {
+            Some(reason) => {
+                junk.push(Fault::new(format!("{what}: {reason}"), text));
+                false
+            }
+            None => true,
+        });
+        entries
+    }
+
     /// `cells`: title, texts, images, categories, sounds.
-    fn texts(&self, cells: &[RawCell<'_>]) -> ItemRecord {
+    fn texts(&self, cells: &[RawCell<'_>], junk: &mut Vec<Fault>) -> ItemRecord {
         let mut record = ItemRecord::default();
-        let title = values::texts(&cells[0], false);
-        record.title = title.first().map(|title| text::line(title)).unwrap_or_default();
+        let title = self.entries("title", &cells[0], "", junk);
+        record.title = title.first().map(|title| self.markup(&self.form.title).line(title)).unwrap_or_default();
         // A title is one sentence, whatever stops it has.
         record.sentences.extend(Some(record.title.clone()).filter(|title| text::says_something(title)));
-        for cell in &cells[1..=self.form.texts.len()] {
-            for part in values::texts(cell, self.form.lists_are_texts) {
+        for (field, cell) in self.form.texts.iter().zip(&cells[1..]) {
+            let mut entries = self.entries("text", cell, &self.form.text_separator, junk);
+            if !self.form.lists_are_texts && entries.len() > 1 {
+                entries = vec![values::join(&entries)];
+            }
+            for part in entries {
                 if record.sentences.len() >= self.max_sentences {
                     break;
                 }
-                record.sentences.extend(text::sentences(&part));
+                record.sentences.extend(self.markup(field).sentences(&part));
             }
         }
         record.sentences.truncate(self.max_sentences);
         record
     }
 
-    /// Whether the title, and whether any further text, has tags or entities.
+    /// Whether the title, and whether any further text, has tags or entities that are removed.
     fn has_markup(&self, cells: &[RawCell<'_>]) -> (bool, bool) {
-        let any = |cell: &RawCell<'_>| {
-            values::texts(cell, self.form.lists_are_texts).iter().any(|text| text::has_markup(text))
+        let any = |(field, cell): (&String, &RawCell<'_>)| {
+            values::entries(cell, "").iter().any(|text| self.markup(field).is_in(text))
         };
-        let title = values::texts(&cells[0], false).first().is_some_and(|title| text::has_markup(title));
-        (title, cells[1..=self.form.texts.len()].iter().any(any))
+        let title = values::entries(&cells[0], "");
+        let title = title.first().is_some_and(|title| self.markup(&self.form.title).is_in(title));
+        (title, self.form.texts.iter().zip(&cells[1..]).any(any))
     }
 
     fn image_names(&self, cells: &[RawCell<'_>]) -> Vec<String> {
         let first = 1 + self.form.texts.len();
         let fields = &cells[first..first + self.form.images.len()];
-        fields.iter().map(values::images).find(|names| !names.is_empty()).unwrap_or_default()
+        let names = |cell| {
+            let mut names = values::images(cell, &self.form.image_separator);
+            names.retain(|name| self.junk.reason(name).is_none());
+            names
+        };
+        fields.iter().map(names).find(|names| !names.is_empty()).unwrap_or_default()
     }
 
     fn categories(&self, cells: &[RawCell<'_>]) -> Vec<String> {
         let first = 1 + self.form.texts.len() + self.form.images.len();
-        let fields = &cells[first..first + self.form.categories.len()];
-        let names: IndexSet<String> =
-            fields.iter().flat_map(|cell| values::categories(cell, &self.form.category_separator)).collect();
+        let fields = self.form.categories.iter().zip(&cells[first..]);
+        let names: IndexSet<String> = fields
+            .flat_map(|(field, cell)| {
+                let clean = |name: &str| self.markup(field).line(name);
+                values::categories(cell, &self.form.category_separator, &clean)
+            })
+            .filter(|name| self.junk.reason(name).is_none())
+            .collect();
         names.into_iter().collect()
     }
 
     fn sound_names(&self, cells: &[RawCell<'_>]) -> Vec<String> {
         let fields = &cells[1 + self.form.texts.len() + self.form.images.len() + self.form.categories.len()..];
-        fields.iter().flat_map(values::images).collect()
+        let names = fields.iter().flat_map(|cell| values::images(cell, &self.form.image_separator));
+        names.filter(|name| self.junk.reason(name).is_none()).collect()
     }
 }
 
@@ -226,10 +380,12 @@ mod tests {
             item_ids: &item_ids,
             needed: &vec![true; ids.len()],
             folder: &ImageFolder::default(),
+            junk: &Junk::default(),
             max_sentences: 4,
             max_images: 2,
+            keep_others: false,
         };
-        let (mut catalogue, read) =
+        let (mut catalogue, read, _) =
             Catalogue::read(&[path], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
         let records = (0..ids.len()).map(|item| catalogue.records.remove(&(item as u32)).unwrap()).collect();
         (records, catalogue, read)
@@ -327,10 +483,12 @@ mod tests {
             item_ids: &item_ids,
             needed: &[true, true],
             folder: &ImageFolder::read(folder.path(), &item_ids).unwrap(),
+            junk: &Junk::default(),
             max_sentences: 4,
             max_images: 2,
+            keep_others: false,
         };
-        let (catalogue, read) = Catalogue::read(&[], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
+        let (catalogue, read, _) = Catalogue::read(&[], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
         assert_eq!((catalogue.records[&0].images.len(), catalogue.records[&1].images.len()), (1, 0));
         assert_eq!(read.refused_images.most_frequent(), Some(("image is a link out of its folder", 1)));
     }

@@ -6,13 +6,12 @@ mod form;
 mod ids;
 mod items;
 mod named;
+mod times;
 mod values;
 
-pub use clock::Clock;
+pub use clock::iso;
 pub use events::{Budget, Events, count as count_events};
 pub use form::SourceForm;
 pub use ids::{Ids, UserIds, names_of};
-#[cfg(test)]
-pub use items::ItemRecord;
-pub use items::{Catalogue, Reading, count as count_items, item_ids};
+pub use items::{Catalogue, ItemRecord, Reading, count as count_items};
 pub use named::{NamedFrame, TextPlace};

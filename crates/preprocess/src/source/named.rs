@@ -18,6 +18,8 @@ struct TextColumn {
     has_cells: bool,
     /// The first cell that is not a number.
     first_text: Option<TextPlace>,
+    /// Whether numbers have a comma for the point.
+    decimal_comma: bool,
 }
 
 /// A cell that made a column one of text.
@@ -35,13 +37,25 @@ impl TextColumn {
     fn new(name: &str) -> Self {
         let cells = StringChunkedBuilder::new(name.into(), 0);
         let name = name.into();
-        Self { name, cells, integers: true, numbers: true, truths: true, has_cells: false, first_text: None }
+        Self {
+            name,
+            cells,
+            integers: true,
+            numbers: true,
+            truths: true,
+            has_cells: false,
+            first_text: None,
+            decimal_comma: false,
+        }
     }
 
     fn push(&mut self, cell: &RawCell<'_>, path: &Path, line: u64) {
         let text = match cell {
             RawCell::Missing => None,
-            RawCell::Text(text) => Some(text.trim()).filter(|text| !text.is_empty()).map(str::to_owned),
+            RawCell::Text(text) => {
+                Some(text.trim()).filter(|text| !text.is_empty()).map(|text| with_point(text, self.decimal_comma))
+            }
+            RawCell::Number(text) => Some(text.clone().into_owned()),
             RawCell::Json(value) => Some(value.to_string()),
         };
         let Some(text) = text else { return self.cells.append_null() };
@@ -78,6 +92,12 @@ impl TextColumn {
             text()
         }
     }
+}
+
+/// A number with a point, where it may have a comma; other text as it is.
+fn with_point(text: &str, comma: bool) -> String {
+    let pointed = text.replacen(',', ".", 1);
+    if comma && text.contains(',') && is_number(&pointed) { pointed } else { text.to_owned() }
 }
 
 /// A whole number as a table writes it; with zeros before it, it is an id or a code, which would lose them.
@@ -128,6 +148,11 @@ impl NamedColumns {
     /// Whether there are no names.
     pub fn is_empty(&self) -> bool {
         self.texts.is_empty()
+    }
+
+    /// Whether numbers have a comma for the point, in what is added from now on.
+    pub fn set_decimal_comma(&mut self, comma: bool) {
+        self.texts.iter_mut().for_each(|column| column.decimal_comma = comma);
     }
 
     /// Adds the cells of an event, one for each name.

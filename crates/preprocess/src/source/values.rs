@@ -1,13 +1,14 @@
 //! Ids, texts and image names in the many ways that forms write them.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use indexmap::IndexSet;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::read::RawCell;
+use crate::images::is_image_name;
+use crate::read::{RawCell, literal_of};
 use crate::rejects::Fault;
-use crate::text;
 
 /// The first id that is there, exactly as it stands.
 pub fn id<'c>(names: &[String], cells: &'c [RawCell<'_>]) -> Result<Cow<'c, str>, Fault> {
@@ -21,41 +22,70 @@ pub fn id<'c>(names: &[String], cells: &'c [RawCell<'_>]) -> Result<Cow<'c, str>
     }
 }
 
-/// The texts in a field. A list gives a text an entry, or all its entries joined to one.
-pub fn texts(cell: &RawCell<'_>, lists_are_texts: bool) -> Vec<String> {
+/// The texts in a field, each entry of a list for itself; a text is split at `separator`, unless that is empty.
+pub fn entries(cell: &RawCell<'_>, separator: &str) -> Vec<String> {
     let mut found = Vec::new();
     match cell {
         RawCell::Missing => {}
-        RawCell::Text(text) => found.push(text.clone().into_owned()),
         RawCell::Json(value) => gather_texts(value, &mut found),
+        RawCell::Text(text) | RawCell::Number(text) => match literal_of(text) {
+            Some(value) => gather_texts(&value, &mut found),
+            None if separator.is_empty() => found.push(text.clone().into_owned()),
+            None => found.extend(text.split(separator).map(|part| part.trim().to_owned())),
+        },
     }
-    if lists_are_texts || found.len() < 2 { found } else { vec![join(&found)] }
+    found
 }
+
+/// Names that an object may have beside numbers and addresses, as TMDB and Steam write genres.
+const NAMES: [&str; 6] = ["name", "title", "label", "description", "value", "text"];
 
 fn gather_texts(value: &Value, found: &mut Vec<String>) {
     match value {
+        Value::Null => {}
         Value::String(text) => found.push(text.clone()),
         Value::Number(number) => found.push(number.to_string()),
+        Value::Bool(truth) => found.push(truth.to_string()),
         Value::Array(values) => values.iter().for_each(|value| gather_texts(value, found)),
-        _ => {}
+        Value::Object(fields) => match name_of(fields) {
+            Some(name) => found.push(name.to_owned()),
+            None => {
+                for (key, value) in fields {
+                    let mut inner = Vec::new();
+                    gather_texts(value, &mut inner);
+                    inner.retain(|text| !text.trim().is_empty());
+                    if !inner.is_empty() {
+                        found.push(format!("{key}: {}", inner.join(", ")));
+                    }
+                }
+            }
+        },
     }
+}
+
+/// The name in an object that has an identifier beside it, or nothing else.
+fn name_of(fields: &Map<String, Value>) -> Option<&str> {
+    let is_id = |key: &String| key == "id" || key.ends_with("_id") || key.starts_with("iso_");
+    let identified = fields.keys().any(is_id);
+    let named = NAMES.iter().find_map(|name| fields.get(*name)?.as_str());
+    named.filter(|_| identified || fields.len() == 1)
 }
 
 /// The names of categories in a field, each once, in their order there. Nested lists, as Amazon's paths of departments, are one
 /// list of names; a text is split at `separator`.
-pub fn categories(cell: &RawCell<'_>, separator: &str) -> Vec<String> {
+pub fn categories(cell: &RawCell<'_>, separator: &str, clean: &impl Fn(&str) -> String) -> Vec<String> {
     let mut names = IndexSet::new();
-    for found in texts(cell, true) {
+    for found in entries(cell, "") {
         match separator {
-            "" => _ = names.insert(text::line(&found)),
-            separator => names.extend(found.split(separator).map(text::line)),
+            "" => _ = names.insert(clean(&found)),
+            separator => names.extend(found.split(separator).map(clean)),
         }
     }
     names.into_iter().filter(|name| !name.is_empty()).collect()
 }
 
 /// Genres and the like become one enumeration; entries that are sentences stay sentences.
-fn join(texts: &[String]) -> String {
+pub fn join(texts: &[String]) -> String {
     let mut joined = String::new();
     for text in texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
         if !joined.is_empty() {
@@ -66,18 +96,62 @@ fn join(texts: &[String]) -> String {
     joined
 }
 
-/// The image names in a field: a name, a list of names, a list of objects with several sizes, an object of lists.
-pub fn images(cell: &RawCell<'_>) -> Vec<String> {
+/// The image names in a field: a name, several names, a list of names, a list of objects with several sizes, an object of lists.
+pub fn images(cell: &RawCell<'_>, separator: &str) -> Vec<String> {
     let mut found = Vec::new();
     match cell {
         RawCell::Missing => {}
-        RawCell::Text(text) => found.push(text.clone().into_owned()),
         RawCell::Json(value) => gather_images(value, &mut found),
+        RawCell::Text(text) | RawCell::Number(text) => match literal_of(text) {
+            Some(value) => gather_images(&value, &mut found),
+            None => found.extend(split_images(text, separator).into_iter().map(str::to_owned)),
+        },
     }
+    let mut found: Vec<String> = found.iter().map(|name| as_address(name)).collect();
     found.retain(|name| !name.trim().is_empty() && !is_placeholder(name));
     let mut seen = std::collections::HashSet::new();
     found.retain(|name| seen.insert(name.clone()));
     found
+}
+
+/// Characters between several names in a cell.
+const BETWEEN: [char; 3] = ['|', ',', ';'];
+
+/// Several names in a cell: at `separator`, or before each further address, or between names that all end as image files do.
+fn split_images<'t>(text: &'t str, separator: &str) -> Vec<&'t str> {
+    if !separator.is_empty() {
+        return text.split(separator).map(str::trim).collect();
+    }
+    let parts = |c: char| BETWEEN.contains(&c) || c.is_whitespace();
+    let begins = |at: usize| {
+        let rest = &text[at..];
+        let scheme = |scheme: &str| rest.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
+        (scheme("http://") || scheme("https://") || rest.starts_with("//"))
+            && text[..at].chars().next_back().is_none_or(parts)
+    };
+    let starts: Vec<usize> = text.char_indices().map(|(at, _)| at).filter(|&at| begins(at)).collect();
+    if starts.len() > 1 {
+        let ends = starts[1..].iter().copied().chain([text.len()]);
+        return starts.iter().zip(ends).map(|(&start, end)| text[start..end].trim_end_matches(parts)).collect();
+    }
+    let names: Vec<&str> = text.split(BETWEEN).map(str::trim).filter(|name| !name.is_empty()).collect();
+    let is_file = |name: &&str| is_image_name(Path::new(name)) && !name.contains("://");
+    if names.len() > 1 && names.iter().all(is_file) { names } else { vec![text] }
+}
+
+/// An address as a browser would ask for it; the web writes `//host`, `&amp;` and, out of scripts, `\/`.
+fn as_address(name: &str) -> String {
+    let name = name.trim();
+    let start = name.get(..5).unwrap_or_default().to_ascii_lowercase();
+    let is_address = name.starts_with("//") || start == "http:" || start == "https" && name.get(5..6) == Some(":");
+    if !is_address {
+        return name.to_owned();
+    }
+    let mut address = name.replace("\\/", "/").replace('\\', "/").replace("&amp;", "&").replace(' ', "%20");
+    if address.starts_with("//") {
+        address.insert_str(0, "https:");
+    }
+    address
 }
 
 fn gather_images(value: &Value, found: &mut Vec<String>) {
@@ -91,9 +165,16 @@ fn gather_images(value: &Value, found: &mut Vec<String>) {
                 Value::Array(names) => names.iter().any(|name| name.as_str().is_some_and(|name| !name.is_empty())),
                 _ => false,
             };
-            let size = ["large", "hi_res", "thumb"].iter().find_map(|size| sizes.get(*size).filter(filled));
-            if let Some(value) = size {
-                gather_images(value, found);
+            const PLACES: [&str; 10] =
+                ["large", "hi_res", "thumb", "url", "src", "href", "link", "path", "file_name", "filename"];
+            let place = PLACES.iter().find_map(|place| sizes.get(*place).filter(filled));
+            match place {
+                Some(value) => gather_images(value, found),
+                // Of an object with other names, what is an address.
+                None => {
+                    let address = |value: &&Value| value.as_str().is_some_and(|text| text.starts_with("http"));
+                    found.extend(sizes.values().find(address).and_then(Value::as_str).map(str::to_owned));
+                }
             }
         }
         _ => {}
@@ -129,15 +210,48 @@ mod tests {
     #[test]
     fn lists_are_texts_or_one_enumeration() {
         let list = cell(json!(["One. Two.", "", ["Three"], null, 4]));
-        assert_eq!(texts(&list, true), ["One. Two.", "", "Three", "4"]);
-        assert_eq!(texts(&list, false), ["One. Two. Three, 4"]);
-        assert_eq!(texts(&cell(json!(["Comedy", "Drama"])), false), ["Comedy, Drama"]);
-        assert_eq!(texts(&cell(json!("a text")), false), ["a text"]);
-        assert_eq!(texts(&cell(json!({"a": 1})), true), Vec::<String>::new());
+        assert_eq!(entries(&list, ""), ["One. Two.", "", "Three", "4"]);
+        assert_eq!(join(&entries(&list, "")), "One. Two. Three, 4");
+        assert_eq!(join(&entries(&cell(json!(["Comedy", "Drama"])), "")), "Comedy, Drama");
+        assert_eq!(entries(&cell(json!("a text")), ""), ["a text"]);
+        assert_eq!(entries(&cell(json!("Action|Crime")), "|"), ["Action", "Crime"]);
+        assert_eq!(entries(&cell(json!("Action|Crime")), ""), ["Action|Crime"]);
+    }
+
+    #[test]
+    fn lists_and_objects_give_their_texts_however_they_are_written() {
+        for (value, expected) in [
+            (json!([{"id": 28, "name": "Action"}, {"id": 80, "name": "Crime"}]), &["Action", "Crime"][..]),
+            (json!([{"id": "1", "description": "Action"}]), &["Action"]),
+            (json!([{"iso_639_1": "en", "name": "English"}, {"name": "Deutsch"}]), &["English", "Deutsch"]),
+            (
+                json!({"Color": "Blue", "Material": "Oak", "Size": null, "Tags": ["a", "b"]}),
+                &["Color: Blue", "Material: Oak", "Tags: a, b"],
+            ),
+            (json!({"name": "x", "Color": "Blue"}), &["name: x", "Color: Blue"]),
+            (json!("['Action', 'Crime']"), &["Action", "Crime"]),
+            (json!("[\"Horror\", \"Sci-Fi\"]"), &["Horror", "Sci-Fi"]),
+            (json!("['Calms the skin.' 'Made in small batches.']"), &["Calms the skin.", "Made in small batches."]),
+            (json!("{'Color': 'Blue'}"), &["Color: Blue"]),
+            (json!("[{'id': 28, 'name': 'Action'}]"), &["Action"]),
+            (json!("[]"), &[]),
+            (json!("[REC]"), &["[REC]"]),
+            (json!("(500)"), &["(500)"]),
+        ] {
+            let mut found = entries(&cell(value.clone()), "");
+            let mut expected: Vec<String> = expected.iter().map(|&text| text.to_owned()).collect();
+            // Objects of serde_json are ordered by key unless a dependency asks otherwise.
+            found.sort();
+            expected.sort();
+            assert_eq!(found, expected, "{value}");
+        }
     }
 
     #[test]
     fn categories_come_as_lists_nested_lists_and_separated_texts() {
+        let categories = |cell: &RawCell<'_>, separator: &str| {
+            super::categories(cell, separator, &|name: &str| crate::text::Markup::Html.line(name))
+        };
         assert_eq!(categories(&cell(json!(["Comedy", " Drama ", "", "Comedy"])), ""), ["Comedy", "Drama"]);
         let paths = json!([["Home", "Kitchen"], ["Home", "Arts &amp; Crafts"]]);
         assert_eq!(categories(&cell(paths), ""), ["Home", "Kitchen", "Arts & Crafts"]);
@@ -149,6 +263,7 @@ mod tests {
 
     #[test]
     fn images_come_in_every_notation() {
+        let images = |cell: &RawCell<'_>| super::images(cell, "");
         assert_eq!(images(&cell(json!("images/1.jpg"))), ["images/1.jpg"]);
         assert_eq!(images(&cell(json!(["u", "v", "", "u"]))), ["u", "v"]);
         let of_2023 =
@@ -160,5 +275,34 @@ mod tests {
             Vec::<String>::new()
         );
         assert_eq!(images(&cell(json!(null))), Vec::<String>::new());
+    }
+
+    #[test]
+    fn several_images_in_a_cell_are_several() {
+        for (text, separator, expected) in [
+            ("https://e.org/1.jpg|https://e.org/1b.jpg", "", &["https://e.org/1.jpg", "https://e.org/1b.jpg"][..]),
+            ("https://e.org/3.jpg, HTTP://e.org/3b.jpg", "", &["https://e.org/3.jpg", "HTTP://e.org/3b.jpg"]),
+            ("https://e.org/a,b.jpg;https://e.org/c.jpg;", "", &["https://e.org/a,b.jpg", "https://e.org/c.jpg"]),
+            ("//e.org/1.jpg //e.org/2.jpg", "", &["https://e.org/1.jpg", "https://e.org/2.jpg"]),
+            ("https://e.org/?u=https://f.org/1.jpg", "", &["https://e.org/?u=https://f.org/1.jpg"]),
+            ("https://e.org/1.jpg?w=1&amp;h=2", "", &["https://e.org/1.jpg?w=1&h=2"]),
+            (r"https:\/\/e.org\/a b.jpg", "", &["https://e.org/a%20b.jpg"]),
+            (r"http:\\e.org\1.jpg", "", &["http://e.org/1.jpg"]),
+            ("a.jpg|b.png", "", &["a.jpg", "b.png"]),
+            ("a,b.jpg", "", &["a,b.jpg"]),
+            ("a.jpg#b.jpg", "#", &["a.jpg", "b.jpg"]),
+            ("['https://e.org/1.jpg', 'https://e.org/2.jpg']", "", &["https://e.org/1.jpg", "https://e.org/2.jpg"]),
+            (
+                "{'hi_res': array([None, 'https://e.org/h.jpg'], dtype=object), 'large': array(['https://e.org/l.jpg'], dtype=object)}",
+                "",
+                &["https://e.org/l.jpg"],
+            ),
+        ] {
+            assert_eq!(images(&cell(json!(text)), separator), expected, "{text}");
+        }
+        assert_eq!(
+            images(&cell(json!([{"url": "//e.org/1.jpg"}, {"photo": "https://e.org/2.jpg", "id": 3}])), ""),
+            ["https://e.org/1.jpg", "https://e.org/2.jpg"]
+        );
     }
 }

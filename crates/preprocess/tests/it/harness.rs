@@ -1,5 +1,6 @@
 //! What the stage wrote, read back.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Output;
 
@@ -39,4 +40,17 @@ pub fn run(pipeline: &Path, data: &Path, artifacts: &Path, more: &[&str]) -> Out
     let mut command = mp4sr_tests::command("preprocess");
     command.arg("--pipeline").arg(pipeline).arg("--data").arg(data).arg("--artifacts").arg(artifacts).args(more);
     command.output().unwrap()
+}
+
+/// The ids of each user's items, in order.
+pub fn histories(made: &Dataset) -> BTreeMap<String, Vec<String>> {
+    let id = |item: &u32| made.items.ids[*item as usize - 1].clone();
+    let history = |user: usize| made.sequences.of(user).iter().map(id).collect();
+    made.users.ids.iter().enumerate().map(|(user, id)| (id.clone(), history(user))).collect()
+}
+
+/// Title, sentences and images of an item.
+pub fn item(made: &Dataset, id: &str) -> (String, Vec<String>, Vec<String>) {
+    let at = made.items.ids.iter().position(|known| known == id).unwrap_or_else(|| panic!("no item `{id}`"));
+    (made.items.titles[at].clone(), made.items.sentences[at].clone(), made.items.images[at].clone())
 }

@@ -5,8 +5,10 @@
 mod columns;
 mod end_to_end;
 mod failures;
+mod foreign;
 mod harness;
 mod memory;
 mod pipelines;
+mod published;
 mod real_data;
 mod splits;

@@ -13,8 +13,26 @@ fn every_pipeline_that_we_ship_is_read() {
             names.push(path.file_stem().unwrap().to_string_lossy().into_owned());
         }
     }
-    for name in ["sample", "poetry", "pantry", "arts", "office", "ml-100k", "ml-1m-recent", "arts-titles", "gift-cards"]
-    {
+    let expected = [
+        "sample",
+        "poetry",
+        "pantry",
+        "arts",
+        "office",
+        "ml-100k",
+        "ml-1m-recent",
+        "arts-titles",
+        "gift-cards",
+        "movielens-100k",
+        "movielens-1m",
+        "movielens-25m",
+        "book-crossing",
+        "steam",
+        "yelp",
+        "h-and-m",
+        "microlens",
+    ];
+    for name in expected {
         assert!(names.iter().any(|known| known == name), "{name} is missing");
     }
 }

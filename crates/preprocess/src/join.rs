@@ -1,0 +1,186 @@
+//! Whether the ids of interactions and of items' lines are the same ids.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use mp4sr_artifact::JoinShares;
+use mp4sr_pipeline::config::Config;
+
+use crate::filters::{EVENTS, ITEM, frequency};
+use crate::partitions::Partitions;
+use crate::source::{Catalogue, Ids};
+use crate::{Error, Result};
+
+/// Ids without events that are kept to find out why.
+const KEPT: usize = 10_000;
+/// Below this share of events with a line the ids are shown, whatever the reason.
+const SUSPICIOUS: f64 = 0.5;
+
+/// The first ids of lines of items without events, with their lines.
+#[derive(Debug, Default)]
+pub struct UnusedIds(Vec<(Box<str>, u64)>);
+
+impl UnusedIds {
+    /// Keeps an id if there are few.
+    pub fn push(&mut self, id: &str, line: u64) {
+        if self.0.len() < KEPT {
+            self.0.push((id.into(), line));
+        }
+    }
+}
+
+/// How ids may differ that were the same.
+const CAUSES: [(&str, fn(&str) -> String); 4] = [
+    ("blanks or quotation marks around ids are part of them in one of the files; remove them", |id| {
+        id.trim().trim_matches(['"', '\'']).to_owned()
+    }),
+    ("the ids differ in letter case; write them alike", str::to_lowercase),
+    (
+        "numbers with a fraction stand in one of the files, as pandas writes ids beside missing values; write ids as text",
+        |id| id.strip_suffix(".0").unwrap_or(id).to_owned(),
+    ),
+    ("leading zeros were lost in one of the files; write ids as text", |id| {
+        let id = id.strip_suffix(".0").unwrap_or(id).trim_start_matches('0');
+        id.to_owned()
+    }),
+];
+
+/// Shares of the events within the core, and of their items.
+pub fn shares(events: &Partitions, catalogue: &Catalogue, used: u64, lines: u64) -> Result<Option<JoinShares>> {
+    let mut counts = vec![0_u64; catalogue.has_line.len()];
+    for part in events.iter() {
+        let frequencies = part.query(|events| frequency(events, ITEM))?;
+        let items = frequencies.column(ITEM)?.u32()?.into_no_null_iter();
+        let numbers = frequencies.column(EVENTS)?.u32()?.into_no_null_iter();
+        items.zip(numbers).for_each(|(item, number)| counts[item as usize] += u64::from(number));
+    }
+    let total: u64 = counts.iter().sum();
+    if total == 0 {
+        return Ok(None);
+    }
+    let present: Vec<usize> = (0..counts.len()).filter(|&item| counts[item] > 0).collect();
+    let with_line: u64 = present.iter().filter(|&&item| catalogue.has_line[item]).map(|&item| counts[item]).sum();
+    let share = |part: u64, of: u64| if of == 0 { 0.0 } else { part as f64 / of as f64 };
+    let items = present.len() as u64;
+    let of_items =
+        |test: &dyn Fn(usize) -> bool| share(present.iter().filter(|&&item| test(item)).count() as u64, items);
+    let record = |item: usize| catalogue.records.get(&(item as u32));
+    Ok(Some(JoinShares {
+        events_with_line: share(with_line, total),
+        items_with_line: of_items(&|item| catalogue.has_line[item]),
+        lines_used: share(used, lines),
+        items_with_title: of_items(&|item| record(item).is_some_and(|record| !record.title.is_empty())),
+        items_with_text: of_items(&|item| record(item).is_some_and(|record| !record.sentences.is_empty())),
+        items_with_image: of_items(&|item| record(item).is_some_and(|record| !record.images.is_empty())),
+    }))
+}
+
+/// The shares for people.
+pub fn described(shares: &JoinShares) -> String {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    format!(
+        "{} of the events are of an item with a line, {} of the lines are of an item with events; of the items {} have a title, \
+         {} a text, {} an image",
+        percent(shares.events_with_line),
+        percent(shares.lines_used),
+        percent(shares.items_with_title),
+        percent(shares.items_with_text),
+        percent(shares.items_with_image)
+    )
+}
+
+/// Stops where too few events have an item with a line; says why where some have none for a reason that can be found.
+pub fn judge(
+    config: &Config,
+    shares: &JoinShares,
+    catalogue: &Catalogue,
+    item_ids: &Ids,
+    files: (&Path, &Path),
+) -> Result<Option<String>> {
+    let bound = config.preprocess.min_described;
+    let below = shares.events_with_line < bound;
+    let cause = cause(catalogue, item_ids);
+    if cause.is_none() && shares.events_with_line >= SUSPICIOUS && !below {
+        return Ok(None);
+    }
+    let (interactions, items) = (files.0.display(), files.1.display());
+    let why = match cause.or_else(|| examples(catalogue, item_ids)) {
+        Some(Mismatch { without_line, unused, line, cause: Some(cause) }) => format!(
+            "`{without_line}` of `{interactions}` has no line, and `{items}` has `{unused}` in line {line}: {cause}"
+        ),
+        Some(Mismatch { without_line, unused, line, cause: None }) => format!(
+            "`{without_line}` of `{interactions}` has no line, and `{unused}` in line {line} of `{items}` has no event; are both \
+             files of one dataset, and is the right column of ids named?"
+        ),
+        None => format!("`{items}` has no line for the others"),
+    };
+    let percent = 100.0 * shares.events_with_line;
+    if below {
+        return Err(Error::Setting(format!(
+            "no more than {percent:.1} % of the events are of an item with a line, fewer than `preprocess.min_described` = {bound}: {why}"
+        )));
+    }
+    Ok(Some(format!("{percent:.1} % of the events are of an item with a line: {why}")))
+}
+
+struct Mismatch<'a> {
+    without_line: &'a str,
+    unused: &'a str,
+    line: u64,
+    cause: Option<&'static str>,
+}
+
+/// An id of an event and one of a line that were the same, and why they are not any more.
+fn cause<'a>(catalogue: &'a Catalogue, item_ids: &'a Ids) -> Option<Mismatch<'a>> {
+    let without_line =
+        || item_ids.iter().enumerate().filter(|(item, _)| !catalogue.has_line[*item]).map(|(_, id)| &**id);
+    if catalogue.unused.0.is_empty() || without_line().next().is_none() {
+        return None;
+    }
+    CAUSES.iter().find_map(|(cause, normal)| {
+        let known: HashMap<String, &str> = without_line().map(|id| (normal(id), id)).collect();
+        catalogue.unused.0.iter().find_map(|(unused, line)| {
+            let without_line = known.get(&normal(unused))?;
+            Some(Mismatch { without_line, unused, line: *line, cause: Some(cause) })
+        })
+    })
+}
+
+/// An id of an event without a line and one of a line without an event.
+fn examples<'a>(catalogue: &'a Catalogue, item_ids: &'a Ids) -> Option<Mismatch<'a>> {
+    let without_line = item_ids.iter().zip(&catalogue.has_line).find(|(_, has_line)| !**has_line);
+    let (without_line, (unused, line)) = without_line.map(|(id, _)| id).zip(catalogue.unused.0.first())?;
+    Some(Mismatch { without_line, unused, line: *line, cause: None })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cause_of_ids_that_differ_is_found() {
+        for (event, line, expected) in [
+            ("0108775015", "108775015", Some("leading zeros")),
+            ("12", "12.0", Some("numbers with a fraction")),
+            ("012", "12.0", Some("leading zeros")),
+            ("B01a", "B01A", Some("letter case")),
+            ("7", " 7", Some("blanks")),
+            ("7", "\"7\"", Some("blanks or quotation marks")),
+            ("7", "8", None),
+        ] {
+            let item_ids: Ids = [event].into_iter().map(Into::into).collect();
+            let mut catalogue = Catalogue { has_line: vec![false], ..Catalogue::default() };
+            catalogue.unused.push("other", 2);
+            catalogue.unused.push(line, 3);
+            let found = cause(&catalogue, &item_ids);
+            match expected {
+                Some(expected) => {
+                    let found = found.unwrap();
+                    assert_eq!((found.without_line, found.unused, found.line), (event, line, 3));
+                    assert!(found.cause.unwrap().contains(expected), "{event} {line}");
+                }
+                None => assert!(found.is_none()),
+            }
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Texts that say nothing: marks of missing values, and scripts of the pages that a text was taken from.
+
+use std::collections::HashSet;
+
+/// Marks of a missing value, in any letter case.
+const MARKS: [&str; 8] = ["(no genres listed)", "#n/a", "<na>", "n/a", "nan", "none", "null", "undefined"];
+/// Marks that would be words in another letter case.
+const EXACT: [&str; 3] = ["NA", "NaT", "\\N"];
+/// Pieces of scripts of which one is enough.
+const SCRIPTS: [&str; 4] = ["aPageStart", "getTime()", "document.getElementById(", "addEventListener("];
+/// Pieces of scripts of which there are several.
+const PIECES: [&str; 9] = ["var ", "function(", "function (", "window.", "document.", "||", "&&", "};", "()"];
+
+/// Which texts say nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Junk {
+    further: HashSet<String>,
+}
+
+impl Junk {
+    /// The usual marks and `further` ones.
+    pub fn new(further: &[String]) -> Self {
+        Self { further: further.iter().map(|mark| mark.trim().to_owned()).collect() }
+    }
+
+    /// Why a text says nothing; none where it is a text.
+    pub fn reason(&self, text: &str) -> Option<&'static str> {
+        let trimmed = text.trim();
+        // The longest mark has 18 bytes.
+        let short = trimmed.len() <= MARKS[0].len();
+        let is_mark =
+            short && (EXACT.contains(&trimmed) || MARKS.iter().any(|mark| trimmed.eq_ignore_ascii_case(mark)));
+        if is_mark || self.further.contains(trimmed) {
+            return Some("mark of a missing value");
+        }
+        is_script(trimmed).then_some("script of a web page")
+    }
+}
+
+/// Whether it is a piece of a script or of a style sheet, as Amazon's titles of 2018 have them.
+fn is_script(text: &str) -> bool {
+    if text.len() < 20 || !text.contains(['(', '{']) {
+        return false;
+    }
+    if SCRIPTS.iter().any(|piece| text.contains(piece)) {
+        return true;
+    }
+    let pieces = PIECES.iter().filter(|piece| text.contains(*piece)).count();
+    let statements = text.matches([';', '=']).count();
+    // Inside of HTML it goes with its element, and what is around it is text.
+    let is_bare = !text.contains("</script");
+    (is_bare && pieces >= 3 && statements >= 3) || is_style(text)
+}
+
+/// `.a-box { margin: 0; }` and nothing else.
+fn is_style(text: &str) -> bool {
+    let Some((selector, rest)) = text.split_once('{') else { return false };
+    let Some((rules, _)) = rest.split_once('}') else { return false };
+    let rules: Vec<&str> = rules.split(';').map(str::trim).filter(|rule| !rule.is_empty()).collect();
+    let is_rule = |rule: &&str| {
+        rule.split_once(':').is_some_and(|(name, value)| {
+            !value.trim().is_empty()
+                && !name.is_empty()
+                && name.trim().bytes().all(|b| b.is_ascii_lowercase() || b == b'-')
+        })
+    };
+    let is_selector = selector.trim().starts_with(['.', '#', '@']) && !selector.contains(". ");
+    is_selector && !rules.is_empty() && rules.iter().all(is_rule)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_and_scripts_are_no_text_and_titles_are() {
+        let junk = Junk::new(&["No description".to_owned()]);
+        for text in ["nan", " NaN ", "NULL", "None", "N/A", "\\N", "(no genres listed)", "<NA>", "NA", "No description"]
+        {
+            assert_eq!(junk.reason(text), Some("mark of a missing value"), "{text}");
+        }
+        for text in [
+            "var aPageStart = (new Date()).getTime();\nvar ue_t0=ue_t0||+new Date();\nwindow.ue_ihb = (window.ue_ihb || 0) + 1;",
+            "(function(f) {var _np=(window.P._namespace(\"x\")); if(_np.guardFatal){_np.guardFatal(f)(_np);}else{f(_np);}}(x()));",
+            ".a-section { margin-bottom: 0; display: none }",
+        ] {
+            assert_eq!(junk.reason(text), Some("script of a web page"), "{text}");
+        }
+        for text in [
+            "",
+            "Na",
+            "Nan Goldin",
+            "None of the above",
+            "Null Island",
+            "Unknown",
+            "Heat (1995)",
+            "Functions (of one variable); sets = classes",
+            "JavaScript: var and function() explained",
+            "C++ <vector> {and more}",
+            "no description",
+        ] {
+            assert_eq!(junk.reason(text), None, "{text}");
+        }
+    }
+}

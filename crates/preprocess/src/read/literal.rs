@@ -1,0 +1,336 @@
+//! Literals that are not quite JSON: Python dictionaries as `repr` writes them (metadata of 2014 has one a line), JSON with `NaN` and lone
+//! surrogates as `json.dumps` writes it, and lists of numpy in the cells of tables that pandas wrote.
+
+use serde_json::{Map, Number, Value};
+
+/// Deeper nesting is refused, so that a hostile line can't exhaust the stack.
+const DEPTH: usize = 64;
+
+/// What a literal says.
+pub struct Literal<'t> {
+    pub value: Value,
+    /// Keys that the outermost dictionary has more than once.
+    pub repeated: Vec<String>,
+    /// Numbers of the outermost dictionary, by key, as they are written.
+    pub numbers: Vec<(String, &'t str)>,
+}
+
+/// Reads a literal; nothing where it is none.
+pub fn parse(text: &str) -> Option<Literal<'_>> {
+    let mut parser = Parser { rest: text, repeated: Vec::new(), numbers: Vec::new() };
+    let value = parser.value(DEPTH)?;
+    parser.skip_space();
+    parser.rest.is_empty().then_some(Literal { value, repeated: parser.repeated, numbers: parser.numbers })
+}
+
+/// The list or object that a cell of text holds; nothing where it is a text.
+pub fn of_cell(text: &str) -> Option<Value> {
+    let text = text.trim();
+    let calls = text.strip_suffix(')').is_some_and(|text| text.contains('('));
+    let enclosed = [('[', ']'), ('{', '}'), ('(', ')')];
+    let is_enclosed = enclosed.iter().any(|&(open, close)| text.starts_with(open) && text.ends_with(close));
+    if !is_enclosed && !calls {
+        return None;
+    }
+    let value = parse(text)?.value;
+    let holds_text =
+        |value: &Value| matches!(value, Value::String(_) | Value::Object(_) | Value::Array(_) | Value::Null);
+    match &value {
+        // A tuple of numbers may be a part of a title, such as (500).
+        Value::Array(values) if text.starts_with('(') => values.iter().all(holds_text).then_some(value),
+        Value::Array(_) | Value::Object(_) => Some(value),
+        _ => None,
+    }
+}
+
+struct Parser<'a> {
+    rest: &'a str,
+    repeated: Vec<String>,
+    numbers: Vec<(String, &'a str)>,
+}
+
+impl<'a> Parser<'a> {
+    fn skip_space(&mut self) {
+        self.rest = self.rest.trim_start();
+    }
+
+    fn eat(&mut self, token: &str) -> bool {
+        self.skip_space();
+        let rest = self.rest.strip_prefix(token);
+        self.rest = rest.unwrap_or(self.rest);
+        rest.is_some()
+    }
+
+    fn value(&mut self, depth: usize) -> Option<Value> {
+        let depth = depth.checked_sub(1)?;
+        self.skip_space();
+        match self.rest.chars().next()? {
+            '{' => self.dictionary(depth),
+            '[' => self.list("[", "]", depth),
+            '(' => self.list("(", ")", depth),
+            '\'' | '"' => self.string().map(Value::String),
+            'u' | 'U' if self.rest[1..].starts_with(['\'', '"']) => {
+                self.rest = &self.rest[1..];
+                self.string().map(Value::String)
+            }
+            _ => self.word(depth),
+        }
+    }
+
+    fn dictionary(&mut self, depth: usize) -> Option<Value> {
+        self.eat("{");
+        let mut map = Map::new();
+        while !self.eat("}") {
+            let key = match self.value(depth)? {
+                Value::String(key) => key,
+                Value::Number(key) => key.to_string(),
+                _ => return None,
+            };
+            if !self.eat(":") {
+                return None;
+            }
+            let outermost = depth == DEPTH - 1;
+            if outermost && map.contains_key(&key) {
+                self.repeated.push(key.clone());
+            }
+            self.skip_space();
+            let before = self.rest;
+            let value = self.value(depth)?;
+            if outermost && value.is_number() {
+                self.numbers.push((key.clone(), &before[..before.len() - self.rest.len()]));
+            }
+            // The last of several equal keys counts, as in Python; of the outermost ones the caller decides.
+            map.insert(key, value);
+            if !self.eat(",") && !self.rest.starts_with('}') {
+                return None;
+            }
+        }
+        Some(Value::Object(map))
+    }
+
+    fn list(&mut self, open: &str, close: &str, depth: usize) -> Option<Value> {
+        self.eat(open);
+        let mut values = Vec::new();
+        while !self.eat(close) {
+            values.push(self.value(depth)?);
+            // numpy has blanks between the entries.
+            let parted = self.rest.starts_with(char::is_whitespace);
+            if !self.eat(",") && !self.rest.starts_with(close) && !parted {
+                return None;
+            }
+        }
+        Some(Value::Array(values))
+    }
+
+    fn word(&mut self, depth: usize) -> Option<Value> {
+        let end =
+            self.rest.find(|c: char| !(c.is_ascii_alphanumeric() || "+-._".contains(c))).unwrap_or(self.rest.len());
+        let (word, rest) = self.rest.split_at(end);
+        self.rest = rest;
+        if rest.starts_with('(') && word.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            return self.call(word, depth);
+        }
+        match word {
+            "True" | "true" => Some(Value::Bool(true)),
+            "False" | "false" => Some(Value::Bool(false)),
+            "None" | "null" | "nan" | "NaN" | "NaT" | "inf" | "-inf" | "Infinity" | "-Infinity" => Some(Value::Null),
+            _ => {
+                let whole = word.trim_end_matches('L');
+                let number = whole.parse::<i64>().map(Number::from).ok();
+                let number = number.or_else(|| whole.parse::<u64>().map(Number::from).ok());
+                number.or_else(|| word.parse().ok().and_then(Number::from_f64)).map(Value::Number)
+            }
+        }
+    }
+
+    /// What stands in the place of a value: `array([...], dtype=object)`, `Timestamp('...')`, `Decimal('1.5')`.
+    fn call(&mut self, name: &str, depth: usize) -> Option<Value> {
+        const KNOWN: [&str; 7] = ["array", "Timestamp", "Decimal", "OrderedDict", "set", "frozenset", "str_"];
+        let name = name.rsplit('.').next().unwrap_or(name);
+        if !KNOWN.contains(&name) || !self.eat("(") {
+            return None;
+        }
+        let value = self.value(depth)?;
+        // Further arguments have names, and values of one word.
+        while self.eat(",") {
+            self.skip_space();
+            let end = self.rest.find([',', ')'])?;
+            self.rest = &self.rest[end..];
+        }
+        self.eat(")").then_some(value)
+    }
+
+    fn string(&mut self) -> Option<String> {
+        let quote = self.rest.chars().next()?;
+        let mut text = String::new();
+        let mut chars = self.rest[1..].chars();
+        loop {
+            match chars.next()? {
+                c if c == quote => break,
+                '\\' => match chars.next()? {
+                    'n' => text.push('\n'),
+                    't' => text.push('\t'),
+                    'r' => text.push('\r'),
+                    'a' | 'b' | 'f' | 'v' => text.push(' '),
+                    'x' => text.push(character(hexadecimal(&mut chars, 2)?)?),
+                    'u' => text.push(unit(&mut chars)?),
+                    'U' => text.push(character(hexadecimal(&mut chars, 8)?)?),
+                    c @ ('\\' | '\'' | '"') => text.push(c),
+                    // JSON may write it so, Python does not.
+                    '/' if quote == '"' => text.push('/'),
+                    // As Python does with an escape it does not know.
+                    c => text.extend(['\\', c]),
+                },
+                c => text.push(c),
+            }
+        }
+        self.rest = chars.as_str();
+        Some(text)
+    }
+}
+
+/// A character by a unit of UTF-16, or by two that belong together.
+fn unit(chars: &mut std::str::Chars<'_>) -> Option<char> {
+    let first = hexadecimal(chars, 4)?;
+    let mut ahead = chars.clone();
+    if (0xd800..0xdc00).contains(&first) && ahead.next() == Some('\\') && ahead.next() == Some('u') {
+        if let Some(second) = hexadecimal(&mut ahead, 4).filter(|second| (0xdc00..0xe000).contains(second)) {
+            *chars = ahead;
+            return character(0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00));
+        }
+    }
+    character(first)
+}
+
+fn hexadecimal(chars: &mut std::str::Chars<'_>, digits: usize) -> Option<u32> {
+    let mut code = 0;
+    for _ in 0..digits {
+        code = code * 16 + chars.next()?.to_digit(16)?;
+    }
+    Some(code)
+}
+
+/// A character by its number; half a surrogate pair becomes the replacement character.
+fn character(code: u32) -> Option<char> {
+    match char::from_u32(code) {
+        Some(c) => Some(c),
+        None if (0xd800..0xe000).contains(&code) => Some(char::REPLACEMENT_CHARACTER),
+        None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(text: &str) -> Option<Value> {
+        super::parse(text).map(|literal| literal.value)
+    }
+
+    #[test]
+    fn keys_that_stand_twice_in_the_outermost_dictionary_are_named() {
+        let repeated = |text: &str| super::parse(text).unwrap().repeated;
+        assert_eq!(repeated("{'a': 1, 'b': {'c': 1, 'c': 2}, 1: 0}"), Vec::<String>::new());
+        assert_eq!(repeated("{'a': 1, 'b': 2, u'a': None, 1: 0, '1': 0}"), ["a", "1"]);
+    }
+
+    #[test]
+    fn a_metadata_line_of_2014() {
+        let line = r#"{'asin': '0000013714', 'title': "Child's \"best\" \xe9\u2019\t", 'price': 17.99, 'salesRank': {'Toys': 3},
+            'categories': [['Toys', u'A & B'],], 'imUrl': None, 'ok': True, 'pair': (1, -2L), 'path': 'a\\b\d'}"#;
+        let expected = json!({
+            "asin": "0000013714", "title": "Child's \"best\" \u{e9}\u{2019}\t", "price": 17.99, "salesRank": {"Toys": 3},
+            "categories": [["Toys", "A & B"]], "imUrl": null, "ok": true, "pair": [1, -2], "path": "a\\b\\d"
+        });
+        assert_eq!(parse(line), Some(expected));
+    }
+
+    #[test]
+    fn json_as_python_writes_it() {
+        let line = r#"{"a": NaN, "b": [Infinity, -Infinity, true, null], "c": "\ud83d\ude00 \ud83d <\/b>", "d": 1e3}"#;
+        let expected = json!({ "a": null, "b": [null, null, true, null], "c": "\u{1f600} \u{fffd} </b>", "d": 1000.0 });
+        assert_eq!(parse(line), Some(expected));
+        let literal =
+            super::parse("{'t': 1600000000.1234567890123, 'n': 18446744073709551616, 'x': {'y': 1}}").unwrap();
+        let numbers: Vec<(&str, &str)> = literal.numbers.iter().map(|(key, text)| (key.as_str(), *text)).collect();
+        assert_eq!(numbers, [("t", "1600000000.1234567890123"), ("n", "18446744073709551616")]);
+    }
+
+    #[test]
+    fn cells_of_tables_that_pandas_wrote() {
+        for (cell, expected) in [
+            ("['Action', 'Crime']", json!(["Action", "Crime"])),
+            ("[\"Horror\",\"Sci-Fi\"]", json!(["Horror", "Sci-Fi"])),
+            (
+                "['Calms the skin.' 'Made in small batches.'\n 'It\\'s']",
+                json!(["Calms the skin.", "Made in small batches.", "It's"]),
+            ),
+            (
+                "{'hi_res': array([None, 'h'], dtype=object), 'large': array([], dtype=object)}",
+                json!({"hi_res": [null, "h"], "large": []}),
+            ),
+            ("[{'id': 28, 'name': 'Action'}]", json!([{"id": 28, "name": "Action"}])),
+            ("('a', 'b')", json!(["a", "b"])),
+            ("[1. 2.5]", json!([1.0, 2.5])),
+            ("array(['a'], dtype='<U1')", json!(["a"])),
+            (" [] ", json!([])),
+        ] {
+            assert_eq!(of_cell(cell), Some(expected), "{cell}");
+        }
+        for text in [
+            "[REC]",
+            "(500) Days",
+            "(500)",
+            "[Unisex] <Cotton>",
+            "{unknown}",
+            "sin(x)",
+            "12",
+            "",
+            "'quoted'",
+            "['cut'",
+            "['a''b']",
+        ] {
+            assert_eq!(of_cell(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_literal_is_refused() {
+        for text in [
+            "",
+            "{",
+            "{'a'}",
+            "{'a': }",
+            "{'a': 1",
+            "{'a': 1 'b': 2}",
+            "['a'",
+            "'cut",
+            "'\\u12",
+            "{[1]: 2}",
+            "1 2",
+            "print('x')",
+            "\u{1f600}",
+            "u",
+            "'\\U00110000'",
+        ] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+        assert_eq!(parse(&"[".repeat(100_000)), None, "deep nesting");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in ".{0,80}") {
+            let _ = parse(&text);
+        }
+
+        #[test]
+        fn any_text_in_quotes_comes_back(text in "\\PC{0,40}") {
+            let literal = format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"));
+            prop_assert_eq!(parse(&literal), Some(Value::String(text)));
+        }
+    }
+}
