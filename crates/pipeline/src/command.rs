@@ -50,7 +50,6 @@ pub const ARTIFACTS_VARIABLE: &str = "MP4SR_ARTIFACTS";
 pub const DEFAULT_ARTIFACTS: &str = "artifacts";
 
 /// Parses the folder of all artifacts; nothing, as an empty variable of the environment gives it, means the usual one.
-#[expect(clippy::unnecessary_wraps, reason = "clap's parsers give results")]
 pub fn artifacts_folder(text: &str) -> Result<PathBuf, std::convert::Infallible> {
     Ok(PathBuf::from(if text.is_empty() { DEFAULT_ARTIFACTS } else { text }))
 }
