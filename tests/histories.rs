@@ -287,7 +287,16 @@ fn cold_items_rank_as_in_a_dataset_that_has_them() {
         offsets.push(events.len() as i64);
     }
     let (item_hash, item_count, user_hash) = (warm.hash(), warm.len(), sequences.user_hash.clone());
-    let without = Sequences { offsets, items: events, times, item_hash, item_count, user_hash, parts: None };
+    let without = Sequences {
+        offsets,
+        items: events,
+        times,
+        item_hash,
+        item_count,
+        user_hash,
+        parts: None,
+        time_kind: sequences.time_kind,
+    };
     let other = |relative: &str| world.path(&format!("b/{relative}"));
     warm.write(&other("dataset/items.parquet")).unwrap();
     without.write(&other("dataset/sequences.safetensors"), Value::Null).unwrap();

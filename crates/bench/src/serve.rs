@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use mp4sr_artifact::{Items, Layout, Sequences, Users, files};
+use mp4sr_artifact::{Items, Layout, Sequences, TimeKind, Users, files};
 use mp4sr_models::{FINETUNE, RngKey};
 use mp4sr_pipeline::Config;
 use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model, last_phase, model_catalog};
@@ -56,6 +56,7 @@ pub fn world(args: &WorldArgs) -> anyhow::Result<Value> {
         offsets: (0..=args.users).map(|user| (user * EVENTS) as i64).collect(),
         items: (0..events as u64).map(|event| 1 + (key.bits(event) % args.items as u64) as u32).collect(),
         times: (0..args.users).flat_map(|_| 0..EVENTS as i64).collect(),
+        time_kind: TimeKind::Positions,
         item_hash: items.hash(),
         item_count: args.items,
         user_hash: Some(users.hash()),
