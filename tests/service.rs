@@ -222,6 +222,9 @@ fn requests_that_cannot_be_answered_say_why() {
         assert!(message.contains(part), "{method} {path} {body}: {message}");
         assert_eq!(answer.headers["content-type"], "application/json");
     }
+    assert_eq!(service.send("MADEUP", "/readyz", "", b"").status, 405);
+    let metrics = service.get("/metrics").body;
+    assert!(metrics.contains(r#"route="/readyz",method="other",status="405""#) && !metrics.contains("MADEUP"));
     // What is not HTTP at all ends the connection, and nothing else.
     let mut stream = TcpStream::connect(&service.address).unwrap();
     stream.write_all(b"\x16\x03\x01 this is no request\r\n\r\n").unwrap();
