@@ -141,6 +141,12 @@ fn answers_are_the_stage_s_own_lists_whoever_asks_at_once_and_whatever_is_swappe
             });
         }
         for generation in 2..=4 {
+            // Some answers before each swap, however fast the machine is.
+            let (before, start) = (answered.load(Ordering::Relaxed), Instant::now());
+            while answered.load(Ordering::Relaxed) < before + 20 {
+                assert!(start.elapsed() < Duration::from_mins(1), "no answers");
+                std::thread::sleep(Duration::from_millis(1));
+            }
             service.signal("HUP");
             let start = Instant::now();
             while service.get("/readyz").json()["generation"] != generation {
@@ -150,7 +156,6 @@ fn answers_are_the_stage_s_own_lists_whoever_asks_at_once_and_whatever_is_swappe
         }
         stop.store(true, Ordering::Relaxed);
     });
-    assert!(answered.load(Ordering::Relaxed) > 50);
     // Beyond what is asked for, nothing is listed; what is excluded is not.
     let (history, list) = &expected[0];
     let best = &list[0].0;
