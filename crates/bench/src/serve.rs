@@ -135,7 +135,7 @@ pub fn load(args: &LoadArgs) -> anyhow::Result<Value> {
     }))
 }
 
-/// One connection: status and milliseconds of every answer that came between `from` and `to`.
+/// One connection: status and milliseconds of every answer that came between `from` and `to`, whenever it was asked for.
 async fn ask(args: LoadArgs, client: u64, from: Instant, to: Instant) -> anyhow::Result<Vec<(u16, f64)>> {
     let key = RngKey::new(11).fold_in_index(client);
     let mut stream =
@@ -158,7 +158,7 @@ async fn ask(args: LoadArgs, client: u64, from: Instant, to: Instant) -> anyhow:
         stream.write_all(text.as_bytes()).await.context("the service closed a connection")?;
         let status = answer(&mut stream, &mut bytes).await?;
         let ended = Instant::now();
-        if began >= from && ended <= to {
+        if ended >= from && ended <= to {
             answers.push((status, (ended - began).as_secs_f64() * 1e3));
         }
     }
