@@ -241,7 +241,8 @@ fn items_that_a_run_cannot_take_are_refused_whole() {
     world.run("run", &["--until", "finetune"]);
     world.run("run", &["--until", "finetune", "--run", "sasrec", "--set", "model.name=sasrec"]);
     world.write("new.jsonl", "{\"item_id\": \"n1\", \"title\": \"A thing of group 3\"}\n");
-    world.write("known.jsonl", "{\"item_id\": \"n2\", \"title\": \"x\"}\n{\"item_id\": \"i5\", \"title\": \"y\"}\n");
+    world.write("known.jsonl", "{\"item_id\": \"i5\", \"title\": \"y\"}\n");
+    world.write("both.jsonl", "{\"item_id\": \"n2\", \"title\": \"x\"}\n{\"item_id\": \"i5\", \"title\": \"y\"}\n");
     world.write(
         "empty.jsonl",
         "{\"item_id\": \"n3\", \"title\": \"A thing\"}\n{\"item_id\": \"n4\", \"title\": \" \"}\n",
@@ -251,10 +252,18 @@ fn items_that_a_run_cannot_take_are_refused_whole() {
         |name: &str, more: &[&str]| world.run_badly("items", &[&["add", "--items", &path(name)][..], more].concat());
     let message = refused("new.jsonl", &["--run", "sasrec", "--set", "model.name=sasrec"]);
     assert!(message.contains("`sasrec` needs an id that was trained for every item"), "{message}");
-    assert!(refused("known.jsonl", &[]).contains("already items of the dataset: `i5`"));
+    assert!(refused("known.jsonl", &[]).contains("all 1 items are in the dataset already"));
     assert!(refused("empty.jsonl", &[]).contains("have no text or image that can be used"));
     assert!(world.run_badly("items", &["remove", "--item", "n1"]).contains("not added to the run: `n1`"));
     assert!(world.run("items", &["list"]).is_empty());
+    // A catalogue has both: what is in the dataset stays as it is.
+    let told = world.run_stderr("items", &["add", "--items", &path("both.jsonl")]);
+    assert!(
+        told.contains("1 items are in the dataset already and stay as they are") && told.contains("1 added"),
+        "{told}"
+    );
+    assert_eq!(world.run("items", &["list"]), "n2\tx\n");
+    world.run("items", &["remove", "--item", "n2"]);
     // With ids, a new item has what it says and no id: it is a candidate like others.
     world.run("items", &["add", "--items", &path("new.jsonl")]);
     let list = &lists(&world.run("recommend", &["--history", "i3,n1", "--top", "40"]))[0].1;
@@ -294,8 +303,8 @@ fn cold_items_rank_as_in_a_dataset_that_has_them() {
         item_hash,
         item_count,
         user_hash,
-        time_kind: sequences.time_kind,
         parts: None,
+        time_kind: sequences.time_kind,
     };
     let other = |relative: &str| world.path(&format!("b/{relative}"));
     warm.write(&other("dataset/items.parquet")).unwrap();

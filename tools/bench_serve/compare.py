@@ -99,6 +99,7 @@ def main():
     parser.add_argument("--items", type=int, nargs="+", default=[8000, 60000, 1000000])
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 16, 256])
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--services", nargs="+", default=["exact", "hnsw", "fastapi"], choices=["exact", "hnsw", "fastapi"])
     a = parser.parse_args()
     a.program, a.bench = os.path.abspath(a.program), os.path.abspath(a.bench)
     if not a.peer:
@@ -111,6 +112,8 @@ def main():
             histories = [[f"i{(7919 * at + 31 * user) % items}" for at in range(20)] for user in range(8)]
             expected = None
             for name, start in services(a, run):
+                if name not in a.services:
+                    continue
                 say(f"{items} items: {name}")
                 with start() as service:
                     lists = [ask(service.address, history) for history in histories]

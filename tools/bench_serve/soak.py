@@ -17,6 +17,7 @@ import random
 import shutil
 import signal
 import socket
+import statistics
 import struct
 import subprocess
 import sys
@@ -26,8 +27,8 @@ import time
 
 ITEMS = 8000
 HISTORIES = 64
-# What memory may grow by from the first tenth of the time to its end.
-GROWTH = 1.1
+# What memory may grow by from the second third of the time to the last.
+GROWTH = 1.05
 
 
 class Soak:
@@ -226,12 +227,13 @@ class Soak:
             self.problem(f"schemathesis ended with {done.returncode}: {done.stderr[-300:]}")
 
     def report(self):
-        early = self.memory[len(self.memory) // 10 : len(self.memory) // 5 + 1]
-        late = self.memory[-max(1, len(self.memory) // 10) :]
-        memory = [round(sum(part) / len(part), 1) for part in (early, late) if part]
-        if len(memory) == 2 and memory[1] > GROWTH * memory[0]:
-            self.problem(f"memory grew from {memory[0]} to {memory[1]} MiB")
-        result = {"minutes": self.a.minutes, **dict(sorted(self.counts.items())), "memory_mib": memory, "peak_mib": round(max(self.memory or [0]), 1)}
+        """Memory is flat if the last third of the time has a median that is not far above that of the second third."""
+        third = len(self.memory) // 3
+        medians = [round(statistics.median(part), 1) for part in (self.memory[third : 2 * third], self.memory[2 * third :]) if part]
+        if len(medians) == 2 and medians[1] > GROWTH * medians[0]:
+            self.problem(f"memory grew from {medians[0]} to {medians[1]} MiB")
+        series = [round(value) for value in self.memory[:: max(1, len(self.memory) // 30)]]
+        result = {"minutes": self.a.minutes, **dict(sorted(self.counts.items())), "memory_mib": medians, "memory_series_mib": series}
         print(json.dumps(result))
         for problem in self.problems:
             print(problem, file=sys.stderr)

@@ -173,7 +173,7 @@ struct ProcessName {
 }
 
 /// A leftover of another machine, of whose processes nobody knows here, is old enough to be removed.
-const OLD: Duration = Duration::from_secs(24 * 60 * 60);
+const OLD: Duration = Duration::from_hours(24);
 
 impl ProcessName {
     fn own() -> Self {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use mp4sr_artifact::{Items, Layout, Sequences, Users, files};
+use mp4sr_artifact::{Items, Layout, Sequences, TimeKind, Users, files};
 use mp4sr_models::{FINETUNE, RngKey};
 use mp4sr_pipeline::Config;
 use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model, last_phase, model_catalog};
@@ -56,6 +56,7 @@ pub fn world(args: &WorldArgs) -> anyhow::Result<Value> {
         offsets: (0..=args.users).map(|user| (user * EVENTS) as i64).collect(),
         items: (0..events as u64).map(|event| 1 + (key.bits(event) % args.items as u64) as u32).collect(),
         times: (0..args.users).flat_map(|_| 0..EVENTS as i64).collect(),
+        time_kind: TimeKind::Positions,
         item_hash: items.hash(),
         item_count: args.items,
         user_hash: Some(users.hash()),
@@ -135,7 +136,7 @@ pub fn load(args: &LoadArgs) -> anyhow::Result<Value> {
     }))
 }
 
-/// One connection: status and milliseconds of every answer that came between `from` and `to`.
+/// One connection: status and milliseconds of every answer that came between `from` and `to`, whenever it was asked for.
 async fn ask(args: LoadArgs, client: u64, from: Instant, to: Instant) -> anyhow::Result<Vec<(u16, f64)>> {
     let key = RngKey::new(11).fold_in_index(client);
     let mut stream =
@@ -158,7 +159,7 @@ async fn ask(args: LoadArgs, client: u64, from: Instant, to: Instant) -> anyhow:
         stream.write_all(text.as_bytes()).await.context("the service closed a connection")?;
         let status = answer(&mut stream, &mut bytes).await?;
         let ended = Instant::now();
-        if began >= from && ended <= to {
+        if ended >= from && ended <= to {
             answers.push((status, (ended - began).as_secs_f64() * 1e3));
         }
     }

@@ -51,7 +51,7 @@ pub struct Added {
     pub total: usize,
 }
 
-/// Adds the items of files in the form of the pipeline's `[source]`.
+/// Adds the items of files in the form of the pipeline's `[source]`, such as a whole catalogue: items of the dataset stay as they are.
 pub fn add_files(context: &Context, paths: &[PathBuf]) -> anyhow::Result<Added> {
     expect_addable(&context.config)?;
     let (items, read) = read_items(&context.config, paths, &context.progress)?;
@@ -65,7 +65,14 @@ pub fn add_files(context: &Context, paths: &[PathBuf]) -> anyhow::Result<Added> 
     note(read.repeated, "lines repeat the id of an earlier one and do not count", None);
     note(read.rejected.total(), "lines could not be read", read.rejected.most_frequent());
     note(read.refused_images.total(), "images cannot be used", read.refused_images.most_frequent());
-    let added = add(context, &items)?;
+    let in_dataset: HashSet<String> = Items::read(&context.layout.items())?.ids.into_iter().collect();
+    let new: Vec<usize> = (0..items.len()).filter(|&row| !in_dataset.contains(&items.ids[row])).collect();
+    let known = items.len() - new.len();
+    ensure!(!new.is_empty(), "all {known} items are in the dataset already; new items need other ids");
+    if known > 0 {
+        notes.push(format!("{known} items are in the dataset already and stay as they are"));
+    }
+    let added = add(context, &items.select(&new))?;
     Ok(Added { notes: [notes, added.notes].concat(), ..added })
 }
 

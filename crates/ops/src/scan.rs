@@ -1,5 +1,7 @@
 //! Scores of rows against all columns without ever holding them all: ranking and top-K lists go through blocks of columns.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;
 use rayon::prelude::*;
@@ -13,6 +15,9 @@ const COLUMNS: usize = 1024;
 
 /// Rows that go through the blocks together.
 const ROWS: usize = 32;
+
+/// Products that a run of blocks has at least: below, threads wait for each other longer than they work.
+const RUN: usize = 1 << 21;
 
 /// A matrix `[m, d]` whose rows are the columns that scores are against.
 pub struct ScoreBlocks(Columns);
@@ -86,17 +91,9 @@ impl ScoreBlocks {
         states: &mut [T],
         visit: impl Fn(&mut T, usize, &[f32]) + Sync,
     ) -> Result<()> {
-        let d = match &self.0 {
-            Columns::Host(blocks) => blocks.d,
-            #[cfg(feature = "cuda")]
-            Columns::Card(scores) => scores.width(),
-        };
-        let expected = [states.len() * interests, d];
-        if interests == 0 || rows.dims() != expected {
-            bail!("scores: expected {expected:?} rows, found {:?}", rows.dims());
-        }
+        self.expect_rows(rows, interests, states.len())?;
         match &self.0 {
-            Columns::Host(blocks) => blocks.scan(rows, interests, states, visit),
+            Columns::Host(blocks) => blocks.scan(rows, interests, states, 0..blocks.blocks(), visit),
             #[cfg(feature = "cuda")]
             Columns::Card(scores) => scores.download(rows, interests, |first, scores| {
                 let (columns, first) = (self.count(), first / interests);
@@ -109,6 +106,42 @@ impl ScoreBlocks {
                 Ok(())
             }),
         }
+    }
+
+    /// The same for so few rows that a scan would leave threads idle: each thread takes a run of the blocks, with states of its own,
+    /// which `make` gives. Returns the states of all runs, in their order; a single set where there are many rows.
+    pub fn scan_in_runs<T: Send>(
+        &self,
+        rows: &Tensor,
+        interests: usize,
+        make: impl Fn() -> Vec<T> + Sync,
+        visit: impl Fn(&mut T, usize, &[f32]) + Sync,
+    ) -> Result<Vec<Vec<T>>> {
+        self.expect_rows(rows, interests, make().len())?;
+        let runs = match &self.0 {
+            Columns::Host(blocks) => blocks.scan_in_runs(rows, interests, &make, &visit)?,
+            #[cfg(feature = "cuda")]
+            Columns::Card(_) => None,
+        };
+        if let Some(runs) = runs {
+            return Ok(runs);
+        }
+        let mut states = make();
+        self.scan(rows, interests, &mut states, visit)?;
+        Ok(vec![states])
+    }
+
+    fn expect_rows(&self, rows: &Tensor, interests: usize, states: usize) -> Result<()> {
+        let d = match &self.0 {
+            Columns::Host(blocks) => blocks.d,
+            #[cfg(feature = "cuda")]
+            Columns::Card(scores) => scores.width(),
+        };
+        let expected = [states * interests, d];
+        if interests == 0 || rows.dims() != expected {
+            bail!("scores: expected {expected:?} rows, found {:?}", rows.dims());
+        }
+        Ok(())
     }
 }
 
@@ -138,11 +171,39 @@ impl HostBlocks {
         row.iter().zip(values).fold(0.0, |sum, (a, b)| a.mul_add(*b, sum))
     }
 
+    /// The number of blocks.
+    fn blocks(&self) -> usize {
+        self.count.div_ceil(COLUMNS)
+    }
+
+    /// [`ScoreBlocks::scan_in_runs`] where several runs are worth it.
+    fn scan_in_runs<T: Send>(
+        &self,
+        rows: &Tensor,
+        interests: usize,
+        make: &(impl Fn() -> Vec<T> + Sync),
+        visit: &(impl Fn(&mut T, usize, &[f32]) + Sync),
+    ) -> Result<Option<Vec<Vec<T>>>> {
+        let runs = rayon::current_num_threads().min(self.blocks()).min(rows.elem_count() * self.count / RUN);
+        if runs < 2 || rows.dim(0)? > ROWS {
+            return Ok(None);
+        }
+        let start = |run: usize| run * self.blocks() / runs;
+        let scan = |run: usize| {
+            let mut states = make();
+            self.scan(rows, interests, &mut states, start(run)..start(run + 1), visit)?;
+            Ok(states)
+        };
+        (0..runs).into_par_iter().map(scan).collect::<Result<_>>().map(Some)
+    }
+
+    /// [`ScoreBlocks::scan`] over a range of the blocks.
     fn scan<T: Send>(
         &self,
         rows: &Tensor,
         interests: usize,
         states: &mut [T],
+        range: Range<usize>,
         visit: impl Fn(&mut T, usize, &[f32]) + Sync,
     ) -> Result<()> {
         let together = (ROWS / interests).max(1);
@@ -151,7 +212,8 @@ impl HostBlocks {
             pieces.for_each(|(states, rows)| {
                 let count = states.len() * interests;
                 let mut scores = Scratch::take(count * COLUMNS);
-                for (block, values) in self.blocks.chunks(COLUMNS * self.d).enumerate() {
+                let blocks = self.blocks.chunks(COLUMNS * self.d).enumerate().take(range.end).skip(range.start);
+                for (block, values) in blocks {
                     let columns = values.len() / self.d;
                     let scores = &mut scores[..count * columns];
                     let (a, b) = (Mat::new(rows, count, self.d), Mat::new(values, self.d, columns));
@@ -193,6 +255,30 @@ mod tests {
     use super::*;
     use crate::{RngKey, plain};
     use candle_core::Device;
+
+    #[test]
+    fn runs_of_blocks_see_every_score_once_and_as_one_scan_does() {
+        let random = |seed: u64, rows: usize| {
+            let values: Vec<f32> = (0..(rows * 64) as u64).map(|i| RngKey::new(seed).normal(i) as f32).collect();
+            Tensor::from_vec(values, (rows, 64), &Device::Cpu).unwrap()
+        };
+        let blocks = ScoreBlocks::new(&random(1, 5000)).unwrap();
+        let (rows, visit) = (random(2, 16), |all: &mut Vec<(usize, f32)>, first: usize, scores: &[f32]| {
+            all.extend(scores.iter().enumerate().map(|(at, &score)| (first + at, score)));
+        });
+        let mut whole = vec![Vec::new(); 16];
+        blocks.scan(&rows, 1, &mut whole, visit).unwrap();
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        let runs = threads.install(|| blocks.scan_in_runs(&rows, 1, || vec![Vec::new(); 16], visit)).unwrap();
+        assert_eq!(runs.len(), 2, "as many as the work is worth");
+        let joined: Vec<Vec<(usize, f32)>> =
+            (0..16).map(|row| runs.iter().flat_map(|run| run[row].iter().copied()).collect()).collect();
+        assert_eq!(joined, whole);
+        // Many rows keep the threads busy by themselves.
+        let many = random(3, 40);
+        let runs = threads.install(|| blocks.scan_in_runs(&many, 1, || vec![Vec::new(); 40], visit)).unwrap();
+        assert_eq!(runs.len(), 1);
+    }
 
     #[test]
     fn a_score_is_the_greatest_over_a_states_rows() {

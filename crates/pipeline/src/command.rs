@@ -50,7 +50,6 @@ pub const ARTIFACTS_VARIABLE: &str = "MP4SR_ARTIFACTS";
 pub const DEFAULT_ARTIFACTS: &str = "artifacts";
 
 /// Parses the folder of all artifacts; nothing, as an empty variable of the environment gives it, means the usual one.
-#[expect(clippy::unnecessary_wraps, reason = "clap's parsers give results")]
 pub fn artifacts_folder(text: &str) -> Result<PathBuf, std::convert::Infallible> {
     Ok(PathBuf::from(if text.is_empty() { DEFAULT_ARTIFACTS } else { text }))
 }
@@ -160,7 +159,10 @@ impl StageArgs {
         let parts = place.file_name().and_then(|name| name.to_str()).zip(place.ancestors().nth(3));
         let is_run = place.parent().is_some_and(|runs| runs.file_name().is_some_and(|name| name == "runs"));
         let (name, artifacts) = parts.filter(|_| is_run).with_context(|| {
-            format!("`{}` is not the folder of a run, such as `artifacts/sample/runs/mp4sr`", folder.display())
+            format!(
+                "`{}` is not the folder of a run; give one such as `artifacts/sample/runs/mp4sr`, or the name of a run",
+                folder.display()
+            )
         })?;
         own.run = Some(name.to_owned());
         own.artifacts = if artifacts == Path::new("") { PathBuf::from(".") } else { artifacts.to_owned() };

@@ -182,6 +182,7 @@ fn read(
         max_sentences: preprocess.max_sentences,
         max_images: preprocess.max_images,
         keep_others,
+        may_lack_fields: false,
     };
     let (mut catalogue, items_read, about_fields) = Catalogue::read(&inputs.items, &reading, &mut budget, progress)?;
     warnings.extend(about_fields);

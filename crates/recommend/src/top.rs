@@ -37,9 +37,15 @@ impl Recommender<'_> {
     /// The `k` candidates with the highest scores for each query, best first, ties by item.
     pub fn top_among(&self, queries: &[ListQuery<'_>]) -> Result<Vec<Vec<Scored>>, RecommendError> {
         let of_scorer: Vec<Query<'_>> = queries.iter().map(|own| own.query).collect();
-        let mut best: Vec<Best> = queries.iter().map(|own| Best::new(own.candidates, own.target, own.k)).collect();
-        self.blocks.scan(&self.scorer.queries(&of_scorer)?, self.scorer.interests(), &mut best, Best::visit)?;
-        best.into_iter().enumerate().map(|(history, best)| best.finished(history)).collect()
+        let make = || queries.iter().map(|own| Best::new(own.candidates, own.target, own.k)).collect();
+        let (vectors, interests) = (self.scorer.queries(&of_scorer)?, self.scorer.interests());
+        let runs = self.blocks.scan_in_runs(&vectors, interests, make, Best::visit)?;
+        let joined = runs.into_iter().reduce(|mut all, run| {
+            all.iter_mut().zip(run).for_each(|(all, run)| all.join(run));
+            all
+        });
+        let joined = joined.unwrap_or_default();
+        joined.into_iter().enumerate().map(|(history, best)| best.finished(history)).collect()
     }
 }
 
@@ -81,6 +87,13 @@ impl<'a> Best<'a> {
                 bound = self.bound();
             }
         }
+        self.cut();
+    }
+
+    /// Takes what was found in later blocks.
+    fn join(&mut self, later: Self) {
+        self.bad = self.bad.or(later.bad);
+        self.found.extend(later.found);
         self.cut();
     }
 

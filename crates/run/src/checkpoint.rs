@@ -200,3 +200,32 @@ pub fn take_buffer(file: &mut TensorFile, name: &str) -> Result<Buffer> {
         _ => Err(file.wrong(format!("buffer `{name}`: expected F32 or I64"))),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A table of three items after a row of padding, and a parameter that has nothing to do with items.
+    fn checkpoint() -> Checkpoint {
+        let parameters = vec![
+            ("ids".to_owned(), (0..8).map(|value| value as f32).collect(), vec![4, 2]),
+            ("bias".to_owned(), vec![9.0, 9.0], vec![2]),
+        ];
+        Checkpoint { info: CheckpointInfo::default(), inputs: BTreeMap::new(), parameters, buffers: BTreeMap::new() }
+    }
+
+    #[test]
+    fn items_without_ids_have_rows_of_zeros() {
+        let mut appended = checkpoint();
+        appended.append_rows(&["ids"], 2);
+        assert_eq!(appended.parameters[0].1, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(
+            (&appended.parameters[0].2[..], &appended.parameters[1]),
+            (&[6, 2][..], &checkpoint().parameters[1])
+        );
+        // Other items in place of the three: the padding stays.
+        let other = checkpoint().with_other_items(&["ids"], 3, 1);
+        assert_eq!((&other.parameters[0].1[..], &other.parameters[0].2[..]), (&[0.0, 1.0, 0.0, 0.0][..], &[2, 2][..]));
+        assert_eq!(other.parameters[1], checkpoint().parameters[1]);
+    }
+}

@@ -92,11 +92,11 @@ impl Generation {
         let running = thread.clone();
         let engine = std::thread::Builder::new().name(format!("engine-{number}"));
         engine.spawn(move || {
-            let _running = running;
             if let Err(error) = serve(&inner, &own, &waiting, &ready) {
                 // Whoever waits for the run hears why there is none.
                 drop(ready.try_send(Err(error)));
             }
+            drop(running);
         })?;
         let Ready { catalogue, search } = loaded.recv().map_err(|_| {
             anyhow::anyhow!("the thread of the model ended while the run was loaded; the log says why")

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, MatchedPath, Path, Query, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -416,7 +416,7 @@ async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
     let route = matched.unwrap_or_else(|| UNKNOWN_ROUTE.to_owned());
     let method = request.method().clone();
     // Encoding items and loading the run with them take longer than answering.
-    let changes_items = route == "/v1/items" && method != axum::http::Method::GET;
+    let changes_items = route == "/v1/items" && method != Method::GET;
     let limit = if changes_items { ITEM_TIME } else { app.limits.time };
     let place = if has_large_body(&app, &request) { app.large_bodies.try_acquire().map(Some) } else { Ok(None) };
     let admitted = admit(&app, &request, &route).and_then(|()| place.map_err(|_| ApiError::busy()));
@@ -431,7 +431,7 @@ async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
         response.headers_mut().insert(REQUEST_ID, value);
     }
     let (status, took) = (response.status(), start.elapsed());
-    let labels = RequestLabels { route: route.clone(), method: method.to_string(), status: status.as_u16() };
+    let labels = RequestLabels { route: route.clone(), method: known_method(&method), status: status.as_u16() };
     app.metrics.requests.get_or_create(&labels).inc();
     app.metrics.seconds.get_or_create(&RouteLabels { route: route.clone() }).observe(took.as_secs_f64());
     let level = if status == StatusCode::INTERNAL_SERVER_ERROR { "error" } else { "info" };
@@ -441,6 +441,12 @@ async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
     });
     log(level, &fields);
     response
+}
+
+/// The method as it is counted: names that clients make up must not each have a counter of their own.
+fn known_method(method: &Method) -> String {
+    let known = [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::HEAD, Method::OPTIONS, Method::PATCH];
+    if known.contains(method) { method.to_string() } else { "other".to_owned() }
 }
 
 /// Whether the body is, or may be, larger than those of lists.

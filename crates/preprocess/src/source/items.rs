@@ -57,6 +57,8 @@ pub struct Reading<'a> {
     pub max_images: usize,
     /// Whether items without interactions are kept.
     pub keep_others: bool,
+    /// Whether files may lack fields that are named: new items may all be without an image, say. Then it is a warning.
+    pub may_lack_fields: bool,
 }
 
 /// Lines of one file of items and how many of them are items, without keeping any: for the fuzz targets.
@@ -75,6 +77,7 @@ pub fn count(path: &Path, form: &SourceForm) -> Result<(u64, u64)> {
         max_sentences: 1,
         max_images: 1,
         keep_others: true,
+        may_lack_fields: true,
     };
     let budget = &mut Budget::new(u64::MAX);
     let (_, read, _) = Catalogue::read(&[path.to_owned()], &reading, budget, &Progress::new(true))?;
@@ -127,7 +130,7 @@ impl Catalogue {
             if counted.accepted == 0 {
                 return Err(none_usable(path, counted.lines, &before, &read.rejected));
             }
-            warnings.extend(fields.never_filled(path, &file_form, form)?);
+            warnings.extend(fields.never_filled(path, &file_form, reading)?);
             read.files.push(counted);
         }
         for item in 0..count {
@@ -173,19 +176,19 @@ impl Fields<'_> {
 
     /// What is said of named fields that no line fills; a field that no line of JSON even has is an error, as a column that a table
     /// does not have.
-    fn never_filled(&self, path: &Path, file_form: &FileForm, form: &SourceForm) -> Result<Vec<String>> {
+    fn never_filled(&self, path: &Path, file_form: &FileForm, reading: &Reading<'_>) -> Result<Vec<String>> {
         let mut never: Vec<&str> =
             self.names.iter().zip(&self.filled).filter(|(_, filled)| **filled == 0).map(|(n, _)| *n).collect();
         never.retain(|name| !name.is_empty());
         never.dedup();
-        if never.is_empty() || !form.has_named_columns() {
+        if never.is_empty() || !reading.form.has_named_columns() {
             return Ok(Vec::new());
         }
         let known = columns(path, file_form)?;
         let absent: Vec<&str> = never.iter().copied().filter(|name| !known.iter().any(|known| known == name)).collect();
         // The title has a name without being asked for.
         let asked = |name: &&&str| **name != mp4sr_pipeline::config::Columns::default().title;
-        if let Some(field) = absent.iter().find(asked) {
+        if let Some(field) = absent.iter().find(asked).filter(|_| !reading.may_lack_fields) {
             let names: Vec<&str> = known.iter().map(String::as_str).collect();
             let near = mp4sr_pipeline::nearest(field, &names)
                 .map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
@@ -389,6 +392,7 @@ mod tests {
             max_sentences: 4,
             max_images: 2,
             keep_others: false,
+            may_lack_fields: false,
         };
         let (mut catalogue, read, _) =
             Catalogue::read(&[path], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
@@ -493,6 +497,7 @@ mod tests {
             max_sentences: 4,
             max_images: 2,
             keep_others: false,
+            may_lack_fields: false,
         };
         let (catalogue, read, _) = Catalogue::read(&[], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
         assert_eq!((catalogue.records[&0].images.len(), catalogue.records[&1].images.len()), (1, 0));

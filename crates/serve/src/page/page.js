@@ -36,7 +36,7 @@ function entry(item, detail, action, label) {
   const button = document.createElement("button");
   button.type = "button";
   button.className = "item";
-  button.setAttribute("aria-label", `${label}: ${item.title || item.item_id}`);
+  button.setAttribute("aria-label", `${label}: ${item.title || item.item_id}, ${detail}`);
   const blank = document.createElement("span");
   blank.className = "blank";
   const text = document.createElement("span");
@@ -95,7 +95,9 @@ async function recommend() {
     const answer = await (await call("/v1/recommend", { method: "POST", body, headers })).json();
     if (own !== asked) return;
     const rows = answer.items.map((item) => entry(item, `${item.item_id}, score ${item.score.toFixed(3)}`, () => add(item), "Add"));
+    const focused = byId("list").contains(document.activeElement);
     byId("list").replaceChildren(...rows);
+    if (focused) byId("list").querySelector("button")?.focus();
     byId("note").textContent = answer.fallback ? "No known item in the history: the most popular items." : `${rows.length} items`;
   } catch (error) {
     if (own === asked) byId("note").textContent = error.message;
