@@ -171,9 +171,9 @@ fn copy_folder(from: &Path, to: &Path) {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());
         if entry.path().is_dir() {
-            copy_folder(&entry.path(), &target)
+            copy_folder(&entry.path(), &target);
         } else {
-            _ = std::fs::copy(entry.path(), target).unwrap()
+            std::fs::copy(entry.path(), target).unwrap();
         }
     }
 }

@@ -49,13 +49,15 @@ impl TrainingLog {
     /// on the validation split. Weights of other programs need not.
     pub fn expect_weights(&self, log: &Path, weights: &Path) -> Result<()> {
         let Some(settings) = recorded_settings(weights) else { return Ok(()) };
-        let of_phase = self.lines.iter().filter(|line| Some(line.phase.as_str()) == settings["phase"].as_str());
-        let Some(best) = of_phase.filter(|line| line.best).last() else { return Ok(()) };
+        let mut of_phase = self.lines.iter().filter(|line| Some(line.phase.as_str()) == settings["phase"].as_str());
+        let Some(best) = of_phase.rfind(|line| line.best) else { return Ok(()) };
         let recorded = (settings["epoch"].as_u64(), settings["validation_recall_20"].as_f64());
         let recall = best.validation.get("R@20").copied();
         match recorded {
             (Some(epoch), Some(value))
-                if epoch > 0 && (epoch != best.epoch as u64 || recall.is_some_and(|r| r != value)) =>
+                if epoch > 0
+                    && (epoch != best.epoch as u64
+                        || recall.is_some_and(|recall| recall.to_bits() != value.to_bits())) =>
             {
                 let reason = format!(
                     "its best epoch is {}, and `{}` holds the weights of epoch {epoch} of another training",

@@ -131,6 +131,7 @@ fn pretrained(context: &Context) -> PathBuf {
 }
 
 /// A phase about to be trained.
+#[derive(Clone, Copy)]
 struct PhaseStart<'a> {
     model: &'a dyn Model,
     phase: Phase,

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
 
+use std::collections::BTreeMap;
+
 use mp4sr_artifact::{Sequences, hash_ids};
 use mp4sr_evaluate::{RankOptions, rank_users};
 use mp4sr_models::{Batch, ComputeDevice, Modality, RECIPES, Ragged, Recipe, RngKey, Samples, Step, StoredValues};
@@ -63,7 +65,7 @@ fn inputs(recipe: &Recipe) -> Inputs {
     };
     let modalities = [features("text", 48, false), features("image", 40, true)];
     let modalities = if recipe.reads.features { modalities.into() } else { Vec::new() };
-    Inputs { sequences: sequences(), modalities, encoders: Default::default(), categories: None }
+    Inputs { sequences: sequences(), modalities, encoders: BTreeMap::default(), categories: None }
 }
 
 /// Losses of the first steps, the weights after them to the bit, and the ranks that they give.

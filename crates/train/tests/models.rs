@@ -53,7 +53,7 @@ fn inputs(recipe: &Recipe, sequences: Sequences) -> Inputs {
     let modalities = if recipe.reads.features { vec![features("text", 1), features("image", 2)] } else { Vec::new() };
     let names: Vec<Vec<String>> =
         (0..ITEMS).map(|item| (0..item % 3).map(|at| format!("c{}", (item + at) % 5)).collect()).collect();
-    Inputs { sequences, modalities, encoders: Default::default(), categories: Categories::of_names(&names) }
+    Inputs { sequences, modalities, encoders: BTreeMap::default(), categories: Categories::of_names(&names) }
 }
 
 fn config(recipe: &Recipe) -> Config {

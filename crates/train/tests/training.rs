@@ -304,7 +304,7 @@ fn popularity_counts_the_training_part_alone() {
     let text = "dataset.name = \"x\"\nmodel.name = \"popularity\"";
     let (config, _) = mp4sr_pipeline::Config::parse(text, "x", &[], model_catalog()).unwrap();
     let inputs =
-        Inputs { sequences: data.clone(), modalities: Vec::new(), encoders: Default::default(), categories: None };
+        Inputs { sequences: data.clone(), modalities: Vec::new(), encoders: BTreeMap::default(), categories: None };
     let model = mp4sr_run::build_model(&config, &inputs).unwrap();
     let counts = model.scorer(&model.phases()[0]).unwrap().items().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert!(counts[30..].iter().all(|&count| count == 0.0), "{counts:?}");
@@ -325,7 +325,7 @@ fn popularity_of_a_dataset_split_by_time_knows_nothing_after_the_cut_off() {
     data.parts = Some(SequenceParts { validation: starts.clone(), test });
     let text = "dataset.name = \"x\"\nmodel.name = \"popularity\"";
     let (config, _) = mp4sr_pipeline::Config::parse(text, "x", &[], model_catalog()).unwrap();
-    let inputs = Inputs { sequences: data, modalities: Vec::new(), encoders: Default::default(), categories: None };
+    let inputs = Inputs { sequences: data, modalities: Vec::new(), encoders: BTreeMap::default(), categories: None };
     let model = mp4sr_run::build_model(&config, &inputs).unwrap();
     let counts = model.scorer(&model.phases()[0]).unwrap().items().flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert!(counts[49].abs() < f32::EPSILON, "{counts:?}");
