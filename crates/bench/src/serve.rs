@@ -60,7 +60,6 @@ pub fn world(args: &WorldArgs) -> anyhow::Result<Value> {
         item_hash: items.hash(),
         item_count: args.items,
         user_hash: Some(users.hash()),
-        time_kind: mp4sr_artifact::TimeKind::Positions,
         parts: None,
     };
     items.write(&layout.items())?;
