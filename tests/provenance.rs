@@ -119,6 +119,35 @@ fn a_log_of_another_training_is_not_shown() {
     assert!(refused.contains("metrics.jsonl") && refused.contains("of another training"), "{refused}");
 }
 
+/// The names of pictures start in the data folder, and good features are not replaced by none.
+#[test]
+fn pictures_are_found_from_any_working_directory_or_their_features_stay() {
+    let world = Project::small();
+    let folder = world.folder().to_str().unwrap().to_owned();
+    let run = |stage: &str, at: &str, data: &str| {
+        let (pipeline, artifacts) = (format!("{folder}/a.toml"), format!("{folder}/artifacts"));
+        let mut command = mp4sr_tests::command(stage);
+        command.args(["--pipeline", &pipeline, "--artifacts", &artifacts, "--data", data]).current_dir(at);
+        command.output().unwrap()
+    };
+    for stage in ["preprocess", "extract"] {
+        assert!(run(stage, &folder, ".").status.success());
+    }
+    let items = mp4sr_artifact::Items::read(&world.path("a/dataset/items.parquet")).unwrap();
+    assert!(items.images.iter().flatten().all(|name| name == "one.png"));
+    let features = "a/features/image.tiny-clip-15-words-tiny-sentence.safetensors";
+    let (whole, table) = (world.bytes(features), world.bytes("a/dataset/items.parquet"));
+    for stage in ["preprocess", "extract"] {
+        let output = run(stage, "/", &folder);
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    assert!(world.bytes(features) == whole && world.bytes("a/dataset/items.parquet") == table);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let output = run("extract", "/", elsewhere.path().to_str().unwrap());
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    assert!(said(&output).contains("would have none now") && world.bytes(features) == whole, "{}", said(&output));
+}
+
 /// The share of lists of K that hold the target is R@K, whatever the candidates and however many scores are equal.
 #[test]
 fn lists_hold_the_target_exactly_where_its_rank_is_within_them() {

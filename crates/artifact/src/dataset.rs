@@ -4,7 +4,7 @@ use std::path::Path;
 use safetensors::Dtype;
 
 use crate::tensors::{check_offsets, write_views};
-use crate::{Column, Error, Fingerprint, Header, Result, Table, TensorFile, hash_ids};
+use crate::{Column, Error, Fingerprint, Header, Result, Table, TensorFile, data_files, hash_ids};
 
 const REMEDY: &str = "run `make preprocess` again";
 /// The role of the users' ids among what sequences were made from.
@@ -261,6 +261,19 @@ impl Items {
 
     /// Writes the table.
     pub fn write(&self, path: &Path) -> Result<()> {
+        self.table().write(path)
+    }
+
+    /// Writes the table with the names of images and sounds below `data` relative to it: what is read does not depend on the working
+    /// directory, nor on where the data folder lies.
+    pub fn write_relative(&self, path: &Path, data: &Path) -> Result<()> {
+        let relative = |name: &String| data_files::below(data, name);
+        let all = |names: &[Vec<String>]| names.iter().map(|names| names.iter().map(relative).collect()).collect();
+        let items = Self { images: all(&self.images), sounds: all(&self.sounds), ..self.clone() };
+        items.table().with_source(&data_files::source()).write(path)
+    }
+
+    fn table(&self) -> Table {
         let mut columns = vec![
             ("item", Column::U32((1..=self.len() as u32).collect())),
             ("item_id", Column::Text(self.ids.clone())),
@@ -274,12 +287,27 @@ impl Items {
         if self.sounds.iter().any(|names| !names.is_empty()) {
             columns.push(("sounds", Column::Texts(self.sounds.clone())));
         }
-        Table::new(columns).write(path)
+        Table::new(columns)
     }
 
-    /// Reads and verifies the table.
+    /// Reads and verifies the table. Names of images and sounds are as they stand there.
     pub fn read(path: &Path) -> Result<Self> {
-        let mut table = Table::read(path, REMEDY)?;
+        Self::of_table(path, Table::read(path, REMEDY)?)
+    }
+
+    /// Reads and verifies the table; files that are named relative to the data folder are looked for in `data`.
+    pub fn read_in(path: &Path, data: &Path) -> Result<Self> {
+        let table = Table::read(path, REMEDY)?;
+        let start_in_data = data_files::start_in_data(&table);
+        let mut items = Self::of_table(path, table)?;
+        if start_in_data {
+            let names = items.images.iter_mut().chain(&mut items.sounds).flatten();
+            names.for_each(|name| *name = data_files::within(data, name));
+        }
+        Ok(items)
+    }
+
+    fn of_table(path: &Path, mut table: Table) -> Result<Self> {
         let index = table.take_u32("item")?;
         expect_index(path, &index, "item")?;
         let mut optional = |name: &str| {

@@ -4,6 +4,7 @@
 //! stage manifests, locks; every write is atomic (temporary file, fsync, rename) and every read is verified.
 //! Must not know: candle, models.
 
+mod data_files;
 mod dataset;
 mod downloads;
 mod epochs;

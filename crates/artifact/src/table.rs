@@ -15,7 +15,7 @@ use parquet::file::properties::WriterProperties;
 use serde_json::Value;
 
 use crate::rows::{open_parquet, parquet_step};
-use crate::{Error, Result, files};
+use crate::{Error, Result, data_files, files};
 
 /// A column of a [`Table`]. No value is ever null.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,6 +83,24 @@ impl Table {
     #[must_use]
     pub fn with_source(self, source: &Value) -> Self {
         Self { source: Some(source.clone()), ..self }
+    }
+
+    /// The table with the names of files in the column `name` of texts relative to the data folder.
+    #[must_use]
+    pub fn with_files_in(mut self, name: &str, data: &Path) -> Self {
+        for (_, array) in self.columns.iter_mut().filter(|(column, _)| column == name) {
+            let names = array.as_string_opt::<i32>().into_iter().flat_map(|texts| texts.iter().flatten());
+            let names: Vec<String> = names.map(|name| data_files::below(data, name)).collect();
+            *array = Column::Text(names).into_array();
+        }
+        self.with_source(&data_files::source())
+    }
+
+    /// Takes a column of names of files; those that are relative to the data folder are looked for in `data`.
+    pub fn take_files(&mut self, name: &str, data: &Path) -> Result<Vec<String>> {
+        let start_in_data = data_files::start_in_data(self);
+        let names = self.take_text(name)?;
+        Ok(if start_in_data { names.iter().map(|name| data_files::within(data, name)).collect() } else { names })
     }
 
     /// What [`Self::with_source`] recorded; a file of another program has none.

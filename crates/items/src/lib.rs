@@ -210,7 +210,7 @@ fn publish(context: &Context, items: &Items, known: &Items) -> anyhow::Result<Ex
     if let Some(name) = &generation {
         let own = layout.new_items_generation(name);
         files::remove_dir_if_present(own.root())?;
-        items.write(&own.items())?;
+        items.write_relative(&own.items(), Path::new(&context.config.dataset.data))?;
         let inner = Context {
             config: context.config.clone(),
             layout: own.clone(),
@@ -287,7 +287,7 @@ pub fn encode_alone(context: &Context, item: &ItemRecord, known: &Items, folder:
         progress: Progress::new(true),
         models: context.models.clone(),
     };
-    items.write(&own.layout.items())?;
+    items.write_relative(&own.layout.items(), Path::new(&context.config.dataset.data))?;
     extract_new_items(&own, known)?;
     let new = NewItems::read_from(&own.layout, &context.config)?;
     expect_something(&new)?;

@@ -1,6 +1,6 @@
 //! What is left after the filters, numbered and written.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{Items, Layout, SequenceParts, Sequences, TimeKind, Users};
 
@@ -98,9 +98,9 @@ impl Dataset {
         Ok(Self { sequences, items, users })
     }
 
-    /// Writes the three files.
-    pub fn write(&self, layout: &Layout, settings: &serde_json::Value) -> Result<Vec<PathBuf>> {
-        self.items.write(&layout.items())?;
+    /// Writes the three files. Images and sounds are named relative to the folder `data`.
+    pub fn write(&self, layout: &Layout, data: &Path, settings: &serde_json::Value) -> Result<Vec<PathBuf>> {
+        self.items.write_relative(&layout.items(), data)?;
         self.users.write(&layout.users())?;
         self.sequences.write(&layout.sequences(), settings.clone())?;
         Ok(vec![layout.items(), layout.users(), layout.sequences()])

@@ -91,7 +91,7 @@ fn make(
     let mut settings = settings.clone();
     settings["preprocess"] = report::recorded(&config.preprocess);
     settings["source"] = report::recorded_source(&config.source);
-    let mut outputs = dataset.write(layout, &settings)?;
+    let mut outputs = dataset.write(layout, Path::new(&config.dataset.data), &settings)?;
     files::write_json(&layout.statistics(), &report)?;
     outputs.push(layout.statistics());
     memory.map_or(Ok(()), |memory| memory.remove_folder())?;

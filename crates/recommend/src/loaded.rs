@@ -1,6 +1,7 @@
 //! A trained run that answers for any history by the original ids of users and items.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use mp4sr_artifact::{Items, Layout, Users};
@@ -127,7 +128,7 @@ impl LoadedRun {
     /// Reads and verifies a run and the items that were added to it.
     pub fn load(layout: &Layout, config: &Config) -> anyhow::Result<Self> {
         let trained = TrainedModel::load_with_new_items(layout, config)?;
-        let mut items = Items::read(&layout.items())?;
+        let mut items = Items::read_in(&layout.items(), Path::new(&config.dataset.data))?;
         let users = Users::read(&layout.users())?;
         let sequences = &trained.inputs.sequences;
         sequences.expect_tables((&layout.items(), &items), (&layout.users(), &users))?;

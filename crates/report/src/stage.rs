@@ -167,7 +167,7 @@ impl Report<'_> {
 
     /// The items, with the files of those images that were downloaded in place of their addresses.
     fn items(&self) -> Result<Items> {
-        let mut items = Items::read(&self.context.layout.items())?;
+        let mut items = Items::read_in(&self.context.layout.items(), Path::new(&self.context.config.dataset.data))?;
         let downloads = self.downloads();
         items.images.iter_mut().flatten().for_each(|name| to_fetched(&downloads, name));
         Ok(items)
@@ -339,21 +339,21 @@ impl Report<'_> {
             to_fetched(&downloads, &mut fetched);
             items.images[item].iter().any(|own| *own == image || *own == fetched)
         };
-        let described = read_words(&path, items.len(), is_of)?;
+        let described = read_words(&path, Path::new(&self.context.config.dataset.data), items.len(), is_of)?;
         let mut words = Words::of(&described, &shown_items(users), DESCRIBED, FREQUENT);
         words.samples.iter_mut().for_each(|sample| to_fetched(&downloads, &mut sample.image));
         Ok(Some(words))
     }
 
-    /// Paths of images start where preprocess ran; from elsewhere the page would show placeholders without a reason.
+    /// Without the data folder the page would show placeholders without a reason.
     fn warn_of_missing_images(&self, users: &[ShownUser], items: &Items) {
         let shown = shown_items(users);
         let is_missing = |&&item: &&usize| is_missing(&items.images[item]);
         let missing = shown.iter().filter(is_missing).count();
         if missing > 0 {
             self.context.progress.log(format!(
-                "report: the images of {missing} of {} shown items are not where `{}` says; paths start from the folder \
-                 in which preprocess ran",
+                "report: the images of {missing} of {} shown items are not where `{}` says; their names start in the data \
+                 folder (`--data`, `dataset.data`)",
                 shown.len(),
                 self.context.layout.items().display()
             ));

@@ -46,12 +46,13 @@ impl Words {
 /// Reads the table of words; `is_of` says whether an image is one of an item's (row, from 0).
 pub(crate) fn read_words(
     path: &Path,
+    data: &Path,
     item_count: usize,
     is_of: impl Fn(usize, &str) -> bool,
 ) -> Result<Vec<Described>> {
     const REMEDY: &str = "run `make extract` again";
     let mut table = Table::read(path, REMEDY)?;
-    let (items, images) = (table.take_u32("item")?, table.take_text("image")?);
+    let (items, images) = (table.take_u32("item")?, table.take_files("image", data)?);
     let (words, scores) = (table.take_texts("words")?, table.take_f32s("scores")?);
     let rows = items.into_iter().zip(images).zip(words.into_iter().zip(scores)).enumerate();
     rows.map(|(row, ((item, image), (words, scores)))| {
@@ -126,7 +127,7 @@ mod tests {
         };
         write(2, vec![0.5]);
         let is_own = |item: usize, image: &str| ["a", "b"][item] == image;
-        let read = read_words(&path, 2, is_own).unwrap();
+        let read = read_words(&path, Path::new("data"), 2, is_own).unwrap();
         assert_eq!(read[1], Described { item: 1, image: "b".into(), words: vec![("red".into(), 0.5)] });
         for (item, scores, expected) in [
             (3, vec![0.5], "row 2: found item 3 among 2 items"),
@@ -134,7 +135,7 @@ mod tests {
             (2, vec![], "row 2: expected 1 scores, found 0"),
         ] {
             write(item, scores);
-            let message = read_words(&path, 2, is_own).unwrap_err().to_string();
+            let message = read_words(&path, Path::new("data"), 2, is_own).unwrap_err().to_string();
             assert!(message.contains(expected) && message.ends_with("run `make extract` again"), "{message}");
         }
     }

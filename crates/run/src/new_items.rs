@@ -1,6 +1,7 @@
 //! Items that were added to a run after training: what a model reads of them, and the weights of a model that has them too.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
 use mp4sr_artifact::{Items, Layout, Sequences, files};
@@ -69,7 +70,7 @@ impl NewItems {
 
     /// Reads and verifies the new items of a generation, or of any other layout.
     pub fn read_from(own: &Layout, config: &Config) -> anyhow::Result<Self> {
-        let items = Items::read(&own.items())?;
+        let items = Items::read_in(&own.items(), Path::new(&config.dataset.data))?;
         let (mut modalities, mut encoders) = (Vec::new(), BTreeMap::new());
         for modality in &config.model.modalities {
             let ModalityRows { rows, encoder } = read_features(own, config, modality, (&items.hash(), items.len()))?;

@@ -60,6 +60,7 @@ impl Extraction<'_> {
             ("words", Column::Texts(column_words)),
             ("scores", Column::F32s(column_scores)),
         ])
+        .with_files_in("image", Path::new(&self.context.config.dataset.data))
         .write(path)?;
         Ok(chosen)
     }

@@ -40,8 +40,9 @@ const NAME: &str = "extract";
 /// Brings `features/` up to date.
 pub fn run(context: &Context) -> anyhow::Result<()> {
     let plan = Plan::of(context, context.config.extracted())?;
-    let items = Items::read(&context.layout.items())?;
-    let files = ImageFiles::of(&items, Path::new(&context.config.dataset.data));
+    let data = Path::new(&context.config.dataset.data);
+    let items = Items::read_in(&context.layout.items(), data)?;
+    let files = ImageFiles::of(&items, data);
     let make_stage = || match earlier_stage(context, &plan, &files)? {
         Some(earlier) => Ok(earlier),
         None => plan.stage(context, &files),
@@ -56,8 +57,9 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
 /// encoders, dictionary and cache. Says what could not be used.
 pub fn extract_new_items(context: &Context, known: &Items) -> anyhow::Result<ExtractReport> {
     let plan = Plan::of(context, context.config.extracted())?;
-    let items = Items::read(&context.layout.items())?;
-    let files = ImageFiles::of(&items, Path::new(&context.config.dataset.data));
+    let data = Path::new(&context.config.dataset.data);
+    let items = Items::read_in(&context.layout.items(), data)?;
+    let files = ImageFiles::of(&items, data);
     let device = encoder_device(context)?;
     Extraction { context, items: &items, dictionary_items: known, files: &files, device }.run(&plan)?;
     let path = context.layout.extract_report();

@@ -1,0 +1,58 @@
+//! Names of files of the data folder within tables: relative to that folder, so that what is read depends neither on the working
+//! directory nor on where the data folder lies.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::{Downloads, Table};
+
+/// The key of a table's source that says where the names of files start.
+const FILES: &str = "files";
+/// Its value where they start in the data folder; in tables of earlier releases it was the working directory.
+const IN_DATA: &str = "data folder";
+
+/// The source of a table whose names of files start in the data folder.
+pub(crate) fn source() -> Value {
+    json!({ FILES: IN_DATA })
+}
+
+/// Whether the names of files in a table start in the data folder.
+pub(crate) fn start_in_data(table: &Table) -> bool {
+    table.source().is_some_and(|source| source[FILES] == IN_DATA)
+}
+
+/// A file's name relative to the data folder; addresses, and files that lie elsewhere, keep theirs.
+pub(crate) fn below(data: &Path, name: &str) -> String {
+    match Path::new(name).strip_prefix(data) {
+        Ok(below) if !Downloads::is_address(name) => below.to_string_lossy().into_owned(),
+        _ => name.to_owned(),
+    }
+}
+
+/// The path of a file that is named relative to the data folder.
+pub(crate) fn within(data: &Path, name: &str) -> String {
+    if Downloads::is_address(name) { name.to_owned() } else { data.join(name).to_string_lossy().into_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_come_back_from_any_data_folder() {
+        for data in [".", "data", "./data/x", "/abs/data"] {
+            let data = Path::new(data);
+            let path = data.join("images/a b.png").to_string_lossy().into_owned();
+            let name = below(data, &path);
+            assert_eq!(name, "images/a b.png");
+            assert_eq!(within(data, &name), path);
+        }
+        let address = "https://example.org/1.png";
+        assert_eq!(
+            (below(Path::new("."), address), within(Path::new("x"), address)),
+            (address.to_owned(), address.to_owned())
+        );
+        assert_eq!(within(Path::new("x"), &below(Path::new("x"), "/elsewhere/1.png")), "/elsewhere/1.png");
+    }
+}
