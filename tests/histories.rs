@@ -303,8 +303,8 @@ fn cold_items_rank_as_in_a_dataset_that_has_them() {
         item_hash,
         item_count,
         user_hash,
-        time_kind: sequences.time_kind,
         parts: None,
+        time_kind: sequences.time_kind,
     };
     let other = |relative: &str| world.path(&format!("b/{relative}"));
     warm.write(&other("dataset/items.parquet")).unwrap();

@@ -153,33 +153,45 @@ pub fn raw_dialects(folder: &Path, bytes: &[u8]) -> usize {
     let Some((&form, bytes)) = bytes.split_first() else { return 0 };
     let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
     let header = names(&["user_id", "item_id", "timestamp", "text", "image"]);
-    let mut source = Source { format: Format::Tabular, ..Source::default() };
-    source.columns.texts = names(&["text"]);
-    source.columns.images = "image".to_owned();
-    source.columns.title = "text".to_owned();
-    let ends = ["csv", "tsv", "dat", "json", "inter"];
-    match form % 8 {
-        0 => source.time = "mixed".to_owned(),
-        1 => source.encoding = "utf-16".to_owned(),
-        2 => (source.encoding, source.quote_escape) = ("latin-1".to_owned(), "\\".to_owned()),
-        3 => (source.separator, source.columns.text_separator) = ("::".to_owned(), "|".to_owned()),
-        4 => (source.columns.item_separator, source.time) = (" ".to_owned(), "line-order".to_owned()),
-        5 => source.decimal_comma = true,
-        6 => source.time = "%d.%m.%Y".to_owned(),
-        _ => {}
-    }
+    let columns = Columns {
+        texts: names(&["text"]),
+        images: "image".to_owned(),
+        title: "text".to_owned(),
+        item_separator: if form % 8 == 4 { " ".to_owned() } else { String::new() },
+        text_separator: if form % 8 == 3 { "|".to_owned() } else { String::new() },
+        ..Columns::default()
+    };
+    let (key, value) = match form % 8 {
+        0 => ("time", "mixed"),
+        1 => ("encoding", "utf-16"),
+        2 => ("encoding", "latin-1"),
+        3 => ("separator", "::"),
+        4 => ("time", "line-order"),
+        6 => ("time", "%d.%m.%Y"),
+        _ => ("", ""),
+    };
+    let of = |name: &str| if key == name { value.to_owned() } else { String::new() };
+    let mut source = Source {
+        format: Format::Tabular,
+        columns,
+        time: of("time"),
+        encoding: of("encoding"),
+        separator: of("separator"),
+        quote_escape: if form % 8 == 2 { "\\".to_owned() } else { String::new() },
+        decimal_comma: form % 8 == 5,
+        ..Source::default()
+    };
     if form & 8 != 0 {
         (source.interactions_header, source.items_header) = (header.clone(), header);
     }
+    let ends = ["csv", "tsv", "dat", "json", "inter"];
     let path = write(folder, &format!("any.{}", ends[usize::from(form >> 4) % ends.len()]), bytes);
-    let mut used = 0;
-    for read in [mp4sr_preprocess::count_events(&path, &source), mp4sr_preprocess::count_items(&path, &source)] {
-        if let Ok((lines, accepted)) = read {
-            assert!(accepted <= lines);
-            used += accepted as usize;
-        }
-    }
-    used
+    let read = [mp4sr_preprocess::count_events(&path, &source), mp4sr_preprocess::count_items(&path, &source)];
+    let used = |(lines, accepted): (u64, u64)| {
+        assert!(accepted <= lines);
+        accepted as usize
+    };
+    read.into_iter().flatten().map(used).sum()
 }
 
 /// A picture: why it is none, or pixels of the encoder's size.

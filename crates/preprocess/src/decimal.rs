@@ -18,6 +18,11 @@ impl Decimal {
         Self { value: value.into(), digits: 0 }
     }
 
+    /// A number of billionths.
+    pub fn of_nanoseconds(value: i128) -> Self {
+        Self { value, digits: 9 }.shortened()
+    }
+
     /// `value` in units of ten to the power of `-digits`.
     pub fn of_units(value: i64, digits: u8) -> Self {
         Self { value: value.into(), digits }.shortened()

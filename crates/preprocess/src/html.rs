@@ -78,6 +78,8 @@ const FLAGS: [&str; 14] = [
     "async", "autoplay", "checked", "clear", "compact", "controls", "defer", "disabled", "hidden", "loop", "noshade",
     "nowrap", "readonly", "selected",
 ];
+/// Entities that are often written without their semicolon.
+const BARE: [&str; 7] = ["amp", "copy", "gt", "lt", "nbsp", "quot", "reg"];
 /// The longest name of an entity, `CounterClockwiseContourIntegral;`.
 const ENTITY: usize = 32;
 
@@ -110,8 +112,16 @@ pub fn without_lookalikes(text: &str) -> String {
     out
 }
 
-/// The length of the entity at the start of a text; one without its semicolon is a word behind an "and".
+/// The length of the entity at the start of a text. One without its semicolon is a word behind an "and", unless nothing of a word
+/// follows and it is one of those that are often written so.
 fn entity(text: &str) -> Option<usize> {
+    let is_bare = |name: &&&str| {
+        let rest = text[1..].strip_prefix(**name);
+        rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '='))
+    };
+    if let Some(name) = BARE.iter().find(is_bare).filter(|name| !text[1 + name.len()..].starts_with(';')) {
+        return Some(1 + name.len());
+    }
     let end = text.bytes().take(ENTITY + 2).position(|byte| byte == b';')?;
     let name = &text[1..end];
     let is_digits = |digits: &str, radix: u32| !digits.is_empty() && digits.chars().all(|c| c.is_digit(radix));
@@ -258,7 +268,8 @@ mod tests {
             ("</map> <map>", "&lt;/map> &lt;map>"),
             ("<img src='a>b'/>", "<img src='a>b'/>"),
             ("<time> flies </time>", "<time> flies </time>"),
-            ("&amp; &lt &#8470; &#x2116; &#; &x y;", "&amp; &amp;lt &#8470; &#x2116; &amp;#; &amp;x y;"),
+            ("&amp; &lt &#8470; &#x2116; &#; &x y;", "&amp; &lt &#8470; &#x2116; &amp;#; &amp;x y;"),
+            ("&quot, &quote &not &notebook &lt=", "&quot, &amp;quote &amp;not &amp;notebook &amp;lt="),
             ("<\u{130}b>", "&lt;\u{130}b>"),
             ("<", "&lt;"),
             ("</", "&lt;/"),

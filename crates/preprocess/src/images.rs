@@ -4,7 +4,9 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 
-use mp4sr_artifact::{Rejects, files};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use mp4sr_artifact::{Fingerprint, Rejects, files};
 
 use crate::rejects::{Fault, reject};
 use crate::source::Ids;
@@ -266,8 +268,8 @@ impl ImagePattern {
         if is_image_name(&path) {
             return Some(path).filter(|path| path.is_file()).into_iter().collect();
         }
-        let named = |ending: &&str| self.base.join(format!("{name}.{ending}"));
-        ENDINGS.iter().map(|ending| named(&ending)).filter(|path| path.is_file()).collect()
+        let named = |ending: &str| self.base.join(format!("{name}.{ending}"));
+        ENDINGS.iter().map(|ending| named(ending)).filter(|path| path.is_file()).collect()
     }
 
     /// The files whose names have these pieces in order, with anything between them.
@@ -325,21 +327,50 @@ fn stays_in(folder: &Path, path: &Path) -> std::result::Result<(), Fault> {
 pub struct Resolver {
     /// Folders that a name may start from, as written and with links followed.
     folders: Vec<(PathBuf, PathBuf)>,
+    /// Where images go that the file of items itself holds.
+    store: Option<PathBuf>,
+}
+
+/// What an image begins with that a file of items holds, as addresses of the web write it.
+pub const DATA: &str = "data:";
+
+/// The bytes of an image as an address of the web.
+pub fn data_address(image: &[u8]) -> String {
+    format!("{DATA};base64,{}", STANDARD.encode(image))
+}
+
+/// The ending of the name of an image file, by its first bytes.
+pub fn ending(image: &[u8]) -> Option<&'static str> {
+    const STARTS: [(&[u8], &str); 6] = [
+        (b"\xff\xd8\xff", "jpg"),
+        (b"\x89PNG\r\n\x1a\n", "png"),
+        (b"GIF8", "gif"),
+        (b"BM", "bmp"),
+        (b"II*\0", "tif"),
+        (b"MM\0*", "tif"),
+    ];
+    let known = STARTS.iter().find(|(start, _)| image.starts_with(start)).map(|(_, ending)| *ending);
+    let riff = image.starts_with(b"RIFF") && image.get(8..12) == Some(b"WEBP");
+    let avif = image.get(4..12) == Some(b"ftypavif");
+    known.or(riff.then_some("webp")).or(avif.then_some("avif"))
 }
 
 impl Resolver {
     /// Names start from the folder of the items' file, or from the data folder.
-    pub fn new(items: &Path, data: &Path) -> Self {
+    pub fn new(items: &Path, data: &Path, store: Option<&Path>) -> Self {
         let mut folders: Vec<PathBuf> = items.parent().map(Path::to_owned).into_iter().collect();
         folders.push(data.to_owned());
         folders.dedup();
         let real = |folder: PathBuf| folder.canonicalize().map(|real| (folder, real)).ok();
-        Self { folders: folders.into_iter().filter_map(real).collect() }
+        Self { folders: folders.into_iter().filter_map(real).collect(), store: store.map(Path::to_owned) }
     }
 
     /// The address, or the path of the file as seen from the working directory.
     pub fn resolve(&self, name: &str) -> std::result::Result<String, Fault> {
         let name = name.trim();
+        if let (Some(data), Some(store)) = (name.strip_prefix(DATA), &self.store) {
+            return stored(data, store);
+        }
         if let Some(scheme) = scheme(name) {
             return match scheme.to_ascii_lowercase().as_str() {
                 "http" | "https" => Ok(name.to_owned()),
@@ -382,6 +413,22 @@ impl Resolver {
         }
         found.to_str().map(str::to_owned).ok_or_else(|| Fault::new(format!("{what} path is not UTF-8"), name))
     }
+}
+
+/// Writes an image that an address holds to a file, which its content names.
+fn stored(data: &str, store: &Path) -> std::result::Result<String, Fault> {
+    let refuse = |why: &str| Fault::new(format!("image data {why}"), data);
+    let (_, encoded) = data.split_once(";base64,").ok_or_else(|| refuse("is not base64"))?;
+    let image = STANDARD.decode(encoded.trim()).map_err(|_| refuse("is not base64"))?;
+    let ending = ending(&image).ok_or_else(|| refuse("is none of JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF"))?;
+    let hash = Fingerprint::of_bytes(&image);
+    let name: String = hash.as_str().chars().filter(char::is_ascii_alphanumeric).collect();
+    let path = store.join(format!("{name}.{ending}"));
+    if !path.is_file() {
+        let written = files::create_dir_all(store).and_then(|()| files::write_bytes(&path, &image));
+        written.map_err(|e| Fault::new("image data can't be written to a file", e.to_string()))?;
+    }
+    path.to_str().map(str::to_owned).ok_or_else(|| refuse("would have a path that is not UTF-8"))
 }
 
 /// What stands before the colon of an address; a drive letter is none.
@@ -522,6 +569,25 @@ mod tests {
     }
 
     #[test]
+    fn images_that_a_table_holds_become_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("embedded");
+        let resolver = Resolver::new(&folder.path().join("items.parquet"), folder.path(), Some(&store));
+        let png = b"\x89PNG\r\n\x1a\nrest";
+        let path = resolver.resolve(&data_address(png)).unwrap();
+        assert!(is_image_name(Path::new(&path)) && Path::new(&path).starts_with(&store), "{path}");
+        assert_eq!(fs::read(&path).unwrap(), png);
+        assert_eq!(resolver.resolve(&format!("data:image/png;base64,{}", STANDARD.encode(png))).unwrap(), path);
+        for (bad, reason) in [
+            ("data:image/png;base64,?", "image data is not base64"),
+            ("data:text/plain,x", "image data is not base64"),
+            ("data:;base64,eHg=", "image data is none of JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF"),
+        ] {
+            assert_eq!(resolver.resolve(bad).unwrap_err().reason, reason, "{bad}");
+        }
+    }
+
+    #[test]
     fn no_name_leads_out_of_the_data_folder() {
         let outside = tempfile::tempdir().unwrap();
         fs::write(outside.path().join("secret.jpg"), "x").unwrap();
@@ -532,7 +598,7 @@ mod tests {
         fs::write(data.path().join("2.jpg"), "x").unwrap();
         std::os::unix::fs::symlink(outside.path().join("secret.jpg"), shop.join("link.jpg")).unwrap();
         std::os::unix::fs::symlink(data.path().join("2.jpg"), shop.join("inside.jpg")).unwrap();
-        let resolver = Resolver::new(&shop.join("items.jsonl"), data.path());
+        let resolver = Resolver::new(&shop.join("items.jsonl"), data.path(), None);
         for good in ["images/1.jpg", "./images/1.jpg", "2.jpg", "shop/images/1.jpg", "inside.jpg"] {
             assert!(Path::new(&resolver.resolve(good).unwrap()).is_file(), "{good}");
         }

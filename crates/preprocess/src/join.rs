@@ -29,8 +29,11 @@ impl UnusedIds {
     }
 }
 
+/// Why ids differ that were the same, and what is left of them where they do not.
+type Cause = (&'static str, fn(&str) -> String);
+
 /// How ids may differ that were the same.
-const CAUSES: [(&str, fn(&str) -> String); 4] = [
+const CAUSES: [Cause; 4] = [
     ("blanks or quotation marks around ids are part of them in one of the files; remove them", |id| {
         id.trim().trim_matches(['"', '\'']).to_owned()
     }),

@@ -24,6 +24,7 @@ pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Re
         needed: &[],
         folder: &ImageFolder::default(),
         junk: &junk,
+        store: None,
         max_sentences: preprocess.max_sentences,
         max_images: preprocess.max_images,
         keep_others: true,

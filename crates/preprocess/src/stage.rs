@@ -26,6 +26,8 @@ use crate::{Error, Result, filters, join, report, source, table1};
 
 /// Raised with every change after which the same raw files give other bytes.
 const VERSION: u32 = 3;
+/// The folder for images that files of items themselves hold, beside the dataset.
+const EMBEDDED: &str = "embedded";
 /// The folder for events that do not fit into memory, beside the dataset; a run that was killed leaves it to the next one.
 const SPILL: &str = "spill";
 
@@ -64,7 +66,7 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
 /// Reads and filters all that a pipeline names and accounts for it, without writing anything: for the fuzz targets.
 #[doc(hidden)]
 pub fn account(config: &Config) -> Result<Report> {
-    Ok(read(config, None, &Progress::new(true))?.0)
+    Ok(read(config, None, None, &Progress::new(true))?.0)
 }
 
 /// Lines of a file of interactions, and how many of them are events: for the fuzz targets.
@@ -87,7 +89,9 @@ fn make(
     progress: &Progress,
 ) -> Result<(Report, Vec<PathBuf>)> {
     let memory = MemoryLimit::new(&config.preprocess.memory, layout.dataset().join(SPILL))?;
-    let (report, dataset) = read(config, memory.as_ref(), progress)?;
+    let store = layout.dataset().join(EMBEDDED);
+    files::remove_dir_if_present(&store)?;
+    let (report, dataset) = read(config, memory.as_ref(), Some(&store), progress)?;
     let mut settings = settings.clone();
     settings["preprocess"] = report::recorded(&config.preprocess);
     settings["source"] = report::recorded_source(&config.source);
@@ -98,7 +102,13 @@ fn make(
     Ok((report, outputs))
 }
 
-fn read(config: &Config, memory: Option<&MemoryLimit>, progress: &Progress) -> Result<(Report, Dataset)> {
+/// `store`: where images go that files of items themselves hold.
+fn read(
+    config: &Config,
+    memory: Option<&MemoryLimit>,
+    store: Option<&Path>,
+    progress: &Progress,
+) -> Result<(Report, Dataset)> {
     let table1 = table1::row(&config.dataset.table1)?;
     let inputs = Inputs::resolve(config)?;
     let form = SourceForm::new(&config.source)?;
@@ -168,6 +178,7 @@ fn read(config: &Config, memory: Option<&MemoryLimit>, progress: &Progress) -> R
         needed: &needed,
         folder: &folder,
         junk: &junk,
+        store,
         max_sentences: preprocess.max_sentences,
         max_images: preprocess.max_images,
         keep_others,

@@ -38,8 +38,10 @@ const BLOCKS: [&str; 21] = [
 /// Whether a text may hold HTML.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Markup {
-    /// Tags and entities go.
+    /// Tags of HTML and entities go.
     Html,
+    /// The same, and all in angle brackets that are written as entities: shops wrap markup of their own in HTML.
+    WrappedHtml,
     /// Everything is text.
     None,
 }
@@ -47,7 +49,8 @@ pub enum Markup {
 impl Markup {
     fn removed(self, text: &str) -> String {
         match self {
-            Self::Html => plain(text),
+            Self::Html => plain(text, false),
+            Self::WrappedHtml => plain(text, true),
             Self::None => text.to_owned(),
         }
     }
@@ -57,14 +60,16 @@ impl Markup {
         words(&self.removed(text))
     }
 
-    /// The sentences of a text. A blank line, or the end of a paragraph's element, ends a sentence.
-    pub fn sentences(self, text: &str) -> Vec<String> {
-        paragraphs(&self.removed(text)).iter().flat_map(|paragraph| of_paragraph(paragraph)).collect()
+    /// The sentences of a text, and whether markup was removed from it. A blank line, or the end of a paragraph's element, ends a
+    /// sentence.
+    pub fn sentences(self, text: &str) -> (Vec<String>, bool) {
+        let removed = self.removed(text);
+        (paragraphs(&removed).iter().flat_map(|paragraph| of_paragraph(paragraph)).collect(), removed != text)
     }
 
     /// Whether something is removed from a text.
     pub fn is_in(self, text: &str) -> bool {
-        self == Self::Html && plain(text) != text
+        self != Self::None && text.contains(['<', '&']) && self.removed(text) != text
     }
 }
 
@@ -118,13 +123,14 @@ fn paragraphs(text: &str) -> Vec<String> {
 }
 
 /// The text without tags, comments, scripts and entities, however often they are wrapped in entities.
-fn plain(text: &str) -> String {
+fn plain(text: &str, any_wrapped: bool) -> String {
     let mut text = text.to_owned();
-    for _ in 0..WRAPPINGS {
+    for wrapping in 0..WRAPPINGS {
         if !text.contains(['<', '&']) {
             break;
         }
-        let unwrapped = unwrap(&text);
+        let unwrapped =
+            if any_wrapped && wrapping > 0 { unwrap(closed(&text)) } else { unwrap(html::without_lookalikes(&text)) };
         if unwrapped == text {
             break;
         }
@@ -133,9 +139,15 @@ fn plain(text: &str) -> String {
     text
 }
 
-fn unwrap(text: &str) -> String {
+/// The text in which a tag that is never closed is none: "pants <5 years" keeps its end.
+fn closed(text: &str) -> String {
+    let (tagged, rest) = text.split_at(text.rfind('>').map_or(0, |at| at + 1));
+    format!("{tagged}{}", rest.replace('<', "&lt;"))
+}
+
+fn unwrap(text: String) -> String {
     let input = BufferQueue::default();
-    input.push_back(StrTendril::from(html::without_lookalikes(text)));
+    input.push_back(StrTendril::from(text));
     let tokenizer = Tokenizer::new(Sink::default(), TokenizerOpts::default());
     let _ = tokenizer.feed(&input);
     tokenizer.end();
@@ -188,7 +200,7 @@ mod tests {
     }
 
     fn sentences(text: &str) -> Vec<String> {
-        Markup::Html.sentences(text)
+        Markup::Html.sentences(text).0
     }
 
     #[test]
@@ -204,7 +216,9 @@ mod tests {
             ("<<<SALE>>> Mug", "<<<SALE>>> Mug"),
             ("a<b and c>d", "a<b and c>d"),
             ("For ages <three and >two", "For ages <three and >two"),
-            ("Pencil&notebook, a &copy of &reg", "Pencil&notebook, a &copy of &reg"),
+            ("Pencil&notebook, this &not that", "Pencil&notebook, this &not that"),
+            ("2.8 X 11.6&quot, White", "2.8 X 11.6\", White"),
+            ("It&#39;s a &lt;classic&gt;&hellip;", "It's a <classic>\u{2026}"),
             ("Vec&lt;u8&gt; and Option<i> of <T>", "Vec<u8> and Option<i> of <T>"),
             ("<map name='m'>x</map> <P CLASS=a>y <BR> z", "x y z"),
             ("<o:p></o:p>Word <st1:place w:st=\"on\">Paris</st1:place>", "Word Paris"),
@@ -222,6 +236,12 @@ mod tests {
     #[test]
     fn what_is_no_html_stays_as_it_is() {
         assert_eq!(Markup::None.line("<b>x</b> &amp;"), "<b>x</b> &amp;");
+        let wrapped = "<p>It&#39;s a &lt;classic&gt;</p>";
+        assert_eq!(
+            (Markup::Html.line(wrapped), Markup::WrappedHtml.line(wrapped)),
+            ("It's a <classic>".into(), "It's a".into())
+        );
+        assert_eq!(Markup::WrappedHtml.line("C++ <vector>"), "C++ <vector>");
         assert!(Markup::Html.is_in("<b>x</b>") && !Markup::None.is_in("<b>x</b>") && !Markup::Html.is_in("<T>"));
     }
 

@@ -50,7 +50,7 @@ impl Header {
         Ok(Self { width: names.len(), places })
     }
 
-    fn cells<'a>(&self, values: Vec<Cow<'a, str>>, line: &str) -> std::result::Result<Vec<RawCell<'a>>, Fault> {
+    fn cells<'a>(&self, values: &[Cow<'a, str>], line: &str) -> std::result::Result<Vec<RawCell<'a>>, Fault> {
         if values.len() != self.width {
             let reason = if values.len() < self.width { "too few columns" } else { "too many columns" };
             return Err(Fault::new(format!("{reason}, expected {}", self.width), line));
@@ -75,7 +75,7 @@ impl Header {
 fn absent(form: &FileForm, names: &[String], first: &str, fields: &[&str], field: &str) -> String {
     let items = if form.items { "items" } else { "interactions" };
     let has_any = names.iter().any(|name| !name.is_empty() && fields.contains(&name.as_str()));
-    let is_value = |name: &String| name.starts_with(|c: char| c.is_ascii_digit());
+    let is_value = |name: &String| name.split_whitespace().any(|word| word.starts_with(|c: char| c.is_ascii_digit()));
     if form.dialect.names.is_empty() && !has_any && names.iter().any(is_value) {
         let several = |name: &String| name.split_whitespace().filter(|word| is_value(&(*word).to_owned())).count() > 1;
         let sequences = if !form.items && names.iter().any(several) {
@@ -154,7 +154,8 @@ pub fn resolve(lines: &mut Lines<'_>, form: &FileForm, fields: &[&str]) -> Resul
     let mut line = Vec::new();
     while sample.len() < SAMPLED {
         let Some((_, outcome)) = lines.next(&mut line)? else { break };
-        if outcome.is_ok() && !line.trim_ascii().is_empty() {
+        let tells = sample.is_empty() && names_separator(&line);
+        if outcome.is_ok() && !line.trim_ascii().is_empty() && !tells {
             sample.push(String::from_utf8_lossy(&line).into_owned());
         }
     }
@@ -258,7 +259,8 @@ fn for_each_plain(
                 None => return Ok(()),
             },
         };
-        if as_needed && outcome.is_ok() && line.contains(&b'"') {
+        let has_quotes = as_needed && outcome.is_ok() && line.contains(&b'"');
+        if has_quotes {
             complete_field(lines, &mut pending, &mut line, dialect)?;
         }
         let text = outcome.and_then(|()| lines::text(&line));
@@ -266,8 +268,8 @@ fn for_each_plain(
             if text.is_empty() {
                 return Err(Fault::new("blank line", ""));
             }
-            if as_needed && text.contains('"') {
-                return header.cells(as_quoted(text, separator, header.width, &mut record)?, text);
+            if has_quotes {
+                return header.cells(&as_quoted(text, separator, header.width, &mut record)?, text);
             }
             let mut values = Vec::with_capacity(header.width);
             // To look for one character takes less than to look for a text.
@@ -442,8 +444,17 @@ fn complete(
     Ok(false)
 }
 
+/// Whether a line tells a spreadsheet program what separates columns, as `sep=;` does; it stands before the header.
+fn names_separator(line: &[u8]) -> bool {
+    line.len() == 5 && line.starts_with(b"sep=")
+}
+
 fn header_line<'l>(lines: &mut Lines<'_>, line: &'l mut Vec<u8>) -> Result<&'l str> {
-    let text = match lines.next(line)? {
+    let mut next = lines.next(line)?;
+    if next.is_some() && names_separator(line) {
+        next = lines.next(line)?;
+    }
+    let text = match next {
         None => return Err(Error::raw(lines.path(), "holds no data; fetch it again")),
         Some((_, outcome)) => outcome.and_then(|()| lines::text(line)),
     };
@@ -585,6 +596,7 @@ mod tests {
         for (name, file) in [
             ("x.csv", &b"id\ttitle\n1\ta,b\n"[..]),
             ("x.csv", b"id;title\n1;a,b\n"),
+            ("x.csv", b"sep=;\nid;title\n1;a,b\n"),
             ("x.tsv", b"id,title\n1,\"a,b\"\n"),
             ("x.dat", b"id::title\n1::a,b\n"),
             ("x.txt", b"id|title\n1|a,b\n"),
@@ -641,7 +653,8 @@ mod tests {
     #[test]
     fn a_column_that_is_not_there_is_named_with_those_that_are() {
         let message = rows_of("x.csv", b"user,item\n1,2\n", &["user", "time"]).unwrap_err().to_string();
-        assert!(message.contains("x.csv") && message.contains("no column `time`; it has user, item"), "{message}");
+        assert!(message.contains("x.csv") && message.contains("no column `time`"), "{message}");
+        assert!(message.contains("; it has user, item; mend"), "{message}");
     }
 
     proptest! {

@@ -49,7 +49,7 @@ impl Dialect {
             separator if separator.contains(['\n', '\r', '"']) => {
                 return Err(Error::Setting(format!(
                     "`source.separator` = {separator:?} cannot separate columns; expected a character such as \",\" or several \
-                     such as \"::\""
+                     such as \"||\""
                 )));
             }
             separator => separator.to_owned(),

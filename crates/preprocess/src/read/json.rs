@@ -66,9 +66,7 @@ fn cells(text: &str, fields: &[&str]) -> std::result::Result<Vec<RawCell<'static
     match pick(text, fields) {
         Err(fault) if fault.reason == BROKEN => literal_cells(text, fields).unwrap_or(Err(fault)),
         Ok(mut cells) => {
-            if cells.iter().any(RawCell::has_lost_digits) {
-                restore_digits(&mut cells, text, fields);
-            }
+            restore_digits(&mut cells, text, fields);
             Ok(cells)
         }
         picked => picked,
@@ -77,27 +75,41 @@ fn cells(text: &str, fields: &[&str]) -> std::result::Result<Vec<RawCell<'static
 
 /// The fields of a line that is not JSON, if it is a literal.
 fn literal_cells(text: &str, fields: &[&str]) -> Option<std::result::Result<Vec<RawCell<'static>>, Fault>> {
-    let literal = literal::parse(text)?;
+    // Who writes an array by hand, a line at a time, may leave its brackets out.
+    let literal = literal::parse(text.trim_end().trim_end_matches(','))?;
     let Value::Object(mut object) = literal.value else { return Some(Err(Fault::new("not an object", text))) };
     if let Some(field) = fields.iter().find(|field| literal.repeated.iter().any(|key| key == *field)) {
         return Some(twice(field, text));
     }
     let mut cells: Vec<_> =
         fields.iter().map(|field| object.remove(*field).map_or(RawCell::Missing, RawCell::of_json)).collect();
-    if cells.iter().any(RawCell::has_lost_digits) {
-        restore_digits(&mut cells, text, fields);
-    }
+    restore_digits(&mut cells, text, fields);
     Some(Ok(cells))
 }
 
+/// Digits of a number that come back from 64 bits as they were.
+const SAFE: usize = 15;
+
 /// Numbers that 64 bits do not hold, as they are written.
 fn restore_digits(cells: &mut [RawCell<'static>], text: &str, fields: &[&str]) {
+    if !cells.iter().any(RawCell::is_float) || !has_long_number(text) {
+        return;
+    }
     let Some(literal) = literal::parse(text) else { return };
-    for (cell, field) in cells.iter_mut().zip(fields).filter(|(cell, _)| cell.has_lost_digits()) {
+    for (cell, field) in cells.iter_mut().zip(fields).filter(|(cell, _)| cell.is_float()) {
         if let Some((_, number)) = literal.numbers.iter().find(|(key, _)| key == field) {
             *cell = RawCell::Number(Cow::Owned((*number).to_owned()));
         }
     }
+}
+
+/// Whether there are more digits behind each other than 64 bits may hold.
+fn has_long_number(text: &str) -> bool {
+    let mut length = 0;
+    text.bytes().any(|byte| {
+        length = if byte.is_ascii_digit() || byte == b'.' { length + 1 } else { 0 };
+        length > SAFE
+    })
 }
 
 /// Which of the two is meant can't be known.
@@ -248,6 +260,7 @@ mod tests {
         assert_eq!(rows[..2], ["1: it's|3", "2: x|-"]);
         assert!(rows[2].starts_with("3: broken JSON (") && rows[3].starts_with("4: not an object ("));
         assert!(rows[4].starts_with("5: field `a` twice ("), "{rows:?}");
+        assert_eq!(rows_of("x.json", b"{\"a\": 1},\n", &["a"]).unwrap(), ["1: 1"]);
         assert_eq!(rows[5..], ["6: 1|-", "7: n|-", "8: \u{fffd}|-"], "of what nobody asks for it does not matter");
     }
 
@@ -260,7 +273,7 @@ mod tests {
 
     #[test]
     fn numbers_keep_the_digits_that_64_bits_do_not_hold() {
-        let line = b"{\"a\": 1600000000.1234567890123, \"b\": 18446744073709551616, \"c\": 5.0}\n";
+        let line = b"{\"a\": 1600000000.000000003, \"b\": 18446744073709551616, \"c\": 5.0}\n";
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.json");
         std::fs::write(&path, line).unwrap();
@@ -278,6 +291,6 @@ mod tests {
             },
         )
         .unwrap();
-        assert_eq!(shown, ["1600000000.1234567890123", "18446744073709551616", "5.0"]);
+        assert_eq!(shown, ["1600000000.000000003", "18446744073709551616", "5.0"]);
     }
 }

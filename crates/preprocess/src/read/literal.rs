@@ -49,7 +49,7 @@ struct Parser<'a> {
     numbers: Vec<(String, &'a str)>,
 }
 
-impl<'a> Parser<'a> {
+impl Parser<'_> {
     fn skip_space(&mut self) {
         self.rest = self.rest.trim_start();
     }
@@ -193,11 +193,14 @@ impl<'a> Parser<'a> {
 fn unit(chars: &mut std::str::Chars<'_>) -> Option<char> {
     let first = hexadecimal(chars, 4)?;
     let mut ahead = chars.clone();
-    if (0xd800..0xdc00).contains(&first) && ahead.next() == Some('\\') && ahead.next() == Some('u') {
-        if let Some(second) = hexadecimal(&mut ahead, 4).filter(|second| (0xdc00..0xe000).contains(second)) {
-            *chars = ahead;
-            return character(0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00));
-        }
+    let is_first = (0xd800..0xdc00).contains(&first);
+    if is_first
+        && ahead.next() == Some('\\')
+        && ahead.next() == Some('u')
+        && let Some(second) = hexadecimal(&mut ahead, 4).filter(|second| (0xdc00..0xe000).contains(second))
+    {
+        *chars = ahead;
+        return character(0x10000 + ((first - 0xd800) << 10) + (second - 0xdc00));
     }
     character(first)
 }

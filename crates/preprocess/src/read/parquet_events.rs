@@ -313,11 +313,10 @@ fn items(path: &Path, schema: &Schema, names: &[String]) -> Result<Expr> {
 fn clock(path: &Path, schema: &Schema, name: &str) -> Result<Expr> {
     let kind = type_of(path, schema, name)?;
     match kind {
-        DataType::String | DataType::Binary | DataType::UInt64 => Ok(col(name)),
+        DataType::String | DataType::Binary | DataType::UInt64 | DataType::Float64 => Ok(col(name)),
         DataType::Categorical(..) | DataType::Enum(..) => Ok(col(name).cast(DataType::String)),
         DataType::Date => Ok(col(name).to_physical().cast(DataType::Int64) * lit(86_400_i64)),
         DataType::Datetime(..) => Ok(col(name).to_physical().cast(DataType::Int64)),
-        DataType::Float64 => Ok(col(name)),
         kind if kind.is_float() => Ok(col(name).cast(DataType::Float64)),
         // With all of its digits.
         kind if kind.is_decimal() => Ok(col(name).cast(DataType::String)),

@@ -13,6 +13,7 @@ use parquet::errors::ParquetError;
 use serde_json::{Map, Number, Value};
 
 use super::{RawCell, Row};
+use crate::images::{data_address, ending};
 use crate::rejects::{Fault, excerpt};
 use crate::{Error, Result};
 
@@ -84,30 +85,19 @@ fn place(path: &Path, schema: &Schema, field: &str, optional: bool) -> Result<Op
         return Err(Error::raw(path, format!("has the column `{field}` twice; write it with distinct names")));
     }
     if let Some(part) = without_meaning(column.data_type()) {
-        let problem = match part {
-            Part::Image => format!(
-                "has `{field}` of type {}: images inside of a table are not read; write them to files named by item id and name \
-                 their folder in `source.images`",
-                column.data_type()
-            ),
-            Part::Other(part) => format!(
+        return Err(Error::raw(
+            path,
+            format!(
                 "has `{field}` of type {}, and {part} is read neither as text nor as a number; convert the column, or name another one",
                 column.data_type()
             ),
-        };
-        return Err(Error::raw(path, problem));
+        ));
     }
     Ok(Some(at))
 }
 
-/// A part of a type that cannot be read.
-enum Part {
-    Image,
-    Other(DataType),
-}
-
 /// What in a type has no meaning as text, number, list or object.
-fn without_meaning(kind: &DataType) -> Option<Part> {
+fn without_meaning(kind: &DataType) -> Option<DataType> {
     match kind {
         DataType::List(field)
         | DataType::LargeList(field)
@@ -115,17 +105,10 @@ fn without_meaning(kind: &DataType) -> Option<Part> {
         | DataType::LargeListView(field)
         | DataType::FixedSizeList(field, _)
         | DataType::Map(field, _) => without_meaning(field.data_type()),
-        DataType::Struct(fields) => {
-            let is_bytes =
-                |kind: &DataType| matches!(kind, DataType::Binary | DataType::LargeBinary | DataType::BinaryView);
-            if fields.iter().any(|field| field.name() == "bytes" && is_bytes(field.data_type())) {
-                return Some(Part::Image);
-            }
-            fields.iter().find_map(|field| without_meaning(field.data_type()))
-        }
+        DataType::Struct(fields) => fields.iter().find_map(|field| without_meaning(field.data_type())),
         DataType::Dictionary(_, values) => without_meaning(values),
         DataType::Union(..) | DataType::RunEndEncoded(..) | DataType::Interval(_) | DataType::Duration(_) => {
-            Some(Part::Other(kind.clone()))
+            Some(kind.clone())
         }
         _ => None,
     }
@@ -215,6 +198,8 @@ fn value(array: &ArrayRef, row: usize) -> std::result::Result<Value, Fault> {
 fn text_of(bytes: &[u8]) -> std::result::Result<Value, Fault> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.into()),
+        // An image, as Hugging Face keeps them beside their paths.
+        Err(_) if ending(bytes).is_some() => Ok(data_address(bytes).into()),
         Err(_) => Err(Fault::new("invalid UTF-8", String::from_utf8_lossy(bytes))),
     }
 }
@@ -269,7 +254,10 @@ mod tests {
             ["1: 2017-07-14T02:40:00.999|007|-|-5", "2: 1970-01-01T00:00:00|-|-|6"]
         );
         let message = rows(&path, &FileForm::of(Shape::Parquet), &["time"]).unwrap_err().to_string();
-        assert!(message.contains("no column `time`; it has user, item, when, tags, key"), "{message}");
+        assert!(
+            message.contains("no column `time`") && message.contains("; it has user, item, when, tags, key"),
+            "{message}"
+        );
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
         let message = rows(&path, &FileForm::of(Shape::Parquet), &["user"]).unwrap_err().to_string();
@@ -290,7 +278,8 @@ mod tests {
         }
         let image = StructArray::from(vec![(
             Arc::new(Field::new("bytes", DataType::Binary, true)),
-            Arc::new(BinaryArray::from(vec![b"x".as_slice(), b"y"])) as arrow::array::ArrayRef,
+            Arc::new(BinaryArray::from(vec![b"\xff\xd8\xff\xe0".as_slice(), b"\x89PNG\r\n\x1a\n"]))
+                as arrow::array::ArrayRef,
         )]);
         let columns: Vec<(&str, arrow::array::ArrayRef)> = vec![
             ("bytes", Arc::new(BinaryArray::from(vec![b"u1".as_slice(), b"\xff"]))),
@@ -334,12 +323,18 @@ mod tests {
         let form = FileForm::of(Shape::Parquet);
         let bytes = rows(&path, &form, &["bytes"]).unwrap();
         assert!(bytes[0] == "1: u1" && bytes[1].starts_with("2: invalid UTF-8 ("), "{bytes:?}");
-        for (field, expected) in
-            [("image", "images inside of a table are not read"), ("span", "is read neither as text nor as a number")]
-        {
-            let message = rows(&path, &form, &[field]).unwrap_err().to_string();
-            assert!(message.contains(&format!("has `{field}` of type ")) && message.contains(expected), "{message}");
-        }
+        let message = rows(&path, &form, &["span"]).unwrap_err().to_string();
+        assert!(
+            message.contains("has `span` of type ") && message.contains("is read neither as text nor"),
+            "{message}"
+        );
+        let mut images = Vec::new();
+        super::for_each(&path, false, &["image"], None, &bar, &mut |(_, row)| {
+            images.push(row.unwrap()[0].shown());
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(images, ["{\"bytes\":\"data:;base64,/9j/4A==\"}", "{\"bytes\":\"data:;base64,iVBORw0KGgo=\"}"]);
     }
 
     #[test]

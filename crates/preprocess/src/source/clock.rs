@@ -132,6 +132,13 @@ impl Notation {
 
     /// The time in seconds, or the position, with all of its digits. `comma`: numbers may have a comma for the point.
     pub fn read(&self, field: &str, cell: &RawCell<'_>, comma: bool) -> std::result::Result<Decimal, Fault> {
+        // Nearly all times of nearly all files.
+        if let (Self::Unix(digits), Some(whole)) = (self, cell.whole())
+            && whole >= 0
+            && wrong_unit(Decimal::whole(whole), *digits).is_none()
+        {
+            return Ok(Decimal::of_units(whole, *digits));
+        }
         if cell.is_blank() {
             return Err(Fault::new(format!("no `{field}`"), cell.shown()));
         }
@@ -232,7 +239,7 @@ impl Notation {
 /// What is wrong with a number of Unix time in this unit.
 fn wrong_unit(number: Decimal, digits: u8) -> Option<String> {
     let value = number.floor();
-    let unit = 10_i128.pow(digits.into());
+    let unit = if digits == 0 { 1 } else { 10_i128.pow(digits.into()) };
     if value < 0 {
         return Some("is negative".to_owned());
     }
@@ -291,13 +298,13 @@ fn is_recent(time: Option<Decimal>) -> bool {
 
 fn utc(time: DateTime, offset: Offset) -> Option<Decimal> {
     let nanoseconds = offset.to_timestamp(time).ok()?.as_nanosecond();
-    Some(Decimal { value: nanoseconds, digits: 9 }.cut(9))
+    Some(Decimal::of_nanoseconds(nanoseconds))
 }
 
 fn by_pattern(pattern: &str, text: &str) -> Option<Decimal> {
     let time = strtime::parse(pattern, text).ok()?;
     if let Ok(timestamp) = time.to_timestamp() {
-        return Some(Decimal { value: timestamp.as_nanosecond(), digits: 9 }.cut(9));
+        return Some(Decimal::of_nanoseconds(timestamp.as_nanosecond()));
     }
     let midnight = || time.to_date().map(|date| date.to_datetime(Time::midnight()));
     utc(time.to_datetime().or_else(|_| midnight()).ok()?, Offset::UTC)
@@ -361,7 +368,7 @@ pub fn iso(text: &str) -> Option<Decimal> {
         nanoseconds = nanoseconds * 10 + fraction.as_bytes().get(at).map_or(0, |byte| i128::from(byte - b'0'));
     }
     let value = whole.floor().checked_mul(1_000_000_000)?.checked_add(nanoseconds)?;
-    Some(Decimal { value, digits: 9 }.cut(9))
+    Some(Decimal::of_nanoseconds(value))
 }
 
 /// `Z`, `UTC`, `+02:00`, `-0700`, `+02`, or nothing.
@@ -540,7 +547,7 @@ mod tests {
         fn dates_are_those_of_jiff(seconds in 0..4_102_444_800_i64, nanoseconds in 0..1_000_000_000_i32, hours in -12..=14_i8) {
             let time = jiff::Timestamp::new(seconds, nanoseconds).unwrap();
             let offset = jiff::tz::offset(hours);
-            let expected = Decimal { value: time.as_nanosecond(), digits: 9 }.cut(9);
+            let expected = Decimal::of_nanoseconds(time.as_nanosecond());
             prop_assert_eq!(iso(&time.to_string()), Some(expected));
             prop_assert_eq!(iso(&time.display_with_offset(offset).to_string()), Some(expected));
         }

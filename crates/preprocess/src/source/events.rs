@@ -161,7 +161,7 @@ fn notation(path: &Path, form: &SourceForm, file: &FileForm, by_polars: bool) ->
         }
         let recognised = Notation::recognised(&cells, file.dialect.decimal_comma);
         let recognised = recognised.map_err(|problem| {
-            Error::raw(path, format!("has times in `{}` that can't be told: {problem}", form.time))
+            Error::raw(path, format!("has times in `{}` of no one notation: {problem}; see `source.time`", form.time))
         })?;
         return Ok(recognised.unwrap_or(Notation::Unix(0)));
     };
@@ -373,20 +373,25 @@ impl EventSink<'_> {
             Ok(times) => times,
             Err(fault) => return Ok(Err(fault)),
         };
-        let items = match items {
-            Several::One(item) => vec![item],
-            Several::Many(items) => items,
+        // A sequence is in the order of its line.
+        let line_order = file.notation == Notation::LineOrder;
+        let time_at = |at: usize, count: u64| match &times {
+            _ if line_order => Decimal::whole(count as i64),
+            Several::One(time) => *time,
+            Several::Many(times) => times[at],
         };
-        for (at, item) in items.iter().enumerate() {
-            let time = match &times {
-                // A sequence is in the order of its line.
-                _ if file.notation == Notation::LineOrder => Decimal::whole(self.count as i64),
-                Several::One(time) => *time,
-                Several::Many(times) => times[at],
-            };
-            self.event(&user, item, time)?;
+        match &items {
+            Several::One(item) => {
+                self.event(&user, item, time_at(0, self.count))?;
+                Ok(Ok(1))
+            }
+            Several::Many(items) => {
+                for (at, item) in items.iter().enumerate() {
+                    self.event(&user, item, time_at(at, self.count))?;
+                }
+                Ok(Ok(items.len() as u64))
+            }
         }
-        Ok(Ok(items.len() as u64))
     }
 
     /// The times of a row, as many as there are items where it holds a sequence.
@@ -665,8 +670,9 @@ pub(crate) mod tests {
         let tabular = Source { format: Format::Tabular, columns, ..Source::default() };
         assert_eq!(read(&tabular, "a.csv", "n,what,who\n3,\"a,b\",x\n").unwrap().0, ["x a,b 3"]);
         assert_eq!(read(&tabular, "a.jsonl", "{\"who\": 1, \"what\": 2, \"n\": 0}\n").unwrap().0, ["1 2 0"]);
+        assert_eq!(read(&tabular, "a.txt", "n|what|who\n3|a,b|x\n").unwrap().0, ["x a,b 3"]);
         let message = read(&tabular, "a.txt", "n,what,who\n").unwrap_err().to_string();
-        assert!(message.contains("a name that doesn't tell its form"), "{message}");
+        assert!(message.contains("has no line after its header"), "{message}");
     }
 
     #[test]

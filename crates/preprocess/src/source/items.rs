@@ -51,6 +51,8 @@ pub struct Reading<'a> {
     pub needed: &'a [bool],
     pub folder: &'a ImageFolder,
     pub junk: &'a Junk,
+    /// Where images go that files of items themselves hold.
+    pub store: Option<&'a Path>,
     pub max_sentences: usize,
     pub max_images: usize,
     /// Whether items without interactions are kept.
@@ -71,6 +73,7 @@ pub fn count(path: &Path, form: &SourceForm) -> Result<(u64, u64)> {
         needed: &[],
         folder: &folder,
         junk: &junk,
+        store: None,
         max_sentences: 1,
         max_images: 1,
         keep_others: true,
@@ -113,7 +116,7 @@ impl Catalogue {
             let mut rejected = std::mem::take(&mut read.rejected);
             let mut items = ItemLines {
                 reading,
-                resolver: Resolver::new(path, reading.data),
+                resolver: Resolver::new(path, reading.data, reading.store),
                 path,
                 catalogue: &mut catalogue,
                 read: &mut read,
@@ -252,9 +255,8 @@ impl ItemLines<'_, '_> {
         let reading = self.reading;
         let (path, resolver) = (self.path, &self.resolver);
         let mut junk = Vec::new();
-        let mut record = reading.texts(cells, &mut junk);
+        let (mut record, title, further) = reading.texts(cells, &mut junk);
         junk.into_iter().for_each(|fault| reject(&mut self.read.dropped_texts, path, line, fault));
-        let (title, further) = reading.has_markup(cells);
         self.read.cleaned_titles += u64::from(title);
         self.read.cleaned_texts += u64::from(further);
         record.images = match reading.folder.of(id) {
@@ -285,7 +287,11 @@ impl ItemLines<'_, '_> {
 impl Reading<'_> {
     fn markup(&self, field: &str) -> Markup {
         let is_html = self.form.html.as_ref().is_none_or(|html| html.iter().any(|name| name == field));
-        if is_html { Markup::Html } else { Markup::None }
+        match is_html {
+            true if self.form.has_named_columns() => Markup::Html,
+            true => Markup::WrappedHtml,
+            false => Markup::None,
+        }
     }
 
     /// The texts of a field that say something; `junk` gets the others.
@@ -301,11 +307,15 @@ impl Reading<'_> {
         entries
     }
 
-    /// `cells`: title, texts, images, categories, sounds.
-    fn texts(&self, cells: &[RawCell<'_>], junk: &mut Vec<Fault>) -> ItemRecord {
+    /// The title and the sentences, and whether markup was removed from the one and from the others. `cells`: title, texts, images,
+    /// categories, sounds.
+    fn texts(&self, cells: &[RawCell<'_>], junk: &mut Vec<Fault>) -> (ItemRecord, bool, bool) {
         let mut record = ItemRecord::default();
         let title = self.entries("title", &cells[0], "", junk);
-        record.title = title.first().map(|title| self.markup(&self.form.title).line(title)).unwrap_or_default();
+        let markup = self.markup(&self.form.title);
+        record.title = title.first().map(|title| markup.line(title)).unwrap_or_default();
+        let in_title = title.first().is_some_and(|title| markup.is_in(title));
+        let mut in_texts = false;
         // A title is one sentence, whatever stops it has.
         record.sentences.extend(Some(record.title.clone()).filter(|title| text::says_something(title)));
         for (field, cell) in self.form.texts.iter().zip(&cells[1..]) {
@@ -313,25 +323,19 @@ impl Reading<'_> {
             if !self.form.lists_are_texts && entries.len() > 1 {
                 entries = vec![values::join(&entries)];
             }
+            let markup = self.markup(field);
             for part in entries {
                 if record.sentences.len() >= self.max_sentences {
-                    break;
+                    in_texts = in_texts || markup.is_in(&part);
+                    continue;
                 }
-                record.sentences.extend(self.markup(field).sentences(&part));
+                let (sentences, removed) = markup.sentences(&part);
+                record.sentences.extend(sentences);
+                in_texts |= removed;
             }
         }
         record.sentences.truncate(self.max_sentences);
-        record
-    }
-
-    /// Whether the title, and whether any further text, has tags or entities that are removed.
-    fn has_markup(&self, cells: &[RawCell<'_>]) -> (bool, bool) {
-        let any = |(field, cell): (&String, &RawCell<'_>)| {
-            values::entries(cell, "").iter().any(|text| self.markup(field).is_in(text))
-        };
-        let title = values::entries(&cells[0], "");
-        let title = title.first().is_some_and(|title| self.markup(&self.form.title).is_in(title));
-        (title, self.form.texts.iter().zip(&cells[1..]).any(any))
+        (record, in_title, in_texts)
     }
 
     fn image_names(&self, cells: &[RawCell<'_>]) -> Vec<String> {
@@ -384,6 +388,7 @@ mod tests {
             needed: &vec![true; ids.len()],
             folder: &ImageFolder::default(),
             junk: &Junk::default(),
+            store: None,
             max_sentences: 4,
             max_images: 2,
             keep_others: false,
@@ -488,6 +493,7 @@ mod tests {
             needed: &[true, true],
             folder: &ImageFolder::read(folder.path(), &item_ids).unwrap(),
             junk: &Junk::default(),
+            store: None,
             max_sentences: 4,
             max_images: 2,
             keep_others: false,

@@ -6,7 +6,7 @@ use std::path::Path;
 use indexmap::IndexSet;
 use serde_json::{Map, Value};
 
-use crate::images::is_image_name;
+use crate::images::{DATA, is_image_name};
 use crate::read::{RawCell, literal_of};
 use crate::rejects::Fault;
 
@@ -43,6 +43,7 @@ const NAMES: [&str; 6] = ["name", "title", "label", "description", "value", "tex
 fn gather_texts(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::Null => {}
+        Value::String(text) if text.starts_with(DATA) => {}
         Value::String(text) => found.push(text.clone()),
         Value::Number(number) => found.push(number.to_string()),
         Value::Bool(truth) => found.push(truth.to_string()),
@@ -165,8 +166,8 @@ fn gather_images(value: &Value, found: &mut Vec<String>) {
                 Value::Array(names) => names.iter().any(|name| name.as_str().is_some_and(|name| !name.is_empty())),
                 _ => false,
             };
-            const PLACES: [&str; 10] =
-                ["large", "hi_res", "thumb", "url", "src", "href", "link", "path", "file_name", "filename"];
+            const PLACES: [&str; 11] =
+                ["bytes", "large", "hi_res", "thumb", "url", "src", "href", "link", "path", "file_name", "filename"];
             let place = PLACES.iter().find_map(|place| sizes.get(*place).filter(filled));
             match place {
                 Some(value) => gather_images(value, found),

@@ -124,7 +124,7 @@ fn notations_of_time_are_recognised_and_told_or_named_by_a_key() {
         let (made, said) = made(&[("e.csv", content.as_bytes())], &keys, "");
         histories_are(&made, &[("u", &["a", "b"])]);
         assert!(said.contains(told), "{times:?}: {said}");
-        assert!(!told.is_empty() == (made.report.interactions.times.len() == 1));
+        assert_eq!(made.report.interactions.times.len(), usize::from(!told.is_empty()));
     }
     for (times, key, expected) in [
         (["01/02/2018", "01/03/2018"], "", "may be dates written as"),
@@ -191,7 +191,7 @@ fn json_as_people_write_it() {
 
 /// Interactions with each of these items, and a table of items.
 fn catalogue(ids: &[&str], name: &str, items: &[u8], keys: &str, columns: &str) -> Dataset {
-    let lines: String = ids.iter().enumerate().map(|(at, id)| format!("u,{id},{}\n", at + 1)).collect();
+    let lines = ids.iter().enumerate().map(|(at, id)| format!("u,{id},{}\n", at + 1)).collect::<Vec<_>>().concat();
     let interactions = format!("user_id,item_id,timestamp\n{lines}");
     let keys = format!("{}\nitems = [\"{name}\"]\n{keys}", tabular("i.csv"));
     made(&[("i.csv", interactions.as_bytes()), (name, items)], &keys, &format!("[source.columns]\n{columns}")).0
@@ -364,9 +364,12 @@ fn every_type_of_a_parquet_file_of_items_is_read_or_refused() {
         ("price", Arc::new(Float32Array::from(vec![9.99]))),
         ("tags", Arc::new(tags.finish())),
         ("released", Arc::new(Date32Array::from(vec![9479]))),
+        ("image", Arc::new(BinaryArray::from(vec![b"\x89PNG\r\n\x1a\n".as_slice()]))),
     ];
     let bytes = parquet(columns);
-    let made = catalogue(&["1"], "m.parquet", &bytes, "", "texts = [\"price\", \"tags\", \"released\"]");
+    let columns = "texts = [\"price\", \"tags\", \"released\"]\nimages = \"image\"";
+    let made = catalogue(&["1"], "m.parquet", &bytes, "", columns);
+    assert!(item(&made, "1").2[0].contains("/shop/dataset/embedded/"), "{:?}", made.items.images);
     assert_eq!(item(&made, "1").1, ["Heat", "9.99", "a heist, a chase", "1995-12-15"]);
     let floats: Vec<(&str, ArrayRef)> = vec![
         ("user_id", Arc::new(StringArray::from(vec!["u", "u"]))),

@@ -107,11 +107,11 @@ fn book_crossing() {
 fn steam() {
     let reviews = "{u'username': u'Walker', u'product_id': u'725280', u'date': u'2017-12-18', u'text': u'it\\'s', u'early_access': False}\n\
                    {u'username': u'Walker', u'product_id': u'328100', u'date': u'2017-12-17', u'hours': 7.5}\n";
-    let games = "{u'id': u'725280', u'app_name': u'Lost \\u2122', u'genres': [u'Action', u'Indie'], u'developer': u'Kotoshiro'}\n\
+    let games = "{u'id': u'725280', u'app_name': u'Lost \\u2122', u'genres': [u'Action', u'Indie'], u'developer': u'Kotoshiro', u'specs': [u'Single-player']}\n\
                  {u'id': u'328100', u'app_name': u'Ironbound', u'tags': [u'Strategy'], u'price': None}\n";
     let made = made("steam", &[("steam_reviews.json.gz", gzip(reviews)), ("steam_games.json.gz", gzip(games))]);
     assert_eq!(histories(&made)["Walker"], ["328100", "725280"]);
-    assert_eq!(item(&made, "725280").1, ["Lost \u{2122}", "Kotoshiro", "Action, Indie"]);
+    assert_eq!(item(&made, "725280").1, ["Lost \u{2122}", "Kotoshiro", "Action, Indie", "Single-player"]);
     assert_eq!(made.items.categories[0], ["Action", "Indie"]);
 }
 

@@ -23,6 +23,12 @@ pub(super) fn section(found: &PreprocessReport, images: Option<&ExtractReport>) 
             printed.map(|row| format!("{:.2}", row.average_length)),
         ),
     ];
+    let share = |name: &'static str, share: Option<f64>| share.map(|share| (name, format!("{:.1} %", 100.0 * share)));
+    let joined = [
+        share("events of an item with a line", found.join.map(|join| join.events_with_line)),
+        share("lines of an item with events", found.join.map(|join| join.lines_used)),
+        share("items with a title", found.join.map(|join| join.items_with_title)),
+    ];
     let more = [
         ("shortest, median, longest", format!("{}, {}, {}", counts.shortest, counts.median_length, counts.longest)),
         ("density", format!("{:.4} %", 100.0 * counts.density)),
@@ -47,7 +53,7 @@ pub(super) fn section(found: &PreprocessReport, images: Option<&ExtractReport>) 
                     @for (name, value, paper) in rows {
                         tr { th { (name) } td { (value) } @if let Some(paper) = paper { td { (paper) } } }
                     }
-                    @for (name, value) in more {
+                    @for (name, value) in joined.into_iter().flatten().chain(more) {
                         tr { th { (name) } td { (value) } @if printed.is_some() { td {} } }
                     }
                 }
@@ -58,9 +64,11 @@ pub(super) fn section(found: &PreprocessReport, images: Option<&ExtractReport>) 
             (lines_table(found))
             (rejects("Rejected lines of interactions", &found.interactions.rejected))
             (rejects("Rejected lines of items", &found.items.rejected))
+            (rejects("Texts of items that say nothing", &found.items.dropped_texts))
             (rejects("Refused names of images", &found.items.refused_images))
             (rejects("Refused names of sound files", &found.items.refused_sounds))
             @if let Some(images) = images { (images_part(images)) }
+            @for times in &found.interactions.times { p.soft { (times) "." } }
             @for warning in &found.warnings { p { "Note: " (warning) "." } }
         }
     }
