@@ -99,6 +99,11 @@ fn no_item_with_text_or_image() {
         .map(|line| line.split(", \"title").next().unwrap().to_owned() + "}\n")
         .collect();
     fs::write(world.folder().join("a.jsonl"), items).unwrap();
+    // The column of images has no value left either, which is told where it is asked for.
+    let error = walk(&world, &[]).unwrap_err();
+    assert!(error.contains("has no field `image` in any line"), "{error}");
+    let bare = ["--set", "source.columns.images=\"\""];
+    let walk = |world: &Project, words: &[&str]| walk(world, &[&bare[..], words].concat());
     let error = walk(&world, &[]).unwrap_err();
     assert!(error.contains("no item has a row of `text`") && error.contains("`model.modalities`"), "{error}");
     // A model that reads no features does without.

@@ -37,13 +37,16 @@ fn preprocess_reads_files_larger_than_its_memory() {
     out.into_inner().unwrap().sync_all().unwrap();
     let size = std::fs::metadata(world.folder().join("long.jsonl")).unwrap().len();
     assert!(size > 3 * (96 << 20), "the file is {size} bytes");
-    let words = ["--set", "source.interactions=[\"long.jsonl\"]"];
+    // Few of its items have a line.
+    let words = ["--set", "source.interactions=[\"long.jsonl\"]", "--set", "preprocess.min_described=0.0"];
     let output = limited(&world, "preprocess", 96, &words);
     assert!(output.status.success(), "{}", said(&output));
     assert!(world.text("a/dataset/report.json").contains(&format!("\"lines\": {EVENTS}")));
     // The limit is one: far below it nothing can run.
     assert!(
-        !limited(&world, "preprocess", 1, &["--set", "preprocess.user_core=2", words[0], words[1]]).status.success()
+        !limited(&world, "preprocess", 1, &[&["--set", "preprocess.user_core=2"], &words[..]].concat())
+            .status
+            .success()
     );
 }
 
@@ -60,7 +63,15 @@ fn evaluation_ranks_more_scores_than_its_memory_holds() {
         }
     }
     std::fs::write(world.folder().join("a.tsv"), events).unwrap();
-    let words = ["--set", "model.name=\"popularity\"", "--set", "preprocess.item_core=0", "--quiet"];
+    let words = [
+        "--set",
+        "model.name=\"popularity\"",
+        "--set",
+        "preprocess.item_core=0",
+        "--set",
+        "preprocess.min_described=0.0",
+        "--quiet",
+    ];
     world.run("preprocess", &words);
     for stage in ["finetune", "evaluate"] {
         let output = limited(&world, stage, 128, &words);

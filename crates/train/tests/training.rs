@@ -357,7 +357,7 @@ fn a_state_of_other_settings_or_data_or_a_damaged_one_is_refused_and_stays() {
     };
     let same = || serde_json::json!({"data": "x"});
     let message = refusal(serde_json::json!({"data": "y"}), &rising()).unwrap();
-    assert!(message.contains("another `settings.data`") && message.contains("state.safetensors"), "{message}");
+    assert!(message.contains("another `data`") && message.contains("state.safetensors"), "{message}");
     let message = refusal(same(), &sequences(&[&[1, 2, 3, 4]], 41)).unwrap();
     assert!(message.contains("other items"), "{message}");
 
