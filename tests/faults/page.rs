@@ -50,7 +50,8 @@ fn scripts_in_data_do_not_run_on_the_report_page() {
         // Titles are text after their tags have gone; ids are kept as they are.
         let hostile = HOSTILE[item % HOSTILE.len()];
         let id = format!("{hostile}{item}");
-        let line = serde_json::json!({ "item_id": id, "title": hostile.replace('<', "&lt;") }).to_string();
+        let line =
+            serde_json::json!({ "item_id": id, "title": hostile.replace('<', "&lt;"), "image": "one.png" }).to_string();
         let old = items.lines().find(|line| line.contains(&format!("\"i{item}\""))).unwrap().to_owned();
         items = items.replace(&old, &line);
         events = events.replace(&format!("\ti{item}\t"), &format!("\t{id}\t"));
