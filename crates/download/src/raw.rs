@@ -72,7 +72,7 @@ impl Desk<'_> {
                 link.display()
             )));
         }
-        // Nothing is kept of what is empty: an earlier answer without a byte is no file.
+        // An earlier answer without a byte may have left an empty file, which is not worth keeping.
         if let Some(bytes) = files::length(&path)?.filter(|&bytes| bytes > 0) {
             return kept(file, &path, bytes);
         }

@@ -183,7 +183,7 @@ fn lock(context: &Context) -> anyhow::Result<Lock> {
 }
 
 fn add(context: &Context, items: &Items) -> anyhow::Result<Added> {
-    ensure!(!items.is_empty(), "there are no items to add; give at least one");
+    ensure!(!items.is_empty(), "no item was given; give at least one");
     let _lock = lock(context)?;
     let known = Items::read(&context.layout.items())?;
     let in_dataset: HashSet<&str> = known.ids.iter().map(String::as_str).collect();

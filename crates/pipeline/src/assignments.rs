@@ -65,7 +65,7 @@ impl FromStr for Assignments {
             let is_key = words.get(at + 1).is_some_and(|next| next.starts_with('='));
             match assignments.last_mut() {
                 Some(last) if word.starts_with('=') || last.find('=') == Some(last.len() - 1) => last.push_str(word),
-                // A word without `=` is no assignment: it belongs to the value before it.
+                // A word without `=` belongs to the value before it.
                 Some(last) if !word.contains('=') && !is_key => *last = format!("{last} {word}"),
                 _ => assignments.push(unquoted(word).to_owned()),
             }

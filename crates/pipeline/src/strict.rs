@@ -12,7 +12,7 @@ pub enum ConfigError {
     #[error(transparent)]
     File(#[from] mp4sr_artifact::Error),
     /// It is not TOML.
-    #[error("`{origin}` is not a TOML file: {reason}; mend that line")]
+    #[error("`{origin}` is not a TOML file: {reason}; correct that line")]
     Syntax {
         /// The file.
         origin: String,
@@ -50,7 +50,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// Anything else.
-    #[error("`{origin}` can't be used: {reason}; mend it")]
+    #[error("`{origin}` can't be used: {reason}; correct it")]
     Invalid {
         /// The file.
         origin: String,

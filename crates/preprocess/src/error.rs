@@ -16,7 +16,7 @@ pub enum Error {
     },
     /// More lines than allowed can't be used.
     #[error(
-        "more than {limit} lines can't be used, the last one is line {line} of `{}`: {reason}; mend the file, or raise \
+        "more than {limit} lines can't be used, the last one is line {line} of `{}`: {reason}; correct the file, or raise \
          `preprocess.max_bad_lines`",
         path.display()
     )]

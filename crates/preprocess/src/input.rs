@@ -118,7 +118,7 @@ fn check_file(path: &Path) -> Result<()> {
         Err(e) => return Err(mp4sr_artifact::Error::io("read", path, e).into()),
     };
     let problem = if about.is_dir() {
-        "is a folder, expected a file; mend `[source]` or `--data`"
+        "is a folder, expected a file; correct `[source]` or `--data`"
     } else if !about.is_file() {
         "is not a regular file; copy its content into one"
     } else if about.len() == 0 {

@@ -133,7 +133,7 @@ struct Mismatch<'a> {
     cause: Option<&'static str>,
 }
 
-/// An id of an event and one of a line that were the same, and why they are not any more.
+/// An id of an event and an id of a line that used to be the same, and what has made them different.
 fn cause<'a>(catalogue: &'a Catalogue, item_ids: &'a Ids) -> Option<Mismatch<'a>> {
     let without_line =
         || item_ids.iter().enumerate().filter(|(item, _)| !catalogue.has_line[*item]).map(|(_, id)| &**id);
@@ -149,7 +149,7 @@ fn cause<'a>(catalogue: &'a Catalogue, item_ids: &'a Ids) -> Option<Mismatch<'a>
     })
 }
 
-/// An id of an event without a line and one of a line without an event.
+/// The id of an event that has no line, and the id of a line that has no event.
 fn examples<'a>(catalogue: &'a Catalogue, item_ids: &'a Ids) -> Option<Mismatch<'a>> {
     let without_line = item_ids.iter().zip(&catalogue.has_line).find(|(_, has_line)| !**has_line);
     let (without_line, (unused, line)) = without_line.map(|(id, _)| id).zip(catalogue.unused.0.first())?;

@@ -95,9 +95,9 @@ fn absent(form: &FileForm, names: &[String], first: &str, fields: &[&str], field
     let near =
         mp4sr_pipeline::nearest(field, &known).map_or(String::new(), |near| format!(" (did you mean `{near}`?)"));
     let what = if form.dialect.names.is_empty() {
-        "mend `[source.columns]`".to_owned()
+        "correct `[source.columns]`".to_owned()
     } else {
-        format!("mend `[source.columns]` or `source.{items}_header`")
+        format!("correct `[source.columns]` or `source.{items}_header`")
     };
     format!("has no column `{field}`{near}; it has {}; {what}", excerpt(&names.join(", ")))
 }
@@ -137,12 +137,12 @@ fn header_names(lines: &Lines<'_>, form: &FileForm, first: &str) -> Result<Vec<S
     if !record.feed(first.as_bytes(), true) {
         return Err(Error::raw(
             lines.path(),
-            "has a quotation mark in its header that is never closed; mend the header",
+            "has a quotation mark in its header that is never closed; correct the header",
         ));
     }
     let fields = record.fields();
     let fields = fields
-        .map_err(|fault| Error::raw(lines.path(), format!("has a header of {}; mend the header", fault.reason)))?;
+        .map_err(|fault| Error::raw(lines.path(), format!("has a header of {}; correct the header", fault.reason)))?;
     Ok(plain_names(fields, typed))
 }
 
@@ -184,7 +184,7 @@ pub fn resolve(lines: &mut Lines<'_>, form: &FileForm, fields: &[&str]) -> Resul
             return Err(Error::raw(
                 lines.path(),
                 format!(
-                    "has {found} columns between {} in its first line, `{}`, and `source.{}_header` names {}; mend the names, or \
+                    "has {found} columns between {} in its first line, `{}`, and `source.{}_header` names {}; correct the names, or \
                      name what separates the columns in `source.separator`",
                     in_words(&dialect.separator),
                     excerpt(first),
@@ -459,10 +459,10 @@ fn header_line<'l>(lines: &mut Lines<'_>, line: &'l mut Vec<u8>) -> Result<&'l s
         Some((_, outcome)) => outcome.and_then(|()| lines::text(line)),
     };
     if text.as_ref().is_ok_and(|text| text.trim().is_empty()) {
-        return Err(Error::raw(lines.path(), "has a blank line where its header belongs; mend the header"));
+        return Err(Error::raw(lines.path(), "has a blank line where its header belongs; correct the header"));
     }
     text.map_err(|fault| {
-        Error::raw(lines.path(), format!("has no readable header line: {}; mend the header", fault.reason))
+        Error::raw(lines.path(), format!("has no readable header line: {}; correct the header", fault.reason))
     })
 }
 
@@ -654,7 +654,7 @@ mod tests {
     fn a_column_that_is_not_there_is_named_with_those_that_are() {
         let message = rows_of("x.csv", b"user,item\n1,2\n", &["user", "time"]).unwrap_err().to_string();
         assert!(message.contains("x.csv") && message.contains("no column `time`"), "{message}");
-        assert!(message.contains("; it has user, item; mend"), "{message}");
+        assert!(message.contains("; it has user, item; correct"), "{message}");
     }
 
     proptest! {

@@ -272,7 +272,7 @@ fn damaged(path: &Path, problem: &str) -> Error {
 fn type_of<'s>(path: &Path, schema: &'s Schema, name: &str) -> Result<&'s DataType> {
     schema.get(name).ok_or_else(|| {
         let known = schema.iter_names().map(PlSmallStr::as_str).collect::<Vec<_>>().join(", ");
-        Error::raw(path, format!("has no column `{name}`; it has {}; mend `[source.columns]`", excerpt(&known)))
+        Error::raw(path, format!("has no column `{name}`; it has {}; correct `[source.columns]`", excerpt(&known)))
     })
 }
 

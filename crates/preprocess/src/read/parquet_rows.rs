@@ -78,7 +78,7 @@ fn place(path: &Path, schema: &Schema, field: &str, optional: bool) -> Result<Op
         let known = excerpt(&known.join(", "));
         return Err(Error::raw(
             path,
-            format!("has no column `{field}`{near}; it has {known}; mend `[source.columns]`"),
+            format!("has no column `{field}`{near}; it has {known}; correct `[source.columns]`"),
         ));
     };
     if found.next().is_some() {

@@ -306,7 +306,7 @@ fn nothing_usable(path: &Path, form: &SourceForm, rejected: &Rejects) -> Error {
         "times are Unix time in seconds, milliseconds, microseconds or nanoseconds, dates of ISO 8601 such as `2018-09-30 12:00:00`, \
          or what the key `source.time` names, such as \"ms\" or \"%d.%m.%Y\""
     } else if form.has_named_columns() {
-        "mend the file, or name other columns in `[source.columns]`"
+        "correct the file, or name other columns in `[source.columns]`"
     } else {
         "is `source.format` the form of this file?"
     };

@@ -164,7 +164,7 @@ fn none_usable(path: &Path, lines: u64, before: &Rejects, after: &Rejects) -> Er
         }
         None => "gave no item: it has no line after its header".to_owned(),
     };
-    Error::raw(path, format!("{why}; mend the file, or name another one in `source.items`"))
+    Error::raw(path, format!("{why}; correct the file, or name another one in `source.items`"))
 }
 
 impl Fields<'_> {
@@ -195,7 +195,7 @@ impl Fields<'_> {
             let known = crate::rejects::excerpt(&known.join(", "));
             return Err(Error::raw(
                 path,
-                format!("has no field `{field}` in any line{near}; it has {known}; mend `[source.columns]`"),
+                format!("has no field `{field}` in any line{near}; it has {known}; correct `[source.columns]`"),
             ));
         }
         let said = |name: &str| {
