@@ -144,7 +144,7 @@ fn best(
     Ok(list)
 }
 
-/// Queries that name the only items that may be listed go through the exact search: a graph of all items is no help there.
+/// Queries that name the only items that may be listed go through the exact search: a graph of all items does not help there.
 impl Search for HnswSearch<'_> {
     fn search(&self, queries: &[ListQuery<'_>]) -> Result<Vec<Vec<Scored>>, RecommendError> {
         if queries.iter().any(|query| query.candidates.allowed.is_some()) {

@@ -8,7 +8,7 @@ use crate::{Error, Result};
 /// thousand bytes.
 const LIMIT: usize = 16 << 20;
 
-/// Of a file in another encoding at least one line in so many is no UTF-8.
+/// A file in another encoding has at least one line in this many that is not valid UTF-8.
 const INVALID: u64 = 1000;
 
 /// The lines of a text file, numbered from 1, without their ends and without a byte order mark.
@@ -206,7 +206,7 @@ impl ElementScan {
         let parts =
             byte.is_ascii_whitespace() || matches!(byte, b',' | b'[' | b']') || !byte.is_ascii() && self.depth == 0;
         if self.depth == 0 && parts {
-            // What is no object, such as a number, ends here.
+            // Anything but an object, such as a number, ends here.
             self.is_over = self.is_inside;
             return false;
         }

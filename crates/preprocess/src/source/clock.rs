@@ -95,14 +95,14 @@ impl TimeSetting {
         }
     }
 
-    /// Whether there is no clock.
+    /// Whether times are positions, which say nothing but the order.
     pub fn is_position(&self) -> bool {
         matches!(self, Self::Known(notation) if notation.is_position())
     }
 }
 
 impl Notation {
-    /// Whether it is no clock.
+    /// Whether it gives positions, which say nothing but the order.
     pub fn is_position(&self) -> bool {
         matches!(self, Self::Position | Self::LineOrder)
     }

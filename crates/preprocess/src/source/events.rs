@@ -109,7 +109,7 @@ pub fn read_file(
     Ok(count)
 }
 
-/// The form of a file with the dialect of its first lines, which is told where it is another one than the name says.
+/// The form of a file with the dialect of its first lines, which is reported where it differs from what the name says.
 pub fn resolved(path: &Path, form: &FileForm, fields: &[&str], progress: &Progress) -> Result<FileForm> {
     let (form, notice) = form.resolved(path, fields)?;
     if let Some(notice) = notice {
