@@ -37,7 +37,7 @@ pub struct Catalogue {
     /// Whether an item has a line.
     pub has_line: Vec<bool>,
     /// Items without interactions, by id, where they were asked for.
-    pub others: indexmap::IndexMap<Box<str>, ItemRecord>,
+    pub others: indexmap::IndexMap<compact_str::CompactString, ItemRecord>,
     /// The first ids of lines of items without interactions.
     pub unused: UnusedIds,
 }
