@@ -30,7 +30,12 @@ pub fn run_until(args: &StageArgs, until: StageName, models: &Arc<ModelCatalog>)
     let context = args.context(models)?;
     if args.reads_sample_world(&context) {
         let out = context.config.dataset.data.into();
-        mp4sr_sample::command::run(&mp4sr_sample::command::Args { out, seed: mp4sr_sample::SEED, quiet: args.quiet })?;
+        mp4sr_sample::command::run(&mp4sr_sample::command::Args {
+            out,
+            seed: mp4sr_sample::SEED,
+            form: mp4sr_sample::Form::Amazon,
+            quiet: args.quiet,
+        })?;
     }
     let reads_features = models.model(&context.config.model.name).is_none_or(ModelType::reads_features);
     // The report shows the words of images, whatever the model reads.
