@@ -63,7 +63,7 @@ fn recommend(context: &Context) -> anyhow::Result<()> {
         let trained = TrainedModel::load(layout, config)?;
         let (items, users) = (Items::read(&layout.items())?, Users::read(&layout.users())?);
         let sequences = &trained.inputs.sequences;
-        sequences.expect_tables((&layout.items(), &items), (&layout.users(), &users))?;
+        sequences.expect_tables(layout, &items, &users)?;
         for warning in trained.warnings(config, &stage.input_fingerprints()) {
             context.progress.log(format!("recommend: warning: {warning}"));
         }

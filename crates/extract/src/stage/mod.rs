@@ -93,8 +93,8 @@ impl Sentences {
     }
 }
 
-/// The fingerprint of what turns an image into the vectors of its `words` nearest words.
-fn encoder_of_words(image: &Fingerprint, text: &Fingerprint, (words, count): (&[String], usize)) -> Fingerprint {
+/// The fingerprint of what turns an image into the vectors of the `count` nearest of `words`.
+fn encoder_of_words(image: &Fingerprint, text: &Fingerprint, words: &[String], count: usize) -> Fingerprint {
     Fingerprint::of_bytes(format!("{image} {text} {count} {}", words.join("\n")).as_bytes())
 }
 
@@ -187,8 +187,8 @@ impl Extraction<'_> {
                 let chosen = self.choose_words(&words_path, &usable, &images.cache.vectors, &of_words, &words)?;
                 self.encode("image words", sentences, chosen.iter().flatten())?;
                 let of_items: Vec<Vec<VectorKey>> = chosen.iter().map(|texts| text_keys(texts)).collect();
-                let words = (words.as_slice(), settings.image.words);
-                let encoder = encoder_of_words(&images.cache.fingerprint, &sentences.cache.fingerprint, words);
+                let (of_images, of_texts) = (&images.cache.fingerprint, &sentences.cache.fingerprint);
+                let encoder = encoder_of_words(of_images, of_texts, &words, settings.image.words);
                 self.write(&path, &sentences.cache, &encoder, &of_items)?;
                 outputs.push(words_path);
             }
