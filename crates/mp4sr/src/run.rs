@@ -50,13 +50,15 @@ fn run_stage(stage: StageArgs, name: StageName, models: &Arc<ModelCatalog>) -> a
     let phase_args = |stage| TrainArgs { stage, restart: false };
     match name {
         StageName::Preprocess => mp4sr_preprocess::command::run(&mp4sr_preprocess::command::Args { stage }, models),
-        StageName::Extract => mp4sr_extract::command::run(&mp4sr_extract::command::Args { stage }, models),
+        StageName::Extract => mp4sr_extract::command::run(&mp4sr_extract::command::Args { stage, shard: None }, models),
         StageName::Pretrain => train(PhaseArgument::Pretrain(phase_args(stage))),
         StageName::Finetune => train(PhaseArgument::Finetune(phase_args(stage))),
-        StageName::Evaluate => mp4sr_evaluate::command::run(&mp4sr_evaluate::command::Args { stage }, models),
+        StageName::Evaluate => {
+            mp4sr_evaluate::command::run(&mp4sr_evaluate::command::Args { stage, shard: None }, models)
+        }
         StageName::Recommend => {
             let given = mp4sr_recommend::for_histories::GivenArgs::default();
-            mp4sr_recommend::command::run(&mp4sr_recommend::command::Args { stage, given }, models)
+            mp4sr_recommend::command::run(&mp4sr_recommend::command::Args { stage, given, shard: None }, models)
         }
         StageName::Report => mp4sr_report::command::run(&mp4sr_report::command::Args { stage }, models),
     }
