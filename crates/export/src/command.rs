@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{Context, StageArgs};
 use mp4sr_recommend::{Answerer, LoadedRun};
@@ -59,6 +58,11 @@ pub enum ExportFormat {
 }
 
 impl ExportFormat {
+    /// Whether it is made of the dataset and its features alone.
+    fn is_of_dataset(self) -> bool {
+        matches!(self, Self::Recbole | Self::Mmrec)
+    }
+
     fn vectors(self) -> Option<VectorForm> {
         match self {
             Self::VectorsNpy => Some(VectorForm::Npy),
@@ -91,21 +95,15 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     formats.sort_unstable();
     formats.dedup();
     let out = args.out.clone().unwrap_or_else(|| context.layout.run().join("export"));
-    folder::check(&out, EXPORT)?;
-    let run = LoadedRun::load(&context.layout, &context.config)?;
-    if formats.iter().any(|format| format.vectors().is_some()) {
-        vectors::expect_vectors(run.trained.model.as_ref(), &context.config.model.name)?;
-    }
-    for warning in run.trained.warnings(&context.config, &BTreeMap::new()) {
-        context.progress.log(format!("export: warning: {warning}"));
-    }
-    let answerer = run.answerer()?;
-    let histories = histories(&run.trained.inputs.sequences, context.config.recommend.before_test_item);
-    let top = args.top.map_or(context.config.recommend.top, |top| top as usize);
-    let export = Export { context: &context, run: &run, answerer: &answerer, histories: &histories, top };
     folder::write(&out, EXPORT, |made| {
+        let mut paths = write_dataset(&context, &formats, made)?;
+        if formats.iter().any(|format| !format.is_of_dataset()) {
+            paths.extend(write_run(&context, args.top, &formats, made)?);
+        }
+        let relative = |path: &PathBuf| path.strip_prefix(made).map(|path| path.display().to_string());
+        let files: Vec<String> = paths.iter().map(relative).collect::<Result<_, _>>()?;
         Ok(json!({
-            "files": write_formats(&export, &formats, made)?,
+            "files": files,
             "program": env!("CARGO_PKG_VERSION"),
             "dataset": context.config.dataset.name,
             "run": context.layout.run_name(),
@@ -116,25 +114,48 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write_formats(export: &Export<'_>, formats: &[ExportFormat], made: &Path) -> anyhow::Result<Vec<String>> {
+/// What is made of the dataset alone, with or without a trained run.
+fn write_dataset(context: &Context, formats: &[ExportFormat], made: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
-    let forms: Vec<_> = formats.iter().filter_map(|format| lists::form(*format)).collect();
-    if !forms.is_empty() {
-        paths.extend(lists::write(export, &forms, &made.join("lists"))?);
-    }
-    let forms: Vec<VectorForm> = formats.iter().filter_map(|format| format.vectors()).collect();
-    if !forms.is_empty() {
-        paths.extend(vectors::write(export, &forms, &made.join("vectors"))?);
-    }
-    let dataset = &export.context.config.dataset.name;
+    let dataset = &context.config.dataset.name;
     for format in formats {
         match format {
-            ExportFormat::Recbole => paths.extend(recbole::write(export, &made.join("recbole").join(dataset))?),
-            ExportFormat::Mmrec => paths.extend(mmrec::write(export, &made.join("mmrec").join(dataset))?),
-            ExportFormat::Huggingface => paths.extend(huggingface::write(export, &made.join("huggingface"))?),
+            ExportFormat::Recbole => paths.extend(recbole::write(context, &made.join("recbole").join(dataset))?),
+            ExportFormat::Mmrec => paths.extend(mmrec::write(context, &made.join("mmrec").join(dataset))?),
             _ => {}
         }
     }
-    let relative = |path: &PathBuf| path.strip_prefix(made).map(|path| path.display().to_string());
-    paths.iter().map(relative).collect::<Result<_, _>>().context("a file lies outside of the export")
+    Ok(paths)
+}
+
+fn write_run(
+    context: &Context,
+    top: Option<u32>,
+    formats: &[ExportFormat],
+    made: &Path,
+) -> anyhow::Result<Vec<PathBuf>> {
+    let run = LoadedRun::load(&context.layout, &context.config)?;
+    let vector_forms: Vec<VectorForm> = formats.iter().filter_map(|format| format.vectors()).collect();
+    if !vector_forms.is_empty() {
+        vectors::expect_vectors(run.trained.model.as_ref(), &context.config.model.name)?;
+    }
+    for warning in run.trained.warnings(&context.config, &BTreeMap::new()) {
+        context.progress.log(format!("export: warning: {warning}"));
+    }
+    let answerer = run.answerer()?;
+    let histories = histories(&run.trained.inputs.sequences, context.config.recommend.before_test_item);
+    let top = top.map_or(context.config.recommend.top, |top| top as usize);
+    let export = Export { context, run: &run, answerer: &answerer, histories: &histories, top };
+    let mut paths = Vec::new();
+    let list_forms: Vec<_> = formats.iter().filter_map(|format| lists::form(*format)).collect();
+    if !list_forms.is_empty() {
+        paths.extend(lists::write(&export, &list_forms, &made.join("lists"))?);
+    }
+    if !vector_forms.is_empty() {
+        paths.extend(vectors::write(&export, &vector_forms, &made.join("vectors"))?);
+    }
+    if formats.contains(&ExportFormat::Huggingface) {
+        paths.extend(huggingface::write(&export, &made.join("huggingface"))?);
+    }
+    Ok(paths)
 }

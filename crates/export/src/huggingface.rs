@@ -143,10 +143,8 @@ fn metrics(config: &Config, layout: &Layout, sequences: &Sequences) -> anyhow::R
 
 /// The metadata of the card, as the hub reads them.
 fn front_matter(model: &str, dataset: &str, metrics: Option<&Metrics>) -> Vec<(&'static str, Value)> {
-    let mut keys = vec![
-        ("library_name", json!("mp4sr")),
-        ("tags", json!(["recommendation", "sequential-recommendation", "multimodal", "mp4sr", model])),
-    ];
+    let tags: indexmap::IndexSet<&str> = ["recommendation", "sequential-recommendation", "mp4sr", model].into();
+    let mut keys = vec![("library_name", json!("mp4sr")), ("tags", json!(tags.iter().collect::<Vec<_>>()))];
     if let Some(metrics) = metrics {
         let kind = |measure: Measure| match measure {
             Measure::Recall(k) => format!("recall_at_{k}"),

@@ -4,15 +4,15 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::files;
+use mp4sr_pipeline::Context;
 
-use crate::command::Export;
 use crate::dataset::{Dataset, ModalityFeatures, mean_of};
 use crate::npy;
 
 /// Writes `<name>.inter`, the ids of users and items, a matrix of features per modality, and the settings of the data set.
-pub fn write(export: &Export<'_>, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let name = &export.context.config.dataset.name;
-    let dataset = Dataset::read(export.context)?;
+pub fn write(context: &Context, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let name = &context.config.dataset.name;
+    let dataset = Dataset::read(context)?;
     let inter = folder.join(format!("{name}.inter"));
     let mut text = "userID\titemID\trating\ttimestamp\tx_label\n".to_owned();
     for (user, item, time, part) in dataset.events() {

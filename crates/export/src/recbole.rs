@@ -4,18 +4,18 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::files;
+use mp4sr_pipeline::Context;
 use serde_json::{Value, json};
 
-use crate::command::Export;
 use crate::dataset::{Dataset, ModalityFeatures, expect_plain_ids};
 
 /// The files of the parts of a dataset that was not divided by leaving out the last two events.
 pub const PARTS: [&str; 3] = ["train", "valid", "test"];
 
 /// Writes `<name>.inter`, `<name>.item`, a file of features per modality and the settings with which RecBole reads them.
-pub fn write(export: &Export<'_>, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let name = &export.context.config.dataset.name;
-    let dataset = Dataset::read(export.context)?;
+pub fn write(context: &Context, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let name = &context.config.dataset.name;
+    let dataset = Dataset::read(context)?;
     expect_plain_ids(&dataset.items.ids, "item")?;
     expect_plain_ids(&dataset.users.ids, "user")?;
     let at = |suffix: &str| folder.join(format!("{name}.{suffix}"));

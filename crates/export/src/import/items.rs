@@ -1,7 +1,5 @@
 //! The items of a data set while they are brought over.
 
-use std::path::{Path, PathBuf};
-
 use serde::Serialize;
 
 use crate::dataset::ItemLine;
@@ -31,26 +29,16 @@ impl ImportedItem {
         Self { item_id: item_id.to_owned(), ..Self::default() }
     }
 
-    /// An item that this program exported; files are looked for in `images`, and counted as left out where no folder is named.
-    pub fn of_line(line: ItemLine, images: Option<&Path>, left_out: &mut usize) -> Self {
-        let mut found = |names: Vec<String>| -> Vec<String> {
-            let is_address = |name: &String| name.contains("://");
-            let place = |name: String| match images {
-                _ if is_address(&name) => Some(name),
-                Some(folder) => Some(absolute(&folder.join(name)).display().to_string()),
-                None => {
-                    *left_out += 1;
-                    None
-                }
-            };
-            names.into_iter().filter_map(place).collect()
+    /// An item that this program exported. Names of files stay where `has_files`, and are counted as left out otherwise; addresses stay.
+    pub fn of_line(line: ItemLine, has_files: bool, left_out: &mut usize) -> Self {
+        let mut found = |mut names: Vec<String>| -> Vec<String> {
+            let all = names.len();
+            names.retain(|name| has_files || name.contains("://"));
+            *left_out += all - names.len();
+            names
         };
         let (images, sounds) = (found(line.images), found(line.sounds));
         let ItemLine { item_id, title, sentences, categories, .. } = line;
         Self { item_id, title, sentences, texts: Vec::new(), images, categories, sounds }
     }
-}
-
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

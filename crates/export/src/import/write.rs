@@ -47,7 +47,7 @@ pub fn exported_items<'i>(
     let mut by_id: HashMap<String, _> = lines.into_iter().map(|line| (line.item_id.clone(), line)).collect();
     let (mut left_out, mut unknown) = (0, 0);
     let items = ids.map(|id| match by_id.remove(id) {
-        Some(line) => ImportedItem::of_line(line, args.images.as_deref(), &mut left_out),
+        Some(line) => ImportedItem::of_line(line, args.images.is_some(), &mut left_out),
         None => {
             unknown += 1;
             ImportedItem::of_id(id)
@@ -117,7 +117,7 @@ pub fn write(
         files::write_bytes(&made.join("interactions.jsonl"), events(&read.interactions, clock, &division)?.as_bytes())?;
         let items: Vec<String> = read.items.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
         files::write_bytes(&made.join("items.jsonl"), (items.join("\n") + "\n").as_bytes())?;
-        let pipeline = pipeline(&name, &args.out, &read, clock, &division);
+        let pipeline = pipeline(&name, &Places::of(args), &read, clock, &division);
         files::write_bytes(&made.join("pipeline.toml"), pipeline.as_bytes())?;
         Ok(json!({ "form": form, "dataset": name, "program": env!("CARGO_PKG_VERSION") }))
     })?;
@@ -222,15 +222,42 @@ fn described(division: &Division, clock: Clock) -> String {
     }
 }
 
-fn pipeline(name: &str, out: &Path, read: &Imported, clock: Clock, division: &Division) -> String {
+/// Where the pipeline finds what.
+struct Places {
+    data: String,
+    interactions: String,
+    items: String,
+}
+
+impl Places {
+    /// Files that items name lie in the data folder; where it is another one, the raw files are named by their whole paths.
+    fn of(args: &ImportArgs) -> Self {
+        let shown = |path: PathBuf| path.display().to_string();
+        let (interactions, items) = ("interactions.jsonl", "items.jsonl");
+        let whole =
+            |name: &str| shown(std::path::absolute(args.out.join(name)).unwrap_or_else(|_| args.out.join(name)));
+        match &args.images {
+            Some(images) => {
+                Self { data: shown(images.clone()), interactions: whole(interactions), items: whole(items) }
+            }
+            None => {
+                Self { data: shown(args.out.clone()), interactions: interactions.to_owned(), items: items.to_owned() }
+            }
+        }
+    }
+}
+
+fn pipeline(name: &str, places: &Places, read: &Imported, clock: Clock, division: &Division) -> String {
     let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let has = |of: &dyn Fn(&ImportedItem) -> bool| read.items.iter().any(of);
     let mut text = format!(
         "# A data set of {}, brought over by `mp4sr import`.\n\n[dataset]\nname = {}\ndata = {}\n\n[source]\nformat = \"tabular\"\n\
-         interactions = [\"interactions.jsonl\"]\nitems = [\"items.jsonl\"]\nhtml = []\n",
+         interactions = [{}]\nitems = [{}]\nhtml = []\n",
         if read.form == "recbole" { "RecBole" } else { "MMRec" },
         quoted(name),
-        quoted(&out.display().to_string()),
+        quoted(&places.data),
+        quoted(&places.interactions),
+        quoted(&places.items),
     );
     match clock {
         Clock::Seconds => text += "time = \"s\"\n",
