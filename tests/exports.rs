@@ -311,6 +311,19 @@ fn programs_read(world: &World, out: &Path) {
         assert_eq!(found["train"], part(&|user| (0, sequences.parts_of(user).0)));
         assert_eq!(found["valid"], part(&|user| sequences.parts_of(user)));
         assert_eq!(found["test"], part(&|user| (sequences.parts_of(user).1, sequences.of(user).len())));
+        // An item with one row has it; one without any has the zeros that RecBole pads with.
+        let (offsets, bits) = &world.features["image"];
+        let width = bits.len() / *offsets.last().unwrap() as usize;
+        for (id, pair) in items.ids.iter().zip(offsets.windows(2)) {
+            let own = &bits[pair[0] as usize * width..pair[1] as usize * width];
+            let expected: Vec<u32> = if own.is_empty() { vec![0; width] } else { own.to_vec() };
+            let read = found["image_iid"][id].as_array().unwrap().iter();
+            assert_eq!(
+                read.map(|value| (value.as_f64().unwrap() as f32).to_bits()).collect::<Vec<_>>(),
+                expected,
+                "{id}"
+            );
+        }
         assert_eq!(found["text_iid"].as_object().unwrap().len(), items.len());
     }
     if let Some(printed) = python("mmrec_reads.py", "pandas, numpy, yaml", &[&out.join("mmrec/a")], &[]) {
@@ -495,4 +508,33 @@ fn a_model_folder_recommends_wherever_it_lies() {
         assert_eq!((&found["settings"]["items"], &found["settings"]["model_type"]), (&json!(30), &json!("mp4sr")));
         assert!(found["shapes"]["position"].is_array(), "{found}");
     }
+}
+
+/// The Python of docs/exports.md, on the folder that its command writes.
+#[test]
+fn the_guide_s_python_finds_the_lists() {
+    let world = Project::small();
+    world.run("run", &["--until", "finetune"]);
+    let out = world.folder().join("exports").display().to_string();
+    world.run("export", &["--format", "lists-jsonl,vectors-npy,vectors-parquet", "--out", &out]);
+    let guide = files::read_to_string(&root().join("docs/exports.md")).unwrap();
+    let code = |part: &str| part.split_once("```").unwrap().0.to_owned();
+    let code: Vec<String> = guide.split("```python\n").skip(1).map(code).collect();
+    assert_eq!(code.len(), 2);
+    world.write("guide.py", code.concat());
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let has = Command::new(&python).args(["-c", "import faiss, lancedb, pyarrow, qdrant_client"]).output();
+    if !has.is_ok_and(|has| has.status.success()) {
+        println!(
+            "skipped: `{python}` lacks one of faiss, lancedb, pyarrow, qdrant_client (name another one with PYTHON)"
+        );
+        return;
+    }
+    let output = Command::new(&python).arg("guide.py").current_dir(world.folder()).output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lists: Vec<&str> = printed.lines().collect();
+    let expected = &lists_of_json(&world.folder().join("exports/lists/lists.jsonl"))[0].1;
+    let expected = format!("[{}]", expected.iter().map(|id| format!("'{id}'")).collect::<Vec<_>>().join(", "));
+    assert_eq!(lists, [&expected; 3]);
 }
