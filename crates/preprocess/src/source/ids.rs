@@ -130,7 +130,7 @@ impl UserIds {
 }
 
 /// The names of those that are marked, in the order of their numbers.
-pub fn names_of(ids: Ids, marks: &[bool]) -> Vec<String> {
+fn names_of(ids: Ids, marks: &[bool]) -> Vec<String> {
     ids.into_iter().zip(marks).filter(|(_, mark)| **mark).map(|(id, _)| id.into_string()).collect()
 }
 
