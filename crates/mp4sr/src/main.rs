@@ -25,6 +25,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Demo(demo::Args),
+    Init(mp4sr_init::command::Args),
     Run(run::Args),
     Download(mp4sr_download::command::Args),
     Preprocess(mp4sr_preprocess::command::Args),
@@ -53,6 +54,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
     let models = mp4sr_run::model_catalog();
     match command {
         Command::Demo(args) => demo::run(&args, models),
+        Command::Init(args) => mp4sr_init::command::run(&args, models),
         Command::Run(args) => run::run(&args, models),
         Command::Download(args) => mp4sr_download::command::run(&args, models),
         Command::Preprocess(args) => mp4sr_preprocess::command::run(&args, models),

@@ -31,11 +31,13 @@ mod source;
 mod spill;
 mod split;
 mod stage;
+pub mod survey;
 mod table1;
 mod text;
 mod window;
 
 pub use error::{Error, Result};
+pub use join::described as described_shares;
 pub use new_items::read_items;
 pub use report::Report;
-pub use stage::{account, count_events, count_items, run};
+pub use stage::{RowLimits, account, count_events, count_items, run, trial};

@@ -66,7 +66,21 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
 /// Reads and filters all that a pipeline names and accounts for it, without writing anything: for the fuzz targets.
 #[doc(hidden)]
 pub fn account(config: &Config) -> Result<Report> {
-    Ok(read(config, None, None, &Progress::new(true))?.0)
+    Ok(read(config, None, None, RowLimits::default(), &Progress::new(true))?.0)
+}
+
+/// How many rows of each file are read; all where it is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RowLimits {
+    /// Rows of each file of interactions.
+    pub interactions: Option<u64>,
+    /// Rows of each file of items.
+    pub items: Option<u64>,
+}
+
+/// Reads and filters the first rows of what a pipeline names and accounts for them as the stage does, without writing anything.
+pub fn trial(config: &Config, limits: RowLimits) -> Result<Report> {
+    Ok(read(config, None, None, limits, &Progress::new(true))?.0)
 }
 
 /// Lines of a file of interactions, and how many of them are events: for the fuzz targets.
@@ -91,7 +105,7 @@ fn make(
     let memory = MemoryLimit::new(&config.preprocess.memory, layout.dataset().join(SPILL))?;
     let store = layout.dataset().join(EMBEDDED);
     files::remove_dir_if_present(&store)?;
-    let (report, dataset) = read(config, memory.as_ref(), Some(&store), progress)?;
+    let (report, dataset) = read(config, memory.as_ref(), Some(&store), RowLimits::default(), progress)?;
     let mut settings = settings.clone();
     settings["preprocess"] = report::recorded(&config.preprocess);
     settings["source"] = report::recorded_source(&config.source);
@@ -107,6 +121,7 @@ fn read(
     config: &Config,
     memory: Option<&MemoryLimit>,
     store: Option<&Path>,
+    limits: RowLimits,
     progress: &Progress,
 ) -> Result<(Report, Dataset)> {
     let table1 = table1::row(&config.dataset.table1)?;
@@ -117,8 +132,15 @@ fn read(
     let mut warnings = Vec::new();
 
     let condition = Condition::parse(&preprocess.r#where)?;
-    let (events, events_read) =
-        Events::read(&inputs.interactions, &form, condition.as_ref(), memory, &mut budget, progress)?;
+    let (events, events_read) = Events::read(
+        &inputs.interactions,
+        &form,
+        condition.as_ref(),
+        memory,
+        limits.interactions,
+        &mut budget,
+        progress,
+    )?;
     let Events { user_ids, item_ids, chunks, named, known, scale } = events;
     check_numbers(
         [
@@ -183,6 +205,7 @@ fn read(
         max_images: preprocess.max_images,
         keep_others,
         may_lack_fields: false,
+        limit: limits.items,
     };
     let (mut catalogue, items_read, about_fields) = Catalogue::read(&inputs.items, &reading, &mut budget, progress)?;
     warnings.extend(about_fields);
