@@ -31,17 +31,20 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     print(&table(&context)?)
 }
 
+/// The stage: what it reads and which settings decide the ranks.
+pub fn stage(context: &Context) -> anyhow::Result<Stage> {
+    let (config, layout) = (&context.config, &context.layout);
+    let sections = |config: &Config| {
+        let Evaluate { seen_items, short_histories, .. } = &config.evaluate;
+        json!({ "evaluate": { "seen_items": seen_items, "short_histories": short_histories } })
+    };
+    let settings = context.models.ranking_settings(config, sections);
+    Ok(Stage::new("evaluate", VERSION, &layout.run(), settings, &TrainedModel::files(layout, config))?)
+}
+
 fn evaluate(context: &Context) -> anyhow::Result<()> {
     let (config, layout) = (&context.config, &context.layout);
-    let make_stage = || {
-        let sections = |config: &Config| {
-            let Evaluate { seen_items, short_histories, .. } = &config.evaluate;
-            json!({ "evaluate": { "seen_items": seen_items, "short_histories": short_histories } })
-        };
-        let settings = context.models.ranking_settings(config, sections);
-        Ok(Stage::new("evaluate", VERSION, &layout.run(), settings, &TrainedModel::files(layout, config))?)
-    };
-    run_stage(context, "evaluate", &layout.run(), make_stage, |stage| {
+    run_stage(context, "evaluate", &layout.run(), || stage(context), |stage| {
         let trained = TrainedModel::load(layout, config)?;
         let sequences = &trained.inputs.sequences;
         for warning in trained.warnings(config, &stage.input_fingerprints()) {

@@ -34,33 +34,46 @@ const SPILL: &str = "spill";
 /// Brings the dataset up to date and prints its statistics when there was anything to do.
 pub fn run(context: &Context) -> anyhow::Result<()> {
     let config = &context.config;
-    let folder = context.layout.dataset();
-    let make_stage = || -> anyhow::Result<Stage> {
-        // Errors that can be known now are reported before the last run's manifest is removed.
-        table1::row(&config.dataset.table1)?;
-        let form = SourceForm::new(&config.source)?;
-        let scale = TimeScale::unknown(form.clock.is_position());
-        FilterSettings::new(&config.preprocess, scale)?;
-        SplitRule::new(&config.preprocess, scale)?;
-        Condition::parse(&config.preprocess.r#where)?;
-        MemoryLimit::new(&config.preprocess.memory, PathBuf::new())?;
-        let inputs = Inputs::resolve(config)?;
-        let settings = json!({
-            "data": config.dataset.data,
-            "table1": config.dataset.table1,
-            "source": config.source,
-            "preprocess": config.preprocess,
-            "image_names": inputs.image_names(config)?,
-        });
-        let defaults = json!({ "source": Source::default(), "preprocess": Preprocess::default() });
-        let settings = StageSettings::new(settings, defaults);
-        Ok(Stage::new("preprocess", VERSION, &folder, settings, &inputs.by_role())?)
-    };
-    run_stage(context, "preprocess", &folder, make_stage, |stage| {
+    run_stage(context, "preprocess", &context.layout.dataset(), || stage(context), |stage| {
         let (report, outputs) = make(config, &context.layout, stage.settings().values(), &context.progress)?;
         print(&report::table(&report))?;
         Ok(outputs)
     })
+}
+
+/// The stage: what it reads and which settings decide what it writes.
+pub fn stage(context: &Context) -> anyhow::Result<Stage> {
+    let config = &context.config;
+    // Errors that can be known now are reported before the last run's manifest is removed.
+    check_settings(config)?;
+    let inputs = Inputs::resolve(config)?;
+    let settings = json!({
+        "data": config.dataset.data,
+        "table1": config.dataset.table1,
+        "source": config.source,
+        "preprocess": config.preprocess,
+        "image_names": inputs.image_names(config)?,
+    });
+    let defaults = json!({ "source": Source::default(), "preprocess": Preprocess::default() });
+    let settings = StageSettings::new(settings, defaults);
+    Ok(Stage::new("preprocess", VERSION, &context.layout.dataset(), settings, &inputs.by_role())?)
+}
+
+/// Refuses settings that cannot be right whatever the raw files hold.
+pub fn check_settings(config: &Config) -> Result<()> {
+    table1::row(&config.dataset.table1)?;
+    let form = SourceForm::new(&config.source)?;
+    let scale = TimeScale::unknown(form.clock.is_position());
+    FilterSettings::new(&config.preprocess, scale)?;
+    SplitRule::new(&config.preprocess, scale)?;
+    Condition::parse(&config.preprocess.r#where)?;
+    MemoryLimit::new(&config.preprocess.memory, PathBuf::new())?;
+    Ok(())
+}
+
+/// The raw files that a pipeline names, by role; an error says what is wrong with the first that cannot be read.
+pub fn inputs(config: &Config) -> Result<Vec<(String, PathBuf)>> {
+    Ok(Inputs::resolve(config)?.by_role())
 }
 
 /// Reads and filters all that a pipeline names and accounts for it, without writing anything: for the fuzz targets.

@@ -1,5 +1,6 @@
 //! The command line of `mp4sr recommend`: top-K lists for every user, or for histories that are given.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use mp4sr_artifact::{Column, Items, Stage, Table, Users};
@@ -46,20 +47,28 @@ struct Columns {
     scores: Vec<Vec<f32>>,
 }
 
+/// The files that the lists are made from, by role.
+pub fn inputs(context: &Context) -> Vec<(String, PathBuf)> {
+    let (config, layout) = (&context.config, &context.layout);
+    let mut inputs = TrainedModel::files(layout, config);
+    inputs.push(("items".to_owned(), layout.items()));
+    inputs.push(("users".to_owned(), layout.users()));
+    inputs
+}
+
+/// The stage: what it reads and which settings decide the lists.
+pub fn stage(context: &Context) -> anyhow::Result<Stage> {
+    let sections = |config: &Config| {
+        let seen_items = config.evaluate.seen_items;
+        json!({ "recommend": config.recommend, "evaluate": { "seen_items": seen_items } })
+    };
+    let settings = context.models.ranking_settings(&context.config, sections);
+    Ok(Stage::new("recommend", VERSION, &context.layout.run(), settings, &inputs(context))?)
+}
+
 fn recommend(context: &Context) -> anyhow::Result<()> {
     let (config, layout) = (&context.config, &context.layout);
-    let make_stage = || {
-        let mut inputs = TrainedModel::files(layout, config);
-        inputs.push(("items".to_owned(), layout.items()));
-        inputs.push(("users".to_owned(), layout.users()));
-        let sections = |config: &Config| {
-            let seen_items = config.evaluate.seen_items;
-            json!({ "recommend": config.recommend, "evaluate": { "seen_items": seen_items } })
-        };
-        let settings = context.models.ranking_settings(config, sections);
-        Ok(Stage::new("recommend", VERSION, &layout.run(), settings, &inputs)?)
-    };
-    run_stage(context, "recommend", &layout.run(), make_stage, |stage| {
+    run_stage(context, "recommend", &layout.run(), || stage(context), |stage| {
         let trained = TrainedModel::load(layout, config)?;
         let (items, users) = (Items::read(&layout.items())?, Users::read(&layout.users())?);
         let sequences = &trained.inputs.sequences;

@@ -71,15 +71,10 @@ pub fn train(context: &Context, phase: &str, restart: bool) -> anyhow::Result<()
         context.progress.log(format!("{phase}: nothing to do, run `{name}` starts from {start}"));
         return Ok(());
     }
-    let pretrained = (phase == FINETUNE && models.starts_pretrained(config)).then(|| pretrained(context));
-    let make_stage = || {
-        let mut inputs = Inputs::files(layout, config);
-        inputs.extend(pretrained.clone().map(|path| ("pre-trained weights".to_owned(), path)));
-        Ok(Stage::new(phase, VERSION, &layout.run(), models.phase_settings(config, phase), &inputs)?)
-    };
+    let pretrained = pretrained_of(context, phase);
     let folder = layout.run();
     let _run = mp4sr_artifact::Lock::acquire(&folder, "train")?;
-    run_stage(context, phase, &folder, make_stage, |stage| {
+    run_stage(context, phase, &folder, || stage(context, phase), |stage| {
         files::write_bytes(&layout.run_config(), config.to_toml()?.as_bytes())?;
         let inputs = Inputs::load(layout, config)?;
         for warning in inputs.sparse_modalities() {
@@ -121,6 +116,24 @@ pub fn train(context: &Context, phase: &str, restart: bool) -> anyhow::Result<()
         files::remove_if_present(&state_path)?;
         Ok(vec![output])
     })
+}
+
+/// The files that a phase reads, by role.
+pub fn inputs(context: &Context, phase: &str) -> Vec<(String, PathBuf)> {
+    let mut inputs = Inputs::files(&context.layout, &context.config);
+    inputs.extend(pretrained_of(context, phase).map(|path| ("pre-trained weights".to_owned(), path)));
+    inputs
+}
+
+/// The stage of a phase: what it reads and which settings decide its weights.
+pub fn stage(context: &Context, phase: &str) -> anyhow::Result<Stage> {
+    let settings = context.models.phase_settings(&context.config, phase);
+    Ok(Stage::new(phase, VERSION, &context.layout.run(), settings, &inputs(context, phase))?)
+}
+
+/// The pre-trained weights that a phase starts from, where it does.
+fn pretrained_of(context: &Context, phase: &str) -> Option<PathBuf> {
+    (phase == FINETUNE && context.models.starts_pretrained(&context.config)).then(|| pretrained(context))
 }
 
 /// The pre-trained weights that fine-tuning starts from: the run's own, or those of another.

@@ -21,6 +21,7 @@ pub use cell::RawCell;
 pub use delimited::{TYPES, count_columns, guess_separator, names_separator};
 pub use dialect::{Dialect, shown as shown_separator};
 pub use literal::of_cell as literal_of;
+pub use open::open as open_lines;
 pub use parquet_events::{
     EventColumns, TimeType, for_each as for_each_event_rows, is_known as polars_knows, time_type,
 };
