@@ -401,3 +401,250 @@ fn published_datasets_get_the_dataset_of_the_pipelines_that_are_shipped() {
         assert_eq!(texts.0 == texts.1, same_sentences, "{pipeline}: {texts:?}");
     }
 }
+
+#[test]
+fn amazon_s_form_of_2023_is_recognised_by_its_fields() {
+    let reviews = events(|u, i, at| {
+        let (time, rating) = (1_583_378_629_552 + u * 90_000 + at * 1000, at % 5 + 1);
+        format!("{{\"rating\": {rating}.0, \"parent_asin\": \"B{i:05}\", \"asin\": \"V{i}{at}\", \"user_id\": \"A{u}\", \"timestamp\": {time}}}\n")
+    });
+    let meta = items(|i| {
+        format!("{{\"main_category\": \"Arts\", \"title\": \"Yarn {i}\", \"features\": [\"Soft.\"], \"images\": [], \"store\": \"S\", \"parent_asin\": \"B{i:05}\"}}\n")
+    });
+    let folder = Folder::new(&[("reviews.jsonl.gz", gzip(&reviews)), ("meta.jsonl", meta.into())]);
+    let config = folder.pipeline(&["--interactions", "reviews.jsonl.gz", "--items", "meta.jsonl"]);
+    assert_eq!(config.source.format, mp4sr_pipeline::config::Format::Amazon2023);
+    let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
+    assert_eq!((made.users.len(), made.items.ids.len()), (USERS, ITEMS));
+    assert_eq!(made.items.sentences[0], ["Yarn 0", "S", "Soft."]);
+}
+
+/// A shop's export: German names, semicolons, Latin letters of Windows, days first, HTML, prices with commas.
+fn german() -> Vec<(&'static str, Vec<u8>)> {
+    let sales = events(|u, i, at| format!("{};A{i:04};{:02}.{:02}.2023 10:{at:02};{at},50\n", 1000 + u, at * 3 + 5, u % 12 + 1));
+    let articles = items(|i| {
+        format!("A{i:04};Stuhl {i};\"Ein <b>bequemer</b> Stuhl; aus Eiche, Modell {i}. Sehr leicht gebaut f\u{fc}r jeden Tag.\";M\u{f6}bel {};{i},99\n", i % 5)
+    });
+    vec![
+        ("laden/kaeufe.csv", latin_1(&format!("Kundennr;Artikelnr;Datum;Preis\n{sales}"))),
+        ("laden/artikel.csv", latin_1(&format!("Artikelnr;Bezeichnung;Beschreibung;Marke;Preis\n{articles}"))),
+    ]
+}
+
+#[test]
+fn a_shop_s_export_becomes_a_pipeline_that_runs_at_once() {
+    let folder = Folder::new(&german());
+    let words = ["init", "--interactions", "laden/kaeufe.csv", "--items", "laden/artikel.csv"];
+    let printed = folder.run(words[0], &words[1..]);
+    for expected in [
+        "user         `Kundennr`",
+        "item         `Artikelnr`",
+        "time         `Datum`: dates written as `%d.%m.%Y %H:%M`",
+        "title        `Bezeichnung`",
+        "HTML in it is removed",
+        "`Preis` (numbers from 0.99 to 23.99)",
+        "windows-1252",
+        "100.0 % of the events are of an item with a line",
+        "wrote laden.toml",
+    ] {
+        assert!(printed.contains(expected), "{expected}: {printed}");
+    }
+    let text = files::read_to_string(&folder.path("laden.toml")).unwrap();
+    assert!(text.contains("data = \"laden\"") && text.contains("interactions = [\"kaeufe.csv\"]"), "{text}");
+    // A second run replaces nothing unless it is asked to.
+    let refused = folder.fails(words[0], &words[1..]);
+    assert!(refused.contains("`laden.toml` exists") && refused.contains("--force"), "{refused}");
+    folder.run(words[0], &[&words[1..], &["--force"]].concat());
+    assert!(folder.run("doctor", &["--pipeline", "laden.toml"]).contains("| report     | would run"));
+    let short = ["--set", "pretrain.epochs=1", "--set", "finetune.epochs=1", "--set", "model.mp4sr.experts=2"];
+    let ran = folder.run("run", &[&["--pipeline", "laden.toml"], &short[..]].concat());
+    assert!(ran.contains("| mp4sr |"), "{ran}");
+    let items = Items::read(&folder.path("artifacts/laden/dataset/items.parquet")).unwrap();
+    assert!(items.sentences[0].iter().any(|text| text == "Ein bequemer Stuhl; aus Eiche, Modell 0."), "{:?}", items.sentences[0]);
+    let again = folder.run("doctor", &[&["--pipeline", "laden.toml"], &short[..]].concat());
+    assert_eq!(again.matches("| up to date |").count(), 7, "{again}");
+    let changed = folder.run("doctor", &["--pipeline", "laden.toml", "--set", "preprocess.recent=6"]);
+    assert!(changed.contains("would run: setting `preprocess.recent` changed"), "{changed}");
+}
+
+#[test]
+fn shapes_of_files_are_recognised_without_a_question() {
+    let tsv = events(|u, i, at| format!("{u}\t{i}\t{}\t{}\n", at % 5 + 1, 1_500_000_000 + u * 1000 + at));
+    let json = events(|u, i, at| format!("{{\"visitorId\": \"v{u}\", \"itemId\": {i}, \"ts\": \"2023-01-{:02}T10:00:00Z\"}}\n", at + 1));
+    let lists = items(|i| format!("{{\"sku\": {i}, \"name\": \"Lamp {i}\", \"tags\": [\"a{}\", \"b\"], \"pic\": \"{i}.png\"}},", i % 3));
+    let pairs: String = (0..USERS).map(|u| format!("{u}\t{} {} {} {} {}\n", u % 20, u % 20 + 1, u % 20 + 2, u % 20 + 3, u % 20 + 4)).collect();
+    let folder = Folder::new(&[
+        ("plain.tsv", tsv.into()),
+        ("events.jsonl", json.into()),
+        ("items.json", format!("[{}]", lists.trim_end_matches(',')).into()),
+        ("pairs.tsv", pairs.into()),
+        ("titles.csv", format!("item,title\n{}", items(|i| format!("{i},Video {i}\n"))).into()),
+        ("pics/0.png", b"x".to_vec()),
+    ]);
+    // No header, no items: ids alone.
+    let config = folder.pipeline(&["--interactions", "plain.tsv"]);
+    assert_eq!(config.source.interactions_header, ["column_1", "column_2", "column_3", "column_4"]);
+    assert_eq!((&*config.source.columns.user, &*config.source.columns.time, &*config.source.time), ("column_1", "column_4", "s"));
+    assert_eq!(config.model.name, "sasrec");
+    let text = files::read_to_string(&folder.path("p.toml")).unwrap().replace("\n# ", " ");
+    assert!(text.contains("the model reads ids alone. These do: ") && text.contains(" sasrec"), "{text}");
+    // JSON lines and an array, ids of numbers, images by a column in a folder.
+    let json = ["--interactions", "events.jsonl", "--items", "items.json", "--images", "pics", "--force"];
+    let config = folder.pipeline(&json);
+    let columns = &config.source.columns;
+    assert_eq!((&*columns.user, &*columns.item, &*columns.item_id, &*columns.title), ("visitorId", "itemId", "sku", "name"));
+    assert_eq!((&*config.dataset.data, &*columns.images, &*config.source.time), ("pics", "pic", "iso"));
+    assert_eq!(config.model.modality_names(), ["text", "image"]);
+    let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
+    assert_eq!(made.images.iter().flatten().count(), 1);
+    // Sequences in a cell, in the order of their lines.
+    let config = folder.pipeline(&["--interactions", "pairs.tsv", "--items", "titles.csv", "--force"]);
+    assert_eq!((&*config.source.columns.item_separator, &*config.source.time), (" ", "line-order"));
+    // A user's word counts more than any guess.
+    let config = folder.pipeline(&["--interactions", "plain.tsv", "--user", "column_2", "--item", "column_1", "--line-order", "--force"]);
+    assert_eq!((&*config.source.columns.user, &*config.source.columns.item, &*config.source.time), ("column_2", "column_1", "line-order"));
+}
+
+#[test]
+fn parquet_gives_the_pipeline_of_the_table_that_it_holds() {
+    use mp4sr_artifact::{Column, Table};
+    let folder = Folder::new(&german());
+    let rows: Vec<(usize, usize, usize)> =
+        (0..USERS).flat_map(|user| (0..7).map(move |at| (user, (user * 5 + at * 3) % ITEMS, at))).collect();
+    Table::new(vec![
+        ("customer_id", Column::Text(rows.iter().map(|(user, ..)| format!("c{user}")).collect())),
+        ("product_id", Column::Text(rows.iter().map(|(_, item, _)| format!("p{item}")).collect())),
+        ("purchased_at", Column::Text(rows.iter().map(|(user, _, at)| format!("2023-02-{:02} 10:{user:02}:00", at + 1)).collect())),
+    ])
+    .write(&folder.path("sales.parquet"))
+    .unwrap();
+    Table::new(vec![
+        ("id", Column::Text((0..ITEMS).map(|item| format!("p{item}")).collect())),
+        ("product_title", Column::Text((0..ITEMS).map(|item| format!("A lamp {item}")).collect())),
+        ("tags", Column::Texts((0..ITEMS).map(|item| vec![format!("t{}", item % 3), "lamp".to_owned()]).collect())),
+    ])
+    .write(&folder.path("products.parquet"))
+    .unwrap();
+    let config = folder.pipeline(&["--interactions", "sales.parquet", "--items", "products.parquet"]);
+    let columns = &config.source.columns;
+    assert_eq!((&*columns.user, &*columns.item, &*columns.time), ("customer_id", "product_id", "purchased_at"));
+    assert_eq!((&*columns.item_id, &*columns.title, &columns.texts[..]), ("id", "product_title", &["tags".to_owned()][..]));
+    let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
+    assert_eq!((made.users.len(), made.sequences.items.len()), (USERS, USERS * 7));
+}
+
+#[test]
+fn what_cannot_be_guessed_is_refused_in_a_sentence_and_nothing_is_written() {
+    let header = "user_id,item_id,when\n";
+    let ambiguous = format!("{header}{}", events(|u, i, at| format!("u{u},{i},0{}/0{}/2023\n", at + 1, u % 9 + 1)));
+    let zeros = format!("{header}{}", events(|u, i, at| format!("u{u},{:08},{}\n", i + 77, 1_500_000_000 + at)));
+    let anonymous = format!("a,b,c\n{}", events(|u, i, at| format!("x{u},y{i},{}\n", at * 1000)));
+    let folder = Folder::new(&[
+        ("ambiguous.csv", ambiguous.into()),
+        ("zeros.csv", zeros.into()),
+        ("anonymous.csv", anonymous.into()),
+        ("items.csv", format!("item_id,title\n{}", items(|i| format!("{},Lamp {i}\n", i + 77))).into()),
+        ("sales.zip", b"PK\x03\x04 and so on".to_vec()),
+        ("text.txt", b"one line\nand another one that is longer\nthree\n".to_vec()),
+        ("umlaut.csv", latin_1(&format!("user_id,item_id,timestamp\n{}", events(|u, i, at| format!("M\u{fc}ller {u},{i},{}\n", 1_500_000_000 + at))))),
+        ("utf8.csv", format!("item_id,title\n{}", items(|i| format!("{i},L\u{e4}mpchen {i}\n"))).into()),
+    ]);
+    for (words, expected) in [
+        (&["--interactions", "ambiguous.csv"][..], "can be read in several ways"),
+        (&["--interactions", "zeros.csv", "--items", "items.csv"], "leading zeros"),
+        (&["--interactions", "anonymous.csv"], "--item COLUMN"),
+        (&["--interactions", "sales.zip"], "is a zip archive; unpack it"),
+        (&["--interactions", "absent.csv"], "is not there"),
+        (&["--interactions", "text.txt"], "--separator"),
+        (&["--interactions", "umlaut.csv", "--items", "utf8.csv"], "one encoding"),
+        (&["--interactions", "zeros.csv", "--user", "userid"], "did you mean `user_id`?"),
+        (&["--interactions", "zeros.csv", "--images", "nowhere"], "is not a folder"),
+    ] {
+        let said = folder.fails("init", &[words, &["--out", "p.toml"]].concat());
+        assert!(said.contains(expected), "{words:?}: {said}");
+        assert!(!folder.path("p.toml").exists(), "{words:?}");
+    }
+    // What is said in the error helps.
+    let config = folder.pipeline(&["--interactions", "ambiguous.csv", "--time-format", "%d/%m/%Y"]);
+    assert_eq!(config.source.time, "%d/%m/%Y");
+}
+
+/// Every file below a folder, with its content.
+fn snapshot(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for path in files::list(folder).unwrap() {
+        if path.is_dir() {
+            found.push((path.clone(), Vec::new()));
+            found.extend(snapshot(&path));
+        } else {
+            found.push((path.clone(), files::read(&path).unwrap()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn doctor_and_dry_runs_write_nothing() {
+    let folder = Folder::new(&german());
+    folder.run("init", &["--interactions", "laden/kaeufe.csv", "--items", "laden/artikel.csv"]);
+    let pipeline = ["--pipeline", "laden.toml"];
+    let commands: [(&str, &[&str]); 13] = [
+        ("doctor", &[]),
+        ("run", &["--dry-run"]),
+        ("run", &["--dry-run", "--until", "preprocess"]),
+        ("preprocess", &["--dry-run"]),
+        ("extract", &["--dry-run"]),
+        ("pretrain", &["--dry-run"]),
+        ("finetune", &["--dry-run"]),
+        ("evaluate", &["--dry-run"]),
+        ("recommend", &["--dry-run"]),
+        ("report", &["--dry-run"]),
+        ("serve", &["--dry-run"]),
+        ("download", &["--dry-run"]),
+        ("search", &["--dry-run"]),
+    ];
+    let codes = || -> Vec<i32> {
+        let before = snapshot(folder.0.path());
+        let code = |(name, words): &(&str, &[&str])| {
+            let output = folder.output(name, &[*words, &pipeline[..]].concat());
+            assert!(snapshot(folder.0.path()) == before, "{name} {words:?} changed a file");
+            output.status.code().unwrap()
+        };
+        commands.iter().map(code).collect()
+    };
+    // Single stages miss what earlier ones make; those that make it all do not.
+    assert_eq!(codes(), [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0]);
+    let short = ["--set", "pretrain.epochs=1", "--set", "finetune.epochs=1", "--set", "model.mp4sr.experts=2"];
+    folder.run("run", &[&pipeline[..], &short[..]].concat());
+    assert_eq!(codes(), [0; 13]);
+}
+
+#[test]
+fn doctor_says_what_would_stop_a_run() {
+    let folder = Folder::new(&german());
+    folder.run("init", &["--interactions", "laden/kaeufe.csv", "--items", "laden/artikel.csv"]);
+    let doctor = |words: &[&str]| {
+        let output = folder.output("doctor", &[&["--pipeline", "laden.toml"], words].concat());
+        (output.status.code(), String::from_utf8(output.stdout.clone()).unwrap() + &said(&output))
+    };
+    for (words, expected) in [
+        (&["--set", "source.items=[\"none.csv\"]"][..], "`laden/none.csv` is not there"),
+        (&["--set", "source.columns.item=Nr"], "has no column `Nr`"),
+        (&["--set", "preprocess.usercore=5"], "did you mean `user_core`?"),
+        (&["--set", "extract.text.model=nowhere/at/all"], "nowhere/at/all"),
+        (&["--set", "preprocess.user_core=500"], "nothing is left"),
+        (&["--set", "run.device=cuda:0"], "`run.device` = \"cuda:0\" cannot be used"),
+        (&["--set", "model.modalities=[{ name = \"text\" }, { name = \"mine\", features = \"own\" }]"], "mine.own.safetensors"),
+        (&["--set", "model.modalities=[{ name = \"image\" }]"], "the modality `image`"),
+        (&["--set", "source.items=[]", "--set", "model.name=mp4sr"], "the modality `text`"),
+    ] {
+        let (code, said) = doctor(words);
+        assert_eq!(code, Some(1), "{words:?}: {said}");
+        assert!(said.contains(expected), "{words:?}: {said}");
+    }
+    // A model of the hub that is not here is fetched when the time comes, and nobody is asked now.
+    let (code, said) = doctor(&["--set", "extract.text.model=sentence-transformers/all-MiniLM-L6-v2"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("in the hub's cache"), "{said}");
+}

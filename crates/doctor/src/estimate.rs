@@ -28,11 +28,13 @@ const CANDIDATE: f64 = 0.26e-9;
 /// Seconds per user, item and dimension of a ranking.
 const RANKED: f64 = 12e-12;
 /// Seconds that every stage takes to start, and those of a report.
-const START: f64 = 0.1;
+const START: f64 = 0.06;
 const REPORT: f64 = 1.0;
 
 /// Bytes of a process that has read nothing.
 const PROCESS: f64 = 60e6;
+/// The least share of sentences that have to be encoded: what items say alike, and what the cache has, is not encoded again.
+const DISTINCT: f64 = 0.05;
 
 /// The least and the most.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -146,14 +148,13 @@ impl Estimator<'_> {
             rows += if extracted.image { self.sizes.images * self.context.config.extract.image.words as f64 } else { 0.0 };
             // Small encoders wait for their tokens.
             let each = (SENTENCE * weights(encoder)).max(30e-6);
-            // What many items say alike is encoded once.
-            seconds = seconds.plus(Range::between(0.2 * each * rows * least, each * rows * most));
+            seconds = seconds.plus(Range::between(DISTINCT * each * rows * least, each * rows * most));
             memory += 2.0 * weights(encoder);
             vectors += rows * most * encoder.width.unwrap_or(384) as f64;
         }
         if let Some(encoder) = of(EncoderRole::Images) {
             let each = IMAGE * weights(encoder) * 0.6 + DECODED;
-            seconds = seconds.plus(Range::between(each * self.sizes.images * least, each * self.sizes.images * most));
+            seconds = seconds.plus(Range::between(0.4 * each * self.sizes.images * least, each * self.sizes.images * most));
             memory += 2.0 * weights(encoder);
             vectors += self.sizes.images * most * encoder.width.unwrap_or(512) as f64;
         }
@@ -162,7 +163,7 @@ impl Estimator<'_> {
         }
         Cost {
             seconds,
-            memory: Range { low: 0.3 * memory, high: 1.5 * memory + 6.0 * vectors + 3000.0 * most },
+            memory: Range { low: 0.3 * memory, high: 2.0 * memory + 6.0 * vectors + 3000.0 * most },
             // Vectors stay in the cache in f32, and features are halves of them.
             disk: 6.5 * vectors,
             ..Cost::default()
@@ -188,7 +189,7 @@ impl Estimator<'_> {
         let of_features = if reads_features { 1.0 + 2.0 * features / 768.0 } else { 0.5 };
         let each = (SAMPLE + TOKEN * positions * by_width) * of_features;
         let epoch = |users: f64, items: f64| {
-            let samples = users * prefixes;
+            let samples = (users * prefixes).min(self.events().1);
             let steps = (samples / settings.batch as f64).ceil();
             let candidates = if phase == PRETRAIN { (settings.batch as f64).min(items) } else { items };
             let ranked = users * items * width * RANKED;

@@ -129,9 +129,10 @@ fn row(planned: &StagePlan) -> Vec<String> {
     }
     if let Some(cost) = &planned.cost {
         time = match (cost.epoch, cost.epochs) {
-            (Some(epoch), Some((least, most))) => {
+            (Some(epoch), Some((least, most))) if least < most => {
                 format!("{}: {least} to {most} epochs of {}", spoken(cost.seconds), spoken(epoch))
             }
+            (Some(_), Some((_, most))) => format!("{}: epochs {most}", spoken(cost.seconds)),
             _ => spoken(cost.seconds),
         };
         memory = sizes_spoken(cost.memory);
@@ -173,8 +174,10 @@ pub fn spoken(range: Range) -> String {
         _ => (86_400.0, "days"),
     };
     let number = |value: f64| {
-        if value < 0.1 {
+        if value < 0.005 {
             "0".to_owned()
+        } else if value < 0.095 {
+            format!("{value:.2}")
         } else if value < 10.0 {
             let text = format!("{value:.1}");
             text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
@@ -194,7 +197,7 @@ mod tests {
     #[test]
     fn ranges_are_told_in_units_that_fit() {
         for (low, high, expected) in [
-            (0.05, 0.5, "about 0 to 0.5 seconds"),
+            (0.05, 0.5, "about 0.05 to 0.5 seconds"),
             (180.0, 600.0, "about 3 to 10 minutes"),
             (40.0, 600.0, "about 40 seconds to 10 minutes"),
             (7200.0, 90_000.0, "about 2 to 25 hours"),

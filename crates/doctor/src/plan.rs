@@ -7,7 +7,7 @@ use mp4sr_extract::{EncoderFacts, EncoderPlace, encoders, local_stage};
 use mp4sr_ops::ComputeDevice;
 use mp4sr_pipeline::config::{FINETUNE, PRETRAIN};
 use mp4sr_pipeline::text::bytes;
-use mp4sr_pipeline::{Context, StageName};
+use mp4sr_pipeline::{Config, Context, StageName};
 use mp4sr_run::{Inputs, TrainedModel};
 
 use crate::estimate::{Cost, Estimator};
@@ -133,7 +133,7 @@ impl Plan {
         let config = &context.config;
         let folder = config.source.images.as_str();
         let is_pattern = folder.contains(['{', '*']);
-        if reads && !folder.is_empty() && !is_pattern {
+        if reads && !folder.is_empty() && !is_pattern && !(question.is_sample_world && raw_is_absent(config)) {
             let path = Path::new(&config.dataset.data).join(folder);
             let count = path.is_dir().then(|| files::list(&path).map_or(0, |files| files.len()));
             self.images = Some((path, count));
@@ -280,8 +280,14 @@ impl Plan {
         let extracts = encoders(context, false);
         let known = if self.encoders.is_empty() { &extracts } else { &self.encoders };
         let estimator = Estimator { context, sizes, encoders: known, threads: self.machine.threads };
+        let mut kept: f64 = 0.0;
         for planned in &mut self.stages {
             planned.cost = matches!(planned.verdict, Verdict::Runs(_)).then(|| estimator.cost(planned.stage));
+            if let Some(cost) = &mut planned.cost {
+                // Stages of one process follow each other, and training keeps its memory.
+                kept = kept.max(cost.memory.high);
+                cost.memory.high = kept;
+            }
         }
     }
 
@@ -371,6 +377,12 @@ impl Plan {
             self.notes.push("some images are addresses that have not been fetched; `mp4sr download` fetches them".to_owned());
         }
     }
+}
+
+/// Whether a raw file does not exist.
+fn raw_is_absent(config: &Config) -> bool {
+    let data = Path::new(&config.dataset.data);
+    config.source.interactions.iter().chain(&config.source.items).any(|name| !data.join(name).exists())
 }
 
 fn device(name: &str) -> Result<(), String> {
