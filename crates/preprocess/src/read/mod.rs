@@ -18,8 +18,10 @@ use std::path::Path;
 use mp4sr_pipeline::Bar;
 
 pub use cell::RawCell;
+pub use delimited::{TYPES, count_columns, guess_separator, names_separator};
 pub use dialect::{Dialect, shown as shown_separator};
 pub use literal::of_cell as literal_of;
+pub use open::open as open_lines;
 pub use parquet_events::{
     EventColumns, TimeType, for_each as for_each_event_rows, is_known as polars_knows, time_type,
 };
@@ -85,7 +87,7 @@ impl Shape {
     }
 
     /// What separates columns where nothing else is known.
-    fn separator(self) -> &'static str {
+    pub fn separator(self) -> &'static str {
         if self == Self::Csv { "," } else { "\t" }
     }
 }
@@ -117,7 +119,8 @@ impl FileForm {
         self.shape == Shape::JsonLines
     }
 
-    fn is_table(&self) -> bool {
+    /// Whether it is a table of text.
+    pub fn is_table(&self) -> bool {
         matches!(self.shape, Shape::Csv | Shape::Tsv | Shape::RecBole)
     }
 
@@ -162,6 +165,58 @@ pub fn for_each_row(
         _ => delimited::for_each(&mut lines, form, fields, visit)?,
     }
     if limit.is_some() { Ok(()) } else { lines.check_encoding() }
+}
+
+/// What the first lines of a file of text show before it is known how they are taken apart.
+#[derive(Debug, Default)]
+pub struct FirstLines {
+    /// The first lines that are not blank.
+    pub lines: Vec<String>,
+    /// Lines with a backslash before a quotation mark, the first few.
+    pub escapes: Vec<String>,
+    /// The encoding where it is neither UTF-8 nor UTF-16 by its mark.
+    pub encoding: Option<&'static encoding_rs::Encoding>,
+}
+
+/// Lines that are kept.
+const FIRST: usize = 200;
+/// Bytes that are looked at to recognise an encoding.
+const LOOKED_AT: usize = 64 << 20;
+
+/// Looks at the first lines of a file of text.
+pub fn first_lines(path: &Path, form: &FileForm) -> Result<FirstLines> {
+    let mut found = FirstLines { encoding: open::unmarked_utf_16(path)?, ..FirstLines::default() };
+    let mut form = form.clone();
+    form.dialect.encoding = form.dialect.encoding.or(found.encoding);
+    let knows_encoding = form.dialect.encoding.is_some();
+    let bar = mp4sr_pipeline::Progress::new(true).bytes("", 0);
+    let mut lines = open::open(path, &form, &bar)?;
+    let mut detector = chardetng::EncodingDetector::new(chardetng::Iso2022JpDetection::Allow);
+    let (mut line, mut bytes) = (Vec::new(), 0);
+    while let Some((_, outcome)) = lines.next(&mut line)? {
+        bytes += line.len();
+        if bytes > LOOKED_AT {
+            break;
+        }
+        if outcome.is_err() || line.trim_ascii().is_empty() {
+            continue;
+        }
+        if !line.is_ascii() {
+            detector.feed(&line, false);
+        }
+        let shown = || String::from_utf8_lossy(&line).into_owned();
+        if found.lines.len() < FIRST {
+            found.lines.push(shown());
+        }
+        if found.escapes.len() < FIRST && line.windows(2).any(|pair| pair == b"\\\"") {
+            found.escapes.push(shown());
+        }
+    }
+    if !knows_encoding && lines.check_encoding().is_err() {
+        detector.feed(b"", true);
+        found.encoding = Some(detector.guess(None, chardetng::Utf8Detection::Deny));
+    }
+    Ok(found)
 }
 
 /// The cells of one field in the first rows of a file.
