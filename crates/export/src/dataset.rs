@@ -70,7 +70,7 @@ impl Dataset {
         let (config, layout) = (&context.config, &context.layout);
         let sequences = Sequences::read(&layout.sequences())?;
         let (items, users) = (Items::read(&layout.items())?, Users::read(&layout.users())?);
-        sequences.expect_tables((&layout.items(), &items), (&layout.users(), &users))?;
+        sequences.expect_tables(layout, &items, &users)?;
         let mut features = Vec::new();
         for modality in &config.model.modalities {
             let path = layout.feature_file(&modality.name, &config.feature_name(modality));

@@ -71,7 +71,7 @@ impl Dataset {
             others.extend(std::mem::take(&mut catalogue.others));
         }
         let order = numbering.order(&item_marks, &catalogue);
-        let mut names: Vec<Box<str>> = item_ids.into_iter().collect();
+        let mut names: Vec<_> = item_ids.into_iter().collect();
         let mut items = Items::default();
         for &item in &order {
             items.ids.push(std::mem::take(&mut names[item as usize]).into_string());

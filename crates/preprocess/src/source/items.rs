@@ -39,7 +39,7 @@ pub struct Catalogue {
     /// The items that have a line, in the order of their first one.
     pub line_order: Vec<u32>,
     /// Items without interactions, by id, where they were asked for.
-    pub others: indexmap::IndexMap<Box<str>, ItemRecord>,
+    pub others: indexmap::IndexMap<compact_str::CompactString, ItemRecord>,
     /// The first ids of lines of items without interactions.
     pub unused: UnusedIds,
 }
