@@ -406,10 +406,14 @@ fn published_datasets_get_the_dataset_of_the_pipelines_that_are_shipped() {
 fn amazon_s_form_of_2023_is_recognised_by_its_fields() {
     let reviews = events(|u, i, at| {
         let (time, rating) = (1_583_378_629_552 + u * 90_000 + at * 1000, at % 5 + 1);
-        format!("{{\"rating\": {rating}.0, \"parent_asin\": \"B{i:05}\", \"asin\": \"V{i}{at}\", \"user_id\": \"A{u}\", \"timestamp\": {time}}}\n")
+        format!(
+            "{{\"rating\": {rating}.0, \"parent_asin\": \"B{i:05}\", \"asin\": \"V{i}{at}\", \"user_id\": \"A{u}\", \"timestamp\": {time}}}\n"
+        )
     });
     let meta = items(|i| {
-        format!("{{\"main_category\": \"Arts\", \"title\": \"Yarn {i}\", \"features\": [\"Soft.\"], \"images\": [], \"store\": \"S\", \"parent_asin\": \"B{i:05}\"}}\n")
+        format!(
+            "{{\"main_category\": \"Arts\", \"title\": \"Yarn {i}\", \"features\": [\"Soft.\"], \"images\": [], \"store\": \"S\", \"parent_asin\": \"B{i:05}\"}}\n"
+        )
     });
     let folder = Folder::new(&[("reviews.jsonl.gz", gzip(&reviews)), ("meta.jsonl", meta.into())]);
     let config = folder.pipeline(&["--interactions", "reviews.jsonl.gz", "--items", "meta.jsonl"]);
@@ -421,9 +425,14 @@ fn amazon_s_form_of_2023_is_recognised_by_its_fields() {
 
 /// A shop's export: German names, semicolons, Latin letters of Windows, days first, HTML, prices with commas.
 fn german() -> Vec<(&'static str, Vec<u8>)> {
-    let sales = events(|u, i, at| format!("{};A{i:04};{:02}.{:02}.2023 10:{at:02};{at},50\n", 1000 + u, at * 3 + 5, u % 12 + 1));
+    let sales = events(|u, i, at| {
+        format!("{};A{i:04};{:02}.{:02}.2023 10:{at:02};{at},50\n", 1000 + u, at * 3 + 5, u % 12 + 1)
+    });
     let articles = items(|i| {
-        format!("A{i:04};Stuhl {i};\"Ein <b>bequemer</b> Stuhl; aus Eiche, Modell {i}. Sehr leicht gebaut f\u{fc}r jeden Tag.\";M\u{f6}bel {};{i},99\n", i % 5)
+        format!(
+            "A{i:04};Stuhl {i};\"Ein <b>bequemer</b> Stuhl; aus Eiche, Modell {i}. Sehr leicht gebaut f\u{fc}r jeden Tag.\";M\u{f6}bel {};{i},99\n",
+            i % 5
+        )
     });
     vec![
         ("laden/kaeufe.csv", latin_1(&format!("Kundennr;Artikelnr;Datum;Preis\n{sales}"))),
@@ -460,7 +469,11 @@ fn a_shop_s_export_becomes_a_pipeline_that_runs_at_once() {
     let ran = folder.run("run", &[&["--pipeline", "laden.toml"], &short[..]].concat());
     assert!(ran.contains("| mp4sr |"), "{ran}");
     let items = Items::read(&folder.path("artifacts/laden/dataset/items.parquet")).unwrap();
-    assert!(items.sentences[0].iter().any(|text| text == "Ein bequemer Stuhl; aus Eiche, Modell 0."), "{:?}", items.sentences[0]);
+    assert!(
+        items.sentences[0].iter().any(|text| text == "Ein bequemer Stuhl; aus Eiche, Modell 0."),
+        "{:?}",
+        items.sentences[0]
+    );
     let again = folder.run("doctor", &[&["--pipeline", "laden.toml"], &short[..]].concat());
     assert_eq!(again.matches("| up to date |").count(), 7, "{again}");
     let changed = folder.run("doctor", &["--pipeline", "laden.toml", "--set", "preprocess.recent=6"]);
@@ -470,9 +483,15 @@ fn a_shop_s_export_becomes_a_pipeline_that_runs_at_once() {
 #[test]
 fn shapes_of_files_are_recognised_without_a_question() {
     let tsv = events(|u, i, at| format!("{u}\t{i}\t{}\t{}\n", at % 5 + 1, 1_500_000_000 + u * 1000 + at));
-    let json = events(|u, i, at| format!("{{\"visitorId\": \"v{u}\", \"itemId\": {i}, \"ts\": \"2023-01-{:02}T10:00:00Z\"}}\n", at + 1));
-    let lists = items(|i| format!("{{\"sku\": {i}, \"name\": \"Lamp {i}\", \"tags\": [\"a{}\", \"b\"], \"pic\": \"{i}.png\"}},", i % 3));
-    let pairs: String = (0..USERS).map(|u| format!("{u}\t{} {} {} {} {}\n", u % 20, u % 20 + 1, u % 20 + 2, u % 20 + 3, u % 20 + 4)).collect();
+    let json = events(|u, i, at| {
+        format!("{{\"visitorId\": \"v{u}\", \"itemId\": {i}, \"ts\": \"2023-01-{:02}T10:00:00Z\"}}\n", at + 1)
+    });
+    let lists = items(|i| {
+        format!("{{\"sku\": {i}, \"name\": \"Lamp {i}\", \"tags\": [\"a{}\", \"b\"], \"pic\": \"{i}.png\"}},", i % 3)
+    });
+    let pairs: String = (0..USERS)
+        .map(|u| format!("{u}\t{} {} {} {} {}\n", u % 20, u % 20 + 1, u % 20 + 2, u % 20 + 3, u % 20 + 4))
+        .collect();
     let folder = Folder::new(&[
         ("plain.tsv", tsv.into()),
         ("events.jsonl", json.into()),
@@ -484,7 +503,10 @@ fn shapes_of_files_are_recognised_without_a_question() {
     // No header, no items: ids alone.
     let config = folder.pipeline(&["--interactions", "plain.tsv"]);
     assert_eq!(config.source.interactions_header, ["column_1", "column_2", "column_3", "column_4"]);
-    assert_eq!((&*config.source.columns.user, &*config.source.columns.time, &*config.source.time), ("column_1", "column_4", "s"));
+    assert_eq!(
+        (&*config.source.columns.user, &*config.source.columns.time, &*config.source.time),
+        ("column_1", "column_4", "s")
+    );
     assert_eq!(config.model.name, "sasrec");
     let text = files::read_to_string(&folder.path("p.toml")).unwrap().replace("\n# ", " ");
     assert!(text.contains("the model reads ids alone. These do: ") && text.contains(" sasrec"), "{text}");
@@ -492,7 +514,10 @@ fn shapes_of_files_are_recognised_without_a_question() {
     let json = ["--interactions", "events.jsonl", "--items", "items.json", "--images", "pics", "--force"];
     let config = folder.pipeline(&json);
     let columns = &config.source.columns;
-    assert_eq!((&*columns.user, &*columns.item, &*columns.item_id, &*columns.title), ("visitorId", "itemId", "sku", "name"));
+    assert_eq!(
+        (&*columns.user, &*columns.item, &*columns.item_id, &*columns.title),
+        ("visitorId", "itemId", "sku", "name")
+    );
     assert_eq!((&*config.dataset.data, &*columns.images, &*config.source.time), ("pics", "pic", "iso"));
     assert_eq!(config.model.modality_names(), ["text", "image"]);
     let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
@@ -501,8 +526,20 @@ fn shapes_of_files_are_recognised_without_a_question() {
     let config = folder.pipeline(&["--interactions", "pairs.tsv", "--items", "titles.csv", "--force"]);
     assert_eq!((&*config.source.columns.item_separator, &*config.source.time), (" ", "line-order"));
     // A user's word counts more than any guess.
-    let config = folder.pipeline(&["--interactions", "plain.tsv", "--user", "column_2", "--item", "column_1", "--line-order", "--force"]);
-    assert_eq!((&*config.source.columns.user, &*config.source.columns.item, &*config.source.time), ("column_2", "column_1", "line-order"));
+    let config = folder.pipeline(&[
+        "--interactions",
+        "plain.tsv",
+        "--user",
+        "column_2",
+        "--item",
+        "column_1",
+        "--line-order",
+        "--force",
+    ]);
+    assert_eq!(
+        (&*config.source.columns.user, &*config.source.columns.item, &*config.source.time),
+        ("column_2", "column_1", "line-order")
+    );
 }
 
 #[test]
@@ -514,7 +551,10 @@ fn parquet_gives_the_pipeline_of_the_table_that_it_holds() {
     Table::new(vec![
         ("customer_id", Column::Text(rows.iter().map(|(user, ..)| format!("c{user}")).collect())),
         ("product_id", Column::Text(rows.iter().map(|(_, item, _)| format!("p{item}")).collect())),
-        ("purchased_at", Column::Text(rows.iter().map(|(user, _, at)| format!("2023-02-{:02} 10:{user:02}:00", at + 1)).collect())),
+        (
+            "purchased_at",
+            Column::Text(rows.iter().map(|(user, _, at)| format!("2023-02-{:02} 10:{user:02}:00", at + 1)).collect()),
+        ),
     ])
     .write(&folder.path("sales.parquet"))
     .unwrap();
@@ -528,7 +568,10 @@ fn parquet_gives_the_pipeline_of_the_table_that_it_holds() {
     let config = folder.pipeline(&["--interactions", "sales.parquet", "--items", "products.parquet"]);
     let columns = &config.source.columns;
     assert_eq!((&*columns.user, &*columns.item, &*columns.time), ("customer_id", "product_id", "purchased_at"));
-    assert_eq!((&*columns.item_id, &*columns.title, &columns.texts[..]), ("id", "product_title", &["tags".to_owned()][..]));
+    assert_eq!(
+        (&*columns.item_id, &*columns.title, &columns.texts[..]),
+        ("id", "product_title", &["tags".to_owned()][..])
+    );
     let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
     assert_eq!((made.users.len(), made.sequences.items.len()), (USERS, USERS * 7));
 }
@@ -546,7 +589,13 @@ fn what_cannot_be_guessed_is_refused_in_a_sentence_and_nothing_is_written() {
         ("items.csv", format!("item_id,title\n{}", items(|i| format!("{},Lamp {i}\n", i + 77))).into()),
         ("sales.zip", b"PK\x03\x04 and so on".to_vec()),
         ("text.txt", b"one line\nand another one that is longer\nthree\n".to_vec()),
-        ("umlaut.csv", latin_1(&format!("user_id,item_id,timestamp\n{}", events(|u, i, at| format!("M\u{fc}ller {u},{i},{}\n", 1_500_000_000 + at))))),
+        (
+            "umlaut.csv",
+            latin_1(&format!(
+                "user_id,item_id,timestamp\n{}",
+                events(|u, i, at| format!("M\u{fc}ller {u},{i},{}\n", 1_500_000_000 + at))
+            )),
+        ),
         ("utf8.csv", format!("item_id,title\n{}", items(|i| format!("{i},L\u{e4}mpchen {i}\n"))).into()),
     ]);
     for (words, expected) in [
@@ -635,7 +684,10 @@ fn doctor_says_what_would_stop_a_run() {
         (&["--set", "extract.text.model=nowhere/at/all"], "nowhere/at/all"),
         (&["--set", "preprocess.user_core=500"], "nothing is left"),
         (&["--set", "run.device=cuda:0"], "`run.device` = \"cuda:0\" cannot be used"),
-        (&["--set", "model.modalities=[{ name = \"text\" }, { name = \"mine\", features = \"own\" }]"], "mine.own.safetensors"),
+        (
+            &["--set", "model.modalities=[{ name = \"text\" }, { name = \"mine\", features = \"own\" }]"],
+            "mine.own.safetensors",
+        ),
         (&["--set", "model.modalities=[{ name = \"image\" }]"], "the modality `image`"),
         (&["--set", "source.items=[]", "--set", "model.name=mp4sr"], "the modality `text`"),
     ] {

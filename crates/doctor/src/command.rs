@@ -72,10 +72,8 @@ fn listed(reads: &[(String, PathBuf)]) -> (String, Vec<String>) {
     for (role, path) in reads {
         match files::length(path) {
             Ok(Some(size)) => text.push_str(&format!("reads  {role}: {}, {}\n", path.display(), bytes(size))),
-            Ok(None) => problems.push(format!(
-                "`{}` ({role}) is missing; `mp4sr run` makes what belongs to the run",
-                path.display()
-            )),
+            Ok(None) => problems
+                .push(format!("`{}` ({role}) is missing; `mp4sr run` makes what belongs to the run", path.display())),
             Err(error) => problems.push(error.to_string()),
         }
     }

@@ -13,9 +13,10 @@ const THREADS: f64 = 2.0;
 const FASTER: f64 = 0.4;
 const SLOWER: f64 = 3.0;
 
-/// Seconds per line of raw files, and per sentence that is cleaned.
-const LINE: f64 = 2e-6;
-const CLEANED: f64 = 25e-6;
+/// Seconds per line of raw files and per byte of their text, and per sentence that is cleaned.
+const LINE: f64 = 0.9e-6;
+const BYTE: f64 = 4e-9;
+const CLEANED: f64 = 5e-6;
 /// Seconds per sentence and per byte of the encoder's weights: 1,242 a second with the 90 MB of all-MiniLM-L6-v2.
 const SENTENCE: f64 = 1.0 / (1242.0 * 90e6);
 /// The same per image: 45 a second with the 350 MB of the image tower of CLIP ViT-B/32; and the least that an image takes to decode.
@@ -29,7 +30,7 @@ const CANDIDATE: f64 = 0.26e-9;
 const RANKED: f64 = 12e-12;
 /// Seconds that every stage takes to start, and those of a report.
 const START: f64 = 0.06;
-const REPORT: f64 = 1.0;
+const REPORT: f64 = 0.5;
 
 /// Bytes of a process that has read nothing.
 const PROCESS: f64 = 60e6;
@@ -100,7 +101,9 @@ impl Estimator<'_> {
             StageName::Pretrain => self.train(PRETRAIN),
             StageName::Finetune => self.train(FINETUNE),
             StageName::Evaluate => self.rank(self.context.config.evaluate.short_histories.len() + 2, 12.0),
-            StageName::Recommend => self.rank(1, 24.0 * self.context.config.recommend.top as f64 + 40.0 * self.sizes.length),
+            StageName::Recommend => {
+                self.rank(1, 24.0 * self.context.config.recommend.top as f64 + 40.0 * self.sizes.length)
+            }
             StageName::Report => self.report(),
         };
         // More threads help less and less.
@@ -126,7 +129,7 @@ impl Estimator<'_> {
         let Sizes { raw_rows, raw_bytes, sentences, .. } = self.sizes;
         let (_, items) = self.items();
         let (_, events) = self.events();
-        let seconds = LINE * raw_rows as f64 + CLEANED * sentences * items + 2e-9 * raw_bytes as f64;
+        let seconds = LINE * raw_rows as f64 + CLEANED * sentences * items + BYTE * raw_bytes as f64;
         let memory = 90.0 * raw_rows as f64 + items * (300.0 + 200.0 * sentences);
         Cost {
             seconds: Range::around(seconds),
@@ -145,7 +148,8 @@ impl Estimator<'_> {
         let extracted = self.context.config.extracted();
         if let Some(encoder) = of(EncoderRole::Sentences) {
             let mut rows = if extracted.text { self.sizes.sentences } else { 0.0 };
-            rows += if extracted.image { self.sizes.images * self.context.config.extract.image.words as f64 } else { 0.0 };
+            rows +=
+                if extracted.image { self.sizes.images * self.context.config.extract.image.words as f64 } else { 0.0 };
             // Small encoders wait for their tokens.
             let each = (SENTENCE * weights(encoder)).max(30e-6);
             seconds = seconds.plus(Range::between(DISTINCT * each * rows * least, each * rows * most));
@@ -154,7 +158,8 @@ impl Estimator<'_> {
         }
         if let Some(encoder) = of(EncoderRole::Images) {
             let each = IMAGE * weights(encoder) * 0.6 + DECODED;
-            seconds = seconds.plus(Range::between(0.4 * each * self.sizes.images * least, each * self.sizes.images * most));
+            seconds =
+                seconds.plus(Range::between(0.4 * each * self.sizes.images * least, each * self.sizes.images * most));
             memory += 2.0 * weights(encoder);
             vectors += self.sizes.images * most * encoder.width.unwrap_or(512) as f64;
         }
@@ -178,11 +183,8 @@ impl Estimator<'_> {
         // Every prefix of the training part is a sample: of L events, L - 3 of them.
         let prefixes = (self.sizes.length - 3.0).max(0.2);
         let positions = (0.5 * (self.sizes.length - 2.0)).clamp(1.0, limit);
-        let reads_features = self
-            .context
-            .models
-            .model(&config.model.name)
-            .is_none_or(mp4sr_pipeline::config::ModelType::reads_features);
+        let reads_features =
+            self.context.models.model(&config.model.name).is_none_or(mp4sr_pipeline::config::ModelType::reads_features);
         let rows: f64 = if reads_features { self.sizes.sentences + self.sizes.images } else { 0.0 };
         let features = self.encoders.iter().filter_map(|encoder| encoder.width).max().unwrap_or(384) as f64;
         let by_width = (width / 64.0).max(0.25);
@@ -195,7 +197,8 @@ impl Estimator<'_> {
             let ranked = users * items * width * RANKED;
             samples * (each + CANDIDATE * candidates * width) + steps * 2e-3 + items * rows * 1e-6 + ranked
         };
-        let epoch = Range::between(epoch(self.sizes.users.0, self.items().0), epoch(self.sizes.users.1, self.items().1));
+        let epoch =
+            Range::between(epoch(self.sizes.users.0, self.items().0), epoch(self.sizes.users.1, self.items().1));
         let is_trained = self.context.models.trains(config, phase) && !self.is_counted();
         if !is_trained {
             return Cost {
@@ -214,7 +217,7 @@ impl Estimator<'_> {
         let stored = rows * self.items().1 * features * 2.0;
         Cost {
             seconds: epoch.times(epochs.0 as f64, epochs.1 as f64),
-            memory: Range { low: PROCESS * 0.7, high: 5.0 * PROCESS + 1.5 * step + stored + 40.0 * self.events().1 },
+            memory: Range { low: PROCESS, high: 5.0 * PROCESS + 1.5 * step + stored + 40.0 * self.events().1 },
             // Weights, and a state with Adam's moments while it trains.
             disk: 16.0 * parameters,
             epoch: Some(epoch),
@@ -239,7 +242,9 @@ impl Estimator<'_> {
 
     fn rank(&self, times: usize, bytes_of_a_user: f64) -> Cost {
         let width = self.width();
-        let one = |users: f64, items: f64| users * (items * width * RANKED + 20e-6) + items * 2e-6 * (1.0 + self.sizes.sentences);
+        let one = |users: f64, items: f64| {
+            users * (items * width * RANKED + 20e-6) + items * 2e-6 * (1.0 + self.sizes.sentences)
+        };
         let (users, items) = (self.sizes.users, self.items());
         let seconds = Range::between(one(users.0, items.0), one(users.1, items.1));
         Cost {
@@ -260,9 +265,111 @@ impl Estimator<'_> {
         let (_, users) = self.sizes.users;
         Cost {
             seconds: Range::around(REPORT + 10e-6 * users),
-            memory: Range { low: PROCESS * 0.5, high: 5.0 * PROCESS + 60.0 * self.events().1 + 2000.0 * self.items().1 },
+            memory: Range {
+                low: PROCESS * 0.5,
+                high: 5.0 * PROCESS + 60.0 * self.events().1 + 2000.0 * self.items().1,
+            },
             disk: 20e6,
             ..Cost::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use mp4sr_extract::encoders;
+    use mp4sr_pipeline::{STAGES, StageArgs};
+    use mp4sr_run::model_catalog;
+
+    use super::*;
+
+    fn context(more: &[&str]) -> Context {
+        let pipeline = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines/sample.toml");
+        let overrides = more.iter().map(|&text| text.to_owned()).collect();
+        let args = StageArgs { pipeline, artifacts: "artifacts".into(), overrides, quiet: true, ..StageArgs::default() };
+        args.context_of_plan(model_catalog()).unwrap()
+    }
+
+    /// Seconds and MiB of each stage, measured one after the other in one process (docs/performance.md).
+    fn expect(context: &Context, sizes: Sizes, measured: [(f64, f64); 7]) {
+        let encoders = encoders(context, false);
+        let estimator = Estimator { context, sizes, encoders: &encoders, threads: 2 };
+        let mut kept: f64 = 0.0;
+        for (row, (seconds, memory)) in STAGES.iter().zip(measured) {
+            let cost = estimator.cost(row.stage);
+            let time = cost.seconds;
+            assert!(time.low <= seconds && seconds <= time.high, "{}: {seconds} s, {time:?}", row.name);
+            kept = kept.max(cost.memory.high);
+            let bytes = memory * f64::from(1 << 20);
+            assert!(cost.memory.low <= bytes && bytes <= kept, "{}: {memory} MiB, {:?}", row.name, cost.memory);
+        }
+    }
+
+    #[test]
+    fn what_was_measured_lies_within_the_estimates() {
+        let sample = [
+            (0.188, 145.0),
+            (2.193, 222.0),
+            (45.0, 295.0),
+            (123.9, 309.0),
+            (0.671, 309.0),
+            (0.361, 313.0),
+            (0.298, 312.0),
+        ];
+        expect(&context(&[]), Sizes::of_sample_world(), sample);
+        let middle = Sizes {
+            basis: crate::sizes::Basis::Dataset,
+            users: (19_983.0, 19_983.0),
+            items: (10_000.0, 10_000.0),
+            events: (263_142.0, 263_142.0),
+            length: 13.17,
+            sentences: 5.0,
+            images: 0.0,
+            addresses: 0.0,
+            raw_rows: 309_729,
+            raw_bytes: 9_560_000,
+        };
+        let measured = [
+            (0.268, 175.0),
+            (3.237, 186.0),
+            (26.3, 380.0),
+            (94.6, 478.0),
+            (1.932, 478.0),
+            (1.446, 498.0),
+            (1.742, 490.0),
+        ];
+        let one_epoch = [
+            "pretrain.epochs=1",
+            "finetune.epochs=1",
+            "pretrain.batch=1024",
+            "finetune.batch=1024",
+            "model.modalities=[{ name = \"text\" }]",
+        ];
+        expect(&context(&one_epoch), middle, measured);
+    }
+
+    #[test]
+    fn more_of_anything_takes_more() {
+        let context = context(&[]);
+        let encoders = encoders(&context, false);
+        let cost = |sizes: Sizes, stage| Estimator { context: &context, sizes, encoders: &encoders, threads: 2 }.cost(stage);
+        let one = Sizes::of_sample_world();
+        let (users, items, events) = (one.users.0 * 10.0, one.items.0 * 10.0, one.events.0 * 10.0);
+        let ten = Sizes {
+            users: (users, users),
+            items: (items, items),
+            events: (events, events),
+            raw_rows: one.raw_rows * 10,
+            raw_bytes: one.raw_bytes * 10,
+            ..one
+        };
+        for row in &STAGES {
+            let (small, large) = (cost(one, row.stage), cost(ten, row.stage));
+            assert!(small.seconds.high < large.seconds.high && small.seconds.low < large.seconds.low, "{}", row.name);
+            assert!(small.memory.high < large.memory.high, "{}", row.name);
+            assert!(row.name == "report" || small.disk < large.disk, "{}", row.name);
         }
     }
 }

@@ -149,7 +149,9 @@ impl Plan {
             }
             Err(_) if question.is_sample_world => {
                 if reads {
-                    self.notes.push("the sample world does not exist yet; `mp4sr run` generates it in seconds, 10 MB".to_owned());
+                    self.notes.push(
+                        "the sample world does not exist yet; `mp4sr run` generates it in seconds, 10 MB".to_owned(),
+                    );
                 }
                 Ok(())
             }
@@ -160,9 +162,10 @@ impl Plan {
     }
 
     fn find_sizes(&mut self, context: &Context, question: Question<'_>, raw_is_ok: bool) {
-        let makes_dataset = self.stages.iter().any(|planned| {
-            planned.stage == StageName::Preprocess && !matches!(planned.verdict, Verdict::UpToDate)
-        });
+        let makes_dataset = self
+            .stages
+            .iter()
+            .any(|planned| planned.stage == StageName::Preprocess && !matches!(planned.verdict, Verdict::UpToDate));
         if !makes_dataset {
             self.sizes = Sizes::of_dataset(&context.layout, &context.config, &self.raw);
             return;
@@ -261,7 +264,9 @@ impl Plan {
             let (_, path) = reads.iter().find(absent)?;
             let producer = producer(context, stage, path);
             return Some(match producer {
-                Some(made_by) => format!("`{}` is missing; `mp4sr run --until {}` makes it", path.display(), made_by.name()),
+                Some(made_by) => {
+                    format!("`{}` is missing; `mp4sr run --until {}` makes it", path.display(), made_by.name())
+                }
                 None => format!("`{}` is missing, and no stage of this pipeline makes it", path.display()),
             });
         }
@@ -271,7 +276,8 @@ impl Plan {
             .map(|modality| context.layout.feature_file(&modality.name, &modality.features))
             .chain((!config.pretrain.from.is_empty()).then(|| reads.last().map(|(_, path)| path.clone())).flatten());
         let is_trained = phase(stage) == Some(FINETUNE) || phase(stage) == Some(PRETRAIN);
-        let mut lost = from_elsewhere.filter(|path| is_trained && reads.iter().any(|(_, read)| read == path) && !path.exists());
+        let mut lost =
+            from_elsewhere.filter(|path| is_trained && reads.iter().any(|(_, read)| read == path) && !path.exists());
         lost.next().map(|path| format!("`{}` is missing, and no stage of this pipeline makes it", path.display()))
     }
 
@@ -370,11 +376,14 @@ impl Plan {
             (extracted.image && sizes.images <= 0.0, "image", fetch),
         ];
         for (_, modality, more) in lost.into_iter().filter(|(is_lost, ..)| *is_lost) {
-            let said = format!("no item has a file or sentence for the modality `{modality}`{more}; or leave it out of `model.modalities`");
+            let said = format!(
+                "no item has a file or sentence for the modality `{modality}`{more}; or leave it out of `model.modalities`"
+            );
             if sizes.basis == Basis::Sample { self.notes.push(said) } else { self.problems.push(said) }
         }
         if extracted.image && sizes.images > 0.0 && sizes.addresses > 0.0 {
-            self.notes.push("some images are addresses that have not been fetched; `mp4sr download` fetches them".to_owned());
+            self.notes
+                .push("some images are addresses that have not been fetched; `mp4sr download` fetches them".to_owned());
         }
     }
 }

@@ -61,7 +61,7 @@ pub struct Sizes {
     pub addresses: f64,
     /// Lines of all raw files.
     pub raw_rows: u64,
-    /// Bytes of all raw files.
+    /// Bytes of the text of all raw files.
     pub raw_bytes: u64,
 }
 
@@ -76,6 +76,17 @@ pub struct RawFile {
     pub bytes: u64,
     /// Its rows, or why they cannot be counted.
     pub rows: Result<RowCount, String>,
+}
+
+/// How much more text there is than gzip has of it.
+const UNPACKED: u64 = 6;
+
+impl RawFile {
+    /// About how many bytes its text has.
+    fn text_bytes(&self) -> u64 {
+        let is_gzip = self.path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gz"));
+        self.bytes * if is_gzip { UNPACKED } else { 1 }
+    }
 }
 
 /// Looks at the raw files of a pipeline, which exist.
@@ -105,7 +116,7 @@ impl Sizes {
         (sizes.images, sizes.addresses) = (files as f64 / items, addresses as f64 / items);
         let lines = |files: &[mp4sr_artifact::FileCount]| files.iter().map(|file| file.lines).sum::<u64>();
         sizes.raw_rows = lines(&report.interactions.files) + lines(&report.items.files);
-        sizes.raw_bytes = raw.iter().map(|file| file.bytes).sum();
+        sizes.raw_bytes = raw.iter().map(RawFile::text_bytes).sum();
         Some(sizes)
     }
 
@@ -124,12 +135,13 @@ impl Sizes {
         if !whole {
             // The first lines alone hold neither whole histories nor all items.
             (config.preprocess.user_core, config.preprocess.item_core) = (Some(0), Some(0));
-            config.preprocess.min_described = if is_whole(&items, ITEM_ROWS) { config.preprocess.min_described } else { 0.0 };
+            config.preprocess.min_described =
+                if is_whole(&items, ITEM_ROWS) { config.preprocess.min_described } else { 0.0 };
         }
         let report = trial(&config, limits)?;
         let mut sizes = Self::of_statistics(&report.statistics, if whole { Basis::RawFiles } else { Basis::Sample });
         sizes.raw_rows = total(&events) + total(&items);
-        sizes.raw_bytes = raw.iter().map(|file| file.bytes).sum();
+        sizes.raw_bytes = raw.iter().map(RawFile::text_bytes).sum();
         if !whole {
             sizes.grow(total(&events) as f64, report.statistics.events as f64, total(&items) as f64);
         }

@@ -44,34 +44,40 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
 
 fn evaluate(context: &Context) -> anyhow::Result<()> {
     let (config, layout) = (&context.config, &context.layout);
-    run_stage(context, "evaluate", &layout.run(), || stage(context), |stage| {
-        let trained = TrainedModel::load(layout, config)?;
-        let sequences = &trained.inputs.sequences;
-        for warning in trained.warnings(config, &stage.input_fingerprints()) {
-            context.progress.log(format!("evaluate: warning: {warning}"));
-        }
-        let scorer = trained.scorer()?;
-        let remove_seen = removes_seen(config, trained.model.as_ref());
-        let users = sequences.user_count();
-        let tables = tables(config);
-        let bar = context.progress.bar("evaluate", "users", (tables.len() * users) as u64);
-        let mut outputs = Vec::new();
-        for (split, history) in tables {
-            let case = |user| EvalCase::of(sequences, user, split);
-            let options = RankOptions { batch: config.evaluate.batch, remove_seen, history };
-            let ranks = rank_users(scorer.as_ref(), users, case, options, |users| bar.add(users))?;
-            let info = RanksInfo {
-                split: split.name().to_owned(),
-                history,
-                removes_seen: Some(remove_seen),
-                config: trained.checkpoint.info.settings_of_results(config),
-            };
-            let path = layout.ranks(&info.name());
-            StoredRanks { ranks, info }.write(&path, &sequences.item_hash, stage.input_fingerprints())?;
-            outputs.push(path);
-        }
-        Ok(outputs)
-    })
+    run_stage(
+        context,
+        "evaluate",
+        &layout.run(),
+        || stage(context),
+        |stage| {
+            let trained = TrainedModel::load(layout, config)?;
+            let sequences = &trained.inputs.sequences;
+            for warning in trained.warnings(config, &stage.input_fingerprints()) {
+                context.progress.log(format!("evaluate: warning: {warning}"));
+            }
+            let scorer = trained.scorer()?;
+            let remove_seen = removes_seen(config, trained.model.as_ref());
+            let users = sequences.user_count();
+            let tables = tables(config);
+            let bar = context.progress.bar("evaluate", "users", (tables.len() * users) as u64);
+            let mut outputs = Vec::new();
+            for (split, history) in tables {
+                let case = |user| EvalCase::of(sequences, user, split);
+                let options = RankOptions { batch: config.evaluate.batch, remove_seen, history };
+                let ranks = rank_users(scorer.as_ref(), users, case, options, |users| bar.add(users))?;
+                let info = RanksInfo {
+                    split: split.name().to_owned(),
+                    history,
+                    removes_seen: Some(remove_seen),
+                    config: trained.checkpoint.info.settings_of_results(config),
+                };
+                let path = layout.ranks(&info.name());
+                StoredRanks { ranks, info }.write(&path, &sequences.item_hash, stage.input_fingerprints())?;
+                outputs.push(path);
+            }
+            Ok(outputs)
+        },
+    )
 }
 
 /// What is ranked: both splits, and the test split from short histories.

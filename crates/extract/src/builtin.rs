@@ -51,9 +51,7 @@ fn carried(model: &str) -> Option<&'static Encoder> {
 
 /// The bytes of the weights, and the configuration, of the carried encoder that `model` names.
 pub(crate) fn contents(model: &str) -> Option<(u64, &'static [u8])> {
-    let file = |wanted: &str| {
-        carried(model)?.files.iter().find(|(name, _)| *name == wanted).map(|(_, bytes)| *bytes)
-    };
+    let file = |wanted: &str| carried(model)?.files.iter().find(|(name, _)| *name == wanted).map(|(_, bytes)| *bytes);
     Some((file(WEIGHTS)?.len() as u64, file(CONFIG)?))
 }
 

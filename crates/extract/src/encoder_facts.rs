@@ -4,13 +4,13 @@ use mp4sr_pipeline::Context;
 use mp4sr_pipeline::config::ImageFeatures;
 use serde_json::Value;
 
+use crate::adapter::audio::AudioEncoder;
 use crate::builtin;
 use crate::error::{Error, Result};
 use crate::folder::{Access, ModelFolder};
 use crate::hub::HubModel;
 use crate::open::image_encoder_files;
 use crate::sentence::SentenceEncoder;
-use crate::adapter::audio::AudioEncoder;
 
 /// What an encoder is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -206,7 +206,8 @@ mod tests {
         for path in ["data/encoders/none", "/abs", "./rel", "../up", "a//b", ""] {
             assert!(!is_hub_name(path), "{path}");
         }
-        let message = HubModel::open("data/encoders/none", Access::Full).err().map(|e| e.to_string()).unwrap_or_default();
+        let message =
+            HubModel::open("data/encoders/none", Access::Full).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(message.contains("`data/encoders/none` is neither a folder"), "{message}");
     }
 

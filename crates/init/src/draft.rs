@@ -117,6 +117,12 @@ impl Lines {
     }
 }
 
+/// The name of a column in an SQL expression that stands in a TOML text.
+fn quoted(name: &str) -> String {
+    let is_plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if is_plain { name.to_owned() } else { format!("\\\"{name}\\\"") }
+}
+
 /// Characters of a line of comments.
 const WIDTH: usize = 110;
 
@@ -326,18 +332,25 @@ impl Draft<'_> {
         lines.comment(reason);
         lines.key("user_core", &Value::Integer(self.core.user.into()));
         lines.key("item_core", &Value::Integer(self.core.item.into()));
-        let Columns::Guessed { events: EventColumns { rating: Some(rating), .. }, .. } = &self.columns else { return };
+        let Columns::Guessed { events, .. } = &self.columns else { return };
+        if let Some(kind) = events.kind.as_ref().and_then(|kind| self.of_events.column(kind)) {
+            lines.comment(&format!(
+                "`{}` has {} kinds of events, and all of them count; to keep one kind alone:",
+                kind.name, kind.distinct
+            ));
+            lines.comment(&format!(
+                "where = \"{} = '{}'\"",
+                quoted(&kind.name),
+                kind.examples.first().map_or("", String::as_str)
+            ));
+        }
+        let Some(rating) = &events.rating else { return };
         let range = self.of_events.column(rating).and_then(|column| column.range);
         let Some((least, most)) = range else { return };
-        let quoted = if rating.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-            rating.clone()
-        } else {
-            format!("\\\"{rating}\\\"")
-        };
         lines.comment(&format!(
             "`{rating}` goes from {least} to {most}. All events count, good and bad; to keep the good ones alone:"
         ));
-        lines.comment(&format!("where = \"{quoted} >= {}\"", (least + 0.75 * (most - least)).ceil()));
+        lines.comment(&format!("where = \"{} >= {}\"", quoted(rating), (least + 0.75 * (most - least)).ceil()));
     }
 
     fn model(&self, lines: &mut Lines) {

@@ -183,7 +183,10 @@ impl StageArgs {
 
     /// Reads the pipeline and resolves it, for work that is to be done.
     pub fn context(&self, models: &Arc<ModelCatalog>) -> anyhow::Result<Context> {
-        anyhow::ensure!(!self.dry_run, "`--dry-run` has no plan for this command; `mp4sr doctor` has one for the pipeline");
+        anyhow::ensure!(
+            !self.dry_run,
+            "`--dry-run` has no plan for this command; `mp4sr doctor` has one for the pipeline"
+        );
         self.context_of_plan(models)
     }
 

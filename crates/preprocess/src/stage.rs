@@ -34,11 +34,17 @@ const SPILL: &str = "spill";
 /// Brings the dataset up to date and prints its statistics when there was anything to do.
 pub fn run(context: &Context) -> anyhow::Result<()> {
     let config = &context.config;
-    run_stage(context, "preprocess", &context.layout.dataset(), || stage(context), |stage| {
-        let (report, outputs) = make(config, &context.layout, stage.settings().values(), &context.progress)?;
-        print(&report::table(&report))?;
-        Ok(outputs)
-    })
+    run_stage(
+        context,
+        "preprocess",
+        &context.layout.dataset(),
+        || stage(context),
+        |stage| {
+            let (report, outputs) = make(config, &context.layout, stage.settings().values(), &context.progress)?;
+            print(&report::table(&report))?;
+            Ok(outputs)
+        },
+    )
 }
 
 /// The stage: what it reads and which settings decide what it writes.

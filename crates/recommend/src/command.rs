@@ -68,61 +68,67 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
 
 fn recommend(context: &Context) -> anyhow::Result<()> {
     let (config, layout) = (&context.config, &context.layout);
-    run_stage(context, "recommend", &layout.run(), || stage(context), |stage| {
-        let trained = TrainedModel::load(layout, config)?;
-        let (items, users) = (Items::read(&layout.items())?, Users::read(&layout.users())?);
-        let sequences = &trained.inputs.sequences;
-        sequences.expect_tables((&layout.items(), &items), (&layout.users(), &users))?;
-        for warning in trained.warnings(config, &stage.input_fingerprints()) {
-            context.progress.log(format!("recommend: warning: {warning}"));
-        }
-        let scorer = trained.scorer()?;
-        let remove_seen = removes_seen(config, trained.model.as_ref());
-        let id = |item: u32| items.ids[item as usize - 1].clone();
-        let mut columns = Columns::default();
-        let bar = context.progress.bar("recommend", "users", sequences.user_count() as u64);
-        let asked: Vec<(usize, &[u32], Option<u32>)> = (0..sequences.user_count())
-            .filter_map(|user| {
-                if config.recommend.before_test_item {
-                    EvalCase::of(sequences, user, Split::Test).map(|case| (user, case.history, Some(case.target)))
-                } else {
-                    Some((user, sequences.of(user), None)).filter(|(_, history, _)| !history.is_empty())
-                }
-            })
-            .collect();
-        let recommender = Recommender::new(scorer.as_ref())?;
-        for block in asked.chunks(config.evaluate.batch) {
-            let queries: Vec<Query<'_>> =
-                block.iter().map(|&(user, history, _)| Query { user: Some(user as u32), history }).collect();
-            let targets: Vec<Option<u32>> = block.iter().map(|&(.., target)| target).collect();
-            let lists = recommender.top_k_of_targets(&queries, &targets, config.recommend.top, remove_seen)?;
-            for ((user, history, target), list) in block.iter().zip(lists) {
-                columns.user.push(*user as u32 + 1);
-                columns.user_id.push(users.ids[*user].clone());
-                columns.history.push(history.iter().map(|&item| id(item)).collect());
-                columns.target.push(target.map(id).unwrap_or_default());
-                columns.items.push(list.iter().map(|(item, _)| id(*item)).collect());
-                columns.scores.push(list.iter().map(|(_, score)| *score).collect());
+    run_stage(
+        context,
+        "recommend",
+        &layout.run(),
+        || stage(context),
+        |stage| {
+            let trained = TrainedModel::load(layout, config)?;
+            let (items, users) = (Items::read(&layout.items())?, Users::read(&layout.users())?);
+            let sequences = &trained.inputs.sequences;
+            sequences.expect_tables((&layout.items(), &items), (&layout.users(), &users))?;
+            for warning in trained.warnings(config, &stage.input_fingerprints()) {
+                context.progress.log(format!("recommend: warning: {warning}"));
             }
-            bar.add(block.len() as u64);
-        }
-        // The tables only give names; what decides the lists is recorded.
-        let mut inputs = stage.input_fingerprints();
-        inputs.retain(|role, _| !["items", "users"].contains(&role.as_str()));
-        let path = layout.recommendations();
-        Table::new(vec![
-            ("user", Column::U32(columns.user)),
-            ("user_id", Column::Text(columns.user_id)),
-            ("history", Column::Texts(columns.history)),
-            ("target", Column::Text(columns.target)),
-            ("items", Column::Texts(columns.items)),
-            ("scores", Column::F32s(columns.scores)),
-        ])
-        .with_source(&json!({
-            "config": trained.checkpoint.info.settings_of_results(config),
-            "inputs": inputs,
-        }))
-        .write(&path)?;
-        Ok(vec![path])
-    })
+            let scorer = trained.scorer()?;
+            let remove_seen = removes_seen(config, trained.model.as_ref());
+            let id = |item: u32| items.ids[item as usize - 1].clone();
+            let mut columns = Columns::default();
+            let bar = context.progress.bar("recommend", "users", sequences.user_count() as u64);
+            let asked: Vec<(usize, &[u32], Option<u32>)> = (0..sequences.user_count())
+                .filter_map(|user| {
+                    if config.recommend.before_test_item {
+                        EvalCase::of(sequences, user, Split::Test).map(|case| (user, case.history, Some(case.target)))
+                    } else {
+                        Some((user, sequences.of(user), None)).filter(|(_, history, _)| !history.is_empty())
+                    }
+                })
+                .collect();
+            let recommender = Recommender::new(scorer.as_ref())?;
+            for block in asked.chunks(config.evaluate.batch) {
+                let queries: Vec<Query<'_>> =
+                    block.iter().map(|&(user, history, _)| Query { user: Some(user as u32), history }).collect();
+                let targets: Vec<Option<u32>> = block.iter().map(|&(.., target)| target).collect();
+                let lists = recommender.top_k_of_targets(&queries, &targets, config.recommend.top, remove_seen)?;
+                for ((user, history, target), list) in block.iter().zip(lists) {
+                    columns.user.push(*user as u32 + 1);
+                    columns.user_id.push(users.ids[*user].clone());
+                    columns.history.push(history.iter().map(|&item| id(item)).collect());
+                    columns.target.push(target.map(id).unwrap_or_default());
+                    columns.items.push(list.iter().map(|(item, _)| id(*item)).collect());
+                    columns.scores.push(list.iter().map(|(_, score)| *score).collect());
+                }
+                bar.add(block.len() as u64);
+            }
+            // The tables only give names; what decides the lists is recorded.
+            let mut inputs = stage.input_fingerprints();
+            inputs.retain(|role, _| !["items", "users"].contains(&role.as_str()));
+            let path = layout.recommendations();
+            Table::new(vec![
+                ("user", Column::U32(columns.user)),
+                ("user_id", Column::Text(columns.user_id)),
+                ("history", Column::Texts(columns.history)),
+                ("target", Column::Text(columns.target)),
+                ("items", Column::Texts(columns.items)),
+                ("scores", Column::F32s(columns.scores)),
+            ])
+            .with_source(&json!({
+                "config": trained.checkpoint.info.settings_of_results(config),
+                "inputs": inputs,
+            }))
+            .write(&path)?;
+            Ok(vec![path])
+        },
+    )
 }

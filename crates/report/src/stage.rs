@@ -41,12 +41,12 @@ const FREQUENT: usize = 30;
 pub fn run(context: &Context, pipeline: &Path) -> anyhow::Result<()> {
     let report = Report { context, pipeline, runs: runs(context) };
     let folder = context.layout.report();
-    run_stage(context, "report", &folder, || report.stage(), |stage| Ok(report.write(stage, &folder)?)).map_err(|error| {
-        match error.downcast_ref::<Error>() {
+    run_stage(context, "report", &folder, || report.stage(), |stage| Ok(report.write(stage, &folder)?)).map_err(
+        |error| match error.downcast_ref::<Error>() {
             Some(Error::Chart(_)) => anyhow::Error::new(Bug(error.to_string())),
             _ => error,
-        }
-    })?;
+        },
+    )?;
     let sequences = Sequences::read(&context.layout.sequences())?;
     print(&report.table(SPLITS[0], &report.ranked(SPLITS[0], &sequences)?)?.markdown(false))
 }

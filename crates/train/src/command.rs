@@ -74,48 +74,56 @@ pub fn train(context: &Context, phase: &str, restart: bool) -> anyhow::Result<()
     let pretrained = pretrained_of(context, phase);
     let folder = layout.run();
     let _run = mp4sr_artifact::Lock::acquire(&folder, "train")?;
-    run_stage(context, phase, &folder, || stage(context, phase), |stage| {
-        files::write_bytes(&layout.run_config(), config.to_toml()?.as_bytes())?;
-        let inputs = Inputs::load(layout, config)?;
-        for warning in inputs.sparse_modalities() {
-            context.progress.log(format!("{phase}: warning: {warning}"));
-        }
-        let model = build_model(config, &inputs)?;
-        let own = model.phases().iter().find(|own| own.name == phase).copied();
-        let own = own.with_context(|| format!("the model has no phase `{phase}`"))?;
-        let mut resolved = config.resolved();
-        if let Some(sections) = resolved.as_object_mut().filter(|_| phase == PRETRAIN) {
-            sections.remove(FINETUNE);
-        }
-        if let Some(path) = &pretrained {
-            let checkpoint = match config.pretrain.from.as_str() {
-                "" => Checkpoint::read(path, PRETRAIN, &inputs.sequences.item_hash)?,
-                _ => Checkpoint::read_of_any_items(path, PRETRAIN)?,
-            };
-            let before = &checkpoint.info;
-            before.expect_model(models, config, (PRETRAIN, phase), path)?;
-            before.expect_encoders(&inputs, path)?;
-            let warnings = [before.other_training(models, config, PRETRAIN)];
-            let own_data =
-                config.pretrain.from.is_empty().then(|| checkpoint.trained_on_others(&stage.input_fingerprints()));
-            for warning in warnings.into_iter().chain(own_data).flatten() {
+    run_stage(
+        context,
+        phase,
+        &folder,
+        || stage(context, phase),
+        |stage| {
+            files::write_bytes(&layout.run_config(), config.to_toml()?.as_bytes())?;
+            let inputs = Inputs::load(layout, config)?;
+            for warning in inputs.sparse_modalities() {
                 context.progress.log(format!("{phase}: warning: {warning}"));
             }
-            before.record_in(&mut resolved, models, config);
-            checkpoint.load_into(model.as_ref(), &own, path)?;
-        }
-        let state_path = folder.join(format!("state.{phase}.safetensors"));
-        let start = PhaseStart { model: model.as_ref(), phase: own, inputs: &inputs, state_path: &state_path, restart };
-        let (epoch, validation_recall_20) = run_phase(context, stage, start)?;
-        let encoders = inputs.encoders.clone();
-        let info = CheckpointInfo { phase: phase.to_owned(), epoch, validation_recall_20, encoders, config: resolved };
-        let output = layout.checkpoint(phase);
-        let (items, fingerprints) = (&inputs.sequences.item_hash, stage.input_fingerprints());
-        let weights = TrainedPhase { model: model.as_ref(), phase: &own };
-        Checkpoint::write(&output, &info, weights, items, fingerprints)?;
-        files::remove_if_present(&state_path)?;
-        Ok(vec![output])
-    })
+            let model = build_model(config, &inputs)?;
+            let own = model.phases().iter().find(|own| own.name == phase).copied();
+            let own = own.with_context(|| format!("the model has no phase `{phase}`"))?;
+            let mut resolved = config.resolved();
+            if let Some(sections) = resolved.as_object_mut().filter(|_| phase == PRETRAIN) {
+                sections.remove(FINETUNE);
+            }
+            if let Some(path) = &pretrained {
+                let checkpoint = match config.pretrain.from.as_str() {
+                    "" => Checkpoint::read(path, PRETRAIN, &inputs.sequences.item_hash)?,
+                    _ => Checkpoint::read_of_any_items(path, PRETRAIN)?,
+                };
+                let before = &checkpoint.info;
+                before.expect_model(models, config, (PRETRAIN, phase), path)?;
+                before.expect_encoders(&inputs, path)?;
+                let warnings = [before.other_training(models, config, PRETRAIN)];
+                let own_data =
+                    config.pretrain.from.is_empty().then(|| checkpoint.trained_on_others(&stage.input_fingerprints()));
+                for warning in warnings.into_iter().chain(own_data).flatten() {
+                    context.progress.log(format!("{phase}: warning: {warning}"));
+                }
+                before.record_in(&mut resolved, models, config);
+                checkpoint.load_into(model.as_ref(), &own, path)?;
+            }
+            let state_path = folder.join(format!("state.{phase}.safetensors"));
+            let start =
+                PhaseStart { model: model.as_ref(), phase: own, inputs: &inputs, state_path: &state_path, restart };
+            let (epoch, validation_recall_20) = run_phase(context, stage, start)?;
+            let encoders = inputs.encoders.clone();
+            let info =
+                CheckpointInfo { phase: phase.to_owned(), epoch, validation_recall_20, encoders, config: resolved };
+            let output = layout.checkpoint(phase);
+            let (items, fingerprints) = (&inputs.sequences.item_hash, stage.input_fingerprints());
+            let weights = TrainedPhase { model: model.as_ref(), phase: &own };
+            Checkpoint::write(&output, &info, weights, items, fingerprints)?;
+            files::remove_if_present(&state_path)?;
+            Ok(vec![output])
+        },
+    )
 }
 
 /// The files that a phase reads, by role.

@@ -16,7 +16,8 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use mp4sr_artifact::{
-    EncoderWork, ExtractReport, FeatureType, Features, Fingerprint, Items, RowsHeader, Stage, VectorKey, files, vector_key,
+    EncoderWork, ExtractReport, FeatureType, Features, Fingerprint, Items, RowsHeader, Stage, VectorKey, files,
+    vector_key,
 };
 use mp4sr_ops::ComputeDevice;
 use mp4sr_pipeline::config::{ImageFeatures, Precision, Storage};
