@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -489,9 +488,11 @@ fn shapes_of_files_are_recognised_without_a_question() {
     let lists = items(|i| {
         format!("{{\"sku\": {i}, \"name\": \"Lamp {i}\", \"tags\": [\"a{}\", \"b\"], \"pic\": \"{i}.png\"}},", i % 3)
     });
-    let pairs: String = (0..USERS)
-        .map(|u| format!("{u}\t{} {} {} {} {}\n", u % 20, u % 20 + 1, u % 20 + 2, u % 20 + 3, u % 20 + 4))
-        .collect();
+    let pair = |u: usize| {
+        let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(|at| u % 20 + at);
+        format!("{u}\t{a} {b} {c} {d} {e}")
+    };
+    let pairs = (0..USERS).map(pair).collect::<Vec<_>>().join("\n");
     let folder = Folder::new(&[
         ("plain.tsv", tsv.into()),
         ("events.jsonl", json.into()),

@@ -14,7 +14,7 @@ const FASTER: f64 = 0.4;
 const SLOWER: f64 = 3.0;
 
 /// Seconds per line of raw files and per byte of their text, and per sentence that is cleaned.
-const LINE: f64 = 0.9e-6;
+const LINE: f64 = 0.7e-6;
 const BYTE: f64 = 4e-9;
 const CLEANED: f64 = 5e-6;
 /// Seconds per sentence and per byte of the encoder's weights: 1,242 a second with the 90 MB of all-MiniLM-L6-v2.
@@ -288,7 +288,8 @@ mod tests {
     fn context(more: &[&str]) -> Context {
         let pipeline = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines/sample.toml");
         let overrides = more.iter().map(|&text| text.to_owned()).collect();
-        let args = StageArgs { pipeline, artifacts: "artifacts".into(), overrides, quiet: true, ..StageArgs::default() };
+        let args =
+            StageArgs { pipeline, artifacts: "artifacts".into(), overrides, quiet: true, ..StageArgs::default() };
         args.context_of_plan(model_catalog()).unwrap()
     }
 
@@ -354,7 +355,8 @@ mod tests {
     fn more_of_anything_takes_more() {
         let context = context(&[]);
         let encoders = encoders(&context, false);
-        let cost = |sizes: Sizes, stage| Estimator { context: &context, sizes, encoders: &encoders, threads: 2 }.cost(stage);
+        let cost =
+            |sizes: Sizes, stage| Estimator { context: &context, sizes, encoders: &encoders, threads: 2 }.cost(stage);
         let one = Sizes::of_sample_world();
         let (users, items, events) = (one.users.0 * 10.0, one.items.0 * 10.0, one.events.0 * 10.0);
         let ten = Sizes {

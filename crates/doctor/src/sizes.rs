@@ -10,6 +10,8 @@ use mp4sr_preprocess::{RowCount, RowLimits, count_rows, trial};
 /// Rows of interactions and of items that are read where there is no dataset.
 const EVENT_ROWS: u64 = 50_000;
 const ITEM_ROWS: u64 = 100_000;
+/// The least share of items with a line that says something of the others.
+const LEAST_DESCRIBED: f64 = 0.05;
 /// How far off guessed numbers of users and items may be.
 const SPREAD: f64 = 3.0;
 
@@ -143,6 +145,10 @@ impl Sizes {
         sizes.raw_rows = total(&events) + total(&items);
         sizes.raw_bytes = raw.iter().map(RawFile::text_bytes).sum();
         if !whole {
+            // Items whose lines were not reached have texts too.
+            let described = report.join.as_ref().map_or(1.0, |join| join.items_with_line.max(LEAST_DESCRIBED));
+            sizes.sentences /= described;
+            sizes.images /= described;
             sizes.grow(total(&events) as f64, report.statistics.events as f64, total(&items) as f64);
         }
         Ok(sizes)

@@ -191,6 +191,15 @@ impl Made {
         draft.modalities = modalities(&report);
         let mut doubts = looked.doubts.clone();
         (draft.core, draft.core_reason) = core(&config, limits, is_whole, &mut doubts)?;
+        if !whole_items(&report) {
+            doubts.push(Doubt::new(
+                format!(
+                    "the items' files have more than the {} lines that were read, so that more of the events may be of an item with a line",
+                    count(ITEM_ROWS)
+                ),
+                "`mp4sr preprocess` checks all of them",
+            ));
+        }
         doubts.extend(about_trial(&report, is_whole));
         let text = draft.text();
         parse(&text)?;

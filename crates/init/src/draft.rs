@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use mp4sr_pipeline::config::{Format, ModelCatalog};
+use mp4sr_pipeline::config::{Format, ModelCatalog, ModelType};
 use mp4sr_preprocess::survey::Survey;
 use toml::Value;
 
@@ -19,6 +19,7 @@ pub const ID_MODEL: &str = "sasrec";
 
 /// The columns of both files, or the published form that names them.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one value of it")]
 pub enum Columns {
     /// Columns that were guessed.
     Guessed {
@@ -380,10 +381,10 @@ impl Draft<'_> {
             lines.text("model", &self.image_encoder);
         }
         lines.section("model");
-        let reads = |name: &str| self.models.model(name).is_some_and(mp4sr_pipeline::config::ModelType::reads_features);
+        let reads = |name: &str| self.models.model(name).is_some_and(ModelType::reads_features);
         if !text && !image {
             let without: Vec<&str> =
-                self.models.models().filter(|model| !model.reads_features()).map(|model| model.name()).collect();
+                self.models.models().filter(|model| !model.reads_features()).map(ModelType::name).collect();
             lines.comment(&format!(
                 "Items have no text and no image file, so the model reads ids alone. These do: {}.",
                 without.join(", ")

@@ -161,7 +161,7 @@ impl Survey {
             if escapes {
                 file.dialect.escape = Some(b'\\');
             }
-            names = file.dialect.names.clone();
+            names.clone_from(&file.dialect.names);
         }
         let mut rows = Rows::read(path, &file, &names, ROWS)?;
         let (mut has_header, mut header_doubt) = (true, false);
@@ -585,7 +585,11 @@ mod tests {
             ("a.csv", b"\"id\";\"title\";\"price\"\n\"1\";\"A \\\"red\\\" lamp; old\";\"3\"\n".to_vec(), ";", named, 1),
         ] {
             let found = survey(name, &content).unwrap_or_else(|e| panic!("{name}: {e}"));
-            assert_eq!((found.separator.as_str(), names(&found), found.rows), (separator, columns.to_vec(), rows), "{name}");
+            assert_eq!(
+                (found.separator.as_str(), names(&found), found.rows),
+                (separator, columns.to_vec(), rows),
+                "{name}"
+            );
         }
         let latin = survey("a.csv", b"id,title\n1,Caf\xe9 au lait\n2,Th\xe9 noir\n").unwrap();
         assert_eq!(latin.encoding.as_deref(), Some("windows-1252"));
