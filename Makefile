@@ -36,7 +36,7 @@ STUDIES := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 fig6 fig7 fi
            study-image-features study-noise study-encoders
 
 .DEFAULT_GOAL := help
-.PHONY: help build sample cache-stats cache-prune download preprocess extract pretrain finetune evaluate recommend report all demo test test-fast check format-check \
+.PHONY: help build export sample cache-stats cache-prune download preprocess extract pretrain finetune evaluate recommend report all demo test test-fast check format-check \
         lint lint-cuda docs deny unused clean-artifacts bench bench-growth bench-peer bench-baselines bench-serve bench-soak bench-cuda bench-extract compare search larger $(STUDIES)
 
 help: ## List every target
@@ -60,6 +60,14 @@ recommend: ## List the best items for every user
 report: ## One page with tables, curves and recommended items
 preprocess extract pretrain finetune evaluate recommend report: build
 	@$(MP4SR) run --until $@ $(FLAGS)
+
+# FORMAT="a,b"   what is written: lists-parquet, vectors-npy, recbole, huggingface, ... (mp4sr export --help)
+# OUT=folder     where, in place of the folder export of the run
+# TOP=k          the length of a list
+export: build ## Lists, vectors, data sets or a model folder of a run, for other programs
+	@$(MP4SR) run --until finetune $(FLAGS)
+	@$(MP4SR) export $(FLAGS) --format $(call quoted,$(or $(FORMAT),lists-parquet)) $(if $(OUT),--out $(call quoted,$(OUT))) \
+	    $(if $(TOP),--top $(TOP))
 
 all: report ## Every stage, in order
 

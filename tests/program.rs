@@ -220,19 +220,24 @@ fn a_pipeline_reads_sounds_as_a_modality() {
     assert!(ranks[0].join("ranks.test.safetensors").exists(), "the model trains and ranks on texts and sounds");
 }
 
-/// The commands of docs/serving.md and of its section in the README, on the sample world.
+/// The commands of docs/serving.md and docs/exports.md and of their section in the README, on the sample world.
 #[test]
-fn the_commands_of_the_guide_to_serving_work_as_they_stand() {
+fn the_commands_of_the_guides_to_serving_and_exports_work_as_they_stand() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| files::write_bytes(&folder.path().join(name), text.as_bytes()).unwrap();
     write("pipelines/sample.toml", &files::read_to_string(&root().join("pipelines/sample.toml")).unwrap());
     write("new.jsonl", "{\"user_id\": \"u\", \"history\": [\"B09P5O2CH9\"]}\n");
     write("new_items.jsonl", "{\"asin\": \"NEW1\", \"title\": \"A canvas bag for the beach\"}\n");
-    let documents = ["docs/serving.md", "README.md"].map(|name| files::read_to_string(&root().join(name)).unwrap());
+    let documents = ["docs/serving.md", "README.md", "docs/exports.md"]
+        .map(|name| files::read_to_string(&root().join(name)).unwrap());
     let readme = documents[1].split("## Recommending and serving").nth(1).unwrap().split("## ").next().unwrap();
-    let commands: Vec<&str> =
-        documents[0].lines().chain(readme.lines()).filter_map(|line| line.strip_prefix("    mp4sr ")).collect();
-    let stages = ["run ", "recommend ", "items ", "serve "];
+    let commands: Vec<&str> = documents[0]
+        .lines()
+        .chain(readme.lines())
+        .chain(documents[2].lines())
+        .filter_map(|line| line.strip_prefix("    mp4sr "))
+        .collect();
+    let stages = ["run ", "recommend ", "items ", "serve ", "export ", "import "];
     assert!(commands.len() > 10 && stages.iter().all(|stage| commands.iter().any(|own| own.starts_with(stage))));
     for line in commands {
         let mut shell = Command::new("sh");

@@ -130,7 +130,7 @@ impl Project {
     }
 
     /// A project so small that every stage takes a moment, with the pipeline `a`. Users walk through the items in steps of one or
-    /// two; titles name neighbours alike; no item has an image.
+    /// two; titles name neighbours alike; every third item has an image.
     pub fn small() -> Self {
         let project = Self { folder: temporary_folder(), first: "a".to_owned(), raw: "" };
         project.add("a", 0);

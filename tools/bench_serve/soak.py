@@ -27,15 +27,19 @@ import time
 
 ITEMS = 8000
 HISTORIES = 64
-# What memory may grow by from the second third of the time to the last.
-GROWTH = 1.05
+# What memory at rest may grow by over the whole time, as a share of itself.
+GROWTH = 0.05
+# Seconds without requests before memory at rest is read.
+REST = 4
 
 
 class Soak:
     def __init__(self, a, folder):
         self.a, self.folder, self.stop = a, folder, threading.Event()
         self.counts, self.lock, self.problems = collections.Counter(), threading.Lock(), []
-        self.memory = []
+        self.memory, self.at_rest = [], []
+        self.may_ask = threading.Event()
+        self.may_ask.set()
         self.weights = [self.world(seed) for seed in (1, 2)]
         self.run = os.path.join(folder, "1", "bench", "runs", "sasrec")
         chance = random.Random(1)
@@ -105,7 +109,7 @@ class Soak:
 
     def well_behaved(self, seed):
         chance, connection = random.Random(seed), None
-        while not self.stop.is_set():
+        while self.goes_on():
             at = chance.randrange(HISTORIES)
             try:
                 connection = connection or http.client.HTTPConnection(self.host, self.port, timeout=60)
@@ -136,7 +140,7 @@ class Soak:
     def killed(self, seed):
         """Clients that end in the middle of a request, or before they have read the answer."""
         chance = random.Random(seed)
-        while not self.stop.is_set():
+        while self.goes_on():
             with self.connect() as stream:
                 text = self.request(chance)
                 stream.sendall(text[: chance.randrange(len(text) + 1)])
@@ -148,7 +152,7 @@ class Soak:
 
     def malformed(self, seed):
         chance = random.Random(seed)
-        while not self.stop.is_set():
+        while self.goes_on():
             body = bytearray(json.dumps({"history": chance.choice(self.histories), "k": 10}).encode())
             for _ in range(chance.randrange(1, 8)):
                 body[chance.randrange(len(body))] = chance.randrange(256)
@@ -171,7 +175,7 @@ class Soak:
     def slow(self, seed):
         """Clients that write, then read, a byte at a time."""
         chance = random.Random(seed)
-        while not self.stop.is_set():
+        while self.goes_on():
             try:
                 with self.connect() as stream:
                     for byte in self.request(chance, b'{"history": ["i1"]}'):
@@ -191,10 +195,25 @@ class Soak:
     def connect(self):
         return socket.create_connection((self.host, self.port), timeout=60)
 
+    def goes_on(self):
+        """Whether a client makes another request; waits while the service rests."""
+        self.may_ask.wait()
+        return not self.stop.is_set()
+
+    def resident(self):
+        with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:
+            return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS"))
+
     def look(self):
         while not self.stop.wait(5):
-            with open(f"/proc/{self.process.pid}/status", encoding="ascii") as status:
-                self.memory.append(next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmRSS")))
+            self.memory.append(self.resident())
+
+    def rest(self):
+        """Under load, memory goes up and down with connections and swaps; at rest it is what the service keeps."""
+        self.may_ask.clear()
+        time.sleep(REST)
+        self.at_rest.append(self.resident())
+        self.may_ask.set()
 
     def go(self):
         self.start()
@@ -207,6 +226,7 @@ class Soak:
         end = time.monotonic() + 60 * self.a.minutes
         while time.monotonic() < end and self.process.poll() is None:
             time.sleep(min(self.a.swap_seconds, max(0.0, end - time.monotonic())))
+            self.rest()
             if time.monotonic() < end:
                 self.swap(self.generation + 1)
         self.stop.set()
@@ -227,13 +247,15 @@ class Soak:
             self.problem(f"schemathesis ended with {done.returncode}: {done.stderr[-300:]}")
 
     def report(self):
-        """Memory is flat if the last third of the time has a median that is not far above that of the second third."""
-        third = len(self.memory) // 3
-        medians = [round(statistics.median(part), 1) for part in (self.memory[third : 2 * third], self.memory[2 * third :]) if part]
-        if len(medians) == 2 and medians[1] > GROWTH * medians[0]:
-            self.problem(f"memory grew from {medians[0]} to {medians[1]} MiB")
+        """Memory is flat if the line through what it was at rest rises by no more than a twentieth of its mean."""
+        growth = 0.0
+        if len(self.at_rest) > 2:
+            slope, _ = statistics.linear_regression(range(len(self.at_rest)), self.at_rest)
+            growth = slope * (len(self.at_rest) - 1) / statistics.mean(self.at_rest)
+            if growth > GROWTH:
+                self.problem(f"memory at rest grew by {100 * growth:.1f} %")
         series = [round(value) for value in self.memory[:: max(1, len(self.memory) // 30)]]
-        result = {"minutes": self.a.minutes, **dict(sorted(self.counts.items())), "memory_mib": medians, "memory_series_mib": series}
+        result = {"minutes": self.a.minutes, **dict(sorted(self.counts.items())), "growth_at_rest": round(growth, 4), "at_rest_mib": [round(value, 1) for value in self.at_rest], "memory_series_mib": series}
         print(json.dumps(result))
         for problem in self.problems:
             print(problem, file=sys.stderr)

@@ -3,6 +3,7 @@ use std::path::Path;
 
 use safetensors::Dtype;
 
+use crate::layout::Layout;
 use crate::tensors::{check_offsets, write_views};
 use crate::{Column, Error, Fingerprint, Header, Result, Table, TensorFile, data_files, hash_ids};
 
@@ -167,14 +168,14 @@ impl Sequences {
         Ok(Self { offsets, items, times, item_hash, item_count, user_hash, time_kind, parts })
     }
 
-    /// Refuses tables of other items or users than these.
-    pub fn expect_tables(&self, items: (&Path, &Items), users: (&Path, &Users)) -> Result<()> {
-        if items.1.hash() != self.item_hash || items.1.len() != self.item_count {
-            return Err(Error::unusable(items.0, "it holds other items than the sequences beside it", REMEDY));
+    /// Refuses tables of other items or users than these; `layout` says where all of them were read.
+    pub fn expect_tables(&self, layout: &Layout, items: &Items, users: &Users) -> Result<()> {
+        if items.hash() != self.item_hash || items.len() != self.item_count {
+            return Err(Error::unusable(&layout.items(), "it holds other items than the sequences beside it", REMEDY));
         }
-        let other_ids = self.user_hash.as_ref().is_some_and(|hash| users.1.hash() != *hash);
-        if other_ids || users.1.ids.len() != self.user_count() {
-            return Err(Error::unusable(users.0, "it holds other users than the sequences beside it", REMEDY));
+        let other_ids = self.user_hash.as_ref().is_some_and(|hash| users.hash() != *hash);
+        if other_ids || users.ids.len() != self.user_count() {
+            return Err(Error::unusable(&layout.users(), "it holds other users than the sequences beside it", REMEDY));
         }
         Ok(())
     }

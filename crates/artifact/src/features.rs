@@ -131,7 +131,7 @@ impl Features {
                 FeatureType::F32 => take(bytemuck::cast_slice(row)),
             })
         };
-        write_ragged(path, &Self::header(item_hash, stage, settings), offsets, (dtype, width), &values)?;
+        write_ragged(path, &Self::header(item_hash, stage, settings), offsets, dtype, width, &values)?;
         Ok(None)
     }
 

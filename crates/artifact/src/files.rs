@@ -119,6 +119,39 @@ where
     outcome.map_err(|e| Error::io("write", path, e))
 }
 
+/// Fills a folder under a temporary name and gives it the name `path` when it is complete; an earlier folder of that name is removed
+/// then. Where `fill` fails, the earlier folder stays as it is.
+pub fn replace_folder<E: From<Error>>(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    let parent = folder_of(path);
+    clean_folder(parent)?;
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let beside = |mark: &str| parent.join(format!("{name}{mark}{TEMPORARY}{}", this_process()));
+    let (made, earlier) = (beside(""), beside(".earlier"));
+    let outcome = (|| {
+        remove_dir_if_present(&made)?;
+        create_dir_all(&made)?;
+        fill(&made)?;
+        let replaces = path.exists();
+        if replaces {
+            rename(path, &earlier)?;
+        }
+        if let Err(error) = publish(&made, path) {
+            if replaces {
+                rename(&earlier, path)?;
+            }
+            return Err(error.into());
+        }
+        Ok(())
+    })();
+    // What was asked for is there, or the first error is the one to report; the next start removes what is left.
+    let _ = fs::remove_dir_all(&made);
+    let _ = fs::remove_dir_all(&earlier);
+    outcome
+}
+
 fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
@@ -262,6 +295,27 @@ mod tests {
         assert!(failed.unwrap_err().to_string().contains("no space left"));
         assert_eq!(read(&path).unwrap(), b"old");
         assert_eq!(list(folder.path()).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_folder_is_replaced_whole_or_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out");
+        let fill = |name: &'static str, fails: bool| {
+            replace_folder(&path, |made| {
+                write_bytes(&made.join(name), b"x")?;
+                if fails { read(&made.join("missing")).map(|_| ()) } else { Ok(()) }
+            })
+        };
+        let held =
+            || list(&path).map(|paths| paths.iter().map(|p| p.file_name().unwrap().to_owned()).collect::<Vec<_>>());
+        assert!(fill("a", true).is_err() && !path.exists());
+        fill("a", false).unwrap();
+        assert!(fill("b", true).is_err());
+        assert_eq!(held().unwrap(), ["a"]);
+        fill("b", false).unwrap();
+        assert_eq!(held().unwrap(), ["b"]);
+        assert_eq!(list(folder.path()).unwrap(), [path.clone()], "nothing else is left");
     }
 
     #[test]

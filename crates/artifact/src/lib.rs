@@ -45,4 +45,4 @@ pub use stage::{FileRecord, Manifest, Stage, StageSettings, Status, expect_recor
 pub use table::{Column, Table};
 pub use tensors::{Header, Tensor, TensorFile, recorded_settings, write_tensors};
 pub use timing::Timing;
-pub use vectors::{VectorCache, VectorKey, vector_key};
+pub use vectors::{MergedVectors, VectorCache, VectorKey, merge_vectors, vector_key};

@@ -139,7 +139,8 @@ pub(crate) fn write_ragged(
     path: &Path,
     header: &Header,
     offsets: &[i64],
-    (dtype, width): (Dtype, usize),
+    dtype: Dtype,
+    width: usize,
     values: Parts<'_>,
 ) -> Result<()> {
     let rows = offsets.last().copied().unwrap_or(0) as usize;

@@ -153,6 +153,41 @@ impl VectorCache {
     }
 }
 
+/// What [`merge_vectors`] did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MergedVectors {
+    /// Shards that came in.
+    pub new: usize,
+    /// Shards that were there already.
+    pub known: usize,
+    /// Shards that cannot be used; they were left where they are.
+    pub damaged: Vec<String>,
+}
+
+/// Copies the shards of one encoder's folder into that of another cache. Shards are named by their content: what is there already
+/// is not copied again.
+pub fn merge_vectors(from: &Path, into: &Path) -> Result<MergedVectors> {
+    let mut merged = MergedVectors::default();
+    files::create_dir_all(into)?;
+    for path in shards_in(from)? {
+        let to = into.join(path.file_name().unwrap_or_default());
+        if to.exists() {
+            merged.known += 1;
+            continue;
+        }
+        let map = std::sync::Arc::new(Map::open(&path)?);
+        match parse(&path, &map, FORMAT, VERSION, "compute its vectors again, or leave it out") {
+            Ok(_) => {
+                files::write_bytes(&to, &map)?;
+                merged.new += 1;
+            }
+            Err(error @ Error::Unusable { .. }) => merged.damaged.push(error.to_string()),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(merged)
+}
+
 /// Keys and values of a shard.
 fn open(path: &Path, encoder: &Fingerprint, width: usize) -> Result<(Vec<VectorKey>, Values<f32>)> {
     let map = std::sync::Arc::new(Map::open(path)?);

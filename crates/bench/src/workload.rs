@@ -71,7 +71,8 @@ const SWAP: f64 = 0.25;
 /// Features of variance 1 for items that have `mean` rows on average, each at least one: a function of the key and the name.
 pub fn modality(
     name: &str,
-    (items, width): (usize, usize),
+    items: usize,
+    width: usize,
     mean: f64,
     stored: FeatureType,
     key: RngKey,
@@ -113,7 +114,7 @@ impl Workload {
         let batch = Batch::of_histories(histories.iter().map(Vec::as_slice).zip(targets), sizes.max_len)?;
         let swap = |token: u64| u32::from(key.fold_in("shift").uniform(token) < SWAP);
         let shift = if pretrains { (0..batch.items.len() as u64).map(swap).collect() } else { vec![] };
-        let modality = |name, mean| modality(name, (sizes.items, sizes.dim), mean, sizes.features, key);
+        let modality = |name, mean| modality(name, sizes.items, sizes.dim, mean, sizes.features, key);
         let modalities = vec![modality("text", sizes.rows_text)?, modality("image", sizes.rows_image)?];
         Ok(Self { modalities, batch, shift, parameters: Vec::new() })
     }

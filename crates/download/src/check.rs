@@ -94,7 +94,7 @@ mod tests {
         let reason = |bytes: &[u8]| check_bytes(bytes, 1200).unwrap_err().reason;
         assert_eq!(reason(b""), "it is empty");
         assert_eq!(reason(b"\n<!DOCTYPE HTML><p>Not found"), "it is a web page");
-        assert!(reason(b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf").contains("Avif"));
-        assert_eq!(reason(b"{}"), "it is none of JPEG, PNG, WebP, GIF, BMP and TIFF");
+        assert!(reason(b"\0\0\x01\0\x01\0").contains("Ico"));
+        assert_eq!(reason(b"{}"), "it is none of JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF");
     }
 }

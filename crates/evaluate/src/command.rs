@@ -1,17 +1,20 @@
 //! The command line of `mp4sr evaluate`: ranks every user's next item and prints R@K, N@K and MRR.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use mp4sr_artifact::Stage;
+use anyhow::Context as _;
+use mp4sr_artifact::{Sequences, Stage};
 use mp4sr_pipeline::config::{Evaluate, ModelCatalog};
 use mp4sr_pipeline::text::TextTable;
-use mp4sr_pipeline::{Config, Context, StageArgs, print, run_stage};
+use mp4sr_pipeline::{Config, Context, Shard, StageArgs, print, run_stage};
 use mp4sr_protocol::{EvalCase, Measure, Metrics, RanksInfo, Split, StoredRanks};
 use mp4sr_run::{TrainedModel, removes_seen};
 use serde_json::json;
 
 use crate::{RankOptions, rank_users};
 
+const NAME: &str = "evaluate";
 /// The version of what evaluation writes.
 const VERSION: u32 = 2;
 
@@ -21,63 +24,110 @@ pub struct Args {
     /// The flags of every stage.
     #[command(flatten)]
     pub stage: StageArgs,
+    /// Ranks one part of the users only, such as `2/4`, the second of four. When all parts are done, on whatever machines share the
+    /// artifacts, the same command without this flag puts them together.
+    #[arg(long, value_name = "PART/PARTS")]
+    pub shard: Option<Shard>,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
     let context = args.stage.context(models)?;
-    evaluate(&context)?;
-    print(&table(&context)?)
+    evaluate(&context, args.shard)?;
+    if args.shard.is_some() { Ok(()) } else { print(&table(&context)?) }
 }
 
 /// The stage: what it reads and which settings decide the ranks.
 pub fn stage(context: &Context) -> anyhow::Result<Stage> {
+    stage_named(context, NAME)
+}
+
+/// The stage, or that of a part.
+fn stage_named(context: &Context, name: &str) -> anyhow::Result<Stage> {
     let (config, layout) = (&context.config, &context.layout);
     let sections = |config: &Config| {
         let Evaluate { seen_items, short_histories, .. } = &config.evaluate;
         json!({ "evaluate": { "seen_items": seen_items, "short_histories": short_histories } })
     };
     let settings = context.models.ranking_settings(config, sections);
-    Ok(Stage::new("evaluate", VERSION, &layout.run(), settings, &TrainedModel::files(layout, config))?)
+    Ok(Stage::new(name, VERSION, &layout.run(), settings, &TrainedModel::files(layout, config))?)
 }
 
-fn evaluate(context: &Context) -> anyhow::Result<()> {
-    let (config, layout) = (&context.config, &context.layout);
+fn evaluate(context: &Context, shard: Option<Shard>) -> anyhow::Result<()> {
+    let folder = context.layout.run();
+    let make_stage = |name: &str| stage_named(context, name);
+    let name = shard.map_or_else(|| NAME.to_owned(), |shard| shard.stage_name(NAME));
     run_stage(
         context,
-        "evaluate",
-        &layout.run(),
-        || stage(context),
+        &name,
+        &folder,
+        || make_stage(&name),
         |stage| {
-            let trained = TrainedModel::load(layout, config)?;
-            let sequences = &trained.inputs.sequences;
-            for warning in trained.warnings(config, &stage.input_fingerprints()) {
-                context.progress.log(format!("evaluate: warning: {warning}"));
+            let parts = if shard.is_none() { Shard::finished(NAME, &folder, make_stage)? } else { None };
+            match parts {
+                Some(parts) => put_together(context, stage, parts),
+                None => rank(context, stage, shard),
             }
-            let scorer = trained.scorer()?;
-            let remove_seen = removes_seen(config, trained.model.as_ref());
-            let users = sequences.user_count();
-            let tables = tables(config);
-            let bar = context.progress.bar("evaluate", "users", (tables.len() * users) as u64);
-            let mut outputs = Vec::new();
-            for (split, history) in tables {
-                let case = |user| EvalCase::of(sequences, user, split);
-                let options = RankOptions { batch: config.evaluate.batch, remove_seen, history };
-                let ranks = rank_users(scorer.as_ref(), users, case, options, |users| bar.add(users))?;
-                let info = RanksInfo {
-                    split: split.name().to_owned(),
-                    history,
-                    removes_seen: Some(remove_seen),
-                    config: trained.checkpoint.info.settings_of_results(config),
-                };
-                let path = layout.ranks(&info.name());
-                StoredRanks { ranks, info }.write(&path, &sequences.item_hash, stage.input_fingerprints())?;
-                outputs.push(path);
-            }
-            Ok(outputs)
         },
     )
+}
+
+/// Ranks the users, or a part of them, and writes a file per table.
+fn rank(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Result<Vec<PathBuf>> {
+    let (config, layout) = (&context.config, &context.layout);
+    let trained = TrainedModel::load(layout, config)?;
+    let sequences = &trained.inputs.sequences;
+    for warning in trained.warnings(config, &stage.input_fingerprints()) {
+        context.progress.log(format!("evaluate: warning: {warning}"));
+    }
+    let scorer = trained.scorer()?;
+    let remove_seen = removes_seen(config, trained.model.as_ref());
+    let users = sequences.user_count();
+    let own = shard.map_or(0..users, |shard| shard.range(users));
+    let tables = tables(config);
+    let bar = context.progress.bar("evaluate", "users", (tables.len() * own.len()) as u64);
+    let mut outputs = Vec::new();
+    for (split, history) in tables {
+        let case = |user| own.contains(&user).then(|| EvalCase::of(sequences, user, split)).flatten();
+        let options = RankOptions { batch: config.evaluate.batch, remove_seen, history };
+        let ranks = rank_users(scorer.as_ref(), users, case, options, |users| bar.add(users))?;
+        let info = RanksInfo {
+            split: split.name().to_owned(),
+            history,
+            removes_seen: Some(remove_seen),
+            config: trained.checkpoint.info.settings_of_results(config),
+        };
+        let path = layout.ranks(&shard.map_or_else(|| info.name(), |shard| shard.stage_name(&info.name())));
+        StoredRanks { ranks, info }.write(&path, &sequences.item_hash, stage.input_fingerprints())?;
+        outputs.push(path);
+    }
+    Ok(outputs)
+}
+
+/// Writes the ranks of all users out of those of `parts` parts, which are up to date.
+fn put_together(context: &Context, stage: &Stage, parts: usize) -> anyhow::Result<Vec<PathBuf>> {
+    let (config, layout) = (&context.config, &context.layout);
+    let sequences = Sequences::read(&layout.sequences())?;
+    let users = sequences.user_count();
+    let mut outputs = Vec::new();
+    for (split, history) in tables(config) {
+        let mut all: Option<StoredRanks> = None;
+        for shard in Shard::all(parts) {
+            let part = StoredRanks::read_part(layout, &sequences, split, history, &shard.file_name())?;
+            let own = shard.range(users);
+            match &mut all {
+                None => all = Some(part),
+                Some(all) => all.ranks[own.clone()].copy_from_slice(&part.ranks[own]),
+            }
+        }
+        let all = all.context("a stage without parts")?;
+        let path = layout.ranks(&all.info.name());
+        all.write(&path, &sequences.item_hash, stage.input_fingerprints())?;
+        outputs.push(path);
+    }
+    context.progress.log(format!("evaluate: put together of {parts} parts"));
+    Ok(outputs)
 }
 
 /// What is ranked: both splits, and the test split from short histories.
@@ -89,7 +139,7 @@ fn tables(config: &Config) -> Vec<(Split, Option<usize>)> {
 /// The metrics of everything ranked as Markdown, from the stored ranks.
 fn table(context: &Context) -> anyhow::Result<String> {
     let (config, layout) = (&context.config, &context.layout);
-    let sequences = mp4sr_artifact::Sequences::read(&layout.sequences())?;
+    let sequences = Sequences::read(&layout.sequences())?;
     let measures = Measure::columns(&config.evaluate.k);
     for k in config.evaluate.k.iter().filter(|&&k| k >= sequences.item_count) {
         let count = sequences.item_count;

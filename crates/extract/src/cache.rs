@@ -1,13 +1,13 @@
-//! The vectors that encoders computed, shared by all datasets: statistics and cleaning.
+//! The vectors that encoders computed, shared by all datasets: statistics, merging and cleaning.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use mp4sr_artifact::{EncoderAbout, Fingerprint, VectorCache, files};
+use mp4sr_artifact::{EncoderAbout, Fingerprint, Layout, MergedVectors, VectorCache, files, merge_vectors};
 use mp4sr_ops::Precision;
 use serde::Serialize;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::folder::ModelFolder;
 
 /// Raised with every change after which the same file or sentence gets another vector.
@@ -81,6 +81,30 @@ pub(crate) struct CachedEncoder<'f> {
     pub width: usize,
     /// What the encoder's products are rounded to.
     pub precision: Precision,
+}
+
+/// Brings the vectors of other caches into the cache `root`: what came in, encoder by encoder. A place is a folder of
+/// artifacts, or the folder of a cache itself.
+pub fn merge(root: &Path, places: &[PathBuf]) -> Result<Vec<(Share, MergedVectors)>> {
+    let mut merged = Vec::new();
+    for place in places {
+        let own = Layout::new(place, "any", "any").vectors();
+        let from = if own.is_dir() { own } else { place.clone() };
+        let found: Vec<Share> = shares(&from)?.into_iter().filter(|share| share.about.is_some()).collect();
+        if found.is_empty() {
+            return Err(Error::NoVectors { path: place.clone() });
+        }
+        for share in found {
+            let into = root.join(share.folder.file_name().unwrap_or_default());
+            let shards = merge_vectors(&share.folder, &into)?;
+            let about = into.join(EncoderAbout::FILE);
+            if let (false, Some(own)) = (about.exists(), &share.about) {
+                files::write_json(&about, own)?;
+            }
+            merged.push((share, shards));
+        }
+    }
+    Ok(merged)
 }
 
 /// One encoder's share of the cache.

@@ -64,6 +64,12 @@ pub enum Error {
         /// The rows that it has.
         rows: usize,
     },
+    /// A place to merge from is no cache.
+    #[error("`{}` holds no vectors; name a folder of artifacts, or a copy of its `.cache/vectors`", path.display())]
+    NoVectors {
+        /// The place.
+        path: PathBuf,
+    },
     /// The dictionary has nothing in it.
     #[error("the dictionary of image words (`{0}`) is empty; give it a word a line")]
     EmptyDictionary(String),

@@ -5,7 +5,7 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits};
 use mp4sr_artifact::guarded;
 
 use crate::error::{ImageError, Result};
-use crate::jpeg;
+use crate::{avif, jpeg};
 
 /// The largest number of pixels that stages decode: a file of a few bytes can claim terabytes.
 pub const MAX_PIXELS: u64 = 64 << 20;
@@ -17,8 +17,8 @@ const BYTES_PER_PIXEL: u64 = 16;
 
 /// Decodes an image file of at most `max_pixels` pixels and turns the image upright as its EXIF data says.
 ///
-/// JPEG files become RGB with the levels of libjpeg; other formats keep their own channels and depth. Of an animation, the
-/// first frame is decoded. Broken EXIF data turns nothing, as in Pillow.
+/// JPEG files become RGB with the levels of libjpeg, AVIF files RGB or RGBA with 8 bits per channel; other formats keep their
+/// own channels and depth. Of an animation, the first frame is decoded. Broken EXIF data turns nothing, as in Pillow.
 pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
     guarded(|| upright(bytes, max_pixels)).unwrap_or(Err(ImageError::Panic))
 }
@@ -26,6 +26,9 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
 /// Reads the width and height from the file's header, as stored: EXIF data may turn them. Nothing is decoded.
 pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32)> {
     let read = || {
+        if avif::is_avif(bytes) {
+            return avif::dimensions(bytes);
+        }
         let reader = ImageReader::with_format(Cursor::new(bytes), format(bytes)?);
         reader.into_dimensions().map_err(|e| ImageError::decode(&e))
     };
@@ -33,6 +36,9 @@ pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32)> {
 }
 
 fn upright(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
+    if avif::is_avif(bytes) {
+        return avif::decode(bytes, max_pixels);
+    }
     let format = format(bytes)?;
     let failed = |e: image::ImageError| ImageError::decode(&e);
     let mut decoder = ImageReader::with_format(Cursor::new(bytes), format).into_decoder().map_err(failed)?;
@@ -134,9 +140,12 @@ mod tests {
     #[test]
     fn other_files_are_named_for_what_they_are() {
         assert_eq!(reason(b"", 1), "it is empty");
-        assert_eq!(reason(b"{}", 1), "it is none of JPEG, PNG, WebP, GIF, BMP and TIFF");
-        let avif = b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf";
-        assert_eq!(reason(avif, 1), "it is Avif, and only JPEG, PNG, WebP, GIF, BMP and TIFF are read; convert it");
+        assert_eq!(reason(b"{}", 1), "it is none of JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF");
+        let icon = b"\0\0\x01\0\x01\0";
+        assert_eq!(
+            reason(icon, 1),
+            "it is Ico, and only JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are read; convert it"
+        );
     }
 
     #[test]

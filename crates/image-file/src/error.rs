@@ -21,11 +21,14 @@ pub enum ImageError {
     #[error("it is empty")]
     Empty,
     /// The first bytes are not those of an image.
-    #[error("it is none of JPEG, PNG, WebP, GIF, BMP and TIFF")]
+    #[error("it is none of JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF")]
     UnknownFormat,
     /// The file is an image of another format.
-    #[error("it is {0:?}, and only JPEG, PNG, WebP, GIF, BMP and TIFF are read; convert it")]
+    #[error("it is {0:?}, and only JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are read; convert it")]
     OtherFormat(ImageFormat),
+    /// The AVIF file holds its image in tiles.
+    #[error("it is an AVIF image in tiles, which is not read; convert it")]
+    AvifGrid,
     /// The header says that the width or the height is zero.
     #[error("it has no pixels")]
     NoPixels,

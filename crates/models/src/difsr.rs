@@ -360,7 +360,7 @@ impl DifSr {
         for (l, layer) in self.layers.iter().enumerate() {
             let key = key.map(|key| key.fold_in("layer").fold_in_index(l as u64));
             let top = l + 1 == self.layers.len() && !trace::is_on();
-            x = self.layer((l, layer), &x, &attributes, &tokens, (top, key))?;
+            x = self.layer(l, layer, &x, &attributes, &tokens, top, key)?;
             self.record(&format!("layer.{l}"), &x, &tokens, 1)?;
         }
         let h = if trace::is_on() { gather(&x, &last_tokens(&tokens))? } else { x };
@@ -386,11 +386,13 @@ impl DifSr {
 
     fn layer(
         &self,
-        (l, layer): (usize, &Layer),
+        l: usize,
+        layer: &Layer,
         x: &Tensor,
         attributes: &[Tensor],
         tokens: &Tokens,
-        (last_only, key): (bool, Option<RngKey>),
+        last_only: bool,
+        key: Option<RngKey>,
     ) -> Result<Tensor> {
         let TransformerConfig { width: d, heads, max_sequence_length: n, .. } = self.transformer;
         let last = last_only.then(|| last_tokens(tokens));

@@ -309,13 +309,13 @@ impl DualGnn {
     ) -> Result<Tensor> {
         let (fused, of_items) = self.vectors()?;
         let bpr = if trace::is_on() {
-            bpr((&Self::with_neighbours(&fused, graph)?, &of_items), users, positives, negatives)?
+            bpr(&Self::with_neighbours(&fused, graph)?, &of_items, users, positives, negatives)?
         } else {
             // Of the second graph, the batch's users alone count.
             let distinct = DistinctItems::of_rows(users);
             let gathered = sparse_product(&graph.select_rows(&distinct.rows)?, &fused)?;
             let of_users = (gather(&fused, &distinct.rows)? + gathered)?;
-            bpr((&of_users, &of_items), &distinct.uses, positives, negatives)?
+            bpr(&of_users, &of_items, &distinct.uses, positives, negatives)?
         };
         let bpr = (bpr / std::f64::consts::LN_2)?;
         let mut regularisation = self.modality_weight.sqr()?.mean_all()?;

@@ -45,7 +45,8 @@ pub(crate) fn rows_of(items: &[u32]) -> Vec<u32> {
 
 /// The mean of -log sigmoid(score(u, i) - score(u, j)) over events: `users` from 0, `positives` i and `negatives` j 1-based.
 pub(crate) fn bpr(
-    (of_users, of_items): (&Tensor, &Tensor),
+    of_users: &Tensor,
+    of_items: &Tensor,
     users: &[u32],
     positives: &[u32],
     negatives: &[u32],

@@ -248,7 +248,7 @@ impl Grcn {
     /// The loss of a batch of events: `users` from 0, `positives` and `negatives` 1-based, all `[B]`.
     pub fn bpr_loss(&self, users: &[u32], positives: &[u32], negatives: &[u32]) -> Result<Tensor> {
         let (of_users, of_items) = self.vectors()?;
-        let bpr = bpr((&of_users, &of_items), users, positives, negatives)?;
+        let bpr = bpr(&of_users, &of_items, users, positives, negatives)?;
         let mean = |table: &Var, rows: &[u32]| gather(table, rows)?.sqr()?.mean_all();
         let items = (mean(&self.items, &rows_of(positives))? + mean(&self.items, &rows_of(negatives))?)?;
         let mut regularisation = (mean(&self.users, users)? + (items * 0.5)?)?;

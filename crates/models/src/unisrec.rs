@@ -308,7 +308,8 @@ impl UniSRec {
         z: Rows<'_>,
         ids: Option<Rows<'_>>,
         offsets: &PackedOffsets,
-        (fixed, key): (bool, Option<RngKey>),
+        fixed: bool,
+        key: Option<RngKey>,
     ) -> Result<Tensor> {
         let position = if fixed { self.position.detach() } else { self.position.as_tensor().clone() };
         let table = self.input_norm.with_positions(&position)?;
@@ -349,7 +350,7 @@ impl UniSRec {
         let lengths = [&batch.offsets, &augmented.batch.offsets];
         let lengths = lengths.into_iter().flat_map(|offsets| (0..count).map(move |j| offsets.range(j).len()));
         let offsets = PackedOffsets::from_lengths(lengths)?;
-        let outputs = self.encode(Rows::new(&adapted, &sequences), None, &offsets, (false, key))?;
+        let outputs = self.encode(Rows::new(&adapted, &sequences), None, &offsets, false, key)?;
         let h = outputs.narrow(0, 0, count)?.contiguous()?;
         let other = outputs.narrow(0, count, count)?.contiguous()?;
         let z = adapted.narrow(0, tokens, count)?.contiguous()?;
@@ -390,7 +391,7 @@ impl UniSRec {
         let ids = self.ids.as_ref().filter(|_| phase == FINETUNE);
         let ids = ids.map(|ids| Rows::new(ids, &batch.items));
         let fixed = self.config.fix_encoder && phase == FINETUNE;
-        let h = self.encode(Rows::new(z, rows), ids, &batch.offsets, (fixed, key))?;
+        let h = self.encode(Rows::new(z, rows), ids, &batch.offsets, fixed, key)?;
         trace::record(|| "h".to_owned(), &h);
         Ok(h)
     }

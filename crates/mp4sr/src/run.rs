@@ -31,7 +31,12 @@ pub fn run_until(args: &StageArgs, until: StageName, models: &Arc<ModelCatalog>)
     let context = args.context(models)?;
     if args.reads_sample_world(&context) {
         let out = context.config.dataset.data.clone().into();
-        mp4sr_sample::command::run(&mp4sr_sample::command::Args { out, seed: mp4sr_sample::SEED, quiet: args.quiet })?;
+        mp4sr_sample::command::run(&mp4sr_sample::command::Args {
+            out,
+            seed: mp4sr_sample::SEED,
+            form: mp4sr_sample::Form::Amazon,
+            quiet: args.quiet,
+        })?;
     }
     let stages = until.path_for(&context.config, models);
     stages.into_iter().try_for_each(|stage| run_stage(args.clone(), stage, models))
@@ -43,13 +48,15 @@ fn run_stage(stage: StageArgs, name: StageName, models: &Arc<ModelCatalog>) -> a
     let phase_args = |stage| TrainArgs { stage, restart: false };
     match name {
         StageName::Preprocess => mp4sr_preprocess::command::run(&mp4sr_preprocess::command::Args { stage }, models),
-        StageName::Extract => mp4sr_extract::command::run(&mp4sr_extract::command::Args { stage }, models),
+        StageName::Extract => mp4sr_extract::command::run(&mp4sr_extract::command::Args { stage, shard: None }, models),
         StageName::Pretrain => train(PhaseArgument::Pretrain(phase_args(stage))),
         StageName::Finetune => train(PhaseArgument::Finetune(phase_args(stage))),
-        StageName::Evaluate => mp4sr_evaluate::command::run(&mp4sr_evaluate::command::Args { stage }, models),
+        StageName::Evaluate => {
+            mp4sr_evaluate::command::run(&mp4sr_evaluate::command::Args { stage, shard: None }, models)
+        }
         StageName::Recommend => {
             let given = mp4sr_recommend::for_histories::GivenArgs::default();
-            mp4sr_recommend::command::run(&mp4sr_recommend::command::Args { stage, given }, models)
+            mp4sr_recommend::command::run(&mp4sr_recommend::command::Args { stage, given, shard: None }, models)
         }
         StageName::Report => mp4sr_report::command::run(&mp4sr_report::command::Args { stage }, models),
     }

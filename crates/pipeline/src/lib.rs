@@ -7,6 +7,7 @@ mod assignments;
 mod command;
 pub mod config;
 mod progress;
+mod shard;
 mod stages;
 mod strict;
 pub mod text;
@@ -18,5 +19,6 @@ pub use command::{
 };
 pub use config::Config;
 pub use progress::{Bar, Progress};
+pub use shard::Shard;
 pub use stages::{STAGES, StageName, StageRow};
 pub use strict::{ConfigError, nearest};

@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{Items, Layout, SequenceParts, Sequences, TimeKind, Users};
+use mp4sr_pipeline::config::ItemOrder;
 
 use polars::prelude::{DataFrame, PolarsResult};
 
 use crate::Result;
 use crate::filters::{EVENTS, ITEM, TIME, USER, frequency};
 use crate::partitions::Partitions;
-use crate::source::{Catalogue, Ids, ItemRecord, UserIds, names_of};
+use crate::source::{Catalogue, Ids, ItemRecord, UserIds};
 use crate::split::SplitRule;
 use crate::window::TimeScale;
 
@@ -21,9 +22,32 @@ pub struct Dataset {
     pub users: Users,
 }
 
+/// Which items are numbered, and in which order.
+#[derive(Clone, Copy, Debug)]
+pub struct ItemNumbering {
+    /// Whether items without events follow the others.
+    pub keep_others: bool,
+    /// What decides the numbers of items with events.
+    pub order: ItemOrder,
+}
+
+impl ItemNumbering {
+    /// The marked items in the order of their numbers.
+    fn order(self, marks: &[bool], catalogue: &Catalogue) -> Vec<u32> {
+        let by_events = (0..marks.len() as u32).filter(|&item| marks[item as usize]);
+        match self.order {
+            ItemOrder::Interactions => by_events.collect(),
+            ItemOrder::Items => {
+                let with_line = catalogue.line_order.iter().copied().filter(|&item| marks[item as usize]);
+                with_line.chain(by_events.filter(|&item| !catalogue.has_line[item as usize])).collect()
+            }
+        }
+    }
+}
+
 impl Dataset {
-    /// Numbers the users and items that are left from 1, in the order of their first line in the raw files; items without events
-    /// follow where `keep_others`. The events are ordered, and `scale` says how their times are held.
+    /// Numbers the users and items that are left from 1, in the order of their first line in the raw files, items as `numbering` says.
+    /// The events are ordered, and `scale` says how their times are held.
     pub fn new(
         events: &Partitions,
         scale: TimeScale,
@@ -31,30 +55,36 @@ impl Dataset {
         user_ids: UserIds,
         item_ids: Ids,
         mut catalogue: Catalogue,
-        keep_others: bool,
+        numbering: ItemNumbering,
     ) -> Result<Self> {
         let lengths = lengths(events, user_ids.len())?;
         let user_marks: Vec<bool> = lengths.iter().map(|&length| length > 0).collect();
         let item_marks = events.item_marks(item_ids.len())?;
         let users = Users { ids: user_ids.names_of(&user_marks)? };
         let mut others = Vec::new();
-        if keep_others {
+        if numbering.keep_others {
             let left_over =
                 item_ids.iter().enumerate().filter(|(item, _)| !item_marks[*item] && catalogue.has_line[*item]);
             let left_over =
                 left_over.filter_map(|(item, id)| Some((id.clone(), catalogue.records.remove(&(item as u32))?)));
             others.extend(left_over);
-            others.extend(catalogue.others);
+            others.extend(std::mem::take(&mut catalogue.others));
         }
-        let mut items = Items { ids: names_of(item_ids, &item_marks), ..Items::default() };
-        for item in (0..item_marks.len()).filter(|&item| item_marks[item]) {
-            push(&mut items, catalogue.records.remove(&(item as u32)).unwrap_or_default());
+        let order = numbering.order(&item_marks, &catalogue);
+        let mut names: Vec<_> = item_ids.into_iter().collect();
+        let mut items = Items::default();
+        for &item in &order {
+            items.ids.push(std::mem::take(&mut names[item as usize]).into_string());
+            push(&mut items, catalogue.records.remove(&item).unwrap_or_default());
         }
+        drop(names);
         for (id, record) in others {
             items.ids.push(id.into_string());
             push(&mut items, record);
         }
-        let (user_numbers, item_numbers) = (numbers(&user_marks), numbers(&item_marks));
+        let user_numbers = numbers(&user_marks);
+        let mut item_numbers = vec![0; item_marks.len()];
+        (1..).zip(&order).for_each(|(number, &item)| item_numbers[item as usize] = number);
         let mut offsets = Vec::with_capacity(users.ids.len() + 1);
         offsets.push(0);
         let mut end = 0;
@@ -170,17 +200,19 @@ mod tests {
         let catalogue = || Catalogue {
             records: HashMap::from([(3, record.clone()), (0, of_number("P"))]),
             has_line: vec![true, false, false, true],
+            line_order: vec![3, 0],
             others: [("new".into(), of_number("New"))].into_iter().collect(),
             ..Catalogue::default()
         };
         let (users, items) = (ids(&["a", "b", "c", "d"]), ids(&["p", "q", "r", "s"]));
         let events = Partitions::in_memory(events);
         let scale = TimeScale { positions: false, unit: Some(3), digits: 3 };
-        let made = |keep_others: bool| {
+        let numbered = |keep_others: bool, order: ItemOrder| {
             let users = UserIds::InMemory(users.clone());
-            Dataset::new(&events, scale, &SplitRule::LeaveOneOut, users, items.clone(), catalogue(), keep_others)
-                .unwrap()
+            let (rule, numbering) = (SplitRule::LeaveOneOut, ItemNumbering { keep_others, order });
+            Dataset::new(&events, scale, &rule, users, items.clone(), catalogue(), numbering).unwrap()
         };
+        let made = |keep_others| numbered(keep_others, ItemOrder::Interactions);
         let with_others = made(true);
         assert_eq!(with_others.items.ids, ["q", "s", "p", "new"]);
         assert_eq!(with_others.items.titles, ["", "T", "P", "New"]);
@@ -195,5 +227,11 @@ mod tests {
         assert_eq!(dataset.sequences.items, [2, 1, 1]);
         assert_eq!(dataset.sequences.times, [1, 1, 0]);
         assert_eq!(dataset.sequences.item_count, 2);
+        let by_lines = numbered(false, ItemOrder::Items);
+        assert_eq!(
+            (by_lines.items.ids, by_lines.items.titles),
+            (vec!["s".into(), "q".into()], vec!["T".into(), String::new()])
+        );
+        assert_eq!(by_lines.sequences.items, [1, 2, 2]);
     }
 }

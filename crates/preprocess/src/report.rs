@@ -26,7 +26,8 @@ const STYLE: TableStyle =
 pub type Report = mp4sr_artifact::PreprocessReport;
 
 /// Keys that stand in a dataset only where they ask for something, so that one made without them keeps its bytes.
-const LATER_KEYS: [&str; 11] = [
+const LATER_KEYS: [&str; 12] = [
+    "item_order",
     "where",
     "since",
     "until",
@@ -62,7 +63,7 @@ const LATER_SOURCE_KEYS: [&str; 9] = [
     "html",
 ];
 /// Keys of `[source.columns]` that came later.
-const LATER_COLUMN_KEYS: [&str; 3] = ["item_separator", "text_separator", "image_separator"];
+const LATER_COLUMN_KEYS: [&str; 4] = ["item_separator", "text_separator", "image_separator", "sentences"];
 
 /// What `[source]` says, as the files of a dataset have it.
 pub fn recorded_source(source: &Source) -> Value {

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::condition::Condition;
 use crate::core::{Bounds, core};
-use crate::dataset::Dataset;
+use crate::dataset::{Dataset, ItemNumbering};
 use crate::filters::ITEM;
 use crate::images::{ImageFolder, ImagePattern};
 use crate::input::Inputs;
@@ -257,7 +257,8 @@ fn read(
     if preprocess.missing == Some(Missing::Drop) {
         catalogue.others.retain(|_, record| !record.sentences.is_empty() && !record.images.is_empty());
     }
-    let dataset = Dataset::new(&events, scale, &split, user_ids, item_ids, catalogue, keep_others)?;
+    let numbering = ItemNumbering { keep_others, order: preprocess.item_order };
+    let dataset = Dataset::new(&events, scale, &split, user_ids, item_ids, catalogue, numbering)?;
     drop(events);
     let counted = Counted { interactions: events_read, items: items_read, filters: steps, spread, shares };
     let report = report::new(config, counted, &dataset, table1, warnings);

@@ -54,9 +54,23 @@ impl StoredRanks {
 
     /// Reads and verifies the ranks of a run: they are of its sequences and weights as these are now, as far as the header says.
     pub fn read(layout: &Layout, sequences: &Sequences, split: Split, history: Option<usize>) -> Result<Self> {
+        Self::read_as(layout, sequences, &name(split.name(), history), "")
+    }
+
+    /// The same for the ranks of one part of the users, such as `2-of-4`; those of the others are 0.
+    pub fn read_part(
+        layout: &Layout,
+        sequences: &Sequences,
+        split: Split,
+        history: Option<usize>,
+        part: &str,
+    ) -> Result<Self> {
+        Self::read_as(layout, sequences, &name(split.name(), history), &format!(".{part}"))
+    }
+
+    fn read_as(layout: &Layout, sequences: &Sequences, name: &str, part: &str) -> Result<Self> {
         const REMEDY: &str = "run `make evaluate` again";
-        let name = name(split.name(), history);
-        let path = layout.ranks(&name);
+        let path = layout.ranks(&format!("{name}{part}"));
         if !path.exists() {
             let remedy = format!("run `make evaluate RUN={}` with the run's own settings", layout.run_name());
             return Err(Error::unusable(&path, "it is not there", remedy));

@@ -1,19 +1,20 @@
 //! The command line of `mp4sr recommend`: top-K lists for every user, or for histories that are given.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use mp4sr_artifact::{Column, Items, Stage, Table, Users};
+use mp4sr_artifact::{Column, Items, Layout, Stage, Table, Users};
 use mp4sr_models::Query;
 use mp4sr_pipeline::config::ModelCatalog;
-use mp4sr_pipeline::{Config, Context, StageArgs, run_stage};
+use mp4sr_pipeline::{Config, Context, Shard, StageArgs, run_stage};
 use mp4sr_protocol::{EvalCase, Split};
 use mp4sr_run::{TrainedModel, removes_seen};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Recommender;
 use crate::for_histories::{GivenArgs, for_histories};
 
+const NAME: &str = "recommend";
 /// The version of what recommendation writes.
 const VERSION: u32 = 1;
 
@@ -28,13 +29,17 @@ pub struct Args {
     /// Lists for given histories.
     #[command(flatten)]
     pub given: GivenArgs,
+    /// Lists for one part of the users only, such as `2/4`, the second of four. When all parts are done, on whatever machines share
+    /// the artifacts, the same command without this flag puts them together.
+    #[arg(long, value_name = "PART/PARTS", conflicts_with_all = ["histories", "history"])]
+    pub shard: Option<Shard>,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
     let context = args.stage.context(models)?;
-    if args.given.is_empty() { recommend(&context) } else { for_histories(&context, &args.given) }
+    if args.given.is_empty() { recommend(&context, args.shard) } else { for_histories(&context, &args.given) }
 }
 
 #[derive(Default)]
@@ -45,6 +50,31 @@ struct Columns {
     target: Vec<String>,
     items: Vec<Vec<String>>,
     scores: Vec<Vec<f32>>,
+}
+
+impl Columns {
+    fn write(self, path: &Path, source: &Value) -> Result<(), mp4sr_artifact::Error> {
+        Table::new(vec![
+            ("user", Column::U32(self.user)),
+            ("user_id", Column::Text(self.user_id)),
+            ("history", Column::Texts(self.history)),
+            ("target", Column::Text(self.target)),
+            ("items", Column::Texts(self.items)),
+            ("scores", Column::F32s(self.scores)),
+        ])
+        .with_source(source)
+        .write(path)
+    }
+
+    fn append(&mut self, table: &mut Table) -> Result<(), mp4sr_artifact::Error> {
+        self.user.extend(table.take_u32("user")?);
+        self.user_id.extend(table.take_text("user_id")?);
+        self.history.extend(table.take_texts("history")?);
+        self.target.extend(table.take_text("target")?);
+        self.items.extend(table.take_texts("items")?);
+        self.scores.extend(table.take_f32s("scores")?);
+        Ok(())
+    }
 }
 
 /// The files that the lists are made from, by role.
@@ -58,77 +88,104 @@ pub fn inputs(context: &Context) -> Vec<(String, PathBuf)> {
 
 /// The stage: what it reads and which settings decide the lists.
 pub fn stage(context: &Context) -> anyhow::Result<Stage> {
+    stage_named(context, NAME)
+}
+
+/// The stage, or that of a part.
+fn stage_named(context: &Context, name: &str) -> anyhow::Result<Stage> {
     let sections = |config: &Config| {
         let seen_items = config.evaluate.seen_items;
         json!({ "recommend": config.recommend, "evaluate": { "seen_items": seen_items } })
     };
     let settings = context.models.ranking_settings(&context.config, sections);
-    Ok(Stage::new("recommend", VERSION, &context.layout.run(), settings, &inputs(context))?)
+    Ok(Stage::new(name, VERSION, &context.layout.run(), settings, &inputs(context))?)
 }
 
-fn recommend(context: &Context) -> anyhow::Result<()> {
-    let (config, layout) = (&context.config, &context.layout);
+fn recommend(context: &Context, shard: Option<Shard>) -> anyhow::Result<()> {
+    let folder = context.layout.run();
+    let make_stage = |name: &str| stage_named(context, name);
+    let name = shard.map_or_else(|| NAME.to_owned(), |shard| shard.stage_name(NAME));
     run_stage(
         context,
-        "recommend",
-        &layout.run(),
-        || stage(context),
+        &name,
+        &folder,
+        || make_stage(&name),
         |stage| {
-            let trained = TrainedModel::load(layout, config)?;
-            let (items, users) = (Items::read(&layout.items())?, Users::read(&layout.users())?);
-            let sequences = &trained.inputs.sequences;
-            sequences.expect_tables((&layout.items(), &items), (&layout.users(), &users))?;
-            for warning in trained.warnings(config, &stage.input_fingerprints()) {
-                context.progress.log(format!("recommend: warning: {warning}"));
+            let parts = if shard.is_none() { Shard::finished(NAME, &folder, make_stage)? } else { None };
+            match parts {
+                Some(parts) => put_together(context, parts),
+                None => list(context, stage, shard),
             }
-            let scorer = trained.scorer()?;
-            let remove_seen = removes_seen(config, trained.model.as_ref());
-            let id = |item: u32| items.ids[item as usize - 1].clone();
-            let mut columns = Columns::default();
-            let bar = context.progress.bar("recommend", "users", sequences.user_count() as u64);
-            let asked: Vec<(usize, &[u32], Option<u32>)> = (0..sequences.user_count())
-                .filter_map(|user| {
-                    if config.recommend.before_test_item {
-                        EvalCase::of(sequences, user, Split::Test).map(|case| (user, case.history, Some(case.target)))
-                    } else {
-                        Some((user, sequences.of(user), None)).filter(|(_, history, _)| !history.is_empty())
-                    }
-                })
-                .collect();
-            let recommender = Recommender::new(scorer.as_ref())?;
-            for block in asked.chunks(config.evaluate.batch) {
-                let queries: Vec<Query<'_>> =
-                    block.iter().map(|&(user, history, _)| Query { user: Some(user as u32), history }).collect();
-                let targets: Vec<Option<u32>> = block.iter().map(|&(.., target)| target).collect();
-                let lists = recommender.top_k_of_targets(&queries, &targets, config.recommend.top, remove_seen)?;
-                for ((user, history, target), list) in block.iter().zip(lists) {
-                    columns.user.push(*user as u32 + 1);
-                    columns.user_id.push(users.ids[*user].clone());
-                    columns.history.push(history.iter().map(|&item| id(item)).collect());
-                    columns.target.push(target.map(id).unwrap_or_default());
-                    columns.items.push(list.iter().map(|(item, _)| id(*item)).collect());
-                    columns.scores.push(list.iter().map(|(_, score)| *score).collect());
-                }
-                bar.add(block.len() as u64);
-            }
-            // The tables only give names; what decides the lists is recorded.
-            let mut inputs = stage.input_fingerprints();
-            inputs.retain(|role, _| !["items", "users"].contains(&role.as_str()));
-            let path = layout.recommendations();
-            Table::new(vec![
-                ("user", Column::U32(columns.user)),
-                ("user_id", Column::Text(columns.user_id)),
-                ("history", Column::Texts(columns.history)),
-                ("target", Column::Text(columns.target)),
-                ("items", Column::Texts(columns.items)),
-                ("scores", Column::F32s(columns.scores)),
-            ])
-            .with_source(&json!({
-                "config": trained.checkpoint.info.settings_of_results(config),
-                "inputs": inputs,
-            }))
-            .write(&path)?;
-            Ok(vec![path])
         },
     )
+}
+
+/// Lists the best items for the users, or for a part of them.
+fn list(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Result<Vec<PathBuf>> {
+    let (config, layout) = (&context.config, &context.layout);
+    let trained = TrainedModel::load(layout, config)?;
+    let (items, users) = (Items::read(&layout.items())?, Users::read(&layout.users())?);
+    let sequences = &trained.inputs.sequences;
+    sequences.expect_tables(layout, &items, &users)?;
+    for warning in trained.warnings(config, &stage.input_fingerprints()) {
+        context.progress.log(format!("recommend: warning: {warning}"));
+    }
+    let scorer = trained.scorer()?;
+    let remove_seen = removes_seen(config, trained.model.as_ref());
+    let id = |item: u32| items.ids[item as usize - 1].clone();
+    let mut columns = Columns::default();
+    let own = shard.map_or(0..sequences.user_count(), |shard| shard.range(sequences.user_count()));
+    let bar = context.progress.bar("recommend", "users", own.len() as u64);
+    let asked: Vec<(usize, &[u32], Option<u32>)> = own
+        .filter_map(|user| {
+            if config.recommend.before_test_item {
+                EvalCase::of(sequences, user, Split::Test).map(|case| (user, case.history, Some(case.target)))
+            } else {
+                Some((user, sequences.of(user), None)).filter(|(_, history, _)| !history.is_empty())
+            }
+        })
+        .collect();
+    let recommender = Recommender::new(scorer.as_ref())?;
+    for block in asked.chunks(config.evaluate.batch) {
+        let queries: Vec<Query<'_>> =
+            block.iter().map(|&(user, history, _)| Query { user: Some(user as u32), history }).collect();
+        let targets: Vec<Option<u32>> = block.iter().map(|&(.., target)| target).collect();
+        let lists = recommender.top_k_of_targets(&queries, &targets, config.recommend.top, remove_seen)?;
+        for ((user, history, target), list) in block.iter().zip(lists) {
+            columns.user.push(*user as u32 + 1);
+            columns.user_id.push(users.ids[*user].clone());
+            columns.history.push(history.iter().map(|&item| id(item)).collect());
+            columns.target.push(target.map(id).unwrap_or_default());
+            columns.items.push(list.iter().map(|(item, _)| id(*item)).collect());
+            columns.scores.push(list.iter().map(|(_, score)| *score).collect());
+        }
+        bar.add(block.len() as u64);
+    }
+    // The tables only give names; what decides the lists is recorded.
+    let mut inputs = stage.input_fingerprints();
+    inputs.retain(|role, _| !["items", "users"].contains(&role.as_str()));
+    let source = json!({ "config": trained.checkpoint.info.settings_of_results(config), "inputs": inputs });
+    let path = shard.map_or_else(|| layout.recommendations(), |shard| part_path(layout, shard));
+    columns.write(&path, &source)?;
+    Ok(vec![path])
+}
+
+/// Writes the lists of all users out of those of `parts` parts, which are up to date.
+fn put_together(context: &Context, parts: usize) -> anyhow::Result<Vec<PathBuf>> {
+    let layout = &context.layout;
+    let (mut columns, mut source) = (Columns::default(), json!(null));
+    for shard in Shard::all(parts) {
+        let mut table = Table::read(&part_path(layout, shard), "run `mp4sr recommend` with this part again")?;
+        source = table.source().cloned().unwrap_or_default();
+        columns.append(&mut table)?;
+    }
+    let path = layout.recommendations();
+    columns.write(&path, &source)?;
+    context.progress.log(format!("recommend: put together of {parts} parts"));
+    Ok(vec![path])
+}
+
+/// Where the lists of a part of the users are.
+fn part_path(layout: &Layout, shard: Shard) -> PathBuf {
+    layout.recommendations().with_extension(format!("{}.parquet", shard.file_name()))
 }

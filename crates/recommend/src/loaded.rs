@@ -131,7 +131,7 @@ impl LoadedRun {
         let mut items = Items::read_in(&layout.items(), Path::new(&config.dataset.data))?;
         let users = Users::read(&layout.users())?;
         let sequences = &trained.inputs.sequences;
-        sequences.expect_tables((&layout.items(), &items), (&layout.users(), &users))?;
+        sequences.expect_tables(layout, &items, &users)?;
         if let Some(new) = &trained.new_items {
             items.append(new.items.clone());
         }

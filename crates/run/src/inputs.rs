@@ -48,8 +48,8 @@ impl Inputs {
         let (mut modalities, mut encoders) = (Vec::new(), BTreeMap::new());
         if reads_features(config) {
             for modality in &config.model.modalities {
-                let source = (&sequences.item_hash, sequences.item_count);
-                let ModalityRows { rows, encoder } = read_features(layout, config, modality, source)?;
+                let (hash, count) = (&sequences.item_hash, sequences.item_count);
+                let ModalityRows { rows, encoder } = read_features(layout, config, modality, hash, count)?;
                 encoders.extend(encoder.map(|encoder| (modality.name.clone(), encoder)));
                 expect_rows(
                     &rows,
@@ -111,7 +111,8 @@ pub(crate) fn read_features(
     layout: &Layout,
     config: &Config,
     modality: &config::Modality,
-    (item_hash, item_count): (&Fingerprint, usize),
+    item_hash: &Fingerprint,
+    item_count: usize,
 ) -> anyhow::Result<ModalityRows> {
     let path = layout.feature_file(&modality.name, &config.feature_name(modality));
     let features = MappedFeatures::open(&path, item_hash, item_count)?;

@@ -73,7 +73,7 @@ impl NewItems {
         let items = Items::read_in(&own.items(), Path::new(&config.dataset.data))?;
         let (mut modalities, mut encoders) = (Vec::new(), BTreeMap::new());
         for modality in &config.model.modalities {
-            let ModalityRows { rows, encoder } = read_features(own, config, modality, (&items.hash(), items.len()))?;
+            let ModalityRows { rows, encoder } = read_features(own, config, modality, &items.hash(), items.len())?;
             encoders.extend(encoder.map(|encoder| (modality.name.clone(), encoder)));
             modalities.push(Modality { name: modality.name.clone(), features: rows });
         }

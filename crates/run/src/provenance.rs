@@ -22,7 +22,8 @@ impl CheckpointInfo {
         &self,
         models: &ModelCatalog,
         config: &Config,
-        (phase, used_in): (&str, &str),
+        phase: &str,
+        used_in: &str,
         path: &Path,
     ) -> Result<()> {
         let settings = models.model_settings_of(config, &[phase, used_in]);

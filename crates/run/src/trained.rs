@@ -85,7 +85,7 @@ impl TrainedModel {
         let mut inputs = Inputs::load(layout, config)?;
         let path = layout.checkpoint(FINETUNE);
         let mut checkpoint = Checkpoint::read(&path, FINETUNE, &inputs.sequences.item_hash)?;
-        checkpoint.info.expect_model(model_catalog(), config, (FINETUNE, FINETUNE), &path)?;
+        checkpoint.info.expect_model(model_catalog(), config, FINETUNE, FINETUNE, &path)?;
         checkpoint.info.expect_encoders(&inputs, &path)?;
         if let Some(new) = &new_items {
             checkpoint.append_rows(item_tables(config)?, new.items.len());

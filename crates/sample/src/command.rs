@@ -2,17 +2,20 @@
 
 use std::path::PathBuf;
 
-use crate::{Outcome, SEED, ensure};
+use crate::{Form, Outcome, SEED, ensure};
 
-/// Write the sample world: a small generated shop in the raw Amazon 2018 form.
+/// Writes the sample world: a small generated shop.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder to write; one that this program wrote before with the same seed is left as it is.
+    /// Folder to write; one that this program wrote before with the same seed and form is left as it is.
     #[arg(long, env = "MP4SR_SAMPLE_OUT", default_value = "artifacts/sample/raw")]
     pub out: PathBuf,
     /// Seed of the world: the same seed gives the same bytes.
     #[arg(long, env = "MP4SR_SAMPLE_SEED", default_value_t = SEED)]
     pub seed: u64,
+    /// The form of its files.
+    #[arg(long, env = "MP4SR_SAMPLE_FORM", value_enum, default_value_t)]
+    pub form: Form,
     /// Say nothing but errors.
     #[arg(long, short, env = "MP4SR_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
     pub quiet: bool,
@@ -22,7 +25,7 @@ pub struct Args {
 #[expect(clippy::print_stderr, reason = "a program's messages")]
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let started = std::time::Instant::now();
-    let outcome = ensure(&args.out, args.seed)?;
+    let outcome = ensure(&args.out, args.seed, args.form)?;
     if !args.quiet {
         let (out, seed) = (args.out.display(), args.seed);
         match outcome {

@@ -1,7 +1,7 @@
-//! The sample world: a small generated shop in the raw Amazon 2018 form.
+//! The sample world: a small generated shop, in the raw Amazon 2018 form or as the tables of a shop of one's own.
 //!
-//! In: a seed. Out: a folder with `reviews.json.gz`, `meta.json.gz`, `images/<asin>.jpg|png`, and `truth.json` with all
-//! that only the generator knows. The same seed gives the same bytes.
+//! In: a seed and a form. Out: a folder with `reviews.json.gz` and `meta.json.gz`, or `purchases.csv` and `products.csv`; with
+//! `images/<asin>.jpg|png`, and `truth.json` with all that only the generator knows. The same seed gives the same bytes.
 //!
 //! Every item has latent attributes: colour, pattern and shape are only in its image, brand, material, use and style only
 //! in its texts, its kind is in both. Users have a taste over colour, pattern, use and style that drifts around fixed
@@ -37,6 +37,10 @@ pub const SEED: u64 = 1;
 pub const REVIEWS: &str = "reviews.json.gz";
 /// The metadata file.
 pub const META: &str = "meta.json.gz";
+/// The table of purchases.
+pub const PURCHASES: &str = "purchases.csv";
+/// The table of products.
+pub const PRODUCTS: &str = "products.csv";
 /// The folder of images.
 pub const IMAGES: &str = "images";
 /// The truth that only the generator knows.
@@ -50,12 +54,41 @@ const REPLACED: &str = ".old.mp4sr-tmp-";
 /// The manifest of a finished folder.
 const MANIFEST: &str = "sample.manifest.json";
 
+/// How the world is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Form {
+    /// Reviews and metadata as Amazon's files of 2018 have them, with lines that were cut.
+    #[default]
+    Amazon,
+    /// Purchases and products as CSV files, as a shop's own database exports them.
+    Tables,
+}
+
+impl Form {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+    fn is_amazon(&self) -> bool {
+        *self == Self::Amazon
+    }
+
+    /// The files of interactions and of items.
+    fn files(self) -> [&'static str; 2] {
+        match self {
+            Self::Amazon => [REVIEWS, META],
+            Self::Tables => [PURCHASES, PRODUCTS],
+        }
+    }
+}
+
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct SampleManifest {
     generator: String,
     version: u32,
     seed: u64,
-    /// Bytes of the review, metadata and truth files.
+    /// Missing for the form that was the only one once.
+    #[serde(default, skip_serializing_if = "Form::is_amazon")]
+    form: Form,
+    /// Bytes of the files of interactions and of items, and of the truth.
     bytes: [u64; 3],
     image_files: usize,
 }
@@ -69,9 +102,9 @@ pub enum Outcome {
     Written,
 }
 
-/// Makes `out` hold the sample world of `seed`. A process killed in the middle leaves nothing under the final name, and
+/// Makes `out` hold the sample world of `seed` in a form. A process killed in the middle leaves nothing under the final name, and
 /// the next start removes what it left beside it.
-pub fn ensure(out: &Path, seed: u64) -> Result<Outcome> {
+pub fn ensure(out: &Path, seed: u64, form: Form) -> Result<Outcome> {
     let name =
         out.file_name().ok_or_else(|| Error::write(out, "the folder has no name"))?.to_string_lossy().into_owned();
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -81,6 +114,7 @@ pub fn ensure(out: &Path, seed: u64) -> Result<Outcome> {
     if let Some(manifest) = &found
         && manifest.version == GENERATOR_VERSION
         && manifest.seed == seed
+        && manifest.form == form
         && is_whole(out, manifest)
     {
         return Ok(Outcome::UpToDate);
@@ -92,7 +126,7 @@ pub fn ensure(out: &Path, seed: u64) -> Result<Outcome> {
     let process = std::process::id();
     let staging = parent.join(format!("{name}{STAGING}{process}"));
     files::create_dir_all(&staging)?;
-    if let Err(error) = write_into(&staging, seed) {
+    if let Err(error) = write_into(&staging, seed, form) {
         // The first error is the one to report.
         let _ = files::remove_dir_if_present(&staging);
         return Err(error);
@@ -119,21 +153,23 @@ fn remove_leftovers(parent: &Path, name: &str) -> Result<()> {
 }
 
 /// Writes the sample world of `seed` into the existing, empty `folder`.
-fn write_into(folder: &Path, seed: u64) -> Result<Truth> {
-    let truth = shop::write(folder, seed)?;
+fn write_into(folder: &Path, seed: u64, form: Form) -> Result<Truth> {
+    let truth = shop::write(folder, seed, form)?;
     let manifest = SampleManifest {
         generator: env!("CARGO_PKG_NAME").to_owned(),
         version: GENERATOR_VERSION,
         seed,
-        bytes: sizes(folder),
+        form,
+        bytes: sizes(folder, form),
         image_files: truth.raw.image_files,
     };
     files::write_json(&folder.join(MANIFEST), &manifest)?;
     Ok(truth)
 }
 
-fn sizes(folder: &Path) -> [u64; 3] {
-    [REVIEWS, META, TRUTH].map(|name| folder.join(name).metadata().map_or(0, |meta| meta.len()))
+fn sizes(folder: &Path, form: Form) -> [u64; 3] {
+    let [interactions, items] = form.files();
+    [interactions, items, TRUTH].map(|name| folder.join(name).metadata().map_or(0, |meta| meta.len()))
 }
 
 fn inspect(folder: &Path) -> Option<SampleManifest> {
@@ -143,5 +179,5 @@ fn inspect(folder: &Path) -> Option<SampleManifest> {
 
 fn is_whole(folder: &Path, manifest: &SampleManifest) -> bool {
     let images = files::list(&folder.join(IMAGES)).map_or(0, |paths| paths.len());
-    sizes(folder) == manifest.bytes && images == manifest.image_files
+    sizes(folder, manifest.form) == manifest.bytes && images == manifest.image_files
 }

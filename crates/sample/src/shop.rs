@@ -16,7 +16,7 @@ use crate::text::{self, Texts};
 use crate::truth::{Core, Faults, Raw, Truth, TruthItem, Vocabulary};
 use crate::vocabulary::{BRANDS, COLOURS, KINDS, PATTERNS, SHAPES, STYLES, USES};
 use crate::world::{self, Event, Item, World};
-use crate::{GENERATOR_VERSION, IMAGES, META, REVIEWS, TRUTH, calendar, render};
+use crate::{Form, GENERATOR_VERSION, IMAGES, META, PRODUCTS, PURCHASES, REVIEWS, TRUTH, calendar, render};
 
 /// How many of each fault are planted.
 mod planted {
@@ -40,7 +40,7 @@ struct ReviewLine<'a> {
     #[serde(rename = "reviewTime")]
     review_time: String,
     #[serde(rename = "reviewerID")]
-    reviewer_id: &'a str,
+    reviewer_id: String,
     asin: &'a str,
     #[serde(rename = "reviewerName")]
     reviewer_name: String,
@@ -101,7 +101,7 @@ impl FaultyItems {
 }
 
 /// Writes the whole shop into `folder`, which exists and is empty.
-pub(crate) fn write(folder: &Path, seed: u64) -> Result<Truth> {
+pub(crate) fn write(folder: &Path, seed: u64, form: Form) -> Result<Truth> {
     let world = world::draw(seed);
     let mut buyers = vec![0_usize; world.items.len()];
     for event in world.users.iter().flatten() {
@@ -110,8 +110,16 @@ pub(crate) fn write(folder: &Path, seed: u64) -> Result<Truth> {
     let sold: Vec<usize> = (0..world.items.len()).filter(|&item| buyers[item] >= 5).collect();
     let faulty = FaultyItems::plant(seed, &sold);
 
-    let review_lines = write_reviews(&folder.join(REVIEWS), seed, &world)?;
-    let metadata_lines = write_metadata(&folder.join(META), seed, &world.items, &faulty)?;
+    let (review_lines, metadata_lines) = match form {
+        Form::Amazon => (
+            write_reviews(&folder.join(REVIEWS), seed, &world)?,
+            write_metadata(&folder.join(META), seed, &world.items, &faulty)?,
+        ),
+        Form::Tables => (
+            write_purchases(&folder.join(PURCHASES), seed, &world)?,
+            write_products(&folder.join(PRODUCTS), seed, &world.items, &faulty)?,
+        ),
+    };
     let image_files = write_images(&folder.join(IMAGES), seed, &world.items, &faulty)?;
 
     let pairs: Vec<(usize, usize)> = world.users.iter().flatten().map(|event| (event.user, event.item)).collect();
@@ -132,7 +140,7 @@ pub(crate) fn write(folder: &Path, seed: u64) -> Result<Truth> {
             titles_with_markup: faulty.title_markup.len(),
             descriptions_with_markup: faulty.description_markup.len(),
             repeated_events: planted::REPEATED_EVENTS,
-            cut_review_lines: planted::CUT_LINES,
+            cut_review_lines: if form == Form::Amazon { planted::CUT_LINES } else { 0 },
             items_without_text: faulty.without_text.len(),
             items_without_image: faulty.without_image.len(),
             images_that_do_not_decode: faulty.broken_image.len(),
@@ -193,32 +201,29 @@ const BLAME: [&str; 5] = [
 ];
 const SUMMARIES: [&str; 5] = ["One Star", "Two Stars", "Three Stars", "Four Stars", "Five Stars"];
 
-fn review_line(seed: u64, number: usize, item: &Item, event: &Event) -> Result<String> {
+fn review<'a>(seed: u64, number: usize, item: &'a Item, event: &Event) -> ReviewLine<'a> {
     let mut rng = Rng::new(seed, "review", number);
     let stars = (3.1 + 0.5 * f64::from(event.matches) + 0.8 * rng.normal()).round().clamp(1.0, 5.0);
-    let reviewer = format!("A{}", world::identifier(seed, "reviewer", event.user, 8));
     let mut review_text = rng.pick(if stars > 3.0 { &PRAISE } else { &BLAME }).to_owned();
     if rng.chance(0.3) {
         let noun = rng.pick(&KINDS[item.kind].nouns);
         review_text = format!("{review_text} This {noun} is for my {}.", USES[item.usage].name);
     }
-    let line = ReviewLine {
+    ReviewLine {
         overall: stars as f32,
         verified: rng.chance(0.85),
         review_time: calendar::review_time(event.day),
-        reviewer_id: &reviewer,
+        reviewer_id: format!("A{}", world::identifier(seed, "reviewer", event.user, 8)),
         asin: &item.asin,
         reviewer_name: format!("Customer {}", event.user + 1),
         review_text,
         summary: SUMMARIES[stars as usize - 1],
         unix_review_time: calendar::unix(event.day),
-    };
-    serde_json::to_string(&line).map_err(|e| Error::write(Path::new(REVIEWS), e))
+    }
 }
 
-/// Returns the number of lines.
-fn write_reviews(path: &Path, seed: u64, world: &World) -> Result<usize> {
-    let mut rng = Rng::new(seed, "review faults", 0);
+/// All purchases, some of them twice, without an order.
+fn with_repeats(world: &World, rng: &mut Rng) -> Vec<Event> {
     let mut events: Vec<Event> = world.users.iter().flatten().cloned().collect();
     let mut order: Vec<usize> = (0..events.len()).collect();
     let repeated = rng.choose(&mut order, planted::REPEATED_EVENTS).to_vec();
@@ -230,6 +235,13 @@ fn write_reviews(path: &Path, seed: u64, world: &World) -> Result<usize> {
         }
         events.push(again);
     }
+    events
+}
+
+/// Returns the number of lines.
+fn write_reviews(path: &Path, seed: u64, world: &World) -> Result<usize> {
+    let mut rng = Rng::new(seed, "review faults", 0);
+    let mut events = with_repeats(world, &mut rng);
     // As in the published files: by item, then by time.
     events.sort_by(|a, b| {
         let key = |event: &Event| (world.items[event.item].asin.clone(), event.day, event.user);
@@ -237,7 +249,8 @@ fn write_reviews(path: &Path, seed: u64, world: &World) -> Result<usize> {
     });
     let mut lines = Vec::with_capacity(events.len() + planted::CUT_LINES);
     for (number, event) in events.iter().enumerate() {
-        lines.push(review_line(seed, number, &world.items[event.item], event)?);
+        let line = review(seed, number, &world.items[event.item], event);
+        lines.push(serde_json::to_string(&line).map_err(|e| Error::write(path, e))?);
     }
     for _ in 0..planted::CUT_LINES {
         let whole = &lines[rng.below(events.len())];
@@ -248,6 +261,54 @@ fn write_reviews(path: &Path, seed: u64, world: &World) -> Result<usize> {
     Ok(lines.len())
 }
 
+/// What the shop writes about an item, with its faults.
+fn texts_of(seed: u64, index: usize, item: &Item, faulty: &FaultyItems) -> Texts {
+    let mut rng = Rng::new(seed, "markup", index);
+    let mut texts =
+        if faulty.without_text.contains(&index) { Texts::default() } else { text::write(seed, index, item) };
+    if faulty.title_markup.contains(&index) {
+        texts.title = text::mark_up_title(&mut rng, &texts.title);
+    }
+    if faulty.description_markup.contains(&index) {
+        text::mark_up_description(&mut rng, &mut texts.description);
+    }
+    texts
+}
+
+/// Returns the number of lines below the header.
+fn write_purchases(path: &Path, seed: u64, world: &World) -> Result<usize> {
+    let mut rng = Rng::new(seed, "review faults", 0);
+    let mut events = with_repeats(world, &mut rng);
+    // As a shop's own database exports them.
+    events.sort_by_key(|event| (event.day, event.user, event.item));
+    let mut rows = vec![["customer", "product", "bought_on", "stars"].map(str::to_owned)];
+    for (number, event) in events.iter().enumerate() {
+        let review = review(seed, number, &world.items[event.item], event);
+        let stars = format!("{:.0}", review.overall);
+        rows.push([review.reviewer_id, review.asin.to_owned(), calendar::iso(event.day), stars]);
+    }
+    put_csv(path, &rows)?;
+    Ok(rows.len() - 1)
+}
+
+/// Returns the number of lines below the header.
+fn write_products(path: &Path, seed: u64, items: &[Item], faulty: &FaultyItems) -> Result<usize> {
+    let mut rows = vec![["sku", "name", "description", "department", "price", "photo"].map(str::to_owned)];
+    for (index, item) in items.iter().enumerate() {
+        if faulty.without_metadata.contains(&index) {
+            continue;
+        }
+        let texts = texts_of(seed, index, item, faulty);
+        let has_text = !faulty.without_text.contains(&index);
+        let department = if has_text { KINDS[item.kind].department.to_owned() } else { String::new() };
+        let photo = if faulty.without_image.contains(&index) { String::new() } else { file_name(index, item) };
+        let description = [texts.description, texts.features].concat().join("\n");
+        rows.push([item.asin.clone(), texts.title, description, department, format!("{:.2}", item.price), photo]);
+    }
+    put_csv(path, &rows)?;
+    Ok(rows.len() - 1)
+}
+
 /// Returns the number of lines.
 fn write_metadata(path: &Path, seed: u64, items: &[Item], faulty: &FaultyItems) -> Result<usize> {
     let mut lines = Vec::with_capacity(items.len());
@@ -255,15 +316,8 @@ fn write_metadata(path: &Path, seed: u64, items: &[Item], faulty: &FaultyItems) 
         if faulty.without_metadata.contains(&index) {
             continue;
         }
-        let mut rng = Rng::new(seed, "markup", index);
         let bare = faulty.without_text.contains(&index);
-        let mut texts = if bare { Texts::default() } else { text::write(seed, index, item) };
-        if faulty.title_markup.contains(&index) {
-            texts.title = text::mark_up_title(&mut rng, &texts.title);
-        }
-        if faulty.description_markup.contains(&index) {
-            text::mark_up_description(&mut rng, &mut texts.description);
-        }
+        let texts = texts_of(seed, index, item, faulty);
         let kind = &KINDS[item.kind];
         let line = MetaLine {
             category: if bare { Vec::new() } else { vec!["Home & Stationery", kind.department] },
@@ -341,6 +395,12 @@ fn break_image(bytes: &mut Vec<u8>, index: usize) {
 
 fn put(path: &Path, bytes: &[u8]) -> Result<()> {
     std::fs::write(path, bytes).map_err(|e| Error::write(path, e))
+}
+
+fn put_csv<const N: usize>(path: &Path, rows: &[[String; N]]) -> Result<()> {
+    let mut out = csv::Writer::from_writer(Vec::new());
+    let written = rows.iter().try_for_each(|row| out.write_record(row)).map_err(|e| Error::write(path, e));
+    written.and_then(|()| put(path, &out.into_inner().map_err(|e| Error::write(path, e))?))
 }
 
 fn put_gzip(path: &Path, lines: &[String]) -> Result<()> {

@@ -9,14 +9,14 @@ use std::sync::LazyLock;
 
 use flate2::read::GzDecoder;
 use mp4sr_artifact::{Fingerprint, files};
-use mp4sr_sample::{IMAGES, META, Outcome, REVIEWS, TRUTH, Truth, ensure};
+use mp4sr_sample::{Form, IMAGES, META, Outcome, PRODUCTS, PURCHASES, REVIEWS, TRUTH, Truth, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 
 /// One world for all tests that only read.
 static WORLD: LazyLock<TempDir> = LazyLock::new(|| {
     let folder = tempfile::tempdir().unwrap();
-    assert_eq!(ensure(&folder.path().join("raw"), 1).unwrap(), Outcome::Written);
+    assert_eq!(ensure(&folder.path().join("raw"), 1, Form::Amazon).unwrap(), Outcome::Written);
     folder
 });
 
@@ -91,20 +91,58 @@ fn fingerprints(folder: &Path) -> Vec<(String, Fingerprint)> {
 fn the_same_seed_gives_the_same_bytes_and_another_seed_another_world() {
     let folder = tempfile::tempdir().unwrap();
     let again = folder.path().join("again");
-    ensure(&again, 1).unwrap();
+    ensure(&again, 1, Form::Amazon).unwrap();
     assert_eq!(fingerprints(&raw()), fingerprints(&again));
-    ensure(&again, 2).unwrap();
+    ensure(&again, 2, Form::Amazon).unwrap();
     assert_ne!(truth(&raw()).items, truth(&again).items);
+}
+
+#[test]
+fn tables_hold_the_purchases_and_products_of_the_reviews() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("shop");
+    assert_eq!(ensure(&out, 1, Form::Tables).unwrap(), Outcome::Written);
+    let rows = |name: &str| -> Vec<Vec<String>> {
+        let mut reader = csv::Reader::from_path(out.join(name)).unwrap();
+        reader.records().map(|row| row.unwrap().iter().map(str::to_owned).collect()).collect()
+    };
+    let (reviews, _) = lines(&raw().join(REVIEWS));
+    let mut expected: Vec<[String; 3]> = reviews
+        .iter()
+        .map(|line| {
+            let day = jiff::Timestamp::from_second(line["unixReviewTime"].as_i64().unwrap()).unwrap();
+            [text(line, "reviewerID"), text(line, "asin"), day.strftime("%Y-%m-%d").to_string()]
+        })
+        .collect();
+    expected.sort();
+    let purchases = rows(PURCHASES);
+    assert!(purchases.is_sorted_by_key(|row| row[2].clone()));
+    let mut found: Vec<[String; 3]> = purchases.into_iter().map(|row| [0, 1, 2].map(|at| row[at].clone())).collect();
+    found.sort();
+    assert_eq!(found, expected);
+    let (metadata, _) = lines(&raw().join(META));
+    let titles: BTreeMap<String, String> =
+        metadata.iter().map(|line| (text(line, "asin"), text(line, "title"))).collect();
+    let products = rows(PRODUCTS);
+    assert_eq!(products.iter().map(|row| (row[0].clone(), row[1].clone())).collect::<BTreeMap<_, _>>(), titles);
+    let photos = products.iter().filter(|row| !row[5].is_empty());
+    assert_eq!(
+        photos.inspect(|row| assert!(out.join(IMAGES).join(&row[5]).exists())).count(),
+        truth(&raw()).raw.image_files
+    );
+    assert_eq!(ensure(&out, 1, Form::Tables).unwrap(), Outcome::UpToDate);
+    assert_eq!(ensure(&out, 1, Form::Amazon).unwrap(), Outcome::Written);
+    assert!(out.join(REVIEWS).exists() && !out.join(PURCHASES).exists());
 }
 
 #[test]
 fn a_finished_world_is_left_alone_and_a_damaged_one_is_written_again() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("raw");
-    assert_eq!(ensure(&out, 1).unwrap(), Outcome::Written);
-    assert_eq!(ensure(&out, 1).unwrap(), Outcome::UpToDate);
+    assert_eq!(ensure(&out, 1, Form::Amazon).unwrap(), Outcome::Written);
+    assert_eq!(ensure(&out, 1, Form::Amazon).unwrap(), Outcome::UpToDate);
     files::remove_if_present(&out.join(META)).unwrap();
-    assert_eq!(ensure(&out, 1).unwrap(), Outcome::Written);
+    assert_eq!(ensure(&out, 1, Form::Amazon).unwrap(), Outcome::Written);
     assert!(out.join(META).exists());
 }
 
@@ -112,7 +150,7 @@ fn a_finished_world_is_left_alone_and_a_damaged_one_is_written_again() {
 fn a_folder_of_something_else_is_refused_and_kept() {
     let folder = tempfile::tempdir().unwrap();
     files::write_bytes(&folder.path().join("raw/thesis.tex"), b"years of work").unwrap();
-    let message = ensure(&folder.path().join("raw"), 1).unwrap_err().to_string();
+    let message = ensure(&folder.path().join("raw"), 1, Form::Amazon).unwrap_err().to_string();
     assert!(message.contains("is not a sample world"), "{message}");
     assert!(folder.path().join("raw/thesis.tex").exists());
 }
@@ -121,7 +159,7 @@ fn a_folder_of_something_else_is_refused_and_kept() {
 fn what_a_killed_run_left_is_removed() {
     let folder = tempfile::tempdir().unwrap();
     files::write_bytes(&folder.path().join("raw.mp4sr-tmp-1/reviews.json.gz"), b"half").unwrap();
-    ensure(&folder.path().join("raw"), 1).unwrap();
+    ensure(&folder.path().join("raw"), 1, Form::Amazon).unwrap();
     let names: Vec<_> = files::list(folder.path()).unwrap();
     assert!(names.iter().all(|path| !path.to_string_lossy().contains("mp4sr-tmp")), "{names:?}");
 }

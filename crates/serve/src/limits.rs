@@ -23,6 +23,8 @@ pub struct Limits {
 
 /// The time that a connection has for the head of a request.
 pub const HEAD_TIME: Duration = Duration::from_secs(10);
+/// The time that a client has to take a further part of an answer.
+pub const WRITE_TIME: Duration = Duration::from_secs(30);
 /// The time that a request which changes items may take.
 pub const ITEM_TIME: Duration = Duration::from_mins(10);
 /// Requests with bodies beyond [`Limits::body`] at once.

@@ -1,4 +1,5 @@
-//! Connections: so many at once, each with a limit for the head of a request, and an end that loses no request.
+//! Connections: so many at once, each with limits of time for the head of a request and for taking the answer, and an end that loses no
+//! request.
 
 use std::sync::Arc;
 
@@ -10,8 +11,9 @@ use hyper_util::service::TowerToHyperService;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 
-use crate::limits::{HEAD_TIME, STOP_TIME};
+use crate::limits::{HEAD_TIME, STOP_TIME, WRITE_TIME};
 use crate::metrics::Metrics;
 use crate::state::log;
 
@@ -46,11 +48,13 @@ pub async fn serve(
             }
         };
         drop(stream.set_nodelay(true));
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_TIME));
         let service = TowerToHyperService::new(router.clone());
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIME)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(Box::pin(stream)), service);
         let connection = graceful.watch(connection);
         let metrics = metrics.clone();
         tokio::spawn(async move {

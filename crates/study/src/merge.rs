@@ -73,7 +73,7 @@ fn merge_dataset(sources: &[Source], to: &Layout) -> Result<mp4sr_artifact::Fing
         let own = |id: String| format!("{name}/{id}");
         let (more, sequences) = (Items::read(&layout.items())?, Sequences::read(&layout.sequences())?);
         let others = Users::read(&layout.users())?;
-        sequences.expect_tables((&layout.items(), &more), (&layout.users(), &others))?;
+        sequences.expect_tables(layout, &more, &others)?;
         let (events, before) = (all.items.len() as i64, items.len() as u32);
         items.ids.extend(more.ids.into_iter().map(own));
         items.titles.extend(more.titles);

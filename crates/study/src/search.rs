@@ -147,7 +147,7 @@ pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(St
     }
     outcomes.sort_by(|a, b| b.value.total_cmp(&a.value).then(a.at.cmp(&b.at)));
     let metric = &base.config.train.metric;
-    let table = table((grids, &all), metric, &outcomes, &runs);
+    let table = table(grids, &all, metric, &outcomes, &runs);
     let folder = base.layout.root().join("searches").join(name);
     let mut text = table.markdown();
     if let Some(best) = outcomes.first() {
@@ -187,12 +187,7 @@ fn best_epoch(at: usize, run: &ResolvedRun) -> anyhow::Result<BestEpoch> {
     Ok(BestEpoch { at, value: found, ndcg: value("N@20"), epoch: best.epoch, epochs: phase().count() })
 }
 
-fn table(
-    (grids, all): (&[Grid], &[Vec<&str>]),
-    metric: &str,
-    outcomes: &[BestEpoch],
-    runs: &[ResolvedRun],
-) -> TextTable {
+fn table(grids: &[Grid], all: &[Vec<&str>], metric: &str, outcomes: &[BestEpoch], runs: &[ResolvedRun]) -> TextTable {
     let selected = format!("validation {metric}");
     let fixed = [selected.as_str(), "N@20", "best epoch", "epochs", "ended", "run"];
     let mut table = TextTable::new(grids.iter().map(|grid| grid.key.as_str()).chain(fixed));

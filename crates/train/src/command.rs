@@ -98,7 +98,7 @@ pub fn train(context: &Context, phase: &str, restart: bool) -> anyhow::Result<()
                     _ => Checkpoint::read_of_any_items(path, PRETRAIN)?,
                 };
                 let before = &checkpoint.info;
-                before.expect_model(models, config, (PRETRAIN, phase), path)?;
+                before.expect_model(models, config, PRETRAIN, phase, path)?;
                 before.expect_encoders(&inputs, path)?;
                 let warnings = [before.other_training(models, config, PRETRAIN)];
                 let own_data =

@@ -60,7 +60,7 @@ impl World {
             })
             .collect();
         let modalities = ROWS.iter().map(|&(name, mean)| {
-            modality(name, (sizes.items, sizes.dim), mean, FeatureType::F32, key.fold_in("features"))
+            modality(name, sizes.items, sizes.dim, mean, FeatureType::F32, key.fold_in("features"))
         });
         let data = Data {
             items: sizes.items,

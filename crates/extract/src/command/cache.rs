@@ -8,13 +8,13 @@ use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use mp4sr_artifact::Layout;
 use mp4sr_pipeline::{ARTIFACTS_VARIABLE, DEFAULT_ARTIFACTS, artifacts_folder, print};
 
-use crate::cache::{Share, prune, shares};
+use crate::cache::{Share, merge, prune, shares};
 
 const DAY: u64 = 24 * 60 * 60;
 const STYLE: TableStyle =
     TableStyle::new().header_separator(LineStyle::new('\u{2500}', '\u{2500}', '\u{2500}', '\u{2500}'));
 
-/// Shows or cleans the vectors that encoders computed, which all datasets under one folder of artifacts share.
+/// Shows, merges or cleans the vectors that encoders computed, which all datasets under one folder of artifacts share.
 ///
 /// An encoder's vectors are found again as long as its files (weights, settings, preprocessing) stay the same; those of a
 /// changed or forgotten encoder only take room.
@@ -31,6 +31,13 @@ pub struct Args {
 enum Command {
     /// Lists the encoders with their vectors' size and last use.
     Stats,
+    /// Brings vectors that were computed elsewhere into the cache, such as those of parts (`mp4sr extract --shard`) on machines without
+    /// a common file system.
+    Merge {
+        /// Folders of artifacts, or copies of their `.cache/vectors`.
+        #[arg(value_name = "FOLDER", required = true)]
+        folders: Vec<PathBuf>,
+    },
     /// Removes vectors of encoders that no run has used for some days, and damaged shards that were set aside.
     Prune {
         /// Days without use; 0 removes everything.
@@ -42,8 +49,23 @@ enum Command {
 /// Runs the command.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let root = Layout::new(&args.artifacts, "any", "any").vectors();
-    match args.command {
+    match &args.command {
         Command::Stats => print(&format!("{}\n", table(&shares(&root)?))),
+        Command::Merge { folders } => {
+            let merged = merge(&root, folders)?;
+            for (share, shards) in &merged {
+                print(&format!(
+                    "{}: {} shards came in, {} were there already\n",
+                    title(share),
+                    shards.new,
+                    shards.known
+                ))?;
+            }
+            let damaged: Vec<&str> =
+                merged.iter().flat_map(|(_, shards)| &shards.damaged).map(String::as_str).collect();
+            anyhow::ensure!(damaged.is_empty(), "{} shards were left out: {}", damaged.len(), damaged.join("; "));
+            Ok(())
+        }
         Command::Prune { unused_days } => {
             let (removed, freed) = prune(&root, Duration::from_secs(unused_days.saturating_mul(DAY)))?;
             let names: Vec<String> = removed.iter().map(|share| format!("removed {}\n", title(share))).collect();

@@ -4,8 +4,8 @@ pub mod cache;
 
 use std::sync::Arc;
 
-use mp4sr_pipeline::StageArgs;
 use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::{Shard, StageArgs};
 
 /// Encodes items' sentences and images and writes artifacts/DATASET/features.
 ///
@@ -18,10 +18,18 @@ pub struct Args {
     /// The flags of every stage.
     #[command(flatten)]
     pub stage: StageArgs,
+    /// Computes one part of the items' vectors only, such as `2/4`, the second of four. Vectors go to the cache, and no features are written:
+    /// when all parts are done, on whatever machines share the cache, the same command without this flag writes them.
+    #[arg(long, value_name = "PART/PARTS")]
+    pub shard: Option<Shard>,
 }
 
 /// Runs the command.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
-    crate::run(&args.stage.context(models)?)
+    let context = args.stage.context(models)?;
+    match args.shard {
+        Some(shard) => crate::run_shard(context, shard),
+        None => crate::run(&context),
+    }
 }

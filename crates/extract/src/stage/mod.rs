@@ -16,12 +16,12 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use mp4sr_artifact::{
-    EncoderWork, ExtractReport, FeatureType, Features, Fingerprint, Items, RowsHeader, Stage, VectorKey, files,
+    EncoderWork, ExtractReport, FeatureType, Features, Fingerprint, Items, Lock, RowsHeader, Stage, VectorKey, files,
     vector_key,
 };
 use mp4sr_ops::ComputeDevice;
 use mp4sr_pipeline::config::{ImageFeatures, Precision, Storage};
-use mp4sr_pipeline::{Context, run_stage};
+use mp4sr_pipeline::{Context, Shard, run_stage};
 use serde_json::json;
 
 use self::image_files::ImageFiles;
@@ -49,6 +49,30 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
         let device = encoder_device(context)?;
         Ok(Extraction { context, items: &items, dictionary_items: &items, files: &files, device }.run(&plan)?)
     })
+}
+
+/// Brings the vectors of one part of the items into the cache, and writes no features. Parts may be computed at once, by
+/// processes on several machines that share the cache, and again after a kill.
+pub fn run_shard(context: Context, shard: Shard) -> anyhow::Result<()> {
+    let plan = Plan::of(&context, context.config.extracted(), Access::Full)?;
+    let data = Path::new(&context.config.dataset.data);
+    let all = Items::read_in(&context.layout.items(), data)?;
+    let items = all.select(&shard.range(all.len()).collect::<Vec<_>>());
+    let files = ImageFiles::of(&items, data);
+    let device = encoder_device(&context)?;
+    let (shards, name) = (context.layout.root().join("shards"), format!("{NAME}.{}", shard.file_name()));
+    let _lock = Lock::acquire(&shards, &name)?;
+    let scratch = shards.join(name);
+    let own = Context { layout: context.layout.at(&scratch), ..context };
+    Extraction { context: &own, items: &items, dictionary_items: &all, files: &files, device }.run(&plan)?;
+    files::remove_dir_if_present(&scratch)?;
+    own.progress.log(format!(
+        "extract: the vectors of part {shard}, {} of {} items, are in the cache; `mp4sr extract` without `--shard` writes features \
+         when all parts are done",
+        items.len(),
+        all.len()
+    ));
+    Ok(())
 }
 
 /// The stage, or that of an earlier run that made all of it.
@@ -108,8 +132,8 @@ impl Sentences {
     }
 }
 
-/// The fingerprint of what turns an image into the vectors of its `words` nearest words.
-fn encoder_of_words(image: &Fingerprint, text: &Fingerprint, (words, count): (&[String], usize)) -> Fingerprint {
+/// The fingerprint of what turns an image into the vectors of the `count` nearest of `words`.
+fn encoder_of_words(image: &Fingerprint, text: &Fingerprint, words: &[String], count: usize) -> Fingerprint {
     Fingerprint::of_bytes(format!("{image} {text} {count} {}", words.join("\n")).as_bytes())
 }
 
@@ -202,8 +226,8 @@ impl Extraction<'_> {
                 let chosen = self.choose_words(&words_path, &usable, &images.cache.vectors, &of_words, &words)?;
                 self.encode("image words", sentences, chosen.iter().flatten())?;
                 let of_items: Vec<Vec<VectorKey>> = chosen.iter().map(|texts| text_keys(texts)).collect();
-                let words = (words.as_slice(), settings.image.words);
-                let encoder = encoder_of_words(&images.cache.fingerprint, &sentences.cache.fingerprint, words);
+                let (of_images, of_texts) = (&images.cache.fingerprint, &sentences.cache.fingerprint);
+                let encoder = encoder_of_words(of_images, of_texts, &words, settings.image.words);
                 self.write(&path, &sentences.cache, &encoder, &of_items)?;
                 outputs.push(words_path);
             }

@@ -378,25 +378,18 @@ impl Card {
             let (halves_a, halves_b) = (rounded(a)?, rounded(b)?);
             let a = halves_a.as_ref().map_or(a, |halves| a.of_halves(halves));
             let b = halves_b.as_ref().map_or(b, |halves| b.of_halves(halves));
-            return self.gemm((out, false), a, b, add, precision);
+            return self.gemm(out, false, a, b, add, precision);
         }
-        self.gemm((out, false), a, b, add, precision)
+        self.gemm(out, false, a, b, add, precision)
     }
 
     /// out = a b for an `out` that products read again, of f32 or bf16 as its factors are.
     pub fn product_to(&self, out: &Factor, a: Matrix, b: Matrix, precision: Precision) -> Result<()> {
-        self.gemm((out.at(), matches!(out, Factor::Half(_))), a, b, false, precision)
+        self.gemm(out.at(), matches!(out, Factor::Half(_)), a, b, false, precision)
     }
 
     #[allow(unsafe_code, reason = "cuBLAS is C; the twins compare every product with candle's")]
-    fn gemm(
-        &self,
-        (out, out_half): (Address, bool),
-        a: Matrix,
-        b: Matrix,
-        add: bool,
-        precision: Precision,
-    ) -> Result<()> {
+    fn gemm(&self, out: Address, out_half: bool, a: Matrix, b: Matrix, add: bool, precision: Precision) -> Result<()> {
         let ((m, k), (k_b, n)) = (a.shape(), b.shape());
         if k != k_b || a.half != b.half || (out_half && !a.half) {
             bail!("a product of {:?} and {:?}", a.shape(), b.shape());

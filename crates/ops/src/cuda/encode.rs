@@ -100,6 +100,24 @@ impl MixtureSizes {
     }
 }
 
+/// What gradients of a modality are computed from.
+struct Given {
+    /// The pooling's parameters of all modalities.
+    w: Address,
+    /// The packed parameters of all modalities.
+    packed: Address,
+    /// The gradient of the modality's own result.
+    dz: Address,
+}
+
+/// Where gradients of a modality go: the places of its own parameters among those of all.
+struct Gradients {
+    /// Of the pooling's parameters, where they learn.
+    w: Option<Address>,
+    /// Of the packed parameters.
+    packed: Address,
+}
+
 impl Encoder {
     fn pad_rows(&self) -> usize {
         self.rows.pad_rows.unwrap_or(0)
@@ -165,15 +183,17 @@ impl Encoder {
         [self.sizes.biases(), self.sizes.norm_weights(), self.sizes.norm_biases()].map(|part| packed.plus(part.start))
     }
 
-    /// Gradients of w and of the packed parameters into `dw` and `d_packed`, which start with the modality's own.
+    /// Gradients of w and of the packed parameters, from dz of the modality.
     fn gradients(
         &self,
         card: &Card,
-        (w, packed, dz): (Address, Address, Address),
-        (uses, kept): (&Uses, &Kept),
-        (dw, d_packed): (Option<Address>, Address),
+        given: Given,
+        uses: &Uses,
+        kept: &Kept,
+        to: Gradients,
         precision: Precision,
     ) -> Result<()> {
+        let (Given { w, packed, dz }, Gradients { w: dw, packed: d_packed }) = (given, to);
         let MixtureSizes { features: d, experts, width } = self.sizes;
         let (items, columns, outputs) = (self.rows.features.count(), self.sizes.card_columns(), self.sizes.outputs());
         let [biases, weights, norm_biases] = self.tail(packed);
@@ -225,7 +245,7 @@ impl Encoder {
             arguments![to, gate, &d_matrix, d, experts, width, columns],
         )?;
         match dw {
-            Some(dw) => self.pooling_gradient(card, w.plus(self.w), (&d_products, kept), dw, precision),
+            Some(dw) => self.pooling_gradient(card, w.plus(self.w), &d_products, kept, dw, precision),
             None => Ok(()),
         }
     }
@@ -235,7 +255,8 @@ impl Encoder {
         &self,
         card: &Card,
         w: Address,
-        (d_products, kept): (&Factor, &Kept),
+        d_products: &Factor,
+        kept: &Kept,
         dw: Address,
         precision: Precision,
     ) -> Result<()> {
@@ -335,9 +356,12 @@ impl OnCard<2> for Encode {
         let (dw, d_packed) = (card.take::<f32>(w.dims[0])?, card.take::<f32>(packed.dims[0])?);
         for (m, (encoder, kept)) in self.encoders.iter().zip(&all).enumerate() {
             let own = dz.at.plus(m * uses.count() * encoder.sizes.width);
-            let to =
-                (self.pooling_learns.then(|| address(&dw).plus(encoder.w)), address(&d_packed).plus(encoder.packed));
-            encoder.gradients(card, (w.at, packed.at, own), (&uses, kept), to, self.precision)?;
+            let given = Given { w: w.at, packed: packed.at, dz: own };
+            let to = Gradients {
+                w: self.pooling_learns.then(|| address(&dw).plus(encoder.w)),
+                packed: address(&d_packed).plus(encoder.packed),
+            };
+            encoder.gradients(card, given, &uses, kept, to, self.precision)?;
         }
         Ok([self.pooling_learns.then_some(dw), Some(d_packed)])
     }

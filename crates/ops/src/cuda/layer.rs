@@ -189,7 +189,9 @@ impl Layer {
         &self,
         card: &Card,
         dy: Address,
-        (n, inverse, weight): (&Floats, &Floats, Address),
+        n: &Floats,
+        inverse: &Floats,
+        weight: Address,
         drop: crate::Dropout,
         to: [Address; 3],
     ) -> Result<(Floats, Floats)> {
@@ -216,8 +218,8 @@ impl Layer {
         let dp = self.parts(address(&d_packed));
         let values = |count: usize| card.take::<f32>(count);
         let to = [dp.feed_forward_norm, dp.feed_forward_norm_bias, dp.down_bias];
-        let norm = (&kept.n2, &kept.inverse2, p.feed_forward_norm);
-        let (dx1, branch) = self.add_norm_gradients(card, dy, norm, self.dropout.feed_forward, to)?;
+        let (dropout, weight) = (self.dropout.feed_forward, p.feed_forward_norm);
+        let (dx1, branch) = self.add_norm_gradients(card, dy, &kept.n2, &kept.inverse2, weight, dropout, to)?;
 
         let (branch, activated) =
             (Matrix::new(address(&branch), rows, d), Matrix::new(address(&kept.activated), rows, f));
@@ -234,8 +236,8 @@ impl Layer {
         card.product(address(&dx1), d_up, Matrix::new(p.up, d, f).t(), true, self.precision)?;
 
         let to = [dp.attention_norm, dp.attention_norm_bias, dp.output_bias];
-        let norm = (&kept.n1, &kept.inverse1, p.attention_norm);
-        let (d_asking, branch) = self.add_norm_gradients(card, address(&dx1), norm, self.dropout.attention, to)?;
+        let (dropout, weight, dx1) = (self.dropout.attention, p.attention_norm, address(&dx1));
+        let (d_asking, branch) = self.add_norm_gradients(card, dx1, &kept.n1, &kept.inverse1, weight, dropout, to)?;
         let branch = Matrix::new(address(&branch), rows, d);
         self.weight_gradient(card, dp.output, Matrix::new(address(&kept.attended), rows, d), branch)?;
         let d_attended = values(rows * d)?;

@@ -111,7 +111,9 @@ impl Input {
     fn backward(
         &self,
         card: &Card,
-        (z, packed, ids): (View<'_>, View<'_>, Option<View<'_>>),
+        z: View<'_>,
+        packed: View<'_>,
+        ids: Option<View<'_>>,
         dy: View<'_>,
     ) -> Result<(Floats, Floats, Option<Floats>)> {
         let Some(uploaded) = self.uploaded.get() else { bail!("sequence_input: backward before forward") };
@@ -162,7 +164,7 @@ impl OnCard<2> for Input {
         _: View<'_>,
         dy: View<'_>,
     ) -> Result<[Option<Floats>; 2]> {
-        let (dz, d_packed, _) = self.backward(card, (z, packed, None), dy)?;
+        let (dz, d_packed, _) = self.backward(card, z, packed, None, dy)?;
         Ok([Some(dz), Some(d_packed)])
     }
 }
@@ -181,7 +183,7 @@ impl OnCard<3> for Input {
         _: View<'_>,
         dy: View<'_>,
     ) -> Result<[Option<Floats>; 3]> {
-        let (dz, d_packed, d_ids) = self.backward(card, (z, packed, Some(ids)), dy)?;
+        let (dz, d_packed, d_ids) = self.backward(card, z, packed, Some(ids), dy)?;
         Ok([Some(dz), Some(d_packed), d_ids])
     }
 }

@@ -187,7 +187,8 @@ impl Layer {
     fn backward_chunk(
         &self,
         chunk: &Chunk,
-        (x, mut v): (&[f32], Values),
+        x: &[f32],
+        mut v: Values,
         p: &LayerParts<&[f32]>,
         dy: &mut [f32],
         dx: &mut [f32],
@@ -307,7 +308,7 @@ impl Fused<2> for Layer {
                     let values = kept.next().unwrap_or_else(|| {
                         self.forward_chunk(chunk, x, &parts, &mut Scratch::take(chunk.rows.len() * d))
                     });
-                    self.backward_chunk(chunk, (x, values), &parts, &mut dy, own, &mut dp);
+                    self.backward_chunk(chunk, x, values, &parts, &mut dy, own, &mut dp);
                 }
                 sums
             })

@@ -123,6 +123,8 @@ pub struct Columns {
     pub category_separator: String,
     /// Path of a sound file, WAV or FLAC (relative to the items file), or a list of them, in items. Empty: none.
     pub sounds: String,
+    /// A list of sentences that are used as they are, after the title's and before those of `texts`, in items. Empty: none.
+    pub sentences: String,
 }
 
 impl Default for Columns {
@@ -142,6 +144,7 @@ impl Default for Columns {
             categories: Vec::new(),
             category_separator: String::new(),
             sounds: String::new(),
+            sentences: String::new(),
         }
     }
 }
@@ -193,6 +196,17 @@ pub enum WithoutEvents {
     Drop,
     /// They stay, behind the others, as candidates of rankings and lists.
     Keep,
+}
+
+/// What decides the numbers of items.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ItemOrder {
+    /// The first event of each item in the files of interactions.
+    #[default]
+    Interactions,
+    /// The line of each item in the items' files; items without a line follow in the order of their first event.
+    Items,
 }
 
 /// How a user's events are divided into training, validation and test.
@@ -249,6 +263,8 @@ pub struct Preprocess {
     pub missing: Option<Missing>,
     /// What happens to items that have a line in the items' files and no event that is left.
     pub items_without_events: WithoutEvents,
+    /// What decides the numbers of items: the order of events, or that of the lines in the items' files.
+    pub item_order: ItemOrder,
     /// The least share of events whose item has a line in the items' files; below it the stage stops, because the ids of the
     /// files do not fit each other. 0 switches the check off.
     #[schemars(range(min = 0.0, max = 1.0))]
@@ -291,6 +307,7 @@ impl Default for Preprocess {
             item_core: None,
             missing: None,
             items_without_events: WithoutEvents::default(),
+            item_order: ItemOrder::default(),
             min_described: 0.05,
             placeholders: Vec::new(),
             repeated: Repeated::default(),

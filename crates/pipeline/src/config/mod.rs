@@ -13,7 +13,8 @@ mod training;
 
 pub use catalog::{ModelCatalog, ModelType, PresetKeys, RefusedValue, SectionType, SharedSection};
 pub use dataset::{
-    Columns, DataPreset, Dataset, Format, Missing, Preprocess, Quoting, Repeated, Source, SplitBy, WithoutEvents,
+    Columns, DataPreset, Dataset, Format, ItemOrder, Missing, Preprocess, Quoting, Repeated, Source, SplitBy,
+    WithoutEvents,
 };
 pub use download::{Download, RawFile};
 pub use evaluation::{Evaluate, SeenItems};

@@ -40,6 +40,8 @@ pub struct SourceForm {
     pub category_separator: String,
     /// Sound files, in items.
     pub sounds: Vec<String>,
+    /// Lists of sentences that are used as they are, in items.
+    pub sentences: Vec<String>,
     /// Whether each entry of a list is a text of its own, or they are joined to one.
     pub lists_are_texts: bool,
     /// Fields whose HTML is removed; none: all.
@@ -70,6 +72,7 @@ impl SourceForm {
             categories: names(&["categories"]),
             category_separator: String::new(),
             sounds: Vec::new(),
+            sentences: Vec::new(),
             lists_are_texts: true,
             html: source.html.clone(),
             dialects: dialects.clone(),
@@ -173,6 +176,7 @@ impl SourceForm {
             images: if columns.images.is_empty() { Vec::new() } else { vec![columns.images.clone()] },
             categories: columns.categories.clone(),
             sounds: if columns.sounds.is_empty() { Vec::new() } else { vec![columns.sounds.clone()] },
+            sentences: if columns.sentences.is_empty() { Vec::new() } else { vec![columns.sentences.clone()] },
             category_separator: match (columns.category_separator.as_str(), source.format) {
                 ("", Format::RecBole) => " ".to_owned(),
                 (separator, _) => separator.to_owned(),

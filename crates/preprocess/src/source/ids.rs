@@ -5,6 +5,7 @@ use std::hash::BuildHasher as _;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use compact_str::CompactString;
 use foldhash::quality::FixedState;
 use indexmap::IndexSet;
 use polars::prelude::{BooleanChunked, DataFrame, NewChunkedArray as _, df};
@@ -12,8 +13,8 @@ use polars::prelude::{BooleanChunked, DataFrame, NewChunkedArray as _, df};
 use crate::partitions::{scan, write};
 use crate::{Error, Result};
 
-/// Ids in the order of their first event.
-pub type Ids = IndexSet<Box<str>, foldhash::fast::RandomState>;
+/// Ids in the order of their first event. Short ones lie in the set itself, so that looking one up reads no other memory.
+pub type Ids = IndexSet<CompactString, foldhash::fast::RandomState>;
 
 /// Bytes of ids that are handed over for numbering at once.
 const BATCH: usize = 1 << 18;
@@ -129,7 +130,7 @@ impl UserIds {
 }
 
 /// The names of those that are marked, in the order of their numbers.
-pub fn names_of(ids: Ids, marks: &[bool]) -> Vec<String> {
+fn names_of(ids: Ids, marks: &[bool]) -> Vec<String> {
     ids.into_iter().zip(marks).filter(|(_, mark)| **mark).map(|(id, _)| id.into_string()).collect()
 }
 

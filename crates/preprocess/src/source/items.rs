@@ -36,8 +36,10 @@ pub struct Catalogue {
     pub is_complete: Vec<bool>,
     /// Whether an item has a line.
     pub has_line: Vec<bool>,
+    /// The items that have a line, in the order of their first one.
+    pub line_order: Vec<u32>,
     /// Items without interactions, by id, where they were asked for.
-    pub others: indexmap::IndexMap<Box<str>, ItemRecord>,
+    pub others: indexmap::IndexMap<compact_str::CompactString, ItemRecord>,
     /// The first ids of lines of items without interactions.
     pub unused: UnusedIds,
 }
@@ -108,7 +110,7 @@ impl Catalogue {
         let form = reading.form;
         let mut names: Vec<&str> = form.item_id.iter().map(String::as_str).collect();
         names.push(&form.title);
-        let others = [&form.images, &form.categories, &form.sounds].into_iter().flatten();
+        let others = [&form.images, &form.categories, &form.sounds, &form.sentences].into_iter().flatten();
         names.extend(form.texts.iter().chain(others).map(String::as_str));
         let ids = form.item_id.len();
         for path in paths {
@@ -235,6 +237,7 @@ impl ItemLines<'_, '_> {
         match self.reading.item_ids.get_index_of(id.as_ref()) {
             Some(item) if std::mem::replace(&mut self.catalogue.has_line[item], true) => self.read.repeated += 1,
             Some(item) => {
+                self.catalogue.line_order.push(item as u32);
                 let record = self.record(&id, line, cells);
                 self.catalogue.keep(item, record, self.reading);
             }
@@ -311,7 +314,7 @@ impl Reading<'_> {
     }
 
     /// The title and the sentences, and whether markup was removed from the one and from the others. `cells`: title, texts, images,
-    /// categories, sounds.
+    /// categories, sounds, sentences.
     fn texts(&self, cells: &[RawCell<'_>], junk: &mut Vec<Fault>) -> (ItemRecord, bool, bool) {
         let mut record = ItemRecord::default();
         let title = self.entries("title", &cells[0], "", junk);
@@ -321,6 +324,9 @@ impl Reading<'_> {
         let mut in_texts = false;
         // A title is one sentence, whatever stops it has.
         record.sentences.extend(Some(record.title.clone()).filter(|title| text::says_something(title)));
+        for cell in &cells[cells.len() - self.form.sentences.len()..] {
+            record.sentences.extend(values::entries(cell, "").into_iter().filter(|text| text::says_something(text)));
+        }
         for (field, cell) in self.form.texts.iter().zip(&cells[1..]) {
             let mut entries = self.entries("text", cell, &self.form.text_separator, junk);
             if !self.form.lists_are_texts && entries.len() > 1 {
@@ -366,7 +372,8 @@ impl Reading<'_> {
     }
 
     fn sound_names(&self, cells: &[RawCell<'_>]) -> Vec<String> {
-        let fields = &cells[1 + self.form.texts.len() + self.form.images.len() + self.form.categories.len()..];
+        let first = 1 + self.form.texts.len() + self.form.images.len() + self.form.categories.len();
+        let fields = &cells[first..first + self.form.sounds.len()];
         let names = fields.iter().flat_map(|cell| values::images(cell, &self.form.image_separator));
         names.filter(|name| self.junk.reason(name).is_none()).collect()
     }

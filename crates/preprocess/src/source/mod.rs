@@ -12,7 +12,7 @@ mod values;
 pub use clock::{Notation, iso};
 pub use events::{Budget, Events, count as count_events};
 pub use form::SourceForm;
-pub use ids::{Ids, UserIds, names_of};
+pub use ids::{Ids, UserIds};
 pub use items::{Catalogue, ItemRecord, Reading, count as count_items};
 pub use named::{NamedFrame, TextPlace};
 pub use values::{entries, images as image_names};

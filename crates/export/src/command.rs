@@ -1,0 +1,161 @@
+//! The command line of `mp4sr export`.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::{Context, StageArgs};
+use mp4sr_recommend::{Answerer, LoadedRun};
+use serde_json::json;
+
+use crate::folder::EXPORT;
+use crate::histories::{UserHistory, histories};
+use crate::vectors::VectorForm;
+use crate::{folder, huggingface, lists, mmrec, recbole, vectors};
+
+/// Writes what a trained run knows as files for other programs: lists, vectors, data sets, a model folder.
+///
+/// `--out` becomes a folder that holds what `--format` names, and nothing else: an earlier export there is replaced when the new one is
+/// complete. docs/exports.md describes every file.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The flags of every stage.
+    #[command(flatten)]
+    pub stage: StageArgs,
+    /// What is written; several names are separated by commas.
+    #[arg(long, value_enum, value_name = "FORMAT", required = true, value_delimiter = ',')]
+    pub format: Vec<ExportFormat>,
+    /// The folder to write. Where it is not given: `export` in the folder of the run.
+    #[arg(long, value_name = "FOLDER")]
+    pub out: Option<PathBuf>,
+    /// The length of a list, in place of the pipeline's `recommend.top`.
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub top: Option<u32>,
+}
+
+/// What can be exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum ExportFormat {
+    /// The best items for every user, a row per user: `lists/lists.parquet`.
+    ListsParquet,
+    /// The same, a JSON object per user: `lists/lists.jsonl`.
+    ListsJsonl,
+    /// The same, a row per listed item: `lists/lists.csv`.
+    ListsCsv,
+    /// Vectors of items and queries with the histories of queries as `.npy` files: `vectors/`.
+    VectorsNpy,
+    /// The same as one safetensors file: `vectors/vectors.safetensors`.
+    VectorsSafetensors,
+    /// The same as `vectors/items.parquet` and `vectors/queries.parquet`.
+    VectorsParquet,
+    /// The dataset and its features as RecBole's atomic files: `recbole/DATASET/`.
+    Recbole,
+    /// The dataset and its features as MMRec reads them: `mmrec/DATASET/`.
+    Mmrec,
+    /// A model folder as on the Hugging Face hub, from which this program recommends: `huggingface/`.
+    Huggingface,
+}
+
+impl ExportFormat {
+    /// Whether it is made of the dataset and its features alone.
+    fn is_of_dataset(self) -> bool {
+        matches!(self, Self::Recbole | Self::Mmrec)
+    }
+
+    fn vectors(self) -> Option<VectorForm> {
+        match self {
+            Self::VectorsNpy => Some(VectorForm::Npy),
+            Self::VectorsSafetensors => Some(VectorForm::Safetensors),
+            Self::VectorsParquet => Some(VectorForm::Parquet),
+            _ => None,
+        }
+    }
+}
+
+/// What every format is made from.
+pub(crate) struct Export<'a> {
+    /// The run's configuration and folders.
+    pub context: &'a Context,
+    /// The run with the items that were added to it.
+    pub run: &'a LoadedRun,
+    /// The run ready to rank.
+    pub answerer: &'a Answerer<'a>,
+    /// One per user with an event.
+    pub histories: &'a [UserHistory<'a>],
+    /// The length of a list.
+    pub top: usize,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    mp4sr_ops::start_threads();
+    let context = args.stage.context(models)?;
+    let mut formats = args.format.clone();
+    formats.sort_unstable();
+    formats.dedup();
+    let out = args.out.clone().unwrap_or_else(|| context.layout.run().join("export"));
+    folder::write(&out, EXPORT, |made| {
+        let mut paths = write_dataset(&context, &formats, made)?;
+        if formats.iter().any(|format| !format.is_of_dataset()) {
+            paths.extend(write_run(&context, args.top, &formats, made)?);
+        }
+        let relative = |path: &PathBuf| path.strip_prefix(made).map(|path| path.display().to_string());
+        let files: Vec<String> = paths.iter().map(relative).collect::<Result<_, _>>()?;
+        Ok(json!({
+            "files": files,
+            "program": env!("CARGO_PKG_VERSION"),
+            "dataset": context.config.dataset.name,
+            "run": context.layout.run_name(),
+            "model": context.config.model.name,
+        }))
+    })?;
+    context.progress.log(format!("export: `{}` is complete", out.display()));
+    Ok(())
+}
+
+/// What is made of the dataset alone, with or without a trained run.
+fn write_dataset(context: &Context, formats: &[ExportFormat], made: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    let dataset = &context.config.dataset.name;
+    for format in formats {
+        match format {
+            ExportFormat::Recbole => paths.extend(recbole::write(context, &made.join("recbole").join(dataset))?),
+            ExportFormat::Mmrec => paths.extend(mmrec::write(context, &made.join("mmrec").join(dataset))?),
+            _ => {}
+        }
+    }
+    Ok(paths)
+}
+
+fn write_run(
+    context: &Context,
+    top: Option<u32>,
+    formats: &[ExportFormat],
+    made: &Path,
+) -> anyhow::Result<Vec<PathBuf>> {
+    let run = LoadedRun::load(&context.layout, &context.config)?;
+    let vector_forms: Vec<VectorForm> = formats.iter().filter_map(|format| format.vectors()).collect();
+    if !vector_forms.is_empty() {
+        vectors::expect_vectors(run.trained.model.as_ref(), &context.config.model.name)?;
+    }
+    for warning in run.trained.warnings(&context.config, &BTreeMap::new()) {
+        context.progress.log(format!("export: warning: {warning}"));
+    }
+    let answerer = run.answerer()?;
+    let histories = histories(&run.trained.inputs.sequences, context.config.recommend.before_test_item);
+    let top = top.map_or(context.config.recommend.top, |top| top as usize);
+    let export = Export { context, run: &run, answerer: &answerer, histories: &histories, top };
+    let mut paths = Vec::new();
+    let list_forms: Vec<_> = formats.iter().filter_map(|format| lists::form(*format)).collect();
+    if !list_forms.is_empty() {
+        paths.extend(lists::write(&export, &list_forms, &made.join("lists"))?);
+    }
+    if !vector_forms.is_empty() {
+        paths.extend(vectors::write(&export, &vector_forms, &made.join("vectors"))?);
+    }
+    if formats.contains(&ExportFormat::Huggingface) {
+        paths.extend(huggingface::write(&export, &made.join("huggingface"))?);
+    }
+    Ok(paths)
+}

@@ -1,0 +1,239 @@
+//! A dataset with its features, as other programs take it: what their forms cannot hold lies beside them in `mp4sr/`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::ensure;
+use mp4sr_artifact::{Features, Fingerprint, Items, Sequences, TimeKind, Users, files};
+use mp4sr_pipeline::Context;
+use mp4sr_pipeline::config::SplitBy;
+use serde::{Deserialize, Serialize};
+
+use crate::npy;
+
+/// The folder for what the other form cannot hold.
+pub const EXTRA: &str = "mp4sr";
+const ABOUT: &str = "dataset.json";
+const ITEMS: &str = "items.jsonl";
+
+/// A dataset with its features.
+pub struct Dataset {
+    pub sequences: Sequences,
+    pub items: Items,
+    pub users: Users,
+    pub features: Vec<ModalityFeatures>,
+    /// The shares of the parts, where the pipeline divides each user's events so.
+    pub ratio: Option<[f64; 3]>,
+}
+
+/// The features of a modality.
+pub struct ModalityFeatures {
+    /// `text`, `image`, or any other.
+    pub modality: String,
+    /// `[I+1]`: item i owns rows `offsets[i-1]..offsets[i]`.
+    pub offsets: Vec<i64>,
+    /// `[rows * width]`.
+    pub values: Vec<f32>,
+    /// The length of a row.
+    pub width: usize,
+}
+
+/// What an item is, a line of `mp4sr/items.jsonl`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ItemLine {
+    pub item_id: String,
+    pub title: String,
+    /// All sentences but the title's.
+    pub sentences: Vec<String>,
+    /// Names of files from the data folder, or addresses.
+    pub images: Vec<String>,
+    pub categories: Vec<String>,
+    pub sounds: Vec<String>,
+}
+
+/// `mp4sr/dataset.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct About {
+    /// Whether times are positions.
+    pub positions: bool,
+    /// The shares of training, validation and test, where each user's events were divided so.
+    pub ratio: Option<[f64; 3]>,
+    /// Hashes of the files that `mp4sr/` adds to: what was changed since is read from these files alone.
+    pub files: std::collections::BTreeMap<String, String>,
+}
+
+impl Dataset {
+    /// Reads the dataset of a run and those features of its modalities that there are. Items that were added to the run after training
+    /// are not part of it.
+    pub fn read(context: &Context) -> anyhow::Result<Self> {
+        let (config, layout) = (&context.config, &context.layout);
+        let sequences = Sequences::read(&layout.sequences())?;
+        let (items, users) = (Items::read(&layout.items())?, Users::read(&layout.users())?);
+        sequences.expect_tables(layout, &items, &users)?;
+        let mut features = Vec::new();
+        for modality in &config.model.modalities {
+            let path = layout.feature_file(&modality.name, &config.feature_name(modality));
+            if path.exists() {
+                let own = Features::read(&path, &sequences.item_hash, sequences.item_count)?;
+                features.push(ModalityFeatures {
+                    modality: modality.name.clone(),
+                    width: own.width(),
+                    values: own.to_f32(),
+                    offsets: own.offsets,
+                });
+            }
+        }
+        let ratio = match config.preprocess.split_ratio[..] {
+            [training, validation, test] if config.preprocess.split == SplitBy::Ratio => {
+                Some([training, validation, test])
+            }
+            _ => None,
+        };
+        Ok(Self { sequences, items, users, features, ratio })
+    }
+
+    /// Each event with its user's row, item (1-based), time and part: 0 training, 1 validation, 2 test; user by user in order of time.
+    pub fn events(&self) -> impl Iterator<Item = (usize, u32, i64, u8)> + '_ {
+        let sequences = &self.sequences;
+        (0..sequences.user_count()).flat_map(move |user| {
+            let (validation, test) = sequences.parts_of(user);
+            let start = sequences.offsets[user] as usize;
+            sequences.of(user).iter().enumerate().map(move |(at, &item)| {
+                let part = u8::from(at >= validation) + u8::from(at >= test);
+                (user, item, sequences.times[start + at], part)
+            })
+        })
+    }
+
+    /// Writes what the other form cannot hold, beside the files of `folder` that it adds to.
+    pub fn write_extra(&self, folder: &Path, added_to: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+        let extra = folder.join(EXTRA);
+        let mut paths = vec![extra.join(ITEMS), extra.join(ABOUT)];
+        let lines: Vec<String> =
+            (0..self.items.len()).map(|row| serde_json::to_string(&self.line(row))).collect::<Result<_, _>>()?;
+        files::write_bytes(&paths[0], (lines.join("\n") + "\n").as_bytes())?;
+        for own in self.features.iter().filter(|own| !own.is_a_row_per_item()) {
+            let (rows, offsets) = ragged_files(folder, &own.modality);
+            npy::write(&rows, &own.values, &[own.values.len() / own.width, own.width])?;
+            npy::write(&offsets, &own.offsets, &[own.offsets.len()])?;
+            paths.extend([rows, offsets]);
+        }
+        let positions = self.sequences.time_kind == TimeKind::Positions;
+        let mut about = About { positions, ratio: self.ratio, ..About::default() };
+        for path in added_to {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            about.files.insert(name, Fingerprint::of_file(path)?.as_str().to_owned());
+        }
+        files::write_json(&paths[1], &about)?;
+        Ok(paths)
+    }
+
+    fn line(&self, row: usize) -> ItemLine {
+        let title = &self.items.titles[row];
+        let sentences = &self.items.sentences[row];
+        let has_title = sentences.first().is_some_and(|first| first == title);
+        ItemLine {
+            item_id: self.items.ids[row].clone(),
+            title: title.clone(),
+            sentences: sentences[usize::from(has_title)..].to_vec(),
+            images: self.items.images[row].clone(),
+            categories: self.items.categories[row].clone(),
+            sounds: self.items.sounds[row].clone(),
+        }
+    }
+}
+
+/// The files of rows and offsets of a modality whose items do not have one row each.
+pub fn ragged_files(folder: &Path, modality: &str) -> (PathBuf, PathBuf) {
+    let extra = folder.join(EXTRA);
+    (extra.join(format!("{modality}_rows.npy")), extra.join(format!("{modality}_offsets.npy")))
+}
+
+/// What a folder says of itself in `mp4sr/`; nothing where this program did not write it.
+pub fn read_about(folder: &Path) -> anyhow::Result<Option<About>> {
+    let path = folder.join(EXTRA).join(ABOUT);
+    if !path.exists() {
+        return Ok(None);
+    }
+    Ok(Some(serde_json::from_slice(&files::read(&path)?)?))
+}
+
+impl About {
+    /// Whether a file is as it was written.
+    pub fn knows(&self, path: &Path) -> anyhow::Result<bool> {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let Some(then) = self.files.get(&name) else { return Ok(false) };
+        Ok(Fingerprint::of_file(path)?.as_str() == then)
+    }
+}
+
+/// The items of `mp4sr/items.jsonl`; nothing where there is none.
+pub fn read_item_lines(folder: &Path) -> anyhow::Result<Option<Vec<ItemLine>>> {
+    let path = folder.join(EXTRA).join(ITEMS);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = files::read_to_string(&path)?;
+    Ok(Some(text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?))
+}
+
+impl ModalityFeatures {
+    /// Whether every item has exactly one row.
+    pub fn is_a_row_per_item(&self) -> bool {
+        self.offsets.windows(2).all(|pair| pair[1] - pair[0] == 1)
+    }
+
+    /// The mean of an item's rows, which of one row is that row; nothing of an item without a row.
+    pub fn mean(&self, row: usize) -> Option<Vec<f32>> {
+        let (start, end) = (self.offsets[row] as usize, self.offsets[row + 1] as usize);
+        mean_of(&self.values[start * self.width..end * self.width], self.width)
+    }
+}
+
+/// The mean of rows of a width; nothing of no rows.
+pub fn mean_of(values: &[f32], width: usize) -> Option<Vec<f32>> {
+    let rows = values.len() / width;
+    if rows == 1 {
+        return Some(values.to_vec());
+    }
+    let mean = |column: usize| {
+        let sum: f64 = values.iter().skip(column).step_by(width).map(|&value| f64::from(value)).sum();
+        (sum / rows as f64) as f32
+    };
+    (rows > 0).then(|| (0..width).map(mean).collect())
+}
+
+/// Refuses ids that a table between tabs, as `pandas` reads it, does not give back.
+pub fn expect_plain_ids(ids: &[String], what: &str) -> anyhow::Result<()> {
+    const MISSING: [&str; 18] = [
+        "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+        "NULL", "NaN", "None", "nan", "null",
+    ];
+    for id in ids {
+        ensure!(
+            !id.contains(['\t', '\n', '\r', '"']) && !MISSING.contains(&id.as_str()) && id != "n/a",
+            "the {what} id {id:?} cannot be a token of RecBole, which reads its files with pandas: ids may not hold tabs, line ends or \
+             quotation marks, nor be a mark of a missing value; rename it in the raw files, or export `mmrec`, which has numbers"
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_row_is_its_own_mean_to_the_bit_and_no_row_has_none() {
+        let values = vec![0.1, -0.0, 1.0, 3.0, 2.0, 5.0];
+        let own = ModalityFeatures { modality: "text".into(), offsets: vec![0, 1, 1, 3], values, width: 2 };
+        assert_eq!(
+            own.mean(0).unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>(),
+            [0.1_f32.to_bits(), (-0.0_f32).to_bits()]
+        );
+        assert_eq!(own.mean(1), None);
+        assert_eq!(own.mean(2).unwrap(), [1.5, 4.0]);
+        assert!(!own.is_a_row_per_item());
+    }
+}

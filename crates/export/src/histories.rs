@@ -1,0 +1,59 @@
+//! For whom lists and query vectors are made.
+
+use mp4sr_artifact::Sequences;
+use mp4sr_models::Query;
+use mp4sr_protocol::{EvalCase, Split};
+
+/// A user with the history that the model is asked with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UserHistory<'a> {
+    /// The row of the user, from 0.
+    pub user: usize,
+    /// Items, 1-based, oldest first; never empty.
+    pub history: &'a [u32],
+    /// The test item, where the history ends before it.
+    pub target: Option<u32>,
+}
+
+impl<'a> UserHistory<'a> {
+    /// As the model is asked.
+    pub fn query(&self) -> Query<'a> {
+        Query { user: Some(self.user as u32), history: self.history }
+    }
+}
+
+/// All users with an event. With `before_test_item`, the history of a user who has a test item ends before it.
+pub fn histories(sequences: &Sequences, before_test_item: bool) -> Vec<UserHistory<'_>> {
+    let of = |user: usize| {
+        let case = if before_test_item { EvalCase::of(sequences, user, Split::Test) } else { None };
+        match case {
+            Some(EvalCase { history, target }) => UserHistory { user, history, target: Some(target) },
+            None => UserHistory { user, history: sequences.of(user), target: None },
+        }
+    };
+    (0..sequences.user_count()).map(of).filter(|own| !own.history.is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use mp4sr_artifact::{TimeKind, hash_ids};
+
+    use super::*;
+
+    #[test]
+    fn everybody_with_an_event_has_a_history() {
+        let sequences = Sequences {
+            offsets: vec![0, 3, 4, 4],
+            items: vec![1, 2, 3, 2],
+            times: vec![0; 4],
+            item_hash: hash_ids(["a", "b", "c"]),
+            item_count: 3,
+            user_hash: None,
+            time_kind: TimeKind::Unstated,
+            parts: None,
+        };
+        let case = |user, history, target| UserHistory { user, history, target };
+        assert_eq!(histories(&sequences, true), [case(0, &[1, 2], Some(3)), case(1, &[2], None)]);
+        assert_eq!(histories(&sequences, false), [case(0, &[1, 2, 3], None), case(1, &[2], None)]);
+    }
+}

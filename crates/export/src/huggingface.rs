@@ -1,0 +1,190 @@
+//! A model folder as the Hugging Face hub has them: a configuration, the weights, a card; and beside them the run with its catalogue, so
+//! that this program recommends from the folder wherever it lies.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use mp4sr_artifact::{Layout, Sequences, files};
+use mp4sr_models::FINETUNE;
+use mp4sr_pipeline::Config;
+use mp4sr_protocol::{Measure, Metrics, Split, StoredRanks};
+use mp4sr_run::{CurrentItems, Inputs};
+use serde_json::{Value, json};
+
+use crate::command::Export;
+
+/// The folder of the run, laid out as artifacts are.
+const ARTIFACTS: &str = "artifacts";
+
+/// Writes the folder; gives its files.
+pub fn write(export: &Export<'_>, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let context = export.context;
+    let mut paths = copy_run(export, &folder.join(ARTIFACTS))?;
+    let weights = folder.join("model.safetensors");
+    files::write_bytes(&weights, &files::read(&context.layout.checkpoint(FINETUNE))?)?;
+    let config = folder.join("config.json");
+    files::write_json(&config, &configuration(export))?;
+    let card = folder.join("README.md");
+    files::write_bytes(&card, card_text(export)?.as_bytes())?;
+    paths.extend([weights, config, card]);
+    Ok(paths)
+}
+
+/// Copies what recommending reads: the dataset, the features of the model, weights, configuration, and the items that were added.
+fn copy_run(export: &Export<'_>, artifacts: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let (config, layout) = (&export.context.config, &export.context.layout);
+    let own = Layout::new(artifacts, &config.dataset.name, layout.run_name());
+    let mut sources: Vec<PathBuf> = Inputs::files(layout, config).into_iter().map(|(_, path)| path).collect();
+    sources.extend([layout.items(), layout.users(), layout.checkpoint(FINETUNE)]);
+    let current = CurrentItems::read(layout)?;
+    if let Some(new) = current.layout(layout) {
+        sources.extend([layout.new_items_pointer(), new.items()]);
+        let modalities = config.model.modalities.iter();
+        sources.extend(modalities.map(|modality| new.feature_file(&modality.name, &config.feature_name(modality))));
+    }
+    sources.sort();
+    sources.dedup();
+    let mut paths = Vec::new();
+    for source in sources {
+        let relative = source.strip_prefix(layout.root()).context("a file of the run lies outside of its artifacts")?;
+        let path = own.root().join(relative);
+        files::write_bytes(&path, &files::read(&source)?)?;
+        paths.push(path);
+    }
+    // Where the raw files lay on this machine means nothing on another one.
+    let mut elsewhere: Config = config.clone();
+    "data".clone_into(&mut elsewhere.dataset.data);
+    files::write_bytes(&own.run_config(), elsewhere.to_toml()?.as_bytes())?;
+    paths.push(own.run_config());
+    Ok(paths)
+}
+
+fn configuration(export: &Export<'_>) -> Value {
+    let (config, trained) = (&export.context.config, &export.run.trained);
+    let sequences = &trained.inputs.sequences;
+    let info = &trained.checkpoint.info;
+    let modalities = config.model.modalities.iter();
+    let features: Vec<Value> = modalities
+        .map(|own| {
+            let encoder = trained.inputs.encoders.get(&own.name);
+            json!({ "modality": own.name, "features": config.feature_name(own), "encoder": encoder })
+        })
+        .collect();
+    json!({
+        "model_type": config.model.name,
+        "library_name": "mp4sr",
+        "mp4sr_version": env!("CARGO_PKG_VERSION"),
+        "dataset": config.dataset.name,
+        "run": export.context.layout.run_name(),
+        "users": sequences.user_count(),
+        "items": sequences.item_count,
+        "new_items": export.run.catalogue.new_items,
+        "interests": export.answerer.scorer().interests(),
+        "vector_width": export.answerer.scorer().items().dims().last(),
+        "modalities": if trained.inputs.modalities.is_empty() { Vec::new() } else { features },
+        "epoch": info.epoch,
+        "settings": info.settings_of_results(config),
+    })
+}
+
+fn card_text(export: &Export<'_>) -> anyhow::Result<String> {
+    let (config, layout) = (&export.context.config, &export.context.layout);
+    let sequences = &export.run.trained.inputs.sequences;
+    let (model, dataset, run) = (&config.model.name, &config.dataset.name, layout.run_name());
+    let metrics = metrics(config, layout, sequences)?;
+    let mut text = "---\n".to_owned();
+    for (key, value) in front_matter(model, dataset, metrics.as_ref()) {
+        // A JSON value is a YAML value.
+        let _ = writeln!(text, "{key}: {value}");
+    }
+    let _ = writeln!(
+        text,
+        "---\n\n# {run}: {model} on {dataset}\n\nThis folder holds the model `{model}`, trained by mp4sr {} on the data set \
+         `{dataset}`, with the catalogue that it ranks.\n\nThe folder `{ARTIFACTS}` holds the users' ids and histories, the items' ids, titles \
+         and texts, and their features. The model needs them to rank; look at them before you publish the folder. The card names no licence: \
+         add one that the data allow.\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    text += &statistics(export, sequences);
+    text += &metrics.map_or_else(
+        || "## Metrics\n\nThe run was not evaluated; `mp4sr evaluate` before the export fills this section.\n\n".to_owned(),
+        |metrics| {
+            let row = |(measure, value): &(Measure, f64)| format!("| {measure} | {value:.4} |\n");
+            let rows: String = metrics.values.iter().map(row).collect();
+            format!(
+                "## Metrics\n\nThe next item of {} users is ranked among all items; ties count against the model.\n\n| metric | test |\n\
+                 |---|---|\n{rows}\n",
+                metrics.users
+            )
+        },
+    );
+    let id = export.run.catalogue.items.ids.first().map_or("", String::as_str);
+    let path = format!("{ARTIFACTS}/{dataset}/runs/{run}");
+    let _ = writeln!(
+        text,
+        "## How to use it\n\nWith mp4sr, in this folder:\n\n    mp4sr recommend --run {path} --history '{id}'\n    mp4sr serve --run \
+         {path}\n\nThe parameters in Python:\n\n```python\nimport json\nfrom safetensors import safe_open\n\nsettings = \
+         json.load(open(\"config.json\"))\nwith safe_open(\"model.safetensors\", \"numpy\") as file:\n    parameters = {{name: \
+         file.get_tensor(name) for name in file.keys()}}\n```\n\n`config.json` has every setting of the weights. `mp4sr export --format \
+         vectors-npy` writes the vectors that scores are made of."
+    );
+    Ok(text)
+}
+
+/// The metrics of the test split, where the run was evaluated.
+fn metrics(config: &Config, layout: &Layout, sequences: &Sequences) -> anyhow::Result<Option<Metrics>> {
+    if !layout.ranks(Split::Test.name()).exists() {
+        return Ok(None);
+    }
+    let stored = StoredRanks::read(layout, sequences, Split::Test, None)?;
+    Ok(Some(Metrics::of(&stored.ranks, &Measure::columns(&config.evaluate.k))))
+}
+
+/// The metadata of the card, as the hub reads them.
+fn front_matter(model: &str, dataset: &str, metrics: Option<&Metrics>) -> Vec<(&'static str, Value)> {
+    let tags: indexmap::IndexSet<&str> = ["recommendation", "sequential-recommendation", "mp4sr", model].into();
+    let mut keys = vec![("library_name", json!("mp4sr")), ("tags", json!(tags.iter().collect::<Vec<_>>()))];
+    if let Some(metrics) = metrics {
+        let kind = |measure: Measure| match measure {
+            Measure::Recall(k) => format!("recall_at_{k}"),
+            Measure::Ndcg(k) => format!("ndcg_at_{k}"),
+            Measure::ReciprocalRank => "mrr".to_owned(),
+        };
+        let values: Vec<Value> = metrics
+            .values
+            .iter()
+            .map(|(measure, value)| json!({ "type": kind(*measure), "name": measure.to_string(), "value": value }))
+            .collect();
+        keys.push((
+            "model-index",
+            json!([{ "name": model, "results": [{
+                "task": { "type": "recommendation", "name": "Next-item recommendation" },
+                "dataset": { "type": dataset, "name": dataset, "split": "test" },
+                "metrics": values,
+            }]}]),
+        ));
+    }
+    keys
+}
+
+fn statistics(export: &Export<'_>, sequences: &Sequences) -> String {
+    let (users, items, events) = (sequences.user_count(), sequences.item_count, sequences.items.len());
+    let per_user = events as f64 / users.max(1) as f64;
+    let density = events as f64 / (users.max(1) as f64 * items.max(1) as f64);
+    let new = export.run.catalogue.new_items;
+    let mut text = format!(
+        "## Data\n\n| statistic | value |\n|---|---|\n| users | {users} |\n| items | {items} |\n| interactions | {events} |\n\
+         | interactions per user | {per_user:.2} |\n| density | {:.4} % |\n",
+        100.0 * density
+    );
+    if new > 0 {
+        let _ = writeln!(text, "| items added after training | {new} |");
+    }
+    for modality in &export.run.trained.inputs.modalities {
+        let features = &modality.features;
+        let covered = (0..features.count()).filter(|&item| features.rows_of(item) > 0).count();
+        let _ = writeln!(text, "| items with `{}` | {covered} |", modality.name);
+    }
+    text + "\n"
+}

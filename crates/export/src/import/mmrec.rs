@@ -1,0 +1,168 @@
+//! The folder of MMRec: users and items are numbers from 0, and row n of a matrix of features is item n.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use indexmap::IndexSet;
+use mp4sr_artifact::files;
+
+use super::ImportArgs;
+use super::events::{Event, Interactions};
+use super::items::ImportedItem;
+use super::table::TabTable;
+use super::write::{Imported, exported_items, features_of};
+use crate::dataset::{ModalityFeatures, read_about};
+use crate::mmrec::feature_file;
+use crate::npy::Matrix;
+
+/// Columns that have a meaning of their own.
+const KNOWN: [&str; 4] = ["userID", "itemID", "timestamp", "x_label"];
+
+/// Reads the folder.
+pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
+    let folder = &args.folder;
+    let inter = only_inter(folder)?;
+    let about = read_about(folder)?;
+    let mut notes = Vec::new();
+    let table = TabTable::read(&inter, false)?;
+    let (user, item) = (table.expect(&["userID"])?, table.expect(&["itemID"])?);
+    let (time, part) = (table.find("timestamp"), table.find("x_label"));
+    if part.is_none() {
+        notes.push(
+            "the interactions have no `x_label`: each user's last event is for the test, the one before for validation"
+                .to_owned(),
+        );
+    }
+    let further: Vec<usize> =
+        (0..table.columns.len()).filter(|&at| !KNOWN.contains(&table.columns[at].0.as_str())).collect();
+    let (mut events, mut most) = (Vec::new(), (0_u32, 0_u32));
+    table.each(|line, cells| {
+        let number = |place: usize| table.number::<u32>(line, place, cells[place]);
+        let (user, item) = (number(user)?, number(item)?);
+        ensure!(user < u32::MAX && item < u32::MAX, "`{}`, line {line}: a number is too large", inter.display());
+        let label = part.map(number).transpose()?.unwrap_or(0);
+        ensure!(label <= 2, "`{}`, line {line}: `x_label` is {label}, expected 0, 1 or 2", inter.display());
+        most = (most.0.max(user + 1), most.1.max(item + 1));
+        events.push(Event {
+            user,
+            item,
+            time: time.map_or(Ok(0.0), |place| table.number(line, place, cells[place]))?,
+            time_text: time.map_or_else(String::new, |place| cells[place].trim().to_owned()),
+            part: label as u8,
+            further: further.iter().map(|&at| cells[at].to_owned()).collect(),
+        });
+        Ok(())
+    })?;
+    ensure!(!events.is_empty(), "`{}` has no interaction after its header", inter.display());
+    let users = ids(&folder.join("u_id_mapping.csv"), "userID", most.0)?;
+    let items = ids(&folder.join("i_id_mapping.csv"), "itemID", most.1)?;
+    let features = read_features(folder, items.len(), about.as_ref())?;
+    let lines = exported_items(args, about.as_ref(), items.iter(), &mut notes)?;
+    let imported = lines.unwrap_or_else(|| items.iter().map(|id| ImportedItem::of_id(id)).collect());
+    let interactions = Interactions {
+        users,
+        items,
+        events,
+        columns: further.iter().map(|&at| table.columns[at].0.clone()).collect(),
+        is_timed: time.is_some(),
+        is_divided: part.is_some(),
+    };
+    Ok(Imported { form: "mmrec", default_name: name_of(&inter), interactions, items: imported, features, about, notes })
+}
+
+fn only_inter(folder: &Path) -> anyhow::Result<PathBuf> {
+    let inter = files::list(folder)?.into_iter().filter(|path| path.extension().is_some_and(|end| end == "inter"));
+    match &inter.collect::<Vec<_>>()[..] {
+        [one] => Ok(one.clone()),
+        [] => bail!("`{}` has no file `NAME.inter`; name the folder that MMRec reads", folder.display()),
+        several => bail!(
+            "`{}` has {} files of interactions, and MMRec reads one; leave only that which `inter_file_name` names",
+            folder.display(),
+            several.len()
+        ),
+    }
+}
+
+fn name_of(inter: &Path) -> String {
+    inter.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The ids behind the numbers 0 to at least `count`; the numbers themselves where no file has ids.
+fn ids(path: &Path, column: &str, count: u32) -> anyhow::Result<IndexSet<String>> {
+    if !path.exists() {
+        return Ok((0..count).map(|number| number.to_string()).collect());
+    }
+    let text = files::read(path)?;
+    let comma = !text.split(|&byte| byte == b'\n').next().unwrap_or_default().contains(&b'\t');
+    let mut reader = csv::ReaderBuilder::new().delimiter(if comma { b',' } else { b'\t' }).from_reader(&text[..]);
+    let header = reader.headers()?.clone();
+    let number = header.iter().position(|name| name == column);
+    let number = number.filter(|_| header.len() == 2).with_context(|| {
+        format!("`{}`, line 1: expected two columns, an id and `{column}`; found {header:?}", path.display())
+    })?;
+    let mut found: Vec<Option<String>> = Vec::new();
+    for record in reader.records() {
+        let record = record.with_context(|| format!("failed to read `{}`", path.display()))?;
+        let line = record.position().map_or(0, csv::Position::line);
+        let at: usize = record[number].trim().parse().ok().filter(|&at| at < u32::MAX as usize).with_context(|| {
+            format!("`{}`, line {line}: {:?} is not a number from 0", path.display(), &record[number])
+        })?;
+        // A number far beyond the lines would ask for memory without an end.
+        ensure!(at < text.len(), "`{}`, line {line}: the number {at} is beyond the lines of the file", path.display());
+        if found.len() <= at {
+            found.resize(at + 1, None);
+        }
+        ensure!(found[at].is_none(), "`{}`, line {line}: the number {at} occurs twice", path.display());
+        found[at] = Some(record[1 - number].to_owned());
+    }
+    ensure!(
+        found.len() >= count as usize,
+        "`{}` has no id of the number {}, which the interactions have",
+        path.display(),
+        found.len()
+    );
+    let mut ids = IndexSet::with_capacity(found.len());
+    for (at, id) in found.into_iter().enumerate() {
+        let id = id.with_context(|| format!("`{}` has no id of the number {at}", path.display()))?;
+        ensure!(!id.trim().is_empty(), "`{}`: the id of the number {at} is empty", path.display());
+        ensure!(ids.insert(id.clone()), "`{}`: the id {id:?} has two numbers", path.display());
+    }
+    Ok(ids)
+}
+
+/// The matrices of the folder, `text` and `image` first.
+fn read_features(
+    folder: &Path,
+    items: usize,
+    about: Option<&crate::dataset::About>,
+) -> anyhow::Result<Vec<ModalityFeatures>> {
+    let end = feature_file("");
+    let mut modalities: Vec<String> = ["text", "image"].map(str::to_owned).to_vec();
+    for path in files::list(folder)? {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let modality = name.strip_suffix(&end).filter(|modality| !modality.is_empty()).map(str::to_owned);
+        modalities.extend(modality.filter(|modality| !modalities.contains(modality)));
+    }
+    let mut features = Vec::new();
+    for modality in modalities {
+        let path = folder.join(feature_file(&modality));
+        if !path.exists() {
+            continue;
+        }
+        let matrix = Matrix::read(&path)?;
+        ensure!(
+            matrix.rows() == items,
+            "`{}` has {} rows and the data set {items} items; row n has to be the item of the number n",
+            path.display(),
+            matrix.rows()
+        );
+        let rows = ModalityFeatures {
+            modality,
+            offsets: (0..=items as i64).collect(),
+            values: matrix.values,
+            width: matrix.width,
+        };
+        features.push(features_of(folder, &path, about, rows)?);
+    }
+    Ok(features)
+}

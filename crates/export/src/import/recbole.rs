@@ -1,0 +1,349 @@
+//! RecBole's atomic files, of any data set: <https://recbole.io/docs/user_guide/data/atomic_files.html>.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail, ensure};
+use indexmap::IndexMap;
+use mp4sr_artifact::files;
+
+use super::ImportArgs;
+use super::events::{Event, Interactions};
+use super::items::ImportedItem;
+use super::sequences::Joined;
+use super::table::TabTable;
+use super::write::{Imported, exported_items, features_of, file_with};
+use crate::dataset::{About, ModalityFeatures, read_about};
+
+/// What the user's column is called: RecBole's default, and that of its data sets of sessions.
+const USER: [&str; 2] = ["user_id", "session_id"];
+const ITEM: &str = "item_id";
+const TIME: &str = "timestamp";
+/// The items before an event, where a line has them.
+const LIST: &str = "item_id_list";
+/// Names of parts in names of files, by part.
+const PARTS: [&[&str]; 3] = [&["train"], &["valid", "validation"], &["test"]];
+/// Columns of items that are titles; the first that is there counts.
+const TITLES: [&str; 6] = ["title", "movie_title", "item_name", "name", "product_name", "headline"];
+/// Columns of items that are texts, beside categories.
+const TEXTS: [&str; 8] = ["sentences", "description", "text", "brand", "summary", "abstract", "overview", "review"];
+/// Columns of items that are categories.
+const CATEGORIES: [&str; 7] = ["categories", "category", "class", "genre", "genres", "tags", "tag"];
+
+/// The rows of items: their ids with what is known of them, and columns of vectors.
+#[derive(Default)]
+struct ItemTable {
+    items: IndexMap<String, ImportedItem>,
+    vectors: Vec<Vectors>,
+}
+
+/// Vectors by id of item.
+struct Vectors {
+    modality: String,
+    path: PathBuf,
+    width: usize,
+    by_id: HashMap<String, Vec<f32>>,
+}
+
+/// Reads the folder.
+pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
+    let folder = &args.folder;
+    let paths = files::list(folder)?;
+    let about = read_about(folder)?;
+    let mut notes = Vec::new();
+    let (name, inters) = interaction_files(folder, &paths)?;
+    let mut table = ItemTable::default();
+    let item_file = file_with(&paths, &format!("{name}.item"));
+    if let Some(path) = &item_file {
+        table.read_items(path, &mut notes)?;
+    }
+    for path in &paths {
+        table.read_vectors(path, &name)?;
+    }
+    let mut interactions = Interactions { is_timed: true, is_divided: inters.len() > 1, ..Interactions::default() };
+    interactions.items.extend(table.items.keys().cloned());
+    let with_line = interactions.items.len();
+    read_interactions(&inters, &mut interactions, &mut notes)?;
+    ensure!(!interactions.events.is_empty(), "`{}` has no interaction after its header", inters[0].0.display());
+    let new = interactions.items.len() - with_line;
+    if item_file.is_some() && new > 0 {
+        notes.push(format!("{new} items of the interactions have no line in `{name}.item`"));
+    }
+    let without = with_line
+        - interactions
+            .events
+            .iter()
+            .map(|event| event.item)
+            .filter(|&item| (item as usize) < with_line)
+            .collect::<std::collections::HashSet<_>>()
+            .len();
+    if without > 0 {
+        notes.push(format!(
+            "{without} items of `{name}.item` have no event; they are candidates, as in RecBole (`preprocess.items_without_events`)"
+        ));
+    }
+    let known_items =
+        item_file.as_deref().map_or(Ok(false), |path| about.as_ref().map_or(Ok(false), |about| about.knows(path)))?;
+    let exported = about.as_ref().filter(|_| known_items);
+    let items = match exported_items(args, exported, interactions.items.iter(), &mut notes)? {
+        Some(items) => items,
+        None => {
+            let mut own = table.items;
+            interactions.items.iter().map(|id| own.swap_remove(id).unwrap_or_else(|| ImportedItem::of_id(id))).collect()
+        }
+    };
+    let features = table
+        .vectors
+        .iter()
+        .map(|own| own.in_order(folder, &interactions, about.as_ref(), &mut notes))
+        .collect::<Result<_, _>>()?;
+    Ok(Imported { form: "recbole", default_name: name, interactions, items, features, about, notes })
+}
+
+/// The name of the data set, and its files of interactions with their parts; one file is of no part.
+fn interaction_files(folder: &Path, paths: &[PathBuf]) -> anyhow::Result<(String, Vec<(PathBuf, u8)>)> {
+    let stems: Vec<String> = paths
+        .iter()
+        .filter(|path| path.extension().is_some_and(|end| end == "inter"))
+        .filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()))
+        .collect();
+    ensure!(
+        !stems.is_empty(),
+        "`{}` has no file `NAME.inter`; name the folder of RecBole's atomic files",
+        folder.display()
+    );
+    let part_of = |stem: &str| {
+        let (name, part) = stem.rsplit_once('.')?;
+        let at = PARTS.iter().position(|names| names.contains(&part))?;
+        Some((name.to_owned(), at as u8))
+    };
+    let parts: Vec<(String, (String, u8))> =
+        stems.iter().filter_map(|stem| Some((stem.clone(), part_of(stem)?))).collect();
+    let whole: Vec<&String> = stems.iter().filter(|stem| part_of(stem).is_none()).collect();
+    let path = |stem: &str| folder.join(format!("{stem}.inter"));
+    let Some((_, (name, _))) = parts.first() else {
+        return match &whole[..] {
+            [one] => Ok(((*one).clone(), vec![(path(one), 0)])),
+            several => bail!(
+                "`{}` has {} files of interactions, {}; leave one, or name parts as in `NAME.train.inter`, `NAME.valid.inter`, `NAME.test.inter`",
+                folder.display(),
+                several.len(),
+                several.iter().map(|stem| format!("`{stem}.inter`")).collect::<Vec<_>>().join(", ")
+            ),
+        };
+    };
+    for part in 0..3 {
+        let count = parts.iter().filter(|(_, (own, at))| own == name && *at == part).count();
+        ensure!(
+            count == 1,
+            "`{}` has {count} files of the part `{}` of `{name}`, expected one",
+            folder.display(),
+            PARTS[part as usize][0]
+        );
+    }
+    ensure!(
+        parts.iter().all(|(_, (own, _))| own == name),
+        "`{}` has parts of several data sets; leave those of one",
+        folder.display()
+    );
+    let mut found: Vec<(PathBuf, u8)> = parts.iter().map(|(stem, (_, part))| (path(stem), *part)).collect();
+    found.sort_by_key(|(_, part)| *part);
+    Ok((name.clone(), found))
+}
+
+fn read_interactions(
+    inters: &[(PathBuf, u8)],
+    interactions: &mut Interactions,
+    notes: &mut Vec<String>,
+) -> anyhow::Result<()> {
+    let (mut missing, mut joined) = (0_u64, None::<Joined>);
+    for (at, (path, part)) in inters.iter().enumerate() {
+        let table = TabTable::read(path, true)?;
+        let (user, item) = (table.expect(&USER)?, table.expect(&[ITEM])?);
+        let (time, list) = (table.find(TIME), table.find(LIST));
+        interactions.is_timed &= time.is_some() && list.is_none();
+        let used = [Some(user), Some(item), time, list];
+        let further: Vec<usize> = (0..table.columns.len()).filter(|&place| !used.contains(&Some(place))).collect();
+        let columns: Vec<String> = further.iter().map(|&place| table.columns[place].0.clone()).collect();
+        if at == 0 {
+            interactions.columns = columns;
+            joined = list.map(|_| Joined::default());
+        } else {
+            ensure!(
+                interactions.columns == columns && joined.is_some() == list.is_some(),
+                "`{}` has other columns than `{}`; the files of the parts need the same",
+                path.display(),
+                inters[0].0.display()
+            );
+        }
+        table.each(|line, cells| {
+            let (user, item) = (plain(cells[user]), plain(cells[item]));
+            if user.trim().is_empty() || item.trim().is_empty() {
+                missing += 1;
+                return Ok(());
+            }
+            let user = interactions.users.insert_full(user).0 as u32;
+            let item = interactions.items.insert_full(item).0 as u32;
+            if let (Some(joined), Some(list)) = (&mut joined, list) {
+                let before = cells[list].split(' ').filter(|id| !id.is_empty());
+                let before: Vec<u32> =
+                    before.map(|id| interactions.items.insert_full(id.to_owned()).0 as u32).collect();
+                return joined.add((path, line), user, *part, before, item);
+            }
+            interactions.events.push(Event {
+                user,
+                item,
+                time: time.map_or(Ok(0.0), |place| table.number(line, place, cells[place]))?,
+                time_text: time.map_or_else(String::new, |place| cells[place].trim().to_owned()),
+                part: *part,
+                further: further.iter().map(|&place| cells[place].to_owned()).collect(),
+            });
+            Ok(())
+        })?;
+    }
+    if missing > 0 {
+        notes.push(format!("{missing} lines without a user or an item are dropped, as RecBole does"));
+    }
+    if let Some(joined) = joined {
+        let is_divided = interactions.is_divided;
+        interactions.columns.clear();
+        interactions.events = joined.finish(is_divided)?;
+        notes.push(
+            "lines hold the items before an event (`item_id_list`): they are joined to one sequence per user"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// A cell as pandas reads it: without the quotation marks around it.
+fn plain(cell: &str) -> String {
+    match cell.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(quoted) => quoted.replace("\"\"", "\""),
+        None => cell.to_owned(),
+    }
+}
+
+impl ItemTable {
+    fn read_items(&mut self, path: &Path, notes: &mut Vec<String>) -> anyhow::Result<()> {
+        let table = TabTable::read(path, true)?;
+        let id = table.expect(&[ITEM])?;
+        let title = TITLES.iter().find_map(|name| table.find(name));
+        let some = |names: &[&str]| names.iter().filter_map(|name| table.find(name)).collect::<Vec<_>>();
+        let (categories, texts) = (some(&CATEGORIES), some(&TEXTS));
+        let vectors: Vec<usize> = (0..table.columns.len()).filter(|&at| table.columns[at].1 == "float_seq").collect();
+        let used = |at: &usize| {
+            *at == id || Some(*at) == title || [&categories, &texts, &vectors].iter().any(|own| own.contains(at))
+        };
+        let others: Vec<&str> =
+            (0..table.columns.len()).filter(|at| !used(at)).map(|at| table.columns[at].0.as_str()).collect();
+        if !others.is_empty() {
+            notes.push(format!(
+                "no part of an item is made of the columns {} of `{}`",
+                others.join(", "),
+                path.display()
+            ));
+        }
+        let is_list = |at: usize| table.columns[at].1 == "token_seq";
+        let mut found: Vec<Vectors> = vectors.iter().map(|&at| Vectors::new(&table.columns[at].0, path)).collect();
+        table.each(|line, cells| {
+            let item_id = plain(cells[id]);
+            if item_id.trim().is_empty() || self.items.contains_key(&item_id) {
+                return Ok(());
+            }
+            let names = categories.iter().flat_map(|&at| {
+                let cell = plain(cells[at]);
+                let names: Vec<String> =
+                    if is_list(at) { cell.split(' ').map(str::to_owned).collect() } else { vec![cell] };
+                names.into_iter().filter(|name| !name.is_empty())
+            });
+            let names: Vec<String> = names.collect();
+            let mut own: Vec<String> =
+                texts.iter().map(|&at| plain(cells[at])).filter(|text| !text.trim().is_empty()).collect();
+            if !names.is_empty() {
+                own.push(names.join(", "));
+            }
+            for (vectors, &at) in found.iter_mut().zip(&vectors) {
+                vectors.add(&table, line, at, &item_id, cells[at])?;
+            }
+            let title = title.map(|at| plain(cells[at])).unwrap_or_default();
+            let item = ImportedItem { title, texts: own, categories: names, ..ImportedItem::of_id(&item_id) };
+            self.items.insert(item_id, item);
+            Ok(())
+        })?;
+        self.vectors.append(&mut found);
+        Ok(())
+    }
+
+    /// Vectors in a file of their own: `NAME.<suffix>` with a column of ids and one of `float_seq`.
+    fn read_vectors(&mut self, path: &Path, name: &str) -> anyhow::Result<()> {
+        let file = path.file_name().map(|file| file.to_string_lossy().into_owned()).unwrap_or_default();
+        let suffix = file.strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
+        let others = ["inter", "item", "user", "link", "kg", "net", "yaml", "yml", "json"];
+        let Some(suffix) = suffix.filter(|suffix| !suffix.contains('.') && !others.contains(suffix)) else {
+            return Ok(());
+        };
+        let table = TabTable::read(path, true)?;
+        let of_type = |kind: &str| table.columns.iter().position(|(_, own)| own == kind);
+        let (Some(id), Some(vector)) = (of_type("token"), of_type("float_seq")) else { return Ok(()) };
+        let mut vectors = Vectors::new(suffix, path);
+        table.each(|line, cells| vectors.add(&table, line, vector, &plain(cells[id]), cells[vector]))?;
+        self.vectors.push(vectors);
+        Ok(())
+    }
+}
+
+impl Vectors {
+    /// Of a file or a column of this name: `textemb`, `text_emb` and `text_feat` are `text`.
+    fn new(name: &str, path: &Path) -> Self {
+        let plain = ["_embedding", "_emb", "_feat", "emb"].iter().find_map(|end| name.strip_suffix(end));
+        let modality = plain.filter(|plain| !plain.is_empty()).unwrap_or(name);
+        let allowed = |c: char| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '-' };
+        let modality = modality.chars().map(allowed).collect();
+        Self { modality, path: path.to_owned(), width: 0, by_id: HashMap::new() }
+    }
+
+    fn add(&mut self, table: &TabTable, line: u64, place: usize, id: &str, cell: &str) -> anyhow::Result<()> {
+        let numbers = plain(cell);
+        let numbers = numbers.split(' ').filter(|number| !number.is_empty());
+        let vector: Vec<f32> = numbers.map(|number| table.number(line, place, number)).collect::<Result<_, _>>()?;
+        if vector.is_empty() {
+            return Ok(());
+        }
+        if self.width == 0 {
+            self.width = vector.len();
+        }
+        ensure!(
+            vector.len() == self.width && vector.iter().all(|value| value.is_finite()),
+            "`{}`, line {line}: the vector of {id:?} has {} numbers, expected {} finite ones",
+            self.path.display(),
+            vector.len(),
+            self.width
+        );
+        let known = self.by_id.insert(id.to_owned(), vector);
+        ensure!(known.is_none(), "`{}`, line {line}: {id:?} has two vectors", self.path.display());
+        Ok(())
+    }
+
+    fn in_order(
+        &self,
+        folder: &Path,
+        interactions: &Interactions,
+        about: Option<&About>,
+        notes: &mut Vec<String>,
+    ) -> anyhow::Result<ModalityFeatures> {
+        let (mut offsets, mut values) = (vec![0_i64], Vec::new());
+        for id in &interactions.items {
+            values.extend(self.by_id.get(id).into_iter().flatten());
+            offsets.push((values.len() / self.width.max(1)) as i64);
+        }
+        let found = offsets.last().copied().unwrap_or(0) as usize;
+        ensure!(found > 0, "`{}` has no vector of an item; its ids are others", self.path.display());
+        if found < self.by_id.len() {
+            let (count, path) = (self.by_id.len() - found, self.path.display());
+            notes.push(format!("{count} vectors of `{path}` are of items that the data set does not have"));
+        }
+        let own = ModalityFeatures { modality: self.modality.clone(), offsets, values, width: self.width };
+        features_of(folder, &self.path, about, own).with_context(|| format!("features of `{}`", self.modality))
+    }
+}

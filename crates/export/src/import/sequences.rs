@@ -1,0 +1,96 @@
+//! Sequences out of lines that hold the items before an event.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+
+use super::events::Event;
+
+/// The lines of all users.
+#[derive(Debug, Default)]
+pub struct Joined {
+    users: BTreeMap<u32, Vec<Line>>,
+}
+
+#[derive(Debug)]
+struct Line {
+    part: u8,
+    /// The items before the event, oldest first; some forms keep the last ones alone.
+    before: Vec<u32>,
+    item: u32,
+    place: (PathBuf, u64),
+}
+
+impl Joined {
+    /// Adds a line.
+    pub fn add(&mut self, place: (&Path, u64), user: u32, part: u8, before: Vec<u32>, item: u32) -> anyhow::Result<()> {
+        let line = Line { part, before, item, place: (place.0.to_owned(), place.1) };
+        self.users.entry(user).or_default().push(line);
+        Ok(())
+    }
+
+    /// The events of each user in their order; those that no line has as its event are for training.
+    pub fn finish(self, is_divided: bool) -> anyhow::Result<Vec<Event>> {
+        let mut events = Vec::new();
+        for (user, mut lines) in self.users {
+            lines.sort_by_key(|line| (line.part, line.before.len()));
+            let mut sequence: Vec<(u32, u8)> = Vec::new();
+            lines.into_iter().try_for_each(|line| append(&mut sequence, line))?;
+            events.extend(sequence.into_iter().map(|(item, part)| Event {
+                user,
+                item,
+                time: 0.0,
+                time_text: String::new(),
+                part: if is_divided { part } else { 0 },
+                further: Vec::new(),
+            }));
+        }
+        Ok(events)
+    }
+}
+
+fn append(sequence: &mut Vec<(u32, u8)>, Line { part, before, item, place }: Line) -> anyhow::Result<()> {
+    let known: Vec<u32> = sequence.iter().map(|(item, _)| *item).collect();
+    if known.ends_with(&before) && !(known.is_empty() && !before.is_empty()) {
+        sequence.push((item, part));
+    } else if before.starts_with(&known) {
+        let last = sequence.last().map_or(0, |(_, part)| *part);
+        // What no line has as its event came before this one, and after what is known.
+        sequence.extend(before[known.len()..].iter().map(|&item| (item, last)));
+        sequence.push((item, part));
+    } else {
+        bail!(
+            "`{}`, line {}: the items before the event do not go on from the user's earlier lines; lines of one user have to be of one \
+             sequence",
+            place.0.display(),
+            place.1
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joined(lines: &[(u8, &[u32], u32)]) -> anyhow::Result<Vec<(u32, u8)>> {
+        let mut joined = Joined::default();
+        for (number, (part, before, item)) in lines.iter().enumerate() {
+            joined.add((Path::new("x.inter"), number as u64 + 2), 0, *part, before.to_vec(), *item)?;
+        }
+        Ok(joined.finish(true)?.into_iter().map(|event| (event.item, event.part)).collect())
+    }
+
+    #[test]
+    fn prefixes_whole_lists_and_last_items_give_the_sequence() {
+        let whole = vec![(1, 0), (2, 0), (3, 0), (4, 1), (5, 2)];
+        let augmented: [(u8, &[u32], u32); 4] =
+            [(0, &[1], 2), (0, &[1, 2], 3), (1, &[1, 2, 3], 4), (2, &[1, 2, 3, 4], 5)];
+        assert_eq!(joined(&augmented).unwrap(), whole);
+        assert_eq!(joined(&[(2, &[1, 2, 3, 4], 5), (1, &[1, 2, 3], 4), (0, &[1, 2], 3)]).unwrap(), whole);
+        assert_eq!(joined(&[(0, &[1, 2], 3), (1, &[2, 3], 4), (2, &[3, 4], 5)]).unwrap(), whole, "the last two alone");
+        let other = joined(&[(0, &[1, 2], 3), (1, &[7], 4)]).unwrap_err().to_string();
+        assert!(other.contains("x.inter`, line 3"), "{other}");
+    }
+}

@@ -1,0 +1,68 @@
+//! How `mp4sr preprocess` divides a data set in the way in which it came divided.
+
+use super::events::{Event, Interactions};
+
+/// The share of one part, and of positions the distance between two parts.
+pub const PART_STEP: u64 = 1_000_000_000;
+
+/// A division that `preprocess.split` can name.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Division {
+    /// The last event for the test, the one before for validation.
+    LeaveOneOut,
+    /// Shares of training, validation and test of each user's events, as RecBole rounds them.
+    Ratio([f64; 3]),
+    /// Times, as they are written, from which events are for validation and for the test.
+    Time { validation: String, test: String },
+    /// Events carry positions that begin anew at [`PART_STEP`] for validation and at twice that for the test.
+    Positions,
+}
+
+/// The division of events that are in order of time; the order of parts need not be that of time. `ratios` are tried before times.
+pub fn decide(interactions: &Interactions, ratios: &[[f64; 3]]) -> Division {
+    if !interactions.is_divided {
+        return Division::LeaveOneOut;
+    }
+    let is = |starts: &dyn Fn(usize) -> (usize, usize)| {
+        interactions.by_user().all(|events| {
+            let (validation, test) = starts(events.len());
+            let part = |at: usize| u8::from(at >= validation) + u8::from(at >= test);
+            events.iter().enumerate().all(|(at, event)| event.part == part(at))
+        })
+    };
+    if is(&|length| (length.saturating_sub(2), length.saturating_sub(1))) {
+        return Division::LeaveOneOut;
+    }
+    if let Some(ratio) = ratios.iter().find(|ratio| is(&|length| starts_by_ratio(length, ratio))) {
+        return Division::Ratio(*ratio);
+    }
+    by_time(interactions).unwrap_or(Division::Positions)
+}
+
+/// Where validation and test begin among so many events (`_calcu_split_ids` of RecBole).
+fn starts_by_ratio(length: usize, ratio: &[f64; 3]) -> (usize, usize) {
+    let share = |part: usize| ratio[part] * length as f64;
+    let mut sizes = [1, 2].map(|part| (share(part) + 1e-9) as usize);
+    for part in [2, 1] {
+        let left = length - sizes[0] - sizes[1];
+        if left > 1 && share(part) < 1.0 - 1e-9 {
+            sizes[part - 1] += 1;
+        }
+    }
+    (length - sizes[1] - sizes[0], length - sizes[1])
+}
+
+/// Two times that divide all users alike; the part of an event has to be that of its time.
+fn by_time(interactions: &Interactions) -> Option<Division> {
+    let first = |part: u8| {
+        let own = interactions.events.iter().filter(|event| event.part == part);
+        own.min_by(|a: &&Event, b: &&Event| a.time.total_cmp(&b.time))
+    };
+    let (validation, test) = (first(1)?, first(2)?);
+    let of = |event: &Event| u8::from(event.time >= validation.time) + u8::from(event.time >= test.time);
+    let divides = interactions.is_timed
+        && validation.time < test.time
+        && interactions.events.iter().all(|event| event.part == of(event));
+    let written = |event: &Event| event.time_text.strip_suffix(".0").unwrap_or(&event.time_text).to_owned();
+    divides.then(|| Division::Time { validation: written(validation), test: written(test) })
+}

@@ -1,0 +1,327 @@
+//! What an import writes: raw files, a pipeline over them, and features beside the dataset that it gives.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use mp4sr_artifact::{FeatureType, Features, Items, Sequences, files};
+use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::{Bug, Progress, StageArgs};
+use serde_json::{Map, Value, json};
+
+use super::ImportArgs;
+use super::events::{Clock, Interactions};
+use super::items::ImportedItem;
+use super::split::{Division, PART_STEP, decide};
+use crate::dataset::{About, ModalityFeatures, ragged_files, read_item_lines};
+use crate::folder::{self, IMPORT};
+use crate::npy;
+
+/// A data set as it was read.
+pub struct Imported {
+    /// The program whose data set it is, in lower case.
+    pub form: &'static str,
+    /// What it is called.
+    pub default_name: String,
+    pub interactions: Interactions,
+    /// An entry per item of the interactions, in their order.
+    pub items: Vec<ImportedItem>,
+    /// Rows of the items, in their order.
+    pub features: Vec<ModalityFeatures>,
+    /// What this program said of it, where it exported it.
+    pub about: Option<About>,
+    /// What the user should know.
+    pub notes: Vec<String>,
+}
+
+/// The items that this program exported beside another form, in the order of `ids`; nothing where it did not, or where these are others.
+pub fn exported_items<'i>(
+    args: &ImportArgs,
+    about: Option<&About>,
+    ids: impl Iterator<Item = &'i String>,
+    notes: &mut Vec<String>,
+) -> anyhow::Result<Option<Vec<ImportedItem>>> {
+    let Some(lines) = about.map(|_| read_item_lines(&args.folder)).transpose()?.flatten() else { return Ok(None) };
+    let mut by_id: HashMap<String, _> = lines.into_iter().map(|line| (line.item_id.clone(), line)).collect();
+    let (mut left_out, mut unknown) = (0, 0);
+    let items = ids.map(|id| match by_id.remove(id) {
+        Some(line) => ImportedItem::of_line(line, args.images.is_some(), &mut left_out),
+        None => {
+            unknown += 1;
+            ImportedItem::of_id(id)
+        }
+    });
+    let items = items.collect();
+    if left_out > 0 {
+        notes.push(format!(
+            "{left_out} names of image and sound files are left out; `--images FOLDER` says where the files lie"
+        ));
+    }
+    if unknown > 0 {
+        notes.push(format!("`mp4sr/items.jsonl` does not describe {unknown} items: they have no texts"));
+    }
+    Ok(Some(items))
+}
+
+/// The rows that this program exported beside the matrix at `path`, which holds their means; the matrix itself where it was changed
+/// since, or where every item has one row.
+pub fn features_of(
+    folder: &Path,
+    path: &Path,
+    about: Option<&About>,
+    matrix: ModalityFeatures,
+) -> anyhow::Result<ModalityFeatures> {
+    let (rows, offsets) = ragged_files(folder, &matrix.modality);
+    let is_own = about.map_or(Ok(false), |about| about.knows(path))?;
+    if !is_own || !rows.exists() || !offsets.exists() {
+        return Ok(matrix);
+    }
+    let (npy::Matrix { values, width }, offsets) = (npy::Matrix::read(&rows)?, npy::read_i64(&offsets)?);
+    let fits = offsets.len() == matrix.offsets.len()
+        && offsets.first() == Some(&0)
+        && offsets.is_sorted()
+        && offsets.last() == Some(&((values.len() / width.max(1)) as i64));
+    ensure!(fits, "`{}` does not fit the rows beside it; export the data set again", rows.display());
+    Ok(ModalityFeatures { modality: matrix.modality, offsets, values, width })
+}
+
+/// Writes everything and says what comes next.
+pub fn write(
+    args: &ImportArgs,
+    mut read: Imported,
+    models: &Arc<ModelCatalog>,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    let name = args.name.clone().unwrap_or_else(|| plain_name(&read.default_name));
+    read.interactions.sort_by_time();
+    let ratios: Vec<[f64; 3]> = read.about.iter().filter_map(|about| about.ratio).chain([[0.8, 0.1, 0.1]]).collect();
+    let division = decide(&read.interactions, &ratios);
+    let clock = match &read.about {
+        _ if division == Division::Positions => Clock::Order,
+        Some(about) if about.positions => Clock::Positions,
+        Some(_) => Clock::Seconds,
+        None => read.interactions.clock(),
+    };
+    // Times that are no clock still divide users where they did; positions of their own would not.
+    let division = match division {
+        Division::Time { .. } if clock == Clock::Order => Division::Positions,
+        other => other,
+    };
+    if division == Division::Positions {
+        read.interactions.sort_by_part();
+    }
+    let form = read.form;
+    folder::write(&args.out, IMPORT, |made| {
+        files::write_bytes(&made.join("interactions.jsonl"), events(&read.interactions, clock, &division)?.as_bytes())?;
+        let items: Vec<String> = read.items.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+        files::write_bytes(&made.join("items.jsonl"), (items.join("\n") + "\n").as_bytes())?;
+        let pipeline = pipeline(&name, &Places::of(args), &read, clock, &division);
+        files::write_bytes(&made.join("pipeline.toml"), pipeline.as_bytes())?;
+        Ok(json!({ "form": form, "dataset": name, "program": env!("CARGO_PKG_VERSION") }))
+    })?;
+    progress.log(format!("import: {}", described(&division, clock)));
+    let pipeline = args.out.join("pipeline.toml");
+    let stage = StageArgs {
+        pipeline: pipeline.clone(),
+        artifacts: args.artifacts.clone(),
+        quiet: args.quiet,
+        ..StageArgs::default()
+    };
+    let context = stage.context(models)?;
+    mp4sr_preprocess::run(&context)?;
+    let items = Items::read(&context.layout.items())?;
+    let sequences = Sequences::read(&context.layout.sequences())?;
+    let (events, kept) = (read.interactions.events.len(), sequences.items.len());
+    if events != kept || items.len() != read.items.len() {
+        let found = format!("{kept} of {events} events and {} of {} items came through", items.len(), read.items.len());
+        return Err(Bug(found).into());
+    }
+    for own in &read.features {
+        let path = context.layout.feature_file(&own.modality, form);
+        let features = in_order(own, &read.items, &items)?;
+        features.write(&path, "import", json!({ "form": form }))?;
+        progress.log(format!("import: features of `{}` in `{}`", own.modality, path.display()));
+    }
+    progress.log(format!("import: next, `mp4sr run --pipeline {}`", pipeline.display()));
+    Ok(())
+}
+
+/// A name that a dataset may have.
+fn plain_name(name: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    name.trim_start_matches('.').chars().map(plain).take(100).collect()
+}
+
+fn events(interactions: &Interactions, clock: Clock, division: &Division) -> anyhow::Result<String> {
+    let mut text = String::new();
+    for own in interactions.by_user() {
+        let mut places = [0_u64; 3];
+        for (at, event) in own.iter().enumerate() {
+            let time = match (division, clock) {
+                (Division::Positions, _) => {
+                    let part = usize::from(event.part);
+                    places[part] += 1;
+                    json!(PART_STEP * u64::from(event.part) + places[part] - 1)
+                }
+                (_, Clock::Order) => json!(at),
+                _ => value_of(&event.time_text),
+            };
+            let mut fields = Map::new();
+            for (name, cell) in interactions.columns.iter().zip(&event.further) {
+                fields.insert(name.clone(), value_of(cell));
+            }
+            let of = |ids: &indexmap::IndexSet<String>, row: u32| ids.get_index(row as usize).cloned();
+            let user = of(&interactions.users, event.user).context("a user has no id")?;
+            let item = of(&interactions.items, event.item).context("an item has no id")?;
+            fields.extend([
+                ("user_id".to_owned(), user.into()),
+                ("item_id".to_owned(), item.into()),
+                (time_column(clock).to_owned(), time),
+            ]);
+            text += &serde_json::to_string(&fields)?;
+            text.push('\n');
+        }
+    }
+    Ok(text)
+}
+
+fn time_column(clock: Clock) -> &'static str {
+    match clock {
+        Clock::Seconds | Clock::Milliseconds => "timestamp",
+        Clock::Positions | Clock::Order => "position",
+    }
+}
+
+/// A cell as the number that it is, or as text; nothing of an empty one.
+fn value_of(cell: &str) -> Value {
+    if cell.is_empty() {
+        return Value::Null;
+    }
+    let number: Option<serde_json::Number> = serde_json::from_str(cell).ok();
+    number.map_or_else(|| cell.into(), Value::Number)
+}
+
+fn described(division: &Division, clock: Clock) -> String {
+    let parts = match division {
+        Division::LeaveOneOut => "each user's last event is for the test and the one before for validation".to_owned(),
+        Division::Ratio(shares) => format!("each user's events are divided in the shares {shares:?}, as they came"),
+        Division::Time { validation, test } => {
+            format!("events from {validation} on are for validation, those from {test} on for the test, as they came")
+        }
+        Division::Positions => {
+            "the parts are not in order of time: they are kept, each user's events are ordered part by part, and times are given up".to_owned()
+        }
+    };
+    match clock {
+        Clock::Order if *division != Division::Positions => {
+            format!("{parts}; there is no clock, events are in their order")
+        }
+        _ => parts,
+    }
+}
+
+/// Where the pipeline finds what.
+struct Places {
+    data: String,
+    interactions: String,
+    items: String,
+}
+
+impl Places {
+    /// Files that items name lie in the data folder; where it is another one, the raw files are named by their whole paths.
+    fn of(args: &ImportArgs) -> Self {
+        let shown = |path: PathBuf| path.display().to_string();
+        let (interactions, items) = ("interactions.jsonl", "items.jsonl");
+        let whole =
+            |name: &str| shown(std::path::absolute(args.out.join(name)).unwrap_or_else(|_| args.out.join(name)));
+        match &args.images {
+            Some(images) => {
+                Self { data: shown(images.clone()), interactions: whole(interactions), items: whole(items) }
+            }
+            None => {
+                Self { data: shown(args.out.clone()), interactions: interactions.to_owned(), items: items.to_owned() }
+            }
+        }
+    }
+}
+
+fn pipeline(name: &str, places: &Places, read: &Imported, clock: Clock, division: &Division) -> String {
+    let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let has = |of: &dyn Fn(&ImportedItem) -> bool| read.items.iter().any(of);
+    let mut text = format!(
+        "# A data set of {}, brought over by `mp4sr import`.\n\n[dataset]\nname = {}\ndata = {}\n\n[source]\nformat = \"tabular\"\n\
+         interactions = [{}]\nitems = [{}]\nhtml = []\n",
+        if read.form == "recbole" { "RecBole" } else { "MMRec" },
+        quoted(name),
+        quoted(&places.data),
+        quoted(&places.interactions),
+        quoted(&places.items),
+    );
+    match clock {
+        Clock::Seconds => text += "time = \"s\"\n",
+        Clock::Milliseconds => text += "time = \"ms\"\n",
+        Clock::Positions | Clock::Order => {}
+    }
+    text += "\n[source.columns]\n";
+    if time_column(clock) == "position" {
+        text += "position = \"position\"\n";
+    }
+    let columns: [(&str, &str, &dyn Fn(&ImportedItem) -> bool); 5] = [
+        ("sentences", "\"sentences\"", &|item| !item.sentences.is_empty()),
+        ("texts", "[\"texts\"]", &|item| !item.texts.is_empty()),
+        ("images", "\"images\"", &|item| !item.images.is_empty()),
+        ("categories", "[\"categories\"]", &|item| !item.categories.is_empty()),
+        ("sounds", "\"sounds\"", &|item| !item.sounds.is_empty()),
+    ];
+    for (key, value, _) in columns.iter().filter(|(.., used)| has(used)) {
+        let _ = writeln!(text, "{key} = {value}");
+    }
+    text += "\n# Nothing is filtered, so that the dataset is the one that was imported, and the features are of its items.\n[preprocess]\n\
+             user_core = 0\nitem_core = 0\nmissing = \"keep\"\nrepeated = \"all\"\nitem_order = \"items\"\n\
+             items_without_events = \"keep\"\nmin_described = 0\nmax_sentences = 1000\nmax_images = 1000\n";
+    match division {
+        Division::LeaveOneOut => {}
+        Division::Ratio(shares) => _ = writeln!(text, "split = \"ratio\"\nsplit_ratio = {shares:?}"),
+        Division::Time { validation, test } => {
+            let _ =
+                writeln!(text, "split = \"time\"\nsplit_at = {}\nsplit_test_at = {}", quoted(validation), quoted(test));
+        }
+        Division::Positions => {
+            let _ =
+                writeln!(text, "split = \"time\"\nsplit_at = \"{PART_STEP}\"\nsplit_test_at = \"{}\"", 2 * PART_STEP);
+        }
+    }
+    text += "\n[model]\n";
+    let own =
+        |own: &ModalityFeatures| format!("{{ name = {}, features = {} }}", quoted(&own.modality), quoted(read.form));
+    let modalities: Vec<String> = read.features.iter().map(own).collect();
+    if !modalities.is_empty() {
+        let _ = writeln!(text, "modalities = [{}]", modalities.join(", "));
+    } else if has(&|item| !item.title.is_empty() || !item.sentences.is_empty() || !item.texts.is_empty()) {
+        text += "modalities = [{ name = \"text\" }]\n";
+    } else {
+        text += "# There is neither text nor features: a model that reads ids alone.\nname = \"sasrec\"\n";
+    }
+    text
+}
+
+/// The rows in the order of the dataset's items.
+fn in_order(own: &ModalityFeatures, from: &[ImportedItem], items: &Items) -> anyhow::Result<Features> {
+    let rows: HashMap<&str, usize> = from.iter().map(|item| item.item_id.as_str()).zip(0..).collect();
+    let (mut offsets, mut values) = (vec![0_i64], Vec::with_capacity(own.values.len()));
+    for id in &items.ids {
+        let row = *rows.get(id.as_str()).with_context(|| format!("the item {id:?} was not imported"))?;
+        let (start, end) = (own.offsets[row] as usize, own.offsets[row + 1] as usize);
+        values.extend_from_slice(&own.values[start * own.width..end * own.width]);
+        offsets.push((values.len() / own.width.max(1)) as i64);
+    }
+    Features::from_f32(offsets, &values, own.width, FeatureType::F32, items.hash())
+        .with_context(|| format!("the features of `{}` hold a value that is not finite", own.modality))
+}
+
+/// The only file of a name among those of a folder.
+pub fn file_with(paths: &[PathBuf], name: &str) -> Option<PathBuf> {
+    paths.iter().find(|path| path.file_name().is_some_and(|own| own == name)).cloned()
+}

@@ -1,0 +1,58 @@
+//! Top-K lists for all users, in the forms of `mp4sr recommend --out`.
+
+use std::path::{Path, PathBuf};
+
+use mp4sr_artifact::Users;
+use mp4sr_models::Query;
+use mp4sr_recommend::Answer;
+use mp4sr_recommend::lists::{self, ListForm, ListRow};
+use mp4sr_run::removes_seen;
+
+use crate::command::{Export, ExportFormat};
+
+/// The form of lists that a format asks for.
+pub fn form(format: ExportFormat) -> Option<ListForm> {
+    match format {
+        ExportFormat::ListsParquet => Some(ListForm::Parquet),
+        ExportFormat::ListsJsonl => Some(ListForm::Jsonl),
+        ExportFormat::ListsCsv => Some(ListForm::Csv),
+        _ => None,
+    }
+}
+
+/// Writes the lists in every form; gives the files.
+pub fn write(export: &Export<'_>, forms: &[ListForm], folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let rows = rows(export)?;
+    let name = |form: &ListForm| match form {
+        ListForm::Parquet => "lists.parquet",
+        ListForm::Csv => "lists.csv",
+        ListForm::Jsonl | ListForm::Table => "lists.jsonl",
+    };
+    let mut paths = Vec::new();
+    for form in forms {
+        let path = folder.join(name(form));
+        lists::write(rows.clone(), *form, &path)?;
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
+fn rows(export: &Export<'_>) -> anyhow::Result<Vec<ListRow>> {
+    let Export { context, run, answerer, histories, top } = export;
+    let users = Users::read(&context.layout.users())?;
+    let remove_seen = removes_seen(&context.config, run.trained.model.as_ref());
+    let recommender = answerer.recommender()?;
+    let bar = context.progress.bar("export", "users", histories.len() as u64);
+    let mut rows = Vec::with_capacity(histories.len());
+    for block in histories.chunks(context.config.evaluate.batch) {
+        let queries: Vec<Query<'_>> = block.iter().map(|own| own.query()).collect();
+        let targets: Vec<Option<u32>> = block.iter().map(|own| own.target).collect();
+        let lists = recommender.top_k_of_targets(&queries, &targets, *top, remove_seen)?;
+        rows.extend(block.iter().zip(lists).map(|(own, list)| {
+            let answer = Answer { list, unknown: Vec::new(), fallback: None };
+            ListRow::new(users.ids[own.user].clone(), answer, &run.catalogue)
+        }));
+        bar.add(block.len() as u64);
+    }
+    Ok(rows)
+}

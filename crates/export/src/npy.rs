@@ -1,0 +1,171 @@
+//! Matrices in NumPy's `.npy` files.
+
+use std::io::{self, Read as _, Write as _};
+use std::path::Path;
+
+use anyhow::{Context as _, bail, ensure};
+use candle_core::{DType, Tensor};
+use mp4sr_artifact::files;
+
+/// The bytes before the header's text: the magic string, the version, and the length of the text.
+const START: usize = 10;
+/// The longest header that is looked at; NumPy's own have some hundred bytes.
+const LONGEST_HEADER: u64 = 1 << 16;
+
+/// A type of numbers that arrays are written of.
+pub trait Number: bytemuck::Pod {
+    /// Its name in NumPy's headers.
+    const NAME: &str;
+}
+
+impl Number for f32 {
+    const NAME: &str = "<f4";
+}
+
+impl Number for i64 {
+    const NAME: &str = "<i8";
+}
+
+/// Writes an array, row by row, atomically. candle's own writer asks the system once per number.
+pub fn write<T: Number>(path: &Path, values: &[T], shape: &[usize]) -> anyhow::Result<()> {
+    let lengths: String = shape.iter().map(|length| format!("{length},")).collect();
+    let mut header = format!("{{'descr': '{}', 'fortran_order': False, 'shape': ({lengths}), }}", T::NAME);
+    // The numbers begin at a multiple of 64 bytes; a line end closes the header.
+    let padding = (START + header.len() + 1).next_multiple_of(64) - (START + header.len() + 1);
+    header.extend(std::iter::repeat_n(' ', padding).chain(['\n']));
+    let length = u16::try_from(header.len()).context("an array has too many axes")?;
+    files::write_atomic(path, |out| -> io::Result<()> {
+        out.write_all(b"\x93NUMPY\x01\x00")?;
+        out.write_all(&length.to_le_bytes())?;
+        out.write_all(header.as_bytes())?;
+        out.write_all(bytemuck::cast_slice(values))
+    })?;
+    Ok(())
+}
+
+/// A matrix, row by row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Matrix {
+    /// `[rows * width]`.
+    pub values: Vec<f32>,
+    /// The length of a row.
+    pub width: usize,
+}
+
+impl Matrix {
+    /// Reads a matrix of floats of any precision; values of 64 bits are rounded to 32.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let array = read(path)?;
+        let &[_, width] = array.dims() else {
+            bail!("`{}` has the shape {:?}, expected [items, width]", path.display(), array.dims());
+        };
+        ensure!(
+            matches!(array.dtype(), DType::F16 | DType::F32 | DType::F64),
+            "`{}` holds values of the type {:?}, expected floats; save it with `numpy.save(path, array.astype(numpy.float32))`",
+            path.display(),
+            array.dtype()
+        );
+        let values: Vec<f32> = array.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            bail!("`{}` holds {} in row {}; every value has to be finite", path.display(), values[at], at / width);
+        }
+        Ok(Self { values, width })
+    }
+
+    /// The number of rows.
+    pub fn rows(&self) -> usize {
+        self.values.len().checked_div(self.width).unwrap_or(0)
+    }
+}
+
+/// Reads a vector of whole numbers.
+pub fn read_i64(path: &Path) -> anyhow::Result<Vec<i64>> {
+    let wrong = || format!("`{}` does not hold a vector of 64-bit whole numbers", path.display());
+    read(path)?.to_vec1().with_context(wrong)
+}
+
+fn read(path: &Path) -> anyhow::Result<Tensor> {
+    check_header(path)?;
+    Tensor::read_npy(path).with_context(|| format!("failed to read `{}` as a `.npy` file", path.display()))
+}
+
+/// Refuses what the reader does not follow, and a shape that the file is too short for: it decides how much memory is asked for.
+fn check_header(path: &Path) -> anyhow::Result<()> {
+    let mut start = Vec::new();
+    let file = files::open(path)?;
+    let length = file.metadata().with_context(|| format!("failed to inspect `{}`", path.display()))?.len();
+    file.take(LONGEST_HEADER)
+        .read_to_end(&mut start)
+        .with_context(|| format!("failed to read `{}`", path.display()))?;
+    ensure!(
+        start.starts_with(b"\x93NUMPY") && start.len() > START,
+        "`{}` is not a `.npy` file; save it with `numpy.save`",
+        path.display()
+    );
+    let end = start.iter().position(|&byte| byte == b'\n').unwrap_or(start.len());
+    let header = String::from_utf8_lossy(&start[START.min(end)..end]);
+    let resave = "save it with `numpy.save(path, numpy.ascontiguousarray(array, dtype=\"<f4\"))`";
+    ensure!(
+        !header.contains("'fortran_order': True"),
+        "`{}` holds its columns one after the other (Fortran order); {resave}",
+        path.display()
+    );
+    ensure!(!header.contains("'descr': '>"), "`{}` holds big-endian numbers; {resave}", path.display());
+    ensure!(!header.contains("'descr': '|O'"), "`{}` holds Python objects, not numbers; {resave}", path.display());
+    let shape = header.split_once("'shape': (").and_then(|(_, rest)| rest.split_once(')'));
+    let lengths = shape.map(|(lengths, _)| lengths.split(',').map(str::trim).filter(|length| !length.is_empty()));
+    let values = lengths
+        .and_then(|mut lengths| lengths.try_fold(1_u64, |product, length| product.checked_mul(length.parse().ok()?)));
+    // No number that is read here takes less than a byte.
+    ensure!(
+        values.is_some_and(|values| values <= length),
+        "`{}` is shorter than its header says, or has none; copy it again",
+        path.display()
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arrays_come_back_and_what_is_not_followed_is_refused_with_the_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.npy");
+        write(&path, &[0.1_f32, -0.0, 3.0, 4.0, 5.0, f32::MIN_POSITIVE], &[3, 2]).unwrap();
+        let matrix = Matrix::read(&path).unwrap();
+        assert_eq!((matrix.rows(), matrix.width), (3, 2));
+        assert_eq!(matrix.values[1].to_bits(), (-0.0_f32).to_bits());
+        let doubles = candle_core::Tensor::new(&[[0.25_f64, 0.1]], &candle_core::Device::Cpu).unwrap();
+        doubles.write_npy(&path).unwrap();
+        assert_eq!(Matrix::read(&path).unwrap().values, [0.25, 0.1]);
+        write(&path, &[1_i64, 2], &[2]).unwrap();
+        assert_eq!(read_i64(&path).unwrap(), [1, 2]);
+        let refused = |bytes: &[u8], part: &str| {
+            files::write_bytes(&path, bytes).unwrap();
+            let message = format!("{:#}", Matrix::read(&path).unwrap_err());
+            assert!(message.contains(part) && message.contains("a.npy"), "{message}");
+        };
+        let of = |header: &str, bytes: usize| {
+            let mut file = b"\x93NUMPY\x01\x00".to_vec();
+            file.extend((header.len() as u16 + 1).to_le_bytes());
+            file.extend(header.as_bytes());
+            file.push(b'\n');
+            file.extend(vec![0; bytes]);
+            file
+        };
+        refused(b"PK", "is not a `.npy` file");
+        refused(&of("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 2), }", 16), "Fortran order");
+        refused(&of("{'descr': '>f4', 'fortran_order': False, 'shape': (2, 2), }", 16), "big-endian");
+        refused(&of("{'descr': '|O', 'fortran_order': False, 'shape': (2, 2), }", 16), "Python objects");
+        refused(&of("{'descr': '<i8', 'fortran_order': False, 'shape': (1, 2), }", 16), "expected floats");
+        refused(&of("{'descr': '<f4', 'fortran_order': False, 'shape': (4,), }", 16), "expected [items, width]");
+        refused(&of("{'descr': '<f4', 'fortran_order': False, 'shape': (9, 9), }", 16), "a.npy");
+        refused(&of("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 9999999999), }", 16), "shorter");
+        refused(&of("{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999, 2), }", 16), "shorter");
+        let mut nan = of("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1), }", 0);
+        nan.extend(f32::NAN.to_le_bytes());
+        refused(&nan, "NaN in row 0");
+    }
+}

@@ -1,0 +1,112 @@
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use mp4sr_artifact::{Stage, Status, files};
+
+/// One of several equal parts of a stage's work, written `2/4`: the second of four.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Which one, from 1.
+    pub number: usize,
+    /// How many there are.
+    pub count: usize,
+}
+
+impl Shard {
+    /// The part of `0..total` that is its own. The parts of all shards follow each other, and their sizes differ by at most one.
+    pub fn range(self, total: usize) -> Range<usize> {
+        let bound = |number: usize| (total as u128 * number as u128 / self.count as u128) as usize;
+        bound(self.number - 1)..bound(self.number)
+    }
+
+    /// All of `count`, in their order.
+    pub fn all(count: usize) -> impl Iterator<Item = Self> {
+        (1..=count).map(move |number| Self { number, count })
+    }
+
+    /// How this part is called in names of files: `2-of-4`.
+    pub fn file_name(self) -> String {
+        format!("{}-of-{}", self.number, self.count)
+    }
+
+    /// The name of the stage that makes this part of `stage`.
+    pub fn stage_name(self, stage: &str) -> String {
+        format!("{stage}.{}", self.file_name())
+    }
+
+    /// The number of parts of the stage `name` in `folder` where all parts of one division are up to date; `make_stage` makes the stage
+    /// of a part by its name.
+    pub fn finished(
+        name: &str,
+        folder: &Path,
+        make_stage: impl Fn(&str) -> anyhow::Result<Stage>,
+    ) -> anyhow::Result<Option<usize>> {
+        let start = format!("{name}.1-of-");
+        let count = |path: &PathBuf| -> Option<usize> {
+            path.file_name()?.to_str()?.strip_prefix(&start)?.strip_suffix(".manifest.json")?.parse().ok()
+        };
+        for count in files::list(folder)?.iter().filter_map(count) {
+            let is_done = |shard: Self| Ok(make_stage(&shard.stage_name(name))?.status()? == Status::UpToDate);
+            let mut rest = Self::all(count).map(is_done);
+            if rest.try_fold(true, |all, done: anyhow::Result<bool>| done.map(|done| all && done))? {
+                return Ok(Some(count));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.number, self.count)
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('/').and_then(|(number, count)| Some((number.parse().ok()?, count.parse().ok()?)));
+        match parts {
+            Some((number, count)) if (1..=count).contains(&number) => Ok(Self { number, count }),
+            Some((number, count)) => Err(format!("there is no part {number} of {count}; parts are counted from 1")),
+            None => Err("expected a part and the number of parts, as in `2/4`".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_follow_each_other_and_are_of_nearly_the_same_size() {
+        for (total, count) in [(0, 3), (2, 3), (10, 1), (10, 3), (10, 10), (1001, 7)] {
+            let ranges: Vec<Range<usize>> = Shard::all(count).map(|shard| shard.range(total)).collect();
+            assert_eq!(ranges.iter().flat_map(Clone::clone).collect::<Vec<_>>(), (0..total).collect::<Vec<_>>());
+            let sizes: Vec<usize> = ranges.iter().map(ExactSizeIterator::len).collect();
+            assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{sizes:?}");
+        }
+    }
+
+    #[test]
+    fn a_part_is_written_as_it_is_read_and_others_are_refused() {
+        let shard: Shard = "2/4".parse().unwrap();
+        assert_eq!(
+            (shard, shard.to_string(), shard.file_name()),
+            (Shard { number: 2, count: 4 }, "2/4".into(), "2-of-4".into())
+        );
+        for (text, reason) in [
+            ("0/4", "there is no part 0 of 4"),
+            ("5/4", "there is no part 5 of 4"),
+            ("1/0", "there is no part 1 of 0"),
+            ("2", "as in `2/4`"),
+            ("a/4", "as in `2/4`"),
+            ("-1/4", "as in `2/4`"),
+        ] {
+            assert!(text.parse::<Shard>().unwrap_err().contains(reason), "{text}");
+        }
+    }
+}

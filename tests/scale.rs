@@ -1,0 +1,201 @@
+//! Stages in parts, by several processes and on machines that share nothing. `make test` builds the program first.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use mp4sr_artifact::files;
+use mp4sr_tests::{Project, program, root, said};
+
+/// The files that a stage hands on, by name.
+fn content(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<(String, Vec<u8>)> {
+    let mut all: Vec<_> = files::list(folder)
+        .unwrap()
+        .into_iter()
+        .filter(|path| path.is_file())
+        .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), path))
+        .filter(|(name, _)| is_wanted(name))
+        .map(|(name, path)| (name, files::read(&path).unwrap()))
+        .collect();
+    all.sort();
+    all
+}
+
+fn features(world: &Project) -> Vec<(String, Vec<u8>)> {
+    content(&world.path("a/features"), |name| name.ends_with(".safetensors") || name.ends_with(".parquet"))
+}
+
+/// A world whose features one process has made, and which has forgotten them and all vectors.
+fn world_to_extract() -> (Project, Vec<(String, Vec<u8>)>) {
+    let world = Project::small();
+    world.run("run", &["--until", "extract"]);
+    let expected = features(&world);
+    assert_eq!(expected.len(), 3, "texts, words of images, and which words they are");
+    forget(&world);
+    (world, expected)
+}
+
+fn forget(world: &Project) {
+    files::remove_dir_if_present(&world.path("a/features")).unwrap();
+    files::remove_dir_if_present(&world.path(".cache")).unwrap();
+}
+
+/// That features come out of the cache, and are those of one process.
+fn expect_assembled(world: &Project, expected: &[(String, Vec<u8>)]) {
+    let told = world.run_stderr("extract", &[]);
+    assert!(told.contains("computed 0 of"), "{told}");
+    assert_eq!(features(world), expected);
+    let shards = world.path("a/shards");
+    let left = if shards.exists() { files::list(&shards).unwrap() } else { Vec::new() };
+    assert!(left.iter().all(|path| !path.is_dir()), "nothing is left of parts");
+}
+
+#[test]
+fn parts_of_an_extraction_give_the_features_of_one_process_whoever_was_killed() {
+    let (world, expected) = world_to_extract();
+    for delay in [0, 20, 60, 150] {
+        let mut part = world.command("extract", &["--shard", "2/3"]);
+        let mut part = part.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(delay));
+        part.kill().unwrap();
+        part.wait().unwrap();
+    }
+    let parts: Vec<_> = ["1/3", "2/3", "3/3"]
+        .into_iter()
+        .map(|part| world.command("extract", &["--shard", part]).stderr(Stdio::piped()).spawn().unwrap())
+        .collect();
+    for part in parts {
+        let output = part.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    assert!(!world.path("a/features").exists(), "parts write no features");
+    expect_assembled(&world, &expected);
+    let refused = world.output("extract", &["--shard", "4/3"]);
+    assert!(!refused.status.success() && said(&refused).contains("there is no part 4 of 3"), "{}", said(&refused));
+}
+
+#[test]
+#[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
+fn parallel_runs_the_parts_and_puts_them_together() {
+    if !Command::new("parallel").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: GNU parallel is not installed");
+        return;
+    }
+    let (world, expected) = world_to_extract();
+    let flag = |name: &str, path: &Path| [name.to_owned(), path.display().to_string()];
+    let run = |stage: &str| {
+        let mut command = Command::new("sh");
+        command
+            .current_dir(world.folder())
+            .arg(root().canonicalize().unwrap().join("deploy/parallel.sh"))
+            .args([stage, "3"]);
+        command.args(flag("--pipeline", &world.pipeline("a"))).args(flag("--artifacts", &world.path("")));
+        let output = command.env("MP4SR", program("mp4sr")).env("JOBS", "3").output().unwrap();
+        assert!(output.status.success(), "{}", said(&output));
+        said(&output)
+    };
+    let told = run("extract");
+    assert!(told.contains("the vectors of part 3/3") && told.contains("computed 0 of"), "{told}");
+    assert_eq!(features(&world), expected);
+    world.run("run", &["--until", "finetune"]);
+    assert!(run("evaluate").contains("put together of 3 parts"));
+    assert!(run("recommend").contains("put together of 3 parts"));
+}
+
+/// Two machines without a common file system, of which each has a copy of the dataset.
+#[test]
+fn vectors_of_machines_that_share_nothing_are_merged() {
+    let (world, expected) = world_to_extract();
+    let place = |host: &str| world.folder().join(host);
+    for (host, parts) in [("first", &["1/3"][..]), ("second", &["2/3", "3/3"])] {
+        for name in ["items.parquet", "users.parquet", "sequences.safetensors"] {
+            let copy = place(host).join("a/dataset").join(name);
+            files::write_bytes(&copy, &files::read(&world.path("a/dataset").join(name)).unwrap()).unwrap();
+        }
+        for part in parts {
+            let mut command = mp4sr_tests::command("extract");
+            command
+                .arg("--pipeline")
+                .arg(world.pipeline("a"))
+                .arg("--artifacts")
+                .arg(place(host))
+                .args(["--shard", part]);
+            let output = command.output().unwrap();
+            assert!(output.status.success(), "{}", said(&output));
+        }
+    }
+    let merge = |places: &[&Path]| {
+        let mut command = mp4sr_tests::command("cache");
+        command.arg("merge").args(places).arg("--artifacts").arg(world.path("")).output().unwrap()
+    };
+    // A copy of the second machine's cache, a shard of which was damaged on its way.
+    let copy = place("copy");
+    let vectors = place("second").join(".cache/vectors");
+    let mut damaged = false;
+    for encoder in files::list(&vectors).unwrap() {
+        for path in files::list(&encoder).unwrap() {
+            let mut bytes = files::read(&path).unwrap();
+            let relative = path.strip_prefix(&vectors).unwrap();
+            // What the first machine has, too, is not copied again.
+            let is_own = !place("first").join(".cache/vectors").join(relative).exists();
+            if !damaged && is_own && path.extension().is_some_and(|end| end == "safetensors") {
+                *bytes.last_mut().unwrap() ^= 1;
+                damaged = true;
+            }
+            files::write_bytes(&copy.join(relative), &bytes).unwrap();
+        }
+    }
+    let told = merge(&[&place("first"), &copy]);
+    assert!(damaged && !told.status.success() && said(&told).contains("1 shards were left out"), "{}", said(&told));
+    let told = merge(&[&place("first"), &place("second")]);
+    assert!(told.status.success(), "{}", said(&told));
+    let printed = String::from_utf8_lossy(&told.stdout).into_owned();
+    assert!(printed.contains("1 shards came in") && printed.contains("1 were there already"), "{printed}");
+    expect_assembled(&world, &expected);
+    let told = merge(&[world.folder()]);
+    assert!(!told.status.success() && said(&told).contains("holds no vectors"), "{}", said(&told));
+}
+
+#[test]
+fn ranks_and_lists_of_parts_are_those_of_the_whole_and_old_parts_are_not_used() {
+    let world = Project::small();
+    let short = ["--set", "evaluate.short_histories=[1, 3]"];
+    world.run("run", &[&["--until", "recommend"][..], &short].concat());
+    world.run("run", &[&["--until", "evaluate"][..], &short].concat());
+    let run = world.path("a/runs/mp4sr");
+    let results = || {
+        let is_whole =
+            |name: &str| (name.starts_with("ranks.") || name.starts_with("recommendations.")) && !name.contains("-of-");
+        content(&run, is_whole)
+    };
+    let expected = results();
+    assert_eq!(expected.len(), 5);
+    let forget = || {
+        for (name, _) in &expected {
+            files::remove_if_present(&run.join(name)).unwrap();
+        }
+    };
+    forget();
+    let stage = |name: &str, more: &[&str]| world.run_stderr(name, &[&short[..], more].concat());
+    for part in ["1/3", "3/3"] {
+        stage("evaluate", &["--shard", part]);
+        stage("recommend", &["--shard", part]);
+    }
+    // A part is missing: everything is computed.
+    assert!(!stage("evaluate", &[]).contains("put together") && !stage("recommend", &[]).contains("put together"));
+    assert_eq!(results(), expected);
+    forget();
+    stage("evaluate", &["--shard", "2/3"]);
+    stage("recommend", &["--shard", "2/3"]);
+    assert!(stage("evaluate", &["--shard", "2/3"]).contains("up to date"));
+    assert!(stage("evaluate", &[]).contains("put together of 3 parts"));
+    assert!(stage("recommend", &[]).contains("put together of 3 parts"));
+    assert_eq!(results(), expected);
+    // Other weights, and other settings: the parts are of something else now.
+    world.run("run", &[&["--until", "finetune", "--set", "run.seed=7"][..], &short].concat());
+    assert!(!stage("evaluate", &["--set", "run.seed=7"]).contains("put together"));
+    assert!(!stage("recommend", &["--set", "run.seed=7", "--set", "recommend.top=3"]).contains("put together"));
+    assert_ne!(results(), expected);
+}
