@@ -13,9 +13,10 @@ const THREADS: f64 = 2.0;
 const FASTER: f64 = 0.4;
 const SLOWER: f64 = 3.0;
 
-/// Seconds per line of raw files, and per sentence that is cleaned.
-const LINE: f64 = 2e-6;
-const CLEANED: f64 = 25e-6;
+/// Seconds per line of raw files and per byte of their text, and per sentence that is cleaned.
+const LINE: f64 = 0.7e-6;
+const BYTE: f64 = 4e-9;
+const CLEANED: f64 = 5e-6;
 /// Seconds per sentence and per byte of the encoder's weights: 1,242 a second with the 90 MB of all-MiniLM-L6-v2.
 const SENTENCE: f64 = 1.0 / (1242.0 * 90e6);
 /// The same per image: 45 a second with the 350 MB of the image tower of CLIP ViT-B/32; and the least that an image takes to decode.
@@ -29,7 +30,7 @@ const CANDIDATE: f64 = 0.26e-9;
 const RANKED: f64 = 12e-12;
 /// Seconds that every stage takes to start, and those of a report.
 const START: f64 = 0.06;
-const REPORT: f64 = 1.0;
+const REPORT: f64 = 0.5;
 
 /// Bytes of a process that has read nothing.
 const PROCESS: f64 = 60e6;
@@ -128,7 +129,7 @@ impl Estimator<'_> {
         let Sizes { raw_rows, raw_bytes, sentences, .. } = self.sizes;
         let (_, items) = self.items();
         let (_, events) = self.events();
-        let seconds = LINE * raw_rows as f64 + CLEANED * sentences * items + 2e-9 * raw_bytes as f64;
+        let seconds = LINE * raw_rows as f64 + CLEANED * sentences * items + BYTE * raw_bytes as f64;
         let memory = 90.0 * raw_rows as f64 + items * (300.0 + 200.0 * sentences);
         Cost {
             seconds: Range::around(seconds),
@@ -216,7 +217,7 @@ impl Estimator<'_> {
         let stored = rows * self.items().1 * features * 2.0;
         Cost {
             seconds: epoch.times(epochs.0 as f64, epochs.1 as f64),
-            memory: Range { low: PROCESS * 0.7, high: 5.0 * PROCESS + 1.5 * step + stored + 40.0 * self.events().1 },
+            memory: Range { low: PROCESS, high: 5.0 * PROCESS + 1.5 * step + stored + 40.0 * self.events().1 },
             // Weights, and a state with Adam's moments while it trains.
             disk: 16.0 * parameters,
             epoch: Some(epoch),
@@ -270,6 +271,107 @@ impl Estimator<'_> {
             },
             disk: 20e6,
             ..Cost::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use mp4sr_extract::encoders;
+    use mp4sr_pipeline::{STAGES, StageArgs};
+    use mp4sr_run::model_catalog;
+
+    use super::*;
+
+    fn context(more: &[&str]) -> Context {
+        let pipeline = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../pipelines/sample.toml");
+        let overrides = more.iter().map(|&text| text.to_owned()).collect();
+        let args =
+            StageArgs { pipeline, artifacts: "artifacts".into(), overrides, quiet: true, ..StageArgs::default() };
+        args.context_of_plan(model_catalog()).unwrap()
+    }
+
+    /// Seconds and MiB of each stage, measured one after the other in one process (docs/performance.md).
+    fn expect(context: &Context, sizes: Sizes, measured: [(f64, f64); 7]) {
+        let encoders = encoders(context, false);
+        let estimator = Estimator { context, sizes, encoders: &encoders, threads: 2 };
+        let mut kept: f64 = 0.0;
+        for (row, (seconds, memory)) in STAGES.iter().zip(measured) {
+            let cost = estimator.cost(row.stage);
+            let time = cost.seconds;
+            assert!(time.low <= seconds && seconds <= time.high, "{}: {seconds} s, {time:?}", row.name);
+            kept = kept.max(cost.memory.high);
+            let bytes = memory * f64::from(1 << 20);
+            assert!(cost.memory.low <= bytes && bytes <= kept, "{}: {memory} MiB, {:?}", row.name, cost.memory);
+        }
+    }
+
+    #[test]
+    fn what_was_measured_lies_within_the_estimates() {
+        let sample = [
+            (0.188, 145.0),
+            (2.193, 222.0),
+            (45.0, 295.0),
+            (123.9, 309.0),
+            (0.671, 309.0),
+            (0.361, 313.0),
+            (0.298, 312.0),
+        ];
+        expect(&context(&[]), Sizes::of_sample_world(), sample);
+        let middle = Sizes {
+            basis: crate::sizes::Basis::Dataset,
+            users: (19_983.0, 19_983.0),
+            items: (10_000.0, 10_000.0),
+            events: (263_142.0, 263_142.0),
+            length: 13.17,
+            sentences: 5.0,
+            images: 0.0,
+            addresses: 0.0,
+            raw_rows: 309_729,
+            raw_bytes: 9_560_000,
+        };
+        let measured = [
+            (0.268, 175.0),
+            (3.237, 186.0),
+            (26.3, 380.0),
+            (94.6, 478.0),
+            (1.932, 478.0),
+            (1.446, 498.0),
+            (1.742, 490.0),
+        ];
+        let one_epoch = [
+            "pretrain.epochs=1",
+            "finetune.epochs=1",
+            "pretrain.batch=1024",
+            "finetune.batch=1024",
+            "model.modalities=[{ name = \"text\" }]",
+        ];
+        expect(&context(&one_epoch), middle, measured);
+    }
+
+    #[test]
+    fn more_of_anything_takes_more() {
+        let context = context(&[]);
+        let encoders = encoders(&context, false);
+        let cost =
+            |sizes: Sizes, stage| Estimator { context: &context, sizes, encoders: &encoders, threads: 2 }.cost(stage);
+        let one = Sizes::of_sample_world();
+        let (users, items, events) = (one.users.0 * 10.0, one.items.0 * 10.0, one.events.0 * 10.0);
+        let ten = Sizes {
+            users: (users, users),
+            items: (items, items),
+            events: (events, events),
+            raw_rows: one.raw_rows * 10,
+            raw_bytes: one.raw_bytes * 10,
+            ..one
+        };
+        for row in &STAGES {
+            let (small, large) = (cost(one, row.stage), cost(ten, row.stage));
+            assert!(small.seconds.high < large.seconds.high && small.seconds.low < large.seconds.low, "{}", row.name);
+            assert!(small.memory.high < large.memory.high, "{}", row.name);
+            assert!(row.name == "report" || small.disk < large.disk, "{}", row.name);
         }
     }
 }

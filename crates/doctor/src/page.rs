@@ -140,7 +140,8 @@ fn row(planned: &StagePlan) -> Vec<String> {
             (Some(epoch), Some((least, most))) if least < most => {
                 format!("{}: {least} to {most} epochs of {}", spoken(cost.seconds), spoken(epoch))
             }
-            (Some(_), Some((_, most))) => format!("{}: epochs {most}", spoken(cost.seconds)),
+            (Some(_), Some((_, 1))) => format!("{}: 1 epoch", spoken(cost.seconds)),
+            (Some(_), Some((_, most))) => format!("{}: {most} epochs", spoken(cost.seconds)),
             _ => spoken(cost.seconds),
         };
         memory = sizes_spoken(cost.memory);
@@ -168,9 +169,21 @@ fn total(plan: &Plan) -> Option<String> {
     ))
 }
 
+/// Bytes of the units of memory.
+const MIB: f64 = (1_u64 << 20) as f64;
+const GIB: f64 = (1_u64 << 30) as f64;
+
 /// A range of bytes, such as `60 to 200 MiB`.
 fn sizes_spoken(range: Range) -> String {
-    format!("{} to {}", bytes(range.low as u64), bytes(range.high as u64))
+    let unit = |size: f64| if size < GIB { (MIB, "MiB") } else { (GIB, "GiB") };
+    let number = |size: f64, by: f64| if by < GIB { format!("{:.0}", size / by) } else { format!("{:.1}", size / by) };
+    let ((by_low, low_unit), (by_high, high_unit)) = (unit(range.low), unit(range.high));
+    let (low, high) = (number(range.low, by_low), number(range.high, by_high));
+    if low_unit == high_unit {
+        format!("{low} to {high} {high_unit}")
+    } else {
+        format!("{low} {low_unit} to {high} {high_unit}")
+    }
 }
 
 /// A range of seconds in one unit where both ends have it, such as `about 3 to 10 minutes`.
@@ -216,6 +229,8 @@ mod tests {
         ] {
             assert_eq!(spoken(Range { low, high }), expected);
         }
+        assert_eq!(sizes_spoken(Range { low: 60.4 * MIB, high: 200.0 * MIB }), "60 to 200 MiB");
+        assert_eq!(sizes_spoken(Range { low: 60.0 * MIB, high: 1.5 * GIB }), "60 MiB to 1.5 GiB");
         assert_eq!([0, 9, 1234, 99_001].map(rounded), [0, 9, 1300, 100_000]);
     }
 }

@@ -133,7 +133,8 @@ impl Plan {
         let config = &context.config;
         let folder = config.source.images.as_str();
         let is_pattern = folder.contains(['{', '*']);
-        if reads && !folder.is_empty() && !is_pattern && !(question.is_sample_world && raw_is_absent(config)) {
+        let is_generated = question.is_sample_world && raw_is_absent(config);
+        if reads && !folder.is_empty() && !is_pattern && !is_generated {
             let path = Path::new(&config.dataset.data).join(folder);
             let count = path.is_dir().then(|| files::list(&path).map_or(0, |files| files.len()));
             self.images = Some((path, count));
@@ -232,7 +233,7 @@ impl Plan {
             return Verdict::Blocked(format!("`{}` is", planned.stage.name()));
         }
         let before = self.stages.iter().filter(needs).find(|planned| matches!(planned.verdict, Verdict::Runs(_)));
-        if let Some(missing) = self.missing(context, question, stage, reads) {
+        if let Some(missing) = missing(context, question, stage, reads) {
             return Verdict::Blocked(missing);
         }
         if let Some(planned) = before {
@@ -248,37 +249,6 @@ impl Plan {
             Err(_) if stage == StageName::Extract => Verdict::Runs("its encoders are not on this machine".to_owned()),
             Err(error) => Verdict::Blocked(format!("{error:#}")),
         }
-    }
-
-    /// What is missing that no earlier stage of the plan makes.
-    fn missing(
-        &self,
-        context: &Context,
-        question: Question<'_>,
-        stage: StageName,
-        reads: &[(String, PathBuf)],
-    ) -> Option<String> {
-        let config = &context.config;
-        let absent = |(_, path): &&(String, PathBuf)| !path.exists();
-        if let Scope::Only(_) = question.scope {
-            let (_, path) = reads.iter().find(absent)?;
-            let producer = producer(context, stage, path);
-            return Some(match producer {
-                Some(made_by) => {
-                    format!("`{}` is missing; `mp4sr run --until {}` makes it", path.display(), made_by.name())
-                }
-                None => format!("`{}` is missing, and no stage of this pipeline makes it", path.display()),
-            });
-        }
-        // In a run, what other stages make comes to be; what comes from elsewhere does not.
-        let own = config.model.modalities.iter().filter(|modality| !modality.features.is_empty());
-        let from_elsewhere = own
-            .map(|modality| context.layout.feature_file(&modality.name, &modality.features))
-            .chain((!config.pretrain.from.is_empty()).then(|| reads.last().map(|(_, path)| path.clone())).flatten());
-        let is_trained = phase(stage) == Some(FINETUNE) || phase(stage) == Some(PRETRAIN);
-        let mut lost =
-            from_elsewhere.filter(|path| is_trained && reads.iter().any(|(_, read)| read == path) && !path.exists());
-        lost.next().map(|path| format!("`{}` is missing, and no stage of this pipeline makes it", path.display()))
     }
 
     fn estimate(&mut self, context: &Context) {
@@ -388,6 +358,31 @@ impl Plan {
     }
 }
 
+/// What is missing that no earlier stage of the plan makes.
+fn missing(context: &Context, question: Question<'_>, stage: StageName, reads: &[(String, PathBuf)]) -> Option<String> {
+    let config = &context.config;
+    let absent = |(_, path): &&(String, PathBuf)| !path.exists();
+    if let Scope::Only(_) = question.scope {
+        let (_, path) = reads.iter().find(absent)?;
+        let producer = producer(context, stage, path);
+        return Some(match producer {
+            Some(made_by) => {
+                format!("`{}` is missing; `mp4sr run --until {}` makes it", path.display(), made_by.name())
+            }
+            None => format!("`{}` is missing, and no stage of this pipeline makes it", path.display()),
+        });
+    }
+    // In a run, what other stages make comes to be; what comes from elsewhere does not.
+    let own = config.model.modalities.iter().filter(|modality| !modality.features.is_empty());
+    let from_elsewhere = own
+        .map(|modality| context.layout.feature_file(&modality.name, &modality.features))
+        .chain((!config.pretrain.from.is_empty()).then(|| reads.last().map(|(_, path)| path.clone())).flatten());
+    let is_trained = phase(stage) == Some(FINETUNE) || phase(stage) == Some(PRETRAIN);
+    let mut lost =
+        from_elsewhere.filter(|path| is_trained && reads.iter().any(|(_, read)| read == path) && !path.exists());
+    lost.next().map(|path| format!("`{}` is missing, and no stage of this pipeline makes it", path.display()))
+}
+
 /// Whether a raw file does not exist.
 fn raw_is_absent(config: &Config) -> bool {
     let data = Path::new(&config.dataset.data);
@@ -398,8 +393,8 @@ fn device(name: &str) -> Result<(), String> {
     if name == "cpu" {
         return Ok(());
     }
-    let parsed: Result<ComputeDevice, _> = name.parse();
-    let opened = parsed.map_err(|error| format!("{error}")).and_then(|device| device.open().map_err(|e| e.to_string()));
+    let parsed: Result<ComputeDevice, String> = name.parse();
+    let opened = parsed.and_then(|device| device.open().map_err(|e| e.to_string()));
     opened.map(drop).map_err(|why| format!("`run.device` = {name:?} cannot be used: {why}"))
 }
 

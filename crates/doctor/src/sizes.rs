@@ -10,6 +10,8 @@ use mp4sr_preprocess::{RowCount, RowLimits, count_rows, trial};
 /// Rows of interactions and of items that are read where there is no dataset.
 const EVENT_ROWS: u64 = 50_000;
 const ITEM_ROWS: u64 = 100_000;
+/// The least share of items with a line that says something of the others.
+const LEAST_DESCRIBED: f64 = 0.05;
 /// How far off guessed numbers of users and items may be.
 const SPREAD: f64 = 3.0;
 
@@ -61,7 +63,7 @@ pub struct Sizes {
     pub addresses: f64,
     /// Lines of all raw files.
     pub raw_rows: u64,
-    /// Bytes of all raw files.
+    /// Bytes of the text of all raw files.
     pub raw_bytes: u64,
 }
 
@@ -76,6 +78,17 @@ pub struct RawFile {
     pub bytes: u64,
     /// Its rows, or why they cannot be counted.
     pub rows: Result<RowCount, String>,
+}
+
+/// How much more text there is than gzip has of it.
+const UNPACKED: u64 = 6;
+
+impl RawFile {
+    /// About how many bytes its text has.
+    fn text_bytes(&self) -> u64 {
+        let is_gzip = self.path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gz"));
+        self.bytes * if is_gzip { UNPACKED } else { 1 }
+    }
 }
 
 /// Looks at the raw files of a pipeline, which exist.
@@ -105,7 +118,7 @@ impl Sizes {
         (sizes.images, sizes.addresses) = (files as f64 / items, addresses as f64 / items);
         let lines = |files: &[mp4sr_artifact::FileCount]| files.iter().map(|file| file.lines).sum::<u64>();
         sizes.raw_rows = lines(&report.interactions.files) + lines(&report.items.files);
-        sizes.raw_bytes = raw.iter().map(|file| file.bytes).sum();
+        sizes.raw_bytes = raw.iter().map(RawFile::text_bytes).sum();
         Some(sizes)
     }
 
@@ -130,8 +143,12 @@ impl Sizes {
         let report = trial(&config, limits)?;
         let mut sizes = Self::of_statistics(&report.statistics, if whole { Basis::RawFiles } else { Basis::Sample });
         sizes.raw_rows = total(&events) + total(&items);
-        sizes.raw_bytes = raw.iter().map(|file| file.bytes).sum();
+        sizes.raw_bytes = raw.iter().map(RawFile::text_bytes).sum();
         if !whole {
+            // Items whose lines were not reached have texts too.
+            let described = report.join.as_ref().map_or(1.0, |join| join.items_with_line.max(LEAST_DESCRIBED));
+            sizes.sentences /= described;
+            sizes.images /= described;
             sizes.grow(total(&events) as f64, report.statistics.events as f64, total(&items) as f64);
         }
         Ok(sizes)

@@ -191,6 +191,15 @@ impl Made {
         draft.modalities = modalities(&report);
         let mut doubts = looked.doubts.clone();
         (draft.core, draft.core_reason) = core(&config, limits, is_whole, &mut doubts)?;
+        if !whole_items(&report) {
+            doubts.push(Doubt::new(
+                format!(
+                    "the items' files have more than the {} lines that were read, so that more of the events may be of an item with a line",
+                    count(ITEM_ROWS)
+                ),
+                "`mp4sr preprocess` checks all of them",
+            ));
+        }
         doubts.extend(about_trial(&report, is_whole));
         let text = draft.text();
         parse(&text)?;
@@ -442,6 +451,15 @@ fn about_trial(report: &Report, is_whole: bool) -> Vec<Doubt> {
             ));
         }
     }
+    if report.items.repeated > 0 {
+        doubts.push(Doubt::new(
+            format!(
+                "{} lines of items have an id that came before; the first line of an item counts",
+                count(report.items.repeated)
+            ),
+            "`--item-id COLUMN`",
+        ));
+    }
     // Modalities that no item has are not in the pipeline.
     let warnings = report.warnings.iter().filter(|warning| !warning.starts_with("no item has "));
     doubts.extend(warnings.map(|warning| Doubt::new(warning.clone(), "`--item`, `--item-id`")));
@@ -484,6 +502,13 @@ fn said(args: &Args, looked: &Looked, draft: &Draft<'_>, report: &Report, doubts
                     Clock::LineOrder => "none; the lines are taken in their order".to_owned(),
                 },
             );
+            if let Some(kind) = &events.kind {
+                let of = seen(&looked.events, kind);
+                line(
+                    "kinds",
+                    format!("`{kind}`: not read, every event counts; `preprocess.where` keeps one kind; {of}"),
+                );
+            }
             if let Some(rating) = &events.rating {
                 line(
                     "rating",

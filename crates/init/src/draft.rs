@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use mp4sr_pipeline::config::{Format, ModelCatalog};
+use mp4sr_pipeline::config::{Format, ModelCatalog, ModelType};
 use mp4sr_preprocess::survey::Survey;
 use toml::Value;
 
@@ -19,6 +19,7 @@ pub const ID_MODEL: &str = "sasrec";
 
 /// The columns of both files, or the published form that names them.
 #[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one value of it")]
 pub enum Columns {
     /// Columns that were guessed.
     Guessed {
@@ -115,6 +116,12 @@ impl Lines {
     fn texts(&mut self, key: &str, values: &[String]) {
         self.key(key, &Value::Array(values.iter().cloned().map(Value::String).collect()));
     }
+}
+
+/// The name of a column in an SQL expression that stands in a TOML text.
+fn quoted(name: &str) -> String {
+    let is_plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if is_plain { name.to_owned() } else { format!("\\\"{name}\\\"") }
 }
 
 /// Characters of a line of comments.
@@ -326,18 +333,25 @@ impl Draft<'_> {
         lines.comment(reason);
         lines.key("user_core", &Value::Integer(self.core.user.into()));
         lines.key("item_core", &Value::Integer(self.core.item.into()));
-        let Columns::Guessed { events: EventColumns { rating: Some(rating), .. }, .. } = &self.columns else { return };
+        let Columns::Guessed { events, .. } = &self.columns else { return };
+        if let Some(kind) = events.kind.as_ref().and_then(|kind| self.of_events.column(kind)) {
+            lines.comment(&format!(
+                "`{}` has {} kinds of events, and all of them count; to keep one kind alone:",
+                kind.name, kind.distinct
+            ));
+            lines.comment(&format!(
+                "where = \"{} = '{}'\"",
+                quoted(&kind.name),
+                kind.examples.first().map_or("", String::as_str)
+            ));
+        }
+        let Some(rating) = &events.rating else { return };
         let range = self.of_events.column(rating).and_then(|column| column.range);
         let Some((least, most)) = range else { return };
-        let quoted = if rating.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-            rating.clone()
-        } else {
-            format!("\\\"{rating}\\\"")
-        };
         lines.comment(&format!(
             "`{rating}` goes from {least} to {most}. All events count, good and bad; to keep the good ones alone:"
         ));
-        lines.comment(&format!("where = \"{quoted} >= {}\"", (least + 0.75 * (most - least)).ceil()));
+        lines.comment(&format!("where = \"{} >= {}\"", quoted(rating), (least + 0.75 * (most - least)).ceil()));
     }
 
     fn model(&self, lines: &mut Lines) {
@@ -367,10 +381,10 @@ impl Draft<'_> {
             lines.text("model", &self.image_encoder);
         }
         lines.section("model");
-        let reads = |name: &str| self.models.model(name).is_some_and(mp4sr_pipeline::config::ModelType::reads_features);
+        let reads = |name: &str| self.models.model(name).is_some_and(ModelType::reads_features);
         if !text && !image {
             let without: Vec<&str> =
-                self.models.models().filter(|model| !model.reads_features()).map(|model| model.name()).collect();
+                self.models.models().filter(|model| !model.reads_features()).map(ModelType::name).collect();
             lines.comment(&format!(
                 "Items have no text and no image file, so the model reads ids alone. These do: {}.",
                 without.join(", ")

@@ -15,6 +15,8 @@ const EARLY: f64 = 1e8;
 const MOST: f64 = 0.9;
 /// The most distinct values of a rating.
 const RATINGS: u64 = 101;
+/// The most kinds of events.
+const KINDS: u64 = 20;
 /// Words of times of something else than the event.
 const OTHER_TIMES: [&str; 9] =
     ["birth", "dob", "signup", "registered", "updated", "expires", "delivered", "shipped", "released"];
@@ -48,6 +50,8 @@ pub struct EventColumns {
     pub clock: Clock,
     /// A rating, which is not read.
     pub rating: Option<String>,
+    /// A column of kinds of events, such as views and purchases, which is not read.
+    pub kind: Option<String>,
     /// What was not sure.
     pub doubts: Vec<Doubt>,
 }
@@ -90,7 +94,11 @@ impl EventColumns {
                 && column.distinct <= RATINGS
         });
         let rating = rating.map(|column| column.name.clone());
-        Ok(Self { user, item, item_separator, clock, rating, doubts })
+        let kind = others.iter().find(|column| {
+            Role::Kind.fits(&column.name) && column.numbers == 0 && (2..=KINDS).contains(&column.distinct)
+        });
+        let kind = kind.map(|column| column.name.clone());
+        Ok(Self { user, item, item_separator, clock, rating, kind, doubts })
     }
 }
 
@@ -129,9 +137,9 @@ fn item(survey: &Survey, joins: &[Join], said: &NamedEvents, doubts: &mut Vec<Do
     if let Some((_, column)) = by_name() {
         return Ok((column.name.clone(), String::new()));
     }
-    // Of a table without names the second column is the item, as in all published ones.
-    if !survey.has_header && survey.columns.len() > 1 {
-        let column = &survey.columns[1];
+    // Of a table without names the item follows the user, as in all published ones; a time may stand between them.
+    let is_id = |column: &&ColumnSurvey| may_be_id(column, survey.rows) && time_score(column, survey).is_none();
+    if let Some(column) = survey.columns.iter().skip(1).find(is_id).filter(|_| !survey.has_header) {
         doubts.push(Doubt::new(
             format!("the item is `{}`, by its position alone", column.name),
             "`--item COLUMN`, `source.columns.item`",

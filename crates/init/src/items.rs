@@ -147,13 +147,17 @@ impl ItemColumns {
         }
         // Without a name, titles are the short texts that differ most.
         let is_titled = |column: &&ColumnSurvey| {
-            column.words < LONG
-                && column.lists == 0
-                && column.objects == 0
-                && column.distinct * 2 >= column.filled
-                && ![Role::Maker, Role::Category, Role::LongText].iter().any(|role| role.fits(&column.name))
+            column.words < LONG && column.lists == 0 && column.objects == 0 && column.distinct * 2 >= column.filled
         };
-        let best = survey.columns.iter().filter(is_text).filter(is_titled).max_by_key(|column| column.distinct);
+        let is_other = |column: &ColumnSurvey| {
+            [Role::Maker, Role::Category, Role::LongText].iter().any(|role| role.fits(&column.name))
+        };
+        let best = survey
+            .columns
+            .iter()
+            .filter(is_text)
+            .filter(is_titled)
+            .max_by_key(|column| (!is_other(column), column.distinct));
         if let Some(column) = best {
             self.doubts.push(Doubt::new(
                 format!("the title is `{}`, by its values", column.name),

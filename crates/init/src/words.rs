@@ -8,6 +8,8 @@ pub enum Role {
     Time,
     Position,
     Rating,
+    /// Kinds of events, such as views and purchases.
+    Kind,
     Title,
     Maker,
     Category,
@@ -221,6 +223,20 @@ impl Role {
                     "starrating",
                 ],
                 &["rating", "stars", "score", "grade", "bewertung"],
+            ),
+            Self::Kind => (
+                &[
+                    "event",
+                    "eventtype",
+                    "action",
+                    "actiontype",
+                    "behavior",
+                    "behaviour",
+                    "behaviortype",
+                    "type",
+                    "interaction",
+                ],
+                &["event", "action", "behavior", "behaviour"],
             ),
             Self::Title => (
                 &[

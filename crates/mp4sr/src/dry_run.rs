@@ -25,7 +25,7 @@ pub fn run(command: &Command, models: &Arc<ModelCatalog>) -> anyhow::Result<bool
         Command::Evaluate(_) => only(StageName::Evaluate),
         Command::Recommend(_) => only(StageName::Recommend),
         Command::Report(_) => only(StageName::Report),
-        Command::Serve(_) => dry_run_of_trained(stage, models, &[]),
+        Command::Export(_) | Command::Serve(_) => dry_run_of_trained(stage, models, &[]),
         Command::Items(args) => dry_run_of_trained(stage, models, args.new_files()),
         Command::Download(_) => dry_run_of_download(stage, models),
         Command::Compare(_) | Command::Search(_) | Command::Study(_) => {
@@ -51,6 +51,7 @@ fn stage_args(command: &Command) -> Option<&StageArgs> {
         Command::Recommend(args) => Some(&args.stage),
         Command::Items(args) => Some(args.stage()),
         Command::Serve(args) => Some(&args.stage),
+        Command::Export(args) => Some(&args.stage),
         Command::Report(args) => Some(&args.stage),
         Command::Compare(args) => Some(&args.stage),
         Command::Search(args) => Some(&args.stage),

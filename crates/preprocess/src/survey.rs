@@ -15,7 +15,7 @@ use crate::input::check_file;
 use crate::junk::Junk;
 use crate::read::{
     Dialect, FileForm, FirstLines, RawCell, Shape, TYPES, columns, count_columns, first_lines, for_each_row,
-    guess_separator, literal_of, names_separator, shown_separator,
+    guess_separator, literal_of, names_separator, shown_separator, unmarked_utf_16,
 };
 use crate::rejects::excerpt;
 use crate::source::{Notation, entries, image_names};
@@ -144,7 +144,8 @@ impl Survey {
         check_file(path)?;
         let usual = Source::default();
         let dialect = Dialect::new(known.source.unwrap_or(&usual), items)?;
-        let shape = Shape::of(path)?;
+        let named = dialect.encoding.map_or_else(|| unmarked_utf_16(path), |named| Ok(Some(named)))?;
+        let shape = Shape::of(path, named)?;
         let mut file = FileForm { shape, dialect, optional: true, items };
         let first = if shape == Shape::Parquet { FirstLines::default() } else { first_lines(path, &file)? };
         let encoding = first.encoding;
@@ -160,7 +161,7 @@ impl Survey {
             if escapes {
                 file.dialect.escape = Some(b'\\');
             }
-            names = file.dialect.names.clone();
+            names.clone_from(&file.dialect.names);
         }
         let mut rows = Rows::read(path, &file, &names, ROWS)?;
         let (mut has_header, mut header_doubt) = (true, false);
@@ -544,5 +545,84 @@ impl ColumnSurvey {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn survey(name: &str, content: &[u8]) -> Result<Survey> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        Survey::of(&path, true, Known::default())
+    }
+
+    fn names(survey: &Survey) -> Vec<&str> {
+        survey.columns.iter().map(|column| column.name.as_str()).collect()
+    }
+
+    fn utf_16(text: &str) -> Vec<u8> {
+        text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+    }
+
+    #[test]
+    fn separators_headers_and_encodings_are_recognised() {
+        let numbers = ["column_1", "column_2", "column_3"];
+        let named = ["id", "title", "price"];
+        for (name, content, separator, columns, rows) in [
+            ("a.csv", "id,title,price\n1,\"Lamp, red\",3\n2,Chair,4\n".as_bytes().to_vec(), ",", named, 2),
+            ("a.csv", b"id;title;price\r\n1;Lamp, red;3,5\r\n2;Chair, oak;4,0\r\n".to_vec(), ";", named, 2),
+            ("a.csv", b"sep=;\r\nid;title;price\r\n1;Lamp;3,5\r\n".to_vec(), ";", named, 1),
+            ("a.tsv", b"id\ttitle\tprice\n1\tLamp, red\t3\n".to_vec(), "\t", named, 1),
+            ("a.dat", b"1::Lamp: red::Light|Home\n2::Chair::Home\n".to_vec(), "::", numbers, 2),
+            ("a.item", b"1|Lamp (1995)|3\n2|Chair (1996)|4\n".to_vec(), "|", numbers, 2),
+            ("a.item", b"id:token\ttitle:token_seq\tprice:float\n1\tLamp\t3\n".to_vec(), "\t", named, 1),
+            ("a.txt", b"1 20 3\n2 21 4\n".to_vec(), " ", numbers, 2),
+            ("a.txt", utf_16("id\ttitle\tprice\n1\tL\u{e4}mpchen\t3\n"), "\t", named, 1),
+            ("a.csv", b"id,title,price\n1,\"Lamp\n\nof oak, red\",3\n2,\"Chair\nof oak\",4\n".to_vec(), ",", named, 2),
+            ("a.csv", b"\"id\";\"title\";\"price\"\n\"1\";\"A \\\"red\\\" lamp; old\";\"3\"\n".to_vec(), ";", named, 1),
+        ] {
+            let found = survey(name, &content).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(
+                (found.separator.as_str(), names(&found), found.rows),
+                (separator, columns.to_vec(), rows),
+                "{name}"
+            );
+        }
+        let latin = survey("a.csv", b"id,title\n1,Caf\xe9 au lait\n2,Th\xe9 noir\n").unwrap();
+        assert_eq!(latin.encoding.as_deref(), Some("windows-1252"));
+        assert_eq!(latin.columns[1].examples, ["Caf\u{e9} au lait", "Th\u{e9} noir"]);
+        assert!(survey("a.csv", b"\"id\";\"t\"\n1;\"A \\\"red\\\" lamp\"\n").unwrap().escapes);
+        let without = survey("a.txt", b"one line\nand another that is longer\nthree\n").unwrap_err().to_string();
+        assert!(without.contains("no separator divides"), "{without}");
+        let archive = survey("a.csv", b"PK\x03\x04").unwrap_err().to_string();
+        assert!(archive.contains("is a zip archive; unpack it"), "{archive}");
+    }
+
+    #[test]
+    fn columns_say_what_their_values_look_like() {
+        let content = "id,when,pic,link,tags,text,flag,nothing\n\
+                       1,2023-01-02,a.png,https://e.org/1,red|blue,\"<b>Soft</b> &amp; warm\",true,nan\n\
+                       2,2023-01-03,b.png,https://e.org/2,blue,Plain,false,\n";
+        let found = survey("a.csv", content.as_bytes()).unwrap();
+        let of = |name: &str| found.column(name).unwrap();
+        assert_eq!((of("id").whole, of("id").range), (2, Some((1.0, 2.0))));
+        assert!(matches!(&of("when").time, Some(Ok(time)) if time.key == "iso" && !time.is_number));
+        assert_eq!((of("pic").image_files, of("link").addresses, of("link").image_addresses), (2, 2, 0));
+        assert_eq!(of("tags").separator.as_ref().map(|(separator, _)| separator.as_str()), Some("|"));
+        assert_eq!((of("text").html, of("flag").truths), (1, 2));
+        assert_eq!((of("nothing").filled, of("nothing").marks), (0, 1));
+    }
+
+    #[test]
+    fn ids_are_read_by_the_row_and_from_lists() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.tsv");
+        std::fs::write(&path, "user\titems\n1\tp1 p2\n2\tp2\n").unwrap();
+        let found = Survey::of(&path, false, Known::default()).unwrap();
+        let (values, rows) = found.values(&["items"], " ", 10).unwrap();
+        assert_eq!((rows, values[0]["p1"], values[0]["p2"]), (2, 1, 2));
     }
 }

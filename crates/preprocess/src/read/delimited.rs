@@ -218,6 +218,30 @@ pub fn count_columns(dialect: &Dialect, line: &str) -> Option<usize> {
     width(dialect, line)
 }
 
+/// The number of columns of each record in some lines, and how many of the lines it takes: a quoted field may go on over several.
+fn record_widths(dialect: &Dialect, lines: &[String]) -> Vec<(usize, usize)> {
+    if dialect.quotes() != Quoting::Always {
+        return lines.iter().filter_map(|line| Some((width(dialect, line)?, 1))).collect();
+    }
+    let mut record = QuotedRecord::new(dialect);
+    let mut widths = Vec::new();
+    let mut at = 0;
+    while at < lines.len() {
+        let further = &lines[at + 1..lines.len().min(at + SPAN)];
+        let mut closed = record.feed(lines[at].as_bytes(), true);
+        let mut taken = 1;
+        while !closed && let Some(line) = further.get(taken - 1) {
+            closed = record.feed(line.as_bytes(), false);
+            taken += 1;
+        }
+        if closed {
+            widths.push((record.count, taken));
+        }
+        at += if closed { taken } else { 1 };
+    }
+    widths
+}
+
 /// What most likely separates the columns of a table of which no column is known: with which separator nearly all of the lines have one
 /// number of columns, the usual one before others. Gives it with that number, and how many of the lines have it.
 pub fn guess_separator(lines: &[String], form: &FileForm) -> Option<(String, usize, usize)> {
@@ -227,7 +251,9 @@ pub fn guess_separator(lines: &[String], form: &FileForm) -> Option<(String, usi
     for separator in candidates {
         let dialect = Dialect { separator: separator.to_owned(), ..form.dialect.clone() };
         let mut counts: std::collections::BTreeMap<usize, usize> = std::collections::BTreeMap::new();
-        lines.iter().filter_map(|line| width(&dialect, line)).for_each(|width| *counts.entry(width).or_default() += 1);
+        record_widths(&dialect, lines)
+            .into_iter()
+            .for_each(|(width, lines)| *counts.entry(width).or_default() += lines);
         // Of widths that are equally frequent, the first lines decide.
         let first = lines.first().and_then(|line| width(&dialect, line));
         let most = counts.iter().max_by_key(|(width, count)| (**count, Some(**width) == first));

@@ -21,7 +21,7 @@ pub use cell::RawCell;
 pub use delimited::{TYPES, count_columns, guess_separator, names_separator};
 pub use dialect::{Dialect, shown as shown_separator};
 pub use literal::of_cell as literal_of;
-pub use open::open as open_lines;
+pub use open::{open as open_lines, unmarked_utf_16};
 pub use parquet_events::{
     EventColumns, TimeType, for_each as for_each_event_rows, is_known as polars_knows, time_type,
 };
@@ -65,8 +65,8 @@ impl Shape {
         }
     }
 
-    /// By the end of the file's name, or where that does not tell it by the first bytes.
-    pub fn of(path: &Path) -> Result<Self> {
+    /// By the end of the file's name, or where that does not tell it by the first bytes; `encoding` is that of its text, where it is named.
+    pub fn of(path: &Path, encoding: Option<&'static encoding_rs::Encoding>) -> Result<Self> {
         if let Some(shape) = Self::of_name(path) {
             return Ok(shape);
         }
@@ -77,7 +77,9 @@ impl Shape {
             return Ok(Self::Parquet);
         }
         let bar = mp4sr_pipeline::Progress::new(true).bytes("", 0);
-        let mut lines = open::open(path, &FileForm::of(Self::Tsv), &bar)?;
+        let mut form = FileForm::of(Self::Tsv);
+        form.dialect.encoding = encoding;
+        let mut lines = open::open(path, &form, &bar)?;
         if lines.holds_elements()? {
             return Ok(Self::JsonLines);
         }
@@ -112,7 +114,7 @@ impl FileForm {
 
     #[cfg(test)]
     pub(crate) fn of_name(path: &Path) -> Result<Self> {
-        Shape::of(path).map(Self::of)
+        Shape::of(path, None).map(Self::of)
     }
 
     fn is_json(&self) -> bool {
