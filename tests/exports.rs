@@ -1,6 +1,7 @@
 //! Exports of trained runs, and data sets of other programs brought in. `make test` builds the program first.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "a test says what it skips")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -257,19 +258,20 @@ fn run_imported(pipeline: &Path, artifacts: &Path) -> String {
 fn a_dataset_goes_out_and_comes_back_the_same_however_it_is_divided() {
     let splits: [&[&str]; 3] = [
         &[],
-        &["preprocess.split=ratio", "preprocess.split_ratio=[0.6, 0.2, 0.2]"],
-        &["preprocess.split=time", "preprocess.split_at=2020-11-15", "preprocess.split_test_at=2020-12-01"],
+        &["preprocess.split=ratio", "preprocess.split_ratio=[0.7, 0.1, 0.2]"],
+        &["preprocess.split=time", "preprocess.split_at=2020-10-13", "preprocess.split_test_at=2020-11-01"],
     ];
     for split in splits {
         let world = Project::small();
+        // Items and users are numbered by lines that are not in the order in which events go out.
+        let raw = files::read_to_string(&world.folder().join("a.tsv")).unwrap();
+        let (header, lines) = raw.split_once('\n').unwrap();
+        let turned: Vec<&str> = lines.lines().rev().collect();
+        world.write("a.tsv", format!("{header}\n{}\n", turned.join("\n")));
         let set: Vec<&str> = split.iter().flat_map(|key| ["--set", key]).collect();
         world.run("run", &[&["--until", "extract"], &set[..]].concat());
-        let image = files::list(&world.path("a/features")).unwrap();
-        let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
-        let image =
-            image.iter().map(name).find(|name| name.starts_with("image") && name.ends_with("safetensors")).unwrap();
-        let image = image.strip_prefix("image.").unwrap().strip_suffix(".safetensors").unwrap();
-        let before = World::read(&world.path("a"), &[("text", "tiny-sentence"), ("image", image)]);
+        let image = image_features(&world);
+        let before = World::read(&world.path("a"), &[("text", "tiny-sentence"), ("image", &image)]);
         let out = export(&world, &[&["--format", "recbole,mmrec"], &set[..]].concat());
         let images = world.folder().display().to_string();
         for form in ["recbole", "mmrec"] {
@@ -287,6 +289,63 @@ fn a_dataset_goes_out_and_comes_back_the_same_however_it_is_divided() {
         }
         programs_read(&before, &out);
     }
+}
+
+#[test]
+fn a_dataset_that_is_there_is_not_replaced_by_one_of_its_name() {
+    let world = Project::small();
+    world.run("run", &["--until", "extract"]);
+    let out = export(&world, &["--format", "mmrec"]);
+    let import = |words: &[&str]| {
+        let mut command = command("import");
+        command.arg("mmrec").arg(out.join("mmrec/a")).arg("--out").arg(world.folder().join("in"));
+        command.arg("--artifacts").arg(world.path("")).args(words).output().unwrap()
+    };
+    let before = world.bytes("a/dataset/sequences.safetensors");
+    let refused = import(&[]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("another name with `--name`"), "{}", said(&refused));
+    assert_eq!(world.bytes("a/dataset/sequences.safetensors"), before);
+    let refused = import(&["--name", "a b"]);
+    assert!(said(&refused).contains("dataset.name") && !world.folder().join("in").exists(), "{}", said(&refused));
+    for _ in 0..2 {
+        let output = import(&["--name", "b"]);
+        assert!(output.status.success(), "{}", said(&output));
+    }
+}
+
+/// Lines of items in another order, and rows that only this program knows: both are found by id.
+#[test]
+fn exported_rows_follow_their_items() {
+    let world = Project::small();
+    world.run("run", &["--until", "extract"]);
+    let out = export(&world, &["--format", "recbole"]);
+    let path = out.join("recbole/a/a.item");
+    let text = files::read_to_string(&path).unwrap();
+    let (header, lines) = text.split_once('\n').unwrap();
+    let turned: Vec<&str> = lines.lines().rev().collect();
+    files::write_bytes(&path, format!("{header}\n{}\n", turned.join("\n")).as_bytes()).unwrap();
+    let (_, artifacts) = import(&world, "recbole", &out.join("recbole/a"), &[]);
+    let after = World::read(&artifacts.join("a"), &[("image", "recbole")]);
+    let before = World::read(&world.path("a"), &[("image", &image_features(&world))]);
+    let rows = |own: &World, id: &str| {
+        let (offsets, bits) = &own.features["image"];
+        let item = own.items.ids.iter().position(|own| own == id).unwrap();
+        let width = bits.len() / *offsets.last().unwrap() as usize;
+        bits[offsets[item] as usize * width..offsets[item + 1] as usize * width].to_vec()
+    };
+    assert_ne!(before.items.ids, after.items.ids);
+    for id in &before.items.ids {
+        assert_eq!(rows(&before, id), rows(&after, id), "{id}");
+    }
+}
+
+/// The name of the encoder of the images' features.
+fn image_features(world: &Project) -> String {
+    let paths = files::list(&world.path("a/features")).unwrap();
+    let mut names = paths.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned());
+    let encoder = |name: &String| Some(name.strip_prefix("image.")?.strip_suffix(".safetensors")?.to_owned());
+    names.find_map(|name| encoder(&name)).unwrap()
 }
 
 /// RecBole itself and what MMRec does see the same events, parts and features.
@@ -386,7 +445,7 @@ fn recbole_s_own_data_sets_come_in() {
     assert_eq!(own.items.categories[0], ["Animation", "Comedy"]);
     assert_eq!(own.items.sentences[0], ["Toy Story", "Animation, Comedy"]);
     assert_eq!(own.features["vec"].0, [0, 1, 1, 2, 3]);
-    assert_eq!(f32::from_bits(own.features["vec"].1[2]), 1e-3);
+    assert_eq!(own.features["vec"].1[2], 1e-3_f32.to_bits());
     let text = files::read_to_string(&pipeline).unwrap();
     assert!(text.contains("features = \"recbole\""), "{text}");
     // A condition on a column that came along.
@@ -450,7 +509,9 @@ fn mmrec_s_own_data_sets_come_in() {
 fn folders_that_cannot_be_imported_are_refused_by_file_and_line() {
     let inter = "userID\titemID\trating\ttimestamp\tx_label\n";
     let typed = "user_id:token\titem_id:token\ttimestamp:float\n";
-    let cases: [(&str, &[(&str, &str)], &str); 10] = [
+    // The program, its files with their content, and a part of the message.
+    type Case<'c> = (&'c str, &'c [(&'c str, &'c str)], &'c str);
+    let cases: [Case<'_>; 10] = [
         ("mmrec", &[], "has no file `NAME.inter`"),
         ("mmrec", &[("a.inter", "user\titemID\n1\t2\n")], "line 1: no column `userID`"),
         ("mmrec", &[("a.inter", &format!("{inter}0\t0\t1\t5\t3\n"))], "line 2: `x_label` is 3"),
@@ -485,8 +546,9 @@ fn a_model_folder_recommends_wherever_it_lies() {
     let world = Project::small();
     world.run("run", &["--until", "evaluate"]);
     let out = export(&world, &["--format", "huggingface"]);
-    let histories: String =
-        (0..20).map(|at| format!("{{\"user_id\": \"n{at}\", \"history\": [\"i{at}\", \"i3\"]}}\n")).collect();
+    let histories: String = (0..20)
+        .map(|at| json!({ "user_id": format!("n{at}"), "history": [format!("i{at}"), "i3"] }).to_string() + "\n")
+        .collect();
     world.write("new.jsonl", &histories);
     let new = world.folder().join("new.jsonl").display().to_string();
     let expected = world.run("recommend", &["--histories", &new]);

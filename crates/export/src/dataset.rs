@@ -184,10 +184,14 @@ impl ModalityFeatures {
         self.offsets.windows(2).all(|pair| pair[1] - pair[0] == 1)
     }
 
+    /// The rows of an item, from 0, one after the other.
+    pub fn rows(&self, item: usize) -> &[f32] {
+        &self.values[self.offsets[item] as usize * self.width..self.offsets[item + 1] as usize * self.width]
+    }
+
     /// The mean of an item's rows, which of one row is that row; nothing of an item without a row.
-    pub fn mean(&self, row: usize) -> Option<Vec<f32>> {
-        let (start, end) = (self.offsets[row] as usize, self.offsets[row + 1] as usize);
-        mean_of(&self.values[start * self.width..end * self.width], self.width)
+    pub fn mean(&self, item: usize) -> Option<Vec<f32>> {
+        mean_of(self.rows(item), self.width)
     }
 }
 

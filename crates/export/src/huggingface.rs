@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use mp4sr_artifact::{Layout, Sequences, files};
 use mp4sr_models::FINETUNE;
 use mp4sr_pipeline::Config;
+use mp4sr_pipeline::config::Precision;
 use mp4sr_protocol::{Measure, Metrics, Split, StoredRanks};
 use mp4sr_run::{CurrentItems, Inputs};
 use serde_json::{Value, json};
@@ -55,6 +56,9 @@ fn copy_run(export: &Export<'_>, artifacts: &Path) -> anyhow::Result<Vec<PathBuf
     // Where the raw files lay on this machine means nothing on another one.
     let mut elsewhere: Config = config.clone();
     "data".clone_into(&mut elsewhere.dataset.data);
+    // Another machine need not have a card, and what ranks on the CPU does so in 32 bits.
+    "cpu".clone_into(&mut elsewhere.run.device);
+    (elsewhere.train.precision, elsewhere.extract.precision) = (Precision::F32, Precision::F32);
     files::write_bytes(&own.run_config(), elsewhere.to_toml()?.as_bytes())?;
     paths.push(own.run_config());
     Ok(paths)

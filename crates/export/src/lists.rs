@@ -9,6 +9,7 @@ use mp4sr_recommend::lists::{self, ListForm, ListRow};
 use mp4sr_run::removes_seen;
 
 use crate::command::{Export, ExportFormat};
+use crate::histories::UserHistory;
 
 /// The form of lists that a format asks for.
 pub fn form(format: ExportFormat) -> Option<ListForm> {
@@ -45,7 +46,7 @@ fn rows(export: &Export<'_>) -> anyhow::Result<Vec<ListRow>> {
     let bar = context.progress.bar("export", "users", histories.len() as u64);
     let mut rows = Vec::with_capacity(histories.len());
     for block in histories.chunks(context.config.evaluate.batch) {
-        let queries: Vec<Query<'_>> = block.iter().map(|own| own.query()).collect();
+        let queries: Vec<Query<'_>> = block.iter().map(UserHistory::query).collect();
         let targets: Vec<Option<u32>> = block.iter().map(|own| own.target).collect();
         let lists = recommender.top_k_of_targets(&queries, &targets, *top, remove_seen)?;
         rows.extend(block.iter().zip(lists).map(|(own, list)| {

@@ -28,8 +28,8 @@ impl Number for i64 {
 
 /// Writes an array, row by row, atomically. candle's own writer asks the system once per number.
 pub fn write<T: Number>(path: &Path, values: &[T], shape: &[usize]) -> anyhow::Result<()> {
-    let lengths: String = shape.iter().map(|length| format!("{length},")).collect();
-    let mut header = format!("{{'descr': '{}', 'fortran_order': False, 'shape': ({lengths}), }}", T::NAME);
+    let lengths: Vec<String> = shape.iter().map(ToString::to_string).collect();
+    let mut header = format!("{{'descr': '{}', 'fortran_order': False, 'shape': ({},), }}", T::NAME, lengths.join(","));
     // The numbers begin at a multiple of 64 bytes; a line end closes the header.
     let padding = (START + header.len() + 1).next_multiple_of(64) - (START + header.len() + 1);
     header.extend(std::iter::repeat_n(' ', padding).chain(['\n']));

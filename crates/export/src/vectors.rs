@@ -21,6 +21,7 @@ use parquet::file::properties::WriterProperties;
 use serde_json::{Value, json};
 
 use crate::command::Export;
+use crate::histories::UserHistory;
 use crate::npy;
 
 /// The form of vectors.
@@ -65,7 +66,7 @@ impl Vectors {
         let bar = context.progress.bar("export", "queries", histories.len() as u64);
         let mut queries = Vec::with_capacity(histories.len() * scorer.interests() * width);
         for block in histories.chunks(context.config.evaluate.batch) {
-            let asked: Vec<Query<'_>> = block.iter().map(|own| own.query()).collect();
+            let asked: Vec<Query<'_>> = block.iter().map(UserHistory::query).collect();
             queries.extend(values(&scorer.queries(&asked)?)?);
             bar.add(block.len() as u64);
         }
@@ -172,7 +173,7 @@ fn item_columns(export: &Export<'_>, vectors: &Vectors) -> anyhow::Result<Column
         ("item_id", Arc::new(StringArray::from_iter_values(&catalogue.items.ids))),
         ("title", Arc::new(StringArray::from_iter_values(&catalogue.items.titles))),
         ("events", Arc::new(UInt32Array::from(catalogue.events.clone()))),
-        ("is_new", Arc::new(BooleanArray::from_iter((0..count).map(|row| Some(row >= old))))),
+        ("is_new", Arc::new((0..count).map(|row| Some(row >= old)).collect::<BooleanArray>())),
         ("vector", vector_column(&vectors.items, vectors.width)?),
     ])
 }

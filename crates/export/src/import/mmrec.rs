@@ -11,7 +11,7 @@ use super::events::{Event, Interactions};
 use super::items::ImportedItem;
 use super::table::TabTable;
 use super::write::{Imported, exported_items, features_of};
-use crate::dataset::{ModalityFeatures, read_about};
+use crate::dataset::{About, ModalityFeatures, read_about};
 use crate::mmrec::feature_file;
 use crate::npy::Matrix;
 
@@ -56,7 +56,13 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
     ensure!(!events.is_empty(), "`{}` has no interaction after its header", inter.display());
     let users = ids(&folder.join("u_id_mapping.csv"), "userID", most.0)?;
     let items = ids(&folder.join("i_id_mapping.csv"), "itemID", most.1)?;
-    let features = read_features(folder, items.len(), about.as_ref())?;
+    let mapping = folder.join("i_id_mapping.csv");
+    // Rows are of numbers: beside other ids they are not those that were exported.
+    let exported = match &about {
+        Some(about) if mapping.exists() && about.knows(&mapping)? => Some(about),
+        _ => None,
+    };
+    let features = read_features(folder, &items, exported)?;
     let lines = exported_items(args, about.as_ref(), items.iter(), &mut notes)?;
     let imported = lines.unwrap_or_else(|| items.iter().map(|id| ImportedItem::of_id(id)).collect());
     let interactions = Interactions {
@@ -133,8 +139,8 @@ fn ids(path: &Path, column: &str, count: u32) -> anyhow::Result<IndexSet<String>
 /// The matrices of the folder, `text` and `image` first.
 fn read_features(
     folder: &Path,
-    items: usize,
-    about: Option<&crate::dataset::About>,
+    items: &IndexSet<String>,
+    about: Option<&About>,
 ) -> anyhow::Result<Vec<ModalityFeatures>> {
     let end = feature_file("");
     let mut modalities: Vec<String> = ["text", "image"].map(str::to_owned).to_vec();
@@ -151,18 +157,19 @@ fn read_features(
         }
         let matrix = Matrix::read(&path)?;
         ensure!(
-            matrix.rows() == items,
-            "`{}` has {} rows and the data set {items} items; row n has to be the item of the number n",
+            matrix.rows() == items.len(),
+            "`{}` has {} rows and the data set {} items; row n has to be the item of the number n",
             path.display(),
-            matrix.rows()
+            matrix.rows(),
+            items.len()
         );
         let rows = ModalityFeatures {
             modality,
-            offsets: (0..=items as i64).collect(),
+            offsets: (0..=items.len() as i64).collect(),
             values: matrix.values,
             width: matrix.width,
         };
-        features.push(features_of(folder, &path, about, rows)?);
+        features.push(features_of(folder, &path, about, items, rows)?);
     }
     Ok(features)
 }

@@ -63,6 +63,15 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
     let mut interactions = Interactions { is_timed: true, is_divided: inters.len() > 1, ..Interactions::default() };
     interactions.items.extend(table.items.keys().cloned());
     let with_line = interactions.items.len();
+    // Beside parts, the whole file still says in which order users come.
+    if let Some(whole) = file_with(&paths, &format!("{name}.inter")).filter(|_| interactions.is_divided) {
+        let whole = TabTable::read(&whole, true)?;
+        let user = whole.expect(&USER)?;
+        whole.each(|_, cells| {
+            interactions.users.extend(Some(plain(cells[user])).filter(|user| !user.trim().is_empty()));
+            Ok(())
+        })?;
+    }
     read_interactions(&inters, &mut interactions, &mut notes)?;
     ensure!(!interactions.events.is_empty(), "`{}` has no interaction after its header", inters[0].0.display());
     let new = interactions.items.len() - with_line;
@@ -188,7 +197,8 @@ fn read_interactions(
                 let before = cells[list].split(' ').filter(|id| !id.is_empty());
                 let before: Vec<u32> =
                     before.map(|id| interactions.items.insert_full(id.to_owned()).0 as u32).collect();
-                return joined.add((path, line), user, *part, before, item);
+                joined.add((path, line), user, *part, before, item);
+                return Ok(());
             }
             interactions.events.push(Event {
                 user,
@@ -245,10 +255,12 @@ impl ItemTable {
             ));
         }
         let is_list = |at: usize| table.columns[at].1 == "token_seq";
+        let mut dropped = 0_u64;
         let mut found: Vec<Vectors> = vectors.iter().map(|&at| Vectors::new(&table.columns[at].0, path)).collect();
         table.each(|line, cells| {
             let item_id = plain(cells[id]);
             if item_id.trim().is_empty() || self.items.contains_key(&item_id) {
+                dropped += 1;
                 return Ok(());
             }
             let names = categories.iter().flat_map(|&at| {
@@ -271,6 +283,12 @@ impl ItemTable {
             self.items.insert(item_id, item);
             Ok(())
         })?;
+        if dropped > 0 {
+            notes.push(format!(
+                "{dropped} lines of `{}` have no id, or that of an earlier line, which counts",
+                path.display()
+            ));
+        }
         self.vectors.append(&mut found);
         Ok(())
     }
@@ -344,6 +362,7 @@ impl Vectors {
             notes.push(format!("{count} vectors of `{path}` are of items that the data set does not have"));
         }
         let own = ModalityFeatures { modality: self.modality.clone(), offsets, values, width: self.width };
-        features_of(folder, &self.path, about, own).with_context(|| format!("features of `{}`", self.modality))
+        features_of(folder, &self.path, about, &interactions.items, own)
+            .with_context(|| format!("features of `{}`", self.modality))
     }
 }

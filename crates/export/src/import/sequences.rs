@@ -24,10 +24,9 @@ struct Line {
 
 impl Joined {
     /// Adds a line.
-    pub fn add(&mut self, place: (&Path, u64), user: u32, part: u8, before: Vec<u32>, item: u32) -> anyhow::Result<()> {
+    pub fn add(&mut self, place: (&Path, u64), user: u32, part: u8, before: Vec<u32>, item: u32) {
         let line = Line { part, before, item, place: (place.0.to_owned(), place.1) };
         self.users.entry(user).or_default().push(line);
-        Ok(())
     }
 
     /// The events of each user in their order; those that no line has as its event are for training.
@@ -52,7 +51,7 @@ impl Joined {
 
 fn append(sequence: &mut Vec<(u32, u8)>, Line { part, before, item, place }: Line) -> anyhow::Result<()> {
     let known: Vec<u32> = sequence.iter().map(|(item, _)| *item).collect();
-    if known.ends_with(&before) && !(known.is_empty() && !before.is_empty()) {
+    if (before.is_empty() || !known.is_empty()) && known.ends_with(&before) {
         sequence.push((item, part));
     } else if before.starts_with(&known) {
         let last = sequence.last().map_or(0, |(_, part)| *part);
@@ -77,7 +76,7 @@ mod tests {
     fn joined(lines: &[(u8, &[u32], u32)]) -> anyhow::Result<Vec<(u32, u8)>> {
         let mut joined = Joined::default();
         for (number, (part, before, item)) in lines.iter().enumerate() {
-            joined.add((Path::new("x.inter"), number as u64 + 2), 0, *part, before.to_vec(), *item)?;
+            joined.add((Path::new("x.inter"), number as u64 + 2), 0, *part, before.to_vec(), *item);
         }
         Ok(joined.finish(true)?.into_iter().map(|event| (event.item, event.part)).collect())
     }

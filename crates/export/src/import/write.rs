@@ -5,10 +5,11 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, ensure};
-use mp4sr_artifact::{FeatureType, Features, Items, Sequences, files};
+use anyhow::{Context as _, bail, ensure};
+use indexmap::IndexSet;
+use mp4sr_artifact::{FeatureType, Features, Items, Layout, Sequences, files};
 use mp4sr_pipeline::config::ModelCatalog;
-use mp4sr_pipeline::{Bug, Progress, StageArgs};
+use mp4sr_pipeline::{Bug, Config, Progress, StageArgs};
 use serde_json::{Map, Value, json};
 
 use super::ImportArgs;
@@ -65,26 +66,38 @@ pub fn exported_items<'i>(
     Ok(Some(items))
 }
 
-/// The rows that this program exported beside the matrix at `path`, which holds their means; the matrix itself where it was changed
-/// since, or where every item has one row.
+/// The rows that this program exported beside the matrix at `path`, which holds their means, by the ids of items; the matrix itself where
+/// it was changed since, or where every item has one row.
 pub fn features_of(
     folder: &Path,
     path: &Path,
     about: Option<&About>,
+    ids: &IndexSet<String>,
     matrix: ModalityFeatures,
 ) -> anyhow::Result<ModalityFeatures> {
-    let (rows, offsets) = ragged_files(folder, &matrix.modality);
+    let (rows_file, offsets_file) = ragged_files(folder, &matrix.modality);
     let is_own = about.map_or(Ok(false), |about| about.knows(path))?;
-    if !is_own || !rows.exists() || !offsets.exists() {
+    if !is_own || !rows_file.exists() || !offsets_file.exists() {
         return Ok(matrix);
     }
-    let (npy::Matrix { values, width }, offsets) = (npy::Matrix::read(&rows)?, npy::read_i64(&offsets)?);
-    let fits = offsets.len() == matrix.offsets.len()
-        && offsets.first() == Some(&0)
+    let Some(lines) = read_item_lines(folder)? else { return Ok(matrix) };
+    let (rows, offsets) = (npy::Matrix::read(&rows_file)?, npy::read_i64(&offsets_file)?);
+    let fits = offsets.len() == lines.len() + 1
+        && offsets[0] == 0
         && offsets.is_sorted()
-        && offsets.last() == Some(&((values.len() / width.max(1)) as i64));
-    ensure!(fits, "`{}` does not fit the rows beside it; export the data set again", rows.display());
-    Ok(ModalityFeatures { modality: matrix.modality, offsets, values, width })
+        && offsets[lines.len()] == rows.rows() as i64
+        && rows.width == matrix.width;
+    ensure!(fits, "`{}` does not fit the files beside it; export the data set again", rows_file.display());
+    let stored =
+        ModalityFeatures { modality: matrix.modality.clone(), offsets, values: rows.values, width: rows.width };
+    let by_id: HashMap<&str, usize> = lines.iter().map(|line| line.item_id.as_str()).zip(0..).collect();
+    let (mut offsets, mut values) = (vec![0_i64], Vec::new());
+    for (row, id) in ids.iter().enumerate() {
+        // An item that came since the export has nothing but its row of the matrix.
+        values.extend_from_slice(by_id.get(id.as_str()).map_or_else(|| matrix.rows(row), |&own| stored.rows(own)));
+        offsets.push((values.len() / stored.width) as i64);
+    }
+    Ok(ModalityFeatures { offsets, values, ..stored })
 }
 
 /// Writes everything and says what comes next.
@@ -95,6 +108,7 @@ pub fn write(
     progress: &Progress,
 ) -> anyhow::Result<()> {
     let name = args.name.clone().unwrap_or_else(|| plain_name(&read.default_name));
+    expect_free(args, &name)?;
     read.interactions.sort_by_time();
     let ratios: Vec<[f64; 3]> = read.about.iter().filter_map(|about| about.ratio).chain([[0.8, 0.1, 0.1]]).collect();
     let division = decide(&read.interactions, &ratios);
@@ -118,6 +132,7 @@ pub fn write(
         let items: Vec<String> = read.items.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
         files::write_bytes(&made.join("items.jsonl"), (items.join("\n") + "\n").as_bytes())?;
         let pipeline = pipeline(&name, &Places::of(args), &read, clock, &division);
+        Config::parse(&pipeline, "the pipeline of the import", &[], models)?;
         files::write_bytes(&made.join("pipeline.toml"), pipeline.as_bytes())?;
         Ok(json!({ "form": form, "dataset": name, "program": env!("CARGO_PKG_VERSION") }))
     })?;
@@ -148,6 +163,23 @@ pub fn write(
     Ok(())
 }
 
+/// Refuses a name under which the artifacts have a dataset that is not of an earlier import to the same folder: its runs would be lost.
+fn expect_free(args: &ImportArgs, name: &str) -> anyhow::Result<()> {
+    let layout = Layout::new(&args.artifacts, name, "");
+    let record = args.out.join(IMPORT);
+    let is_again = || {
+        let record: Option<Value> = serde_json::from_slice(&files::read(&record).ok()?).ok();
+        record.filter(|record| record["dataset"] == name)
+    };
+    if layout.sequences().exists() && is_again().is_none() {
+        bail!(
+            "`{}` holds a dataset already, which would be lost; give this one another name with `--name`",
+            layout.root().display()
+        );
+    }
+    Ok(())
+}
+
 /// A name that a dataset may have.
 fn plain_name(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
@@ -172,7 +204,7 @@ fn events(interactions: &Interactions, clock: Clock, division: &Division) -> any
             for (name, cell) in interactions.columns.iter().zip(&event.further) {
                 fields.insert(name.clone(), value_of(cell));
             }
-            let of = |ids: &indexmap::IndexSet<String>, row: u32| ids.get_index(row as usize).cloned();
+            let of = |ids: &IndexSet<String>, row: u32| ids.get_index(row as usize).cloned();
             let user = of(&interactions.users, event.user).context("a user has no id")?;
             let item = of(&interactions.items, event.item).context("an item has no id")?;
             fields.extend([
@@ -268,7 +300,8 @@ fn pipeline(name: &str, places: &Places, read: &Imported, clock: Clock, division
     if time_column(clock) == "position" {
         text += "position = \"position\"\n";
     }
-    let columns: [(&str, &str, &dyn Fn(&ImportedItem) -> bool); 5] = [
+    type Column<'c> = (&'c str, &'c str, &'c dyn Fn(&ImportedItem) -> bool);
+    let columns: [Column<'_>; 5] = [
         ("sentences", "\"sentences\"", &|item| !item.sentences.is_empty()),
         ("texts", "[\"texts\"]", &|item| !item.texts.is_empty()),
         ("images", "\"images\"", &|item| !item.images.is_empty()),
@@ -313,8 +346,7 @@ fn in_order(own: &ModalityFeatures, from: &[ImportedItem], items: &Items) -> any
     let (mut offsets, mut values) = (vec![0_i64], Vec::with_capacity(own.values.len()));
     for id in &items.ids {
         let row = *rows.get(id.as_str()).with_context(|| format!("the item {id:?} was not imported"))?;
-        let (start, end) = (own.offsets[row] as usize, own.offsets[row + 1] as usize);
-        values.extend_from_slice(&own.values[start * own.width..end * own.width]);
+        values.extend_from_slice(own.rows(row));
         offsets.push((values.len() / own.width.max(1)) as i64);
     }
     Features::from_f32(offsets, &values, own.width, FeatureType::F32, items.hash())
