@@ -703,3 +703,46 @@ fn doctor_says_what_would_stop_a_run() {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("in the hub's cache"), "{said}");
 }
+
+#[test]
+fn the_sample_shop_s_tables_become_a_pipeline_with_texts_and_images() {
+    let folder = Folder::new(&[]);
+    folder.run("sample", &["--form", "tables", "--out", "shop"]);
+    let words = ["--interactions", "shop/purchases.csv", "--items", "shop/products.csv", "--images", "shop/images"];
+    let config = folder.pipeline(&words);
+    let columns = &config.source.columns;
+    assert_eq!((&*columns.user, &*columns.item, &*columns.time), ("customer", "product", "bought_on"));
+    assert_eq!((&*columns.item_id, &*columns.title), ("sku", "name"));
+    assert!(columns.texts.contains(&"description".to_owned()), "{columns:?}");
+    assert_eq!(columns.categories, ["department"]);
+    assert_eq!(config.model.modality_names(), ["text", "image"]);
+    folder.run("doctor", &["--pipeline", "p.toml"]);
+    let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
+    let with_image = made.images.iter().filter(|images| !images.is_empty()).count();
+    assert!(with_image * 10 > 9 * made.items.ids.len(), "{with_image} of {}", made.items.ids.len());
+}
+
+#[test]
+fn messy_tables_are_normal() {
+    // Quoted cells with separators, doubled marks and ends of lines; ids with separators; one line in a hundred with a column too many.
+    let sales = events(|u, i, at| {
+        let more = if (u * 7 + at) % 100 == 99 { ",more" } else { "" };
+        format!("\"c,{u}\",\"p,{i}\",2023-02-{:02}{more}\n", at + 1)
+    });
+    let products = items(|i| {
+        format!(
+            "\"p,{i}\",\"A \"\"red\"\" lamp {i}\",\"Made of oak,\nnumber {i}.\n\nIt is small, and light for every day.\"\n"
+        )
+    });
+    let folder = Folder::new(&[
+        ("sales.csv", format!("customer,product,day\n{sales}").into()),
+        ("products.csv", format!("product,name,description\n{products}").into()),
+    ]);
+    let words = ["--interactions", "sales.csv", "--items", "products.csv"];
+    let printed = folder.run("init", &[&words[..], &["--out", "p.toml"]].concat());
+    assert!(printed.contains("2 lines of interactions cannot be used: too many columns, expected 3"), "{printed}");
+    let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
+    assert_eq!((made.users.len(), made.items.ids.len()), (USERS, ITEMS));
+    assert_eq!((&*made.users[1], &*made.items.titles[0]), ("c,1", "A \"red\" lamp 0"));
+    assert_eq!(made.items.sentences[0].len(), 3);
+}
