@@ -239,29 +239,128 @@ fn the_commands_of_the_guides_to_serving_and_exports_work_as_they_stand() {
         .collect();
     let stages = ["run ", "recommend ", "items ", "serve ", "export ", "import "];
     assert!(commands.len() > 10 && stages.iter().all(|stage| commands.iter().any(|own| own.starts_with(stage))));
-    for line in commands {
+    commands.into_iter().for_each(|line| run_as_shown(folder.path(), line));
+}
+
+/// Runs `mp4sr LINE` in a folder by a shell, as a reader types it, with little training. A service is asked for nothing but to start.
+fn run_as_shown(folder: &Path, line: &str) {
+    let mut shell = Command::new("sh");
+    let path = std::env::join_paths(
+        [program("mp4sr").parent().unwrap().to_owned()]
+            .into_iter()
+            .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
+    );
+    shell.current_dir(folder).env("PATH", path.unwrap()).env_remove("CARGO_MANIFEST_DIR").env("MP4SR_SET", SHORT);
+    if !line.starts_with("serve ") {
+        let output = shell.args(["-c", &format!("mp4sr {line}")]).output().unwrap();
+        assert!(output.status.success(), "mp4sr {line}: {}", said(&output));
+        return;
+    }
+    // Its port may be in use here; all else is as it stands.
+    shell.env("MP4SR_PORT", "0").stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
+    let line = line.replace(" --port 8080", "");
+    let mut service = shell.args(["-c", &format!("exec mp4sr {line}")]).spawn().unwrap();
+    let mut address = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(service.stdout.take().unwrap()), &mut address).unwrap();
+    service.kill().unwrap();
+    service.wait().unwrap();
+    assert!(address.starts_with("http://127.0.0.1:"), "mp4sr {line}: {address}");
+}
+
+/// Little training.
+const SHORT: &str = "pretrain.epochs=1 finetune.epochs=1 model.transformer.feed_forward=16";
+
+/// The ten commands of docs/guide.md, and the others that it shows, from the generated shop to the service.
+#[test]
+fn the_commands_of_the_guide_work_as_they_stand() {
+    let folder = tempfile::tempdir().unwrap();
+    let guide = files::read_to_string(&root().join("docs/guide.md")).unwrap();
+    let commands: Vec<&str> = guide.lines().filter_map(|line| line.strip_prefix("    mp4sr ")).collect();
+    let numbered = guide.lines().filter(|line| line.starts_with("### ")).count();
+    assert_eq!((numbered, commands.len()), (10, 14), "ten, the shop, and three to compare with");
+    commands.into_iter().for_each(|line| run_as_shown(folder.path(), line));
+    assert!(folder.path().join("artifacts/shop/runs/mp4sr/report/index.html").exists());
+}
+
+/// A line of the README that calls make: the commands that it stands for, without what may be left out. `a | b` are two targets of one
+/// command, or two commands.
+fn make_commands(line: &str) -> Vec<String> {
+    let mut text = line.split(" #").next().unwrap_or_default().to_owned();
+    while let Some((before, rest)) = text.split_once('[') {
+        text = format!("{before}{}", rest.split_once(']').map_or("", |(_, after)| after));
+    }
+    let parts: Vec<&str> = text.split(" | ").map(str::trim).collect();
+    if parts.iter().all(|part| part.starts_with("make ")) {
+        return parts.into_iter().map(str::to_owned).collect();
+    }
+    let last = parts.last().copied().unwrap_or_default();
+    let values = last.split_once(' ').map_or("", |(_, values)| values);
+    let target = |part: &str| part.trim_start_matches("make ").split(' ').next().unwrap_or_default().to_owned();
+    parts.iter().map(|part| format!("make {} {values}", target(part))).collect()
+}
+
+/// Every command that the README shows. What builds, or fetches from a network, is only asked whether make knows it.
+#[test]
+fn every_command_of_the_readme_works() {
+    let world = Project::small();
+    let folder = world.folder();
+    let text = files::read_to_string(&root().join("README.md")).unwrap().replace("\n         ", " ");
+    let events =
+        world.raw_text("a.tsv").replace('\t', ",").replacen("user_id,item_id,timestamp", "customer,sku,bought", 1);
+    let titles = (0..31).map(|item| format!("i{item},A thing of group {}\n", item / 3)).collect::<String>();
+    world.write("folder/one.png", files::read(&folder.join("one.png")).unwrap());
+    for (name, content) in [
+        ("sales.csv", events.as_str()),
+        ("products.csv", &format!("sku,name\n{titles}")),
+        ("x.toml", &files::read_to_string(&world.pipeline("a")).unwrap()),
+        ("pipelines/x.toml", &files::read_to_string(&world.pipeline("a")).unwrap()),
+        ("folder/a.tsv", &world.raw_text("a.tsv")),
+        ("folder/a.jsonl", &world.raw_text("a.jsonl")),
+        ("new.jsonl", "{\"user_id\": \"u\", \"history\": [\"B09P5O2CH9\"]}\n"),
+        ("new_items.jsonl", "{\"asin\": \"NEW1\", \"title\": \"A canvas bag for the beach\"}\n"),
+    ] {
+        world.write(name, content);
+    }
+    let bin = program("mp4sr").parent().unwrap().display().to_string();
+    let make = |words: &str, more: &[&str]| {
         let mut shell = Command::new("sh");
-        let path = std::env::join_paths(
-            [program("mp4sr").parent().unwrap().to_owned()]
-                .into_iter()
-                .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
-        );
-        shell.current_dir(folder.path()).env("PATH", path.unwrap()).env_remove("CARGO_MANIFEST_DIR");
-        shell.env("MP4SR_SET", "pretrain.epochs=1 finetune.epochs=1 model.transformer.feed_forward=16");
-        if !line.starts_with("serve ") {
-            let output = shell.args(["-c", &format!("mp4sr {line}")]).output().unwrap();
-            assert!(output.status.success(), "mp4sr {line}: {}", said(&output));
+        let words = words.replace("pipelines/x.toml", &folder.join("pipelines/x.toml").display().to_string());
+        let command = format!("exec {words} --no-print-directory -o build {} BIN='{bin}'", more.join(" "));
+        shell.current_dir(root()).env_remove("MAKEFLAGS").env("MP4SR_SET", SHORT).args(["-c", &command]);
+        let output = shell.output().unwrap();
+        assert!(output.status.success(), "{command}: {}", said(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let artifacts = format!("ARTIFACTS='{}'", folder.join("by-make").display());
+    let pipeline = format!("PIPELINE='{}'", folder.join("pipelines/x.toml").display());
+    let mut shown = 0;
+    for line in text.lines().filter_map(|line| line.strip_prefix("    ")) {
+        shown += 1;
+        if let Some(line) = line.strip_prefix("mp4sr ") {
+            // Two commands beside each other.
+            line.split(" | mp4sr ").for_each(|line| run_as_shown(folder, line));
             continue;
         }
-        // Its port may be in use here; all else is as it stands.
-        shell.env("MP4SR_PORT", "0").stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
-        let line = line.replace(" --port 8080", "");
-        let mut service = shell.args(["-c", &format!("exec mp4sr {line}")]).spawn().unwrap();
-        let mut address = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(service.stdout.take().unwrap()), &mut address)
-            .unwrap();
-        service.kill().unwrap();
-        service.wait().unwrap();
-        assert!(address.starts_with("http://127.0.0.1:"), "mp4sr {line}: {address}");
+        if line.starts_with("cargo install --path crates/mp4sr") {
+            assert!(root().join("crates/mp4sr/src/main.rs").exists());
+            continue;
+        }
+        assert!(line.starts_with("make "), "the README shows `{line}`, and this test does not run it");
+        for command in make_commands(line) {
+            let is_known_alone = ["make test", "make download"].iter().any(|known| command.starts_with(known));
+            if is_known_alone || command.contains("MiniLM") {
+                let printed = make(&command, &["-n"]);
+                assert!(printed.contains("cargo") || printed.contains("mp4sr"), "{command}: {printed}");
+                continue;
+            }
+            let (own, quick) = (!command.contains("PIPELINE=") && !command.contains("demo"), command.contains("table"));
+            let more = [artifacts.as_str(), if own { &pipeline } else { "" }, if quick { "QUICK=1" } else { "" }];
+            make(&command, &more);
+            // What `compare` reads beside it.
+            if command.starts_with("make all") {
+                make("make evaluate RUN=sasrec SET=model.name=sasrec", &[&artifacts, &pipeline]);
+            }
+        }
     }
+    assert!(shown > 15, "{shown}");
 }
