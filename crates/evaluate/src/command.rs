@@ -38,24 +38,33 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     if args.shard.is_some() { Ok(()) } else { print(&table(&context)?) }
 }
 
-fn evaluate(context: &Context, shard: Option<Shard>) -> anyhow::Result<()> {
+/// The stage: what it reads and which settings decide the ranks.
+pub fn stage(context: &Context) -> anyhow::Result<Stage> {
+    stage_named(context, NAME)
+}
+
+/// The stage, or that of a part.
+fn stage_named(context: &Context, name: &str) -> anyhow::Result<Stage> {
     let (config, layout) = (&context.config, &context.layout);
-    let make_stage = |name: &str| {
-        let sections = |config: &Config| {
-            let Evaluate { seen_items, short_histories, .. } = &config.evaluate;
-            json!({ "evaluate": { "seen_items": seen_items, "short_histories": short_histories } })
-        };
-        let settings = context.models.ranking_settings(config, sections);
-        Ok(Stage::new(name, VERSION, &layout.run(), settings, &TrainedModel::files(layout, config))?)
+    let sections = |config: &Config| {
+        let Evaluate { seen_items, short_histories, .. } = &config.evaluate;
+        json!({ "evaluate": { "seen_items": seen_items, "short_histories": short_histories } })
     };
+    let settings = context.models.ranking_settings(config, sections);
+    Ok(Stage::new(name, VERSION, &layout.run(), settings, &TrainedModel::files(layout, config))?)
+}
+
+fn evaluate(context: &Context, shard: Option<Shard>) -> anyhow::Result<()> {
+    let folder = context.layout.run();
+    let make_stage = |name: &str| stage_named(context, name);
     let name = shard.map_or_else(|| NAME.to_owned(), |shard| shard.stage_name(NAME));
     run_stage(
         context,
         &name,
-        &layout.run(),
+        &folder,
         || make_stage(&name),
         |stage| {
-            let parts = if shard.is_none() { Shard::finished(NAME, &layout.run(), make_stage)? } else { None };
+            let parts = if shard.is_none() { Shard::finished(NAME, &folder, make_stage)? } else { None };
             match parts {
                 Some(parts) => put_together(context, stage, parts),
                 None => rank(context, stage, shard),

@@ -10,6 +10,7 @@ use mp4sr_artifact::{Fingerprint, files};
 use mp4sr_pipeline::config::BUILTIN;
 
 use crate::error::Result;
+use crate::folder::{Access, CONFIG, WEIGHTS};
 
 /// The folder of the encoders in the repository: pipelines name them with it.
 const FOLDER: &str = "data/encoders/";
@@ -28,7 +29,7 @@ struct Encoder {
     files: &'static [(&'static str, &'static [u8])],
 }
 
-const ENCODERS: [Encoder; 2] = [
+static ENCODERS: [Encoder; 2] = [
     encoder!("tiny-clip", "config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"),
     encoder!(
         "tiny-sentence",
@@ -41,16 +42,23 @@ const ENCODERS: [Encoder; 2] = [
     ),
 ];
 
-/// The folder of the carried encoder that `model` names, below `cache`; none where it names another, or a folder that exists.
-/// Files that are missing there, or differ from those carried, are written.
-pub(crate) fn folder(model: &str, cache: &Path) -> Result<Option<PathBuf>> {
+/// The carried encoder that `model` names; none where it names another, or a folder that exists.
+fn carried(model: &str) -> Option<&'static Encoder> {
     let is_there = Path::new(model).is_dir();
-    let Some(name) = model.strip_prefix(BUILTIN).or_else(|| model.strip_prefix(FOLDER).filter(|_| !is_there)) else {
-        return Ok(None);
-    };
-    let Some(encoder) = ENCODERS.iter().find(|encoder| encoder.name == name.trim_end_matches('/')) else {
-        return Ok(None);
-    };
+    let name = model.strip_prefix(BUILTIN).or_else(|| model.strip_prefix(FOLDER).filter(|_| !is_there))?;
+    ENCODERS.iter().find(|encoder| encoder.name == name.trim_end_matches('/'))
+}
+
+/// The bytes of the weights, and the configuration, of the carried encoder that `model` names.
+pub(crate) fn contents(model: &str) -> Option<(u64, &'static [u8])> {
+    let file = |wanted: &str| carried(model)?.files.iter().find(|(name, _)| *name == wanted).map(|(_, bytes)| *bytes);
+    Some((file(WEIGHTS)?.len() as u64, file(CONFIG)?))
+}
+
+/// The folder of the carried encoder that `model` names, below `cache`; none where it names another, or a folder that exists.
+/// Files that are missing there, or differ from those carried, are written where `access` allows it.
+pub(crate) fn folder(model: &str, cache: &Path, access: Access) -> Result<Option<PathBuf>> {
+    let Some(encoder) = carried(model) else { return Ok(None) };
     let hashes: Vec<String> =
         encoder.files.iter().map(|(file, bytes)| format!("{file} {}\n", Fingerprint::of_bytes(bytes))).collect();
     let content = Fingerprint::of_bytes(hashes.concat().as_bytes()).to_string();
@@ -58,7 +66,7 @@ pub(crate) fn folder(model: &str, cache: &Path) -> Result<Option<PathBuf>> {
     let folder = cache.join(content.chars().take(16).collect::<String>()).join(encoder.name);
     for (file, bytes) in encoder.files {
         let path = folder.join(file);
-        if !files::read(&path).is_ok_and(|found| found == *bytes) {
+        if access == Access::Full && !files::read(&path).is_ok_and(|found| found == *bytes) {
             files::write_bytes(&path, bytes)?;
         }
     }
@@ -74,7 +82,7 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../data/encoders");
         for encoder in &ENCODERS {
-            let written = folder(&format!("builtin:{}", encoder.name), cache.path()).unwrap().unwrap();
+            let written = folder(&format!("builtin:{}", encoder.name), cache.path(), Access::Full).unwrap().unwrap();
             let count = |folder: &Path| {
                 let nested = |path: PathBuf| if path.is_dir() { files::list(&path).unwrap().len() } else { 1 };
                 files::list(folder).unwrap().into_iter().map(nested).sum::<usize>()
@@ -85,7 +93,7 @@ mod tests {
                 assert!(carried == files::read(&repository.join(encoder.name).join(file)).unwrap(), "{file}");
             }
             files::write_bytes(&written.join("config.json"), b"{").unwrap();
-            let again = folder(&format!("data/encoders/{}", encoder.name), cache.path()).unwrap();
+            let again = folder(&format!("data/encoders/{}", encoder.name), cache.path(), Access::Full).unwrap();
             assert_eq!(again, Some(written.clone()), "unit tests run where no `data` lies");
             assert!(files::read(&written.join("config.json")).unwrap().len() > 1);
         }
@@ -95,10 +103,10 @@ mod tests {
     fn other_names_are_left_alone() {
         let cache = tempfile::tempdir().unwrap();
         for other in ["builtin:none", "data/encoders/none", "tiny-clip", "sentence-transformers/all-MiniLM-L6-v2"] {
-            assert_eq!(folder(other, cache.path()).unwrap(), None, "{other}");
+            assert_eq!(folder(other, cache.path(), Access::Full).unwrap(), None, "{other}");
         }
         // A folder that exists is read as it is.
-        assert_eq!(folder("src", cache.path()).unwrap(), None);
+        assert_eq!(folder("src", cache.path(), Access::Full).unwrap(), None);
         assert!(files::list(cache.path()).unwrap().is_empty());
     }
 }

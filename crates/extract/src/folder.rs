@@ -35,6 +35,15 @@ pub(crate) const MODULES: &str = "modules.json";
 /// Settings of a sentence encoder as a whole, which stand beside [`MODULES`].
 pub(crate) const WHOLE: &str = "config_sentence_transformers.json";
 
+/// What opening an encoder may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Fetch files from the hub, and write those that the program carries.
+    Full,
+    /// Look at what is on this machine, and nothing else.
+    LocalOnly,
+}
+
 /// The files of one encoder. The configuration is read when the folder is opened; the other parts, which not every folder
 /// has, when an encoder is loaded: to find out that there is nothing to do takes no weights.
 pub(crate) struct ModelFolder {
@@ -96,7 +105,7 @@ impl ModelFolder {
     /// Opens a folder, or a model of the hub by its name (`owner/name`), whose files are fetched once and then found in the
     /// hub's cache.
     pub fn open(name: &str) -> Result<Self> {
-        Self::at(name, Location::find(name)?)
+        Self::at(name, Location::find(name, Access::Full)?)
     }
 
     fn at(name: &str, location: Location) -> Result<Self> {
@@ -113,9 +122,16 @@ impl ModelFolder {
     }
 
     /// The same, or an encoder that the program carries, whose files are then below `cache`.
-    pub fn open_or_carried(name: &str, cache: &Path) -> Result<Self> {
-        let Some(folder) = builtin::folder(name, cache)? else { return Self::open(name) };
+    pub fn open_or_carried(name: &str, cache: &Path, access: Access) -> Result<Self> {
+        let Some(folder) = builtin::folder(name, cache, access)? else {
+            return Self::at(name, Location::find(name, access)?);
+        };
         Self::at(name, Location::Folder(folder))
+    }
+
+    /// Whether its files are in the hub's cache.
+    pub fn is_of_hub(&self) -> bool {
+        matches!(self.location, Location::Hub(_))
     }
 
     /// The name that it was opened by.
@@ -267,12 +283,12 @@ impl ModelFolder {
 }
 
 impl Location {
-    fn find(name: &str) -> Result<Self> {
+    fn find(name: &str, access: Access) -> Result<Self> {
         let folder = Path::new(name);
         if folder.is_dir() {
             return Ok(Self::Folder(folder.to_owned()));
         }
-        Ok(Self::Hub(Box::new(HubModel::open(name)?)))
+        Ok(Self::Hub(Box::new(HubModel::open(name, access)?)))
     }
 
     /// The path of a file that must exist.

@@ -7,7 +7,7 @@ use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use mp4sr_artifact::files;
 
 use crate::error::{Error, Result};
-use crate::folder::{WEIGHTS, WEIGHTS_INDEX};
+use crate::folder::{Access, WEIGHTS, WEIGHTS_INDEX};
 
 /// The revision that a name without one means.
 const MAIN: &str = "main";
@@ -40,7 +40,7 @@ enum Answer {
 impl HubModel {
     /// Opens `owner/name`, or `owner/name@revision`. The environment counts as for the Python library: `HF_HOME`, `HF_HUB_CACHE`,
     /// `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`. Asks nothing yet.
-    pub fn open(name: &str) -> Result<Self> {
+    pub fn open(name: &str, access: Access) -> Result<Self> {
         let refused = |reason: &str| {
             let remedy = "name a folder, or a model of the hub as `owner/name` or `owner/name@revision`";
             Err(Error::Hub { name: name.to_owned(), reason: reason.to_owned(), remedy: remedy.to_owned() })
@@ -53,7 +53,7 @@ impl HubModel {
         let cache = variable("HF_HUB_CACHE").map_or_else(Cache::from_env, |folder| Cache::new(folder.into()));
         let repo = Repo::with_revision(model.to_owned(), RepoType::Model, revision.to_owned());
         let is_on = |value: String| !["0", "false", "no", "off"].contains(&value.trim().to_lowercase().as_str());
-        let api = if variable("HF_HUB_OFFLINE").is_some_and(is_on) {
+        let api = if access == Access::LocalOnly || variable("HF_HUB_OFFLINE").is_some_and(is_on) {
             None
         } else {
             let mut builder = ApiBuilder::from_cache(cache.clone()).with_progress(false).with_retries(RETRIES);
@@ -106,6 +106,13 @@ impl HubModel {
             let url = api.url("pytorch_model.bin");
             ApiBuilder::from_env().with_progress(false).build().is_ok_and(|api| api.metadata(&url).is_ok())
         })
+    }
+
+    /// The bytes of the weights, as the hub says; none where it cannot be asked, or where they are spread over several files.
+    pub fn weight_bytes(&self) -> Option<u64> {
+        let api = self.api.as_ref()?;
+        let asked = ApiBuilder::from_env().with_progress(false).build().ok()?;
+        asked.metadata(&api.url(WEIGHTS)).ok().map(|about| about.size() as u64)
     }
 
     fn has_cached_weights(&self) -> bool {
@@ -199,7 +206,8 @@ mod tests {
         for path in ["data/encoders/none", "/abs", "./rel", "../up", "a//b", ""] {
             assert!(!is_hub_name(path), "{path}");
         }
-        let message = HubModel::open("data/encoders/none").err().map(|e| e.to_string()).unwrap_or_default();
+        let message =
+            HubModel::open("data/encoders/none", Access::Full).err().map(|e| e.to_string()).unwrap_or_default();
         assert!(message.contains("`data/encoders/none` is neither a folder"), "{message}");
     }
 

@@ -48,6 +48,23 @@ enum Command {
     },
 }
 
+impl Args {
+    /// The flags of every stage.
+    pub fn stage(&self) -> &StageArgs {
+        match &self.command {
+            Command::Add { stage, .. } | Command::Remove { stage, .. } | Command::List { stage } => stage,
+        }
+    }
+
+    /// The files of items that are to be added.
+    pub fn new_files(&self) -> &[PathBuf] {
+        match &self.command {
+            Command::Add { items, .. } => items,
+            Command::Remove { .. } | Command::List { .. } => &[],
+        }
+    }
+}
+
 /// Runs the command.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();

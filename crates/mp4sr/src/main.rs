@@ -3,6 +3,7 @@
 //! In: arguments. Out: what the stages write, an exit code. Must not know: how any stage does its work.
 
 mod demo;
+mod dry_run;
 mod manual;
 mod run;
 
@@ -25,6 +26,8 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Demo(demo::Args),
+    Init(mp4sr_init::command::Args),
+    Doctor(mp4sr_doctor::command::Args),
     Run(run::Args),
     Download(mp4sr_download::command::Args),
     Preprocess(mp4sr_preprocess::command::Args),
@@ -53,8 +56,13 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command) -> anyhow::Result<()> {
     let models = mp4sr_run::model_catalog();
+    if dry_run::run(&command, models)? {
+        return Ok(());
+    }
     match command {
         Command::Demo(args) => demo::run(&args, models),
+        Command::Doctor(args) => mp4sr_doctor::command::run(&args, models),
+        Command::Init(args) => mp4sr_init::command::run(&args, models),
         Command::Run(args) => run::run(&args, models),
         Command::Download(args) => mp4sr_download::command::run(&args, models),
         Command::Preprocess(args) => mp4sr_preprocess::command::run(&args, models),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mp4sr_pipeline::config::{ModelCatalog, ModelType};
+use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{StageArgs, StageName};
 
 /// Brings a pipeline to a stage: runs the stages that it needs, in their order, in one process.
@@ -13,9 +13,10 @@ use mp4sr_pipeline::{StageArgs, StageName};
 pub struct Args {
     /// The last stage.
     #[arg(long, value_enum, value_name = "STAGE", default_value_t = StageName::Report)]
-    until: StageName,
+    pub until: StageName,
+    /// The flags of every stage.
     #[command(flatten)]
-    stage: StageArgs,
+    pub stage: StageArgs,
 }
 
 /// Runs the command.
@@ -29,7 +30,7 @@ pub fn run_until(args: &StageArgs, until: StageName, models: &Arc<ModelCatalog>)
     mp4sr_ops::start_threads();
     let context = args.context(models)?;
     if args.reads_sample_world(&context) {
-        let out = context.config.dataset.data.into();
+        let out = context.config.dataset.data.clone().into();
         mp4sr_sample::command::run(&mp4sr_sample::command::Args {
             out,
             seed: mp4sr_sample::SEED,
@@ -37,10 +38,7 @@ pub fn run_until(args: &StageArgs, until: StageName, models: &Arc<ModelCatalog>)
             quiet: args.quiet,
         })?;
     }
-    let reads_features = models.model(&context.config.model.name).is_none_or(ModelType::reads_features);
-    // The report shows the words of images, whatever the model reads.
-    let extracts = reads_features || matches!(until, StageName::Extract | StageName::Report);
-    let stages = until.path().into_iter().filter(|stage| extracts || *stage != StageName::Extract);
+    let stages = until.path_for(&context.config, models);
     stages.into_iter().try_for_each(|stage| run_stage(args.clone(), stage, models))
 }
 

@@ -40,6 +40,9 @@ struct StageFlags {
     /// Says nothing but results and errors.
     #[arg(long, short, env = "MP4SR_QUIET", value_parser = FalseyValueParser::new())]
     quiet: bool,
+    /// Says what would be done, read and taken, as `mp4sr doctor` does, and does nothing.
+    #[arg(long)]
+    dry_run: bool,
 }
 
 const DATA_VARIABLE: &str = "MP4SR_DATA";
@@ -71,6 +74,8 @@ pub struct StageArgs {
     pub more_overrides: Option<Assignments>,
     /// Whether nothing is said but results and errors.
     pub quiet: bool,
+    /// Whether nothing is done and the plan is printed.
+    pub dry_run: bool,
     /// Whether `data` comes from the environment.
     pub data_is_inherited: bool,
     /// Whether `run` comes from the environment.
@@ -89,7 +94,7 @@ impl clap::Args for StageArgs {
 
 impl clap::FromArgMatches for StageArgs {
     fn from_arg_matches(matches: &clap::ArgMatches) -> Result<Self, clap::Error> {
-        let StageFlags { pipeline, data, run, artifacts, overrides, more_overrides, quiet } =
+        let StageFlags { pipeline, data, run, artifacts, overrides, more_overrides, quiet, dry_run } =
             StageFlags::from_arg_matches(matches)?;
         let inherited = |flag| matches.value_source(flag) == Some(ValueSource::EnvVariable);
         let (data_is_inherited, run_is_inherited) = (inherited("data"), inherited("run"));
@@ -101,6 +106,7 @@ impl clap::FromArgMatches for StageArgs {
             overrides,
             more_overrides,
             quiet,
+            dry_run,
             data_is_inherited,
             run_is_inherited,
         })
@@ -175,8 +181,17 @@ impl StageArgs {
         Ok(Located { args: own, dataset: dataset.map(|name| name.to_string_lossy().into_owned()) })
     }
 
-    /// Reads the pipeline and resolves it.
+    /// Reads the pipeline and resolves it, for work that is to be done.
     pub fn context(&self, models: &Arc<ModelCatalog>) -> anyhow::Result<Context> {
+        anyhow::ensure!(
+            !self.dry_run,
+            "`--dry-run` has no plan for this command; `mp4sr doctor` has one for the pipeline"
+        );
+        self.context_of_plan(models)
+    }
+
+    /// Reads the pipeline and resolves it, for what writes nothing.
+    pub fn context_of_plan(&self, models: &Arc<ModelCatalog>) -> anyhow::Result<Context> {
         let Located { args, dataset } = self.located()?;
         let context = args.context_of_pipeline(models)?;
         let named = &context.config.dataset.name;

@@ -65,6 +65,11 @@ impl Bar {
         self.0.inc_length(units);
     }
 
+    /// How many units are done.
+    pub fn position(&self) -> u64 {
+        self.0.position()
+    }
+
     /// What the bar is at, beside its name.
     pub fn note(&self, text: impl Into<String>) {
         self.0.set_message(text.into());

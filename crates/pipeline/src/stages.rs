@@ -1,5 +1,8 @@
 //! The order of the stages, and what each needs: one table for the program, studies and tests.
 
+use crate::Config;
+use crate::config::{ModelCatalog, ModelType};
+
 /// A stage between raw files and the report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum StageName {
@@ -83,6 +86,16 @@ impl StageName {
             }
         }
         STAGES.iter().map(|row| row.stage).filter(|stage| needed.contains(stage)).collect()
+    }
+}
+
+impl StageName {
+    /// The stages that bring a pipeline to this one: without extraction where neither the model nor the report reads features.
+    pub fn path_for(self, config: &Config, models: &ModelCatalog) -> Vec<Self> {
+        let reads_features = models.model(&config.model.name).is_none_or(ModelType::reads_features);
+        // The report shows the words of images, whatever the model reads.
+        let extracts = reads_features || matches!(self, Self::Extract | Self::Report);
+        self.path().into_iter().filter(|stage| extracts || *stage != Self::Extract).collect()
     }
 }
 

@@ -106,7 +106,7 @@ fn list_names(folder: &Path, depth: usize, names: &mut Vec<String>) -> Result<()
 }
 
 /// Says what is wrong with a raw file before anything waits for it: reading a pipe would block for ever.
-fn check_file(path: &Path) -> Result<()> {
+pub fn check_file(path: &Path) -> Result<()> {
     let about = match fs::metadata(path) {
         Ok(about) => about,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {

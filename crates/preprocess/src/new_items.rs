@@ -29,6 +29,7 @@ pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Re
         max_images: preprocess.max_images,
         keep_others: true,
         may_lack_fields: true,
+        limit: None,
     };
     let read = |reading: &Reading<'_>, progress: &Progress| {
         Catalogue::read(paths, reading, &mut Budget::new(preprocess.max_bad_lines), progress)

@@ -34,39 +34,72 @@ const SPILL: &str = "spill";
 /// Brings the dataset up to date and prints its statistics when there was anything to do.
 pub fn run(context: &Context) -> anyhow::Result<()> {
     let config = &context.config;
-    let folder = context.layout.dataset();
-    let make_stage = || -> anyhow::Result<Stage> {
-        // Errors that can be known now are reported before the last run's manifest is removed.
-        table1::row(&config.dataset.table1)?;
-        let form = SourceForm::new(&config.source)?;
-        let scale = TimeScale::unknown(form.clock.is_position());
-        FilterSettings::new(&config.preprocess, scale)?;
-        SplitRule::new(&config.preprocess, scale)?;
-        Condition::parse(&config.preprocess.r#where)?;
-        MemoryLimit::new(&config.preprocess.memory, PathBuf::new())?;
-        let inputs = Inputs::resolve(config)?;
-        let settings = json!({
-            "data": config.dataset.data,
-            "table1": config.dataset.table1,
-            "source": config.source,
-            "preprocess": config.preprocess,
-            "image_names": inputs.image_names(config)?,
-        });
-        let defaults = json!({ "source": Source::default(), "preprocess": Preprocess::default() });
-        let settings = StageSettings::new(settings, defaults);
-        Ok(Stage::new("preprocess", VERSION, &folder, settings, &inputs.by_role())?)
-    };
-    run_stage(context, "preprocess", &folder, make_stage, |stage| {
-        let (report, outputs) = make(config, &context.layout, stage.settings().values(), &context.progress)?;
-        print(&report::table(&report))?;
-        Ok(outputs)
-    })
+    run_stage(
+        context,
+        "preprocess",
+        &context.layout.dataset(),
+        || stage(context),
+        |stage| {
+            let (report, outputs) = make(config, &context.layout, stage.settings().values(), &context.progress)?;
+            print(&report::table(&report))?;
+            Ok(outputs)
+        },
+    )
+}
+
+/// The stage: what it reads and which settings decide what it writes.
+pub fn stage(context: &Context) -> anyhow::Result<Stage> {
+    let config = &context.config;
+    // Errors that can be known now are reported before the last run's manifest is removed.
+    check_settings(config)?;
+    let inputs = Inputs::resolve(config)?;
+    let settings = json!({
+        "data": config.dataset.data,
+        "table1": config.dataset.table1,
+        "source": config.source,
+        "preprocess": config.preprocess,
+        "image_names": inputs.image_names(config)?,
+    });
+    let defaults = json!({ "source": Source::default(), "preprocess": Preprocess::default() });
+    let settings = StageSettings::new(settings, defaults);
+    Ok(Stage::new("preprocess", VERSION, &context.layout.dataset(), settings, &inputs.by_role())?)
+}
+
+/// Refuses settings that cannot be right whatever the raw files hold.
+pub fn check_settings(config: &Config) -> Result<()> {
+    table1::row(&config.dataset.table1)?;
+    let form = SourceForm::new(&config.source)?;
+    let scale = TimeScale::unknown(form.clock.is_position());
+    FilterSettings::new(&config.preprocess, scale)?;
+    SplitRule::new(&config.preprocess, scale)?;
+    Condition::parse(&config.preprocess.r#where)?;
+    MemoryLimit::new(&config.preprocess.memory, PathBuf::new())?;
+    Ok(())
+}
+
+/// The raw files that a pipeline names, by role; an error says what is wrong with the first that cannot be read.
+pub fn inputs(config: &Config) -> Result<Vec<(String, PathBuf)>> {
+    Ok(Inputs::resolve(config)?.by_role())
 }
 
 /// Reads and filters all that a pipeline names and accounts for it, without writing anything: for the fuzz targets.
 #[doc(hidden)]
 pub fn account(config: &Config) -> Result<Report> {
-    Ok(read(config, None, None, &Progress::new(true))?.0)
+    Ok(read(config, None, None, RowLimits::default(), &Progress::new(true))?.0)
+}
+
+/// How many rows of each file are read; all where it is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RowLimits {
+    /// Rows of each file of interactions.
+    pub interactions: Option<u64>,
+    /// Rows of each file of items.
+    pub items: Option<u64>,
+}
+
+/// Reads and filters the first rows of what a pipeline names and accounts for them as the stage does, without writing anything.
+pub fn trial(config: &Config, limits: RowLimits) -> Result<Report> {
+    Ok(read(config, None, None, limits, &Progress::new(true))?.0)
 }
 
 /// Lines of a file of interactions, and how many of them are events: for the fuzz targets.
@@ -91,7 +124,7 @@ fn make(
     let memory = MemoryLimit::new(&config.preprocess.memory, layout.dataset().join(SPILL))?;
     let store = layout.dataset().join(EMBEDDED);
     files::remove_dir_if_present(&store)?;
-    let (report, dataset) = read(config, memory.as_ref(), Some(&store), progress)?;
+    let (report, dataset) = read(config, memory.as_ref(), Some(&store), RowLimits::default(), progress)?;
     let mut settings = settings.clone();
     settings["preprocess"] = report::recorded(&config.preprocess);
     settings["source"] = report::recorded_source(&config.source);
@@ -107,6 +140,7 @@ fn read(
     config: &Config,
     memory: Option<&MemoryLimit>,
     store: Option<&Path>,
+    limits: RowLimits,
     progress: &Progress,
 ) -> Result<(Report, Dataset)> {
     let table1 = table1::row(&config.dataset.table1)?;
@@ -117,8 +151,15 @@ fn read(
     let mut warnings = Vec::new();
 
     let condition = Condition::parse(&preprocess.r#where)?;
-    let (events, events_read) =
-        Events::read(&inputs.interactions, &form, condition.as_ref(), memory, &mut budget, progress)?;
+    let (events, events_read) = Events::read(
+        &inputs.interactions,
+        &form,
+        condition.as_ref(),
+        memory,
+        limits.interactions,
+        &mut budget,
+        progress,
+    )?;
     let Events { user_ids, item_ids, chunks, named, known, scale } = events;
     check_numbers(
         [
@@ -183,6 +224,7 @@ fn read(
         max_images: preprocess.max_images,
         keep_others,
         may_lack_fields: false,
+        limit: limits.items,
     };
     let (mut catalogue, items_read, about_fields) = Catalogue::read(&inputs.items, &reading, &mut budget, progress)?;
     warnings.extend(about_fields);

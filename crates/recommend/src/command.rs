@@ -77,27 +77,41 @@ impl Columns {
     }
 }
 
-fn recommend(context: &Context, shard: Option<Shard>) -> anyhow::Result<()> {
+/// The files that the lists are made from, by role.
+pub fn inputs(context: &Context) -> Vec<(String, PathBuf)> {
     let (config, layout) = (&context.config, &context.layout);
-    let make_stage = |name: &str| {
-        let mut inputs = TrainedModel::files(layout, config);
-        inputs.push(("items".to_owned(), layout.items()));
-        inputs.push(("users".to_owned(), layout.users()));
-        let sections = |config: &Config| {
-            let seen_items = config.evaluate.seen_items;
-            json!({ "recommend": config.recommend, "evaluate": { "seen_items": seen_items } })
-        };
-        let settings = context.models.ranking_settings(config, sections);
-        Ok(Stage::new(name, VERSION, &layout.run(), settings, &inputs)?)
+    let mut inputs = TrainedModel::files(layout, config);
+    inputs.push(("items".to_owned(), layout.items()));
+    inputs.push(("users".to_owned(), layout.users()));
+    inputs
+}
+
+/// The stage: what it reads and which settings decide the lists.
+pub fn stage(context: &Context) -> anyhow::Result<Stage> {
+    stage_named(context, NAME)
+}
+
+/// The stage, or that of a part.
+fn stage_named(context: &Context, name: &str) -> anyhow::Result<Stage> {
+    let sections = |config: &Config| {
+        let seen_items = config.evaluate.seen_items;
+        json!({ "recommend": config.recommend, "evaluate": { "seen_items": seen_items } })
     };
+    let settings = context.models.ranking_settings(&context.config, sections);
+    Ok(Stage::new(name, VERSION, &context.layout.run(), settings, &inputs(context))?)
+}
+
+fn recommend(context: &Context, shard: Option<Shard>) -> anyhow::Result<()> {
+    let folder = context.layout.run();
+    let make_stage = |name: &str| stage_named(context, name);
     let name = shard.map_or_else(|| NAME.to_owned(), |shard| shard.stage_name(NAME));
     run_stage(
         context,
         &name,
-        &layout.run(),
+        &folder,
         || make_stage(&name),
         |stage| {
-            let parts = if shard.is_none() { Shard::finished(NAME, &layout.run(), make_stage)? } else { None };
+            let parts = if shard.is_none() { Shard::finished(NAME, &folder, make_stage)? } else { None };
             match parts {
                 Some(parts) => put_together(context, parts),
                 None => list(context, stage, shard),

@@ -18,6 +18,6 @@ mod words;
 
 pub use curves::{Panel, TrainingLog, panels, sheet};
 pub use error::{Error, Result};
-pub use stage::run;
+pub use stage::{run, stage};
 pub use table::{MetricsTable, RunMetrics};
 pub use thumbnail::{Thumbnail, thumbnail};

@@ -41,26 +41,19 @@ const FREQUENT: usize = 30;
 pub fn run(context: &Context, pipeline: &Path) -> anyhow::Result<()> {
     let report = Report { context, pipeline, runs: runs(context) };
     let folder = context.layout.report();
-    let config = &context.config;
-    let make_stage = || -> anyhow::Result<Stage> {
-        let inputs = report.inputs()?;
-        let settings = json!({
-            "run": context.layout.run_name(),
-            "beside": config.report.beside,
-            "users": config.report.users,
-            "k": config.evaluate.k,
-            "program": env!("CARGO_PKG_VERSION"),
-        });
-        Ok(Stage::new("report", VERSION, &folder, StageSettings::of(settings), &inputs)?)
-    };
-    run_stage(context, "report", &folder, make_stage, |stage| Ok(report.write(stage, &folder)?)).map_err(|error| {
-        match error.downcast_ref::<Error>() {
+    run_stage(context, "report", &folder, || report.stage(), |stage| Ok(report.write(stage, &folder)?)).map_err(
+        |error| match error.downcast_ref::<Error>() {
             Some(Error::Chart(_)) => anyhow::Error::new(Bug(error.to_string())),
             _ => error,
-        }
-    })?;
+        },
+    )?;
     let sequences = Sequences::read(&context.layout.sequences())?;
     print(&report.table(SPLITS[0], &report.ranked(SPLITS[0], &sequences)?)?.markdown(false))
+}
+
+/// The stage: what it reads and which settings decide the page.
+pub fn stage(context: &Context, pipeline: &Path) -> anyhow::Result<Stage> {
+    Report { context, pipeline, runs: runs(context) }.stage()
 }
 
 /// Those beside the run in their order, then the run itself.
@@ -113,6 +106,19 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
+    fn stage(&self) -> anyhow::Result<Stage> {
+        let config = &self.context.config;
+        let settings = json!({
+            "run": self.context.layout.run_name(),
+            "beside": config.report.beside,
+            "users": config.report.users,
+            "k": config.evaluate.k,
+            "program": env!("CARGO_PKG_VERSION"),
+        });
+        let settings = StageSettings::of(settings);
+        Ok(Stage::new("report", VERSION, &self.context.layout.report(), settings, &self.inputs()?)?)
+    }
+
     /// All files that the report is made from; those that must be there are.
     fn inputs(&self) -> Result<Vec<(String, PathBuf)>> {
         let own = &self.context.layout;

@@ -71,56 +71,77 @@ pub fn train(context: &Context, phase: &str, restart: bool) -> anyhow::Result<()
         context.progress.log(format!("{phase}: nothing to do, run `{name}` starts from {start}"));
         return Ok(());
     }
-    let pretrained = (phase == FINETUNE && models.starts_pretrained(config)).then(|| pretrained(context));
-    let make_stage = || {
-        let mut inputs = Inputs::files(layout, config);
-        inputs.extend(pretrained.clone().map(|path| ("pre-trained weights".to_owned(), path)));
-        Ok(Stage::new(phase, VERSION, &layout.run(), models.phase_settings(config, phase), &inputs)?)
-    };
+    let pretrained = pretrained_of(context, phase);
     let folder = layout.run();
     let _run = mp4sr_artifact::Lock::acquire(&folder, "train")?;
-    run_stage(context, phase, &folder, make_stage, |stage| {
-        files::write_bytes(&layout.run_config(), config.to_toml()?.as_bytes())?;
-        let inputs = Inputs::load(layout, config)?;
-        for warning in inputs.sparse_modalities() {
-            context.progress.log(format!("{phase}: warning: {warning}"));
-        }
-        let model = build_model(config, &inputs)?;
-        let own = model.phases().iter().find(|own| own.name == phase).copied();
-        let own = own.with_context(|| format!("the model has no phase `{phase}`"))?;
-        let mut resolved = config.resolved();
-        if let Some(sections) = resolved.as_object_mut().filter(|_| phase == PRETRAIN) {
-            sections.remove(FINETUNE);
-        }
-        if let Some(path) = &pretrained {
-            let checkpoint = match config.pretrain.from.as_str() {
-                "" => Checkpoint::read(path, PRETRAIN, &inputs.sequences.item_hash)?,
-                _ => Checkpoint::read_of_any_items(path, PRETRAIN)?,
-            };
-            let before = &checkpoint.info;
-            before.expect_model(models, config, PRETRAIN, phase, path)?;
-            before.expect_encoders(&inputs, path)?;
-            let warnings = [before.other_training(models, config, PRETRAIN)];
-            let own_data =
-                config.pretrain.from.is_empty().then(|| checkpoint.trained_on_others(&stage.input_fingerprints()));
-            for warning in warnings.into_iter().chain(own_data).flatten() {
+    run_stage(
+        context,
+        phase,
+        &folder,
+        || stage(context, phase),
+        |stage| {
+            files::write_bytes(&layout.run_config(), config.to_toml()?.as_bytes())?;
+            let inputs = Inputs::load(layout, config)?;
+            for warning in inputs.sparse_modalities() {
                 context.progress.log(format!("{phase}: warning: {warning}"));
             }
-            before.record_in(&mut resolved, models, config);
-            checkpoint.load_into(model.as_ref(), &own, path)?;
-        }
-        let state_path = folder.join(format!("state.{phase}.safetensors"));
-        let start = PhaseStart { model: model.as_ref(), phase: own, inputs: &inputs, state_path: &state_path, restart };
-        let (epoch, validation_recall_20) = run_phase(context, stage, start)?;
-        let encoders = inputs.encoders.clone();
-        let info = CheckpointInfo { phase: phase.to_owned(), epoch, validation_recall_20, encoders, config: resolved };
-        let output = layout.checkpoint(phase);
-        let (items, fingerprints) = (&inputs.sequences.item_hash, stage.input_fingerprints());
-        let weights = TrainedPhase { model: model.as_ref(), phase: &own };
-        Checkpoint::write(&output, &info, weights, items, fingerprints)?;
-        files::remove_if_present(&state_path)?;
-        Ok(vec![output])
-    })
+            let model = build_model(config, &inputs)?;
+            let own = model.phases().iter().find(|own| own.name == phase).copied();
+            let own = own.with_context(|| format!("the model has no phase `{phase}`"))?;
+            let mut resolved = config.resolved();
+            if let Some(sections) = resolved.as_object_mut().filter(|_| phase == PRETRAIN) {
+                sections.remove(FINETUNE);
+            }
+            if let Some(path) = &pretrained {
+                let checkpoint = match config.pretrain.from.as_str() {
+                    "" => Checkpoint::read(path, PRETRAIN, &inputs.sequences.item_hash)?,
+                    _ => Checkpoint::read_of_any_items(path, PRETRAIN)?,
+                };
+                let before = &checkpoint.info;
+                before.expect_model(models, config, PRETRAIN, phase, path)?;
+                before.expect_encoders(&inputs, path)?;
+                let warnings = [before.other_training(models, config, PRETRAIN)];
+                let own_data =
+                    config.pretrain.from.is_empty().then(|| checkpoint.trained_on_others(&stage.input_fingerprints()));
+                for warning in warnings.into_iter().chain(own_data).flatten() {
+                    context.progress.log(format!("{phase}: warning: {warning}"));
+                }
+                before.record_in(&mut resolved, models, config);
+                checkpoint.load_into(model.as_ref(), &own, path)?;
+            }
+            let state_path = folder.join(format!("state.{phase}.safetensors"));
+            let start =
+                PhaseStart { model: model.as_ref(), phase: own, inputs: &inputs, state_path: &state_path, restart };
+            let (epoch, validation_recall_20) = run_phase(context, stage, start)?;
+            let encoders = inputs.encoders.clone();
+            let info =
+                CheckpointInfo { phase: phase.to_owned(), epoch, validation_recall_20, encoders, config: resolved };
+            let output = layout.checkpoint(phase);
+            let (items, fingerprints) = (&inputs.sequences.item_hash, stage.input_fingerprints());
+            let weights = TrainedPhase { model: model.as_ref(), phase: &own };
+            Checkpoint::write(&output, &info, weights, items, fingerprints)?;
+            files::remove_if_present(&state_path)?;
+            Ok(vec![output])
+        },
+    )
+}
+
+/// The files that a phase reads, by role.
+pub fn inputs(context: &Context, phase: &str) -> Vec<(String, PathBuf)> {
+    let mut inputs = Inputs::files(&context.layout, &context.config);
+    inputs.extend(pretrained_of(context, phase).map(|path| ("pre-trained weights".to_owned(), path)));
+    inputs
+}
+
+/// The stage of a phase: what it reads and which settings decide its weights.
+pub fn stage(context: &Context, phase: &str) -> anyhow::Result<Stage> {
+    let settings = context.models.phase_settings(&context.config, phase);
+    Ok(Stage::new(phase, VERSION, &context.layout.run(), settings, &inputs(context, phase))?)
+}
+
+/// The pre-trained weights that a phase starts from, where it does.
+fn pretrained_of(context: &Context, phase: &str) -> Option<PathBuf> {
+    (phase == FINETUNE && context.models.starts_pretrained(&context.config)).then(|| pretrained(context))
 }
 
 /// The pre-trained weights that fine-tuning starts from: the run's own, or those of another.

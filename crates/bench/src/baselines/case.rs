@@ -238,34 +238,34 @@ fn sine_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
 
 fn fdsa_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
     let (config, transformer) = (fdsa::Config::default(), TransformerConfig::default());
-    let model = Rc::new(Fdsa::new(config.clone(), transformer, &world.data, key)?);
-    let batch = world.prefixes(BATCH, transformer.max_sequence_length)?;
-    Ok(Case {
-        phase: phase(&*model, FINETUNE)?,
-        inputs: with(batch_inputs(&batch), means(world)?),
-        settings: json!({ "own": config, "transformer": transformer }),
-        weight_decay: WEIGHT_DECAY,
-        loss: {
-            let (model, batch) = (model.clone(), batch.clone());
-            Box::new(move |key| model.finetune_loss(&batch, key))
-        },
-        model,
-        batch,
-    })
+    let model = Fdsa::new(config.clone(), transformer, &world.data, key)?;
+    feature_case(world, model, json!(config), transformer, Fdsa::finetune_loss)
 }
 
 fn difsr_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
     let (config, transformer) = (difsr::Config::default(), TransformerConfig::default());
-    let model = Rc::new(DifSr::new(config, transformer, &world.data, key)?);
+    let model = DifSr::new(config, transformer, &world.data, key)?;
+    feature_case(world, model, json!(config), transformer, DifSr::finetune_loss)
+}
+
+/// Fine-tuning of a transformer that reads the mean features of items.
+fn feature_case<M: Model + 'static>(
+    world: &World,
+    model: M,
+    own: Value,
+    transformer: TransformerConfig,
+    loss: fn(&M, &Batch, Option<RngKey>) -> Result<Tensor>,
+) -> anyhow::Result<Case> {
+    let model = Rc::new(model);
     let batch = world.prefixes(BATCH, transformer.max_sequence_length)?;
     Ok(Case {
         phase: phase(&*model, FINETUNE)?,
         inputs: with(batch_inputs(&batch), means(world)?),
-        settings: json!({ "own": config, "transformer": transformer }),
+        settings: json!({ "own": own, "transformer": transformer }),
         weight_decay: WEIGHT_DECAY,
         loss: {
             let (model, batch) = (model.clone(), batch.clone());
-            Box::new(move |key| model.finetune_loss(&batch, key))
+            Box::new(move |key| loss(&model, &batch, key))
         },
         model,
         batch,

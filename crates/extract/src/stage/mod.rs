@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use mp4sr_artifact::{
-    EncoderWork, ExtractReport, FeatureType, Features, Fingerprint, Items, Lock, RowsHeader, VectorKey, files,
+    EncoderWork, ExtractReport, FeatureType, Features, Fingerprint, Items, Lock, RowsHeader, Stage, VectorKey, files,
     vector_key,
 };
 use mp4sr_ops::ComputeDevice;
@@ -30,7 +30,7 @@ use self::plan::{Plan, earlier_stage};
 use crate::cache::{self, CachedEncoder, EncoderCache};
 use crate::device::EncoderDevice;
 use crate::error::{Error, Result};
-use crate::folder::ModelFolder;
+use crate::folder::{Access, ModelFolder};
 use crate::open::{image_encoder, image_encoder_files};
 use crate::sentence::SentenceEncoder;
 
@@ -40,14 +40,11 @@ const NAME: &str = "extract";
 
 /// Brings `features/` up to date.
 pub fn run(context: &Context) -> anyhow::Result<()> {
-    let plan = Plan::of(context, context.config.extracted())?;
+    let plan = Plan::of(context, context.config.extracted(), Access::Full)?;
     let data = Path::new(&context.config.dataset.data);
     let items = Items::read_in(&context.layout.items(), data)?;
     let files = ImageFiles::of(&items, data);
-    let make_stage = || match earlier_stage(context, &plan, &files)? {
-        Some(earlier) => Ok(earlier),
-        None => plan.stage(context, &files),
-    };
+    let make_stage = || stage_of(context, &plan, &files, Access::Full);
     run_stage(context, NAME, &context.layout.features(), make_stage, |_| {
         let device = encoder_device(context)?;
         Ok(Extraction { context, items: &items, dictionary_items: &items, files: &files, device }.run(&plan)?)
@@ -57,7 +54,7 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
 /// Brings the vectors of one part of the items into the cache, and writes no features. Parts may be computed at once, by
 /// processes on several machines that share the cache, and again after a kill.
 pub fn run_shard(context: Context, shard: Shard) -> anyhow::Result<()> {
-    let plan = Plan::of(&context, context.config.extracted())?;
+    let plan = Plan::of(&context, context.config.extracted(), Access::Full)?;
     let data = Path::new(&context.config.dataset.data);
     let all = Items::read_in(&context.layout.items(), data)?;
     let items = all.select(&shard.range(all.len()).collect::<Vec<_>>());
@@ -78,10 +75,27 @@ pub fn run_shard(context: Context, shard: Shard) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The stage, or that of an earlier run that made all of it.
+fn stage_of(context: &Context, plan: &Plan, files: &ImageFiles, access: Access) -> anyhow::Result<Stage> {
+    match earlier_stage(context, plan, files, access)? {
+        Some(earlier) => Ok(earlier),
+        None => plan.stage(context, files),
+    }
+}
+
+/// The stage as far as this machine has its encoders: nothing is fetched and nothing is written. An encoder that is not here is an error.
+pub fn local_stage(context: &Context) -> anyhow::Result<Stage> {
+    let access = Access::LocalOnly;
+    let plan = Plan::of(context, context.config.extracted(), access)?;
+    let data = Path::new(&context.config.dataset.data);
+    let items = Items::read_in(&context.layout.items(), data)?;
+    stage_of(context, &plan, &ImageFiles::of(&items, data), access)
+}
+
 /// Writes the features of new items, whose table is in `context`, as the dataset of the items `known` has them: with the same
 /// encoders, dictionary and cache. Says what could not be used.
 pub fn extract_new_items(context: &Context, known: &Items) -> anyhow::Result<ExtractReport> {
-    let plan = Plan::of(context, context.config.extracted())?;
+    let plan = Plan::of(context, context.config.extracted(), Access::Full)?;
     let data = Path::new(&context.config.dataset.data);
     let items = Items::read_in(&context.layout.items(), data)?;
     let files = ImageFiles::of(&items, data);

@@ -12,7 +12,7 @@ use super::{NAME, VERSION};
 use crate::adapter::audio::AudioEncoder;
 use crate::dictionary;
 use crate::error::Result;
-use crate::folder::ModelFolder;
+use crate::folder::{Access, ModelFolder};
 use crate::open::image_encoder_files;
 use crate::sentence::SentenceEncoder;
 
@@ -25,10 +25,10 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn of(context: &Context, extracted: Extracted) -> Result<Self> {
+    pub(super) fn of(context: &Context, extracted: Extracted, access: Access) -> Result<Self> {
         let settings = &context.config.extract;
         let open = |is_used: bool, model: &str| {
-            is_used.then(|| ModelFolder::open_or_carried(model, &context.layout.encoders())).transpose()
+            is_used.then(|| ModelFolder::open_or_carried(model, &context.layout.encoders(), access)).transpose()
         };
         // The words of images go through the sentence encoder.
         let reads_words = extracted.image && settings.image.features == ImageFeatures::Words;
@@ -83,7 +83,12 @@ impl Plan {
 
 /// The stage of an earlier run that extracted everything under the same settings, where it is up to date: it serves a run that
 /// reads less. Runs of one dataset with other modalities would otherwise undo each other's work.
-pub(super) fn earlier_stage(context: &Context, plan: &Plan, files: &ImageFiles) -> anyhow::Result<Option<Stage>> {
+pub(super) fn earlier_stage(
+    context: &Context,
+    plan: &Plan,
+    files: &ImageFiles,
+    access: Access,
+) -> anyhow::Result<Option<Stage>> {
     if plan.extracted == Extracted::ALL || plan.extracted.audio {
         return Ok(None);
     }
@@ -107,7 +112,7 @@ pub(super) fn earlier_stage(context: &Context, plan: &Plan, files: &ImageFiles) 
     if !earlier.as_ref().is_some_and(is_of_these) {
         return Ok(None);
     }
-    let all = Plan::of(context, Extracted::ALL).map_err(anyhow::Error::from);
+    let all = Plan::of(context, Extracted::ALL, access).map_err(anyhow::Error::from);
     let Ok(stage) = all.and_then(|all| all.stage(context, files)) else { return Ok(None) };
     Ok((stage.status()? == Status::UpToDate).then_some(stage))
 }

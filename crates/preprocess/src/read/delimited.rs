@@ -14,7 +14,7 @@ use crate::{Error, Result};
 /// Lines that one quoted record may span. A quotation mark that is never closed would otherwise swallow the file.
 const SPAN: usize = 256;
 /// Types in the header of `RecBole`'s atomic files.
-const TYPES: [&str; 4] = ["token", "token_seq", "float", "float_seq"];
+pub const TYPES: [&str; 4] = ["token", "token_seq", "float", "float_seq"];
 /// Lines that are looked at to find the separator.
 const SAMPLED: usize = 20;
 /// Separators that are tried where the one of the file's name does not give the columns.
@@ -211,6 +211,77 @@ fn width(dialect: &Dialect, line: &str) -> Option<usize> {
         return if record.feed(line.as_bytes(), true) { Some(record.count) } else { None };
     }
     Some(line.split(dialect.separator.as_str()).count())
+}
+
+/// The number of columns of a line; none where its quotation is not closed.
+pub fn count_columns(dialect: &Dialect, line: &str) -> Option<usize> {
+    width(dialect, line)
+}
+
+/// The number of columns of each record in some lines, and how many of the lines it takes: a quoted field may go on over several.
+fn record_widths(dialect: &Dialect, lines: &[String]) -> Vec<(usize, usize)> {
+    if dialect.quotes() != Quoting::Always {
+        return lines.iter().filter_map(|line| Some((width(dialect, line)?, 1))).collect();
+    }
+    let mut record = QuotedRecord::new(dialect);
+    let mut widths = Vec::new();
+    let mut at = 0;
+    while at < lines.len() {
+        let further = &lines[at + 1..lines.len().min(at + SPAN)];
+        let mut closed = record.feed(lines[at].as_bytes(), true);
+        let mut taken = 1;
+        while !closed && let Some(line) = further.get(taken - 1) {
+            closed = record.feed(line.as_bytes(), false);
+            taken += 1;
+        }
+        if closed {
+            widths.push((record.count, taken));
+        }
+        at += if closed { taken } else { 1 };
+    }
+    widths
+}
+
+/// What most likely separates the columns of a table of which no column is known: with which separator nearly all of the lines have one
+/// number of columns, the usual one before others. Gives it with that number, and how many of the lines have it.
+pub fn guess_separator(lines: &[String], form: &FileForm) -> Option<(String, usize, usize)> {
+    let usual = form.shape.separator();
+    let candidates = std::iter::once(usual).chain(SEPARATORS.into_iter().filter(|other| *other != usual));
+    let mut found: Vec<(String, usize, usize)> = Vec::new();
+    for separator in candidates {
+        let dialect = Dialect { separator: separator.to_owned(), ..form.dialect.clone() };
+        let mut counts: std::collections::BTreeMap<usize, usize> = std::collections::BTreeMap::new();
+        record_widths(&dialect, lines)
+            .into_iter()
+            .for_each(|(width, lines)| *counts.entry(width).or_default() += lines);
+        // Of widths that are equally frequent, the first lines decide.
+        let first = lines.first().and_then(|line| width(&dialect, line));
+        let most = counts.iter().max_by_key(|(width, count)| (**count, Some(**width) == first));
+        // A comma in every number is not one in the header.
+        if let Some((&width, &count)) = most.filter(|(width, _)| **width > 1 && Some(**width) == first) {
+            found.push((separator.to_owned(), width, count));
+        }
+    }
+    // Blanks stand in texts: they separate where nothing else does.
+    let agrees = |(_, _, count): &&(String, usize, usize)| count * 10 >= lines.len() * 9;
+    let by_words = |(separator, ..): &&(String, usize, usize)| separator != " ";
+    let best = found.iter().find(|f| agrees(f) && f.0 == usual);
+    let widest = || {
+        found
+            .iter()
+            .filter(by_words)
+            .filter(agrees)
+            .max_by_key(|(separator, width, count)| (*count, *width, separator.len()))
+    };
+    let blank = || found.iter().filter(agrees).find(|(separator, ..)| separator == " ");
+    let loose = || {
+        found
+            .iter()
+            .filter(by_words)
+            .filter(|(_, _, count)| count * 2 >= lines.len())
+            .max_by_key(|(_, width, count)| (*count, *width))
+    };
+    best.or_else(widest).or_else(blank).or_else(loose).cloned()
 }
 
 /// Gives the rows of a table whose dialect is resolved.
@@ -451,7 +522,7 @@ fn complete(
 }
 
 /// Whether a line tells a spreadsheet program what separates columns, as `sep=;` does; it stands before the header.
-fn names_separator(line: &[u8]) -> bool {
+pub fn names_separator(line: &[u8]) -> bool {
     line.len() == 5 && line.starts_with(b"sep=")
 }
 

@@ -18,8 +18,10 @@ use std::path::Path;
 use mp4sr_pipeline::Bar;
 
 pub use cell::RawCell;
+pub use delimited::{TYPES, count_columns, guess_separator, names_separator};
 pub use dialect::{Dialect, shown as shown_separator};
 pub use literal::of_cell as literal_of;
+pub use open::{open as open_lines, unmarked_utf_16};
 pub use parquet_events::{
     EventColumns, TimeType, for_each as for_each_event_rows, is_known as polars_knows, time_type,
 };
@@ -63,8 +65,8 @@ impl Shape {
         }
     }
 
-    /// By the end of the file's name, or where that does not tell it by the first bytes.
-    pub fn of(path: &Path) -> Result<Self> {
+    /// By the end of the file's name, or where that does not tell it by the first bytes; `encoding` is that of its text, where it is named.
+    pub fn of(path: &Path, encoding: Option<&'static encoding_rs::Encoding>) -> Result<Self> {
         if let Some(shape) = Self::of_name(path) {
             return Ok(shape);
         }
@@ -75,7 +77,9 @@ impl Shape {
             return Ok(Self::Parquet);
         }
         let bar = mp4sr_pipeline::Progress::new(true).bytes("", 0);
-        let mut lines = open::open(path, &FileForm::of(Self::Tsv), &bar)?;
+        let mut form = FileForm::of(Self::Tsv);
+        form.dialect.encoding = encoding;
+        let mut lines = open::open(path, &form, &bar)?;
         if lines.holds_elements()? {
             return Ok(Self::JsonLines);
         }
@@ -85,7 +89,7 @@ impl Shape {
     }
 
     /// What separates columns where nothing else is known.
-    fn separator(self) -> &'static str {
+    pub fn separator(self) -> &'static str {
         if self == Self::Csv { "," } else { "\t" }
     }
 }
@@ -110,14 +114,15 @@ impl FileForm {
 
     #[cfg(test)]
     pub(crate) fn of_name(path: &Path) -> Result<Self> {
-        Shape::of(path).map(Self::of)
+        Shape::of(path, None).map(Self::of)
     }
 
     fn is_json(&self) -> bool {
         self.shape == Shape::JsonLines
     }
 
-    fn is_table(&self) -> bool {
+    /// Whether it is a table of text.
+    pub fn is_table(&self) -> bool {
         matches!(self.shape, Shape::Csv | Shape::Tsv | Shape::RecBole)
     }
 
@@ -162,6 +167,58 @@ pub fn for_each_row(
         _ => delimited::for_each(&mut lines, form, fields, visit)?,
     }
     if limit.is_some() { Ok(()) } else { lines.check_encoding() }
+}
+
+/// What the first lines of a file of text show before it is known how they are taken apart.
+#[derive(Debug, Default)]
+pub struct FirstLines {
+    /// The first lines that are not blank.
+    pub lines: Vec<String>,
+    /// Lines with a backslash before a quotation mark, the first few.
+    pub escapes: Vec<String>,
+    /// The encoding where it is neither UTF-8 nor UTF-16 by its mark.
+    pub encoding: Option<&'static encoding_rs::Encoding>,
+}
+
+/// Lines that are kept.
+const FIRST: usize = 200;
+/// Bytes that are looked at to recognise an encoding.
+const LOOKED_AT: usize = 64 << 20;
+
+/// Looks at the first lines of a file of text.
+pub fn first_lines(path: &Path, form: &FileForm) -> Result<FirstLines> {
+    let mut found = FirstLines { encoding: open::unmarked_utf_16(path)?, ..FirstLines::default() };
+    let mut form = form.clone();
+    form.dialect.encoding = form.dialect.encoding.or(found.encoding);
+    let knows_encoding = form.dialect.encoding.is_some();
+    let bar = mp4sr_pipeline::Progress::new(true).bytes("", 0);
+    let mut lines = open::open(path, &form, &bar)?;
+    let mut detector = chardetng::EncodingDetector::new(chardetng::Iso2022JpDetection::Allow);
+    let (mut line, mut bytes) = (Vec::new(), 0);
+    while let Some((_, outcome)) = lines.next(&mut line)? {
+        bytes += line.len();
+        if bytes > LOOKED_AT {
+            break;
+        }
+        if outcome.is_err() || line.trim_ascii().is_empty() {
+            continue;
+        }
+        if !line.is_ascii() {
+            detector.feed(&line, false);
+        }
+        let shown = || String::from_utf8_lossy(&line).into_owned();
+        if found.lines.len() < FIRST {
+            found.lines.push(shown());
+        }
+        if found.escapes.len() < FIRST && line.windows(2).any(|pair| pair == b"\\\"") {
+            found.escapes.push(shown());
+        }
+    }
+    if !knows_encoding && lines.check_encoding().is_err() {
+        detector.feed(b"", true);
+        found.encoding = Some(detector.guess(None, chardetng::Utf8Detection::Deny));
+    }
+    Ok(found)
 }
 
 /// The cells of one field in the first rows of a file.

@@ -55,6 +55,21 @@ pub fn open<'b>(path: &Path, form: &FileForm, bar: &'b Bar) -> Result<Lines<'b>>
     Ok(Lines::new(path, reader))
 }
 
+/// The byte order of UTF-16 text without its mark; none where it is another text.
+pub fn unmarked_utf_16(path: &Path) -> Result<Option<&'static Encoding>> {
+    let failed = |e: std::io::Error| Error::raw(path, failure(&e, 0));
+    let mut reader: Box<dyn BufRead> = Box::new(BufReader::new(files::open(path)?));
+    if reader.fill_buf().map_err(failed)?.starts_with(&MAGIC) {
+        reader = Box::new(BufReader::new(Gunzip::new(reader)));
+    }
+    let start = reader.fill_buf().map_err(failed)?;
+    if marked(start).is_some() || !is_utf_16(start) {
+        return Ok(None);
+    }
+    let high = start.iter().take(64).step_by(2).filter(|&&byte| byte == 0).count();
+    Ok(Some(if high * 4 > start.len().min(64) { UTF_16BE } else { UTF_16LE }))
+}
+
 /// UTF-16, where a file begins with its mark.
 fn marked(start: &[u8]) -> Option<&'static Encoding> {
     let (encoding, _) = Encoding::for_bom(start)?;

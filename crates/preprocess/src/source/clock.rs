@@ -115,6 +115,18 @@ impl Notation {
         }
     }
 
+    /// The value of `source.time` that names the notation; none where the type of a column or another key says it.
+    pub fn key(&self) -> Option<String> {
+        match self {
+            Self::Unix(digits) => UNITS.iter().find(|unit| unit.0 == *digits).map(|unit| unit.1.to_owned()),
+            Self::Iso => Some("iso".to_owned()),
+            Self::Pattern(pattern) => Some(pattern.to_string()),
+            Self::Mixed => Some("mixed".to_owned()),
+            Self::LineOrder => Some("line-order".to_owned()),
+            Self::Typed(_) | Self::Position => None,
+        }
+    }
+
     /// The notation for people.
     pub fn described(&self) -> String {
         match self {

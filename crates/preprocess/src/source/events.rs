@@ -75,6 +75,8 @@ pub struct FileReading<'f> {
     pub path: &'f Path,
     pub form: &'f FileForm,
     pub fields: &'f [&'f str],
+    /// How many rows are read at most; all where it is none.
+    pub limit: Option<u64>,
 }
 
 /// Reads all rows of a file; those that `visit` refuses are rejected like unreadable ones.
@@ -85,11 +87,11 @@ pub fn read_file(
     progress: &Progress,
     visit: &mut Visit<'_>,
 ) -> Result<FileCount> {
-    let FileReading { path, form, fields } = file;
+    let FileReading { path, form, fields, limit } = file;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let bar = progress.bytes(&name, path.metadata().map_or(0, |about| about.len()));
     let mut count = FileCount { file: path.to_owned(), ..FileCount::default() };
-    for_each_row(path, form, fields, None, &bar, &mut |(line, row)| {
+    for_each_row(path, form, fields, limit, &bar, &mut |(line, row)| {
         count.lines += 1;
         let outcome = match row {
             Ok(cells) => visit(line, cells)?,
@@ -214,12 +216,13 @@ fn parts<'t>(text: &'t str, separator: &str) -> impl Iterator<Item = &'t str> {
 
 impl Events {
     /// Reads the files of interactions, one after the other, with the columns that `condition` names; beyond `memory` they go to
-    /// disk.
+    /// disk. With a `limit`, reads so many rows of each file.
     pub fn read(
         paths: &[PathBuf],
         form: &SourceForm,
         condition: Option<&Condition>,
         memory: Option<&MemoryLimit>,
+        limit: Option<u64>,
         budget: &mut Budget,
         progress: &Progress,
     ) -> Result<(Self, EventsRead)> {
@@ -227,10 +230,12 @@ impl Events {
         let (fields, places) = fields(form, &names);
         // A field of JSON may come late, and the condition knows better what is wrong with its own.
         let of_event = &fields[..2 + form.item.len()];
-        let files = paths
+        let mut files = paths
             .iter()
             .map(|path| EventFile::new(path, form, of_event, progress))
             .collect::<Result<Vec<EventFile>>>()?;
+        // polars reads whole files; by rows, reading stops.
+        files.iter_mut().for_each(|file| file.by_polars &= limit.is_none());
         let known = condition.map(|condition| known_columns(paths, &files, condition)).transpose()?.unwrap_or_default();
         let recognised = form.clock == TimeSetting::Recognised;
         let mut times = Vec::new();
@@ -261,7 +266,7 @@ impl Events {
                 named,
                 spill,
             };
-            let plan = ReadingPlan { paths, files: &files, fields: &fields, places: &places, names: &names };
+            let plan = ReadingPlan { paths, files: &files, fields: &fields, places: &places, names: &names, limit };
             let read = read_events(plan, budget, progress, sink);
             (read, join(users), join(items))
         });
@@ -480,6 +485,8 @@ struct ReadingPlan<'p> {
     /// Where the columns stand that a condition names.
     places: &'p [usize],
     names: &'p [String],
+    /// Rows that are read of each file; all where it is none.
+    limit: Option<u64>,
 }
 
 /// Reads the lines of all files.
@@ -499,7 +506,7 @@ fn read_events(
             continue;
         }
         let mut further = 0;
-        let reading = FileReading { path, form: &file.form, fields: plan.fields };
+        let reading = FileReading { path, form: &file.form, fields: plan.fields, limit: plan.limit };
         sink.named.set_decimal_comma(file.form.dialect.decimal_comma);
         let mut count = read_file(reading, &mut read.rejected, budget, progress, &mut |line, cells| {
             let outcome = sink.push(&cells[..of_event], file)?;
@@ -608,7 +615,7 @@ pub fn count(path: &Path, form: &SourceForm) -> Result<(u64, u64)> {
     };
     let mut rejected = Rejects::default();
     let budget = &mut Budget::new(u64::MAX);
-    let reading = FileReading { path, form: &file.form, fields: &fields };
+    let reading = FileReading { path, form: &file.form, fields: &fields, limit: None };
     let count = read_file(reading, &mut rejected, budget, &progress, &mut visit)?;
     Ok((count.lines, count.accepted))
 }
@@ -624,8 +631,15 @@ pub(crate) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
-        let (events, read) =
-            Events::read(&[path], &SourceForm::new(source)?, None, None, &mut Budget::new(3), &Progress::new(true))?;
+        let (events, read) = Events::read(
+            &[path],
+            &SourceForm::new(source)?,
+            None,
+            None,
+            None,
+            &mut Budget::new(3),
+            &Progress::new(true),
+        )?;
         let (Chunks::Memory(frame), UserIds::InMemory(user_ids)) = (events.chunks, events.user_ids) else { panic!() };
         let count = &read.files[0];
         assert_eq!(count.lines, count.accepted + count.rejected);

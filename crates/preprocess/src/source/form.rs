@@ -192,9 +192,9 @@ impl SourceForm {
         let dialect = self.dialects[usize::from(items)].clone();
         let (shape, optional) = match self.format {
             Format::RecBole => (Shape::RecBole, false),
-            Format::Tabular => (Shape::of(path)?, false),
+            Format::Tabular => (Shape::of(path, dialect.encoding)?, false),
             // Published as lines of JSON, and on the hub as Parquet.
-            _ => match Shape::of(path)? {
+            _ => match Shape::of(path, dialect.encoding)? {
                 shape @ (Shape::Parquet | Shape::Csv) => (shape, true),
                 _ => (Shape::JsonLines, true),
             },

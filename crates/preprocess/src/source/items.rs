@@ -61,6 +61,8 @@ pub struct Reading<'a> {
     pub keep_others: bool,
     /// Whether files may lack fields that are named: new items may all be without an image, say. Then it is a warning.
     pub may_lack_fields: bool,
+    /// Rows that are read of each file; all where it is none.
+    pub limit: Option<u64>,
 }
 
 /// Lines of one file of items and how many of them are items, without keeping any: for the fuzz targets.
@@ -80,6 +82,7 @@ pub fn count(path: &Path, form: &SourceForm) -> Result<(u64, u64)> {
         max_images: 1,
         keep_others: true,
         may_lack_fields: true,
+        limit: None,
     };
     let budget = &mut Budget::new(u64::MAX);
     let (_, read, _) = Catalogue::read(&[path.to_owned()], &reading, budget, &Progress::new(true))?;
@@ -118,14 +121,14 @@ impl Catalogue {
             let mut rejected = std::mem::take(&mut read.rejected);
             let mut items = ItemLines {
                 reading,
-                resolver: Resolver::new(path, reading.data, reading.store),
+                resolver: Resolver::new(path, reading.data, reading.folder, reading.store),
                 path,
                 catalogue: &mut catalogue,
                 read: &mut read,
                 fields: &mut fields,
                 ids,
             };
-            let file = FileReading { path, form: &file_form, fields: &names };
+            let file = FileReading { path, form: &file_form, fields: &names, limit: reading.limit };
             let counted =
                 read_file(file, &mut rejected, budget, progress, &mut |line, cells| Ok(items.line(line, cells)))?;
             read.rejected = rejected;
@@ -400,6 +403,7 @@ mod tests {
             max_images: 2,
             keep_others: false,
             may_lack_fields: false,
+            limit: None,
         };
         let (mut catalogue, read, _) =
             Catalogue::read(&[path], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
@@ -505,6 +509,7 @@ mod tests {
             max_images: 2,
             keep_others: false,
             may_lack_fields: false,
+            limit: None,
         };
         let (catalogue, read, _) = Catalogue::read(&[], &reading, &mut Budget::new(9), &Progress::new(true)).unwrap();
         assert_eq!((catalogue.records[&0].images.len(), catalogue.records[&1].images.len()), (1, 0));

@@ -9,9 +9,10 @@ mod named;
 mod times;
 mod values;
 
-pub use clock::iso;
+pub use clock::{Notation, iso};
 pub use events::{Budget, Events, count as count_events};
 pub use form::SourceForm;
 pub use ids::{Ids, UserIds};
 pub use items::{Catalogue, ItemRecord, Reading, count as count_items};
 pub use named::{NamedFrame, TextPlace};
+pub use values::{entries, images as image_names};

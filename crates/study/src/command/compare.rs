@@ -15,8 +15,9 @@ pub struct Args {
     /// A run, or several that differ by their seed: `NAME=RUN,RUN,...`.
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<String>,
+    /// The flags of every stage.
     #[command(flatten)]
-    stage: StageArgs,
+    pub stage: StageArgs,
     /// Measures in place of those of `evaluate.k`: R@K, N@K, MRR.
     #[arg(long, value_delimiter = ',', value_name = "MEASURE")]
     measures: Vec<Measure>,

@@ -10,8 +10,9 @@ use crate::{Grid, Runner, search};
 /// Without a grid, the model's own is searched.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// The flags of every stage.
     #[command(flatten)]
-    stage: StageArgs,
+    pub stage: StageArgs,
     /// A key of the pipeline with the values to try; may be given several times.
     #[arg(long = "grid", value_name = "SECTION.KEY=VALUE,VALUE")]
     grids: Vec<Grid>,

@@ -13,8 +13,9 @@ use crate::{Experiment, Runner, StudyOptions, run_experiment};
 pub struct Args {
     /// What to study.
     experiment: Experiment,
+    /// The flags of every stage.
     #[command(flatten)]
-    stage: StageArgs,
+    pub stage: StageArgs,
     /// Runs of every row, each with the next seed; otherwise 3, for Figure 3 it is 5, with --quick 1.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     seeds: Option<u16>,

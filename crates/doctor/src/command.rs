@@ -1,0 +1,124 @@
+//! The command line of `mp4sr doctor`, and `--dry-run` of the stages.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use mp4sr_artifact::{Downloads, Items, files};
+use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::text::{bytes, count};
+use mp4sr_pipeline::{Context, StageArgs, StageName, print};
+use mp4sr_run::TrainedModel;
+
+use crate::page::page;
+use crate::plan::{Plan, Question, Scope};
+
+/// Says what `mp4sr run` would do with a pipeline, without doing it: which stages are up to date and why the others are not, whether
+/// files, encoders, disk and memory are there, and about how long each stage takes and how much memory.
+///
+/// Ends with exit code 1 where something would stop the run. Writes nothing, and asks nothing of the network unless `--online`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The last stage.
+    #[arg(long, value_enum, value_name = "STAGE", default_value_t = StageName::Report)]
+    until: StageName,
+    /// Asks the hub how large the encoders are that are not on this machine.
+    #[arg(long)]
+    online: bool,
+    #[command(flatten)]
+    stage: StageArgs,
+}
+
+/// Runs the command.
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    tell(&args.stage, models, Scope::Until(args.until), args.online)
+}
+
+/// Prints what a stage, or all stages up to one, would do; the error says that something would stop it.
+pub fn dry_run(args: &StageArgs, models: &Arc<ModelCatalog>, scope: Scope) -> anyhow::Result<()> {
+    tell(args, models, scope, false)
+}
+
+fn tell(args: &StageArgs, models: &Arc<ModelCatalog>, scope: Scope, online: bool) -> anyhow::Result<()> {
+    let context = args.context_of_plan(models)?;
+    let is_sample_world = args.reads_sample_world(&context);
+    let plan = Plan::of(&context, Question { pipeline: &args.pipeline, scope, online, is_sample_world });
+    print(&page(&plan, &context))?;
+    refuse(&plan.problems)
+}
+
+fn refuse(problems: &[String]) -> anyhow::Result<()> {
+    match problems {
+        [] => Ok(()),
+        [one] => anyhow::bail!("this would stop it: {one}"),
+        [first, others @ ..] => anyhow::bail!("this would stop it: {first}; and {} more, see above", others.len()),
+    }
+}
+
+/// Prints what a command that reads a trained run would read: the service, and new items with their `files`.
+pub fn dry_run_of_trained(args: &StageArgs, models: &Arc<ModelCatalog>, more: &[PathBuf]) -> anyhow::Result<()> {
+    let context = args.context_of_plan(models)?;
+    let mut reads = TrainedModel::files(&context.layout, &context.config);
+    reads.push(("items".to_owned(), context.layout.items()));
+    reads.extend(more.iter().map(|path| ("new items".to_owned(), path.clone())));
+    let (text, problems) = listed(&reads);
+    print(&text)?;
+    refuse(&problems)
+}
+
+/// Prints files with their sizes; those that are missing are problems.
+fn listed(reads: &[(String, PathBuf)]) -> (String, Vec<String>) {
+    let mut text = String::new();
+    let mut problems = Vec::new();
+    for (role, path) in reads {
+        match files::length(path) {
+            Ok(Some(size)) => text.push_str(&format!("reads  {role}: {}, {}\n", path.display(), bytes(size))),
+            Ok(None) => problems
+                .push(format!("`{}` ({role}) is missing; `mp4sr run` makes what belongs to the run", path.display())),
+            Err(error) => problems.push(error.to_string()),
+        }
+    }
+    problems.iter().for_each(|problem| text.push_str(&format!("would stop it: {problem}\n")));
+    (text, problems)
+}
+
+/// The bytes of an image on average.
+const IMAGE: u64 = 120_000;
+
+/// Prints what a download would fetch.
+pub fn dry_run_of_download(args: &StageArgs, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    let context = args.context_of_plan(models)?;
+    print(&downloads(&context)?)
+}
+
+fn downloads(context: &Context) -> anyhow::Result<String> {
+    let data = PathBuf::from(&context.config.dataset.data);
+    let mut text = String::new();
+    for file in &context.config.download.files {
+        let path = data.join(&file.path);
+        match files::length(&path)?.filter(|&size| size > 0) {
+            Some(size) => text.push_str(&format!("there  {}, {}\n", path.display(), bytes(size))),
+            None => text.push_str(&format!("fetch  {} to {}\n", file.url, path.display())),
+        }
+    }
+    let items = context.layout.items();
+    if files::length(&items)?.is_none() {
+        text.push_str(&format!("images come after `mp4sr preprocess`; `{}` does not exist yet\n", items.display()));
+        return Ok(text);
+    }
+    let downloads = Downloads::new(&data);
+    let (mut there, mut missing) = (0, 0);
+    Items::each_image(&items, |name| {
+        if Downloads::is_address(name) {
+            *if downloads.file(name).is_file() { &mut there } else { &mut missing } += 1;
+        }
+        std::ops::ControlFlow::Continue(())
+    })?;
+    text.push_str(&format!(
+        "images {} addresses are fetched, {} are not: about {} to fetch, at {} each\n",
+        count(there),
+        count(missing),
+        bytes(missing * IMAGE),
+        bytes(IMAGE)
+    ));
+    Ok(text)
+}

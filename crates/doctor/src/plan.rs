@@ -1,0 +1,475 @@
+//! Which stages would run and why, what they read and write, and what would stop them.
+
+use std::path::{Path, PathBuf};
+
+use mp4sr_artifact::{Manifest, Stage, Status, Timing, files};
+use mp4sr_extract::{EncoderFacts, EncoderPlace, encoders, local_stage};
+use mp4sr_ops::ComputeDevice;
+use mp4sr_pipeline::config::{FINETUNE, PRETRAIN};
+use mp4sr_pipeline::text::bytes;
+use mp4sr_pipeline::{Config, Context, StageName};
+use mp4sr_run::{Inputs, TrainedModel};
+
+use crate::estimate::{Cost, Estimator};
+use crate::machine::Machine;
+use crate::sizes::{Basis, RawFile, Sizes, raw_files};
+
+/// What would happen to a stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its outputs are those that it would write.
+    UpToDate,
+    /// It would run, for this reason.
+    Runs(String),
+    /// This pipeline has nothing for it to do, for this reason.
+    Nothing(String),
+    /// It cannot run, for this reason.
+    Blocked(String),
+}
+
+/// A stage as it would run.
+#[derive(Clone, Debug)]
+pub struct StagePlan {
+    /// The stage.
+    pub stage: StageName,
+    /// What would happen.
+    pub verdict: Verdict,
+    /// The files that it reads, by role.
+    pub reads: Vec<(String, PathBuf)>,
+    /// The folder that it writes to.
+    pub writes: PathBuf,
+    /// What it takes, where it would run and the sizes are known.
+    pub cost: Option<Cost>,
+    /// What it took, where it is up to date.
+    pub took: Option<Timing>,
+}
+
+/// Which stages are asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All that bring the pipeline to a stage.
+    Until(StageName),
+    /// One, which finds what it needs or does not.
+    Only(StageName),
+}
+
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'q> {
+    /// The pipeline file.
+    pub pipeline: &'q Path,
+    /// The stages.
+    pub scope: Scope,
+    /// Whether the hub is asked for the size of encoders.
+    pub online: bool,
+    /// Whether the raw files are the sample world, which is generated.
+    pub is_sample_world: bool,
+}
+
+/// What the stages of a pipeline would do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The stages, in their order.
+    pub stages: Vec<StagePlan>,
+    /// The raw files, where they are read.
+    pub raw: Vec<RawFile>,
+    /// The folder of images, with the number of files in it; none where it does not exist.
+    pub images: Option<(PathBuf, Option<usize>)>,
+    /// The encoders, where they are opened.
+    pub encoders: Vec<EncoderFacts>,
+    /// What the machine has.
+    pub machine: Machine,
+    /// How large the dataset is, where that is known.
+    pub sizes: Option<Sizes>,
+    /// What would stop the run.
+    pub problems: Vec<String>,
+    /// What is worth knowing.
+    pub notes: Vec<String>,
+}
+
+impl Scope {
+    fn stages(self, context: &Context) -> Vec<StageName> {
+        match self {
+            Self::Until(stage) => stage.path_for(&context.config, &context.models),
+            Self::Only(stage) => vec![stage],
+        }
+    }
+}
+
+impl Plan {
+    /// What would happen.
+    pub fn of(context: &Context, question: Question<'_>) -> Self {
+        let config = &context.config;
+        let names = question.scope.stages(context);
+        let mut plan = Self {
+            stages: Vec::new(),
+            raw: Vec::new(),
+            images: None,
+            encoders: Vec::new(),
+            machine: Machine::of(context.layout.root()),
+            sizes: None,
+            problems: Vec::new(),
+            notes: Vec::new(),
+        };
+        if let Err(problem) = device(&config.run.device) {
+            plan.problems.push(problem);
+        }
+        let raw = plan.look_at_raw_files(context, question, names.contains(&StageName::Preprocess));
+        if names.contains(&StageName::Extract) {
+            plan.encoders = encoders(context, question.online);
+        }
+        for stage in names {
+            let planned = plan.stage(context, question, stage, raw.as_ref().err());
+            plan.stages.push(planned);
+        }
+        plan.find_sizes(context, question, raw.is_ok());
+        plan.estimate(context);
+        plan.judge(context);
+        plan
+    }
+
+    /// Finds the raw files; an error where one of them cannot be read.
+    fn look_at_raw_files(&mut self, context: &Context, question: Question<'_>, reads: bool) -> Result<(), String> {
+        let config = &context.config;
+        let folder = config.source.images.as_str();
+        let is_pattern = folder.contains(['{', '*']);
+        let is_generated = question.is_sample_world && raw_is_absent(config);
+        if reads && !folder.is_empty() && !is_pattern && !is_generated {
+            let path = Path::new(&config.dataset.data).join(folder);
+            let count = path.is_dir().then(|| files::list(&path).map_or(0, |files| files.len()));
+            self.images = Some((path, count));
+        }
+        let found = mp4sr_preprocess::check_settings(config).and_then(|()| mp4sr_preprocess::inputs(config));
+        match found {
+            Ok(found) => {
+                self.raw = raw_files(config, &found);
+                match self.raw.iter().find_map(|file| file.rows.as_ref().err()) {
+                    Some(problem) if reads => Err(problem.clone()),
+                    _ => Ok(()),
+                }
+            }
+            Err(_) if question.is_sample_world => {
+                if reads {
+                    self.notes.push(
+                        "the sample world does not exist yet; `mp4sr run` generates it in seconds, 10 MB".to_owned(),
+                    );
+                }
+                Ok(())
+            }
+            Err(error) if reads => Err(error.to_string()),
+            // Who has a dataset needs its raw files no more.
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn find_sizes(&mut self, context: &Context, question: Question<'_>, raw_is_ok: bool) {
+        let makes_dataset = self
+            .stages
+            .iter()
+            .any(|planned| planned.stage == StageName::Preprocess && !matches!(planned.verdict, Verdict::UpToDate));
+        if !makes_dataset {
+            self.sizes = Sizes::of_dataset(&context.layout, &context.config, &self.raw);
+            return;
+        }
+        if self.raw.is_empty() && question.is_sample_world {
+            self.sizes = Some(Sizes::of_sample_world());
+        } else if raw_is_ok {
+            match Sizes::of_raw_files(context, &self.raw) {
+                Ok(sizes) => self.sizes = Some(sizes),
+                Err(error) => self.block(StageName::Preprocess, &format!("{error:#}")),
+            }
+        }
+    }
+
+    /// Blocks a stage and all that need it.
+    fn block(&mut self, stage: StageName, why: &str) {
+        for planned in &mut self.stages {
+            if planned.stage == stage {
+                planned.verdict = Verdict::Blocked(why.to_owned());
+            } else if planned.stage.path().contains(&stage) && matches!(planned.verdict, Verdict::Runs(_)) {
+                planned.verdict = Verdict::Blocked(format!("`{}` is", stage.name()));
+            }
+        }
+    }
+
+    fn stage(&self, context: &Context, question: Question<'_>, stage: StageName, raw: Option<&String>) -> StagePlan {
+        let (reads, writes) = (reads(context, stage, &self.raw), folder(context, stage));
+        let verdict = self.verdict(context, question, stage, &reads, raw);
+        let took = match verdict {
+            Verdict::UpToDate => Timing::read(&Timing::path(&writes, stage.name())).ok().flatten(),
+            _ => None,
+        };
+        StagePlan { stage, verdict, reads, writes, cost: None, took }
+    }
+
+    fn verdict(
+        &self,
+        context: &Context,
+        question: Question<'_>,
+        stage: StageName,
+        reads: &[(String, PathBuf)],
+        raw: Option<&String>,
+    ) -> Verdict {
+        let (config, models) = (&context.config, &context.models);
+        if let Some(phase) = phase(stage).filter(|phase| !models.trains(config, phase)) {
+            let why = match config.pretrain.from.as_str() {
+                _ if !models.starts_pretrained(config) => format!("`{}` has no such phase here", config.model.name),
+                from => format!("the weights are those of `{from}`"),
+            };
+            debug_assert!(phase == PRETRAIN);
+            return Verdict::Nothing(why);
+        }
+        if stage == StageName::Preprocess {
+            if let Some(why) = raw {
+                return Verdict::Blocked(why.clone());
+            }
+            if self.raw.is_empty() {
+                return Verdict::Runs("not run yet".to_owned());
+            }
+        }
+        let needs = |planned: &&StagePlan| planned.stage != stage && stage.path().contains(&planned.stage);
+        let blocked = self.stages.iter().filter(needs).find(|planned| matches!(planned.verdict, Verdict::Blocked(_)));
+        if let Some(planned) = blocked {
+            return Verdict::Blocked(format!("`{}` is", planned.stage.name()));
+        }
+        let before = self.stages.iter().filter(needs).find(|planned| matches!(planned.verdict, Verdict::Runs(_)));
+        if let Some(missing) = missing(context, question, stage, reads) {
+            return Verdict::Blocked(missing);
+        }
+        if let Some(planned) = before {
+            return Verdict::Runs(format!("after `{}`", planned.stage.name()));
+        }
+        if Manifest::find(&folder(context, stage), stage.name()).is_none() {
+            return Verdict::Runs("not run yet".to_owned());
+        }
+        match record(context, question.pipeline, stage).and_then(|stage| Ok(stage.status()?)) {
+            Ok(Status::UpToDate) => Verdict::UpToDate,
+            Ok(Status::Stale(why)) => Verdict::Runs(why),
+            // What its encoders are now cannot be known here; the stage itself asks for them.
+            Err(_) if stage == StageName::Extract => Verdict::Runs("its encoders are not on this machine".to_owned()),
+            Err(error) => Verdict::Blocked(format!("{error:#}")),
+        }
+    }
+
+    fn estimate(&mut self, context: &Context) {
+        let Some(sizes) = self.sizes else { return };
+        let extracts = encoders(context, false);
+        let known = if self.encoders.is_empty() { &extracts } else { &self.encoders };
+        let estimator = Estimator { context, sizes, encoders: known, threads: self.machine.threads };
+        let mut kept: f64 = 0.0;
+        for planned in &mut self.stages {
+            planned.cost = matches!(planned.verdict, Verdict::Runs(_)).then(|| estimator.cost(planned.stage));
+            if let Some(cost) = &mut planned.cost {
+                // Stages of one process follow each other, and training keeps its memory.
+                kept = kept.max(cost.memory.high);
+                cost.memory.high = kept;
+            }
+        }
+    }
+
+    fn runs(&self, stage: StageName) -> bool {
+        self.stages.iter().any(|planned| planned.stage == stage && matches!(planned.verdict, Verdict::Runs(_)))
+    }
+
+    /// What would stop the run, and what is worth knowing.
+    fn judge(&mut self, context: &Context) {
+        for planned in &self.stages {
+            if let Verdict::Blocked(why) = &planned.verdict
+                && !(why.starts_with('`') && why.ends_with("` is"))
+            {
+                self.problems.push(format!("`{}` cannot run: {why}", planned.stage.name()));
+            }
+        }
+        if self.runs(StageName::Extract) {
+            self.judge_encoders();
+        }
+        self.judge_modalities(context);
+        let written: f64 = self.stages.iter().filter_map(|planned| planned.cost).map(|cost| cost.disk).sum();
+        if let Some(free) = self.machine.disk.filter(|&free| written > free as f64) {
+            self.problems.push(format!(
+                "up to {} will be written, and {} are free where the artifacts go; make room, or name another disk with `--artifacts`",
+                bytes(written as u64),
+                bytes(free)
+            ));
+        }
+        let memory = self.machine.memory;
+        for planned in &self.stages {
+            let Some(cost) = planned.cost else { continue };
+            let name = planned.stage.name();
+            if cost.memory.low > memory as f64 {
+                self.problems.push(format!(
+                    "`{name}` needs {} of memory at least, and {} are free; close other programs, or use fewer items or a smaller batch",
+                    bytes(cost.memory.low as u64),
+                    bytes(memory)
+                ));
+            } else if cost.memory.high > memory as f64 {
+                self.notes.push(format!(
+                    "`{name}` may need up to {} of memory, and {} are free",
+                    bytes(cost.memory.high as u64),
+                    bytes(memory)
+                ));
+            }
+        }
+    }
+
+    fn judge_encoders(&mut self) {
+        let is_on = |value: String| !["", "0", "false", "no", "off"].contains(&value.trim().to_lowercase().as_str());
+        let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(is_on);
+        for encoder in &self.encoders {
+            match &encoder.place {
+                EncoderPlace::Unusable(why) => self.problems.push(format!("`extract` cannot run: {why}")),
+                EncoderPlace::Hub if offline => self.problems.push(format!(
+                    "`extract` cannot run: `{}` is not in the hub's cache, and `HF_HUB_OFFLINE` is on; fetch it once where the hub can be \
+                     reached, or name a folder",
+                    encoder.name
+                )),
+                _ => {}
+            }
+        }
+    }
+
+    /// A modality that no item has stops training.
+    fn judge_modalities(&mut self, context: &Context) {
+        let Some(sizes) = self.sizes else { return };
+        let extracted = context.config.extracted();
+        let trains = self.runs(StageName::Pretrain) || self.runs(StageName::Finetune);
+        if !trains && !self.runs(StageName::Extract) {
+            return;
+        }
+        let fetch = if sizes.addresses > 0.0 {
+            "; they are addresses: `mp4sr download` fetches them once there is a dataset"
+        } else {
+            ""
+        };
+        let lost = [
+            (extracted.text && sizes.sentences <= 0.0, "text", ""),
+            (extracted.image && sizes.images <= 0.0, "image", fetch),
+        ];
+        for (_, modality, more) in lost.into_iter().filter(|(is_lost, ..)| *is_lost) {
+            let said = format!(
+                "no item has a file or sentence for the modality `{modality}`{more}; or leave it out of `model.modalities`"
+            );
+            if sizes.basis == Basis::Sample { self.notes.push(said) } else { self.problems.push(said) }
+        }
+        if extracted.image && sizes.images > 0.0 && sizes.addresses > 0.0 {
+            self.notes
+                .push("some images are addresses that have not been fetched; `mp4sr download` fetches them".to_owned());
+        }
+    }
+}
+
+/// What is missing that no earlier stage of the plan makes.
+fn missing(context: &Context, question: Question<'_>, stage: StageName, reads: &[(String, PathBuf)]) -> Option<String> {
+    let config = &context.config;
+    let absent = |(_, path): &&(String, PathBuf)| !path.exists();
+    if let Scope::Only(_) = question.scope {
+        let (_, path) = reads.iter().find(absent)?;
+        let producer = producer(context, stage, path);
+        return Some(match producer {
+            Some(made_by) => {
+                format!("`{}` is missing; `mp4sr run --until {}` makes it", path.display(), made_by.name())
+            }
+            None => format!("`{}` is missing, and no stage of this pipeline makes it", path.display()),
+        });
+    }
+    // In a run, what other stages make comes to be; what comes from elsewhere does not.
+    let own = config.model.modalities.iter().filter(|modality| !modality.features.is_empty());
+    let from_elsewhere = own
+        .map(|modality| context.layout.feature_file(&modality.name, &modality.features))
+        .chain((!config.pretrain.from.is_empty()).then(|| reads.last().map(|(_, path)| path.clone())).flatten());
+    let is_trained = phase(stage) == Some(FINETUNE) || phase(stage) == Some(PRETRAIN);
+    let mut lost =
+        from_elsewhere.filter(|path| is_trained && reads.iter().any(|(_, read)| read == path) && !path.exists());
+    lost.next().map(|path| format!("`{}` is missing, and no stage of this pipeline makes it", path.display()))
+}
+
+/// Whether a raw file does not exist.
+fn raw_is_absent(config: &Config) -> bool {
+    let data = Path::new(&config.dataset.data);
+    config.source.interactions.iter().chain(&config.source.items).any(|name| !data.join(name).exists())
+}
+
+fn device(name: &str) -> Result<(), String> {
+    if name == "cpu" {
+        return Ok(());
+    }
+    let parsed: Result<ComputeDevice, String> = name.parse();
+    let opened = parsed.and_then(|device| device.open().map_err(|e| e.to_string()));
+    opened.map(drop).map_err(|why| format!("`run.device` = {name:?} cannot be used: {why}"))
+}
+
+/// The training phase of a stage.
+fn phase(stage: StageName) -> Option<&'static str> {
+    match stage {
+        StageName::Pretrain => Some(PRETRAIN),
+        StageName::Finetune => Some(FINETUNE),
+        _ => None,
+    }
+}
+
+/// The folder that a stage writes to.
+fn folder(context: &Context, stage: StageName) -> PathBuf {
+    let layout = &context.layout;
+    match stage {
+        StageName::Preprocess => layout.dataset(),
+        StageName::Extract => layout.features(),
+        StageName::Report => layout.report(),
+        _ => layout.run(),
+    }
+}
+
+/// The files that a stage reads, by role.
+fn reads(context: &Context, stage: StageName, raw: &[RawFile]) -> Vec<(String, PathBuf)> {
+    let (config, layout) = (&context.config, &context.layout);
+    let named = |role: &str, path: PathBuf| (role.to_owned(), path);
+    match stage {
+        StageName::Preprocess => raw.iter().map(|file| (file.role.clone(), file.path.clone())).collect(),
+        StageName::Extract => vec![named("items", layout.items())],
+        StageName::Pretrain => mp4sr_train::command::inputs(context, PRETRAIN),
+        StageName::Finetune => mp4sr_train::command::inputs(context, FINETUNE),
+        StageName::Evaluate => TrainedModel::files(layout, config),
+        StageName::Recommend => mp4sr_recommend::command::inputs(context),
+        StageName::Report => vec![
+            named("sequences", layout.sequences()),
+            named("items", layout.items()),
+            named("ranks of validation", layout.ranks("validation")),
+            named("ranks of test", layout.ranks("test")),
+            named("lists", layout.recommendations()),
+        ],
+    }
+}
+
+/// The stage that makes a file which `stage` reads.
+fn producer(context: &Context, stage: StageName, path: &Path) -> Option<StageName> {
+    let layout = &context.layout;
+    let made = |by: StageName, paths: &[PathBuf]| paths.iter().any(|made| made == path).then_some(by);
+    let features: Vec<PathBuf> = Inputs::files(layout, &context.config)
+        .into_iter()
+        .map(|(_, path)| path)
+        .filter(|path| path.starts_with(layout.features()))
+        .filter(|path| {
+            let own = context.config.model.modalities.iter().filter(|modality| !modality.features.is_empty());
+            !own.map(|modality| layout.feature_file(&modality.name, &modality.features)).any(|own| own == *path)
+        })
+        .collect();
+    made(StageName::Preprocess, &[layout.sequences(), layout.items(), layout.users()])
+        .or_else(|| made(StageName::Extract, &features))
+        .or_else(|| made(StageName::Pretrain, &[layout.checkpoint(PRETRAIN)]))
+        .or_else(|| made(StageName::Finetune, &[layout.checkpoint(FINETUNE)]))
+        .or_else(|| made(StageName::Evaluate, &[layout.ranks("validation"), layout.ranks("test")]))
+        .or_else(|| made(StageName::Recommend, &[layout.recommendations()]))
+        .filter(|by| *by != stage)
+}
+
+/// The stage by its own account.
+fn record(context: &Context, pipeline: &Path, stage: StageName) -> anyhow::Result<Stage> {
+    match stage {
+        StageName::Preprocess => mp4sr_preprocess::stage(context),
+        StageName::Extract => local_stage(context),
+        StageName::Pretrain => mp4sr_train::command::stage(context, PRETRAIN),
+        StageName::Finetune => mp4sr_train::command::stage(context, FINETUNE),
+        StageName::Evaluate => mp4sr_evaluate::command::stage(context),
+        StageName::Recommend => mp4sr_recommend::command::stage(context),
+        StageName::Report => mp4sr_report::stage(context, pipeline),
+    }
+}

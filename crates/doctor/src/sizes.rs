@@ -1,0 +1,200 @@
+//! How large a dataset is: exactly where it exists, else by the size of its raw files and a sample of them.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use mp4sr_artifact::{DatasetStatistics, Downloads, Items, Layout, PreprocessReport};
+use mp4sr_pipeline::{Config, Context};
+use mp4sr_preprocess::{RowCount, RowLimits, count_rows, trial};
+
+/// Rows of interactions and of items that are read where there is no dataset.
+const EVENT_ROWS: u64 = 50_000;
+const ITEM_ROWS: u64 = 100_000;
+/// The least share of items with a line that says something of the others.
+const LEAST_DESCRIBED: f64 = 0.05;
+/// How far off guessed numbers of users and items may be.
+const SPREAD: f64 = 3.0;
+
+/// The sample world, which is generated when it is needed: what `mp4sr sample` makes of its usual seed.
+const SAMPLE: Sizes = Sizes {
+    basis: Basis::SampleWorld,
+    users: (4197.0, 4197.0),
+    items: (1542.0, 1542.0),
+    events: (42_978.0, 42_978.0),
+    length: 10.24,
+    sentences: 6.62,
+    images: 0.97,
+    addresses: 0.0,
+    raw_rows: 60_000,
+    raw_bytes: 1_200_000,
+};
+
+/// What the sizes are taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// The dataset, which exists.
+    Dataset,
+    /// The whole raw files, which are small.
+    RawFiles,
+    /// The size of the raw files and their first lines.
+    Sample,
+    /// The sample world, which is generated.
+    SampleWorld,
+}
+
+/// How large a dataset is. Pairs are the least and the most.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sizes {
+    /// What they are taken from.
+    pub basis: Basis,
+    /// Users.
+    pub users: (f64, f64),
+    /// Items.
+    pub items: (f64, f64),
+    /// Events after all filters.
+    pub events: (f64, f64),
+    /// Mean events of a user.
+    pub length: f64,
+    /// Mean sentences of an item.
+    pub sentences: f64,
+    /// Mean image files of an item.
+    pub images: f64,
+    /// Mean addresses of images of an item that have not been fetched.
+    pub addresses: f64,
+    /// Lines of all raw files.
+    pub raw_rows: u64,
+    /// Bytes of the text of all raw files.
+    pub raw_bytes: u64,
+}
+
+/// A raw file and how many rows it has.
+#[derive(Clone, Debug)]
+pub struct RawFile {
+    /// What it is for.
+    pub role: String,
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Its rows, or why they cannot be counted.
+    pub rows: Result<RowCount, String>,
+}
+
+/// How much more text there is than gzip has of it.
+const UNPACKED: u64 = 6;
+
+impl RawFile {
+    /// About how many bytes its text has.
+    fn text_bytes(&self) -> u64 {
+        let is_gzip = self.path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gz"));
+        self.bytes * if is_gzip { UNPACKED } else { 1 }
+    }
+}
+
+/// Looks at the raw files of a pipeline, which exist.
+pub fn raw_files(config: &Config, files: &[(String, PathBuf)]) -> Vec<RawFile> {
+    let look = |(role, path): &(String, PathBuf)| RawFile {
+        role: role.clone(),
+        path: path.clone(),
+        bytes: path.metadata().map_or(0, |about| about.len()),
+        rows: count_rows(config, path, role.starts_with("items")).map_err(|error| error.to_string()),
+    };
+    files.iter().map(look).collect()
+}
+
+impl Sizes {
+    /// The sizes of the sample world.
+    pub fn of_sample_world() -> Self {
+        SAMPLE
+    }
+
+    /// The sizes of a dataset that exists; none where its report does not.
+    pub fn of_dataset(layout: &Layout, config: &Config, raw: &[RawFile]) -> Option<Self> {
+        let report = PreprocessReport::read(&layout.statistics()).ok().flatten()?;
+        let statistics = &report.statistics;
+        let (files, addresses) = images(&layout.items(), Path::new(&config.dataset.data));
+        let items = statistics.items.max(1) as f64;
+        let mut sizes = Self::of_statistics(statistics, Basis::Dataset);
+        (sizes.images, sizes.addresses) = (files as f64 / items, addresses as f64 / items);
+        let lines = |files: &[mp4sr_artifact::FileCount]| files.iter().map(|file| file.lines).sum::<u64>();
+        sizes.raw_rows = lines(&report.interactions.files) + lines(&report.items.files);
+        sizes.raw_bytes = raw.iter().map(RawFile::text_bytes).sum();
+        Some(sizes)
+    }
+
+    /// The sizes of a dataset that is yet to be made of `raw`; an error where the first lines show that it cannot be.
+    pub fn of_raw_files(context: &Context, raw: &[RawFile]) -> anyhow::Result<Self> {
+        let rows_of = |start: &str| {
+            let rows = raw.iter().filter(|file| file.role.starts_with(start)).map(|file| file.rows.as_ref().ok());
+            rows.map(|rows| rows.copied().unwrap_or(RowCount { rows: 0, is_exact: false })).collect::<Vec<_>>()
+        };
+        let (events, items) = (rows_of("interactions"), rows_of("items"));
+        let total = |rows: &[RowCount]| rows.iter().map(|count| count.rows).sum::<u64>();
+        let is_whole = |rows: &[RowCount], limit: u64| rows.iter().all(|count| count.is_exact && count.rows < limit);
+        let limits = RowLimits { interactions: Some(EVENT_ROWS), items: Some(ITEM_ROWS) };
+        let whole = is_whole(&events, EVENT_ROWS) && is_whole(&items, ITEM_ROWS);
+        let mut config = context.config.clone();
+        if !whole {
+            // The first lines alone hold neither whole histories nor all items.
+            (config.preprocess.user_core, config.preprocess.item_core) = (Some(0), Some(0));
+            config.preprocess.min_described =
+                if is_whole(&items, ITEM_ROWS) { config.preprocess.min_described } else { 0.0 };
+        }
+        let report = trial(&config, limits)?;
+        let mut sizes = Self::of_statistics(&report.statistics, if whole { Basis::RawFiles } else { Basis::Sample });
+        sizes.raw_rows = total(&events) + total(&items);
+        sizes.raw_bytes = raw.iter().map(RawFile::text_bytes).sum();
+        if !whole {
+            // Items whose lines were not reached have texts too.
+            let described = report.join.as_ref().map_or(1.0, |join| join.items_with_line.max(LEAST_DESCRIBED));
+            sizes.sentences /= described;
+            sizes.images /= described;
+            sizes.grow(total(&events) as f64, report.statistics.events as f64, total(&items) as f64);
+        }
+        Ok(sizes)
+    }
+
+    fn of_statistics(statistics: &DatasetStatistics, basis: Basis) -> Self {
+        let both = |number: u64| (number as f64, number as f64);
+        let with_image = statistics.items.saturating_sub(statistics.items_without_image).max(1) as f64;
+        let addresses = statistics.images.mean * statistics.items_with_addresses_only as f64 / with_image;
+        Self {
+            basis,
+            users: both(statistics.users),
+            items: both(statistics.items),
+            events: both(statistics.events),
+            length: statistics.average_length,
+            sentences: statistics.sentences.mean,
+            images: (statistics.images.mean - addresses).max(0.0),
+            addresses,
+            raw_rows: 0,
+            raw_bytes: 0,
+        }
+    }
+
+    /// From a sample to the whole: events grow with the lines, users with them, items less and less.
+    fn grow(&mut self, rows: f64, sampled: f64, item_rows: f64) {
+        let factor = (rows / sampled.max(1.0)).max(1.0);
+        let around = |number: f64| (number / SPREAD, number * SPREAD);
+        self.events = (rows / SPREAD, rows);
+        self.users = around(self.users.0 * factor);
+        // Between as many as were seen and as many more as there are events.
+        let most = if item_rows > 0.0 { (self.items.0 * factor).min(item_rows) } else { self.items.0 * factor };
+        self.items = (self.items.0.min(most), most.max(self.items.0));
+    }
+}
+
+/// Image files that are there, and addresses that were not fetched.
+fn images(items: &Path, data: &Path) -> (u64, u64) {
+    let downloads = Downloads::new(data);
+    let (mut files, mut addresses) = (0, 0);
+    let counted = Items::each_image(items, |name| {
+        if Downloads::is_address(name) && !downloads.file(name).is_file() {
+            addresses += 1;
+        } else {
+            files += 1;
+        }
+        ControlFlow::Continue(())
+    });
+    if counted.is_err() { (0, 0) } else { (files, addresses) }
+}

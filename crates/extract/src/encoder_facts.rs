@@ -1,0 +1,113 @@
+//! The encoders that a pipeline needs, and what of them is on this machine, without loading or fetching any.
+
+use mp4sr_pipeline::Context;
+use mp4sr_pipeline::config::ImageFeatures;
+use serde_json::Value;
+
+use crate::adapter::audio::AudioEncoder;
+use crate::builtin;
+use crate::error::{Error, Result};
+use crate::folder::{Access, ModelFolder};
+use crate::hub::HubModel;
+use crate::open::image_encoder_files;
+use crate::sentence::SentenceEncoder;
+
+/// What an encoder is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EncoderRole {
+    /// Sentences, and the words of images.
+    Sentences,
+    /// Images.
+    Images,
+    /// Sounds.
+    Sounds,
+}
+
+/// Where the files of an encoder are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EncoderPlace {
+    /// In the program.
+    Carried,
+    /// In a folder.
+    Folder,
+    /// In the hub's cache.
+    Cached,
+    /// On the hub, from where extraction fetches them.
+    Hub,
+    /// They cannot be used, with the reason.
+    Unusable(String),
+}
+
+/// An encoder that extraction opens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncoderFacts {
+    /// What it is for.
+    pub role: EncoderRole,
+    /// As configured.
+    pub name: String,
+    /// Where its files are.
+    pub place: EncoderPlace,
+    /// The bytes of its weights; none where they are not known.
+    pub weight_bytes: Option<u64>,
+    /// The width of its vectors; none where they are not known.
+    pub width: Option<usize>,
+}
+
+/// The encoders that a pipeline needs. With `online`, the hub is asked how large the weights are that are not here.
+pub fn encoders(context: &Context, online: bool) -> Vec<EncoderFacts> {
+    let (settings, extracted) = (&context.config.extract, context.config.extracted());
+    let reads_words = extracted.image && settings.image.features == ImageFeatures::Words;
+    let needed = [
+        (extracted.text || reads_words, EncoderRole::Sentences, &settings.text.model),
+        (extracted.image, EncoderRole::Images, &settings.image.model),
+        (extracted.audio, EncoderRole::Sounds, &settings.audio.model),
+    ];
+    let needed = needed.into_iter().filter(|(is_needed, ..)| *is_needed);
+    needed.map(|(_, role, name)| facts(context, role, name, online)).collect()
+}
+
+fn facts(context: &Context, role: EncoderRole, name: &str, online: bool) -> EncoderFacts {
+    let known = |place, weight_bytes, width| EncoderFacts { role, name: name.to_owned(), place, weight_bytes, width };
+    if let Some((bytes, config)) = builtin::contents(name) {
+        let config = serde_json::from_slice(config).unwrap_or(Value::Null);
+        return known(EncoderPlace::Carried, Some(bytes), width(&config, role));
+    }
+    let opened = ModelFolder::open_or_carried(name, &context.layout.encoders(), Access::LocalOnly)
+        .and_then(|folder| Ok((weight_bytes(&folder, role)?, folder)));
+    match opened {
+        Ok((bytes, folder)) => {
+            let place = if folder.is_of_hub() { EncoderPlace::Cached } else { EncoderPlace::Folder };
+            let config = folder.config.parse().unwrap_or(Value::Null);
+            known(place, Some(bytes), width(&config, role))
+        }
+        Err(error) => match HubModel::open(name, if online { Access::Full } else { Access::LocalOnly }) {
+            // A name of the hub whose files are not here, or not all.
+            Ok(hub) if matches!(error, Error::Hub { .. }) => {
+                let bytes = if online { hub.weight_bytes() } else { None };
+                known(EncoderPlace::Hub, bytes, None)
+            }
+            _ => known(EncoderPlace::Unusable(error.to_string()), None, None),
+        },
+    }
+}
+
+/// The bytes of the files with weights; an error where a file that the encoder needs is missing.
+fn weight_bytes(folder: &ModelFolder, role: EncoderRole) -> Result<u64> {
+    let files = match role {
+        EncoderRole::Sentences => SentenceEncoder::files(folder)?,
+        EncoderRole::Images => image_encoder_files(folder)?,
+        EncoderRole::Sounds => AudioEncoder::files(folder)?,
+    };
+    let paths = folder.inputs("", &files)?;
+    let weights = paths.iter().filter(|(name, _)| name.ends_with(".safetensors"));
+    Ok(weights.filter_map(|(_, path)| path.metadata().ok()).map(|about| about.len()).sum())
+}
+
+/// The width of the vectors, where the configuration says it.
+fn width(config: &Value, role: EncoderRole) -> Option<usize> {
+    let keys: &[&str] = match role {
+        EncoderRole::Images => &["projection_dim", "hidden_size"],
+        EncoderRole::Sentences | EncoderRole::Sounds => &["hidden_size", "d_model", "dim", "n_embd"],
+    };
+    keys.iter().find_map(|key| config[*key].as_u64()).map(|width| width as usize)
+}

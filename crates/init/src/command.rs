@@ -1,0 +1,567 @@
+//! The command line of `mp4sr init`.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mp4sr_artifact::files;
+use mp4sr_pipeline::config::{Format, ModelCatalog, Source};
+use mp4sr_pipeline::text::count;
+use mp4sr_pipeline::{Config, print};
+use mp4sr_preprocess::survey::{Known, Survey};
+use mp4sr_preprocess::{Report, RowLimits, described_shares, trial};
+
+use crate::draft::{Columns, Core, Draft, Modalities, TINY_IMAGE, TINY_TEXT};
+use crate::events::{Clock, EventColumns, NamedEvents};
+use crate::found::{self, Doubt};
+use crate::items::{ImageKind, ItemColumns, NamedItems};
+use crate::join::{EVENT_ROWS, ITEM_ROWS, NamedIds, joins};
+use crate::places::{Places, dataset_name};
+use crate::{Error, Result};
+
+/// Looks at files of interactions and of items, guesses what is in which column, and writes a commented pipeline file.
+///
+/// Reads the first 5,000 lines of each file to guess, and the first 100,000 of interactions and 500,000 of items to check that their ids
+/// are the same. Prints what it found, what it was not sure of, and which flag or key changes it. Nothing is overwritten without `--force`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A file of interactions: CSV, TSV and other tables of text, JSON, Parquet, also as gzip; may be given several times.
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    interactions: Vec<PathBuf>,
+    /// A file of items; may be given several times. Without one, the pipeline has a model that reads ids alone.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    items: Vec<PathBuf>,
+    /// A folder of images that are named by the item's id, or by a column of the items.
+    #[arg(long, value_name = "FOLDER")]
+    images: Option<PathBuf>,
+    /// The pipeline file to write. Otherwise it is named after the dataset.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Replaces the pipeline file where it exists.
+    #[arg(long)]
+    force: bool,
+    /// The name of the dataset. Otherwise it is made of the name of the folder or of the file.
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// The column of interactions with the user's id.
+    #[arg(long, value_name = "COLUMN")]
+    user: Option<String>,
+    /// The column of interactions with the item's id.
+    #[arg(long, value_name = "COLUMN")]
+    item: Option<String>,
+    /// The column of interactions with the time.
+    #[arg(long, value_name = "COLUMN")]
+    time: Option<String>,
+    /// How times are written: `s`, `ms`, `us`, `ns`, `iso`, `mixed`, or a pattern such as `%d/%m/%Y`.
+    #[arg(long, value_name = "FORMAT")]
+    time_format: Option<String>,
+    /// Takes events in the order of their lines, whatever times there are.
+    #[arg(long, conflicts_with_all = ["time", "time_format"])]
+    line_order: bool,
+    /// The column of items with the id.
+    #[arg(long, value_name = "COLUMN")]
+    item_id: Option<String>,
+    /// The column of items with the title.
+    #[arg(long, value_name = "COLUMN")]
+    title: Option<String>,
+    /// A column of items with a further text; may be given several times.
+    #[arg(long, value_name = "COLUMN", num_args = 1..)]
+    text: Vec<String>,
+    /// A column of items with categories; may be given several times.
+    #[arg(long, value_name = "COLUMN", num_args = 1..)]
+    category: Vec<String>,
+    /// The column of items with images.
+    #[arg(long, value_name = "COLUMN")]
+    image_column: Option<String>,
+    /// What separates the columns of tables of text.
+    #[arg(long, value_name = "TEXT")]
+    separator: Option<String>,
+    /// The encoding of files of text, such as `latin-1`.
+    #[arg(long, value_name = "NAME")]
+    encoding: Option<String>,
+    /// Whether the first line of interactions has the names of the columns.
+    #[arg(long, value_name = "YES|NO", value_parser = yes_or_no)]
+    header: Option<bool>,
+    /// Whether the first line of items has the names of the columns.
+    #[arg(long, value_name = "YES|NO", value_parser = yes_or_no)]
+    items_header: Option<bool>,
+    /// The sentence encoder: `tiny` (carried by the program), `minilm`, `mpnet`, a folder, or a name on the hub.
+    #[arg(long, value_name = "NAME", default_value = "tiny")]
+    encoder: String,
+    /// The image encoder: `tiny` (carried by the program), `clip`, a folder, or a name on the hub.
+    #[arg(long, value_name = "NAME", default_value = "tiny")]
+    image_encoder: String,
+    /// The model, in place of `mp4sr`, or of `sasrec` where items have neither text nor image.
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+}
+
+fn yes_or_no(text: &str) -> std::result::Result<bool, String> {
+    match text {
+        "yes" | "true" => Ok(true),
+        "no" | "false" => Ok(false),
+        _ => Err("expected `yes` or `no`".to_owned()),
+    }
+}
+
+/// The bounds that are tried, the first being the usual ones.
+const CORES: [Core; 4] =
+    [Core { user: 5, item: 5 }, Core { user: 5, item: 0 }, Core { user: 3, item: 0 }, Core { user: 0, item: 0 }];
+
+/// Runs the command.
+pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+    let made = Made::of(args, models)?;
+    files::write_bytes(&made.out, made.text.as_bytes())?;
+    print(&made.said)
+}
+
+/// A pipeline and what is said of it.
+struct Made {
+    out: PathBuf,
+    text: String,
+    said: String,
+}
+
+/// Both files by their first rows, and what is in which column.
+struct Looked {
+    events: Survey,
+    items: Option<Survey>,
+    columns: Columns,
+    encoding: String,
+    doubts: Vec<Doubt>,
+}
+
+impl Made {
+    fn of(args: &Args, models: &Arc<ModelCatalog>) -> Result<Self> {
+        if let Some(out) = &args.out {
+            expect_free(out, args.force)?;
+        }
+        if let Some(folder) = args.images.as_deref().filter(|folder| !folder.is_dir()) {
+            return Err(Error::Unknown(format!("`--images {0}`: `{0}` is not a folder", folder.display())));
+        }
+        let looked = Looked::at(args)?;
+        let places = places(args)?;
+        let files: Vec<&Path> = args.interactions.iter().chain(&args.items).map(PathBuf::as_path).collect();
+        let title = || Ok::<_, Error>(Places::of(&files, &[])?.title());
+        let title = args.name.clone().map_or_else(title, |name| Ok(Some(name)))?;
+        let name = dataset_name(&title.unwrap_or_else(|| stem(&args.interactions[0])));
+        let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.toml")));
+        expect_free(&out, args.force)?;
+        let beside = looked.images_lie_beside();
+        let mut draft = Draft {
+            name,
+            data: places.data.clone(),
+            interactions: args.interactions.iter().map(|path| places.name(path)).collect::<Result<_>>()?,
+            items: args.items.iter().map(|path| places.name(path)).collect::<Result<_>>()?,
+            images: match args.images.as_deref().filter(|_| !beside) {
+                Some(folder) => places.name(folder)?,
+                None => String::new(),
+            },
+            of_events: &looked.events,
+            of_items: looked.items.as_ref(),
+            columns: looked.columns.clone(),
+            encoding: looked.encoding.clone(),
+            modalities: Modalities::default(),
+            core: CORES[3],
+            core_reason: String::new(),
+            encoder: encoder(&args.encoder),
+            image_encoder: image_encoder(&args.image_encoder),
+            model: args.model.clone().unwrap_or_default(),
+            models,
+            out: out.display().to_string(),
+        };
+        let parse = |text: &str| Config::parse(text, &out.display().to_string(), &[], models);
+        // Without bounds first: what a few lines hold would be dropped by them.
+        let (mut config, _) = parse(&draft.text())?;
+        let limits = RowLimits { interactions: Some(EVENT_ROWS), items: Some(ITEM_ROWS) };
+        let first = trial(&config, RowLimits { interactions: Some(EVENT_ROWS), items: Some(ITEM_ROWS) });
+        let whole_items = |report: &Report| report.items.files.iter().all(|file| file.lines < ITEM_ROWS);
+        let report = match first {
+            Ok(report) => report,
+            Err(error) if args.items.is_empty() => return Err(error.into()),
+            Err(error) => {
+                config.preprocess.min_described = 0.0;
+                match trial(&config, limits) {
+                    // Of many items only the first were looked at.
+                    Ok(report) if !whole_items(&report) => report,
+                    _ => return Err(error.into()),
+                }
+            }
+        };
+        let is_whole = whole_items(&report) && report.interactions.files.iter().all(|file| file.lines < EVENT_ROWS);
+        draft.modalities = modalities(&report);
+        let mut doubts = looked.doubts.clone();
+        (draft.core, draft.core_reason) = core(&config, limits, is_whole, &mut doubts)?;
+        if !whole_items(&report) {
+            doubts.push(Doubt::new(
+                format!(
+                    "the items' files have more than the {} lines that were read, so that more of the events may be of an item with a line",
+                    count(ITEM_ROWS)
+                ),
+                "`mp4sr preprocess` checks all of them",
+            ));
+        }
+        doubts.extend(about_trial(&report, is_whole));
+        let text = draft.text();
+        parse(&text)?;
+        let said = said(args, &looked, &draft, &report, &doubts, is_whole);
+        Ok(Self { out, text, said })
+    }
+}
+
+/// Refuses to replace a file.
+fn expect_free(out: &Path, force: bool) -> Result<()> {
+    if out.exists() && !force { Err(Error::Exists(out.to_owned())) } else { Ok(()) }
+}
+
+fn stem(path: &Path) -> String {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    name.split('.').next().unwrap_or_default().to_owned()
+}
+
+fn encoder(name: &str) -> String {
+    match name {
+        "tiny" => TINY_TEXT.to_owned(),
+        "minilm" => "sentence-transformers/all-MiniLM-L6-v2".to_owned(),
+        "mpnet" => "sentence-transformers/all-mpnet-base-v2".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+fn image_encoder(name: &str) -> String {
+    match name {
+        "tiny" => TINY_IMAGE.to_owned(),
+        "clip" => "openai/clip-vit-base-patch32".to_owned(),
+        other => other.to_owned(),
+    }
+}
+
+/// The data folder: the one that holds everything.
+fn places(args: &Args) -> Result<Places> {
+    let files: Vec<&Path> = args.interactions.iter().chain(&args.items).map(PathBuf::as_path).collect();
+    let folders: Vec<&Path> = args.images.iter().map(PathBuf::as_path).collect();
+    Places::of(&files, &folders)
+}
+
+impl Looked {
+    fn at(args: &Args) -> Result<Self> {
+        let source = Source {
+            separator: args.separator.clone().unwrap_or_default(),
+            encoding: args.encoding.clone().unwrap_or_default(),
+            ..Source::default()
+        };
+        let known = |header| Known { source: Some(&source), header };
+        let events = Survey::of(&args.interactions[0], false, known(args.header))?;
+        let items = args.items.first().map(|path| Survey::of(path, true, known(args.items_header))).transpose()?;
+        let encoding = match &args.encoding {
+            Some(encoding) => encoding.clone(),
+            None => encoding(&events, items.as_ref())?,
+        };
+        let mut doubts = header_doubts(&events, items.as_ref());
+        if !encoding.is_empty() && args.encoding.is_none() {
+            doubts.push(Doubt::new(
+                format!("text that is not UTF-8 looks like {encoding}"),
+                "`--encoding NAME`, `source.encoding`",
+            ));
+        }
+        let columns = match published(&events, items.as_ref()).filter(|_| !args.names_columns()) {
+            Some(format) => Columns::Published(format),
+            None => Self::guessed(args, &events, items.as_ref(), &mut doubts)?,
+        };
+        Ok(Self { events, items, columns, encoding, doubts })
+    }
+
+    fn guessed(args: &Args, events: &Survey, items: Option<&Survey>, doubts: &mut Vec<Doubt>) -> Result<Columns> {
+        if let Some(name) = &args.item {
+            found::named(events, "--item", name)?;
+        }
+        if let (Some(items), Some(name)) = (items, &args.item_id) {
+            found::named(items, "--item-id", name)?;
+        }
+        let ids = NamedIds { item: args.item.as_deref(), id: args.item_id.as_deref(), user: args.user.as_deref() };
+        let joins = items.map_or(Ok(Vec::new()), |items| joins(events, items, ids))?;
+        let said = NamedEvents {
+            user: args.user.clone(),
+            item: args.item.clone(),
+            time: args.time.clone(),
+            time_format: args.time_format.clone(),
+            line_order: args.line_order,
+        };
+        let of_events = EventColumns::guess(events, &joins, &said)?;
+        doubts.extend(of_events.doubts.iter().cloned());
+        let join = joins.iter().find(|join| join.item == of_events.item);
+        let said = NamedItems {
+            id: args.item_id.clone(),
+            title: args.title.clone(),
+            texts: args.text.clone(),
+            categories: args.category.clone(),
+            image: args.image_column.clone(),
+            images: args.images.clone(),
+        };
+        let of_items = items.map(|items| ItemColumns::guess(items, join, &said)).transpose()?;
+        doubts.extend(of_items.iter().flat_map(|items| items.doubts.iter().cloned()));
+        Ok(Columns::Guessed { events: of_events, items: of_items })
+    }
+
+    /// Whether a column names image files from the folder of the items.
+    fn images_lie_beside(&self) -> bool {
+        self.image_kind().is_some_and(|kind| matches!(kind, ImageKind::Files))
+    }
+
+    fn image_kind(&self) -> Option<&ImageKind> {
+        let Columns::Guessed { items: Some(items), .. } = &self.columns else { return None };
+        items.images.as_ref().map(|images| &images.kind)
+    }
+}
+
+impl Args {
+    /// Whether columns are named, which a published form has no room for.
+    fn names_columns(&self) -> bool {
+        let named =
+            [&self.user, &self.item, &self.time, &self.time_format, &self.item_id, &self.title, &self.image_column];
+        self.line_order
+            || !self.text.is_empty()
+            || !self.category.is_empty()
+            || named.iter().any(|named| named.is_some())
+    }
+}
+
+/// The published form whose fields both files have.
+fn published(events: &Survey, items: Option<&Survey>) -> Option<Format> {
+    let has = |survey: &Survey, names: &[&str]| names.iter().all(|name| survey.column(name).is_some());
+    let of_items = |names: &[&str]| items.is_some_and(|items| names.iter().any(|name| items.column(name).is_some()));
+    let id_of = |names: &[&str]| items.is_none_or(|items| names.iter().any(|name| items.column(name).is_some()));
+    if has(events, &["reviewerID", "asin", "unixReviewTime"]) && id_of(&["asin"]) {
+        let is_old = of_items(&["imUrl", "related", "salesRank"]);
+        return Some(if is_old { Format::Amazon2014 } else { Format::Amazon2018 });
+    }
+    let is_2023 = has(events, &["user_id", "timestamp", "parent_asin"]);
+    if is_2023 && id_of(&["parent_asin"]) {
+        return Some(Format::Amazon2023);
+    }
+    (has(events, &["user_id", "book_id", "date_added"]) && id_of(&["book_id"])).then_some(Format::GoodReads)
+}
+
+/// The encoding of both files, which a pipeline has one key for; empty where they are UTF-8.
+fn encoding(events: &Survey, items: Option<&Survey>) -> Result<String> {
+    let Some(items) = items else { return Ok(events.encoding.clone().unwrap_or_default()) };
+    let conflict = |a: &Survey, b: &Survey| {
+        let named = |survey: &Survey| survey.encoding.clone().unwrap_or_else(|| "UTF-8".to_owned());
+        Error::Unknown(format!(
+            "`{}` is {} and `{}` is {}; a pipeline has one encoding: save one of the files in the encoding of the other, or name the \
+             encoding of both with `--encoding`",
+            a.path.display(),
+            named(a),
+            b.path.display(),
+            named(b)
+        ))
+    };
+    match (&events.encoding, &items.encoding) {
+        (Some(a), Some(b)) if a != b => Err(conflict(events, items)),
+        (Some(_), None) if !items.is_ascii => Err(conflict(events, items)),
+        (None, Some(_)) if !events.is_ascii => Err(conflict(events, items)),
+        (a, b) => Ok(a.clone().or_else(|| b.clone()).unwrap_or_default()),
+    }
+}
+
+fn header_doubts(events: &Survey, items: Option<&Survey>) -> Vec<Doubt> {
+    let flags = [(Some(events), "--header"), (items, "--items-header")];
+    let doubtful =
+        flags.into_iter().filter_map(|(survey, flag)| Some((survey.filter(|survey| survey.header_doubt)?, flag)));
+    let doubt = |(survey, flag): (&Survey, &str)| {
+        let is = if survey.has_header { "is taken for a header" } else { "is not taken for a header" };
+        let (other, key) = if survey.has_header { ("no", "header` names columns") } else { ("yes", "header`") };
+        let prefix = if flag == "--header" { "interactions_" } else { "items_" };
+        Doubt::new(
+            format!("the first line of `{}` {is}", survey.path.display()),
+            format!("`{flag} {other}`; `source.{prefix}{key}"),
+        )
+    };
+    doubtful.map(doubt).collect()
+}
+
+fn modalities(report: &Report) -> Modalities {
+    let statistics = &report.statistics;
+    let with_image = statistics.items - statistics.items_without_image;
+    Modalities {
+        text: statistics.items_without_text < statistics.items,
+        image: with_image > statistics.items_with_addresses_only,
+        addresses: statistics.items_with_addresses_only > 0,
+    }
+}
+
+/// The greatest bounds that leave something, and why they are not the usual ones.
+fn core(config: &Config, limits: RowLimits, is_whole: bool, doubts: &mut Vec<Doubt>) -> Result<(Core, String)> {
+    let remedy = "`preprocess.user_core`, `preprocess.item_core`";
+    let leaves = |core: Core| {
+        let mut config = config.clone();
+        (config.preprocess.user_core, config.preprocess.item_core) = (Some(core.user), Some(core.item));
+        // What matters here is the bounds alone.
+        config.preprocess.min_described = 0.0;
+        match trial(&config, limits) {
+            Ok(report) => Ok(Some(report.statistics)),
+            Err(mp4sr_preprocess::Error::NothingLeft { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    if !is_whole {
+        if leaves(CORES[0])?.is_none() {
+            doubts.push(Doubt::new(
+                "in the lines that were read, no user and item have five events; in the whole file they may",
+                remedy,
+            ));
+        }
+        return Ok((CORES[0], String::new()));
+    }
+    for core in CORES {
+        if leaves(core)?.is_some() {
+            if core == CORES[0] {
+                return Ok((core, String::new()));
+            }
+            let reason = format!(
+                "Users and items with fewer events are dropped. The usual 5 and 5 would leave nothing here, and {} and {} do not.",
+                core.user, core.item
+            );
+            doubts.push(Doubt::new(
+                format!(
+                    "five events per user and item would leave nothing, so the bounds are {} and {}",
+                    core.user, core.item
+                ),
+                remedy,
+            ));
+            return Ok((core, reason));
+        }
+    }
+    Ok((CORES[3], String::new()))
+}
+
+/// What the trial says that a user should know.
+fn about_trial(report: &Report, is_whole: bool) -> Vec<Doubt> {
+    let mut doubts: Vec<Doubt> = Vec::new();
+    for (what, rejected) in [("interactions", &report.interactions.rejected), ("items", &report.items.rejected)] {
+        for (reason, rejected) in &rejected.0 {
+            let place = rejected
+                .examples
+                .first()
+                .map_or(String::new(), |example| format!(", the first in line {} (`{}`)", example.line, example.found));
+            let many = count(rejected.count);
+            doubts.push(Doubt::new(
+                format!("{many} lines of {what} cannot be used: {reason}{place}"),
+                "they are counted and left out",
+            ));
+        }
+    }
+    if report.items.repeated > 0 {
+        doubts.push(Doubt::new(
+            format!(
+                "{} lines of items have an id that came before; the first line of an item counts",
+                count(report.items.repeated)
+            ),
+            "`--item-id COLUMN`",
+        ));
+    }
+    // Modalities that no item has are not in the pipeline.
+    let warnings = report.warnings.iter().filter(|warning| !warning.starts_with("no item has "));
+    doubts.extend(warnings.map(|warning| Doubt::new(warning.clone(), "`--item`, `--item-id`")));
+    if report.statistics.longest < 3 && is_whole {
+        doubts.push(Doubt::new(
+            format!(
+                "no user has three events, so nobody can be evaluated: the longest history has {}",
+                report.statistics.longest
+            ),
+            "`--user COLUMN`",
+        ));
+    }
+    doubts
+}
+
+/// What is printed.
+fn said(args: &Args, looked: &Looked, draft: &Draft<'_>, report: &Report, doubts: &[Doubt], is_whole: bool) -> String {
+    let mut lines = Vec::new();
+    let mut line = |name: &str, text: String| lines.push(format!("  {name:<12} {text}"));
+    let seen = |survey: &Survey, name: &str| {
+        survey.column(name).map_or(String::new(), |column| found::values(column, survey.rows))
+    };
+    let rows = |survey: &Survey| {
+        let part = if survey.is_whole { "all" } else { "the first" };
+        format!("{}: {}; {part} {} lines looked at", survey.path.display(), survey.form, count(survey.rows))
+    };
+    let mut text = format!("interactions  {}\n", rows(&looked.events));
+    match &looked.columns {
+        Columns::Published(format) => line("form", format!("{format:?}, whose fields have known names")),
+        Columns::Guessed { events, .. } => {
+            line("user", format!("`{}`: {}", events.user, seen(&looked.events, &events.user)));
+            line("item", format!("`{}`: {}", events.item, seen(&looked.events, &events.item)));
+            line(
+                "time",
+                match &events.clock {
+                    Clock::Time { column, notation } => {
+                        format!("`{column}`: {}; {}", notation.described, seen(&looked.events, column))
+                    }
+                    Clock::Position(column) => format!("none; the position of an event is `{column}`"),
+                    Clock::LineOrder => "none; the lines are taken in their order".to_owned(),
+                },
+            );
+            if let Some(kind) = &events.kind {
+                let of = seen(&looked.events, kind);
+                line(
+                    "kinds",
+                    format!("`{kind}`: not read, every event counts; `preprocess.where` keeps one kind; {of}"),
+                );
+            }
+            if let Some(rating) = &events.rating {
+                line(
+                    "rating",
+                    format!("`{rating}`: not read, every event counts; `preprocess.where` keeps the good ones"),
+                );
+            }
+        }
+    }
+    text.extend(lines.drain(..).map(|line| line + "\n"));
+    if let Some(survey) = &looked.items {
+        text.push_str(&format!("items         {}\n", rows(survey)));
+        if let Columns::Guessed { items: Some(items), .. } = &looked.columns {
+            let mut line = |name: &str, text: String| lines.push(format!("  {name:<12} {text}\n"));
+            line("id", format!("`{}`: {}", items.id, seen(survey, &items.id)));
+            let title = if items.title.is_empty() {
+                "none".to_owned()
+            } else {
+                format!("`{}`: {}", items.title, seen(survey, &items.title))
+            };
+            line("title", title);
+            items.texts.iter().for_each(|name| line("text", format!("`{name}`: {}", seen(survey, name))));
+            if !items.categories.is_empty() {
+                line("categories", format!("`{}`", items.categories.join("`, `")));
+            }
+            if let Some(images) = &items.images {
+                line("images", format!("`{}`: {}", images.name, seen(survey, &images.name)));
+            }
+            if !items.unused.is_empty() {
+                line("not read", found::unused(survey, &items.unused));
+            }
+            text.extend(lines.drain(..));
+        }
+    } else {
+        text.push_str("items         no file of items: the model reads ids alone\n");
+    }
+    if !draft.images.is_empty() {
+        let by = if looked.image_kind().is_some() { "the column of images" } else { "the id of the item" };
+        text.push_str(&format!("images        {}, named by {by}\n", draft.images));
+    }
+    let read = |files: &[mp4sr_artifact::FileCount]| count(files.iter().map(|file| file.lines).sum());
+    let part = if is_whole { "all" } else { "the first" };
+    text.push_str(&format!("read with it  {part} {} lines of interactions", read(&report.interactions.files)));
+    if !args.items.is_empty() {
+        text.push_str(&format!(" and {} of items", read(&report.items.files)));
+    }
+    text.push_str(&format!(": {} users, {} items\n", count(report.statistics.users), count(report.statistics.items)));
+    if let Some(shares) = &report.join {
+        text.push_str(&format!("  {}\n", described_shares(shares)));
+    }
+    if !doubts.is_empty() {
+        text.push_str("not sure of\n");
+        doubts.iter().for_each(|doubt| text.push_str(&format!("  - {} ({})\n", doubt.what, doubt.remedy)));
+    }
+    let out = draft.out.as_str();
+    text.push_str(&format!("wrote {out}; next: `mp4sr doctor --pipeline {out}`, then `mp4sr run --pipeline {out}`\n"));
+    text
+}

@@ -1,0 +1,413 @@
+//! The text of the pipeline file: each key with a comment that says what was seen.
+
+use std::fmt::Write as _;
+
+use mp4sr_pipeline::config::{Format, ModelCatalog, ModelType};
+use mp4sr_preprocess::survey::Survey;
+use toml::Value;
+
+use crate::events::{Clock, EventColumns};
+use crate::found;
+use crate::items::{ImageKind, ItemColumns};
+
+/// The sentence encoder that the program carries.
+pub const TINY_TEXT: &str = "builtin:tiny-sentence";
+/// The image encoder that the program carries.
+pub const TINY_IMAGE: &str = "builtin:tiny-clip";
+/// A model that reads nothing but ids.
+pub const ID_MODEL: &str = "sasrec";
+
+/// The columns of both files, or the published form that names them.
+#[derive(Clone, Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one value of it")]
+pub enum Columns {
+    /// Columns that were guessed.
+    Guessed {
+        /// Of interactions.
+        events: EventColumns,
+        /// Of items, where there are any.
+        items: Option<ItemColumns>,
+    },
+    /// A form that names them.
+    Published(Format),
+}
+
+/// Which modalities the items have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Modalities {
+    /// Sentences.
+    pub text: bool,
+    /// Images that are files.
+    pub image: bool,
+    /// Images behind addresses, which come with `mp4sr download`.
+    pub addresses: bool,
+}
+
+/// The lower bounds of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Core {
+    /// Of a user.
+    pub user: u32,
+    /// Of an item.
+    pub item: u32,
+}
+
+/// Everything that the pipeline says.
+pub struct Draft<'d> {
+    /// The name of the dataset.
+    pub name: String,
+    /// The data folder.
+    pub data: String,
+    /// Files of interactions, relative to it.
+    pub interactions: Vec<String>,
+    /// Files of items, relative to it.
+    pub items: Vec<String>,
+    /// The folder of images named by item id, relative to it; empty: none.
+    pub images: String,
+    /// The first file of interactions.
+    pub of_events: &'d Survey,
+    /// The first file of items.
+    pub of_items: Option<&'d Survey>,
+    /// What is in which column.
+    pub columns: Columns,
+    /// `source.encoding`.
+    pub encoding: String,
+    /// What the items have.
+    pub modalities: Modalities,
+    /// The bounds.
+    pub core: Core,
+    /// Why the bounds are not the usual ones.
+    pub core_reason: String,
+    /// The sentence encoder.
+    pub encoder: String,
+    /// The image encoder.
+    pub image_encoder: String,
+    /// The model; empty: the one that the modalities ask for.
+    pub model: String,
+    /// The models that a pipeline can name.
+    pub models: &'d ModelCatalog,
+    /// Where the pipeline is written.
+    pub out: String,
+}
+
+/// The lines of a pipeline file.
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn section(&mut self, name: &str) {
+        let _ = write!(self.0, "\n[{name}]\n");
+    }
+
+    fn comment(&mut self, text: &str) {
+        for line in wrapped(text) {
+            let _ = writeln!(self.0, "# {line}");
+        }
+    }
+
+    fn key(&mut self, key: &str, value: &Value) {
+        let _ = writeln!(self.0, "{key} = {value}");
+    }
+
+    fn text(&mut self, key: &str, value: &str) {
+        self.key(key, &Value::String(value.to_owned()));
+    }
+
+    fn texts(&mut self, key: &str, values: &[String]) {
+        self.key(key, &Value::Array(values.iter().cloned().map(Value::String).collect()));
+    }
+}
+
+/// The name of a column in an SQL expression that stands in a TOML text.
+fn quoted(name: &str) -> String {
+    let is_plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if is_plain { name.to_owned() } else { format!("\\\"{name}\\\"") }
+}
+
+/// Characters of a line of comments.
+const WIDTH: usize = 110;
+
+fn wrapped(text: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    // What a file says must not leave its comment.
+    let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    for word in plain.split_whitespace() {
+        let is_full =
+            lines.last().is_some_and(|line| !line.is_empty() && line.chars().count() + word.chars().count() >= WIDTH);
+        if is_full {
+            lines.push(String::new());
+        }
+        if let Some(line) = lines.last_mut() {
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+    }
+    lines
+}
+
+impl Draft<'_> {
+    /// The pipeline file.
+    pub fn text(&self) -> String {
+        let mut lines = Lines::default();
+        lines.comment(&format!(
+            "Written by `mp4sr init`, which looked at the first lines of the files. `mp4sr doctor --pipeline {0}` checks it, \
+             `mp4sr run --pipeline {0}` runs it; docs/configuration.md has every key.",
+            self.out
+        ));
+        self.dataset(&mut lines);
+        self.source(&mut lines);
+        if let Columns::Guessed { events, items } = &self.columns {
+            self.columns(&mut lines, events, items.as_ref());
+        }
+        self.preprocess(&mut lines);
+        self.model(&mut lines);
+        lines.0
+    }
+
+    fn dataset(&self, lines: &mut Lines) {
+        lines.section("dataset");
+        lines.comment("Names the folder artifacts/<name>.");
+        lines.text("name", &self.name);
+        lines.comment("The folder in which the files below lie, seen from where `mp4sr` is run.");
+        lines.text("data", &self.data);
+    }
+
+    fn source(&self, lines: &mut Lines) {
+        lines.section("source");
+        match &self.columns {
+            Columns::Published(_) => {
+                lines.comment("The fields have the names of this published form, which says what they mean.");
+            }
+            Columns::Guessed { .. } => lines.comment("Columns are named below."),
+        }
+        let format = match &self.columns {
+            Columns::Guessed { .. } => {
+                if self.is_atomic() {
+                    Format::RecBole
+                } else {
+                    Format::Tabular
+                }
+            }
+            Columns::Published(format) => *format,
+        };
+        lines.key("format", &Value::try_from(format).unwrap_or_else(|_| Value::String("tabular".to_owned())));
+        lines.comment(&format!("Seen: {}.", self.of_events.form));
+        lines.texts("interactions", &self.interactions);
+        if let Some(items) = self.of_items {
+            lines.comment(&format!("Seen: {}.", items.form));
+            lines.texts("items", &self.items);
+        }
+        if !self.images.is_empty() {
+            lines.comment("The folder of images, which are named by the item's id, or by a column below.");
+            lines.text("images", &self.images);
+        }
+        self.dialect(lines);
+    }
+
+    fn is_atomic(&self) -> bool {
+        self.of_events.is_atomic && self.of_items.is_none_or(|items| items.is_atomic)
+    }
+
+    fn tables(&self) -> impl Iterator<Item = &Survey> {
+        std::iter::once(self.of_events).chain(self.of_items).filter(|survey| survey.is_table)
+    }
+
+    fn dialect(&self, lines: &mut Lines) {
+        if let Columns::Guessed { events: EventColumns { clock, .. }, .. } = &self.columns {
+            match clock {
+                Clock::Time { notation, .. } if !notation.key.is_empty() => {
+                    lines.comment(&format!("Times are {}.", notation.described));
+                    lines.text("time", &notation.key);
+                }
+                Clock::LineOrder => {
+                    lines.comment("There are no times: the last line of a user is the latest event.");
+                    lines.text("time", "line-order");
+                }
+                _ => {}
+            }
+        }
+        // One key is for both files; where they differ, each is recognised by the columns that it has.
+        let separators: std::collections::BTreeSet<&str> =
+            self.tables().map(|table| table.separator.as_str()).collect();
+        if self.tables().any(|table| !table.separator_is_usual) && separators.len() == 1 {
+            lines.comment("What separates columns.");
+            separators.iter().for_each(|separator| lines.text("separator", separator));
+        }
+        if !self.encoding.is_empty() {
+            lines.comment("The files are not UTF-8.");
+            lines.text("encoding", &self.encoding);
+        }
+        if self.tables().any(|table| table.escapes) {
+            lines.comment("A quotation mark in a quoted field has a backslash before it.");
+            lines.text("quote_escape", "\\");
+        }
+        let names = |survey: &Survey| survey.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
+        if self.of_events.is_table && !self.of_events.has_header {
+            lines.comment("The first line has no names, so the columns are named by their position.");
+            lines.texts("interactions_header", &names(self.of_events));
+        }
+        if let Some(items) = self.of_items.filter(|items| items.is_table && !items.has_header) {
+            lines.comment("The same of the items.");
+            lines.texts("items_header", &names(items));
+        }
+    }
+
+    fn columns(&self, lines: &mut Lines, events: &EventColumns, items: Option<&ItemColumns>) {
+        let seen = |survey: &Survey, name: &str| {
+            survey.column(name).map_or(String::new(), |column| found::values(column, survey.rows))
+        };
+        lines.section("source.columns");
+        lines.comment(&format!("The user's id: {}.", seen(self.of_events, &events.user)));
+        lines.text("user", &events.user);
+        lines.comment(&format!("The item's id: {}.", seen(self.of_events, &events.item)));
+        lines.text("item", &events.item);
+        if !events.item_separator.is_empty() {
+            lines.comment("A cell holds several items in their order.");
+            lines.text("item_separator", &events.item_separator);
+        }
+        match &events.clock {
+            Clock::Time { column, .. } => {
+                lines.comment(&format!("The time of the event: {}.", seen(self.of_events, column)));
+                lines.text("time", column);
+            }
+            Clock::Position(column) => {
+                lines.comment("There are no times; this is the position of an event in its user's history.");
+                lines.text("position", column);
+                lines.text("time", "");
+            }
+            Clock::LineOrder => {}
+        }
+        let (Some(items), Some(survey)) = (items, self.of_items) else { return };
+        let seen = |name: &str| seen(survey, name);
+        lines.comment(&format!("The id in the items' file: {}.", seen(&items.id)));
+        lines.text("item_id", &items.id);
+        if items.title.is_empty() {
+            lines.comment("No column looks like a title.");
+        } else {
+            lines.comment(&format!("The title: {}.", seen(&items.title)));
+        }
+        lines.text("title", &items.title);
+        if !items.texts.is_empty() {
+            lines.comment("Further texts; the first sentences count (`preprocess.max_sentences`).");
+            items.texts.iter().for_each(|name| lines.comment(&format!("- {name}: {}", seen(name))));
+            lines.texts("texts", &items.texts);
+        }
+        if !items.text_separator.is_empty() {
+            lines.comment("Several texts in a cell.");
+            lines.text("text_separator", &items.text_separator);
+        }
+        if !items.categories.is_empty() {
+            lines.comment("Categories, which some models read (fdsa, difsr, s3rec).");
+            lines.texts("categories", &items.categories);
+        }
+        if !items.category_separator.is_empty() {
+            lines.comment("Several categories in a cell.");
+            lines.text("category_separator", &items.category_separator);
+        }
+        if let Some(images) = &items.images {
+            lines.comment(&match images.kind {
+                ImageKind::Addresses => format!(
+                    "Addresses of images ({}); `mp4sr download --pipeline {}` fetches them after `mp4sr preprocess`.",
+                    seen(&images.name),
+                    self.out
+                ),
+                ImageKind::Embedded => "Images in the cells themselves.".to_owned(),
+                ImageKind::Files | ImageKind::FilesOfFolder => format!("Names of image files: {}.", seen(&images.name)),
+            });
+            lines.text("images", &images.name);
+        }
+        if !items.unused.is_empty() {
+            lines.comment(&format!("Not read: {}.", found::unused(survey, &items.unused)));
+        }
+    }
+
+    fn preprocess(&self, lines: &mut Lines) {
+        lines.section("preprocess");
+        let reason = if self.core_reason.is_empty() {
+            "Users and items with fewer events are dropped, in rounds until nothing changes; 0 keeps all."
+        } else {
+            &self.core_reason
+        };
+        lines.comment(reason);
+        lines.key("user_core", &Value::Integer(self.core.user.into()));
+        lines.key("item_core", &Value::Integer(self.core.item.into()));
+        let Columns::Guessed { events, .. } = &self.columns else { return };
+        if let Some(kind) = events.kind.as_ref().and_then(|kind| self.of_events.column(kind)) {
+            lines.comment(&format!(
+                "`{}` has {} kinds of events, and all of them count; to keep one kind alone:",
+                kind.name, kind.distinct
+            ));
+            lines.comment(&format!(
+                "where = \"{} = '{}'\"",
+                quoted(&kind.name),
+                kind.examples.first().map_or("", String::as_str)
+            ));
+        }
+        let Some(rating) = &events.rating else { return };
+        let range = self.of_events.column(rating).and_then(|column| column.range);
+        let Some((least, most)) = range else { return };
+        lines.comment(&format!(
+            "`{rating}` goes from {least} to {most}. All events count, good and bad; to keep the good ones alone:"
+        ));
+        lines.comment(&format!("where = \"{} >= {}\"", quoted(rating), (least + 0.75 * (most - least)).ceil()));
+    }
+
+    fn model(&self, lines: &mut Lines) {
+        let Modalities { text, image, addresses } = self.modalities;
+        if text || image {
+            lines.section("extract.text");
+            if self.encoder == TINY_TEXT {
+                lines.comment(
+                    "Sentences become vectors. The program carries this encoder, which is small and made for a trial; for results, \
+                     take \"sentence-transformers/all-MiniLM-L6-v2\" (`--encoder minilm`), which is fetched once, 90 MB.",
+                );
+            } else {
+                lines.comment("Sentences become vectors: a folder, or a model of the hub that is fetched once.");
+            }
+            lines.text("model", &self.encoder);
+        }
+        if image {
+            lines.section("extract.image");
+            if self.image_encoder == TINY_IMAGE {
+                lines.comment(
+                    "Images become words. The program carries this encoder, which is small and made for a trial; for results, take \
+                     \"openai/clip-vit-base-patch32\" (`--image-encoder clip`), which is fetched once, 600 MB.",
+                );
+            } else {
+                lines.comment("Images become words: a folder, or a model of the hub that is fetched once.");
+            }
+            lines.text("model", &self.image_encoder);
+        }
+        lines.section("model");
+        let reads = |name: &str| self.models.model(name).is_some_and(ModelType::reads_features);
+        if !text && !image {
+            let without: Vec<&str> =
+                self.models.models().filter(|model| !model.reads_features()).map(ModelType::name).collect();
+            lines.comment(&format!(
+                "Items have no text and no image file, so the model reads ids alone. These do: {}.",
+                without.join(", ")
+            ));
+            lines.text("name", if self.model.is_empty() { ID_MODEL } else { &self.model });
+        } else if !self.model.is_empty() {
+            lines.text("name", &self.model);
+        }
+        if (text || image) && (self.model.is_empty() || reads(&self.model)) {
+            lines.comment("What the model reads of an item, beside its id.");
+            let one = |name: &str| {
+                Value::Table(toml::Table::from_iter([("name".to_owned(), Value::String(name.to_owned()))]))
+            };
+            let named = [("text", text), ("image", image)].into_iter().filter(|(_, is_there)| *is_there);
+            lines.key("modalities", &Value::Array(named.map(|(name, _)| one(name)).collect()));
+        }
+        if addresses && !image {
+            lines.comment(
+                "Once `mp4sr download` has fetched the images, `modalities = [{ name = \"text\" }, { name = \"image\" }]` reads them too.",
+            );
+        }
+        lines.section("evaluate");
+        lines.comment("K of the measures R@K and N@K.");
+        lines.key("k", &Value::Array([5, 10, 20].map(Value::Integer).to_vec()));
+    }
+}

@@ -1,0 +1,337 @@
+//! Which columns of interactions are the user, the item, the time and a rating.
+
+use mp4sr_preprocess::survey::{ColumnSurvey, Survey, TimeNotation};
+
+use crate::found::{Doubt, named};
+use crate::join::{Join, may_be_id};
+use crate::words::{Role, tokens};
+use crate::{Error, Result};
+
+/// 1989-01-05: numbers without a name that says time are times from here on.
+const RECENT: f64 = 6e8;
+/// 1973-03-03: numbers under a name that says time are times from here on.
+const EARLY: f64 = 1e8;
+/// The share of values that a notation has to read.
+const MOST: f64 = 0.9;
+/// The most distinct values of a rating.
+const RATINGS: u64 = 101;
+/// The most kinds of events.
+const KINDS: u64 = 20;
+/// Words of times of something else than the event.
+const OTHER_TIMES: [&str; 9] =
+    ["birth", "dob", "signup", "registered", "updated", "expires", "delivered", "shipped", "released"];
+
+/// What orders the events of a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// A column of times.
+    Time {
+        /// Its name.
+        column: String,
+        /// How they are written.
+        notation: TimeNotation,
+    },
+    /// A column of positions.
+    Position(String),
+    /// The order of lines.
+    LineOrder,
+}
+
+/// The columns of interactions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventColumns {
+    /// The user's id.
+    pub user: String,
+    /// The item's id.
+    pub item: String,
+    /// What separates several items in a cell; empty: nothing.
+    pub item_separator: String,
+    /// What orders events.
+    pub clock: Clock,
+    /// A rating, which is not read.
+    pub rating: Option<String>,
+    /// A column of kinds of events, such as views and purchases, which is not read.
+    pub kind: Option<String>,
+    /// What was not sure.
+    pub doubts: Vec<Doubt>,
+}
+
+/// What a user says of interactions.
+#[derive(Clone, Debug, Default)]
+pub struct NamedEvents {
+    /// The column of the user.
+    pub user: Option<String>,
+    /// The column of the item.
+    pub item: Option<String>,
+    /// The column of the time.
+    pub time: Option<String>,
+    /// The notation of the time.
+    pub time_format: Option<String>,
+    /// Whether lines are in order.
+    pub line_order: bool,
+}
+
+impl EventColumns {
+    /// Guesses the columns; `joins` are the columns of ids that the items' file has, the best first.
+    pub fn guess(survey: &Survey, joins: &[Join], said: &NamedEvents) -> Result<Self> {
+        let mut doubts = Vec::new();
+        let (item, item_separator) = item(survey, joins, said, &mut doubts)?;
+        let is_sequence =
+            !item_separator.is_empty() || survey.column(&item).is_some_and(|column| column.lists * 2 > column.filled);
+        let user = user(survey, &item, said, is_sequence, &mut doubts)?;
+        let others: Vec<&ColumnSurvey> =
+            survey.columns.iter().filter(|column| column.name != user && column.name != item).collect();
+        let clock = clock(survey, &others, said, &mut doubts)?;
+        let is_clock = |name: &str| match &clock {
+            Clock::Time { column, .. } | Clock::Position(column) => column == name,
+            Clock::LineOrder => false,
+        };
+        let rating = others.iter().find(|column| {
+            Role::Rating.fits(&column.name)
+                && !is_clock(&column.name)
+                && column.filled > 0
+                && column.numbers == column.filled
+                && column.distinct <= RATINGS
+        });
+        let rating = rating.map(|column| column.name.clone());
+        let kind = others.iter().find(|column| {
+            Role::Kind.fits(&column.name) && column.numbers == 0 && (2..=KINDS).contains(&column.distinct)
+        });
+        let kind = kind.map(|column| column.name.clone());
+        Ok(Self { user, item, item_separator, clock, rating, kind, doubts })
+    }
+}
+
+fn shown_columns(survey: &Survey) -> String {
+    survey.columns.iter().map(|column| column.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn item(survey: &Survey, joins: &[Join], said: &NamedEvents, doubts: &mut Vec<Doubt>) -> Result<(String, String)> {
+    if let Some(name) = &said.item {
+        named(survey, "--item", name)?;
+        let separator = joins.iter().find(|join| join.item == *name).map(|join| join.separator.clone());
+        return Ok((name.clone(), separator.unwrap_or_default()));
+    }
+    let by_name = || {
+        let scored = survey.columns.iter().map(|column| (Role::Item.score(&column.name), column));
+        let fitting =
+            scored.filter(|(score, column)| *score > 0.0 && !Role::User.fits(&column.name) && column.filled > 0);
+        fitting.max_by(|a, b| a.0.total_cmp(&b.0).then(std::cmp::Ordering::Greater))
+    };
+    if let Some(best) = joins.first().filter(|join| join.share > 0.0 || Role::Item.fits(&join.item)) {
+        let rival = joins.iter().find(|join| join.item != best.item);
+        if let Some(rival) = rival.filter(|rival| rival.score + 3.0 > best.score && rival.share > 0.0) {
+            doubts.push(Doubt::new(
+                format!(
+                    "the item is `{}` or `{}`: {:.1} % and {:.1} % of their values are ids of the items",
+                    best.item,
+                    rival.item,
+                    100.0 * best.share,
+                    100.0 * rival.share
+                ),
+                "`--item COLUMN`, `source.columns.item`",
+            ));
+        }
+        return Ok((best.item.clone(), best.separator.clone()));
+    }
+    if let Some((_, column)) = by_name() {
+        return Ok((column.name.clone(), String::new()));
+    }
+    // Of a table without names the item follows the user, as in all published ones; a time may stand between them.
+    let is_id = |column: &&ColumnSurvey| may_be_id(column, survey.rows) && time_score(column, survey).is_none();
+    if let Some(column) = survey.columns.iter().skip(1).find(is_id).filter(|_| !survey.has_header) {
+        doubts.push(Doubt::new(
+            format!("the item is `{}`, by its position alone", column.name),
+            "`--item COLUMN`, `source.columns.item`",
+        ));
+        return Ok((column.name.clone(), String::new()));
+    }
+    Err(Error::Unknown(format!(
+        "no column of `{}` looks like the id of an item; name it with `--item COLUMN`: it has {}",
+        survey.path.display(),
+        shown_columns(survey)
+    )))
+}
+
+fn user(survey: &Survey, item: &str, said: &NamedEvents, is_sequence: bool, doubts: &mut Vec<Doubt>) -> Result<String> {
+    if let Some(name) = &said.user {
+        return Ok(named(survey, "--user", name)?.name.clone());
+    }
+    let mut scored: Vec<(f64, &ColumnSurvey)> = Vec::new();
+    for (at, column) in survey.columns.iter().enumerate().filter(|(_, column)| column.name != item) {
+        let by_name = Role::User.score(&column.name);
+        if column.filled == 0 || (by_name == 0.0 && !may_be_id(column, survey.rows)) {
+            continue;
+        }
+        // A name is worth more than any look of the values.
+        let is_other = by_name == 0.0
+            && (Role::Time.fits(&column.name) || Role::Rating.fits(&column.name) || Role::Price.fits(&column.name));
+        let is_time = by_name == 0.0 && matches!(&column.time, Some(Ok(time)) if !time.is_number);
+        if is_other || is_time {
+            continue;
+        }
+        let recurs = column.distinct < column.filled;
+        let few = column.numbers == column.filled && column.distinct <= RATINGS && by_name == 0.0 && survey.rows > 1000;
+        let look = if recurs { 1.0 } else { -2.0 } - if few { 4.0 } else { 0.0 } - 0.1 * at as f64;
+        scored.push((by_name + look, column));
+    }
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let Some((score, best)) = scored.first() else {
+        return Err(Error::Unknown(format!(
+            "no column of `{}` looks like the id of a user; name it with `--user COLUMN`: it has {}",
+            survey.path.display(),
+            shown_columns(survey)
+        )));
+    };
+    let remedy = "`--user COLUMN`, `source.columns.user`";
+    if !Role::User.fits(&best.name) {
+        if survey.has_header && scored.len() > 1 {
+            return Err(Error::Unknown(format!(
+                "no column of `{}` has a name that says user; name it with `--user COLUMN`: it has {}",
+                survey.path.display(),
+                shown_columns(survey)
+            )));
+        }
+        doubts.push(Doubt::new(format!("the user is `{}`, by its position and its values", best.name), remedy));
+    } else if let Some((_, rival)) =
+        scored.get(1).filter(|(other, rival)| Role::User.fits(&rival.name) && other + 5.0 > *score)
+    {
+        doubts.push(Doubt::new(format!("the user is `{}`; `{}` may be meant too", best.name, rival.name), remedy));
+    }
+    if best.distinct == best.filled && best.filled > 20 && !is_sequence {
+        doubts.push(Doubt::new(
+            format!(
+                "`{}` is another one in each of the first {} lines: nobody would have a history",
+                best.name, best.filled
+            ),
+            remedy,
+        ));
+    }
+    Ok(best.name.clone())
+}
+
+fn clock(survey: &Survey, others: &[&ColumnSurvey], said: &NamedEvents, doubts: &mut Vec<Doubt>) -> Result<Clock> {
+    if said.line_order {
+        return Ok(Clock::LineOrder);
+    }
+    let remedy = "`--time COLUMN`, `source.columns.time`";
+    let chosen = match &said.time {
+        Some(name) => Some(named(survey, "--time", name)?),
+        None => {
+            let mut scored: Vec<(f64, &ColumnSurvey)> =
+                others.iter().filter_map(|column| Some((time_score(column, survey)?, *column))).collect();
+            scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+            if let [(best_score, best), (score, rival), ..] = scored[..]
+                && score + 2.0 > best_score
+            {
+                doubts.push(Doubt::new(format!("the time is `{}`; `{}` has times too", best.name, rival.name), remedy));
+            }
+            scored.first().map(|(_, column)| *column)
+        }
+    };
+    let Some(column) = chosen else { return Ok(without_time(survey, others, doubts)) };
+    let name = column.name.clone();
+    if let Some(format) = &said.time_format {
+        let described = format!("times written as `{format}`");
+        return Ok(Clock::Time {
+            column: name,
+            notation: TimeNotation { key: format.clone(), described, is_number: false },
+        });
+    }
+    match &column.time {
+        Some(Ok(notation)) => {
+            if notation.key == "mixed" {
+                doubts.push(Doubt::new(
+                    format!("`{name}` has times of several notations; each value is read for itself"),
+                    "`--time-format FORMAT`, `source.time`",
+                ));
+            }
+            if column.time_share < 1.0 {
+                doubts.push(Doubt::new(
+                    format!(
+                        "{:.1} % of the values of `{name}` are not {}",
+                        100.0 * (1.0 - column.time_share),
+                        notation.described
+                    ),
+                    "`--time-format FORMAT`, `source.time`",
+                ));
+            }
+            Ok(Clock::Time { column: name, notation: notation.clone() })
+        }
+        Some(Err(problem)) => Err(Error::Unknown(format!(
+            "`{name}` of `{}` has times that can be read in several ways: {}; say which with `--time-format`, such as \
+             `--time-format '%d/%m/%Y'`",
+            survey.path.display(),
+            problem.split(';').next().unwrap_or(problem)
+        ))),
+        None => Err(Error::Unknown(format!(
+            "`{name}` of `{}` has no time that can be recognised, such as `{}`; say how times are written with `--time-format`, or \
+             take the lines in their order with `--line-order`",
+            survey.path.display(),
+            column.examples.first().map_or("", String::as_str)
+        ))),
+    }
+}
+
+/// How well a column fits as the time of events; none where it is no time.
+fn time_score(column: &ColumnSurvey, survey: &Survey) -> Option<f64> {
+    let by_name = Role::Time.score(&column.name);
+    let is_other = tokens(&column.name).iter().any(|token| OTHER_TIMES.contains(&token.as_str()));
+    if column.filled * 2 < survey.rows {
+        return None;
+    }
+    let score = match column.time.as_ref()? {
+        Err(_) => by_name + 2.0,
+        Ok(_) if column.time_share < MOST => return None,
+        Ok(notation) if notation.is_number => {
+            let unit = match notation.key.as_str() {
+                "ms" => 1e3,
+                "us" => 1e6,
+                "ns" => 1e9,
+                _ => 1.0,
+            };
+            let (least, most) = column.range.map(|(least, most)| (least / unit, most / unit))?;
+            let is_named = by_name > 0.0 && most >= EARLY;
+            let other = [Role::Item, Role::User, Role::Code, Role::Price].iter().any(|role| role.fits(&column.name));
+            let looks = least >= RECENT && !other;
+            if !(is_named || looks) {
+                return None;
+            }
+            by_name + 1.0
+        }
+        Ok(_) => by_name + 3.0,
+    };
+    Some(if is_other { score - 8.0 } else { score })
+}
+
+fn without_time(survey: &Survey, others: &[&ColumnSurvey], doubts: &mut Vec<Doubt>) -> Clock {
+    let position = others.iter().find(|column| {
+        Role::Position.fits(&column.name) && column.filled == survey.rows && column.whole == column.filled
+    });
+    if let Some(position) = position {
+        doubts.push(Doubt::new(
+            format!(
+                "no column has times; `{}` is taken for the position of an event in its user's history",
+                position.name
+            ),
+            "`--time COLUMN`, `source.columns.position`",
+        ));
+        return Clock::Position(position.name.clone());
+    }
+    let named = others.iter().find(|column| Role::Time.fits(&column.name) && column.filled > 0);
+    let why = match named {
+        Some(column) => format!(
+            "`{}` has values such as `{}`, which are no times that can be recognised",
+            column.name,
+            column.examples.first().map_or("", String::as_str)
+        ),
+        None => "no column has times".to_owned(),
+    };
+    doubts.push(Doubt::new(
+        format!(
+            "{why}: the events of a user are taken in the order of their lines, the last line being the latest event"
+        ),
+        "`--time COLUMN`, `--time-format FORMAT`, `source.time`",
+    ));
+    Clock::LineOrder
+}

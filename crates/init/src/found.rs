@@ -1,0 +1,81 @@
+//! What was found, for people and for the pipeline's comments.
+
+use mp4sr_pipeline::text::count;
+use mp4sr_preprocess::survey::{ColumnSurvey, Survey};
+
+use crate::{Error, Result};
+
+/// Something that was not sure, and what changes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Doubt {
+    /// What was not sure, as a sentence without its full stop.
+    pub what: String,
+    /// The flags and keys that change it.
+    pub remedy: String,
+}
+
+impl Doubt {
+    /// A doubt that `remedy` removes.
+    pub fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { what: what.into(), remedy: remedy.into() }
+    }
+}
+
+/// The column that a flag names, which has to exist.
+pub fn named<'s>(survey: &'s Survey, flag: &'static str, name: &str) -> Result<&'s ColumnSurvey> {
+    let names: Vec<&str> = survey.columns.iter().map(|column| column.name.as_str()).collect();
+    survey.column(name).ok_or_else(|| Error::NoColumn {
+        flag,
+        name: name.to_owned(),
+        path: survey.path.clone(),
+        near: mp4sr_pipeline::nearest(name, &names).map_or(String::new(), |near| format!(" (did you mean `{near}`?)")),
+        known: names.join(", "),
+    })
+}
+
+/// What the values of a column look like.
+pub fn values(column: &ColumnSurvey, rows: u64) -> String {
+    let mut said = Vec::new();
+    if column.filled < rows {
+        said.push(format!("{} of {} lines have none", count(rows - column.filled), count(rows)));
+    }
+    if column.filled > 0 {
+        said.push(format!(
+            "such as {}",
+            column.examples.iter().map(|e| format!("`{e}`")).collect::<Vec<_>>().join(", ")
+        ));
+    }
+    if column.html > 0 {
+        said.push("HTML in it is removed".to_owned());
+    }
+    said.join("; ")
+}
+
+/// Columns that are not read of which so many are shown.
+const SHOWN: usize = 8;
+
+/// What the columns hold that are not read.
+pub fn unused(survey: &Survey, names: &[String]) -> String {
+    let known = names.iter().filter_map(|name| survey.column(name));
+    let mut shown: Vec<String> = known.take(SHOWN).map(held).collect();
+    if names.len() > SHOWN {
+        shown.push(format!("and {} more", names.len() - SHOWN));
+    }
+    shown.join(", ")
+}
+
+fn held(column: &ColumnSurvey) -> String {
+    let kind = if column.filled == 0 {
+        "empty".to_owned()
+    } else if column.numbers == column.filled {
+        match column.range {
+            Some((least, most)) if least < most => format!("numbers from {least} to {most}"),
+            _ => "numbers".to_owned(),
+        }
+    } else if column.addresses * 2 > column.filled {
+        "addresses".to_owned()
+    } else {
+        format!("such as `{}`", column.examples.first().map_or("", String::as_str))
+    };
+    format!("`{}` ({kind})", column.name)
+}

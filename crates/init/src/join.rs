@@ -1,0 +1,139 @@
+//! Which column of interactions has the ids of which column of items: by the names, and by the share of values that are found.
+
+use std::collections::HashMap;
+
+use mp4sr_preprocess::survey::{ColumnSurvey, Survey};
+
+use crate::Result;
+use crate::words::{Role, tokens};
+
+/// Rows of interactions whose ids are looked up.
+pub const EVENT_ROWS: u64 = 100_000;
+/// Rows of items whose ids are looked up.
+pub const ITEM_ROWS: u64 = 500_000;
+/// Columns of a file that may have the ids.
+const CANDIDATES: usize = 8;
+/// The longest text and the most words that an id has on average.
+const LONGEST_ID: f64 = 64.0;
+const WORDS_OF_AN_ID: f64 = 3.0;
+
+/// What one name in both files is worth, and the usual place of the item in a table without names; a share of 1 is worth 10.
+const SAME: f64 = 5.0;
+const SECOND: f64 = 2.0;
+
+/// Two columns that may hold the same ids.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Join {
+    /// The column of interactions.
+    pub item: String,
+    /// What separates several ids in a cell of it; empty: nothing.
+    pub separator: String,
+    /// The column of items.
+    pub id: String,
+    /// The share of the interactions' ids that are found.
+    pub share: f64,
+    /// The share of the items' ids that occur in interactions.
+    pub coverage: f64,
+    /// How well names and values fit, the greater the better.
+    pub score: f64,
+}
+
+/// What a user says of the two columns.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NamedIds<'n> {
+    /// The column of interactions.
+    pub item: Option<&'n str>,
+    /// The column of items.
+    pub id: Option<&'n str>,
+    /// A column of interactions that has something else.
+    pub user: Option<&'n str>,
+}
+
+/// Whether the values of a column may be ids.
+pub fn may_be_id(column: &ColumnSurvey, rows: u64) -> bool {
+    let is_fraction = column.numbers > column.whole;
+    let is_text = column.characters > LONGEST_ID || (column.words > WORDS_OF_AN_ID && column.lists == 0);
+    column.filled * 2 >= rows && !is_fraction && !is_text && column.truths == 0 && column.addresses * 2 < column.filled
+}
+
+/// The pairs of columns that may hold the same ids, the best first.
+pub fn joins(events: &Survey, items: &Survey, named: NamedIds<'_>) -> Result<Vec<Join>> {
+    let sequences = |column: &&ColumnSurvey| column.separator.is_some() && column.numbers < column.filled;
+    let of_events: Vec<&ColumnSurvey> = best(events, |column| {
+        let wanted =
+            named.item.is_none_or(|name| name == column.name) && named.user.is_none_or(|name| name != column.name);
+        let may_be = may_be_id(column, events.rows) || sequences(&column) || named.item.is_some();
+        (wanted && may_be).then(|| Role::Item.score(&column.name) - 0.7 * Role::User.score(&column.name))
+    });
+    let of_items: Vec<&ColumnSurvey> = best(items, |column| {
+        let is_unique = column.distinct * 5 >= column.filled * 4 && column.filled * 5 >= items.rows * 4;
+        let may_be = (may_be_id(column, items.rows) && is_unique) || named.id.is_some();
+        (named.id.is_none_or(|name| name == column.name) && may_be).then(|| id_score(&column.name))
+    });
+    if of_events.is_empty() || of_items.is_empty() {
+        return Ok(Vec::new());
+    }
+    let names: Vec<&str> = of_items.iter().map(|column| column.name.as_str()).collect();
+    let (ids, _) = items.values(&names, "", ITEM_ROWS)?;
+    let mut found = Vec::new();
+    for column in of_events {
+        let several = column.separator.as_ref().filter(|_| sequences(&column)).map(|(separator, _)| separator.clone());
+        for separator in std::iter::once(String::new()).chain(several) {
+            let (values, _) = events.values(&[&column.name], &separator, EVENT_ROWS)?;
+            let values = values.into_iter().next().unwrap_or_default();
+            for (id, ids) in of_items.iter().zip(&ids) {
+                let mut join = compared(column, &separator, &values, id, ids);
+                let is_second = events.columns.get(1).is_some_and(|second| second.name == column.name);
+                // Of a table without names the second column is the item, as in all published ones.
+                if !events.has_header && is_second {
+                    join.score += SECOND;
+                }
+                // Names by position say nothing.
+                if !(events.has_header && items.has_header) && join.item == join.id {
+                    join.score -= SAME;
+                }
+                found.push(join);
+            }
+        }
+    }
+    found.sort_by(|a, b| b.score.total_cmp(&a.score));
+    Ok(found)
+}
+
+/// The columns of a file that `score` has something to say of, the best first; of equal ones the earlier.
+fn best(survey: &Survey, score: impl Fn(&ColumnSurvey) -> Option<f64>) -> Vec<&ColumnSurvey> {
+    let mut scored: Vec<(f64, &ColumnSurvey)> =
+        survey.columns.iter().filter_map(|column| Some((score(column)?, column))).collect();
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    scored.into_iter().take(CANDIDATES).map(|(_, column)| column).collect()
+}
+
+fn id_score(name: &str) -> f64 {
+    let of_item = Role::Item.score(name);
+    let is_id = tokens(name).iter().any(|token| token == "id");
+    of_item.max(if is_id { 6.0 } else { 0.0 }) - 0.7 * Role::User.score(name)
+}
+
+fn compared(
+    column: &ColumnSurvey,
+    separator: &str,
+    values: &HashMap<String, u64>,
+    id: &ColumnSurvey,
+    ids: &HashMap<String, u64>,
+) -> Join {
+    let total: u64 = values.values().sum();
+    let (mut events, mut distinct) = (0, 0_u64);
+    for (value, count) in values.iter().filter(|(value, _)| ids.contains_key(*value)) {
+        debug_assert!(!value.is_empty());
+        events += count;
+        distinct += 1;
+    }
+    let share = events as f64 / total.max(1) as f64;
+    let coverage = distinct as f64 / ids.len().max(1) as f64;
+    let same = tokens(&column.name) == tokens(&id.name);
+    let names = Role::Item.score(&column.name) - 0.7 * Role::User.score(&column.name) + id_score(&id.name);
+    let score = 10.0 * share + 4.0 * coverage + names + if same { SAME } else { 0.0 };
+    // Of one id per cell and several, the plain reading is preferred where both find the same.
+    let score = if separator.is_empty() { score } else { score - 0.5 };
+    Join { item: column.name.clone(), separator: separator.to_owned(), id: id.name.clone(), share, coverage, score }
+}

@@ -1,0 +1,61 @@
+//! `--dry-run` of every command that reads a pipeline: what it would do, by `mp4sr_doctor`.
+
+use std::sync::Arc;
+
+use mp4sr_doctor::Scope;
+use mp4sr_doctor::command::{dry_run, dry_run_of_download, dry_run_of_trained};
+use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_pipeline::{StageArgs, StageName, print};
+use mp4sr_train::command::PhaseArgument;
+
+use crate::Command;
+
+/// Prints the plan of a command that was given `--dry-run`; says whether it was.
+pub fn run(command: &Command, models: &Arc<ModelCatalog>) -> anyhow::Result<bool> {
+    let Some(stage) = stage_args(command).filter(|stage| stage.dry_run) else { return Ok(false) };
+    let only = |name| dry_run(stage, models, Scope::Only(name));
+    match command {
+        Command::Run(args) => dry_run(stage, models, Scope::Until(args.until)),
+        Command::Preprocess(_) => only(StageName::Preprocess),
+        Command::Extract(_) => only(StageName::Extract),
+        Command::Train(args) => only(match args.phase {
+            PhaseArgument::Pretrain(_) => StageName::Pretrain,
+            PhaseArgument::Finetune(_) => StageName::Finetune,
+        }),
+        Command::Evaluate(_) => only(StageName::Evaluate),
+        Command::Recommend(_) => only(StageName::Recommend),
+        Command::Report(_) => only(StageName::Report),
+        Command::Export(_) | Command::Serve(_) => dry_run_of_trained(stage, models, &[]),
+        Command::Items(args) => dry_run_of_trained(stage, models, args.new_files()),
+        Command::Download(_) => dry_run_of_download(stage, models),
+        Command::Compare(_) | Command::Search(_) | Command::Study(_) => {
+            print("Every run that is missing goes through these stages; what runs share is made once.\n\n")?;
+            dry_run(stage, models, Scope::Until(StageName::Evaluate))
+        }
+        _ => Ok(()),
+    }?;
+    Ok(true)
+}
+
+/// The flags of every stage, of commands that have them.
+fn stage_args(command: &Command) -> Option<&StageArgs> {
+    match command {
+        Command::Run(args) => Some(&args.stage),
+        Command::Download(args) => Some(&args.stage),
+        Command::Preprocess(args) => Some(&args.stage),
+        Command::Extract(args) => Some(&args.stage),
+        Command::Train(args) => match &args.phase {
+            PhaseArgument::Pretrain(args) | PhaseArgument::Finetune(args) => Some(&args.stage),
+        },
+        Command::Evaluate(args) => Some(&args.stage),
+        Command::Recommend(args) => Some(&args.stage),
+        Command::Items(args) => Some(args.stage()),
+        Command::Serve(args) => Some(&args.stage),
+        Command::Export(args) => Some(&args.stage),
+        Command::Report(args) => Some(&args.stage),
+        Command::Compare(args) => Some(&args.stage),
+        Command::Search(args) => Some(&args.stage),
+        Command::Study(args) => Some(&args.stage),
+        _ => None,
+    }
+}

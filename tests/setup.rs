@@ -1,0 +1,748 @@
+//! From files that nobody has described to a pipeline that runs: `mp4sr init` and `mp4sr doctor`. `make test` builds the program first.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use mp4sr_artifact::{Items, Layout, Sequences, Users, files};
+use mp4sr_pipeline::Config;
+use mp4sr_run::model_catalog;
+use mp4sr_tests::{command, gzip, root, said};
+
+/// A folder with raw files in which the program runs.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new(raw: &[(&str, Vec<u8>)]) -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        for (name, content) in raw {
+            files::write_bytes(&folder.path(name), content).unwrap();
+        }
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn command(&self, name: &str, words: &[&str]) -> Command {
+        let mut command = command(name);
+        command.args(words).current_dir(self.0.path()).env_remove("CARGO_MANIFEST_DIR");
+        command
+    }
+
+    fn output(&self, name: &str, words: &[&str]) -> Output {
+        self.command(name, words).output().unwrap()
+    }
+
+    /// What the program prints, which succeeds.
+    fn run(&self, name: &str, words: &[&str]) -> String {
+        let output = self.output(name, words);
+        assert!(output.status.success(), "{name} {words:?}: {}", said(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The error of the program, which fails by the user's fault.
+    fn fails(&self, name: &str, words: &[&str]) -> String {
+        let output = self.output(name, words);
+        assert_eq!(output.status.code(), Some(1), "{name} {words:?}: {}", said(&output));
+        said(&output)
+    }
+
+    /// The pipeline that `init` wrote to `p.toml`.
+    fn pipeline(&self, words: &[&str]) -> Config {
+        self.run("init", &[words, &["--out", "p.toml"]].concat());
+        Config::load(&self.path("p.toml"), &[], model_catalog()).unwrap().0
+    }
+
+    /// What preprocess makes of a pipeline, without bounds of events.
+    fn dataset(&self, pipeline: &Path, artifacts: &str, more: &[&str]) -> Dataset {
+        let pipeline = pipeline.to_str().unwrap();
+        let all = ["--set", "preprocess.user_core=0", "--set", "preprocess.item_core=0", "--set", "dataset.name=x"];
+        self.run("preprocess", &[&["--pipeline", pipeline, "--artifacts", artifacts], &all[..], more].concat());
+        let layout = Layout::new(&self.path(artifacts), "x", "mp4sr");
+        let images = |name: &String| name.rsplit('/').next().unwrap_or(name).to_owned();
+        let items = Items::read(&layout.items()).unwrap();
+        Dataset {
+            sequences: Sequences::read(&layout.sequences()).unwrap(),
+            users: Users::read(&layout.users()).unwrap().ids,
+            images: items.images.iter().map(|names| names.iter().map(images).collect()).collect(),
+            items,
+        }
+    }
+}
+
+struct Dataset {
+    sequences: Sequences,
+    users: Vec<String>,
+    items: Items,
+    /// Names of files, wherever they lie, and ends of addresses.
+    images: Vec<Vec<String>>,
+}
+
+impl Dataset {
+    /// Both have the same events, users, items, titles and images.
+    fn expect(&self, other: &Self, name: &str) {
+        assert_eq!(self.sequences.items, other.sequences.items, "{name}");
+        assert_eq!(self.sequences.times, other.sequences.times, "{name}");
+        assert_eq!(self.users, other.users, "{name}");
+        assert_eq!((&self.items.ids, &self.items.titles), (&other.items.ids, &other.items.titles), "{name}");
+        assert_eq!(self.images, other.images, "{name}");
+    }
+}
+
+fn latin_1(text: &str) -> Vec<u8> {
+    text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect()
+}
+
+const USERS: usize = 30;
+const ITEMS: usize = 24;
+
+/// Lines of events: user, item, the number of the event.
+fn events(line: impl Fn(usize, usize, usize) -> String) -> String {
+    let pairs = (0..USERS).flat_map(|user| (0..7).map(move |at| (user, (user * 5 + at * 3) % ITEMS, at)));
+    pairs.map(|(user, item, at)| line(user, item, at)).collect()
+}
+
+fn items(line: impl Fn(usize) -> String) -> String {
+    (0..ITEMS).map(line).collect()
+}
+
+/// A published dataset in small: the pipeline that is shipped for it, the words for `init`, and the raw files.
+struct Published {
+    pipeline: &'static str,
+    words: &'static [&'static str],
+    raw: Vec<(&'static str, Vec<u8>)>,
+    /// Whether the sentences of items are the same too.
+    same_sentences: bool,
+}
+
+const GENRES: [&str; 4] = ["Comedy|Drama", "Drama", "Film-Noir|Drama|War", "Comedy"];
+
+fn published() -> Vec<Published> {
+    let genre = |item: usize| GENRES[item % 4];
+    let time = |user: usize, at: usize| 978_300_000 + 1000 * user + 7 * at;
+    let flags = "|0".repeat(19);
+    let ml_100k = Published {
+        pipeline: "movielens-100k",
+        words: &["--interactions", "raw/ml-100k/u.data", "--items", "raw/ml-100k/u.item"],
+        raw: vec![
+            (
+                "raw/ml-100k/u.data",
+                events(|u, i, at| format!("{}\t{}\t{}\t{}\n", u + 1, i + 1, at % 5 + 1, time(u, at))).into(),
+            ),
+            (
+                "raw/ml-100k/u.item",
+                latin_1(&items(|i| {
+                    format!("{}|Les Mis\u{e9}rables {i} (1995)|01-Jan-1995||http://us.imdb.com/{i}{flags}\n", i + 1)
+                })),
+            ),
+        ],
+        // The release date, which the shipped pipeline has among the texts, is no text to `init`.
+        same_sentences: false,
+    };
+    let ml_1m = Published {
+        pipeline: "movielens-1m",
+        words: &["--interactions", "raw/ml-1m/ratings.dat", "--items", "raw/ml-1m/movies.dat"],
+        raw: vec![
+            (
+                "raw/ml-1m/ratings.dat",
+                events(|u, i, at| format!("{}::{}::{}::{}\n", u + 1, i + 1, at % 5 + 1, time(u, at))).into(),
+            ),
+            (
+                "raw/ml-1m/movies.dat",
+                latin_1(&items(|i| format!("{}::Caf\u{e9}: number {i} (1975)::{}\n", i + 1, genre(i)))),
+            ),
+        ],
+        same_sentences: true,
+    };
+    let ml_25m = Published {
+        pipeline: "movielens-25m",
+        words: &["--interactions", "raw/ml-25m/ratings.csv", "--items", "raw/ml-25m/movies.csv"],
+        raw: vec![
+            (
+                "raw/ml-25m/ratings.csv",
+                format!(
+                    "userId,movieId,rating,timestamp\r\n{}",
+                    events(|u, i, at| format!("{},{},{}.5,{}\r\n", u + 1, i + 1, at % 5, time(u, at)))
+                )
+                .into(),
+            ),
+            (
+                "raw/ml-25m/movies.csv",
+                format!(
+                    "movieId,title,genres\r\n{}",
+                    items(|i| format!(
+                        "{},\"American President, The {i} (1995)\",{}\r\n",
+                        i + 1,
+                        if i == 3 { "(no genres listed)" } else { genre(i) }
+                    ))
+                )
+                .into(),
+            ),
+        ],
+        same_sentences: true,
+    };
+    let image = |i: usize, size: &str| format!("\"http://images.amazon.com/images/P/{i:010}.01.{size}.jpg\"");
+    let book_crossing = Published {
+        pipeline: "book-crossing",
+        words: &["--interactions", "raw/BX-Book-Ratings.csv", "--items", "raw/BX-Books.csv"],
+        raw: vec![
+            (
+                "raw/BX-Book-Ratings.csv",
+                format!(
+                    "\"User-ID\";\"ISBN\";\"Book-Rating\"\n{}",
+                    events(|u, i, at| format!("\"{}\";\"{:010}\";\"{}\"\n", 276_725 + u, i * 7919, at % 11))
+                )
+                .into(),
+            ),
+            (
+                "raw/BX-Books.csv",
+                latin_1(&format!(
+                    "\"ISBN\";\"Book-Title\";\"Book-Author\";\"Year-Of-Publication\";\"Publisher\";\"Image-URL-S\";\"Image-URL-M\";\"Image-URL-L\"\n{}",
+                    items(|i| format!(
+                        "\"{:010}\";\"Classical \\\"Mythology\\\" {i}; a story\";\"Andr\u{e9} M. &amp; Sons\";\"{}\";\"Oxford House {}\";{};{};{}\n",
+                        i * 7919,
+                        1990 + i % 9,
+                        i % 3,
+                        image(i, "THUMBZZZ"),
+                        image(i, "MZZZZZZZ"),
+                        image(i, "LZZZZZZZ")
+                    ))
+                )),
+            ),
+        ],
+        // The same author everywhere says nothing.
+        same_sentences: false,
+    };
+    let steam = Published {
+        pipeline: "steam",
+        words: &["--interactions", "raw/steam_reviews.json.gz", "--items", "raw/steam_games.json.gz"],
+        raw: vec![
+            (
+                "raw/steam_reviews.json.gz",
+                gzip(&events(|u, i, at| {
+                    format!(
+                        "{{u'username': u'Walker {u}', u'product_id': u'{}', u'date': u'2017-{:02}-{:02}', u'text': u'it\\'s', u'early_access': False, u'hours': {at}.5}}\n",
+                        725_280 + i,
+                        at + 1,
+                        u % 28 + 1
+                    )
+                })),
+            ),
+            (
+                "raw/steam_games.json.gz",
+                gzip(&items(|i| {
+                    format!(
+                        "{{u'id': u'{}', u'app_name': u'Lost \\u2122 {i}', u'genres': [u'Action', u'{}'], u'developer': u'Kotoshiro {}', u'{}': [u'{}', u'Co-op'], u'price': {i}.99, u'url': u'http://store.steampowered.com/app/{i}/'}}\n",
+                        725_280 + i,
+                        ["Indie", "Strategy"][i % 2],
+                        i % 5,
+                        // The fields of JSON have no order of their own.
+                        ["tags", "specs"][i % 2],
+                        ["Single-player", "Horror", "Puzzle"][i % 3]
+                    )
+                })),
+            ),
+        ],
+        same_sentences: true,
+    };
+    let yelp = Published {
+        pipeline: "yelp",
+        words: &[
+            "--interactions", "raw/yelp_academic_dataset_review.json", "--items", "raw/yelp_academic_dataset_business.json",
+        ],
+        raw: vec![
+            (
+                "raw/yelp_academic_dataset_review.json",
+                events(|u, i, at| {
+                    format!(
+                        "{{\"review_id\":\"r{u}x{at}\",\"user_id\":\"q{u}\",\"business_id\":\"b-{i}\",\"stars\":{}.0,\"text\":\"good {u}\",\"date\":\"2018-{:02}-{:02} 22:09:{:02}\"}}\n",
+                        at % 5 + 1,
+                        at + 1,
+                        u % 28 + 1,
+                        u
+                    )
+                })
+                .into(),
+            ),
+            (
+                "raw/yelp_academic_dataset_business.json",
+                items(|i| {
+                    format!(
+                        "{{\"business_id\":\"b-{i}\",\"name\":\"Abby Rappoport {i}\",\"city\":\"{}\",\"stars\":4.5,\"is_open\":1,\"attributes\":{},\"categories\":{}}}\n",
+                        ["Goleta", "Tucson", "Reno"][i % 3],
+                        if i % 3 == 0 { "null".to_owned() } else { format!("{{\"ByAppointmentOnly\":\"{}\"}}", i % 2 == 0) },
+                        ["\"Doctors, Health & Medical\"", "null", "\"Shopping, Department Stores\"", "\"Doctors\""][i % 4]
+                    )
+                })
+                .into(),
+            ),
+        ],
+        same_sentences: true,
+    };
+    let article = |i: usize| format!("0{}", 108_775_015 + 13 * i);
+    let mut h_and_m = Published {
+        pipeline: "h-and-m",
+        words: &["--interactions", "raw/transactions_train.csv", "--items", "raw/articles.csv", "--images", "raw/images"],
+        raw: vec![
+            (
+                "raw/transactions_train.csv",
+                format!(
+                    "t_dat,customer_id,article_id,price,sales_channel_id\n{}",
+                    events(|u, i, at| format!("2018-09-{:02},{u:064x},{},0.0{},2\n", at * 3 + 1, article(i), i + 1))
+                )
+                .into(),
+            ),
+            (
+                "raw/articles.csv",
+                format!(
+                    "article_id,product_code,prod_name,product_type_no,product_type_name,colour_group_name,department_name,section_name,detail_desc\n{}",
+                    items(|i| format!(
+                        "{},{},Atlanta Push {i},{},{},{},{},{},\"Lace bra, lined and soft, with many words that describe what it is made of and for whom it is. Number {i}.\"\n",
+                        article(i),
+                        108_775 + i,
+                        253 + i % 2,
+                        ["Bra", "Vest top"][i % 2],
+                        ["Black", "White", "Red"][i % 3],
+                        ["Expressive Lingerie", "Jersey Basic"][i % 2],
+                        ["Lingerie", "Basics"][i % 2]
+                    ))
+                )
+                .into(),
+            ),
+        ],
+        // More columns are texts to `init`.
+        same_sentences: false,
+    };
+    h_and_m.raw.push(("raw/images/010/0108775015.jpg", b"x".to_vec()));
+    let mut microlens = Published {
+        pipeline: "microlens",
+        words: &[
+            "--interactions",
+            "raw/MicroLens-50k_pairs.csv",
+            "--items",
+            "raw/MicroLens-50k_titles.csv",
+            "--images",
+            "raw/MicroLens-50k_covers",
+        ],
+        raw: vec![
+            (
+                "raw/MicroLens-50k_pairs.csv",
+                format!(
+                    "user,item,timestamp\n{}",
+                    events(|u, i, at| format!("{},{},{}\n", u + 1, i + 1, 1_583_378_629_552 + u * 9 + at))
+                )
+                .into(),
+            ),
+            (
+                "raw/MicroLens-50k_titles.csv",
+                format!("item,title\n{}", items(|i| format!("{},\"\u{7f8e}\u{98df} {i}, \"\"one\"\"\"\n", i + 1)))
+                    .into(),
+            ),
+        ],
+        same_sentences: true,
+    };
+    microlens.raw.push(("raw/MicroLens-50k_covers/7.jpg", b"x".to_vec()));
+    let amazon_2018 = Published {
+        pipeline: "gift-cards",
+        words: &[
+            "--interactions",
+            "raw/gift-cards/Gift_Cards_5.json.gz",
+            "--items",
+            "raw/gift-cards/meta_Gift_Cards.json.gz",
+        ],
+        raw: vec![
+            (
+                "raw/gift-cards/Gift_Cards_5.json.gz",
+                gzip(&events(|u, i, at| {
+                    format!(
+                        "{{\"overall\": 5.0, \"verified\": true, \"reviewerID\": \"A{u}\", \"asin\": \"B{i:05}\", \"reviewText\": \"x\", \"unixReviewTime\": {}}}\n",
+                        time(u, at)
+                    )
+                })),
+            ),
+            (
+                "raw/gift-cards/meta_Gift_Cards.json.gz",
+                gzip(&items(|i| {
+                    format!(
+                        "{{\"category\": [\"Gift Cards\", \"Cards {}\"], \"description\": [\"A card. It is good.\"], \"title\": \"Card &amp; {i}\", \"brand\": \"Amazon\", \"feature\": [\"Never expires\"], \"imageURLHighRes\": [\"https://e.org/{i}.jpg\"], \"asin\": \"B{i:05}\"}}\n",
+                        i % 3
+                    )
+                })),
+            ),
+        ],
+        same_sentences: true,
+    };
+    vec![ml_100k, ml_1m, ml_25m, book_crossing, steam, yelp, h_and_m, microlens, amazon_2018]
+}
+
+#[test]
+fn published_datasets_get_the_dataset_of_the_pipelines_that_are_shipped() {
+    for Published { pipeline, words, raw, same_sentences } in published() {
+        let folder = Folder::new(&raw);
+        folder.pipeline(words);
+        let shipped = root().join(format!("pipelines/{pipeline}.toml"));
+        let by_hand = folder.dataset(&shipped, "by-hand", &["--data", "raw"]);
+        let guessed = folder.dataset(&folder.path("p.toml"), "guessed", &[]);
+        guessed.expect(&by_hand, pipeline);
+        // In whatever order: that of the texts is a choice, and the fields of JSON have none.
+        let sorted = |made: &Dataset| -> Vec<Vec<String>> {
+            let of_item = |sentences: &Vec<String>| {
+                let mut sentences = sentences.clone();
+                sentences.sort();
+                sentences
+            };
+            made.items.sentences.iter().map(of_item).collect()
+        };
+        let texts = (sorted(&guessed), sorted(&by_hand));
+        assert_eq!(texts.0 == texts.1, same_sentences, "{pipeline}: {texts:?}");
+    }
+}
+
+#[test]
+fn amazon_s_form_of_2023_is_recognised_by_its_fields() {
+    let reviews = events(|u, i, at| {
+        let (time, rating) = (1_583_378_629_552 + u * 90_000 + at * 1000, at % 5 + 1);
+        format!(
+            "{{\"rating\": {rating}.0, \"parent_asin\": \"B{i:05}\", \"asin\": \"V{i}{at}\", \"user_id\": \"A{u}\", \"timestamp\": {time}}}\n"
+        )
+    });
+    let meta = items(|i| {
+        format!(
+            "{{\"main_category\": \"Arts\", \"title\": \"Yarn {i}\", \"features\": [\"Soft.\"], \"images\": [], \"store\": \"S\", \"parent_asin\": \"B{i:05}\"}}\n"
+        )
+    });
+    let folder = Folder::new(&[("reviews.jsonl.gz", gzip(&reviews)), ("meta.jsonl", meta.into())]);
+    let config = folder.pipeline(&["--interactions", "reviews.jsonl.gz", "--items", "meta.jsonl"]);
+    assert_eq!(config.source.format, mp4sr_pipeline::config::Format::Amazon2023);
+    let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
+    assert_eq!((made.users.len(), made.items.ids.len()), (USERS, ITEMS));
+    assert_eq!(made.items.sentences[0], ["Yarn 0", "S", "Soft."]);
+}
+
+/// A shop's export: German names, semicolons, Latin letters of Windows, days first, HTML, prices with commas.
+fn german() -> Vec<(&'static str, Vec<u8>)> {
+    let sales = events(|u, i, at| {
+        format!("{};A{i:04};{:02}.{:02}.2023 10:{at:02};{at},50\n", 1000 + u, at * 3 + 5, u % 12 + 1)
+    });
+    let articles = items(|i| {
+        format!(
+            "A{i:04};Stuhl {i};\"Ein <b>bequemer</b> Stuhl; aus Eiche, Modell {i}. Sehr leicht gebaut f\u{fc}r jeden Tag.\";M\u{f6}bel {};{i},99\n",
+            i % 5
+        )
+    });
+    vec![
+        ("laden/kaeufe.csv", latin_1(&format!("Kundennr;Artikelnr;Datum;Preis\n{sales}"))),
+        ("laden/artikel.csv", latin_1(&format!("Artikelnr;Bezeichnung;Beschreibung;Marke;Preis\n{articles}"))),
+    ]
+}
+
+#[test]
+fn a_shop_s_export_becomes_a_pipeline_that_runs_at_once() {
+    let folder = Folder::new(&german());
+    let words = ["init", "--interactions", "laden/kaeufe.csv", "--items", "laden/artikel.csv"];
+    let printed = folder.run(words[0], &words[1..]);
+    for expected in [
+        "user         `Kundennr`",
+        "item         `Artikelnr`",
+        "time         `Datum`: dates written as `%d.%m.%Y %H:%M`",
+        "title        `Bezeichnung`",
+        "HTML in it is removed",
+        "`Preis` (numbers from 0.99 to 23.99)",
+        "windows-1252",
+        "100.0 % of the events are of an item with a line",
+        "wrote laden.toml",
+    ] {
+        assert!(printed.contains(expected), "{expected}: {printed}");
+    }
+    let text = files::read_to_string(&folder.path("laden.toml")).unwrap();
+    assert!(text.contains("data = \"laden\"") && text.contains("interactions = [\"kaeufe.csv\"]"), "{text}");
+    // A second run replaces nothing unless it is asked to.
+    let refused = folder.fails(words[0], &words[1..]);
+    assert!(refused.contains("`laden.toml` exists") && refused.contains("--force"), "{refused}");
+    folder.run(words[0], &[&words[1..], &["--force"]].concat());
+    assert!(folder.run("doctor", &["--pipeline", "laden.toml"]).contains("| report     | would run"));
+    let short = ["--set", "pretrain.epochs=1", "--set", "finetune.epochs=1", "--set", "model.mp4sr.experts=2"];
+    let ran = folder.run("run", &[&["--pipeline", "laden.toml"], &short[..]].concat());
+    assert!(ran.contains("| mp4sr |"), "{ran}");
+    let items = Items::read(&folder.path("artifacts/laden/dataset/items.parquet")).unwrap();
+    assert!(
+        items.sentences[0].iter().any(|text| text == "Ein bequemer Stuhl; aus Eiche, Modell 0."),
+        "{:?}",
+        items.sentences[0]
+    );
+    let again = folder.run("doctor", &[&["--pipeline", "laden.toml"], &short[..]].concat());
+    assert_eq!(again.matches("| up to date |").count(), 7, "{again}");
+    let changed = folder.run("doctor", &["--pipeline", "laden.toml", "--set", "preprocess.recent=6"]);
+    assert!(changed.contains("would run: setting `preprocess.recent` changed"), "{changed}");
+}
+
+#[test]
+fn shapes_of_files_are_recognised_without_a_question() {
+    let tsv = events(|u, i, at| format!("{u}\t{i}\t{}\t{}\n", at % 5 + 1, 1_500_000_000 + u * 1000 + at));
+    let json = events(|u, i, at| {
+        format!("{{\"visitorId\": \"v{u}\", \"itemId\": {i}, \"ts\": \"2023-01-{:02}T10:00:00Z\"}}\n", at + 1)
+    });
+    let lists = items(|i| {
+        format!("{{\"sku\": {i}, \"name\": \"Lamp {i}\", \"tags\": [\"a{}\", \"b\"], \"pic\": \"{i}.png\"}},", i % 3)
+    });
+    let pair = |u: usize| {
+        let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(|at| u % 20 + at);
+        format!("{u}\t{a} {b} {c} {d} {e}")
+    };
+    let pairs = (0..USERS).map(pair).collect::<Vec<_>>().join("\n");
+    let folder = Folder::new(&[
+        ("plain.tsv", tsv.into()),
+        ("events.jsonl", json.into()),
+        ("items.json", format!("[{}]", lists.trim_end_matches(',')).into()),
+        ("pairs.tsv", pairs.into()),
+        ("titles.csv", format!("item,title\n{}", items(|i| format!("{i},Video {i}\n"))).into()),
+        ("pics/0.png", b"x".to_vec()),
+    ]);
+    // No header, no items: ids alone.
+    let config = folder.pipeline(&["--interactions", "plain.tsv"]);
+    assert_eq!(config.source.interactions_header, ["column_1", "column_2", "column_3", "column_4"]);
+    assert_eq!(
+        (&*config.source.columns.user, &*config.source.columns.time, &*config.source.time),
+        ("column_1", "column_4", "s")
+    );
+    assert_eq!(config.model.name, "sasrec");
+    let text = files::read_to_string(&folder.path("p.toml")).unwrap().replace("\n# ", " ");
+    assert!(text.contains("the model reads ids alone. These do: ") && text.contains(" sasrec"), "{text}");
+    // JSON lines and an array, ids of numbers, images by a column in a folder.
+    let json = ["--interactions", "events.jsonl", "--items", "items.json", "--images", "pics", "--force"];
+    let config = folder.pipeline(&json);
+    let columns = &config.source.columns;
+    assert_eq!(
+        (&*columns.user, &*columns.item, &*columns.item_id, &*columns.title),
+        ("visitorId", "itemId", "sku", "name")
+    );
+    assert_eq!((&*config.dataset.data, &*columns.images, &*config.source.time), ("pics", "pic", "iso"));
+    assert_eq!(config.model.modality_names(), ["text", "image"]);
+    let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
+    assert_eq!(made.images.iter().flatten().count(), 1);
+    // Sequences in a cell, in the order of their lines.
+    let config = folder.pipeline(&["--interactions", "pairs.tsv", "--items", "titles.csv", "--force"]);
+    assert_eq!((&*config.source.columns.item_separator, &*config.source.time), (" ", "line-order"));
+    // A user's word counts more than any guess.
+    let config = folder.pipeline(&[
+        "--interactions",
+        "plain.tsv",
+        "--user",
+        "column_2",
+        "--item",
+        "column_1",
+        "--line-order",
+        "--force",
+    ]);
+    assert_eq!(
+        (&*config.source.columns.user, &*config.source.columns.item, &*config.source.time),
+        ("column_2", "column_1", "line-order")
+    );
+}
+
+#[test]
+fn parquet_gives_the_pipeline_of_the_table_that_it_holds() {
+    use mp4sr_artifact::{Column, Table};
+    let folder = Folder::new(&german());
+    let rows: Vec<(usize, usize, usize)> =
+        (0..USERS).flat_map(|user| (0..7).map(move |at| (user, (user * 5 + at * 3) % ITEMS, at))).collect();
+    Table::new(vec![
+        ("customer_id", Column::Text(rows.iter().map(|(user, ..)| format!("c{user}")).collect())),
+        ("product_id", Column::Text(rows.iter().map(|(_, item, _)| format!("p{item}")).collect())),
+        (
+            "purchased_at",
+            Column::Text(rows.iter().map(|(user, _, at)| format!("2023-02-{:02} 10:{user:02}:00", at + 1)).collect()),
+        ),
+    ])
+    .write(&folder.path("sales.parquet"))
+    .unwrap();
+    Table::new(vec![
+        ("id", Column::Text((0..ITEMS).map(|item| format!("p{item}")).collect())),
+        ("product_title", Column::Text((0..ITEMS).map(|item| format!("A lamp {item}")).collect())),
+        ("tags", Column::Texts((0..ITEMS).map(|item| vec![format!("t{}", item % 3), "lamp".to_owned()]).collect())),
+    ])
+    .write(&folder.path("products.parquet"))
+    .unwrap();
+    let config = folder.pipeline(&["--interactions", "sales.parquet", "--items", "products.parquet"]);
+    let columns = &config.source.columns;
+    assert_eq!((&*columns.user, &*columns.item, &*columns.time), ("customer_id", "product_id", "purchased_at"));
+    assert_eq!(
+        (&*columns.item_id, &*columns.title, &columns.texts[..]),
+        ("id", "product_title", &["tags".to_owned()][..])
+    );
+    let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
+    assert_eq!((made.users.len(), made.sequences.items.len()), (USERS, USERS * 7));
+}
+
+#[test]
+fn what_cannot_be_guessed_is_refused_in_a_sentence_and_nothing_is_written() {
+    let header = "user_id,item_id,when\n";
+    let ambiguous = format!("{header}{}", events(|u, i, at| format!("u{u},{i},0{}/0{}/2023\n", at + 1, u % 9 + 1)));
+    let zeros = format!("{header}{}", events(|u, i, at| format!("u{u},{:08},{}\n", i + 77, 1_500_000_000 + at)));
+    let anonymous = format!("a,b,c\n{}", events(|u, i, at| format!("x{u},y{i},{}\n", at * 1000)));
+    let folder = Folder::new(&[
+        ("ambiguous.csv", ambiguous.into()),
+        ("zeros.csv", zeros.into()),
+        ("anonymous.csv", anonymous.into()),
+        ("items.csv", format!("item_id,title\n{}", items(|i| format!("{},Lamp {i}\n", i + 77))).into()),
+        ("sales.zip", b"PK\x03\x04 and so on".to_vec()),
+        ("text.txt", b"one line\nand another one that is longer\nthree\n".to_vec()),
+        (
+            "umlaut.csv",
+            latin_1(&format!(
+                "user_id,item_id,timestamp\n{}",
+                events(|u, i, at| format!("M\u{fc}ller {u},{i},{}\n", 1_500_000_000 + at))
+            )),
+        ),
+        ("utf8.csv", format!("item_id,title\n{}", items(|i| format!("{i},L\u{e4}mpchen {i}\n"))).into()),
+    ]);
+    for (words, expected) in [
+        (&["--interactions", "ambiguous.csv"][..], "can be read in several ways"),
+        (&["--interactions", "zeros.csv", "--items", "items.csv"], "leading zeros"),
+        (&["--interactions", "anonymous.csv"], "--item COLUMN"),
+        (&["--interactions", "sales.zip"], "is a zip archive; unpack it"),
+        (&["--interactions", "absent.csv"], "is not there"),
+        (&["--interactions", "text.txt"], "--separator"),
+        (&["--interactions", "umlaut.csv", "--items", "utf8.csv"], "one encoding"),
+        (&["--interactions", "zeros.csv", "--user", "userid"], "did you mean `user_id`?"),
+        (&["--interactions", "zeros.csv", "--images", "nowhere"], "is not a folder"),
+    ] {
+        let said = folder.fails("init", &[words, &["--out", "p.toml"]].concat());
+        assert!(said.contains(expected), "{words:?}: {said}");
+        assert!(!folder.path("p.toml").exists(), "{words:?}");
+    }
+    // What is said in the error helps.
+    let config = folder.pipeline(&["--interactions", "ambiguous.csv", "--time-format", "%d/%m/%Y"]);
+    assert_eq!(config.source.time, "%d/%m/%Y");
+}
+
+/// Every file below a folder, with its content.
+fn snapshot(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for path in files::list(folder).unwrap() {
+        if path.is_dir() {
+            found.push((path.clone(), Vec::new()));
+            found.extend(snapshot(&path));
+        } else {
+            found.push((path.clone(), files::read(&path).unwrap()));
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn doctor_and_dry_runs_write_nothing() {
+    let folder = Folder::new(&german());
+    folder.run("init", &["--interactions", "laden/kaeufe.csv", "--items", "laden/artikel.csv"]);
+    let pipeline = ["--pipeline", "laden.toml"];
+    let commands: [(&str, &[&str]); 15] = [
+        ("doctor", &[]),
+        ("run", &["--dry-run"]),
+        ("run", &["--dry-run", "--until", "preprocess"]),
+        ("preprocess", &["--dry-run"]),
+        ("extract", &["--dry-run"]),
+        ("pretrain", &["--dry-run"]),
+        ("finetune", &["--dry-run"]),
+        ("evaluate", &["--dry-run"]),
+        ("recommend", &["--dry-run"]),
+        ("report", &["--dry-run"]),
+        ("serve", &["--dry-run"]),
+        ("items", &["add", "--items", "laden/artikel.csv", "--dry-run"]),
+        ("study", &["table2", "--dry-run"]),
+        ("download", &["--dry-run"]),
+        ("search", &["--dry-run"]),
+    ];
+    let codes = || -> Vec<i32> {
+        let before = snapshot(folder.0.path());
+        let code = |(name, words): &(&str, &[&str])| {
+            let output = folder.output(name, &[*words, &pipeline[..]].concat());
+            assert!(snapshot(folder.0.path()) == before, "{name} {words:?} changed a file");
+            output.status.code().unwrap()
+        };
+        commands.iter().map(code).collect()
+    };
+    // Single stages miss what earlier ones make; those that make it all do not.
+    assert_eq!(codes(), [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0]);
+    let short = ["--set", "pretrain.epochs=1", "--set", "finetune.epochs=1", "--set", "model.mp4sr.experts=2"];
+    folder.run("run", &[&pipeline[..], &short[..]].concat());
+    assert_eq!(codes(), [0; 15]);
+}
+
+#[test]
+fn doctor_says_what_would_stop_a_run() {
+    let folder = Folder::new(&german());
+    folder.run("init", &["--interactions", "laden/kaeufe.csv", "--items", "laden/artikel.csv"]);
+    let doctor = |words: &[&str]| {
+        let output = folder.output("doctor", &[&["--pipeline", "laden.toml"], words].concat());
+        (output.status.code(), String::from_utf8(output.stdout.clone()).unwrap() + &said(&output))
+    };
+    for (words, expected) in [
+        (&["--set", "source.items=[\"none.csv\"]"][..], "`laden/none.csv` is not there"),
+        (&["--set", "source.columns.item=Nr"], "has no column `Nr`"),
+        (&["--set", "preprocess.usercore=5"], "did you mean `user_core`?"),
+        (&["--set", "extract.text.model=nowhere/at/all"], "nowhere/at/all"),
+        (&["--set", "preprocess.user_core=500"], "nothing is left"),
+        (&["--set", "run.device=cuda:0"], "`run.device` = \"cuda:0\" cannot be used"),
+        (
+            &["--set", "model.modalities=[{ name = \"text\" }, { name = \"mine\", features = \"own\" }]"],
+            "mine.own.safetensors",
+        ),
+        (&["--set", "model.modalities=[{ name = \"image\" }]"], "the modality `image`"),
+        (&["--set", "source.items=[]", "--set", "model.name=mp4sr"], "the modality `text`"),
+    ] {
+        let (code, said) = doctor(words);
+        assert_eq!(code, Some(1), "{words:?}: {said}");
+        assert!(said.contains(expected), "{words:?}: {said}");
+    }
+    // A model of the hub that is not here is fetched when the time comes, and nobody is asked now.
+    let (code, said) = doctor(&["--set", "extract.text.model=sentence-transformers/all-MiniLM-L6-v2"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("in the hub's cache"), "{said}");
+}
+
+#[test]
+fn the_sample_shop_s_tables_become_a_pipeline_with_texts_and_images() {
+    let folder = Folder::new(&[]);
+    folder.run("sample", &["--form", "tables", "--out", "shop"]);
+    let words = ["--interactions", "shop/purchases.csv", "--items", "shop/products.csv", "--images", "shop/images"];
+    let config = folder.pipeline(&words);
+    let columns = &config.source.columns;
+    assert_eq!((&*columns.user, &*columns.item, &*columns.time), ("customer", "product", "bought_on"));
+    assert_eq!((&*columns.item_id, &*columns.title), ("sku", "name"));
+    assert!(columns.texts.contains(&"description".to_owned()), "{columns:?}");
+    assert_eq!(columns.categories, ["department"]);
+    assert_eq!(config.model.modality_names(), ["text", "image"]);
+    folder.run("doctor", &["--pipeline", "p.toml"]);
+    let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
+    let with_image = made.images.iter().filter(|images| !images.is_empty()).count();
+    assert!(with_image * 10 > 9 * made.items.ids.len(), "{with_image} of {}", made.items.ids.len());
+}
+
+#[test]
+fn messy_tables_are_normal() {
+    // Quoted cells with separators, doubled marks and ends of lines; ids with separators; one line in a hundred with a column too many.
+    let sales = events(|u, i, at| {
+        let more = if (u * 7 + at) % 100 == 99 { ",more" } else { "" };
+        format!("\"c,{u}\",\"p,{i}\",2023-02-{:02}{more}\n", at + 1)
+    });
+    let products = items(|i| {
+        format!(
+            "\"p,{i}\",\"A \"\"red\"\" lamp {i}\",\"Made of oak,\nnumber {i}.\n\nIt is small, and light for every day.\"\n"
+        )
+    });
+    let folder = Folder::new(&[
+        ("sales.csv", format!("customer,product,day\n{sales}").into()),
+        ("products.csv", format!("product,name,description\n{products}").into()),
+    ]);
+    let words = ["--interactions", "sales.csv", "--items", "products.csv"];
+    let printed = folder.run("init", &[&words[..], &["--out", "p.toml"]].concat());
+    assert!(printed.contains("2 lines of interactions cannot be used: too many columns, expected 3"), "{printed}");
+    let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
+    assert_eq!((made.users.len(), made.items.ids.len()), (USERS, ITEMS));
+    assert_eq!((&*made.users[1], &*made.items.titles[0]), ("c,1", "A \"red\" lamp 0"));
+    assert_eq!(made.items.sentences[0].len(), 3);
+}
