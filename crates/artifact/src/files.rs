@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(held().unwrap(), ["a"]);
         fill("b", false).unwrap();
         assert_eq!(held().unwrap(), ["b"]);
-        assert_eq!(list(folder.path()).unwrap(), [path.clone()], "nothing else is left");
+        assert_eq!(list(folder.path()).unwrap(), std::slice::from_ref(&path), "nothing else is left");
     }
 
     #[test]

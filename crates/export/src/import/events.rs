@@ -50,8 +50,7 @@ pub enum Clock {
 
 /// A time as it is written: whole numbers without a point.
 pub fn written(time: f64) -> Value {
-    let whole = time as i64;
-    if whole as f64 == time { json!(whole) } else { json!(time) }
+    if time.fract().abs() > 0.0 { json!(time) } else { json!(time as i64) }
 }
 
 impl Interactions {
