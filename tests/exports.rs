@@ -291,6 +291,38 @@ fn a_dataset_goes_out_and_comes_back_the_same_however_it_is_divided() {
     }
 }
 
+/// Small times, positions in place of times, and parts that leaving out the last two events would give, too.
+#[test]
+fn times_come_back_whatever_they_are() {
+    for (key, times) in [
+        ("", ["1970-01-05", "1970-01-02", "1970-01-01", "1970-01-03"]),
+        ("position = \"timestamp\"\n", ["3", "7", "1", "9"]),
+    ] {
+        let source = format!("[source]\nformat = \"tabular\"\ninteractions = [\"e.csv\"]\n[source.columns]\n{key}");
+        let filters = "[preprocess]\nuser_core = 0\nitem_core = 0\n[model]\nmodalities = [{ name = \"text\" }]\n";
+        let world = Project::new("x", &(source + filters));
+        let lines: Vec<String> = times
+            .iter()
+            .zip(["a", "b", "c", "d"])
+            .map(|(time, item)| format!("u,{item},{time}\nv,{item},{time}\n"))
+            .collect();
+        world.write_raw("e.csv", "user_id,item_id,timestamp\n".to_owned() + &lines.concat());
+        let by_time =
+            ["preprocess.split=time", "preprocess.split_at=1970-01-03", "preprocess.split_test_at=1970-01-04"];
+        let splits: &[&[&str]] = if key.is_empty() { &[&[], &by_time] } else { &[&[]] };
+        for split in splits {
+            let set: Vec<&str> = split.iter().flat_map(|key| ["--set", key]).collect();
+            world.run("preprocess", &set);
+            let before = World::read(&world.path("x"), &[]);
+            let out = export(&world, &[&["--format", "recbole,mmrec"], &set[..]].concat());
+            for form in ["recbole", "mmrec"] {
+                let (_, artifacts) = import(&world, form, &out.join(form).join("x"), &[]);
+                assert_eq!(World::read(&artifacts.join("x"), &[]), before, "{form} {key} {split:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_dataset_that_is_there_is_not_replaced_by_one_of_its_name() {
     let world = Project::small();
@@ -425,7 +457,7 @@ fn recbole_s_own_data_sets_come_in() {
     let world = Project::new("x", "");
     world.write_raw(
         "ml.inter",
-        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n7\tb\t4\t978300760.0\n7\ta\t3\t978300019\n9\tb\t5\t978301968\n\
+        "user_id:token\titem_id:token\trating:float\ttimestamp:float\n7\tb\t4\t978300760.0\n7\ta\t3\t9.78300019e8\n9\tb\t5\t978301968\n\
          7\tc\t1\t978300800\n9\ta\t2\t978302109\n9\tc\t2\t978302268\n\tc\t2\t978302268\n",
     );
     world.write_raw(

@@ -519,7 +519,7 @@ fn shapes_of_files_are_recognised_without_a_question() {
         (&*columns.user, &*columns.item, &*columns.item_id, &*columns.title),
         ("visitorId", "itemId", "sku", "name")
     );
-    assert_eq!((&*config.dataset.data, &*columns.images, &*config.source.time), ("pics", "pic", "iso"));
+    assert_eq!((&*config.source.images, &*columns.images, &*config.source.time), ("pics", "pic", "iso"));
     assert_eq!(config.model.modality_names(), ["text", "image"]);
     let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
     assert_eq!(made.images.iter().flatten().count(), 1);

@@ -57,6 +57,8 @@ pub struct ItemLine {
 pub struct About {
     /// Whether times are positions.
     pub positions: bool,
+    /// Whether the dataset says where the parts of each user begin, rather than leaving out the last two events.
+    pub is_cut: bool,
     /// The shares of training, validation and test, where each user's events were divided so.
     pub ratio: Option<[f64; 3]>,
     /// Hashes of the files that `mp4sr/` adds to: what was changed since is read from these files alone.
@@ -120,7 +122,8 @@ impl Dataset {
             paths.extend([rows, offsets]);
         }
         let positions = self.sequences.time_kind == TimeKind::Positions;
-        let mut about = About { positions, ratio: self.ratio, ..About::default() };
+        let mut about =
+            About { positions, is_cut: self.sequences.parts.is_some(), ratio: self.ratio, ..About::default() };
         for path in added_to {
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             about.files.insert(name, Fingerprint::of_file(path)?.as_str().to_owned());

@@ -139,20 +139,20 @@ impl Made {
             return Err(Error::Unknown(format!("`--images {0}`: `{0}` is not a folder", folder.display())));
         }
         let looked = Looked::at(args)?;
-        let places = places(args, &looked)?;
+        let places = places(args)?;
         let files: Vec<&Path> = args.interactions.iter().chain(&args.items).map(PathBuf::as_path).collect();
         let title = || Ok::<_, Error>(Places::of(&files, &[])?.title());
         let title = args.name.clone().map_or_else(title, |name| Ok(Some(name)))?;
         let name = dataset_name(&title.unwrap_or_else(|| stem(&args.interactions[0])));
         let out = args.out.clone().unwrap_or_else(|| PathBuf::from(format!("{name}.toml")));
         expect_free(&out, args.force)?;
-        let by_name = looked.images_by_name();
+        let beside = looked.images_lie_beside();
         let mut draft = Draft {
             name,
             data: places.data.clone(),
             interactions: args.interactions.iter().map(|path| places.name(path)).collect::<Result<_>>()?,
             items: args.items.iter().map(|path| places.name(path)).collect::<Result<_>>()?,
-            images: match args.images.as_deref().filter(|_| !by_name) {
+            images: match args.images.as_deref().filter(|_| !beside) {
                 Some(folder) => places.name(folder)?,
                 None => String::new(),
             },
@@ -235,13 +235,8 @@ fn image_encoder(name: &str) -> String {
     }
 }
 
-/// The data folder: that of the images where a column names their files, else the one that holds everything.
-fn places(args: &Args, looked: &Looked) -> Result<Places> {
-    if let Columns::Guessed { items: Some(items), .. } = &looked.columns
-        && let Some(ImageKind::FilesOf(folder)) = items.images.as_ref().map(|images| &images.kind)
-    {
-        return Places::in_folder(folder);
-    }
+/// The data folder: the one that holds everything.
+fn places(args: &Args) -> Result<Places> {
     let files: Vec<&Path> = args.interactions.iter().chain(&args.items).map(PathBuf::as_path).collect();
     let folders: Vec<&Path> = args.images.iter().map(PathBuf::as_path).collect();
     Places::of(&files, &folders)
@@ -307,10 +302,14 @@ impl Looked {
         Ok(Columns::Guessed { events: of_events, items: of_items })
     }
 
-    /// Whether a column names the files in the folder of images.
-    fn images_by_name(&self) -> bool {
-        let Columns::Guessed { items: Some(items), .. } = &self.columns else { return false };
-        items.images.as_ref().is_some_and(|images| matches!(images.kind, ImageKind::Files | ImageKind::FilesOf(_)))
+    /// Whether a column names image files from the folder of the items.
+    fn images_lie_beside(&self) -> bool {
+        self.image_kind().is_some_and(|kind| matches!(kind, ImageKind::Files))
+    }
+
+    fn image_kind(&self) -> Option<&ImageKind> {
+        let Columns::Guessed { items: Some(items), .. } = &self.columns else { return None };
+        items.images.as_ref().map(|images| &images.kind)
     }
 }
 
@@ -545,7 +544,8 @@ fn said(args: &Args, looked: &Looked, draft: &Draft<'_>, report: &Report, doubts
         text.push_str("items         no file of items: the model reads ids alone\n");
     }
     if !draft.images.is_empty() {
-        text.push_str(&format!("images        {}, named by the id of the item\n", draft.images));
+        let by = if looked.image_kind().is_some() { "the column of images" } else { "the id of the item" };
+        text.push_str(&format!("images        {}, named by {by}\n", draft.images));
     }
     let read = |files: &[mp4sr_artifact::FileCount]| count(files.iter().map(|file| file.lines).sum());
     let part = if is_whole { "all" } else { "the first" };

@@ -200,7 +200,7 @@ impl Draft<'_> {
             lines.texts("items", &self.items);
         }
         if !self.images.is_empty() {
-            lines.comment("The folder of images, which are named by the item's id.");
+            lines.comment("The folder of images, which are named by the item's id, or by a column below.");
             lines.text("images", &self.images);
         }
         self.dialect(lines);
@@ -314,7 +314,7 @@ impl Draft<'_> {
                     self.out
                 ),
                 ImageKind::Embedded => "Images in the cells themselves.".to_owned(),
-                ImageKind::Files | ImageKind::FilesOf(_) => format!("Names of image files: {}.", seen(&images.name)),
+                ImageKind::Files | ImageKind::FilesOfFolder => format!("Names of image files: {}.", seen(&images.name)),
             });
             lines.text("images", &images.name);
         }

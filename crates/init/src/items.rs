@@ -78,8 +78,8 @@ pub enum ImageKind {
     Embedded,
     /// In files beside the items' file.
     Files,
-    /// In files of a folder, which has to be the data folder then.
-    FilesOf(PathBuf),
+    /// In files of the folder of images.
+    FilesOfFolder,
 }
 
 /// What a user says of items.
@@ -183,7 +183,7 @@ impl ItemColumns {
         let kind = if column.image_files > column.image_addresses {
             match &said.images {
                 _ if there(&beside) => ImageKind::Files,
-                Some(folder) if there(folder) => ImageKind::FilesOf(folder.clone()),
+                Some(folder) if there(folder) => ImageKind::FilesOfFolder,
                 _ => {
                     self.doubts.push(Doubt::new(
                         format!(

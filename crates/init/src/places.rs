@@ -1,6 +1,6 @@
 //! Where the files lie, as a pipeline names them: the data folder, and paths relative to it.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::Error as FileError;
 
@@ -26,11 +26,6 @@ impl Places {
         Self::at(root.unwrap_or_default())
     }
 
-    /// A folder that is given.
-    pub fn in_folder(folder: &Path) -> Result<Self> {
-        Self::at(real(folder)?)
-    }
-
     fn at(root: PathBuf) -> Result<Self> {
         let here = real(Path::new("."))?;
         let data = match root.strip_prefix(&here) {
@@ -44,11 +39,8 @@ impl Places {
     /// The name of a file relative to the data folder.
     pub fn name(&self, path: &Path) -> Result<String> {
         let path = real(path)?;
-        let shared = common(&self.root, &path);
-        let above = self.root.components().count() - shared.components().count();
-        let below = path.strip_prefix(&shared).unwrap_or(&path);
-        let name: PathBuf = std::iter::repeat_n(Component::ParentDir, above).chain(below.components()).collect();
-        utf8(if name == Path::new("") { Path::new(".") } else { &name })
+        let below = path.strip_prefix(&self.root).unwrap_or(&path);
+        utf8(if below == Path::new("") { Path::new(".") } else { below })
     }
 
     /// The last name of the data folder; nothing where it has none that says anything.
@@ -105,8 +97,6 @@ mod tests {
         assert_eq!(places.name(&at("shop/images")).unwrap(), "images");
         let places = Places::of(&[&at("shop/x.csv"), &at("other/z.csv")], &[]).unwrap();
         assert_eq!(places.name(&at("other/z.csv")).unwrap(), "other/z.csv");
-        let places = Places::in_folder(&at("shop/images")).unwrap();
-        assert_eq!(places.name(&at("other/z.csv")).unwrap(), "../../other/z.csv");
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub struct ImageFolder {
     /// By the folder, where each item has one.
     by_folder: HashMap<String, Vec<PathBuf>>,
     pattern: Option<ImagePattern>,
+    /// The folder itself.
+    root: Option<PathBuf>,
     /// Names that are ids themselves, whatever number they end with.
     ids: HashSet<String>,
     /// Files that are named as an item's but lie elsewhere.
@@ -50,7 +52,7 @@ impl ImageFolder {
     pub fn read(folder: &Path, item_ids: &Ids) -> Result<Self> {
         // The folder itself may be a link; whoever made the pipeline put it there.
         let real = real(folder)?;
-        let mut found = Self::default();
+        let mut found = Self { root: Some(folder.to_owned()), ..Self::default() };
         let mut files = images_in(folder, 0)?;
         let below = files.is_empty();
         if below {
@@ -356,10 +358,11 @@ pub fn ending(image: &[u8]) -> Option<&'static str> {
 }
 
 impl Resolver {
-    /// Names start from the folder of the items' file, or from the data folder.
-    pub fn new(items: &Path, data: &Path, store: Option<&Path>) -> Self {
+    /// Names start from the folder of the items' file, from the data folder, or from that of the images.
+    pub fn new(items: &Path, data: &Path, images: &ImageFolder, store: Option<&Path>) -> Self {
         let mut folders: Vec<PathBuf> = items.parent().map(Path::to_owned).into_iter().collect();
         folders.push(data.to_owned());
+        folders.extend(images.root.clone());
         folders.dedup();
         let real = |folder: PathBuf| folder.canonicalize().map(|real| (folder, real)).ok();
         Self { folders: folders.into_iter().filter_map(real).collect(), store: store.map(Path::to_owned) }
@@ -572,7 +575,8 @@ mod tests {
     fn images_that_a_table_holds_become_files() {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("embedded");
-        let resolver = Resolver::new(&folder.path().join("items.parquet"), folder.path(), Some(&store));
+        let resolver =
+            Resolver::new(&folder.path().join("items.parquet"), folder.path(), &ImageFolder::default(), Some(&store));
         let png = b"\x89PNG\r\n\x1a\nrest";
         let path = resolver.resolve(&data_address(png)).unwrap();
         assert!(is_image_name(Path::new(&path)) && Path::new(&path).starts_with(&store), "{path}");
@@ -598,8 +602,12 @@ mod tests {
         fs::write(data.path().join("2.jpg"), "x").unwrap();
         std::os::unix::fs::symlink(outside.path().join("secret.jpg"), shop.join("link.jpg")).unwrap();
         std::os::unix::fs::symlink(data.path().join("2.jpg"), shop.join("inside.jpg")).unwrap();
-        let resolver = Resolver::new(&shop.join("items.jsonl"), data.path(), None);
-        for good in ["images/1.jpg", "./images/1.jpg", "2.jpg", "shop/images/1.jpg", "inside.jpg"] {
+        let pictures = tempfile::tempdir().unwrap();
+        fs::write(pictures.path().join("3.jpg"), "x").unwrap();
+        std::os::unix::fs::symlink(outside.path().join("secret.jpg"), pictures.path().join("4.jpg")).unwrap();
+        let images = ImageFolder::read(pictures.path(), &Ids::default()).unwrap();
+        let resolver = Resolver::new(&shop.join("items.jsonl"), data.path(), &images, None);
+        for good in ["images/1.jpg", "./images/1.jpg", "2.jpg", "shop/images/1.jpg", "inside.jpg", "3.jpg"] {
             assert!(Path::new(&resolver.resolve(good).unwrap()).is_file(), "{good}");
         }
         assert_eq!(resolver.resolve(" https://x/y.jpg ").unwrap(), "https://x/y.jpg");
@@ -609,6 +617,7 @@ mod tests {
             ("images/../../../etc/passwd", "image path leaves the data folder"),
             (&absolute, "image path leaves the data folder"),
             ("link.jpg", "image path leaves the data folder"),
+            ("4.jpg", "image path leaves the data folder"),
             ("images", "image file is not there"),
             ("gone.jpg", "image file is not there"),
             ("file:///etc/passwd", "image address is neither http nor https"),

@@ -1,6 +1,7 @@
 //! The interactions of a data set while they are brought over.
 
 use indexmap::IndexSet;
+use serde_json::{Value, json};
 
 /// An event.
 #[derive(Clone, Debug, PartialEq)]
@@ -9,9 +10,7 @@ pub struct Event {
     pub user: u32,
     /// The row of the item among [`Interactions::items`].
     pub item: u32,
-    /// The time as it is written; empty where the data set has none.
-    pub time_text: String,
-    /// The time as a number; 0 where the data set has none.
+    /// The time; 0 where the data set has none.
     pub time: f64,
     /// 0 training, 1 validation, 2 test; 0 where the data set is not divided.
     pub part: u8,
@@ -49,11 +48,22 @@ pub enum Clock {
     Order,
 }
 
+/// A time as it is written: whole numbers without a point.
+pub fn written(time: f64) -> Value {
+    let whole = time as i64;
+    if whole as f64 == time { json!(whole) } else { json!(time) }
+}
+
 impl Interactions {
+    /// Whether a time is before 1970, which `mp4sr preprocess` does not take.
+    pub fn has_early_times(&self) -> bool {
+        self.events.iter().any(|event| event.time < 0.0)
+    }
+
     /// What the times are, by the one in the middle: seconds from 1973 to 2286, or the same in milliseconds.
     pub fn clock(&self) -> Clock {
         let mut times: Vec<f64> = self.events.iter().map(|event| event.time).collect();
-        if !self.is_timed || times.is_empty() {
+        if !self.is_timed || times.is_empty() || self.has_early_times() {
             return Clock::Order;
         }
         let middle = times.len() / 2;

@@ -46,8 +46,7 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
         events.push(Event {
             user,
             item,
-            time: time.map_or(Ok(0.0), |place| table.number(line, place, cells[place]))?,
-            time_text: time.map_or_else(String::new, |place| cells[place].trim().to_owned()),
+            time: time.map_or(Ok(0.0), |place| table.time(line, place, cells[place]))?,
             part: label as u8,
             further: further.iter().map(|&at| cells[at].to_owned()).collect(),
         });

@@ -203,8 +203,7 @@ fn read_interactions(
             interactions.events.push(Event {
                 user,
                 item,
-                time: time.map_or(Ok(0.0), |place| table.number(line, place, cells[place]))?,
-                time_text: time.map_or_else(String::new, |place| cells[place].trim().to_owned()),
+                time: time.map_or(Ok(0.0), |place| table.time(line, place, cells[place]))?,
                 part: *part,
                 further: further.iter().map(|&place| cells[place].to_owned()).collect(),
             });

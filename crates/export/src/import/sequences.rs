@@ -40,7 +40,6 @@ impl Joined {
                 user,
                 item,
                 time: 0.0,
-                time_text: String::new(),
                 part: if is_divided { part } else { 0 },
                 further: Vec::new(),
             }));

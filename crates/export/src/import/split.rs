@@ -12,14 +12,15 @@ pub enum Division {
     LeaveOneOut,
     /// Shares of training, validation and test of each user's events, as RecBole rounds them.
     Ratio([f64; 3]),
-    /// Times, as they are written, from which events are for validation and for the test.
-    Time { validation: String, test: String },
+    /// Times from which events are for validation and for the test.
+    Time { validation: f64, test: f64 },
     /// Events carry positions that begin anew at [`PART_STEP`] for validation and at twice that for the test.
     Positions,
 }
 
-/// The division of events that are in order of time; the order of parts need not be that of time. `ratios` are tried before times.
-pub fn decide(interactions: &Interactions, ratios: &[[f64; 3]]) -> Division {
+/// The division of events that are in order of time; the order of parts need not be that of time. `ratios` are tried before times, and
+/// where `is_cut`, both before leaving out the last events, which may give the same parts.
+pub fn decide(interactions: &Interactions, ratios: &[[f64; 3]], is_cut: bool) -> Division {
     if !interactions.is_divided {
         return Division::LeaveOneOut;
     }
@@ -30,13 +31,15 @@ pub fn decide(interactions: &Interactions, ratios: &[[f64; 3]]) -> Division {
             events.iter().enumerate().all(|(at, event)| event.part == part(at))
         })
     };
-    if is(&|length| (length.saturating_sub(2), length.saturating_sub(1))) {
+    let leaves_one_out = is(&|length| (length.saturating_sub(2), length.saturating_sub(1)));
+    if leaves_one_out && !is_cut {
         return Division::LeaveOneOut;
     }
     if let Some(ratio) = ratios.iter().find(|ratio| is(&|length| starts_by_ratio(length, ratio))) {
         return Division::Ratio(*ratio);
     }
-    by_time(interactions).unwrap_or(Division::Positions)
+    let other = || if leaves_one_out { Division::LeaveOneOut } else { Division::Positions };
+    by_time(interactions).unwrap_or_else(other)
 }
 
 /// Where validation and test begin among so many events (`_calcu_split_ids` of RecBole).
@@ -63,6 +66,5 @@ fn by_time(interactions: &Interactions) -> Option<Division> {
     let divides = interactions.is_timed
         && validation.time < test.time
         && interactions.events.iter().all(|event| event.part == of(event));
-    let written = |event: &Event| event.time_text.strip_suffix(".0").unwrap_or(&event.time_text).to_owned();
-    divides.then(|| Division::Time { validation: written(validation), test: written(test) })
+    divides.then_some(Division::Time { validation: validation.time, test: test.time })
 }

@@ -80,6 +80,14 @@ impl TabTable {
         Ok(())
     }
 
+    /// The time in a cell.
+    pub fn time(&self, line: u64, place: usize, cell: &str) -> anyhow::Result<f64> {
+        let time: f64 = self.number(line, place, cell)?;
+        let name = &self.columns[place].0;
+        ensure!(time.is_finite(), "`{}`, line {line}, column `{name}`: {cell:?} is not a time", self.path.display());
+        Ok(time)
+    }
+
     /// The number in a cell.
     pub fn number<T: std::str::FromStr>(&self, line: u64, place: usize, cell: &str) -> anyhow::Result<T> {
         cell.trim().parse().ok().with_context(|| {

@@ -13,7 +13,7 @@ use mp4sr_pipeline::{Bug, Config, Progress, StageArgs};
 use serde_json::{Map, Value, json};
 
 use super::ImportArgs;
-use super::events::{Clock, Interactions};
+use super::events::{Clock, Interactions, written};
 use super::items::ImportedItem;
 use super::split::{Division, PART_STEP, decide};
 use crate::dataset::{About, ModalityFeatures, ragged_files, read_item_lines};
@@ -111,10 +111,12 @@ pub fn write(
     expect_free(args, &name)?;
     read.interactions.sort_by_time();
     let ratios: Vec<[f64; 3]> = read.about.iter().filter_map(|about| about.ratio).chain([[0.8, 0.1, 0.1]]).collect();
-    let division = decide(&read.interactions, &ratios);
+    let is_cut = read.about.as_ref().is_some_and(|about| about.is_cut);
+    let division = decide(&read.interactions, &ratios, is_cut);
     let clock = match &read.about {
         _ if division == Division::Positions => Clock::Order,
         Some(about) if about.positions => Clock::Positions,
+        Some(_) if read.interactions.has_early_times() => Clock::Order,
         Some(_) => Clock::Seconds,
         None => read.interactions.clock(),
     };
@@ -198,7 +200,7 @@ fn events(interactions: &Interactions, clock: Clock, division: &Division) -> any
                     json!(PART_STEP * u64::from(event.part) + places[part] - 1)
                 }
                 (_, Clock::Order) => json!(at),
-                _ => value_of(&event.time_text),
+                _ => written(event.time),
             };
             let mut fields = Map::new();
             for (name, cell) in interactions.columns.iter().zip(&event.further) {
@@ -240,6 +242,7 @@ fn described(division: &Division, clock: Clock) -> String {
         Division::LeaveOneOut => "each user's last event is for the test and the one before for validation".to_owned(),
         Division::Ratio(shares) => format!("each user's events are divided in the shares {shares:?}, as they came"),
         Division::Time { validation, test } => {
+            let (validation, test) = (written(*validation), written(*test));
             format!("events from {validation} on are for validation, those from {test} on for the test, as they came")
         }
         Division::Positions => {
@@ -318,8 +321,8 @@ fn pipeline(name: &str, places: &Places, read: &Imported, clock: Clock, division
         Division::LeaveOneOut => {}
         Division::Ratio(shares) => _ = writeln!(text, "split = \"ratio\"\nsplit_ratio = {shares:?}"),
         Division::Time { validation, test } => {
-            let _ =
-                writeln!(text, "split = \"time\"\nsplit_at = {}\nsplit_test_at = {}", quoted(validation), quoted(test));
+            let at = |time: f64| quoted(&written(time).to_string());
+            let _ = writeln!(text, "split = \"time\"\nsplit_at = {}\nsplit_test_at = {}", at(*validation), at(*test));
         }
         Division::Positions => {
             let _ =

@@ -48,7 +48,7 @@ pub struct Source {
     pub interactions: Vec<String>,
     /// Files of items, relative to the data folder; `.gz` allowed.
     pub items: Vec<String>,
-    /// Folder of images named by item id (`<id>.jpg`, `<id>_2.png`), relative to the data folder, or a pattern such as
+    /// Folder of images named by item id (`<id>.jpg`, `<id>_2.png`) or by a column, relative to the data folder, or a pattern such as
     /// `images/{id:3}/{id}.jpg`, in which `{id:3}` is the first three characters of the id and `*` any text. Empty: none.
     pub images: String,
     /// How times are written: `s`, `ms`, `us` or `ns` (Unix time), `iso` (dates, and dates with times), a `strptime` pattern such
@@ -113,7 +113,8 @@ pub struct Columns {
     pub texts: Vec<String>,
     /// What separates several texts in a cell of `texts`, such as genres. Empty: a cell is one text or a list.
     pub text_separator: String,
-    /// Image path (relative to the items file) or URL, or a list of them, in items. Empty: none.
+    /// Name of an image file (from the folder of the items' file, the data folder, or `source.images`) or URL, or a list of them, in items.
+    /// Empty: none.
     pub images: String,
     /// What separates several images in a cell. Empty: blanks, `|`, `,` and `;` before an address, or between names of image files.
     pub image_separator: String,

@@ -121,7 +121,7 @@ impl Catalogue {
             let mut rejected = std::mem::take(&mut read.rejected);
             let mut items = ItemLines {
                 reading,
-                resolver: Resolver::new(path, reading.data, reading.store),
+                resolver: Resolver::new(path, reading.data, reading.folder, reading.store),
                 path,
                 catalogue: &mut catalogue,
                 read: &mut read,
