@@ -281,8 +281,8 @@ struct Cold<'a> {
     run: &'a str,
     /// Flags of that run.
     flags: &'a [&'a str],
-    /// Whether an item (1, 2, ...) is cold.
-    is_cold: &'a dyn Fn(u32) -> bool,
+    /// Which items (1, 2, ...) are cold.
+    leaves: &'a dyn Fn(u32) -> bool,
     /// The raw line of each item, by id.
     lines: BTreeMap<String, String>,
 }
@@ -303,7 +303,7 @@ impl Cold<'_> {
         self.write_without(&all, &sequences);
         let flags = [self.flags, &["--set", "dataset.name=without"]].concat();
         world.run("extract", &flags);
-        let cold = (1..=all.len() as u32).filter(|&item| (self.is_cold)(item));
+        let cold = (1..=all.len() as u32).filter(|&item| (self.leaves)(item));
         let lines: Vec<&str> = cold.map(|item| self.lines[&all.ids[item as usize - 1]].as_str()).collect();
         world.write("cold.jsonl", lines.join("\n"));
         let file = world.folder().join("cold.jsonl").display().to_string();
@@ -330,12 +330,12 @@ impl Cold<'_> {
     /// Writes the dataset without cold items, and the run's weights for it.
     fn write_without(&self, all: &Items, sequences: &Sequences) {
         let other = |relative: &str| self.world.path(&format!("without/{relative}"));
-        let kept: Vec<usize> = (0..all.len()).filter(|&row| !(self.is_cold)(row as u32 + 1)).collect();
+        let kept: Vec<usize> = (0..all.len()).filter(|&row| !(self.leaves)(row as u32 + 1)).collect();
         let number = |item: u32| kept.iter().position(|&row| row as u32 + 1 == item).unwrap() as u32 + 1;
         let warm = all.select(&kept);
         let (mut offsets, mut events, mut times) = (vec![0], Vec::new(), Vec::new());
         for user in 0..sequences.user_count() {
-            let warm = sequences.of(user).iter().copied().filter(|&item| !(self.is_cold)(item));
+            let warm = sequences.of(user).iter().copied().filter(|&item| !(self.leaves)(item));
             events.extend(warm.map(number));
             offsets.push(events.len() as i64);
             times.extend(0..offsets[user + 1] - offsets[user]);
@@ -373,7 +373,7 @@ fn cold_items_rank_as_in_a_dataset_that_has_them() {
     let id = |line: &str| serde_json::from_str::<Value>(line).unwrap()["item_id"].as_str().unwrap().to_owned();
     let lines = world.raw_text("a.jsonl").lines().map(|line| (id(line), line.to_owned())).collect();
     let is_cold = |item: u32| item.is_multiple_of(4);
-    let cold = Cold { world: &world, dataset: "a", run: "mp4sr", flags: &flags, is_cold: &is_cold, lines };
+    let cold = Cold { world: &world, dataset: "a", run: "mp4sr", flags: &flags, leaves: &is_cold, lines };
     let ranks = cold.ranks();
     assert!(ranks.iter().filter(|(target, _)| is_cold(*target)).count() > 5);
     for (user, (_, [stored, listed])) in ranks.iter().enumerate() {
@@ -402,11 +402,11 @@ fn cold_items_of_real_data_give_the_figure_of_the_study() {
     let sequences = Sequences::read(&world.path(&format!("{dataset}/dataset/sequences.safetensors"))).unwrap();
     let events = training_events(&sequences);
     let is_cold = |item: u32| events[item as usize - 1] < 10;
-    let ranks = Cold { world: &world, dataset, run, flags: &flags, is_cold: &is_cold, lines }.ranks();
+    let ranks = Cold { world: &world, dataset, run, flags: &flags, leaves: &is_cold, lines }.ranks();
     let cold: Vec<[usize; 2]> =
         ranks.into_iter().filter(|(target, _)| is_cold(*target)).map(|(_, both)| both).collect();
-    let recall = |at: usize| cold.iter().filter(|both| both[at] <= 20).count() as f64 / cold.len() as f64;
+    let hits = |at: usize| cold.iter().filter(|both| both[at] <= 20).count();
     let printed = table.lines().find(|line| line.starts_with("| MP4SR  ")).unwrap();
-    let expected = format!("{:.4}", recall(1));
-    assert!(cold.len() == 170 && recall(0) == recall(1) && printed.contains(&expected), "{expected} in {printed}");
+    let expected = format!("{:.4}", hits(1) as f64 / cold.len() as f64);
+    assert!(cold.len() == 170 && hits(0) == hits(1) && printed.contains(&expected), "{expected} in {printed}");
 }

@@ -148,7 +148,11 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
         }
     }
     let told = merge(&[&place("first"), &copy]);
-    assert!(damaged && !told.status.success() && said(&told).contains("1 shards were left out"), "{}", said(&told));
+    assert!(
+        damaged && !told.status.success() && said(&told).contains("1 damaged shards were left out"),
+        "{}",
+        said(&told)
+    );
     let told = merge(&[&place("first"), &place("second")]);
     assert!(told.status.success(), "{}", said(&told));
     let printed = String::from_utf8_lossy(&told.stdout).into_owned();

@@ -182,7 +182,10 @@ impl Survey {
             let why = rows.first_fault.map_or("it has no line after its header".to_owned(), |fault| {
                 format!("none of its first {} lines could be read, the first for: {fault}", rows.unreadable)
             });
-            return Err(Error::raw(path, format!("holds nothing to look at: {why}; correct the file, or name another one")));
+            return Err(Error::raw(
+                path,
+                format!("holds nothing to look at: {why}; correct the file, or name another one"),
+            ));
         }
         let comma = file.dialect.decimal_comma;
         let surveyed =

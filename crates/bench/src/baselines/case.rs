@@ -239,20 +239,20 @@ fn sine_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
 fn fdsa_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
     let (config, transformer) = (fdsa::Config::default(), TransformerConfig::default());
     let model = Fdsa::new(config.clone(), transformer, &world.data, key)?;
-    feature_case(world, model, json!(config), transformer, Fdsa::finetune_loss)
+    feature_case(world, model, &json!(config), transformer, Fdsa::finetune_loss)
 }
 
 fn difsr_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
     let (config, transformer) = (difsr::Config::default(), TransformerConfig::default());
     let model = DifSr::new(config, transformer, &world.data, key)?;
-    feature_case(world, model, json!(config), transformer, DifSr::finetune_loss)
+    feature_case(world, model, &json!(config), transformer, DifSr::finetune_loss)
 }
 
 /// Fine-tuning of a transformer that reads the mean features of items.
 fn feature_case<M: Model + 'static>(
     world: &World,
     model: M,
-    own: Value,
+    own: &Value,
     transformer: TransformerConfig,
     loss: fn(&M, &Batch, Option<RngKey>) -> Result<Tensor>,
 ) -> anyhow::Result<Case> {

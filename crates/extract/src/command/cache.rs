@@ -63,7 +63,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             }
             let damaged: Vec<&str> =
                 merged.iter().flat_map(|(_, shards)| &shards.damaged).map(String::as_str).collect();
-            anyhow::ensure!(damaged.is_empty(), "{} shards were left out: {}", damaged.len(), damaged.join("; "));
+            anyhow::ensure!(
+                damaged.is_empty(),
+                "{} damaged shards were left out: {}",
+                damaged.len(),
+                damaged.join("; ")
+            );
             Ok(())
         }
         Command::Prune { unused_days } => {
