@@ -47,7 +47,7 @@ enum Pooling {
 
 /// A language model: hand-written, or over candle-transformers.
 enum Model {
-    Fast(LanguageModel),
+    Fast(Box<LanguageModel>),
     Adapter(TextModel),
 }
 
@@ -55,7 +55,7 @@ impl Model {
     fn load(folder: &ModelFolder, device: &EncoderDevice) -> Result<Self> {
         let model_type = LanguageModel::model_type(folder)?;
         if let Some(model) = LanguageModel::load(folder, &model_type, device)? {
-            return Ok(Self::Fast(model));
+            return Ok(Self::Fast(Box::new(model)));
         }
         device.check_adapter(&model_type)?;
         match text::load(folder, &model_type)? {
@@ -93,7 +93,7 @@ impl Model {
     /// The model on a card, where it was loaded onto one.
     fn card(&self) -> Option<(&LanguageModel, &DeviceEncoder)> {
         match self {
-            Self::Fast(model) => model.card().map(|card| (model, card)),
+            Self::Fast(model) => model.card().map(|card| (&**model, card)),
             Self::Adapter(_) => None,
         }
     }
