@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use mp4sr_artifact::{Sequences, Stage};
 use mp4sr_pipeline::config::{Evaluate, ModelCatalog};
 use mp4sr_pipeline::text::TextTable;
-use mp4sr_pipeline::{Config, Context, Shard, StageArgs, print, run_stage};
+use mp4sr_pipeline::{Config, Context, Shard, StageArgs, print, run_stage_in_parts};
 use mp4sr_protocol::{EvalCase, Measure, Metrics, RanksInfo, Split, StoredRanks};
 use mp4sr_run::{TrainedModel, removes_seen};
 use serde_json::json;
@@ -55,22 +55,10 @@ fn stage_named(context: &Context, name: &str) -> anyhow::Result<Stage> {
 }
 
 fn evaluate(context: &Context, shard: Option<Shard>) -> anyhow::Result<()> {
-    let folder = context.layout.run();
     let make_stage = |name: &str| stage_named(context, name);
-    let name = shard.map_or_else(|| NAME.to_owned(), |shard| shard.stage_name(NAME));
-    run_stage(
-        context,
-        &name,
-        &folder,
-        || make_stage(&name),
-        |stage| {
-            let parts = if shard.is_none() { Shard::finished(NAME, &folder, make_stage)? } else { None };
-            match parts {
-                Some(parts) => put_together(context, stage, parts),
-                None => rank(context, stage, shard),
-            }
-        },
-    )
+    let whole = |stage: &Stage| rank(context, stage, shard);
+    let of_parts = |stage: &Stage, parts| put_together(context, stage, parts);
+    run_stage_in_parts(context, NAME, &context.layout.run(), shard, make_stage, whole, of_parts)
 }
 
 /// Ranks the users, or a part of them, and writes a file per table.
@@ -126,7 +114,6 @@ fn put_together(context: &Context, stage: &Stage, parts: usize) -> anyhow::Resul
         all.write(&path, &sequences.item_hash, stage.input_fingerprints())?;
         outputs.push(path);
     }
-    context.progress.log(format!("evaluate: put together of {parts} parts"));
     Ok(outputs)
 }
 

@@ -11,6 +11,7 @@ use clap::parser::ValueSource;
 use mp4sr_artifact::{Layout, Lock, Stage, Status, Timing, files, is_guarded};
 
 use crate::config::ModelCatalog;
+use crate::shard::Shard;
 use crate::{Assignments, Config, Progress, timing};
 
 /// `dataset.data` of the sample pipeline: its raw files are generated, among the artifacts wherever these go.
@@ -338,6 +339,32 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("failed to write to standard output")
+}
+
+/// Brings a stage up to date that may be done in parts: `shard` alone, or all of it. All of it is put together where the parts of one
+/// division are up to date, of which `put_together` gets the number, and otherwise made by `work`. `make_stage` makes the stage of a name.
+pub fn run_stage_in_parts(
+    context: &Context,
+    name: &str,
+    folder: &Path,
+    shard: Option<Shard>,
+    make_stage: impl Fn(&str) -> anyhow::Result<Stage>,
+    work: impl FnOnce(&Stage) -> anyhow::Result<Vec<PathBuf>>,
+    put_together: impl FnOnce(&Stage, usize) -> anyhow::Result<Vec<PathBuf>>,
+) -> anyhow::Result<()> {
+    if let Some(shard) = shard {
+        let name = shard.stage_name(name);
+        return run_stage(context, &name, folder, || make_stage(&name), work);
+    }
+    let made = || make_stage(name);
+    run_stage(context, name, folder, made, |stage| match Shard::finished(name, folder, &make_stage)? {
+        Some(parts) => {
+            let outputs = put_together(stage, parts)?;
+            context.progress.log(format!("{name}: put together of {parts} parts"));
+            Ok(outputs)
+        }
+        None => work(stage),
+    })
 }
 
 /// Brings one stage up to date: takes the folder's lock, asks whether there is anything to do, cleans what a killed process

@@ -16,6 +16,7 @@ mod timing;
 pub use assignments::{Assignments, NotClosed};
 pub use command::{
     ARTIFACTS_VARIABLE, Bug, Context, DEFAULT_ARTIFACTS, StageArgs, TIED, artifacts_folder, print, run_main, run_stage,
+    run_stage_in_parts,
 };
 pub use config::Config;
 pub use progress::{Bar, Progress};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mp4sr_artifact::{Column, Items, Layout, Stage, Table, Users};
 use mp4sr_models::Query;
 use mp4sr_pipeline::config::ModelCatalog;
-use mp4sr_pipeline::{Config, Context, Shard, StageArgs, run_stage};
+use mp4sr_pipeline::{Config, Context, Shard, StageArgs, run_stage_in_parts};
 use mp4sr_protocol::{EvalCase, Split};
 use mp4sr_run::{TrainedModel, removes_seen};
 use serde_json::{Value, json};
@@ -102,22 +102,10 @@ fn stage_named(context: &Context, name: &str) -> anyhow::Result<Stage> {
 }
 
 fn recommend(context: &Context, shard: Option<Shard>) -> anyhow::Result<()> {
-    let folder = context.layout.run();
     let make_stage = |name: &str| stage_named(context, name);
-    let name = shard.map_or_else(|| NAME.to_owned(), |shard| shard.stage_name(NAME));
-    run_stage(
-        context,
-        &name,
-        &folder,
-        || make_stage(&name),
-        |stage| {
-            let parts = if shard.is_none() { Shard::finished(NAME, &folder, make_stage)? } else { None };
-            match parts {
-                Some(parts) => put_together(context, parts),
-                None => list(context, stage, shard),
-            }
-        },
-    )
+    let whole = |stage: &Stage| list(context, stage, shard);
+    let of_parts = |_: &Stage, parts| put_together(context, parts);
+    run_stage_in_parts(context, NAME, &context.layout.run(), shard, make_stage, whole, of_parts)
 }
 
 /// Lists the best items for the users, or for a part of them.
@@ -181,7 +169,6 @@ fn put_together(context: &Context, parts: usize) -> anyhow::Result<Vec<PathBuf>>
     }
     let path = layout.recommendations();
     columns.write(&path, &source)?;
-    context.progress.log(format!("recommend: put together of {parts} parts"));
     Ok(vec![path])
 }
 
