@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use mp4sr_pipeline::config::Quoting;
+use smallvec::SmallVec;
 
 use super::dialect::shown;
 use super::lines::{self, Lines};
@@ -50,7 +51,7 @@ impl Header {
         Ok(Self { width: names.len(), places })
     }
 
-    fn cells<'a>(&self, values: &[Cow<'a, str>], line: &str) -> std::result::Result<Vec<RawCell<'a>>, Fault> {
+    fn cells<'a>(&self, values: &[Cow<'a, str>], line: &str) -> std::result::Result<Cells<'a>, Fault> {
         if values.len() != self.width {
             let reason = if values.len() < self.width { "too few columns" } else { "too many columns" };
             return Err(Fault::new(format!("{reason}, expected {}", self.width), line));
@@ -60,7 +61,7 @@ impl Header {
     }
 
     /// The same of a line that nothing quotes: only the wanted fields are copied.
-    fn plain_cells<'a>(&self, values: &[&'a str], line: &str) -> std::result::Result<Vec<RawCell<'a>>, Fault> {
+    fn plain_cells<'a>(&self, values: &[&'a str], line: &str) -> std::result::Result<Cells<'a>, Fault> {
         if values.len() != self.width {
             let reason = if values.len() < self.width { "too few columns" } else { "too many columns" };
             return Err(Fault::new(format!("{reason}, expected {}", self.width), line));
@@ -70,6 +71,9 @@ impl Header {
         Ok(self.places.iter().map(cell).collect())
     }
 }
+
+/// The wanted fields of a line. A line has a few, and there are many lines: these are on the stack.
+type Cells<'a> = SmallVec<[RawCell<'a>; 4]>;
 
 /// Why a column is not there.
 fn absent(form: &FileForm, names: &[String], first: &str, fields: &[&str], field: &str) -> String {
@@ -342,7 +346,7 @@ fn for_each_plain(
             if has_quotes {
                 return header.cells(&as_quoted(text, separator, header.width, &mut record)?, text);
             }
-            let mut values = Vec::with_capacity(header.width);
+            let mut values: SmallVec<[&str; 16]> = SmallVec::new();
             match dialect.byte() {
                 Some(byte) => values.extend(split_at(text, byte)),
                 None => values.extend(text.split(separator)),
@@ -350,7 +354,7 @@ fn for_each_plain(
             header.plain_cells(&values, text)
         });
         match cells {
-            Ok(cells) => visit((number, Ok(&cells)))?,
+            Ok(cells) => visit((number, Ok(&cells[..])))?,
             Err(fault) => visit((number, Err(fault)))?,
         }
     }
@@ -475,7 +479,7 @@ fn for_each_quoted(
             continue;
         }
         match record.fields().and_then(|values| header.plain_cells(&values, &shown)) {
-            Ok(cells) => visit((number, Ok(&cells)))?,
+            Ok(cells) => visit((number, Ok(&cells[..])))?,
             Err(fault) => visit((number, Err(fault)))?,
         }
     }
