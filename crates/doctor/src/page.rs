@@ -126,7 +126,7 @@ fn row(planned: &StagePlan) -> Vec<String> {
         Verdict::UpToDate => "up to date".to_owned(),
         Verdict::Runs(why) => format!("would run: {why}"),
         Verdict::Nothing(why) => format!("nothing to do: {why}"),
-        // The cause is told below.
+        // The cause is given below.
         Verdict::Blocked(why) if why.ends_with("` is") => format!("blocked: {why}"),
         Verdict::Blocked(_) => "blocked, see below".to_owned(),
     };

@@ -64,7 +64,7 @@ pub enum Error {
         /// The rows that it has.
         rows: usize,
     },
-    /// A place to merge from is no cache.
+    /// A place to merge from is not a cache.
     #[error("`{}` holds no vectors; name a folder of artifacts, or a copy of its `.cache/vectors`", path.display())]
     NoVectors {
         /// The place.

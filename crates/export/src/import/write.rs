@@ -120,7 +120,7 @@ pub fn write(
         Some(_) => Clock::Seconds,
         None => read.interactions.clock(),
     };
-    // Times that are no clock still divide users where they did; positions of their own would not.
+    // Times that do not form a clock still divide users where they did; positions of their own would not.
     let division = match division {
         Division::Time { .. } if clock == Clock::Order => Division::Positions,
         other => other,
