@@ -3,7 +3,7 @@
     pip install pillow==13.0.0
     python tools/make_avif_fixtures.py crates/image-file/tests/avif
 
-Pillow 13.0.0 carries libavif 1.4.2. Some files need avifenc and avifdec of libavif (0.11.1 was used): ten bits per channel,
+Pillow 13.0.0 carries libavif 1.4.2. Some files need avifenc and avifdec of libavif (0.11.1 was used): ten and twelve bits per channel,
 where Pillow converts with less precision, colours without a matrix, and tiles.
 """
 
@@ -50,6 +50,8 @@ def main(folder):
         picture("RGB").save(source)
         for name, options in {
             "ten-bits": ["-d", "10", "-y", "420", "--cicp", "9/16/9"],
+            "twelve-bits": ["-d", "12", "-y", "422"],
+            "cropped": ["-y", "444", "--crop", "2,3,12,10"],
             "identity": ["-l"],
         }.items():
             subprocess.run(["avifenc", "-s", "6", *options, source, folder / f"{name}.avif"], check=True)
@@ -60,8 +62,9 @@ def main(folder):
             continue
         image = Image.open(path)
         ImageOps.exif_transpose(image).save(path.with_suffix(".png"), exif=b"", icc_profile=None)
-    ten = folder / "ten-bits.avif"
-    subprocess.run(["avifdec", "-u", "bilinear", "-d", "8", ten, ten.with_suffix(".png")], check=True)
+    for name in ["ten-bits", "twelve-bits"]:
+        path = folder / f"{name}.avif"
+        subprocess.run(["avifdec", "-u", "bilinear", "-d", "8", path, path.with_suffix(".png")], check=True)
 
 
 if __name__ == "__main__":
