@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Subcommand;
+use mp4sr_extract::Encoders;
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{StageArgs, print};
 
@@ -71,7 +72,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     match &args.command {
         Command::Add { stage, items } => {
             let context = stage.context(models)?;
-            let added = add_files(&context, items)?;
+            let added = add_files(&context, &mut Encoders::of(&context)?, items)?;
             added.notes.iter().for_each(|note| context.progress.log(format!("items: {note}")));
             let (new, replaced, total) = (added.new.len(), added.replaced.len(), added.total);
             context.progress.log(format!("items: {new} added, {replaced} replaced; the run has {total} new items"));
@@ -79,7 +80,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         }
         Command::Remove { stage, item } => {
             let context = stage.context(models)?;
-            let removed = remove(&context, item)?;
+            let removed = remove(&context, &mut Encoders::of(&context)?, item)?;
             context.progress.log(format!("items: {removed} removed"));
             Ok(())
         }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
 use mp4sr_artifact::{ExtractReport, Items, Layout, Lock, files};
-use mp4sr_extract::extract_new_items;
+use mp4sr_extract::Encoders;
 use mp4sr_pipeline::config::{Columns, Format, Source};
 use mp4sr_pipeline::{Config, Context, Progress};
 use mp4sr_preprocess::read_items;
@@ -52,7 +52,7 @@ pub struct Added {
 }
 
 /// Adds the items of files in the form of the pipeline's `[source]`, such as a whole catalogue: items of the dataset stay as they are.
-pub fn add_files(context: &Context, paths: &[PathBuf]) -> anyhow::Result<Added> {
+pub fn add_files(context: &Context, encoders: &mut Encoders, paths: &[PathBuf]) -> anyhow::Result<Added> {
     expect_addable(&context.config)?;
     let (items, read) = read_items(&context.config, paths, &context.progress)?;
     let mut notes = Vec::new();
@@ -72,14 +72,14 @@ pub fn add_files(context: &Context, paths: &[PathBuf]) -> anyhow::Result<Added> 
     if known > 0 {
         notes.push(format!("{known} items are in the dataset already and stay as they are"));
     }
-    let added = add(context, &items.select(&new))?;
+    let added = add(context, encoders, &items.select(&new))?;
     Ok(Added { notes: [notes, added.notes].concat(), ..added })
 }
 
 /// Adds items that a program gives. Their images are stored with the run.
-pub fn add_records(context: &Context, records: &[ItemRecord]) -> anyhow::Result<Added> {
+pub fn add_records(context: &Context, encoders: &mut Encoders, records: &[ItemRecord]) -> anyhow::Result<Added> {
     expect_addable(&context.config)?;
-    add(context, &of_records(context, records, &context.layout.new_items().join("images"))?)
+    add(context, encoders, &of_records(context, records, &context.layout.new_items().join("images"))?)
 }
 
 /// The items of records, as a dataset has them; their images go to `folder`.
@@ -132,7 +132,7 @@ fn ending(bytes: &[u8]) -> &'static str {
 }
 
 /// Removes items that were added earlier.
-pub fn remove(context: &Context, ids: &[String]) -> anyhow::Result<usize> {
+pub fn remove(context: &Context, encoders: &mut Encoders, ids: &[String]) -> anyhow::Result<usize> {
     let _lock = lock(context)?;
     let earlier = current(&context.layout)?;
     let known: HashSet<&str> = earlier.ids.iter().map(String::as_str).collect();
@@ -144,7 +144,7 @@ pub fn remove(context: &Context, ids: &[String]) -> anyhow::Result<usize> {
     );
     let removed: HashSet<&String> = ids.iter().collect();
     let kept: Vec<usize> = (0..earlier.len()).filter(|&row| !removed.contains(&earlier.ids[row])).collect();
-    publish(context, &earlier.select(&kept), &Items::read(&context.layout.items())?)?;
+    publish(context, encoders, &earlier.select(&kept))?;
     Ok(removed.len())
 }
 
@@ -182,7 +182,7 @@ fn lock(context: &Context) -> anyhow::Result<Lock> {
     Ok(Lock::acquire(&context.layout.new_items(), LOCK)?)
 }
 
-fn add(context: &Context, items: &Items) -> anyhow::Result<Added> {
+fn add(context: &Context, encoders: &mut Encoders, items: &Items) -> anyhow::Result<Added> {
     ensure!(!items.is_empty(), "no item was given; give at least one");
     let _lock = lock(context)?;
     let known = Items::read(&context.layout.items())?;
@@ -196,12 +196,12 @@ fn add(context: &Context, items: &Items) -> anyhow::Result<Added> {
     let (replaced, new) = items.ids.iter().cloned().partition(|id| before.contains(id.as_str()));
     let mut all = earlier.select(&kept);
     all.append(items.clone());
-    let report = publish(context, &all, &known)?;
+    let report = publish(context, encoders, &all)?;
     Ok(Added { new, replaced, notes: notes(&report), total: all.len() })
 }
 
 /// Writes a generation, and puts it in the place of the one before when it is whole.
-fn publish(context: &Context, items: &Items, known: &Items) -> anyhow::Result<ExtractReport> {
+fn publish(context: &Context, encoders: &mut Encoders, items: &Items) -> anyhow::Result<ExtractReport> {
     let layout = &context.layout;
     let before = CurrentItems::read(layout)?;
     let number = before.generation.as_ref().and_then(|name| name.parse::<u64>().ok()).unwrap_or(0) + 1;
@@ -217,7 +217,7 @@ fn publish(context: &Context, items: &Items, known: &Items) -> anyhow::Result<Ex
             progress: Progress::new(true),
             models: context.models.clone(),
         };
-        let made = extract_new_items(&inner, known).and_then(|report| {
+        let made = encoders.extract_new_items(context, &inner).and_then(|report| {
             expect_something(&NewItems::read_from(&own, &context.config)?)?;
             Ok(report)
         });
@@ -277,8 +277,14 @@ fn some_of(ids: &[&String]) -> String {
     named.join(", ")
 }
 
-/// What the model reads of one item that is not added. Its features go to `folder`, which whoever calls removes.
-pub fn encode_alone(context: &Context, item: &ItemRecord, known: &Items, folder: &Path) -> anyhow::Result<NewItems> {
+/// What the model reads of one item that is not added, and that leaves nothing in the cache. Its features go to `folder`, which whoever
+/// calls removes.
+pub fn encode_alone(
+    context: &Context,
+    encoders: &mut Encoders,
+    item: &ItemRecord,
+    folder: &Path,
+) -> anyhow::Result<NewItems> {
     expect_addable(&context.config)?;
     let items = of_records(context, std::slice::from_ref(item), folder)?;
     let own = Context {
@@ -288,7 +294,7 @@ pub fn encode_alone(context: &Context, item: &ItemRecord, known: &Items, folder:
         models: context.models.clone(),
     };
     items.write_relative(&own.layout.items(), Path::new(&context.config.dataset.data))?;
-    extract_new_items(&own, known)?;
+    encoders.extract_once(context, &own)?;
     let new = NewItems::read_from(&own.layout, &context.config)?;
     expect_something(&new)?;
     Ok(new)

@@ -151,12 +151,12 @@ async fn similar(State(app): Shared, body: std::result::Result<Bytes, BytesRejec
 /// Encodes an item that is not in the catalogue, one at a time.
 async fn encoded(app: &Arc<App>, generation: &Arc<Generation>, record: ItemRecord) -> Result<SimilarTo> {
     let place = app.encoding.clone().acquire_owned().await.map_err(|e| ApiError::internal(&e.to_string()))?;
-    let (generation, id) = (generation.clone(), app.request_id());
+    let (generation, encoders, id) = (generation.clone(), app.encoders.clone(), app.request_id());
     let encode = move || {
         // Held until the work is done, whoever has stopped waiting for it.
         let _place = place;
-        let folder = scratch(&generation.context, &id);
-        let new = mp4sr_items::encode_alone(&generation.context, &record, &generation.catalogue.items, &folder);
+        let (context, folder) = (&generation.context, scratch(&generation.context, &id));
+        let new = encoders.with(context, |own| mp4sr_items::encode_alone(context, own, &record, &folder));
         let removed = files::remove_dir_if_present(&folder);
         new.and_then(|new| removed.map(|()| new).map_err(Into::into))
     };
@@ -185,7 +185,9 @@ async fn put_items(
     // Whoever goes away in the middle does not leave the run half changed: the work goes on.
     let work = tokio::spawn(async move {
         let _editing = app.editing.lock().await;
-        let added = tokio::task::spawn_blocking(move || mp4sr_items::add_records(&context, &records)).await;
+        let encoders = app.encoders.clone();
+        let add = move || encoders.with(&context, |own| mp4sr_items::add_records(&context, own, &records));
+        let added = tokio::task::spawn_blocking(add).await;
         let added = added.map_err(|e| ApiError::internal(&e.to_string()))?;
         let added = added.map_err(|error| ApiError::refused(format!("{error:#}")))?;
         let generation = app.reload().await.map_err(|error| ApiError::internal(&format!("{error:#}")))?;
@@ -235,7 +237,9 @@ async fn delete_items(
     let context = app.generation()?.context.clone();
     let work = tokio::spawn(async move {
         let _editing = app.editing.lock().await;
-        let removed = tokio::task::spawn_blocking(move || mp4sr_items::remove(&context, &item_ids)).await;
+        let encoders = app.encoders.clone();
+        let remove = move || encoders.with(&context, |own| mp4sr_items::remove(&context, own, &item_ids));
+        let removed = tokio::task::spawn_blocking(remove).await;
         let removed = removed.map_err(|e| ApiError::internal(&e.to_string()))?;
         let removed = removed.map_err(|error| ApiError::refused(format!("{error:#}")))?;
         let generation = app.reload().await.map_err(|error| ApiError::internal(&format!("{error:#}")))?;

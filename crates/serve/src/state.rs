@@ -9,6 +9,7 @@ use mp4sr_pipeline::config::ModelCatalog;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Semaphore};
 
+use crate::encoders::ResidentEncoders;
 use crate::engine::{EngineOptions, Generation};
 use crate::error::ApiError;
 use crate::keys::Keys;
@@ -30,6 +31,8 @@ pub struct App {
     pub editing: Mutex<()>,
     /// Held by whoever encodes an item that is not in the catalogue.
     pub encoding: Arc<Semaphore>,
+    /// The encoders of texts and images.
+    pub encoders: Arc<ResidentEncoders>,
     /// Held by requests with large bodies.
     pub large_bodies: Semaphore,
     stage: StageArgs,
@@ -60,6 +63,7 @@ impl App {
             log_histories,
             editing: Mutex::new(()),
             encoding: Arc::new(Semaphore::new(1)),
+            encoders: Arc::default(),
             large_bodies: Semaphore::new(LARGE_BODIES),
             stage,
             models,
