@@ -2,6 +2,8 @@
 
 /// What stands in place of a password.
 const HIDDEN: &str = "...";
+/// What messages and documents write where a password belongs.
+const PLACEHOLDER: &str = "PASSWORD";
 
 /// The text with `...` in place of the passwords of all addresses in it: in `postgres://user:password@host/name` what is between the
 /// user and the last `@` of the word, and the value of a parameter `password`.
@@ -23,8 +25,8 @@ pub fn hide_passwords(text: &str) -> String {
 fn hide_in_address(address: &str) -> String {
     let mut shown = match address.rsplit_once('@') {
         Some((user, place)) => match user.split_once(':') {
-            Some((name, _)) => format!("{name}:{HIDDEN}@{place}"),
-            None => address.to_owned(),
+            Some((name, password)) if password != PLACEHOLDER => format!("{name}:{HIDDEN}@{place}"),
+            _ => address.to_owned(),
         },
         None => address.to_owned(),
     };
@@ -56,6 +58,7 @@ mod tests {
                 "--set serve.stroe=postgres://u:...@h/d and https://a:...@c",
             ),
             ("store = \"postgres://u:s@h/d\" # mine@home", "store = \"postgres://u:...@h/d\" # mine@home"),
+            ("write `postgres://USER:PASSWORD@HOST/DATABASE`", "write `postgres://USER:PASSWORD@HOST/DATABASE`"),
             ("no address: a:b@c", "no address: a:b@c"),
             ("https://host/path", "https://host/path"),
         ] {

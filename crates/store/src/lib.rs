@@ -93,7 +93,7 @@ impl ItemStore {
                 if stored.is_empty() {
                     return Ok(Vec::new());
                 }
-                let name = format!("{:06}", 1);
+                let name = "000001".to_owned();
                 let own = to.new_items_generation(&name);
                 generation::write(&own, config, &stored)?;
                 files::write_json(&to.new_items_pointer(), &CurrentItems { generation: Some(name) })?;

@@ -148,10 +148,9 @@ impl PostgresStore {
             self.lock_run(&mut transaction, &dataset)?;
             let mut change = Change::default();
             for item in items {
-                match self.replace(&mut transaction, item)? {
-                    true => change.replaced.push(item.id.clone()),
-                    false => change.new.push(item.id.clone()),
-                }
+                let changed =
+                    if self.replace(&mut transaction, item)? { &mut change.replaced } else { &mut change.new };
+                changed.push(item.id.clone());
             }
             change.total = self.count_change(&mut transaction)?;
             transaction.commit().map_err(|e| self.failure(&e))?;
