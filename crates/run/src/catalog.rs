@@ -85,6 +85,10 @@ impl ModelType for Entry {
             if self.0.reads.transformer {
                 settings.transformer().map_err(|e| unreadable(&e)).and_then(|transformer| transformer.check())?;
             }
+            if let Some(drawn) = settings.candidates.filter(|_| !self.0.reads.candidates) {
+                let allowed = format!("\"all\": {} compares with all items, or draws its own negatives", self.0.title);
+                return Err(Refused::new("finetune.candidates", &drawn, allowed));
+            }
             (self.0.check)(settings)?;
             let unusable =
                 |e: mp4sr_models::Error| Refused::new(&format!("model.{}", self.0.name), &"...", e.to_string());
@@ -111,6 +115,8 @@ pub(crate) fn with_settings<T>(config: &Config, work: impl FnOnce(&Settings<'_>)
         transformer: config.model.section(TRANSFORMER),
         modalities: &config.model.modality_names(),
         pretrains: config.pretrain.enabled,
+        // A value that is neither is refused where the configuration is read.
+        candidates: config.finetune.drawn_candidates().unwrap_or_default(),
     })
 }
 
