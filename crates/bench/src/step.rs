@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use mp4sr_models::mp4sr::{Config, Projection};
 use mp4sr_models::{CandidateSampler, Model, Mp4sr, PRETRAIN, RngKey, TrainingSequences, TransformerConfig};
-use mp4sr_ops::{Adam, ComputeDevice, set_precision};
+use mp4sr_ops::{Adam, ComputeDevice, check_precision, set_precision};
 use serde_json::json;
 
 use crate::workload::{Sizes, Workload};
@@ -92,6 +92,7 @@ pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
         ..TransformerConfig::default()
     };
     let key = RngKey::new(args.sizes.seed);
+    check_precision(args.device, args.precision.into()).map_err(anyhow::Error::msg)?;
     set_precision(args.precision.into());
     let device = args.device.open()?;
     let mut model = Mp4sr::new(config(args.dropout, pretrains), transformer, modalities, &device, key)?;

@@ -46,7 +46,7 @@ impl Mp4sr {
         let z = self.embed(&Encoding { modalities, items: encoded.as_deref(), uses: &uses, key, learns: true })?;
         let each: Vec<u32> = (0..tokens.len() as u32).collect();
         let embeddings = TokenEmbeddings { z: &z, rows: uses.count(), tokens: &each };
-        let ids = self.id_embedding.as_ref().map(|table| self.step_ids(table, encoded.as_deref())).transpose()?;
+        let ids = self.id_embedding.as_ref().map(|table| step_ids(table, encoded.as_deref())).transpose()?;
         let id_rows: Vec<u32> = tokens.iter().map(|row| row + 1).collect();
         let h = self.sequences(embeddings, batch, None, ids.as_ref().map(|ids| Rows::new(ids, &id_rows)), key)?;
         let ids = ids.map(|ids| ids.narrow(0, 0, count + 1)).transpose()?;
@@ -75,17 +75,6 @@ impl Mp4sr {
         let count = encoded.len();
         let tokens = add_history(&mut encoded, batch);
         StepItems { encoded: Some(encoded), count, tokens, targets, shifts: Some(shifts) }
-    }
-
-    /// The id embeddings of the encoded items, after the row of the padding: `[encoded + 1, d_0]`.
-    fn step_ids(&self, table: &Var, encoded: Option<&[u32]>) -> Result<Tensor> {
-        match encoded {
-            Some(encoded) => {
-                let rows: Vec<u32> = std::iter::once(0).chain(encoded.iter().map(|item| item + 1)).collect();
-                gather(table, &rows)
-            }
-            None => Ok(table.as_tensor().clone()),
-        }
     }
 
     fn logit_scale(&self) -> f64 {
@@ -136,6 +125,17 @@ impl Mp4sr {
         let places = ItemPlaces { rows: self.item_count(), first: 0, count: self.item_count() };
         let items = self.candidates(&z, places, ids.as_ref())?;
         Ok(Box::new(FinetunedScorer { model: self, z, ids, items }))
+    }
+}
+
+/// The id embeddings of the encoded items, after the row of the padding: `[encoded + 1, d_0]`.
+fn step_ids(table: &Var, encoded: Option<&[u32]>) -> Result<Tensor> {
+    match encoded {
+        Some(encoded) => {
+            let rows: Vec<u32> = std::iter::once(0).chain(encoded.iter().map(|item| item + 1)).collect();
+            gather(table, &rows)
+        }
+        None => Ok(table.as_tensor().clone()),
     }
 }
 

@@ -83,9 +83,10 @@ impl GoldenCase {
     pub fn compare(&mut self, name: &str, found: &[f32], keep: impl Fn(usize) -> bool) {
         let group = name.split('.').next().unwrap();
         let tolerance = &self.meta["tolerance"][group];
-        let (atol, rtol) = match is_bf16() {
-            true => (BF16_TOLERANCE, BF16_TOLERANCE),
-            false => (tolerance["atol"].as_f64().unwrap(), tolerance["rtol"].as_f64().unwrap()),
+        let (atol, rtol) = if is_bf16() {
+            (BF16_TOLERANCE, BF16_TOLERANCE)
+        } else {
+            (tolerance["atol"].as_f64().unwrap(), tolerance["rtol"].as_f64().unwrap())
         };
         let (expected, _) = self.floats.get(name).unwrap_or_else(|| panic!("{name} is missing"));
         assert_eq!(expected.len(), found.len(), "{name}: another size");
@@ -193,6 +194,7 @@ pub fn is_bf16() -> bool {
 }
 
 /// Runs a test of this program in a process of its own, in which products are computed from bf16, where the processor can.
+#[allow(clippy::print_stdout, reason = "a test that is left out says so")]
 pub fn run_in_bf16(test: &str) {
     if let Err(reason) = check_precision(ComputeDevice::Cpu, Precision::Bf16) {
         println!("bf16 is not tested: {reason}");

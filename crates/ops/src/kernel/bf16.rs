@@ -303,7 +303,7 @@ mod x86 {
                     }
                 };
             }
-            for (pair, values) in transposed(lines).into_iter().enumerate().take(left.div_ceil(2)) {
+            for (pair, values) in transposed(&lines).into_iter().enumerate().take(left.div_ceil(2)) {
                 // SAFETY: `to` has room for LANES at every pair.
                 unsafe { _mm512_storeu_si512(to.add((at / 2 + pair) * to_step).cast(), values) };
             }
@@ -313,8 +313,8 @@ mod x86 {
     /// The transpose of 16 x 16.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn transposed(rows: [__m512i; LANES]) -> [__m512i; LANES] {
-        let mut pairs = rows;
+    fn transposed(rows: &[__m512i; LANES]) -> [__m512i; LANES] {
+        let mut pairs = *rows;
         for i in 0..8 {
             pairs[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
             pairs[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
