@@ -163,7 +163,7 @@ struct PhaseStart<'a> {
 }
 
 /// `train.precision`, where the device has it.
-fn precision(config: &config::Config) -> anyhow::Result<Precision> {
+pub fn precision(config: &config::Config) -> anyhow::Result<Precision> {
     let precision = match config.train.precision {
         config::Precision::F32 => Precision::F32,
         config::Precision::Tf32 => Precision::Tf32,
