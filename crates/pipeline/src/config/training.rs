@@ -130,12 +130,12 @@ impl Finetune {
     }
 }
 
-/// A number of candidates may be written without quotes.
+/// A number of candidates may be written without quotes; what is no number of items is refused as one.
 pub(super) fn candidates_as_text(table: &mut Table) {
     if let Some(value) = table.get_mut("finetune").and_then(|section| section.get_mut("candidates"))
-        && let Some(number) = value.as_integer()
+        && matches!(value, Value::Integer(_) | Value::Float(_))
     {
-        *value = Value::String(number.to_string());
+        *value = Value::String(value.to_string());
     }
 }
 
