@@ -108,13 +108,16 @@ struct Report<'a> {
 impl Report<'_> {
     fn stage(&self) -> anyhow::Result<Stage> {
         let config = &self.context.config;
-        let settings = json!({
+        let mut settings = json!({
             "run": self.context.layout.run_name(),
             "beside": config.report.beside,
             "users": config.report.users,
             "k": config.evaluate.k,
             "program": env!("CARGO_PKG_VERSION"),
         });
+        if !config.evaluate.measures.is_empty() {
+            settings["measures"] = json!(config.evaluate.measures);
+        }
         let settings = StageSettings::of(settings);
         Ok(Stage::new("report", VERSION, &self.context.layout.report(), settings, &self.inputs()?)?)
     }
@@ -229,7 +232,8 @@ impl Report<'_> {
     }
 
     fn table(&self, split: Split, ranked: &[RunRanks]) -> Result<MetricsTable> {
-        let measures = Measure::columns(&self.context.config.evaluate.k);
+        let evaluate = &self.context.config.evaluate;
+        let measures = Measure::table(&evaluate.k, &evaluate.measures);
         let mut rows: Vec<RunMetrics> = Vec::new();
         for RunRanks { run, ranks, .. } in ranked {
             let metrics = Metrics::of(ranks, &measures);

@@ -319,6 +319,7 @@ fn a_phase_depends_on_the_keys_that_its_model_reads_and_on_no_others() {
         ("pretrain.items = \"warm\"", [true, false, false, false]),
         ("finetune.batch = 64", [false, true, true, true]),
         ("evaluate.k = [5]", [false; 4]),
+        ("evaluate.measures = [\"MAP@5\"]", [false; 4]),
         ("evaluate.batch = 7", [false; 4]),
         ("evaluate.seen_items = \"keep\"", [true; 4]),
         ("run.seed = 1", [true; 4]),
