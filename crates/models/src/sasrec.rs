@@ -5,11 +5,15 @@
 //! more class of its softmax, has no counterpart: nothing is padded here.
 
 use candle_core::{Device, Tensor, Var};
-use mp4sr_ops::{Result, RngKey, Rows, cross_entropy};
+use mp4sr_ops::{Result, RngKey, Rows, cross_entropy, gather, sampled_cross_entropy};
 
+use crate::candidates::add_history;
 use crate::interface::FINETUNE;
 use crate::recipe::{NoKeys, Reads, Recipe, Section};
-use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step, Transformer, TransformerConfig};
+use crate::{
+    Batch, CandidateSampler, Data, Initial, Model, Parameters, Phase, Query, SampledItems, Scorer, Step, Transformer,
+    TransformerConfig,
+};
 
 /// How SASRec is named and built. RecBole trains it without weight decay.
 pub static RECIPE: Recipe = Recipe {
@@ -17,7 +21,7 @@ pub static RECIPE: Recipe = Recipe {
     title: "SASRec",
     summary: "A transformer over item embeddings, in RecBole's reading.",
     paper: "Kang and McAuley, Self-Attentive Sequential Recommendation, 2018 (arXiv 1808.09781)",
-    reads: Reads { features: false, transformer: true, categories: &[] },
+    reads: Reads { features: false, transformer: true, candidates: true, categories: &[] },
     section: Section::of::<NoKeys>(),
     phase_reads: |_, _, _| true,
     defaults: "finetune.weight_decay = 0.0",
@@ -32,7 +36,11 @@ pub static RECIPE: Recipe = Recipe {
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),
     build: |settings, data: Data, key| {
-        Ok(Box::new(SasRec::new(settings.transformer()?, data.items, &data.device, key)?))
+        let model = SasRec::new(settings.transformer()?, data.items, &data.device, key)?;
+        Ok(Box::new(match settings.candidate_sampler(&data)? {
+            Some(sampler) => model.with_candidates(sampler),
+            None => model,
+        }))
     },
 };
 
@@ -46,6 +54,8 @@ pub struct SasRec {
     /// `[I, d_0]`: row i-1 is item i.
     items: Var,
     transformer: Transformer,
+    /// What draws the candidates of a step; all items are candidates without it.
+    candidate_sampler: Option<CandidateSampler>,
 }
 
 impl SasRec {
@@ -55,7 +65,13 @@ impl SasRec {
         let mut parameters = Parameters::new(device);
         let table = parameters.add("item_embedding", &[items, config.width], Initial::Normal, key)?;
         let transformer = Transformer::new(&mut parameters, config, key)?;
-        Ok(Self { config, parameters, items: table, transformer })
+        Ok(Self { config, parameters, items: table, transformer, candidate_sampler: None })
+    }
+
+    /// The model whose steps compare with a sample of the items.
+    #[must_use]
+    pub fn with_candidates(self, sampler: CandidateSampler) -> Self {
+        Self { candidate_sampler: Some(sampler), ..self }
     }
 
     /// The vector after the last item of each history, `[B, d_0]`.
@@ -64,10 +80,18 @@ impl SasRec {
         self.transformer.forward(Rows::new(&self.items, &rows), None, &batch.offsets, key)
     }
 
-    /// Cross-entropy of the next item; without `key` nothing is dropped.
+    /// Cross-entropy of the next item, over all items or over a sample of them. Without `key` nothing is dropped or drawn.
     pub fn finetune_loss(&self, batch: &Batch, key: Option<RngKey>) -> Result<Tensor> {
-        let targets: Vec<u32> = batch.targets.iter().map(|target| target - 1).collect();
-        cross_entropy(&self.sequences(batch, key)?, self.items.as_tensor(), &targets, 1.0)?.mean_all()
+        let Some((sampler, drawing)) = self.candidate_sampler.as_ref().zip(key) else {
+            let targets: Vec<u32> = batch.targets.iter().map(|target| target - 1).collect();
+            return cross_entropy(&self.sequences(batch, key)?, self.items.as_tensor(), &targets, 1.0)?.mean_all();
+        };
+        let SampledItems { mut items, targets, shifts } = sampler.draw(&batch.targets, drawing.fold_in("candidates"));
+        let count = items.len();
+        let tokens = add_history(&mut items, batch);
+        let rows = gather(&self.items, &items)?;
+        let h = self.transformer.forward(Rows::new(&rows, &tokens), None, &batch.offsets, key)?;
+        sampled_cross_entropy(&h, &rows.narrow(0, 0, count)?, &targets, &shifts, 1.0)?.mean_all()
     }
 }
 

@@ -23,8 +23,8 @@ use mp4sr_pipeline::config::{ImageFeatures, Storage};
 use mp4sr_pipeline::{Context, Shard, run_stage};
 use serde_json::json;
 
-pub use self::encoders::Encoders;
 use self::encoders::opened;
+pub use self::encoders::{Encoders, encoder_device};
 use self::image_files::ImageFiles;
 use self::image_words::Dictionary;
 use self::images::{ImageVectors, Images};

@@ -32,7 +32,7 @@ pub(super) struct Sounds {
 
 impl Sounds {
     pub(super) fn open(extraction: &Extraction<'_>, folder: &ModelFolder, device: &EncoderDevice) -> Result<Self> {
-        device.check_adapter(&folder.architecture()?)?;
+        device.check_f32(&folder.architecture()?)?;
         let encoder = AudioEncoder::from_folder(folder)?;
         let (files, width) = (AudioEncoder::files(folder)?, encoder.width());
         let about = CachedEncoder { folder, content: "sounds", files, width, precision: device.precision() };

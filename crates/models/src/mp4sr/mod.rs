@@ -5,8 +5,8 @@
 //! equation 12. Where the paper and the authors' released code (github.com/lzz0007/MP4SR) differ, a switch of [`Config`]
 //! takes either reading.
 //!
-//! Sequences are packed, never padded. Items are encoded once per step each: the batch's in pre-training, the catalogue in
-//! fine-tuning.
+//! Sequences are packed, never padded. Items are encoded once per step each: the batch's in pre-training, the
+//! candidates' too in fine-tuning, which are the catalogue or a sample of it.
 
 mod config;
 mod finetuning;
@@ -19,8 +19,8 @@ use mp4sr_ops::{Dropout, Error, GatherIndex, MixtureSizes, Result, RngKey, Rows,
 
 use crate::interface::PRETRAIN;
 use crate::{
-    Batch, Initial, ItemEncoder, Modality, Model, Parameters, Phase, Scorer, Step, Transformer, TransformerConfig,
-    trace,
+    Batch, CandidateSampler, Initial, ItemEncoder, Modality, Model, Parameters, Phase, Scorer, Step, Transformer,
+    TransformerConfig, trace,
 };
 
 /// The model with its parameters and the items' features.
@@ -38,6 +38,8 @@ pub struct Mp4sr {
     transformer: Transformer,
     projections: Vec<(Var, Var)>,
     id_embedding: Option<Var>,
+    /// What draws the candidates of fine-tuning; all items are candidates without it.
+    candidate_sampler: Option<CandidateSampler>,
 }
 
 /// Embeddings of items by modality, and which of them the tokens of a batch take.
@@ -128,7 +130,14 @@ impl Mp4sr {
             transformer,
             projections,
             id_embedding,
+            candidate_sampler: None,
         })
+    }
+
+    /// The model whose steps of fine-tuning compare with a sample of the items.
+    #[must_use]
+    pub fn with_candidates(self, sampler: CandidateSampler) -> Self {
+        Self { candidate_sampler: Some(sampler), ..self }
     }
 
     /// I, the number of items.
@@ -182,13 +191,13 @@ impl Mp4sr {
     }
 
     /// h of every mixed sequence, a tensor `[B, d_0]` per modality: the transformer over M packed sequences per sample. `shift`
-    /// is what mixup swaps, `ids` the items' id embeddings where they join.
+    /// is what mixup swaps, `ids` the tokens' id embeddings where they join.
     fn sequences(
         &self,
         embeddings: TokenEmbeddings<'_>,
         batch: &Batch,
         shift: Option<&[u32]>,
-        ids: Option<&Tensor>,
+        ids: Option<Rows<'_>>,
         key: Option<RngKey>,
     ) -> Result<Vec<Tensor>> {
         let TokenEmbeddings { z, rows, tokens } = embeddings;
@@ -199,15 +208,15 @@ impl Mp4sr {
             (modality * rows) as u32 + tokens[t]
         };
         let mixed: Vec<u32> = (0..spaces).flat_map(|m| (0..tokens.len()).map(move |t| row(m, t))).collect();
-        let items = batch.items.repeat(if ids.is_some() { spaces } else { 0 });
+        let id_rows = ids.map_or_else(Vec::new, |ids| ids.rows.repeat(spaces));
         if trace::is_on() {
             let mut joined = gather(z, &mixed)?;
             if let Some(ids) = ids {
-                joined = (joined + gather(ids, &items)?)?;
+                joined = (joined + gather(ids.table, &id_rows)?)?;
             }
             trace::record(|| "mixed".to_owned(), &joined);
         }
-        let ids = ids.map(|ids| Rows::new(ids, &items));
+        let ids = ids.map(|ids| Rows::new(ids.table, &id_rows));
         let h = self.transformer.forward(Rows::new(z, &mixed), ids, &offsets, key)?;
         trace::record(|| "h".to_owned(), &h);
         let count = batch.count();
