@@ -235,13 +235,14 @@ fn encoders_are_opened_once_and_again_when_what_they_read_has_changed_and_questi
     assert_eq!(cached(&world), opened);
     let items = json!({ "items": [{ "item_id": "new", "title": "A thing with words of its own" }] }).to_string();
     assert_eq!(service.send("PUT", "/v1/items", "", items.as_bytes()).status, 200);
-    assert_eq!(cached(&world).1, opened.1 + 1, "what an item says stays");
+    let added = cached(&world);
+    assert_eq!(added.1, opened.1 + 1, "what an item says stays");
     // The words of the dataset's items join the dictionary.
     let table = world.path("a/dataset/items.parquet");
     files::write_bytes(&table, &files::read(&table).unwrap()).unwrap();
     let without_new = |list: List| list.into_iter().filter(|(id, _)| id != "new").take(4).collect::<Vec<_>>();
     assert_eq!(without_new(ask("A thing of group 3 that nobody has asked for")), without_new(first));
-    assert!(cached(&world).0.iter().zip(&opened.0).any(|(now, then)| now != then), "not opened again");
+    assert!(cached(&world).0 != added.0, "not opened again");
 }
 
 #[test]
