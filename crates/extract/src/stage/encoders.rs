@@ -59,7 +59,7 @@ impl Encoders {
     /// The encoders of the configuration of a dataset's `context`. None is opened yet; one that is not on this machine is fetched.
     pub fn of(context: &Context) -> anyhow::Result<Self> {
         let plan = Plan::of(context, context.config.extracted(), Access::Full)?;
-        Ok(Self::planned(context, plan)?)
+        Self::planned(context, plan)
     }
 
     pub(super) fn planned(context: &Context, plan: Plan) -> anyhow::Result<Self> {
