@@ -235,7 +235,7 @@ impl Cl4sRec {
         let partners = Tensor::cat(&[views.narrow(0, count, count)?, views.narrow(0, 0, count)?], 0)?;
         // Every view is in a group of its own: all others are negatives, whatever their targets.
         let groups = (0..2 * count as u32).collect::<Vec<_>>().into();
-        let mask = Mask::Groups { groups, false_negatives: FalseNegatives::Keep, diagonal: false };
+        let mask = Mask::Groups { groups, false_negatives: FalseNegatives::Keep, diagonal: false, first_row: 0 };
         let others = row_logsumexp(&views, &views, (1.0 / self.config.temperature) as f32, &mask)?;
         others - ((&views * partners)?.sum(D::Minus1)? / self.config.temperature)?
     }

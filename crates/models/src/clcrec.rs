@@ -358,6 +358,7 @@ mod tests {
             modalities,
             categories: None,
             device: crate::Device::Cpu,
+            group: None,
         };
         ClcRec::new(config, &data, RngKey::new(3)).unwrap()
     }

@@ -602,7 +602,7 @@ mod tests {
         let categories =
             Categories { count: 3, offsets: (0..=20).collect(), ids: (0..20).map(|item| 1 + item % 3).collect() };
         let training = TrainingSequences::new(std::iter::empty()).into();
-        Data { items: 20, training, modalities, categories: Some(categories), device: crate::Device::Cpu }
+        Data { items: 20, training, modalities, categories: Some(categories), device: crate::Device::Cpu, group: None }
     }
 
     fn model(config: Config, max_sequence_length: usize) -> DifSr {

@@ -368,6 +368,7 @@ mod tests {
             modalities,
             categories: None,
             device: crate::Device::Cpu,
+            group: None,
         }
     }
 

@@ -342,7 +342,7 @@ mod tests {
         let features = Ragged::new(values, 3, &(0..=20).collect::<Vec<_>>()).unwrap();
         let modalities = vec![Modality { name: "text".to_owned(), features }];
         let training = TrainingSequences::new(std::iter::empty()).into();
-        Data { items: 20, training, modalities, categories: None, device: crate::Device::Cpu }
+        Data { items: 20, training, modalities, categories: None, device: crate::Device::Cpu, group: None }
     }
 
     fn model(data: &Data, config: Config) -> Fdsa {

@@ -299,7 +299,7 @@ mod tests {
         let features = Ragged::new(values, 3, &(0..=8).collect::<Vec<_>>()).unwrap();
         let modalities = vec![Modality { name: "text".to_owned(), features }];
         let training = TrainingSequences::new(users.iter().copied()).into();
-        let data = Data { items: 8, training, modalities, categories: None, device: crate::Device::Cpu };
+        let data = Data { items: 8, training, modalities, categories: None, device: crate::Device::Cpu, group: None };
         let (users, items) = Grcn::new(config.clone(), &data, RngKey::new(3)).unwrap().vectors().unwrap();
         (users.to_vec2().unwrap(), items.to_vec2().unwrap())
     }

@@ -18,6 +18,7 @@ pub mod fdsa;
 mod features;
 mod graph;
 pub mod grcn;
+mod group_batch;
 mod interface;
 pub mod lightgcn;
 mod maps;
@@ -50,7 +51,9 @@ pub use interface::{BatchUnit, FINETUNE, Model, PRETRAIN, Phase, Query, Samples,
 pub use lightgcn::LightGcn;
 pub use masr::Masr;
 pub use mp4sr::Mp4sr;
-pub use mp4sr_ops::{CmclDirection, ComputeDevice, Error, FalseNegatives, Ragged, Result, RngKey, StoredValues};
+pub use mp4sr_ops::{
+    CmclDirection, ComputeDevice, Error, FalseNegatives, ProcessGroup, Ragged, Result, RngKey, StoredValues,
+};
 pub use mvrnn::MvRnn;
 pub use negatives::NegativeSampler;
 pub use parameters::{Initial, Parameters, Part, Stored};

@@ -216,6 +216,7 @@ mod tests {
             modalities: Vec::new(),
             categories: None,
             device: Device::Cpu,
+            group: None,
         };
         for layers in [1, 3] {
             let config = Config { width: 4, layers, ..Config::default() };

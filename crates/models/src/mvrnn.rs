@@ -373,6 +373,7 @@ mod tests {
             modalities: vec![features("text", 3), features("image", 4)],
             categories: None,
             device: crate::Device::Cpu,
+            group: None,
         };
         MvRnn::new(Config { width: 4, ..config }, &data, RngKey::new(3)).unwrap()
     }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use mp4sr_ops::{Error, Ragged, Result, RngKey};
+use mp4sr_ops::{Error, ProcessGroup, Ragged, Result, RngKey};
 use schemars::{JsonSchema, Schema, generate::SchemaSettings};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -229,6 +229,8 @@ pub struct Data {
     pub categories: Option<Categories>,
     /// Where the model computes.
     pub device: Device,
+    /// The processes that compute it together, where there are several.
+    pub group: Option<ProcessGroup>,
 }
 
 /// The training parts of all users' sequences, one after the other.

@@ -518,7 +518,7 @@ mod tests {
     fn data() -> Data {
         let users: [&[u32]; 3] = [&[1, 2, 3, 4, 5, 6, 7, 8], &[9, 10], &[3]];
         let training = TrainingSequences::new(users).into();
-        Data { items: 20, training, modalities: Vec::new(), categories: None, device: crate::Device::Cpu }
+        Data { items: 20, training, modalities: Vec::new(), categories: None, device: crate::Device::Cpu, group: None }
     }
 
     fn model(config: Config) -> S3Rec {

@@ -367,7 +367,7 @@ impl UniSRec {
     fn contrast(&self, name: &str, anchors: &Tensor, vectors: &Tensor, targets: &[u32]) -> Result<Tensor> {
         let tau = self.config.temperature;
         let (groups, false_negatives) = (targets.to_vec().into(), self.config.false_negatives);
-        let mask = Mask::Groups { groups, false_negatives, diagonal: true };
+        let mask = Mask::Groups { groups, false_negatives, diagonal: true, first_row: 0 };
         let all = row_logsumexp(anchors, vectors, (1.0 / tau) as f32, &mask)?;
         let rows = (all - ((anchors * vectors)?.sum(D::Minus1)? / tau)?)?;
         let mean = rows.mean_all()?;
@@ -491,7 +491,7 @@ mod tests {
         };
         let modalities = vec![modality("text", |item| item % 4), modality("image", |_| 1)];
         let training = TrainingSequences::new(std::iter::empty()).into();
-        Data { items: ITEMS, training, modalities, categories: None, device: crate::Device::Cpu }
+        Data { items: ITEMS, training, modalities, categories: None, device: crate::Device::Cpu, group: None }
     }
 
     fn model(config: Config) -> UniSRec {

@@ -1,10 +1,13 @@
-use anyhow::Context as _;
-use mp4sr_models::{ComputeDevice, Device, Model, Phase, RngKey, recipe};
+use anyhow::{Context as _, bail, ensure};
+use mp4sr_models::{ComputeDevice, Data, Device, Model, Phase, ProcessGroup, RngKey, recipe};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::SeenItems;
 
 use crate::Inputs;
 use crate::catalog::with_settings;
+
+/// The models that several processes can train together.
+const GROUP_MODELS: [&str; 2] = ["mp4sr", "sasrec"];
 
 /// Where the configuration says that tensors are computed.
 pub fn device(config: &Config) -> anyhow::Result<Device> {
@@ -14,11 +17,38 @@ pub fn device(config: &Config) -> anyhow::Result<Device> {
 
 /// The model that the configuration names, fresh.
 pub fn build_model(config: &Config, inputs: &Inputs) -> anyhow::Result<Box<dyn Model>> {
+    build_model_in_group(config, inputs, None)
+}
+
+/// This process's share of the model that the configuration names, fresh. A model that only one process can train is refused.
+pub fn build_model_in_group(
+    config: &Config,
+    inputs: &Inputs,
+    group: Option<&ProcessGroup>,
+) -> anyhow::Result<Box<dyn Model>> {
     let name = &config.model.name;
     let recipe = recipe(name).with_context(|| format!("there is no model `{name}`"))?;
     let key = RngKey::new(config.run.seed);
-    let data = inputs.data(&device(config)?);
-    Ok(with_settings(config, |settings| (recipe.build)(settings, data, key))?)
+    let data = Data { group: group.cloned(), ..inputs.data(&device(config)?) };
+    if let Some(group) = group {
+        let (size, items) = (group.size(), data.items);
+        ensure!(
+            data.device.is_cpu(),
+            "several processes train on the CPU, found `run.device = {:?}`; set `run.device = \"cpu\"`, or start one process",
+            config.run.device
+        );
+        ensure!(items >= size, "{items} items cannot be divided among {size} processes; start at most {items}");
+    }
+    let model = with_settings(config, |settings| (recipe.build)(settings, data, key))?;
+    if let Some(group) = group.filter(|_| model.group().is_none()) {
+        let able: Vec<String> = GROUP_MODELS.iter().map(|name| format!("`{name}`")).collect();
+        bail!(
+            "`{name}` is trained by one process, found {}; start `mp4sr train` without mpirun, or train {}",
+            group.size(),
+            able.join(" or ")
+        );
+    }
+    Ok(model)
 }
 
 /// The phase whose weights rank the items.

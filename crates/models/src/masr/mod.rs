@@ -678,7 +678,14 @@ mod tests {
     fn model(config: Config) -> Masr {
         let users: [&[u32]; 4] = [&[1, 2, 3, 2], &[3, 2], &[4], &[2, 3, 1]];
         let training = TrainingSequences::new(users).into();
-        let data = Data { items: 10, training, modalities: Vec::new(), categories: None, device: crate::Device::Cpu };
+        let data = Data {
+            items: 10,
+            training,
+            modalities: Vec::new(),
+            categories: None,
+            device: crate::Device::Cpu,
+            group: None,
+        };
         let transformer = TransformerConfig { width: 4, layers: 1, heads: 2, ..TransformerConfig::default() };
         Masr::new(config, transformer, &data, RngKey::new(3)).unwrap()
     }

@@ -27,7 +27,7 @@ pub static RECIPE: Recipe = Recipe {
     phases: |settings| Ok(phases(&settings.own()?)),
     build: |settings, data, key| {
         let (config, transformer) = (settings.own()?, settings.transformer()?);
-        Ok(Box::new(Mp4sr::new(config, transformer, data.modalities, &data.device, key)?))
+        Ok(Box::new(Mp4sr::in_group(config, transformer, data.modalities, &data.device, key, data.group)?))
     },
 };
 

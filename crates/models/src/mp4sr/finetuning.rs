@@ -1,10 +1,14 @@
 //! Fine-tuning: cross-entropy over all items by the sum of the modalities' similarities (paper, equation 12; specification,
 //! section 6).
 
-use candle_core::{Tensor, Var};
-use mp4sr_ops::{GatherIndex, Result, RngKey, candidates, cross_entropy, normalize};
+use std::ops::Range;
 
-use super::{Encoding, Logits, Mp4sr, TokenEmbeddings};
+use candle_core::{Tensor, Var};
+use mp4sr_ops::{GatherIndex, Result, RngKey, Rows, candidates, cross_entropy, normalize};
+
+use super::{Encoding, ID_TABLE, Logits, Mp4sr, TokenEmbeddings};
+use crate::features::DistinctItems;
+use crate::group_batch::{SharedBatch, all_rows};
 use crate::interface::FINETUNE;
 use crate::{Batch, Query, Scorer, trace};
 
@@ -17,12 +21,48 @@ impl Mp4sr {
         let modalities = &self.logit_modalities;
         let z = self.embed(&Encoding { modalities, items: None, uses: &uses, key, learns: true })?;
         let each: Vec<u32> = (0..tokens as u32).collect();
-        let embeddings = TokenEmbeddings { z: &z, rows: uses.count(), tokens: &each };
+        let spaces = self.logit_modalities.len();
+        let embeddings = TokenEmbeddings { z: &z, spaces, rows: uses.count(), tokens: &each };
         let ids = self.id_embedding.as_ref().map(Var::as_tensor);
-        let h = self.sequences(embeddings, batch, None, ids, key)?;
-        let (sequences, candidates) = (self.logit_side(&h)?, self.candidates(&z, uses.count(), tokens, ids)?);
+        let id_rows = ids.map(|ids| Rows::new(ids, &batch.items));
+        let h = self.sequences(embeddings, batch, None, id_rows, key)?;
+        let rows = tokens..tokens + items;
+        let (sequences, candidates) = (self.logit_side(&h)?, self.candidates(&z, uses.count(), rows, ids)?);
         let columns: Vec<u32> = batch.targets.iter().map(|t| t - 1).collect();
         cross_entropy(&sequences, &candidates, &columns, self.logit_scale() as f32)?.mean_all()
+    }
+
+    /// What this process of a group adds to [`finetune_loss`](Self::finetune_loss): it encodes the items of its own tokens and its share
+    /// of the catalogue.
+    pub(super) fn shared_finetune_loss(&self, shared: &SharedBatch<'_>, key: RngKey) -> Result<Tensor> {
+        let (own, group, first) = (&shared.own, shared.group, shared.first_token());
+        let tokens = own.items.len();
+        let block = group.share(self.item_count());
+        let candidates = block.clone().map(|item| item as u32);
+        let used: Vec<u32> = own.items.iter().map(|i| i - 1).chain(candidates).collect();
+        let distinct = DistinctItems::of_rows(&used);
+        let blocks = block.clone().map(|item| shared.all.items.len() + item);
+        let numbers = (first..first + tokens).chain(blocks).map(|number| number as u32).collect();
+        let uses = GatherIndex::new(distinct.uses, distinct.rows.len()).numbered(numbers);
+        let items = Some(&distinct.rows[..]);
+        let encoding =
+            Encoding { modalities: &self.logit_modalities, items, uses: &uses, key: Some(key), learns: true };
+        let z = self.embed(&encoding)?;
+        let each: Vec<u32> = (0..tokens as u32).collect();
+        let spaces = self.logit_modalities.len();
+        let embeddings = TokenEmbeddings { z: &z, spaces, rows: uses.count(), tokens: &each };
+        let ids = self.id_embedding.as_ref().map(Var::as_tensor);
+        let id_rows = ids.map(|ids| shared.token_rows(ids, self.id_rows(), 1)).transpose()?;
+        let id_rows = id_rows.as_ref().map(|ids| Rows::new(&ids.table, &ids.rows));
+        let h = self.sequences(embeddings, own, None, id_rows, Some(key))?;
+        let rows = tokens..tokens + block.len();
+        let candidates = self.candidates(&z, uses.count(), rows, ids)?;
+        shared.cross_entropy(&self.logit_side(&h)?, &candidates, &block, self.logit_scale() as f32)
+    }
+
+    /// The rows of the table of ids that each process of a group has.
+    fn id_rows(&self) -> &[Range<usize>] {
+        self.parameters.table_rows(ID_TABLE).unwrap_or_default()
     }
 
     fn logit_scale(&self) -> f64 {
@@ -41,11 +81,11 @@ impl Mp4sr {
         Tensor::cat(&vectors.iter().map(side).collect::<Result<Vec<_>>>()?, 1)
     }
 
-    /// F + E of every item and modality of the logits, `[I, modalities d_0]`. `z` stacks the modalities' embeddings, `rows` of
-    /// them each, the items from row `first` on.
-    fn candidates(&self, z: &Tensor, rows: usize, first: usize, ids: Option<&Tensor>) -> Result<Tensor> {
-        let items = self.item_count();
-        let starts: Vec<usize> = (0..z.dim(0)? / rows).map(|m| m * rows + first).collect();
+    /// F + E of items and modalities of the logits, `[items, modalities d_0]`. `z` stacks the modalities' embeddings, `count` of
+    /// them each, of which `rows` are the items'. The last rows of `ids` are theirs.
+    fn candidates(&self, z: &Tensor, count: usize, rows: Range<usize>, ids: Option<&Tensor>) -> Result<Tensor> {
+        let items = rows.len();
+        let starts: Vec<usize> = (0..z.dim(0)? / count).map(|m| m * count + rows.start).collect();
         if trace::is_on() {
             for (start, &m) in starts.iter().zip(&self.logit_modalities) {
                 let raw = candidates(z, &[*start], items, ids, false)?;
@@ -64,14 +104,19 @@ impl Mp4sr {
     ) -> Result<Vec<Tensor>> {
         let batch = Batch::of_queries(queries, self.max_sequence_length)?;
         let tokens: Vec<u32> = batch.items.iter().map(|i| i - 1).collect();
-        let embeddings = TokenEmbeddings { z, rows: self.item_count(), tokens: &tokens };
-        self.sequences(embeddings, &batch, None, ids, None)
+        let spaces = z.dim(0)? / self.item_count();
+        let embeddings = TokenEmbeddings { z, spaces, rows: self.item_count(), tokens: &tokens };
+        self.sequences(embeddings, &batch, None, ids.map(|ids| Rows::new(ids, &batch.items)), None)
     }
 
     pub(super) fn finetuned_scorer(&self) -> Result<Box<dyn Scorer + '_>> {
         let z = self.item_embeddings(FINETUNE, false)?;
-        let ids = self.id_embedding.as_ref().map(|table| table.as_tensor().detach());
-        let items = self.candidates(&z, self.item_count(), 0, ids.as_ref())?;
+        let own = self.id_embedding.as_ref().map(|table| table.as_tensor().detach());
+        let ids = match (own, &self.group) {
+            (Some(own), Some(group)) => Some(all_rows(group, &own, self.id_rows())?),
+            (own, _) => own,
+        };
+        let items = self.candidates(&z, self.item_count(), 0..self.item_count(), ids.as_ref())?;
         Ok(Box::new(FinetunedScorer { model: self, z, ids, items }))
     }
 }
