@@ -1,12 +1,13 @@
 # Every stage is a subcommand of `mp4sr`; `mp4sr run` brings the stages before it up to date first.
 # PIPELINE=pipelines/x.toml   which pipeline
-# Values may have blanks and quotes; switches (QUIET, CUDA, QUICK) take 1, true, yes, on and 0, false, no, off.
+# Values may have blanks and quotes; switches (QUIET, CUDA, MPI, QUICK) take 1, true, yes, on and 0, false, no, off.
 # DATA=folder                 where the raw files lie, in place of the pipeline's dataset.data
 # RUN=name                    which run, in place of the pipeline's run.name
 # ARTIFACTS=folder            where everything is written, in place of artifacts
 # SET='a.b=1 c.d=["x", "y"]'  replaces keys of the pipeline; blanks within quotes and brackets belong to the value
 # QUIET=1                     results and errors only
 # CUDA=1                      builds for NVIDIA cards too (run.device=cuda:0), which needs the CUDA toolkit
+# MPI=1                       builds for training by several processes (docs/scale.md), which needs Open MPI or MPICH, and libclang
 # For tables, figures and studies:
 # QUICK=1                     few events and epochs: a smoke run in minutes
 # SEEDS=n                     runs of every row; 3 where not given, 5 for fig3, 1 with QUICK
@@ -25,7 +26,9 @@ FLAGS = --pipeline $(call quoted,$(PIPELINE)) $(if $(DATA),--data $(call quoted,
         $(if $(RUN),--run $(call quoted,$(RUN))) $(artifacts_flag) $(quiet_flag) $(SET_FLAG)
 SET_FLAG = $(if $(SET),--set-all $(call quoted,$(SET)))
 
-FEATURES := $(if $(call on,$(CUDA)),--features mp4sr-ops/cuda)
+FEATURES := $(if $(call on,$(CUDA)),--features mp4sr-ops/cuda) $(if $(call on,$(MPI)),--features mp4sr-train/mpi)
+# Whether the code for MPI can be compiled: the library's compiler wrapper, and libclang for its bindings.
+HAS_MPI = command -v mpicc > /dev/null && { [ -n "$$LIBCLANG_PATH" ] || ls /usr/lib/llvm*/lib/libclang*.so* /usr/lib/*/libclang*.so* > /dev/null 2>&1; }
 
 # The words of WITH, UNSEEN, TEXT, IMAGE and RUNS are separated by blanks, as for the shell: a path with a blank is quoted within.
 STUDY_FLAGS = $(FLAGS) $(if $(call on,$(QUICK)),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) \
@@ -37,7 +40,7 @@ STUDIES := table1 table2 table3 table4 table5 table6 fig3 fig4 fig5 fig6 fig7 fi
 
 .DEFAULT_GOAL := help
 .PHONY: help build export sample cache-stats cache-prune download preprocess extract pretrain finetune evaluate recommend report all demo test test-fast check format-check \
-        lint lint-cuda docs deny unused clean-artifacts bench bench-growth bench-peer bench-baselines bench-serve bench-soak bench-cuda bench-extract compare search larger $(STUDIES)
+        lint lint-cuda lint-mpi test-mpi docs deny unused clean-artifacts bench bench-growth bench-peer bench-baselines bench-serve bench-soak bench-cuda bench-extract compare search larger $(STUDIES)
 
 help: ## List every target
 	@awk -F ':.*## ' '/^[a-z0-9 -]+:.*## / { printf "%-21s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -144,6 +147,22 @@ lint-cuda: ## Run clippy on the code for NVIDIA cards
 	    echo "no CUDA toolkit was found: the code for cards is not compiled"; \
 	fi
 
+# The code for several processes, where there is an MPI to compile it with.
+lint-mpi: ## Run clippy on the code for MPI
+	@if $(HAS_MPI); then \
+	    cargo clippy --release --workspace --all-targets --quiet --features mp4sr-train/mpi -- -D warnings; \
+	else \
+	    echo "no MPI was found (apt-get install libopenmpi-dev libclang-dev): the code for several processes is not compiled"; \
+	fi
+
+test-mpi: ## Train by processes of mpirun: the same losses, the same bytes, kills
+	@if $(HAS_MPI) && command -v mpirun > /dev/null; then \
+	    cargo build --release --workspace --bins --quiet --features mp4sr-train/mpi && \
+	    cargo test --release --workspace --features mp4sr-train/mpi --test mpi; \
+	else \
+	    echo "no MPI was found (apt-get install libopenmpi-dev openmpi-bin libclang-dev): training by mpirun is not tested"; \
+	fi
+
 docs: ## Build the documentation; a warning is an error
 	@RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --quiet
 
@@ -170,7 +189,7 @@ unused: ## Dependencies that no source names
 	    echo "unused dependencies not checked: cargo-machete is not installed (cargo install --locked cargo-machete)"; \
 	fi
 
-check: format-check lint lint-cuda docs deny unused test ## Formatting, lints, documentation, dependencies, tests
+check: format-check lint lint-cuda lint-mpi docs deny unused test ## Formatting, lints, documentation, dependencies, tests
 
 # PEER_FLAGS="--compile --batches 1024"   further flags of tools/bench_peer/compare_cuda.py
 bench-cuda: build ## Time steps against PyTorch on one NVIDIA card, in turn (CUDA=1)

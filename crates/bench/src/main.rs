@@ -5,6 +5,7 @@
 mod baselines;
 mod epoch;
 mod extract;
+mod group;
 mod rank;
 mod serve;
 mod step;
@@ -38,6 +39,8 @@ enum What {
     Rank(rank::RankArgs),
     /// Encoders of sentences and images.
     Extract(extract::ExtractArgs),
+    /// Steps of a group of processes that mpirun starts, or their messages: a line per size.
+    Group(group::GroupArgs),
     /// A run of a given size for the service, which nobody had to train.
     ServeWorld(serve::WorldArgs),
     /// Clients of a service: throughput and latencies.
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         What::Epoch(args) => print(&format!("{}\n", epoch::run(&args)?)),
         What::Rank(args) => print(&format!("{}\n", rank::run(&args)?)),
         What::Extract(args) => print(&format!("{}\n", extract::run(&args)?)),
+        What::Group(args) => group::run(&args)?.iter().try_for_each(|line| print(&format!("{line}\n"))),
         What::ServeWorld(args) => print(&format!("{}\n", serve::world(&args)?)),
         What::ServeLoad(args) => print(&format!("{}\n", serve::load(&args)?)),
         What::Growth { large } => growth(large),

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use mp4sr_ops::{PackedOffsets, Result};
 
 use crate::Query;
@@ -57,6 +59,20 @@ impl Batch {
         let sample =
             |query: &Query<'a>| Sample { user: query.user.unwrap_or_default(), history: query.history, target: None };
         Self::new(queries.iter().map(sample), max_sequence_length)
+    }
+
+    /// A run of the samples by themselves, whose tokens and sequences keep the numbers by which dropout is drawn.
+    #[must_use]
+    pub fn share(&self, samples: Range<usize>) -> Self {
+        let offsets = self.offsets.share(samples.clone());
+        let first =
+            if samples.start < self.count() { self.offsets.range(samples.start).start } else { self.items.len() };
+        Self {
+            users: self.users[samples.clone()].to_vec(),
+            items: self.items[first..first + offsets.tokens()].to_vec(),
+            targets: self.targets[samples].to_vec(),
+            offsets,
+        }
     }
 
     /// B, the number of samples.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::features::{DistinctItems, RowMean, categories, check_modalities, mean_rows};
 use crate::interface::FINETUNE;
 use crate::maps::{Linear, Norm, id_table};
-use crate::recipe::{DECAY_GRID, Reads, Recipe, Section};
+use crate::recipe::{DECAY_GRID, Reads, Recipe, Section, Supports};
 use crate::transformer::LayerStack;
 use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step, TransformerConfig, trace};
 
@@ -33,9 +33,9 @@ pub static RECIPE: Recipe = Recipe {
     reads: Reads {
         features: true,
         transformer: true,
-        candidates: false,
         categories: &[("fields", "features_and_categories"), ("fields", "categories")],
     },
+    supports: Supports::NOTHING,
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "",
@@ -343,7 +343,7 @@ mod tests {
         let features = Ragged::new(values, 3, &(0..=20).collect::<Vec<_>>()).unwrap();
         let modalities = vec![Modality { name: "text".to_owned(), features }];
         let training = TrainingSequences::new(std::iter::empty()).into();
-        Data { items: 20, training, modalities, categories: None, device: crate::Device::Cpu }
+        Data { items: 20, training, modalities, categories: None, device: crate::Device::Cpu, group: None }
     }
 
     fn model(data: &Data, config: Config) -> Fdsa {

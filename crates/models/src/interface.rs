@@ -1,7 +1,7 @@
 //! What training, evaluation and recommendation see of a recommender: phases, batches, losses, scores.
 
 use candle_core::Tensor;
-use mp4sr_ops::{Result, RngKey};
+use mp4sr_ops::{ProcessGroup, Result, RngKey};
 
 use crate::{Batch, Buffers, Parameters};
 
@@ -120,7 +120,14 @@ pub trait Model {
         usize::MAX
     }
 
-    /// The loss of a batch, a scalar to differentiate. Every random draw comes from the keys of `step`.
+    /// The processes that compute the model together; none where this process computes it alone.
+    fn group(&self) -> Option<&ProcessGroup> {
+        None
+    }
+
+    /// The loss of a batch, a scalar to differentiate. Every random draw comes from the keys of `step`. In a group every process is given
+    /// the whole batch, and the loss is the sum of what the processes return; it and its gradient are collective operations, and so is
+    /// [`scorer`](Self::scorer).
     fn loss(&self, phase: &Phase, batch: &Batch, step: &Step) -> Result<Tensor>;
 
     /// Called after the optimiser has taken a step: where buffers change.

@@ -19,6 +19,7 @@ pub mod fdsa;
 mod features;
 mod graph;
 pub mod grcn;
+mod group_batch;
 mod interface;
 pub mod lightgcn;
 mod maps;
@@ -52,13 +53,16 @@ pub use interface::{BatchUnit, FINETUNE, Model, PRETRAIN, Phase, Query, Samples,
 pub use lightgcn::LightGcn;
 pub use masr::Masr;
 pub use mp4sr::Mp4sr;
-pub use mp4sr_ops::{CmclDirection, ComputeDevice, Error, FalseNegatives, Ragged, Result, RngKey, StoredValues};
+pub use mp4sr_ops::{
+    CmclDirection, ComputeDevice, Error, FalseNegatives, ProcessGroup, Ragged, Result, RngKey, StoredValues,
+};
 pub use mvrnn::MvRnn;
 pub use negatives::NegativeSampler;
 pub use parameters::{Initial, Parameters, Part, Stored};
 pub use popularity::Popularity;
 pub use recipe::{
-    Data, Modality, Preset, RECIPES, Reads, Recipe, Refused, Renamed, Section, Settings, TrainingSequences, recipe,
+    Data, Modality, Preset, RECIPES, Reads, Recipe, Refused, Renamed, Section, Settings, Supports, TrainingSequences,
+    recipe,
 };
 pub use s3rec::S3Rec;
 pub use sasrec::SasRec;

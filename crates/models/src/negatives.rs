@@ -75,7 +75,7 @@ mod tests {
 
     fn data(items: usize, users: &[&[u32]]) -> Data {
         let training = TrainingSequences::new(users.iter().copied()).into();
-        Data { items, training, modalities: Vec::new(), categories: None, device: crate::Device::Cpu }
+        Data { items, training, modalities: Vec::new(), categories: None, device: crate::Device::Cpu, group: None }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor, Var};
-use mp4sr_ops::{AdamState, Error, Result, RngKey};
+use std::ops::Range;
+
+use mp4sr_ops::{AdamState, Error, ProcessGroup, Result, RngKey};
 
 /// A parameter's name, values and shape, as it is stored.
 pub type Stored = (String, Vec<f32>, Vec<usize>);
@@ -23,12 +25,15 @@ pub enum Initial {
 }
 
 impl Initial {
-    fn values(self, count: usize, key: RngKey) -> Vec<f32> {
+    /// Values with these numbers of the whole parameter.
+    fn values(self, numbers: Range<usize>, key: RngKey) -> Vec<f32> {
+        let count = numbers.len();
+        let numbers = numbers.start as u64..numbers.end as u64;
         match self {
-            Self::Normal => (0..count as u64).map(|i| (DEVIATION * key.normal(i)) as f32).collect(),
-            Self::Scaled(deviation) => (0..count as u64).map(|i| (deviation * key.normal(i)) as f32).collect(),
-            Self::Uniform(width) => uniform(key, count, 1.0 / (width as f64).sqrt()),
-            Self::Within(bound) => uniform(key, count, bound),
+            Self::Normal => numbers.map(|i| (DEVIATION * key.normal(i)) as f32).collect(),
+            Self::Scaled(deviation) => numbers.map(|i| (deviation * key.normal(i)) as f32).collect(),
+            Self::Uniform(width) => uniform(key, numbers, 1.0 / (width as f64).sqrt()),
+            Self::Within(bound) => uniform(key, numbers, bound),
             Self::Zeros => vec![0.0; count],
             Self::Ones => vec![1.0; count],
         }
@@ -37,8 +42,12 @@ impl Initial {
 
 const DEVIATION: f64 = 0.02;
 
-fn uniform(key: RngKey, count: usize, bound: f64) -> Vec<f32> {
-    (0..count as u64).map(|i| (bound * (2.0 * key.uniform(i) - 1.0)) as f32).collect()
+fn no_parameter(name: &str) -> Error {
+    Error::Msg(format!("the model has no parameter `{name}`"))
+}
+
+fn uniform(key: RngKey, numbers: Range<u64>, bound: f64) -> Vec<f32> {
+    numbers.map(|i| (bound * (2.0 * key.uniform(i) - 1.0)) as f32).collect()
 }
 
 /// A parameter that lies in one variable with others, because an operator takes them together.
@@ -66,9 +75,45 @@ struct Entry {
     /// Values of a row, and the distance between rows.
     columns: usize,
     stride: usize,
+    /// Where its rows lie among all, where each process of a group has some of them; `shape` is then that of the own rows.
+    shard: Option<Shard>,
+}
+
+/// The rows that each process of a group has of a parameter.
+#[derive(Clone, Debug)]
+struct Shard {
+    group: ProcessGroup,
+    rows: Vec<Range<usize>>,
 }
 
 impl Entry {
+    /// The shape of the whole parameter.
+    fn whole_shape(&self) -> Vec<usize> {
+        let mut shape = self.shape.clone();
+        if let Some(Shard { rows, .. }) = &self.shard {
+            shape[0] = rows.last().map_or(0, |rows| rows.end);
+        }
+        shape
+    }
+
+    /// The own rows' values out of those of the whole parameter, or of the own rows.
+    fn own_values<'a>(&self, values: &'a [f32]) -> &'a [f32] {
+        match &self.shard {
+            Some(Shard { group, rows }) if values.len() == self.whole_shape().iter().product::<usize>() => {
+                let rows = &rows[group.rank()];
+                &values[rows.start * self.columns..rows.end * self.columns]
+            }
+            _ => values,
+        }
+    }
+
+    /// The values of the whole parameter on the first process, and none on the others, out of the own rows' values.
+    fn whole_values(&self, own: Vec<f32>) -> Result<Vec<f32>> {
+        let Some(Shard { group, rows }) = &self.shard else { return Ok(own) };
+        let lengths: Vec<usize> = rows.iter().map(|rows| rows.len() * self.columns).collect();
+        group.gather_to_first("tables to store", &own, &lengths)
+    }
+
     fn count(&self) -> usize {
         self.shape.iter().product()
     }
@@ -138,8 +183,9 @@ impl Parameters {
                 start: *start,
                 columns,
                 stride: stride.unwrap_or(columns),
+                shard: None,
             };
-            entry.put(&mut values, &initial.values(entry.count(), key.fold_in(name)));
+            entry.put(&mut values, &initial.values(0..entry.count(), key.fold_in(name)));
             filled += entry.count();
             self.entries.push(entry);
         }
@@ -149,6 +195,49 @@ impl Parameters {
         let var = Var::from_tensor(&Tensor::from_vec(values, shape, &self.device)?)?;
         self.vars.push(var.clone());
         Ok(var)
+    }
+
+    /// Adds a table of `[rows, columns]` with the same start as from [`add`](Self::add). In a group every process has a run of the rows;
+    /// rows of items are divided evenly, and the first process has those before them too.
+    pub fn add_table(
+        &mut self,
+        name: &str,
+        [rows, columns]: [usize; 2],
+        items: usize,
+        initial: Initial,
+        key: RngKey,
+        group: Option<&ProcessGroup>,
+    ) -> Result<Var> {
+        let Some(group) = group else { return self.add(name, &[rows, columns], initial, key) };
+        let before = rows - items;
+        let place =
+            |own: Range<usize>| if own.start == 0 { 0..before + own.end } else { before + own.start..before + own.end };
+        let shares: Vec<Range<usize>> = group.shares(items).into_iter().map(place).collect();
+        let own = shares[group.rank()].clone();
+        let values = initial.values(own.start * columns..own.end * columns, key.fold_in(name));
+        let var = Var::from_tensor(&Tensor::from_vec(values, (own.len(), columns), &self.device)?)?;
+        self.entries.push(Entry {
+            name: name.to_owned(),
+            shape: vec![own.len(), columns],
+            var: self.vars.len(),
+            start: 0,
+            columns,
+            stride: columns,
+            shard: Some(Shard { group: group.clone(), rows: shares }),
+        });
+        self.vars.push(var.clone());
+        Ok(var)
+    }
+
+    /// The rows of a table that each process of the group has; none for a parameter that all have whole.
+    pub fn table_rows(&self, name: &str) -> Option<&[Range<usize>]> {
+        self.entry(name)?.shard.as_ref().map(|shard| &shard.rows[..])
+    }
+
+    /// Whether a variable has rows of its own on every process of the group.
+    pub fn is_shard(&self, var: &Var) -> bool {
+        let shards = self.entries.iter().filter(|entry| entry.shard.is_some());
+        shards.map(|entry| self.vars[entry.var].as_tensor().id()).any(|id| id == var.as_tensor().id())
     }
 
     /// The names, in order.
@@ -236,10 +325,10 @@ impl Parameters {
         for entry in &self.entries {
             let own = self.vars[entry.var].as_tensor().id();
             let Some(at) = variables.iter().position(|var| var.as_tensor().id() == own) else { continue };
-            let part = parts
-                .next()
-                .filter(|((_, first), second)| first.len() == entry.count() && second.len() == entry.count());
-            let Some(((&steps, first), second)) = part else {
+            let part =
+                parts.next().map(|((steps, first), second)| (steps, entry.own_values(first), entry.own_values(second)));
+            let part = part.filter(|(_, first, second)| first.len() == entry.count() && second.len() == entry.count());
+            let Some((&steps, first, second)) = part else {
                 return Err(Error::Msg(format!(
                     "the optimiser's state of `{}` does not fit the parameter",
                     entry.name
@@ -254,22 +343,52 @@ impl Parameters {
 
     /// The number of values in all parameters.
     pub fn count(&self) -> usize {
-        self.entries.iter().map(Entry::count).sum()
+        self.entries.iter().map(|entry| entry.whole_shape().iter().product::<usize>()).sum()
     }
 
-    /// Values of every parameter.
+    /// Values of every parameter. A collective operation in a group, of which the first process gets whole tables, the others none of
+    /// their values.
     pub fn values(&self) -> Result<Vec<Stored>> {
+        self.own_values()?.into_iter().map(|own| self.whole(own)).collect()
+    }
+
+    /// A whole parameter out of the part that this process has: a collective operation like [`values`](Self::values).
+    pub fn whole(&self, (name, values, _): Stored) -> Result<Stored> {
+        let entry = self.entry(&name).ok_or_else(|| no_parameter(&name))?;
+        Ok((name, entry.whole_values(values)?, entry.whole_shape()))
+    }
+
+    /// What belongs to a whole parameter, such as its moments, out of the part that this process has.
+    pub fn whole_values(&self, name: &str, own: Vec<f32>) -> Result<Vec<f32>> {
+        self.entry(name).ok_or_else(|| no_parameter(name))?.whole_values(own)
+    }
+
+    /// What this process has of a stored parameter.
+    pub fn own_part(&self, (name, values, shape): Stored) -> Stored {
+        match self.entry(&name) {
+            Some(entry) if entry.shard.is_some() && shape == entry.whole_shape() => {
+                let own = entry.own_values(&values).to_vec();
+                (name, own, entry.shape.clone())
+            }
+            _ => (name, values, shape),
+        }
+    }
+
+    /// Values of every parameter, of a table those of the rows that this process has.
+    pub fn own_values(&self) -> Result<Vec<Stored>> {
         let all = self.vars.iter().map(|var| var.flatten_all()?.to_vec1::<f32>()).collect::<Result<Vec<_>>>()?;
         let stored = |entry: &Entry| (entry.name.clone(), entry.values(&all[entry.var]), entry.shape.clone());
         Ok(self.entries.iter().map(stored).collect())
     }
 
-    /// Replaces the values of one parameter.
+    /// Replaces the values of one parameter. Of a whole table a process of a group takes its rows.
     pub fn set(&self, name: &str, values: &[f32], shape: &[usize]) -> Result<()> {
-        let entry = self.entry(name).ok_or_else(|| Error::Msg(format!("the model has no parameter `{name}`")))?;
-        if entry.shape != shape || values.len() != entry.count() {
-            return Err(Error::Msg(format!("parameter `{name}`: expected {:?}, found {shape:?}", entry.shape)));
+        let entry = self.entry(name).ok_or_else(|| no_parameter(name))?;
+        let whole = entry.whole_shape();
+        if (whole != shape && entry.shape != shape) || values.len() != shape.iter().product::<usize>() {
+            return Err(Error::Msg(format!("parameter `{name}`: expected {whole:?}, found {shape:?}")));
         }
+        let values = entry.own_values(values);
         let var = &self.vars[entry.var];
         debug_assert_eq!(var.dtype(), DType::F32);
         if var.elem_count() == values.len() {

@@ -5,11 +5,12 @@
 //! more class of its softmax, has no counterpart: nothing is padded here.
 
 use candle_core::{Device, Tensor, Var};
-use mp4sr_ops::{Result, RngKey, Rows, cross_entropy, gather, sampled_cross_entropy};
+use mp4sr_ops::{ProcessGroup, Result, RngKey, Rows, cross_entropy, gather, sampled_cross_entropy};
 
 use crate::candidates::add_history;
+use crate::group_batch::{SharedBatch, all_rows};
 use crate::interface::FINETUNE;
-use crate::recipe::{NoKeys, Reads, Recipe, Section};
+use crate::recipe::{NoKeys, Reads, Recipe, Section, Supports};
 use crate::{
     Batch, CandidateSampler, Data, Initial, Model, Parameters, Phase, Query, SampledItems, Scorer, Step, Transformer,
     TransformerConfig,
@@ -21,7 +22,8 @@ pub static RECIPE: Recipe = Recipe {
     title: "SASRec",
     summary: "A transformer over item embeddings, in RecBole's reading.",
     paper: "Kang and McAuley, Self-Attentive Sequential Recommendation, 2018 (arXiv 1808.09781)",
-    reads: Reads { features: false, transformer: true, candidates: true, categories: &[] },
+    reads: Reads { features: false, transformer: true, categories: &[] },
+    supports: Supports { candidates: true, processes: true },
     section: Section::of::<NoKeys>(),
     phase_reads: |_, _, _| true,
     defaults: "finetune.weight_decay = 0.0",
@@ -36,13 +38,17 @@ pub static RECIPE: Recipe = Recipe {
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),
     build: |settings, data: Data, key| {
-        let model = SasRec::new(settings.transformer()?, data.items, &data.device, key)?;
-        Ok(Box::new(match settings.candidate_sampler(&data)? {
+        let sampler = settings.candidate_sampler(&data)?;
+        let model = SasRec::in_group(settings.transformer()?, data.items, &data.device, key, data.group)?;
+        Ok(Box::new(match sampler {
             Some(sampler) => model.with_candidates(sampler),
             None => model,
         }))
     },
 };
+
+/// The name of the items' embeddings.
+const TABLE: &str = "item_embedding";
 
 const PHASES: [Phase; 1] = [Phase::of_prefixes(FINETUNE)];
 
@@ -56,16 +62,28 @@ pub struct SasRec {
     transformer: Transformer,
     /// What draws the candidates of a step; all items are candidates without it.
     candidate_sampler: Option<CandidateSampler>,
+    group: Option<ProcessGroup>,
 }
 
 impl SasRec {
     /// A fresh model over `items` items whose start is a function of `key`.
     pub fn new(config: TransformerConfig, items: usize, device: &Device, key: RngKey) -> Result<Self> {
+        Self::in_group(config, items, device, key, None)
+    }
+
+    fn in_group(
+        config: TransformerConfig,
+        items: usize,
+        device: &Device,
+        key: RngKey,
+        group: Option<ProcessGroup>,
+    ) -> Result<Self> {
         let key = key.fold_in("initial");
         let mut parameters = Parameters::new(device);
-        let table = parameters.add("item_embedding", &[items, config.width], Initial::Normal, key)?;
+        let shape = [items, config.width];
+        let table = parameters.add_table(TABLE, shape, items, Initial::Normal, key, group.as_ref())?;
         let transformer = Transformer::new(&mut parameters, config, key)?;
-        Ok(Self { config, parameters, items: table, transformer, candidate_sampler: None })
+        Ok(Self { config, parameters, items: table, transformer, candidate_sampler: None, group })
     }
 
     /// The model whose steps compare with a sample of the items.
@@ -76,8 +94,27 @@ impl SasRec {
 
     /// The vector after the last item of each history, `[B, d_0]`.
     fn sequences(&self, batch: &Batch, key: Option<RngKey>) -> Result<Tensor> {
+        self.sequences_over(&self.items, batch, key)
+    }
+
+    /// The same with all rows of the table.
+    fn sequences_over(&self, table: &Tensor, batch: &Batch, key: Option<RngKey>) -> Result<Tensor> {
         let rows: Vec<u32> = batch.items.iter().map(|item| item - 1).collect();
-        self.transformer.forward(Rows::new(&self.items, &rows), None, &batch.offsets, key)
+        self.transformer.forward(Rows::new(table, &rows), None, &batch.offsets, key)
+    }
+
+    /// The rows of the table that each process has.
+    fn owned(&self) -> &[std::ops::Range<usize>] {
+        self.parameters.table_rows(TABLE).unwrap_or_default()
+    }
+
+    /// What this process of a group adds to [`finetune_loss`](Self::finetune_loss).
+    fn shared_loss(&self, group: &ProcessGroup, batch: &Batch, key: RngKey) -> Result<Tensor> {
+        let shared = SharedBatch::new(group, batch);
+        let tokens = shared.token_rows(&self.items, self.owned(), 0)?;
+        let queries =
+            self.transformer.forward(Rows::new(&tokens.table, &tokens.rows), None, &shared.own.offsets, Some(key))?;
+        shared.cross_entropy(&queries, &self.items, &self.owned()[group.rank()], 1.0)
     }
 
     /// Cross-entropy of the next item, over all items or over a sample of them. Without `key` nothing is dropped or drawn.
@@ -108,12 +145,24 @@ impl Model for SasRec {
         self.config.max_sequence_length
     }
 
+    fn group(&self) -> Option<&ProcessGroup> {
+        self.group.as_ref()
+    }
+
     fn loss(&self, _: &Phase, batch: &Batch, step: &Step) -> Result<Tensor> {
-        self.finetune_loss(batch, Some(step.key))
+        match &self.group {
+            Some(group) => self.shared_loss(group, batch, step.key),
+            None => self.finetune_loss(batch, Some(step.key)),
+        }
     }
 
     fn scorer(&self, _: &Phase) -> Result<Box<dyn Scorer + '_>> {
-        Ok(Box::new(SasRecScorer { model: self, items: self.items.as_tensor().detach() }))
+        let own = self.items.as_tensor().detach();
+        let items = match &self.group {
+            Some(group) => all_rows(group, &own, self.owned())?,
+            None => own,
+        };
+        Ok(Box::new(SasRecScorer { model: self, items }))
     }
 }
 
@@ -129,6 +178,6 @@ impl Scorer for SasRecScorer<'_> {
 
     fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
         let batch = Batch::of_queries(queries, self.model.config.max_sequence_length)?;
-        Ok(self.model.sequences(&batch, None)?.detach())
+        Ok(self.model.sequences_over(&self.items, &batch, None)?.detach())
     }
 }

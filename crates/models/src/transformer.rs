@@ -3,8 +3,8 @@
 
 use candle_core::{Tensor, Var};
 use mp4sr_ops::{
-    Dropout, LayerDropout, LayerSizes, PackedOffsets, Result, RngKey, Rows, gather, plain, sequence_input,
-    transformer_layer,
+    Dropout, LayerDropout, LayerSizes, PackedOffsets, Result, RngKey, Rows, dropout_tokens, gather, plain,
+    sequence_input, transformer_layer,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -182,7 +182,13 @@ impl Transformer {
         key: Option<RngKey>,
     ) -> Result<Tensor> {
         let dropout = drop(key, "input", self.config.dropout);
-        let x = sequence_input(z, ids, Rows::new(&self.input, &offsets.positions()), dropout)?;
+        let positions = offsets.positions();
+        let input = |dropout| sequence_input(z, ids, Rows::new(&self.input, &positions), dropout);
+        let x = if offsets.is_share() {
+            dropout_tokens(&input(Dropout::NONE)?, dropout, offsets)?
+        } else {
+            input(dropout)?
+        };
         trace::record(|| "input".to_owned(), &x);
         self.layers.run(x, offsets, pass, key)
     }

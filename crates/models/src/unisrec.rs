@@ -22,7 +22,7 @@ use crate::augment::sequence_dropout;
 use crate::features::{DistinctItems, check_modalities, joint_means};
 use crate::interface::{FINETUNE, PRETRAIN};
 use crate::maps::{Norm, id_table};
-use crate::recipe::{DECAY_GRID, Reads, Recipe, Section};
+use crate::recipe::{DECAY_GRID, Reads, Recipe, Section, Supports};
 use crate::transformer::{LayerStack, Pass};
 use crate::{
     Batch, Data, Initial, Modality, Model, Parameters, Phase, Query, Samples, Scorer, Step, Stop, TransformerConfig,
@@ -35,7 +35,8 @@ pub static RECIPE: Recipe = Recipe {
     title: "UniSRec",
     summary: "A transformer over a mixture of experts of the items' features, pre-trained by contrasts of sequences.",
     paper: "Hou et al., Towards Universal Sequence Representation Learning for Recommender Systems, 2022 (arXiv 2206.05941)",
-    reads: Reads { features: true, transformer: true, candidates: false, categories: &[] },
+    reads: Reads { features: true, transformer: true, categories: &[] },
+    supports: Supports::NOTHING,
     section: Section::of::<Config>(),
     phase_reads: |_, phase, key| match phase {
         PRETRAIN => !FINETUNE_KEYS.contains(&key),
@@ -367,7 +368,7 @@ impl UniSRec {
     fn contrast(&self, name: &str, anchors: &Tensor, vectors: &Tensor, targets: &[u32]) -> Result<Tensor> {
         let tau = self.config.temperature;
         let (groups, false_negatives) = (targets.to_vec().into(), self.config.false_negatives);
-        let mask = Mask::Groups { groups, false_negatives, diagonal: true };
+        let mask = Mask::Groups { groups, false_negatives, diagonal: true, first_row: 0 };
         let all = row_logsumexp(anchors, vectors, (1.0 / tau) as f32, &mask)?;
         let rows = (all - ((anchors * vectors)?.sum(D::Minus1)? / tau)?)?;
         let mean = rows.mean_all()?;
@@ -491,7 +492,7 @@ mod tests {
         };
         let modalities = vec![modality("text", |item| item % 4), modality("image", |_| 1)];
         let training = TrainingSequences::new(std::iter::empty()).into();
-        Data { items: ITEMS, training, modalities, categories: None, device: crate::Device::Cpu }
+        Data { items: ITEMS, training, modalities, categories: None, device: crate::Device::Cpu, group: None }
     }
 
     fn model(config: Config) -> UniSRec {

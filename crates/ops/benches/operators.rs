@@ -93,7 +93,7 @@ fn cases() -> Vec<BenchCase> {
 
     let (a, b) = (var(8, &[BATCH, WIDTH]), var(9, &[BATCH, WIDTH]));
     let groups = std::sync::Arc::new((0..BATCH as u64).map(|j| (key.bits(j) % 700) as u32).collect());
-    let mask = Mask::Groups { groups, false_negatives: FalseNegatives::Exclude, diagonal: true };
+    let mask = Mask::Groups { groups, false_negatives: FalseNegatives::Exclude, diagonal: true, first_row: 0 };
     cases.push(BenchCase {
         name: "row_logsumexp",
         shapes: format!("{BATCH} x {WIDTH} against {BATCH}"),

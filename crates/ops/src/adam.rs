@@ -4,6 +4,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{CpuStorage, InplaceOp1, Layout, Result, Tensor, Var};
 use rayon::prelude::*;
 
+use crate::ProcessGroup;
 use crate::fused::with_slices;
 
 /// Adam with coupled L2 weight decay and clipping of the joint gradient norm (Kingma and Ba 2015; specification, section 7).
@@ -151,13 +152,7 @@ impl Adam {
             }
         }
         let stepped: Vec<usize> = found.iter().map(|(at, ..)| *at).collect();
-        let rates = Rates {
-            clip_norm: self.clip_norm,
-            decay: self.weight_decay as f32,
-            // Subtracted in double precision: 1 - 0.999 in single is off by 5e-5 of itself.
-            fresh_1: (1.0 - BETA_1) as f32,
-            fresh_2: (1.0 - BETA_2) as f32,
-        };
+        let rates = self.rates();
         stepped.iter().for_each(|&at| self.steps[at] += 1);
         let update = |at: usize| Update::after(self.steps[at], self.learning_rate);
         let outcome = match &mut self.moments {
@@ -165,9 +160,9 @@ impl Adam {
                 let mut moments: Vec<_> = first.iter_mut().zip(second).map(Some).collect();
                 let stepping = found.iter().filter_map(|(at, parameter, gradient)| {
                     let (first, second) = moments[*at].take()?;
-                    Some(HostStep { parameter, gradient, update: update(*at), first, second })
+                    Some(HostStep { parameter, gradient, update: update(*at), counts: true, first, second })
                 });
-                Outcome::Known(step_on_host(stepping.collect(), rates, loss.to_scalar()?)?)
+                Outcome::Known(step_on_host(stepping.collect(), rates, loss.to_scalar()?, 0.0)?)
             }
             #[cfg(feature = "cuda")]
             Moments::Card(moments) => {
@@ -181,6 +176,70 @@ impl Adam {
             }
         };
         Ok(Pending { stepped, outcome })
+    }
+
+    /// Takes the step of a group of processes, whose losses and gradients are added up. Of a parameter that `is_shard` every process has
+    /// rows of its own, with a gradient that is whole; all others are the same on all processes and stay so. The norm is that of the
+    /// whole gradient, in which every value counts once.
+    pub fn step_in_group<'a>(
+        &mut self,
+        group: &ProcessGroup,
+        parameters: impl IntoIterator<Item = (&'a Var, bool)>,
+        gradients: &GradStore,
+        loss: &Tensor,
+    ) -> Result<Pending> {
+        let mut found = Vec::new();
+        for (at, (parameter, is_shard)) in parameters.into_iter().enumerate() {
+            if let Some(gradient) = gradients.get(parameter.as_tensor()) {
+                found.push((at, parameter.as_tensor(), gradient.contiguous()?, is_shard));
+            }
+        }
+        let mut flat = Vec::new();
+        for (_, _, gradient, _) in found.iter().filter(|(.., is_shard)| !is_shard) {
+            with_slices([gradient], |[gradient]| {
+                flat.extend_from_slice(gradient);
+                Ok(())
+            })?;
+        }
+        let flat = group.all_reduce("shared gradients", &flat)?;
+        let (mut start, mut shard_square) = (0, 0.0);
+        for (_, parameter, gradient, is_shard) in &mut found {
+            if *is_shard {
+                shard_square += with_slices([&*gradient], |[gradient]| Ok(sum_of_squares(gradient)))?;
+            } else {
+                let end = start + parameter.elem_count();
+                *gradient = Tensor::from_slice(&flat[start..end], parameter.shape(), parameter.device())?;
+                start = end;
+            }
+        }
+        let all = group.scalars(&[f64::from(loss.to_scalar::<f32>()?), shard_square])?;
+        let (loss, shard_squares) = all.iter().fold((0.0, 0.0), |(loss, square), of| (loss + of[0], square + of[1]));
+        found.iter().for_each(|(at, ..)| self.steps[*at] += 1);
+        let (rates, stepped) = (self.rates(), found.iter().map(|(at, ..)| *at).collect());
+        let update = |at: usize| Update::after(self.steps[at], self.learning_rate);
+        let (first, second) = match &mut self.moments {
+            Moments::Host { first, second } => (first, second),
+            #[cfg(feature = "cuda")]
+            Moments::Card(_) => candle_core::bail!("a group of processes trains on the CPU"),
+        };
+        let mut moments: Vec<_> = first.iter_mut().zip(second).map(Some).collect();
+        let stepping = found.iter().filter_map(|(at, parameter, gradient, is_shard)| {
+            let (first, second) = moments[*at].take()?;
+            let (update, counts) = (update(*at), !is_shard);
+            Some(HostStep { parameter, gradient, update, counts, first, second })
+        });
+        let outcome = step_on_host(stepping.collect(), rates, loss as f32, shard_squares)?;
+        Ok(Pending { stepped, outcome: Outcome::Known(outcome) })
+    }
+
+    fn rates(&self) -> Rates {
+        Rates {
+            clip_norm: self.clip_norm,
+            decay: self.weight_decay as f32,
+            // Subtracted in double precision: 1 - 0.999 in single is off by 5e-5 of itself.
+            fresh_1: (1.0 - BETA_1) as f32,
+            fresh_2: (1.0 - BETA_2) as f32,
+        }
     }
 
     /// What came of a step. On a card, a step that is not finite keeps those after it from changing anything, too.
@@ -205,13 +264,15 @@ struct HostStep<'a> {
     parameter: &'a Tensor,
     gradient: &'a Tensor,
     update: Update,
+    /// Whether its gradient is not yet in the norm.
+    counts: bool,
     first: &'a mut Vec<f32>,
     second: &'a mut Vec<f32>,
 }
 
-fn step_on_host(parameters: Vec<HostStep<'_>>, rates: Rates, loss: f32) -> Result<StepOutcome> {
-    let mut square = 0.0;
-    for HostStep { gradient, .. } in &parameters {
+/// `square` has what is not `parameters`' of the square of the norm.
+fn step_on_host(parameters: Vec<HostStep<'_>>, rates: Rates, loss: f32, mut square: f64) -> Result<StepOutcome> {
+    for HostStep { gradient, .. } in parameters.iter().filter(|parameter| parameter.counts) {
         square += with_slices([*gradient], |[gradient]| Ok(sum_of_squares(gradient)))?;
     }
     let outcome = StepOutcome { norm: f64::sqrt(square), loss };
@@ -219,7 +280,7 @@ fn step_on_host(parameters: Vec<HostStep<'_>>, rates: Rates, loss: f32) -> Resul
         return Ok(outcome);
     }
     let clip = (rates.clip_norm / (outcome.norm + 1e-6)).min(1.0) as f32;
-    for HostStep { parameter, gradient, update, first, second } in parameters {
+    for HostStep { parameter, gradient, update, first, second, .. } in parameters {
         with_slices([gradient], |[gradient]| {
             let moments = Mutex::new((&mut first[..], &mut second[..]));
             parameter.inplace_op1(&InPlace { update, rates, clip, gradient, moments })

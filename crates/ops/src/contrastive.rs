@@ -1,13 +1,14 @@
 //! NIP and CMCL (specification, section 5; paper, equations 7 to 10). All vectors come normalised; every sum of
 //! exponentials goes through log-sum-exp.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{D, Result, Tensor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{FalseNegatives, Mask, row_logsumexp};
+use crate::{FalseNegatives, Mask, ProcessGroup, gather_rows, row_logsumexp};
 
 /// The second direction of CMCL.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -42,14 +43,26 @@ pub struct ContrastiveTerms {
     pub cmcl: Option<Tensor>,
 }
 
+/// Views of some samples and of all.
+#[derive(Clone, Copy)]
+struct Columns<'a> {
+    /// Views of the samples whose terms are computed.
+    rows: &'a [Tensor],
+    /// Views of all samples, which they are compared with.
+    all: &'a [Tensor],
+    /// The place of the first row among all.
+    first_row: usize,
+}
+
 impl Contrast {
     pub(crate) fn scale(&self) -> f32 {
         (1.0 / self.temperature) as f32
     }
 
-    /// log of the sum over j' of f(a_j, b_j'), `[B]`.
-    fn log_sum(&self, a: &Tensor, b: &Tensor, diagonal: bool) -> Result<Tensor> {
-        let mask = Mask::Groups { groups: self.groups.clone(), false_negatives: self.false_negatives, diagonal };
+    /// log of the sum over j' of f(a_j, b_j') for rows a that are columns from `first_row` on, `[rows]`.
+    fn log_sum(&self, a: &Tensor, b: &Tensor, diagonal: bool, first_row: usize) -> Result<Tensor> {
+        let (groups, false_negatives) = (self.groups.clone(), self.false_negatives);
+        let mask = Mask::Groups { groups, false_negatives, diagonal, first_row };
         row_logsumexp(a, b, self.scale(), &mask)
     }
 
@@ -59,24 +72,27 @@ impl Contrast {
     }
 
     /// NIP of one modality: views of the sequence in the modality's space against targets there.
-    fn nip(&self, views: &[Tensor], targets: &Tensor) -> Result<Tensor> {
-        let pairs = views.iter().map(|view| self.log_pair(view, targets)).collect::<Result<Vec<_>>>()?;
-        let sums = views.iter().map(|view| self.log_sum(view, targets, true)).collect::<Result<Vec<_>>>()?;
+    fn nip(&self, views: Columns<'_>, targets: &Tensor, all_targets: &Tensor) -> Result<Tensor> {
+        let pair = |view| self.log_pair(view, targets);
+        let sum = |view| self.log_sum(view, all_targets, true, views.first_row);
+        let pairs = views.rows.iter().map(pair).collect::<Result<Vec<_>>>()?;
+        let sums = views.rows.iter().map(sum).collect::<Result<Vec<_>>>()?;
         log_add(&sums)? - log_add(&pairs)?
     }
 
     /// CMCL of different views.
-    fn cmcl(&self, views: &[Tensor]) -> Result<Tensor> {
-        let within = views.iter().map(|view| self.log_sum(view, view, false)).collect::<Result<Vec<_>>>()?;
+    fn cmcl(&self, Columns { rows, all, first_row }: Columns<'_>) -> Result<Tensor> {
+        let both = rows.iter().zip(all);
+        let within = both.map(|(rows, all)| self.log_sum(rows, all, false, first_row)).collect::<Result<Vec<_>>>()?;
         let mut terms = Vec::new();
-        for a in 0..views.len() {
-            for b in (0..views.len()).filter(|&b| b != a) {
-                let (rows, columns) = match self.direction {
-                    CmclDirection::RowSums if b < a => (&views[b], &views[a]),
-                    _ => (&views[a], &views[b]),
+        for a in 0..rows.len() {
+            for b in (0..rows.len()).filter(|&b| b != a) {
+                let (from, to) = match self.direction {
+                    CmclDirection::RowSums if b < a => (b, a),
+                    _ => (a, b),
                 };
-                let cross = self.log_sum(rows, columns, true)?;
-                let pair = self.log_pair(&views[a], &views[b])?;
+                let cross = self.log_sum(&rows[from], &all[to], true, first_row)?;
+                let pair = self.log_pair(&rows[a], &rows[b])?;
                 terms.push((log_add(&[cross, within[a].clone()])? - pair)?);
             }
         }
@@ -87,7 +103,12 @@ impl Contrast {
 /// log of the sum of exponentials of several `[B]`; terms may be -inf, not all of them.
 fn log_add(terms: &[Tensor]) -> Result<Tensor> {
     let stacked = Tensor::stack(terms, 1)?;
-    let top = stacked.max_keepdim(1)?.detach();
+    // Not by a reduction, which candle refuses for no rows.
+    let mut top = terms[0].detach();
+    for term in &terms[1..] {
+        top = top.maximum(&term.detach())?;
+    }
+    let top = top.unsqueeze(1)?;
     (stacked.broadcast_sub(&top)?.exp()?.sum_keepdim(1)?.log()? + top)?.squeeze(1)
 }
 
@@ -106,6 +127,33 @@ pub fn contrastive(
         let nip = targets.map(|_| terms.get(0)).transpose()?;
         return Ok(ContrastiveTerms { nip, cmcl: if cross { Some(terms.get(1)?) } else { None } });
     }
-    let nip = targets.map(|targets| contrast.nip(views, targets)).transpose()?;
-    Ok(ContrastiveTerms { nip, cmcl: if cross { Some(contrast.cmcl(views)?) } else { None } })
+    let columns = Columns { rows: views, all: views, first_row: 0 };
+    let nip = targets.map(|targets| contrast.nip(columns, targets, targets)).transpose()?;
+    Ok(ContrastiveTerms { nip, cmcl: if cross { Some(contrast.cmcl(columns)?) } else { None } })
+}
+
+/// The terms of this process's share of a batch, `[rows]` each, against the views and targets of all processes. `shares` has the samples
+/// of each process; the groups of `contrast` are those of the whole batch.
+pub fn contrastive_in_group(
+    group: &ProcessGroup,
+    shares: &[Range<usize>],
+    views: &[Tensor],
+    targets: Option<&Tensor>,
+    cross: bool,
+    contrast: &Contrast,
+) -> Result<ContrastiveTerms> {
+    let cross = cross && views.len() > 1;
+    let first_row = shares[group.rank()].start;
+    // Views have columns only in CMCL.
+    let gathered: Vec<&Tensor> = views.iter().filter(|_| cross).chain(targets).collect();
+    let Some(d) = gathered.first().map(|rows| rows.dim(1)).transpose()? else {
+        return Ok(ContrastiveTerms::default());
+    };
+    let counts: Vec<usize> = shares.iter().map(Range::len).collect();
+    let all = gather_rows(group, "views and targets", &Tensor::cat(&gathered, 1)?, &counts)?;
+    let all = (0..gathered.len()).map(|at| all.narrow(1, at * d, d)?.contiguous()).collect::<Result<Vec<_>>>()?;
+    let columns = Columns { rows: views, all: &all, first_row };
+    let all_targets = all.last().filter(|_| targets.is_some());
+    let nip = targets.zip(all_targets).map(|(own, all)| contrast.nip(columns, own, all)).transpose()?;
+    Ok(ContrastiveTerms { nip, cmcl: if cross { Some(contrast.cmcl(columns)?) } else { None } })
 }

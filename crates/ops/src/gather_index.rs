@@ -6,6 +6,8 @@ pub struct GatherIndex {
     item_of: Arc<Vec<u32>>,
     starts: Arc<Vec<u32>>,
     by_item: Arc<Vec<u32>>,
+    /// Numbers of the uses, where they are not their places.
+    numbers: Option<Arc<Vec<u32>>>,
 }
 
 impl GatherIndex {
@@ -22,7 +24,19 @@ impl GatherIndex {
             by_item[next[item as usize] as usize] = use_ as u32;
             next[item as usize] += 1;
         }
-        Self { item_of: Arc::new(item_of), starts: Arc::new(starts), by_item: Arc::new(by_item) }
+        Self { item_of: Arc::new(item_of), starts: Arc::new(starts), by_item: Arc::new(by_item), numbers: None }
+    }
+
+    /// The same uses with numbers of their own, by which their dropout is drawn: those that they have among all uses of a batch of which
+    /// these are a share.
+    #[must_use]
+    pub fn numbered(self, numbers: Vec<u32>) -> Self {
+        Self { numbers: Some(Arc::new(numbers)), ..self }
+    }
+
+    /// The number of a use.
+    pub(crate) fn number(&self, use_: usize) -> usize {
+        self.numbers.as_ref().map_or(use_, |numbers| numbers[use_] as usize)
     }
 
     /// Every item once, in order.
@@ -42,7 +56,9 @@ impl GatherIndex {
 
     /// Whether use i is of item i, and there are no others.
     pub(crate) fn are_each_once(&self) -> bool {
-        self.count() == self.items() && self.item_of.iter().zip(0..).all(|(&item, at)| item == at)
+        self.numbers.is_none()
+            && self.count() == self.items()
+            && self.item_of.iter().zip(0..).all(|(&item, at)| item == at)
     }
 
     /// The item of every use.

@@ -16,6 +16,7 @@ mod edges;
 mod encoder;
 mod fused;
 mod gather_index;
+mod group;
 mod inference;
 mod kernel;
 mod layout;
@@ -34,12 +35,13 @@ mod timing;
 
 pub use adam::{Adam, AdamState, Pending, StepOutcome};
 pub use candle_core::{Error, Result};
-pub use contrastive::{CmclDirection, Contrast, ContrastiveTerms, contrastive};
+pub use contrastive::{CmclDirection, Contrast, ContrastiveTerms, contrastive, contrastive_in_group};
 pub use convolution::{DeviceResNet, InferenceBottleneck, InferenceConvolution};
 pub use device::{ComputeDevice, Precision, check_precision, set_precision};
 pub use edges::{Edges, Side};
 pub use encoder::{DeviceEncoder, DeviceTransformer, EncoderInput, EncoderParts, Readout};
 pub use gather_index::GatherIndex;
+pub use group::{ProcessGroup, RowRequests, Traffic, Transport, fetch_rows, gather_rows, merge_logsumexp, run_threads};
 pub use inference::{
     Activation, InferenceLayer, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer, RelativeBias,
 };
@@ -198,7 +200,7 @@ pub fn transformer_layer(
 }
 
 /// The item matrix of the logits, `[items, modalities d]`: rows `start..start + items` of z for every modality's `start`, side
-/// by side, plus rows `1..=items` of the id embeddings; each part of length one where logits are cosines.
+/// by side, plus the last `items` rows of the id embeddings, which may have one row more, before them; each part of length one where logits are cosines.
 pub fn candidates(z: &Tensor, starts: &[usize], items: usize, ids: Option<&Tensor>, cosine: bool) -> Result<Tensor> {
     dispatch!(z, candidates(z, starts, items, ids, cosine))
 }
@@ -230,6 +232,11 @@ pub fn sparse_product(matrix: &SparseMatrix, x: &Tensor) -> Result<Tensor> {
 /// the layers of a graph convolution without weights.
 pub fn propagate(adjacency: &SparseMatrix, x: &Tensor, layers: usize) -> Result<Tensor> {
     dispatch!(x, propagate(adjacency, x, layers))
+}
+
+/// Dropout of the tokens of sequences, `[tokens, d]`, by the numbers that they have among all sequences where these are a share of them.
+pub fn dropout_tokens(x: &Tensor, dropout: Dropout, offsets: &PackedOffsets) -> Result<Tensor> {
+    fused::dropout_tokens(x, dropout, offsets)
 }
 
 /// Zeroes elements with the probability of `dropout` and scales the others by its inverse.

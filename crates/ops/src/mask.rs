@@ -16,19 +16,22 @@ pub enum FalseNegatives {
     ZeroLogit,
 }
 
-/// Which entries of a square matrix of logits join the sum of their row.
+/// Which entries of a matrix of logits join the sum of their row.
 #[derive(Clone, Debug)]
 pub enum Mask {
     /// All.
     None,
-    /// Row j and column j' are in the groups `groups[j]` and `groups[j']`; `diagonal` says whether column j joins row j.
+    /// Row j and column j' are in the groups `groups[first_row + j]` and `groups[j']`; `diagonal` says whether column `first_row + j` joins
+    /// row j.
     Groups {
-        /// A group for every row, and for every column.
+        /// A group for every column.
         groups: Arc<Vec<u32>>,
         /// How other columns of the row's group are treated.
         false_negatives: FalseNegatives,
         /// Whether the row's own column joins.
         diagonal: bool,
+        /// The column of row 0, where the rows are a share of the columns.
+        first_row: usize,
     },
 }
 
@@ -44,7 +47,8 @@ impl Mask {
     pub(crate) fn entry(&self, row: usize, column: usize) -> Entry {
         match self {
             Self::None => Entry::Keep,
-            Self::Groups { groups, false_negatives, diagonal } => {
+            Self::Groups { groups, false_negatives, diagonal, first_row } => {
+                let row = row + first_row;
                 match (row == column, groups[row] == groups[column]) {
                     (true, _) => {
                         if *diagonal {

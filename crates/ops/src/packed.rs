@@ -6,9 +6,22 @@ use candle_core::{Result, bail};
 #[derive(Clone, Debug)]
 pub struct PackedOffsets {
     offsets: Arc<Vec<usize>>,
+    /// Where they lie among all, where they are a share of more.
+    share: Option<Share>,
     /// On a card: the sequences' first tokens and the end, then the last token of each.
     #[cfg(feature = "cuda")]
     pub(crate) card: Arc<std::sync::OnceLock<crate::cuda::CardIndices>>,
+}
+
+/// The place of a run of sequences among all of a batch. Copies of the run are runs of the batch's copies.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    /// Sequences of the run, and of the batch.
+    sequences: [usize; 2],
+    /// Tokens of the run, and of the batch.
+    tokens: [usize; 2],
+    first_sequence: usize,
+    first_token: usize,
 }
 
 impl PackedOffsets {
@@ -29,6 +42,7 @@ impl PackedOffsets {
     fn new(offsets: Vec<usize>) -> Self {
         Self {
             offsets: Arc::new(offsets),
+            share: None,
             #[cfg(feature = "cuda")]
             card: Arc::default(),
         }
@@ -68,7 +82,42 @@ impl PackedOffsets {
             *end += length;
             Some(*end)
         }));
-        Self::new(offsets)
+        Self { share: self.share, ..Self::new(offsets) }
+    }
+
+    /// The sequences of a range by themselves. They keep the numbers that they have here, by which dropout is drawn, so that a share of a
+    /// batch is computed as it is in the whole.
+    #[must_use]
+    pub fn share(&self, sequences: std::ops::Range<usize>) -> Self {
+        let first = self.offsets[sequences.start];
+        let offsets: Vec<usize> = self.offsets[sequences.start..=sequences.end].iter().map(|at| at - first).collect();
+        let share = Share {
+            sequences: [sequences.len(), self.count()],
+            tokens: [offsets[sequences.len()], self.tokens()],
+            first_sequence: sequences.start,
+            first_token: first,
+        };
+        Self { share: Some(share), ..Self::new(offsets) }
+    }
+
+    /// Whether these are a share of more sequences.
+    pub fn is_share(&self) -> bool {
+        self.share.is_some()
+    }
+
+    /// The number of a token among all.
+    pub(crate) fn token_number(&self, token: usize) -> usize {
+        self.share.map_or(token, |share| number(token, share.tokens, share.first_token))
+    }
+
+    /// Runs of tokens of `range` whose numbers follow each other, with the number of the first.
+    pub(crate) fn token_runs(&self, range: std::ops::Range<usize>) -> Vec<(std::ops::Range<usize>, usize)> {
+        runs(range, self.share.map(|share| (share.tokens, share.first_token)))
+    }
+
+    /// Runs of sequences of `range` whose numbers follow each other, with the number of the first.
+    pub(crate) fn sequence_runs(&self, range: std::ops::Range<usize>) -> Vec<(std::ops::Range<usize>, usize)> {
+        runs(range, self.share.map(|share| (share.sequences, share.first_sequence)))
     }
 
     /// Runs of whole sequences with about `tokens` tokens each: a function of the lengths alone.
@@ -82,5 +131,40 @@ impl PackedOffsets {
             }
         }
         shards
+    }
+}
+
+/// The number in copies of `all` things of thing `at` in copies of a run of `own`, which starts at `first`.
+fn number(at: usize, [own, all]: [usize; 2], first: usize) -> usize {
+    (at / own.max(1)) * all + first + at % own.max(1)
+}
+
+fn runs(range: std::ops::Range<usize>, share: Option<([usize; 2], usize)>) -> Vec<(std::ops::Range<usize>, usize)> {
+    let Some((counts, first)) = share else { return vec![(range.clone(), range.start)] };
+    let (mut runs, mut start) = (Vec::new(), range.start);
+    while start < range.end {
+        let end = ((start / counts[0] + 1) * counts[0]).min(range.end);
+        runs.push((start..end, number(start, counts, first)));
+        start = end;
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sequences of 2, 1, 3 and 1 tokens, of which the second and the third are the share, three times over.
+    #[test]
+    fn a_share_keeps_the_numbers_of_the_whole() {
+        let all = PackedOffsets::from_lengths([2, 1, 3, 1]).unwrap();
+        let share = all.share(1..3).repeat(3);
+        assert_eq!((share.count(), share.tokens(), share.range(1), share.range(5)), (6, 12, 1..4, 9..12));
+        let numbers: Vec<usize> = (0..12).map(|token| share.token_number(token)).collect();
+        assert_eq!(numbers, [2, 3, 4, 5, 9, 10, 11, 12, 16, 17, 18, 19]);
+        assert_eq!(share.token_runs(2..9), [(2..4, 4), (4..8, 9), (8..9, 16)]);
+        assert_eq!(share.sequence_runs(0..5), [(0..2, 1), (2..4, 5), (4..5, 9)]);
+        assert_eq!(all.token_runs(1..5), [(1..5, 1)]);
+        assert!(all.share(2..2).repeat(2).token_runs(0..0).is_empty());
     }
 }

@@ -335,7 +335,7 @@ pub fn candidates(z: &Tensor, starts: &[usize], items: usize, ids: Option<&Tenso
     let part = |&start: &usize| {
         let mut part = z.narrow(0, start, items)?;
         if let Some(ids) = ids {
-            part = (part + ids.narrow(0, 1, items)?)?;
+            part = (part + ids.narrow(0, ids.dim(0)? - items, items)?)?;
         }
         if cosine { normalize(&part) } else { Ok(part) }
     };

@@ -75,6 +75,7 @@ fn operators_in_bf16_are_close_to_those_in_f32() {
         groups: (0..300).map(|i| i / 2).collect::<Vec<u32>>().into(),
         false_negatives: FalseNegatives::Exclude,
         diagonal: true,
+        first_row: 0,
     };
     compare("row_logsumexp", &[unit(5, 300), unit(6, 300)], &|i| mp4sr_ops::row_logsumexp(&i[0], &i[1], 3.0, &mask));
 

@@ -348,7 +348,7 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
         let groups: Vec<u32> = (0..n as u64).map(|i| (s.bits(i) % (n as u64 / 2 + 1)) as u32).collect();
         let inputs = [unit(0, n), unit(2, n)];
         for false_negatives in [FalseNegatives::Exclude, FalseNegatives::Keep, FalseNegatives::ZeroLogit] {
-            let mask = Mask::Groups { groups: groups.clone().into(), false_negatives, diagonal: true };
+            let mask = Mask::Groups { groups: groups.clone().into(), false_negatives, diagonal: true, first_row: 0 };
             twins("masked row_logsumexp", &inputs, &|i| mp4sr_ops::row_logsumexp(&i[0], &i[1], 14.0, &mask), &|i| plain::row_logsumexp(&i[0], &i[1], 14.0, &mask));
         }
     }
@@ -414,7 +414,7 @@ fn rows_stored_as_halves_are_the_same_rows() {
 fn a_row_without_columns_gives_minus_infinity_and_no_gradient() {
     let a = var(RngKey::new(1), &[2, 3]);
     let groups = std::sync::Arc::new(vec![5, 5]);
-    let mask = Mask::Groups { groups, false_negatives: FalseNegatives::Exclude, diagonal: false };
+    let mask = Mask::Groups { groups, false_negatives: FalseNegatives::Exclude, diagonal: false, first_row: 0 };
     let l = mp4sr_ops::row_logsumexp(&a, &a, 1.0, &mask).unwrap();
     assert_eq!(l.to_vec1::<f32>().unwrap(), [f32::NEG_INFINITY; 2]);
     let safe = l.maximum(-1.0e30).unwrap().sum_all().unwrap();

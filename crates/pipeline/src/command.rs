@@ -305,10 +305,22 @@ pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::Unwin
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
-            print_error(&chain(&error));
+            report_error(&error);
             ExitCode::from(if error.chain().any(<dyn std::error::Error>::is::<Bug>) { 2 } else { 1 })
         }
         Err(_) => ExitCode::from(2),
+    }
+}
+
+/// The error of a process whose failure another process reports.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("another process reports why it failed")]
+pub struct ReportedElsewhere;
+
+/// Prints an error with its causes as one line, unless another process reports it.
+pub fn report_error(error: &anyhow::Error) {
+    if !error.is::<ReportedElsewhere>() {
+        print_error(&chain(error));
     }
 }
 

@@ -16,8 +16,8 @@ mod timing;
 
 pub use assignments::{Assignments, NotClosed};
 pub use command::{
-    ARTIFACTS_VARIABLE, Bug, Context, DEFAULT_ARTIFACTS, StageArgs, TIED, artifacts_folder, print, run_main, run_stage,
-    run_stage_in_parts,
+    ARTIFACTS_VARIABLE, Bug, Context, DEFAULT_ARTIFACTS, ReportedElsewhere, StageArgs, TIED, artifacts_folder, print,
+    report_error, run_main, run_stage, run_stage_in_parts,
 };
 pub use config::Config;
 pub use passwords::hide_passwords;

@@ -95,6 +95,7 @@ impl Inputs {
             modalities: self.modalities.clone(),
             categories: self.categories.clone(),
             device: device.clone(),
+            group: None,
         }
     }
 }

@@ -15,5 +15,5 @@ pub use catalog::model_catalog;
 pub use checkpoint::{Checkpoint, CheckpointInfo, TrainedPhase, buffer_tensor, take_buffer};
 pub use inputs::Inputs;
 pub use new_items::{CurrentItems, NewItems, item_tables};
-pub use registry::{build_model, last_phase, removes_seen};
+pub use registry::{build_model, build_model_in_group, last_phase, removes_seen};
 pub use trained::TrainedModel;

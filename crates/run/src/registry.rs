@@ -1,5 +1,5 @@
-use anyhow::Context as _;
-use mp4sr_models::{ComputeDevice, Device, Model, Phase, RngKey, recipe};
+use anyhow::{Context as _, bail, ensure};
+use mp4sr_models::{ComputeDevice, Data, Device, Model, Phase, ProcessGroup, RECIPES, RngKey, recipe};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::SeenItems;
 
@@ -14,10 +14,42 @@ pub fn device(config: &Config) -> anyhow::Result<Device> {
 
 /// The model that the configuration names, fresh.
 pub fn build_model(config: &Config, inputs: &Inputs) -> anyhow::Result<Box<dyn Model>> {
+    build_model_in_group(config, inputs, None)
+}
+
+/// This process's share of the model that the configuration names, fresh. A model that only one process can train is refused.
+pub fn build_model_in_group(
+    config: &Config,
+    inputs: &Inputs,
+    group: Option<&ProcessGroup>,
+) -> anyhow::Result<Box<dyn Model>> {
     let name = &config.model.name;
     let recipe = recipe(name).with_context(|| format!("there is no model `{name}`"))?;
     let key = RngKey::new(config.run.seed);
-    let data = inputs.data(&device(config)?);
+    let data = Data { group: group.cloned(), ..inputs.data(&device(config)?) };
+    if let Some(group) = group {
+        let (size, items) = (group.size(), data.items);
+        if !recipe.supports.processes {
+            let able = RECIPES.iter().filter(|recipe| recipe.supports.processes);
+            let able: Vec<String> = able.map(|recipe| format!("`{}`", recipe.name)).collect();
+            bail!(
+                "`{name}` is trained by one process, found {size}; start `mp4sr train` without mpirun, or train {}",
+                able.join(" or ")
+            );
+        }
+        ensure!(
+            config.finetune.drawn_candidates() == Ok(None),
+            "several processes compare with all items, found `finetune.candidates = {:?}`; set `finetune.candidates = \"all\"`, or \
+             start one process",
+            config.finetune.candidates
+        );
+        ensure!(
+            data.device.is_cpu(),
+            "several processes train on the CPU, found `run.device = {:?}`; set `run.device = \"cpu\"`, or start one process",
+            config.run.device
+        );
+        ensure!(items >= size, "{items} items cannot be divided among {size} processes; start at most {items}");
+    }
     Ok(with_settings(config, |settings| (recipe.build)(settings, data, key))?)
 }
 

@@ -1,21 +1,22 @@
 //! The command line of `mp4sr train`: pre-trains and fine-tunes the recommender of a pipeline.
 
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use mp4sr_artifact::{Stage, files};
 use mp4sr_evaluate::RankOptions;
-use mp4sr_models::{FINETUNE, Model, PRETRAIN, Phase, Samples, Stop};
+use mp4sr_models::{FINETUNE, Model, PRETRAIN, Phase, ProcessGroup, Samples, Stop};
 use mp4sr_ops::{ComputeDevice, Precision, check_precision, set_precision};
 use mp4sr_pipeline::config::{self, ModelCatalog, PretrainItems};
-use mp4sr_pipeline::{Context, StageArgs, run_stage};
+use mp4sr_pipeline::{Context, ReportedElsewhere, StageArgs, report_error, run_stage};
 use mp4sr_protocol::Measure;
-use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model, removes_seen};
+use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model_in_group, removes_seen};
 
-use crate::{PhaseOutcome, TrainSettings, Training};
+use crate::{Launch, PhaseOutcome, TrainError, TrainSettings, Training};
 
 /// The version of what training writes.
 const VERSION: u32 = 1;
@@ -48,18 +49,89 @@ pub struct TrainArgs {
     pub restart: bool,
 }
 
-/// Runs the command.
+/// Runs the command: by this process, or by all processes of a launch together.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
     mp4sr_ops::keep_memory();
-    match &args.phase {
-        PhaseArgument::Pretrain(args) => train(&args.stage.context(models)?, PRETRAIN, args.restart),
-        PhaseArgument::Finetune(args) => train(&args.stage.context(models)?, FINETUNE, args.restart),
+    let (args, phase) = match &args.phase {
+        PhaseArgument::Pretrain(args) => (args, PRETRAIN),
+        PhaseArgument::Finetune(args) => (args, FINETUNE),
+    };
+    match Launch::find()? {
+        None => train(&args.stage.context(models)?, phase, args.restart),
+        Some(launch) => {
+            let outcome = train_in_group(launch.group(), args, models, phase);
+            if let Err(error) = &outcome
+                && let Some(TrainError::Alone { .. }) = error.downcast_ref()
+            {
+                report_error(error);
+                launch.abort();
+            }
+            outcome
+        }
     }
 }
 
 /// Brings the weights of a phase up to date. With `restart`, the state of an unfinished run with other settings is removed.
 pub fn train(context: &Context, phase: &str, restart: bool) -> anyhow::Result<()> {
+    train_phase(context, phase, |stage| train_stage(context, stage, phase, restart, None))
+}
+
+/// Brings the weights of a phase up to date by a group of processes. The first one decides whether there is anything to do, and alone writes
+/// files and messages.
+fn train_in_group(
+    group: &ProcessGroup,
+    args: &TrainArgs,
+    models: &Arc<ModelCatalog>,
+    phase: &str,
+) -> anyhow::Result<()> {
+    let mut stage_args = args.stage.clone();
+    stage_args.quiet |= !group.is_first();
+    let outcome = agree(group, stage_args.context(models)).and_then(|context| {
+        let work = |stage: &Stage| train_stage(&context, stage, phase, args.restart, Some(group));
+        if group.is_first() {
+            let started = Cell::new(false);
+            let outcome = train_phase(&context, phase, |stage| {
+                started.set(true);
+                group.scalars(&[1.0])?;
+                work(stage)
+            });
+            if !started.get() {
+                group.scalars(&[0.0])?;
+            }
+            return outcome;
+        }
+        if group.scalars(&[0.0])?[0][0] == 0.0 {
+            return Ok(());
+        }
+        match stage(&context, phase) {
+            Ok(stage) => work(&stage).map(drop),
+            // The others are about to agree that they are ready.
+            Err(error) => agree(group, Err(error)),
+        }
+    });
+    match outcome {
+        // The others are not where they would hear of it.
+        Err(error) if matches!(error.downcast_ref(), Some(TrainError::Alone { .. })) => Err(error),
+        outcome => agree(group, outcome),
+    }
+}
+
+/// What a process made of work that all have done: where it failed in any, the first of these reports why.
+fn agree<T>(group: &ProcessGroup, outcome: anyhow::Result<T>) -> anyhow::Result<T> {
+    let reports = outcome.as_ref().is_err_and(|error| !error.is::<ReportedElsewhere>());
+    match group.first_failure(reports)? {
+        Some(rank) if rank != group.rank() => Err(ReportedElsewhere.into()),
+        _ => outcome,
+    }
+}
+
+/// Runs the stage of a phase where its weights are not up to date.
+fn train_phase(
+    context: &Context,
+    phase: &str,
+    work: impl FnOnce(&Stage) -> anyhow::Result<Vec<PathBuf>>,
+) -> anyhow::Result<()> {
     let Context { config, layout, models, .. } = context;
     if !models.trains(config, phase) {
         let start = if models.starts_pretrained(config) {
@@ -71,60 +143,97 @@ pub fn train(context: &Context, phase: &str, restart: bool) -> anyhow::Result<()
         context.progress.log(format!("{phase}: nothing to do, run `{name}` starts from {start}"));
         return Ok(());
     }
-    let pretrained = pretrained_of(context, phase);
     let folder = layout.run();
     let _run = mp4sr_artifact::Lock::acquire(&folder, "train")?;
-    run_stage(
-        context,
-        phase,
-        &folder,
-        || stage(context, phase),
-        |stage| {
-            precision(config)?;
-            files::write_bytes(&layout.run_config(), config.to_toml()?.as_bytes())?;
-            let inputs = Inputs::load(layout, config)?;
-            for warning in inputs.sparse_modalities() {
+    run_stage(context, phase, &folder, || stage(context, phase), work)
+}
+
+/// Trains a phase and writes its checkpoint.
+fn train_stage(
+    context: &Context,
+    stage: &Stage,
+    phase: &str,
+    restart: bool,
+    group: Option<&ProcessGroup>,
+) -> anyhow::Result<Vec<PathBuf>> {
+    let Context { config, layout, .. } = context;
+    let writes = group.is_none_or(ProcessGroup::is_first);
+    let record = || Ok(files::write_bytes(&layout.run_config(), config.to_toml()?.as_bytes())?);
+    let recorded = if writes { record() } else { Ok(()) };
+    let ready = recorded.and_then(|()| Ready::new(context, stage, phase, group));
+    let ready = match group {
+        Some(group) => agree(group, ready)?,
+        None => ready?,
+    };
+    let Ready { model, phase: own, inputs, resolved } = ready;
+    let state_path = layout.run().join(format!("state.{phase}.safetensors"));
+    let start = PhaseStart { model: model.as_ref(), phase: own, inputs: &inputs, state_path: &state_path, restart };
+    let (epoch, validation_recall_20) = run_phase(context, stage, start)?;
+    let output = layout.checkpoint(phase);
+    if writes {
+        let encoders = inputs.encoders.clone();
+        let info = CheckpointInfo { phase: phase.to_owned(), epoch, validation_recall_20, encoders, config: resolved };
+        let (items, fingerprints) = (&inputs.sequences.item_hash, stage.input_fingerprints());
+        let weights = TrainedPhase { model: model.as_ref(), phase: &own };
+        Checkpoint::write(&output, &info, weights, items, fingerprints)?;
+        files::remove_if_present(&state_path)?;
+    } else {
+        // The first process gets their rows for the checkpoint.
+        model.parameters().values()?;
+    }
+    Ok(vec![output])
+}
+
+/// A model that is ready to be trained.
+struct Ready {
+    model: Box<dyn Model>,
+    phase: Phase,
+    inputs: Inputs,
+    /// The configuration that the checkpoint records.
+    resolved: serde_json::Value,
+}
+
+impl Ready {
+    fn new(context: &Context, stage: &Stage, phase: &str, group: Option<&ProcessGroup>) -> anyhow::Result<Self> {
+        let Context { config, layout, models, .. } = context;
+        precision(config)?;
+        let inputs = Inputs::load(layout, config)?;
+        for warning in inputs.sparse_modalities() {
+            context.progress.log(format!("{phase}: warning: {warning}"));
+        }
+        let model = build_model_in_group(config, &inputs, group)?;
+        let own = model.phases().iter().find(|own| own.name == phase).copied();
+        let own = own.with_context(|| format!("the model has no phase `{phase}`"))?;
+        let batch = config.phase(phase).batch;
+        if let Some(group) = group.filter(|group| batch < group.size()) {
+            let size = group.size();
+            bail!(
+                "`{phase}.batch` is {batch}, which cannot be divided among {size} processes; start at most {batch}, or set a larger batch"
+            );
+        }
+        let mut resolved = config.resolved();
+        if let Some(sections) = resolved.as_object_mut().filter(|_| phase == PRETRAIN) {
+            sections.remove(FINETUNE);
+        }
+        if let Some(path) = &pretrained_of(context, phase) {
+            let checkpoint = match config.pretrain.from.as_str() {
+                "" => Checkpoint::read(path, PRETRAIN, &inputs.sequences.item_hash)?,
+                _ => Checkpoint::read_of_any_items(path, PRETRAIN)?,
+            };
+            let before = &checkpoint.info;
+            before.expect_model(models, config, PRETRAIN, phase, path)?;
+            before.expect_encoders(&inputs, path)?;
+            let warnings = [before.other_training(models, config, PRETRAIN)];
+            let own_data =
+                config.pretrain.from.is_empty().then(|| checkpoint.trained_on_others(&stage.input_fingerprints()));
+            for warning in warnings.into_iter().chain(own_data).flatten() {
                 context.progress.log(format!("{phase}: warning: {warning}"));
             }
-            let model = build_model(config, &inputs)?;
-            let own = model.phases().iter().find(|own| own.name == phase).copied();
-            let own = own.with_context(|| format!("the model has no phase `{phase}`"))?;
-            let mut resolved = config.resolved();
-            if let Some(sections) = resolved.as_object_mut().filter(|_| phase == PRETRAIN) {
-                sections.remove(FINETUNE);
-            }
-            if let Some(path) = &pretrained {
-                let checkpoint = match config.pretrain.from.as_str() {
-                    "" => Checkpoint::read(path, PRETRAIN, &inputs.sequences.item_hash)?,
-                    _ => Checkpoint::read_of_any_items(path, PRETRAIN)?,
-                };
-                let before = &checkpoint.info;
-                before.expect_model(models, config, PRETRAIN, phase, path)?;
-                before.expect_encoders(&inputs, path)?;
-                let warnings = [before.other_training(models, config, PRETRAIN)];
-                let own_data =
-                    config.pretrain.from.is_empty().then(|| checkpoint.trained_on_others(&stage.input_fingerprints()));
-                for warning in warnings.into_iter().chain(own_data).flatten() {
-                    context.progress.log(format!("{phase}: warning: {warning}"));
-                }
-                before.record_in(&mut resolved, models, config);
-                checkpoint.load_into(model.as_ref(), &own, path)?;
-            }
-            let state_path = folder.join(format!("state.{phase}.safetensors"));
-            let start =
-                PhaseStart { model: model.as_ref(), phase: own, inputs: &inputs, state_path: &state_path, restart };
-            let (epoch, validation_recall_20) = run_phase(context, stage, start)?;
-            let encoders = inputs.encoders.clone();
-            let info =
-                CheckpointInfo { phase: phase.to_owned(), epoch, validation_recall_20, encoders, config: resolved };
-            let output = layout.checkpoint(phase);
-            let (items, fingerprints) = (&inputs.sequences.item_hash, stage.input_fingerprints());
-            let weights = TrainedPhase { model: model.as_ref(), phase: &own };
-            Checkpoint::write(&output, &info, weights, items, fingerprints)?;
-            files::remove_if_present(&state_path)?;
-            Ok(vec![output])
-        },
-    )
+            before.record_in(&mut resolved, models, config);
+            checkpoint.load_into(model.as_ref(), &own, path)?;
+        }
+        Ok(Self { model, phase: own, inputs, resolved })
+    }
 }
 
 /// The files that a phase reads, by role.
@@ -220,7 +329,13 @@ fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow:
         identity: stage.settings(),
         inputs: stage.input_fingerprints(),
     };
-    if restart && let Some(key) = training.discard_other_state()? {
+    let writes = model.group().is_none_or(ProcessGroup::is_first);
+    let discarded = if restart && writes { training.discard_other_state() } else { Ok(None) };
+    let discarded = match model.group() {
+        Some(group) => agree(group, discarded.map_err(Into::into))?,
+        None => discarded?,
+    };
+    if let Some(key) = discarded {
         let name = phase.name;
         context
             .progress
@@ -230,7 +345,10 @@ fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow:
     let bar = context.progress.bar(phase.name, "samples", training.sample_count() as u64);
     let outcome = training.run(|line| context.progress.log(line), |samples| bar.add(samples));
     set_precision(Precision::F32);
-    let outcome = outcome?;
+    let outcome = outcome.map_err(|error| match error {
+        TrainError::Elsewhere => ReportedElsewhere.into(),
+        error => anyhow::Error::from(error),
+    })?;
     drop(bar);
     let PhaseOutcome { best_epoch, epochs, best_value, recall_20, is_indifferent } = outcome;
     if is_indifferent {

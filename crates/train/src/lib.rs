@@ -4,10 +4,14 @@
 //! best validation R@20, a line per epoch, a state to resume from. Must not know: how a model computes, or which one it is.
 
 pub mod command;
+mod launch;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod phase;
 mod samples;
 mod state;
 
+pub use launch::Launch;
 pub use phase::{PhaseOutcome, TrainError, TrainSettings, Training};
 pub use samples::SampleList;
 pub use state::{ParameterNames, PhaseProgress, State, StateIdentity, UnderWay, Weights};

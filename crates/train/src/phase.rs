@@ -1,11 +1,12 @@
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use candle_core::Var;
 use mp4sr_artifact::{EpochLine, Fingerprint, Sequences, StageSettings, files, log_line};
 use mp4sr_evaluate::{RankError, RankOptions, mean_loss, rank_users};
-use mp4sr_models::{Batch, Buffers, Model, PRETRAIN, Phase, RngKey, Step, Stop};
+use mp4sr_models::{Batch, Buffers, Model, PRETRAIN, Phase, ProcessGroup, RngKey, Step, Stop};
 use mp4sr_ops::{Adam, Pending};
 use mp4sr_pipeline::config::PhaseSettings;
 use mp4sr_protocol::{COLD_EVENTS, EvalCase, Measure, Metrics, Split, training_events};
@@ -38,7 +39,7 @@ pub struct TrainSettings {
     pub save_every: Duration,
 }
 
-/// One phase of training of one model.
+/// One phase of training of one model. In a group of processes each trains its share of the model; the first one reads and writes files.
 pub struct Training<'a> {
     /// The model, as the phase starts.
     pub model: &'a dyn Model,
@@ -88,6 +89,19 @@ pub enum TrainError {
     /// No sample to train on.
     #[error("there is nothing to train on: no user has two events in the training part; keep longer sequences")]
     NoSamples,
+    /// Another process of the group has failed and reports why.
+    #[error("another process has failed")]
+    Elsewhere,
+    /// One process of a group failed while the others went on: they wait for it, and have to be stopped.
+    #[error("process {} of {size}: {source}", rank + 1)]
+    Alone {
+        /// Its number, from 0.
+        rank: usize,
+        /// The number of processes.
+        size: usize,
+        /// What went wrong.
+        source: Box<TrainError>,
+    },
     /// The loss or its gradient became non-finite.
     #[error(
         "the loss or its gradient became non-finite in {phase} epoch {epoch}, step {step} (loss {loss}, gradient norm of the \
@@ -114,6 +128,8 @@ pub enum TrainError {
 struct TrainingState {
     /// The variables that are trained.
     vars: Vec<Var>,
+    /// Which of them have rows of their own on every process of a group.
+    shards: Vec<bool>,
     adam: Adam,
     progress: PhaseProgress,
     best: Weights,
@@ -133,11 +149,33 @@ impl Training<'_> {
     /// Trains until patience or epochs run out, going on from the state of a killed run where there is one. `say` gets a
     /// line per epoch, `steps` the number of samples of every step done.
     pub fn run(&self, mut say: impl FnMut(&str), mut steps: impl FnMut(u64)) -> Result<PhaseOutcome, TrainError> {
-        let (samples, settings) = (self.samples(), &self.settings.phase);
+        let samples = self.samples();
         if samples.count() == 0 {
             return Err(TrainError::NoSamples);
         }
-        let mut state = self.start()?;
+        let Some(group) = self.group() else { return self.train(self.start()?, &samples, &mut say, &mut steps) };
+        let started = self.start();
+        let failed = group.first_failure(started.is_err())?;
+        let state = match failed {
+            Some(rank) if rank != group.rank() => return Err(TrainError::Elsewhere),
+            _ => started?,
+        };
+        self.train(state, &samples, &mut say, &mut steps).map_err(|error| match error {
+            // All see the same loss and norm.
+            TrainError::Diverged { .. } if !group.is_first() => TrainError::Elsewhere,
+            TrainError::Diverged { .. } => error,
+            _ => TrainError::Alone { rank: group.rank(), size: group.size(), source: Box::new(error) },
+        })
+    }
+
+    fn train(
+        &self,
+        mut state: TrainingState,
+        samples: &SampleList,
+        say: &mut impl FnMut(&str),
+        steps: &mut impl FnMut(u64),
+    ) -> Result<PhaseOutcome, TrainError> {
+        let settings = &self.settings.phase;
         let (epoch, step) = (state.progress.epoch, state.progress.under_way.step);
         if epoch + step > 0 {
             let within = if step > 0 { format!(" and {step} steps") } else { String::new() };
@@ -147,7 +185,7 @@ impl Training<'_> {
             self.write_log(&state.progress.lines)?;
         }
         while state.progress.epoch < settings.epochs && !self.has_lost_patience(&state.progress) {
-            let line = self.epoch(&mut state, &samples, &mut steps)?;
+            let line = self.epoch(&mut state, samples, steps)?;
             say(&self.report(&line));
             let progress = &mut state.progress;
             progress.epoch += 1;
@@ -212,6 +250,7 @@ impl Training<'_> {
         let parameters = self.model.parameters();
         let trains = |name: &str| self.model.trains(&self.phase, name);
         let vars = parameters.variables(trains)?;
+        let shards = vars.iter().map(|var| parameters.is_shard(var)).collect();
         let mut adam = Adam::new(&vars, s.learning_rate, s.weight_decay, s.clip_norm)?;
         let mut progress = PhaseProgress { identity: self.identity(), ..PhaseProgress::default() };
         let mut best = self.weights()?;
@@ -223,9 +262,12 @@ impl Training<'_> {
             let state = State::read(&self.state_path, &self.sequences.item_hash, &expected, names)?;
             self.restore(state.current)?;
             adam.restore(parameters.join_state(&vars, &state.adam)?)?;
-            (progress, best) = (PhaseProgress { identity: self.identity(), ..state.progress }, state.best);
+            let Weights { parameters: stored, buffers } = state.best;
+            let stored = stored.into_iter().map(|stored| parameters.own_part(stored)).collect();
+            best = Weights { parameters: stored, buffers };
+            progress = PhaseProgress { identity: self.identity(), ..state.progress };
         }
-        Ok(TrainingState { vars, adam, progress, best, norm: 0.0, saved: Instant::now() })
+        Ok(TrainingState { vars, shards, adam, progress, best, norm: 0.0, saved: Instant::now() })
     }
 
     /// What the state of an unfinished run has to belong to.
@@ -251,9 +293,9 @@ impl Training<'_> {
         serde_json::json!({ "settings": self.identity.values(), "inputs": self.inputs })
     }
 
-    /// The parameters that the phase uses, and the buffers, as they are now.
+    /// The parameters that the phase uses, and the buffers, as they are now: of tables, the rows that this process has.
     fn weights(&self) -> Result<Weights, TrainError> {
-        let mut parameters = self.model.parameters().values()?;
+        let mut parameters = self.model.parameters().own_values()?;
         parameters.retain(|(name, ..)| self.model.uses(&self.phase, name));
         let buffers = self.model.buffers().map(Buffers::snapshot).unwrap_or_default();
         Ok(Weights { parameters, buffers })
@@ -269,21 +311,53 @@ impl Training<'_> {
         Ok(())
     }
 
+    /// The state with whole tables. A collective operation in a group, of which only the first process gets them.
     fn stored(&self, state: &TrainingState) -> Result<State, TrainError> {
-        let (trained, adam) = self.model.parameters().split_state(&state.vars, &state.adam.state()?);
+        let (trained, mut adam) = self.model.parameters().split_state(&state.vars, &state.adam.state()?);
+        for (at, name) in trained.iter().enumerate() {
+            for moments in [&mut adam.first[at], &mut adam.second[at]] {
+                *moments = self.model.parameters().whole_values(name, std::mem::take(moments))?;
+            }
+        }
         Ok(State {
             progress: state.progress.clone(),
             trained,
-            current: self.weights()?,
-            best: state.best.clone(),
+            current: self.whole(self.weights()?)?,
+            best: self.whole(state.best.clone())?,
             adam,
         })
     }
 
+    /// Weights with whole tables.
+    fn whole(&self, weights: Weights) -> Result<Weights, TrainError> {
+        let parameters = weights.parameters.into_iter().map(|stored| self.model.parameters().whole(stored));
+        Ok(Weights { parameters: parameters.collect::<Result<_, _>>()?, buffers: weights.buffers })
+    }
+
+    /// The processes that train together.
+    fn group(&self) -> Option<&ProcessGroup> {
+        self.model.group()
+    }
+
+    /// Whether this process writes files.
+    fn writes(&self) -> bool {
+        self.group().is_none_or(ProcessGroup::is_first)
+    }
+
     fn save(&self, state: &mut TrainingState) -> Result<(), TrainError> {
-        self.stored(state)?.write(&self.state_path, &self.sequences.item_hash, None)?;
+        let stored = self.stored(state)?;
+        if self.writes() {
+            stored.write(&self.state_path, &self.sequences.item_hash, None)?;
+        }
         state.saved = Instant::now();
         Ok(())
+    }
+
+    /// Whether the state is to be written after a step: when the first process says so.
+    fn is_due(&self, state: &TrainingState) -> Result<bool, TrainError> {
+        let due = state.saved.elapsed() >= self.settings.save_every;
+        let Some(group) = self.group() else { return Ok(due) };
+        Ok(group.scalars(&[f64::from(u8::from(due))])?[0][0] > 0.0)
     }
 
     /// Keeps the weights and the samples of a step whose loss or gradient is not finite, and reports it. Put in the place of the
@@ -291,7 +365,13 @@ impl Training<'_> {
     fn diverged(&self, state: &TrainingState, batch: &Batch, loss: f32, norm: f64) -> TrainError {
         let path = self.state_path.with_file_name(format!("diverged.{}.safetensors", self.phase.name));
         let (epoch, step) = (state.progress.epoch + 1, state.progress.under_way.step + 1);
-        let write = || Ok(self.stored(state)?.write(&path, &self.sequences.item_hash, Some(batch))?);
+        let write = || -> Result<(), TrainError> {
+            let stored = self.stored(state)?;
+            if self.writes() {
+                stored.write(&path, &self.sequences.item_hash, Some(batch))?;
+            }
+            Ok(())
+        };
         match write() {
             Ok(()) => TrainError::Diverged { loss, phase: self.phase.name, epoch, step, norm, inputs: path },
             Err(error) => error,
@@ -325,13 +405,20 @@ impl Training<'_> {
             let global = state.progress.steps + flight.len() as u64;
             let step = Step { epoch, index, global, epoch_key, key };
             let loss = self.model.loss(&self.phase, &batch, &step)?;
-            let pending = state.adam.step(&state.vars, &loss.backward()?, &loss)?;
+            let gradients = loss.backward()?;
+            let pending = match self.group() {
+                Some(group) => {
+                    let vars = state.vars.iter().zip(state.shards.iter().copied());
+                    state.adam.step_in_group(group, vars, &gradients, &loss)?
+                }
+                None => state.adam.step(&state.vars, &gradients, &loss)?,
+            };
             let ahead = if pending.is_known() { 0 } else { ahead };
             flight.push_back(InFlight { pending, batch, step });
             while flight.len() > ahead {
                 self.settle(state, &mut flight, &mut started, steps)?;
             }
-            if state.saved.elapsed() >= self.settings.save_every {
+            if self.is_due(state)? {
                 while !flight.is_empty() {
                     self.settle(state, &mut flight, &mut started, steps)?;
                 }
@@ -399,7 +486,12 @@ impl Training<'_> {
         let users = self.sequences.user_count();
         let case = |split| move |user| EvalCase::of(self.sequences, user, split);
         let options = self.settings.rank_options;
-        let ranks = rank_users(scorer.as_ref(), users, case(Split::Validation), options, |_| {})?;
+        let own = self.group().map_or(0..users, |group| group.share(users));
+        let own_case = |user| own.contains(&user).then(|| case(Split::Validation)(user)).flatten();
+        let mut ranks = rank_users(scorer.as_ref(), users, own_case, options, |_| {})?;
+        if let Some(group) = self.group() {
+            ranks = join_ranks(group, &ranks)?;
+        }
         let mut measures = Measure::columns(&self.settings.k);
         for measure in [LOGGED, self.settings.metric] {
             if !measures.contains(&measure) {
@@ -413,6 +505,9 @@ impl Training<'_> {
     }
 
     fn write_log(&self, lines: &[EpochLine]) -> Result<(), TrainError> {
+        if !self.writes() {
+            return Ok(());
+        }
         let mut text = String::new();
         for line in self.other_lines()?.iter().chain(lines) {
             text.push_str(&log_line(line));
@@ -429,4 +524,14 @@ impl Training<'_> {
         others.retain(|line| line.phase != self.phase.name);
         Ok(others)
     }
+}
+
+/// The ranks of all users, of which every process has those of its share.
+fn join_ranks(group: &ProcessGroup, ranks: &[u32]) -> Result<Vec<u32>, TrainError> {
+    let shares = group.shares(ranks.len());
+    let longest = shares.iter().map(Range::len).max().unwrap_or(0);
+    let mut own: Vec<f64> = ranks[shares[group.rank()].clone()].iter().map(|&rank| f64::from(rank)).collect();
+    own.resize(longest, 0.0);
+    let all = group.scalars(&own)?;
+    Ok(shares.iter().zip(&all).flat_map(|(share, ranks)| &ranks[..share.len()]).map(|&rank| rank as u32).collect())
 }

@@ -68,6 +68,7 @@ impl World {
             modalities: modalities.collect::<anyhow::Result<Vec<Modality>>>()?,
             categories: None,
             device: Device::Cpu,
+            group: None,
         };
         Ok(Self { sizes: sizes.clone(), key: key.fold_in("batch"), data })
     }

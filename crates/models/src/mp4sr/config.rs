@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Mp4sr;
 use crate::interface::{FINETUNE, PRETRAIN};
-use crate::recipe::{DECAY_GRID, Preset, Reads, Recipe, Refused, Renamed, Section, Settings};
+use crate::recipe::{DECAY_GRID, Preset, Reads, Recipe, Refused, Renamed, Section, Settings, Supports};
 use crate::{CmclDirection, Phase, Pooling, PoolingGradient};
 
 /// How MP4SR is named, configured and built.
@@ -15,7 +15,8 @@ pub static RECIPE: Recipe = Recipe {
     title: "MP4SR",
     summary: "The paper's model.",
     paper: "Multimodal Pre-training Framework for Sequential Recommendation via Contrastive Learning (arXiv 2303.11879)",
-    reads: Reads { features: true, transformer: true, candidates: true, categories: &[] },
+    reads: Reads { features: true, transformer: true, categories: &[] },
+    supports: Supports { candidates: true, processes: true },
     section: Section::of::<Config>(),
     phase_reads,
     defaults: "",
@@ -28,7 +29,7 @@ pub static RECIPE: Recipe = Recipe {
     build: |settings, data, key| {
         let (config, transformer) = (settings.own()?, settings.transformer()?);
         let sampler = settings.candidate_sampler(&data)?;
-        let model = Mp4sr::new(config, transformer, data.modalities, &data.device, key)?;
+        let model = Mp4sr::in_group(config, transformer, data.modalities, &data.device, key, data.group)?;
         Ok(Box::new(match sampler {
             Some(sampler) => model.with_candidates(sampler),
             None => model,

@@ -15,13 +15,17 @@ mod pretraining;
 pub use config::{Config, Logits, PoolingRows, Projection, RECIPE, SequenceDropout};
 
 use candle_core::{Device, Tensor, Var};
-use mp4sr_ops::{Dropout, Error, GatherIndex, MixtureSizes, Result, RngKey, Rows, gather};
+use mp4sr_ops::{Dropout, Error, GatherIndex, MixtureSizes, ProcessGroup, Result, RngKey, Rows, gather};
 
+use crate::group_batch::SharedBatch;
 use crate::interface::PRETRAIN;
 use crate::{
     Batch, CandidateSampler, Initial, ItemEncoder, Modality, Model, Parameters, Phase, Scorer, Step, Transformer,
     TransformerConfig, trace,
 };
+
+/// The name of the items' id embeddings.
+const ID_TABLE: &str = "id_embedding";
 
 /// The model with its parameters and the items' features.
 #[derive(Debug)]
@@ -40,6 +44,7 @@ pub struct Mp4sr {
     id_embedding: Option<Var>,
     /// What draws the candidates of fine-tuning; all items are candidates without it.
     candidate_sampler: Option<CandidateSampler>,
+    group: Option<ProcessGroup>,
 }
 
 /// Embeddings of items by modality, and which of them the tokens of a batch take.
@@ -47,6 +52,8 @@ pub struct Mp4sr {
 struct TokenEmbeddings<'a> {
     /// `[modalities rows, d_0]`: `rows` of each modality, one modality after the other.
     z: &'a Tensor,
+    /// The number of modalities.
+    spaces: usize,
     /// Rows per modality.
     rows: usize,
     /// `[tokens]`: the row of each token within a modality.
@@ -59,7 +66,7 @@ struct Encoding<'a> {
     modalities: &'a [usize],
     /// The items, 0-based; all where there are none.
     items: Option<&'a [u32]>,
-    /// The uses of these items.
+    /// The uses of these items, numbered where they are a share of more.
     uses: &'a GatherIndex,
     /// What dropout is drawn from.
     key: Option<RngKey>,
@@ -75,6 +82,18 @@ impl Mp4sr {
         modalities: Vec<Modality>,
         device: &Device,
         key: RngKey,
+    ) -> Result<Self> {
+        Self::in_group(config, transformer, modalities, device, key, None)
+    }
+
+    /// This process's share of the model, which the processes of a group compute together: all of it but the ids of other processes' items.
+    pub fn in_group(
+        config: Config,
+        transformer: TransformerConfig,
+        modalities: Vec<Modality>,
+        device: &Device,
+        key: RngKey,
+        group: Option<ProcessGroup>,
     ) -> Result<Self> {
         let key = key.fold_in("initial");
         let mut parameters = Parameters::new(device);
@@ -111,9 +130,12 @@ impl Mp4sr {
         }
         let mut id_embedding = None;
         if config.id_embedding {
-            let table = parameters.add("id_embedding", &[items + 1, width], Initial::Normal, key)?;
-            let padding = Tensor::zeros((1, width), table.dtype(), table.device())?;
-            table.set(&Tensor::cat(&[&padding, &table.narrow(0, 1, items)?], 0)?)?;
+            let shape = [items + 1, width];
+            let table = parameters.add_table(ID_TABLE, shape, items, Initial::Normal, key, group.as_ref())?;
+            if group.as_ref().is_none_or(ProcessGroup::is_first) {
+                let padding = Tensor::zeros((1, width), table.dtype(), table.device())?;
+                table.set(&Tensor::cat(&[&padding, &table.narrow(0, 1, table.dim(0)? - 1)?], 0)?)?;
+            }
             id_embedding = Some(table);
         }
         let in_logits =
@@ -131,6 +153,7 @@ impl Mp4sr {
             projections,
             id_embedding,
             candidate_sampler: None,
+            group,
         })
     }
 
@@ -191,7 +214,7 @@ impl Mp4sr {
     }
 
     /// h of every mixed sequence, a tensor `[B, d_0]` per modality: the transformer over M packed sequences per sample. `shift`
-    /// is what mixup swaps, `ids` the tokens' id embeddings where they join.
+    /// is what mixup swaps, `ids` has the id embedding of each token where they join.
     fn sequences(
         &self,
         embeddings: TokenEmbeddings<'_>,
@@ -200,15 +223,14 @@ impl Mp4sr {
         ids: Option<Rows<'_>>,
         key: Option<RngKey>,
     ) -> Result<Vec<Tensor>> {
-        let TokenEmbeddings { z, rows, tokens } = embeddings;
-        let spaces = z.dim(0)? / rows;
+        let TokenEmbeddings { z, spaces, rows, tokens } = embeddings;
         let offsets = batch.offsets.repeat(spaces);
         let row = |m: usize, t: usize| {
             let modality = shift.map_or(m, |shift| (m + shift[t] as usize) % spaces);
             (modality * rows) as u32 + tokens[t]
         };
         let mixed: Vec<u32> = (0..spaces).flat_map(|m| (0..tokens.len()).map(move |t| row(m, t))).collect();
-        let id_rows = ids.map_or_else(Vec::new, |ids| ids.rows.repeat(spaces));
+        let id_rows = ids.map_or(Vec::new(), |ids| ids.rows.repeat(spaces));
         if trace::is_on() {
             let mut joined = gather(z, &mixed)?;
             if let Some(ids) = ids {
@@ -235,7 +257,7 @@ impl Model for Mp4sr {
 
     fn uses(&self, phase: &Phase, name: &str) -> bool {
         match phase.name {
-            PRETRAIN => name != "id_embedding",
+            PRETRAIN => name != ID_TABLE,
             _ => self.config.end_to_end || !name.starts_with("projection."),
         }
     }
@@ -249,14 +271,22 @@ impl Model for Mp4sr {
         self.max_sequence_length
     }
 
+    fn group(&self) -> Option<&ProcessGroup> {
+        self.group.as_ref()
+    }
+
     fn loss(&self, phase: &Phase, batch: &Batch, step: &Step) -> Result<Tensor> {
+        let finetune_loss = || match &self.group {
+            Some(group) => self.shared_finetune_loss(&SharedBatch::new(group, batch), step.key),
+            None => self.finetune_loss(batch, Some(step.key)),
+        };
         match phase.name {
             PRETRAIN => self.augmented_loss(batch, step.key),
             _ if self.config.end_to_end => {
                 let contrastive = self.augmented_loss(batch, step.key.fold_in("contrastive"))?;
-                self.finetune_loss(batch, Some(step.key))? + contrastive
+                finetune_loss()? + contrastive
             }
-            _ => self.finetune_loss(batch, Some(step.key)),
+            _ => finetune_loss(),
         }
     }
 

@@ -3,31 +3,56 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use mp4sr_ops::{Contrast, Error, GatherIndex, Result, RngKey, candidates, contrastive, linear, normalize};
+use mp4sr_ops::{
+    Contrast, Error, GatherIndex, Result, RngKey, candidates, contrastive, contrastive_in_group, linear, normalize,
+};
 
 use super::config::SequenceDropout;
 use super::{Encoding, Mp4sr, Projection, TokenEmbeddings};
 use crate::augment::{mixup, sequence_dropout};
+use crate::group_batch::SharedBatch;
 use crate::interface::PRETRAIN;
 use crate::{Batch, Query, Scorer, trace};
 
 impl Mp4sr {
     /// The loss of pre-training on a batch as it is, mixed by `shift` `[tokens]`. Without `key` nothing is dropped.
     pub fn pretrain_loss(&self, batch: &Batch, shift: &[u32], key: Option<RngKey>) -> Result<Tensor> {
-        let (distinct, uses) = distinct_items(batch);
+        let (h, targets) = self.vectors_and_targets(batch, shift, distinct_items(batch), key)?;
+        self.contrastive_loss(&h, &targets, &batch.targets, None)
+    }
+
+    /// What this process of a group adds to [`pretrain_loss`](Self::pretrain_loss).
+    fn shared_pretrain_loss(&self, shared: &SharedBatch<'_>, shift: &[u32], key: RngKey) -> Result<Tensor> {
+        let (own, first, tokens) = (&shared.own, shared.first_token(), shared.all.items.len());
+        let (distinct, uses) = distinct_items(own);
+        let targets = shared.own_samples().map(|j| tokens + j);
+        let numbers = (first..first + own.items.len()).chain(targets).map(|number| number as u32).collect();
+        let shift = &shift[first..first + own.items.len()];
+        let (h, targets) = self.vectors_and_targets(own, shift, (distinct, uses.numbered(numbers)), Some(key))?;
+        self.contrastive_loss(&h, &targets, &shared.all.targets, Some(shared))
+    }
+
+    /// h of the mixed sequences and z of the targets, both by modality. `items` has the distinct items and their uses.
+    fn vectors_and_targets(
+        &self,
+        batch: &Batch,
+        shift: &[u32],
+        (distinct, uses): (Vec<u32>, GatherIndex),
+        key: Option<RngKey>,
+    ) -> Result<(Vec<Tensor>, Vec<Tensor>)> {
         let modalities = self.active(PRETRAIN);
         let encoding = Encoding { modalities: &modalities, items: Some(&distinct), uses: &uses, key, learns: true };
         let z = self.embed(&encoding)?;
         let (rows, tokens) = (uses.count(), batch.items.len());
         let each: Vec<u32> = (0..tokens as u32).collect();
-        let embeddings = TokenEmbeddings { z: &z, rows, tokens: &each };
+        let embeddings = TokenEmbeddings { z: &z, spaces: modalities.len(), rows, tokens: &each };
         let h = self.sequences(embeddings, batch, Some(shift), None, key)?;
         let starts: Vec<usize> = (0..self.modalities.len()).map(|m| m * rows + tokens).collect();
         let targets = candidates(&z, &starts, batch.count(), None, true)?;
         let targets: Vec<Tensor> = (0..starts.len())
             .map(|m| targets.narrow(1, m * self.width, self.width)?.contiguous())
             .collect::<Result<_>>()?;
-        self.contrastive_loss(&h, &targets, &batch.targets)
+        Ok((h, targets))
     }
 
     /// The loss of pre-training with sequence dropout and mixup.
@@ -40,10 +65,20 @@ impl Mp4sr {
         let (least, most) = self.config.mixup();
         let p = least + (most - least) * key.fold_in("mixup share").uniform(0);
         let shift = mixup(batch.items.len(), self.modalities.len(), p, key.fold_in("mixup"));
-        self.pretrain_loss(&batch, &shift, Some(key))
+        match &self.group {
+            Some(group) => self.shared_pretrain_loss(&SharedBatch::new(group, &batch), &shift, key),
+            None => self.pretrain_loss(&batch, &shift, Some(key)),
+        }
     }
 
-    fn contrastive_loss(&self, h: &[Tensor], z: &[Tensor], targets: &[u32]) -> Result<Tensor> {
+    /// `targets` are those of the whole batch. `shared` says which samples `h` and `z` are of, where they are not of all.
+    fn contrastive_loss(
+        &self,
+        h: &[Tensor],
+        z: &[Tensor],
+        targets: &[u32],
+        shared: Option<&SharedBatch<'_>>,
+    ) -> Result<Tensor> {
         let (nip_weight, lambda) = (self.config.nip_weight, self.config.lambda);
         let contrast = Contrast {
             groups: Arc::new(targets.to_vec()),
@@ -51,9 +86,16 @@ impl Mp4sr {
             temperature: self.config.temperature,
             direction: self.config.cmcl_direction,
         };
+        let compare = |views: &[Tensor], targets: Option<&Tensor>, cross: bool| match shared {
+            Some(shared) => contrastive_in_group(shared.group, &shared.shares, views, targets, cross, &contrast),
+            None => contrastive(views, targets, cross, &contrast),
+        };
         let mut terms = Vec::new();
         let mut weigh = |kind: &str, name: &str, rows: &Tensor, weight: f64| -> Result<()> {
-            let mean = rows.mean_all()?;
+            let mean = match shared {
+                Some(shared) => (rows.sum_all()? / shared.all.count() as f64)?,
+                None => rows.mean_all()?,
+            };
             trace::record(|| format!("{kind}_rows.{name}"), rows);
             trace::record(|| format!("{kind}.{name}"), &mean);
             terms.push((mean * weight)?);
@@ -61,7 +103,7 @@ impl Mp4sr {
         };
         for (m, modality) in self.modalities.iter().enumerate() {
             let targets = Some(&z[m]).filter(|_| nip_weight > 0.0);
-            let terms = contrastive(&self.views(m, h)?, targets, lambda > 0.0, &contrast)?;
+            let terms = compare(&self.views(m, h)?, targets, lambda > 0.0)?;
             if let Some(nip) = terms.nip {
                 weigh("nip", &modality.name, &nip, nip_weight)?;
             }
@@ -71,7 +113,7 @@ impl Mp4sr {
         }
         if lambda > 0.0 && self.config.projection == Projection::Off && h.len() > 1 {
             let views = h.iter().map(normalize).collect::<Result<Vec<_>>>()?;
-            if let Some(cmcl) = contrastive(&views, None, true, &contrast)?.cmcl {
+            if let Some(cmcl) = compare(&views, None, true)?.cmcl {
                 weigh("cmcl", "all", &cmcl, lambda)?;
             }
         }

@@ -40,7 +40,14 @@ pub fn data(case: &GoldenCase) -> Data {
         ids: numbers(case, "in.categories.values"),
     });
     let training = TrainingSequences::new(std::iter::empty()).into();
-    Data { items: case.size("items"), training, modalities: modalities(case), categories, device: device() }
+    Data {
+        items: case.size("items"),
+        training,
+        modalities: modalities(case),
+        categories,
+        device: device(),
+        group: None,
+    }
 }
 
 /// The case's items with their features and the training events of its users.

@@ -144,7 +144,7 @@ impl OnCard<2> for RowLogSumExp {
         };
         let square = match &self.mask {
             Mask::None => true,
-            Mask::Groups { groups, .. } => groups.len() == n && n == m,
+            Mask::Groups { groups, first_row, .. } => groups.len() == n && n == m && *first_row == 0,
         };
         if d != d2 || d == 0 || m == 0 || !square || !(self.targets.is_empty() || self.targets.len() == n) {
             bail!("row_logsumexp: {:?} and {:?} do not fit each other and the mask", a.dims, b.dims);

@@ -9,7 +9,7 @@ use crate::Dropout;
 use crate::kernel::{add_scaled_short, dot, exp};
 use crate::plain::weight_index;
 
-/// One sequence: its first token, its lengths, the model width, the heads.
+/// One sequence: the number of its first token, its lengths, the model width, the heads.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
     pub first: usize,

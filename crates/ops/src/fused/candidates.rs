@@ -67,17 +67,22 @@ fn join_row_backward(dv: &mut [f32], dy: &[f32], y: &mut [f32], z: &[f32], id: O
 }
 
 impl Joined {
+    /// A row per item, or a row for padding before them.
+    fn fits_ids(&self, dims: &[usize], d: usize) -> bool {
+        dims == [self.items, d] || dims == [self.items + 1, d]
+    }
+
     fn forward(&self, z: View<'_>, ids: Option<View<'_>>) -> Result<(Vec<f32>, Vec<usize>)> {
         let &[rows, d] = z.dims else { bail!("candidates: expected [n, d], found {:?}", z.dims) };
         let fits = self.starts.iter().all(|start| start + self.items <= rows);
-        if !fits || d == 0 || ids.as_ref().is_some_and(|ids| ids.dims != [self.items + 1, d]) {
+        if !fits || d == 0 || ids.as_ref().is_some_and(|ids| !self.fits_ids(ids.dims, d)) {
             bail!("candidates: {} items from {:?} do not fit {:?}", self.items, self.starts, z.dims);
         }
         let width = self.starts.len() * d;
         let mut y = vec![0.0; self.items * width];
         y.par_chunks_mut(width).enumerate().with_min_len(ITEMS).for_each(|(item, y)| {
             for (y, start) in y.chunks_exact_mut(d).zip(&self.starts) {
-                let id = ids.as_ref().map(|ids| &ids.data[(item + 1) * d..][..d]);
+                let id = ids.as_ref().map(|ids| &ids.data[(ids.dims[0] - self.items + item) * d..][..d]);
                 join_row(y, &z.data[(start + item) * d..][..d], id, self.cosine);
             }
         });
@@ -93,7 +98,7 @@ impl Joined {
             rows.for_each_init(
                 || vec![0.0; d],
                 |y, (item, dz)| {
-                    let id = ids.map(|ids| &ids[(item + 1) * d..][..d]);
+                    let id = ids.map(|ids| &ids[ids.len() - (self.items - item) * d..][..d]);
                     let dy = &gradient[item * width + m * d..][..d];
                     join_row_backward(dz, dy, y, &z.data[(start + item) * d..][..d], id, self.cosine);
                 },
@@ -101,11 +106,13 @@ impl Joined {
         }
         let d_ids = ids.map(|ids| {
             let mut d_ids = vec![0.0; ids.len()];
-            d_ids[d..].par_chunks_mut(d).enumerate().with_min_len(ITEMS).for_each(|(item, d_id)| {
-                for start in &self.starts {
-                    d_id.iter_mut().zip(&dz[(start + item) * d..][..d]).for_each(|(d_id, dz)| *d_id += dz);
-                }
-            });
+            d_ids[ids.len() - self.items * d..].par_chunks_mut(d).enumerate().with_min_len(ITEMS).for_each(
+                |(item, d_id)| {
+                    for start in &self.starts {
+                        d_id.iter_mut().zip(&dz[(start + item) * d..][..d]).for_each(|(d_id, dz)| *d_id += dz);
+                    }
+                },
+            );
             d_ids
         });
         (dz, d_ids)

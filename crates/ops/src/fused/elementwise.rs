@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::norm::drop_all;
 use super::{Fused, Gradients, View, apply1};
 use crate::kernel::{accumulate, dot, erf, exp};
-use crate::{COSINE_EPS, Dropout, GatherIndex};
+use crate::{COSINE_EPS, Dropout, GatherIndex, PackedOffsets};
 
 /// y = x Phi(x).
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
@@ -63,6 +63,43 @@ impl Dropped {
         let mut out = x.to_vec();
         out.par_chunks_mut(PIECE).enumerate().for_each(|(piece, out)| drop_all(out, piece * PIECE, self.0));
         out
+    }
+}
+
+pub(crate) fn dropout_tokens(x: &Tensor, dropout: Dropout, offsets: &PackedOffsets) -> Result<Tensor> {
+    if x.dim(0)? != offsets.tokens() {
+        bail!("dropout_tokens: {:?} for {} tokens", x.dims(), offsets.tokens());
+    }
+    if dropout.is_active() { apply1(DroppedTokens { dropout, offsets: offsets.clone() }, x) } else { Ok(x.clone()) }
+}
+
+struct DroppedTokens {
+    dropout: Dropout,
+    offsets: PackedOffsets,
+}
+
+impl DroppedTokens {
+    fn of(&self, x: &[f32]) -> Vec<f32> {
+        let (mut out, tokens) = (x.to_vec(), self.offsets.tokens());
+        let d = x.len() / tokens.max(1);
+        for (run, number) in self.offsets.token_runs(0..tokens) {
+            let out = &mut out[run.start * d..run.end * d];
+            let pieces = out.par_chunks_mut(PIECE).enumerate();
+            pieces.for_each(|(piece, out)| drop_all(out, number * d + piece * PIECE, self.dropout));
+        }
+        out
+    }
+}
+
+impl Fused<1> for DroppedTokens {
+    const NAME: &'static str = "dropout_tokens";
+
+    fn forward(&self, [x]: [View<'_>; 1]) -> Result<(Vec<f32>, Vec<usize>)> {
+        Ok((self.of(x.data), x.dims.to_vec()))
+    }
+
+    fn backward(&self, _: [View<'_>; 1], _: &[f32], gradient: &[f32]) -> Result<Gradients<1>> {
+        Ok([Some(self.of(gradient))])
     }
 }
 

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::mixture::{Norms, Totals, UseInputs, WIDEST, mix_use, mix_use_backward, softmax, softmax_backward};
 use super::pool::{learns, pool_item, pool_item_backward};
-use super::{Fused, Gradients, View, apply2, ordered_sum};
+use super::{Fused, Gradients, View, apply2, cut, ordered_sum};
 use crate::kernel::{Mat, add_rows, matmul, transpose};
 use crate::scratch::Scratch;
 use crate::{GatherIndex, ItemRows, MixtureSizes};
@@ -201,7 +201,7 @@ impl Encoder {
             for (at, z) in z.chunks_exact_mut(width).enumerate() {
                 let use_ = piece * USES + at;
                 let item = uses.item_of()[use_] as usize;
-                self.mix(use_, &kept.products[item * columns..][..columns], norms, z);
+                self.mix(uses.number(use_), &kept.products[item * columns..][..columns], norms, z);
             }
         });
     }
@@ -226,7 +226,7 @@ impl Encoder {
             let (product, g) = (&products[..all], &products[self.sizes.gates()]);
             for &use_ in uses.of(item) {
                 let dz = &gradient[use_ as usize * width..][..width];
-                let dropped = (use_ as usize * all) as u32;
+                let dropped = (uses.number(use_ as usize) * all) as u32;
                 mix_use_backward(dz, UseInputs { product, gate: g, norms }, &mut totals, dropped, self.rows.dropout);
             }
             softmax_backward(g, totals.gate);
@@ -323,7 +323,7 @@ impl Fused<2> for Encode {
         let (uses, width) = (self.uses.count(), self.encoders.first().map_or(1, |e| e.sizes.width));
         let rows = self.encoders.len() * uses;
         let mut z = vec![0.0; rows * width];
-        let parts = z.chunks_mut((uses * width).max(1)).zip(&self.encoders);
+        let parts = cut(&mut z, self.encoders.iter().map(|_| uses), width).into_iter().zip(&self.encoders);
         if !self.keeps && self.uses.are_each_once() {
             parts.for_each(|(z, encoder)| encoder.stream(w.data, packed.data, z));
             return Ok((z, vec![rows, width]));
@@ -351,7 +351,7 @@ impl Fused<2> for Encode {
         let matrices: Vec<Scratch> = self.encoders.par_iter().map(transposed).collect();
         let items = self.uses.items();
         let (size, uses) = (shard_items(items), self.uses.count());
-        let shards = items.div_ceil(size);
+        let shards = items.div_ceil(size).max(1);
         // The shards of all modalities side by side keep every thread busy to the end.
         let parts: Vec<Part> = (0..shards * self.encoders.len())
             .into_par_iter()
@@ -370,7 +370,7 @@ impl Fused<2> for Encode {
             })
             .collect();
         let (mut dw, mut d_packed) = (Vec::new(), Vec::new());
-        for (encoder, parts) in self.encoders.iter().zip(parts.chunks(shards.max(1))) {
+        for (encoder, parts) in self.encoders.iter().zip(parts.chunks(shards)) {
             let column =
                 |pick: fn(&Part) -> &[f32], length| ordered_sum(&parts.iter().map(pick).collect::<Vec<_>>(), length);
             let MixtureSizes { features: d, .. } = encoder.sizes;

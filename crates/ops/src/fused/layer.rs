@@ -117,7 +117,8 @@ impl Layer {
         let range = self.offsets.range(sequence);
         let queries = if self.last_only { 1 } else { range.len() };
         let LayerSizes { width: d, heads, bidirectional, .. } = self.sizes;
-        Place { first: range.start, queries, keys: range.len(), d, heads, bidirectional }
+        let first = self.offsets.token_number(range.start);
+        Place { first, queries, keys: range.len(), d, heads, bidirectional }
     }
 
     /// Places of a chunk's sequences with the chunk's rows and tokens of each, counted from its first.
@@ -126,17 +127,29 @@ impl Layer {
         chunk: &'a Chunk,
     ) -> impl Iterator<Item = (Place, std::ops::Range<usize>, std::ops::Range<usize>)> + 'a {
         chunk.sequences.clone().map(|sequence| {
-            let place = self.place(sequence);
-            let row = if self.last_only { sequence } else { place.first } - chunk.rows.start;
-            let token = place.first - chunk.tokens.start;
+            let (place, start) = (self.place(sequence), self.offsets.range(sequence).start);
+            let row = if self.last_only { sequence } else { start } - chunk.rows.start;
+            let token = start - chunk.tokens.start;
             (place, row..row + place.queries, token..token + place.keys)
         })
+    }
+
+    /// Runs of values in rows of `width` of a chunk's result, and the number of the first value of each, by which dropout is drawn.
+    fn runs(&self, chunk: &Chunk, width: usize) -> impl Iterator<Item = (std::ops::Range<usize>, usize)> + use<> {
+        let runs = if self.last_only {
+            self.offsets.sequence_runs(chunk.rows.clone())
+        } else {
+            self.offsets.token_runs(chunk.rows.clone())
+        };
+        let first = chunk.rows.start;
+        runs.into_iter()
+            .map(move |(run, number)| ((run.start - first) * width..(run.end - first) * width, number * width))
     }
 
     /// A chunk's layer: x `[tokens, d]` to y `[rows, d]`.
     fn forward_chunk(&self, chunk: &Chunk, x: &[f32], p: &LayerParts<&[f32]>, y: &mut [f32]) -> Values {
         let LayerSizes { width: d, feed_forward: f, .. } = self.sizes;
-        let (rows, tokens, first) = (chunk.rows.len(), chunk.tokens.len(), chunk.rows.start * d);
+        let (rows, tokens) = (chunk.rows.len(), chunk.tokens.len());
         let mut v = Values {
             asking: Scratch::take(rows * d),
             query: Scratch::take(rows * d),
@@ -164,7 +177,9 @@ impl Layer {
         let mut branch = Scratch::take(rows * d);
         product(&mut branch, &v.attended, p.output, p.output_bias, d);
         v.n1.copy_from_slice(&v.asking);
-        add_dropped(&mut v.n1, &branch, first, self.dropout.attention);
+        for (run, number) in self.runs(chunk, d) {
+            add_dropped(&mut v.n1[run.clone()], &branch[run], number, self.dropout.attention);
+        }
         let (w1, b1) = (p.attention_norm, p.attention_norm_bias);
         let (w2, b2) = (p.feed_forward_norm, p.feed_forward_norm_bias);
         norm_rows(&mut v.n1, &mut v.inverse1, &mut v.x1, Norm { weight: w1, bias: b1 });
@@ -173,7 +188,9 @@ impl Layer {
         gelu(&v.up, &mut activated);
         product(&mut branch, &activated, p.down, p.down_bias, f);
         v.n2.copy_from_slice(&v.x1);
-        add_dropped(&mut v.n2, &branch, first, self.dropout.feed_forward);
+        for (run, number) in self.runs(chunk, d) {
+            add_dropped(&mut v.n2[run.clone()], &branch[run], number, self.dropout.feed_forward);
+        }
         norm_rows(&mut v.n2, &mut v.inverse2, y, Norm { weight: w2, bias: b2 });
         v
     }
@@ -195,14 +212,16 @@ impl Layer {
         dp: &mut LayerParts<&mut [f32]>,
     ) {
         let LayerSizes { width: d, feed_forward: f, .. } = self.sizes;
-        let (rows, tokens, first) = (chunk.rows.len(), chunk.tokens.len(), chunk.rows.start * d);
+        let (rows, tokens) = (chunk.rows.len(), chunk.tokens.len());
         let mut branch = Scratch::take(rows * d);
         let (dw1, db1) = (&mut dp.attention_norm, &mut dp.attention_norm_bias);
         let (dw2, db2) = (&mut dp.feed_forward_norm, &mut dp.feed_forward_norm_bias);
         norm_rows_backward(dy, &v.n2, &v.inverse2, p.feed_forward_norm, NormGradients { weight: dw2, bias: db2 });
         let mut dx1 = Scratch::take(rows * d);
         dx1.copy_from_slice(dy);
-        drop_all(dy, first, self.dropout.feed_forward);
+        for (run, number) in self.runs(chunk, d) {
+            drop_all(&mut dy[run], number, self.dropout.feed_forward);
+        }
         let mut activated = Scratch::take(rows * f);
         gelu(&v.up, &mut activated);
         weight_gradient(dp.down, dp.down_bias, &activated, dy);
@@ -214,7 +233,9 @@ impl Layer {
 
         norm_rows_backward(&mut dx1, &v.n1, &v.inverse1, p.attention_norm, NormGradients { weight: dw1, bias: db1 });
         branch.copy_from_slice(&dx1);
-        drop_all(&mut branch, first, self.dropout.attention);
+        for (run, number) in self.runs(chunk, d) {
+            drop_all(&mut branch[run], number, self.dropout.attention);
+        }
         weight_gradient(dp.output, dp.output_bias, &v.attended, &branch);
         let (d_attended, mut work) = (&mut v.attended, self.work(chunk));
         input_gradient(d_attended, p.output, &branch, d, false);

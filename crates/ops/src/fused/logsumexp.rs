@@ -101,7 +101,8 @@ fn apply_mask(
     left_out: f32,
     zeroed: f32,
 ) {
-    let Mask::Groups { groups, false_negatives, diagonal } = mask else { return };
+    let Mask::Groups { groups, false_negatives, diagonal, first_row } = mask else { return };
+    let row = row + first_row;
     let own = row.checked_sub(first).filter(|&at| at < logits.len());
     let kept = own.map(|at| logits[at]);
     let masked = match false_negatives {
@@ -170,11 +171,11 @@ impl Fused<2> for RowLogSumExp {
         let (&[n, d], &[m, d2]) = (a.dims, b.dims) else {
             bail!("row_logsumexp: expected two matrices, found {:?} and {:?}", a.dims, b.dims)
         };
-        let square = match &self.mask {
+        let fits = match &self.mask {
             Mask::None => true,
-            Mask::Groups { groups, .. } => groups.len() == n && n == m,
+            Mask::Groups { groups, first_row, .. } => groups.len() == m && first_row + n <= m,
         };
-        if d != d2 || d == 0 || !square || !(self.targets.is_empty() || self.targets.len() == n) {
+        if d != d2 || d == 0 || !fits || !(self.targets.is_empty() || self.targets.len() == n) {
             bail!("row_logsumexp: {:?} and {:?} do not fit each other and the mask", a.dims, b.dims);
         }
         let transposed = transposed_blocks(b.data, d);

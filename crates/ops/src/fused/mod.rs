@@ -28,7 +28,7 @@ mod sparse;
 pub(crate) use additive::additive_scores;
 pub(crate) use candidates::candidates;
 pub(crate) use edges::{edge_dot, edge_softmax, edge_sum};
-pub(crate) use elementwise::{dropout, gather, gelu_activation as gelu, normalize};
+pub(crate) use elementwise::{dropout, dropout_tokens, gather, gelu_activation as gelu, normalize};
 pub(crate) use encode::encode;
 pub(crate) use experts::expert_products;
 pub(crate) use input::sequence_input;
@@ -53,6 +53,18 @@ use crate::timing::timed;
 pub(crate) struct View<'a> {
     data: &'a [f32],
     dims: &'a [usize],
+}
+
+impl<'a> View<'a> {
+    /// The values, row after row.
+    pub(crate) fn data(&self) -> &'a [f32] {
+        self.data
+    }
+
+    /// The lengths by axis.
+    pub(crate) fn dims(&self) -> &'a [usize] {
+        self.dims
+    }
 }
 
 /// Gradients of the arguments; `None` for one that has none.

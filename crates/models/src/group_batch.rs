@@ -1,0 +1,93 @@
+//! What models do alike where several processes compute a batch: rows of item tables for its histories, and the softmax over a catalogue
+//! that is divided among the processes.
+
+use std::ops::Range;
+
+use candle_core::Tensor;
+use mp4sr_ops::{
+    Mask, ProcessGroup, Result, RowRequests, fetch_rows, gather, gather_rows, merge_logsumexp, row_logsumexp,
+};
+
+use crate::Batch;
+use crate::features::DistinctItems;
+
+/// All rows of a table, without a gradient: what ranking reads. `owned` has the rows of each process, `table` those of this one.
+pub(crate) fn all_rows(group: &ProcessGroup, table: &Tensor, owned: &[Range<usize>]) -> Result<Tensor> {
+    let counts: Vec<usize> = owned.iter().map(Range::len).collect();
+    Ok(gather_rows(group, "tables to rank by", table, &counts)?.detach())
+}
+
+/// A batch of which every process computes a run of the samples.
+#[derive(Debug)]
+pub(crate) struct SharedBatch<'a> {
+    pub group: &'a ProcessGroup,
+    /// All samples.
+    pub all: &'a Batch,
+    /// The samples of each process.
+    pub shares: Vec<Range<usize>>,
+    /// The own samples.
+    pub own: Batch,
+}
+
+/// Rows of a table for the tokens of the own samples.
+pub(crate) struct TokenRows {
+    /// A row per distinct item.
+    pub table: Tensor,
+    /// The row of each token.
+    pub rows: Vec<u32>,
+}
+
+impl<'a> SharedBatch<'a> {
+    pub fn new(group: &'a ProcessGroup, all: &'a Batch) -> Self {
+        let shares = group.shares(all.count());
+        let own = all.share(shares[group.rank()].clone());
+        Self { group, all, shares, own }
+    }
+
+    /// The first of the own tokens among all.
+    pub fn first_token(&self) -> usize {
+        let start = self.own_samples().start;
+        if start < self.all.count() { self.all.offsets.range(start).start } else { self.all.items.len() }
+    }
+
+    /// The own samples' places.
+    pub fn own_samples(&self) -> Range<usize> {
+        self.shares[self.group.rank()].clone()
+    }
+
+    /// Fetches the rows that the own tokens take of a table, whose row `item + before` is that of item `item`, from 0. `owned` has the rows
+    /// of each process, `table` those of this one.
+    pub fn token_rows(&self, table: &Tensor, owned: &[Range<usize>], before: usize) -> Result<TokenRows> {
+        let distinct = |samples: &Range<usize>| DistinctItems::of(&self.all.share(samples.clone()).items);
+        let of_all: Vec<DistinctItems> = self.shares.iter().map(distinct).collect();
+        let rows = of_all[self.group.rank()].uses.clone();
+        let wanted = |items: DistinctItems| items.rows.iter().map(|row| row + before as u32).collect();
+        let requests = RowRequests { owned: owned.to_vec(), wanted: of_all.into_iter().map(wanted).collect() };
+        Ok(TokenRows { table: fetch_rows(self.group, "item rows", table, requests)?, rows })
+    }
+
+    /// What this process adds to the mean cross-entropy of softmax(scale a b^T): `queries` are those of the own samples, `candidates` those
+    /// of the items `items`, from 0.
+    pub fn cross_entropy(
+        &self,
+        queries: &Tensor,
+        candidates: &Tensor,
+        items: &Range<usize>,
+        scale: f32,
+    ) -> Result<Tensor> {
+        let counts: Vec<usize> = self.shares.iter().map(Range::len).collect();
+        let queries = gather_rows(self.group, "queries", queries, &counts)?;
+        let own = row_logsumexp(&queries, candidates, scale, &Mask::None)?;
+        let sums = merge_logsumexp(self.group, "log-sum-exp", &own)?;
+        let samples = self.own_samples();
+        let sums = sums.narrow(0, samples.start, samples.len())?.sum_all()?;
+        // Whoever has a target subtracts its logit.
+        let targets = self.all.targets.iter().enumerate().map(|(j, target)| (j as u32, *target as usize - 1));
+        let (rows, columns): (Vec<u32>, Vec<u32>) = targets
+            .filter(|(_, target)| items.contains(target))
+            .map(|(j, target)| (j, (target - items.start) as u32))
+            .unzip();
+        let hits = (gather(&queries, &rows)? * gather(candidates, &columns)?)?.sum_all()?;
+        (sums - (hits * f64::from(scale))?)? / self.all.count() as f64
+    }
+}

@@ -1,0 +1,196 @@
+//! Threads of one program in the place of processes.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use candle_core::{Result, bail};
+
+use super::{ProcessGroup, Transport};
+
+/// Runs `work` in `size` threads that see each other as the processes of a group; gives their results by rank. A thread that returns an
+/// error ends the waiting of the others, which fail in their turn.
+pub fn run_threads<T: Send>(size: usize, work: impl Fn(ProcessGroup) -> Result<T> + Sync) -> Vec<Result<T>> {
+    let table = Arc::new(Table::new(size));
+    std::thread::scope(|scope| {
+        let work = &work;
+        let start = |rank| {
+            let table = table.clone();
+            scope.spawn(move || {
+                let leaves = Leaves(table.clone());
+                let result = work(ProcessGroup::new(ThreadTransport { rank, table }));
+                if result.is_ok() {
+                    std::mem::forget(leaves);
+                }
+                result
+            })
+        };
+        let threads: Vec<_> = (0..size).map(start).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, Result<T>>| match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        threads.into_iter().map(join).collect()
+    })
+}
+
+/// What the threads lay down for each other.
+#[derive(Debug)]
+struct Table {
+    state: Mutex<TableState>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct TableState {
+    /// What each thread has laid down in this round.
+    blocks: Vec<Option<Arc<Vec<u64>>>>,
+    /// Threads that have taken what they need.
+    taken: usize,
+    is_abandoned: bool,
+}
+
+impl Table {
+    fn new(size: usize) -> Self {
+        let state = TableState { blocks: vec![None; size], taken: 0, is_abandoned: false };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// Lays down a block and gives those of all threads once they are there.
+    fn meet(&self, rank: usize, block: Vec<u64>) -> Result<Vec<Arc<Vec<u64>>>> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = |state| self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        // That of the last round lies there until all have taken it.
+        while state.blocks[rank].is_some() && !state.is_abandoned {
+            state = wait(state);
+        }
+        state.blocks[rank] = Some(Arc::new(block));
+        self.changed.notify_all();
+        loop {
+            if state.is_abandoned {
+                bail!("another process has stopped");
+            }
+            if let Some(all) = state.blocks.iter().cloned().collect::<Option<Vec<_>>>() {
+                state.taken += 1;
+                if state.taken == state.blocks.len() {
+                    state.taken = 0;
+                    state.blocks.fill(None);
+                    self.changed.notify_all();
+                }
+                return Ok(all);
+            }
+            state = wait(state);
+        }
+    }
+}
+
+/// Dropped by a thread that stops before its end.
+struct Leaves(Arc<Table>);
+
+impl Drop for Leaves {
+    fn drop(&mut self) {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).is_abandoned = true;
+        self.0.changed.notify_all();
+    }
+}
+
+#[derive(Debug)]
+struct ThreadTransport {
+    rank: usize,
+    table: Arc<Table>,
+}
+
+impl ThreadTransport {
+    fn meet(&self, own: &[f32]) -> Result<Vec<Vec<f32>>> {
+        let bits = own.iter().map(|value| u64::from(value.to_bits())).collect();
+        let all = self.table.meet(self.rank, bits)?;
+        Ok(all.iter().map(|block| block.iter().map(|&bits| f32::from_bits(bits as u32)).collect()).collect())
+    }
+}
+
+impl Transport for ThreadTransport {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.table.state.lock().unwrap_or_else(PoisonError::into_inner).blocks.len()
+    }
+
+    fn all_gather(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+        let all = self.meet(own)?;
+        check(&all.iter().map(Vec::len).collect::<Vec<_>>(), lengths)?;
+        Ok(all.concat())
+    }
+
+    fn exchange(&self, parts: &[f32], sent: &[usize], received: &[usize]) -> Result<Vec<f32>> {
+        // The lengths go along, so that the receivers find their parts.
+        let mut block: Vec<f32> = sent.iter().map(|&length| f32::from_bits(length as u32)).collect();
+        block.extend_from_slice(parts);
+        let all = self.meet(&block)?;
+        let part = |block: &Vec<f32>| {
+            let lengths: Vec<usize> = block[..sent.len()].iter().map(|bits| bits.to_bits() as usize).collect();
+            let start = sent.len() + lengths[..self.rank].iter().sum::<usize>();
+            block[start..start + lengths[self.rank]].to_vec()
+        };
+        let own: Vec<Vec<f32>> = all.iter().map(part).collect();
+        check(&own.iter().map(Vec::len).collect::<Vec<_>>(), received)?;
+        Ok(own.concat())
+    }
+
+    fn all_gather_scalars(&self, own: &[f64]) -> Result<Vec<f64>> {
+        let all = self.table.meet(self.rank, own.iter().map(|value| value.to_bits()).collect())?;
+        check(&all.iter().map(|block| block.len()).collect::<Vec<_>>(), &vec![own.len(); all.len()])?;
+        Ok(all.iter().flat_map(|block| block.iter().map(|&bits| f64::from_bits(bits))).collect())
+    }
+}
+
+fn check(found: &[usize], expected: &[usize]) -> Result<()> {
+    if found != expected {
+        bail!("processes do not agree: expected blocks of {expected:?} values, found {found:?}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_arrive_by_rank_and_sums_are_the_same_everywhere() {
+        let found = run_threads(3, |group| {
+            let rank = group.rank();
+            let own = vec![rank as f32; rank];
+            let gathered = group.all_gather("test", &own, &[0, 1, 2])?;
+            // Process r sends r times ten, plus the receiver.
+            let parts: Vec<f32> = (0..3).map(|to| (10 * rank + to) as f32).collect();
+            let exchanged = group.exchange("test", &parts, &[1; 3], &[1; 3])?;
+            let sum = group.all_reduce("test", &[1.0, rank as f32, 0.5, 4.0])?;
+            let first = group.gather_to_first("test", &own, &[0, 1, 2])?;
+            let scalars = group.scalars(&[rank as f64, 7.0])?;
+            let traffic = group.take_traffic()["scalars"];
+            Ok((gathered, exchanged, sum, first, scalars, (traffic.calls, traffic.sent_bytes)))
+        });
+        for (rank, found) in found.into_iter().enumerate() {
+            let (gathered, exchanged, sum, first, scalars, traffic) = found.unwrap();
+            assert_eq!(gathered, [1.0, 2.0, 2.0]);
+            assert_eq!(exchanged, [rank as f32, 10.0 + rank as f32, 20.0 + rank as f32]);
+            assert_eq!(sum, [3.0, 3.0, 1.5, 12.0]);
+            assert_eq!(first, if rank == 0 { vec![1.0, 2.0, 2.0] } else { vec![] });
+            assert_eq!(scalars, [[0.0, 7.0], [1.0, 7.0], [2.0, 7.0]]);
+            assert_eq!(traffic, (1, 32));
+        }
+    }
+
+    #[test]
+    fn one_that_stops_ends_the_waiting_of_the_others_and_lengths_have_to_fit() {
+        let found = run_threads(3, |group| {
+            if group.rank() == 1 {
+                candle_core::bail!("broken");
+            }
+            group.scalars(&[1.0])
+        });
+        let messages: Vec<String> = found.into_iter().map(|found| found.unwrap_err().to_string()).collect();
+        assert_eq!(messages, ["another process has stopped", "broken", "another process has stopped"]);
+        let found = run_threads(2, |group| group.all_gather("test", &[1.0], &[1, 2]));
+        assert!(found.iter().all(|found| found.as_ref().unwrap_err().to_string().contains("do not agree")));
+    }
+}

@@ -1,0 +1,309 @@
+//! Training by a group of processes beside training by one: the same losses and weights but for rounding, the same bytes from the same number
+//! of processes, and states that any number of processes goes on from. Threads take the place of processes; `mpi.rs` has real ones.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use mp4sr_artifact::{EpochLine, Sequences, StageSettings, files, hash_ids};
+use mp4sr_evaluate::RankOptions;
+use mp4sr_models::{Batch, Error, Modality, Model, ProcessGroup, Ragged, Result, RngKey, Step, Stored};
+use mp4sr_ops::{Adam, AdamState, run_threads};
+use mp4sr_pipeline::Config;
+use mp4sr_pipeline::config::PhaseSettings;
+use mp4sr_protocol::Measure;
+use mp4sr_run::{Inputs, build_model_in_group, model_catalog};
+use mp4sr_train::{SampleList, TrainSettings, Training};
+
+const USERS: usize = 120;
+const ITEMS: usize = 90;
+
+fn sequences() -> Sequences {
+    let key = RngKey::new(4);
+    let (mut offsets, mut items) = (vec![0], Vec::new());
+    for user in 0..USERS {
+        let drawn = |at: usize| 1 + (key.uniform((1000 * user + at) as u64).powi(2) * ITEMS as f64) as u32;
+        items.extend((0..5 + user % 12).map(drawn));
+        offsets.push(items.len() as i64);
+    }
+    let ids: Vec<String> = (1..=ITEMS).map(|item| item.to_string()).collect();
+    Sequences {
+        offsets,
+        times: (0..items.len() as i64).collect(),
+        items,
+        item_hash: hash_ids(ids.iter().map(String::as_str)),
+        item_count: ITEMS,
+        user_hash: None,
+        time_kind: mp4sr_artifact::TimeKind::Unstated,
+        parts: None,
+    }
+}
+
+/// Up to four rows an item.
+fn inputs() -> Inputs {
+    let features = |name: &str, width: usize| {
+        let offsets: Vec<usize> =
+            (0..=ITEMS).scan(0, |end, item| Some(std::mem::replace(end, *end + item % 5))).collect();
+        let key = RngKey::new(7).fold_in(name);
+        let values = (0..(offsets[ITEMS] * width) as u64).map(|i| key.normal(i) as f32).collect();
+        Modality { name: name.to_owned(), features: Ragged::new(values, width, &offsets).unwrap() }
+    };
+    let modalities = vec![features("text", 24), features("image", 20)];
+    Inputs { sequences: sequences(), modalities, encoders: BTreeMap::default(), categories: None }
+}
+
+/// What is trained: a model, its keys, the number of its phase.
+#[derive(Clone, Copy)]
+struct Case {
+    model: &'static str,
+    keys: &'static str,
+    phase: usize,
+    /// Samples of a step.
+    batch: usize,
+}
+
+const CASES: [Case; 8] = [
+    Case { model: "mp4sr", keys: "", phase: 0, batch: 50 },
+    Case { model: "mp4sr", keys: "", phase: 1, batch: 50 },
+    Case { model: "sasrec", keys: "", phase: 0, batch: 50 },
+    Case {
+        model: "mp4sr",
+        keys: "model.mp4sr.projection = \"off\"\nmodel.mp4sr.cmcl_direction = \"row_sums\"\n\
+               model.mp4sr.false_negatives = \"zero_logit\"\nmodel.mp4sr.lambda = 1.0",
+        phase: 0,
+        batch: 50,
+    },
+    Case { model: "mp4sr", keys: "model.mp4sr.end_to_end = true\nmodel.mp4sr.logits = \"dot\"", phase: 0, batch: 21 },
+    Case { model: "mp4sr", keys: "model.mp4sr.id_embedding = false", phase: 1, batch: 50 },
+    // The last batch of an epoch: some processes have no sample.
+    Case { model: "mp4sr", keys: "model.mp4sr.end_to_end = true", phase: 0, batch: 3 },
+    Case { model: "sasrec", keys: "", phase: 0, batch: 1 },
+];
+
+impl Case {
+    fn name(&self) -> String {
+        format!("{} phase {} batch {} {:?}", self.model, self.phase, self.batch, self.keys)
+    }
+
+    fn build(&self, inputs: &Inputs, group: Option<&ProcessGroup>) -> Box<dyn Model> {
+        let text = format!(
+            "dataset.name = \"x\"\nmodel.name = {:?}\nmodel.transformer.width = 16\nmodel.transformer.feed_forward = 32\n\
+             model.mp4sr.experts = 3\nmodel.mp4sr.attention = 8\n{}",
+            self.model, self.keys
+        );
+        let text = if self.model == "mp4sr" {
+            text
+        } else {
+            text.replace("model.mp4sr.experts = 3\nmodel.mp4sr.attention = 8\n", "")
+        };
+        let (config, _) = Config::parse(&text, self.model, &[], model_catalog()).unwrap();
+        build_model_in_group(&config, inputs, group).unwrap()
+    }
+}
+
+/// A training between steps.
+#[derive(Clone, Default)]
+struct Moment {
+    loss: f32,
+    norm: f64,
+    weights: Vec<Stored>,
+    adam: AdamState,
+}
+
+const STEPS: usize = 4;
+
+/// Takes a step from each of `starts`, or `STEPS` steps one after the other; gives where each step ends, of the first process with whole
+/// tables.
+fn steps(case: Case, inputs: &Inputs, group: Option<&ProcessGroup>, starts: Option<&[Moment]>) -> Result<Vec<Moment>> {
+    let model = case.build(inputs, group);
+    let phase = model.phases()[case.phase];
+    let samples = SampleList::new(phase.samples, &inputs.sequences, |_| true);
+    let parameters = model.parameters();
+    let vars = parameters.variables(|name| model.trains(&phase, name))?;
+    let mut adam = Adam::new(&vars, 1e-3, 1e-4, 1.0)?;
+    let now = |adam: &Adam, loss, norm| -> Result<Moment> {
+        let (names, mut state) = parameters.split_state(&vars, &adam.state()?);
+        for (at, name) in names.iter().enumerate() {
+            for moments in [&mut state.first[at], &mut state.second[at]] {
+                *moments = parameters.whole_values(name, std::mem::take(moments))?;
+            }
+        }
+        Ok(Moment { loss, norm, weights: parameters.values()?, adam: state })
+    };
+    let mut moments = vec![now(&adam, 0.0, 0.0)?];
+    for index in 0..STEPS {
+        if let Some(start) = starts.map(|starts| &starts[index]) {
+            for (name, values, shape) in &start.weights {
+                parameters.set(name, values, shape)?;
+            }
+            adam.restore(parameters.join_state(&vars, &start.adam)?)?;
+        }
+        let key = RngKey::new(11).fold_in_index(index as u64);
+        let order = samples.shuffled(key);
+        let chosen = order[..case.batch].iter().map(|&sample| samples.get(sample as usize));
+        let batch = Batch::new(chosen, model.max_sequence_length())?;
+        let step = Step { epoch: 1, index, global: index as u64, epoch_key: RngKey::new(11), key };
+        let loss = model.loss(&phase, &batch, &step)?;
+        let gradients = loss.backward()?;
+        let pending = match group {
+            Some(group) => {
+                let vars = vars.iter().map(|var| (var, parameters.is_shard(var)));
+                adam.step_in_group(group, vars, &gradients, &loss)?
+            }
+            None => adam.step(&vars, &gradients, &loss)?,
+        };
+        let outcome = adam.finish(&pending)?;
+        assert!(outcome.is_finite(), "{outcome:?}");
+        moments.push(now(&adam, outcome.loss, outcome.norm)?);
+    }
+    Ok(moments)
+}
+
+/// The first process's result.
+fn first<T>(results: Vec<Result<T>>) -> T {
+    results.into_iter().map(std::result::Result::unwrap).next().unwrap()
+}
+
+#[test]
+fn a_step_of_two_and_four_processes_is_that_of_one() {
+    let inputs = inputs();
+    for case in CASES {
+        let one = steps(case, &inputs, None, None).unwrap();
+        for size in [2, 4] {
+            let many = first(run_threads(size, |group| steps(case, &inputs, Some(&group), Some(&one))));
+            let mut largest = 0.0f32;
+            for (step, (a, b)) in one.iter().zip(&many).enumerate() {
+                let what = format!("{} by {size}, step {step}", case.name());
+                assert!((a.loss - b.loss).abs() <= 1e-6 * a.loss.abs().max(1.0), "{what}: {} {}", a.loss, b.loss);
+                assert!((a.norm - b.norm).abs() <= 1e-6 * a.norm, "{what}: {} {}", a.norm, b.norm);
+                for ((name, a, shape), (other, b, other_shape)) in a.weights.iter().zip(&b.weights) {
+                    assert_eq!((name, shape, a.len()), (other, other_shape, b.len()));
+                    let off = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    assert!(off <= 1e-6, "{what}: `{name}` is off by {off}");
+                    largest = largest.max(off);
+                }
+                assert_eq!(a.adam.steps, b.adam.steps);
+            }
+            println!("{} by {size}: weights within {largest:.1e}", case.name());
+        }
+    }
+}
+
+/// How a phase of training ends: the bits of the first process's whole weights, and its log without times.
+type Ended = (Vec<u32>, Vec<EpochLine>);
+
+/// Trains a phase by `size` processes; goes on from the state in the folder.
+fn train(case: Case, size: usize, folder: &Path, epochs: usize, learning_rate: f64) -> Ended {
+    let inputs = inputs();
+    let work = |group: Option<&ProcessGroup>| -> Result<Vec<u32>> {
+        let identity = StageSettings::of(serde_json::json!({"data": "x"}));
+        let model = case.build(&inputs, group);
+        let phase =
+            PhaseSettings { epochs, patience: 9, batch: case.batch, learning_rate, weight_decay: 0.0, clip_norm: 1.0 };
+        let training = Training {
+            model: model.as_ref(),
+            phase: model.phases()[case.phase],
+            sequences: &inputs.sequences,
+            settings: TrainSettings {
+                phase,
+                metric: Measure::Recall(20),
+                k: vec![5],
+                warm_items: false,
+                log_test_loss: true,
+                rank_options: RankOptions { batch: 16, remove_seen: false, history: None },
+                seed: 1,
+                save_every: Duration::ZERO,
+            },
+            state_path: folder.join("state.safetensors"),
+            log_path: folder.join("metrics.jsonl"),
+            identity: &identity,
+            inputs: BTreeMap::new(),
+        };
+        training.run(|_| (), |_| ()).map_err(|error| Error::Msg(error.to_string()))?;
+        let values = model.parameters().values()?;
+        Ok(values.iter().flat_map(|(_, values, _)| values.iter().map(|v| v.to_bits())).collect())
+    };
+    let bits = if size == 1 { work(None).unwrap() } else { first(run_threads(size, |group| work(Some(&group)))) };
+    let text = files::read_to_string(&folder.join("metrics.jsonl")).unwrap();
+    let line = |line: &str| EpochLine { seconds: (0.0, 0.0), ..serde_json::from_str(line).unwrap() };
+    (bits, text.lines().map(line).collect())
+}
+
+/// 420 samples: batches of 64 leave a last one of 36, which three processes divide unevenly.
+#[test]
+fn as_many_processes_give_the_same_bytes_and_go_on_from_the_state_of_any_number() {
+    for case in [Case { batch: 64, ..CASES[0] }, Case { batch: 64, ..CASES[1] }, Case { batch: 64, ..CASES[2] }] {
+        let folders: Vec<_> = (0..4).map(|_| tempfile::tempdir().unwrap()).collect();
+        let train = |size, at: usize, epochs| train(case, size, folders[at].path(), epochs, 1e-3);
+        let unbroken = train(3, 0, 3);
+        assert!(train(3, 1, 3) == unbroken, "{}: the same number of processes", case.name());
+        let broken = train(3, 2, 1);
+        for size in [1, 2, 4] {
+            assert!(train(size, 2, 1) == broken, "{}: the state of 3 processes read by {size}", case.name());
+        }
+        assert!(train(3, 2, 3) == unbroken, "{}: gone on from the state of a part", case.name());
+        // That of one process is read by several.
+        let alone = train(1, 3, 1);
+        assert!(train(4, 3, 1) == alone, "{}: the state of one process read by 4", case.name());
+    }
+}
+
+/// With a learning rate of zero the weights stay, so that ranks and losses have to be the same whoever computes them.
+#[test]
+fn validation_by_several_processes_is_that_of_one() {
+    for case in CASES {
+        let case = Case { batch: 64, ..case };
+        let validated = |size| {
+            let folder = tempfile::tempdir().unwrap();
+            train(case, size, folder.path(), 1, 0.0)
+        };
+        let one = validated(1);
+        assert!(one.1[0].validation["R@20"] > 0.0);
+        for size in [2, 4] {
+            let many = validated(size);
+            assert!(many.0 == one.0, "{}", case.name());
+            let (a, b) = (&one.1[0], &many.1[0]);
+            assert_eq!((&a.validation, a.test_loss), (&b.validation, b.test_loss), "{} by {size}", case.name());
+            assert!((a.loss - b.loss).abs() < 1e-6 * a.loss, "{} by {size}: {} {}", case.name(), a.loss, b.loss);
+        }
+    }
+}
+
+/// What every process has of the table of ids, and of its moments, is its share.
+#[test]
+fn tables_and_their_moments_are_divided() {
+    let inputs = inputs();
+    for (case, rows) in [(CASES[1], ITEMS + 1), (CASES[2], ITEMS)] {
+        let own = run_threads(4, |group| {
+            let model = case.build(&inputs, Some(&group));
+            let vars = model.parameters().variables(|_| true)?;
+            let moments = Adam::new(&vars, 1e-3, 0.0, 1.0)?.state()?.first;
+            let tables = vars.iter().zip(moments).filter(|(var, _)| model.parameters().is_shard(var));
+            tables.map(|(var, moments)| Ok((var.dim(0)?, moments.len()))).collect::<Result<Vec<_>>>()
+        });
+        let own: Vec<(usize, usize)> = own.into_iter().flat_map(|own| own.unwrap()).collect();
+        assert_eq!(own.iter().map(|(rows, _)| rows).sum::<usize>(), rows);
+        assert!(own.iter().all(|&(own, moments)| own <= rows / 4 + 2 && moments == 16 * own), "{own:?}");
+    }
+}
+
+#[test]
+fn a_model_that_one_process_trains_and_too_few_items_are_refused_by_a_sentence() {
+    let inputs = Inputs { modalities: Vec::new(), ..inputs() };
+    let refused = |model: &str, inputs: &Inputs| {
+        let text = format!("dataset.name = \"x\"\nmodel.name = {model:?}");
+        let (config, _) = Config::parse(&text, model, &[], model_catalog()).unwrap();
+        let refuse =
+            |group: ProcessGroup| Ok(build_model_in_group(&config, inputs, Some(&group)).err().unwrap().to_string());
+        first(run_threads(2, refuse))
+    };
+    let message = refused("sine", &inputs);
+    assert!(
+        message.starts_with("`sine` is trained by one process, found 2; start `mp4sr train` without mpirun"),
+        "{message}"
+    );
+    let few = Inputs { sequences: Sequences { item_count: 1, ..sequences() }, ..inputs };
+    assert_eq!(refused("sasrec", &few), "1 items cannot be divided among 2 processes; start at most 1");
+}
