@@ -104,9 +104,9 @@ impl App {
         if self.store_is_up.swap(is_up, Ordering::Relaxed) == is_up {
             return;
         }
-        match error {
+        match error.filter(|_| !is_up) {
             Some(error) => {
-                log("error", &json!({ "event": "the added items cannot be reached", "error": error.to_string() }))
+                log("error", &json!({ "event": "the added items cannot be reached", "error": error.to_string() }));
             }
             None => log("info", &json!({ "event": "the added items can be reached again" })),
         }
