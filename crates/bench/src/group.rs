@@ -108,7 +108,7 @@ fn messages(group: &ProcessGroup, rounds: usize) -> anyhow::Result<Vec<Value>> {
         let own = &values[..shares[group.rank()]];
         let mut all_gather = || group.all_gather("all-gather", own, &shares).map(drop);
         let mut all_reduce = || group.all_reduce("all-reduce", &values).map(drop);
-        let mut time = |call: &mut dyn FnMut() -> mp4sr_models::Result<()>| -> anyhow::Result<f64> {
+        let time = |call: &mut dyn FnMut() -> mp4sr_models::Result<()>| -> anyhow::Result<f64> {
             let mut least = f64::INFINITY;
             for _ in 0..rounds {
                 group.scalars(&[0.0])?;
