@@ -2,6 +2,7 @@
 //! folders, and say that they are skipped where PostgreSQL or nginx is not installed.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "a test says what it skips")]
 
 use std::io::Read as _;
 use std::net::TcpListener;
@@ -58,7 +59,7 @@ impl Postgres {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("password"), PASSWORD).unwrap();
         let mut own = Self { folder, programs, port: free_port(), running: None };
-        if own.is_root() {
+        if Self::is_root() {
             let done = Command::new("chown").arg("-R").arg("nobody").arg(own.folder.path()).status().unwrap();
             assert!(done.success());
         }
@@ -75,14 +76,14 @@ impl Postgres {
         self.folder.path().join(name)
     }
 
-    fn is_root(&self) -> bool {
+    fn is_root() -> bool {
         Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
     }
 
     /// One of its programs, by a user who is not root: PostgreSQL refuses that one.
     fn program(&self, name: &str) -> Command {
         let program = self.programs.join(name);
-        let mut command = if self.is_root() {
+        let mut command = if Self::is_root() {
             let mut command = Command::new("setpriv");
             command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]).arg(program);
             command
@@ -430,10 +431,8 @@ fn what_is_wrong_with_a_store_is_said_in_one_sentence_without_the_password() {
     // A run of the same name over another dataset does not take the items for its own.
     world.write("a.toml", text.replace("[preprocess]", "[preprocess]\nwhere = \"item_id <> 'i0'\""));
     world.run("run", &["--until", "recommend"]);
-    if store.sql("select dataset from mp4sr_runs") != "" {
-        let said = serve(&store.address());
-        assert!(said.contains("were added to `a/mp4sr` when its dataset had other items"), "{said}");
-    }
+    let said = serve(&store.address());
+    assert!(said.contains("were added to `a/mp4sr` when its dataset had other items"), "{said}");
 }
 
 fn replica_of_file(world: &Project, path: &Path) -> Service {

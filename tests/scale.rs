@@ -1,6 +1,7 @@
 //! Stages in parts, by several processes and on machines that share nothing. `make test` builds the program first.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "a test says what it skips")]
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -78,7 +79,6 @@ fn parts_of_an_extraction_give_the_features_of_one_process_whoever_was_killed() 
 }
 
 #[test]
-#[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
 fn parallel_runs_the_parts_and_puts_them_together() {
     if !Command::new("parallel").arg("--version").output().is_ok_and(|output| output.status.success()) {
         println!("skipped: GNU parallel is not installed");
