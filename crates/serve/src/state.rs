@@ -106,7 +106,7 @@ impl App {
         }
         match error {
             Some(error) => {
-                log("error", &json!({ "event": "the added items cannot be reached", "error": error.to_string() }))
+                log("error", &json!({ "event": "the added items cannot be reached", "error": error.to_string() }));
             }
             None => log("info", &json!({ "event": "the added items can be reached again" })),
         }
