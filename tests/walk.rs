@@ -1,7 +1,7 @@
 //! The walk from raw files to a report, by the real programs on the sample world: complete, up to date, repeatable, resumable,
 //! and clear about what is wrong. `make test` builds the programs first.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use mp4sr_artifact::{FeatureType, Features, Items, Sequences, files};
+use mp4sr_ops::{ComputeDevice, Precision, check_precision};
 use mp4sr_pipeline::Config;
 use mp4sr_run::model_catalog;
 use mp4sr_tests::{Project, command, root, said};
@@ -74,10 +75,10 @@ const TRAINED: [&str; 4] = [
     "sample/runs/mp4sr/ranks.test.safetensors",
 ];
 
-fn train_and_evaluate(world: &Project, threads: &str, seed: &str) {
+fn train_and_evaluate(world: &Project, threads: &str, keys: &[&str]) {
     for stage in ["pretrain", "finetune", "evaluate"] {
         let mut command = world.command(stage, SHORT);
-        command.args(["--set", seed]).env("RAYON_NUM_THREADS", threads);
+        command.args(keys.iter().flat_map(|key| ["--set", key])).env("RAYON_NUM_THREADS", threads);
         let output = command.output().unwrap();
         assert!(output.status.success(), "{stage}: {}", said(&output));
     }
@@ -153,9 +154,9 @@ fn every_planted_fault_is_counted() {
 #[test]
 fn one_seed_gives_the_same_bytes_with_any_number_of_threads_and_another_seed_others() {
     let (one, two, other) = (after_extract(), after_extract(), after_extract());
-    train_and_evaluate(&one, "1", "run.seed=7");
-    train_and_evaluate(&two, "2", "run.seed=7");
-    train_and_evaluate(&other, "2", "run.seed=8");
+    train_and_evaluate(&one, "1", &["run.seed=7"]);
+    train_and_evaluate(&two, "2", &["run.seed=7"]);
+    train_and_evaluate(&other, "2", &["run.seed=8"]);
     for file in TRAINED {
         assert!(one.bytes(file) == two.bytes(file), "{file} differs between one and two threads");
         assert!(one.bytes(file) != other.bytes(file), "{file} is the same for another seed");
@@ -192,7 +193,7 @@ fn version(path: &Path) -> Option<(u64, SystemTime)> {
 #[test]
 fn a_training_killed_five_times_in_each_phase_ends_with_the_same_bytes() {
     let (whole, killed) = (after_extract(), after_extract());
-    train_and_evaluate(&whole, "2", "run.seed=7");
+    train_and_evaluate(&whole, "2", &["run.seed=7"]);
     let arguments = [SHORT, &["--set", "run.seed=7", "--set", "run.save_seconds=0"]].concat();
     let mut shares = shares();
     for phase in ["pretrain", "finetune"] {
@@ -312,6 +313,28 @@ fn tensor_bytes(world: &Project, relative: &str, name: &str) -> Vec<u8> {
     safetensors::SafeTensors::deserialize(&bytes).unwrap().tensor(name).unwrap().data().to_vec()
 }
 
+/// Products from bf16 where the processor has them, and a softmax over a sample of the items.
+#[test]
+fn bf16_and_sampled_candidates_give_the_same_bytes_with_any_number_of_threads() {
+    let mut keys = vec!["finetune.candidates=50"];
+    match check_precision(ComputeDevice::Cpu, Precision::Bf16) {
+        Ok(()) => keys.push("train.precision=bf16"),
+        Err(reason) => println!("bf16 is not tested: {reason}"),
+    }
+    let (one, two, plain) = (after_extract(), after_extract(), after_extract());
+    train_and_evaluate(&one, "1", &keys);
+    train_and_evaluate(&two, "2", &keys);
+    train_and_evaluate(&plain, "2", &keys[..1]);
+    for file in TRAINED {
+        assert!(one.bytes(file) == two.bytes(file), "{file} differs between one and two threads");
+        let in_bf16 = String::from_utf8_lossy(&one.bytes(file)).contains("\\\"precision\\\":\\\"bf16\\\"");
+        assert_eq!(in_bf16, keys.len() > 1, "{file} has another precision in its header");
+        assert_eq!(one.bytes(file) != plain.bytes(file), keys.len() > 1, "{file}");
+    }
+    let said = said(&one.command("finetune", &["--set", "train.precision=tf32"]).output().unwrap());
+    assert!(said.contains("`train.precision` = \"tf32\" on the CPU is not allowed"), "{said}");
+}
+
 /// Every variant of the paper is a set of keys; each trains and evaluates.
 #[test]
 fn every_variant_is_a_configuration() {
@@ -362,7 +385,7 @@ fn a_checkpoint_written_by_python_is_evaluated() {
         return;
     }
     let world = after_extract();
-    train_and_evaluate(&world, "2", "run.seed=7");
+    train_and_evaluate(&world, "2", &["run.seed=7"]);
     let (ranks, checkpoint) = ("sample/runs/mp4sr/ranks.test.safetensors", "sample/runs/mp4sr/finetune.safetensors");
     let before = tensor_bytes(&world, ranks, "rank");
     let rewrite = |change: &str| {

@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Times sentence and image encoders of mp4sr and of the Python libraries in turn, on the same sentences, files and weights.
+"""Times sentence and image encoders of mp4sr, of the Python libraries and of ONNX Runtime in turn, on the same sentences, files and
+weights.
 
 usage: compare.py --ours PATH/TO/mp4sr-bench --folder FOLDER --sentences MINILM_FOLDER [--rounds 3] [--threads 2]
 
-Needs torch, sentence-transformers, transformers and Pillow. FOLDER is made by mp4sr-bench where it is not there. Both sides sort
-sentences by length, and read and decode JPEG files within the time. The last lines are one JSON object a comparison.
+Needs torch, sentence-transformers, transformers and Pillow; with onnxruntime and onnxscript the same models, exported in f32, too.
+FOLDER is made by mp4sr-bench where it is not there. All sides sort sentences by length, and read and decode JPEG files within the
+time. transformers encodes images as they are, compiled, and in bf16 where it is asked to (--bf16, as ours). Prints one JSON object
+per comparison, then a table; its ratios are against the fastest of the other side that computes in f32.
 """
 import argparse
 import json
@@ -16,43 +19,17 @@ import time
 from pathlib import Path
 
 
-def ours(a, what):
+def ours(a, what, precision="f32"):
     flags = ["--images"] if what == "images" else ["--sentences", a.sentences]
     environment = dict(os.environ, RAYON_NUM_THREADS=str(a.threads))
-    command = [a.ours, "extract", "--folder", a.folder, "--rounds", "1", *flags]
+    command = [a.ours, "extract", "--folder", a.folder, "--rounds", "1", "--precision", precision, *flags]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
     return json.loads(done.stdout.strip().splitlines()[-1])["per_second"]
 
 
-def peer(a, what):
-    """Loads once; gives a function that times one pass."""
-    import torch
-
-    torch.set_num_threads(a.threads)
-    if what == "sentences":
-        from sentence_transformers import SentenceTransformer
-
-        model = SentenceTransformer(a.sentences, device="cpu")
-        sentences = (Path(a.folder) / "sentences.txt").read_text().splitlines()
-        work = lambda: model.encode(sentences, batch_size=64, show_progress_bar=False)
-        count = len(sentences)
-    else:
-        from PIL import Image
-        from transformers import CLIPImageProcessor, CLIPModel
-
-        model = CLIPModel.from_pretrained(Path(a.folder) / "clip").eval()
-        processor = CLIPImageProcessor.from_pretrained(Path(a.folder) / "clip")
-        paths = sorted((Path(a.folder) / "images").iterdir())
-        count = len(paths)
-
-        def work():
-            with torch.inference_mode():
-                for start in range(0, count, 32):
-                    images = [Image.open(path).convert("RGB") for path in paths[start : start + 32]]
-                    model.get_image_features(**processor(images, return_tensors="pt"))
-
+def timed(work, count):
     def rate():
         start = time.perf_counter()
         work()
@@ -62,6 +39,110 @@ def peer(a, what):
     return rate
 
 
+def session_of(model, names, inputs, axes, path, threads):
+    """Exports a module and opens it in ONNX Runtime."""
+    import onnxruntime
+    import torch
+
+    torch.onnx.export(model, tuple(inputs), path, input_names=names, output_names=["out"], dynamo=True,
+                      dynamic_shapes=[dict(axes) for _ in names], external_data=False)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def sentence_peers(a):
+    """The peers of sentences by name, loaded once: each gives the sentences of a second in one pass."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    sentences = (Path(a.folder) / "sentences.txt").read_text().splitlines()
+    model = SentenceTransformer(a.sentences, device="cpu")
+    encode = lambda: model.encode(sentences, batch_size=64, show_progress_bar=False)
+    peers = {"sentence-transformers": timed(encode, len(sentences))}
+    if a.bf16:
+        def in_bf16():
+            with torch.autocast("cpu", torch.bfloat16):
+                encode()
+        peers["sentence-transformers bf16"] = timed(in_bf16, len(sentences))
+    if has_onnx():
+        import numpy as np
+
+        bert, tokenizer = model[0].auto_model, model.tokenizer
+
+        class Pooled(torch.nn.Module):
+            def forward(self, ids, mask):
+                hidden = bert(input_ids=ids, attention_mask=mask).last_hidden_state
+                weights = mask.unsqueeze(-1).to(hidden.dtype)
+                return torch.nn.functional.normalize((hidden * weights).sum(1) / weights.sum(1), dim=1)
+
+        tokens = tokenizer(["one sentence", "and another one"], padding=True, return_tensors="pt")
+        axes = {0: torch.export.Dim("sentences"), 1: torch.export.Dim("tokens")}
+        session = session_of(Pooled().eval(), ["ids", "mask"], [tokens["input_ids"], tokens["attention_mask"]], axes,
+                             str(Path(a.folder) / "sentences.onnx"), a.threads)
+
+        def work():
+            order = sorted(range(len(sentences)), key=lambda at: -len(sentences[at]))
+            out = np.empty((len(sentences), bert.config.hidden_size), np.float32)
+            for start in range(0, len(order), 64):
+                own = order[start:start + 64]
+                batch = tokenizer([sentences[at] for at in own], padding=True, truncation=True, return_tensors="np")
+                out[own] = session.run(None, {"ids": batch["input_ids"], "mask": batch["attention_mask"]})[0]
+            return out
+
+        difference = float(np.abs(work() - model.encode(sentences, normalize_embeddings=True)).max())
+        assert difference < 1e-4, f"ONNX Runtime differs by {difference}"
+        peers["onnxruntime"] = timed(work, len(sentences))
+    return peers
+
+
+def image_peers(a):
+    """The same of images."""
+    import torch
+    from PIL import Image
+    from transformers import CLIPImageProcessor, CLIPModel
+
+    model = CLIPModel.from_pretrained(Path(a.folder) / "clip").eval()
+    processor = CLIPImageProcessor.from_pretrained(Path(a.folder) / "clip")
+    paths = sorted((Path(a.folder) / "images").iterdir())
+
+    class Features(torch.nn.Module):
+        def forward(self, pixels):
+            return model.visual_projection(model.vision_model(pixels).pooler_output)
+
+    def over_files(encode):
+        def work():
+            with torch.inference_mode():
+                for start in range(0, len(paths), 32):
+                    images = [Image.open(path).convert("RGB") for path in paths[start : start + 32]]
+                    encode(processor(images, return_tensors="pt")["pixel_values"])
+        return timed(work, len(paths))
+
+    features = Features().eval()
+    peers = {"transformers": over_files(features), "transformers compiled": over_files(torch.compile(features))}
+    if a.bf16:
+        def in_bf16(pixels):
+            with torch.autocast("cpu", torch.bfloat16):
+                features(pixels)
+        peers["transformers bf16"] = over_files(in_bf16)
+    if has_onnx():
+        pixels = torch.zeros(2, 3, 224, 224)
+        axes = {0: torch.export.Dim("images")}
+        session = session_of(features, ["pixels"], [pixels], axes, str(Path(a.folder) / "images.onnx"), a.threads)
+        peers["onnxruntime"] = over_files(lambda pixels: session.run(None, {"pixels": pixels.numpy()}))
+    return peers
+
+
+def has_onnx():
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as missing:
+        print(f"without ONNX Runtime: {sys.executable} lacks {missing.name}", file=sys.stderr)
+        return False
+    return True
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--ours", required=True)
@@ -69,21 +150,35 @@ def main():
     parser.add_argument("--sentences", required=True)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--bf16", action="store_true", help="both sides in bf16, too")
     a = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(a.threads)
     lines = []
-    for what in ("sentences", "images"):
+    for what, peers_of in (("sentences", sentence_peers), ("images", image_peers)):
         ours(a, what)
-        theirs = peer(a, what)
-        rates = {"ours": [], "peer": []}
+        sides = {"ours": lambda: ours(a, what)}
+        if a.bf16:
+            sides["ours bf16"] = lambda: ours(a, what, "bf16")
+        peers = peers_of(a)
+        sides.update(peers)
+        rates = {side: [] for side in sides}
         for _ in range(a.rounds):
-            rates["peer"].append(theirs())
-            rates["ours"].append(ours(a, what))
+            for side, rate in sides.items():
+                rates[side].append(rate())
             print(what, {side: round(rate[-1], 1) for side, rate in rates.items()}, file=sys.stderr, flush=True)
         middle = {side: statistics.median(values) for side, values in rates.items()}
-        lines.append({"what": what, "ratio": round(middle["ours"] / middle["peer"], 2), "threads": a.threads,
-                      "ours_per_second": round(middle["ours"], 1), "peer_per_second": round(middle["peer"], 1)})
+        best = max((side for side in peers if not side.endswith("bf16")), key=middle.get)
+        for side in sides:
+            lines.append({"what": what, "side": side, "per_second": round(middle[side], 1), "threads": a.threads,
+                          "range": [round(min(rates[side]), 1), round(max(rates[side]), 1)],
+                          "ratio": round(middle[side] / middle[best], 2)})
     for line in lines:
         print(json.dumps(line))
+    print()
+    for line in lines:
+        print(f"{line['what']:10} {line['side']:28} {line['per_second']:8.1f} a second  {line['ratio']:5.2f}")
 
 
 main()

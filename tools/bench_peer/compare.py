@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Times training steps and rankings of mp4sr and of PyTorch in turn (A B A B), on the same numbers.
 
-For every comparison the peer (`torch_step.py`, beside this file) writes its workload once; then both programs run in turn,
---rounds times. Losses of the first three steps without dropout are compared first. The last lines are one JSON object a
-comparison: {"stage": ..., "peer": ..., "ratio": peer's median of medians / ours, ...}. Run it on an idle machine: PyTorch's
-threads wait for each other where they are disturbed, which flatters us.
+For every comparison the peer (`torch_step.py`, beside this file) writes its workload once; then the programs run in turn,
+--rounds times: ours in f32 and, where the processor has it, in bf16; `tuned` in f32, under torch.compile (--compile) and under
+autocast to bf16. Losses of the first three steps without dropout are compared first. Prints one JSON object per comparison, then a
+table; a ratio in f32 is against the better of `tuned` as it is and compiled. Run it on an idle machine: PyTorch's threads wait for
+each other where they are disturbed, which flatters us.
 """
 import argparse
 import json
@@ -54,23 +55,35 @@ def compare_steps(a, stage, variant, more, folder):
     difference = max(abs(x - y) / abs(x) for x, y in losses)
     assert difference < 1e-3, f"{stage}: the losses differ by {difference}"
     steps = ["--steps", "3", "--warmup", "1"] if variant == "released" else []
-    runs = {"ours": [], "peer": []}
+    turns = {"peer": lambda: peer(*steps), "ours": ours}
+    if variant == "tuned":
+        if a.compile:
+            turns["peer_compiled"] = lambda: peer("--compile")
+        if a.has_bf16:
+            turns["ours_bf16"] = lambda: ours("--precision", "bf16")
+            turns["peer_bf16"] = lambda: peer("--dtype", "bf16")
+    runs = {name: [] for name in turns}
     for turn in range(a.rounds):
-        runs["peer"].append(peer(*steps))
-        runs["ours"].append(ours())
-        say(f"{stage} {variant} {' '.join(more)} round {turn + 1}: peer {runs['peer'][-1]['median_ms']} ms, "
-            f"ours {runs['ours'][-1]['median_ms']} ms")
+        for name, run in turns.items():
+            runs[name].append(run())
+        times = ", ".join(f"{name} {run[-1]['median_ms']} ms" for name, run in runs.items())
+        say(f"{stage} {variant} {' '.join(more)} round {turn + 1}: {times}")
     middle = {name: statistics.median(run["median_ms"] for run in all_) for name, all_ in runs.items()}
-    return {
-        "stage": stage, "peer": variant, "ratio": round(middle["peer"] / middle["ours"], 2),
-        "items": runs["peer"][0]["shapes"]["items"], "dtype": "f32", "threads": a.threads, "rounds": a.rounds,
-        "ours_ms": middle["ours"], "peer_ms": middle["peer"],
-        "ours_range_ms": [min(r["min_ms"] for r in runs["ours"]), max(r["max_ms"] for r in runs["ours"])],
-        "peer_range_ms": [min(r["min_ms"] for r in runs["peer"]), max(r["max_ms"] for r in runs["peer"])],
+    best = min(middle[name] for name in ("peer", "peer_compiled") if name in middle)
+    result = {
+        "stage": stage, "peer": variant, "ratio": round(best / middle["ours"], 2),
+        "items": runs["peer"][0]["shapes"]["items"], "threads": a.threads, "rounds": a.rounds,
         "ours_peak_mib": max(r["peak_mib"] for r in runs["ours"]),
         "peer_peak_mib": max(r["peak_rss_mb"] for r in runs["peer"]),
         "largest_loss_difference": difference, "torch": runs["peer"][0]["torch"],
     }
+    for name, all_ in runs.items():
+        result[f"{name}_ms"] = middle[name]
+        result[f"{name}_range_ms"] = [min(r["min_ms"] for r in all_), max(r["max_ms"] for r in all_)]
+    if "ours_bf16" in middle:
+        result["bf16_to_peer_f32"] = round(best / middle["ours_bf16"], 2)
+        result["bf16_to_peer_bf16"] = round(middle["peer_bf16"] / middle["ours_bf16"], 2)
+    return result
 
 
 def torch_ranking(items, users, width=128, batch=256):
@@ -102,12 +115,28 @@ def compare_rankings(a, items, users):
     }
 
 
+def table(results):
+    columns = ["stage", "items", "peer", "ours_ms", "ours_bf16_ms", "peer_ms", "peer_compiled_ms", "peer_bf16_ms", "ratio",
+               "bf16_to_peer_f32", "bf16_to_peer_bf16"]
+    cells = [columns] + [[str(r.get(column, "")) for column in columns] for r in results if r["stage"] != "rank"]
+    columns = ["stage", "items", "ours_users_per_s", "peer_users_per_s", "ratio"]
+    ranks = [columns] + [[str(r.get(column, "")) for column in columns] for r in results if r["stage"] == "rank"]
+    for rows in (cells, ranks):
+        if len(rows) > 1:
+            widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+            print()
+            for row in rows:
+                print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
 def main():
     q = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     q.add_argument("--ours", required=True, help="the program mp4sr-bench")
     q.add_argument("--peer", default=os.path.join(HERE, "torch_step.py"))
     q.add_argument("--threads", type=int, default=2)
     q.add_argument("--rounds", type=int, default=5)
+    q.add_argument("--compile", action="store_true", help="also time `tuned` under torch.compile, which takes minutes")
+    q.add_argument("--stages", default="pretrain,finetune,rank", help="which comparisons")
     q.add_argument("--quick", action="store_true", help="the tuned steps of the default size alone")
     a = q.parse_args()
     try:
@@ -117,15 +146,18 @@ def main():
         print(f"skipped: {sys.executable} lacks {missing.name}; pip install torch safetensors numpy")
         return
     torch.set_num_threads(a.threads)
-    results = []
+    a.has_bf16 = subprocess.run([a.ours, "step", "--items", "100", "--batch", "4", "--steps", "1", "--precision", "bf16"],
+                                capture_output=True).returncode == 0
+    results, stages = [], a.stages.split(",")
     for stage, variant, more, slow in STEPS:
-        if not (a.quick and slow):
+        if stage in stages and not (a.quick and slow):
             with tempfile.TemporaryDirectory() as folder:
                 results.append(compare_steps(a, stage, variant, more, folder))
-    if not a.quick:
+    if "rank" in stages and not a.quick:
         results += [compare_rankings(a, items, users) for items, users in RANKINGS]
     for result in results:
         print(json.dumps(result))
+    table(results)
 
 
 if __name__ == "__main__":

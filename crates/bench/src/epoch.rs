@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use mp4sr_artifact::{EpochLine, Sequences, StageSettings, files, hash_ids, read_log};
 use mp4sr_evaluate::RankOptions;
 use mp4sr_models::mp4sr::{Config, Projection};
-use mp4sr_models::{ComputeDevice, Model, Mp4sr, RngKey, TransformerConfig};
+use mp4sr_models::{CandidateSampler, ComputeDevice, Model, Mp4sr, RngKey, TrainingSequences, TransformerConfig};
 use mp4sr_pipeline::config::PhaseSettings;
 use mp4sr_train::{TrainSettings, Training};
 use serde_json::json;
@@ -29,6 +29,9 @@ pub struct EpochArgs {
     /// Of its large products.
     #[arg(long, value_enum, default_value = "f32")]
     pub precision: Precision,
+    /// Items that are drawn as candidates beside the targets, in place of all.
+    #[arg(long)]
+    pub candidates: Option<usize>,
     /// Epochs.
     #[arg(long, default_value_t = 3)]
     pub epochs: usize,
@@ -66,7 +69,12 @@ pub fn run(args: &EpochArgs) -> anyhow::Result<serde_json::Value> {
     let config = Config { projection: Projection::Off, ..Config::default() };
     let transformer = TransformerConfig { max_sequence_length: args.sizes.max_len, ..TransformerConfig::default() };
     let key = RngKey::new(args.sizes.seed);
-    let model = Mp4sr::new(config, transformer, modalities, &args.device.open()?, key)?;
+    let mut model = Mp4sr::new(config, transformer, modalities, &args.device.open()?, key)?;
+    if let Some(drawn) = args.candidates {
+        let users = 0..sequences.user_count();
+        let training = TrainingSequences::new(users.map(|user| mp4sr_protocol::training_part(&sequences, user)));
+        model = model.with_candidates(CandidateSampler::new(drawn, args.sizes.items, &training)?);
+    }
     let folder = std::env::temp_dir().join(format!("mp4sr-bench-{}", std::process::id()));
     let phase = *model.phases().last().context("the model has no phase")?;
     let training = Training {
@@ -105,6 +113,6 @@ pub fn run(args: &EpochArgs) -> anyhow::Result<serde_json::Value> {
     Ok(json!({
         "bench": "epoch", "device": args.device.to_string(), "precision": format!("{:?}", args.precision).to_lowercase(),
         "items": args.sizes.items, "users": args.users, "samples": samples, "batch": args.sizes.batch,
-        "threads": crate::threads(), "training_and_validation_s": epochs, "peak_mib": crate::peak_mib(),
+        "candidates": args.candidates, "threads": crate::threads(), "training_and_validation_s": epochs, "peak_mib": crate::peak_mib(),
     }))
 }

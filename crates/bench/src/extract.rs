@@ -44,7 +44,7 @@ pub struct ExtractArgs {
     /// Where encoders compute: `cpu`, or `cuda:0` for the first NVIDIA card.
     #[arg(long, default_value = "cpu")]
     device: ComputeDevice,
-    /// What products are rounded to: f32, or on a card tf32 or bf16.
+    /// What products are computed from; tf32 needs a card, bf16 a card or AVX-512-BF16.
     #[arg(long, default_value = "f32", value_parser = ["f32", "tf32", "bf16"])]
     precision: String,
     /// A file for the vectors of every encoder that was asked for, of f32 in little-endian order.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use mp4sr_models::mp4sr::{Config, Projection};
-use mp4sr_models::{Model, Mp4sr, PRETRAIN, RngKey, TransformerConfig};
-use mp4sr_ops::{Adam, ComputeDevice, set_precision};
+use mp4sr_models::{CandidateSampler, Model, Mp4sr, PRETRAIN, RngKey, TrainingSequences, TransformerConfig};
+use mp4sr_ops::{Adam, ComputeDevice, check_precision, set_precision};
 use serde_json::json;
 
 use crate::workload::{Sizes, Workload};
@@ -31,6 +31,9 @@ pub struct StepArgs {
     /// Of its large products.
     #[arg(long, value_enum, default_value = "f32")]
     pub precision: Precision,
+    /// Items that fine-tuning draws as candidates beside the targets, in place of all.
+    #[arg(long)]
+    pub candidates: Option<usize>,
     /// Steps that are timed.
     #[arg(long, default_value_t = 10)]
     pub steps: usize,
@@ -89,9 +92,15 @@ pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
         ..TransformerConfig::default()
     };
     let key = RngKey::new(args.sizes.seed);
+    check_precision(args.device, args.precision.into()).map_err(anyhow::Error::msg)?;
     set_precision(args.precision.into());
     let device = args.device.open()?;
-    let model = Mp4sr::new(config(args.dropout, pretrains), transformer, modalities, &device, key)?;
+    let mut model = Mp4sr::new(config(args.dropout, pretrains), transformer, modalities, &device, key)?;
+    if let Some(drawn) = args.candidates {
+        let training = TrainingSequences::new((0..batch.count()).map(|j| &batch.items[batch.offsets.range(j)]));
+        let items = model.item_count();
+        model = model.with_candidates(CandidateSampler::new(drawn, items, &training)?);
+    }
     for (name, values, shape) in parameters {
         model.parameters().set(&name, &values, &shape)?;
     }
@@ -106,7 +115,7 @@ pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
             spent_adam = 0.0;
         }
         let began = Instant::now();
-        let key = Some(key.fold_in_index(step as u64)).filter(|_| args.dropout > 0.0);
+        let key = Some(key.fold_in_index(step as u64)).filter(|_| args.dropout > 0.0 || args.candidates.is_some());
         let loss =
             if pretrains { model.pretrain_loss(&batch, &shift, key)? } else { model.finetune_loss(&batch, key)? };
         let gradients = loss.backward()?;
@@ -133,7 +142,7 @@ pub fn run(args: &StepArgs) -> anyhow::Result<serde_json::Value> {
     distinct.dedup();
     losses.truncate(3);
     Ok(json!({
-        "bench": "step", "stage": args.stage, "dtype": format!("{:?}", args.precision).to_lowercase(), "device": args.device.to_string(), "threads": crate::threads(), "dropout": args.dropout,
+        "bench": "step", "stage": args.stage, "dtype": format!("{:?}", args.precision).to_lowercase(), "device": args.device.to_string(), "threads": crate::threads(), "dropout": args.dropout, "candidates": args.candidates,
         "items": model.item_count(), "batch": batch.count(), "tokens": tokens, "unique_items": distinct.len(), "dim": dim,
         "rows": rows, "median_ms": times.median, "min_ms": times.least, "max_ms": times.most, "steps": args.steps,
         "tokens_per_s": (tokens as f64 / times.median * 1e3).round(), "loss": losses,

@@ -190,10 +190,12 @@ impl Estimator<'_> {
         let by_width = (width / 64.0).max(0.25);
         let of_features = if reads_features { 1.0 + 2.0 * features / 768.0 } else { 0.5 };
         let each = (SAMPLE + TOKEN * positions * by_width) * of_features;
+        let drawn = config.finetune.drawn_candidates().ok().flatten().map_or(f64::INFINITY, |drawn| drawn as f64);
         let epoch = |users: f64, items: f64| {
             let samples = (users * prefixes).min(self.events().1);
             let steps = (samples / settings.batch as f64).ceil();
-            let candidates = if phase == PRETRAIN { (settings.batch as f64).min(items) } else { items };
+            let candidates = if phase == PRETRAIN { settings.batch as f64 } else { drawn + settings.batch as f64 };
+            let candidates = candidates.min(items);
             let ranked = users * items * width * RANKED;
             samples * (each + CANDIDATE * candidates * width) + steps * 2e-3 + items * rows * 1e-6 + ranked
         };

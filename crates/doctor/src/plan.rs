@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{Manifest, Stage, Status, Timing, files};
-use mp4sr_extract::{EncoderFacts, EncoderPlace, encoders, local_stage};
+use mp4sr_extract::{EncoderFacts, EncoderPlace, encoder_device, encoders, local_stage};
 use mp4sr_ops::ComputeDevice;
 use mp4sr_pipeline::config::{FINETUNE, PRETRAIN};
 use mp4sr_pipeline::text::bytes;
@@ -111,8 +111,9 @@ impl Plan {
             problems: Vec::new(),
             notes: Vec::new(),
         };
-        if let Err(problem) = device(&config.run.device) {
-            plan.problems.push(problem);
+        match device(&config.run.device) {
+            Ok(()) => plan.problems.extend(precisions(context, &names)),
+            Err(problem) => plan.problems.push(problem),
         }
         let raw = plan.look_at_raw_files(context, question, names.contains(&StageName::Preprocess));
         if names.contains(&StageName::Extract) {
@@ -396,6 +397,18 @@ fn device(name: &str) -> Result<(), String> {
     let parsed: Result<ComputeDevice, String> = name.parse();
     let opened = parsed.and_then(|device| device.open().map_err(|e| e.to_string()));
     opened.map(drop).map_err(|why| format!("`run.device` = {name:?} cannot be used: {why}"))
+}
+
+/// Precisions that the device of these stages lacks.
+fn precisions(context: &Context, stages: &[StageName]) -> Vec<String> {
+    let of_encoders = stages.contains(&StageName::Extract).then(|| encoder_device(context).map(drop));
+    let trains = stages.iter().any(|&stage| phase(stage).is_some());
+    let of_training = trains.then(|| mp4sr_train::command::precision(&context.config).map(drop));
+    of_encoders
+        .into_iter()
+        .chain(of_training)
+        .filter_map(|checked| checked.err().map(|why| format!("{why:#}")))
+        .collect()
 }
 
 /// The training phase of a stage.

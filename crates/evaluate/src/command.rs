@@ -127,7 +127,7 @@ fn tables(config: &Config) -> Vec<(Split, Option<usize>)> {
 fn table(context: &Context) -> anyhow::Result<String> {
     let (config, layout) = (&context.config, &context.layout);
     let sequences = Sequences::read(&layout.sequences())?;
-    let measures = Measure::columns(&config.evaluate.k);
+    let measures = Measure::table(&config.evaluate.k, &config.evaluate.measures);
     for k in config.evaluate.k.iter().filter(|&&k| k >= sequences.item_count) {
         let count = sequences.item_count;
         context

@@ -142,7 +142,7 @@ fn metrics(config: &Config, layout: &Layout, sequences: &Sequences) -> anyhow::R
         return Ok(None);
     }
     let stored = StoredRanks::read(layout, sequences, Split::Test, None)?;
-    Ok(Some(Metrics::of(&stored.ranks, &Measure::columns(&config.evaluate.k))))
+    Ok(Some(Metrics::of(&stored.ranks, &Measure::table(&config.evaluate.k, &config.evaluate.measures))))
 }
 
 /// The metadata of the card, as the hub reads them.
@@ -154,6 +154,10 @@ fn front_matter(model: &str, dataset: &str, metrics: Option<&Metrics>) -> Vec<(&
             Measure::Recall(k) => format!("recall_at_{k}"),
             Measure::Ndcg(k) => format!("ndcg_at_{k}"),
             Measure::ReciprocalRank => "mrr".to_owned(),
+            Measure::Hit(k) => format!("hit_at_{k}"),
+            Measure::Precision(k) => format!("precision_at_{k}"),
+            Measure::AveragePrecision(k) => format!("map_at_{k}"),
+            Measure::ReciprocalRankAt(k) => format!("mrr_at_{k}"),
         };
         let values: Vec<Value> = metrics
             .values

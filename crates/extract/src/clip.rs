@@ -277,6 +277,7 @@ impl TextTower {
             norm_first: true,
             causal: true,
             activation,
+            precision: device.precision(),
         };
         let tower = Tower { name: "text_model", layers: text.num_hidden_layers, feed: text.intermediate_size, shape };
         let positions = &[text.max_position_embeddings, d];
@@ -351,6 +352,7 @@ impl VisionTower {
             norm_first: true,
             causal: false,
             activation,
+            precision: device.precision(),
         };
         let tower =
             Tower { name: "vision_model", layers: vision.num_hidden_layers, feed: vision.intermediate_size, shape };

@@ -3,7 +3,7 @@
 use std::sync::mpsc::sync_channel;
 
 use candle_core::Device;
-use mp4sr_ops::{ComputeDevice, DeviceEncoder, EncoderParts, Precision};
+use mp4sr_ops::{ComputeDevice, DeviceEncoder, EncoderParts, Precision, check_precision};
 
 use crate::error::{Error, Result};
 
@@ -18,14 +18,11 @@ impl EncoderDevice {
     /// The processor, which computes in f32.
     pub const CPU: Self = Self { device: Device::Cpu, precision: Precision::F32 };
 
-    /// Opens a device. It fails where the machine lacks that card, where the program was built for the CPU alone, and for another precision
-    /// than f32 on the CPU.
+    /// Opens a device. It fails where the machine lacks that card, where the program was built for the CPU alone, and for a precision
+    /// that the processor lacks.
     pub fn open(device: ComputeDevice, precision: Precision) -> Result<Self> {
-        if device == ComputeDevice::Cpu && precision != Precision::F32 {
-            return Err(Error::Device(format!(
-                "extract.precision: the CPU computes in f32, not in {precision}; use f32, or a card in `run.device`"
-            )));
-        }
+        check_precision(device, precision)
+            .map_err(|reason| Error::Device(format!("extract.precision = \"{precision}\": {reason}")))?;
         let opened = device.open().map_err(|error| Error::Device(error.to_string()))?;
         Ok(Self { device: opened, precision })
     }
@@ -45,8 +42,8 @@ impl EncoderDevice {
         !self.device.is_cpu()
     }
 
-    /// Refuses a precision that encoders over candle-transformers lack: they compute in f32 on the CPU.
-    pub(crate) fn check_adapter(&self, model_type: &str) -> Result<()> {
+    /// Refuses a precision that an encoder lacks on the CPU, as those over candle-transformers do, which compute there alone.
+    pub(crate) fn check_f32(&self, model_type: &str) -> Result<()> {
         match self.precision {
             Precision::F32 => Ok(()),
             other => Err(Error::Device(format!(
@@ -112,9 +109,9 @@ mod tests {
     }
 
     #[test]
-    fn the_cpu_refuses_other_precisions() {
-        let message = EncoderDevice::open(ComputeDevice::Cpu, Precision::Bf16).unwrap_err().to_string();
-        assert!(message.contains("bf16"), "{message}");
+    fn the_cpu_refuses_precisions_that_it_lacks() {
+        let message = EncoderDevice::open(ComputeDevice::Cpu, Precision::Tf32).unwrap_err().to_string();
+        assert!(message.contains("extract.precision = \"tf32\": the CPU has no tf32"), "{message}");
         assert!(!EncoderDevice::open(ComputeDevice::Cpu, Precision::F32).unwrap().is_card());
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn image_encoder(folder: &ModelFolder, device: &EncoderDevice) -> Res
         Architecture::Clip => Box::new(Clip::load(folder, device)?),
         Architecture::ResNet => Box::new(ResNet::load(folder, device)?),
         Architecture::Adapter(model_type) => {
-            device.check_adapter(&model_type)?;
+            device.check_f32(&model_type)?;
             Box::new(adapter::load(folder, &model_type)?.ok_or_else(|| unknown(folder, &model_type))?)
         }
     })

@@ -195,6 +195,7 @@ impl ResNet {
         let network = if device.is_card() {
             Network::Card(Box::new(DeviceResNet::new(&stem, &layers, device.tensors(), device.precision())?))
         } else {
+            device.check_f32("resnet")?;
             let layers = layers.into_iter().map(Bottleneck::new).collect::<Result<_>>()?;
             Network::Processor { stem: Convolution::new(stem)?, layers }
         };

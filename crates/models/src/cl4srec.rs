@@ -22,7 +22,7 @@ pub static RECIPE: Recipe = Recipe {
     title: "CL4SRec",
     summary: "SASRec with a contrastive loss between two augmented views of each history.",
     paper: "Xie et al., Contrastive Learning for Sequential Recommendation, 2022 (arXiv 2010.14395)",
-    reads: Reads { features: false, transformer: true, categories: &[] },
+    reads: Reads { features: false, transformer: true, candidates: false, categories: &[] },
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "",

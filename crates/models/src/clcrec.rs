@@ -26,7 +26,7 @@ pub static RECIPE: Recipe = Recipe {
     title: "CLCRec",
     summary: "Ids of users and items, and contents that stand in for the ids of cold items.",
     paper: "Wei et al., Contrastive Learning for Cold-Start Recommendation, 2021 (arXiv 2107.05315)",
-    reads: Reads { features: true, transformer: false, categories: &[] },
+    reads: Reads { features: true, transformer: false, candidates: false, categories: &[] },
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "finetune.weight_decay = 0.0\nfinetune.epochs = 1000\nfinetune.batch = 256",

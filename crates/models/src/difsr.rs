@@ -30,7 +30,7 @@ pub static RECIPE: Recipe = Recipe {
     title: "DIF-SR",
     summary: "A transformer over items whose attention scores see side information too.",
     paper: "Xie et al., Decoupled Side Information Fusion for Sequential Recommendation, 2022 (arXiv 2204.11046)",
-    reads: Reads { features: true, transformer: true, categories: &[("attributes", "categories")] },
+    reads: Reads { features: true, transformer: true, candidates: false, categories: &[("attributes", "categories")] },
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "",

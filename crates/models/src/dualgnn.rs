@@ -31,7 +31,7 @@ pub static RECIPE: Recipe = Recipe {
     title: "DualGNN",
     summary: "Graph convolutions over users and items by modality, and over users who share items.",
     paper: "Wang et al., DualGNN: Dual Graph Neural Network for Multimedia Recommendation, 2021",
-    reads: Reads { features: true, transformer: false, categories: &[] },
+    reads: Reads { features: true, transformer: false, candidates: false, categories: &[] },
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "finetune.weight_decay = 0.0\nfinetune.epochs = 1000",

@@ -33,6 +33,7 @@ pub static RECIPE: Recipe = Recipe {
     reads: Reads {
         features: true,
         transformer: true,
+        candidates: false,
         categories: &[("fields", "features_and_categories"), ("fields", "categories")],
     },
     section: Section::of::<Config>(),

@@ -25,7 +25,7 @@ pub static RECIPE: Recipe = Recipe {
     title: "GRCN",
     summary: "A graph convolution over users and items whose edges are refined by the items' features.",
     paper: "Wei et al., Graph-Refined Convolutional Network for Multimedia Recommendation, 2020 (arXiv 2111.02036)",
-    reads: Reads { features: true, transformer: false, categories: &[] },
+    reads: Reads { features: true, transformer: false, candidates: false, categories: &[] },
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "finetune.weight_decay = 0.0\nfinetune.epochs = 1000",

@@ -9,6 +9,7 @@
 pub mod augment;
 mod batch;
 mod buffers;
+mod candidates;
 pub mod cl4srec;
 pub mod clcrec;
 pub mod difsr;
@@ -38,6 +39,7 @@ pub mod unisrec;
 
 pub use batch::{Batch, Sample};
 pub use buffers::{Buffer, BufferValues, Buffers};
+pub use candidates::{CandidateSampler, SampledItems};
 pub use candle_core::Device;
 pub use cl4srec::Cl4sRec;
 pub use clcrec::ClcRec;

@@ -25,7 +25,7 @@ pub static RECIPE: Recipe = Recipe {
     title: "LightGCN",
     summary: "A graph convolution over users and items without weights or features.",
     paper: "He et al., LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation, 2020 (arXiv 2002.02126)",
-    reads: Reads { features: false, transformer: false, categories: &[] },
+    reads: Reads { features: false, transformer: false, candidates: false, categories: &[] },
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "finetune.weight_decay = 0.0\nfinetune.epochs = 1000",

@@ -29,7 +29,7 @@ pub static RECIPE: Recipe = Recipe {
     title: "MV-RNN",
     summary: "A recurrent network over latent and feature views of items.",
     paper: "Cui et al., MV-RNN: A Multi-View Recurrent Neural Network for Sequential Recommendation, 2018 (arXiv 1611.06668)",
-    reads: Reads { features: true, transformer: false, categories: &[] },
+    reads: Reads { features: true, transformer: false, candidates: false, categories: &[] },
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "",

@@ -12,7 +12,7 @@ pub static RECIPE: Recipe = Recipe {
     title: "popularity",
     summary: "Items by their number of training events.",
     paper: "",
-    reads: Reads { features: false, transformer: false, categories: &[] },
+    reads: Reads { features: false, transformer: false, candidates: false, categories: &[] },
     section: Section::of::<NoKeys>(),
     phase_reads: |_, _, _| true,
     defaults: "",

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::features::Categories;
 use crate::{
-    Device, Model, Phase, TransformerConfig, cl4srec, clcrec, difsr, dualgnn, fdsa, grcn, lightgcn, masr, mp4sr, mvrnn,
-    popularity, s3rec, sasrec, sine, unisrec,
+    CandidateSampler, Device, Model, Phase, TransformerConfig, cl4srec, clcrec, difsr, dualgnn, fdsa, grcn, lightgcn,
+    masr, mp4sr, mvrnn, popularity, s3rec, sasrec, sine, unisrec,
 };
 
 /// All models; the first is the one that a pipeline has when it names none.
@@ -86,6 +86,8 @@ pub struct Reads {
     pub features: bool,
     /// `[model.transformer]`.
     pub transformer: bool,
+    /// `finetune.candidates`: whether it can compare with a sample of the items.
+    pub candidates: bool,
     /// The keys of its own section, and their values, under which it reads the items' categories.
     pub categories: &'static [(&'static str, &'static str)],
 }
@@ -189,12 +191,19 @@ pub struct Settings<'a> {
     pub modalities: &'a [String],
     /// Whether the pipeline asks for pre-training.
     pub pretrains: bool,
+    /// n of `finetune.candidates`: items that a step's softmax draws; all items are its candidates without it.
+    pub candidates: Option<usize>,
 }
 
 impl Settings<'_> {
     /// The model's own section as its type.
     pub fn own<T: DeserializeOwned>(&self) -> Result<T> {
         read(self.own, "the model's own section")
+    }
+
+    /// What draws the candidates of a step, where they are not all items.
+    pub(crate) fn candidate_sampler(&self, data: &Data) -> Result<Option<CandidateSampler>> {
+        self.candidates.map(|drawn| CandidateSampler::new(drawn, data.items, &data.training)).transpose()
     }
 
     /// The keys that transformers share.

@@ -35,7 +35,7 @@ pub static RECIPE: Recipe = Recipe {
     title: "S3-Rec",
     summary: "SASRec after four self-supervised tasks on masked items, segments and attributes.",
     paper: "Zhou et al., S^3-Rec: Self-Supervised Learning for Sequential Recommendation, 2020 (arXiv 2008.07873)",
-    reads: Reads { features: true, transformer: true, categories: &[("attributes", "categories")] },
+    reads: Reads { features: true, transformer: true, candidates: false, categories: &[("attributes", "categories")] },
     section: Section::of::<Config>(),
     phase_reads: |_, phase, _| phase == PRETRAIN,
     defaults: "pretrain.epochs = 100\npretrain.batch = 256",

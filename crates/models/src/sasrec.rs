@@ -5,12 +5,16 @@
 //! more class of its softmax, has no counterpart: nothing is padded here.
 
 use candle_core::{Device, Tensor, Var};
-use mp4sr_ops::{ProcessGroup, Result, RngKey, Rows, cross_entropy};
+use mp4sr_ops::{ProcessGroup, Result, RngKey, Rows, cross_entropy, gather, sampled_cross_entropy};
 
+use crate::candidates::add_history;
 use crate::group_batch::{SharedBatch, all_rows};
 use crate::interface::FINETUNE;
 use crate::recipe::{NoKeys, Reads, Recipe, Section};
-use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step, Transformer, TransformerConfig};
+use crate::{
+    Batch, CandidateSampler, Data, Initial, Model, Parameters, Phase, Query, SampledItems, Scorer, Step, Transformer,
+    TransformerConfig,
+};
 
 /// How SASRec is named and built. RecBole trains it without weight decay.
 pub static RECIPE: Recipe = Recipe {
@@ -18,7 +22,7 @@ pub static RECIPE: Recipe = Recipe {
     title: "SASRec",
     summary: "A transformer over item embeddings, in RecBole's reading.",
     paper: "Kang and McAuley, Self-Attentive Sequential Recommendation, 2018 (arXiv 1808.09781)",
-    reads: Reads { features: false, transformer: true, categories: &[] },
+    reads: Reads { features: false, transformer: true, candidates: true, categories: &[] },
     section: Section::of::<NoKeys>(),
     phase_reads: |_, _, _| true,
     defaults: "finetune.weight_decay = 0.0",
@@ -33,7 +37,12 @@ pub static RECIPE: Recipe = Recipe {
     check: |_| Ok(()),
     phases: |_| Ok(PHASES.to_vec()),
     build: |settings, data: Data, key| {
-        Ok(Box::new(SasRec::in_group(settings.transformer()?, data.items, &data.device, key, data.group)?))
+        let sampler = settings.candidate_sampler(&data)?;
+        let model = SasRec::in_group(settings.transformer()?, data.items, &data.device, key, data.group)?;
+        Ok(Box::new(match sampler {
+            Some(sampler) => model.with_candidates(sampler),
+            None => model,
+        }))
     },
 };
 
@@ -51,6 +60,8 @@ pub struct SasRec {
     items: Var,
     transformer: Transformer,
     group: Option<ProcessGroup>,
+    /// What draws the candidates of a step; all items are candidates without it.
+    candidate_sampler: Option<CandidateSampler>,
 }
 
 impl SasRec {
@@ -71,7 +82,13 @@ impl SasRec {
         let shape = [items, config.width];
         let table = parameters.add_table(TABLE, shape, items, Initial::Normal, key, group.as_ref())?;
         let transformer = Transformer::new(&mut parameters, config, key)?;
-        Ok(Self { config, parameters, items: table, transformer, group })
+        Ok(Self { config, parameters, items: table, transformer, group, candidate_sampler: None })
+    }
+
+    /// The model whose steps compare with a sample of the items.
+    #[must_use]
+    pub fn with_candidates(self, sampler: CandidateSampler) -> Self {
+        Self { candidate_sampler: Some(sampler), ..self }
     }
 
     /// The vector after the last item of each history, `[B, d_0]`.
@@ -99,10 +116,18 @@ impl SasRec {
         shared.cross_entropy(&queries, &self.items, &self.owned()[group.rank()], 1.0)
     }
 
-    /// Cross-entropy of the next item; without `key` nothing is dropped.
+    /// Cross-entropy of the next item, over all items or over a sample of them. Without `key` nothing is dropped or drawn.
     pub fn finetune_loss(&self, batch: &Batch, key: Option<RngKey>) -> Result<Tensor> {
-        let targets: Vec<u32> = batch.targets.iter().map(|target| target - 1).collect();
-        cross_entropy(&self.sequences(batch, key)?, self.items.as_tensor(), &targets, 1.0)?.mean_all()
+        let Some((sampler, drawing)) = self.candidate_sampler.as_ref().zip(key) else {
+            let targets: Vec<u32> = batch.targets.iter().map(|target| target - 1).collect();
+            return cross_entropy(&self.sequences(batch, key)?, self.items.as_tensor(), &targets, 1.0)?.mean_all();
+        };
+        let SampledItems { mut items, targets, shifts } = sampler.draw(&batch.targets, drawing.fold_in("candidates"));
+        let count = items.len();
+        let tokens = add_history(&mut items, batch);
+        let rows = gather(&self.items, &items)?;
+        let h = self.transformer.forward(Rows::new(&rows, &tokens), None, &batch.offsets, key)?;
+        sampled_cross_entropy(&h, &rows.narrow(0, 0, count)?, &targets, &shifts, 1.0)?.mean_all()
     }
 }
 

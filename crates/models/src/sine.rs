@@ -29,7 +29,7 @@ pub static RECIPE: Recipe = Recipe {
     title: "SINE",
     summary: "A few interests per user, chosen from a pool of prototypes.",
     paper: "Tan et al., Sparse-Interest Network for Sequential Recommendation, 2021 (arXiv 2102.09267)",
-    reads: Reads { features: false, transformer: false, categories: &[] },
+    reads: Reads { features: false, transformer: false, candidates: false, categories: &[] },
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "",

@@ -184,9 +184,10 @@ impl Transformer {
         let dropout = drop(key, "input", self.config.dropout);
         let positions = offsets.positions();
         let input = |dropout| sequence_input(z, ids, Rows::new(&self.input, &positions), dropout);
-        let x = match offsets.is_share() {
-            true => dropout_tokens(&input(Dropout::NONE)?, dropout, offsets)?,
-            false => input(dropout)?,
+        let x = if offsets.is_share() {
+            dropout_tokens(&input(Dropout::NONE)?, dropout, offsets)?
+        } else {
+            input(dropout)?
         };
         trace::record(|| "input".to_owned(), &x);
         self.layers.run(x, offsets, pass, key)

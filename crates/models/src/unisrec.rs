@@ -35,7 +35,7 @@ pub static RECIPE: Recipe = Recipe {
     title: "UniSRec",
     summary: "A transformer over a mixture of experts of the items' features, pre-trained by contrasts of sequences.",
     paper: "Hou et al., Towards Universal Sequence Representation Learning for Recommender Systems, 2022 (arXiv 2206.05941)",
-    reads: Reads { features: true, transformer: true, categories: &[] },
+    reads: Reads { features: true, transformer: true, candidates: false, categories: &[] },
     section: Section::of::<Config>(),
     phase_reads: |_, phase, key| match phase {
         PRETRAIN => !FINETUNE_KEYS.contains(&key),

@@ -91,6 +91,7 @@ fn lightgcn(case: &mut GoldenCase) {
         modalities: Vec::new(),
         categories: None,
         device: device(),
+        group: None,
     };
     let model = LightGcn::new(config, &data, RngKey::new(1)).unwrap();
     set_all(case, &model);

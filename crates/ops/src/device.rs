@@ -67,7 +67,7 @@ pub enum Precision {
     F32,
     /// f32 rounded to 10 bits of mantissa by the card; sums are f32.
     Tf32,
-    /// bf16; sums are f32.
+    /// bf16; sums are f32. On the CPU it takes AVX-512-BF16.
     Bf16,
 }
 
@@ -81,15 +81,28 @@ impl std::fmt::Display for Precision {
     }
 }
 
+/// Refuses a precision that a device lacks, with the reason.
+pub fn check_precision(device: ComputeDevice, precision: Precision) -> std::result::Result<(), String> {
+    match (device, precision) {
+        (ComputeDevice::Cuda(_), _) | (_, Precision::F32) => Ok(()),
+        (ComputeDevice::Cpu, Precision::Bf16) if crate::kernel::bf16::is_available() => Ok(()),
+        (ComputeDevice::Cpu, Precision::Bf16) => {
+            Err("this processor lacks the instructions of AVX-512-BF16; use f32".to_owned())
+        }
+        (ComputeDevice::Cpu, Precision::Tf32) => {
+            Err("the CPU has no tf32; use f32 or bf16, or a card in `run.device`".to_owned())
+        }
+    }
+}
+
 static PRECISION: AtomicU8 = AtomicU8::new(Precision::F32 as u8);
 
 /// Sets the precision of the large products of everything that is computed from now on, by any thread. Parameters, Adam, LayerNorm
-/// and softmax stay f32. The CPU computes in f32 alone.
+/// and softmax stay f32. [`check_precision`] says which a device has.
 pub fn set_precision(precision: Precision) {
     PRECISION.store(precision as u8, Ordering::Relaxed);
 }
 
-#[cfg(feature = "cuda")]
 pub(crate) fn precision() -> Precision {
     match PRECISION.load(Ordering::Relaxed) {
         1 => Precision::Tf32,

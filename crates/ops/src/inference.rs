@@ -8,7 +8,8 @@
 
 use multiversion::multiversion;
 
-use crate::kernel::{Mat, dot, erf, exp, matmul, max, sum, transpose};
+use crate::Precision;
+use crate::kernel::{Mat, dot, erf, exp, matmul_f32, matmul_in, max, sum, transpose};
 use crate::scratch::Scratch;
 
 /// What lies between the two products of a feed-forward.
@@ -35,6 +36,8 @@ pub struct InferenceShape {
     pub causal: bool,
     /// Of the feed-forward.
     pub activation: Activation,
+    /// What the layers' maps are computed from on the CPU, f32 or bf16; attention is computed in f32.
+    pub precision: Precision,
 }
 
 /// y = x W + b with W `[in, out]`.
@@ -69,13 +72,18 @@ impl InferenceLinear {
         self.weight.len() / self.outputs().max(1)
     }
 
-    /// `[rows, in]` to `[rows, out]`.
+    /// `[rows, in]` to `[rows, out]` in f32.
     pub fn forward(&self, out: &mut [f32], x: &[f32]) {
+        self.forward_in(Precision::F32, out, x);
+    }
+
+    fn forward_in(&self, precision: Precision, out: &mut [f32], x: &[f32]) {
         let (outputs, inputs) = (self.outputs(), self.inputs());
         for row in out.chunks_exact_mut(outputs) {
             row.copy_from_slice(&self.bias);
         }
-        matmul(out, Mat::new(x, x.len() / inputs, inputs), Mat::new(&self.weight, inputs, outputs), true);
+        let (x, weight) = (Mat::new(x, x.len() / inputs, inputs), Mat::new(&self.weight, inputs, outputs));
+        matmul_in(precision, out, x, weight, true);
     }
 }
 
@@ -150,7 +158,7 @@ impl InferenceTransformer {
     ///
     /// If `x` is not as long as `lengths` say.
     pub fn forward(&self, x: &mut [f32], lengths: &[usize]) {
-        let InferenceShape { width, eps, norm_first, activation, .. } = self.shape;
+        let InferenceShape { width, eps, norm_first, activation, precision, .. } = self.shape;
         assert_eq!(x.len(), lengths.iter().sum::<usize>() * width, "tokens of another number");
         let (mut branch, mut input) = (Scratch::take(x.len()), Scratch::take(x.len()));
         let mut qkv = Scratch::take(3 * x.len());
@@ -161,9 +169,9 @@ impl InferenceTransformer {
             if norm_first {
                 layer.attention_norm.forward(&mut input, eps);
             }
-            layer.qkv.forward(&mut qkv, &input);
+            layer.qkv.forward_in(precision, &mut qkv, &input);
             self.attend(&mut input, &qkv, lengths);
-            layer.out.forward(&mut branch, &input);
+            layer.out.forward_in(precision, &mut branch, &input);
             add(x, &branch);
             if !norm_first {
                 layer.attention_norm.forward(x, eps);
@@ -173,9 +181,9 @@ impl InferenceTransformer {
                 layer.feed_norm.forward(&mut input, eps);
             }
             let up = &mut up[..x.len() / width * layer.up.outputs()];
-            layer.up.forward(up, &input);
+            layer.up.forward_in(precision, up, &input);
             activate(up, activation);
-            layer.down.forward(&mut branch, up);
+            layer.down.forward_in(precision, &mut branch, up);
             add(x, &branch);
             if !norm_first {
                 layer.feed_norm.forward(x, eps);
@@ -197,7 +205,7 @@ impl InferenceTransformer {
                 let part = |which: usize| {
                     Mat::strided(&qkv[first * 3 * d + which * d + head * head_width..], length, head_width, 3 * d)
                 };
-                matmul(scores, part(0), part(1).t(), false);
+                matmul_f32(scores, part(0), part(1).t(), false);
                 for (position, row) in scores.chunks_exact_mut(length).enumerate() {
                     row.iter_mut().for_each(|score| *score *= scale);
                     if let Some(bias) = &self.bias {
@@ -207,7 +215,7 @@ impl InferenceTransformer {
                     softmax(&mut row[..seen]);
                     row[seen..].fill(0.0);
                 }
-                matmul(mixed, Mat::new(scores, length, length), part(2), false);
+                matmul_f32(mixed, Mat::new(scores, length, length), part(2), false);
                 for (token, row) in mixed.chunks_exact(head_width).enumerate() {
                     out[(first + token) * d + head * head_width..][..head_width].copy_from_slice(row);
                 }

@@ -37,7 +37,7 @@ pub use adam::{Adam, AdamState, Pending, StepOutcome};
 pub use candle_core::{Error, Result};
 pub use contrastive::{CmclDirection, Contrast, ContrastiveTerms, contrastive, contrastive_in_group};
 pub use convolution::{DeviceResNet, InferenceBottleneck, InferenceConvolution};
-pub use device::{ComputeDevice, Precision, set_precision};
+pub use device::{ComputeDevice, Precision, check_precision, set_precision};
 pub use edges::{Edges, Side};
 pub use encoder::{DeviceEncoder, DeviceTransformer, EncoderInput, EncoderParts, Readout};
 pub use gather_index::GatherIndex;
@@ -208,6 +208,13 @@ pub fn candidates(z: &Tensor, starts: &[usize], items: usize, ids: Option<&Tenso
 /// Cross-entropy of softmax(scale a b^T) with one target column a row: `[n, d]`, `[m, d]` -> `[n]`.
 pub fn cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], scale: f32) -> Result<Tensor> {
     dispatch!(a, cross_entropy(a, b, targets, scale))
+}
+
+/// Cross-entropy of softmax(scale a b^T + shifts) with one target column a row, whose own logit is not shifted: `[n, d]`, `[m, d]`
+/// -> `[n]`. With minus the logarithm of each column's probability of being drawn in `shifts` `[m]`, the sum under the logarithm
+/// is in expectation that over all columns.
+pub fn sampled_cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], shifts: &[f32], scale: f32) -> Result<Tensor> {
+    dispatch_plain!(a, sampled_cross_entropy(a, b, targets, shifts, scale))
 }
 
 /// log of the sum over columns of exp(scale * a b^T), by row: `[n, d]`, `[m, d]` -> `[n]`, never holding the whole matrix.

@@ -1,7 +1,7 @@
 use candle_core::{Result, bail};
 use rayon::prelude::*;
 
-use crate::kernel::{Mat, matmul, transpose};
+use crate::kernel::{Mat, matmul_f32, transpose};
 use crate::scratch::Scratch;
 
 /// Queries and rows of a block of inner products.
@@ -33,7 +33,7 @@ pub fn nearest(queries: &[f32], table: &[f32], d: usize, k: usize) -> Result<Vec
         for (block, rows) in transposed.chunks(ROWS * d).enumerate() {
             let m = rows.len() / d;
             let scores = &mut scores[..n * m];
-            matmul(scores, Mat::new(queries, n, d), Mat::new(rows, d, m), false);
+            matmul_f32(scores, Mat::new(queries, n, d), Mat::new(rows, d, m), false);
             for (best, scores) in best.iter_mut().zip(scores.chunks_exact(m)) {
                 for (at, &score) in scores.iter().enumerate() {
                     if best.len() == k && best.last().is_none_or(|last| score <= last.score) {

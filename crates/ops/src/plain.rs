@@ -219,6 +219,18 @@ pub fn cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], scale: f32) -> Res
     row_logsumexp(a, b, scale, &Mask::None)? - hits
 }
 
+/// See [`crate::sampled_cross_entropy`].
+pub fn sampled_cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], shifts: &[f32], scale: f32) -> Result<Tensor> {
+    let hits = ((a * gather(b, targets)?)?.sum(D::Minus1)? * f64::from(scale))?;
+    let columns = b.dim(0)?;
+    let mut shifts = shifts.repeat(targets.len());
+    targets.iter().enumerate().for_each(|(row, &target)| shifts[row * columns + target as usize] = 0.0);
+    let shifts = Tensor::from_vec(shifts, (targets.len(), columns), a.device())?;
+    let logits = ((a.matmul(&b.t()?)? * f64::from(scale))? + shifts)?;
+    let top = logits.max_keepdim(1)?.detach();
+    (logits.broadcast_sub(&top)?.exp()?.sum_keepdim(1)?.log()? + top)?.squeeze(1)? - hits
+}
+
 /// What the item encoder computes on its way, `[n, ...]`: e, gates, products, and LayerNorm weights and biases `[2, o d_0]`.
 pub struct Encoded {
     /// `[n, d]`.

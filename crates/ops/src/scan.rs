@@ -7,7 +7,7 @@ use multiversion::multiversion;
 use rayon::prelude::*;
 
 use crate::fused::with_slices;
-use crate::kernel::{Mat, matmul, transpose};
+use crate::kernel::{Mat, matmul_f32, transpose};
 use crate::scratch::Scratch;
 
 /// Columns of a block.
@@ -217,7 +217,7 @@ impl HostBlocks {
                     let columns = values.len() / self.d;
                     let scores = &mut scores[..count * columns];
                     let (a, b) = (Mat::new(rows, count, self.d), Mat::new(values, self.d, columns));
-                    matmul(scores, a, b, false);
+                    matmul_f32(scores, a, b, false);
                     for (state, scores) in states.iter_mut().zip(scores.chunks_exact_mut(interests * columns)) {
                         let (first, others) = scores.split_at_mut(columns);
                         others.chunks_exact(columns).for_each(|other| keep_greatest(first, other));

@@ -9,6 +9,7 @@ use candle_core::{D, Device, Tensor};
 use mp4sr_ops::{
     Activation, ComputeDevice, DeviceEncoder, DeviceTransformer, EncoderInput, EncoderParts, InferenceLayer,
     InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer, Precision, Readout, RelativeBias, RngKey,
+    check_precision,
 };
 use proptest::prelude::*;
 
@@ -101,7 +102,7 @@ fn plain(mut x: Tensor, shape: InferenceShape, layers: u64, biased: bool) -> Ten
 
 fn shape(heads: usize, norm_first: bool, causal: bool) -> InferenceShape {
     let activation = if norm_first { Activation::QuickGelu } else { Activation::Gelu };
-    InferenceShape { width: 8 * heads, heads, eps: 1e-5, norm_first, causal, activation }
+    InferenceShape { width: 8 * heads, heads, eps: 1e-5, norm_first, causal, activation, precision: Precision::F32 }
 }
 
 proptest! {
@@ -131,9 +132,10 @@ proptest! {
     #[test]
     fn a_sequence_does_not_depend_on_those_beside_it(
         before in proptest::collection::vec(2_usize..40, 0..12), length in 2_usize..40,
-        after in proptest::collection::vec(2_usize..40, 0..12),
+        after in proptest::collection::vec(2_usize..40, 0..12), in_bf16: bool,
     ) {
-        let shape = InferenceShape { width: 48, heads: 3, eps: 1e-12, norm_first: false, causal: false, activation: Activation::Gelu };
+        let precision = if in_bf16 && has_bf16() { Precision::Bf16 } else { Precision::F32 };
+        let shape = InferenceShape { width: 48, heads: 3, eps: 1e-12, norm_first: false, causal: false, activation: Activation::Gelu, precision };
         let stack = stack(shape, 2, true);
         let sequence = values(6000, length * shape.width, 1.0);
         let mut alone = sequence.clone();
@@ -146,6 +148,33 @@ proptest! {
         let lengths: Vec<usize> = before.iter().copied().chain([length]).chain(after.iter().copied()).collect();
         stack.forward(&mut x, &lengths);
         prop_assert_eq!(&x[lead * shape.width..][..alone.len()], &alone[..]);
+    }
+}
+
+/// Whether the processor computes products from bf16.
+fn has_bf16() -> bool {
+    check_precision(ComputeDevice::Cpu, Precision::Bf16).is_ok()
+}
+
+#[test]
+#[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
+fn a_stack_in_bf16_points_where_it_does_in_f32() {
+    if !has_bf16() {
+        println!("skipped: this processor has no products of bf16");
+        return;
+    }
+    let lengths = [7, 1, 30, 12];
+    let [f32, bf16] = [Precision::F32, Precision::Bf16].map(|precision| {
+        let shape = InferenceShape { width: 96, precision, ..shape(3, false, false) };
+        let mut x = values(7000, lengths.iter().sum::<usize>() * shape.width, 1.0);
+        wide_stack(shape, 200, true).forward(&mut x, &lengths);
+        x
+    });
+    assert_ne!(f32, bf16);
+    for (a, b) in f32.chunks_exact(96).zip(bf16.chunks_exact(96)) {
+        let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+        assert!(cosine >= 0.9999, "{cosine}");
     }
 }
 

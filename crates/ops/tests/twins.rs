@@ -343,6 +343,8 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
         twins("row_logsumexp", &inputs, &|i| mp4sr_ops::row_logsumexp(&i[0], &i[1], 14.0, &Mask::None), &|i| plain::row_logsumexp(&i[0], &i[1], 14.0, &Mask::None));
         let targets: Vec<u32> = (0..n as u64).map(|i| (s.bits(i) % m as u64) as u32).collect();
         twins("cross_entropy", &inputs, &|i| mp4sr_ops::cross_entropy(&i[0], &i[1], &targets, 14.0), &|i| plain::cross_entropy(&i[0], &i[1], &targets, 14.0));
+        let shifts: Vec<f32> = (0..m as u64).map(|i| (s.bits(i + 7) % 100) as f32 / 20.0).collect();
+        twins("sampled_cross_entropy", &inputs, &|i| mp4sr_ops::sampled_cross_entropy(&i[0], &i[1], &targets, &shifts, 14.0), &|i| plain::sampled_cross_entropy(&i[0], &i[1], &targets, &shifts, 14.0));
         let groups: Vec<u32> = (0..n as u64).map(|i| (s.bits(i) % (n as u64 / 2 + 1)) as u32).collect();
         let inputs = [unit(0, n), unit(2, n)];
         for false_negatives in [FalseNegatives::Exclude, FalseNegatives::Keep, FalseNegatives::ZeroLogit] {

@@ -1,10 +1,11 @@
 //! The evaluation protocol (specification, section 8): which item is asked for, and what follows from its rank.
 //!
-//! In: sequences; one rank per user. Out: cases of a split, R@K, N@K and MRR, groups of users, significance. Must not know:
-//! models, scores, runs.
+//! In: sequences; one rank per user. Out: cases of a split, R@K, N@K, MRR and kin, groups of users, significance, figures of lists. Must not
+//! know: models, scores, runs.
 
 mod breakdown;
 mod comparison;
+mod lists;
 mod measure;
 mod significance;
 mod split;
@@ -14,6 +15,7 @@ pub use breakdown::{Breakdown, COLD_EVENTS, UserFacts, UserGroup, breakdowns, tr
 pub use comparison::{
     BOOTSTRAP_ROUNDS, ComparedModel, ComparedValue, Comparison, PairTests, Reference, SIGNIFICANT, SeedRuns,
 };
+pub use lists::{ItemPopularity, ListFigures};
 pub use measure::{BadScore, Measure, Metrics, means, rank};
 pub use significance::{Interval, Test, mean_and_deviation};
 pub use split::{EvalCase, Split, training_part};

@@ -31,6 +31,14 @@ pub enum Measure {
     Ndcg(usize),
     /// 1 / rank; its mean is MRR.
     ReciprocalRank,
+    /// Hit@K: the same as R@K where one item is right, as here.
+    Hit(usize),
+    /// P@K: the share of the first K that is right, 1 / K or 0.
+    Precision(usize),
+    /// MAP@K: the average precision of the first K, which for one right item is 1 / rank.
+    AveragePrecision(usize),
+    /// MRR@K: 1 / rank among the first K, 0 after them.
+    ReciprocalRankAt(usize),
 }
 
 impl Measure {
@@ -40,13 +48,41 @@ impl Measure {
         recall.chain(ndcg).chain([Self::ReciprocalRank]).collect()
     }
 
+    /// [`Measure::columns`], then `others` by name, each once. Names are checked where the configuration is read; what is none adds
+    /// nothing here.
+    pub fn table(ks: &[usize], others: &[String]) -> Vec<Self> {
+        let mut columns = Self::columns(ks);
+        for measure in others.iter().filter_map(|name| name.parse().ok()) {
+            if !columns.contains(&measure) {
+                columns.push(measure);
+            }
+        }
+        columns
+    }
+
+    /// The last rank that counts; none where all do.
+    fn cut(self) -> Option<usize> {
+        match self {
+            Self::Recall(k)
+            | Self::Ndcg(k)
+            | Self::Hit(k)
+            | Self::Precision(k)
+            | Self::AveragePrecision(k)
+            | Self::ReciprocalRankAt(k) => Some(k),
+            Self::ReciprocalRank => None,
+        }
+    }
+
     /// The value of the measure for one rank, from 1.
     pub fn of(self, rank: u32) -> f64 {
+        if self.cut().is_some_and(|k| rank as usize > k) {
+            return 0.0;
+        }
         match self {
-            Self::Recall(k) => f64::from(rank as usize <= k),
-            Self::Ndcg(k) if rank as usize <= k => 1.0 / (f64::from(rank) + 1.0).log2(),
-            Self::Ndcg(_) => 0.0,
-            Self::ReciprocalRank => 1.0 / f64::from(rank),
+            Self::Recall(_) | Self::Hit(_) => 1.0,
+            Self::Precision(k) => 1.0 / k as f64,
+            Self::Ndcg(_) => 1.0 / (f64::from(rank) + 1.0).log2(),
+            Self::ReciprocalRank | Self::AveragePrecision(_) | Self::ReciprocalRankAt(_) => 1.0 / f64::from(rank),
         }
     }
 }
@@ -57,13 +93,17 @@ impl fmt::Display for Measure {
             Self::Recall(k) => write!(f, "R@{k}"),
             Self::Ndcg(k) => write!(f, "N@{k}"),
             Self::ReciprocalRank => write!(f, "MRR"),
+            Self::Hit(k) => write!(f, "Hit@{k}"),
+            Self::Precision(k) => write!(f, "P@{k}"),
+            Self::AveragePrecision(k) => write!(f, "MAP@{k}"),
+            Self::ReciprocalRankAt(k) => write!(f, "MRR@{k}"),
         }
     }
 }
 
-/// The name is none of `R@K`, `N@K`, `MRR`.
+/// The name of no measure.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error("unknown metric `{0}`; use R@K, N@K (K from 1) or MRR")]
+#[error("unknown metric `{0}`; use R@K, N@K, Hit@K, P@K, MAP@K or MRR@K (K from 1), or MRR")]
 pub struct UnknownMeasure(String);
 
 impl FromStr for Measure {
@@ -75,6 +115,10 @@ impl FromStr for Measure {
             None if name == "MRR" => Some(Self::ReciprocalRank),
             Some(("R", text)) => k(text).map(Self::Recall),
             Some(("N", text)) => k(text).map(Self::Ndcg),
+            Some(("Hit", text)) => k(text).map(Self::Hit),
+            Some(("P", text)) => k(text).map(Self::Precision),
+            Some(("MAP", text)) => k(text).map(Self::AveragePrecision),
+            Some(("MRR", text)) => k(text).map(Self::ReciprocalRankAt),
             _ => None,
         }
         .ok_or_else(|| UnknownMeasure(name.to_owned()))
@@ -137,6 +181,30 @@ mod tests {
         assert_eq!(metrics.get(Measure::Recall(10)), None);
     }
 
+    /// The figures of RecBole 1.2.1's evaluator (Hit, MRR, MAP, Recall, NDCG, Precision) for eight users with one right item each.
+    #[test]
+    fn measures_of_ranks_are_those_of_recbole() {
+        let ranks = [1, 3, 25, 7, 10, 2, 11, 5];
+        let expected = [
+            ("Hit@5", 0.5),
+            ("Hit@10", 0.75),
+            ("MRR@5", 0.254_166_666_667),
+            ("MRR@10", 0.284_523_809_524),
+            ("MAP@5", 0.254_166_666_667),
+            ("MAP@10", 0.284_523_809_524),
+            ("R@5", 0.5),
+            ("R@10", 0.75),
+            ("N@5", 0.314_722_820_101),
+            ("N@10", 0.392_522_590_057),
+            ("P@5", 0.1),
+            ("P@10", 0.075),
+        ];
+        for (name, expected) in expected {
+            let found = means(&ranks, &[name.parse().unwrap()])[0];
+            assert!((found - expected).abs() < 1e-11, "{name}: {found}, expected {expected}");
+        }
+    }
+
     #[test]
     fn nobody_gives_zeros_and_the_largest_rank_is_one() {
         assert_eq!(Metrics::of(&[0], &[Measure::Recall(5)]).values, [(Measure::Recall(5), 0.0)]);
@@ -145,10 +213,13 @@ mod tests {
 
     #[test]
     fn names_come_back_and_others_are_refused() {
-        for measure in Measure::columns(&[1, 20]) {
+        let others = ["Hit@3", "P@3", "MAP@3", "MRR@3", "R@20", "P@3"].map(str::to_owned);
+        let measures = Measure::table(&[1, 20], &others);
+        assert_eq!(measures.len(), 5 + 4, "each once: {measures:?}");
+        for measure in measures {
             assert_eq!(measure.to_string().parse(), Ok(measure));
         }
-        for name in ["", "R", "R@", "R@0", "R@-1", "N@x", "MRR@5", "recall@5", "mrr"] {
+        for name in ["", "R", "R@", "R@0", "R@-1", "N@x", "MRR@", "MAP", "Hit@0", "recall@5", "mrr"] {
             let error = name.parse::<Measure>().unwrap_err().to_string();
             assert!(error.contains(&format!("`{name}`")), "{error}");
         }

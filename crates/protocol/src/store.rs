@@ -122,7 +122,7 @@ fn changed_features(layout: &Layout) -> Result<Option<String>> {
 }
 
 /// What differs between runs of one row, or decides no rank.
-const NOT_COMPARED: [&str; 9] = [
+const NOT_COMPARED: [&str; 10] = [
     "dataset",
     "run.seed",
     "run.device",
@@ -131,6 +131,7 @@ const NOT_COMPARED: [&str; 9] = [
     "pretrain.from",
     "evaluate.batch",
     "evaluate.k",
+    "evaluate.measures",
     "evaluate.short_histories",
 ];
 

@@ -9,6 +9,7 @@ pub mod command;
 mod comparison;
 mod curves;
 mod error;
+mod lists;
 mod page;
 mod stage;
 mod table;

@@ -7,6 +7,7 @@ use mp4sr_protocol::Comparison;
 
 use crate::breakdown::BreakdownTable;
 use crate::curves::Panel;
+use crate::lists::ListRow;
 use crate::table::MetricsTable;
 use crate::users::{ShownUser, UserCounts};
 use crate::words::Words;
@@ -27,6 +28,8 @@ pub(crate) struct Page<'a> {
     pub(crate) tables: &'a [MetricsTable],
     /// Of the test split, like the breakdowns.
     pub(crate) comparison: &'a Comparison,
+    /// Of lists as a whole.
+    pub(crate) lists: &'a [ListRow],
     pub(crate) breakdowns: &'a [BreakdownTable],
     pub(crate) panels: &'a [Panel],
     /// Runs without a log of training.
@@ -95,7 +98,7 @@ mod tests {
     use crate::RunMetrics;
     use crate::breakdown::{RunRanks, breakdown_tables};
     use mp4sr_artifact::{RejectExample, Rejected};
-    use mp4sr_protocol::{Measure, Metrics, Reference, SeedRuns, Split, UserFacts};
+    use mp4sr_protocol::{ItemPopularity, ListFigures, Measure, Metrics, Reference, SeedRuns, Split, UserFacts};
 
     const HOSTILE: &str = "</title><script>alert(\"1\")</script> & <b>'bold'";
 
@@ -126,6 +129,9 @@ mod tests {
             [HOSTILE, "r"].map(|run| SeedRuns { name: run.to_owned(), ranks: vec![vec![1]], ..SeedRuns::default() });
         let comparison = Comparison::new(&groups, &[Measure::Recall(5)], Reference::Last);
         let facts = [UserFacts { user: 0, length: 3, history: 2, target_events: 1, target_age: None }];
+        let popularity = ItemPopularity::new(vec![3, 1], 4);
+        let figures = ListFigures::of(&[vec![1, 2]], 2, &popularity).unwrap();
+        let lists = [ListRow { run: HOSTILE.into(), figures }];
         let breakdowns = breakdown_tables(&facts, &ranked, &[Measure::Recall(5)]);
         let mut counts = PreprocessReport { dataset: HOSTILE.into(), ..PreprocessReport::default() };
         let example = RejectExample { file: "a/b<c".into(), line: 3, found: HOSTILE.into() };
@@ -136,6 +142,7 @@ mod tests {
             run: "r",
             tables: &tables,
             comparison: &comparison,
+            lists: &lists,
             breakdowns: &breakdowns,
             panels: &[],
             untrained: &[],

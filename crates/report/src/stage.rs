@@ -9,12 +9,16 @@ use mp4sr_artifact::{
 };
 use mp4sr_pipeline::config::PRETRAIN;
 use mp4sr_pipeline::{Bug, Context, print, run_stage};
-use mp4sr_protocol::{Comparison, Measure, Metrics, Reference, SeedRuns, Split, StoredRanks, UserFacts};
+use mp4sr_protocol::{
+    Comparison, ItemPopularity, ListFigures, Measure, Metrics, Reference, SeedRuns, Split, StoredRanks, UserFacts,
+    training_events,
+};
 use serde_json::json;
 
 use crate::breakdown::{BreakdownTable, RunRanks, breakdown_tables, breakdown_values, headline};
 use crate::comparison;
 use crate::curves::{TrainingLog, panels, sheet};
+use crate::lists::{ListRow, list_table};
 use crate::page::Page;
 use crate::table::{MetricsTable, RunMetrics, metric_values};
 use crate::thumbnail::is_missing;
@@ -23,7 +27,7 @@ use crate::words::{Words, read_words};
 use crate::{Error, Result};
 
 /// Raised whenever the same files would give another report.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 /// As they come on the page.
 const SPLITS: [Split; 2] = [Split::Test, Split::Validation];
 
@@ -108,13 +112,16 @@ struct Report<'a> {
 impl Report<'_> {
     fn stage(&self) -> anyhow::Result<Stage> {
         let config = &self.context.config;
-        let settings = json!({
+        let mut settings = json!({
             "run": self.context.layout.run_name(),
             "beside": config.report.beside,
             "users": config.report.users,
             "k": config.evaluate.k,
             "program": env!("CARGO_PKG_VERSION"),
         });
+        if !config.evaluate.measures.is_empty() {
+            settings["measures"] = json!(config.evaluate.measures);
+        }
         let settings = StageSettings::of(settings);
         Ok(Stage::new("report", VERSION, &self.context.layout.report(), settings, &self.inputs()?)?)
     }
@@ -131,6 +138,9 @@ impl Report<'_> {
                 inputs.push((format!("ranks of {run}, {split}"), path));
             }
             inputs.push((format!("log of {run}"), layout.metrics_log()));
+            if run != own.run_name() {
+                inputs.push((format!("lists of {run}"), layout.recommendations()));
+            }
         }
         let lists = self.required(own, "lists", own.recommendations(), "recommend")?;
         inputs.push(("lists".to_owned(), lists));
@@ -207,6 +217,35 @@ impl Report<'_> {
         Ok((lists.show(&rows, items, &stored.ranks, &path)?, counts))
     }
 
+    /// What the lists of the runs are like at each K of the tables that they reach. Lists of another run that are not there, or of other
+    /// weights than it has now, are left out.
+    fn list_rows(&self, items: &Items, sequences: &Sequences) -> Result<Vec<ListRow>> {
+        let popularity = ItemPopularity::new(training_events(sequences), sequences.user_count());
+        let mut rows = Vec::new();
+        for layout in &self.runs {
+            let path = layout.recommendations();
+            let is_own = layout.run_name() == self.context.layout.run_name();
+            if !is_own && !path.exists() {
+                continue;
+            }
+            let lists = UserLists::read(&path)?;
+            match lists.expect_weights(layout, &path) {
+                Err(error) if !is_own => {
+                    self.context.progress.log(format!("report: warning: {error}; its lists are left out"));
+                    continue;
+                }
+                checked => checked?,
+            }
+            let lists = lists.item_numbers(items, &path)?;
+            let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
+            for &k in self.context.config.evaluate.k.iter().filter(|&&k| k <= longest) {
+                let figures = ListFigures::of(&lists, k, &popularity);
+                rows.extend(figures.map(|figures| ListRow { run: layout.run_name().to_owned(), figures }));
+            }
+        }
+        Ok(rows)
+    }
+
     fn required(&self, layout: &Layout, what: &'static str, path: PathBuf, target: &str) -> Result<PathBuf> {
         if path.exists() {
             return Ok(path);
@@ -229,7 +268,8 @@ impl Report<'_> {
     }
 
     fn table(&self, split: Split, ranked: &[RunRanks]) -> Result<MetricsTable> {
-        let measures = Measure::columns(&self.context.config.evaluate.k);
+        let evaluate = &self.context.config.evaluate;
+        let measures = Measure::table(&evaluate.k, &evaluate.measures);
         let mut rows: Vec<RunMetrics> = Vec::new();
         for RunRanks { run, ranks, .. } in ranked {
             let metrics = Metrics::of(ranks, &measures);
@@ -269,6 +309,7 @@ impl Report<'_> {
             self.table(Split::Test, &ranked)?,
             self.table(Split::Validation, &self.ranked(Split::Validation, &sequences)?)?,
         ];
+        let lists = self.list_rows(&items, &sequences)?;
         let measures = headline(&config.evaluate.k);
         let breakdowns = breakdown_tables(&UserFacts::of(&sequences, Split::Test), &ranked, &measures);
         let groups: Vec<SeedRuns> = ranked
@@ -303,6 +344,7 @@ impl Report<'_> {
             run: layout.run_name(),
             tables: &tables,
             comparison: &comparison,
+            lists: &lists,
             breakdowns: &breakdowns,
             panels: &panels,
             untrained: &untrained,
@@ -320,11 +362,13 @@ impl Report<'_> {
         let page_path = folder.join("index.html");
         files::write_bytes(&page_path, page.render().as_bytes())?;
         let markdown = folder.join("metrics.md");
-        files::write_bytes(&markdown, self.markdown(&tables, &comparison, &breakdowns).as_bytes())?;
-        let (metrics_csv, breakdowns_csv) = (folder.join("metrics.csv"), folder.join("breakdowns.csv"));
+        files::write_bytes(&markdown, self.markdown(&tables, &comparison, &lists, &breakdowns).as_bytes())?;
+        let [metrics_csv, lists_csv, breakdowns_csv] =
+            ["metrics.csv", "lists.csv", "breakdowns.csv"].map(|name| folder.join(name));
         metric_values(&tables).write_csv(&metrics_csv)?;
+        list_table(&lists, |value| value.to_string()).write_csv(&lists_csv)?;
         breakdown_values(&breakdowns).write_csv(&breakdowns_csv)?;
-        let mut outputs = vec![page_path, markdown, metrics_csv, breakdowns_csv];
+        let mut outputs = vec![page_path, markdown, metrics_csv, lists_csv, breakdowns_csv];
         let curves = folder.join("curves.svg");
         if panels.is_empty() {
             files::remove_if_present(&curves)?;
@@ -366,7 +410,13 @@ impl Report<'_> {
         }
     }
 
-    fn markdown(&self, tables: &[MetricsTable], comparison: &Comparison, breakdowns: &[BreakdownTable]) -> String {
+    fn markdown(
+        &self,
+        tables: &[MetricsTable],
+        comparison: &Comparison,
+        lists: &[ListRow],
+        breakdowns: &[BreakdownTable],
+    ) -> String {
         let mut text = format!("# {} on {}\n", self.context.layout.run_name(), self.context.config.dataset.name);
         for table in tables {
             let title = if table.split == Split::Test { "Test" } else { "Validation" };
@@ -374,6 +424,10 @@ impl Report<'_> {
             if table.split == Split::Test {
                 text.push_str(&format!("\n{}", comparison::markdown(comparison)));
             }
+        }
+        if !lists.is_empty() {
+            let table = list_table(lists, |value| format!("{value:.4}"));
+            text.push_str(&format!("\n## The lists\n\n{}", table.markdown()));
         }
         if !breakdowns.is_empty() {
             text.push_str("\n## Test, by groups of users\n");

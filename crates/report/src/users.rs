@@ -109,6 +109,18 @@ impl UserLists {
         (chosen, counts)
     }
 
+    /// All lists as items, 1-based.
+    pub(crate) fn item_numbers(&self, items: &Items, path: &Path) -> Result<Vec<Vec<u32>>> {
+        let numbers: HashMap<&str, u32> = items.ids.iter().map(String::as_str).zip(1..).collect();
+        let number = |id: &String| {
+            numbers.get(id.as_str()).copied().ok_or_else(|| {
+                Error::unusable(path, format!("item {id:?} is not in the dataset"), "run `make recommend` again")
+            })
+        };
+        let list = |ids: &Vec<String>| ids.iter().map(number).collect::<std::result::Result<_, _>>();
+        Ok(self.items.iter().map(list).collect::<std::result::Result<_, _>>()?)
+    }
+
     /// The users of these rows. `ranks` are those of the test split, one per user.
     pub(crate) fn show(&self, rows: &[usize], items: &Items, ranks: &[u32], path: &Path) -> Result<Vec<ShownUser>> {
         let by_id: HashMap<&str, usize> = items.ids.iter().enumerate().map(|(row, id)| (id.as_str(), row)).collect();

@@ -77,13 +77,19 @@ impl ModelType for Entry {
     fn check(&self, config: &Config) -> Result<(), RefusedValue> {
         let metric = &config.train.metric;
         if metric.parse::<Measure>().is_err() {
-            let allowed = "R@K or N@K with K from 1, or MRR".to_owned();
-            return Err(RefusedValue { key: "train.metric".to_owned(), value: format!("{metric:?}"), allowed });
+            return Err(no_measure("train.metric", metric));
+        }
+        if let Some(name) = config.evaluate.measures.iter().find(|name| name.parse::<Measure>().is_err()) {
+            return Err(no_measure("evaluate.measures", name));
         }
         let refused = |Refused { key, value, allowed }| RefusedValue { key, value, allowed };
         with_settings(config, |settings| {
             if self.0.reads.transformer {
                 settings.transformer().map_err(|e| unreadable(&e)).and_then(|transformer| transformer.check())?;
+            }
+            if let Some(drawn) = settings.candidates.filter(|_| !self.0.reads.candidates) {
+                let allowed = format!("\"all\": {} compares with all items, or draws its own negatives", self.0.title);
+                return Err(Refused::new("finetune.candidates", &drawn, allowed));
             }
             (self.0.check)(settings)?;
             let unusable =
@@ -111,7 +117,14 @@ pub(crate) fn with_settings<T>(config: &Config, work: impl FnOnce(&Settings<'_>)
         transformer: config.model.section(TRANSFORMER),
         modalities: &config.model.modality_names(),
         pretrains: config.pretrain.enabled,
+        // A value that is neither is refused where the configuration is read.
+        candidates: config.finetune.drawn_candidates().unwrap_or_default(),
     })
+}
+
+fn no_measure(key: &str, name: &str) -> RefusedValue {
+    let allowed = "R@K, N@K, Hit@K, P@K, MAP@K or MRR@K with K from 1, or MRR".to_owned();
+    RefusedValue { key: key.to_owned(), value: format!("{name:?}"), allowed }
 }
 
 fn unreadable(error: &mp4sr_models::Error) -> Refused {

@@ -157,6 +157,22 @@ fn a_wrong_type_or_range_names_key_value_and_what_is_allowed() {
     assert!(said.contains("`model.mp4sr.logits` = \"cosin\"") && said.contains("did you mean \"cosine\"?"), "{said}");
 }
 
+/// `finetune.candidates`: a number with or without quotes, the word, and nothing else; models that cannot sample refuse a number.
+#[test]
+fn candidates_are_all_items_or_a_number_of_them() {
+    for (value, drawn) in [("64", Some(64)), ("\"64\"", Some(64)), ("\"all\"", None), ("all", None)] {
+        let overrides = [format!("finetune.candidates={value}")];
+        let (config, _) = Config::parse(BASE, "p.toml", &overrides, model_catalog()).unwrap();
+        assert_eq!(config.finetune.drawn_candidates(), Ok(drawn), "{value}");
+    }
+    for value in ["0", "-3", "1.5", "many", "\"\""] {
+        let said = message(BASE, &[&format!("finetune.candidates={value}")]);
+        assert!(said.ends_with("is not allowed; expected \"all\", or a number of items from 1"), "{said}");
+    }
+    let said = message(BASE, &["model.name=lightgcn", "finetune.candidates=64"]);
+    assert!(said.contains("`finetune.candidates` = 64 is not allowed; expected \"all\": LightGCN"), "{said}");
+}
+
 #[test]
 fn overrides_win_and_bad_ones_say_how_to_write_them() {
     let overrides = ["model.transformer.layers=3".to_owned(), "preprocess.preset=table1".to_owned()];
@@ -303,6 +319,7 @@ fn a_phase_depends_on_the_keys_that_its_model_reads_and_on_no_others() {
         ("pretrain.items = \"warm\"", [true, false, false, false]),
         ("finetune.batch = 64", [false, true, true, true]),
         ("evaluate.k = [5]", [false; 4]),
+        ("evaluate.measures = [\"MAP@5\"]", [false; 4]),
         ("evaluate.batch = 7", [false; 4]),
         ("evaluate.seen_items = \"keep\"", [true; 4]),
         ("run.seed = 1", [true; 4]),

@@ -253,6 +253,6 @@ impl Study<'_> {
     }
 
     fn measures(&self) -> Vec<Measure> {
-        Measure::columns(&self.config.evaluate.k)
+        Measure::table(&self.config.evaluate.k, &self.config.evaluate.measures)
     }
 }

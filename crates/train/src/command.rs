@@ -10,7 +10,7 @@ use clap::Subcommand;
 use mp4sr_artifact::{Stage, files};
 use mp4sr_evaluate::RankOptions;
 use mp4sr_models::{FINETUNE, Model, PRETRAIN, Phase, ProcessGroup, Samples, Stop};
-use mp4sr_ops::{Precision, set_precision};
+use mp4sr_ops::{ComputeDevice, Precision, check_precision, set_precision};
 use mp4sr_pipeline::config::{self, ModelCatalog, PretrainItems};
 use mp4sr_pipeline::{Context, ReportedElsewhere, StageArgs, report_error, run_stage};
 use mp4sr_protocol::Measure;
@@ -196,6 +196,7 @@ struct Ready {
 impl Ready {
     fn new(context: &Context, stage: &Stage, phase: &str, group: Option<&ProcessGroup>) -> anyhow::Result<Self> {
         let Context { config, layout, models, .. } = context;
+        precision(config)?;
         let inputs = Inputs::load(layout, config)?;
         for warning in inputs.sparse_modalities() {
             context.progress.log(format!("{phase}: warning: {warning}"));
@@ -208,6 +209,13 @@ impl Ready {
             let size = group.size();
             bail!(
                 "`{phase}.batch` is {batch}, which cannot be divided among {size} processes; start at most {batch}, or set a larger batch"
+            );
+        }
+        if phase == FINETUNE && group.is_some() && config.finetune.drawn_candidates().is_ok_and(|drawn| drawn.is_some())
+        {
+            let found = &config.finetune.candidates;
+            bail!(
+                "several processes compare with all items, found `finetune.candidates = {found}`; set it to \"all\", or start one process"
             );
         }
         let mut resolved = config.resolved();
@@ -270,6 +278,19 @@ struct PhaseStart<'a> {
     restart: bool,
 }
 
+/// `train.precision`, where the device has it.
+pub fn precision(config: &config::Config) -> anyhow::Result<Precision> {
+    let precision = match config.train.precision {
+        config::Precision::F32 => Precision::F32,
+        config::Precision::Tf32 => Precision::Tf32,
+        config::Precision::Bf16 => Precision::Bf16,
+    };
+    let device: ComputeDevice = config.run.device.parse().map_err(anyhow::Error::msg).context("run.device")?;
+    let refused = |reason| anyhow::anyhow!("train.precision = \"{precision}\": {reason}");
+    check_precision(device, precision).map_err(refused)?;
+    Ok(precision)
+}
+
 /// What epochs are selected by: `train.metric`, or MRR where that is the same for every ranking of so few items.
 fn metric(context: &Context, items: usize) -> anyhow::Result<Measure> {
     let metric: Measure = context.config.train.metric.parse()?;
@@ -294,11 +315,7 @@ fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow:
         return Ok((0, 0.0));
     }
     let remove_seen = removes_seen(config, model);
-    set_precision(match config.train.precision {
-        config::Precision::F32 => Precision::F32,
-        config::Precision::Tf32 => Precision::Tf32,
-        config::Precision::Bf16 => Precision::Bf16,
-    });
+    set_precision(precision(config)?);
     let settings = TrainSettings {
         phase: config.phase(phase.name).clone(),
         metric: metric(context, inputs.sequences.item_count)?,

@@ -226,8 +226,10 @@ fn results_do_not_depend_on_the_number_of_threads() {
     }
 }
 
-/// Readings of the baselines that are not the default.
-const READINGS: [(&str, &str); 41] = [
+/// Readings of the models that are not the default.
+const READINGS: [(&str, &str); 43] = [
+    ("mp4sr", "\n[finetune]\ncandidates = 5"),
+    ("sasrec", "\n[finetune]\ncandidates = \"5\""),
     ("lightgcn", "regularisation = \"norm\""),
     ("cl4srec", "similarity = \"cosine\""),
     ("sine", "positions = true"),

@@ -6,7 +6,7 @@
 
 use mp4sr_ops::{
     Activation, DeviceEncoder, EncoderInput, EncoderParts, InferenceLayer, InferenceNorm, InferenceShape,
-    InferenceTransformer, Readout, RelativeBias,
+    InferenceTransformer, Precision, Readout, RelativeBias,
 };
 use serde::Deserialize;
 
@@ -168,7 +168,7 @@ impl LanguageModel {
         config.check(kind).map_err(|reason| folder.config.error(reason))?;
         let file = folder.weights()?;
         let weights = file.tensors(kind.prefixes(), "embeddings.word_embeddings.weight")?;
-        let mut model = Self::build(&config, kind, &weights)?;
+        let mut model = Self::build(&config, kind, &weights, device.precision())?;
         model.card = device.upload(EncoderParts {
             input: EncoderInput::Tokens { table: &model.words, segment: Some(&model.segment) },
             positions: &model.positions,
@@ -179,7 +179,7 @@ impl LanguageModel {
         Ok(Some(model))
     }
 
-    fn build(config: &Config, kind: Architecture, weights: &Weights<'_>) -> Result<Self> {
+    fn build(config: &Config, kind: Architecture, weights: &Weights<'_>, precision: Precision) -> Result<Self> {
         let d = config.hidden_size;
         let names = kind.names();
         let layers = (0..config.num_hidden_layers).map(|at| {
@@ -201,6 +201,7 @@ impl LanguageModel {
             norm_first: false,
             causal: false,
             activation: Activation::Gelu,
+            precision,
         };
         let bias = match kind {
             Architecture::MpNet => Some(relative_bias(config, weights)?),

@@ -57,7 +57,7 @@ impl Model {
         if let Some(model) = LanguageModel::load(folder, &model_type, device)? {
             return Ok(Self::Fast(Box::new(model)));
         }
-        device.check_adapter(&model_type)?;
+        device.check_f32(&model_type)?;
         match text::load(folder, &model_type)? {
             Some(model) => Ok(Self::Adapter(model)),
             None => {

@@ -105,8 +105,8 @@ pub fn extract_new_items(context: &Context, known: &Items) -> anyhow::Result<Ext
     serde_json::from_slice(&files::read(&path)?).with_context(|| format!("failed to read `{}`", path.display()))
 }
 
-/// Where the configuration says that encoders compute.
-fn encoder_device(context: &Context) -> anyhow::Result<EncoderDevice> {
+/// Where the configuration says that encoders compute. It fails where the machine lacks the device or its precision.
+pub fn encoder_device(context: &Context) -> anyhow::Result<EncoderDevice> {
     let device: ComputeDevice = context.config.run.device.parse().map_err(anyhow::Error::msg).context("run.device")?;
     let precision = match context.config.extract.precision {
         Precision::F32 => mp4sr_ops::Precision::F32,

@@ -25,7 +25,7 @@ type SoundVector = std::result::Result<Vec<f32>, String>;
 impl Extraction<'_> {
     /// Writes the features of items' sounds.
     pub(super) fn extract_sounds(&self, folder: &ModelFolder, report: &mut ExtractReport) -> Result<PathBuf> {
-        self.device.check_adapter(&folder.architecture()?)?;
+        self.device.check_f32(&folder.architecture()?)?;
         let encoder = AudioEncoder::from_folder(folder)?;
         let mut cache = self.open_cache(folder, "sounds", AudioEncoder::files(folder)?, encoder.width())?;
         let mut names: Vec<&String> = self.items.sounds.iter().flatten().collect();

@@ -38,7 +38,7 @@ pub static RECIPE: Recipe = Recipe {
     title: "MASR",
     summary: "A masked-item transformer that copies states of items from memory banks.",
     paper: "Hu et al., Memory Bank Augmented Long-tail Sequential Recommendation, 2022",
-    reads: Reads { features: false, transformer: true, categories: &[] },
+    reads: Reads { features: false, transformer: true, candidates: false, categories: &[] },
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "model.transformer.dropout = 0.1",

@@ -15,7 +15,7 @@ pub static RECIPE: Recipe = Recipe {
     title: "MP4SR",
     summary: "The paper's model.",
     paper: "Multimodal Pre-training Framework for Sequential Recommendation via Contrastive Learning (arXiv 2303.11879)",
-    reads: Reads { features: true, transformer: true, categories: &[] },
+    reads: Reads { features: true, transformer: true, candidates: true, categories: &[] },
     section: Section::of::<Config>(),
     phase_reads,
     defaults: "",
@@ -27,7 +27,12 @@ pub static RECIPE: Recipe = Recipe {
     phases: |settings| Ok(phases(&settings.own()?)),
     build: |settings, data, key| {
         let (config, transformer) = (settings.own()?, settings.transformer()?);
-        Ok(Box::new(Mp4sr::in_group(config, transformer, data.modalities, &data.device, key, data.group)?))
+        let sampler = settings.candidate_sampler(&data)?;
+        let model = Mp4sr::in_group(config, transformer, data.modalities, &data.device, key, data.group)?;
+        Ok(Box::new(match sampler {
+            Some(sampler) => model.with_candidates(sampler),
+            None => model,
+        }))
     },
 };
 

@@ -4,32 +4,81 @@
 use std::ops::Range;
 
 use candle_core::{Tensor, Var};
-use mp4sr_ops::{GatherIndex, Result, RngKey, Rows, candidates, cross_entropy, normalize};
+use mp4sr_ops::{
+    GatherIndex, Result, RngKey, Rows, candidates, cross_entropy, gather, normalize, sampled_cross_entropy,
+};
 
 use super::{Encoding, ID_TABLE, Logits, Mp4sr, TokenEmbeddings};
+use crate::candidates::add_history;
 use crate::features::DistinctItems;
 use crate::group_batch::{SharedBatch, all_rows};
 use crate::interface::FINETUNE;
-use crate::{Batch, Query, Scorer, trace};
+use crate::{Batch, Query, SampledItems, Scorer, trace};
+
+/// The items of a step.
+struct StepItems {
+    /// Rows of the items that are encoded, from 0, the candidates first; all in their order where there are none.
+    encoded: Option<Vec<u32>>,
+    /// The number of candidates.
+    count: usize,
+    /// `[tokens]`: the place of each token's item among those that are encoded.
+    tokens: Vec<u32>,
+    /// `[B]`: the place of each target among the candidates.
+    targets: Vec<u32>,
+    /// `[count]`: where the candidates are a sample, what joins their logits.
+    shifts: Option<Vec<f32>>,
+}
+
+/// Where items lie among the embeddings of a modality.
+#[derive(Clone, Copy)]
+struct ItemPlaces {
+    /// Rows per modality.
+    rows: usize,
+    /// The row of the first item.
+    first: usize,
+    /// The number of items.
+    count: usize,
+}
 
 impl Mp4sr {
-    /// The loss of fine-tuning: cross-entropy over all items. Without `key` nothing is dropped.
+    /// The loss of fine-tuning: cross-entropy over all items, or over a sample of them. Without `key` nothing is dropped or drawn.
     pub fn finetune_loss(&self, batch: &Batch, key: Option<RngKey>) -> Result<Tensor> {
-        let (tokens, items) = (batch.items.len(), self.item_count());
-        let used = batch.items.iter().map(|i| i - 1).chain(0..items as u32).collect();
-        let uses = GatherIndex::new(used, items);
+        let StepItems { encoded, count, tokens, targets, shifts } = self.step_items(batch, key);
+        let encodings = encoded.as_ref().map_or(self.item_count(), Vec::len);
+        let uses = GatherIndex::new(tokens.iter().copied().chain(0..count as u32).collect(), encodings);
         let modalities = &self.logit_modalities;
-        let z = self.embed(&Encoding { modalities, items: None, uses: &uses, key, learns: true })?;
-        let each: Vec<u32> = (0..tokens as u32).collect();
-        let spaces = self.logit_modalities.len();
-        let embeddings = TokenEmbeddings { z: &z, spaces, rows: uses.count(), tokens: &each };
-        let ids = self.id_embedding.as_ref().map(Var::as_tensor);
-        let id_rows = ids.map(|ids| Rows::new(ids, &batch.items));
-        let h = self.sequences(embeddings, batch, None, id_rows, key)?;
-        let rows = tokens..tokens + items;
-        let (sequences, candidates) = (self.logit_side(&h)?, self.candidates(&z, uses.count(), rows, ids)?);
-        let columns: Vec<u32> = batch.targets.iter().map(|t| t - 1).collect();
-        cross_entropy(&sequences, &candidates, &columns, self.logit_scale() as f32)?.mean_all()
+        let z = self.embed(&Encoding { modalities, items: encoded.as_deref(), uses: &uses, key, learns: true })?;
+        let each: Vec<u32> = (0..tokens.len() as u32).collect();
+        let embeddings = TokenEmbeddings { z: &z, spaces: modalities.len(), rows: uses.count(), tokens: &each };
+        let ids = self.id_embedding.as_ref().map(|table| step_ids(table, encoded.as_deref())).transpose()?;
+        let id_rows: Vec<u32> = tokens.iter().map(|row| row + 1).collect();
+        let h = self.sequences(embeddings, batch, None, ids.as_ref().map(|ids| Rows::new(ids, &id_rows)), key)?;
+        let ids = ids.map(|ids| ids.narrow(0, 0, count + 1)).transpose()?;
+        let places = ItemPlaces { rows: uses.count(), first: tokens.len(), count };
+        let (sequences, candidates) = (self.logit_side(&h)?, self.candidates(&z, places, ids.as_ref())?);
+        let scale = self.logit_scale() as f32;
+        match shifts {
+            Some(shifts) => sampled_cross_entropy(&sequences, &candidates, &targets, &shifts, scale)?.mean_all(),
+            None => cross_entropy(&sequences, &candidates, &targets, scale)?.mean_all(),
+        }
+    }
+
+    /// All items, or a sample of them where the model has a sampler, and the items of the batch's histories.
+    fn step_items(&self, batch: &Batch, key: Option<RngKey>) -> StepItems {
+        let Some((sampler, key)) = self.candidate_sampler.as_ref().zip(key) else {
+            return StepItems {
+                encoded: None,
+                count: self.item_count(),
+                tokens: batch.items.iter().map(|item| item - 1).collect(),
+                targets: batch.targets.iter().map(|target| target - 1).collect(),
+                shifts: None,
+            };
+        };
+        let SampledItems { items: mut encoded, targets, shifts } =
+            sampler.draw(&batch.targets, key.fold_in("candidates"));
+        let count = encoded.len();
+        let tokens = add_history(&mut encoded, batch);
+        StepItems { encoded: Some(encoded), count, tokens, targets, shifts: Some(shifts) }
     }
 
     /// What this process of a group adds to [`finetune_loss`](Self::finetune_loss): it encodes the items of its own tokens and its share
@@ -55,8 +104,8 @@ impl Mp4sr {
         let id_rows = ids.map(|ids| shared.token_rows(ids, self.id_rows(), 1)).transpose()?;
         let id_rows = id_rows.as_ref().map(|ids| Rows::new(&ids.table, &ids.rows));
         let h = self.sequences(embeddings, own, None, id_rows, Some(key))?;
-        let rows = tokens..tokens + block.len();
-        let candidates = self.candidates(&z, uses.count(), rows, ids)?;
+        let places = ItemPlaces { rows: uses.count(), first: tokens, count: block.len() };
+        let candidates = self.candidates(&z, places, ids)?;
         shared.cross_entropy(&self.logit_side(&h)?, &candidates, &block, self.logit_scale() as f32)
     }
 
@@ -81,18 +130,17 @@ impl Mp4sr {
         Tensor::cat(&vectors.iter().map(side).collect::<Result<Vec<_>>>()?, 1)
     }
 
-    /// F + E of items and modalities of the logits, `[items, modalities d_0]`. `z` stacks the modalities' embeddings, `count` of
-    /// them each, of which `rows` are the items'. The last rows of `ids` are theirs.
-    fn candidates(&self, z: &Tensor, count: usize, rows: Range<usize>, ids: Option<&Tensor>) -> Result<Tensor> {
-        let items = rows.len();
-        let starts: Vec<usize> = (0..z.dim(0)? / count).map(|m| m * count + rows.start).collect();
+    /// F + E of candidates in every modality of the logits, `[count, modalities d_0]`. `z` stacks the modalities' embeddings.
+    fn candidates(&self, z: &Tensor, places: ItemPlaces, ids: Option<&Tensor>) -> Result<Tensor> {
+        let ItemPlaces { rows, first, count } = places;
+        let starts: Vec<usize> = (0..z.dim(0)? / rows).map(|m| m * rows + first).collect();
         if trace::is_on() {
             for (start, &m) in starts.iter().zip(&self.logit_modalities) {
-                let raw = candidates(z, &[*start], items, ids, false)?;
+                let raw = candidates(z, &[*start], count, ids, false)?;
                 trace::record(|| format!("candidates.{}", self.modalities[m].name), &raw);
             }
         }
-        candidates(z, &starts, items, ids, self.config.logits == Logits::Cosine)
+        candidates(z, &starts, count, ids, self.config.logits == Logits::Cosine)
     }
 
     /// h of the histories of queries without dropout or mixup, a tensor `[B, d_0]` per modality. `z` has all items' embeddings.
@@ -116,8 +164,20 @@ impl Mp4sr {
             (Some(own), Some(group)) => Some(all_rows(group, &own, self.id_rows())?),
             (own, _) => own,
         };
-        let items = self.candidates(&z, self.item_count(), 0..self.item_count(), ids.as_ref())?;
+        let places = ItemPlaces { rows: self.item_count(), first: 0, count: self.item_count() };
+        let items = self.candidates(&z, places, ids.as_ref())?;
         Ok(Box::new(FinetunedScorer { model: self, z, ids, items }))
+    }
+}
+
+/// The id embeddings of the encoded items, after the row of the padding: `[encoded + 1, d_0]`.
+fn step_ids(table: &Var, encoded: Option<&[u32]>) -> Result<Tensor> {
+    match encoded {
+        Some(encoded) => {
+            let rows: Vec<u32> = std::iter::once(0).chain(encoded.iter().map(|item| item + 1)).collect();
+            gather(table, &rows)
+        }
+        None => Ok(table.as_tensor().clone()),
     }
 }
 

@@ -5,8 +5,8 @@
 //! equation 12. Where the paper and the authors' released code (github.com/lzz0007/MP4SR) differ, a switch of [`Config`]
 //! takes either reading.
 //!
-//! Sequences are packed, never padded. Items are encoded once per step each: the batch's in pre-training, the catalogue in
-//! fine-tuning.
+//! Sequences are packed, never padded. Items are encoded once per step each: the batch's in pre-training, the
+//! candidates' too in fine-tuning, which are the catalogue or a sample of it.
 
 mod config;
 mod finetuning;
@@ -20,8 +20,8 @@ use mp4sr_ops::{Dropout, Error, GatherIndex, MixtureSizes, ProcessGroup, Result,
 use crate::group_batch::SharedBatch;
 use crate::interface::PRETRAIN;
 use crate::{
-    Batch, Initial, ItemEncoder, Modality, Model, Parameters, Phase, Scorer, Step, Transformer, TransformerConfig,
-    trace,
+    Batch, CandidateSampler, Initial, ItemEncoder, Modality, Model, Parameters, Phase, Scorer, Step, Transformer,
+    TransformerConfig, trace,
 };
 
 /// The name of the items' id embeddings.
@@ -43,6 +43,8 @@ pub struct Mp4sr {
     projections: Vec<(Var, Var)>,
     id_embedding: Option<Var>,
     group: Option<ProcessGroup>,
+    /// What draws the candidates of fine-tuning; all items are candidates without it.
+    candidate_sampler: Option<CandidateSampler>,
 }
 
 /// Embeddings of items by modality, and which of them the tokens of a batch take.
@@ -151,7 +153,14 @@ impl Mp4sr {
             projections,
             id_embedding,
             group,
+            candidate_sampler: None,
         })
+    }
+
+    /// The model whose steps of fine-tuning compare with a sample of the items.
+    #[must_use]
+    pub fn with_candidates(self, sampler: CandidateSampler) -> Self {
+        Self { candidate_sampler: Some(sampler), ..self }
     }
 
     /// I, the number of items.
@@ -221,7 +230,7 @@ impl Mp4sr {
             (modality * rows) as u32 + tokens[t]
         };
         let mixed: Vec<u32> = (0..spaces).flat_map(|m| (0..tokens.len()).map(move |t| row(m, t))).collect();
-        let id_rows = ids.map_or(Vec::new(), |ids| ids.rows.repeat(spaces));
+        let id_rows = ids.map_or_else(Vec::new, |ids| ids.rows.repeat(spaces));
         if trace::is_on() {
             let mut joined = gather(z, &mixed)?;
             if let Some(ids) = ids {

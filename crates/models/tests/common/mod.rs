@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
 use mp4sr_models::Parameters;
-use mp4sr_ops::{Adam, ComputeDevice, PackedOffsets};
+use mp4sr_ops::{Adam, ComputeDevice, PackedOffsets, Precision, check_precision, set_precision};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
@@ -83,7 +83,11 @@ impl GoldenCase {
     pub fn compare(&mut self, name: &str, found: &[f32], keep: impl Fn(usize) -> bool) {
         let group = name.split('.').next().unwrap();
         let tolerance = &self.meta["tolerance"][group];
-        let (atol, rtol) = (tolerance["atol"].as_f64().unwrap(), tolerance["rtol"].as_f64().unwrap());
+        let (atol, rtol) = if is_bf16() {
+            (BF16_TOLERANCE, BF16_TOLERANCE)
+        } else {
+            (tolerance["atol"].as_f64().unwrap(), tolerance["rtol"].as_f64().unwrap())
+        };
         let (expected, _) = self.floats.get(name).unwrap_or_else(|| panic!("{name} is missing"));
         assert_eq!(expected.len(), found.len(), "{name}: another size");
         let scale = expected.iter().fold(0.0f64, |m, x| m.max(f64::from(x.abs())));
@@ -180,8 +184,36 @@ impl GoldenCase {
     }
 }
 
+/// Of values and gradients in bf16, absolute and relative to the largest value: temperatures multiply what rounding to eight bits
+/// leaves.
+const BF16_TOLERANCE: f64 = 0.03;
+
+/// Whether products are computed from bf16: `MP4SR_TEST_PRECISION`.
+pub fn is_bf16() -> bool {
+    std::env::var_os("MP4SR_TEST_PRECISION").is_some_and(|precision| precision == "bf16")
+}
+
+/// Runs a test of this program in a process of its own, in which products are computed from bf16, where the processor can.
+#[allow(clippy::print_stdout, reason = "a test that is left out says so")]
+pub fn run_in_bf16(test: &str) {
+    if let Err(reason) = check_precision(ComputeDevice::Cpu, Precision::Bf16) {
+        println!("bf16 is not tested: {reason}");
+        return;
+    }
+    let program = std::env::current_exe().unwrap();
+    let status = std::process::Command::new(program)
+        .args(["--exact", test, "--nocapture"])
+        .env("MP4SR_TEST_PRECISION", "bf16")
+        .status()
+        .unwrap();
+    assert!(status.success(), "`{test}` fails in bf16");
+}
+
 /// Where models are tested: `MP4SR_TEST_DEVICE` names a card, otherwise it is the CPU.
 pub fn device() -> Device {
+    if is_bf16() {
+        set_precision(Precision::Bf16);
+    }
     let name = std::env::var("MP4SR_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
     name.parse::<ComputeDevice>().unwrap().open().unwrap()
 }

@@ -1,5 +1,5 @@
 //! l_j = log of the sum over columns i of exp(scale a_j . b_i), by blocks of the matrix; less scale a_j . b_t for
-//! cross-entropy with targets t.
+//! cross-entropy with targets t. Where the columns are a sample, a shift joins the logits of all but a row's own target.
 //!
 //! Forward keeps a running maximum and sum a row. Backward computes the block of logits again: with
 //! p_ji = exp(scale a_j . b_i - l_j) dl_j, da = scale p b and db = scale p^T a. Shards of columns own their part of db; da is
@@ -22,7 +22,7 @@ pub(super) const COLUMNS: usize = 512;
 const SHARDS: usize = 16;
 
 pub(crate) fn row_logsumexp(a: &Tensor, b: &Tensor, scale: f32, mask: &Mask) -> Result<Tensor> {
-    apply2(RowLogSumExp { scale, mask: mask.clone(), targets: Vec::new() }, a, b)
+    apply2(RowLogSumExp { scale, mask: mask.clone(), targets: Vec::new(), shifts: Vec::new() }, a, b)
 }
 
 pub(crate) fn cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], scale: f32) -> Result<Tensor> {
@@ -30,7 +30,26 @@ pub(crate) fn cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], scale: f32)
     if let Some(target) = targets.iter().find(|&&target| target as usize >= columns) {
         bail!("cross_entropy: target {target} of {columns}");
     }
-    apply2(RowLogSumExp { scale, mask: Mask::None, targets: targets.to_vec() }, a, b)
+    apply2(RowLogSumExp { scale, mask: Mask::None, targets: targets.to_vec(), shifts: Vec::new() }, a, b)
+}
+
+pub(crate) fn sampled_cross_entropy(
+    a: &Tensor,
+    b: &Tensor,
+    targets: &[u32],
+    shifts: &[f32],
+    scale: f32,
+) -> Result<Tensor> {
+    let columns = b.dim(0)?;
+    if let Some(target) = targets.iter().find(|&&target| target as usize >= columns) {
+        bail!("sampled_cross_entropy: target {target} of {columns}");
+    }
+    if shifts.len() != columns {
+        bail!("sampled_cross_entropy: {} shifts of {columns} columns", shifts.len());
+    }
+    // Logits are scaled after their shift has joined them.
+    let shifts = shifts.iter().map(|shift| shift / scale).collect();
+    apply2(RowLogSumExp { scale, mask: Mask::None, targets: targets.to_vec(), shifts }, a, b)
 }
 
 struct RowLogSumExp {
@@ -38,12 +57,30 @@ struct RowLogSumExp {
     mask: Mask,
     /// Columns whose logits are subtracted, one a row; or none.
     targets: Vec<u32>,
+    /// What joins the logits of each column, over the scale, but in the row whose target it is; or none.
+    shifts: Vec<f32>,
 }
 
 impl RowLogSumExp {
     /// Row j's logit of its target.
     fn hit(&self, j: usize, a: &[f32], b: &[f32], d: usize) -> f32 {
         self.targets.get(j).map_or(0.0, |&target| self.scale * dot(&a[j * d..][..d], &b[target as usize * d..][..d]))
+    }
+
+    /// Shifts a block of logits of `columns` columns.
+    fn shift_block(&self, logits: &mut [f32], columns: usize, start: BlockStart) {
+        if self.shifts.is_empty() {
+            return;
+        }
+        let shifts = &self.shifts[start.column..][..columns];
+        for (logits, &target) in logits.chunks_exact_mut(columns).zip(&self.targets[start.row..]) {
+            let own = (target as usize).checked_sub(start.column).filter(|&at| at < columns);
+            let kept = own.map(|at| logits[at]);
+            logits.iter_mut().zip(shifts).for_each(|(x, shift)| *x += shift);
+            if let (Some(at), Some(kept)) = (own, kept) {
+                logits[at] = kept;
+            }
+        }
     }
 }
 
@@ -153,6 +190,7 @@ impl Fused<2> for RowLogSumExp {
                 let logits = &mut logits[..rows * columns];
                 matmul(logits, a, Mat::new(b, d, columns), false);
                 let start = BlockStart { row: shard * ROWS, column: block * COLUMNS };
+                self.shift_block(logits, columns, start);
                 gather_block(logits, columns, self.scale, &self.mask, start, &mut state);
             }
             out.iter_mut().zip(state).for_each(|(out, (top, total))| *out = top + total.ln());
@@ -186,6 +224,7 @@ impl Fused<2> for RowLogSumExp {
                         matmul(logits, a, transposed, false);
                         let (l, dl) = (&sums[row..row + rows], &gradient[row..row + rows]);
                         let start = BlockStart { row, column: first };
+                        self.shift_block(logits, columns, start);
                         weight_block(logits, columns, self.scale, &self.mask, start, l, dl);
                         let p = Mat::new(logits, rows, columns);
                         matmul(&mut da[row * d..(row + rows) * d], p, b, true);

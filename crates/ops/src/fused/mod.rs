@@ -34,7 +34,7 @@ pub(crate) use experts::expert_products;
 pub(crate) use input::sequence_input;
 pub(crate) use layer::transformer_layer;
 pub(crate) use linear::{linear, product};
-pub(crate) use logsumexp::{cross_entropy, row_logsumexp};
+pub(crate) use logsumexp::{cross_entropy, row_logsumexp, sampled_cross_entropy};
 pub(crate) use norm::layer_norm;
 pub(crate) use picked::picked_dot;
 pub(crate) use recurrent::recurrent;

@@ -3,14 +3,17 @@
 
 #![allow(unsafe_code)]
 
+use super::bf16;
+use crate::device::{Precision, precision};
+
 /// A matrix in a slice, with its strides in elements.
 #[derive(Clone, Copy)]
 pub(crate) struct Mat<'a> {
-    data: &'a [f32],
-    rows: usize,
-    columns: usize,
-    row_stride: usize,
-    column_stride: usize,
+    pub(super) data: &'a [f32],
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) row_stride: usize,
+    pub(super) column_stride: usize,
 }
 
 impl<'a> Mat<'a> {
@@ -35,14 +38,33 @@ impl<'a> Mat<'a> {
         }
     }
 
-    fn fits(&self) -> bool {
+    /// Where the element of a row and a column lies; past the end where there is none.
+    pub(super) fn sub(&self, row: usize, column: usize) -> *const f32 {
+        self.data.as_ptr().wrapping_add(row * self.row_stride + column * self.column_stride)
+    }
+
+    pub(super) fn fits(&self) -> bool {
         let last = (self.rows.max(1) - 1) * self.row_stride + (self.columns.max(1) - 1) * self.column_stride;
         self.rows * self.columns == 0 || last < self.data.len()
     }
 }
 
-/// out = a b, or out += a b when `add`; `out` is row after row. On one thread, so the order of sums is fixed.
+/// out = a b, or out += a b when `add`, in the precision that is set; `out` is row after row. On one thread, so the order of sums
+/// is fixed.
 pub(crate) fn matmul(out: &mut [f32], a: Mat<'_>, b: Mat<'_>, add: bool) {
+    matmul_in(precision(), out, a, b, add);
+}
+
+/// The same in a given precision; tf32 is f32 here.
+pub(crate) fn matmul_in(precision: Precision, out: &mut [f32], a: Mat<'_>, b: Mat<'_>, add: bool) {
+    match precision {
+        Precision::Bf16 if bf16::pays(a.columns, b.columns) => bf16::matmul(out, a, b, add),
+        _ => matmul_f32(out, a, b, add),
+    }
+}
+
+/// The same in f32.
+pub(crate) fn matmul_f32(out: &mut [f32], a: Mat<'_>, b: Mat<'_>, add: bool) {
     let (m, n, k) = (a.rows, b.columns, a.columns);
     assert!(b.rows == k && out.len() == m * n && a.fits() && b.fits(), "matrix product of wrong shapes");
     if m * n == 0 {

@@ -1,9 +1,10 @@
 //! The arithmetic under the fused operators.
 
+pub(crate) mod bf16;
 mod matrix;
 mod vector;
 
-pub(crate) use matrix::{Mat, matmul, transpose};
+pub(crate) use matrix::{Mat, matmul, matmul_f32, matmul_in, transpose};
 pub(crate) use vector::{
     accumulate, add_rows, add_scaled, add_scaled_short, add_weighted_rows, dot, erf, exp, max, sum,
 };

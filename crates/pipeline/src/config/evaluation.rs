@@ -21,6 +21,9 @@ pub struct Evaluate {
     /// K of R@K and N@K.
     #[schemars(length(min = 1))]
     pub k: Vec<usize>,
+    /// Further columns of the tables: `Hit@K`, `P@K` (precision), `MAP@K`, `MRR@K`, or R@K and N@K of other K. They are computed from
+    /// the stored ranks, so that no stage before the tables runs again for them.
+    pub measures: Vec<String>,
     /// Whether items of the history are candidates.
     pub seen_items: SeenItems,
     /// Users scored at once.
@@ -33,6 +36,12 @@ pub struct Evaluate {
 
 impl Default for Evaluate {
     fn default() -> Self {
-        Self { k: vec![5, 10, 20], seen_items: SeenItems::default(), batch: 256, short_histories: Vec::new() }
+        Self {
+            k: vec![5, 10, 20],
+            measures: Vec::new(),
+            seen_items: SeenItems::default(),
+            batch: 256,
+            short_histories: Vec::new(),
+        }
     }
 }

@@ -27,8 +27,7 @@ pub enum Storage {
 pub struct Extract {
     /// How feature values are stored.
     pub storage: Storage,
-    /// What the encoders' products are computed from: `f32`, or on a card (`run.device`) also `tf32` or `bf16`, which are faster and
-    /// change the vectors a little.
+    /// What the encoders' products are computed from. `tf32` and `bf16` are faster and change the vectors a little.
     pub precision: Precision,
     /// Sentences to vectors.
     pub text: TextExtract,

@@ -97,6 +97,7 @@ impl Config {
             assignment.apply(&mut table)?;
         }
         dataset::times_as_text(&mut table);
+        training::candidates_as_text(&mut table);
         let checked = strict::check(&table, &models.schema(), origin);
         let config = checked.and_then(|()| Self::of_table(table, origin, models));
         Ok((config.map_err(|error| error.of_override(&set))?, warnings))
@@ -220,10 +221,12 @@ impl Config {
         }
         let precisions = [("train.precision", self.train.precision), ("extract.precision", self.extract.precision)];
         for (key, precision) in precisions {
-            if device == "cpu" && precision != Precision::F32 {
-                let precision = format!("{precision:?} on the CPU").to_lowercase();
-                return fail(key, precision, "\"f32\", or a card in `run.device`");
+            if device == "cpu" && precision == Precision::Tf32 {
+                return fail(key, "\"tf32\" on the CPU".to_owned(), "\"f32\" or \"bf16\", or a card in `run.device`");
             }
+        }
+        if let Err(allowed) = self.finetune.drawn_candidates() {
+            return fail("finetune.candidates", format!("{:?}", self.finetune.candidates), allowed);
         }
         for (key, numbers) in
             [("evaluate.k", &self.evaluate.k), ("evaluate.short_histories", &self.evaluate.short_histories)]

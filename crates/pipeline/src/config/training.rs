@@ -1,5 +1,6 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
 
 /// Which items are in the sequences of pre-training.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -21,7 +22,7 @@ pub enum Precision {
     F32,
     /// f32 that the card rounds to 10 bits of mantissa; sums are f32. On a card only.
     Tf32,
-    /// bf16; sums are f32. On a card only.
+    /// bf16; sums are f32. On a card, or a CPU with AVX-512-BF16.
     Bf16,
 }
 
@@ -103,8 +104,39 @@ pub struct Finetune {
     /// Epochs, steps and the optimiser.
     #[serde(flatten)]
     pub settings: PhaseSettings,
+    /// The items that a step's softmax compares with: `all`, or how many are drawn anew for every step beside the batch's targets,
+    /// for large catalogues. Validation ranks all items either way.
+    pub candidates: String,
     /// Whether the log has the loss of the test split after every epoch (Figure 3). Nothing is chosen by it.
     pub log_test_loss: bool,
+}
+
+/// The word of `finetune.candidates` for all items.
+const ALL: &str = "all";
+
+impl Finetune {
+    /// Items that are drawn for every step; none where all items are compared with.
+    ///
+    /// # Errors
+    /// What would be allowed, where the key has neither.
+    pub fn drawn_candidates(&self) -> Result<Option<usize>, &'static str> {
+        match self.candidates.as_str() {
+            ALL => Ok(None),
+            number => match number.parse() {
+                Ok(drawn) if drawn > 0 => Ok(Some(drawn)),
+                _ => Err("\"all\", or a number of items from 1"),
+            },
+        }
+    }
+}
+
+/// A number of candidates may be written without quotes; what is no number of items is refused as one.
+pub(super) fn candidates_as_text(table: &mut Table) {
+    if let Some(value) = table.get_mut("finetune").and_then(|section| section.get_mut("candidates"))
+        && matches!(value, Value::Integer(_) | Value::Float(_))
+    {
+        *value = Value::String(value.to_string());
+    }
 }
 
 impl Default for Finetune {
@@ -118,6 +150,7 @@ impl Default for Finetune {
                 weight_decay: 0.0001,
                 clip_norm: 5.0,
             },
+            candidates: ALL.to_owned(),
             log_test_loss: false,
         }
     }

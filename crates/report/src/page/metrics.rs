@@ -5,6 +5,7 @@ use mp4sr_pipeline::text::count;
 use mp4sr_protocol::Split;
 
 use super::{Page, groups};
+use crate::lists::{COLUMNS, ListRow};
 use crate::table::{MetricsTable, percent};
 
 impl Page<'_> {
@@ -23,8 +24,32 @@ impl Page<'_> {
                     (metrics_table(table))
                     @if table.split == Split::Test { (groups::comparison(self.run, self.comparison)) }
                 }
+                @if !self.lists.is_empty() { (lists_table(self.run, self.lists)) }
             }
         }
+    }
+}
+
+fn lists_table(own: &str, rows: &[ListRow]) -> Markup {
+    html! {
+        h3 { "The lists, whoever was right" }
+        p {
+            "Coverage is the share of all items that is in any list of K. The Gini index is 0 where all items are listed equally "
+            "often and nearly 1 where a few take all places; entropy is that of the listed items in nats, over the number of "
+            "different ones. Popularity is the mean number of training events of a listed item, tail the share of places that go "
+            "to the tenth of the items with the fewest events, novelty the mean of \u{2212}log" sub { "2" } " of the share of users "
+            "that have the item. Coverage to tail are defined as in RecBole's evaluator."
+        }
+        div.wide { table {
+            thead { tr { th { "run" } th { "K" } @for name in COLUMNS { th { (name) } } } }
+            tbody { @for row in rows {
+                tr.own[row.run == own] {
+                    th { (row.run) }
+                    td { (row.figures.k) }
+                    @for (_, value) in row.figures.values() { td { (format!("{value:.4}")) } }
+                }
+            } }
+        } }
     }
 }
 

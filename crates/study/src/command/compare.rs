@@ -18,7 +18,7 @@ pub struct Args {
     /// The flags of every stage.
     #[command(flatten)]
     pub stage: StageArgs,
-    /// Measures in place of those of `evaluate.k`: R@K, N@K, MRR.
+    /// Measures in place of those of `evaluate.k` and `evaluate.measures`: R@K, N@K, Hit@K, P@K, MAP@K, MRR@K, MRR.
     #[arg(long, value_delimiter = ',', value_name = "MEASURE")]
     measures: Vec<Measure>,
     /// The validation split in place of the test split.
@@ -35,7 +35,8 @@ pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let context = stage.context(models)?;
     let (config, layout) = (&context.config, &context.layout);
     let split = if validation { Split::Validation } else { Split::Test };
-    let measures = if measures.is_empty() { Measure::columns(&config.evaluate.k) } else { measures };
+    let own = || Measure::table(&config.evaluate.k, &config.evaluate.measures);
+    let measures = if measures.is_empty() { own() } else { measures };
     let sequences = Sequences::read(&layout.sequences())?;
     let mut groups = Vec::new();
     for text in &runs {
