@@ -1,10 +1,11 @@
 """Step time and memory of training on 1 to 64 machines, from steps and messages that were measured on one machine.
 
-    RAYON_NUM_THREADS=1 mpirun -n 2 mp4sr-bench group --stage finetune >> measured.jsonl     # and so on, see docs/scale.md
+    RAYON_NUM_THREADS=1 mpirun -n 2 mp4sr-bench group --stage finetune --items 60000 --features f16 >> measured.jsonl
     python3 tools/scale_model/model.py tools/scale_model/measured.jsonl
 
-Compute is fitted to the measured steps of one process and of two; messages follow alpha-beta costs with the formulas below. The first table
-holds the model against the measured points that it was not fitted to, the second one is the model alone.
+Compute is processor time per step and process, which other work on the machine disturbs least. It is fitted to one process at two numbers of
+items and to two processes at the larger one; messages follow alpha-beta costs with the formulas below. The first table holds the model against
+all measured points, the second one is the model alone.
 """
 
 import json
@@ -53,6 +54,26 @@ def messages(stage, n, shared, rows, alpha, beta):
     return seconds
 
 
+def features_mib(items):
+    """The features that `mp4sr-bench group --features f16` draws and holds: 6.5 rows of 768 values per item."""
+    return items * 6.5 * 768 * 2 / 2**20
+
+
+def least_squares(rows, found):
+    """Solves the normal equations by elimination."""
+    size = len(rows[0])
+    table = [
+        [sum(row[i] * row[j] for row in rows) for j in range(size)] + [sum(row[i] * y for row, y in zip(rows, found))]
+        for i in range(size)
+    ]
+    for i in range(size):
+        table[i] = [value / table[i][i] for value in table[i]]
+        for j in range(size):
+            if j != i:
+                table[j] = [a - table[j][i] * b for a, b in zip(table[j], table[i])]
+    return [row[size] for row in table]
+
+
 def fitted_network(lines):
     """alpha and beta of the machine itself, by the times of its messages: the latency of the smallest, the bandwidth of the largest."""
     smallest, largest = lines[0], lines[-1]
@@ -74,12 +95,12 @@ class Model:
             for step in self.steps
             if (step["stage"], step["processes"], step["threads"], step["items"]) == (stage, processes, threads, items)
         ]
-        return min(found, key=lambda step: step["min_ms"], default=None)
+        return min(found, key=lambda step: sum(step["processor_ms"]), default=None)
 
     @staticmethod
     def compute(step):
-        """A step's time without its messages."""
-        return (step["min_ms"] - sum(of["ms"] for of in step["sent_per_step"].values())) / 1e3
+        """Seconds of processor time of a process, which has the copies of messages in it."""
+        return sum(step["processor_ms"]) / step["processes"] / 1e3
 
     def fit(self, stage, small, large):
         """Fitted to one process at two numbers of items and to two processes at the larger one, all of one thread."""
@@ -89,12 +110,27 @@ class Model:
         whole, half = self.compute(many), self.compute(two)
         fixed = min(max(2 * half - whole, 0.0), whole)
         divided = whole - fixed - per_item * large
-        per_item_mib = (many["peak_mib"][0] - one["peak_mib"][0]) / (large - small)
-        base_mib = one["peak_mib"][0] - per_item_mib * small
-        return {"fixed": fixed, "divided": divided, "item": per_item, "base_mib": base_mib, "item_mib": per_item_mib}
+        return {"fixed": fixed, "divided": divided, "item": per_item, "most_items": large, "mib": self.fit_memory(stage)}
 
-    def seconds(self, fit, n, items, speed=1.0):
-        return speed * (fit["fixed"] + (fit["divided"] + fit["item"] * items) / n)
+    def fit_memory(self, stage):
+        """MiB that every process has, that are divided, and that are divided per item; features aside. Least squares over all points."""
+        points = [step for step in self.steps if step["stage"] == stage and step["threads"] == 1]
+        rows = [[1.0, 1 / step["processes"], step["items"] / step["processes"]] for step in points]
+        if stage == "pretrain":
+            rows = [row[:2] for row in rows]
+        found = [sum(step["peak_mib"]) / step["processes"] - features_mib(step["items"]) for step in points]
+        return least_squares(rows, found)
+
+    def seconds(self, fit, stage, n, items):
+        # A step of pre-training reads the batch's items alone: it does not grow much once few of them are the same.
+        items = min(items, fit["most_items"]) if stage == "pretrain" else items
+        return fit["fixed"] + (fit["divided"] + fit["item"] * items) / n
+
+
+    def memory(self, fit, n, items):
+        """Beside features."""
+        row = [1.0, 1 / n, items / n][: len(fit["mib"])]
+        return sum(a * b for a, b in zip(row, fit["mib"]))
 
 
 def main():
@@ -109,8 +145,8 @@ def main():
         # Two processes send half of it in the exchange and half in the all-gather.
         shared[stage] = sent / FLOAT
     print(f"Messages here: {alpha * 1e6:.0f} us and {beta / 1e9:.2f} GB/s.\n")
-    print("| step | items | processes x threads | run here, ms | modelled, ms | off |")
-    print("|---|---|---|---|---|---|")
+    print("| step | items | processes | processor time per process, ms, run here | modelled | off | MiB per process beside features, run here | modelled |")
+    print("|---|---|---|---|---|---|---|---|")
     fits = {stage: model.fit(stage, small, large) for stage in shared}
     for stage, fit in fits.items():
         for step_items in items:
@@ -118,24 +154,23 @@ def main():
                 step = model.least(stage, n, 1, step_items)
                 if step is None:
                     continue
-                # More processes than cores take turns.
-                turns = max(1, n / 2)
-                rows = step["tokens"] / n
-                modelled = turns * model.seconds(fit, n, step_items) + messages(stage, n, shared[stage], rows, alpha, beta)
-                off = modelled * 1e3 / step["min_ms"] - 1
-                print(f"| {stage} | {step_items:,} | {n} x 1 | {step['min_ms']:.0f} | {modelled * 1e3:.0f} | {off:+.0%} |")
+                found, modelled = model.compute(step), model.seconds(fit, stage, n, step_items)
+                mib = sum(step["peak_mib"]) / n - features_mib(step_items)
+                memory = model.memory(fit, n, step_items)
+                fitted = (n, step_items) in [(1, small), (1, large), (2, large)]
+                off = "fitted" if fitted else f"{modelled / found - 1:+.0%}"
+                print(f"| {stage} | {step_items:,} | {n} | {found * 1e3:.0f} | {modelled * 1e3:.0f} | {off} | {mib:.0f} | {memory:.0f} |")
     print()
-    print("| step | items | machines | MiB per process | " + " | ".join(f"{name}, ms" for name in NETWORKS) + " | |")
+    print("| step | items | machines | MiB per process beside features | " + " | ".join(f"{name}, ms" for name in NETWORKS) + " | |")
     print("|---|---|---|---|" + "---|" * len(NETWORKS) + "---|")
     for stage, fit in fits.items():
-        # A machine is one of two threads, as here.
-        speed = model.least(stage, 1, 2, large)["min_ms"] / model.least(stage, 1, 1, large)["min_ms"]
         tokens = model.least(stage, 1, 1, large)["tokens"]
         for count in ITEMS:
             for n in MACHINES:
-                memory = fit["base_mib"] + fit["item_mib"] * count / (n if stage == "finetune" else 1)
+                memory = model.memory(fit, n, count)
+                # A machine has two cores, as here, which divide the processor time of a process between them.
                 times = [
-                    model.seconds(fit, n, count, speed) + messages(stage, n, shared[stage], tokens / n, *network)
+                    model.seconds(fit, stage, n, count) / 2 + messages(stage, n, shared[stage], tokens / n, *network)
                     for network in NETWORKS.values()
                 ]
                 here = "run here" if n == 1 and count in items else "modelled"

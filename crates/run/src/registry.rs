@@ -38,12 +38,6 @@ pub fn build_model_in_group(
             );
         }
         ensure!(
-            config.finetune.drawn_candidates() == Ok(None),
-            "several processes compare with all items, found `finetune.candidates = {:?}`; set `finetune.candidates = \"all\"`, or \
-             start one process",
-            config.finetune.candidates
-        );
-        ensure!(
             data.device.is_cpu(),
             "several processes train on the CPU, found `run.device = {:?}`; set `run.device = \"cpu\"`, or start one process",
             config.run.device

@@ -211,6 +211,13 @@ impl Ready {
                 "`{phase}.batch` is {batch}, which cannot be divided among {size} processes; start at most {batch}, or set a larger batch"
             );
         }
+        if phase == FINETUNE && group.is_some() && config.finetune.drawn_candidates().is_ok_and(|drawn| drawn.is_some())
+        {
+            let found = &config.finetune.candidates;
+            bail!(
+                "several processes compare with all items, found `finetune.candidates = {found}`; set it to \"all\", or start one process"
+            );
+        }
         let mut resolved = config.resolved();
         if let Some(sections) = resolved.as_object_mut().filter(|_| phase == PRETRAIN) {
             sections.remove(FINETUNE);
