@@ -1,6 +1,7 @@
 //! Stages in parts, by several processes and on machines that share nothing. `make test` builds the program first.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "a test says what it skips")]
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use mp4sr_artifact::files;
 use mp4sr_tests::{Project, program, root, said};
+use serde_json::Value;
 
 /// The files that a stage hands on, by name.
 fn content(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<(String, Vec<u8>)> {
@@ -77,7 +79,6 @@ fn parts_of_an_extraction_give_the_features_of_one_process_whoever_was_killed() 
 }
 
 #[test]
-#[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
 fn parallel_runs_the_parts_and_puts_them_together() {
     if !Command::new("parallel").arg("--version").output().is_ok_and(|output| output.status.success()) {
         println!("skipped: GNU parallel is not installed");
@@ -202,4 +203,73 @@ fn ranks_and_lists_of_parts_are_those_of_the_whole_and_old_parts_are_not_used() 
     assert!(!stage("evaluate", &["--set", "run.seed=7"]).contains("put together"));
     assert!(!stage("recommend", &["--set", "run.seed=7", "--set", "recommend.top=3"]).contains("put together"));
     assert_ne!(results(), expected);
+}
+
+/// The files of a dataset that the stages after it read, by name.
+fn dataset(world: &Project) -> Vec<(String, Vec<u8>)> {
+    content(&world.path("sample/dataset"), |name| name.ends_with(".safetensors") || name.ends_with(".parquet"))
+}
+
+#[test]
+fn what_spark_reduces_gives_the_dataset_of_all_lines() {
+    let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let succeeds = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
+    if !succeeds(Command::new(&python).args(["-c", "import pyspark, tomllib"]))
+        || !succeeds(Command::new("java").arg("-version"))
+    {
+        println!("skipped: `{python}` lacks pyspark (name another one with PYTHON), or there is no Java");
+        return;
+    }
+    let raw = tempfile::tempdir().unwrap();
+    let made = mp4sr_tests::command("sample").args(["--quiet", "--out"]).arg(raw.path()).status().unwrap();
+    assert!(made.success());
+    let world = Project::of_pipeline("sample", raw.path());
+    world.run("preprocess", &[]);
+    let expected = dataset(&world);
+    assert_eq!(expected.len(), 3);
+    let counted = report(&world);
+
+    world.write(
+        "spark/spark-defaults.conf",
+        "spark.master local[2]\nspark.ui.enabled false\nspark.sql.shuffle.partitions 2\n",
+    );
+    let reduced = world.folder().join("reduced");
+    let mut command = Command::new(&python);
+    command.arg(root().join("deploy/spark_interactions.py")).arg("--pipeline").arg(world.pipeline("sample"));
+    command
+        .arg("--data")
+        .arg(raw.path())
+        .arg("--out")
+        .arg(&reduced)
+        .env("SPARK_CONF_DIR", world.folder().join("spark"));
+    let output = command.env("SPARK_LOCAL_IP", "127.0.0.1").output().unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+    let counts: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // Spark counts what the report counts.
+    for (step, filter) in [("raw", 0), ("without repeats", 1), ("in the core", 2)] {
+        for number in ["events", "users", "items"] {
+            assert_eq!(counts[step][number], counted["filters"][filter][number], "{step}: {number}");
+        }
+    }
+    let read = &counted["interactions"]["files"][0];
+    assert_eq!((&counts["lines"], &counts["rejected"]), (&read["lines"], &read["rejected"]));
+
+    let parts = files::list(&reduced.join("reviews.json.gz")).unwrap();
+    let mut parts: Vec<_> = parts.into_iter().filter(|path| path.extension().is_some_and(|end| end == "gz")).collect();
+    parts.sort();
+    let joined: Vec<u8> = parts.iter().flat_map(|path| files::read(path).unwrap()).collect();
+    files::write_bytes(&raw.path().join("reviews.json.gz"), &joined).unwrap();
+    files::remove_dir_if_present(&world.path("sample")).unwrap();
+    world.run("preprocess", &[]);
+    assert!(dataset(&world) == expected, "the dataset of the reduced lines is another one");
+    let again = report(&world);
+    assert!(again["filters"][0]["events"].as_u64() < counted["filters"][0]["events"].as_u64());
+    let mut differing: Vec<&String> =
+        counted.as_object().unwrap().keys().filter(|key| again[key.as_str()] != counted[key.as_str()]).collect();
+    differing.sort();
+    assert_eq!(differing, ["events", "filters", "interactions", "items", "join"], "as docs/scale.md says");
+}
+
+fn report(world: &Project) -> Value {
+    serde_json::from_slice(&world.bytes("sample/dataset/report.json")).unwrap()
 }

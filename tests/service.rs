@@ -2,107 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mp4sr_artifact::{Table, files};
+use mp4sr_tests::service::{Service, base64, parse};
 use mp4sr_tests::{Project, root};
 use serde_json::{Value, json};
-
-/// A service that runs until it is dropped.
-struct Service {
-    child: Child,
-    address: String,
-}
-
-/// What the service answered.
-struct Answer {
-    status: u16,
-    headers: BTreeMap<String, String>,
-    body: String,
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
-    }
-
-    /// Ids and scores of a list.
-    fn list(&self) -> Vec<(String, f32)> {
-        assert_eq!(self.status, 200, "{}", self.body);
-        let item =
-            |item: &Value| (item["item_id"].as_str().unwrap().to_owned(), item["score"].as_f64().unwrap() as f32);
-        self.json()["items"].as_array().unwrap().iter().map(item).collect()
-    }
-}
-
-impl Service {
-    fn start(world: &Project, words: &[&str]) -> Self {
-        let mut command = world.command("serve", &[&["--port", "0"][..], words].concat());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("http://").map(|address| address.replace("0.0.0.0", "127.0.0.1"));
-        let address = address.unwrap_or_else(|| {
-            let mut said = String::new();
-            child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-            panic!("{said}")
-        });
-        // A pipe that nobody reads would stop the service once it is full.
-        let mut log = child.stderr.take().unwrap();
-        std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Self { child, address }
-    }
-
-    fn send(&self, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\n{headers}\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        // Whoever is refused by the head may find the connection closed.
-        drop(stream.write_all(body));
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).unwrap();
-        parse(&bytes)
-    }
-
-    fn get(&self, path: &str) -> Answer {
-        self.send("GET", path, "", b"")
-    }
-
-    fn post(&self, path: &str, body: &Value) -> Answer {
-        self.send("POST", path, "", body.to_string().as_bytes())
-    }
-
-    fn signal(&self, name: &str) {
-        let done = Command::new("kill").args([format!("-{name}"), self.child.id().to_string()]).status().unwrap();
-        assert!(done.success());
-    }
-}
-
-impl Drop for Service {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
-}
-
-fn parse(bytes: &[u8]) -> Answer {
-    let text = String::from_utf8_lossy(bytes);
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
-    let mut lines = head.lines();
-    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    let headers =
-        lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_owned(), value.to_owned()));
-    Answer { status, headers: headers.collect(), body: body.to_owned() }
-}
 
 fn trained() -> Project {
     let world = Project::small();
@@ -287,17 +196,53 @@ fn new_items_are_in_service_at_once_and_after_a_restart() {
     }
 }
 
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0u32, |word, &byte| word << 8 | u32::from(byte)) << (8 * (3 - chunk.len()));
-        for at in 0..4 {
-            let letter = char::from(LETTERS[(word >> (18 - 6 * at) & 63) as usize]);
-            text.push(if at <= chunk.len() { letter } else { '=' });
-        }
+/// When the index of each encoder's cached vectors was opened last, and how many files of vectors there are.
+fn cached(world: &Project) -> (Vec<std::time::SystemTime>, usize) {
+    let folders: Vec<_> = files::list(&world.path(".cache/vectors")).unwrap();
+    let opened = folders.iter().map(|folder| std::fs::metadata(folder.join("about.json")).unwrap().modified().unwrap());
+    let of = |folder: &std::path::PathBuf| {
+        files::list(folder)
+            .unwrap()
+            .iter()
+            .filter(|path| path.extension().is_some_and(|end| end == "safetensors"))
+            .count()
+    };
+    (opened.collect(), folders.iter().map(of).sum())
+}
+
+#[test]
+fn encoders_are_opened_once_and_again_when_what_they_read_has_changed_and_questions_leave_no_vectors() {
+    let world = trained();
+    let service = Service::start(&world, &[]);
+    let image = base64(&files::read(&root().join("fuzz/seeds/image/one.png")).unwrap());
+    let ask = |text: &str| service.post("/v1/similar", &json!({ "text": text, "image": image, "k": 5 })).list();
+    let before = cached(&world);
+    let first = ask("A thing of group 3 that nobody has asked for");
+    let opened = cached(&world);
+    assert!(opened.0 != before.0 && opened.1 == before.1, "{before:?} {opened:?}");
+    for question in ["Something else", "A thing of group 3 that nobody has asked for"] {
+        ask(question);
     }
-    text
+    assert_eq!(cached(&world), opened, "opened again, or written");
+    // Another run of the same encoders comes into service.
+    service.signal("HUP");
+    let start = Instant::now();
+    while service.get("/readyz").json()["generation"] != 2 {
+        assert!(start.elapsed() < Duration::from_mins(1), "no swap");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(ask("A thing of group 3 that nobody has asked for"), first);
+    assert_eq!(cached(&world), opened);
+    let items = json!({ "items": [{ "item_id": "new", "title": "A thing with words of its own" }] }).to_string();
+    assert_eq!(service.send("PUT", "/v1/items", "", items.as_bytes()).status, 200);
+    let added = cached(&world);
+    assert_eq!(added.1, opened.1 + 1, "what an item says stays");
+    // The words of the dataset's items join the dictionary.
+    let table = world.path("a/dataset/items.parquet");
+    files::write_bytes(&table, &files::read(&table).unwrap()).unwrap();
+    let without_new = |list: List| list.into_iter().filter(|(id, _)| id != "new").take(4).collect::<Vec<_>>();
+    assert_eq!(without_new(ask("A thing of group 3 that nobody has asked for")), without_new(first));
+    assert!(cached(&world).0 != added.0, "not opened again");
 }
 
 #[test]

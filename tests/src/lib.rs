@@ -2,6 +2,7 @@
 //! in it.
 
 pub mod server;
+pub mod service;
 
 use std::fmt::Write as _;
 use std::fs::File;

@@ -92,10 +92,10 @@ impl VectorCache {
         self.places.contains_key(&key)
     }
 
-    /// The vector of `key`, if it is there and [`Self::flush`] was called since it came.
+    /// The vector of `key`, if it is there.
     pub fn get(&self, key: VectorKey) -> Option<&[f32]> {
         let &(shard, row) = self.places.get(&key)?;
-        let values = (**self.shards.get(shard as usize)?).as_ref();
+        let values = self.shards.get(shard as usize).map_or(self.new_values.as_slice(), |shard| (**shard).as_ref());
         values.get(row as usize * self.width..(row as usize + 1) * self.width)
     }
 
@@ -140,6 +140,14 @@ impl VectorCache {
         write_views(&path, &header, &views)?;
         self.shards.push(open(&path, &self.encoder, self.width)?.1);
         Ok(())
+    }
+
+    /// Forgets what is new.
+    pub fn discard(&mut self) {
+        for key in self.new_keys.drain(..) {
+            self.places.remove(&key);
+        }
+        self.new_values.clear();
     }
 
     fn read(&mut self, path: &Path) -> Result<()> {
@@ -232,7 +240,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut first = open(folder.path());
         first.add(&[1, 2, 1], &[1.0, 1.5, 2.0, 2.5, 9.0, 9.5]).unwrap();
-        assert_eq!((first.len(), first.contains(2), first.get(2)), (2, true, None), "not written yet");
+        assert_eq!((first.len(), first.get(2)), (2, Some(&[2.0, 2.5][..])), "before it is written");
+        assert!(open(folder.path()).is_empty());
         first.flush().unwrap();
         assert_eq!(first.get(1), Some(&[1.0, 1.5][..]), "the first of two counts");
         first.add(&[3], &[3.0, 3.5]).unwrap();
@@ -243,6 +252,21 @@ mod tests {
         assert_eq!((both.len(), both.get(3)), (3, Some(&[3.0, 3.5][..])));
         both.flush().unwrap();
         assert_eq!(shards_in(folder.path()).unwrap().len(), 2, "nothing new, no shard");
+    }
+
+    #[test]
+    fn what_is_discarded_is_computed_again_and_what_was_written_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut cache = open(folder.path());
+        cache.add(&[1], &[1.0, 1.5]).unwrap();
+        cache.flush().unwrap();
+        cache.add(&[2, 3], &[2.0, 2.5, 3.0, 3.5]).unwrap();
+        cache.discard();
+        assert_eq!((cache.len(), cache.get(1), cache.get(2)), (1, Some(&[1.0, 1.5][..]), None));
+        cache.add(&[3], &[4.0, 4.5]).unwrap();
+        cache.flush().unwrap();
+        let again = open(folder.path());
+        assert_eq!((again.len(), again.get(2), again.get(3)), (2, None, Some(&[4.0, 4.5][..])));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{Context, StageArgs};
 use mp4sr_recommend::{Answerer, LoadedRun};
+use mp4sr_store::ItemStore;
 use serde_json::json;
 
 use crate::folder::EXPORT;
@@ -77,7 +78,9 @@ impl ExportFormat {
 pub(crate) struct Export<'a> {
     /// The run's configuration and folders.
     pub context: &'a Context,
-    /// The run with the items that were added to it.
+    /// Where the items are that were added to the run.
+    pub store: &'a ItemStore,
+    /// The run with these items.
     pub run: &'a LoadedRun,
     /// The run ready to rank.
     pub answerer: &'a Answerer<'a>,
@@ -134,7 +137,8 @@ fn write_run(
     formats: &[ExportFormat],
     made: &Path,
 ) -> anyhow::Result<Vec<PathBuf>> {
-    let run = LoadedRun::load(&context.layout, &context.config)?;
+    let store = ItemStore::open(context)?;
+    let run = LoadedRun::load(&context.layout, &context.config, store.read(context)?)?;
     let vector_forms: Vec<VectorForm> = formats.iter().filter_map(|format| format.vectors()).collect();
     if !vector_forms.is_empty() {
         vectors::expect_vectors(run.trained.model.as_ref(), &context.config.model.name)?;
@@ -145,7 +149,7 @@ fn write_run(
     let answerer = run.answerer()?;
     let histories = histories(&run.trained.inputs.sequences, context.config.recommend.before_test_item);
     let top = top.map_or(context.config.recommend.top, |top| top as usize);
-    let export = Export { context, run: &run, answerer: &answerer, histories: &histories, top };
+    let export = Export { context, store: &store, run: &run, answerer: &answerer, histories: &histories, top };
     let mut paths = Vec::new();
     let list_forms: Vec<_> = formats.iter().filter_map(|format| lists::form(*format)).collect();
     if !list_forms.is_empty() {

@@ -8,9 +8,9 @@ use anyhow::Context as _;
 use mp4sr_artifact::{Layout, Sequences, files};
 use mp4sr_models::FINETUNE;
 use mp4sr_pipeline::Config;
-use mp4sr_pipeline::config::Precision;
+use mp4sr_pipeline::config::{Precision, StoreAddress};
 use mp4sr_protocol::{Measure, Metrics, Split, StoredRanks};
-use mp4sr_run::{CurrentItems, Inputs};
+use mp4sr_run::Inputs;
 use serde_json::{Value, json};
 
 use crate::command::Export;
@@ -38,15 +38,9 @@ fn copy_run(export: &Export<'_>, artifacts: &Path) -> anyhow::Result<Vec<PathBuf
     let own = Layout::new(artifacts, &config.dataset.name, layout.run_name());
     let mut sources: Vec<PathBuf> = Inputs::files(layout, config).into_iter().map(|(_, path)| path).collect();
     sources.extend([layout.items(), layout.users(), layout.checkpoint(FINETUNE)]);
-    let current = CurrentItems::read(layout)?;
-    if let Some(new) = current.layout(layout) {
-        sources.extend([layout.new_items_pointer(), new.items()]);
-        let modalities = config.model.modalities.iter();
-        sources.extend(modalities.map(|modality| new.feature_file(&modality.name, &config.feature_name(modality))));
-    }
     sources.sort();
     sources.dedup();
-    let mut paths = Vec::new();
+    let mut paths = export.store.copy(export.context, &own)?;
     for source in sources {
         let relative = source.strip_prefix(layout.root()).context("a file of the run lies outside of its artifacts")?;
         let path = own.root().join(relative);
@@ -56,6 +50,8 @@ fn copy_run(export: &Export<'_>, artifacts: &Path) -> anyhow::Result<Vec<PathBuf
     // Where the raw files lay on this machine means nothing on another one.
     let mut elsewhere: Config = config.clone();
     "data".clone_into(&mut elsewhere.dataset.data);
+    // The added items are in the folder of this run now.
+    elsewhere.serve.store = StoreAddress::default();
     // Another machine need not have a card, and what ranks on the CPU does so in 32 bits.
     "cpu".clone_into(&mut elsewhere.run.device);
     (elsewhere.train.precision, elsewhere.extract.precision) = (Precision::F32, Precision::F32);

@@ -39,7 +39,7 @@ pub fn write(export: &Export<'_>, forms: &[ListForm], folder: &Path) -> anyhow::
 }
 
 fn rows(export: &Export<'_>) -> anyhow::Result<Vec<ListRow>> {
-    let Export { context, run, answerer, histories, top } = export;
+    let Export { context, run, answerer, histories, top, .. } = export;
     let users = Users::read(&context.layout.users())?;
     let remove_seen = removes_seen(&context.config, run.trained.model.as_ref());
     let recommender = answerer.recommender()?;

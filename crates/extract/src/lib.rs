@@ -41,5 +41,5 @@ pub use error::{Error, Result};
 pub use open::{load_image_encoder, load_image_encoder_on};
 pub use processor::Processor;
 pub use sentence::SentenceEncoder;
-pub use stage::{encoder_device, extract_new_items, local_stage, run, run_shard};
+pub use stage::{Encoders, encoder_device, local_stage, run, run_shard};
 pub use words::{ImageWords, WordVectors};

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Subcommand;
+use mp4sr_extract::Encoders;
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{StageArgs, print};
+use mp4sr_store::ItemStore;
 
-use crate::{add_files, current, remove};
+use crate::Editor;
 
 /// Adds items to a trained run, which ranks them without training, and removes them again.
 ///
@@ -71,7 +73,8 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     match &args.command {
         Command::Add { stage, items } => {
             let context = stage.context(models)?;
-            let added = add_files(&context, items)?;
+            let (store, mut encoders) = (ItemStore::open(&context)?, Encoders::of(&context)?);
+            let added = Editor { context: &context, store: &store, encoders: &mut encoders }.add_files(items)?;
             added.notes.iter().for_each(|note| context.progress.log(format!("items: {note}")));
             let (new, replaced, total) = (added.new.len(), added.replaced.len(), added.total);
             context.progress.log(format!("items: {new} added, {replaced} replaced; the run has {total} new items"));
@@ -79,12 +82,14 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         }
         Command::Remove { stage, item } => {
             let context = stage.context(models)?;
-            let removed = remove(&context, item)?;
+            let (store, mut encoders) = (ItemStore::open(&context)?, Encoders::of(&context)?);
+            let removed = Editor { context: &context, store: &store, encoders: &mut encoders }.remove(item)?;
             context.progress.log(format!("items: {removed} removed"));
             Ok(())
         }
         Command::List { stage } => {
-            let items = current(&stage.context(models)?.layout)?;
+            let context = stage.context(models)?;
+            let items = ItemStore::open(&context)?.items(&context.layout)?;
             let lines = items.ids.iter().zip(&items.titles).map(|(id, title)| format!("{id}\t{title}\n"));
             print(&lines.collect::<String>())
         }

@@ -1,8 +1,8 @@
 //! New items of a trained run: they are candidates, and stand in histories, without training.
 //!
-//! In: raw items, in the form of the pipeline or as records. Out: a generation of `new-items/` in the run: a table of items and their
-//! features, from the same texts, encoders, dictionary and cache as the dataset's. A generation never changes; another takes its place
-//! when it is whole. Must not know: scores, lists, HTTP.
+//! In: raw items, in the form of the pipeline or as records. Out: a table of items and their features, from the same texts, encoders,
+//! dictionary and cache as the dataset's, where `serve.store` says: as a generation of `new-items/` in the run, which never changes and
+//! whose place another takes when it is whole, or as rows of PostgreSQL. Must not know: scores, lists, HTTP.
 
 pub mod command;
 
@@ -10,12 +10,13 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::ensure;
-use mp4sr_artifact::{ExtractReport, Items, Layout, Lock, files};
-use mp4sr_extract::extract_new_items;
+use mp4sr_artifact::{Downloads, ExtractReport, Items, Layout, Lock, files};
+use mp4sr_extract::Encoders;
 use mp4sr_pipeline::config::{Columns, Format, Source};
 use mp4sr_pipeline::{Config, Context, Progress};
 use mp4sr_preprocess::read_items;
 use mp4sr_run::{CurrentItems, NewItems, item_tables};
+use mp4sr_store::{Change, ItemStore, PostgresStore, StoredItem};
 use serde_json::json;
 
 /// The lock of a run's new items.
@@ -51,35 +52,155 @@ pub struct Added {
     pub total: usize,
 }
 
-/// Adds the items of files in the form of the pipeline's `[source]`, such as a whole catalogue: items of the dataset stay as they are.
-pub fn add_files(context: &Context, paths: &[PathBuf]) -> anyhow::Result<Added> {
-    expect_addable(&context.config)?;
-    let (items, read) = read_items(&context.config, paths, &context.progress)?;
-    let mut notes = Vec::new();
-    let mut note = |count: u64, what: &str, reason: Option<(&str, u64)>| {
-        if count > 0 {
-            let reason = reason.map_or(String::new(), |(reason, _)| format!(", most often: {reason}"));
-            notes.push(format!("{count} {what}{reason}"));
-        }
-    };
-    note(read.repeated, "lines repeat the id of an earlier one and do not count", None);
-    note(read.rejected.total(), "lines could not be read", read.rejected.most_frequent());
-    note(read.refused_images.total(), "images cannot be used", read.refused_images.most_frequent());
-    let in_dataset: HashSet<String> = Items::read(&context.layout.items())?.ids.into_iter().collect();
-    let new: Vec<usize> = (0..items.len()).filter(|&row| !in_dataset.contains(&items.ids[row])).collect();
-    let known = items.len() - new.len();
-    ensure!(!new.is_empty(), "all {known} items are in the dataset already; new items need other ids");
-    if known > 0 {
-        notes.push(format!("{known} items are in the dataset already and stay as they are"));
-    }
-    let added = add(context, &items.select(&new))?;
-    Ok(Added { notes: [notes, added.notes].concat(), ..added })
+/// What adds items to a run and removes them.
+pub struct Editor<'a> {
+    /// The run.
+    pub context: &'a Context,
+    /// Where its added items are kept.
+    pub store: &'a ItemStore,
+    /// The encoders of the run.
+    pub encoders: &'a mut Encoders,
 }
 
-/// Adds items that a program gives. Their images are stored with the run.
-pub fn add_records(context: &Context, records: &[ItemRecord]) -> anyhow::Result<Added> {
-    expect_addable(&context.config)?;
-    add(context, &of_records(context, records, &context.layout.new_items().join("images"))?)
+impl Editor<'_> {
+    /// Adds the items of files in the form of the pipeline's `[source]`, such as a whole catalogue: items of the dataset stay as they are.
+    pub fn add_files(&mut self, paths: &[PathBuf]) -> anyhow::Result<Added> {
+        let context = self.context;
+        expect_addable(&context.config)?;
+        let (items, read) = read_items(&context.config, paths, &context.progress)?;
+        let mut notes = Vec::new();
+        let mut note = |count: u64, what: &str, reason: Option<(&str, u64)>| {
+            if count > 0 {
+                let reason = reason.map_or(String::new(), |(reason, _)| format!(", most often: {reason}"));
+                notes.push(format!("{count} {what}{reason}"));
+            }
+        };
+        note(read.repeated, "lines repeat the id of an earlier one and do not count", None);
+        note(read.rejected.total(), "lines could not be read", read.rejected.most_frequent());
+        note(read.refused_images.total(), "images cannot be used", read.refused_images.most_frequent());
+        let in_dataset: HashSet<String> = Items::read(&context.layout.items())?.ids.into_iter().collect();
+        let new: Vec<usize> = (0..items.len()).filter(|&row| !in_dataset.contains(&items.ids[row])).collect();
+        let known = items.len() - new.len();
+        ensure!(!new.is_empty(), "all {known} items are in the dataset already; new items need other ids");
+        if known > 0 {
+            notes.push(format!("{known} items are in the dataset already and stay as they are"));
+        }
+        let added = self.add(&items.select(&new))?;
+        Ok(Added { notes: [notes, added.notes].concat(), ..added })
+    }
+
+    /// Adds items that a program gives. Their images are stored with them.
+    pub fn add_records(&mut self, records: &[ItemRecord]) -> anyhow::Result<Added> {
+        expect_addable(&self.context.config)?;
+        match self.store {
+            ItemStore::Folder => {
+                let folder = self.context.layout.new_items().join("images");
+                self.add(&of_records(self.context, records, &folder)?)
+            }
+            ItemStore::Postgres(_) => {
+                let folder = tempfile::tempdir()?;
+                self.add(&of_records(self.context, records, folder.path())?)
+            }
+        }
+    }
+
+    /// Removes items that were added earlier.
+    pub fn remove(&mut self, ids: &[String]) -> anyhow::Result<usize> {
+        match self.store {
+            ItemStore::Folder => self.remove_from_folder(ids),
+            ItemStore::Postgres(store) => Ok(store.remove(ids)?),
+        }
+    }
+
+    fn add(&mut self, items: &Items) -> anyhow::Result<Added> {
+        ensure!(!items.is_empty(), "no item was given; give at least one");
+        let known = Items::read(&self.context.layout.items())?;
+        let in_dataset: HashSet<&str> = known.ids.iter().map(String::as_str).collect();
+        let both: Vec<&String> = items.ids.iter().filter(|id| in_dataset.contains(id.as_str())).collect();
+        ensure!(both.is_empty(), "already items of the dataset: {}; new items need other ids", some_of(&both));
+        match self.store {
+            ItemStore::Folder => self.add_to_folder(items),
+            ItemStore::Postgres(store) => self.add_to_postgres(store, items),
+        }
+    }
+
+    fn add_to_folder(&mut self, items: &Items) -> anyhow::Result<Added> {
+        let _lock = lock(self.context)?;
+        let earlier = self.store.items(&self.context.layout)?;
+        let given: HashSet<&str> = items.ids.iter().map(String::as_str).collect();
+        let kept: Vec<usize> = (0..earlier.len()).filter(|&row| !given.contains(earlier.ids[row].as_str())).collect();
+        let before: HashSet<&str> = earlier.ids.iter().map(String::as_str).collect();
+        let (replaced, new) = items.ids.iter().cloned().partition(|id| before.contains(id.as_str()));
+        let mut all = earlier.select(&kept);
+        all.append(items.clone());
+        let report = self.publish(&all)?;
+        Ok(Added { new, replaced, notes: notes(&report), total: all.len() })
+    }
+
+    fn add_to_postgres(&mut self, store: &PostgresStore, items: &Items) -> anyhow::Result<Added> {
+        let folder = tempfile::tempdir()?;
+        let own = self.context.layout.at(folder.path());
+        let report = self.encode(own.clone(), items)?;
+        let (config, layout) = (&self.context.config, &own);
+        let downloads = Downloads::new(Path::new(&config.dataset.data));
+        let image = |name: &str| files::read(&downloads.file(name)).ok();
+        let stored = StoredItem::of_generation(layout, config, items, image)?;
+        let Change { new, replaced, total } = store.put(self.context, &stored)?;
+        Ok(Added { new, replaced, notes: notes(&report), total })
+    }
+
+    fn remove_from_folder(&mut self, ids: &[String]) -> anyhow::Result<usize> {
+        let _lock = lock(self.context)?;
+        let earlier = self.store.items(&self.context.layout)?;
+        let known: HashSet<&str> = earlier.ids.iter().map(String::as_str).collect();
+        let unknown: Vec<&String> = ids.iter().filter(|id| !known.contains(id.as_str())).collect();
+        ensure!(
+            unknown.is_empty(),
+            "not added to the run: {}; only items that were added can be removed",
+            some_of(&unknown)
+        );
+        let removed: HashSet<&String> = ids.iter().collect();
+        let kept: Vec<usize> = (0..earlier.len()).filter(|&row| !removed.contains(&earlier.ids[row])).collect();
+        self.publish(&earlier.select(&kept))?;
+        Ok(removed.len())
+    }
+
+    /// Writes a generation, and puts it in the place of the one before when it is whole.
+    fn publish(&mut self, items: &Items) -> anyhow::Result<ExtractReport> {
+        let layout = &self.context.layout;
+        let before = CurrentItems::read(layout)?;
+        let number = before.generation.as_ref().and_then(|name| name.parse::<u64>().ok()).unwrap_or(0) + 1;
+        let generation = (!items.is_empty()).then(|| format!("{number:06}"));
+        let mut report = ExtractReport::default();
+        if let Some(name) = &generation {
+            let own = layout.new_items_generation(name);
+            files::remove_dir_if_present(own.root())?;
+            let made = self.encode(own.clone(), items);
+            if made.is_err() {
+                files::remove_dir_if_present(own.root())?;
+            }
+            report = made?;
+        }
+        files::write_json(&layout.new_items_pointer(), &CurrentItems { generation })?;
+        if let Some(name) = before.generation {
+            files::remove_dir_if_present(layout.new_items_generation(&name).root())?;
+        }
+        Ok(report)
+    }
+
+    /// Writes the table of items and their features to the folder `own`. Items of which the model reads nothing are an error.
+    fn encode(&mut self, own: Layout, items: &Items) -> anyhow::Result<ExtractReport> {
+        let inner = Context {
+            config: self.context.config.clone(),
+            layout: own,
+            progress: Progress::new(true),
+            models: self.context.models.clone(),
+        };
+        items.write_relative(&inner.layout.items(), Path::new(&inner.config.dataset.data))?;
+        let report = self.encoders.extract_new_items(self.context, &inner)?;
+        expect_something(&NewItems::read_from(&inner.layout, &inner.config)?)?;
+        Ok(report)
+    }
 }
 
 /// The items of records, as a dataset has them; their images go to `folder`.
@@ -131,31 +252,6 @@ fn ending(bytes: &[u8]) -> &'static str {
     }
 }
 
-/// Removes items that were added earlier.
-pub fn remove(context: &Context, ids: &[String]) -> anyhow::Result<usize> {
-    let _lock = lock(context)?;
-    let earlier = current(&context.layout)?;
-    let known: HashSet<&str> = earlier.ids.iter().map(String::as_str).collect();
-    let unknown: Vec<&String> = ids.iter().filter(|id| !known.contains(id.as_str())).collect();
-    ensure!(
-        unknown.is_empty(),
-        "not added to the run: {}; only items that were added can be removed",
-        some_of(&unknown)
-    );
-    let removed: HashSet<&String> = ids.iter().collect();
-    let kept: Vec<usize> = (0..earlier.len()).filter(|&row| !removed.contains(&earlier.ids[row])).collect();
-    publish(context, &earlier.select(&kept), &Items::read(&context.layout.items())?)?;
-    Ok(removed.len())
-}
-
-/// The items that were added to a run; an empty table where there are none.
-pub fn current(layout: &Layout) -> anyhow::Result<Items> {
-    match CurrentItems::read(layout)?.layout(layout) {
-        Some(own) => Ok(Items::read(&own.items())?),
-        None => Ok(Items::default()),
-    }
-}
-
 /// Refuses models that need ids, and features that do not come from `[extract]`.
 fn expect_addable(config: &Config) -> anyhow::Result<()> {
     item_tables(config)?;
@@ -180,57 +276,6 @@ fn expect_addable(config: &Config) -> anyhow::Result<()> {
 fn lock(context: &Context) -> anyhow::Result<Lock> {
     files::create_dir_all(&context.layout.new_items())?;
     Ok(Lock::acquire(&context.layout.new_items(), LOCK)?)
-}
-
-fn add(context: &Context, items: &Items) -> anyhow::Result<Added> {
-    ensure!(!items.is_empty(), "no item was given; give at least one");
-    let _lock = lock(context)?;
-    let known = Items::read(&context.layout.items())?;
-    let in_dataset: HashSet<&str> = known.ids.iter().map(String::as_str).collect();
-    let both: Vec<&String> = items.ids.iter().filter(|id| in_dataset.contains(id.as_str())).collect();
-    ensure!(both.is_empty(), "already items of the dataset: {}; new items need other ids", some_of(&both));
-    let earlier = current(&context.layout)?;
-    let given: HashSet<&str> = items.ids.iter().map(String::as_str).collect();
-    let kept: Vec<usize> = (0..earlier.len()).filter(|&row| !given.contains(earlier.ids[row].as_str())).collect();
-    let before: HashSet<&str> = earlier.ids.iter().map(String::as_str).collect();
-    let (replaced, new) = items.ids.iter().cloned().partition(|id| before.contains(id.as_str()));
-    let mut all = earlier.select(&kept);
-    all.append(items.clone());
-    let report = publish(context, &all, &known)?;
-    Ok(Added { new, replaced, notes: notes(&report), total: all.len() })
-}
-
-/// Writes a generation, and puts it in the place of the one before when it is whole.
-fn publish(context: &Context, items: &Items, known: &Items) -> anyhow::Result<ExtractReport> {
-    let layout = &context.layout;
-    let before = CurrentItems::read(layout)?;
-    let number = before.generation.as_ref().and_then(|name| name.parse::<u64>().ok()).unwrap_or(0) + 1;
-    let generation = (!items.is_empty()).then(|| format!("{number:06}"));
-    let mut report = ExtractReport::default();
-    if let Some(name) = &generation {
-        let own = layout.new_items_generation(name);
-        files::remove_dir_if_present(own.root())?;
-        items.write_relative(&own.items(), Path::new(&context.config.dataset.data))?;
-        let inner = Context {
-            config: context.config.clone(),
-            layout: own.clone(),
-            progress: Progress::new(true),
-            models: context.models.clone(),
-        };
-        let made = extract_new_items(&inner, known).and_then(|report| {
-            expect_something(&NewItems::read_from(&own, &context.config)?)?;
-            Ok(report)
-        });
-        if made.is_err() {
-            files::remove_dir_if_present(own.root())?;
-        }
-        report = made?;
-    }
-    files::write_json(&layout.new_items_pointer(), &CurrentItems { generation })?;
-    if let Some(name) = before.generation {
-        files::remove_dir_if_present(layout.new_items_generation(&name).root())?;
-    }
-    Ok(report)
 }
 
 /// Refuses items of which the model reads nothing.
@@ -277,8 +322,14 @@ fn some_of(ids: &[&String]) -> String {
     named.join(", ")
 }
 
-/// What the model reads of one item that is not added. Its features go to `folder`, which whoever calls removes.
-pub fn encode_alone(context: &Context, item: &ItemRecord, known: &Items, folder: &Path) -> anyhow::Result<NewItems> {
+/// What the model reads of one item that is not added, and that leaves nothing in the cache. Its features go to `folder`, which whoever
+/// calls removes.
+pub fn encode_alone(
+    context: &Context,
+    encoders: &mut Encoders,
+    item: &ItemRecord,
+    folder: &Path,
+) -> anyhow::Result<NewItems> {
     expect_addable(&context.config)?;
     let items = of_records(context, std::slice::from_ref(item), folder)?;
     let own = Context {
@@ -288,7 +339,7 @@ pub fn encode_alone(context: &Context, item: &ItemRecord, known: &Items, folder:
         models: context.models.clone(),
     };
     items.write_relative(&own.layout.items(), Path::new(&context.config.dataset.data))?;
-    extract_new_items(&own, known)?;
+    encoders.extract_once(context, &own)?;
     let new = NewItems::read_from(&own.layout, &context.config)?;
     expect_something(&new)?;
     Ok(new)

@@ -13,7 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::interface::FINETUNE;
-use crate::recipe::{DECAY_GRID, Reads, Recipe, Section};
+use crate::recipe::{DECAY_GRID, Reads, Recipe, Section, Supports};
 use crate::{Batch, Initial, Model, Parameters, Phase, Query, Scorer, Step, Transformer, TransformerConfig, trace};
 
 /// How CL4SRec is named, configured and built.
@@ -22,7 +22,8 @@ pub static RECIPE: Recipe = Recipe {
     title: "CL4SRec",
     summary: "SASRec with a contrastive loss between two augmented views of each history.",
     paper: "Xie et al., Contrastive Learning for Sequential Recommendation, 2022 (arXiv 2010.14395)",
-    reads: Reads { features: false, transformer: true, candidates: false, categories: &[] },
+    reads: Reads { features: false, transformer: true, categories: &[] },
+    supports: Supports::NOTHING,
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "",

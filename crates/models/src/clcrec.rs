@@ -17,7 +17,7 @@ use crate::features::{RowMean, check_modalities, mean_rows};
 use crate::graph::{VectorScorer, items_of_users, rows_of};
 use crate::interface::FINETUNE;
 use crate::maps::Linear;
-use crate::recipe::{Reads, Recipe, Section, Settings};
+use crate::recipe::{Reads, Recipe, Section, Settings, Supports};
 use crate::{Batch, Data, Initial, Model, Parameters, Phase, Samples, Scorer, Step, Stop, trace};
 
 /// How CLCRec is named, configured and built. Its regularisation takes the place of weight decay.
@@ -26,7 +26,8 @@ pub static RECIPE: Recipe = Recipe {
     title: "CLCRec",
     summary: "Ids of users and items, and contents that stand in for the ids of cold items.",
     paper: "Wei et al., Contrastive Learning for Cold-Start Recommendation, 2021 (arXiv 2107.05315)",
-    reads: Reads { features: true, transformer: false, candidates: false, categories: &[] },
+    reads: Reads { features: true, transformer: false, categories: &[] },
+    supports: Supports::NOTHING,
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "finetune.weight_decay = 0.0\nfinetune.epochs = 1000\nfinetune.batch = 256",

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::features::{Categories, DistinctItems, RowMean, categories, check_modalities, mean_rows};
 use crate::interface::FINETUNE;
 use crate::maps::{Linear, Norm, id_table};
-use crate::recipe::{DECAY_GRID, Reads, Recipe, Refused, Section, Settings};
+use crate::recipe::{DECAY_GRID, Reads, Recipe, Refused, Section, Settings, Supports};
 use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step, TransformerConfig, trace};
 
 /// How DIF-SR is named, configured and built.
@@ -30,7 +30,8 @@ pub static RECIPE: Recipe = Recipe {
     title: "DIF-SR",
     summary: "A transformer over items whose attention scores see side information too.",
     paper: "Xie et al., Decoupled Side Information Fusion for Sequential Recommendation, 2022 (arXiv 2204.11046)",
-    reads: Reads { features: true, transformer: true, candidates: false, categories: &[("attributes", "categories")] },
+    reads: Reads { features: true, transformer: true, categories: &[("attributes", "categories")] },
+    supports: Supports::NOTHING,
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "",

@@ -22,7 +22,7 @@ use crate::features::{DistinctItems, RowMean, check_modalities, mean_rows};
 use crate::graph::{VectorScorer, adjacency, bpr, items_of_users};
 use crate::interface::FINETUNE;
 use crate::maps::Linear;
-use crate::recipe::{Reads, Recipe, Section};
+use crate::recipe::{Reads, Recipe, Section, Supports};
 use crate::{Batch, Data, Initial, Model, NegativeSampler, Parameters, Phase, Samples, Scorer, Step, Stop, trace};
 
 /// How DualGNN is named, configured and built. Its regularisation takes the place of weight decay.
@@ -31,7 +31,8 @@ pub static RECIPE: Recipe = Recipe {
     title: "DualGNN",
     summary: "Graph convolutions over users and items by modality, and over users who share items.",
     paper: "Wang et al., DualGNN: Dual Graph Neural Network for Multimedia Recommendation, 2021",
-    reads: Reads { features: true, transformer: false, candidates: false, categories: &[] },
+    reads: Reads { features: true, transformer: false, categories: &[] },
+    supports: Supports::NOTHING,
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "finetune.weight_decay = 0.0\nfinetune.epochs = 1000",

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::features::{DistinctItems, RowMean, categories, check_modalities, mean_rows};
 use crate::interface::FINETUNE;
 use crate::maps::{Linear, Norm, id_table};
-use crate::recipe::{DECAY_GRID, Reads, Recipe, Section};
+use crate::recipe::{DECAY_GRID, Reads, Recipe, Section, Supports};
 use crate::transformer::LayerStack;
 use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step, TransformerConfig, trace};
 
@@ -33,9 +33,9 @@ pub static RECIPE: Recipe = Recipe {
     reads: Reads {
         features: true,
         transformer: true,
-        candidates: false,
         categories: &[("fields", "features_and_categories"), ("fields", "categories")],
     },
+    supports: Supports::NOTHING,
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "",

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::features::{RowMean, check_modalities, mean_rows};
 use crate::graph::{VectorScorer, bpr, edges, rows_of};
 use crate::interface::FINETUNE;
-use crate::recipe::{Reads, Recipe, Section};
+use crate::recipe::{Reads, Recipe, Section, Supports};
 use crate::{Batch, Data, Initial, Model, NegativeSampler, Parameters, Phase, Samples, Scorer, Step, Stop, trace};
 
 /// How GRCN is named, configured and built. Its regularisation takes the place of weight decay.
@@ -25,7 +25,8 @@ pub static RECIPE: Recipe = Recipe {
     title: "GRCN",
     summary: "A graph convolution over users and items whose edges are refined by the items' features.",
     paper: "Wei et al., Graph-Refined Convolutional Network for Multimedia Recommendation, 2020 (arXiv 2111.02036)",
-    reads: Reads { features: true, transformer: false, candidates: false, categories: &[] },
+    reads: Reads { features: true, transformer: false, categories: &[] },
+    supports: Supports::NOTHING,
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "finetune.weight_decay = 0.0\nfinetune.epochs = 1000",

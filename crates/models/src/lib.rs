@@ -61,7 +61,8 @@ pub use negatives::NegativeSampler;
 pub use parameters::{Initial, Parameters, Part, Stored};
 pub use popularity::Popularity;
 pub use recipe::{
-    Data, Modality, Preset, RECIPES, Reads, Recipe, Refused, Renamed, Section, Settings, TrainingSequences, recipe,
+    Data, Modality, Preset, RECIPES, Reads, Recipe, Refused, Renamed, Section, Settings, Supports, TrainingSequences,
+    recipe,
 };
 pub use s3rec::S3Rec;
 pub use sasrec::SasRec;

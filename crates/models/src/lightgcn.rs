@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::graph::{VectorScorer, adjacency, items_of_users};
 use crate::interface::FINETUNE;
 use crate::negatives::NegativeSampler;
-use crate::recipe::{Reads, Recipe, Section};
+use crate::recipe::{Reads, Recipe, Section, Supports};
 use crate::{Batch, Data, Initial, Model, Parameters, Phase, Samples, Scorer, Step, Stop, trace};
 
 /// How LightGCN is named, configured and built. Its regularisation takes the place of weight decay.
@@ -25,7 +25,8 @@ pub static RECIPE: Recipe = Recipe {
     title: "LightGCN",
     summary: "A graph convolution over users and items without weights or features.",
     paper: "He et al., LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation, 2020 (arXiv 2002.02126)",
-    reads: Reads { features: false, transformer: false, candidates: false, categories: &[] },
+    reads: Reads { features: false, transformer: false, categories: &[] },
+    supports: Supports::NOTHING,
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "finetune.weight_decay = 0.0\nfinetune.epochs = 1000",

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::features::{DistinctItems, RowMean, check_modalities, mean_rows};
 use crate::graph::rows_of;
 use crate::interface::FINETUNE;
-use crate::recipe::{DECAY_GRID, Reads, Recipe, Section};
+use crate::recipe::{DECAY_GRID, Reads, Recipe, Section, Supports};
 use crate::{
     Batch, BatchUnit, Data, Initial, Model, NegativeSampler, Parameters, Phase, Query, Samples, Scorer, Step, Stop,
     trace,
@@ -29,7 +29,8 @@ pub static RECIPE: Recipe = Recipe {
     title: "MV-RNN",
     summary: "A recurrent network over latent and feature views of items.",
     paper: "Cui et al., MV-RNN: A Multi-View Recurrent Neural Network for Sequential Recommendation, 2018 (arXiv 1611.06668)",
-    reads: Reads { features: true, transformer: false, candidates: false, categories: &[] },
+    reads: Reads { features: true, transformer: false, categories: &[] },
+    supports: Supports::NOTHING,
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "",

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 use mp4sr_ops::{Error, Result, RngKey};
 
-use crate::recipe::{NoKeys, Reads, Recipe, Section};
+use crate::recipe::{NoKeys, Reads, Recipe, Section, Supports};
 use crate::{Batch, Data, Initial, Model, Parameters, Phase, Query, Scorer, Step, TrainingSequences};
 
 /// How popularity is named and built.
@@ -12,7 +12,8 @@ pub static RECIPE: Recipe = Recipe {
     title: "popularity",
     summary: "Items by their number of training events.",
     paper: "",
-    reads: Reads { features: false, transformer: false, candidates: false, categories: &[] },
+    reads: Reads { features: false, transformer: false, categories: &[] },
+    supports: Supports::NOTHING,
     section: Section::of::<NoKeys>(),
     phase_reads: |_, _, _| true,
     defaults: "",

@@ -47,6 +47,8 @@ pub struct Recipe {
     pub paper: &'static str,
     /// What it reads.
     pub reads: Reads,
+    /// What it can do beside what every model can.
+    pub supports: Supports,
     /// The keys of its own section.
     pub section: Section,
     /// Whether a phase reads a key of its own section: a change of the others never trains that phase again.
@@ -86,10 +88,22 @@ pub struct Reads {
     pub features: bool,
     /// `[model.transformer]`.
     pub transformer: bool,
-    /// `finetune.candidates`: whether it can compare with a sample of the items.
-    pub candidates: bool,
     /// The keys of its own section, and their values, under which it reads the items' categories.
     pub categories: &'static [(&'static str, &'static str)],
+}
+
+/// What some models can do beside what every model can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Supports {
+    /// `finetune.candidates`: to compare with a sample of the items.
+    pub candidates: bool,
+    /// To be trained by several processes.
+    pub processes: bool,
+}
+
+impl Supports {
+    /// Nothing of it.
+    pub const NOTHING: Self = Self { candidates: false, processes: false };
 }
 
 impl Reads {

@@ -22,7 +22,7 @@ use crate::features::{RowMean, categories, check_modalities, mean_rows};
 use crate::interface::{FINETUNE, PRETRAIN};
 use crate::maps::{Linear, id_table};
 use crate::negatives::{distinct, draw_outside};
-use crate::recipe::{DECAY_GRID, Reads, Recipe, Refused, Section, Settings};
+use crate::recipe::{DECAY_GRID, Reads, Recipe, Refused, Section, Settings, Supports};
 use crate::transformer::Pass;
 use crate::{
     Batch, BatchUnit, Data, Initial, Model, NegativeSampler, Parameters, Phase, Query, Samples, Scorer, Step, Stop,
@@ -35,7 +35,8 @@ pub static RECIPE: Recipe = Recipe {
     title: "S3-Rec",
     summary: "SASRec after four self-supervised tasks on masked items, segments and attributes.",
     paper: "Zhou et al., S^3-Rec: Self-Supervised Learning for Sequential Recommendation, 2020 (arXiv 2008.07873)",
-    reads: Reads { features: true, transformer: true, candidates: false, categories: &[("attributes", "categories")] },
+    reads: Reads { features: true, transformer: true, categories: &[("attributes", "categories")] },
+    supports: Supports::NOTHING,
     section: Section::of::<Config>(),
     phase_reads: |_, phase, _| phase == PRETRAIN,
     defaults: "pretrain.epochs = 100\npretrain.batch = 256",

@@ -10,7 +10,7 @@ use mp4sr_ops::{ProcessGroup, Result, RngKey, Rows, cross_entropy, gather, sampl
 use crate::candidates::add_history;
 use crate::group_batch::{SharedBatch, all_rows};
 use crate::interface::FINETUNE;
-use crate::recipe::{NoKeys, Reads, Recipe, Section};
+use crate::recipe::{NoKeys, Reads, Recipe, Section, Supports};
 use crate::{
     Batch, CandidateSampler, Data, Initial, Model, Parameters, Phase, Query, SampledItems, Scorer, Step, Transformer,
     TransformerConfig,
@@ -22,7 +22,8 @@ pub static RECIPE: Recipe = Recipe {
     title: "SASRec",
     summary: "A transformer over item embeddings, in RecBole's reading.",
     paper: "Kang and McAuley, Self-Attentive Sequential Recommendation, 2018 (arXiv 1808.09781)",
-    reads: Reads { features: false, transformer: true, candidates: true, categories: &[] },
+    reads: Reads { features: false, transformer: true, categories: &[] },
+    supports: Supports { candidates: true, processes: true },
     section: Section::of::<NoKeys>(),
     phase_reads: |_, _, _| true,
     defaults: "finetune.weight_decay = 0.0",
@@ -59,9 +60,9 @@ pub struct SasRec {
     /// `[I, d_0]`: row i-1 is item i.
     items: Var,
     transformer: Transformer,
-    group: Option<ProcessGroup>,
     /// What draws the candidates of a step; all items are candidates without it.
     candidate_sampler: Option<CandidateSampler>,
+    group: Option<ProcessGroup>,
 }
 
 impl SasRec {
@@ -82,7 +83,7 @@ impl SasRec {
         let shape = [items, config.width];
         let table = parameters.add_table(TABLE, shape, items, Initial::Normal, key, group.as_ref())?;
         let transformer = Transformer::new(&mut parameters, config, key)?;
-        Ok(Self { config, parameters, items: table, transformer, group, candidate_sampler: None })
+        Ok(Self { config, parameters, items: table, transformer, candidate_sampler: None, group })
     }
 
     /// The model whose steps compare with a sample of the items.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::features::DistinctItems;
 use crate::interface::FINETUNE;
 use crate::maps::Norm;
-use crate::recipe::{DECAY_GRID, Reads, Recipe, Refused, Section, Settings};
+use crate::recipe::{DECAY_GRID, Reads, Recipe, Refused, Section, Settings, Supports};
 use crate::{Batch, Buffer, BufferValues, Buffers, Initial, Model, Parameters, Phase, Query, Scorer, Step, trace};
 
 /// How SINE is named, configured and built.
@@ -29,7 +29,8 @@ pub static RECIPE: Recipe = Recipe {
     title: "SINE",
     summary: "A few interests per user, chosen from a pool of prototypes.",
     paper: "Tan et al., Sparse-Interest Network for Sequential Recommendation, 2021 (arXiv 2102.09267)",
-    reads: Reads { features: false, transformer: false, candidates: false, categories: &[] },
+    reads: Reads { features: false, transformer: false, categories: &[] },
+    supports: Supports::NOTHING,
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "",

@@ -22,7 +22,7 @@ use crate::augment::sequence_dropout;
 use crate::features::{DistinctItems, check_modalities, joint_means};
 use crate::interface::{FINETUNE, PRETRAIN};
 use crate::maps::{Norm, id_table};
-use crate::recipe::{DECAY_GRID, Reads, Recipe, Section};
+use crate::recipe::{DECAY_GRID, Reads, Recipe, Section, Supports};
 use crate::transformer::{LayerStack, Pass};
 use crate::{
     Batch, Data, Initial, Modality, Model, Parameters, Phase, Query, Samples, Scorer, Step, Stop, TransformerConfig,
@@ -35,7 +35,8 @@ pub static RECIPE: Recipe = Recipe {
     title: "UniSRec",
     summary: "A transformer over a mixture of experts of the items' features, pre-trained by contrasts of sequences.",
     paper: "Hou et al., Towards Universal Sequence Representation Learning for Recommender Systems, 2022 (arXiv 2206.05941)",
-    reads: Reads { features: true, transformer: true, candidates: false, categories: &[] },
+    reads: Reads { features: true, transformer: true, categories: &[] },
+    supports: Supports::NOTHING,
     section: Section::of::<Config>(),
     phase_reads: |_, phase, key| match phase {
         PRETRAIN => !FINETUNE_KEYS.contains(&key),

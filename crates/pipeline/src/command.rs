@@ -12,7 +12,7 @@ use mp4sr_artifact::{Layout, Lock, Stage, Status, Timing, files, is_guarded};
 
 use crate::config::ModelCatalog;
 use crate::shard::Shard;
-use crate::{Assignments, Config, Progress, timing};
+use crate::{Assignments, Config, Progress, hide_passwords, timing};
 
 /// `dataset.data` of the sample pipeline: its raw files are generated, among the artifacts wherever these go.
 const SAMPLE_DATA: &str = "artifacts/sample/raw";
@@ -325,7 +325,7 @@ pub fn report_error(error: &anyhow::Error) {
 }
 
 fn print_error(message: &str) {
-    let _ = writeln!(std::io::stderr(), "error: {message}");
+    let _ = writeln!(std::io::stderr(), "error: {}", hide_passwords(message));
 }
 
 /// The chain of causes in one line; a cause that its parent already contains is not repeated.

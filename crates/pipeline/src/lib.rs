@@ -6,6 +6,7 @@
 mod assignments;
 mod command;
 pub mod config;
+mod passwords;
 mod progress;
 mod shard;
 mod stages;
@@ -19,6 +20,7 @@ pub use command::{
     report_error, run_main, run_stage, run_stage_in_parts,
 };
 pub use config::Config;
+pub use passwords::hide_passwords;
 pub use progress::{Bar, Progress};
 pub use shard::Shard;
 pub use stages::{STAGES, StageName, StageRow};

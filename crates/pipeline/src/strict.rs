@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 use toml::{Table, Value};
 
+use crate::hide_passwords;
+
 /// What is wrong with a pipeline file.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -61,7 +63,7 @@ pub enum ConfigError {
 
 impl ConfigError {
     pub(crate) fn syntax(origin: &str, error: &toml::de::Error) -> Self {
-        Self::Syntax { origin: origin.to_owned(), reason: error.to_string().trim().replace('\n', " ") }
+        Self::Syntax { origin: origin.to_owned(), reason: hide_passwords(&error.to_string().trim().replace('\n', " ")) }
     }
 
     pub(crate) fn invalid(origin: &str, reason: &str) -> Self {
@@ -76,7 +78,11 @@ impl ConfigError {
             };
             let of_key = |(name, _): &(&String, &String)| is_within(key, name) || is_within(name, key);
             if let Some((_, assignment)) = set.iter().find(of_key) {
-                *origin = format!("--set {assignment}");
+                // A text that is not an address is not known to have its password where addresses have it.
+                *origin = match assignment.split_once('=') {
+                    Some((name, _)) if key == "serve.store" => format!("--set {name}=..."),
+                    _ => format!("--set {}", hide_passwords(assignment)),
+                };
             }
         }
         self
@@ -86,7 +92,7 @@ impl ConfigError {
         Self::Value {
             origin: origin.to_owned(),
             key: key.to_owned(),
-            value: value.to_owned(),
+            value: hide_passwords(value),
             allowed: allowed.to_owned(),
         }
     }
@@ -103,7 +109,8 @@ pub(crate) struct Assignment<'a> {
 
 impl<'a> Assignment<'a> {
     pub fn parse(text: &'a str) -> Result<Self, ConfigError> {
-        let fail = |reason: &str| ConfigError::Assignment { assignment: text.to_owned(), reason: reason.to_owned() };
+        let fail =
+            |reason: &str| ConfigError::Assignment { assignment: hide_passwords(text), reason: reason.to_owned() };
         let (key, value) = text.split_once('=').ok_or_else(|| fail("it has no `=`"))?;
         if !key.contains('.') {
             return Err(fail("its key has no section"));
@@ -116,7 +123,7 @@ impl<'a> Assignment<'a> {
     /// Puts the value in its place.
     pub fn apply(self, table: &mut Table) -> Result<(), ConfigError> {
         let fail = |section: &str| ConfigError::Assignment {
-            assignment: self.text.to_owned(),
+            assignment: hide_passwords(self.text),
             reason: format!("`{section}` is not a section"),
         };
         let (sections, last) = self.key.rsplit_once('.').unwrap_or(("", &self.key));

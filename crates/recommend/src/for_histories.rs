@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, ensure};
 use mp4sr_artifact::{Items, files};
 use mp4sr_pipeline::{Context, print};
+use mp4sr_store::ItemStore;
 
 use crate::condition::satisfying;
 use crate::histories::{self, History, HistoryForm};
@@ -90,7 +91,7 @@ pub fn for_histories(context: &Context, args: &GivenArgs) -> anyhow::Result<()> 
             anyhow::bail!("no histories are given; name a file with `--histories`, or ids of items with `--history`")
         }
     };
-    let run = LoadedRun::load(&context.layout, &context.config)?;
+    let run = LoadedRun::load(&context.layout, &context.config, ItemStore::open(context)?.read(context)?)?;
     for warning in run.trained.warnings(&context.config, &std::collections::BTreeMap::new()) {
         context.progress.log(format!("recommend: warning: {warning}"));
     }

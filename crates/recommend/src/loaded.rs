@@ -8,7 +8,7 @@ use mp4sr_artifact::{Items, Layout, Users};
 use mp4sr_models::{Query, Scorer};
 use mp4sr_pipeline::Config;
 use mp4sr_protocol::training_events;
-use mp4sr_run::{TrainedModel, removes_seen};
+use mp4sr_run::{NewItems, TrainedModel, removes_seen};
 
 use crate::top::{Candidates, ListQuery, order};
 use crate::{RecommendError, Recommender, Scored};
@@ -125,9 +125,9 @@ pub struct Answer {
 }
 
 impl LoadedRun {
-    /// Reads and verifies a run and the items that were added to it.
-    pub fn load(layout: &Layout, config: &Config) -> anyhow::Result<Self> {
-        let trained = TrainedModel::load_with_new_items(layout, config)?;
+    /// Reads and verifies a run, to which `new_items` were added.
+    pub fn load(layout: &Layout, config: &Config, new_items: Option<NewItems>) -> anyhow::Result<Self> {
+        let trained = TrainedModel::load_with_new_items(layout, config, new_items)?;
         let mut items = Items::read_in(&layout.items(), Path::new(&config.dataset.data))?;
         let users = Users::read(&layout.users())?;
         let sequences = &trained.inputs.sequences;

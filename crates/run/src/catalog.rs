@@ -87,7 +87,7 @@ impl ModelType for Entry {
             if self.0.reads.transformer {
                 settings.transformer().map_err(|e| unreadable(&e)).and_then(|transformer| transformer.check())?;
             }
-            if let Some(drawn) = settings.candidates.filter(|_| !self.0.reads.candidates) {
+            if let Some(drawn) = settings.candidates.filter(|_| !self.0.supports.candidates) {
                 let allowed = format!("\"all\": {} compares with all items, or draws its own negatives", self.0.title);
                 return Err(Refused::new("finetune.candidates", &drawn, allowed));
             }

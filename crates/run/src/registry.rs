@@ -1,13 +1,10 @@
 use anyhow::{Context as _, bail, ensure};
-use mp4sr_models::{ComputeDevice, Data, Device, Model, Phase, ProcessGroup, RngKey, recipe};
+use mp4sr_models::{ComputeDevice, Data, Device, Model, Phase, ProcessGroup, RECIPES, RngKey, recipe};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::SeenItems;
 
 use crate::Inputs;
 use crate::catalog::with_settings;
-
-/// The models that several processes can train together.
-const GROUP_MODELS: [&str; 2] = ["mp4sr", "sasrec"];
 
 /// Where the configuration says that tensors are computed.
 pub fn device(config: &Config) -> anyhow::Result<Device> {
@@ -32,6 +29,14 @@ pub fn build_model_in_group(
     let data = Data { group: group.cloned(), ..inputs.data(&device(config)?) };
     if let Some(group) = group {
         let (size, items) = (group.size(), data.items);
+        if !recipe.supports.processes {
+            let able = RECIPES.iter().filter(|recipe| recipe.supports.processes);
+            let able: Vec<String> = able.map(|recipe| format!("`{}`", recipe.name)).collect();
+            bail!(
+                "`{name}` is trained by one process, found {size}; start `mp4sr train` without mpirun, or train {}",
+                able.join(" or ")
+            );
+        }
         ensure!(
             data.device.is_cpu(),
             "several processes train on the CPU, found `run.device = {:?}`; set `run.device = \"cpu\"`, or start one process",
@@ -39,16 +44,7 @@ pub fn build_model_in_group(
         );
         ensure!(items >= size, "{items} items cannot be divided among {size} processes; start at most {items}");
     }
-    let model = with_settings(config, |settings| (recipe.build)(settings, data, key))?;
-    if let Some(group) = group.filter(|_| model.group().is_none()) {
-        let able: Vec<String> = GROUP_MODELS.iter().map(|name| format!("`{name}`")).collect();
-        bail!(
-            "`{name}` is trained by one process, found {}; start `mp4sr train` without mpirun, or train {}",
-            group.size(),
-            able.join(" or ")
-        );
-    }
-    Ok(model)
+    Ok(with_settings(config, |settings| (recipe.build)(settings, data, key))?)
 }
 
 /// The phase whose weights rank the items.

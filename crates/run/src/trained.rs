@@ -72,9 +72,8 @@ impl TrainedModel {
         Self::load_from(layout, config, None)
     }
 
-    /// Reads and verifies them, and the items that were added to the run.
-    pub fn load_with_new_items(layout: &Layout, config: &Config) -> anyhow::Result<Self> {
-        let new_items = NewItems::read(layout, config)?;
+    /// Reads and verifies them, for a run to which items were added.
+    pub fn load_with_new_items(layout: &Layout, config: &Config, new_items: Option<NewItems>) -> anyhow::Result<Self> {
         if let Some(new) = &new_items {
             new.expect_new(&Items::read(&layout.items())?.ids)?;
         }

@@ -197,4 +197,6 @@ pub struct StatusResponse {
     pub items: Option<usize>,
     /// How the best items are found.
     pub search: Option<String>,
+    /// `reachable` or `unreachable`, where added items are kept in PostgreSQL.
+    pub store: Option<String>,
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{StageArgs, print};
+use mp4sr_store::ItemStore;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -88,12 +89,22 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         "without keys, the service listens on this machine alone; give `--keys FILE`, or leave `--host {}` out",
         args.host
     );
+    // Opened and dropped outside of the runtime: its client waits for PostgreSQL with one of its own.
+    let context = args.stage.context(models)?;
+    let store = Arc::new(ItemStore::open(&context)?);
+    let poll = Duration::from_secs_f64(context.config.serve.poll_seconds);
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("failed to start threads")?;
-    runtime.block_on(serve(args, models, keys))
+    runtime.block_on(serve(args, models, keys, store.clone(), poll))
 }
 
-async fn serve(args: &Args, models: &Arc<ModelCatalog>, keys: Keys) -> anyhow::Result<()> {
+async fn serve(
+    args: &Args,
+    models: &Arc<ModelCatalog>,
+    keys: Keys,
+    store: Arc<ItemStore>,
+    poll: Duration,
+) -> anyhow::Result<()> {
     let limits = Limits {
         time: Duration::from_millis(args.time_limit as u64),
         body: args.body_limit,
@@ -104,7 +115,8 @@ async fn serve(args: &Args, models: &Arc<ModelCatalog>, keys: Keys) -> anyhow::R
         connections: args.connections,
     };
     let metrics = Arc::new(Metrics::new());
-    let options = EngineOptions { queue: args.queue, batch: args.batch, index: args.index, metrics: metrics.clone() };
+    let (queue, batch, index) = (args.queue, args.batch, args.index);
+    let options = EngineOptions { queue, batch, index, store, metrics: metrics.clone() };
     let app = Arc::new(App::new(args.stage.clone(), models.clone(), options, limits, keys, args.log_histories));
     let address = SocketAddr::new(args.host, args.port);
     let listener = TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}"))?;
@@ -122,11 +134,13 @@ async fn serve(args: &Args, models: &Arc<ModelCatalog>, keys: Keys) -> anyhow::R
     let hangup = tokio::spawn(watch::on_signal(app.clone(), hangups));
     let changes = args.watch.then(|| tokio::spawn(watch::on_change(app.clone(), generation.context.layout.clone())));
     drop(generation);
+    let additions = tokio::spawn(watch::on_additions(app.clone(), poll));
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
     }
     hangup.abort();
+    additions.abort();
     changes.iter().for_each(tokio::task::JoinHandle::abort);
     let _ = stop.send(());
     serving.await.context("the service ended with a defect")

@@ -10,6 +10,7 @@ use mp4sr_recommend::{
     Answer, Answerer, Candidates, Catalogue, LoadedRun, Neighbours, Recommender, Request, Scored, Search,
 };
 use mp4sr_run::NewItems;
+use mp4sr_store::ItemStore;
 use tokio::sync::oneshot;
 
 use crate::error::ApiError;
@@ -78,6 +79,8 @@ pub struct EngineOptions {
     pub batch: usize,
     /// How candidates are found.
     pub index: IndexChoice,
+    /// Where the items are that were added to the run.
+    pub store: Arc<ItemStore>,
     /// Counters.
     pub metrics: Arc<Metrics>,
 }
@@ -134,7 +137,8 @@ fn serve(
     waiting: &Receiver<Job>,
     ready: &SyncSender<anyhow::Result<Ready>>,
 ) -> anyhow::Result<()> {
-    let run = LoadedRun::load(&context.layout, &context.config)?;
+    options.store.expect(context)?;
+    let run = LoadedRun::load(&context.layout, &context.config, options.store.read(context)?)?;
     let answerer = run.answerer()?;
     let exact = answerer.recommender()?;
     let hnsw = match options.index {

@@ -5,6 +5,7 @@
 
 mod api;
 mod command;
+mod encoders;
 mod engine;
 mod error;
 mod index;

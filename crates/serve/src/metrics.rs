@@ -54,6 +54,8 @@ pub struct Metrics {
     pub generation: Gauge,
     /// Items in service.
     pub items: Gauge,
+    /// Whether the place of the added items could be reached: 1 or 0.
+    pub store_up: Gauge,
     /// recall@10 of the search against the exact one, as it was measured when the run was loaded.
     pub recall: Gauge<f64, AtomicU64>,
 }
@@ -71,6 +73,7 @@ impl Metrics {
             reloads: Family::default(),
             generation: Gauge::default(),
             items: Gauge::default(),
+            store_up: Gauge::default(),
             recall: Gauge::default(),
         };
         let registry = &mut own.registry;
@@ -82,6 +85,8 @@ impl Metrics {
         registry.register("reloads", "Runs that came into service or failed to", own.reloads.clone());
         registry.register("generation", "The number of the run in service", own.generation.clone());
         registry.register("items", "Items in service", own.items.clone());
+        registry.register("store_up", "Whether the place of the added items could be reached", own.store_up.clone());
+        own.store_up.set(1);
         registry.register("search_recall_at_10", "recall@10 against the exact search", own.recall.clone());
         own
     }

@@ -1,7 +1,7 @@
 //! The paths of the service.
 
-use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Json;
 use axum::body::Bytes;
@@ -13,8 +13,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use base64::Engine as _;
 use mp4sr_artifact::{Downloads, files, json_problem};
-use mp4sr_items::ItemRecord;
+use mp4sr_items::{Editor, ItemRecord};
 use mp4sr_recommend::{Answer, Catalogue};
+use mp4sr_store::{ItemStore, StoreError};
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
@@ -151,12 +152,12 @@ async fn similar(State(app): Shared, body: std::result::Result<Bytes, BytesRejec
 /// Encodes an item that is not in the catalogue, one at a time.
 async fn encoded(app: &Arc<App>, generation: &Arc<Generation>, record: ItemRecord) -> Result<SimilarTo> {
     let place = app.encoding.clone().acquire_owned().await.map_err(|e| ApiError::internal(&e.to_string()))?;
-    let (generation, id) = (generation.clone(), app.request_id());
+    let (generation, encoders, id) = (generation.clone(), app.encoders.clone(), app.request_id());
     let encode = move || {
         // Held until the work is done, whoever has stopped waiting for it.
         let _place = place;
-        let folder = scratch(&generation.context, &id);
-        let new = mp4sr_items::encode_alone(&generation.context, &record, &generation.catalogue.items, &folder);
+        let (context, folder) = (&generation.context, scratch(&generation.context, &id));
+        let new = encoders.with(context, |own| mp4sr_items::encode_alone(context, own, &record, &folder));
         let removed = files::remove_dir_if_present(&folder);
         new.and_then(|new| removed.map(|()| new).map_err(Into::into))
     };
@@ -185,9 +186,14 @@ async fn put_items(
     // Whoever goes away in the middle does not leave the run half changed: the work goes on.
     let work = tokio::spawn(async move {
         let _editing = app.editing.lock().await;
-        let added = tokio::task::spawn_blocking(move || mp4sr_items::add_records(&context, &records)).await;
+        let (encoders, store) = (app.encoders.clone(), app.store.clone());
+        let add = move || {
+            encoders
+                .with(&context, |own| Editor { context: &context, store: &store, encoders: own }.add_records(&records))
+        };
+        let added = tokio::task::spawn_blocking(add).await;
         let added = added.map_err(|e| ApiError::internal(&e.to_string()))?;
-        let added = added.map_err(|error| ApiError::refused(format!("{error:#}")))?;
+        let added = added.map_err(|error| not_changed(&app, &error))?;
         let generation = app.reload().await.map_err(|error| ApiError::internal(&format!("{error:#}")))?;
         Ok::<_, ApiError>(PutItemsResponse {
             added: added.new,
@@ -198,6 +204,17 @@ async fn put_items(
         })
     });
     work.await.map_err(|e| ApiError::internal(&e.to_string()))?.map(Json)
+}
+
+/// Why added items were not changed: for now, where their place cannot be reached.
+fn not_changed(app: &App, error: &anyhow::Error) -> ApiError {
+    match error.downcast_ref::<StoreError>().filter(|own| own.is_temporary()) {
+        Some(own) => {
+            app.note_store(Some(own));
+            ApiError::store_unavailable(own.to_string())
+        }
+        None => ApiError::refused(format!("{error:#}")),
+    }
 }
 
 fn record(item: NewItem) -> Result<ItemRecord> {
@@ -235,9 +252,13 @@ async fn delete_items(
     let context = app.generation()?.context.clone();
     let work = tokio::spawn(async move {
         let _editing = app.editing.lock().await;
-        let removed = tokio::task::spawn_blocking(move || mp4sr_items::remove(&context, &item_ids)).await;
+        let (encoders, store) = (app.encoders.clone(), app.store.clone());
+        let remove = move || {
+            encoders.with(&context, |own| Editor { context: &context, store: &store, encoders: own }.remove(&item_ids))
+        };
+        let removed = tokio::task::spawn_blocking(remove).await;
         let removed = removed.map_err(|e| ApiError::internal(&e.to_string()))?;
-        let removed = removed.map_err(|error| ApiError::refused(format!("{error:#}")))?;
+        let removed = removed.map_err(|error| not_changed(&app, &error))?;
         let generation = app.reload().await.map_err(|error| ApiError::internal(&format!("{error:#}")))?;
         Ok::<_, ApiError>(DeleteItemsResponse { removed, generation: generation.number })
     });
@@ -292,8 +313,15 @@ async fn image(
     let item = generation.catalogue.item(&id).ok_or_else(|| no_item(&id))?;
     let names = &generation.catalogue.items.images[item as usize - 1];
     let name = names.get(number).ok_or_else(|| ApiError::not_found(format!("`{id}` has {} images", names.len())))?;
-    let path: PathBuf = Downloads::new(std::path::Path::new(&generation.context.config.dataset.data)).file(name);
-    let bytes = tokio::fs::read(&path).await.map_err(|_| ApiError::not_found("the file of the image is missing"))?;
+    let is_new = item as usize > generation.catalogue.items.len() - generation.catalogue.new_items;
+    let bytes = match &*app.store {
+        ItemStore::Postgres(_) if is_new => stored_image(&app, id, number).await?,
+        _ => {
+            let data = std::path::Path::new(&generation.context.config.dataset.data);
+            tokio::fs::read(Downloads::new(data).file(name)).await.ok()
+        }
+    };
+    let bytes = bytes.ok_or_else(|| ApiError::not_found("the file of the image is missing"))?;
     let kind = image_kind(&bytes).ok_or_else(|| ApiError::not_found("the file is not an image that browsers show"))?;
     let headers = [
         (header::CONTENT_TYPE, kind),
@@ -301,6 +329,17 @@ async fn image(
         (header::CACHE_CONTROL, "private, max-age=300"),
     ];
     Ok((headers, bytes).into_response())
+}
+
+/// An image of an added item that is in PostgreSQL.
+async fn stored_image(app: &App, id: String, number: usize) -> Result<Option<Vec<u8>>> {
+    let store = app.store.clone();
+    let ask = move || match &*store {
+        ItemStore::Folder => Ok(None),
+        ItemStore::Postgres(store) => store.image(&id, number),
+    };
+    let found = tokio::task::spawn_blocking(ask).await.map_err(|e| ApiError::internal(&e.to_string()))?;
+    found.map_err(|error| not_changed(app, &error.into()))
 }
 
 fn image_kind(bytes: &[u8]) -> Option<&'static str> {
@@ -348,7 +387,7 @@ async fn search(
 #[utoipa::path(get, path = "/healthz", responses((status = 200, body = StatusResponse)))]
 async fn healthz() -> Json<StatusResponse> {
     let status = "ok".to_owned();
-    Json(StatusResponse { status, generation: None, model: None, items: None, search: None })
+    Json(StatusResponse { status, generation: None, model: None, items: None, search: None, store: None })
 }
 
 /// Whether a run is in service, and which.
@@ -367,6 +406,13 @@ async fn readyz(State(app): Shared) -> Result<Json<StatusResponse>> {
         model: Some(generation.model.clone()),
         items: Some(generation.catalogue.items.len()),
         search: Some(generation.search.clone()),
+        store: match &*app.store {
+            ItemStore::Folder => None,
+            ItemStore::Postgres(_) => {
+                let is_up = app.store_is_up.load(Ordering::Relaxed);
+                Some(if is_up { "reachable" } else { "unreachable" }.to_owned())
+            }
+        },
     }))
 }
 

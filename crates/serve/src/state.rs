@@ -1,14 +1,16 @@
 //! What all requests share: the run in service, limits, keys, counters.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Instant, SystemTime};
 
 use mp4sr_pipeline::StageArgs;
 use mp4sr_pipeline::config::ModelCatalog;
+use mp4sr_store::{ItemStore, StoreError};
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, Semaphore};
 
+use crate::encoders::ResidentEncoders;
 use crate::engine::{EngineOptions, Generation};
 use crate::error::ApiError;
 use crate::keys::Keys;
@@ -24,12 +26,18 @@ pub struct App {
     pub keys: Keys,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Where the items are that were added to the run.
+    pub store: Arc<ItemStore>,
+    /// Whether that place could be reached when it was last asked.
+    pub store_is_up: AtomicBool,
     /// Whether logs have histories.
     pub log_histories: bool,
     /// Held by whoever changes the items of the run.
     pub editing: Mutex<()>,
     /// Held by whoever encodes an item that is not in the catalogue.
     pub encoding: Arc<Semaphore>,
+    /// The encoders of texts and images.
+    pub encoders: Arc<ResidentEncoders>,
     /// Held by requests with large bodies.
     pub large_bodies: Semaphore,
     stage: StageArgs,
@@ -57,9 +65,12 @@ impl App {
             limits,
             keys,
             metrics: options.metrics.clone(),
+            store: options.store.clone(),
+            store_is_up: AtomicBool::new(true),
             log_histories,
             editing: Mutex::new(()),
             encoding: Arc::new(Semaphore::new(1)),
+            encoders: Arc::default(),
             large_bodies: Semaphore::new(LARGE_BODIES),
             stage,
             models,
@@ -84,6 +95,21 @@ impl App {
     pub fn request_id(&self) -> String {
         let number = self.ids.fetch_add(1, Ordering::Relaxed);
         blake3::keyed_hash(&self.start, &number.to_le_bytes()).to_hex()[..16].to_owned()
+    }
+
+    /// Notes whether the place of the added items could be reached, and logs when that has changed.
+    pub fn note_store(&self, error: Option<&StoreError>) {
+        let is_up = error.is_none_or(|error| !error.is_temporary());
+        self.metrics.store_up.set(i64::from(is_up));
+        if self.store_is_up.swap(is_up, Ordering::Relaxed) == is_up {
+            return;
+        }
+        match error.filter(|_| !is_up) {
+            Some(error) => {
+                log("error", &json!({ "event": "the added items cannot be reached", "error": error.to_string() }));
+            }
+            None => log("info", &json!({ "event": "the added items can be reached again" })),
+        }
     }
 
     /// Loads the run anew and puts it into service. Requests that the one before has taken are answered by it. On an error, it stays.

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use mp4sr_artifact::Layout;
 use mp4sr_models::FINETUNE;
+use mp4sr_store::ItemStore;
 use serde_json::json;
 use tokio::signal::unix::Signal;
 
@@ -36,6 +37,29 @@ pub async fn on_change(app: Arc<App>, layout: Layout) {
         } else {
             pending = Some(now);
         }
+    }
+}
+
+/// Loads the run again when another replica has added or removed items: asks PostgreSQL, where these are kept there, every `poll`.
+pub async fn on_additions(app: Arc<App>, poll: Duration) {
+    if matches!(*app.store, ItemStore::Folder) {
+        return;
+    }
+    loop {
+        tokio::time::sleep(poll).await;
+        // Whoever changes items here loads the run with them.
+        let editing = app.editing.lock().await;
+        let store = app.store.clone();
+        let ask = move || match &*store {
+            ItemStore::Folder => Ok(false),
+            ItemStore::Postgres(store) => store.has_changed(),
+        };
+        let Ok(changed) = tokio::task::spawn_blocking(ask).await else { return };
+        app.note_store(changed.as_ref().err());
+        if changed.is_ok_and(|changed| changed) {
+            reload(&app, "another replica changed the added items").await;
+        }
+        drop(editing);
     }
 }
 

@@ -3,24 +3,67 @@
 use std::path::Path;
 use std::time::Instant;
 
-use mp4sr_artifact::{Column, EncoderWork, Table, VectorCache, VectorKey, vector_key};
+use mp4sr_artifact::{Column, EncoderWork, Items, Table, VectorCache, VectorKey, vector_key};
 use rayon::prelude::*;
 
-use super::Extraction;
-use crate::cache::EncoderCache;
+use super::images::Images;
+use super::{DictionaryItems, Extraction};
+use crate::cache::{CachedEncoder, EncoderCache};
+use crate::device::EncoderDevice;
 use crate::dictionary;
 use crate::encoder::WordEncoder;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::folder::ModelFolder;
+use crate::open::image_encoder_files;
 use crate::words::WordVectors;
 
+/// The words that may describe an image, with their vectors.
+pub(super) struct Dictionary {
+    pub words: Vec<String>,
+    vectors: WordVectors,
+    /// How many of the vectors were computed, and not found in the cache, since it was last asked for.
+    computed: u64,
+}
+
+impl Dictionary {
+    /// The dictionary of the encoder of `images`, which is in `folder`.
+    pub(super) fn open(
+        extraction: &Extraction<'_>,
+        folder: &ModelFolder,
+        device: &EncoderDevice,
+        images: &Images,
+    ) -> Result<Self> {
+        let Some(encoder) = images.encoder.word_encoder() else {
+            let found = folder.model_type()?;
+            return Err(folder.config.error(format!("model_type: expected clip, found {found}")));
+        };
+        let words = extraction.dictionary()?;
+        let (files, width) = (image_encoder_files(folder)?, images.encoder.width());
+        let about = CachedEncoder { folder, content: "words", files, width, precision: device.precision() };
+        let (vectors, computed) = embed_words(encoder, extraction.open_cache(&about)?, width, &words)?;
+        Ok(Self { words, vectors, computed })
+    }
+
+    /// What was computed since the last call.
+    pub(super) fn take_work(&mut self) -> EncoderWork {
+        EncoderWork { distinct: self.words.len() as u64, computed: std::mem::take(&mut self.computed) }
+    }
+}
+
 impl Extraction<'_> {
-    /// The configured dictionary, or one of the visual words and frequent words of the texts of `dictionary_items`.
-    pub(super) fn dictionary(&self) -> Result<Vec<String>> {
+    /// The configured dictionary, or one of the visual words and frequent words of the texts of the dataset.
+    fn dictionary(&self) -> Result<Vec<String>> {
         let settings = &self.context.config.extract.image;
-        if settings.dictionary.is_empty() {
-            return Ok(dictionary::build(&self.dictionary_items.sentences, settings.text_words));
+        if !settings.dictionary.is_empty() {
+            return dictionary::read(Path::new(&settings.dictionary));
         }
-        dictionary::read(Path::new(&settings.dictionary))
+        match self.dictionary_items {
+            DictionaryItems::These(items) => Ok(dictionary::build(&items.sentences, settings.text_words)),
+            DictionaryItems::OfDataset(layout) => {
+                let items = Items::read(&layout.items()).map_err(Error::from)?;
+                Ok(dictionary::build(&items.sentences, settings.text_words))
+            }
+        }
     }
 
     /// Chooses the words of every usable image and writes the table of words to `path`. Returns, for each item, a text per
@@ -30,9 +73,9 @@ impl Extraction<'_> {
         path: &Path,
         usable: &[Vec<(&String, VectorKey)>],
         vectors: &VectorCache,
-        of_words: &WordVectors,
-        words: &[String],
+        dictionary: &Dictionary,
     ) -> Result<Vec<Vec<String>>> {
+        let words = &dictionary.words;
         let count = self.context.config.extract.image.words;
         let owned: Vec<(usize, &String, VectorKey)> = usable
             .iter()
@@ -41,7 +84,7 @@ impl Extraction<'_> {
             .collect();
         let found: Vec<_> = owned
             .par_iter()
-            .map(|&(_, _, key)| of_words.nearest(vectors.get(key).unwrap_or_default(), count))
+            .map(|&(_, _, key)| dictionary.vectors.nearest(vectors.get(key).unwrap_or_default(), count))
             .collect();
         let mut chosen = vec![Vec::new(); usable.len()];
         let (mut column_item, mut column_image) = (Vec::new(), Vec::new());
@@ -66,13 +109,13 @@ impl Extraction<'_> {
     }
 }
 
-/// Vectors of the dictionary's words. The vector of a word is computed once, whatever dictionaries hold it.
-pub(super) fn embed_words(
+/// Vectors of the dictionary's words, and how many were computed. The vector of a word is computed once, whatever dictionaries hold it.
+fn embed_words(
     encoder: &dyn WordEncoder,
     mut cache: EncoderCache,
     width: usize,
     words: &[String],
-) -> Result<(WordVectors, EncoderWork)> {
+) -> Result<(WordVectors, u64)> {
     let keys: Vec<VectorKey> = words.iter().map(|word| vector_key(word.as_bytes())).collect();
     let (new_keys, new): (Vec<VectorKey>, Vec<&str>) = keys
         .iter()
@@ -85,6 +128,5 @@ pub(super) fn embed_words(
     cache.vectors.flush()?;
     cache.note(new.len() as u64, start.elapsed())?;
     let vectors: Vec<f32> = keys.iter().filter_map(|key| cache.vectors.get(*key)).flatten().copied().collect();
-    let work = EncoderWork { distinct: words.len() as u64, computed: new.len() as u64 };
-    Ok((WordVectors::new(vectors, width), work))
+    Ok((WordVectors::new(vectors, width), new.len() as u64))
 }

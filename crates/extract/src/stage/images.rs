@@ -8,30 +8,47 @@ use mp4sr_artifact::{Downloads, EncoderWork, UnusableImage, VectorKey, vector_ke
 use rayon::prelude::*;
 
 use super::Extraction;
-use crate::cache::EncoderCache;
-use crate::device::overlap;
+use crate::cache::{CachedEncoder, EncoderCache};
+use crate::device::{EncoderDevice, overlap};
 use crate::encoder::ImageEncoder;
 use crate::error::Result;
+use crate::folder::ModelFolder;
+use crate::open::{image_encoder, image_encoder_files};
 
 /// Images whose vectors are computed before they go to the cache.
 const IMAGES: usize = 256;
 
 /// The key of an image's vector in the cache, or the reason why it has none.
-type ImageKey = std::result::Result<VectorKey, String>;
+pub(super) type ImageKey = std::result::Result<VectorKey, String>;
 
-/// The vectors of all image files.
+/// The image encoder with its vectors in the cache.
+pub(super) struct Images {
+    pub encoder: Box<dyn ImageEncoder>,
+    pub cache: EncoderCache,
+}
+
+impl Images {
+    pub(super) fn open(extraction: &Extraction<'_>, folder: &ModelFolder, device: &EncoderDevice) -> Result<Self> {
+        let encoder = image_encoder(folder, device)?;
+        let (files, width) = (image_encoder_files(folder)?, encoder.width());
+        let about = CachedEncoder { folder, content: "images", files, width, precision: device.precision() };
+        Ok(Self { encoder, cache: extraction.open_cache(&about)? })
+    }
+}
+
+/// Where the vectors of all image files are in the cache.
 pub(super) struct ImageVectors {
     /// The key of each file, in the order of the files.
-    keys: Vec<ImageKey>,
-    /// The cache that holds the vectors.
-    pub cache: EncoderCache,
+    pub keys: Vec<ImageKey>,
     /// What was computed.
     pub work: EncoderWork,
 }
 
 impl Extraction<'_> {
     /// Brings the vectors of all image files into the cache.
-    pub(super) fn embed_images(&self, encoder: &dyn ImageEncoder, mut cache: EncoderCache) -> Result<ImageVectors> {
+    pub(super) fn embed_images(&self, images: &mut Images) -> Result<ImageVectors> {
+        let Images { encoder, cache } = images;
+        let encoder = encoder.as_ref();
         let start = Instant::now();
         let vectors = &mut cache.vectors;
         let bar = self.context.progress.bar("images", "images", self.files.paths.len() as u64);
@@ -69,23 +86,22 @@ impl Extraction<'_> {
                 *key = Err(reason.clone());
             }
         }
-        vectors.flush()?;
-        cache.note(work.computed, start.elapsed())?;
+        self.keep(cache, work.computed, start)?;
         let mut distinct: Vec<VectorKey> = all.iter().filter_map(|key| key.as_ref().ok().copied()).collect();
         distinct.sort_unstable();
         distinct.dedup();
         work.distinct = distinct.len() as u64;
-        Ok(ImageVectors { keys: all, cache, work })
+        Ok(ImageVectors { keys: all, work })
     }
 
     /// Names and keys of the images of an item that have a vector.
-    pub(super) fn usable<'n>(&self, names: &'n [String], images: &ImageVectors) -> Vec<(&'n String, VectorKey)> {
-        let key = |name: &String| images.keys[self.files.index(name)].as_ref().ok().copied();
+    pub(super) fn usable<'n>(&self, names: &'n [String], keys: &[ImageKey]) -> Vec<(&'n String, VectorKey)> {
+        let key = |name: &String| keys[self.files.index(name)].as_ref().ok().copied();
         names.iter().filter_map(|name| key(name).map(|key| (name, key))).collect()
     }
 
     /// Images without a vector, in the order of the items.
-    pub(super) fn unusable(&self, images: &ImageVectors) -> Vec<UnusableImage> {
+    pub(super) fn unusable(&self, keys: &[ImageKey]) -> Vec<UnusableImage> {
         let named = self
             .items
             .ids
@@ -94,7 +110,7 @@ impl Extraction<'_> {
             .flat_map(|(id, names)| names.iter().map(move |name| (id, name)));
         named
             .filter_map(|(id, name)| {
-                let reason = images.keys[self.files.index(name)].as_ref().err()?.clone();
+                let reason = keys[self.files.index(name)].as_ref().err()?.clone();
                 Some(UnusableImage { item_id: id.clone(), image: name.clone(), reason })
             })
             .collect()

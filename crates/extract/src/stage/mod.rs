@@ -3,6 +3,7 @@
 //! First the missing vectors are added to the cache, a chunk at a time; then features are written out of the cache. Neither
 //! holds the vectors of a catalogue in memory.
 
+mod encoders;
 mod image_files;
 mod image_words;
 mod images;
@@ -14,24 +15,25 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Context as _;
 use mp4sr_artifact::{
-    EncoderWork, ExtractReport, FeatureType, Features, Fingerprint, Items, Lock, RowsHeader, Stage, VectorKey, files,
-    vector_key,
+    EncoderWork, ExtractReport, FeatureType, Features, Fingerprint, Items, Layout, Lock, RowsHeader, Stage, VectorKey,
+    files, vector_key,
 };
-use mp4sr_ops::ComputeDevice;
-use mp4sr_pipeline::config::{ImageFeatures, Precision, Storage};
+use mp4sr_pipeline::config::{ImageFeatures, Storage};
 use mp4sr_pipeline::{Context, Shard, run_stage};
 use serde_json::json;
 
+use self::encoders::opened;
+pub use self::encoders::{Encoders, encoder_device};
 use self::image_files::ImageFiles;
-use self::image_words::embed_words;
+use self::image_words::Dictionary;
+use self::images::{ImageVectors, Images};
 use self::plan::{Plan, earlier_stage};
+use self::sounds::Sounds;
 use crate::cache::{self, CachedEncoder, EncoderCache};
 use crate::device::EncoderDevice;
 use crate::error::{Error, Result};
 use crate::folder::{Access, ModelFolder};
-use crate::open::{image_encoder, image_encoder_files};
 use crate::sentence::SentenceEncoder;
 
 /// Raised with every change of what the same inputs give.
@@ -46,8 +48,9 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     let files = ImageFiles::of(&items, data);
     let make_stage = || stage_of(context, &plan, &files, Access::Full);
     run_stage(context, NAME, &context.layout.features(), make_stage, |_| {
-        let device = encoder_device(context)?;
-        Ok(Extraction { context, items: &items, dictionary_items: &items, files: &files, device }.run(&plan)?)
+        let mut encoders = Encoders::of(context)?;
+        let dictionary_items = DictionaryItems::These(&items);
+        Ok(Extraction { context, items: &items, dictionary_items, files: &files, keep: true }.run(&mut encoders)?)
     })
 }
 
@@ -59,12 +62,13 @@ pub fn run_shard(context: Context, shard: Shard) -> anyhow::Result<()> {
     let all = Items::read_in(&context.layout.items(), data)?;
     let items = all.select(&shard.range(all.len()).collect::<Vec<_>>());
     let files = ImageFiles::of(&items, data);
-    let device = encoder_device(&context)?;
+    let mut encoders = Encoders::planned(&context, plan)?;
     let (shards, name) = (context.layout.root().join("shards"), format!("{NAME}.{}", shard.file_name()));
     let _lock = Lock::acquire(&shards, &name)?;
     let scratch = shards.join(name);
     let own = Context { layout: context.layout.at(&scratch), ..context };
-    Extraction { context: &own, items: &items, dictionary_items: &all, files: &files, device }.run(&plan)?;
+    let dictionary_items = DictionaryItems::These(&all);
+    Extraction { context: &own, items: &items, dictionary_items, files: &files, keep: true }.run(&mut encoders)?;
     files::remove_dir_if_present(&scratch)?;
     own.progress.log(format!(
         "extract: the vectors of part {shard}, {} of {} items, are in the cache; `mp4sr extract` without `--shard` writes features \
@@ -92,30 +96,6 @@ pub fn local_stage(context: &Context) -> anyhow::Result<Stage> {
     stage_of(context, &plan, &ImageFiles::of(&items, data), access)
 }
 
-/// Writes the features of new items, whose table is in `context`, as the dataset of the items `known` has them: with the same
-/// encoders, dictionary and cache. Says what could not be used.
-pub fn extract_new_items(context: &Context, known: &Items) -> anyhow::Result<ExtractReport> {
-    let plan = Plan::of(context, context.config.extracted(), Access::Full)?;
-    let data = Path::new(&context.config.dataset.data);
-    let items = Items::read_in(&context.layout.items(), data)?;
-    let files = ImageFiles::of(&items, data);
-    let device = encoder_device(context)?;
-    Extraction { context, items: &items, dictionary_items: known, files: &files, device }.run(&plan)?;
-    let path = context.layout.extract_report();
-    serde_json::from_slice(&files::read(&path)?).with_context(|| format!("failed to read `{}`", path.display()))
-}
-
-/// Where the configuration says that encoders compute. It fails where the machine lacks the device or its precision.
-pub fn encoder_device(context: &Context) -> anyhow::Result<EncoderDevice> {
-    let device: ComputeDevice = context.config.run.device.parse().map_err(anyhow::Error::msg).context("run.device")?;
-    let precision = match context.config.extract.precision {
-        Precision::F32 => mp4sr_ops::Precision::F32,
-        Precision::Tf32 => mp4sr_ops::Precision::Tf32,
-        Precision::Bf16 => mp4sr_ops::Precision::Bf16,
-    };
-    Ok(EncoderDevice::open(device, precision)?)
-}
-
 /// The sentence encoder with its vectors in the cache, and how much it has computed.
 struct Sentences {
     encoder: SentenceEncoder,
@@ -124,10 +104,11 @@ struct Sentences {
 }
 
 impl Sentences {
-    fn open(extraction: &Extraction<'_>, folder: &ModelFolder) -> Result<Self> {
-        let encoder = SentenceEncoder::from_folder(folder, &extraction.device)?;
-        let files = SentenceEncoder::files(folder)?;
-        let cache = extraction.open_cache(folder, "sentences", files, encoder.width())?;
+    fn open(extraction: &Extraction<'_>, folder: &ModelFolder, device: &EncoderDevice) -> Result<Self> {
+        let encoder = SentenceEncoder::from_folder(folder, device)?;
+        let (files, width) = (SentenceEncoder::files(folder)?, encoder.width());
+        let about = CachedEncoder { folder, content: "sentences", files, width, precision: device.precision() };
+        let cache = extraction.open_cache(&about)?;
         Ok(Self { encoder, cache, work: EncoderWork::default() })
     }
 }
@@ -141,17 +122,26 @@ fn text_keys(texts: &[String]) -> Vec<VectorKey> {
     texts.iter().map(|text| vector_key(text.as_bytes())).collect()
 }
 
+/// Whose words join the dictionary.
+#[derive(Clone, Copy)]
+enum DictionaryItems<'x> {
+    /// Those of items in memory.
+    These(&'x Items),
+    /// Those of a dataset's items, which are read if a dictionary has to be made.
+    OfDataset(&'x Layout),
+}
+
 struct Extraction<'x> {
     context: &'x Context,
     items: &'x Items,
-    /// Whose words join the dictionary.
-    dictionary_items: &'x Items,
+    dictionary_items: DictionaryItems<'x>,
     files: &'x ImageFiles,
-    device: EncoderDevice,
+    /// Whether vectors of the items stay in the cache.
+    keep: bool,
 }
 
 impl Extraction<'_> {
-    fn run(&self, plan: &Plan) -> Result<Vec<PathBuf>> {
+    fn run(&self, encoders: &mut Encoders) -> Result<Vec<PathBuf>> {
         let mut report = ExtractReport {
             sentences: self.items.sentences.iter().map(Vec::len).sum(),
             items_without_text: self.items.sentences.iter().filter(|sentences| sentences.is_empty()).count(),
@@ -161,19 +151,21 @@ impl Extraction<'_> {
             items_without_sound: self.items.sounds.iter().filter(|sounds| sounds.is_empty()).count(),
             ..ExtractReport::default()
         };
-        let mut sentences = plan.text.as_ref().map(|folder| Sentences::open(self, folder)).transpose()?;
+        let extracted = encoders.plan.extracted;
         let mut outputs = Vec::new();
-        if let Some(sentences) = sentences.as_mut().filter(|_| plan.extracted.text) {
+        let Encoders { plan, device, text, .. } = encoders;
+        if let Some(folder) = plan.text.as_ref().filter(|_| extracted.text) {
+            let sentences = opened(text, || Sentences::open(self, folder, device))?;
             outputs.push(self.extract_text(sentences)?);
         }
-        if let Some(image) = &plan.image {
-            outputs.extend(self.extract_images(image, sentences.as_mut(), &mut report)?);
+        outputs.extend(self.extract_images(encoders, &mut report)?);
+        let Encoders { plan, device, text, audio, .. } = encoders;
+        if let Some(folder) = &plan.audio {
+            let sounds = opened(audio, || Sounds::open(self, folder, device))?;
+            outputs.push(self.extract_sounds(sounds, &mut report)?);
         }
-        if let Some(audio) = &plan.audio {
-            outputs.push(self.extract_sounds(audio, &mut report)?);
-        }
-        report.sentence_encoder = sentences.map_or(EncoderWork::default(), |sentences| sentences.work);
-        report::log(&report, self.items.len(), plan.extracted, &self.context.progress);
+        report.sentence_encoder = text.as_mut().map_or(EncoderWork::default(), |own| std::mem::take(&mut own.work));
+        report::log(&report, self.items.len(), extracted, &self.context.progress);
         let path = self.context.layout.extract_report();
         files::write_json(&path, &report)?;
         outputs.push(path);
@@ -189,68 +181,60 @@ impl Extraction<'_> {
         Ok(path)
     }
 
-    /// Writes the features of items' images; of words, where `sentences` is there, as `[extract.image]` says.
-    fn extract_images(
-        &self,
-        image: &ModelFolder,
-        sentences: Option<&mut Sentences>,
-        report: &mut ExtractReport,
-    ) -> Result<Vec<PathBuf>> {
+    /// Writes the features of items' images, where the plan has any: those of words, or the images' own, as `[extract.image]` says.
+    fn extract_images(&self, encoders: &mut Encoders, report: &mut ExtractReport) -> Result<Vec<PathBuf>> {
+        let Encoders { plan, device, text, image, dictionary, .. } = encoders;
+        let Some(folder) = &plan.image else { return Ok(Vec::new()) };
         let settings = &self.context.config.extract;
         let image_name = settings.image.encoder_name(&settings.text);
         let path = self.context.layout.feature_file("image", &image_name);
-        let embedder = image_encoder(image, &self.device)?;
-        let width = embedder.width();
-        let cache = self.open_cache(image, "images", image_encoder_files(image)?, width)?;
-        let images = self.embed_images(embedder.as_ref(), cache)?;
+        let images = opened(image, || Images::open(self, folder, device))?;
+        let ImageVectors { keys, work } = self.embed_images(images)?;
+        report.image_encoder = work;
         let usable: Vec<Vec<(&String, VectorKey)>> =
-            self.items.images.iter().map(|names| self.usable(names, &images)).collect();
+            self.items.images.iter().map(|names| self.usable(names, &keys)).collect();
         let mut outputs = vec![path.clone()];
-        match sentences.filter(|_| settings.image.features == ImageFeatures::Words) {
+        match plan.text.as_ref().filter(|_| settings.image.features == ImageFeatures::Words) {
             None => {
                 let of_items: Vec<Vec<VectorKey>> =
                     usable.iter().map(|images| images.iter().map(|(_, key)| *key).collect()).collect();
                 self.write(&path, &images.cache, &images.cache.fingerprint, &of_items)?;
             }
-            Some(sentences) => {
-                let Some(word_encoder) = embedder.word_encoder() else {
-                    let found = image.model_type()?;
-                    return Err(image.config.error(format!("model_type: expected clip, found {found}")));
-                };
-                let words = self.dictionary()?;
-                report.dictionary_words = words.len();
-                let cache = self.open_cache(image, "words", image_encoder_files(image)?, width)?;
-                let of_words;
-                (of_words, report.word_encoder) = embed_words(word_encoder, cache, width, &words)?;
+            Some(of_sentences) => {
+                let sentences = opened(text, || Sentences::open(self, of_sentences, device))?;
+                let dictionary = opened(dictionary, || Dictionary::open(self, folder, device, images))?;
+                report.dictionary_words = dictionary.words.len();
+                report.word_encoder = dictionary.take_work();
                 let words_path = self.context.layout.words_file("image", &image_name);
-                let chosen = self.choose_words(&words_path, &usable, &images.cache.vectors, &of_words, &words)?;
+                let chosen = self.choose_words(&words_path, &usable, &images.cache.vectors, dictionary)?;
                 self.encode("image words", sentences, chosen.iter().flatten())?;
                 let of_items: Vec<Vec<VectorKey>> = chosen.iter().map(|texts| text_keys(texts)).collect();
                 let (of_images, of_texts) = (&images.cache.fingerprint, &sentences.cache.fingerprint);
-                let encoder = encoder_of_words(of_images, of_texts, &words, settings.image.words);
+                let encoder = encoder_of_words(of_images, of_texts, &dictionary.words, settings.image.words);
                 self.write(&path, &sentences.cache, &encoder, &of_items)?;
                 outputs.push(words_path);
             }
         }
         report.described = usable.iter().map(Vec::len).sum();
         report.items_without_image = usable.iter().filter(|images| images.is_empty()).count();
-        report.unusable = self.unusable(&images);
-        report.image_encoder = images.work;
+        report.unusable = self.unusable(&keys);
         Ok(outputs)
     }
 
     /// Opens the cached vectors of an encoder and logs which shards could not be used.
-    fn open_cache(
-        &self,
-        folder: &ModelFolder,
-        content: &'static str,
-        files: Vec<String>,
-        width: usize,
-    ) -> Result<EncoderCache> {
-        let encoder = CachedEncoder { folder, content, files, width, precision: self.device.precision() };
-        let cache = cache::open(&self.context.layout.vectors(), &encoder)?;
+    fn open_cache(&self, encoder: &CachedEncoder<'_>) -> Result<EncoderCache> {
+        let cache = cache::open(&self.context.layout.vectors(), encoder)?;
         cache.vectors.damaged().iter().for_each(|damage| self.context.progress.log(format!("extract: {damage}")));
         Ok(cache)
+    }
+
+    /// Writes the new vectors of a cache and how long they took, unless they are not to stay.
+    fn keep(&self, cache: &mut EncoderCache, computed: u64, start: Instant) -> Result<()> {
+        if !self.keep {
+            return Ok(());
+        }
+        cache.vectors.flush()?;
+        cache.note(computed, start.elapsed())
     }
 
     /// Computes the vectors of the texts that are missing in the cache.
@@ -272,10 +256,9 @@ impl Extraction<'_> {
             let keys: Vec<VectorKey> = chunk.iter().map(|(key, _)| *key).collect();
             cache.vectors.add(&keys, &vectors)?;
         }
-        cache.vectors.flush()?;
         let computed = encoder.take_count();
         work.computed += computed;
-        cache.note(computed, start.elapsed())
+        self.keep(cache, computed, start)
     }
 
     /// Writes the features of the items, each with the vectors of its `keys`; `encoder` is the fingerprint of all that made the

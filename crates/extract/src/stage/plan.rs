@@ -60,7 +60,8 @@ impl Plan {
         recorded
     }
 
-    pub(super) fn stage(&self, context: &Context, files: &ImageFiles) -> anyhow::Result<Stage> {
+    /// The files that decide what is extracted, by role.
+    pub(super) fn inputs(&self, context: &Context) -> Result<Vec<(String, PathBuf)>> {
         let mut inputs = vec![("items".to_owned(), context.layout.items())];
         if let Some(text) = &self.text {
             inputs.extend(text.inputs("text", &SentenceEncoder::files(text)?)?);
@@ -75,6 +76,11 @@ impl Plan {
         if let Some(audio) = &self.audio {
             inputs.extend(audio.inputs("audio", &AudioEncoder::files(audio)?)?);
         }
+        Ok(inputs)
+    }
+
+    pub(super) fn stage(&self, context: &Context, files: &ImageFiles) -> anyhow::Result<Stage> {
+        let inputs = self.inputs(context)?;
         let defaults = json!({"extract": Extract::default()});
         let settings = StageSettings::new(self.recorded(context, files), defaults);
         Ok(Stage::new(NAME, VERSION, &context.layout.features(), settings, &inputs)?)

@@ -10,6 +10,8 @@ use rayon::prelude::*;
 use super::Extraction;
 use crate::adapter::audio::AudioEncoder;
 use crate::audio::{LogMel, decode};
+use crate::cache::{CachedEncoder, EncoderCache};
+use crate::device::EncoderDevice;
 use crate::error::Result;
 use crate::folder::ModelFolder;
 
@@ -22,12 +24,26 @@ type SoundKey = std::result::Result<VectorKey, String>;
 /// A file's vector, or the reason why it has none.
 type SoundVector = std::result::Result<Vec<f32>, String>;
 
+/// The audio encoder with its vectors in the cache.
+pub(super) struct Sounds {
+    encoder: AudioEncoder,
+    pub cache: EncoderCache,
+}
+
+impl Sounds {
+    pub(super) fn open(extraction: &Extraction<'_>, folder: &ModelFolder, device: &EncoderDevice) -> Result<Self> {
+        device.check_f32(&folder.architecture()?)?;
+        let encoder = AudioEncoder::from_folder(folder)?;
+        let (files, width) = (AudioEncoder::files(folder)?, encoder.width());
+        let about = CachedEncoder { folder, content: "sounds", files, width, precision: device.precision() };
+        Ok(Self { encoder, cache: extraction.open_cache(&about)? })
+    }
+}
+
 impl Extraction<'_> {
     /// Writes the features of items' sounds.
-    pub(super) fn extract_sounds(&self, folder: &ModelFolder, report: &mut ExtractReport) -> Result<PathBuf> {
-        self.device.check_f32(&folder.architecture()?)?;
-        let encoder = AudioEncoder::from_folder(folder)?;
-        let mut cache = self.open_cache(folder, "sounds", AudioEncoder::files(folder)?, encoder.width())?;
+    pub(super) fn extract_sounds(&self, sounds: &mut Sounds, report: &mut ExtractReport) -> Result<PathBuf> {
+        let Sounds { encoder, cache } = sounds;
         let mut names: Vec<&String> = self.items.sounds.iter().flatten().collect();
         names.sort_unstable();
         names.dedup();
@@ -70,8 +86,7 @@ impl Extraction<'_> {
             }
             bar.add(chunk.len() as u64);
         }
-        cache.vectors.flush()?;
-        cache.note(work.computed, start.elapsed())?;
+        self.keep(cache, work.computed, start)?;
         let mut distinct: Vec<VectorKey> = keys.values().filter_map(|key| key.as_ref().ok().copied()).collect();
         distinct.sort_unstable();
         distinct.dedup();
@@ -81,7 +96,7 @@ impl Extraction<'_> {
         };
         let of_items: Vec<Vec<VectorKey>> = self.items.sounds.iter().map(usable).collect();
         let path = self.context.layout.feature_file("audio", &self.context.config.extract.audio.encoder_name());
-        self.write(&path, &cache, &cache.fingerprint, &of_items)?;
+        self.write(&path, cache, &cache.fingerprint, &of_items)?;
         report.items_without_sound = of_items.iter().filter(|keys| keys.is_empty()).count();
         report.audio_encoder = work;
         for (id, names) in self.items.ids.iter().zip(&self.items.sounds) {

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::interface::FINETUNE;
 use crate::maps::{Linear, Norm};
-use crate::recipe::{DECAY_GRID, Reads, Recipe, Section};
+use crate::recipe::{DECAY_GRID, Reads, Recipe, Section, Supports};
 use crate::transformer::{LayerStack, Pass};
 use crate::{
     Batch, BatchUnit, Buffers, Data, Initial, Model, Parameters, Phase, Query, Samples, Scorer, Step, Stop,
@@ -38,7 +38,8 @@ pub static RECIPE: Recipe = Recipe {
     title: "MASR",
     summary: "A masked-item transformer that copies states of items from memory banks.",
     paper: "Hu et al., Memory Bank Augmented Long-tail Sequential Recommendation, 2022",
-    reads: Reads { features: false, transformer: true, candidates: false, categories: &[] },
+    reads: Reads { features: false, transformer: true, categories: &[] },
+    supports: Supports::NOTHING,
     section: Section::of::<Config>(),
     phase_reads: |_, _, _| true,
     defaults: "model.transformer.dropout = 0.1",

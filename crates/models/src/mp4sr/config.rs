@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Mp4sr;
 use crate::interface::{FINETUNE, PRETRAIN};
-use crate::recipe::{DECAY_GRID, Preset, Reads, Recipe, Refused, Renamed, Section, Settings};
+use crate::recipe::{DECAY_GRID, Preset, Reads, Recipe, Refused, Renamed, Section, Settings, Supports};
 use crate::{CmclDirection, Phase, Pooling, PoolingGradient};
 
 /// How MP4SR is named, configured and built.
@@ -15,7 +15,8 @@ pub static RECIPE: Recipe = Recipe {
     title: "MP4SR",
     summary: "The paper's model.",
     paper: "Multimodal Pre-training Framework for Sequential Recommendation via Contrastive Learning (arXiv 2303.11879)",
-    reads: Reads { features: true, transformer: true, candidates: true, categories: &[] },
+    reads: Reads { features: true, transformer: true, categories: &[] },
+    supports: Supports { candidates: true, processes: true },
     section: Section::of::<Config>(),
     phase_reads,
     defaults: "",

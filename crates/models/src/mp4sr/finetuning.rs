@@ -29,17 +29,6 @@ struct StepItems {
     shifts: Option<Vec<f32>>,
 }
 
-/// Where items lie among the embeddings of a modality.
-#[derive(Clone, Copy)]
-struct ItemPlaces {
-    /// Rows per modality.
-    rows: usize,
-    /// The row of the first item.
-    first: usize,
-    /// The number of items.
-    count: usize,
-}
-
 impl Mp4sr {
     /// The loss of fine-tuning: cross-entropy over all items, or over a sample of them. Without `key` nothing is dropped or drawn.
     pub fn finetune_loss(&self, batch: &Batch, key: Option<RngKey>) -> Result<Tensor> {
@@ -54,8 +43,8 @@ impl Mp4sr {
         let id_rows: Vec<u32> = tokens.iter().map(|row| row + 1).collect();
         let h = self.sequences(embeddings, batch, None, ids.as_ref().map(|ids| Rows::new(ids, &id_rows)), key)?;
         let ids = ids.map(|ids| ids.narrow(0, 0, count + 1)).transpose()?;
-        let places = ItemPlaces { rows: uses.count(), first: tokens.len(), count };
-        let (sequences, candidates) = (self.logit_side(&h)?, self.candidates(&z, places, ids.as_ref())?);
+        let rows = tokens.len()..tokens.len() + count;
+        let (sequences, candidates) = (self.logit_side(&h)?, self.candidates(&z, uses.count(), rows, ids.as_ref())?);
         let scale = self.logit_scale() as f32;
         match shifts {
             Some(shifts) => sampled_cross_entropy(&sequences, &candidates, &targets, &shifts, scale)?.mean_all(),
@@ -104,8 +93,8 @@ impl Mp4sr {
         let id_rows = ids.map(|ids| shared.token_rows(ids, self.id_rows(), 1)).transpose()?;
         let id_rows = id_rows.as_ref().map(|ids| Rows::new(&ids.table, &ids.rows));
         let h = self.sequences(embeddings, own, None, id_rows, Some(key))?;
-        let places = ItemPlaces { rows: uses.count(), first: tokens, count: block.len() };
-        let candidates = self.candidates(&z, places, ids)?;
+        let rows = tokens..tokens + block.len();
+        let candidates = self.candidates(&z, uses.count(), rows, ids)?;
         shared.cross_entropy(&self.logit_side(&h)?, &candidates, &block, self.logit_scale() as f32)
     }
 
@@ -130,17 +119,18 @@ impl Mp4sr {
         Tensor::cat(&vectors.iter().map(side).collect::<Result<Vec<_>>>()?, 1)
     }
 
-    /// F + E of candidates in every modality of the logits, `[count, modalities d_0]`. `z` stacks the modalities' embeddings.
-    fn candidates(&self, z: &Tensor, places: ItemPlaces, ids: Option<&Tensor>) -> Result<Tensor> {
-        let ItemPlaces { rows, first, count } = places;
-        let starts: Vec<usize> = (0..z.dim(0)? / rows).map(|m| m * rows + first).collect();
+    /// F + E of items and modalities of the logits, `[items, modalities d_0]`. `z` stacks the modalities' embeddings, `count` of
+    /// them each, of which `rows` are the items'. The last rows of `ids` are theirs.
+    fn candidates(&self, z: &Tensor, count: usize, rows: Range<usize>, ids: Option<&Tensor>) -> Result<Tensor> {
+        let items = rows.len();
+        let starts: Vec<usize> = (0..z.dim(0)? / count).map(|m| m * count + rows.start).collect();
         if trace::is_on() {
             for (start, &m) in starts.iter().zip(&self.logit_modalities) {
-                let raw = candidates(z, &[*start], count, ids, false)?;
+                let raw = candidates(z, &[*start], items, ids, false)?;
                 trace::record(|| format!("candidates.{}", self.modalities[m].name), &raw);
             }
         }
-        candidates(z, &starts, count, ids, self.config.logits == Logits::Cosine)
+        candidates(z, &starts, items, ids, self.config.logits == Logits::Cosine)
     }
 
     /// h of the histories of queries without dropout or mixup, a tensor `[B, d_0]` per modality. `z` has all items' embeddings.
@@ -164,8 +154,7 @@ impl Mp4sr {
             (Some(own), Some(group)) => Some(all_rows(group, &own, self.id_rows())?),
             (own, _) => own,
         };
-        let places = ItemPlaces { rows: self.item_count(), first: 0, count: self.item_count() };
-        let items = self.candidates(&z, places, ids.as_ref())?;
+        let items = self.candidates(&z, self.item_count(), 0..self.item_count(), ids.as_ref())?;
         Ok(Box::new(FinetunedScorer { model: self, z, ids, items }))
     }
 }

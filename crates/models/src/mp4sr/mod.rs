@@ -42,9 +42,9 @@ pub struct Mp4sr {
     transformer: Transformer,
     projections: Vec<(Var, Var)>,
     id_embedding: Option<Var>,
-    group: Option<ProcessGroup>,
     /// What draws the candidates of fine-tuning; all items are candidates without it.
     candidate_sampler: Option<CandidateSampler>,
+    group: Option<ProcessGroup>,
 }
 
 /// Embeddings of items by modality, and which of them the tokens of a batch take.
@@ -152,8 +152,8 @@ impl Mp4sr {
             transformer,
             projections,
             id_embedding,
-            group,
             candidate_sampler: None,
+            group,
         })
     }
 
@@ -230,7 +230,7 @@ impl Mp4sr {
             (modality * rows) as u32 + tokens[t]
         };
         let mixed: Vec<u32> = (0..spaces).flat_map(|m| (0..tokens.len()).map(move |t| row(m, t))).collect();
-        let id_rows = ids.map_or_else(Vec::new, |ids| ids.rows.repeat(spaces));
+        let id_rows = ids.map_or(Vec::new(), |ids| ids.rows.repeat(spaces));
         if trace::is_on() {
             let mut joined = gather(z, &mixed)?;
             if let Some(ids) = ids {

@@ -136,8 +136,11 @@ impl Layer {
 
     /// Runs of values in rows of `width` of a chunk's result, and the number of the first value of each, by which dropout is drawn.
     fn runs(&self, chunk: &Chunk, width: usize) -> impl Iterator<Item = (std::ops::Range<usize>, usize)> + use<> {
-        let rows = chunk.rows.clone();
-        let runs = if self.last_only { self.offsets.sequence_runs(rows) } else { self.offsets.token_runs(rows) };
+        let runs = if self.last_only {
+            self.offsets.sequence_runs(chunk.rows.clone())
+        } else {
+            self.offsets.token_runs(chunk.rows.clone())
+        };
         let first = chunk.rows.start;
         runs.into_iter()
             .map(move |(run, number)| ((run.start - first) * width..(run.end - first) * width, number * width))

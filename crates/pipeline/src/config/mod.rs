@@ -9,6 +9,7 @@ mod model;
 mod renamed;
 mod results;
 mod run;
+mod serve;
 mod training;
 
 pub use catalog::{ModelCatalog, ModelType, PresetKeys, RefusedValue, SectionType, SharedSection};
@@ -23,6 +24,7 @@ pub use model::{Modality, Model};
 pub use renamed::RenamedKey;
 pub use results::{Recommend, Report};
 pub use run::Run;
+pub use serve::{Serve, StoreAddress};
 pub use training::{Finetune, PhaseSettings, Precision, Pretrain, PretrainItems, Train};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,6 +70,8 @@ pub struct Config {
     pub recommend: Recommend,
     /// The report page.
     pub report: Report,
+    /// Where added items are kept.
+    pub serve: Serve,
     /// What belongs to a run as a whole.
     pub run: Run,
 }
@@ -158,7 +162,7 @@ impl Config {
     pub fn resolved(&self) -> serde_json::Value {
         let mut value = serde_json::to_value(self).unwrap_or_default();
         if let Some(sections) = value.as_object_mut() {
-            for section in ["download", "recommend", "report"] {
+            for section in ["download", "recommend", "report", "serve"] {
                 sections.remove(section);
             }
             for (section, key) in [("dataset", "data"), ("run", "name"), ("run", "save_seconds")] {
@@ -213,6 +217,11 @@ impl Config {
             from.split_once('/').is_some_and(|(dataset, run)| check_name(dataset).and(check_name(run)).is_ok());
         if !from.is_empty() && !is_run {
             return fail("pretrain.from", format!("{from:?}"), "`<dataset>/<run>`");
+        }
+        if !self.serve.store.has_known_form() {
+            // What is not an address may still have a password in it.
+            let allowed = "`postgres://USER:PASSWORD@HOST:PORT/DATABASE`, `env:NAME`, `file:PATH`, or nothing";
+            return fail("serve.store", "\"...\"".to_owned(), allowed);
         }
         let device = &self.run.device;
         let is_card = device.strip_prefix("cuda:").is_some_and(|card| card.parse::<u16>().is_ok());

@@ -1,0 +1,61 @@
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::hide_passwords;
+
+/// `[serve]`: where items that are added to a trained run are kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Serve {
+    /// Where added items are kept. Empty: in the run's folder. `postgres://USER:PASSWORD@HOST:PORT/DATABASE`: in PostgreSQL, where all
+    /// replicas of the service find them. `env:NAME` and `file:PATH`: the address is in a variable of the environment, or in a file.
+    /// A password is left out of every record of the configuration.
+    pub store: StoreAddress,
+    /// Seconds between two looks at whether another replica has added or removed items.
+    #[schemars(range(min = 0.05, max = 3600.0))]
+    pub poll_seconds: f64,
+}
+
+impl Default for Serve {
+    fn default() -> Self {
+        Self { store: StoreAddress::default(), poll_seconds: 1.0 }
+    }
+}
+
+/// Where added items are kept, as the pipeline says it. It may have a password, which is neither printed nor written.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct StoreAddress(String);
+
+impl StoreAddress {
+    /// The text of the pipeline, with a password where it has one.
+    pub fn as_written(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether the text has one of the forms of an address.
+    pub(crate) fn has_known_form(&self) -> bool {
+        let starts = ["postgres://", "postgresql://", "env:", "file:"];
+        self.0.is_empty() || starts.iter().any(|start| self.0.strip_prefix(start).is_some_and(|rest| !rest.is_empty()))
+    }
+}
+
+impl From<String> for StoreAddress {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for StoreAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", hide_passwords(&self.0))
+    }
+}
+
+impl Serialize for StoreAddress {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&hide_passwords(&self.0))
+    }
+}

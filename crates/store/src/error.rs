@@ -1,0 +1,77 @@
+//! What can be wrong with a store.
+
+use postgres::error::SqlState;
+
+/// Why a store could not be used. No message has a password in it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// `serve.store` names no store.
+    #[error("{0}")]
+    Settings(String),
+    /// PostgreSQL does not answer, or not to this user. It may later.
+    #[error("the added items in {place} cannot be used: {reason}; {remedy}")]
+    Unavailable {
+        /// Where PostgreSQL is.
+        place: String,
+        /// What happened.
+        reason: String,
+        /// What to do.
+        remedy: String,
+    },
+    /// PostgreSQL answers, and what it has cannot be used, or what is asked for cannot be done.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl StoreError {
+    /// Whether the same may work later, without a change of what was asked for.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Unavailable { .. })
+    }
+
+    /// An error of the client, which was connected, or was to be, as `user` to the database `database` at `place`.
+    pub(crate) fn of_postgres(error: &postgres::Error, place: &str, user: &str, database: &str) -> Self {
+        let unavailable = |reason: String, remedy: &str| Self::Unavailable {
+            place: place.to_owned(),
+            reason,
+            remedy: remedy.to_owned(),
+        };
+        let start = "start PostgreSQL, or correct `serve.store`";
+        let Some(own) = error.as_db_error() else {
+            let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
+            if cause.contains("password missing") {
+                let remedy = "give it in `serve.store`, by `env:NAME` or `file:PATH` where the configuration of a run is read back, \
+                              which keeps no password";
+                return unavailable("PostgreSQL asks for a password, and there is none".to_owned(), remedy);
+            }
+            return unavailable(format!("{error}{cause}"), start);
+        };
+        let (code, message) = (own.code(), own.message());
+        let is = |codes: &[&SqlState]| codes.contains(&code);
+        if is(&[&SqlState::INVALID_PASSWORD, &SqlState::INVALID_AUTHORIZATION_SPECIFICATION]) {
+            let reason = format!("PostgreSQL does not let the user `{user}` in with this password");
+            return unavailable(reason, "correct the user and the password in `serve.store`");
+        }
+        if is(&[&SqlState::INVALID_CATALOG_NAME]) {
+            let remedy = "create it with `createdb`, or correct `serve.store`";
+            return unavailable(format!("there is no database `{database}`"), remedy);
+        }
+        if is(&[&SqlState::INSUFFICIENT_PRIVILEGE]) {
+            let remedy = "let the owner of the database run `deploy/store.sql` and grant the tables to this user";
+            return unavailable(format!("the user `{user}` may not do this ({message})"), remedy);
+        }
+        if is(&[&SqlState::UNDEFINED_TABLE, &SqlState::UNDEFINED_COLUMN]) {
+            let reason = format!("its tables are not there, or not as they were made ({message})");
+            return unavailable(reason, "start the service again, which makes missing tables, or restore them");
+        }
+        if is(&[&SqlState::READ_ONLY_SQL_TRANSACTION]) {
+            let remedy = "give the address of the primary server in `serve.store`";
+            return unavailable("this server is a copy that takes no changes".to_owned(), remedy);
+        }
+        // Shut down, starting, out of connections or memory, cut off, in conflict with another transaction, over time.
+        if ["08", "40", "53", "55", "57"].iter().any(|class| code.code().starts_with(class)) {
+            return unavailable(message.to_owned(), start);
+        }
+        Self::Refused(format!("PostgreSQL at {place} refuses: {message}"))
+    }
+}

@@ -1,0 +1,207 @@
+//! Added items as rows of a database, and as the files that a run reads.
+
+use std::path::Path;
+
+use anyhow::{Context as _, ensure};
+use half::{bf16, f16};
+use mp4sr_artifact::{FeatureType, Features, Items, Layout, MappedFeatures, MappedValues, RowsHeader};
+use mp4sr_pipeline::Config;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// Who is named as the writer of files of features.
+const NAME: &str = "store";
+
+/// What an item says and shows, as `items.parquet` has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ItemTexts {
+    title: String,
+    sentences: Vec<String>,
+    images: Vec<String>,
+    categories: Vec<String>,
+    sounds: Vec<String>,
+}
+
+/// The features of one item in one modality, as they are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredRows {
+    /// The modality's name.
+    pub modality: String,
+    /// The fingerprint of the encoder.
+    pub encoder: String,
+    /// d, the width of a row.
+    pub width: usize,
+    /// The type of a value: `f16`, `bf16` or `f32`.
+    pub kind: String,
+    /// Rows one after the other, little endian.
+    pub values: Vec<u8>,
+}
+
+/// An added item with all that a run reads of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredItem {
+    /// The item's id.
+    pub id: String,
+    pub(crate) texts: ItemTexts,
+    /// Its features, by modality.
+    pub features: Vec<StoredRows>,
+    /// The bytes of its image files, in the order of their names; nothing for a file that could not be read.
+    pub images: Vec<Option<Vec<u8>>>,
+}
+
+impl StoredItem {
+    /// What stands in a database for what the item says.
+    pub(crate) fn texts_as_json(&self) -> serde_json::Result<String> {
+        serde_json::to_string(&self.texts)
+    }
+
+    /// The items of a generation in the folder `own`, with their features. `image` reads the file of an image by its name.
+    pub fn of_generation(
+        own: &Layout,
+        config: &Config,
+        items: &Items,
+        image: impl Fn(&str) -> Option<Vec<u8>>,
+    ) -> anyhow::Result<Vec<Self>> {
+        let mut stored: Vec<Self> = (0..items.len())
+            .map(|row| {
+                let images: Vec<Option<Vec<u8>>> = items.images[row].iter().map(|name| image(name)).collect();
+                let texts = ItemTexts {
+                    title: items.titles[row].clone(),
+                    sentences: items.sentences[row].clone(),
+                    images: images.iter().map(|bytes| name_of(bytes.as_deref())).collect(),
+                    categories: items.categories[row].clone(),
+                    sounds: items.sounds[row].clone(),
+                };
+                Self { id: items.ids[row].clone(), texts, features: Vec::new(), images }
+            })
+            .collect();
+        for modality in &config.model.modalities {
+            let path = own.feature_file(&modality.name, &config.feature_name(modality));
+            let features = MappedFeatures::open(&path, &items.hash(), items.len())?;
+            let encoder = features.settings["encoder"].as_str().unwrap_or_default().to_owned();
+            let (kind, bytes): (&str, &[u8]) = match &features.values {
+                MappedValues::F16(values) => ("f16", bytemuck::cast_slice((**values).as_ref())),
+                MappedValues::Bf16(values) => ("bf16", bytemuck::cast_slice((**values).as_ref())),
+                MappedValues::F32(values) => ("f32", bytemuck::cast_slice((**values).as_ref())),
+            };
+            let row_bytes = features.width * size_of_kind(kind).context("a type without a size")?;
+            for (item, range) in stored.iter_mut().zip(features.offsets.windows(2)) {
+                let values = bytes[range[0] as usize * row_bytes..range[1] as usize * row_bytes].to_vec();
+                item.features.push(StoredRows {
+                    modality: modality.name.clone(),
+                    encoder: encoder.clone(),
+                    width: features.width,
+                    kind: kind.to_owned(),
+                    values,
+                });
+            }
+        }
+        Ok(stored)
+    }
+}
+
+/// A name made of the content of an image file.
+fn name_of(bytes: Option<&[u8]>) -> String {
+    bytes.map_or_else(|| "missing".to_owned(), |bytes| blake3::hash(bytes).to_hex()[..32].to_owned())
+}
+
+fn size_of_kind(kind: &str) -> Option<usize> {
+    match kind {
+        "f16" | "bf16" => Some(2),
+        "f32" => Some(4),
+        _ => None,
+    }
+}
+
+/// The table of stored items.
+pub(crate) fn items(stored: &[StoredItem]) -> Items {
+    let mut items = Items::default();
+    for StoredItem { id, texts, .. } in stored {
+        let ItemTexts { title, sentences, images, categories, sounds } = texts.clone();
+        items.ids.push(id.clone());
+        items.titles.push(title);
+        items.sentences.push(sentences);
+        items.images.push(images);
+        items.categories.push(categories);
+        items.sounds.push(sounds);
+    }
+    items
+}
+
+/// Writes the table and the features of stored items to the folder `own`, as `mp4sr items add` does in the folder of a run.
+pub(crate) fn write(own: &Layout, config: &Config, stored: &[StoredItem]) -> anyhow::Result<()> {
+    let items = items(stored);
+    items.write_relative(&own.items(), Path::new(&config.dataset.data))?;
+    for modality in &config.model.modalities {
+        let mut rows_of_items = Vec::with_capacity(stored.len());
+        for item in stored {
+            let rows = item.features.iter().find(|rows| rows.modality == modality.name).with_context(|| {
+                format!(
+                    "the added item `{}` has no features of `{}`: it was added to a run that did not read them; remove it with \
+                     `mp4sr items remove` and add it again",
+                    item.id, modality.name
+                )
+            })?;
+            rows_of_items.push((item, rows));
+        }
+        let Some(&(first, like)) = rows_of_items.first() else { continue };
+        for (item, rows) in &rows_of_items {
+            let same = (&rows.encoder, rows.width, &rows.kind) == (&like.encoder, like.width, &like.kind);
+            ensure!(
+                same,
+                "the features of `{}` of the added items `{}` and `{}` are of two encoders; remove one of them with `mp4sr items remove` \
+                 and add it again",
+                modality.name,
+                first.id,
+                item.id
+            );
+        }
+        write_features(own, config, &modality.name, &items, &rows_of_items)?;
+    }
+    Ok(())
+}
+
+fn write_features(
+    own: &Layout,
+    config: &Config,
+    modality: &str,
+    items: &Items,
+    rows_of_items: &[(&StoredItem, &StoredRows)],
+) -> anyhow::Result<()> {
+    let Some((_, like)) = rows_of_items.first() else { return Ok(()) };
+    let as_type = match like.kind.as_str() {
+        "f16" => FeatureType::F16,
+        "bf16" => FeatureType::Bf16,
+        _ => FeatureType::F32,
+    };
+    let size = size_of_kind(&like.kind).with_context(|| format!("`{}` is not a type of features", like.kind))?;
+    let (mut offsets, mut values) = (vec![0_i64], Vec::new());
+    for (item, rows) in rows_of_items {
+        let is_whole = like.width > 0 && rows.values.len().is_multiple_of(like.width * size);
+        ensure!(is_whole, "the features of the added item `{}` are not whole; add it again", item.id);
+        values.extend(rows.values.chunks_exact(size).map(|bytes| match *bytes {
+            [a, b] if as_type == FeatureType::F16 => f16::from_le_bytes([a, b]).to_f32(),
+            [a, b] => bf16::from_le_bytes([a, b]).to_f32(),
+            [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+            _ => f32::NAN,
+        }));
+        offsets.push((values.len() / like.width) as i64);
+    }
+    let own_modality = config.model.modalities.iter().find(|own| own.name == modality);
+    let name = own_modality.map(|own| config.feature_name(own)).unwrap_or_default();
+    let header = RowsHeader {
+        stage: NAME,
+        settings: json!({ "encoder": like.encoder }),
+        item_hash: items.hash(),
+        offsets: &offsets,
+        width: like.width,
+        as_type,
+    };
+    let path = own.feature_file(modality, &name);
+    let refused = Features::write_rows(&path, header, || values.chunks_exact(like.width))?;
+    ensure!(
+        refused.is_none(),
+        "the features of `{modality}` of the added items have values that are not finite; add them again"
+    );
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! Items that were added to a trained run, where they are kept.
+//!
+//! In: `serve.store`, and added items with the features that encoders made of them. Out: the same items with the same features, to the
+//! byte, in the order in which they were added: from the run's folder, or from PostgreSQL, where all replicas of a service find them.
+//! Must not know: encoders, scores, HTTP.
+
+mod address;
+mod error;
+mod generation;
+mod postgres;
+
+use std::path::Path;
+
+use mp4sr_artifact::{Items, Layout, files};
+use mp4sr_pipeline::Context;
+use mp4sr_run::{CurrentItems, NewItems};
+
+pub use self::error::StoreError;
+pub use self::generation::{StoredItem, StoredRows};
+pub use self::postgres::{Change, PostgresStore};
+
+/// Where the added items of a run are kept.
+pub enum ItemStore {
+    /// In the folder of the run.
+    Folder,
+    /// In PostgreSQL.
+    Postgres(Box<PostgresStore>),
+}
+
+impl ItemStore {
+    /// Opens the store that `serve.store` names. PostgreSQL has to answer; its tables are made where they are missing.
+    pub fn open(context: &Context) -> Result<Self, StoreError> {
+        match address::resolved(&context.config.serve.store)? {
+            None => Ok(Self::Folder),
+            Some(address) => Ok(Self::Postgres(Box::new(PostgresStore::open(&address, context)?))),
+        }
+    }
+
+    /// Refuses a context whose `serve.store`, dataset or run is not the one that this store was opened for.
+    pub fn expect(&self, context: &Context) -> Result<(), StoreError> {
+        let same = match (self, address::resolved(&context.config.serve.store)?) {
+            (Self::Folder, address) => address.is_none(),
+            (Self::Postgres(store), address) => address.is_some_and(|address| store.is_of(&address, context)),
+        };
+        if same {
+            return Ok(());
+        }
+        let changed = "`serve.store`, or the name of the dataset or the run, has changed; start the service again";
+        Err(StoreError::Settings(changed.to_owned()))
+    }
+
+    /// The added items as a model reads them; nothing where there are none. Items that were added to a run of another dataset are an error.
+    pub fn read(&self, context: &Context) -> anyhow::Result<Option<NewItems>> {
+        match self {
+            Self::Folder => NewItems::read(&context.layout, &context.config),
+            Self::Postgres(store) => store.read(context),
+        }
+    }
+
+    /// The table of the added items; an empty one where there are none.
+    pub fn items(&self, layout: &Layout) -> anyhow::Result<Items> {
+        match self {
+            Self::Folder => match CurrentItems::read(layout)?.layout(layout) {
+                Some(own) => Ok(Items::read(&own.items())?),
+                None => Ok(Items::default()),
+            },
+            Self::Postgres(store) => Ok(generation::items(&store.stored()?)),
+        }
+    }
+
+    /// Writes the added items to the folder of another run, `to`, as a store in a folder has them. Gives the paths of its files.
+    pub fn copy(&self, context: &Context, to: &Layout) -> anyhow::Result<Vec<std::path::PathBuf>> {
+        let (layout, config) = (&context.layout, &context.config);
+        let files_of = |own: &Layout| {
+            let modalities = config.model.modalities.iter();
+            let features = modalities.map(|own_one| own.feature_file(&own_one.name, &config.feature_name(own_one)));
+            [own.items()].into_iter().chain(features).collect::<Vec<_>>()
+        };
+        match self {
+            Self::Folder => {
+                let Some(own) = CurrentItems::read(layout)?.layout(layout) else { return Ok(Vec::new()) };
+                let mut copies = Vec::new();
+                for source in [files_of(&own), vec![layout.new_items_pointer()]].concat() {
+                    let relative = source.strip_prefix(layout.root()).unwrap_or(Path::new(""));
+                    let copy = to.root().join(relative);
+                    files::write_bytes(&copy, &files::read(&source)?)?;
+                    copies.push(copy);
+                }
+                Ok(copies)
+            }
+            Self::Postgres(store) => {
+                let stored = store.stored()?;
+                if stored.is_empty() {
+                    return Ok(Vec::new());
+                }
+                let name = "000001".to_owned();
+                let own = to.new_items_generation(&name);
+                generation::write(&own, config, &stored)?;
+                files::write_json(&to.new_items_pointer(), &CurrentItems { generation: Some(name) })?;
+                Ok([files_of(&own), vec![to.new_items_pointer()]].concat())
+            }
+        }
+    }
+}

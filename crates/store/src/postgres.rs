@@ -1,0 +1,386 @@
+//! Added items in PostgreSQL.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mp4sr_artifact::Items;
+use mp4sr_pipeline::Context;
+use mp4sr_run::NewItems;
+use postgres::config::{Host, SslMode};
+use postgres::{Client, Config, IsolationLevel, NoTls, Transaction};
+use rustls::{ClientConfig, RootCertStore};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::StoreError;
+use crate::generation::{self, ItemTexts, StoredItem, StoredRows};
+
+/// The version of the tables that this release reads and writes.
+const SCHEMA: i32 = 1;
+/// The tables.
+const TABLES: &str = include_str!("../../../deploy/store.sql");
+/// Who makes the tables holds this lock; the number means nothing but that.
+const MAKING_TABLES: i64 = 0x6d70_3473_7231;
+/// How long connecting, a question whether the connection still works, and an unanswered packet may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a statement may take, waiting for others included.
+const STATEMENT: &str = "set statement_timeout = '60s'";
+/// Ids that a message names.
+const NAMED: usize = 5;
+
+/// What a change of the added items did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Ids that the run did not have.
+    pub new: Vec<String>,
+    /// Ids whose items took the place of earlier ones.
+    pub replaced: Vec<String>,
+    /// Added items of the run in all.
+    pub total: usize,
+}
+
+/// The added items of one run in PostgreSQL. Calls block; one at a time talks to the database.
+pub struct PostgresStore {
+    config: Config,
+    /// The address as it was given, to be compared and never shown.
+    address: String,
+    run: String,
+    place: String,
+    client: Mutex<Option<Client>>,
+    /// The change that was read last.
+    seen: AtomicI64,
+}
+
+impl PostgresStore {
+    /// Connects, and makes the tables where there are none.
+    pub(crate) fn open(address: &str, context: &Context) -> Result<Self, StoreError> {
+        // What a parser says about an address may repeat a part of the password.
+        let mut config: Config = address.parse().map_err(|_| {
+            StoreError::Settings(
+                "`serve.store` is not an address of PostgreSQL: expected `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, with special \
+                 characters of the password as %XX, and `sslmode` as `disable` or `require`"
+                    .to_owned(),
+            )
+        })?;
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(PATIENCE);
+        }
+        config.tcp_user_timeout(PATIENCE).application_name("mp4sr");
+        if config.get_ssl_mode() != SslMode::Require {
+            config.ssl_mode(SslMode::Disable);
+        }
+        let own = Self {
+            place: place(&config),
+            config,
+            address: address.to_owned(),
+            run: run_name(context),
+            client: Mutex::new(None),
+            seen: AtomicI64::new(0),
+        };
+        own.with_client(|client| own.make_tables(client))?;
+        Ok(own)
+    }
+
+    /// Whether it is the store of `context` at this address.
+    pub(crate) fn is_of(&self, address: &str, context: &Context) -> bool {
+        self.address == address && self.run == run_name(context)
+    }
+
+    /// Where PostgreSQL is, without user and password.
+    pub fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Whether the items have changed since they were read.
+    pub fn has_changed(&self) -> Result<bool, StoreError> {
+        let change = self.with_client(|client| {
+            let row = client.query_opt("select change from mp4sr_runs where run = $1", &[&self.run]);
+            Ok(row.map_err(|e| self.failure(&e))?.map_or(0, |row| row.get::<_, i64>(0)))
+        })?;
+        Ok(change != self.seen.load(Ordering::Acquire))
+    }
+
+    /// The added items as a model reads them; nothing where there are none.
+    pub(crate) fn read(&self, context: &Context) -> anyhow::Result<Option<NewItems>> {
+        let (change, dataset, stored) = self.snapshot()?;
+        self.seen.store(change, Ordering::Release);
+        if stored.is_empty() {
+            return Ok(None);
+        }
+        self.expect_dataset(&dataset, &dataset_of(context)?, stored.len() as i64)?;
+        let folder = tempfile::tempdir()?;
+        let own = context.layout.at(folder.path());
+        generation::write(&own, &context.config, &stored)?;
+        // Files that are mapped stay readable after the folder has gone.
+        NewItems::read_from(&own, &context.config).map(Some)
+    }
+
+    /// The added items, in their order.
+    pub(crate) fn stored(&self) -> Result<Vec<StoredItem>, StoreError> {
+        self.snapshot().map(|(_, _, stored)| stored)
+    }
+
+    /// The file of an image of an added item.
+    pub fn image(&self, item: &str, number: usize) -> Result<Option<Vec<u8>>, StoreError> {
+        let number = i32::try_from(number).unwrap_or(i32::MAX);
+        self.with_client(|client| {
+            let question = "select file from mp4sr_images where run = $1 and item_id = $2 and number = $3";
+            let row = client.query_opt(question, &[&self.run, &item, &number]).map_err(|e| self.failure(&e))?;
+            Ok(row.map(|row| row.get(0)))
+        })
+    }
+
+    /// Adds items to the run, all of them or none; those with ids that were added before take the place of the earlier ones. Of two calls at
+    /// once, by whatever replicas, one comes after the other.
+    pub fn put(&self, context: &Context, items: &[StoredItem]) -> anyhow::Result<Change> {
+        let dataset = dataset_of(context)?;
+        let nul = items.iter().find(|item| item.id.contains('\0'));
+        if let Some(item) = nul {
+            return Err(StoreError::Refused(format!(
+                "the id {:?} has a NUL character, which PostgreSQL does not take; give the item another id",
+                item.id
+            ))
+            .into());
+        }
+        let change = self.with_client(|client| {
+            let mut transaction = client.transaction().map_err(|e| self.failure(&e))?;
+            self.lock_run(&mut transaction, &dataset)?;
+            let mut change = Change::default();
+            for item in items {
+                let changed =
+                    if self.replace(&mut transaction, item)? { &mut change.replaced } else { &mut change.new };
+                changed.push(item.id.clone());
+            }
+            change.total = self.count_change(&mut transaction)?;
+            transaction.commit().map_err(|e| self.failure(&e))?;
+            Ok(change)
+        })?;
+        Ok(change)
+    }
+
+    /// Removes items, all of them or none: ids that were not added are an error. Gives how many were removed.
+    pub fn remove(&self, ids: &[String]) -> Result<usize, StoreError> {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids.dedup();
+        self.with_client(|client| {
+            let mut transaction = client.transaction().map_err(|e| self.failure(&e))?;
+            // The same lock as that of `put`, so that what is counted is what is there.
+            let lock = "select change from mp4sr_runs where run = $1 for update";
+            transaction.query(lock, &[&self.run]).map_err(|e| self.failure(&e))?;
+            let removed = "delete from mp4sr_items where run = $1 and item_id = any($2) returning item_id";
+            let rows = transaction.query(removed, &[&self.run, &ids]).map_err(|e| self.failure(&e))?;
+            let removed: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+            let unknown: Vec<&String> = ids.iter().filter(|id| !removed.contains(id)).collect();
+            if !unknown.is_empty() {
+                let mut named: Vec<String> = unknown.iter().take(NAMED).map(|id| format!("`{id}`")).collect();
+                if unknown.len() > NAMED {
+                    named.push(format!("and {} more", unknown.len() - NAMED));
+                }
+                return Err(StoreError::Refused(format!(
+                    "not added to the run: {}; only items that were added can be removed",
+                    named.join(", ")
+                )));
+            }
+            self.count_change(&mut transaction)?;
+            transaction.commit().map_err(|e| self.failure(&e))?;
+            Ok(removed.len())
+        })
+    }
+
+    /// Waits until nobody else changes the items of the run, and until the end of the transaction keeps others from it.
+    fn lock_run(&self, transaction: &mut Transaction<'_>, dataset: &str) -> Result<(), StoreError> {
+        let make = "insert into mp4sr_runs (run, dataset, change) values ($1, $2, 0) on conflict (run) do nothing";
+        transaction.execute(make, &[&self.run, &dataset]).map_err(|e| self.failure(&e))?;
+        let lock = "select dataset from mp4sr_runs where run = $1 for update";
+        let row = transaction.query_one(lock, &[&self.run]).map_err(|e| self.failure(&e))?;
+        let count = self.count(transaction)?;
+        if count == 0 {
+            let adopt = "update mp4sr_runs set dataset = $2 where run = $1";
+            transaction.execute(adopt, &[&self.run, &dataset]).map_err(|e| self.failure(&e))?;
+            return Ok(());
+        }
+        self.expect_dataset(row.get(0), dataset, count)
+    }
+
+    fn count(&self, transaction: &mut Transaction<'_>) -> Result<i64, StoreError> {
+        let count = "select count(*) from mp4sr_items where run = $1";
+        Ok(transaction.query_one(count, &[&self.run]).map_err(|e| self.failure(&e))?.get(0))
+    }
+
+    /// Puts an item behind all others; says whether there was one of its id.
+    fn replace(&self, transaction: &mut Transaction<'_>, item: &StoredItem) -> Result<bool, StoreError> {
+        let texts = item.texts_as_json().map_err(|e| StoreError::Refused(format!("the item `{}`: {e}", item.id)))?;
+        let fail = |e: postgres::Error| self.failure(&e);
+        let delete = "delete from mp4sr_items where run = $1 and item_id = $2";
+        let earlier = transaction.execute(delete, &[&self.run, &item.id]).map_err(fail)?;
+        let insert =
+            "insert into mp4sr_items (run, item_id, position, texts) values ($1, $2, nextval('mp4sr_position'), $3)";
+        transaction.execute(insert, &[&self.run, &item.id, &texts]).map_err(fail)?;
+        for StoredRows { modality, encoder, width, kind, values } in &item.features {
+            let insert = "insert into mp4sr_features (run, item_id, modality, encoder, width, kind, rows) \
+                          values ($1, $2, $3, $4, $5, $6, $7)";
+            let width = *width as i32;
+            transaction
+                .execute(insert, &[&self.run, &item.id, modality, encoder, &width, kind, values])
+                .map_err(fail)?;
+        }
+        for (number, file) in (0_i32..).zip(&item.images) {
+            let insert = "insert into mp4sr_images (run, item_id, number, file) values ($1, $2, $3, $4)";
+            if let Some(file) = file {
+                transaction.execute(insert, &[&self.run, &item.id, &number, file]).map_err(fail)?;
+            }
+        }
+        Ok(earlier > 0)
+    }
+
+    /// Lets replicas see that something has changed. Gives how many items there are now.
+    fn count_change(&self, transaction: &mut Transaction<'_>) -> Result<usize, StoreError> {
+        let raise = "update mp4sr_runs set change = change + 1 where run = $1";
+        transaction.execute(raise, &[&self.run]).map_err(|e| self.failure(&e))?;
+        Ok(self.count(transaction)? as usize)
+    }
+
+    /// The number of the last change, the dataset that the items were added beside, and the items.
+    fn snapshot(&self) -> Result<(i64, String, Vec<StoredItem>), StoreError> {
+        self.with_client(|client| {
+            let fail = |e: postgres::Error| self.failure(&e);
+            let reading = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true);
+            let mut reading = reading.start().map_err(fail)?;
+            let about = "select change, dataset from mp4sr_runs where run = $1";
+            let Some(about) = reading.query_opt(about, &[&self.run]).map_err(fail)? else {
+                return Ok((0, String::new(), Vec::new()));
+            };
+            let items = "select item_id, texts from mp4sr_items where run = $1 order by position";
+            let mut stored = Vec::new();
+            let mut places = HashMap::new();
+            for row in reading.query(items, &[&self.run]).map_err(fail)? {
+                let (id, texts): (String, String) = (row.get(0), row.get(1));
+                let texts: ItemTexts = serde_json::from_str(&texts).map_err(|e| {
+                    StoreError::Refused(format!(
+                        "the texts of the added item `{id}` in {} are not as they were written ({e}); remove it with `mp4sr items remove` and add it again",
+                        self.place
+                    ))
+                })?;
+                places.insert(id.clone(), stored.len());
+                stored.push(StoredItem { id, texts, features: Vec::new(), images: Vec::new() });
+            }
+            let features = "select item_id, modality, encoder, width, kind, rows from mp4sr_features where run = $1";
+            for row in reading.query(features, &[&self.run]).map_err(fail)? {
+                let Some(&at) = places.get(row.get::<_, &str>(0)) else { continue };
+                stored[at].features.push(StoredRows {
+                    modality: row.get(1),
+                    encoder: row.get(2),
+                    width: row.get::<_, i32>(3).max(0) as usize,
+                    kind: row.get(4),
+                    values: row.get(5),
+                });
+            }
+            Ok((about.get(0), about.get(1), stored))
+        })
+    }
+
+    /// Refuses items that were added to a run of the same name over another dataset.
+    fn expect_dataset(&self, stored: &str, own: &str, count: i64) -> Result<(), StoreError> {
+        if stored == own {
+            return Ok(());
+        }
+        Err(StoreError::Refused(format!(
+            "the {count} items in {} were added to `{}` when its dataset had other items; remove them with `mp4sr items remove` and add them \
+             again, or give this run another name",
+            self.place, self.run
+        )))
+    }
+
+    /// Makes the tables where there are none, and refuses those of another release.
+    fn make_tables(&self, client: &mut Client) -> Result<(), StoreError> {
+        let fail = |e: postgres::Error| self.failure(&e);
+        let mut transaction = client.transaction().map_err(fail)?;
+        // Two replicas that start at once make them once.
+        transaction.execute("select pg_advisory_xact_lock($1)", &[&MAKING_TABLES]).map_err(fail)?;
+        let exists = transaction.query_one("select to_regclass('mp4sr_schema') is not null", &[]).map_err(fail)?;
+        if !exists.get::<_, bool>(0) {
+            transaction.batch_execute(TABLES).map_err(fail)?;
+            return transaction.commit().map_err(fail);
+        }
+        let version = transaction.query_opt("select max(version) from mp4sr_schema", &[]).map_err(fail)?;
+        let version: i32 = version.and_then(|row| row.get::<_, Option<i32>>(0)).unwrap_or(0);
+        if version == SCHEMA {
+            return transaction.commit().map_err(fail);
+        }
+        Err(StoreError::Refused(format!(
+            "the tables of added items in {} have version {version}, and this release of mp4sr reads version {SCHEMA}; use the release that wrote \
+             them, or another database",
+            self.place
+        )))
+    }
+
+    /// Asks with a connection that works: a new one where there was none, or where the last one has gone.
+    fn with_client<T>(&self, ask: impl FnOnce(&mut Client) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let mut held = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let working = held.take().and_then(|mut client| client.is_valid(PATIENCE).is_ok().then_some(client));
+        let client = match working {
+            Some(client) => client,
+            None => self.connect()?,
+        };
+        ask(held.insert(client))
+    }
+
+    fn connect(&self) -> Result<Client, StoreError> {
+        let connected = match self.config.get_ssl_mode() {
+            SslMode::Require => self.config.connect(self.tls()?),
+            _ => self.config.connect(NoTls),
+        };
+        let mut client = connected.map_err(|e| self.failure(&e))?;
+        client.batch_execute(STATEMENT).map_err(|e| self.failure(&e))?;
+        Ok(client)
+    }
+
+    /// TLS that trusts the authorities of the system, or those of `SSL_CERT_FILE`, and checks the name of the host.
+    fn tls(&self) -> Result<MakeRustlsConnect, StoreError> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if roots.is_empty() {
+            return Err(StoreError::Settings(format!(
+                "`sslmode=require` in `serve.store`: there are no certificates of authorities to check {} by; install ca-certificates, or name a \
+                 file of them in `SSL_CERT_FILE`",
+                self.place
+            )));
+        }
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let versions = versions.map_err(|e| StoreError::Settings(format!("TLS cannot be used: {e}")))?;
+        Ok(MakeRustlsConnect::new(versions.with_root_certificates(roots).with_no_client_auth()))
+    }
+
+    fn failure(&self, error: &postgres::Error) -> StoreError {
+        let user = self.config.get_user().unwrap_or_default();
+        let database = self.config.get_dbname().unwrap_or(user);
+        StoreError::of_postgres(error, &self.place, user, database)
+    }
+}
+
+/// What a run is called in the database.
+fn run_name(context: &Context) -> String {
+    format!("{}/{}", context.config.dataset.name, context.layout.run_name())
+}
+
+/// The hash of the ids of the dataset's items, in their order.
+fn dataset_of(context: &Context) -> anyhow::Result<String> {
+    Ok(Items::read(&context.layout.items())?.hash().as_str().to_owned())
+}
+
+/// The hosts, ports and the database of an address.
+fn place(config: &Config) -> String {
+    let ports = config.get_ports();
+    let hosts = config.get_hosts().iter().enumerate().map(|(at, host)| {
+        let port = ports.get(at).or(ports.first()).copied().unwrap_or(5432);
+        match host {
+            Host::Tcp(name) => format!("{name}:{port}"),
+            Host::Unix(path) => format!("{}:{port}", path.display()),
+        }
+    });
+    let database = config.get_dbname().or(config.get_user()).unwrap_or_default();
+    format!("PostgreSQL at `{}/{database}`", hosts.collect::<Vec<_>>().join(","))
+}

@@ -1,0 +1,441 @@
+//! Replicas of the service that keep added items in PostgreSQL, alone and behind nginx. The tests start servers of their own in temporary
+//! folders, and say that they are skipped where PostgreSQL or nginx is not installed.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "a test says what it skips")]
+
+use std::io::Read as _;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use mp4sr_artifact::files;
+use mp4sr_tests::service::{Answer, Service, base64};
+use mp4sr_tests::{Project, root, said};
+use serde_json::{Value, json};
+
+/// The password of the tests' databases, which no output may have.
+const PASSWORD: &str = "s3cret/of@the:tests";
+/// The same in an address.
+const ENCODED: &str = "s3cret%2Fof%40the%3Atests";
+
+/// A server of PostgreSQL in a temporary folder, for as long as it lives.
+struct Postgres {
+    folder: tempfile::TempDir,
+    programs: PathBuf,
+    port: u16,
+    running: Option<Child>,
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Waits until `done`, and fails after a minute.
+fn wait(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_mins(1), "{what}");
+        std::thread::sleep(Duration::from_millis(30));
+    }
+}
+
+impl Postgres {
+    /// Starts a server with the user `mp4sr`, who may do everything; nothing where PostgreSQL is not installed.
+    fn start() -> Option<Self> {
+        let listed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+        let mut places: Vec<PathBuf> = listed.map(|entry| entry.path().join("bin")).collect();
+        places.sort();
+        let on_path = std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect::<Vec<_>>());
+        places.extend(on_path.unwrap_or_default());
+        let Some(programs) =
+            places.into_iter().find(|place| place.join("initdb").exists() && place.join("postgres").exists())
+        else {
+            println!("skipped: PostgreSQL is not installed");
+            return None;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("password"), PASSWORD).unwrap();
+        let mut own = Self { folder, programs, port: free_port(), running: None };
+        if Self::is_root() {
+            let done = Command::new("chown").arg("-R").arg("nobody").arg(own.folder.path()).status().unwrap();
+            assert!(done.success());
+        }
+        let data = own.path("data");
+        let password = format!("--pwfile={}", own.path("password").display());
+        let words = ["-U", "mp4sr", "-A", "scram-sha-256", "--locale=C", "-E", "UTF8", "--no-sync", &password, "-D"];
+        let made = own.program("initdb").args(words).arg(data).output().unwrap();
+        assert!(made.status.success(), "{}", said(&made));
+        own.run();
+        Some(own)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn is_root() -> bool {
+        Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
+    }
+
+    /// One of its programs, by a user who is not root: PostgreSQL refuses that one.
+    fn program(&self, name: &str) -> Command {
+        let program = self.programs.join(name);
+        let mut command = if Self::is_root() {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups"]).arg(program);
+            command
+        } else {
+            Command::new(program)
+        };
+        command.current_dir(self.folder.path());
+        command
+    }
+
+    fn run(&mut self) {
+        let (port, folder) = (self.port.to_string(), self.folder.path().display().to_string());
+        let mut command = self.program("postgres");
+        command.args(["-p", &port, "-k", &folder, "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-D"]);
+        let log = std::fs::File::create(self.path("log")).unwrap();
+        command.arg(self.path("data")).stdout(Stdio::null()).stderr(log);
+        self.running = Some(command.spawn().unwrap());
+        wait("PostgreSQL does not start", || self.try_sql("postgres", "select 1").status.success());
+    }
+
+    /// Ends the server at once, and with it every connection.
+    fn stop(&mut self) {
+        if let Some(mut child) = self.running.take() {
+            let done = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+            assert!(done.success());
+            child.wait().unwrap();
+        }
+    }
+
+    fn try_sql(&self, database: &str, text: &str) -> Output {
+        let mut command = Command::new(self.programs.join("psql"));
+        command.env("PGPASSWORD", PASSWORD).args(["-X", "-q", "-t", "-A", "-v", "ON_ERROR_STOP=1", "-h", "127.0.0.1"]);
+        command.args(["-U", "mp4sr", "-p", &self.port.to_string(), "-d", database, "-c", text]).output().unwrap()
+    }
+
+    fn sql(&self, text: &str) -> String {
+        let output = self.try_sql("postgres", text);
+        assert!(output.status.success(), "{}", said(&output));
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    fn address(&self) -> String {
+        format!("postgres://mp4sr:{ENCODED}@127.0.0.1:{}/postgres", self.port)
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.running.take() {
+            drop(Command::new("kill").args(["-INT", &child.id().to_string()]).status());
+            drop(child.wait());
+        }
+    }
+}
+
+/// nginx with the configuration that `deploy/` has, over two replicas.
+struct Nginx {
+    child: Child,
+    address: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Nginx {
+    /// Nothing where nginx is not installed.
+    fn start(replicas: [&Service; 2]) -> Option<Self> {
+        let program = ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx"]
+            .map(Path::new)
+            .into_iter()
+            .find(|path| path.exists());
+        let Some(program) = program else {
+            println!("skipped: nginx is not installed");
+            return None;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let address = format!("127.0.0.1:{}", free_port());
+        let text = files::read_to_string(&root().join("deploy/nginx.conf")).unwrap();
+        let text = text.replace("127.0.0.1:8080", &address);
+        let text = text.replace("127.0.0.1:8081", &replicas[0].address).replace("127.0.0.1:8082", &replicas[1].address);
+        let path = folder.path().join("nginx.conf");
+        // Started by root, nginx would take another user for its workers, who may not write here.
+        std::fs::write(&path, format!("daemon off;\n{text}")).unwrap();
+        let user = Command::new("chmod").arg("777").arg(folder.path()).status().unwrap();
+        assert!(user.success());
+        let mut command = Command::new(program);
+        command.arg("-p").arg(folder.path()).arg("-c").arg(&path).args(["-e", "error.log"]);
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        wait("nginx does not start", || {
+            if child.try_wait().unwrap().is_some() {
+                let mut text = String::new();
+                child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+                panic!("{text}");
+            }
+            std::net::TcpStream::connect(&address).is_ok()
+        });
+        Some(Self { child, address, _folder: folder })
+    }
+
+    fn send(&self, method: &str, path: &str, body: &Value) -> Answer {
+        mp4sr_tests::service::send(&self.address, method, path, "", body.to_string().as_bytes())
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        drop(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status());
+        drop(self.child.wait());
+    }
+}
+
+fn trained() -> Project {
+    let world = Project::small();
+    world.run("run", &["--until", "recommend"]);
+    world
+}
+
+/// The words that make a replica of the items in `store`.
+fn words(store: &str) -> Vec<String> {
+    ["--set".to_owned(), format!("serve.store={store}"), "--set".to_owned(), "serve.poll_seconds=0.1".to_owned()]
+        .to_vec()
+}
+
+fn replica(world: &Project, store: &Postgres) -> Service {
+    let words = words(&store.address());
+    Service::start(world, &words.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn put(service: &Service, items: &Value) -> Answer {
+    service.send("PUT", "/v1/items", "", json!({ "items": items }).to_string().as_bytes())
+}
+
+#[test]
+fn an_item_that_one_replica_added_is_recommended_by_the_other_with_the_same_scores() {
+    let Some(store) = Postgres::start() else { return };
+    let world = trained();
+    let image = files::read(&root().join("fuzz/seeds/image/one.png")).unwrap();
+    let items = json!([
+        { "item_id": "new/one", "title": "A thing of group 3", "texts": ["It is <b>red</b>."], "images": [base64(&image)], "categories": ["Things"] },
+        { "item_id": "two", "title": "A thing of group 5" },
+    ]);
+    let request = json!({ "history": ["i3", "i4"], "k": 40 });
+    // What the run has by itself, and what it has where the items are kept in its folder.
+    let alone = Service::start(&world, &[]);
+    let without = alone.post("/v1/recommend", &request).list();
+    assert_eq!(put(&alone, &items).status, 200);
+    let expected = alone.post("/v1/recommend", &request).list();
+    assert_eq!((without.len(), expected.len()), (30, 32));
+    drop(alone);
+
+    let (first, second) = (replica(&world, &store), replica(&world, &store));
+    assert_eq!(first.post("/v1/recommend", &request).list(), without, "the folder does not count");
+    let Some(nginx) = Nginx::start([&first, &second]) else { return };
+    let added = nginx.send("PUT", "/v1/items", &json!({ "items": items }));
+    assert_eq!((added.status, &added.json()["added"]), (200, &json!(["new/one", "two"])), "{}", added.body);
+    for service in [&first, &second] {
+        wait("a replica does not see the items", || service.post("/v1/recommend", &request).list().len() == 32);
+        assert_eq!(service.post("/v1/recommend", &request).list(), expected);
+        let item = service.get("/v1/items/new%2Fone").json();
+        assert_eq!((&item["is_new"], &item["sentences"][1]), (&json!(true), &json!("It is red.")));
+        let picture = service.get(item["images"][0].as_str().unwrap());
+        assert_eq!((picture.status, picture.headers["content-type"].as_str()), (200, "image/png"));
+        assert_eq!(service.get("/readyz").json()["store"], "reachable");
+    }
+    assert_eq!(nginx.send("POST", "/v1/recommend", &request).list(), expected);
+    // The programs know the same items.
+    let listed = world.run(
+        "items",
+        &[&["list"][..], &words(&store.address()).iter().map(String::as_str).collect::<Vec<_>>()].concat(),
+    );
+    assert_eq!(listed, "new/one\tA thing of group 3\ntwo\tA thing of group 5\n");
+
+    // A replica elsewhere, with no encoder and no cached vector, has the same vectors.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp").arg("-r").arg(world.path("a")).arg(elsewhere.path()).status().unwrap();
+    assert!(copied.success());
+    let mut command = mp4sr_tests::command("serve");
+    command.args(["--port", "0", "--run"]).arg(elsewhere.path().join("a/runs/mp4sr")).args(words("env:A_STORE"));
+    command.env("A_STORE", store.address());
+    let third = Service::spawn(command);
+    assert_eq!(third.post("/v1/recommend", &request).list(), expected);
+    assert!(!elsewhere.path().join(".cache").exists(), "nothing was encoded");
+
+    // Nobody notices that a replica has gone.
+    drop(first);
+    for _ in 0..20 {
+        assert_eq!(nginx.send("POST", "/v1/recommend", &request).list(), expected);
+    }
+    let removed = nginx.send("DELETE", "/v1/items", &json!({ "item_ids": ["new/one", "two"] }));
+    assert_eq!((removed.status, &removed.json()["removed"]), (200, &json!(2)), "{}", removed.body);
+    for service in [&second, &third] {
+        wait("a replica still has the items", || service.post("/v1/recommend", &request).list() == without);
+    }
+    assert_eq!(store.sql("select count(*) from mp4sr_features, mp4sr_images"), "0");
+}
+
+#[test]
+fn of_replicas_that_add_one_item_at_once_one_adds_it_and_the_last_counts() {
+    let Some(store) = Postgres::start() else { return };
+    let world = trained();
+    let replicas = [replica(&world, &store), replica(&world, &store)];
+    let answers: Vec<Value> = std::thread::scope(|scope| {
+        let add = |at: usize| {
+            let replica = &replicas[at % 2];
+            let items = json!([{ "item_id": "same", "title": format!("A thing of group {at}") }, { "item_id": format!("own-{at}"), "title": "A thing" }]);
+            scope.spawn(move || {
+                let answer = put(replica, &items);
+                assert_eq!(answer.status, 200, "{}", answer.body);
+                answer.json()
+            })
+        };
+        let threads: Vec<_> = (0..6).map(add).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let names = |answer: &Value, key: &str| answer[key].as_array().unwrap().iter().any(|id| id == "same");
+    assert_eq!(answers.iter().filter(|answer| names(answer, "added")).count(), 1, "{answers:?}");
+    assert_eq!(answers.iter().filter(|answer| names(answer, "replaced")).count(), 5, "{answers:?}");
+    let lists = || {
+        let list = |service: &Service| {
+            let title = service.get("/v1/items/same").json()["title"].clone();
+            (title, service.post("/v1/recommend", &json!({ "history": ["i9"], "k": 50 })).list())
+        };
+        replicas.each_ref().map(list)
+    };
+    wait("the replicas do not agree", || lists()[0] == lists()[1] && lists()[0].1.len() == 37);
+    let stored = store.sql("select texts::json ->> 'title' from mp4sr_items where item_id = 'same'");
+    assert_eq!(lists()[0].0, json!(stored));
+    // One id of the dataset, and nothing of the others is added.
+    let answer =
+        put(&replicas[0], &json!([{ "item_id": "fine", "title": "A thing" }, { "item_id": "i3", "title": "A thing" }]));
+    assert_eq!(answer.status, 422, "{}", answer.body);
+    let answer = replicas[1].send("DELETE", "/v1/items", "", br#"{"item_ids": ["same", "nope"]}"#);
+    assert_eq!((answer.status, answer.body.contains("not added to the run: `nope`")), (422, true), "{}", answer.body);
+    assert_eq!(store.sql("select count(*) from mp4sr_items"), "7");
+}
+
+#[test]
+fn lists_go_on_without_the_store_and_changes_are_told_to_come_back() {
+    let Some(mut store) = Postgres::start() else { return };
+    let world = trained();
+    let service = replica(&world, &store);
+    let items = json!([{ "item_id": "one", "title": "A thing of group 3" }]);
+    assert_eq!(put(&service, &items).status, 200);
+    let request = json!({ "history": ["i3", "i4"], "k": 40 });
+    let expected = service.post("/v1/recommend", &request).list();
+    store.stop();
+    wait("nobody notices", || service.get("/readyz").json()["store"] == "unreachable");
+    assert_eq!(
+        (service.get("/readyz").status, service.post("/v1/recommend", &request).list()),
+        (200, expected.clone())
+    );
+    assert!(service.get("/metrics").body.contains("mp4sr_store_up 0"));
+    for answer in [put(&service, &items), service.send("DELETE", "/v1/items", "", br#"{"item_ids": ["one"]}"#)] {
+        assert_eq!((answer.status, answer.headers["retry-after"].as_str()), (503, "1"), "{}", answer.body);
+        assert_eq!(answer.json()["error"]["code"], "store_unavailable");
+    }
+    service.signal("HUP");
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(service.post("/v1/recommend", &request).list(), expected);
+    let words = words(&store.address());
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let refused = world.run_badly("serve", &[&["--port", "0"][..], &words].concat());
+    assert!(refused.contains("cannot be used: error connecting") && refused.contains("start PostgreSQL"), "{refused}");
+    store.run();
+    wait("the store is not found again", || {
+        put(&service, &json!([{ "item_id": "two", "title": "A thing" }])).status == 200
+    });
+    assert!(service.post("/v1/recommend", &request).list().len() == 32);
+    wait("metrics", || service.get("/metrics").body.contains("mp4sr_store_up 1"));
+    // The tables are lost while the service runs.
+    store.sql("drop table mp4sr_features");
+    let answer = put(&service, &items);
+    assert!(answer.status == 503 && answer.body.contains("its tables are not there"), "{}", answer.body);
+    assert!(!answer.body.contains("s3cret"));
+}
+
+#[test]
+fn what_is_wrong_with_a_store_is_said_in_one_sentence_without_the_password() {
+    let Some(store) = Postgres::start() else { return };
+    let world = trained();
+    let serve = |address: &str| {
+        let words = [["--port".to_owned(), "0".to_owned()].to_vec(), words(address)].concat();
+        let said = world.run_badly("serve", &words.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(!said.contains("s3cret") && !said.contains("of@the"), "{said}");
+        said
+    };
+    let port = store.port;
+    store.sql("create user reader password 's3cret'");
+    for (address, parts) in [
+        (
+            format!("postgres://mp4sr:s3cretx@127.0.0.1:{port}/postgres"),
+            ["does not let the user `mp4sr` in", "correct the user"],
+        ),
+        (format!("postgres://mp4sr@127.0.0.1:{port}/postgres"), ["asks for a password", "`env:NAME`"]),
+        (format!("postgres://mp4sr:{ENCODED}@127.0.0.1:{port}/nope"), ["no database `nope`", "createdb"]),
+        (
+            format!("postgres://mp4sr:s3cret@127.0.0.1:{}/postgres", free_port()),
+            ["error connecting", "start PostgreSQL"],
+        ),
+        (
+            format!("postgres://reader:s3cret@127.0.0.1:{port}/postgres"),
+            ["`reader` may not do this", "`deploy/store.sql`"],
+        ),
+        (format!("postgres://mp4sr:{ENCODED}@127.0.0.1:{port}/postgres?sslmode=require"), ["TLS", "`serve.store`"]),
+        (format!("postgres://mp4sr:s3cret@127.0.0.1:{port}/postgres?sslmode=always"), ["is not an address", "%XX"]),
+        ("postgres://mp4sr:s3cret/of@the:tests@h:x/d".to_owned(), ["is not an address", "%XX"]),
+        ("host=127.0.0.1 password=s3cret".to_owned(), ["serve.store", "`env:NAME`"]),
+        ("env:NOT_A_VARIABLE".to_owned(), ["`NOT_A_VARIABLE`", "is not set"]),
+        ("file:/not/a/file".to_owned(), ["/not/a/file", "write `postgres://"]),
+    ] {
+        let said = serve(&address);
+        assert!(parts.iter().all(|part| said.contains(part)), "{address}: {said}");
+    }
+    store.sql("create table mp4sr_schema (version integer); insert into mp4sr_schema values (0)");
+    let said = serve(&store.address());
+    assert!(said.contains("have version 0, and this release of mp4sr reads version 1"), "{said}");
+    store.sql("drop table mp4sr_schema");
+
+    // A password in a pipeline is in nothing that a run leaves or prints.
+    let path = world.folder().join("store");
+    files::write_bytes(&path, format!("{}\n", store.address()).as_bytes()).unwrap();
+    let text = files::read_to_string(&world.pipeline("a")).unwrap();
+    world.write("a.toml", format!("{text}[serve]\nstore = \"{}\"\n", store.address()));
+    let printed =
+        [world.run("run", &["--until", "report"]), world.run_stderr("doctor", &[]), world.run("serve", &["--dry-run"])]
+            .concat();
+    let mut folders = vec![world.path("a")];
+    let mut count = 0;
+    while let Some(folder) = folders.pop() {
+        for path in files::list(&folder).unwrap() {
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                count += 1;
+                let bytes = files::read(&path).unwrap();
+                assert!(!bytes.windows(6).any(|part| part == b"s3cret"), "{}", path.display());
+            }
+        }
+    }
+    assert!(count > 20 && !printed.contains("s3cret"), "{printed}");
+    world.write("a.toml", text.clone());
+    let service = replica_of_file(&world, &path);
+    assert_eq!(put(&service, &json!([{ "item_id": "one", "title": "A thing" }])).status, 200);
+    assert!(!service.get("/metrics").body.contains("s3cret"));
+    drop(service);
+
+    // A run of the same name over another dataset does not take the items for its own.
+    world.write("a.toml", text.replace("[preprocess]", "[preprocess]\nwhere = \"item_id <> 'i0'\""));
+    world.run("run", &["--until", "recommend"]);
+    let said = serve(&store.address());
+    assert!(said.contains("were added to `a/mp4sr` when its dataset had other items"), "{said}");
+}
+
+fn replica_of_file(world: &Project, path: &Path) -> Service {
+    let words = words(&format!("file:{}", path.display()));
+    Service::start(world, &words.iter().map(String::as_str).collect::<Vec<_>>())
+}
