@@ -181,6 +181,14 @@ fn what_cannot_be_trained_is_refused_once_and_by_a_sentence() {
         ),
         (vec!["--set", "run.seeds=3"], "run.seeds"),
     ];
+    // The log of the first process alone cannot be written: the others wait for it, and are stopped.
+    let log = world.path("a/runs/mp4sr/metrics.jsonl");
+    std::fs::create_dir_all(&log).unwrap();
+    let output = run(&world, 3, "pretrain", &[]);
+    assert!(!output.status.success());
+    assert_eq!(said(&output).matches("error: ").count(), 1, "{}", said(&output));
+    assert!(said(&output).contains("error: process 1 of 3: failed to write"), "{}", said(&output));
+    files::remove_dir_if_present(&world.path("a/runs")).unwrap();
     for (words, sentence) in refusals {
         let output = run(&world, 4, "finetune", &words);
         assert_eq!(output.status.code(), Some(1), "{}", said(&output));

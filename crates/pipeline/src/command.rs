@@ -312,14 +312,14 @@ pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::Unwin
     }
 }
 
-/// The error of a process whose failure another process reports.
+/// The error of a process whose failure was reported already, by itself or by another process.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("another process reports why it failed")]
-pub struct ReportedElsewhere;
+#[error("what failed was reported already")]
+pub struct AlreadyReported;
 
 /// Prints an error with its causes as one line, unless another process reports it.
 pub fn report_error(error: &anyhow::Error) {
-    if !error.is::<ReportedElsewhere>() {
+    if !error.is::<AlreadyReported>() {
         print_error(&chain(error));
     }
 }

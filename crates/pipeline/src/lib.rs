@@ -16,7 +16,7 @@ mod timing;
 
 pub use assignments::{Assignments, NotClosed};
 pub use command::{
-    ARTIFACTS_VARIABLE, Bug, Context, DEFAULT_ARTIFACTS, ReportedElsewhere, StageArgs, TIED, artifacts_folder, print,
+    ARTIFACTS_VARIABLE, AlreadyReported, Bug, Context, DEFAULT_ARTIFACTS, StageArgs, TIED, artifacts_folder, print,
     report_error, run_main, run_stage, run_stage_in_parts,
 };
 pub use config::Config;

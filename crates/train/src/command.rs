@@ -12,7 +12,7 @@ use mp4sr_evaluate::RankOptions;
 use mp4sr_models::{FINETUNE, Model, PRETRAIN, Phase, ProcessGroup, Samples, Stop};
 use mp4sr_ops::{ComputeDevice, Precision, check_precision, set_precision};
 use mp4sr_pipeline::config::{self, ModelCatalog, PretrainItems};
-use mp4sr_pipeline::{Context, ReportedElsewhere, StageArgs, report_error, run_stage};
+use mp4sr_pipeline::{AlreadyReported, Context, StageArgs, report_error, run_stage};
 use mp4sr_protocol::Measure;
 use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model_in_group, removes_seen};
 
@@ -60,14 +60,13 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     match Launch::find()? {
         None => train(&args.stage.context(models)?, phase, args.restart),
         Some(launch) => {
-            let outcome = train_in_group(launch.group(), args, models, phase);
-            if let Err(error) = &outcome
-                && let Some(TrainError::Alone { .. }) = error.downcast_ref()
-            {
-                report_error(error);
+            let Err(error) = train_in_group(launch.group(), args, models, phase) else { return Ok(()) };
+            // Before MPI ends: the launcher may kill what still runs once one process has failed.
+            report_error(&error);
+            if let Some(TrainError::Alone { .. }) = error.downcast_ref() {
                 launch.abort();
             }
-            outcome
+            Err(AlreadyReported.into())
         }
     }
 }
@@ -119,9 +118,9 @@ fn train_in_group(
 
 /// What a process made of work that all have done: where it failed in any, the first of these reports why.
 fn agree<T>(group: &ProcessGroup, outcome: anyhow::Result<T>) -> anyhow::Result<T> {
-    let reports = outcome.as_ref().is_err_and(|error| !error.is::<ReportedElsewhere>());
+    let reports = outcome.as_ref().is_err_and(|error| !error.is::<AlreadyReported>());
     match group.first_failure(reports)? {
-        Some(rank) if rank != group.rank() => Err(ReportedElsewhere.into()),
+        Some(rank) if rank != group.rank() => Err(AlreadyReported.into()),
         _ => outcome,
     }
 }
@@ -353,7 +352,7 @@ fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow:
     let outcome = training.run(|line| context.progress.log(line), |samples| bar.add(samples));
     set_precision(Precision::F32);
     let outcome = outcome.map_err(|error| match error {
-        TrainError::Elsewhere => ReportedElsewhere.into(),
+        TrainError::Elsewhere => AlreadyReported.into(),
         error => anyhow::Error::from(error),
     })?;
     drop(bar);
