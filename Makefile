@@ -28,7 +28,7 @@ SET_FLAG = $(if $(SET),--set-all $(call quoted,$(SET)))
 
 FEATURES := $(if $(call on,$(CUDA)),--features mp4sr-ops/cuda) $(if $(call on,$(MPI)),--features mp4sr-train/mpi)
 # Whether the code for MPI can be compiled: the library's compiler wrapper, and libclang for its bindings.
-HAS_MPI = command -v mpicc > /dev/null && { [ -n "$$LIBCLANG_PATH" ] || ls /usr/lib/llvm*/lib/libclang*.so* /usr/lib/*/libclang*.so* > /dev/null 2>&1; }
+HAS_MPI = command -v mpicc > /dev/null && { [ -n "$$LIBCLANG_PATH" ] || ls /usr/lib/llvm*/lib/libclang.so* /usr/lib/llvm*/lib/libclang-[0-9]*.so* /usr/lib/*/libclang-[0-9]*.so* 2> /dev/null | grep -q .; }
 
 # The words of WITH, UNSEEN, TEXT, IMAGE and RUNS are separated by blanks, as for the shell: a path with a blank is quoted within.
 STUDY_FLAGS = $(FLAGS) $(if $(call on,$(QUICK)),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) \

@@ -21,8 +21,11 @@ impl EncoderDevice {
     /// Opens a device. It fails where the machine lacks that card, where the program was built for the CPU alone, and for a precision
     /// that the processor lacks.
     pub fn open(device: ComputeDevice, precision: Precision) -> Result<Self> {
-        check_precision(device, precision)
-            .map_err(|reason| Error::Device(format!("extract.precision = \"{precision}\": {reason}")))?;
+        check_precision(device, precision).map_err(|reason| {
+            Error::Device(format!(
+                "extract.precision = \"{precision}\": {reason}; use \"f32\", or a card in `run.device`"
+            ))
+        })?;
         let opened = device.open().map_err(|error| Error::Device(error.to_string()))?;
         Ok(Self { device: opened, precision })
     }

@@ -87,11 +87,9 @@ pub fn check_precision(device: ComputeDevice, precision: Precision) -> std::resu
         (ComputeDevice::Cuda(_), _) | (_, Precision::F32) => Ok(()),
         (ComputeDevice::Cpu, Precision::Bf16) if crate::kernel::bf16::is_available() => Ok(()),
         (ComputeDevice::Cpu, Precision::Bf16) => {
-            Err("this processor lacks the instructions of AVX-512-BF16; use f32".to_owned())
+            Err("this processor lacks the instructions of AVX-512-BF16".to_owned())
         }
-        (ComputeDevice::Cpu, Precision::Tf32) => {
-            Err("the CPU has no tf32; use f32 or bf16, or a card in `run.device`".to_owned())
-        }
+        (ComputeDevice::Cpu, Precision::Tf32) => Err("the CPU has no tf32".to_owned()),
     }
 }
 

@@ -285,7 +285,8 @@ pub fn precision(config: &config::Config) -> anyhow::Result<Precision> {
         config::Precision::Bf16 => Precision::Bf16,
     };
     let device: ComputeDevice = config.run.device.parse().map_err(anyhow::Error::msg).context("run.device")?;
-    let refused = |reason| anyhow::anyhow!("train.precision = \"{precision}\": {reason}");
+    let refused =
+        |reason| anyhow::anyhow!("train.precision = \"{precision}\": {reason}; use \"f32\", or a card in `run.device`");
     check_precision(device, precision).map_err(refused)?;
     Ok(precision)
 }

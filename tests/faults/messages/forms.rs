@@ -10,7 +10,7 @@ use mp4sr_tests::root;
 use super::{NEVER, assert_snapshot};
 
 /// Crates whose sentences users of the stages read.
-const CRATES: [&str; 16] = [
+const CRATES: [&str; 17] = [
     "artifact",
     "pipeline",
     "preprocess",
@@ -23,6 +23,7 @@ const CRATES: [&str; 16] = [
     "items",
     "recommend",
     "serve",
+    "store",
     "report",
     "study",
     "sample",
@@ -49,7 +50,11 @@ const REASONS: [&str; 14] = [
 ];
 
 /// Sentences that don't say what to do themselves, because they are filled into one that does, or nobody can do anything.
-const INNER: [&str; 8] = [
+const INNER: [&str; 12] = [
+    "what failed was reported already",
+    "another process has failed",
+    "process {} of {size}: {source}",
+    "MPI was started before",
     "`{}` {problem}",
     "the score of item {item} is {score}",
     "its host `{host}` is {kind} ({ip}), and `download.allow_private` is off",

@@ -92,7 +92,7 @@ pub fn tell_rest(told: &mut Told) {
     diverge(told);
     told.set("a run beside this one that is not there", "report", "report.beside=[\"nobody\"]", "nobody");
     told.case("a run to compare that is not there", "compare", &["mp4sr", "nobody"], "nobody");
-    told.case("a measure that is none", "compare", &["mp4sr", "--measures", "P@5"], "P@5");
+    told.case("a measure that is none", "compare", &["mp4sr", "--measures", "Q@5"], "Q@5");
     told.case("a grid that is none", "search", &["--grid", "finetune.batch"], "finetune.batch");
     let alike = ["--grid", "finetune.batch=32,32"];
     told.case("cells of one name", "search", &alike, "same name");

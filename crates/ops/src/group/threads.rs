@@ -188,9 +188,13 @@ mod tests {
             }
             group.scalars(&[1.0])
         });
-        let messages: Vec<String> = found.into_iter().map(|found| found.unwrap_err().to_string()).collect();
+        // A backtrace may follow.
+        let message = |found: Result<_>| found.unwrap_err().to_string().lines().next().unwrap_or_default().to_owned();
+        let messages: Vec<String> = found.into_iter().map(message).collect();
         assert_eq!(messages, ["another process has stopped", "broken", "another process has stopped"]);
         let found = run_threads(2, |group| group.all_gather("test", &[1.0], &[1, 2]));
-        assert!(found.iter().all(|found| found.as_ref().unwrap_err().to_string().contains("do not agree")));
+        // Whoever sees it first stops, which the other may see before it looks itself.
+        let messages: Vec<String> = found.into_iter().map(|found| found.unwrap_err().to_string()).collect();
+        assert!(messages.iter().any(|message| message.contains("do not agree")), "{messages:?}");
     }
 }
