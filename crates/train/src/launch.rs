@@ -78,7 +78,7 @@ mod tests {
         assert_eq!(of(&[]), None);
         assert_eq!(of(&[("OMPI_COMM_WORLD_SIZE", "4")]), Some(4));
         assert_eq!(of(&[("PMI_SIZE", "2")]), Some(2));
-        assert_eq!(of(&[("SLURM_STEP_NUM_TASKS", "8")]), None, "an array of jobs is no launch");
+        assert_eq!(of(&[("SLURM_STEP_NUM_TASKS", "8")]), None, "an array of jobs is not a launch");
         assert_eq!(of(&[("SLURM_STEP_NUM_TASKS", "8"), ("PMIX_RANK", "3")]), Some(8));
         assert_eq!(of(&[("PMI_SIZE", "x")]), None);
     }

@@ -130,7 +130,7 @@ impl Finetune {
     }
 }
 
-/// A number of candidates may be written without quotes; what is no number of items is refused as one.
+/// A number of candidates may be written without quotes. Whether it is a number of items is checked later.
 pub(super) fn candidates_as_text(table: &mut Table) {
     if let Some(value) = table.get_mut("finetune").and_then(|section| section.get_mut("candidates"))
         && matches!(value, Value::Integer(_) | Value::Float(_))
