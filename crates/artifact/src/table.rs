@@ -2,11 +2,11 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, Float32Array, Float32Builder, ListBuilder, StringArray, StringBuilder, UInt32Array,
-};
-use arrow::datatypes::{Field, Float32Type, Schema, UInt32Type};
-use arrow::record_batch::RecordBatch;
+use arrow_array::builder::{Float32Builder, ListBuilder, StringBuilder};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, UInt32Type};
+use arrow_array::{Array, ArrayRef, Float32Array, RecordBatch, StringArray, UInt32Array};
+use arrow_schema::{DataType, Field, Schema};
 use parquet::arrow::arrow_reader::ArrowReaderBuilder;
 use parquet::arrow::{ArrowWriter, ProjectionMask};
 use parquet::basic::Compression;
@@ -143,7 +143,7 @@ impl Table {
         let source = source.and_then(|text| serde_json::from_str(text).ok());
         let batches = || reader.build().and_then(|r| r.collect::<std::result::Result<Vec<_>, _>>().map_err(Into::into));
         let batches = parquet_step(batches).map_err(damaged)?;
-        let batch = parquet_step(|| arrow::compute::concat_batches(&schema, &batches)).map_err(damaged)?;
+        let batch = parquet_step(|| arrow_select::concat::concat_batches(&schema, &batches)).map_err(damaged)?;
         for (field, array) in schema.fields().iter().zip(batch.columns()) {
             let mut content = ColumnHasher::default();
             content.add(array);
@@ -338,7 +338,7 @@ impl ColumnHasher {
 /// Texts, or whole numbers as text; nothing where a value is missing or of another type.
 fn ids(array: &ArrayRef) -> Option<Vec<String>> {
     if array.data_type().is_integer() && array.null_count() == 0 {
-        return texts(&arrow::compute::cast(array, &arrow::datatypes::DataType::Utf8).ok()?);
+        return texts(&arrow_cast::cast(array, &DataType::Utf8).ok()?);
     }
     texts(array)
 }

@@ -5,12 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use arrow::array::{
-    ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, ListBuilder, StringArray, StringBuilder, UInt32Array,
-    UInt32Builder,
-};
-use arrow::datatypes::{DataType, Field, Schema};
-use arrow::record_batch::RecordBatch;
+use arrow_array::builder::{ListBuilder, StringBuilder, UInt32Builder};
+use arrow_array::{ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, RecordBatch, StringArray, UInt32Array};
+use arrow_schema::{DataType, Field, Schema};
 use candle_core::Tensor;
 use mp4sr_artifact::{Header, Tensor as Stored, Users, files, write_tensors};
 use mp4sr_models::{Model, Query, Samples};

@@ -3,9 +3,11 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use arrow::array::{Array, ArrayRef, AsArray};
-use arrow::datatypes::{DataType, Float32Type, Float64Type, Int64Type, Schema, UInt64Type};
-use arrow::util::display::{ArrayFormatter, FormatOptions};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, Float64Type, Int64Type, UInt64Type};
+use arrow_array::{Array, ArrayRef};
+use arrow_cast::display::{ArrayFormatter, FormatOptions};
+use arrow_schema::{ArrowError, DataType, Schema};
 use mp4sr_artifact::{files, open_parquet, parquet_step};
 use mp4sr_pipeline::Bar;
 use parquet::arrow::ProjectionMask;
@@ -136,7 +138,7 @@ fn value(array: &ArrayRef, row: usize) -> std::result::Result<Value, Fault> {
         (0..values.len()).map(|at| value(&values, at)).collect::<std::result::Result<_, Fault>>().map(Value::Array)
     };
     let cast = |to: &DataType| {
-        let one = arrow::compute::cast(&array.slice(row, 1), to);
+        let one = arrow_cast::cast(&array.slice(row, 1), to);
         one.map_err(|e| Fault::new(format!("a value of type {} that can't be read", array.data_type()), e.to_string()))
     };
     Ok(match array.data_type() {
@@ -186,7 +188,7 @@ fn value(array: &ArrayRef, row: usize) -> std::result::Result<Value, Fault> {
         _ => {
             let options = FormatOptions::new().with_timestamp_format(Some("%Y-%m-%dT%H:%M:%S%.f"));
             let options = options.with_timestamp_tz_format(Some("%Y-%m-%dT%H:%M:%S%.f%:z"));
-            let failed = |e: arrow::error::ArrowError| {
+            let failed = |e: ArrowError| {
                 Fault::new(format!("a value of type {} that can't be read", array.data_type()), e.to_string())
             };
             let formatter = ArrayFormatter::try_new(array, &options).map_err(failed)?;
@@ -213,13 +215,13 @@ mod tests {
     use std::os::unix::fs::FileExt as _;
     use std::sync::Arc;
 
-    use arrow::array::{
-        BinaryArray, Date32Array, Decimal128Array, DurationSecondArray, FixedSizeBinaryArray, FixedSizeListBuilder,
-        Float32Array, Int32Array, ListArray, MapBuilder, StringArray, StringBuilder, StructArray,
-        TimestampMillisecondArray, TimestampNanosecondArray,
+    use arrow_array::builder::{FixedSizeListBuilder, MapBuilder, StringBuilder};
+    use arrow_array::types::Int32Type;
+    use arrow_array::{
+        BinaryArray, Date32Array, Decimal128Array, DurationSecondArray, FixedSizeBinaryArray, Float32Array, Int32Array,
+        ListArray, RecordBatch, StringArray, StructArray, TimestampMillisecondArray, TimestampNanosecondArray,
     };
-    use arrow::datatypes::{DataType, Field, Int32Type, Schema};
-    use arrow::record_batch::RecordBatch;
+    use arrow_schema::{DataType, Field, Schema};
     use parquet::arrow::ArrowWriter;
     use parquet::basic::{Compression, ZstdLevel};
     use parquet::file::properties::WriterProperties;
@@ -229,7 +231,7 @@ mod tests {
 
     /// Two rows of a column of every kind.
     fn write(path: &std::path::Path, properties: Option<WriterProperties>) {
-        let columns: Vec<(&str, arrow::array::ArrayRef)> = vec![
+        let columns: Vec<(&str, arrow_array::ArrayRef)> = vec![
             ("user", Arc::new(StringArray::from(vec![Some("007"), None]))),
             ("item", Arc::new(Int32Array::from(vec![-5, 6]))),
             ("when", Arc::new(TimestampMillisecondArray::from(vec![1_500_000_000_999, 0]))),
@@ -279,9 +281,9 @@ mod tests {
         let image = StructArray::from(vec![(
             Arc::new(Field::new("bytes", DataType::Binary, true)),
             Arc::new(BinaryArray::from(vec![b"\xff\xd8\xff\xe0".as_slice(), b"\x89PNG\r\n\x1a\n"]))
-                as arrow::array::ArrayRef,
+                as arrow_array::ArrayRef,
         )]);
-        let columns: Vec<(&str, arrow::array::ArrayRef)> = vec![
+        let columns: Vec<(&str, arrow_array::ArrayRef)> = vec![
             ("bytes", Arc::new(BinaryArray::from(vec![b"u1".as_slice(), b"\xff"]))),
             ("fixed", Arc::new(FixedSizeBinaryArray::try_from_iter([b"ab", b"cd"].into_iter()).unwrap())),
             ("price", Arc::new(Float32Array::from(vec![9.99, 0.1]))),

@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{
+use arrow_array::types::Int32Type;
+use arrow_array::{
     ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, DictionaryArray, Float64Array, Int32Array,
-    Int64Array, ListArray, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
-    TimestampSecondArray, UInt32Array, UInt64Array,
+    Int64Array, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray,
+    TimestampNanosecondArray, TimestampSecondArray, UInt32Array, UInt64Array,
 };
-use arrow::datatypes::Int32Type;
-use arrow::record_batch::RecordBatch;
 use mp4sr_tests::Project;
 use parquet::arrow::ArrowWriter;
 
@@ -180,7 +179,7 @@ fn parquet_columns_of_every_type_mean_the_same() {
         Arc::new(UInt32Array::from(vec![7, 8])),
         Arc::new(UInt64Array::from(vec![7, 8])),
         Arc::new(Decimal128Array::from(vec![7, 8]).with_precision_and_scale(10, 0).unwrap()),
-        Arc::new(arrow::array::UInt8Array::from(vec![7, 8])),
+        Arc::new(arrow_array::UInt8Array::from(vec![7, 8])),
     ];
     let (day, seconds) = (86_400, [86_400_i64, 172_800]);
     let times: [ArrayRef; 12] = [

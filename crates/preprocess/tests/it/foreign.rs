@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{
-    ArrayRef, BinaryArray, Date32Array, FixedSizeListBuilder, Float32Array, Float64Array, Int64Array, ListBuilder,
-    StringArray, StringBuilder, TimestampMicrosecondArray,
+use arrow_array::RecordBatch;
+use arrow_array::builder::{FixedSizeListBuilder, ListBuilder, StringBuilder};
+use arrow_array::{
+    ArrayRef, BinaryArray, Date32Array, Float32Array, Float64Array, Int64Array, StringArray, TimestampMicrosecondArray,
 };
-use arrow::record_batch::RecordBatch;
 use mp4sr_tests::Project;
 use parquet::arrow::ArrowWriter;
 
