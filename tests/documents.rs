@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use mp4sr_artifact::files;
+use mp4sr_artifact::{Result, files};
 use mp4sr_tests::root;
 
 /// Every document in Markdown but the changelog, which names what an earlier release had.
-fn documents() -> Vec<(PathBuf, String)> {
+fn documents() -> Result<Vec<(PathBuf, String)>> {
     let mut folders = vec![root(), root().join("docs"), root().join("deploy")];
     for parent in ["crates", "data", "tests", "examples", "tools"] {
         folders.push(root().join(parent));
@@ -16,11 +16,11 @@ fn documents() -> Vec<(PathBuf, String)> {
     let documents = folders.iter().flat_map(|folder| entries(folder)).filter(|path| {
         path.extension().is_some_and(|end| end == "md") && path.file_name().is_some_and(|name| name != "CHANGELOG.md")
     });
-    documents.map(|path| (path.clone(), files::read_to_string(&path).unwrap())).collect()
+    documents.map(|path| Ok((path.clone(), files::read_to_string(&path)?))).collect()
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 /// The texts between single backticks of one line.
@@ -32,7 +32,7 @@ fn code_spans(line: &str) -> impl Iterator<Item = &str> {
 fn every_relative_link_and_every_file_that_a_document_names_exists() {
     let mut links = 0;
     let mut missing = Vec::new();
-    for (path, text) in documents() {
+    for (path, text) in documents().unwrap() {
         let folder = path.parent().unwrap();
         for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
             let file = target.split('#').next().unwrap_or_default();
@@ -61,8 +61,8 @@ fn every_relative_link_and_every_file_that_a_document_names_exists() {
 }
 
 /// The keys of docs/configuration.md, which a test of its own holds against the types, as `section.key`; and the sections.
-fn known_keys() -> BTreeSet<String> {
-    let text = files::read_to_string(&root().join("docs/configuration.md")).unwrap();
+fn known_keys() -> Result<BTreeSet<String>> {
+    let text = files::read_to_string(&root().join("docs/configuration.md"))?;
     let mut section = String::new();
     let mut keys = BTreeSet::new();
     for line in text.lines() {
@@ -73,16 +73,16 @@ fn known_keys() -> BTreeSet<String> {
             keys.insert(format!("{section}.{key}"));
         }
     }
-    keys
+    Ok(keys)
 }
 
 #[test]
 fn every_key_that_a_document_names_exists() {
-    let known = known_keys();
+    let known = known_keys().unwrap();
     let sections: BTreeSet<&str> = known.iter().filter_map(|key| key.split('.').next()).collect();
     let mut seen = 0;
     let mut unknown = Vec::new();
-    for (path, text) in documents() {
+    for (path, text) in documents().unwrap() {
         for word in text.lines().flat_map(code_spans).flat_map(str::split_whitespace) {
             let name = word.split('=').next().unwrap_or_default().trim_matches('"');
             let parts: Vec<&str> = name.split('.').collect();
@@ -128,7 +128,7 @@ fn every_make_target_that_a_document_names_exists() {
         .flat_map(|(left, right)| left.split_whitespace().chain(right.split_whitespace()))
         .collect();
     let mut unknown = Vec::new();
-    for (path, text) in documents() {
+    for (path, text) in documents().unwrap() {
         for span in text.lines().flat_map(code_spans).filter(|span| span.starts_with("make ")) {
             let target = span.split_whitespace().skip(1).find(|word| !word.contains('=')).unwrap_or("help");
             if target.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && !phony.contains(target) {
