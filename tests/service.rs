@@ -1,6 +1,6 @@
 //! The service, over HTTP. `make test` builds the program first.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mp4sr_artifact::{Table, files};
+use mp4sr_ops::ComputeDevice;
 use mp4sr_tests::service::{Service, base64, parse};
 use mp4sr_tests::{Project, root};
 use serde_json::{Value, json};
@@ -29,6 +30,25 @@ fn of_stage(world: &Project) -> Vec<(Vec<String>, List)> {
     let lists = items.into_iter().zip(table.take_f32s("scores").unwrap());
     let lists = lists.map(|(items, scores)| items.into_iter().zip(scores).collect());
     histories.into_iter().zip(lists).collect()
+}
+
+#[test]
+fn a_service_on_a_card_answers_with_the_lists_of_the_cpu_but_for_rounding() {
+    if let Err(error) = ComputeDevice::Cuda(0).open() {
+        println!("skipped: the service is not run on a card: {error}");
+        return;
+    }
+    let world = trained();
+    let service = Service::start(&world, &["--set", "run.device=\"cuda:0\""]);
+    for (history, list) in of_stage(&world) {
+        let answer = service.post("/v1/recommend", &json!({ "history": history, "k": list.len() })).list();
+        assert_eq!(answer.len(), list.len());
+        for (at, ((item, score), (_, expected))) in answer.iter().zip(&list).enumerate() {
+            assert!((score - expected).abs() < 1e-4, "{history:?}: score {at} is {score} instead of {expected}");
+            let own = list.iter().find(|(other, _)| other == item).map_or(list[list.len() - 1].1, |(_, own)| *own);
+            assert!((score - own).abs() < 1e-4, "{history:?}: {item} has {score}, on the CPU {own}");
+        }
+    }
 }
 
 #[test]

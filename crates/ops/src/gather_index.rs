@@ -1,18 +1,27 @@
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// Maps each use to its distinct item, and back.
 #[derive(Clone, Debug)]
 pub struct GatherIndex {
     item_of: Arc<Vec<u32>>,
-    starts: Arc<Vec<u32>>,
-    by_item: Arc<Vec<u32>>,
+    items: usize,
+    /// Sorted when it is first asked for: a card needs it in backward only, and computes meanwhile.
+    order: Arc<OnceLock<Order>>,
     /// Numbers of the uses, where they are not their places.
     numbers: Option<Arc<Vec<u32>>>,
 }
 
-impl GatherIndex {
-    /// Use u is of item `item_of[u]`, one of `items`.
-    pub fn new(item_of: Vec<u32>, items: usize) -> Self {
+/// The uses of each item.
+#[derive(Debug)]
+struct Order {
+    /// Where each item's uses start, and their end.
+    starts: Vec<u32>,
+    /// The uses, item by item.
+    by_item: Vec<u32>,
+}
+
+impl Order {
+    fn new(item_of: &[u32], items: usize) -> Self {
         let mut starts = vec![0u32; items + 1];
         item_of.iter().for_each(|&i| starts[i as usize + 1] += 1);
         for i in 0..items {
@@ -24,7 +33,18 @@ impl GatherIndex {
             by_item[next[item as usize] as usize] = use_ as u32;
             next[item as usize] += 1;
         }
-        Self { item_of: Arc::new(item_of), starts: Arc::new(starts), by_item: Arc::new(by_item), numbers: None }
+        Self { starts, by_item }
+    }
+}
+
+impl GatherIndex {
+    /// Use u is of item `item_of[u]`, one of `items`.
+    pub fn new(item_of: Vec<u32>, items: usize) -> Self {
+        Self { item_of: Arc::new(item_of), items, order: Arc::default(), numbers: None }
+    }
+
+    fn order(&self) -> &Order {
+        self.order.get_or_init(|| Order::new(&self.item_of, self.items))
     }
 
     /// The same uses with numbers of their own, by which their dropout is drawn: those that they have among all uses of a batch of which
@@ -51,7 +71,7 @@ impl GatherIndex {
 
     /// The number of items.
     pub fn items(&self) -> usize {
-        self.starts.len() - 1
+        self.items
     }
 
     /// Whether use i is of item i, and there are no others.
@@ -69,17 +89,18 @@ impl GatherIndex {
     /// Where each item's uses start among those by item, and their end.
     #[cfg(feature = "cuda")]
     pub(crate) fn starts(&self) -> &[u32] {
-        &self.starts
+        &self.order().starts
     }
 
     /// The uses, item by item.
     #[cfg(feature = "cuda")]
     pub(crate) fn by_item(&self) -> &[u32] {
-        &self.by_item
+        &self.order().by_item
     }
 
     /// The uses of item `i`, in order.
     pub fn of(&self, i: usize) -> &[u32] {
-        &self.by_item[self.starts[i] as usize..self.starts[i + 1] as usize]
+        let Order { starts, by_item } = self.order();
+        &by_item[starts[i] as usize..starts[i + 1] as usize]
     }
 }

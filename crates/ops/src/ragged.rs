@@ -54,6 +54,8 @@ pub struct Ragged {
     pub(crate) width: usize,
     pub(crate) rows: Arc<Vec<(usize, usize)>>,
     #[cfg(feature = "cuda")]
+    pub(crate) longest: Arc<std::sync::OnceLock<usize>>,
+    #[cfg(feature = "cuda")]
     pub(crate) card: crate::cuda::CardFeatures,
 }
 
@@ -74,6 +76,8 @@ impl Ragged {
             values,
             width,
             rows: Arc::new(rows),
+            #[cfg(feature = "cuda")]
+            longest: Arc::default(),
             #[cfg(feature = "cuda")]
             card: crate::cuda::CardFeatures::default(),
         })
@@ -110,6 +114,8 @@ impl Ragged {
             width: self.width,
             rows: Arc::new(rows.collect()),
             #[cfg(feature = "cuda")]
+            longest: Arc::default(),
+            #[cfg(feature = "cuda")]
             card: crate::cuda::CardFeatures::default(),
         })
     }
@@ -119,6 +125,8 @@ impl Ragged {
             values: self.values.clone(),
             width: self.width,
             rows: Arc::new(rows),
+            #[cfg(feature = "cuda")]
+            longest: Arc::default(),
             #[cfg(feature = "cuda")]
             card: self.card.other_view(),
         }
@@ -142,6 +150,12 @@ impl Ragged {
     /// The number of rows of item `i`.
     pub fn rows_of(&self, i: usize) -> usize {
         self.rows[i].1 - self.rows[i].0
+    }
+
+    /// The most rows of an item.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn longest(&self) -> usize {
+        *self.longest.get_or_init(|| self.rows.iter().map(|(start, end)| end - start).max().unwrap_or(0))
     }
 
     /// The rows of item `i` as f32, `[n_i, width]`: where they lie, or in `room`.

@@ -281,7 +281,8 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
         let rows: Vec<u32> = (0..2 * t as u64).map(|i| (s.bits(i) % t as u64) as u32).collect();
         for drop in drops(seed) {
             twins("expert_products", &[var(s.fold_in_index(8), &[k * d, 5])],
-                &|i| mp4sr_ops::expert_products(&table, &rows, &i[0], k, drop), &|i| plain::expert_products(&table, &rows, &i[0], k, drop));
+                &|i| mp4sr_ops::expert_products(&table.to_device(i[0].device())?, &rows, &i[0], k, drop),
+                &|i| plain::expert_products(&table.to_device(i[0].device())?, &rows, &i[0], k, drop));
         }
         twins("segment_softmax", std::slice::from_ref(&weights),
             &|i| mp4sr_ops::segment_softmax(&i[0], &offsets), &|i| plain::segment_softmax(&i[0], &offsets));

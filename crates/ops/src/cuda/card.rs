@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
+use std::ops::Range;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::cublas::{result::gemm_ex, sys as blas};
@@ -23,6 +24,12 @@ const STAGING: usize = 64 << 20;
 
 /// Shared memory that every kernel has without asking.
 const SHARED: usize = 48 << 10;
+
+/// Columns of a product that cuBLAS computes together on recent cards.
+const TILE: usize = 128;
+
+/// Multiplications of a product for which a second call takes less time than a tile more.
+const WORTH_A_CALL: usize = 1 << 32;
 
 /// Warps of a block, as the kernels assume.
 pub(crate) const WARPS: usize = 8;
@@ -81,7 +88,11 @@ impl Address {
 
     /// `count` values of f32 further.
     pub fn plus(self, count: usize) -> Self {
-        Self(self.0 + 4 * count as u64)
+        self.plus_bytes(size_of::<f32>() * count)
+    }
+
+    fn plus_bytes(self, count: usize) -> Self {
+        Self(self.0 + count as u64)
     }
 }
 
@@ -187,6 +198,8 @@ pub(crate) struct Matrix {
     at: Address,
     rows: usize,
     columns: usize,
+    /// Values from the start of a row to the start of the next one.
+    stride: usize,
     transposed: bool,
     half: bool,
 }
@@ -194,7 +207,13 @@ pub(crate) struct Matrix {
 impl Matrix {
     /// Rows of f32 one after the other.
     pub fn new(at: Address, rows: usize, columns: usize) -> Self {
-        Self { at, rows, columns, transposed: false, half: false }
+        Self { at, rows, columns, stride: columns, transposed: false, half: false }
+    }
+
+    /// Some of its columns. It must not be transposed.
+    fn columns(self, part: Range<usize>) -> Self {
+        let bytes = if self.half { size_of::<bf16>() } else { size_of::<f32>() };
+        Self { at: self.at.plus_bytes(part.start * bytes), columns: part.len(), ..self }
     }
 
     /// Its transpose.
@@ -212,6 +231,22 @@ impl Matrix {
     }
 }
 
+/// Where a product goes.
+#[derive(Clone, Copy)]
+struct Out {
+    at: Address,
+    /// Values from the start of a row to the start of the next one.
+    stride: usize,
+    half: bool,
+}
+
+impl Out {
+    /// Rows of f32 one after the other.
+    fn rows(at: Address, columns: usize) -> Self {
+        Self { at, stride: columns, half: false }
+    }
+}
+
 /// Values that are read by products alone: of f32, or of bf16 where products are.
 pub(crate) enum Factor {
     Single(Floats),
@@ -223,7 +258,7 @@ impl Factor {
     pub fn matrix(&self, rows: usize, columns: usize) -> Matrix {
         match self {
             Self::Single(values) => Matrix::new(address(values), rows, columns),
-            Self::Half(values) => Matrix { at: address(values), rows, columns, transposed: false, half: true },
+            Self::Half(values) => Matrix { half: true, ..Matrix::new(address(values), rows, columns) },
         }
     }
 
@@ -378,20 +413,35 @@ impl Card {
             let (halves_a, halves_b) = (rounded(a)?, rounded(b)?);
             let a = halves_a.as_ref().map_or(a, |halves| a.of_halves(halves));
             let b = halves_b.as_ref().map_or(b, |halves| b.of_halves(halves));
-            return self.gemm(out, false, a, b, add, precision);
+            return self.gemm(Out::rows(out, b.shape().1), a, b, add, precision);
         }
-        self.gemm(out, false, a, b, add, precision)
+        self.gemm(Out::rows(out, b.shape().1), a, b, add, precision)
+    }
+
+    /// out = a b for the columns before `split` and for the others in turn. A product's time grows by tiles of [`TILE`] columns, of which
+    /// a few columns behind many would take a whole one.
+    pub fn product_split(&self, out: Address, a: Matrix, b: Matrix, split: usize, precision: Precision) -> Result<()> {
+        let ((m, k), columns) = (a.shape(), b.columns);
+        if split % TILE != 0 || m * k * columns < WORTH_A_CALL || a.half != b.half || b.transposed {
+            return self.product(out, a, b, false, precision);
+        }
+        for part in [0..split, split..columns] {
+            let to = Out { stride: columns, ..Out::rows(out.plus(part.start), part.len()) };
+            self.gemm(to, a, b.columns(part), false, precision)?;
+        }
+        Ok(())
     }
 
     /// out = a b for an `out` that products read again, of f32 or bf16 as its factors are.
     pub fn product_to(&self, out: &Factor, a: Matrix, b: Matrix, precision: Precision) -> Result<()> {
-        self.gemm(out.at(), matches!(out, Factor::Half(_)), a, b, false, precision)
+        let to = Out { half: matches!(out, Factor::Half(_)), ..Out::rows(out.at(), b.shape().1) };
+        self.gemm(to, a, b, false, precision)
     }
 
     #[allow(unsafe_code, reason = "cuBLAS is C; the twins compare every product with candle's")]
-    fn gemm(&self, out: Address, out_half: bool, a: Matrix, b: Matrix, add: bool, precision: Precision) -> Result<()> {
+    fn gemm(&self, out: Out, a: Matrix, b: Matrix, add: bool, precision: Precision) -> Result<()> {
         let ((m, k), (k_b, n)) = (a.shape(), b.shape());
-        if k != k_b || a.half != b.half || (out_half && !a.half) {
+        if k != k_b || a.half != b.half || (out.half && !a.half) {
             bail!("a product of {:?} and {:?}", a.shape(), b.shape());
         }
         if m == 0 || n == 0 {
@@ -420,14 +470,14 @@ impl Card {
                 std::ptr::from_ref(&one).cast(),
                 pointer(b.at),
                 kind(b.half),
-                b.columns as i32,
+                b.stride as i32,
                 pointer(a.at),
                 kind(a.half),
-                a.columns as i32,
+                a.stride as i32,
                 std::ptr::from_ref(&beta).cast(),
-                out.0 as *mut c_void,
-                kind(out_half),
-                n as i32,
+                out.at.0 as *mut c_void,
+                kind(out.half),
+                out.stride as i32,
                 compute,
                 blas::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT,
             )

@@ -33,9 +33,9 @@ fn warp_width(d: usize) -> Option<usize> {
 }
 
 pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &GatherIndex) -> Result<Tensor> {
-    let longest = |rows: &ItemRows| (0..rows.features.count()).map(|i| rows.features.rows_of(i)).max().unwrap_or(0);
-    let beyond =
-        |rows: &ItemRows| rows.width > WIDEST || rows.experts > EXPERTS || longest(rows) + rows.features.width() > ROOM;
+    let beyond = |ItemRows { features, width, experts, .. }: &ItemRows| {
+        *width > WIDEST || *experts > EXPERTS || features.longest() + features.width() > ROOM
+    };
     if modalities.iter().any(beyond) {
         return plain::encode(modalities, w, packed, uses);
     }
@@ -139,7 +139,7 @@ impl Encoder {
             )?,
             None => card.launch(
                 &name,
-                Grid::blocks(items, 1).shared(4 * rows.longest.max(1)),
+                Grid::blocks(items, 1).shared(4 * self.rows.features.longest().max(1)),
                 arguments![pooled.at(), values, starts, counts, w, d, self.pad_rows()],
             )?,
         }
@@ -151,7 +151,8 @@ impl Encoder {
             arguments![matrix.at(), weights, gate, d, experts, width, columns],
         )?;
         let products = card.take::<f32>(items * columns)?;
-        card.product(address(&products), pooled.matrix(items, d), matrix.matrix(d, columns), false, precision)?;
+        let (e, w_k) = (pooled.matrix(items, d), matrix.matrix(d, columns));
+        card.product_split(address(&products), e, w_k, self.sizes.outputs(), precision)?;
         Ok(Kept { rows, pooled, matrix, products })
     }
 
@@ -237,7 +238,7 @@ impl Encoder {
         )?;
         let d_matrix = card.take::<f32>(d * columns)?;
         let (dp, e) = (d_products.matrix(items, columns), kept.pooled.matrix(items, d));
-        card.product(address(&d_matrix), e.t(), dp, false, precision)?;
+        card.product_split(address(&d_matrix), e.t(), dp, outputs, precision)?;
         let (to, gate) = (d_packed.plus(self.sizes.weights().start), d_packed.plus(self.sizes.gate().start));
         card.launch(
             "mixture_parts",
@@ -296,7 +297,7 @@ impl Encoder {
             )?,
             None => card.launch(
                 &format!("pool_backward_{kind}_{}", kept.pooled.suffix()),
-                grid.shared(4 * (d + rows.longest.max(1))),
+                grid.shared(4 * (d + self.rows.features.longest().max(1))),
                 arguments![
                     &partial,
                     &de,

@@ -44,8 +44,6 @@ pub(crate) struct CardRows {
     /// The first row of each item among the values.
     starts: CudaSlice<u64>,
     counts: CudaSlice<u32>,
-    /// The most rows of an item.
-    pub longest: usize,
     /// The items with more than one row, and with at least one.
     several: Vec<u32>,
     any: Vec<u32>,
@@ -153,7 +151,6 @@ impl Ragged {
         let rows = CardRows {
             values,
             starts: card.upload(&starts)?,
-            longest: counts.iter().copied().max().unwrap_or(0) as usize,
             several: with(2),
             any: with(1),
             counts: card.upload(&counts)?,

@@ -17,7 +17,7 @@ typedef unsigned long long u64;
 // ---------------------------------------------------------------- shared by all
 
 // As much as a launch asks for.
-extern __shared__ float shared_room[];
+extern __shared__ __align__(16) float shared_room[];
 
 struct Drop {
   u32 threshold;
@@ -58,6 +58,18 @@ __device__ __forceinline__ void write_four(__nv_bfloat16* at, float4 x) {
   *(__nv_bfloat162*)(at + 2) = __floats2bfloat162_rn(x.z, x.w);
 }
 
+__device__ __forceinline__ float4 read_four(const float* at) { return *(const float4*)at; }
+__device__ __forceinline__ float4 read_four(const __half* at) {
+  uint2 both = *(const uint2*)at;
+  float2 x = __half22float2(*(__half2*)&both.x), y = __half22float2(*(__half2*)&both.y);
+  return make_float4(x.x, x.y, y.x, y.y);
+}
+__device__ __forceinline__ float4 read_four(const __nv_bfloat16* at) {
+  uint2 both = *(const uint2*)at;
+  float2 x = __bfloat1622float2(*(__nv_bfloat162*)&both.x), y = __bfloat1622float2(*(__nv_bfloat162*)&both.y);
+  return make_float4(x.x, x.y, y.x, y.y);
+}
+
 // The number of the warp in the grid.
 __device__ __forceinline__ u32 warp_index() { return (blockIdx.x * blockDim.x + threadIdx.x) / 32; }
 
@@ -79,6 +91,45 @@ __device__ __forceinline__ void store(float* to, const float (&x)[P], int d) {
     int i = lane + 32 * j;
     if (i < d) to[i] = x[j];
   }
+}
+
+// Where values j to j + 3 of a lane lie in a row whose lanes hold values next to each other, which are read and written at once.
+__device__ __forceinline__ u32 four_at(int j) { return 32 * j + 4 * (threadIdx.x % 32); }
+
+template <typename T>
+__device__ __forceinline__ void load_four(float* x, const T* row, int j, u32 d) {
+  u32 i = four_at(j);
+  if (d % 4 == 0) {
+    float4 four = i < d ? read_four(row + i) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    x[0] = four.x, x[1] = four.y, x[2] = four.z, x[3] = four.w;
+  } else {
+#pragma unroll
+    for (int k = 0; k < 4; k++) x[k] = i + k < d ? read(row + i + k) : 0.0f;
+  }
+}
+
+template <typename T>
+__device__ __forceinline__ void store_four(T* row, const float* x, int j, u32 d) {
+  u32 i = four_at(j);
+  if (d % 4 == 0) {
+    if (i < d) write_four(row + i, make_float4(x[0], x[1], x[2], x[3]));
+  } else {
+#pragma unroll
+    for (int k = 0; k < 4; k++)
+      if (i + k < d) write(row + i + k, x[k]);
+  }
+}
+
+template <int P, typename T>
+__device__ __forceinline__ void load_fours(float (&x)[P], const T* row, u32 d) {
+#pragma unroll
+  for (int j = 0; j < P; j += 4) load_four(x + j, row, j, d);
+}
+
+template <int P, typename T>
+__device__ __forceinline__ void store_fours(T* row, const float (&x)[P], u32 d) {
+#pragma unroll
+  for (int j = 0; j < P; j += 4) store_four(row, x + j, j, d);
 }
 
 template <int P>
@@ -403,7 +454,7 @@ struct Running {
 template <int P, typename T, typename O>
 __device__ void pool_by_warps(O* e, const T* values, const u64* starts, const u32* counts, const float* w, u32 items, u32 d,
                               u32 pad_rows) {
-  u32 item = warp_index(), lane = threadIdx.x % 32;
+  u32 item = warp_index();
   for (u32 i = threadIdx.x; i < d; i += blockDim.x) shared_room[i] = w[i];
   __syncthreads();
   if (item >= items) return;
@@ -413,15 +464,13 @@ __device__ void pool_by_warps(O* e, const T* values, const u64* starts, const u3
   float pooled[P] = {};
   for (u32 r = 0; r < count; r++) {
     float x[P], score = 0.0f;
+    load_fours(x, rows + (size_t)r * d, d);
 #pragma unroll
-    for (int j = 0; j < P; j++) {
-      u32 i = lane + 32 * j;
-      x[j] = i < d ? read(rows + (size_t)r * d + i) : 0.0f;
-    }
+    for (int j = 0; j < P; j += 4) {
+      float weight[4];
+      load_four(weight, shared_room, j, d);
 #pragma unroll
-    for (int j = 0; j < P; j++) {
-      u32 i = lane + 32 * j;
-      if (i < d) score += x[j] * shared_room[i];
+      for (int k = 0; k < 4; k++) score += x[j + k] * weight[k];
     }
     float2 step = running.take(warp_sum(score));
 #pragma unroll
@@ -429,10 +478,8 @@ __device__ void pool_by_warps(O* e, const T* values, const u64* starts, const u3
   }
   float scale = count > 0 ? 1.0f / running.total : 0.0f;
 #pragma unroll
-  for (int j = 0; j < P; j++) {
-    u32 i = lane + 32 * j;
-    if (i < d) write(e + (size_t)item * d + i, pooled[j] * scale);
-  }
+  for (int j = 0; j < P; j++) pooled[j] *= scale;
+  store_fours(e + (size_t)item * d, pooled, d);
 }
 
 // What the items `items` add to dw, an item per warp: with weights a_r of rows x_r and t_r = de . x_r, the sum of a_r t_r x_r less
@@ -450,20 +497,20 @@ __device__ void pool_backward_by_warps(float* partial, const float* de, const u3
     u32 item = items[at], count = counts[item];
     const T* rows = values + starts[item] * d;
     float own[P], along[P] = {}, pooled[P] = {}, mean = 0.0f;
-    load(own, de + (size_t)at * d, d);
+    load_fours(own, de + (size_t)at * d, d);
     Running running(pad_rows > count ? pad_rows - count : 0);
     for (u32 r = 0; r < count; r++) {
       float x[P], score = 0.0f, t = 0.0f;
+      load_fours(x, rows + (size_t)r * d, d);
 #pragma unroll
-      for (int j = 0; j < P; j++) {
-        u32 i = lane + 32 * j;
-        x[j] = i < d ? read(rows + (size_t)r * d + i) : 0.0f;
-      }
+      for (int j = 0; j < P; j += 4) {
+        float of_four[4];
+        load_four(of_four, weight, j, d);
 #pragma unroll
-      for (int j = 0; j < P; j++) {
-        u32 i = lane + 32 * j;
-        if (i < d) score += x[j] * weight[i];
-        t += x[j] * own[j];
+        for (int k = 0; k < 4; k++) {
+          score += x[j + k] * of_four[k];
+          t += x[j + k] * own[j + k];
+        }
       }
       score = warp_sum(score), t = warp_sum(t);
       float2 step = running.take(score);
@@ -476,9 +523,12 @@ __device__ void pool_backward_by_warps(float* partial, const float* de, const u3
     }
     float scale = 1.0f / running.total;
 #pragma unroll
-    for (int j = 0; j < P; j++) {
-      u32 i = lane + 32 * j;
-      if (i < d) dw[i] += (along[j] - mean * scale * pooled[j]) * scale;
+    for (int j = 0; j < P; j += 4) {
+      float sums[4];
+      load_four(sums, dw, j, d);
+#pragma unroll
+      for (int k = 0; k < 4; k++) sums[k] += (along[j + k] - mean * scale * pooled[j + k]) * scale;
+      store_four(dw, sums, j, d);
     }
   }
   __syncthreads();
@@ -491,11 +541,11 @@ __device__ void pool_backward_by_warps(float* partial, const float* de, const u3
 }
 
 #define POOL_WARPS(P, NAME, T)                                                                                               \
-  extern "C" __global__ void __launch_bounds__(256) pool_##NAME##_f32_##P(                                                   \
+  extern "C" __global__ void __launch_bounds__(256, 3) pool_##NAME##_f32_##P(                                                \
       float* e, const T* values, const u64* starts, const u32* counts, const float* w, u32 items, u32 d, u32 pad_rows) {     \
     pool_by_warps<P, T, float>(e, values, starts, counts, w, items, d, pad_rows);                                            \
   }                                                                                                                          \
-  extern "C" __global__ void __launch_bounds__(256) pool_##NAME##_bf16_##P(                                                  \
+  extern "C" __global__ void __launch_bounds__(256, 3) pool_##NAME##_bf16_##P(                                               \
       __nv_bfloat16* e, const T* values, const u64* starts, const u32* counts, const float* w, u32 items, u32 d,             \
       u32 pad_rows) {                                                                                                        \
     pool_by_warps<P, T, __nv_bfloat16>(e, values, starts, counts, w, items, d, pad_rows);                                    \
@@ -609,17 +659,31 @@ __device__ void mix_backward(O* d_products, float* d_gates, float* partial, cons
   load(bias, biases + k * width, width);
   load(wn, norm_weights + k * width, width);
   load(bn, norm_biases + k * width, width);
-  for (u32 item = blockIdx.x * WARPS + threadIdx.x / 32; item < items; item += gridDim.x * WARPS) {
+  // What the next item and the next use need is on its way while the present one is worked on: where an item lies among the uses, its
+  // first use and that use's gradient would otherwise be waited for one after the other.
+  u32 item = blockIdx.x * WARPS + threadIdx.x / 32, step = gridDim.x * WARPS;
+  u32 start = item < items ? starts[item] : 0, end = item < items ? starts[item + 1] : 0;
+  u32 use = start < end ? by_item[start] : 0;
+  for (; item < items; item += step) {
+    u32 next = min(item + step, items - 1), next_start = starts[next], next_end = starts[next + 1];
+    float ahead[P] = {};
+    if (start < end) load(ahead, dz + (size_t)use * width, width);
     const float* product = products + (size_t)item * columns;
-    float g = __shfl_sync(ALL, lane_softmax(product + outputs, experts), k);
     float base[P], du[P] = {}, d_gate = 0.0f;
     load(base, product + k * width, width);
+    float g = __shfl_sync(ALL, lane_softmax(product + outputs, experts), k);
+    u32 next_use = next_start < next_end ? by_item[next_start] : 0;
 #pragma unroll
     for (int j = 0; j < P; j++) base[j] += bias[j];
-    for (u32 u = starts[item]; u < starts[item + 1]; u++) {
-      u32 use = by_item[u], first = use * outputs + k * width;
+    for (u32 u = start; u < end; u++) {
+      u32 first = use * outputs + k * width;
       float n[P], f[P], c[P], own[P];
-      load(own, dz + (size_t)use * width, width);
+#pragma unroll
+      for (int j = 0; j < P; j++) own[j] = ahead[j];
+      if (u + 1 < end) {
+        use = by_item[u + 1];
+        load(ahead, dz + (size_t)use * width, width);
+      }
 #pragma unroll
       for (int j = 0; j < P; j++) {
         u32 i = lane + 32 * j;
@@ -648,6 +712,7 @@ __device__ void mix_backward(O* d_products, float* d_gates, float* partial, cons
       }
     }
     if (lane == 0) d_gates[(size_t)item * experts + k] = d_gate;
+    start = next_start, end = next_end, use = next_use;
   }
   float* own = partial + ((size_t)blockIdx.x * experts + k) * 3 * width;
   block_sums(own, d_bias, width, room);

@@ -186,6 +186,9 @@ impl Uses {
 
     /// Of uses whose order is known.
     pub fn of(card: &Card, index: &GatherIndex) -> Result<Self> {
+        if let Some(row) = index.item_of().iter().find(|&&row| row as usize >= index.items()) {
+            bail!("a use of row {row} of {}", index.items());
+        }
         let (sender, receiver) = std::sync::mpsc::channel();
         let _ = sender.send(RowUses::Index(index.clone()));
         let uploaded = card.upload(index.item_of())?;
