@@ -53,11 +53,11 @@ pub struct Sequences {
     pub item_hash: Fingerprint,
     /// I, the number of items.
     pub item_count: usize,
-    /// Hash of the ordered original user ids; none where the program that wrote the file gave none.
+    /// Hash of the ordered original user ids; `None` if the program that wrote the file gave none.
     pub user_hash: Option<Fingerprint>,
     /// What the times are.
     pub time_kind: TimeKind,
-    /// Where each user's parts begin; none where the last event is the test part and the one before it the validation part.
+    /// Where each user's parts begin; `None` if the last event is the test part and the one before it the validation part.
     pub parts: Option<SequenceParts>,
 }
 

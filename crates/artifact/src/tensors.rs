@@ -168,7 +168,7 @@ pub(crate) fn write_ragged(
 }
 
 fn failed(path: &Path, error: &dyn std::fmt::Display) -> Error {
-    Error::unusable(path, format!("its content can't be written: {error}"), "report this as a defect")
+    Error::unusable(path, format!("its content cannot be written: {error}"), "report this as a defect")
 }
 
 fn header_text(path: &Path, header: &Header) -> Result<String> {
@@ -242,7 +242,7 @@ pub(crate) fn parse<'a>(
     Ok((header, file))
 }
 
-/// The settings in the header of a tensor file of any format; none where there is none that can be read. The content is not
+/// The settings in the header of a tensor file of any format; `None` if it cannot be read. The content is not
 /// looked at.
 pub fn recorded_settings(path: &Path) -> Option<serde_json::Value> {
     let map = Map::open(path).ok()?;
@@ -363,7 +363,7 @@ pub(crate) fn check_offsets(offsets: &[i64], rows: usize) -> std::result::Result
 }
 
 pub(crate) fn other_items(path: &Path, header: &Header, expected: &Fingerprint, remedy: &str) -> Error {
-    let reason = format!("it is about other items (item hash {}, expected {expected})", header.items);
+    let reason = format!("it was built for a different item list (item hash {}, expected {expected})", header.items);
     Error::unusable(path, reason, remedy)
 }
 

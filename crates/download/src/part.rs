@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn only_bytes_of_the_same_address_with_a_whole_note_are_gone_on_from() {
+    fn only_bytes_of_the_same_address_with_a_complete_record_are_resumed() {
         let folder = tempfile::tempdir().unwrap();
         let part = Part::beside(&folder.path().join("a.json.gz"));
         let begin = |validator: Option<&str>| {

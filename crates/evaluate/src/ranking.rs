@@ -5,7 +5,7 @@ use mp4sr_protocol::{BadScore, EvalCase};
 /// How users are ranked.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RankOptions {
-    /// Users scored at once.
+    /// The number of users that are scored at once.
     pub batch: usize,
     /// Whether a history's items are removed from the candidates.
     pub remove_seen: bool,

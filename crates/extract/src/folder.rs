@@ -49,7 +49,7 @@ pub enum Access {
 pub(crate) struct ModelFolder {
     name: String,
     location: Location,
-    /// The folder of the transformer within it, which sentence encoders of early releases have; empty where there is none.
+    /// The folder of the transformer within it, which sentence encoders of early releases have; empty if there is none.
     transformer: String,
     /// `config.json`.
     pub config: JsonFile,

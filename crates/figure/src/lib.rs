@@ -12,6 +12,22 @@ use plotters::prelude::*;
 pub use style::{LEGEND_ROW, SeriesStyle};
 
 /// What is drawn: charts side by side over one legend.
+///
+/// ```
+/// use mp4sr_figure::{Chart, Figure, Point, Series};
+///
+/// let points = vec![Point { x: 1.0, y: 0.21, range: (0.20, 0.22) }, Point { x: 2.0, y: 0.25, range: (0.24, 0.26) }];
+/// let chart = Chart {
+///     title: "Arts".to_owned(),
+///     x: "epoch".to_owned(),
+///     y: "R@20".to_owned(),
+///     categories: Vec::new(),
+///     series: vec![Series { name: "MP4SR".to_owned(), points }],
+/// };
+/// let drawn = Figure { title: "Validation".to_owned(), charts: vec![chart] }.draw()?;
+/// assert!(drawn.svg.starts_with("<svg") && drawn.png.starts_with(b"\x89PNG"));
+/// # Ok::<(), mp4sr_figure::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
     /// The title above all charts.
@@ -79,7 +95,7 @@ const TITLE: u32 = 40;
 pub fn carry_font() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // It only fails on a font that can't be read, and this one is part of the program.
+        // It only fails on a font that cannot be read, and this one is part of the program.
         let _ = plotters::style::register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular());
     });
 }

@@ -58,7 +58,7 @@ impl SplitRule {
         }
     }
 
-    /// What the keys were read as, for people; none where nothing is asked for.
+    /// What the keys were read as, for people; `None` if nothing is asked for.
     pub fn described(&self, scale: TimeScale) -> Option<String> {
         match *self {
             Self::LeaveOneOut => None,

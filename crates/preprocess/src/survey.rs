@@ -121,9 +121,9 @@ pub struct ColumnSurvey {
 /// A notation of time, as the pipeline names it and as people do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimeNotation {
-    /// The value of `source.time`; empty where the type of the column says it.
+    /// The value of `source.time`; empty if the type of the column says it.
     pub key: String,
-    /// In words.
+    /// The description of the notation in words.
     pub described: String,
     /// Whether it is a number of units since 1970, which other numbers may look like.
     pub is_number: bool,
@@ -620,7 +620,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_read_by_the_row_and_from_lists() {
+    fn ids_are_read_per_row_and_from_lists() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.tsv");
         std::fs::write(&path, "user\titems\n1\tp1 p2\n2\tp2\n").unwrap();

@@ -60,7 +60,7 @@ impl Measure {
         columns
     }
 
-    /// The last rank that counts; none where all do.
+    /// The last rank that counts; `None` if all do.
     fn cut(self) -> Option<usize> {
         match self {
             Self::Recall(k)
@@ -132,6 +132,16 @@ pub fn means(ranks: &[u32], measures: &[Measure]) -> Vec<f64> {
 }
 
 /// Means over the users that have a rank.
+///
+/// ```
+/// use mp4sr_protocol::{Measure, Metrics};
+///
+/// // The targets of four users had the ranks 1, 3, 12 and 1; a rank of 0 marks a user without a target.
+/// let measures = ["R@5".parse::<Measure>()?, "MRR".parse()?];
+/// let metrics = Metrics::of(&[1, 3, 12, 1, 0], &measures);
+/// assert_eq!(metrics.get(measures[0]), Some(0.75));
+/// # Ok::<(), mp4sr_protocol::UnknownMeasure>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metrics {
     /// The number of users that have a rank.

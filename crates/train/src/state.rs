@@ -201,7 +201,7 @@ impl State {
             return Err(Error::unusable(
                 path,
                 reason,
-                "put the old setting back to go on, or delete it to train from the start",
+                "restore the old setting to resume, or delete the file to train from the start",
             ));
         }
         let current = Weights::take(&mut file, "current", names.used)?;

@@ -150,7 +150,7 @@ impl<'f> Settings<'f> {
         self.file.error(reason)
     }
 
-    /// The value of a key; null where it is missing.
+    /// The value of a key; null if it is missing.
     pub fn value(&self, key: &str) -> &Value {
         self.values.get(key).unwrap_or(&Value::Null)
     }

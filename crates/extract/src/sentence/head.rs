@@ -41,7 +41,7 @@ impl Module {
     }
 }
 
-/// `modules.json` and the modules that it names; none where the file is missing.
+/// `modules.json` and the modules that it names; `None` if the file is missing.
 pub(super) fn modules(folder: &ModelFolder) -> Result<Option<(JsonFile, Vec<Module>)>> {
     let file = folder.optional_json(MODULES)?;
     file.map(|file| file.parse().map(|modules| (file, modules))).transpose()

@@ -184,7 +184,7 @@ impl Uses {
         Ok(Self { count, rows: table, uploaded, order: Mutex::new(Order::UnderWay(receiver)) })
     }
 
-    /// Of uses whose order is known.
+    /// Builds the uses from an index whose order is known.
     pub fn of(card: &Card, index: &GatherIndex) -> Result<Self> {
         let (sender, receiver) = std::sync::mpsc::channel();
         let _ = sender.send(RowUses::Index(index.clone()));

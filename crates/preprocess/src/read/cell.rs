@@ -32,7 +32,7 @@ impl RawCell<'_> {
         match self {
             Self::Text(text) => Some(Cow::Borrowed(text)),
             Self::Number(number) if is_whole(number) => Some(Cow::Borrowed(number)),
-            // A whole number past 64 bits has become a float here and is no longer what stood in the file.
+            // A whole number beyond 64 bits has become a float here and no longer equals the one in the file.
             Self::Json(Value::Number(number)) if number.is_i64() || number.is_u64() => {
                 Some(Cow::Owned(number.to_string()))
             }
@@ -88,7 +88,7 @@ impl RawCell<'_> {
         }
     }
 
-    /// For messages.
+    /// The value as messages show it.
     pub fn shown(&self) -> String {
         match self {
             Self::Missing => "nothing".to_owned(),

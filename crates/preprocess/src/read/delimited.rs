@@ -217,7 +217,7 @@ fn width(dialect: &Dialect, line: &str) -> Option<usize> {
     Some(line.split(dialect.separator.as_str()).count())
 }
 
-/// The number of columns of a line; none where its quotation is not closed.
+/// The number of columns of a line; `None` if its quotation is not closed.
 pub fn count_columns(dialect: &Dialect, line: &str) -> Option<usize> {
     width(dialect, line)
 }
