@@ -36,7 +36,7 @@ pub struct Features {
     pub item_hash: Fingerprint,
 }
 
-/// What stands beside the rows of a file that [`Features::write_rows`] writes.
+/// What is stored beside the rows of a file that [`Features::write_rows`] writes.
 #[derive(Clone, Debug)]
 pub struct RowsHeader<'a> {
     /// Names the writer.

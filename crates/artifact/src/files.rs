@@ -92,7 +92,7 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Writes a file so that its final name only ever stands on complete content: temporary sibling, fsync, rename.
+/// Writes a file so that its final name only ever refers to complete content: temporary sibling, fsync, rename.
 pub fn write_atomic<E>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> std::result::Result<(), E>,

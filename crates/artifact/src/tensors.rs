@@ -99,7 +99,7 @@ impl Tensor {
     }
 }
 
-// Numbers are written as they stand in memory; the format is little-endian.
+// Numbers are written as they are in memory; the format is little-endian.
 #[cfg(target_endian = "big")]
 compile_error!("tensor files are read and written on little-endian machines alone");
 
@@ -179,7 +179,7 @@ fn add_checksum(text: &mut String, checksum: &Fingerprint) {
     text.replace_range(..1, &format!("{CHECKSUM_START}{checksum}{CHECKSUM_END}"));
 }
 
-/// What stands before the tensors: the length of the JSON text, and the text.
+/// What precedes the tensors: the length of the JSON text, and the text.
 fn head(path: &Path, text: String, tensors: &[(&str, Dtype, &[usize], usize)]) -> Result<Vec<u8>> {
     let metadata = HashMap::from([(HEADER_KEY.to_owned(), text)]);
     let mut end = 0;

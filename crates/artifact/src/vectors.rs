@@ -82,7 +82,7 @@ impl VectorCache {
         self.places.len()
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
     }

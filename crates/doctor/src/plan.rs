@@ -73,7 +73,8 @@ pub struct Question<'q> {
 ///
 /// use mp4sr_artifact::Layout;
 /// use mp4sr_doctor::{Plan, Question, Scope, Verdict};
-/// use mp4sr_pipeline::{Config, Context, ModelCatalog, Progress, StageName};
+/// use mp4sr_pipeline::config::ModelCatalog;
+/// use mp4sr_pipeline::{Config, Context, Progress, StageName};
 ///
 /// let models = Arc::new(ModelCatalog::unchecked());
 /// let text = "[dataset]\nname = \"shop\"\n[source]\ninteractions = [\"missing.json.gz\"]";

@@ -48,7 +48,7 @@ impl Part {
         Ok(files::length(&self.path)?.unwrap_or(0))
     }
 
-    /// What can be gone on from.
+    /// What a download can resume from.
     pub fn held(&self, url: &str) -> Result<Option<Held>> {
         let length = self.length()?;
         if length == 0 || files::length(&self.note)?.is_none() {

@@ -156,7 +156,7 @@ fn refusal(status: u16, headers: &HeaderMap) -> Trouble {
     trouble.with_status(status)
 }
 
-/// Whether an answer is the rest of what is held: it goes on where that ends, and is of the same version.
+/// Whether an answer is the rest of what is held: it continues where that ends, and is of the same version.
 fn fits(headers: &HeaderMap, held: &Held) -> bool {
     let name = if held.validator.starts_with('"') { header::ETAG } else { header::LAST_MODIFIED };
     // A server need not repeat a time, but an ETag it has to.

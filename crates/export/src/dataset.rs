@@ -153,7 +153,7 @@ pub fn ragged_files(folder: &Path, modality: &str) -> (PathBuf, PathBuf) {
     (extra.join(format!("{modality}_rows.npy")), extra.join(format!("{modality}_offsets.npy")))
 }
 
-/// What a folder says of itself in `mp4sr/`; nothing if this program did not write it.
+/// The record of a folder in `mp4sr/`; `None` if this program did not write the folder.
 pub fn read_about(folder: &Path) -> anyhow::Result<Option<About>> {
     let path = folder.join(EXTRA).join(ABOUT);
     if !path.exists() {

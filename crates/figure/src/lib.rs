@@ -189,7 +189,7 @@ impl Chart {
             let at = names.iter().position(|name| *name == series.name).unwrap_or(0);
             let style = SeriesStyle::of(at);
             let stroke = style.stroke();
-            // Ranges of several lines stand beside each other, not on top.
+            // Ranges of several lines are drawn side by side, not on top of each other.
             let shift = if self.categories.is_empty() { 0.0 } else { side(at) };
             let line = || series.points.iter().map(|p| (p.x + shift, p.y));
             match style.dash {
@@ -208,7 +208,7 @@ impl Chart {
     }
 }
 
-/// The range of values with room on both sides; a range also where there are none or all are one.
+/// The range of values with room on both sides; also a proper range if there are no values or all are equal.
 fn padded(values: impl Iterator<Item = f64>, share: f64) -> (f64, f64) {
     let finite = values.filter(|v| v.is_finite());
     let (low, high) = finite.fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));

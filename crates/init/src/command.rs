@@ -116,7 +116,7 @@ const CORES: [Core; 4] =
 ///
 /// use clap::Parser;
 /// use mp4sr_init::command::{Args, run};
-/// use mp4sr_pipeline::ModelCatalog;
+/// use mp4sr_pipeline::config::ModelCatalog;
 ///
 /// #[derive(Parser)]
 /// struct Command {

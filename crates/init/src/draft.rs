@@ -118,7 +118,7 @@ impl Lines {
     }
 }
 
-/// The name of a column in an SQL expression that stands in a TOML text.
+/// The name of a column in an SQL expression within a TOML text.
 fn quoted(name: &str) -> String {
     let is_plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if is_plain { name.to_owned() } else { format!("\\\"{name}\\\"") }

@@ -137,7 +137,7 @@ fn item(survey: &Survey, joins: &[Join], said: &NamedEvents, doubts: &mut Vec<Do
     if let Some((_, column)) = by_name() {
         return Ok((column.name.clone(), String::new()));
     }
-    // Of a table without names the item follows the user, as in all published ones; a time may stand between them.
+    // In a table without names, the item follows the user, as in all published ones; a time may be between them.
     let is_id = |column: &&ColumnSurvey| may_be_id(column, survey.rows) && time_score(column, survey).is_none();
     if let Some(column) = survey.columns.iter().skip(1).find(is_id).filter(|_| !survey.has_header) {
         doubts.push(Doubt::new(

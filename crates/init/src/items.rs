@@ -251,7 +251,7 @@ impl ItemColumns {
             let of = |name: &String| Some((name.clone(), survey.column(name)?.separator.clone()?.0));
             names.iter().filter_map(of).collect()
         };
-        // A bar stands in no sentence.
+        // Sentences do not contain a bar.
         let bars = separators(&self.texts);
         if bars.iter().any(|(_, separator)| separator == "|") {
             "|".clone_into(&mut self.text_separator);

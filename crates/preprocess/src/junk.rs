@@ -23,7 +23,7 @@ impl Junk {
         Self { further: further.iter().map(|mark| mark.trim().to_owned()).collect() }
     }
 
-    /// Why a text says nothing; `None` if it is a text.
+    /// Why a text has no content; `None` if it has some.
     pub fn reason(&self, text: &str) -> Option<&'static str> {
         let trimmed = text.trim();
         // The longest mark has 18 bytes.

@@ -100,7 +100,8 @@ pub struct RowLimits {
 /// Reads and filters the first rows of what a pipeline names and accounts for them as the stage does, without writing anything.
 ///
 /// ```
-/// use mp4sr_pipeline::{Config, ModelCatalog};
+/// use mp4sr_pipeline::config::ModelCatalog;
+/// use mp4sr_pipeline::Config;
 /// use mp4sr_preprocess::{RowLimits, trial};
 ///
 /// # let folder = tempfile::tempdir()?;

@@ -70,7 +70,7 @@ impl Window {
         Ok(Self { since: units(since), until: units(until) })
     }
 
-    /// What the keys were read as, for people; `None` if both are empty.
+    /// A description of how the keys were read; `None` if both are empty.
     pub fn described(self, scale: TimeScale) -> Option<String> {
         let shown = |time| scale.shown(time);
         match (self.since, self.until) {

@@ -20,7 +20,7 @@ pub struct SeedRuns {
     pub name: String,
     /// The ranks, by seed.
     pub ranks: Vec<Vec<u32>>,
-    /// Whether items of the history were no candidates; `None` if the ranks do not say.
+    /// Whether items of the history were excluded from the candidates; `None` if the ranks do not record it.
     pub removes_seen: Option<bool>,
 }
 

@@ -31,7 +31,7 @@ pub struct RanksInfo {
     pub split: String,
     /// The last events of each history that the model was shown; `None` if it was shown all.
     pub history: Option<usize>,
-    /// Whether items of the history were no candidates; ranks of earlier releases do not say.
+    /// Whether items of the history were excluded from the candidates; ranks of earlier releases do not record it.
     #[serde(default)]
     pub removes_seen: Option<bool>,
     /// The resolved configuration of model, training and evaluation, as in the header of the weights.

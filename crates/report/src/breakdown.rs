@@ -8,7 +8,7 @@ use mp4sr_protocol::{Measure, UserFacts, breakdowns, means};
 pub(crate) struct RunRanks {
     pub(crate) run: String,
     pub(crate) ranks: Vec<u32>,
-    /// Whether items of the history were no candidates; `None` if the ranks do not say.
+    /// Whether items of the history were excluded from the candidates; `None` if the ranks do not record it.
     pub(crate) removes_seen: Option<bool>,
 }
 

@@ -105,7 +105,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         "without keys, the service listens on this machine alone; give `--keys FILE`, or leave `--host {}` out",
         args.host
     );
-    // Opened and dropped outside of the runtime: its client waits for PostgreSQL with one of its own.
+    // Opened and dropped outside the runtime, because its client waits for PostgreSQL with a runtime of its own.
     let context = args.stage.context(models)?;
     let store = Arc::new(ItemStore::open(&context)?);
     let poll = Duration::from_secs_f64(context.config.serve.poll_seconds);

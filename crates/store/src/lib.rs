@@ -25,7 +25,8 @@ pub use self::postgres::{Change, PostgresStore};
 /// use std::sync::Arc;
 ///
 /// use mp4sr_artifact::Layout;
-/// use mp4sr_pipeline::{Config, Context, ModelCatalog, Progress};
+/// use mp4sr_pipeline::config::ModelCatalog;
+/// use mp4sr_pipeline::{Config, Context, Progress};
 /// use mp4sr_store::ItemStore;
 ///
 /// # let folder = tempfile::tempdir()?;

@@ -1,4 +1,4 @@
-//! A grid over keys of the configuration. Cells are runs of their own: finished ones are skipped, a killed search goes on.
+//! A grid over keys of the configuration. Every cell is a separate run: finished ones are skipped, and a killed search resumes.
 //! Only the validation split is read.
 
 use std::fmt::Write as _;
@@ -33,7 +33,7 @@ pub struct Grid {
     pub values: Vec<String>,
 }
 
-/// Not `section.key=value,value,...`.
+/// The text is not of the form `section.key=value,value,...`.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("invalid grid `{0}`; write section.key=value,value,...")]
 pub struct BadGrid(String);

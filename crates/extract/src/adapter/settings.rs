@@ -97,7 +97,7 @@ pub(crate) struct Keys {
 /// A configuration whose keys are all known.
 pub(crate) struct Settings<'f> {
     file: &'f JsonFile,
-    /// Where the keys stand in the file, for messages: empty, or a section with a point.
+    /// The path of the keys in the file, for messages: empty, or a section with a point.
     section: &'static str,
     values: Map<String, Value>,
 }

@@ -121,7 +121,7 @@ pub struct SentenceEncoder {
     model: Model,
     tokenizer: Tokenizer,
     head: Head,
-    /// What stands before every text.
+    /// The prompt that precedes every text.
     prompt: String,
     lower_case: bool,
     count: AtomicU64,

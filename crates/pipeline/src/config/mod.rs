@@ -45,12 +45,13 @@ pub const FINETUNE: &str = "finetune";
 /// A resolved pipeline: every key has a value.
 ///
 /// ```
-/// use mp4sr_pipeline::{Config, ModelCatalog};
+/// use mp4sr_pipeline::config::ModelCatalog;
+/// use mp4sr_pipeline::Config;
 ///
 /// let text = "[dataset]\nname = \"shop\"\n[finetune]\nbatch = 256";
 /// let overrides = ["finetune.epochs=5".to_owned()];
 /// let (config, warnings) = Config::parse(text, "shop.toml", &overrides, &ModelCatalog::unchecked())?;
-/// assert_eq!((config.finetune.phase.batch, config.finetune.phase.epochs), (256, 5));
+/// assert_eq!((config.finetune.settings.batch, config.finetune.settings.epochs), (256, 5));
 /// assert!(warnings.is_empty());
 ///
 /// let unknown = Config::parse("[finetune]\nbatchh = 256", "shop.toml", &[], &ModelCatalog::unchecked());

@@ -4,12 +4,12 @@ use serde_json::Value;
 
 use crate::decimal::Decimal;
 
-/// What stands in one field of a row.
+/// The content of one field of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RawCell<'a> {
     /// Nothing: no such field, or null.
     Missing,
-    /// Text, exactly as it stands.
+    /// Text, exactly as in the file.
     Text(Cow<'a, str>),
     /// A number with more digits than [`Value`] holds, as it is written.
     Number(Cow<'a, str>),
@@ -27,7 +27,7 @@ impl RawCell<'_> {
         }
     }
 
-    /// Text, or a number as text: ids are kept as they stand, leading zeros and all.
+    /// Text, or a number as text: ids are kept unchanged, including leading zeros.
     pub fn text(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Text(text) => Some(Cow::Borrowed(text)),

@@ -142,7 +142,7 @@ impl FileForm {
     }
 }
 
-/// One line of a file: its number and, for each wanted field in order, what stands there; or why it cannot be read.
+/// One line of a file: its number and, for each wanted field in order, its content; or why it cannot be read.
 pub type Row<'r, 'a> = (u64, std::result::Result<&'r [RawCell<'a>], Fault>);
 
 /// Gives every row of a file, or the first `limit`, to `visit`. `bar` moves with the bytes that were read.

@@ -64,7 +64,7 @@ pub fn for_each(
     Ok(())
 }
 
-/// Where a wanted column stands; an empty name is one that is not wanted.
+/// The position of a wanted column; an empty name is one that is not wanted.
 fn place(path: &Path, schema: &Schema, field: &str, optional: bool) -> Result<Option<usize>> {
     if field.is_empty() {
         return Ok(None);

@@ -482,7 +482,7 @@ struct ReadingPlan<'p> {
     paths: &'p [PathBuf],
     files: &'p [EventFile],
     fields: &'p [&'p str],
-    /// Where the columns stand that a condition names.
+    /// The positions of the columns that a condition names.
     places: &'p [usize],
     names: &'p [String],
     /// Rows that are read of each file; all if it is `None`.

@@ -105,7 +105,7 @@ impl SourceForm {
                 item_id: names(&["book_id"]),
                 texts: names(&["description"]),
                 images: names(&["image_url"]),
-                // Shelves are tags of readers, and the genres stand in another file.
+                // Shelves are tags of readers, and the genres are in another file.
                 categories: Vec::new(),
                 ..amazon(Notation::Pattern(GOODREADS.into()))
             },
