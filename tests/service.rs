@@ -111,7 +111,7 @@ fn requests_that_cannot_be_answered_say_why() {
         ("POST", "/v1/similar", json!({ "image": "AAAA" }).to_string(), 422, "no usable text or image"),
         ("PUT", "/v1/items", json!({ "items": [] }).to_string(), 400, "`items` is empty"),
         ("PUT", "/v1/items", json!({ "items": [{ "item_id": " " }] }).to_string(), 400, "empty `item_id`"),
-        ("PUT", "/v1/items", json!({ "items": [{ "item_id": "n" }] }).to_string(), 422, "no text or image"),
+        ("PUT", "/v1/items", json!({ "items": [{ "item_id": "n" }] }).to_string(), 422, "no usable text or image"),
         (
             "PUT",
             "/v1/items",
