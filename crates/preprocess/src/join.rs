@@ -164,7 +164,7 @@ mod tests {
     fn the_cause_of_ids_that_differ_is_found() {
         for (event, line, expected) in [
             ("0108775015", "108775015", Some("leading zeros")),
-            ("12", "12.0", Some("numbers with a fraction")),
+            ("12", "12.0", Some("ids with a fraction")),
             ("012", "12.0", Some("leading zeros")),
             ("B01a", "B01A", Some("letter case")),
             ("7", " 7", Some("blanks")),
