@@ -1,17 +1,17 @@
 # Every stage is a subcommand of `mp4sr`; `mp4sr run` brings the stages before it up to date first.
 # PIPELINE=pipelines/x.toml   which pipeline
 # Values may have blanks and quotes; switches (QUIET, CUDA, MPI, QUICK) take 1, true, yes, on and 0, false, no, off.
-# DATA=folder                 where the raw files lie, in place of the pipeline's dataset.data
+# DATA=folder                 the folder of the raw files, in place of the pipeline's dataset.data
 # RUN=name                    which run, in place of the pipeline's run.name
-# ARTIFACTS=folder            where everything is written, in place of artifacts
+# ARTIFACTS=folder            the folder that everything is written to, in place of artifacts
 # SET='a.b=1 c.d=["x", "y"]'  replaces keys of the pipeline; blanks within quotes and brackets belong to the value
-# QUIET=1                     results and errors only
+# QUIET=1                     prints only results and errors
 # CUDA=1                      builds for NVIDIA cards too (run.device=cuda:0), which needs the CUDA toolkit
 # MPI=1                       builds for training by several processes (docs/scale.md), which needs Open MPI or MPICH, and libclang
 # For tables, figures and studies:
 # QUICK=1                     few events and epochs: a smoke run in minutes
-# SEEDS=n                     runs of every row; 3 where not given, 5 for fig3, 1 with QUICK
-# JOBS=n                      runs made at once
+# SEEDS=n                     the number of runs per row; by default 3, 5 for fig3, 1 with QUICK
+# JOBS=n                      the number of runs to make at once
 
 PIPELINE ?= pipelines/sample.toml
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
@@ -51,43 +51,43 @@ build: ## Build the program
 sample: build ## Generate the sample world
 	@$(MP4SR) sample --out $(call quoted,$(or $(ARTIFACTS),artifacts)/sample/raw)
 
-download: build ## Raw files and items' pictures to the data folder
+download: build ## Download raw files and the images of items to the data folder
 	@$(MP4SR) download $(FLAGS)
 
-preprocess: ## Raw files to artifacts/<dataset>/dataset
-extract: ## Sentences and images to artifacts/<dataset>/features
+preprocess: ## Turn raw files into artifacts/<dataset>/dataset
+extract: ## Turn sentences and images into artifacts/<dataset>/features
 pretrain: ## Pre-train with NIP and CMCL
 finetune: ## Fine-tune on the next item
 evaluate: ## Rank every user's next item, print R@K and N@K
 recommend: ## List the best items for every user
-report: ## One page with tables, curves and recommended items
+report: ## Write one page with tables, curves and recommended items
 preprocess extract pretrain finetune evaluate recommend report: build
 	@$(MP4SR) run --until $@ $(FLAGS)
 
 # FORMAT="a,b"   what is written: lists-parquet, vectors-npy, recbole, huggingface, ... (mp4sr export --help)
 # OUT=folder     where, in place of the folder export of the run
 # TOP=k          the length of a list
-export: build ## Lists, vectors, data sets or a model folder of a run, for other programs
+export: build ## Export lists, vectors, data sets or a model folder of a run for other programs
 	@$(MP4SR) run --until finetune $(FLAGS)
 	@$(MP4SR) export $(FLAGS) --format $(call quoted,$(or $(FORMAT),lists-parquet)) $(if $(OUT),--out $(call quoted,$(OUT))) \
 	    $(if $(TOP),--top $(TOP))
 
-all: report ## Every stage, in order
+all: report ## Run every stage, in order
 
-cache-stats: build ## What encoders computed so far, for all datasets
+cache-stats: build ## List the cached vectors of encoders, for all datasets
 	@$(MP4SR) cache stats $(artifacts_flag)
 
-# DAYS=30   days without use
+# DAYS=30   the number of days without use
 cache-prune: build ## Remove vectors of encoders that were not used for DAYS days
 	@$(MP4SR) cache prune --unused-days $(or $(DAYS),30) $(artifacts_flag)
 
-# RUNS="a b NAME=c,d"   evaluated runs; behind = those that differ by their seed alone
-compare: build ## Evaluated runs side by side, with tests of their differences
+# RUNS="a b NAME=c,d"   evaluated runs; after = those that differ only by their seed
+compare: build ## Compare evaluated runs, with tests of their differences
 	@$(MP4SR) compare $(FLAGS) $(RUNS)
 
 # GRID="a.b=1,2 c.d=x,y"   every combination is a run; without it the grid of MODEL, or of the pipeline's model
 # NAME=name                of the search
-search: build ## Train a grid of settings, sort by the validation split
+search: build ## Train a grid of settings and sort the runs by the validation split
 	@$(MP4SR) search $(FLAGS) $(if $(MODEL),--set 'model.name="$(MODEL)"') $(if $(GRID),--grids $(call quoted,$(GRID))) \
 	    $(if $(NAME),--name $(call quoted,$(NAME))) \
 	    $(if $(JOBS),--jobs $(JOBS))
@@ -96,14 +96,14 @@ table1: ## Statistics of the dataset (WITH="..." further pipelines)
 table2: ## All baselines, MP4SR with and without pre-training
 table3: ## Cold items, as in the paper
 # RESNET=folder or name   for the row `ResNet`
-table4: ## MP4SR without its parts
+table4: ## Ablations of MP4SR
 # WITH="pipelines/b.toml ..."     pre-trained on too
 # UNSEEN="pipelines/c.toml ..."   fine-tuned on, not pre-trained on
 table5: ## Pre-training on several datasets
 table6: ## One modality and all
 fig3: ## Test loss against training loss
 fig4: ## Impact of lambda
-fig5: ## Impact of N, the words an image
+fig5: ## Impact of N, the words per image
 fig6: ## Impact of O, the experts
 fig7: ## Impact of rho, sequence dropout
 fig8: ## Users by the length of their sequence
@@ -119,7 +119,7 @@ $(STUDIES): build
 
 larger: table5 ## The same as table5
 
-demo: build ## Everything on the built-in sample world, three models side by side
+demo: build ## Run all stages on the built-in sample world, with three models side by side
 	@$(MP4SR) demo $(artifacts_flag) $(quiet_flag)
 
 # nextest, where it is installed, says how long each test takes; it runs no examples in documentation.
@@ -163,40 +163,46 @@ test-mpi: ## Train by processes of mpirun: the same losses, the same bytes, kill
 	    echo "no MPI was found (apt-get install libopenmpi-dev openmpi-bin libclang-dev): training by mpirun is not tested"; \
 	fi
 
-docs: ## Build the documentation; a warning is an error
+# The book of docs/SUMMARY.md goes to target/book, beside the documentation of the code in target/doc.
+docs: ## Build the documentation of the code and the book; a warning is an error
 	@RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --quiet
+	@if mdbook --version > /dev/null 2>&1; then \
+	    RUST_LOG=warn sh tools/book/build.sh $(or $(CARGO_TARGET_DIR),target)/book; \
+	else \
+	    echo "the book was not built, because mdbook is not installed (cargo install --locked mdbook)"; \
+	fi
 
 # Advisories are checked where a copy of the RustSec database is at hand: `cargo deny fetch db` brings one.
 ADVISORIES := $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/advisory-db-*
-deny: ## Licences, sources and known faults of dependencies
+deny: ## Check licences, sources and known vulnerabilities of dependencies
 	@if ! cargo deny --version > /dev/null 2>&1; then \
-	    echo "dependencies not checked: there is no cargo-deny (cargo install --locked cargo-deny)"; \
+	    echo "dependencies not checked: cargo-deny is not installed (cargo install --locked cargo-deny)"; \
 	elif ! ls -d $(ADVISORIES) > /dev/null 2>&1; then \
 	    cargo deny --log-level error check bans licenses sources && \
-	    echo "advisories not checked: there is no copy of their database (cargo deny fetch db)"; \
-	elif ! told=$$(cargo fetch --quiet --locked 2>&1); then \
-	    case "$$told" in *--locked*) echo "$$told"; exit 1;; esac; \
-	    echo "dependencies not checked: not all of them are here, and they can't be fetched (cargo fetch --locked)"; \
+	    echo "advisories not checked: no copy of their database was found (cargo deny fetch db)"; \
+	elif ! output=$$(cargo fetch --quiet --locked 2>&1); then \
+	    case "$$output" in *--locked*) echo "$$output"; exit 1;; esac; \
+	    echo "dependencies not checked: some are missing and cannot be downloaded (cargo fetch --locked)"; \
 	else \
 	    cargo deny --log-level error --offline check && \
 	    echo "advisories of $$(git -C $(ADVISORIES) log -1 --format=%cs)"; \
 	fi
 
-unused: ## Dependencies that no source names
+unused: ## Find dependencies that no source names
 	@if cargo machete --version > /dev/null 2>&1; then \
 	    cargo machete; \
 	else \
 	    echo "unused dependencies not checked: cargo-machete is not installed (cargo install --locked cargo-machete)"; \
 	fi
 
-check: format-check lint lint-cuda lint-mpi docs deny unused test ## Formatting, lints, documentation, dependencies, tests
+check: format-check lint lint-cuda lint-mpi docs deny unused test ## Check formatting, lints, documentation, dependencies and tests
 
 # PEER_FLAGS="--compile --batches 1024"   further flags of tools/bench_peer/compare_cuda.py
 bench-cuda: build ## Time steps against PyTorch on one NVIDIA card, in turn (CUDA=1)
 	@$(or $(PYTHON),python3) tools/bench_peer/compare_cuda.py --ours $(BIN)/mp4sr-bench $(PEER_FLAGS)
 
 # PEER_FLAGS="--quick --rounds 3"   further flags of tools/bench_peer/compare.py
-bench: build ## Time operators, training steps and ranking; a JSON object a line
+bench: build ## Time operators, training steps and ranking; one JSON object per line
 	@cargo bench --workspace --bench operators --quiet -- --quiet | grep '^{'
 	@$(BIN)/mp4sr-bench step --stage pretrain
 	@$(BIN)/mp4sr-bench step --stage finetune
@@ -212,7 +218,7 @@ bench-growth: build ## Time steps over items, batch and length
 # MODEL=folder   a sentence encoder in place of all-MiniLM-L6-v2, which comes from a Python package
 # PYTHON=python   with torch, sentence-transformers, transformers and Pillow: the same by these, in turn
 BENCH_EXTRACT := artifacts/.bench-extract
-bench-extract: build ## Time encoders of sentences and images; a JSON object a line
+bench-extract: build ## Time encoders of sentences and images; one JSON object per line
 	@$(if $(MODEL),,sh tools/bench_extract/fetch_minilm.sh $(BENCH_EXTRACT)/minilm)
 	@$(if $(PYTHON),$(PYTHON) tools/bench_extract/compare.py --ours,) $(BIN)/mp4sr-bench $(if $(PYTHON),,extract --images) \
 	    --folder $(BENCH_EXTRACT) --sentences $(or $(MODEL),$$(cat $(BENCH_EXTRACT)/minilm/path))

@@ -1,7 +1,9 @@
-//! What the documents name exists: files that they link to or mention, keys of a pipeline file, and make targets.
+//! What the documents name exists: files that they link to or mention, keys of a pipeline file, and make targets. The book holds
+//! every document, and its links work.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use mp4sr_artifact::{Result, files};
 use mp4sr_tests::root;
@@ -137,4 +139,77 @@ fn every_make_target_that_a_document_names_exists() {
         }
     }
     assert!(unknown.is_empty(), "{unknown:#?}");
+}
+
+#[test]
+fn the_book_lists_every_document() {
+    let summary = files::read_to_string(&root().join("docs/SUMMARY.md")).unwrap();
+    let mut missing: Vec<String> = entries(&root().join("docs"))
+        .iter()
+        .filter_map(|path| path.file_name()?.to_str().filter(|name| name.ends_with(".md")).map(str::to_owned))
+        .filter(|name| name != "SUMMARY.md")
+        .collect();
+    let roots = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md"];
+    missing.extend(roots.map(|name| format!("../{name}")));
+    missing.retain(|name| !summary.contains(&format!("]({name})")));
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// The book shows a drawing in place of the Mermaid diagram, which names the diagram that it was made from.
+#[test]
+fn the_drawing_of_the_architecture_is_that_of_its_diagram() {
+    let text = files::read_to_string(&root().join("ARCHITECTURE.md")).unwrap();
+    let (_, rest) = text.split_once("```mermaid\n").unwrap();
+    let (diagram, rest) = rest.split_once("\n```").unwrap();
+    assert!(!rest.contains("```mermaid"), "tools/book/build.sh knows one diagram");
+    let drawing = files::read_to_string(&root().join("docs/images/architecture.svg")).unwrap();
+    let source = drawing.split("<desc>").nth(1).and_then(|rest| rest.split("</desc>").next()).unwrap();
+    let source = source.replace("&gt;", ">").replace("&lt;", "<").replace("&amp;", "&");
+    assert_eq!(source, diagram, "draw docs/images/architecture.svg again, as CONTRIBUTING.md says");
+}
+
+/// The values of an attribute in HTML.
+fn attribute<'a>(html: &'a str, name: &str) -> impl Iterator<Item = &'a str> {
+    html.split(&format!(" {name}=\"")).skip(1).filter_map(|rest| rest.split('"').next()).collect::<Vec<_>>().into_iter()
+}
+
+#[test]
+fn every_link_of_the_book_works() {
+    if Command::new("mdbook").arg("--version").output().is_err() {
+        println!("skipped: mdbook is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let book = folder.path().join("book");
+    let built =
+        Command::new("sh").arg(root().join("tools/book/build.sh")).arg(&book).env("RUST_LOG", "warn").output().unwrap();
+    let said = String::from_utf8_lossy(&built.stderr);
+    assert!(built.status.success() && !said.contains("WARN"), "{said}");
+    let folders = [".", "docs", "data", "deploy", "crates", "tests"].map(|folder| book.join(folder));
+    let pages = folders.iter().flat_map(|folder| entries(folder));
+    // The page for unknown paths names its files from the root of the site.
+    let pages: Vec<PathBuf> =
+        pages.filter(|page| page.extension().is_some_and(|end| end == "html") && !page.ends_with("404.html")).collect();
+    let mut links = 0;
+    let mut broken = Vec::new();
+    for page in &pages {
+        let html = files::read_to_string(page).unwrap();
+        for link in attribute(&html, "href").chain(attribute(&html, "src")) {
+            let (file, fragment) = link.split_once('#').unwrap_or((link, ""));
+            if file.contains(':') || file.starts_with("//") {
+                continue;
+            }
+            links += 1;
+            let target = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
+            let target = if target.is_dir() { target.join("index.html") } else { target };
+            let is_found = target.is_file()
+                && (fragment.is_empty()
+                    || files::read_to_string(&target).unwrap().contains(&format!("id=\"{fragment}\"")));
+            if !is_found {
+                broken.push(format!("{}: {link}", page.strip_prefix(&book).unwrap().display()));
+            }
+        }
+    }
+    assert!(pages.len() > 20 && links > 500, "{} pages, {links} links", pages.len());
+    assert!(broken.is_empty(), "{broken:#?}");
 }

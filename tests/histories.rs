@@ -110,20 +110,23 @@ fn candidates_are_limited_unknown_ids_are_named_and_nobody_is_left_without_a_lis
     assert_eq!(listed(&["--only-where", group]), kept(&|id| ["i9", "i10", "i11"].contains(&id)));
     assert_eq!(listed(&["--only", &some, "--exclude-where", group]), kept(&|id| id == "i7"));
     assert_eq!(listed(&["--set", "evaluate.seen_items=remove"]), kept(&|id| !["i3", "i4", "i5"].contains(&id)));
-    let told = world.run_stderr("recommend", &[&all[..], &["--only", &some]].concat());
-    assert!(told.contains("1 of 3 ids in `") && told.contains("are not items of the run: `zzz`"), "{told}");
-    assert!(told.contains("1 lists are shorter than 30"), "{told}");
+    let reported = world.run_stderr("recommend", &[&all[..], &["--only", &some]].concat());
+    assert!(reported.contains("1 of 3 ids in `") && reported.contains("are not items of the run: `zzz`"), "{reported}");
+    assert!(reported.contains("1 lists are shorter than 30"), "{reported}");
 
     // Histories with unknown ids, with none but such, and of a user of the dataset.
     world.write("h.csv", "user_id,history\nu,i3 nope i4\nv,nope never\nu7,\n");
     let histories = world.folder().join("h.csv").display().to_string();
     let words = ["--histories", &histories, "--top", "4", "--exclude-where", "item_id = 'i3'"];
     let output = world.output("recommend", &words);
-    let told = said(&output);
-    assert!(told.contains("3 of 5 ids in 2 of 3 histories are not items of the run: `nope`, `never`"), "{told}");
+    let reported = said(&output);
     assert!(
-        told.contains("1 histories without a known item get the items with the most training events: `v`"),
-        "{told}"
+        reported.contains("3 of 5 ids in 2 of 3 histories are not items of the run: `nope`, `never`"),
+        "{reported}"
+    );
+    assert!(
+        reported.contains("1 histories without a known item get the items with the most training events: `v`"),
+        "{reported}"
     );
     let text = String::from_utf8(output.stdout).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -180,8 +183,8 @@ fn general_models_fold_new_people_in_or_refuse_them() {
     assert_eq!(found[0].1, found[1].1);
     let output = run("grcn", &["--histories", &file]);
     assert_eq!(output.status.code(), Some(1));
-    let told = said(&output);
-    assert!(told.contains("the user `somebody new` has no row in the dataset, and `grcn` ranks by"), "{told}");
+    let reported = said(&output);
+    assert!(reported.contains("the user `somebody new` has no row in the dataset, and `grcn` ranks by"), "{reported}");
 }
 
 /// Without item ids, what an item says and shows is all that the model knows: a copy has the score of the original.
@@ -255,14 +258,14 @@ fn items_that_a_run_cannot_take_are_refused_whole() {
     let message = refused("new.jsonl", &["--run", "sasrec", "--set", "model.name=sasrec"]);
     assert!(message.contains("`sasrec` needs an id that was trained for every item"), "{message}");
     assert!(refused("known.jsonl", &[]).contains("all 1 items are in the dataset already"));
-    assert!(refused("empty.jsonl", &[]).contains("have no text or image that can be used"));
+    assert!(refused("empty.jsonl", &[]).contains("have no usable text or image"));
     assert!(world.run_badly("items", &["remove", "--item", "n1"]).contains("not added to the run: `n1`"));
     assert!(world.run("items", &["list"]).is_empty());
     // A catalogue has both: what is in the dataset stays as it is.
-    let told = world.run_stderr("items", &["add", "--items", &path("both.jsonl")]);
+    let reported = world.run_stderr("items", &["add", "--items", &path("both.jsonl")]);
     assert!(
-        told.contains("1 items are in the dataset already and stay as they are") && told.contains("1 added"),
-        "{told}"
+        reported.contains("1 items are in the dataset already and stay as they are") && reported.contains("1 added"),
+        "{reported}"
     );
     assert_eq!(world.run("items", &["list"]), "n2\tx\n");
     world.run("items", &["remove", "--item", "n2"]);

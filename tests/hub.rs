@@ -95,8 +95,8 @@ fn a_model_is_fetched_once_and_then_served_from_the_cache() {
     for (endpoint, variables) in
         [(hub.url(""), &[][..]), (NOWHERE.to_owned(), &[]), (NOWHERE.to_owned(), &[("HF_HUB_OFFLINE", "1")])]
     {
-        let told = world.succeeds("me/words", &endpoint, variables);
-        assert!(told.contains("up to date"), "{told}");
+        let reported = world.succeeds("me/words", &endpoint, variables);
+        assert!(reported.contains("up to date"), "{reported}");
     }
     assert_eq!(hub.asked().len(), asked, "nothing is asked for again");
     // The same folder, with other settings: computed anew without a hub.
@@ -116,31 +116,34 @@ fn a_cache_that_another_program_filled_serves_without_a_network_where_it_is_comp
     world.succeeds("me/words@abc123", NOWHERE, &[("HF_HUB_OFFLINE", "1")]);
     // Without the list of modules nobody knows whether the model has one.
     std::fs::remove_file(model.join("snapshots/abc123/modules.json")).unwrap();
-    let told = world.fails("me/words", NOWHERE, &[]);
-    assert!(told.contains("has no `modules.json` in the hub's cache, and the hub can't be asked"), "{told}");
+    let reported = world.fails("me/words", NOWHERE, &[]);
+    assert!(reported.contains("has no `modules.json` in the hub's cache, and the hub cannot be asked"), "{reported}");
     std::fs::remove_file(model.join("snapshots/abc123/model.safetensors")).unwrap();
-    let told = world.fails("me/words", NOWHERE, &[("HF_HUB_OFFLINE", "1")]);
-    assert!(told.contains("`HF_HUB_OFFLINE` is on"), "{told}");
+    let reported = world.fails("me/words", NOWHERE, &[("HF_HUB_OFFLINE", "1")]);
+    assert!(reported.contains("`HF_HUB_OFFLINE` is on"), "{reported}");
 }
 
 #[test]
 fn what_the_hub_does_not_give_has_its_own_sentence() {
     let (world, hub) = (World::new(), hub());
     let url = hub.url("");
-    let told = world.fails("me/pickled", &url, &[]);
-    assert!(told.contains("the encoder `me/pickled` has no `model.safetensors`, only `pytorch_model.bin`"), "{told}");
-    assert!(told.contains("`owner/name@revision`"), "{told}");
+    let reported = world.fails("me/pickled", &url, &[]);
+    assert!(
+        reported.contains("the encoder `me/pickled` has no `model.safetensors`, only `pytorch_model.bin`"),
+        "{reported}"
+    );
+    assert!(reported.contains("`owner/name@revision`"), "{reported}");
     world.succeeds("me/pickled@refs/pr/15", &url, &[]);
     assert!(world.project.path("a/features/text.pickled-refs-pr-15.safetensors").exists());
-    let told = world.fails("me/gated", &url, &[]);
-    assert!(told.contains("401 or 403") && told.contains("`HF_TOKEN`"), "{told}");
+    let reported = world.fails("me/gated", &url, &[]);
+    assert!(reported.contains("401 or 403") && reported.contains("`HF_TOKEN`"), "{reported}");
     world.succeeds("me/gated", &url, &[("HF_TOKEN", "secret")]);
-    let told = world.fails("me/busy", &url, &[]);
-    assert!(told.contains("too many requests (429)"), "{told}");
-    let told = world.fails("me/nobody", &url, &[]);
-    assert!(told.contains("has no `config.json` on the hub at the revision `main`"), "{told}");
-    let told = world.fails("me/words", NOWHERE, &[]);
-    assert!(told.contains("in the hub's cache, and the hub can't be asked"), "{told}");
+    let reported = world.fails("me/busy", &url, &[]);
+    assert!(reported.contains("too many requests (429)"), "{reported}");
+    let reported = world.fails("me/nobody", &url, &[]);
+    assert!(reported.contains("has no `config.json` on the hub at the revision `main`"), "{reported}");
+    let reported = world.fails("me/words", NOWHERE, &[]);
+    assert!(reported.contains("in the hub's cache, and the hub cannot be asked"), "{reported}");
 }
 
 #[test]

@@ -102,11 +102,11 @@ fn two_and_four_processes_train_as_one_does_and_the_same_bytes_every_time() {
         let bytes = || {
             files::remove_dir_if_present(&world.path("a/runs")).unwrap();
             for phase in ["pretrain", "finetune"] {
-                let told = succeed(&world, size, phase, &[]);
+                let reported = succeed(&world, size, phase, &[]);
                 assert_eq!(
-                    told.matches(&format!("{phase}: done in")).count(),
+                    reported.matches(&format!("{phase}: done in")).count(),
                     1,
-                    "one process writes messages: {told}"
+                    "one process writes messages: {reported}"
                 );
             }
             for (a, b) in losses(&alone).iter().zip(losses(&world)) {
@@ -146,7 +146,7 @@ fn kill_one(mpirun: &mut Child, log: &Path) {
 }
 
 #[test]
-fn after_a_process_was_killed_training_goes_on_to_the_same_bytes() {
+fn after_a_process_was_killed_training_resumes_to_the_same_bytes() {
     let world = world();
     if !has_mpi(&world) {
         return;
@@ -162,8 +162,8 @@ fn after_a_process_was_killed_training_goes_on_to_the_same_bytes() {
     kill_one(&mut killed, &world.path("a/runs/mp4sr/metrics.jsonl"));
     assert!(!checkpoint(&world, "finetune").exists());
     assert!(world.path("a/runs/mp4sr/state.finetune.safetensors").exists());
-    let told = succeed(&world, 2, "finetune", &words);
-    assert!(told.contains("going on after epoch"), "{told}");
+    let reported = succeed(&world, 2, "finetune", &words);
+    assert!(reported.contains("resuming after epoch"), "{reported}");
     assert!(bytes() == unkilled);
 }
 

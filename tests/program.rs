@@ -35,7 +35,7 @@ fn the_demo_runs_in_an_empty_folder() {
     let last = printed.lines().last().unwrap();
     assert_eq!(last, "The page: artifacts/sample/runs/mp4sr/report/index.html");
     let page = files::read_to_string(&folder.path().join(last.trim_start_matches("The page: "))).unwrap();
-    assert!(page.contains("data:image/"), "with pictures");
+    assert!(page.contains("data:image/"), "with images");
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn make_takes_values_with_blanks_and_quotes() {
     assert!(output.status.success(), "{}", said(&output));
     let config = world.text("a/runs/mp4sr/config.toml");
     assert!(config.contains("seed = 7") && config.contains("\"audio\"") && config.contains("\"mine\""), "{config}");
-    // A pipeline whose path holds `sample` is no sample pipeline.
+    // A pipeline whose path contains `sample` is not the sample pipeline.
     assert!(!world.path("sample").exists());
     let refused = make("preprocess", &["SET=run.name=\"x".to_owned()]);
     assert!(said(&refused).contains("is not closed"), "{}", said(&refused));
@@ -213,7 +213,7 @@ fn a_pipeline_reads_sounds_as_a_modality() {
     assert!(refused.contains("extract.audio.model") && refused.contains("Whisper"), "{refused}");
     let model = format!("extract.audio.model={:?}", fixtures.join("adapter/whisper").to_string_lossy());
     let said = world.run_stderr("run", &["--until", "evaluate", "--set", &model]);
-    assert!(said.contains("0 of them can't be used; 0 items without sound; computed 3 of 3"), "{said}");
+    assert!(said.contains("0 of them cannot be used; 0 items without sound; computed 3 of 3"), "{said}");
     assert!(world.path("a/features/audio.whisper.safetensors").exists());
     let ranks: Vec<_> = files::list(&world.path("a/runs")).unwrap();
     assert_eq!(ranks.len(), 1);

@@ -32,12 +32,12 @@ fn weights_are_used_under_the_settings_of_their_training_or_not_at_all() {
         assert!(refused.contains("its weights were trained with") && refused.contains(key), "{refused}");
         assert!(refused.contains("run `make finetune`"), "{refused}");
     }
-    // What only training reads changes no number of trained weights: it is told, and what is stored names the weights' own.
+    // What only training reads changes no number of trained weights: it is reported, and what is stored names the weights' own.
     let other = ["--set", "finetune.learning_rate=0.5", "--set", "evaluate.seen_items=\"remove\""];
-    let told = world.run_stderr("evaluate", &other);
+    let reported = world.run_stderr("evaluate", &other);
     assert!(
-        told.contains("warning: the weights were trained with `finetune.learning_rate` = 0.001, not 0.5"),
-        "{told}"
+        reported.contains("warning: the weights were trained with `finetune.learning_rate` = 0.001, not 0.5"),
+        "{reported}"
     );
     let settings = settings_of_ranks(&world, "mp4sr");
     assert_eq!(settings["finetune"]["learning_rate"], 0.001);
@@ -73,10 +73,10 @@ fn pretrained_weights_of_another_encoder_or_reading_are_refused() {
     let refused =
         world.run_badly("finetune", &[&from[..], &["--set", "model.mp4sr.pooling_rows=\"unmasked\""]].concat());
     assert!(refused.contains("`model.mp4sr.pooling_rows` = \"masked\""), "{refused}");
-    // Other pre-training than the pipeline describes is told and recorded.
+    // Other pre-training than the pipeline describes is reported and recorded.
     let faster = [&from[..], &["--set", "pretrain.learning_rate=0.3"]].concat();
-    let told = world.run_stderr("finetune", &faster);
-    assert!(told.contains("trained with `pretrain.learning_rate` = 0.001, not 0.3"), "{told}");
+    let reported = world.run_stderr("finetune", &faster);
+    assert!(reported.contains("trained with `pretrain.learning_rate` = 0.001, not 0.3"), "{reported}");
     world.run("evaluate", &faster);
     assert_eq!(settings_of_ranks(&world, "target")["pretrain"]["learning_rate"], 0.001);
 }
@@ -119,9 +119,9 @@ fn a_log_of_another_training_is_not_shown() {
     assert!(refused.contains("metrics.jsonl") && refused.contains("of another training"), "{refused}");
 }
 
-/// The names of pictures start in the data folder, and good features are not replaced by none.
+/// The names of images are relative to the data folder, and existing features are not replaced by an empty file.
 #[test]
-fn pictures_are_found_from_any_working_directory_or_their_features_stay() {
+fn images_are_found_from_any_working_directory_or_their_features_stay() {
     let world = Project::small();
     let folder = world.folder().to_str().unwrap().to_owned();
     let run = |stage: &str, at: &str, data: &str| {
@@ -197,7 +197,7 @@ fn a_search_does_not_train_over_the_runs_of_another() {
 
 /// A killed training, gone on with settings that change no weight so far, ends as one that was never killed.
 #[test]
-fn a_killed_training_goes_on_under_another_batch_of_validation_and_other_limits() {
+fn a_killed_training_resumes_under_another_evaluation_batch_and_other_limits() {
     let world = Project::small();
     let whole = ["--set", "model.name=sasrec", "--set", "finetune.epochs=40", "--set", "finetune.patience=40"];
     trained(&world, "whole", &whole);
@@ -215,7 +215,7 @@ fn a_killed_training_goes_on_under_another_batch_of_validation_and_other_limits(
         return;
     }
     assert!(output.status.success(), "{}", said(&output));
-    assert!(said(&output).contains("going on after epoch"), "{}", said(&output));
+    assert!(said(&output).contains("resuming after epoch"), "{}", said(&output));
     let weights = |run: &str| {
         TensorFile::read(&world.path(&format!("a/runs/{run}/finetune.safetensors")), "checkpoint", 1, "").unwrap()
     };
@@ -340,16 +340,22 @@ fn where_recall_cannot_tell_epochs_apart_another_measure_does() {
     for stage in ["preprocess", "extract"] {
         world.run(stage, &sasrec);
     }
-    let told = world.run_stderr("finetune", &[&sasrec[..], &["--set", "train.metric=R@30", "--run", "all"]].concat());
+    let reported =
+        world.run_stderr("finetune", &[&sasrec[..], &["--set", "train.metric=R@30", "--run", "all"]].concat());
     assert!(
-        told.contains("R@30 is 1 for every ranking of 30 items; epochs are selected by MRR in its place"),
-        "{told}"
+        reported.contains("R@30 is 1 for every ranking of 30 items; epochs are selected by MRR in its place"),
+        "{reported}"
     );
-    assert!(told.contains("validation MRR 0."), "{told}");
-    let told = world.run_stderr("finetune", &[&sasrec[..], &["--set", "train.metric=N@5", "--run", "ndcg"]].concat());
-    assert!(told.contains("validation N@5 0.") && told.contains("best epoch"), "{told}");
-    let told = world.run_stderr("evaluate", &[&sasrec[..], &["--run", "ndcg", "--set", "evaluate.k=[5, 40]"]].concat());
-    assert!(told.contains("R@40 is 1 for every ranking of 30 items") && !told.contains("R@5 is 1"), "{told}");
+    assert!(reported.contains("validation MRR 0."), "{reported}");
+    let reported =
+        world.run_stderr("finetune", &[&sasrec[..], &["--set", "train.metric=N@5", "--run", "ndcg"]].concat());
+    assert!(reported.contains("validation N@5 0.") && reported.contains("best epoch"), "{reported}");
+    let reported =
+        world.run_stderr("evaluate", &[&sasrec[..], &["--run", "ndcg", "--set", "evaluate.k=[5, 40]"]].concat());
+    assert!(
+        reported.contains("R@40 is 1 for every ranking of 30 items") && !reported.contains("R@5 is 1"),
+        "{reported}"
+    );
     let refused = world.run_badly("finetune", &["--set", "train.metric=Recall"]);
     assert!(refused.contains("`train.metric` = \"Recall\" is not allowed; expected R@K, N@K, Hit@K"), "{refused}");
 }

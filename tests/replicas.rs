@@ -43,7 +43,7 @@ fn wait(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 impl Postgres {
-    /// Starts a server with the user `mp4sr`, who may do everything; nothing where PostgreSQL is not installed.
+    /// Starts a server with the user `mp4sr`, who may do everything; nothing if PostgreSQL is not installed.
     fn start() -> Option<Self> {
         let listed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
         let mut places: Vec<PathBuf> = listed.map(|entry| entry.path().join("bin")).collect();
@@ -319,7 +319,7 @@ fn of_replicas_that_add_one_item_at_once_one_adds_it_and_the_last_counts() {
 }
 
 #[test]
-fn lists_go_on_without_the_store_and_changes_are_told_to_come_back() {
+fn lists_are_served_without_the_store_and_changes_are_asked_to_retry() {
     let Some(mut store) = Postgres::start() else { return };
     let world = trained();
     let service = replica(&world, &store);
@@ -373,9 +373,9 @@ fn what_is_wrong_with_a_store_is_said_in_one_sentence_without_the_password() {
     for (address, parts) in [
         (
             format!("postgres://mp4sr:s3cretx@127.0.0.1:{port}/postgres"),
-            ["does not let the user `mp4sr` in", "correct the user"],
+            ["rejected the password of the user `mp4sr`", "correct the user"],
         ),
-        (format!("postgres://mp4sr@127.0.0.1:{port}/postgres"), ["asks for a password", "`env:NAME`"]),
+        (format!("postgres://mp4sr@127.0.0.1:{port}/postgres"), ["requires a password", "`env:NAME`"]),
         (format!("postgres://mp4sr:{ENCODED}@127.0.0.1:{port}/nope"), ["no database `nope`", "createdb"]),
         (
             format!("postgres://mp4sr:s3cret@127.0.0.1:{}/postgres", free_port()),

@@ -46,8 +46,8 @@ fn forget(world: &Project) {
 
 /// That features come out of the cache, and are those of one process.
 fn expect_assembled(world: &Project, expected: &[(String, Vec<u8>)]) {
-    let told = world.run_stderr("extract", &[]);
-    assert!(told.contains("computed 0 of"), "{told}");
+    let reported = world.run_stderr("extract", &[]);
+    assert!(reported.contains("computed 0 of"), "{reported}");
     assert_eq!(features(world), expected);
     let shards = world.path("a/shards");
     let left = if shards.exists() { files::list(&shards).unwrap() } else { Vec::new() };
@@ -97,12 +97,12 @@ fn parallel_runs_the_parts_and_puts_them_together() {
         assert!(output.status.success(), "{}", said(&output));
         said(&output)
     };
-    let told = run("extract");
-    assert!(told.contains("the vectors of part 3/3") && told.contains("computed 0 of"), "{told}");
+    let reported = run("extract");
+    assert!(reported.contains("the vectors of part 3/3") && reported.contains("computed 0 of"), "{reported}");
     assert_eq!(features(&world), expected);
     world.run("run", &["--until", "finetune"]);
-    assert!(run("evaluate").contains("put together of 3 parts"));
-    assert!(run("recommend").contains("put together of 3 parts"));
+    assert!(run("evaluate").contains("merged 3 parts"));
+    assert!(run("recommend").contains("merged 3 parts"));
 }
 
 /// Two machines without a common file system, of which each has a copy of the dataset.
@@ -148,19 +148,19 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
             files::write_bytes(&copy.join(relative), &bytes).unwrap();
         }
     }
-    let told = merge(&[&place("first"), &copy]);
+    let reported = merge(&[&place("first"), &copy]);
     assert!(
-        damaged && !told.status.success() && said(&told).contains("1 damaged shards were left out"),
+        damaged && !reported.status.success() && said(&reported).contains("1 damaged shards were left out"),
         "{}",
-        said(&told)
+        said(&reported)
     );
-    let told = merge(&[&place("first"), &place("second")]);
-    assert!(told.status.success(), "{}", said(&told));
-    let printed = String::from_utf8_lossy(&told.stdout).into_owned();
-    assert!(printed.contains("1 shards came in") && printed.contains("1 were there already"), "{printed}");
+    let reported = merge(&[&place("first"), &place("second")]);
+    assert!(reported.status.success(), "{}", said(&reported));
+    let printed = String::from_utf8_lossy(&reported.stdout).into_owned();
+    assert!(printed.contains("1 shards were added") && printed.contains("1 were already present"), "{printed}");
     expect_assembled(&world, &expected);
-    let told = merge(&[world.folder()]);
-    assert!(!told.status.success() && said(&told).contains("holds no vectors"), "{}", said(&told));
+    let reported = merge(&[world.folder()]);
+    assert!(!reported.status.success() && said(&reported).contains("holds no vectors"), "{}", said(&reported));
 }
 
 #[test]
@@ -195,8 +195,8 @@ fn ranks_and_lists_of_parts_are_those_of_the_whole_and_old_parts_are_not_used() 
     stage("evaluate", &["--shard", "2/3"]);
     stage("recommend", &["--shard", "2/3"]);
     assert!(stage("evaluate", &["--shard", "2/3"]).contains("up to date"));
-    assert!(stage("evaluate", &[]).contains("put together of 3 parts"));
-    assert!(stage("recommend", &[]).contains("put together of 3 parts"));
+    assert!(stage("evaluate", &[]).contains("merged 3 parts"));
+    assert!(stage("recommend", &[]).contains("merged 3 parts"));
     assert_eq!(results(), expected);
     // Other weights, and other settings: the parts are of something else now.
     world.run("run", &[&["--until", "finetune", "--set", "run.seed=7"][..], &short].concat());

@@ -128,10 +128,10 @@ fn requests_that_cannot_be_answered_say_why() {
         ("POST", "/v1/similar", json!({ "item_id": "i1", "text": "x" }).to_string(), 400, "give either"),
         ("POST", "/v1/similar", json!({ "item_id": "nope" }).to_string(), 404, "`nope` is not an item"),
         ("POST", "/v1/similar", json!({ "image": "???" }).to_string(), 400, "`image` is not base64"),
-        ("POST", "/v1/similar", json!({ "image": "AAAA" }).to_string(), 422, "no text or image that can be used"),
+        ("POST", "/v1/similar", json!({ "image": "AAAA" }).to_string(), 422, "no usable text or image"),
         ("PUT", "/v1/items", json!({ "items": [] }).to_string(), 400, "`items` is empty"),
         ("PUT", "/v1/items", json!({ "items": [{ "item_id": " " }] }).to_string(), 400, "empty `item_id`"),
-        ("PUT", "/v1/items", json!({ "items": [{ "item_id": "n" }] }).to_string(), 422, "no text or image"),
+        ("PUT", "/v1/items", json!({ "items": [{ "item_id": "n" }] }).to_string(), 422, "no usable text or image"),
         (
             "PUT",
             "/v1/items",
@@ -161,7 +161,7 @@ fn requests_that_cannot_be_answered_say_why() {
     assert!(metrics.contains(r#"route="/readyz",method="other",status="405""#) && !metrics.contains("MADEUP"));
     // What is not HTTP at all ends the connection, and nothing else.
     let mut stream = TcpStream::connect(&service.address).unwrap();
-    stream.write_all(b"\x16\x03\x01 this is no request\r\n\r\n").unwrap();
+    stream.write_all(b"\x16\x03\x01 this is not a request\r\n\r\n").unwrap();
     stream.read_to_end(&mut Vec::new()).unwrap();
     assert_eq!(service.get("/healthz").status, 200);
     assert_eq!(service.send("GET", "/healthz", "x-request-id: mine-1\r\n", b"").headers["x-request-id"], "mine-1");
@@ -298,7 +298,7 @@ fn keys_and_hosts_decide_who_is_answered() {
 }
 
 #[test]
-fn too_many_and_too_slow_requests_are_told_when_to_come_back_and_a_stop_answers_what_is_open() {
+fn too_many_and_too_slow_requests_are_asked_to_retry_and_a_stop_answers_open_requests() {
     let world = trained();
     let mut service = Service::start(&world, &["--queue", "1", "--batch", "1"]);
     let body = json!({ "history": (0..900).map(|at| format!("i{}", at % 30)).collect::<Vec<_>>(), "k": 30 });
@@ -376,7 +376,7 @@ fn the_index_finds_what_the_exact_search_finds_and_is_verified_when_it_is_read()
     files::write_bytes(&world.path("a/runs/mp4sr/index.usearch"), &damaged).unwrap();
     let service = Service::start(&world, &words);
     assert!(search(&service).starts_with("hnsw, recall@10 1.0000"));
-    assert!(world.bytes("a/runs/mp4sr/index.usearch") != damaged, "it is made again");
+    assert!(world.bytes("a/runs/mp4sr/index.usearch") != damaged, "it is rebuilt");
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn published() -> Vec<Published> {
                 })),
             ),
         ],
-        // The release date, which the shipped pipeline has among the texts, is no text to `init`.
+        // The release date, which the shipped pipeline has among the texts, is not a text to `init`.
         same_sentences: false,
     };
     let ml_1m = Published {
@@ -452,7 +452,7 @@ fn a_shop_s_export_becomes_a_pipeline_that_runs_at_once() {
         "HTML in it is removed",
         "`Preis` (numbers from 0.99 to 23.99)",
         "windows-1252",
-        "100.0 % of the events are of an item with a line",
+        "100.0 % of the events are of items with a line",
         "wrote laden.toml",
     ] {
         assert!(printed.contains(expected), "{expected}: {printed}");
@@ -510,7 +510,7 @@ fn shapes_of_files_are_recognised_without_a_question() {
     );
     assert_eq!(config.model.name, "sasrec");
     let text = files::read_to_string(&folder.path("p.toml")).unwrap().replace("\n# ", " ");
-    assert!(text.contains("the model reads ids alone. These do: ") && text.contains(" sasrec"), "{text}");
+    assert!(text.contains("the model reads only ids. These models do: ") && text.contains(" sasrec"), "{text}");
     // JSON lines and an array, ids of numbers, images by a column in a folder.
     let json = ["--interactions", "events.jsonl", "--items", "items.json", "--images", "pics", "--force"];
     let config = folder.pipeline(&json);
@@ -604,7 +604,7 @@ fn what_cannot_be_guessed_is_refused_in_a_sentence_and_nothing_is_written() {
         (&["--interactions", "zeros.csv", "--items", "items.csv"], "leading zeros"),
         (&["--interactions", "anonymous.csv"], "--item COLUMN"),
         (&["--interactions", "sales.zip"], "is a zip archive; unpack it"),
-        (&["--interactions", "absent.csv"], "is not there"),
+        (&["--interactions", "absent.csv"], "does not exist"),
         (&["--interactions", "text.txt"], "--separator"),
         (&["--interactions", "umlaut.csv", "--items", "utf8.csv"], "one encoding"),
         (&["--interactions", "zeros.csv", "--user", "userid"], "did you mean `user_id`?"),
@@ -681,7 +681,7 @@ fn doctor_says_what_would_stop_a_run() {
         (output.status.code(), String::from_utf8(output.stdout.clone()).unwrap() + &said(&output))
     };
     for (words, expected) in [
-        (&["--set", "source.items=[\"none.csv\"]"][..], "`laden/none.csv` is not there"),
+        (&["--set", "source.items=[\"none.csv\"]"][..], "`laden/none.csv` does not exist"),
         (&["--set", "source.columns.item=Nr"], "has no column `Nr`"),
         (&["--set", "preprocess.usercore=5"], "did you mean `user_core`?"),
         (&["--set", "extract.text.model=nowhere/at/all"], "nowhere/at/all"),

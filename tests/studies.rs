@@ -57,7 +57,7 @@ fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
 }
 
 #[test]
-fn a_cell_that_fails_stops_no_other_and_is_told() {
+fn a_cell_that_fails_stops_no_other_and_is_reported() {
     let world = Project::small();
     world.run("preprocess", &[]);
     // A modality that no stage extracts.
@@ -166,7 +166,7 @@ fn a_larger_pre_training_is_of_all_datasets_and_serves_one_that_it_has_not_seen(
     let other = other.replace("[model]", "[model]\nmodalities = [{ name = \"text\" }]");
     files::write_bytes(&world.pipeline("c"), other.as_bytes()).unwrap();
     let (b, c) = (world.pipeline("b"), world.pipeline("c"));
-    // A folder for the study's own raw files is none for pipelines that name theirs.
+    // A folder for the study's own raw files does not apply to pipelines that name their own.
     let moved = world.folder().join("moved");
     std::fs::create_dir(&moved).unwrap();
     for file in ["a.tsv", "a.jsonl"] {
@@ -300,7 +300,7 @@ fn a_grid_over_data_gives_every_cell_a_dataset_of_its_own() {
     }
     assert!(world.text("a/searches/recent/table.md").contains("--set 'dataset.name=\"a.recent-"), "{said}");
 
-    // What has no epochs can't be chosen by one, and takes nothing from the others.
+    // What has no epochs cannot be chosen by one, and takes nothing from the others.
     let output = world.output("search", &["--grid", "model.name=\"sasrec\",\"popularity\"", "--name", "models"]);
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(out.contains("models.name-_sasrec_") && out.contains("is not trained by epochs"), "{out}");
@@ -313,7 +313,7 @@ fn a_grid_over_data_gives_every_cell_a_dataset_of_its_own() {
     assert!(crate::said(&twice).contains("`finetune.batch` is given twice"));
 }
 
-/// Rows are what they are called, whatever the pipeline is about, and what can't be is refused before anything is trained.
+/// Rows are what they are called, whatever the pipeline is about, and what cannot be is refused before anything is trained.
 #[test]
 fn rows_are_what_they_are_called() {
     let world = Project::small();
@@ -357,7 +357,7 @@ fn rows_are_what_they_are_called() {
 
 /// Features that another program made are copied to the smoke run, item by item.
 #[test]
-fn a_quick_look_has_the_features_that_no_stage_makes() {
+fn a_smoke_run_has_the_features_that_no_stage_makes() {
     let world = Project::small();
     let modalities = "[model]\nmodalities = [{name=\"text\"},{name=\"sound\",features=\"mine\"}]";
     // Most of the items 901 to 920 were met long ago alone.
@@ -424,7 +424,7 @@ fn ranks_of_other_events_or_weights_are_refused() {
     refused("sequences.safetensors");
     world.run("preprocess", &[]);
     world.run("compare", &["mp4sr"]);
-    // Weights may serve other events, and the user is told.
+    // Weights may serve other events, and the user is informed.
     let other = ["--set", "preprocess.recent=5"];
     world.run("preprocess", &other);
     let trained_on = "the weights were trained on other sequences; `make finetune` trains on these";

@@ -182,7 +182,7 @@ fn shares() -> impl Iterator<Item = f64> {
     (1..).map(|i| (f64::from(i) * 0.618_034).fract())
 }
 
-/// What a file is told apart by from the one that was under its name before.
+/// What a file is distinguished by from the one that was under its name before.
 fn version(path: &Path) -> Option<(u64, SystemTime)> {
     let file = std::fs::metadata(path).ok()?;
     Some((file.ino(), file.modified().ok()?))
@@ -214,7 +214,7 @@ fn a_training_killed_five_times_in_each_phase_ends_with_the_same_bytes() {
         let refused = killed.run_badly(phase, &[SHORT, &["--set", &format!("{phase}.learning_rate=0.5")]].concat());
         assert!(refused.contains("state of an unfinished run with another"), "{refused}");
         let resumed = killed.run_stderr(phase, &[SHORT, &["--set", "run.seed=7"]].concat());
-        assert!(resumed.contains("going on after epoch"), "{resumed}");
+        assert!(resumed.contains("resuming after epoch"), "{resumed}");
         assert!(!state.exists(), "a finished phase leaves no state");
     }
     killed.run("evaluate", &[SHORT, &["--set", "run.seed=7"]].concat());
@@ -439,7 +439,7 @@ fn benchmarks_print_a_json_object_a_line() {
 }
 
 #[test]
-fn what_is_wrong_is_told_in_one_line_with_exit_code_1() {
+fn what_is_wrong_is_reported_in_one_line_with_exit_code_1() {
     let world = sample();
     let broken = tempfile::tempdir().unwrap();
     let raw_reviews = files::read(&raw().join("reviews.json.gz")).unwrap();

@@ -194,7 +194,7 @@ pub fn raw_dialects(folder: &Path, bytes: &[u8]) -> usize {
     read.into_iter().flatten().map(used).sum()
 }
 
-/// A picture: why it is none, or pixels of the encoder's size.
+/// An image: the reason why it is invalid, or pixels of the encoder's size.
 pub fn image(_: &Path, bytes: &[u8]) -> usize {
     static ENCODER: OnceLock<Box<dyn ImageEncoder>> = OnceLock::new();
     let encoder = ENCODER.get_or_init(|| {

@@ -26,7 +26,7 @@ const READ: [(&str, &str); 14] = [
 const OTHER: &str = "of another dataset";
 
 /// Damages `path` with `bytes`, runs the stage anew, and puts the artifact back. The stage must refuse the file in one sentence
-/// that names it; or, where it can't matter, make what it made before.
+/// that names it; or, where it cannot matter, make what it made before.
 fn refused(world: &Project, artifact: &str, stage: &str, bytes: &[u8], how: &str) -> bool {
     let path = world.path("a").join(artifact);
     let (whole, before) = (files::read(&path).unwrap(), finished(world));
@@ -47,7 +47,7 @@ fn refused(world: &Project, artifact: &str, stage: &str, bytes: &[u8], how: &str
     let last = said.lines().last().unwrap_or_default();
     assert_eq!(output.status.code(), Some(1), "{artifact}, {how}: {said}");
     // Where all of a dataset was exchanged, it is the next file that does not fit.
-    let named = last.contains(&*name) || (how == OTHER && last.contains("about other items"));
+    let named = last.contains(&*name) || (how == OTHER && last.contains("built for a different item list"));
     assert!(last.starts_with("error: ") && named && last.contains(';'), "{artifact}, {how}: {said}");
     std::fs::write(&manifest, record).unwrap();
     true
@@ -142,7 +142,7 @@ fn headers_that_claim_more_than_there_is_are_refused() {
     }
 }
 
-/// The library that reads tables panics at some footers: that is told as any damage is, and as nothing else.
+/// The library that reads tables panics at some footers: that is reported as any damage is, and as nothing else.
 #[test]
 fn a_footer_that_the_library_panics_at_is_refused_in_one_sentence() {
     let world = Project::small();
@@ -156,19 +156,22 @@ fn a_footer_that_the_library_panics_at_is_refused_in_one_sentence() {
         bytes[place / 8] ^= 1 << (place % 8);
         std::fs::write(&copy, &bytes).unwrap();
         let message = mp4sr_artifact::Items::read(&copy).err()?.to_string();
-        message.contains("can't be true").then_some(bytes)
+        message.contains("metadata is inconsistent").then_some(bytes)
     });
     std::fs::write(&path, flipped.expect("no bit makes the library panic")).unwrap();
     let output = world.output("extract", &["--quiet"]);
     assert_eq!(output.status.code(), Some(1), "{}", said(&output));
     let said = said(&output);
-    assert!(said.starts_with("error: `") && said.contains("items.parquet` can't be used: it is not a whole"), "{said}");
+    assert!(
+        said.starts_with("error: `") && said.contains("items.parquet` cannot be used: it is not a whole"),
+        "{said}"
+    );
     assert_eq!(said.lines().count(), 1, "{said}");
 }
 
 /// Files as another program writes them, without a checksum: what they hold is checked all the same.
 #[test]
-fn what_can_not_be_true_is_refused_without_a_checksum_too() {
+fn impossible_content_is_refused_without_a_checksum_too() {
     let world = Project::small();
     for stage in stages() {
         world.run(stage, &[]);

@@ -5,7 +5,7 @@ use mp4sr_tests::{Project, root, said, stages};
 
 use crate::{assert_same, finished, forget, undisturbed};
 
-/// The faults: what fails, with which error of the system, and how it is told.
+/// The faults: what fails, with which error of the system, and how it is reported.
 const FAULTS: [(&str, &str, &str); 4] = [
     ("write", "28", "No space left on device"),
     ("fsync", "5", "Input/output error"),
@@ -34,7 +34,7 @@ fn a_disk_that_fails_at_any_call_loses_nothing() {
     let mut faults = 0;
     for stage in stages() {
         let before = finished(&world);
-        for (call, errno, told) in FAULTS {
+        for (call, errno, reported) in FAULTS {
             for at in 0.. {
                 let mut command = world.command(stage, &[]);
                 command.env("LD_PRELOAD", &library).env("MP4SR_FAULT", call);
@@ -49,7 +49,7 @@ fn a_disk_that_fails_at_any_call_loses_nothing() {
                 let when = format!("{stage}, {call} {at}");
                 assert_eq!(output.status.code(), Some(1), "{when}: {said}");
                 assert!(
-                    last.starts_with("error: ") && last.contains(told) && last.contains("artifacts"),
+                    last.starts_with("error: ") && last.contains(reported) && last.contains("artifacts"),
                     "{when}: {said}"
                 );
                 let now = finished(&world);
@@ -66,9 +66,9 @@ fn a_disk_that_fails_at_any_call_loses_nothing() {
     assert!(faults > 60, "only {faults} faults happened");
 }
 
-/// A folder of artifacts that can't be written to is told, not worked around.
+/// A folder of artifacts that cannot be written to is reported, not worked around.
 #[test]
-fn a_folder_that_can_not_be_made_is_told() {
+fn a_folder_that_cannot_be_created_is_reported() {
     let world = Project::small();
     for place in ["/proc/mp4sr", "/dev/null/mp4sr"] {
         let mut command = mp4sr_tests::command("preprocess");

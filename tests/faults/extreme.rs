@@ -54,7 +54,7 @@ fn one_user_with_a_few_items() {
 fn one_item_alone_is_always_found() {
     let world = Project::small();
     write(&world, (0..5).map(|user| (format!("u{user}"), vec![1; 6])));
-    // That item has no picture.
+    // That item has no image.
     let words = [&NO_CORE[..], &ALL_EVENTS, &["--set", r#"model.modalities=[{name="text"}]"#]].concat();
     walk(&world, &words).unwrap();
     assert_eq!(ranks(&world), [1; 5], "there is nothing else to recommend");
@@ -66,7 +66,7 @@ fn all_users_alike_and_an_item_in_every_sequence() {
     write(&world, (0..40).map(|user| (format!("u{user}"), vec![0, 1, 2, 3, 4, 5, 6])));
     walk(&world, &["--set", "finetune.epochs=30", "--set", "finetune.learning_rate=0.01"]).unwrap();
     let ranks = ranks(&world);
-    assert!(ranks.iter().all(|rank| *rank == ranks[0]), "users who are alike are told alike: {ranks:?}");
+    assert!(ranks.iter().all(|rank| *rank == ranks[0]), "identical users get identical ranks: {ranks:?}");
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn no_item_with_text_or_image() {
         .map(|line| line.split(", \"title").next().unwrap().to_owned() + "}\n")
         .collect();
     fs::write(world.folder().join("a.jsonl"), items).unwrap();
-    // The column of images has no value left either, which is told where it is asked for.
+    // The column of images has no value left either, which is reported where it is asked for.
     let error = walk(&world, &[]).unwrap_err();
     assert!(error.contains("has no field `image` in any line"), "{error}");
     let bare = ["--set", "source.columns.images=\"\""];
@@ -109,16 +109,16 @@ fn no_item_with_text_or_image() {
     // A model that reads no features does without.
     walk(&world, &["--set", "model.name=sasrec"]).unwrap();
     assert!(ranks(&world).iter().all(|rank| *rank > 0));
-    // Where items without features are dropped, nothing is left, and that is told.
+    // Where items without features are dropped, nothing is left, and that is reported.
     let error = walk(&world, &["--set", "preprocess.missing=\"drop\"", "--run", "other"]).unwrap_err();
     assert!(error.contains("items without text or image") && error.contains("preprocess.missing"), "{error}");
 }
 
 #[test]
-fn filters_that_leave_nothing_and_sequences_too_short_to_train_are_told() {
+fn filters_that_leave_nothing_and_sequences_too_short_to_train_are_reported() {
     let world = Project::small();
     let error = walk(&world, &["--set", "preprocess.user_core=50"]).unwrap_err();
-    assert!(error.contains("50 events a user") && error.contains("preprocess.user_core"), "{error}");
+    assert!(error.contains("50 events per user") && error.contains("preprocess.user_core"), "{error}");
     write(&world, (0..9).map(|user| (format!("u{user}"), vec![user, user + 1])));
     let error = walk(&world, &NO_CORE).unwrap_err();
     assert!(error.contains("nothing to train on"), "{error}");

@@ -59,7 +59,7 @@ fn killed_at_any_moment_a_stage_ends_with_the_same_bytes() {
                 break;
             }
         }
-        assert_eq!(killed, KILLS, "{stage} can't be killed before its end");
+        assert_eq!(killed, KILLS, "{stage} cannot be killed before its end");
         let output = world.output(stage, &[]);
         assert!(output.status.success(), "{stage}: {}", said(&output));
     }
@@ -98,7 +98,7 @@ fn leftovers_of_a_killed_run_are_removed_by_the_next_start() {
 /// A study starts programs of its own. Killed with them, it goes on; killed alone, the next start may find that one of them still
 /// holds its run, says so, and goes on when that has ended.
 #[test]
-fn a_killed_study_or_search_goes_on_and_ends_with_the_same_files() {
+fn a_killed_study_or_search_resumes_and_ends_with_the_same_files() {
     let grid = ["--name", "lr", "--grid", "finetune.learning_rate=0.001,0.01"];
     for (program, words) in [("study", &["table2", "--seeds", "1"][..]), ("search", &grid[..])] {
         let world = Project::small();
@@ -121,11 +121,11 @@ fn a_killed_study_or_search_goes_on_and_ends_with_the_same_files() {
             }
             killed += usize::from(!child.wait().unwrap().success());
         }
-        assert!(killed >= 5, "{program} can't be killed before its end: {killed}");
+        assert!(killed >= 5, "{program} cannot be killed before its end: {killed}");
         let mut last = world.output(program, &words);
         while !last.status.success() {
-            let told = String::from_utf8_lossy(&last.stdout).into_owned() + &said(&last);
-            assert!(told.contains("in use by process"), "{told}");
+            let reported = String::from_utf8_lossy(&last.stdout).into_owned() + &said(&last);
+            assert!(reported.contains("in use by process"), "{reported}");
             std::thread::sleep(Duration::from_millis(100));
             last = world.output(program, &words);
         }

@@ -1,4 +1,4 @@
-//! Somebody else's messy data: counted by reason with line numbers, limits as configured, sentences for what is no data at all.
+//! Somebody else's messy data: counted by reason with line numbers, limits as configured, and an error for files that are not data at all.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -124,7 +124,7 @@ fn a_line_of_100_megabytes_is_skipped_and_counted() {
 }
 
 #[test]
-fn what_is_no_data_is_a_sentence_that_names_the_file() {
+fn a_file_that_is_not_data_gives_an_error_that_names_it() {
     let world = Project::small();
     let gzip = |text: &str| {
         let mut out = GzEncoder::new(Vec::new(), Compression::fast());
@@ -135,7 +135,7 @@ fn what_is_no_data_is_a_sentence_that_names_the_file() {
     let cut = whole[..whole.len() - 20].to_vec();
     let mut trailing = whole.clone();
     trailing.extend(b"garbage after the end");
-    for (name, bytes, told) in [
+    for (name, bytes, reported) in [
         ("page.jsonl", b"<!DOCTYPE html><html>sign in</html>".to_vec(), "is a web page"),
         ("empty.jsonl", Vec::new(), "is empty"),
         ("cut.jsonl.gz", cut, "cut.jsonl.gz"),
@@ -146,7 +146,7 @@ fn what_is_no_data_is_a_sentence_that_names_the_file() {
         let output = preprocess(&world, name, &bytes, &[]);
         let said = said(&output);
         assert_eq!(output.status.code(), Some(1), "{name}: {said}");
-        assert!(said.contains(name) && said.contains(told), "{name}: {said}");
+        assert!(said.contains(name) && said.contains(reported), "{name}: {said}");
         assert!(!world.path("a/dataset/sequences.safetensors").exists());
     }
     // Several members are one file.

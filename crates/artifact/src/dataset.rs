@@ -53,11 +53,11 @@ pub struct Sequences {
     pub item_hash: Fingerprint,
     /// I, the number of items.
     pub item_count: usize,
-    /// Hash of the ordered original user ids; none where the program that wrote the file gave none.
+    /// Hash of the ordered original user ids; `None` if the program that wrote the file did not give it.
     pub user_hash: Option<Fingerprint>,
     /// What the times are.
     pub time_kind: TimeKind,
-    /// Where each user's parts begin; none where the last event is the test part and the one before it the validation part.
+    /// Where each user's parts begin; `None` if the last event is the test part and the one before it the validation part.
     pub parts: Option<SequenceParts>,
 }
 
@@ -77,7 +77,7 @@ pub enum TimeKind {
 pub struct SequenceParts {
     /// `[U]`: the first event of the validation part.
     pub validation: Vec<u32>,
-    /// `[U]`: the first event of the test part, which goes on to the user's last event.
+    /// `[U]`: the first event of the test part, which extends to the user's last event.
     pub test: Vec<u32>,
 }
 
@@ -122,7 +122,7 @@ impl Sequences {
         };
         let count = [self.item_count as i64];
         let (offsets, events, users) = ([self.offsets.len()], [self.items.len()], [self.user_count()]);
-        // The largest table of all: its columns are written from where they stand.
+        // The largest table of all: its columns are written without a copy.
         let mut tensors = vec![
             ("offsets", (Dtype::I64, &offsets[..], bytemuck::cast_slice(&self.offsets))),
             ("items", (Dtype::U32, &events[..], bytemuck::cast_slice(&self.items))),
@@ -209,7 +209,7 @@ impl Sequences {
 pub struct Items {
     /// Original ids.
     pub ids: Vec<String>,
-    /// Titles, empty where there is none.
+    /// Titles; empty for items without one.
     pub titles: Vec<String>,
     /// Cleaned sentences, the title's first.
     pub sentences: Vec<Vec<String>>,
@@ -227,7 +227,7 @@ impl Items {
         self.ids.len()
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
@@ -291,7 +291,7 @@ impl Items {
         Table::new(columns)
     }
 
-    /// Reads and verifies the table. Names of images and sounds are as they stand there.
+    /// Reads and verifies the table. Names of images and sounds are returned unchanged.
     pub fn read(path: &Path) -> Result<Self> {
         Self::of_table(path, Table::read(path, REMEDY)?)
     }

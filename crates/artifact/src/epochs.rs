@@ -18,7 +18,7 @@ pub struct EpochLine {
     pub loss: f64,
     /// Mean over steps of the joint gradient norm before clipping.
     pub gradient_norm: f64,
-    /// Validation metrics after the epoch (`R@K`, `N@K`, `MRR`); empty where the phase has no validation.
+    /// Validation metrics after the epoch (`R@K`, `N@K`, `MRR`); empty if the phase has no validation.
     pub validation: BTreeMap<String, f64>,
     /// Mean cross-entropy of the test split after the epoch; logged only where it is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]

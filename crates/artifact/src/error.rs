@@ -15,7 +15,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The file was read but is not what its reader needs.
-    #[error("`{}` can't be used: {reason}; {remedy}", path.display())]
+    #[error("`{}` cannot be used: {reason}; {remedy}", path.display())]
     Unusable {
         /// The file.
         path: PathBuf,
@@ -37,7 +37,7 @@ pub enum Error {
 /// What the user can do about an answer of the operating system.
 fn remedy(answer: &io::Error) -> &'static str {
     match answer.kind() {
-        io::ErrorKind::NotFound => "check the name, or make it first: the stages before this one do",
+        io::ErrorKind::NotFound => "check the name, or run the earlier stages first, which create it",
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room and run it again",
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "allow it, or use another place",
         io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => "remove what is in the way, or use another name",
@@ -56,10 +56,10 @@ impl Error {
 
     /// A file whose part `what` is not the JSON that was expected.
     pub fn unreadable(path: &Path, what: &str, error: &serde_json::Error, remedy: impl Into<String>) -> Self {
-        Self::unusable(path, format!("{what} can't be read ({})", json_problem(error)), remedy)
+        Self::unusable(path, format!("{what} cannot be read ({})", json_problem(error)), remedy)
     }
 
-    /// A file that can't be used, and what to do about it.
+    /// A file that cannot be used, and what to do about it.
     pub fn unusable(path: &Path, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Unusable { path: path.to_owned(), reason: reason.into(), remedy: remedy.into() }
     }

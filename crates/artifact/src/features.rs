@@ -36,7 +36,7 @@ pub struct Features {
     pub item_hash: Fingerprint,
 }
 
-/// What stands beside the rows of a file that [`Features::write_rows`] writes.
+/// What is stored beside the rows of a file that [`Features::write_rows`] writes.
 #[derive(Clone, Debug)]
 pub struct RowsHeader<'a> {
     /// Names the writer.
@@ -57,7 +57,7 @@ impl Features {
     const FORMAT: &'static str = "features";
     const VERSION: u32 = 1;
 
-    /// Packs f32 rows for storage; refuses values that the type can't hold.
+    /// Packs f32 rows for storage; refuses values that the type cannot hold.
     pub fn from_f32(
         offsets: Vec<i64>,
         values: &[f32],
@@ -101,7 +101,7 @@ impl Features {
     }
 
     /// Writes the same file of rows that are never held at once: `rows` gives all of them, in order, each time. Gives the
-    /// first row that the type can't hold, if there is one; then nothing is written.
+    /// first row that the type cannot hold, if there is one; then nothing is written.
     pub fn write_rows<'r, I: Iterator<Item = &'r [f32]>>(
         path: &Path,
         RowsHeader { stage, settings, item_hash, offsets, width, as_type }: RowsHeader<'_>,
@@ -135,7 +135,7 @@ impl Features {
         Ok(None)
     }
 
-    /// How many rows a file has; none where it can't be read.
+    /// How many rows a file has; `None` if it cannot be read.
     pub fn stored_rows(path: &Path) -> Option<usize> {
         let map = Map::open(path).ok()?;
         let (_, file) = parse(path, &map, Self::FORMAT, Self::VERSION, REMEDY).ok()?;

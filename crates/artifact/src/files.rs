@@ -31,7 +31,7 @@ pub fn open(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Opens a file to write at its end; one that is not there is made, with its folder.
+/// Opens a file to write at its end; one that does not exist is made, with its folder.
 pub fn append(path: &Path) -> Result<File> {
     create_dir_all(folder_of(path))?;
     File::options().append(true).create(true).open(path).map_err(|e| Error::io("open", path, e))
@@ -51,7 +51,7 @@ pub fn create_dir_all(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(|e| Error::io("create folder", path, e))
 }
 
-/// Removes a file; one that is not there is fine.
+/// Removes a file; one that does not exist is fine.
 pub fn remove_if_present(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
@@ -59,7 +59,7 @@ pub fn remove_if_present(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes a folder with all it holds; one that is not there is fine.
+/// Removes a folder with all it holds; one that does not exist is fine.
 pub fn remove_dir_if_present(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove folder", path, e)),
@@ -92,7 +92,7 @@ pub fn list(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Writes a file so that its final name only ever stands on complete content: temporary sibling, fsync, rename.
+/// Writes a file so that its final name only ever refers to complete content: temporary sibling, fsync, rename.
 pub fn write_atomic<E>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> std::result::Result<(), E>,
@@ -205,7 +205,7 @@ struct ProcessName {
     machine: Option<(String, String)>,
 }
 
-/// A leftover of another machine, of whose processes nobody knows here, is old enough to be removed.
+/// The age from which a leftover of another machine, whose processes cannot be checked here, is removed.
 const OLD: Duration = Duration::from_hours(24);
 
 impl ProcessName {
@@ -336,7 +336,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn leftovers_go_when_their_process_is_dead_though_nobody_took_note_of_it() {
+    fn leftovers_go_when_their_process_is_dead_although_no_record_names_it() {
         let folder = tempfile::tempdir().unwrap();
         let mut process = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let number = process.id().to_string();
@@ -372,10 +372,10 @@ mod tests {
         let (earlier, own) = (write(format!("{number}-{other}")), write(this_process().to_string()));
         assert_eq!(remove_leftovers(folder.path()).unwrap(), 1);
         assert!(!earlier.exists() && own.exists());
-        // Before the machine was started anew, whatever runs under that number now.
+        // It was written before the last boot, so another process has that number now.
         let (here, _) = machine.unwrap();
         let before = write(format!("{number}-{other}-{here}-0"));
-        // Of another machine nobody knows whether it runs: a fresh file stays, an old one goes.
+        // Processes of another machine cannot be checked: a fresh file stays, an old one is removed.
         let (fresh, old) = (write("4999999999-17-other-0".to_owned()), write("4999999999-18-other-0".to_owned()));
         let long_ago = std::time::SystemTime::now() - 2 * OLD;
         File::options().write(true).open(&old).unwrap().set_modified(long_ago).unwrap();

@@ -11,19 +11,19 @@ use crate::{Error, Result, files};
 pub struct Fingerprint(String);
 
 impl Fingerprint {
-    /// Of bytes in memory.
+    /// Fingerprints bytes in memory.
     pub fn of_bytes(bytes: &[u8]) -> Self {
         Self(blake3::hash(bytes).to_hex().to_string())
     }
 
-    /// Of a file's content, read in one pass with bounded memory.
+    /// Fingerprints the content of a file, which is read in one pass with bounded memory.
     pub fn of_file(path: &Path) -> Result<Self> {
         let mut hasher = blake3::Hasher::new();
         hasher.update_reader(files::open(path)?).map_err(|e| Error::io("read", path, e))?;
         Ok(Self(hasher.finalize().to_hex().to_string()))
     }
 
-    /// Of a header and tensors by content: names, types, shapes and values, whatever their order in a file.
+    /// Fingerprints a header and tensors by content: names, types, shapes and values, independently of their order in a file.
     pub(crate) fn of_content<'a>(header: &str, tensors: impl IntoIterator<Item = (&'a str, String, &'a [u8])>) -> Self {
         let mut sorted: Vec<_> = tensors.into_iter().collect();
         sorted.sort_unstable_by_key(|(name, ..)| *name);

@@ -28,12 +28,12 @@ pub struct PreprocessReport<Settings = serde_json::Value> {
     pub filters: Vec<FilterStep>,
     /// Where the accepted events went.
     pub events: EventAccounts,
-    /// How well interactions and items fit each other; none where no file of items was read.
+    /// How well interactions and items fit each other; `None` if no file of items was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join: Option<JoinShares>,
     /// The statistics of the dataset as written.
     pub statistics: DatasetStatistics,
-    /// The paper's numbers for this dataset; null where the pipeline names none.
+    /// The paper's numbers for this dataset; null if the pipeline names none.
     #[serde(deserialize_with = "Option::deserialize")]
     pub table1: Option<Table1Row>,
     /// What the user should know.

@@ -18,7 +18,7 @@ pub fn open_parquet(file: File) -> Result<ParquetRecordBatchReaderBuilder<File>,
 pub fn parquet_step<T, E: Display>(step: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
     match guarded(step) {
         Ok(outcome) => outcome.map_err(|e| e.to_string()),
-        Err(_) => Err("what it says of itself can't be true".to_owned()),
+        Err(_) => Err("its metadata is inconsistent".to_owned()),
     }
 }
 

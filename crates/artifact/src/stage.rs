@@ -62,7 +62,7 @@ pub struct Manifest {
 }
 
 impl Manifest {
-    /// The record of a stage in the folder that it wrote to; none where there is none that can be read.
+    /// The record of a stage in the folder that it wrote to; `None` if it cannot be read.
     pub fn find(folder: &Path, stage: &str) -> Option<Self> {
         let bytes = std::fs::read(folder.join(format!("{stage}.manifest.json"))).ok()?;
         serde_json::from_slice(&bytes).ok()
@@ -181,7 +181,7 @@ impl Stage {
     ) -> Result<Self> {
         let path = folder.join(format!("{name}.manifest.json"));
         let before: Option<Manifest> = match std::fs::read(&path) {
-            // A manifest that can't be read records nothing: the stage runs again.
+            // A manifest that cannot be read records nothing: the stage runs again.
             Ok(bytes) => serde_json::from_slice(&bytes).ok(),
             Err(_) => None,
         };
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_was_not_recorded_had_its_default_and_one_that_is_not_read_has_no_say() {
+    fn a_key_that_was_not_recorded_had_its_default_and_one_that_is_not_read_is_ignored() {
         let defaults = json!({"a": {"old": 1, "new": 2}, "list": [{"x": 0, "y": 7}]});
         let changed = |now: Value, recorded: Value| StageSettings::new(now, defaults.clone()).changed_since(&recorded);
         let recorded = json!({"a": {"old": 5, "gone": true}, "list": [{"x": 1}, {"x": 2}]});
@@ -357,7 +357,7 @@ mod tests {
         files::write_bytes(&result, b"mAde").unwrap();
         assert!(check().unwrap_err().ends_with("differs); make it again"));
         files::write_bytes(&world.path("out/work.manifest.json"), b"{").unwrap();
-        assert!(check().unwrap_err().contains("work.manifest.json"), "a record that can't be read is no record");
+        assert!(check().unwrap_err().contains("work.manifest.json"), "a record that cannot be read does not count");
         files::remove_if_present(&world.path("out/work.manifest.json")).unwrap();
         assert_eq!(check(), Ok(()), "another program leaves none");
     }

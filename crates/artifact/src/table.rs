@@ -64,7 +64,7 @@ impl Column {
 #[derive(Debug)]
 pub struct Table {
     columns: Vec<(String, ArrayRef)>,
-    /// From what and with which settings it was made.
+    /// The inputs and settings that the table was made from.
     source: Option<Value>,
     origin: Option<(std::path::PathBuf, String)>,
 }
@@ -335,7 +335,7 @@ impl ColumnHasher {
     }
 }
 
-/// Texts, or whole numbers as text; nothing where a value is missing or of another type.
+/// Texts, or whole numbers as text; nothing if a value is missing or of another type.
 fn ids(array: &ArrayRef) -> Option<Vec<String>> {
     if array.data_type().is_integer() && array.null_count() == 0 {
         return texts(&arrow_cast::cast(array, &DataType::Utf8).ok()?);

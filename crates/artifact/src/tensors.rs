@@ -99,7 +99,7 @@ impl Tensor {
     }
 }
 
-// Numbers are written as they stand in memory; the format is little-endian.
+// Numbers are written as they are in memory; the format is little-endian.
 #[cfg(target_endian = "big")]
 compile_error!("tensor files are read and written on little-endian machines alone");
 
@@ -168,7 +168,7 @@ pub(crate) fn write_ragged(
 }
 
 fn failed(path: &Path, error: &dyn std::fmt::Display) -> Error {
-    Error::unusable(path, format!("its content can't be written: {error}"), "report this as a defect")
+    Error::unusable(path, format!("its content cannot be written: {error}"), "report this as a defect")
 }
 
 fn header_text(path: &Path, header: &Header) -> Result<String> {
@@ -179,7 +179,7 @@ fn add_checksum(text: &mut String, checksum: &Fingerprint) {
     text.replace_range(..1, &format!("{CHECKSUM_START}{checksum}{CHECKSUM_END}"));
 }
 
-/// What stands before the tensors: the length of the JSON text, and the text.
+/// What precedes the tensors: the length of the JSON text, and the text.
 fn head(path: &Path, text: String, tensors: &[(&str, Dtype, &[usize], usize)]) -> Result<Vec<u8>> {
     let metadata = HashMap::from([(HEADER_KEY.to_owned(), text)]);
     let mut end = 0;
@@ -242,7 +242,7 @@ pub(crate) fn parse<'a>(
     Ok((header, file))
 }
 
-/// The settings in the header of a tensor file of any format; none where there is none that can be read. The content is not
+/// The settings in the header of a tensor file of any format; `None` if it cannot be read. The content is not
 /// looked at.
 pub fn recorded_settings(path: &Path) -> Option<serde_json::Value> {
     let map = Map::open(path).ok()?;
@@ -363,7 +363,7 @@ pub(crate) fn check_offsets(offsets: &[i64], rows: usize) -> std::result::Result
 }
 
 pub(crate) fn other_items(path: &Path, header: &Header, expected: &Fingerprint, remedy: &str) -> Error {
-    let reason = format!("it is about other items (item hash {}, expected {expected})", header.items);
+    let reason = format!("it was built for a different item list (item hash {}, expected {expected})", header.items);
     Error::unusable(path, reason, remedy)
 }
 

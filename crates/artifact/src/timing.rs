@@ -15,7 +15,7 @@ pub struct Timing {
     pub program: String,
     /// Seconds since the stage's work started in this process; what a killed process did before does not count.
     pub seconds: f64,
-    /// The most memory that the process held while the stage ran; null where the system does not report it.
+    /// The most memory that the process held while the stage ran; null if the system does not report it.
     #[serde(deserialize_with = "Option::deserialize")]
     pub peak_memory_bytes: Option<u64>,
     /// How many threads the stage could use.

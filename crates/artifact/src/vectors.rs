@@ -1,4 +1,4 @@
-//! Vectors on disk by key: what an encoder computed once is found again, by whatever dataset.
+//! Vectors on disk by key: what an encoder computed once is reused by all datasets.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -82,7 +82,7 @@ impl VectorCache {
         self.places.len()
     }
 
-    /// Whether there is none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_shard_is_named_set_aside_and_not_believed() {
+    fn a_damaged_shard_is_named_set_aside_and_not_used() {
         let folder = tempfile::tempdir().unwrap();
         let mut cache = open(folder.path());
         cache.add(&[1], &[1.0, 1.5]).unwrap();

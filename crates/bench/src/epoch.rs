@@ -15,21 +15,21 @@ use serde_json::json;
 use crate::step::Precision;
 use crate::workload::{Sizes, Workload};
 
-/// How much is trained on; the defaults have the size of Amazon's Office data set.
+/// The size of the data that is trained on; the defaults are those of Amazon's Office data set.
 #[derive(Clone, Debug, clap::Args)]
 pub struct EpochArgs {
     #[command(flatten)]
     pub sizes: Sizes,
-    /// Users, whose sequences give a sample for each prefix.
+    /// The number of users, whose sequences give a sample for each prefix.
     #[arg(long, default_value_t = 54_000)]
     pub users: usize,
-    /// Where it is computed.
+    /// The device to compute on.
     #[arg(long, default_value = "cpu")]
     pub device: ComputeDevice,
-    /// Of its large products.
+    /// The precision of the large matrix products.
     #[arg(long, value_enum, default_value = "f32")]
     pub precision: Precision,
-    /// Items that are drawn as candidates beside the targets, in place of all.
+    /// The number of items sampled as candidates in addition to the targets; by default, all items are candidates.
     #[arg(long)]
     pub candidates: Option<usize>,
     /// Epochs.

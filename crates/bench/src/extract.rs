@@ -20,7 +20,7 @@ const IMAGES: usize = 192;
 /// What to time.
 #[derive(clap::Args)]
 pub struct ExtractArgs {
-    /// Folder with `sentences.txt`, `images` and `clip`; made where it is not there, with weights drawn at random.
+    /// The folder with `sentences.txt`, `images` and `clip`; if it does not exist, it is created with random weights.
     #[arg(long, value_name = "FOLDER")]
     folder: PathBuf,
     /// A sentence encoder to time over `sentences.txt`: a folder or a name on the hub.
@@ -35,16 +35,16 @@ pub struct ExtractArgs {
     /// Time the image encoder over pixels that are in memory, without reading and decoding files.
     #[arg(long, requires = "images")]
     pixels: bool,
-    /// Image files, where they are made.
+    /// The number of image files to create.
     #[arg(long, value_name = "N", default_value_t = IMAGES)]
     image_count: usize,
-    /// Sentences in `sentences.txt`, where it is made.
+    /// The number of sentences in `sentences.txt` if it is created.
     #[arg(long, value_name = "N", default_value_t = SENTENCES)]
     sentence_count: usize,
-    /// Where encoders compute: `cpu`, or `cuda:0` for the first NVIDIA card.
+    /// The device of the encoders: `cpu`, or `cuda:0` for the first NVIDIA card.
     #[arg(long, default_value = "cpu")]
     device: ComputeDevice,
-    /// What products are computed from; tf32 needs a card, bf16 a card or AVX-512-BF16.
+    /// The precision of the matrix products; tf32 needs a card, bf16 a card or AVX-512-BF16.
     #[arg(long, default_value = "f32", value_parser = ["f32", "tf32", "bf16"])]
     precision: String,
     /// A file for the vectors of every encoder that was asked for, of f32 in little-endian order.

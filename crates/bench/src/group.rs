@@ -15,7 +15,7 @@ use crate::workload::{Sizes, Workload};
 /// What is timed: steps, or with `--messages` messages alone. Start it by mpirun for several processes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct GroupArgs {
-    /// Which step.
+    /// The step to time.
     #[arg(long, value_parser = ["pretrain", "finetune"], default_value = "pretrain")]
     pub stage: String,
     #[command(flatten)]
@@ -23,7 +23,7 @@ pub struct GroupArgs {
     /// Steps that are timed, or rounds of messages.
     #[arg(long, default_value_t = 10)]
     pub steps: usize,
-    /// Steps before those.
+    /// The number of steps before the timed ones.
     #[arg(long, default_value_t = 2)]
     pub warmup: usize,
     /// Times messages of 1 KiB to 64 MiB in place of steps.

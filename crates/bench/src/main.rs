@@ -1,4 +1,4 @@
-//! `mp4sr-bench`: times training steps, ranking and encoders; prints one JSON object a line.
+//! `mp4sr-bench`: times training steps, ranking and encoders; prints one JSON object per line.
 //!
 //! In: sizes, or a workload file of the PyTorch peer. Out: medians, spreads, memory. Must not know: real data.
 
@@ -39,13 +39,13 @@ enum What {
     Rank(rank::RankArgs),
     /// Encoders of sentences and images.
     Extract(extract::ExtractArgs),
-    /// Steps of a group of processes that mpirun starts, or their messages: a line per size.
+    /// Steps of a group of processes that mpirun starts, or their messages, one line per size.
     Group(group::GroupArgs),
-    /// A run of a given size for the service, which nobody had to train.
+    /// An untrained run of a given size for the service.
     ServeWorld(serve::WorldArgs),
     /// Clients of a service: throughput and latencies.
     ServeLoad(serve::LoadArgs),
-    /// How a step's cost grows with items, batch and length: a line a size.
+    /// How a step's cost grows with items, batch and length, one line per size.
     Growth {
         /// Also 500,000 items, which takes 12 GiB.
         #[arg(long)]

@@ -14,16 +14,16 @@ pub struct RankArgs {
     /// I.
     #[arg(long, default_value_t = 8000)]
     pub items: usize,
-    /// Users that are ranked.
+    /// The number of users that are ranked.
     #[arg(long, default_value_t = 4096)]
     pub users: usize,
-    /// Width of the vectors, the modalities together.
+    /// The width of the vectors of all modalities together.
     #[arg(long, default_value_t = 128)]
     pub width: usize,
-    /// Users scored at once.
+    /// The number of users that are scored at once.
     #[arg(long, default_value_t = 256)]
     pub batch: usize,
-    /// Rankings that are timed, after one that is not.
+    /// The number of timed rankings, after one that is not timed.
     #[arg(long, default_value_t = 5)]
     pub rounds: usize,
 }

@@ -19,7 +19,7 @@ const WIDTH: usize = 64;
 /// How far the items of a group lie from its centre.
 const SPREAD: f64 = 0.5;
 
-/// A run that nobody had to train.
+/// An untrained run for the service.
 #[derive(Clone, Debug, clap::Args)]
 pub struct WorldArgs {
     /// Folder of the artifacts.
@@ -96,13 +96,13 @@ fn grouped(key: RngKey, items: usize) -> Vec<f32> {
 /// Clients of a service.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LoadArgs {
-    /// Where the service listens, as `127.0.0.1:8080`.
+    /// The address of the service, such as `127.0.0.1:8080`.
     #[arg(long)]
     pub address: String,
     /// Connections at once, each with one open request.
     #[arg(long, default_value_t = 16)]
     pub connections: usize,
-    /// Seconds that are measured, after one that is not.
+    /// The number of measured seconds, after one that is not measured.
     #[arg(long, default_value_t = 5.0)]
     pub seconds: f64,
     /// Items of the run, whose ids are i0, i1, ...

@@ -14,7 +14,7 @@ use crate::workload::{Sizes, Workload};
 /// A step and how often it is timed.
 #[derive(Clone, Debug, clap::Args)]
 pub struct StepArgs {
-    /// Which step.
+    /// The step to time.
     #[arg(long, value_parser = ["pretrain", "finetune"], default_value = "pretrain")]
     pub stage: String,
     /// Workload and parameters that `torch_step.py --dump` wrote, in place of drawn ones.
@@ -22,22 +22,22 @@ pub struct StepArgs {
     pub workload: Option<PathBuf>,
     #[command(flatten)]
     pub sizes: Sizes,
-    /// Dropout in the experts and the transformer.
+    /// The dropout of the experts and the transformer.
     #[arg(long, default_value_t = 0.2)]
     pub dropout: f64,
-    /// Where it is computed.
+    /// The device to compute on.
     #[arg(long, default_value = "cpu")]
     pub device: ComputeDevice,
-    /// Of its large products.
+    /// The precision of the large matrix products.
     #[arg(long, value_enum, default_value = "f32")]
     pub precision: Precision,
-    /// Items that fine-tuning draws as candidates beside the targets, in place of all.
+    /// The number of items that fine-tuning samples as candidates in addition to the targets; by default, all items are candidates.
     #[arg(long)]
     pub candidates: Option<usize>,
-    /// Steps that are timed.
+    /// The number of timed steps.
     #[arg(long, default_value_t = 10)]
     pub steps: usize,
-    /// Steps before those.
+    /// The number of steps before the timed ones.
     #[arg(long, default_value_t = 3)]
     pub warmup: usize,
 }

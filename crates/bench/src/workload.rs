@@ -46,10 +46,10 @@ pub struct Sizes {
     /// Mean length of a history, before it is cut to n.
     #[arg(long, default_value_t = 9.3)]
     pub mean_len: f64,
-    /// Mean rows of text an item, at most 10.
+    /// Mean number of text rows per item, at most 10.
     #[arg(long, default_value_t = 5.0)]
     pub rows_text: f64,
-    /// Mean rows of images an item, at most 10.
+    /// Mean number of image rows per item, at most 10.
     #[arg(long, default_value_t = 1.5)]
     pub rows_image: f64,
     /// d.

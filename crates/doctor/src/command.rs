@@ -12,16 +12,16 @@ use mp4sr_run::TrainedModel;
 use crate::page::page;
 use crate::plan::{Plan, Question, Scope};
 
-/// Says what `mp4sr run` would do with a pipeline, without doing it: which stages are up to date and why the others are not, whether
-/// files, encoders, disk and memory are there, and about how long each stage takes and how much memory.
+/// Reports what `mp4sr run` would do with a pipeline, without doing it: which stages are up to date and why the others are not,
+/// whether files, encoders, disk space and memory are available, and roughly how much time and memory each stage takes.
 ///
-/// Ends with exit code 1 where something would stop the run. Writes nothing, and asks nothing of the network unless `--online`.
+/// Exits with code 1 if something would stop the run. Writes nothing, and does not use the network without `--online`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The last stage.
+    /// The last stage to run.
     #[arg(long, value_enum, value_name = "STAGE", default_value_t = StageName::Report)]
     until: StageName,
-    /// Asks the hub how large the encoders are that are not on this machine.
+    /// Asks the Hugging Face hub for the sizes of the encoders that are not on this machine.
     #[arg(long)]
     online: bool,
     #[command(flatten)]

@@ -17,9 +17,9 @@ const SLOWER: f64 = 3.0;
 const LINE: f64 = 0.7e-6;
 const BYTE: f64 = 4e-9;
 const CLEANED: f64 = 5e-6;
-/// Seconds per sentence and per byte of the encoder's weights: 1,242 a second with the 90 MB of all-MiniLM-L6-v2.
+/// Seconds per sentence and per byte of the encoder's weights: 1,242 per second with the 90 MB of all-MiniLM-L6-v2.
 const SENTENCE: f64 = 1.0 / (1242.0 * 90e6);
-/// The same per image: 45 a second with the 350 MB of the image tower of CLIP ViT-B/32; and the least that an image takes to decode.
+/// The same per image: 45 per second with the 350 MB of the image tower of CLIP ViT-B/32; and the least that an image takes to decode.
 const IMAGE: f64 = 1.0 / (45.0 * 350e6);
 const DECODED: f64 = 4e-3;
 /// Seconds per sample of training, per position of it, and per candidate item and dimension.

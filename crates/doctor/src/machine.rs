@@ -7,7 +7,7 @@ use sysinfo::System;
 /// What is free on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// Bytes that are free where the artifacts go; none where the system does not say.
+    /// Bytes that are free where the artifacts go; `None` if the system does not say.
     pub disk: Option<u64>,
     /// Bytes of memory that a new process can take; a control group's limit counts.
     pub memory: u64,

@@ -220,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_told_in_units_that_fit() {
+    fn ranges_are_reported_in_units_that_fit() {
         for (low, high, expected) in [
             (0.05, 0.5, "about 0.05 to 0.5 seconds"),
             (180.0, 600.0, "about 3 to 10 minutes"),

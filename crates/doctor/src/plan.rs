@@ -67,13 +67,33 @@ pub struct Question<'q> {
 }
 
 /// What the stages of a pipeline would do.
+///
+/// ```
+/// use std::{path::Path, sync::Arc};
+///
+/// use mp4sr_artifact::Layout;
+/// use mp4sr_doctor::{Plan, Question, Scope, Verdict};
+/// use mp4sr_pipeline::config::ModelCatalog;
+/// use mp4sr_pipeline::{Config, Context, Progress, StageName};
+///
+/// let models = Arc::new(ModelCatalog::unchecked());
+/// let text = "[dataset]\nname = \"shop\"\n[source]\ninteractions = [\"missing.json.gz\"]";
+/// let (config, _) = Config::parse(text, "shop.toml", &[], &models)?;
+/// let layout = Layout::new(Path::new("artifacts"), "shop", "mp4sr");
+/// let context = Context { config, layout, progress: Progress::new(true), models };
+/// let scope = Scope::Only(StageName::Preprocess);
+/// let question = Question { pipeline: Path::new("shop.toml"), scope, online: false, is_sample_world: false };
+/// let plan = Plan::of(&context, question);
+/// assert!(matches!(plan.stages[0].verdict, Verdict::Blocked(_)), "the raw file does not exist");
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The stages, in their order.
     pub stages: Vec<StagePlan>,
     /// The raw files, where they are read.
     pub raw: Vec<RawFile>,
-    /// The folder of images, with the number of files in it; none where it does not exist.
+    /// The folder of images, with the number of files in it; `None` if it does not exist.
     pub images: Option<(PathBuf, Option<usize>)>,
     /// The encoders, where they are opened.
     pub encoders: Vec<EncoderFacts>,

@@ -108,7 +108,7 @@ impl Sizes {
         SAMPLE
     }
 
-    /// The sizes of a dataset that exists; none where its report does not.
+    /// The sizes of a dataset that exists; `None` if its report does not.
     pub fn of_dataset(layout: &Layout, config: &Config, raw: &[RawFile]) -> Option<Self> {
         let report = PreprocessReport::read(&layout.statistics()).ok().flatten()?;
         let statistics = &report.statistics;

@@ -95,6 +95,6 @@ mod tests {
         assert_eq!(reason(b""), "it is empty");
         assert_eq!(reason(b"\n<!DOCTYPE HTML><p>Not found"), "it is a web page");
         assert!(reason(b"\0\0\x01\0\x01\0").contains("Ico"));
-        assert_eq!(reason(b"{}"), "it is none of JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF");
+        assert_eq!(reason(b"{}"), "it is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file");
     }
 }

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use mp4sr_pipeline::StageArgs;
 use mp4sr_pipeline::config::ModelCatalog;
 
-/// Fetches the raw files of `download.files` into the data folder, and the picture of every address in
-/// artifacts/DATASET/dataset/items.parquet, where it is there, into the data folder's downloads/images.
+/// Downloads the raw files of `download.files` into the data folder, and the images whose addresses are in
+/// artifacts/DATASET/dataset/items.parquet, if that file exists, into downloads/images of the data folder.
 ///
-/// Goes on where an earlier run ended, however it ended: what is there is not fetched again, what was cut off is continued,
-/// what failed is tried again. Prints what became of the addresses; a picture that can't be had is counted, a raw file that
-/// can't be had is an error.
+/// Resumes an earlier run: complete files are not downloaded again, partial ones are continued, and failed ones are retried. Prints
+/// the outcome of all addresses. An image that cannot be downloaded is counted; a raw file that cannot be downloaded is an error.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The flags of every stage.

@@ -14,7 +14,7 @@ use crate::outcome::{Fate, Verdict};
 /// A line of `ledger.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The address, as it stands in `items.parquet`.
+    /// The address, as in `items.parquet`.
     pub url: String,
     /// The outcome.
     pub fate: Fate,

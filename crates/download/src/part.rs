@@ -48,7 +48,7 @@ impl Part {
         Ok(files::length(&self.path)?.unwrap_or(0))
     }
 
-    /// What can be gone on from.
+    /// What a download can resume from.
     pub fn held(&self, url: &str) -> Result<Option<Held>> {
         let length = self.length()?;
         if length == 0 || files::length(&self.note)?.is_none() {
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn only_bytes_of_the_same_address_with_a_whole_note_are_gone_on_from() {
+    fn only_bytes_of_the_same_address_with_a_complete_record_are_resumed() {
         let folder = tempfile::tempdir().unwrap();
         let part = Part::beside(&folder.path().join("a.json.gz"));
         let begin = |validator: Option<&str>| {

@@ -140,7 +140,7 @@ fn accept(file: &RawFile, path: &Path, part: &Part, bytes: u64) -> Result<RawOut
     Ok(Ok(RawReport { path: file.path.clone(), fetched: true, verified: !file.sha256.is_empty(), bytes }))
 }
 
-/// What is wrong with a complete file. Without a sum, what servers send in place of a file is told by its first bytes.
+/// What is wrong with a complete file. Without a sum, what servers send in place of a file is recognised by its first bytes.
 fn problem(file: &RawFile, path: &Path) -> Result<Option<String>> {
     if files::length(path)? == Some(0) {
         return Ok(Some("is empty".to_owned()));

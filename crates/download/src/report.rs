@@ -35,6 +35,14 @@ pub struct RawReport {
 }
 
 /// Counts of the images' addresses by outcome.
+///
+/// ```
+/// use mp4sr_download::{Fate, ImageReport};
+///
+/// let fates = [(Fate::Done, 7), (Fate::Gone, 2)].into();
+/// let report = ImageReport { addresses: 10, fates, missing: 1, ..ImageReport::default() };
+/// assert!(report.check().is_ok(), "7 images, 2 addresses that are gone, and 1 that offline mode left out");
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ImageReport {
     /// Distinct addresses in `items.parquet`.

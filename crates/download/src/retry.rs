@@ -11,7 +11,7 @@ pub const LONGEST: Duration = Duration::from_mins(2);
 const FIRST: Duration = Duration::from_millis(500);
 
 /// The wait after attempt `attempt` (from 0): it doubles, and spreads over a half of itself by `key`, so that addresses that
-/// failed together don't come back together.
+/// failed together do not come back together.
 pub fn backoff(attempt: u32, key: u128) -> Duration {
     let whole = FIRST.saturating_mul(1 << attempt.min(16)).min(LONGEST);
     let spread = (key >> (attempt % 64)) as u16;

@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::Result;
 
-/// So many jobs wait at most, whatever is to be done.
+/// The greatest number of waiting jobs.
 const WAITING: usize = 1024;
 
 /// Jobs, each of one host.
@@ -18,7 +18,7 @@ pub struct Schedule<J> {
 
 #[derive(Debug)]
 struct State<J> {
-    /// By host.
+    /// The waiting jobs by host.
     waiting: BTreeMap<String, VecDeque<J>>,
     count: usize,
     /// Permits that are out, by host.
@@ -161,7 +161,7 @@ pub fn run<J: Send>(
     first_error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
-/// Stops all work where a thread ends with a panic, so that the others don't wait for it.
+/// Stops all work where a thread ends with a panic, so that the others do not wait for it.
 #[derive(Debug)]
 struct StopOnPanic<'a, J>(&'a Schedule<J>);
 

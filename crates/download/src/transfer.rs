@@ -24,7 +24,7 @@ pub struct Transfer<'a> {
     pub part: &'a Part,
     /// The most bytes.
     pub limit: Option<u64>,
-    /// Further attempts after one that failed.
+    /// The number of further attempts after a failed one.
     pub retries: u32,
     /// Told how many bytes are there and how many there will be.
     pub watch: &'a dyn Fn(u64, Option<u64>),
@@ -156,7 +156,7 @@ fn refusal(status: u16, headers: &HeaderMap) -> Trouble {
     trouble.with_status(status)
 }
 
-/// Whether an answer is the rest of what is held: it goes on where that ends, and is of the same version.
+/// Whether an answer is the rest of what is held: it continues where that ends, and is of the same version.
 fn fits(headers: &HeaderMap, held: &Held) -> bool {
     let name = if held.validator.starts_with('"') { header::ETAG } else { header::LAST_MODIFIED };
     // A server need not repeat a time, but an ETag it has to.
@@ -165,7 +165,7 @@ fn fits(headers: &HeaderMap, held: &Held) -> bool {
     same && range(headers).is_some_and(|(start, _)| start == held.length)
 }
 
-/// What tells this content from a later one. A weak ETag can't: bytes may differ under it.
+/// What tells this content from a later one. A weak ETag cannot: bytes may differ under it.
 fn validator(headers: &HeaderMap) -> Option<String> {
     let strong = text(headers, header::ETAG).filter(|tag| tag.starts_with('"'));
     strong.or_else(|| text(headers, header::LAST_MODIFIED))

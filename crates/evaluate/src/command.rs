@@ -18,14 +18,15 @@ const NAME: &str = "evaluate";
 /// The version of what evaluation writes.
 const VERSION: u32 = 2;
 
-/// Ranks the target of every user among all items: dataset, features and checkpoint to `ranks.<split>.safetensors`.
+/// Ranks the target of every user among all items, from the dataset, the features and the checkpoint, and writes
+/// `ranks.<split>.safetensors`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The flags of every stage.
     #[command(flatten)]
     pub stage: StageArgs,
-    /// Ranks one part of the users only, such as `2/4`, the second of four. When all parts are done, on whatever machines share the
-    /// artifacts, the same command without this flag puts them together.
+    /// Ranks only one part of the users, such as `2/4`, the second of four. When all parts are done, on any machines that share the
+    /// artifacts, the same command without this flag merges them.
     #[arg(long, value_name = "PART/PARTS")]
     pub shard: Option<Shard>,
 }

@@ -5,11 +5,11 @@ use mp4sr_protocol::{BadScore, EvalCase};
 /// How users are ranked.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RankOptions {
-    /// Users scored at once.
+    /// The number of users that are scored at once.
     pub batch: usize,
     /// Whether a history's items are removed from the candidates.
     pub remove_seen: bool,
-    /// The last events of every history that the model is shown, as if there were no others; none: all.
+    /// The number of last events of every history that the model is shown, as if there were no others; `None`: all events.
     pub history: Option<usize>,
 }
 
@@ -55,7 +55,8 @@ pub type Ranks = Vec<u32>;
 /// #     time_kind: mp4sr_artifact::TimeKind::Unstated,
 /// #     parts: None,
 /// # };
-/// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new(), encoders: Default::default(), categories: None })?;
+/// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new(), encoders: Default::default(),
+/// categories: None })?;
 /// # let scorer = model.scorer(last_phase(model.as_ref())?)?;
 /// // `scorer` is that of a `mp4sr_run::TrainedModel`, and `sequences` are those that it was trained on.
 /// let options = RankOptions { batch: 256, remove_seen: false, history: None };

@@ -15,22 +15,22 @@ use crate::histories::{UserHistory, histories};
 use crate::vectors::VectorForm;
 use crate::{folder, huggingface, lists, mmrec, recbole, vectors};
 
-/// Writes what a trained run knows as files for other programs: lists, vectors, data sets, a model folder.
+/// Exports a trained run as files for other programs: lists, vectors, data sets or a model folder.
 ///
-/// `--out` becomes a folder that holds what `--format` names, and nothing else: an earlier export there is replaced when the new one is
+/// The folder `--out` will hold only the formats that `--format` names: an earlier export there is replaced once the new one is
 /// complete. docs/exports.md describes every file.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The flags of every stage.
     #[command(flatten)]
     pub stage: StageArgs,
-    /// What is written; several names are separated by commas.
+    /// The formats to write, separated by commas.
     #[arg(long, value_enum, value_name = "FORMAT", required = true, value_delimiter = ',')]
     pub format: Vec<ExportFormat>,
-    /// The folder to write. Where it is not given: `export` in the folder of the run.
+    /// The folder to write; by default, `export` in the folder of the run.
     #[arg(long, value_name = "FOLDER")]
     pub out: Option<PathBuf>,
-    /// The length of a list, in place of the pipeline's `recommend.top`.
+    /// The length of a list; by default, the pipeline's `recommend.top`.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub top: Option<u32>,
 }
@@ -91,6 +91,22 @@ pub(crate) struct Export<'a> {
 }
 
 /// Runs the command.
+///
+/// ```no_run
+/// use clap::Parser;
+/// use mp4sr_export::command::{Args, run};
+///
+/// #[derive(Parser)]
+/// struct Command {
+///     #[command(flatten)]
+///     args: Args,
+/// }
+///
+/// // The run that `mp4sr demo` trains.
+/// let flags = ["export", "--run", "artifacts/sample/runs/mp4sr", "--format", "lists-csv,vectors-npy", "--out", "exports"];
+/// run(&Command::parse_from(flags).args, mp4sr_run::model_catalog())?;
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
     let context = args.stage.context(models)?;

@@ -153,7 +153,7 @@ pub fn ragged_files(folder: &Path, modality: &str) -> (PathBuf, PathBuf) {
     (extra.join(format!("{modality}_rows.npy")), extra.join(format!("{modality}_offsets.npy")))
 }
 
-/// What a folder says of itself in `mp4sr/`; nothing where this program did not write it.
+/// The record of a folder in `mp4sr/`; `None` if this program did not write the folder.
 pub fn read_about(folder: &Path) -> anyhow::Result<Option<About>> {
     let path = folder.join(EXTRA).join(ABOUT);
     if !path.exists() {
@@ -171,7 +171,7 @@ impl About {
     }
 }
 
-/// The items of `mp4sr/items.jsonl`; nothing where there is none.
+/// The items of `mp4sr/items.jsonl`; nothing if there is none.
 pub fn read_item_lines(folder: &Path) -> anyhow::Result<Option<Vec<ItemLine>>> {
     let path = folder.join(EXTRA).join(ITEMS);
     if !path.exists() {

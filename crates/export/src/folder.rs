@@ -10,7 +10,7 @@ use serde_json::Value;
 pub const EXPORT: &str = "export.json";
 /// The file that marks the folder of an import, and says what it is of.
 pub const IMPORT: &str = "import.json";
-/// The key by which the record is told from any other file of that name.
+/// The key by which the record is distinguished from any other file of that name.
 const MARK: &str = "mp4sr_version_of_folder";
 const VERSION: u32 = 1;
 

@@ -36,7 +36,7 @@ pub enum VectorForm {
 pub fn expect_vectors(model: &dyn Model, name: &str) -> anyhow::Result<()> {
     if model.phases().iter().all(|phase| phase.samples == Samples::None) {
         bail!(
-            "`{name}` has no vectors: it learns none, and its scores are the same whoever asks; export its lists, as with \
+            "`{name}` has no vectors: it learns none, and its scores are the same for every user; export its lists, as with \
              `--format lists-parquet`"
         );
     }
@@ -137,7 +137,7 @@ pub fn write(export: &Export<'_>, forms: &[VectorForm], folder: &Path) -> anyhow
     Ok(paths)
 }
 
-/// What somebody who ranks with the vectors has to know.
+/// What a program that ranks with the vectors must know.
 fn about(export: &Export<'_>, vectors: &Vectors) -> Value {
     let Export { context, run, answerer, .. } = export;
     let model = run.trained.model.as_ref();

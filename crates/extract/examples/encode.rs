@@ -34,7 +34,7 @@ fn images(model: &str, files: &[String]) -> anyhow::Result<(Vec<f32>, usize)> {
     for file in files {
         let bytes = mp4sr_artifact::files::read(Path::new(file))?;
         let pixels = encoder.processor().read(&bytes);
-        let pixels = pixels.map_err(|reason| anyhow::anyhow!("`{file}` can't be read: {reason}"))?;
+        let pixels = pixels.map_err(|reason| anyhow::anyhow!("`{file}` cannot be read: {reason}"))?;
         vectors.extend(encoder.embed(&pixels)?);
     }
     Ok((vectors, encoder.width()))

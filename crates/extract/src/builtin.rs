@@ -42,7 +42,7 @@ static ENCODERS: [Encoder; 2] = [
     ),
 ];
 
-/// The carried encoder that `model` names; none where it names another, or a folder that exists.
+/// The carried encoder that `model` names; `None` if it names another, or a folder that exists.
 fn carried(model: &str) -> Option<&'static Encoder> {
     let is_there = Path::new(model).is_dir();
     let name = model.strip_prefix(BUILTIN).or_else(|| model.strip_prefix(FOLDER).filter(|_| !is_there))?;
@@ -55,14 +55,14 @@ pub(crate) fn contents(model: &str) -> Option<(u64, &'static [u8])> {
     Some((file(WEIGHTS)?.len() as u64, file(CONFIG)?))
 }
 
-/// The folder of the carried encoder that `model` names, below `cache`; none where it names another, or a folder that exists.
+/// The folder of the carried encoder that `model` names, below `cache`; `None` if it names another, or a folder that exists.
 /// Files that are missing there, or differ from those carried, are written where `access` allows it.
 pub(crate) fn folder(model: &str, cache: &Path, access: Access) -> Result<Option<PathBuf>> {
     let Some(encoder) = carried(model) else { return Ok(None) };
     let hashes: Vec<String> =
         encoder.files.iter().map(|(file, bytes)| format!("{file} {}\n", Fingerprint::of_bytes(bytes))).collect();
     let content = Fingerprint::of_bytes(hashes.concat().as_bytes()).to_string();
-    // Another version of the program may carry other files: each content has a folder of its own.
+    // Another version of the program may contain other files, so each content has a separate folder.
     let folder = cache.join(content.chars().take(16).collect::<String>()).join(encoder.name);
     for (file, bytes) in encoder.files {
         let path = folder.join(file);

@@ -46,7 +46,7 @@ fn read_about(folder: &Path) -> Option<EncoderAbout> {
 pub(crate) struct EncoderCache {
     /// The vectors by their keys.
     pub vectors: VectorCache,
-    /// Of everything that determines the vectors.
+    /// The fingerprint of everything that determines the vectors.
     pub fingerprint: Fingerprint,
     folder: PathBuf,
     about: EncoderAbout,
@@ -140,7 +140,7 @@ fn share(folder: PathBuf) -> Result<Share> {
         about: read_about(&folder),
         shards: paths.iter().filter(|path| path.extension().is_some_and(|end| end == "safetensors")).count(),
         bytes,
-        // A clock that was set back is no reason to delete anything.
+        // A clock that was set back must not delete anything.
         idle: SystemTime::now().duration_since(used).unwrap_or_default(),
         folder,
     })

@@ -334,7 +334,7 @@ impl TextTower {
         project(&self.projection, &ends)
     }
 
-    /// Where the first end mark stands. Old configurations say 2 for it, which stands for the highest number.
+    /// The position of the first end mark. Old configurations give 2, which denotes the highest token number.
     fn end_of(&self, tokens: &[u32]) -> usize {
         let end = if self.end == 2 { tokens.iter().max().copied().unwrap_or(0) } else { self.end };
         tokens.iter().position(|&token| token == end).unwrap_or(0)

@@ -76,7 +76,7 @@ pub fn overlap<B, P: Send, E>(
         let (send, receive) = sync_channel(READY);
         scope.spawn(move || {
             for block in blocks {
-                // Nobody receives any more after an error.
+                // After an error, there is no receiver any more.
                 if send.send(prepare(block)).is_err() {
                     return;
                 }

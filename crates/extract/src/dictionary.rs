@@ -44,7 +44,7 @@ pub fn build(sentences: &[Vec<String>], text_words: usize) -> Vec<String> {
     words
 }
 
-/// Lower-cased runs of letters; a run that touches a digit or an apostrophe is no word.
+/// Lower-case runs of letters; a run that touches a digit or an apostrophe is not a word.
 fn content_words(text: &str) -> Vec<String> {
     let lowered = text.to_lowercase();
     lowered

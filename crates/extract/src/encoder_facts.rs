@@ -26,13 +26,13 @@ pub enum EncoderRole {
 /// Where the files of an encoder are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EncoderPlace {
-    /// In the program.
+    /// Built into the program.
     Carried,
-    /// In a folder.
+    /// A local folder.
     Folder,
-    /// In the hub's cache.
+    /// The cache of the hub.
     Cached,
-    /// On the hub, from where extraction fetches them.
+    /// The hub, from which extraction downloads them.
     Hub,
     /// They cannot be used, with the reason.
     Unusable(String),
@@ -47,9 +47,9 @@ pub struct EncoderFacts {
     pub name: String,
     /// Where its files are.
     pub place: EncoderPlace,
-    /// The bytes of its weights; none where they are not known.
+    /// The bytes of its weights; `None` if they are not known.
     pub weight_bytes: Option<u64>,
-    /// The width of its vectors; none where they are not known.
+    /// The width of its vectors; `None` if they are not known.
     pub width: Option<usize>,
 }
 

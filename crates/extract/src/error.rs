@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file of an encoder is not what its reader needs.
-    #[error("`{}` can't be used: {reason}; use a model with safetensors weights that docs/encoders.md names", path.display())]
+    #[error("`{}` cannot be used: {reason}; use a model with safetensors weights that docs/encoders.md names", path.display())]
     Model {
         /// The file.
         path: PathBuf,
@@ -40,7 +40,7 @@ pub enum Error {
         reason: String,
     },
     /// A value does not fit the storage type.
-    #[error("features in `{}` can't be stored as {storage}; set extract.storage to \"bf16\" or \"f32\"", path.display())]
+    #[error("features in `{}` cannot be stored as {storage}; set extract.storage to \"bf16\" or \"f32\"", path.display())]
     Storage {
         /// The features file.
         path: PathBuf,
@@ -48,15 +48,14 @@ pub enum Error {
         storage: String,
     },
     /// A vector that was computed is not in the cache any more.
-    #[error("vectors for `{}` have gone from the cache while they were written; run it again", path.display())]
+    #[error("vectors for `{}` disappeared from the cache while features were written; run the command again", path.display())]
     Missing {
         /// The features file.
         path: PathBuf,
     },
     /// Nothing would take the place of features.
     #[error(
-        "`{}` has {rows} rows, and would have none now: what items name is not there, or can't be read; run it from where the paths \
-         lead to the files or bring them back, or delete this file if it is meant to be empty", path.display()
+        "`{}` has {rows} rows, but would have none now, because the files that the items name are missing or unreadable; restore them, run the command from the folder that their paths are relative to, or delete this file if it is meant to be empty", path.display()
     )]
     Emptied {
         /// The features file.
@@ -71,7 +70,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The dictionary has nothing in it.
-    #[error("the dictionary of image words (`{0}`) is empty; give it a word a line")]
+    #[error("the dictionary of image words (`{0}`) is empty; write one word per line")]
     EmptyDictionary(String),
 }
 

@@ -32,7 +32,7 @@ const NESTED_PROCESSOR: &str = "processor_config.json";
 const PROCESSOR_PARTS: [&str; 2] = ["image_processor", "feature_extractor"];
 /// The modules of a sentence encoder, in order.
 pub(crate) const MODULES: &str = "modules.json";
-/// Settings of a sentence encoder as a whole, which stand beside [`MODULES`].
+/// Settings of a sentence encoder as a whole, in a file beside [`MODULES`].
 pub(crate) const WHOLE: &str = "config_sentence_transformers.json";
 
 /// What opening an encoder may do.
@@ -49,7 +49,7 @@ pub enum Access {
 pub(crate) struct ModelFolder {
     name: String,
     location: Location,
-    /// The folder of the transformer within it, which sentence encoders of early releases have; empty where there is none.
+    /// The folder of the transformer within it, which sentence encoders of early releases have; empty if there is none.
     transformer: String,
     /// `config.json`.
     pub config: JsonFile,

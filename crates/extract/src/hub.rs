@@ -65,7 +65,7 @@ impl HubModel {
             }
             match builder.build() {
                 Ok(api) => Some(Box::new(api.repo(repo.clone()))),
-                Err(error) => return refused(&format!("can't be asked for on the hub ({error})")),
+                Err(error) => return refused(&format!("cannot be asked for on the hub ({error})")),
             }
         };
         Ok(Self { name: name.to_owned(), revision: revision.to_owned(), cache: cache.repo(repo), api })
@@ -80,7 +80,7 @@ impl HubModel {
                 "check the name, or name another revision as `owner/name@revision`".to_owned(),
             ),
             Answer::Unreachable(why) => (
-                format!("has no `{file}` in the hub's cache, and the hub can't be asked ({why})"),
+                format!("has no `{file}` in the hub's cache, and the hub cannot be asked ({why})"),
                 "run it once where the hub can be reached, or name a folder".to_owned(),
             ),
             Answer::Refused(reason, remedy) => (reason, remedy),
@@ -88,7 +88,7 @@ impl HubModel {
         Err(Error::Hub { name: self.name.clone(), reason, remedy })
     }
 
-    /// The path of a file that the model may lack. Where the hub can't be asked, a cache that has the weights counts as complete:
+    /// The path of a file that the model may lack. Where the hub cannot be asked, a cache that has the weights counts as complete:
     /// what is asked for first is fetched first. Without the list of modules nobody knows who filled it.
     pub fn optional_file(&self, file: &str) -> Result<Option<PathBuf>> {
         match self.ask(file) {
@@ -108,7 +108,7 @@ impl HubModel {
         })
     }
 
-    /// The bytes of the weights, as the hub says; none where it cannot be asked, or where they are spread over several files.
+    /// The bytes of the weights, as the hub says; `None` if it cannot be asked, or where they are spread over several files.
     pub fn weight_bytes(&self) -> Option<u64> {
         let api = self.api.as_ref()?;
         let asked = ApiBuilder::from_env().with_progress(false).build().ok()?;
@@ -146,15 +146,15 @@ impl HubModel {
                 "check the name; for a private or gated model, accept its terms and set `HF_TOKEN`".to_owned(),
             ),
             Some(429) => Answer::Refused(
-                "can't be fetched now: the hub has had too many requests (429)".to_owned(),
+                "cannot be fetched now: the hub has had too many requests (429)".to_owned(),
                 "wait some minutes and run it again; with `HF_TOKEN` the hub allows more".to_owned(),
             ),
             Some(code) => Answer::Refused(
-                format!("can't be fetched: the hub answered {code} for `{file}`"),
+                format!("cannot be fetched: the hub answered {code} for `{file}`"),
                 "run it again later".to_owned(),
             ),
             None if matches!(error, ApiError::IoError(_)) => Answer::Refused(
-                format!("can't be stored in the hub's cache ({text})"),
+                format!("cannot be stored in the hub's cache ({text})"),
                 "make room, or name another folder by `HF_HOME`".to_owned(),
             ),
             None => Answer::Unreachable(text),

@@ -320,7 +320,7 @@ impl Processor {
         resize(image, (new_width, new_height), filter, (cut_width, cut_height), shown)
     }
 
-    /// How many of the pixels that are left out stand before the middle.
+    /// How many of the cropped pixels are before the middle.
     fn before(&self, left_out: u32) -> u32 {
         // Halves go to the even number, as in Python's `round`.
         if self.rounds_middle { left_out / 2 + u32::from(left_out % 4 == 3) } else { left_out / 2 }

@@ -12,6 +12,22 @@ use plotters::prelude::*;
 pub use style::{LEGEND_ROW, SeriesStyle};
 
 /// What is drawn: charts side by side over one legend.
+///
+/// ```
+/// use mp4sr_figure::{Chart, Figure, Point, Series};
+///
+/// let points = vec![Point { x: 1.0, y: 0.21, range: (0.20, 0.22) }, Point { x: 2.0, y: 0.25, range: (0.24, 0.26) }];
+/// let chart = Chart {
+///     title: "Arts".to_owned(),
+///     x: "epoch".to_owned(),
+///     y: "R@20".to_owned(),
+///     categories: Vec::new(),
+///     series: vec![Series { name: "MP4SR".to_owned(), points }],
+/// };
+/// let drawn = Figure { title: "Validation".to_owned(), charts: vec![chart] }.draw()?;
+/// assert!(drawn.svg.starts_with("<svg") && drawn.png.starts_with(b"\x89PNG"));
+/// # Ok::<(), mp4sr_figure::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
     /// The title above all charts.
@@ -79,7 +95,7 @@ const TITLE: u32 = 40;
 pub fn carry_font() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // It only fails on a font that can't be read, and this one is part of the program.
+        // It only fails on a font that cannot be read, and this one is part of the program.
         let _ = plotters::style::register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular());
     });
 }
@@ -173,7 +189,7 @@ impl Chart {
             let at = names.iter().position(|name| *name == series.name).unwrap_or(0);
             let style = SeriesStyle::of(at);
             let stroke = style.stroke();
-            // Ranges of several lines stand beside each other, not on top.
+            // Ranges of several lines are drawn side by side, not on top of each other.
             let shift = if self.categories.is_empty() { 0.0 } else { side(at) };
             let line = || series.points.iter().map(|p| (p.x + shift, p.y));
             match style.dash {
@@ -192,7 +208,7 @@ impl Chart {
     }
 }
 
-/// The range of values with room on both sides; a range also where there are none or all are one.
+/// The range of values with room on both sides; also a proper range if there are no values or all are equal.
 fn padded(values: impl Iterator<Item = f64>, share: f64) -> (f64, f64) {
     let finite = values.filter(|v| v.is_finite());
     let (low, high) = finite.fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));

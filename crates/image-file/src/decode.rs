@@ -19,6 +19,20 @@ const BYTES_PER_PIXEL: u64 = 16;
 ///
 /// JPEG files become RGB with the levels of libjpeg, AVIF files RGB or RGBA with 8 bits per channel; other formats keep their
 /// own channels and depth. Of an animation, the first frame is decoded. Broken EXIF data turns nothing, as in Pillow.
+///
+/// ```
+/// use image::{ImageFormat, RgbImage};
+/// use mp4sr_image::{MAX_PIXELS, decode, dimensions};
+///
+/// let mut png = std::io::Cursor::new(Vec::new());
+/// RgbImage::new(4, 3).write_to(&mut png, ImageFormat::Png)?;
+/// let png = png.into_inner();
+/// assert_eq!(dimensions(&png)?, (4, 3));
+/// assert_eq!(decode(&png, MAX_PIXELS)?.width(), 4);
+/// assert!(decode(&png, 11).is_err(), "12 pixels are more than 11");
+/// assert!(decode(&png[..40], MAX_PIXELS).is_err(), "a truncated file");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
     guarded(|| upright(bytes, max_pixels)).unwrap_or(Err(ImageError::Panic))
 }
@@ -140,7 +154,7 @@ mod tests {
     #[test]
     fn other_files_are_named_for_what_they_are() {
         assert_eq!(reason(b"", 1), "it is empty");
-        assert_eq!(reason(b"{}", 1), "it is none of JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF");
+        assert_eq!(reason(b"{}", 1), "it is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file");
         let icon = b"\0\0\x01\0\x01\0";
         assert_eq!(
             reason(icon, 1),

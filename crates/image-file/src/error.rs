@@ -21,7 +21,7 @@ pub enum ImageError {
     #[error("it is empty")]
     Empty,
     /// The first bytes are not those of an image.
-    #[error("it is none of JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF")]
+    #[error("it is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file")]
     UnknownFormat,
     /// The file is an image of another format.
     #[error("it is {0:?}, and only JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are read; convert it")]

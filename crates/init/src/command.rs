@@ -18,79 +18,81 @@ use crate::join::{EVENT_ROWS, ITEM_ROWS, NamedIds, joins};
 use crate::places::{Places, dataset_name};
 use crate::{Error, Result};
 
-/// Looks at files of interactions and of items, guesses what is in which column, and writes a commented pipeline file.
+/// Inspects files of interactions and of items, guesses the meaning of each column, and writes a commented pipeline file.
 ///
-/// Reads the first 5,000 lines of each file to guess, and the first 100,000 of interactions and 500,000 of items to check that their ids
-/// are the same. Prints what it found, what it was not sure of, and which flag or key changes it. Nothing is overwritten without `--force`.
+/// Reads the first 5,000 lines of each file to guess, and the first 100,000 lines of interactions and 500,000 of items to check that
+/// their ids match. Prints what it found, what it was unsure of, and which flag or key changes each guess. Nothing is overwritten
+/// without `--force`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A file of interactions: CSV, TSV and other tables of text, JSON, Parquet, also as gzip; may be given several times.
+    /// A file of interactions: CSV, TSV and other delimited text, JSON or Parquet, optionally compressed with gzip. May be given
+    /// several times.
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     interactions: Vec<PathBuf>,
-    /// A file of items; may be given several times. Without one, the pipeline has a model that reads ids alone.
+    /// A file of items. May be given several times. Without one, the pipeline uses a model that needs only ids.
     #[arg(long, value_name = "FILE", num_args = 1..)]
     items: Vec<PathBuf>,
     /// A folder of images that are named by the item's id, or by a column of the items.
     #[arg(long, value_name = "FOLDER")]
     images: Option<PathBuf>,
-    /// The pipeline file to write. Otherwise it is named after the dataset.
+    /// The pipeline file to write; by default, it is named after the dataset.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Replaces the pipeline file where it exists.
+    /// Overwrites the pipeline file if it exists.
     #[arg(long)]
     force: bool,
-    /// The name of the dataset. Otherwise it is made of the name of the folder or of the file.
+    /// The name of the dataset; by default, it is derived from the name of the folder or of the file.
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// The column of interactions with the user's id.
+    /// The column of interactions that holds the user id.
     #[arg(long, value_name = "COLUMN")]
     user: Option<String>,
-    /// The column of interactions with the item's id.
+    /// The column of interactions that holds the item id.
     #[arg(long, value_name = "COLUMN")]
     item: Option<String>,
-    /// The column of interactions with the time.
+    /// The column of interactions that holds the time.
     #[arg(long, value_name = "COLUMN")]
     time: Option<String>,
     /// How times are written: `s`, `ms`, `us`, `ns`, `iso`, `mixed`, or a pattern such as `%d/%m/%Y`.
     #[arg(long, value_name = "FORMAT")]
     time_format: Option<String>,
-    /// Takes events in the order of their lines, whatever times there are.
+    /// Orders events by their lines and ignores times.
     #[arg(long, conflicts_with_all = ["time", "time_format"])]
     line_order: bool,
-    /// The column of items with the id.
+    /// The column of items that holds the item id.
     #[arg(long, value_name = "COLUMN")]
     item_id: Option<String>,
-    /// The column of items with the title.
+    /// The column of items that holds the title.
     #[arg(long, value_name = "COLUMN")]
     title: Option<String>,
-    /// A column of items with a further text; may be given several times.
+    /// A column of items that holds a further text. May be given several times.
     #[arg(long, value_name = "COLUMN", num_args = 1..)]
     text: Vec<String>,
-    /// A column of items with categories; may be given several times.
+    /// A column of items that holds categories. May be given several times.
     #[arg(long, value_name = "COLUMN", num_args = 1..)]
     category: Vec<String>,
-    /// The column of items with images.
+    /// The column of items that holds images.
     #[arg(long, value_name = "COLUMN")]
     image_column: Option<String>,
-    /// What separates the columns of tables of text.
+    /// The separator of columns in delimited text.
     #[arg(long, value_name = "TEXT")]
     separator: Option<String>,
-    /// The encoding of files of text, such as `latin-1`.
+    /// The encoding of text files, such as `latin-1`.
     #[arg(long, value_name = "NAME")]
     encoding: Option<String>,
-    /// Whether the first line of interactions has the names of the columns.
+    /// Whether the first line of interactions holds the names of the columns.
     #[arg(long, value_name = "YES|NO", value_parser = yes_or_no)]
     header: Option<bool>,
-    /// Whether the first line of items has the names of the columns.
+    /// Whether the first line of items holds the names of the columns.
     #[arg(long, value_name = "YES|NO", value_parser = yes_or_no)]
     items_header: Option<bool>,
-    /// The sentence encoder: `tiny` (carried by the program), `minilm`, `mpnet`, a folder, or a name on the hub.
+    /// The sentence encoder: `tiny` (built into the program), `minilm`, `mpnet`, a folder, or a name on the hub.
     #[arg(long, value_name = "NAME", default_value = "tiny")]
     encoder: String,
-    /// The image encoder: `tiny` (carried by the program), `clip`, a folder, or a name on the hub.
+    /// The image encoder: `tiny` (built into the program), `clip`, a folder, or a name on the hub.
     #[arg(long, value_name = "NAME", default_value = "tiny")]
     image_encoder: String,
-    /// The model, in place of `mp4sr`, or of `sasrec` where items have neither text nor image.
+    /// The model; by default `mp4sr`, or `sasrec` if items have neither text nor images.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 }
@@ -108,6 +110,30 @@ const CORES: [Core; 4] =
     [Core { user: 5, item: 5 }, Core { user: 5, item: 0 }, Core { user: 3, item: 0 }, Core { user: 0, item: 0 }];
 
 /// Runs the command.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use clap::Parser;
+/// use mp4sr_init::command::{Args, run};
+/// use mp4sr_pipeline::config::ModelCatalog;
+///
+/// #[derive(Parser)]
+/// struct Command {
+///     #[command(flatten)]
+///     args: Args,
+/// }
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = |name: &str| folder.path().join(name).to_string_lossy().into_owned();
+/// # let rows: String = (0..60).map(|at| format!("u{},i{},2024-01-{:02}\n", at / 10, at % 10, 1 + at % 28)).collect();
+/// # mp4sr_artifact::files::write_bytes(&folder.path().join("sales.csv"), format!("customer,product,day\n{rows}").as_bytes())?;
+/// let (sales, out) = (path("sales.csv"), path("sales.toml"));
+/// let command = Command::parse_from(["init", "--interactions", &sales, "--out", &out]);
+/// run(&command.args, &Arc::new(ModelCatalog::unchecked()))?;
+/// assert!(mp4sr_artifact::files::read_to_string(out.as_ref())?.contains("user = \"customer\""));
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let made = Made::of(args, models)?;
     files::write_bytes(&made.out, made.text.as_bytes())?;
@@ -181,7 +207,7 @@ impl Made {
             Err(error) => {
                 config.preprocess.min_described = 0.0;
                 match trial(&config, limits) {
-                    // Of many items only the first were looked at.
+                    // Only the first of many items were checked.
                     Ok(report) if !whole_items(&report) => report,
                     _ => return Err(error.into()),
                 }
@@ -194,7 +220,7 @@ impl Made {
         if !whole_items(&report) {
             doubts.push(Doubt::new(
                 format!(
-                    "the items' files have more than the {} lines that were read, so that more of the events may be of an item with a line",
+                    "the items' files have more than the {} lines that were read, so more of the events may be of items with a line",
                     count(ITEM_ROWS)
                 ),
                 "`mp4sr preprocess` checks all of them",
@@ -341,7 +367,7 @@ fn published(events: &Survey, items: Option<&Survey>) -> Option<Format> {
     (has(events, &["user_id", "book_id", "date_added"]) && id_of(&["book_id"])).then_some(Format::GoodReads)
 }
 
-/// The encoding of both files, which a pipeline has one key for; empty where they are UTF-8.
+/// The encoding of both files, which a pipeline has one key for; empty if they are UTF-8.
 fn encoding(events: &Survey, items: Option<&Survey>) -> Result<String> {
     let Some(items) = items else { return Ok(events.encoding.clone().unwrap_or_default()) };
     let conflict = |a: &Survey, b: &Survey| {
@@ -368,7 +394,7 @@ fn header_doubts(events: &Survey, items: Option<&Survey>) -> Vec<Doubt> {
     let doubtful =
         flags.into_iter().filter_map(|(survey, flag)| Some((survey.filter(|survey| survey.header_doubt)?, flag)));
     let doubt = |(survey, flag): (&Survey, &str)| {
-        let is = if survey.has_header { "is taken for a header" } else { "is not taken for a header" };
+        let is = if survey.has_header { "is taken as a header" } else { "is not taken as a header" };
         let (other, key) = if survey.has_header { ("no", "header` names columns") } else { ("yes", "header`") };
         let prefix = if flag == "--header" { "interactions_" } else { "items_" };
         Doubt::new(
@@ -406,7 +432,7 @@ fn core(config: &Config, limits: RowLimits, is_whole: bool, doubts: &mut Vec<Dou
     if !is_whole {
         if leaves(CORES[0])?.is_none() {
             doubts.push(Doubt::new(
-                "in the lines that were read, no user and item have five events; in the whole file they may",
+                "in the lines that were read, no user and no item has five events; in the whole file, some may",
                 remedy,
             ));
         }
@@ -453,7 +479,7 @@ fn about_trial(report: &Report, is_whole: bool) -> Vec<Doubt> {
     if report.items.repeated > 0 {
         doubts.push(Doubt::new(
             format!(
-                "{} lines of items have an id that came before; the first line of an item counts",
+                "{} lines of items repeat an earlier id; the first line of an item counts",
                 count(report.items.repeated)
             ),
             "`--item-id COLUMN`",
@@ -465,7 +491,7 @@ fn about_trial(report: &Report, is_whole: bool) -> Vec<Doubt> {
     if report.statistics.longest < 3 && is_whole {
         doubts.push(Doubt::new(
             format!(
-                "no user has three events, so nobody can be evaluated: the longest history has {}",
+                "no user has three events, so no user can be evaluated: the longest history has {}",
                 report.statistics.longest
             ),
             "`--user COLUMN`",
@@ -483,7 +509,7 @@ fn said(args: &Args, looked: &Looked, draft: &Draft<'_>, report: &Report, doubts
     };
     let rows = |survey: &Survey| {
         let part = if survey.is_whole { "all" } else { "the first" };
-        format!("{}: {}; {part} {} lines looked at", survey.path.display(), survey.form, count(survey.rows))
+        format!("{}: {}; {part} {} lines inspected", survey.path.display(), survey.form, count(survey.rows))
     };
     let mut text = format!("interactions  {}\n", rows(&looked.events));
     match &looked.columns {
@@ -498,20 +524,20 @@ fn said(args: &Args, looked: &Looked, draft: &Draft<'_>, report: &Report, doubts
                         format!("`{column}`: {}; {}", notation.described, seen(&looked.events, column))
                     }
                     Clock::Position(column) => format!("none; the position of an event is `{column}`"),
-                    Clock::LineOrder => "none; the lines are taken in their order".to_owned(),
+                    Clock::LineOrder => "none; events are in the order of their lines".to_owned(),
                 },
             );
             if let Some(kind) = &events.kind {
                 let of = seen(&looked.events, kind);
                 line(
                     "kinds",
-                    format!("`{kind}`: not read, every event counts; `preprocess.where` keeps one kind; {of}"),
+                    format!("`{kind}`: not read, so every event counts; `preprocess.where` can keep one kind; {of}"),
                 );
             }
             if let Some(rating) = &events.rating {
                 line(
                     "rating",
-                    format!("`{rating}`: not read, every event counts; `preprocess.where` keeps the good ones"),
+                    format!("`{rating}`: not read, so every event counts; `preprocess.where` can keep the good ones"),
                 );
             }
         }
@@ -541,7 +567,7 @@ fn said(args: &Args, looked: &Looked, draft: &Draft<'_>, report: &Report, doubts
             text.extend(lines.drain(..));
         }
     } else {
-        text.push_str("items         no file of items: the model reads ids alone\n");
+        text.push_str("items         no file of items, so the model reads only ids\n");
     }
     if !draft.images.is_empty() {
         let by = if looked.image_kind().is_some() { "the column of images" } else { "the id of the item" };

@@ -23,9 +23,9 @@ pub const ID_MODEL: &str = "sasrec";
 pub enum Columns {
     /// Columns that were guessed.
     Guessed {
-        /// Of interactions.
+        /// The columns of interactions.
         events: EventColumns,
-        /// Of items, where there are any.
+        /// The columns of items, if there are items.
         items: Option<ItemColumns>,
     },
     /// A form that names them.
@@ -43,12 +43,12 @@ pub struct Modalities {
     pub addresses: bool,
 }
 
-/// The lower bounds of events.
+/// The lower bounds of numbers of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Core {
-    /// Of a user.
+    /// The least number of events per user.
     pub user: u32,
-    /// Of an item.
+    /// The least number of events per item.
     pub item: u32,
 }
 
@@ -118,7 +118,7 @@ impl Lines {
     }
 }
 
-/// The name of a column in an SQL expression that stands in a TOML text.
+/// The name of a column in an SQL expression within a TOML text.
 fn quoted(name: &str) -> String {
     let is_plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if is_plain { name.to_owned() } else { format!("\\\"{name}\\\"") }
@@ -168,9 +168,9 @@ impl Draft<'_> {
 
     fn dataset(&self, lines: &mut Lines) {
         lines.section("dataset");
-        lines.comment("Names the folder artifacts/<name>.");
+        lines.comment("The name of the dataset, and of the folder artifacts/<name>.");
         lines.text("name", &self.name);
-        lines.comment("The folder in which the files below lie, seen from where `mp4sr` is run.");
+        lines.comment("The folder of the files below, relative to where `mp4sr` is run.");
         lines.text("data", &self.data);
     }
 
@@ -232,7 +232,7 @@ impl Draft<'_> {
         let separators: std::collections::BTreeSet<&str> =
             self.tables().map(|table| table.separator.as_str()).collect();
         if self.tables().any(|table| !table.separator_is_usual) && separators.len() == 1 {
-            lines.comment("What separates columns.");
+            lines.comment("The separator of columns.");
             separators.iter().for_each(|separator| lines.text("separator", separator));
         }
         if !self.encoding.is_empty() {
@@ -240,16 +240,16 @@ impl Draft<'_> {
             lines.text("encoding", &self.encoding);
         }
         if self.tables().any(|table| table.escapes) {
-            lines.comment("A quotation mark in a quoted field has a backslash before it.");
+            lines.comment("A quotation mark in a quoted field is escaped by a backslash.");
             lines.text("quote_escape", "\\");
         }
         let names = |survey: &Survey| survey.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
         if self.of_events.is_table && !self.of_events.has_header {
-            lines.comment("The first line has no names, so the columns are named by their position.");
+            lines.comment("The first line does not name the columns, so they are named by their position.");
             lines.texts("interactions_header", &names(self.of_events));
         }
         if let Some(items) = self.of_items.filter(|items| items.is_table && !items.has_header) {
-            lines.comment("The same of the items.");
+            lines.comment("The columns of the items, likewise.");
             lines.texts("items_header", &names(items));
         }
     }
@@ -264,7 +264,7 @@ impl Draft<'_> {
         lines.comment(&format!("The item's id: {}.", seen(self.of_events, &events.item)));
         lines.text("item", &events.item);
         if !events.item_separator.is_empty() {
-            lines.comment("A cell holds several items in their order.");
+            lines.comment("A cell holds several items, in order.");
             lines.text("item_separator", &events.item_separator);
         }
         match &events.clock {
@@ -309,11 +309,11 @@ impl Draft<'_> {
         if let Some(images) = &items.images {
             lines.comment(&match images.kind {
                 ImageKind::Addresses => format!(
-                    "Addresses of images ({}); `mp4sr download --pipeline {}` fetches them after `mp4sr preprocess`.",
+                    "Addresses of images ({}); `mp4sr download --pipeline {}` downloads them after `mp4sr preprocess`.",
                     seen(&images.name),
                     self.out
                 ),
-                ImageKind::Embedded => "Images in the cells themselves.".to_owned(),
+                ImageKind::Embedded => "Images are embedded in the cells.".to_owned(),
                 ImageKind::Files | ImageKind::FilesOfFolder => format!("Names of image files: {}.", seen(&images.name)),
             });
             lines.text("images", &images.name);
@@ -336,7 +336,7 @@ impl Draft<'_> {
         let Columns::Guessed { events, .. } = &self.columns else { return };
         if let Some(kind) = events.kind.as_ref().and_then(|kind| self.of_events.column(kind)) {
             lines.comment(&format!(
-                "`{}` has {} kinds of events, and all of them count; to keep one kind alone:",
+                "`{}` has {} kinds of events, and all of them count; to keep only one kind:",
                 kind.name, kind.distinct
             ));
             lines.comment(&format!(
@@ -349,7 +349,7 @@ impl Draft<'_> {
         let range = self.of_events.column(rating).and_then(|column| column.range);
         let Some((least, most)) = range else { return };
         lines.comment(&format!(
-            "`{rating}` goes from {least} to {most}. All events count, good and bad; to keep the good ones alone:"
+            "`{rating}` goes from {least} to {most}. All events count, good and bad; to keep only the good ones:"
         ));
         lines.comment(&format!("where = \"{} >= {}\"", quoted(rating), (least + 0.75 * (most - least)).ceil()));
     }
@@ -361,10 +361,10 @@ impl Draft<'_> {
             if self.encoder == TINY_TEXT {
                 lines.comment(
                     "Sentences become vectors. The program carries this encoder, which is small and made for a trial; for results, \
-                     take \"sentence-transformers/all-MiniLM-L6-v2\" (`--encoder minilm`), which is fetched once, 90 MB.",
+                     take \"sentence-transformers/all-MiniLM-L6-v2\" (`--encoder minilm`), which is downloaded once, 90 MB.",
                 );
             } else {
-                lines.comment("Sentences become vectors: a folder, or a model of the hub that is fetched once.");
+                lines.comment("Sentences become vectors: a folder, or a model of the hub that is downloaded once.");
             }
             lines.text("model", &self.encoder);
         }
@@ -373,10 +373,10 @@ impl Draft<'_> {
             if self.image_encoder == TINY_IMAGE {
                 lines.comment(
                     "Images become words. The program carries this encoder, which is small and made for a trial; for results, take \
-                     \"openai/clip-vit-base-patch32\" (`--image-encoder clip`), which is fetched once, 600 MB.",
+                     \"openai/clip-vit-base-patch32\" (`--image-encoder clip`), which is downloaded once, 600 MB.",
                 );
             } else {
-                lines.comment("Images become words: a folder, or a model of the hub that is fetched once.");
+                lines.comment("Images become words: a folder, or a model of the hub that is downloaded once.");
             }
             lines.text("model", &self.image_encoder);
         }
@@ -386,7 +386,7 @@ impl Draft<'_> {
             let without: Vec<&str> =
                 self.models.models().filter(|model| !model.reads_features()).map(ModelType::name).collect();
             lines.comment(&format!(
-                "Items have no text and no image file, so the model reads ids alone. These do: {}.",
+                "Items have no text and no image file, so the model reads only ids. These models do: {}.",
                 without.join(", ")
             ));
             lines.text("name", if self.model.is_empty() { ID_MODEL } else { &self.model });
@@ -394,7 +394,7 @@ impl Draft<'_> {
             lines.text("name", &self.model);
         }
         if (text || image) && (self.model.is_empty() || reads(&self.model)) {
-            lines.comment("What the model reads of an item, beside its id.");
+            lines.comment("What the model reads of an item in addition to its id.");
             let one = |name: &str| {
                 Value::Table(toml::Table::from_iter([("name".to_owned(), Value::String(name.to_owned()))]))
             };
@@ -403,11 +403,11 @@ impl Draft<'_> {
         }
         if addresses && !image {
             lines.comment(
-                "Once `mp4sr download` has fetched the images, `modalities = [{ name = \"text\" }, { name = \"image\" }]` reads them too.",
+                "Once `mp4sr download` has downloaded the images, `modalities = [{ name = \"text\" }, { name = \"image\" }]` reads them too.",
             );
         }
         lines.section("evaluate");
-        lines.comment("K of the measures R@K and N@K.");
+        lines.comment("The values of K for the metrics R@K and N@K.");
         lines.key("k", &Value::Array([5, 10, 20].map(Value::Integer).to_vec()));
     }
 }

@@ -137,11 +137,11 @@ fn item(survey: &Survey, joins: &[Join], said: &NamedEvents, doubts: &mut Vec<Do
     if let Some((_, column)) = by_name() {
         return Ok((column.name.clone(), String::new()));
     }
-    // Of a table without names the item follows the user, as in all published ones; a time may stand between them.
+    // In a table without names, the item follows the user, as in all published ones; a time may be between them.
     let is_id = |column: &&ColumnSurvey| may_be_id(column, survey.rows) && time_score(column, survey).is_none();
     if let Some(column) = survey.columns.iter().skip(1).find(is_id).filter(|_| !survey.has_header) {
         doubts.push(Doubt::new(
-            format!("the item is `{}`, by its position alone", column.name),
+            format!("the item is `{}`, judging only by its position", column.name),
             "`--item COLUMN`, `source.columns.item`",
         ));
         return Ok((column.name.clone(), String::new()));
@@ -187,12 +187,12 @@ fn user(survey: &Survey, item: &str, said: &NamedEvents, is_sequence: bool, doub
     if !Role::User.fits(&best.name) {
         if survey.has_header && scored.len() > 1 {
             return Err(Error::Unknown(format!(
-                "no column of `{}` has a name that says user; name it with `--user COLUMN`: it has {}",
+                "no column of `{}` has a name that suggests a user; name it with `--user COLUMN`: it has {}",
                 survey.path.display(),
                 shown_columns(survey)
             )));
         }
-        doubts.push(Doubt::new(format!("the user is `{}`, by its position and its values", best.name), remedy));
+        doubts.push(Doubt::new(format!("the user is `{}`, judging by its position and its values", best.name), remedy));
     } else if let Some((_, rival)) =
         scored.get(1).filter(|(other, rival)| Role::User.fits(&rival.name) && other + 5.0 > *score)
     {
@@ -201,7 +201,7 @@ fn user(survey: &Survey, item: &str, said: &NamedEvents, is_sequence: bool, doub
     if best.distinct == best.filled && best.filled > 20 && !is_sequence {
         doubts.push(Doubt::new(
             format!(
-                "`{}` is another one in each of the first {} lines: nobody would have a history",
+                "`{}` differs in each of the first {} lines, so no user would have a history",
                 best.name, best.filled
             ),
             remedy,
@@ -242,7 +242,7 @@ fn clock(survey: &Survey, others: &[&ColumnSurvey], said: &NamedEvents, doubts: 
         Some(Ok(notation)) => {
             if notation.key == "mixed" {
                 doubts.push(Doubt::new(
-                    format!("`{name}` has times of several notations; each value is read for itself"),
+                    format!("`{name}` has times in several notations; each value is recognised by itself"),
                     "`--time-format FORMAT`, `source.time`",
                 ));
             }
@@ -273,7 +273,7 @@ fn clock(survey: &Survey, others: &[&ColumnSurvey], said: &NamedEvents, doubts: 
     }
 }
 
-/// How well a column fits as the time of events; none where it is no time.
+/// How well a column fits as the time of events; `None` if it does not hold times.
 fn time_score(column: &ColumnSurvey, survey: &Survey) -> Option<f64> {
     let by_name = Role::Time.score(&column.name);
     let is_other = tokens(&column.name).iter().any(|token| OTHER_TIMES.contains(&token.as_str()));
@@ -311,7 +311,7 @@ fn without_time(survey: &Survey, others: &[&ColumnSurvey], doubts: &mut Vec<Doub
     if let Some(position) = position {
         doubts.push(Doubt::new(
             format!(
-                "no column has times; `{}` is taken for the position of an event in its user's history",
+                "no column has times; `{}` is taken as the position of an event in its user's history",
                 position.name
             ),
             "`--time COLUMN`, `source.columns.position`",
@@ -321,16 +321,14 @@ fn without_time(survey: &Survey, others: &[&ColumnSurvey], doubts: &mut Vec<Doub
     let named = others.iter().find(|column| Role::Time.fits(&column.name) && column.filled > 0);
     let why = match named {
         Some(column) => format!(
-            "`{}` has values such as `{}`, which are no times that can be recognised",
+            "`{}` has values such as `{}`, which are not recognised as times",
             column.name,
             column.examples.first().map_or("", String::as_str)
         ),
         None => "no column has times".to_owned(),
     };
     doubts.push(Doubt::new(
-        format!(
-            "{why}: the events of a user are taken in the order of their lines, the last line being the latest event"
-        ),
+        format!("{why}: the events of a user are in the order of their lines, and the last line is the latest event"),
         "`--time COLUMN`, `--time-format FORMAT`, `source.time`",
     ));
     Clock::LineOrder

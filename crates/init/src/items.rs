@@ -16,7 +16,7 @@ const LONG: f64 = 12.0;
 const MOST: f64 = 0.9;
 /// Rows from which the number of distinct values says something.
 const TELLING: u64 = 20;
-/// Words that make another thing of a name: the name of a brand is no title.
+/// Words that change the meaning of a name: the name of a brand is not a title.
 const NOT_A_TITLE: [&str; 14] = [
     "brand",
     "category",
@@ -72,13 +72,13 @@ pub struct ImageColumn {
 /// Where the images of a column are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageKind {
-    /// Behind addresses.
+    /// Images are downloaded from addresses.
     Addresses,
-    /// In the cells themselves.
+    /// Images are embedded in the cells.
     Embedded,
-    /// In files beside the items' file.
+    /// Images are files beside the items' file.
     Files,
-    /// In files of the folder of images.
+    /// Images are files in the folder of images.
     FilesOfFolder,
 }
 
@@ -110,7 +110,7 @@ impl ItemColumns {
         let mut found = Self { id, ..Self::default() };
         if join.is_none() && said.id.is_none() {
             found.doubts.push(Doubt::new(
-                format!("no column of items fits the items of interactions; `{}` is taken for the id", found.id),
+                format!("no column of items matches the items of interactions; `{}` is taken as the id", found.id),
                 "`--item-id COLUMN`, `source.columns.item_id`",
             ));
         }
@@ -160,7 +160,7 @@ impl ItemColumns {
             .max_by_key(|column| (!is_other(column), column.distinct));
         if let Some(column) = best {
             self.doubts.push(Doubt::new(
-                format!("the title is `{}`, by its values", column.name),
+                format!("the title is `{}`, judging by its values", column.name),
                 "`--title COLUMN`, `source.columns.title`",
             ));
             column.name.clone_into(&mut self.title);
@@ -187,7 +187,7 @@ impl ItemColumns {
                 _ => {
                     self.doubts.push(Doubt::new(
                         format!(
-                            "`{}` names image files, such as `{}`, and none of the first is beside `{}`: no image is read",
+                            "`{}` names image files, such as `{}`, but none of the first ones is beside `{}`, so no image is read",
                             column.name,
                             column.images.first().map_or("", String::as_str),
                             survey.path.display()
@@ -251,7 +251,7 @@ impl ItemColumns {
             let of = |name: &String| Some((name.clone(), survey.column(name)?.separator.clone()?.0));
             names.iter().filter_map(of).collect()
         };
-        // A bar stands in no sentence.
+        // Sentences do not contain a bar.
         let bars = separators(&self.texts);
         if bars.iter().any(|(_, separator)| separator == "|") {
             "|".clone_into(&mut self.text_separator);
@@ -264,7 +264,9 @@ impl ItemColumns {
             let remedy = "`source.columns.category_separator`";
             if distinct.len() > 1 {
                 self.doubts.push(Doubt::new(
-                    format!("categories are separated by several characters; `{separator}`, as in `{name}`, is taken for all"),
+                    format!(
+                        "categories are separated by several characters; `{separator}`, as in `{name}`, is used for all"
+                    ),
                     remedy,
                 ));
             } else if separator != "|" {
@@ -297,7 +299,7 @@ fn says_something(column: &ColumnSurvey, rows: u64) -> bool {
         && column.image_addresses * 2 < column.filled.max(1)
 }
 
-/// How well a column fits as the one of images; 0 where it has none.
+/// How well a column fits as the one of images; 0 if it has none.
 fn image_score(column: &ColumnSurvey) -> f64 {
     let share = (column.image_addresses + column.image_files) as f64 / column.filled.max(1) as f64;
     let named = Role::Image.fits(&column.name);

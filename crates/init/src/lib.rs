@@ -1,6 +1,6 @@
-//! A first pipeline file for files that nobody has described yet.
+//! Drafts a first pipeline file for raw files of unknown structure.
 //!
-//! In: files of interactions and of items, and what a user says of them. Out: what was found, what was not sure, and a commented
+//! In: files of interactions and of items, and what a user states about them. Out: what was found, what is uncertain, and a commented
 //! pipeline file that the configuration reader has read back. Must not know: how a file is read (`preprocess` looks at it), what any later
 //! stage does.
 

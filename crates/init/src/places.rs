@@ -43,7 +43,7 @@ impl Places {
         utf8(if below == Path::new("") { Path::new(".") } else { below })
     }
 
-    /// The last name of the data folder; nothing where it has none that says anything.
+    /// The last name of the data folder; nothing if it has none that says anything.
     pub fn title(&self) -> Option<String> {
         let name = self.root.file_name()?.to_string_lossy().into_owned();
         let says_nothing = ["data", "raw", "tmp", "input", "files", "csv", "downloads", "root", "home"];

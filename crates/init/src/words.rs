@@ -20,7 +20,7 @@ pub enum Role {
     Code,
 }
 
-/// Names that mean a role as they stand, the surest first; and words that mean it within a name.
+/// Names that denote a role as a whole, the most certain first; and words that denote it within a name.
 struct Vocabulary {
     names: &'static [&'static str],
     words: &'static [&'static str],

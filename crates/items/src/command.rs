@@ -11,10 +11,11 @@ use mp4sr_store::ItemStore;
 
 use crate::Editor;
 
-/// Adds items to a trained run, which ranks them without training, and removes them again.
+/// Adds items to a trained run, which ranks them without further training, or removes such items.
 ///
 /// Texts and images go through the encoders, the dictionary and the cache of the dataset, and then through the trained item encoders.
-/// An item without training events has no id embedding: what it says and shows decides its scores. Models that need ids refuse.
+/// An item without training events has no id embedding, so its scores depend on its text and images alone. Models that need id
+/// embeddings reject new items.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -23,26 +24,26 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Adds the items of files; an id that was added before is replaced.
+    /// Adds the items of one or more files; an item whose id was added before is replaced.
     Add {
         /// The flags of every stage.
         #[command(flatten)]
         stage: StageArgs,
-        /// A file of items in the form of the pipeline's `[source]`; may be given several times. Images are named relative to it or to the
-        /// data folder.
+        /// A file of items in the format of the pipeline's `[source]`. May be given several times. Paths of images are relative to it
+        /// or to the data folder.
         #[arg(long, value_name = "FILE", required = true)]
         items: Vec<PathBuf>,
     },
-    /// Removes items that were added.
+    /// Removes items that were added to the run.
     Remove {
         /// The flags of every stage.
         #[command(flatten)]
         stage: StageArgs,
-        /// The id of an item; may be given several times.
+        /// The id of an item. May be given several times.
         #[arg(long, value_name = "ID", required = true)]
         item: Vec<String>,
     },
-    /// Lists the items that were added: id and title.
+    /// Lists the ids and titles of the items that were added.
     List {
         /// The flags of every stage.
         #[command(flatten)]

@@ -1,4 +1,4 @@
-//! New items of a trained run: they are candidates, and stand in histories, without training.
+//! New items of a trained run, which can be candidates and occur in histories without training.
 //!
 //! In: raw items, in the form of the pipeline or as records. Out: a table of items and their features, from the same texts, encoders,
 //! dictionary and cache as the dataset's, where `serve.store` says: as a generation of `new-items/` in the run, which never changes and
@@ -53,6 +53,23 @@ pub struct Added {
 }
 
 /// What adds items to a run and removes them.
+///
+/// ```no_run
+/// use mp4sr_extract::Encoders;
+/// use mp4sr_items::{Editor, ItemRecord};
+/// use mp4sr_store::ItemStore;
+///
+/// # fn add(context: &mp4sr_pipeline::Context) -> anyhow::Result<()> {
+/// // `context` is that of a trained run.
+/// let store = ItemStore::open(context)?;
+/// let mut encoders = Encoders::of(context)?;
+/// let mut editor = Editor { context, store: &store, encoders: &mut encoders };
+/// let cup = ItemRecord { id: "cup-2".to_owned(), title: "A blue cup".to_owned(), ..ItemRecord::default() };
+/// let added = editor.add_records(&[cup])?;
+/// assert_eq!(added.new, ["cup-2"]);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Editor<'a> {
     /// The run.
     pub context: &'a Context,
@@ -286,7 +303,7 @@ fn expect_something(new: &NewItems) -> anyhow::Result<()> {
     let names: Vec<&str> = new.modalities.iter().map(|modality| modality.name.as_str()).collect();
     ensure!(
         empty.is_empty(),
-        "{} items have no {} that can be used, so that the model would know nothing of them: {}; complete them or leave them out",
+        "{} items have no usable {}, so the model cannot represent them: {}; complete them or leave them out",
         empty.len(),
         names.join(" or "),
         some_of(&empty)

@@ -1,4 +1,4 @@
-//! Candidates of a training step: the softmax runs over all items, or over a sample that stands for them.
+//! Candidates of a training step: the softmax runs over all items, or over a sample that represents them.
 //!
 //! A sample has the batch's targets and items drawn uniformly. The logit of every column but a row's own target is raised by
 //! -log Q, Q being the probability that the column is in the sample (Bengio and Senécal, 2008), so that the sum of exponentials is
@@ -21,7 +21,7 @@ pub struct CandidateSampler {
     samples: u64,
 }
 
-/// The columns of a step's softmax that stand for all items.
+/// The columns of a step's softmax that represent all items.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampledItems {
     /// Rows of items, from 0, ascending.
@@ -135,7 +135,7 @@ mod tests {
         assert!(counts.iter().all(|&count| (2800..3200).contains(&count)), "{counts:?}");
     }
 
-    /// Batches of 3 of the 10 samples: what is seen of an item in samples where it is nobody's own target, against its shift.
+    /// Batches of 3 of the 10 samples: how often an item is sampled where it is not a target, against its shift.
     #[test]
     fn the_shift_is_the_logarithm_of_how_often_an_item_is_in_the_sample() {
         let sampler = CandidateSampler::new(2, 8, &training()).unwrap();

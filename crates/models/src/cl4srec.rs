@@ -52,7 +52,7 @@ pub enum Similarity {
     Cosine,
 }
 
-/// `[model.cl4srec]`.
+/// `[model.cl4srec]`: sizes and switches of CL4SRec.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -90,7 +90,7 @@ pub enum Operation {
     Mask(Vec<usize>),
     /// Place j gets the item of place `order[j]`.
     Reorder(Vec<usize>),
-    /// The history stays as it is.
+    /// The history is unchanged.
     Keep,
 }
 

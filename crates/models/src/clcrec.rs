@@ -1,4 +1,4 @@
-//! CLCRec: contrastive learning of contents that can stand in for the ids of items nobody has met.
+//! CLCRec: contrastive learning of contents that can replace the ids of items without events.
 //!
 //! Wei et al., Contrastive Learning for Cold-Start Recommendation, ACM MM 2021 (arXiv 2107.05315), in the authors' code. A content f
 //! is two maps of the unit vectors of the item's modalities side by side. R-E: the id of an event's item against the contents of the
@@ -56,10 +56,10 @@ const PHASES: [Phase; 1] = [Phase { name: FINETUNE, samples: Samples::Events, st
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Negatives {
-    /// From all.
+    /// From all items.
     #[default]
     All,
-    /// From those that are not cold (authors' code).
+    /// From items that are not cold (authors' code).
     Warm,
 }
 
@@ -67,14 +67,14 @@ pub enum Negatives {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Candidates {
-    /// All (MP4SR's reading).
+    /// All items (MP4SR's reading).
     #[default]
     All,
-    /// Cold ones come before all others (authors' code).
+    /// Cold items come before all others (authors' code).
     Cold,
 }
 
-/// `[model.clcrec]`.
+/// `[model.clcrec]`: sizes and switches of CLCRec.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -84,18 +84,18 @@ pub struct Config {
     /// The width between the two maps of contents.
     #[schemars(range(min = 1, max = 16384))]
     pub hidden: usize,
-    /// lambda, the weight of R-E; U-I has the rest to 1.
+    /// lambda, the weight of R-E; the weight of U-I is 1 - lambda.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub lambda: f64,
     /// tau, the temperature of both losses.
     #[schemars(range(min = 0.0001, max = 100.0))]
     pub temperature: f64,
-    /// K, the number of negatives per event; a user who has fewer items left gets those.
+    /// K, the number of negatives per event; fewer if the user has fewer items left.
     #[schemars(range(min = 1, max = 100_000))]
     pub negatives: usize,
     /// Which items negatives are drawn from.
     pub negative_items: Negatives,
-    /// rho, the probability that a content stands in for an item's id in U-I.
+    /// rho, the probability that the content replaces an item's id in U-I.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub replacement: f64,
     /// The weight of the regularisation.
@@ -128,9 +128,9 @@ impl Default for Config {
 /// The items of a step's samples: each sample's own, then its negatives.
 #[derive(Clone, Debug)]
 pub struct Sampled {
-    /// `[B, 1 + K]`, 1-based; 0 where a user has no more negatives.
+    /// `[B, 1 + K]`, 1-based; 0 if a user has no more negatives.
     pub items: Vec<u32>,
-    /// `[B, 1 + K]`: whether the content stands in for the id.
+    /// `[B, 1 + K]`: whether the content replaces the id.
     pub replaced: Vec<bool>,
 }
 
@@ -211,7 +211,7 @@ impl ClcRec {
                 .map(|row| row + 1)
                 .collect();
         }
-        // At least half of the draws are of use.
+        // At least half of the sampled items are valid.
         let mut drawn = std::collections::HashSet::with_capacity(k);
         let mut items = Vec::with_capacity(k);
         for at in 0.. {

@@ -63,10 +63,10 @@ pub enum Fusion {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Keys {
-    /// Those that the query may attend to; others count as 0.
+    /// The keys that the query may attend to; others count as 0.
     #[default]
     Masked,
-    /// All, later items and padding too (authors' code), so that a user's scores depend on the longest length.
+    /// All keys, including later items and padding (authors' code), so that a user's scores depend on the longest length.
     Full,
 }
 
@@ -85,14 +85,14 @@ pub enum Attributes {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CategoryEmbedding {
-    /// They are, from N(0, 0.02).
+    /// They are trained, starting from N(0, 0.02).
     #[default]
     Trained,
-    /// They stay as they were drawn from N(0, 1) (authors' code, where no optimiser sees them).
+    /// They stay at their initial values from N(0, 1) (authors' code, where the optimiser does not include them).
     Fixed,
 }
 
-/// `[model.difsr]`.
+/// `[model.difsr]`: sizes and switches of DIF-SR.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {

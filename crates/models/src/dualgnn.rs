@@ -58,10 +58,10 @@ const HOPS: usize = 2;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum UserFusion {
-    /// Each is weighed by the user's weight (authors' code).
+    /// Each modality is weighted by the user's own weight for it (authors' code).
     #[default]
     Separate,
-    /// The last one's weight weighs the sum of all (MMRec).
+    /// The sum of all modalities is weighted by the user's weight for the last one (MMRec).
     Summed,
 }
 
@@ -72,11 +72,11 @@ pub enum NeighbourLists {
     /// Each neighbour once.
     #[default]
     Once,
-    /// In training, k entries filled with random repeats, anew in each epoch (published code).
+    /// In training, k entries, filled up with random repeats that are resampled in each epoch (published code).
     Resampled,
 }
 
-/// `[model.dualgnn]`.
+/// `[model.dualgnn]`: sizes and switches of DualGNN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {

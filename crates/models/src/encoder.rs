@@ -1,4 +1,4 @@
-//! The item encoder of one modality (specification, section 3; paper, equations 3 and 4): attention pooling of the item's
+//! The item encoder of one modality (specification, section 3; paper, equations 3 to 5): attention pooling of the item's
 //! rows, then a mixture of experts.
 
 use candle_core::{Tensor, Var};
@@ -26,7 +26,7 @@ pub struct Pooling {
     pub attention: usize,
     /// What happens to its gradient.
     pub gradient: PoolingGradient,
-    /// Rows of zeros pad every item's rows up to this number; none where only real rows share the softmax.
+    /// Rows of zeros pad every item's rows up to this number; `None` if only real rows share the softmax.
     pub pad_rows: Option<usize>,
 }
 

@@ -74,7 +74,7 @@ pub enum Adapter {
     One,
 }
 
-/// How many LayerNorms there are beside those of the layers.
+/// The LayerNorms in addition to those of the layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Norms {
@@ -85,7 +85,7 @@ pub enum Norms {
     Separate,
 }
 
-/// For what a dropout mask of the adapters is drawn.
+/// What each dropout mask of the adapters is drawn for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DropoutDraw {
@@ -96,7 +96,7 @@ pub enum DropoutDraw {
     Position,
 }
 
-/// `[model.fdsa]`.
+/// `[model.fdsa]`: sizes and switches of FDSA.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -106,9 +106,9 @@ pub struct Config {
     pub adapter: Adapter,
     /// How the rows of an item become one vector.
     pub pooling: RowMean,
-    /// How many LayerNorms there are beside those of the layers.
+    /// The LayerNorms in addition to those of the layers.
     pub norms: Norms,
-    /// For what a dropout mask of the adapters is drawn.
+    /// What each dropout mask of the adapters is drawn for.
     pub dropout_draw: DropoutDraw,
 }
 

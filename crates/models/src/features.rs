@@ -96,7 +96,7 @@ pub struct Categories {
 
 impl Categories {
     /// Numbers the names of categories in alphabetical order, so that a name's number does not depend on the order of the
-    /// items; nothing where no item has any.
+    /// items; nothing if no item has any.
     pub fn of_names(items: &[Vec<String>]) -> Option<Self> {
         let names: BTreeSet<&str> = items.iter().flatten().map(String::as_str).collect();
         let numbers: HashMap<&str, u32> = names.iter().copied().zip(1..).collect();

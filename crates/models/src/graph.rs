@@ -84,7 +84,7 @@ impl<'a> VectorScorer<'a> {
         Self { fold_in: Some(Box::new(shares)), ..self }
     }
 
-    /// The vector of somebody with these items, `[1, k]`.
+    /// The vector of a user with these items, `[1, k]`.
     fn folded_in(&self, history: &[u32]) -> Result<Tensor> {
         let Some(fold_in) = &self.fold_in else {
             let title = self.title;

@@ -52,12 +52,12 @@ const LAYERS: usize = 2;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Weights {
-    /// The largest, each times the confidence of the node that the message leaves.
+    /// The largest weight, multiplied by the confidence of the node that the message leaves.
     #[default]
     Confidence,
-    /// The largest.
+    /// The largest weight.
     Max,
-    /// Their mean.
+    /// The mean of the weights.
     Mean,
 }
 
@@ -72,7 +72,7 @@ pub enum Fusion {
     Id,
 }
 
-/// `[model.grcn]`.
+/// `[model.grcn]`: sizes and switches of GRCN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -82,7 +82,7 @@ pub struct Config {
     /// c, the width of a modality's content.
     #[schemars(range(min = 1, max = 4096))]
     pub content_width: usize,
-    /// T, the rounds of routing; with 0 the model is what the published code computes.
+    /// T, the number of routing rounds; 0 gives what the published code computes.
     #[schemars(range(min = 0, max = 16))]
     pub routing: usize,
     /// How the modalities' weights of an edge become one.

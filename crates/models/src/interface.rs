@@ -120,7 +120,7 @@ pub trait Model {
         usize::MAX
     }
 
-    /// The processes that compute the model together; none where this process computes it alone.
+    /// The processes that compute the model together; `None` if this process computes it alone.
     fn group(&self) -> Option<&ProcessGroup> {
         None
     }
@@ -145,17 +145,17 @@ pub trait Model {
     }
 }
 
-/// For whom items are ranked.
+/// The user and the history to rank items for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Query<'a> {
-    /// The row of the user in the dataset, from 0; none for somebody whom training has not seen.
+    /// The row of the user in the dataset, from 0; `None` for a user who was not in the training data.
     pub user: Option<u32>,
     /// Items, 1-based, oldest first.
     pub history: &'a [u32],
 }
 
 impl<'a> Query<'a> {
-    /// A query of somebody whom training has not seen.
+    /// A query for a user who was not in the training data.
     pub fn of_history(history: &'a [u32]) -> Self {
         Self { user: None, history }
     }

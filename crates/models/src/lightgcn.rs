@@ -56,7 +56,7 @@ pub enum Regularisation {
     Norm,
 }
 
-/// `[model.lightgcn]`.
+/// `[model.lightgcn]`: sizes and switches of LightGCN.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -124,8 +124,8 @@ impl LightGcn {
         Ok(vectors)
     }
 
-    /// What each item gives to somebody whom training has not seen, `[I, d]`: the layers that the convolution has for such a user,
-    /// whose own embedding is zero, while the items stay as they are. Layer k of a user with the items N is the sum over N of
+    /// What each item contributes to a user who was not in the training data, `[I, d]`: the layers that the convolution has for such
+    /// a user, whose own embedding is zero, while the items stay as they are. Layer k of a user with the items N is the sum over N of
     /// e_i^(k-1) / sqrt(|N| d_i), where d_i counts the new edge too.
     fn fold_in_shares(&self) -> Result<Tensor> {
         let layers = self.config.layers;

@@ -49,7 +49,7 @@ const PHASES: [Phase; 1] = [Phase {
     stop: Stop::Validation { warm_up: 0 },
 }];
 
-/// What an item vector is, and what the loss has beside the ranking.
+/// What an item vector is made of, and what is added to the ranking loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Variant {
@@ -75,18 +75,18 @@ pub enum Unit {
     Gru,
 }
 
-/// `[model.mvrnn]`.
+/// `[model.mvrnn]`: sizes and switches of MV-RNN.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// d, the width of each view.
     #[schemars(range(min = 1, max = 4096))]
     pub width: usize,
-    /// What an item vector is, and what the loss has beside the ranking.
+    /// What an item vector is made of, and what is added to the ranking loss.
     pub variant: Variant,
     /// The recurrent cell.
     pub cell: Unit,
-    /// The probability that a use of an item lacks a view in training, in `fusion` and `separate`.
+    /// The probability that an occurrence of an item lacks a view in training, in `fusion` and `separate`.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub mask: f64,
     /// lambda, the weight of the reconstruction in `fusion` and `separate`.
@@ -139,7 +139,7 @@ pub struct Pairs {
     pub targets: Vec<u32>,
     /// `[tokens]`: an item that the user does not have; 0 for a step that is not scored.
     pub negatives: Vec<u32>,
-    /// By view, whether it is there for every item, then every scored target, then every scored negative; empty where nothing is
+    /// By view, whether it is there for every item, then every scored target, then every scored negative; empty if nothing is
     /// hidden.
     pub kept: Vec<Vec<bool>>,
 }

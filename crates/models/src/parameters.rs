@@ -61,7 +61,7 @@ pub struct Part {
     pub initial: Initial,
     /// Where its first value lies in the variable.
     pub start: usize,
-    /// The distance between its rows there; none where they follow each other.
+    /// The distance between its rows there; `None` if they follow each other.
     pub stride: Option<usize>,
 }
 

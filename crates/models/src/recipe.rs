@@ -35,6 +35,15 @@ pub static RECIPES: [&Recipe; 15] = [
 ];
 
 /// How a model is named, configured and built.
+///
+/// ```
+/// use mp4sr_models::{RECIPES, recipe};
+///
+/// let sasrec = recipe("sasrec").expect("a baseline");
+/// assert_eq!(sasrec.title, "SASRec");
+/// assert!(sasrec.reads.transformer && !sasrec.reads.features);
+/// assert!(RECIPES.iter().any(|recipe| recipe.name == "mp4sr"));
+/// ```
 #[derive(Debug)]
 pub struct Recipe {
     /// Its name in the configuration (`model.name`), where its own section is `[model.<name>]`.
@@ -92,12 +101,12 @@ pub struct Reads {
     pub categories: &'static [(&'static str, &'static str)],
 }
 
-/// What some models can do beside what every model can.
+/// Optional abilities of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Supports {
-    /// `finetune.candidates`: to compare with a sample of the items.
+    /// `finetune.candidates`: comparison with a sample of the items.
     pub candidates: bool,
-    /// To be trained by several processes.
+    /// Training by several processes.
     pub processes: bool,
 }
 

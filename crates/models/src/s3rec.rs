@@ -53,14 +53,14 @@ pub static RECIPE: Recipe = Recipe {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Attributes {
-    /// By modality the item's own vector, against those of all items (UniSRec's version).
+    /// For each modality, the item's own vector, against those of all items (UniSRec's version).
     #[default]
     Features,
-    /// Its categories (authors' code).
+    /// The item's categories (authors' code).
     Categories,
 }
 
-/// Where the logistic function stands in the losses of pairs.
+/// Where the logistic function is applied in the losses of pairs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pair {
@@ -75,7 +75,7 @@ pub enum Pair {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reduction {
-    /// Their sum over the number of samples.
+    /// Their sum divided by the number of samples.
     #[default]
     Mean,
     /// Their sum (published code).
@@ -93,18 +93,18 @@ pub enum Sample {
     History,
 }
 
-/// What pre-training samples.
+/// The samples of pre-training.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Sampling {
     /// Every prefix of every training sequence.
     #[default]
     Prefixes,
-    /// Every user's whole training sequence, which costs a fraction of that.
+    /// Every user's whole training sequence, at a fraction of the cost.
     Sequences,
 }
 
-/// `[model.s3rec]`.
+/// `[model.s3rec]`: sizes and switches of S3-Rec.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -127,13 +127,13 @@ pub struct Config {
     /// The weight of SP, the segments.
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub sp_weight: f64,
-    /// Where the logistic function stands in MIP and SP.
+    /// Where the logistic function is applied in MIP and SP.
     pub pair: Pair,
     /// How the losses of a batch become one number.
     pub reduction: Reduction,
     /// What a sample of pre-training holds.
     pub sample: Sample,
-    /// What pre-training samples.
+    /// The samples of pre-training.
     pub samples: Sampling,
 }
 

@@ -56,7 +56,7 @@ pub enum Padding {
     Unmasked,
 }
 
-/// `[model.sine]`.
+/// `[model.sine]`: sizes and switches of SINE.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -139,7 +139,7 @@ struct ItemParts {
     vectors: Tensor,
     /// unit(x W3), `[rows, d]`.
     keys: Tensor,
-    /// The concept's score, then those of the interests, `[rows, 1 + K]`; none where they depend on the position.
+    /// The concept's score, then those of the interests, `[rows, 1 + K]`; `None` if they depend on the position.
     scores: Option<Tensor>,
 }
 
@@ -360,7 +360,7 @@ impl Model for Sine {
 
 struct SineScorer<'a> {
     model: &'a Sine,
-    /// Of all items.
+    /// What scoring reads of all items.
     parts: ItemParts,
     items: Tensor,
 }

@@ -71,7 +71,7 @@ const PRETRAIN_KEYS: [&str; 8] = [
     "select",
 ];
 
-/// For what the dropout of the experts' input is drawn.
+/// What each dropout mask of the experts' input is drawn for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DropoutDraw {
@@ -86,14 +86,14 @@ pub enum DropoutDraw {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Select {
-    /// That with the best validation metric.
+    /// The epoch with the best validation metric.
     #[default]
     Validation,
-    /// The last (published code).
+    /// The last epoch (published code).
     Last,
 }
 
-/// `[model.unisrec]`.
+/// `[model.unisrec]`: sizes and switches of UniSRec.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -103,7 +103,7 @@ pub struct Config {
     /// Dropout on the experts' input.
     #[schemars(range(min = 0.0, max = 0.95))]
     pub adaptor_dropout: f64,
-    /// For what the dropout of the experts' input is drawn.
+    /// What each dropout mask of the experts' input is drawn for.
     pub dropout_draw: DropoutDraw,
     /// Whether the gate has noise in training.
     pub noise: bool,
@@ -131,7 +131,7 @@ pub struct Config {
     pub augment_rows: bool,
     /// Which epoch of pre-training is kept.
     pub select: Select,
-    /// Whether positions and layers stay in fine-tuning as pre-training left them. Without pre-training nothing is fixed.
+    /// Whether fine-tuning keeps the positions and layers of pre-training fixed. Without pre-training nothing is fixed.
     pub fix_encoder: bool,
     /// Whether items have id embeddings in fine-tuning; without them it is the inductive variant.
     pub id_embedding: bool,
@@ -457,7 +457,7 @@ impl Model for UniSRec {
 struct UniSRecScorer<'a> {
     model: &'a UniSRec,
     phase: &'static str,
-    /// Of all items.
+    /// The adapted vectors of all items.
     z: Tensor,
     items: Tensor,
 }

@@ -339,7 +339,7 @@ fn metrics(case: &mut GoldenCase) {
     }
     let bad = case.floats["in.scores_bad"].0.clone();
     for (scores, &target) in bad.chunks(items).zip(case.int("in.targets_bad")) {
-        assert!(rank(scores, target as u32, |_| false).is_err(), "a score that is no number got a rank");
+        assert!(rank(scores, target as u32, |_| false).is_err(), "a score that is not a number got a rank");
     }
 }
 

@@ -16,18 +16,19 @@ use crate::run::run_until;
 const PIPELINE: &str = include_str!("../../../pipelines/sample.toml");
 const RUN: &str = "mp4sr";
 
-/// Runs everything on the built-in sample world: popularity, MP4SR without pre-training and MP4SR, side by side on one page.
+/// Runs all stages on the built-in sample world for three models, popularity, MP4SR without pre-training and MP4SR, and compares them
+/// on one page.
 ///
-/// Needs no files and no network, and takes a few minutes.
+/// It needs neither files nor a network, and takes a few minutes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder of all artifacts.
+    /// The folder of all artifacts.
     #[arg(long, env = ARTIFACTS_VARIABLE, value_name = "FOLDER", default_value = DEFAULT_ARTIFACTS, value_parser = artifacts_folder)]
     artifacts: PathBuf,
-    /// Replaces one key of the sample pipeline; may be given several times.
+    /// Replaces one key of the sample pipeline. May be given several times.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     overrides: Vec<String>,
-    /// Says nothing but results and errors.
+    /// Prints only results and errors.
     #[arg(long, short, env = "MP4SR_QUIET", value_parser = FalseyValueParser::new())]
     quiet: bool,
 }

@@ -7,10 +7,10 @@ use clap_complete::Shell;
 use mp4sr_artifact::files;
 use mp4sr_pipeline::print;
 
-/// Prints the completions of a shell, to be stored where that shell looks for them.
+/// Prints the completion script of a shell, to be stored where that shell looks for it.
 #[derive(Debug, clap::Args)]
 pub struct CompletionsArgs {
-    /// The shell.
+    /// The shell to complete for.
     #[arg(value_enum)]
     shell: Shell,
 }

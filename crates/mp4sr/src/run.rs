@@ -5,13 +5,13 @@ use std::sync::Arc;
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{StageArgs, StageName};
 
-/// Brings a pipeline to a stage: runs the stages that it needs, in their order, in one process.
+/// Runs the stages of a pipeline in order, up to a given stage, in one process.
 ///
-/// Features are extracted where the model or the report reads them.
-/// A stage whose inputs and settings are those of its last run does nothing. The sample pipeline's raw files are generated.
+/// Features are extracted only if the model or the report reads them. A stage whose inputs and settings have not changed since its
+/// last run is skipped. The sample pipeline's raw files are generated.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The last stage.
+    /// The last stage to run.
     #[arg(long, value_enum, value_name = "STAGE", default_value_t = StageName::Report)]
     pub until: StageName,
     /// The flags of every stage.

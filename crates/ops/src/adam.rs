@@ -16,7 +16,7 @@ pub struct Adam {
     pub learning_rate: f64,
     /// Added to the gradient, times the parameter.
     pub weight_decay: f64,
-    /// The joint norm of all gradients is clipped at this.
+    /// The value at which the joint norm of all gradients is clipped.
     pub clip_norm: f64,
     /// Steps taken by each parameter.
     steps: Vec<u64>,

@@ -30,7 +30,7 @@ pub struct InferenceConvolution {
 /// Three convolutions with a rectifier after each, and their input added before the last one.
 #[derive(Clone, Debug)]
 pub struct InferenceBottleneck {
-    /// In order.
+    /// The convolutions, in order.
     pub inside: [InferenceConvolution; 3],
     /// The map of the input that is added, where it is not the input itself.
     pub shortcut: Option<InferenceConvolution>,

@@ -56,11 +56,11 @@ pub struct EncoderParts<'a> {
 /// How the tokens of a sequence become its vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readout<'a> {
-    /// Their mean; zeros where there are none.
+    /// The mean of the rows; zeros for an item without rows.
     Mean,
-    /// The first one; zeros where there is none.
+    /// The first row; zeros for an item without rows.
     First,
-    /// The largest value of every component; zeros where there are none.
+    /// The largest value of every component; zeros for an item without rows.
     Max,
     /// The token with this number among the tokens of all sequences, one number per sequence.
     Rows(&'a [u32]),

@@ -106,15 +106,15 @@ impl InferenceNorm {
 /// One layer.
 #[derive(Clone, Debug)]
 pub struct InferenceLayer {
-    /// Queries, keys, values: d to 3 d.
+    /// Maps the input to queries, keys and values: d to 3 d.
     pub qkv: InferenceLinear,
-    /// Of the heads' outputs: d to d.
+    /// Maps the outputs of the heads: d to d.
     pub out: InferenceLinear,
-    /// Of the attention.
+    /// The LayerNorm of the attention block.
     pub attention_norm: InferenceNorm,
-    /// d to the width of the feed-forward.
+    /// Maps d to the width of the feed-forward layer.
     pub up: InferenceLinear,
-    /// And back.
+    /// Maps the width of the feed-forward layer back to d.
     pub down: InferenceLinear,
     /// Of the feed-forward.
     pub feed_norm: InferenceNorm,
@@ -145,7 +145,7 @@ impl RelativeBias {
 pub struct InferenceTransformer {
     /// What the layers share.
     pub shape: InferenceShape,
-    /// In order.
+    /// The layers, in order.
     pub layers: Vec<InferenceLayer>,
     /// Of every layer, if any.
     pub bias: Option<RelativeBias>,

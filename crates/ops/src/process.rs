@@ -15,7 +15,7 @@ pub fn start_threads() {
 fn set_threads() {
     let asked = std::env::var(THREADS).ok().and_then(|text| text.parse().ok()).filter(|&n| n > 0);
     let threads = asked.or_else(|| std::thread::available_parallelism().ok().map(usize::from)).unwrap_or(1);
-    // A pool that stands already keeps its size.
+    // A pool that exists already keeps its size.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
     // SAFETY: rayon's threads read no environment, and by contract of this function no others run yet.
     unsafe { std::env::set_var(THREADS, "1") };

@@ -1,5 +1,15 @@
 /// Random numbers as a function of where they are used: a key is named by (seed, purpose, epoch, step, ...), its numbers
 /// by their index. Nothing holds generator state, so any part of a run can be computed again by itself.
+///
+/// ```
+/// use mp4sr_ops::RngKey;
+///
+/// let dropout = RngKey::new(2020).fold_in("dropout");
+/// let step = dropout.fold_in_index(7);
+/// assert_eq!(step.bits(0), dropout.fold_in_index(7).bits(0), "the same names give the same numbers");
+/// assert_ne!(step.bits(0), dropout.fold_in_index(8).bits(0));
+/// assert!((0.0..1.0).contains(&step.uniform(3)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RngKey(u64);
 
@@ -116,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_differ_by_seed_purpose_and_place() {
+    fn keys_differ_by_seed_name_and_index() {
         let base = RngKey::new(1);
         let streams = [
             base,

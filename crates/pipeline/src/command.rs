@@ -20,37 +20,37 @@ const SAMPLE_DATA: &str = "artifacts/sample/raw";
 /// The flags that every stage has; most have a twin in the environment.
 #[derive(Debug, clap::Args)]
 struct StageFlags {
-    /// The pipeline file. Where `--run` is the folder of a run, such as `artifacts/sample/runs/mp4sr`, it may be left out.
+    /// The pipeline file. It may be omitted if `--run` is the folder of a run, such as `artifacts/sample/runs/mp4sr`.
     #[arg(long, env = "MP4SR_PIPELINE", value_name = "FILE", default_value = "", hide_default_value = true, value_parser = path_or_nothing())]
     pipeline: PathBuf,
-    /// Folder of the raw files, in place of the pipeline's `dataset.data`.
+    /// The folder of the raw files; by default, the pipeline's `dataset.data`.
     #[arg(long, env = DATA_VARIABLE, value_name = "FOLDER")]
     data: Option<String>,
-    /// Name of the run, in place of the pipeline's `run.name`, or the folder of a run.
+    /// The name of the run, or the folder of a run; by default, the pipeline's `run.name`.
     #[arg(long, env = RUN_VARIABLE, value_name = "NAME")]
     run: Option<String>,
-    /// Folder of all artifacts.
+    /// The folder of all artifacts.
     #[arg(long, env = ARTIFACTS_VARIABLE, value_name = "FOLDER", default_value = DEFAULT_ARTIFACTS, value_parser = artifacts_folder)]
     artifacts: PathBuf,
-    /// Replaces one key of the pipeline; may be given several times.
+    /// Replaces one key of the pipeline. May be given several times.
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     overrides: Vec<String>,
-    /// Replaces keys of the pipeline: assignments separated by blanks. Those of `--set` come after them.
+    /// Replaces several keys of the pipeline, with assignments separated by blanks. Assignments of `--set` take precedence.
     #[arg(long = "set-all", env = "MP4SR_SET", value_name = "ASSIGNMENTS")]
     more_overrides: Option<Assignments>,
-    /// Says nothing but results and errors.
+    /// Prints only results and errors.
     #[arg(long, short, env = "MP4SR_QUIET", value_parser = FalseyValueParser::new())]
     quiet: bool,
-    /// Says what would be done, read and taken, as `mp4sr doctor` does, and does nothing.
+    /// Prints what would be done, read and used, as `mp4sr doctor` does, without doing it.
     #[arg(long)]
     dry_run: bool,
 }
 
 const DATA_VARIABLE: &str = "MP4SR_DATA";
 const RUN_VARIABLE: &str = "MP4SR_RUN";
-/// The environment's twin of `--artifacts`.
+/// The environment variable for `--artifacts`.
 pub const ARTIFACTS_VARIABLE: &str = "MP4SR_ARTIFACTS";
-/// Where artifacts go unless a user says otherwise.
+/// The default folder of artifacts.
 pub const DEFAULT_ARTIFACTS: &str = "artifacts";
 
 /// Parses the folder of all artifacts; nothing, as an empty variable of the environment gives it, means the usual one.
@@ -63,11 +63,11 @@ pub fn artifacts_folder(text: &str) -> Result<PathBuf, std::convert::Infallible>
 pub struct StageArgs {
     /// The pipeline file.
     pub pipeline: PathBuf,
-    /// Folder of the raw files, in place of the pipeline's `dataset.data`.
+    /// The folder of the raw files; by default, the pipeline's `dataset.data`.
     pub data: Option<String>,
-    /// Name of the run, in place of the pipeline's `run.name`.
+    /// The name of the run; by default, the pipeline's `run.name`.
     pub run: Option<String>,
-    /// Folder of all artifacts.
+    /// The folder of all artifacts.
     pub artifacts: PathBuf,
     /// What replaces keys of the pipeline, each `section.key=value`, as typed.
     pub overrides: Vec<String>,
@@ -237,7 +237,7 @@ impl StageArgs {
     }
 }
 
-/// A flag that stands for a key of the pipeline.
+/// A flag that sets a key of the pipeline.
 struct Flag<'a> {
     name: &'a str,
     value: Option<&'a str>,
@@ -279,7 +279,7 @@ pub const TIED: &str = "MP4SR_TIED";
 
 /// Ends this process when the one that started it is gone, however that ended: the starter holds the other end of standard input,
 /// and the system closes it. Does nothing unless the starter asks for it. What a killed stage leaves, the next one cleans.
-#[expect(clippy::exit, reason = "there is nobody left to return to")]
+#[expect(clippy::exit, reason = "the process has no caller to return to")]
 fn end_with_starter() {
     if std::env::var_os(TIED).is_some() {
         std::thread::spawn(|| {
@@ -292,7 +292,7 @@ fn end_with_starter() {
 /// Runs a program: reports an error once, as one line, and turns it into the exit code (0 done, 1 for the user to fix, 2 a defect).
 pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::UnwindSafe) -> ExitCode {
     std::panic::set_hook(Box::new(|info| {
-        // Whoever reads a damaged file reports what a library made of it.
+        // The reader of a damaged file reports the panic of a library as an error.
         if is_guarded() {
             return;
         }
@@ -314,7 +314,7 @@ pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::Unwin
 
 /// The error of a process whose failure was reported already, by itself or by another process.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("what failed was reported already")]
+#[error("the failure was already reported")]
 pub struct AlreadyReported;
 
 /// Prints an error with its causes as one line, unless another process reports it.
@@ -372,7 +372,7 @@ pub fn run_stage_in_parts(
     run_stage(context, name, folder, made, |stage| match Shard::finished(name, folder, &make_stage)? {
         Some(parts) => {
             let outputs = put_together(stage, parts)?;
-            context.progress.log(format!("{name}: put together of {parts} parts"));
+            context.progress.log(format!("{name}: merged {parts} parts"));
             Ok(outputs)
         }
         None => work(stage),

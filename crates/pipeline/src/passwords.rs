@@ -1,6 +1,6 @@
 //! Passwords in texts that people and programs read later: messages, records, configurations.
 
-/// What stands in place of a password.
+/// What replaces a password.
 const HIDDEN: &str = "...";
 /// What messages and documents write where a password belongs.
 const PLACEHOLDER: &str = "PASSWORD";

@@ -21,7 +21,7 @@ impl Progress {
     /// Prints a line for the user on standard error.
     pub fn log(&self, message: impl AsRef<str>) {
         if !self.quiet {
-            // The work goes on when standard error is closed.
+            // The work continues when standard error is closed.
             self.bars.suspend(|| drop(writeln!(std::io::stderr(), "{}", message.as_ref())));
         }
     }

@@ -10,7 +10,7 @@ use crate::hide_passwords;
 /// What is wrong with a pipeline file.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// It can't be read.
+    /// It cannot be read.
     #[error(transparent)]
     File(#[from] mp4sr_artifact::Error),
     /// It is not TOML.
@@ -44,7 +44,7 @@ pub enum ConfigError {
         allowed: String,
     },
     /// An override that is not `section.key=value`.
-    #[error("`--set {assignment}` can't be used: {reason}; write `--set section.key=value`")]
+    #[error("`--set {assignment}` cannot be used: {reason}; write `--set section.key=value`")]
     Assignment {
         /// As typed.
         assignment: String,
@@ -52,7 +52,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// Anything else.
-    #[error("`{origin}` can't be used: {reason}; correct it")]
+    #[error("`{origin}` cannot be used: {reason}; correct it")]
     Invalid {
         /// The file.
         origin: String,

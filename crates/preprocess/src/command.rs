@@ -8,8 +8,8 @@ use mp4sr_pipeline::config::ModelCatalog;
 /// Reads raw interactions and items, filters them, cleans their texts, and writes artifacts/DATASET/dataset: sequences.safetensors,
 /// items.parquet, users.parquet and report.json.
 ///
-/// Prints what every filter dropped and the statistics of the dataset, beside the paper's where the pipeline names them.
-/// Where raw files, settings and the names of images are those of the last run, it says so and does nothing.
+/// Prints what every filter dropped and the statistics of the dataset, beside the paper's if the pipeline names them. If raw files,
+/// settings and the names of images have not changed since the last run, the stage reports that and does nothing.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The flags of every stage.

@@ -30,7 +30,7 @@ struct ColumnUse {
 }
 
 impl Condition {
-    /// Parses the value of `preprocess.where`; none where it is empty.
+    /// Parses the value of `preprocess.where`; `None` if it is empty.
     pub fn parse(text: &str) -> Result<Option<Self>> {
         if text.trim().is_empty() {
             return Ok(None);
@@ -72,7 +72,7 @@ impl Condition {
         ))
     }
 
-    /// Whether each event satisfies the condition; null where that depends on a missing value. A column without any value is one
+    /// Whether each event satisfies the condition; null if that depends on a missing value. A column without any value is one
     /// of `known` in `file`.
     pub fn evaluate(&self, named: NamedFrame, known: &[String], file: &str) -> Result<Column> {
         let NamedFrame { mut query, streaming, texts, empty } = named;
@@ -97,7 +97,7 @@ impl Condition {
         Ok(result)
     }
 
-    /// Refuses a comparison of text with something else, in the words of somebody who looks at a table.
+    /// Refuses a comparison of text with something else, in terms of the columns of a table.
     fn check_comparisons(&self, part: &Expr, schema: &SchemaRef, texts: &[(String, TextPlace)]) -> Result<()> {
         for part in part {
             let Expr::BinaryExpr { left, op, right } = part else { continue };

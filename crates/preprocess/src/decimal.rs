@@ -28,7 +28,7 @@ impl Decimal {
         Self { value: value.into(), digits }.shortened()
     }
 
-    /// Reads a number such as `-12`, `1600000000.5` or `8.8e8`; where `comma`, one comma may stand for the point.
+    /// Reads a number such as `-12`, `1600000000.5` or `8.8e8`; with `comma`, one comma may replace the point.
     pub fn parse(text: &str, comma: bool) -> Option<Self> {
         let text = text.trim();
         let (mantissa, exponent) = match text.find(['e', 'E']) {
@@ -100,7 +100,7 @@ impl Decimal {
         Self { value: self.value.div_euclid(10_i128.pow(over.into())), digits: self.digits - over }.shortened()
     }
 
-    /// The number in units of ten to the power of `-digits`, rounded up where it lies between two; none where it does not fit.
+    /// The number in units of ten to the power of `-digits`, rounded up where it lies between two; `None` if it does not fit.
     pub fn units(self, digits: u8) -> Option<i64> {
         let scaled = match digits.checked_sub(self.digits) {
             Some(0) => self.value,

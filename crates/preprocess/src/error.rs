@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-/// Why a dataset can't be made; every variant is one sentence that says what to do.
+/// Why a dataset cannot be made; every variant is one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Reading or writing a file failed.
@@ -14,9 +14,9 @@ pub enum Error {
         /// What is wrong with it and what to do.
         problem: String,
     },
-    /// More lines than allowed can't be used.
+    /// More lines than allowed cannot be used.
     #[error(
-        "more than {limit} lines can't be used, the last one is line {line} of `{}`: {reason}; correct the file, or raise \
+        "more than {limit} lines cannot be used; the last one is line {line} of `{}`: {reason}; correct the file, or raise \
          `preprocess.max_bad_lines`",
         path.display()
     )]
@@ -30,13 +30,13 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The pipeline asks for something that can't be done.
+    /// The pipeline asks for something that cannot be done.
     #[error("{0}")]
     Setting(String),
     /// polars refused a query that should always work.
     #[error("failed to filter the interactions: {0}; free memory or disk, or report this as a defect")]
     Query(#[from] polars::error::PolarsError),
-    /// Two ids cannot be told apart by their hash.
+    /// Two ids cannot be distinguished by their hash.
     #[error(
         "the id `{id}` has the 64-bit hash of another one; unset `preprocess.memory` to tell ids apart by their text"
     )]
@@ -54,7 +54,7 @@ pub enum Error {
         /// What to do.
         remedy: String,
     },
-    /// Numbers that must agree don't.
+    /// Numbers that must agree do not.
     #[error("{0}")]
     Bug(#[source] mp4sr_pipeline::Bug),
 }

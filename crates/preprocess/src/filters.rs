@@ -15,7 +15,7 @@ pub const ITEM: &str = "item";
 pub const TIME: &str = "time";
 /// The number of events of a user or item, in frames that have a row for each of these.
 pub const EVENTS: &str = "events";
-/// Whether an event satisfies `preprocess.where`; null where that depends on a missing value. Absent without the key.
+/// Whether an event satisfies `preprocess.where`; null if that depends on a missing value. Absent without the key.
 pub const SATISFIES: &str = "satisfies";
 
 /// Events that satisfy `preprocess.where`.

@@ -206,7 +206,7 @@ fn has_start(text: &str, name: &str) -> bool {
     })
 }
 
-/// Where the tag ends whose name ends at `at`, and whether it has attributes with values; none where something else follows.
+/// Where the tag ends whose name ends at `at`, and whether it has attributes with values; `None` if something else follows.
 fn attributes(text: &str, mut at: usize) -> Option<(usize, bool)> {
     let mut has_values = false;
     loop {
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_and_entities_are_told_from_lookalikes() {
+    fn tags_and_entities_are_distinguished_from_lookalikes() {
         for (text, expected) in [
             ("<p>a</p>", "<p>a</p>"),
             ("a <b and c> d", "a &lt;b and c> d"),

@@ -30,20 +30,20 @@ pub fn is_image_name(path: &Path) -> bool {
 /// per item; or where a pattern says.
 #[derive(Debug, Default)]
 pub struct ImageFolder {
-    /// By what stands before the ending.
+    /// Files by their name without the extension.
     by_name: HashMap<String, Vec<PathBuf>>,
-    /// By what stands before `_` and a number.
+    /// Files by the part of their name before `_` and a number.
     by_numbered_name: HashMap<String, Vec<(u64, PathBuf)>>,
-    /// By the folder, where each item has one.
+    /// Files by their folder, for data with a folder per item.
     by_folder: HashMap<String, Vec<PathBuf>>,
     pattern: Option<ImagePattern>,
     /// The folder itself.
     root: Option<PathBuf>,
-    /// Names that are ids themselves, whatever number they end with.
+    /// Names that are ids as a whole, even if they end with a number.
     ids: HashSet<String>,
     /// Files that are named as an item's but lie elsewhere.
     refused: Rejects,
-    /// What should be told of where the images are.
+    /// What to report about where the images were found.
     notice: Option<String>,
 }
 
@@ -144,7 +144,7 @@ impl ImageFolder {
         &self.refused
     }
 
-    /// What should be told of where the images are.
+    /// What to report about where the images were found.
     pub fn notice(&self) -> Option<&str> {
         self.notice.as_deref()
     }
@@ -315,7 +315,7 @@ fn piece(id: &str, count: Option<i32>) -> &str {
     if count < 0 { &id[at..] } else { &id[..at] }
 }
 
-/// A link in somebody's archive must not lead elsewhere.
+/// A link in a downloaded archive must not lead out of the folder.
 fn stays_in(folder: &Path, path: &Path) -> std::result::Result<(), Fault> {
     if path.is_symlink() && !path.canonicalize().is_ok_and(|file| file.starts_with(folder)) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -409,7 +409,7 @@ impl Resolver {
         let mut places = written.iter().flat_map(|path| self.folders.iter().map(move |(folder, _)| folder.join(path)));
         let found = places.find(|path| path.is_file());
         let found = found.ok_or_else(|| Fault::new(format!("{what} file is not there"), name))?;
-        // A link in somebody's archive must not lead elsewhere either.
+        // Neither must a link in a downloaded archive lead out of the folder.
         let real = found.canonicalize().map_err(|_| leaves())?;
         if !self.folders.iter().any(|(_, folder)| real.starts_with(folder)) {
             return Err(leaves());
@@ -423,18 +423,18 @@ fn stored(data: &str, store: &Path) -> std::result::Result<String, Fault> {
     let refuse = |why: &str| Fault::new(format!("image data {why}"), data);
     let (_, encoded) = data.split_once(";base64,").ok_or_else(|| refuse("is not base64"))?;
     let image = STANDARD.decode(encoded.trim()).map_err(|_| refuse("is not base64"))?;
-    let ending = ending(&image).ok_or_else(|| refuse("is none of JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF"))?;
+    let ending = ending(&image).ok_or_else(|| refuse("is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file"))?;
     let hash = Fingerprint::of_bytes(&image);
     let name: String = hash.as_str().chars().filter(char::is_ascii_alphanumeric).collect();
     let path = store.join(format!("{name}.{ending}"));
     if !path.is_file() {
         let written = files::create_dir_all(store).and_then(|()| files::write_bytes(&path, &image));
-        written.map_err(|e| Fault::new("image data can't be written to a file", e.to_string()))?;
+        written.map_err(|e| Fault::new("image data cannot be written to a file", e.to_string()))?;
     }
     path.to_str().map(str::to_owned).ok_or_else(|| refuse("would have a path that is not UTF-8"))
 }
 
-/// What stands before the colon of an address; a drive letter is none.
+/// The scheme of an address; a drive letter is not a scheme.
 fn scheme(name: &str) -> Option<&str> {
     let (scheme, _) = name.split_once(':')?;
     let known = scheme.len() > 1 && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
@@ -585,7 +585,7 @@ mod tests {
         for (bad, reason) in [
             ("data:image/png;base64,?", "image data is not base64"),
             ("data:text/plain,x", "image data is not base64"),
-            ("data:;base64,eHg=", "image data is none of JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF"),
+            ("data:;base64,eHg=", "image data is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file"),
         ] {
             assert_eq!(resolver.resolve(bad).unwrap_err().reason, reason, "{bad}");
         }

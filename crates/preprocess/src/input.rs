@@ -112,7 +112,7 @@ pub fn check_file(path: &Path) -> Result<()> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             return Err(Error::raw(
                 path,
-                "is not there; put the raw file in that place, or name the folder that holds it with `--data`",
+                "does not exist; put the raw file there, or name the folder that holds it with `--data`",
             ));
         }
         Err(e) => return Err(mp4sr_artifact::Error::io("read", path, e).into()),
@@ -143,14 +143,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_refused_in_a_sentence_without_opening_it() {
+    fn a_path_that_is_not_a_file_is_refused_without_opening_it() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("empty.tsv"), "").unwrap();
         fs::create_dir(folder.path().join("folder.tsv")).unwrap();
         let fifo = folder.path().join("pipe.tsv");
         assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
         for (name, expected) in [
-            ("absent.tsv", "is not there; put the raw file"),
+            ("absent.tsv", "does not exist; put the raw file"),
             ("empty.tsv", "is empty; fetch it again"),
             ("folder.tsv", "is a folder, expected a file"),
             ("pipe.tsv", "is not a regular file"),

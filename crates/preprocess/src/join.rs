@@ -37,9 +37,9 @@ const CAUSES: [Cause; 4] = [
     ("blanks or quotation marks around ids are part of them in one of the files; remove them", |id| {
         id.trim().trim_matches(['"', '\'']).to_owned()
     }),
-    ("the ids differ in letter case; write them alike", str::to_lowercase),
+    ("the ids differ in letter case; use the same case", str::to_lowercase),
     (
-        "numbers with a fraction stand in one of the files, as pandas writes ids beside missing values; write ids as text",
+        "one of the files has ids with a fraction, as pandas writes numbers in a column with missing values; write ids as text",
         |id| id.strip_suffix(".0").unwrap_or(id).to_owned(),
     ),
     ("leading zeros were lost in one of the files; write ids as text", |id| {
@@ -82,7 +82,7 @@ pub fn shares(events: &Partitions, catalogue: &Catalogue, used: u64, lines: u64)
 pub fn described(shares: &JoinShares) -> String {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     format!(
-        "{} of the events are of an item with a line, {} of the lines are of an item with events; of the items {} have a title, \
+        "{} of the events are of items with a line, {} of the lines are of items with events; of the items, {} have a title, \
          {} a text, {} an image",
         percent(shares.events_with_line),
         percent(shares.lines_used),
@@ -120,10 +120,10 @@ pub fn judge(
     let percent = 100.0 * shares.events_with_line;
     if below {
         return Err(Error::Setting(format!(
-            "no more than {percent:.1} % of the events are of an item with a line, fewer than `preprocess.min_described` = {bound}: {why}"
+            "only {percent:.1} % of the events are of items with a line, less than `preprocess.min_described` = {bound}: {why}"
         )));
     }
-    Ok(Some(format!("{percent:.1} % of the events are of an item with a line: {why}")))
+    Ok(Some(format!("{percent:.1} % of the events are of items with a line: {why}")))
 }
 
 struct Mismatch<'a> {
@@ -164,7 +164,7 @@ mod tests {
     fn the_cause_of_ids_that_differ_is_found() {
         for (event, line, expected) in [
             ("0108775015", "108775015", Some("leading zeros")),
-            ("12", "12.0", Some("numbers with a fraction")),
+            ("12", "12.0", Some("ids with a fraction")),
             ("012", "12.0", Some("leading zeros")),
             ("B01a", "B01A", Some("letter case")),
             ("7", " 7", Some("blanks")),

@@ -23,7 +23,7 @@ impl Junk {
         Self { further: further.iter().map(|mark| mark.trim().to_owned()).collect() }
     }
 
-    /// Why a text says nothing; none where it is a text.
+    /// Why a text has no content; `None` if it has some.
     pub fn reason(&self, text: &str) -> Option<&'static str> {
         let trimmed = text.trim();
         // The longest mark has 18 bytes.
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_and_scripts_are_no_text_and_titles_are() {
+    fn markup_and_scripts_are_not_text_and_titles_are() {
         let junk = Junk::new(&["No description".to_owned()]);
         for text in ["nan", " NaN ", "NULL", "None", "N/A", "\\N", "(no genres listed)", "<NA>", "NA", "No description"]
         {

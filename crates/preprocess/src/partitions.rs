@@ -55,7 +55,7 @@ impl Partition {
 #[derive(Debug)]
 pub struct Partitions {
     parts: Vec<Partition>,
-    /// The folder of the files; none where the events are in memory.
+    /// The folder of the files; `None` if the events are in memory.
     folder: Option<PathBuf>,
     /// The number of files that were written, which names the next one.
     written: usize,

@@ -28,7 +28,7 @@ pub fn count_rows(config: &Config, path: &Path, items: bool) -> Result<RowCount>
     let form = SourceForm::new(&config.source)?.file(path, items)?;
     if form.shape == Shape::Parquet {
         let file = open_parquet(files::open(path)?).map_err(|e| {
-            Error::raw(path, format!("can't be read as Parquet: {e}; fetch it again, or write it with snappy or zstd"))
+            Error::raw(path, format!("cannot be read as Parquet: {e}; fetch it again, or write it with snappy or zstd"))
         })?;
         let rows = file.metadata().file_metadata().num_rows().max(0) as u64;
         return Ok(RowCount { rows, is_exact: true });

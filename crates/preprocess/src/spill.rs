@@ -25,7 +25,7 @@ pub struct MemoryLimit {
 }
 
 impl MemoryLimit {
-    /// Reads `preprocess.memory`; none where it is empty.
+    /// Reads `preprocess.memory`; `None` if it is empty.
     pub fn new(text: &str, folder: PathBuf) -> Result<Option<Self>> {
         let text = text.trim();
         if text.is_empty() {

@@ -58,7 +58,7 @@ impl SplitRule {
         }
     }
 
-    /// What the keys were read as, for people; none where nothing is asked for.
+    /// A description of how the keys were read; `None` if they are not set.
     pub fn described(&self, scale: TimeScale) -> Option<String> {
         match *self {
             Self::LeaveOneOut => None,

@@ -65,7 +65,7 @@ pub fn stage(context: &Context) -> anyhow::Result<Stage> {
     Ok(Stage::new("preprocess", VERSION, &context.layout.dataset(), settings, &inputs.by_role())?)
 }
 
-/// Refuses settings that cannot be right whatever the raw files hold.
+/// Rejects settings that are wrong for any raw files.
 pub fn check_settings(config: &Config) -> Result<()> {
     table1::row(&config.dataset.table1)?;
     let form = SourceForm::new(&config.source)?;
@@ -88,7 +88,7 @@ pub fn account(config: &Config) -> Result<Report> {
     Ok(read(config, None, None, RowLimits::default(), &Progress::new(true))?.0)
 }
 
-/// How many rows of each file are read; all where it is none.
+/// How many rows of each file are read; all if it is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RowLimits {
     /// Rows of each file of interactions.
@@ -98,6 +98,22 @@ pub struct RowLimits {
 }
 
 /// Reads and filters the first rows of what a pipeline names and accounts for them as the stage does, without writing anything.
+///
+/// ```
+/// use mp4sr_pipeline::config::ModelCatalog;
+/// use mp4sr_pipeline::Config;
+/// use mp4sr_preprocess::{RowLimits, trial};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let rows: String = (0..60).map(|at| format!("u{},i{},{at}\n", at / 10, at % 10)).collect();
+/// # mp4sr_artifact::files::write_bytes(&folder.path().join("sales.csv"), format!("user_id,item_id,timestamp\n{rows}").as_bytes())?;
+/// let text = "[dataset]\nname = \"shop\"\n[source]\nformat = \"tabular\"\ninteractions = [\"sales.csv\"]";
+/// # let data = format!("dataset.data={:?}", folder.path());
+/// let (config, _) = Config::parse(text, "shop.toml", &[data], &ModelCatalog::unchecked())?;
+/// let report = trial(&config, RowLimits::default())?;
+/// assert_eq!((report.statistics.users, report.statistics.items, report.statistics.events), (6, 10, 60));
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub fn trial(config: &Config, limits: RowLimits) -> Result<Report> {
     Ok(read(config, None, None, limits, &Progress::new(true))?.0)
 }
@@ -237,7 +253,7 @@ fn read(
         warnings.extend(join::judge(config, shares, &catalogue, &item_ids, files)?);
     }
 
-    let core_filter = format!("{} events a user, {} an item", bounds.user, bounds.item);
+    let core_filter = format!("{} events per user, {} per item", bounds.user, bounds.item);
     if preprocess.missing == Some(Missing::Drop) {
         drop(in_core);
         filtered.complete(&catalogue.is_complete)?;
@@ -278,7 +294,7 @@ pub(crate) struct FilterSettings {
 
 impl FilterSettings {
     fn new(preprocess: &Preprocess, scale: TimeScale) -> Result<Self> {
-        // Unset bounds can't occur in a resolved configuration.
+        // Unset bounds cannot occur in a resolved configuration.
         let bounds = Bounds { user: preprocess.user_core.unwrap_or(0), item: preprocess.item_core.unwrap_or(0) };
         let window = Window::new(preprocess, scale)?;
         Ok(Self { window, repeated: preprocess.repeated, recent: preprocess.recent, bounds })

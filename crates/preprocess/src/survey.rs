@@ -22,7 +22,7 @@ use crate::source::{Notation, entries, image_names};
 use crate::text::Markup;
 use crate::{Error, Result};
 
-/// Rows that are looked at.
+/// The number of rows to inspect.
 pub const ROWS: u64 = 5000;
 /// Values that are shown of a column.
 const EXAMPLES: usize = 3;
@@ -38,7 +38,7 @@ const SEPARATORS: [&str; 6] = ["|", " > ", ";", ", ", ",", " "];
 pub struct Survey {
     /// The file.
     pub path: PathBuf,
-    /// What the file is, for people.
+    /// A description of the file's format.
     pub form: String,
     /// Whether it is one of `RecBole`'s atomic files.
     pub is_atomic: bool,
@@ -46,7 +46,7 @@ pub struct Survey {
     pub is_table: bool,
     /// What separates the columns of a table of text.
     pub separator: String,
-    /// Whether that is what is read without `source.separator`.
+    /// Whether the separator is also used without `source.separator`.
     pub separator_is_usual: bool,
     /// Whether the first line has the names of the columns; otherwise they are named by their position.
     pub has_header: bool,
@@ -60,7 +60,7 @@ pub struct Survey {
     pub escapes: bool,
     /// The columns, in their order.
     pub columns: Vec<ColumnSurvey>,
-    /// Rows that were looked at.
+    /// The number of inspected rows.
     pub rows: u64,
     /// Rows among them that cannot be read, with the reason of the first.
     pub unreadable: u64,
@@ -121,15 +121,15 @@ pub struct ColumnSurvey {
 /// A notation of time, as the pipeline names it and as people do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimeNotation {
-    /// The value of `source.time`; empty where the type of the column says it.
+    /// The value of `source.time`; empty if the type of the column says it.
     pub key: String,
-    /// In words.
+    /// The description of the notation in words.
     pub described: String,
     /// Whether it is a number of units since 1970, which other numbers may look like.
     pub is_number: bool,
 }
 
-/// What a user says of a file before it is looked at.
+/// What a user states about a file before it is inspected.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Known<'k> {
     /// The dialect as far as it is known.
@@ -139,7 +139,7 @@ pub struct Known<'k> {
 }
 
 impl Survey {
-    /// Looks at the first rows of a file.
+    /// Inspects the first rows of a file.
     pub fn of(path: &Path, items: bool, known: Known<'_>) -> Result<Self> {
         check_file(path)?;
         let usual = Source::default();
@@ -620,7 +620,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_read_by_the_row_and_from_lists() {
+    fn ids_are_read_per_row_and_from_lists() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.tsv");
         std::fs::write(&path, "user\titems\n1\tp1 p2\n2\tp2\n").unwrap();

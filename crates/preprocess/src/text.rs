@@ -139,7 +139,7 @@ fn plain(text: &str, any_wrapped: bool) -> String {
     text
 }
 
-/// The text in which a tag that is never closed is none: "pants <5 years" keeps its end.
+/// A tag that is never closed is treated as text: "pants <5 years" keeps its end.
 fn closed(text: &str) -> String {
     let (tagged, rest) = text.split_at(text.rfind('>').map_or(0, |at| at + 1));
     format!("{tagged}{}", rest.replace('<', "&lt;"))
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_html_stays_as_it_is() {
+    fn text_that_is_not_html_stays_as_it_is() {
         assert_eq!(Markup::None.line("<b>x</b> &amp;"), "<b>x</b> &amp;");
         let wrapped = "<p>It&#39;s a &lt;classic&gt;</p>";
         assert_eq!(
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn abbreviations_numbers_and_initials_end_no_sentence() {
+    fn abbreviations_numbers_and_initials_do_not_end_a_sentence() {
         assert_eq!(
             sentences("Dr. Smith paid $3.50, e.g. for A. J. Foyt's car. Made in the U.S.A. by hand! Really?"),
             ["Dr. Smith paid $3.50, e.g. for A. J. Foyt's car.", "Made in the U.S.A. by hand!", "Really?"]

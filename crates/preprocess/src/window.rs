@@ -12,7 +12,7 @@ use crate::{Error, Result};
 pub struct TimeScale {
     /// Whether they are positions and not times of a clock.
     pub positions: bool,
-    /// Digits behind the point of a second of the unit of the files; none where it is not known, or not the same in all.
+    /// Digits behind the point of a second of the unit of the files; `None` if it is not known, or not the same in all.
     pub unit: Option<u8>,
     /// A time is a whole number of units of ten to the power of minus so many digits of a second.
     pub digits: u8,
@@ -70,7 +70,7 @@ impl Window {
         Ok(Self { since: units(since), until: units(until) })
     }
 
-    /// What the keys were read as, for people; none where both are empty.
+    /// A description of how the keys were read; `None` if both are empty.
     pub fn described(self, scale: TimeScale) -> Option<String> {
         let shown = |time| scale.shown(time);
         match (self.since, self.until) {
@@ -99,7 +99,7 @@ impl Bound {
     }
 }
 
-/// A time that a key names; none where the text is empty.
+/// A time that a key names; `None` if the text is empty.
 pub fn bound(key: &str, text: &str, scale: TimeScale) -> Result<Option<Bound>> {
     let text = text.trim();
     if text.is_empty() {

@@ -63,7 +63,7 @@ impl UserFacts {
     }
 }
 
-/// The time of every item's first event; none where times are positions.
+/// The time of every item's first event; `None` if times are positions.
 fn first_times(sequences: &Sequences) -> Option<Vec<i64>> {
     let is_clock = sequences.time_kind != TimeKind::Positions;
     if !is_clock || sequences.times.iter().max().is_none_or(|&last| last < CLOCK) {

@@ -20,7 +20,7 @@ pub struct SeedRuns {
     pub name: String,
     /// The ranks, by seed.
     pub ranks: Vec<Vec<u32>>,
-    /// Whether items of the history were no candidates; none where the ranks do not say.
+    /// Whether items of the history were excluded from the candidates; `None` if the ranks do not record it.
     pub removes_seen: Option<bool>,
 }
 
@@ -152,7 +152,7 @@ impl Comparison {
         (!names.is_empty()).then(|| {
             format!(
                 "The candidates differ: items of the history are left out for {names} and kept for the others \
-                 (`evaluate.seen_items`), so that these values can't be compared as they stand."
+                 (`evaluate.seen_items`), so these values are not comparable."
             )
         })
     }

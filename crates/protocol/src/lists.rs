@@ -1,4 +1,5 @@
-//! What top-K lists are like, whoever was right: how much of the catalogue they show, how evenly, and how popular it is.
+//! Statistics of top-K lists that do not depend on accuracy: how much of the catalogue they cover, how evenly, and how popular the
+//! listed items are.
 //!
 //! Coverage, Gini index, entropy, average popularity and tail share are those of RecBole 1.2.1's evaluator. Novelty is the mean
 //! self-information of the listed items (Zhou et al., 2010).
@@ -49,7 +50,7 @@ impl ItemPopularity {
 }
 
 impl ListFigures {
-    /// Figures of the first `k` items (1-based) of every list; none where nothing is listed.
+    /// Figures of the first `k` items (1-based) of every list; `None` if nothing is listed.
     pub fn of(lists: &[Vec<u32>], k: usize, popularity: &ItemPopularity) -> Option<Self> {
         let lists = || lists.iter().map(|list| &list[..list.len().min(k)]).filter(|list| !list.is_empty());
         let mut listed = vec![0u64; popularity.events.len()];
@@ -103,7 +104,7 @@ mod tests {
         [[1, 2, 3, 4], [2, 1, 5, 3], [2, 6, 1, 7], [8, 2, 3, 1], [2, 1, 9, 10]].map(Vec::from).into()
     }
 
-    /// Thirteen items, the last of which nobody has.
+    /// Thirteen items, the last of which no user has.
     fn popularity(users: usize) -> ItemPopularity {
         ItemPopularity::new(vec![9, 12, 5, 1, 4, 3, 1, 2, 1, 2, 3, 1, 0], users)
     }

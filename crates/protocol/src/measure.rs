@@ -48,8 +48,8 @@ impl Measure {
         recall.chain(ndcg).chain([Self::ReciprocalRank]).collect()
     }
 
-    /// [`Measure::columns`], then `others` by name, each once. Names are checked where the configuration is read; what is none adds
-    /// nothing here.
+    /// [`Measure::columns`], then `others` by name, each once. Names are checked when the configuration is read; unknown ones are
+    /// ignored here.
     pub fn table(ks: &[usize], others: &[String]) -> Vec<Self> {
         let mut columns = Self::columns(ks);
         for measure in others.iter().filter_map(|name| name.parse().ok()) {
@@ -60,7 +60,7 @@ impl Measure {
         columns
     }
 
-    /// The last rank that counts; none where all do.
+    /// The last rank that counts; `None` if all do.
     fn cut(self) -> Option<usize> {
         match self {
             Self::Recall(k)
@@ -101,7 +101,7 @@ impl fmt::Display for Measure {
     }
 }
 
-/// The name of no measure.
+/// The name is not that of a metric.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("unknown metric `{0}`; use R@K, N@K, Hit@K, P@K, MAP@K or MRR@K (K from 1), or MRR")]
 pub struct UnknownMeasure(String);
@@ -132,6 +132,16 @@ pub fn means(ranks: &[u32], measures: &[Measure]) -> Vec<f64> {
 }
 
 /// Means over the users that have a rank.
+///
+/// ```
+/// use mp4sr_protocol::{Measure, Metrics};
+///
+/// // The targets of four users had the ranks 1, 3, 12 and 1; a rank of 0 marks a user without a target.
+/// let measures = ["R@5".parse::<Measure>()?, "MRR".parse()?];
+/// let metrics = Metrics::of(&[1, 3, 12, 1, 0], &measures);
+/// assert_eq!(metrics.get(measures[0]), Some(0.75));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Metrics {
     /// The number of users that have a rank.

@@ -144,7 +144,7 @@ mod tests {
     fn equal_differences_of_means_over_three_seeds_share_a_rank() {
         let thirds = |hits: &[u32]| hits.iter().map(|&hits| f64::from(hits) / 3.0).collect::<Vec<_>>();
         let (a, b) = ([3, 2, 1, 3, 0, 2, 3, 1], [2, 1, 0, 1, 1, 2, 2, 0]);
-        // In thirds nothing but the scale is another.
+        // Thirds differ from whole numbers only in scale.
         let whole = |hits: &[u32]| hits.iter().map(|&hits| f64::from(hits)).collect::<Vec<_>>();
         assert_eq!(wilcoxon(&thirds(&a), &thirds(&b)), wilcoxon(&whole(&a), &whole(&b)));
         let (sum, parts) = (vec![0.1 + 0.2; 3], vec![0.3; 3]);

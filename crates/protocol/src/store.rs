@@ -29,9 +29,9 @@ pub struct StoredRanks {
 pub struct RanksInfo {
     /// `validation` or `test`.
     pub split: String,
-    /// The last events of each history that the model was shown; none where it was shown all.
+    /// The last events of each history that the model was shown; `None` if it was shown all.
     pub history: Option<usize>,
-    /// Whether items of the history were no candidates; ranks of earlier releases do not say.
+    /// Whether items of the history were excluded from the candidates; ranks of earlier releases do not record it.
     #[serde(default)]
     pub removes_seen: Option<bool>,
     /// The resolved configuration of model, training and evaluation, as in the header of the weights.
@@ -73,7 +73,7 @@ impl StoredRanks {
         let path = layout.ranks(&format!("{name}{part}"));
         if !path.exists() {
             let remedy = format!("run `make evaluate RUN={}` with the run's own settings", layout.run_name());
-            return Err(Error::unusable(&path, "it is not there", remedy));
+            return Err(Error::unusable(&path, "it is missing", remedy));
         }
         let mut file = TensorFile::read(&path, FORMAT, VERSION, REMEDY)?;
         file.expect_items(&sequences.item_hash, REMEDY)?;
@@ -147,7 +147,7 @@ pub struct OtherSetting {
 }
 
 impl RanksInfo {
-    /// The seed of the run; none where the ranks do not say.
+    /// The seed of the run; `None` if the ranks do not say.
     pub fn seed(&self) -> Option<u64> {
         self.config["run"]["seed"].as_u64()
     }

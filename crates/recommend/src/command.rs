@@ -18,9 +18,9 @@ const NAME: &str = "recommend";
 /// The version of what recommendation writes.
 const VERSION: u32 = 1;
 
-/// Lists the best items for every user: dataset, features and checkpoint to `recommendations.parquet`.
+/// Lists the best items for every user, from the dataset, the features and the checkpoint, and writes `recommendations.parquet`.
 ///
-/// With `--histories` or `--history`, lists the best items for these instead, whoever they are of; the run stays as it is.
+/// With `--histories` or `--history`, lists the best items for the given histories instead, and leaves the run unchanged.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The flags of every stage.
@@ -29,8 +29,8 @@ pub struct Args {
     /// Lists for given histories.
     #[command(flatten)]
     pub given: GivenArgs,
-    /// Lists for one part of the users only, such as `2/4`, the second of four. When all parts are done, on whatever machines share
-    /// the artifacts, the same command without this flag puts them together.
+    /// Recommends only for one part of the users, such as `2/4`, the second of four. When all parts are done, on any machines that
+    /// share the artifacts, the same command without this flag merges them.
     #[arg(long, value_name = "PART/PARTS", conflicts_with_all = ["histories", "history"])]
     pub shard: Option<Shard>,
 }

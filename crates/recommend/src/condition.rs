@@ -290,7 +290,7 @@ fn compare(first: &Cell<'_>, operator: &BinaryOperator, second: &Cell<'_>, part:
 /// Sides of different types, or an operator that does not compare.
 struct NotComparable;
 
-/// The outcome of a comparison; none where a side is missing.
+/// The outcome of a comparison; `None` if a side is missing.
 fn ordered(first: &Cell<'_>, operator: &BinaryOperator, second: &Cell<'_>) -> Result<Option<bool>, NotComparable> {
     use std::cmp::Ordering::{Equal, Greater, Less};
     let order = match (first, second) {

@@ -21,37 +21,37 @@ const NAMED: usize = 5;
 #[derive(Clone, Debug, Default, clap::Args)]
 #[command(next_help_heading = "Lists for given histories")]
 pub struct GivenArgs {
-    /// Lists for the histories of this file, or `-` for standard input: JSON lines, CSV or Parquet with `user_id` and `history`, or with
-    /// an event per row in `user_id`, `item_id` and `timestamp`.
+    /// Recommends for the histories in this file, or in standard input (`-`): JSON lines, CSV or Parquet with the columns `user_id`
+    /// and `history`, or with one event per row in the columns `user_id`, `item_id` and `timestamp`.
     #[arg(long, value_name = "FILE", conflicts_with = "history")]
     histories: Option<PathBuf>,
-    /// Lists for one history: ids of items separated by commas, oldest first.
+    /// Recommends for one history: ids of items separated by commas, oldest first.
     #[arg(long, value_name = "ID,ID,...")]
     history: Option<String>,
-    /// The form of the histories, where the name of the file does not tell it.
+    /// The format of the histories; by default, it follows from the file name.
     #[arg(long, value_enum, value_name = "FORM", requires = "histories")]
     input_format: Option<HistoryForm>,
-    /// The length of a list, in place of the pipeline's `recommend.top`.
+    /// The length of a list; by default, the pipeline's `recommend.top`.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     top: Option<u32>,
-    /// Lists hold only items of this file, an id per line.
+    /// Recommends only items whose ids are in this file, one per line.
     #[arg(long, value_name = "FILE")]
     only: Option<PathBuf>,
-    /// Lists hold no item of this file, an id per line.
+    /// Excludes items whose ids are in this file, one per line.
     #[arg(long, value_name = "FILE")]
     exclude: Option<PathBuf>,
-    /// Lists hold only items that satisfy this SQL condition on `item_id`, `title`, `sentences`, `images`, `categories`, `sounds` and
+    /// Recommends only items that satisfy this SQL condition on `item_id`, `title`, `sentences`, `images`, `categories`, `sounds` and
     /// `events`, the number of training events.
     #[arg(long, value_name = "CONDITION")]
     only_where: Option<String>,
-    /// Lists hold no item that satisfies this SQL condition.
+    /// Excludes items that satisfy this SQL condition.
     #[arg(long, value_name = "CONDITION")]
     exclude_where: Option<String>,
-    /// Where the lists go: a file whose name ends in .jsonl, .csv, .parquet or .txt. Standard output where it is not given.
+    /// The file for the lists, with the extension .jsonl, .csv, .parquet or .txt; by default, standard output.
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// The form of the lists, in place of what the name of the file tells; on standard output a table for people, or JSON lines where
-    /// it is not a terminal.
+    /// The format of the lists; by default, it follows from the file name. On standard output, the default is a table on a terminal
+    /// and JSON lines elsewhere.
     #[arg(long, value_enum, value_name = "FORM")]
     format: Option<ListForm>,
 }
@@ -163,7 +163,7 @@ fn select(run: &LoadedRun, args: &GivenArgs) -> anyhow::Result<Selection> {
     let left = allowed.iter().filter(|allowed| **allowed).count();
     ensure!(
         left > 0,
-        "`--only`, `--exclude` and the conditions leave none of {} items; give up one of them",
+        "`--only`, `--exclude` and the conditions leave none of {} items; relax one of them",
         run.catalogue.items.len()
     );
     Ok(Selection { allowed: Some(Arc::new(allowed)), notes })
@@ -203,7 +203,7 @@ fn of_file(run: &LoadedRun, path: &Path) -> anyhow::Result<(Vec<bool>, Option<St
     Ok((selected, (!unknown.is_empty()).then(note)))
 }
 
-/// What somebody who reads the lists should know.
+/// Warnings for the reader of the lists.
 fn notes(rows: &[ListRow], asked: &[History], top: usize) -> Vec<String> {
     let mut notes = Vec::new();
     let unknown: Vec<&str> = rows.iter().flat_map(|row| row.unknown.iter().map(String::as_str)).collect();

@@ -36,7 +36,7 @@ pub enum HistoryForm {
 #[derive(Debug, thiserror::Error)]
 #[error("failed to read histories from `{origin}`: {what}")]
 pub struct HistoriesError {
-    /// The file, or what stands for standard input.
+    /// The file, or the name of standard input.
     pub origin: String,
     /// What is wrong, where, and what to do.
     pub what: String,
@@ -47,7 +47,7 @@ const USER: &str = "user_id";
 const HISTORY: &str = "history";
 const ITEM: &str = "item_id";
 const TIME: &str = "timestamp";
-/// What stands for standard input.
+/// The name of standard input.
 pub const STANDARD_INPUT: &str = "-";
 
 /// Reads the histories of a file, or of standard input (`-`). Without `form`, the end of the name decides, and standard input is JSON

@@ -34,7 +34,7 @@ pub enum RecommendError {
         /// Its score.
         score: f32,
     },
-    /// A model whose users all have a row in the dataset, and somebody who has none.
+    /// A model that ranks by users of the dataset, and a user who is not in it.
     #[error(
         "{who} has no row in the dataset, and `{model}` ranks by what it learned of a user, not by the history; use a model that \
          reads histories, or train on a dataset with this user"
@@ -46,7 +46,7 @@ pub enum RecommendError {
         model: String,
     },
     /// An index that failed.
-    #[error("the index cannot be searched ({0}); remove `index.usearch` from the run, so that it is made again")]
+    #[error("the index cannot be searched ({0}); remove `index.usearch` from the run, so that it is rebuilt")]
     Index(String),
     /// The model failed.
     #[error(transparent)]
@@ -89,7 +89,7 @@ pub struct Recommender<'a> {
 }
 
 impl<'a> Recommender<'a> {
-    /// Of a scorer.
+    /// Prepares a scorer for recommendation.
     pub fn new(scorer: &'a dyn Scorer) -> Result<Self, RecommendError> {
         Ok(Self { scorer, blocks: ScoreBlocks::new(scorer.items())? })
     }
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_score_that_is_no_number_is_an_error() {
+    fn a_score_that_is_not_a_number_is_an_error() {
         let items = Tensor::new(&[[1f32], [f32::INFINITY]], &Device::Cpu).unwrap();
         assert!(
             Recommender::new(&Fixed(items, vec![1.0]))

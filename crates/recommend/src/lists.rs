@@ -15,7 +15,7 @@ const STYLE: TableStyle =
 /// The form of lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum ListForm {
-    /// A table for people.
+    /// A table for reading.
     Table,
     /// A JSON object per history.
     Jsonl,
@@ -49,7 +49,7 @@ pub struct ListRow {
     pub titles: Vec<String>,
     /// Their scores; of a fallback, the number of training events.
     pub scores: Vec<f32>,
-    /// `popular` where the history has no known item; nothing where the model made the list.
+    /// `popular` where the history has no known item; nothing if the model made the list.
     pub fallback: Option<&'static str>,
     /// Ids of the history that are not items of the run.
     pub unknown: Vec<String>,

@@ -43,7 +43,7 @@ impl Catalogue {
         &self.items.ids[item as usize - 1]
     }
 
-    /// The title of an item, 1-based; empty where it has none.
+    /// The title of an item, 1-based; empty if it has none.
     pub fn title(&self, item: u32) -> &str {
         &self.items.titles[item as usize - 1]
     }
@@ -177,14 +177,14 @@ impl Answerer<'_> {
         Recommender::new(self.scorer.as_ref())
     }
 
-    /// Why the model cannot rank items for this request; none where it can.
+    /// Why the model cannot rank items for this request; `None` if it can.
     pub fn refusal(&self, request: &Request) -> Option<RecommendError> {
         let known = request.user.as_ref().is_some_and(|id| self.run.catalogue.user(id).is_some());
         let unanswerable = !known && self.scorer.needs_known_user();
         let is_empty = !request.history.iter().any(|id| self.run.catalogue.item(id).is_some());
         let who = || match &request.user {
             Some(id) => format!("the user `{id}`"),
-            None => "somebody without an id".to_owned(),
+            None => "a user without an id".to_owned(),
         };
         let model = &self.run.config.model.name;
         (unanswerable && !is_empty).then(|| RecommendError::UnknownUser { who: who(), model: model.clone() })

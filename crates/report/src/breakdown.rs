@@ -8,7 +8,7 @@ use mp4sr_protocol::{Measure, UserFacts, breakdowns, means};
 pub(crate) struct RunRanks {
     pub(crate) run: String,
     pub(crate) ranks: Vec<u32>,
-    /// Whether items of the history were no candidates; none where the ranks do not say.
+    /// Whether items of the history were excluded from the candidates; `None` if the ranks do not record it.
     pub(crate) removes_seen: Option<bool>,
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn breakdown_tables(facts: &[UserFacts], runs: &[RunRanks], measures:
 }
 
 impl GroupRow {
-    /// For each run and measure, whether no run has more; nowhere where nobody has anything or nobody is beside the run.
+    /// For each run and metric, whether no run has a higher value; never if all values are zero or there is only one run.
     pub(crate) fn best(&self) -> Vec<Vec<bool>> {
         let most = |at: usize| self.values.iter().map(|values| values[at]).fold(0.0, f64::max);
         let is_best = |(at, &value): (usize, &f64)| self.values.len() > 1 && value > 0.0 && value >= most(at);
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_alone_is_the_best_of_nothing_and_nobody_ranked_is_no_table() {
+    fn a_single_run_is_not_marked_as_best_and_no_ranked_users_give_no_table() {
         let measures = headline(&[5, 20, 10]);
         assert_eq!(measures, [Measure::Recall(20), Measure::Ndcg(20)]);
         let alone = breakdown_tables(&[facts(0, 3, 0)], &[ranked("mine", &[1])], &measures);

@@ -15,11 +15,25 @@ const PLOT_HEIGHT: u32 = 290;
 const MARKERS: usize = 12;
 
 /// A run's log of training.
+///
+/// ```
+/// use mp4sr_report::{TrainingLog, panels};
+///
+/// # let folder = tempfile::tempdir()?;
+/// # let path = folder.path().join("metrics.jsonl");
+/// let line = r#"{"phase":"finetune","epoch":1,"loss":3.2,"gradient_norm":1.0,"validation":{"R@20":0.2},"best":true,"seconds":[1.0,0.1]}"#;
+/// # #[allow(clippy::disallowed_methods)]
+/// std::fs::write(&path, format!("{line}\n"))?;
+/// let log = TrainingLog::read("mp4sr", &path)?;
+/// assert_eq!(log.lines[0].epoch, 1);
+/// assert!(panels(&[log])?.iter().any(|panel| panel.what.contains("training loss")));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainingLog {
     /// The name of the run.
     pub run: String,
-    /// The lines of its epochs; none where the model is not trained by epochs.
+    /// The lines of its epochs; `None` if the model is not trained by epochs.
     pub lines: Vec<EpochLine>,
 }
 
@@ -91,8 +105,8 @@ struct Curve {
     kept: Option<(i32, f64)>,
 }
 
-/// Draws a chart for each phase and each of loss, R@K, N@K; a phase without validation has a chart of its loss alone. The first log is the run's own; phases come in the order of their
-/// first line.
+/// Draws a chart for each phase and each of loss, R@K, N@K; a phase without validation has a chart of its loss alone. The first log
+/// is the run's own; phases come in the order of their first line.
 pub fn panels(logs: &[TrainingLog]) -> Result<Vec<Panel>> {
     mp4sr_figure::carry_font();
     let mut phases: Vec<&str> = Vec::new();
@@ -202,7 +216,7 @@ fn draw(svg: &mut String, height: u32, phase: &str, what: &str, curves: &[Curve]
     Ok(())
 }
 
-/// All charts on one sheet: a row a phase.
+/// All charts on one sheet, with one row per phase.
 pub fn sheet(panels: &[Panel]) -> String {
     let (mut x, mut y, mut width, mut tallest) = (0, 0, 0, 0);
     let mut phase = panels.first().map(|panel| panel.phase.as_str());
@@ -276,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_log_names_its_line_and_no_log_is_no_error() {
+    fn a_damaged_log_names_its_line_and_a_missing_log_is_not_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("metrics.jsonl");
         assert!(TrainingLog::read("r", &path).unwrap().lines.is_empty());
@@ -287,7 +301,7 @@ mod tests {
         let cut = format!("{}\n", epoch("x", 1, "1").replace("\"gradient_norm\":1,", ""));
         for (text, reason) in [
             (skips.as_str(), "line 2 is of epoch 3, expected 2"),
-            (&cut, "line 1 can't be read (missing field `gradient_norm`"),
+            (&cut, "line 1 cannot be read (missing field `gradient_norm`"),
             ("", "it holds no epoch"),
         ] {
             files::write_bytes(&path, text.as_bytes()).unwrap();

@@ -7,7 +7,7 @@ pub enum Error {
     #[error(transparent)]
     File(#[from] mp4sr_artifact::Error),
     /// A stage before this one has not run.
-    #[error("run `{run}` has no {what} (`{}` is not there); make them with {remedy}", path.display())]
+    #[error("run `{run}` has no {what} (`{}` does not exist); make them with {remedy}", path.display())]
     Missing {
         /// The run.
         run: String,
@@ -18,9 +18,9 @@ pub enum Error {
         /// The command.
         remedy: String,
     },
-    /// Runs that can't stand in one table.
+    /// Runs that cannot stand in one table.
     #[error(
-        "runs `{a}` and `{b}` can't be compared: {a_users} and {b_users} users in the split `{split}`; evaluate both again"
+        "runs `{a}` and `{b}` cannot be compared: {a_users} and {b_users} users in the split `{split}`; evaluate both again"
     )]
     OtherUsers {
         /// One run.
@@ -35,7 +35,7 @@ pub enum Error {
         split: &'static str,
     },
     /// The drawing library failed.
-    #[error("a chart can't be drawn: {0}; this is a defect of mp4sr, please report it")]
+    #[error("a chart cannot be drawn: {0}; this is a defect of mp4sr, please report it")]
     Chart(String),
 }
 

@@ -1,4 +1,4 @@
-//! What the lists of the runs are like, whoever was right.
+//! Statistics of the lists of the runs that do not depend on accuracy.
 
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::ListFigures;

@@ -26,9 +26,9 @@ pub(crate) struct Page<'a> {
     pub(crate) dataset: &'a str,
     pub(crate) run: &'a str,
     pub(crate) tables: &'a [MetricsTable],
-    /// Of the test split, like the breakdowns.
+    /// The comparison on the test split, to which the breakdowns belong too.
     pub(crate) comparison: &'a Comparison,
-    /// Of lists as a whole.
+    /// Statistics of the lists as a whole.
     pub(crate) lists: &'a [ListRow],
     pub(crate) breakdowns: &'a [BreakdownTable],
     pub(crate) panels: &'a [Panel],

@@ -217,7 +217,7 @@ impl Report<'_> {
         Ok((lists.show(&rows, items, &stored.ranks, &path)?, counts))
     }
 
-    /// What the lists of the runs are like at each K of the tables that they reach. Lists of another run that are not there, or of other
+    /// What the lists of the runs are like at each K of the tables that they reach. Lists of another run that do not exist, or of other
     /// weights than it has now, are left out.
     fn list_rows(&self, items: &Items, sequences: &Sequences) -> Result<Vec<ListRow>> {
         let popularity = ItemPopularity::new(training_events(sequences), sequences.user_count());

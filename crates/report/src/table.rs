@@ -36,7 +36,7 @@ impl MetricsTable {
         self.measures.iter().map(Measure::to_string).collect()
     }
 
-    /// For each row and column, whether no run has more; nowhere where nobody has anything.
+    /// For each row and column, whether no run has a higher value; never if all values are zero.
     pub fn best(&self) -> Vec<Vec<bool>> {
         let values: Vec<Vec<f64>> = self.rows.iter().map(RunMetrics::values).collect();
         let most = |column: usize| values.iter().map(|row| row[column]).fold(0.0, f64::max);
@@ -44,7 +44,7 @@ impl MetricsTable {
         values.iter().map(|row| row.iter().enumerate().map(is_best).collect()).collect()
     }
 
-    /// How far, in percent, the run is above the best of the others, by column; empty where there is no other run.
+    /// How far, in percent, the run is above the best of the others, by column; empty if there is no other run.
     pub fn improvement(&self) -> Vec<Option<f64>> {
         let Some((own, others)) = self.rows.split_last().filter(|(_, others)| !others.is_empty()) else {
             return Vec::new();

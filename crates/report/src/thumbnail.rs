@@ -45,7 +45,7 @@ pub fn thumbnail(images: &[String]) -> Thumbnail {
         .map_or(Thumbnail::Broken, |jpeg| Thumbnail::Shown(format!("data:image/jpeg;base64,{}", STANDARD.encode(jpeg))))
 }
 
-/// Whether there should be files and there is none.
+/// Whether image files are expected but none exists.
 pub(crate) fn is_missing(images: &[String]) -> bool {
     local(images).next().is_some() && !local(images).any(Path::exists)
 }
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_missing_and_unfetched_images_are_told_apart() {
+    fn broken_missing_and_unfetched_images_are_distinguished() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
         let mut png = Cursor::new(Vec::new());

@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_counts_once_an_item_and_samples_are_first_images_of_shown_items() {
+    fn a_word_counts_once_per_item_and_samples_are_first_images_of_shown_items() {
         let all = [
             described(0, "a", &["red", "shoe"]),
             described(0, "b", &["red", "boot"]),

@@ -326,5 +326,8 @@ fn ranks_of_other_items_are_refused() {
     let other = World { items, ..world };
     other.write_sequences();
     let message = other.run().unwrap_err().to_string();
-    assert!(message.contains("it is about other items") && message.contains("make evaluate"), "{message}");
+    assert!(
+        message.contains("it was built for a different item list") && message.contains("make evaluate"),
+        "{message}"
+    );
 }

@@ -70,14 +70,14 @@ impl Inputs {
 
     /// A warning for each modality that hardly any item has: most of what a model reads of it is nothing.
     pub fn sparse_modalities(&self) -> Vec<String> {
-        let told = |Modality { name, features }: &Modality| {
+        let reported = |Modality { name, features }: &Modality| {
             let (count, covered) =
                 (features.count(), (0..features.count()).filter(|&i| features.rows_of(i) > 0).count());
             ((covered as f64) < SPARSE * count as f64).then(|| {
                 format!("only {covered} of {count} items have a row of `{name}`; the others have nothing of it")
             })
         };
-        self.modalities.iter().filter_map(told).collect()
+        self.modalities.iter().filter_map(reported).collect()
     }
 
     /// I, the number of items: those that were added after training have features and no events.

@@ -17,7 +17,7 @@ use crate::inputs::{ModalityRows, read_features};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CurrentItems {
-    /// The name of the generation's folder; none where the run has no new items.
+    /// The name of the generation's folder; `None` if the run has no new items.
     pub generation: Option<String>,
 }
 
@@ -52,7 +52,7 @@ pub struct NewItems {
 /// The parameters that have a row per item, in a model that can rank items without ids; why not, in any other.
 pub fn item_tables(config: &Config) -> anyhow::Result<&'static [&'static str]> {
     let name = &config.model.name;
-    let recipe = recipe(name).with_context(|| format!("there is no model `{name}`"))?;
+    let recipe = recipe(name).with_context(|| format!("unknown model `{name}`"))?;
     with_settings(config, |settings| (recipe.item_tables)(settings)).with_context(|| {
         format!(
             "`{name}` needs an id that was trained for every item: it cannot rank new items; use a model that reads what items say \
@@ -62,7 +62,7 @@ pub fn item_tables(config: &Config) -> anyhow::Result<&'static [&'static str]> {
 }
 
 impl NewItems {
-    /// Reads and verifies the new items of a run; nothing where it has none.
+    /// Reads and verifies the new items of a run; nothing if it has none.
     pub fn read(layout: &Layout, config: &Config) -> anyhow::Result<Option<Self>> {
         let Some(own) = CurrentItems::read(layout)?.layout(layout) else { return Ok(None) };
         Self::read_from(&own, config).map(Some)

@@ -29,7 +29,7 @@ impl CheckpointInfo {
         let settings = models.model_settings_of(config, &[phase, used_in]);
         let Some(key) = self.changed(&settings, &json!({ "model": self.config["model"] })) else { return Ok(()) };
         let reason = format!(
-            "its weights were trained with `{key}` = {}, and the pipeline says {}",
+            "its weights were trained with `{key}` = {}, but the pipeline sets {}",
             shown(&self.config, &key),
             shown(settings.values(), &key)
         );

@@ -24,7 +24,7 @@ pub fn build_model_in_group(
     group: Option<&ProcessGroup>,
 ) -> anyhow::Result<Box<dyn Model>> {
     let name = &config.model.name;
-    let recipe = recipe(name).with_context(|| format!("there is no model `{name}`"))?;
+    let recipe = recipe(name).with_context(|| format!("unknown model `{name}`"))?;
     let key = RngKey::new(config.run.seed);
     let data = Data { group: group.cloned(), ..inputs.data(&device(config)?) };
     if let Some(group) = group {

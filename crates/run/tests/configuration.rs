@@ -1,5 +1,5 @@
 //! The configuration with the sections of all models: what is refused and how, presets, earlier names of keys, and
-//! `docs/configuration.md`, which is printed from the types. `MP4SR_BLESS=1 cargo test --release -p mp4sr-run` writes it.
+//! `docs/configuration.md`, which is generated from the types. `MP4SR_BLESS=1 cargo test --release --workspace --test configuration` writes it.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -44,10 +44,13 @@ fn section(out: &mut String, path: &str, schema: &Value, defaults: &Value, root:
     let properties = schema["properties"].as_object().unwrap();
     let nested = |schema: &Value| resolve(schema, root)["properties"].is_object();
     if !path.is_empty() {
+        let description = one_line(&schema["description"]);
+        let description = description.strip_prefix(&format!("`[{path}]`: ")).unwrap_or(&description);
+        let (first, rest) = description.split_at(description.chars().next().map_or(0, char::len_utf8));
         let _ = writeln!(
             out,
-            "\n## `[{path}]`\n\n{}\n\n| key | default | allowed | what |\n|---|---|---|---|",
-            one_line(&schema["description"])
+            "\n## `[{path}]`\n\n{}{rest}\n\n| key | default | allowed | what |\n|---|---|---|---|",
+            first.to_uppercase()
         );
         for (key, field) in properties.iter().filter(|(_, field)| !nested(field)) {
             let default = match &defaults[key] {
@@ -77,8 +80,9 @@ fn the_documentation_of_the_configuration_is_up_to_date() {
         defaults["model"][model.name()] = (model.section().resolve)(json!({})).unwrap();
     }
     let mut text = String::from(
-        "# Configuration\n\nEvery key of a pipeline file. Printed from the types of the configuration and of the models; an unknown key, a wrong type or a \
-         value outside its range is an error. `--set section.key=value`, or `SET=\"section.key=value\"` with make, replaces one.\n",
+        "# Configuration\n\nThis page lists every key of a pipeline file. It is generated from the types of the configuration and of the models. An \
+         unknown key, a wrong type and a value outside its range are errors. `--set section.key=value`, or `SET=\"section.key=value\"` with \
+         make, replaces a key.\n",
     );
     section(&mut text, "", &schema, &defaults, &schema);
     let path = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("../../docs/configuration.md");

@@ -7,16 +7,16 @@ use crate::{Form, Outcome, SEED, ensure};
 /// Writes the sample world: a small generated shop.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder to write; one that this program wrote before with the same seed and form is left as it is.
+    /// The folder to write; a folder that this program wrote before with the same seed and format is left unchanged.
     #[arg(long, env = "MP4SR_SAMPLE_OUT", default_value = "artifacts/sample/raw")]
     pub out: PathBuf,
-    /// Seed of the world: the same seed gives the same bytes.
+    /// The seed of the world; the same seed gives the same bytes.
     #[arg(long, env = "MP4SR_SAMPLE_SEED", default_value_t = SEED)]
     pub seed: u64,
-    /// The form of its files.
+    /// The format of the files.
     #[arg(long, env = "MP4SR_SAMPLE_FORM", value_enum, default_value_t)]
     pub form: Form,
-    /// Say nothing but errors.
+    /// Prints only errors.
     #[arg(long, short, env = "MP4SR_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
     pub quiet: bool,
 }

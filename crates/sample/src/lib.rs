@@ -58,7 +58,7 @@ const MANIFEST: &str = "sample.manifest.json";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
-    /// Reviews and metadata as Amazon's files of 2018 have them, with lines that were cut.
+    /// Reviews and metadata in the format of Amazon's files of 2018, with some truncated lines.
     #[default]
     Amazon,
     /// Purchases and products as CSV files, as a shop's own database exports them.
@@ -104,6 +104,17 @@ pub enum Outcome {
 
 /// Makes `out` hold the sample world of `seed` in a form. A process killed in the middle leaves nothing under the final name, and
 /// the next start removes what it left beside it.
+///
+/// ```
+/// use mp4sr_sample::{Form, Outcome, ensure};
+///
+/// # let folder = tempfile::tempdir()?;
+/// let out = folder.path().join("shop");
+/// assert_eq!(ensure(&out, 1, Form::Tables)?, Outcome::Written);
+/// assert!(out.join("purchases.csv").is_file() && out.join("products.csv").is_file());
+/// assert_eq!(ensure(&out, 1, Form::Tables)?, Outcome::UpToDate);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn ensure(out: &Path, seed: u64, form: Form) -> Result<Outcome> {
     let name =
         out.file_name().ok_or_else(|| Error::write(out, "the folder has no name"))?.to_string_lossy().into_owned();

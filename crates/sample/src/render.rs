@@ -381,7 +381,7 @@ fn draw_front(canvas: &mut Canvas, kind: usize, body: Body, base: Rgb, mask: &Ma
     }
 }
 
-/// Draws the image of `item`; `index` numbers the random stream. `None` can't happen for a non-empty canvas.
+/// Draws the image of `item`; `index` numbers the random stream. `None` cannot happen for a non-empty canvas.
 pub(crate) fn render(seed: u64, index: usize, item: &Item) -> Option<RgbImage> {
     let mut rng = Rng::new(seed, "picture", index);
     let side = SIDE as f32;

@@ -102,7 +102,7 @@ pub struct Faults {
     pub images_that_do_not_decode: usize,
     /// Items in reviews that have no metadata line (and no image file).
     pub items_without_metadata: usize,
-    /// Items of the metadata that nobody reviewed.
+    /// Items of the metadata without a review.
     pub items_without_reviews: usize,
     /// Users with one to four distinct items.
     pub users_under_five: usize,

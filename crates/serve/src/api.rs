@@ -36,7 +36,7 @@ pub struct RecommendRequest {
 pub struct ListedItem {
     /// The item's id.
     pub item_id: String,
-    /// Its title; empty where it has none.
+    /// Its title; empty if it has none.
     pub title: String,
     /// Its score; of a fallback, the number of training events; of neighbours, the cosine.
     pub score: f32,
@@ -49,7 +49,7 @@ pub struct ListedItem {
 pub struct ListResponse {
     /// Items, best first.
     pub items: Vec<ListedItem>,
-    /// `popular` where no item of the history is known; nothing where the model made the list.
+    /// `popular` where no item of the history is known; nothing if the model made the list.
     pub fallback: Option<String>,
     /// Ids of the request that are not items of the run.
     pub unknown: Vec<String>,
@@ -64,7 +64,7 @@ pub struct SimilarRequest {
     /// An item of the run.
     #[serde(default)]
     pub item_id: Option<String>,
-    /// What somebody says of an item.
+    /// The description of an item in a request.
     #[serde(default)]
     pub text: Option<String>,
     /// The bytes of an image file, in base64.
@@ -150,7 +150,7 @@ pub struct DeleteItemsResponse {
 pub struct ItemResponse {
     /// Its id.
     pub item_id: String,
-    /// Its title; empty where it has none.
+    /// Its title; empty if it has none.
     pub title: String,
     /// Its sentences, the title's first.
     pub sentences: Vec<String>,
@@ -195,7 +195,7 @@ pub struct StatusResponse {
     pub model: Option<String>,
     /// Items in service.
     pub items: Option<usize>,
-    /// How the best items are found.
+    /// How the best items are searched.
     pub search: Option<String>,
     /// `reachable` or `unreachable`, where added items are kept in PostgreSQL.
     pub store: Option<String>,

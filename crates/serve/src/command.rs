@@ -20,43 +20,43 @@ use crate::metrics::Metrics;
 use crate::state::App;
 use crate::{routes, server, watch};
 
-/// Serves a trained run over HTTP: lists for any history, neighbours, new items, and a page to try it.
+/// Serves a trained run over HTTP: recommendations for any history, neighbours, new items, and a page to try it.
 ///
-/// The paths are described in /openapi.json. SIGHUP loads the run again without losing a request; SIGTERM and SIGINT answer what is
-/// open, then stop.
+/// The paths are described in /openapi.json. SIGHUP reloads the run without losing a request; SIGTERM and SIGINT stop the service
+/// after it has answered open requests.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The flags of every stage.
     #[command(flatten)]
     pub stage: StageArgs,
-    /// The address to listen on. Any other than this machine's own needs `--keys`.
+    /// The address to listen on. Any address other than a loopback address requires `--keys`.
     #[arg(long, env = "MP4SR_HOST", value_name = "ADDRESS", default_value = "127.0.0.1")]
     host: IpAddr,
     /// The port to listen on; 0 picks a free one. The address is printed on standard output.
     #[arg(long, env = "MP4SR_PORT", value_name = "PORT", default_value_t = 8080)]
     port: u16,
-    /// A file with a key per line; requests need one, as `Authorization: Bearer KEY`.
+    /// A file with one key per line; every request must send one, as `Authorization: Bearer KEY`.
     #[arg(long, env = "MP4SR_KEYS", value_name = "FILE")]
     keys: Option<PathBuf>,
-    /// How the best items are found.
+    /// How the best items are searched.
     #[arg(long, env = "MP4SR_INDEX", value_enum, value_name = "INDEX", default_value_t = IndexChoice::Exact)]
     index: IndexChoice,
-    /// Loads the run again when its files change.
+    /// Reloads the run when its files change.
     #[arg(long, env = "MP4SR_WATCH")]
     watch: bool,
-    /// Requests that may wait for the model; further ones are answered with 429.
+    /// The greatest number of requests that wait for the model; further ones are answered with 429.
     #[arg(long, env = "MP4SR_QUEUE", value_name = "REQUESTS", default_value_t = 1024, value_parser = at_least_one)]
     queue: usize,
-    /// Requests that are answered together.
+    /// The greatest number of requests that are answered together.
     #[arg(long, env = "MP4SR_BATCH", value_name = "REQUESTS", default_value_t = 64, value_parser = at_least_one)]
     batch: usize,
-    /// Milliseconds that a request may take; then it is answered with 503.
+    /// The number of milliseconds after which a request is answered with 503.
     #[arg(long, env = "MP4SR_TIME_LIMIT", value_name = "MILLISECONDS", default_value_t = 5000, value_parser = at_least_one)]
     time_limit: usize,
-    /// Bytes of a request's body.
+    /// The greatest number of bytes of a request's body.
     #[arg(long, env = "MP4SR_BODY_LIMIT", value_name = "BYTES", default_value_t = 1 << 20, value_parser = at_least_one)]
     body_limit: usize,
-    /// Bytes of a body with items or an image.
+    /// The greatest number of bytes of a body with items or an image.
     #[arg(long, env = "MP4SR_ITEM_BODY_LIMIT", value_name = "BYTES", default_value_t = 32 << 20, value_parser = at_least_one)]
     item_body_limit: usize,
     /// The greatest length of a list.
@@ -68,10 +68,10 @@ pub struct Args {
     /// The greatest number of ids in `exclude` and in `only`.
     #[arg(long, env = "MP4SR_IDS_LIMIT", value_name = "IDS", default_value_t = 10_000, value_parser = at_least_one)]
     ids_limit: usize,
-    /// Connections at once.
+    /// The greatest number of simultaneous connections.
     #[arg(long, env = "MP4SR_CONNECTIONS", value_name = "CONNECTIONS", default_value_t = 1024, value_parser = at_least_one)]
     connections: usize,
-    /// Writes histories to the log. Without it, no log has them.
+    /// Writes histories to the log, which otherwise never contains them.
     #[arg(long, env = "MP4SR_LOG_HISTORIES")]
     log_histories: bool,
 }
@@ -81,6 +81,22 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 /// Runs the command.
+///
+/// ```no_run
+/// use clap::Parser;
+/// use mp4sr_serve::{Args, run};
+///
+/// #[derive(Parser)]
+/// struct Command {
+///     #[command(flatten)]
+///     args: Args,
+/// }
+///
+/// // The run that `mp4sr demo` trains; the service ends with SIGTERM or SIGINT.
+/// let command = Command::parse_from(["serve", "--run", "artifacts/sample/runs/mp4sr", "--port", "8080"]);
+/// run(&command.args, mp4sr_run::model_catalog())?;
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
     let keys = args.keys.as_deref().map(Keys::read).transpose()?.unwrap_or_default();
@@ -89,7 +105,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         "without keys, the service listens on this machine alone; give `--keys FILE`, or leave `--host {}` out",
         args.host
     );
-    // Opened and dropped outside of the runtime: its client waits for PostgreSQL with one of its own.
+    // Opened and dropped outside the runtime, because its client waits for PostgreSQL with a runtime of its own.
     let context = args.stage.context(models)?;
     let store = Arc::new(ItemStore::open(&context)?);
     let poll = Duration::from_secs_f64(context.config.serve.poll_seconds);

@@ -1,4 +1,4 @@
-//! The thread that owns a model: it answers the requests that wait, together, until nobody can send another.
+//! The thread that owns a model: it answers waiting requests together, until no sender is left.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -75,7 +75,7 @@ pub struct Generation {
 pub struct EngineOptions {
     /// Requests that wait.
     pub queue: usize,
-    /// Requests that are answered together.
+    /// The greatest number of requests that are answered together.
     pub batch: usize,
     /// How candidates are found.
     pub index: IndexChoice,
@@ -96,14 +96,14 @@ impl Generation {
         let engine = std::thread::Builder::new().name(format!("engine-{number}"));
         engine.spawn(move || {
             if let Err(error) = serve(&inner, &own, &waiting, &ready) {
-                // Whoever waits for the run hears why there is none.
+                // Callers that wait for the run learn why it failed to load.
                 drop(ready.try_send(Err(error)));
             }
             drop(running);
         })?;
-        let Ready { catalogue, search } = loaded.recv().map_err(|_| {
-            anyhow::anyhow!("the thread of the model ended while the run was loaded; the log says why")
-        })??;
+        let Ready { catalogue, search } = loaded
+            .recv()
+            .map_err(|_| anyhow::anyhow!("the thread of the model ended while the run was loaded; see the log"))??;
         let model = context.config.model.name.clone();
         Ok(Self { number, catalogue, model, search, context, jobs, metrics: options.metrics.clone(), thread })
     }
@@ -175,7 +175,7 @@ impl Engine<'_> {
                 }
             }
             options.metrics.queued.dec_by(jobs.len() as i64);
-            // Whoever has gone, or is about to be told that it took too long, needs no answer.
+            // A client that has disconnected, or whose request has timed out, needs no answer.
             let now = Instant::now();
             jobs.retain(|job| !job.reply.is_closed() && job.deadline > now);
             options.metrics.batches.observe(jobs.len() as f64);
@@ -238,7 +238,7 @@ impl Engine<'_> {
     }
 }
 
-/// Whoever asked may have gone.
+/// The client may have disconnected.
 fn send(reply: oneshot::Sender<Result<Answer, ApiError>>, answer: Result<Answer, ApiError>) {
     drop(reply.send(answer));
 }

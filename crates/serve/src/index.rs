@@ -202,7 +202,7 @@ fn of_rows(context: &Context, values: &[f32], width: usize) -> anyhow::Result<In
             return Ok(index);
         }
         let why = if is_whole { "is of another run or other items" } else { "is damaged" };
-        context.progress.log(format!("serve: the index `{}` {why}; it is made again", path.display()));
+        context.progress.log(format!("serve: the index `{}` {why}; it is rebuilt", path.display()));
     }
     add(&index, values, width, 0..rows)?;
     files::remove_if_present(&about_path)?;

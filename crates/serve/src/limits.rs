@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Limits {
     /// The time that a request may take.
     pub time: Duration,
-    /// Bytes of a request's body.
+    /// The greatest number of bytes of a request's body.
     pub body: usize,
     /// Bytes of the body of a request that changes items, or that has an image.
     pub item_body: usize,
@@ -17,7 +17,7 @@ pub struct Limits {
     pub history: usize,
     /// Ids in `exclude` or `only`.
     pub ids: usize,
-    /// Connections at once.
+    /// The greatest number of simultaneous connections.
     pub connections: usize,
 }
 

@@ -154,7 +154,7 @@ async fn encoded(app: &Arc<App>, generation: &Arc<Generation>, record: ItemRecor
     let place = app.encoding.clone().acquire_owned().await.map_err(|e| ApiError::internal(&e.to_string()))?;
     let (generation, encoders, id) = (generation.clone(), app.encoders.clone(), app.request_id());
     let encode = move || {
-        // Held until the work is done, whoever has stopped waiting for it.
+        // Held until the work is done, even if the client has disconnected.
         let _place = place;
         let (context, folder) = (&generation.context, scratch(&generation.context, &id));
         let new = encoders.with(context, |own| mp4sr_items::encode_alone(context, own, &record, &folder));
@@ -183,7 +183,7 @@ async fn put_items(
     }
     let records = items.into_iter().map(record).collect::<Result<Vec<ItemRecord>>>()?;
     let context = app.generation()?.context.clone();
-    // Whoever goes away in the middle does not leave the run half changed: the work goes on.
+    // A client that disconnects must not leave the run half changed, so the work continues.
     let work = tokio::spawn(async move {
         let _editing = app.editing.lock().await;
         let (encoders, store) = (app.encoders.clone(), app.store.clone());
@@ -233,7 +233,7 @@ fn decoded(field: &str, text: &str) -> Result<Vec<u8>> {
     bytes.map_err(|error| ApiError::invalid(format!("`{field}` is not base64: {error}")))
 }
 
-/// Removes items that were added. Items of the dataset stay; `exclude` keeps them out of a list.
+/// Removes items that were added to the run. Items of the dataset stay; `exclude` keeps them out of a list.
 #[utoipa::path(
     delete, path = "/v1/items", request_body = DeleteItemsRequest,
     responses(
@@ -502,7 +502,7 @@ fn has_large_body(app: &App, request: &Request) -> bool {
     length.map_or(headers.contains_key(header::TRANSFER_ENCODING), |length| length > app.limits.body)
 }
 
-/// The id that whoever asks gives to the request.
+/// The id that the client gives to the request.
 fn given_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get(REQUEST_ID)?.to_str().ok()?;
     let is_sound = (1..=64).contains(&id.len()) && id.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
@@ -623,7 +623,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_of_this_machine_are_told_from_others() {
+    fn hosts_of_this_machine_are_distinguished_from_others() {
         for host in ["localhost", "localhost:80", "LOCALHOST", "127.0.0.1:8080", "127.3.2.1", "[::1]:80", "[::1]"] {
             assert!(is_local(host), "{host}");
         }

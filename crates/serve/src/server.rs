@@ -59,7 +59,7 @@ pub async fn serve(
         let metrics = metrics.clone();
         tokio::spawn(async move {
             metrics.connections.inc();
-            // Clients that go away are no event.
+            // A client that disconnects is not worth a log line.
             drop(connection.await);
             metrics.connections.dec();
             drop(place);

@@ -32,9 +32,9 @@ pub struct App {
     pub store_is_up: AtomicBool,
     /// Whether logs have histories.
     pub log_histories: bool,
-    /// Held by whoever changes the items of the run.
+    /// Held while the items of the run are changed.
     pub editing: Mutex<()>,
-    /// Held by whoever encodes an item that is not in the catalogue.
+    /// Held while an item that is not in the catalogue is encoded.
     pub encoding: Arc<Semaphore>,
     /// The encoders of texts and images.
     pub encoders: Arc<ResidentEncoders>,
@@ -151,6 +151,6 @@ pub fn log(level: &str, fields: &Value) {
     if let (Some(line), Some(fields)) = (line.as_object_mut(), fields.as_object()) {
         line.extend(fields.clone());
     }
-    // One call of the system per line. The service goes on when standard error is closed.
+    // One call of the system per line. The service keeps running when standard error is closed.
     drop(std::io::stderr().write_all(format!("{line}\n").as_bytes()));
 }

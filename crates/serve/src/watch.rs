@@ -47,7 +47,7 @@ pub async fn on_additions(app: Arc<App>, poll: Duration) {
     }
     loop {
         tokio::time::sleep(poll).await;
-        // Whoever changes items here loads the run with them.
+        // A change of items in this process reloads the run by itself.
         let editing = app.editing.lock().await;
         let store = app.store.clone();
         let ask = move || match &*store {

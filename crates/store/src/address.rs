@@ -9,7 +9,7 @@ use crate::StoreError;
 
 const FORM: &str = "postgres://USER:PASSWORD@HOST:PORT/DATABASE";
 
-/// The address of PostgreSQL; nothing where added items are kept in the run's folder.
+/// The address of PostgreSQL; nothing if added items are kept in the run's folder.
 pub(crate) fn resolved(written: &StoreAddress) -> Result<Option<String>, StoreError> {
     let text = written.as_written();
     let (address, place) = if let Some(name) = text.strip_prefix("env:") {

@@ -42,14 +42,14 @@ impl StoreError {
             if cause.contains("password missing") {
                 let remedy = "give it in `serve.store`, by `env:NAME` or `file:PATH` where the configuration of a run is read back, \
                               which keeps no password";
-                return unavailable("PostgreSQL asks for a password, and there is none".to_owned(), remedy);
+                return unavailable("PostgreSQL requires a password, and none is given".to_owned(), remedy);
             }
             return unavailable(format!("{error}{cause}"), start);
         };
         let (code, message) = (own.code(), own.message());
         let is = |codes: &[&SqlState]| codes.contains(&code);
         if is(&[&SqlState::INVALID_PASSWORD, &SqlState::INVALID_AUTHORIZATION_SPECIFICATION]) {
-            let reason = format!("PostgreSQL does not let the user `{user}` in with this password");
+            let reason = format!("PostgreSQL rejected the password of the user `{user}`");
             return unavailable(reason, "correct the user and the password in `serve.store`");
         }
         if is(&[&SqlState::INVALID_CATALOG_NAME]) {

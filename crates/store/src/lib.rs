@@ -20,10 +20,31 @@ pub use self::generation::{StoredItem, StoredRows};
 pub use self::postgres::{Change, PostgresStore};
 
 /// Where the added items of a run are kept.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use mp4sr_artifact::Layout;
+/// use mp4sr_pipeline::config::ModelCatalog;
+/// use mp4sr_pipeline::{Config, Context, Progress};
+/// use mp4sr_store::ItemStore;
+///
+/// # let folder = tempfile::tempdir()?;
+/// let models = Arc::new(ModelCatalog::unchecked());
+/// let (config, _) = Config::parse("[dataset]\nname = \"shop\"", "shop.toml", &[], &models)?;
+/// let layout = Layout::new(folder.path(), "shop", "mp4sr");
+/// let context = Context { config, layout, progress: Progress::new(true), models };
+///
+/// // Without `serve.store`, added items are stored in the folder of the run.
+/// let store = ItemStore::open(&context)?;
+/// assert!(matches!(store, ItemStore::Folder));
+/// assert!(store.items(&context.layout)?.is_empty());
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub enum ItemStore {
-    /// In the folder of the run.
+    /// Items are stored in the folder of the run.
     Folder,
-    /// In PostgreSQL.
+    /// Items are stored in PostgreSQL.
     Postgres(Box<PostgresStore>),
 }
 
@@ -49,7 +70,7 @@ impl ItemStore {
         Err(StoreError::Settings(changed.to_owned()))
     }
 
-    /// The added items as a model reads them; nothing where there are none. Items that were added to a run of another dataset are an error.
+    /// The added items as a model reads them; nothing if there are none. Items that were added to a run of another dataset are an error.
     pub fn read(&self, context: &Context) -> anyhow::Result<Option<NewItems>> {
         match self {
             Self::Folder => NewItems::read(&context.layout, &context.config),
@@ -57,7 +78,7 @@ impl ItemStore {
         }
     }
 
-    /// The table of the added items; an empty one where there are none.
+    /// The table of the added items; empty if there are none.
     pub fn items(&self, layout: &Layout) -> anyhow::Result<Items> {
         match self {
             Self::Folder => match CurrentItems::read(layout)?.layout(layout) {

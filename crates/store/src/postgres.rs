@@ -101,7 +101,7 @@ impl PostgresStore {
         Ok(change != self.seen.load(Ordering::Acquire))
     }
 
-    /// The added items as a model reads them; nothing where there are none.
+    /// The added items as a model reads them; nothing if there are none.
     pub(crate) fn read(&self, context: &Context) -> anyhow::Result<Option<NewItems>> {
         let (change, dataset, stored) = self.snapshot()?;
         self.seen.store(change, Ordering::Release);
@@ -131,8 +131,8 @@ impl PostgresStore {
         })
     }
 
-    /// Adds items to the run, all of them or none; those with ids that were added before take the place of the earlier ones. Of two calls at
-    /// once, by whatever replicas, one comes after the other.
+    /// Adds items to the run, all of them or none; those with ids that were added before take the place of the earlier ones. Of two
+    /// calls at once, by whatever replicas, one comes after the other.
     pub fn put(&self, context: &Context, items: &[StoredItem]) -> anyhow::Result<Change> {
         let dataset = dataset_of(context)?;
         let nul = items.iter().find(|item| item.id.contains('\0'));
@@ -189,7 +189,7 @@ impl PostgresStore {
         })
     }
 
-    /// Waits until nobody else changes the items of the run, and until the end of the transaction keeps others from it.
+    /// Waits for other changes of the run's items to end, and prevents further ones until the end of the transaction.
     fn lock_run(&self, transaction: &mut Transaction<'_>, dataset: &str) -> Result<(), StoreError> {
         let make = "insert into mp4sr_runs (run, dataset, change) values ($1, $2, 0) on conflict (run) do nothing";
         transaction.execute(make, &[&self.run, &dataset]).map_err(|e| self.failure(&e))?;
@@ -343,7 +343,7 @@ impl PostgresStore {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if roots.is_empty() {
             return Err(StoreError::Settings(format!(
-                "`sslmode=require` in `serve.store`: there are no certificates of authorities to check {} by; install ca-certificates, or name a \
+                "`sslmode=require` in `serve.store`: no certificates of authorities were found to verify {} with; install ca-certificates, or name a \
                  file of them in `SSL_CERT_FILE`",
                 self.place
             )));

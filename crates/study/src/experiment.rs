@@ -30,7 +30,7 @@ pub enum Experiment {
     Table2,
     /// Cold items, as in the paper.
     Table3,
-    /// MP4SR without its parts.
+    /// Ablations of MP4SR (Table 4).
     Table4,
     /// Pre-training on several datasets.
     Table5,
@@ -40,23 +40,23 @@ pub enum Experiment {
     Fig3,
     /// lambda.
     Fig4,
-    /// N, words an image.
+    /// The influence of N, the number of words per image.
     Fig5,
-    /// O, experts.
+    /// The influence of O, the number of experts.
     Fig6,
-    /// rho.
+    /// The influence of rho, sequence dropout.
     Fig7,
-    /// Groups of users by length.
+    /// Users grouped by the length of their history.
     Fig8,
     /// Cold items, items without a training event, users with one to three events.
     ColdStart,
-    /// The swap probability of mixup, fixed.
+    /// Mixup with a fixed swap probability.
     StudyMixup,
-    /// CLIP's words, CLIP's vectors, ResNet, none.
+    /// Image features: CLIP's words, CLIP's vectors, ResNet's vectors, or none.
     StudyImageFeatures,
-    /// Items that lose features or get those of others.
+    /// Items that lose their features or get those of other items.
     StudyNoise,
-    /// Encoders of texts and images.
+    /// Text and image encoders.
     StudyEncoders,
 }
 
@@ -77,7 +77,7 @@ pub struct StudyOptions {
     pub text_encoders: Vec<String>,
     /// Image encoders beside the pipeline's own, whose vectors are used (`study-encoders`).
     pub image_encoders: Vec<String>,
-    /// A folder with the paper's numbers, in place of those that the program carries.
+    /// A folder with the paper's numbers, in place of the built-in ones.
     pub paper: Option<PathBuf>,
 }
 
@@ -170,13 +170,13 @@ impl Study<'_> {
             E::Fig4 => {
                 anyhow::ensure!(
                     self.config.model.modalities.len() > 1,
-                    "lambda weighs CMCL, which needs two modalities; use a pipeline that has"
+                    "lambda weighs CMCL, which needs two modalities; use a pipeline with two"
                 );
                 self.sweep("Figure 4: impact of lambda", "lambda", "model.mp4sr.lambda", &lambda)
             }
             E::Fig5 => {
                 self.expect_words()?;
-                self.sweep("Figure 5: impact of N, the words an image", "N", "extract.image.words", &words)
+                self.sweep("Figure 5: impact of N, the words per image", "N", "extract.image.words", &words)
             }
             E::Fig6 => self.sweep("Figure 6: impact of O, the experts", "O", "model.mp4sr.experts", &experts),
             E::Fig7 => self.sweep("Figure 7: impact of rho, sequence dropout", "rho", "model.mp4sr.rho", &rho),

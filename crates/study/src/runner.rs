@@ -206,7 +206,7 @@ impl Runner {
         failed
     }
 
-    /// What decides pre-training; none where a run has none of its own. Two runs with the same key need not train alike: whether
+    /// What decides pre-training; `None` if a run has none of its own. Two runs with the same key need not train alike: whether
     /// the weights of one are those that another would make is asked by the stage itself, from its record.
     fn pretrain_key(&self, run: &ResolvedRun) -> Option<Value> {
         let settings = || self.models.phase_settings(&run.config, PRETRAIN).values().clone();

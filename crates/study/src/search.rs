@@ -1,4 +1,4 @@
-//! A grid over keys of the configuration. Cells are runs of their own: finished ones are skipped, a killed search goes on.
+//! A grid over keys of the configuration. Every cell is a separate run: finished ones are skipped, and a killed search resumes.
 //! Only the validation split is read.
 
 use std::fmt::Write as _;
@@ -16,6 +16,15 @@ const EVENTS: [&str; 2] = ["source.", "preprocess."];
 const REMEDY: &str = "delete the run's folder and search again";
 
 /// One key with the values to try.
+///
+/// ```
+/// use mp4sr_study::Grid;
+///
+/// let grid: Grid = "finetune.batch=256,1024".parse()?;
+/// assert_eq!((grid.key.as_str(), grid.values.len()), ("finetune.batch", 2));
+/// assert!("finetune.batch".parse::<Grid>().is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Grid {
     /// `section.key`.
@@ -24,7 +33,7 @@ pub struct Grid {
     pub values: Vec<String>,
 }
 
-/// Not `section.key=value,value,...`.
+/// The text is not of the form `section.key=value,value,...`.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("invalid grid `{0}`; write section.key=value,value,...")]
 pub struct BadGrid(String);
@@ -74,7 +83,7 @@ fn combinations(grids: &[Grid]) -> Vec<Vec<&str>> {
     all
 }
 
-/// The name of a run: `<search>.<key>-<value>...`, with what a name can't hold replaced.
+/// The name of a run: `<search>.<key>-<value>...`, with what a name cannot hold replaced.
 fn run_name(search: &str, grids: &[Grid], values: &[&str]) -> String {
     let mut name = search.to_owned();
     for (grid, value) in grids.iter().zip(values) {
@@ -102,8 +111,8 @@ struct BestEpoch {
     epochs: usize,
 }
 
-/// Makes all runs of a grid and writes `searches/<name>/table.{md,csv}`, the best by `train.metric` on the validation split first. Gives the
-/// Markdown, and how many runs failed.
+/// Makes all runs of a grid and writes `searches/<name>/table.{md,csv}`, the best by `train.metric` on the validation split first.
+/// Gives the Markdown, and how many runs failed.
 pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(String, usize)> {
     for (at, grid) in grids.iter().enumerate() {
         anyhow::ensure!(
@@ -160,7 +169,7 @@ pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(St
         );
     }
     if grids.iter().any(|grid| grid.values.len() > 1 && EVENTS.iter().any(|section| grid.key.starts_with(section))) {
-        text += "\nNote: runs of different events rank different users among different items; their values can't be compared \
+        text += "\nNote: runs of different events rank different users among different items; their values cannot be compared \
                  as they stand.\n";
     }
     for (run, error) in runs.iter().zip(&failed) {

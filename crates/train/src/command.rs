@@ -24,7 +24,7 @@ const VERSION: u32 = 1;
 /// Trains the recommender of a pipeline.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The phase of training.
+    /// The training phase to run.
     #[command(subcommand)]
     pub phase: PhaseArgument,
 }
@@ -32,9 +32,9 @@ pub struct Args {
 /// A phase of training on the command line.
 #[derive(Debug, Subcommand)]
 pub enum PhaseArgument {
-    /// Pre-trains, where the model has pre-training: dataset and features to `pretrain.safetensors`.
+    /// Pre-trains a model that has pre-training, on the dataset and the features, and writes `pretrain.safetensors`.
     Pretrain(TrainArgs),
-    /// Fine-tunes on the next item, from the pre-trained weights where the pipeline has them: to `finetune.safetensors`.
+    /// Fine-tunes on the next item, starting from pre-trained weights if the pipeline has them, and writes `finetune.safetensors`.
     Finetune(TrainArgs),
 }
 
@@ -44,7 +44,7 @@ pub struct TrainArgs {
     /// The flags of every stage.
     #[command(flatten)]
     pub stage: StageArgs,
-    /// Trains from the start where an unfinished run of this name has other settings or inputs, which is an error otherwise.
+    /// Trains from the start if an unfinished run of this name has other settings or inputs; without this flag, that is an error.
     #[arg(long)]
     pub restart: bool,
 }
@@ -76,8 +76,8 @@ pub fn train(context: &Context, phase: &str, restart: bool) -> anyhow::Result<()
     train_phase(context, phase, |stage| train_stage(context, stage, phase, restart, None))
 }
 
-/// Brings the weights of a phase up to date by a group of processes. The first one decides whether there is anything to do, and alone writes
-/// files and messages.
+/// Brings the weights of a phase up to date by a group of processes. The first one decides whether there is anything to do, and alone
+/// writes files and messages.
 fn train_in_group(
     group: &ProcessGroup,
     args: &TrainArgs,
@@ -139,7 +139,7 @@ fn train_phase(
             "random weights".to_owned()
         };
         let name = &config.run.name;
-        context.progress.log(format!("{phase}: nothing to do, run `{name}` starts from {start}"));
+        context.progress.log(format!("{phase}: nothing to do, because run `{name}` starts from {start}"));
         return Ok(());
     }
     let folder = layout.run();
@@ -360,7 +360,7 @@ fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow:
     let PhaseOutcome { best_epoch, epochs, best_value, recall_20, is_indifferent } = outcome;
     if is_indifferent {
         context.progress.log(format!(
-            "{}: warning: validation {metric} was {best_value:.4} in every epoch and can't tell them apart; select by another \
+            "{}: warning: validation {metric} was {best_value:.4} in every epoch and cannot tell them apart; select by another \
              measure (`train.metric`)",
             phase.name
         ));

@@ -14,7 +14,7 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// The launch that this process belongs to; none where it was started by itself.
+    /// The launch that this process belongs to; `None` if it was started alone.
     pub fn find() -> anyhow::Result<Option<Self>> {
         match launched(|name| std::env::var(name).ok()) {
             None | Some(1) => Ok(None),
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn launches_are_told_by_their_variables() {
+    fn launches_are_recognised_by_their_variables() {
         let of = |set: &[(&str, &str)]| {
             launched(|name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
         };

@@ -26,7 +26,7 @@ pub(crate) struct World {
 /// Starts MPI, whose launcher says that there are `size` processes.
 pub(crate) fn start(size: usize) -> anyhow::Result<(Universe, World)> {
     let started = mpi::initialize_with_threading(Threading::Funneled);
-    let (universe, _) = started.ok_or_else(|| anyhow::anyhow!("MPI was started before"))?;
+    let (universe, _) = started.ok_or_else(|| anyhow::anyhow!("MPI was initialised before"))?;
     let world = SimpleCommunicator::world();
     let (rank, found) = (world.rank() as usize, world.size() as usize);
     ensure!(

@@ -15,7 +15,7 @@ use crate::State;
 use crate::samples::SampleList;
 use crate::state::{Limits, ParameterNames, PhaseProgress, StateIdentity, UnderWay, Weights};
 
-/// What the log has of every epoch, whatever epochs are selected by.
+/// The metrics that the log has of every epoch, whichever metric epochs are selected by.
 const LOGGED: Measure = Measure::Recall(20);
 
 /// One phase's settings.
@@ -40,6 +40,55 @@ pub struct TrainSettings {
 }
 
 /// One phase of training of one model. In a group of processes each trains its share of the model; the first one reads and writes files.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use mp4sr_artifact::StageSettings;
+/// use mp4sr_evaluate::RankOptions;
+/// use mp4sr_pipeline::{Config, config::PhaseSettings};
+/// use mp4sr_run::{Inputs, build_model, last_phase, model_catalog};
+/// use mp4sr_train::{TrainSettings, Training};
+///
+/// # use mp4sr_artifact::{Sequences, hash_ids};
+/// # let sequences = Sequences {
+/// #     offsets: vec![0, 5, 10],
+/// #     items: vec![2, 3, 1, 3, 2, 3, 1, 2, 1, 3],
+/// #     times: vec![1, 2, 3, 4, 5, 1, 2, 3, 4, 5],
+/// #     item_hash: hash_ids(["cup", "pot", "pan"]),
+/// #     item_count: 3,
+/// #     user_hash: None,
+/// #     time_kind: mp4sr_artifact::TimeKind::Unstated,
+/// #     parts: None,
+/// # };
+/// # let folder = tempfile::tempdir()?;
+/// let text = "[dataset]\nname = \"shop\"\n[model]\nname = \"sasrec\"\n[model.transformer]\nwidth = 8\nfeed_forward = 8";
+/// let (config, _) = Config::parse(text, "shop.toml", &[], model_catalog())?;
+/// let inputs = Inputs { sequences: sequences.clone(), modalities: Vec::new(), encoders: Default::default(), categories: None };
+/// let model = build_model(&config, &inputs)?;
+/// let training = Training {
+///     model: model.as_ref(),
+///     phase: last_phase(model.as_ref())?.clone(),
+///     sequences: &sequences,
+///     settings: TrainSettings {
+///         phase: PhaseSettings { epochs: 2, patience: 2, batch: 2, learning_rate: 0.01, weight_decay: 0.0, clip_norm: 5.0 },
+///         metric: "R@1".parse()?,
+///         k: vec![1],
+///         rank_options: RankOptions { batch: 2, remove_seen: false, history: None },
+///         warm_items: false,
+///         log_test_loss: false,
+///         seed: 1,
+///         save_every: Duration::from_secs(60),
+///     },
+///     state_path: folder.path().join("state.safetensors"),
+///     log_path: folder.path().join("metrics.jsonl"),
+///     identity: &StageSettings::of(config.resolved()),
+///     inputs: Default::default(),
+/// };
+/// let outcome = training.run(|message| println!("{message}"), |_steps| ())?;
+/// assert!(outcome.best_epoch >= 1 && outcome.epochs <= 2);
+/// # Ok::<(), anyhow::Error>(())
+/// ```
 pub struct Training<'a> {
     /// The model, as the phase starts.
     pub model: &'a dyn Model,
@@ -70,7 +119,7 @@ pub struct PhaseOutcome {
     pub best_value: f64,
     /// Its validation R@20.
     pub recall_20: f64,
-    /// Whether the measure had one value in all epochs, of which there were several: it can't tell them apart.
+    /// Whether the measure had one value in all epochs, of which there were several: it cannot tell them apart.
     pub is_indifferent: bool,
 }
 
@@ -105,8 +154,7 @@ pub enum TrainError {
     /// The loss or its gradient became non-finite.
     #[error(
         "the loss or its gradient became non-finite in {phase} epoch {epoch}, step {step} (loss {loss}, gradient norm of the \
-         step before {norm}); weights and samples of that step are in `{}`, what was saved before stays; try a smaller \
-         learning rate", inputs.display()
+         step before {norm}); weights and samples of that step are in `{}`, earlier checkpoints are kept; try a smaller learning rate", inputs.display()
     )]
     Diverged {
         /// The loss.
@@ -179,7 +227,7 @@ impl Training<'_> {
         let (epoch, step) = (state.progress.epoch, state.progress.under_way.step);
         if epoch + step > 0 {
             let within = if step > 0 { format!(" and {step} steps") } else { String::new() };
-            say(&format!("{}: going on after epoch {epoch}{within}", self.phase.name));
+            say(&format!("{}: resuming after epoch {epoch}{within}", self.phase.name));
             steps((epoch * samples.count()) as u64);
             // The kill may have come between the state and the log.
             self.write_log(&state.progress.lines)?;

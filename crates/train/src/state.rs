@@ -11,7 +11,7 @@ const FORMAT: &str = "state";
 const VERSION: u32 = 2;
 const REMEDY: &str = "delete it to train from the start, or use another run";
 
-/// Everything that the next step depends on: a killed run goes on from it and ends as if it had not been killed.
+/// Everything that the next step depends on: a killed run resumes from it and ends as if it had not been killed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
     /// What is not a tensor.
@@ -201,7 +201,7 @@ impl State {
             return Err(Error::unusable(
                 path,
                 reason,
-                "put the old setting back to go on, or delete it to train from the start",
+                "restore the old setting to resume, or delete the file to train from the start",
             ));
         }
         let current = Weights::take(&mut file, "current", names.used)?;

@@ -50,7 +50,7 @@ fn sequences() -> Sequences {
     }
 }
 
-/// Up to four rows an item, stored as f32 and as f16.
+/// Up to four rows per item, stored as f32 and as f16.
 fn inputs(recipe: &Recipe) -> Inputs {
     let features = |name: &str, width: usize, half: bool| {
         let offsets: Vec<usize> =

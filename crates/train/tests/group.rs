@@ -1,5 +1,6 @@
-//! Training by a group of processes beside training by one: the same losses and weights but for rounding, the same bytes from the same number
-//! of processes, and states that any number of processes goes on from. Threads take the place of processes; `mpi.rs` has real ones.
+//! Training by a group of processes beside training by one: the same losses and weights but for rounding, the same bytes from the
+//! same number of processes, and states that any number of processes goes on from. Threads take the place of processes; `mpi.rs` has
+//! real ones.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -41,7 +42,7 @@ fn sequences() -> Sequences {
     }
 }
 
-/// Up to four rows an item.
+/// Up to four rows per item.
 fn inputs() -> Inputs {
     let features = |name: &str, width: usize| {
         let offsets: Vec<usize> =
@@ -233,7 +234,7 @@ fn train(case: Case, size: usize, folder: &Path, epochs: usize, learning_rate: f
 
 /// 420 samples: batches of 64 leave a last one of 36, which three processes divide unevenly.
 #[test]
-fn as_many_processes_give_the_same_bytes_and_go_on_from_the_state_of_any_number() {
+fn as_many_processes_give_the_same_bytes_and_resume_from_the_state_of_any_number() {
     for case in [Case { batch: 64, ..CASES[0] }, Case { batch: 64, ..CASES[1] }, Case { batch: 64, ..CASES[2] }] {
         let folders: Vec<_> = (0..4).map(|_| tempfile::tempdir().unwrap()).collect();
         let train = |size, at: usize, epochs| train(case, size, folders[at].path(), epochs, 1e-3);

@@ -196,7 +196,7 @@ fn the_test_part_changes_nothing_and_the_validation_part_the_choice_of_the_epoch
 }
 
 #[test]
-fn a_run_killed_before_any_step_goes_on_to_the_same_bits() {
+fn a_run_killed_before_any_step_resumes_to_the_same_bits() {
     for (recipe, phase) in phases() {
         let inputs = inputs(recipe, sequences(|user| 1 + user as u32, |user| 31 + user as u32 % 20));
         let folder = tempfile::tempdir().unwrap();

@@ -197,7 +197,7 @@ fn it_stops_at_the_last_epoch() {
 }
 
 #[test]
-fn a_run_that_stopped_at_any_step_goes_on_with_its_patience_moments_and_sums() {
+fn a_run_that_stopped_at_any_step_resumes_with_its_patience_moments_and_sums() {
     let hits = [2, 5, 5, 4, 3, 9];
     let whole = Recorder::new(40, &hits);
     let whole_folder = tempfile::tempdir().unwrap();
@@ -380,7 +380,7 @@ fn a_state_of_other_settings_or_data_or_a_damaged_one_is_refused_and_stays() {
 
 /// A non-finite loss or gradient stops training at that step; what is kept of the step does it again.
 #[test]
-fn a_step_without_a_loss_is_kept_and_can_be_done_again() {
+fn a_non_finite_step_is_kept_and_can_be_reproduced() {
     struct Breaking(Recorder, f32);
     impl Model for Breaking {
         fn parameters(&self) -> &Parameters {

@@ -1,23 +1,23 @@
-//! Artifacts that hold what can't be.
+//! Artifacts that hold what cannot be.
 
 use std::fs;
 
 use mp4sr_artifact::{Header, Tensor, TensorFile, files, hash_ids, write_tensors};
 
-use super::Told;
+use super::MessageChecks;
 
 type Tensors = Vec<(String, Tensor)>;
 
 /// The bytes of an artifact after a change of its header or tensors.
-fn changed(told: &Told, artifact: &str, change: &dyn Fn(&mut Header, &mut Tensors)) -> Vec<u8> {
-    let path = told.world.path("a").join(artifact);
+fn changed(checks: &MessageChecks, artifact: &str, change: &dyn Fn(&mut Header, &mut Tensors)) -> Vec<u8> {
+    let path = checks.world.path("a").join(artifact);
     let format = ["sequences", "features", "checkpoint", "ranks"];
     let read = |format: &str| (1..=2).find_map(|version| TensorFile::read(&path, format, version, "").ok());
     let mut file = format.into_iter().find_map(read).unwrap();
     let mut header = file.header().clone();
     let mut tensors: Tensors = file.names().into_iter().map(|name| (name.clone(), file.take(&name).unwrap())).collect();
     change(&mut header, &mut tensors);
-    let other = told.world.folder().join("changed.safetensors");
+    let other = checks.world.folder().join("changed.safetensors");
     write_tensors(&other, &header, &tensors).unwrap();
     files::read(&other).unwrap()
 }
@@ -67,7 +67,7 @@ const CHANGES: [(&str, &str, &str, Change); 23] = [
     ("two counts of items", SEQUENCES, "pretrain", |_, tensors| {
         *tensor(tensors, "item_count") = Tensor::I64(vec![30, 30], vec![2]);
     }),
-    ("a count of items that no table has", SEQUENCES, "pretrain", |_, tensors| {
+    ("a count of items that differs from the table", SEQUENCES, "pretrain", |_, tensors| {
         *tensor(tensors, "item_count") = Tensor::I64(vec![1 << 60], vec![1]);
     }),
     ("features of other items", FEATURES, "pretrain", |header, _| header.items = hash_ids(["x"])),
@@ -80,11 +80,11 @@ const CHANGES: [(&str, &str, &str, Change); 23] = [
     ("features of another type", FEATURES, "pretrain", |_, tensors| {
         *tensor(tensors, "values") = Tensor::U32(vec![1; 30], vec![30, 1]);
     }),
-    ("a feature that is no number", FEATURES, "pretrain", |_, tensors| {
+    ("a feature that is not a number", FEATURES, "pretrain", |_, tensors| {
         let shape = tensor(tensors, "values").shape().to_vec();
         *tensor(tensors, "values") = Tensor::F32(vec![f32::NAN; shape.iter().product()], shape);
     }),
-    ("a weight that is no number", WEIGHTS, "evaluate", |_, tensors| {
+    ("a weight that is not a number", WEIGHTS, "evaluate", |_, tensors| {
         let shape = tensors[0].1.shape().to_vec();
         tensors[0].1 = Tensor::F32(vec![f32::NAN; shape.iter().product()], shape);
     }),
@@ -99,38 +99,38 @@ const CHANGES: [(&str, &str, &str, Change); 23] = [
     }),
 ];
 
-pub fn tell(told: &mut Told) {
+pub fn check(checks: &mut MessageChecks) {
     for (what, artifact, program, change) in CHANGES {
-        let bytes = changed(told, artifact, &change);
-        told.with(what, artifact, &bytes, program);
+        let bytes = changed(checks, artifact, &change);
+        checks.with(what, artifact, &bytes, program);
     }
-    let read = |told: &Told, artifact: &str| files::read(&told.world.path("a").join(artifact)).unwrap();
-    let mut flipped = read(told, SEQUENCES);
+    let read = |checks: &MessageChecks, artifact: &str| files::read(&checks.world.path("a").join(artifact)).unwrap();
+    let mut flipped = read(checks, SEQUENCES);
     *flipped.last_mut().unwrap() ^= 1;
-    told.with("a flipped bit", SEQUENCES, &flipped, "pretrain");
-    let whole = read(told, FEATURES);
-    told.with("a file cut short", FEATURES, &whole[..whole.len() / 2], "pretrain");
+    checks.with("a flipped bit", SEQUENCES, &flipped, "pretrain");
+    let whole = read(checks, FEATURES);
+    checks.with("a file cut short", FEATURES, &whole[..whole.len() / 2], "pretrain");
     let bare =
         safetensors::serialize(std::iter::empty::<(String, safetensors::tensor::TensorView<'_>)>(), None).unwrap();
-    told.with("a file without a header", FEATURES, &bare, "pretrain");
+    checks.with("a file without a header", FEATURES, &bare, "pretrain");
     let odd = Some([("mp4sr".to_owned(), "{}".to_owned())].into());
     let odd = safetensors::serialize(std::iter::empty::<(String, safetensors::tensor::TensorView<'_>)>(), odd).unwrap();
-    told.with("a header that says nothing", FEATURES, &odd, "pretrain");
-    let pretrained = read(told, "runs/mp4sr/pretrain.safetensors");
-    told.with("weights of another phase", WEIGHTS, &pretrained, "evaluate");
+    checks.with("an empty header", FEATURES, &odd, "pretrain");
+    let pretrained = read(checks, "runs/mp4sr/pretrain.safetensors");
+    checks.with("weights of another phase", WEIGHTS, &pretrained, "evaluate");
 
-    let items = read(told, "dataset/items.parquet");
-    told.with("a table cut short", "dataset/items.parquet", &items[..items.len() / 2], "extract");
-    let users = read(told, "dataset/users.parquet");
-    told.with("a table of something else", "dataset/items.parquet", &users, "extract");
-    told.with("a log with a broken line", "runs/mp4sr/metrics.jsonl", b"{\n{}\n", "report");
-    told.with("a report that can't be read", "dataset/report.json", b"{", "report");
+    let items = read(checks, "dataset/items.parquet");
+    checks.with("a table cut short", "dataset/items.parquet", &items[..items.len() / 2], "extract");
+    let users = read(checks, "dataset/users.parquet");
+    checks.with("a table of something else", "dataset/items.parquet", &users, "extract");
+    checks.with("a log with a broken line", "runs/mp4sr/metrics.jsonl", b"{\n{}\n", "report");
+    checks.with("a report that cannot be read", "dataset/report.json", b"{", "report");
 
-    fs::remove_file(told.world.path("a/runs/mp4sr/finetune.manifest.json")).unwrap();
-    let state = told.world.path("a/runs/mp4sr/state.finetune.safetensors");
+    fs::remove_file(checks.world.path("a/runs/mp4sr/finetune.manifest.json")).unwrap();
+    let state = checks.world.path("a/runs/mp4sr/state.finetune.safetensors");
     fs::write(&state, b"nothing").unwrap();
-    told.case("a state that can't be read", "finetune", &[], "state.finetune.safetensors");
+    checks.case("a state that cannot be read", "finetune", &[], "state.finetune.safetensors");
     fs::remove_file(&state).unwrap();
     // Its own weights again, for what comes after.
-    told.world.run("finetune", &[]);
+    checks.world.run("finetune", &[]);
 }

@@ -49,12 +49,12 @@ const REASONS: [&str; 14] = [
     "context(",
 ];
 
-/// Sentences that don't say what to do themselves, because they are filled into one that does, or nobody can do anything.
+/// Sentences that do not say what to do themselves, because they are filled into one that does, or nobody can do anything.
 const INNER: [&str; 12] = [
-    "what failed was reported already",
+    "the failure was already reported",
     "another process has failed",
     "process {} of {size}: {source}",
-    "MPI was started before",
+    "MPI was initialised before",
     "`{}` {problem}",
     "the score of item {item} is {score}",
     "its host `{host}` is {kind} ({ip}), and `download.allow_private` is off",
@@ -125,7 +125,7 @@ fn the_form_of_every_sentence_is_a_snapshot() {
         let (mut sentences, mut reasons) = (BTreeSet::new(), BTreeSet::new());
         for path in paths {
             for (statement, text) in texts(&files::read_to_string(&path).unwrap()) {
-                // Of a text in a call in a sentence, the sentence is told.
+                // A text within a call belongs to the message around it.
                 let is = |signs: &[&str]| signs.iter().any(|sign| statement.contains(sign));
                 let is_told =
                     text.trim().contains(' ') && !statement.contains("allow(") && !statement.contains("expect(");

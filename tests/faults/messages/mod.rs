@@ -34,14 +34,14 @@ const NEVER: [&str; 18] = [
     "struct ",
 ];
 
-/// A world in which every stage has run, and what was said of what went wrong in it.
-struct Told {
+/// A world in which every stage has run, and the messages about what went wrong in it.
+struct MessageChecks {
     world: Project,
     table: Vec<(String, String)>,
     problems: Vec<String>,
 }
 
-impl Told {
+impl MessageChecks {
     fn new() -> Self {
         let world = Project::small();
         for stage in stages() {
@@ -57,7 +57,7 @@ impl Told {
         let words: Vec<String> = words.iter().map(|word| word.replace("WORLD", &place)).collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         let output = self.world.output(program, &words);
-        self.tell(what, names, &output);
+        self.check(what, names, &output);
     }
 
     /// The same with one key replaced.
@@ -75,10 +75,10 @@ impl Told {
         std::fs::write(&path, whole).unwrap();
     }
 
-    fn tell(&mut self, what: &str, names: &str, output: &Output) {
+    fn check(&mut self, what: &str, names: &str, output: &Output) {
         let said = said(output);
         let last = said.lines().last().unwrap_or_default().to_owned();
-        // Of wrong flags, the library that reads them tells the usage too, with its own code.
+        // Of wrong flags, the library that parses them prints the usage too, with its own exit code.
         let line = said.lines().find(|line| line.starts_with("error: ")).unwrap_or(&last).to_owned();
         let mut wrong = |is: bool, why: &str| {
             if is {
@@ -99,22 +99,22 @@ impl Told {
 
 #[test]
 fn every_sentence_says_what_where_and_what_to_do_and_is_a_snapshot() {
-    let mut told = Told::new();
+    let mut checks = MessageChecks::new();
     let mut snapshots = Vec::new();
-    type Tell = fn(&mut Told);
-    let parts: [(&str, Tell); 5] = [
-        ("settings", settings::tell),
-        ("raw_files", settings::tell_raw),
-        ("encoders", encoders::tell),
-        ("artifacts", artifacts::tell),
-        ("runs_and_studies", settings::tell_rest),
+    type Check = fn(&mut MessageChecks);
+    let parts: [(&str, Check); 5] = [
+        ("settings", settings::check),
+        ("raw_files", settings::check_raw),
+        ("encoders", encoders::check),
+        ("artifacts", artifacts::check),
+        ("runs_and_studies", settings::check_rest),
     ];
-    for (name, tell) in parts {
-        tell(&mut told);
-        let messages = told.table.drain(..).map(|(what, line)| format!("{what}:\n    {line}\n"));
+    for (name, check) in parts {
+        check(&mut checks);
+        let messages = checks.table.drain(..).map(|(what, line)| format!("{what}:\n    {line}\n"));
         snapshots.push((name, messages.collect::<String>()));
     }
-    assert!(told.problems.is_empty(), "{}", told.problems.join("\n"));
+    assert!(checks.problems.is_empty(), "{}", checks.problems.join("\n"));
     for (name, messages) in snapshots {
         assert_snapshot(name, &messages);
     }

@@ -24,18 +24,18 @@ use crate::Spread;
 /// A step of a baseline and how often it is timed.
 #[derive(Clone, Debug, clap::Args)]
 pub struct BaselineArgs {
-    /// Which step.
+    /// The step to time.
     #[arg(long, value_enum)]
     pub model: case::StepOf,
     #[command(flatten)]
     pub sizes: world::WorldSizes,
-    /// Nothing is dropped.
+    /// Disables all dropout.
     #[arg(long)]
     pub no_dropout: bool,
-    /// Steps that are timed.
+    /// The number of timed steps.
     #[arg(long, default_value_t = 10)]
     pub steps: usize,
-    /// Steps before those.
+    /// The number of steps before the timed ones.
     #[arg(long, default_value_t = 3)]
     pub warmup: usize,
     /// Writes inputs and initial parameters for the peer, one safetensors file.

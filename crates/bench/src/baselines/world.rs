@@ -30,7 +30,7 @@ pub struct WorldSizes {
 
 /// The fewest training events of a user.
 const FEWEST: usize = 4;
-/// Mean rows of text and of images per item.
+/// The mean numbers of text rows and image rows per item.
 const ROWS: [(&str, f64); 2] = [("text", 2.0), ("image", 1.2)];
 
 /// Users, items and features.

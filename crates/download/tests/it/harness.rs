@@ -39,7 +39,7 @@ impl World {
         self
     }
 
-    /// An item an address.
+    /// One item per address.
     pub fn urls(&self, urls: &[String]) -> &Self {
         self.items(urls.iter().map(|url| vec![url.clone()]).collect())
     }
@@ -65,10 +65,11 @@ impl World {
             for entry in self.ledger().values() {
                 *fates.entry(entry.fate).or_insert(0) += 1;
             }
-            let told: BTreeMap<_, _> = images.fates.iter().filter(|(_, n)| **n > 0).map(|(f, n)| (*f, *n)).collect();
-            assert_eq!(images.addresses, told.values().sum::<u64>() + images.missing);
+            let reported: BTreeMap<_, _> =
+                images.fates.iter().filter(|(_, n)| **n > 0).map(|(f, n)| (*f, *n)).collect();
+            assert_eq!(images.addresses, reported.values().sum::<u64>() + images.missing);
             if images.missing == 0 {
-                assert_eq!(told, fates, "report and ledger tell the same");
+                assert_eq!(reported, fates, "report and ledger tell the same");
             }
         }
         report
@@ -90,7 +91,7 @@ impl World {
         entries.map(|entry| (entry.url.clone(), entry)).collect()
     }
 
-    /// What became of an address. A file stands under its name if and only if it is done.
+    /// The outcome of an address. A file has its final name if and only if it is complete.
     pub fn fate(&self, url: &str) -> (Fate, String) {
         let entry = self.ledger().remove(url).unwrap();
         let path = self.downloads().image(url);

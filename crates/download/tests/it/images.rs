@@ -143,7 +143,7 @@ fn private_addresses_are_refused_without_a_request() {
 }
 
 #[test]
-fn retries_wait_as_they_are_told_and_give_up_when_told_to_wait_too_long() {
+fn retries_wait_as_the_server_asks_and_give_up_when_it_asks_for_too_long() {
     let server = Server::start(|request, stream| match (request.path.as_str(), request.nth) {
         ("/busy", 0) => reply(stream, 429, &[("Retry-After", "1")], b""),
         ("/broken", 0 | 1) => reply(stream, 500, &[], b""),
@@ -212,7 +212,7 @@ fn bytes_count_and_not_what_is_said_of_them() {
 }
 
 #[test]
-fn no_more_connections_a_host_than_allowed() {
+fn no_more_connections_per_host_than_allowed() {
     let busy = Arc::new((Mutex::new((0, 0)), Condvar::new()));
     let count = busy.clone();
     let server = Server::start(move |request, stream| {

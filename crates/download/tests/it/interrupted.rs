@@ -16,7 +16,7 @@ fn ranges(requests: &[Request]) -> Vec<Option<&str>> {
 }
 
 #[test]
-fn a_cut_connection_is_gone_on_with_where_it_was_cut() {
+fn a_cut_connection_is_resumed_where_it_was_cut() {
     let server = Server::start(|request, stream| {
         let most = if request.nth < 2 { 700 } else { usize::MAX };
         serve_file(request, stream, &image(Jpeg), TAG, most);
@@ -77,7 +77,7 @@ fn what_was_cut_is_begun_anew_where_the_server_has_something_else() {
 }
 
 #[test]
-fn what_failed_is_gone_on_with_by_the_next_run() {
+fn what_failed_is_resumed_by_the_next_run() {
     let server = Server::start(|request, stream| {
         serve_file(request, stream, &image(Jpeg), TAG, if request.nth == 0 { 700 } else { usize::MAX });
     });
@@ -91,7 +91,7 @@ fn what_failed_is_gone_on_with_by_the_next_run() {
 }
 
 #[test]
-fn a_killed_run_is_gone_on_with_and_two_at_once_are_told() {
+fn a_killed_run_is_resumed_and_two_at_once_are_reported() {
     let server = Server::start(|request, stream| {
         if request.path == "/slow.jpg" && request.nth == 0 {
             serve_file(request, stream, &image(Jpeg), TAG, 700);

@@ -37,7 +37,7 @@ fn world(server: &Server, files: &[(&str, &str, &str)]) -> World {
 }
 
 #[test]
-fn raw_files_are_fetched_once_gone_on_with_and_verified() {
+fn raw_files_are_fetched_once_resumed_and_verified() {
     let server = server();
     let world = world(&server, &[("/a", "deep/a.bin", &sum(&content()).to_uppercase()), ("/b", "b.txt", "")]);
     let report = world.run_well(&[]);
@@ -58,7 +58,7 @@ fn raw_files_are_fetched_once_gone_on_with_and_verified() {
 }
 
 #[test]
-fn a_wrong_sum_is_told_with_both_and_leaves_no_file() {
+fn a_wrong_checksum_is_reported_with_both_values_and_leaves_no_file() {
     let (server, wrong) = (server(), "0".repeat(64));
     let world = world(&server, &[("/a", "a.bin", &wrong)]);
     let message = world.run_badly(&[]);
@@ -68,7 +68,7 @@ fn a_wrong_sum_is_told_with_both_and_leaves_no_file() {
 }
 
 #[test]
-fn a_file_that_can_not_be_had_is_an_error_once_the_others_are_there() {
+fn a_file_that_cannot_be_downloaded_is_an_error_once_the_others_are_complete() {
     let server = server();
     let world = world(&server, &[("/none", "none.json", ""), ("/page", "c.json.gz", ""), ("/b", "b.json", "")]);
     let message = world.run_badly(&[]);

@@ -10,9 +10,9 @@ pub struct Event {
     pub user: u32,
     /// The row of the item among [`Interactions::items`].
     pub item: u32,
-    /// The time; 0 where the data set has none.
+    /// The time; 0 if the data set has none.
     pub time: f64,
-    /// 0 training, 1 validation, 2 test; 0 where the data set is not divided.
+    /// 0 training, 1 validation, 2 test; 0 if the data set is not divided.
     pub part: u8,
     /// Cells of [`Interactions::columns`].
     pub further: Vec<String>,

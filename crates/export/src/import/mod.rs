@@ -16,10 +16,10 @@ use clap::Subcommand;
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{ARTIFACTS_VARIABLE, DEFAULT_ARTIFACTS, Progress, artifacts_folder};
 
-/// Brings a data set of RecBole or MMRec into this program: interactions, their division, items and features.
+/// Imports a data set of RecBole or MMRec: its interactions, splits, items and features.
 ///
-/// Writes raw files and a pipeline to `--out`, reads them as `mp4sr preprocess` does, and writes the features beside the dataset, so that
-/// `mp4sr run --pipeline OUT/pipeline.toml` trains on them.
+/// Writes raw files and a pipeline to `--out`, preprocesses them, and writes the features beside the dataset, so that `mp4sr run
+/// --pipeline OUT/pipeline.toml` can train on them.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -43,16 +43,17 @@ pub struct ImportArgs {
     /// The folder for the raw files and the pipeline; an earlier import there is replaced.
     #[arg(long, value_name = "FOLDER")]
     pub out: PathBuf,
-    /// The name of the dataset, in place of that of the folder.
+    /// The name of the dataset; by default, the name of the folder.
     #[arg(long, value_name = "NAME")]
     pub name: Option<String>,
-    /// The folder that names of images and sounds start from, for a data set that this program exported; without it they are left out.
+    /// The folder that the paths of images and sounds are relative to, for a data set that this program exported; without it, they
+    /// are left out.
     #[arg(long, value_name = "FOLDER")]
     pub images: Option<PathBuf>,
-    /// Folder of all artifacts.
+    /// The folder of all artifacts.
     #[arg(long, env = ARTIFACTS_VARIABLE, value_name = "FOLDER", default_value = DEFAULT_ARTIFACTS, value_parser = artifacts_folder)]
     pub artifacts: PathBuf,
-    /// Says nothing but results and errors.
+    /// Prints only results and errors.
     #[arg(long, short, env = "MP4SR_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
     pub quiet: bool,
 }

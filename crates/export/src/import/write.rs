@@ -37,7 +37,7 @@ pub struct Imported {
     pub notes: Vec<String>,
 }
 
-/// The items that this program exported beside another form, in the order of `ids`; nothing where it did not, or where these are others.
+/// The items that this program exported beside another form, in the order of `ids`; nothing if it did not, or where these are others.
 pub fn exported_items<'i>(
     args: &ImportArgs,
     about: Option<&About>,

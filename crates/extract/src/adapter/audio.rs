@@ -165,7 +165,7 @@ impl AudioEncoder {
         self.positions.dim(2).unwrap_or(0)
     }
 
-    /// The vector of a sound of 16,000 samples a second; zeros for one without any.
+    /// The vector of a sound with 16,000 samples per second; zeros for a sound without samples.
     pub fn embed(&self, samples: &[f32]) -> Result<Vec<f32>> {
         let mut sum = vec![0.0; self.width()];
         let mut count = 0;

@@ -97,7 +97,7 @@ pub(crate) struct Keys {
 /// A configuration whose keys are all known.
 pub(crate) struct Settings<'f> {
     file: &'f JsonFile,
-    /// Where the keys stand in the file, for messages: empty, or a section with a point.
+    /// The path of the keys in the file, for messages: empty, or a section with a point.
     section: &'static str,
     values: Map<String, Value>,
 }
@@ -150,7 +150,7 @@ impl<'f> Settings<'f> {
         self.file.error(reason)
     }
 
-    /// The value of a key; null where it is missing.
+    /// The value of a key; null if it is missing.
     pub fn value(&self, key: &str) -> &Value {
         self.values.get(key).unwrap_or(&Value::Null)
     }

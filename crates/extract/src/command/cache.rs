@@ -14,15 +14,15 @@ const DAY: u64 = 24 * 60 * 60;
 const STYLE: TableStyle =
     TableStyle::new().header_separator(LineStyle::new('\u{2500}', '\u{2500}', '\u{2500}', '\u{2500}'));
 
-/// Shows, merges or cleans the vectors that encoders computed, which all datasets under one folder of artifacts share.
+/// Lists, merges or prunes the cached vectors of encoders, which all datasets in one artifacts folder share.
 ///
-/// An encoder's vectors are found again as long as its files (weights, settings, preprocessing) stay the same; those of a
-/// changed or forgotten encoder only take room.
+/// An encoder's vectors are reused as long as its files (weights, settings, preprocessing) stay the same; those of a changed or
+/// unused encoder only take up space.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
     command: Command,
-    /// Folder of all artifacts.
+    /// The folder of all artifacts.
     #[arg(long, env = ARTIFACTS_VARIABLE, value_name = "FOLDER", default_value = DEFAULT_ARTIFACTS, value_parser = artifacts_folder, global = true)]
     artifacts: PathBuf,
 }
@@ -31,16 +31,16 @@ pub struct Args {
 enum Command {
     /// Lists the encoders with their vectors' size and last use.
     Stats,
-    /// Brings vectors that were computed elsewhere into the cache, such as those of parts (`mp4sr extract --shard`) on machines without
-    /// a common file system.
+    /// Adds vectors that were computed elsewhere to the cache, such as those of parts (`mp4sr extract --shard`) on machines without a
+    /// shared file system.
     Merge {
         /// Folders of artifacts, or copies of their `.cache/vectors`.
         #[arg(value_name = "FOLDER", required = true)]
         folders: Vec<PathBuf>,
     },
-    /// Removes vectors of encoders that no run has used for some days, and damaged shards that were set aside.
+    /// Removes the vectors of encoders that no run has used for a number of days, and damaged shards that were set aside.
     Prune {
-        /// Days without use; 0 removes everything.
+        /// The number of days without use; 0 removes everything.
         #[arg(long, value_name = "DAYS", default_value_t = 30)]
         unused_days: u64,
     },
@@ -55,7 +55,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             let merged = merge(&root, folders)?;
             for (share, shards) in &merged {
                 print(&format!(
-                    "{}: {} shards came in, {} were there already\n",
+                    "{}: {} shards were added, {} were already present\n",
                     title(share),
                     shards.new,
                     shards.known

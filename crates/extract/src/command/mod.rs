@@ -10,16 +10,15 @@ use mp4sr_pipeline::{Shard, StageArgs};
 /// Encodes items' sentences and images and writes artifacts/DATASET/features.
 ///
 /// Sentences go through the sentence encoder; for each image, CLIP chooses the nearest words of a dictionary, and these go
-/// through the same sentence encoder, or the image stays its encoder's own vector. What was computed once, for whatever
-/// dataset, is not computed again (`mp4sr cache`). Where dataset, images, encoders and settings are those of the last run, it says so and
-/// does nothing.
+/// through the same sentence encoder, or the image stays its encoder's own vector. Vectors are computed once for all datasets (`mp4sr
+/// cache`). If dataset, images, encoders and settings have not changed since the last run, the stage reports that and does nothing.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The flags of every stage.
     #[command(flatten)]
     pub stage: StageArgs,
-    /// Computes one part of the items' vectors only, such as `2/4`, the second of four. Vectors go to the cache, and no features are written:
-    /// when all parts are done, on whatever machines share the cache, the same command without this flag writes them.
+    /// Computes only one part of the items' vectors, such as `2/4`, the second of four. The vectors go to the cache, and no features
+    /// are written: when all parts are done, on any machines that share the cache, the same command without this flag writes the features.
     #[arg(long, value_name = "PART/PARTS")]
     pub shard: Option<Shard>,
 }

@@ -41,7 +41,7 @@ impl Module {
     }
 }
 
-/// `modules.json` and the modules that it names; none where the file is missing.
+/// `modules.json` and the modules that it names; `None` if the file is missing.
 pub(super) fn modules(folder: &ModelFolder) -> Result<Option<(JsonFile, Vec<Module>)>> {
     let file = folder.optional_json(MODULES)?;
     file.map(|file| file.parse().map(|modules| (file, modules))).transpose()
@@ -83,7 +83,7 @@ enum Activation {
 
 /// How the vectors of tokens become the vector of a text.
 pub(super) struct Head {
-    /// Their results stand side by side.
+    /// Their results are concatenated.
     pub poolings: Vec<Pooling>,
     layers: Vec<Layer>,
     /// The numbers of the vector that are kept, where not all are.
@@ -170,7 +170,7 @@ fn poolings(settings: &Map<String, Value>, has_prompt: bool) -> std::result::Res
     if has_prompt && settings.get("include_prompt") == Some(&Value::Bool(false)) {
         return Err("include_prompt: expected true where the model has a default prompt, found false".to_owned());
     }
-    // The order of the reference, in which the results of several modes stand.
+    // The order of the reference, in which the results of several modes are concatenated.
     const FLAGS: [(&str, &str); 6] = [
         ("pooling_mode_cls_token", "cls"),
         ("pooling_mode_max_tokens", "max"),

@@ -107,11 +107,21 @@ impl Model {
 }
 
 /// A sentence encoder.
+///
+/// ```
+/// use mp4sr_extract::SentenceEncoder;
+///
+/// # let name = concat!(env!("CARGO_MANIFEST_DIR"), "/../../data/encoders/tiny-sentence");
+/// let encoder = SentenceEncoder::load(name)?;
+/// let vectors = encoder.encode(&["a red cup", "a blue pan"], |_done| ())?;
+/// assert_eq!(vectors.len(), 2 * encoder.width());
+/// # Ok::<(), mp4sr_extract::Error>(())
+/// ```
 pub struct SentenceEncoder {
     model: Model,
     tokenizer: Tokenizer,
     head: Head,
-    /// What stands before every text.
+    /// The prompt that precedes every text.
     prompt: String,
     lower_case: bool,
     count: AtomicU64,

@@ -19,7 +19,7 @@ pub(super) struct TextSettings {
     /// The most tokens of a text, where a file names a limit.
     pub limit: Option<usize>,
     pub lower_case: bool,
-    /// What stands before every text; empty where the model has no default prompt.
+    /// The prompt that precedes every text; empty if the model has no default prompt.
     pub prompt: String,
     /// The numbers of a vector that are kept, where not all are.
     pub truncate: Option<usize>,

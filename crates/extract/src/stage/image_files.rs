@@ -8,7 +8,7 @@ use mp4sr_artifact::{Downloads, Fingerprint, Items};
 
 /// The distinct images of items and their files.
 pub(super) struct ImageFiles {
-    /// Names as they stand in `items.parquet`, ascending.
+    /// Names as in `items.parquet`, ascending.
     pub names: Vec<String>,
     /// The path of each name's file.
     pub paths: Vec<PathBuf>,

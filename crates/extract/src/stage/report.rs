@@ -16,7 +16,7 @@ pub(super) fn log(report: &ExtractReport, items: usize, extracted: Extracted, pr
     if extracted.audio {
         let EncoderWork { distinct, computed } = report.audio_encoder;
         log(format!(
-            "extract: audio: {} sound files, {} of them can't be used; {} items without sound; computed {computed} of {distinct}",
+            "extract: audio: {} sound files, {} of them cannot be used; {} items without sound; computed {computed} of {distinct}",
             report.sounds,
             report.unusable_sounds.len(),
             report.items_without_sound
@@ -30,7 +30,7 @@ pub(super) fn log(report: &ExtractReport, items: usize, extracted: Extracted, pr
         return;
     }
     log(format!(
-        "extract: image: {} images, {} of them can't be used; {} items without image; {} words in the dictionary",
+        "extract: image: {} images, {} of them cannot be used; {} items without image; {} words in the dictionary",
         report.images,
         report.unusable.len(),
         report.items_without_image,

@@ -52,11 +52,11 @@ pub static RECIPE: Recipe = Recipe {
     build: |settings, data, key| Ok(Box::new(Masr::new(settings.own()?, settings.transformer()?, &data, key)?)),
 };
 
-/// Where LayerNorms stand in the transformer.
+/// Where the transformer applies LayerNorm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Encoder {
-    /// Before attention and before the feed-forward block; none before or after the layers (authors' code).
+    /// Before the attention block and the feed-forward block, and neither before nor after the stack (authors' code).
     #[default]
     PreNorm,
     /// After each sum and on the input, as in the other models.
@@ -74,15 +74,15 @@ pub enum Blocks {
     Last,
 }
 
-/// `[model.masr]`.
+/// `[model.masr]`: sizes and switches of MASR.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Where LayerNorms stand in the transformer.
+    /// Where the transformer applies LayerNorm.
     pub encoder: Encoder,
     /// What the layers read.
     pub blocks: Blocks,
-    /// The probability that a place of a training sequence is a target.
+    /// The probability that a position of a training sequence is a target.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub mask: f64,
     /// The share of the items, those with most training events, that are head items; the others are tail items.
@@ -109,7 +109,7 @@ pub struct Config {
     /// omega, the weight of the memory loss.
     #[schemars(range(min = 0.0, max = 1000.0))]
     pub omega: f64,
-    /// The number of first epochs without copies and without the memory loss. Patience starts to count after them.
+    /// The number of initial epochs without copies and without the memory loss. Patience starts to count after them.
     #[schemars(range(min = 0, max = 100_000))]
     pub warmup: usize,
 }
@@ -179,7 +179,7 @@ enum Layers {
     PostNorm(Norm, LayerStack),
 }
 
-/// A layer whose LayerNorms stand before its blocks.
+/// A layer whose LayerNorms come before its blocks.
 #[derive(Debug)]
 struct PreNormLayer {
     query: Linear,
@@ -288,7 +288,7 @@ impl Masr {
         key.map_or(Dropout::NONE, |key| key.fold_in(name).dropout(self.transformer.dropout))
     }
 
-    /// Hidden places of training sequences: a function of the key. Sequences without a target are left out; none where no sequence has
+    /// Hidden places of training sequences: a function of the key. Sequences without a target are left out; `None` if no sequence has
     /// one.
     pub fn cloze(&self, batch: &Batch, key: RngKey) -> Result<Option<Cloze>> {
         let (targets, kinds, others) = (key.fold_in("targets"), key.fold_in("kinds"), key.fold_in("items"));
@@ -489,7 +489,7 @@ impl Masr {
         order.iter().take(self.config.memory_negatives).map(|&at| open[at as usize]).collect()
     }
 
-    /// The memory loss of states x `[P, d]` of `labels`; none where no label is a tail item.
+    /// The memory loss of states x `[P, d]` of `labels`; `None` if no label is a tail item.
     fn memory_loss(&self, x: &Tensor, labels: &[u32], tail: &Entries, negatives: &[u32]) -> Result<Option<Tensor>> {
         let d = self.transformer.width;
         let is_tail = |label: u32| !self.is_head[label as usize - 1];

@@ -44,14 +44,14 @@ const RELEASED_ROWS: usize = 10;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PoolingRows {
-    /// The item's real rows (paper).
+    /// The item's own rows (paper).
     #[default]
     Masked,
-    /// All items' rows, padded with rows of zeros to `padded_rows` (released code).
+    /// The item's rows and rows of zeros that pad them to `padded_rows` (released code).
     Unmasked,
 }
 
-/// Projection heads in pre-training.
+/// Whether pre-training has projection heads.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Projection {
@@ -62,7 +62,7 @@ pub enum Projection {
     Off,
 }
 
-/// The scores of fine-tuning.
+/// How fine-tuning computes scores.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Logits {
@@ -94,7 +94,7 @@ pub struct Config {
     /// O, the number of experts of a modality's encoder.
     #[schemars(range(min = 1, max = 256))]
     pub experts: usize,
-    /// Dropout in the experts.
+    /// The dropout of the experts.
     #[schemars(range(min = 0.0, max = 0.95))]
     pub expert_dropout: f64,
     /// tau, the temperature of all similarities.
@@ -113,13 +113,13 @@ pub struct Config {
     /// The number of rows that `pooling_rows = "unmasked"` pads every item to.
     #[schemars(range(min = 1, max = 10000))]
     pub padded_rows: usize,
-    /// Projection heads in pre-training.
+    /// Whether pre-training has projection heads.
     pub projection: Projection,
     /// How samples of the batch that share the sample's target are treated in NIP and CMCL.
     pub false_negatives: FalseNegatives,
-    /// The second direction of CMCL.
+    /// How the second direction of CMCL is computed.
     pub cmcl_direction: CmclDirection,
-    /// The scores of fine-tuning.
+    /// How fine-tuning computes scores.
     pub logits: Logits,
     /// rho, the probability that sequence dropout drops an item.
     #[schemars(range(min = 0.0, max = 1.0))]

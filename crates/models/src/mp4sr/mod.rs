@@ -1,7 +1,7 @@
 //! MP4SR: M2SE with modality-specific next item prediction and cross-modality contrastive learning.
 //!
 //! Paper: "Multimodal Pre-training Framework for Sequential Recommendation via Contrastive Learning" (arXiv 2303.11879).
-//! Item encoders: equations 3 and 4. Mixup and transformer: section 3.3. NIP and CMCL: equations 7 to 10. Fine-tuning:
+//! Item encoders: equations 3 to 5. Mixup and transformer: section 3.3. NIP and CMCL: equations 7 to 10. Fine-tuning:
 //! equation 12. Where the paper and the authors' released code (github.com/lzz0007/MP4SR) differ, a switch of [`Config`]
 //! takes either reading.
 //!
@@ -64,7 +64,7 @@ struct TokenEmbeddings<'a> {
 struct Encoding<'a> {
     /// Indices of the modalities.
     modalities: &'a [usize],
-    /// The items, 0-based; all where there are none.
+    /// The items, 0-based; all if there are none.
     items: Option<&'a [u32]>,
     /// The uses of these items, numbered where they are a share of more.
     uses: &'a GatherIndex,

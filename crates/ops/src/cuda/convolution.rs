@@ -216,7 +216,7 @@ impl CardResNet {
         card.device().clone_dtoh(&out)
     }
 
-    /// From pixels to the first bottleneck.
+    /// Computes the input of the first bottleneck from pixels.
     fn stem(&self, pixels: &[f32], side: usize) -> Result<Map> {
         let (card, stem, precision) = (&self.card, &self.stem, self.precision);
         let (images, half) = (pixels.len() / (3 * side * side), stem.across(side));

@@ -110,11 +110,11 @@ struct Given {
     dz: Address,
 }
 
-/// Where gradients of a modality go: the places of its own parameters among those of all.
+/// Where the gradients of a modality are written, among those of all modalities.
 struct Gradients {
-    /// Of the pooling's parameters, where they learn.
+    /// The address of the pooling's gradient, if the pooling is trained.
     w: Option<Address>,
-    /// Of the packed parameters.
+    /// The address of the gradient of the packed parameters.
     packed: Address,
 }
 

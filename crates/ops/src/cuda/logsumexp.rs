@@ -44,7 +44,7 @@ pub(super) fn mode(false_negatives: FalseNegatives) -> u32 {
 struct RowLogSumExp {
     scale: f32,
     mask: Mask,
-    /// Columns whose logits are subtracted, one a row; or none.
+    /// The column per row whose logit is subtracted, if any.
     targets: Vec<u32>,
     precision: Precision,
     kept: Mutex<Option<Kept>>,

@@ -184,7 +184,7 @@ impl Uses {
         Ok(Self { count, rows: table, uploaded, order: Mutex::new(Order::UnderWay(receiver)) })
     }
 
-    /// Of uses whose order is known.
+    /// Builds the uses from an index whose order is known.
     pub fn of(card: &Card, index: &GatherIndex) -> Result<Self> {
         if let Some(row) = index.item_of().iter().find(|&&row| row as usize >= index.items()) {
             bail!("a use of row {row} of {}", index.items());

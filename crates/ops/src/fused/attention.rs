@@ -75,7 +75,7 @@ fn forward(out: &mut [f32], q: &[f32], kv: &[f32], place: Place, dropout: Dropou
     }
 }
 
-/// `q` `[queries, d]` and `kv` `[keys, 2 d]` of one sequence to `out` `[queries, d]`; `work` holds three values a key.
+/// `q` `[queries, d]` and `kv` `[keys, 2 d]` of one sequence to `out` `[queries, d]`; `work` holds three values per key.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 pub(super) fn attend(out: &mut [f32], q: &[f32], kv: &[f32], place: Place, dropout: Dropout, work: &mut [f32]) {
     match place.d / place.heads {

@@ -36,7 +36,7 @@ pub(crate) fn sequence_input(
 
 struct Input {
     z: GatherIndex,
-    /// Of each token.
+    /// The position of each token in its sequence.
     positions: Vec<u32>,
     dropout: Dropout,
 }

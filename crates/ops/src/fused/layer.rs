@@ -195,7 +195,7 @@ impl Layer {
         v
     }
 
-    /// Room for three values a key of the longest sequence.
+    /// Room for three values per key of the longest sequence.
     fn work(&self, chunk: &Chunk) -> Scratch {
         Scratch::take(3 * chunk.sequences.clone().map(|s| self.offsets.range(s).len()).max().unwrap_or(0))
     }

@@ -55,7 +55,7 @@ pub(crate) fn sampled_cross_entropy(
 struct RowLogSumExp {
     scale: f32,
     mask: Mask,
-    /// Columns whose logits are subtracted, one a row; or none.
+    /// The column per row whose logit is subtracted, if any.
     targets: Vec<u32>,
     /// What joins the logits of each column, over the scale, but in the row whose target it is; or none.
     shifts: Vec<f32>,

@@ -209,7 +209,7 @@ impl<F: Fused<3>> CustomOp3 for Adapter<F> {
     }
 }
 
-/// Cuts a slice with `width` values a row into the shards' parts.
+/// Splits a slice with `width` values per row into the parts of the shards.
 fn cut(mut data: &mut [f32], lengths: impl Iterator<Item = usize>, width: usize) -> Vec<&mut [f32]> {
     lengths
         .map(|length| {

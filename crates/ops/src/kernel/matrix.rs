@@ -38,7 +38,7 @@ impl<'a> Mat<'a> {
         }
     }
 
-    /// Where the element of a row and a column lies; past the end where there is none.
+    /// The index of the element of a row and a column; past the end if it does not exist.
     pub(super) fn sub(&self, row: usize, column: usize) -> *const f32 {
         self.data.as_ptr().wrapping_add(row * self.row_stride + column * self.column_stride)
     }

@@ -2,15 +2,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-/// `[dataset]`: what the dataset is called and where its raw files lie.
+/// `[dataset]`: the name of the dataset and the folder of its raw files.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Dataset {
-    /// Names the folder `artifacts/<name>`.
+    /// The name of the dataset, and of its folder `artifacts/<name>`.
     pub name: String,
-    /// Folder that the paths of `[source]` start from; `DATA=` and `--data` replace it. Empty: `data`.
+    /// The folder that the paths of `[source]` are relative to; `DATA=` and `--data` replace it. Empty: `data`.
     pub data: String,
-    /// Row of the paper's Table 1 to print beside the counts: Poetry, Pantry, Arts or Office. Empty: none.
+    /// The row of the paper's Table 1 to print beside the counts: Poetry, Pantry, Arts or Office. Empty: none.
     pub table1: String,
 }
 
@@ -33,7 +33,7 @@ pub enum Format {
     /// `RecBole` atomic `.inter` and `.item`.
     #[serde(rename = "recbole")]
     RecBole,
-    /// CSV, TSV, JSON lines or Parquet (told by the file's name) with the columns of `[source.columns]`.
+    /// CSV, TSV, JSON lines or Parquet (recognised by the file's name) with the columns of `[source.columns]`.
     #[serde(rename = "tabular")]
     Tabular,
 }
@@ -44,87 +44,92 @@ pub enum Format {
 pub struct Source {
     /// The form of the raw files.
     pub format: Format,
-    /// Files of interactions, relative to the data folder; `.gz` allowed.
+    /// The files of interactions, relative to the data folder; they may be compressed (`.gz`).
     pub interactions: Vec<String>,
-    /// Files of items, relative to the data folder; `.gz` allowed.
+    /// The files of items, relative to the data folder; they may be compressed (`.gz`).
     pub items: Vec<String>,
-    /// Folder of images named by item id (`<id>.jpg`, `<id>_2.png`) or by a column, relative to the data folder, or a pattern such as
+    /// The folder of the images, which are named by item id (`<id>.jpg`, `<id>_2.png`) or by a column, relative to the data folder,
+    /// or a pattern such as
     /// `images/{id:3}/{id}.jpg`, in which `{id:3}` is the first three characters of the id and `*` any text. Empty: none.
     pub images: String,
     /// How times are written: `s`, `ms`, `us` or `ns` (Unix time), `iso` (dates, and dates with times), a `strptime` pattern such
-    /// as `%d.%m.%Y`, `line-order` (no time is read: lines are in order), or `mixed` (each value is recognised by itself). Empty:
-    /// as the form has it; in the tabular and RecBole forms it is recognised for each file.
+    /// as `%d.%m.%Y`, `line-order` (no time is read, and events are in the order of their lines), or `mixed` (each value is
+    /// recognised by itself). Empty: the unit of the form; in the tabular and RecBole forms, the unit is recognised for each file.
     pub time: String,
-    /// What separates columns, in files of text: one or more characters, such as `::`. Empty: as the name of the file says,
-    /// or what gives the named columns.
+    /// The separator of columns in text files: one or more characters, such as `::`. Empty: the separator that the file's extension
+    /// implies, or else the one that yields the named columns.
     pub separator: String,
-    /// Names of the columns of interactions, in order, where their files have no header line. Empty: they have one.
+    /// The names of the columns of interactions, in order, for files without a header line. Empty: the files have a header line.
     pub interactions_header: Vec<String>,
-    /// Names of the columns of items, in order, where their files have no header line. Empty: they have one.
+    /// The names of the columns of items, in order, for files without a header line. Empty: the files have a header line.
     pub items_header: Vec<String>,
-    /// Encoding of files of text, such as `latin-1`, `utf-16` or `gbk`. Empty: UTF-8, or UTF-16 where the file has its mark.
+    /// The encoding of text files, such as `latin-1`, `utf-16` or `gbk`. Empty: UTF-8, or UTF-16 for files that begin with its byte
+    /// order mark.
     pub encoding: String,
-    /// How quotation marks around a field are read, in files of text.
+    /// How quotation marks around a field of a text file are read.
     pub quoting: Quoting,
-    /// The character before a quotation mark that belongs to a quoted field, where it is not doubled: `\` or nothing.
+    /// The character that escapes a quotation mark within a quoted field: `\`. Empty: quotation marks are doubled.
     pub quote_escape: String,
-    /// Whether numbers have a comma in place of a point. Columns that `;` separates may have either.
+    /// Whether numbers have a decimal comma. In files whose columns are separated by `;`, both a comma and a point are accepted.
     pub decimal_comma: bool,
-    /// Columns or fields of items whose HTML is removed. Unset: all; only names of HTML elements are tags.
+    /// The columns or fields of items from which HTML is removed. Unset: all of them. Only names of HTML elements count as tags.
     pub html: Option<Vec<String>>,
-    /// Names of columns, for the tabular and RecBole forms.
+    /// The names of columns, for the tabular and RecBole forms.
     pub columns: Columns,
 }
 
-/// How quotation marks around a field are read, in files of text.
+/// How quotation marks around a field of a text file are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Quoting {
-    /// Fields between commas or semicolons may be quoted; elsewhere a field is quoted where it could not stand otherwise, as pandas
-    /// writes it.
+    /// Fields between commas or semicolons may be quoted. With other separators, a field counts as quoted only if it needs the
+    /// quotation marks, as in files that pandas writes.
     #[default]
     Recognised,
-    /// A field may be quoted.
+    /// Any field may be quoted.
     Always,
-    /// Quotation marks are text.
+    /// Quotation marks are part of the text.
     Never,
 }
 
-/// `[source.columns]`: names of columns, for the tabular and RecBole forms.
+/// `[source.columns]`: the names of columns, for the tabular and RecBole forms.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Columns {
-    /// User id, in interactions.
+    /// The column of interactions that holds the user id.
     pub user: String,
-    /// Item id, in interactions.
+    /// The column of interactions that holds the item id.
     pub item: String,
-    /// What separates the items in a cell that holds a sequence of them, in order; times may be as many in their cell. Empty: a cell
-    /// holds one item, or a list of a JSON or Parquet file.
+    /// The separator of items in a cell that holds a sequence of items, in order; the cell of times may hold as many times. Empty: a
+    /// cell holds one item, or a list in a JSON or Parquet file.
     pub item_separator: String,
-    /// Time of the event in interactions, written as `source.time` says. Empty: there is no clock, see `position`.
+    /// The column of interactions that holds the time of the event, in the notation of `source.time`. Empty: there is no time, see
+    /// `position`.
     pub time: String,
-    /// Position in the user's sequence, where there is no clock. Empty: none.
+    /// The column of interactions that holds the position in the user's sequence, for data without times. Empty: none.
     pub position: String,
-    /// Item id, in items.
+    /// The column of items that holds the item id.
     pub item_id: String,
-    /// Title, in items. Empty: none.
+    /// The column of items that holds the title. Empty: none.
     pub title: String,
-    /// Further texts, in items, in this order; lists are joined.
+    /// The columns of items that hold further texts, in this order; lists are joined.
     pub texts: Vec<String>,
-    /// What separates several texts in a cell of `texts`, such as genres. Empty: a cell is one text or a list.
+    /// The separator of several texts in a cell of `texts`, such as genres. Empty: a cell is one text or a list.
     pub text_separator: String,
-    /// Name of an image file (from the folder of the items' file, the data folder, or `source.images`) or URL, or a list of them, in items.
-    /// Empty: none.
+    /// The column of items that holds the name of an image file (relative to the folder of the items' file, the data folder or
+    /// `source.images`), a URL, or a list of these. Empty: none.
     pub images: String,
-    /// What separates several images in a cell. Empty: blanks, `|`, `,` and `;` before an address, or between names of image files.
+    /// The separator of several images in a cell. Empty: blanks, `|`, `,` and `;` before an address, or between names of image files.
     pub image_separator: String,
-    /// Categories such as genres or departments, in items: a list, or a text of several. Some models read them.
+    /// The columns of items that hold categories such as genres or departments: a list, or a text with several categories. Some
+    /// models read them.
     pub categories: Vec<String>,
-    /// What separates the categories in a text. Empty: a blank in the RecBole form, and else a text is one category.
+    /// The separator of categories in a text. Empty: a blank in the RecBole form; in other forms, a text is one category.
     pub category_separator: String,
-    /// Path of a sound file, WAV or FLAC (relative to the items file), or a list of them, in items. Empty: none.
+    /// The column of items that holds the path of a sound file, WAV or FLAC (relative to the items' file), or a list of paths. Empty: none.
     pub sounds: String,
-    /// A list of sentences that are used as they are, after the title's and before those of `texts`, in items. Empty: none.
+    /// The column of items that holds a list of sentences. They are used unchanged, after those of the title and before those of
+    /// `texts`. Empty: none.
     pub sentences: String,
 }
 
@@ -150,31 +155,31 @@ impl Default for Columns {
     }
 }
 
-/// A reading of the paper's data preparation; single keys win over it.
+/// An interpretation of the paper's data preparation; single keys take precedence over it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum DataPreset {
-    /// Users and items with at least five events, items without a modality kept.
+    /// Users and items have at least five events; items that lack a modality are kept.
     #[default]
     #[serde(rename = "strict-5core")]
     Strict5Core,
-    /// What fits the paper's Table 1: users with at least five events, any item that has both modalities.
+    /// What fits the paper's Table 1: users have at least five events, and items have both modalities.
     #[serde(rename = "table1")]
     Table1,
-    /// The released code's: users with at least five events, any item.
+    /// As in the released code: users have at least five events, and all items are kept.
     #[serde(rename = "released")]
     Released,
 }
 
-/// Which of a user's repeated events with one item count.
+/// Which of a user's repeated events with the same item count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Repeated {
-    /// The last one.
+    /// The last event.
     #[default]
     Last,
-    /// The first one.
+    /// The first event.
     First,
-    /// All of them.
+    /// All events.
     All,
 }
 
@@ -182,31 +187,31 @@ pub enum Repeated {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Missing {
-    /// They stay, with zero feature rows in that modality.
+    /// They are kept, with no feature rows in that modality.
     Keep,
     /// They are dropped, with their events.
     Drop,
 }
 
-/// What happens to items of the items' files without an event.
+/// What happens to items of the items' files that have no event.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum WithoutEvents {
     /// They are dropped.
     #[default]
     Drop,
-    /// They stay, behind the others, as candidates of rankings and lists.
+    /// They are kept, numbered after the others, as candidates of rankings and lists.
     Keep,
 }
 
-/// What decides the numbers of items.
+/// What the numbers of items follow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ItemOrder {
-    /// The first event of each item in the files of interactions.
+    /// The order of each item's first event in the files of interactions.
     #[default]
     Interactions,
-    /// The line of each item in the items' files; items without a line follow in the order of their first event.
+    /// The order of lines in the items' files; items without a line follow in the order of their first event.
     Items,
 }
 
@@ -214,17 +219,17 @@ pub enum ItemOrder {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum SplitBy {
-    /// The last event is for the test, the one before it for validation.
+    /// The last event is the test target, and the one before it the validation target.
     #[default]
     LeaveOneOut,
     /// The same shares of each user's events, in order of time, as `RecBole` divides them.
     Ratio,
-    /// What happened before one time is for training, whoever's event it is: a global cut-off, so that no model is trained on
-    /// what happens after the events that it is tested on.
+    /// Events before a global cut-off time are for training, whichever user they belong to, so that no model is trained on events
+    /// later than those that it is tested on.
     Time,
 }
 
-/// Keys of `[preprocess]` that hold a time.
+/// The keys of `[preprocess]` that hold a time.
 const TIMES: [&str; 4] = ["since", "until", "split_at", "split_test_at"];
 
 /// A time may stand without quotes: TOML has dates, and a unit of the file may be a number.
@@ -241,58 +246,60 @@ pub(super) fn times_as_text(pipeline: &mut Table) {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Preprocess {
-    /// A reading of the paper's data preparation; the keys below win over it.
+    /// An interpretation of the paper's data preparation; the keys of this section take precedence over it.
     pub preset: DataPreset,
-    /// A condition on the columns of the interactions as an SQL expression, such as `rating >= 4 AND verified`. Events that do
-    /// not satisfy it are dropped before all else, and so are those for which a missing value decides. Empty: no condition.
+    /// A condition on the columns of the interactions as an SQL expression, such as `rating >= 4 AND verified`. Events that do not
+    /// satisfy it are dropped before all other filters, and so are events for which a missing value leaves it undecided. Empty: no
+    /// condition.
     pub r#where: String,
-    /// Events before this time are dropped: a date, a date and a time (UTC unless they have an offset), or a number in the
-    /// unit of the file. Empty: no limit.
+    /// Events before this time are dropped: a date, a date and a time (UTC unless they have an offset), or a number in the unit of
+    /// the file. Empty: no lower limit.
     pub since: String,
-    /// Events from this time on are dropped, written in the same ways. Empty: no limit.
+    /// Events at or after this time are dropped; the notation is that of `since`. Empty: no upper limit.
     pub until: String,
-    /// The last events kept of each user, before the bounds below; 0 keeps all.
+    /// The number of most recent events to keep per user, before `user_core` and `item_core` apply; 0 keeps all.
     #[schemars(range(min = 0, max = 1_000_000_000))]
     pub recent: u32,
-    /// Users keep at least this many events; 0 switches the bound off. Unset: from the preset.
+    /// The least number of events per user; 0 switches the bound off. Unset: the value of the preset.
     #[schemars(range(min = 0, max = 1_000_000))]
     pub user_core: Option<u32>,
-    /// Items keep at least this many events; 0 switches the bound off. Unset: from the preset.
+    /// The least number of events per item; 0 switches the bound off. Unset: the value of the preset.
     #[schemars(range(min = 0, max = 1_000_000))]
     pub item_core: Option<u32>,
-    /// Items without text or without image. Unset: from the preset.
+    /// What happens to items without text or without image. Unset: the value of the preset.
     pub missing: Option<Missing>,
-    /// What happens to items that have a line in the items' files and no event that is left.
+    /// What happens to items of the items' files that have no event left after the filters.
     pub items_without_events: WithoutEvents,
-    /// What decides the numbers of items: the order of events, or that of the lines in the items' files.
+    /// What the numbers of items follow: the order of events, or the order of lines in the items' files.
     pub item_order: ItemOrder,
-    /// The least share of events whose item has a line in the items' files; below it the stage stops, because the ids of the
-    /// files do not fit each other. 0 switches the check off.
+    /// The least share of events whose item has a line in the items' files. Below it the stage stops, because the ids in the files do
+    /// not match. 0 switches the check off.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub min_described: f64,
-    /// Further texts that mean a missing value, beside `nan`, `NULL`, `None`, `N/A`, `\N`, `(no genres listed)` and their like.
+    /// Further texts that denote a missing value, in addition to `nan`, `NULL`, `None`, `N/A`, `\N`, `(no genres listed)` and similar ones.
     pub placeholders: Vec<String>,
-    /// Which of a user's repeated events with one item count.
+    /// Which of a user's repeated events with the same item count.
     pub repeated: Repeated,
-    /// How each user's events are divided into training, validation and test. The target of a part is its first event.
+    /// How each user's events are divided into training, validation and test. The target of a split is its first event.
     pub split: SplitBy,
-    /// The shares of training, validation and test of `split = "ratio"`.
+    /// With `split = "ratio"`, the shares of training, validation and test.
     #[schemars(length(min = 3, max = 3))]
     pub split_ratio: Vec<f64>,
-    /// The time from which events are no longer for training, of `split = "time"`; written as `since` is.
+    /// With `split = "time"`, the time at which training ends: later events are for validation or the test. The notation is that of
+    /// `since`.
     pub split_at: String,
-    /// The time from which events are for the test, of `split = "time"`. What lies between the two times is for validation.
+    /// With `split = "time"`, the time at which the test begins. Events between the two times are for validation.
     pub split_test_at: String,
-    /// How much memory interactions may take, such as `"4GiB"`: they go to disk beyond it, beside the dataset, and the dataset is
-    /// the same. Empty: they stay in memory.
+    /// How much memory interactions may take, such as `"4GiB"`; beyond it they are written to disk, beside the dataset. The resulting
+    /// dataset is the same. Empty: all interactions stay in memory.
     pub memory: String,
-    /// Sentences kept of an item.
+    /// The greatest number of sentences per item.
     #[schemars(range(min = 1, max = 1000))]
     pub max_sentences: usize,
-    /// Images kept of an item.
+    /// The greatest number of images per item.
     #[schemars(range(min = 0, max = 1000))]
     pub max_images: usize,
-    /// The run stops when more lines than this are rejected.
+    /// The greatest number of rejected lines; with more, the stage stops.
     pub max_bad_lines: u64,
 }
 

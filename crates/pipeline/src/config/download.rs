@@ -3,50 +3,51 @@ use std::path::{Component, Path};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A raw file and where it is had.
+/// A raw file and its address.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawFile {
-    /// Its `http` or `https` address.
+    /// The `http` or `https` address.
     pub url: String,
-    /// Its place below the data folder.
+    /// The path of the file within the data folder.
     pub path: String,
-    /// Its SHA-256 in hexadecimal. Empty: it is taken as it comes.
+    /// The SHA-256 checksum in hexadecimal. Empty: the file is not verified.
     pub sha256: String,
 }
 
-/// `[download]`: raw files and items' pictures from elsewhere.
+/// `[download]`: how raw files and the images of items are downloaded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Download {
-    /// Raw files for the data folder: `[{ url = "https://...", path = "reviews.json.gz", sha256 = "..." }]`; `sha256` may be
-    /// left out.
+    /// The raw files to download into the data folder: `[{ url = "https://...", path = "reviews.json.gz", sha256 = "..." }]`;
+    /// `sha256` is optional.
     pub files: Vec<RawFile>,
-    /// Transfers at once.
+    /// The number of simultaneous transfers.
     #[schemars(range(min = 1, max = 256))]
     pub connections: usize,
-    /// Transfers at once from one host.
+    /// The number of simultaneous transfers from one host.
     #[schemars(range(min = 1, max = 256))]
     pub per_host: usize,
-    /// Further attempts after one that failed.
+    /// The number of further attempts after a failed one.
     #[schemars(range(min = 0, max = 20))]
     pub retries: u32,
-    /// Seconds that a connection may take, and that may pass without a byte.
+    /// The number of seconds within which a connection must be established, and within which the next byte must arrive.
     #[schemars(range(min = 1, max = 3600))]
     pub timeout_seconds: u64,
-    /// A picture of more bytes is not kept.
+    /// Images of more bytes are not kept.
     #[schemars(range(min = 1))]
     pub max_bytes: u64,
-    /// A picture of more pixels is not decoded and not kept.
+    /// Images of more pixels are neither decoded nor kept.
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub max_pixels: u64,
-    /// Whether addresses that were gone, refused, too large or no image are tried again.
+    /// Whether to retry addresses that were gone, refused, too large or not an image.
     pub again: bool,
-    /// Nothing is fetched; what is missing is reported.
+    /// Whether to work offline: nothing is downloaded, and missing files are reported.
     pub offline: bool,
-    /// Whether hosts in private networks and on this machine may be asked, and the proxy that the environment names.
+    /// Whether hosts in private networks and on this machine may be contacted, and whether the proxy that the environment names may
+    /// be used.
     pub allow_private: bool,
-    /// Stands behind the program's name in requests: an address that operators of servers can write to. Empty: none.
+    /// A contact address for operators of servers, sent after the program's name in every request. Empty: none is sent.
     pub contact: String,
 }
 
@@ -69,7 +70,7 @@ impl Default for Download {
 }
 
 impl Download {
-    /// What no single key's type or range can say; else the key, its value, and what would be allowed.
+    /// Checks what the type and range of a single key cannot express. The error holds the key, its value, and what is allowed.
     pub(super) fn check(&self) -> Result<(), (String, String, String)> {
         let fail = |key: String, value: &str, allowed: &str| Err((key, format!("{value:?}"), allowed.to_owned()));
         for (at, file) in self.files.iter().enumerate() {

@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SeenItems {
-    /// Kept for sequential models, removed for general ones, as in `RecBole`.
+    /// They are candidates for sequential models and removed for general ones, as in `RecBole`.
     #[default]
     ByModel,
-    /// Candidates like all others.
+    /// They are candidates like all other items.
     Keep,
-    /// Not candidates.
+    /// They are not candidates.
     Remove,
 }
 
@@ -18,7 +18,7 @@ pub enum SeenItems {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Evaluate {
-    /// K of R@K and N@K.
+    /// The values of K for R@K and N@K.
     #[schemars(length(min = 1))]
     pub k: Vec<usize>,
     /// Further columns of the tables: `Hit@K`, `P@K` (precision), `MAP@K`, `MRR@K`, or R@K and N@K of other K. They are computed from
@@ -26,11 +26,11 @@ pub struct Evaluate {
     pub measures: Vec<String>,
     /// Whether items of the history are candidates.
     pub seen_items: SeenItems,
-    /// Users scored at once.
+    /// The number of users that are scored at once.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub batch: usize,
-    /// The test split is ranked again from the last events of every history alone, once for each of these numbers: users as
-    /// if they were new.
+    /// For each of these numbers, the test split is ranked again from only that many last events of every history, as if the users
+    /// were new.
     pub short_histories: Vec<usize>,
 }
 

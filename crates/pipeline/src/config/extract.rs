@@ -5,46 +5,46 @@ use serde::{Deserialize, Serialize};
 
 use super::Precision;
 
-/// Before the name of an encoder that the program carries, in place of a folder.
+/// The prefix of the name of an encoder that is built into the program.
 pub const BUILTIN: &str = "builtin:";
 
 /// How feature values are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Storage {
-    /// IEEE half: 2 bytes.
+    /// IEEE half precision, 2 bytes per value.
     #[default]
     F16,
-    /// Brain half: 2 bytes.
+    /// bfloat16, 2 bytes per value.
     Bf16,
-    /// Single: 4 bytes.
+    /// Single precision, 4 bytes per value.
     F32,
 }
 
-/// `[extract]`: encoders of sentences, images and sounds.
+/// `[extract]`: how the encoders of sentences, images and sounds compute and store features.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Extract {
     /// How feature values are stored.
     pub storage: Storage,
-    /// What the encoders' products are computed from. `tf32` and `bf16` are faster and change the vectors a little.
+    /// The precision of the encoders' matrix products. `tf32` and `bf16` are faster and change the vectors slightly.
     pub precision: Precision,
-    /// Sentences to vectors.
+    /// How sentences become vectors.
     pub text: TextExtract,
-    /// Images to words.
+    /// How images become words or vectors.
     pub image: ImageExtract,
-    /// Sounds to vectors.
+    /// How sounds become vectors.
     pub audio: AudioExtract,
 }
 
-/// Which features the modalities of a pipeline read, of those that can be extracted.
+/// Which of the features that can be extracted the modalities of a pipeline read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Extracted {
-    /// Those of sentences.
+    /// The features of sentences.
     pub text: bool,
-    /// Those of images.
+    /// The features of images.
     pub image: bool,
-    /// Those of sounds.
+    /// The features of sounds.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub audio: bool,
 }
@@ -54,22 +54,23 @@ impl Extracted {
     pub const ALL: Self = Self { text: true, image: true, audio: false };
 }
 
-/// What an image becomes.
+/// How an image is represented.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ImageFeatures {
-    /// The words that CLIP finds in it, through the sentence encoder.
+    /// By the words that CLIP finds in it, which go through the sentence encoder.
     #[default]
     Words,
-    /// The image encoder's own vector.
+    /// By the vector that the image encoder computes.
     Embedding,
 }
 
-/// `[extract.text]`: sentences to vectors.
+/// `[extract.text]`: the encoder that turns sentences into vectors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TextExtract {
-    /// A sentence-transformers model: a folder, a name on the hub, or `builtin:tiny-sentence`, which the program carries.
+    /// The sentence-transformers model: a folder, a name on the Hugging Face hub, or `builtin:tiny-sentence`, which is built into the
+    /// program.
     pub model: String,
 }
 
@@ -86,21 +87,22 @@ impl TextExtract {
     }
 }
 
-/// `[extract.image]`: images to the words that CLIP finds in them, or to an image encoder's vectors.
+/// `[extract.image]`: the encoder that turns images into words or into vectors.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ImageExtract {
-    /// A CLIP model, or for `embedding` any image encoder of `docs/encoders.md`: a folder, a name on the hub, or
-    /// `builtin:tiny-clip`, which the program carries.
+    /// The CLIP model, or, for `embedding`, any image encoder of `docs/encoders.md`: a folder, a name on the Hugging Face hub, or
+    /// `builtin:tiny-clip`, which is built into the program.
     pub model: String,
-    /// What an image becomes: `words` is the paper's, `embedding` gives its variant `ResNet` and plain CLIP.
+    /// How an image is represented: `words` as in the paper; `embedding` gives the paper's variant `ResNet`, or plain CLIP.
     pub features: ImageFeatures,
-    /// N, the words kept of an image.
+    /// N, the number of words per image.
     #[schemars(range(min = 1, max = 1000))]
     pub words: usize,
-    /// A file with a word a line. Empty: frequent words of the dataset's own texts and the carried list of visual words.
+    /// The dictionary file, with one word per line. Empty: frequent words of the dataset's own texts, and the built-in list of visual
+    /// words.
     pub dictionary: String,
-    /// How many words of the dataset's own texts join the dictionary.
+    /// The number of words of the dataset's own texts that join the dictionary.
     #[schemars(range(min = 0, max = 100_000))]
     pub text_words: usize,
 }
@@ -127,11 +129,11 @@ impl ImageExtract {
     }
 }
 
-/// `[extract.audio]`: sounds to an audio encoder's vectors.
+/// `[extract.audio]`: the encoder that turns sounds into vectors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AudioExtract {
-    /// A Whisper, whose encoder is used: a folder or a name on the hub. Needed where a modality is called `audio`.
+    /// The Whisper model whose encoder is used: a folder, or a name on the Hugging Face hub. Required if a modality is called `audio`.
     pub model: String,
 }
 

@@ -43,6 +43,21 @@ pub const PRETRAIN: &str = "pretrain";
 pub const FINETUNE: &str = "finetune";
 
 /// A resolved pipeline: every key has a value.
+///
+/// ```
+/// use mp4sr_pipeline::config::ModelCatalog;
+/// use mp4sr_pipeline::Config;
+///
+/// let text = "[dataset]\nname = \"shop\"\n[finetune]\nbatch = 256";
+/// let overrides = ["finetune.epochs=5".to_owned()];
+/// let (config, warnings) = Config::parse(text, "shop.toml", &overrides, &ModelCatalog::unchecked())?;
+/// assert_eq!((config.finetune.settings.batch, config.finetune.settings.epochs), (256, 5));
+/// assert!(warnings.is_empty());
+///
+/// let unknown = Config::parse("[finetune]\nbatchh = 256", "shop.toml", &[], &ModelCatalog::unchecked());
+/// assert!(unknown.unwrap_err().to_string().contains("unknown key `finetune.batchh`"));
+/// # Ok::<(), mp4sr_pipeline::ConfigError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -287,7 +302,7 @@ impl Config {
 /// The greatest number of characters in the name of a dataset or a run: names of files are longer by what stands around it.
 const LONGEST_NAME: usize = 200;
 
-/// Refuses what can't name a dataset or a run, a folder inside the artifacts; the error says what can.
+/// Refuses what cannot name a dataset or a run, a folder inside the artifacts; the error says what can.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.is_empty() || name.starts_with('.') || !name.chars().all(allowed) {

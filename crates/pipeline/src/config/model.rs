@@ -12,9 +12,9 @@ pub struct Modality {
     pub name: String,
     /// The encoder part of `features/<name>.<encoder>.safetensors`. Empty: what `[extract]` writes.
     pub features: String,
-    /// The share of items that lose their features of this modality, drawn by `run.seed`: for studies of noise.
+    /// The share of items that lose their features of this modality, chosen by `run.seed`; for studies of noise.
     pub lost: f64,
-    /// The share of items that get the features of another item in their place: for studies of noise.
+    /// The share of items whose features are replaced by those of another item; for studies of noise.
     pub swapped: f64,
 }
 
@@ -22,9 +22,9 @@ pub struct Modality {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Model {
-    /// Which recommender.
+    /// The name of the model.
     pub name: String,
-    /// The modalities, in order.
+    /// The modalities of the items, in order.
     pub modalities: Vec<Modality>,
     /// Sections of models, `[model.<name>]`, and of what several models share. Which there are, and their keys, the
     /// [`ModelCatalog`](super::ModelCatalog) says.
@@ -41,12 +41,12 @@ impl Default for Model {
 }
 
 impl Model {
-    /// The model's own section; null where it has none.
+    /// The model's own section; null if it has none.
     pub fn own(&self) -> &Value {
         self.section(&self.name)
     }
 
-    /// A section by name; null where there is none.
+    /// A section by name; null if there is none.
     pub fn section(&self, name: &str) -> &Value {
         self.sections.get(name).unwrap_or(&Value::Null)
     }

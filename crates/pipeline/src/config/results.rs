@@ -8,7 +8,8 @@ pub struct Recommend {
     /// K, the length of a list.
     #[schemars(range(min = 1, max = 100_000))]
     pub top: usize,
-    /// Whether a history ends before the test item, so that lists can be judged by it; else it is the whole sequence.
+    /// Whether histories end before the test item, so that lists can be evaluated against it; otherwise a history is the user's whole
+    /// sequence.
     pub before_test_item: bool,
 }
 
@@ -22,9 +23,9 @@ impl Default for Recommend {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Report {
-    /// Other runs of the same dataset to put beside this one in the tables.
+    /// Other runs of the same dataset to show beside this one in the tables.
     pub beside: Vec<String>,
-    /// Users shown with their history and their list.
+    /// The number of users shown with their history and their list.
     #[schemars(range(min = 0, max = 1000))]
     pub users: usize,
 }

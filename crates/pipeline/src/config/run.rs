@@ -1,22 +1,22 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// `[run]`: what belongs to a run as a whole.
+/// `[run]`: the name, seed and device of a run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Run {
-    /// The run's name when `RUN=` and `--run` give none.
+    /// The name of the run, unless `RUN=` or `--run` gives one.
     pub name: String,
-    /// Every random draw is a function of this, its purpose and its place.
+    /// The seed: every random number is a function of it and of what the number is for.
     pub seed: u64,
-    /// Sets several keys together; keys that the pipeline sets win over it.
+    /// A named set of values for several keys; keys that the pipeline sets take precedence over it.
     pub preset: String,
-    /// Training writes the state that a killed run goes on from after every epoch, and within an epoch when this many
-    /// seconds have passed.
+    /// The number of seconds between saved states within an epoch. A killed run resumes from the last saved state; one is also saved
+    /// after every epoch.
     #[schemars(range(min = 0.0, max = 86400.0))]
     pub save_seconds: f64,
-    /// Where training, evaluation, recommendation and extraction compute: `cpu`, or `cuda:0` for the first NVIDIA card, which needs
-    /// a program that was built with `make build CUDA=1`.
+    /// The device for training, evaluation, recommendation and extraction: `cpu`, or `cuda:0` for the first NVIDIA card, which needs
+    /// a program built with `make build CUDA=1`.
     pub device: String,
 }
 

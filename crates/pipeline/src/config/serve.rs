@@ -5,15 +5,15 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::hide_passwords;
 
-/// `[serve]`: where items that are added to a trained run are kept.
+/// `[serve]`: where items that are added to a trained run are stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Serve {
-    /// Where added items are kept. Empty: in the run's folder. `postgres://USER:PASSWORD@HOST:PORT/DATABASE`: in PostgreSQL, where all
-    /// replicas of the service find them. `env:NAME` and `file:PATH`: the address is in a variable of the environment, or in a file.
-    /// A password is left out of every record of the configuration.
+    /// Where added items are stored. Empty: in the run's folder. `postgres://USER:PASSWORD@HOST:PORT/DATABASE`: in PostgreSQL, which
+    /// all replicas of the service share. `env:NAME` and `file:PATH`: at the address in an environment variable or in a file.
+    /// Passwords are left out of every record of the configuration.
     pub store: StoreAddress,
-    /// Seconds between two looks at whether another replica has added or removed items.
+    /// The number of seconds between two checks for items that another replica has added or removed.
     #[schemars(range(min = 0.05, max = 3600.0))]
     pub poll_seconds: f64,
 }
@@ -24,7 +24,7 @@ impl Default for Serve {
     }
 }
 
-/// Where added items are kept, as the pipeline says it. It may have a password, which is neither printed nor written.
+/// Where added items are stored, as the pipeline gives it. It may contain a password, which is neither printed nor written.
 #[derive(Clone, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct StoreAddress(String);

@@ -2,14 +2,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-/// Which items are in the sequences of pre-training.
+/// Which items the sequences of pre-training keep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PretrainItems {
     /// All.
     #[default]
     All,
-    /// Those with at least 10 training events; cold ones are taken out (cold-start setting).
+    /// Items with at least 10 training events; cold items are removed (cold-start setting).
     Warm,
 }
 
@@ -20,9 +20,9 @@ pub enum Precision {
     /// f32.
     #[default]
     F32,
-    /// f32 that the card rounds to 10 bits of mantissa; sums are f32. On a card only.
+    /// f32 whose mantissa the card rounds to 10 bits, with sums in f32. Only on a card.
     Tf32,
-    /// bf16; sums are f32. On a card, or a CPU with AVX-512-BF16.
+    /// bf16 with sums in f32, on a card or on a CPU with AVX-512-BF16.
     Bf16,
 }
 
@@ -30,9 +30,9 @@ pub enum Precision {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Train {
-    /// The measure on the validation split by which epochs are selected and training stops: `R@K`, `N@K` or `MRR`.
+    /// The metric on the validation split by which the best epoch is selected and training stops: `R@K`, `N@K` or `MRR`.
     pub metric: String,
-    /// The precision of the large products. Evaluation and recommendation compute in f32.
+    /// The precision of the large matrix products. Evaluation and recommendation always compute in f32.
     pub precision: Precision,
 }
 
@@ -48,7 +48,7 @@ pub struct PhaseSettings {
     /// The greatest number of epochs.
     #[schemars(range(min = 1, max = 100_000))]
     pub epochs: usize,
-    /// Training stops after this many epochs without a better value of `train.metric` on the validation split.
+    /// The number of epochs without a better value of `train.metric` on the validation split after which training stops.
     #[schemars(range(min = 1, max = 100_000))]
     pub patience: usize,
     /// B, the number of samples in a step.
@@ -60,7 +60,7 @@ pub struct PhaseSettings {
     /// The L2 weight decay, which is added to the gradient.
     #[schemars(range(min = 0.0, max = 10.0))]
     pub weight_decay: f64,
-    /// The joint norm of all gradients is clipped at this.
+    /// The value at which the joint norm of all gradients is clipped.
     #[schemars(range(min = 0.000_001, max = 1_000_000.0))]
     pub clip_norm: f64,
 }
@@ -70,10 +70,10 @@ pub struct PhaseSettings {
 pub struct Pretrain {
     /// Whether fine-tuning starts from a pre-trained model (off: the variant `w/o Pre-train`).
     pub enabled: bool,
-    /// A run of any dataset, `<dataset>/<run>`, whose pre-trained weights fine-tuning starts from in place of its own. Empty:
-    /// its own.
+    /// The run, `<dataset>/<run>`, of any dataset whose pre-trained weights fine-tuning starts from. Empty: the run's own pre-trained
+    /// weights.
     pub from: String,
-    /// Which items are in the sequences of pre-training.
+    /// Which items the sequences of pre-training keep.
     pub items: PretrainItems,
     /// Epochs, steps and the optimiser.
     #[serde(flatten)]
@@ -104,10 +104,10 @@ pub struct Finetune {
     /// Epochs, steps and the optimiser.
     #[serde(flatten)]
     pub settings: PhaseSettings,
-    /// The items that a step's softmax compares with: `all`, or how many are drawn anew for every step beside the batch's targets,
-    /// for large catalogues. Validation ranks all items either way.
+    /// The candidates of a step's softmax: `all`, or, for large catalogues, the number of items to sample per step in addition to the
+    /// batch's targets. Validation ranks all items in both cases.
     pub candidates: String,
-    /// Whether the log has the loss of the test split after every epoch (Figure 3). Nothing is chosen by it.
+    /// Whether to log the loss on the test split after every epoch (Figure 3). No decision depends on it.
     pub log_test_loss: bool,
 }
 
@@ -115,7 +115,7 @@ pub struct Finetune {
 const ALL: &str = "all";
 
 impl Finetune {
-    /// Items that are drawn for every step; none where all items are compared with.
+    /// Items that are drawn for every step; `None` if all items are compared with.
     ///
     /// # Errors
     /// What would be allowed, where the key has neither.

@@ -4,12 +4,12 @@ use serde_json::Value;
 
 use crate::decimal::Decimal;
 
-/// What stands in one field of a row.
+/// The content of one field of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RawCell<'a> {
     /// Nothing: no such field, or null.
     Missing,
-    /// Text, exactly as it stands.
+    /// Text, exactly as in the file.
     Text(Cow<'a, str>),
     /// A number with more digits than [`Value`] holds, as it is written.
     Number(Cow<'a, str>),
@@ -27,12 +27,12 @@ impl RawCell<'_> {
         }
     }
 
-    /// Text, or a number as text: ids are kept as they stand, leading zeros and all.
+    /// Text, or a number as text: ids are kept unchanged, including leading zeros.
     pub fn text(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Text(text) => Some(Cow::Borrowed(text)),
             Self::Number(number) if is_whole(number) => Some(Cow::Borrowed(number)),
-            // A whole number past 64 bits has become a float here and is no longer what stood in the file.
+            // A whole number beyond 64 bits has become a float here and no longer equals the one in the file.
             Self::Json(Value::Number(number)) if number.is_i64() || number.is_u64() => {
                 Some(Cow::Owned(number.to_string()))
             }
@@ -88,7 +88,7 @@ impl RawCell<'_> {
         }
     }
 
-    /// For messages.
+    /// The value as messages show it.
     pub fn shown(&self) -> String {
         match self {
             Self::Missing => "nothing".to_owned(),

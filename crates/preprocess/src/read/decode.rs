@@ -2,7 +2,7 @@ use std::io::{self, BufRead, Read};
 
 use encoding_rs::{CoderResult, Decoder, Encoding};
 
-/// Text of another encoding as UTF-8. Bytes that are none of its characters are an error, and never the replacement character.
+/// Text of another encoding as UTF-8. Bytes that do not form a character are an error and never become the replacement character.
 pub struct Decoded<R> {
     inner: R,
     encoding: &'static Encoding,

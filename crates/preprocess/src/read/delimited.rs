@@ -21,7 +21,7 @@ const SAMPLED: usize = 20;
 /// Separators that are tried where the one of the file's name does not give the columns.
 const SEPARATORS: [&str; 6] = ["\t", ",", ";", "::", "|", " "];
 
-/// Where the wanted fields stand.
+/// The positions of the wanted fields.
 struct Header {
     width: usize,
     places: Vec<Option<usize>>,
@@ -217,7 +217,7 @@ fn width(dialect: &Dialect, line: &str) -> Option<usize> {
     Some(line.split(dialect.separator.as_str()).count())
 }
 
-/// The number of columns of a line; none where its quotation is not closed.
+/// The number of columns of a line; `None` if its quotation is not closed.
 pub fn count_columns(dialect: &Dialect, line: &str) -> Option<usize> {
     width(dialect, line)
 }
@@ -266,7 +266,7 @@ pub fn guess_separator(lines: &[String], form: &FileForm) -> Option<(String, usi
             found.push((separator.to_owned(), width, count));
         }
     }
-    // Blanks stand in texts: they separate where nothing else does.
+    // Texts contain blanks, so a blank separates columns only if nothing else does.
     let agrees = |(_, _, count): &&(String, usize, usize)| count * 10 >= lines.len() * 9;
     let by_words = |(separator, ..): &&(String, usize, usize)| separator != " ";
     let best = found.iter().find(|f| agrees(f) && f.0 == usual);

@@ -11,10 +11,10 @@ use crate::{Error, Result};
 pub struct Dialect {
     /// None: UTF-8, or UTF-16 by its mark.
     pub encoding: Option<&'static Encoding>,
-    /// What separates columns. Empty: not known yet.
+    /// The separator of columns. Empty: not known yet.
     pub separator: String,
     pub quoting: Quoting,
-    /// What stands before a quotation mark in a quoted field, where it is not doubled.
+    /// The character that escapes a quotation mark in a quoted field, if it is not doubled.
     pub escape: Option<u8>,
     /// The names of the columns, where no header line has them.
     pub names: Vec<String>,

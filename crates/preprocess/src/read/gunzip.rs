@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn members_follow_each_other_padding_is_no_data_and_anything_else_an_error() {
+    fn members_follow_each_other_padding_is_not_data_and_anything_else_is_an_error() {
         let members = [gzip(b"one\n"), gzip(b""), gzip(b"two\n")].concat();
         assert_eq!(read(&members).unwrap(), "one\ntwo\n");
         assert_eq!(read(&[members.as_slice(), &[0; 512]].concat()).unwrap(), "one\ntwo\n");

@@ -112,7 +112,7 @@ fn has_long_number(text: &str) -> bool {
     })
 }
 
-/// Which of the two is meant can't be known.
+/// Which of the two is meant cannot be known.
 fn twice<T>(field: &str, text: &str) -> std::result::Result<T, Fault> {
     Err(Fault::new(format!("field `{field}` twice"), text))
 }

@@ -106,7 +106,7 @@ impl<'b> Lines<'b> {
         Ok(())
     }
 
-    /// Whether the file holds JSON objects over several lines, or in arrays, in place of one a line.
+    /// Whether the file holds JSON objects over several lines, or in arrays, in place of one per line.
     pub fn holds_elements(&mut self) -> Result<bool> {
         let start = self.reader.fill_buf();
         let start = match start {
@@ -231,9 +231,9 @@ pub fn failure(error: &std::io::Error, lines: u64) -> String {
             format!("is cut short: its gzip data ends in the middle, after {lines} whole lines; fetch it again")
         }
         std::io::ErrorKind::InvalidInput | std::io::ErrorKind::InvalidData => {
-            format!("is damaged: its gzip data can't be decoded after line {lines} ({error}); fetch it again")
+            format!("is damaged: its gzip data cannot be decoded after line {lines} ({error}); fetch it again")
         }
-        _ => format!("can't be read after line {lines}: {error}"),
+        _ => format!("cannot be read after line {lines}: {error}"),
     }
 }
 
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_of_lines_and_the_byte_order_mark_are_no_content() {
+    fn ends_of_lines_and_the_byte_order_mark_are_not_content() {
         assert_eq!(read(b"\xef\xbb\xbfa\r\nb\n\nc", 9), ["1 a", "2 b", "3 ", "4 c"]);
         assert_eq!(read(b"", 9), Vec::<String>::new());
     }
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn files_with_arrays_or_objects_over_lines_are_told_from_lines() {
+    fn files_with_arrays_or_objects_over_lines_are_distinguished_from_lines() {
         for (bytes, expected) in [
             (&b"[\n  {\"a\": 1}]"[..], true),
             (b"\xef\xbb\xbf[{\"a\": 1}]", true),

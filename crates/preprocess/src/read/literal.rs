@@ -1,9 +1,9 @@
-//! Literals that are not quite JSON: Python dictionaries as `repr` writes them (metadata of 2014 has one a line), JSON with `NaN` and lone
-//! surrogates as `json.dumps` writes it, and lists of numpy in the cells of tables that pandas wrote.
+//! Literals that are not quite JSON: Python dictionaries as `repr` writes them (metadata of 2014 has one per line), JSON with `NaN`
+//! and lone surrogates as `json.dumps` writes it, and lists of numpy in the cells of tables that pandas wrote.
 
 use serde_json::{Map, Number, Value};
 
-/// Deeper nesting is refused, so that a hostile line can't exhaust the stack.
+/// Deeper nesting is refused, so that a hostile line cannot exhaust the stack.
 const DEPTH: usize = 64;
 
 /// What a literal says.
@@ -15,7 +15,7 @@ pub struct Literal<'t> {
     pub numbers: Vec<(String, &'t str)>,
 }
 
-/// Reads a literal; nothing where it is none.
+/// Reads a literal; `None` if the text is not one.
 pub fn parse(text: &str) -> Option<Literal<'_>> {
     let mut parser = Parser { rest: text, repeated: Vec::new(), numbers: Vec::new() };
     let value = parser.value(DEPTH)?;
@@ -23,7 +23,7 @@ pub fn parse(text: &str) -> Option<Literal<'_>> {
     parser.rest.is_empty().then_some(Literal { value, repeated: parser.repeated, numbers: parser.numbers })
 }
 
-/// The list or object that a cell of text holds; nothing where it is a text.
+/// The list or object that a cell of text holds; nothing if it is a text.
 pub fn of_cell(text: &str) -> Option<Value> {
     let text = text.trim();
     let calls = text.strip_suffix(')').is_some_and(|text| text.contains('('));
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_stand_twice_in_the_outermost_dictionary_are_named() {
+    fn duplicate_keys_in_the_outermost_dictionary_are_named() {
         let repeated = |text: &str| super::parse(text).unwrap().repeated;
         assert_eq!(repeated("{'a': 1, 'b': {'c': 1, 'c': 2}, 1: 0}"), Vec::<String>::new());
         assert_eq!(repeated("{'a': 1, 'b': 2, u'a': None, 1: 0, '1': 0}"), ["a", "1"]);
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_literal_is_refused() {
+    fn text_that_is_not_a_literal_is_refused() {
         for text in [
             "",
             "{",

@@ -32,7 +32,7 @@ use crate::rejects::Fault;
 /// How rows are written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// A JSON object a line, or an array of them; Python dictionaries likewise.
+    /// One JSON object per line, or an array of objects; Python dictionaries likewise.
     JsonLines,
     /// Separated by commas.
     Csv,
@@ -45,7 +45,7 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// By the end of the file's name.
+    /// The shape that the file's extension implies.
     fn of_name(path: &Path) -> Option<Self> {
         let name = path.file_name()?.to_string_lossy().to_lowercase();
         let name = name.strip_suffix(".gz").unwrap_or(&name);
@@ -98,7 +98,7 @@ impl Shape {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileForm {
     pub shape: Shape,
-    /// For tables of text.
+    /// The dialect of delimited text.
     pub dialect: Dialect,
     /// Whether columns may be missing: a published form has fields that not every file has.
     pub optional: bool,
@@ -142,7 +142,7 @@ impl FileForm {
     }
 }
 
-/// One line of a file: its number and, for each wanted field in order, what stands there; or why it can't be read.
+/// One line of a file: its number and, for each wanted field in order, its content; or why it cannot be read.
 pub type Row<'r, 'a> = (u64, std::result::Result<&'r [RawCell<'a>], Fault>);
 
 /// Gives every row of a file, or the first `limit`, to `visit`. `bar` moves with the bytes that were read.

@@ -55,7 +55,7 @@ pub fn open<'b>(path: &Path, form: &FileForm, bar: &'b Bar) -> Result<Lines<'b>>
     Ok(Lines::new(path, reader))
 }
 
-/// The byte order of UTF-16 text without its mark; none where it is another text.
+/// The byte order of UTF-16 text without its mark; `None` if it is another text.
 pub fn unmarked_utf_16(path: &Path) -> Result<Option<&'static Encoding>> {
     let failed = |e: std::io::Error| Error::raw(path, failure(&e, 0));
     let mut reader: Box<dyn BufRead> = Box::new(BufReader::new(files::open(path)?));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn utf_16_is_told_by_its_mark() {
+    fn utf_16_is_recognised_by_its_mark() {
         let text = "\u{feff}a,b\n1,\u{e9}\u{1f600}\n";
         let little: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
         let big: Vec<u8> = text.encode_utf16().flat_map(u16::to_be_bytes).collect();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn gzip_is_told_by_content_and_a_cut_file_says_how_far_it_went() {
+    fn gzip_is_recognised_by_content_and_a_truncated_file_reports_how_far_it_was_read() {
         assert_eq!(rows_of("a.json", &gzip(b"{\"a\": 1}\n"), &["a"]).unwrap(), ["1: 1"]);
         let mut content = Vec::new();
         for n in 0..50_000_u64 {

@@ -152,7 +152,7 @@ pub fn for_each(
     bar: &Bar,
     visit: &mut dyn FnMut(EventRows) -> Result<()>,
 ) -> Result<()> {
-    let schema = guarded(|| schema(path)).map_err(|_| damaged(path, "what it says of itself can't be true"))??;
+    let schema = guarded(|| schema(path)).map_err(|_| damaged(path, "its metadata is inconsistent"))??;
     check_pages(path)?;
     let [user, item, time] = PARTS;
     let mut wanted = vec![
@@ -188,7 +188,7 @@ pub fn for_each(
         }
         match read.join() {
             Ok(outcome) => outcome.map_err(|e| damaged(path, &e.to_string())),
-            Err(_) => Err(damaged(path, "what it says of itself can't be true")),
+            Err(_) => Err(damaged(path, "its metadata is inconsistent")),
         }
     })
 }
@@ -260,13 +260,13 @@ fn check_pages(path: &Path) -> Result<()> {
             Err(damaged(path, &format!("the pages of `{name}` have another number of values than it says")))
         }
         Ok(Err(error)) => Err(damaged(path, &error.to_string())),
-        Err(_) => Err(damaged(path, "what it says of itself can't be true")),
+        Err(_) => Err(damaged(path, "its metadata is inconsistent")),
     }
 }
 
 fn damaged(path: &Path, problem: &str) -> Error {
     let problem = problem.lines().next().unwrap_or_default();
-    Error::raw(path, format!("can't be read as Parquet: {problem}; fetch it again, or write it with snappy or zstd"))
+    Error::raw(path, format!("cannot be read as Parquet: {problem}; fetch it again, or write it with snappy or zstd"))
 }
 
 fn type_of<'s>(path: &Path, schema: &'s Schema, name: &str) -> Result<&'s DataType> {

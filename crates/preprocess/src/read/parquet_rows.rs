@@ -31,7 +31,7 @@ pub fn for_each(
     visit: &mut dyn FnMut(Row<'_, '_>) -> Result<()>,
 ) -> Result<()> {
     let damaged = |e: String| {
-        Error::raw(path, format!("can't be read as Parquet: {e}; fetch it again, or write it with snappy or zstd"))
+        Error::raw(path, format!("cannot be read as Parquet: {e}; fetch it again, or write it with snappy or zstd"))
     };
     let file = files::open(path)?;
     let bytes = file.metadata().map_or(0, |about| about.len());
@@ -64,7 +64,7 @@ pub fn for_each(
     Ok(())
 }
 
-/// Where a wanted column stands; an empty name is one that is not wanted.
+/// The position of a wanted column; an empty name is one that is not wanted.
 fn place(path: &Path, schema: &Schema, field: &str, optional: bool) -> Result<Option<usize>> {
     if field.is_empty() {
         return Ok(None);
@@ -139,7 +139,7 @@ fn value(array: &ArrayRef, row: usize) -> std::result::Result<Value, Fault> {
     };
     let cast = |to: &DataType| {
         let one = arrow_cast::cast(&array.slice(row, 1), to);
-        one.map_err(|e| Fault::new(format!("a value of type {} that can't be read", array.data_type()), e.to_string()))
+        one.map_err(|e| Fault::new(format!("a value of type {} that cannot be read", array.data_type()), e.to_string()))
     };
     Ok(match array.data_type() {
         DataType::Utf8 => array.as_string::<i32>().value(row).into(),
@@ -189,7 +189,7 @@ fn value(array: &ArrayRef, row: usize) -> std::result::Result<Value, Fault> {
             let options = FormatOptions::new().with_timestamp_format(Some("%Y-%m-%dT%H:%M:%S%.f"));
             let options = options.with_timestamp_tz_format(Some("%Y-%m-%dT%H:%M:%S%.f%:z"));
             let failed = |e: ArrowError| {
-                Fault::new(format!("a value of type {} that can't be read", array.data_type()), e.to_string())
+                Fault::new(format!("a value of type {} that cannot be read", array.data_type()), e.to_string())
             };
             let formatter = ArrayFormatter::try_new(array, &options).map_err(failed)?;
             formatter.value(row).try_to_string().map_err(failed)?.into()

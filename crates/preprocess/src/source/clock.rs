@@ -21,7 +21,7 @@ pub const GOODREADS: &str = "%a %b %d %H:%M:%S %z %Y";
 /// The units of Unix time: digits behind the point of a second, key, name.
 const UNITS: [(u8, &str, &str); 4] =
     [(0, "s", "seconds"), (3, "ms", "milliseconds"), (6, "us", "microseconds"), (9, "ns", "nanoseconds")];
-/// Dates that are read, beside ISO 8601. Those that begin with the day and those that begin with the month cannot always be told apart.
+/// Dates that are read, beside ISO 8601. Those that begin with the day and those that begin with the month cannot always be distinguished.
 const DATES: [&str; 6] = ["%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%d-%b-%Y"];
 /// Times of day behind such a date.
 const TIMES: [&str; 6] = ["", " %H:%M", " %H:%M:%S", " %H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p"];
@@ -30,7 +30,7 @@ const OTHERS: [&str; 7] =
     [GOODREADS, "%a, %d %b %Y %H:%M:%S %z", "%m %d, %Y", "%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y"];
 /// Digits without anything between them, by their number.
 const DIGITS: [(usize, &str); 3] = [(8, "%Y%m%d"), (12, "%Y%m%d%H%M"), (14, "%Y%m%d%H%M%S")];
-/// Of a hundred values so many may have another notation than the others.
+/// How many of a hundred values may be in another notation than the rest.
 const STRAYS: usize = 5;
 
 /// All patterns that are tried.
@@ -44,7 +44,7 @@ static PATTERNS: LazyLock<Vec<Arc<str>>> = LazyLock::new(|| {
 pub enum Notation {
     /// Unix time in units of ten to the power of minus so many digits of a second.
     Unix(u8),
-    /// The same by the type of a column, which can't be wrong about its unit.
+    /// The same by the type of a column, which cannot be wrong about its unit.
     Typed(u8),
     /// ISO 8601: a date, or a date and a time with or without a zone.
     Iso,
@@ -66,7 +66,7 @@ pub enum TimeSetting {
 }
 
 impl TimeSetting {
-    /// Reads `source.time`; none where it is empty.
+    /// Reads `source.time`; `None` if it is empty.
     pub fn parse(text: &str) -> Result<Option<Self>> {
         let known = |notation| Ok(Some(Self::Known(notation)));
         if let Some((digits, ..)) = UNITS.iter().find(|(_, key, name)| *key == text || *name == text) {
@@ -115,7 +115,7 @@ impl Notation {
         }
     }
 
-    /// The value of `source.time` that names the notation; none where the type of a column or another key says it.
+    /// The value of `source.time` that names the notation; `None` if the type of a column or another key says it.
     pub fn key(&self) -> Option<String> {
         match self {
             Self::Unix(digits) => UNITS.iter().find(|unit| unit.0 == *digits).map(|unit| unit.1.to_owned()),
@@ -195,11 +195,11 @@ impl Notation {
         Ok(seconds.cut(9))
     }
 
-    /// What most of the values of a column are, or why that can't be said; none where nothing is known of any of them.
+    /// What most of the values of a column are, or why that cannot be said; `None` if nothing is known of any of them.
     pub fn recognised(cells: &[RawCell<'_>], comma: bool) -> std::result::Result<Option<Self>, String> {
         let mut values = Vec::new();
         for cell in cells.iter().filter(|cell| !cell.is_blank()) {
-            // Zero is a missing time in any unit, and what is negative is none.
+            // Zero is a missing time in any unit, and a negative number is not a time.
             if cell.decimal(comma).is_none_or(|number| number.value > 0) {
                 values.push((cell, of_cell(cell, comma)));
             }

@@ -66,7 +66,7 @@ impl Budget {
     }
 }
 
-/// Takes a row, or says why it can't be used.
+/// Takes a row, or says why it cannot be used.
 pub type Visit<'t> = dyn FnMut(u64, &[RawCell<'_>]) -> Result<std::result::Result<(), Fault>> + 't;
 
 /// A file and which fields of it are read.
@@ -75,7 +75,7 @@ pub struct FileReading<'f> {
     pub path: &'f Path,
     pub form: &'f FileForm,
     pub fields: &'f [&'f str],
-    /// How many rows are read at most; all where it is none.
+    /// How many rows are read at most; all if it is `None`.
     pub limit: Option<u64>,
 }
 
@@ -188,7 +188,7 @@ fn holds_lists(path: &Path, form: &SourceForm, file: &FileForm) -> Result<bool> 
     Ok(texts.peek().is_some() && texts.all(is_list))
 }
 
-/// The values of a cell that holds a sequence; none where it holds one.
+/// The values of a cell that holds a sequence; `None` if it holds one.
 fn times_of(cell: &RawCell<'_>, form: &SourceForm) -> Option<Vec<RawCell<'static>>> {
     match cell {
         RawCell::Json(Value::Array(values)) => Some(values.iter().cloned().map(RawCell::of_json).collect()),
@@ -240,9 +240,9 @@ impl Events {
         let recognised = form.clock == TimeSetting::Recognised;
         let mut times = Vec::new();
         for (path, file) in paths.iter().zip(&files).filter(|_| recognised) {
-            let told = format!("`{}` of `{}` is read as {}", form.time, path.display(), file.notation.described());
-            progress.log(format!("preprocess: {told}"));
-            times.push(told);
+            let reported = format!("`{}` of `{}` is read as {}", form.time, path.display(), file.notation.described());
+            progress.log(format!("preprocess: {reported}"));
+            times.push(reported);
         }
         let named = NamedColumns::new(&names, files.iter().all(|file| file.by_polars));
         let user_ids = match memory {
@@ -482,10 +482,10 @@ struct ReadingPlan<'p> {
     paths: &'p [PathBuf],
     files: &'p [EventFile],
     fields: &'p [&'p str],
-    /// Where the columns stand that a condition names.
+    /// The positions of the columns that a condition names.
     places: &'p [usize],
     names: &'p [String],
-    /// Rows that are read of each file; all where it is none.
+    /// Rows that are read of each file; all if it is `None`.
     limit: Option<u64>,
 }
 

@@ -12,9 +12,9 @@ use crate::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct SourceForm {
     format: Format,
-    /// User id, in interactions.
+    /// The column of interactions that holds the user id.
     pub user: String,
-    /// Item id, in interactions.
+    /// The column of interactions that holds the item id.
     pub item: Vec<String>,
     /// What separates the items in a cell that holds a sequence of them; empty: nothing.
     pub item_separator: String,
@@ -22,7 +22,7 @@ pub struct SourceForm {
     pub time: String,
     /// The notation of `time`.
     pub clock: TimeSetting,
-    /// Item id, in items.
+    /// The column of items that holds the item id.
     pub item_id: Vec<String>,
     /// Title, in items; empty: none.
     pub title: String,
@@ -105,7 +105,7 @@ impl SourceForm {
                 item_id: names(&["book_id"]),
                 texts: names(&["description"]),
                 images: names(&["image_url"]),
-                // Shelves are tags of readers, and the genres stand in another file.
+                // Shelves are tags of readers, and the genres are in another file.
                 categories: Vec::new(),
                 ..amazon(Notation::Pattern(GOODREADS.into()))
             },
@@ -126,7 +126,7 @@ impl SourceForm {
         let unknown = self.html.iter().flatten().find(|name| !known.contains(&name.as_str()));
         unknown.map_or(Ok(()), |name| {
             Err(Error::Setting(format!(
-                "`source.html` names `{name}`, which is none of the columns of texts; expected some of {}",
+                "`source.html` names `{name}`, which is not a column of texts; expected one or more of {}",
                 known.join(", ")
             )))
         })

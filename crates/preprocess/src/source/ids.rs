@@ -182,7 +182,7 @@ impl Numbering {
         }
     }
 
-    /// The numbers of all ids since the last time; none where the thread has stopped, which its join tells.
+    /// The numbers of all ids since the last time; `None` if the thread has stopped, which its join tells.
     pub fn take(&mut self) -> Option<Vec<u32>> {
         self.send();
         let (reply, numbers) = sync_channel(1);

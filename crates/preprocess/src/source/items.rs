@@ -61,7 +61,7 @@ pub struct Reading<'a> {
     pub keep_others: bool,
     /// Whether files may lack fields that are named: new items may all be without an image, say. Then it is a warning.
     pub may_lack_fields: bool,
-    /// Rows that are read of each file; all where it is none.
+    /// Rows that are read of each file; all if it is `None`.
     pub limit: Option<u64>,
 }
 

@@ -109,7 +109,7 @@ fn is_integer(text: &str) -> bool {
 fn is_number(text: &str) -> bool {
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     let padded = digits.len() > 1 && digits.starts_with('0') && digits.as_bytes()[1].is_ascii_digit();
-    // The names of what is no number, such as `nan` and `inf`, parse as well.
+    // Names such as `nan` and `inf` would parse as numbers.
     !padded && digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') && text.parse::<f64>().is_ok()
 }
 
@@ -120,7 +120,7 @@ fn is_truth(text: &str) -> bool {
 /// The columns that a condition names, in the order of the events.
 pub struct NamedColumns {
     texts: Vec<TextColumn>,
-    /// Cells of Parquet files, which have types of their own; none where a file of text is among the files, because a column has
+    /// Cells of Parquet files, which have types of their own; `None` if a file of text is among the files, because a column has
     /// one type over all of them.
     typed: Option<Vec<DataFrame>>,
 }

@@ -10,7 +10,7 @@ use crate::images::{DATA, is_image_name};
 use crate::read::{RawCell, literal_of};
 use crate::rejects::Fault;
 
-/// The first id that is there, exactly as it stands.
+/// The first id that is present, unchanged.
 pub fn id<'c>(names: &[String], cells: &'c [RawCell<'_>]) -> Result<Cow<'c, str>, Fault> {
     let Some((name, cell)) = names.iter().zip(cells).find(|(_, cell)| !matches!(cell, RawCell::Missing)) else {
         return Err(Fault::new(format!("no `{}`", names.join("` or `")), ""));

@@ -93,7 +93,7 @@ fn lines_of_json_and_parquet_files_give_what_tables_do() {
 }
 
 #[test]
-fn what_is_wrong_with_a_condition_is_told_with_its_place() {
+fn what_is_wrong_with_a_condition_is_reported_with_its_position() {
     let project = table("e.tsv");
     project.write_raw("e.tsv", TSV);
     for (condition, expected) in [
@@ -130,7 +130,7 @@ fn a_column_without_a_value_satisfies_nothing_and_may_be_missing() {
 }
 
 #[test]
-fn a_field_that_no_line_of_json_has_is_told() {
+fn a_field_that_no_line_of_json_has_is_reported() {
     let project = table("e.jsonl");
     project.write_raw("e.jsonl", "{\"user_id\": \"u\", \"item_id\": \"a\", \"timestamp\": 1, \"rating\": 5}\n");
     let error = refused(&project, &["preprocess.where=ratings > 1"]);
@@ -138,7 +138,7 @@ fn a_field_that_no_line_of_json_has_is_told() {
 }
 
 #[test]
-fn a_window_of_time_is_told_and_counted() {
+fn a_window_of_time_is_reported_and_counted() {
     let project = table("e.tsv");
     let rows = [("a", "1514764799"), ("b", "1514764800"), ("c", "1546300799"), ("d", "1546300800")];
     let lines = rows.map(|(item, time)| format!("u\t{item}\t{time}\n")).concat();
@@ -146,8 +146,8 @@ fn a_window_of_time_is_told_and_counted() {
     let window = ["preprocess.since=2018-01-01", "preprocess.until=2019-01-01"];
     let (items, dropped) = left(&project, &window);
     assert_eq!((items, dropped["outside of the time window"]), (vec!["b".to_owned(), "c".to_owned()], 2));
-    let told = project.run_stderr("preprocess", &["--set", "preprocess.since=2018-01-01 00:00:01"]);
-    assert!(told.contains("events from 2018-01-01T00:00:01Z on"), "{told}");
+    let reported = project.run_stderr("preprocess", &["--set", "preprocess.since=2018-01-01 00:00:01"]);
+    assert!(reported.contains("events from 2018-01-01T00:00:01Z on"), "{reported}");
     assert!(refused(&project, &["preprocess.since=soon"]).contains("is not a time"));
     assert!(refused(&project, &["preprocess.since=2030-01-01"]).contains("change `preprocess.since`"));
 }

@@ -15,11 +15,11 @@ fn a_missing_file_is_named_with_what_to_do() {
     let world = shop_of(SOURCE);
     world.write_raw("r.json.gz", gzip(&reviews(500)));
     let error = world.run_badly("preprocess", &[]);
-    assert!(error.contains("m.json.gz` is not there; put the raw file in that place"), "{error}");
+    assert!(error.contains("m.json.gz` does not exist; put the raw file there"), "{error}");
 }
 
 #[test]
-fn a_cut_gzip_is_told_with_the_lines_it_gave_and_leaves_the_dataset_alone() {
+fn a_truncated_gzip_is_reported_with_the_lines_it_gave_and_leaves_the_dataset_alone() {
     let world = shop_of(SOURCE);
     world.write_raw("r.json.gz", gzip(&reviews(500))).write_raw("m.json.gz", gzip("{\"asin\": \"i0\"}\n"));
     world.run_stderr("preprocess", &[]);
@@ -43,7 +43,7 @@ fn a_filter_that_leaves_nothing_is_named() {
         .write_raw("r.json.gz", gzip(&reviews(500)))
         .write_raw("m.json.gz", gzip("{\"asin\": \"i0\", \"title\": \"T\"}\n"));
     let error = world.run_badly("preprocess", &["--set", "preprocess.user_core=12"]);
-    assert!(error.contains("the filter `12 events a user, 5 an item` dropped the last 77 events"), "{error}");
+    assert!(error.contains("the filter `12 events per user, 5 per item` dropped the last 77 events"), "{error}");
     let error = world.run_badly("preprocess", &["--set", "preprocess.missing=drop"]);
     assert!(error.contains("`items without text or image` dropped the last 77 events"), "{error}");
 }
@@ -63,7 +63,7 @@ fn too_many_bad_lines_stop_the_run() {
 }
 
 #[test]
-fn settings_that_can_not_be_are_sentences() {
+fn impossible_settings_are_errors_with_a_remedy() {
     let world = shop_of("[source]\nformat = \"amazon-2018\"\n");
     assert!(world.run_badly("preprocess", &[]).contains("`source.interactions` names no file"));
     let world = shop_of(SOURCE);

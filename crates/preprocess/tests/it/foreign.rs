@@ -26,8 +26,8 @@ fn shop(files: &[(&str, &[u8])], keys: &str, more: &str) -> Project {
 
 fn made(files: &[(&str, &[u8])], keys: &str, more: &str) -> (Dataset, String) {
     let project = shop(files, keys, more);
-    let told = project.run_stderr("preprocess", &[]);
-    (dataset_of(&project), told)
+    let reported = project.run_stderr("preprocess", &[]);
+    (dataset_of(&project), reported)
 }
 
 fn refused(files: &[(&str, &[u8])], keys: &str, more: &str) -> String {
@@ -108,8 +108,8 @@ fn bounds_within_a_second_divide_events_within_it() {
 }
 
 #[test]
-fn notations_of_time_are_recognised_and_told_or_named_by_a_key() {
-    for (times, key, told) in [
+fn notations_of_time_are_recognised_and_reported_or_named_by_a_key() {
+    for (times, key, reported) in [
         (["2020-07-05 05:27:48.378", "2020-07-05 05:28:00.001"], "", "is read as dates of ISO 8601"),
         (["2018-09-20", "2018-09-21"], "", "dates of ISO 8601"),
         (["20180920", "20180921"], "", "dates written as `%Y%m%d`"),
@@ -123,8 +123,8 @@ fn notations_of_time_are_recognised_and_told_or_named_by_a_key() {
         let keys = format!("{}\ntime = \"{key}\"", tabular("e.csv"));
         let (made, said) = made(&[("e.csv", content.as_bytes())], &keys, "");
         histories_are(&made, &[("u", &["a", "b"])]);
-        assert!(said.contains(told), "{times:?}: {said}");
-        assert_eq!(made.report.interactions.times.len(), usize::from(!told.is_empty()));
+        assert!(said.contains(reported), "{times:?}: {said}");
+        assert_eq!(made.report.interactions.times.len(), usize::from(!reported.is_empty()));
     }
     for (times, key, expected) in [
         (["01/02/2018", "01/03/2018"], "", "may be dates written as"),
@@ -282,9 +282,10 @@ fn dialects_of_tables_are_recognised_or_named() {
         histories_are(&made, expected);
     }
     let commas = b"user_id:token,item_id:token,timestamp:float\n1,2,3\n1,3,4\n";
-    let (made_of_commas, told) = made(&[("x.inter", commas)], "format = \"recbole\"\ninteractions = [\"x.inter\"]", "");
+    let (made_of_commas, reported) =
+        made(&[("x.inter", commas)], "format = \"recbole\"\ninteractions = [\"x.inter\"]", "");
     histories_are(&made_of_commas, &[("1", &["2", "3"])]);
-    assert!(told.contains("x.inter` are separated by ,"), "{told}");
+    assert!(reported.contains("x.inter` are separated by ,"), "{reported}");
     for (name, content, keys, expected) in [
         ("i.csv", &b"A1,B01,5.0,1600000000\n"[..], "", "has no header: its first line is `A1,B01,5.0,1600000000`"),
         ("p.tsv", b"u1\t1 2 3 4\n", "", "source.columns.item_separator"),
@@ -390,7 +391,7 @@ fn every_type_of_a_parquet_file_of_items_is_read_or_refused() {
 }
 
 #[test]
-fn ids_that_do_not_fit_each_other_are_told_with_the_cause() {
+fn ids_that_do_not_fit_each_other_are_reported_with_the_cause() {
     let interactions: &[u8] = b"user_id,item_id,timestamp\nc1,0108775015,1\nc1,0110065001,2\n";
     let keys = format!("{}\nitems = [\"articles.csv\"]", tabular("i.csv"));
     let error = refused(
@@ -405,14 +406,15 @@ fn ids_that_do_not_fit_each_other_are_told_with_the_cause() {
     }
     let error = refused(&[("i.csv", interactions), ("articles.csv", b"item_id,title\nx1,Top\n")], &keys, "");
     assert!(error.contains("are both files of one dataset"), "{error}");
-    let (half, told) = made(
+    let (half, reported) = made(
         &[("i.csv", interactions), ("articles.csv", b"item_id,title\n0108775015,Top\n110065001.0,Shirt\n")],
         &keys,
         "",
     );
     assert!(
-        told.contains("50.0 % of the events are of an item with a line") && told.contains("`110065001.0` in line 3"),
-        "{told}"
+        reported.contains("50.0 % of the events are of items with a line")
+            && reported.contains("`110065001.0` in line 3"),
+        "{reported}"
     );
     assert!((half.report.join.unwrap().events_with_line - 0.5).abs() < 1e-9);
     let lines: &[u8] = b"{\"item_id\": \"0108775015\", \"title\": \"Top\", \"overview\": \"A top.\"}\n";
@@ -421,12 +423,12 @@ fn ids_that_do_not_fit_each_other_are_told_with_the_cause() {
         refused(&[("i.csv", interactions), ("items.jsonl", lines)], &keys, "[source.columns]\ntexts = [\"overveiw\"]");
     assert!(error.contains("items.jsonl` has no field `overveiw` in any line (did you mean `overview`?)"), "{error}");
     let keys = format!("{}\nitems = [\"items.csv\"]", tabular("i.csv"));
-    let (_, told) = made(
+    let (_, reported) = made(
         &[("i.csv", interactions), ("items.csv", b"item_id,title,text\n0108775015,Top,\n0110065001,Shirt,\n")],
         &keys,
         "[source.columns]\ntexts = [\"text\"]",
     );
-    assert!(told.contains("`text` of") && told.contains("is empty in every line"), "{told}");
+    assert!(reported.contains("`text` of") && reported.contains("is empty in every line"), "{reported}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Real data that can't be part of the repository; where it is absent the tests say so and pass.
+//! Real data that cannot be part of the repository; where it is absent the tests say so and pass.
 
 use mp4sr_artifact::Layout;
 use mp4sr_tests::root;

@@ -25,8 +25,8 @@ pub(super) fn section(found: &PreprocessReport, images: Option<&ExtractReport>) 
     ];
     let share = |name: &'static str, share: Option<f64>| share.map(|share| (name, format!("{:.1} %", 100.0 * share)));
     let joined = [
-        share("events of an item with a line", found.join.map(|join| join.events_with_line)),
-        share("lines of an item with events", found.join.map(|join| join.lines_used)),
+        share("events of items with a line", found.join.map(|join| join.events_with_line)),
+        share("lines of items with events", found.join.map(|join| join.lines_used)),
         share("items with a title", found.join.map(|join| join.items_with_title)),
     ];
     let more = [

@@ -32,7 +32,7 @@ impl Page<'_> {
 
 fn lists_table(own: &str, rows: &[ListRow]) -> Markup {
     html! {
-        h3 { "The lists, whoever was right" }
+        h3 { "The lists, independently of accuracy" }
         p {
             "Coverage is the share of all items that is in any list of K. The Gini index is 0 where all items are listed equally "
             "often and nearly 1 where a few take all places; entropy is that of the listed items in nats, over the number of "

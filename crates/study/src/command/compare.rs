@@ -8,23 +8,23 @@ use std::sync::Arc;
 
 use crate::comparison_text::{details, markdown};
 
-/// Prints evaluated runs of one dataset side by side: the best bold, the second underlined, a star where the best is better
-/// than the best other with p < 0.01.
+/// Prints evaluated runs of one dataset side by side: the best value is bold, the second best is underlined, and a star marks a best
+/// value that is significantly above the second best (p < 0.01).
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A run, or several that differ by their seed: `NAME=RUN,RUN,...`.
+    /// A run, or several runs that differ only by their seed: `NAME=RUN,RUN,...`.
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<String>,
     /// The flags of every stage.
     #[command(flatten)]
     pub stage: StageArgs,
-    /// Measures in place of those of `evaluate.k` and `evaluate.measures`: R@K, N@K, Hit@K, P@K, MAP@K, MRR@K, MRR.
+    /// The metrics to print, in place of those of `evaluate.k` and `evaluate.measures`: R@K, N@K, Hit@K, P@K, MAP@K, MRR@K, MRR.
     #[arg(long, value_delimiter = ',', value_name = "MEASURE")]
     measures: Vec<Measure>,
-    /// The validation split in place of the test split.
+    /// Uses the validation split in place of the test split.
     #[arg(long)]
     validation: bool,
-    /// A row a model and measure with intervals and tests, as CSV.
+    /// Prints CSV, with one row per model and metric and with intervals and tests.
     #[arg(long)]
     csv: bool,
 }

@@ -6,23 +6,23 @@ use std::sync::Arc;
 
 use crate::{Grid, Runner, search};
 
-/// Trains every combination of settings as a run of its own and sorts them by validation R@20; the test split is not read.
-/// Without a grid, the model's own is searched.
+/// Trains every combination of settings as a separate run and sorts the runs by validation R@20; the test split is not read. Without
+/// a grid, the model's own grid is searched.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The flags of every stage.
     #[command(flatten)]
     pub stage: StageArgs,
-    /// A key of the pipeline with the values to try; may be given several times.
+    /// A key of the pipeline with the values to try. May be given several times.
     #[arg(long = "grid", value_name = "SECTION.KEY=VALUE,VALUE")]
     grids: Vec<Grid>,
-    /// Several of them, separated by blanks; blanks within quotes and brackets belong to the values.
+    /// Several such grids, separated by blanks; blanks within quotes and brackets belong to the values.
     #[arg(long = "grids", value_name = "GRIDS")]
     more_grids: Option<Assignments>,
-    /// The name of the search; its runs begin with it. Without one it is `search`, or `search-MODEL` for a model's own grid.
+    /// The name of the search, with which the names of its runs begin; by default `search`, or `search-MODEL` for a model's own grid.
     #[arg(long)]
     name: Option<String>,
-    /// Runs made at once, on the machine's cores together.
+    /// The number of runs to make at once, which share the machine's cores.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
 }
@@ -43,7 +43,7 @@ pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     print(&text)?;
     anyhow::ensure!(
         failures == 0,
-        "runs that are not finished: {failures}, see the table; what is done is kept: run it again"
+        "runs that are not finished: {failures}, see the table; finished runs are kept, so run the command again"
     );
     Ok(())
 }

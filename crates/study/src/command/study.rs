@@ -8,39 +8,39 @@ use mp4sr_pipeline::{StageArgs, print};
 
 use crate::{Experiment, Runner, StudyOptions, run_experiment};
 
-/// Makes the runs of a table or figure of the paper, and the table or figure from their stored ranks.
+/// Makes the runs of a table or figure of the paper, and then the table or figure itself from their stored ranks.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// What to study.
+    /// The study.
     experiment: Experiment,
     /// The flags of every stage.
     #[command(flatten)]
     pub stage: StageArgs,
-    /// Runs of every row, each with the next seed; otherwise 3, for Figure 3 it is 5, with --quick 1.
+    /// The number of runs per row, each with the next seed; by default 3, 5 for Figure 3, and 1 with --quick.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     seeds: Option<u16>,
-    /// The last 12 events of each user and a few epochs: a smoke run in minutes, not a result.
+    /// Makes a smoke run, which takes minutes and is not a result: it uses the last 12 events of each user and a few epochs.
     #[arg(long)]
     quick: bool,
-    /// Runs made at once, on the machine's cores together.
+    /// The number of runs to make at once, which share the machine's cores.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: u16,
-    /// A pipeline to pre-train on beside the own one (Table 5); may be given several times.
+    /// A further pipeline to pre-train on (Table 5). May be given several times.
     #[arg(long, num_args = 1.., value_name = "FILE")]
     with: Vec<PathBuf>,
-    /// A pipeline to fine-tune on that pre-training has not seen (Table 5); may be given several times.
+    /// A pipeline to fine-tune on that pre-training has not seen (Table 5). May be given several times.
     #[arg(long, num_args = 1.., value_name = "FILE")]
     unseen: Vec<PathBuf>,
-    /// The ResNet of rows with one: a folder, or a name on the hub. Without it these rows are left out.
+    /// The ResNet for rows that need one: a folder, or a name on the hub. Without it, these rows are left out.
     #[arg(long, default_value = "")]
     resnet: String,
-    /// A text encoder to compare with the pipeline's (study-encoders): a folder, or a name on the hub; may be given several times.
+    /// A text encoder to compare with the pipeline's (study-encoders): a folder, or a name on the hub. May be given several times.
     #[arg(long, num_args = 1.., value_name = "MODEL")]
     text_encoder: Vec<String>,
-    /// An image encoder whose vectors are compared with the pipeline's features (study-encoders); may be given several times.
+    /// An image encoder whose vectors are compared with the pipeline's features (study-encoders). May be given several times.
     #[arg(long, num_args = 1.., value_name = "MODEL")]
     image_encoder: Vec<String>,
-    /// A folder with the paper's numbers, in place of those that the program carries.
+    /// A folder with the paper's numbers, in place of the built-in ones.
     #[arg(long, value_name = "FOLDER")]
     paper: Option<PathBuf>,
 }
@@ -61,7 +61,7 @@ pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     print(&text)?;
     anyhow::ensure!(
         failures == 0,
-        "rows that are missing: {failures}, see the notes; what is done is kept: run it again"
+        "rows that are missing: {failures}, see the notes; finished runs are kept, so run the command again"
     );
     Ok(())
 }

@@ -38,11 +38,11 @@ impl Study<'_> {
         );
         anyhow::ensure!(
             texts.is_empty() || reads("text"),
-            "the pipeline has no modality `text` that is extracted; use one that has, or leave out TEXT"
+            "the pipeline has no modality `text` that is extracted; use a pipeline with one, or leave out TEXT"
         );
         anyhow::ensure!(
             images.is_empty() || reads("image"),
-            "the pipeline has no modality `image` that is extracted; use one that has, or leave out IMAGE"
+            "the pipeline has no modality `image` that is extracted; use a pipeline with one, or leave out IMAGE"
         );
         let mut rows = vec![StudyRow { label: "the pipeline's own".to_owned(), ..full() }];
         for model in texts {

@@ -7,15 +7,15 @@ use mp4sr_pipeline::config::{ImageFeatures, Modality};
 use super::Study;
 use crate::runner::Until;
 
-/// What all rows are that say nothing else, whatever the pipeline is about.
+/// The settings of all rows that do not override them, whatever the pipeline sets.
 pub(super) const ALL: [&str; 2] = ["model.name=\"mp4sr\"", "pretrain.enabled=true"];
 
 /// One model of a study.
 #[derive(Clone, Debug)]
 pub(super) struct StudyRow {
-    /// In tables.
+    /// The name of the row in tables.
     pub(super) label: String,
-    /// In the names of its runs.
+    /// The name of the row within the names of its runs.
     pub(super) slug: String,
     pub(super) overrides: Vec<String>,
 }
@@ -39,7 +39,7 @@ pub(super) fn modality(modality: &Modality, lost: f64, swapped: f64) -> String {
     format!("{{name=\"{name}\",features=\"{features}\",lost={lost},swapped={swapped}}}")
 }
 
-/// A key of a model's section; null where there is none.
+/// A key of a model's section; null if there is none.
 pub(super) fn own_key<'a>(config: &'a Config, key: &str) -> &'a serde_json::Value {
     &config.model.own()[key]
 }
@@ -85,7 +85,7 @@ impl Study<'_> {
         Ok(rows)
     }
 
-    /// Whether one encoder fits all modalities. Where features can't be made, the rows that need them say so.
+    /// Whether one encoder fits all modalities. Where features cannot be made, the rows that need them say so.
     fn has_one_width(&self) -> anyhow::Result<bool> {
         let pipeline = self.runner.args().pipeline.clone();
         self.copy_features(&pipeline, &self.common)?;
@@ -125,8 +125,9 @@ impl Study<'_> {
     fn resnet(&mut self, label: &str) -> Option<StudyRow> {
         let model = &self.options.resnet;
         if model.is_empty() || !self.has_images() {
-            self.notes
-                .push(format!("{label} is left out: no ResNet was named, or the pipeline's images are no pictures"));
+            self.notes.push(format!(
+                "{label} is left out: no ResNet was named, or the pipeline extracts no features from images"
+            ));
             return None;
         }
         let model = format!("extract.image.model={model:?}");
@@ -141,7 +142,7 @@ impl Study<'_> {
     pub(super) fn expect_words(&self) -> anyhow::Result<()> {
         anyhow::ensure!(
             self.has_images() && self.config.extract.image.features == ImageFeatures::Words,
-            "the pipeline has no modality `image` that is described in words; use one that has"
+            "the pipeline has no modality `image` that is described in words; use a pipeline with one"
         );
         Ok(())
     }
@@ -178,7 +179,10 @@ impl Study<'_> {
             .filter(|m| m.name != "image")
             .map(|m| modality(m, m.lost, m.swapped))
             .collect();
-        anyhow::ensure!(!others.is_empty(), "the pipeline has no modality beside `image`; use one that has");
+        anyhow::ensure!(
+            !others.is_empty(),
+            "the pipeline has no modality beside `image`; use a pipeline with another one"
+        );
         let none = format!("model.modalities=[{}]", others.join(","));
         let mut rows = vec![
             row("words of CLIP", "mp4sr", &[]),

@@ -41,7 +41,7 @@ impl Study<'_> {
             let path = whole.layout.feature_file(modality, name);
             if !path.exists() {
                 let remedy = "no stage makes it: write it with the program that makes these features";
-                return Err(Error::unusable(&path, "it is not there", remedy).into());
+                return Err(Error::unusable(&path, "it is missing", remedy).into());
             }
             inputs.push((format!("features of {modality}"), path));
         }

@@ -82,7 +82,7 @@ struct BlockSizes {
     side: usize,
     stride: usize,
     is_first: bool,
-    /// Whether one row of padding less stands before the image than behind it.
+    /// Whether there is one row of padding less before the image than after it.
     adjusts: bool,
     squeezed: usize,
 }

@@ -1,4 +1,4 @@
-//! Qwen3 as an embedding model: a decoder whose last token stands for the text (Qwen3-Embedding).
+//! Qwen3 as an embedding model: a decoder whose last token represents the text (Qwen3-Embedding).
 //!
 //! Zhang et al. 2025 (arXiv 2506.05176). Reference: `Qwen3Model` of transformers. Layers: `candle_transformers`.
 
