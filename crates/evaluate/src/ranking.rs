@@ -142,9 +142,7 @@ pub fn rank_users_in_group<'a>(
             blocks.scan(&vectors, interests, states, |state, at, scores| state.visit(first + at, scores))?;
             let counted: Vec<f64> = states.iter().flat_map(|state| state.counted(&own)).collect();
             let of_all = group.scalars(&counted)?;
-            Ok((0..states.len())
-                .map(|at| Counted::of(of_all.iter().map(|of| &of[COUNTED * at..][..COUNTED])))
-                .collect())
+            Ok((0..states.len()).map(|place| Counted::of(&of_all, place)).collect())
         };
         let mut counted = scan(&mut states)?;
         if counted.iter().any(|counted| counted.is_rounded_otherwise) {
@@ -184,10 +182,11 @@ struct Counted {
 }
 
 impl Counted {
-    /// Of what each process reports, in the order of their items.
-    fn of<'a>(of_all: impl Iterator<Item = &'a [f64]> + Clone) -> Self {
-        let sum = |at: usize| of_all.clone().map(|of| of[at]).sum::<f64>();
-        let bad = of_all.clone().find(|of| of[3] > 0.0);
+    /// Of what each process reports, in the order of their items, of the state at `place`.
+    fn of(of_all: &[Vec<f64>], place: usize) -> Self {
+        let of_state = || of_all.iter().map(|of| &of[COUNTED * place..][..COUNTED]);
+        let sum = |at: usize| of_state().map(|of| of[at]).sum::<f64>();
+        let bad = of_state().find(|of| of[3] > 0.0);
         Self {
             ahead: sum(0) as u32,
             found: sum(1) as f32,
