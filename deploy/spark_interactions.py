@@ -35,6 +35,8 @@ def main():
     user_core, item_core = PRESETS[settings.get("preset", "strict-5core")]
     bounds = {"user": settings.get("user_core", user_core), "item": settings.get("item_core", item_core)}
     spark = SparkSession.builder.appName("mp4sr interactions").getOrCreate()
+    # Spark 4 fails at a time that is not a number, which is null otherwise, and its line rejected.
+    spark.conf.set("spark.sql.ansi.enabled", "false")
 
     # A line by the number of its file, the start of its block and its place in it: the order of all lines.
     place = F.struct(F.col("file"), F.col("_metadata.file_block_start").alias("block"), F.monotonically_increasing_id().alias("row"))

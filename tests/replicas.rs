@@ -104,6 +104,25 @@ impl Postgres {
         wait("PostgreSQL does not start", || self.try_sql("postgres", "select 1").status.success());
     }
 
+    /// Starts the server anew with a certificate, so that it lets nobody in without TLS. Gives the certificate of the authority.
+    fn demand_tls(&mut self) -> PathBuf {
+        let script = "openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=authority && \
+                      openssl req -newkey rsa:2048 -nodes -keyout data/server.key -out server.csr -subj /CN=server && \
+                      echo subjectAltName=IP:127.0.0.1 > names && \
+                      openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out data/server.crt && \
+                      chmod 600 data/server.key && echo ssl=on >> data/postgresql.conf && \
+                      sed -i s/^host/hostssl/ data/pg_hba.conf";
+        let made = Command::new("sh").args(["-c", script]).current_dir(self.folder.path()).output().unwrap();
+        assert!(made.status.success(), "{}", said(&made));
+        if Self::is_root() {
+            let done = Command::new("chown").arg("-R").arg("nobody").arg(self.path("data")).status().unwrap();
+            assert!(done.success());
+        }
+        self.stop();
+        self.run();
+        self.path("ca.pem")
+    }
+
     /// Ends the server at once, and with it every connection.
     fn stop(&mut self) {
         if let Some(mut child) = self.running.take() {
@@ -438,4 +457,50 @@ fn what_is_wrong_with_a_store_is_said_in_one_sentence_without_the_password() {
 fn replica_of_file(world: &Project, path: &Path) -> Service {
     let words = words(&format!("file:{}", path.display()));
     Service::start(world, &words.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// What several connections over TLS read and write, and what an export has of items that only the store keeps.
+#[test]
+fn a_store_is_used_over_tls_and_its_items_are_exported() {
+    let Some(mut store) = Postgres::start() else { return };
+    if !Command::new("openssl").arg("version").output().is_ok_and(|output| output.status.success()) {
+        println!("skipped: openssl is not installed");
+        return;
+    }
+    let authority = store.demand_tls();
+    let world = trained();
+    let words = words(&format!("{}?sslmode=require", store.address()));
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let refused = world.run_badly("serve", &[&["--port", "0"][..], &words].concat());
+    assert!(refused.contains("certificate") && !refused.contains("s3cret"), "{refused}");
+
+    let trusting = |name: &str, more: &[&str]| {
+        let mut command = world.command(name, &[more, &words].concat());
+        command.env("SSL_CERT_FILE", &authority);
+        command
+    };
+    let service = Service::spawn(trusting("serve", &["--port", "0"]));
+    assert_eq!(put(&service, &json!([{ "item_id": "new", "title": "A thing of group 3" }])).status, 200);
+    let over_tls =
+        "select count(*) from pg_stat_ssl join pg_stat_activity using (pid) where ssl and pid <> pg_backend_pid()";
+    assert_ne!(store.sql(over_tls), "0");
+    let listed = service.post("/v1/recommend", &json!({ "history": ["i3", "i4"], "k": 40 })).list();
+    assert_eq!(listed.len(), 31);
+
+    let out = world.folder().join("exported");
+    let forms = ["--format", "lists-jsonl,vectors-npy,huggingface", "--top", "31", "--out"];
+    let exported = trusting("export", &[&forms[..], &[&out.display().to_string()]].concat()).output().unwrap();
+    assert!(exported.status.success(), "{}", said(&exported));
+    let ids: Vec<String> = serde_json::from_slice(&files::read(&out.join("vectors/item_ids.json")).unwrap()).unwrap();
+    assert_eq!((ids.len(), ids.last().unwrap().as_str()), (31, "new"));
+    let lists = files::read_to_string(&out.join("lists/lists.jsonl")).unwrap();
+    assert!(lists.lines().all(|line| line.contains("\"new\"")), "{lists}");
+    // The model folder has the items by itself, without the store.
+    drop(service);
+    store.stop();
+    let run = out.join("huggingface/artifacts/a/runs/mp4sr").display().to_string();
+    let answer =
+        mp4sr_tests::command("recommend").args(["--run", &run, "--history", "i1", "--top", "31"]).output().unwrap();
+    let printed = String::from_utf8_lossy(&answer.stdout).into_owned();
+    assert!(answer.status.success() && printed.contains("\"new\""), "{}", said(&answer));
 }

@@ -206,63 +206,75 @@ fn ranks_and_lists_of_parts_are_those_of_the_whole_and_old_parts_are_not_used() 
 }
 
 /// The files of a dataset that the stages after it read, by name.
-fn dataset(world: &Project) -> Vec<(String, Vec<u8>)> {
-    content(&world.path("sample/dataset"), |name| name.ends_with(".safetensors") || name.ends_with(".parquet"))
+fn dataset(world: &Project, name: &str) -> Vec<(String, Vec<u8>)> {
+    content(&world.path(name).join("dataset"), |name| name.ends_with(".safetensors") || name.ends_with(".parquet"))
 }
 
-#[test]
-fn what_spark_reduces_gives_the_dataset_of_all_lines() {
+/// A Python with PySpark, where there is Java, too.
+fn python_with_spark() -> Option<String> {
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let succeeds = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
     if !succeeds(Command::new(&python).args(["-c", "import pyspark, tomllib"]))
         || !succeeds(Command::new("java").arg("-version"))
     {
         println!("skipped: `{python}` lacks pyspark (name another one with PYTHON), or there is no Java");
-        return;
+        return None;
     }
-    let raw = tempfile::tempdir().unwrap();
-    let made = mp4sr_tests::command("sample").args(["--quiet", "--out"]).arg(raw.path()).status().unwrap();
-    assert!(made.success());
-    let world = Project::of_pipeline("sample", raw.path());
-    world.run("preprocess", &[]);
-    let expected = dataset(&world);
-    assert_eq!(expected.len(), 3);
-    let counted = report(&world);
+    Some(python)
+}
 
+/// Puts what Spark leaves of the interactions `names` of a pipeline in their place. Gives what it has counted.
+fn reduce(python: &str, world: &Project, pipeline: &str, data: &Path, names: &[&str]) -> Value {
     world.write(
         "spark/spark-defaults.conf",
         "spark.master local[2]\nspark.ui.enabled false\nspark.sql.shuffle.partitions 2\n",
     );
     let reduced = world.folder().join("reduced");
-    let mut command = Command::new(&python);
-    command.arg(root().join("deploy/spark_interactions.py")).arg("--pipeline").arg(world.pipeline("sample"));
-    command
-        .arg("--data")
-        .arg(raw.path())
-        .arg("--out")
-        .arg(&reduced)
-        .env("SPARK_CONF_DIR", world.folder().join("spark"));
+    let mut command = Command::new(python);
+    command.arg(root().join("deploy/spark_interactions.py")).arg("--pipeline").arg(world.pipeline(pipeline));
+    command.arg("--data").arg(data).arg("--out").arg(&reduced).env("SPARK_CONF_DIR", world.folder().join("spark"));
     let output = command.env("SPARK_LOCAL_IP", "127.0.0.1").output().unwrap();
     assert!(output.status.success(), "{}", said(&output));
-    let counts: Value = serde_json::from_slice(&output.stdout).unwrap();
-    // Spark counts what the report counts.
+    for name in names {
+        let parts = files::list(&reduced.join(name)).unwrap();
+        let is_part = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("part-"));
+        let joined: Vec<u8> =
+            parts.iter().filter(|path| is_part(path)).flat_map(|path| files::read(path).unwrap()).collect();
+        files::write_bytes(&data.join(name), &joined).unwrap();
+    }
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// That Spark has counted what the report of all lines counts.
+fn expect_counts(counts: &Value, report: &Value) {
     for (step, filter) in [("raw", 0), ("without repeats", 1), ("in the core", 2)] {
         for number in ["events", "users", "items"] {
-            assert_eq!(counts[step][number], counted["filters"][filter][number], "{step}: {number}");
+            assert_eq!(counts[step][number], report["filters"][filter][number], "{step}: {number}");
         }
     }
-    let read = &counted["interactions"]["files"][0];
-    assert_eq!((&counts["lines"], &counts["rejected"]), (&read["lines"], &read["rejected"]));
+    let files = report["interactions"]["files"].as_array().unwrap();
+    for number in ["lines", "rejected"] {
+        let sum: u64 = files.iter().map(|file| file[number].as_u64().unwrap()).sum();
+        assert_eq!(counts[number], sum, "{number}");
+    }
+}
 
-    let parts = files::list(&reduced.join("reviews.json.gz")).unwrap();
-    let mut parts: Vec<_> = parts.into_iter().filter(|path| path.extension().is_some_and(|end| end == "gz")).collect();
-    parts.sort();
-    let joined: Vec<u8> = parts.iter().flat_map(|path| files::read(path).unwrap()).collect();
-    files::write_bytes(&raw.path().join("reviews.json.gz"), &joined).unwrap();
+#[test]
+fn what_spark_reduces_gives_the_dataset_of_all_lines() {
+    let Some(python) = python_with_spark() else { return };
+    let raw = tempfile::tempdir().unwrap();
+    let made = mp4sr_tests::command("sample").args(["--quiet", "--out"]).arg(raw.path()).status().unwrap();
+    assert!(made.success());
+    let world = Project::of_pipeline("sample", raw.path());
+    world.run("preprocess", &[]);
+    let expected = dataset(&world, "sample");
+    assert_eq!(expected.len(), 3);
+    let counted = report(&world, "sample");
+    expect_counts(&reduce(&python, &world, "sample", raw.path(), &["reviews.json.gz"]), &counted);
     files::remove_dir_if_present(&world.path("sample")).unwrap();
     world.run("preprocess", &[]);
-    assert!(dataset(&world) == expected, "the dataset of the reduced lines is another one");
-    let again = report(&world);
+    assert!(dataset(&world, "sample") == expected, "the dataset of the reduced lines is another one");
+    let again = report(&world, "sample");
     assert!(again["filters"][0]["events"].as_u64() < counted["filters"][0]["events"].as_u64());
     let mut differing: Vec<&String> =
         counted.as_object().unwrap().keys().filter(|key| again[key.as_str()] != counted[key.as_str()]).collect();
@@ -270,6 +282,41 @@ fn what_spark_reduces_gives_the_dataset_of_all_lines() {
     assert_eq!(differing, ["events", "filters", "interactions", "items", "join"], "as docs/scale.md says");
 }
 
-fn report(world: &Project) -> Value {
-    serde_json::from_slice(&world.bytes("sample/dataset/report.json")).unwrap()
+/// Files with columns in another order and lines of Windows, a user whose events lie in several files, repeats of which the last file has
+/// the latest, a user below the core, and a line without a time.
+#[test]
+fn several_files_of_delimited_text_are_reduced_together() {
+    let Some(python) = python_with_spark() else { return };
+    let world = Project::small();
+    let names = ["a.tsv", "more.tsv", "last.csv"];
+    let pipeline = files::read_to_string(&world.pipeline("a")).unwrap();
+    let listed = format!("interactions = {names:?}");
+    world.write(
+        "a.toml",
+        pipeline.replace("interactions = [\"a.tsv\"]", &listed).replace("item_core = 1", "item_core = 5"),
+    );
+    let mut more = String::from("timestamp\titem_id\tuser_id\r\n");
+    let mut last = String::from("item_id,user_id,timestamp\n");
+    for at in 0..9 {
+        more.push_str(&format!("{}\ti{}\tsplit\r\n", 1_700_000_000 + at, at % 4));
+        last.push_str(&format!(
+            "i{},split,{}\nrare{at},u{at},{}\n",
+            at % 7,
+            1_700_000_000 + 2 * at,
+            1_500_000_000 + at
+        ));
+    }
+    more.push_str("1700000000\ti3\tseldom\r\n\ti4\tseldom\r\n");
+    world.write("more.tsv", more).write("last.csv", last);
+    world.run("preprocess", &[]);
+    let (expected, counted) = (dataset(&world, "a"), report(&world, "a"));
+    expect_counts(&reduce(&python, &world, "a", world.folder(), &names), &counted);
+    files::remove_dir_if_present(&world.path("a")).unwrap();
+    world.run("preprocess", &[]);
+    assert!(dataset(&world, "a") == expected, "the dataset of the reduced lines is another one");
+    assert!(report(&world, "a")["filters"][0]["events"].as_u64() < counted["filters"][0]["events"].as_u64());
+}
+
+fn report(world: &Project, name: &str) -> Value {
+    serde_json::from_slice(&world.bytes(&format!("{name}/dataset/report.json"))).unwrap()
 }

@@ -43,6 +43,8 @@ pub use reports::{
 pub use rows::{open_parquet, parquet_step};
 pub use stage::{FileRecord, Manifest, Stage, StageSettings, Status, expect_recorded};
 pub use table::{Column, Table};
-pub use tensors::{Header, Tensor, TensorFile, recorded_settings, write_tensors};
+pub use tensors::{
+    Header, Tensor, TensorFile, TensorSource, ValueBlocks, recorded_settings, write_sources, write_tensors,
+};
 pub use timing::Timing;
 pub use vectors::{MergedVectors, VectorCache, VectorKey, merge_vectors, vector_key};

@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+use std::fs::File;
 use std::ops::Deref;
 use std::path::Path;
 
@@ -17,14 +18,18 @@ pub struct Map(Option<memmap2::Mmap>);
 impl Map {
     /// Maps a whole file; an empty file gives no bytes.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = files::open(path)?;
+        Self::of(&files::open(path)?, path)
+    }
+
+    /// Maps a whole file that was opened at `path`.
+    pub fn of(file: &File, path: &Path) -> Result<Self> {
         let length = file.metadata().map_err(|e| Error::io("inspect", path, e))?.len();
         if length == 0 {
             return Ok(Self(None));
         }
         // SAFETY: the bytes must not change while they are borrowed. mp4sr never writes to a file under its final name; a
         // program that does so anyway can make values wrong, as it could before the file was read.
-        let map = unsafe { memmap2::Mmap::map(&file) }.map_err(|e| Error::io("map", path, e))?;
+        let map = unsafe { memmap2::Mmap::map(file) }.map_err(|e| Error::io("map", path, e))?;
         Ok(Self(Some(map)))
     }
 }

@@ -1,9 +1,11 @@
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
-use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo, TensorView};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde::{Deserialize, Serialize};
 
 use crate::fingerprint::ContentHasher;
@@ -82,21 +84,19 @@ impl Tensor {
         };
         (self.dtype(), self.shape(), bytes)
     }
+}
 
-    fn from_view(view: &TensorView<'_>) -> Option<Self> {
-        fn numbers<const N: usize, T>(bytes: &[u8], read: fn([u8; N]) -> T) -> Vec<T> {
-            bytes.as_chunks::<N>().0.iter().map(|chunk| read(*chunk)).collect()
-        }
-        let (bytes, shape) = (view.data(), view.shape().to_vec());
-        Some(match view.dtype() {
-            Dtype::F32 => Self::F32(numbers(bytes, f32::from_le_bytes), shape),
-            Dtype::F16 => Self::F16(numbers(bytes, f16::from_le_bytes), shape),
-            Dtype::BF16 => Self::Bf16(numbers(bytes, bf16::from_le_bytes), shape),
-            Dtype::I64 => Self::I64(numbers(bytes, i64::from_le_bytes), shape),
-            Dtype::U32 => Self::U32(numbers(bytes, u32::from_le_bytes), shape),
-            _ => return None,
-        })
-    }
+/// Calls what it is given with all values of a tensor, block by block; each call gives the same values.
+pub type ValueBlocks<'a> = Box<dyn Fn(&mut dyn FnMut(&[f32]) -> io::Result<()>) -> io::Result<()> + 'a>;
+
+/// Where the values of a tensor that is written come from.
+pub enum TensorSource<'a> {
+    /// The tensor itself.
+    Held(Tensor),
+    /// 32-bit floats with their shape, which stay where they are.
+    Borrowed(&'a [f32], Vec<usize>),
+    /// 32-bit floats with their shape, which are never all held.
+    Blocks(ValueBlocks<'a>, Vec<usize>),
 }
 
 // Numbers are written as they are in memory; the format is little-endian.
@@ -114,25 +114,95 @@ pub(crate) type View<'a> = (Dtype, &'a [usize], &'a [u8]);
 
 /// The same without tensors of its own.
 pub(crate) fn write_views(path: &Path, header: &Header, tensors: &[(&str, View<'_>)]) -> Result<()> {
+    let tensors: Vec<_> = tensors
+        .iter()
+        .map(|&(name, (dtype, shape, bytes))| Outgoing { name, dtype, shape, bytes: Bytes::Held(bytes) })
+        .collect();
+    write_outgoing(path, header, tensors)
+}
+
+/// The same bytes as [`write_tensors`] for tensors that need not be held. Blocks are asked for twice: for the checksum, and to be written.
+pub fn write_sources(path: &Path, header: &Header, tensors: &[(String, TensorSource<'_>)]) -> Result<()> {
+    let made: Vec<_> = tensors
+        .iter()
+        .map(|(_, source)| match source {
+            TensorSource::Blocks(blocks, _) => {
+                Some(|take: Take<'_>| blocks(&mut |values| take(bytemuck::cast_slice(values))))
+            }
+            TensorSource::Held(_) | TensorSource::Borrowed(..) => None,
+        })
+        .collect();
+    let outgoing = tensors.iter().zip(&made).map(|((name, source), made)| {
+        let (dtype, shape, bytes) = match source {
+            TensorSource::Held(tensor) => tensor.view(),
+            TensorSource::Borrowed(values, shape) => (Dtype::F32, &shape[..], bytemuck::cast_slice(values)),
+            TensorSource::Blocks(_, shape) => (Dtype::F32, &shape[..], &[][..]),
+        };
+        let bytes = made.as_ref().map_or(Bytes::Held(bytes), |made| Bytes::Made(made));
+        Outgoing { name, dtype, shape, bytes }
+    });
+    write_outgoing(path, header, outgoing.collect())
+}
+
+/// What takes bytes.
+type Take<'t> = &'t mut dyn FnMut(&[u8]) -> io::Result<()>;
+
+/// Bytes that are made anew, the same, each time they are asked for.
+pub(crate) type Parts<'p> = &'p dyn Fn(Take<'_>) -> io::Result<()>;
+
+#[derive(Clone, Copy)]
+enum Bytes<'a> {
+    Held(&'a [u8]),
+    Made(Parts<'a>),
+}
+
+impl Bytes<'_> {
+    fn give(self, take: Take<'_>) -> io::Result<()> {
+        match self {
+            Self::Held(bytes) => take(bytes),
+            Self::Made(make) => make(take),
+        }
+    }
+}
+
+/// A tensor that is being written.
+struct Outgoing<'a> {
+    name: &'a str,
+    dtype: Dtype,
+    shape: &'a [usize],
+    bytes: Bytes<'a>,
+}
+
+impl Outgoing<'_> {
+    fn length(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+    }
+}
+
+fn write_outgoing(path: &Path, header: &Header, mut tensors: Vec<Outgoing<'_>>) -> Result<()> {
     let mut text = header_text(path, header)?;
-    let parts = tensors.iter().map(|&(name, (dtype, shape, bytes))| (name, form(dtype, shape), bytes));
-    let checksum = Fingerprint::of_content(&text, parts);
-    add_checksum(&mut text, &checksum);
+    tensors.sort_by_key(|tensor| tensor.name);
+    let mut content = ContentHasher::new(&text);
+    for tensor in &tensors {
+        content.tensor(tensor.name, &form(tensor.dtype, tensor.shape), tensor.length());
+        let hashed = tensor.bytes.give(&mut |bytes| {
+            content.bytes(bytes);
+            Ok(())
+        });
+        hashed.map_err(|e| Error::io("write", path, e))?;
+    }
+    add_checksum(&mut text, &content.finish());
     // safetensors' own order. Its `serialize` would hold the file once more in memory, its `serialize_to_file` leaves
     // temporary files behind when it is killed.
-    let mut tensors: Vec<_> = tensors.iter().collect();
-    tensors.sort_by(|(a, (a_type, ..)), (b, (b_type, ..))| b_type.cmp(a_type).then(a.cmp(b)));
+    tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then(a.name.cmp(b.name)));
     let sizes: Vec<_> =
-        tensors.iter().map(|&&(name, (dtype, shape, bytes))| (name, dtype, shape, bytes.len())).collect();
+        tensors.iter().map(|tensor| (tensor.name, tensor.dtype, tensor.shape, tensor.length())).collect();
     let head = head(path, text, &sizes)?;
     files::write_atomic(path, |out| -> io::Result<()> {
         out.write_all(&head)?;
-        tensors.iter().try_for_each(|(_, (.., bytes))| out.write_all(bytes))
+        tensors.iter().try_for_each(|tensor| tensor.bytes.give(&mut |bytes| out.write_all(bytes)))
     })
 }
-
-/// Bytes that are made anew, the same, each time they are asked for.
-pub(crate) type Parts<'p> = &'p dyn Fn(&mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<()>;
 
 /// The same bytes as [`write_views`] for a file of `offsets` and of `values`, which are never held whole.
 pub(crate) fn write_ragged(
@@ -144,27 +214,13 @@ pub(crate) fn write_ragged(
     values: Parts<'_>,
 ) -> Result<()> {
     let rows = offsets.last().copied().unwrap_or(0) as usize;
-    let bytes = rows * width * dtype.bitsize() / 8;
-    let offset_bytes: &[u8] = bytemuck::cast_slice(offsets);
-    let mut text = header_text(path, header)?;
-    let mut content = ContentHasher::new(&text);
-    content.tensor("offsets", &form(Dtype::I64, &[offsets.len()]), offset_bytes.len());
-    content.bytes(offset_bytes);
-    content.tensor("values", &form(dtype, &[rows, width]), bytes);
-    let hashed = values(&mut |part| {
-        content.bytes(part);
-        Ok(())
-    });
-    hashed.map_err(|e| Error::io("write", path, e))?;
-    add_checksum(&mut text, &content.finish());
-    let shapes = [&[offsets.len()][..], &[rows, width][..]];
-    let sizes = [("offsets", Dtype::I64, shapes[0], offset_bytes.len()), ("values", dtype, shapes[1], bytes)];
-    let head = head(path, text, &sizes)?;
-    files::write_atomic(path, |out| -> io::Result<()> {
-        out.write_all(&head)?;
-        out.write_all(offset_bytes)?;
-        values(&mut |part| out.write_all(part))
-    })
+    let (lengths, shape) = ([offsets.len()], [rows, width]);
+    let held = Bytes::Held(bytemuck::cast_slice(offsets));
+    let tensors = vec![
+        Outgoing { name: "offsets", dtype: Dtype::I64, shape: &lengths, bytes: held },
+        Outgoing { name: "values", dtype, shape: &shape, bytes: Bytes::Made(values) },
+    ];
+    write_outgoing(path, header, tensors)
 }
 
 fn failed(path: &Path, error: &dyn std::fmt::Display) -> Error {
@@ -204,23 +260,46 @@ fn form(dtype: Dtype, shape: &[usize]) -> String {
     format!("{dtype:?} {shape:?}")
 }
 
-/// The checked header and the tensors of a file's bytes.
-pub(crate) fn parse<'a>(
+/// What stands before the tensors of a file.
+struct Head {
+    header: Header,
+    /// The header's JSON without its checksum.
+    text: String,
+    checksum: Option<String>,
+    metadata: Metadata,
+    /// Where the first tensor begins in the file.
+    start: u64,
+}
+
+fn damaged(path: &Path, error: &dyn std::fmt::Display, remedy: &str) -> Error {
+    Error::unusable(path, format!("it is not a whole safetensors file ({error})"), remedy)
+}
+
+fn expect_checksum(
     path: &Path,
-    bytes: &'a [u8],
-    format: &str,
-    version: u32,
+    expected: Option<&str>,
+    found: impl FnOnce() -> Result<Fingerprint>,
     remedy: &str,
-) -> Result<(Header, SafeTensors<'a>)> {
-    let damaged =
-        |e: &dyn std::fmt::Display| Error::unusable(path, format!("it is not a whole safetensors file ({e})"), remedy);
-    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(&e))?;
+) -> Result<()> {
+    match expected {
+        Some(expected) if expected != found()?.as_str() => {
+            let reason = "its content is not what was written (the header's `checksum` differs)".to_owned();
+            Err(Error::unusable(path, reason, remedy))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads what stands before the tensors; of these only the sizes are looked at.
+fn parse_head(path: &Path, bytes: &[u8], format: &str, version: u32, remedy: &str) -> Result<Head> {
+    let (length, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(path, &e, remedy))?;
     let Some(text) = metadata.metadata().as_ref().and_then(|m| m.get(HEADER_KEY)) else {
         let reason = format!("its metadata has no key `{HEADER_KEY}` (docs/artifacts.md says what belongs there)");
         return Err(Error::unusable(path, reason, remedy));
     };
     let what = format!("its `{HEADER_KEY}` metadata");
     let (checksum, text) = split_checksum(text);
+    let checksum = checksum.map(str::to_owned);
     let header: Header = serde_json::from_str(&text).map_err(|e| Error::unreadable(path, &what, &e, remedy))?;
     if header.format != format || header.version != version {
         let reason = format!(
@@ -229,16 +308,25 @@ pub(crate) fn parse<'a>(
         );
         return Err(Error::unusable(path, reason, remedy));
     }
-    let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(&e))?;
+    Ok(Head { header, text, checksum, metadata, start: (size_of::<u64>() + length) as u64 })
+}
+
+/// The checked header and the tensors of a file's bytes.
+pub(crate) fn parse<'a>(
+    path: &Path,
+    bytes: &'a [u8],
+    format: &str,
+    version: u32,
+    remedy: &str,
+) -> Result<(Header, SafeTensors<'a>)> {
+    let Head { header, text, checksum, .. } = parse_head(path, bytes, format, version, remedy)?;
+    let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(path, &e, remedy))?;
     let content = || {
         let tensors = file.tensors();
         let parts = tensors.iter().map(|(name, view)| (&name[..], form(view.dtype(), view.shape()), view.data()));
-        Fingerprint::of_content(&text, parts)
+        Ok(Fingerprint::of_content(&text, parts))
     };
-    if checksum.is_some_and(|checksum| checksum != content().as_str()) {
-        let reason = "its content is not what was written (the header's `checksum` differs)".to_owned();
-        return Err(Error::unusable(path, reason, remedy));
-    }
+    expect_checksum(path, checksum.as_deref(), content, remedy)?;
     Ok((header, file))
 }
 
@@ -251,29 +339,66 @@ pub fn recorded_settings(path: &Path) -> Option<serde_json::Value> {
     serde_json::from_str::<Header>(&text).ok().map(|header| header.settings)
 }
 
-/// A tensor file whose header has been read and checked.
+/// A tensor file whose header and checksum have been verified. Its tensors stay on disk until they are taken.
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
     header: Header,
-    tensors: HashMap<String, Tensor>,
+    file: File,
+    /// Where the first tensor begins.
+    start: u64,
+    tensors: HashMap<String, TensorInfo>,
 }
+
+/// Bytes that are read at once for a checksum.
+const READ: usize = 1 << 20;
 
 impl TensorFile {
     /// Reads `path` and checks that it is of `format` in `version`. `remedy` says how to make it anew.
     pub fn read(path: &Path, format: &str, version: u32, remedy: &str) -> Result<Self> {
-        let bytes = files::read(path)?;
-        let (header, file) = parse(path, &bytes, format, version, remedy)?;
-        let mut tensors = HashMap::with_capacity(file.len());
-        for (name, view) in file.iter() {
-            let Some(tensor) = Tensor::from_view(&view) else {
-                let reason =
-                    format!("tensor `{name}` has type {:?}; expected F32, F16, BF16, I64 or U32", view.dtype());
-                return Err(Error::unusable(path, reason, remedy));
-            };
-            tensors.insert(name.to_owned(), tensor);
+        let file = files::open(path)?;
+        let head = parse_head(path, &Map::of(&file, path)?, format, version, remedy)?;
+        let Head { header, text, checksum, metadata, start } = head;
+        let tensors: HashMap<String, TensorInfo> =
+            metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
+        let known = [Dtype::F32, Dtype::F16, Dtype::BF16, Dtype::I64, Dtype::U32];
+        if let Some((name, info)) = tensors.iter().find(|(_, info)| !known.contains(&info.dtype)) {
+            let reason = format!("tensor `{name}` has type {:?}; expected F32, F16, BF16, I64 or U32", info.dtype);
+            return Err(Error::unusable(path, reason, remedy));
         }
-        Ok(Self { path: path.to_owned(), header, tensors })
+        let file = Self { path: path.to_owned(), header, file, start, tensors };
+        expect_checksum(path, checksum.as_deref(), || file.content(&text), remedy)?;
+        Ok(file)
+    }
+
+    /// The fingerprint of the content, which is read in blocks.
+    fn content(&self, header: &str) -> Result<Fingerprint> {
+        let mut content = ContentHasher::new(header);
+        let mut block = vec![0; READ];
+        for name in self.names() {
+            let TensorInfo { dtype, shape, data_offsets: (start, end) } = &self.tensors[&name];
+            content.tensor(&name, &form(*dtype, shape), end - start);
+            for at in (*start..*end).step_by(READ) {
+                let block = &mut block[..READ.min(end - at)];
+                self.fill(at, block)?;
+                content.bytes(block);
+            }
+        }
+        Ok(content.finish())
+    }
+
+    /// Reads the bytes from `at` of the tensors' data.
+    fn fill(&self, at: usize, bytes: &mut [u8]) -> Result<()> {
+        let mut file = &self.file;
+        let read = file.seek(SeekFrom::Start(self.start + at as u64)).and_then(|_| file.read_exact(bytes));
+        read.map_err(|e| Error::io("read", &self.path, e))
+    }
+
+    /// Values at `range` of a tensor whose data begin at `start`.
+    fn numbers<T: bytemuck::Pod>(&self, start: usize, range: Range<usize>) -> Result<Vec<T>> {
+        let mut values = vec![T::zeroed(); range.len()];
+        self.fill(start + range.start * size_of::<T>(), bytemuck::cast_slice_mut(&mut values))?;
+        Ok(values)
     }
 
     /// The file's header.
@@ -303,7 +428,48 @@ impl TensorFile {
 
     /// Takes a tensor out of the file.
     pub fn take(&mut self, name: &str) -> Result<Tensor> {
-        self.tensors.remove(name).ok_or_else(|| self.wrong(format!("tensor `{name}` is missing")))
+        let info = self.tensors.remove(name).ok_or_else(|| self.missing(name))?;
+        let TensorInfo { dtype, shape, data_offsets: (start, _) } = info;
+        let all = 0..shape.iter().product();
+        Ok(match dtype {
+            Dtype::F32 => Tensor::F32(self.numbers(start, all)?, shape),
+            Dtype::F16 => Tensor::F16(self.numbers(start, all)?, shape),
+            Dtype::BF16 => Tensor::Bf16(self.numbers(start, all)?, shape),
+            Dtype::I64 => Tensor::I64(self.numbers(start, all)?, shape),
+            Dtype::U32 => Tensor::U32(self.numbers(start, all)?, shape),
+            other => return Err(self.wrong(format!("tensor `{name}` has type {other:?}"))),
+        })
+    }
+
+    /// The shape of a tensor that was not taken yet.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|info| &info.shape[..])
+    }
+
+    /// Takes the values at `range` of an F32 tensor, all of them finite; the others are not read again.
+    pub fn take_f32_range(&mut self, name: &str, range: Range<usize>) -> Result<Vec<f32>> {
+        let info = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
+        let start = info.data_offsets.0;
+        if info.dtype != Dtype::F32 || range.end > info.shape.iter().product() {
+            let found = format!("{:?} {:?}", info.dtype, info.shape);
+            return Err(self.wrong(format!("tensor `{name}`: expected F32 with {} values, found {found}", range.end)));
+        }
+        let values = self.numbers(start, range.clone())?;
+        self.expect_finite(name, &values, range.start)?;
+        self.tensors.remove(name);
+        Ok(values)
+    }
+
+    /// Refuses values, which stand at `start` of a tensor, that are not all finite.
+    fn expect_finite(&self, name: &str, values: &[f32], start: usize) -> Result<()> {
+        match values.iter().position(|v| !v.is_finite()) {
+            Some(at) => Err(self.wrong(format!("tensor `{name}` holds {} at position {}", values[at], start + at))),
+            None => Ok(()),
+        }
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        self.wrong(format!("tensor `{name}` is missing"))
     }
 
     /// Takes a one-dimensional I64 tensor.
@@ -326,9 +492,7 @@ impl TensorFile {
     pub fn take_f32(&mut self, name: &str) -> Result<(Vec<f32>, Vec<usize>)> {
         match self.take(name)? {
             Tensor::F32(values, shape) => {
-                if let Some(at) = values.iter().position(|v| !v.is_finite()) {
-                    return Err(self.wrong(format!("tensor `{name}` holds {} at position {at}", values[at])));
-                }
+                self.expect_finite(name, &values, 0)?;
                 Ok((values, shape))
             }
             other => Err(self.mismatch(name, "F32", &other)),
@@ -397,5 +561,41 @@ mod tests {
         assert_eq!(safetensors::serialize(theirs.tensors(), metadata.metadata().clone()).unwrap(), written);
         let mut file = TensorFile::read(&path, "state", 1, "").unwrap();
         assert_eq!(file.take_i64("c.offsets").unwrap(), [-1, i64::MAX]);
+        assert_eq!(file.take("a.numbers").unwrap(), tensors[1].1);
+        assert_eq!(file.take_f32_range("a.floats", 1..2).unwrap(), [f32::MIN]);
+        assert!(file.take_f32_range("a.floats", 0..1).is_err(), "it was taken");
+        assert!(file.take_f32_range("b.halves", 0..1).unwrap_err().to_string().contains("found F16 [3]"));
+    }
+
+    #[test]
+    fn tensors_that_are_never_held_give_the_same_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let header = Header {
+            format: "state".to_owned(),
+            version: 1,
+            stage: "test".to_owned(),
+            items: Fingerprint::of_bytes(b"items"),
+            settings: serde_json::Value::Null,
+            inputs: std::collections::BTreeMap::new(),
+        };
+        let values: Vec<f32> = (0..600_000).map(|at| at as f32).collect();
+        let count = ("d.count".to_owned(), Tensor::I64(vec![3], vec![1]));
+        let whole = [
+            ("z".to_owned(), Tensor::F32(values.clone(), vec![300_000, 2])),
+            count.clone(),
+            ("b".to_owned(), Tensor::F32(values[..9].to_vec(), vec![9])),
+        ];
+        write_tensors(&path("whole"), &header, &whole).unwrap();
+        let blocks: ValueBlocks<'_> = Box::new(|take| values.chunks(7_000).try_for_each(take));
+        let sources = [
+            ("z".to_owned(), TensorSource::Blocks(blocks, vec![300_000, 2])),
+            (count.0, TensorSource::Held(count.1)),
+            ("b".to_owned(), TensorSource::Borrowed(&values[..9], vec![9])),
+        ];
+        write_sources(&path("blocks"), &header, &sources).unwrap();
+        assert!(files::read(&path("whole")).unwrap() == files::read(&path("blocks")).unwrap());
+        let mut file = TensorFile::read(&path("blocks"), "state", 1, "").unwrap();
+        assert_eq!(file.take_f32_range("z", 400_000..400_003).unwrap(), values[400_000..400_003]);
     }
 }

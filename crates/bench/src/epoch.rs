@@ -1,4 +1,4 @@
-//! An epoch of fine-tuning through the stage's own loop: batches, steps, validation.
+//! An epoch of fine-tuning through the stage's own loop: batches, steps, validation, saving.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use mp4sr_evaluate::RankOptions;
 use mp4sr_models::mp4sr::{Config, Projection};
 use mp4sr_models::{CandidateSampler, ComputeDevice, Model, Mp4sr, RngKey, TrainingSequences, TransformerConfig};
 use mp4sr_pipeline::config::PhaseSettings;
-use mp4sr_train::{TrainSettings, Training};
+use mp4sr_train::{Launch, TrainSettings, Training};
 use serde_json::json;
 
 use crate::step::Precision;
@@ -61,15 +61,22 @@ fn sequences(sizes: &Sizes, users: usize) -> Sequences {
     }
 }
 
-/// Trains and describes the epochs as one JSON object.
-pub fn run(args: &EpochArgs) -> anyhow::Result<serde_json::Value> {
+/// Trains and describes the epochs as one JSON object, of several processes the first.
+pub fn run(args: &EpochArgs) -> anyhow::Result<Option<serde_json::Value>> {
+    let launch = Launch::find()?;
+    let group = launch.as_ref().map(Launch::group);
+    anyhow::ensure!(
+        group.is_none() || args.candidates.is_none(),
+        "several processes compare with all items; leave `--candidates` out"
+    );
     mp4sr_ops::set_precision(args.precision.into());
     let Workload { modalities, .. } = Workload::draw(&args.sizes, false)?;
     let sequences = sequences(&args.sizes, args.users);
     let config = Config { projection: Projection::Off, ..Config::default() };
     let transformer = TransformerConfig { max_sequence_length: args.sizes.max_len, ..TransformerConfig::default() };
     let key = RngKey::new(args.sizes.seed);
-    let mut model = Mp4sr::new(config, transformer, modalities, &args.device.open()?, key)?;
+    let device = args.device.open()?;
+    let mut model = Mp4sr::in_group(config, transformer, modalities, &device, key, group.cloned())?;
     if let Some(drawn) = args.candidates {
         let users = 0..sequences.user_count();
         let training = TrainingSequences::new(users.map(|user| mp4sr_protocol::training_part(&sequences, user)));
@@ -105,14 +112,19 @@ pub fn run(args: &EpochArgs) -> anyhow::Result<serde_json::Value> {
     };
     let samples = training.sample_count() / args.epochs;
     training.run(|_| {}, |_| {})?;
+    let own = crate::peak_mib().unwrap_or(0) as f64;
+    let peaks = group.map_or_else(|| Ok(vec![vec![own]]), |group| group.scalars(&[own]))?.concat();
+    if group.is_some_and(|group| !group.is_first()) {
+        return Ok(None);
+    }
     let lines = read_log::<EpochLine>(&training.log_path, "run it again")?;
     files::remove_if_present(&training.state_path)?;
     files::remove_if_present(&training.log_path)?;
     let rounded = |seconds: f64| (seconds * 100.0).round() / 100.0;
     let epochs: Vec<[f64; 2]> = lines.iter().map(|line| [rounded(line.seconds.0), rounded(line.seconds.1)]).collect();
-    Ok(json!({
+    Ok(Some(json!({
         "bench": "epoch", "device": args.device.to_string(), "precision": format!("{:?}", args.precision).to_lowercase(),
         "items": args.sizes.items, "users": args.users, "samples": samples, "batch": args.sizes.batch,
-        "candidates": args.candidates, "threads": crate::threads(), "training_and_validation_s": epochs, "peak_mib": crate::peak_mib(),
-    }))
+        "candidates": args.candidates, "processes": peaks.len(), "threads": crate::threads(), "training_and_validation_s": epochs, "peak_mib": peaks,
+    })))
 }

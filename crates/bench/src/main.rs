@@ -33,7 +33,7 @@ enum What {
     Step(step::StepArgs),
     /// A training step of a baseline.
     Baseline(baselines::BaselineArgs),
-    /// Epochs of fine-tuning, as the stage trains.
+    /// Epochs of fine-tuning, as the stage trains: by this process, or by those that mpirun starts.
     Epoch(epoch::EpochArgs),
     /// A ranking of users' targets among all items.
     Rank(rank::RankArgs),
@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     run_main(move || match arguments.what {
         What::Step(args) => print(&format!("{}\n", step::run(&args)?)),
         What::Baseline(args) => print(&format!("{}\n", baselines::run(&args)?)),
-        What::Epoch(args) => print(&format!("{}\n", epoch::run(&args)?)),
+        What::Epoch(args) => epoch::run(&args)?.iter().try_for_each(|line| print(&format!("{line}\n"))),
         What::Rank(args) => print(&format!("{}\n", rank::run(&args)?)),
         What::Extract(args) => print(&format!("{}\n", extract::run(&args)?)),
         What::Group(args) => group::run(&args)?.iter().try_for_each(|line| print(&format!("{line}\n"))),

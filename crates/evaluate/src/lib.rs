@@ -6,5 +6,5 @@ pub mod command;
 mod loss;
 mod ranking;
 
-pub use loss::mean_loss;
-pub use ranking::{RankError, RankOptions, Ranks, rank_users};
+pub use loss::{mean_loss, mean_loss_in_group};
+pub use ranking::{RankError, RankOptions, Ranks, rank_users, rank_users_in_group};

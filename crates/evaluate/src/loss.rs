@@ -1,6 +1,6 @@
 use candle_core::{D, Tensor};
-use mp4sr_models::{Query, Result, Scorer};
-use mp4sr_ops::{cross_entropy, plain};
+use mp4sr_models::{Error, ProcessGroup, Query, Result, Scorer};
+use mp4sr_ops::{Mask, cross_entropy, gather, merge_logsumexp, plain, row_logsumexp};
 use mp4sr_protocol::EvalCase;
 
 /// The mean over users of the cross-entropy of their cases' targets under softmax of the scores over all items, nothing dropped;
@@ -22,6 +22,41 @@ pub fn mean_loss<'a>(
             interests => of_interests(&queries, scorer.items(), &targets, interests)?,
         };
         sum += losses.to_vec1::<f32>()?.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+    }
+    Ok(sum / cases.len() as f64)
+}
+
+/// The same by a group of processes, each of which has a scorer of its own items. Every process gets the mean, which differs from that of
+/// one process in rounding.
+pub fn mean_loss_in_group<'a>(
+    group: &ProcessGroup,
+    scorer: &dyn Scorer,
+    users: usize,
+    case: impl Fn(usize) -> Option<EvalCase<'a>>,
+    batch: usize,
+) -> Result<f64> {
+    if scorer.interests() != 1 {
+        let interests = scorer.interests();
+        return Err(Error::Msg(format!("the loss of {interests} interests per query is computed by one process only")));
+    }
+    let cases: Vec<(u32, EvalCase<'a>)> = (0..users).filter_map(|user| Some((user as u32, case(user)?))).collect();
+    let (first, items) = (scorer.first_item(), scorer.items());
+    let mut sum = 0.0;
+    for block in cases.chunks(batch) {
+        let query = |(user, case): &(u32, EvalCase<'a>)| Query { user: Some(*user), history: case.history };
+        let queries = scorer.queries(&block.iter().map(query).collect::<Vec<_>>())?;
+        let own = row_logsumexp(&queries, items, 1.0, &Mask::None)?;
+        let sums = merge_logsumexp(group, "log-sum-exp", &own)?.to_vec1::<f32>()?;
+        sum += sums.iter().map(|&sum| f64::from(sum)).sum::<f64>();
+        // Whoever has a target subtracts its logit.
+        let targets = block.iter().zip(0u32..).filter_map(|((_, case), row)| {
+            let column = (case.target as usize - 1).checked_sub(first).filter(|&column| column < items.dims()[0])?;
+            Some((row, column as u32))
+        });
+        let (rows, columns): (Vec<u32>, Vec<u32>) = targets.unzip();
+        let hits = (gather(&queries, &rows)? * gather(items, &columns)?)?.sum(D::Minus1)?.to_vec1::<f32>()?;
+        let hits = group.scalars(&[hits.iter().map(|&hit| f64::from(hit)).sum()])?;
+        sum -= hits.iter().map(|of| of[0]).sum::<f64>();
     }
     Ok(sum / cases.len() as f64)
 }

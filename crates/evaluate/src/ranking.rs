@@ -1,4 +1,6 @@
-use mp4sr_models::{Error, Query, Scorer};
+use std::ops::Range;
+
+use mp4sr_models::{Error, ProcessGroup, Query, Scorer};
 use mp4sr_ops::{Removed, ScoreBlocks, count_at_least};
 use mp4sr_protocol::{BadScore, EvalCase};
 
@@ -72,13 +74,11 @@ pub fn rank_users<'a>(
     options: RankOptions,
     mut progress: impl FnMut(u64),
 ) -> Result<Ranks, RankError> {
-    let cases: Vec<(usize, EvalCase<'a>)> =
-        (0..users).filter_map(|user| Some((user, shown(case(user)?, options.history)))).collect();
+    let cases = cases(users, case, options);
     let mut ranks = vec![0; users];
     let (blocks, interests) = (ScoreBlocks::new(scorer.items())?, scorer.interests());
     for block in cases.chunks(options.batch) {
-        let query = |(user, case): &(usize, EvalCase<'a>)| Query { user: Some(*user as u32), history: case.history };
-        let vectors = scorer.queries(&block.iter().map(query).collect::<Vec<_>>())?;
+        let vectors = scorer.queries(&queries(block))?;
         let targets: Vec<u32> = block.iter().map(|(_, case)| case.target - 1).collect();
         let counted = match interests {
             1 => blocks.count_ahead(&vectors, &targets, &removed(block, options))?,
@@ -94,8 +94,7 @@ pub fn rank_users<'a>(
             .chunks(interests)
             .zip(block)
             .map(|(vectors, (_, case))| {
-                let scores = vectors.iter().filter_map(|vector| blocks.score(vector, case.target as usize - 1));
-                RankState::new(scores.fold(f32::NEG_INFINITY, f32::max), case, options)
+                RankState::new(score(&blocks, vectors, case.target as usize - 1), case, options)
             })
             .collect();
         blocks.scan(&vectors, interests, &mut states, RankState::visit)?;
@@ -113,6 +112,107 @@ pub fn rank_users<'a>(
         progress(block.len() as u64);
     }
     Ok(ranks)
+}
+
+/// The same ranks by a group of processes, each of which compares all users' queries with its own share of the items: `scorer` is that of
+/// a model which the group computes together. A collective operation, of which every process gets all ranks.
+pub fn rank_users_in_group<'a>(
+    group: &ProcessGroup,
+    scorer: &dyn Scorer,
+    users: usize,
+    case: impl Fn(usize) -> Option<EvalCase<'a>>,
+    options: RankOptions,
+) -> Result<Ranks, RankError> {
+    let cases = cases(users, case, options);
+    let mut ranks = vec![0; users];
+    let (blocks, interests, first) = (ScoreBlocks::new(scorer.items())?, scorer.interests(), scorer.first_item());
+    let own = first..first + blocks.count();
+    for block in cases.chunks(options.batch) {
+        let vectors = scorer.queries(&queries(block))?;
+        let rows = vectors.to_vec2::<f32>()?;
+        let target_score = |(vectors, (_, case)): (&[Vec<f32>], &(usize, EvalCase<'a>))| {
+            let target = case.target as usize - 1;
+            if own.contains(&target) { f64::from(score(&blocks, vectors, target - first)) } else { 0.0 }
+        };
+        // Each comes from the process that has the item; the others add zeros.
+        let targets: Vec<f64> = rows.chunks(interests).zip(block).map(target_score).collect();
+        let targets = sums(&group.scalars(&targets)?);
+        let states = targets.iter().zip(block).map(|(&own, (_, case))| RankState::new(own as f32, case, options));
+        let mut states: Vec<RankState> = states.collect();
+        let scan = |states: &mut [RankState]| -> Result<Vec<Counted>, Error> {
+            blocks.scan(&vectors, interests, states, |state, at, scores| state.visit(first + at, scores))?;
+            let counted: Vec<f64> = states.iter().flat_map(|state| state.counted(&own)).collect();
+            let of_all = group.scalars(&counted)?;
+            Ok((0..states.len()).map(|place| Counted::of(&of_all, place)).collect())
+        };
+        let mut counted = scan(&mut states)?;
+        if counted.iter().any(|counted| counted.is_rounded_otherwise) {
+            for (state, counted) in states.iter_mut().zip(&counted) {
+                state.found = counted.found;
+                state.again();
+            }
+            counted = scan(&mut states)?;
+        }
+        for ((user, _), counted) in block.iter().zip(counted) {
+            ranks[*user] = match counted.bad {
+                Some(source) => return Err(RankError::Score { user: user + 1, source }),
+                None => counted.ahead + 1,
+            };
+        }
+    }
+    Ok(ranks)
+}
+
+/// Sums over processes of what each has, place by place.
+fn sums(of_all: &[Vec<f64>]) -> Vec<f64> {
+    let places = 0..of_all.first().map_or(0, Vec::len);
+    places.map(|at| of_all.iter().map(|of| of[at]).sum()).collect()
+}
+
+/// Numbers that a process reports of a [`RankState`].
+const COUNTED: usize = 5;
+
+/// What the processes of a group have counted of a target's rank.
+struct Counted {
+    ahead: u32,
+    /// The target's score in its block.
+    found: f32,
+    /// Whether that is not the score which others were compared with.
+    is_rounded_otherwise: bool,
+    bad: Option<BadScore>,
+}
+
+impl Counted {
+    /// Of what each process reports, in the order of their items, of the state at `place`.
+    fn of(of_all: &[Vec<f64>], place: usize) -> Self {
+        let of_state = || of_all.iter().map(|of| &of[COUNTED * place..][..COUNTED]);
+        let sum = |at: usize| of_state().map(|of| of[at]).sum::<f64>();
+        let bad = of_state().find(|of| of[3] > 0.0);
+        Self {
+            ahead: sum(0) as u32,
+            found: sum(1) as f32,
+            is_rounded_otherwise: sum(2) > 0.0,
+            bad: bad.map(|of| BadScore { item: of[3] as u32, score: of[4] as f32 }),
+        }
+    }
+}
+
+/// The users that are ranked, with what the model is shown of each.
+fn cases<'a>(
+    users: usize,
+    case: impl Fn(usize) -> Option<EvalCase<'a>>,
+    options: RankOptions,
+) -> Vec<(usize, EvalCase<'a>)> {
+    (0..users).filter_map(|user| Some((user, shown(case(user)?, options.history)))).collect()
+}
+
+fn queries<'a>(block: &[(usize, EvalCase<'a>)]) -> Vec<Query<'a>> {
+    block.iter().map(|(user, case)| Query { user: Some(*user as u32), history: case.history }).collect()
+}
+
+/// The score of an item, by itself: the greatest over the vectors of a query.
+fn score(blocks: &ScoreBlocks, vectors: &[Vec<f32>], column: usize) -> f32 {
+    vectors.iter().filter_map(|vector| blocks.score(vector, column)).fold(f32::NEG_INFINITY, f32::max)
 }
 
 fn shown(case: EvalCase<'_>, history: Option<usize>) -> EvalCase<'_> {
@@ -166,6 +266,14 @@ impl RankState {
         (self.own, self.ahead) = (self.found, 0);
     }
 
+    /// What a process that has the items `own` reports.
+    fn counted(&self, own: &Range<usize>) -> [f64; COUNTED] {
+        let found = if own.contains(&self.target) { f64::from(self.found) } else { 0.0 };
+        let is_rounded_otherwise = f64::from(u8::from(self.own.to_bits() != self.found.to_bits()));
+        let (item, score) = self.bad.as_ref().map_or((0, 0.0), |bad| (bad.item, bad.score));
+        [f64::from(self.ahead), found, is_rounded_otherwise, f64::from(item), f64::from(score)]
+    }
+
     fn visit(&mut self, first: usize, scores: &[f32]) {
         if self.bad.is_some() {
             return;
@@ -193,7 +301,26 @@ mod tests {
     use super::*;
     use candle_core::{Device, Tensor};
     use mp4sr_models::RngKey;
+    use mp4sr_ops::run_threads;
     use proptest::prelude::*;
+
+    /// A process's share of the items, from this one.
+    struct Share(Fixed, usize);
+
+    impl Scorer for Share {
+        fn items(&self) -> &Tensor {
+            self.0.items()
+        }
+        fn first_item(&self) -> usize {
+            self.1
+        }
+        fn interests(&self) -> usize {
+            self.0.interests()
+        }
+        fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor, Error> {
+            self.0.queries(queries)
+        }
+    }
 
     /// Items, vectors of queries, interests.
     struct Fixed(Tensor, Tensor, usize);
@@ -224,7 +351,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
 
-        /// The streaming ranking against scores that are all held and counted one by one.
+        /// The streaming ranking, by one process and by several, against scores that are all held and counted one by one.
         #[test]
         fn streaming_agrees_with_the_naive_ranking(
             items in prop_oneof![2usize..60, 1000usize..2600],
@@ -235,6 +362,7 @@ mod tests {
             remove_seen: bool,
             history in prop::option::of(1usize..6),
             interests in 1usize..4,
+            processes in 2usize..6,
             seed: u64,
         ) {
             let scorer = Fixed(coarse(seed, items, d, kinds), coarse(seed ^ 1, 7, d, kinds), interests);
@@ -243,6 +371,18 @@ mod tests {
                 .collect();
             let options = RankOptions { batch, remove_seen, history };
             let found = rank_users(&scorer, users, |u| EvalCase::last_of(&sequences[u]), options, |_| ()).unwrap();
+            if items >= processes {
+                let by_group = run_threads(processes, |group| {
+                    let share = group.share(items);
+                    let own = scorer.0.narrow(0, share.start, share.len())?;
+                    let own = Share(Fixed(own, scorer.1.clone(), interests), share.start);
+                    let case = |u: usize| EvalCase::last_of(&sequences[u]);
+                    rank_users_in_group(&group, &own, users, case, options).map_err(|e| Error::Msg(e.to_string()))
+                });
+                for ranks in by_group {
+                    prop_assert_eq!(&ranks.unwrap(), &found, "by {} processes", processes);
+                }
+            }
             let columns = scorer.0.t().unwrap().contiguous().unwrap();
             for (sequence, found) in sequences.iter().zip(found) {
                 // Of a sequence cut to its end, nothing else is known.
@@ -264,7 +404,15 @@ mod tests {
         let items = Tensor::new(&[[1f32], [2.0], [f32::NAN]], &Device::Cpu).unwrap();
         let scorer = Fixed(items, Tensor::ones((7, 1), candle_core::DType::F32, &Device::Cpu).unwrap(), 1);
         let options = RankOptions { batch: 4, remove_seen: false, history: None };
-        let error = rank_users(&scorer, 2, |_| EvalCase::last_of(&[1, 2]), options, |_| ()).unwrap_err().to_string();
+        let case = |_: usize| EvalCase::last_of(&[1, 2]);
+        let error = rank_users(&scorer, 2, case, options, |_| ()).unwrap_err().to_string();
         assert!(error.contains("user 1") && error.contains("item 3"), "{error}");
+        for other in run_threads(3, |group| {
+            let own = scorer.0.narrow(0, group.rank(), 1)?;
+            let own = Share(Fixed(own, scorer.1.clone(), 1), group.rank());
+            Ok(rank_users_in_group(&group, &own, 2, case, options).unwrap_err().to_string())
+        }) {
+            assert_eq!(other.unwrap(), error);
+        }
     }
 }

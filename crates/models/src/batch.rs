@@ -70,7 +70,8 @@ impl Batch {
         Self {
             users: self.users[samples.clone()].to_vec(),
             items: self.items[first..first + offsets.tokens()].to_vec(),
-            targets: self.targets[samples].to_vec(),
+            // Queries have none.
+            targets: self.targets.get(samples).unwrap_or_default().to_vec(),
             offsets,
         }
     }

@@ -11,12 +11,6 @@ use mp4sr_ops::{
 use crate::Batch;
 use crate::features::DistinctItems;
 
-/// All rows of a table, without a gradient: what ranking reads. `owned` has the rows of each process, `table` those of this one.
-pub(crate) fn all_rows(group: &ProcessGroup, table: &Tensor, owned: &[Range<usize>]) -> Result<Tensor> {
-    let counts: Vec<usize> = owned.iter().map(Range::len).collect();
-    Ok(gather_rows(group, "tables to rank by", table, &counts)?.detach())
-}
-
 /// A batch of which every process computes a run of the samples.
 #[derive(Debug)]
 pub(crate) struct SharedBatch<'a> {
@@ -66,6 +60,12 @@ impl<'a> SharedBatch<'a> {
         Ok(TokenRows { table: fetch_rows(self.group, "item rows", table, requests)?, rows })
     }
 
+    /// The vectors of all samples, of which this process has those of its own.
+    pub fn gather_queries(&self, queries: &Tensor) -> Result<Tensor> {
+        let counts: Vec<usize> = self.shares.iter().map(Range::len).collect();
+        gather_rows(self.group, "queries", queries, &counts)
+    }
+
     /// What this process adds to the mean cross-entropy of softmax(scale a b^T): `queries` are those of the own samples, `candidates` those
     /// of the items `items`, from 0.
     pub fn cross_entropy(
@@ -75,8 +75,7 @@ impl<'a> SharedBatch<'a> {
         items: &Range<usize>,
         scale: f32,
     ) -> Result<Tensor> {
-        let counts: Vec<usize> = self.shares.iter().map(Range::len).collect();
-        let queries = gather_rows(self.group, "queries", queries, &counts)?;
+        let queries = self.gather_queries(queries)?;
         let own = row_logsumexp(&queries, candidates, scale, &Mask::None)?;
         let sums = merge_logsumexp(self.group, "log-sum-exp", &own)?;
         let samples = self.own_samples();

@@ -126,8 +126,7 @@ pub trait Model {
     }
 
     /// The loss of a batch, a scalar to differentiate. Every random draw comes from the keys of `step`. In a group every process is given
-    /// the whole batch, and the loss is the sum of what the processes return; it and its gradient are collective operations, and so is
-    /// [`scorer`](Self::scorer).
+    /// the whole batch, and the loss is the sum of what the processes return; it and its gradient are collective operations.
     fn loss(&self, phase: &Phase, batch: &Batch, step: &Step) -> Result<Tensor>;
 
     /// Called after the optimiser has taken a step: where buffers change.
@@ -162,9 +161,17 @@ impl<'a> Query<'a> {
 }
 
 /// Scores of items: an item's score is its inner product with the query, or the greatest of those with the query's interests.
+///
+/// Of a model that a group of processes computes, every process has a scorer of its own share of the items. Then [`queries`](Self::queries)
+/// is a collective operation: all processes give the same queries, and get the vectors of all.
 pub trait Scorer {
-    /// The item matrix, `[I, k]`: row i-1 is item i.
+    /// The item matrix, `[I, k]`: row i-1 is item i. In a group, those of this process's share.
     fn items(&self) -> &Tensor;
+
+    /// The row of the first of these items among all: 0 unless this process has a share of them.
+    fn first_item(&self) -> usize {
+        0
+    }
 
     /// Interests per query.
     fn interests(&self) -> usize {

@@ -54,11 +54,12 @@ pub use lightgcn::LightGcn;
 pub use masr::Masr;
 pub use mp4sr::Mp4sr;
 pub use mp4sr_ops::{
-    CmclDirection, ComputeDevice, Error, FalseNegatives, ProcessGroup, Ragged, Result, RngKey, StoredValues,
+    BlockReader, CmclDirection, ComputeDevice, DividedValues, Error, FalseNegatives, ProcessGroup, Ragged, Result,
+    RngKey, StoredValues, lend_blocks,
 };
 pub use mvrnn::MvRnn;
 pub use negatives::NegativeSampler;
-pub use parameters::{Initial, Parameters, Part, Stored};
+pub use parameters::{Initial, Parameters, Part, Stored, TableShare};
 pub use popularity::Popularity;
 pub use recipe::{
     Data, Modality, Preset, RECIPES, Reads, Recipe, Refused, Renamed, Section, Settings, Supports, TrainingSequences,

@@ -79,6 +79,19 @@ struct Entry {
     shard: Option<Shard>,
 }
 
+/// What a process of a group has of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableShare {
+    /// The shape of the whole table.
+    pub whole_shape: Vec<usize>,
+    /// The shape of the own rows.
+    pub own_shape: Vec<usize>,
+    /// Where the own values lie among those of the whole table.
+    pub own: Range<usize>,
+    /// How many values each process has.
+    pub lengths: Vec<usize>,
+}
+
 /// The rows that each process of a group has of a parameter.
 #[derive(Clone, Debug)]
 struct Shard {
@@ -234,6 +247,19 @@ impl Parameters {
         self.entry(name)?.shard.as_ref().map(|shard| &shard.rows[..])
     }
 
+    /// What this process has of a table; none for a parameter that it has whole.
+    pub fn table_share(&self, name: &str) -> Option<TableShare> {
+        let entry = self.entry(name)?;
+        let Shard { group, rows } = entry.shard.as_ref()?;
+        let own = &rows[group.rank()];
+        Some(TableShare {
+            whole_shape: entry.whole_shape(),
+            own_shape: entry.shape.clone(),
+            own: own.start * entry.columns..own.end * entry.columns,
+            lengths: rows.iter().map(|rows| rows.len() * entry.columns).collect(),
+        })
+    }
+
     /// Whether a variable has rows of its own on every process of the group.
     pub fn is_shard(&self, var: &Var) -> bool {
         let shards = self.entries.iter().filter(|entry| entry.shard.is_some());
@@ -349,29 +375,14 @@ impl Parameters {
     /// Values of every parameter. A collective operation in a group, of which the first process gets whole tables, the others none of
     /// their values.
     pub fn values(&self) -> Result<Vec<Stored>> {
-        self.own_values()?.into_iter().map(|own| self.whole(own)).collect()
+        let own = self.own_values()?.into_iter().zip(&self.entries);
+        own.map(|((name, own, _), entry)| Ok((name, entry.whole_values(own)?, entry.whole_shape()))).collect()
     }
 
-    /// A whole parameter out of the part that this process has: a collective operation like [`values`](Self::values).
-    pub fn whole(&self, (name, values, _): Stored) -> Result<Stored> {
-        let entry = self.entry(&name).ok_or_else(|| no_parameter(&name))?;
-        Ok((name, entry.whole_values(values)?, entry.whole_shape()))
-    }
-
-    /// What belongs to a whole parameter, such as its moments, out of the part that this process has.
+    /// What belongs to a whole parameter, such as its moments, out of the part that this process has: a collective operation like
+    /// [`values`](Self::values).
     pub fn whole_values(&self, name: &str, own: Vec<f32>) -> Result<Vec<f32>> {
         self.entry(name).ok_or_else(|| no_parameter(name))?.whole_values(own)
-    }
-
-    /// What this process has of a stored parameter.
-    pub fn own_part(&self, (name, values, shape): Stored) -> Stored {
-        match self.entry(&name) {
-            Some(entry) if entry.shard.is_some() && shape == entry.whole_shape() => {
-                let own = entry.own_values(&values).to_vec();
-                (name, own, entry.shape.clone())
-            }
-            _ => (name, values, shape),
-        }
     }
 
     /// Values of every parameter, of a table those of the rows that this process has.

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor, Var};
 use mp4sr_ops::{ProcessGroup, Result, RngKey, Rows, cross_entropy, gather, sampled_cross_entropy};
 
 use crate::candidates::add_history;
-use crate::group_batch::{SharedBatch, all_rows};
+use crate::group_batch::SharedBatch;
 use crate::interface::FINETUNE;
 use crate::recipe::{NoKeys, Reads, Recipe, Section, Supports};
 use crate::{
@@ -94,13 +94,8 @@ impl SasRec {
 
     /// The vector after the last item of each history, `[B, d_0]`.
     fn sequences(&self, batch: &Batch, key: Option<RngKey>) -> Result<Tensor> {
-        self.sequences_over(&self.items, batch, key)
-    }
-
-    /// The same with all rows of the table.
-    fn sequences_over(&self, table: &Tensor, batch: &Batch, key: Option<RngKey>) -> Result<Tensor> {
         let rows: Vec<u32> = batch.items.iter().map(|item| item - 1).collect();
-        self.transformer.forward(Rows::new(table, &rows), None, &batch.offsets, key)
+        self.transformer.forward(Rows::new(&self.items, &rows), None, &batch.offsets, key)
     }
 
     /// The rows of the table that each process has.
@@ -157,12 +152,7 @@ impl Model for SasRec {
     }
 
     fn scorer(&self, _: &Phase) -> Result<Box<dyn Scorer + '_>> {
-        let own = self.items.as_tensor().detach();
-        let items = match &self.group {
-            Some(group) => all_rows(group, &own, self.owned())?,
-            None => own,
-        };
-        Ok(Box::new(SasRecScorer { model: self, items }))
+        Ok(Box::new(SasRecScorer { model: self, items: self.items.as_tensor().detach() }))
     }
 }
 
@@ -176,8 +166,22 @@ impl Scorer for SasRecScorer<'_> {
         &self.items
     }
 
+    fn first_item(&self) -> usize {
+        self.model.group.as_ref().map_or(0, |group| self.model.owned()[group.rank()].start)
+    }
+
     fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
-        let batch = Batch::of_queries(queries, self.model.config.max_sequence_length)?;
-        Ok(self.model.sequences_over(&self.items, &batch, None)?.detach())
+        let model = self.model;
+        let batch = Batch::of_queries(queries, model.config.max_sequence_length)?;
+        let vectors = match &model.group {
+            Some(group) => {
+                let shared = SharedBatch::new(group, &batch);
+                let tokens = shared.token_rows(&self.items, model.owned(), 0)?;
+                let rows = Rows::new(&tokens.table, &tokens.rows);
+                shared.gather_queries(&model.transformer.forward(rows, None, &shared.own.offsets, None)?)?
+            }
+            None => model.sequences(&batch, None)?,
+        };
+        Ok(vectors.detach())
     }
 }

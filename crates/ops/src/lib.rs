@@ -41,7 +41,10 @@ pub use device::{ComputeDevice, Precision, check_precision, set_precision};
 pub use edges::{Edges, Side};
 pub use encoder::{DeviceEncoder, DeviceTransformer, EncoderInput, EncoderParts, Readout};
 pub use gather_index::GatherIndex;
-pub use group::{ProcessGroup, RowRequests, Traffic, Transport, fetch_rows, gather_rows, merge_logsumexp, run_threads};
+pub use group::{
+    BlockReader, DividedValues, ProcessGroup, RowRequests, Traffic, Transport, fetch_rows, gather_rows, lend_blocks,
+    merge_logsumexp, run_threads,
+};
 pub use inference::{
     Activation, InferenceLayer, InferenceLinear, InferenceNorm, InferenceShape, InferenceTransformer, RelativeBias,
 };

@@ -1,9 +1,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mp4sr_artifact::{Error, Fingerprint, Header, Result, Tensor, TensorFile, write_tensors};
+use mp4sr_artifact::{Error, Fingerprint, Header, Result, Tensor, TensorFile};
 use mp4sr_models::{Buffer, BufferValues, Model, Phase, Stored};
 use serde::{Deserialize, Serialize};
+
+use crate::{ParameterTensor, write_divided};
 
 const FORMAT: &str = "checkpoint";
 const VERSION: u32 = 1;
@@ -49,7 +51,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Writes the parameters that `phase` uses, and the model's buffers.
+    /// Writes the parameters that `phase` uses, and the model's buffers. A collective operation in a group, whose first process writes.
     pub fn write(
         path: &Path,
         info: &CheckpointInfo,
@@ -67,13 +69,15 @@ impl Checkpoint {
             inputs,
         };
         let unreadable = |e: mp4sr_models::Error| Error::unusable(path, e.to_string(), "report this as a defect");
-        let mut parameters = model.parameters().values().map_err(unreadable)?;
+        let mut parameters = model.parameters().own_values().map_err(unreadable)?;
         parameters.retain(|(name, ..)| model.uses(phase, name));
-        let parameters = parameters.into_iter().map(|(name, values, shape)| (name, Tensor::F32(values, shape)));
+        let parameters: Vec<_> = parameters
+            .iter()
+            .map(|(name, values, shape)| ParameterTensor::of(name.clone(), model.parameters(), name, values, shape))
+            .collect();
         let buffers = model.buffers().map(mp4sr_models::Buffers::snapshot).unwrap_or_default();
         let buffers = buffers.into_iter().map(|(name, buffer)| (format!("{BUFFER}{name}"), buffer_tensor(buffer)));
-        let tensors: Vec<(String, Tensor)> = parameters.chain(buffers).collect();
-        write_tensors(path, &header, &tensors)
+        write_divided(path, &header, model.group(), buffers.collect(), &parameters)
     }
 
     /// Reads and verifies a checkpoint of `phase` for a dataset whose items are `items`.

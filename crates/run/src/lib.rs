@@ -5,6 +5,7 @@
 
 mod catalog;
 mod checkpoint;
+mod divided;
 mod inputs;
 mod new_items;
 mod provenance;
@@ -13,6 +14,7 @@ mod trained;
 
 pub use catalog::model_catalog;
 pub use checkpoint::{Checkpoint, CheckpointInfo, TrainedPhase, buffer_tensor, take_buffer};
+pub use divided::{ParameterTensor, write_divided};
 pub use inputs::Inputs;
 pub use new_items::{CurrentItems, NewItems, item_tables};
 pub use registry::{build_model, build_model_in_group, last_phase, removes_seen};

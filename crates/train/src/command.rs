@@ -169,16 +169,13 @@ fn train_stage(
     let start = PhaseStart { model: model.as_ref(), phase: own, inputs: &inputs, state_path: &state_path, restart };
     let (epoch, validation_recall_20) = run_phase(context, stage, start)?;
     let output = layout.checkpoint(phase);
+    let encoders = inputs.encoders.clone();
+    let info = CheckpointInfo { phase: phase.to_owned(), epoch, validation_recall_20, encoders, config: resolved };
+    let (items, fingerprints) = (&inputs.sequences.item_hash, stage.input_fingerprints());
+    let weights = TrainedPhase { model: model.as_ref(), phase: &own };
+    Checkpoint::write(&output, &info, weights, items, fingerprints)?;
     if writes {
-        let encoders = inputs.encoders.clone();
-        let info = CheckpointInfo { phase: phase.to_owned(), epoch, validation_recall_20, encoders, config: resolved };
-        let (items, fingerprints) = (&inputs.sequences.item_hash, stage.input_fingerprints());
-        let weights = TrainedPhase { model: model.as_ref(), phase: &own };
-        Checkpoint::write(&output, &info, weights, items, fingerprints)?;
         files::remove_if_present(&state_path)?;
-    } else {
-        // The first process gets their rows for the checkpoint.
-        model.parameters().values()?;
     }
     Ok(vec![output])
 }

@@ -1,11 +1,10 @@
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use candle_core::Var;
 use mp4sr_artifact::{EpochLine, Fingerprint, Sequences, StageSettings, files, log_line};
-use mp4sr_evaluate::{RankError, RankOptions, mean_loss, rank_users};
+use mp4sr_evaluate::{RankError, RankOptions, mean_loss, mean_loss_in_group, rank_users, rank_users_in_group};
 use mp4sr_models::{Batch, Buffers, Model, PRETRAIN, Phase, ProcessGroup, RngKey, Step, Stop};
 use mp4sr_ops::{Adam, Pending};
 use mp4sr_pipeline::config::PhaseSettings;
@@ -13,7 +12,7 @@ use mp4sr_protocol::{COLD_EVENTS, EvalCase, Measure, Metrics, Split, training_ev
 
 use crate::State;
 use crate::samples::SampleList;
-use crate::state::{Limits, ParameterNames, PhaseProgress, StateIdentity, UnderWay, Weights};
+use crate::state::{Limits, PhaseParameters, PhaseProgress, StateIdentity, UnderWay, Weights};
 
 /// The metrics that the log has of every epoch, whichever metric epochs are selected by.
 const LOGGED: Measure = Measure::Recall(20);
@@ -305,14 +304,11 @@ impl Training<'_> {
         if self.state_path.exists() {
             let used: Vec<String> = best.parameters.iter().map(|(name, ..)| name.clone()).collect();
             let trained: Vec<String> = parameters.names().filter(|name| trains(name)).map(ToOwned::to_owned).collect();
-            let names = ParameterNames { used: &used, trained: &trained };
-            let expected = self.expected();
-            let state = State::read(&self.state_path, &self.sequences.item_hash, &expected, names)?;
+            let stored = PhaseParameters { used: &used, trained: &trained, ..self.parameters() };
+            let state = State::read(&self.state_path, &self.sequences.item_hash, &self.expected(), stored)?;
             self.restore(state.current)?;
             adam.restore(parameters.join_state(&vars, &state.adam)?)?;
-            let Weights { parameters: stored, buffers } = state.best;
-            let stored = stored.into_iter().map(|stored| parameters.own_part(stored)).collect();
-            best = Weights { parameters: stored, buffers };
+            best = state.best;
             progress = PhaseProgress { identity: self.identity(), ..state.progress };
         }
         Ok(TrainingState { vars, shards, adam, progress, best, norm: 0.0, saved: Instant::now() })
@@ -359,27 +355,16 @@ impl Training<'_> {
         Ok(())
     }
 
-    /// The state with whole tables. A collective operation in a group, of which only the first process gets them.
-    fn stored(&self, state: &TrainingState) -> Result<State, TrainError> {
-        let (trained, mut adam) = self.model.parameters().split_state(&state.vars, &state.adam.state()?);
-        for (at, name) in trained.iter().enumerate() {
-            for moments in [&mut adam.first[at], &mut adam.second[at]] {
-                *moments = self.model.parameters().whole_values(name, std::mem::take(moments))?;
-            }
-        }
-        Ok(State {
-            progress: state.progress.clone(),
-            trained,
-            current: self.whole(self.weights()?)?,
-            best: self.whole(state.best.clone())?,
-            adam,
-        })
+    /// Writes the state, with the samples of its next step where they are given: a collective operation in a group.
+    fn write_state(&self, state: &TrainingState, path: &Path, next: Option<&Batch>) -> Result<(), TrainError> {
+        let (trained, adam) = self.model.parameters().split_state(&state.vars, &state.adam.state()?);
+        let (current, best) = (self.weights()?, state.best.clone());
+        let stored = State { progress: state.progress.clone(), trained, current, best, adam };
+        Ok(stored.write(path, &self.sequences.item_hash, self.parameters(), next)?)
     }
 
-    /// Weights with whole tables.
-    fn whole(&self, weights: Weights) -> Result<Weights, TrainError> {
-        let parameters = weights.parameters.into_iter().map(|stored| self.model.parameters().whole(stored));
-        Ok(Weights { parameters: parameters.collect::<Result<_, _>>()?, buffers: weights.buffers })
+    fn parameters(&self) -> PhaseParameters<'_> {
+        PhaseParameters { all: self.model.parameters(), group: self.group(), used: &[], trained: &[] }
     }
 
     /// The processes that train together.
@@ -393,10 +378,7 @@ impl Training<'_> {
     }
 
     fn save(&self, state: &mut TrainingState) -> Result<(), TrainError> {
-        let stored = self.stored(state)?;
-        if self.writes() {
-            stored.write(&self.state_path, &self.sequences.item_hash, None)?;
-        }
+        self.write_state(state, &self.state_path, None)?;
         state.saved = Instant::now();
         Ok(())
     }
@@ -413,14 +395,7 @@ impl Training<'_> {
     fn diverged(&self, state: &TrainingState, batch: &Batch, loss: f32, norm: f64) -> TrainError {
         let path = self.state_path.with_file_name(format!("diverged.{}.safetensors", self.phase.name));
         let (epoch, step) = (state.progress.epoch + 1, state.progress.under_way.step + 1);
-        let write = || -> Result<(), TrainError> {
-            let stored = self.stored(state)?;
-            if self.writes() {
-                stored.write(&path, &self.sequences.item_hash, Some(batch))?;
-            }
-            Ok(())
-        };
-        match write() {
+        match self.write_state(state, &path, Some(batch)) {
             Ok(()) => TrainError::Diverged { loss, phase: self.phase.name, epoch, step, norm, inputs: path },
             Err(error) => error,
         }
@@ -533,20 +508,21 @@ impl Training<'_> {
         let scorer = self.model.scorer(&self.phase)?;
         let users = self.sequences.user_count();
         let case = |split| move |user| EvalCase::of(self.sequences, user, split);
-        let options = self.settings.rank_options;
-        let own = self.group().map_or(0..users, |group| group.share(users));
-        let own_case = |user| own.contains(&user).then(|| case(Split::Validation)(user)).flatten();
-        let mut ranks = rank_users(scorer.as_ref(), users, own_case, options, |_| {})?;
-        if let Some(group) = self.group() {
-            ranks = join_ranks(group, &ranks)?;
-        }
+        let (scorer, options) = (scorer.as_ref(), self.settings.rank_options);
+        let ranks = match self.group() {
+            Some(group) => rank_users_in_group(group, scorer, users, case(Split::Validation), options)?,
+            None => rank_users(scorer, users, case(Split::Validation), options, |_| {})?,
+        };
         let mut measures = Measure::columns(&self.settings.k);
         for measure in [LOGGED, self.settings.metric] {
             if !measures.contains(&measure) {
                 measures.push(measure);
             }
         }
-        let test_loss = || mean_loss(scorer.as_ref(), users, case(Split::Test), options.batch);
+        let test_loss = || match self.group() {
+            Some(group) => mean_loss_in_group(group, scorer, users, case(Split::Test), options.batch),
+            None => mean_loss(scorer, users, case(Split::Test), options.batch),
+        };
         let test_loss = self.settings.log_test_loss.then(test_loss).transpose()?;
         let metrics = Metrics::of(&ranks, &measures).values;
         Ok((metrics.into_iter().map(|(measure, value)| (measure.to_string(), value)).collect(), test_loss))
@@ -572,14 +548,4 @@ impl Training<'_> {
         others.retain(|line| line.phase != self.phase.name);
         Ok(others)
     }
-}
-
-/// The ranks of all users, of which every process has those of its share.
-fn join_ranks(group: &ProcessGroup, ranks: &[u32]) -> Result<Vec<u32>, TrainError> {
-    let shares = group.shares(ranks.len());
-    let longest = shares.iter().map(Range::len).max().unwrap_or(0);
-    let mut own: Vec<f64> = ranks[shares[group.rank()].clone()].iter().map(|&rank| f64::from(rank)).collect();
-    own.resize(longest, 0.0);
-    let all = group.scalars(&own)?;
-    Ok(shares.iter().zip(&all).flat_map(|(share, ranks)| &ranks[..share.len()]).map(|&rank| rank as u32).collect())
 }

@@ -1,17 +1,18 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use mp4sr_artifact::{EpochLine, Error, Fingerprint, Header, Result, StageSettings, Tensor, TensorFile, write_tensors};
-use mp4sr_models::{Batch, Buffer, Stored};
+use mp4sr_artifact::{EpochLine, Error, Fingerprint, Header, Result, StageSettings, Tensor, TensorFile};
+use mp4sr_models::{Batch, Buffer, Parameters, ProcessGroup, Stored, TableShare};
 use mp4sr_ops::AdamState;
-use mp4sr_run::{buffer_tensor, take_buffer};
+use mp4sr_run::{ParameterTensor, buffer_tensor, take_buffer, write_divided};
 use serde::{Deserialize, Serialize};
 
 const FORMAT: &str = "state";
 const VERSION: u32 = 2;
 const REMEDY: &str = "delete it to train from the start, or use another run";
 
-/// Everything that the next step depends on: a killed run resumes from it and ends as if it had not been killed.
+/// Everything that the next step depends on: a killed run resumes from it and ends as if it had not been killed. Of tables that are divided
+/// among the processes of a group, and of their moments, every process has its own rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
     /// What is not a tensor.
@@ -35,12 +36,16 @@ pub struct Weights {
     pub buffers: BTreeMap<String, Buffer>,
 }
 
-/// The names of a phase's parameters.
+/// A phase's parameters.
 #[derive(Clone, Copy, Debug)]
-pub struct ParameterNames<'a> {
-    /// Those that the phase uses.
+pub struct PhaseParameters<'a> {
+    /// Those of the model.
+    pub all: &'a Parameters,
+    /// The processes among which tables are divided.
+    pub group: Option<&'a ProcessGroup>,
+    /// Names of those that the phase uses.
     pub used: &'a [String],
-    /// Those of them that it trains.
+    /// Names of those of them that it trains.
     pub trained: &'a [String],
 }
 
@@ -140,9 +145,15 @@ pub struct UnderWay {
 }
 
 impl State {
-    /// Writes the state atomically, with the samples of its next step where they are given: `batch.users` `[B]`, `batch.items`
-    /// `[tokens]`, `batch.offsets` `[B+1]`, `batch.targets` `[B]`.
-    pub fn write(&self, path: &Path, items: &Fingerprint, next: Option<&Batch>) -> Result<()> {
+    /// Writes the state of a model with these parameters atomically, with the samples of its next step where they are given: `batch.users` `[B]`, `batch.items`
+    /// `[tokens]`, `batch.offsets` `[B+1]`, `batch.targets` `[B]`. A collective operation in a group, whose first process writes.
+    pub fn write(
+        &self,
+        path: &Path,
+        items: &Fingerprint,
+        PhaseParameters { all, group, .. }: PhaseParameters<'_>,
+        next: Option<&Batch>,
+    ) -> Result<()> {
         let header = Header {
             format: FORMAT.to_owned(),
             version: VERSION,
@@ -151,10 +162,10 @@ impl State {
             settings: serde_json::to_value(&self.progress).unwrap_or_default(),
             inputs: BTreeMap::new(),
         };
-        let mut tensors = Vec::new();
+        let (mut tensors, mut parameters) = (Vec::new(), Vec::new());
         for (prefix, weights) in [("current", &self.current), ("best", &self.best)] {
             for (name, values, shape) in &weights.parameters {
-                tensors.push((format!("{prefix}.{name}"), Tensor::F32(values.clone(), shape.clone())));
+                parameters.push(ParameterTensor::of(format!("{prefix}.{name}"), all, name, values, shape));
             }
             for (name, buffer) in &weights.buffers {
                 tensors.push((format!("buffer.{prefix}.{name}"), buffer_tensor(buffer.clone())));
@@ -162,8 +173,10 @@ impl State {
         }
         let moments = self.adam.first.iter().zip(&self.adam.second).zip(&self.adam.steps);
         for (name, ((first, second), &steps)) in self.trained.iter().zip(moments) {
-            tensors.push((format!("first.{name}"), Tensor::F32(first.clone(), vec![first.len()])));
-            tensors.push((format!("second.{name}"), Tensor::F32(second.clone(), vec![second.len()])));
+            for (prefix, moments) in [("first", first), ("second", second)] {
+                let shape = [moments.len()];
+                parameters.push(ParameterTensor::of(format!("{prefix}.{name}"), all, name, moments, &shape).flat());
+            }
             tensors.push((format!("steps.{name}"), Tensor::I64(vec![steps as i64], vec![1])));
         }
         if let Some(batch) = next {
@@ -174,7 +187,7 @@ impl State {
             }
             tensors.push(("batch.offsets".to_owned(), Tensor::I64(offsets.clone(), vec![offsets.len()])));
         }
-        write_tensors(path, &header, &tensors)
+        write_divided(path, &header, group, tensors, &parameters)
     }
 
     /// The first setting or input of a stored state that is not the expected one.
@@ -185,12 +198,13 @@ impl State {
         Ok(expected.difference(&progress))
     }
 
-    /// Reads a state for the parameters that are used and those that are trained, and refuses one of another run.
+    /// Reads a state for the parameters that are used and those that are trained, and refuses one of another run. Of tables only the own rows
+    /// are read.
     pub fn read(
         path: &Path,
         items: &Fingerprint,
         identity: &StateIdentity<'_>,
-        names: ParameterNames<'_>,
+        parameters: PhaseParameters<'_>,
     ) -> Result<Self> {
         let mut file = TensorFile::read(path, FORMAT, VERSION, REMEDY)?;
         file.expect_items(items, REMEDY)?;
@@ -204,26 +218,42 @@ impl State {
                 "restore the old setting to resume, or delete the file to train from the start",
             ));
         }
-        let current = Weights::take(&mut file, "current", names.used)?;
-        let best = Weights::take(&mut file, "best", names.used)?;
+        let current = Weights::take(&mut file, "current", parameters)?;
+        let best = Weights::take(&mut file, "best", parameters)?;
         let mut adam = AdamState::default();
-        for name in names.trained {
-            adam.first.push(file.take_f32(&format!("first.{name}"))?.0);
-            adam.second.push(file.take_f32(&format!("second.{name}"))?.0);
+        for name in parameters.trained {
+            adam.first.push(parameters.take(&mut file, "first", name)?.0);
+            adam.second.push(parameters.take(&mut file, "second", name)?.0);
             match file.take_i64(&format!("steps.{name}"))?.as_slice() {
                 [steps] if *steps >= 0 => adam.steps.push(*steps as u64),
                 other => return Err(file.wrong(format!("`steps.{name}`: expected one number, found {other:?}"))),
             }
         }
-        Ok(Self { progress, trained: names.trained.to_vec(), current, best, adam })
+        Ok(Self { progress, trained: parameters.trained.to_vec(), current, best, adam })
+    }
+}
+
+impl PhaseParameters<'_> {
+    /// The values and the shape of a parameter, or of what belongs to it: of a table the own rows. A table of another size is taken whole, for
+    /// the model to refuse.
+    fn take(&self, file: &mut TensorFile, prefix: &str, parameter: &str) -> Result<(Vec<f32>, Vec<usize>)> {
+        let name = format!("{prefix}.{parameter}");
+        let is_whole = |share: &TableShare| {
+            let count: usize = share.whole_shape.iter().product();
+            file.shape(&name).is_some_and(|shape| *shape == share.whole_shape || *shape == [count])
+        };
+        match self.all.table_share(parameter).filter(is_whole) {
+            Some(share) => Ok((file.take_f32_range(&name, share.own)?, share.own_shape)),
+            None => file.take_f32(&name),
+        }
     }
 }
 
 impl Weights {
-    fn take(file: &mut TensorFile, prefix: &str, used: &[String]) -> Result<Self> {
+    fn take(file: &mut TensorFile, prefix: &str, parameters: PhaseParameters<'_>) -> Result<Self> {
         let mut weights = Self::default();
-        for name in used {
-            let (values, shape) = file.take_f32(&format!("{prefix}.{name}"))?;
+        for name in parameters.used {
+            let (values, shape) = parameters.take(file, prefix, name)?;
             weights.parameters.push((name.clone(), values, shape));
         }
         let start = format!("buffer.{prefix}.");

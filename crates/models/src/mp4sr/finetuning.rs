@@ -11,7 +11,7 @@ use mp4sr_ops::{
 use super::{Encoding, ID_TABLE, Logits, Mp4sr, TokenEmbeddings};
 use crate::candidates::add_history;
 use crate::features::DistinctItems;
-use crate::group_batch::{SharedBatch, all_rows};
+use crate::group_batch::SharedBatch;
 use crate::interface::FINETUNE;
 use crate::{Batch, Query, SampledItems, Scorer, trace};
 
@@ -133,28 +133,41 @@ impl Mp4sr {
         candidates(z, &starts, items, ids, self.config.logits == Logits::Cosine)
     }
 
-    /// h of the histories of queries without dropout or mixup, a tensor `[B, d_0]` per modality. `z` has all items' embeddings.
-    pub(super) fn history_vectors(
+    /// Vectors of queries, which `join` makes of h of their histories without dropout or mixup, a tensor `[B, d_0]` per modality. `z` has
+    /// the embeddings of the items that this process scores, `ids` its rows of the table.
+    pub(super) fn query_vectors(
         &self,
         z: &Tensor,
         ids: Option<&Tensor>,
         queries: &[Query<'_>],
-    ) -> Result<Vec<Tensor>> {
+        join: impl Fn(&[Tensor]) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let batch = Batch::of_queries(queries, self.max_sequence_length)?;
-        let tokens: Vec<u32> = batch.items.iter().map(|i| i - 1).collect();
-        let spaces = z.dim(0)? / self.item_count();
-        let embeddings = TokenEmbeddings { z, spaces, rows: self.item_count(), tokens: &tokens };
-        self.sequences(embeddings, &batch, None, ids.map(|ids| Rows::new(ids, &batch.items)), None)
+        let count = self.scored_items().len();
+        let spaces = z.dim(0)? / count;
+        let Some(group) = &self.group else {
+            let tokens: Vec<u32> = batch.items.iter().map(|i| i - 1).collect();
+            let embeddings = TokenEmbeddings { z, spaces, rows: count, tokens: &tokens };
+            let ids = ids.map(|ids| Rows::new(ids, &batch.items));
+            return join(&self.sequences(embeddings, &batch, None, ids, None)?);
+        };
+        let (shared, owned) = (SharedBatch::new(group, &batch), group.shares(self.item_count()));
+        let of_space = |m: usize| shared.token_rows(&z.narrow(0, m * count, count)?, &owned, 0);
+        let fetched = (0..spaces).map(of_space).collect::<Result<Vec<_>>>()?;
+        let tables: Vec<&Tensor> = fetched.iter().map(|rows| &rows.table).collect();
+        let (z, tokens) = (Tensor::cat(&tables, 0)?, fetched.first().map_or(&[][..], |rows| &rows.rows));
+        let embeddings =
+            TokenEmbeddings { z: &z, spaces, rows: tables.first().map_or(Ok(0), |own| own.dim(0))?, tokens };
+        let ids = ids.map(|ids| shared.token_rows(ids, self.id_rows(), 1)).transpose()?;
+        let ids = ids.as_ref().map(|ids| Rows::new(&ids.table, &ids.rows));
+        shared.gather_queries(&join(&self.sequences(embeddings, &shared.own, None, ids, None)?)?)
     }
 
     pub(super) fn finetuned_scorer(&self) -> Result<Box<dyn Scorer + '_>> {
-        let z = self.item_embeddings(FINETUNE, false)?;
-        let own = self.id_embedding.as_ref().map(|table| table.as_tensor().detach());
-        let ids = match (own, &self.group) {
-            (Some(own), Some(group)) => Some(all_rows(group, &own, self.id_rows())?),
-            (own, _) => own,
-        };
-        let items = self.candidates(&z, self.item_count(), 0..self.item_count(), ids.as_ref())?;
+        let z = self.scored_embeddings(FINETUNE)?;
+        let ids = self.id_embedding.as_ref().map(|table| table.as_tensor().detach());
+        let count = self.scored_items().len();
+        let items = self.candidates(&z, count, 0..count, ids.as_ref())?;
         Ok(Box::new(FinetunedScorer { model: self, z, ids, items }))
     }
 }
@@ -173,8 +186,9 @@ fn step_ids(table: &Var, encoded: Option<&[u32]>) -> Result<Tensor> {
 /// Scores after fine-tuning are its logits.
 struct FinetunedScorer<'a> {
     model: &'a Mp4sr,
-    /// `[modalities I, d_0]`.
+    /// `[modalities I, d_0]`, in a group of the own items.
     z: Tensor,
+    /// The rows of the table that this process has.
     ids: Option<Tensor>,
     items: Tensor,
 }
@@ -184,8 +198,12 @@ impl Scorer for FinetunedScorer<'_> {
         &self.items
     }
 
+    fn first_item(&self) -> usize {
+        self.model.scored_items().start
+    }
+
     fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
-        let h = self.model.history_vectors(&self.z, self.ids.as_ref(), queries)?;
-        Ok((self.model.logit_side(&h)? * self.model.logit_scale())?.detach())
+        let join = |h: &[Tensor]| self.model.logit_side(h)? * self.model.logit_scale();
+        Ok(self.model.query_vectors(&self.z, self.ids.as_ref(), queries, join)?.detach())
     }
 }

@@ -14,6 +14,8 @@ mod pretraining;
 
 pub use config::{Config, Logits, PoolingRows, Projection, RECIPE, SequenceDropout};
 
+use std::ops::Range;
+
 use candle_core::{Device, Tensor, Var};
 use mp4sr_ops::{Dropout, Error, GatherIndex, MixtureSizes, ProcessGroup, Result, RngKey, Rows, gather};
 
@@ -211,6 +213,22 @@ impl Mp4sr {
     pub fn item_embeddings(&self, phase: &str, learns: bool) -> Result<Tensor> {
         let uses = GatherIndex::each_once(self.item_count());
         self.embed(&Encoding { modalities: &self.active(phase), items: None, uses: &uses, key: None, learns })
+    }
+
+    /// The items that this process scores, from 0: all, or its share of them.
+    fn scored_items(&self) -> Range<usize> {
+        let items = self.item_count();
+        self.group.as_ref().map_or(0..items, |group| group.share(items))
+    }
+
+    /// z of the items that this process scores, as [`item_embeddings`](Self::item_embeddings) has it of all.
+    fn scored_embeddings(&self, phase: &str) -> Result<Tensor> {
+        if self.group.is_none() {
+            return self.item_embeddings(phase, false);
+        }
+        let items: Vec<u32> = self.scored_items().map(|item| item as u32).collect();
+        let (modalities, uses) = (self.active(phase), GatherIndex::each_once(items.len()));
+        self.embed(&Encoding { modalities: &modalities, items: Some(&items), uses: &uses, key: None, learns: false })
     }
 
     /// h of every mixed sequence, a tensor `[B, d_0]` per modality: the transformer over M packed sequences per sample. `shift`

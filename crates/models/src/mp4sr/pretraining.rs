@@ -141,9 +141,10 @@ impl Mp4sr {
     }
 
     pub(super) fn pretrained_scorer(&self) -> Result<Box<dyn Scorer + '_>> {
-        let z = self.item_embeddings(PRETRAIN, false)?;
-        let starts: Vec<usize> = (0..self.modalities.len()).map(|m| m * self.item_count()).collect();
-        let items = candidates(&z, &starts, self.item_count(), None, true)?;
+        let z = self.scored_embeddings(PRETRAIN)?;
+        let count = self.scored_items().len();
+        let starts: Vec<usize> = (0..self.modalities.len()).map(|m| m * count).collect();
+        let items = candidates(&z, &starts, count, None, true)?;
         Ok(Box::new(PretrainedScorer { model: self, z, items }))
     }
 }
@@ -164,7 +165,7 @@ fn distinct_items(batch: &Batch) -> (Vec<u32>, GatherIndex) {
 /// A score after pre-training is the sum over modalities of the cosine between the sequence through its own head and the item.
 struct PretrainedScorer<'a> {
     model: &'a Mp4sr,
-    /// `[modalities I, d_0]`.
+    /// `[modalities I, d_0]`, in a group of the own items.
     z: Tensor,
     items: Tensor,
 }
@@ -174,9 +175,15 @@ impl Scorer for PretrainedScorer<'_> {
         &self.items
     }
 
+    fn first_item(&self) -> usize {
+        self.model.scored_items().start
+    }
+
     fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor> {
-        let h = self.model.history_vectors(&self.z, None, queries)?;
-        let own = (0..h.len()).map(|m| Ok(self.model.views(m, &h)?.swap_remove(0)));
-        Ok(Tensor::cat(&own.collect::<Result<Vec<_>>>()?, 1)?.detach())
+        let join = |h: &[Tensor]| {
+            let own = (0..h.len()).map(|m| Ok(self.model.views(m, h)?.swap_remove(0)));
+            Tensor::cat(&own.collect::<Result<Vec<_>>>()?, 1)
+        };
+        Ok(self.model.query_vectors(&self.z, None, queries, join)?.detach())
     }
 }

@@ -3,9 +3,11 @@
 //! A [`Transport`] moves blocks of numbers; [`ProcessGroup`] makes sums of them. Every sum is added in the order of the processes' ranks,
 //! so that the same number of processes gives the same bytes, whatever carries the messages.
 
+mod blocks;
 mod rows;
 mod threads;
 
+pub use blocks::{BlockReader, DividedValues, lend_blocks};
 pub use rows::{RowRequests, fetch_rows, gather_rows, merge_logsumexp};
 pub use threads::run_threads;
 
