@@ -15,8 +15,8 @@ pub struct Run {
     /// after every epoch.
     #[schemars(range(min = 0.0, max = 86400.0))]
     pub save_seconds: f64,
-    /// The device for training, evaluation, recommendation and extraction: `cpu`, or `cuda:0` for the first NVIDIA card, which needs
-    /// a program built with `make build CUDA=1`.
+    /// The device for training, evaluation, recommendation, extraction and the service: `cpu`, or `cuda:0` for the first NVIDIA card, which
+    /// needs a program built with `make build CUDA=1`.
     pub device: String,
 }
 
