@@ -146,7 +146,8 @@ fn the_book_lists_every_document() {
     let summary = files::read_to_string(&root().join("docs/SUMMARY.md")).unwrap();
     let mut missing: Vec<String> = entries(&root().join("docs"))
         .iter()
-        .filter_map(|path| path.file_name()?.to_str().filter(|name| name.ends_with(".md")).map(str::to_owned))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
+        .filter_map(|path| path.file_name()?.to_str().map(str::to_owned))
         .filter(|name| name != "SUMMARY.md")
         .collect();
     let roots = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md"];
