@@ -260,7 +260,7 @@ fn form(dtype: Dtype, shape: &[usize]) -> String {
     format!("{dtype:?} {shape:?}")
 }
 
-/// What stands before the tensors of a file.
+/// What precedes the tensors of a file.
 struct Head {
     header: Header,
     /// The header's JSON without its checksum.
@@ -290,7 +290,7 @@ fn expect_checksum(
     }
 }
 
-/// Reads what stands before the tensors; of these only the sizes are looked at.
+/// Reads what precedes the tensors; of the tensors themselves, only the sizes are checked.
 fn parse_head(path: &Path, bytes: &[u8], format: &str, version: u32, remedy: &str) -> Result<Head> {
     let (length, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(path, &e, remedy))?;
     let Some(text) = metadata.metadata().as_ref().and_then(|m| m.get(HEADER_KEY)) else {
@@ -460,7 +460,7 @@ impl TensorFile {
         Ok(values)
     }
 
-    /// Refuses values, which stand at `start` of a tensor, that are not all finite.
+    /// Refuses values that are not all finite. The first one is at position `start` of the tensor.
     fn expect_finite(&self, name: &str, values: &[f32], start: usize) -> Result<()> {
         match values.iter().position(|v| !v.is_finite()) {
             Some(at) => Err(self.wrong(format!("tensor `{name}` holds {} at position {}", values[at], start + at))),

@@ -112,7 +112,8 @@ pub fn run(args: &EpochArgs) -> anyhow::Result<Option<serde_json::Value>> {
     };
     let samples = training.sample_count() / args.epochs;
     training.run(|_| {}, |_| {})?;
-    let own = crate::peak_mib().unwrap_or(0) as f64;
+    // JSON has null for it where the system does not say.
+    let own = crate::peak_mib().map_or(f64::NAN, |peak| peak as f64);
     let peaks = group.map_or_else(|| Ok(vec![vec![own]]), |group| group.scalars(&[own]))?.concat();
     if group.is_some_and(|group| !group.is_first()) {
         return Ok(None);

@@ -57,8 +57,8 @@ pub type Ranks = Vec<u32>;
 /// #     time_kind: mp4sr_artifact::TimeKind::Unstated,
 /// #     parts: None,
 /// # };
-/// # let model = build_model(&config, &Inputs { sequences: sequences.clone(), modalities: Vec::new(), encoders: Default::default(),
-/// categories: None })?;
+/// # let inputs = Inputs { sequences: sequences.clone(), modalities: Vec::new(), encoders: Default::default(), categories: None };
+/// # let model = build_model(&config, &inputs)?;
 /// # let scorer = model.scorer(last_phase(model.as_ref())?)?;
 /// // `scorer` is that of a `mp4sr_run::TrainedModel`, and `sequences` are those that it was trained on.
 /// let options = RankOptions { batch: 256, remove_seen: false, history: None };

@@ -76,7 +76,7 @@ pub fn overlap<B, P: Send, E>(
         let (send, receive) = sync_channel(READY);
         scope.spawn(move || {
             for block in blocks {
-                // After an error, there is no receiver any more.
+                // After an error, the receiver is gone.
                 if send.send(prepare(block)).is_err() {
                     return;
                 }

@@ -208,7 +208,7 @@ impl Chart {
     }
 }
 
-/// The range of values with room on both sides; also a proper range if there are no values or all are equal.
+/// The range of the values with a margin on both sides. It has a positive length even without values, or if all values are equal.
 fn padded(values: impl Iterator<Item = f64>, share: f64) -> (f64, f64) {
     let finite = values.filter(|v| v.is_finite());
     let (low, high) = finite.fold((f64::MAX, f64::MIN), |(low, high), v| (low.min(v), high.max(v)));

@@ -44,7 +44,7 @@ impl MetricsTable {
         values.iter().map(|row| row.iter().enumerate().map(is_best).collect()).collect()
     }
 
-    /// How far, in percent, the run is above the best of the others, by column; empty if there is no other run.
+    /// How far, in percent, the run is above the best of the others, by column; empty for a single run.
     pub fn improvement(&self) -> Vec<Option<f64>> {
         let Some((own, others)) = self.rows.split_last().filter(|(_, others)| !others.is_empty()) else {
             return Vec::new();

@@ -16,7 +16,7 @@ pub struct ParameterTensor<'a> {
     pub values: &'a [f32],
     /// The shape of the whole tensor.
     pub shape: Vec<usize>,
-    /// How many values each process has, where they are divided.
+    /// How many values each process has, if they are divided.
     pub lengths: Option<Vec<usize>>,
 }
 

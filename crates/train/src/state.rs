@@ -145,8 +145,9 @@ pub struct UnderWay {
 }
 
 impl State {
-    /// Writes the state of a model with these parameters atomically, with the samples of its next step where they are given: `batch.users` `[B]`, `batch.items`
-    /// `[tokens]`, `batch.offsets` `[B+1]`, `batch.targets` `[B]`. A collective operation in a group, whose first process writes.
+    /// Writes the state of a model with these parameters atomically, with the samples of its next step if they are given: `batch.users`
+    /// `[B]`, `batch.items` `[tokens]`, `batch.offsets` `[B+1]`, `batch.targets` `[B]`. A collective operation in a group, whose first
+    /// process writes.
     pub fn write(
         &self,
         path: &Path,

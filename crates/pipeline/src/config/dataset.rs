@@ -103,8 +103,8 @@ pub struct Columns {
     /// The separator of items in a cell that holds a sequence of items, in order; the cell of times may hold as many times. Empty: a
     /// cell holds one item, or a list in a JSON or Parquet file.
     pub item_separator: String,
-    /// The column of interactions that holds the time of the event, in the notation of `source.time`. Empty: there is no time, see
-    /// `position`.
+    /// The column of interactions that holds the time of the event, in the notation of `source.time`. If it is empty, events have no
+    /// time; see `position`.
     pub time: String,
     /// The column of interactions that holds the position in the user's sequence, for data without times. Empty: none.
     pub position: String,
