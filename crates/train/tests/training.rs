@@ -359,7 +359,7 @@ fn a_state_of_other_settings_or_data_or_a_damaged_one_is_refused_and_stays() {
     let message = refusal(serde_json::json!({"data": "y"}), &rising()).unwrap();
     assert!(message.contains("another `data`") && message.contains("state.safetensors"), "{message}");
     let message = refusal(same(), &sequences(&[&[1, 2, 3, 4]], 41)).unwrap();
-    assert!(message.contains("other items"), "{message}");
+    assert!(message.contains("different item list"), "{message}");
 
     // Every byte counts: one flipped bit anywhere, a cut, an empty file.
     for at in 0..whole.len() {
