@@ -1,24 +1,24 @@
-# Every stage is a subcommand of `mp4sr`; `mp4sr run` brings the stages before it up to date first.
-# PIPELINE=pipelines/x.toml   which pipeline
-# Values may have blanks and quotes; switches (QUIET, CUDA, MPI, QUICK) take 1, true, yes, on and 0, false, no, off.
+# Every stage is a subcommand of `mp4sr`. The targets use `mp4sr run`, which first brings the earlier stages up to date.
+# PIPELINE=pipelines/x.toml   the pipeline
+# Values may contain spaces and quotes. Switches (QUIET, CUDA, MPI, QUICK) accept 1, true, yes, on and 0, false, no, off.
 # DATA=folder                 the folder of the raw files, in place of the pipeline's dataset.data
-# RUN=name                    which run, in place of the pipeline's run.name
+# RUN=name                    the run, in place of the pipeline's run.name
 # ARTIFACTS=folder            the folder that everything is written to, in place of artifacts
-# SET='a.b=1 c.d=["x", "y"]'  replaces keys of the pipeline; blanks within quotes and brackets belong to the value
+# SET='a.b=1 c.d=["x", "y"]'  replaces keys of the pipeline; spaces within quotes and brackets belong to the value
 # QUIET=1                     prints only results and errors
-# CUDA=1                      builds for NVIDIA cards too (run.device=cuda:0), which needs the CUDA toolkit
-# MPI=1                       builds for training by several processes (docs/scale.md), which needs Open MPI or MPICH, and libclang
+# CUDA=1                      also builds for NVIDIA GPUs (run.device=cuda:0), which requires the CUDA toolkit
+# MPI=1                       also builds training by several processes (docs/scale.md), which requires Open MPI or MPICH, and libclang
 # For tables, figures and studies:
-# QUICK=1                     few events and epochs: a smoke run in minutes
+# QUICK=1                     makes a smoke run with few events and epochs, which takes minutes
 # SEEDS=n                     the number of runs per row; by default 3, 5 for fig3, 1 with QUICK
 # JOBS=n                      the number of runs to make at once
 
 PIPELINE ?= pipelines/sample.toml
 BIN := $(or $(CARGO_TARGET_DIR),target)/release
 MP4SR := $(BIN)/mp4sr
-# A value as one word of the shell, blanks and quotes included.
+# Quotes a value as one word of the shell, including its spaces and quotes.
 quoted = '$(subst ','\'',$(1))'
-# A variable that switches something on: 1, true, yes or on; 0, false, no, off or nothing leave it off.
+# The value of a switch; empty if it is 0, false, no, off or empty.
 on = $(filter-out 0 false no off,$(1))
 artifacts_flag = $(if $(ARTIFACTS),--artifacts $(call quoted,$(ARTIFACTS)))
 quiet_flag = $(if $(call on,$(QUIET)),--quiet)
@@ -27,10 +27,10 @@ FLAGS = --pipeline $(call quoted,$(PIPELINE)) $(if $(DATA),--data $(call quoted,
 SET_FLAG = $(if $(SET),--set-all $(call quoted,$(SET)))
 
 FEATURES := $(if $(call on,$(CUDA)),--features mp4sr-ops/cuda) $(if $(call on,$(MPI)),--features mp4sr-train/mpi)
-# Whether the code for MPI can be compiled: the library's compiler wrapper, and libclang for its bindings.
-HAS_MPI = command -v mpicc > /dev/null && { [ -n "$$LIBCLANG_PATH" ] || ls /usr/lib/llvm*/lib/libclang.so* /usr/lib/llvm*/lib/libclang-[0-9]*.so* /usr/lib/*/libclang-[0-9]*.so* 2> /dev/null | grep -q .; }
+# Checks whether the code for MPI can be compiled. It requires the library's compiler wrapper, and libclang for the bindings.
+HAS_MPI = command -v "$${MPICC:-mpicc}" > /dev/null && { [ -n "$$LIBCLANG_PATH" ] || ls /usr/lib/llvm*/lib/libclang.so* /usr/lib/llvm*/lib/libclang-[0-9]*.so* /usr/lib/*/libclang-[0-9]*.so* 2> /dev/null | grep -q .; }
 
-# The words of WITH, UNSEEN, TEXT, IMAGE and RUNS are separated by blanks, as for the shell: a path with a blank is quoted within.
+# The shell splits WITH, UNSEEN, TEXT, IMAGE and RUNS at spaces, so a path with a space must be quoted within the value.
 STUDY_FLAGS = $(FLAGS) $(if $(call on,$(QUICK)),--quick) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(JOBS),--jobs $(JOBS)) \
               $(if $(WITH),--with $(WITH)) $(if $(UNSEEN),--unseen $(UNSEEN)) \
               $(if $(RESNET),--resnet $(call quoted,$(RESNET))) $(if $(TEXT),--text-encoder $(TEXT)) \
@@ -64,8 +64,8 @@ report: ## Write one page with tables, curves and recommended items
 preprocess extract pretrain finetune evaluate recommend report: build
 	@$(MP4SR) run --until $@ $(FLAGS)
 
-# FORMAT="a,b"   what is written: lists-parquet, vectors-npy, recbole, huggingface, ... (mp4sr export --help)
-# OUT=folder     where, in place of the folder export of the run
+# FORMAT="a,b"   the formats: lists-parquet, vectors-npy, recbole, huggingface, ... (mp4sr export --help)
+# OUT=folder     the folder to write, in place of `export` in the folder of the run
 # TOP=k          the length of a list
 export: build ## Export lists, vectors, data sets or a model folder of a run for other programs
 	@$(MP4SR) run --until finetune $(FLAGS)
@@ -81,12 +81,12 @@ cache-stats: build ## List the cached vectors of encoders, for all datasets
 cache-prune: build ## Remove vectors of encoders that were not used for DAYS days
 	@$(MP4SR) cache prune --unused-days $(or $(DAYS),30) $(artifacts_flag)
 
-# RUNS="a b NAME=c,d"   evaluated runs; after = those that differ only by their seed
+# RUNS="a b NAME=c,d"   the evaluated runs; NAME=c,d groups runs that differ only by their seed
 compare: build ## Compare evaluated runs, with tests of their differences
 	@$(MP4SR) compare $(FLAGS) $(RUNS)
 
-# GRID="a.b=1,2 c.d=x,y"   every combination is a run; without it the grid of MODEL, or of the pipeline's model
-# NAME=name                of the search
+# GRID="a.b=1,2 c.d=x,y"   the grid, each combination a run; by default, the grid of MODEL, or of the pipeline's model
+# NAME=name                the name of the search
 search: build ## Train a grid of settings and sort the runs by the validation split
 	@$(MP4SR) search $(FLAGS) $(if $(MODEL),--set 'model.name="$(MODEL)"') $(if $(GRID),--grids $(call quoted,$(GRID))) \
 	    $(if $(NAME),--name $(call quoted,$(NAME))) \
@@ -95,10 +95,10 @@ search: build ## Train a grid of settings and sort the runs by the validation sp
 table1: ## Statistics of the dataset (WITH="..." further pipelines)
 table2: ## All baselines, MP4SR with and without pre-training
 table3: ## Cold items, as in the paper
-# RESNET=folder or name   for the row `ResNet`
+# RESNET=folder or name   the ResNet for the row `ResNet`
 table4: ## Ablations of MP4SR
-# WITH="pipelines/b.toml ..."     pre-trained on too
-# UNSEEN="pipelines/c.toml ..."   fine-tuned on, not pre-trained on
+# WITH="pipelines/b.toml ..."     further pipelines to pre-train on
+# UNSEEN="pipelines/c.toml ..."   pipelines to fine-tune on without pre-training on them
 table5: ## Pre-training on several datasets
 table6: ## One modality and all
 fig3: ## Test loss against training loss
@@ -122,7 +122,7 @@ larger: table5 ## The same as table5
 demo: build ## Run all stages on the built-in sample world, with three models side by side
 	@$(MP4SR) demo $(artifacts_flag) $(quiet_flag)
 
-# nextest, where it is installed, says how long each test takes; it runs no examples in documentation.
+# nextest, if it is installed, reports the time of each test. It does not run the examples in the documentation.
 test: build ## Run all tests
 	@if cargo nextest --version > /dev/null 2>&1; then \
 	    cargo nextest run --release --workspace $(FEATURES) && cargo test --release --workspace --doc --quiet $(FEATURES); \
@@ -139,7 +139,7 @@ format-check: ## Check the formatting
 lint: ## Run clippy; a warning is an error
 	@cargo clippy --release --workspace --all-targets --quiet -- -D warnings
 
-# The code for cards, where there is a toolkit to compile it with; its tests need a card.
+# The code for GPUs is only checked if the CUDA toolkit is installed. Its tests need a GPU.
 lint-cuda: ## Run clippy on the code for NVIDIA cards
 	@if [ -x "$${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ] || command -v nvcc > /dev/null; then \
 	    cargo clippy --release --workspace --all-targets --quiet --features mp4sr-ops/cuda -- -D warnings; \
@@ -147,7 +147,7 @@ lint-cuda: ## Run clippy on the code for NVIDIA cards
 	    echo "no CUDA toolkit was found: the code for cards is not compiled"; \
 	fi
 
-# The code for several processes, where there is an MPI to compile it with.
+# The code for several processes is only checked if MPI is installed.
 lint-mpi: ## Run clippy on the code for MPI
 	@if $(HAS_MPI); then \
 	    cargo clippy --release --workspace --all-targets --quiet --features mp4sr-train/mpi -- -D warnings; \
@@ -156,14 +156,14 @@ lint-mpi: ## Run clippy on the code for MPI
 	fi
 
 test-mpi: ## Train by processes of mpirun: the same losses, the same bytes, kills
-	@if $(HAS_MPI) && command -v mpirun > /dev/null; then \
+	@if $(HAS_MPI) && command -v "$${MPIRUN:-mpirun}" > /dev/null; then \
 	    cargo build --release --workspace --bins --quiet --features mp4sr-train/mpi && \
 	    cargo test --release --workspace --features mp4sr-train/mpi --test mpi; \
 	else \
 	    echo "no MPI was found (apt-get install libopenmpi-dev openmpi-bin libclang-dev): training by mpirun is not tested"; \
 	fi
 
-# The book of docs/SUMMARY.md goes to target/book, beside the documentation of the code in target/doc.
+# The book of docs/SUMMARY.md is written to target/book, and the documentation of the code to target/doc.
 docs: ## Build the documentation of the code and the book; a warning is an error
 	@RUSTDOCFLAGS="-D warnings" cargo doc --release --workspace --no-deps --quiet
 	@if mdbook --version > /dev/null 2>&1; then \
@@ -172,7 +172,7 @@ docs: ## Build the documentation of the code and the book; a warning is an error
 	    echo "the book was not built, because mdbook is not installed (cargo install --locked mdbook)"; \
 	fi
 
-# Advisories are checked where a copy of the RustSec database is at hand: `cargo deny fetch db` brings one.
+# Advisories are only checked if there is a local copy of the RustSec database, which `cargo deny fetch db` downloads.
 ADVISORIES := $(or $(CARGO_HOME),$(HOME)/.cargo)/advisory-dbs/advisory-db-*
 deny: ## Check licences, sources and known vulnerabilities of dependencies
 	@if ! cargo deny --version > /dev/null 2>&1; then \
@@ -211,12 +211,12 @@ bench: build ## Time operators, training steps and ranking; one JSON object per 
 	@$(BIN)/mp4sr-bench rank --items 60000
 	@$(BIN)/mp4sr-bench rank --items 1000000 --users 512 --rounds 3
 
-# LARGE=1   500,000 items too, which takes 12 GiB
+# LARGE=1   also times 500,000 items, which takes 12 GiB
 bench-growth: build ## Time steps over items, batch and length
 	@$(BIN)/mp4sr-bench growth $(if $(call on,$(LARGE)),--large)
 
 # MODEL=folder   a sentence encoder in place of all-MiniLM-L6-v2, which comes from a Python package
-# PYTHON=python   with torch, sentence-transformers, transformers and Pillow: the same by these, in turn
+# PYTHON=python   a Python with torch, sentence-transformers, transformers and Pillow; times the same work with them, in turn
 BENCH_EXTRACT := artifacts/.bench-extract
 bench-extract: build ## Time encoders of sentences and images; one JSON object per line
 	@$(if $(MODEL),,sh tools/bench_extract/fetch_minilm.sh $(BENCH_EXTRACT)/minilm)
@@ -227,21 +227,21 @@ bench-peer: build ## Time steps and ranking against PyTorch, in turn
 	@$(or $(PYTHON),python3) tools/bench_peer/compare.py --ours $(BIN)/mp4sr-bench $(PEER_FLAGS)
 
 # MODEL=name   one step in place of all: lightgcn, sine, ..., unisrec-pretrain, unisrec-finetune
-# QUICK=1      a small world, one round
-# GROWTH=1     how steps grow with users, items and events
+# QUICK=1      uses a small world and one round
+# GROWTH=1     times how steps grow with users, items and events
 bench-baselines: build ## Time a step of every baseline against PyTorch, in turn
 	@$(or $(PYTHON),python3) tools/bench_baselines/compare.py --ours $(BIN)/mp4sr-bench $(if $(MODEL),--model $(MODEL)) \
 	    $(if $(call on,$(QUICK)),--quick) $(if $(call on,$(GROWTH)),--growth) $(PEER_FLAGS)
 
-# ITEMS="8000 60000"   numbers of items; 1,000,000 too where not given
-# SECONDS=10            of each measurement
-# PYTHON=python         with fastapi, uvicorn, httptools, uvloop, torch, safetensors and pyarrow: the same model by these, in turn
+# ITEMS="8000 60000"   the numbers of items; by default, also 1,000,000
+# SECONDS=10            the duration of each measurement
+# PYTHON=python         a Python with fastapi, uvicorn, httptools, uvloop, torch, safetensors and pyarrow; serves the same model, in turn
 bench-serve: build ## Throughput and latencies of the service, exact and with an index, beside FastAPI + PyTorch
 	@python3 tools/bench_serve/compare.py --program $(MP4SR) --bench $(BIN)/mp4sr-bench $(if $(PYTHON),--peer $(PYTHON)) \
 	    $(if $(ITEMS),--items $(ITEMS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(CONNECTIONS),--connections $(CONNECTIONS))
 
-# MINUTES=30          of the soak
-# PYTHON=python       with schemathesis: bodies made from the description, too
+# MINUTES=30          the duration of the test
+# PYTHON=python       a Python with schemathesis; also sends bodies that are generated from the OpenAPI description
 bench-soak: build ## The service under killed clients, malformed bodies, slow readers and a new run every minute
 	@python3 tools/bench_serve/soak.py --program $(MP4SR) --bench $(BIN)/mp4sr-bench $(if $(PYTHON),--python $(PYTHON)) \
 	    $(if $(MINUTES),--minutes $(MINUTES))

@@ -1,9 +1,9 @@
 #!/bin/sh
-# The parts of a stage by GNU parallel, and then the whole: deploy/parallel.sh STAGE PARTS [flags of the stage].
-#   JOBS=2        parts at once (default: one per core; every part uses all cores unless RAYON_NUM_THREADS says otherwise)
-#   HOSTS=a,b     machines reached by ssh, which see the same folders at the same paths
+# Runs the parts of a stage with GNU parallel, and then merges them: deploy/parallel.sh STAGE PARTS [flags of the stage].
+#   JOBS=2        the number of parts at once (default: one per core; every part uses all cores unless RAYON_NUM_THREADS is set)
+#   HOSTS=a,b     the machines to use by ssh, which must have the same folders at the same paths
 #   MP4SR=path    the program
-# A part that fails or is killed is tried three times in all; the log of all parts is STAGE.joblog in the folder of the call.
+# A part that fails or is killed is run up to three times in total. The log of all parts is STAGE.joblog in the current folder.
 set -eu
 stage=$1 parts=$2
 shift 2

@@ -2,12 +2,13 @@
 
     spark-submit deploy/spark_interactions.py --pipeline shop.toml --data hdfs:///shop/raw --out hdfs:///shop/reduced
 
-It reads the files of `source.interactions`, applies `preprocess.repeated`, `user_core` and `item_core` of the pipeline, and writes for each
-file the lines that are left, as they were and in their order, to the folder `OUT/<file>`; counts go to standard output. The lines are those of
-the events that stay, and the first line of every user and item that stays, because it decides their numbers. `mp4sr preprocess` with the same
-pipeline makes of them the dataset that it makes of all lines.
+It reads the files of `source.interactions`, applies the pipeline's `preprocess.repeated`, `user_core` and `item_core`, and writes the
+remaining lines of each file, unchanged and in order, to the folder `OUT/<file>`. It prints counts on standard output. The remaining lines
+are those of the events that are kept, and the first line of every user and item that is kept, because it determines their numbers. From
+these lines, `mp4sr preprocess` with the same pipeline makes the same dataset as from all lines.
 
-Files are lines of JSON or delimited text with a header and without quotation marks, `.gz` or not, in UTF-8; times are numbers.
+The files must be JSON lines, or delimited text with a header and without quotation marks, in UTF-8, with or without gzip (`.gz`). Times
+must be numbers.
 """
 import argparse, json, sys, tomllib
 from pyspark import StorageLevel
@@ -35,10 +36,10 @@ def main():
     user_core, item_core = PRESETS[settings.get("preset", "strict-5core")]
     bounds = {"user": settings.get("user_core", user_core), "item": settings.get("item_core", item_core)}
     spark = SparkSession.builder.appName("mp4sr interactions").getOrCreate()
-    # Spark 4 fails at a time that is not a number, which is null otherwise, and its line rejected.
+    # By default, Spark 4 fails on a time that is not a number. With this setting, the time is null and the line is rejected.
     spark.conf.set("spark.sql.ansi.enabled", "false")
 
-    # A line by the number of its file, the start of its block and its place in it: the order of all lines.
+    # Identifies a line by the number of its file, the start of its block and its position there, which also orders all lines.
     place = F.struct(F.col("file"), F.col("_metadata.file_block_start").alias("block"), F.monotonically_increasing_id().alias("row"))
     read = [spark.read.text(f"{args.data}/{name}", lineSep="\n").withColumn("file", F.lit(number)).select("file", place.alias("at"), "value",
             parsed(spark, f"{args.data}/{name}", source, names).alias("event")) for number, name in enumerate(source["interactions"])]
@@ -59,7 +60,7 @@ def main():
         order = [F.desc("time"), F.desc("at")] if repeated == "last" else [F.asc("time"), F.asc("at")]
         rank = F.row_number().over(Window.partitionBy("user", "item").orderBy(*order))
         events = events.withColumn("rank", rank).where("rank = 1").drop("rank")
-    # What is computed once stays on the disks of the cluster; if one of its machines is lost, the job fails and is started again.
+    # The checkpoint keeps the events on the disks of the cluster. If a machine is lost, the job fails and must be started again.
     events = events.localCheckpoint()
     counts["without repeats"] = sizes(events)
     before, left = None, counts["without repeats"]["events"]
@@ -84,7 +85,7 @@ def main():
 
 
 def parsed(spark, path, source, names):
-    """User, item and time of a line, or why it has none."""
+    """The user, item and time of a line, or the reason why it has none."""
     if ".json" in path or source.get("format", "amazon-2018") in FIELDS:
         fields = ", ".join(f"`{name}` string" for name in names)
         found = F.from_json("value", f"{fields}, problem string", {"columnNameOfCorruptRecord": "problem"})

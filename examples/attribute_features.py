@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""One row an item for a modality `attributes`: the sentence of its genres, director and actors, through a sentence encoder.
+"""Writes one row per item for a modality `attributes`: the sentence of its genres, director and actors, encoded by a sentence encoder.
 
     make preprocess PIPELINE=pipelines/ml-1m-plots.toml DATA=folder
     python3 examples/attribute_features.py artifacts/ml-1m-plots folder/ml-1m/items.jsonl movie_id

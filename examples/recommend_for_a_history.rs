@@ -1,5 +1,5 @@
-//! Uses the crates as libraries: reads a dataset, loads a trained model, and lists the items that somebody with a given history may
-//! want next.
+//! Uses the crates as libraries: reads a dataset, loads a trained model, and lists the items that a user with a given history may want
+//! next.
 //!
 //!     mp4sr run --until finetune --pipeline pipelines/sample.toml
 //!     cargo run --release --example recommend_for_a_history -- pipelines/sample.toml artifacts <item id> <item id> ...
@@ -21,14 +21,14 @@ fn main() -> anyhow::Result<()> {
     };
     anyhow::ensure!(!history.is_empty(), "the history is empty; name at least one item");
 
-    // The configuration says which dataset and which run is meant.
+    // The configuration names the dataset and the run.
     let (config, warnings) = Config::load(Path::new(pipeline), &[], model_catalog())?;
     for warning in warnings {
         writeln!(std::io::stderr(), "{warning}")?;
     }
     let layout = Layout::new(Path::new(artifacts), &config.dataset.name, &config.run.name);
 
-    // Models know items by their number, from 1, in the order of the table of items.
+    // Models refer to items by number, from 1, in the order of the item table.
     let items = Items::read(&layout.items())?;
     let number_of = |id: &String| {
         let row = items.ids.iter().position(|known| known == id);

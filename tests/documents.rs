@@ -1,5 +1,5 @@
-//! What the documents name exists: files that they link to or mention, keys of a pipeline file, and make targets. The book holds
-//! every document, and its links work.
+//! Checks that everything that the documents name exists: files that they link to or mention, keys of a pipeline file, and make targets.
+//! Also checks that the book holds every document and that its links work.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::process::Command;
 use mp4sr_artifact::{Result, files};
 use mp4sr_tests::root;
 
-/// Every document in Markdown but the changelog, which names what an earlier release had.
+/// All Markdown documents except the changelog, which names things that earlier releases had.
 fn documents() -> Result<Vec<(PathBuf, String)>> {
     let mut folders = vec![root(), root().join("docs"), root().join("deploy")];
     for parent in ["crates", "data", "tests", "examples", "tools"] {
@@ -62,7 +62,7 @@ fn every_relative_link_and_every_file_that_a_document_names_exists() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
-/// The keys of docs/configuration.md, which a test of its own holds against the types, as `section.key`; and the sections.
+/// The sections and keys of docs/configuration.md, as `section` and `section.key`. Another test compares that page with the types.
 fn known_keys() -> Result<BTreeSet<String>> {
     let text = files::read_to_string(&root().join("docs/configuration.md"))?;
     let mut section = String::new();
@@ -156,7 +156,7 @@ fn the_book_lists_every_document() {
     assert!(missing.is_empty(), "{missing:?}");
 }
 
-/// The book shows a drawing in place of the Mermaid diagram, which names the diagram that it was made from.
+/// The book shows a drawing in place of the Mermaid diagram. The drawing holds the text of the diagram from which it was made.
 #[test]
 fn the_drawing_of_the_architecture_is_that_of_its_diagram() {
     let text = files::read_to_string(&root().join("ARCHITECTURE.md")).unwrap();
@@ -188,7 +188,7 @@ fn every_link_of_the_book_works() {
     assert!(built.status.success() && !said.contains("WARN"), "{said}");
     let folders = [".", "docs", "data", "deploy", "crates", "tests"].map(|folder| book.join(folder));
     let pages = folders.iter().flat_map(|folder| entries(folder));
-    // The page for unknown paths names its files from the root of the site.
+    // The page for unknown paths refers to its files from the root of the site.
     let pages: Vec<PathBuf> =
         pages.filter(|page| page.extension().is_some_and(|end| end == "html") && !page.ends_with("404.html")).collect();
     let mut links = 0;

@@ -1,4 +1,4 @@
-//! Exports of trained runs, and data sets of other programs brought in. `make test` builds the program first.
+//! Exports of trained runs, and imports of data sets of other programs. `make test` builds the program first.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a test says what it skips")]
@@ -13,10 +13,10 @@ use mp4sr_tests::{Project, command, root, said};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
-/// A user's id with the ids and scores of the list, best first.
+/// A user's id, with the ids and scores of the user's list, best first.
 type List = (String, Vec<String>, Vec<f32>);
 
-/// What a script found, where Python has what it needs; `PYTHON` names the interpreter.
+/// The output of a Python script; `None` if Python lacks the packages that it needs. `PYTHON` names the interpreter.
 fn python(script: &str, needs: &str, arguments: &[&Path], words: &[&str]) -> Option<String> {
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let has = Command::new(&python).args(["-c", &format!("import {needs}")]).output();
@@ -30,7 +30,7 @@ fn python(script: &str, needs: &str, arguments: &[&Path], words: &[&str]) -> Opt
     Some(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The JSON that a script printed.
+/// The JSON in the output of a script.
 fn found(printed: &str) -> Value {
     let line = printed.lines().find_map(|line| line.strip_prefix("FOUND")).unwrap();
     serde_json::from_str(line).unwrap()
@@ -70,7 +70,7 @@ fn lists_are_the_stage_s_own_in_every_form() {
     let csv = files::read_to_string(&out.join("lists/lists.csv")).unwrap();
     assert_eq!(csv.lines().count(), 1 + expected.iter().map(|list| list.1.len()).sum::<usize>());
     assert!(csv.lines().nth(1).unwrap().starts_with(&format!("{},1,{},", expected[0].0, expected[0].1[0])));
-    // Another length, and histories to their end, as `recommend --histories` answers a known user.
+    // Lists of another length, and for whole histories, must equal the answer of `recommend --histories` for a known user.
     let out = export(&world, &["--format", "lists-jsonl", "--top", "3", "--set", "recommend.before_test_item=false"]);
     assert!(!out.join("lists/lists.csv").exists(), "the earlier export is replaced as a whole");
     let whole = lists_of_json(&out.join("lists/lists.jsonl"));
@@ -83,7 +83,7 @@ fn lists_are_the_stage_s_own_in_every_form() {
     assert_eq!(answer["items"], json!(own.1));
 }
 
-/// `[rows, width]` of a tensor.
+/// The values of a matrix, and its width.
 fn matrix(bytes: &[u8], name: &str) -> (Vec<f32>, usize) {
     let file = SafeTensors::deserialize(bytes).unwrap();
     let tensor = file.tensor(name).unwrap();
@@ -91,7 +91,8 @@ fn matrix(bytes: &[u8], name: &str) -> (Vec<f32>, usize) {
     (values, tensor.shape()[1])
 }
 
-/// Every model's lists by a plain search through its vectors: one query per user, several interests, users without histories.
+/// A plain search through a model's vectors must give the model's lists. The models include some with several interests, and some that rank
+/// by the user.
 #[test]
 fn vectors_give_the_lists_of_every_model() {
     let world = Project::small();
@@ -146,7 +147,7 @@ fn vectors_give_the_lists_of_every_model() {
     }
 }
 
-/// The history of each user, from the file of vectors.
+/// The history of each user, as item numbers, from the file of vectors.
 fn seen_items(bytes: &[u8]) -> Vec<Vec<usize>> {
     let file = SafeTensors::deserialize(bytes).unwrap();
     let numbers = |name: &str| -> Vec<usize> {
@@ -170,7 +171,7 @@ fn items_that_were_added_have_vectors_and_are_listed() {
     let lists = lists_of_json(&out.join("lists/lists.jsonl"));
     assert!(lists.iter().all(|list| list.1.contains(&"new".to_owned())));
     python("neighbours.py", "faiss, lancedb, pyarrow, safetensors", &[&out], &[]);
-    // They go with the model folder.
+    // The added items are part of the model folder.
     let run = out.join("huggingface/artifacts/a/runs/mp4sr").display().to_string();
     let answer = command("recommend").args(["--run", &run, "--history", "i1", "--top", "31"]).output().unwrap();
     assert!(
@@ -207,7 +208,7 @@ fn what_cannot_be_exported_is_refused_and_nothing_is_lost() {
     assert!(said(&unknown).contains("lists-parquet"), "{}", said(&unknown));
 }
 
-/// Everything of a dataset, with its features by modality.
+/// A dataset with its features by modality.
 #[derive(Debug, PartialEq)]
 struct World {
     sequences: Sequences,
@@ -243,7 +244,7 @@ fn import(world: &Project, form: &str, folder: &Path, words: &[&str]) -> (PathBu
     (out.join("pipeline.toml"), artifacts)
 }
 
-/// Trains and ranks with an imported pipeline; gives what it printed.
+/// Trains and ranks with an imported pipeline, and returns the output.
 fn run_imported(pipeline: &Path, artifacts: &Path) -> String {
     let small = ["model.mp4sr.experts=2", "model.transformer.feed_forward=16", "model.transformer.width=16"];
     let epochs = ["pretrain.epochs=1", "finetune.epochs=1", "pretrain.batch=64", "finetune.batch=64"];
@@ -263,7 +264,8 @@ fn a_dataset_goes_out_and_comes_back_the_same_however_it_is_divided() {
     ];
     for split in splits {
         let world = Project::small();
-        // Items and users are numbered by lines that are not in the order in which events go out.
+        // The lines of the raw files are reversed, so that items and users are numbered in another order than that in which events are
+        // exported.
         let raw = files::read_to_string(&world.folder().join("a.tsv")).unwrap();
         let (header, lines) = raw.split_once('\n').unwrap();
         let turned: Vec<&str> = lines.lines().rev().collect();
@@ -281,7 +283,7 @@ fn a_dataset_goes_out_and_comes_back_the_same_however_it_is_divided() {
             assert_eq!(before.sequences, after.sequences, "{form} {split:?}");
             assert_eq!(before, after, "{form} {split:?}");
             assert!(run_imported(&pipeline, &artifacts).contains("| mp4sr | test "));
-            // Without the files, all but them comes back.
+            // Without the image files, everything except the images is imported.
             let (_, artifacts) = import(&world, form, &folder, &[]);
             let after = World::read(&artifacts.join("a"), &[("text", form), ("image", form)]);
             assert_eq!((before.sequences.clone(), before.features.clone()), (after.sequences, after.features));
@@ -291,7 +293,7 @@ fn a_dataset_goes_out_and_comes_back_the_same_however_it_is_divided() {
     }
 }
 
-/// Small times, positions in place of times, and parts that leaving out the last two events would give, too.
+/// Times from 1970, positions in place of times, and parts that leave-one-out would also give.
 #[test]
 fn times_come_back_whatever_they_are() {
     for (key, times) in [
@@ -346,7 +348,7 @@ fn a_dataset_that_is_there_is_not_replaced_by_one_of_its_name() {
     }
 }
 
-/// Lines of items in another order, and rows that only this program knows: both are found by id.
+/// The item lines are in another order, and the feature rows are stored beside the format; both must be matched by id.
 #[test]
 fn exported_rows_follow_their_items() {
     let world = Project::small();
@@ -372,7 +374,7 @@ fn exported_rows_follow_their_items() {
     }
 }
 
-/// The name of the encoder of the images' features.
+/// The name of the encoder in the name of the file of image features.
 fn image_features(world: &Project) -> String {
     let paths = files::list(&world.path("a/features")).unwrap();
     let mut names = paths.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned());
@@ -380,7 +382,7 @@ fn image_features(world: &Project) -> String {
     names.find_map(|name| encoder(&name)).unwrap()
 }
 
-/// RecBole itself and what MMRec does see the same events, parts and features.
+/// RecBole itself, and a script that reads as MMRec does, must see the same events, parts and features.
 fn programs_read(world: &World, out: &Path) {
     let World { sequences, items, users, .. } = world;
     let named = |user: usize, item: u32| (users.ids[user].clone(), items.ids[item as usize - 1].clone());
@@ -402,7 +404,7 @@ fn programs_read(world: &World, out: &Path) {
         assert_eq!(found["train"], part(&|user| (0, sequences.parts_of(user).0)));
         assert_eq!(found["valid"], part(&|user| sequences.parts_of(user)));
         assert_eq!(found["test"], part(&|user| (sequences.parts_of(user).1, sequences.of(user).len())));
-        // An item with one row has it; one without any has the zeros that RecBole pads with.
+        // An item with one row has that row; an item without rows has the zeros with which RecBole pads.
         let (offsets, bits) = &world.features["image"];
         let width = bits.len() / *offsets.last().unwrap() as usize;
         for (id, pair) in items.ids.iter().zip(offsets.windows(2)) {
@@ -451,7 +453,8 @@ fn changed_features_are_those_that_come_in() {
     assert_eq!(*bits.last().unwrap(), 7.5_f32.to_bits());
 }
 
-/// Files as RecBole publishes them: types in the header, quoted cells, sequences of tokens, sessions, times as floats.
+/// Files in the form in which RecBole publishes them: types in the header, quoted cells, sequences of tokens, sessions, and times as
+/// floats.
 #[test]
 fn recbole_s_own_data_sets_come_in() {
     let world = Project::new("x", "");
@@ -480,7 +483,7 @@ fn recbole_s_own_data_sets_come_in() {
     assert_eq!(own.features["vec"].1[2], 1e-3_f32.to_bits());
     let text = files::read_to_string(&pipeline).unwrap();
     assert!(text.contains("features = \"recbole\""), "{text}");
-    // A condition on a column that came along.
+    // A condition can use a column that was imported along with the events.
     let mut preprocess = command("preprocess");
     preprocess.arg("--pipeline").arg(&pipeline).arg("--artifacts").arg(world.folder().join("other"));
     let output = preprocess.args(["--set", "preprocess.where=\"rating >= 2\""]).output().unwrap();
@@ -509,7 +512,7 @@ fn parts_and_lists_of_recbole_become_parts_and_sequences() {
     );
 }
 
-/// A random division, as MMRec's preprocessing makes it: it is kept, and nobody trains on what is for the test.
+/// A random division, as in MMRec's preprocessing, is kept, and test events are not trained on.
 #[test]
 fn mmrec_s_own_data_sets_come_in() {
     let world = Project::new("x", "");
@@ -541,7 +544,7 @@ fn mmrec_s_own_data_sets_come_in() {
 fn folders_that_cannot_be_imported_are_refused_by_file_and_line() {
     let inter = "userID\titemID\trating\ttimestamp\tx_label\n";
     let typed = "user_id:token\titem_id:token\ttimestamp:float\n";
-    // The program, its files with their content, and a part of the message.
+    // The program, its files with their content, and a part of the expected message.
     type Case<'c> = (&'c str, &'c [(&'c str, &'c str)], &'c str);
     let cases: [Case<'_>; 10] = [
         ("mmrec", &[], "has no file `NAME.inter`"),
@@ -572,7 +575,7 @@ fn folders_that_cannot_be_imported_are_refused_by_file_and_line() {
     }
 }
 
-/// Another machine has nothing but the folder.
+/// The folder must suffice on a machine that has nothing else.
 #[test]
 fn a_model_folder_recommends_wherever_it_lies() {
     let world = Project::small();
@@ -604,7 +607,7 @@ fn a_model_folder_recommends_wherever_it_lies() {
     }
 }
 
-/// The Python of docs/exports.md, on the folder that its command writes.
+/// Runs the Python code of docs/exports.md on the folder that the command in it writes.
 #[test]
 fn the_guide_s_python_finds_the_lists() {
     let world = Project::small();

@@ -1,4 +1,4 @@
-//! Lists for people and of items that training never saw, by the program. `make test` builds it first.
+//! Lists for users and of items that were not in training, made by the program. `make test` builds it first.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -11,7 +11,7 @@ use mp4sr_protocol::{Split, UserFacts, training_events};
 use mp4sr_tests::{Project, root, said};
 use serde_json::Value;
 
-/// A list: ids and scores, best first.
+/// A list of ids and scores, best first.
 type List = Vec<(String, f32)>;
 
 fn lists(text: &str) -> Vec<(String, List)> {
@@ -28,7 +28,7 @@ fn ids(list: &List) -> Vec<&str> {
     list.iter().map(|(id, _)| id.as_str()).collect()
 }
 
-/// What the stage wrote: user, history, list.
+/// The users, histories and lists that the stage wrote.
 fn of_stage(world: &Project, run: &str) -> Vec<(String, Vec<String>, List)> {
     let mut table = Table::read(&world.path(&format!("a/runs/{run}/recommendations.parquet")), "").unwrap();
     let users = table.take_text("user_id").unwrap();
@@ -54,7 +54,7 @@ fn a_new_person_gets_the_list_of_a_known_one_with_the_same_history() {
         known.iter().map(|(user, _, list)| (format!("new-{user}"), list.clone())).collect();
     assert_eq!(lists(&world.run("recommend", &["--histories", &file])), expected, "scores to the bit");
 
-    // Everywhere the same, wherever histories come from and lists go.
+    // The lists must be the same, wherever the histories come from and wherever the lists are written.
     let mut command = world.command("recommend", &["--histories", "-"]);
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
@@ -76,7 +76,7 @@ fn a_new_person_gets_the_list_of_a_known_one_with_the_same_history() {
     assert_eq!(first[4].parse::<f32>().unwrap().to_bits(), expected[0].1[0].1.to_bits());
     assert_eq!(csv.lines().count(), 1 + expected.iter().map(|(_, list)| list.len()).sum::<usize>());
 
-    // The folder of the run says which pipeline is meant, from anywhere.
+    // The run's folder names its pipeline, so the command works from any folder.
     let mut command = mp4sr_tests::command("recommend");
     command.current_dir(world.folder()).args([
         "--run",
@@ -114,7 +114,7 @@ fn candidates_are_limited_unknown_ids_are_named_and_nobody_is_left_without_a_lis
     assert!(reported.contains("1 of 3 ids in `") && reported.contains("are not items of the run: `zzz`"), "{reported}");
     assert!(reported.contains("1 lists are shorter than 30"), "{reported}");
 
-    // Histories with unknown ids, with none but such, and of a user of the dataset.
+    // Histories with some unknown ids, with only unknown ids, and of a user of the dataset.
     world.write("h.csv", "user_id,history\nu,i3 nope i4\nv,nope never\nu7,\n");
     let histories = world.folder().join("h.csv").display().to_string();
     let words = ["--histories", &histories, "--top", "4", "--exclude-where", "item_id = 'i3'"];
@@ -167,7 +167,7 @@ fn general_models_fold_new_people_in_or_refuse_them() {
         let name = format!("model.name={model}");
         world.run("run", &["--until", "recommend", "--run", model, "--set", &name, "--set", "finetune.epochs=2"]);
     }
-    // Somebody whom training has seen keeps the row.
+    // A user of the dataset keeps the row that was trained.
     let (user, history, list) = of_stage(&world, "lightgcn").swap_remove(0);
     let line = |user: &str| format!("{}\n", serde_json::json!({"user_id": user, "history": history}));
     world.write("h.jsonl", line(&user) + &line("somebody new"));
@@ -187,14 +187,14 @@ fn general_models_fold_new_people_in_or_refuse_them() {
     assert!(reported.contains("the user `somebody new` has no row in the dataset, and `grcn` ranks by"), "{reported}");
 }
 
-/// Without item ids, what an item says and shows is all that the model knows: a copy has the score of the original.
+/// Without item ids, the model knows an item only by its features, so a copy has the score of the original.
 #[test]
 fn a_copy_of_an_item_is_ranked_beside_it_without_training() {
     let world = Project::small();
     let no_ids = ["--run", "r", "--set", "model.mp4sr.id_embedding=false"];
     world.run("run", &[&["--until", "recommend"][..], &no_ids].concat());
     let stage = world.bytes("a/runs/r/recommendations.parquet");
-    // Titles are shared by three items, images by every third: `copy` is one more i9, and `bare` has no image.
+    // Three items share each title, and every third has an image: `copy` equals i9, and `bare` has no image.
     world.write("new.jsonl", "{\"item_id\": \"copy\", \"title\": \"A thing of group 3\", \"image\": \"one.png\"}\n{\"item_id\": \"bare\", \"title\": \"A thing of group 3\"}\n");
     let new = world.folder().join("new.jsonl").display().to_string();
     let listed = |history: &str, top: &str| {
@@ -212,14 +212,14 @@ fn a_copy_of_an_item_is_ranked_beside_it_without_training() {
     assert_ne!(score("copy"), score("bare"));
     let without: List = after.iter().filter(|(id, _)| id.starts_with('i')).cloned().collect();
     assert_eq!(without, before, "the scores of the others stay");
-    // They stand in histories too.
+    // Added items can be in histories, too.
     assert_eq!(listed("i3,copy", "40"), listed("i3,i9", "40"));
     assert_eq!(
         world.run("items", &[&["list"][..], &no_ids].concat()),
         "copy\tA thing of group 3\nbare\tA thing of group 3\n"
     );
 
-    // Adding again replaces, removing removes, and neither touches what the stage wrote.
+    // Adding an item again replaces it, removing removes it, and neither changes the lists that the stage wrote.
     world.write("again.jsonl", "{\"item_id\": \"bare\", \"title\": \"A thing of group 3\", \"image\": \"one.png\"}\n");
     let again = world.folder().join("again.jsonl").display().to_string();
     assert!(
@@ -235,7 +235,7 @@ fn a_copy_of_an_item_is_ranked_beside_it_without_training() {
     assert!(world.run("items", &[&["list"][..], &no_ids].concat()).is_empty());
     world.run("recommend", &no_ids);
     assert_eq!(world.bytes("a/runs/r/recommendations.parquet"), stage);
-    // Nothing is left of generations before.
+    // No earlier generation is left.
     let names = mp4sr_artifact::files::list(&world.path("a/runs/r/new-items")).unwrap();
     assert!(names.iter().all(|path| !path.is_dir()), "{names:?}");
 }
@@ -261,7 +261,7 @@ fn items_that_a_run_cannot_take_are_refused_whole() {
     assert!(refused("empty.jsonl", &[]).contains("have no usable text or image"));
     assert!(world.run_badly("items", &["remove", "--item", "n1"]).contains("not added to the run: `n1`"));
     assert!(world.run("items", &["list"]).is_empty());
-    // A catalogue has both: what is in the dataset stays as it is.
+    // A catalogue contains both kinds: items of the dataset are skipped.
     let reported = world.run_stderr("items", &["add", "--items", &path("both.jsonl")]);
     assert!(
         reported.contains("1 items are in the dataset already and stay as they are") && reported.contains("1 added"),
@@ -269,30 +269,30 @@ fn items_that_a_run_cannot_take_are_refused_whole() {
     );
     assert_eq!(world.run("items", &["list"]), "n2\tx\n");
     world.run("items", &["remove", "--item", "n2"]);
-    // With ids, a new item has what it says and no id: it is a candidate like others.
+    // In a model with id embeddings, a new item is ranked by its features alone, and is a candidate like all others.
     world.run("items", &["add", "--items", &path("new.jsonl")]);
     let list = &lists(&world.run("recommend", &["--history", "i3,n1", "--top", "40"]))[0].1;
     assert!(list.len() == 31 && ids(list).contains(&"n1"));
 }
 
-/// A dataset whose cold items are taken out of it, and come back through `items add`.
+/// A dataset without its cold items, which `items add` adds to the run again.
 struct Cold<'a> {
     world: &'a Project,
-    /// The pipeline, whose dataset is read from `dataset` below the artifacts.
+    /// The name of the dataset that has all items.
     dataset: &'a str,
-    /// A run whose model has no item ids, so that its weights fit any catalogue.
+    /// A run whose model has no id embeddings, so that its weights fit any catalogue.
     run: &'a str,
-    /// Flags of that run.
+    /// The flags of that run.
     flags: &'a [&'a str],
-    /// Which items (1, 2, ...) are cold.
+    /// Whether an item (1-based) is cold.
     leaves: &'a dyn Fn(u32) -> bool,
     /// The raw line of each item, by id.
     lines: BTreeMap<String, String>,
 }
 
 impl Cold<'_> {
-    /// The rank of each user's test target: by `evaluate`, in a dataset that has all items; and by the same weights in a dataset
-    /// that lacks the cold ones, after `items add`, among the items of `recommend --histories`.
+    /// The target and two ranks per user. The first rank is that of `evaluate`, in the dataset with all items. The second is computed from
+    /// the lists of `recommend --histories` with the same weights, in the dataset without the cold items, after `items add`.
     fn ranks(&self) -> Vec<(u32, [usize; 2])> {
         let world = self.world;
         let own = |relative: &str| world.path(&format!("{}/{relative}", self.dataset));
@@ -330,7 +330,7 @@ impl Cold<'_> {
         found.iter().zip(&users).zip(&ranks).map(rank).collect()
     }
 
-    /// Writes the dataset without cold items, and the run's weights for it.
+    /// Writes the dataset without its cold items, and the run's weights for it.
     fn write_without(&self, all: &Items, sequences: &Sequences) {
         let other = |relative: &str| self.world.path(&format!("without/{relative}"));
         let kept: Vec<usize> = (0..all.len()).filter(|&row| !(self.leaves)(row as u32 + 1)).collect();
@@ -367,7 +367,7 @@ impl Cold<'_> {
     }
 }
 
-/// Ranks of targets that nobody trained on, twice. Both are what the study `cold-start` counts.
+/// Both ways give the same ranks for targets that were not in training. The study `cold-start` counts them.
 #[test]
 fn cold_items_rank_as_in_a_dataset_that_has_them() {
     let world = Project::small();
@@ -384,7 +384,7 @@ fn cold_items_rank_as_in_a_dataset_that_has_them() {
     }
 }
 
-/// Table 3 of real data, and the same figure from lists after `items add`: Amazon's gift cards, where 84 of 143 items are cold.
+/// The lists after `items add` must give the figures of Table 3 on real data: Amazon's gift cards, where 84 of 143 items are cold.
 #[test]
 #[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
 fn cold_items_of_real_data_give_the_figure_of_the_study() {

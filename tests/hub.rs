@@ -1,4 +1,4 @@
-//! Models of the hub, against a small hub on this machine: its cache, revisions, tokens, and what it says when it lacks something.
+//! Models from a hub that runs on this machine: the cache, revisions, tokens, and the errors for missing files.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,8 +9,8 @@ use std::process::Output;
 use mp4sr_tests::server::{Request, Server, reply};
 use mp4sr_tests::{Project, root, said};
 
-/// A hub with the models `me/words`, `me/gated` (for the token `secret`), `me/busy` (too many requests), and `me/pickled` (no
-/// safetensors on `main`). Every revision but `main` has them.
+/// A hub with the models `me/words`, `me/gated` (requires the token `secret`), `me/busy` (too many requests), and `me/pickled` (no
+/// safetensors on `main`). All revisions of a model have the same files, except that `main` of `me/pickled` is pickled.
 fn hub() -> Server {
     Server::start(|request: &Request, stream: &mut TcpStream| {
         let parts: Vec<&str> = request.path.trim_matches('/').split('/').collect();
@@ -79,7 +79,7 @@ impl World {
     }
 }
 
-/// Nobody listens there.
+/// An address on which no server listens.
 const NOWHERE: &str = "http://127.0.0.1:9";
 
 #[test]
@@ -87,7 +87,7 @@ fn a_model_is_fetched_once_and_then_served_from_the_cache() {
     let (world, hub) = (World::new(), hub());
     world.succeeds("me/words", &hub.url(""), &[]);
     let of_folder = world.project.bytes("a/features/text.words.safetensors");
-    // What the model lacks was asked for once, and is remembered as the Python library does it.
+    // Files that the model lacks were requested once, and are remembered in the same way as by the Python library.
     let lacked: Vec<Request> = hub.asked_for("/me/words/resolve/main/tokenizer_config.json");
     assert!(!lacked.is_empty());
     assert!(world.home.join("hub/models--me--words/.no_exist/c0ffee/tokenizer_config.json").exists());
@@ -99,7 +99,7 @@ fn a_model_is_fetched_once_and_then_served_from_the_cache() {
         assert!(reported.contains("up to date"), "{reported}");
     }
     assert_eq!(hub.asked().len(), asked, "nothing is asked for again");
-    // The same folder, with other settings: computed anew without a hub.
+    // The same model without its features: they are computed again, without a hub.
     std::fs::remove_dir_all(world.project.path("a/features")).unwrap();
     world.succeeds("me/words", NOWHERE, &[]);
     assert_eq!(world.project.bytes("a/features/text.words.safetensors"), of_folder);
@@ -114,7 +114,7 @@ fn a_cache_that_another_program_filled_serves_without_a_network_where_it_is_comp
     std::fs::write(model.join("refs/main"), "abc123").unwrap();
     world.succeeds("me/words", NOWHERE, &[]);
     world.succeeds("me/words@abc123", NOWHERE, &[("HF_HUB_OFFLINE", "1")]);
-    // Without the list of modules nobody knows whether the model has one.
+    // Without `modules.json` in the cache, it is unknown whether the model has one.
     std::fs::remove_file(model.join("snapshots/abc123/modules.json")).unwrap();
     let reported = world.fails("me/words", NOWHERE, &[]);
     assert!(reported.contains("has no `modules.json` in the hub's cache, and the hub cannot be asked"), "{reported}");
@@ -153,7 +153,7 @@ fn folders_of_early_and_of_late_releases_are_read() {
     copy_folder(&root().join("data/encoders/tiny-sentence"), &whole);
     world.succeeds(whole.to_str().unwrap(), NOWHERE, &[]);
     let expected = world.project.bytes("a/features/text.whole.safetensors");
-    // Early releases of sentence-transformers keep the transformer in a folder of its own.
+    // Early releases of sentence-transformers keep the transformer in a separate folder.
     let early = world.project.folder().join("early");
     copy_folder(&whole, &early.join("0_Transformer"));
     for file in ["1_Pooling", "modules.json"] {

@@ -1,5 +1,5 @@
-//! Training by processes that mpirun starts. Where there is no mpirun, or the program was built without MPI, the tests say so and leave it
-//! out; `make test-mpi` builds it with MPI.
+//! Training by processes that mpirun starts. If there is no mpirun, or the program was built without MPI, the tests are skipped with a
+//! message. `make test-mpi` builds it with MPI.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
 
@@ -10,17 +10,22 @@ use std::time::{Duration, Instant};
 use mp4sr_artifact::{EpochLine, files};
 use mp4sr_tests::{Project, said};
 
-/// A world with features, whose phases have many short steps.
+/// A world with features; its training phases have many short steps.
 fn world() -> Project {
     let world = Project::small();
     world.run("run", &["--until", "extract"]);
     world
 }
 
-/// `size` processes of a stage.
+/// The program that starts processes: `MPIRUN`, where several implementations of MPI are installed.
+fn launcher() -> String {
+    std::env::var("MPIRUN").unwrap_or_else(|_| "mpirun".to_owned())
+}
+
+/// The command that runs a stage in `size` processes.
 fn mpirun(world: &Project, size: usize, stage: &str, words: &[&str]) -> Command {
     let one = world.command(stage, words);
-    let mut command = Command::new("mpirun");
+    let mut command = Command::new(launcher());
     command.args(["-n", &size.to_string()]).arg(one.get_program()).args(one.get_args());
     command.current_dir(one.get_current_dir().unwrap_or(Path::new(".")));
     for (key, value) in one.get_envs() {
@@ -29,7 +34,7 @@ fn mpirun(world: &Project, size: usize, stage: &str, words: &[&str]) -> Command 
             None => command.env_remove(key),
         };
     }
-    // Open MPI refuses root and more processes than cores unless told otherwise.
+    // By default, Open MPI does not run as root, nor with more processes than cores.
     for key in ["OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "OMPI_MCA_rmaps_base_oversubscribe"] {
         command.env(key, "1");
     }
@@ -47,9 +52,9 @@ fn succeed(world: &Project, size: usize, stage: &str, words: &[&str]) -> String 
     said(&output)
 }
 
-/// Whether the program knows MPI; otherwise that it refuses to be started twice is tested here.
+/// Whether the program was built with MPI. If it was not, it must still refuse to be one of several processes.
 fn has_mpi(world: &Project) -> bool {
-    let started = Command::new("mpirun").arg("--version").output();
+    let started = Command::new(launcher()).arg("--version").output();
     if !started.is_ok_and(|output| output.status.success()) {
         println!("skipped: there is no mpirun");
         return false;
@@ -113,7 +118,7 @@ fn two_and_four_processes_train_as_one_does_and_the_same_bytes_every_time() {
                 assert!((a - b).abs() < 1e-4 * a, "{size} processes: {:?} {:?}", losses(&alone), losses(&world));
             }
             assert!(succeed(&world, size, "finetune", &[]).contains("finetune: up to date"));
-            // The run is evaluated as any other.
+            // The run is evaluated like any other.
             world.run("evaluate", &[]);
             ["pretrain", "finetune"].map(|phase| files::read(&checkpoint(&world, phase)).unwrap())
         };
@@ -121,7 +126,7 @@ fn two_and_four_processes_train_as_one_does_and_the_same_bytes_every_time() {
     }
 }
 
-/// The processes that another has started.
+/// The child processes of a process.
 fn children(parent: u32) -> Vec<u32> {
     let tasks = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let parent_of = |id: u32| -> Option<u32> {
@@ -131,7 +136,15 @@ fn children(parent: u32) -> Vec<u32> {
     tasks.filter(|&id| parent_of(id) == Some(parent)).collect()
 }
 
-/// Kills one of the processes of mpirun once an epoch of fine-tuning is done; mpirun ends the others.
+/// The processes that have no children of their own: MPICH starts them through a proxy, Open MPI does not.
+fn workers(parent: u32) -> Vec<u32> {
+    match children(parent) {
+        none if none.is_empty() => vec![parent],
+        started => started.into_iter().flat_map(workers).collect(),
+    }
+}
+
+/// Kills one of the processes of mpirun after an epoch of fine-tuning; mpirun then ends the others.
 fn kill_one(mpirun: &mut Child, log: &Path) {
     let started = Instant::now();
     let is_under_way = || files::read_to_string(log).is_ok_and(|text| text.contains("finetune"));
@@ -140,7 +153,7 @@ fn kill_one(mpirun: &mut Child, log: &Path) {
         assert!(mpirun.try_wait().unwrap().is_none(), "training ended before it could be killed");
         std::thread::sleep(Duration::from_millis(2));
     }
-    let last = children(mpirun.id()).into_iter().max().unwrap();
+    let last = workers(mpirun.id()).into_iter().max().unwrap();
     Command::new("kill").args(["-9", &last.to_string()]).status().unwrap();
     assert!(!mpirun.wait().unwrap().success(), "mpirun fails when a process was killed");
 }
@@ -181,7 +194,7 @@ fn what_cannot_be_trained_is_refused_once_and_by_a_sentence() {
         ),
         (vec!["--set", "run.seeds=3"], "run.seeds"),
     ];
-    // The log of the first process alone cannot be written: the others wait for it, and are stopped.
+    // The first process cannot write its log. The others wait for it, and must be stopped.
     let log = world.path("a/runs/mp4sr/metrics.jsonl");
     std::fs::create_dir_all(&log).unwrap();
     let output = run(&world, 3, "pretrain", &[]);

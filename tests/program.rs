@@ -1,4 +1,4 @@
-//! The program by itself: where no repository lies, with what it carries, and through make. `make test` builds it first.
+//! The program on its own: outside of the repository with its embedded files, and through make. `make test` builds it first.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,7 +8,7 @@ use std::process::Command;
 use mp4sr_artifact::{FeatureType, Features, Items, files};
 use mp4sr_tests::{Project, command, program, root, said};
 
-/// A command of the program in a folder without a repository.
+/// A command of the program in a folder outside of the repository.
 fn elsewhere(folder: &Path, stage: &str) -> Command {
     let mut command = command(stage);
     command.current_dir(folder).env_remove("CARGO_MANIFEST_DIR");
@@ -51,7 +51,7 @@ fn carried_encoders_give_the_vectors_of_the_repository_s_and_compute_none_twice(
     };
     let before = features();
     assert_eq!(before.len(), 3);
-    // Elsewhere the carried copies are read: the same content, so there is nothing to do.
+    // Outside of the repository, the embedded copies are read. Their content is the same, so there is nothing to do.
     let extract = |more: &[&str]| {
         let mut command = elsewhere(world.folder(), "extract");
         command.arg("--pipeline").arg(world.pipeline("a")).arg("--artifacts").arg(world.path("")).args(more);
@@ -85,13 +85,13 @@ fn a_pipeline_of_texts_opens_no_clip() {
     assert!(!names.iter().any(|path| path.to_string_lossy().contains("image")), "{names:?}");
     let refused = world.output("extract", &["--set", "extract.image.model=nowhere/at/all"]);
     assert!(said(&refused).contains("nowhere/at/all"), "{}", said(&refused));
-    // Runs of one dataset with other modalities leave each other's features alone.
+    // Runs of one dataset with other modalities do not replace each other's features.
     let text = world.path("a/features/text.tiny-sentence.safetensors");
     let before = files::read(&text).unwrap();
     world.run("extract", &[]);
     assert!(said(&world.output("extract", &text_only)).contains("up to date"));
     assert!(said(&world.output("extract", &[])).contains("up to date"));
-    // The header names the settings; the vectors are the same.
+    // Only the header differs, which records the settings; the vectors are the same.
     assert!(files::read(&text).unwrap().ends_with(&before[before.len() - 64..]));
 }
 
@@ -110,7 +110,7 @@ fn a_pipeline_is_brought_to_a_stage_and_no_further() {
     assert!(!unknown.status.success() && said(&unknown).contains("evaluate"), "{}", said(&unknown));
 }
 
-/// The example of docs/artifacts.md, and the sample pipeline by its file alone.
+/// Runs the example of docs/artifacts.md through make, which must not generate the sample world for another pipeline.
 #[test]
 fn make_takes_values_with_blanks_and_quotes() {
     let document = files::read_to_string(&root().join("docs/artifacts.md")).unwrap();
@@ -157,7 +157,7 @@ fn the_sample_world_is_generated_for_its_pipeline_wherever_artifacts_go() {
     assert!(!folder.path().join("artifacts").exists());
 }
 
-/// The program of `examples/` that uses the crates as libraries.
+/// Runs the program in `examples/` that uses the crates as libraries.
 #[test]
 fn the_example_recommends_for_a_history() {
     let world = Project::small();
@@ -220,7 +220,7 @@ fn a_pipeline_reads_sounds_as_a_modality() {
     assert!(ranks[0].join("ranks.test.safetensors").exists(), "the model trains and ranks on texts and sounds");
 }
 
-/// The commands of docs/serving.md and docs/exports.md and of their section in the README, on the sample world.
+/// Runs the commands of docs/serving.md and docs/exports.md, and of their section in the README, on the sample world.
 #[test]
 fn the_commands_of_the_guides_to_serving_and_exports_work_as_they_stand() {
     let folder = tempfile::tempdir().unwrap();
@@ -239,12 +239,12 @@ fn the_commands_of_the_guides_to_serving_and_exports_work_as_they_stand() {
         .collect();
     let stages = ["run ", "recommend ", "items ", "serve ", "export ", "import "];
     assert!(commands.len() > 10 && stages.iter().all(|stage| commands.iter().any(|own| own.starts_with(stage))));
-    // Replicas need a server of PostgreSQL, which tests/replicas.rs starts.
+    // Replicas need a PostgreSQL server, which tests/replicas.rs starts.
     let without_server = commands.into_iter().filter(|line| !line.contains("serve.store="));
     without_server.for_each(|line| run_as_shown(folder.path(), line));
 }
 
-/// Runs `mp4sr LINE` in a folder by a shell, as a reader types it, with little training. A service is asked for nothing but to start.
+/// Runs `mp4sr LINE` in a folder with a shell, as a reader would, with little training. A service is only started.
 fn run_as_shown(folder: &Path, line: &str) {
     let mut shell = Command::new("sh");
     let path = std::env::join_paths(
@@ -254,14 +254,14 @@ fn run_as_shown(folder: &Path, line: &str) {
     );
     shell.current_dir(folder).env("PATH", path.unwrap()).env_remove("CARGO_MANIFEST_DIR").env("MP4SR_SET", SHORT);
     if !line.starts_with("serve ") {
-        // The demo has settings of its own, which only flags replace.
+        // The demo has its own settings, which only flags replace.
         let line =
             if line == "demo" { format!("demo --set {}", SHORT.replace(' ', " --set ")) } else { line.to_owned() };
         let output = shell.args(["-c", &format!("mp4sr {line}")]).output().unwrap();
         assert!(output.status.success(), "mp4sr {line}: {}", said(&output));
         return;
     }
-    // Its port may be in use here; all else is as it stands.
+    // The port may be in use on this machine; everything else is run as shown.
     shell.env("MP4SR_PORT", "0").stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null());
     let line = line.replace(" --port 8080", "");
     let mut service = shell.args(["-c", &format!("exec mp4sr {line}")]).spawn().unwrap();
@@ -272,10 +272,10 @@ fn run_as_shown(folder: &Path, line: &str) {
     assert!(address.starts_with("http://127.0.0.1:"), "mp4sr {line}: {address}");
 }
 
-/// Little training.
+/// Settings that shorten training.
 const SHORT: &str = "pretrain.epochs=1 finetune.epochs=1 model.transformer.feed_forward=16";
 
-/// The ten commands of docs/guide.md, and the others that it shows, from the generated shop to the service.
+/// Runs the ten commands of docs/guide.md, and the others that it shows, from the generated shop to the service.
 #[test]
 fn the_commands_of_the_guide_work_as_they_stand() {
     let folder = tempfile::tempdir().unwrap();
@@ -287,8 +287,7 @@ fn the_commands_of_the_guide_work_as_they_stand() {
     assert!(folder.path().join("artifacts/shop/runs/mp4sr/report/index.html").exists());
 }
 
-/// A line of the README that calls make: the commands that it stands for, without what may be left out. `a | b` are two targets of one
-/// command, or two commands.
+/// The commands of a README line that calls make, without optional parts. `a | b` means two targets of one command, or two commands.
 fn make_commands(line: &str) -> Vec<String> {
     let mut text = line.split(" #").next().unwrap_or_default().to_owned();
     while let Some((before, rest)) = text.split_once('[') {
@@ -304,8 +303,8 @@ fn make_commands(line: &str) -> Vec<String> {
     parts.iter().map(|part| format!("make {} {values}", target(part))).collect()
 }
 
-/// Every command that the README shows. Make is only asked whether it knows those that build everything, fetch from a network, or train
-/// for minutes; the demo runs by the program.
+/// Runs every command that the README shows. For make targets that build everything, use the network or train for minutes, this only checks
+/// that make knows them; the program runs the demo.
 #[test]
 fn every_command_of_the_readme_works() {
     let world = Project::small();
@@ -343,7 +342,7 @@ fn every_command_of_the_readme_works() {
     for line in text.lines().filter_map(|line| line.strip_prefix("    ")) {
         shown += 1;
         if let Some(line) = line.strip_prefix("mp4sr ") {
-            // Two commands beside each other.
+            // One line may show two commands.
             line.split(" | mp4sr ").for_each(|line| run_as_shown(folder, line));
             continue;
         }
@@ -363,7 +362,7 @@ fn every_command_of_the_readme_works() {
             let (own, quick) = (!command.contains("PIPELINE="), command.contains("table"));
             let more = [artifacts.as_str(), if own { &pipeline } else { "" }, if quick { "QUICK=1" } else { "" }];
             make(&command, &more);
-            // What `compare` reads beside it.
+            // The run that `make compare` compares with.
             if command.starts_with("make all") {
                 make("make evaluate RUN=sasrec SET=model.name=sasrec", &[&artifacts, &pipeline]);
             }

@@ -1,4 +1,5 @@
-//! Weights, ranks and lists know what they were made with, and every reader asks; a setting that changes no weight stops nothing.
+//! Weights, ranks and lists record what they were made with, and every reader checks it. A setting that does not affect the weights is not
+//! an error.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -9,7 +10,7 @@ use mp4sr_artifact::{Layout, Sequences, Table, TensorFile};
 use mp4sr_protocol::{Split, StoredRanks};
 use mp4sr_tests::{Project, root, said};
 
-/// A world in which the run `name` is trained and ranked, with further words.
+/// Trains and ranks the run `name` of a world, with further arguments.
 fn trained(world: &Project, name: &str, words: &[&str]) {
     let words = [&["--run", name][..], words].concat();
     for stage in ["preprocess", "extract", "pretrain", "finetune", "evaluate"] {
@@ -32,7 +33,8 @@ fn weights_are_used_under_the_settings_of_their_training_or_not_at_all() {
         assert!(refused.contains("its weights were trained with") && refused.contains(key), "{refused}");
         assert!(refused.contains("run `make finetune`"), "{refused}");
     }
-    // What only training reads changes no number of trained weights: it is reported, and what is stored names the weights' own.
+    // Settings that only training reads do not affect trained weights: a difference is reported, and the outputs record the settings of the
+    // weights.
     let other = ["--set", "finetune.learning_rate=0.5", "--set", "evaluate.seen_items=\"remove\""];
     let reported = world.run_stderr("evaluate", &other);
     assert!(
@@ -45,7 +47,7 @@ fn weights_are_used_under_the_settings_of_their_training_or_not_at_all() {
     world.run("recommend", &other);
     let lists = Table::read(&world.path("a/runs/mp4sr/recommendations.parquet"), "").unwrap();
     assert_eq!(lists.source().unwrap()["config"]["finetune"]["learning_rate"], 0.001);
-    // Lists of weights that were replaced are not shown beside the new ones.
+    // Lists of replaced weights are not shown together with the new ones.
     world.run("finetune", &["--set", "finetune.epochs=1"]);
     world.run("evaluate", &["--set", "finetune.epochs=1"]);
     let stale = world.run_badly("report", &["--set", "finetune.epochs=1"]);
@@ -56,7 +58,7 @@ fn weights_are_used_under_the_settings_of_their_training_or_not_at_all() {
 fn pretrained_weights_of_another_encoder_or_reading_are_refused() {
     let world = Project::small();
     trained(&world, "source", &[]);
-    // The same encoder but for the number of tokens that it reads: vectors of the same width.
+    // The same encoder with another maximum number of tokens, whose vectors have the same width.
     let folder = world.folder().join("other");
     std::fs::create_dir_all(folder.join("1_Pooling")).unwrap();
     for file in ["config.json", "model.safetensors", "tokenizer.json", "modules.json", "1_Pooling/config.json"] {
@@ -73,7 +75,7 @@ fn pretrained_weights_of_another_encoder_or_reading_are_refused() {
     let refused =
         world.run_badly("finetune", &[&from[..], &["--set", "model.mp4sr.pooling_rows=\"unmasked\""]].concat());
     assert!(refused.contains("`model.mp4sr.pooling_rows` = \"masked\""), "{refused}");
-    // Other pre-training than the pipeline describes is reported and recorded.
+    // Pre-training with other settings than the pipeline's is reported and recorded.
     let faster = [&from[..], &["--set", "pretrain.learning_rate=0.3"]].concat();
     let reported = world.run_stderr("finetune", &faster);
     assert!(reported.contains("trained with `pretrain.learning_rate` = 0.001, not 0.3"), "{reported}");
@@ -97,7 +99,7 @@ fn what_cannot_be_compared_is_not_or_is_marked() {
     let beside = world.run("compare", &["a", "twin"]);
     assert!(beside.contains("The candidates differ") && beside.contains("left out for twin"), "{beside}");
     assert!(!world.run("compare", &["a", "b"]).contains("candidates differ"));
-    // Features that changed under stored ranks.
+    // Features that changed after the ranks were stored.
     trained(&world, "mp4sr", &[]);
     let features = world.path("a/features/text.tiny-sentence.safetensors");
     let mut bytes = std::fs::read(&features).unwrap();
@@ -119,7 +121,7 @@ fn a_log_of_another_training_is_not_shown() {
     assert!(refused.contains("metrics.jsonl") && refused.contains("of another training"), "{refused}");
 }
 
-/// The names of images are relative to the data folder, and existing features are not replaced by an empty file.
+/// The paths of images are relative to the data folder, and existing features are not replaced by empty ones.
 #[test]
 fn images_are_found_from_any_working_directory_or_their_features_stay() {
     let world = Project::small();
@@ -148,7 +150,7 @@ fn images_are_found_from_any_working_directory_or_their_features_stay() {
     assert!(said(&output).contains("would have none now") && world.bytes(features) == whole, "{}", said(&output));
 }
 
-/// The share of lists of K that hold the target is R@K, whatever the candidates and however many scores are equal.
+/// The share of lists of length K that contain the target equals R@K, whatever the candidates are and however many scores are tied.
 #[test]
 fn lists_hold_the_target_exactly_where_its_rank_is_within_them() {
     let world = Project::small();
@@ -195,7 +197,7 @@ fn a_search_does_not_train_over_the_runs_of_another() {
     world.run("search", &["--grid", "finetune.learning_rate=0.01", "--set", "evaluate.batch=8"]);
 }
 
-/// A killed training, gone on with settings that change no weight so far, ends as one that was never killed.
+/// A training that was killed, and resumed with settings that have not affected the weights so far, ends like one that was not killed.
 #[test]
 fn a_killed_training_resumes_under_another_evaluation_batch_and_other_limits() {
     let world = Project::small();
@@ -211,7 +213,7 @@ fn a_killed_training_resumes_under_another_evaluation_batch_and_other_limits() {
     let goes_on = [&whole[..], &["--run", "killed", "--set", "evaluate.batch=9"]].concat();
     let output = world.output("finetune", &goes_on);
     if said(&output).contains("an unfinished run with another `finetune.epochs`") {
-        // It was past the fortieth epoch when it was killed: that cannot be undone.
+        // It had passed the fortieth epoch when it was killed, so it cannot end like the other.
         return;
     }
     assert!(output.status.success(), "{}", said(&output));
@@ -223,7 +225,7 @@ fn a_killed_training_resumes_under_another_evaluation_batch_and_other_limits() {
     for name in a.names() {
         assert_eq!(a.take_f32(&name).unwrap(), b.take_f32(&name).unwrap(), "{name}");
     }
-    // Of another seed it is not gone on with; a study starts such a run anew.
+    // A state of another seed is not resumed; a study starts such a run again.
     let mut training = world.command("finetune", &[&endless[..], &["--run", "other"]].concat());
     let mut training = training.stderr(Stdio::null()).spawn().unwrap();
     wait_for("the first state", || world.path("a/runs/other/state.finetune.safetensors").exists());
@@ -235,7 +237,7 @@ fn a_killed_training_resumes_under_another_evaluation_batch_and_other_limits() {
     assert!(anew.contains("with another `seed` was removed"), "{anew}");
 }
 
-/// Waits up to a minute.
+/// Waits until `holds` is true, and fails after a minute.
 fn wait_for(what: &str, holds: impl Fn() -> bool) {
     let start = Instant::now();
     while !holds() {
@@ -264,7 +266,7 @@ fn what_a_study_started_ends_with_it_however_it_is_ended() {
     };
     wait_for("a training", || states() && !children().is_empty());
     let started = children();
-    // To the study alone, as service managers and containers do it, and with no chance to react.
+    // SIGKILL is sent only to the study, as service managers and containers do, so it cannot react.
     study.kill().unwrap();
     study.wait().unwrap();
     let is_alive = |child: &String| {
@@ -272,7 +274,7 @@ fn what_a_study_started_ends_with_it_however_it_is_ended() {
         !state.is_empty() && !state.contains(") Z ")
     };
     wait_for("the study's programs to end", || !started.iter().any(is_alive));
-    // With other settings it goes on by itself.
+    // With other settings, a study restarts its unfinished runs, without a flag.
     world.run("study", &["table2", "--seeds", "1", "--quiet", "--set", "finetune.batch=32"]);
 }
 
@@ -327,7 +329,7 @@ fn make_hands_on_paths_and_values_with_blanks_and_switches_that_are_off() {
     assert!(dry(&["QUIET=1"], "preprocess").contains("--quiet"));
     let searched = dry(&["GRID=model.modalities=[{ name = \"text\" }] finetune.batch=32,64"], "search");
     assert!(searched.contains("--grids 'model.modalities=[{ name = \"text\" }] finetune.batch=32,64'"), "{searched}");
-    // The programs take such a value apart where it has to be.
+    // The program splits such a value where it has to.
     let world = Project::small();
     let found = world.run("search", &["--grids", "model.modalities=[{ name = \"text\" }] finetune.batch=32,64"]);
     assert!(found.contains("search.modalities-") && found.contains("batch-64"), "{found}");

@@ -1,5 +1,5 @@
 //! Replicas of the service that keep added items in PostgreSQL, alone and behind nginx. The tests start servers of their own in temporary
-//! folders, and say that they are skipped where PostgreSQL or nginx is not installed.
+//! folders, and print that they are skipped if PostgreSQL or nginx is not installed.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a test says what it skips")]
@@ -15,12 +15,12 @@ use mp4sr_tests::service::{Answer, Service, base64};
 use mp4sr_tests::{Project, root, said};
 use serde_json::{Value, json};
 
-/// The password of the tests' databases, which no output may have.
+/// The password of the tests' databases, which must not be in any output.
 const PASSWORD: &str = "s3cret/of@the:tests";
-/// The same in an address.
+/// The password in the encoding of an address.
 const ENCODED: &str = "s3cret%2Fof%40the%3Atests";
 
-/// A server of PostgreSQL in a temporary folder, for as long as it lives.
+/// A PostgreSQL server in a temporary folder; it stops when the value is dropped.
 struct Postgres {
     folder: tempfile::TempDir,
     programs: PathBuf,
@@ -28,7 +28,7 @@ struct Postgres {
     running: Option<Child>,
 }
 
-/// A port that was free a moment ago.
+/// A port that was free when the function returned.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -43,7 +43,7 @@ fn wait(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 impl Postgres {
-    /// Starts a server with the user `mp4sr`, who may do everything; nothing if PostgreSQL is not installed.
+    /// Starts a server with the superuser `mp4sr`; `None` if PostgreSQL is not installed.
     fn start() -> Option<Self> {
         let listed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
         let mut places: Vec<PathBuf> = listed.map(|entry| entry.path().join("bin")).collect();
@@ -80,7 +80,7 @@ impl Postgres {
         Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n")
     }
 
-    /// One of its programs, by a user who is not root: PostgreSQL refuses that one.
+    /// A command of one of its programs, run by an unprivileged user because PostgreSQL refuses to run as root.
     fn program(&self, name: &str) -> Command {
         let program = self.programs.join(name);
         let mut command = if Self::is_root() {
@@ -104,7 +104,7 @@ impl Postgres {
         wait("PostgreSQL does not start", || self.try_sql("postgres", "select 1").status.success());
     }
 
-    /// Starts the server anew with a certificate, so that it lets nobody in without TLS. Gives the certificate of the authority.
+    /// Restarts the server with a certificate, so that it requires TLS. Returns the path of the authority's certificate.
     fn demand_tls(&mut self) -> PathBuf {
         let script = "openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=authority && \
                       openssl req -newkey rsa:2048 -nodes -keyout data/server.key -out server.csr -subj /CN=server && \
@@ -123,7 +123,7 @@ impl Postgres {
         self.path("ca.pem")
     }
 
-    /// Ends the server at once, and with it every connection.
+    /// Stops the server at once, which closes every connection.
     fn stop(&mut self) {
         if let Some(mut child) = self.running.take() {
             let done = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
@@ -158,7 +158,7 @@ impl Drop for Postgres {
     }
 }
 
-/// nginx with the configuration that `deploy/` has, over two replicas.
+/// nginx with the configuration in `deploy/`, in front of two replicas.
 struct Nginx {
     child: Child,
     address: String,
@@ -166,7 +166,7 @@ struct Nginx {
 }
 
 impl Nginx {
-    /// Nothing where nginx is not installed.
+    /// Starts nginx; `None` if it is not installed.
     fn start(replicas: [&Service; 2]) -> Option<Self> {
         let program = ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/sbin/nginx"]
             .map(Path::new)
@@ -182,7 +182,7 @@ impl Nginx {
         let text = text.replace("127.0.0.1:8080", &address);
         let text = text.replace("127.0.0.1:8081", &replicas[0].address).replace("127.0.0.1:8082", &replicas[1].address);
         let path = folder.path().join("nginx.conf");
-        // Started by root, nginx would take another user for its workers, who may not write here.
+        // If root starts nginx, its workers run as another user, who must be able to write here.
         std::fs::write(&path, format!("daemon off;\n{text}")).unwrap();
         let user = Command::new("chmod").arg("777").arg(folder.path()).status().unwrap();
         assert!(user.success());
@@ -218,7 +218,7 @@ fn trained() -> Project {
     world
 }
 
-/// The words that make a replica of the items in `store`.
+/// The arguments that make a service a replica which keeps its items in `store`.
 fn words(store: &str) -> Vec<String> {
     ["--set".to_owned(), format!("serve.store={store}"), "--set".to_owned(), "serve.poll_seconds=0.1".to_owned()]
         .to_vec()
@@ -243,7 +243,7 @@ fn an_item_that_one_replica_added_is_recommended_by_the_other_with_the_same_scor
         { "item_id": "two", "title": "A thing of group 5" },
     ]);
     let request = json!({ "history": ["i3", "i4"], "k": 40 });
-    // What the run has by itself, and what it has where the items are kept in its folder.
+    // The lists of the run without added items, and with items that are kept in its folder.
     let alone = Service::start(&world, &[]);
     let without = alone.post("/v1/recommend", &request).list();
     assert_eq!(put(&alone, &items).status, 200);
@@ -266,14 +266,14 @@ fn an_item_that_one_replica_added_is_recommended_by_the_other_with_the_same_scor
         assert_eq!(service.get("/readyz").json()["store"], "reachable");
     }
     assert_eq!(nginx.send("POST", "/v1/recommend", &request).list(), expected);
-    // The programs know the same items.
+    // The command line lists the same items.
     let listed = world.run(
         "items",
         &[&["list"][..], &words(&store.address()).iter().map(String::as_str).collect::<Vec<_>>()].concat(),
     );
     assert_eq!(listed, "new/one\tA thing of group 3\ntwo\tA thing of group 5\n");
 
-    // A replica elsewhere, with no encoder and no cached vector, has the same vectors.
+    // A replica elsewhere, without encoders and cached vectors, has the same vectors.
     let elsewhere = tempfile::tempdir().unwrap();
     let copied = Command::new("cp").arg("-r").arg(world.path("a")).arg(elsewhere.path()).status().unwrap();
     assert!(copied.success());
@@ -284,7 +284,7 @@ fn an_item_that_one_replica_added_is_recommended_by_the_other_with_the_same_scor
     assert_eq!(third.post("/v1/recommend", &request).list(), expected);
     assert!(!elsewhere.path().join(".cache").exists(), "nothing was encoded");
 
-    // Nobody notices that a replica has gone.
+    // Clients do not notice that a replica has stopped.
     drop(first);
     for _ in 0..20 {
         assert_eq!(nginx.send("POST", "/v1/recommend", &request).list(), expected);
@@ -328,7 +328,7 @@ fn of_replicas_that_add_one_item_at_once_one_adds_it_and_the_last_counts() {
     wait("the replicas do not agree", || lists()[0] == lists()[1] && lists()[0].1.len() == 37);
     let stored = store.sql("select texts::json ->> 'title' from mp4sr_items where item_id = 'same'");
     assert_eq!(lists()[0].0, json!(stored));
-    // One id of the dataset, and nothing of the others is added.
+    // One item has an id of the dataset, so none of the items is added.
     let answer =
         put(&replicas[0], &json!([{ "item_id": "fine", "title": "A thing" }, { "item_id": "i3", "title": "A thing" }]));
     assert_eq!(answer.status, 422, "{}", answer.body);
@@ -370,7 +370,7 @@ fn lists_are_served_without_the_store_and_changes_are_asked_to_retry() {
     });
     assert!(service.post("/v1/recommend", &request).list().len() == 32);
     wait("metrics", || service.get("/metrics").body.contains("mp4sr_store_up 1"));
-    // The tables are lost while the service runs.
+    // The tables are dropped while the service runs.
     store.sql("drop table mp4sr_features");
     let answer = put(&service, &items);
     assert!(answer.status == 503 && answer.body.contains("its tables are not there"), "{}", answer.body);
@@ -419,7 +419,7 @@ fn what_is_wrong_with_a_store_is_said_in_one_sentence_without_the_password() {
     assert!(said.contains("have version 0, and this release of mp4sr reads version 1"), "{said}");
     store.sql("drop table mp4sr_schema");
 
-    // A password in a pipeline is in nothing that a run leaves or prints.
+    // A password in a pipeline must not be in any file or output of a run.
     let path = world.folder().join("store");
     files::write_bytes(&path, format!("{}\n", store.address()).as_bytes()).unwrap();
     let text = files::read_to_string(&world.pipeline("a")).unwrap();
@@ -447,7 +447,7 @@ fn what_is_wrong_with_a_store_is_said_in_one_sentence_without_the_password() {
     assert!(!service.get("/metrics").body.contains("s3cret"));
     drop(service);
 
-    // A run of the same name over another dataset does not take the items for its own.
+    // A run of the same name on another dataset must not use the items.
     world.write("a.toml", text.replace("[preprocess]", "[preprocess]\nwhere = \"item_id <> 'i0'\""));
     world.run("run", &["--until", "recommend"]);
     let said = serve(&store.address());
@@ -459,7 +459,7 @@ fn replica_of_file(world: &Project, path: &Path) -> Service {
     Service::start(world, &words.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// What several connections over TLS read and write, and what an export has of items that only the store keeps.
+/// Several connections over TLS read and write. An export contains the items that only the store has.
 #[test]
 fn a_store_is_used_over_tls_and_its_items_are_exported() {
     let Some(mut store) = Postgres::start() else { return };
@@ -495,7 +495,7 @@ fn a_store_is_used_over_tls_and_its_items_are_exported() {
     assert_eq!((ids.len(), ids.last().unwrap().as_str()), (31, "new"));
     let lists = files::read_to_string(&out.join("lists/lists.jsonl")).unwrap();
     assert!(lists.lines().all(|line| line.contains("\"new\"")), "{lists}");
-    // The model folder has the items by itself, without the store.
+    // The model folder contains the items, so it does not need the store.
     drop(service);
     store.stop();
     let run = out.join("huggingface/artifacts/a/runs/mp4sr").display().to_string();

@@ -1,4 +1,4 @@
-//! Stages in parts, by several processes and on machines that share nothing. `make test` builds the program first.
+//! Stages that run in parts, in several processes and on machines without a common file system. `make test` builds the program first.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "a test says what it skips")]
@@ -11,7 +11,7 @@ use mp4sr_artifact::files;
 use mp4sr_tests::{Project, program, root, said};
 use serde_json::Value;
 
-/// The files that a stage hands on, by name.
+/// The wanted files in a folder, by name.
 fn content(folder: &Path, is_wanted: impl Fn(&str) -> bool) -> Vec<(String, Vec<u8>)> {
     let mut all: Vec<_> = files::list(folder)
         .unwrap()
@@ -29,7 +29,7 @@ fn features(world: &Project) -> Vec<(String, Vec<u8>)> {
     content(&world.path("a/features"), |name| name.ends_with(".safetensors") || name.ends_with(".parquet"))
 }
 
-/// A world whose features one process has made, and which has forgotten them and all vectors.
+/// A world without features and cached vectors, and the features that one process made in it.
 fn world_to_extract() -> (Project, Vec<(String, Vec<u8>)>) {
     let world = Project::small();
     world.run("run", &["--until", "extract"]);
@@ -44,7 +44,7 @@ fn forget(world: &Project) {
     files::remove_dir_if_present(&world.path(".cache")).unwrap();
 }
 
-/// That features come out of the cache, and are those of one process.
+/// Checks that features are assembled from the cache, and equal those of one process.
 fn expect_assembled(world: &Project, expected: &[(String, Vec<u8>)]) {
     let reported = world.run_stderr("extract", &[]);
     assert!(reported.contains("computed 0 of"), "{reported}");
@@ -105,7 +105,7 @@ fn parallel_runs_the_parts_and_puts_them_together() {
     assert!(run("recommend").contains("merged 3 parts"));
 }
 
-/// Two machines without a common file system, of which each has a copy of the dataset.
+/// Two machines without a common file system, each with a copy of the dataset.
 #[test]
 fn vectors_of_machines_that_share_nothing_are_merged() {
     let (world, expected) = world_to_extract();
@@ -131,7 +131,7 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
         let mut command = mp4sr_tests::command("cache");
         command.arg("merge").args(places).arg("--artifacts").arg(world.path("")).output().unwrap()
     };
-    // A copy of the second machine's cache, a shard of which was damaged on its way.
+    // A copy of the second machine's cache, in which one shard was damaged.
     let copy = place("copy");
     let vectors = place("second").join(".cache/vectors");
     let mut damaged = false;
@@ -139,7 +139,7 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
         for path in files::list(&encoder).unwrap() {
             let mut bytes = files::read(&path).unwrap();
             let relative = path.strip_prefix(&vectors).unwrap();
-            // What the first machine has, too, is not copied again.
+            // Shards that the first machine has, too, are not copied.
             let is_own = !place("first").join(".cache/vectors").join(relative).exists();
             if !damaged && is_own && path.extension().is_some_and(|end| end == "safetensors") {
                 *bytes.last_mut().unwrap() ^= 1;
@@ -188,8 +188,8 @@ fn ranks_and_lists_of_parts_are_those_of_the_whole_and_old_parts_are_not_used() 
         stage("evaluate", &["--shard", part]);
         stage("recommend", &["--shard", part]);
     }
-    // A part is missing: everything is computed.
-    assert!(!stage("evaluate", &[]).contains("put together") && !stage("recommend", &[]).contains("put together"));
+    // If a part is missing, everything is computed.
+    assert!(!stage("evaluate", &[]).contains("merged") && !stage("recommend", &[]).contains("merged"));
     assert_eq!(results(), expected);
     forget();
     stage("evaluate", &["--shard", "2/3"]);
@@ -198,19 +198,19 @@ fn ranks_and_lists_of_parts_are_those_of_the_whole_and_old_parts_are_not_used() 
     assert!(stage("evaluate", &[]).contains("merged 3 parts"));
     assert!(stage("recommend", &[]).contains("merged 3 parts"));
     assert_eq!(results(), expected);
-    // Other weights, and other settings: the parts are of something else now.
+    // With other weights or settings, the parts are not used.
     world.run("run", &[&["--until", "finetune", "--set", "run.seed=7"][..], &short].concat());
-    assert!(!stage("evaluate", &["--set", "run.seed=7"]).contains("put together"));
-    assert!(!stage("recommend", &["--set", "run.seed=7", "--set", "recommend.top=3"]).contains("put together"));
+    assert!(!stage("evaluate", &["--set", "run.seed=7"]).contains("merged"));
+    assert!(!stage("recommend", &["--set", "run.seed=7", "--set", "recommend.top=3"]).contains("merged"));
     assert_ne!(results(), expected);
 }
 
-/// The files of a dataset that the stages after it read, by name.
+/// The files of a dataset that later stages read, by name.
 fn dataset(world: &Project, name: &str) -> Vec<(String, Vec<u8>)> {
     content(&world.path(name).join("dataset"), |name| name.ends_with(".safetensors") || name.ends_with(".parquet"))
 }
 
-/// A Python with PySpark, where there is Java, too.
+/// A Python with PySpark; `None` if it or Java is not installed.
 fn python_with_spark() -> Option<String> {
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
     let succeeds = |command: &mut Command| command.output().is_ok_and(|output| output.status.success());
@@ -223,7 +223,7 @@ fn python_with_spark() -> Option<String> {
     Some(python)
 }
 
-/// Puts what Spark leaves of the interactions `names` of a pipeline in their place. Gives what it has counted.
+/// Replaces the interactions `names` of a pipeline by those that Spark keeps, and returns Spark's counts.
 fn reduce(python: &str, world: &Project, pipeline: &str, data: &Path, names: &[&str]) -> Value {
     world.write(
         "spark/spark-defaults.conf",
@@ -245,7 +245,7 @@ fn reduce(python: &str, world: &Project, pipeline: &str, data: &Path, names: &[&
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// That Spark has counted what the report of all lines counts.
+/// Checks that Spark's counts equal those in the report on all lines.
 fn expect_counts(counts: &Value, report: &Value) {
     for (step, filter) in [("raw", 0), ("without repeats", 1), ("in the core", 2)] {
         for number in ["events", "users", "items"] {
@@ -282,8 +282,8 @@ fn what_spark_reduces_gives_the_dataset_of_all_lines() {
     assert_eq!(differing, ["events", "filters", "interactions", "items", "join"], "as docs/scale.md says");
 }
 
-/// Files with columns in another order and lines of Windows, a user whose events lie in several files, repeats of which the last file has
-/// the latest, a user below the core, and a line without a time.
+/// Files with columns in different orders and with Windows line ends, a user whose events are in several files, repeated events of which
+/// the last file has the latest, a user below the core, and a line without a time.
 #[test]
 fn several_files_of_delimited_text_are_reduced_together() {
     let Some(python) = python_with_spark() else { return };

@@ -1,4 +1,4 @@
-//! The service, over HTTP. `make test` builds the program first.
+//! Tests the service over HTTP. `make test` builds the program first.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
 
@@ -20,10 +20,10 @@ fn trained() -> Project {
     world
 }
 
-/// Ids and scores, best first.
+/// The ids and scores of a list, best first.
 type List = Vec<(String, f32)>;
 
-/// Histories and lists that the stage wrote.
+/// The histories and lists that the stage wrote.
 fn of_stage(world: &Project) -> Vec<(Vec<String>, List)> {
     let mut table = Table::read(&world.path("a/runs/mp4sr/recommendations.parquet"), "").unwrap();
     let (histories, items) = (table.take_texts("history").unwrap(), table.take_texts("items").unwrap());
@@ -70,7 +70,7 @@ fn answers_are_the_stage_s_own_lists_whoever_asks_at_once_and_whatever_is_swappe
             });
         }
         for generation in 2..=4 {
-            // Some answers before each swap, however fast the machine is.
+            // Some requests are answered before each swap, however fast the machine is.
             let (before, start) = (answered.load(Ordering::Relaxed), Instant::now());
             while answered.load(Ordering::Relaxed) < before + 20 {
                 assert!(start.elapsed() < Duration::from_mins(1), "no answers");
@@ -85,7 +85,7 @@ fn answers_are_the_stage_s_own_lists_whoever_asks_at_once_and_whatever_is_swappe
         }
         stop.store(true, Ordering::Relaxed);
     });
-    // Beyond what is asked for, nothing is listed; what is excluded is not.
+    // No more than `k` items are listed, and excluded items are not.
     let (history, list) = &expected[0];
     let best = &list[0].0;
     let answer = service.post("/v1/recommend", &json!({ "history": history, "k": 9, "exclude": [best, "zzz"] }));
@@ -159,7 +159,7 @@ fn requests_that_cannot_be_answered_say_why() {
     assert_eq!(service.send("MADEUP", "/readyz", "", b"").status, 405);
     let metrics = service.get("/metrics").body;
     assert!(metrics.contains(r#"route="/readyz",method="other",status="405""#) && !metrics.contains("MADEUP"));
-    // What is not HTTP at all ends the connection, and nothing else.
+    // A request that is not HTTP ends the connection, and nothing else.
     let mut stream = TcpStream::connect(&service.address).unwrap();
     stream.write_all(b"\x16\x03\x01 this is not a request\r\n\r\n").unwrap();
     stream.read_to_end(&mut Vec::new()).unwrap();
@@ -189,7 +189,7 @@ fn new_items_are_in_service_at_once_and_after_a_restart() {
     assert_eq!((picture.status, picture.headers["content-type"].as_str()), (200, "image/png"));
     let after = service.post("/v1/recommend", &request).list();
     assert_eq!(after.len(), before.len() + 2);
-    // What an item says stands for it among its neighbours, and so does its text by itself.
+    // An item's neighbours must be the same whether they are requested by its id or by its text.
     let near = service.post("/v1/similar", &json!({ "item_id": "two", "k": 3, "exclude": ["new/one"] })).list();
     let by_text =
         service.post("/v1/similar", &json!({ "text": "A thing of group 3", "k": 4, "exclude": ["new/one"] })).list();
@@ -206,7 +206,7 @@ fn new_items_are_in_service_at_once_and_after_a_restart() {
         service.send("DELETE", "/v1/items", "", json!({ "item_ids": ["two", "new/one"] }).to_string().as_bytes());
     assert_eq!((removed.status, &removed.json()["removed"]), (200, &json!(2)));
     assert_eq!(service.post("/v1/recommend", &request).list(), before);
-    // With `--watch`, what the program adds comes into service, too.
+    // With `--watch`, items that the command line adds come into service, too.
     world.write("new.jsonl", "{\"item_id\": \"three\", \"title\": \"A thing of group 5\"}\n");
     world.run("items", &["add", "--items", &world.folder().join("new.jsonl").display().to_string()]);
     let start = Instant::now();
@@ -216,7 +216,7 @@ fn new_items_are_in_service_at_once_and_after_a_restart() {
     }
 }
 
-/// When the index of each encoder's cached vectors was opened last, and how many files of vectors there are.
+/// When the index of each encoder's cached vectors was last opened, and the number of files with vectors.
 fn cached(world: &Project) -> (Vec<std::time::SystemTime>, usize) {
     let folders: Vec<_> = files::list(&world.path(".cache/vectors")).unwrap();
     let opened = folders.iter().map(|folder| std::fs::metadata(folder.join("about.json")).unwrap().modified().unwrap());
@@ -244,7 +244,7 @@ fn encoders_are_opened_once_and_again_when_what_they_read_has_changed_and_questi
         ask(question);
     }
     assert_eq!(cached(&world), opened, "opened again, or written");
-    // Another run of the same encoders comes into service.
+    // The service reloads a run with the same encoders.
     service.signal("HUP");
     let start = Instant::now();
     while service.get("/readyz").json()["generation"] != 2 {
@@ -257,7 +257,7 @@ fn encoders_are_opened_once_and_again_when_what_they_read_has_changed_and_questi
     assert_eq!(service.send("PUT", "/v1/items", "", items.as_bytes()).status, 200);
     let added = cached(&world);
     assert_eq!(added.1, opened.1 + 1, "what an item says stays");
-    // The words of the dataset's items join the dictionary.
+    // The words of the dataset's items are part of the dictionary, so a changed item table opens the encoders again.
     let table = world.path("a/dataset/items.parquet");
     files::write_bytes(&table, &files::read(&table).unwrap()).unwrap();
     let without_new = |list: List| list.into_iter().filter(|(id, _)| id != "new").take(4).collect::<Vec<_>>();
@@ -321,14 +321,14 @@ fn too_many_and_too_slow_requests_are_asked_to_retry_and_a_stop_answers_open_req
         }
     });
     assert!(refused.load(Ordering::Relaxed) > 0, "nobody was refused");
-    // Many items to encode: long enough to be in the middle of it.
+    // There are so many items that they are still being encoded when the signal arrives.
     let items: Vec<Value> = (0..400)
         .map(|at| json!({ "item_id": format!("n{at}"), "title": format!("A thing of kind {at}"), "texts": [format!("It is number {at}.")] }))
         .collect();
     let body = json!({ "items": items }).to_string();
     let answer = std::thread::scope(|scope| {
         let open = scope.spawn(|| service.send("PUT", "/v1/items", "", body.as_bytes()));
-        // The connection of whoever looks is one of them.
+        // The connection that requests the metrics is one of the two.
         while !service.get("/metrics").body.contains("mp4sr_connections 2") && !open.is_finished() {}
         std::thread::sleep(Duration::from_millis(20));
         service.signal("TERM");
@@ -349,7 +349,7 @@ fn the_index_finds_what_the_exact_search_finds_and_is_verified_when_it_is_read()
     let words = ["--index", "hnsw"];
     let search = |service: &Service| service.get("/readyz").json()["search"].as_str().unwrap().to_owned();
     let service = Service::start(&world, &words);
-    // So few items that the graph misses none of them.
+    // With so few items, the graph misses none of them.
     assert!(search(&service).starts_with("hnsw, recall@10 1.0000 of 60 histories"), "{}", search(&service));
     for (history, list) in of_stage(&world).iter().take(20) {
         let found = service.post("/v1/recommend", &json!({ "history": history, "k": 10 })).list();

@@ -1,4 +1,4 @@
-//! From files that nobody has described to a pipeline that runs: `mp4sr init` and `mp4sr doctor`. `make test` builds the program first.
+//! From undescribed files to a working pipeline: `mp4sr init` and `mp4sr doctor`. `make test` builds the program first.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -10,7 +10,7 @@ use mp4sr_pipeline::Config;
 use mp4sr_run::model_catalog;
 use mp4sr_tests::{command, gzip, root, said};
 
-/// A folder with raw files in which the program runs.
+/// A folder with raw files, in which the program runs.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -36,14 +36,14 @@ impl Folder {
         self.command(name, words).output().unwrap()
     }
 
-    /// What the program prints, which succeeds.
+    /// Runs the program, expects success, and returns its standard output.
     fn run(&self, name: &str, words: &[&str]) -> String {
         let output = self.output(name, words);
         assert!(output.status.success(), "{name} {words:?}: {}", said(&output));
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The error of the program, which fails by the user's fault.
+    /// Runs the program, expects exit code 1, and returns its standard error.
     fn fails(&self, name: &str, words: &[&str]) -> String {
         let output = self.output(name, words);
         assert_eq!(output.status.code(), Some(1), "{name} {words:?}: {}", said(&output));
@@ -56,7 +56,7 @@ impl Folder {
         Config::load(&self.path("p.toml"), &[], model_catalog()).unwrap().0
     }
 
-    /// What preprocess makes of a pipeline, without bounds of events.
+    /// Preprocesses a pipeline without filters on the number of events.
     fn dataset(&self, pipeline: &Path, artifacts: &str, more: &[&str]) -> Dataset {
         let pipeline = pipeline.to_str().unwrap();
         let all = ["--set", "preprocess.user_core=0", "--set", "preprocess.item_core=0", "--set", "dataset.name=x"];
@@ -77,12 +77,12 @@ struct Dataset {
     sequences: Sequences,
     users: Vec<String>,
     items: Items,
-    /// Names of files, wherever they lie, and ends of addresses.
+    /// The last components of the images' paths and URLs.
     images: Vec<Vec<String>>,
 }
 
 impl Dataset {
-    /// Both have the same events, users, items, titles and images.
+    /// Checks that both have the same events, users, items, titles and images.
     fn expect(&self, other: &Self, name: &str) {
         assert_eq!(self.sequences.items, other.sequences.items, "{name}");
         assert_eq!(self.sequences.times, other.sequences.times, "{name}");
@@ -99,7 +99,7 @@ fn latin_1(text: &str) -> Vec<u8> {
 const USERS: usize = 30;
 const ITEMS: usize = 24;
 
-/// Lines of events: user, item, the number of the event.
+/// Lines of events; `line` gets the user, the item and the number of the event.
 fn events(line: impl Fn(usize, usize, usize) -> String) -> String {
     let pairs = (0..USERS).flat_map(|user| (0..7).map(move |at| (user, (user * 5 + at * 3) % ITEMS, at)));
     pairs.map(|(user, item, at)| line(user, item, at)).collect()
@@ -109,12 +109,12 @@ fn items(line: impl Fn(usize) -> String) -> String {
     (0..ITEMS).map(line).collect()
 }
 
-/// A published dataset in small: the pipeline that is shipped for it, the words for `init`, and the raw files.
+/// A small imitation of a published dataset: the name of the shipped pipeline, the arguments for `init`, and the raw files.
 struct Published {
     pipeline: &'static str,
     words: &'static [&'static str],
     raw: Vec<(&'static str, Vec<u8>)>,
-    /// Whether the sentences of items are the same too.
+    /// Whether the sentences of items are the same, too.
     same_sentences: bool,
 }
 
@@ -139,7 +139,7 @@ fn published() -> Vec<Published> {
                 })),
             ),
         ],
-        // The release date, which the shipped pipeline has among the texts, is not a text to `init`.
+        // The shipped pipeline includes the release date in the texts; `init` does not.
         same_sentences: false,
     };
     let ml_1m = Published {
@@ -213,7 +213,7 @@ fn published() -> Vec<Published> {
                 )),
             ),
         ],
-        // The same author everywhere says nothing.
+        // The author is the same everywhere, so `init` does not use it as a text.
         same_sentences: false,
     };
     let steam = Published {
@@ -239,7 +239,7 @@ fn published() -> Vec<Published> {
                         725_280 + i,
                         ["Indie", "Strategy"][i % 2],
                         i % 5,
-                        // The fields of JSON have no order of their own.
+                        // The fields of a JSON object may come in any order.
                         ["tags", "specs"][i % 2],
                         ["Single-player", "Horror", "Puzzle"][i % 3]
                     )
@@ -313,7 +313,7 @@ fn published() -> Vec<Published> {
                 .into(),
             ),
         ],
-        // More columns are texts to `init`.
+        // `init` uses more columns as texts.
         same_sentences: false,
     };
     h_and_m.raw.push(("raw/images/010/0108775015.jpg", b"x".to_vec()));
@@ -387,7 +387,7 @@ fn published_datasets_get_the_dataset_of_the_pipelines_that_are_shipped() {
         let by_hand = folder.dataset(&shipped, "by-hand", &["--data", "raw"]);
         let guessed = folder.dataset(&folder.path("p.toml"), "guessed", &[]);
         guessed.expect(&by_hand, pipeline);
-        // In whatever order: that of the texts is a choice, and the fields of JSON have none.
+        // The sentences are compared in any order: that of the texts is a choice, and JSON fields have none.
         let sorted = |made: &Dataset| -> Vec<Vec<String>> {
             let of_item = |sentences: &Vec<String>| {
                 let mut sentences = sentences.clone();
@@ -422,7 +422,7 @@ fn amazon_s_form_of_2023_is_recognised_by_its_fields() {
     assert_eq!(made.items.sentences[0], ["Yarn 0", "S", "Soft."]);
 }
 
-/// A shop's export: German names, semicolons, Latin letters of Windows, days first, HTML, prices with commas.
+/// The export of a German shop: German names, semicolons, Latin-1, day-first dates, HTML, and decimal commas.
 fn german() -> Vec<(&'static str, Vec<u8>)> {
     let sales = events(|u, i, at| {
         format!("{};A{i:04};{:02}.{:02}.2023 10:{at:02};{at},50\n", 1000 + u, at * 3 + 5, u % 12 + 1)
@@ -459,7 +459,7 @@ fn a_shop_s_export_becomes_a_pipeline_that_runs_at_once() {
     }
     let text = files::read_to_string(&folder.path("laden.toml")).unwrap();
     assert!(text.contains("data = \"laden\"") && text.contains("interactions = [\"kaeufe.csv\"]"), "{text}");
-    // A second run replaces nothing unless it is asked to.
+    // A second run does not replace the file without `--force`.
     let refused = folder.fails(words[0], &words[1..]);
     assert!(refused.contains("`laden.toml` exists") && refused.contains("--force"), "{refused}");
     folder.run(words[0], &[&words[1..], &["--force"]].concat());
@@ -501,7 +501,7 @@ fn shapes_of_files_are_recognised_without_a_question() {
         ("titles.csv", format!("item,title\n{}", items(|i| format!("{i},Video {i}\n"))).into()),
         ("pics/0.png", b"x".to_vec()),
     ]);
-    // No header, no items: ids alone.
+    // No header and no items: the model reads only ids.
     let config = folder.pipeline(&["--interactions", "plain.tsv"]);
     assert_eq!(config.source.interactions_header, ["column_1", "column_2", "column_3", "column_4"]);
     assert_eq!(
@@ -511,7 +511,7 @@ fn shapes_of_files_are_recognised_without_a_question() {
     assert_eq!(config.model.name, "sasrec");
     let text = files::read_to_string(&folder.path("p.toml")).unwrap().replace("\n# ", " ");
     assert!(text.contains("the model reads only ids. These models do: ") && text.contains(" sasrec"), "{text}");
-    // JSON lines and an array, ids of numbers, images by a column in a folder.
+    // JSON lines and a JSON array, numeric ids, and images in a folder by a column.
     let json = ["--interactions", "events.jsonl", "--items", "items.json", "--images", "pics", "--force"];
     let config = folder.pipeline(&json);
     let columns = &config.source.columns;
@@ -523,10 +523,10 @@ fn shapes_of_files_are_recognised_without_a_question() {
     assert_eq!(config.model.modality_names(), ["text", "image"]);
     let made = folder.dataset(&folder.path("p.toml"), "made", &[]);
     assert_eq!(made.images.iter().flatten().count(), 1);
-    // Sequences in a cell, in the order of their lines.
+    // A whole sequence in one cell, in the order of the lines.
     let config = folder.pipeline(&["--interactions", "pairs.tsv", "--items", "titles.csv", "--force"]);
     assert_eq!((&*config.source.columns.item_separator, &*config.source.time), (" ", "line-order"));
-    // A user's word counts more than any guess.
+    // What the user says takes precedence over any guess.
     let config = folder.pipeline(&[
         "--interactions",
         "plain.tsv",
@@ -614,12 +614,12 @@ fn what_cannot_be_guessed_is_refused_in_a_sentence_and_nothing_is_written() {
         assert!(said.contains(expected), "{words:?}: {said}");
         assert!(!folder.path("p.toml").exists(), "{words:?}");
     }
-    // What is said in the error helps.
+    // The flag that the error suggests helps.
     let config = folder.pipeline(&["--interactions", "ambiguous.csv", "--time-format", "%d/%m/%Y"]);
     assert_eq!(config.source.time, "%d/%m/%Y");
 }
 
-/// Every file below a folder, with its content.
+/// Every file and folder below a folder, with its content.
 fn snapshot(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     for path in files::list(folder).unwrap() {
@@ -665,7 +665,7 @@ fn doctor_and_dry_runs_write_nothing() {
         };
         commands.iter().map(code).collect()
     };
-    // Single stages miss what earlier ones make; those that make it all do not.
+    // Commands of a single stage fail without the outputs of earlier stages; commands that also run the earlier stages succeed.
     assert_eq!(codes(), [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0]);
     let short = ["--set", "pretrain.epochs=1", "--set", "finetune.epochs=1", "--set", "model.mp4sr.experts=2"];
     folder.run("run", &[&pipeline[..], &short[..]].concat());
@@ -698,7 +698,7 @@ fn doctor_says_what_would_stop_a_run() {
         assert_eq!(code, Some(1), "{words:?}: {said}");
         assert!(said.contains(expected), "{words:?}: {said}");
     }
-    // A model of the hub that is not here is fetched when the time comes, and nobody is asked now.
+    // A model of the hub that is not in the cache is downloaded when it is needed; `doctor` does not use the network.
     let (code, said) = doctor(&["--set", "extract.text.model=sentence-transformers/all-MiniLM-L6-v2"]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("in the hub's cache"), "{said}");
@@ -724,7 +724,8 @@ fn the_sample_shop_s_tables_become_a_pipeline_with_texts_and_images() {
 
 #[test]
 fn messy_tables_are_normal() {
-    // Quoted cells with separators, doubled marks and ends of lines; ids with separators; one line in a hundred with a column too many.
+    // Quoted cells with separators, doubled quotation marks and line ends; ids with separators; and an extra column in one line of a
+    // hundred.
     let sales = events(|u, i, at| {
         let more = if (u * 7 + at) % 100 == 99 { ",more" } else { "" };
         format!("\"c,{u}\",\"p,{i}\",2023-02-{:02}{more}\n", at + 1)

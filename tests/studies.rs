@@ -1,12 +1,12 @@
-//! Comparisons, searches and studies by the real programs on a small world: what they write, what they share, what they redo.
-//! `make test` builds the programs first.
+//! Comparisons, searches and studies by the real programs on a small world: what they write, share and run again. `make test` builds the
+//! programs first.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use mp4sr_artifact::{FeatureType, Features, Items, files};
+use mp4sr_artifact::{FeatureType, Features, Items, Table, files};
 use mp4sr_pipeline::Config;
 use mp4sr_run::model_catalog;
 use mp4sr_tests::{Project, root, said};
@@ -31,13 +31,13 @@ fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
         assert!(!run.join("ranks.test.safetensors").exists(), "a search ranks nothing");
     }
 
-    // Cells that pre-train alike take the weights of one.
+    // Of the runs with the same pre-training, one is pre-trained and the others copy its weights.
     let weights = |run: &Path| files::read(&run.join("pretrain.safetensors")).unwrap();
     assert!(runs.iter().all(|run| weights(run) == weights(&runs[0])));
     let records: Vec<_> = runs.iter().map(|run| files::read(&run.join("pretrain.manifest.json")).unwrap()).collect();
     assert!(records.iter().all(|record| *record == records[0]), "one run made them, the others hold its record");
 
-    // A finished search finds nothing to do; a cell that is gone is made again, and the others are left alone.
+    // A finished search has nothing to do; a deleted run is made again, and the others are left unchanged.
     let changed = |run: &Path| std::fs::metadata(run.join("finetune.safetensors")).unwrap().modified().unwrap();
     let (before, bytes) = (changed(&runs[0]), files::read(&runs[1].join("finetune.safetensors")).unwrap());
     files::remove_dir_if_present(&runs[1]).unwrap();
@@ -60,7 +60,7 @@ fn a_search_is_resumed_sorts_by_validation_and_never_reads_the_test_split() {
 fn a_cell_that_fails_stops_no_other_and_is_reported() {
     let world = Project::small();
     world.run("preprocess", &[]);
-    // A modality that no stage extracts.
+    // The second value has a modality that no stage extracts.
     let grid = r#"model.modalities=[{name="text"}],[{name="sound",features="mine"}]"#;
     let output = world.output("search", &["--grid", grid, "--name", "m"]);
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
@@ -81,11 +81,11 @@ fn tables_figures_and_comparisons_come_from_stored_ranks() {
     assert!(said.contains("## The paper's Table 2") && said.contains("0.1322"), "{said}");
     assert_eq!(world.text("a/studies/table2/table.md"), said);
     let csv = world.text("a/studies/table2/table.csv");
-    // MP4SR with and without pre-training, and every other model.
+    // MP4SR with and without pre-training, and all other models.
     let models = model_catalog().models().count() + 1;
     assert_eq!(csv.lines().count(), 1 + models * 7, "seven measures of each model");
 
-    // The same runs serve other studies and comparisons.
+    // Other studies and comparisons reuse the same runs.
     let made = files::list(&world.path("a/runs")).unwrap().len();
     assert_eq!(made, 2 * models, "two seeds of each model");
     world.run("study", &["fig8", "--seeds", "2"]);
@@ -98,7 +98,7 @@ fn tables_figures_and_comparisons_come_from_stored_ranks() {
     let csv = world.run("compare", &[&words[..], &["--csv"]].concat());
     assert_eq!(csv.lines().count(), 1 + 2 * 2, "{csv}");
 
-    // Ranks of short histories are stored beside, and a rank of one event is that of the whole where there is but one.
+    // Ranks of short histories are stored beside the others.
     let cold = world.run("study", &["cold-start", "--seeds", "1"]);
     assert!(
         cold.contains("from the last event of each history") && cold.contains("fewer than 10 training events"),
@@ -109,6 +109,45 @@ fn tables_figures_and_comparisons_come_from_stored_ranks() {
     let missing = world.output("compare", &["nobody"]);
     let said = String::from_utf8(missing.stderr).unwrap();
     assert!(said.contains("runs/nobody/ranks.test.safetensors") && said.contains("make evaluate"), "{said}");
+}
+
+#[test]
+fn lists_of_runs_are_compared_and_made_by_a_study() {
+    let world = Project::small();
+    let refused = world.run_badly("study", &["fig8", "--lists"]);
+    assert!(refused.contains("`--lists` with table2"), "{refused}");
+    let said = world.run("study", &["table6", "--seeds", "2", "--lists"]);
+    assert!(said.contains("## The lists") && said.contains("diversity"), "{said}");
+    let runs = "MP4SR=mp4sr.s2020,mp4sr.s2021";
+    let text = world.run("compare", &["mp4sr-t.s2020", runs, "--lists"]);
+    assert!(text.contains("coverage") && text.contains('±'), "{text}");
+    let csv = world.run("compare", &["mp4sr-t.s2020", runs, "--lists", "--csv"]);
+    let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
+    let value = |name: &str, measure: &str| -> f64 {
+        let row = rows.iter().find(|row| row[0] == name && row[1] == measure);
+        row.unwrap_or_else(|| panic!("{name} {measure}: {csv}"))[3].parse().unwrap()
+    };
+
+    // The values of one run are those of its report, and coverage is counted from the lists themselves.
+    let own = ["--run", "mp4sr-t.s2020", "--set", "model.mp4sr.logits=[\"text\"]", "--set", "run.seed=2020"];
+    let settings = world.text("a/runs/mp4sr-t.s2020/config.toml");
+    assert!(settings.contains("logits = [\"text\"]"), "{settings}");
+    let mut lists = Table::read(&world.path("a/runs/mp4sr-t.s2020/recommendations.parquet"), "").unwrap();
+    let listed: BTreeSet<String> = lists.take_texts("items").unwrap().into_iter().flat_map(|list| list.into_iter().take(5)).collect();
+    let items = Items::read(&world.path("a/dataset/items.parquet")).unwrap().ids.len();
+    assert!((value("mp4sr-t.s2020", "coverage@5") - listed.len() as f64 / items as f64).abs() < 1e-12, "{csv}");
+    world.run("report", &own);
+    let report = world.text("a/runs/mp4sr-t.s2020/report/lists.csv");
+    let report: Vec<Vec<&str>> = report.lines().map(|line| line.split(',').collect()).collect();
+    let at_five = report.iter().find(|row| row[1] == "5").unwrap();
+    for (name, found) in report[0].iter().zip(at_five).skip(2) {
+        let found: f64 = found.parse().unwrap();
+        assert!((value("mp4sr-t.s2020", &format!("{name}@5")) - found).abs() < 1e-9, "{name}: {csv} {report:?}");
+    }
+
+    files::remove_file_if_present(&world.path("a/runs/mp4sr.s2021/recommendations.parquet")).unwrap();
+    let missing = world.run_badly("compare", &[runs, "--lists"]);
+    assert!(missing.contains("mp4sr.s2021/recommendations.parquet") && missing.contains("make recommend"), "{missing}");
 }
 
 #[test]
@@ -137,7 +176,7 @@ fn a_report_and_a_comparison_print_the_same_intervals_and_p_values_for_the_same_
     assert_eq!(intervals.len(), 2, "{csv}");
     assert!(report.contains(&format!("(bootstrap): {}.", intervals.join(", "))), "{intervals:?} {report}");
 
-    // Of two runs the better one is tested against the other either way, so p is the same whichever is the reference.
+    // Of two runs, the better one is tested against the other either way, so p does not depend on which one is the reference.
     let tests = rows[1..].chunks(2).flatten().filter(|row| !row[column("t-test p after Holm")].is_empty());
     let mut expected: Vec<(String, Vec<String>)> = tests
         .map(|row| {
@@ -161,12 +200,12 @@ fn a_larger_pre_training_is_of_all_datasets_and_serves_one_that_it_has_not_seen(
     let world = Project::small();
     world.add("b", 7);
     world.add("c", 11);
-    // A pipeline with another model: it is fine-tuned on with that of the first.
+    // A pipeline with another model; fine-tuning uses the model of the first pipeline.
     let other = world.raw_text("c.toml").replace("width = 16", "width = 16\nmax_sequence_length = 5");
     let other = other.replace("[model]", "[model]\nmodalities = [{ name = \"text\" }]");
     files::write_bytes(&world.pipeline("c"), other.as_bytes()).unwrap();
     let (b, c) = (world.pipeline("b"), world.pipeline("c"));
-    // A folder for the study's own raw files does not apply to pipelines that name their own.
+    // The data folder of the command line applies to the study's own pipeline, not to those that set one.
     let moved = world.folder().join("moved");
     std::fs::create_dir(&moved).unwrap();
     for file in ["a.tsv", "a.jsonl"] {
@@ -211,7 +250,7 @@ fn losses_sweeps_and_noise_are_drawn() {
     assert!(String::from_utf8(refused.stderr).unwrap().contains("name them with WITH="));
 }
 
-/// How many circles of a figure of shares stand nearest to each share.
+/// The number of circles in a figure that are nearest to each share.
 fn circles_at(svg: &str) -> BTreeMap<String, usize> {
     let number = |line: &str, key: &str| -> Option<i64> {
         let (_, rest) = line.split_once(&format!(" {key}=\""))?;
@@ -275,7 +314,7 @@ fn every_other_study_has_its_rows_and_its_smoke_run() {
     }
     assert!(!world.path("a").exists(), "a smoke run is a dataset of its own");
 
-    // Measures that the figures show by default, and those of a pipeline that asks for others.
+    // Figures show R@20 by default, or the largest K of a pipeline that evaluates others.
     let said = run("fig7", &["--set", "evaluate.k=[1,3]"]);
     assert!(said.contains("R@3") && said.contains("Set for all: `evaluate.k=[1,3]`"), "{said}");
     assert!(world.text("a-quick/studies/fig7/figure.svg").contains("R@3"));
@@ -300,7 +339,7 @@ fn a_grid_over_data_gives_every_cell_a_dataset_of_its_own() {
     }
     assert!(world.text("a/searches/recent/table.md").contains("--set 'dataset.name=\"a.recent-"), "{said}");
 
-    // What has no epochs cannot be chosen by one, and takes nothing from the others.
+    // A run without epochs cannot be selected by one, and does not affect the others.
     let output = world.output("search", &["--grid", "model.name=\"sasrec\",\"popularity\"", "--name", "models"]);
     let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert!(out.contains("models.name-_sasrec_") && out.contains("is not trained by epochs"), "{out}");
@@ -313,7 +352,7 @@ fn a_grid_over_data_gives_every_cell_a_dataset_of_its_own() {
     assert!(crate::said(&twice).contains("`finetune.batch` is given twice"));
 }
 
-/// Rows are what they are called, whatever the pipeline is about, and what cannot be is refused before anything is trained.
+/// Rows have the settings that their names promise, whatever the pipeline sets, and impossible settings are rejected before training.
 #[test]
 fn rows_are_what_they_are_called() {
     let world = Project::small();
@@ -355,12 +394,12 @@ fn rows_are_what_they_are_called() {
     refused(&["x=sasrec.s2020,popularity.s2020"], "as that of the run `sasrec.s2020`");
 }
 
-/// Features that another program made are copied to the smoke run, item by item.
+/// The features of another program are copied to the smoke run, item by item.
 #[test]
 fn a_smoke_run_has_the_features_that_no_stage_makes() {
     let world = Project::small();
     let modalities = "[model]\nmodalities = [{name=\"text\"},{name=\"sound\",features=\"mine\"}]";
-    // Most of the items 901 to 920 were met long ago alone.
+    // Most users met the items 901 to 920 only long ago.
     let (mut events, mut items) = (world.raw_text("a.tsv"), world.raw_text("a.jsonl"));
     for item in 901..921 {
         items += &format!("{{\"item_id\": \"i{item}\", \"title\": \"An old thing\"}}\n");
@@ -372,7 +411,7 @@ fn a_smoke_run_has_the_features_that_no_stage_makes() {
     }
     let missing = world.output("study", &["fig6", "--quick"]);
     assert!(said(&missing).contains("no stage makes it: write it"), "{}", said(&missing));
-    // The row of an item is its number, and some have none.
+    // The feature row of an item is its number; some items have none.
     let items = Items::read(&world.path("a/dataset/items.parquet")).unwrap();
     let number = |id: &String| id[1..].parse::<f32>().unwrap();
     let rows: Vec<Vec<f32>> =
@@ -398,7 +437,7 @@ fn a_smoke_run_has_the_features_that_no_stage_makes() {
         let expected = if number(id) % 4.0 == 0.0 { vec![] } else { vec![number(id), 1.0, 0.5] };
         assert_eq!(own, expected, "{id}");
     }
-    // A file that its program made for the smoke run itself stays.
+    // A file that another program made for the smoke run itself is kept.
     files::remove_if_present(&world.path("a-quick/quick.manifest.json")).unwrap();
     let offsets = std::iter::once(0).chain(std::iter::repeat_n(1, few.len())).collect();
     let own = Features::from_f32(offsets, &[0.25; 3], 3, FeatureType::F32, few.hash()).unwrap();
@@ -419,12 +458,12 @@ fn ranks_of_other_events_or_weights_are_refused() {
         let said = String::from_utf8(world.output("compare", &["mp4sr"]).stderr).unwrap();
         assert!(said.contains(what) && said.contains("has changed since; run `make evaluate RUN=mp4sr`"), "{said}");
     };
-    // The same items and users, other events.
+    // The same items and users, with other events.
     world.run("preprocess", &["--set", "preprocess.recent=5"]);
     refused("sequences.safetensors");
     world.run("preprocess", &[]);
     world.run("compare", &["mp4sr"]);
-    // Weights may serve other events, and the user is informed.
+    // Weights may be used with other events, with a warning.
     let other = ["--set", "preprocess.recent=5"];
     world.run("preprocess", &other);
     let trained_on = "the weights were trained on other sequences; `make finetune` trains on these";

@@ -1,5 +1,5 @@
-//! The walk from raw files to a report, by the real programs on the sample world: complete, up to date, repeatable, resumable,
-//! and clear about what is wrong. `make test` builds the programs first.
+//! The whole way from raw files to a report, by the real programs on the sample world: complete, up to date, repeatable, resumable, and
+//! with clear errors. `make test` builds the programs first.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
 
@@ -15,7 +15,7 @@ use mp4sr_pipeline::Config;
 use mp4sr_run::model_catalog;
 use mp4sr_tests::{Project, command, root, said};
 
-/// Settings that make a walk short.
+/// Settings that shorten training.
 const SHORT: &[&str] = &[
     "--set",
     "pretrain.epochs=2",
@@ -27,12 +27,12 @@ const SHORT: &[&str] = &[
     "model.transformer.feed_forward=64",
 ];
 
-/// A project of the sample pipeline, over the raw files that all tests share.
+/// A project of the sample pipeline, over raw files that all tests share.
 fn sample() -> Project {
     Project::of_pipeline("sample", &raw())
 }
 
-/// A project whose dataset and features are those of [`extracted`].
+/// A project with the dataset and the features of [`extracted`].
 fn after_extract() -> Project {
     let project = sample();
     for folder in ["sample/dataset", "sample/features"] {
@@ -49,7 +49,7 @@ fn raw() -> PathBuf {
     shared().join("raw")
 }
 
-/// A project with dataset and features, made once.
+/// A project with dataset and features, which is made once.
 fn extracted() -> &'static Project {
     static PROJECT: OnceLock<Project> = OnceLock::new();
     PROJECT.get_or_init(|| Project::of_pipeline_in(&shared().join("extracted"), "sample", &raw()))
@@ -140,13 +140,13 @@ fn every_planted_fault_is_counted() {
     assert_eq!(counted["items"]["cleaned_texts"], faults["descriptions_with_markup"]);
     assert_eq!(counted["items"]["without_line"], faults["items_without_metadata"]);
     assert_eq!(counted["items"]["without_events"], faults["items_without_reviews"]);
-    // Ten items have no line and so neither text nor image.
+    // The items without a metadata line have neither text nor image.
     let without =
         |key: &str| counted["statistics"][key].as_u64().unwrap() - faults["items_without_metadata"].as_u64().unwrap();
     assert_eq!(without("items_without_text"), faults["items_without_text"]);
     assert_eq!(without("items_without_image"), faults["items_without_image"]);
     assert_eq!(pictures["unusable"].as_array().unwrap().len() as u64, faults["images_that_do_not_decode"]);
-    // Events in = events kept + events dropped.
+    // Events that were read = events that were kept + events that were dropped.
     let dropped: u64 = counted["events"]["dropped"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
     assert_eq!(counted["events"]["read"].as_u64().unwrap(), counted["events"]["kept"].as_u64().unwrap() + dropped);
 }
@@ -163,7 +163,7 @@ fn one_seed_gives_the_same_bytes_with_any_number_of_threads_and_another_seed_oth
     }
 }
 
-/// Starts a command and kills it as soon as `is_due` says so; whether it was still running then.
+/// Starts a command and kills it as soon as `is_due` is true. Returns whether it was still running then.
 fn killed_when(mut command: Command, mut is_due: impl FnMut() -> bool) -> bool {
     let mut child = command.arg("--quiet").spawn().unwrap();
     while !is_due() {
@@ -177,19 +177,19 @@ fn killed_when(mut command: Command, mut is_due: impl FnMut() -> bool) -> bool {
     !child.wait().unwrap().success()
 }
 
-/// Shares between 0 and 1: multiples of the golden ratio fall anywhere.
+/// Well-spread shares between 0 and 1: the fractional parts of multiples of the golden ratio.
 fn shares() -> impl Iterator<Item = f64> {
     (1..).map(|i| (f64::from(i) * 0.618_034).fract())
 }
 
-/// What a file is distinguished by from the one that was under its name before.
+/// The values that distinguish a file from an earlier one of the same name.
 fn version(path: &Path) -> Option<(u64, SystemTime)> {
     let file = std::fs::metadata(path).ok()?;
     Some((file.ino(), file.modified().ok()?))
 }
 
-/// Five kills per phase, each followed by a start. The state is written after every step, and a kill comes after a number of these,
-/// however long they take.
+/// Each phase is killed five times and started again. The state is written after every step, and a kill follows a number of steps, however
+/// long they take.
 #[test]
 fn a_training_killed_five_times_in_each_phase_ends_with_the_same_bytes() {
     let (whole, killed) = (after_extract(), after_extract());
@@ -210,7 +210,7 @@ fn a_training_killed_five_times_in_each_phase_ends_with_the_same_bytes() {
                 "{phase} ended before kill {kill}; it is too short"
             );
         }
-        // Another setting is refused, and the state stays.
+        // Another setting is rejected, and the state is kept.
         let refused = killed.run_badly(phase, &[SHORT, &["--set", &format!("{phase}.learning_rate=0.5")]].concat());
         assert!(refused.contains("state of an unfinished run with another"), "{refused}");
         let resumed = killed.run_stderr(phase, &[SHORT, &["--set", "run.seed=7"]].concat());
@@ -223,8 +223,8 @@ fn a_training_killed_five_times_in_each_phase_ends_with_the_same_bytes() {
     }
 }
 
-/// Kills at moments all over the stage, each followed by a start; what is in the cache stays and nothing in it is wrong. The moments
-/// are shares of the time that the stage takes here; where it ends before its kill, it has to do everything again.
+/// The stage is killed at many moments and started again each time; the cache keeps what was computed, and nothing in it is wrong. The
+/// moments are shares of the time that the stage takes on this machine. If it ends before it is killed, it starts from the beginning.
 #[test]
 fn an_extraction_killed_many_times_ends_with_the_same_bytes() {
     let (whole, killed) = (extracted(), sample());
@@ -263,7 +263,7 @@ fn an_extraction_killed_many_times_ends_with_the_same_bytes() {
     assert_eq!(leftovers(&killed.path("sample/features")), 0);
 }
 
-/// `examples/own_features.py` with the standard settings of its documentation.
+/// Runs `examples/own_features.py` with the settings that its documentation gives.
 #[test]
 fn features_written_by_the_python_example_train() {
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
@@ -285,7 +285,7 @@ fn features_written_by_the_python_example_train() {
     assert!(table.contains("| mp4sr | test "), "{table}");
 }
 
-/// A third features file, as another program would write it, joins text and image.
+/// A third feature file, as another program would write it, is added to text and image.
 #[test]
 fn a_third_modality_trains_and_evaluates() {
     let world = after_extract();
@@ -313,7 +313,7 @@ fn tensor_bytes(world: &Project, relative: &str, name: &str) -> Vec<u8> {
     safetensors::SafeTensors::deserialize(&bytes).unwrap().tensor(name).unwrap().data().to_vec()
 }
 
-/// Products from bf16 where the processor has them, and a softmax over a sample of the items.
+/// Matrix products in bf16, if the processor supports it, and a softmax over sampled candidates.
 #[test]
 fn bf16_and_sampled_candidates_give_the_same_bytes_with_any_number_of_threads() {
     let mut keys = vec!["finetune.candidates=50"];
@@ -335,7 +335,7 @@ fn bf16_and_sampled_candidates_give_the_same_bytes_with_any_number_of_threads() 
     assert!(said.contains("`train.precision` = \"tf32\" on the CPU is not allowed"), "{said}");
 }
 
-/// Every variant of the paper is a set of keys; each trains and evaluates.
+/// Every variant of the paper is a set of keys. Each one trains and evaluates.
 #[test]
 fn every_variant_is_a_configuration() {
     let variants: [(&str, &[&str]); 14] = [
@@ -374,8 +374,8 @@ fn every_variant_is_a_configuration() {
     }
 }
 
-/// A checkpoint goes through Python's safetensors and back, with a header of its own making and the pooling biases that
-/// another program may store, and gives the same ranks; changed weights give others.
+/// A checkpoint that Python's safetensors rewrote, with another header and the pooling biases that other programs may store, gives the same
+/// ranks; changed weights give others.
 #[test]
 fn a_checkpoint_written_by_python_is_evaluated() {
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
@@ -480,12 +480,12 @@ fn two_at_once_learn_of_each_other() {
         assert!(first.try_wait().unwrap().is_none(), "the first ended without a lock");
         std::thread::sleep(Duration::from_millis(1));
     }
-    // It holds the lock for as long as the second one takes to start.
+    // The process keeps the lock while the second one starts.
     signal("-STOP", first.id());
     let refused = world.run_badly("pretrain", SHORT);
     first.kill().unwrap();
     first.wait().unwrap();
     assert!(refused.contains(&format!("in use by process {}", first.id())), "{refused}");
-    // The killed process holds nothing any more.
+    // The killed process no longer holds the lock.
     world.run("pretrain", SHORT);
 }

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Writes the fixtures of the encoders that go through candle-transformers and candle-nn, beside those of make_encoder_fixtures.py.
+"""Writes the fixtures of the encoders that use candle-transformers and candle-nn, in addition to those of make_encoder_fixtures.py.
 
     python3 -m venv /tmp/venv
     /tmp/venv/bin/pip install torch==2.15.0 transformers==5.24.0 sentence-transformers==6.2.0 numpy==2.4.6 pillow==13.0.0 \\
         timm==1.0.31 torchvision==0.29.2 soundfile==0.14.0
     /tmp/venv/bin/python tools/make_adapter_fixtures.py [NAME ...]
 
-NAME is a folder below crates/extract/tests/fixtures/adapter; without any, all are written. Weights are drawn wide, so that every
-part of a layer changes the result, and rounded to half precision, in which they are stored, before the reference uses them.
+NAME is a folder below crates/extract/tests/fixtures/adapter; without names, all are written. Weights are drawn with a large deviation,
+so that every part of a layer changes the result. They are rounded to half precision, in which they are stored, before the reference uses
+them.
 """
 
 import json
@@ -45,7 +46,7 @@ def rounded(model, seed, scale=1.0):
 
 
 def halve(path):
-    """Stores the weights of a file in half precision; they are numbers of that precision already."""
+    """Stores the weights of a file in half precision, to which they are already rounded."""
     tensors = load_file(path)
     for name, value in tensors.items():
         if value.dtype == np.float32:
@@ -71,7 +72,7 @@ def clean(folder):
 
 
 def write_sentences(name, model, tokenizer, tail, longest, prompts=None, default_prompt=None, truncate=None, shards=None):
-    """Saves a sentence-transformers model and its vectors of SENTENCES, a sentence at a time."""
+    """Saves a sentence-transformers model and its vectors of SENTENCES, encoded one by one."""
     folder = folder_of(name)
     plain = Path("/tmp") / f"fixture-{name}"
     shutil.rmtree(plain, ignore_errors=True)
@@ -111,7 +112,7 @@ def norm(width, seed):
 
 
 def ending_with(tokenizer, token):
-    """A tokenizer that puts one token behind the text and none before it, as T5's and Qwen3-Embedding's do."""
+    """Makes a tokenizer append one token to the text and prepend none, as those of T5 and Qwen3-Embedding do."""
     number = tokenizer.convert_tokens_to_ids(token)
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {token}", special_tokens=[(token, number)]
@@ -175,7 +176,7 @@ def qwen3():
 
 
 def heads():
-    """A BERT of the fast path with every module behind it that is followed, and more than one pooling."""
+    """A BERT of the fast path, followed by every supported module, with several poolings."""
     tokenizer = tokenizer_of("wordpiece")
     config = hf.BertConfig(vocab_size=len(tokenizer), pad_token_id=0, **{**SMALL, "num_hidden_layers": 1}, max_position_embeddings=64)
     model = rounded(hf.BertModel(config), 106)
@@ -219,7 +220,7 @@ class JinaLayer(torch.nn.Module):
 
 
 class Jina(torch.nn.Module):
-    """jina-embeddings-v2 (arXiv 2310.19923). Its code is on the hub alone, so this one is written by the paper, with four heads."""
+    """jina-embeddings-v2 (arXiv 2310.19923). Its code is only on the hub, so this one follows the paper, with four heads."""
 
     def __init__(self, vocabulary, width, heads, inner, layers):
         super().__init__()
@@ -271,8 +272,8 @@ SIDE = 32
 
 
 def image_files():
-    """The files that make_encoder_fixtures.py wrote, as the reference sees them: upright, RGB on white. Only some of its processors
-    convert images by themselves; Pillow would clip the levels of 16 bits."""
+    """The files that make_encoder_fixtures.py wrote, as the reference sees them: upright, in RGB on white. Only some of the reference's
+    processors convert images themselves; Pillow would clip 16-bit levels."""
     for name in json.loads((OUT.parent / "images.json").read_text()):
         image = opened(OUT.parent / "images" / name)
         if name == "deep-grey.png":
@@ -281,7 +282,7 @@ def image_files():
 
 
 def write_images(name, model, processor, vector):
-    """Saves an image encoder with its processor and its vectors of the image files, an image at a time."""
+    """Saves an image encoder with its processor, and its vectors of the image files, encoded one by one."""
     folder = folder_of(name)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -294,7 +295,7 @@ def write_images(name, model, processor, vector):
 
 
 def statistics(model, seed):
-    """Draws the statistics of batch normalisations, rounded too."""
+    """Draws the statistics of batch normalisations, and rounds them to half precision."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -395,7 +396,7 @@ def eva02():
 
 
 def resizes():
-    """What Pillow makes of a small pattern by every filter, in both orders of its passes."""
+    """Writes the results of resizing a small pattern with every filter of Pillow, in both orders of its passes."""
     lines = []
     for width, height, new_width, new_height in [(9, 30, 4, 6), (30, 9, 6, 4), (9, 30, 5, 20), (7, 5, 9, 11), (13, 9, 20, 5)]:
         y, x = np.mgrid[0:height, 0:width]
@@ -408,7 +409,7 @@ def resizes():
 
 
 def sounds():
-    """Sound files: short, longer than a window of one second, of two channels, silent, and of one sample."""
+    """Writes sound files: short, longer than a window of one second, with two channels, silent, and with one sample."""
     import soundfile
 
     folder = OUT.parent / "sounds"

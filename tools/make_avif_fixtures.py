@@ -1,4 +1,4 @@
-"""Writes the AVIF files of crates/image-file and, beside each, what Pillow decodes from it as PNG.
+"""Writes the AVIF files of crates/image-file and, for each, a PNG file with the pixels that Pillow decodes from it.
 
     pip install pillow==13.0.0
     python tools/make_avif_fixtures.py crates/image-file/tests/avif
@@ -19,7 +19,7 @@ WIDTH, HEIGHT = 23, 17
 
 
 def picture(mode):
-    """Smooth colours with a sharp edge, of odd sizes, so that halved chroma has a last column and row of its own."""
+    """Draws smooth colours with a sharp edge. The sizes are odd, so that subsampled chroma has an extra last column and row."""
     image = Image.new(mode, (WIDTH, HEIGHT))
     for y in range(HEIGHT):
         for x in range(WIDTH):

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Writes crates/extract/tests/fixtures: small random encoders and what the reference libraries make of odd inputs.
+"""Writes crates/extract/tests/fixtures: small random encoders, and the outputs of the reference libraries for unusual inputs.
 
     python3 -m venv /tmp/venv
     /tmp/venv/bin/pip install torch==2.15.0 transformers==5.24.0 sentence-transformers==6.2.0 numpy==2.4.6 pillow==13.0.0
     /tmp/venv/bin/python tools/make_encoder_fixtures.py [MINILM_FOLDER ITEMS_JSONL CLIP_TOKENIZER_FOLDER]
 
-With the further arguments, the vectors of 200 real sentences by all-MiniLM-L6-v2 and those of words by CLIP's real tokenizer as well. The weights are drawn wide, so that every
-part of a layer changes the result.
+With the optional arguments, it also writes the vectors of 200 real sentences by all-MiniLM-L6-v2, and those of words by CLIP's real
+tokenizer. The weights are drawn with a large deviation, so that every part of a layer changes the result.
 """
 
 import json
@@ -53,7 +53,7 @@ CORPUS = [s for s in SENTENCES if s.strip()] + [
 
 
 def tokenizer_of(kind):
-    """A small tokenizer of the kind that goes with the model."""
+    """Trains a small tokenizer of the kind that the model uses."""
     if kind == "wordpiece":
         tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
         tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
@@ -95,7 +95,7 @@ def tokenizer_of(kind):
 
 
 def draw(model, seed):
-    """Wide weights: with the usual small ones attention is flat and every sentence is alike."""
+    """Draws weights with a large deviation; with the usual small one, attention is uniform and all sentences get similar vectors."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -131,7 +131,7 @@ def sentences():
         modules = [Transformer(str(plain), max_seq_length=longest), Pooling(32, pooling_mode=pooling)]
         whole = SentenceTransformer(modules=modules + [Normalize()] * unit, device="cpu")
         whole.save(str(folder), create_model_card=False)
-        # A sentence at a time: in a batch the reference's own vectors change with the padding.
+        # Sentences are encoded one by one, because in a batch the reference's vectors depend on the padding.
         vectors = np.stack([whole.encode(s, convert_to_numpy=True, show_progress_bar=False) for s in SENTENCES])
         save_file({"vectors": vectors.astype(np.float32)}, folder / "expected.safetensors")
         for path in sorted(folder.rglob("*")):
@@ -143,7 +143,7 @@ def sentences():
 
 
 def minilm(folder, items):
-    """Titles and texts of the file's lines, every 40th, 200 in all; the test reads the same lines."""
+    """Encodes 200 titles of evenly spaced lines of the file; the test reads the same lines."""
     model = SentenceTransformer(folder, device="cpu")
     lines = open(items, encoding="utf-8").read().split("\n")
     lines = [json.loads(line) for line in lines if line]
@@ -159,7 +159,7 @@ SIDE = 32
 
 
 def pattern(width, height):
-    """Colours that change fast in one place and slowly in another."""
+    """Draws colours that change fast in some places and slowly in others."""
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     red = 127 + 127 * np.sin(x * x / (3 * width))
     green = 255 * x / max(width - 1, 1)
@@ -168,17 +168,17 @@ def pattern(width, height):
 
 
 def opened(path):
-    """An image file as the reference reads it: upright."""
+    """Opens an image file as the reference does, turned upright."""
     return ImageOps.exif_transpose(Image.open(path))
 
 
 def to_rgb(image):
-    """RGB on white, as the image processors of transformers 5 convert."""
+    """Converts to RGB on white, as the image processors of transformers 5 do."""
     return Image.fromarray(convert_to_rgb(image, return_numpy=True))
 
 
 def image_files():
-    """Files of every kind, as what the reference sees of them: upright, RGB."""
+    """Writes image files of every kind, and returns them as the reference sees them: upright, in RGB."""
     folder = OUT / "images"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -188,7 +188,7 @@ def image_files():
     rgba, la = rgb.convert("RGBA"), grey.convert("LA")
     rgba.putalpha(alpha)
     la.putalpha(alpha)
-    # A kind that Pillow itself would clip at 255: the upper eight bits are what is meant.
+    # Pillow itself would clip such values at 255; the upper eight bits are the expected ones.
     deep = (pattern(53, 41)[:, :, 0].astype(np.uint16) * 257 + 100).clip(0, 65535)
     expected = {}
 
@@ -223,7 +223,7 @@ def image_files():
     save("wide.png", Image.fromarray(pattern(400, 7)))
     save("tall.png", Image.fromarray(pattern(5, 301)))
     save("exact.png", Image.fromarray(pattern(SIDE, SIDE)))
-    # Pillow 13 resizes it down first, earlier releases across first.
+    # Pillow 13 resizes its height first, earlier releases its width.
     save("tall-shrinks.png", Image.fromarray(pattern(90, 300)))
     clear = rgb.convert("RGBA")
     clear.putalpha(0)
@@ -257,7 +257,7 @@ def images():
         pixels = np.concatenate([raw(image, return_tensors="np")["pixel_values"] for image in files.values()])
         vectors = [model.get_image_features(**processor(image, return_tensors="pt")).pooler_output for image in files.values()]
         words = [model.get_text_features(torch.tensor([small(w, truncation=True, max_length=77)["input_ids"]])).pooler_output for w in WORDS]
-        # The real tokenizer's table would be megabytes: its numbers are a hash of their place, and the test makes them too.
+        # An embedding table for the real tokenizer would take megabytes, so its values are a hash of their position, as in the test.
         real = hf.PreTrainedTokenizerFast(tokenizer_file=sys.argv[3] + "/tokenizer.json") if len(sys.argv) > 3 else None
         expected = {
             "pixels": pixels.astype(np.uint8), "images": torch.cat(vectors).numpy(), "words": torch.cat(words).numpy(),

@@ -1,26 +1,26 @@
 #!/usr/bin/env python3
-"""Trains the two tiny encoders that the project carries, on the sample world.
+"""Trains the two tiny encoders that are part of the project, on the sample world.
 
     for seed in 1 101 102 103; do mp4sr sample --seed $seed --out /tmp/worlds/$seed; done
     python3 -m venv /tmp/venv
     /tmp/venv/bin/pip install torch==2.6.0 transformers==5.23.0 tokenizers==0.23.3 numpy==2.4.6 pillow==13.0.0
     /tmp/venv/bin/python tools/train_tiny_encoders.py --raw /tmp/worlds/1 /tmp/worlds/101 /tmp/worlds/102 /tmp/worlds/103
 
-Python 3.11. The carried weights took 957 s on one core of a busy two-core machine (CLIP 795 s, sentences 150 s). On the 170
-held-out pictures, from a dictionary of 565 words (chance that a word is among 15: 0.027):
+Python 3.11. Training the weights in the repository took 957 s on one core of a busy two-core machine (CLIP 795 s, sentences 150 s). On the
+170 held-out images, with a dictionary of 565 words (probability that a random word is among the 15: 0.027):
 
                                           colour  pattern  shape  kind
     own word among the 15 words            1.000    0.959  0.988  0.982
     a word of another value among them     0.000    0.011  0.019  0.006
     linear reading of the 15 words' vector 1.000    0.959  0.976  0.982
 
-The test in crates/extract/tests/extract.rs asks for 0.97, 0.90, 0.93, 0.93 of the first line.
+The test in crates/extract/tests/extract.rs requires 0.97, 0.90, 0.93, 0.93 for the first line.
 
-data/encoders/tiny-clip      CLIPModel: picture <-> caption and single words. 64 px, patches of 8.
-data/encoders/tiny-sentence  BertModel with mean pooling: sentences and word lists that share attributes come close.
+data/encoders/tiny-clip      CLIPModel: images, captions and single words. 64 px, patches of 8.
+data/encoders/tiny-sentence  BertModel with mean pooling: sentences and word lists that share attributes get similar vectors.
 
-The first world of --raw is the demo's: its items marked `held_out` in truth.json are used for the figures only, never for
-training. The other worlds are the same shop drawn with other seeds: more pictures and sentences, no other knowledge.
+The first world of --raw is the demo's. Its items that are marked `held_out` in truth.json are only used for the numbers above, never for
+training. The other worlds are the same shop drawn with other seeds; they add images and sentences, but no new attributes.
 """
 
 import argparse
@@ -44,7 +44,7 @@ MEAN = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]
 SIDE = 64
 
-# What a person might call the attributes that a picture shows. The first word is truth.json's.
+# Words for the attributes that an image shows. The first word of each group is that of truth.json.
 WORDS = {
     "colour": [
         "red crimson scarlet ruby", "orange tangerine amber apricot", "yellow golden lemon mustard",
@@ -87,7 +87,7 @@ def pixels(path):
 
 
 class Labels:
-    """Attribute values as columns; what a text says, found by its words."""
+    """Attribute values as columns, and the values that a text mentions by their words."""
 
     def __init__(self, vocabulary):
         self.column = {}
@@ -103,7 +103,7 @@ class Labels:
         self.width = len(self.column)
 
     def of_sentence(self, text):
-        """Written attributes only: the texts never say what a picture shows."""
+        """Finds only written attributes: the texts never mention what an image shows."""
         row = np.zeros(self.width, np.float32)
         words = " " + " ".join(re.findall(r"[a-z]+", text.lower())) + " "
         for phrase, column, visible in self.phrases:
@@ -146,7 +146,7 @@ def clip_tokenizer(corpus):
     tokenizer.train_from_iterator(corpus, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     vocab = dict(model["vocab"])
-    # Every letter must also exist as the end of a word, and the end mark must have the highest id, as in CLIP's own.
+    # Every letter must also exist as the end of a word, and the end token must have the highest id, as in CLIP's tokenizer.
     for letter in pre_tokenizers.ByteLevel.alphabet():
         vocab.setdefault(letter + "</w>", len(vocab))
     start, end = len(vocab), len(vocab) + 1
@@ -179,7 +179,7 @@ def image_vectors(model, batch):
 
 
 def shaken(batch, generator):
-    """A shift of up to three pixels, a change of brightness."""
+    """Shifts images by up to three pixels and changes their brightness."""
     padded = F.pad(batch.permute(0, 3, 1, 2).float(), (3, 3, 3, 3), mode="replicate")
     dx, dy = torch.randint(0, 7, (2,), generator=generator).tolist()
     light = 0.92 + 0.16 * torch.rand(len(batch), 1, 1, 1, generator=generator)
@@ -200,7 +200,7 @@ def train_clip(items, pictures, dictionary, corpus, epochs, seed):
         projection_dim=64,
     )
     model = CLIPModel(config)
-    # The library draws positions fourteen times smaller than patches come out; shapes are then learned very late.
+    # The library initialises positions fourteen times smaller than patch embeddings; shapes would then be learned very late.
     torch.nn.init.normal_(model.vision_model.embeddings.position_embedding.weight, std=0.3)
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     position = {word: i for i, word in enumerate(dictionary)}
@@ -222,17 +222,17 @@ def train_clip(items, pictures, dictionary, corpus, epochs, seed):
             chosen = order[at : at + batch_size]
             pictured = image_vectors(model, shaken(pictures[chosen], generator))
             scale = model.logit_scale.exp().clamp(max=60)
-            # All words for attributes, and some of the many that no picture shows.
+            # All words for attributes, and a sample of the many words that no image shows.
             asked = list(range(shown)) + rng.sample(range(shown, len(dictionary)), 48)
             words = text_vectors(model, tokenizer, [dictionary[i] for i in asked], end)
             logits = scale * pictured @ words.T
             positives = truth[chosen][:, asked]
-            # All true words share the probability, so that they fill the front of the list together.
+            # All true words share the probability, so that all of them are ranked first.
             to_words = -(positives * F.log_softmax(logits, 1)).sum(1).div(positives.sum(1)).mean()
             beyond = F.binary_cross_entropy_with_logits(0.5 * logits - 4, positives)
             captions = text_vectors(model, tokenizer, [caption(items[i], rng) for i in chosen.tolist()], end)
             pairs = scale * pictured @ captions.T
-            # Another picture that shares three of four attributes may fit the caption as well: it is no negative.
+            # Another image that shares three of four attributes may also match the caption, so it is not a negative.
             alike = (attributes[chosen][:, None] == attributes[chosen][None]).sum(2) >= 3
             pairs = pairs.masked_fill(alike & ~torch.eye(len(chosen), dtype=bool), -1e4)
             target = torch.arange(len(chosen))
@@ -288,7 +288,7 @@ def sentence_vectors(model, tokenizer, texts):
 
 
 def word_list(item, dictionary, rng):
-    """Fifteen words as CLIP might choose them, with mistakes."""
+    """Draws fifteen words as CLIP might choose them, with mistakes."""
     words = [word for group in groups_of(item) for word in rng.sample(group, rng.randint(max(1, len(group) - 2), len(group)))]
     rng.shuffle(words)
     return words + rng.sample(dictionary, max(0, 15 - len(words)))
@@ -318,7 +318,7 @@ def train_sentences(items, texts, chosen_words, labels, dictionary, corpus, step
         for _ in range(40):
             i = rng.randrange(len(items))
             row = labels.of_picture(items[i])
-            # Two ways to say the same: they attract each other.
+            # Two descriptions of the same image should get similar vectors.
             for _ in range(2):
                 way = rng.random()
                 if way < 0.5:
@@ -339,7 +339,7 @@ def train_sentences(items, texts, chosen_words, labels, dictionary, corpus, step
         target = torch.tensor(np.stack(rows))
         vectors = sentence_vectors(model, tokenizer, batch)
         guessed = F.binary_cross_entropy_with_logits(probe(vectors), target, reduction="none").sum(1).mean()
-        # Soft contrast: a text is as close to another as the attributes they share.
+        # Soft contrastive loss: the similarity of two texts follows the attributes that they share.
         shared = F.normalize(target, dim=1) @ F.normalize(target, dim=1).T
         unit = F.normalize(vectors, dim=1)
         self_pairs = torch.eye(len(batch), dtype=bool)
@@ -370,7 +370,7 @@ def write_json(path, value):
 
 def save(folder, model, tokenizer, config):
     folder.mkdir(parents=True, exist_ok=True)
-    # Half precision: half the size in the repository; both Python and Rust compute in f32.
+    # Half precision takes half the space in the repository; both Python and Rust compute in f32.
     weights = {k: v.detach().half().contiguous() for k, v in model.state_dict().items() if "position_ids" not in k}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     tokenizer.no_truncation()
@@ -382,7 +382,7 @@ def save(folder, model, tokenizer, config):
 
 
 def accuracy(lists, items):
-    """Per attribute: how often the item's own word, and any word for it, is among the chosen words."""
+    """Per attribute: how often the item's own word is among the chosen words, and how often the word of another value is."""
     figures = {}
     for place, attribute in enumerate(VISIBLE):
         own = np.mean([item[attribute] in words for words, item in zip(lists, items)])
@@ -428,13 +428,13 @@ def main():
     visual = [w for w in arguments.visual.read_text().split("\n") if w and not w.startswith("#")]
     written = sorted({w for ss in texts.values() for s in ss for w in re.findall(r"[a-z]{3,}", s.lower())})
     dictionary = list(dict.fromkeys([*[w for gs in WORDS.values() for g in gs for w in g], *visual, *written]))
-    from pydoc_data import topics  # Plain English that every Python carries, for letters and common subwords.
+    from pydoc_data import topics  # English text that is part of every Python, for letters and common subwords.
 
     english = [line for text in topics.topics.values() for line in text.split("\n")]
     sentences = [s for ss in texts.values() for s in ss]
     corpus = [*english, *sentences, *dictionary * 20]
 
-    # A dictionary in Rust also starts from the texts' own words: CLIP must know that they are not in the picture.
+    # The dictionary in Rust also contains the words of the texts, so CLIP must learn that images do not show them.
     clip, clip_tok, end = train_clip(items, pictures, dictionary, corpus, arguments.clip_epochs, arguments.seed)
     clip.half().float()
     for attribute, (own, wrong) in accuracy(best_words(clip, clip_tok, end, held_pictures, dictionary), held_out).items():

@@ -1,4 +1,4 @@
-//! Compiles the kernels for NVIDIA cards where the feature `cuda` asks for them.
+//! Compiles the kernels for NVIDIA cards if the feature `cuda` is enabled.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,10 +6,10 @@ use std::{env, fs};
 
 const SOURCE: &str = "src/cuda/kernels.cu";
 
-/// What the source includes.
+/// The files that the source includes.
 const INCLUDED: [&str; 2] = ["src/cuda/inference.cu", "src/cuda/convolution.cu"];
 
-/// The compute capability that is built for where the environment names none: the oldest with bf16 products.
+/// The compute capability to build for if the environment does not name one: the oldest with bf16 products.
 const OLDEST: &str = "80";
 
 fn main() {
@@ -26,7 +26,7 @@ fn main() {
     }
 }
 
-/// Machine code for the capability asked for, and PTX that the drivers of newer cards compile.
+/// Writes machine code for the requested capability, and PTX that the drivers of newer cards compile.
 fn compile() -> Result<(), String> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?).join("kernels.fatbin");
     let capability = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| OLDEST.to_owned());

@@ -1,4 +1,4 @@
-//! `targets::configuration` on what the fuzzer thinks of.
+//! Runs `targets::configuration` on generated inputs.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

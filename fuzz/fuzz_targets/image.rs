@@ -1,4 +1,4 @@
-//! `targets::image` on what the fuzzer thinks of.
+//! Runs `targets::image` on generated inputs.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

@@ -1,4 +1,4 @@
-//! `targets::manifest` on what the fuzzer thinks of.
+//! Runs `targets::manifest` on generated inputs.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

@@ -1,4 +1,4 @@
-//! `targets::parquet` on what the fuzzer thinks of.
+//! Runs `targets::parquet` on generated inputs.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

@@ -1,4 +1,4 @@
-//! `targets::raw_dialects` on what the fuzzer thinks of.
+//! Runs `targets::raw_dialects` on generated inputs.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

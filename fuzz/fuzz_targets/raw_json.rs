@@ -1,4 +1,4 @@
-//! `targets::raw_json` on what the fuzzer thinks of.
+//! Runs `targets::raw_json` on generated inputs.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

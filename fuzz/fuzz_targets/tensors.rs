@@ -1,4 +1,4 @@
-//! `targets::tensors` on what the fuzzer thinks of.
+//! Runs `targets::tensors` on generated inputs.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {

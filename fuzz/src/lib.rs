@@ -1,12 +1,12 @@
-//! What the targets in `fuzz_targets/` share.
+//! The code that the targets in `fuzz_targets/` share.
 
 pub mod targets;
 
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// A folder of this process in memory. From the first call on, a library's panic that the code takes for an error is none for the
-/// fuzzer either.
+/// A folder in memory for the files of this process. The first call also installs a panic hook, so that the fuzzer ignores panics of
+/// libraries that the code catches and turns into errors.
 pub fn scratch() -> &'static Path {
     static FOLDER: OnceLock<std::path::PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {

@@ -1,5 +1,5 @@
-//! What the fuzz targets do with any bytes. `tests/faults/seeds.rs` does the same with the kept seeds and found cases in every test
-//! run, without a fuzzer. Each function panics where a promise is broken, and gives how much of its input could be used.
+//! The fuzz targets. `tests/faults/seeds.rs` runs them on the stored seeds and found cases in every test run, without a fuzzer. Each
+//! function panics if a promise is broken, and returns how much of its input could be used.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -15,7 +15,7 @@ fn write(folder: &Path, name: &str, bytes: &[u8]) -> std::path::PathBuf {
     path
 }
 
-/// A tensor file: an error, or tensors that hold what their readers promise.
+/// A tensor file gives an error, or tensors that satisfy what their readers promise.
 pub fn tensors(folder: &Path, bytes: &[u8]) -> usize {
     let path = write(folder, "any.safetensors", bytes);
     let mut used = 0;
@@ -41,7 +41,8 @@ pub fn tensors(folder: &Path, bytes: &[u8]) -> usize {
     used
 }
 
-/// A Parquet file, as a table of a dataset and as raw interactions: an error, or columns that hold what their readers promise.
+/// A Parquet file, read as a table of a dataset and as raw interactions, gives an error, or columns that satisfy what their readers
+/// promise.
 pub fn parquet(folder: &Path, bytes: &[u8]) -> usize {
     let path = write(folder, "any.parquet", bytes);
     let mut used = 0;
@@ -63,7 +64,7 @@ pub fn parquet(folder: &Path, bytes: &[u8]) -> usize {
     used
 }
 
-/// The record of a stage: the stage runs again or is up to date.
+/// Whatever the record of a stage contains, the stage either runs again or is up to date.
 pub fn manifest(folder: &Path, bytes: &[u8]) -> usize {
     write(folder, "work.manifest.json", bytes);
     let input = write(folder, "in", b"in");
@@ -72,7 +73,7 @@ pub fn manifest(folder: &Path, bytes: &[u8]) -> usize {
     usize::from(stage.status().is_ok())
 }
 
-/// A pipeline file, its last line an override: an error, or a configuration that gives itself again.
+/// A pipeline file, whose last line is an override, gives an error, or a configuration that survives being written and read again.
 pub fn configuration(_: &Path, bytes: &[u8]) -> usize {
     let Ok(text) = std::str::from_utf8(bytes) else { return 0 };
     let (file, assignment) = text.rsplit_once('\n').unwrap_or((text, ""));
@@ -84,7 +85,8 @@ pub fn configuration(_: &Path, bytes: &[u8]) -> usize {
     1
 }
 
-/// Raw files of one form, interactions and, after the first empty line, items: an error, or an account in which every line stands.
+/// Raw files of one format, with interactions and, after the first empty line, items, give an error, or an account that includes every
+/// line.
 fn account(folder: &Path, bytes: &[u8], form: &str, end: &str) {
     let half = bytes.windows(2).position(|two| two == b"\n\n");
     let (events, items) = half.map_or((bytes, bytes), |at| (&bytes[..=at], &bytes[at + 2..]));
@@ -102,8 +104,8 @@ fn account(folder: &Path, bytes: &[u8], form: &str, end: &str) {
     }
 }
 
-/// All lines as interactions of some forms, each with the end of a file's name; where the length allows it, the whole account of
-/// each, for which a fuzzer has time once in a while.
+/// Reads all lines as interactions in each of `forms`, which have a file extension each. If the length is a multiple of 64, also makes the
+/// whole account, which is too slow to make for every input.
 fn raw(folder: &Path, bytes: &[u8], forms: &[(Format, &str, &str)]) -> usize {
     let mut used = 0;
     for (format, form, end) in forms {
@@ -120,7 +122,7 @@ fn raw(folder: &Path, bytes: &[u8], forms: &[(Format, &str, &str)]) -> usize {
     used
 }
 
-/// JSON lines, as Amazon and `GoodReads` publish them, and as a table.
+/// JSON lines in the formats of Amazon and `GoodReads`, and as a table.
 pub fn raw_json(folder: &Path, bytes: &[u8]) -> usize {
     let forms = [
         (Format::Amazon2018, "amazon-2018", "jsonl"),
@@ -131,14 +133,14 @@ pub fn raw_json(folder: &Path, bytes: &[u8]) -> usize {
     raw(folder, bytes, &forms)
 }
 
-/// Lines of Python literals, as Amazon 2014 has them for items.
+/// Lines of Python literals, as in the item files of Amazon 2014.
 pub fn raw_python(folder: &Path, bytes: &[u8]) -> usize {
     let path = write(folder, "any.json", bytes);
     let read = mp4sr_preprocess::count_items(&path, &Source { format: Format::Amazon2014, ..Source::default() });
     read.map_or(0, |(_, items)| items as usize) + raw(folder, bytes, &[(Format::Amazon2014, "amazon-2014", "json")])
 }
 
-/// CSV, TSV, atomic files of `RecBole`.
+/// CSV, TSV, and atomic files of `RecBole`.
 pub fn raw_delimited(folder: &Path, bytes: &[u8]) -> usize {
     let forms = [
         (Format::Tabular, "tabular", "csv"),
@@ -148,7 +150,7 @@ pub fn raw_delimited(folder: &Path, bytes: &[u8]) -> usize {
     raw(folder, bytes, &forms)
 }
 
-/// Tables and lines in forms that other programs write: the first byte says which one, and what else a pipeline says of it.
+/// Tables and lines in the formats of other programs. The first byte selects the format and its settings.
 pub fn raw_dialects(folder: &Path, bytes: &[u8]) -> usize {
     let Some((&form, bytes)) = bytes.split_first() else { return 0 };
     let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
@@ -194,7 +196,7 @@ pub fn raw_dialects(folder: &Path, bytes: &[u8]) -> usize {
     read.into_iter().flatten().map(used).sum()
 }
 
-/// An image: the reason why it is invalid, or pixels of the encoder's size.
+/// An image gives the reason why it is invalid, or pixels of the encoder's size.
 pub fn image(_: &Path, bytes: &[u8]) -> usize {
     static ENCODER: OnceLock<Box<dyn ImageEncoder>> = OnceLock::new();
     let encoder = ENCODER.get_or_init(|| {

@@ -5,7 +5,7 @@ use mp4sr_tests::{Project, said, stages};
 
 use crate::{finished, manifest};
 
-/// An artifact, a stage that reads it, and the outputs of that stage which its content decides.
+/// Artifacts, each with a stage that reads it.
 const READ: [(&str, &str); 14] = [
     ("dataset/sequences.safetensors", "pretrain"),
     ("dataset/items.parquet", "extract"),
@@ -25,8 +25,8 @@ const READ: [(&str, &str); 14] = [
 
 const OTHER: &str = "of another dataset";
 
-/// Damages `path` with `bytes`, runs the stage anew, and puts the artifact back. The stage must refuse the file in one sentence
-/// that names it; or, where it cannot matter, make what it made before.
+/// Replaces an artifact by `bytes`, runs the stage again, and restores the artifact. The stage must reject the file in one sentence that
+/// names it, and then this returns true. Otherwise, the stage must write the same outputs as before.
 fn refused(world: &Project, artifact: &str, stage: &str, bytes: &[u8], how: &str) -> bool {
     let path = world.path("a").join(artifact);
     let (whole, before) = (files::read(&path).unwrap(), finished(world));
@@ -46,15 +46,15 @@ fn refused(world: &Project, artifact: &str, stage: &str, bytes: &[u8], how: &str
     let name = path.file_name().unwrap().to_string_lossy();
     let last = said.lines().last().unwrap_or_default();
     assert_eq!(output.status.code(), Some(1), "{artifact}, {how}: {said}");
-    // Where all of a dataset was exchanged, it is the next file that does not fit.
+    // If the whole dataset was exchanged, the error may name the next file that does not match.
     let named = last.contains(&*name) || (how == OTHER && last.contains("built for a different item list"));
     assert!(last.starts_with("error: ") && named && last.contains(';'), "{artifact}, {how}: {said}");
     std::fs::write(&manifest, record).unwrap();
     true
 }
 
-/// Each artifact with bits flipped at thirty places, cut at eight, emptied, and replaced by every other kind and by the same kind of
-/// another dataset.
+/// Each artifact has a bit flipped at thirty positions, is truncated at eight lengths, is emptied, and is replaced by every other kind of
+/// file and by the same file of another dataset.
 #[test]
 fn every_damaged_artifact_is_refused_by_name() {
     let world = Project::small();
@@ -63,7 +63,7 @@ fn every_damaged_artifact_is_refused_by_name() {
     }
     let other = Project::small();
     other.add("a", 7);
-    // Other items and users, so that nothing of it fits.
+    // The other world has other item and user ids, so that none of its files match.
     let items =
         other.raw_text("a.jsonl").replace("\"i", "\"j").replace("\"jtem", "\"item").replace("\"jmage", "\"image");
     let events = other.raw_text("a.tsv").replace("\ti", "\tj").replace("\tjtem", "\titem").replace("\nu", "\nv");
@@ -89,15 +89,15 @@ fn every_damaged_artifact_is_refused_by_name() {
         for (another, _) in READ.iter().filter(|(another, _)| Path::new(another) != Path::new(artifact)) {
             let bytes = files::read(&world.path("a").join(another)).unwrap();
             let is_same_kind = another.contains("features/") && artifact.contains("features/");
-            // Lists have the columns of the users' table too, with the same content.
+            // The lists also have the columns of the users' table, with the same content.
             let holds_it = artifact.contains("users") && another.contains("recommendations");
             if !is_same_kind && !holds_it {
                 let how = format!("{another} in its place");
                 assert!(refused(&world, artifact, stage, &bytes, &how), "{artifact}: {how} is taken");
             }
         }
-        // Extract reads the items alone and takes whichever they are; their features then fit no other sequences. A log says
-        // nothing of whose it is.
+        // The extract stage reads only the items, and accepts any of them; the features then do not match other sequences. A log does not
+        // say to which run it belongs.
         if !["dataset/items.parquet", "runs/mp4sr/metrics.jsonl"].contains(&artifact) {
             let bytes = files::read(&other.path("a").join(artifact)).unwrap();
             assert!(refused(&world, artifact, stage, &bytes, OTHER), "{artifact} of other items is taken");
@@ -106,7 +106,7 @@ fn every_damaged_artifact_is_refused_by_name() {
     assert!(refusals > 200, "only {refusals} of 420 flipped bits were refused");
 }
 
-/// Headers that lie: about their own length, about tensors beyond the end, about sizes beyond all memory.
+/// Headers with a wrong length of their own, tensors beyond the end of the file, and sizes that exceed all memory.
 #[test]
 fn headers_that_claim_more_than_there_is_are_refused() {
     let world = Project::small();
@@ -142,7 +142,7 @@ fn headers_that_claim_more_than_there_is_are_refused() {
     }
 }
 
-/// The library that reads tables panics at some footers: that is reported as any damage is, and as nothing else.
+/// The library that reads tables panics on some footers. This must be reported like any other damage.
 #[test]
 fn a_footer_that_the_library_panics_at_is_refused_in_one_sentence() {
     let world = Project::small();
@@ -169,7 +169,7 @@ fn a_footer_that_the_library_panics_at_is_refused_in_one_sentence() {
     assert_eq!(said.lines().count(), 1, "{said}");
 }
 
-/// Files as another program writes them, without a checksum: what they hold is checked all the same.
+/// Files of other programs have no checksum; their content must be checked nevertheless.
 #[test]
 fn impossible_content_is_refused_without_a_checksum_too() {
     let world = Project::small();
@@ -197,7 +197,7 @@ fn impossible_content_is_refused_without_a_checksum_too() {
         bytes[end - 2..].copy_from_slice(&0x7e00u16.to_le_bytes());
     });
     assert!(refused(&world, features, "finetune", &nan, "NaN"));
-    // Safetensors puts wider types first: these are offsets.
+    // Safetensors stores wider types first, so these bytes are offsets.
     let falling = strip(features, &|bytes, start| bytes[start + 8..start + 16].copy_from_slice(&99i64.to_le_bytes()));
     assert!(refused(&world, features, "finetune", &falling, "offsets that fall"));
     let negative = strip(features, &|bytes, start| bytes[start..start + 8].copy_from_slice(&(-1i64).to_le_bytes()));

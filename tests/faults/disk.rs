@@ -5,7 +5,7 @@ use mp4sr_tests::{Project, root, said, stages};
 
 use crate::{assert_same, finished, forget, undisturbed};
 
-/// The faults: what fails, with which error of the system, and how it is reported.
+/// The faults: the call that fails, the system error, and how it is reported.
 const FAULTS: [(&str, &str, &str); 4] = [
     ("write", "28", "No space left on device"),
     ("fsync", "5", "Input/output error"),
@@ -13,7 +13,7 @@ const FAULTS: [(&str, &str, &str); 4] = [
     ("open", "30", "Read-only file system"),
 ];
 
-/// The library that makes calls fail, where there is a C compiler and a loader that takes it.
+/// Builds the library that makes calls fail; `None` without a C compiler, or on systems other than Linux.
 fn injector(folder: &Path) -> Option<PathBuf> {
     let library = folder.join("inject.so");
     let source = root().join("tests/faults/inject.c");
@@ -22,8 +22,8 @@ fn injector(folder: &Path) -> Option<PathBuf> {
     compiler.status().is_ok_and(|status| status.success() && cfg!(target_os = "linux")).then_some(library)
 }
 
-/// Every write, fsync, rename and open of every stage fails once, and all after it: one sentence, exit code 1, what was there
-/// before is untouched, and the next start ends with the same bytes.
+/// In every stage, each write, fsync, rename and open fails once, together with all calls of its kind that follow. The stage must report it
+/// in one sentence with exit code 1 and leave the earlier files unchanged, and the next start must end with the same bytes.
 #[test]
 fn a_disk_that_fails_at_any_call_loses_nothing() {
     let (world, expected) = undisturbed();
@@ -66,7 +66,7 @@ fn a_disk_that_fails_at_any_call_loses_nothing() {
     assert!(faults > 60, "only {faults} faults happened");
 }
 
-/// A folder of artifacts that cannot be written to is reported, not worked around.
+/// An artifacts folder that cannot be created is an error.
 #[test]
 fn a_folder_that_cannot_be_created_is_reported() {
     let world = Project::small();

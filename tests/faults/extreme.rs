@@ -1,4 +1,4 @@
-//! Data that is legal and extreme: a correct result, or a sentence.
+//! Data that are valid but extreme must give a correct result, or an error in one sentence.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -6,7 +6,7 @@ use std::fs;
 use mp4sr_artifact::Sequences;
 use mp4sr_tests::{Project, said, stages};
 
-/// Writes users' items as the events of the world, one second apart.
+/// Writes the items of users as the events of the world, one second apart.
 fn write(world: &Project, users: impl IntoIterator<Item = (String, Vec<usize>)>) {
     let mut text = String::from("user_id\titem_id\ttimestamp\n");
     for (user, items) in users {
@@ -20,7 +20,7 @@ fn write(world: &Project, users: impl IntoIterator<Item = (String, Vec<usize>)>)
 const NO_CORE: [&str; 4] = ["--set", "preprocess.user_core=0", "--set", "preprocess.item_core=0"];
 const ALL_EVENTS: [&str; 2] = ["--set", "preprocess.repeated=\"all\""];
 
-/// Runs all stages; the first that fails gives its error.
+/// Runs all stages, and returns the error of the first one that fails.
 fn walk(world: &Project, words: &[&str]) -> Result<(), String> {
     for stage in stages() {
         let output = world.output(stage, words);
@@ -54,7 +54,7 @@ fn one_user_with_a_few_items() {
 fn one_item_alone_is_always_found() {
     let world = Project::small();
     write(&world, (0..5).map(|user| (format!("u{user}"), vec![1; 6])));
-    // That item has no image.
+    // The item has no image.
     let words = [&NO_CORE[..], &ALL_EVENTS, &["--set", r#"model.modalities=[{name="text"}]"#]].concat();
     walk(&world, &words).unwrap();
     assert_eq!(ranks(&world), [1; 5], "there is nothing else to recommend");
@@ -99,17 +99,17 @@ fn no_item_with_text_or_image() {
         .map(|line| line.split(", \"title").next().unwrap().to_owned() + "}\n")
         .collect();
     fs::write(world.folder().join("a.jsonl"), items).unwrap();
-    // The column of images has no value left either, which is reported where it is asked for.
+    // The image column has no values either, which is an error if it is configured.
     let error = walk(&world, &[]).unwrap_err();
     assert!(error.contains("has no field `image` in any line"), "{error}");
     let bare = ["--set", "source.columns.images=\"\""];
     let walk = |world: &Project, words: &[&str]| walk(world, &[&bare[..], words].concat());
     let error = walk(&world, &[]).unwrap_err();
     assert!(error.contains("no item has a row of `text`") && error.contains("`model.modalities`"), "{error}");
-    // A model that reads no features does without.
+    // A model that reads no features can be trained.
     walk(&world, &["--set", "model.name=sasrec"]).unwrap();
     assert!(ranks(&world).iter().all(|rank| *rank > 0));
-    // Where items without features are dropped, nothing is left, and that is reported.
+    // If items without features are dropped, nothing is left, which is an error.
     let error = walk(&world, &["--set", "preprocess.missing=\"drop\"", "--run", "other"]).unwrap_err();
     assert!(error.contains("items without text or image") && error.contains("preprocess.missing"), "{error}");
 }
@@ -127,7 +127,7 @@ fn filters_that_leave_nothing_and_sequences_too_short_to_train_are_reported() {
 #[test]
 fn targets_that_nobody_ever_trained_on_are_ranked_by_their_features() {
     let world = Project::small();
-    // The last item of each user is nobody's training event.
+    // The last item of each user does not occur in training.
     write(
         &world,
         (0..10).map(|user| (format!("u{user}"), vec![user, user + 1, user + 2, user + 3, 11 + user % 2, 20 + user])),

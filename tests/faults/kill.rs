@@ -7,11 +7,11 @@ use mp4sr_tests::{Project, said, stages};
 
 use crate::{TEMPORARY, assert_same, finished, forget, undisturbed};
 
-/// A draw of SplitMix64: the moments are the same in every run of the test.
+/// A generator of SplitMix64, so that every run of the test kills at the same shares of the time.
 struct Draw(u64);
 
 impl Draw {
-    /// From 0 to 1.
+    /// A number from 0 to 1.
     fn share(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
@@ -21,16 +21,16 @@ impl Draw {
     }
 }
 
-/// In each stage.
+/// The number of kills per stage.
 const KILLS: usize = 8;
 
-/// 56 SIGKILLs at seeded shares of the time that the stage takes.
+/// Kills each stage with SIGKILL at pseudo-random shares of the time that it takes.
 #[test]
 fn killed_at_any_moment_a_stage_ends_with_the_same_bytes() {
     let (world, expected) = undisturbed();
     let mut draw = Draw(2020);
     for stage in stages() {
-        // How long the stage takes here: in a world of its own, so that this one stays without it.
+        // The time of the stage is measured in a world of its own, so that this world stays without the stage's outputs.
         let other = Project::small();
         stages().take_while(|s| *s != stage).for_each(|s| {
             other.run(s, &[]);
@@ -66,7 +66,7 @@ fn killed_at_any_moment_a_stage_ends_with_the_same_bytes() {
     assert_same(&finished(&world), &expected, "after kills");
 }
 
-/// The next start removes what a killed one left, and only that.
+/// The next start removes the files that a killed one left, and nothing else.
 #[test]
 fn leftovers_of_a_killed_run_are_removed_by_the_next_start() {
     let (world, expected) = undisturbed();
@@ -74,7 +74,7 @@ fn leftovers_of_a_killed_run_are_removed_by_the_next_start() {
         world.run(stage, &[]);
     });
     let mut folders = ["a/dataset", "a/features", "a/runs/mp4sr"].map(|folder| world.path(folder)).to_vec();
-    // What encoders computed lies under names made of their files.
+    // The cache has one folder per encoder.
     let cache = files::list(&world.path(".cache/vectors")).unwrap();
     assert!(!cache.is_empty());
     folders.extend(cache.clone());
@@ -95,8 +95,8 @@ fn leftovers_of_a_killed_run_are_removed_by_the_next_start() {
     assert!(left.is_empty(), "{left:?}");
 }
 
-/// A study starts programs of its own. Killed with them, it goes on; killed alone, the next start may find that one of them still
-/// holds its run, says so, and goes on when that has ended.
+/// A study starts processes of its own. If it is killed together with them, the next start resumes. If only the study is killed, the next
+/// start may find that one of them still holds its run; then it reports this, and resumes once that process has ended.
 #[test]
 fn a_killed_study_or_search_resumes_and_ends_with_the_same_files() {
     let grid = ["--name", "lr", "--grid", "finetune.learning_rate=0.001,0.01"];

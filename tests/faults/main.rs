@@ -1,5 +1,5 @@
-//! What goes wrong outside of the programs: kills, full and failing disks, damaged artifacts. After each, nothing that was made is
-//! lost, nothing wrong stands under a final name, and the next start goes on. docs/reliability.md lists what holds.
+//! Faults outside of the programs: kills, full and failing disks, damaged artifacts. After each of them, finished work is kept, no wrong
+//! file has a final name, and the next start resumes. docs/reliability.md lists the guarantees.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -19,20 +19,20 @@ use std::path::{Path, PathBuf};
 use mp4sr_artifact::files;
 use mp4sr_tests::{Project, stages};
 
-/// What depends on the clock, on file times, or on what an earlier run had computed: logs with seconds, records with times of
-/// change, locks, how much came from the cache, and the page, which tells all of this.
+/// Files that depend on the clock, on file times or on what an earlier run computed: logs and records with times, locks, the number of
+/// vectors that came from the cache, and the page, which shows all of these.
 const FREE: [&str; 6] =
     [".lock", ".manifest.json", "metrics.jsonl", ".timing.json", "features/report.json", "report/index.html"];
-/// Marks a file that is not finished.
+/// The mark in the names of files that are not finished.
 const TEMPORARY: &str = ".mp4sr-tmp-";
 
-/// All files of the artifacts that are the same after any way to them, with their content.
+/// All artifacts that must be the same however they were made, with their content.
 fn finished(world: &Project) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     collect(&world.path(""), &world.path(""), &mut found);
     found.retain(|path, _| {
         let name = path.to_string_lossy();
-        // The cache may hold what a killed run had computed, in other shards.
+        // The cache may hold what a killed run computed, divided into other shards.
         !FREE.iter().any(|end| name.ends_with(end)) && !name.starts_with(".cache") && !name.contains("/state.")
     });
     found
@@ -53,7 +53,7 @@ fn collect(root: &Path, folder: &Path, found: &mut BTreeMap<PathBuf, Vec<u8>>) {
     }
 }
 
-/// The tables of a study without the column of seconds, which a machine that is busy with something else makes longer.
+/// The tables of a study without the column of seconds, which depends on the load of the machine.
 fn without_seconds(table: &[u8]) -> Vec<u8> {
     let mut is_timed = false;
     let lines = std::str::from_utf8(table).unwrap().lines().map(|line| {
@@ -64,8 +64,8 @@ fn without_seconds(table: &[u8]) -> Vec<u8> {
     lines.collect::<Vec<_>>().join("\n").into_bytes()
 }
 
-/// A world without artifacts, and what every stage makes of it undisturbed. Headers and reports hold the paths of raw files, so
-/// that it must be the same world.
+/// A world without artifacts, and the artifacts that all stages make in it without faults. Headers and reports contain the paths of raw
+/// files, so both must be of the same world.
 fn undisturbed() -> (Project, BTreeMap<PathBuf, Vec<u8>>) {
     let world = Project::small();
     for stage in stages() {
@@ -76,7 +76,7 @@ fn undisturbed() -> (Project, BTreeMap<PathBuf, Vec<u8>>) {
     (world, found)
 }
 
-/// The same artifacts with the same content.
+/// Checks that both have the same artifacts with the same content.
 fn assert_same(found: &BTreeMap<PathBuf, Vec<u8>>, expected: &BTreeMap<PathBuf, Vec<u8>>, when: &str) {
     let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(found), names(expected), "{when}");
@@ -96,7 +96,7 @@ fn manifest(world: &Project, stage: &str) -> PathBuf {
     world.path(folder).join(format!("{stage}.manifest.json"))
 }
 
-/// Makes the stage run again from the start.
+/// Removes the record of a stage, so that the stage runs again.
 fn forget(world: &Project, stage: &str) {
     std::fs::remove_file(manifest(world, stage)).unwrap();
 }

@@ -1,4 +1,4 @@
-//! Stages under a hard limit of memory, on data that would not fit into it.
+//! Stages with a hard memory limit, on data that exceed it.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use mp4sr_tests::{Project, said};
 
-/// Runs a stage with at most `mebibytes` of writable memory; the system refuses more.
+/// Runs a stage with at most `mebibytes` of writable memory.
 fn limited(world: &Project, stage: &str, mebibytes: usize, words: &[&str]) -> std::process::Output {
     let unlimited = world.command(stage, words);
     let mut command = Command::new("sh");
@@ -16,7 +16,7 @@ fn limited(world: &Project, stage: &str, mebibytes: usize, words: &[&str]) -> st
     command.env("RAYON_NUM_THREADS", "2").output().unwrap()
 }
 
-/// Reviews of 320 MB through 96 MiB: lines pass by, and columns of numbers and ids stay.
+/// Preprocesses 320 MB of reviews in 96 MiB. Lines are streamed; only columns of numbers and ids are kept.
 #[test]
 #[cfg(target_os = "linux")]
 fn preprocess_reads_files_larger_than_its_memory() {
@@ -37,12 +37,12 @@ fn preprocess_reads_files_larger_than_its_memory() {
     out.into_inner().unwrap().sync_all().unwrap();
     let size = std::fs::metadata(world.folder().join("long.jsonl")).unwrap().len();
     assert!(size > 3 * (96 << 20), "the file is {size} bytes");
-    // Few of its items have a line.
+    // Few of the items have a metadata line.
     let words = ["--set", "source.interactions=[\"long.jsonl\"]", "--set", "preprocess.min_described=0.0"];
     let output = limited(&world, "preprocess", 96, &words);
     assert!(output.status.success(), "{}", said(&output));
     assert!(world.text("a/dataset/report.json").contains(&format!("\"lines\": {EVENTS}")));
-    // The limit is one: far below it nothing can run.
+    // The limit must be effective: with far less memory, the stage fails.
     assert!(
         !limited(&world, "preprocess", 1, &[&["--set", "preprocess.user_core=2"], &words[..]].concat())
             .status
@@ -50,7 +50,7 @@ fn preprocess_reads_files_larger_than_its_memory() {
     );
 }
 
-/// All scores would be 8,000 users times 40,000 items times 4 bytes: 1.2 GiB, through 128 MiB.
+/// Ranks with 128 MiB; all scores would take 8,000 users times 40,000 items times 4 bytes, 1.2 GiB.
 #[test]
 #[cfg(target_os = "linux")]
 fn evaluation_ranks_more_scores_than_its_memory_holds() {

@@ -1,4 +1,4 @@
-//! The report page in a real browser, with data that wants to be more than text.
+//! Opens the report page in a real browser, with titles and ids that contain markup and scripts.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use mp4sr_artifact::files;
 use mp4sr_tests::{Project, stages};
 
-/// Each would leave a mark on the page's root if it ran.
+/// Texts that would set an attribute on the page's root if they were executed.
 const HOSTILE: [&str; 6] = [
     "<script>document.documentElement.dataset.hit='script'</script>",
     "<img src=x onerror=\"document.documentElement.dataset.hit='image'\">",
@@ -17,14 +17,14 @@ const HOSTILE: [&str; 6] = [
     "<math><mi xlink:href=\"javascript:document.documentElement.dataset.hit='link'\">A &amp; B</mi></math>",
 ];
 
-/// What `CHROMIUM` names, or a browser that lies where programs lie.
+/// The browser that `CHROMIUM` names, or one that is on the path.
 fn browser() -> Option<OsString> {
     let names = ["chromium", "chromium-browser", "google-chrome"].map(OsString::from);
     let works = |name: &OsString| Command::new(name).arg("--version").stdout(Stdio::null()).status().is_ok();
     std::env::var_os("CHROMIUM").or_else(|| names.into_iter().find(works))
 }
 
-/// What a page has become after its scripts ran.
+/// The document of a page after its scripts ran.
 fn shown(browser: &OsString, page: &Path) -> String {
     let profile = tempfile::tempdir().unwrap();
     let quiet = ["--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
@@ -47,7 +47,7 @@ fn scripts_in_data_do_not_run_on_the_report_page() {
     let world = Project::small();
     let (mut items, mut events) = (world.raw_text("a.jsonl"), world.raw_text("a.tsv"));
     for item in 0..30 {
-        // Titles are text after their tags have gone; ids are kept as they are.
+        // Tags are removed from titles; ids are kept as they are.
         let hostile = HOSTILE[item % HOSTILE.len()];
         let id = format!("{hostile}{item}");
         let line =

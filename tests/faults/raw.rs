@@ -1,4 +1,5 @@
-//! Somebody else's messy data: counted by reason with line numbers, limits as configured, and an error for files that are not data at all.
+//! Messy data of other programs: broken lines are counted by reason with line numbers, limits are applied, and files without data are an
+//! error.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +9,7 @@ use flate2::write::GzEncoder;
 use mp4sr_tests::{Project, said};
 use std::io::Write as _;
 
-/// Clean lines, enough for every filter.
+/// Enough clean lines to pass every filter.
 fn clean() -> String {
     let mut text = String::new();
     for user in 0..8 {
@@ -22,14 +23,14 @@ fn clean() -> String {
     text
 }
 
-/// Preprocesses `bytes` under a file name.
+/// Writes `bytes` to a file of this name, and preprocesses it.
 fn preprocess(world: &Project, name: &str, bytes: &[u8], words: &[&str]) -> std::process::Output {
     fs::write(world.folder().join(name), bytes).unwrap();
     let source = format!("source.interactions=[\"{name}\"]");
     world.output("preprocess", &[&["--set", &source], words].concat())
 }
 
-/// Reasons with their counts and the line of their first example.
+/// The reasons of rejected lines, each with its count and the line of its first example.
 fn rejected(world: &Project) -> BTreeMap<String, (u64, u64)> {
     let report: serde_json::Value = serde_json::from_str(&world.text("a/dataset/report.json")).unwrap();
     let reasons = report["interactions"]["rejected"].as_object().unwrap();
@@ -48,7 +49,7 @@ fn every_kind_of_broken_line_is_counted_with_its_line() {
     let event = |user: &str, item: &str, time: &str| {
         format!("{{\"user_id\": {user}, \"item_id\": {item}, \"timestamp\": {time}}}")
     };
-    // Each line with the reason that is expected to tell it; none for a line that is read.
+    // Each line with the expected reason; `None` for a line that is accepted.
     let lines: Vec<(Vec<u8>, Option<&str>)> = vec![
         (b"{\"user_id\": \"caf\xe9\", \"item_id\": \"i1\", \"timestamp\": 1600000000}".to_vec(), Some("invalid UTF-8")),
         (deep.into_bytes(), None),
@@ -99,7 +100,7 @@ fn every_kind_of_broken_line_is_counted_with_its_line() {
         file["lines"].as_u64().unwrap()
     );
 
-    // As many rejected lines as allowed go through, one fewer allowed stops the run at the line that was too many.
+    // As many rejected lines as allowed are accepted. If one fewer is allowed, the run fails.
     let total: u64 = found.values().map(|(count, _)| count).sum();
     let limit = |lines: u64| format!("preprocess.max_bad_lines={lines}");
     assert!(preprocess(&world, "messy.jsonl", &bytes, &["--set", &limit(total)]).status.success());
@@ -149,7 +150,7 @@ fn a_file_that_is_not_data_gives_an_error_that_names_it() {
         assert!(said.contains(name) && said.contains(reported), "{name}: {said}");
         assert!(!world.path("a/dataset/sequences.safetensors").exists());
     }
-    // Several members are one file.
+    // Several gzip members are one file.
     let members = [gzip(&clean()), gzip(&clean().replace("\"i", "\"j").replace("\"jtem", "\"item"))].concat();
     let output = preprocess(&world, "members.jsonl.gz", &members, &[]);
     assert!(output.status.success(), "{}", said(&output));

@@ -1,4 +1,4 @@
-//! Every seed and found case of the fuzz targets, through what the targets do with any bytes.
+//! Runs the fuzz targets on every stored seed and found case.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ const TARGETS: [(&str, Target); 9] = [
     ("image", targets::image),
 ];
 
-/// Files named `found-...` once broke a promise; all others can be used, so that the fuzzer starts from what works.
+/// Files named `found-...` once broke a promise. All other seeds must be usable, so that the fuzzer starts from valid inputs.
 #[test]
 fn seeds_and_found_cases_keep_the_promises() {
     let seeds = root().join("fuzz/seeds");
@@ -35,7 +35,7 @@ fn seeds_and_found_cases_keep_the_promises() {
             let mut bytes = files::read(&path).unwrap();
             let used = target(folder.path(), &bytes);
             if name.starts_with("raw_") {
-                // Of this length, its whole account is drawn up.
+                // At this length, the target also makes the whole account.
                 bytes.resize(bytes.len().next_multiple_of(64), b'\n');
                 target(folder.path(), &bytes);
             }

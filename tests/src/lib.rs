@@ -1,5 +1,4 @@
-//! What tests that drive the real programs share: where the programs are, a temporary project folder, and a runner of commands
-//! in it.
+//! The code that tests of the real programs share: the paths of the programs, a temporary project folder, and a way to run commands in it.
 
 pub mod server;
 pub mod service;
@@ -35,7 +34,7 @@ pub fn program(name: &str) -> PathBuf {
     path
 }
 
-/// The root of the repository. Cargo names it when tests run: a build folder may serve several clones.
+/// The root of the repository. It is found at run time from Cargo's variable, because several clones may share a build folder.
 pub fn root() -> PathBuf {
     let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| "tests".into());
     let package = Path::new(&package);
@@ -43,8 +42,8 @@ pub fn root() -> PathBuf {
     root.unwrap_or_else(|| Path::new("..")).to_owned()
 }
 
-/// A command of `mp4sr`, or of `mp4sr-bench` for the name `bench`, in the root of the repository and without the settings of
-/// the environment. The stages have their own names.
+/// A command of `mp4sr`, or of `mp4sr-bench` for the name `bench`, in the root of the repository and without settings from the environment.
+/// Stages are called by their own names.
 pub fn command(name: &str) -> Command {
     let mut command = Command::new(program(if name == "bench" { "mp4sr-bench" } else { "mp4sr" }));
     match STAGES.iter().find(|row| row.name == name) {
@@ -54,7 +53,7 @@ pub fn command(name: &str) -> Command {
     command.current_dir(root());
     for (key, _) in std::env::vars_os() {
         let name = key.to_string_lossy().to_lowercase();
-        // Tests talk to servers of their own, never through a proxy.
+        // Tests use servers of their own, never a proxy.
         if name.starts_with("mp4sr_") || name.ends_with("_proxy") {
             command.env_remove(key);
         }
@@ -62,12 +61,12 @@ pub fn command(name: &str) -> Command {
     command
 }
 
-/// What a program wrote to standard error.
+/// The standard error of a program.
 pub fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The gzip file of a text.
+/// The bytes of a text compressed with gzip.
 ///
 /// # Panics
 ///
@@ -84,10 +83,10 @@ enum Folder {
     Kept(PathBuf),
 }
 
-/// A temporary folder with pipelines, their raw files and the artifacts made of them, and a runner of commands on its first
-/// pipeline. The folder is removed with the value.
+/// A temporary folder with pipelines, their raw files and their artifacts, and methods that run commands on its first pipeline. The folder
+/// is removed when the value is dropped.
 ///
-/// Its methods panic, with what the program said, when files cannot be read or written or a command does not end as expected.
+/// Its methods panic, with the output of the program, if files cannot be read or written or a command does not end as expected.
 #[derive(Debug)]
 pub struct Project {
     folder: Folder,
@@ -97,7 +96,8 @@ pub struct Project {
 
 #[allow(clippy::missing_panics_doc, reason = "the type says that its methods panic")]
 impl Project {
-    /// A project with one pipeline over an empty folder of raw files: a dataset called `name`, and the sections `sections`.
+    /// A project with one pipeline over an empty folder of raw files. The dataset is called `name`; `sections` are appended to the
+    /// pipeline.
     pub fn new(name: &str, sections: &str) -> Self {
         let project = Self { folder: temporary_folder(), first: name.to_owned(), raw: "raw" };
         let raw = project.raw("");
@@ -107,7 +107,7 @@ impl Project {
         project
     }
 
-    /// A project whose pipeline is that of the file `pipelines/<name>.toml`, over the raw files in the folder `data`.
+    /// A project with the pipeline of `pipelines/<name>.toml`, over the raw files in the folder `data`.
     pub fn of_pipeline(name: &str, data: &Path) -> Self {
         let project = Self { folder: temporary_folder(), first: name.to_owned(), raw: "raw" };
         project.write_pipeline_over(data);
@@ -123,15 +123,15 @@ impl Project {
         self.write(&format!("{}.toml", self.first), text.lines().map(own).collect::<String>());
     }
 
-    /// The same in the folder `folder`, which stays.
+    /// Like [`of_pipeline`](Self::of_pipeline), in the folder `folder`, which is not removed.
     pub fn of_pipeline_in(folder: &Path, name: &str, data: &Path) -> Self {
         let project = Self { folder: Folder::Kept(folder.to_owned()), first: name.to_owned(), raw: "raw" };
         project.write_pipeline_over(data);
         project
     }
 
-    /// A project so small that every stage takes a moment, with the pipeline `a`. Users walk through the items in steps of one or
-    /// two; titles name neighbours alike; every third item has an image.
+    /// A project that is so small that every stage takes only a moment, with the pipeline `a`. Users go through the items in steps of one
+    /// or two; neighbouring items share a title; every third item has an image.
     pub fn small() -> Self {
         let project = Self { folder: temporary_folder(), first: "a".to_owned(), raw: "" };
         project.add("a", 0);
@@ -168,7 +168,7 @@ impl Project {
         self.write(&format!("{name}.toml"), pipeline);
     }
 
-    /// The folder of everything.
+    /// The project folder.
     pub fn folder(&self) -> &Path {
         match &self.folder {
             Folder::Temporary(folder) => folder.path(),
@@ -189,7 +189,7 @@ impl Project {
         self
     }
 
-    /// The path of a raw file, or of their folder for an empty name.
+    /// The path of a raw file, or of the folder of raw files if `name` is empty.
     pub fn raw(&self, name: &str) -> PathBuf {
         let folder = self.folder().join(self.raw);
         if name.is_empty() { folder } else { folder.join(name) }
@@ -200,12 +200,12 @@ impl Project {
         files::read_to_string(&self.raw(name)).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    /// The file of a pipeline.
+    /// The path of a pipeline file.
     pub fn pipeline(&self, name: &str) -> PathBuf {
         self.folder().join(format!("{name}.toml"))
     }
 
-    /// A path among the artifacts.
+    /// The path of an artifact.
     pub fn path(&self, relative: &str) -> PathBuf {
         self.folder().join("artifacts").join(relative)
     }
@@ -220,29 +220,29 @@ impl Project {
         files::read_to_string(&self.path(relative)).unwrap_or_else(|e| panic!("{e}"))
     }
 
-    /// A command of a program or a stage on the first pipeline.
+    /// A command of a program or a stage, on the first pipeline.
     pub fn command(&self, name: &str, words: &[&str]) -> Command {
         let mut command = command(name);
         command.args(words).arg("--pipeline").arg(self.pipeline(&self.first)).arg("--artifacts").arg(self.path(""));
         command
     }
 
-    /// Runs it.
+    /// Runs a command and returns its output.
     pub fn output(&self, name: &str, words: &[&str]) -> Output {
         self.command(name, words).output().unwrap_or_else(|e| panic!("{name}: {e}"))
     }
 
-    /// Runs it, expects success, and gives what it wrote to standard output.
+    /// Runs a command, expects success, and returns its standard output.
     pub fn run(&self, name: &str, words: &[&str]) -> String {
         String::from_utf8_lossy(&self.succeeded(name, words).stdout).into_owned()
     }
 
-    /// Runs it, expects success, and gives what it wrote to standard error.
+    /// Runs a command, expects success, and returns its standard error.
     pub fn run_stderr(&self, name: &str, words: &[&str]) -> String {
         said(&self.succeeded(name, words))
     }
 
-    /// Runs it, expects exit code 1 and one line of error, and gives that line.
+    /// Runs a command, expects exit code 1 and one line with an error, and returns that line.
     pub fn run_badly(&self, name: &str, words: &[&str]) -> String {
         let output = self.output(name, words);
         let said = said(&output);
@@ -260,8 +260,8 @@ impl Project {
     }
 }
 
-/// A folder below `place` that `make` fills once for all tests of a run, also where every test is a process of its own, as with
-/// nextest. The next run removes it.
+/// A folder below `place` that `make` fills once for all tests of a run, even if every test is a separate process, as with nextest. The
+/// next run removes it.
 ///
 /// # Panics
 ///
@@ -291,7 +291,7 @@ fn fill_once(place: &Path, folder: &Path, make: impl FnOnce(&Path)) -> std::io::
         make(folder);
         std::fs::write(done, "")?;
     }
-    // Held until this process ends, so that another run does not remove the folder.
+    // The lock is held until this process ends, so that another run does not remove the folder.
     static IN_USE: OnceLock<File> = OnceLock::new();
     lock.lock_shared()?;
     IN_USE.get_or_init(|| lock);

@@ -1,4 +1,4 @@
-//! A server that does to each request what the test says, and remembers what it was asked. It panics where a test has to fail.
+//! A server that handles each request with a function of the test, and records all requests. It panics if a test must fail.
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test fails by panicking")]
 
@@ -7,12 +7,12 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// What a server was asked.
+/// A request that the server received.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// The path of the address.
+    /// The path of the URL.
     pub path: String,
-    /// How many requests for this path came before.
+    /// The number of earlier requests for this path.
     pub nth: usize,
     headers: HashMap<String, String>,
 }
@@ -24,7 +24,7 @@ impl Request {
     }
 }
 
-/// A server on this machine, for as long as the process lives.
+/// A server on this machine, which runs until the process ends.
 #[derive(Debug)]
 pub struct Server {
     address: String,
@@ -32,7 +32,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Each request in a thread and a connection of its own.
+    /// Starts a server that calls `answer` for each request, in a separate thread and connection.
     pub fn start(answer: impl Fn(&Request, &mut TcpStream) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
@@ -47,7 +47,7 @@ impl Server {
         Self { address, asked }
     }
 
-    /// The address of a path.
+    /// The URL of a path.
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
@@ -57,7 +57,7 @@ impl Server {
         self.asked.lock().unwrap().clone()
     }
 
-    /// Requests for one path.
+    /// The requests for one path.
     pub fn asked_for(&self, path: &str) -> Vec<Request> {
         self.asked().into_iter().filter(|request| request.path == path).collect()
     }
@@ -79,21 +79,21 @@ fn serve(mut stream: TcpStream, log: &Mutex<Vec<Request>>, answer: &(impl Fn(&Re
     answer(&request, &mut stream);
 }
 
-/// The first lines of an answer.
+/// Writes the status line and the headers of an answer.
 pub fn head(stream: &mut TcpStream, status: u16, headers: &[(&str, &str)]) {
     let lines = headers.iter().map(|(name, value)| format!("{name}: {value}")).collect::<Vec<_>>().join("\r\n");
     let end = if headers.is_empty() { "\r\n" } else { "\r\n\r\n" };
     let _ = stream.write_all(format!("HTTP/1.1 {status} Some\r\nConnection: close\r\n{lines}{end}").as_bytes());
 }
 
-/// A whole answer.
+/// Writes a whole answer.
 pub fn reply(stream: &mut TcpStream, status: u16, headers: &[(&str, &str)], body: &[u8]) {
     let length = body.len().to_string();
     head(stream, status, &[headers, &[("Content-Length", &length)]].concat());
     let _ = stream.write_all(body);
 }
 
-/// As servers of files do: the whole, or the range that was asked for; at most `most` bytes, then the connection is cut.
+/// Answers as file servers do, with the whole body or the requested range. After `most` bytes the connection is closed.
 pub fn serve_file(request: &Request, stream: &mut TcpStream, body: &[u8], tag: &str, most: usize) {
     let range = request.header("range").filter(|_| request.header("if-range") == Some(tag));
     let start = range.map_or(0, |range| range["bytes=".len()..range.len() - 1].parse().unwrap());

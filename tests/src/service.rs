@@ -1,4 +1,4 @@
-//! A running service and requests to it. It panics where a test has to fail.
+//! A running service, and requests to it. It panics if a test must fail.
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a test fails by panicking")]
 
@@ -14,17 +14,17 @@ use crate::Project;
 
 /// A service that runs until it is dropped.
 pub struct Service {
-    /// The process.
+    /// The process of the service.
     pub child: Child,
-    /// Host and port.
+    /// The host and port of the service.
     pub address: String,
 }
 
-/// What the service answered.
+/// An answer of the service.
 pub struct Answer {
-    /// The status.
+    /// The HTTP status.
     pub status: u16,
-    /// Headers by their names.
+    /// The headers by name.
     pub headers: BTreeMap<String, String>,
     /// The body, as text.
     pub body: String,
@@ -36,7 +36,7 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {}", self.body))
     }
 
-    /// Ids and scores of a list.
+    /// The ids and scores of the list in the body.
     pub fn list(&self) -> Vec<(String, f32)> {
         assert_eq!(self.status, 200, "{}", self.body);
         let item =
@@ -62,7 +62,7 @@ impl Service {
             child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
             panic!("{said}")
         });
-        // A pipe that nobody reads would stop the service once it is full.
+        // If nobody read the pipe, the service would block once it is full.
         let mut log = child.stderr.take().unwrap();
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         Self { child, address }
@@ -73,12 +73,12 @@ impl Service {
         send(&self.address, method, path, headers, body)
     }
 
-    /// A request without a body.
+    /// Sends a request without a body.
     pub fn get(&self, path: &str) -> Answer {
         self.send("GET", path, "", b"")
     }
 
-    /// A request with a body of JSON.
+    /// Sends a request with a JSON body.
     pub fn post(&self, path: &str, body: &Value) -> Answer {
         self.send("POST", path, "", body.to_string().as_bytes())
     }
@@ -106,14 +106,14 @@ pub fn send(address: &str, method: &str, path: &str, headers: &str, body: &[u8])
         body.len()
     );
     stream.write_all(head.as_bytes()).unwrap();
-    // Whoever is refused by the head may find the connection closed.
+    // If the server rejects a request by its head, it may have closed the connection already.
     drop(stream.write_all(body));
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     parse(&bytes)
 }
 
-/// An answer as it came over the wire.
+/// Parses an answer.
 pub fn parse(bytes: &[u8]) -> Answer {
     let text = String::from_utf8_lossy(bytes);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
@@ -124,7 +124,7 @@ pub fn parse(bytes: &[u8]) -> Answer {
     Answer { status, headers: headers.collect(), body: body.to_owned() }
 }
 
-/// Bytes in base64.
+/// Encodes bytes in base64.
 pub fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();

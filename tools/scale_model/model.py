@@ -8,6 +8,7 @@ items and to two processes at the larger one; messages follow alpha-beta costs w
 all measured points, the second one is the model alone.
 """
 
+import itertools
 import json
 import sys
 
@@ -74,6 +75,21 @@ def least_squares(rows, found):
     return [row[size] for row in table]
 
 
+def relative_fit(rows, found):
+    """The coefficients, none below 0, with the smallest sum of squared relative errors: the best of all subsets of columns."""
+    size, best = len(rows[0]), None
+    for count in range(1, size + 1):
+        for columns in itertools.combinations(range(size), count):
+            scaled = [[row[column] / y for column in columns] for row, y in zip(rows, found)]
+            solution = least_squares(scaled, [1.0] * len(found))
+            if min(solution) < 0:
+                continue
+            error = sum((sum(a * b for a, b in zip(row, solution)) - 1) ** 2 for row in scaled)
+            if best is None or error < best[0]:
+                best = (error, [dict(zip(columns, solution)).get(column, 0.0) for column in range(size)])
+    return best[1]
+
+
 def fitted_network(lines):
     """alpha and beta of the machine itself, by the times of its messages: the latency of the smallest, the bandwidth of the largest."""
     smallest, largest = lines[0], lines[-1]
@@ -102,15 +118,13 @@ class Model:
         """Seconds of processor time of a process, which has the copies of messages in it."""
         return sum(step["processor_ms"]) / step["processes"] / 1e3
 
-    def fit(self, stage, small, large):
-        """Fitted to one process at two numbers of items and to two processes at the larger one, all of one thread."""
-        one, many = self.least(stage, 1, 1, small), self.least(stage, 1, 1, large)
-        two = self.least(stage, 2, 1, large)
-        per_item = (self.compute(many) - self.compute(one)) / (large - small)
-        whole, half = self.compute(many), self.compute(two)
-        fixed = min(max(2 * half - whole, 0.0), whole)
-        divided = whole - fixed - per_item * large
-        return {"fixed": fixed, "divided": divided, "item": per_item, "most_items": large, "mib": self.fit_memory(stage)}
+    def fit(self, stage, items):
+        """Fitted to one process of two threads and to two processes of one thread, so that both cores work in all of them."""
+        points = [(n, count, self.least(stage, n, threads, count)) for n, threads in [(1, 2), (2, 1)] for count in items]
+        fixed, divided, per_item = relative_fit(
+            [[1.0, 1 / n, count / n] for n, count, _ in points], [self.compute(step) for _, _, step in points]
+        )
+        return {"fixed": fixed, "divided": divided, "item": per_item, "most_items": items[-1], "mib": self.fit_memory(stage)}
 
     def fit_memory(self, stage):
         """MiB that every process has, that are divided, and that are divided per item; features aside. Least squares over all points."""
@@ -138,7 +152,7 @@ def main():
     model = Model([line for line in lines if line["bench"] == "group"])
     alpha, beta = fitted_network([line for line in lines if line["bench"] == "messages" and line["processes"] == 2])
     items = sorted({step["items"] for step in model.steps})
-    small, large = items[0], items[-1]
+    large = items[-1]
     shared = {}
     for stage in ["pretrain", "finetune"]:
         sent = model.least(stage, 2, 1, large)["sent_per_step"]["shared gradients"]["bytes"]
@@ -147,18 +161,17 @@ def main():
     print(f"Messages here: {alpha * 1e6:.0f} us and {beta / 1e9:.2f} GB/s.\n")
     print("| step | items | processes | processor time per process, ms, run here | modelled | off | MiB per process beside features, run here | modelled |")
     print("|---|---|---|---|---|---|---|---|")
-    fits = {stage: model.fit(stage, small, large) for stage in shared}
+    fits = {stage: model.fit(stage, items) for stage in shared}
     for stage, fit in fits.items():
         for step_items in items:
             for n in [1, 2, 4]:
-                step = model.least(stage, n, 1, step_items)
+                step = model.least(stage, n, 2 if n == 1 else 1, step_items)
                 if step is None:
                     continue
                 found, modelled = model.compute(step), model.seconds(fit, stage, n, step_items)
                 mib = sum(step["peak_mib"]) / n - features_mib(step_items)
                 memory = model.memory(fit, n, step_items)
-                fitted = (n, step_items) in [(1, small), (1, large), (2, large)]
-                off = "fitted" if fitted else f"{modelled / found - 1:+.0%}"
+                off = f"{modelled / found - 1:+.0%}" + ("" if n > 2 else ", fitted")
                 print(f"| {stage} | {step_items:,} | {n} | {found * 1e3:.0f} | {modelled * 1e3:.0f} | {off} | {mib:.0f} | {memory:.0f} |")
     print()
     print("| step | items | machines | MiB per process beside features | " + " | ".join(f"{name}, ms" for name in NETWORKS) + " | |")

@@ -1,5 +1,5 @@
-//! Names of files of the data folder within tables: relative to that folder, so that what is read depends neither on the working
-//! directory nor on where the data folder lies.
+//! Tables name the files of the data folder relative to that folder, so that what is read depends neither on the working directory nor on
+//! the location of the data folder.
 
 use std::path::Path;
 
@@ -7,22 +7,22 @@ use serde_json::{Value, json};
 
 use crate::{Downloads, Table};
 
-/// The key of a table's source that says where the names of files start.
+/// The key of a table's source that states which folder file names are relative to.
 const FILES: &str = "files";
-/// Its value where they start in the data folder; in tables of earlier releases it was the working directory.
+/// The value for file names that are relative to the data folder. In earlier releases, they were relative to the working directory.
 const IN_DATA: &str = "data folder";
 
-/// The source of a table whose names of files start in the data folder.
+/// The source of a table whose file names are relative to the data folder.
 pub(crate) fn source() -> Value {
     json!({ FILES: IN_DATA })
 }
 
-/// Whether the names of files in a table start in the data folder.
+/// Whether the file names of a table are relative to the data folder.
 pub(crate) fn start_in_data(table: &Table) -> bool {
     table.source().is_some_and(|source| source[FILES] == IN_DATA)
 }
 
-/// A file's name relative to the data folder; addresses, and files that lie elsewhere, keep theirs.
+/// The name of a file relative to the data folder. Addresses and the names of files outside that folder stay the same.
 pub(crate) fn below(data: &Path, name: &str) -> String {
     match Path::new(name).strip_prefix(data) {
         Ok(below) if !Downloads::is_address(name) => below.to_string_lossy().into_owned(),

@@ -8,12 +8,12 @@ use crate::tensors::{check_offsets, write_views};
 use crate::{Column, Error, Fingerprint, Header, Result, Table, TensorFile, data_files, hash_ids};
 
 const REMEDY: &str = "run `make preprocess` again";
-/// The role of the users' ids among what sequences were made from.
+/// The role of the users' ids among the inputs in the header of sequences.
 const USER_IDS: &str = "user ids";
-/// The setting that says what times are, and its value for positions.
+/// The setting that states the kind of the times, and its value for positions.
 const TIMES: &str = "times";
 const POSITIONS: &str = "positions";
-/// The tensors of [`SequenceParts`].
+/// The names of the tensors of [`SequenceParts`].
 const VALIDATION_START: &str = "validation_start";
 const TEST_START: &str = "test_start";
 
@@ -47,7 +47,7 @@ pub struct Sequences {
     pub offsets: Vec<i64>,
     /// `[E]`: item indices, 1-based.
     pub items: Vec<u32>,
-    /// `[E]`: Unix seconds, or positions where the source has no clock.
+    /// `[E]`: Unix seconds, or positions if the source has no times of a clock.
     pub times: Vec<i64>,
     /// Hash of the ordered original item ids.
     pub item_hash: Fingerprint,
@@ -55,24 +55,24 @@ pub struct Sequences {
     pub item_count: usize,
     /// Hash of the ordered original user ids; `None` if the program that wrote the file did not give it.
     pub user_hash: Option<Fingerprint>,
-    /// What the times are.
+    /// The kind of `times`.
     pub time_kind: TimeKind,
     /// Where each user's parts begin; `None` if the last event is the test part and the one before it the validation part.
     pub parts: Option<SequenceParts>,
 }
 
-/// What the times of events are.
+/// The kind of the times of events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TimeKind {
-    /// Nothing is said: times of a clock in seconds, or positions in a file that was written before it could be said.
+    /// The kind is not recorded: Unix seconds, or positions in a file that was written by a version that did not record the kind.
     #[default]
     Unstated,
-    /// Positions or the order of lines: they order events, and their differences mean nothing.
+    /// Positions or the order of lines. They order events, but their differences have no meaning.
     Positions,
 }
 
-/// Where the parts of each user's sequence begin, counted from the user's first event. What is before the validation part is for
-/// training.
+/// Where the parts of each user's sequence begin, counted from the user's first event. The events before the validation part are the
+/// training part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SequenceParts {
     /// `[U]`: the first event of the validation part.
@@ -109,7 +109,7 @@ impl Sequences {
     /// Writes the file.
     pub fn write(&self, path: &Path, mut settings: serde_json::Value) -> Result<()> {
         if self.time_kind == TimeKind::Positions {
-            // Files with times of a clock keep their bytes.
+            // The setting is absent for Unix seconds, so that these files have the same bytes as those of earlier versions.
             settings[TIMES] = POSITIONS.into();
         }
         let header = Header {
@@ -122,7 +122,7 @@ impl Sequences {
         };
         let count = [self.item_count as i64];
         let (offsets, events, users) = ([self.offsets.len()], [self.items.len()], [self.user_count()]);
-        // The largest table of all: its columns are written without a copy.
+        // This is the largest table, so its columns are written without a copy.
         let mut tensors = vec![
             ("offsets", (Dtype::I64, &offsets[..], bytemuck::cast_slice(&self.offsets))),
             ("items", (Dtype::U32, &events[..], bytemuck::cast_slice(&self.items))),
@@ -168,7 +168,7 @@ impl Sequences {
         Ok(Self { offsets, items, times, item_hash, item_count, user_hash, time_kind, parts })
     }
 
-    /// Refuses tables of other items or users than these; `layout` says where all of them were read.
+    /// Refuses tables of other items or users than those of these sequences. `layout` is where all of them were read from.
     pub fn expect_tables(&self, layout: &Layout, items: &Items, users: &Users) -> Result<()> {
         if items.hash() != self.item_hash || items.len() != self.item_count {
             return Err(Error::unusable(&layout.items(), "it holds other items than the sequences beside it", REMEDY));
@@ -181,7 +181,7 @@ impl Sequences {
     }
 }
 
-/// Items' ids, titles, sentences and image paths (`items.parquet`), in index order: row i-1 is item i.
+/// Items' ids, titles, sentences, categories and paths of files (`items.parquet`), in index order: row i-1 is item i.
 ///
 /// ```
 /// use mp4sr_artifact::Items;
@@ -213,7 +213,7 @@ pub struct Items {
     pub titles: Vec<String>,
     /// Cleaned sentences, the title's first.
     pub sentences: Vec<Vec<String>>,
-    /// Paths of local images, or URLs that the download stage has yet to fetch.
+    /// Paths of local images, or URLs of images that the download stage fetches.
     pub images: Vec<Vec<String>>,
     /// Names of categories, such as genres or departments. A table in which no item has any may lack the column.
     pub categories: Vec<Vec<String>>,
@@ -227,7 +227,7 @@ impl Items {
         self.ids.len()
     }
 
-    /// Whether it is empty.
+    /// Whether there are no items.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
@@ -237,7 +237,7 @@ impl Items {
         hash_ids(self.ids.iter().map(String::as_str))
     }
 
-    /// Puts the items of another table after these.
+    /// Appends the items of another table.
     pub fn append(&mut self, others: Self) {
         self.ids.extend(others.ids);
         self.titles.extend(others.titles);
@@ -247,7 +247,7 @@ impl Items {
         self.sounds.extend(others.sounds);
     }
 
-    /// The items of some rows (0-based), in that order.
+    /// The items of the given rows (0-based), in the given order.
     #[must_use]
     pub fn select(&self, rows: &[usize]) -> Self {
         Self {
@@ -265,8 +265,8 @@ impl Items {
         self.table().write(path)
     }
 
-    /// Writes the table with the names of images and sounds below `data` relative to it: what is read does not depend on the working
-    /// directory, nor on where the data folder lies.
+    /// Writes the table with the names of images and sounds inside the folder `data` relative to it, so that what is read depends neither
+    /// on the working directory nor on the location of the data folder.
     pub fn write_relative(&self, path: &Path, data: &Path) -> Result<()> {
         let relative = |name: &String| data_files::below(data, name);
         let all = |names: &[Vec<String>]| names.iter().map(|names| names.iter().map(relative).collect()).collect();
@@ -296,7 +296,7 @@ impl Items {
         Self::of_table(path, Table::read(path, REMEDY)?)
     }
 
-    /// Reads and verifies the table; files that are named relative to the data folder are looked for in `data`.
+    /// Reads and verifies the table. File names that are relative to the data folder are resolved against `data`.
     pub fn read_in(path: &Path, data: &Path) -> Result<Self> {
         let table = Table::read(path, REMEDY)?;
         let start_in_data = data_files::start_in_data(&table);
@@ -324,12 +324,12 @@ impl Items {
         })
     }
 
-    /// How many items a table has, without reading them.
+    /// The number of items of a table, which is read from the metadata alone.
     pub fn count(path: &Path) -> Result<u64> {
         Table::rows(path, REMEDY)
     }
 
-    /// Gives every name of an image to `each`, in order of items, until it breaks off; memory does not grow with the table.
+    /// Calls `each` with every image name, in order of items, until it returns [`ControlFlow::Break`]. Memory does not grow with the table.
     pub fn each_image(path: &Path, each: impl FnMut(&str) -> ControlFlow<()>) -> Result<()> {
         Table::each_of_texts(path, "images", REMEDY, each)
     }
@@ -383,7 +383,7 @@ fn read_parts(file: &mut TensorFile, offsets: &[i64]) -> Result<SequenceParts> {
     }
 }
 
-/// Row n is number n + 1.
+/// Checks that row n has the number n + 1.
 fn expect_index(path: &Path, index: &[u32], what: &str) -> Result<()> {
     match index.iter().enumerate().position(|(row, &number)| number as usize != row + 1) {
         Some(row) => {

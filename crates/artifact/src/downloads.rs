@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-/// The folder of downloaded images, `<data folder>/downloads`, which holds them by the addresses that they came from.
+/// The folder of downloaded images, `<data folder>/downloads`, in which images are stored by the addresses that they came from.
 #[derive(Clone, Debug)]
 pub struct Downloads {
     folder: PathBuf,
@@ -24,8 +24,8 @@ impl Downloads {
         u128::from_be_bytes(bits)
     }
 
-    /// The path of the image that was fetched from `url`. The name has no extension: readers detect the format by content. A
-    /// file of that name is complete and was decoded once.
+    /// The path of the image that was fetched from `url`. The name has no extension: readers detect the format by content. A file of that
+    /// name is complete, and its image could be decoded when it was downloaded.
     pub fn image(&self, url: &str) -> PathBuf {
         let name = format!("{:032x}", Self::key(url));
         self.folder.join("images").join(&name[..2]).join(name)
@@ -36,7 +36,7 @@ impl Downloads {
         name.starts_with("http://") || name.starts_with("https://")
     }
 
-    /// The path of the image of this name, whether or not it was fetched yet.
+    /// The path of the image of this name, whether or not it has been downloaded yet.
     pub fn file(&self, name: &str) -> PathBuf {
         if Self::is_address(name) { self.image(name) } else { PathBuf::from(name) }
     }
@@ -46,7 +46,7 @@ impl Downloads {
         self.folder.join("ledger.jsonl")
     }
 
-    /// Counts of the last run.
+    /// The counts of the last run of the download stage.
     pub fn report(&self) -> PathBuf {
         self.folder.join("report.json")
     }

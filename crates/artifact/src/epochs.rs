@@ -20,7 +20,7 @@ pub struct EpochLine {
     pub gradient_norm: f64,
     /// Validation metrics after the epoch (`R@K`, `N@K`, `MRR`); empty if the phase has no validation.
     pub validation: BTreeMap<String, f64>,
-    /// Mean cross-entropy of the test split after the epoch; logged only where it is asked for.
+    /// Mean cross-entropy of the test split after the epoch, if `finetune.log_test_loss` is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test_loss: Option<f64>,
     /// Whether this is the best epoch so far.
@@ -30,8 +30,8 @@ pub struct EpochLine {
 }
 
 impl EpochLine {
-    /// Reads `metrics.jsonl`; a file that does not exist has no lines, because the model is not trained by epochs. `remedy`
-    /// says what to do about a line that cannot be read.
+    /// Reads `metrics.jsonl`. A file that does not exist has no lines: its model is not trained by epochs. `remedy` tells the user what to
+    /// do about a line that cannot be read.
     pub fn read(path: &Path, remedy: &str) -> Result<Vec<Self>> {
         if path.exists() { read_log(path, remedy) } else { Ok(Vec::new()) }
     }

@@ -1,17 +1,17 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What can go wrong with a file between stages; every variant names the file.
+/// Errors of the files that stages exchange. Every variant names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The operating system refused.
+    /// The operating system returned an error.
     #[error("failed to {action} `{}`: {source}; {}", path.display(), remedy(source))]
     Io {
-        /// What was tried, as a verb: "read", "write".
+        /// The action that failed, as a verb: "read", "write".
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// The file was read but is not what its reader needs.
@@ -19,22 +19,22 @@ pub enum Error {
     Unusable {
         /// The file.
         path: PathBuf,
-        /// Actual against expected.
+        /// What is wrong, with the actual and the expected content.
         reason: String,
         /// What the user can do.
         remedy: String,
     },
-    /// Another process works on the same artifacts.
+    /// Another process is working on the same artifacts.
     #[error("`{}` is in use by {holder}; wait for it to end, or use another run name", path.display())]
     Locked {
         /// The lock file.
         path: PathBuf,
-        /// Process, host and start as the holder wrote them.
+        /// The process, host and start time that the holder wrote.
         holder: String,
     },
 }
 
-/// What the user can do about an answer of the operating system.
+/// What the user can do about an error of the operating system.
 fn remedy(answer: &io::Error) -> &'static str {
     match answer.kind() {
         io::ErrorKind::NotFound => "check the name, or run the earlier stages first, which create it",
@@ -49,23 +49,23 @@ fn remedy(answer: &io::Error) -> &'static str {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// An error of the operating system, with its path.
+    /// Creates an error of the operating system about `path`.
     pub fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         Self::Io { action, path: path.to_owned(), source }
     }
 
-    /// A file whose part `what` is not the JSON that was expected.
+    /// Creates an error about a file whose part `what` is not the expected JSON.
     pub fn unreadable(path: &Path, what: &str, error: &serde_json::Error, remedy: impl Into<String>) -> Self {
         Self::unusable(path, format!("{what} cannot be read ({})", json_problem(error)), remedy)
     }
 
-    /// A file that cannot be used, and what to do about it.
+    /// Creates an error about a file that cannot be used, with what to do about it.
     pub fn unusable(path: &Path, reason: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self::Unusable { path: path.to_owned(), reason: reason.into(), remedy: remedy.into() }
     }
 }
 
-/// What is wrong with a JSON text, without the names that types have in the sources.
+/// Describes what is wrong with a JSON text, without the names of Rust types.
 pub fn json_problem(error: &serde_json::Error) -> String {
     let message = error.to_string();
     let Some((before, expected)) = message.split_once(", expected ") else { return message };

@@ -16,11 +16,11 @@ const REMEDY: &str = "run `make extract` again, or the program that wrote it";
 /// How feature values are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeatureType {
-    /// IEEE half.
+    /// IEEE half precision.
     F16,
-    /// Brain half.
+    /// The bfloat16 format.
     Bf16,
-    /// Single.
+    /// IEEE single precision.
     F32,
 }
 
@@ -28,7 +28,7 @@ pub enum FeatureType {
 /// `offsets[i-1]..offsets[i]` of `values` `[rows, width]`; an item may own none.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Features {
-    /// `[I+1]`.
+    /// `[I+1]`: the offsets of each item's rows.
     pub offsets: Vec<i64>,
     /// `[rows, width]`, F16, BF16 or F32.
     pub values: Tensor,
@@ -36,20 +36,20 @@ pub struct Features {
     pub item_hash: Fingerprint,
 }
 
-/// What is stored beside the rows of a file that [`Features::write_rows`] writes.
+/// What [`Features::write_rows`] stores in addition to the rows.
 #[derive(Clone, Debug)]
 pub struct RowsHeader<'a> {
-    /// Names the writer.
+    /// The name of the writer.
     pub stage: &'a str,
     /// The writer's settings.
     pub settings: serde_json::Value,
     /// Hash of the ordered original item ids.
     pub item_hash: Fingerprint,
-    /// `[I+1]`.
+    /// `[I+1]`: the offsets of each item's rows.
     pub offsets: &'a [i64],
     /// d, the width of a row.
     pub width: usize,
-    /// How values are stored.
+    /// The type in which values are stored.
     pub as_type: FeatureType,
 }
 
@@ -57,7 +57,7 @@ impl Features {
     const FORMAT: &'static str = "features";
     const VERSION: u32 = 1;
 
-    /// Packs f32 rows for storage; refuses values that the type cannot hold.
+    /// Converts f32 rows to the type in which they are stored; `None` if a value is not finite in this type.
     pub fn from_f32(
         offsets: Vec<i64>,
         values: &[f32],
@@ -100,8 +100,8 @@ impl Features {
         write_tensors(path, &header, &tensors)
     }
 
-    /// Writes the same file of rows that are never held at once: `rows` gives all of them, in order, each time. Gives the
-    /// first row that the type cannot hold, if there is one; then nothing is written.
+    /// Writes the same file from rows that are never all in memory: each call of `rows` returns all of them, in order. If the type cannot
+    /// represent a row, nothing is written and the index of the first such row is returned.
     pub fn write_rows<'r, I: Iterator<Item = &'r [f32]>>(
         path: &Path,
         RowsHeader { stage, settings, item_hash, offsets, width, as_type }: RowsHeader<'_>,
@@ -135,7 +135,7 @@ impl Features {
         Ok(None)
     }
 
-    /// How many rows a file has; `None` if it cannot be read.
+    /// The number of rows of a file; `None` if it cannot be read.
     pub fn stored_rows(path: &Path) -> Option<usize> {
         let map = Map::open(path).ok()?;
         let (_, file) = parse(path, &map, Self::FORMAT, Self::VERSION, REMEDY).ok()?;
@@ -153,7 +153,7 @@ impl Features {
         }
     }
 
-    /// Reads and verifies the file for a dataset whose items are `item_hash`, `item_count` of them.
+    /// Reads and verifies the file for a dataset of `item_count` items with the hash `item_hash`.
     pub fn read(path: &Path, item_hash: &Fingerprint, item_count: usize) -> Result<Self> {
         let mut file = TensorFile::read(path, Self::FORMAT, Self::VERSION, REMEDY)?;
         file.expect_items(item_hash, REMEDY)?;
@@ -177,33 +177,33 @@ impl Features {
     }
 }
 
-/// Features as training reads them: values stay in their stored type, in the memory map.
+/// Features as training reads them: values keep their stored type and are read from the memory map.
 pub struct MappedFeatures {
-    /// `[I+1]`.
+    /// `[I+1]`: the offsets of each item's rows.
     pub offsets: Vec<i64>,
     /// d, the width of a row.
     pub width: usize,
     /// `[rows, width]`.
     pub values: MappedValues,
-    /// The settings that they were made with, as their writer recorded them.
+    /// The settings that the writer of the file recorded.
     pub settings: serde_json::Value,
 }
 
 /// Values in their stored type.
 pub enum MappedValues {
-    /// IEEE half.
+    /// IEEE half precision.
     F16(Values<f16>),
-    /// Brain half.
+    /// The bfloat16 format.
     Bf16(Values<bf16>),
-    /// Single.
+    /// IEEE single precision.
     F32(Values<f32>),
 }
 
-/// A slice that may lie in a mapped file.
+/// A slice that may be part of a mapped file.
 pub type Values<T> = Arc<dyn AsRef<[T]> + Send + Sync>;
 
 impl MappedFeatures {
-    /// Maps and verifies the file for a dataset whose items are `item_hash`, `item_count` of them.
+    /// Maps and verifies the file for a dataset of `item_count` items with the hash `item_hash`.
     pub fn open(path: &Path, item_hash: &Fingerprint, item_count: usize) -> Result<Self> {
         let map = Arc::new(Map::open(path)?);
         let wrong = |reason: String| Error::unusable(path, reason, REMEDY);
@@ -238,7 +238,20 @@ impl MappedFeatures {
 }
 
 impl MappedValues {
-    /// The first value that is not finite. Halves are looked at as bits: their exponent is all ones.
+    /// Adds the values from `start` on to `sums`.
+    pub fn add_to(&self, start: usize, sums: &mut [f64]) {
+        fn add<T: Copy>(values: &[T], sums: &mut [f64], read: fn(T) -> f64) {
+            sums.iter_mut().zip(values).for_each(|(sum, &value)| *sum += read(value));
+        }
+        match self {
+            Self::F16(values) => add(&(**values).as_ref()[start..], sums, f16::to_f64),
+            Self::Bf16(values) => add(&(**values).as_ref()[start..], sums, bf16::to_f64),
+            Self::F32(values) => add(&(**values).as_ref()[start..], sums, f64::from),
+        }
+    }
+
+    /// The position and value of the first number that is not finite. The 16-bit types are tested by their bits: all bits of the exponent
+    /// are 1.
     fn not_finite(&self) -> Option<(usize, f32)> {
         const BLOCK: usize = 1 << 12;
         fn first<T: Copy>(values: &[T], bad: fn(T) -> bool) -> Option<usize> {
@@ -263,7 +276,7 @@ impl MappedValues {
     }
 }
 
-/// A part of a mapped file as numbers.
+/// A range of a mapped file, read as numbers.
 struct Part<T> {
     map: Arc<Map>,
     range: Range<usize>,
@@ -276,7 +289,7 @@ impl<T: bytemuck::Pod> AsRef<[T]> for Part<T> {
     }
 }
 
-/// The bytes in `range` as numbers: where they lie, or copied where the file does not align them.
+/// The bytes in `range` as numbers: borrowed from the map, or copied if they are not aligned in the file.
 pub(crate) fn view<T: bytemuck::Pod + Send + Sync, const N: usize>(
     map: &Arc<Map>,
     range: Range<usize>,

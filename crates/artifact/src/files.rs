@@ -1,4 +1,4 @@
-//! The only place that touches the file system: every error names its path, every write is atomic.
+//! Access to the file system for all crates: every error names its path, and whole files are written atomically.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::{Error, Result};
 
-/// Marks names of files that are still being written.
+/// Marks the names of files that are still being written.
 const TEMPORARY: &str = ".mp4sr-tmp-";
 
 /// Reads a whole file.
@@ -31,13 +31,13 @@ pub fn open(path: &Path) -> Result<File> {
     Ok(file)
 }
 
-/// Opens a file to write at its end; one that does not exist is made, with its folder.
+/// Opens a file for appending. A missing file is created, with its folder.
 pub fn append(path: &Path) -> Result<File> {
     create_dir_all(folder_of(path))?;
     File::options().append(true).create(true).open(path).map_err(|e| Error::io("open", path, e))
 }
 
-/// The length of a file in bytes; `None` where there is none.
+/// The length of a file in bytes; `None` if it does not exist.
 pub fn length(path: &Path) -> Result<Option<u64>> {
     match fs::metadata(path) {
         Ok(found) => Ok(Some(found.len())),
@@ -51,7 +51,7 @@ pub fn create_dir_all(path: &Path) -> Result<()> {
     fs::create_dir_all(path).map_err(|e| Error::io("create folder", path, e))
 }
 
-/// Removes a file; one that does not exist is fine.
+/// Removes a file if it exists.
 pub fn remove_if_present(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove", path, e)),
@@ -59,7 +59,7 @@ pub fn remove_if_present(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes a folder with all it holds; one that does not exist is fine.
+/// Removes a folder and its content if it exists.
 pub fn remove_dir_if_present(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io("remove folder", path, e)),
@@ -72,8 +72,8 @@ pub fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(|e| Error::io("rename", from, e))
 }
 
-/// Gives a file that is complete under a temporary name its final one, so that no power cut leaves the name on less: fsync,
-/// rename, fsync of the folder.
+/// Renames a complete file from its temporary name to its final one. The steps are fsync, rename and fsync of the folder, so that the final
+/// name refers to complete content even after a power failure.
 pub fn publish(temporary: &Path, path: &Path) -> Result<()> {
     let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all()).map_err(|e| Error::io("sync", path, e));
     sync(temporary)?;
@@ -113,14 +113,14 @@ where
         File::open(folder)?.sync_all()
     })();
     if outcome.is_err() {
-        // The first error is the one to tell; a leftover is removed by the next start.
+        // The first error is the one to report. If the file cannot be removed, the next start removes it.
         let _ = fs::remove_file(&temporary);
     }
     outcome.map_err(|e| Error::io("write", path, e))
 }
 
-/// Fills a folder under a temporary name and gives it the name `path` when it is complete; an earlier folder of that name is removed
-/// then. Where `fill` fails, the earlier folder stays as it is.
+/// Fills a folder under a temporary name and renames it to `path` when it is complete. Only then is an earlier folder of that name removed;
+/// if `fill` fails, it stays as it is.
 pub fn replace_folder<E: From<Error>>(
     path: &Path,
     fill: impl FnOnce(&Path) -> std::result::Result<(), E>,
@@ -146,7 +146,7 @@ pub fn replace_folder<E: From<Error>>(
         }
         Ok(())
     })();
-    // What was asked for is there, or the first error is the one to report; the next start removes what is left.
+    // Errors of this clean-up are ignored: the outcome is decided already, and the next start removes what is left.
     let _ = fs::remove_dir_all(&made);
     let _ = fs::remove_dir_all(&earlier);
     outcome
@@ -169,14 +169,14 @@ pub fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<()> {
     })
 }
 
-/// A folder to write into: it is there, and without what killed processes left in it.
+/// Makes sure that a folder exists and contains no temporary files of killed processes.
 pub fn clean_folder(folder: &Path) -> Result<()> {
     create_dir_all(folder)?;
     remove_leftovers(folder).map(|_| ())
 }
 
-/// Removes temporary files that killed processes left directly in `folder`; those of a process that still runs stay, as another
-/// stage may write into the same folder.
+/// Removes temporary files that killed processes left directly in `folder`. Those of a running process stay, because another stage may be
+/// writing into the same folder.
 pub fn remove_leftovers(folder: &Path) -> Result<usize> {
     let mut removed = 0;
     for path in list(folder)? {
@@ -194,14 +194,14 @@ pub fn remove_leftovers(folder: &Path) -> Result<usize> {
     Ok(removed)
 }
 
-/// A process in the names of its temporary files. Its number alone does not do: in containers every run may have the same, and
-/// folders are shared between machines. Where the system does not tell a part, it is missing; earlier versions wrote fewer.
+/// Identifies a process in the names of its temporary files. The process id alone is not enough: in containers every run may have the same
+/// one, and folders are shared between machines. A part that the system does not report is missing; earlier versions wrote fewer parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ProcessName {
     number: String,
-    /// When it started, in ticks since the system did.
+    /// The start time of the process, in clock ticks since the system booted.
     start: Option<String>,
-    /// The machine, and which of its starts, as hashes.
+    /// Hashes of the host name and of the boot id.
     machine: Option<(String, String)>,
 }
 
@@ -228,7 +228,7 @@ impl ProcessName {
         (start.as_deref().is_none_or(is_number) && parts.next().is_none()).then_some(Self { number, start, machine })
     }
 
-    /// Whether its process may still write the file at `path`.
+    /// Whether the process may still be writing the file at `path`.
     fn may_run(&self, path: &Path, own: &Self) -> bool {
         match (&self.machine, &own.machine) {
             (Some((machine, _)), Some((here, _))) if machine != here => !is_old(path),
@@ -255,22 +255,22 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether a file was written to long ago; one that is gone was.
+/// Whether a file was last modified long ago; a missing file counts as old.
 fn is_old(path: &Path) -> bool {
     let modified = path.symlink_metadata().and_then(|about| about.modified());
     modified.map_or(true, |time| time.elapsed().is_ok_and(|age| age > OLD))
 }
 
-/// When a process started, in ticks since the system did.
+/// The start time of a process, in clock ticks since the system booted.
 fn start_of(number: &str) -> Option<String> {
     let about = fs::read_to_string(Path::new("/proc").join(number).join("stat")).ok()?;
-    // The second field is the program's name, which may hold anything; the start is the twenty-second.
+    // The second field is the program's name, which may contain any character; the start time is the 22nd field.
     let (_, fields) = about.rsplit_once(')')?;
     fields.split_whitespace().nth(19).map(str::to_owned)
 }
 
-/// Whether a process of this machine runs; where the system does not tell, none does. One that was killed has closed its files
-/// and with them given back its locks before its number is free, and is dead here from then on.
+/// Whether a process of this machine is running; on systems without `/proc`, none counts as running. A killed process counts as dead once
+/// its files are closed and its locks released, which is before its process id can be reused.
 fn is_alive(number: &str, start: Option<&str>) -> bool {
     start.is_none_or(|start| start_of(number).as_deref() == Some(start))
         && match fs::read_dir(Path::new("/proc").join(number).join("fd")) {
@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn leftovers_of_a_killed_process_are_removed_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        // No system gives out a number as large.
+        // Process ids are never this large.
         for dead in ["4999999999", "4999999999-17", "", "-", "1x", "1-", "-1"] {
             fs::write(folder.path().join(format!("a.json.mp4sr-tmp-{dead}")), b"half").unwrap();
         }
@@ -341,7 +341,7 @@ mod tests {
         let mut process = std::process::Command::new("sleep").arg("600").spawn().unwrap();
         let number = process.id().to_string();
         let start = start_of(&number).unwrap();
-        // The form of earlier versions, and the one of now.
+        // Names without and with the start time.
         for name in [number.clone(), format!("{number}-{start}")] {
             fs::write(folder.path().join(format!("a.json.mp4sr-tmp-{name}")), b"half").unwrap();
         }
@@ -356,7 +356,7 @@ mod tests {
         process.wait().unwrap();
     }
 
-    /// In containers the first process of every run may have the number 1.
+    /// In containers, the first process of every run may have the process id 1.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_leftover_of_an_earlier_process_of_the_same_number_goes() {

@@ -41,7 +41,7 @@ impl Fingerprint {
     }
 }
 
-/// The same for content that comes in parts, tensors in the order of their names.
+/// Computes the same fingerprint from content that arrives in parts. Tensors must come in the order of their names.
 pub(crate) struct ContentHasher(blake3::Hasher);
 
 impl ContentHasher {
@@ -78,7 +78,7 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// The hash that ties tensors to items: of the original item ids in index order, each preceded by its length.
+/// Hashes ids in index order, each preceded by its length. The hash of the original item ids ties tensors to items.
 pub fn hash_ids<'a>(ids: impl IntoIterator<Item = &'a str>) -> Fingerprint {
     let mut hasher = blake3::Hasher::new();
     for id in ids {

@@ -5,8 +5,8 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a library on bytes that anybody may have made: where it panics, the file is at fault and not the program, so that nothing is
-/// printed of it and the payload is given.
+/// Runs a library on bytes of any origin. If it panics, the bytes are at fault and not the program, so the panic is not printed and its
+/// payload is returned.
 pub fn guarded<T>(read: impl FnOnce() -> T) -> std::thread::Result<T> {
     let outer = GUARDED.replace(true);
     let outcome = catch_unwind(AssertUnwindSafe(read));
@@ -14,7 +14,7 @@ pub fn guarded<T>(read: impl FnOnce() -> T) -> std::thread::Result<T> {
     outcome
 }
 
-/// Whether this thread is in [`guarded`]: a panic hook stays silent then.
+/// Whether this thread is in [`guarded`], in which case a panic hook stays silent.
 pub fn is_guarded() -> bool {
     GUARDED.get()
 }

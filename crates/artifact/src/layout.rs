@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-/// Where everything of one dataset lies: `artifacts/<dataset>/{dataset,features,runs/<run>}`.
+/// The paths of everything that belongs to one dataset: `artifacts/<dataset>/{dataset,features,runs/<run>}`.
 #[derive(Clone, Debug)]
 pub struct Layout {
     root: PathBuf,
@@ -19,12 +19,12 @@ impl Layout {
         &self.root
     }
 
-    /// `artifacts/.cache/vectors`: what encoders computed, for all datasets.
+    /// `artifacts/.cache/vectors`: the vectors that encoders computed, for all datasets.
     pub fn vectors(&self) -> PathBuf {
         self.cache.join("vectors")
     }
 
-    /// `artifacts/.cache/encoders`: the encoders that the program carries, where a pipeline asks for them.
+    /// `artifacts/.cache/encoders`: the encoders that are built into the program, once a pipeline uses them.
     pub fn encoders(&self) -> PathBuf {
         self.cache.join("encoders")
     }
@@ -34,13 +34,13 @@ impl Layout {
         &self.run
     }
 
-    /// The same dataset, another run.
+    /// Another run of the same dataset.
     #[must_use]
     pub fn with_run(&self, run: &str) -> Self {
         Self { run: run.to_owned(), ..self.clone() }
     }
 
-    /// Another run, of another dataset or the same, beside this one.
+    /// Another run in the same folder of artifacts, of this dataset or another.
     #[must_use]
     pub fn of(&self, dataset: &str, run: &str) -> Self {
         Self { root: self.root.with_file_name(dataset), run: run.to_owned(), cache: self.cache.clone() }
@@ -51,7 +51,7 @@ impl Layout {
         self.run().join("new-items")
     }
 
-    /// The file that names the generation of new items in use. Generations never change: another one takes the place of the last.
+    /// The file that names the generation of new items in use. Generations never change: a new one replaces the previous one.
     pub fn new_items_pointer(&self) -> PathBuf {
         self.new_items().join("current.json")
     }
@@ -62,38 +62,38 @@ impl Layout {
         self.at(&self.new_items().join(generation))
     }
 
-    /// The same run over a dataset in another folder; the cache stays.
+    /// The same run of a dataset in another folder, with the same cache.
     #[must_use]
     pub fn at(&self, root: &Path) -> Self {
         Self { root: root.to_owned(), run: self.run.clone(), cache: self.cache.clone() }
     }
 
-    /// What preprocess writes.
+    /// The folder that preprocess writes.
     pub fn dataset(&self) -> PathBuf {
         self.root.join("dataset")
     }
 
-    /// Users' events in time order.
+    /// The users' events in time order.
     pub fn sequences(&self) -> PathBuf {
         self.dataset().join("sequences.safetensors")
     }
 
-    /// Items' ids, titles, sentences, images.
+    /// The items' ids, titles, sentences and images.
     pub fn items(&self) -> PathBuf {
         self.dataset().join("items.parquet")
     }
 
-    /// Users' ids.
+    /// The users' ids.
     pub fn users(&self) -> PathBuf {
         self.dataset().join("users.parquet")
     }
 
-    /// Counts in and out of every filter.
+    /// The counts before and after every filter.
     pub fn statistics(&self) -> PathBuf {
         self.dataset().join("report.json")
     }
 
-    /// What extract writes.
+    /// The folder that extract writes.
     pub fn features(&self) -> PathBuf {
         self.root.join("features")
     }
@@ -103,17 +103,17 @@ impl Layout {
         self.features().join(format!("{modality}.{encoder}.safetensors"))
     }
 
-    /// What extract could and could not use.
+    /// The report of what extract could and could not use.
     pub fn extract_report(&self) -> PathBuf {
         self.features().join("report.json")
     }
 
-    /// The words CLIP chose for each image.
+    /// The words that CLIP chose for each image.
     pub fn words_file(&self, modality: &str, encoder: &str) -> PathBuf {
         self.features().join(format!("{modality}.{encoder}.words.parquet"))
     }
 
-    /// What the stages from train on write.
+    /// The folder that the stages from train on write.
     pub fn run(&self) -> PathBuf {
         self.root.join("runs").join(&self.run)
     }
@@ -123,7 +123,7 @@ impl Layout {
         self.run().join("config.toml")
     }
 
-    /// One JSON object per epoch.
+    /// The log of training, with one JSON object per epoch.
     pub fn metrics_log(&self) -> PathBuf {
         self.run().join("metrics.jsonl")
     }
@@ -133,12 +133,12 @@ impl Layout {
         self.run().join(format!("{phase}.safetensors"))
     }
 
-    /// One rank per user.
+    /// The ranks of a split, one per user.
     pub fn ranks(&self, split: &str) -> PathBuf {
         self.run().join(format!("ranks.{split}.safetensors"))
     }
 
-    /// Top-K lists.
+    /// The top-K lists.
     pub fn recommendations(&self) -> PathBuf {
         self.run().join("recommendations.parquet")
     }

@@ -1,8 +1,7 @@
-//! Files between stages: what every stage reads and writes, and nothing about what it means.
+//! The files that stages read and write, without knowledge of what they mean.
 //!
-//! In: tensors, tables, settings. Out: safetensors and Parquet on disk with a header that says who wrote them from what,
-//! stage manifests, locks; every write is atomic (temporary file, fsync, rename) and every read is verified.
-//! Must not know: candle, models.
+//! In: tensors, tables, settings. Out: safetensors and Parquet on disk with a header that names the writer and its inputs, stage manifests,
+//! locks; every write is atomic (temporary file, fsync, rename) and every read is verified. Must not know: candle, models.
 
 mod data_files;
 mod dataset;

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use crate::{Error, Result, files};
 
-/// Exclusive use of a folder's artifacts by one process. The operating system releases it when the process ends, however
-/// it ends, so a lock that a killed process left never blocks.
+/// Exclusive use of a folder's artifacts by one process. The operating system releases the lock when the process ends, however it ends, so
+/// the lock of a killed process never blocks.
 #[derive(Debug)]
 pub struct Lock {
     // Held open: closing the file releases the lock.
@@ -13,7 +13,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock `folder/.<name>.lock`, or says who holds it.
+    /// Acquires the lock `folder/.<name>.lock`; the error names its holder.
     pub fn acquire(folder: &Path, name: &str) -> Result<Self> {
         files::create_dir_all(folder)?;
         let path = folder.join(format!(".{name}.lock"));

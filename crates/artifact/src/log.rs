@@ -5,16 +5,16 @@ use serde::de::DeserializeOwned;
 
 use crate::{Error, Fingerprint, Result, files};
 
-/// Stands before a line's own checksum, the last of its keys.
+/// The start of the checksum, which is the last key of a line.
 const CHECK: &str = ",\"check\":\"";
-/// Hexadecimal digits of it.
+/// The number of hexadecimal digits of the checksum.
 const DIGITS: usize = 16;
 
 fn check_of(json: &str) -> String {
     Fingerprint::of_bytes(json.as_bytes()).as_str()[..DIGITS].to_owned()
 }
 
-/// A line of a log: an object with a checksum of itself as its last key.
+/// Formats a line of a log: a JSON object whose last key is a checksum of the rest.
 pub fn log_line(value: &impl Serialize) -> String {
     let json = serde_json::to_string(value).unwrap_or_default();
     match json.strip_suffix('}') {
@@ -23,8 +23,8 @@ pub fn log_line(value: &impl Serialize) -> String {
     }
 }
 
-/// Every line of a log, a JSON object each; a line of another program need not have a checksum. `remedy` says what to do about one
-/// that is not what was written.
+/// Reads all lines of a log, each of which is a JSON object. Lines of other programs may lack the checksum. `remedy` tells the user what to
+/// do about a line that has changed or cannot be read.
 pub fn read_log<T: DeserializeOwned>(path: &Path, remedy: &str) -> Result<Vec<T>> {
     let text = files::read_to_string(path)?;
     let read = |(at, line): (usize, &str)| {

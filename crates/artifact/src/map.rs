@@ -1,5 +1,5 @@
-//! Files read through the memory map: only what is used is loaded, and the system can drop it again. The only module of the
-//! crate with `unsafe`: one call that maps a file, tested against reading it.
+//! Memory-mapped files: only the pages that are used are loaded, and the system can drop them again. This is the only module of the crate
+//! with `unsafe`: one call that maps a file, which a test compares with reading the file.
 
 #![allow(unsafe_code)]
 
@@ -9,14 +9,14 @@ use std::path::Path;
 
 use crate::{Error, Result, files};
 
-/// A file's bytes, mapped.
+/// The bytes of a memory-mapped file.
 ///
-/// Artifacts are replaced by renaming a new file over the old one, never changed in place: the mapped file stays what it was.
+/// Artifacts are replaced by renaming a new file over the old one and never changed in place, so a mapped file keeps its content.
 #[derive(Debug)]
 pub struct Map(Option<memmap2::Mmap>);
 
 impl Map {
-    /// Maps a whole file; an empty file gives no bytes.
+    /// Maps a whole file; the map of an empty file is empty.
     pub fn open(path: &Path) -> Result<Self> {
         Self::of(&files::open(path)?, path)
     }

@@ -1,4 +1,4 @@
-//! What the first stages counted: `dataset/report.json` of preprocess and `features/report.json` of extract.
+//! The counts of the first stages: `dataset/report.json` of preprocess and `features/report.json` of extract.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,23 +12,23 @@ use crate::{Error, Result, expect_recorded, files};
 /// keep them as JSON.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PreprocessReport<Settings = serde_json::Value> {
-    /// The version of this file's form.
+    /// The version of the file format.
     pub version: u32,
     /// The name of the dataset.
     pub dataset: String,
-    /// The name of the form of the raw files.
+    /// The name of the format of the raw files.
     pub format: String,
     /// The settings of the filters.
     pub preprocess: Settings,
-    /// What happened to the lines of interactions.
+    /// The counts of the lines of interactions.
     pub interactions: EventsRead,
-    /// What happened to the lines of items.
+    /// The counts of the lines of items.
     pub items: ItemsRead,
     /// The state after each filter, in order; the first is the raw data.
     pub filters: Vec<FilterStep>,
-    /// Where the accepted events went.
+    /// The accepted events that were kept, and those that were dropped.
     pub events: EventAccounts,
-    /// How well interactions and items fit each other; `None` if no file of items was read.
+    /// How well interactions and items match; `None` if no file of items was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub join: Option<JoinShares>,
     /// The statistics of the dataset as written.
@@ -36,18 +36,18 @@ pub struct PreprocessReport<Settings = serde_json::Value> {
     /// The paper's numbers for this dataset; null if the pipeline names none.
     #[serde(deserialize_with = "Option::deserialize")]
     pub table1: Option<Table1Row>,
-    /// What the user should know.
+    /// The warnings for the user.
     pub warnings: Vec<String>,
 }
 
 impl PreprocessReport {
-    /// Reads the report; a file that does not exist gives none, because another program may have written the dataset.
+    /// Reads the report; `None` if the file does not exist, because another program may have written the dataset.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         read(path, "preprocess")
     }
 }
 
-/// What happened to the lines of interactions.
+/// The counts of the lines of interactions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventsRead {
     /// The lines of each file.
@@ -59,24 +59,24 @@ pub struct EventsRead {
     pub times: Vec<String>,
 }
 
-/// What happened to the lines of items.
+/// The counts of the lines of items.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ItemsRead {
     /// The lines of each file.
     pub files: Vec<FileCount>,
     /// The rejected lines by reason.
     pub rejected: Rejects,
-    /// Accepted lines of an item that an earlier line describes: the first counts.
+    /// Accepted lines of an item that an earlier line describes; only the first line is used.
     pub repeated: u64,
     /// Accepted lines of items without interactions.
     pub without_events: u64,
-    /// Items of interactions that no line describes.
+    /// Items with interactions that no line describes.
     pub without_line: u64,
     /// Names of images that were refused, by reason.
     pub refused_images: Rejects,
     /// Names of sound files that were refused, by reason.
     pub refused_sounds: Rejects,
-    /// Texts of items that say nothing, such as marks of a missing value, by reason.
+    /// Texts of items that have no content, such as marks of a missing value, by reason.
     #[serde(default, skip_serializing_if = "Rejects::is_empty")]
     pub dropped_texts: Rejects,
     /// Titles of items with events from which tags or entities were removed.
@@ -85,16 +85,16 @@ pub struct ItemsRead {
     pub cleaned_texts: u64,
 }
 
-/// What happened to the lines of one file.
+/// The counts of the lines of one file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileCount {
     /// The path of the file.
     pub file: PathBuf,
-    /// Lines read; of a CSV file records, of a Parquet file rows, of either without the header.
+    /// Lines that were read. In a CSV file records are counted, in a Parquet file rows, without the header.
     pub lines: u64,
     /// Lines that were used.
     pub accepted: u64,
-    /// Events beyond one per used line, where lines hold sequences.
+    /// Events beyond one per used line, if lines contain sequences.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub further_events: u64,
     /// Lines that cannot be used.
@@ -106,35 +106,35 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// How well the interactions and the lines of items fit each other: shares from 0 to 1.
+/// How well the interactions and the lines of items match, as shares from 0 to 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct JoinShares {
-    /// Of the events within the core, those whose item has a line.
+    /// The share of the events within the core whose item has a line.
     pub events_with_line: f64,
-    /// Of the items of these events, those that have a line.
+    /// The share of the items of these events that have a line.
     pub items_with_line: f64,
-    /// Of the lines that are items, those of an item with an event in the raw files.
+    /// The share of the lines of items whose item has an event in the raw files.
     pub lines_used: f64,
-    /// Of the items of these events, those with a title.
+    /// The share of the items of these events that have a title.
     pub items_with_title: f64,
-    /// Of the items of these events, those with a sentence.
+    /// The share of the items of these events that have a sentence.
     pub items_with_text: f64,
-    /// Of the items of these events, those with an image, a file or an address.
+    /// The share of the items of these events that have an image, which may be a file or an address.
     pub items_with_image: f64,
 }
 
-/// One rejected line as the report shows it.
+/// One rejected line, as an example in the report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectExample {
     /// The path of the file.
     pub file: PathBuf,
-    /// The number of the line, from 1; in Parquet files of the row, in folders of the file.
+    /// The number of the line, from 1. In Parquet files it is the row, in folders the file.
     pub line: u64,
-    /// What was found there, cut short.
+    /// The text that was found there, shortened.
     pub found: String,
 }
 
-/// How often a reason occurred.
+/// How often a reason occurred, with examples.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejected {
     /// The number of occurrences.
@@ -159,7 +159,7 @@ impl Rejects {
         self.0.values().map(|rejected| rejected.count).sum()
     }
 
-    /// The reason that occurred most, with its number.
+    /// The most frequent reason, with its count.
     pub fn most_frequent(&self) -> Option<(&str, u64)> {
         self.0.iter().map(|(reason, rejected)| (reason.as_str(), rejected.count)).max_by_key(|(_, count)| *count)
     }
@@ -172,15 +172,15 @@ pub struct FilterStep {
     pub filter: String,
     /// The events that the filter dropped, by reason.
     pub dropped: BTreeMap<String, u64>,
-    /// Events left.
+    /// The number of events left.
     pub events: u64,
-    /// Users left.
+    /// The number of users left.
     pub users: u64,
-    /// Items left.
+    /// The number of items left.
     pub items: u64,
 }
 
-/// Events in = events kept + events dropped, by reason.
+/// The accepted events: events read = events kept + events dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EventAccounts {
     /// Events in accepted lines.
@@ -200,24 +200,24 @@ pub struct DatasetStatistics {
     pub items: u64,
     /// The number of events.
     pub events: u64,
-    /// Items without an event, which were asked for.
+    /// Items without events, which `preprocess.items_without_events` keeps.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub items_without_events: u64,
     /// Mean number of events per user.
     pub average_length: f64,
-    /// The fewest events of a user.
+    /// The smallest number of events of a user.
     pub shortest: u64,
     /// Half of the users have at most this many events.
     pub median_length: u64,
-    /// The most events of a user.
+    /// The largest number of events of a user.
     pub longest: u64,
-    /// The share of the user-item pairs that are events.
+    /// The number of events divided by the number of user-item pairs.
     pub density: f64,
-    /// Events that are ordered by their position in the input, because user and time are those of the event before.
+    /// Events that are ordered by their position in the input, because they have the user and the time of the event before.
     pub ties: u64,
     /// Items without a sentence.
     pub items_without_text: u64,
-    /// Items without an image, local or address.
+    /// Items without an image, whether a local file or an address.
     pub items_without_image: u64,
     /// Items whose images are all addresses to download.
     pub items_with_addresses_only: u64,
@@ -231,12 +231,12 @@ pub struct DatasetStatistics {
     pub images: CountSpread,
 }
 
-/// How many of something the items have.
+/// How many sentences or images the items have.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CountSpread {
     /// The mean over all items.
     pub mean: f64,
-    /// Items by number: `items[n]` items have n.
+    /// `items[n]` is the number of items that have n.
     pub items: Vec<u64>,
 }
 
@@ -274,38 +274,38 @@ pub struct Table1Row {
 /// The content of `features/report.json`: counts of texts and images, and of the encoders' work.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExtractReport {
-    /// Sentences of all items.
+    /// The number of sentences of all items.
     pub sentences: usize,
     /// Items without a sentence.
     pub items_without_text: usize,
-    /// Images of all items.
+    /// The number of images of all items.
     pub images: usize,
-    /// How many of these have a vector.
+    /// The number of these images that have a vector.
     pub described: usize,
     /// Items without an image that has a vector.
     pub items_without_image: usize,
-    /// Words in the dictionary.
+    /// The number of words in the dictionary.
     pub dictionary_words: usize,
-    /// Sentences for the sentence encoder, including those made of image words.
+    /// The work of the sentence encoder, including sentences that are made of image words.
     pub sentence_encoder: EncoderWork,
-    /// Words for CLIP.
+    /// The work of CLIP on words.
     pub word_encoder: EncoderWork,
-    /// Image files for the image encoder.
+    /// The work of the image encoder on image files.
     pub image_encoder: EncoderWork,
     /// Images that cannot be used.
     pub unusable: Vec<UnusableImage>,
-    /// Number of sound files that items name.
+    /// The number of sound files that items name.
     pub sounds: usize,
     /// Items without a sound that can be used.
     pub items_without_sound: usize,
-    /// Sound files for the audio encoder.
+    /// The work of the audio encoder on sound files.
     pub audio_encoder: EncoderWork,
     /// Sound files that cannot be used.
     pub unusable_sounds: Vec<UnusableSound>,
 }
 
 impl ExtractReport {
-    /// Reads the report; a file that does not exist gives none, because another program may have written the features.
+    /// Reads the report; `None` if the file does not exist, because another program may have written the features.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         read(path, "extract")
     }
@@ -314,9 +314,9 @@ impl ExtractReport {
 /// How many vectors an encoder computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EncoderWork {
-    /// Distinct inputs.
+    /// The number of distinct inputs.
     pub distinct: u64,
-    /// How many of these were computed; the others were in the cache.
+    /// The number of these that were computed; the others were in the cache.
     pub computed: u64,
 }
 
@@ -343,7 +343,7 @@ pub struct EncoderAbout {
     /// How many vectors were computed, by all runs.
     #[serde(default)]
     pub computed: u64,
-    /// The seconds that they took, reading files and writing the cache included.
+    /// The seconds that this took, including reading files and writing the cache.
     #[serde(default)]
     pub seconds: f64,
 }
@@ -384,14 +384,14 @@ mod tests {
         assert_eq!(CountSpread::of(std::iter::empty()), CountSpread::default());
     }
 
-    /// Removes one field after the other, at every depth of objects.
+    /// Copies of an object that each lack one field, at every depth.
     fn without_each_field(whole: &serde_json::Value) -> Vec<(String, serde_json::Value)> {
         let mut found = Vec::new();
         for (field, value) in whole.as_object().into_iter().flatten() {
             let mut cut = whole.clone();
             cut.as_object_mut().unwrap().remove(field);
             found.push((field.clone(), cut));
-            // Names of settings, of reasons and of filters are the user's own.
+            // The keys of these maps are settings, reasons and filters, and none of them is required.
             if ["preprocess", "rejected", "refused_images", "refused_sounds", "dropped"].contains(&field.as_str()) {
                 continue;
             }

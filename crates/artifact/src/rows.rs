@@ -6,7 +6,7 @@ use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMeta
 
 use crate::guarded;
 
-/// Opens a Parquet file that anybody may have made, or says what is wrong with it.
+/// Opens a Parquet file of any origin; the error says what is wrong with it.
 pub fn open_parquet(file: File) -> Result<ParquetRecordBatchReaderBuilder<File>, String> {
     let length = file.metadata().map_err(|e| e.to_string())?.len();
     let builder = parquet_step(|| ParquetRecordBatchReaderBuilder::try_new(file))?;
@@ -14,7 +14,7 @@ pub fn open_parquet(file: File) -> Result<ParquetRecordBatchReaderBuilder<File>,
     Ok(builder)
 }
 
-/// A step of reading one, or what is wrong: the library panics at some files that are damaged.
+/// Runs one step of reading a Parquet file and turns a panic into an error, because the library panics on some damaged files.
 pub fn parquet_step<T, E: Display>(step: impl FnOnce() -> Result<T, E>) -> Result<T, String> {
     match guarded(step) {
         Ok(outcome) => outcome.map_err(|e| e.to_string()),
@@ -22,7 +22,7 @@ pub fn parquet_step<T, E: Display>(step: impl FnOnce() -> Result<T, E>) -> Resul
     }
 }
 
-/// Refuses a footer that tells of more than the file can hold, before the library makes room for it.
+/// Refuses a footer that describes more than the file can hold, before the library allocates memory for it.
 fn check(about: &ParquetMetaData, length: u64) -> Result<(), String> {
     if about.file_metadata().num_rows() < 0 || about.row_groups().iter().any(|group| group.num_rows() < 0) {
         return Err("its footer tells of less than no rows".to_owned());
@@ -31,7 +31,7 @@ fn check(about: &ParquetMetaData, length: u64) -> Result<(), String> {
         if !lies_inside(column, length) {
             return Err(format!("its footer places column `{}` outside of it", column.column_path().string()));
         }
-        // The width of values of one width; -1 for others.
+        // The width in bytes of values of a fixed width; -1 for other types.
         if u64::try_from(column.column_descr().type_length()).is_ok_and(|width| width > length) {
             return Err(format!(
                 "its footer gives column `{}` values wider than the file",

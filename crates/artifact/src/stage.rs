@@ -7,16 +7,16 @@ use serde_json::Value;
 
 use crate::{Error, Fingerprint, Result, files};
 
-/// One file as a manifest remembers it.
+/// One file as a manifest records it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FileRecord {
-    /// Where it lay.
+    /// The path of the file.
     pub path: PathBuf,
-    /// Hash of its content.
+    /// The hash of the content.
     pub fingerprint: Fingerprint,
-    /// Its length. With the same length and time of change the content is taken as unchanged and not hashed again.
+    /// The length in bytes. If path, length and modification time are the same, the content counts as unchanged and is not hashed again.
     pub bytes: u64,
-    /// Its time of change, nanoseconds since 1970.
+    /// The modification time, in nanoseconds since 1970.
     pub modified: u64,
 }
 
@@ -33,7 +33,7 @@ impl FileRecord {
 }
 
 impl FileRecord {
-    /// Whether a file has the content that was recorded, wherever it lay then.
+    /// Whether the file at `path` has the content that was recorded, even if it was at another path then.
     pub fn is_of(&self, path: &Path) -> Result<bool> {
         let there = Self { path: path.to_owned(), ..self.clone() };
         Ok(Self::of(path, Some(&there))?.fingerprint == self.fingerprint)
@@ -46,30 +46,31 @@ fn size_and_time(path: &Path) -> Result<(u64, u64)> {
     Ok((meta.len(), modified.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)))
 }
 
-/// What a finished stage leaves beside its outputs (`<stage>.manifest.json`): from what, with which settings, what.
+/// The manifest that a finished stage writes beside its outputs (`<stage>.manifest.json`): its inputs, settings and outputs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// The stage.
+    /// The name of the stage.
     pub stage: String,
-    /// The version of what it writes.
+    /// The version of the format of its outputs.
     pub version: u32,
     /// Its resolved settings.
     pub settings: Value,
-    /// What it read, by role.
+    /// The files that it read, by role.
     pub inputs: BTreeMap<String, FileRecord>,
-    /// What it wrote, by file name.
+    /// The files that it wrote, by file name.
     pub outputs: BTreeMap<String, FileRecord>,
 }
 
 impl Manifest {
-    /// The record of a stage in the folder that it wrote to; `None` if it cannot be read.
+    /// Reads the manifest of a stage from the folder that it wrote to; `None` if it cannot be read.
     pub fn find(folder: &Path, stage: &str) -> Option<Self> {
         let bytes = std::fs::read(folder.join(format!("{stage}.manifest.json"))).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 }
 
-/// Refuses an output that is not what the record of its stage beside it says; one without a record is of another program.
+/// Refuses an output that differs from what the manifest beside it records. An output without a manifest is accepted, because another
+/// program may have written it.
 pub fn expect_recorded(path: &Path, stage: &str, remedy: &str) -> Result<()> {
     let record = path.with_file_name(format!("{stage}.manifest.json"));
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -89,13 +90,13 @@ pub fn expect_recorded(path: &Path, stage: &str, remedy: &str) -> Result<()> {
 /// Whether a stage has anything to do.
 #[derive(Debug, PartialEq)]
 pub enum Status {
-    /// Inputs, settings, version and outputs are those recorded.
+    /// Inputs, settings, version and outputs are as recorded.
     UpToDate,
-    /// They are not; the text says which differs.
+    /// One of these differs; the text says which.
     Stale(String),
 }
 
-/// The settings that decide what a stage writes, and how they are held against those of an earlier run.
+/// The settings that decide what a stage writes, and how they are compared with those of an earlier run.
 pub struct StageSettings {
     values: Value,
     defaults: Value,
@@ -109,8 +110,8 @@ impl std::fmt::Debug for StageSettings {
 }
 
 impl StageSettings {
-    /// Settings whose values are `values`. A key that an earlier run did not record counts as having had its default. In a list,
-    /// the defaults of every entry are those of the first entry in `defaults`.
+    /// Creates settings with these values. A key that an earlier run did not record counts as having had its default. In a list, the
+    /// defaults of every entry are those of the first entry in `defaults`.
     pub fn new(values: Value, defaults: Value) -> Self {
         Self { values, defaults, with_present_names: Box::new(std::convert::identity) }
     }
@@ -120,7 +121,7 @@ impl StageSettings {
         Self::new(values.into(), Value::Null)
     }
 
-    /// How settings of earlier releases are given the names that keys have now.
+    /// Sets the function that gives the keys of an earlier release's settings their present names.
     #[must_use]
     pub fn with_earlier_names(self, with_present_names: impl Fn(Value) -> Value + 'static) -> Self {
         Self { with_present_names: Box::new(with_present_names), ..self }
@@ -131,14 +132,14 @@ impl StageSettings {
         &self.values
     }
 
-    /// The first key whose value is not the recorded one. A recorded key that is not among the settings any more has no say.
+    /// The first key whose value differs from the recorded one. A recorded key that is no longer a setting is ignored.
     pub fn changed_since(&self, recorded: &Value) -> Option<String> {
         let recorded = (self.with_present_names)(recorded.clone());
         changed("", Some(&recorded), &self.values, Some(&self.defaults))
     }
 }
 
-/// The path of the first difference; `none` recorded counts as the default.
+/// The path of the first difference; if `recorded` is `None`, the default is compared.
 fn changed(path: &str, recorded: Option<&Value>, now: &Value, default: Option<&Value>) -> Option<String> {
     let recorded = recorded.or(default);
     match (recorded, now) {
@@ -158,7 +159,7 @@ fn changed(path: &str, recorded: Option<&Value>, now: &Value, default: Option<&V
     }
 }
 
-/// A stage about to run: its identity for the question "is there anything to do?".
+/// A stage about to run, with everything that decides whether it is up to date.
 #[derive(Debug)]
 pub struct Stage {
     name: String,
@@ -170,8 +171,8 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// A stage `name` that writes format `version` into `folder` from `inputs` (role, path). Hashes the inputs that changed
-    /// since the last run.
+    /// Creates the stage `name`, which writes format `version` into `folder` from `inputs` (role, path). Inputs that changed since the last
+    /// run are hashed.
     pub fn new(
         name: &str,
         version: u32,
@@ -181,7 +182,7 @@ impl Stage {
     ) -> Result<Self> {
         let path = folder.join(format!("{name}.manifest.json"));
         let before: Option<Manifest> = match std::fs::read(&path) {
-            // A manifest that cannot be read records nothing: the stage runs again.
+            // A manifest that cannot be read counts as missing, so the stage runs again.
             Ok(bytes) => serde_json::from_slice(&bytes).ok(),
             Err(_) => None,
         };
@@ -193,7 +194,7 @@ impl Stage {
         Ok(Self { name: name.to_owned(), version, folder: folder.to_owned(), settings, inputs: records, before })
     }
 
-    /// The settings as recorded.
+    /// The settings of the stage.
     pub fn settings(&self) -> &StageSettings {
         &self.settings
     }
@@ -203,7 +204,7 @@ impl Stage {
         self.inputs.iter().map(|(role, record)| (role.clone(), record.fingerprint.clone())).collect()
     }
 
-    /// Whether the outputs on disk are what this stage would write.
+    /// Compares the inputs, settings and outputs with the manifest of the last run.
     pub fn status(&self) -> Result<Status> {
         let stale = |why: String| Ok(Status::Stale(why));
         let Some(before) = &self.before else {
@@ -238,13 +239,13 @@ impl Stage {
         Ok(Status::UpToDate)
     }
 
-    /// Forgets the last run, so that a stage killed while it replaces its outputs is never taken for finished.
+    /// Removes the manifest of the last run, so that a stage that is killed while it replaces its outputs never counts as finished.
     pub fn begin(&self) -> Result<()> {
         files::create_dir_all(&self.folder)?;
         files::remove_if_present(&self.manifest_path())
     }
 
-    /// Records that `outputs` (inside the stage's folder) are complete. Comes last.
+    /// Writes the manifest, after all `outputs` (inside the stage's folder) are complete.
     pub fn finish(&self, outputs: &[PathBuf]) -> Result<()> {
         let mut records = BTreeMap::new();
         for path in outputs {

@@ -60,7 +60,7 @@ impl Column {
     }
 }
 
-/// Named columns of one length, as Parquet on disk.
+/// Named columns of equal length, stored as a Parquet file.
 #[derive(Debug)]
 pub struct Table {
     columns: Vec<(String, ArrayRef)>,
@@ -69,23 +69,23 @@ pub struct Table {
     origin: Option<(std::path::PathBuf, String)>,
 }
 
-/// The name of a table's source among the metadata of its file.
+/// The key of a table's source in the metadata of its file.
 const SOURCE: &str = "mp4sr.source";
 
 impl Table {
-    /// A table from columns of equal length.
+    /// Creates a table from columns of equal length.
     pub fn new(columns: Vec<(&str, Column)>) -> Self {
         let columns = columns.into_iter().map(|(name, column)| (name.to_owned(), column.into_array())).collect();
         Self { columns, source: None, origin: None }
     }
 
-    /// The table with a record of what it was made from and with which settings.
+    /// Adds a record of the inputs and settings that the table was made from.
     #[must_use]
     pub fn with_source(self, source: &Value) -> Self {
         Self { source: Some(source.clone()), ..self }
     }
 
-    /// The table with the names of files in the column `name` of texts relative to the data folder.
+    /// Makes the file names in the text column `name` relative to the data folder.
     #[must_use]
     pub fn with_files_in(mut self, name: &str, data: &Path) -> Self {
         for (_, array) in self.columns.iter_mut().filter(|(column, _)| column == name) {
@@ -96,14 +96,14 @@ impl Table {
         self.with_source(&data_files::source())
     }
 
-    /// Takes a column of names of files; those that are relative to the data folder are looked for in `data`.
+    /// Takes a column of file names. Names that are relative to the data folder are resolved against `data`.
     pub fn take_files(&mut self, name: &str, data: &Path) -> Result<Vec<String>> {
         let start_in_data = data_files::start_in_data(self);
         let names = self.take_text(name)?;
         Ok(if start_in_data { names.iter().map(|name| data_files::within(data, name)).collect() } else { names })
     }
 
-    /// What [`Self::with_source`] recorded; a file of another program has none.
+    /// The record of [`Self::with_source`]; `None` for a file of another program.
     pub fn source(&self) -> Option<&Value> {
         self.source.as_ref()
     }
@@ -132,7 +132,7 @@ impl Table {
         })
     }
 
-    /// Reads a whole table. `remedy` says how to make it anew.
+    /// Reads a whole table. `remedy` tells the user how to create it again.
     pub fn read(path: &Path, remedy: &str) -> Result<Self> {
         let damaged = |e: String| Error::unusable(path, format!("it is not a whole Parquet file ({e})"), remedy);
         let reader = open_parquet(files::open(path)?).map_err(damaged)?;
@@ -158,15 +158,15 @@ impl Table {
         Ok(Self { columns, source, origin: Some((path.to_owned(), remedy.to_owned())) })
     }
 
-    /// How many rows a table has, without reading them.
+    /// The number of rows of a table, which is read from the metadata alone.
     pub fn rows(path: &Path, remedy: &str) -> Result<u64> {
         let damaged = |e: String| Error::unusable(path, format!("it is not a whole Parquet file ({e})"), remedy);
         let reader = open_parquet(files::open(path)?).map_err(damaged)?;
         Ok(reader.metadata().file_metadata().num_rows().unsigned_abs())
     }
 
-    /// Gives every text in a column of lists of text to `each`, in order, until it breaks off. Only some rows of that one
-    /// column are in memory at a time.
+    /// Calls `each` with every text in a column of lists of text, in order, until it returns [`ControlFlow::Break`]. Only some rows of that
+    /// one column are in memory at a time.
     pub fn each_of_texts(
         path: &Path,
         name: &str,
@@ -213,13 +213,13 @@ impl Table {
         texts(&array).ok_or_else(|| self.mismatch(name, "text", &array))
     }
 
-    /// Takes a column of ids: texts, or whole numbers as they are written in decimal.
+    /// Takes a column of ids: texts, or whole numbers, which become decimal text.
     pub fn take_ids(&mut self, name: &str) -> Result<Vec<String>> {
         let array = self.take(name)?;
         ids(&array).ok_or_else(|| self.mismatch(name, "ids (text or whole numbers)", &array))
     }
 
-    /// Takes a column of lists of ids: texts, or whole numbers as they are written in decimal.
+    /// Takes a column of lists of ids: texts, or whole numbers, which become decimal text.
     pub fn take_id_lists(&mut self, name: &str) -> Result<Vec<Vec<String>>> {
         let array = self.take(name)?;
         let read = || -> Option<Vec<Vec<String>>> {
@@ -284,7 +284,7 @@ impl Table {
     }
 }
 
-/// Hashes of columns' content in the file's metadata, by which a damaged file is recognised. A file of another program has none.
+/// The hashes of the columns' content in the file's metadata, which reveal a damaged file. A file of another program has none.
 struct Checksums(Vec<KeyValue>);
 
 impl Checksums {
@@ -307,7 +307,7 @@ fn checksum_key(column: &str) -> String {
     format!("mp4sr.checksum.{column}")
 }
 
-/// Hashes a column row by row, whatever batches it comes in.
+/// Hashes a column row by row, so that its division into batches does not matter.
 #[derive(Default)]
 struct ColumnHasher(blake3::Hasher);
 
@@ -335,7 +335,7 @@ impl ColumnHasher {
     }
 }
 
-/// Texts, or whole numbers as text; nothing if a value is missing or of another type.
+/// Texts, or whole numbers as text; `None` if a value is missing or of another type.
 fn ids(array: &ArrayRef) -> Option<Vec<String>> {
     if array.data_type().is_integer() && array.null_count() == 0 {
         return texts(&arrow_cast::cast(array, &DataType::Utf8).ok()?);
@@ -403,7 +403,7 @@ mod tests {
         table.write(&path).unwrap();
         let whole = files::read(&path).unwrap();
         let footer = u32::from_le_bytes(*whole[..whole.len() - 4].last_chunk().unwrap()) as usize;
-        // Cutting the file for each change would take most of the time.
+        // The bytes are changed in place, because rewriting the file for each change would take most of the time.
         let file = std::fs::File::options().write(true).open(&path).unwrap();
         let mut refused = 0;
         for at in whole.len() - 8 - footer..whole.len() {

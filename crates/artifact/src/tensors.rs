@@ -16,16 +16,16 @@ use crate::{Error, Fingerprint, Result, files};
 /// would differ between two writes of the same content.
 const HEADER_KEY: &str = "mp4sr";
 
-/// The start of a header's JSON with its first key: a hash of everything else in the file, which tells a damaged file from
-/// a whole one. A file of another program need not have it.
+/// The start of a header's JSON with its first key: a hash of everything else in the file, which reveals a damaged file. Files of other
+/// programs may lack it.
 const CHECKSUM_START: &str = "{\"checksum\":\"";
 const CHECKSUM_END: &str = "\",";
 
-/// Who wrote a tensor file, from what, about which items.
+/// Names the writer of a tensor file, its inputs and the items that it is about.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
-    /// What the file holds: `sequences`, `features`, `checkpoint`, `state`, `ranks`.
+    /// The kind of the file: `sequences`, `features`, `checkpoint`, `state`, `ranks`.
     pub format: String,
     /// The version of that format.
     pub version: u32,
@@ -33,31 +33,31 @@ pub struct Header {
     pub stage: String,
     /// Hash of the ordered original item ids ([`crate::hash_ids`]) that the rows are about.
     pub items: Fingerprint,
-    /// The resolved settings of that stage, and whatever else it wants to say.
+    /// The resolved settings of that stage, and anything else that it records.
     #[serde(default)]
     pub settings: serde_json::Value,
-    /// Fingerprints of what it was made from, by file name.
+    /// The fingerprints of its inputs, by role.
     #[serde(default)]
     pub inputs: std::collections::BTreeMap<String, Fingerprint>,
 }
 
-/// A tensor on its way to or from disk.
+/// A tensor to be written to or read from disk.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tensor {
     /// 32-bit floats with their shape.
     F32(Vec<f32>, Vec<usize>),
-    /// IEEE half floats.
+    /// IEEE half-precision floats with their shape.
     F16(Vec<f16>, Vec<usize>),
-    /// Brain half floats.
+    /// Values in the bfloat16 format with their shape.
     Bf16(Vec<bf16>, Vec<usize>),
-    /// 64-bit integers.
+    /// 64-bit integers with their shape.
     I64(Vec<i64>, Vec<usize>),
-    /// 32-bit unsigned integers.
+    /// 32-bit unsigned integers with their shape.
     U32(Vec<u32>, Vec<usize>),
 }
 
 impl Tensor {
-    /// Lengths by axis.
+    /// The length of each dimension.
     pub fn shape(&self) -> &[usize] {
         match self {
             Self::F32(_, s) | Self::F16(_, s) | Self::Bf16(_, s) | Self::I64(_, s) | Self::U32(_, s) => s,
@@ -86,16 +86,16 @@ impl Tensor {
     }
 }
 
-/// Calls what it is given with all values of a tensor, block by block; each call gives the same values.
+/// Passes all values of a tensor to its argument, block by block. Each call passes the same values.
 pub type ValueBlocks<'a> = Box<dyn Fn(&mut dyn FnMut(&[f32]) -> io::Result<()>) -> io::Result<()> + 'a>;
 
-/// Where the values of a tensor that is written come from.
+/// The source of the values of a tensor that is written.
 pub enum TensorSource<'a> {
     /// The tensor itself.
     Held(Tensor),
-    /// 32-bit floats with their shape, which stay where they are.
+    /// Borrowed 32-bit floats with their shape.
     Borrowed(&'a [f32], Vec<usize>),
-    /// 32-bit floats with their shape, which are never all held.
+    /// 32-bit floats that are read in blocks and never all in memory, with their shape.
     Blocks(ValueBlocks<'a>, Vec<usize>),
 }
 
@@ -109,10 +109,10 @@ pub fn write_tensors(path: &Path, header: &Header, tensors: &[(String, Tensor)])
     write_views(path, header, &views)
 }
 
-/// Type, shape and bytes of a tensor that stays where it is.
+/// The type, shape and bytes of a borrowed tensor.
 pub(crate) type View<'a> = (Dtype, &'a [usize], &'a [u8]);
 
-/// The same without tensors of its own.
+/// Writes borrowed tensors as [`write_tensors`] does.
 pub(crate) fn write_views(path: &Path, header: &Header, tensors: &[(&str, View<'_>)]) -> Result<()> {
     let tensors: Vec<_> = tensors
         .iter()
@@ -121,7 +121,8 @@ pub(crate) fn write_views(path: &Path, header: &Header, tensors: &[(&str, View<'
     write_outgoing(path, header, tensors)
 }
 
-/// The same bytes as [`write_tensors`] for tensors that need not be held. Blocks are asked for twice: for the checksum, and to be written.
+/// Writes the same bytes as [`write_tensors`] for tensors that need not be in memory. Blocks are read twice: to compute the checksum, and
+/// to write them.
 pub fn write_sources(path: &Path, header: &Header, tensors: &[(String, TensorSource<'_>)]) -> Result<()> {
     let made: Vec<_> = tensors
         .iter()
@@ -144,10 +145,10 @@ pub fn write_sources(path: &Path, header: &Header, tensors: &[(String, TensorSou
     write_outgoing(path, header, outgoing.collect())
 }
 
-/// What takes bytes.
+/// A function that receives bytes.
 type Take<'t> = &'t mut dyn FnMut(&[u8]) -> io::Result<()>;
 
-/// Bytes that are made anew, the same, each time they are asked for.
+/// A function that passes bytes to another one, the same bytes each time it is called.
 pub(crate) type Parts<'p> = &'p dyn Fn(Take<'_>) -> io::Result<()>;
 
 #[derive(Clone, Copy)]
@@ -192,8 +193,8 @@ fn write_outgoing(path: &Path, header: &Header, mut tensors: Vec<Outgoing<'_>>) 
         hashed.map_err(|e| Error::io("write", path, e))?;
     }
     add_checksum(&mut text, &content.finish());
-    // safetensors' own order. Its `serialize` would hold the file once more in memory, its `serialize_to_file` leaves
-    // temporary files behind when it is killed.
+    // This is the order that safetensors itself uses. Its `serialize` would hold a second copy of the file in memory, and its
+    // `serialize_to_file` leaves temporary files behind when the process is killed.
     tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then(a.name.cmp(b.name)));
     let sizes: Vec<_> =
         tensors.iter().map(|tensor| (tensor.name, tensor.dtype, tensor.shape, tensor.length())).collect();
@@ -204,7 +205,7 @@ fn write_outgoing(path: &Path, header: &Header, mut tensors: Vec<Outgoing<'_>>) 
     })
 }
 
-/// The same bytes as [`write_views`] for a file of `offsets` and of `values`, which are never held whole.
+/// Writes the same bytes as [`write_views`] for a file of `offsets` and `values`, where the values are never all in memory.
 pub(crate) fn write_ragged(
     path: &Path,
     header: &Header,
@@ -235,7 +236,7 @@ fn add_checksum(text: &mut String, checksum: &Fingerprint) {
     text.replace_range(..1, &format!("{CHECKSUM_START}{checksum}{CHECKSUM_END}"));
 }
 
-/// What precedes the tensors: the length of the JSON text, and the text.
+/// The bytes before the tensors: the length of the JSON text, and the text.
 fn head(path: &Path, text: String, tensors: &[(&str, Dtype, &[usize], usize)]) -> Result<Vec<u8>> {
     let metadata = HashMap::from([(HEADER_KEY.to_owned(), text)]);
     let mut end = 0;
@@ -260,7 +261,7 @@ fn form(dtype: Dtype, shape: &[usize]) -> String {
     format!("{dtype:?} {shape:?}")
 }
 
-/// What precedes the tensors of a file.
+/// The parsed part of a file before its tensors.
 struct Head {
     header: Header,
     /// The header's JSON without its checksum.
@@ -290,7 +291,7 @@ fn expect_checksum(
     }
 }
 
-/// Reads what precedes the tensors; of the tensors themselves, only the sizes are checked.
+/// Reads the part of a file before the tensors; of the tensors themselves, only the sizes are checked.
 fn parse_head(path: &Path, bytes: &[u8], format: &str, version: u32, remedy: &str) -> Result<Head> {
     let (length, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(path, &e, remedy))?;
     let Some(text) = metadata.metadata().as_ref().and_then(|m| m.get(HEADER_KEY)) else {
@@ -311,7 +312,7 @@ fn parse_head(path: &Path, bytes: &[u8], format: &str, version: u32, remedy: &st
     Ok(Head { header, text, checksum, metadata, start: (size_of::<u64>() + length) as u64 })
 }
 
-/// The checked header and the tensors of a file's bytes.
+/// Parses and verifies the bytes of a file, and returns its header and tensors.
 pub(crate) fn parse<'a>(
     path: &Path,
     bytes: &'a [u8],
@@ -330,8 +331,7 @@ pub(crate) fn parse<'a>(
     Ok((header, file))
 }
 
-/// The settings in the header of a tensor file of any format; `None` if it cannot be read. The content is not
-/// looked at.
+/// The settings in the header of a tensor file of any format; `None` if it cannot be read. The content is not verified.
 pub fn recorded_settings(path: &Path) -> Option<serde_json::Value> {
     let map = Map::open(path).ok()?;
     let (_, metadata) = SafeTensors::read_metadata(&map).ok()?;
@@ -350,11 +350,11 @@ pub struct TensorFile {
     tensors: HashMap<String, TensorInfo>,
 }
 
-/// Bytes that are read at once for a checksum.
+/// The number of bytes that are read at once for a checksum.
 const READ: usize = 1 << 20;
 
 impl TensorFile {
-    /// Reads `path` and checks that it is of `format` in `version`. `remedy` says how to make it anew.
+    /// Reads `path` and checks that it is of `format` in `version`. `remedy` tells the user how to create it again.
     pub fn read(path: &Path, format: &str, version: u32, remedy: &str) -> Result<Self> {
         let file = files::open(path)?;
         let head = parse_head(path, &Map::of(&file, path)?, format, version, remedy)?;
@@ -387,14 +387,14 @@ impl TensorFile {
         Ok(content.finish())
     }
 
-    /// Reads the bytes from `at` of the tensors' data.
+    /// Reads the bytes from position `at` of the tensors' data.
     fn fill(&self, at: usize, bytes: &mut [u8]) -> Result<()> {
         let mut file = &self.file;
         let read = file.seek(SeekFrom::Start(self.start + at as u64)).and_then(|_| file.read_exact(bytes));
         read.map_err(|e| Error::io("read", &self.path, e))
     }
 
-    /// Values at `range` of a tensor whose data begin at `start`.
+    /// Reads the values at `range` of a tensor whose data begin at `start`.
     fn numbers<T: bytemuck::Pod>(&self, start: usize, range: Range<usize>) -> Result<Vec<T>> {
         let mut values = vec![T::zeroed(); range.len()];
         self.fill(start + range.start * size_of::<T>(), bytemuck::cast_slice_mut(&mut values))?;
@@ -406,12 +406,12 @@ impl TensorFile {
         &self.header
     }
 
-    /// Where it was read from.
+    /// The path that the file was read from.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Refuses a file about other items than `expected`.
+    /// Refuses a file that is about other items than `expected`.
     pub fn expect_items(&self, expected: &Fingerprint, remedy: &str) -> Result<()> {
         if self.header.items == *expected {
             return Ok(());
@@ -419,14 +419,14 @@ impl TensorFile {
         Err(other_items(&self.path, &self.header, expected, remedy))
     }
 
-    /// All names, sorted.
+    /// The names of all tensors that have not been taken, sorted.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<_> = self.tensors.keys().cloned().collect();
         names.sort();
         names
     }
 
-    /// Takes a tensor out of the file.
+    /// Reads a tensor, which can be taken only once.
     pub fn take(&mut self, name: &str) -> Result<Tensor> {
         let info = self.tensors.remove(name).ok_or_else(|| self.missing(name))?;
         let TensorInfo { dtype, shape, data_offsets: (start, _) } = info;
@@ -441,12 +441,12 @@ impl TensorFile {
         })
     }
 
-    /// The shape of a tensor that was not taken yet.
+    /// The shape of a tensor that has not been taken yet.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|info| &info.shape[..])
     }
 
-    /// Takes the values at `range` of an F32 tensor, all of them finite; the others are not read again.
+    /// Takes the values at `range` of an F32 tensor, all of which must be finite. The other values are not loaded.
     pub fn take_f32_range(&mut self, name: &str, range: Range<usize>) -> Result<Vec<f32>> {
         let info = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
         let start = info.data_offsets.0;
@@ -460,7 +460,7 @@ impl TensorFile {
         Ok(values)
     }
 
-    /// Refuses values that are not all finite. The first one is at position `start` of the tensor.
+    /// Checks that all values are finite. The first one is at position `start` of the tensor.
     fn expect_finite(&self, name: &str, values: &[f32], start: usize) -> Result<()> {
         match values.iter().position(|v| !v.is_finite()) {
             Some(at) => Err(self.wrong(format!("tensor `{name}` holds {} at position {}", values[at], start + at))),
@@ -488,7 +488,7 @@ impl TensorFile {
         }
     }
 
-    /// Takes an F32 tensor, all of it finite.
+    /// Takes an F32 tensor, all of whose values must be finite.
     pub fn take_f32(&mut self, name: &str) -> Result<(Vec<f32>, Vec<usize>)> {
         match self.take(name)? {
             Tensor::F32(values, shape) => {
@@ -499,7 +499,7 @@ impl TensorFile {
         }
     }
 
-    /// An error about this file: the stage that wrote it has to run again.
+    /// Creates an error about this file, with the advice to run the stage that wrote it again.
     pub fn wrong(&self, reason: impl Into<String>) -> Error {
         let remedy = format!("delete it and run the stage `{}` again", self.header.stage);
         Error::unusable(&self.path, reason, remedy)
@@ -510,7 +510,7 @@ impl TensorFile {
     }
 }
 
-/// Checks offsets `[n+1]` that cut `rows` rows into n segments: from 0, never falling, to `rows`.
+/// Checks offsets `[n+1]` that divide `rows` rows into n segments: they start at 0, never decrease and end at `rows`.
 pub(crate) fn check_offsets(offsets: &[i64], rows: usize) -> std::result::Result<(), String> {
     if offsets.first() != Some(&0) {
         return Err("`offsets` does not start at 0".to_owned());

@@ -1,4 +1,4 @@
-//! What a finished stage took (`<stage>.timing.json`). No manifest records it, because it differs each time.
+//! The time and memory that a finished stage took (`<stage>.timing.json`). No manifest records this file, because it differs each time.
 
 use std::path::{Path, PathBuf};
 
@@ -6,21 +6,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, files};
 
-/// What the process that finished a stage took for it.
+/// The time and memory that the process that finished a stage used for it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Timing {
     /// The name of the stage.
     pub stage: String,
     /// The version of the program.
     pub program: String,
-    /// Seconds since the stage's work started in this process; what a killed process did before does not count.
+    /// Seconds since the stage's work started in this process, without the time of earlier processes that were killed.
     pub seconds: f64,
-    /// The most memory that the process held while the stage ran; null if the system does not report it.
+    /// The peak of the process's memory while the stage ran; null if the system does not report it.
     #[serde(deserialize_with = "Option::deserialize")]
     pub peak_memory_bytes: Option<u64>,
     /// How many threads the stage could use.
     pub threads: usize,
-    /// Where the pipeline says that tensors are computed; records of earlier releases are of the CPU.
+    /// The device that `run.device` names. Records of earlier releases lack it, and are of the CPU.
     #[serde(default = "cpu")]
     pub device: String,
     /// When the stage finished, in UTC.
@@ -37,7 +37,7 @@ impl Timing {
         folder.join(format!("{stage}.timing.json"))
     }
 
-    /// Reads a timing; a file that does not exist gives none.
+    /// Reads a timing; `None` if the file does not exist.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         if !path.exists() {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! Vectors on disk by key: what an encoder computed once is reused by all datasets.
+//! The cache of vectors on disk, by key: all datasets reuse what an encoder has computed once.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,19 +11,19 @@ use crate::map::Map;
 use crate::tensors::{parse, write_views};
 use crate::{Error, Fingerprint, Header, Result, files};
 
-/// Rows of a shard: what a kill can lose.
+/// The number of rows of a shard, which is the most that a killed process loses.
 const SHARD: usize = 4096;
 const FORMAT: &str = "vectors";
 const VERSION: u32 = 1;
 const REMEDY: &str = "it was set aside and its vectors are computed again";
 const ENDING: &str = "safetensors";
-/// What a damaged shard's ending becomes.
+/// The extension that a damaged shard is given.
 const SET_ASIDE: &str = "damaged";
 
-/// What a vector was made of: the first 128 bits of the BLAKE3 hash of the content.
+/// The key of a vector: the first 128 bits of the BLAKE3 hash of the content that was encoded.
 pub type VectorKey = u128;
 
-/// The key of some content.
+/// The key of the vector of this content.
 pub fn vector_key(content: &[u8]) -> VectorKey {
     let mut bits = [0; 16];
     bits.copy_from_slice(&blake3::hash(content).as_bytes()[..16]);
@@ -32,8 +32,8 @@ pub fn vector_key(content: &[u8]) -> VectorKey {
 
 /// The vectors of one encoder.
 ///
-/// A folder of shards, each written whole and never changed, under a name made of its content: two processes may add at
-/// once, and a kill loses the rows since the last shard. Values are read through the memory map.
+/// The cache is a folder of shards. Each of them is written whole, never changed, and named by a hash of its content, so that two processes
+/// may add vectors at once and a killed process loses only the rows since its last shard. Values are read through the memory map.
 pub struct VectorCache {
     folder: PathBuf,
     encoder: Fingerprint,
@@ -46,7 +46,7 @@ pub struct VectorCache {
 }
 
 impl VectorCache {
-    /// Opens `folder`, which need not be there. A damaged shard is set aside and named in [`Self::damaged`].
+    /// Opens `folder`, which is created if it does not exist. A damaged shard is renamed and reported by [`Self::damaged`].
     pub fn open(folder: &Path, encoder: &Fingerprint, width: usize) -> Result<Self> {
         files::clean_folder(folder)?;
         let mut cache = Self {
@@ -72,12 +72,12 @@ impl VectorCache {
         Ok(cache)
     }
 
-    /// What was wrong with the shards that could not be used.
+    /// The errors of the shards that could not be used.
     pub fn damaged(&self) -> &[Error] {
         &self.damaged
     }
 
-    /// Vectors there are.
+    /// The number of vectors.
     pub fn len(&self) -> usize {
         self.places.len()
     }
@@ -87,19 +87,19 @@ impl VectorCache {
         self.places.is_empty()
     }
 
-    /// Whether the vector of `key` is there.
+    /// Whether the cache has the vector of `key`.
     pub fn contains(&self, key: VectorKey) -> bool {
         self.places.contains_key(&key)
     }
 
-    /// The vector of `key`, if it is there.
+    /// The vector of `key`, if the cache has it.
     pub fn get(&self, key: VectorKey) -> Option<&[f32]> {
         let &(shard, row) = self.places.get(&key)?;
         let values = self.shards.get(shard as usize).map_or(self.new_values.as_slice(), |shard| (**shard).as_ref());
         values.get(row as usize * self.width..(row as usize + 1) * self.width)
     }
 
-    /// Adds vectors `[keys, width]`; a key that is there already keeps its own.
+    /// Adds vectors `[keys, width]`. A key that the cache already has keeps its vector.
     pub fn add(&mut self, keys: &[VectorKey], values: &[f32]) -> Result<()> {
         for (&key, vector) in keys.iter().zip(values.chunks_exact(self.width)) {
             let place = (self.shards.len() as u32, self.new_keys.len() as u32);
@@ -115,7 +115,7 @@ impl VectorCache {
         Ok(())
     }
 
-    /// Writes what is new.
+    /// Writes the vectors that were added since the last shard.
     pub fn flush(&mut self) -> Result<()> {
         if self.new_keys.is_empty() {
             return Ok(());
@@ -142,7 +142,7 @@ impl VectorCache {
         Ok(())
     }
 
-    /// Forgets what is new.
+    /// Drops the vectors that have not been written.
     pub fn discard(&mut self) {
         for key in self.new_keys.drain(..) {
             self.places.remove(&key);
@@ -161,19 +161,19 @@ impl VectorCache {
     }
 }
 
-/// What [`merge_vectors`] did.
+/// The result of [`merge_vectors`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MergedVectors {
-    /// Shards that came in.
+    /// The number of shards that were copied.
     pub new: usize,
-    /// Shards that were there already.
+    /// The number of shards that were there already.
     pub known: usize,
-    /// Shards that cannot be used; they were left where they are.
+    /// The errors of shards that cannot be used, which were not copied.
     pub damaged: Vec<String>,
 }
 
-/// Copies the shards of one encoder's folder into that of another cache. Shards are named by their content: what is there already
-/// is not copied again.
+/// Copies the shards of one encoder's folder into that of another cache. Shards are named by their content, so one that is there already is
+/// not copied again.
 pub fn merge_vectors(from: &Path, into: &Path) -> Result<MergedVectors> {
     let mut merged = MergedVectors::default();
     files::create_dir_all(into)?;
@@ -196,7 +196,7 @@ pub fn merge_vectors(from: &Path, into: &Path) -> Result<MergedVectors> {
     Ok(merged)
 }
 
-/// Keys and values of a shard.
+/// Reads the keys and values of a shard.
 fn open(path: &Path, encoder: &Fingerprint, width: usize) -> Result<(Vec<VectorKey>, Values<f32>)> {
     let map = std::sync::Arc::new(Map::open(path)?);
     let wrong = |reason: String| Error::unusable(path, reason, REMEDY);

@@ -1,4 +1,4 @@
-//! An epoch of fine-tuning through the stage's own loop: batches, steps, validation, saving.
+//! Times epochs of fine-tuning in the stage's own loop: batches, steps, validation, saving.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -37,7 +37,7 @@ pub struct EpochArgs {
     pub epochs: usize,
 }
 
-/// Sequences of popular and rare items with lengths from a geometric distribution.
+/// Draws sequences of popular and rare items with lengths from a geometric distribution.
 fn sequences(sizes: &Sizes, users: usize) -> Sequences {
     let key = RngKey::new(sizes.seed).fold_in("sequences");
     let (mut offsets, mut items) = (vec![0], Vec::new());
@@ -61,7 +61,7 @@ fn sequences(sizes: &Sizes, users: usize) -> Sequences {
     }
 }
 
-/// Trains and describes the epochs as one JSON object, of several processes the first.
+/// Trains, and describes the epochs as one JSON object. Of several processes, only the first returns one.
 pub fn run(args: &EpochArgs) -> anyhow::Result<Option<serde_json::Value>> {
     let launch = Launch::find()?;
     let group = launch.as_ref().map(Launch::group);
@@ -112,7 +112,7 @@ pub fn run(args: &EpochArgs) -> anyhow::Result<Option<serde_json::Value>> {
     };
     let samples = training.sample_count() / args.epochs;
     training.run(|_| {}, |_| {})?;
-    // JSON has null for it where the system does not say.
+    // JSON turns NaN into null, which means that the system does not report the peak.
     let own = crate::peak_mib().map_or(f64::NAN, |peak| peak as f64);
     let peaks = group.map_or_else(|| Ok(vec![vec![own]]), |group| group.scalars(&[own]))?.concat();
     if group.is_some_and(|group| !group.is_first()) {

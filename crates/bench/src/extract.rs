@@ -1,4 +1,4 @@
-//! Encoders of sentences and images, as the extract stage runs them: from text to vectors, from JPEG files to vectors.
+//! Times encoders of sentences and images as the extract stage runs them: from text to vectors, and from JPEG files to vectors.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -29,7 +29,7 @@ pub struct ExtractArgs {
     /// Time an image encoder over `images`.
     #[arg(long)]
     images: bool,
-    /// The image encoder to time: a folder or a name on the hub; `clip` in the folder where it is not given.
+    /// The image encoder to time: a folder or a name on the hub; by default, `clip` in the folder.
     #[arg(long, value_name = "MODEL")]
     image_model: Option<String>,
     /// Time the image encoder over pixels that are in memory, without reading and decoding files.
@@ -47,15 +47,15 @@ pub struct ExtractArgs {
     /// The precision of the matrix products; tf32 needs a card, bf16 a card or AVX-512-BF16.
     #[arg(long, default_value = "f32", value_parser = ["f32", "tf32", "bf16"])]
     precision: String,
-    /// A file for the vectors of every encoder that was asked for, of f32 in little-endian order.
+    /// A file to which the vectors of the timed encoders are written, as f32 in little-endian order.
     #[arg(long, value_name = "FILE")]
     vectors: Option<PathBuf>,
-    /// Timed rounds.
+    /// The number of timed rounds.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
 }
 
-/// A line of JSON for each encoder that was asked for.
+/// Times the selected encoders, and returns one line of JSON for each.
 pub fn run(args: &ExtractArgs) -> anyhow::Result<String> {
     prepare(args)?;
     let precision = match args.precision.as_str() {
@@ -95,7 +95,7 @@ pub fn run(args: &ExtractArgs) -> anyhow::Result<String> {
     Ok(lines.join("\n"))
 }
 
-/// Seconds of each round, after one that is not counted.
+/// The seconds of each round, after one round that is not timed, and the last result.
 fn timed<T, E: Into<anyhow::Error>>(
     rounds: usize,
     mut work: impl FnMut() -> Result<T, E>,
@@ -121,7 +121,8 @@ fn line(args: &ExtractArgs, what: &str, model: &str, count: usize, times: &[f64]
     .to_string()
 }
 
-/// The pixels of image files. All threads read for the one block that a card takes; on the processor every thread has its own.
+/// The pixels of image files. For an encoder on a GPU, all threads read the images of one block; on the CPU, every thread reads a block of
+/// its own.
 fn read(encoder: &dyn ImageEncoder, paths: &[PathBuf]) -> anyhow::Result<Vec<f32>> {
     let read = |path: &PathBuf| encoder.processor().read(&files::read(path)?).map_err(anyhow::Error::msg);
     let images: anyhow::Result<Vec<_>> =
@@ -158,7 +159,7 @@ fn embed(encoder: &dyn ImageEncoder, paths: &[PathBuf]) -> anyhow::Result<Vec<f3
     Ok(vectors)
 }
 
-/// Makes what is not there: sentences of 3 to 40 words, JPEG files of 500 x 400 pixels, a CLIP of the size of ViT-B/32.
+/// Creates the missing files: sentences of 3 to 40 words, JPEG files of 500 x 400 pixels, and a CLIP model of the size of ViT-B/32.
 fn prepare(args: &ExtractArgs) -> anyhow::Result<()> {
     let folder = &args.folder;
     let last = folder.join("clip/model.safetensors");
@@ -182,7 +183,7 @@ fn sentences(count: usize) -> String {
     let mut at = 0;
     let mut lines = String::new();
     for _ in 0..count {
-        // Short ones are the most, as titles and sentences of descriptions are.
+        // Short sentences are the most frequent, as in titles and descriptions.
         let length = 3 + draw(at, 38) * draw(at + 1, 38) / 38;
         at += 2;
         let sentence: Vec<&str> = (0..length as u64).map(|word| words[draw(at + word, words.len())]).collect();
@@ -204,7 +205,7 @@ fn picture(seed: u64) -> RgbImage {
     })
 }
 
-/// Width, layers and width of the feed-forward of ViT-B/32's towers, and of their common space.
+/// The width, the number of layers and the feed-forward width of each tower of ViT-B/32, and the width of their common space.
 const VISION: (usize, usize, usize) = (768, 12, 3072);
 const TEXT: (usize, usize, usize) = (512, 12, 2048);
 const PROJECTION: usize = 512;

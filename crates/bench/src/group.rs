@@ -1,4 +1,4 @@
-//! Steps of a group of processes, and what their messages cost.
+//! Times the steps of a group of processes, and their messages.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::Spread;
 use crate::workload::{Sizes, Workload};
 
-/// What is timed: steps, or with `--messages` messages alone. Start it by mpirun for several processes.
+/// Times training steps, or with `--messages` only messages. Start it by mpirun for several processes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct GroupArgs {
     /// The step to time.
@@ -20,18 +20,18 @@ pub struct GroupArgs {
     pub stage: String,
     #[command(flatten)]
     pub sizes: Sizes,
-    /// Steps that are timed, or rounds of messages.
+    /// The number of timed steps, or of rounds of messages.
     #[arg(long, default_value_t = 10)]
     pub steps: usize,
     /// The number of steps before the timed ones.
     #[arg(long, default_value_t = 2)]
     pub warmup: usize,
-    /// Times messages of 1 KiB to 64 MiB in place of steps.
+    /// Times messages of 1 KiB to 64 MiB instead of steps.
     #[arg(long)]
     pub messages: bool,
 }
 
-/// Times what the arguments ask for; the first process gives the lines.
+/// Runs the measurement that the arguments select. Only the first process returns lines.
 pub fn run(args: &GroupArgs) -> anyhow::Result<Vec<Value>> {
     let launch = Launch::find()?;
     let group = launch.as_ref().map(Launch::group);
@@ -99,7 +99,7 @@ fn steps(args: &GroupArgs, group: Option<&ProcessGroup>) -> anyhow::Result<Value
     }))
 }
 
-/// Times the collective operations of a step by the bytes that every process has.
+/// Times the collective operations of a step, by the number of bytes per process.
 fn messages(group: &ProcessGroup, rounds: usize) -> anyhow::Result<Vec<Value>> {
     let mut lines = Vec::new();
     for bytes in (10..=26).step_by(2).map(|power| 1usize << power) {

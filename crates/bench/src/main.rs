@@ -1,6 +1,6 @@
 //! `mp4sr-bench`: times training steps, ranking and encoders; prints one JSON object per line.
 //!
-//! In: sizes, or a workload file of the PyTorch peer. Out: medians, spreads, memory. Must not know: real data.
+//! In: sizes, or a workload file of the PyTorch peer. Out: medians, ranges, memory. Must not know: real data.
 
 mod baselines;
 mod epoch;
@@ -37,13 +37,13 @@ enum What {
     Epoch(epoch::EpochArgs),
     /// A ranking of users' targets among all items.
     Rank(rank::RankArgs),
-    /// Encoders of sentences and images.
+    /// Encoding of sentences and images.
     Extract(extract::ExtractArgs),
-    /// Steps of a group of processes that mpirun starts, or their messages, one line per size.
+    /// Training steps of processes that mpirun starts, or the messages between them, one line per size.
     Group(group::GroupArgs),
     /// An untrained run of a given size for the service.
     ServeWorld(serve::WorldArgs),
-    /// Clients of a service: throughput and latencies.
+    /// The throughput and latencies of a service under load.
     ServeLoad(serve::LoadArgs),
     /// How a step's cost grows with items, batch and length, one line per size.
     Growth {
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
     })
 }
 
-/// Every size in a process of its own, so that the peak of memory is that size's.
+/// Times every size in a separate process, so that the peak of memory belongs to that size.
 fn growth(large: bool) -> anyhow::Result<()> {
     let program = std::env::current_exe()?;
     let sizes = |flag: &'static str, values: &[&'static str]| -> Vec<[&'static str; 2]> {
@@ -90,7 +90,7 @@ fn growth(large: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Median, least and most of some times.
+/// The median, minimum and maximum of some times.
 struct Spread {
     median: f64,
     least: f64,
@@ -109,21 +109,21 @@ impl Spread {
     }
 }
 
-/// The threads that operators use.
+/// The number of threads that operators use.
 fn threads() -> usize {
     mp4sr_ops::threads()
 }
 
-/// Milliseconds of processor time that all threads of this process took, where the system tells; in steps of ten.
+/// The processor time of all threads of this process in milliseconds, in steps of ten; `None` if the system does not report it.
 fn processor_ms() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The name, in parentheses, may have blanks; the 14th and 15th fields are ticks of 10 ms in user and system mode.
+    // The name in parentheses may contain spaces. The 14th and 15th fields are the ticks of 10 ms in user and system mode.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
     let mut ticks = || fields.next()?.parse::<f64>().ok();
     Some((ticks()? + ticks()?) * 10.0)
 }
 
-/// The most memory that this process held, MiB, where the system tells.
+/// The peak memory of this process in MiB; `None` if the system does not report it.
 fn peak_mib() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

@@ -1,4 +1,4 @@
-//! Full ranking: blocks of users against blocks of items.
+//! Times full ranking: blocks of users against blocks of items.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ use serde_json::json;
 /// A ranking and how often it is timed.
 #[derive(Clone, Debug, clap::Args)]
 pub struct RankArgs {
-    /// I.
+    /// The number of items, I.
     #[arg(long, default_value_t = 8000)]
     pub items: usize,
     /// The number of users that are ranked.
@@ -28,7 +28,7 @@ pub struct RankArgs {
     pub rounds: usize,
 }
 
-/// Vectors of items, and of users chosen by their only event; what the transformer costs is not asked here.
+/// The vectors of items and of users, who are selected by their only event. The cost of a transformer is not part of the measurement.
 struct Vectors(Tensor, Tensor);
 
 impl Scorer for Vectors {

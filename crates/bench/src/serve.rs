@@ -1,4 +1,4 @@
-//! The service under load: a run of any size that nobody had to train, and clients that ask as fast as they are answered.
+//! Measures the service under load: makes an untrained run of any size, and runs clients that send requests as fast as they are answered.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,31 +12,31 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// Events of a user, and ids in a history that is asked for.
+/// The number of events per user, and of ids in the history of a request.
 const EVENTS: usize = 20;
-/// Width of the item vectors.
+/// The width of the item vectors.
 const WIDTH: usize = 64;
-/// How far the items of a group lie from its centre.
+/// The standard deviation of the items of a group around its centre, relative to that of the centres.
 const SPREAD: f64 = 0.5;
 
 /// An untrained run for the service.
 #[derive(Clone, Debug, clap::Args)]
 pub struct WorldArgs {
-    /// Folder of the artifacts.
+    /// The folder of the artifacts.
     #[arg(long)]
     pub folder: PathBuf,
-    /// I.
+    /// The number of items, I.
     #[arg(long, default_value_t = 8000)]
     pub items: usize,
-    /// U.
+    /// The number of users, U.
     #[arg(long, default_value_t = 1000)]
     pub users: usize,
-    /// What the items' vectors are drawn from; all else stays.
+    /// The seed of the items' vectors; everything else stays the same.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
 
-/// Writes a SASRec run whose items lie in groups, as those of trained models do, and prints its folder.
+/// Writes a SASRec run whose item vectors form groups, as those of trained models do, and returns its description.
 pub fn world(args: &WorldArgs) -> anyhow::Result<Value> {
     let text = "[dataset]\nname = \"bench\"\n[model]\nname = \"sasrec\"\n[run]\nname = \"sasrec\"\n";
     let (config, _) = Config::parse(text, "the bench", &[], model_catalog())?;
@@ -82,7 +82,7 @@ pub fn world(args: &WorldArgs) -> anyhow::Result<Value> {
     Ok(json!({ "run": layout.run(), "items": args.items }))
 }
 
-/// Vectors around as many centres as there are items in a group.
+/// Draws vectors in groups; there are as many groups as items in a group.
 fn grouped(key: RngKey, items: usize) -> Vec<f32> {
     let groups = (items as f64).sqrt().ceil() as usize;
     let vector = |item: usize| {
@@ -99,7 +99,7 @@ pub struct LoadArgs {
     /// The address of the service, such as `127.0.0.1:8080`.
     #[arg(long)]
     pub address: String,
-    /// Connections at once, each with one open request.
+    /// The number of concurrent connections, each with one open request.
     #[arg(long, default_value_t = 16)]
     pub connections: usize,
     /// The number of measured seconds, after one that is not measured.
@@ -110,7 +110,7 @@ pub struct LoadArgs {
     pub items: usize,
 }
 
-/// Asks for lists until the time is over, and describes throughput and latencies as one JSON object.
+/// Requests lists until the time is over, and describes throughput and latencies as one JSON object.
 pub fn load(args: &LoadArgs) -> anyhow::Result<Value> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("failed to start")?;
     let began = Instant::now();
@@ -135,7 +135,7 @@ pub fn load(args: &LoadArgs) -> anyhow::Result<Value> {
     }))
 }
 
-/// One connection: status and milliseconds of every answer that came between `from` and `to`, whenever it was asked for.
+/// One connection. Returns the status and milliseconds of every answer that arrived between `from` and `to`, whenever it was requested.
 async fn ask(args: LoadArgs, client: u64, from: Instant, to: Instant) -> anyhow::Result<Vec<(u16, f64)>> {
     let key = RngKey::new(11).fold_in_index(client);
     let mut stream =
@@ -165,7 +165,7 @@ async fn ask(args: LoadArgs, client: u64, from: Instant, to: Instant) -> anyhow:
     Ok(answers)
 }
 
-/// Reads one answer and gives its status.
+/// Reads one answer, and returns its status.
 async fn answer(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> anyhow::Result<u16> {
     bytes.clear();
     loop {

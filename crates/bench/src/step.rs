@@ -1,4 +1,4 @@
-//! One training step: forward, backward, clipping, Adam. Everything that depends on the batch is inside.
+//! Times one training step of MP4SR: forward, backward, clipping, Adam. Everything that depends on the batch is included.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -42,12 +42,12 @@ pub struct StepArgs {
     pub warmup: usize,
 }
 
-/// What products are computed from.
+/// The input type of the matrix products.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub enum Precision {
     /// f32.
     F32,
-    /// f32 rounded by the card.
+    /// f32, rounded by the GPU.
     Tf32,
     /// bf16.
     Bf16,
@@ -67,7 +67,7 @@ const LEARNING_RATE: f64 = 1e-3;
 const WEIGHT_DECAY: f64 = 1e-4;
 const CLIP_NORM: f64 = 5.0;
 
-/// The peer's switches, which are the paper's.
+/// The peer's settings, which are those of the paper.
 fn config(dropout: f64, pretrains: bool) -> Config {
     Config {
         expert_dropout: dropout,

@@ -1,5 +1,5 @@
-//! What a step works on: drawn from a seed with the distributions of the PyTorch peer, or read from the file that the peer
-//! writes (`torch_step.py --dump`), so that both time the same step on the same numbers.
+//! The data of a step: either drawn from a seed with the distributions of the PyTorch peer, or read from the file that the peer writes
+//! (`torch_step.py --dump`), so that both time the same step on the same numbers.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,15 +10,15 @@ use half::f16;
 use mp4sr_models::{Batch, Modality, Ragged, RngKey, Stored, StoredValues};
 use safetensors::{Dtype, SafeTensors};
 
-/// Modalities, a batch, and what the peer started from.
+/// Features, a batch, and the initial parameters of the peer.
 pub struct Workload {
-    /// Features.
+    /// The features of each modality.
     pub modalities: Vec<Modality>,
-    /// Samples of the step; in pre-training what sequence dropout left.
+    /// The samples of the step; for pre-training, after sequence dropout.
     pub batch: Batch,
-    /// What mixup swaps, `[tokens]`; empty in fine-tuning.
+    /// The positions that mixup swaps, `[tokens]`; empty for fine-tuning.
     pub shift: Vec<u32>,
-    /// Initial parameters, where a file names them.
+    /// The initial parameters, if the file has them.
     pub parameters: Vec<Stored>,
 }
 
@@ -31,34 +31,34 @@ pub enum FeatureType {
     F16,
 }
 
-/// Sizes of a drawn workload; the defaults are the peer's.
+/// The sizes of a generated workload. The defaults are those of the PyTorch peer.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Sizes {
-    /// I.
+    /// The number of items, I.
     #[arg(long, default_value_t = 7670)]
     pub items: usize,
-    /// B.
+    /// The batch size, B.
     #[arg(long, default_value_t = 1024)]
     pub batch: usize,
-    /// n.
+    /// The maximum length of a history, n.
     #[arg(long, default_value_t = 50)]
     pub max_len: usize,
-    /// Mean length of a history, before it is cut to n.
+    /// The mean length of a history, before it is cut to n.
     #[arg(long, default_value_t = 9.3)]
     pub mean_len: f64,
-    /// Mean number of text rows per item, at most 10.
+    /// The mean number of text rows per item, at most 10.
     #[arg(long, default_value_t = 5.0)]
     pub rows_text: f64,
-    /// Mean number of image rows per item, at most 10.
+    /// The mean number of image rows per item, at most 10.
     #[arg(long, default_value_t = 1.5)]
     pub rows_image: f64,
-    /// d.
+    /// The width of a feature row, d.
     #[arg(long, default_value_t = 768)]
     pub dim: usize,
-    /// How features are stored.
+    /// The type in which features are stored.
     #[arg(long, value_enum, default_value = "f32")]
     pub features: FeatureType,
-    /// Seed of the workload and of all draws.
+    /// The seed of the workload and of all random numbers.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
@@ -68,7 +68,7 @@ const MAX_ROWS: usize = 10;
 /// The probability that mixup swaps a position: the mean of U(0, 0.5).
 const SWAP: f64 = 0.25;
 
-/// Features of variance 1 for items that have `mean` rows on average, each at least one: a function of the key and the name.
+/// Draws features of variance 1 for items that have `mean` rows on average, and at least one; they depend only on the key and the name.
 pub fn modality(
     name: &str,
     items: usize,
@@ -98,7 +98,7 @@ pub fn modality(
 }
 
 impl Workload {
-    /// Ragged features, histories of popular and rare items with lengths from a geometric distribution, targets, mixup.
+    /// Draws ragged features, histories of popular and rare items with lengths from a geometric distribution, targets, and mixup positions.
     pub fn draw(sizes: &Sizes, pretrains: bool) -> anyhow::Result<Self> {
         let key = RngKey::new(sizes.seed).fold_in("workload");
         let item = |at: u64| 1 + (sizes.items as f64 * key.fold_in("items").uniform(at).powf(2.2)) as u32;
@@ -119,7 +119,7 @@ impl Workload {
         Ok(Self { modalities, batch, shift, parameters: Vec::new() })
     }
 
-    /// Reads `torch_step.py --dump`.
+    /// Reads the file that `torch_step.py --dump` wrote.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let bytes = std::fs::read(path).with_context(|| format!("failed to read `{}`", path.display()))?;
         let file = SafeTensors::deserialize(&bytes)
@@ -159,7 +159,7 @@ impl Workload {
         let shift = if file.tensor("in.shift").is_ok() { padded("in.shift")?.concat() } else { Vec::new() };
         let mut parameters: BTreeMap<String, (Vec<f32>, Vec<usize>)> = BTreeMap::new();
         for name in file.names() {
-            // The pooling's biases cancel in its softmax, and the model has none.
+            // The biases of the pooling cancel in its softmax, so the model does not have them.
             let own = name.strip_prefix("param.").filter(|n| !n.ends_with(".pool.b1") && !n.ends_with(".pool.b2"));
             if let Some(own) = own {
                 parameters.insert(own.to_owned(), floats(name)?);

@@ -28,12 +28,12 @@ pub struct Args {
     stage: StageArgs,
 }
 
-/// Runs the command.
+/// Runs `mp4sr doctor`.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     tell(&args.stage, models, Scope::Until(args.until), args.online)
 }
 
-/// Prints what a stage, or all stages up to one, would do; the error says that something would stop it.
+/// Prints what a stage, or all stages up to one, would do. Fails if something would stop it.
 pub fn dry_run(args: &StageArgs, models: &Arc<ModelCatalog>, scope: Scope) -> anyhow::Result<()> {
     tell(args, models, scope, false)
 }
@@ -54,7 +54,7 @@ fn refuse(problems: &[String]) -> anyhow::Result<()> {
     }
 }
 
-/// Prints what a command that reads a trained run would read: the service, and new items with their `files`.
+/// Prints the files that a command on a trained run would read: those of the run, and `more` files of new items.
 pub fn dry_run_of_trained(args: &StageArgs, models: &Arc<ModelCatalog>, more: &[PathBuf]) -> anyhow::Result<()> {
     let context = args.context_of_plan(models)?;
     let mut reads = TrainedModel::files(&context.layout, &context.config);
@@ -65,7 +65,7 @@ pub fn dry_run_of_trained(args: &StageArgs, models: &Arc<ModelCatalog>, more: &[
     refuse(&problems)
 }
 
-/// Prints files with their sizes; those that are missing are problems.
+/// Lists files with their sizes. Missing files are problems.
 fn listed(reads: &[(String, PathBuf)]) -> (String, Vec<String>) {
     let mut text = String::new();
     let mut problems = Vec::new();
@@ -81,7 +81,7 @@ fn listed(reads: &[(String, PathBuf)]) -> (String, Vec<String>) {
     (text, problems)
 }
 
-/// The bytes of an image on average.
+/// The average size of an image in bytes.
 const IMAGE: u64 = 120_000;
 
 /// Prints what a download would fetch.

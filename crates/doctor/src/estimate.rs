@@ -1,5 +1,5 @@
-//! What a stage takes, by the sizes of the dataset. The constants were measured on the machine of docs/performance.md; a machine, its
-//! load and the data differ, so that an estimate is a range.
+//! Estimates the cost of a stage from the sizes of the dataset. The constants were measured on the machine of docs/performance.md. Other
+//! machines, loads and data differ, so an estimate is a range.
 
 use mp4sr_extract::{EncoderFacts, EncoderRole};
 use mp4sr_pipeline::config::{FINETUNE, PRETRAIN};
@@ -7,42 +7,43 @@ use mp4sr_pipeline::{Context, StageName};
 
 use crate::sizes::Sizes;
 
-/// The threads of the machine on which the constants were measured.
+/// The number of threads of the machine on which the constants were measured.
 const THREADS: f64 = 2.0;
-/// A quiet machine, or a faster one; and a busy one, or a slower one.
+/// The factors for a faster or idle machine, and for a slower or busy one.
 const FASTER: f64 = 0.4;
 const SLOWER: f64 = 3.0;
 
-/// Seconds per line of raw files and per byte of their text, and per sentence that is cleaned.
+/// Seconds per line of raw files, per byte of their text, and per sentence that is cleaned.
 const LINE: f64 = 0.7e-6;
 const BYTE: f64 = 4e-9;
 const CLEANED: f64 = 5e-6;
-/// Seconds per sentence and per byte of the encoder's weights: 1,242 per second with the 90 MB of all-MiniLM-L6-v2.
+/// Seconds per sentence and per byte of the encoder's weights: 1,242 sentences per second with the 90 MB of all-MiniLM-L6-v2.
 const SENTENCE: f64 = 1.0 / (1242.0 * 90e6);
-/// The same per image: 45 per second with the 350 MB of the image tower of CLIP ViT-B/32; and the least that an image takes to decode.
+/// Seconds per image and per byte of the encoder's weights: 45 images per second with the 350 MB of the image tower of CLIP ViT-B/32; and
+/// seconds to decode an image.
 const IMAGE: f64 = 1.0 / (45.0 * 350e6);
 const DECODED: f64 = 4e-3;
-/// Seconds per sample of training, per position of it, and per candidate item and dimension.
+/// Seconds per training sample, per position of a sample, and per candidate item and dimension.
 const SAMPLE: f64 = 60e-6;
 const TOKEN: f64 = 8e-6;
 const CANDIDATE: f64 = 0.26e-9;
-/// Seconds per user, item and dimension of a ranking.
+/// Seconds per user, item and dimension in ranking.
 const RANKED: f64 = 12e-12;
-/// Seconds that every stage takes to start, and those of a report.
+/// Seconds that every stage takes to start, and that a report takes.
 const START: f64 = 0.06;
 const REPORT: f64 = 0.5;
 
-/// Bytes of a process that has read nothing.
+/// The memory in bytes of a process that has not read anything yet.
 const PROCESS: f64 = 60e6;
-/// The least share of sentences that have to be encoded: what items say alike, and what the cache has, is not encoded again.
+/// The least share of sentences that must be encoded: sentences that items have in common or that are cached are not encoded again.
 const DISTINCT: f64 = 0.05;
 
-/// The least and the most.
+/// A lower and an upper bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Range {
-    /// The least.
+    /// The lower bound.
     pub low: f64,
-    /// The most.
+    /// The upper bound.
     pub high: f64,
 }
 
@@ -51,7 +52,7 @@ impl Range {
         Self { low: number * FASTER, high: number * SLOWER }
     }
 
-    /// Between what the least and what the most sizes take.
+    /// The range from the cost of the smallest sizes to the cost of the largest.
     fn between(low: f64, high: f64) -> Self {
         Self { low: low * FASTER, high: high * SLOWER }
     }
@@ -65,35 +66,35 @@ impl Range {
     }
 }
 
-/// What a stage takes.
+/// The estimated cost of a stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
-    /// Seconds.
+    /// The time in seconds.
     pub seconds: Range,
-    /// Bytes of memory at its peak.
+    /// The peak memory in bytes.
     pub memory: Range,
-    /// Bytes that it writes, at most.
+    /// The largest number of bytes that the stage writes.
     pub disk: f64,
-    /// Seconds of one epoch, of stages that have epochs.
+    /// The time of one epoch in seconds, if the stage has epochs.
     pub epoch: Option<Range>,
-    /// The least and the most number of epochs.
+    /// The smallest and the largest number of epochs.
     pub epochs: Option<(usize, usize)>,
 }
 
-/// What decides the cost of the stages of a pipeline.
+/// What the estimates are made from.
 pub struct Estimator<'e> {
     /// The pipeline.
     pub context: &'e Context,
-    /// How large its dataset is.
+    /// The sizes of its dataset.
     pub sizes: Sizes,
     /// Its encoders.
     pub encoders: &'e [EncoderFacts],
-    /// The threads that the stages use.
+    /// The number of threads that the stages use.
     pub threads: usize,
 }
 
 impl Estimator<'_> {
-    /// What `stage` takes.
+    /// Estimates the cost of `stage`.
     pub fn cost(&self, stage: StageName) -> Cost {
         let cost = match stage {
             StageName::Preprocess => self.preprocess(),
@@ -150,7 +151,7 @@ impl Estimator<'_> {
             let mut rows = if extracted.text { self.sizes.sentences } else { 0.0 };
             rows +=
                 if extracted.image { self.sizes.images * self.context.config.extract.image.words as f64 } else { 0.0 };
-            // Small encoders wait for their tokens.
+            // With a small encoder, tokenisation takes longer than the encoder.
             let each = (SENTENCE * weights(encoder)).max(30e-6);
             seconds = seconds.plus(Range::between(DISTINCT * each * rows * least, each * rows * most));
             memory += 2.0 * weights(encoder);
@@ -169,7 +170,7 @@ impl Estimator<'_> {
         Cost {
             seconds,
             memory: Range { low: 0.3 * memory, high: 2.0 * memory + 6.0 * vectors + 3000.0 * most },
-            // Vectors stay in the cache in f32, and features are halves of them.
+            // The cache keeps vectors in f32, and features are stored in half precision.
             disk: 6.5 * vectors,
             ..Cost::default()
         }
@@ -180,7 +181,7 @@ impl Estimator<'_> {
         let settings = config.phase(phase);
         let width = self.width();
         let limit = config.model.section("transformer")["max_sequence_length"].as_f64().unwrap_or(50.0);
-        // Every prefix of the training part is a sample: of L events, L - 3 of them.
+        // Every prefix of the training part is a sample, so a user with L events has L - 3 samples.
         let prefixes = (self.sizes.length - 3.0).max(0.2);
         let positions = (0.5 * (self.sizes.length - 2.0)).clamp(1.0, limit);
         let reads_features =
@@ -220,19 +221,19 @@ impl Estimator<'_> {
         Cost {
             seconds: epoch.times(epochs.0 as f64, epochs.1 as f64),
             memory: Range { low: PROCESS, high: 5.0 * PROCESS + 1.5 * step + stored + 40.0 * self.events().1 },
-            // Weights, and a state with Adam's moments while it trains.
+            // The weights, and during training a state with Adam's moments.
             disk: 16.0 * parameters,
             epoch: Some(epoch),
             epochs: Some(epochs),
         }
     }
 
-    /// Whether the model counts and is not trained.
+    /// Whether the model is counted rather than trained.
     fn is_counted(&self) -> bool {
         self.context.models.model(&self.context.config.model.name).is_some_and(|model| model.grid().is_empty())
     }
 
-    /// Parameters of a model, at most.
+    /// An upper bound on the number of parameters.
     fn parameters(&self, width: f64, reads_features: bool, features: f64) -> f64 {
         let layers = self.context.config.model.section("transformer")["layers"].as_f64().unwrap_or(2.0);
         let inner = self.context.config.model.section("transformer")["feed_forward"].as_f64().unwrap_or(256.0);
@@ -295,7 +296,7 @@ mod tests {
         args.context_of_plan(model_catalog()).unwrap()
     }
 
-    /// Seconds and MiB of each stage, measured one after the other in one process (docs/performance.md).
+    /// Checks the estimates against the seconds and MiB of each stage, measured one after the other in one process (docs/performance.md).
     fn expect(context: &Context, sizes: Sizes, measured: [(f64, f64); 7]) {
         let encoders = encoders(context, false);
         let estimator = Estimator { context, sizes, encoders: &encoders, threads: 2 };

@@ -1,4 +1,4 @@
-//! What the machine has left.
+//! The free resources of this machine.
 
 use std::path::{Path, PathBuf};
 
@@ -7,16 +7,16 @@ use sysinfo::System;
 /// What is free on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// Bytes that are free where the artifacts go; `None` if the system does not say.
+    /// The free disk space where the artifacts are written, in bytes; `None` if the system does not report it.
     pub disk: Option<u64>,
-    /// Bytes of memory that a new process can take; a control group's limit counts.
+    /// The memory that a new process can use, in bytes, within the limit of its control group.
     pub memory: u64,
-    /// Threads that the stages use.
+    /// The number of threads that the stages use.
     pub threads: usize,
 }
 
 impl Machine {
-    /// Looks at the machine; `artifacts` need not exist.
+    /// Inspects the machine. The folder `artifacts` need not exist.
     pub fn of(artifacts: &Path) -> Self {
         let disk = existing(artifacts).and_then(|folder| fs4::available_space(folder).ok());
         let mut system = System::new();
@@ -26,7 +26,7 @@ impl Machine {
     }
 }
 
-/// The folder, or the nearest one above it that exists.
+/// The folder itself, or its nearest ancestor that exists.
 pub fn existing(folder: &Path) -> Option<PathBuf> {
     let folder = std::path::absolute(folder).ok()?;
     folder.ancestors().find(|folder| folder.is_dir()).map(Path::to_owned)

@@ -1,4 +1,4 @@
-//! A plan for people.
+//! Formats a plan as text.
 
 use mp4sr_extract::{EncoderFacts, EncoderPlace, EncoderRole};
 use mp4sr_pipeline::Context;
@@ -109,7 +109,7 @@ fn sized(sizes: &Sizes) -> String {
     )
 }
 
-/// A number with two digits that count.
+/// Rounds a number up to two significant digits.
 fn rounded(number: u64) -> u64 {
     let unit = 10_u64.pow(number.checked_ilog10().unwrap_or(0).saturating_sub(1));
     number.div_ceil(unit) * unit
@@ -126,7 +126,7 @@ fn row(planned: &StagePlan) -> Vec<String> {
         Verdict::UpToDate => "up to date".to_owned(),
         Verdict::Runs(why) => format!("would run: {why}"),
         Verdict::Nothing(why) => format!("nothing to do: {why}"),
-        // The cause is given below.
+        // A stage that waits for a blocked one names it; any other cause is listed below the table.
         Verdict::Blocked(why) if why.ends_with("` is") => format!("blocked: {why}"),
         Verdict::Blocked(_) => "blocked, see below".to_owned(),
     };
@@ -169,7 +169,7 @@ fn total(plan: &Plan) -> Option<String> {
     ))
 }
 
-/// Bytes of the units of memory.
+/// The units of memory in bytes.
 const MIB: f64 = (1_u64 << 20) as f64;
 const GIB: f64 = (1_u64 << 30) as f64;
 
@@ -186,7 +186,7 @@ fn sizes_spoken(range: Range) -> String {
     }
 }
 
-/// A range of seconds in one unit where both ends have it, such as `about 3 to 10 minutes`.
+/// A range of seconds, in one unit if it suits both ends, such as `about 3 to 10 minutes`.
 pub fn spoken(range: Range) -> String {
     let unit = |seconds: f64| match seconds {
         s if s < 90.0 => (1.0, "seconds"),

@@ -17,7 +17,7 @@ use crate::sizes::{Basis, RawFile, Sizes, raw_files};
 /// What would happen to a stage.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Its outputs are those that it would write.
+    /// Its outputs are the same as those that it would write.
     UpToDate,
     /// It would run, for this reason.
     Runs(String),
@@ -27,40 +27,40 @@ pub enum Verdict {
     Blocked(String),
 }
 
-/// A stage as it would run.
+/// The plan for one stage.
 #[derive(Clone, Debug)]
 pub struct StagePlan {
     /// The stage.
     pub stage: StageName,
-    /// What would happen.
+    /// What would happen to it.
     pub verdict: Verdict,
     /// The files that it reads, by role.
     pub reads: Vec<(String, PathBuf)>,
     /// The folder that it writes to.
     pub writes: PathBuf,
-    /// What it takes, where it would run and the sizes are known.
+    /// The estimated cost, if the stage would run and the sizes are known.
     pub cost: Option<Cost>,
-    /// What it took, where it is up to date.
+    /// The time and memory of its last run, if it is up to date.
     pub took: Option<Timing>,
 }
 
-/// Which stages are asked about.
+/// The stages that a plan covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// All that bring the pipeline to a stage.
+    /// All stages up to this one.
     Until(StageName),
-    /// One, which finds what it needs or does not.
+    /// This stage alone, whose inputs must exist.
     Only(StageName),
 }
 
-/// What is asked.
+/// What a plan is made for.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'q> {
     /// The pipeline file.
     pub pipeline: &'q Path,
-    /// The stages.
+    /// The stages that the plan covers.
     pub scope: Scope,
-    /// Whether the hub is asked for the size of encoders.
+    /// Whether to ask the hub for the sizes of encoders.
     pub online: bool,
     /// Whether the raw files are the sample world, which is generated.
     pub is_sample_world: bool,
@@ -91,19 +91,19 @@ pub struct Question<'q> {
 pub struct Plan {
     /// The stages, in their order.
     pub stages: Vec<StagePlan>,
-    /// The raw files, where they are read.
+    /// The raw files, if all of them were found.
     pub raw: Vec<RawFile>,
-    /// The folder of images, with the number of files in it; `None` if it does not exist.
+    /// The folder of images, if the pipeline names one, with the number of its entries or `None` if it does not exist.
     pub images: Option<(PathBuf, Option<usize>)>,
-    /// The encoders, where they are opened.
+    /// The encoders, if the plan covers extraction.
     pub encoders: Vec<EncoderFacts>,
-    /// What the machine has.
+    /// The free resources of the machine.
     pub machine: Machine,
-    /// How large the dataset is, where that is known.
+    /// The size of the dataset, if it is known.
     pub sizes: Option<Sizes>,
     /// What would stop the run.
     pub problems: Vec<String>,
-    /// What is worth knowing.
+    /// Other findings that are worth knowing.
     pub notes: Vec<String>,
 }
 
@@ -117,7 +117,7 @@ impl Scope {
 }
 
 impl Plan {
-    /// What would happen.
+    /// Makes the plan.
     pub fn of(context: &Context, question: Question<'_>) -> Self {
         let config = &context.config;
         let names = question.scope.stages(context);
@@ -149,7 +149,7 @@ impl Plan {
         plan
     }
 
-    /// Finds the raw files; an error where one of them cannot be read.
+    /// Finds the raw files. Fails if they are needed and one of them cannot be read.
     fn look_at_raw_files(&mut self, context: &Context, question: Question<'_>, reads: bool) -> Result<(), String> {
         let config = &context.config;
         let folder = config.source.images.as_str();
@@ -178,7 +178,7 @@ impl Plan {
                 Ok(())
             }
             Err(error) if reads => Err(error.to_string()),
-            // Who has a dataset needs its raw files no more.
+            // A dataset that exists no longer needs its raw files.
             Err(_) => Ok(()),
         }
     }
@@ -202,7 +202,7 @@ impl Plan {
         }
     }
 
-    /// Blocks a stage and all that need it.
+    /// Marks a stage and all stages that depend on it as blocked.
     fn block(&mut self, stage: StageName, why: &str) {
         for planned in &mut self.stages {
             if planned.stage == stage {
@@ -266,7 +266,7 @@ impl Plan {
         match record(context, question.pipeline, stage).and_then(|stage| Ok(stage.status()?)) {
             Ok(Status::UpToDate) => Verdict::UpToDate,
             Ok(Status::Stale(why)) => Verdict::Runs(why),
-            // What its encoders are now cannot be known here; the stage itself asks for them.
+            // The current version of its encoders is unknown on this machine; the stage itself will look it up.
             Err(_) if stage == StageName::Extract => Verdict::Runs("its encoders are not on this machine".to_owned()),
             Err(error) => Verdict::Blocked(format!("{error:#}")),
         }
@@ -281,7 +281,7 @@ impl Plan {
         for planned in &mut self.stages {
             planned.cost = matches!(planned.verdict, Verdict::Runs(_)).then(|| estimator.cost(planned.stage));
             if let Some(cost) = &mut planned.cost {
-                // Stages of one process follow each other, and training keeps its memory.
+                // The stages run one after the other in one process, which keeps the memory of training.
                 kept = kept.max(cost.memory.high);
                 cost.memory.high = kept;
             }
@@ -292,7 +292,7 @@ impl Plan {
         self.stages.iter().any(|planned| planned.stage == stage && matches!(planned.verdict, Verdict::Runs(_)))
     }
 
-    /// What would stop the run, and what is worth knowing.
+    /// Collects what would stop the run and what is worth knowing.
     fn judge(&mut self, context: &Context) {
         for planned in &self.stages {
             if let Verdict::Blocked(why) = &planned.verdict
@@ -349,7 +349,7 @@ impl Plan {
         }
     }
 
-    /// A modality that no item has stops training.
+    /// Reports modalities that no item has, because they stop training.
     fn judge_modalities(&mut self, context: &Context) {
         let Some(sizes) = self.sizes else { return };
         let extracted = context.config.extracted();
@@ -379,7 +379,7 @@ impl Plan {
     }
 }
 
-/// What is missing that no earlier stage of the plan makes.
+/// The reason why the stage cannot run: it needs a file that is missing and that no earlier stage of the plan makes.
 fn missing(context: &Context, question: Question<'_>, stage: StageName, reads: &[(String, PathBuf)]) -> Option<String> {
     let config = &context.config;
     let absent = |(_, path): &&(String, PathBuf)| !path.exists();
@@ -393,7 +393,7 @@ fn missing(context: &Context, question: Question<'_>, stage: StageName, reads: &
             None => format!("`{}` is missing, and no stage of this pipeline makes it", path.display()),
         });
     }
-    // In a run, what other stages make comes to be; what comes from elsewhere does not.
+    // In a run, other stages make their outputs first; files from elsewhere must exist already.
     let own = config.model.modalities.iter().filter(|modality| !modality.features.is_empty());
     let from_elsewhere = own
         .map(|modality| context.layout.feature_file(&modality.name, &modality.features))
@@ -404,7 +404,7 @@ fn missing(context: &Context, question: Question<'_>, stage: StageName, reads: &
     lost.next().map(|path| format!("`{}` is missing, and no stage of this pipeline makes it", path.display()))
 }
 
-/// Whether a raw file does not exist.
+/// Whether any raw file is missing.
 fn raw_is_absent(config: &Config) -> bool {
     let data = Path::new(&config.dataset.data);
     config.source.interactions.iter().chain(&config.source.items).any(|name| !data.join(name).exists())
@@ -419,7 +419,7 @@ fn device(name: &str) -> Result<(), String> {
     opened.map(drop).map_err(|why| format!("`run.device` = {name:?} cannot be used: {why}"))
 }
 
-/// Precisions that the device of these stages lacks.
+/// The errors about precisions that the device of these stages does not support.
 fn precisions(context: &Context, stages: &[StageName]) -> Vec<String> {
     let of_encoders = stages.contains(&StageName::Extract).then(|| encoder_device(context).map(drop));
     let trains = stages.iter().any(|&stage| phase(stage).is_some());
@@ -494,7 +494,7 @@ fn producer(context: &Context, stage: StageName, path: &Path) -> Option<StageNam
         .filter(|by| *by != stage)
 }
 
-/// The stage by its own account.
+/// The stage as its own crate describes it.
 fn record(context: &Context, pipeline: &Path, stage: StageName) -> anyhow::Result<Stage> {
     match stage {
         StageName::Preprocess => mp4sr_preprocess::stage(context),

@@ -1,4 +1,4 @@
-//! How large a dataset is: exactly where it exists, else by the size of its raw files and a sample of them.
+//! The size of a dataset: exact if it exists, otherwise estimated from the size of its raw files and a sample of them.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -7,15 +7,15 @@ use mp4sr_artifact::{DatasetStatistics, Downloads, Items, Layout, PreprocessRepo
 use mp4sr_pipeline::{Config, Context};
 use mp4sr_preprocess::{RowCount, RowLimits, count_rows, trial};
 
-/// Rows of interactions and of items that are read where there is no dataset.
+/// The numbers of rows of interactions and of items that are read if the dataset does not exist.
 const EVENT_ROWS: u64 = 50_000;
 const ITEM_ROWS: u64 = 100_000;
-/// The least share of items with a line that says something of the others.
+/// The least share of items with a line that is used to extrapolate.
 const LEAST_DESCRIBED: f64 = 0.05;
-/// How far off guessed numbers of users and items may be.
+/// The factor by which extrapolated numbers of users and events may be off.
 const SPREAD: f64 = 3.0;
 
-/// The sample world, which is generated when it is needed: what `mp4sr sample` makes of its usual seed.
+/// The sizes of the sample world, which `mp4sr sample` generates from its default seed.
 const SAMPLE: Sizes = Sizes {
     basis: Basis::SampleWorld,
     users: (4197.0, 4197.0),
@@ -32,9 +32,9 @@ const SAMPLE: Sizes = Sizes {
 /// What the sizes are taken from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Basis {
-    /// The dataset, which exists.
+    /// The dataset, if it exists.
     Dataset,
-    /// The whole raw files, which are small.
+    /// The complete raw files, if they are small.
     RawFiles,
     /// The size of the raw files and their first lines.
     Sample,
@@ -42,56 +42,56 @@ pub enum Basis {
     SampleWorld,
 }
 
-/// How large a dataset is. Pairs are the least and the most.
+/// The size of a dataset. Pairs are lower and upper bounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sizes {
-    /// What they are taken from.
+    /// The source of the sizes.
     pub basis: Basis,
-    /// Users.
+    /// The number of users.
     pub users: (f64, f64),
-    /// Items.
+    /// The number of items.
     pub items: (f64, f64),
-    /// Events after all filters.
+    /// The number of events after all filters.
     pub events: (f64, f64),
-    /// Mean events of a user.
+    /// The mean number of events per user.
     pub length: f64,
-    /// Mean sentences of an item.
+    /// The mean number of sentences per item.
     pub sentences: f64,
-    /// Mean image files of an item.
+    /// The mean number of image files per item.
     pub images: f64,
-    /// Mean addresses of images of an item that have not been fetched.
+    /// The mean number of image URLs per item that have not been downloaded.
     pub addresses: f64,
-    /// Lines of all raw files.
+    /// The number of lines in all raw files.
     pub raw_rows: u64,
-    /// Bytes of the text of all raw files.
+    /// The size of the uncompressed text of all raw files, in bytes.
     pub raw_bytes: u64,
 }
 
-/// A raw file and how many rows it has.
+/// A raw file and its number of rows.
 #[derive(Clone, Debug)]
 pub struct RawFile {
-    /// What it is for.
+    /// The role of the file, which starts with `interactions` or `items`.
     pub role: String,
-    /// Where it is.
+    /// The path of the file.
     pub path: PathBuf,
-    /// Its size in bytes.
+    /// The size of the file in bytes.
     pub bytes: u64,
-    /// Its rows, or why they cannot be counted.
+    /// The number of rows, or why they cannot be counted.
     pub rows: Result<RowCount, String>,
 }
 
-/// How much more text there is than gzip has of it.
+/// The assumed ratio of text to its size under gzip.
 const UNPACKED: u64 = 6;
 
 impl RawFile {
-    /// About how many bytes its text has.
+    /// The approximate size of its uncompressed text, in bytes.
     fn text_bytes(&self) -> u64 {
         let is_gzip = self.path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gz"));
         self.bytes * if is_gzip { UNPACKED } else { 1 }
     }
 }
 
-/// Looks at the raw files of a pipeline, which exist.
+/// Inspects the raw files of a pipeline, which must exist.
 pub fn raw_files(config: &Config, files: &[(String, PathBuf)]) -> Vec<RawFile> {
     let look = |(role, path): &(String, PathBuf)| RawFile {
         role: role.clone(),
@@ -122,7 +122,7 @@ impl Sizes {
         Some(sizes)
     }
 
-    /// The sizes of a dataset that is yet to be made of `raw`; an error where the first lines show that it cannot be.
+    /// Estimates the sizes of the dataset that `raw` would give. Fails if the first lines show that it cannot be made.
     pub fn of_raw_files(context: &Context, raw: &[RawFile]) -> anyhow::Result<Self> {
         let rows_of = |start: &str| {
             let rows = raw.iter().filter(|file| file.role.starts_with(start)).map(|file| file.rows.as_ref().ok());
@@ -172,19 +172,19 @@ impl Sizes {
         }
     }
 
-    /// From a sample to the whole: events grow with the lines, users with them, items less and less.
+    /// Extrapolates from a sample to all lines: events and users grow in proportion to the lines, items more slowly.
     fn grow(&mut self, rows: f64, sampled: f64, item_rows: f64) {
         let factor = (rows / sampled.max(1.0)).max(1.0);
         let around = |number: f64| (number / SPREAD, number * SPREAD);
         self.events = (rows / SPREAD, rows);
         self.users = around(self.users.0 * factor);
-        // Between as many as were seen and as many more as there are events.
+        // The number of items lies between those seen and growth in proportion to the events.
         let most = if item_rows > 0.0 { (self.items.0 * factor).min(item_rows) } else { self.items.0 * factor };
         self.items = (self.items.0.min(most), most.max(self.items.0));
     }
 }
 
-/// Image files that are there, and addresses that were not fetched.
+/// Counts the images that are files or have been downloaded, and the URLs that have not.
 fn images(items: &Path, data: &Path) -> (u64, u64) {
     let downloads = Downloads::new(data);
     let (mut files, mut addresses) = (0, 0);

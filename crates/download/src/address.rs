@@ -1,4 +1,4 @@
-//! Addresses: which may be asked at all, and what a host is.
+//! URLs: which ones may be requested, and which host they belong to.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,18 +6,18 @@ use url::Url;
 
 use crate::outcome::{Fate, Verdict};
 
-/// Whether a name in the column of images is an address, as opposed to a path.
+/// Whether an entry of the image column is a URL rather than a path.
 pub fn is_web(name: &str) -> bool {
     let scheme = name.split_once(':').map_or("", |(scheme, _)| scheme);
     scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
 }
 
-/// Reads an address as browsers do: blanks and letters beyond ASCII are encoded.
+/// Parses a URL as browsers do: spaces and non-ASCII letters are percent-encoded.
 pub fn parse(text: &str) -> Result<Url, Verdict> {
     checked(Url::parse(text), text)
 }
 
-/// Where a redirect leads.
+/// Resolves the target of a redirect.
 pub fn follow(from: &Url, location: &str) -> Result<Url, Verdict> {
     checked(from.join(location), location)
 }
@@ -35,11 +35,11 @@ fn checked(parsed: Result<Url, url::ParseError>, text: &str) -> Result<Url, Verd
     Ok(url)
 }
 
-/// An address as it may be shown: without a name and a password, and without the values of its query, where signatures and
-/// tokens stand.
+/// A URL in the form for messages: without user name and password, and with `...` in place of its query, which may contain signatures and
+/// tokens.
 pub fn shown(url: &Url) -> String {
     let mut url = url.clone();
-    // Addresses without a host have none of these.
+    // This fails only for URLs without a host, which have neither a user name nor a password.
     let _ = url.set_username("").and_then(|()| url.set_password(None));
     if url.query().is_some_and(|query| !query.is_empty()) {
         url.set_query(Some("..."));
@@ -47,7 +47,7 @@ pub fn shown(url: &Url) -> String {
     url.to_string()
 }
 
-/// The same of an address as it was written, which may be none.
+/// Like [`shown`], but for a text that may not be a valid URL.
 pub fn shown_text(text: &str) -> String {
     match Url::parse(text) {
         Ok(url) => shown(&url),
@@ -55,12 +55,12 @@ pub fn shown_text(text: &str) -> String {
     }
 }
 
-/// The server that an address names: what the bound on transfers from one host counts.
+/// The host and port of a URL. The limit of transfers per host counts by this name.
 pub fn host(url: &Url) -> String {
     format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
 }
 
-/// Which kind of network an IP address belongs to, if it is not the public one.
+/// The kind of network that a non-public IP address belongs to; `None` if the IP address is public.
 pub fn why_private(ip: IpAddr) -> Option<&'static str> {
     match ip {
         IpAddr::V4(ip) => why_private_v4(ip),
@@ -98,8 +98,8 @@ fn why_private_v6(ip: Ipv6Addr) -> Option<&'static str> {
     }
 }
 
-/// The IPv4 address that an IPv6 address stands for: mapped (`::ffff:0:0/96`), translated (`64:ff9b::/96`), 6to4
-/// (`2002::/16`), or of the old compatible form (`::/96`).
+/// The IPv4 address that an IPv6 address embeds: mapped (`::ffff:0:0/96`), translated (`64:ff9b::/96`), 6to4 (`2002::/16`), or in the
+/// deprecated compatible form (`::/96`).
 fn ipv4_within(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let from = |high: u16, low: u16| Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
     match ip.segments() {

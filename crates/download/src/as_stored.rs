@@ -1,16 +1,16 @@
-//! Bodies as servers store them: what a server calls `Content-Encoding: gzip` is kept as it arrives.
+//! Keeps bodies as servers store them: a body with `Content-Encoding: gzip` is not decompressed.
 //!
-//! The HTTP library unpacks such a body where any dependency of the program switches that feature on, even where `identity` was
-//! asked for, and says nothing of it. So the header is renamed on its way in, before the library reads it.
+//! The HTTP library silently decompresses such a body if any dependency of the program enables that feature, even if the request asked for
+//! `identity`. The header is therefore renamed before the library reads it.
 
 use ureq::Error;
 use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, NextTimeout, Transport};
 
-/// The header that makes the library unpack.
+/// The header that makes the library decompress.
 const ENCODING: &[u8] = b"content-encoding:";
-/// What ends the head of an answer.
+/// The end of a response's head.
 const END: &[u8] = b"\r\n\r\n";
-/// A head that is longer than this goes on unread; the library refuses it.
+/// The number of bytes after which an unfinished head is passed on; the library rejects it.
 const LONGEST_HEAD: usize = 1 << 20;
 
 /// Wraps connections so that bodies arrive as they are stored.
@@ -25,20 +25,20 @@ impl<In: Transport> Connector<In> for AsStored {
     }
 }
 
-/// A connection whose answers have no `Content-Encoding`.
+/// A connection whose responses have no `Content-Encoding`.
 #[derive(Debug)]
 pub struct StoredBodies<In> {
     inner: In,
-    /// What has arrived; the library has used all before `start`.
+    /// The bytes that have arrived; the library has consumed those before `start`.
     input: Vec<u8>,
     start: usize,
-    /// The head of an answer as far as it has arrived; none within a body.
+    /// The head of a response as far as it has arrived; `None` within a body.
     head: Option<Vec<u8>>,
     made_progress: bool,
 }
 
 impl<In: Transport> StoredBodies<In> {
-    /// Takes over what the connection has read. Gives whether the library can see more than before.
+    /// Takes over what the connection has read. Returns whether the library can read more than before.
     fn take_over(&mut self, has_ended: bool) -> bool {
         let read = self.inner.buffers().input();
         let count = read.len();
@@ -65,7 +65,7 @@ impl<In: Transport> StoredBodies<In> {
     }
 }
 
-/// Gives the header another name of the same length.
+/// Renames the header to another name of the same length.
 fn rename(head: &mut [u8]) {
     let starts = (2..head.len()).filter(|&at| &head[at - 2..at] == b"\r\n");
     let of_header =
@@ -111,7 +111,7 @@ impl<In: Transport> Transport for StoredBodies<In> {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        // Whatever comes next is an answer to this request.
+        // The input that follows is the response to this request.
         self.head = Some(Vec::new());
         self.inner.transmit_output(amount, timeout)
     }

@@ -1,4 +1,4 @@
-//! Whether a file is an image that later stages can read: by its header first, then by decoding all of it.
+//! Checks whether a file is an image that later stages can read: first its header, then by decoding all of it.
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -9,13 +9,13 @@ use mp4sr_image::ImageError;
 use crate::outcome::{Fate, Verdict};
 use crate::sniff;
 
-/// Images of more pixels are decoded one at a time, so that memory does not grow with the threads.
+/// Images with more pixels are decoded one at a time, so that memory use does not grow with the number of threads.
 const LARGE: u64 = 16_000_000;
 
-/// Width and height of an image.
+/// The width and height of an image in pixels.
 pub type ImageSize = (u32, u32);
 
-/// Decodes the image in a file and returns its size, or why it is not kept: more than `max_pixels` pixels, or not an image.
+/// Decodes the image in a file. Returns its size, or why it is not kept: it has more than `max_pixels` pixels, or is not an image.
 pub fn check(path: &Path, max_pixels: u64) -> Result<std::result::Result<ImageSize, Verdict>> {
     static ONE_LARGE: Mutex<()> = Mutex::new(());
     let bytes = match read(path)? {
@@ -30,7 +30,7 @@ pub fn check(path: &Path, max_pixels: u64) -> Result<std::result::Result<ImageSi
     Ok(checked.map_err(|error| verdict(&error, &bytes)))
 }
 
-/// The size, by the header alone, of an image that was checked before.
+/// The size of an image that was checked before, from its header alone.
 pub fn size(path: &Path) -> Result<Option<ImageSize>> {
     Ok(read(path)?.ok().and_then(|bytes| mp4sr_image::dimensions(&bytes).ok()))
 }
@@ -43,7 +43,7 @@ fn read(path: &Path) -> Result<std::result::Result<Vec<u8>, ImageError>> {
     }
 }
 
-/// What an error of the image means for its address.
+/// The verdict on a URL whose image has this error.
 fn verdict(error: &ImageError, bytes: &[u8]) -> Verdict {
     match error {
         ImageError::TooManyPixels { .. } => Verdict::new(Fate::TooLarge, format!("{error} (`download.max_pixels`)")),

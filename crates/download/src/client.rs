@@ -1,4 +1,4 @@
-//! HTTP: one answer to one address, through redirects.
+//! Sends HTTP requests and follows redirects to the final response.
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -24,11 +24,11 @@ const MAX_REDIRECTS: usize = 5;
 pub enum ContentKind {
     /// Raw files of any size.
     Raw,
-    /// Images, whose bytes are bounded, so that the time of a transfer can be bounded too.
+    /// Images, whose size is limited, so that the time of a transfer can be limited too.
     Image,
 }
 
-/// Asks servers, with the settings of `[download]`.
+/// Sends requests with the settings of `[download]`.
 #[derive(Debug)]
 pub struct Client {
     agent: Agent,
@@ -41,7 +41,7 @@ impl Client {
         // A server that sends a byte now and then must not hold a thread for ever.
         let whole_body = (kind == ContentKind::Image).then(|| timeout * 20);
         let accept = if kind == ContentKind::Image { "image/jpeg,image/png,image/webp,*/*;q=0.5" } else { "*/*" };
-        // Behind a proxy only the proxy knows which IP address is connected to, so the check of addresses would be void.
+        // A proxy resolves host names itself, so private networks could not be excluded.
         let proxy = if settings.allow_private { Proxy::try_from_env() } else { None };
         let config = Agent::config_builder()
             .http_status_as_error(false)
@@ -68,7 +68,7 @@ impl Client {
         Self { agent, timeout }
     }
 
-    /// The answer of the server that redirects end at. `enter` is called with each address before it is asked.
+    /// Follows redirects to the final response. `enter` is called with each URL before it is requested.
     pub fn get(&self, url: &Url, held: Option<&Held>, enter: &mut dyn FnMut(&Url)) -> Result<Response<Body>, Trouble> {
         let mut way = vec![url.clone()];
         loop {
@@ -97,7 +97,7 @@ impl Client {
         request.call().map_err(|e| self.trouble(e))
     }
 
-    /// An error of the HTTP library in our words.
+    /// Converts an error of the HTTP library.
     pub fn trouble(&self, error: ureq::Error) -> Trouble {
         let seconds = self.timeout.as_secs();
         match error {
@@ -108,7 +108,7 @@ impl Client {
             ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::Pem(_) => {
                 Trouble::lasting(Fate::Failed, format!("no encrypted connection ({error})"))
             }
-            // A certificate that is not accepted arrives in this form.
+            // A certificate that is rejected is reported in this form.
             ureq::Error::Io(e) if e.kind() == ErrorKind::InvalidData => {
                 Trouble::lasting(Fate::Failed, format!("no encrypted connection ({e})"))
             }

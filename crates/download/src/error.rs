@@ -1,4 +1,4 @@
-/// Why downloading stopped; every message is one sentence that says what to do.
+/// The errors that stop downloading. Every message is one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Reading or writing a file failed.
@@ -7,7 +7,7 @@ pub enum Error {
     /// Raw files that could not be fetched.
     #[error("{0}")]
     Raw(String),
-    /// Counts that must agree do not.
+    /// Counts that must agree differ.
     #[error("{0}")]
     Bug(#[source] mp4sr_pipeline::Bug),
 }

@@ -1,4 +1,4 @@
-//! The images of items: which addresses are still wanted, and the outcome for each.
+//! The images of items: selects the URLs that are still needed, downloads them, and records the outcome for each.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -19,8 +19,8 @@ use crate::schedule::{self, Permit, Schedule};
 use crate::transfer::{Transfer, Whole};
 use crate::{Result, address, check};
 
-/// A host that gave no answer for so many addresses in a row is not asked again in this run: a dead host would cost its
-/// timeout for every image.
+/// A host that did not respond for this many URLs in a row is not contacted again in this run. Otherwise a dead host would cost its timeout
+/// for every image.
 const SILENT: u32 = 10;
 
 /// Fetches the missing images of `items`, the path of `items.parquet`.
@@ -68,7 +68,7 @@ fn host_of(url: &str) -> String {
     address::parse(url).map(|url| address::host(&url)).unwrap_or_default()
 }
 
-/// The keys of the addresses to try, and the counts of the others.
+/// Returns the keys of the URLs to try, and a report that counts the others.
 fn plan(settings: &Download, downloads: &Downloads, items: &Path, past: &Past) -> Result<(HashSet<u128>, ImageReport)> {
     let (mut seen, mut wanted) = (HashSet::new(), HashSet::new());
     let mut tally = ImageReport { fates: Fate::ALL.map(|fate| (fate, 0)).into(), ..ImageReport::default() };
@@ -92,7 +92,7 @@ fn plan(settings: &Download, downloads: &Downloads, items: &Path, past: &Past) -
     outcome.map(|()| (wanted, tally))
 }
 
-/// The fate of an address that an earlier run settled, if it still holds.
+/// The fate of a URL that an earlier run settled, if it still holds.
 fn standing(settings: &Download, downloads: &Downloads, url: &str, known: Known) -> Result<Option<Fate>> {
     let holds = match known.fate {
         Fate::Done => files::length(&downloads.image(url))? == known.bytes,
@@ -111,13 +111,13 @@ struct Desk<'a> {
     downloads: &'a Downloads,
     past: &'a Past,
     client: Client,
-    /// Addresses without an answer since the last one with an answer, by host.
+    /// The number of URLs without a response since the last response, by host.
     silent: Mutex<HashMap<String, u32>>,
     books: Mutex<(Ledger, ImageReport)>,
 }
 
 impl Desk<'_> {
-    /// Settles one address and writes the outcome to the ledger.
+    /// Determines the outcome for one URL and writes it to the ledger.
     fn settle(&self, url: &str, permit: &mut Permit<'_, String>) -> Result<()> {
         let entry = match self.adopt(url)? {
             Some(entry) => Some(entry),
@@ -137,8 +137,8 @@ impl Desk<'_> {
         Ok(())
     }
 
-    /// Takes an image that a killed process gave its name, but did not write to the ledger. An image that differs from its
-    /// line in the ledger is removed.
+    /// Adopts an image that a killed process moved to its final name but did not record in the ledger. An image that differs from its
+    /// ledger line, or whose header cannot be read, is removed.
     fn adopt(&self, url: &str) -> Result<Option<Entry>> {
         let path = self.downloads.image(url);
         let Some(bytes) = files::length(&path)? else { return Ok(None) };
@@ -198,7 +198,7 @@ impl Desk<'_> {
         Ok(outcome)
     }
 
-    /// Gives a fetched file its name if it is an image.
+    /// Moves a downloaded file to its final name if it is an image; otherwise discards it.
     fn keep(
         &self,
         part: &Part,

@@ -1,4 +1,4 @@
-//! The outcome for each address, across runs: one JSON object per line. Lines are only ever added.
+//! The outcome for each URL, across runs, as one JSON object per line. The file is append-only.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -14,21 +14,21 @@ use crate::outcome::{Fate, Verdict};
 /// A line of `ledger.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// The address, as in `items.parquet`.
+    /// The URL, as in `items.parquet`.
     pub url: String,
     /// The outcome.
     pub fate: Fate,
-    /// The reason, as a clause.
+    /// The reason for the outcome, as a clause.
     pub reason: String,
     /// The last HTTP status, if the server answered.
     pub status: Option<u16>,
-    /// Size of the image file in bytes.
+    /// The size of the image file in bytes.
     pub bytes: Option<u64>,
-    /// Width of the image in pixels.
+    /// The width of the image in pixels.
     pub width: Option<u32>,
-    /// Height of the image in pixels.
+    /// The height of the image in pixels.
     pub height: Option<u32>,
-    /// When this was found out, in Unix seconds.
+    /// The time of the outcome, in Unix seconds.
     pub when: i64,
 }
 
@@ -60,14 +60,14 @@ impl Entry {
     }
 }
 
-/// The last line about an address.
+/// The content of the last line about a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Known {
     pub fate: Fate,
     pub bytes: Option<u64>,
 }
 
-/// The last line about each address, by [`Downloads::key`]: some forty bytes per address are held in memory.
+/// The last line about each URL, by [`Downloads::key`]. Memory use is about forty bytes per URL.
 pub type Past = HashMap<u128, Known>;
 
 /// The open ledger file.
@@ -78,8 +78,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Opens the ledger. Returns it with what it holds and the number of lines that cannot be read (a killed process leaves
-    /// one).
+    /// Opens the ledger. Returns it with the entries so far and the number of lines that cannot be parsed; a killed process leaves one.
     pub fn open(path: &Path) -> Result<(Self, Past, u64)> {
         let file = files::append(path)?;
         let mut reader = BufReader::new(files::open(path)?);
@@ -102,14 +101,14 @@ impl Ledger {
         Ok((ledger, past, broken))
     }
 
-    /// Adds a line.
+    /// Appends a line.
     pub fn add(&mut self, entry: &Entry) -> Result<()> {
         let mut line = serde_json::to_vec(entry).map_err(|e| Error::io("write", &self.path, e.into()))?;
         line.push(b'\n');
         self.write(&line)
     }
 
-    /// In one call, so that a killed process leaves at most one broken line.
+    /// Writes the bytes in one call, so that a killed process leaves at most one broken line.
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.file.write_all(bytes).map_err(|e| Error::io("write", &self.path, e))
     }

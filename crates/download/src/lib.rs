@@ -1,11 +1,11 @@
-//! Raw files and items' images from their addresses to the data folder.
+//! Downloads raw files and items' images from their URLs into the data folder.
 //!
-//! In: `[download]`, and the addresses in `items.parquet` where preprocess has written it. Out: raw files under their names;
-//! `downloads/` with one image per address, `ledger.jsonl`, which records the outcome for each address, and `report.json`.
-//! Must not know: what raw files hold, what images are for.
+//! In: the section `[download]`, and the URLs in `items.parquet` if preprocessing has written it. Out: raw files under their names;
+//! `downloads/` with one image per URL, `ledger.jsonl`, which records the outcome for each URL, and `report.json`. Must not know: what raw
+//! files hold, what images are for.
 //!
-//! The way of an address: `images` and `raw` decide which are wanted; `schedule` hands them to threads, a limited number per
-//! host; `transfer` fetches one, in several attempts if necessary, over `client` (redirects), `resolver` (private networks)
+//! The way of a URL through the modules: `images` and `raw` decide which URLs to download; `schedule` hands them to threads, a limited
+//! number per host; `transfer` downloads one, in several attempts if necessary, with `client` (redirects), `resolver` (private networks)
 //! and `part` (what an earlier attempt left); `check` decodes the result; `ledger` records the outcome.
 
 mod address;

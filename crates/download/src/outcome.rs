@@ -1,14 +1,14 @@
-//! The outcomes of an address, and of one attempt to fetch it.
+//! The outcome for a URL, and of one attempt to download it.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The outcome for an address.
+/// The outcome for a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
-    /// Its image was kept: it is complete and decodes.
+    /// The image was saved: it is complete and decodes.
     Done,
     /// The server says that it does not exist (404, 410).
     Gone,
@@ -16,17 +16,17 @@ pub enum Fate {
     NotAnImage,
     /// It has more bytes or pixels than allowed.
     TooLarge,
-    /// The address must not be asked: it is private, has another scheme, or is not valid.
+    /// The URL must not be requested: its host is private, its scheme is neither http nor https, or it is invalid.
     Refused,
     /// No attempt got a conclusive answer.
     Failed,
 }
 
 impl Fate {
-    /// All of them, in the order of the report.
+    /// All fates, in the order of the report.
     pub const ALL: [Self; 6] = [Self::Done, Self::Gone, Self::NotAnImage, Self::TooLarge, Self::Refused, Self::Failed];
 
-    /// As the ledger spells it.
+    /// The name in the ledger.
     pub fn name(self) -> &'static str {
         match self {
             Self::Done => "done",
@@ -39,11 +39,11 @@ impl Fate {
     }
 }
 
-/// Why nothing was kept of an address.
+/// Why nothing was kept for a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     pub fate: Fate,
-    /// A clause to put behind the address: "answered 404".
+    /// A clause that follows the URL in a message, such as "answered 404".
     pub reason: String,
     /// The last HTTP status, if the server answered.
     pub status: Option<u16>,
@@ -60,24 +60,24 @@ impl Verdict {
     }
 }
 
-/// Why an attempt did not end with a whole file.
+/// Why an attempt did not end with a complete file.
 #[derive(Debug)]
 pub enum Trouble {
-    /// Another attempt may do better, after this long if the server named a time.
+    /// Another attempt may succeed, after this wait if the server named one.
     Passing(Verdict, Option<Duration>),
-    /// No further attempt in this run.
+    /// No further attempt is made in this run.
     Final(Verdict),
-    /// A file of ours could not be written; the address is not to blame.
+    /// A local file could not be read or written; this says nothing about the URL.
     Disk(mp4sr_artifact::Error),
 }
 
 impl Trouble {
-    /// A failure that may pass.
+    /// A temporary failure.
     pub fn passing(reason: impl Into<String>) -> Self {
         Self::Passing(Verdict::new(Fate::Failed, reason), None)
     }
 
-    /// A failure that is final.
+    /// A permanent failure.
     pub fn lasting(fate: Fate, reason: impl Into<String>) -> Self {
         Self::Final(Verdict::new(fate, reason))
     }

@@ -1,4 +1,4 @@
-//! A file that is still being fetched, and what tells whether its rest still fits: `<name>.part`, `<name>.part.json`.
+//! A file that is not complete yet (`<name>.part`), and the note that decides whether it can be resumed (`<name>.part.json`).
 
 use std::fs::File;
 use std::io::Write;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use mp4sr_artifact::{Error, Result, files};
 use serde::{Deserialize, Serialize};
 
-/// What the server said when the first byte was written.
+/// The URL of the file, and the version that its first byte is of.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Note {
     url: String,
@@ -15,7 +15,7 @@ struct Note {
     validator: String,
 }
 
-/// How much of a file is there, and the validator to send with the request for the rest.
+/// The state of an incomplete file: its length, and the validator to send with the request for the rest.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Held {
     pub length: u64,
@@ -43,7 +43,7 @@ impl Part {
         &self.path
     }
 
-    /// The bytes that are there.
+    /// The number of bytes downloaded so far.
     pub fn length(&self) -> Result<u64> {
         Ok(files::length(&self.path)?.unwrap_or(0))
     }
@@ -54,12 +54,13 @@ impl Part {
         if length == 0 || files::length(&self.note)?.is_none() {
             return Ok(None);
         }
-        // A note that a killed process left half written is as good as none.
+        // A note that a killed process left half written is ignored.
         let note = serde_json::from_slice::<Note>(&files::read(&self.note)?).ok().filter(|note| note.url == url);
         Ok(note.map(|note| Held { length, validator: note.validator }))
     }
 
-    /// Begins from nothing. The note is there before the first byte; without a validator there is none, and no going on.
+    /// Starts an empty file. The note is written before the first byte. Without a validator there is no note, and the file cannot be
+    /// resumed.
     pub fn begin(&self, url: &str, validator: Option<String>) -> Result<File> {
         self.discard()?;
         let file = files::append(&self.path)?;
@@ -70,7 +71,7 @@ impl Part {
         Ok(file)
     }
 
-    /// Goes on at the end.
+    /// Opens the file to append to it.
     pub fn go_on(&self) -> Result<File> {
         files::append(&self.path)
     }
@@ -81,14 +82,14 @@ impl Part {
         files::remove_if_present(&self.note)
     }
 
-    /// Forgets all that is there.
+    /// Removes the file and its note.
     pub fn discard(&self) -> Result<()> {
         files::remove_if_present(&self.path)?;
         files::remove_if_present(&self.note)
     }
 }
 
-/// The first folder between `within` and a file below it that is a link: it may lead anywhere.
+/// The first folder between `within` and a file below it that is a symbolic link, which may lead anywhere.
 pub fn linked_folder(within: &Path, path: &Path) -> Option<PathBuf> {
     let below = path.strip_prefix(within).ok()?.parent()?;
     let folders = below.components().scan(within.to_owned(), |folder, part| {

@@ -1,4 +1,4 @@
-//! Raw files for the data folder: each is there, or fetched, or an error.
+//! Raw files for the data folder: each one exists, is downloaded, or is an error.
 
 use std::fmt::Write as _;
 use std::io::Read;
@@ -72,7 +72,7 @@ impl Desk<'_> {
                 link.display()
             )));
         }
-        // An earlier answer without a byte may have left an empty file, which is not worth keeping.
+        // An earlier release may have kept an empty response; such a file is downloaded again.
         if let Some(bytes) = files::length(&path)?.filter(|&bytes| bytes > 0) {
             return kept(file, &path, bytes);
         }
@@ -109,7 +109,7 @@ impl Desk<'_> {
     }
 }
 
-/// A file that is there already is never replaced.
+/// Checks a file that exists already; it is never replaced.
 fn kept(file: &RawFile, path: &Path, bytes: u64) -> Result<RawOutcome> {
     if !path.is_file() {
         return Ok(Err(format!("`{}` is not a file; correct its `path` in `download.files`", path.display())));
@@ -126,7 +126,7 @@ fn kept(file: &RawFile, path: &Path, bytes: u64) -> Result<RawOutcome> {
     Ok(Ok(RawReport { path: file.path.clone(), fetched: false, verified: found.is_some(), bytes }))
 }
 
-/// Gives what was fetched its name, if it is what it should be.
+/// Moves a downloaded file to its final name if it is as expected; otherwise discards it.
 fn accept(file: &RawFile, path: &Path, part: &Part, bytes: u64) -> Result<RawOutcome> {
     if let Some(problem) = problem(file, part.path())? {
         part.discard()?;
@@ -140,7 +140,8 @@ fn accept(file: &RawFile, path: &Path, part: &Part, bytes: u64) -> Result<RawOut
     Ok(Ok(RawReport { path: file.path.clone(), fetched: true, verified: !file.sha256.is_empty(), bytes }))
 }
 
-/// What is wrong with a complete file. Without a sum, what servers send in place of a file is recognised by its first bytes.
+/// What is wrong with a complete file, if anything. Without a checksum, the first bytes show whether the server sent something else
+/// instead.
 fn problem(file: &RawFile, path: &Path) -> Result<Option<String>> {
     if files::length(path)? == Some(0) {
         return Ok(Some("is empty".to_owned()));
@@ -177,7 +178,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
     })
 }
 
-/// One file's share of the bar. Bytes that are fetched twice count once.
+/// One file's share of the progress bar. Bytes that are downloaded twice count once.
 struct Meter<'a> {
     bar: &'a Bar,
     announced: AtomicU64,

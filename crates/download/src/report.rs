@@ -1,4 +1,4 @@
-//! Counts of a run, for people and as JSON.
+//! The counts of a run, as tables and as JSON.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ pub struct RawReport {
     pub bytes: u64,
 }
 
-/// Counts of the images' addresses by outcome.
+/// The number of image URLs by outcome.
 ///
 /// ```
 /// use mp4sr_download::{Fate, ImageReport};
@@ -45,20 +45,20 @@ pub struct RawReport {
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ImageReport {
-    /// Distinct addresses in `items.parquet`.
+    /// The number of distinct image URLs in `items.parquet`.
     pub addresses: u64,
-    /// Number of addresses per outcome.
+    /// The number of URLs per outcome.
     pub fates: BTreeMap<Fate, u64>,
-    /// Addresses that offline mode left out.
+    /// The number of URLs that offline mode left out.
     pub missing: u64,
-    /// Number of addresses per outcome that this run settled.
+    /// The number of URLs per outcome, among those that this run settled.
     pub settled_now: BTreeMap<Fate, u64>,
-    /// Bytes of the images that this run added.
+    /// The size in bytes of the images that this run added.
     pub bytes: u64,
 }
 
 impl ImageReport {
-    /// Checks that every address has one outcome or is missing.
+    /// Checks that every URL has one outcome or is missing.
     pub fn check(&self) -> Result<()> {
         let counted = self.missing + self.fates.values().sum::<u64>();
         if counted == self.addresses {
@@ -87,7 +87,7 @@ impl ImageReport {
 }
 
 impl DownloadReport {
-    /// The counts for people.
+    /// Formats the counts as tables.
     pub fn table(&self) -> String {
         let mut text = String::new();
         if !self.files.is_empty() {

@@ -1,5 +1,5 @@
-//! Names to IP addresses, but never to one of a private network: what is checked here is what is connected to, for every
-//! request of a chain of redirects.
+//! Resolves host names and rejects private IP addresses. What is checked here is what is connected to, for every request of a chain of
+//! redirects.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ use ureq::unversioned::transport::NextTimeout;
 
 use crate::address::why_private;
 
-/// A host that is not to be asked.
+/// A host that must not be contacted.
 #[derive(Debug, thiserror::Error)]
 #[error("its host `{host}` is {kind} ({ip}), and `download.allow_private` is off")]
 pub struct Private {
@@ -19,7 +19,7 @@ pub struct Private {
     kind: &'static str,
 }
 
-/// Refuses hosts of which any IP address is not public.
+/// A resolver that rejects a host if any of its IP addresses is not public.
 #[derive(Debug)]
 pub struct PublicOnly<R>(pub R);
 
@@ -43,7 +43,7 @@ mod tests {
 
     use super::*;
 
-    /// A name server under somebody else's control.
+    /// A name server that somebody else controls.
     #[derive(Debug)]
     struct Names(Vec<(&'static str, Vec<&'static str>)>);
 
@@ -62,7 +62,7 @@ mod tests {
         found.map(|found| found.len()).map_err(|e| e.to_string())
     }
 
-    /// A redirect asks the resolver again, for the host that it leads to.
+    /// This covers redirects too: each one resolves the host that it leads to.
     #[test]
     fn a_name_that_leads_into_a_private_network_is_refused() {
         let names = PublicOnly(Names(vec![

@@ -5,20 +5,20 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimeParser;
 
-/// The longest wait within a run: a server that asks for more is left to the next run.
+/// The longest wait within a run. If a server asks for more, the URL is left to the next run.
 pub const LONGEST: Duration = Duration::from_mins(2);
 
 const FIRST: Duration = Duration::from_millis(500);
 
-/// The wait after attempt `attempt` (from 0): it doubles, and spreads over a half of itself by `key`, so that addresses that
-/// failed together do not come back together.
+/// The wait after attempt `attempt` (from 0). It doubles with each attempt, and up to half of it depends on `key`, so that URLs that failed
+/// together are not retried together.
 pub fn backoff(attempt: u32, key: u128) -> Duration {
     let whole = FIRST.saturating_mul(1 << attempt.min(16)).min(LONGEST);
     let spread = (key >> (attempt % 64)) as u16;
     whole / 2 + whole.mul_f64(f64::from(spread) / f64::from(u16::MAX) / 2.0)
 }
 
-/// What `Retry-After` asks for: seconds, or a date.
+/// The wait that `Retry-After` asks for, in seconds or as a date.
 pub fn after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse() {

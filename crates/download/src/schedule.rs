@@ -1,4 +1,4 @@
-//! Work for threads: a bounded queue, and so many at once from one host.
+//! A bounded work queue for threads, with a limit per host.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use crate::Result;
 /// The greatest number of waiting jobs.
 const WAITING: usize = 1024;
 
-/// Jobs, each of one host.
+/// A queue of jobs, each of which belongs to one host.
 #[derive(Debug)]
 pub struct Schedule<J> {
     per_host: usize,
@@ -21,7 +21,7 @@ struct State<J> {
     /// The waiting jobs by host.
     waiting: BTreeMap<String, VecDeque<J>>,
     count: usize,
-    /// Permits that are out, by host.
+    /// The number of permits in use, by host.
     busy: HashMap<String, usize>,
     closed: bool,
 }
@@ -32,7 +32,7 @@ impl<J> Schedule<J> {
         Self { per_host, state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Adds a job when there is room for it. False: the work was stopped.
+    /// Adds a job once there is room for it. Returns `false` if the work was stopped.
     pub fn put(&self, host: String, job: J) -> bool {
         let mut state = self.wait(|state| state.closed || state.count < WAITING);
         if state.closed {
@@ -44,7 +44,7 @@ impl<J> Schedule<J> {
         true
     }
 
-    /// A job whose host has room, with the permit to ask it. None: all is done.
+    /// Takes a job whose host has room, with the permit for that host. Returns `None` once the queue is closed and empty.
     pub fn take(&self) -> Option<(J, Permit<'_, J>)> {
         let done = |state: &State<J>| state.closed && state.count == 0;
         let mut state = self.wait(|state| done(state) || state.ready(self.per_host).is_some());
@@ -60,13 +60,13 @@ impl<J> Schedule<J> {
         Some((job, Permit { schedule: self, host }))
     }
 
-    /// No job comes any more; those that wait are still done.
+    /// Accepts no more jobs; waiting jobs are still done.
     pub fn close(&self) {
         self.lock().closed = true;
         self.changed.notify_all();
     }
 
-    /// No job is begun any more.
+    /// Drops the waiting jobs and accepts no more.
     pub fn stop(&self) {
         let mut state = self.lock();
         state.waiting.clear();
@@ -95,7 +95,7 @@ impl<J> State<J> {
     }
 }
 
-/// The right to ask one host; given back when dropped.
+/// The permission to contact one host; it is released on drop.
 #[derive(Debug)]
 pub struct Permit<'a, J> {
     schedule: &'a Schedule<J>,
@@ -103,7 +103,7 @@ pub struct Permit<'a, J> {
 }
 
 impl<J> Permit<'_, J> {
-    /// Changes to another host, when it has room. None is held meanwhile, so that threads never wait in a circle.
+    /// Changes to another host once it has room. No permit is held meanwhile, so that threads cannot deadlock.
     pub fn change(&mut self, host: String) {
         if host == self.host {
             return;
@@ -132,8 +132,8 @@ impl<J> Drop for Permit<'_, J> {
     }
 }
 
-/// Does all jobs that `produce` puts, with so many threads at once and in all. The first error of `produce` or `work` stops
-/// everything.
+/// Runs all jobs that `produce` adds on `threads` threads, with at most `per_host` jobs at once per host. The first error of `produce` or
+/// `work` stops everything.
 pub fn run<J: Send>(
     threads: usize,
     per_host: usize,
@@ -161,7 +161,7 @@ pub fn run<J: Send>(
     first_error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
-/// Stops all work where a thread ends with a panic, so that the others do not wait for it.
+/// Stops all work if a thread panics, so that the other threads do not wait for it.
 #[derive(Debug)]
 struct StopOnPanic<'a, J>(&'a Schedule<J>);
 

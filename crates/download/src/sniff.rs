@@ -1,11 +1,11 @@
-//! What a file is by its first bytes.
+//! Detects what a file is from its first bytes.
 
 use std::io::Read;
 use std::path::Path;
 
 use mp4sr_artifact::{Error, Result, files};
 
-/// The first bytes of a file, enough for the functions below.
+/// Reads as many of a file's first bytes as the functions below need.
 pub fn start(path: &Path) -> Result<Vec<u8>> {
     let mut start = Vec::new();
     files::open(path)?.take(512).read_to_end(&mut start).map_err(|e| Error::io("read", path, e))?;

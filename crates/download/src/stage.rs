@@ -1,4 +1,4 @@
-//! The stage: raw files, then images, then the report.
+//! The stage: downloads raw files, then images, and writes the report.
 
 use std::path::Path;
 

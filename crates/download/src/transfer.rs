@@ -1,4 +1,4 @@
-//! One file from one address, in as many attempts as it takes, each going on where the one before was cut.
+//! Downloads one file from one URL, in several attempts if necessary. Each one resumes where the one before was interrupted.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -14,23 +14,23 @@ use crate::outcome::{Fate, Trouble, Verdict};
 use crate::part::{Held, Part};
 use crate::retry;
 
-/// An attempt that brought so much further is no reason to give up soon.
+/// The progress in bytes after which the count of attempts starts again.
 const HEADWAY: u64 = 1 << 20;
 
-/// What is to be fetched, and how.
+/// What to download, and how.
 pub struct Transfer<'a> {
     pub client: &'a Client,
     pub url: &'a Url,
     pub part: &'a Part,
-    /// The most bytes.
+    /// The largest number of bytes allowed, if there is a limit.
     pub limit: Option<u64>,
     /// The number of further attempts after a failed one.
     pub retries: u32,
-    /// Told how many bytes are there and how many there will be.
+    /// Called with the number of bytes so far, and the total number if it is known.
     pub watch: &'a dyn Fn(u64, Option<u64>),
 }
 
-/// A file that is complete in its part.
+/// A file that is complete, still under the name of its part.
 #[derive(Debug)]
 pub struct Whole {
     pub status: u16,
@@ -38,7 +38,7 @@ pub struct Whole {
 }
 
 impl Transfer<'_> {
-    /// Fetches the file into its part. `enter` is called with each address before it is asked.
+    /// Downloads the file into its part. `enter` is called with each URL before it is requested.
     pub fn run(&self, enter: &mut dyn FnMut(&Url)) -> Result<Whole, Trouble> {
         let key = Downloads::key(self.url.as_str());
         let (mut tried, mut furthest) = (0, 0);
@@ -71,7 +71,7 @@ impl Transfer<'_> {
                 206 if fits(response.headers(), &held) => {
                     return self.go_on(response, &held);
                 }
-                // What is there does not fit what the server has now.
+                // The bytes so far do not fit the server's current version.
                 206 | 416 => self.part.discard()?,
                 _ => return self.begin(response),
             }
@@ -99,8 +99,8 @@ impl Transfer<'_> {
         self.copy(response, self.part.go_on()?, held.length, expected)
     }
 
-    /// Writes the body behind the `length` bytes that are there. Only what arrives is counted; what the server says of its
-    /// length tells no more than whether the connection was cut.
+    /// Appends the body to the `length` bytes so far. Only bytes that arrive are counted; the length that the server states only shows
+    /// whether the body is incomplete or too long.
     fn copy(
         &self,
         response: Response<Body>,
@@ -142,7 +142,7 @@ impl Transfer<'_> {
     }
 }
 
-/// What an answer without a body to keep means.
+/// Classifies a response whose body is not kept.
 fn refusal(status: u16, headers: &HeaderMap) -> Trouble {
     let reason = format!("answered {status}");
     let trouble = match status {
@@ -156,16 +156,16 @@ fn refusal(status: u16, headers: &HeaderMap) -> Trouble {
     trouble.with_status(status)
 }
 
-/// Whether an answer is the rest of what is held: it continues where that ends, and is of the same version.
+/// Whether a response is the rest of the held part: it continues where the part ends, and has the same version.
 fn fits(headers: &HeaderMap, held: &Held) -> bool {
     let name = if held.validator.starts_with('"') { header::ETAG } else { header::LAST_MODIFIED };
-    // A server need not repeat a time, but an ETag it has to.
+    // A server must repeat an ETag, but need not repeat a time.
     let may_be_missing = name == header::LAST_MODIFIED;
     let same = text(headers, name).map_or(may_be_missing, |now| now == held.validator);
     same && range(headers).is_some_and(|(start, _)| start == held.length)
 }
 
-/// What tells this content from a later one. A weak ETag cannot: bytes may differ under it.
+/// The header that identifies this version of the content. A weak ETag does not: the bytes may differ under it.
 fn validator(headers: &HeaderMap) -> Option<String> {
     let strong = text(headers, header::ETAG).filter(|tag| tag.starts_with('"'));
     strong.or_else(|| text(headers, header::LAST_MODIFIED))

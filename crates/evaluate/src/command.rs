@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::{RankOptions, rank_users};
 
 const NAME: &str = "evaluate";
-/// The version of what evaluation writes.
+/// The version of the stage's output.
 const VERSION: u32 = 2;
 
 /// Ranks the target of every user among all items, from the dataset, the features and the checkpoint, and writes
@@ -31,7 +31,7 @@ pub struct Args {
     pub shard: Option<Shard>,
 }
 
-/// Runs the command.
+/// Runs `mp4sr evaluate`.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
     let context = args.stage.context(models)?;
@@ -39,12 +39,12 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     if args.shard.is_some() { Ok(()) } else { print(&table(&context)?) }
 }
 
-/// The stage: what it reads and which settings decide the ranks.
+/// The stage, with its inputs and the settings that determine the ranks.
 pub fn stage(context: &Context) -> anyhow::Result<Stage> {
     stage_named(context, NAME)
 }
 
-/// The stage, or that of a part.
+/// The stage of all users, or of one part of them.
 fn stage_named(context: &Context, name: &str) -> anyhow::Result<Stage> {
     let (config, layout) = (&context.config, &context.layout);
     let sections = |config: &Config| {
@@ -62,7 +62,7 @@ fn evaluate(context: &Context, shard: Option<Shard>) -> anyhow::Result<()> {
     run_stage_in_parts(context, NAME, &context.layout.run(), shard, make_stage, whole, of_parts)
 }
 
-/// Ranks the users, or a part of them, and writes a file per table.
+/// Ranks all users, or one part of them, and writes one file per table.
 fn rank(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Result<Vec<PathBuf>> {
     let (config, layout) = (&context.config, &context.layout);
     let trained = TrainedModel::load(layout, config)?;
@@ -94,7 +94,7 @@ fn rank(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
     Ok(outputs)
 }
 
-/// Writes the ranks of all users out of those of `parts` parts, which are up to date.
+/// Merges the ranks of `parts` parts, which are up to date, into one file per table.
 fn put_together(context: &Context, stage: &Stage, parts: usize) -> anyhow::Result<Vec<PathBuf>> {
     let (config, layout) = (&context.config, &context.layout);
     let sequences = Sequences::read(&layout.sequences())?;
@@ -118,13 +118,13 @@ fn put_together(context: &Context, stage: &Stage, parts: usize) -> anyhow::Resul
     Ok(outputs)
 }
 
-/// What is ranked: both splits, and the test split from short histories.
+/// The tables that are ranked: both splits with whole histories, and the test split with each of the short histories.
 fn tables(config: &Config) -> Vec<(Split, Option<usize>)> {
     let short = config.evaluate.short_histories.iter().map(|&history| (Split::Test, Some(history)));
     [(Split::Validation, None), (Split::Test, None)].into_iter().chain(short).collect()
 }
 
-/// The metrics of everything ranked as Markdown, from the stored ranks.
+/// The metrics of all tables as Markdown, computed from the stored ranks.
 fn table(context: &Context) -> anyhow::Result<String> {
     let (config, layout) = (&context.config, &context.layout);
     let sequences = Sequences::read(&layout.sequences())?;

@@ -1,6 +1,6 @@
 //! Ranks every user's target with a trained model: one rank per user.
 //!
-//! In: a scorer, sequences, a split. Out: ranks. Must not know: how a model was trained, what ranks are good for.
+//! In: a scorer, sequences, a split. Out: ranks. Must not know: how a model was trained, what the ranks are used for.
 
 pub mod command;
 mod loss;

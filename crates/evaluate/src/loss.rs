@@ -3,8 +3,8 @@ use mp4sr_models::{Error, ProcessGroup, Query, Result, Scorer};
 use mp4sr_ops::{Mask, cross_entropy, gather, merge_logsumexp, plain, row_logsumexp};
 use mp4sr_protocol::EvalCase;
 
-/// The mean over users of the cross-entropy of their cases' targets under softmax of the scores over all items, nothing dropped;
-/// NaN where no user has a case.
+/// The mean cross-entropy of the targets of all users with a case, under the softmax of the scores over all items, without dropout; NaN if
+/// no user has a case.
 pub fn mean_loss<'a>(
     scorer: &dyn Scorer,
     users: usize,
@@ -26,8 +26,8 @@ pub fn mean_loss<'a>(
     Ok(sum / cases.len() as f64)
 }
 
-/// The same by a group of processes, each of which has a scorer of its own items. Every process gets the mean, which differs from that of
-/// one process in rounding.
+/// Like [`mean_loss`], computed by a group of processes, each of which has a scorer of its own items. Every process gets the mean, which
+/// differs from that of a single process only by rounding.
 pub fn mean_loss_in_group<'a>(
     group: &ProcessGroup,
     scorer: &dyn Scorer,
@@ -48,7 +48,7 @@ pub fn mean_loss_in_group<'a>(
         let own = row_logsumexp(&queries, items, 1.0, &Mask::None)?;
         let sums = merge_logsumexp(group, "log-sum-exp", &own)?.to_vec1::<f32>()?;
         sum += sums.iter().map(|&sum| f64::from(sum)).sum::<f64>();
-        // Whoever has a target subtracts its logit.
+        // The process that has the item of a target subtracts the target's logit.
         let targets = block.iter().zip(0u32..).filter_map(|((_, case), row)| {
             let column = (case.target as usize - 1).checked_sub(first).filter(|&column| column < items.dims()[0])?;
             Some((row, column as u32))
@@ -61,7 +61,7 @@ pub fn mean_loss_in_group<'a>(
     Ok(sum / cases.len() as f64)
 }
 
-/// The same where a score is the greatest over several vectors of a query.
+/// The cross-entropy of each target if a score is the greatest over several vectors of a query.
 fn of_interests(queries: &Tensor, items: &Tensor, targets: &[u32], interests: usize) -> Result<Tensor> {
     let scores = plain::product(queries, &items.t()?.contiguous()?)?;
     let scores = scores.reshape((targets.len(), interests, items.dim(0)?))?.max(1)?;
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    /// Scores of the two items are the length of the history and 0; further interests score the first item lower.
+    /// A scorer that gives the first of two items the length of the history and the second 0; further interests score the first item lower.
     struct Lengths(Tensor, usize);
 
     impl Scorer for Lengths {
@@ -96,7 +96,7 @@ mod tests {
         let users: [&[u32]; 3] = [&[2, 1], &[1], &[1, 1, 2]];
         let loss =
             |batch, interests| mean_loss(&scorer(interests), 3, |user| EvalCase::last_of(users[user]), batch).unwrap();
-        // Scores (1, 0) with target 1, and (2, 0) with target 2.
+        // The scores are (1, 0) with target 1, and (2, 0) with target 2.
         let expected = f64::midpoint((1.0 + (-1f64).exp()).ln(), (1.0 + 2f64.exp()).ln());
         for interests in [1, 2] {
             let losses = [loss(1, interests), loss(9, interests)];

@@ -11,11 +11,11 @@ pub struct RankOptions {
     pub batch: usize,
     /// Whether a history's items are removed from the candidates.
     pub remove_seen: bool,
-    /// The number of last events of every history that the model is shown, as if there were no others; `None`: all events.
+    /// The number of last events of every history that the model is given, as if there were no others; `None` for all events.
     pub history: Option<usize>,
 }
 
-/// What can go wrong while ranking.
+/// An error that ended the ranking.
 #[derive(Debug, thiserror::Error)]
 pub enum RankError {
     /// A score that is not a finite number.
@@ -23,7 +23,7 @@ pub enum RankError {
     Score {
         /// The user, 1-based.
         user: usize,
-        /// Which item, which score.
+        /// The item and its score.
         source: BadScore,
     },
     /// The model failed.
@@ -34,9 +34,9 @@ pub enum RankError {
 /// One rank per user; 0 for a user whose sequence is too short for the split.
 pub type Ranks = Vec<u32>;
 
-/// Ranks the target of every user among all items, blocks of users against blocks of items: scores are never all held, so
-/// memory beyond the item matrix does not grow with the catalogue. `sequence(u)` is the whole sequence of user u (0-based); of it only what
-/// the split allows is read.
+/// Ranks the target of every user among all items. Blocks of users are scored against blocks of items, so that the scores are never all
+/// held at once and the memory beyond the item matrix does not grow with the catalogue. `case(user)` is the case of user `user` (0-based);
+/// a user without a case has the rank 0. `progress` is called with the number of users of each finished block.
 ///
 /// ```
 /// use mp4sr_evaluate::{RankOptions, rank_users};
@@ -98,7 +98,8 @@ pub fn rank_users<'a>(
             })
             .collect();
         blocks.scan(&vectors, interests, &mut states, RankState::visit)?;
-        // Where a target's score was rounded otherwise in its block, it is that one which others are compared with.
+        // If the score of a target was rounded differently in its block, the others must be compared with the score in the block, in a
+        // second scan.
         if states.iter().any(|state| state.own.to_bits() != state.found.to_bits()) {
             states.iter_mut().for_each(RankState::again);
             blocks.scan(&vectors, interests, &mut states, RankState::visit)?;
@@ -114,8 +115,8 @@ pub fn rank_users<'a>(
     Ok(ranks)
 }
 
-/// The same ranks by a group of processes, each of which compares all users' queries with its own share of the items: `scorer` is that of
-/// a model which the group computes together. A collective operation, of which every process gets all ranks.
+/// Like [`rank_users`], computed by a group of processes, each of which scores the queries of all users against its own share of the items.
+/// `scorer` is that of a model that the group computes together. This is a collective operation: every process gets all ranks.
 pub fn rank_users_in_group<'a>(
     group: &ProcessGroup,
     scorer: &dyn Scorer,
@@ -134,7 +135,7 @@ pub fn rank_users_in_group<'a>(
             let target = case.target as usize - 1;
             if own.contains(&target) { f64::from(score(&blocks, vectors, target - first)) } else { 0.0 }
         };
-        // Each comes from the process that has the item; the others add zeros.
+        // The score of each target comes from the process that has the item; the other processes contribute zeros.
         let targets: Vec<f64> = rows.chunks(interests).zip(block).map(target_score).collect();
         let targets = sums(&group.scalars(&targets)?);
         let states = targets.iter().zip(block).map(|(&own, (_, case))| RankState::new(own as f32, case, options));
@@ -163,27 +164,27 @@ pub fn rank_users_in_group<'a>(
     Ok(ranks)
 }
 
-/// Sums over processes of what each has, place by place.
+/// Sums the values of all processes element by element.
 fn sums(of_all: &[Vec<f64>]) -> Vec<f64> {
     let places = 0..of_all.first().map_or(0, Vec::len);
     places.map(|at| of_all.iter().map(|of| of[at]).sum()).collect()
 }
 
-/// Numbers that a process reports of a [`RankState`].
+/// The number of values that a process reports about a [`RankState`].
 const COUNTED: usize = 5;
 
-/// What the processes of a group have counted of a target's rank.
+/// The counts of all processes of a group about the rank of one target.
 struct Counted {
     ahead: u32,
     /// The target's score in its block.
     found: f32,
-    /// Whether that is not the score which others were compared with.
+    /// Whether `found` differs from the score that the candidates were compared with.
     is_rounded_otherwise: bool,
     bad: Option<BadScore>,
 }
 
 impl Counted {
-    /// Of what each process reports, in the order of their items, of the state at `place`.
+    /// Combines the reports of all processes, in the order of their items, about the state at `place`.
     fn of(of_all: &[Vec<f64>], place: usize) -> Self {
         let of_state = || of_all.iter().map(|of| &of[COUNTED * place..][..COUNTED]);
         let sum = |at: usize| of_state().map(|of| of[at]).sum::<f64>();
@@ -197,7 +198,7 @@ impl Counted {
     }
 }
 
-/// The users that are ranked, with what the model is shown of each.
+/// The users that are ranked, each with the part of the case that the model is given.
 fn cases<'a>(
     users: usize,
     case: impl Fn(usize) -> Option<EvalCase<'a>>,
@@ -210,7 +211,7 @@ fn queries<'a>(block: &[(usize, EvalCase<'a>)]) -> Vec<Query<'a>> {
     block.iter().map(|(user, case)| Query { user: Some(*user as u32), history: case.history }).collect()
 }
 
-/// The score of an item, by itself: the greatest over the vectors of a query.
+/// The score of a single item: the greatest over the vectors of a query.
 fn score(blocks: &ScoreBlocks, vectors: &[Vec<f32>], column: usize) -> f32 {
     vectors.iter().filter_map(|vector| blocks.score(vector, column)).fold(f32::NEG_INFINITY, f32::max)
 }
@@ -220,7 +221,7 @@ fn shown(case: EvalCase<'_>, history: Option<usize>) -> EvalCase<'_> {
     EvalCase { history: &case.history[hidden..], ..case }
 }
 
-/// The columns that are not candidates of the cases of a block.
+/// The columns that are not candidates, for each case of a block.
 fn removed(block: &[(usize, EvalCase<'_>)], options: RankOptions) -> Removed {
     let mut all = Removed { offsets: vec![0], columns: Vec::new() };
     for (_, case) in block {
@@ -242,14 +243,14 @@ fn removed_columns(case: &EvalCase<'_>, options: RankOptions) -> Vec<usize> {
     removed
 }
 
-/// What is known of a target's rank while blocks of scores go by.
+/// The state of a target's rank while blocks of scores are scanned.
 struct RankState {
     target: usize,
-    /// The target's score as computed by itself.
+    /// The score that candidates are compared with: at first that of the target computed on its own.
     own: f32,
     /// The target's score in its block.
     found: f32,
-    /// Candidates scored at least as high.
+    /// The number of candidates with a score of at least `own`, without the target.
     ahead: u32,
     /// Excluded items, ascending; never the target.
     removed: Vec<usize>,
@@ -266,7 +267,7 @@ impl RankState {
         (self.own, self.ahead) = (self.found, 0);
     }
 
-    /// What a process that has the items `own` reports.
+    /// The values that a process with the items `own` reports.
     fn counted(&self, own: &Range<usize>) -> [f64; COUNTED] {
         let found = if own.contains(&self.target) { f64::from(self.found) } else { 0.0 };
         let is_rounded_otherwise = f64::from(u8::from(self.own.to_bits() != self.found.to_bits()));
@@ -304,7 +305,7 @@ mod tests {
     use mp4sr_ops::run_threads;
     use proptest::prelude::*;
 
-    /// A process's share of the items, from this one.
+    /// A scorer of one process's share of the items, and the row of the first of them among all.
     struct Share(Fixed, usize);
 
     impl Scorer for Share {
@@ -322,7 +323,7 @@ mod tests {
         }
     }
 
-    /// Items, vectors of queries, interests.
+    /// A scorer with fixed vectors: the items, the vectors of queries, and the number of interests.
     struct Fixed(Tensor, Tensor, usize);
 
     impl Scorer for Fixed {
@@ -333,7 +334,7 @@ mod tests {
             self.2
         }
         fn queries(&self, queries: &[Query<'_>]) -> mp4sr_models::Result<Tensor> {
-            // The vectors of a history are chosen by its first item.
+            // The first item of a history selects its vectors.
             let first = |query: &Query<'_>| query.history[0] as usize;
             let rows: Vec<u32> =
                 queries.iter().flat_map(|q| (0..self.2).map(move |at| ((first(q) + 3 * at) % 7) as u32)).collect();
@@ -341,7 +342,7 @@ mod tests {
         }
     }
 
-    /// Vectors of few values, so that many scores are equal, and exact in any order of summing.
+    /// Vectors with few distinct values, so that many scores are equal and all sums are exact in any order.
     fn coarse(seed: u64, rows: usize, d: usize, kinds: u64) -> Tensor {
         let values: Vec<f32> =
             (0..(rows * d) as u64).map(|i| (RngKey::new(seed).bits(i) % kinds) as f32 * 0.5 - 0.5).collect();
@@ -351,7 +352,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
 
-        /// The streaming ranking, by one process and by several, against scores that are all held and counted one by one.
+        /// Compares the streaming ranking, by one process and by several, with counting over all scores at once.
         #[test]
         fn streaming_agrees_with_the_naive_ranking(
             items in prop_oneof![2usize..60, 1000usize..2600],
@@ -385,7 +386,7 @@ mod tests {
             }
             let columns = scorer.0.t().unwrap().contiguous().unwrap();
             for (sequence, found) in sequences.iter().zip(found) {
-                // Of a sequence cut to its end, nothing else is known.
+                // The expected rank is computed as if the sequence had no events before those that are kept.
                 let known = &sequence[sequence.len() - history.map_or(sequence.len(), |n| sequence.len().min(n + 1))..];
                 let Some(case) = EvalCase::last_of(known) else {
                     prop_assert_eq!(found, 0);

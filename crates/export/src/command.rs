@@ -59,7 +59,7 @@ pub enum ExportFormat {
 }
 
 impl ExportFormat {
-    /// Whether it is made of the dataset and its features alone.
+    /// Whether the format needs only the dataset and its features.
     fn is_of_dataset(self) -> bool {
         matches!(self, Self::Recbole | Self::Mmrec)
     }
@@ -76,21 +76,21 @@ impl ExportFormat {
 
 /// What every format is made from.
 pub(crate) struct Export<'a> {
-    /// The run's configuration and folders.
+    /// The context of the run.
     pub context: &'a Context,
-    /// Where the items are that were added to the run.
+    /// The store of the items that were added to the run.
     pub store: &'a ItemStore,
-    /// The run with these items.
+    /// The run, with the added items.
     pub run: &'a LoadedRun,
-    /// The run ready to rank.
+    /// The run, ready to rank.
     pub answerer: &'a Answerer<'a>,
-    /// One per user with an event.
+    /// The histories, one per user with at least one event.
     pub histories: &'a [UserHistory<'a>],
     /// The length of a list.
     pub top: usize,
 }
 
-/// Runs the command.
+/// Runs `mp4sr export`.
 ///
 /// ```no_run
 /// use clap::Parser;
@@ -133,7 +133,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is made of the dataset alone, with or without a trained run.
+/// Writes the formats that need only the dataset, so that they do not require a trained run.
 fn write_dataset(context: &Context, formats: &[ExportFormat], made: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     let dataset = &context.config.dataset.name;
@@ -167,9 +167,9 @@ fn write_run(
     let top = top.map_or(context.config.recommend.top, |top| top as usize);
     let export = Export { context, store: &store, run: &run, answerer: &answerer, histories: &histories, top };
     let mut paths = Vec::new();
-    let list_forms: Vec<_> = formats.iter().filter_map(|format| lists::form(*format)).collect();
-    if !list_forms.is_empty() {
-        paths.extend(lists::write(&export, &list_forms, &made.join("lists"))?);
+    let list_formats: Vec<_> = formats.iter().filter_map(|format| lists::list_format(*format)).collect();
+    if !list_formats.is_empty() {
+        paths.extend(lists::write(&export, &list_formats, &made.join("lists"))?);
     }
     if !vector_forms.is_empty() {
         paths.extend(vectors::write(&export, &vector_forms, &made.join("vectors"))?);

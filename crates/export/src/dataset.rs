@@ -1,4 +1,5 @@
-//! A dataset with its features, as other programs take it: what their forms cannot hold lies beside them in `mp4sr/`.
+//! A dataset with its features, in the form that other programs read. What their formats cannot hold is written to the folder `mp4sr/`
+//! beside their files.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::npy;
 
-/// The folder for what the other form cannot hold.
+/// The folder for what the other format cannot hold.
 pub const EXTRA: &str = "mp4sr";
 const ABOUT: &str = "dataset.json";
 const ITEMS: &str = "items.jsonl";
@@ -21,53 +22,52 @@ pub struct Dataset {
     pub items: Items,
     pub users: Users,
     pub features: Vec<ModalityFeatures>,
-    /// The shares of the parts, where the pipeline divides each user's events so.
+    /// The shares of training, validation and test, if the pipeline splits each user's events by ratio.
     pub ratio: Option<[f64; 3]>,
 }
 
-/// The features of a modality.
+/// The features of one modality.
 pub struct ModalityFeatures {
-    /// `text`, `image`, or any other.
+    /// The modality's name, such as `text` or `image`.
     pub modality: String,
-    /// `[I+1]`: item i owns rows `offsets[i-1]..offsets[i]`.
+    /// `[I+1]`: item i has the rows `offsets[i-1]..offsets[i]`.
     pub offsets: Vec<i64>,
-    /// `[rows * width]`.
+    /// The values of all rows, `[rows * width]`.
     pub values: Vec<f32>,
-    /// The length of a row.
+    /// The width of a row.
     pub width: usize,
 }
 
-/// What an item is, a line of `mp4sr/items.jsonl`.
+/// The description of an item, one line of `mp4sr/items.jsonl`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ItemLine {
     pub item_id: String,
     pub title: String,
-    /// All sentences but the title's.
+    /// The sentences without the title's.
     pub sentences: Vec<String>,
-    /// Names of files from the data folder, or addresses.
+    /// Paths relative to the data folder, or URLs.
     pub images: Vec<String>,
     pub categories: Vec<String>,
     pub sounds: Vec<String>,
 }
 
-/// `mp4sr/dataset.json`.
+/// The content of `mp4sr/dataset.json`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct About {
-    /// Whether times are positions.
+    /// Whether the times are positions.
     pub positions: bool,
-    /// Whether the dataset says where the parts of each user begin, rather than leaving out the last two events.
+    /// Whether the dataset itself says where the parts of each user begin; otherwise the last two events are left out.
     pub is_cut: bool,
-    /// The shares of training, validation and test, where each user's events were divided so.
+    /// The shares of training, validation and test, if each user's events were split by ratio.
     pub ratio: Option<[f64; 3]>,
-    /// Hashes of the files that `mp4sr/` adds to: what was changed since is read from these files alone.
+    /// The hashes of the files that `mp4sr/` supplements. A file that has changed since is read without the supplement.
     pub files: std::collections::BTreeMap<String, String>,
 }
 
 impl Dataset {
-    /// Reads the dataset of a run and those features of its modalities that there are. Items that were added to the run after training
-    /// are not part of it.
+    /// Reads the dataset of a run, and those features of its modalities that exist. Items that were added after training are not included.
     pub fn read(context: &Context) -> anyhow::Result<Self> {
         let (config, layout) = (&context.config, &context.layout);
         let sequences = Sequences::read(&layout.sequences())?;
@@ -95,7 +95,8 @@ impl Dataset {
         Ok(Self { sequences, items, users, features, ratio })
     }
 
-    /// Each event with its user's row, item (1-based), time and part: 0 training, 1 validation, 2 test; user by user in order of time.
+    /// Each event as the user's row, the item (1-based), the time and the part (0 training, 1 validation, 2 test), user by user in order of
+    /// time.
     pub fn events(&self) -> impl Iterator<Item = (usize, u32, i64, u8)> + '_ {
         let sequences = &self.sequences;
         (0..sequences.user_count()).flat_map(move |user| {
@@ -108,7 +109,7 @@ impl Dataset {
         })
     }
 
-    /// Writes what the other form cannot hold, beside the files of `folder` that it adds to.
+    /// Writes what the other format cannot hold. `added_to` are the files of `folder` that it supplements.
     pub fn write_extra(&self, folder: &Path, added_to: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
         let extra = folder.join(EXTRA);
         let mut paths = vec![extra.join(ITEMS), extra.join(ABOUT)];
@@ -147,13 +148,13 @@ impl Dataset {
     }
 }
 
-/// The files of rows and offsets of a modality whose items do not have one row each.
+/// The files of rows and offsets of a modality in which some items do not have exactly one row.
 pub fn ragged_files(folder: &Path, modality: &str) -> (PathBuf, PathBuf) {
     let extra = folder.join(EXTRA);
     (extra.join(format!("{modality}_rows.npy")), extra.join(format!("{modality}_offsets.npy")))
 }
 
-/// The record of a folder in `mp4sr/`; `None` if this program did not write the folder.
+/// Reads the record in `mp4sr/`; `None` if this program did not write the folder.
 pub fn read_about(folder: &Path) -> anyhow::Result<Option<About>> {
     let path = folder.join(EXTRA).join(ABOUT);
     if !path.exists() {
@@ -163,7 +164,7 @@ pub fn read_about(folder: &Path) -> anyhow::Result<Option<About>> {
 }
 
 impl About {
-    /// Whether a file is as it was written.
+    /// Whether a file is unchanged since it was written.
     pub fn knows(&self, path: &Path) -> anyhow::Result<bool> {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let Some(then) = self.files.get(&name) else { return Ok(false) };
@@ -171,7 +172,7 @@ impl About {
     }
 }
 
-/// The items of `mp4sr/items.jsonl`; nothing if there is none.
+/// Reads the items of `mp4sr/items.jsonl`; `None` if the file does not exist.
 pub fn read_item_lines(folder: &Path) -> anyhow::Result<Option<Vec<ItemLine>>> {
     let path = folder.join(EXTRA).join(ITEMS);
     if !path.exists() {
@@ -187,18 +188,18 @@ impl ModalityFeatures {
         self.offsets.windows(2).all(|pair| pair[1] - pair[0] == 1)
     }
 
-    /// The rows of an item, from 0, one after the other.
+    /// The rows of an item (0-based), one after the other.
     pub fn rows(&self, item: usize) -> &[f32] {
         &self.values[self.offsets[item] as usize * self.width..self.offsets[item + 1] as usize * self.width]
     }
 
-    /// The mean of an item's rows, which of one row is that row; nothing of an item without a row.
+    /// The mean of an item's rows, or `None` if it has none. A single row is returned unchanged.
     pub fn mean(&self, item: usize) -> Option<Vec<f32>> {
         mean_of(self.rows(item), self.width)
     }
 }
 
-/// The mean of rows of a width; nothing of no rows.
+/// The mean of the rows in `values`, or `None` if there are none.
 pub fn mean_of(values: &[f32], width: usize) -> Option<Vec<f32>> {
     let rows = values.len() / width;
     if rows == 1 {
@@ -211,7 +212,7 @@ pub fn mean_of(values: &[f32], width: usize) -> Option<Vec<f32>> {
     (rows > 0).then(|| (0..width).map(mean).collect())
 }
 
-/// Refuses ids that a table between tabs, as `pandas` reads it, does not give back.
+/// Rejects ids that `pandas` would not read back unchanged from a tab-separated file.
 pub fn expect_plain_ids(ids: &[String], what: &str) -> anyhow::Result<()> {
     const MISSING: [&str; 18] = [
         "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",

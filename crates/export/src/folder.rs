@@ -1,4 +1,4 @@
-//! A folder that is complete or as it was before, and never takes the place of anything else.
+//! Writes a folder as a whole: on an error the previous folder stays, and files that this program did not write are never replaced.
 
 use std::path::Path;
 
@@ -6,15 +6,15 @@ use anyhow::{bail, ensure};
 use mp4sr_artifact::{Error, files};
 use serde_json::Value;
 
-/// The file that marks the folder of an export, and says what it is of.
+/// The file that marks the folder of an export and describes it.
 pub const EXPORT: &str = "export.json";
-/// The file that marks the folder of an import, and says what it is of.
+/// The file that marks the folder of an import and describes it.
 pub const IMPORT: &str = "import.json";
-/// The key by which the record is distinguished from any other file of that name.
+/// The key that distinguishes the record from any other file of that name.
 const MARK: &str = "mp4sr_version_of_folder";
 const VERSION: u32 = 1;
 
-/// Refuses a path at which something else lies than a folder with the record `record`.
+/// Rejects a path that exists, unless it is an empty folder or one with the record `record`.
 pub fn check(out: &Path, record: &str) -> anyhow::Result<()> {
     ensure!(
         out.file_name().is_some(),
@@ -38,7 +38,7 @@ pub fn check(out: &Path, record: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Fills the folder and writes its record, which `fill` gives; what is there stays until the new one is complete.
+/// Fills the folder, and writes the record that `fill` returns. The previous folder stays until the new one is complete.
 pub fn write(out: &Path, record: &str, fill: impl FnOnce(&Path) -> anyhow::Result<Value>) -> anyhow::Result<()> {
     check(out, record)?;
     let whole = |made: &Path| {

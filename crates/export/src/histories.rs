@@ -1,28 +1,28 @@
-//! For whom lists and query vectors are made.
+//! The users and histories for which lists and query vectors are made.
 
 use mp4sr_artifact::Sequences;
 use mp4sr_models::Query;
 use mp4sr_protocol::{EvalCase, Split};
 
-/// A user with the history that the model is asked with.
+/// A user with the history that is given to the model.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UserHistory<'a> {
     /// The row of the user, from 0.
     pub user: usize,
-    /// Items, 1-based, oldest first; never empty.
+    /// The items of the history, 1-based, oldest first; never empty.
     pub history: &'a [u32],
-    /// The test item, where the history ends before it.
+    /// The test item, if the history ends before it.
     pub target: Option<u32>,
 }
 
 impl<'a> UserHistory<'a> {
-    /// As the model is asked.
+    /// The query of this user and history.
     pub fn query(&self) -> Query<'a> {
         Query { user: Some(self.user as u32), history: self.history }
     }
 }
 
-/// All users with an event. With `before_test_item`, the history of a user who has a test item ends before it.
+/// The histories of all users with at least one event. With `before_test_item`, the history of a user who has a test item ends before it.
 pub fn histories(sequences: &Sequences, before_test_item: bool) -> Vec<UserHistory<'_>> {
     let of = |user: usize| {
         let case = if before_test_item { EvalCase::of(sequences, user, Split::Test) } else { None };

@@ -1,5 +1,5 @@
-//! A model folder as the Hugging Face hub has them: a configuration, the weights, a card; and beside them the run with its catalogue, so
-//! that this program recommends from the folder wherever it lies.
+//! A model folder in the layout of the Hugging Face hub: a configuration, the weights and a model card. It also holds the run with its
+//! catalogue, so that this program can recommend from the folder wherever it is.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ use serde_json::{Value, json};
 
 use crate::command::Export;
 
-/// The folder of the run, laid out as artifacts are.
+/// The folder of the run, in the layout of artifacts.
 const ARTIFACTS: &str = "artifacts";
 
-/// Writes the folder; gives its files.
+/// Writes the folder, and returns the paths of its files.
 pub fn write(export: &Export<'_>, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let context = export.context;
     let mut paths = copy_run(export, &folder.join(ARTIFACTS))?;
@@ -32,7 +32,7 @@ pub fn write(export: &Export<'_>, folder: &Path) -> anyhow::Result<Vec<PathBuf>>
     Ok(paths)
 }
 
-/// Copies what recommending reads: the dataset, the features of the model, weights, configuration, and the items that were added.
+/// Copies what `mp4sr recommend` reads: the dataset, the features of the model, the weights, the configuration and the added items.
 fn copy_run(export: &Export<'_>, artifacts: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let (config, layout) = (&export.context.config, &export.context.layout);
     let own = Layout::new(artifacts, &config.dataset.name, layout.run_name());
@@ -47,12 +47,12 @@ fn copy_run(export: &Export<'_>, artifacts: &Path) -> anyhow::Result<Vec<PathBuf
         files::write_bytes(&path, &files::read(&source)?)?;
         paths.push(path);
     }
-    // Where the raw files lay on this machine means nothing on another one.
+    // The data folder of this machine does not exist on another one.
     let mut elsewhere: Config = config.clone();
     "data".clone_into(&mut elsewhere.dataset.data);
-    // The added items are in the folder of this run now.
+    // The added items are in the folder of the copied run.
     elsewhere.serve.store = StoreAddress::default();
-    // Another machine need not have a card, and what ranks on the CPU does so in 32 bits.
+    // The other machine may have no GPU, and ranking on the CPU needs 32 bits.
     "cpu".clone_into(&mut elsewhere.run.device);
     (elsewhere.train.precision, elsewhere.extract.precision) = (Precision::F32, Precision::F32);
     files::write_bytes(&own.run_config(), elsewhere.to_toml()?.as_bytes())?;
@@ -132,7 +132,7 @@ fn card_text(export: &Export<'_>) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// The metrics of the test split, where the run was evaluated.
+/// The metrics of the test split; `None` if the run was not evaluated.
 fn metrics(config: &Config, layout: &Layout, sequences: &Sequences) -> anyhow::Result<Option<Metrics>> {
     if !layout.ranks(Split::Test.name()).exists() {
         return Ok(None);
@@ -141,7 +141,7 @@ fn metrics(config: &Config, layout: &Layout, sequences: &Sequences) -> anyhow::R
     Ok(Some(Metrics::of(&stored.ranks, &Measure::table(&config.evaluate.k, &config.evaluate.measures))))
 }
 
-/// The metadata of the card, as the hub reads them.
+/// The metadata of the model card, as the hub reads them.
 fn front_matter(model: &str, dataset: &str, metrics: Option<&Metrics>) -> Vec<(&'static str, Value)> {
     let tags: indexmap::IndexSet<&str> = ["recommendation", "sequential-recommendation", "mp4sr", model].into();
     let mut keys = vec![("library_name", json!("mp4sr")), ("tags", json!(tags.iter().collect::<Vec<_>>()))];

@@ -1,8 +1,8 @@
-//! A trained run to the files that other programs read, and their data sets back.
+//! Exports trained runs to files that other programs read, and imports the data sets of other programs.
 //!
-//! In: a run with its dataset and features; folders of RecBole and MMRec. Out: lists, vectors, RecBole's atomic files, MMRec's folder
-//! and a model folder as on the Hugging Face hub; raw files with a pipeline, and the features beside the dataset that it gives. Must not
-//! know: training, encoders.
+//! In: a run with its dataset and features; folders of RecBole and MMRec. Out: lists, vectors, RecBole's atomic files, MMRec's folder and a
+//! model folder for the Hugging Face hub; raw files with a pipeline, and features beside the resulting dataset. Must not know: training,
+//! encoders.
 
 pub mod command;
 mod dataset;

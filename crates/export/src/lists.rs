@@ -1,38 +1,38 @@
-//! Top-K lists for all users, in the forms of `mp4sr recommend --out`.
+//! Exports top-K lists for all users, in the formats of `mp4sr recommend --out`.
 
 use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::Users;
 use mp4sr_models::Query;
 use mp4sr_recommend::Answer;
-use mp4sr_recommend::lists::{self, ListForm, ListRow};
+use mp4sr_recommend::lists::{self, ListFormat, ListRow};
 use mp4sr_run::removes_seen;
 
 use crate::command::{Export, ExportFormat};
 use crate::histories::UserHistory;
 
-/// The form of lists that a format asks for.
-pub fn form(format: ExportFormat) -> Option<ListForm> {
+/// The list format of an export format, if it is one of lists.
+pub fn list_format(format: ExportFormat) -> Option<ListFormat> {
     match format {
-        ExportFormat::ListsParquet => Some(ListForm::Parquet),
-        ExportFormat::ListsJsonl => Some(ListForm::Jsonl),
-        ExportFormat::ListsCsv => Some(ListForm::Csv),
+        ExportFormat::ListsParquet => Some(ListFormat::Parquet),
+        ExportFormat::ListsJsonl => Some(ListFormat::Jsonl),
+        ExportFormat::ListsCsv => Some(ListFormat::Csv),
         _ => None,
     }
 }
 
-/// Writes the lists in every form; gives the files.
-pub fn write(export: &Export<'_>, forms: &[ListForm], folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+/// Writes the lists in every format, and returns the paths of the files.
+pub fn write(export: &Export<'_>, formats: &[ListFormat], folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let rows = rows(export)?;
-    let name = |form: &ListForm| match form {
-        ListForm::Parquet => "lists.parquet",
-        ListForm::Csv => "lists.csv",
-        ListForm::Jsonl | ListForm::Table => "lists.jsonl",
+    let name = |format: &ListFormat| match format {
+        ListFormat::Parquet => "lists.parquet",
+        ListFormat::Csv => "lists.csv",
+        ListFormat::Jsonl | ListFormat::Table => "lists.jsonl",
     };
     let mut paths = Vec::new();
-    for form in forms {
-        let path = folder.join(name(form));
-        lists::write(rows.clone(), *form, &path)?;
+    for format in formats {
+        let path = folder.join(name(format));
+        lists::write(rows.clone(), *format, &path)?;
         paths.push(path);
     }
     Ok(paths)

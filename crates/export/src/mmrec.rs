@@ -1,4 +1,4 @@
-//! The folder that MMRec reads: <https://github.com/enoche/MMRec>, `src/utils/dataset.py` and `preprocessing/`.
+//! Writes the folder that MMRec reads: <https://github.com/enoche/MMRec>, `src/utils/dataset.py` and `preprocessing/`.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use mp4sr_pipeline::Context;
 use crate::dataset::{Dataset, ModalityFeatures, mean_of};
 use crate::npy;
 
-/// Writes `<name>.inter`, the ids of users and items, a matrix of features per modality, and the settings of the data set.
+/// Writes `<name>.inter`, the ids of users and items, one feature matrix per modality, and the settings of the data set.
 pub fn write(context: &Context, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let name = &context.config.dataset.name;
     let dataset = Dataset::read(context)?;
@@ -35,12 +35,12 @@ pub fn write(context: &Context, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The name of a modality's matrix.
+/// The file name of a modality's matrix.
 pub fn feature_file(modality: &str) -> String {
     format!("{modality}_feat.npy")
 }
 
-/// Ids with their numbers from 0, as `pandas` writes them between tabs.
+/// The ids with their numbers from 0, in a tab-separated file as `pandas` writes it.
 fn mapping(header: [&str; 2], ids: &[String]) -> anyhow::Result<Vec<u8>> {
     let mut writer = csv::WriterBuilder::new().delimiter(b'\t').from_writer(Vec::new());
     writer.write_record(header)?;
@@ -50,8 +50,8 @@ fn mapping(header: [&str; 2], ids: &[String]) -> anyhow::Result<Vec<u8>> {
     Ok(writer.into_inner()?)
 }
 
-/// `[I * width]`: the mean of an item's rows. An item without a row has the mean of all others, as in MMRec's own preprocessing: models
-/// divide by the length of a row.
+/// The feature matrix, `[I * width]`: the mean of each item's rows. As in MMRec's own preprocessing, an item without rows gets the mean of
+/// all others, because models divide by the norm of a row.
 fn matrix(own: &ModalityFeatures) -> Vec<f32> {
     let rows: Vec<Option<Vec<f32>>> = (0..own.offsets.len() - 1).map(|row| own.mean(row)).collect();
     let known: Vec<f32> = rows.iter().flatten().flatten().copied().collect();

@@ -1,4 +1,4 @@
-//! Matrices in NumPy's `.npy` files.
+//! Reads and writes NumPy's `.npy` files.
 
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
@@ -7,14 +7,14 @@ use anyhow::{Context as _, bail, ensure};
 use candle_core::{DType, Tensor};
 use mp4sr_artifact::files;
 
-/// The bytes before the header's text: the magic string, the version, and the length of the text.
+/// The number of bytes before the header text: the magic string, the version, and the length of the text.
 const START: usize = 10;
-/// The longest header that is looked at; NumPy's own have some hundred bytes.
+/// The longest header that is examined; the headers that NumPy writes have about a hundred bytes.
 const LONGEST_HEADER: u64 = 1 << 16;
 
-/// A type of numbers that arrays are written of.
+/// A number type that arrays can be written in.
 pub trait Number: bytemuck::Pod {
-    /// Its name in NumPy's headers.
+    /// The type's name in NumPy's headers.
     const NAME: &str;
 }
 
@@ -26,11 +26,11 @@ impl Number for i64 {
     const NAME: &str = "<i8";
 }
 
-/// Writes an array, row by row, atomically. candle's own writer asks the system once per number.
+/// Writes an array atomically, in row-major order. candle's own writer makes one system call per number.
 pub fn write<T: Number>(path: &Path, values: &[T], shape: &[usize]) -> anyhow::Result<()> {
     let lengths: Vec<String> = shape.iter().map(ToString::to_string).collect();
     let mut header = format!("{{'descr': '{}', 'fortran_order': False, 'shape': ({},), }}", T::NAME, lengths.join(","));
-    // The numbers begin at a multiple of 64 bytes; a line end closes the header.
+    // The values begin at a multiple of 64 bytes, and a newline ends the header.
     let padding = (START + header.len() + 1).next_multiple_of(64) - (START + header.len() + 1);
     header.extend(std::iter::repeat_n(' ', padding).chain(['\n']));
     let length = u16::try_from(header.len()).context("an array has too many axes")?;
@@ -43,17 +43,17 @@ pub fn write<T: Number>(path: &Path, values: &[T], shape: &[usize]) -> anyhow::R
     Ok(())
 }
 
-/// A matrix, row by row.
+/// A matrix in row-major order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Matrix {
-    /// `[rows * width]`.
+    /// The values, `[rows * width]`.
     pub values: Vec<f32>,
-    /// The length of a row.
+    /// The width of a row.
     pub width: usize,
 }
 
 impl Matrix {
-    /// Reads a matrix of floats of any precision; values of 64 bits are rounded to 32.
+    /// Reads a matrix of floats of any precision; 64-bit values are rounded to 32 bits.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let array = read(path)?;
         let &[_, width] = array.dims() else {
@@ -78,7 +78,7 @@ impl Matrix {
     }
 }
 
-/// Reads a vector of whole numbers.
+/// Reads a vector of 64-bit integers.
 pub fn read_i64(path: &Path) -> anyhow::Result<Vec<i64>> {
     let wrong = || format!("`{}` does not hold a vector of 64-bit whole numbers", path.display());
     read(path)?.to_vec1().with_context(wrong)
@@ -89,7 +89,8 @@ fn read(path: &Path) -> anyhow::Result<Tensor> {
     Tensor::read_npy(path).with_context(|| format!("failed to read `{}` as a `.npy` file", path.display()))
 }
 
-/// Refuses what the reader does not follow, and a shape that the file is too short for: it decides how much memory is asked for.
+/// Rejects layouts that the reader does not support, and a shape that is larger than the file, because the shape determines how much memory
+/// is allocated.
 fn check_header(path: &Path) -> anyhow::Result<()> {
     let mut start = Vec::new();
     let file = files::open(path)?;
@@ -116,7 +117,7 @@ fn check_header(path: &Path) -> anyhow::Result<()> {
     let lengths = shape.map(|(lengths, _)| lengths.split(',').map(str::trim).filter(|length| !length.is_empty()));
     let values = lengths
         .and_then(|mut lengths| lengths.try_fold(1_u64, |product, length| product.checked_mul(length.parse().ok()?)));
-    // No number that is read here takes less than a byte.
+    // Every supported number has at least one byte.
     ensure!(
         values.is_some_and(|values| values <= length),
         "`{}` is shorter than its header says, or has none; copy it again",

@@ -1,4 +1,4 @@
-//! RecBole's atomic files: <https://recbole.io/docs/user_guide/data/atomic_files.html>.
+//! Writes RecBole's atomic files: <https://recbole.io/docs/user_guide/data/atomic_files.html>.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use crate::dataset::{Dataset, ModalityFeatures, expect_plain_ids};
 
-/// The files of the parts of a dataset that was not divided by leaving out the last two events.
+/// The parts in the file names of a dataset that records where its parts begin, rather than leaving out the last two events.
 pub const PARTS: [&str; 3] = ["train", "valid", "test"];
 
-/// Writes `<name>.inter`, `<name>.item`, a file of features per modality and the settings with which RecBole reads them.
+/// Writes `<name>.inter`, `<name>.item`, one feature file per modality, and the settings with which RecBole reads them.
 pub fn write(context: &Context, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let name = &context.config.dataset.name;
     let dataset = Dataset::read(context)?;
@@ -42,7 +42,7 @@ pub fn write(context: &Context, folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// The end of the name of a modality's file.
+/// The suffix of a modality's file.
 pub fn suffix(modality: &str) -> String {
     format!("{modality}emb")
 }
@@ -56,7 +56,7 @@ fn interactions(dataset: &Dataset, only: Option<u8>) -> String {
     text
 }
 
-/// Words between blanks; `pandas` would take a quotation mark for the start of a quoted cell.
+/// Normalises white space, and replaces double quotation marks, which `pandas` would read as the start of a quoted cell.
 fn words(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ").replace('"', "'")
 }
@@ -65,7 +65,7 @@ fn items(dataset: &Dataset) -> String {
     let mut text = "item_id:token\ttitle:token_seq\tcategories:token_seq\tsentences:token_seq\n".to_owned();
     let items = &dataset.items;
     for row in 0..items.len() {
-        // A blank separates the names of a sequence, so that a name holds none.
+        // A `token_seq` is separated by spaces, so names must not contain any.
         let categories: Vec<String> = items.categories[row].iter().map(|name| words(name).replace(' ', "_")).collect();
         let (title, sentences) = (words(&items.titles[row]), words(&items.sentences[row].join(" ")));
         let _ = writeln!(text, "{}\t{title}\t{}\t{sentences}", items.ids[row], categories.join(" "));
@@ -85,7 +85,7 @@ fn features(dataset: &Dataset, own: &ModalityFeatures) -> String {
     text
 }
 
-/// A JSON value is a YAML value.
+/// The settings for RecBole, as YAML; JSON values are valid YAML values.
 fn settings(name: &str, dataset: &Dataset) -> String {
     let modalities: Vec<&str> = dataset.features.iter().map(|own| own.modality.as_str()).collect();
     let all = |of: &dyn Fn(&str) -> (String, Value)| -> Value {

@@ -1,5 +1,5 @@
-//! The vectors that scores are made of: an item's score is its inner product with the query, or the greatest of those with the query's
-//! interests.
+//! Exports the vectors from which scores are computed: an item's score is its inner product with the query, or the largest of its inner
+//! products with the query's interests.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,18 +21,18 @@ use crate::command::Export;
 use crate::histories::UserHistory;
 use crate::npy;
 
-/// The form of vectors.
+/// The format of exported vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VectorForm {
-    /// NumPy's arrays, and ids as JSON.
+    /// NumPy arrays, and ids as JSON.
     Npy,
     /// One safetensors file, and ids as JSON.
     Safetensors,
-    /// A table of items and one of queries.
+    /// One table of items and one of queries.
     Parquet,
 }
 
-/// Refuses a model whose scores are not made of vectors.
+/// Rejects a model whose scores are not computed from vectors.
 pub fn expect_vectors(model: &dyn Model, name: &str) -> anyhow::Result<()> {
     if model.phases().iter().all(|phase| phase.samples == Samples::None) {
         bail!(
@@ -43,15 +43,15 @@ pub fn expect_vectors(model: &dyn Model, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What scores are made of.
+/// The vectors from which scores are computed.
 struct Vectors {
-    /// `[I, k]`: row i-1 is item i.
+    /// The item matrix, `[I, k]`: row i-1 is item i.
     items: Vec<f32>,
-    /// k, the length of a vector.
+    /// k, the width of a vector.
     width: usize,
-    /// Vectors per query.
+    /// The number of vectors per query.
     interests: usize,
-    /// `[Q interests, k]`: the interests of a query one after the other.
+    /// The query vectors, `[Q interests, k]`: the interests of each query one after the other.
     queries: Vec<f32>,
 }
 
@@ -79,7 +79,7 @@ fn values(tensor: &Tensor) -> anyhow::Result<Vec<f32>> {
     }
 }
 
-/// Writes the vectors in every form; gives the files.
+/// Writes the vectors in every format, and returns the paths of the files.
 pub fn write(export: &Export<'_>, forms: &[VectorForm], folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let vectors = Vectors::of(export)?;
     let users = Users::read(&export.context.layout.users())?;
@@ -137,7 +137,7 @@ pub fn write(export: &Export<'_>, forms: &[VectorForm], folder: &Path) -> anyhow
     Ok(paths)
 }
 
-/// What a program that ranks with the vectors must know.
+/// What a program needs to know to rank with the vectors.
 fn about(export: &Export<'_>, vectors: &Vectors) -> Value {
     let Export { context, run, answerer, .. } = export;
     let model = run.trained.model.as_ref();
@@ -198,7 +198,7 @@ fn query_columns(export: &Export<'_>, vectors: &Vectors, user_ids: &[&str]) -> a
     ])
 }
 
-/// Vectors of one length, as vector databases want their columns.
+/// Vectors as fixed-size lists, which vector databases expect.
 fn vector_column(values: &[f32], width: usize) -> anyhow::Result<ArrayRef> {
     let field = Arc::new(Field::new("item", DataType::Float32, false));
     let values = Arc::new(Float32Array::from(values.to_vec()));

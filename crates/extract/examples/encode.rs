@@ -1,5 +1,5 @@
-//! Prints a vector a line as a JSON array, of every line of standard input or of every image file that is named: to compare
-//! an encoder with another implementation.
+//! Prints one vector per line as a JSON array, for every line of standard input or for every image file that is named, to compare an
+//! encoder with another implementation.
 //!
 //!     cargo run --release -p mp4sr-extract --example encode -- data/encoders/tiny-sentence < sentences.txt
 //!     cargo run --release -p mp4sr-extract --example encode -- data/encoders/tiny-clip one.jpg two.png

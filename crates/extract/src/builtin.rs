@@ -1,8 +1,8 @@
-//! The encoders that the program carries, for pipelines that run where the repository is not.
+//! The built-in encoders, for pipelines that run without the repository.
 //!
-//! The tiny encoders of `data/encoders` are compiled in. Where a pipeline names one of them and no such folder lies in the
-//! working directory, its files are written below the artifacts' cache once and then read as any other encoder's: same bytes,
-//! so same vectors and the same place in the cache of vectors.
+//! The tiny encoders of `data/encoders` are compiled in. If a pipeline names one of them and the working directory has no such folder, its
+//! files are written once below the artifacts' cache and then read like those of any other encoder. The bytes are the same, and therefore
+//! the vectors and their place in the cache of vectors.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use mp4sr_pipeline::config::BUILTIN;
 use crate::error::Result;
 use crate::folder::{Access, CONFIG, WEIGHTS};
 
-/// The folder of the encoders in the repository: pipelines name them with it.
+/// The folder of the encoders in the repository, which is part of their names in pipelines.
 const FOLDER: &str = "data/encoders/";
 
 macro_rules! encoder {
@@ -42,21 +42,21 @@ static ENCODERS: [Encoder; 2] = [
     ),
 ];
 
-/// The carried encoder that `model` names; `None` if it names another, or a folder that exists.
+/// The built-in encoder that `model` names; `None` if it names another, or a folder that exists.
 fn carried(model: &str) -> Option<&'static Encoder> {
     let is_there = Path::new(model).is_dir();
     let name = model.strip_prefix(BUILTIN).or_else(|| model.strip_prefix(FOLDER).filter(|_| !is_there))?;
     ENCODERS.iter().find(|encoder| encoder.name == name.trim_end_matches('/'))
 }
 
-/// The bytes of the weights, and the configuration, of the carried encoder that `model` names.
+/// The size of the weights in bytes and the configuration of the built-in encoder that `model` names.
 pub(crate) fn contents(model: &str) -> Option<(u64, &'static [u8])> {
     let file = |wanted: &str| carried(model)?.files.iter().find(|(name, _)| *name == wanted).map(|(_, bytes)| *bytes);
     Some((file(WEIGHTS)?.len() as u64, file(CONFIG)?))
 }
 
-/// The folder of the carried encoder that `model` names, below `cache`; `None` if it names another, or a folder that exists.
-/// Files that are missing there, or differ from those carried, are written where `access` allows it.
+/// The folder below `cache` of the built-in encoder that `model` names; `None` if it names another, or a folder that exists. Files that are
+/// missing there or differ from the built-in ones are written if `access` allows it.
 pub(crate) fn folder(model: &str, cache: &Path, access: Access) -> Result<Option<PathBuf>> {
     let Some(encoder) = carried(model) else { return Ok(None) };
     let hashes: Vec<String> =

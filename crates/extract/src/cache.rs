@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 use crate::folder::ModelFolder;
 
-/// Raised with every change after which the same file or sentence gets another vector.
+/// Incremented with every change after which the same file or sentence gets another vector.
 const VERSION: u32 = 2;
 
 /// Opens the cached vectors of an encoder.
@@ -58,7 +58,7 @@ impl EncoderCache {
         self.about.width
     }
 
-    /// Notes that `computed` vectors took `time`.
+    /// Records that `computed` vectors took `time`.
     pub fn note(&mut self, computed: u64, time: Duration) -> Result<()> {
         if computed > 0 {
             self.about.computed += computed;
@@ -69,22 +69,21 @@ impl EncoderCache {
     }
 }
 
-/// An encoder whose vectors are cached, by what determines them: the files with weights, settings and preprocessing, and the
-/// precision.
+/// An encoder whose vectors are cached, with what determines them: the files with weights, settings and preprocessing, and the precision.
 pub(crate) struct CachedEncoder<'f> {
     pub folder: &'f ModelFolder,
-    /// What is encoded: sentences, words, images.
+    /// The content that is encoded: sentences, words, images or sounds.
     pub content: &'static str,
     /// The names of the files that determine the vectors.
     pub files: Vec<String>,
     /// d, the width of a vector.
     pub width: usize,
-    /// What the encoder's products are rounded to.
+    /// The precision that the encoder's products are rounded to.
     pub precision: Precision,
 }
 
-/// Brings the vectors of other caches into the cache `root`: what came in, encoder by encoder. A place is a folder of
-/// artifacts, or the folder of a cache itself.
+/// Adds the vectors of other caches to the cache `root`, and returns what was added per encoder. A place is a folder of artifacts, or the
+/// folder of a cache itself.
 pub fn merge(root: &Path, places: &[PathBuf]) -> Result<Vec<(Share, MergedVectors)>> {
     let mut merged = Vec::new();
     for place in places {
@@ -112,17 +111,17 @@ pub fn merge(root: &Path, places: &[PathBuf]) -> Result<Vec<(Share, MergedVector
 pub struct Share {
     /// The folder of the share.
     pub folder: PathBuf,
-    /// The encoder; `None` where `about.json` cannot be read.
+    /// The encoder; `None` if `about.json` cannot be read.
     pub about: Option<EncoderAbout>,
-    /// Number of files with vectors.
+    /// The number of files with vectors.
     pub shards: usize,
-    /// Size of all files in bytes.
+    /// The size of all files in bytes.
     pub bytes: u64,
-    /// Time since the last use.
+    /// The time since the last use.
     pub idle: Duration,
 }
 
-/// All encoders' shares, by folder name.
+/// The shares of all encoders, by folder name.
 pub fn shares(root: &Path) -> Result<Vec<Share>> {
     let folders = if root.is_dir() { files::list(root)? } else { Vec::new() };
     folders.into_iter().filter(|folder| folder.is_dir()).map(share).collect()
@@ -140,14 +139,14 @@ fn share(folder: PathBuf) -> Result<Share> {
         about: read_about(&folder),
         shards: paths.iter().filter(|path| path.extension().is_some_and(|end| end == "safetensors")).count(),
         bytes,
-        // A clock that was set back must not delete anything.
+        // A clock that was set back must not cause a deletion.
         idle: SystemTime::now().duration_since(used).unwrap_or_default(),
         folder,
     })
 }
 
-/// Removes the shares that no run has used for `idle`, and in the others damaged shards that were set aside and files left
-/// half written. Returns the removed shares and the number of freed bytes.
+/// Removes the shares that no run has used for `idle`. In the others, removes damaged shards that were set aside and files that are half
+/// written. Returns the removed shares and the number of freed bytes.
 pub fn prune(root: &Path, idle: Duration) -> Result<(Vec<Share>, u64)> {
     let mut freed = 0;
     let mut removed = Vec::new();

@@ -1,4 +1,4 @@
-//! CLIP: images and words to vectors of one space.
+//! CLIP: maps images and words to vectors of one space.
 //!
 //! Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021 (arXiv 2103.00020). Reference:
 //! `CLIPModel` of the Python library transformers.
@@ -18,11 +18,11 @@ use crate::folder::{CONFIG, ModelFolder, PROCESSOR, TOKENIZER};
 use crate::processor::Processor;
 use crate::weights::Weights;
 
-/// Words that go through the layers together.
+/// The number of words that go through the layers together.
 const WORDS: usize = 64;
-/// Images that go through the layers together: some 500 tokens with patches of 32 pixels.
+/// The number of images that go through the layers together: some 500 tokens with patches of 32 pixels.
 const IMAGES: usize = 10;
-/// The same on a card, which needs many thousands of tokens to be busy.
+/// The same for a card, which needs many thousands of tokens to be busy.
 const WORDS_ON_CARD: usize = 1024;
 const IMAGES_ON_CARD: usize = 256;
 
@@ -134,7 +134,7 @@ fn activation(name: &str) -> std::result::Result<Activation, String> {
     }
 }
 
-/// Sizes that both towers have.
+/// The sizes of a tower.
 struct Tower {
     name: &'static str,
     layers: usize,
@@ -161,7 +161,7 @@ impl Tower {
     }
 }
 
-/// Tokens to the projected vector of the end mark.
+/// Maps tokens to the projected vector of the end token.
 struct TextTower {
     stack: InferenceTransformer,
     tokens: Vec<f32>,
@@ -172,7 +172,7 @@ struct TextTower {
     card: Option<DeviceEncoder>,
 }
 
-/// Patches to the projected vector of the class token.
+/// Maps patches to the projected vector of the class token.
 struct VisionTower {
     stack: InferenceTransformer,
     patches: InferenceLinear,
@@ -195,7 +195,7 @@ pub(crate) struct Clip {
 }
 
 impl Clip {
-    /// The files that determine the vectors, beside the weights.
+    /// The files that determine the vectors, in addition to the weights.
     pub(crate) const FILES: [&str; 3] = [CONFIG, PROCESSOR, TOKENIZER];
 
     pub(crate) fn load(folder: &ModelFolder, device: &EncoderDevice) -> Result<Self> {
@@ -334,7 +334,7 @@ impl TextTower {
         project(&self.projection, &ends)
     }
 
-    /// The position of the first end mark. Old configurations give 2, which denotes the highest token number.
+    /// The position of the first end token. Old configurations say 2, which means the highest token id of the text.
     fn end_of(&self, tokens: &[u32]) -> usize {
         let end = if self.end == 2 { tokens.iter().max().copied().unwrap_or(0) } else { self.end };
         tokens.iter().position(|&token| token == end).unwrap_or(0)
@@ -364,7 +364,7 @@ impl VisionTower {
             patches: InferenceLinear::new(&kernel, vec![0.0; d]),
             class: weights.read("vision_model.embeddings.class_embedding", &[d])?,
             positions: weights.read("vision_model.embeddings.position_embedding.weight", positions)?,
-            // The reference's spelling.
+            // `layrnorm` is the reference's spelling.
             norm_before: weights.norm("vision_model.pre_layrnorm", d)?,
             norm_after: weights.norm("vision_model.post_layernorm", d)?,
             projection: weights.projection("visual_projection", d, config.projection_dim)?,
@@ -383,7 +383,7 @@ impl VisionTower {
         Ok(loaded)
     }
 
-    /// `[images, 3, side, side]` to `[images, width]`.
+    /// Maps pixels `[images, 3, side, side]` to vectors `[images, width]`.
     fn embed(&self, pixels: &[f32]) -> Vec<f32> {
         let d = self.stack.shape.width;
         let images = pixels.len() / (3 * self.side * self.side);
@@ -404,7 +404,7 @@ impl VisionTower {
         project(&self.projection, &classes)
     }
 
-    /// The patches of an image row by row, each channel by channel.
+    /// Appends the patches of an image row by row, each of them channel by channel.
     fn cut(&self, image: &[f32], patches: &mut Vec<f32>) {
         let (side, patch) = (self.side, self.patch);
         let across = side / patch;
@@ -416,7 +416,7 @@ impl VisionTower {
     }
 }
 
-/// A row at a time: how products of a few rows are summed depends on how many there are.
+/// Projects one row at a time, because the order of the additions in a product depends on its number of rows.
 fn project(projection: &InferenceLinear, rows: &[f32]) -> Vec<f32> {
     let inputs = projection.inputs();
     let mut out = vec![0.0; rows.len() / inputs * projection.outputs()];

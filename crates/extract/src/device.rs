@@ -1,4 +1,4 @@
-//! Where encoders compute, and how the processor works ahead of a card.
+//! The device on which encoders compute, and the work of the CPU ahead of a card.
 
 use std::sync::mpsc::sync_channel;
 
@@ -7,7 +7,7 @@ use mp4sr_ops::{ComputeDevice, DeviceEncoder, EncoderParts, Precision, check_pre
 
 use crate::error::{Error, Result};
 
-/// The device that encoders compute on, and the precision of their products.
+/// The device that encoders compute on, and the precision of their matrix products.
 #[derive(Clone, Debug)]
 pub struct EncoderDevice {
     device: Device,
@@ -15,11 +15,11 @@ pub struct EncoderDevice {
 }
 
 impl EncoderDevice {
-    /// The processor, which computes in f32.
+    /// The CPU, which computes in f32.
     pub const CPU: Self = Self { device: Device::Cpu, precision: Precision::F32 };
 
-    /// Opens a device. It fails where the machine lacks that card, where the program was built for the CPU alone, and for a precision
-    /// that the processor lacks.
+    /// Opens a device. Fails if the machine does not have the card, if the program was built for the CPU alone, or if the CPU does not
+    /// support the precision.
     pub fn open(device: ComputeDevice, precision: Precision) -> Result<Self> {
         check_precision(device, precision).map_err(|reason| {
             Error::Device(format!(
@@ -30,12 +30,12 @@ impl EncoderDevice {
         Ok(Self { device: opened, precision })
     }
 
-    /// What products are rounded to.
+    /// The precision that products are rounded to.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// The device of tensors.
+    /// The device on which tensors are made.
     pub(crate) fn tensors(&self) -> &Device {
         &self.device
     }
@@ -45,7 +45,7 @@ impl EncoderDevice {
         !self.device.is_cpu()
     }
 
-    /// Refuses a precision that an encoder lacks on the CPU, as those over candle-transformers do, which compute there alone.
+    /// Rejects precisions other than f32, for an encoder that computes only in f32 on the CPU, such as those on candle-transformers.
     pub(crate) fn check_f32(&self, model_type: &str) -> Result<()> {
         match self.precision {
             Precision::F32 => Ok(()),
@@ -55,18 +55,18 @@ impl EncoderDevice {
         }
     }
 
-    /// The encoder on the card, where the device is one.
+    /// Uploads the encoder if the device is a card.
     pub(crate) fn upload(&self, parts: EncoderParts<'_>) -> Result<Option<DeviceEncoder>> {
         let upload = || DeviceEncoder::new(parts, &self.device, self.precision);
         Ok(self.is_card().then(upload).transpose()?)
     }
 }
 
-/// Blocks that are ready for the card and wait for it.
+/// The number of prepared blocks that may wait for the card.
 const READY: usize = 2;
 
-/// Calls `compute` with every prepared block in order, while `prepare` works on the next ones in a thread of its own. It stops at
-/// the first error.
+/// Calls `compute` with every prepared block in order, while `prepare` works on the next ones in a separate thread. It stops at the first
+/// error.
 pub fn overlap<B, P: Send, E>(
     blocks: impl Iterator<Item = B> + Send,
     prepare: impl Fn(B) -> P + Send,

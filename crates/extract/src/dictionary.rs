@@ -9,21 +9,21 @@ use crate::error::{Error, Result};
 
 /// Words for what an image shows, built into the program.
 const VISUAL: &str = include_str!("../../../data/words/visual.txt");
-/// Words that say nothing by themselves, carried by the program.
+/// Words that mean nothing by themselves, built into the program.
 const STOP: &str = include_str!("../../../data/words/stop.txt");
-/// A word of the texts counts once this many items use it.
+/// The number of items that must use a word of the texts for it to count.
 const FEWEST_ITEMS: usize = 3;
-/// Shorter words are mostly units and abbreviations.
+/// The least number of letters in a word; shorter words are mostly units and abbreviations.
 const SHORTEST: usize = 3;
 
-/// The words of a file, a word or phrase a line; `#` starts a comment; a repeated word counts once.
+/// Reads a dictionary: one word or phrase per line; `#` starts a comment; a repeated word counts once.
 pub fn read(path: &Path) -> Result<Vec<String>> {
     let words = lines(&files::read_to_string(path)?);
     if words.is_empty() { Err(Error::EmptyDictionary(path.display().to_string())) } else { Ok(words) }
 }
 
-/// The carried visual words, then the `text_words` content words that most items of the dataset use, commonest first,
-/// equally common ones in alphabetical order.
+/// Builds a dictionary of the built-in visual words, followed by the `text_words` content words that most items of the dataset use, the
+/// commonest first and equally common ones in alphabetical order.
 pub fn build(sentences: &[Vec<String>], text_words: usize) -> Vec<String> {
     let stop: BTreeSet<String> = lines(STOP).into_iter().collect();
     let mut words = lines(VISUAL);

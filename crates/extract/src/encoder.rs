@@ -1,4 +1,4 @@
-//! What encoders of images and words compute.
+//! The interfaces of encoders of images and words.
 
 use crate::error::Result;
 use crate::processor::Processor;
@@ -14,13 +14,13 @@ pub trait ImageEncoder: Send + Sync {
     /// How many images a call should embed together.
     fn images_at_once(&self) -> usize;
 
-    /// Whether it computes on a card: one call at a time, with the processor free for the next images.
+    /// Whether it computes on a card: one call at a time, while the CPU prepares the next images.
     fn is_on_card(&self) -> bool;
 
     /// Vectors `[images, d]` of pixels `[images, 3, side, side]`.
     fn embed(&self, pixels: &[f32]) -> Result<Vec<f32>>;
 
-    /// The encoder of words into the space of the images' vectors, where there is one.
+    /// The encoder of words into the space of the images' vectors, if there is one.
     fn word_encoder(&self) -> Option<&dyn WordEncoder> {
         None
     }

@@ -1,4 +1,4 @@
-//! The encoders that a pipeline needs, and what of them is on this machine, without loading or fetching any.
+//! The encoders that a pipeline needs and where their files are, found out without loading or downloading any.
 
 use mp4sr_pipeline::Context;
 use mp4sr_pipeline::config::ImageFeatures;
@@ -12,7 +12,7 @@ use crate::hub::HubModel;
 use crate::open::image_encoder_files;
 use crate::sentence::SentenceEncoder;
 
-/// What an encoder is for.
+/// The content that an encoder is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EncoderRole {
     /// Sentences, and the words of images.
@@ -41,19 +41,19 @@ pub enum EncoderPlace {
 /// An encoder that extraction opens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncoderFacts {
-    /// What it is for.
+    /// The content that it is for.
     pub role: EncoderRole,
-    /// As configured.
+    /// The name as configured.
     pub name: String,
     /// Where its files are.
     pub place: EncoderPlace,
-    /// The bytes of its weights; `None` if they are not known.
+    /// The size of its weights in bytes; `None` if it is unknown.
     pub weight_bytes: Option<u64>,
-    /// The width of its vectors; `None` if they are not known.
+    /// The width of its vectors; `None` if it is unknown.
     pub width: Option<usize>,
 }
 
-/// The encoders that a pipeline needs. With `online`, the hub is asked how large the weights are that are not here.
+/// The encoders that a pipeline needs. With `online`, the hub is asked for the size of weights that are not on this machine.
 pub fn encoders(context: &Context, online: bool) -> Vec<EncoderFacts> {
     let (settings, extracted) = (&context.config.extract, context.config.extracted());
     let reads_words = extracted.image && settings.image.features == ImageFeatures::Words;
@@ -81,7 +81,7 @@ fn facts(context: &Context, role: EncoderRole, name: &str, online: bool) -> Enco
             known(place, Some(bytes), width(&config, role))
         }
         Err(error) => match HubModel::open(name, if online { Access::Full } else { Access::LocalOnly }) {
-            // A name of the hub whose files are not here, or not all.
+            // A name on the hub, some of whose files are not on this machine.
             Ok(hub) if matches!(error, Error::Hub { .. }) => {
                 let bytes = if online { hub.weight_bytes() } else { None };
                 known(EncoderPlace::Hub, bytes, None)
@@ -91,7 +91,7 @@ fn facts(context: &Context, role: EncoderRole, name: &str, online: bool) -> Enco
     }
 }
 
-/// The bytes of the files with weights; an error where a file that the encoder needs is missing.
+/// The total size of the weight files in bytes. Fails if a file that the encoder needs is missing.
 fn weight_bytes(folder: &ModelFolder, role: EncoderRole) -> Result<u64> {
     let files = match role {
         EncoderRole::Sentences => SentenceEncoder::files(folder)?,
@@ -103,7 +103,7 @@ fn weight_bytes(folder: &ModelFolder, role: EncoderRole) -> Result<u64> {
     Ok(weights.filter_map(|(_, path)| path.metadata().ok()).map(|about| about.len()).sum())
 }
 
-/// The width of the vectors, where the configuration says it.
+/// The width of the vectors, if the configuration states it.
 fn width(config: &Value, role: EncoderRole) -> Option<usize> {
     let keys: &[&str] = match role {
         EncoderRole::Images => &["projection_dim", "hidden_size"],

@@ -4,25 +4,25 @@ use std::path::{Path, PathBuf};
 /// Why features could not be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file of an encoder is not what its reader needs.
+    /// A file of an encoder cannot be used.
     #[error("`{}` cannot be used: {reason}; use a model with safetensors weights that docs/encoders.md names", path.display())]
     Model {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What was found against what was expected.
+        /// What was expected, and what was found.
         reason: String,
     },
-    /// An encoder is neither a folder nor on the hub.
+    /// An encoder cannot be read from a folder or fetched from the hub.
     #[error("the encoder `{name}` {reason}; {remedy}")]
     Hub {
-        /// As configured.
+        /// The name as configured.
         name: String,
-        /// What is wrong with it.
+        /// The problem, as a clause that follows the name.
         reason: String,
-        /// What helps.
+        /// The remedy.
         remedy: String,
     },
-    /// Files of the pipeline.
+    /// A file of the pipeline could not be read or written.
     #[error(transparent)]
     Artifact(#[from] mp4sr_artifact::Error),
     /// A computation failed.
@@ -36,7 +36,7 @@ pub enum Error {
     Tokens {
         /// The text.
         text: String,
-        /// What the tokenizer said.
+        /// The tokenizer's error message.
         reason: String,
     },
     /// A value does not fit the storage type.
@@ -47,13 +47,13 @@ pub enum Error {
         /// The configured type.
         storage: String,
     },
-    /// A vector that was computed is not in the cache any more.
+    /// A vector that was computed is no longer in the cache.
     #[error("vectors for `{}` disappeared from the cache while features were written; run the command again", path.display())]
     Missing {
         /// The features file.
         path: PathBuf,
     },
-    /// Nothing would take the place of features.
+    /// Existing features would be replaced by empty ones.
     #[error(
         "`{}` has {rows} rows, but would have none now, because the files that the items name are missing or unreadable; restore them, run the command from the folder that their paths are relative to, or delete this file if it is meant to be empty", path.display()
     )]
@@ -63,13 +63,13 @@ pub enum Error {
         /// The rows that it has.
         rows: usize,
     },
-    /// A place to merge from is not a cache.
+    /// A folder to merge from is not a cache.
     #[error("`{}` holds no vectors; name a folder of artifacts, or a copy of its `.cache/vectors`", path.display())]
     NoVectors {
-        /// The place.
+        /// The path of the folder.
         path: PathBuf,
     },
-    /// The dictionary has nothing in it.
+    /// The dictionary is empty.
     #[error("the dictionary of image words (`{0}`) is empty; write one word per line")]
     EmptyDictionary(String),
 }

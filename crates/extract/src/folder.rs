@@ -15,20 +15,20 @@ use crate::processor::Processor;
 use crate::tokens;
 use crate::weights::WeightsFile;
 
-/// The configuration, by which a folder says what it holds.
+/// The configuration, which says what a folder contains.
 pub(crate) const CONFIG: &str = "config.json";
 /// The weights.
 pub(crate) const WEIGHTS: &str = "model.safetensors";
-/// The list of the files that the weights are spread over, where they are not in one.
+/// The list of the files with weights, if there are several.
 pub(crate) const WEIGHTS_INDEX: &str = "model.safetensors.index.json";
-/// How texts become tokens.
+/// The tokenizer, which splits texts into tokens.
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
-/// What the Python library changes about it.
+/// The settings by which the Python library changes the tokenizer.
 pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-/// How images become pixels, or sounds spectra. Later releases of the Python library write it as a part of [`NESTED_PROCESSOR`].
+/// The processor of images or sounds. Later releases of the Python library write it as a part of [`NESTED_PROCESSOR`].
 pub(crate) const PROCESSOR: &str = "preprocessor_config.json";
 const NESTED_PROCESSOR: &str = "processor_config.json";
-/// The parts of it that take the place of [`PROCESSOR`].
+/// The parts of [`NESTED_PROCESSOR`] that replace [`PROCESSOR`].
 const PROCESSOR_PARTS: [&str; 2] = ["image_processor", "feature_extractor"];
 /// The modules of a sentence encoder, in order.
 pub(crate) const MODULES: &str = "modules.json";
@@ -38,24 +38,24 @@ pub(crate) const WHOLE: &str = "config_sentence_transformers.json";
 /// What opening an encoder may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// Fetch files from the hub, and write those that the program carries.
+    /// Download files from the hub, and write those of built-in encoders.
     Full,
-    /// Look at what is on this machine, and nothing else.
+    /// Use only what is on this machine.
     LocalOnly,
 }
 
-/// The files of one encoder. The configuration is read when the folder is opened; the other parts, which not every folder
-/// has, when an encoder is loaded: to find out that there is nothing to do takes no weights.
+/// The files of one encoder. The configuration is read when the folder is opened. The other parts, which not every folder has, are read
+/// when an encoder is loaded, so that finding out that there is nothing to do does not read any weights.
 pub(crate) struct ModelFolder {
     name: String,
     location: Location,
-    /// The folder of the transformer within it, which sentence encoders of early releases have; empty if there is none.
+    /// The subfolder of the transformer, which sentence encoders of early releases have; empty if there is none.
     transformer: String,
     /// `config.json`.
     pub config: JsonFile,
 }
 
-/// The first module of a sentence encoder, as far as its folder goes.
+/// A module of a sentence encoder, of which only the folder is read.
 #[derive(Deserialize)]
 struct FirstModule {
     path: String,
@@ -66,7 +66,7 @@ enum Location {
     Hub(Box<HubModel>),
 }
 
-/// Which file holds which tensor, where the weights are not in one file.
+/// The index of weights in several files: the file of each tensor.
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
@@ -83,7 +83,7 @@ impl JsonFile {
         Ok(Self { bytes: files::read(&path)?, path })
     }
 
-    /// The first of `parts` that it has, as a file of its own.
+    /// Reduces the file to the first of `parts` that it has.
     fn part(self, parts: &[&str]) -> Result<Self> {
         let whole: serde_json::Value = self.parse()?;
         let part = parts.iter().map(|part| &whole[*part]).find(|part| part.is_object());
@@ -121,7 +121,7 @@ impl ModelFolder {
         Ok(Self { name: name.to_owned(), location, transformer, config: JsonFile::read(path)? })
     }
 
-    /// The same, or an encoder that the program carries, whose files are then below `cache`.
+    /// Like [`Self::open`], but also for a built-in encoder, whose files are then below `cache`.
     pub fn open_or_carried(name: &str, cache: &Path, access: Access) -> Result<Self> {
         let Some(folder) = builtin::folder(name, cache, access)? else {
             return Self::at(name, Location::find(name, access)?);
@@ -159,7 +159,7 @@ impl ModelFolder {
         WeightsFile::read(&paths.collect::<Result<Vec<_>>>()?)
     }
 
-    /// The weights of a module beside the language model, in its folder.
+    /// The weights of a module other than the language model, from the module's folder.
     pub fn module_weights(&self, module: &str) -> Result<WeightsFile> {
         WeightsFile::read(&[self.file(&format!("{module}/{WEIGHTS}"))?])
     }
@@ -197,7 +197,7 @@ impl ModelFolder {
         }
     }
 
-    /// The image processor, for a model whose images are squares such as `side` x `side`.
+    /// The image processor of a model that takes squares of any size. `side` is an example for messages.
     pub fn processor(&self, side: usize) -> Result<Processor> {
         let file = self.json(PROCESSOR)?;
         let processor = file.parse::<Processor>()?.resolved();
@@ -205,7 +205,7 @@ impl ModelFolder {
         Ok(processor)
     }
 
-    /// The image processor of a model that takes squares of `side` x `side` alone.
+    /// The image processor of a model that takes only squares of `side` x `side`.
     pub fn processor_of_side(&self, side: usize) -> Result<Processor> {
         let processor = self.processor(side)?;
         if processor.side() != side {
@@ -250,7 +250,7 @@ impl ModelFolder {
         self.optional_file(file)?.map(JsonFile::read).transpose()
     }
 
-    /// The paths of `files`, each under its name behind `role`, for a manifest.
+    /// The paths of `files` for a manifest, each under the name `role/file`.
     pub fn inputs(&self, role: &str, files: &[String]) -> Result<Vec<(String, PathBuf)>> {
         files.iter().map(|file| Ok((format!("{role}/{file}"), self.file(file)?))).collect()
     }
@@ -268,13 +268,13 @@ impl ModelFolder {
         self.location.optional_file(&self.place(file))
     }
 
-    /// Where a file lies: those of the transformer in its folder.
+    /// The path of a file within the folder. The transformer's files are in its subfolder.
     fn place(&self, file: &str) -> String {
         let is_of_all = self.transformer.is_empty() || file.contains('/') || [MODULES, WHOLE].contains(&file);
         if is_of_all { file.to_owned() } else { format!("{}/{file}", self.transformer) }
     }
 
-    /// The file that holds the processor among others, as the reference looks there first.
+    /// The file that contains the processor among other parts. The reference looks there first.
     fn nested_processor(&self) -> Result<Option<PathBuf>> {
         let Some(path) = self.optional_file(NESTED_PROCESSOR)? else { return Ok(None) };
         let whole: serde_json::Value = JsonFile::read(path.clone())?.parse()?;

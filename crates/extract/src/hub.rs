@@ -9,37 +9,37 @@ use mp4sr_artifact::files;
 use crate::error::{Error, Result};
 use crate::folder::{Access, WEIGHTS, WEIGHTS_INDEX};
 
-/// The revision that a name without one means.
+/// The revision of a name that does not state one.
 const MAIN: &str = "main";
-/// What says how a text's vector is made of those of its tokens.
+/// The file that says how a text's vector is computed from those of its tokens.
 const MODULES: &str = "modules.json";
-/// Attempts after one that failed.
+/// The number of further attempts after a failed one.
 const RETRIES: usize = 3;
 
 /// A model of the hub at one revision.
 pub(crate) struct HubModel {
-    /// As configured.
+    /// The name as configured.
     name: String,
     revision: String,
     cache: CacheRepo,
-    /// None where the hub must not be asked (`HF_HUB_OFFLINE`).
+    /// `None` if the hub must not be contacted, as with `HF_HUB_OFFLINE`.
     api: Option<Box<ApiRepo>>,
 }
 
-/// What the hub answers for a file.
+/// The answer to a request for a file.
 enum Answer {
     There(PathBuf),
     /// The hub says that the model has no such file.
     Absent,
-    /// The hub could not be asked.
+    /// The hub could not be reached, for this reason.
     Unreachable(String),
-    /// The hub refuses, with a reason and what helps.
+    /// The file could not be fetched, with the reason and the remedy.
     Refused(String, String),
 }
 
 impl HubModel {
-    /// Opens `owner/name`, or `owner/name@revision`. The environment counts as for the Python library: `HF_HOME`, `HF_HUB_CACHE`,
-    /// `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`. Asks nothing yet.
+    /// Opens `owner/name`, or `owner/name@revision`. The environment variables of the Python library apply: `HF_HOME`, `HF_HUB_CACHE`,
+    /// `HF_ENDPOINT`, `HF_TOKEN`, `HF_HUB_OFFLINE`. Nothing is requested yet.
     pub fn open(name: &str, access: Access) -> Result<Self> {
         let refused = |reason: &str| {
             let remedy = "name a folder, or a model of the hub as `owner/name` or `owner/name@revision`";
@@ -88,8 +88,8 @@ impl HubModel {
         Err(Error::Hub { name: self.name.clone(), reason, remedy })
     }
 
-    /// The path of a file that the model may lack. Where the hub cannot be asked, a cache that has the weights counts as complete:
-    /// what is asked for first is fetched first. Without the list of modules nobody knows who filled it.
+    /// The path of a file that the model may lack. If the hub cannot be reached, a cache that has the weights counts as complete. This does
+    /// not hold for the list of modules, because another program may have filled the cache without it.
     pub fn optional_file(&self, file: &str) -> Result<Option<PathBuf>> {
         match self.ask(file) {
             Answer::There(path) => Ok(Some(path)),
@@ -108,7 +108,7 @@ impl HubModel {
         })
     }
 
-    /// The bytes of the weights, as the hub says; `None` if it cannot be asked, or where they are spread over several files.
+    /// The size of the weights in bytes, according to the hub; `None` if it cannot be reached, or if the weights are in several files.
     pub fn weight_bytes(&self) -> Option<u64> {
         let api = self.api.as_ref()?;
         let asked = ApiBuilder::from_env().with_progress(false).build().ok()?;
@@ -135,7 +135,7 @@ impl HubModel {
         let text = error.to_string();
         match status(&text) {
             Some(404) => {
-                // As the Python library does, so that it is not asked for again.
+                // The absence is recorded as in the Python library, so that the file is not requested again.
                 if let Some(marker) = self.marker(file) {
                     let _ = files::write_bytes(&marker, b"");
                 }
@@ -161,7 +161,7 @@ impl HubModel {
         }
     }
 
-    /// A file's path in the cache, where it is there.
+    /// A file's path in the cache, if it is there.
     fn cached(&self, file: &str) -> Option<PathBuf> {
         let of_commit = || Some(self.cache.pointer_path(&self.revision).join(file)).filter(|path| path.is_file());
         self.cache.get(file).or_else(of_commit)
@@ -172,7 +172,7 @@ impl HubModel {
         self.cache.pointer_path(MAIN).ancestors().nth(2).map(Path::to_owned)
     }
 
-    /// What says in the cache that the model has no such file; none before the revision's commit is known.
+    /// The file in the cache that records that the model has no such file; `None` before the revision's commit is known.
     fn marker(&self, file: &str) -> Option<PathBuf> {
         let folder = self.folder()?;
         let commit = std::fs::read_to_string(folder.join("refs").join(&self.revision)).ok()?;
@@ -180,7 +180,7 @@ impl HubModel {
     }
 }
 
-/// The status of an answer in the message of the hub's client.
+/// Finds the HTTP status in an error message of the hub's client.
 fn status(message: &str) -> Option<u16> {
     let (_, rest) = message.split_once("http status: ")?;
     rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()

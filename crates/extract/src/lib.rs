@@ -1,11 +1,11 @@
-//! Items' sentences, images and sounds to features.
+//! Computes features from items' sentences, images and sounds.
 //!
-//! In: `dataset/items.parquet`, the encoders, the `[extract]` settings. Out: `features/<modality>.<encoder>.safetensors` with
-//! a vector per sentence, per image and per sound, and the words that CLIP chose for each image. The vector of a sentence comes
-//! from a Sentence-BERT. CLIP describes an image by the nearest words of a dictionary, which go through the same
-//! Sentence-BERT; or the image is represented by the vector that an image encoder gives it. A Whisper gives sounds theirs. BERT
-//! and its kin, CLIP and ResNet are written here; every other architecture goes through candle-transformers and candle-nn
-//! (`adapter`). Vectors are kept by content in one cache for all datasets.
+//! In: `dataset/items.parquet`, the encoders, the `[extract]` settings. Out: `features/<modality>.<encoder>.safetensors` with a vector per
+//! sentence, per image and per sound, and the words that CLIP chose for each image. A Sentence-BERT computes the vectors of sentences. CLIP
+//! describes an image by the nearest words of a dictionary, which go through the same Sentence-BERT; or an image is represented by the
+//! vector that an image encoder computes for it. Whisper computes the vectors of sounds. BERT and its relatives, CLIP and ResNet are
+//! implemented here; every other architecture uses candle-transformers and candle-nn (`adapter`). Vectors are cached by content in one
+//! cache for all datasets.
 //!
 //! Must not know: users, interactions.
 

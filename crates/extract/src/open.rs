@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::folder::ModelFolder;
 use crate::resnet::ResNet;
 
-/// Loads the image encoder in a folder, or of this name on the hub: its `config.json` says which one it is.
+/// Loads an image encoder from a folder, or from the hub by its name. Its `config.json` names the architecture.
 pub fn load_image_encoder(name: &str) -> Result<Box<dyn ImageEncoder>> {
     load_image_encoder_on(name, &EncoderDevice::CPU)
 }
@@ -43,7 +43,7 @@ pub(crate) fn image_encoder_files(folder: &ModelFolder) -> Result<Vec<String>> {
 enum Architecture {
     Clip,
     ResNet,
-    /// One that goes through candle-transformers or candle-nn, by its name.
+    /// An architecture on candle-transformers or candle-nn, by its name.
     Adapter(String),
 }
 

@@ -1,10 +1,10 @@
-//! An image file to the pixels that an encoder's own processor makes of it.
+//! Turns an image file into the pixels that an encoder's own processor computes.
 //!
-//! Reference: the image processors of the Python library transformers 5.24 over Pillow 13.0 (`CLIPImageProcessorPil` and its
-//! kin), and the transforms of timm 1.0 for its models: the image is turned upright as its EXIF data says, laid on white where it
-//! is transparent and converted to RGB; it is resized, the centre is cropped, levels are rescaled, and each channel is
-//! normalised by its mean and standard deviation. The first frame of an animation is used; grey is repeated in three channels; of
-//! 16 bits the upper eight are used. Settings that are not followed are refused by name.
+//! Reference: the image processors of the Python library transformers 5.24 on Pillow 13.0 (such as `CLIPImageProcessorPil`), and the
+//! transforms of timm 1.0 for its models. The image is turned upright as its EXIF data says, laid on white where it is transparent and
+//! converted to RGB; it is resized, the centre is cropped, levels are rescaled, and each channel is normalised by its mean and standard
+//! deviation. The first frame of an animation is used; grey is repeated in three channels; of 16 bits the upper eight are used. Settings
+//! that are not followed are refused by name.
 
 use image::{DynamicImage, Rgb, RgbImage};
 use mp4sr_image::{ImageError, MAX_PIXELS};
@@ -23,10 +23,10 @@ pub struct Processor {
     do_center_crop: Option<bool>,
     #[serde(default = "yes")]
     do_rescale: bool,
-    /// What a level is multiplied by.
+    /// The factor that a level is multiplied by.
     #[serde(default = "rescale_factor")]
     rescale_factor: f64,
-    /// Whether 1 is taken away after rescaling, as EfficientNet's processor can.
+    /// Whether 1 is subtracted after rescaling, as EfficientNet's processor can.
     #[serde(default)]
     rescale_offset: bool,
     #[serde(default = "yes")]
@@ -38,10 +38,11 @@ pub struct Processor {
     image_std: [f32; 3],
     /// Whether channels are divided by their standard deviation once more, as EfficientNet's processor does by default.
     include_top: Option<bool>,
-    /// The crop's share of the resized side, in the ConvNext processor, which ResNet uses.
+    /// The ratio of the crop to the resized side, in the ConvNext processor, which ResNet uses.
     crop_pct: Option<f64>,
     image_processor_type: Option<String>,
-    /// How the middle is found where as many pixels cannot go on either side: timm rounds, transformers cuts.
+    /// Whether the position of the middle is rounded if the margins cannot be equal, as in timm. Otherwise it is truncated, as in
+    /// transformers.
     #[serde(skip)]
     rounds_middle: bool,
     /// Keys that are not followed; they must be known to change nothing.
@@ -90,10 +91,10 @@ fn ones() -> [f32; 3] {
 /// The smallest side at which the ConvNext processor stretches images instead of cropping them.
 const WARPED: u32 = 384;
 
-/// Whose image processors are followed.
+/// The models whose image processors are followed.
 const CLASSES: [&str; 7] = ["CLIP", "ConvNext", "ViT", "DeiT", "Siglip", "Bit", "EfficientNet"];
 
-/// Keys that do not change pixels, beside any that is null.
+/// Keys that do not change pixels. Keys that are null do not either.
 const HARMLESS: [&str; 11] = [
     "_valid_processor_keys",
     "data_format",
@@ -108,7 +109,7 @@ const HARMLESS: [&str; 11] = [
     "return_tensors",
 ];
 
-/// The processor of a timm model, in its `config.json`.
+/// The processor of a timm model, from its `config.json`.
 #[derive(Deserialize)]
 struct Timm {
     input_size: [u32; 3],
@@ -174,8 +175,7 @@ impl Processor {
         processor.check(height as usize).map(|()| processor)
     }
 
-    /// Gives keys that are missing the values that the library's class of the processor has, and expresses `crop_pct` by the other
-    /// keys.
+    /// Sets missing keys to the defaults of the processor's class in the library, and expresses `crop_pct` by the other keys.
     pub(crate) fn resolved(mut self) -> Self {
         let old = self.others.get("feature_extractor_type").and_then(Value::as_str);
         let class = self.image_processor_type.as_deref().or(old).unwrap_or_default();
@@ -185,7 +185,7 @@ impl Processor {
         if class.starts_with("ConvNext") && self.crop_pct.is_none() {
             self.crop_pct = Some(224.0 / 256.0);
         }
-        // A number is the shortest edge where the middle is cut out, and else both sides.
+        // A number is the shortest edge if the middle is cropped, otherwise it is both sides.
         if let (Size::Side(side), None, None) = (self.size, self.crops(), self.crop_pct) {
             self.size = Size::Exact(Exact { height: side, width: side });
         }
@@ -308,19 +308,19 @@ impl Processor {
         let (new_width, new_height) = match self.size {
             Size::Exact(Exact { height, width }) => (width, height),
             Size::Side(side) | Size::ShortestEdge(ShortestEdge { shortest_edge: side }) => {
-                // The long side is cut, not rounded, as in the reference.
+                // The long side is truncated, not rounded, as in the reference.
                 let long = |long: u32, short: u32| (u64::from(side) * u64::from(long) / u64::from(short)) as u32;
                 if width <= height { (side, long(height, width)) } else { (long(width, height), side) }
             }
         };
-        // Only the middle of a very long image is used, and the whole could take gigabytes.
+        // Only the middle is computed, because the whole of a very long image could take gigabytes.
         let (cut_width, cut_height) = self.target();
         let start = |whole: u32, part: u32| self.before(whole.saturating_sub(part));
         let shown = (start(new_width, cut_width), start(new_height, cut_height));
         resize(image, (new_width, new_height), filter, (cut_width, cut_height), shown)
     }
 
-    /// How many of the cropped pixels are before the middle.
+    /// The number of cropped pixels that are before the middle.
     fn before(&self, left_out: u32) -> u32 {
         // Halves go to the even number, as in Python's `round`.
         if self.rounds_middle { left_out / 2 + u32::from(left_out % 4 == 3) } else { left_out / 2 }
@@ -349,7 +349,7 @@ impl Size {
     }
 }
 
-/// An image in RGB; transparent ones are laid on white, in the whole numbers of Pillow's `alpha_composite`.
+/// Converts an image to RGB. Transparent images are laid on white with the integer arithmetic of Pillow's `alpha_composite`.
 fn on_white(image: DynamicImage) -> RgbImage {
     if !image.color().has_alpha() {
         return image.into_rgb8();
@@ -403,8 +403,8 @@ mod tests {
         assert_eq!([0, 1, 2, 3, 4, 5, 7].map(|left_out| cut.before(left_out)), [0, 0, 1, 1, 2, 2, 3]);
     }
 
-    /// Every key of every processor of the fixtures, with another value: it changes the pixels, or it is refused, or it is known
-    /// to change none.
+    /// Changes every key of every processor of the fixtures. The change must affect the pixels or be refused, unless the key is known to
+    /// have no effect.
     #[test]
     fn every_key_of_a_processor_is_followed_or_refused() {
         let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
@@ -432,7 +432,7 @@ mod tests {
                     _ => serde_json::json!("AnotherImageProcessor"),
                 };
                 let is_read = pixels(&changed).map_or(true, |pixels| pixels != own);
-                // Sizes that nothing is cropped to, where nothing is cropped.
+                // A crop size has no effect if nothing is cropped.
                 let is_idle = key == "crop_size" && settings["do_center_crop"] == false;
                 assert!(is_read || is_idle || HARMLESS.contains(&key.as_str()), "{encoder}: {key} = {}", changed[key]);
             }

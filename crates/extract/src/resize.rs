@@ -1,12 +1,13 @@
-//! Pillow's resize, to the level: encoders were trained on its pixels, and other libraries' bicubic filters round elsewhere.
+//! Resizes as Pillow does, exact to the level. Encoders were trained on its pixels, and the filters of other libraries round differently.
 //!
-//! One pass across and one down, each to whole levels; a filter is widened by the factor by which the image shrinks, and its
-//! weights are fixed-point numbers of 22 bits. Reference: `Image.resize` of 8-bit images in Pillow 13, which goes down first where
-//! that takes away more than twice as many rows as columns are taken away; earlier releases always went across first.
+//! There is a horizontal and a vertical pass, each of which rounds to whole levels. A filter is widened by the factor by which the image
+//! shrinks, and its weights are fixed-point numbers of 22 bits. Reference: `Image.resize` of 8-bit images in Pillow 13, which starts with
+//! the vertical pass if that removes more than twice as many rows as the horizontal pass removes columns; earlier releases always started
+//! with the horizontal pass.
 
 use image::RgbImage;
 
-/// Bits behind the point of a weight.
+/// The number of fractional bits of a weight.
 const PRECISION: u32 = 22;
 
 /// The kernel of a resize.
@@ -32,7 +33,7 @@ impl Filter {
     fn value(self, x: f64) -> f64 {
         let x = x.abs();
         match self {
-            // Its pixels are picked, not weighed.
+            // Its pixels are selected and not weighted.
             Self::Nearest => 1.0,
             Self::Lanczos if x < 3.0 => sinc(x) * sinc(x / 3.0),
             Self::Bilinear => (1.0 - x).max(0.0),
@@ -49,13 +50,13 @@ fn sinc(x: f64) -> f64 {
     if x == 0.0 { 1.0 } else { x.sin() / x }
 }
 
-/// The weights of the pixels that make one pixel: the first of them, and 22-bit numbers.
+/// The weights of the source pixels of one pixel: the index of the first of them, and 22-bit fixed-point numbers.
 struct Taps {
     first: usize,
     weights: Vec<i32>,
 }
 
-/// The taps of `range` out of `to` pixels made of `from` pixels.
+/// The taps of the pixels `range` if `from` pixels are resized to `to` pixels.
 fn taps(from: u32, to: u32, filter: Filter, range: std::ops::Range<u32>) -> Vec<Taps> {
     let scale = f64::from(from) / f64::from(to);
     if filter == Filter::Nearest {
@@ -81,20 +82,20 @@ fn taps(from: u32, to: u32, filter: Filter, range: std::ops::Range<u32>) -> Vec<
         .collect()
 }
 
-/// The pixel that the nearest filter picks. The reference adds the scale up, with the rounding of every sum.
+/// The pixel that the nearest filter selects. The reference adds the scale up, which rounds every sum.
 fn nearest(from: u32, to: u32, at: u32) -> usize {
     let scale = f64::from(from) / f64::from(to);
     let centre = (0..at).fold(scale * 0.5, |place, _| place + scale);
     (centre as usize).min(from as usize - 1)
 }
 
-/// The `wanted` pixels of `to` from `start` on, or all of them where `to` has no more.
+/// The `wanted` pixels from `start` on, or all `to` pixels if there are no more than that.
 fn part(to: u32, wanted: u32, start: u32) -> std::ops::Range<u32> {
     if to <= wanted { 0..to } else { start..start + wanted }
 }
 
-/// `image` at `size` (width, height), of which only `shown` (width, height) from `start` (column, row) on is computed; where that
-/// is smaller, the result is.
+/// Resizes `image` to (width, height), but computes only a part of `shown` (width, height) pixels from `start` (column, row) on. In a
+/// dimension that has fewer pixels than `shown`, the result has all of them.
 pub(crate) fn resize(
     image: &RgbImage,
     (width, height): (u32, u32),
@@ -123,25 +124,25 @@ pub(crate) fn resize(
     RgbImage::from_raw(width, height, pixels).unwrap_or_else(|| RgbImage::new(width, height))
 }
 
-/// The pixels that taps use.
+/// The range of pixels that the taps use.
 fn used(taps: &[Taps]) -> std::ops::Range<usize> {
     let first = taps.iter().map(|taps| taps.first).min().unwrap_or(0);
     first..taps.iter().map(|taps| taps.first + taps.weights.len()).max().unwrap_or(0)
 }
 
-/// Every line of `width` pixels through the columns' taps. Lines begin at pixel `first` of the image.
+/// Applies the columns' taps to every line of `width` pixels. Lines begin at pixel `first` of the image.
 fn across(lines: &[u8], width: usize, columns: &[Taps], first: usize) -> Vec<u8> {
     let lines = lines.chunks_exact(width * 3);
     lines.flat_map(|line| columns.iter().flat_map(move |taps| pixel(line, taps, first))).collect()
 }
 
-/// Lines of `width` pixels through the rows' taps. The lines begin at line `first` of the image.
+/// Applies the rows' taps to lines of `width` pixels. The lines begin at line `first` of the image.
 fn down(lines: &[u8], width: usize, rows: &[Taps], first: usize) -> Vec<u8> {
     let mut sums = vec![0_i32; width * 3];
     rows.iter().flat_map(|row| line(lines, row, first, &mut sums)).collect()
 }
 
-/// One pixel of a line, which begins at pixel `first` of the image.
+/// Computes one pixel from a line, which begins at pixel `first` of the image.
 fn pixel(line: &[u8], taps: &Taps, first: usize) -> [u8; 3] {
     let mut sums = [1_i32 << (PRECISION - 1); 3];
     for (pixel, weight) in line[(taps.first - first) * 3..].as_chunks::<3>().0.iter().zip(&taps.weights) {
@@ -152,7 +153,7 @@ fn pixel(line: &[u8], taps: &Taps, first: usize) -> [u8; 3] {
     sums.map(level)
 }
 
-/// One line of several lines, of which the first is number `first` of the image. `sums` is scratch.
+/// Computes one line from several lines, of which the first is line `first` of the image. `sums` is scratch space.
 fn line(lines: &[u8], taps: &Taps, first: usize, sums: &mut [i32]) -> Vec<u8> {
     sums.fill(1 << (PRECISION - 1));
     let lines = lines[(taps.first - first) * sums.len()..].chunks_exact(sums.len());
@@ -188,8 +189,8 @@ mod tests {
         }
     }
 
-    /// Red channels of a 9 x 30 image with pixel (x, y) = (37 x + 59 y + 11 x y) mod 256, and of the same on its side, resized by
-    /// Pillow 13.0 to 4 x 6 and 6 x 4: the tall one shrinks down first.
+    /// Red channels of images with pixel (x, y) = (37 x + 59 y + 11 x y) mod 256, resized by Pillow 13.0. A tall image that shrinks starts
+    /// with the vertical pass.
     #[test]
     fn tall_images_shrink_down_first_as_in_pillow() {
         type Case = (u32, u32, u32, u32, Filter, &'static [u8]);

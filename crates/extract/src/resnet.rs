@@ -1,4 +1,4 @@
-//! ResNet: an image to the mean of its last feature map, 2,048 numbers for ResNet-50.
+//! ResNet: maps an image to the mean of its last feature map, 2,048 numbers for ResNet-50.
 //!
 //! He et al., Deep Residual Learning for Image Recognition, 2015 (arXiv 1512.03385), with the stride in the 3 x 3 convolution.
 //! Reference: `ResNetModel` of the Python library transformers.
@@ -16,10 +16,10 @@ use crate::weights::Weights;
 
 /// Added to the variance in batch normalisation.
 const EPS: f32 = 1e-5;
-/// How much narrower the inside of a bottleneck is.
+/// The factor by which the inside of a bottleneck is narrower.
 const REDUCTION: usize = 4;
 
-/// Images that go through the layers together on a card.
+/// The number of images that go through the layers together on a card.
 const IMAGES_ON_CARD: usize = 256;
 
 /// `config.json`.
@@ -66,7 +66,7 @@ impl Config {
     }
 }
 
-/// A convolution on the processor.
+/// A convolution on the CPU.
 struct Convolution {
     /// `[out, in, side, side]`.
     kernel: Tensor,
@@ -108,7 +108,7 @@ impl Convolution {
     }
 }
 
-/// 1 x 1 down, 3 x 3, 1 x 1 up, and the sum with what came in.
+/// A bottleneck block: 1 x 1 down, 3 x 3, 1 x 1 up, and the sum with the input or its shortcut.
 struct Bottleneck {
     inside: [Convolution; 3],
     shortcut: Option<Convolution>,
@@ -155,7 +155,7 @@ impl Bottleneck {
     }
 }
 
-/// The layers, where they compute.
+/// The layers, on the device where they compute.
 enum Network {
     Processor { stem: Convolution, layers: Vec<Bottleneck> },
     Card(Box<DeviceResNet>),
@@ -169,10 +169,10 @@ pub(crate) struct ResNet {
 }
 
 impl ResNet {
-    /// The files that determine the vectors, beside the weights.
+    /// The files that determine the vectors, in addition to the weights.
     pub(crate) const FILES: [&str; 2] = [CONFIG, PROCESSOR];
 
-    /// A usual side in pixels, for messages: the model takes any square.
+    /// A usual side in pixels, for messages; the model takes squares of any size.
     const SIDE: usize = 224;
 
     pub(crate) fn load(folder: &ModelFolder, device: &EncoderDevice) -> Result<Self> {
@@ -229,7 +229,7 @@ impl ImageEncoder for ResNet {
         let mut vectors = Vec::new();
         for image in pixels.chunks_exact(3 * side * side) {
             let x = Tensor::from_slice(image, (1, 3, side, side), &Device::Cpu)?;
-            // The pooling's padding never wins: what comes from the rectifier is not negative.
+            // The pooling can be padded with zeros, because the output of ReLU is not negative.
             let x = stem.forward(&x)?.relu()?.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?;
             let mut x = x.max_pool2d_with_stride(3, 2)?;
             for layer in layers {

@@ -1,8 +1,8 @@
-//! What `tokenizer_config.json` says against the tokenizer in `tokenizer.json`: followed, or refused by name.
+//! Checks `tokenizer_config.json` against the tokenizer in `tokenizer.json`. Every setting is followed, or refused by name.
 //!
-//! Reference: transformers 5.24. Which keys change tokens there was found by changing each for every class of tokenizer that the
-//! supported encoders have. Classes that are built from their settings (`BertTokenizer` and its like) follow more keys than those
-//! that take `tokenizer.json` as it is.
+//! Reference: transformers 5.24. The keys that change tokens there were found by changing each key for every tokenizer class of the
+//! supported encoders. Classes that are built from their settings (such as `BertTokenizer`) follow more keys than those that take
+//! `tokenizer.json` as it is.
 
 use serde_json::Value;
 use tokenizers::{Tokenizer, TruncationDirection};
@@ -12,7 +12,7 @@ const AS_IT_IS: [&str; 2] = ["TokenizersBackend", "PreTrainedTokenizerFast"];
 /// Tokens by their role; a class that is built from its settings adds those that the vocabulary lacks.
 const ROLES: [&str; 7] = ["bos_token", "eos_token", "cls_token", "sep_token", "pad_token", "mask_token", "unk_token"];
 
-/// The end at which long texts are cut, or why the settings are not followed. `tokenizer` is that of `tokenizer.json`, whose
+/// The end at which long texts are cut, or the reason why the settings are not followed. `tokenizer` is that of `tokenizer.json`, whose
 /// content is `whole`.
 pub(crate) fn check(settings: &Value, tokenizer: &Tokenizer, whole: &Value) -> Result<TruncationDirection, String> {
     if settings["split_special_tokens"] == true {
@@ -37,7 +37,7 @@ fn content(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token["content"].as_str())
 }
 
-/// Tokens that texts are split at are those of `tokenizer.json`.
+/// Checks that the tokens at which texts are split are those of `tokenizer.json`.
 fn expect_added(settings: &Value, tokenizer: &Tokenizer) -> Result<(), String> {
     let added = tokenizer.get_added_vocabulary().get_vocab();
     for key in ["added_tokens_decoder", "additional_special_tokens", "extra_special_tokens"] {
@@ -67,7 +67,7 @@ fn expect_roles(settings: &Value, tokenizer: &Tokenizer, whole: &Value) -> Resul
     Ok(())
 }
 
-/// All parts of a kind, those within sequences too.
+/// Collects a part and all parts within it.
 fn parts<'a>(part: &'a Value, found: &mut Vec<&'a Value>) {
     for list in ["normalizers", "pretokenizers"] {
         part[list].as_array().into_iter().flatten().for_each(|inner| parts(inner, found));
@@ -81,7 +81,7 @@ fn part_of_type<'a>(whole: &'a Value, kind: &str, of_type: &str) -> Option<&'a V
     found.into_iter().find(|part| part["type"] == of_type)
 }
 
-/// How letters are changed before texts are split.
+/// Checks how letters are changed before texts are split.
 fn expect_letters(settings: &Value, whole: &Value) -> Result<(), String> {
     let refuse = |key: &str, found: bool| {
         Err(format!("{key}: expected {} as in the normalizer of tokenizer.json, found {found}", !found))
@@ -104,12 +104,12 @@ fn expect_letters(settings: &Value, whole: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether a text begins as a word after a blank does.
+/// Checks whether the start of a text is treated like a word after a space.
 fn expect_prefix(settings: &Value, class: &str, whole: &Value) -> Result<(), String> {
     let Some(found) = settings["add_prefix_space"].as_bool() else { return Ok(()) };
     let bytes = part_of_type(whole, "pre_tokenizer", "ByteLevel").and_then(|part| part["add_prefix_space"].as_bool());
     let meta = part_of_type(whole, "pre_tokenizer", "Metaspace").map(|part| part["prepend_scheme"] != "never");
-    // CLIP's class reads no such key.
+    // CLIP's class does not read this key.
     match bytes.or(meta).filter(|_| !class.starts_with("CLIP")) {
         Some(is) if is != found => {
             Err(format!("add_prefix_space: expected {is} as in the pre-tokenizer of tokenizer.json, found {found}"))
@@ -124,7 +124,7 @@ mod tests {
 
     use super::*;
 
-    /// Keys that change tokens in the reference, for classes over two of the fixtures, and keys that do not.
+    /// Checks keys that change tokens in the reference, and keys that do not, for the tokenizer classes of several fixtures.
     #[test]
     fn every_key_that_changes_tokens_is_followed_or_refused_and_no_other() {
         let check_of = |fixture: &str, class: &str, key: &str, value: Value| {

@@ -21,7 +21,7 @@ impl WeightsFile {
         Ok(Self { files: paths.iter().map(read).collect::<Result<_>>()? })
     }
 
-    /// The first file, for messages about all.
+    /// The path of the first file, for messages about all of them.
     pub fn path(&self) -> &Path {
         self.files.first().map_or(Path::new(""), |(path, _)| path)
     }
@@ -109,12 +109,12 @@ impl<'b> Weights<'b> {
         if there { self.read(name, shape).map(Some) } else { Ok(None) }
     }
 
-    /// `name.weight` `[out, in]` and `name.bias`.
+    /// The linear map of `name.weight` `[out, in]` and `name.bias`.
     pub fn linear(&self, name: &str, inputs: usize, outputs: usize) -> Result<InferenceLinear> {
         self.side_by_side(&[name], inputs, outputs)
     }
 
-    /// Several maps of one input as one, `outputs` wide each.
+    /// Several linear maps of the same input as one, each with `outputs` outputs.
     pub fn side_by_side(&self, names: &[&str], inputs: usize, outputs: usize) -> Result<InferenceLinear> {
         let mut parts = Vec::new();
         for name in names {
@@ -125,13 +125,13 @@ impl<'b> Weights<'b> {
         Ok(InferenceLinear::side_by_side(&parts))
     }
 
-    /// A map without a bias.
+    /// A linear map without a bias.
     pub fn projection(&self, name: &str, inputs: usize, outputs: usize) -> Result<InferenceLinear> {
         let weight = self.read(&format!("{name}.weight"), &[outputs, inputs])?;
         Ok(InferenceLinear::new(&weight, vec![0.0; outputs]))
     }
 
-    /// `name.weight` and `name.bias`, in old files `gamma` and `beta`.
+    /// The normalisation of `name.weight` and `name.bias`, which are `gamma` and `beta` in old files.
     pub fn norm(&self, name: &str, width: usize) -> Result<InferenceNorm> {
         let old = self.optional(&format!("{name}.gamma"), &[width])?;
         let (weight, bias) = match old {

@@ -2,7 +2,7 @@
 
 use mp4sr_ops::InferenceLinear;
 
-/// Below this a norm counts as zero.
+/// The smallest norm that a vector is divided by.
 const SMALLEST_NORM: f32 = 1e-12;
 
 /// The words that describe an image, best first, with their cosines.
@@ -10,22 +10,22 @@ const SMALLEST_NORM: f32 = 1e-12;
 pub struct ImageWords {
     /// Indices into the dictionary.
     pub words: Vec<usize>,
-    /// Cosine of the image's and the word's embedding.
+    /// The cosines between the embeddings of the image and of each word.
     pub scores: Vec<f32>,
 }
 
-/// Directions of words, one below the other.
+/// The normalised embeddings of words, one row per word.
 pub struct WordVectors(InferenceLinear);
 
 impl WordVectors {
-    /// Of embeddings `[words, d]`.
+    /// Normalises embeddings `[words, d]`.
     pub fn new(mut embeddings: Vec<f32>, width: usize) -> Self {
         embeddings.chunks_exact_mut(width).for_each(normalise);
         let words = embeddings.len() / width;
         Self(InferenceLinear::new(&embeddings, vec![0.0; words]))
     }
 
-    /// The `count` words nearest to an image's embedding `[d]`, best first; equal scores in the dictionary's order.
+    /// The `count` words nearest to an image's embedding `[d]`, best first; equal scores keep the dictionary's order.
     pub fn nearest(&self, image: &[f32], count: usize) -> ImageWords {
         let mut image = image.to_vec();
         normalise(&mut image);

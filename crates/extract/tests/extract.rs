@@ -1,4 +1,4 @@
-//! The stage and the carried encoders, on the sample world and on small hand-made datasets.
+//! The stage and the built-in encoders, on the sample world and on small hand-made datasets.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -36,7 +36,7 @@ fn carried(encoder: &str) -> String {
         .into_owned()
 }
 
-/// What the stage sees of one small dataset.
+/// The context of one small dataset.
 fn context(artifacts: &Path) -> Context {
     let mut config = Config::default();
     "small".clone_into(&mut config.dataset.name);
@@ -130,7 +130,7 @@ fn a_second_run_does_nothing_and_a_changed_setting_runs_again() {
     assert_ne!(written(), first);
 }
 
-/// Computed sentences, words and images of the last run.
+/// The numbers of sentences, words and images that the last run computed.
 fn computed(context: &Context) -> [u64; 3] {
     let report: serde_json::Value =
         serde_json::from_slice(&files::read(&context.layout.extract_report()).unwrap()).unwrap();
@@ -159,7 +159,7 @@ fn what_was_computed_once_is_never_computed_again() {
     mp4sr_extract::run(&first).unwrap();
     assert_eq!(computed(&first), [0, 0, 0], "another way to store them");
 
-    // A second data set: a known sentence, a new one, a known image under another name, a new one.
+    // A second dataset has a known sentence, a new one, a known image under another name, and a new image.
     let mut second = context(folder.path());
     "second".clone_into(&mut second.config.dataset.name);
     second.layout = Layout::new(folder.path(), "second", "run");
@@ -178,7 +178,7 @@ fn what_was_computed_once_is_never_computed_again() {
     assert_eq!((words, images), (0, 1));
     assert!((1..=3).contains(&sentences), "{sentences}");
 
-    // Everything from the cache is what it was when it was computed.
+    // What comes from the cache equals what was computed first.
     let again = context(folder.path());
     small_dataset(&again.layout);
     files::remove_dir_if_present(&again.layout.features()).unwrap();
@@ -382,9 +382,9 @@ fn sentences_and_word_lists_that_share_attributes_come_close() {
     }
 }
 
-/// Images that no training saw, described from a dictionary of the carried visual words and the shop's own. A value
-/// counts as found when its own word is among the fifteen. Measured on 170 images: colour 1.000, pattern 0.959, shape 0.988,
-/// kind 0.982; by chance 0.052.
+/// Images that were held out from training are described from a dictionary of the built-in visual words and the shop's own words. A value
+/// counts as found if its own word is among the fifteen chosen ones. Measured on 170 images: colour 1.000, pattern 0.959, shape 0.988, kind
+/// 0.982; by chance 0.052.
 #[test]
 fn clip_sees_colour_pattern_shape_and_kind_of_images_it_was_not_trained_on() {
     let truth = truth();
@@ -393,7 +393,7 @@ fn clip_sees_colour_pattern_shape_and_kind_of_images_it_was_not_trained_on() {
     let vocabulary = &truth.vocabulary;
     let own =
         [vocabulary.kind.concat(), vocabulary.brand.clone(), vocabulary.material.clone(), vocabulary.usage.clone()];
-    // As if every item's text had all of the shop's words: a word counts from three items on.
+    // A word counts if three items use it, so the shop's words are given three times.
     let words = dictionary::build(&[own.concat(), own.concat(), own.concat()], 1000);
     let clip = load_image_encoder(&carried("tiny-clip")).unwrap();
     let listed: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -420,7 +420,7 @@ fn clip_sees_colour_pattern_shape_and_kind_of_images_it_was_not_trained_on() {
     }
 }
 
-/// Least acceptable rates; see the header of `tools/train_tiny_encoders.py` for the measured ones.
+/// The least acceptable rates; the header of `tools/train_tiny_encoders.py` states the measured ones.
 static FIGURES: LazyLock<BTreeMap<&str, f64>> =
     LazyLock::new(|| BTreeMap::from([("colour", 0.97), ("pattern", 0.90), ("shape", 0.93), ("kind", 0.93)]));
 
@@ -440,7 +440,7 @@ fn fixture(name: &str) -> String {
         .into_owned()
 }
 
-/// A pipeline names `audio` beside `text`: sounds become rows, those of equal content one vector, broken ones none.
+/// The pipeline names `audio` in addition to `text`. Sounds become rows; equal content has one vector, and broken files have none.
 #[test]
 fn sounds_of_items_become_features_and_are_computed_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -475,7 +475,7 @@ fn sounds_of_items_become_features_and_are_computed_once() {
     assert!(reasons[0].contains("neither WAV nor FLAC") && reasons[1].contains("gone.wav"), "{reasons:?}");
     assert!(!context.layout.feature_file("image", "tiny-clip").exists(), "images are not read");
 
-    // Another file of a sound is a change, and its vector comes from the cache.
+    // Other content in a sound file is a change, and its vector comes from the cache.
     std::fs::copy(fixture("sounds/short.wav"), &copy).unwrap();
     mp4sr_extract::run(&context).unwrap();
     let again = Features::read(&path, &items.hash(), 5).unwrap().to_f32();
@@ -488,7 +488,7 @@ fn sounds_of_items_become_features_and_are_computed_once() {
     );
 }
 
-/// A folder that is a fixture with one file changed.
+/// A copy of a fixture with one file changed.
 fn changed(from: &str, file: &str, change: impl Fn(&mut serde_json::Value)) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for path in files::list(Path::new(&fixture(from))).unwrap() {
@@ -496,7 +496,7 @@ fn changed(from: &str, file: &str, change: impl Fn(&mut serde_json::Value)) -> T
             std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
         }
     }
-    // Without `modules.json`, whose modules lie in folders: the mean of the tokens.
+    // Without `modules.json`, whose modules are in subfolders, the tokens are pooled by mean.
     let _ = std::fs::remove_file(folder.path().join("modules.json"));
     let path = folder.path().join(file);
     let mut value = serde_json::from_slice(&files::read(&path).unwrap()).unwrap();
@@ -505,7 +505,7 @@ fn changed(from: &str, file: &str, change: impl Fn(&mut serde_json::Value)) -> T
     folder
 }
 
-/// What a configuration asks and the layers do not follow is refused by name, and what changes nothing is accepted.
+/// A setting that the layers do not follow is refused by name, and one that changes nothing is accepted.
 #[test]
 fn settings_that_are_not_followed_are_refused_by_name() {
     let text = |from: &str, file: &str, key: &str, value: serde_json::Value| {

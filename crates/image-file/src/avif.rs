@@ -6,10 +6,10 @@ use re_rav1d::dav1d::{Decoder, Picture, PixelLayout, PlanarImageComponent, Setti
 use crate::decode::check_pixels;
 use crate::error::{ImageError, Result};
 
-/// What marks an item as the alpha plane of another (ISO/IEC 23000-22, section 4).
+/// The types that mark an auxiliary item as the alpha plane of another item (ISO/IEC 23000-22, section 4).
 const ALPHA: [&str; 2] = ["urn:mpeg:mpegB:cicp:systems:auxiliary:alpha", "urn:mpeg:hevc:2015:auxid:1"];
 
-/// Whether the file says that it is AVIF, as its first brand or among those it is compatible with.
+/// Whether the file declares that it is AVIF, by its major brand or by one of its compatible brands.
 pub(crate) fn is_avif(bytes: &[u8]) -> bool {
     let Some((length, rest)) = bytes.split_first_chunk::<4>() else {
         return false;
@@ -21,14 +21,14 @@ pub(crate) fn is_avif(bytes: &[u8]) -> bool {
     brands[..end].chunks_exact(4).any(|brand| brand == b"avif" || brand == b"avis")
 }
 
-/// Reads the width and height that the file states for its primary image, before any turning.
+/// Reads the width and height that the file states for its primary image, before any rotation.
 pub(crate) fn dimensions(bytes: &[u8]) -> Result<(u32, u32)> {
     let container = Container::read(bytes)?;
     container.size(container.primary)
 }
 
-/// Decodes the primary image to 8 bits per channel, with its alpha plane where it has one, turned and mirrored as the
-/// file says. Its crop is ignored, as in Pillow, and film grain is not added.
+/// Decodes the primary image to 8 bits per channel, with its alpha plane if it has one, and rotates and mirrors it as the file says. The
+/// file's crop is ignored, as in Pillow, and film grain is not applied.
 pub(crate) fn decode(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
     let container = Container::read(bytes)?;
     let (width, height) = container.size(container.primary)?;
@@ -49,7 +49,7 @@ fn broken(what: &str) -> ImageError {
     ImageError::Decode(what.to_owned())
 }
 
-/// The boxes of the file (ISO/IEC 23008-12) that say where its images are and what they are.
+/// The boxes of the file (ISO/IEC 23008-12) that locate and describe its images.
 struct Container<'a> {
     bytes: &'a [u8],
     meta: Meta,
@@ -122,7 +122,7 @@ impl<'a> Container<'a> {
         })
     }
 
-    /// The AV1 data of an item, whose parts may lie anywhere in the file.
+    /// The AV1 data of an item, joined from its extents, which may lie anywhere in the file.
     fn data(&self, item: u32) -> Result<Vec<u8>> {
         let kind = self.meta.get::<Iinf>().and_then(|iinf| iinf.item_infos.iter().find(|info| info.item_id == item));
         match kind.and_then(|info| info.item_type) {
@@ -142,12 +142,12 @@ impl<'a> Container<'a> {
             let start = location.base_offset.checked_add(extent.offset).and_then(|at| usize::try_from(at).ok());
             let rest = start.and_then(|at| source.get(at..)).ok_or(ImageError::CutShort)?;
             let part = match usize::try_from(extent.length) {
-                // The whole rest of the source.
+                // A length of 0 means the rest of the source.
                 Ok(0) => rest,
                 Ok(length) => rest.get(..length).ok_or(ImageError::CutShort)?,
                 Err(_) => return Err(ImageError::CutShort),
             };
-            // Extents may overlap: what a small file claims must not grow beyond what it holds.
+            // Extents may overlap, but a small file must not expand to more data than it holds.
             if data.len() + part.len() > source.len() {
                 return Err(broken("its parts overlap"));
             }
@@ -175,7 +175,7 @@ impl<'a> Container<'a> {
     }
 }
 
-/// A decoded AV1 picture.
+/// A decoded AV1 frame.
 struct Frame {
     picture: Picture,
     width: usize,
@@ -186,7 +186,7 @@ impl Frame {
     fn decode(data: Vec<u8>, width: u32, height: u32) -> Result<Self> {
         let failed = |e: re_rav1d::dav1d::Error| ImageError::decode(&e);
         let mut settings = Settings::new();
-        // Stages decode many images at once; one image needs one thread.
+        // Stages decode many images in parallel, so one thread per image is enough.
         settings.set_n_threads(1);
         settings.set_max_frame_delay(1);
         settings.set_frame_size_limit(width.saturating_mul(height));
@@ -216,20 +216,20 @@ impl Frame {
         }
     }
 
-    /// Intensities of one full plane, from 0 (black) to 1 (white), `[height, width]`.
+    /// The intensities of a plane of full size, from 0 (black) to 1 (white), `[height, width]`.
     fn intensities(&self, component: PlanarImageComponent, full: bool) -> Vec<f32> {
         let (black, white) = self.levels(full, 219.0);
         let samples = self.plane(component, self.width, self.height);
         samples.into_iter().map(|sample| (sample - black) / (white - black)).collect()
     }
 
-    /// The levels of the least and the largest value, of which limited range uses `steps` of 255.
+    /// The levels of the smallest and the largest value. In limited range, they are `steps` levels of 8 bits apart.
     fn levels(&self, full: bool, steps: f32) -> (f32, f32) {
         let scale = (1 << (self.picture.bit_depth() - 8)) as f32;
         if full { (0.0, 256.0 * scale - 1.0) } else { (16.0 * scale, (16.0 + steps) * scale) }
     }
 
-    /// A colour difference from -0.5 to 0.5, at full size, `[height, width]`.
+    /// The samples of a colour difference, from -0.5 to 0.5, upsampled to full size, `[height, width]`.
     fn chroma(&self, component: PlanarImageComponent, full: bool) -> Vec<f32> {
         let (halve_x, halve_y) = match self.picture.pixel_layout() {
             PixelLayout::I420 => (true, true),
@@ -258,7 +258,7 @@ impl Frame {
         (0..self.height).flat_map(|y| columns.iter().map(move |column| column[y])).collect()
     }
 
-    /// Red, green and blue by the matrix and range (ITU-T H.273) of the container, else of the AV1 data.
+    /// Converts the planes to RGB by the matrix and range (ITU-T H.273) of the container or, if it states none, of the AV1 data.
     fn to_rgb(&self, stated: Option<(u16, bool)>) -> Result<RgbImage> {
         let own = (self.picture.matrix_coefficients() as u16, self.picture.color_range() == YUVRange::Full);
         let (matrix, full) = stated.unwrap_or(own);
@@ -292,12 +292,12 @@ impl Frame {
     }
 }
 
-/// The shares of red and blue in the brightness (ITU-T H.273, table 4).
+/// The weights of red and blue in the luma (ITU-T H.273, table 4).
 fn shares(matrix: u16) -> Result<(f32, f32)> {
     Ok(match matrix {
         1 => (0.2126, 0.0722),
         4 => (0.30, 0.11),
-        // Unspecified: as libavif, those of sRGB's JPEG files.
+        // The matrix 2 is unspecified: like libavif, this uses the weights of JPEG files, those of BT.601.
         2 | 5 | 6 => (0.299, 0.114),
         7 => (0.212, 0.087),
         9 => (0.2627, 0.0593),
@@ -305,7 +305,7 @@ fn shares(matrix: u16) -> Result<(f32, f32)> {
     })
 }
 
-/// Twice as many samples as `row` has, or one less, between which the old ones lie in the middle.
+/// Upsamples a row linearly to twice as many samples, or one less. The original samples lie midway between pairs of new ones.
 fn doubled(row: &[f32], width: usize) -> Vec<f32> {
     let last = row.len() - 1;
     let sample = |x: usize| {
@@ -348,8 +348,8 @@ mod tests {
         fs::read(file(&format!("{name}.avif"))).unwrap()
     }
 
-    /// The largest and the mean difference of two images' channels, as far as the pixels are opaque: a colour that is hardly
-    /// visible is hardly known.
+    /// The largest and the mean difference between the channels of two images. Colours are weighted by opacity, because the colour of an
+    /// almost transparent pixel is hardly defined.
     fn differences(ours: &DynamicImage, theirs: &DynamicImage) -> (f64, f64) {
         assert_eq!((ours.width(), ours.height()), (theirs.width(), theirs.height()));
         let (ours, theirs) = (ours.to_rgba8(), theirs.to_rgba8());
@@ -362,8 +362,8 @@ mod tests {
         (all.iter().copied().fold(0.0, f64::max), all.iter().sum::<f64>() / all.len() as f64)
     }
 
-    /// `tools/make_avif_fixtures.py` writes the files and what Pillow 13.0.0 decodes from them, but for ten and twelve bits per channel:
-    /// there it loses up to 6 levels against libavif's own conversion, which is the reference then.
+    /// `tools/make_avif_fixtures.py` writes the files and what Pillow 13.0.0 decodes from them. For 10 and 12 bits per channel, the
+    /// reference is libavif's own conversion, because Pillow loses up to 6 levels there.
     #[test]
     fn images_decode_as_in_pillow() {
         let mut tried = 0;

@@ -7,18 +7,18 @@ use mp4sr_artifact::guarded;
 use crate::error::{ImageError, Result};
 use crate::{avif, jpeg};
 
-/// The largest number of pixels that stages decode: a file of a few bytes can claim terabytes.
+/// The largest number of pixels that stages decode. The header of a tiny file can claim terabytes of pixels.
 pub const MAX_PIXELS: u64 = 64 << 20;
 
-/// Memory that a decoder may need beside the pixels, for tables, profiles and metadata.
+/// The memory in bytes that a decoder may need in addition to the pixels, for tables, profiles and metadata.
 const DECODER_BYTES: u64 = 64 << 20;
-/// Memory per pixel: the widest pixels have 8 bytes, and a decoder may hold them twice.
+/// The memory in bytes per pixel: a decoder may hold two copies of 16-bit RGBA, which has 8 bytes per pixel.
 const BYTES_PER_PIXEL: u64 = 16;
 
 /// Decodes an image file of at most `max_pixels` pixels and turns the image upright as its EXIF data says.
 ///
-/// JPEG files become RGB with the levels of libjpeg, AVIF files RGB or RGBA with 8 bits per channel; other formats keep their
-/// own channels and depth. Of an animation, the first frame is decoded. Broken EXIF data turns nothing, as in Pillow.
+/// JPEG files become RGB with the levels of libjpeg, AVIF files RGB or RGBA with 8 bits per channel; other formats keep their own channels
+/// and depth. Only the first frame of an animation is decoded. Broken EXIF data is ignored, as in Pillow.
 ///
 /// ```
 /// use image::{ImageFormat, RgbImage};
@@ -37,7 +37,7 @@ pub fn decode(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
     guarded(|| upright(bytes, max_pixels)).unwrap_or(Err(ImageError::Panic))
 }
 
-/// Reads the width and height from the file's header, as stored: EXIF data may turn them. Nothing is decoded.
+/// Reads the width and height from the file's header without decoding the image. They are as stored, before any rotation by EXIF data.
 pub fn dimensions(bytes: &[u8]) -> Result<(u32, u32)> {
     let read = || {
         if avif::is_avif(bytes) {
@@ -62,7 +62,7 @@ fn upright(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
     let mut image = if format == ImageFormat::Jpeg {
         DynamicImage::ImageRgb8(jpeg::decode(bytes, max_pixels)?)
     } else {
-        // A decoder counts what it needs beside the pixels, and nobody but the caller counts the pixels.
+        // A decoder counts only the memory that it needs in addition to the pixels; the caller has to reserve that of the pixels.
         let mut limits = Limits::default();
         limits.max_alloc = Some(DECODER_BYTES + u64::from(width) * u64::from(height) * BYTES_PER_PIXEL);
         limits.reserve(decoder.total_bytes()).map_err(failed)?;
@@ -73,7 +73,7 @@ fn upright(bytes: &[u8], max_pixels: u64) -> Result<DynamicImage> {
     Ok(image)
 }
 
-/// Tells the format by the first bytes, whatever the file is called.
+/// Detects the format from the first bytes, whatever the file's name is.
 fn format(bytes: &[u8]) -> Result<ImageFormat> {
     if bytes.is_empty() {
         return Err(ImageError::Empty);
@@ -92,7 +92,7 @@ fn format(bytes: &[u8]) -> Result<ImageFormat> {
     }
 }
 
-/// Refuses sizes that must not be decoded.
+/// Rejects a size without pixels or with more than `max_pixels`.
 pub(crate) fn check_pixels(width: u32, height: u32, max_pixels: u64) -> Result<()> {
     if width == 0 || height == 0 {
         return Err(ImageError::NoPixels);

@@ -2,7 +2,7 @@ use std::io;
 
 use image::ImageFormat;
 
-/// Why an image file cannot be used; every variant is a clause to put behind the file's name.
+/// The reasons why an image file cannot be used. Every message is a clause that follows the file's name.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
     /// The file could not be read.
@@ -14,7 +14,7 @@ pub enum ImageError {
     /// The file is larger than [`crate::MAX_BYTES`].
     #[error("it has more than {limit} bytes")]
     TooManyBytes {
-        /// The bound.
+        /// The largest number of bytes allowed.
         limit: u64,
     },
     /// The file has no content.
@@ -39,13 +39,13 @@ pub enum ImageError {
         width: u32,
         /// Height in pixels.
         height: u32,
-        /// The bound.
+        /// The largest number of pixels allowed.
         limit: u64,
     },
     /// The end of the file is missing.
     #[error("it is cut short")]
     CutShort,
-    /// The decoder found a fault.
+    /// The decoder reported an error.
     #[error("it does not decode ({0})")]
     Decode(String),
     /// The decoder panicked.
@@ -57,7 +57,7 @@ pub enum ImageError {
 pub type Result<T> = std::result::Result<T, ImageError>;
 
 impl ImageError {
-    /// What a decoder reported, on one line: some end their messages with a line break.
+    /// Wraps a decoder's message, on one line, because some decoders end their messages with a line break.
     pub(crate) fn decode(reason: &impl ToString) -> Self {
         Self::Decode(reason.to_string().split_whitespace().collect::<Vec<_>>().join(" "))
     }

@@ -1,4 +1,4 @@
-//! JPEG files decoded to the levels of libjpeg, which Pillow uses: other decoders differ by a level or two, and so would an
+//! Decodes JPEG files to the same levels as libjpeg, which Pillow uses. Other decoders differ by a level or two, which would change an
 //! encoder's vectors.
 
 use image::RgbImage;
@@ -8,7 +8,7 @@ use mp4sr_artifact::guarded;
 use crate::decode::check_pixels;
 use crate::error::{ImageError, Result};
 
-/// Decodes a whole file of at most `max_pixels` pixels, as stored: its EXIF data is not followed.
+/// Decodes a complete file of at most `max_pixels` pixels. The orientation in its EXIF data is not applied.
 pub(crate) fn decode(bytes: &[u8], max_pixels: u64) -> Result<RgbImage> {
     if !is_whole(bytes) {
         return Err(ImageError::CutShort);
@@ -34,7 +34,7 @@ fn pixels(bytes: &[u8], max_pixels: u64) -> Result<RgbImage> {
     RgbImage::from_raw(width, height, levels).ok_or_else(|| ImageError::decode(&"its size does not match its pixels"))
 }
 
-/// Converts four inks to three colours as Pillow does; files hold the inks inverted.
+/// Converts CMYK to RGB as Pillow does. Files hold the inks inverted.
 fn rgb_of_cmyk(inverted: [u8; 4]) -> [u8; 3] {
     let light = u32::from(inverted[3]);
     [0, 1, 2].map(|ink| {
@@ -43,7 +43,7 @@ fn rgb_of_cmyk(inverted: [u8; 4]) -> [u8; 3] {
     })
 }
 
-/// Whether the file has its end marker: the library fills missing lines with grey.
+/// Whether the file has its end marker. Without one, the library would fill missing lines with grey.
 fn is_whole(bytes: &[u8]) -> bool {
     let mut rest = bytes;
     loop {
@@ -52,7 +52,7 @@ fn is_whole(bytes: &[u8]) -> bool {
         rest = &rest[at + 2..];
         match marker {
             0xd9 => return true,
-            // The start, restarts, and an escaped byte of data have no length.
+            // The start marker, the restart markers and an escaped data byte have no length field.
             0x00 | 0x01 | 0xd0..=0xd8 => {}
             _ => {
                 let length =
@@ -84,7 +84,7 @@ mod tests {
             assert!(matches!(error, ImageError::CutShort), "{length} bytes: {error}");
         }
         let mut broken = whole.clone();
-        // A quantisation table that is missing.
+        // The changed marker hides a quantisation table from the decoder.
         let tables = broken.windows(2).position(|pair| pair == [0xff, 0xdb]).unwrap();
         broken[tables + 1] = 0xe7;
         let reason = decode(&broken, MAX_PIXELS).unwrap_err().to_string();

@@ -1,8 +1,8 @@
-//! Image files that anybody may have made, decoded in one way for all stages.
+//! Decodes image files from any source, in one way for all stages.
 //!
-//! In: the bytes of a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file. Out: the image, turned upright as its EXIF data says, or the reason why it
-//! cannot be used. Files that are too large are never held, images that claim too many pixels are refused before they are
-//! decoded, and a decoder that panics is an error like any other.
+//! In: the bytes of a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF file. Out: the image, turned upright as its EXIF data says, or the reason why
+//! it cannot be used. Files that are too large are never held in memory, images that claim too many pixels are rejected before they are
+//! decoded, and a panic of a decoder becomes an ordinary error.
 //!
 //! Must not know: what images are for, where they come from.
 

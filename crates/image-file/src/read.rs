@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::error::{ImageError, Result};
 
-/// The largest file that is read. An image of [`crate::MAX_PIXELS`] pixels does not need as much.
+/// The largest file that is read, in bytes. An image of [`crate::MAX_PIXELS`] pixels is smaller, even as uncompressed 8-bit RGB.
 pub const MAX_BYTES: u64 = 256 << 20;
 
 /// Reads the bytes of an image file; a file of more than [`MAX_BYTES`] is never held in memory.
@@ -32,7 +32,7 @@ mod tests {
     fn files_that_are_too_large_or_not_regular_are_refused_before_they_are_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("huge.png");
-        // None of its blocks takes room on the disk.
+        // The file is sparse: it takes no space on the disk.
         File::create(&path).unwrap().set_len(MAX_BYTES + 1).unwrap();
         assert_eq!(read(&path).unwrap_err().to_string(), "it has more than 268435456 bytes");
         fs::write(&path, b"small").unwrap();

@@ -105,11 +105,11 @@ fn yes_or_no(text: &str) -> std::result::Result<bool, String> {
     }
 }
 
-/// The bounds that are tried, the first being the usual ones.
+/// The bounds to try, from the usual ones to none.
 const CORES: [Core; 4] =
     [Core { user: 5, item: 5 }, Core { user: 5, item: 0 }, Core { user: 3, item: 0 }, Core { user: 0, item: 0 }];
 
-/// Runs the command.
+/// Runs `mp4sr init`.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -140,14 +140,14 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     print(&made.said)
 }
 
-/// A pipeline and what is said of it.
+/// A generated pipeline, and the summary that is printed.
 struct Made {
     out: PathBuf,
     text: String,
     said: String,
 }
 
-/// Both files by their first rows, and what is in which column.
+/// The surveys of both files, and the meaning of their columns.
 struct Looked {
     events: Survey,
     items: Option<Survey>,
@@ -196,7 +196,7 @@ impl Made {
             out: out.display().to_string(),
         };
         let parse = |text: &str| Config::parse(text, &out.display().to_string(), &[], models);
-        // Without bounds first: what a few lines hold would be dropped by them.
+        // The first trial has no bounds, because they would drop what a few lines hold.
         let (mut config, _) = parse(&draft.text())?;
         let limits = RowLimits { interactions: Some(EVENT_ROWS), items: Some(ITEM_ROWS) };
         let first = trial(&config, RowLimits { interactions: Some(EVENT_ROWS), items: Some(ITEM_ROWS) });
@@ -207,7 +207,7 @@ impl Made {
             Err(error) => {
                 config.preprocess.min_described = 0.0;
                 match trial(&config, limits) {
-                    // Only the first of many items were checked.
+                    // Only the first items were checked; the missing ones may come later.
                     Ok(report) if !whole_items(&report) => report,
                     _ => return Err(error.into()),
                 }
@@ -234,7 +234,7 @@ impl Made {
     }
 }
 
-/// Refuses to replace a file.
+/// Fails if the file exists and must not be replaced.
 fn expect_free(out: &Path, force: bool) -> Result<()> {
     if out.exists() && !force { Err(Error::Exists(out.to_owned())) } else { Ok(()) }
 }
@@ -261,7 +261,7 @@ fn image_encoder(name: &str) -> String {
     }
 }
 
-/// The data folder: the one that holds everything.
+/// Chooses the data folder, which contains all files.
 fn places(args: &Args) -> Result<Places> {
     let files: Vec<&Path> = args.interactions.iter().chain(&args.items).map(PathBuf::as_path).collect();
     let folders: Vec<&Path> = args.images.iter().map(PathBuf::as_path).collect();
@@ -328,7 +328,7 @@ impl Looked {
         Ok(Columns::Guessed { events: of_events, items: of_items })
     }
 
-    /// Whether a column names image files from the folder of the items.
+    /// Whether a column names image files relative to the folder of the items' file.
     fn images_lie_beside(&self) -> bool {
         self.image_kind().is_some_and(|kind| matches!(kind, ImageKind::Files))
     }
@@ -340,7 +340,7 @@ impl Looked {
 }
 
 impl Args {
-    /// Whether columns are named, which a published form has no room for.
+    /// Whether a flag names columns, which a published form has no keys for.
     fn names_columns(&self) -> bool {
         let named =
             [&self.user, &self.item, &self.time, &self.time_format, &self.item_id, &self.title, &self.image_column];
@@ -351,7 +351,7 @@ impl Args {
     }
 }
 
-/// The published form whose fields both files have.
+/// The published form of which both files have the fields.
 fn published(events: &Survey, items: Option<&Survey>) -> Option<Format> {
     let has = |survey: &Survey, names: &[&str]| names.iter().all(|name| survey.column(name).is_some());
     let of_items = |names: &[&str]| items.is_some_and(|items| names.iter().any(|name| items.column(name).is_some()));
@@ -367,7 +367,7 @@ fn published(events: &Survey, items: Option<&Survey>) -> Option<Format> {
     (has(events, &["user_id", "book_id", "date_added"]) && id_of(&["book_id"])).then_some(Format::GoodReads)
 }
 
-/// The encoding of both files, which a pipeline has one key for; empty if they are UTF-8.
+/// The encoding of both files, because a pipeline has one key for both; empty if they are UTF-8.
 fn encoding(events: &Survey, items: Option<&Survey>) -> Result<String> {
     let Some(items) = items else { return Ok(events.encoding.clone().unwrap_or_default()) };
     let conflict = |a: &Survey, b: &Survey| {
@@ -415,13 +415,13 @@ fn modalities(report: &Report) -> Modalities {
     }
 }
 
-/// The greatest bounds that leave something, and why they are not the usual ones.
+/// The first of [`CORES`] that leaves any events, and the reason if it is not the usual one.
 fn core(config: &Config, limits: RowLimits, is_whole: bool, doubts: &mut Vec<Doubt>) -> Result<(Core, String)> {
     let remedy = "`preprocess.user_core`, `preprocess.item_core`";
     let leaves = |core: Core| {
         let mut config = config.clone();
         (config.preprocess.user_core, config.preprocess.item_core) = (Some(core.user), Some(core.item));
-        // What matters here is the bounds alone.
+        // Only the bounds matter here.
         config.preprocess.min_described = 0.0;
         match trial(&config, limits) {
             Ok(report) => Ok(Some(report.statistics)),
@@ -460,7 +460,7 @@ fn core(config: &Config, limits: RowLimits, is_whole: bool, doubts: &mut Vec<Dou
     Ok((CORES[3], String::new()))
 }
 
-/// What the trial says that a user should know.
+/// What the user should know about the trial.
 fn about_trial(report: &Report, is_whole: bool) -> Vec<Doubt> {
     let mut doubts: Vec<Doubt> = Vec::new();
     for (what, rejected) in [("interactions", &report.interactions.rejected), ("items", &report.items.rejected)] {
@@ -485,7 +485,7 @@ fn about_trial(report: &Report, is_whole: bool) -> Vec<Doubt> {
             "`--item-id COLUMN`",
         ));
     }
-    // Modalities that no item has are not in the pipeline.
+    // The pipeline does not name modalities that no item has, so no warning about them is needed.
     let warnings = report.warnings.iter().filter(|warning| !warning.starts_with("no item has "));
     doubts.extend(warnings.map(|warning| Doubt::new(warning.clone(), "`--item`, `--item-id`")));
     if report.statistics.longest < 3 && is_whole {
@@ -500,7 +500,7 @@ fn about_trial(report: &Report, is_whole: bool) -> Vec<Doubt> {
     doubts
 }
 
-/// What is printed.
+/// The summary that is printed.
 fn said(args: &Args, looked: &Looked, draft: &Draft<'_>, report: &Report, doubts: &[Doubt], is_whole: bool) -> String {
     let mut lines = Vec::new();
     let mut line = |name: &str, text: String| lines.push(format!("  {name:<12} {text}"));

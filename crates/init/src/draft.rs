@@ -10,9 +10,9 @@ use crate::events::{Clock, EventColumns};
 use crate::found;
 use crate::items::{ImageKind, ItemColumns};
 
-/// The sentence encoder that the program carries.
+/// The sentence encoder that is built into the program.
 pub const TINY_TEXT: &str = "builtin:tiny-sentence";
-/// The image encoder that the program carries.
+/// The image encoder that is built into the program.
 pub const TINY_IMAGE: &str = "builtin:tiny-clip";
 /// A model that reads nothing but ids.
 pub const ID_MODEL: &str = "sasrec";
@@ -28,7 +28,7 @@ pub enum Columns {
         /// The columns of items, if there are items.
         items: Option<ItemColumns>,
     },
-    /// A form that names them.
+    /// A published form, which fixes the names of the columns.
     Published(Format),
 }
 
@@ -39,11 +39,11 @@ pub struct Modalities {
     pub text: bool,
     /// Images that are files.
     pub image: bool,
-    /// Images behind addresses, which come with `mp4sr download`.
+    /// Images given as URLs, which `mp4sr download` fetches.
     pub addresses: bool,
 }
 
-/// The lower bounds of numbers of events.
+/// The numbers of events below which users and items are dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Core {
     /// The least number of events per user.
@@ -52,29 +52,29 @@ pub struct Core {
     pub item: u32,
 }
 
-/// Everything that the pipeline says.
+/// What the text of the pipeline file is made from.
 pub struct Draft<'d> {
     /// The name of the dataset.
     pub name: String,
     /// The data folder.
     pub data: String,
-    /// Files of interactions, relative to it.
+    /// The files of interactions, relative to the data folder.
     pub interactions: Vec<String>,
-    /// Files of items, relative to it.
+    /// The files of items, relative to the data folder.
     pub items: Vec<String>,
-    /// The folder of images named by item id, relative to it; empty: none.
+    /// The folder of images, relative to the data folder; empty if there is none.
     pub images: String,
-    /// The first file of interactions.
+    /// The survey of the first file of interactions.
     pub of_events: &'d Survey,
-    /// The first file of items.
+    /// The survey of the first file of items.
     pub of_items: Option<&'d Survey>,
-    /// What is in which column.
+    /// The meaning of the columns.
     pub columns: Columns,
-    /// `source.encoding`.
+    /// The value of `source.encoding`.
     pub encoding: String,
-    /// What the items have.
+    /// The modalities of the items.
     pub modalities: Modalities,
-    /// The bounds.
+    /// The bounds on the numbers of events.
     pub core: Core,
     /// Why the bounds are not the usual ones.
     pub core_reason: String,
@@ -82,11 +82,11 @@ pub struct Draft<'d> {
     pub encoder: String,
     /// The image encoder.
     pub image_encoder: String,
-    /// The model; empty: the one that the modalities ask for.
+    /// The model; empty for the one that suits the modalities.
     pub model: String,
     /// The models that a pipeline can name.
     pub models: &'d ModelCatalog,
-    /// Where the pipeline is written.
+    /// The path of the pipeline file.
     pub out: String,
 }
 
@@ -118,18 +118,18 @@ impl Lines {
     }
 }
 
-/// The name of a column in an SQL expression within a TOML text.
+/// Quotes the name of a column for an SQL expression inside a TOML string.
 fn quoted(name: &str) -> String {
     let is_plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if is_plain { name.to_owned() } else { format!("\\\"{name}\\\"") }
 }
 
-/// Characters of a line of comments.
+/// The largest number of characters in a line of a comment.
 const WIDTH: usize = 110;
 
 fn wrapped(text: &str) -> Vec<String> {
     let mut lines = vec![String::new()];
-    // What a file says must not leave its comment.
+    // Text from a file must not end its comment.
     let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     for word in plain.split_whitespace() {
         let is_full =
@@ -148,7 +148,7 @@ fn wrapped(text: &str) -> Vec<String> {
 }
 
 impl Draft<'_> {
-    /// The pipeline file.
+    /// The text of the pipeline file.
     pub fn text(&self) -> String {
         let mut lines = Lines::default();
         lines.comment(&format!(
@@ -228,7 +228,7 @@ impl Draft<'_> {
                 _ => {}
             }
         }
-        // One key is for both files; where they differ, each is recognised by the columns that it has.
+        // One key applies to both files. If their separators differ, the key is left out, and each separator is detected.
         let separators: std::collections::BTreeSet<&str> =
             self.tables().map(|table| table.separator.as_str()).collect();
         if self.tables().any(|table| !table.separator_is_usual) && separators.len() == 1 {

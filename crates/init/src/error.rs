@@ -1,35 +1,35 @@
 use std::path::PathBuf;
 
-/// Why no pipeline can be written; every variant says what to do.
+/// The reasons why a pipeline cannot be written. Every message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file cannot be looked at, or the pipeline would not read it.
+    /// A file cannot be inspected, or the pipeline would not read it.
     #[error(transparent)]
     Preprocess(#[from] mp4sr_preprocess::Error),
     /// Reading or writing failed.
     #[error(transparent)]
     Artifact(#[from] mp4sr_artifact::Error),
-    /// The pipeline that was made is not one.
+    /// The generated pipeline is not valid.
     #[error("the pipeline cannot be read back: {0}")]
     Config(#[from] mp4sr_pipeline::ConfigError),
     /// A column that was named does not exist.
     #[error("`{flag} {name}`: `{}` has no column `{name}`{near}; it has {known}", path.display())]
     NoColumn {
-        /// The flag.
+        /// The flag that names the column.
         flag: &'static str,
-        /// The name.
+        /// The name that does not exist.
         name: String,
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The nearest name, as a question.
+        /// A question that suggests the nearest name; empty if no name is near.
         near: String,
-        /// All names.
+        /// All names of columns, separated by commas.
         known: String,
     },
     /// Something that cannot be guessed.
     #[error("{0}")]
     Unknown(String),
-    /// The file exists.
+    /// The pipeline file exists already.
     #[error("`{}` exists; give another name with `--out`, or `--force` to replace it", .0.display())]
     Exists(PathBuf),
 }

@@ -1,4 +1,4 @@
-//! Which columns of interactions are the user, the item, the time and a rating.
+//! Guesses which columns of interactions hold the user, the item, the time and a rating.
 
 use mp4sr_preprocess::survey::{ColumnSurvey, Survey, TimeNotation};
 
@@ -7,17 +7,17 @@ use crate::join::{Join, may_be_id};
 use crate::words::{Role, tokens};
 use crate::{Error, Result};
 
-/// 1989-01-05: numbers without a name that says time are times from here on.
+/// 1989-01-05: all numbers of a column must be at least this to be times if its name does not suggest a time.
 const RECENT: f64 = 6e8;
-/// 1973-03-03: numbers under a name that says time are times from here on.
+/// 1973-03-03: the largest number of a column must be at least this if its name suggests a time.
 const EARLY: f64 = 1e8;
-/// The share of values that a notation has to read.
+/// The least share of values that a notation must read.
 const MOST: f64 = 0.9;
-/// The most distinct values of a rating.
+/// The largest number of distinct values of a rating.
 const RATINGS: u64 = 101;
-/// The most kinds of events.
+/// The largest number of kinds of events.
 const KINDS: u64 = 20;
-/// Words of times of something else than the event.
+/// Words in the names of times that are not the time of the event.
 const OTHER_TIMES: [&str; 9] =
     ["birth", "dob", "signup", "registered", "updated", "expires", "delivered", "shipped", "released"];
 
@@ -26,9 +26,9 @@ const OTHER_TIMES: [&str; 9] =
 pub enum Clock {
     /// A column of times.
     Time {
-        /// Its name.
+        /// The name of the column.
         column: String,
-        /// How they are written.
+        /// The notation of the times.
         notation: TimeNotation,
     },
     /// A column of positions.
@@ -40,23 +40,23 @@ pub enum Clock {
 /// The columns of interactions.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EventColumns {
-    /// The user's id.
+    /// The column of the user's id.
     pub user: String,
-    /// The item's id.
+    /// The column of the item's id.
     pub item: String,
-    /// What separates several items in a cell; empty: nothing.
+    /// The separator of several items in a cell; empty if a cell holds one item.
     pub item_separator: String,
     /// What orders events.
     pub clock: Clock,
-    /// A rating, which is not read.
+    /// The column of a rating, which is not read.
     pub rating: Option<String>,
     /// A column of kinds of events, such as views and purchases, which is not read.
     pub kind: Option<String>,
-    /// What was not sure.
+    /// The guesses that are uncertain.
     pub doubts: Vec<Doubt>,
 }
 
-/// What a user says of interactions.
+/// What the user states about interactions.
 #[derive(Clone, Debug, Default)]
 pub struct NamedEvents {
     /// The column of the user.
@@ -67,12 +67,12 @@ pub struct NamedEvents {
     pub time: Option<String>,
     /// The notation of the time.
     pub time_format: Option<String>,
-    /// Whether lines are in order.
+    /// Whether events are in the order of their lines.
     pub line_order: bool,
 }
 
 impl EventColumns {
-    /// Guesses the columns; `joins` are the columns of ids that the items' file has, the best first.
+    /// Guesses the columns. `joins` are the pairs of columns that may hold the item's id in both files, the best first.
     pub fn guess(survey: &Survey, joins: &[Join], said: &NamedEvents) -> Result<Self> {
         let mut doubts = Vec::new();
         let (item, item_separator) = item(survey, joins, said, &mut doubts)?;
@@ -137,7 +137,7 @@ fn item(survey: &Survey, joins: &[Join], said: &NamedEvents, doubts: &mut Vec<Do
     if let Some((_, column)) = by_name() {
         return Ok((column.name.clone(), String::new()));
     }
-    // In a table without names, the item follows the user, as in all published ones; a time may be between them.
+    // In a table without column names, the item follows the user, as in all published datasets; a time may be between them.
     let is_id = |column: &&ColumnSurvey| may_be_id(column, survey.rows) && time_score(column, survey).is_none();
     if let Some(column) = survey.columns.iter().skip(1).find(is_id).filter(|_| !survey.has_header) {
         doubts.push(Doubt::new(
@@ -163,7 +163,7 @@ fn user(survey: &Survey, item: &str, said: &NamedEvents, is_sequence: bool, doub
         if column.filled == 0 || (by_name == 0.0 && !may_be_id(column, survey.rows)) {
             continue;
         }
-        // A name is worth more than any look of the values.
+        // A name that suggests a user counts more than any property of the values.
         let is_other = by_name == 0.0
             && (Role::Time.fits(&column.name) || Role::Rating.fits(&column.name) || Role::Price.fits(&column.name));
         let is_time = by_name == 0.0 && matches!(&column.time, Some(Ok(time)) if !time.is_number);

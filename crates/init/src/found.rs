@@ -1,14 +1,14 @@
-//! What was found, for people and for the pipeline's comments.
+//! Describes what was found, for the output and for the comments of the pipeline file.
 
 use mp4sr_pipeline::text::count;
 use mp4sr_preprocess::survey::{ColumnSurvey, Survey};
 
 use crate::{Error, Result};
 
-/// Something that was not sure, and what changes it.
+/// A guess that is uncertain, and what changes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Doubt {
-    /// What was not sure, as a sentence without its full stop.
+    /// What is uncertain, as a sentence without its full stop.
     pub what: String,
     /// The flags and keys that change it.
     pub remedy: String,
@@ -21,7 +21,7 @@ impl Doubt {
     }
 }
 
-/// The column that a flag names, which has to exist.
+/// Finds the column that a flag names; it is an error if the column does not exist.
 pub fn named<'s>(survey: &'s Survey, flag: &'static str, name: &str) -> Result<&'s ColumnSurvey> {
     let names: Vec<&str> = survey.columns.iter().map(|column| column.name.as_str()).collect();
     survey.column(name).ok_or_else(|| Error::NoColumn {
@@ -33,7 +33,7 @@ pub fn named<'s>(survey: &'s Survey, flag: &'static str, name: &str) -> Result<&
     })
 }
 
-/// What the values of a column look like.
+/// Describes the values of a column.
 pub fn values(column: &ColumnSurvey, rows: u64) -> String {
     let mut said = Vec::new();
     if column.filled < rows {
@@ -51,10 +51,10 @@ pub fn values(column: &ColumnSurvey, rows: u64) -> String {
     said.join("; ")
 }
 
-/// Columns that are not read of which so many are shown.
+/// The largest number of unread columns that are shown.
 const SHOWN: usize = 8;
 
-/// What the columns hold that are not read.
+/// Describes the content of the columns that are not read.
 pub fn unused(survey: &Survey, names: &[String]) -> String {
     let known = names.iter().filter_map(|name| survey.column(name));
     let mut shown: Vec<String> = known.take(SHOWN).map(held).collect();

@@ -1,4 +1,4 @@
-//! Which columns of items are the id, the title, the texts, the categories and the images.
+//! Guesses which columns of items hold the id, the title, the texts, the categories and the images.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use crate::found::{Doubt, named};
 use crate::join::Join;
 use crate::words::{Role, tokens};
 
-/// Mean words from which a text is long.
+/// The mean number of words from which a text counts as long.
 const LONG: f64 = 12.0;
-/// The share of values that decides what a column is.
+/// The share of values from which they decide what a column is.
 const MOST: f64 = 0.9;
-/// Rows from which the number of distinct values says something.
+/// The number of rows above which a column with one distinct value is constant.
 const TELLING: u64 = 20;
 /// Words that change the meaning of a name: the name of a brand is not a title.
 const NOT_A_TITLE: [&str; 14] = [
@@ -33,37 +33,37 @@ const NOT_A_TITLE: [&str; 14] = [
     "code",
     "author",
 ];
-/// Words of larger images, and of smaller ones.
+/// Words in the names of columns of larger images, and of smaller ones.
 const LARGE: [&str; 7] = ["large", "l", "high", "hires", "highres", "xl", "original"];
 const SMALL: [&str; 5] = ["small", "s", "thumb", "thumbnail", "mini"];
 
 /// The columns of items.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ItemColumns {
-    /// The id.
+    /// The column of the id.
     pub id: String,
-    /// The title; empty: none.
+    /// The column of the title; empty if there is none.
     pub title: String,
-    /// Further texts, the most telling first.
+    /// The columns of further texts, the most informative first.
     pub texts: Vec<String>,
-    /// What separates several texts in a cell; empty: nothing.
+    /// The separator of several texts in a cell; empty if a cell holds one text.
     pub text_separator: String,
-    /// Categories.
+    /// The columns of categories.
     pub categories: Vec<String>,
-    /// What separates several categories in a cell; empty: nothing.
+    /// The separator of several categories in a cell; empty if a cell holds one category.
     pub category_separator: String,
-    /// Images: addresses, or names of files.
+    /// The column of images, if there is one.
     pub images: Option<ImageColumn>,
     /// Columns that are not read.
     pub unused: Vec<String>,
-    /// What was not sure.
+    /// The guesses that are uncertain.
     pub doubts: Vec<Doubt>,
 }
 
 /// The column of images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImageColumn {
-    /// Its name.
+    /// The name of the column.
     pub name: String,
     /// Where the images are.
     pub kind: ImageKind,
@@ -72,7 +72,7 @@ pub struct ImageColumn {
 /// Where the images of a column are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageKind {
-    /// Images are downloaded from addresses.
+    /// Images are downloaded from URLs.
     Addresses,
     /// Images are embedded in the cells.
     Embedded,
@@ -82,16 +82,16 @@ pub enum ImageKind {
     FilesOfFolder,
 }
 
-/// What a user says of items.
+/// What the user states about items.
 #[derive(Clone, Debug, Default)]
 pub struct NamedItems {
     /// The column of the id.
     pub id: Option<String>,
     /// The column of the title.
     pub title: Option<String>,
-    /// Further texts.
+    /// The columns of further texts.
     pub texts: Vec<String>,
-    /// Categories.
+    /// The columns of categories.
     pub categories: Vec<String>,
     /// The column of images.
     pub image: Option<String>,
@@ -100,7 +100,7 @@ pub struct NamedItems {
 }
 
 impl ItemColumns {
-    /// Guesses the columns; `join` is the column of ids by names and values.
+    /// Guesses the columns. `join` is the pair of columns that hold the item's id in both files, if one was found.
     pub fn guess(survey: &Survey, join: Option<&Join>, said: &NamedItems) -> Result<Self> {
         let id = match (&said.id, join) {
             (Some(name), _) => named(survey, "--item-id", name)?.name.clone(),
@@ -145,7 +145,7 @@ impl ItemColumns {
             column.name.clone_into(&mut self.title);
             return Ok(());
         }
-        // Without a name, titles are the short texts that differ most.
+        // If no name suggests a title, it is the short text with the most distinct values.
         let is_titled = |column: &&ColumnSurvey| {
             column.words < LONG && column.lists == 0 && column.objects == 0 && column.distinct * 2 >= column.filled
         };
@@ -228,7 +228,7 @@ impl ItemColumns {
             self.texts.clone_from(&said.texts);
             return Ok(());
         }
-        // The first sentences count, and what is said in a few words must not be lost behind a long text.
+        // Only the first sentences are read, so that makers and categories must not come after a long text.
         let order = |column: &ColumnSurvey| {
             if Role::Maker.fits(&column.name) {
                 0
@@ -251,7 +251,7 @@ impl ItemColumns {
             let of = |name: &String| Some((name.clone(), survey.column(name)?.separator.clone()?.0));
             names.iter().filter_map(of).collect()
         };
-        // Sentences do not contain a bar.
+        // A bar is the only separator that does not occur within sentences.
         let bars = separators(&self.texts);
         if bars.iter().any(|(_, separator)| separator == "|") {
             "|".clone_into(&mut self.text_separator);
@@ -277,14 +277,14 @@ impl ItemColumns {
     }
 }
 
-/// Whether the values of a column are words.
+/// Whether the values of a column are meaningful words.
 fn says_something(column: &ColumnSurvey, rows: u64) -> bool {
     let most = |count: u64| count as f64 >= MOST * column.filled as f64;
     let is_time = matches!(&column.time, Some(Ok(time)) if !time.is_number) && column.time_share >= MOST;
     let is_code = Role::Code.fits(&column.name) && column.words < 2.0 && column.lists == 0;
     let is_address = column.addresses * 2 > column.filled;
     let is_constant = column.distinct < 2 && rows > TELLING;
-    // Ids of other tables: one word with digits, another one in each line.
+    // The ids of another table are single words with digits, and differ from line to line.
     let has_digits = column.examples.iter().all(|example| example.contains(|c: char| c.is_ascii_digit()));
     let is_id = column.words <= 1.0 && has_digits && column.distinct as f64 >= MOST * column.filled as f64 && rows > 1;
     column.filled > 0
@@ -299,7 +299,7 @@ fn says_something(column: &ColumnSurvey, rows: u64) -> bool {
         && column.image_addresses * 2 < column.filled.max(1)
 }
 
-/// How well a column fits as the one of images; 0 if it has none.
+/// How well a column fits as the column of images; 0 if it does not hold images.
 fn image_score(column: &ColumnSurvey) -> f64 {
     let share = (column.image_addresses + column.image_files) as f64 / column.filled.max(1) as f64;
     let named = Role::Image.fits(&column.name);

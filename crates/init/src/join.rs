@@ -1,4 +1,4 @@
-//! Which column of interactions has the ids of which column of items: by the names, and by the share of values that are found.
+//! Finds the pair of columns that hold the same ids in interactions and items, by their names and by the share of values that match.
 
 use std::collections::HashMap;
 
@@ -7,17 +7,17 @@ use mp4sr_preprocess::survey::{ColumnSurvey, Survey};
 use crate::Result;
 use crate::words::{Role, tokens};
 
-/// Rows of interactions whose ids are looked up.
+/// The number of rows of interactions whose ids are looked up.
 pub const EVENT_ROWS: u64 = 100_000;
-/// Rows of items whose ids are looked up.
+/// The number of rows of items whose ids are looked up.
 pub const ITEM_ROWS: u64 = 500_000;
-/// Columns of a file that may have the ids.
+/// The largest number of columns per file that are compared.
 const CANDIDATES: usize = 8;
-/// The longest text and the most words that an id has on average.
+/// The largest mean numbers of characters and of words in a column of ids.
 const LONGEST_ID: f64 = 64.0;
 const WORDS_OF_AN_ID: f64 = 3.0;
 
-/// What one name in both files is worth, and the usual place of the item in a table without names; a share of 1 is worth 10.
+/// The scores of equal names in both files, and of the item's usual position in a table without column names. A share of 1 scores 10.
 const SAME: f64 = 5.0;
 const SECOND: f64 = 2.0;
 
@@ -26,26 +26,26 @@ const SECOND: f64 = 2.0;
 pub struct Join {
     /// The column of interactions.
     pub item: String,
-    /// What separates several ids in a cell of it; empty: nothing.
+    /// The separator of several ids in one of its cells; empty if a cell holds one id.
     pub separator: String,
     /// The column of items.
     pub id: String,
-    /// The share of the interactions' ids that are found.
+    /// The share of the interactions' ids that are found among the items' ids.
     pub share: f64,
     /// The share of the items' ids that occur in interactions.
     pub coverage: f64,
-    /// How well names and values fit, the greater the better.
+    /// The score of how well names and values match; higher is better.
     pub score: f64,
 }
 
-/// What a user says of the two columns.
+/// The columns that the user has named.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NamedIds<'n> {
-    /// The column of interactions.
+    /// The column of interactions that holds the item's id.
     pub item: Option<&'n str>,
-    /// The column of items.
+    /// The column of items that holds the item's id.
     pub id: Option<&'n str>,
-    /// A column of interactions that has something else.
+    /// The column of interactions that holds the user's id, and therefore not the item's.
     pub user: Option<&'n str>,
 }
 
@@ -84,11 +84,11 @@ pub fn joins(events: &Survey, items: &Survey, named: NamedIds<'_>) -> Result<Vec
             for (id, ids) in of_items.iter().zip(&ids) {
                 let mut join = compared(column, &separator, &values, id, ids);
                 let is_second = events.columns.get(1).is_some_and(|second| second.name == column.name);
-                // Of a table without names the second column is the item, as in all published ones.
+                // In a table without column names, the second column is the item, as in all published datasets.
                 if !events.has_header && is_second {
                     join.score += SECOND;
                 }
-                // Names by position say nothing.
+                // Names that were made from positions are equal by chance, so their score is taken back.
                 if !(events.has_header && items.has_header) && join.item == join.id {
                     join.score -= SAME;
                 }
@@ -100,7 +100,7 @@ pub fn joins(events: &Survey, items: &Survey, named: NamedIds<'_>) -> Result<Vec
     Ok(found)
 }
 
-/// The columns of a file that `score` has something to say of, the best first; of equal ones the earlier.
+/// The columns of a file that have a score, the best first and at most [`CANDIDATES`]; equal ones stay in the order of the file.
 fn best(survey: &Survey, score: impl Fn(&ColumnSurvey) -> Option<f64>) -> Vec<&ColumnSurvey> {
     let mut scored: Vec<(f64, &ColumnSurvey)> =
         survey.columns.iter().filter_map(|column| Some((score(column)?, column))).collect();
@@ -133,7 +133,7 @@ fn compared(
     let same = tokens(&column.name) == tokens(&id.name);
     let names = Role::Item.score(&column.name) - 0.7 * Role::User.score(&column.name) + id_score(&id.name);
     let score = 10.0 * share + 4.0 * coverage + names + if same { SAME } else { 0.0 };
-    // Of one id per cell and several, the plain reading is preferred where both find the same.
+    // If reading one id per cell finds as many as reading several, one per cell is preferred.
     let score = if separator.is_empty() { score } else { score - 0.5 };
     Join { item: column.name.clone(), separator: separator.to_owned(), id: id.name.clone(), share, coverage, score }
 }

@@ -1,4 +1,4 @@
-//! Where the files lie, as a pipeline names them: the data folder, and paths relative to it.
+//! How a pipeline names its files: by a data folder, and by paths relative to it.
 
 use std::path::{Path, PathBuf};
 
@@ -6,16 +6,16 @@ use mp4sr_artifact::Error as FileError;
 
 use crate::{Error, Result};
 
-/// The data folder and the names of files below it.
+/// The data folder, and the names of files relative to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Places {
-    /// The data folder, as seen from the working directory where it lies below it, and absolute elsewhere.
+    /// The path of the data folder: relative to the working directory if it is inside that, otherwise absolute.
     pub data: String,
     root: PathBuf,
 }
 
 impl Places {
-    /// The deepest folder that holds all of `files` and `folders`.
+    /// Chooses the deepest folder that contains all of `files` and `folders`.
     pub fn of(files: &[&Path], folders: &[&Path]) -> Result<Self> {
         let mut root: Option<PathBuf> = None;
         for path in files.iter().chain(folders) {
@@ -43,7 +43,7 @@ impl Places {
         utf8(if below == Path::new("") { Path::new(".") } else { below })
     }
 
-    /// The last name of the data folder; nothing if it has none that says anything.
+    /// The last component of the data folder's path; `None` if it is too general to name a dataset.
     pub fn title(&self) -> Option<String> {
         let name = self.root.file_name()?.to_string_lossy().into_owned();
         let says_nothing = ["data", "raw", "tmp", "input", "files", "csv", "downloads", "root", "home"];
@@ -65,7 +65,7 @@ fn utf8(path: &Path) -> Result<String> {
     })
 }
 
-/// The name of a dataset made of any name: letters, digits, `-`, `_` and `.`.
+/// Makes a dataset name of any name: lower-case letters, digits, `-` and `_`.
 pub fn dataset_name(name: &str) -> String {
     let mut made = String::new();
     for c in name.to_lowercase().chars() {

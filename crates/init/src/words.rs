@@ -1,6 +1,6 @@
-//! What names of columns mean, in the words of shops, of published datasets and of some languages.
+//! What the names of columns mean, in the vocabulary of shops, of published datasets and of several languages.
 
-/// What a column may be.
+/// What a column may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     User,
@@ -16,11 +16,11 @@ pub enum Role {
     LongText,
     Image,
     Price,
-    /// Names and codes that say nothing in a sentence.
+    /// Ids, links and codes, which mean nothing in a sentence.
     Code,
 }
 
-/// Names that denote a role as a whole, the most certain first; and words that denote it within a name.
+/// The names that denote a role as a whole, the most certain first, and the words that denote it as a part of a name.
 struct Vocabulary {
     names: &'static [&'static str],
     words: &'static [&'static str],
@@ -374,8 +374,8 @@ impl Role {
         Vocabulary { names, words }
     }
 
-    /// How well a name fits: 10 and a little less for names that mean the role as they stand, 6 for those that hold a word of it, 0
-    /// otherwise.
+    /// How well a name fits: 10 or a little less if the whole name denotes the role, 6 if one of its words does, or 7 if another word is
+    /// `id`, and 0 otherwise.
     pub fn score(self, name: &str) -> f64 {
         let tokens = tokens(name);
         let joined = tokens.concat();
@@ -397,7 +397,7 @@ impl Role {
     }
 }
 
-/// The words of a name in small letters: `userId`, `User-ID` and `user_id` have the same.
+/// The words of a name in lower case. `userId`, `User-ID` and `user_id` have the same words.
 pub fn tokens(name: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut before = ' ';

@@ -59,7 +59,7 @@ impl Args {
         }
     }
 
-    /// The files of items that are to be added.
+    /// The item files to add.
     pub fn new_files(&self) -> &[PathBuf] {
         match &self.command {
             Command::Add { items, .. } => items,
@@ -68,7 +68,7 @@ impl Args {
     }
 }
 
-/// Runs the command.
+/// Runs `mp4sr items`.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
     match &args.command {

@@ -1,8 +1,8 @@
-//! New items of a trained run, which can be candidates and occur in histories without training.
+//! Adds items to a trained run, which can then list them and read them in histories without further training.
 //!
-//! In: raw items, in the form of the pipeline or as records. Out: a table of items and their features, from the same texts, encoders,
-//! dictionary and cache as the dataset's, where `serve.store` says: as a generation of `new-items/` in the run, which never changes and
-//! whose place another takes when it is whole, or as rows of PostgreSQL. Must not know: scores, lists, HTTP.
+//! In: raw items, in the format of the pipeline or as records. Out: an item table and features, computed as for the dataset with its
+//! encoders, dictionary and cache, in the place that `serve.store` names: a generation in the run's folder `new-items/`, which is immutable
+//! and is replaced as a whole, or rows of PostgreSQL. Must not know: scores, lists, HTTP.
 
 pub mod command;
 
@@ -19,40 +19,40 @@ use mp4sr_run::{CurrentItems, NewItems, item_tables};
 use mp4sr_store::{Change, ItemStore, PostgresStore, StoredItem};
 use serde_json::json;
 
-/// The lock of a run's new items.
+/// The name of the lock on a run's added items.
 const LOCK: &str = "items";
-/// Ids that a message names.
+/// The greatest number of ids that a message names.
 const NAMED: usize = 5;
 
-/// An item as a program gives it.
+/// An item that a program adds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ItemRecord {
-    /// Its id.
+    /// The item's id.
     pub id: String,
-    /// Its title.
+    /// The item's title.
     pub title: String,
     /// Further texts.
     pub texts: Vec<String>,
-    /// Names of categories.
+    /// The names of the item's categories.
     pub categories: Vec<String>,
-    /// The bytes of its image files.
+    /// The bytes of the item's image files.
     pub images: Vec<Vec<u8>>,
 }
 
-/// What adding items did.
+/// The result of adding items.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Added {
-    /// Ids that the run did not have.
+    /// The ids that the run did not have.
     pub new: Vec<String>,
-    /// Ids whose items took the place of earlier ones.
+    /// The ids of items that were added earlier and are now replaced.
     pub replaced: Vec<String>,
-    /// What the person who added them should know, a sentence each.
+    /// Problems that the caller should know about, one sentence each.
     pub notes: Vec<String>,
-    /// New items of the run in all.
+    /// The total number of added items of the run.
     pub total: usize,
 }
 
-/// What adds items to a run and removes them.
+/// Adds items to a run, and removes them.
 ///
 /// ```no_run
 /// use mp4sr_extract::Encoders;
@@ -60,7 +60,7 @@ pub struct Added {
 /// use mp4sr_store::ItemStore;
 ///
 /// # fn add(context: &mp4sr_pipeline::Context) -> anyhow::Result<()> {
-/// // `context` is that of a trained run.
+/// // `context` is the context of a trained run.
 /// let store = ItemStore::open(context)?;
 /// let mut encoders = Encoders::of(context)?;
 /// let mut editor = Editor { context, store: &store, encoders: &mut encoders };
@@ -71,16 +71,17 @@ pub struct Added {
 /// # }
 /// ```
 pub struct Editor<'a> {
-    /// The run.
+    /// The context of the run.
     pub context: &'a Context,
-    /// Where its added items are kept.
+    /// The store of its added items.
     pub store: &'a ItemStore,
     /// The encoders of the run.
     pub encoders: &'a mut Encoders,
 }
 
 impl Editor<'_> {
-    /// Adds the items of files in the form of the pipeline's `[source]`, such as a whole catalogue: items of the dataset stay as they are.
+    /// Adds the items of files in the format of the pipeline's `[source]`. The files may hold a whole catalogue: items of the dataset are
+    /// skipped.
     pub fn add_files(&mut self, paths: &[PathBuf]) -> anyhow::Result<Added> {
         let context = self.context;
         expect_addable(&context.config)?;
@@ -106,7 +107,7 @@ impl Editor<'_> {
         Ok(Added { notes: [notes, added.notes].concat(), ..added })
     }
 
-    /// Adds items that a program gives. Their images are stored with them.
+    /// Adds records. Their images are stored with them.
     pub fn add_records(&mut self, records: &[ItemRecord]) -> anyhow::Result<Added> {
         expect_addable(&self.context.config)?;
         match self.store {
@@ -182,7 +183,7 @@ impl Editor<'_> {
         Ok(removed.len())
     }
 
-    /// Writes a generation, and puts it in the place of the one before when it is whole.
+    /// Writes a new generation, and lets it replace the previous one once it is complete.
     fn publish(&mut self, items: &Items) -> anyhow::Result<ExtractReport> {
         let layout = &self.context.layout;
         let before = CurrentItems::read(layout)?;
@@ -205,7 +206,7 @@ impl Editor<'_> {
         Ok(report)
     }
 
-    /// Writes the table of items and their features to the folder `own`. Items of which the model reads nothing are an error.
+    /// Writes the item table and the features to the folder `own`. Items without any features are an error.
     fn encode(&mut self, own: Layout, items: &Items) -> anyhow::Result<ExtractReport> {
         let inner = Context {
             config: self.context.config.clone(),
@@ -220,7 +221,7 @@ impl Editor<'_> {
     }
 }
 
-/// The items of records, as a dataset has them; their images go to `folder`.
+/// Converts records to items of a dataset; their images are written to `folder`.
 fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyhow::Result<Items> {
     let mut lines = String::new();
     for record in records {
@@ -259,7 +260,7 @@ fn of_records(context: &Context, records: &[ItemRecord], folder: &Path) -> anyho
     Ok(items)
 }
 
-/// The ending of an image file's name, by its first bytes.
+/// The extension of an image file, by its first bytes.
 fn ending(bytes: &[u8]) -> &'static str {
     match bytes {
         [0x89, b'P', b'N', b'G', ..] => "png",
@@ -269,7 +270,7 @@ fn ending(bytes: &[u8]) -> &'static str {
     }
 }
 
-/// Refuses models that need ids, and features that do not come from `[extract]`.
+/// Rejects models that need id embeddings, and features that do not come from `[extract]`.
 fn expect_addable(config: &Config) -> anyhow::Result<()> {
     item_tables(config)?;
     let extracted = config.extracted();
@@ -295,7 +296,7 @@ fn lock(context: &Context) -> anyhow::Result<Lock> {
     Ok(Lock::acquire(&context.layout.new_items(), LOCK)?)
 }
 
-/// Refuses items of which the model reads nothing.
+/// Rejects items for which the model has no features.
 fn expect_something(new: &NewItems) -> anyhow::Result<()> {
     let is_empty = |row: usize| new.modalities.iter().all(|modality| modality.features.rows_of(row) == 0);
     let empty: Vec<&String> =
@@ -330,7 +331,7 @@ fn notes(report: &ExtractReport) -> Vec<String> {
     notes
 }
 
-/// The first few of some ids.
+/// The first few of the ids, for a message.
 fn some_of(ids: &[&String]) -> String {
     let mut named: Vec<String> = ids.iter().take(NAMED).map(|id| format!("`{id}`")).collect();
     if ids.len() > NAMED {
@@ -339,8 +340,8 @@ fn some_of(ids: &[&String]) -> String {
     named.join(", ")
 }
 
-/// What the model reads of one item that is not added, and that leaves nothing in the cache. Its features go to `folder`, which whoever
-/// calls removes.
+/// Encodes one item without adding it, and without leaving anything in the cache. Its features are written to `folder`, which the caller
+/// removes.
 pub fn encode_alone(
     context: &Context,
     encoders: &mut Encoders,

@@ -1,15 +1,15 @@
-//! Sequence dropout and complementary mixup (specification, section 4): what pre-training draws before the encoder runs.
+//! Sequence dropout and complementary mixup (specification, section 4), which pre-training draws before the encoder runs.
 
 use mp4sr_ops::{PackedOffsets, Result, RngKey};
 
 use crate::Batch;
 
-/// Drops each item but a history's first with probability `rho`; what stays closes up in order.
+/// Drops each item, except the first of a history, with probability `rho`. The remaining items close up in order.
 pub fn sequence_dropout(batch: &Batch, rho: f64, key: RngKey) -> Result<Batch> {
     close_up(batch, |token| key.uniform(token as u64) >= rho)
 }
 
-/// Keeps the first token of every history and those that `keep` names; what stays closes up in order.
+/// Keeps the first token of every history and those for which `keep` is true. The remaining tokens close up in order.
 pub fn close_up(batch: &Batch, keep: impl Fn(usize) -> bool) -> Result<Batch> {
     let mut items = Vec::with_capacity(batch.items.len());
     let mut lengths = Vec::with_capacity(batch.count());
@@ -26,8 +26,8 @@ pub fn close_up(batch: &Batch, keep: impl Fn(usize) -> bool) -> Result<Batch> {
     Ok(Batch { users: batch.users.clone(), offsets, items, targets: batch.targets.clone() })
 }
 
-/// Which modality each token takes: mixed sequence m has modality (m + shift) mod M there. A token is swapped with
-/// probability `p`, by a random non-zero shift; with two modalities M^t and M^v are complements.
+/// Draws the modality shift of each token: mixed sequence m has modality (m + shift) mod M there. A token is swapped with probability `p`,
+/// by a random non-zero shift. With two modalities, M^t and M^v are complements.
 pub fn mixup(tokens: usize, modalities: usize, p: f64, key: RngKey) -> Vec<u32> {
     let shift = |token: u64| {
         if modalities < 2 || key.uniform(2 * token) >= p {

@@ -4,15 +4,15 @@ use mp4sr_ops::{PackedOffsets, Result};
 
 use crate::Query;
 
-/// Samples of a step. What a phase does not sample is empty: [`Samples::Events`](crate::Samples::Events) has no histories,
+/// The samples of a step. The parts that a phase does not sample are empty: [`Samples::Events`](crate::Samples::Events) has no histories,
 /// [`Samples::Sequences`](crate::Samples::Sequences) has no targets.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// `[B]`: the row of each sample's user in the dataset, from 0.
     pub users: Vec<u32>,
-    /// Where each history lies in `items`.
+    /// The offsets of the histories in `items`.
     pub offsets: PackedOffsets,
-    /// `[tokens]`: the histories' items, 1-based, oldest first, one history after the other.
+    /// `[tokens]`: the items of the histories, 1-based, oldest first, one history after the other.
     pub items: Vec<u32>,
     /// `[B]`: the item that follows each history.
     pub targets: Vec<u32>,
@@ -23,9 +23,9 @@ pub struct Batch {
 pub struct Sample<'a> {
     /// The row of the user in the dataset, from 0.
     pub user: u32,
-    /// Items, 1-based, oldest first.
+    /// The items of the history, 1-based, oldest first.
     pub history: &'a [u32],
-    /// The item after the history.
+    /// The item after the history, if the phase has targets.
     pub target: Option<u32>,
 }
 
@@ -54,14 +54,14 @@ impl Batch {
         Self::new(samples.into_iter().map(sample), max_sequence_length)
     }
 
-    /// Packs the histories of queries, none of them empty.
+    /// Packs the histories of queries, none of which may be empty.
     pub fn of_queries<'a>(queries: &[Query<'a>], max_sequence_length: usize) -> Result<Self> {
         let sample =
             |query: &Query<'a>| Sample { user: query.user.unwrap_or_default(), history: query.history, target: None };
         Self::new(queries.iter().map(sample), max_sequence_length)
     }
 
-    /// A run of the samples by themselves, whose tokens and sequences keep the numbers by which dropout is drawn.
+    /// A range of the samples as a batch of its own, whose tokens and sequences keep the numbers by which dropout is drawn.
     #[must_use]
     pub fn share(&self, samples: Range<usize>) -> Self {
         let offsets = self.offsets.share(samples.clone());
@@ -70,7 +70,7 @@ impl Batch {
         Self {
             users: self.users[samples.clone()].to_vec(),
             items: self.items[first..first + offsets.tokens()].to_vec(),
-            // Queries have none.
+            // Batches of queries have no targets.
             targets: self.targets.get(samples).unwrap_or_default().to_vec(),
             offsets,
         }

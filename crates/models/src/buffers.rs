@@ -6,23 +6,23 @@ use mp4sr_ops::{Error, Result};
 /// Values of a buffer, in row-major order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum BufferValues {
-    /// Numbers.
+    /// Floating-point numbers.
     F32(Vec<f32>),
-    /// Counts and indices.
+    /// Counts or indices.
     I64(Vec<i64>),
 }
 
-/// A named part of a model's state that no optimiser sees.
+/// A part of a model's state that the optimiser does not change.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Buffer {
-    /// Its values.
+    /// The values of the buffer.
     pub values: BufferValues,
-    /// Its shape, which never changes.
+    /// The shape of the buffer, which never changes.
     pub shape: Vec<usize>,
 }
 
 impl Buffer {
-    /// A buffer of numbers.
+    /// A buffer of floating-point numbers.
     pub fn f32(values: Vec<f32>, shape: &[usize]) -> Self {
         Self { values: BufferValues::F32(values), shape: shape.to_vec() }
     }
@@ -45,18 +45,18 @@ pub struct Buffers {
 }
 
 impl Buffers {
-    /// Buffers with their first values.
+    /// Creates buffers with their initial values.
     pub fn new(entries: impl IntoIterator<Item = (String, Buffer)>) -> Self {
         Self { entries: RefCell::new(entries.into_iter().collect()) }
     }
 
-    /// Gives `read` the buffer `name`.
+    /// Calls `read` with the buffer `name`.
     pub fn read<T>(&self, name: &str, read: impl FnOnce(&Buffer) -> T) -> Result<T> {
         let entries = self.entries.borrow();
         entries.get(name).map(read).ok_or_else(|| missing(name))
     }
 
-    /// Gives `update` the values of the buffer `name`, to change in place.
+    /// Calls `update` with the values of the buffer `name`, which it may change in place.
     pub fn update<T>(&self, name: &str, update: impl FnOnce(&mut BufferValues) -> T) -> Result<T> {
         let mut entries = self.entries.borrow_mut();
         entries.get_mut(name).map(|buffer| update(&mut buffer.values)).ok_or_else(|| missing(name))
@@ -67,7 +67,7 @@ impl Buffers {
         self.entries.borrow().clone()
     }
 
-    /// Puts all buffers back to a snapshot, which must have the same names, types and shapes.
+    /// Restores all buffers from a snapshot, which must have the same names, types and shapes.
     pub fn restore(&self, snapshot: BTreeMap<String, Buffer>) -> Result<()> {
         let mut entries = self.entries.borrow_mut();
         if let Some(name) = entries.keys().find(|name| !snapshot.contains_key(*name)) {

@@ -1,8 +1,9 @@
 //! Candidates of a training step: the softmax runs over all items, or over a sample that represents them.
 //!
-//! A sample has the batch's targets and items drawn uniformly. The logit of every column but a row's own target is raised by
-//! -log Q, Q being the probability that the column is in the sample (Bengio and Senécal, 2008), so that the sum of exponentials is
-//! in expectation that over all items; a row's own target is certain and stays (Khrylchenko et al., 2025, arXiv 2507.09331).
+//! A sample consists of the batch's targets and of items that are drawn uniformly. The logit of every column except the row's own target is
+//! raised by -log Q, where Q is the probability that the column is in the sample (Bengio and Senécal, 2008), so that the expected sum of
+//! exponentials is that over all items. A row's own target is always in the sample, so that its logit is not changed (Khrylchenko et al.,
+//! 2025, arXiv 2507.09331).
 
 use std::collections::HashSet;
 
@@ -13,18 +14,18 @@ use crate::{Batch, TrainingSequences};
 /// Draws the columns of a step's softmax.
 #[derive(Clone, Debug)]
 pub struct CandidateSampler {
-    /// Items that are drawn in every step.
+    /// The number of items that are drawn in every step.
     drawn: usize,
-    /// `[I]`: for each item the samples whose target it is.
+    /// `[I]`: the number of samples of which each item is the target.
     targets: Vec<u32>,
-    /// All samples.
+    /// The number of all samples.
     samples: u64,
 }
 
 /// The columns of a step's softmax that represent all items.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampledItems {
-    /// Rows of items, from 0, ascending.
+    /// The rows of the items, from 0, ascending.
     pub items: Vec<u32>,
     /// `[B]`: the place in `items` of each sample's target.
     pub targets: Vec<u32>,
@@ -33,8 +34,8 @@ pub struct SampledItems {
 }
 
 impl CandidateSampler {
-    /// Draws `drawn` of `items` items per step beside the targets. Samples are the prefixes of the training sequences, whose targets
-    /// are all events but a sequence's first.
+    /// Creates a sampler that draws `drawn` of `items` items per step in addition to the targets. The samples are the prefixes of the
+    /// training sequences, so that every event except the first of a sequence is a target.
     pub fn new(drawn: usize, items: usize, training: &TrainingSequences) -> Result<Self> {
         if drawn == 0 {
             return Err(Error::Msg("at least one item has to be drawn as a candidate".to_owned()));
@@ -49,7 +50,7 @@ impl CandidateSampler {
         Ok(Self { drawn: drawn.min(items), targets, samples })
     }
 
-    /// The sample for a batch with these targets (1-based): a function of the key.
+    /// Draws the sample for a batch with these targets (1-based), determined by the key.
     pub fn draw(&self, targets: &[u32], key: RngKey) -> SampledItems {
         let mut chosen = self.uniform(key);
         chosen.extend(targets.iter().map(|target| target - 1));
@@ -63,7 +64,7 @@ impl CandidateSampler {
         }
     }
 
-    /// Distinct rows of items, all sets of that many equally likely (Floyd's algorithm).
+    /// Draws distinct rows of items; all sets of that size are equally likely (Floyd's algorithm).
     fn uniform(&self, key: RngKey) -> HashSet<u32> {
         let items = self.targets.len();
         let mut chosen = HashSet::with_capacity(2 * self.drawn);
@@ -76,7 +77,7 @@ impl CandidateSampler {
         chosen
     }
 
-    /// -log of the probability that an item is drawn, or is the target of one of the other samples of a batch.
+    /// -log of the probability that an item is drawn or is the target of one of the other samples of a batch.
     fn shift(&self, item: u32, batch: usize) -> f32 {
         let drawn = self.drawn as f64 / self.targets.len() as f64;
         let share = f64::from(self.targets[item as usize]) / self.samples.saturating_sub(1).max(1) as f64;
@@ -85,7 +86,7 @@ impl CandidateSampler {
     }
 }
 
-/// Appends to `items` (rows from 0, ascending) those of a batch's histories that are not among them, ascending, too. Gives the
+/// Appends to `items` (rows from 0, ascending) the items of a batch's histories that are not among them, in ascending order. Returns the
 /// place of each token's item.
 pub(crate) fn add_history(items: &mut Vec<u32>, batch: &Batch) -> Vec<u32> {
     let count = items.len();
@@ -135,7 +136,8 @@ mod tests {
         assert!(counts.iter().all(|&count| (2800..3200).contains(&count)), "{counts:?}");
     }
 
-    /// Batches of 3 of the 10 samples: how often an item is sampled where it is not a target, against its shift.
+    /// For batches of 3 of the 10 samples, compares the shift of an item with how often it is in the sample if it is not the first row's
+    /// target.
     #[test]
     fn the_shift_is_the_logarithm_of_how_often_an_item_is_in_the_sample() {
         let sampler = CandidateSampler::new(2, 8, &training()).unwrap();
@@ -155,7 +157,7 @@ mod tests {
         for item in 0..8 {
             let expected = f64::from((-sampler.shift(item, 3)).exp());
             let seen = found[item as usize] / rows[item as usize];
-            // Batches are drawn without repeats; the formula takes their members as independent.
+            // Batches are drawn without repeats, whereas the formula treats their samples as independent.
             assert!((seen - expected).abs() < 0.03, "item {item}: {seen} against {expected}");
         }
     }

@@ -1,9 +1,9 @@
 //! CL4SRec: SASRec with a contrastive loss between two augmented views of each history.
 //!
-//! Xie et al., Contrastive Learning for Sequential Recommendation, ICDE 2022 (arXiv 2010.14395), as the authors of MP4SR have it in
-//! RecBole: the views of a history are made by two different operations out of crop, mask and reorder; NT-Xent pulls them
-//! together against all other views of the batch; the main loss is SASRec's cross-entropy over all items. Views are made of
-//! copies, the histories stay as they are.
+//! Xie et al., Contrastive Learning for Sequential Recommendation, ICDE 2022 (arXiv 2010.14395), as the authors of MP4SR implemented it in
+//! RecBole. The two views of a history are made by two different operations out of crop, mask and reorder. NT-Xent pulls them together
+//! against all other views of the batch. The main loss is SASRec's cross-entropy over all items. Views are made of copies, and the
+//! histories do not change.
 //!
 //! Histories and views go through the transformer as one packed batch of three times as many sequences.
 
@@ -81,21 +81,21 @@ impl Default for Config {
     }
 }
 
-/// What makes a view out of a history.
+/// An operation that makes a view of a history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Some consecutive items are kept.
+    /// Keeps a range of consecutive items.
     Crop(std::ops::Range<usize>),
-    /// Items at some places become the mask token.
+    /// Replaces the items at some places by the mask token.
     Mask(Vec<usize>),
-    /// Place j gets the item of place `order[j]`.
+    /// Gives place j the item of place `order[j]`.
     Reorder(Vec<usize>),
-    /// The history is unchanged.
+    /// Leaves the history unchanged.
     Keep,
 }
 
 impl Operation {
-    /// The view of a history `rows` of the table of items, in which the mask token is row `mask`.
+    /// The view of a history that is given as `rows` of the table of items, in which the mask token is row `mask`.
     pub fn view(&self, rows: &[u32], mask: u32) -> Vec<u32> {
         match self {
             Self::Crop(kept) => rows[kept.clone()].to_vec(),
@@ -110,11 +110,11 @@ impl Operation {
     }
 }
 
-/// Histories and, where they are compared, their views, one after the other.
+/// Histories and, if they are compared, their views, one after the other.
 pub struct Views {
-    /// `[3 B]` or `[B]` sequences: histories, first views, second views.
+    /// `[3 B]` or `[B]` sequences: the histories, then the first views, then the second views.
     pub offsets: PackedOffsets,
-    /// `[tokens]`: rows of the table of items; the mask token is the row after the last item's.
+    /// `[tokens]`: rows of the table of items, in which the mask token is the row after the last item.
     pub rows: Vec<u32>,
 }
 
@@ -126,13 +126,13 @@ pub struct Cl4sRec {
     parameters: Parameters,
     /// `[I, d_0]`: row i-1 is item i.
     items: Var,
-    /// `[d_0]`.
+    /// `[d_0]`: the embedding of the mask token.
     mask: Var,
     transformer: Transformer,
 }
 
 impl Cl4sRec {
-    /// A fresh model over `items` items whose start is a function of `key`.
+    /// Creates a model over `items` items, whose initial parameters are determined by `key`.
     pub fn new(
         config: Config,
         transformer: TransformerConfig,
@@ -149,7 +149,7 @@ impl Cl4sRec {
         Ok(Self { config, max_sequence_length, parameters, items: table, mask, transformer })
     }
 
-    /// Two different operations for a history of `length` items, each ordered pair as likely: a function of the key.
+    /// Draws two different operations for a history of `length` items, determined by the key. All ordered pairs are equally likely.
     pub fn operations(&self, length: usize, key: RngKey) -> [Operation; 2] {
         if length < 2 {
             return [Operation::Keep, Operation::Keep];
@@ -184,7 +184,7 @@ impl Cl4sRec {
         }
     }
 
-    /// The histories of a batch and what `operations` makes of each; without operations the histories alone.
+    /// The histories of a batch and the views that `operations` make of them; without operations, only the histories.
     pub fn views(&self, batch: &Batch, operations: Option<&[[Operation; 2]]>) -> Result<Views> {
         let rows: Vec<u32> = batch.items.iter().map(|item| item - 1).collect();
         let Some(operations) = operations else { return Ok(Views { offsets: batch.offsets.clone(), rows }) };
@@ -223,7 +223,7 @@ impl Cl4sRec {
         main + (mean * self.config.lambda)?
     }
 
-    /// NT-Xent of each of the views `[2 B, d_0]`, the first ones before the second ones: `[2 B]`.
+    /// The NT-Xent loss of each of the views `[2 B, d_0]`, of which all first views come before all second views: `[2 B]`.
     fn contrast_rows(&self, views: &Tensor) -> Result<Tensor> {
         let count = views.dim(0)? / 2;
         let (first, second) = (views.narrow(0, 0, count)?, views.narrow(0, count, count)?);
@@ -242,7 +242,7 @@ impl Cl4sRec {
     }
 }
 
-/// A number below `bound`: a function of the key and the index.
+/// Draws a number below `bound`, determined by the key and the index.
 fn below(key: RngKey, index: u64, bound: usize) -> usize {
     (key.uniform(index) * bound as f64) as usize
 }
@@ -324,7 +324,7 @@ mod tests {
         }
         for (first, counts) in counts.iter().enumerate() {
             for (second, &count) in counts.iter().enumerate() {
-                // Expected 10,000 each; five standard deviations.
+                // Each count is 10,000 in expectation; the tolerance is five standard deviations.
                 let fits = (f64::from(count) - 10_000.0).abs() < 5.0 * (60_000.0f64 * 5.0 / 36.0).sqrt();
                 assert!(if first == second { count == 0 } else { fits }, "{first} {second}: {count}");
             }
@@ -359,7 +359,7 @@ mod tests {
         };
         assert!(begins.iter().all(|&count| near(count, 0.2)), "{begins:?}");
         assert!(masked.iter().all(|&count| near(count, 0.3)), "{masked:?}");
-        // Place 0 moves when the shuffle begins there (1 in 5) and takes each of the six items alike.
+        // Place 0 is in the shuffled range if that begins there (1 in 5), and then gets each of the six items equally often.
         assert!((1..6).all(|from| near(moved[0][from], 0.2 / 6.0)) && near(moved[0][0], 0.8 + 0.2 / 6.0));
     }
 

@@ -1,11 +1,11 @@
 //! CLCRec: contrastive learning of contents that can replace the ids of items without events.
 //!
-//! Wei et al., Contrastive Learning for Cold-Start Recommendation, ACM MM 2021 (arXiv 2107.05315), in the authors' code. A content f
-//! is two maps of the unit vectors of the item's modalities side by side. R-E: the id of an event's item against the contents of the
-//! item and of K negatives; U-I: the user against their ids, some of which are replaced by contents. Items with few training events
-//! are scored by their contents, the others by their ids. Where sources differ, a switch of [`Config`] takes either reading.
+//! Wei et al., Contrastive Learning for Cold-Start Recommendation, ACM MM 2021 (arXiv 2107.05315), as in the authors' code. A content f is
+//! computed by two maps from the unit vectors of the item's modalities side by side. R-E contrasts the id of an event's item with the
+//! contents of the item and of K negatives; U-I contrasts the user with their ids, some of which are replaced by contents. Items with few
+//! training events are scored by their contents, the others by their ids. Where sources differ, a key of [`Config`] selects the reading.
 //!
-//! Contents of all items are computed once per step; the scores of sampled items are inner products without a copy of their rows.
+//! The contents of all items are computed once per step; the scores of sampled items are inner products that do not copy their rows.
 
 use candle_core::{D, Tensor, Var};
 use mp4sr_ops::plain::leaky_relu;
@@ -44,7 +44,7 @@ pub static RECIPE: Recipe = Recipe {
     build: |settings, data, key| Ok(Box::new(ClcRec::new(settings.own()?, &data, key)?)),
 };
 
-/// A new item has no event, so that it is scored by its content, unless no item is.
+/// A new item has no event, so that it is scored by its content, unless `cold_events` is 0.
 fn item_tables(settings: &Settings<'_>) -> Option<&'static [&'static str]> {
     let config: Config = settings.own().ok()?;
     (config.cold_events > 0).then_some(&["item_embedding"])
@@ -125,7 +125,7 @@ impl Default for Config {
     }
 }
 
-/// The items of a step's samples: each sample's own, then its negatives.
+/// The items of a step's samples: for each sample its own item, then its negatives.
 #[derive(Clone, Debug)]
 pub struct Sampled {
     /// `[B, 1 + K]`, 1-based; 0 if a user has no more negatives.
@@ -141,10 +141,11 @@ pub struct ClcRec {
     count: usize,
     /// c, the unit means of the items' rows by modality side by side, `[I, sum of widths]`.
     features: Tensor,
-    /// Training events of each item.
+    /// The number of training events of each item.
     events: Vec<usize>,
-    /// The rows that negatives are drawn from, ascending, and those that each user has.
+    /// The rows that negatives are drawn from, ascending.
     pool: Vec<u32>,
+    /// The rows of the items that each user has, ascending.
     seen: Vec<Vec<u32>>,
     parameters: Parameters,
     /// `[U, d]`.
@@ -156,7 +157,7 @@ pub struct ClcRec {
 }
 
 impl ClcRec {
-    /// A fresh model whose start is a function of `key`.
+    /// Creates a model whose initial parameters are determined by `key`.
     pub fn new(config: Config, data: &Data, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
         check_modalities(&data.modalities, data.items)?;
@@ -197,7 +198,7 @@ impl ClcRec {
         Ok(Self { config, count, features, events, pool, seen, parameters, users: user_table, items, hidden, output })
     }
 
-    /// Different items that `user` has no training event with, uniformly, at most K: a function of the key.
+    /// Draws at most K different items that `user` has no training event with, uniformly, determined by the key.
     fn negatives(&self, user: u32, key: RngKey) -> Vec<u32> {
         let (seen, pool, k) = (&self.seen[user as usize], &self.pool, self.config.negatives);
         let is_open = |row: u32| seen.binary_search(&row).is_err();
@@ -211,7 +212,7 @@ impl ClcRec {
                 .map(|row| row + 1)
                 .collect();
         }
-        // At least half of the sampled items are valid.
+        // Each draw is valid with a probability of at least one half.
         let mut drawn = std::collections::HashSet::with_capacity(k);
         let mut items = Vec::with_capacity(k);
         for at in 0.. {
@@ -226,7 +227,7 @@ impl ClcRec {
         items
     }
 
-    /// Negatives and replacements of a batch: a function of the key.
+    /// Draws the negatives and replacements of a batch, determined by the key.
     pub fn sample(&self, users: &[u32], positives: &[u32], key: RngKey) -> Sampled {
         let (negatives, replacement, wide) =
             (key.fold_in("negatives"), key.fold_in("replaced"), 1 + self.config.negatives);
@@ -286,7 +287,7 @@ impl ClcRec {
         ((re * lambda)? + (ui * (1.0 - lambda))?)? + (regularisation * self.config.reg_weight)?
     }
 
-    /// Half the mean length of the users' vectors and that of the sampled items' ids, an item's length once per draw.
+    /// Half the sum of the mean length of the users' vectors and that of the sampled items' ids, in which an item counts once per draw.
     fn regularisation(&self, of_users: &Tensor, sampled: &[u32], real: usize) -> Result<Tensor> {
         let length = |vectors: &Tensor| vectors.sqr()?.sum(D::Minus1)?.sqrt();
         let distinct = crate::negatives::distinct(sampled);
@@ -328,7 +329,7 @@ impl Model for ClcRec {
         if self.config.candidates == Candidates::All {
             return Ok(Box::new(VectorScorer::new("CLCRec", &users, &items)?));
         }
-        // One more coordinate puts warm items below all cold ones.
+        // One additional coordinate puts warm items below all cold ones.
         let below = (0..self.count).map(|row| if is_cold(row) { 0.0f32 } else { WARM_SCORE });
         let below = Tensor::from_iter(below, items.device())?.unsqueeze(1)?;
         let ones = Tensor::ones((users.dim(0)?, 1), users.dtype(), users.device())?;
@@ -341,7 +342,7 @@ impl Model for ClcRec {
     }
 }
 
-/// What warm items lose where cold ones are ranked.
+/// The score that is added to warm items if cold items come before all others.
 const WARM_SCORE: f32 = -1.0e12;
 
 #[cfg(test)]

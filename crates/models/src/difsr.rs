@@ -1,12 +1,12 @@
-//! DIF-SR: side information takes part in the attention scores alone.
+//! DIF-SR: a transformer in which side information takes part only in the attention scores.
 //!
-//! Xie, Zhou, Kim, Decoupled Side Information Fusion for Sequential Recommendation, SIGIR 2022 (arXiv 2204.11046), in the authors'
-//! code. A score of attention has M + 2 sources: each attribute, the item and the position, S^s = (s_i Wq + b) . (s_j Wk + b),
-//! which a gate, a sum or a linear map fuses; values come from items alone, and neither positions nor attributes enter the input.
-//! Cross-entropy over all items by h . E, plus lambda times the binary cross-entropy with which h predicts the target's attributes.
+//! Xie, Zhou, Kim, Decoupled Side Information Fusion for Sequential Recommendation, SIGIR 2022 (arXiv 2204.11046), as in the authors' code.
+//! An attention score has M + 2 sources: each attribute, the item and the position, S^s = (s_i Wq + b) . (s_j Wk + b), which are fused by a
+//! gate, a sum or a linear map. Values come from items alone, and neither positions nor attributes enter the input. The loss is the
+//! cross-entropy over all items by h . E, plus lambda times the binary cross-entropy of predicting the target's attributes from h.
 //! Attributes are the modalities' vectors through an adapter, or lists of categories.
 //!
-//! Queries and keys of attributes are computed once per distinct item of a step; the scores, their fusion and the softmax are one
+//! The queries and keys of attributes are computed once per distinct item of a step. The scores, their fusion and the softmax are one
 //! operator over packed sequences. Under `keys = "full"` histories are padded, because there the padding takes part.
 
 use candle_core::{D, Tensor, Var};
@@ -128,7 +128,7 @@ impl Default for Config {
     }
 }
 
-/// Names inside the attention of a layer that no modality may have.
+/// Names inside the attention of a layer that a modality must not have.
 const RESERVED: [&str; 8] = ["query", "key", "value", "output", "norm", "position", "gate", "concat"];
 
 fn check(settings: &Settings<'_>) -> std::result::Result<(), Refused> {
@@ -161,7 +161,7 @@ enum Source {
         /// The means of the items' rows, `[I, d_m]`.
         means: Tensor,
         adapter: Linear,
-        /// Rows of the items that have features.
+        /// The rows of the items that have features.
         present: Vec<u32>,
     },
     Categories {
@@ -175,11 +175,11 @@ enum Source {
 /// The parameters of a layer.
 #[derive(Debug)]
 struct Layer {
-    /// Query and key of the attributes, the item and the position, in the order of the sources.
+    /// The query and key maps of the attributes, the item and the position, in the order of the sources.
     sources: Vec<(Linear, Linear)>,
     value: Linear,
     output: Linear,
-    /// The maps of the gate, or that of the concatenation.
+    /// The maps of the gate, or the map of the concatenation.
     fusion: Vec<Linear>,
     attention_norm: Norm,
     up: Linear,
@@ -202,19 +202,19 @@ pub struct DifSr {
     layers: Vec<Layer>,
 }
 
-/// The tokens of a batch: histories, padded where the padding takes part.
+/// The tokens of a batch: the histories, padded if the padding takes part.
 struct Tokens {
     offsets: PackedOffsets,
-    /// Rows of the table of item embeddings, in which padding is row 0.
+    /// The rows of the table of item embeddings, in which the padding is row 0.
     items: Vec<u32>,
-    /// Rows of the attributes, in which padding is the last.
+    /// The rows of the attributes, in which the padding is the last row.
     attributes: Vec<u32>,
-    /// The lengths of the histories where they are padded.
+    /// The lengths of the histories if they are padded.
     real: Option<Vec<usize>>,
 }
 
 impl DifSr {
-    /// A fresh model whose start is a function of `key`.
+    /// Creates a model whose initial parameters are determined by `key`.
     pub fn new(config: Config, transformer: TransformerConfig, data: &Data, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
         let mut parameters = Parameters::new(&data.device);
@@ -295,7 +295,7 @@ impl DifSr {
         key.map_or(Dropout::NONE, |key| key.fold_in(name).dropout(self.transformer.dropout))
     }
 
-    /// Vectors of an attribute of the items that are the rows `rows`, or of all, `[rows, d_a]`.
+    /// The vectors of an attribute for the items in the rows `rows`, or for all items, `[rows, d_a]`.
     fn vectors(&self, attribute: &Attribute, rows: Option<&[u32]>) -> Result<Tensor> {
         let vectors = match &attribute.source {
             Source::Features { means, adapter, .. } => {
@@ -312,7 +312,7 @@ impl DifSr {
         Ok(vectors)
     }
 
-    /// The tokens of a batch; token t has row `uses[t]` of `rows` attributes.
+    /// The tokens of a batch. Token t has row `uses[t]` of the attributes, which have `rows` rows.
     fn tokens(&self, batch: &Batch, uses: &[u32], rows: usize) -> Result<Tokens> {
         if self.config.keys == Keys::Masked {
             let (offsets, items, attributes) = (batch.offsets.clone(), batch.items.clone(), uses.to_vec());
@@ -341,7 +341,7 @@ impl DifSr {
     fn sequences(&self, batch: &Batch, attributes: &[Tensor], uses: &[u32], key: Option<RngKey>) -> Result<Tensor> {
         let rows = attributes.first().map_or(Ok(0), |vectors| vectors.dim(0))?;
         let tokens = self.tokens(batch, uses, rows)?;
-        // Padding is a constant zero, also for the gradient of the table.
+        // The padding is a constant zero, so that the table has no gradient for it.
         let zeros = |table: &Tensor| Tensor::zeros((1, table.dim(1)?), table.dtype(), table.device());
         let table = match tokens.real {
             Some(_) => {
@@ -369,7 +369,7 @@ impl DifSr {
         Ok(h)
     }
 
-    /// Records values of the real tokens, `parts` rows each.
+    /// Records the values of the real tokens, `parts` rows each.
     fn record(&self, name: &str, values: &Tensor, tokens: &Tokens, parts: usize) -> Result<()> {
         if !trace::is_on() {
             return Ok(());
@@ -407,7 +407,7 @@ impl DifSr {
             let map = |x: &Tensor, map: &Linear| linear(x, &map.weight, &map.bias);
             let of_attribute = attributes.get(source).map(|vectors| (vectors, &tokens.attributes));
             let of_position = (source > attributes.len()).then_some((self.position.as_tensor(), &places));
-            // An item's and a place's queries and keys are computed once and gathered by the tokens.
+            // The queries and keys of attributes and positions are computed once per row and gathered for the tokens.
             if let Some((vectors, rows)) = of_attribute.or(of_position) {
                 queries.push(gather(&map(vectors, query)?, &pick(rows))?);
                 keys.push(gather(&map(vectors, key)?, rows)?);
@@ -441,7 +441,7 @@ impl DifSr {
                 scope,
                 Dropout::NONE,
             )?;
-            // By token, then head.
+            // The rows are ordered by token, then by head.
             let by_token = |all: &[Tensor], width: usize| {
                 let padded = all.iter().map(|part| {
                     let missing = width - part.dim(2)?;
@@ -479,10 +479,10 @@ impl DifSr {
         self.items.narrow(0, 1, self.count)?.contiguous()
     }
 
-    /// Cross-entropy of the next item and the prediction of its attributes; without `key` nothing is dropped.
+    /// The cross-entropy of the next item plus the weighted loss of predicting its attributes; without `key` nothing is dropped.
     pub fn finetune_loss(&self, batch: &Batch, key: Option<RngKey>) -> Result<Tensor> {
         let targets: Vec<u32> = batch.targets.iter().map(|target| target - 1).collect();
-        // Prediction needs the vectors of all items.
+        // The prediction needs the vectors of all items.
         let (rows, uses) = if self.config.predictor {
             (None, batch.items.iter().map(|item| item - 1).collect())
         } else {
@@ -507,7 +507,7 @@ impl DifSr {
 }
 
 impl Attribute {
-    /// The mean over samples and labels of the binary cross-entropy; none without labels.
+    /// The mean over samples and labels of the binary cross-entropy; `None` if there are no labels.
     fn loss(&self, predicted: &Tensor, vectors: &Tensor, targets: &[u32]) -> Result<Option<Tensor>> {
         match &self.source {
             Source::Features { present, .. } => {
@@ -572,7 +572,7 @@ impl Model for DifSr {
 
 struct DifSrScorer<'a> {
     model: &'a DifSr,
-    /// Vectors of all items by attribute.
+    /// The vectors of all items, by attribute.
     attributes: Vec<Tensor>,
     items: Tensor,
 }

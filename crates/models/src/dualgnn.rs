@@ -1,12 +1,13 @@
-//! DualGNN: a graph convolution over users and items by modality, then one over users who share items.
+//! DualGNN: a graph convolution over users and items for each modality, then one over users who share items.
 //!
-//! Wang et al., DualGNN: Dual Graph Neural Network for Multimedia Recommendation, IEEE Transactions on Multimedia 2021, in the
-//! authors' code and MMRec's. By modality, items are unit vectors of their features through two maps, users unit vectors of
-//! preferences; r = x + A x + A A x with A_ui = 1 / sqrt(d_u d_i). An item is the sum of its r; a user t = the sum of the r weighed by
-//! the user's own weights, plus the t of the k users who share most items, weighed by the softmax of how many they share. Bayesian
-//! personalised ranking, with binary logarithms. Where sources differ, a switch of [`Config`] takes either reading.
+//! Wang et al., DualGNN: Dual Graph Neural Network for Multimedia Recommendation, IEEE Transactions on Multimedia 2021, as in the authors'
+//! code and in MMRec. For each modality, items are unit vectors of their features through two maps, and users are unit vectors of
+//! preferences; r = x + A x + A A x with A_ui = 1 / sqrt(d_u d_i). The vector of an item is the sum of its r. For a user, t is the sum of
+//! the r weighted by the user's own weights, and the vector is t plus the t of the k users who share the most items, weighted by the
+//! softmax of how many they share. The loss is Bayesian personalised ranking, with binary logarithms. Where sources differ, a key of
+//! [`Config`] selects the reading.
 //!
-//! The modalities pass the graph side by side.
+//! The modalities pass through the graph side by side.
 
 use std::cell::RefCell;
 
@@ -51,7 +52,7 @@ pub static RECIPE: Recipe = Recipe {
 
 const PHASES: [Phase; 1] = [Phase { name: FINETUNE, samples: Samples::Events, stop: Stop::Validation { warm_up: 0 } }];
 
-/// Hops over the graph of users and items.
+/// The number of hops over the graph of users and items.
 const HOPS: usize = 2;
 
 /// How a user's modalities become one.
@@ -107,10 +108,10 @@ impl Default for Config {
     }
 }
 
-/// By user, from 0, the users who share most items, and how many: counts falling, then users rising.
+/// For each user, from 0, the users who share the most items and how many they share, by descending count, then by ascending user.
 pub type Neighbours = Vec<Vec<(u32, u32)>>;
 
-/// The k users who share most distinct items of the training part with each user.
+/// Finds the k users who share the most distinct items of the training part with each user.
 pub fn neighbours(data: &Data, k: usize) -> Neighbours {
     let items_of = items_of_users(data);
     let mut users_of = vec![Vec::new(); data.items];
@@ -135,8 +136,8 @@ pub fn neighbours(data: &Data, k: usize) -> Neighbours {
     items_of.iter().enumerate().map(&mut of_user).collect()
 }
 
-/// The matrix that sums the neighbours of every user, each weighed by the softmax of the counts in the user's list, in which an
-/// entry may repeat.
+/// The matrix that sums the neighbours of every user, each weighted by the softmax of the counts in the user's list. A list may contain an
+/// entry several times.
 pub fn neighbour_matrix(lists: &Neighbours) -> Result<SparseMatrix> {
     let mut entries = Vec::new();
     for (row, list) in lists.iter().enumerate() {
@@ -173,9 +174,9 @@ pub struct DualGnn {
     items: usize,
     adjacency: SparseMatrix,
     neighbours: Neighbours,
-    /// The second graph, each neighbour once.
+    /// The graph of users, with each neighbour once.
     once: SparseMatrix,
-    /// That of the epoch's key, where lists are resampled: a function of the key.
+    /// The graph of users for an epoch, if lists are resampled, and the key that determines it.
     resampled: RefCell<Option<(RngKey, SparseMatrix)>>,
     negatives: NegativeSampler,
     parameters: Parameters,
@@ -185,7 +186,7 @@ pub struct DualGnn {
 }
 
 impl DualGnn {
-    /// A fresh model whose start is a function of `key`.
+    /// Creates a model whose initial parameters are determined by `key`.
     pub fn new(config: Config, data: &Data, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
         check_modalities(&data.modalities, data.items)?;
@@ -212,7 +213,7 @@ impl DualGnn {
         }
         let deviation = (2.0 / (users + count) as f64).sqrt();
         let modality_weight = p.add("modality_weight", &[users, count], Initial::Scaled(deviation), key)?;
-        // Weights start on the simplex and may leave it.
+        // The weights start on the simplex and may leave it.
         modality_weight.set(&mp4sr_ops::plain::softmax(&modality_weight.detach())?)?;
         let neighbours = neighbours(data, config.neighbours);
         Ok(Self {
@@ -230,7 +231,7 @@ impl DualGnn {
         })
     }
 
-    /// Lists of k entries: the neighbours, then random repeats of them: a function of the key.
+    /// Lists of k entries, determined by the key: the neighbours, then random repeats of them.
     fn resampled_lists(&self, key: RngKey) -> Neighbours {
         let of_user = |(user, list): (usize, &Vec<(u32, u32)>)| {
             let (key, missing) = (key.fold_in_index(user as u64), self.config.neighbours - list.len());
@@ -241,7 +242,7 @@ impl DualGnn {
         self.neighbours.iter().enumerate().map(of_user).collect()
     }
 
-    /// The second graph in an epoch.
+    /// The graph of users in an epoch.
     fn epoch_graph(&self, epoch_key: RngKey) -> Result<SparseMatrix> {
         if self.config.neighbour_lists == NeighbourLists::Once {
             return Ok(self.once.clone());
@@ -266,7 +267,7 @@ impl DualGnn {
             let feature = linear(&hidden, &view.output.weight, &view.output.bias)?;
             sides.push(Tensor::cat(&[normalize(&view.preference)?, normalize(&feature)?], 0)?);
         }
-        // The sum of the hops, from their mean.
+        // `propagate` gives the mean of the hops, which is scaled to their sum.
         let passed = (propagate(&self.adjacency, &Tensor::cat(&sides, 1)?, HOPS)? * (HOPS + 1) as f64)?;
         let mut of_users = Vec::new();
         let mut items = Tensor::zeros((self.items, d), passed.dtype(), passed.device())?;
@@ -291,7 +292,7 @@ impl DualGnn {
         Ok((fused, items))
     }
 
-    /// The vectors of all users: t, and the weighed t of their neighbours.
+    /// The vectors of all users: t, plus the weighted t of their neighbours.
     fn with_neighbours(fused: &Tensor, graph: &SparseMatrix) -> Result<Tensor> {
         let gathered = sparse_product(graph, fused)?;
         let users = (fused + &gathered)?;
@@ -300,7 +301,7 @@ impl DualGnn {
         Ok(users)
     }
 
-    /// The loss of a batch of events over a second graph: `users` from 0, `positives` and `negatives` 1-based, all `[B]`.
+    /// The loss of a batch of events with a graph of users: `users` from 0, `positives` and `negatives` 1-based, all `[B]`.
     pub fn bpr_loss(
         &self,
         graph: &SparseMatrix,
@@ -312,7 +313,7 @@ impl DualGnn {
         let bpr = if trace::is_on() {
             bpr(&Self::with_neighbours(&fused, graph)?, &of_items, users, positives, negatives)?
         } else {
-            // Of the second graph, the batch's users alone count.
+            // Of the graph of users, only the rows of the batch's users are needed.
             let distinct = DistinctItems::of_rows(users);
             let gathered = sparse_product(&graph.select_rows(&distinct.rows)?, &fused)?;
             let of_users = (gather(&fused, &distinct.rows)? + gathered)?;

@@ -19,26 +19,26 @@ pub enum PoolingGradient {
     Frozen,
 }
 
-/// How items' rows are pooled.
+/// How the rows of an item are pooled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pooling {
     /// The width of attention pooling, `d_a`.
     pub attention: usize,
-    /// What happens to its gradient.
+    /// Whether the pooling is trained.
     pub gradient: PoolingGradient,
-    /// Rows of zeros pad every item's rows up to this number; `None` if only real rows share the softmax.
+    /// The number of rows to which every item is padded with rows of zeros; `None` if only real rows share the softmax.
     pub pad_rows: Option<usize>,
 }
 
-/// Attention pooling and mixture of experts.
+/// Attention pooling and a mixture of experts.
 ///
-/// There is no non-linearity between the pooling's two maps, so only w = W1 W2 counts, and their biases cancel in the
-/// softmax: they are left out.
+/// There is no non-linearity between the two maps of the pooling, so that only w = W1 W2 matters. Their biases cancel in the softmax and
+/// are left out.
 #[derive(Debug)]
 pub struct ItemEncoder {
     w1: Var,
     w2: Var,
-    /// All other parameters, as [`MixtureSizes`] says where each lies.
+    /// All other parameters, in the layout of [`MixtureSizes`].
     mixture: Var,
     pooling: Pooling,
     sizes: MixtureSizes,
@@ -54,7 +54,7 @@ fn mixture(prefix: &str, sizes: MixtureSizes) -> Vec<Part> {
         start,
         stride: None,
     };
-    // A gate of zeros starts with all experts alike.
+    // With a gate of zeros, all experts start with the same weight.
     let mut parts = vec![part("gate.weight".to_owned(), &[features, experts], Initial::Zeros, sizes.gate().start)];
     for k in 0..experts {
         let expert = |name: &str, shape: &[usize], initial, all: std::ops::Range<usize>| {
@@ -62,7 +62,7 @@ fn mixture(prefix: &str, sizes: MixtureSizes) -> Vec<Part> {
             part(format!("expert.{k}.{name}"), shape, initial, all.start + k * count)
         };
         parts.push(expert("weight", &[features, width], Initial::Normal, sizes.weights()));
-        // At zero, an item without rows has no variance under LayerNorm and its gradient explodes.
+        // With a bias of zero, an item without rows would have no variance under LayerNorm, and its gradient would explode.
         parts.push(expert("bias", &[width], Initial::Uniform(features), sizes.biases()));
         parts.push(expert("norm.weight", &[width], Initial::Ones, sizes.norm_weights()));
         parts.push(expert("norm.bias", &[width], Initial::Zeros, sizes.norm_biases()));
@@ -87,7 +87,7 @@ impl ItemEncoder {
         Ok(Self { w1, w2, mixture, pooling, sizes })
     }
 
-    /// The folded pooling vector, `[d]`, cut from the graph where pooling is frozen.
+    /// The folded pooling vector w, `[d]`, detached from the graph if the pooling is frozen.
     pub fn pooling_vector(&self) -> Result<Tensor> {
         let w = mp4sr_ops::product(&self.w1, &self.w2)?.squeeze(1)?;
         Ok(if self.pooling.gradient == PoolingGradient::Frozen { w.detach() } else { w })
@@ -98,13 +98,13 @@ impl ItemEncoder {
         &self.mixture
     }
 
-    /// What it works on: the items of `features`, each use with its own dropout.
+    /// The input of the encoder: the items of `features`, with dropout that is drawn for each use.
     pub fn rows(&self, features: Ragged, dropout: Dropout) -> ItemRows {
         let MixtureSizes { experts, width, .. } = self.sizes;
         ItemRows { features, pad_rows: self.pooling.pad_rows, experts, width, dropout }
     }
 
-    /// Records the steps of encoding the items of `rows` where a trace is collected.
+    /// Records the steps of encoding the items of `rows` if a trace is collected.
     pub(crate) fn trace(&self, rows: &ItemRows, name: &str) -> Result<()> {
         if !trace::is_on() {
             return Ok(());

@@ -1,12 +1,12 @@
 //! FDSA: self-attention over items and over their features, side by side.
 //!
-//! Zhang et al., Feature-level Deeper Self-Attention Network for Sequential Recommendation, IJCAI 2019, as the authors of MP4SR have
-//! it in RecBole: every modality is a field, the mean of an item's rows through two maps that end in a ReLU; attention over the
-//! fields of an item makes its feature vector g; one causal transformer runs over item embeddings, another over the g, with one
-//! table of positions and one LayerNorm for both; h = LN([a, c] W + b) of their last outputs. Cross-entropy over all items by
-//! h . E. Where sources differ, a switch of [`Config`] takes either reading.
+//! Zhang et al., Feature-level Deeper Self-Attention Network for Sequential Recommendation, IJCAI 2019, as the authors of MP4SR implemented
+//! it in RecBole. Every modality is a field: the mean of an item's rows through two maps, each with a ReLU. Attention over the fields of an
+//! item gives its feature vector g. One causal transformer runs over the item embeddings and another over the g, with one table of
+//! positions and one LayerNorm for both; h = LN([a, c] W + b), where a and c are their last outputs. The loss is the cross-entropy over all
+//! items by h . E. Where sources differ, a key of [`Config`] selects the reading.
 //!
-//! Means of rows never change. Fields are computed once per distinct item of a step and gathered by the tokens.
+//! The means of rows never change. Fields are computed once per distinct item of a step and gathered for the tokens.
 
 use candle_core::{D, Tensor, Var};
 use mp4sr_ops::plain::softmax;
@@ -132,11 +132,11 @@ pub struct Fdsa {
     /// `[I + 1, d_0]`: row i is item i, row 0 is not used.
     items: Var,
     fields: Vec<Field>,
-    /// `[C, d_0]` and the means over each item's categories.
+    /// The embeddings of the categories, `[C, d_0]`, and the matrix of the means over each item's categories.
     categories: Option<(Var, SparseMatrix)>,
     fusion: (Linear, Linear),
     position: Var,
-    /// Of the item branch, the feature branch and the output.
+    /// The LayerNorms of the item branch, the feature branch and the output.
     norms: [Norm; 3],
     item_layers: LayerStack,
     feature_layers: LayerStack,
@@ -144,7 +144,7 @@ pub struct Fdsa {
 }
 
 impl Fdsa {
-    /// A fresh model whose start is a function of `key`.
+    /// Creates a model whose initial parameters are determined by `key`.
     pub fn new(config: Config, transformer: TransformerConfig, data: &Data, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
         let mut parameters = Parameters::new(&data.device);

@@ -1,4 +1,4 @@
-//! What models read of items beside their ids: the means of their rows, and categories.
+//! What models read about items in addition to their ids: the means of their rows, and categories.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -41,8 +41,8 @@ pub fn mean_rows(features: &Ragged, pooling: RowMean, device: &Device) -> Result
     Tensor::from_vec(values, (items, d), device)
 }
 
-/// The mean of the rows that each item has in all modalities together, `[I, d]`, zeros for an item without rows. Of the rows
-/// `keep` says which count, by modality and place among the modality's rows; an item of which none would stay keeps all.
+/// The mean of the rows that each item has in all modalities together, `[I, d]`, zeros for an item without rows. `keep` selects the rows
+/// that count, by modality and by the row's place in the modality; an item of which no row would be kept keeps all.
 pub(crate) fn joint_means(
     modalities: &[Modality],
     keep: impl Fn(usize, usize) -> bool,
@@ -90,13 +90,13 @@ pub struct Categories {
     pub count: usize,
     /// Item i (1-based) owns `ids[offsets[i - 1]..offsets[i]]`; it may own none.
     pub offsets: Vec<usize>,
-    /// Categories, 1-based.
+    /// The categories of the items, 1-based.
     pub ids: Vec<u32>,
 }
 
 impl Categories {
-    /// Numbers the names of categories in alphabetical order, so that a name's number does not depend on the order of the
-    /// items; nothing if no item has any.
+    /// Numbers the names of categories in alphabetical order, so that a name's number does not depend on the order of the items; `None` if
+    /// no item has a category.
     pub fn of_names(items: &[Vec<String>]) -> Option<Self> {
         let names: BTreeSet<&str> = items.iter().flatten().map(String::as_str).collect();
         let numbers: HashMap<&str, u32> = names.iter().copied().zip(1..).collect();
@@ -123,7 +123,7 @@ impl Categories {
         SparseMatrix::new(self.offsets.len() - 1, self.count, entries.collect())
     }
 
-    /// The matrix `[I, C]` that sums, or averages, what each item's categories have.
+    /// The matrix `[I, C]` that sums, or averages, the vectors of each item's categories.
     pub(crate) fn matrix(&self, averages: bool) -> Result<SparseMatrix> {
         let mut entries: Vec<SparseEntry> = Vec::with_capacity(self.ids.len());
         for row in 0..self.offsets.len() - 1 {
@@ -138,7 +138,7 @@ impl Categories {
     }
 }
 
-/// The categories of a dataset, for a model whose key `key` asks for them.
+/// Returns the categories of a dataset. The error names `key`, the key of the model that needs them.
 pub(crate) fn categories<'a>(data: &'a Data, key: &str) -> Result<&'a Categories> {
     let missing = || {
         let message = format!(
@@ -172,22 +172,22 @@ pub(crate) fn check_modalities(modalities: &[Modality], items: usize) -> Result<
     }
 }
 
-/// The distinct items of a step, and which of them each use is.
+/// The distinct items of a step, and the item of each use.
 #[derive(Clone, Debug)]
 pub(crate) struct DistinctItems {
-    /// Rows of the items, from 0, ascending.
+    /// The rows of the items, from 0, ascending.
     pub rows: Vec<u32>,
     /// For every use, the place of its item in `rows`.
     pub uses: Vec<u32>,
 }
 
 impl DistinctItems {
-    /// Of uses of items, 1-based.
+    /// Finds the distinct items among uses of items, 1-based.
     pub fn of(items: &[u32]) -> Self {
         Self::of_rows(&items.iter().map(|item| item - 1).collect::<Vec<_>>())
     }
 
-    /// Of uses of rows, from 0.
+    /// Finds the distinct items among uses of rows, from 0.
     pub fn of_rows(used: &[u32]) -> Self {
         let rows = distinct(used);
         let mut place = vec![0; rows.last().map_or(0, |&row| row as usize + 1)];

@@ -1,4 +1,4 @@
-//! What the general models share: the graph of the training part, Bayesian personalised ranking, scores of known users.
+//! The shared parts of general models: the graph of the training part, Bayesian personalised ranking, scores of users.
 
 use std::cell::OnceCell;
 
@@ -15,12 +15,13 @@ pub(crate) fn items_of_users(data: &Data) -> Vec<Vec<u32>> {
     (0..data.training.users()).map(own).collect()
 }
 
-/// An edge per distinct user and item of the training part: users are the rows.
+/// The edges between users and items, one per distinct pair in the training part; users are the rows.
 pub(crate) fn edges(data: &Data) -> Result<Edges> {
     Edges::new(&items_of_users(data), data.items)
 }
 
-/// The graph of the training part over users, then items: an edge of weight 1 / sqrt(d_u d_i), both ways, per distinct user and item.
+/// The graph of the training part over users, then items. Each distinct pair of user and item has an edge of weight 1 / sqrt(d_u d_i) in
+/// both directions.
 pub(crate) fn adjacency(data: &Data) -> Result<SparseMatrix> {
     let users = data.training.users();
     let items_of = items_of_users(data);
@@ -38,7 +39,7 @@ pub(crate) fn adjacency(data: &Data) -> Result<SparseMatrix> {
     SparseMatrix::new(users + data.items, users + data.items, entries)
 }
 
-/// Rows of items, from 0.
+/// Converts items (1-based) to rows (from 0).
 pub(crate) fn rows_of(items: &[u32]) -> Vec<u32> {
     items.iter().map(|item| item - 1).collect()
 }
@@ -59,13 +60,13 @@ pub(crate) fn bpr(
     softplus(&(negative - positive)?)?.mean_all()
 }
 
-/// Scores by inner product of the vectors as training leaves them; the history of a user whom training has seen changes nothing.
+/// Scores by the inner product of the trained vectors. The history of a user whom training has seen has no effect.
 pub(crate) struct VectorScorer<'a> {
     title: &'static str,
     users: Tensor,
     items: Tensor,
     fold_in: Option<Box<dyn Fn() -> Result<Tensor> + 'a>>,
-    /// What `fold_in` gave.
+    /// The result of `fold_in`.
     shares: OnceCell<Tensor>,
 }
 
@@ -78,13 +79,13 @@ impl<'a> VectorScorer<'a> {
         Ok(Self { title, users, items, fold_in: None, shares: OnceCell::new() })
     }
 
-    /// The same, and users whom training has not seen have a vector too: the sum of the rows of `shares` `[I, k]` of their distinct
-    /// items, over the square root of their number. It is called when the first of them comes.
+    /// Gives users whom training has not seen a vector too: the sum of the rows of `shares` `[I, k]` of their distinct items, divided by
+    /// the square root of the number of these items. `shares` is called for the first such user.
     pub fn with_fold_in(self, shares: impl Fn() -> Result<Tensor> + 'a) -> Self {
         Self { fold_in: Some(Box::new(shares)), ..self }
     }
 
-    /// The vector of a user with these items, `[1, k]`.
+    /// The vector of an unseen user with these items, `[1, k]`.
     fn folded_in(&self, history: &[u32]) -> Result<Tensor> {
         let Some(fold_in) = &self.fold_in else {
             let title = self.title;

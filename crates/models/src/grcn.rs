@@ -1,11 +1,12 @@
-//! GRCN: a graph convolution over ids whose edges are weighed, and pruned, by what items' contents say of users' tastes.
+//! GRCN: a graph convolution over ids whose edges are weighted, and pruned, by how well the contents of items match the tastes of users.
 //!
-//! Wei et al., Graph-Refined Convolutional Network for Multimedia Recommendation with Implicit Feedback, ACM MM 2020 (arXiv
-//! 2111.02036), in the authors' code and MMRec's. By modality, a user's prototype is routed towards the user's items: p <- unit(p +
-//! sum of a f) with a the softmax of p . f over the items. Softmaxes of p . f over either end of the edges give contents and, times a
-//! confidence of the node that a message leaves, the edges' weights: the largest over the modalities where it is positive. Ids pass
-//! two layers over these edges. Vectors are ids and contents side by side. Bayesian personalised ranking. Where sources differ, a
-//! switch of [`Config`] takes either reading: `routing = 0` is what the published code computes, whose messages never reach users.
+//! Wei et al., Graph-Refined Convolutional Network for Multimedia Recommendation with Implicit Feedback, ACM MM 2020 (arXiv 2111.02036), as
+//! in the authors' code and in MMRec. For each modality, a user's prototype is routed towards the user's items: p <- unit(p + sum of a f),
+//! where a is the softmax of p . f over the items. The softmaxes of p . f over either end of the edges give the contents and, multiplied by
+//! the confidence of the node that a message leaves, the weights of the edges: the largest over the modalities, if it is positive. Two
+//! layers propagate the ids over these edges. The vectors are ids and contents side by side. The loss is Bayesian personalised ranking.
+//! Where sources differ, a key of [`Config`] selects the reading: `routing = 0` is what the published code computes, in which messages
+//! never reach users.
 
 use candle_core::{Tensor, Var};
 use mp4sr_ops::plain::leaky_relu;
@@ -45,7 +46,7 @@ pub static RECIPE: Recipe = Recipe {
 
 const PHASES: [Phase; 1] = [Phase { name: FINETUNE, samples: Samples::Events, stop: Stop::Validation { warm_up: 0 } }];
 
-/// Layers of the convolution over ids.
+/// The number of layers of the convolution over ids.
 const LAYERS: usize = 2;
 
 /// How the modalities' weights of an edge become one.
@@ -116,8 +117,9 @@ struct Content {
     name: String,
     /// The means of the items' rows, `[I, width]`.
     means: Tensor,
-    /// `[width, c]` and `[c]`.
+    /// `[width, c]`.
     weight: Var,
+    /// `[c]`.
     bias: Var,
     /// `[U, c]`.
     preference: Var,
@@ -135,15 +137,15 @@ pub struct Grcn {
     /// `[I, d]`: row i-1 is item i.
     items: Var,
     contents: Vec<Content>,
-    /// Of users and items, `[U, M]` and `[I, M]`.
+    /// The confidences of users, `[U, M]`, and of items, `[I, M]`.
     confidence: (Var, Var),
 }
 
-/// Values at both kinds of nodes, or of messages to them: users, then items.
+/// Values of both kinds of nodes, or of the messages to them: users, then items.
 type Both = (Tensor, Tensor);
 
 impl Grcn {
-    /// A fresh model whose start is a function of `key`.
+    /// Creates a model whose initial parameters are determined by `key`.
     pub fn new(config: Config, data: &Data, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
         check_modalities(&data.modalities, data.items)?;
@@ -161,7 +163,7 @@ impl Grcn {
             let (name, width) = (modality.name.clone(), modality.features.width());
             let preference = p.add(&format!("preference.{name}"), &[users, c], xavier(users, c), key)?;
             let weight = p.add(&format!("feature.{name}.weight"), &[width, c], xavier(width, c), key)?;
-            // At zero, an item without rows would be a vector of zeros, whose normalisation has an exploding gradient.
+            // With a bias of zero, an item without rows would have a vector of zeros, whose normalisation has an exploding gradient.
             let bias = p.add(&format!("feature.{name}.bias"), &[c], Initial::Uniform(width), key)?;
             let means = mean_rows(&modality.features, RowMean::Mean, weight.device())?;
             contents.push(Content { name, means, weight, bias, preference });
@@ -173,7 +175,7 @@ impl Grcn {
         Ok(Self { config, edges, negatives, parameters, users: user_table, items: item_table, contents, confidence })
     }
 
-    /// Contents of users and items by one modality, and its weights of the messages to users and to items.
+    /// The contents of users and items for one modality, and its weights of the messages to users and to items.
     fn content(&self, content: &Content) -> Result<(Both, Both)> {
         let mapped = linear(&content.means, &content.weight, &content.bias)?;
         let feature = normalize(&leaky_relu(&mapped)?)?;
@@ -197,7 +199,7 @@ impl Grcn {
         Ok(((users, items), (to_user, to_item)))
     }
 
-    /// The weights of the messages that leave the nodes of a side, `[E]`, from those of the modalities.
+    /// The weights of the messages that leave the nodes of a side, `[E]`, combined from those of the modalities.
     fn weights(&self, by_modality: &[Tensor], from: Side) -> Result<Tensor> {
         let all = Tensor::stack(by_modality, 1)?;
         let confidence = match from {

@@ -1,5 +1,5 @@
-//! What models do alike where several processes compute a batch: rows of item tables for its histories, and the softmax over a catalogue
-//! that is divided among the processes.
+//! The shared steps of models whose batches are computed by several processes: rows of item tables for the histories, and the softmax over
+//! a catalogue that is divided among the processes.
 
 use std::ops::Range;
 
@@ -11,19 +11,19 @@ use mp4sr_ops::{
 use crate::Batch;
 use crate::features::DistinctItems;
 
-/// A batch of which every process computes a run of the samples.
+/// A batch of which every process computes a range of the samples.
 #[derive(Debug)]
 pub(crate) struct SharedBatch<'a> {
     pub group: &'a ProcessGroup,
     /// All samples.
     pub all: &'a Batch,
-    /// The samples of each process.
+    /// The range of samples of each process.
     pub shares: Vec<Range<usize>>,
-    /// The own samples.
+    /// The samples of this process.
     pub own: Batch,
 }
 
-/// Rows of a table for the tokens of the own samples.
+/// Rows of a table for the tokens of this process's samples.
 pub(crate) struct TokenRows {
     /// A row per distinct item.
     pub table: Tensor,
@@ -38,19 +38,19 @@ impl<'a> SharedBatch<'a> {
         Self { group, all, shares, own }
     }
 
-    /// The first of the own tokens among all.
+    /// The index of this process's first token among all tokens.
     pub fn first_token(&self) -> usize {
         let start = self.own_samples().start;
         if start < self.all.count() { self.all.offsets.range(start).start } else { self.all.items.len() }
     }
 
-    /// The own samples' places.
+    /// The range of this process's samples among all samples.
     pub fn own_samples(&self) -> Range<usize> {
         self.shares[self.group.rank()].clone()
     }
 
-    /// Fetches the rows that the own tokens take of a table, whose row `item + before` is that of item `item`, from 0. `owned` has the rows
-    /// of each process, `table` those of this one.
+    /// Fetches the rows of a table for this process's tokens. Row `item + before` of the whole table is that of item `item`, from 0.
+    /// `owned` has the range of rows of each process, and `table` the rows of this one.
     pub fn token_rows(&self, table: &Tensor, owned: &[Range<usize>], before: usize) -> Result<TokenRows> {
         let distinct = |samples: &Range<usize>| DistinctItems::of(&self.all.share(samples.clone()).items);
         let of_all: Vec<DistinctItems> = self.shares.iter().map(distinct).collect();
@@ -60,14 +60,14 @@ impl<'a> SharedBatch<'a> {
         Ok(TokenRows { table: fetch_rows(self.group, "item rows", table, requests)?, rows })
     }
 
-    /// The vectors of all samples, of which this process has those of its own.
+    /// Gathers the vectors of all samples; `queries` are those of this process's samples.
     pub fn gather_queries(&self, queries: &Tensor) -> Result<Tensor> {
         let counts: Vec<usize> = self.shares.iter().map(Range::len).collect();
         gather_rows(self.group, "queries", queries, &counts)
     }
 
-    /// What this process adds to the mean cross-entropy of softmax(scale a b^T): `queries` are those of the own samples, `candidates` those
-    /// of the items `items`, from 0.
+    /// This process's part of the mean cross-entropy of softmax(scale a b^T). `queries` are the vectors of its own samples, `candidates`
+    /// those of the items `items`, from 0.
     pub fn cross_entropy(
         &self,
         queries: &Tensor,
@@ -80,7 +80,7 @@ impl<'a> SharedBatch<'a> {
         let sums = merge_logsumexp(self.group, "log-sum-exp", &own)?;
         let samples = self.own_samples();
         let sums = sums.narrow(0, samples.start, samples.len())?.sum_all()?;
-        // Whoever has a target subtracts its logit.
+        // The process that has the item of a target subtracts the target's logit.
         let targets = self.all.targets.iter().enumerate().map(|(j, target)| (j as u32, *target as usize - 1));
         let (rows, columns): (Vec<u32>, Vec<u32>) = targets
             .filter(|(_, target)| items.contains(target))

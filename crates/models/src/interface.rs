@@ -1,4 +1,4 @@
-//! What training, evaluation and recommendation see of a recommender: phases, batches, losses, scores.
+//! The interface of recommenders for training, evaluation and recommendation: phases, batches, losses, scores.
 
 use candle_core::Tensor;
 use mp4sr_ops::{ProcessGroup, Result, RngKey};
@@ -13,16 +13,16 @@ pub const FINETUNE: &str = "finetune";
 /// A part of training with its own loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Phase {
-    /// Its name in files, messages and the configuration: [`PRETRAIN`] or [`FINETUNE`].
+    /// The name of the phase in files, messages and the configuration: [`PRETRAIN`] or [`FINETUNE`].
     pub name: &'static str,
-    /// What a training sample is.
+    /// The kind of the training samples.
     pub samples: Samples,
-    /// When the phase ends, and which epoch's weights it leaves.
+    /// When the phase ends, and which epoch's weights are kept.
     pub stop: Stop,
 }
 
 impl Phase {
-    /// Early stopping on every prefix of the training sequences.
+    /// A phase with early stopping that trains on every prefix of the training sequences.
     pub const fn of_prefixes(name: &'static str) -> Self {
         Self { name, samples: Samples::Prefixes, stop: Stop::Validation { warm_up: 0 } }
     }
@@ -33,7 +33,7 @@ impl Phase {
     }
 }
 
-/// What a training sample is. Only training parts are ever sampled.
+/// The kind of the training samples. They are taken only from the training parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Samples {
     /// Nothing is trained.
@@ -42,9 +42,9 @@ pub enum Samples {
     Prefixes,
     /// One sample per user: the user's whole training sequence as the history, without a target.
     Sequences {
-        /// Users with fewer events give no sample.
+        /// The least number of events for which a user gives a sample.
         at_least: usize,
-        /// What `batch` counts.
+        /// What the batch size counts.
         batch: BatchUnit,
     },
     /// Every training event: a user and an item, the target, without a history.
@@ -56,7 +56,7 @@ pub enum Samples {
 pub enum BatchUnit {
     /// Sequences.
     Sequences,
-    /// Pairs of neighbouring events: a batch takes sequences until it holds that many.
+    /// Pairs of neighbouring events: sequences are added to a batch until it holds at least this number of pairs.
     Pairs,
 }
 
@@ -65,21 +65,21 @@ pub enum BatchUnit {
 pub enum Stop {
     /// After `patience` epochs without a better validation metric. The best epoch's weights are kept.
     Validation {
-        /// The first epochs neither count for patience nor compete: the search for the best starts empty after them.
+        /// The number of first epochs that neither count for patience nor compete; the search for the best epoch starts after them.
         warm_up: usize,
     },
     /// After all epochs, without validation. The last epoch's weights are kept.
     Epochs,
 }
 
-/// Where in training a step is, and what it draws from.
+/// The position of a step in training, and the keys of its random draws.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
     /// The epoch, from 1.
     pub epoch: usize,
-    /// The step in its epoch, from 0.
+    /// The number of the step in its epoch, from 0.
     pub index: usize,
-    /// The step in its phase, from 0.
+    /// The number of the step in its phase, from 0.
     pub global: u64,
     /// The key of all draws that belong to the epoch.
     pub epoch_key: RngKey,
@@ -92,12 +92,12 @@ pub trait Model {
     /// The named parameters, in a fixed order.
     fn parameters(&self) -> &Parameters;
 
-    /// State that steps change and that no optimiser sees, such as memory banks. It is saved and restored with the parameters.
+    /// The state that steps change but the optimiser does not, such as memory banks. It is saved and restored with the parameters.
     fn buffers(&self) -> Option<&Buffers> {
         None
     }
 
-    /// The phases in their order; the last one's weights rank the items.
+    /// The phases in order; the weights of the last one rank the items.
     fn phases(&self) -> &[Phase];
 
     /// Whether `phase` uses the parameter, and so stores it.
@@ -110,12 +110,12 @@ pub trait Model {
         self.uses(phase, parameter)
     }
 
-    /// Whether a stored parameter has no effect on the model, so that checkpoints of other programs may have it or not.
+    /// Whether a stored parameter has no effect on the model, so that checkpoints of other programs may or may not contain it.
     fn has_no_effect(&self, _parameter: &str) -> bool {
         false
     }
 
-    /// The last items of a history that the model reads, and of a training sequence that it is given.
+    /// The number of last items that the model reads of a history or a training sequence.
     fn max_sequence_length(&self) -> usize {
         usize::MAX
     }
@@ -125,20 +125,21 @@ pub trait Model {
         None
     }
 
-    /// The loss of a batch, a scalar to differentiate. Every random draw comes from the keys of `step`. In a group every process is given
-    /// the whole batch, and the loss is the sum of what the processes return; it and its gradient are collective operations.
+    /// The loss of a batch, a scalar to differentiate. Every random draw comes from the keys of `step`. In a group, every process is given
+    /// the whole batch, and the loss is the sum of the values that the processes return; computing it and its gradient are collective
+    /// operations.
     fn loss(&self, phase: &Phase, batch: &Batch, step: &Step) -> Result<Tensor>;
 
-    /// Called after the optimiser has taken a step: where buffers change.
+    /// Called after the optimiser has taken a step. Buffers change only here.
     fn after_step(&self, _phase: &Phase, _batch: &Batch, _step: &Step) -> Result<()> {
         Ok(())
     }
 
-    /// The model as `phase` leaves it, ready to rank; nothing is dropped or drawn. What depends on all users and items, such as
-    /// the propagation over a graph, is computed here, once.
+    /// The model with the weights that `phase` leaves, ready to rank; nothing is dropped or drawn. Values that depend on all users and
+    /// items, such as the propagation over a graph, are computed once, here.
     fn scorer(&self, phase: &Phase) -> Result<Box<dyn Scorer + '_>>;
 
-    /// Whether the order of a history matters. General models have seen items removed from the candidates.
+    /// Whether the order of a history matters. If it does not, items of the history are removed from the candidates by default.
     fn is_sequential(&self) -> bool {
         true
     }
@@ -149,7 +150,7 @@ pub trait Model {
 pub struct Query<'a> {
     /// The row of the user in the dataset, from 0; `None` for a user who was not in the training data.
     pub user: Option<u32>,
-    /// Items, 1-based, oldest first.
+    /// The items of the history, 1-based, oldest first.
     pub history: &'a [u32],
 }
 
@@ -162,18 +163,18 @@ impl<'a> Query<'a> {
 
 /// Scores of items: an item's score is its inner product with the query, or the greatest of those with the query's interests.
 ///
-/// Of a model that a group of processes computes, every process has a scorer of its own share of the items. Then [`queries`](Self::queries)
-/// is a collective operation: all processes give the same queries, and get the vectors of all.
+/// If a group of processes computes the model, every process has a scorer of its own share of the items. Then [`queries`](Self::queries) is
+/// a collective operation: all processes pass the same queries, and every process gets the vectors of all.
 pub trait Scorer {
-    /// The item matrix, `[I, k]`: row i-1 is item i. In a group, those of this process's share.
+    /// The item matrix, `[I, k]`: row i-1 is item i. In a group, it has only the rows of this process's share.
     fn items(&self) -> &Tensor;
 
-    /// The row of the first of these items among all: 0 unless this process has a share of them.
+    /// The row of the first of these items among all items; 0 unless this process has only a share of them.
     fn first_item(&self) -> usize {
         0
     }
 
-    /// Interests per query.
+    /// The number of interests per query.
     fn interests(&self) -> usize {
         1
     }
@@ -183,6 +184,6 @@ pub trait Scorer {
         false
     }
 
-    /// Vectors of queries, whose histories are not empty, `[B interests, k]`: the interests of a query one after the other.
+    /// The vectors of queries, `[B interests, k]`, with the interests of a query one after the other. Histories are not empty.
     fn queries(&self, queries: &[Query<'_>]) -> Result<Tensor>;
 }

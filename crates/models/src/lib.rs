@@ -3,8 +3,8 @@
 //! In: features, training sequences, batches, a model's own settings. Out: a loss to differentiate, an item matrix and query
 //! vectors to rank by. Must not know: files, epochs, metrics.
 //!
-//! [`Model`] and [`Scorer`] are what everything else sees of a model; a [`Recipe`] in the model's own file says how it is named,
-//! configured and built, and [`RECIPES`] lists them.
+//! The rest of the program uses a model through [`Model`] and [`Scorer`]. A [`Recipe`] in the model's own file defines how it is named,
+//! configured and built, and [`RECIPES`] lists all of them.
 
 pub mod augment;
 mod batch;

@@ -1,11 +1,11 @@
 //! LightGCN: embeddings of users and items, averaged over the layers of a graph convolution without weights.
 //!
 //! He et al., LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation, SIGIR 2020 (arXiv 2002.02126), as
-//! RecBole and MMRec have it: e^(k+1) = A e^(k) with A_ui = 1 / sqrt(d_u d_i) at the edges of the training part, the mean over the
-//! layers 0 to K, scores by inner product, Bayesian personalised ranking against one uniform negative per event. Where sources
-//! differ in the regularisation, a switch takes either reading.
+//! implemented in RecBole and MMRec: e^(k+1) = A e^(k) with A_ui = 1 / sqrt(d_u d_i) at the edges of the training part, the mean over the
+//! layers 0 to K, scores by inner product, Bayesian personalised ranking against one uniform negative per event. Where sources differ in
+//! the regularisation, a key of [`Config`] selects the reading.
 //!
-//! The propagation is linear, so that one operator computes the mean of all layers, and its backward is the same routine.
+//! The propagation is linear, so that one operator computes the mean of all layers, and its backward pass is the same routine.
 
 use candle_core::{D, Tensor, Var};
 use mp4sr_ops::plain::softplus;
@@ -85,7 +85,7 @@ pub struct LightGcn {
     config: Config,
     users: usize,
     adjacency: SparseMatrix,
-    /// `[I]`: the distinct users of each item.
+    /// `[I]`: the number of distinct users of each item.
     degrees: Vec<u32>,
     negatives: NegativeSampler,
     parameters: Parameters,
@@ -96,7 +96,7 @@ pub struct LightGcn {
 }
 
 impl LightGcn {
-    /// A fresh model whose start is a function of `key`.
+    /// Creates a model whose initial parameters are determined by `key`.
     pub fn new(config: Config, data: &Data, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
         let users = data.training.users();
@@ -124,13 +124,13 @@ impl LightGcn {
         Ok(vectors)
     }
 
-    /// What each item contributes to a user who was not in the training data, `[I, d]`: the layers that the convolution has for such
-    /// a user, whose own embedding is zero, while the items stay as they are. Layer k of a user with the items N is the sum over N of
-    /// e_i^(k-1) / sqrt(|N| d_i), where d_i counts the new edge too.
+    /// The contribution of each item to the vector of a user who was not in the training data, `[I, d]`. The convolution gives such a user
+    /// layers, although the user's own embedding is zero, while the layers of the items do not change. Layer k of a user with the items N
+    /// is the sum over N of e_i^(k-1) / sqrt(|N| d_i), where d_i counts the new edge too.
     fn fold_in_shares(&self) -> Result<Tensor> {
         let layers = self.config.layers;
         let tables = Tensor::cat(&[self.user_embedding.as_tensor(), self.item_embedding.as_tensor()], 0)?;
-        // The mean of the layers 0 to K-1, of which the user's layers 1 to K are made.
+        // The mean of the layers 0 to K-1, from which the user's layers 1 to K are computed.
         let below = propagate(&self.adjacency, &tables, layers - 1)?.detach();
         let items = below.narrow(0, self.users, below.dim(0)? - self.users)?;
         let share = |&degree: &u32| layers as f32 / (layers + 1) as f32 / ((degree + 1) as f32).sqrt();
@@ -160,7 +160,7 @@ impl LightGcn {
         bpr + (regularisation * self.config.reg_weight)?
     }
 
-    /// A row that is used twice counts twice.
+    /// The regularisation of the embeddings of a batch. A row that is used twice counts twice.
     fn regularisation(&self, tables: &[Tensor; 3], batch: usize) -> Result<Tensor> {
         let terms = tables.iter().map(|table| {
             let squared = table.sqr()?.sum_all()?;
@@ -191,7 +191,7 @@ impl Model for LightGcn {
         let vectors = self.vectors()?.detach();
         let items = vectors.narrow(0, self.users, vectors.dim(0)? - self.users)?;
         let scorer = VectorScorer::new("LightGCN", &vectors.narrow(0, 0, self.users)?, &items)?;
-        // Without layers, nothing of a user comes from items.
+        // Without layers, the vector of a user does not depend on items.
         Ok(Box::new(if self.config.layers == 0 { scorer } else { scorer.with_fold_in(|| self.fold_in_shares()) }))
     }
 
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
     use crate::{Query, TrainingSequences};
 
-    /// Against a graph that has the new user as a row of its own, whose embedding is zero and whose edges lead to the user alone.
+    /// Compares with a graph that has the new user as an additional row, whose embedding is zero and whose edges lead only to that user.
     #[test]
     fn a_new_user_has_the_vector_of_the_graph_with_that_user() {
         let users: [&[u32]; 3] = [&[1, 2, 4], &[2, 3], &[4, 2, 4, 5]];
@@ -227,7 +227,7 @@ mod tests {
             let known = |user: usize, item: u32| users[user].contains(&item);
             let degree = |item: u32| (0..3).filter(|&user| known(user, item)).count() as f64;
             let of_user = |user: usize| (1..=5).filter(|&item| known(user, item)).count() as f64;
-            // Layers of the three users and five items, and the new user's layer from the items' layer below.
+            // The layers of the three users and five items, and the new user's layer from the layer below of the items.
             let mut layer: Vec<Vec<f64>> =
                 tables.iter().map(|row| row.iter().map(|&v| f64::from(v)).collect()).collect();
             let mut expected = vec![0.0; 4];

@@ -1,4 +1,4 @@
-//! Parameters that several models have: linear maps, LayerNorms, tables of ids.
+//! Parameters that several models use: linear maps, LayerNorms, tables of ids.
 
 use candle_core::{Tensor, Var};
 use mp4sr_ops::{Result, RngKey};
@@ -46,13 +46,13 @@ impl Norm {
         mp4sr_ops::layer_norm(x, &self.weight, &self.bias)
     }
 
-    /// What enters a transformer beside its tokens: positions `[n, d]`, then the weight and the bias, `[n + 2, d]`.
+    /// The packed parameters of a transformer's input, `[n + 2, d]`: the positions `[n, d]`, then the weight and the bias.
     pub fn with_positions(&self, positions: &Tensor) -> Result<Tensor> {
         Tensor::cat(&[positions, &self.weight.unsqueeze(0)?, &self.bias.unsqueeze(0)?], 0)
     }
 }
 
-/// The parameter `id_embedding`, `[items + 1, d]`: row i is item i, and row 0 is of zeros and not used, as in the references.
+/// The parameter `id_embedding`, `[items + 1, d]`: row i is item i, and row 0 is zero and not used, as in the reference implementations.
 pub(crate) fn id_table(parameters: &mut Parameters, items: usize, width: usize, key: RngKey) -> Result<Var> {
     let table = parameters.add("id_embedding", &[items + 1, width], Initial::Normal, key)?;
     let padding = Tensor::zeros((1, width), table.dtype(), table.device())?;

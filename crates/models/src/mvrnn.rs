@@ -1,12 +1,13 @@
 //! MV-RNN: a recurrent network over a latent view of each item and views of its features.
 //!
-//! Cui et al., MV-RNN: A Multi-View Recurrent Neural Network for Sequential Recommendation, TKDE 2018 (arXiv 1611.06668), in the
-//! authors' code. A view is v^m = f^m V_m with f^m the unit mean of the item's rows. An item vector is its latent view beside the
-//! views, or beside their sum; an LSTM or a GRU reads them; the loss is -log sigmoid(h . (e_next - e_negative)) after every step. The
-//! full model also hides views at random and reconstructs the features from their sum. [`Config::variant`] takes each of the four.
+//! Cui et al., MV-RNN: A Multi-View Recurrent Neural Network for Sequential Recommendation, TKDE 2018 (arXiv 1611.06668), as in the
+//! authors' code. A view is v^m = f^m V_m, where f^m is the unit mean of the item's rows. An item vector is its latent view side by side
+//! with the views, or with their sum; an LSTM or a GRU reads them; the loss is -log sigmoid(h . (e_next - e_negative)) after every step.
+//! The full model also hides views at random and reconstructs the features from their sum. [`Config::variant`] selects one of the four
+//! variants.
 //!
-//! A sample is a whole sequence, read once. The product of the inputs with the cell's map is one for all tokens; only that of the
-//! state runs step by step.
+//! A sample is a whole sequence, which is read once. One product multiplies the inputs of all tokens with the cell's map; only the product
+//! with the state runs step by step.
 
 use candle_core::{D, Tensor, Var};
 use mp4sr_ops::plain::softplus;
@@ -128,18 +129,18 @@ struct CellMaps {
     bias: Var,
 }
 
-/// Sequences with the item that each step asks for, and one that it does not.
+/// Sequences with the next item of each step, and a negative.
 #[derive(Clone, Debug)]
 pub struct Pairs {
-    /// Where the sequences lie.
+    /// The offsets of the sequences.
     pub offsets: PackedOffsets,
-    /// `[tokens]`: what the steps read.
+    /// `[tokens]`: the items that the steps read.
     pub items: Vec<u32>,
-    /// `[tokens]`: what the steps ask for; 0 for a step that is not scored.
+    /// `[tokens]`: the items that the steps predict; 0 for a step that is not scored.
     pub targets: Vec<u32>,
-    /// `[tokens]`: an item that the user does not have; 0 for a step that is not scored.
+    /// `[tokens]`: items that the user has no training event with; 0 for a step that is not scored.
     pub negatives: Vec<u32>,
-    /// By view, whether it is there for every item, then every scored target, then every scored negative; empty if nothing is
+    /// For each view, whether it is kept for every item, then for every scored target, then for every scored negative; empty if nothing is
     /// hidden.
     pub kept: Vec<Vec<bool>>,
 }
@@ -154,12 +155,12 @@ pub struct MvRnn {
     /// `[I, d]`: row i-1 is item i.
     items: Var,
     views: Vec<View>,
-    /// One, or one of each half.
+    /// One cell, or one for each of the two parts of an item vector.
     cells: Vec<CellMaps>,
 }
 
 impl MvRnn {
-    /// A fresh model whose start is a function of `key`.
+    /// Creates a model whose initial parameters are determined by `key`.
     pub fn new(config: Config, data: &Data, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
         check_modalities(&data.modalities, data.items)?;
@@ -198,7 +199,7 @@ impl MvRnn {
         matches!(self.config.variant, Variant::Fusion | Variant::Separate)
     }
 
-    /// The views of uses of items, `[uses, d]` each: use u is of row `rows[u]` and has the views that `kept` says.
+    /// The views of uses of items, `[uses, d]` each. Use u is of row `rows[u]`, and its views are zero where `kept` is false.
     fn views(&self, rows: &[u32], kept: &[Vec<bool>]) -> Result<Vec<Tensor>> {
         let distinct = DistinctItems::of_rows(rows);
         let view = |(m, view): (usize, &View)| {
@@ -235,7 +236,7 @@ impl MvRnn {
         Tensor::cat(&states, 1)
     }
 
-    /// The sequences of a batch of whole training sequences, with negatives and hidden views: a function of the key.
+    /// The pairs of a batch of whole training sequences, with negatives and hidden views that are determined by the key.
     pub fn pairs(&self, batch: &Batch, key: RngKey) -> Result<Pairs> {
         let (negatives_key, views_key) = (key.fold_in("negatives"), key.fold_in("views"));
         let (mut items, mut targets, mut negatives, mut lengths) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());

@@ -14,7 +14,7 @@ pub struct NegativeSampler {
 }
 
 impl NegativeSampler {
-    /// Reads the training parts. A user who has all items is refused: nothing is left to draw.
+    /// Reads the training parts. Refuses a user who has events with all items, because no item is left to draw.
     pub fn new(data: &Data) -> Result<Self> {
         let (mut seen, mut offsets) = (Vec::new(), vec![0]);
         for user in 0..data.training.users() {
@@ -33,23 +33,24 @@ impl NegativeSampler {
         Ok(Self { items: data.items, seen, offsets })
     }
 
-    /// An item, 1-based, for `user`, from 0: a function of the key.
+    /// Draws an item (1-based) for `user` (from 0), determined by the key.
     pub fn draw(&self, user: u32, key: RngKey) -> u32 {
         let seen = &self.seen[self.offsets[user as usize]..self.offsets[user as usize + 1]];
         draw_outside(seen, self.items, key)
     }
 
-    /// An item for each of `users`: a function of the step's key.
+    /// Draws an item for each of `users`, determined by the key of the step.
     pub fn draw_all(&self, users: &[u32], key: RngKey) -> Vec<u32> {
         let key = key.fold_in("negatives");
         users.iter().enumerate().map(|(at, &user)| self.draw(user, key.fold_in_index(at as u64))).collect()
     }
 }
 
-/// An item of 1..=`items` that is not in `seen`, which is ascending, without repeats and not all of them: a function of the key.
+/// Draws an item of 1..=`items` that is not in `seen`, determined by the key. `seen` is ascending, has no repeats and lacks at least one
+/// item.
 pub(crate) fn draw_outside(seen: &[u32], items: usize, key: RngKey) -> u32 {
     let open = (items - seen.len()) as f64;
-    // The r-th item that is not among the seen ones.
+    // Turns the drawn rank among the items that are not seen into the item.
     let mut item = 1 + (key.uniform(0) * open) as u32;
     for &own in seen {
         if own > item {

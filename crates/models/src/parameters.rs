@@ -7,16 +7,16 @@ use mp4sr_ops::{AdamState, Error, ProcessGroup, Result, RngKey};
 /// A parameter's name, values and shape, as it is stored.
 pub type Stored = (String, Vec<f32>, Vec<usize>);
 
-/// How a parameter starts.
+/// The initial values of a parameter.
 #[derive(Clone, Copy, Debug)]
 pub enum Initial {
     /// N(0, 0.02).
     Normal,
-    /// N(0, s), with a deviation s of its own.
+    /// N(0, s) with the given standard deviation s.
     Scaled(f64),
     /// U(-1/sqrt(d), 1/sqrt(d)) with d the input width.
     Uniform(usize),
-    /// U(-b, b) with a bound b of its own.
+    /// U(-b, b) with the given bound b.
     Within(f64),
     /// Zeros.
     Zeros,
@@ -25,7 +25,7 @@ pub enum Initial {
 }
 
 impl Initial {
-    /// Values with these numbers of the whole parameter.
+    /// The initial values at the indices `numbers` of the whole parameter.
     fn values(self, numbers: Range<usize>, key: RngKey) -> Vec<f32> {
         let count = numbers.len();
         let numbers = numbers.start as u64..numbers.end as u64;
@@ -50,18 +50,18 @@ fn uniform(key: RngKey, numbers: Range<u64>, bound: f64) -> Vec<f32> {
     numbers.map(|i| (bound * (2.0 * key.uniform(i) - 1.0)) as f32).collect()
 }
 
-/// A parameter that lies in one variable with others, because an operator takes them together.
+/// A parameter that shares a variable with others, because an operator takes them together.
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// Its name.
+    /// The name of the parameter.
     pub name: String,
-    /// Its shape.
+    /// The shape of the parameter.
     pub shape: Vec<usize>,
-    /// How it starts.
+    /// The initial values.
     pub initial: Initial,
-    /// Where its first value lies in the variable.
+    /// The index of its first value in the variable.
     pub start: usize,
-    /// The distance between its rows there; `None` if they follow each other.
+    /// The distance between the starts of its rows in the variable; `None` if the rows are contiguous.
     pub stride: Option<usize>,
 }
 
@@ -72,27 +72,28 @@ struct Entry {
     /// The index of its variable.
     var: usize,
     start: usize,
-    /// Values of a row, and the distance between rows.
+    /// The number of values in a row.
     columns: usize,
+    /// The distance between the starts of rows.
     stride: usize,
-    /// Where its rows lie among all, where each process of a group has some of them; `shape` is then that of the own rows.
+    /// The rows of each process, if the parameter is divided among a group; `shape` is then that of this process's rows.
     shard: Option<Shard>,
 }
 
-/// What a process of a group has of a table.
+/// The share that a process of a group has of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TableShare {
     /// The shape of the whole table.
     pub whole_shape: Vec<usize>,
-    /// The shape of the own rows.
+    /// The shape of this process's rows.
     pub own_shape: Vec<usize>,
-    /// Where the own values lie among those of the whole table.
+    /// The range of this process's values among those of the whole table.
     pub own: Range<usize>,
-    /// How many values each process has.
+    /// The number of values of each process.
     pub lengths: Vec<usize>,
 }
 
-/// The rows that each process of a group has of a parameter.
+/// The division of a parameter's rows among the processes of a group.
 #[derive(Clone, Debug)]
 struct Shard {
     group: ProcessGroup,
@@ -109,7 +110,7 @@ impl Entry {
         shape
     }
 
-    /// The own rows' values out of those of the whole parameter, or of the own rows.
+    /// Selects the values of this process's rows from `values`, which are those of the whole parameter or only of these rows.
     fn own_values<'a>(&self, values: &'a [f32]) -> &'a [f32] {
         match &self.shard {
             Some(Shard { group, rows }) if values.len() == self.whole_shape().iter().product::<usize>() => {
@@ -120,7 +121,7 @@ impl Entry {
         }
     }
 
-    /// The values of the whole parameter on the first process, and none on the others, out of the own rows' values.
+    /// Gathers the values of the whole parameter on the first process, from the rows of all processes; the other processes get none.
     fn whole_values(&self, own: Vec<f32>) -> Result<Vec<f32>> {
         let Some(Shard { group, rows }) = &self.shard else { return Ok(own) };
         let lengths: Vec<usize> = rows.iter().map(|rows| rows.len() * self.columns).collect();
@@ -131,7 +132,7 @@ impl Entry {
         self.shape.iter().product()
     }
 
-    /// The parameter's values out of its variable's.
+    /// The rows of the parameter among the values of its variable.
     fn take<'a, T>(&self, all: &'a [T]) -> impl Iterator<Item = &'a [T]> {
         let (start, columns, stride) = (self.start, self.columns, self.stride);
         let rows = self.count().checked_div(columns).unwrap_or(0);
@@ -149,7 +150,7 @@ impl Entry {
     }
 }
 
-/// Named parameters in the order in which they were made. Several can lie in one variable.
+/// Named parameters in the order in which they were added. Several can share a variable.
 #[derive(Debug)]
 pub struct Parameters {
     device: Device,
@@ -157,7 +158,7 @@ pub struct Parameters {
     vars: Vec<Var>,
 }
 
-/// On the CPU.
+/// An empty set of parameters on the CPU.
 impl Default for Parameters {
     fn default() -> Self {
         Self::new(&Device::Cpu)
@@ -165,24 +166,24 @@ impl Default for Parameters {
 }
 
 impl Parameters {
-    /// None yet, on a device.
+    /// Creates an empty set of parameters on a device.
     pub fn new(device: &Device) -> Self {
         Self { device: device.clone(), entries: Vec::new(), vars: Vec::new() }
     }
 
-    /// Where they lie.
+    /// The device of the parameters.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// Adds a parameter whose start is a function of the key and its name alone.
+    /// Adds a parameter whose initial values depend only on the key and its name.
     pub fn add(&mut self, name: &str, shape: &[usize], initial: Initial, key: RngKey) -> Result<Var> {
         let part = Part { name: name.to_owned(), shape: shape.to_vec(), initial, start: 0, stride: None };
         self.add_packed(shape, &[part], key)
     }
 
-    /// Adds parameters that lie in one variable of the given shape, which they must fill. The start of each is a function of the
-    /// key and its name alone.
+    /// Adds parameters that share a variable of the given shape, which they must fill. The initial values of each depend only on the key
+    /// and its name.
     pub fn add_packed(&mut self, shape: &[usize], parts: &[Part], key: RngKey) -> Result<Var> {
         let mut values = vec![0.0; shape.iter().product()];
         let mut filled = 0;
@@ -210,8 +211,8 @@ impl Parameters {
         Ok(var)
     }
 
-    /// Adds a table of `[rows, columns]` with the same start as from [`add`](Self::add). In a group every process has a run of the rows;
-    /// rows of items are divided evenly, and the first process has those before them too.
+    /// Adds a table of `[rows, columns]` with the same initial values as [`add`](Self::add). In a group, every process has a range of the
+    /// rows: the rows of the items are divided evenly, and the first process also has the rows before them.
     pub fn add_table(
         &mut self,
         name: &str,
@@ -242,12 +243,12 @@ impl Parameters {
         Ok(var)
     }
 
-    /// The rows of a table that each process of the group has; none for a parameter that all have whole.
+    /// The rows of a table that each process of the group has; `None` for a parameter that is not divided.
     pub fn table_rows(&self, name: &str) -> Option<&[Range<usize>]> {
         self.entry(name)?.shard.as_ref().map(|shard| &shard.rows[..])
     }
 
-    /// What this process has of a table; none for a parameter that it has whole.
+    /// This process's share of a table; `None` for a parameter that is not divided.
     pub fn table_share(&self, name: &str) -> Option<TableShare> {
         let entry = self.entry(name)?;
         let Shard { group, rows } = entry.shard.as_ref()?;
@@ -260,13 +261,13 @@ impl Parameters {
         })
     }
 
-    /// Whether a variable has rows of its own on every process of the group.
+    /// Whether a variable is divided by rows among the processes of the group.
     pub fn is_shard(&self, var: &Var) -> bool {
         let shards = self.entries.iter().filter(|entry| entry.shard.is_some());
         shards.map(|entry| self.vars[entry.var].as_tensor().id()).any(|id| id == var.as_tensor().id())
     }
 
-    /// The names, in order.
+    /// The names of the parameters, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|entry| entry.name.as_str())
     }
@@ -275,14 +276,14 @@ impl Parameters {
         self.entries.iter().find(|entry| entry.name == name)
     }
 
-    /// One parameter, as an expression of its variable.
+    /// A parameter, as an expression of its variable.
     pub fn get(&self, name: &str) -> Option<Tensor> {
         let entry = self.entry(name)?;
         let var = self.vars[entry.var].as_tensor();
         Self::cut(entry, var).ok()
     }
 
-    /// The part of a parameter of a tensor in the form of its variable.
+    /// Cuts a parameter's part out of a tensor that has the layout of its variable.
     fn cut(entry: &Entry, whole: &Tensor) -> Result<Tensor> {
         if whole.elem_count() == entry.count() {
             return whole.reshape(entry.shape.as_slice());
@@ -290,14 +291,15 @@ impl Parameters {
         if entry.stride == entry.columns {
             return whole.flatten_all()?.narrow(0, entry.start, entry.count())?.reshape(entry.shape.as_slice());
         }
-        // Rows at a distance: whole rows of that length, of which some columns are the parameter's.
+        // The rows are not contiguous: whole rows at the distance of `stride` are read, of which some columns belong to the parameter.
         let (rows, first) = (entry.count() / entry.columns, entry.start % entry.stride);
         let block = whole.flatten_all()?.narrow(0, entry.start - first, rows * entry.stride)?;
         let block = block.reshape((rows, entry.stride))?.narrow(1, first, entry.columns)?.contiguous()?;
         block.reshape(entry.shape.as_slice())
     }
 
-    /// The variables that hold the parameters of which `chosen` is true, in order. A variable is chosen whole or not at all.
+    /// The variables that hold the parameters for which `chosen` is true, in order. Returns an error if only some parameters of a variable
+    /// are chosen.
     pub fn variables(&self, chosen: impl Fn(&str) -> bool) -> Result<Vec<Var>> {
         let mut found = Vec::new();
         for (at, var) in self.vars.iter().enumerate() {
@@ -324,7 +326,7 @@ impl Parameters {
         with_gradient.collect()
     }
 
-    /// The optimiser's state of `variables`, parameter by parameter: each with its name, in the parameters' order.
+    /// Splits the optimiser's state of `variables` into that of their parameters. Returns their names and states in the parameters' order.
     pub fn split_state(&self, variables: &[Var], state: &AdamState) -> (Vec<String>, AdamState) {
         let (mut names, mut split) = (Vec::new(), AdamState::default());
         for entry in &self.entries {
@@ -338,7 +340,7 @@ impl Parameters {
         (names, split)
     }
 
-    /// The state of `variables` from that of their parameters, as [`Parameters::split_state`] gives it.
+    /// Joins the states of parameters, as [`Parameters::split_state`] returns them, into the state of `variables`.
     pub fn join_state(&self, variables: &[Var], split: &AdamState) -> Result<AdamState> {
         let mut state = AdamState::default();
         for var in variables {
@@ -372,27 +374,27 @@ impl Parameters {
         self.entries.iter().map(|entry| entry.whole_shape().iter().product::<usize>()).sum()
     }
 
-    /// Values of every parameter. A collective operation in a group, of which the first process gets whole tables, the others none of
-    /// their values.
+    /// The values of every parameter. In a group, this is a collective operation: the first process gets whole tables, and the others get
+    /// none of their values.
     pub fn values(&self) -> Result<Vec<Stored>> {
         let own = self.own_values()?.into_iter().zip(&self.entries);
         own.map(|((name, own, _), entry)| Ok((name, entry.whole_values(own)?, entry.whole_shape()))).collect()
     }
 
-    /// What belongs to a whole parameter, such as its moments, out of the part that this process has: a collective operation like
-    /// [`values`](Self::values).
+    /// Gathers values that belong to a whole parameter, such as its moments, from the part that each process has. This is a collective
+    /// operation like [`values`](Self::values).
     pub fn whole_values(&self, name: &str, own: Vec<f32>) -> Result<Vec<f32>> {
         self.entry(name).ok_or_else(|| no_parameter(name))?.whole_values(own)
     }
 
-    /// Values of every parameter, of a table those of the rows that this process has.
+    /// The values of every parameter; of a divided table, only those of this process's rows.
     pub fn own_values(&self) -> Result<Vec<Stored>> {
         let all = self.vars.iter().map(|var| var.flatten_all()?.to_vec1::<f32>()).collect::<Result<Vec<_>>>()?;
         let stored = |entry: &Entry| (entry.name.clone(), entry.values(&all[entry.var]), entry.shape.clone());
         Ok(self.entries.iter().map(stored).collect())
     }
 
-    /// Replaces the values of one parameter. Of a whole table a process of a group takes its rows.
+    /// Replaces the values of one parameter. If a whole table is given, a process of a group takes its own rows.
     pub fn set(&self, name: &str, values: &[f32], shape: &[usize]) -> Result<()> {
         let entry = self.entry(name).ok_or_else(|| no_parameter(name))?;
         let whole = entry.whole_shape();

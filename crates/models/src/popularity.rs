@@ -1,4 +1,4 @@
-//! Popularity: an item's score is its number of training events. The reference that every model must beat.
+//! Popularity: an item's score is its number of training events. It is the reference that every model must beat.
 
 use candle_core::{DType, Device, Tensor};
 use mp4sr_ops::{Error, Result, RngKey};
@@ -28,7 +28,7 @@ pub static RECIPE: Recipe = Recipe {
 
 const PHASES: [Phase; 1] = [Phase::untrained()];
 
-/// Items by their number of training events.
+/// Ranks items by their number of training events.
 #[derive(Debug)]
 pub struct Popularity {
     parameters: Parameters,

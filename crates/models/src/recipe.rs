@@ -1,5 +1,5 @@
-//! A recipe says how a model is named, configured and built. A model's file has its recipe, and [`RECIPES`] lists them: nothing
-//! else knows which models there are.
+//! A recipe defines how a model is named, configured and built. Every model's file contains its recipe, and [`RECIPES`] lists them: no
+//! other code knows which models exist.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
     masr, mp4sr, mvrnn, popularity, s3rec, sasrec, sine, unisrec,
 };
 
-/// All models; the first is the one that a pipeline has when it names none.
+/// All models; the first is the default of a pipeline that names none.
 pub static RECIPES: [&Recipe; 15] = [
     &mp4sr::RECIPE,
     &popularity::RECIPE,
@@ -46,72 +46,72 @@ pub static RECIPES: [&Recipe; 15] = [
 /// ```
 #[derive(Debug)]
 pub struct Recipe {
-    /// Its name in the configuration (`model.name`), where its own section is `[model.<name>]`.
+    /// The name of the model in the configuration (`model.name`), where its own section is `[model.<name>]`.
     pub name: &'static str,
-    /// Its name in tables.
+    /// The name of the model in tables.
     pub title: &'static str,
-    /// What it is, in one sentence of the configuration's reference.
+    /// A description of the model in one sentence, for the configuration's reference.
     pub summary: &'static str,
-    /// Where it was published.
+    /// The publication of the model.
     pub paper: &'static str,
-    /// What it reads.
+    /// The inputs of the model.
     pub reads: Reads,
-    /// What it can do beside what every model can.
+    /// The optional abilities of the model.
     pub supports: Supports,
-    /// The keys of its own section.
+    /// The keys of the model's own section.
     pub section: Section,
-    /// Whether a phase reads a key of its own section: a change of the others never trains that phase again.
+    /// Whether a phase reads a key of the model's own section. A change of the other keys never causes that phase to be trained again.
     pub phase_reads: fn(settings: &Settings<'_>, phase: &str, key: &str) -> bool,
-    /// Keys of other sections that have another default for this model, as TOML.
+    /// Keys of other sections that have a different default for this model, as TOML.
     pub defaults: &'static str,
     /// Named sets of keys (`run.preset`), as TOML.
     pub presets: &'static [Preset],
-    /// The grid that `mp4sr search` tries where none is given: `section.key=value,value,...` per key.
+    /// The grid that `mp4sr search` tries if none is given: `section.key=value,value,...` per key.
     pub grid: &'static [&'static str],
-    /// Keys that earlier releases had under another name.
+    /// Keys that had another name in earlier releases.
     pub renamed: &'static [Renamed],
-    /// The parameters with a row per item, the items' rows last, of a model that can rank items that training has not seen by what it
-    /// reads of them; their rows are zeros, as if the model had no ids. None where the model needs an id that was trained.
+    /// The parameters with a row per item, the rows of the items last, if the model can rank items that training has not seen by their
+    /// features. The rows of such items are zeros, as if the model had no ids. `None` if the model needs a trained id.
     pub item_tables: fn(settings: &Settings<'_>) -> Option<&'static [&'static str]>,
-    /// Refuses settings that no single key's type and range can exclude.
+    /// Refuses settings that the type and the range of a single key cannot exclude.
     pub check: fn(settings: &Settings<'_>) -> std::result::Result<(), Refused>,
-    /// The phases under these settings.
+    /// The phases of the model under these settings.
     pub phases: fn(settings: &Settings<'_>) -> Result<Vec<Phase>>,
-    /// A fresh model whose start is a function of the key.
+    /// Creates a model whose initial parameters are determined by the key.
     pub build: fn(settings: &Settings<'_>, data: Data, key: RngKey) -> Result<Box<dyn Model>>,
 }
 
-/// The recipe of a name.
+/// The recipe of the model `name`.
 pub fn recipe(name: &str) -> Option<&'static Recipe> {
     RECIPES.iter().copied().find(|recipe| recipe.name == name)
 }
 
-/// The search grid of the MP4SR paper (section 4.1.4), for models whose weights decay.
+/// The search grid of the MP4SR paper (section 4.1.4), for models with weight decay.
 pub(crate) const DECAY_GRID: &[&str] =
     &["finetune.learning_rate=1e-4,5e-4,1e-3", "finetune.batch=256,512,1024", "finetune.weight_decay=1e-4,5e-4,1e-3"];
 
-/// What a model reads beside its own section and the training parts of the sequences.
+/// The inputs of a model in addition to its own section and the training parts of the sequences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reads {
-    /// The features of `model.modalities`.
+    /// Whether it reads the features of `model.modalities`.
     pub features: bool,
-    /// `[model.transformer]`.
+    /// Whether it reads `[model.transformer]`.
     pub transformer: bool,
-    /// The keys of its own section, and their values, under which it reads the items' categories.
+    /// The keys of its own section, and the values of these keys, for which it reads the items' categories.
     pub categories: &'static [(&'static str, &'static str)],
 }
 
 /// Optional abilities of a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Supports {
-    /// `finetune.candidates`: comparison with a sample of the items.
+    /// Whether it can use `finetune.candidates`: the comparison with a sample of the items.
     pub candidates: bool,
-    /// Training by several processes.
+    /// Whether several processes can train it together.
     pub processes: bool,
 }
 
 impl Supports {
-    /// Nothing of it.
+    /// None of these abilities.
     pub const NOTHING: Self = Self { candidates: false, processes: false };
 }
 
@@ -127,25 +127,25 @@ impl Reads {
 pub struct Preset {
     /// The value of `run.preset`.
     pub name: &'static str,
-    /// What it is for.
+    /// The purpose of the preset.
     pub summary: &'static str,
     /// The keys, as TOML.
     pub keys: &'static str,
 }
 
-/// A key that an earlier release had under another name.
+/// A key that had another name in an earlier release.
 #[derive(Clone, Copy, Debug)]
 pub struct Renamed {
-    /// The name that still works, with its sections.
+    /// The earlier name with its sections, which still works.
     pub from: &'static str,
-    /// The name that it has now.
+    /// The current name with its sections.
     pub to: &'static str,
-    /// Values that are written otherwise now: then, now.
+    /// The values that were renamed too, each as the earlier and the current value.
     pub values: &'static [(&'static str, &'static str)],
 }
 
 impl Renamed {
-    /// A key whose values are as they were.
+    /// A key whose values have not changed.
     pub const fn key(from: &'static str, to: &'static str) -> Self {
         Self { from, to, values: &[] }
     }
@@ -156,9 +156,9 @@ impl Renamed {
 pub struct Refused {
     /// The key with its sections.
     pub key: String,
-    /// Its value.
+    /// The value that is refused.
     pub value: String,
-    /// What would be allowed.
+    /// A description of the values that are allowed.
     pub allowed: String,
 }
 
@@ -173,7 +173,7 @@ impl Refused {
 #[derive(Clone, Copy, Debug)]
 pub struct Section {
     schema: fn() -> Schema,
-    /// Gives the section a value for every key.
+    /// Completes the section, so that it has a value for every key.
     pub resolve: fn(Value) -> serde_json::Result<Value>,
 }
 
@@ -183,7 +183,7 @@ impl Section {
         Self { schema: schema_of::<T>, resolve: resolve_as::<T> }
     }
 
-    /// The schema of its keys, without references.
+    /// The schema of the section's keys, with all references resolved.
     pub fn schema(&self) -> Schema {
         (self.schema)()
     }
@@ -203,33 +203,33 @@ fn resolve_as<T: Serialize + DeserializeOwned>(section: Value) -> serde_json::Re
 #[serde(default, deny_unknown_fields)]
 pub struct NoKeys {}
 
-/// What a recipe sees of the configuration.
+/// The part of the configuration that a recipe sees.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings<'a> {
     /// The model's own section, with a value for every key.
     pub own: &'a Value,
     /// `[model.transformer]`, with a value for every key.
     pub transformer: &'a Value,
-    /// Names of `model.modalities`, in order.
+    /// The names in `model.modalities`, in order.
     pub modalities: &'a [String],
-    /// Whether the pipeline asks for pre-training.
+    /// Whether the pipeline includes pre-training.
     pub pretrains: bool,
-    /// n of `finetune.candidates`: items that a step's softmax draws; all items are its candidates without it.
+    /// n of `finetune.candidates`, the number of items that a step's softmax draws; `None` if all items are candidates.
     pub candidates: Option<usize>,
 }
 
 impl Settings<'_> {
-    /// The model's own section as its type.
+    /// Reads the model's own section as its type.
     pub fn own<T: DeserializeOwned>(&self) -> Result<T> {
         read(self.own, "the model's own section")
     }
 
-    /// What draws the candidates of a step, where they are not all items.
+    /// The sampler of a step's candidates; `None` if all items are candidates.
     pub(crate) fn candidate_sampler(&self, data: &Data) -> Result<Option<CandidateSampler>> {
         self.candidates.map(|drawn| CandidateSampler::new(drawn, data.items, &data.training)).transpose()
     }
 
-    /// The keys that transformers share.
+    /// Reads the keys that transformers share.
     pub fn transformer(&self) -> Result<TransformerConfig> {
         read(self.transformer, "`[model.transformer]`")
     }
@@ -242,13 +242,13 @@ fn read<T: DeserializeOwned>(section: &Value, what: &str) -> Result<T> {
 /// One modality: its name and its features, an entry per item.
 #[derive(Clone, Debug)]
 pub struct Modality {
-    /// `text`, `image`, or any other.
+    /// The name of the modality: `text`, `image`, or any other.
     pub name: String,
-    /// Rows of items 1..=I.
+    /// The rows of the items 1..=I.
     pub features: Ragged,
 }
 
-/// What a model is built from: nothing of validation or test is in it.
+/// The data that a model is built from. It contains nothing of the validation and test parts.
 #[derive(Clone, Debug)]
 pub struct Data {
     /// I, the number of items.
@@ -257,11 +257,11 @@ pub struct Data {
     pub training: Arc<TrainingSequences>,
     /// Features by modality in the configuration's order; empty for models that read none.
     pub modalities: Vec<Modality>,
-    /// Lists of categories, where the dataset has them.
+    /// The categories of the items, if the dataset has any.
     pub categories: Option<Categories>,
-    /// Where the model computes.
+    /// The device that computes the model.
     pub device: Device,
-    /// The processes that compute it together, where there are several.
+    /// The processes that compute the model together, if there are several.
     pub group: Option<ProcessGroup>,
 }
 
@@ -270,7 +270,7 @@ pub struct Data {
 pub struct TrainingSequences {
     /// User u (from 0) owns `items[offsets[u]..offsets[u + 1]]`.
     pub offsets: Vec<usize>,
-    /// Items, 1-based, oldest first.
+    /// The items, 1-based, oldest first.
     pub items: Vec<u32>,
 }
 

@@ -1,13 +1,13 @@
 //! S3-Rec: four self-supervised tasks, then next-item prediction.
 //!
-//! Zhou et al., S^3-Rec: Self-Supervised Learning for Sequential Recommendation with Mutual Information Maximization, CIKM 2020
-//! (arXiv 2008.07873), with tasks, masks and weights of the authors' code. A transformer without a causal mask reads a prefix with
-//! masked items: AAP predicts the attributes of the items that are not masked, MAP those of the masked ones, MIP tells a masked
-//! item from a negative, SP a segment of the prefix from one of another place. Fine-tuning is SASRec from those weights. Attributes
-//! are the items' vectors by modality, each item its own attribute, as in UniSRec's version, or lists of categories. Where sources
-//! differ, a switch of [`Config`] takes either reading.
+//! Zhou et al., S^3-Rec: Self-Supervised Learning for Sequential Recommendation with Mutual Information Maximization, CIKM 2020 (arXiv
+//! 2008.07873), with the tasks, masks and weights of the authors' code. A transformer without a causal mask reads a prefix with masked
+//! items. AAP predicts the attributes of the items that are not masked, and MAP those of the masked ones; MIP distinguishes a masked item
+//! from a negative, and SP a segment of the prefix from a segment of another place. Fine-tuning is SASRec, starting from those weights.
+//! Attributes are the items' vectors by modality, with each item as its own attribute, as in UniSRec's version, or lists of categories.
+//! Where sources differ, a key of [`Config`] selects the reading.
 //!
-//! Scores of all attributes are never held: their binary cross-entropy is summed by blocks.
+//! The scores of all attributes are never held at once: their binary cross-entropy is summed by blocks.
 
 use candle_core::{D, Tensor, Var};
 use mp4sr_ops::plain::{sigmoid, softplus};
@@ -29,7 +29,7 @@ use crate::{
     TrainingSequences, Transformer, TransformerConfig, trace,
 };
 
-/// How S3-Rec is named, configured and built. Pre-training has no validation metric, and weight decay does not suit its sums of losses.
+/// How S3-Rec is named, configured and built. Pre-training has no validation metric, so that it runs for a fixed number of epochs.
 pub static RECIPE: Recipe = Recipe {
     name: "s3rec",
     title: "S3-Rec",
@@ -184,7 +184,7 @@ enum Source {
         /// The means of the rows of the items that have any, `[F, d_m]`.
         means: Tensor,
         adapter: Linear,
-        /// For every item its row of `means`, where it has rows.
+        /// The row of each item in `means`; `None` for an item without rows.
         place: Vec<Option<u32>>,
     },
     Categories {
@@ -194,14 +194,14 @@ enum Source {
     },
 }
 
-/// What is drawn for the samples of a step.
+/// The random draws for the samples of a step.
 #[derive(Clone, Debug)]
 pub struct Draws {
     /// `[tokens]`: whether the item is masked.
     pub masked: Vec<bool>,
-    /// `[tokens]`: an item that the sample does not have, for every masked one; 0 elsewhere.
+    /// `[tokens]`: for every masked item, an item that the sample does not have; 0 elsewhere.
     pub negatives: Vec<u32>,
-    /// For every sample its segment's places, empty for none, and as many items from elsewhere.
+    /// For every sample, the range of its segment, which is empty if it has none, and as many items from elsewhere.
     pub segments: Vec<(std::ops::Range<usize>, Vec<u32>)>,
 }
 
@@ -216,7 +216,7 @@ pub struct S3Rec {
     parameters: Parameters,
     /// `[I + 1, d_0]`: row i is item i, row 0 is not used.
     items: Var,
-    /// `[d_0]`.
+    /// `[d_0]`: the embedding of the mask token.
     mask: Var,
     transformer: Transformer,
     fields: Vec<Field>,
@@ -227,9 +227,9 @@ pub struct S3Rec {
 }
 
 impl S3Rec {
-    /// A fresh model whose start is a function of `key`.
+    /// Creates a model whose initial parameters are determined by `key`.
     pub fn new(config: Config, transformer: TransformerConfig, data: &Data, key: RngKey) -> Result<Self> {
-        // Refuses users who have all items: nothing would be left as a negative.
+        // This refuses users who have all items, because no item would be left as a negative.
         NegativeSampler::new(data)?;
         let key = key.fold_in("initial");
         let mut parameters = Parameters::new(&data.device);
@@ -278,7 +278,7 @@ impl S3Rec {
         })
     }
 
-    /// The samples of pre-training: the histories, with their targets where the samples have them.
+    /// The samples of pre-training: the histories, with their targets if the samples include these.
     fn samples(&self, batch: &Batch) -> Result<Batch> {
         if batch.targets.is_empty() || self.config.sample == Sample::History {
             return Ok(Batch { targets: Vec::new(), ..batch.clone() });
@@ -295,7 +295,7 @@ impl S3Rec {
         Ok(Batch { users: batch.users.clone(), offsets, items, targets: Vec::new() })
     }
 
-    /// Masks, negatives and segments of samples: a function of the key.
+    /// Draws the masks, negatives and segments of samples, determined by the key.
     pub fn draws(&self, samples: &Batch, key: RngKey) -> Draws {
         let (masks, negatives, segments) = (key.fold_in("masks"), key.fold_in("negatives"), key.fold_in("segments"));
         let mut draws = Draws { masked: Vec::new(), negatives: Vec::new(), segments: Vec::new() };
@@ -374,7 +374,7 @@ impl S3Rec {
         Tensor::stack(&losses, 0)?.sum_all()
     }
 
-    /// SP over the samples that have a segment: contexts, their segments and those from elsewhere in one packed pass.
+    /// The loss SP of the samples that have a segment: contexts, their segments and those from elsewhere go through one packed pass.
     fn segments(&self, samples: &Batch, draws: &Draws, table: &Tensor, key: Option<RngKey>) -> Result<Tensor> {
         let mask = self.count as u32 + 1;
         let with: Vec<usize> = (0..samples.count()).filter(|&j| !draws.segments[j].0.is_empty()).collect();
@@ -567,7 +567,7 @@ mod tests {
         for size in 1..4 {
             let held = f64::from(sizes[size]);
             assert!((0..=6 - size).all(|start| near(starts[size][start], held, 1.0 / (7 - size) as f64)));
-            // Users' sequences one after the other have 11 events; item 3 as a segment of its own is there twice.
+            // The sequences of all users have 11 events in a row. Item 3 alone, as a segment, occurs twice among them.
             let places = 12 - size;
             for at in 0..places {
                 let twice = if size == 1 && at == 2 {

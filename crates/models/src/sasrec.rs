@@ -1,8 +1,8 @@
 //! SASRec: a causal transformer over item embeddings, cross-entropy over all items by inner product.
 //!
-//! Kang and McAuley, Self-Attentive Sequential Recommendation, 2018 (arXiv 1808.09781), as RecBole has it: LayerNorm after each
-//! residual sum, GELU, a softmax over the whole catalogue in place of one sampled negative. RecBole's padding row, which is one
-//! more class of its softmax, has no counterpart: nothing is padded here.
+//! Kang and McAuley, Self-Attentive Sequential Recommendation, 2018 (arXiv 1808.09781), as implemented in RecBole: LayerNorm after each
+//! residual sum, GELU, a softmax over the whole catalogue in place of one sampled negative. RecBole's padding row, which is one more class
+//! of its softmax, has no counterpart, because nothing is padded here.
 
 use candle_core::{Device, Tensor, Var};
 use mp4sr_ops::{ProcessGroup, Result, RngKey, Rows, cross_entropy, gather, sampled_cross_entropy};
@@ -47,7 +47,7 @@ pub static RECIPE: Recipe = Recipe {
     },
 };
 
-/// The name of the items' embeddings.
+/// The name of the table of item embeddings.
 const TABLE: &str = "item_embedding";
 
 const PHASES: [Phase; 1] = [Phase::of_prefixes(FINETUNE)];
@@ -60,13 +60,13 @@ pub struct SasRec {
     /// `[I, d_0]`: row i-1 is item i.
     items: Var,
     transformer: Transformer,
-    /// What draws the candidates of a step; all items are candidates without it.
+    /// The sampler of a step's candidates; without it, all items are candidates.
     candidate_sampler: Option<CandidateSampler>,
     group: Option<ProcessGroup>,
 }
 
 impl SasRec {
-    /// A fresh model over `items` items whose start is a function of `key`.
+    /// Creates a model over `items` items, whose initial parameters are determined by `key`.
     pub fn new(config: TransformerConfig, items: usize, device: &Device, key: RngKey) -> Result<Self> {
         Self::in_group(config, items, device, key, None)
     }
@@ -86,7 +86,7 @@ impl SasRec {
         Ok(Self { config, parameters, items: table, transformer, candidate_sampler: None, group })
     }
 
-    /// The model whose steps compare with a sample of the items.
+    /// Returns the model with `sampler`, so that its steps compare with a sample of the items.
     #[must_use]
     pub fn with_candidates(self, sampler: CandidateSampler) -> Self {
         Self { candidate_sampler: Some(sampler), ..self }
@@ -103,7 +103,7 @@ impl SasRec {
         self.parameters.table_rows(TABLE).unwrap_or_default()
     }
 
-    /// What this process of a group adds to [`finetune_loss`](Self::finetune_loss).
+    /// This process's part of [`finetune_loss`](Self::finetune_loss) in a group.
     fn shared_loss(&self, group: &ProcessGroup, batch: &Batch, key: RngKey) -> Result<Tensor> {
         let shared = SharedBatch::new(group, batch);
         let tokens = shared.token_rows(&self.items, self.owned(), 0)?;

@@ -1,12 +1,12 @@
 //! SINE: a few interests per user, chosen from a pool of prototypes.
 //!
-//! Tan et al., Sparse-Interest Network for Sequential Recommendation, WSDM 2021 (arXiv 2102.09267), as RecBole has it. Concept
+//! Tan et al., Sparse-Interest Network for Sequential Recommendation, WSDM 2021 (arXiv 2102.09267), as implemented in RecBole. Concept
 //! activation: z = sum of a_t x_t with a = softmax of tanh(x W1) . w2, and the K prototypes with the largest inner product with z.
-//! Intention assignment P(k|t) = softmax over k of unit(x_t W3) . LN(c_k), attention weighting P(t|k) = softmax over t of
-//! tanh(x W1_k) . w2_k, interests delta_k = unit(sum of P(k|t) P(t|k) x_t). Aggregation: an intention u out of
-//! y_t = sum of P(k|t) c_k, and v = the mixture of interests by softmax of delta_k . u / tau. Cross-entropy over all items by v.
+//! Intention assignment P(k|t) = softmax over k of unit(x_t W3) . LN(c_k), attention weighting P(t|k) = softmax over t of tanh(x W1_k) .
+//! w2_k, interests delta_k = unit(sum of P(k|t) P(t|k) x_t). Aggregation: an intention u from y_t = sum of P(k|t) c_k, and v, the mixture
+//! of the interests by softmax of delta_k . u / tau. The loss is the cross-entropy over all items by v.
 //!
-//! Without positions, what comes before a softmax over a history depends on the item alone and is computed once per distinct item.
+//! Without positions, everything before a softmax over a history depends only on the item and is computed once per distinct item.
 
 use candle_core::{D, DType, Device, Tensor, Var};
 use mp4sr_ops::plain::{sigmoid, softmax};
@@ -121,11 +121,11 @@ pub struct Sine {
     items: Var,
     /// `[C, d]`.
     prototypes: Var,
-    /// `[d, d]` and `[d]`: which items a user's concept is made of.
+    /// `[d, d]` and `[d]`: W1 and w2 of the concept activation.
     concept: (Var, Var),
     /// `[d, d]` and `[d]`: W3, used twice, and w4.
     intention: (Var, Var),
-    /// `[K, d, d]` and `[K, d]`.
+    /// `[K, d, d]` and `[K, d]`: W1_k and w2_k of the interests.
     interest: (Var, Var),
     concept_norm: Norm,
     intention_norm: Norm,
@@ -133,7 +133,7 @@ pub struct Sine {
     position: Option<Var>,
 }
 
-/// What the softmaxes over a history need of items, a row per item or, with positions, scores per token.
+/// The inputs of the softmaxes over a history, with a row per item; with positions, the scores are computed per token instead.
 struct ItemParts {
     /// x, `[rows, d]`.
     vectors: Tensor,
@@ -144,7 +144,7 @@ struct ItemParts {
 }
 
 impl Sine {
-    /// A fresh model over `items` items whose start is a function of `key`.
+    /// Creates a model over `items` items, whose initial parameters are determined by `key`.
     pub fn new(config: Config, items: usize, device: &Device, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
         let mut parameters = Parameters::new(device);
@@ -179,7 +179,7 @@ impl Sine {
         })
     }
 
-    /// The item vectors, and after them the vector of padding where it takes part.
+    /// The item vectors, followed by the vector of the padding if it takes part.
     fn table(&self) -> Result<Tensor> {
         let Some(buffers) = &self.buffers else { return Ok(self.items.as_tensor().clone()) };
         let values = buffers.read(PADDING, |buffer| match &buffer.values {
@@ -190,7 +190,7 @@ impl Sine {
         Tensor::cat(&[self.items.as_tensor(), &padding], 0)
     }
 
-    /// The batch's histories, padded where padding takes part: item numbers, where padding is the one after the last item.
+    /// The batch's histories as item numbers, padded if the padding takes part; the number of the padding is the one after the last item.
     fn histories(&self, batch: &Batch) -> Result<(Vec<u32>, PackedOffsets)> {
         if self.buffers.is_none() {
             return Ok((batch.items.clone(), batch.offsets.clone()));
@@ -360,7 +360,7 @@ impl Model for Sine {
 
 struct SineScorer<'a> {
     model: &'a Sine,
-    /// What scoring reads of all items.
+    /// The parts of all items.
     parts: ItemParts,
     items: Tensor,
 }

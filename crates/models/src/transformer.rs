@@ -35,7 +35,7 @@ pub struct TransformerConfig {
     pub dropout: f64,
 }
 
-/// The paper's.
+/// The settings of the MP4SR paper.
 impl Default for TransformerConfig {
     fn default() -> Self {
         Self { width: 64, layers: 2, heads: 2, feed_forward: 256, max_sequence_length: 50, dropout: 0.2 }
@@ -43,7 +43,7 @@ impl Default for TransformerConfig {
 }
 
 impl TransformerConfig {
-    /// Keys that stood in `[model]` in earlier releases.
+    /// Keys that were in `[model]` in earlier releases.
     pub const RENAMED: [Renamed; 6] = [
         Renamed::key("model.width", "model.transformer.width"),
         Renamed::key("model.layers", "model.transformer.layers"),
@@ -63,39 +63,39 @@ impl TransformerConfig {
     }
 }
 
-/// Learned positions and layers.
+/// A transformer with learned positions.
 #[derive(Debug)]
 pub struct Transformer {
     config: TransformerConfig,
-    /// `[n + 2, d_0]`: the positions, then the weight and the bias of the LayerNorm of what enters.
+    /// `[n + 2, d_0]`: the positions, then the weight and the bias of the input's LayerNorm.
     input: Var,
     layers: LayerStack,
 }
 
-/// One pass through a transformer; by default causal, with the outputs at the last tokens, and with gradients.
+/// The options of one pass through a transformer, which by default is causal, returns the outputs at the last tokens, and has gradients.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Pass {
-    /// Whether tokens see those after them too.
+    /// Whether tokens also attend to later tokens.
     pub bidirectional: bool,
     /// Whether the output has a row for every token.
     pub all_tokens: bool,
-    /// Whether the layers are constants, so that they have no gradient.
+    /// Whether the layers are treated as constants without a gradient.
     pub fixed: bool,
-    /// Whether the last layer alone runs, on the input.
+    /// Whether only the last layer runs, on the input.
     pub last_layer: bool,
 }
 
-/// The layers of a transformer without what comes before them.
+/// The layers of a transformer, without positions and the input's LayerNorm.
 #[derive(Debug)]
 pub struct LayerStack {
     config: TransformerConfig,
-    /// What the names of its parameters and traced values begin with.
+    /// The prefix of the names of its parameters and traced values.
     prefix: String,
     /// The parameters of each layer.
     layers: Vec<Var>,
 }
 
-/// The parameters of what enters the transformer.
+/// The parameters of the transformer's input.
 fn input(config: &TransformerConfig) -> [Part; 3] {
     let TransformerConfig { width: d, max_sequence_length: n, .. } = *config;
     let part = |name: &str, shape: &[usize], initial, start| Part {
@@ -112,7 +112,7 @@ fn input(config: &TransformerConfig) -> [Part; 3] {
     ]
 }
 
-/// The parameters of a layer under `prefix`. Keys and values are columns of the same rows.
+/// The parameters of a layer under `prefix`. The weights of keys and values are columns of the same rows.
 fn layer(prefix: &str, sizes: LayerSizes) -> Vec<Part> {
     let LayerSizes { width: d, feed_forward: f, .. } = sizes;
     let at = sizes.places();
@@ -158,10 +158,10 @@ impl Transformer {
         Ok(Self { config, input, layers })
     }
 
-    /// h, the output at the last token of every sequence, `[sequences, d_0]`: tokens are rows of `z`, and of `ids` where there
-    /// are any. Without `key` nothing is dropped.
+    /// h, the output at the last token of every sequence, `[sequences, d_0]`. Tokens are rows of `z`, to which rows of `ids` are added if
+    /// there are any. Without `key` nothing is dropped.
     ///
-    /// A trace asks for every token of the top layer too; the values at the last tokens are the same.
+    /// If a trace is collected, the top layer is computed for every token; the values at the last tokens are the same.
     pub fn forward(
         &self,
         z: Rows<'_>,
@@ -172,7 +172,7 @@ impl Transformer {
         self.run(z, ids, offsets, Pass::default(), key)
     }
 
-    /// What `pass` asks for of the tokens that [`forward`](Self::forward) takes.
+    /// Like [`forward`](Self::forward), with the options of `pass`.
     pub(crate) fn run(
         &self,
         z: Rows<'_>,
@@ -208,13 +208,13 @@ impl LayerStack {
         Ok(Self { config, prefix: prefix.to_owned(), layers })
     }
 
-    /// The output at the last token of every sequence, `[sequences, d_0]`, of tokens `x` `[tokens, d_0]`. Without `key` nothing
-    /// is dropped. A trace asks for every token of the top layer too; the values at the last tokens are the same.
+    /// The output at the last token of every sequence, `[sequences, d_0]`, for the input `x` `[tokens, d_0]`. Without `key` nothing is
+    /// dropped. If a trace is collected, the top layer is computed for every token; the values at the last tokens are the same.
     pub fn forward(&self, x: Tensor, offsets: &PackedOffsets, key: Option<RngKey>) -> Result<Tensor> {
         self.run(x, offsets, Pass::default(), key)
     }
 
-    /// What `pass` asks for of the tokens that [`forward`](Self::forward) takes.
+    /// Like [`forward`](Self::forward), with the options of `pass`.
     pub(crate) fn run(
         &self,
         mut x: Tensor,

@@ -1,12 +1,12 @@
-//! UniSRec: items as a whitened mixture of experts over their features, contrastive pre-training of the sequences.
+//! UniSRec: items are represented by a whitened mixture of experts over their features, and sequences are pre-trained by contrasts.
 //!
-//! Hou et al., Towards Universal Sequence Representation Learning for Recommender Systems, KDD 2022 (arXiv 2206.05941), in the
-//! authors' code: z = sum of g_k (Dropout(x) - c_k) W_k with g = softmax of x G plus noise; a causal transformer over z.
-//! Pre-training tells a sequence's next item, and an augmented copy of the sequence, from those of the batch. Transductive
-//! fine-tuning adds id embeddings and trains all but positions and layers. x is the mean of all rows of an item, whichever modality
-//! they are from. Where sources differ, a switch of [`Config`] takes either reading.
+//! Hou et al., Towards Universal Sequence Representation Learning for Recommender Systems, KDD 2022 (arXiv 2206.05941), as in the authors'
+//! code: z = sum of g_k (Dropout(x) - c_k) W_k with g = softmax of x G plus noise; a causal transformer over z. Pre-training contrasts a
+//! sequence with its next item, and with an augmented copy of itself, against those of the other samples of the batch. Transductive
+//! fine-tuning adds id embeddings and trains everything except positions and layers. x is the mean of all rows of an item, of whichever
+//! modality. Where sources differ, a key of [`Config`] selects the reading.
 //!
-//! Products with the experts' maps are one operator over the constant features: per use of an item where every use draws its own
+//! One operator over the constant features computes the products with the experts' maps: per use of an item if every use draws its own
 //! dropout, per distinct item otherwise.
 
 use candle_core::{D, Tensor, Var};
@@ -167,7 +167,7 @@ fn phases(config: &Config) -> Vec<Phase> {
     vec![Phase { name: PRETRAIN, samples: Samples::Prefixes, stop }, Phase::of_prefixes(FINETUNE)]
 }
 
-/// A batch's augmented sequences.
+/// The augmented sequences of a batch.
 #[derive(Clone, Debug)]
 pub struct Augmented {
     /// The sequences.
@@ -202,7 +202,7 @@ pub struct UniSRec {
 }
 
 impl UniSRec {
-    /// A fresh model whose start is a function of `key`.
+    /// Creates a model whose initial parameters are determined by `key`.
     pub fn new(config: Config, transformer: TransformerConfig, data: &Data, key: RngKey) -> Result<Self> {
         let (rows, key) = (key.fold_in("rows"), key.fold_in("initial"));
         let mut parameters = Parameters::new(&data.device);
@@ -216,13 +216,13 @@ impl UniSRec {
             .transpose()?;
         let mut experts = Vec::new();
         for k in 0..config.experts {
-            // At zero, an item without rows would be a vector of zeros, whose normalisation has an exploding gradient.
+            // With a bias of zero, an item without rows would have a vector of zeros, whose normalisation has an exploding gradient.
             let bias = p.add(&format!("adaptor.expert.{k}.bias"), &[d], Initial::Uniform(d), key)?;
             let shape = [d, transformer.width];
             experts.push((bias, p.add(&format!("adaptor.expert.{k}.weight"), &shape, Initial::Normal, key)?));
         }
         let width = transformer.width;
-        // Fine-tuning trains the LayerNorm and not the positions: they lie apart.
+        // Fine-tuning trains the LayerNorm but not the positions, so that they are separate parameters.
         let position = p.add("position", &[transformer.max_sequence_length, width], Initial::Normal, key)?;
         let input_norm = Norm::new(p, "input_norm", width, key)?;
         let layers = LayerStack::new(p, "", transformer, key)?;
@@ -250,8 +250,8 @@ impl UniSRec {
         Ok(model)
     }
 
-    /// Makes the second vector of every item out of the rows that `keep` names, by modality and place among its rows; an item of
-    /// which none would stay keeps all.
+    /// Computes the second vector of every item from the rows that `keep` selects, by modality and by the row's place in the modality; an
+    /// item of which no row would be kept keeps all.
     pub fn set_second_vectors(&mut self, keep: impl Fn(usize, usize) -> bool) -> Result<()> {
         let first = self.features.narrow(0, 0, self.count)?;
         let second = joint_means(&self.modalities, keep, self.gate.device())?;
@@ -259,12 +259,12 @@ impl UniSRec {
         Ok(())
     }
 
-    /// x of all items, then their second vectors where items have any, `[2 I, d]`.
+    /// x of all items, followed by their second vectors if items have any, `[2 I, d]`.
     pub fn features(&self) -> &Tensor {
         &self.features
     }
 
-    /// The noise of the gate for `uses` uses, `[uses, O]`: standard normal.
+    /// Draws the noise of the gate for `uses` uses, `[uses, O]`, which is standard normal; `None` if the gate has no noise.
     fn draw_noise(&self, uses: usize, key: RngKey) -> Result<Option<Tensor>> {
         if self.noise.is_none() {
             return Ok(None);
@@ -273,7 +273,7 @@ impl UniSRec {
         Tensor::from_vec(values, (uses, self.config.experts), self.gate.device()).map(Some)
     }
 
-    /// z of every use, `[uses, d_0]`: use u is of row `rows[u]` of the features, with the gate's noise `[uses, O]` where it has any.
+    /// z of every use, `[uses, d_0]`. Use u is of row `rows[u]` of the features; `noise` is that of the gate, `[uses, O]`, if it has any.
     fn adapt(&self, rows: &[u32], noise: Option<&Tensor>, key: Option<RngKey>) -> Result<Tensor> {
         let experts = self.config.experts;
         let dropout = key.map_or(Dropout::NONE, |key| key.fold_in("experts").dropout(self.config.adaptor_dropout));
@@ -303,7 +303,7 @@ impl UniSRec {
         mixed - mp4sr_ops::product(&gate, &Tensor::cat(&shifts.collect::<Result<Vec<_>>>()?, 0)?)?
     }
 
-    /// The output at the last token of every sequence. Where it is fixed, positions and layers are constants.
+    /// The output at the last token of every sequence. If `fixed`, positions and layers are treated as constants.
     fn encode(
         &self,
         z: Rows<'_>,
@@ -320,7 +320,7 @@ impl UniSRec {
         self.layers.run(x, offsets, Pass { fixed, ..Pass::default() }, key)
     }
 
-    /// The augmented sequences of a batch: a function of the key, which decides once for all of them how.
+    /// Augments the sequences of a batch in one way, which is drawn from the key and is the same for all of them.
     pub fn augment(&self, batch: &Batch, key: RngKey) -> Result<Augmented> {
         if !self.config.augment_rows || key.fold_in("kind").uniform(0) < self.config.item_drop_share {
             let batch = sequence_dropout(batch, self.config.item_drop, key.fold_in("items"))?;
@@ -364,7 +364,7 @@ impl UniSRec {
         items + (sequences * self.config.lambda)?
     }
 
-    /// The mean over the batch of how well each anchor tells its own vector from those of the others.
+    /// The mean over the batch of the cross-entropy with which each anchor selects its own vector among those of the batch.
     fn contrast(&self, name: &str, anchors: &Tensor, vectors: &Tensor, targets: &[u32]) -> Result<Tensor> {
         let tau = self.config.temperature;
         let (groups, false_negatives) = (targets.to_vec().into(), self.config.false_negatives);
@@ -453,7 +453,7 @@ impl Model for UniSRec {
     }
 }
 
-/// Scores are cosines.
+/// A scorer by cosine.
 struct UniSRecScorer<'a> {
     model: &'a UniSRec,
     phase: &'static str,
@@ -481,7 +481,7 @@ mod tests {
 
     const ITEMS: usize = 400;
 
-    /// Item i has i % 4 rows of text and one of the image.
+    /// Item i has i % 4 rows of text and one row of images.
     fn data() -> Data {
         let key = RngKey::new(2);
         let modality = |name: &str, rows: fn(usize) -> usize| {
@@ -535,7 +535,7 @@ mod tests {
             (0..ITEMS).filter(|&item| features[item] != features[ITEMS + item]).map(|item| item % 4).collect::<Vec<_>>()
         };
         assert!(changed(0.0).is_empty() && changed(1.0).is_empty());
-        // Of n rows none or all are left out with probability 0.85^n + 0.15^n.
+        // For n rows, the probability that none or all are left out is 0.85^n + 0.15^n.
         let changed = changed(0.15);
         for rows in 1..=4i32 {
             let share = 1.0 - 0.85f64.powi(rows) - 0.15f64.powi(rows);

@@ -1,4 +1,4 @@
-//! The baselines against tensors of independent PyTorch references (`MP4SR_GOLDEN_BASELINES`, by default the project's own
+//! Compares the baselines with tensors of independent PyTorch references (`MP4SR_GOLDEN_BASELINES`, by default the project's own
 //! `tests/golden/baselines`): every result, every gradient, every parameter after a step of Adam, every rank.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -14,7 +14,7 @@ use mp4sr_models::cl4srec::Operation;
 use mp4sr_models::lightgcn::Config;
 use mp4sr_models::{Batch, Cl4sRec, Data, LightGcn, Model, Query, RngKey, TrainingSequences, TransformerConfig, trace};
 
-/// Models whose cases are compared. Cases of an unknown one fail.
+/// The models whose cases are compared. A case of an unknown model fails.
 const COMPARED: [&str; 12] =
     ["cl4srec", "clcrec", "difsr", "dualgnn", "fdsa", "grcn", "lightgcn", "masr", "mvrnn", "s3rec", "sine", "unisrec"];
 
@@ -30,7 +30,7 @@ fn numbers(case: &GoldenCase, name: &str) -> Vec<u32> {
     case.int(name).iter().map(|&number| number as u32).collect()
 }
 
-/// Users from 0.
+/// The users of a case, from 0.
 fn users(case: &GoldenCase) -> Vec<u32> {
     numbers(case, "in.users").iter().map(|user| user - 1).collect()
 }
@@ -104,7 +104,7 @@ fn lightgcn(case: &mut GoldenCase) {
     case.compare_training(model.parameters(), &loss);
 }
 
-/// Rows of a padded `[B, n]` cut to their lengths.
+/// The rows of a padded `[B, n]`, cut to their lengths.
 fn cut(case: &GoldenCase, name: &str, lengths: &[usize]) -> Vec<Vec<u32>> {
     let n = case.ints[name].1[1];
     let values = case.int(name);
@@ -183,12 +183,12 @@ fn cl4srec(case: &mut GoldenCase) {
     let logits = scorer.queries(&queries).unwrap().matmul(&scorer.items().t().unwrap()).unwrap();
     case.compare_if_present("out.logits", &logits);
     compare_ranks(case, "out.ranks", &ranks(&logits, &targets, |_, _| false));
-    // The path of training computes the top layer at the last tokens alone.
+    // Without a trace, as in training, the top layer is computed only at the last tokens.
     let loss = model.loss_of_views(&views, &targets, None).unwrap();
     case.compare_training(model.parameters(), &loss);
 }
 
-/// Scores of users through the scorer that evaluation uses.
+/// Compares the scores of users, by the scorer that evaluation uses, and the ranks of their targets.
 fn score(case: &mut GoldenCase, model: &dyn Model) {
     let last = model.phases().last().unwrap();
     let (scorer, values) = trace::collect(|| model.scorer(last).unwrap());

@@ -33,7 +33,7 @@ fn modality(name: &str, width: usize) -> Modality {
     Modality { name: name.to_owned(), features: Ragged::new(values, width, &offsets).unwrap() }
 }
 
-/// The models that can compare with a sample, with `drawn` items beside the targets.
+/// The models that can compare with a sample, with `drawn` items in addition to the targets.
 fn models(drawn: Option<usize>) -> Vec<(&'static str, Box<dyn Model>)> {
     let sampler = || drawn.map(|drawn| CandidateSampler::new(drawn, ITEMS, &training()).unwrap());
     let mp4sr = |logits, id_embedding| -> Box<dyn Model> {
@@ -94,7 +94,7 @@ fn a_sample_of_all_items_gives_the_loss_and_the_gradients_of_the_whole_softmax()
     }
 }
 
-/// A cross-entropy is the logarithm of the sum of all exponentials over the target's; that sum is what a sample estimates.
+/// The exponential of a cross-entropy is the sum of all exponentials divided by the target's, which is what a sample estimates.
 #[test]
 fn the_sum_of_exponentials_over_a_sample_is_in_expectation_that_over_all_items() {
     let batch = batch(1);
@@ -108,7 +108,7 @@ fn the_sum_of_exponentials_over_a_sample_is_in_expectation_that_over_all_items()
         let variance = draws.iter().map(|draw| (draw - mean).powi(2)).sum::<f64>() / (draws.len() - 1) as f64;
         let error = (variance / draws.len() as f64).sqrt();
         assert!((mean - expected).abs() < 4.0 * error, "{name}: {mean} ± {error}, expected {expected}");
-        // The sums of single samples do differ.
+        // The sums of single samples do differ, so that the comparison is not trivial.
         assert!(error > 0.001 * expected, "{name}: {error}");
     }
 }

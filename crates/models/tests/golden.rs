@@ -1,5 +1,5 @@
-//! The model against tensors of an independent PyTorch reference (`MP4SR_GOLDEN`, by default the project's own
-//! `tests/golden`): every result, every gradient, every parameter after a step of Adam.
+//! Compares the model with tensors of an independent PyTorch reference (`MP4SR_GOLDEN`, by default the project's own `tests/golden`): every
+//! result, every gradient, every parameter after a step of Adam.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,7 +18,7 @@ use mp4sr_ops::{Adam, PackedOffsets, Rows};
 
 use common::{GoldenCase, case_files, device, flat, is_bf16, run_in_bf16};
 
-/// What is particular to the cases of MP4SR.
+/// The methods that only cases of MP4SR need.
 trait Mp4srCase {
     fn transformer_config(&self) -> TransformerConfig;
     fn model(&self) -> Mp4sr;
@@ -49,7 +49,7 @@ impl Mp4srCase for GoldenCase {
                 self.int(&format!("in.features.{m}.offsets")).iter().map(|&o| o as usize).collect();
             Modality { name: m.clone(), features: Ragged::new(values, shape[1], &offsets).unwrap() }
         };
-        // The reference knows two of the switches' values under other names.
+        // The reference has other names for two values of this key.
         let false_negatives = match self.switch("same_target") {
             "leave_out" => "exclude",
             "zero" => "zero_logit",
@@ -85,7 +85,7 @@ impl Mp4srCase for GoldenCase {
         model
     }
 
-    /// Sets every parameter; the pooling's biases cancel in the softmax and the model has none.
+    /// Sets every parameter. The biases of the pooling are skipped: they cancel in the softmax, and the model has none.
     fn load(&self, parameters: &Parameters) {
         let mut open: BTreeSet<String> = parameters.names().map(str::to_owned).collect();
         if self.meta["stage"] == "encoder" {
@@ -106,7 +106,7 @@ impl Mp4srCase for GoldenCase {
         self.int("in.lengths").iter().map(|&l| l as usize).collect()
     }
 
-    /// Rows of a padded `[B, n]` cut to their lengths.
+    /// The rows of a padded `[B, n]`, cut to their lengths.
     fn rows(&self, name: &str, lengths: &[usize]) -> Vec<Vec<u32>> {
         let n = self.ints[name].1[1];
         let values = self.int(name);
@@ -172,7 +172,7 @@ fn transformer(case: &mut GoldenCase) {
         let real = |at: usize| at / n % n < lengths[at / n / n / heads];
         case.compare(&format!("out.attention_weights.{l}"), &weights, real);
     }
-    // Gradients come from the path of training, which computes the top layer at the last tokens alone.
+    // The gradients come from the path of training, which computes the top layer only at the last tokens.
     let h = forward();
     case.compare_tensor("out.h", &h);
     let loss = (&h * case.tensor("in.cotangent")).unwrap().sum_all().unwrap();
@@ -227,7 +227,7 @@ fn finetune(case: &mut GoldenCase) {
         .zip(&batch.targets)
         .map(|(scores, &target)| i64::from(mp4sr_protocol::rank(scores, target, |_| false).unwrap()))
         .collect();
-    // Scores that nearly tie change places in bf16.
+    // In bf16, items with nearly equal scores may change places.
     assert!(is_bf16() || case.int("out.ranks") == ranks, "{ranks:?}");
     case.compared.insert("out.ranks".to_owned());
     drop(scorer);
@@ -235,14 +235,14 @@ fn finetune(case: &mut GoldenCase) {
     case.compare_training(model.parameters(), &loss);
 }
 
-/// What a trace of a loss holds, under the names of the file.
+/// Compares the traced values of a loss with those of the file, under their names there.
 fn compare_sequences(
     case: &mut GoldenCase,
     names: &[String],
     offsets: &PackedOffsets,
     values: BTreeMap<String, Tensor>,
 ) {
-    // Steps of the item encoders are of the batch's items here; `compare_items` has those of all items.
+    // Here the steps of the item encoders are those of the batch's items; `compare_items` compares those of all items.
     const OF_ITEMS: [&str; 5] = ["alpha", "pooled", "gate", "experts", "z"];
     let (tokens, count) = (offsets.tokens(), offsets.count());
     for (name, value) in
@@ -267,7 +267,7 @@ fn compare_sequences(
     }
 }
 
-/// What scoring computes for all items.
+/// Compares the values that scoring computes for all items.
 fn compare_items(case: &mut GoldenCase, model: &Mp4sr, phase: &str) {
     let (_, values) = trace::collect(|| model.item_embeddings(phase, false).unwrap());
     for (name, value) in values {

@@ -1,5 +1,5 @@
-//! Gradient health: after one step on random data every trainable parameter has a finite gradient that is not zero, in
-//! both phases and every variant; what a variant freezes is named. Odd batches have finite losses.
+//! Gradient health: on random data, every trainable parameter has a finite gradient that is not zero, in both phases and every variant; the
+//! parameters that a variant freezes are listed. Odd batches have finite losses.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -15,7 +15,7 @@ use mp4sr_models::{
 
 const ITEMS: usize = 23;
 
-/// Gradients that are zero by arithmetic in every variant: a key's bias shifts all scores of a query alike.
+/// The end of the names whose gradients are zero in every variant: a key's bias shifts all scores of a query alike.
 const CANCELS: &str = ".attention.key.bias";
 
 const PHASES: [Phase; 2] = [Phase::of_prefixes(PRETRAIN), Phase::of_prefixes(FINETUNE)];
@@ -33,7 +33,7 @@ fn step() -> Step {
     Step { epoch: 1, index: 0, global: 0, epoch_key: key, key }
 }
 
-/// Random rows: every seventh item has none in `text`, every fifth none in `image`, so that item 35k has none at all.
+/// Random rows. Every seventh item has none in the first modality, every fifth none in the second, every third none in the third.
 fn modalities(names: &[&str]) -> Vec<Modality> {
     let features = |(m, name): (usize, &&str)| {
         let (width, skip) = (10, [7, 5, 3][m]);
@@ -61,7 +61,7 @@ fn batch() -> Batch {
     Batch::of_histories(samples, 6).unwrap()
 }
 
-/// Parameters without a gradient, or with a zero one, and the loss.
+/// The parameters without a gradient or with a zero one, and the loss.
 fn without_gradient(model: &Mp4sr, phase: &Phase, batch: &Batch) -> (Vec<String>, f32) {
     let loss = model.loss(phase, batch, &step()).unwrap();
     let value = loss.to_scalar::<f32>().unwrap();
@@ -80,7 +80,7 @@ fn without_gradient(model: &Mp4sr, phase: &Phase, batch: &Batch) -> (Vec<String>
     (without, value)
 }
 
-/// A variant, how it differs, and the beginnings of the names that it freezes in pre-training and in fine-tuning.
+/// A variant, how it differs, and the prefixes of the parameters that it freezes in pre-training and in fine-tuning.
 type Variant =
     (&'static str, fn(&mut Config, &mut TransformerConfig), &'static [&'static str], &'static [&'static str]);
 
@@ -169,7 +169,7 @@ fn odd_batches_have_finite_losses_and_gradients() {
                 let batch = Batch::of_histories(samples.iter().map(|(h, t)| (h.as_slice(), *t)), 6).unwrap();
                 for phase in &PHASES {
                     let (_, loss) = without_gradient(&model, phase, &batch);
-                    // With no negative the loss is 0, up to rounding.
+                    // Without negatives the loss is 0, up to rounding.
                     assert!(loss > -1e-5, "{what}, {phase:?}: {loss}");
                 }
             }
@@ -177,7 +177,7 @@ fn odd_batches_have_finite_losses_and_gradients() {
     }
 }
 
-/// Items that have no rows in any modality are as good as any: their embedding is a learned constant.
+/// Items without rows in any modality are treated like others: their embedding is a learned constant.
 #[test]
 fn items_without_any_rows_have_finite_losses() {
     let empty = |name: &str| Modality {
@@ -192,7 +192,7 @@ fn items_without_any_rows_have_finite_losses() {
     }
 }
 
-/// End to end is the sum: without dropout, augmentation and draws, E2E's loss is that of both phases together.
+/// Without dropout, augmentation and draws, the loss of end-to-end training is the sum of the losses of both phases.
 #[test]
 fn end_to_end_adds_both_losses() {
     let plain = |end_to_end| {

@@ -1,4 +1,4 @@
-//! SASRec: its loss against the softmax of its own scores by plain operations, and the health of its gradients. Its
+//! SASRec: its loss is compared with the softmax of its own scores by plain operations, and its gradients are finite and not zero. Its
 //! transformer is compared with PyTorch's in `golden.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]

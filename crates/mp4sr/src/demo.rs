@@ -1,4 +1,4 @@
-//! `mp4sr demo`: the main job on the sample world.
+//! `mp4sr demo`: runs all stages on the sample world.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub struct Args {
     quiet: bool,
 }
 
-/// Runs the command.
+/// Runs `mp4sr demo`.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let layout = Layout::new(&args.artifacts, "sample", RUN);
     let pipeline = layout.root().join("pipeline.toml");

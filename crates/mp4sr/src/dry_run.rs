@@ -1,4 +1,4 @@
-//! `--dry-run` of every command that reads a pipeline: what it would do, by `mp4sr_doctor`.
+//! `--dry-run` of every command that reads a pipeline: prints the plan that `mp4sr_doctor` makes.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use mp4sr_train::command::PhaseArgument;
 
 use crate::Command;
 
-/// Prints the plan of a command that was given `--dry-run`; says whether it was.
+/// Prints the plan if the command has `--dry-run`, and returns whether it did.
 pub fn run(command: &Command, models: &Arc<ModelCatalog>) -> anyhow::Result<bool> {
     let Some(stage) = stage_args(command).filter(|stage| stage.dry_run) else { return Ok(false) };
     let only = |name| dry_run(stage, models, Scope::Only(name));
@@ -37,7 +37,7 @@ pub fn run(command: &Command, models: &Arc<ModelCatalog>) -> anyhow::Result<bool
     Ok(true)
 }
 
-/// The flags of every stage, of commands that have them.
+/// The flags of every stage, if the command has them.
 fn stage_args(command: &Command) -> Option<&StageArgs> {
     match command {
         Command::Run(args) => Some(&args.stage),

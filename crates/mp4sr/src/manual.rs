@@ -1,4 +1,4 @@
-//! `mp4sr completions` and `mp4sr man`: what shells and `man` show of the command line.
+//! `mp4sr completions` and `mp4sr man`: shell completions and manual pages.
 
 use std::path::PathBuf;
 
@@ -23,7 +23,7 @@ pub struct ManArgs {
     out: PathBuf,
 }
 
-/// Prints the completions of `command`.
+/// Prints the completion script for `command`.
 pub fn completions(args: &CompletionsArgs, mut command: clap::Command) -> anyhow::Result<()> {
     let name = command.get_name().to_owned();
     let mut text = Vec::new();
@@ -31,7 +31,7 @@ pub fn completions(args: &CompletionsArgs, mut command: clap::Command) -> anyhow
     print(&String::from_utf8(text).context("completions that are not UTF-8")?)
 }
 
-/// Writes the manual pages of `command` and everything below it.
+/// Writes the manual pages of `command` and all of its subcommands.
 pub fn man(args: &ManArgs, mut command: clap::Command) -> anyhow::Result<()> {
     command.build();
     write_pages(args, &command)

@@ -1,4 +1,4 @@
-//! `mp4sr run`: brings a pipeline to a stage.
+//! `mp4sr run`: runs the stages of a pipeline up to a given stage.
 
 use std::sync::Arc;
 
@@ -19,14 +19,14 @@ pub struct Args {
     pub stage: StageArgs,
 }
 
-/// Runs the command.
+/// Runs `mp4sr run`.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     run_until(&args.stage, args.until, models)
 }
 
 /// Runs the stages up to `until`.
 pub fn run_until(args: &StageArgs, until: StageName, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
-    // Before any stage makes threads of its own.
+    // The thread pool must be set up before any stage starts threads of its own.
     mp4sr_ops::start_threads();
     let context = args.context(models)?;
     if args.reads_sample_world(&context) {

@@ -1,6 +1,6 @@
-//! Every fused operator at the size of a training step (1,024 sequences of mean length 9, 7,670 items of width 768), forward
-//! alone and with backward. After criterion's own report comes a JSON object an operator: milliseconds, GFLOP/s of its
-//! products, or GB/s of what it reads and writes where it has none.
+//! Benchmarks of operators on the CPU at the size of a training step (1,024 sequences of mean length 9, 7,670 items with features of width
+//! 768), forward alone and with backward. After criterion's own report, one JSON object per operator and direction follows: milliseconds,
+//! and GFLOP/s of its products, or GB/s of what it reads and writes if it has no products.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a benchmark fails by panicking")]
 #![allow(clippy::print_stdout, reason = "its result goes there")]
@@ -32,7 +32,8 @@ fn var(seed: u64, shape: &[usize]) -> Var {
     Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
 }
 
-/// An operator at its size, with what its forward costs: multiplications and additions of its products, bytes otherwise.
+/// One operator at its size, with the cost of its forward pass: the floating-point operations of its products, or, without products, the
+/// bytes that it reads and writes.
 struct BenchCase {
     name: &'static str,
     shapes: String,
@@ -142,7 +143,7 @@ fn cases() -> Vec<BenchCase> {
     cases
 }
 
-/// Operators that only baselines have.
+/// The operators that only baselines use.
 fn cases_of_baselines() -> Vec<BenchCase> {
     let key = RngKey::new(2);
     let lengths: Vec<usize> = (0..BATCH as u64).map(|j| 1 + (key.bits(j) % 17) as usize).collect();
@@ -215,7 +216,7 @@ fn cases_of_baselines() -> Vec<BenchCase> {
     cases
 }
 
-/// The median in milliseconds that criterion left in `folder`.
+/// The median in milliseconds that criterion wrote to `folder`.
 fn median(folder: &Path, group: &str, name: &str) -> Option<f64> {
     let text = std::fs::read_to_string(folder.join(group).join(name).join("new/estimates.json")).ok()?;
     let estimates: serde_json::Value = serde_json::from_str(&text).ok()?;

@@ -14,18 +14,18 @@ use crate::fused::with_slices;
 pub struct Adam {
     /// The learning rate.
     pub learning_rate: f64,
-    /// Added to the gradient, times the parameter.
+    /// The factor with which a parameter is added to its gradient.
     pub weight_decay: f64,
     /// The value at which the joint norm of all gradients is clipped.
     pub clip_norm: f64,
-    /// Steps taken by each parameter.
+    /// The number of steps taken by each parameter.
     steps: Vec<u64>,
     moments: Moments,
-    /// Values of each parameter.
+    /// The number of values of each parameter.
     lengths: Vec<usize>,
 }
 
-/// First and second moments where the parameters are.
+/// First and second moments, on the device of the parameters.
 #[derive(Clone, Debug)]
 enum Moments {
     Host {
@@ -36,10 +36,10 @@ enum Moments {
     Card(crate::cuda::Moments),
 }
 
-/// A step that was taken, or on a card may still be under way.
+/// A step that was taken, or that may still be under way on a card.
 #[derive(Debug)]
 pub struct Pending {
-    /// The parameters that had a gradient.
+    /// The parameters with a gradient.
     stepped: Vec<usize>,
     outcome: Outcome,
 }
@@ -51,7 +51,7 @@ enum Outcome {
     Card(crate::cuda::Outcome),
 }
 
-/// What came of a step. Where either is not finite, nothing was changed.
+/// The outcome of a step. If either value is not finite, the step changed nothing.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepOutcome {
     /// The joint norm of the gradients before clipping.
@@ -61,7 +61,7 @@ pub struct StepOutcome {
 }
 
 impl Pending {
-    /// Whether what came of it is known already.
+    /// Whether the outcome is already known.
     pub fn is_known(&self) -> bool {
         matches!(self.outcome, Outcome::Known(_))
     }
@@ -74,10 +74,10 @@ impl StepOutcome {
     }
 }
 
-/// What Adam remembers between steps, in the order of the parameters.
+/// The state of Adam between steps, in the order of the parameters.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AdamState {
-    /// Steps taken by each parameter.
+    /// The number of steps taken by each parameter.
     pub steps: Vec<u64>,
     /// First moments.
     pub first: Vec<Vec<f32>>,
@@ -90,7 +90,7 @@ const BETA_2: f64 = 0.999;
 const EPS: f64 = 1e-8;
 
 impl Adam {
-    /// Fresh moments for `parameters`, which lie on one device.
+    /// Starts with moments of zero for `parameters`, which must be on one device.
     pub fn new<'a>(
         parameters: impl IntoIterator<Item = &'a Var>,
         learning_rate: f64,
@@ -108,7 +108,7 @@ impl Adam {
         Ok(Self { learning_rate, weight_decay, clip_norm, steps: vec![0; lengths.len()], moments, lengths })
     }
 
-    /// Moments and step counts, to be stored.
+    /// The moments and step counts, for storage.
     pub fn state(&self) -> Result<AdamState> {
         let (first, second) = match &self.moments {
             Moments::Host { first, second } => (first.clone(), second.clone()),
@@ -137,8 +137,8 @@ impl Adam {
         Ok(())
     }
 
-    /// Takes one step, unless the loss or the joint norm of the gradients is not finite. `parameters` in the order given to
-    /// [`Adam::new`]. On a card the step may still be under way when this returns; [`Adam::finish`] waits for it.
+    /// Takes one step, unless the loss or the joint norm of the gradients is not finite. `parameters` must be in the order given to
+    /// [`Adam::new`]. On a card, the step may still be under way when this returns; [`Adam::finish`] waits for it.
     pub fn step<'a>(
         &mut self,
         parameters: impl IntoIterator<Item = &'a Var>,
@@ -178,9 +178,9 @@ impl Adam {
         Ok(Pending { stepped, outcome })
     }
 
-    /// Takes the step of a group of processes, whose losses and gradients are added up. Of a parameter that `is_shard` every process has
-    /// rows of its own, with a gradient that is whole; all others are the same on all processes and stay so. The norm is that of the
-    /// whole gradient, in which every value counts once.
+    /// Takes one step of a group of processes, whose losses and gradients are added up. The flag of a parameter says whether it is a shard:
+    /// every process then has rows of its own, whose gradient is complete. All other parameters are the same on all processes and stay so.
+    /// The norm is that of the whole gradient, in which every value counts once.
     pub fn step_in_group<'a>(
         &mut self,
         group: &ProcessGroup,
@@ -236,13 +236,13 @@ impl Adam {
         Rates {
             clip_norm: self.clip_norm,
             decay: self.weight_decay as f32,
-            // Subtracted in double precision: 1 - 0.999 in single is off by 5e-5 of itself.
+            // Subtracted in double precision: in single precision, 1 - 0.999 has a relative error of 1.3e-5.
             fresh_1: (1.0 - BETA_1) as f32,
             fresh_2: (1.0 - BETA_2) as f32,
         }
     }
 
-    /// What came of a step. On a card, a step that is not finite keeps those after it from changing anything, too.
+    /// Waits for a step and returns its outcome. On a card, a step that is not finite also keeps the steps after it from changing anything.
     pub fn finish(&mut self, pending: &Pending) -> Result<StepOutcome> {
         let (outcome, applied) = match &pending.outcome {
             Outcome::Known(outcome) => (*outcome, outcome.is_finite()),
@@ -264,13 +264,13 @@ struct HostStep<'a> {
     parameter: &'a Tensor,
     gradient: &'a Tensor,
     update: Update,
-    /// Whether its gradient is not yet in the norm.
+    /// Whether its gradient still has to be added to the norm.
     counts: bool,
     first: &'a mut Vec<f32>,
     second: &'a mut Vec<f32>,
 }
 
-/// `square` has what is not `parameters`' of the square of the norm.
+/// Takes a step on the host. `square` is the part of the squared norm that is not computed from `parameters` here.
 fn step_on_host(parameters: Vec<HostStep<'_>>, rates: Rates, loss: f32, mut square: f64) -> Result<StepOutcome> {
     for HostStep { gradient, .. } in parameters.iter().filter(|parameter| parameter.counts) {
         square += with_slices([*gradient], |[gradient]| Ok(sum_of_squares(gradient)))?;
@@ -289,17 +289,17 @@ fn step_on_host(parameters: Vec<HostStep<'_>>, rates: Rates, loss: f32, mut squa
     Ok(outcome)
 }
 
-/// Values of a parallel piece.
+/// The number of values in a parallel piece.
 const PIECE: usize = 1 << 14;
 
-/// In double precision, the pieces' sums in order.
+/// The sum of squares in double precision; the sums of the pieces are added in order.
 fn sum_of_squares(values: &[f32]) -> f64 {
     let piece = |values: &[f32]| values.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>();
     let pieces: Vec<f64> = values.par_chunks(PIECE).map(piece).collect();
     pieces.iter().sum()
 }
 
-/// What all parameters of a step share.
+/// The values that all parameters of a step share.
 #[derive(Clone, Copy)]
 pub(crate) struct Rates {
     pub clip_norm: f64,
@@ -309,7 +309,7 @@ pub(crate) struct Rates {
     pub fresh_2: f32,
 }
 
-/// The bias corrections of a parameter.
+/// The step size of a parameter and the root of its second moment's bias correction.
 #[derive(Clone, Copy)]
 pub(crate) struct Update {
     pub step_size: f32,
@@ -317,7 +317,7 @@ pub(crate) struct Update {
 }
 
 impl Update {
-    /// Of a parameter's step number `step`, from 1.
+    /// The corrections at a parameter's step number `step`, from 1.
     fn after(step: u64, learning_rate: f64) -> Self {
         let step = step as i32;
         Self {
@@ -327,13 +327,13 @@ impl Update {
     }
 }
 
-/// The update of one parameter where it lies.
+/// The update of one parameter in place.
 struct InPlace<'a> {
     update: Update,
     rates: Rates,
     clip: f32,
     gradient: &'a [f32],
-    /// First and second; behind a lock, because candle lends its operators immutably.
+    /// The first and second moments, behind a lock because candle passes its operators by shared reference.
     moments: Mutex<(&'a mut [f32], &'a mut [f32])>,
 }
 
@@ -381,7 +381,7 @@ mod tests {
         adam.finish(&pending).unwrap()
     }
 
-    /// Two steps by hand on loss = 3 x at x = 1, rate 0.1: both bias-corrected ratios are g / (|g| + eps) = 1.
+    /// The loss is 3 x, from x = 1 at the rate 0.1: in both steps, the bias-corrected ratio is g / (|g| + eps) = 1.
     #[test]
     fn two_steps_worked_by_hand() {
         let x = Var::from_tensor(&Tensor::new(&[1.0f32], &Device::Cpu).unwrap()).unwrap();
@@ -400,14 +400,14 @@ mod tests {
         let var = |v: f32| Var::from_tensor(&Tensor::new(&[v], &Device::Cpu).unwrap()).unwrap();
         let (x, still) = (var(2.0), var(7.0));
         let mut adam = Adam::new([&x, &still], 0.5, 1.0, 100.0).unwrap();
-        // Gradient -1 and decay 2 give g = 1, so the first step is minus the rate; decoupled decay would give another.
+        // The gradient -1 and the decay 2 give g = 1, so the first step is minus the rate. Decoupled decay would give a different step.
         let loss = (x.as_tensor() * -1.0).unwrap().sum_all().unwrap();
         step(&mut adam, &[&x, &still], &loss);
         assert!((x.to_vec1::<f32>().unwrap()[0] - 1.5).abs() < 1e-6);
         assert_eq!(still.to_vec1::<f32>().unwrap(), [7.0]);
     }
 
-    /// The gradient (3, 4) has norm 5: clipped at 2.5 it is (1.5, 2), at 10 it stays. A tenth of it is the first moment.
+    /// The gradient (3, 4) has norm 5: clipped at 2.5 it is (1.5, 2), and at 10 it stays the same. The first moment is a tenth of it.
     #[test]
     fn clipping_scales_the_joint_norm_and_leaves_small_gradients() {
         for (clip_norm, expected) in [(2.5, [0.15, 0.2]), (10.0, [0.3, 0.4])] {

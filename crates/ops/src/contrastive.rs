@@ -1,5 +1,5 @@
-//! NIP and CMCL (specification, section 5; paper, equations 7 to 10). All vectors come normalised; every sum of
-//! exponentials goes through log-sum-exp.
+//! NIP and CMCL (specification, section 5; paper, equations 7 to 10). All vectors must be normalised; every sum of exponentials is computed
+//! by log-sum-exp.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,20 +21,20 @@ pub enum CmclDirection {
     RowSums,
 }
 
-/// What NIP and CMCL share: the temperature, and which samples of the batch are negatives of each other.
+/// The settings that NIP and CMCL share: the temperature, and which samples of the batch are negatives of each other.
 #[derive(Clone, Debug)]
 pub struct Contrast {
-    /// `[B]`: samples of one group are false negatives of each other.
+    /// The group of each sample, `[B]`; samples of one group are false negatives of each other.
     pub groups: Arc<Vec<u32>>,
-    /// How they are treated.
+    /// How false negatives are treated.
     pub false_negatives: FalseNegatives,
-    /// tau.
+    /// tau, the temperature.
     pub temperature: f64,
-    /// Of CMCL.
+    /// The second direction of CMCL.
     pub direction: CmclDirection,
 }
 
-/// Terms of a batch, `[B]` each.
+/// The loss terms of a batch, `[B]` each.
 #[derive(Clone, Debug, Default)]
 pub struct ContrastiveTerms {
     /// Next item prediction: the views against the targets.
@@ -43,14 +43,14 @@ pub struct ContrastiveTerms {
     pub cmcl: Option<Tensor>,
 }
 
-/// Views of some samples and of all.
+/// The views of a share of the samples, and of all samples.
 #[derive(Clone, Copy)]
 struct Columns<'a> {
-    /// Views of the samples whose terms are computed.
+    /// The views of the samples whose terms are computed.
     rows: &'a [Tensor],
-    /// Views of all samples, which they are compared with.
+    /// The views of all samples, with which they are compared.
     all: &'a [Tensor],
-    /// The place of the first row among all.
+    /// The index of the first row among all samples.
     first_row: usize,
 }
 
@@ -59,7 +59,7 @@ impl Contrast {
         (1.0 / self.temperature) as f32
     }
 
-    /// log of the sum over j' of f(a_j, b_j') for rows a that are columns from `first_row` on, `[rows]`.
+    /// The logarithm of the sum over j' of f(a_j, b_j'), `[rows]`; row 0 of `a` corresponds to column `first_row` of `b`.
     fn log_sum(&self, a: &Tensor, b: &Tensor, diagonal: bool, first_row: usize) -> Result<Tensor> {
         let (groups, false_negatives) = (self.groups.clone(), self.false_negatives);
         let mask = Mask::Groups { groups, false_negatives, diagonal, first_row };
@@ -71,7 +71,7 @@ impl Contrast {
         (a * b)?.sum(D::Minus1)? / self.temperature
     }
 
-    /// NIP of one modality: views of the sequence in the modality's space against targets there.
+    /// NIP of one modality: the views of the sequence in the modality's space against the targets in that space.
     fn nip(&self, views: Columns<'_>, targets: &Tensor, all_targets: &Tensor) -> Result<Tensor> {
         let pair = |view| self.log_pair(view, targets);
         let sum = |view| self.log_sum(view, all_targets, true, views.first_row);
@@ -80,7 +80,7 @@ impl Contrast {
         log_add(&sums)? - log_add(&pairs)?
     }
 
-    /// CMCL of different views.
+    /// CMCL, as the mean over the ordered pairs of different views.
     fn cmcl(&self, Columns { rows, all, first_row }: Columns<'_>) -> Result<Tensor> {
         let both = rows.iter().zip(all);
         let within = both.map(|(rows, all)| self.log_sum(rows, all, false, first_row)).collect::<Result<Vec<_>>>()?;
@@ -100,10 +100,10 @@ impl Contrast {
     }
 }
 
-/// log of the sum of exponentials of several `[B]`; terms may be -inf, not all of them.
+/// The logarithm of the sum of the exponentials of several terms, `[B]` each. Some terms may be -inf, but not all of them.
 fn log_add(terms: &[Tensor]) -> Result<Tensor> {
     let stacked = Tensor::stack(terms, 1)?;
-    // Not by a reduction, which candle refuses for no rows.
+    // This is not a reduction, because candle refuses to reduce a tensor without rows.
     let mut top = terms[0].detach();
     for term in &terms[1..] {
         top = top.maximum(&term.detach())?;
@@ -112,8 +112,7 @@ fn log_add(terms: &[Tensor]) -> Result<Tensor> {
     (stacked.broadcast_sub(&top)?.exp()?.sum_keepdim(1)?.log()? + top)?.squeeze(1)
 }
 
-/// NIP where there are targets, and CMCL where `cross` asks for it and there are several views: `[B, d]` each, a modality's own
-/// view first.
+/// Computes NIP if there are targets, and CMCL if `cross` is set and there are several views: `[B, d]` each, the modality's own view first.
 pub fn contrastive(
     views: &[Tensor],
     targets: Option<&Tensor>,
@@ -132,8 +131,8 @@ pub fn contrastive(
     Ok(ContrastiveTerms { nip, cmcl: if cross { Some(contrast.cmcl(columns)?) } else { None } })
 }
 
-/// The terms of this process's share of a batch, `[rows]` each, against the views and targets of all processes. `shares` has the samples
-/// of each process; the groups of `contrast` are those of the whole batch.
+/// The terms of this process's share of a batch, `[rows]` each, against the views and targets of all processes. `shares` has the range of
+/// samples of each process; the groups of `contrast` are those of the whole batch.
 pub fn contrastive_in_group(
     group: &ProcessGroup,
     shares: &[Range<usize>],
@@ -144,7 +143,7 @@ pub fn contrastive_in_group(
 ) -> Result<ContrastiveTerms> {
     let cross = cross && views.len() > 1;
     let first_row = shares[group.rank()].start;
-    // Views have columns only in CMCL.
+    // Only CMCL compares views with the views of all processes; NIP compares them with the targets.
     let gathered: Vec<&Tensor> = views.iter().filter(|_| cross).chain(targets).collect();
     let Some(d) = gathered.first().map(|rows| rows.dim(1)).transpose()? else {
         return Ok(ContrastiveTerms::default());

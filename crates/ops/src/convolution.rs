@@ -1,6 +1,6 @@
-//! A residual network with fixed weights on an NVIDIA card. On the CPU candle's operations do this work.
+//! A residual network with fixed weights on an NVIDIA card. On the CPU, candle's operations are used instead.
 //!
-//! The type exists in every build, so that callers need no feature of their own; without the feature `cuda` it cannot be made.
+//! The type exists in every build, so that callers need no feature of their own; without the feature `cuda` it cannot be constructed.
 
 use candle_core::{Device, Result, bail};
 
@@ -8,7 +8,7 @@ use crate::Precision;
 #[cfg(feature = "cuda")]
 use crate::cuda::CardResNet;
 
-/// What takes the place of what only cards have.
+/// Takes the place of the type for cards, which does not exist without the feature.
 #[cfg(not(feature = "cuda"))]
 type CardResNet = std::convert::Infallible;
 
@@ -19,32 +19,32 @@ pub struct InferenceConvolution {
     pub kernel: Vec<f32>,
     /// The biases, `[outputs]`.
     pub bias: Vec<f32>,
-    /// Channels of the input.
+    /// The number of input channels.
     pub inputs: usize,
-    /// Width and height of a window.
+    /// The width and height of a window.
     pub side: usize,
-    /// Pixels from a window to the next one.
+    /// The number of pixels from one window to the next.
     pub stride: usize,
 }
 
-/// Three convolutions with a rectifier after each, and their input added before the last one.
+/// Three convolutions, each followed by a ReLU; the input is added before the last ReLU.
 #[derive(Clone, Debug)]
 pub struct InferenceBottleneck {
     /// The convolutions, in order.
     pub inside: [InferenceConvolution; 3],
-    /// The map of the input that is added, where it is not the input itself.
+    /// The convolution of the input that is added; without one, the input itself is added.
     pub shortcut: Option<InferenceConvolution>,
 }
 
-/// A ResNet whose weights lie on a card: a convolution of the pixels, a rectifier, the largest values of 3 by 3 at every second
-/// place, bottlenecks, and the mean of the last map. Numbers of channels but the pixels' three are multiples of four.
+/// A ResNet whose weights are on a card: a convolution of the pixels, a ReLU, max pooling of 3 by 3 pixels with stride 2, bottlenecks, and
+/// the mean of the last feature map. All numbers of channels but the three of the pixels are multiples of four.
 #[derive(Debug)]
 pub struct DeviceResNet(CardResNet);
 
 #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "without the feature no such value exists"))]
 impl DeviceResNet {
-    /// Uploads the weights to a card, whose products are computed in `precision`. It fails for a device that is not a card, and where
-    /// the convolutions do not fit each other.
+    /// Uploads the weights to a card; products are computed in `precision`. Fails if the device is not a card, or if the convolutions do
+    /// not fit each other.
     pub fn new(
         stem: &InferenceConvolution,
         layers: &[InferenceBottleneck],
@@ -62,7 +62,7 @@ impl DeviceResNet {
         )
     }
 
-    /// The vectors `[images, channels of the last map]` of the pixels `[images, 3, side, side]` of images.
+    /// The vectors `[images, channels of the last map]` of images with the pixels `[images, 3, side, side]`.
     pub fn embed_images(&self, pixels: &[f32], side: usize) -> Result<Vec<f32>> {
         #[cfg(feature = "cuda")]
         return self.0.embed_images(pixels, side);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// Where tensors are computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ComputeDevice {
-    /// The processor.
+    /// The CPU.
     #[default]
     Cpu,
     /// An NVIDIA card, by its number.
@@ -37,8 +37,7 @@ impl std::str::FromStr for ComputeDevice {
 }
 
 impl ComputeDevice {
-    /// The device, ready to compute on. It fails where the machine lacks that card, or where the program was built without the feature
-    /// `cuda`.
+    /// Opens the device. Fails if the machine does not have that card, or if the program was built without the feature `cuda`.
     pub fn open(self) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
@@ -58,16 +57,16 @@ impl ComputeDevice {
     }
 }
 
-/// What products are computed from and in.
+/// The number format of matrix products.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// f32.
     #[default]
     F32,
-    /// f32 rounded to 10 bits of mantissa by the card; sums are f32.
+    /// f32 whose mantissa the card rounds to 10 bits; sums are f32.
     Tf32,
-    /// bf16; sums are f32. On the CPU it takes AVX-512-BF16.
+    /// bf16; sums are f32. On the CPU, it needs AVX-512-BF16.
     Bf16,
 }
 
@@ -81,7 +80,7 @@ impl std::fmt::Display for Precision {
     }
 }
 
-/// Refuses a precision that a device lacks, with the reason.
+/// Returns an error with the reason if a device does not support a precision.
 pub fn check_precision(device: ComputeDevice, precision: Precision) -> std::result::Result<(), String> {
     match (device, precision) {
         (ComputeDevice::Cuda(_), _) | (_, Precision::F32) => Ok(()),
@@ -95,8 +94,8 @@ pub fn check_precision(device: ComputeDevice, precision: Precision) -> std::resu
 
 static PRECISION: AtomicU8 = AtomicU8::new(Precision::F32 as u8);
 
-/// Sets the precision of the large products of everything that is computed from now on, by any thread. Parameters, Adam, LayerNorm
-/// and softmax stay f32. [`check_precision`] says which a device has.
+/// Sets the precision of the large matrix products of all threads from now on. Parameters, Adam, LayerNorm and softmax stay f32.
+/// [`check_precision`] says whether a device supports it.
 pub fn set_precision(precision: Precision) {
     PRECISION.store(precision as u8, Ordering::Relaxed);
 }

@@ -8,29 +8,29 @@ pub struct Edges {
     inner: Arc<Inner>,
 }
 
-/// One kind of nodes of [`Edges`].
+/// One of the two sides of [`Edges`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The nodes that edges are ordered by.
+    /// The row nodes, by which the edges are ordered.
     Rows,
-    /// The others.
+    /// The column nodes.
     Columns,
 }
 
 #[derive(Debug)]
 struct Inner {
-    /// By node, its edges in the order of the other ends.
+    /// The edges by node, in the order of the other ends.
     rows: NodeEdges,
     columns: NodeEdges,
 }
 
-/// The edges of the nodes of one side: node v owns places `offsets[v]..offsets[v + 1]`.
+/// The edges of the nodes of one side: node v owns the entries `offsets[v]..offsets[v + 1]`.
 #[derive(Debug)]
 pub(crate) struct NodeEdges {
     pub(crate) offsets: Vec<usize>,
-    /// The edge at every place.
+    /// The edge of every entry.
     pub(crate) edges: Vec<u32>,
-    /// The node at the edge's other end, for every place.
+    /// The node at the other end of every entry's edge.
     pub(crate) others: Vec<u32>,
 }
 
@@ -39,11 +39,11 @@ impl NodeEdges {
         self.offsets.len() - 1
     }
 
-    /// Runs of nodes with about `edges` edges each: a function of the graph alone.
+    /// Runs of nodes with about `edges` edges each. They depend on the graph alone.
     pub(crate) fn shards(&self, edges: usize) -> Vec<std::ops::Range<usize>> {
         let (mut shards, mut start) = (Vec::new(), 0);
         for node in 0..self.count() {
-            // A node without edges costs something too: its result is written.
+            // A node without edges has a cost too, because its result is written.
             let held = self.offsets[node + 1] - self.offsets[start] + (node + 1 - start);
             if held >= edges || node + 1 == self.count() {
                 shards.push(start..node + 1);
@@ -55,7 +55,7 @@ impl NodeEdges {
 }
 
 impl Edges {
-    /// Edges of `rows` row nodes with their columns, ascending and each once, out of `columns`.
+    /// Builds the edges from the columns of every row node, which ascend without repetition and are less than `columns`.
     pub fn new(rows: &[Vec<u32>], columns: usize) -> Result<Self> {
         let mut offsets = vec![0];
         let mut others = Vec::new();
@@ -94,7 +94,7 @@ impl Edges {
         self.of(side).count()
     }
 
-    /// The node of a side at every edge, in the order of the edges.
+    /// The node of a side at the end of every edge, in the order of the edges.
     pub fn ends(&self, side: Side) -> Vec<u32> {
         match side {
             Side::Rows => {

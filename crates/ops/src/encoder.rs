@@ -1,7 +1,7 @@
-//! Encoders whose weights lie on an NVIDIA card: what enters a stack, the stack, and what leaves it, so that only token numbers or
-//! pixels go to the card and only vectors come back.
+//! Encoders whose weights are on an NVIDIA card. They include what comes before and after the stack, so that only token ids or pixels go to
+//! the card and only vectors come back.
 //!
-//! Both types exist in every build, so that callers need no features of their own; without the feature `cuda` they cannot be made.
+//! Both types exist in every build, so that callers need no features of their own; without the feature `cuda` they cannot be constructed.
 
 use candle_core::{Device, Result, bail};
 
@@ -9,20 +9,20 @@ use candle_core::{Device, Result, bail};
 use crate::cuda::{CardEncoder, CardTransformer};
 use crate::{InferenceLinear, InferenceNorm, InferenceTransformer, Precision};
 
-/// What takes the place of what only cards have.
+/// These take the place of the types for cards, which do not exist without the feature.
 #[cfg(not(feature = "cuda"))]
 type CardTransformer = std::convert::Infallible;
 #[cfg(not(feature = "cuda"))]
 type CardEncoder = std::convert::Infallible;
 
-/// What the tokens of an encoder are made of.
+/// The input from which an encoder makes its tokens.
 #[derive(Clone, Copy, Debug)]
 pub enum EncoderInput<'a> {
     /// Rows of a table of embeddings.
     Tokens {
         /// The embeddings, `[vocabulary, d]`.
         table: &'a [f32],
-        /// Added to every token, `[d]`.
+        /// The embedding of the segment, which is added to every token, `[d]`.
         segment: Option<&'a [f32]>,
     },
     /// Square patches of images, after a token for the whole image.
@@ -31,9 +31,9 @@ pub enum EncoderInput<'a> {
         patches: &'a InferenceLinear,
         /// The token for the whole image, `[d]`.
         class: &'a [f32],
-        /// Width and height of an image in pixels.
+        /// The width and height of an image in pixels.
         side: usize,
-        /// Width and height of a patch in pixels.
+        /// The width and height of a patch in pixels.
         patch: usize,
     },
 }
@@ -41,39 +41,39 @@ pub enum EncoderInput<'a> {
 /// The weights of an encoder.
 #[derive(Clone, Copy, Debug)]
 pub struct EncoderParts<'a> {
-    /// What the tokens are made of.
+    /// The input from which the tokens are made.
     pub input: EncoderInput<'a>,
-    /// Embeddings of positions, `[positions, d]`, added to the tokens.
+    /// The embeddings of the positions, `[positions, d]`, which are added to the tokens.
     pub positions: &'a [f32],
-    /// LayerNorm of the tokens before the first layer.
+    /// The LayerNorm of the tokens before the first layer.
     pub norm: Option<&'a InferenceNorm>,
     /// The layers.
     pub stack: &'a InferenceTransformer,
-    /// LayerNorm and projection of the vectors that are read out; the projection's bias is not used.
+    /// The LayerNorm and the projection of the vectors that are read out; the projection's bias is not used.
     pub output: Option<(&'a InferenceNorm, &'a InferenceLinear)>,
 }
 
 /// How the tokens of a sequence become its vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readout<'a> {
-    /// The mean of the rows; zeros for an item without rows.
+    /// The mean of the tokens; zeros for a sequence without tokens.
     Mean,
-    /// The first row; zeros for an item without rows.
+    /// The first token; zeros for a sequence without tokens.
     First,
-    /// The largest value of every component; zeros for an item without rows.
+    /// The largest value of every component; zeros for a sequence without tokens.
     Max,
     /// The token with this number among the tokens of all sequences, one number per sequence.
     Rows(&'a [u32]),
 }
 
-/// A stack whose weights lie on a card.
+/// A stack whose weights are on a card.
 #[derive(Debug)]
 pub struct DeviceTransformer(CardTransformer);
 
 #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "without the feature no such value exists"))]
 impl DeviceTransformer {
-    /// Uploads the weights of a stack to a card, whose products are computed in `precision`. It fails for a device that is not a
-    /// card, for tokens wider than 4,096, and for heads wider than 128.
+    /// Uploads the weights of a stack to a card; products are computed in `precision`. Fails if the device is not a card, if tokens are
+    /// wider than 4,096, or if heads are wider than 128.
     pub fn new(stack: &InferenceTransformer, device: &Device, precision: Precision) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if let Device::Cuda(device) = device {
@@ -82,7 +82,7 @@ impl DeviceTransformer {
         bail!("a stack of {} layers in {precision}: {:?} is not an NVIDIA card", stack.layers.len(), device.location())
     }
 
-    /// Computes tokens `x` `[sum of lengths, d]` of sequences one after the other, in place.
+    /// Computes the tokens `x` `[sum of lengths, d]` of sequences, one sequence after the other, in place.
     pub fn forward(&self, x: &mut [f32], lengths: &[usize]) -> Result<()> {
         #[cfg(feature = "cuda")]
         return self.0.forward(x, lengths);
@@ -91,7 +91,7 @@ impl DeviceTransformer {
     }
 }
 
-/// An encoder whose weights lie on a card. Calls from several threads are computed one after the other.
+/// An encoder whose weights are on a card. Calls from several threads are computed one after the other.
 #[derive(Debug)]
 pub struct DeviceEncoder(CardEncoder);
 
@@ -107,8 +107,8 @@ impl DeviceEncoder {
         bail!("an encoder of {layers} layers in {precision}: {:?} is not an NVIDIA card", device.location())
     }
 
-    /// The vectors `[sequences, width]` of sequences of tokens, which lie one after the other: the number of every token in the
-    /// table of embeddings, and of its position.
+    /// The vectors `[sequences, width]` of sequences of tokens, one sequence after the other. `tokens` has the row of every token in the
+    /// table of embeddings, and `positions` the number of its position.
     pub fn embed_tokens(
         &self,
         tokens: &[u32],
@@ -122,7 +122,7 @@ impl DeviceEncoder {
         match self.0 {}
     }
 
-    /// The vectors `[images, width]` of the pixels `[images, 3, side, side]` of images.
+    /// The vectors `[images, width]` of images with the pixels `[images, 3, side, side]`.
     pub fn embed_images(&self, pixels: &[f32]) -> Result<Vec<f32>> {
         #[cfg(feature = "cuda")]
         return self.0.embed_images(pixels);

@@ -1,20 +1,20 @@
 use std::sync::{Arc, OnceLock};
 
-/// Maps each use to its distinct item, and back.
+/// Maps each use of an item to the item, and each item to its uses.
 #[derive(Clone, Debug)]
 pub struct GatherIndex {
     item_of: Arc<Vec<u32>>,
     items: usize,
-    /// Sorted when it is first asked for: a card needs it in backward only, and computes meanwhile.
+    /// Computed on first access: on a card, only backward needs it, and the card computes in the meantime.
     order: Arc<OnceLock<Order>>,
-    /// Numbers of the uses, where they are not their places.
+    /// The numbers of the uses, if they differ from their indices.
     numbers: Option<Arc<Vec<u32>>>,
 }
 
 /// The uses of each item.
 #[derive(Debug)]
 struct Order {
-    /// Where each item's uses start, and their end.
+    /// The start of each item's uses in the order by item, then the end of the last.
     starts: Vec<u32>,
     /// The uses, item by item.
     by_item: Vec<u32>,
@@ -38,7 +38,7 @@ impl Order {
 }
 
 impl GatherIndex {
-    /// Use u is of item `item_of[u]`, one of `items`.
+    /// Builds the index from the item of each use, which is one of `items`.
     pub fn new(item_of: Vec<u32>, items: usize) -> Self {
         Self { item_of: Arc::new(item_of), items, order: Arc::default(), numbers: None }
     }
@@ -47,8 +47,8 @@ impl GatherIndex {
         self.order.get_or_init(|| Order::new(&self.item_of, self.items))
     }
 
-    /// The same uses with numbers of their own, by which their dropout is drawn: those that they have among all uses of a batch of which
-    /// these are a share.
+    /// The same uses with explicit numbers, by which their dropout is drawn: the numbers that they have in a batch of which these are a
+    /// share.
     #[must_use]
     pub fn numbered(self, numbers: Vec<u32>) -> Self {
         Self { numbers: Some(Arc::new(numbers)), ..self }
@@ -59,7 +59,7 @@ impl GatherIndex {
         self.numbers.as_ref().map_or(use_, |numbers| numbers[use_] as usize)
     }
 
-    /// Every item once, in order.
+    /// One use of every item, in order.
     pub fn each_once(items: usize) -> Self {
         Self::new((0..items as u32).collect(), items)
     }
@@ -74,7 +74,7 @@ impl GatherIndex {
         self.items
     }
 
-    /// Whether use i is of item i, and there are no others.
+    /// Whether use i is of item i, without further uses or explicit numbers.
     pub(crate) fn are_each_once(&self) -> bool {
         self.numbers.is_none()
             && self.count() == self.items()
@@ -86,7 +86,7 @@ impl GatherIndex {
         &self.item_of
     }
 
-    /// Where each item's uses start among those by item, and their end.
+    /// The start of each item's uses in the order by item, then the end of the last.
     #[cfg(feature = "cuda")]
     pub(crate) fn starts(&self) -> &[u32] {
         &self.order().starts

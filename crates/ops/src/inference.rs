@@ -1,10 +1,10 @@
-//! A transformer stack with fixed weights, as encoders of sentences and images have it: packed sequences, no dropout, no
-//! gradient, one thread a call.
+//! A transformer stack with fixed weights, as used by encoders of sentences and images: packed sequences, no dropout, no gradient, one
+//! thread per call.
 //!
-//! Vaswani et al., Attention Is All You Need, 2017 (arXiv 1706.03762). LayerNorm stands after each residual sum (BERT) or
-//! before each branch (CLIP). Nothing is padded, and no sum runs over more than one sequence: what a sequence becomes does
-//! not depend on the sequences beside it. Blocking: all products of a layer run over the tokens of a call at once, so a call
-//! should have some hundred tokens; attention runs a sequence and a head at a time.
+//! Vaswani et al., Attention Is All You Need, 2017 (arXiv 1706.03762). LayerNorm comes after each residual sum (BERT) or before each branch
+//! (CLIP). Nothing is padded, and no sum runs over more than one sequence, so the result of a sequence does not depend on the sequences
+//! beside it. All products of a layer run over the tokens of a call at once, so a call should have a few hundred tokens; attention runs
+//! over one sequence and one head at a time.
 
 use multiversion::multiversion;
 
@@ -12,7 +12,7 @@ use crate::Precision;
 use crate::kernel::{Mat, dot, erf, exp, matmul_f32, matmul_in, max, sum, transpose};
 use crate::scratch::Scratch;
 
-/// What lies between the two products of a feed-forward.
+/// The activation between the two products of a feed-forward block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// x Phi(x).
@@ -21,22 +21,22 @@ pub enum Activation {
     QuickGelu,
 }
 
-/// What the layers of a stack share.
+/// The settings that the layers of a stack share.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct InferenceShape {
     /// d, the width of a token.
     pub width: usize,
-    /// Attention heads; they divide the width.
+    /// The number of attention heads, which divides the width.
     pub heads: usize,
-    /// Added to the variance in LayerNorm.
+    /// The value that is added to the variance in LayerNorm.
     pub eps: f32,
-    /// LayerNorm before each branch instead of after each sum.
+    /// Whether LayerNorm comes before each branch instead of after each sum.
     pub norm_first: bool,
     /// Whether a token sees only itself and the tokens before it.
     pub causal: bool,
-    /// Of the feed-forward.
+    /// The activation of the feed-forward block.
     pub activation: Activation,
-    /// What the layers' maps are computed from on the CPU, f32 or bf16; attention is computed in f32.
+    /// The precision of the layers' maps on the CPU, f32 or bf16; attention is computed in f32.
     pub precision: Precision,
 }
 
@@ -48,7 +48,7 @@ pub struct InferenceLinear {
 }
 
 impl InferenceLinear {
-    /// From a weight as PyTorch stores it, `[out, in]`, and a bias `[out]`.
+    /// Builds the map from a weight as PyTorch stores it, `[out, in]`, and a bias `[out]`.
     pub fn new(weight: &[f32], bias: Vec<f32>) -> Self {
         let inputs = weight.len() / bias.len().max(1);
         let mut transposed = vec![0.0; weight.len()];
@@ -62,17 +62,17 @@ impl InferenceLinear {
         Self::new(&weight, parts.iter().flat_map(|(_, bias)| bias.iter().copied()).collect())
     }
 
-    /// Width of the output.
+    /// The width of the output.
     pub fn outputs(&self) -> usize {
         self.bias.len()
     }
 
-    /// Width of the input.
+    /// The width of the input.
     pub fn inputs(&self) -> usize {
         self.weight.len() / self.outputs().max(1)
     }
 
-    /// `[rows, in]` to `[rows, out]` in f32.
+    /// Maps `[rows, in]` to `[rows, out]` in f32.
     pub fn forward(&self, out: &mut [f32], x: &[f32]) {
         self.forward_in(Precision::F32, out, x);
     }
@@ -90,20 +90,20 @@ impl InferenceLinear {
 /// LayerNorm's weight and bias, each `[d]`.
 #[derive(Clone, Debug)]
 pub struct InferenceNorm {
-    /// Times the normalised row.
+    /// The weight, by which the normalised row is multiplied.
     pub weight: Vec<f32>,
-    /// Added to it.
+    /// The bias, which is added to that.
     pub bias: Vec<f32>,
 }
 
 impl InferenceNorm {
-    /// Every row of `x` `[rows, d]` in place.
+    /// Normalises every row of `x` `[rows, d]` in place.
     pub fn forward(&self, x: &mut [f32], eps: f32) {
         norm_rows(x, &self.weight, &self.bias, eps);
     }
 }
 
-/// One layer.
+/// A layer of the stack.
 #[derive(Clone, Debug)]
 pub struct InferenceLayer {
     /// Maps the input to queries, keys and values: d to 3 d.
@@ -112,25 +112,25 @@ pub struct InferenceLayer {
     pub out: InferenceLinear,
     /// The LayerNorm of the attention block.
     pub attention_norm: InferenceNorm,
-    /// Maps d to the width of the feed-forward layer.
+    /// Maps d to the width of the feed-forward block.
     pub up: InferenceLinear,
-    /// Maps the width of the feed-forward layer back to d.
+    /// Maps the width of the feed-forward block back to d.
     pub down: InferenceLinear,
-    /// Of the feed-forward.
+    /// The LayerNorm of the feed-forward block.
     pub feed_norm: InferenceNorm,
 }
 
-/// What is added to every attention score by head and distance (key's position less query's), as in MPNet.
+/// The bias of attention scores by head and distance (the key's position minus the query's), as in MPNet.
 #[derive(Clone, Debug)]
 pub struct RelativeBias {
-    /// `[heads, 2 reach + 1]`: distances from -reach to reach.
+    /// The biases of the distances from -reach to reach, `[heads, 2 reach + 1]`.
     pub values: Vec<f32>,
-    /// The greatest distance; longer ones count as it.
+    /// The largest distance; larger ones count as it.
     pub reach: usize,
 }
 
 impl RelativeBias {
-    /// What scores of `head` get, key by key, for a query at `position`.
+    /// Adds the biases of `head` to the scores of a query at `position`, one score per key.
     fn add(&self, scores: &mut [f32], head: usize, position: usize) {
         let (reach, row) = (self.reach as isize, head * (2 * self.reach + 1));
         for (key, score) in scores.iter_mut().enumerate() {
@@ -140,23 +140,23 @@ impl RelativeBias {
     }
 }
 
-/// The stack.
+/// A stack of layers.
 #[derive(Clone, Debug)]
 pub struct InferenceTransformer {
-    /// What the layers share.
+    /// The settings that the layers share.
     pub shape: InferenceShape,
     /// The layers, in order.
     pub layers: Vec<InferenceLayer>,
-    /// Of every layer, if any.
+    /// The bias of attention scores by distance in every layer, if any.
     pub bias: Option<RelativeBias>,
 }
 
 impl InferenceTransformer {
-    /// Tokens `x` `[sum of lengths, d]` of sequences one after the other, in place.
+    /// Computes the tokens `x` `[sum of lengths, d]` of sequences, one sequence after the other, in place.
     ///
     /// # Panics
     ///
-    /// If `x` is not as long as `lengths` say.
+    /// If the length of `x` does not match `lengths`.
     pub fn forward(&self, x: &mut [f32], lengths: &[usize]) {
         let InferenceShape { width, eps, norm_first, activation, precision, .. } = self.shape;
         assert_eq!(x.len(), lengths.iter().sum::<usize>() * width, "tokens of another number");
@@ -191,7 +191,7 @@ impl InferenceTransformer {
         }
     }
 
-    /// Heads' outputs side by side `[tokens, d]`, of `qkv` `[tokens, 3 d]`.
+    /// Computes the heads' outputs side by side, `[tokens, d]`, from `qkv` `[tokens, 3 d]`.
     fn attend(&self, out: &mut [f32], qkv: &[f32], lengths: &[usize]) {
         let (d, heads) = (self.shape.width, self.shape.heads);
         let head_width = d / heads;

@@ -1,5 +1,5 @@
-//! How parameters are packed into one vector for operators that have more of them than candle passes: each order is written
-//! down here and nowhere else.
+//! How parameters are packed into one vector, for operators with more of them than candle can pass. Each order is defined here and nowhere
+//! else.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor, bail};
 
 use crate::LayerSizes;
 
-/// Parts of a packed tensor, cut off one after the other.
+/// Cuts a packed tensor into its parts, one after the other.
 struct Unpack<'a> {
     packed: &'a Tensor,
     at: usize,
@@ -25,33 +25,33 @@ impl Unpack<'_> {
 /// The parameters of a transformer layer, or their gradients, in the order in which they are packed. Weights are `[in, out]`.
 #[derive(Clone, Debug)]
 pub struct LayerParts<T> {
-    /// `[d, d]`.
+    /// The map to the queries, `[d, d]`.
     pub query: T,
-    /// `[d, 2 d]`: keys, then values.
+    /// The map to the keys, then to the values, `[d, 2 d]`.
     pub key_value: T,
-    /// `[d, d]`.
+    /// The map of the heads' outputs, `[d, d]`.
     pub output: T,
-    /// `[d]`.
+    /// The bias of the queries, `[d]`.
     pub query_bias: T,
-    /// `[2 d]`.
+    /// The biases of the keys, then of the values, `[2 d]`.
     pub key_value_bias: T,
-    /// `[d]`.
+    /// The bias of the map of the heads' outputs, `[d]`.
     pub output_bias: T,
-    /// `[d, f]`: into the feed-forward block.
+    /// The map into the feed-forward block, `[d, f]`.
     pub up: T,
-    /// `[f]`.
+    /// The bias of the map into the feed-forward block, `[f]`.
     pub up_bias: T,
-    /// `[f, d]`: out of the feed-forward block.
+    /// The map out of the feed-forward block, `[f, d]`.
     pub down: T,
-    /// `[d]`.
+    /// The bias of the map out of the feed-forward block, `[d]`.
     pub down_bias: T,
-    /// `[d]`: the weight of the LayerNorm after attention.
+    /// The weight of the LayerNorm after attention, `[d]`.
     pub attention_norm: T,
-    /// `[d]`: its bias.
+    /// The bias of the LayerNorm after attention, `[d]`.
     pub attention_norm_bias: T,
-    /// `[d]`: the weight of the LayerNorm after the feed-forward block.
+    /// The weight of the LayerNorm after the feed-forward block, `[d]`.
     pub feed_forward_norm: T,
-    /// `[d]`: its bias.
+    /// The bias of the LayerNorm after the feed-forward block, `[d]`.
     pub feed_forward_norm_bias: T,
 }
 
@@ -112,7 +112,7 @@ impl<T> LayerParts<T> {
 }
 
 impl LayerParts<Range<usize>> {
-    /// What `f` makes of the place of every part.
+    /// Applies `f` to the range of every part.
     #[cfg(feature = "cuda")]
     pub(crate) fn map<T>(self, f: impl Fn(&Range<usize>) -> T) -> LayerParts<T> {
         LayerParts::from_array(self.as_array().map(f))
@@ -144,7 +144,7 @@ impl LayerSizes {
         self.shapes().as_array().map(|shape| shape.iter().product())
     }
 
-    /// Where each part lies in the packed vector.
+    /// The range of each part in the packed vector.
     pub fn places(self) -> LayerParts<Range<usize>> {
         let mut end = 0;
         LayerParts::from_array(self.lengths().map(|length| {
@@ -188,8 +188,9 @@ impl LayerSizes {
     }
 }
 
-/// Where the parameters of a mixture of experts lie in their packed vector: the experts' weights `[d, d_0]` one after the other,
-/// the gate `[d, o]`, all experts' biases, the weights and the biases of all LayerNorms, `[o d_0]` each.
+/// The sizes of a mixture of experts, from which the ranges of its parameters in their packed vector follow: the experts' weights
+/// `[d, d_0]` one after the other, the gate `[d, o]`, all experts' biases, and the weights and then the biases of all LayerNorms, `[o d_0]`
+/// each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MixtureSizes {
     /// d, the width of features.
@@ -201,35 +202,35 @@ pub struct MixtureSizes {
 }
 
 impl MixtureSizes {
-    /// The outputs of all experts together.
+    /// The number of outputs of all experts together.
     pub(crate) fn outputs(self) -> usize {
         self.experts * self.width
     }
 
-    /// Of the experts' weights, `[d, d_0]` each.
+    /// The range of the experts' weights, `[d, d_0]` each.
     pub fn weights(self) -> Range<usize> {
         0..self.features * self.outputs()
     }
 
-    /// Of the gate, `[d, o]`.
+    /// The range of the gate, `[d, o]`.
     pub fn gate(self) -> Range<usize> {
         let start = self.weights().end;
         start..start + self.features * self.experts
     }
 
-    /// Of the experts' biases, `[d_0]` each.
+    /// The range of the experts' biases, `[d_0]` each.
     pub fn biases(self) -> Range<usize> {
         let start = self.gate().end;
         start..start + self.outputs()
     }
 
-    /// Of the weights of their LayerNorms, `[d_0]` each.
+    /// The range of the weights of their LayerNorms, `[d_0]` each.
     pub fn norm_weights(self) -> Range<usize> {
         let start = self.biases().end;
         start..start + self.outputs()
     }
 
-    /// Of the biases of their LayerNorms, `[d_0]` each.
+    /// The range of the biases of their LayerNorms, `[d_0]` each.
     pub fn norm_biases(self) -> Range<usize> {
         let start = self.norm_weights().end;
         start..start + self.outputs()
@@ -246,8 +247,8 @@ impl MixtureSizes {
     }
 }
 
-/// What enters a transformer beside the tokens: the positions `[n, d]`, then the weight and the bias of the LayerNorm `[d]` as two
-/// more rows.
+/// The parameters of a transformer's input: the embeddings of the positions `[n, d]`, then the weight and the bias of the LayerNorm `[d]`
+/// as two more rows.
 pub(crate) struct Positions<'a> {
     pub(crate) table: &'a [f32],
     pub(crate) norm_weight: &'a [f32],

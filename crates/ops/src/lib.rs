@@ -1,10 +1,11 @@
 //! Differentiable operators of the models, counter-based random numbers, and Adam.
 //!
-//! In and out: candle tensors. Every operator exists twice, and most of them three times: [`plain`] (candle operations only, any device, the oracle of
-//! tests), `fused` (CPU, hand-written backward) and, with the feature `cuda`, `cuda` (NVIDIA cards, hand-written kernels); the
-//! functions here pick by device. No result depends on the number of threads: work is cut into fixed shards and partial sums are
-//! added in their order.
-//! Must not know: items, users, files.
+//! Operators take and return candle tensors. An operator has up to three implementations, and the functions here choose one by device:
+//! [`plain`] uses candle's operations only, runs on any device and is the oracle of the tests; `fused` runs on the CPU and has a
+//! hand-written backward pass; `cuda`, behind the feature of that name, runs hand-written kernels on NVIDIA cards. No result depends on the
+//! number of threads: work is cut into fixed shards, and their partial sums are added in order.
+//!
+//! The crate does not know users or files, and it knows items only as rows of numbers.
 
 mod adam;
 mod contrastive;
@@ -62,10 +63,10 @@ pub use timing::take_timings;
 
 use candle_core::Tensor;
 
-/// Width below which a norm counts as zero in cosines (`x / max(|x|, 1e-12)`).
+/// The least norm by which cosines divide: `x / max(|x|, 1e-12)`.
 pub const COSINE_EPS: f32 = 1e-12;
 
-/// Added to the variance in every LayerNorm.
+/// The value that is added to the variance in every LayerNorm of a model; encoders with fixed weights have their own.
 pub const LAYER_NORM_EPS: f32 = 1e-12;
 
 macro_rules! dispatch {
@@ -79,7 +80,7 @@ macro_rules! dispatch {
     };
 }
 
-/// For operators without kernels of their own on cards.
+/// Dispatches an operator without kernels for cards: on a card, the plain implementation runs.
 macro_rules! dispatch_plain {
     ($tensor:expr, $($call:tt)*) => {
         if $tensor.device().is_cpu() { fused::$($call)* } else { plain::$($call)* }
@@ -109,18 +110,18 @@ pub fn gather(table: &Tensor, rows: &[u32]) -> Result<Tensor> {
     dispatch!(table, gather(table, rows))
 }
 
-/// What one modality's item encoder works on.
+/// The inputs of one modality's item encoder.
 #[derive(Clone, Debug)]
 pub struct ItemRows {
-    /// Rows of the items.
+    /// The feature rows of the items.
     pub features: Ragged,
-    /// Rows of zeros pad every pooling up to this number.
+    /// The number of rows up to which rows of zeros pad every pooling, if any.
     pub pad_rows: Option<usize>,
-    /// O.
+    /// O, the number of experts.
     pub experts: usize,
-    /// `d_0`.
+    /// `d_0`, the width of an expert.
     pub width: usize,
-    /// Of the experts, drawn for every use.
+    /// The dropout of the experts, drawn for every use of an item.
     pub dropout: Dropout,
 }
 
@@ -131,20 +132,20 @@ impl ItemRows {
     }
 }
 
-/// The item encoders (specification, section 3): z of every use, the modalities one after the other,
-/// `[modalities uses, d_0]`. Attention pooling of an item's rows with the folded vector w = W1 W2 gives e (zeros for an item
-/// without rows); z = sum over k of g_k LayerNorm_k(Dropout(e W_k + b_k)), g = softmax(e W3). `w` is one vector of all
-/// modalities' `[d]`, `packed` one of the parameters of their mixtures, where [`MixtureSizes`] says.
+/// The item encoders (specification, section 3): z of every use of an item, one modality after the other, `[modalities uses, d_0]`.
+/// Attention pooling of an item's rows with the folded vector w = W1 W2 gives e (zeros for an item without rows); z = sum over k of g_k
+/// LayerNorm_k(Dropout(e W_k + b_k)), g = softmax(e W3). `w` concatenates the pooling vectors `[d]` of the modalities, and `packed` the
+/// parameters of their mixtures, each laid out as [`MixtureSizes`] says.
 pub fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &GatherIndex) -> Result<Tensor> {
     dispatch!(w, encode(modalities, w, packed, uses))
 }
 
-/// A table and the row of it that each token takes.
+/// A table, and the row that each token takes from it.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
-    /// `[n, d]`.
+    /// The table, `[n, d]`.
     pub table: &'a Tensor,
-    /// `[tokens]`.
+    /// The row of each token, `[tokens]`.
     pub rows: &'a [u32],
 }
 
@@ -155,38 +156,38 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// What enters the transformer (specification, section 4): Dropout(LayerNorm(z + id + position)), `[tokens, d]`. The table of
-/// `positions` is `[n + 2, d]`: the positions, then the weight and the bias of the LayerNorm.
+/// The input of the transformer (specification, section 4): Dropout(LayerNorm(z + id + position)), `[tokens, d]`. The table of `positions`
+/// is `[n + 2, d]`: the embeddings of the n positions, then the weight and the bias of the LayerNorm.
 pub fn sequence_input(z: Rows<'_>, ids: Option<Rows<'_>>, positions: Rows<'_>, dropout: Dropout) -> Result<Tensor> {
     dispatch!(z.table, sequence_input(z, ids, positions, dropout))
 }
 
-/// Widths of a transformer layer.
+/// The sizes of a transformer layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerSizes {
     /// `d_0`, the width of tokens.
     pub width: usize,
-    /// Attention heads.
+    /// The number of attention heads.
     pub heads: usize,
-    /// Width between the two maps of the feed-forward block.
+    /// The width between the two maps of the feed-forward block.
     pub feed_forward: usize,
-    /// Whether a token sees those after it too; causal attention does not.
+    /// Whether a token also attends to the tokens after it; in causal attention it does not.
     pub bidirectional: bool,
 }
 
 /// The dropouts of a transformer layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LayerDropout {
-    /// On attention weights.
+    /// The dropout of the attention weights.
     pub weights: Dropout,
-    /// On the branch of attention.
+    /// The dropout of the attention branch.
     pub attention: Dropout,
-    /// On the branch of the feed-forward block.
+    /// The dropout of the feed-forward branch.
     pub feed_forward: Dropout,
 }
 
-/// A post-norm transformer layer over packed sequences, causal unless `sizes` says otherwise (specification, section 4): `[tokens, d]`
-/// -> `[tokens, d]`, or `[sequences, d]` for the last tokens alone. `packed` has the layer's parameters where [`LayerSizes::places`] says.
+/// A post-norm transformer layer over packed sequences, causal unless `sizes` says otherwise (specification, section 4): `[tokens, d]` ->
+/// `[tokens, d]`, or `[sequences, d]` for the last tokens alone. `packed` holds the layer's parameters at [`LayerSizes::places`].
 pub fn transformer_layer(
     x: &Tensor,
     packed: &Tensor,
@@ -195,33 +196,34 @@ pub fn transformer_layer(
     last_only: bool,
     dropout: LayerDropout,
 ) -> Result<Tensor> {
-    // The kernels for cards take the flag too, but have not run on one with it.
+    // The kernels for cards take the flag too, but have not been run on a card with it.
     if sizes.bidirectional {
         return dispatch_plain!(x, transformer_layer(x, packed, sizes, offsets, last_only, dropout));
     }
     dispatch!(x, transformer_layer(x, packed, sizes, offsets, last_only, dropout))
 }
 
-/// The item matrix of the logits, `[items, modalities d]`: rows `start..start + items` of z for every modality's `start`, side
-/// by side, plus the last `items` rows of the id embeddings, which may have one row more, before them; each part of length one where logits are cosines.
+/// The item matrix of the logits, `[items, modalities d]`, with the modalities side by side: for each, the rows `start..start + items` of z
+/// plus the last `items` rows of the id embeddings, which may have one more row before them. If logits are cosines, each part is normalised
+/// to length one.
 pub fn candidates(z: &Tensor, starts: &[usize], items: usize, ids: Option<&Tensor>, cosine: bool) -> Result<Tensor> {
     dispatch!(z, candidates(z, starts, items, ids, cosine))
 }
 
-/// Cross-entropy of softmax(scale a b^T) with one target column a row: `[n, d]`, `[m, d]` -> `[n]`.
+/// Cross-entropy of softmax(scale a b^T) with one target column per row: `[n, d]`, `[m, d]` -> `[n]`.
 pub fn cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], scale: f32) -> Result<Tensor> {
     dispatch!(a, cross_entropy(a, b, targets, scale))
 }
 
-/// Cross-entropy of softmax(scale a b^T + shifts) with one target column a row, whose own logit is not shifted: `[n, d]`, `[m, d]`
-/// -> `[n]`. With minus the logarithm of each column's probability of being drawn in `shifts` `[m]`, the sum under the logarithm
-/// is in expectation that over all columns.
+/// Cross-entropy of softmax(scale a b^T + shifts) with one target column per row, whose own logit is not shifted: `[n, d]`, `[m, d]` ->
+/// `[n]`. If `shifts` `[m]` holds minus the logarithm of each column's probability of being drawn, the sum under the logarithm is, in
+/// expectation, the sum over all columns.
 pub fn sampled_cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], shifts: &[f32], scale: f32) -> Result<Tensor> {
     dispatch_plain!(a, sampled_cross_entropy(a, b, targets, shifts, scale))
 }
 
-/// log of the sum over columns of exp(scale * a b^T), by row: `[n, d]`, `[m, d]` -> `[n]`, never holding the whole matrix.
-/// A row whose columns are all left out gives -inf.
+/// The logarithm of the sum over columns of exp(scale * a b^T), by row: `[n, d]`, `[m, d]` -> `[n]`. On the CPU, the whole matrix is never
+/// held. A row whose columns are all left out gives -inf.
 pub fn row_logsumexp(a: &Tensor, b: &Tensor, scale: f32, mask: &Mask) -> Result<Tensor> {
     dispatch!(a, row_logsumexp(a, b, scale, mask))
 }
@@ -231,18 +233,19 @@ pub fn sparse_product(matrix: &SparseMatrix, x: &Tensor) -> Result<Tensor> {
     dispatch!(x, sparse_product(matrix, x))
 }
 
-/// (x + A x + ... + A^layers x) / (layers + 1) with a constant sparse square matrix A `[n, n]`: `[n, d]` -> `[n, d]`. The mean of
+/// (x + A x + ... + A^layers x) / (layers + 1) with a constant sparse square matrix A `[n, n]`: `[n, d]` -> `[n, d]`. This is the mean of
 /// the layers of a graph convolution without weights.
 pub fn propagate(adjacency: &SparseMatrix, x: &Tensor, layers: usize) -> Result<Tensor> {
     dispatch!(x, propagate(adjacency, x, layers))
 }
 
-/// Dropout of the tokens of sequences, `[tokens, d]`, by the numbers that they have among all sequences where these are a share of them.
+/// Dropout of the tokens of packed sequences, `[tokens, d]`. If the sequences are a share of a batch, it is drawn by the tokens' numbers in
+/// the whole batch. There is only an implementation for the CPU.
 pub fn dropout_tokens(x: &Tensor, dropout: Dropout, offsets: &PackedOffsets) -> Result<Tensor> {
     fused::dropout_tokens(x, dropout, offsets)
 }
 
-/// Zeroes elements with the probability of `dropout` and scales the others by its inverse.
+/// Zeroes elements with the probability p of `dropout`, and multiplies the others by 1 / (1 - p).
 pub fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
     dispatch_plain!(x, dropout(x, dropout))
 }
@@ -272,7 +275,7 @@ pub fn segment_dot(x: &Tensor, vectors: &Tensor, offsets: &PackedOffsets) -> Res
     dispatch_plain!(x, segment_dot(x, vectors, offsets))
 }
 
-/// For each token a weighted sum of the k vectors of its sequence: weights `[t, k]`, vectors `[sequences k, d]` -> `[t, d]`.
+/// For each token, a weighted sum of the k vectors of its sequence: weights `[t, k]`, vectors `[sequences k, d]` -> `[t, d]`.
 pub fn segment_mix(weights: &Tensor, vectors: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
     dispatch_plain!(vectors, segment_mix(weights, vectors, offsets))
 }
@@ -282,14 +285,15 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
     dispatch_plain!(x, gelu(x))
 }
 
-/// The sum over columns of log(1 + exp(a b^T)), by row: `[n, d]`, `[m, d]` -> `[n]`, never holding the whole matrix.
+/// The sum over columns of log(1 + exp(a b^T)), by row: `[n, d]`, `[m, d]` -> `[n]`. On the CPU, the whole matrix is never held.
 pub fn row_softplus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     dispatch_plain!(a, row_softplus(a, b))
 }
 
-/// Attention in packed sequences whose scores come from several sources: `query` `[q, sources]` has a row for every token,
-/// or for the last real token of every sequence, `key_value` `[t, sources + d]` has the sources' keys side by side, then values;
-/// result `[q, d]`. `fusion` has the parameters of the fusion, where it has any. Dropout is on the weights.
+/// Attention in packed sequences whose scores come from several sources. `query` `[q, w]` has a row for every token, or for the last real
+/// token of every sequence, with the sources' queries side by side; w is [`SourceSizes::queries`]. `key_value` `[t, w + d]` has the
+/// sources' keys side by side, then the values. The result is `[q, d]`. `fusion` holds the parameters of the fusion, if it has any. Dropout
+/// is applied to the attention weights.
 pub fn source_attention(
     query: &Tensor,
     key_value: &Tensor,
@@ -302,8 +306,8 @@ pub fn source_attention(
     dispatch_plain!(query, source_attention(query, key_value, fusion, sizes, offsets, scope, dropout))
 }
 
-/// Products of rows of a constant table with every expert's map, each behind a dropout mask of its own: row r of the result has
-/// Dropout(x of `rows[r]`) W_k for every expert k side by side. `table` `[n, d]`, `weights` `[experts d, d_0]` -> `[rows, experts d_0]`.
+/// Products of rows of a constant table with every expert's weights, each under a dropout mask of its own: row r of the result has
+/// Dropout(x of `rows[r]`) W_k for every expert k, side by side. `table` `[n, d]`, `weights` `[experts d, d_0]` -> `[rows, experts d_0]`.
 /// Only the weights have a gradient.
 pub fn expert_products(
     table: &Tensor,
@@ -325,13 +329,13 @@ pub fn edge_softmax(scores: &Tensor, edges: &Edges, side: Side) -> Result<Tensor
     dispatch_plain!(scores, edge_softmax(scores, edges, side))
 }
 
-/// For every node of the side `to` the weighted sum of the vectors at the other ends of its edges: `[edges]`, `[nodes of the other
-/// side, d]` -> `[nodes, d]`.
+/// For every node of the side `to`, the weighted sum of the vectors at the other ends of its edges: `[edges]`,
+/// `[nodes of the other side, d]` -> `[nodes, d]`.
 pub fn edge_sum(weights: &Tensor, x: &Tensor, edges: &Edges, to: Side) -> Result<Tensor> {
     dispatch_plain!(x, edge_sum(weights, x, edges, to))
 }
 
-/// Inner products of each row with k rows of a table, those of row 0 first in `picked`: `[n, d]`, `[m, d]` -> `[n, k]`.
+/// Inner products of each row of `a` with k rows of a table, of which `picked` lists those for row 0 first: `[n, d]`, `[m, d]` -> `[n, k]`.
 pub fn picked_dot(a: &Tensor, table: &Tensor, picked: &[u32]) -> Result<Tensor> {
     dispatch_plain!(a, picked_dot(a, table, picked))
 }
@@ -339,14 +343,14 @@ pub fn picked_dot(a: &Tensor, table: &Tensor, picked: &[u32]) -> Result<Tensor> 
 /// A recurrent cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cell {
-    /// Input gate, forget gate, candidate, output gate.
+    /// LSTM, with the blocks input gate, forget gate, candidate and output gate.
     Lstm,
-    /// Update gate, which weighs the new state, reset gate, which acts before the hidden map, candidate.
+    /// GRU, with the blocks update gate (which weights the new state), reset gate (which acts before the hidden map) and candidate.
     Gru,
 }
 
 impl Cell {
-    /// The number of blocks that the cell's maps have.
+    /// The number of blocks in the cell's maps.
     pub fn gates(self) -> usize {
         match self {
             Self::Lstm => 4,
@@ -355,8 +359,8 @@ impl Cell {
     }
 }
 
-/// The state after every token of packed sequences, from a state of zeros: x `[t, gates w]` has what the input and the bias give to
-/// the gates, `hidden` `[w, gates w]` maps the state before -> `[t, w]`.
+/// The hidden state after every token of packed sequences, from an initial state of zeros: `x` `[t, gates w]` is the contribution of inputs
+/// and biases to the gates, and `hidden` `[w, gates w]` maps the previous state -> `[t, w]`.
 pub fn recurrent(x: &Tensor, hidden: &Tensor, offsets: &PackedOffsets, cell: Cell) -> Result<Tensor> {
     dispatch_plain!(x, recurrent(x, hidden, offsets, cell))
 }

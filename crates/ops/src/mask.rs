@@ -19,18 +19,18 @@ pub enum FalseNegatives {
 /// Which entries of a matrix of logits join the sum of their row.
 #[derive(Clone, Debug)]
 pub enum Mask {
-    /// All.
+    /// All entries.
     None,
     /// Row j and column j' are in the groups `groups[first_row + j]` and `groups[j']`; `diagonal` says whether column `first_row + j` joins
     /// row j.
     Groups {
-        /// A group for every column.
+        /// The group of every column.
         groups: Arc<Vec<u32>>,
         /// How other columns of the row's group are treated.
         false_negatives: FalseNegatives,
         /// Whether the row's own column joins.
         diagonal: bool,
-        /// The column of row 0, where the rows are a share of the columns.
+        /// The column of row 0, which is not 0 if the rows are a share of the columns.
         first_row: usize,
     },
 }

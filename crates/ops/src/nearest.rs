@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use crate::kernel::{Mat, matmul_f32, transpose};
 use crate::scratch::Scratch;
 
-/// Queries and rows of a block of inner products.
+/// The size of a block of inner products: queries by rows.
 const QUERIES: usize = 64;
 const ROWS: usize = 512;
 
@@ -17,8 +17,9 @@ pub struct Neighbour {
     pub score: f32,
 }
 
-/// For every query `[n, d]` the `k` rows of `table` `[m, d]` with the greatest inner products, the best first; of equal ones the lower
-/// row comes first. Fewer where the table has fewer. All inner products are never held.
+/// For every query in `queries` `[n, d]`, the `k` rows of `table` `[m, d]` with the largest inner products, the best first, and the lower
+/// row first if two are equal. If the table has fewer rows, all of them. The inner products are computed in blocks and never all held at
+/// once.
 pub fn nearest(queries: &[f32], table: &[f32], d: usize, k: usize) -> Result<Vec<Vec<Neighbour>>> {
     if d == 0 || !queries.len().is_multiple_of(d) || !table.len().is_multiple_of(d) {
         bail!("nearest: {} and {} values cannot be cut into rows of width {d}", queries.len(), table.len());

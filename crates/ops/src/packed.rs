@@ -6,26 +6,27 @@ use candle_core::{Result, bail};
 #[derive(Clone, Debug)]
 pub struct PackedOffsets {
     offsets: Arc<Vec<usize>>,
-    /// Where they lie among all, where they are a share of more.
+    /// The position of these sequences in a batch, if they are a share of one.
     share: Option<Share>,
-    /// On a card: the sequences' first tokens and the end, then the last token of each.
+    /// On a card: the first tokens of the sequences and the end, then the last token of each sequence.
     #[cfg(feature = "cuda")]
     pub(crate) card: Arc<std::sync::OnceLock<crate::cuda::CardIndices>>,
 }
 
-/// The place of a run of sequences among all of a batch. Copies of the run are runs of the batch's copies.
+/// The position of a run of sequences in a batch. If the run is repeated, so is the batch: each copy of the run is a run of a copy of the
+/// batch.
 #[derive(Clone, Copy, Debug)]
 struct Share {
-    /// Sequences of the run, and of the batch.
+    /// The numbers of sequences of the run and of the batch.
     sequences: [usize; 2],
-    /// Tokens of the run, and of the batch.
+    /// The numbers of tokens of the run and of the batch.
     tokens: [usize; 2],
     first_sequence: usize,
     first_token: usize,
 }
 
 impl PackedOffsets {
-    /// From lengths, all at least 1.
+    /// Builds the offsets from lengths, all of which must be at least 1.
     pub fn from_lengths(lengths: impl IntoIterator<Item = usize>) -> Result<Self> {
         let mut offsets = vec![0];
         let mut end = 0;
@@ -68,12 +69,12 @@ impl PackedOffsets {
         self.offsets[1..].iter().map(|&end| end as u32 - 1).collect()
     }
 
-    /// The place of every token in its sequence, from 0.
+    /// The position of every token in its sequence, from 0.
     pub fn positions(&self) -> Vec<u32> {
         (0..self.count()).flat_map(|j| 0..self.range(j).len() as u32).collect()
     }
 
-    /// The same sequences `times` over.
+    /// The same sequences, repeated `times` times.
     #[must_use]
     pub fn repeat(&self, times: usize) -> Self {
         let lengths = (0..times * self.count()).map(|j| self.range(j % self.count()).len());
@@ -85,8 +86,8 @@ impl PackedOffsets {
         Self { share: self.share, ..Self::new(offsets) }
     }
 
-    /// The sequences of a range by themselves. They keep the numbers that they have here, by which dropout is drawn, so that a share of a
-    /// batch is computed as it is in the whole.
+    /// The sequences of a range. They keep the numbers that they have here, by which dropout is drawn, so that a share of a batch gives the
+    /// same results as in the whole batch.
     #[must_use]
     pub fn share(&self, sequences: std::ops::Range<usize>) -> Self {
         let first = self.offsets[sequences.start];
@@ -100,27 +101,27 @@ impl PackedOffsets {
         Self { share: Some(share), ..Self::new(offsets) }
     }
 
-    /// Whether these are a share of more sequences.
+    /// Whether these sequences are a share of a batch.
     pub fn is_share(&self) -> bool {
         self.share.is_some()
     }
 
-    /// The number of a token among all.
+    /// The number of a token in the whole batch.
     pub(crate) fn token_number(&self, token: usize) -> usize {
         self.share.map_or(token, |share| number(token, share.tokens, share.first_token))
     }
 
-    /// Runs of tokens of `range` whose numbers follow each other, with the number of the first.
+    /// Cuts `range` into runs of tokens with consecutive numbers, and returns each with the number of its first token.
     pub(crate) fn token_runs(&self, range: std::ops::Range<usize>) -> Vec<(std::ops::Range<usize>, usize)> {
         runs(range, self.share.map(|share| (share.tokens, share.first_token)))
     }
 
-    /// Runs of sequences of `range` whose numbers follow each other, with the number of the first.
+    /// Cuts `range` into runs of sequences with consecutive numbers, and returns each with the number of its first sequence.
     pub(crate) fn sequence_runs(&self, range: std::ops::Range<usize>) -> Vec<(std::ops::Range<usize>, usize)> {
         runs(range, self.share.map(|share| (share.sequences, share.first_sequence)))
     }
 
-    /// Runs of whole sequences with about `tokens` tokens each: a function of the lengths alone.
+    /// Runs of whole sequences with about `tokens` tokens each. They depend on the lengths alone.
     pub(crate) fn shards(&self, tokens: usize) -> Vec<std::ops::Range<usize>> {
         let mut shards = Vec::new();
         let mut start = 0;
@@ -134,7 +135,8 @@ impl PackedOffsets {
     }
 }
 
-/// The number in copies of `all` things of thing `at` in copies of a run of `own`, which starts at `first`.
+/// The number of element `at` of a repeated run in the repeated batch. A copy of the run has `own` elements and starts at element `first`
+/// of its copy of the batch, which has `all` elements.
 fn number(at: usize, [own, all]: [usize; 2], first: usize) -> usize {
     (at / own.max(1)) * all + first + at % own.max(1)
 }
@@ -154,7 +156,7 @@ fn runs(range: std::ops::Range<usize>, share: Option<([usize; 2], usize)>) -> Ve
 mod tests {
     use super::*;
 
-    /// Sequences of 2, 1, 3 and 1 tokens, of which the second and the third are the share, three times over.
+    /// The sequences have 2, 1, 3 and 1 tokens; the second and the third are the share, repeated three times.
     #[test]
     fn a_share_keeps_the_numbers_of_the_whole() {
         let all = PackedOffsets::from_lengths([2, 1, 3, 1]).unwrap();

@@ -1,6 +1,6 @@
-//! Every operator with candle operations only: any device, and the oracle of the fused ones.
+//! The operators in terms of candle's operations only. They run on any device and are the oracle of the fused ones.
 //!
-//! candle's own fused LayerNorm and softmax cut the gradient without a word, so both are written out here.
+//! candle's own fused LayerNorm and softmax silently cut the gradient, so both are written out here.
 
 use candle_core::{D, DType, Result, Tensor};
 
@@ -27,7 +27,7 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
     ((x * ((x / std::f64::consts::SQRT_2)?.erf()? + 1.0)?)? * 0.5)?.contiguous()
 }
 
-/// Zeroes elements with the probability of `dropout` and scales the others by its inverse.
+/// Zeroes elements with the probability p of `dropout`, and multiplies the others by 1 / (1 - p).
 pub fn dropout(x: &Tensor, dropout: Dropout) -> Result<Tensor> {
     if !dropout.is_active() {
         return Ok(x.clone());
@@ -70,7 +70,7 @@ pub fn softplus(x: &Tensor) -> Result<Tensor> {
     x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
 }
 
-/// x where it is positive, and a hundredth of it elsewhere.
+/// Leaky ReLU: x where it is positive, and a hundredth of x elsewhere.
 pub fn leaky_relu(x: &Tensor) -> Result<Tensor> {
     ((x.relu()? * 0.99)? + (x * 0.01)?)?.contiguous()
 }
@@ -81,7 +81,7 @@ pub fn softmax(x: &Tensor) -> Result<Tensor> {
     shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)
 }
 
-/// Attention pooling weights of all real rows, item by item: `[rows]`.
+/// The attention pooling weights of all real rows, item by item: `[rows]`.
 pub fn pooling_weights(features: &Ragged, w: &Tensor, pad_rows: Option<usize>) -> Result<Tensor> {
     let (alpha, longest) = padded_weights(features, w, pad_rows)?;
     let real: Vec<u32> = (0..features.count())
@@ -142,7 +142,7 @@ pub fn mixture(products: &Tensor, gate: &Tensor, norms: &Tensor, uses: &GatherIn
     experts.broadcast_mul(&gather(gate, uses.item_of())?.unsqueeze(2)?)?.sum(1)
 }
 
-/// Attention weights before dropout of one sequence and head, `[q, k]`, the queries being the last ones: causal, or over all keys.
+/// The attention weights of one sequence and head before dropout, `[q, k]`; the queries are the last ones. Causal, or over all keys.
 pub fn attention_weights(query: &Tensor, key: &Tensor, bidirectional: bool) -> Result<Tensor> {
     let (q, width) = query.dims2()?;
     let k = key.dim(0)?;
@@ -152,8 +152,8 @@ pub fn attention_weights(query: &Tensor, key: &Tensor, bidirectional: bool) -> R
     softmax(&(scores + Tensor::from_vec(mask, (q, k), query.device())?)?)
 }
 
-/// Attention in packed sequences, causal unless `sizes` says otherwise. `query` `[q, d]` has a row for every token, or, when `last_only`, for the last token
-/// of every sequence; `key_value` `[t, 2 d]` has keys, then values. Dropout is on the weights.
+/// Attention in packed sequences, causal unless `sizes` says otherwise. `query` `[q, d]` has a row for every token, or, if `last_only`, for
+/// the last token of every sequence; `key_value` `[t, 2 d]` has the keys, then the values. Dropout is applied to the attention weights.
 pub fn attention(
     query: &Tensor,
     key_value: &Tensor,
@@ -190,8 +190,8 @@ pub fn attention(
     Tensor::cat(&outputs, 0)
 }
 
-/// The index that dropout knows a weight by: its query's token, its key's place in the sequence, its head. Places wrap at
-/// 2^32, which makes two far tokens share a mask and nothing worse.
+/// The index of an attention weight for dropout, from its query's token, its key's position in the sequence and its head. Indices wrap at
+/// 2^32, so that two distant tokens may share a mask, which does no harm.
 pub(crate) fn weight_index(token: usize, key_place: usize, head: usize, heads: usize) -> u32 {
     ((token * heads + head) as u32).wrapping_mul(0x0001_0003).wrapping_add(key_place as u32)
 }
@@ -231,19 +231,19 @@ pub fn sampled_cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], shifts: &[
     (logits.broadcast_sub(&top)?.exp()?.sum_keepdim(1)?.log()? + top)?.squeeze(1)? - hits
 }
 
-/// What the item encoder computes on its way, `[n, ...]`: e, gates, products, and LayerNorm weights and biases `[2, o d_0]`.
+/// The intermediate values of the item encoder for n items, and the parameters of its LayerNorms.
 pub struct Encoded {
-    /// `[n, d]`.
+    /// The pooled vectors e, `[n, d]`.
     pub pooled: Tensor,
-    /// `[n, o]`.
+    /// The gates after their softmax, `[n, o]`.
     pub gate: Tensor,
-    /// `[n, o d_0]`.
+    /// The products e W_k + b_k, `[n, o d_0]`.
     pub products: Tensor,
-    /// `[2, o d_0]`.
+    /// The LayerNorms' weights, then their biases, `[2, o d_0]`.
     pub norms: Tensor,
 }
 
-/// See [`crate::encode`]: one modality, all of it but the uses.
+/// See [`crate::encode`]: the part for one modality that does not depend on the uses.
 pub fn encoded(rows: &ItemRows, w: &Tensor, packed: &Tensor) -> Result<Encoded> {
     let sizes = rows.sizes();
     let MixtureSizes { features: d, experts, width } = sizes;
@@ -285,19 +285,19 @@ pub fn sequence_input(z: Rows<'_>, ids: Option<Rows<'_>>, positions: Rows<'_>, d
     dropout(&layer_norm(&x, &weight, &bias)?, drop)
 }
 
-/// What a transformer layer computes on its way.
+/// The intermediate values of a transformer layer.
 pub struct LayerSteps {
-    /// `[q, d]`.
+    /// The queries, `[q, d]`.
     pub query: Tensor,
-    /// `[tokens, 2 d]`.
+    /// The keys, then the values, `[tokens, 2 d]`.
     pub key_value: Tensor,
-    /// `[q, d]`: after the first LayerNorm.
+    /// The result of the first LayerNorm, `[q, d]`.
     pub attention: Tensor,
-    /// `[q, d]`: after the second, the layer's result.
+    /// The result of the second LayerNorm and of the layer, `[q, d]`.
     pub layer: Tensor,
 }
 
-/// See [`crate::transformer_layer`]: with its intermediate values.
+/// See [`crate::transformer_layer`]; this returns the intermediate values too.
 pub fn layer_steps(
     x: &Tensor,
     packed: &Tensor,
@@ -418,13 +418,13 @@ pub fn row_softplus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     softplus(&a.matmul(&b.t()?)?)?.sum(1)
 }
 
-/// What attention over several sources computes on its way, sequence by sequence.
+/// The intermediate values of attention over several sources.
 pub struct SourceSteps {
-    /// `[q, d]`.
+    /// The result, `[q, d]`.
     pub result: Tensor,
-    /// For every sequence the weights of attention before dropout, `[heads, queries, keys]`.
+    /// The attention weights of every sequence before dropout, `[heads, queries, keys]`.
     pub weights: Vec<Tensor>,
-    /// For every sequence the weights of the sources, `[heads, queries, sources]`; none without a gate.
+    /// The weights of the sources for every sequence, `[heads, queries, sources]`; empty without a gate.
     pub gates: Vec<Tensor>,
 }
 
@@ -441,7 +441,7 @@ pub fn source_attention(
     Ok(source_attention_steps(query, key_value, fusion, sizes, offsets, scope, drop)?.result)
 }
 
-/// See [`crate::source_attention`]: with its intermediate values.
+/// See [`crate::source_attention`]; this returns the intermediate values too.
 pub fn source_attention_steps(
     query: &Tensor,
     key_value: &Tensor,
@@ -553,7 +553,7 @@ pub fn edge_softmax(scores: &Tensor, edges: &Edges, side: Side) -> Result<Tensor
     if edges.count() == 0 {
         return Ok(scores.clone());
     }
-    // Edges by node, so that the nodes' edges are segments.
+    // The edges are sorted by node, so that the edges of a node are a segment.
     let ends = edges.of(side);
     let lengths =
         (0..edges.nodes(side)).map(|node| ends.offsets[node + 1] - ends.offsets[node]).filter(|&length| length > 0);

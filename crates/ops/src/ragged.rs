@@ -7,16 +7,16 @@ use half::{bf16, f16};
 /// Values as they are stored, in memory or in a mapped file.
 #[derive(Clone)]
 pub enum StoredValues {
-    /// Single.
+    /// Single precision.
     F32(Arc<dyn AsRef<[f32]> + Send + Sync>),
-    /// IEEE half.
+    /// IEEE half precision.
     F16(Arc<dyn AsRef<[f16]> + Send + Sync>),
-    /// Brain half.
+    /// bfloat16.
     Bf16(Arc<dyn AsRef<[bf16]> + Send + Sync>),
 }
 
 impl StoredValues {
-    /// The bytes that they take.
+    /// The size of the values in bytes.
     #[cfg(feature = "cuda")]
     pub(crate) fn bytes(&self) -> usize {
         self.len() * if matches!(self, Self::F32(_)) { 4 } else { 2 }
@@ -46,8 +46,8 @@ fn both<T: Copy>(a: &Arc<dyn AsRef<[T]> + Send + Sync>, b: &Arc<dyn AsRef<[T]> +
     [(**a).as_ref(), (**b).as_ref()].concat()
 }
 
-/// Ragged constant rows: item i owns rows `offsets[i]..offsets[i+1]` of `values` `[rows, width]`. A view of some items; the
-/// values are never copied as a whole.
+/// Constant rows of items, of which each has any number: item i owns a range of the rows of `values` `[rows, width]`. This is a view, so
+/// choosing other items does not copy the values.
 #[derive(Clone, Debug)]
 pub struct Ragged {
     pub(crate) values: StoredValues,
@@ -60,12 +60,12 @@ pub struct Ragged {
 }
 
 impl Ragged {
-    /// All items of a feature table of f32; `offsets` never fall and end at the number of rows.
+    /// All items of a feature table of f32. `offsets` must start at 0, never decrease, and end at the number of rows.
     pub fn new(values: Vec<f32>, width: usize, offsets: &[usize]) -> Result<Self> {
         Self::stored(StoredValues::F32(Arc::new(values)), width, offsets)
     }
 
-    /// All items of a feature table; `offsets` never fall and end at the number of rows.
+    /// All items of a feature table. `offsets` must start at 0, never decrease, and end at the number of rows.
     pub fn stored(values: StoredValues, width: usize, offsets: &[usize]) -> Result<Self> {
         let ordered = offsets.first() == Some(&0) && offsets.is_sorted();
         if width == 0 || !ordered || offsets.last().is_none_or(|&end| end * width != values.len()) {
@@ -89,13 +89,13 @@ impl Ragged {
         self.with_rows(items.iter().map(|&i| self.rows[i as usize]).collect())
     }
 
-    /// As many items as `sources`, each with the rows of another or its own (0-based), or with none.
+    /// A view with one item per entry of `sources`: it has the rows of the item that the entry names (0-based), or none.
     #[must_use]
     pub fn rearranged(&self, sources: &[Option<u32>]) -> Self {
         self.with_rows(sources.iter().map(|source| source.map_or((0, 0), |i| self.rows[i as usize])).collect())
     }
 
-    /// These items and then the items of `others`, which have rows of the same width and type. All values are copied.
+    /// These items, followed by the items of `others`, whose rows must have the same width and type. All values are copied.
     pub fn joined(&self, others: &Self) -> Result<Self> {
         if self.width != others.width {
             bail!("ragged rows of width {} cannot follow those of width {}", others.width, self.width);
@@ -152,13 +152,13 @@ impl Ragged {
         self.rows[i].1 - self.rows[i].0
     }
 
-    /// The most rows of an item.
+    /// The largest number of rows of an item.
     #[cfg(feature = "cuda")]
     pub(crate) fn longest(&self) -> usize {
         *self.longest.get_or_init(|| self.rows.iter().map(|(start, end)| end - start).max().unwrap_or(0))
     }
 
-    /// The rows of item `i` as f32, `[n_i, width]`: where they lie, or in `room`.
+    /// The rows of item `i` as f32, `[n_i, width]`: borrowed if they are stored as f32, otherwise converted into `room`.
     pub fn rows<'a>(&'a self, i: usize, room: &'a mut Vec<f32>) -> &'a [f32] {
         let (start, end) = self.rows[i];
         let range = start * self.width..end * self.width;

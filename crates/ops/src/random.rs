@@ -1,5 +1,5 @@
-/// Random numbers as a function of where they are used: a key is named by (seed, purpose, epoch, step, ...), its numbers
-/// by their index. Nothing holds generator state, so any part of a run can be computed again by itself.
+/// A key of random numbers that are functions of where they are used: the key is derived from a seed, a purpose, an epoch, a step and so
+/// on, and its numbers have an index. There is no generator state, so any part of a run can be computed again by itself.
 ///
 /// ```
 /// use mp4sr_ops::RngKey;
@@ -19,13 +19,13 @@ impl RngKey {
         Self(mix64(seed ^ 0x6d70_3473_7221_5eed))
     }
 
-    /// A key of its own for a named purpose.
+    /// Derives a key for a named purpose.
     #[must_use]
     pub fn fold_in(self, name: &str) -> Self {
         name.bytes().fold(self.fold_in_index(name.len() as u64), |key, byte| key.fold_in_index(u64::from(byte)))
     }
 
-    /// A key of its own for an epoch, a step, an item.
+    /// Derives a key for an epoch, a step or an item.
     #[must_use]
     pub fn fold_in_index(self, index: u64) -> Self {
         Self(mix64(self.0 ^ mix64(index.wrapping_add(0x9e37_79b9_7f4a_7c15))))
@@ -51,7 +51,7 @@ impl RngKey {
     pub fn permutation(self, n: usize) -> Vec<u32> {
         let mut order: Vec<u32> = (0..n as u32).collect();
         for i in (1..n).rev() {
-            // The product of 64 random bits and the bound, its upper half: uniform up to 2^-64.
+            // The upper half of the product of 64 random bits and the bound is uniform up to 2^-64.
             let j = ((u128::from(self.bits(i as u64)) * (i as u128 + 1)) >> 64) as usize;
             order.swap(i, j);
         }
@@ -97,13 +97,13 @@ impl Dropout {
         self.threshold > 0
     }
 
-    /// The threshold, the scale and the keys: what a kernel draws the same masks from.
+    /// The threshold, the scale and the keys, from which a kernel draws the same masks.
     #[cfg(feature = "cuda")]
     pub(crate) fn parts(self) -> (u32, f32, [u32; 2]) {
         (self.threshold, self.scale, self.keys)
     }
 
-    /// What element `index` is multiplied by: 0, or 1 / (1 - p). Indices are taken modulo 2^32.
+    /// The factor of element `index`: 0, or 1 / (1 - p). Callers wrap larger indices at 2^32.
     #[inline(always)]
     pub fn factor(self, index: u32) -> f32 {
         let bits = keyed_mix32(index, self.keys);
@@ -111,8 +111,8 @@ impl Dropout {
     }
 }
 
-/// An integer hash with low bias (Wellons, "Prospecting for Hash Functions", 2018), with a key before each of its rounds;
-/// 32-bit so that it vectorises.
+/// An integer hash with low bias (Wellons, "Prospecting for Hash Functions", 2018), with a key before each of its rounds. It is a 32-bit
+/// hash so that it vectorises.
 #[inline(always)]
 fn keyed_mix32(x: u32, keys: [u32; 2]) -> u32 {
     let x = x ^ keys[0];
@@ -151,7 +151,7 @@ mod tests {
         let key = RngKey::new(7).fold_in("moments");
         let n = 200_000u64;
         let mean = |f: &dyn Fn(u64) -> f64| (0..n).map(f).sum::<f64>() / n as f64;
-        // Five standard errors.
+        // The bounds are five standard errors.
         assert!((mean(&|i| key.uniform(i)) - 0.5).abs() < 5.0 * 0.2887 / (n as f64).sqrt());
         assert!(mean(&|i| key.normal(i)).abs() < 5.0 / (n as f64).sqrt());
         assert!((mean(&|i| key.normal(i).powi(2)) - 1.0).abs() < 5.0 * std::f64::consts::SQRT_2 / (n as f64).sqrt());
@@ -167,7 +167,7 @@ mod tests {
             assert_eq!(sorted, [0, 1, 2, 3, 4, 5]);
             first[order[0] as usize] += 1;
         }
-        // Expected 1000 each; five standard deviations.
+        // 1000 are expected each; the bound is five standard deviations.
         assert!(
             first.iter().all(|&c| (f64::from(c) - 1000.0).abs() < 5.0 * (6000.0f64 * 5.0 / 36.0).sqrt()),
             "{first:?}"

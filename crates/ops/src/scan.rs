@@ -1,4 +1,4 @@
-//! Scores of rows against all columns without ever holding them all: ranking and top-K lists go through blocks of columns.
+//! Scores of rows against all columns, in blocks of columns, so that ranking and top-K lists never hold all scores at once.
 
 use std::ops::Range;
 
@@ -10,16 +10,16 @@ use crate::fused::with_slices;
 use crate::kernel::{Mat, matmul_f32, transpose};
 use crate::scratch::Scratch;
 
-/// Columns of a block.
+/// The number of columns in a block.
 const COLUMNS: usize = 1024;
 
-/// Rows that go through the blocks together.
+/// The number of rows that are scored together.
 const ROWS: usize = 32;
 
-/// Products that a run of blocks has at least: below, threads wait for each other longer than they work.
+/// The least number of multiplications in a run of blocks: with fewer, threads wait for each other longer than they work.
 const RUN: usize = 1 << 21;
 
-/// A matrix `[m, d]` whose rows are the columns that scores are against.
+/// A matrix `[m, d]` whose rows are the columns of the scores.
 pub struct ScoreBlocks(Columns);
 
 enum Columns {
@@ -33,12 +33,12 @@ enum Columns {
 pub struct Removed {
     /// Row j owns `columns[offsets[j]..offsets[j + 1]]`.
     pub offsets: Vec<u32>,
-    /// Never a row's target, and none twice.
+    /// The columns. None is the row's target, and none occurs twice in a row.
     pub columns: Vec<u32>,
 }
 
 impl ScoreBlocks {
-    /// Of a matrix `[m, d]`.
+    /// Prepares a matrix `[m, d]`.
     pub fn new(matrix: &Tensor) -> Result<Self> {
         if matrix.dim(1)? == 0 {
             bail!("scores need vectors of at least one value");
@@ -50,7 +50,7 @@ impl ScoreBlocks {
         }
     }
 
-    /// m.
+    /// m, the number of columns.
     pub fn count(&self) -> usize {
         match &self.0 {
             Columns::Host(blocks) => blocks.count,
@@ -59,8 +59,8 @@ impl ScoreBlocks {
         }
     }
 
-    /// The score of a row `[d]` against one column, in the order in which products are summed, where the scores are computed on the
-    /// host. [`ScoreBlocks::scan`] may round otherwise on some machine: who compares the two has to look.
+    /// The score of a row `[d]` against one column, with the products summed in order; `None` if the scores are computed on a card.
+    /// [`ScoreBlocks::scan`] may round differently on some machines, so a caller that compares the two must check whether they agree.
     pub fn score(&self, row: &[f32], column: usize) -> Option<f32> {
         match &self.0 {
             Columns::Host(blocks) => Some(blocks.score(row, column)),
@@ -69,8 +69,8 @@ impl ScoreBlocks {
         }
     }
 
-    /// How many candidates score at least as high as the target of each row of `rows` `[n, d]`, the target itself not counted, where a
-    /// card counts them. `None` where it does not, or where some score is not finite: [`ScoreBlocks::scan`] says which.
+    /// The number of candidates that score at least as high as the target of each row of `rows` `[n, d]`, without the target itself, if a
+    /// card counts them. `None` if it does not, or if a score is not finite; [`ScoreBlocks::scan`] then shows which.
     pub fn count_ahead(&self, rows: &Tensor, targets: &[u32], removed: &Removed) -> Result<Option<Vec<u32>>> {
         match &self.0 {
             Columns::Host(_) => {
@@ -82,8 +82,8 @@ impl ScoreBlocks {
         }
     }
 
-    /// Calls `visit` for each state with every block of its scores: the block's first column, and the scores. `rows` `[n interests,
-    /// d]` has the rows of a state one after the other; a score is the greatest over them. Blocks come in order.
+    /// Calls `visit` for each state with every block of its scores: the block's first column, and the scores. `rows` `[n interests, d]` has
+    /// the rows of each state one after the other; a score is the largest over them. Blocks come in order.
     pub fn scan<T: Send>(
         &self,
         rows: &Tensor,
@@ -108,8 +108,8 @@ impl ScoreBlocks {
         }
     }
 
-    /// The same for so few rows that a scan would leave threads idle: each thread takes a run of the blocks, with states of its own,
-    /// which `make` gives. Returns the states of all runs, in their order; a single set where there are many rows.
+    /// Like [`ScoreBlocks::scan`], for so few rows that a scan would leave threads idle: each thread processes a run of the blocks with
+    /// states of its own, which `make` creates. Returns the states of all runs in order; if there are many rows, there is a single run.
     pub fn scan_in_runs<T: Send>(
         &self,
         rows: &Tensor,
@@ -176,7 +176,7 @@ impl HostBlocks {
         self.count.div_ceil(COLUMNS)
     }
 
-    /// [`ScoreBlocks::scan_in_runs`] where several runs are worth it.
+    /// [`ScoreBlocks::scan_in_runs`] if several runs are worth it, otherwise `None`.
     fn scan_in_runs<T: Send>(
         &self,
         rows: &Tensor,
@@ -230,7 +230,7 @@ impl HostBlocks {
     }
 }
 
-/// Keeps the greater of each pair; what is not a number stays visible.
+/// Keeps the larger of each pair; a NaN in either stays visible.
 fn keep_greatest(best: &mut [f32], other: &[f32]) {
     for (best, &other) in best.iter_mut().zip(other) {
         if other > *best || other.is_nan() {
@@ -239,7 +239,7 @@ fn keep_greatest(best: &mut [f32], other: &[f32]) {
     }
 }
 
-/// How many scores are at least `bound`; none if any is not finite.
+/// The number of scores that are at least `bound`; `None` if any score is not finite.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl", "x86_64+avx2"))]
 pub fn count_at_least(scores: &[f32], bound: f32) -> Option<u32> {
     let (mut count, mut bad) = (0u32, 0u32);

@@ -1,17 +1,17 @@
-//! Buffers that steps reuse, so that a step allocates next to nothing: what an operator keeps between forward and backward,
-//! and what a shard works in.
+//! Buffers that are reused, so that a step allocates next to nothing. They hold what an operator keeps between forward and backward, and
+//! the intermediate values of shards.
 
 use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
-/// At most this many idle buffers are kept; a step of the models needs fewer.
+/// Idle buffers of at most this many different lengths are kept; a step of the models needs fewer.
 const KEPT: usize = 1 << 14;
 
 /// Idle buffers by length.
 static IDLE: Mutex<BTreeMap<usize, Vec<Vec<f32>>>> = Mutex::new(BTreeMap::new());
 
-/// A buffer of a length asked for, with whatever its last user left in it. It goes back when dropped.
+/// A buffer of the requested length, with whatever its last user left in it. It becomes idle again when it is dropped.
 pub(crate) struct Scratch {
     buffer: Vec<f32>,
     length: usize,

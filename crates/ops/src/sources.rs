@@ -1,6 +1,6 @@
 use candle_core::{Result, bail};
 
-/// How attention makes one score out of those of several sources.
+/// How attention combines the scores of several sources into one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScoreFusion {
     /// Their sum.
@@ -11,29 +11,29 @@ pub enum ScoreFusion {
     Concat,
 }
 
-/// Sizes of attention whose scores come from several sources.
+/// The sizes of attention whose scores come from several sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceSizes {
-    /// Widths of the sources' queries and keys, all heads together, in order.
+    /// The width of each source's queries and keys, all heads together.
     pub sources: Vec<usize>,
-    /// d, the width of values; a score is divided by the root of a head's part of it.
+    /// d, the width of values; scores are divided by the root of the width of one head's values.
     pub width: usize,
-    /// Attention heads.
+    /// The number of attention heads.
     pub heads: usize,
-    /// n, the longest sequence: rows of scores are that long where a fusion maps them.
+    /// n, the greatest length of a sequence. The parameters of a fusion are made for rows of n scores.
     pub positions: usize,
-    /// How the sources' scores become one.
+    /// How the sources' scores are combined.
     pub fusion: ScoreFusion,
 }
 
 impl SourceSizes {
-    /// The width of queries: of all sources side by side.
+    /// The width of the queries of all sources side by side.
     pub fn queries(&self) -> usize {
         self.sources.iter().sum()
     }
 
-    /// The number of the fusion's parameters: for the gate V `[n, n]`, c `[n]`, v `[n]` and a number without effect, for the
-    /// concatenation a weight `[sources n, n]` and a bias `[n]`.
+    /// The number of the fusion's parameters. The gate has V `[n, n]`, c `[n]`, v `[n]` and a scalar without effect; the concatenation has
+    /// a weight `[sources n, n]` and a bias `[n]`.
     pub fn fusion_count(&self) -> usize {
         let n = self.positions;
         match self.fusion {
@@ -52,14 +52,14 @@ impl SourceSizes {
     }
 }
 
-/// Which scores and which queries there are.
+/// Which queries are computed, and which keys each of them sees.
 #[derive(Clone, Copy, Debug)]
 pub struct SourceScope<'a> {
-    /// The number of real tokens of each sequence, where sequences are padded and a fusion sees the scores of all keys. Without it,
-    /// a fusion sees the scores of a key that the query may not see as 0.
+    /// The number of real tokens of each sequence, if sequences are padded and a fusion sees the scores of all keys. Without it, a fusion
+    /// sees 0 as the score of a key that the query may not see.
     pub real: Option<&'a [usize]>,
-    /// Whether only the last real token of each sequence asks.
+    /// Whether only the last real token of each sequence has a query.
     pub last_only: bool,
-    /// Whether a token sees all real tokens of its sequence; without it, those up to itself.
+    /// Whether a token sees all real tokens of its sequence; otherwise, it sees those up to itself.
     pub bidirectional: bool,
 }

@@ -7,12 +7,12 @@ use candle_core::{Result, bail};
 pub struct SparseMatrix {
     pub(crate) by_row: Arc<CompressedRows>,
     pub(crate) by_column: Arc<CompressedRows>,
-    /// Both on a card, once an operator has been there.
+    /// Both on a card, once an operator has used them there.
     #[cfg(feature = "cuda")]
     pub(crate) card: Arc<std::sync::OnceLock<Arc<crate::cuda::CardSparse>>>,
 }
 
-/// Entries row after row: row r owns `offsets[r]..offsets[r + 1]`, its columns ascending.
+/// The entries in compressed rows: row r owns `offsets[r]..offsets[r + 1]`, with ascending columns.
 #[derive(Debug)]
 pub(crate) struct CompressedRows {
     pub(crate) offsets: Vec<usize>,
@@ -33,7 +33,7 @@ pub struct SparseEntry {
 }
 
 impl SparseMatrix {
-    /// A matrix of entries in any order; no place may occur twice.
+    /// Builds a matrix from entries in any order; no position may occur twice.
     pub fn new(rows: usize, columns: usize, mut entries: Vec<SparseEntry>) -> Result<Self> {
         if let Some(outside) = entries.iter().find(|e| e.row as usize >= rows || e.column as usize >= columns) {
             bail!("sparse matrix: entry ({}, {}) is outside of [{rows}, {columns}]", outside.row, outside.column);
@@ -97,12 +97,12 @@ impl CompressedRows {
         Self { offsets, columns, weights, width }
     }
 
-    /// Runs of rows with about `entries` entries each: a function of the matrix alone.
+    /// Runs of rows with about `entries` entries each. They depend on the matrix alone.
     pub(crate) fn shards(&self, entries: usize) -> Vec<std::ops::Range<usize>> {
         let rows = self.offsets.len() - 1;
         let (mut shards, mut start) = (Vec::new(), 0);
         for row in 0..rows {
-            // An empty row costs something too: its result is written.
+            // An empty row has a cost too, because its result is written.
             let held = self.offsets[row + 1] - self.offsets[start] + (row + 1 - start);
             if held >= entries || row + 1 == rows {
                 shards.push(start..row + 1);

@@ -1,4 +1,4 @@
-//! How long each fused operator ran: benchmarks ask for the part that each takes of a step.
+//! The time that was spent in each operator, from which benchmarks compute its share of a step.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 static SPENT: Mutex<BTreeMap<(&str, &str), Duration>> = Mutex::new(BTreeMap::new());
 
-/// Runs `f`, one direction of an operator, and adds the time it took.
+/// Runs `f`, one direction of an operator, and adds its duration to the totals.
 pub(crate) fn timed<T>(operator: &'static str, direction: &'static str, f: impl FnOnce() -> T) -> T {
     let began = Instant::now();
     let result = f();
@@ -15,7 +15,7 @@ pub(crate) fn timed<T>(operator: &'static str, direction: &'static str, f: impl 
     result
 }
 
-/// Time by operator and direction (`forward`, `backward`) since the last call.
+/// Returns the time by operator and direction (`forward`, `backward`) since the last call.
 pub fn take_timings() -> BTreeMap<(&'static str, &'static str), Duration> {
     std::mem::take(&mut *SPENT.lock().unwrap_or_else(PoisonError::into_inner))
 }

@@ -1,5 +1,6 @@
-//! Operators whose products are computed from bf16 against the same in f32, values and gradients; and the same bits whatever the
-//! number of threads. These tests are a program of their own, because the precision is one for all threads of a process.
+//! Compares operators whose products are computed from bf16 with the same operators in f32, values and gradients, and checks that the
+//! number of threads does not change a bit. This test is a program of its own, because the precision is one setting for all threads of a
+//! process.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
 
@@ -9,7 +10,7 @@ use mp4sr_ops::{
     PackedOffsets, Precision, Ragged, RngKey, check_precision, set_precision,
 };
 
-/// The least cosine between a result in bf16 and in f32, and between gradients.
+/// The least cosine that is accepted between results in bf16 and in f32, and between their gradients.
 const LEAST_COSINE: f64 = 0.9999;
 
 fn var(key: RngKey, shape: &[usize], scale: f64) -> Var {
@@ -18,7 +19,7 @@ fn var(key: RngKey, shape: &[usize], scale: f64) -> Var {
     Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
 }
 
-/// The result of an operator and the gradients of a random weighting of it.
+/// The result of an operator, and the gradients of a randomly weighted sum of it.
 fn outcome(inputs: &[Var], precision: Precision, threads: usize, op: Op<'_>) -> Vec<Vec<f32>> {
     set_precision(precision);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -52,7 +53,7 @@ fn compare(name: &str, inputs: &[Var], op: Op<'_>) {
     }
 }
 
-/// One test, so that no two set the precision at once.
+/// There is only one test, so that no two tests set the precision at the same time.
 #[test]
 fn operators_in_bf16_are_close_to_those_in_f32() {
     if let Err(reason) = check_precision(ComputeDevice::Cpu, Precision::Bf16) {

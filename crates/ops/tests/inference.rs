@@ -1,5 +1,4 @@
-//! The frozen stack against the same layers written with candle's operations, and the independence of a sequence from those
-//! beside it.
+//! Compares the inference stack with the same layers in candle's operations, and checks that a sequence does not depend on those beside it.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -64,7 +63,7 @@ fn plain_norm(x: &Tensor, name: u64, eps: f32) -> Tensor {
     normalised.broadcast_mul(&tensor(name, &[d], 1.0)).unwrap().broadcast_add(&tensor(name + 1, &[d], 1.0)).unwrap()
 }
 
-/// One sequence `[n, d]`.
+/// Computes one sequence `[n, d]` with candle's operations.
 fn plain(mut x: Tensor, shape: InferenceShape, layers: u64, biased: bool) -> Tensor {
     let (n, d) = x.dims2().unwrap();
     let width = d / shape.heads;
@@ -128,7 +127,7 @@ proptest! {
         }
     }
 
-    /// To the bit: features that are computed in two runs are those of one.
+    /// The results agree to the bit, so that features are the same whether they are computed in one run or in two.
     #[test]
     fn a_sequence_does_not_depend_on_those_beside_it(
         before in proptest::collection::vec(2_usize..40, 0..12), length in 2_usize..40,
@@ -178,7 +177,7 @@ fn a_stack_in_bf16_points_where_it_does_in_f32() {
     }
 }
 
-/// The first NVIDIA card, where the program is built for one and there is one.
+/// The first NVIDIA card, if the program is built for cards and the machine has one.
 #[allow(clippy::print_stdout, reason = "a test that is skipped says so")]
 fn card() -> Option<&'static Device> {
     static CARD: OnceLock<Option<Device>> = OnceLock::new();
@@ -192,8 +191,8 @@ fn card() -> Option<&'static Device> {
     CARD.get_or_init(open).as_ref()
 }
 
-/// A stack as wide as an encoder's, with weights that keep sums of the size of their input: larger ones would make softmax choose one
-/// token, and hide a wrong bias or head.
+/// A stack of any width, whose weights keep sums at the scale of their input: larger weights would make softmax choose one token, and hide
+/// a wrong bias or head.
 fn wide_stack(shape: InferenceShape, hidden: usize, biased: bool) -> InferenceTransformer {
     let d = shape.width;
     let linear = |name: u64, inputs: usize, outputs: usize| {

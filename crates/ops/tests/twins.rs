@@ -1,5 +1,5 @@
-//! Every fused operator against its plain twin: values and gradients, over random shapes, with dropout drawn alike; and
-//! the same bits whatever the number of threads.
+//! Compares the fused operators with their plain twins, values and gradients, over random shapes and with the same dropout masks, and
+//! checks that the number of threads does not change a bit.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
 
@@ -19,7 +19,7 @@ fn var(key: RngKey, shape: &[usize]) -> Var {
     Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu).unwrap()).unwrap()
 }
 
-/// Values of an operator's result and of all gradients of a random weighting of it, on a device.
+/// The values of an operator's result, and of all gradients of a randomly weighted sum of it, on a device.
 fn outcome(inputs: &[Var], device: &Device, op: &dyn Fn(&[Tensor]) -> Result<Tensor>) -> Vec<Vec<f32>> {
     let inputs: Vec<Var> =
         inputs.iter().map(|v| Var::from_tensor(&v.as_detached_tensor().to_device(device).unwrap()).unwrap()).collect();
@@ -42,11 +42,11 @@ fn threads<T: Send>(n: usize, f: impl FnOnce() -> T + Send) -> T {
 
 type Op<'a> = &'a (dyn Fn(&[Tensor]) -> Result<Tensor> + Sync);
 
-/// Relative to the largest value, at least 1. Both twins are float32; what divides by a row's norm or deviation is compared
-/// at widths from 8 on, because the gradient of a very narrow row is a difference of large numbers.
+/// The tolerance relative to the largest value, or to 1 if that is larger. Both twins compute in f32. Operators that divide by a row's norm
+/// or deviation are compared at widths from 8 on, because the gradient of a very narrow row is a difference of large numbers.
 const TOLERANCE: f32 = 1e-4;
 
-/// The first NVIDIA card, where the program is built for one and there is one.
+/// The first NVIDIA card, if the program is built for cards and the machine has one.
 fn card() -> Option<&'static Device> {
     static CARD: OnceLock<Option<Device>> = OnceLock::new();
     let open = || match ComputeDevice::Cuda(0).open() {
@@ -129,7 +129,7 @@ proptest! {
             let drawn = GatherIndex::new((0..used as u64).map(|i| (s.bits(i) % items as u64) as u32).collect(), items);
             for (uses, pad_rows) in [(&drawn, None), (&drawn, Some(4)), (&GatherIndex::each_once(items), None)] {
                 for dropout in drops(seed) {
-                    // A part that dropout leaves with one value or none has next to no variance, and its gradient no digits.
+                    // If dropout leaves at most one value in a part, the part has almost no variance, and its gradient no correct digits.
                     if dropout.is_active() && width < 16 { continue; }
                     let rows: Vec<ItemRows> = features
                         .iter()
@@ -137,7 +137,7 @@ proptest! {
                         .collect();
                     let packed = |d: usize| experts * (d * width + d + 3 * width);
                     let inputs = [var(s.fold_in_index(2), &[2 * d + 3]), var(s.fold_in_index(3), &[packed(d) + packed(d + 3)])];
-                    // Without gradients nothing is kept: another path to the same values.
+                    // Without gradients nothing is kept, which is another path to the same values.
                     let kept = mp4sr_ops::encode(&rows, &inputs[0], &inputs[1], uses).unwrap();
                     let streamed =
                         mp4sr_ops::encode(&rows, &inputs[0].as_detached_tensor(), &inputs[1].as_detached_tensor(), uses).unwrap();
@@ -184,7 +184,7 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
         let whole = mp4sr_ops::gather(&mp4sr_ops::sparse_product(&matrix, &x).unwrap(), &some).unwrap();
         let part = mp4sr_ops::sparse_product(&selected, &x).unwrap();
         prop_assert_eq!(whole.to_vec2::<f32>().unwrap(), part.to_vec2::<f32>().unwrap());
-        // Weights as a graph has them, so that powers of the matrix stay small.
+        // The weights are divided by n, as in a graph, so that powers of the matrix stay small.
         let mut square = entries(n, n);
         square.iter_mut().for_each(|entry| entry.weight /= n as f32);
         let square = SparseMatrix::new(n, n, square).unwrap();
@@ -307,7 +307,7 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
         let sizes = LayerSizes { width: heads * width, heads, feed_forward, bidirectional: seed % 2 == 1 };
         let d = sizes.width;
         let count = sizes.count();
-        // Small weights, as in the model: a saturated softmax has gradients of rounding errors.
+        // The weights are small, as in the model, because the gradients of a saturated softmax are rounding errors.
         let packed = Var::from_tensor(&(var(s.fold_in_index(1), &[count]).as_tensor() * 0.2).unwrap()).unwrap();
         let inputs = [var(s.fold_in_index(0), &[offsets.tokens(), d]), packed];
         for last_only in [false, true] {
@@ -358,7 +358,7 @@ let distance = (kept - streamed).unwrap().abs().unwrap().flatten_all().unwrap().
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
-    /// The composition of other operators on the CPU, one operator on a card.
+    /// On the CPU, this is a composition of other operators; on a card, it is one operator.
     #[test]
     fn contrastive_terms(batch in 1usize..90, views in 1usize..4, d in 8usize..40, seed: u64) {
         let s = RngKey::new(seed);
@@ -391,7 +391,7 @@ proptest! {
 fn rows_stored_as_halves_are_the_same_rows() {
     use half::{bf16, f16};
     let s = RngKey::new(3);
-    // Values that every type holds.
+    // These values are exact in every type.
     let values: Vec<f32> = (0..7 * 21u64).map(|i| (s.bits(i) % 256) as f32 / 64.0 - 2.0).collect();
     let offsets = [0, 2, 2, 5, 21];
     let stored = [

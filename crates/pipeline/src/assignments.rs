@@ -1,4 +1,4 @@
-//! Several assignments in one text, as `SET=` of make gives them.
+//! Several assignments in one text, as in `SET=` of make.
 
 use std::str::FromStr;
 
@@ -6,7 +6,8 @@ use std::str::FromStr;
 ///
 /// Values are written as in a pipeline file, so blanks within quotes, brackets and braces belong to the value:
 /// `run.seed=7 model.modalities=[{ name = "text" }, { name = "audio", features = "mine" }]` holds two assignments.
-/// A word without `=` belongs to the value before it (`source.images=my pictures`). Blanks around `=` are allowed, and an assignment may be quoted as a whole, as for a shell.
+/// A word without `=` belongs to the value before it (`source.images=my pictures`). Blanks around `=` are allowed, and an assignment as a
+/// whole may be quoted, as in a shell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Assignments(pub Vec<String>);
 
@@ -16,14 +17,14 @@ impl Assignments {
         assignment.split('=').next().unwrap_or_default().trim()
     }
 
-    /// The assignments that count: of those that give the same key, the last.
+    /// The assignments that take effect: the last one for each key.
     pub fn last_of_each(all: &[String]) -> Vec<String> {
         let is_last = |at: &usize| all[at + 1..].iter().all(|later| Self::key_of(later) != Self::key_of(&all[*at]));
         (0..all.len()).filter(is_last).map(|at| all[at].clone()).collect()
     }
 }
 
-/// A text that ends inside of quotes, brackets or braces.
+/// A text that ends inside quotes, brackets or braces.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{opened}` is not closed; write section.key=value, with blanks between assignments")]
 pub struct NotClosed {
@@ -36,7 +37,7 @@ impl FromStr for Assignments {
     fn from_str(text: &str) -> Result<Self, NotClosed> {
         let mut found = Vec::new();
         let mut current = String::new();
-        // The brackets that are open, and the quotes that the next characters are in.
+        // The open brackets, and the quotation mark that encloses the next characters.
         let (mut open, mut quote): (Vec<char>, Option<char>) = (Vec::new(), None);
         let mut is_escaped = false;
         for c in text.chars() {

@@ -14,7 +14,7 @@ use crate::config::ModelCatalog;
 use crate::shard::Shard;
 use crate::{Assignments, Config, Progress, hide_passwords, timing};
 
-/// `dataset.data` of the sample pipeline: its raw files are generated, among the artifacts wherever these go.
+/// `dataset.data` of the sample pipeline. Its raw files are generated inside the artifacts folder, whichever folder that is.
 const SAMPLE_DATA: &str = "artifacts/sample/raw";
 
 /// The flags that every stage has; most have a twin in the environment.
@@ -53,7 +53,7 @@ pub const ARTIFACTS_VARIABLE: &str = "MP4SR_ARTIFACTS";
 /// The default folder of artifacts.
 pub const DEFAULT_ARTIFACTS: &str = "artifacts";
 
-/// Parses the folder of all artifacts; nothing, as an empty variable of the environment gives it, means the usual one.
+/// Parses the folder of all artifacts. An empty text, as from an empty environment variable, means the default.
 pub fn artifacts_folder(text: &str) -> Result<PathBuf, std::convert::Infallible> {
     Ok(PathBuf::from(if text.is_empty() { DEFAULT_ARTIFACTS } else { text }))
 }
@@ -69,13 +69,13 @@ pub struct StageArgs {
     pub run: Option<String>,
     /// The folder of all artifacts.
     pub artifacts: PathBuf,
-    /// What replaces keys of the pipeline, each `section.key=value`, as typed.
+    /// The assignments `section.key=value` that replace keys of the pipeline, as typed.
     pub overrides: Vec<String>,
-    /// What replaces keys of the pipeline before `overrides` does.
+    /// Further assignments that replace keys of the pipeline; `overrides` take precedence over them.
     pub more_overrides: Option<Assignments>,
-    /// Whether nothing is said but results and errors.
+    /// Whether only results and errors are printed.
     pub quiet: bool,
-    /// Whether nothing is done and the plan is printed.
+    /// Whether the plan is printed and nothing is done.
     pub dry_run: bool,
     /// Whether `data` comes from the environment.
     pub data_is_inherited: bool,
@@ -119,21 +119,21 @@ impl clap::FromArgMatches for StageArgs {
     }
 }
 
-/// Flags whose `--run` was a folder, taken apart.
+/// Flags after a folder of a run in `--run` has been resolved.
 struct Located {
     args: StageArgs,
     /// The dataset that the folder belongs to.
     dataset: Option<String>,
 }
 
-/// What a stage works with.
+/// Everything that a stage works with.
 #[derive(Debug)]
 pub struct Context {
     /// The resolved configuration.
     pub config: Config,
-    /// Where everything lies.
+    /// The paths of the artifacts.
     pub layout: Layout,
-    /// Messages and bars.
+    /// Messages and progress bars.
     pub progress: Progress,
     /// The models that the configuration may name.
     pub models: Arc<ModelCatalog>,
@@ -145,14 +145,14 @@ fn path_or_nothing() -> impl TypedValueParser<Value = PathBuf> {
 }
 
 impl StageArgs {
-    /// What replaces keys of the pipeline, in the order in which it does: what is typed comes after what is inherited.
+    /// The assignments that replace keys of the pipeline, one for each key; those of `overrides` take precedence.
     pub fn all_overrides(&self) -> Vec<String> {
         let more = self.more_overrides.iter().flat_map(|more| &more.0);
         Assignments::last_of_each(&more.chain(&self.overrides).cloned().collect::<Vec<_>>())
     }
 
-    /// The flags with a folder of a run in `--run` taken apart: the pipeline is the configuration that the run was trained with, where
-    /// no other is given, and the artifacts are those around it.
+    /// Resolves a folder of a run in `--run`. Unless a pipeline is given, it is the configuration that the run was trained with; the
+    /// artifacts are those that contain the folder.
     fn located(&self) -> anyhow::Result<Located> {
         let mut own = self.clone();
         let Some(folder) = self.run.as_ref().map(Path::new).filter(|run| run.components().count() > 1) else {
@@ -182,7 +182,7 @@ impl StageArgs {
         Ok(Located { args: own, dataset: dataset.map(|name| name.to_string_lossy().into_owned()) })
     }
 
-    /// Reads the pipeline and resolves it, for work that is to be done.
+    /// Reads and resolves the pipeline for a command that does its work, and refuses `--dry-run`.
     pub fn context(&self, models: &Arc<ModelCatalog>) -> anyhow::Result<Context> {
         anyhow::ensure!(
             !self.dry_run,
@@ -191,7 +191,7 @@ impl StageArgs {
         self.context_of_plan(models)
     }
 
-    /// Reads the pipeline and resolves it, for what writes nothing.
+    /// Reads and resolves the pipeline for a command that writes nothing.
     pub fn context_of_plan(&self, models: &Arc<ModelCatalog>) -> anyhow::Result<Context> {
         let Located { args, dataset } = self.located()?;
         let context = args.context_of_pipeline(models)?;
@@ -231,7 +231,7 @@ impl StageArgs {
         Ok(Context { config, layout, progress, models: models.clone() })
     }
 
-    /// Whether the raw files of the context that these flags give are those of the sample world, which are generated.
+    /// Whether the raw files of this context are those of the sample world, which are generated.
     pub fn reads_sample_world(&self, context: &Context) -> bool {
         context.config.dataset.data == sample_world(&self.artifacts)
     }
@@ -245,8 +245,8 @@ struct Flag<'a> {
 }
 
 impl<'a> Flag<'a> {
-    /// The flag's value where it counts: what is typed wins over what the environment says, and where the flag and the key are
-    /// both typed they have to agree. `set` is the key's value without the flag.
+    /// The value of the flag, if it takes effect. A typed key wins over a flag from the environment; if both the flag and the key are
+    /// typed, they must agree. `set` is the key's value without the flag.
     fn in_place_of(&self, key: &str, typed: &[String], set: &str) -> anyhow::Result<Option<&'a str>> {
         let Some(value) = self.value.filter(|value| !value.is_empty()) else { return Ok(None) };
         let Some(assignment) = typed.iter().find(|typed| Assignments::key_of(typed) == key) else {
@@ -264,7 +264,7 @@ impl<'a> Flag<'a> {
 /// The warnings that this process has printed.
 static PRINTED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
-/// Where the raw files of the sample world lie.
+/// The folder of the raw files of the sample world.
 fn sample_world(artifacts: &Path) -> String {
     artifacts.join("sample").join("raw").to_string_lossy().into_owned()
 }
@@ -274,11 +274,11 @@ fn sample_world(artifacts: &Path) -> String {
 #[error("{0}; this is a defect of mp4sr, please report it")]
 pub struct Bug(pub String);
 
-/// The variable by which a program that starts another says that the other ends with it.
+/// The environment variable by which a program asks a process that it starts to end together with it.
 pub const TIED: &str = "MP4SR_TIED";
 
-/// Ends this process when the one that started it is gone, however that ended: the starter holds the other end of standard input,
-/// and the system closes it. Does nothing unless the starter asks for it. What a killed stage leaves, the next one cleans.
+/// Ends this process when its parent ends, for whatever reason: the parent holds the other end of standard input, and the system closes it.
+/// Does nothing unless the parent asks for it. The next run cleans up after a stage that was killed.
 #[expect(clippy::exit, reason = "the process has no caller to return to")]
 fn end_with_starter() {
     if std::env::var_os(TIED).is_some() {
@@ -312,7 +312,7 @@ pub fn run_main(program: impl FnOnce() -> anyhow::Result<()> + std::panic::Unwin
     }
 }
 
-/// The error of a process whose failure was reported already, by itself or by another process.
+/// The error of a process whose failure has already been reported, by itself or by another process.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the failure was already reported")]
 pub struct AlreadyReported;
@@ -353,8 +353,8 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).context("failed to write to standard output")
 }
 
-/// Brings a stage up to date that may be done in parts: `shard` alone, or all of it. All of it is put together where the parts of one
-/// division are up to date, of which `put_together` gets the number, and otherwise made by `work`. `make_stage` makes the stage of a name.
+/// Brings a stage that can be divided into shards up to date: only `shard`, or all of it. The whole is merged by `put_together`, which gets
+/// the number of shards, if all shards of one division are up to date, and otherwise made by `work`. `make_stage` creates a stage by name.
 pub fn run_stage_in_parts(
     context: &Context,
     name: &str,
@@ -379,8 +379,8 @@ pub fn run_stage_in_parts(
     })
 }
 
-/// Brings one stage up to date: takes the folder's lock, asks whether there is anything to do, cleans what a killed process
-/// left, runs `work`, and records its outputs and what they took. `make_stage` is called under the lock.
+/// Brings one stage up to date: acquires the folder's lock, removes what a killed process left, checks whether there is anything to do,
+/// runs `work`, and records its outputs and timing. `make_stage` is called under the lock.
 pub fn run_stage(
     context: &Context,
     name: &str,
@@ -404,7 +404,7 @@ pub fn run_stage(
     }
     stage.begin()?;
     let timing_path = Timing::path(folder, name);
-    // The time that earlier outputs took must not be found beside new ones.
+    // The timing of earlier outputs must not stay beside new ones.
     files::remove_if_present(&timing_path)?;
     timing::start();
     let started = std::time::Instant::now();
@@ -466,11 +466,11 @@ mod tests {
         let path = Timing::path(folder, "work");
         run(&context, folder, 1, false).unwrap();
         assert_eq!(Timing::read(&path).unwrap().unwrap().stage, "work");
-        // Neither its change nor its loss runs the stage, and a stage with nothing to do writes none.
+        // A missing timing does not make the stage stale, and a stage with nothing to do writes none.
         files::remove_if_present(&path).unwrap();
         run(&context, folder, 1, true).unwrap();
         assert!(!path.exists(), "the stage was up to date");
-        // A stage that failed leaves none of an earlier run.
+        // A stage that fails leaves no timing of an earlier run.
         run(&context, folder, 2, false).unwrap();
         assert!(path.exists());
         run(&context, folder, 3, true).unwrap_err();

@@ -1,7 +1,8 @@
-//! One pipeline file to one strict, typed configuration; and what every stage's command line shares.
+//! Reads a pipeline file into a strict, typed configuration, and contains what the command lines of all stages share.
 //!
-//! In: `pipelines/*.toml`, `--set` overrides, command-line flags. Out: a resolved [`Config`], a [`Context`] with paths,
-//! progress bars and messages, an exit code; what a stage took; the order of the stages; tables and numbers as text. Must not know: what any stage does.
+//! In: `pipelines/*.toml`, `--set` overrides, command-line flags. Out: a resolved [`Config`], a [`Context`] with paths, progress bars and
+//! messages, an exit code; the time and memory that a stage took; the order of the stages; tables and numbers as text. Must not know: what
+//! any stage does.
 
 mod assignments;
 mod command;

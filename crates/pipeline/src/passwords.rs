@@ -1,12 +1,12 @@
-//! Passwords in texts that people and programs read later: messages, records, configurations.
+//! Hides passwords in texts that people and programs read later: messages, records, configurations.
 
 /// What replaces a password.
 const HIDDEN: &str = "...";
-/// What messages and documents write where a password belongs.
+/// The placeholder for a password in messages and documents.
 const PLACEHOLDER: &str = "PASSWORD";
 
-/// The text with `...` in place of the passwords of all addresses in it: in `postgres://user:password@host/name` what is between the
-/// user and the last `@` of the word, and the value of a parameter `password`.
+/// Replaces the passwords of all addresses in a text by `...`. In `postgres://user:password@host/name`, the password is the part between
+/// the user and the last `@` of the word; it may also be the value of a parameter `password`.
 pub fn hide_passwords(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;

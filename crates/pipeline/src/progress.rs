@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Messages and progress bars, on standard error; nothing but errors when quiet.
+/// Messages and progress bars on standard error; nothing is shown when quiet.
 #[derive(Clone, Debug)]
 pub struct Progress {
     quiet: bool,
@@ -26,7 +26,7 @@ impl Progress {
         }
     }
 
-    /// A bar over `total` units called `unit`, with rate and time left. `total` 0: unknown, a spinner with a count.
+    /// A bar over `total` units called `unit`, with rate and time left; if `total` is 0 (unknown), a spinner with a count.
     pub fn bar(&self, what: &str, unit: &str, total: u64) -> Bar {
         let template = if total > 0 {
             format!("{{msg:18}} {{bar:30}} {{human_pos}}/{{human_len}} {unit} {{per_sec}} {{eta}} left")
@@ -60,7 +60,7 @@ impl Bar {
         self.0.inc(units);
     }
 
-    /// `units` more are to be done than were known.
+    /// Increases the total by `units`.
     pub fn grow(&self, units: u64) {
         self.0.inc_length(units);
     }
@@ -70,7 +70,7 @@ impl Bar {
         self.0.position()
     }
 
-    /// What the bar is at, beside its name.
+    /// Replaces the text before the bar.
     pub fn note(&self, text: impl Into<String>) {
         self.0.set_message(text.into());
     }

@@ -8,25 +8,25 @@ use mp4sr_artifact::{Stage, Status, files};
 /// One of several equal parts of a stage's work, written `2/4`: the second of four.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
-    /// Which one, from 1.
+    /// The number of this part, from 1.
     pub number: usize,
-    /// How many there are.
+    /// The number of parts.
     pub count: usize,
 }
 
 impl Shard {
-    /// The part of `0..total` that is its own. The parts of all shards follow each other, and their sizes differ by at most one.
+    /// The part of `0..total` that belongs to this shard. The parts of all shards are consecutive, and their sizes differ by at most one.
     pub fn range(self, total: usize) -> Range<usize> {
         let bound = |number: usize| (total as u128 * number as u128 / self.count as u128) as usize;
         bound(self.number - 1)..bound(self.number)
     }
 
-    /// All of `count`, in their order.
+    /// All shards of a division into `count` parts, in order.
     pub fn all(count: usize) -> impl Iterator<Item = Self> {
         (1..=count).map(move |number| Self { number, count })
     }
 
-    /// How this part is called in names of files: `2-of-4`.
+    /// The name of this part in file names: `2-of-4`.
     pub fn file_name(self) -> String {
         format!("{}-of-{}", self.number, self.count)
     }
@@ -36,8 +36,8 @@ impl Shard {
         format!("{stage}.{}", self.file_name())
     }
 
-    /// The number of parts of the stage `name` in `folder` where all parts of one division are up to date; `make_stage` makes the stage
-    /// of a part by its name.
+    /// The number of parts of the stage `name` in `folder`, if all parts of one division are up to date. `make_stage` creates the stage of
+    /// a part by its name.
     pub fn finished(
         name: &str,
         folder: &Path,

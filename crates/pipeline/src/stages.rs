@@ -31,7 +31,7 @@ pub struct StageRow {
     pub name: &'static str,
     /// The words that run it on the command line, after `mp4sr`.
     pub words: &'static [&'static str],
-    /// The stages whose files it reads. Theirs are not repeated.
+    /// The stages whose files it reads, without those that these need in turn.
     pub needs: &'static [StageName],
 }
 
@@ -90,7 +90,7 @@ impl StageName {
 }
 
 impl StageName {
-    /// The stages that bring a pipeline to this one: without extraction where neither the model nor the report reads features.
+    /// The stages that bring a pipeline to this one, without extraction if neither the model nor the report reads features.
     pub fn path_for(self, config: &Config, models: &ModelCatalog) -> Vec<Self> {
         let reads_features = models.model(&config.model.name).is_none_or(ModelType::reads_features);
         // The report shows the words of images, whatever the model reads.

@@ -1,4 +1,4 @@
-//! Every key of a pipeline file is known, of the right type and in its range, or the user learns which one is not.
+//! Checks that every key of a pipeline file is known, of the right type and within its range; the error names the key that is not.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use toml::{Table, Value};
 
 use crate::hide_passwords;
 
-/// What is wrong with a pipeline file.
+/// An error in a pipeline file or in an override.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It cannot be read.
@@ -18,7 +18,7 @@ pub enum ConfigError {
     Syntax {
         /// The file.
         origin: String,
-        /// Where and what.
+        /// The position and the problem.
         reason: String,
     },
     /// A key that nothing reads.
@@ -40,13 +40,13 @@ pub enum ConfigError {
         key: String,
         /// The value as written.
         value: String,
-        /// What would be.
+        /// The values that are allowed.
         allowed: String,
     },
     /// An override that is not `section.key=value`.
     #[error("`--set {assignment}` cannot be used: {reason}; write `--set section.key=value`")]
     Assignment {
-        /// As typed.
+        /// The assignment as typed.
         assignment: String,
         /// What is wrong.
         reason: String,
@@ -70,7 +70,7 @@ impl ConfigError {
         Self::Invalid { origin: origin.to_owned(), reason: reason.to_owned() }
     }
 
-    /// The same error about what `--set` gave, where the key is one of those that it replaced: `set` has the assignments by key.
+    /// Names the assignment of `--set` instead of the file, if it set the key that the error is about. `set` has them by key.
     pub(crate) fn of_override(mut self, set: &BTreeMap<String, String>) -> Self {
         if let Self::UnknownKey { origin, key, .. } | Self::Value { origin, key, .. } = &mut self {
             let is_within = |inner: &str, outer: &str| {
@@ -78,7 +78,7 @@ impl ConfigError {
             };
             let of_key = |(name, _): &(&String, &String)| is_within(key, name) || is_within(name, key);
             if let Some((_, assignment)) = set.iter().find(of_key) {
-                // A text that is not an address is not known to have its password where addresses have it.
+                // In a text that is not an address, the password may be anywhere, so the whole value is hidden.
                 *origin = match assignment.split_once('=') {
                     Some((name, _)) if key == "serve.store" => format!("--set {name}=..."),
                     _ => format!("--set {}", hide_passwords(assignment)),
@@ -103,7 +103,7 @@ pub(crate) struct Assignment<'a> {
     text: &'a str,
     /// The key with its sections.
     pub key: String,
-    /// The value as TOML; what is not TOML is text.
+    /// The value as TOML; a value that is not TOML is text.
     pub value: Value,
 }
 
@@ -120,7 +120,7 @@ impl<'a> Assignment<'a> {
         Ok(Self { text, key: key.trim().to_owned(), value })
     }
 
-    /// Puts the value in its place.
+    /// Inserts the value into the table.
     pub fn apply(self, table: &mut Table) -> Result<(), ConfigError> {
         let fail = |section: &str| ConfigError::Assignment {
             assignment: hide_passwords(self.text),
@@ -137,7 +137,7 @@ impl<'a> Assignment<'a> {
     }
 }
 
-/// Puts the keys of `over` in place of those of `base`, section by section.
+/// Replaces keys of `base` by those of `over`, section by section.
 pub(crate) fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
@@ -217,7 +217,7 @@ impl<'a> Checker<'a> {
         Err(ConfigError::value(self.origin, key, &value.to_string(), allowed))
     }
 
-    /// Follows references, and looks through `null` of optional keys.
+    /// Follows references, and skips the `null` alternative of optional keys.
     fn resolve(&self, schema: &'a Json) -> &'a Json {
         if let Some(name) = schema["$ref"].as_str().and_then(|r| r.strip_prefix("#/$defs/")) {
             return self.definitions.map_or(schema, |d| self.resolve(&d[name]));
@@ -271,7 +271,7 @@ fn with_range(expected: &str, schema: &Json) -> String {
     }
 }
 
-/// The known word that is most like this one, where any is like it.
+/// The known word that is most similar to this one, if any is similar enough.
 pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     let scored = known.iter().map(|k| (strsim::jaro_winkler(word, k), *k));
     scored.filter(|(score, _)| *score > 0.75).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, k)| k)

@@ -1,4 +1,4 @@
-//! Text for people: the one writer of Markdown and CSV tables, and numbers, sizes and times in the notation of all stages.
+//! Text for people: the only writer of Markdown and CSV tables, and the notation of numbers, sizes and times in all stages.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -8,10 +8,10 @@ use jiff::SignedDuration;
 use jiff::fmt::friendly::{FractionalUnit, SpanPrinter};
 use mp4sr_artifact::{Error, Result, files};
 
-/// Seconds from which a duration is shown in whole seconds: below, it is rounded to tenths, and `60.0s` is never shown.
+/// The number of seconds from which a duration is shown in whole seconds. Shorter ones are rounded to tenths, so `60.0s` is never shown.
 const WHOLE_SECONDS: f64 = 59.95;
 
-/// A table of text: a header, and rows of as many cells.
+/// A table of text: a header, and rows with the same number of cells.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TextTable {
     /// The names of the columns.
@@ -86,7 +86,7 @@ pub fn duration(seconds: f64) -> String {
     let (rounded, precision) =
         if seconds < WHOLE_SECONDS { ((seconds * 10.0).round() / 10.0, 1) } else { (seconds.round(), 0) };
     let printer = SpanPrinter::new().fractional(Some(FractionalUnit::Second)).precision(Some(precision));
-    // What a file holds may be beyond all durations.
+    // A number from a file may exceed the longest duration.
     SignedDuration::try_from_secs_f64(rounded)
         .map_or_else(|_| format!("{seconds} s"), |duration| printer.duration_to_string(&duration))
 }

@@ -1,19 +1,19 @@
-//! Measures what a stage takes.
+//! Measures the time and memory that a stage takes.
 
 use std::path::Path;
 use std::time::Duration;
 
 use mp4sr_artifact::{Timing, files};
 
-/// Resets the peak of memory to that of the stage that starts now: one process may run several.
+/// Resets the peak of memory for the stage that starts now, because one process may run several stages.
 pub fn start() {
-    // Linux alone has this file; elsewhere no peak is known. Where it cannot be written, the peak is that of the process.
+    // Only Linux has this file; on other systems the peak is unknown. If it cannot be written, the peak is that of the whole process.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
-/// What this process took for `stage`, which it has just finished, with tensors on `device`.
+/// The timing of `stage`, which this process has just finished, with tensors on `device`.
 pub fn finished(stage: &str, took: Duration, device: &str) -> Timing {
-    // Linux alone has this file; elsewhere no peak is known.
+    // Only Linux has this file; on other systems the peak is unknown.
     let status = files::read_to_string(Path::new("/proc/self/status")).unwrap_or_default();
     Timing {
         stage: stage.to_owned(),

@@ -14,7 +14,7 @@ use crate::partitions::collect_streaming;
 use crate::source::{NamedFrame, TextPlace};
 use crate::{Error, Result};
 
-/// A condition that was parsed, but not yet held against the columns of a file.
+/// A parsed condition that has not yet been checked against the columns of a file.
 #[derive(Clone, Debug)]
 pub struct Condition {
     text: String,
@@ -46,7 +46,7 @@ impl Condition {
         Ok(Some(Self { text: text.to_owned(), expression, columns }))
     }
 
-    /// As it stands in the pipeline.
+    /// The text of the condition in the pipeline.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -56,7 +56,7 @@ impl Condition {
         self.columns.iter().map(|column| column.name.clone()).collect()
     }
 
-    /// Refuses a column that is not among `known`, with the nearest of them.
+    /// Refuses a condition that names a column that is not among `known`; the error suggests the most similar one.
     pub fn check_columns(&self, known: &[String], file: &str) -> Result<()> {
         let absent = self.columns.iter().find(|column| !known.contains(&column.name));
         absent.map_or(Ok(()), |column| Err(self.unknown(column, known, file)))
@@ -72,15 +72,15 @@ impl Condition {
         ))
     }
 
-    /// Whether each event satisfies the condition; null if that depends on a missing value. A column without any value is one
-    /// of `known` in `file`.
+    /// Whether each event satisfies the condition; null if that depends on a missing value. A column without any value must be among
+    /// `known`, the columns of `file`.
     pub fn evaluate(&self, named: NamedFrame, known: &[String], file: &str) -> Result<Column> {
         let NamedFrame { mut query, streaming, texts, empty } = named;
         if !empty.is_empty() {
             self.check_columns(known, file)?;
         }
         self.check_comparisons(&self.expression, &query.collect_schema()?, &texts)?;
-        // A condition on all events together, such as `MAX(rating) > 3`, has one value, which is that of each event.
+        // A condition on all events together, such as `MAX(rating) > 3`, has a single value, which applies to each event.
         let evaluated = query.with_columns([self.expression.clone().alias("satisfies")]).select([col("satisfies")]);
         let evaluated = if streaming { collect_streaming(evaluated) } else { evaluated.collect().map_err(Error::from) };
         let evaluated = evaluated.map_err(|error| match error {
@@ -97,7 +97,7 @@ impl Condition {
         Ok(result)
     }
 
-    /// Refuses a comparison of text with something else, in terms of the columns of a table.
+    /// Refuses a comparison of values of different types; the error names the columns of the table.
     fn check_comparisons(&self, part: &Expr, schema: &SchemaRef, texts: &[(String, TextPlace)]) -> Result<()> {
         for part in part {
             let Expr::BinaryExpr { left, op, right } = part else { continue };
@@ -131,7 +131,7 @@ impl Condition {
     }
 }
 
-/// The columns of an expression with the places of their first uses, or what is wrong with it and where.
+/// The columns of an expression with the positions of their first uses; the error says what is wrong with the expression and where.
 fn columns(text: &str) -> std::result::Result<Vec<ColumnUse>, String> {
     let dialect = GenericDialect {};
     let place = |at: Location| character(text, at);
@@ -168,7 +168,7 @@ fn columns(text: &str) -> std::result::Result<Vec<ColumnUse>, String> {
     problem.map_or(Ok(found), Err)
 }
 
-/// `Expected: ..., found: ... at Line: 1, Column: 9` with the place as one number, because a condition is one line.
+/// Rewrites `Expected: ..., found: ... at Line: 1, Column: 9` with the position as one number, because a condition is one line.
 fn parse_error(error: &ParserError, text: &str) -> String {
     let message = match error {
         ParserError::TokenizerError(message) | ParserError::ParserError(message) => message.clone(),
@@ -186,7 +186,7 @@ fn parse_error(error: &ParserError, text: &str) -> String {
     }
 }
 
-/// The number of a character of `text`, from 1.
+/// The position of a character in `text`, from 1.
 fn character(text: &str, at: Location) -> u64 {
     let before = text.split('\n').take(at.line.saturating_sub(1) as usize).map(|line| line.chars().count() as u64 + 1);
     before.sum::<u64>() + at.column

@@ -8,18 +8,18 @@ use crate::Result;
 use crate::filters::{ITEM, USER, added_up, frequency, small, without};
 use crate::partitions::{Partition, Partitions};
 
-/// How many events users and items need; 0 or 1: any.
+/// The least number of events per user and per item; 0 and 1 keep all.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     pub user: u32,
     pub item: u32,
 }
 
-/// Drops the events outside of the core, in rounds: first those of users below their bound, then those of items, until nothing
-/// changes. The core is the same in any order; which bound is said to have dropped an event is not, hence the fixed one.
+/// Drops the events outside the core in rounds: first those of users below their bound, then those of items, until nothing changes. The
+/// core is the same in any order, but the bound that a dropped event is attributed to is not, so the order is fixed.
 ///
-/// A user's events are in one partition, an item's in many. So a round is one pass: it drops the items that the pass before found
-/// small, then small users, and counts the events of items. Returns the dropped events by reason.
+/// A user's events are in one partition, an item's in many. A round is therefore one pass: it drops the items that the previous pass found
+/// below their bound, then the users below theirs, and counts the events of items. Returns the dropped events by reason.
 pub fn core(events: &mut Partitions, bounds: Bounds) -> Result<BTreeMap<String, u64>> {
     let mut dropped = BTreeMap::new();
     let mut few_items: Option<DataFrame> = None;
@@ -52,7 +52,7 @@ pub fn core(events: &mut Partitions, bounds: Bounds) -> Result<BTreeMap<String, 
     }
 }
 
-/// What is left of a partition without the events of some users or items, in memory where anything was dropped.
+/// A partition without the events of the users or items in `few`; it is in memory unless `few` is empty.
 fn drop_keys(
     part: &Partition,
     key: &str,

@@ -1,4 +1,4 @@
-//! What is left after the filters, numbered and written.
+//! Numbers and writes the users, items and events that are left after the filters.
 
 use std::path::{Path, PathBuf};
 
@@ -46,8 +46,8 @@ impl ItemNumbering {
 }
 
 impl Dataset {
-    /// Numbers the users and items that are left from 1, in the order of their first line in the raw files, items as `numbering` says.
-    /// The events are ordered, and `scale` says how their times are held.
+    /// Numbers the users and items that are left from 1: users in the order of their first line in the raw files, items as `numbering`
+    /// says. The events must be ordered, and `scale` describes their times.
     pub fn new(
         events: &Partitions,
         scale: TimeScale,
@@ -153,7 +153,7 @@ pub fn rows(events: &DataFrame) -> PolarsResult<impl Iterator<Item = (u32, u32, 
     Ok(users.zip(items).zip(times).map(|((user, item), time)| (user, item, time)))
 }
 
-/// The number of events of each user up to `count`.
+/// The number of events of each of the first `count` users.
 fn lengths(events: &Partitions, count: usize) -> Result<Vec<u32>> {
     let mut lengths = vec![0; count];
     for part in events.iter() {
@@ -165,7 +165,7 @@ fn lengths(events: &Partitions, count: usize) -> Result<Vec<u32>> {
     Ok(lengths)
 }
 
-/// From 1, for those that are marked.
+/// Numbers the marked entries from 1; the others get 0.
 fn numbers(marks: &[bool]) -> Vec<u32> {
     let mut next = 0;
     marks

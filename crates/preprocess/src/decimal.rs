@@ -1,15 +1,15 @@
-//! Numbers as they are written: times must not lose a digit before events are ordered.
+//! Exact decimal numbers: times must not lose a digit before events are ordered.
 
 /// `value` times ten to the power of `-digits`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decimal {
     /// The digits without the point.
     pub value: i128,
-    /// How many of them are behind the point; the last one of these is not 0.
+    /// The number of digits after the decimal point; the last of these is not 0.
     pub digits: u8,
 }
 
-/// Digits that are read of a number; the rest could not be kept in 128 bits.
+/// The number of digits that are read of a number; more would not fit into 128 bits.
 const MOST: usize = 36;
 
 impl Decimal {
@@ -70,7 +70,7 @@ impl Decimal {
     }
 
     fn shortened(mut self) -> Self {
-        // Nearly all numbers fit into 64 bits, which divide in a tenth of the time.
+        // Nearly all numbers fit into 64 bits, whose division takes a tenth of the time.
         if let Ok(mut value) = i64::try_from(self.value) {
             while self.digits > 0 && value % 10 == 0 {
                 value /= 10;
@@ -91,7 +91,7 @@ impl Decimal {
         Self { value: kept.value, digits: kept.digits + places }.shortened()
     }
 
-    /// With at most so many digits behind the point; the others are cut off.
+    /// The number with at most `digits` digits after the point; further digits are cut off.
     pub fn cut(self, digits: u8) -> Self {
         let over = self.digits.saturating_sub(digits);
         if over == 0 {
@@ -100,7 +100,7 @@ impl Decimal {
         Self { value: self.value.div_euclid(10_i128.pow(over.into())), digits: self.digits - over }.shortened()
     }
 
-    /// The number in units of ten to the power of `-digits`, rounded up where it lies between two; `None` if it does not fit.
+    /// The number in units of ten to the power of `-digits`, rounded up if it lies between two; `None` if it does not fit.
     pub fn units(self, digits: u8) -> Option<i64> {
         let scaled = match digits.checked_sub(self.digits) {
             Some(0) => self.value,
@@ -122,7 +122,7 @@ impl Decimal {
         (self.floor(), fraction(self)) < (other.floor(), fraction(other))
     }
 
-    /// The largest whole number that is not greater.
+    /// The largest whole number that is not greater than this number.
     pub fn floor(self) -> i128 {
         if self.digits == 0 {
             return self.value;

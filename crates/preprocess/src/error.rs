@@ -1,6 +1,6 @@
 use std::path::{Path, PathBuf};
 
-/// Why a dataset cannot be made; every variant is one sentence that says what to do.
+/// Why a dataset cannot be made. The message of every variant is one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Reading or writing a file failed.
@@ -25,7 +25,7 @@ pub enum Error {
         limit: u64,
         /// The file of the line that was one too many.
         path: PathBuf,
-        /// Its number.
+        /// The number of the line.
         line: u64,
         /// What is wrong with it.
         reason: String,
@@ -49,7 +49,7 @@ pub enum Error {
     NothingLeft {
         /// The filter.
         filter: String,
-        /// The events before it.
+        /// The number of events before the filter.
         events: u64,
         /// What to do.
         remedy: String,

@@ -1,8 +1,8 @@
 //! The filters of interactions, one function each, as polars expressions.
 //!
-//! A frame of interactions has a row per event: `user` and `item` (`u32`, numbered in the order of their first event), `time`
-//! (`i64`, in the unit of the file). Rows are in the order of the input until [`ordered`], and of user, time and input from then on.
-//! Each function takes a query and gives a longer one; nothing runs before it is collected.
+//! A frame of interactions has a row per event: `user` and `item` (`u32`, numbered in the order of their first event), `time` (`i64`, in
+//! the unit of the file). Rows are in the order of the input before [`ordered`], and in the order of user, time and input after it. Each
+//! function extends a query; nothing runs before it is collected.
 
 use mp4sr_pipeline::config::Repeated;
 use polars::prelude::*;
@@ -13,7 +13,7 @@ pub const USER: &str = "user";
 pub const ITEM: &str = "item";
 /// The column of times.
 pub const TIME: &str = "time";
-/// The number of events of a user or item, in frames that have a row for each of these.
+/// The column of the number of events, in frames that have a row per user or per item.
 pub const EVENTS: &str = "events";
 /// Whether an event satisfies `preprocess.where`; null if that depends on a missing value. Absent without the key.
 pub const SATISFIES: &str = "satisfies";
@@ -32,8 +32,8 @@ pub fn within(events: LazyFrame, since: Option<i64>, until: Option<i64>) -> Lazy
 
 /// Events in the order of user, time and input.
 ///
-/// One key sorts in a fifth of the time that two columns take: the user, and the time since `first`, of which there are `span`.
-/// Where their product would not fit, two columns it is.
+/// A single key, made of the user and the time since `first`, sorts in a fifth of the time that two columns take. The key has `span` values
+/// per user; if it would not fit into 64 bits, two columns are used.
 pub fn ordered(events: LazyFrame, users: u64, first: i64, span: u64) -> LazyFrame {
     const KEY: &str = "key";
     let stable = SortMultipleOptions::default().with_maintain_order(true);
@@ -44,7 +44,7 @@ pub fn ordered(events: LazyFrame, users: u64, first: i64, span: u64) -> LazyFram
     events.with_column(key.alias(KEY)).sort([KEY], stable).select([col(USER), col(ITEM), col(TIME)])
 }
 
-/// Of a user's events with one item the last or the first, or all of them. The events are ordered.
+/// Keeps the last or the first of a user's events with the same item, or all of them. The events must be ordered.
 pub fn without_repeats(events: LazyFrame, repeated: Repeated) -> LazyFrame {
     let pair = col(USER).cast(DataType::UInt64) * lit(1_u64 << 32) + col(ITEM).cast(DataType::UInt64);
     match repeated {
@@ -54,7 +54,7 @@ pub fn without_repeats(events: LazyFrame, repeated: Repeated) -> LazyFrame {
     }
 }
 
-/// Whether an event is one of the last `count` of its user. The events are ordered.
+/// Whether an event is one of the last `count` of its user. The events must be ordered.
 pub fn is_recent(count: u32) -> PolarsResult<Expr> {
     Ok(col(USER).cum_count(true).over([col(USER)])?.lt_eq(lit(count)))
 }
@@ -64,8 +64,7 @@ pub fn of_items(events: LazyFrame, items: LazyFrame) -> LazyFrame {
     join(events, items, ITEM, JoinType::Semi)
 }
 
-/// The number of events of each user or item, as `events` beside the key. What several partitions give of the same keys is
-/// added up by [`added_up`].
+/// The number of events of each user or item, in the column `events` beside the key. [`added_up`] sums them over partitions.
 pub fn frequency(events: LazyFrame, key: &str) -> LazyFrame {
     events.group_by([col(key)]).agg([len().alias(EVENTS)])
 }
@@ -100,13 +99,13 @@ pub fn distinct_items(events: LazyFrame) -> LazyFrame {
     events.select([col(ITEM).unique()])
 }
 
-/// How many events share user and time with the event before, as one value. The events are ordered.
+/// The number of events that share user and time with the event before, as one value. The events must be ordered.
 pub fn ties(events: LazyFrame) -> LazyFrame {
     let same = |column: &str| col(column).eq(col(column).shift(lit(1)));
     events.select([same(USER).and(same(TIME)).sum()])
 }
 
-/// Of the numbers of events of users the least, the median (the lower one of two) and the most, as one row.
+/// The minimum, the median (the lower one of two) and the maximum of the users' numbers of events, as one row.
 pub fn spread(frequencies: LazyFrame) -> LazyFrame {
     frequencies.select([
         col(EVENTS).min().alias("shortest"),

@@ -1,6 +1,6 @@
-//! What in a text is HTML, and what only looks like it: `C++ <vector>` has no tag, `Pencil&notebook` no entity.
+//! Distinguishes HTML from text that only looks like it: `C++ <vector>` has no tag, and `Pencil&notebook` no entity.
 
-/// Elements of HTML, those of earlier versions included, that no text has in angle brackets for another reason.
+/// Elements of HTML, including those of earlier versions, whose names do not occur in angle brackets for other reasons.
 const ELEMENTS: [&str; 62] = [
     "abbr",
     "acronym",
@@ -65,7 +65,8 @@ const ELEMENTS: [&str; 62] = [
     "ul",
     "wbr",
 ];
-/// Elements whose names are also words, or names of types: a tag is one if it has attributes or a partner.
+/// Elements whose names are also words or names of types. They count as tags only if they have attributes or a partner, which is the
+/// matching start or end tag.
 const WORDS: [&str; 61] = [
     "a", "address", "area", "article", "audio", "base", "big", "body", "button", "canvas", "caption", "center", "code",
     "data", "datalist", "details", "dialog", "figure", "form", "frame", "frameset", "head", "header", "hgroup", "i",
@@ -73,7 +74,7 @@ const WORDS: [&str; 61] = [
     "output", "param", "picture", "progress", "q", "rp", "rt", "ruby", "s", "script", "search", "section", "select",
     "slot", "small", "source", "style", "summary", "template", "textarea", "time", "title", "track", "var",
 ];
-/// Names of attributes that stand without a value.
+/// Attributes that have no value.
 const FLAGS: [&str; 14] = [
     "async", "autoplay", "checked", "clear", "compact", "controls", "defer", "disabled", "hidden", "loop", "noshade",
     "nowrap", "readonly", "selected",
@@ -83,7 +84,7 @@ const BARE: [&str; 7] = ["amp", "copy", "gt", "lt", "nbsp", "quot", "reg"];
 /// The longest name of an entity, `CounterClockwiseContourIntegral;`.
 const ENTITY: usize = 32;
 
-/// How far the partner of a tag may be, in bytes: looking further from each of many tags would take too long.
+/// The greatest distance of a tag's partner in bytes, because longer searches from each of many tags would take too long.
 const NEAR: usize = 4096;
 
 /// The text with `<` and `&` written as entities wherever they begin neither a tag nor a comment nor an entity.
@@ -112,8 +113,8 @@ pub fn without_lookalikes(text: &str) -> String {
     out
 }
 
-/// The length of the entity at the start of a text. One without its semicolon is a word behind an "and", unless nothing of a word
-/// follows and it is one of those that are often written so.
+/// The length of the entity at the start of a text. A name without its semicolon is an entity only if it is often written so and the word
+/// ends with it; otherwise the `&` means "and".
 fn entity(text: &str) -> Option<usize> {
     let is_bare = |name: &&&str| {
         let rest = text[1..].strip_prefix(**name);
@@ -135,7 +136,7 @@ fn entity(text: &str) -> Option<usize> {
     is_entity.then_some(end + 1)
 }
 
-/// A text in lower case, of the same length in bytes, and where in it elements end that may be long.
+/// A text in lower case, of the same length in bytes, and the positions at which elements that may be long end for the last time.
 struct Source {
     lower: String,
     last_comment: Option<usize>,
@@ -165,7 +166,7 @@ impl Source {
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == ':';
         let length = text[name_at..].find(|c: char| !is_name(c)).unwrap_or(text.len() - name_at);
         let name = &text[name_at..name_at + length];
-        // Elements with a prefix are those that word processors write.
+        // Word processors write elements with a prefix.
         let prefixed = name.split_once(':').is_some_and(|(prefix, name)| !prefix.is_empty() && !name.is_empty());
         let is_word = WORDS.contains(&name);
         if !(prefixed || is_word || ELEMENTS.contains(&name)) {
@@ -197,7 +198,7 @@ fn near(text: &str) -> &str {
     &text[..text.floor_char_boundary(NEAR)]
 }
 
-/// Whether a start tag of this name stands in a text.
+/// Whether a text contains a start tag of this name.
 fn has_start(text: &str, name: &str) -> bool {
     let start = format!("<{name}");
     text.match_indices(&start).any(|(at, _)| {
@@ -206,7 +207,7 @@ fn has_start(text: &str, name: &str) -> bool {
     })
 }
 
-/// Where the tag ends whose name ends at `at`, and whether it has attributes with values; `None` if something else follows.
+/// The end of the tag whose name ends at `at`, and whether it has attributes with values; `None` if anything else follows.
 fn attributes(text: &str, mut at: usize) -> Option<(usize, bool)> {
     let mut has_values = false;
     loop {

@@ -1,4 +1,4 @@
-//! Names of images in raw data: files that are there, or addresses to fetch; never a way out of the data folder.
+//! Resolves the names of images in raw data to existing files or to addresses, and never to a file outside the data folder.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -13,7 +13,7 @@ use crate::source::Ids;
 use crate::{Error, Result};
 
 const ENDINGS: [&str; 9] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "avif"];
-/// Folders in folders that are looked into.
+/// The number of levels of nested folders that are searched.
 const DEPTH: usize = 3;
 
 /// Whether a file's name is that of a sound.
@@ -26,8 +26,8 @@ pub fn is_image_name(path: &Path) -> bool {
     path.extension().is_some_and(|end| ENDINGS.iter().any(|known| end.eq_ignore_ascii_case(known)))
 }
 
-/// Images named by item id, in a folder or in folders below it: `<id>.jpg`, then `<id>_2.jpg`, `<id>_3.png` and so on; or in a folder
-/// per item; or where a pattern says.
+/// Images named by item id, in a folder or in the folders below it: `<id>.jpg`, then `<id>_2.jpg`, `<id>_3.png` and so on; or in one folder
+/// per item; or at the paths that a pattern gives.
 #[derive(Debug, Default)]
 pub struct ImageFolder {
     /// Files by their name without the extension.
@@ -37,20 +37,20 @@ pub struct ImageFolder {
     /// Files by their folder, for data with a folder per item.
     by_folder: HashMap<String, Vec<PathBuf>>,
     pattern: Option<ImagePattern>,
-    /// The folder itself.
+    /// The folder, if the images were found in one.
     root: Option<PathBuf>,
     /// Names that are ids as a whole, even if they end with a number.
     ids: HashSet<String>,
-    /// Files that are named as an item's but lie elsewhere.
+    /// Files that have the name of an item's image but are not used, by reason.
     refused: Rejects,
-    /// What to report about where the images were found.
+    /// A message about where the images were found.
     notice: Option<String>,
 }
 
 impl ImageFolder {
-    /// Finds the images in a folder, or in those below it where it has none itself.
+    /// Finds the images in a folder, or in the folders below it if it has none itself.
     pub fn read(folder: &Path, item_ids: &Ids) -> Result<Self> {
-        // The folder itself may be a link; whoever made the pipeline put it there.
+        // The folder itself may be a link, because the author of the pipeline chose it.
         let real = real(folder)?;
         let mut found = Self { root: Some(folder.to_owned()), ..Self::default() };
         let mut files = images_in(folder, 0)?;
@@ -103,7 +103,7 @@ impl ImageFolder {
         Ok(found)
     }
 
-    /// Files of one name in several folders may be images of different things.
+    /// Refuses files of the same name in several folders, because they may be images of different things.
     fn refuse_ambiguous(&mut self, folder: &Path) {
         let mut refused = std::mem::take(&mut self.refused);
         self.by_name.retain(|name, paths| {
@@ -116,7 +116,7 @@ impl ImageFolder {
         self.refused = refused;
     }
 
-    /// The images at the places that a pattern gives.
+    /// The images at the paths that a pattern gives.
     pub fn by_pattern(pattern: ImagePattern) -> Self {
         Self { pattern: Some(pattern), ..Self::default() }
     }
@@ -129,7 +129,7 @@ impl ImageFolder {
         }
         images.extend(self.by_name.get(id).into_iter().flatten().map(|path| (0, path.clone())));
         images.extend(self.by_folder.get(id).into_iter().flatten().map(|path| (0, path.clone())));
-        // An item may itself be called `a_2`: then the file is its first, not the second of `a`.
+        // An item may itself be called `a_2`. Then `a_2.jpg` is its first image, and not the second one of `a`.
         let is_item =
             |path: &Path| path.file_stem().and_then(|stem| stem.to_str()).is_some_and(|stem| self.ids.contains(stem));
         let numbered = self.by_numbered_name.get(id).into_iter().flatten();
@@ -139,12 +139,12 @@ impl ImageFolder {
         (!names.is_empty()).then_some(names)
     }
 
-    /// Files that were not taken over, by reason.
+    /// Files that are not used, by reason.
     pub fn refused(&self) -> &Rejects {
         &self.refused
     }
 
-    /// What to report about where the images were found.
+    /// A message about where the images were found.
     pub fn notice(&self) -> Option<&str> {
         self.notice.as_deref()
     }
@@ -171,20 +171,20 @@ fn images_in(folder: &Path, depth: usize) -> Result<Vec<PathBuf>> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum PatternPart {
     Text(String),
-    /// The id, or its first so many characters, or where the number is negative its last ones.
+    /// The id, or this many of its first characters, or of its last ones if the number is negative.
     Id(Option<i32>),
     /// Any text within a name.
     Any,
 }
 
-/// Where images are, such as `images/{id:3}/{id}.jpg`.
+/// A pattern of image paths, such as `images/{id:3}/{id}.jpg`.
 #[derive(Debug)]
 pub struct ImagePattern {
     /// The folder before the first part that is not text.
     base: PathBuf,
     real: PathBuf,
     parts: Vec<PatternPart>,
-    /// The names in a folder, of those that were looked at.
+    /// The names of the images in each folder that has been listed.
     listed: RefCell<HashMap<PathBuf, Vec<String>>>,
 }
 
@@ -244,9 +244,9 @@ impl ImagePattern {
         Ok(Self { real: real(&base)?, base, parts, listed: RefCell::default() })
     }
 
-    /// The files of an item that are there and within the folder.
+    /// The existing files of an item within the folder.
     fn of(&self, id: &str) -> Vec<PathBuf> {
-        // An id is a name, and never a way to another folder.
+        // An id must not lead to another folder.
         if id.contains(['/', '\\', '\0']) || id == ".." {
             return Vec::new();
         }
@@ -264,7 +264,7 @@ impl ImagePattern {
         found.into_iter().filter(|path| stays_in(&self.real, path).is_ok()).collect()
     }
 
-    /// The file of a name; where the name has no ending, with any that images have.
+    /// The file of a name. If the name does not end as an image does, the files with any of the endings of images.
     fn at(&self, name: &str) -> Vec<PathBuf> {
         let path = self.base.join(name);
         if is_image_name(&path) {
@@ -292,7 +292,7 @@ impl ImagePattern {
     }
 }
 
-/// Whether a text has pieces in order, of which the last one ends it.
+/// Whether a text contains the pieces in order and ends with the last one.
 fn has_pieces(text: &str, pieces: &[String]) -> bool {
     let mut rest = text;
     for (at, piece) in pieces.iter().enumerate() {
@@ -305,7 +305,7 @@ fn has_pieces(text: &str, pieces: &[String]) -> bool {
     true
 }
 
-/// The first characters of an id, or the last ones where `count` is negative, or all.
+/// The first characters of an id, the last ones if `count` is negative, or all of them.
 fn piece(id: &str, count: Option<i32>) -> &str {
     let Some(count) = count else { return id };
     let length = id.chars().count();
@@ -315,7 +315,7 @@ fn piece(id: &str, count: Option<i32>) -> &str {
     if count < 0 { &id[at..] } else { &id[..at] }
 }
 
-/// A link in a downloaded archive must not lead out of the folder.
+/// Refuses a link out of the folder, such as a downloaded archive may contain.
 fn stays_in(folder: &Path, path: &Path) -> std::result::Result<(), Fault> {
     if path.is_symlink() && !path.canonicalize().is_ok_and(|file| file.starts_with(folder)) {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -324,24 +324,24 @@ fn stays_in(folder: &Path, path: &Path) -> std::result::Result<(), Fault> {
     Ok(())
 }
 
-/// Image names in one file of items.
+/// Resolves the names of files in one file of items.
 #[derive(Debug)]
 pub struct Resolver {
-    /// Folders that a name may start from, as written and with links followed.
+    /// The folders that a name may be relative to, as written and with links resolved.
     folders: Vec<(PathBuf, PathBuf)>,
-    /// Where images go that the file of items itself holds.
+    /// The folder for images that the file of items itself contains.
     store: Option<PathBuf>,
 }
 
-/// What an image begins with that a file of items holds, as addresses of the web write it.
+/// The prefix of an image that a file of items contains, as in a data URL.
 pub const DATA: &str = "data:";
 
-/// The bytes of an image as an address of the web.
+/// Encodes the bytes of an image as a data URL.
 pub fn data_address(image: &[u8]) -> String {
     format!("{DATA};base64,{}", STANDARD.encode(image))
 }
 
-/// The ending of the name of an image file, by its first bytes.
+/// The ending of an image file's name, by its first bytes.
 pub fn ending(image: &[u8]) -> Option<&'static str> {
     const STARTS: [(&[u8], &str); 6] = [
         (b"\xff\xd8\xff", "jpg"),
@@ -358,7 +358,7 @@ pub fn ending(image: &[u8]) -> Option<&'static str> {
 }
 
 impl Resolver {
-    /// Names start from the folder of the items' file, from the data folder, or from that of the images.
+    /// Names are relative to the folder of the items' file, to the data folder, or to that of the images.
     pub fn new(items: &Path, data: &Path, images: &ImageFolder, store: Option<&Path>) -> Self {
         let mut folders: Vec<PathBuf> = items.parent().map(Path::to_owned).into_iter().collect();
         folders.push(data.to_owned());
@@ -403,13 +403,13 @@ impl Resolver {
         {
             return Err(leaves());
         }
-        // Tables of Windows have its separators.
+        // Tables that were written on Windows separate the parts of paths by backslashes.
         let slashed = name.replace('\\', "/");
         let written = [path, Path::new(&slashed)];
         let mut places = written.iter().flat_map(|path| self.folders.iter().map(move |(folder, _)| folder.join(path)));
         let found = places.find(|path| path.is_file());
         let found = found.ok_or_else(|| Fault::new(format!("{what} file is not there"), name))?;
-        // Neither must a link in a downloaded archive lead out of the folder.
+        // A link in a downloaded archive must not lead out of the folders either.
         let real = found.canonicalize().map_err(|_| leaves())?;
         if !self.folders.iter().any(|(_, folder)| real.starts_with(folder)) {
             return Err(leaves());
@@ -418,7 +418,7 @@ impl Resolver {
     }
 }
 
-/// Writes an image that an address holds to a file, which its content names.
+/// Writes the image in a data URL to a file that is named by a hash of its content.
 fn stored(data: &str, store: &Path) -> std::result::Result<String, Fault> {
     let refuse = |why: &str| Fault::new(format!("image data {why}"), data);
     let (_, encoded) = data.split_once(";base64,").ok_or_else(|| refuse("is not base64"))?;

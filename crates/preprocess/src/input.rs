@@ -1,4 +1,4 @@
-//! Raw files by role, checked before any of them is opened; and a cheap fingerprint of folders of images.
+//! The raw files by role, checked before any of them is opened, and a cheap fingerprint of folders of images.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::images::ImagePattern;
 use crate::{Error, Result};
 
-/// Folders below the one of images whose names count where it has none itself.
+/// The number of levels of folders below the image folder whose file names count if it has no images itself.
 const BELOW: usize = 3;
 
 /// The raw files of a pipeline.
@@ -27,7 +27,7 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Resolves the paths of `[source]` and checks that each is a file with something in it.
+    /// Resolves the paths of `[source]` and checks that each is a file that is not empty.
     pub fn resolve(config: &Config) -> Result<Self> {
         let data = PathBuf::from(&config.dataset.data);
         let source = &config.source;
@@ -62,8 +62,8 @@ impl Inputs {
         [roles("interactions", &self.interactions), roles("items", &self.items)].concat()
     }
 
-    /// Fingerprint of the names of the image and sound files that the dataset may refer to: new files make the stage run again.
-    /// Only names, because their content is the business of the stage that reads them.
+    /// The fingerprint of the names of the image and sound files that the dataset may refer to, so that new files make the stage run again.
+    /// Their content does not count, because it concerns the stages that read it.
     pub fn image_names(&self, config: &Config) -> Result<Option<Fingerprint>> {
         let mut names = Vec::new();
         if let Some(folder) = &self.images {
@@ -105,7 +105,7 @@ fn list_names(folder: &Path, depth: usize, names: &mut Vec<String>) -> Result<()
     Ok(())
 }
 
-/// Says what is wrong with a raw file before anything waits for it: reading a pipe would block for ever.
+/// Checks a raw file before it is opened, because reading from a pipe would block forever.
 pub fn check_file(path: &Path) -> Result<()> {
     let about = match fs::metadata(path) {
         Ok(about) => about,

@@ -1,4 +1,4 @@
-//! Whether the ids of interactions and of items' lines are the same ids.
+//! Checks whether the ids of interactions match those of the items' lines.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,9 +11,9 @@ use crate::partitions::Partitions;
 use crate::source::{Catalogue, Ids};
 use crate::{Error, Result};
 
-/// Ids without events that are kept to find out why.
+/// The number of ids without events that are kept in order to find the cause.
 const KEPT: usize = 10_000;
-/// Below this share of events with a line the ids are shown, whatever the reason.
+/// The share of events with a line below which ids are shown even if no cause is found.
 const SUSPICIOUS: f64 = 0.5;
 
 /// The first ids of lines of items without events, with their lines.
@@ -21,7 +21,7 @@ const SUSPICIOUS: f64 = 0.5;
 pub struct UnusedIds(Vec<(Box<str>, u64)>);
 
 impl UnusedIds {
-    /// Keeps an id if there are few.
+    /// Keeps an id unless there are enough.
     pub fn push(&mut self, id: &str, line: u64) {
         if self.0.len() < KEPT {
             self.0.push((id.into(), line));
@@ -29,10 +29,10 @@ impl UnusedIds {
     }
 }
 
-/// Why ids differ that were the same, and what is left of them where they do not.
+/// Why ids that were once equal may differ, and a function that removes this difference.
 type Cause = (&'static str, fn(&str) -> String);
 
-/// How ids may differ that were the same.
+/// The known causes of such differences.
 const CAUSES: [Cause; 4] = [
     ("blanks or quotation marks around ids are part of them in one of the files; remove them", |id| {
         id.trim().trim_matches(['"', '\'']).to_owned()
@@ -78,7 +78,7 @@ pub fn shares(events: &Partitions, catalogue: &Catalogue, used: u64, lines: u64)
     }))
 }
 
-/// The shares for people.
+/// Describes the shares in words.
 pub fn described(shares: &JoinShares) -> String {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     format!(
@@ -92,7 +92,7 @@ pub fn described(shares: &JoinShares) -> String {
     )
 }
 
-/// Stops where too few events have an item with a line; says why where some have none for a reason that can be found.
+/// Returns an error if too few events have an item with a line, and a warning if many have none or if the cause can be found.
 pub fn judge(
     config: &Config,
     shares: &JoinShares,
@@ -133,7 +133,7 @@ struct Mismatch<'a> {
     cause: Option<&'static str>,
 }
 
-/// An id of an event and an id of a line that used to be the same, and what has made them different.
+/// An id of an event and an id of a line that were once equal, with the cause of their difference.
 fn cause<'a>(catalogue: &'a Catalogue, item_ids: &'a Ids) -> Option<Mismatch<'a>> {
     let without_line =
         || item_ids.iter().enumerate().filter(|(item, _)| !catalogue.has_line[*item]).map(|(_, id)| &**id);

@@ -1,4 +1,4 @@
-//! Texts that say nothing: marks of missing values, and scripts of the pages that a text was taken from.
+//! Recognises texts without content: marks of missing values, and scripts of the web pages that a text comes from.
 
 use std::collections::HashSet;
 
@@ -6,12 +6,12 @@ use std::collections::HashSet;
 const MARKS: [&str; 8] = ["(no genres listed)", "#n/a", "<na>", "n/a", "nan", "none", "null", "undefined"];
 /// Marks that would be words in another letter case.
 const EXACT: [&str; 3] = ["NA", "NaT", "\\N"];
-/// Pieces of scripts of which one is enough.
+/// Pieces of scripts, of which one is enough to recognise a script.
 const SCRIPTS: [&str; 4] = ["aPageStart", "getTime()", "document.getElementById(", "addEventListener("];
-/// Pieces of scripts of which there are several.
+/// Pieces of scripts, of which several are needed to recognise a script.
 const PIECES: [&str; 9] = ["var ", "function(", "function (", "window.", "document.", "||", "&&", "};", "()"];
 
-/// Which texts say nothing.
+/// Recognises texts without content.
 #[derive(Clone, Debug, Default)]
 pub struct Junk {
     further: HashSet<String>,
@@ -37,7 +37,7 @@ impl Junk {
     }
 }
 
-/// Whether it is a piece of a script or of a style sheet, as Amazon's titles of 2018 have them.
+/// Whether a text is a piece of a script or of a style sheet, as in some titles of Amazon's data of 2018.
 fn is_script(text: &str) -> bool {
     if text.len() < 20 || !text.contains(['(', '{']) {
         return false;
@@ -47,12 +47,12 @@ fn is_script(text: &str) -> bool {
     }
     let pieces = PIECES.iter().filter(|piece| text.contains(*piece)).count();
     let statements = text.matches([';', '=']).count();
-    // Inside of HTML it goes with its element, and what is around it is text.
+    // Inside HTML, a script is removed with its element, and the text around it is kept.
     let is_bare = !text.contains("</script");
     (is_bare && pieces >= 3 && statements >= 3) || is_style(text)
 }
 
-/// `.a-box { margin: 0; }` and nothing else.
+/// Whether a text is a style rule such as `.a-box { margin: 0; }` and nothing else.
 fn is_style(text: &str) -> bool {
     let Some((selector, rest)) = text.split_once('{') else { return false };
     let Some((rules, _)) = rest.split_once('}') else { return false };

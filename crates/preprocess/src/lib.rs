@@ -1,12 +1,12 @@
-//! Raw interactions and items to a dataset.
+//! Converts raw interactions and items to a dataset.
 //!
 //! In: files as they are published (Amazon 2014, 2018 and 2023, `GoodReads`, `RecBole` atomic files, any table with a column
 //! map). Out: `sequences.safetensors`, `items.parquet`, `users.parquet` and `report.json`, which accounts for every line
 //! that was read and every event that was dropped. Must not know: tensors of features, models.
 //!
-//! The way of an event: `read` gives rows of a file, one at a time; `source` knows which fields of which form mean what and makes a
-//! polars frame of them; `filters` has an expression for each filter, of which `stage` makes queries; `dataset` numbers what is
-//! left and writes it. The way of an item's texts and images: `text` and `images`.
+//! How an event is processed: `read` returns the rows of a file, one at a time; `source` knows the meaning of the fields of each form and
+//! builds a polars frame from them; `filters` has an expression for each filter, from which `stage` builds queries; `dataset` numbers and
+//! writes what is left. An item's texts and images are processed by `text` and `images`.
 
 pub mod command;
 mod condition;

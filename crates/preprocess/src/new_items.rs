@@ -1,4 +1,4 @@
-//! Items by themselves, for a run that was trained without them: the same forms, texts and images as in a dataset.
+//! Reads items on their own, for a run that was trained without them: the forms, texts and images are those of a dataset.
 
 use std::path::{Path, PathBuf};
 
@@ -10,8 +10,8 @@ use crate::images::{ImageFolder, ImagePattern};
 use crate::junk::Junk;
 use crate::source::{Budget, Catalogue, Ids, Reading, SourceForm};
 
-/// Reads files of items in the form of `[source]`, in the order of the first line of each item. Images are named relative to the file or
-/// to the data folder, or lie in the folder of `source.images` by the item's id.
+/// Reads files of items in the form of `[source]`, in the order of the first line of each item. Images are named relative to the file or to
+/// the data folder, or are found in the folder of `source.images` by the item's id.
 pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Result<(Items, ItemsRead)> {
     let form = SourceForm::new(&config.source)?;
     let preprocess = &config.preprocess;
@@ -55,7 +55,7 @@ pub fn read_items(config: &Config, paths: &[PathBuf], progress: &Progress) -> Re
     Ok((items, items_read))
 }
 
-/// Where images lie that no column names.
+/// The folder of the images that no column names.
 fn image_folder(config: &Config, data: &Path, ids: &Ids) -> Result<ImageFolder> {
     let pattern = config.source.images.as_str();
     if pattern.is_empty() {

@@ -1,7 +1,7 @@
 //! The events in one frame in memory, or in partitions by user on disk: every filter runs over one partition after the other.
 //!
-//! All events of a user are in one partition, in the order of the input until they are ordered. So each filter that looks at one
-//! user at a time gives the same events whatever the number of partitions; what looks at items adds up over partitions.
+//! All events of a user are in one partition, in the order of the input until they are ordered. A filter that looks at one user at a time
+//! therefore gives the same events for any number of partitions; counts of items are added up over the partitions.
 
 use std::path::{Path, PathBuf};
 
@@ -61,7 +61,7 @@ pub struct Partitions {
     written: usize,
 }
 
-/// What is left after a filter.
+/// The numbers of what is left after a filter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub events: u64,
@@ -75,12 +75,12 @@ impl Partitions {
         Self { parts: vec![Partition::in_memory(events)], folder: None, written: 0 }
     }
 
-    /// Partitions on disk, to which later ones are written as well.
+    /// Partitions on disk, in a folder to which later ones are written as well.
     pub fn on_disk(parts: Vec<Partition>, folder: PathBuf) -> Self {
         Self { parts, folder: Some(folder), written: 0 }
     }
 
-    /// The same events once more, so that one of both can be filtered further.
+    /// A copy of the events that can be filtered separately.
     pub fn fork(&self, name: &str) -> Result<Self> {
         let folder = self.folder.as_ref().map(|folder| folder.join(name));
         folder.as_deref().map(files::create_dir_all).transpose()?;
@@ -97,13 +97,13 @@ impl Partitions {
         self.parts.iter().map(|part| part.count).sum()
     }
 
-    /// Puts what a query leaves of each partition in its place.
+    /// Replaces each partition by what a query leaves of it.
     pub fn filter(&mut self, query: impl Fn(LazyFrame) -> LazyFrame) -> Result<()> {
         if self.folder.is_some() {
             return self.replace(|part| part.query(&query).map(Some));
         }
         for part in &mut self.parts {
-            // Taken out, so that the query holds the only copy and frees it as it goes.
+            // The frame is moved out, so that the query has the only copy and can free it while it runs.
             if let Rows::Memory(events) = std::mem::replace(&mut part.rows, Rows::Files(Vec::new())) {
                 *part = Partition::in_memory(query(events.lazy()).collect()?);
             }
@@ -111,7 +111,7 @@ impl Partitions {
         Ok(())
     }
 
-    /// Puts what `left` gives for each partition in its place; where it gives nothing, the partition stays.
+    /// Replaces each partition by the result of `left`; if that is `None`, the partition stays.
     pub fn replace(&mut self, mut left: impl FnMut(&Partition) -> Result<Option<DataFrame>>) -> Result<()> {
         for part in &mut self.parts {
             let Some(mut events) = left(part)? else { continue };
@@ -123,7 +123,7 @@ impl Partitions {
                     self.written += 1;
                     write(&path, &mut events)?;
                     if let Rows::Files(paths) = &part.rows {
-                        // Those of the partitions that these were forked from stay.
+                        // The files of the partitions from which these were forked stay.
                         let own = paths.iter().filter(|path| path.parent() == Some(folder.as_path()));
                         own.into_iter().try_for_each(|path| files::remove_if_present(path))?;
                     }
@@ -135,7 +135,7 @@ impl Partitions {
         Ok(())
     }
 
-    /// The first and the last time of all events; twice 0 where there are none.
+    /// The first and the last time of all events; both are 0 if there are no events.
     pub fn times(&self) -> Result<(i64, i64)> {
         let mut ends = None;
         for part in self.parts.iter().filter(|part| part.count > 0) {
@@ -147,7 +147,7 @@ impl Partitions {
         Ok(ends.unwrap_or_default())
     }
 
-    /// Which of the items up to `count` have an event.
+    /// Which of the first `count` items have an event.
     pub fn item_marks(&self, count: usize) -> Result<Vec<bool>> {
         let mut marks = vec![false; count];
         for part in &self.parts {
@@ -180,7 +180,7 @@ pub fn write(path: &Path, frame: &mut DataFrame) -> Result<()> {
     Ok(())
 }
 
-/// The rows of Parquet files of this program, one after the other.
+/// The rows of Parquet files that this program wrote, one file after the other.
 pub fn scan(paths: &[PathBuf]) -> Result<LazyFrame> {
     let paths = paths
         .iter()
@@ -193,6 +193,6 @@ pub fn scan(paths: &[PathBuf]) -> Result<LazyFrame> {
 
 /// Runs a query on the streaming engine.
 pub fn collect_streaming(query: LazyFrame) -> Result<DataFrame> {
-    // Several frames are the answer to several queries alone.
+    // Only several queries return several frames.
     Ok(query.collect_with_engine(Engine::Streaming)?.unwrap_single())
 }

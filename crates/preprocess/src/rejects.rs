@@ -1,13 +1,13 @@
-//! What was not used and why: counts by reason, with the first three examples of each.
+//! What was not used, and why: counts by reason, with the first three examples of each.
 
 use std::borrow::Cow;
 use std::path::Path;
 
 use mp4sr_artifact::{RejectExample, Rejects};
 
-/// Examples kept of each reason.
+/// The number of examples that are kept per reason.
 const EXAMPLES: usize = 3;
-/// Characters shown of what was found.
+/// The number of characters that are shown of a text.
 const SHOWN: usize = 60;
 
 /// What is wrong with one line.
@@ -15,18 +15,18 @@ const SHOWN: usize = 60;
 pub struct Fault {
     /// The reason under which it is counted.
     pub reason: Cow<'static, str>,
-    /// What stood there.
+    /// The text that was found there.
     pub found: String,
 }
 
 impl Fault {
-    /// A fault under `reason`, where `found` stood.
+    /// A fault that is counted under `reason`, with an excerpt of the text that was found.
     pub fn new(reason: impl Into<Cow<'static, str>>, found: impl AsRef<str>) -> Self {
         Self { reason: reason.into(), found: excerpt(found.as_ref()) }
     }
 }
 
-/// Counts a fault, and keeps it as an example while there are few.
+/// Counts a fault, and keeps it as an example unless there are enough.
 pub fn reject(rejects: &mut Rejects, file: &Path, line: u64, fault: Fault) {
     let rejected = match rejects.0.get_mut(fault.reason.as_ref()) {
         Some(known) => known,

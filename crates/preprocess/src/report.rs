@@ -18,14 +18,14 @@ use crate::filters::USER;
 use crate::partitions::Partitions;
 use crate::{Error, Result, filters};
 
-/// A line under the header, and nothing else.
+/// The style of tables: a line under the header, and nothing else.
 const STYLE: TableStyle =
     TableStyle::new().header_separator(LineStyle::new('\u{2500}', '\u{2500}', '\u{2500}', '\u{2500}'));
 
 /// The report with the settings of the filters.
 pub type Report = mp4sr_artifact::PreprocessReport;
 
-/// Keys that stand in a dataset only where they ask for something, so that one made without them keeps its bytes.
+/// Keys that a dataset records only if they differ from their defaults, so that a dataset that was made without them keeps its bytes.
 const LATER_KEYS: [&str; 12] = [
     "item_order",
     "where",
@@ -41,7 +41,7 @@ const LATER_KEYS: [&str; 12] = [
     "placeholders",
 ];
 
-/// The settings of the filters as the files of a dataset have them. The record of the stage has all, so that it sees a key go.
+/// The settings of the filters as the files of a dataset record them. The manifest records all of them, to notice when a key is removed.
 pub fn recorded(preprocess: &Preprocess) -> Value {
     let (mut settings, defaults) = (json!(preprocess), json!(Preprocess::default()));
     if let Some(settings) = settings.as_object_mut() {
@@ -50,7 +50,7 @@ pub fn recorded(preprocess: &Preprocess) -> Value {
     settings
 }
 
-/// Keys of `[source]` that came later.
+/// Keys of `[source]` that a dataset records only if they differ from their defaults.
 const LATER_SOURCE_KEYS: [&str; 9] = [
     "time",
     "separator",
@@ -62,10 +62,10 @@ const LATER_SOURCE_KEYS: [&str; 9] = [
     "decimal_comma",
     "html",
 ];
-/// Keys of `[source.columns]` that came later.
+/// Keys of `[source.columns]` that a dataset records only if they differ from their defaults.
 const LATER_COLUMN_KEYS: [&str; 4] = ["item_separator", "text_separator", "image_separator", "sentences"];
 
-/// What `[source]` says, as the files of a dataset have it.
+/// The settings of `[source]` as the files of a dataset record them.
 pub fn recorded_source(source: &Source) -> Value {
     let (mut settings, defaults) = (json!(source), json!(Source::default()));
     let keep = |settings: &mut Value, defaults: &Value, later: &[&str]| {
@@ -89,7 +89,7 @@ pub struct SequenceSpread {
 }
 
 impl SequenceSpread {
-    /// Counts in ordered events.
+    /// Computes the spread of ordered events.
     pub fn of(events: &Partitions) -> Result<Self> {
         let mut frequencies = Vec::new();
         let mut ties = 0;
@@ -135,7 +135,7 @@ fn statistics(dataset: &Dataset, spread: SequenceSpread) -> DatasetStatistics {
     }
 }
 
-/// What was counted on the way.
+/// The counts of reading and filtering.
 pub struct Counted {
     pub interactions: EventsRead,
     pub items: ItemsRead,
@@ -181,7 +181,7 @@ pub fn new(
     }
 }
 
-/// Nothing may be lost between two counts.
+/// Checks that the counts of the steps add up, so that nothing is lost between them.
 pub fn check(report: &Report) -> Result<()> {
     let law = |what: &str, left: u64, right: u64| {
         if left == right { Ok(()) } else { Err(Error::bug(format!("{what}: {left} is not {right}"))) }
@@ -211,7 +211,7 @@ pub fn check(report: &Report) -> Result<()> {
     law("events written", last.2, report.statistics.events)
 }
 
-/// The statistics for people.
+/// Formats the report as tables for people.
 pub fn table(report: &Report) -> String {
     let mut text = format!("{}\n{}\n\n", report.dataset, filter_table(report));
     for (what, rejected) in [

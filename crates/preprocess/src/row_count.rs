@@ -1,4 +1,4 @@
-//! How many rows a raw file has, without reading all of it.
+//! Counts or estimates the rows of a raw file without reading all of it.
 
 use std::path::Path;
 
@@ -10,20 +10,20 @@ use crate::read::{Shape, open_lines};
 use crate::source::SourceForm;
 use crate::{Error, Result};
 
-/// Bytes of text that are read.
+/// The number of bytes of text that are read.
 const READ: u64 = 32 << 20;
 
-/// The rows of a file.
+/// The number of rows of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowCount {
-    /// How many there are, or about how many.
+    /// The number, which may be an estimate.
     pub rows: u64,
-    /// Whether that is exact.
+    /// Whether the number is exact.
     pub is_exact: bool,
 }
 
-/// Counts the rows of a raw file of a pipeline: exactly for Parquet and for what is read whole, else by the share of the file that the
-/// first lines take.
+/// Counts the rows of a raw file of a pipeline: exactly for Parquet files and for files that are read to the end, otherwise by the share of
+/// the file that the first lines take.
 pub fn count_rows(config: &Config, path: &Path, items: bool) -> Result<RowCount> {
     let form = SourceForm::new(&config.source)?.file(path, items)?;
     if form.shape == Shape::Parquet {

@@ -1,4 +1,4 @@
-//! `preprocess.memory`: events that go to disk while they are read, and from there into partitions by user.
+//! `preprocess.memory`: events are written to disk while they are read, and from there divided into partitions by user.
 
 use std::path::PathBuf;
 
@@ -9,17 +9,17 @@ use crate::filters::{ITEM, SATISFIES, TIME, USER};
 use crate::partitions::{Partition, Partitions, scan, write};
 use crate::{Error, Result};
 
-/// Bytes of an event: two numbers of 32 bits and a time.
+/// The number of bytes of an event: two numbers of 32 bits and a time of 64 bits.
 const EVENT: u64 = 16;
-/// How many times its own size a partition takes while it is ordered and filtered, with room for all else.
+/// The memory that a partition takes while it is ordered and filtered, as a multiple of its size, with room for everything else.
 const WORKSPACE: u64 = 16;
-/// Fewer events are never written at once, however small the limit.
+/// The least number of events that are written at once, however small the limit is.
 const LEAST_ROWS: u64 = 1 << 12;
 
-/// A limit of memory, and the folder for what goes beyond it.
+/// A limit of memory, and the folder for the events beyond it.
 #[derive(Clone, Debug)]
 pub struct MemoryLimit {
-    /// The number of events that are held while they are read, and in a partition.
+    /// The number of events that are held while they are read, and that a partition has.
     rows: u64,
     folder: PathBuf,
 }
@@ -48,13 +48,13 @@ impl MemoryLimit {
         Ok(Some(Self { rows: (bytes / (EVENT * WORKSPACE)).max(LEAST_ROWS), folder }))
     }
 
-    /// A limit at which so many events take so many partitions.
+    /// A limit with which `events` events need `partitions` partitions.
     #[cfg(test)]
     pub fn of_partitions(events: u64, partitions: u64, folder: PathBuf) -> Self {
         Self { rows: events.div_ceil(partitions).max(1), folder }
     }
 
-    /// The folder for what does not fit, new and empty.
+    /// Creates the folder for what does not fit, new and empty.
     pub fn make_folder(&self) -> Result<PathBuf> {
         files::remove_dir_if_present(&self.folder)?;
         files::create_dir_all(&self.folder)?;
@@ -72,7 +72,7 @@ impl MemoryLimit {
 struct Chunk {
     path: PathBuf,
     count: u64,
-    /// Digits behind the point of the unit of their times.
+    /// The number of decimal digits in the unit of their times.
     digits: u8,
 }
 
@@ -85,7 +85,7 @@ pub struct Spill {
 }
 
 impl Spill {
-    /// No events yet.
+    /// Starts without events.
     pub fn new(limit: MemoryLimit) -> Self {
         Self { limit, chunks: Vec::new(), named: Vec::new() }
     }
@@ -95,8 +95,7 @@ impl Spill {
         self.limit.rows as usize
     }
 
-    /// Writes a chunk of events, with the columns that a condition names.
-    /// Later chunks may have times in a finer unit, of more `digits` behind the point.
+    /// Writes a chunk of events, with the columns that a condition names. Later chunks may have times in a finer unit (more `digits`).
     pub fn push(&mut self, mut events: DataFrame, mut named: DataFrame, digits: u8) -> Result<()> {
         let count = events.height() as u64;
         let path = |what: &str| self.limit.folder.join(format!("{what}-{}.parquet", self.chunks.len()));
@@ -116,7 +115,7 @@ impl Spill {
         Ok(concat(chunks, UnionArgs { to_supertypes: true, ..UnionArgs::default() })?)
     }
 
-    /// Divides the events by user, with the column of whether they satisfy the condition.
+    /// Divides the events by user. `satisfies` says which of them satisfy the condition.
     pub fn partitioned(self, satisfies: Option<&Column>) -> Result<Partitions> {
         let folder = self.limit.folder.join("partitions");
         files::create_dir_all(&folder)?;
@@ -127,7 +126,7 @@ impl Spill {
         let mut at = 0;
         let finest = self.chunks.iter().map(|chunk| chunk.digits).max().unwrap_or(0);
         for (number, Chunk { path, count: rows, digits }) in self.chunks.iter().enumerate() {
-            // No time is so late that this overflows: the last chunk has seen all of them.
+            // This cannot overflow: `Times` has checked the latest time whenever the unit became finer.
             let factor = lit(10_i64.pow((finest - digits).into()));
             let mut chunk = scan(std::slice::from_ref(path))?.with_column(col(TIME) * factor).collect()?;
             if let Some(satisfies) = satisfies {
@@ -165,7 +164,7 @@ impl Default for Chunks {
 }
 
 impl Chunks {
-    /// The events to be filtered, with the column of whether they satisfy the condition.
+    /// The events to be filtered. `satisfies` says which of them satisfy the condition.
     pub fn partitioned(self, satisfies: Option<Column>) -> Result<Partitions> {
         let satisfies = satisfies.map(|column| column.with_name(SATISFIES.into()));
         match self {

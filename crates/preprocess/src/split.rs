@@ -10,9 +10,9 @@ use crate::{Error, Result};
 /// How events are divided.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SplitRule {
-    /// The last event for the test, the one before for validation; a dataset that says nothing is divided so.
+    /// The last event is for the test, and the one before it for validation, as in a dataset that does not record its split.
     LeaveOneOut,
-    /// Shares of each user's events.
+    /// Shares of each user's events for validation and for the test.
     Ratio { validation: f64, test: f64 },
     /// Times from which events are for validation and for the test, in the units of the events.
     Time { validation: i64, test: i64 },
@@ -73,12 +73,12 @@ impl SplitRule {
         }
     }
 
-    /// Whether a dataset has to say where the parts begin.
+    /// Whether a dataset has to record where the parts begin.
     pub fn is_stored(&self) -> bool {
         *self != Self::LeaveOneOut
     }
 
-    /// Gives each user's number and where the validation part and the test part begin to `each`; the events are ordered.
+    /// Calls `each` with each user's number and the starts of the validation part and the test part. The events must be ordered.
     pub fn starts(&self, events: &DataFrame, mut each: impl FnMut(u32, u32, u32)) -> Result<()> {
         let starts = match *self {
             Self::LeaveOneOut => return Ok(()),
@@ -102,11 +102,11 @@ fn before(time: i64) -> Expr {
     col(TIME).lt(lit(time)).sum()
 }
 
-/// The starts of the parts as `RecBole` (`_calcu_split_ids`) has them: shares are rounded down, and a share that would be less than
-/// one event takes one, the test's first, as long as training keeps one.
+/// The starts of the parts as `RecBole` (`_calcu_split_ids`) computes them: shares are rounded down, and a share of less than one event
+/// becomes one, first for the test, as long as training keeps one.
 fn by_ratio(validation: f64, test: f64) -> [Expr; 2] {
     let events = || len().cast(DataType::Float64);
-    // Shares such as 0.1 of 30 must not fall below their number by rounding.
+    // Products such as 0.1 * 30 must not fall below the whole number by rounding.
     let whole = |share: f64| (events() * lit(share) + lit(1e-9)).cast(DataType::Int64);
     let is_less_than_one = |share: f64| (events() * lit(share)).lt(lit(1.0 - 1e-9));
     let count = || len().cast(DataType::Int64);

@@ -24,14 +24,14 @@ use crate::split::SplitRule;
 use crate::window::{TimeScale, Window, check_numbers};
 use crate::{Error, Result, filters, join, report, source, table1};
 
-/// Raised with every change after which the same raw files give other bytes.
+/// The version of the output. It is raised with every change after which the same raw files give other bytes.
 const VERSION: u32 = 3;
-/// The folder for images that files of items themselves hold, beside the dataset.
+/// The folder for images that files of items themselves contain, beside the dataset.
 const EMBEDDED: &str = "embedded";
-/// The folder for events that do not fit into memory, beside the dataset; a run that was killed leaves it to the next one.
+/// The folder for events that do not fit into memory, beside the dataset. A killed run leaves it behind; the next one replaces it.
 const SPILL: &str = "spill";
 
-/// Brings the dataset up to date and prints its statistics when there was anything to do.
+/// Brings the dataset up to date and prints its statistics if there was anything to do.
 pub fn run(context: &Context) -> anyhow::Result<()> {
     let config = &context.config;
     run_stage(
@@ -47,7 +47,7 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     )
 }
 
-/// The stage: what it reads and which settings decide what it writes.
+/// Creates the stage from what it reads and the settings that decide what it writes.
 pub fn stage(context: &Context) -> anyhow::Result<Stage> {
     let config = &context.config;
     // Errors that can be known now are reported before the last run's manifest is removed.
@@ -82,13 +82,13 @@ pub fn inputs(config: &Config) -> Result<Vec<(String, PathBuf)>> {
     Ok(Inputs::resolve(config)?.by_role())
 }
 
-/// Reads and filters all that a pipeline names and accounts for it, without writing anything: for the fuzz targets.
+/// Reads and filters everything that a pipeline names and accounts for it, without writing anything. This is for the fuzz targets.
 #[doc(hidden)]
 pub fn account(config: &Config) -> Result<Report> {
     Ok(read(config, None, None, RowLimits::default(), &Progress::new(true))?.0)
 }
 
-/// How many rows of each file are read; all if it is `None`.
+/// The number of rows of each file that are read; `None` means all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RowLimits {
     /// Rows of each file of interactions.
@@ -97,7 +97,7 @@ pub struct RowLimits {
     pub items: Option<u64>,
 }
 
-/// Reads and filters the first rows of what a pipeline names and accounts for them as the stage does, without writing anything.
+/// Reads and filters the first rows of the files that a pipeline names and accounts for them as the stage does, without writing anything.
 ///
 /// ```
 /// use mp4sr_pipeline::config::ModelCatalog;
@@ -118,19 +118,19 @@ pub fn trial(config: &Config, limits: RowLimits) -> Result<Report> {
     Ok(read(config, None, None, limits, &Progress::new(true))?.0)
 }
 
-/// Lines of a file of interactions, and how many of them are events: for the fuzz targets.
+/// Counts the lines of a file of interactions, and those that are events. This is for the fuzz targets.
 #[doc(hidden)]
 pub fn count_events(path: &Path, source: &Source) -> Result<(u64, u64)> {
     source::count_events(path, &SourceForm::new(source)?)
 }
 
-/// The same of a file of items.
+/// Counts the lines of a file of items, and those that are items. This is for the fuzz targets.
 #[doc(hidden)]
 pub fn count_items(path: &Path, source: &Source) -> Result<(u64, u64)> {
     source::count_items(path, &SourceForm::new(source)?)
 }
 
-/// Reads, filters, writes.
+/// Reads, filters and writes the dataset.
 fn make(
     config: &Config,
     layout: &Layout,
@@ -151,7 +151,7 @@ fn make(
     Ok((report, outputs))
 }
 
-/// `store`: where images go that files of items themselves hold.
+/// Reads and filters the dataset. `store` is the folder for images that files of items themselves contain.
 fn read(
     config: &Config,
     memory: Option<&MemoryLimit>,
@@ -208,7 +208,7 @@ fn read(
 
     let mut in_core = filtered.events.fork("core")?;
     let dropped_by_core = core(&mut in_core, bounds)?;
-    // Dropping incomplete items can only shrink the core, so that nothing outside of it is ever needed.
+    // Dropping incomplete items can only shrink the core, so that nothing outside it is ever needed.
     let needed = in_core.item_marks(item_ids.len())?;
 
     let pattern = config.source.images.as_str();
@@ -283,7 +283,7 @@ fn read(
     Ok((report, dataset))
 }
 
-/// What the filters of events ask for.
+/// The settings of the filters of events.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FilterSettings {
     pub window: Window,
@@ -310,14 +310,14 @@ pub(crate) struct Filtered {
 }
 
 impl Filtered {
-    /// All events, of so many users and items.
+    /// Starts with all events, of this number of users and items.
     pub fn new(events: Partitions, users: u64, items: u64) -> Self {
         let count = events.count();
         let raw = FilterStep { filter: "raw".to_owned(), dropped: BTreeMap::new(), events: count, users, items };
         Self { events, steps: vec![raw], users }
     }
 
-    /// Notes what is left after a filter.
+    /// Records what is left after a filter.
     pub fn step(&mut self, filter: &str, dropped: BTreeMap<String, u64>) -> Result<()> {
         let Counts { events, users, items } = self.events.counts()?;
         self.steps.push(FilterStep { filter: filter.to_owned(), dropped, events, users, items });

@@ -1,4 +1,4 @@
-//! What a file of unknown form holds: how it is taken apart, its columns, and what their first values look like.
+//! Inspects a file of unknown form: its dialect, its columns, and what their first values look like.
 //!
 //! In: a file that no pipeline describes yet. Out: a [`Survey`], from which a pipeline can be guessed. Everything is recognised by the
 //! functions that read the file later.
@@ -24,19 +24,19 @@ use crate::{Error, Result};
 
 /// The number of rows to inspect.
 pub const ROWS: u64 = 5000;
-/// Values that are shown of a column.
+/// The number of values of a column that are shown.
 const EXAMPLES: usize = 3;
 /// The longest name of a column.
 const LONGEST_NAME: usize = 64;
-/// The share of values that a notation has to read.
+/// The least share of values that a notation must be able to read.
 const MOST: f64 = 0.9;
-/// What may separate several values in a cell.
+/// Possible separators of several values in a cell.
 const SEPARATORS: [&str; 6] = ["|", " > ", ";", ", ", ",", " "];
 
-/// A file by its first rows.
+/// What the first rows of a file show.
 #[derive(Clone, Debug)]
 pub struct Survey {
-    /// The file.
+    /// The path of the file.
     pub path: PathBuf,
     /// A description of the file's format.
     pub form: String,
@@ -44,15 +44,15 @@ pub struct Survey {
     pub is_atomic: bool,
     /// Whether it is a table of text, which has a dialect.
     pub is_table: bool,
-    /// What separates the columns of a table of text.
+    /// The separator of the columns of a table of text.
     pub separator: String,
-    /// Whether the separator is also used without `source.separator`.
+    /// Whether the separator is found without `source.separator`.
     pub separator_is_usual: bool,
     /// Whether the first line has the names of the columns; otherwise they are named by their position.
     pub has_header: bool,
-    /// Whether the first line is not sure to be a header, or not to be one.
+    /// Whether it is uncertain if the first line is a header.
     pub header_doubt: bool,
-    /// The encoding where it is neither UTF-8 nor UTF-16 by its mark.
+    /// The encoding, if it is neither UTF-8 nor UTF-16 with a byte order mark.
     pub encoding: Option<String>,
     /// Whether all characters that were seen are ASCII, so that any encoding reads them alike.
     pub is_ascii: bool,
@@ -60,72 +60,72 @@ pub struct Survey {
     pub escapes: bool,
     /// The columns, in their order.
     pub columns: Vec<ColumnSurvey>,
-    /// The number of inspected rows.
+    /// The number of inspected rows that could be read, without the header.
     pub rows: u64,
-    /// Rows among them that cannot be read, with the reason of the first.
+    /// The number of inspected rows that could not be read.
     pub unreadable: u64,
     /// The reason of the first row that cannot be read.
     pub first_fault: Option<String>,
-    /// Whether the rows are all of the file's.
+    /// Whether these are all rows of the file.
     pub is_whole: bool,
     file: FileForm,
 }
 
-/// A column by its first values.
+/// What the first values of a column show.
 #[derive(Clone, Debug, Default)]
 pub struct ColumnSurvey {
-    /// Its name.
+    /// The name of the column.
     pub name: String,
-    /// Rows in which it has a value that says something.
+    /// The number of rows with a value that has content.
     pub filled: u64,
-    /// Distinct values among them.
+    /// The number of distinct values among them.
     pub distinct: u64,
-    /// Values that are numbers.
+    /// The number of values that are numbers.
     pub numbers: u64,
-    /// Values that are whole numbers.
+    /// The number of values that are whole numbers.
     pub whole: u64,
     /// The least and the greatest number.
     pub range: Option<(f64, f64)>,
-    /// Values that are truth values.
+    /// The number of values that are booleans.
     pub truths: u64,
-    /// Values that are lists, as JSON or as text.
+    /// The number of values that are lists, as JSON or as text.
     pub lists: u64,
-    /// Values that are objects.
+    /// The number of values that are objects.
     pub objects: u64,
-    /// Values with an address or the bytes of an image.
+    /// The number of values with an address or the bytes of an image.
     pub image_addresses: u64,
-    /// Values with the name of an image file.
+    /// The number of values with the name of an image file.
     pub image_files: u64,
-    /// Values with any address.
+    /// The number of values with any address.
     pub addresses: u64,
-    /// Values with HTML.
+    /// The number of values with HTML.
     pub html: u64,
-    /// Values that mark a missing one, such as `nan`.
+    /// The number of values that mark a missing value, such as `nan`.
     pub marks: u64,
-    /// Mean characters of a value.
+    /// The mean number of characters per value.
     pub characters: f64,
-    /// Mean words of a value.
+    /// The mean number of words per value.
     pub words: f64,
-    /// The notation of time that its values have; an error where they may have several.
+    /// The notation of time of the values; an error if they may have several.
     pub time: Option<std::result::Result<TimeNotation, String>>,
-    /// Share of the values that the notation reads.
+    /// The share of the values that this notation can read.
     pub time_share: f64,
-    /// What separates several short values in a cell, with the share of cells that have it.
+    /// The separator of several short values in a cell, with the share of cells that have it.
     pub separator: Option<(String, f64)>,
-    /// The first distinct values, cut short.
+    /// The first distinct values, shortened.
     pub examples: Vec<String>,
-    /// The first distinct values of image names.
+    /// The first image names.
     pub images: Vec<String>,
 }
 
-/// A notation of time, as the pipeline names it and as people do.
+/// A notation of time, as a key of the pipeline and in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimeNotation {
-    /// The value of `source.time`; empty if the type of the column says it.
+    /// The value of `source.time`; empty if the type of the column determines it.
     pub key: String,
     /// The description of the notation in words.
     pub described: String,
-    /// Whether it is a number of units since 1970, which other numbers may look like.
+    /// Whether it is Unix time, which other numbers may look like.
     pub is_number: bool,
 }
 
@@ -165,7 +165,7 @@ impl Survey {
         }
         let mut rows = Rows::read(path, &file, &names, ROWS)?;
         let (mut has_header, mut header_doubt) = (true, false);
-        // Other files are called `.item` too: MovieLens' are.
+        // Other files have the extension `.item` too, such as those of MovieLens.
         let is_atomic = shape == Shape::RecBole && has_types(&rows.cells);
         if file.is_table() {
             (has_header, header_doubt) = match known.header {
@@ -211,13 +211,13 @@ impl Survey {
         })
     }
 
-    /// The column of a name.
+    /// The column called `name`.
     pub fn column(&self, name: &str) -> Option<&ColumnSurvey> {
         self.columns.iter().find(|column| column.name == name)
     }
 
-    /// The values of some columns in the first `limit` rows, each with the number of its rows; `separator` is what stands between several
-    /// values of a cell. Lists are their entries. Gives the number of rows beside it.
+    /// The values of some columns in the first `limit` rows, each with the number of its occurrences, and the number of rows. Several
+    /// values in a cell are split at `separator`; a list counts as its entries.
     pub fn values(&self, wanted: &[&str], separator: &str, limit: u64) -> Result<(Vec<HashMap<String, u64>>, u64)> {
         let place = |name: &&str| self.columns.iter().position(|column| column.name == *name);
         let names: Vec<&str> = if self.is_table && !self.file.dialect.names.is_empty() {
@@ -257,14 +257,14 @@ fn ids_of(cell: &RawCell<'_>, separator: &str) -> Vec<String> {
     }
 }
 
-/// Completes the separator and names the columns by position. Says whether the separator is what is read without being named.
+/// Finds the separator and names the columns by position. Returns whether the separator is found without `source.separator`.
 fn find_separator(path: &Path, file: &mut FileForm, first: &FirstLines) -> Result<bool> {
     let is_mark = |line: &&String| names_separator(line.as_bytes());
     let lines: Vec<String> = first.lines.iter().filter(|line| !is_mark(line)).cloned().collect();
     let mut usual = true;
     if file.dialect.separator.is_empty() {
         let plain = guess_separator(&lines, file);
-        // Marks with a backslash before them hide what separates columns.
+        // Quotation marks with a backslash before them hide the separator.
         let mut escaped = file.clone();
         escaped.dialect.escape = escaped.dialect.escape.or(Some(b'\\'));
         let with_escapes = if first.escapes.is_empty() { None } else { guess_separator(&lines, &escaped) };
@@ -283,7 +283,7 @@ fn find_separator(path: &Path, file: &mut FileForm, first: &FirstLines) -> Resul
         usual = separator == file.shape.separator();
         file.dialect.separator = separator;
     }
-    // Who quotes the names of columns quotes all.
+    // A program that quotes the names of columns quotes all fields.
     let quoted = |name: &str| name.len() > 1 && name.starts_with('"') && name.ends_with('"');
     let separator = file.dialect.separator.clone();
     let all_quoted = lines.first().is_some_and(|line| line.split(separator.as_str()).all(quoted));
@@ -296,8 +296,7 @@ fn find_separator(path: &Path, file: &mut FileForm, first: &FirstLines) -> Resul
     Ok(usual)
 }
 
-/// Whether quoted fields have a backslash before a quotation mark that belongs to them: one that neither ends the field nor is one of
-/// two.
+/// Whether quoted fields contain quotation marks after a backslash: marks that neither end the field nor are doubled.
 fn escapes_quotes(file: &FileForm, lines: &[String]) -> bool {
     let separator = file.dialect.separator.as_str();
     file.dialect.quotes() == Quoting::Always
@@ -364,7 +363,7 @@ fn header_of(columns: &[Vec<RawCell<'static>>]) -> (bool, bool) {
         cell.decimal(true).is_some() || has_time || text.contains("://") || text.chars().count() > LONGEST_NAME
     };
     let distinct: HashSet<&String> = first.iter().collect();
-    // pandas names an index column with nothing.
+    // pandas leaves the name of an index column empty.
     let blank = first.iter().filter(|text| text.trim().is_empty()).count();
     if first.iter().any(is_value) || distinct.len() < first.len() || blank > 1 {
         return (false, false);
@@ -373,7 +372,7 @@ fn header_of(columns: &[Vec<RawCell<'static>>]) -> (bool, bool) {
     if recurs {
         return (false, true);
     }
-    // Names above numbers are names.
+    // Text above numbers is a name.
     let has_numbers = columns.iter().any(|cells| {
         let filled = || cells[1..].iter().filter(|cell| !cell.is_blank());
         filled().next().is_some() && filled().all(|cell| cell.decimal(true).is_some())
@@ -392,7 +391,7 @@ fn has_types(columns: &[Vec<RawCell<'static>>]) -> bool {
 
 /// The names in the header.
 fn header_names(path: &Path, file: &FileForm, rows: &Rows) -> Result<Vec<String>> {
-    // By the reader of headers, which knows the types of atomic files.
+    // The reader of headers also knows the types of atomic files.
     let mut dialect = file.dialect.clone();
     dialect.names.clear();
     let names = columns(path, &FileForm { dialect, ..file.clone() })?;
@@ -509,7 +508,7 @@ impl ColumnSurvey {
             Err(problem) => {
                 let read = cells.iter().filter(|cell| Notation::Mixed.read("", cell, comma).is_ok()).count();
                 self.time_share = read as f64 / cells.len().max(1) as f64;
-                // Each value says which notation it has, or none of them does.
+                // If every value shows its own notation, the column is mixed; otherwise its notation stays ambiguous.
                 let mixed =
                     TimeNotation { key: "mixed".to_owned(), described: Notation::Mixed.described(), is_number: false };
                 let is_mixed = self.time_share >= MOST;
@@ -527,7 +526,7 @@ impl ColumnSurvey {
         }));
     }
 
-    /// Several short values in a cell: some separator occurs in many cells, and the parts recur more often than the cells do.
+    /// Finds the separator of several short values in a cell: at least 5 % of the cells contain it, and all parts are short.
     fn find_separator(&mut self, cells: &[RawCell<'static>]) {
         let texts: Vec<&str> = cells
             .iter()

@@ -11,7 +11,7 @@ const ROWS: [(&str, u64, u64, u64, f64); 4] = [
     ("Office", 68_224, 59_705, 527_209, 7.73),
 ];
 
-/// The row that the pipeline names; none for an empty name.
+/// The row that the pipeline names; `None` for an empty name.
 pub fn row(name: &str) -> Result<Option<Table1Row>> {
     if name.is_empty() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! Texts of the web as sentences: tags and entities go, white space is one space, a library finds the sentences.
+//! Converts texts of the web to sentences: tags are removed, entities decoded and white space collapsed, and a library finds the sentences.
 
 use std::cell::{Cell, RefCell};
 
@@ -35,12 +35,12 @@ const BLOCKS: [&str; 21] = [
     "pre",
 ];
 
-/// Whether a text may hold HTML.
+/// Whether a text may contain HTML.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Markup {
-    /// Tags of HTML and entities go.
+    /// Tags of HTML are removed, and entities decoded.
     Html,
-    /// The same, and all in angle brackets that are written as entities: shops wrap markup of their own in HTML.
+    /// As `Html`, and everything in angle brackets written as entities is removed too: shops wrap their own markup in HTML.
     WrappedHtml,
     /// Everything is text.
     None,
@@ -67,7 +67,7 @@ impl Markup {
         (paragraphs(&removed).iter().flat_map(|paragraph| of_paragraph(paragraph)).collect(), removed != text)
     }
 
-    /// Whether something is removed from a text.
+    /// Whether a text contains markup that would be removed.
     pub fn is_in(self, text: &str) -> bool {
         self != Self::None && text.contains(['<', '&']) && self.removed(text) != text
     }
@@ -95,12 +95,12 @@ fn of_paragraph(paragraph: &str) -> Vec<String> {
     sentences
 }
 
-/// Whether there is a letter or a digit in it.
+/// Whether a text contains a letter or a digit.
 pub fn says_something(text: &str) -> bool {
     text.contains(char::is_alphanumeric)
 }
 
-/// White space of any kind is one space.
+/// Replaces white space of any kind by single spaces.
 fn words(text: &str) -> String {
     let blank = |c: char| c.is_whitespace() || c.is_control();
     text.split(blank).filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
@@ -122,7 +122,7 @@ fn paragraphs(text: &str) -> Vec<String> {
     paragraphs
 }
 
-/// The text without tags, comments, scripts and entities, however often they are wrapped in entities.
+/// The text without tags, comments and scripts and with entities decoded, even if they are wrapped in entities.
 fn plain(text: &str, any_wrapped: bool) -> String {
     let mut text = text.to_owned();
     for wrapping in 0..WRAPPINGS {
@@ -157,7 +157,7 @@ fn unwrap(text: String) -> String {
 #[derive(Default)]
 struct Sink {
     text: RefCell<String>,
-    /// Inside of a script or a style sheet.
+    /// Whether the tokens are inside a script or a style sheet.
     hidden: Cell<bool>,
 }
 

@@ -1,4 +1,4 @@
-//! `preprocess.since` and `preprocess.until`: which part of the time counts.
+//! `preprocess.since` and `preprocess.until`: the window of time in which events are kept.
 
 use jiff::Timestamp;
 use mp4sr_pipeline::config::Preprocess;
@@ -7,29 +7,29 @@ use crate::decimal::Decimal;
 use crate::source::iso;
 use crate::{Error, Result};
 
-/// How times are held.
+/// The unit and kind of times.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeScale {
     /// Whether they are positions and not times of a clock.
     pub positions: bool,
-    /// Digits behind the point of a second of the unit of the files; `None` if it is not known, or not the same in all.
+    /// The number of decimal digits of a second in the unit of the files; `None` if the unit is unknown or differs between files.
     pub unit: Option<u8>,
-    /// A time is a whole number of units of ten to the power of minus so many digits of a second.
+    /// The number of decimal digits in the unit of the times, which are whole numbers of it.
     pub digits: u8,
 }
 
 impl TimeScale {
-    /// What is known before any file was read.
+    /// The scale before any file has been read.
     pub fn unknown(positions: bool) -> Self {
         Self { positions, unit: None, digits: 0 }
     }
 
-    /// A time as it is held; one between two units is the later one of them, which divides events in the same way.
+    /// Converts a time to units. A time between two units becomes the later one, which divides events in the same way.
     pub fn units(self, time: Decimal) -> i64 {
         time.units(self.digits).unwrap_or(if time.value < 0 { i64::MIN } else { i64::MAX })
     }
 
-    /// A time for people.
+    /// Formats a time for people.
     pub fn shown(self, time: i64) -> String {
         let time = Decimal::of_units(time, self.digits);
         if self.positions {
@@ -46,12 +46,12 @@ impl TimeScale {
     }
 }
 
-/// A part of the time, in the units of the events.
+/// A window of time, in the units of the events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Window {
-    /// The first time that counts.
+    /// The first time inside the window.
     pub since: Option<i64>,
-    /// The first time that does not count any more.
+    /// The first time after the window.
     pub until: Option<i64>,
 }
 
@@ -85,21 +85,21 @@ impl Window {
 /// A time that a key names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bound {
-    /// In seconds, or a position.
+    /// The time in seconds, or the position.
     pub time: Decimal,
     /// Whether it was written as a number, in the unit of the files.
     is_number: bool,
 }
 
 impl Bound {
-    /// Whether it is before another one; where the unit of the files is not known, a number may be before any date.
+    /// Whether it is before another one. If the unit of the files is unknown, a number and a date always count as in order.
     pub fn is_before(self, other: Self, scale: TimeScale) -> bool {
         let comparable = self.is_number == other.is_number || scale.unit.is_some() || scale.positions;
         !comparable || self.time.is_less(other.time)
     }
 }
 
-/// A time that a key names; `None` if the text is empty.
+/// Reads the time that a key names; `None` if the text is empty.
 pub fn bound(key: &str, text: &str, scale: TimeScale) -> Result<Option<Bound>> {
     let text = text.trim();
     if text.is_empty() {
@@ -123,7 +123,7 @@ pub fn bound(key: &str, text: &str, scale: TimeScale) -> Result<Option<Bound>> {
     Ok(Some(Bound { time, is_number: false }))
 }
 
-/// Refuses numbers in these keys where files have several units.
+/// Refuses numbers in these keys if the files have several units.
 pub fn check_numbers<'k>(keys: impl IntoIterator<Item = (&'k str, &'k str)>, scale: TimeScale) -> Result<()> {
     for (key, text) in keys {
         if scale.unit.is_none() && bound(key, text, scale)?.is_some_and(|bound| bound.is_number) {

@@ -1,4 +1,4 @@
-//! Groups of users by what their case is like: length, popularity and age of the target, a short history.
+//! Divides users into groups by properties of their cases: the sequence length, the popularity and age of the target, and short histories.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,15 @@ use mp4sr_artifact::{Sequences, TimeKind};
 
 use crate::{EvalCase, Split, training_part};
 
-/// An item with fewer events than this in the training part is cold (specification, section 8).
+/// An item with fewer training events than this is cold (specification, section 8).
 pub const COLD_EVENTS: u32 = 10;
 
-/// Groups of a breakdown by quantiles.
+/// The number of groups of a breakdown by quantiles.
 const GROUPS: usize = 5;
-/// Longest of the histories that are shown one by one.
+/// The greatest history length that has a group of its own.
 const SHORT: usize = 3;
-/// Where a file does not say what its times are: Unix times start here (1973); what is below counts positions.
+/// If the file does not say what its times are, they are Unix times if the latest one is at least this value (in 1973), and positions
+/// otherwise.
 const CLOCK: i64 = 100_000_000;
 
 /// Counts the training events of every item, `[I]`.
@@ -36,7 +37,7 @@ pub struct UserFacts {
     pub history: u32,
     /// The number of training events of the target.
     pub target_events: u32,
-    /// Seconds since the target's first event by any user; none if the data has no clock.
+    /// The seconds from the first event of the target by any user to the user's own event; `None` if the data has no clock.
     pub target_age: Option<u64>,
 }
 
@@ -80,7 +81,7 @@ fn first_times(sequences: &Sequences) -> Option<Vec<i64>> {
 /// One group of users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserGroup {
-    /// The name of the group: what its users have in common, with bounds.
+    /// The name of the group: the values, or the range of values, that its users have in common.
     pub name: String,
     /// The rows of the users, ascending.
     pub users: Vec<usize>,
@@ -95,7 +96,8 @@ pub struct Breakdown {
     pub groups: Vec<UserGroup>,
 }
 
-/// All breakdowns of the users with a case; those that the data cannot give (no clock, no short history) are left out.
+/// Returns all breakdowns of the users with a case. Breakdowns without users, such as that by the target's age without a clock, are left
+/// out.
 pub fn breakdowns(facts: &[UserFacts]) -> Vec<Breakdown> {
     let days = |seconds: u64| seconds / 86_400;
     let mut all = vec![
@@ -130,7 +132,8 @@ fn group(name: &str, facts: &[UserFacts], belongs: impl Fn(&UserFacts) -> bool) 
     UserGroup { name: name.to_owned(), users: facts.iter().filter(|f| belongs(f)).map(|f| f.user).collect() }
 }
 
-/// Five groups as equal as equal values allow, fewer where there are fewer values: users with one value are never parted.
+/// Divides users into at most five groups of nearly equal size. Users with the same value are always in the same group, so that there are
+/// fewer groups if there are fewer distinct values.
 fn quantiles(facts: &[UserFacts], value: impl Fn(&UserFacts) -> Option<u64>) -> Vec<UserGroup> {
     let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
     facts.iter().filter_map(&value).for_each(|value| *counts.entry(value).or_default() += 1);
@@ -143,7 +146,7 @@ fn quantiles(facts: &[UserFacts], value: impl Fn(&UserFacts) -> Option<u64>) -> 
         let (low, mut users) = counts[at];
         let mut high = low;
         at += 1;
-        // Another value joins where that brings the group nearer to its share and leaves a value for every later group.
+        // Another value is added if that brings the group nearer to its share and leaves at least one value for every later group.
         while at + later < counts.len()
             && (later == 0 || ((users + counts[at].1) as f64 - share).abs() <= (users as f64 - share).abs())
         {
@@ -193,12 +196,12 @@ mod tests {
             target_events,
             target_age: Some(age),
         };
-        // Event numbers: targets of the test split are events 2, 4, 9; items 3, 2, 4 are first met at events 2, 1, 9.
+        // Events are numbered from 0. The test targets are events 2, 4 and 9; their items 3, 2 and 4 first occur at events 2, 1 and 9.
         assert_eq!(
             UserFacts::of(&data, Split::Test),
             [facts(0, 3, 2, 0, 0), facts(1, 2, 1, 0, 300), facts(3, 4, 3, 0, 0)]
         );
-        // Of validation: events 1 and 8, both of item 2.
+        // The validation targets are events 1 and 8, both of item 2.
         assert_eq!(UserFacts::of(&data, Split::Validation), [facts(0, 3, 1, 0, 0), facts(3, 4, 2, 0, 700)]);
         let positions = sequences(&[&[1, 2, 3]], 3, |at| at as i64);
         assert_eq!(UserFacts::of(&positions, Split::Test)[0].target_age, None);
@@ -220,14 +223,14 @@ mod tests {
         assert_eq!(shown(3), [("0 to 3", 2), ("9 to 10", 2), ("11 to 12", 2), ("13 to 14", 2), ("15 to 900", 2)]);
         assert!(breakdowns(&[]).is_empty());
 
-        // Half of the users at one value: the others still make four groups.
+        // Half of the users have the same value; the others still form four groups.
         let facts: Vec<UserFacts> =
             [5, 5, 5, 5, 5, 5, 5, 5, 6, 6, 7, 7, 8, 9, 9, 30].into_iter().zip(0..).map(|(e, u)| fact(u, e)).collect();
         let found = quantiles(&facts, |f| Some(u64::from(f.target_events)));
         let found: Vec<_> = found.iter().map(|s| (s.name.as_str(), s.users.len())).collect();
         assert_eq!(found, [("5", 8), ("6", 2), ("7", 2), ("8 to 9", 3), ("30", 1)]);
 
-        // Most at the last value: the few before it still make four groups.
+        // Most users have the last value; the few others still form four groups.
         let facts: Vec<UserFacts> =
             [1, 2, 3, 4, 9, 9, 9, 9, 9, 9, 9, 9].into_iter().zip(0..).map(|(e, u)| fact(u, e)).collect();
         let found = quantiles(&facts, |f| Some(u64::from(f.target_events)));
@@ -236,7 +239,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the lengths, each user with a case is in exactly one group of every breakdown that covers all.
+        /// Whatever the lengths, each user with a case is in exactly one group of every breakdown that covers all users.
         #[test]
         fn every_user_is_in_one_group(lengths in prop::collection::vec(0usize..40, 1..60)) {
             let users: Vec<Vec<u32>> = lengths.iter().map(|&n| (0..n).map(|i| 1 + (i % 7) as u32).collect()).collect();

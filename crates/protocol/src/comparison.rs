@@ -1,31 +1,31 @@
-//! Models side by side, each as one run or as several that differ by their seed. Every interval and test that a report, a
-//! comparison or a study prints comes from here.
+//! Compares models, each given as one run or as several runs that differ by their seed. Every interval and test that a report, a comparison
+//! or a study prints comes from this module.
 
 use mp4sr_artifact::{Error, Layout, Result, Sequences};
 
 use crate::significance::{Interval, Test, bootstrap, holm, mean_and_deviation, paired_t, unrounded, wilcoxon};
 use crate::{Measure, OtherSetting, RanksInfo, Split, StoredRanks, means};
 
-/// Below this a difference is marked (paper, Table 2).
+/// A difference is marked as significant if its corrected p-value is below this (paper, Table 2).
 pub const SIGNIFICANT: f64 = 0.01;
-/// How many samples of users a bootstrap interval is made of.
+/// The number of bootstrap samples of the users per interval.
 pub const BOOTSTRAP_ROUNDS: usize = 1000;
-/// The seed of these samples: the same ranks give the same interval.
+/// The seed of the bootstrap samples. It is fixed, so that the same ranks give the same interval.
 const BOOTSTRAP_SEED: u64 = 0;
 
-/// The ranks of a model, one list per seed; every list has one rank per user, 0 for a user without one.
+/// The ranks of a model, one list per seed. Every list has one rank per user, 0 for a user without a rank.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SeedRuns {
     /// The name of the model.
     pub name: String,
-    /// The ranks, by seed.
+    /// The lists of ranks, one per seed.
     pub ranks: Vec<Vec<u32>>,
     /// Whether items of the history were excluded from the candidates; `None` if the ranks do not record it.
     pub removes_seen: Option<bool>,
 }
 
 impl SeedRuns {
-    /// Reads the ranks of runs of one model. They have to differ by their seed, and by nothing else.
+    /// Reads the ranks of several runs of one model. Returns an error unless they differ by their seed, and by nothing else.
     pub fn read(
         name: &str,
         runs: &[Layout],
@@ -57,37 +57,39 @@ impl SeedRuns {
         Ok(group)
     }
 
-    /// The same group with the ranks of some users (rows) only.
+    /// Returns the same runs with the ranks of the given users (rows) only.
     #[must_use]
     pub fn of_users(&self, users: &[usize]) -> Self {
         let pick = |ranks: &Vec<u32>| users.iter().map(|&user| ranks[user]).collect();
         Self { ranks: self.ranks.iter().map(pick).collect(), ..self.clone() }
     }
 
-    /// Each user's value, the mean over seeds.
-    fn per_user(&self, measure: Measure) -> Vec<f64> {
+    fn values(&self, measure: Measure) -> UserValues {
         let users = self.ranks.first().map_or(0, Vec::len);
         let value = |user: usize| self.ranks.iter().map(|ranks| measure.of(ranks[user])).sum::<f64>();
-        (0..users).map(|user| value(user) / self.ranks.len() as f64).collect()
+        UserValues {
+            seeds: self.ranks.iter().map(|ranks| means(ranks, &[measure])[0]).collect(),
+            users: (0..users).map(|user| value(user) / self.ranks.len() as f64).collect(),
+        }
     }
 }
 
-/// One model at one measure.
+/// The values of one model for one metric.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ComparedValue {
-    /// The mean over users, by seed.
+    /// The means over users, one per seed.
     pub seeds: Vec<f64>,
     /// The mean over seeds, with its bootstrap interval over users.
     pub interval: Interval,
-    /// The standard deviation over seeds, where there are several.
+    /// The standard deviation over seeds; `None` for a single seed.
     pub deviation: Option<f64>,
-    /// How many of the models are better.
+    /// The number of models with a higher mean.
     pub better_models: usize,
-    /// The tests of the reference against this model; the reference itself has none.
+    /// The tests of the reference against this model; `None` for the reference itself.
     pub tests: Option<PairTests>,
 }
 
-/// Tests of the reference against another model, over pairs of values of the same user.
+/// Tests of the reference against another model on pairs of values of the same user.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PairTests {
     /// The mean of the reference minus the mean of the other model.
@@ -96,39 +98,39 @@ pub struct PairTests {
     pub t: Test,
     /// Wilcoxon's signed-rank test.
     pub wilcoxon: Test,
-    /// p of the t-test after Holm's correction over all other models.
+    /// The p-value of the t-test after Holm's correction over all other models.
     pub t_holm: f64,
-    /// p of Wilcoxon's test after the same correction.
+    /// The p-value of Wilcoxon's test after the same correction.
     pub wilcoxon_holm: f64,
 }
 
-/// Which model the others are tested against.
+/// The model that the others are tested against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reference {
-    /// The best model at each measure.
+    /// The best model, chosen for each metric separately.
     Best,
-    /// The last of the models, whichever is best.
+    /// The last model of the list, whether or not it is the best.
     Last,
 }
 
-/// A name of a model and its values, one per measure.
+/// The name of a model and its values, one per metric.
 pub type ComparedModel = (String, Vec<ComparedValue>);
 
-/// Models by measures.
+/// The values of several models for several metrics.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
-    /// The measures that the models are compared at.
+    /// The metrics that the models are compared by.
     pub measures: Vec<Measure>,
-    /// How many users have a rank in every run of every model; the others are left out.
+    /// The number of users that have a rank in every run of every model; other users are left out.
     pub users: usize,
     /// The models in the order in which they were given.
     pub rows: Vec<ComparedModel>,
-    /// The names of the models whose candidates leave out the items of the history, where those of others do not.
+    /// The names of the models that exclude items of the history from the candidates, if other models keep them.
     pub without_seen: Vec<String>,
 }
 
 impl Comparison {
-    /// Compares models over the users that all of them rank; the others are tested against `reference`.
+    /// Compares models on the users that all of them rank, and tests the others against `reference`.
     pub fn new(groups: &[SeedRuns], measures: &[Measure], reference: Reference) -> Self {
         let count = groups.iter().flat_map(|group| &group.ranks).map(Vec::len).min().unwrap_or(0);
         let ranked = |&user: &usize| groups.iter().flat_map(|group| &group.ranks).all(|ranks| ranks[user] > 0);
@@ -136,7 +138,8 @@ impl Comparison {
         let groups: Vec<SeedRuns> = groups.iter().map(|group| group.of_users(&users)).collect();
         let mut rows: Vec<ComparedModel> = groups.iter().map(|group| (group.name.clone(), Vec::new())).collect();
         for &measure in measures {
-            for (row, value) in rows.iter_mut().zip(column(&groups, measure, reference)) {
+            let values: Vec<UserValues> = groups.iter().map(|group| group.values(measure)).collect();
+            for (row, value) in rows.iter_mut().zip(compare(&values, reference)) {
                 row.1.push(value);
             }
         }
@@ -146,7 +149,7 @@ impl Comparison {
         Self { measures: measures.to_vec(), users: users.len(), rows, without_seen }
     }
 
-    /// What a reader has to know where the models were not ranked among the same candidates.
+    /// Returns a note for the reader if the models were not ranked among the same candidates.
     pub fn candidates_note(&self) -> Option<String> {
         let names = self.without_seen.join(", ");
         (!names.is_empty()).then(|| {
@@ -157,7 +160,7 @@ impl Comparison {
         })
     }
 
-    /// Whether the best of a column is significantly better than the best other, or all others that are equal to that one.
+    /// Whether the best model of a column is significantly better than the second best, or than all models that share the second place.
     pub fn is_significant(&self, column: usize) -> bool {
         let others =
             || self.rows.iter().filter_map(|(_, values)| Some((values[column].better_models, values[column].tests?)));
@@ -166,16 +169,22 @@ impl Comparison {
     }
 }
 
-fn column(groups: &[SeedRuns], measure: Measure, reference: Reference) -> Vec<ComparedValue> {
-    let values: Vec<Vec<f64>> = groups.iter().map(|group| group.per_user(measure)).collect();
-    let mut compared: Vec<ComparedValue> = groups
+/// The values of one model for one measure.
+pub(crate) struct UserValues {
+    /// The means over users, one per seed.
+    pub(crate) seeds: Vec<f64>,
+    /// The means over seeds, one per user.
+    pub(crate) users: Vec<f64>,
+}
+
+/// Compares the values of models for the same users.
+pub(crate) fn compare(models: &[UserValues], reference: Reference) -> Vec<ComparedValue> {
+    let mut compared: Vec<ComparedValue> = models
         .iter()
-        .zip(&values)
-        .map(|(group, values)| {
-            let seeds: Vec<f64> = group.ranks.iter().map(|ranks| means(ranks, &[measure])[0]).collect();
-            let interval = bootstrap(values, BOOTSTRAP_ROUNDS, BOOTSTRAP_SEED);
-            let deviation = mean_and_deviation(&seeds).1;
-            ComparedValue { seeds, interval, deviation, better_models: 0, tests: None }
+        .map(|UserValues { seeds, users }| {
+            let interval = bootstrap(users, BOOTSTRAP_ROUNDS, BOOTSTRAP_SEED);
+            let deviation = mean_and_deviation(seeds).1;
+            ComparedValue { seeds: seeds.clone(), interval, deviation, better_models: 0, tests: None }
         })
         .collect();
     let means: Vec<f64> = compared.iter().map(|value| unrounded(value.interval.mean)).collect();
@@ -188,8 +197,8 @@ fn column(groups: &[SeedRuns], measure: Measure, reference: Reference) -> Vec<Co
     };
     let Some(reference) = reference else { return compared };
     let others: Vec<usize> = (0..compared.len()).filter(|&at| at != reference).collect();
-    let t: Vec<Test> = others.iter().map(|&at| paired_t(&values[reference], &values[at])).collect();
-    let wilcoxon: Vec<Test> = others.iter().map(|&at| wilcoxon(&values[reference], &values[at])).collect();
+    let t: Vec<Test> = others.iter().map(|&at| paired_t(&models[reference].users, &models[at].users)).collect();
+    let wilcoxon: Vec<Test> = others.iter().map(|&at| wilcoxon(&models[reference].users, &models[at].users)).collect();
     let corrected = |tests: &[Test]| holm(&tests.iter().map(|test| test.p).collect::<Vec<_>>());
     let (t_holm, wilcoxon_holm) = (corrected(&t), corrected(&wilcoxon));
     for (index, &at) in others.iter().enumerate() {
@@ -214,7 +223,7 @@ mod tests {
 
     #[test]
     fn places_seeds_and_users_worked_by_hand() {
-        // The second user has no rank under `b`; the third seed-wise differs under `a`.
+        // The second user has no rank under `b`, and the third differs between the seeds of `a`.
         let groups = [group("a", &[&[1, 1, 9, 2], &[1, 1, 1, 2]]), group("b", &[&[1, 0, 9, 9], &[1, 0, 9, 9]])];
         let found = Comparison::new(&groups, &[Measure::Recall(5), Measure::ReciprocalRank], Reference::Best);
         assert_eq!(found.users, 3);
@@ -246,7 +255,7 @@ mod tests {
         assert!(of(&[&worse]) && of(&[&worse, &worse]));
         assert!(!of(&[&better]) && !of(&[&worse, &better]), "it is the best other that counts");
         assert!(!of(&[]));
-        // Two others of one mean, of which only one differs for sure: the star does not depend on their order.
+        // Two other models have the same mean, but only one of them differs significantly: the mark does not depend on their order.
         let near: Vec<u32> = better.iter().enumerate().map(|(u, &r)| if u % 9 == 1 { 50 } else { r }).collect();
         let lost = near.iter().filter(|&&rank| rank > 20).count();
         let hits: Vec<u32> = (0..400).filter(|u| u % 3 != 0).take(lost).collect();
@@ -258,8 +267,8 @@ mod tests {
 
     #[test]
     fn tests_pair_users_and_are_corrected_over_the_others() {
-        // The fourth user has no rank in `mine`, the last none in `a`; of the others R@1 is 1, 1, 1, 0 against 0, 1, 0, 0.
-        // So t = 3^(1/2) with 3 degrees of freedom: p = 1/2 - 1/pi. Two signed ranks, both positive: z = 2^(1/2), p = erfc(1).
+        // The fourth user has no rank in `mine`, and the last has none in `a`. For the others, R@1 is 1, 1, 1, 0 against 0, 1, 0, 0, so
+        // that t = 3^(1/2) with 3 degrees of freedom and p = 1/2 - 1/pi. Two signed ranks remain, both positive: z = 2^(1/2), p = erfc(1).
         let (mine, a) = (group("mine", &[&[1, 1, 1, 0, 2, 1]]), group("a", &[&[2, 1, 2, 1, 2, 0]]));
         let alone = Comparison::new(&[a.clone(), mine.clone()], &[Measure::Recall(1)], Reference::Last);
         let (t, signed) = (0.5 - std::f64::consts::FRAC_1_PI, 0.157_299_207_050_285_13);
@@ -271,7 +280,7 @@ mod tests {
         close(found.wilcoxon.p, signed);
         assert_eq!(Comparison::new(&[a.clone(), mine.clone()], &[Measure::Recall(1)], Reference::Best), alone);
 
-        // The same ranks again differ by nothing, so the smaller p counts twice.
+        // A copy of the reference does not differ from it, so that the smaller p-value is doubled.
         let twin = SeedRuns { name: "twin".to_owned(), ..mine.clone() };
         let three = Comparison::new(&[a.clone(), twin, mine.clone()], &[Measure::Recall(1)], Reference::Last);
         let found = three.rows[0].1[0].tests.unwrap();
@@ -280,7 +289,7 @@ mod tests {
         let same = three.rows[1].1[0].tests.unwrap();
         assert_eq!((same.difference, same.t_holm, same.wilcoxon_holm), (0.0, 1.0, 1.0));
 
-        // A worse reference is tested all the same, and the difference is negative.
+        // A worse reference is tested in the same way, and the difference is negative.
         let worse = Comparison::new(&[mine, a], &[Measure::Recall(1)], Reference::Last);
         let found = worse.rows[0].1[0].tests.unwrap();
         close(found.difference, -0.5);
@@ -290,7 +299,7 @@ mod tests {
 
     #[test]
     fn intervals_are_over_users_with_a_rank_and_the_same_each_time() {
-        // 100 users, every fourth a hit, with as many users without a rank among them.
+        // Of 200 users every second one has no rank, and of the remaining 100 every fourth is a hit.
         let ranks: Vec<u32> =
             (0..200).map(|user| if user % 2 == 1 { 0 } else { 1 + user % 4 * 9 + user % 8 }).collect();
         let found = Comparison::new(&[group("mine", &[&ranks])], &[Measure::Recall(1)], Reference::Last);

@@ -1,43 +1,64 @@
-//! Statistics of top-K lists that do not depend on accuracy: how much of the catalogue they cover, how evenly, and how popular the
-//! listed items are.
+//! Statistics of top-K lists that do not depend on accuracy: how much of the catalogue they cover, how evenly, how popular the
+//! listed items are, and how different from each other.
 //!
 //! Coverage, Gini index, entropy, average popularity and tail share are those of RecBole 1.2.1's evaluator. Novelty is the mean
-//! self-information of the listed items (Zhou et al., 2010).
+//! self-information of the listed items (Zhou et al., 2010), and diversity the intra-list diversity of Smyth and McClave (2001).
 
-/// The share of items with the fewest events that is the tail.
+use std::path::PathBuf;
+
+use mp4sr_artifact::{MappedFeatures, Result, Sequences};
+
+use crate::diversity::ItemVectors;
+use crate::training_events;
+
+/// The share of the items with training events that forms the tail: those with the fewest events.
 const TAIL: f64 = 0.1;
 
-/// How popular items are in training.
+/// What the statistics of lists need to know about the items.
 #[derive(Clone, Debug, PartialEq)]
-pub struct ItemPopularity {
-    /// `[I]`.
+pub struct ItemFacts {
+    /// `[I]`: the number of training events of each item.
     events: Vec<u32>,
-    /// `[I]`: whether the item is of the tail.
+    /// `[I]`: whether the item belongs to the tail.
     is_tail: Vec<bool>,
+    /// The number of users in training.
     users: usize,
+    vectors: ItemVectors,
 }
 
-/// Figures of the lists of all users, cut at K.
+/// A statistic of a single list; that of a run is the mean over its lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListMeasure {
+    /// The mean number of training events of a listed item.
+    Popularity,
+    /// The share of the places that are taken by items of the tail: the tenth of the items with training events that have the fewest
+    /// events.
+    Tail,
+    /// The mean over listed items of -log2 of the number of training events divided by the number of users. An item without events counts
+    /// as one with a single event.
+    Novelty,
+    /// The mean over the pairs of listed items of 1 minus the cosine similarity of their features. An item's vector in a modality is the
+    /// mean of its rows; a modality that only one of two items has does not count.
+    Diversity,
+}
+
+/// Statistics of the lists of all users, cut off at K.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ListFigures {
-    /// K.
+    /// K, the cut-off.
     pub k: usize,
-    /// The share of all items that is in any list.
+    /// The share of all items that are in at least one list.
     pub coverage: f64,
-    /// The Gini index of how often each item is listed: 0 where all are equally often, nearly 1 where a few take all places.
+    /// The Gini index of how often each item is listed: 0 if all items are listed equally often, nearly 1 if a few items take all places.
     pub gini: f64,
-    /// The entropy of the listed items in nats, over the number of different ones.
+    /// The entropy of the listed items in nats, divided by the number of distinct listed items.
     pub entropy: f64,
-    /// The mean number of training events of a listed item.
-    pub popularity: f64,
-    /// The share of places that items of the tail have: the tenth of the items with training events that has the fewest.
-    pub tail: f64,
-    /// The mean of -log2 of the share of users that an item has an event with. An item without events counts as one with one.
-    pub novelty: f64,
+    /// The means of the statistics of single lists, in the order of [`ListMeasure::ALL`]; `None` if no list has a value.
+    pub means: [Option<f64>; 4],
 }
 
-impl ItemPopularity {
-    /// From the number of training events of every item, `[I]`, and the number of users.
+impl ItemFacts {
+    /// Computes the facts from the number of training events of every item, `[I]`, and the number of users.
     pub fn new(events: Vec<u32>, users: usize) -> Self {
         let mut known: Vec<usize> = (0..events.len()).filter(|&item| events[item] > 0).collect();
         known.sort_by_key(|&item| (events[item], item));
@@ -45,54 +66,93 @@ impl ItemPopularity {
         for &item in &known[..((known.len() as f64 * TAIL) as usize).max(1).min(known.len())] {
             is_tail[item] = true;
         }
-        Self { events, is_tail, users }
+        Self { events, is_tail, users, vectors: ItemVectors::default() }
+    }
+
+    /// Computes the facts about the items of a dataset. Diversity is computed from those of the files of `features`, by role, that exist.
+    pub fn read(sequences: &Sequences, features: &[(String, PathBuf)]) -> Result<Self> {
+        let mut facts = Self::new(training_events(sequences), sequences.user_count());
+        for (_, path) in features.iter().filter(|(_, path)| path.exists()) {
+            facts.vectors.add(&MappedFeatures::open(path, &sequences.item_hash, sequences.item_count)?);
+        }
+        Ok(facts)
+    }
+
+    fn novelty(&self, item: usize) -> f64 {
+        -(f64::from(self.events[item].max(1)) / self.users.max(1) as f64).min(1.0).log2()
+    }
+}
+
+impl ListMeasure {
+    /// All measures, in the order of their columns.
+    pub const ALL: [Self; 4] = [Self::Popularity, Self::Tail, Self::Novelty, Self::Diversity];
+
+    /// The name of the column.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Popularity => "popularity",
+            Self::Tail => "tail",
+            Self::Novelty => "novelty",
+            Self::Diversity => "diversity",
+        }
+    }
+
+    /// Computes the value of a list of items (1-based); `None` if the list is empty, or, for diversity, if no pair has features.
+    pub fn of(self, list: &[u32], facts: &ItemFacts) -> Option<f64> {
+        if list.is_empty() {
+            return None;
+        }
+        let mean = |value: &dyn Fn(usize) -> f64| {
+            Some(list.iter().map(|&item| value(item as usize - 1)).sum::<f64>() / list.len() as f64)
+        };
+        match self {
+            Self::Popularity => mean(&|item| f64::from(facts.events[item])),
+            Self::Tail => mean(&|item| f64::from(u8::from(facts.is_tail[item]))),
+            Self::Novelty => mean(&|item| facts.novelty(item)),
+            Self::Diversity => facts.vectors.diversity(list),
+        }
     }
 }
 
 impl ListFigures {
-    /// Figures of the first `k` items (1-based) of every list; `None` if nothing is listed.
-    pub fn of(lists: &[Vec<u32>], k: usize, popularity: &ItemPopularity) -> Option<Self> {
-        let lists = || lists.iter().map(|list| &list[..list.len().min(k)]).filter(|list| !list.is_empty());
-        let mut listed = vec![0u64; popularity.events.len()];
+    /// Computes the statistics of the first `k` items (1-based) of every list; `None` if nothing is listed.
+    pub fn of(lists: &[Vec<u32>], k: usize, facts: &ItemFacts) -> Option<Self> {
+        let lists = || lists.iter().map(|list| &list[..list.len().min(k)]);
+        let mut listed = vec![0u64; facts.events.len()];
         lists().flatten().for_each(|&item| listed[item as usize - 1] += 1);
-        let (users, places) = (lists().count() as f64, listed.iter().sum::<u64>() as f64);
+        let places = listed.iter().sum::<u64>() as f64;
         if places == 0.0 {
             return None;
         }
-        let per_user = |value: &dyn Fn(usize) -> f64| {
-            let of = |list: &[u32]| list.iter().map(|&item| value(item as usize - 1)).sum::<f64>() / list.len() as f64;
-            lists().map(of).sum::<f64>() / users
-        };
-        let users_of_training = popularity.users.max(1) as f64;
-        let information =
-            |item: usize| -(f64::from(popularity.events[item].max(1)) / users_of_training).min(1.0).log2();
         listed.sort_unstable();
         let items = listed.len() as f64;
         let shown: Vec<f64> = listed.iter().filter(|&&count| count > 0).map(|&count| count as f64).collect();
         let inequality: f64 =
             listed.iter().zip(1..).map(|(&count, at)| (2.0 * f64::from(at) - items - 1.0) * count as f64).sum();
         let entropy: f64 = shown.iter().map(|count| -(count / places) * (count / places).ln()).sum();
+        let mean = |measure: ListMeasure| {
+            let values: Vec<f64> = lists().filter_map(|list| measure.of(list, facts)).collect();
+            (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
+        };
         Some(Self {
             k,
             coverage: shown.len() as f64 / items,
             gini: inequality / (items * places),
             entropy: entropy / shown.len() as f64,
-            popularity: per_user(&|item| f64::from(popularity.events[item])),
-            tail: per_user(&|item| f64::from(u8::from(popularity.is_tail[item]))),
-            novelty: per_user(&information),
+            means: ListMeasure::ALL.map(mean),
         })
     }
 
-    /// The figures by the names of their columns.
-    pub fn values(&self) -> [(&'static str, f64); 6] {
-        [
-            ("coverage", self.coverage),
-            ("Gini", self.gini),
-            ("entropy", self.entropy),
-            ("popularity", self.popularity),
-            ("tail", self.tail),
-            ("novelty", self.novelty),
-        ]
+    /// The statistics of all lists together, which no single list has, with the names of their columns.
+    pub fn of_all(&self) -> [(&'static str, f64); 3] {
+        [("coverage", self.coverage), ("Gini", self.gini), ("entropy", self.entropy)]
+    }
+
+    /// All statistics with the names of their columns.
+    pub fn values(&self) -> [(&'static str, Option<f64>); 7] {
+        let [a, b, c] = self.of_all().map(|(name, value)| (name, Some(value)));
+        let [d, e, f, g] = std::array::from_fn(|at| (ListMeasure::ALL[at].name(), self.means[at]));
+        [a, b, c, d, e, f, g]
     }
 }
 
@@ -104,12 +164,12 @@ mod tests {
         [[1, 2, 3, 4], [2, 1, 5, 3], [2, 6, 1, 7], [8, 2, 3, 1], [2, 1, 9, 10]].map(Vec::from).into()
     }
 
-    /// Thirteen items, the last of which no user has.
-    fn popularity(users: usize) -> ItemPopularity {
-        ItemPopularity::new(vec![9, 12, 5, 1, 4, 3, 1, 2, 1, 2, 3, 1, 0], users)
+    /// The popularity of thirteen items; no user has an event with the last one.
+    fn popularity(users: usize) -> ItemFacts {
+        ItemFacts::new(vec![9, 12, 5, 1, 4, 3, 1, 2, 1, 2, 3, 1, 0], users)
     }
 
-    /// The figures of RecBole 1.2.1's evaluator for the same lists, with `data.num_items` 13.
+    /// The expected values are those of RecBole 1.2.1's evaluator for the same lists, with `data.num_items` 13.
     #[test]
     fn figures_of_lists_are_those_of_recbole() {
         let expected = [
@@ -119,6 +179,7 @@ mod tests {
         for (k, expected) in expected {
             let figures = ListFigures::of(&lists(), k, &popularity(20)).unwrap();
             for ((name, found), expected) in figures.values().into_iter().zip(expected) {
+                let found = found.unwrap();
                 assert!((found - expected).abs() < 1e-11, "{name}@{k}: {found}, expected {expected}");
             }
         }
@@ -126,10 +187,12 @@ mod tests {
 
     #[test]
     fn novelty_worked_by_hand() {
-        // Of 16 users, items 2 and 4 (12 and 1 events): log2(16/12) and 4; item 13 counts as one event.
+        // With 16 users, items 2 and 4 (12 events and 1 event) have log2(16/12) and 4; item 13 counts as one event.
         let figures = ListFigures::of(&[vec![2, 4], vec![13]], 2, &popularity(16)).unwrap();
         let expected = f64::midpoint(f64::midpoint((16.0f64 / 12.0).log2(), 4.0), 4.0);
-        assert!((figures.novelty - expected).abs() < 1e-12, "{}", figures.novelty);
+        let novelty = figures.means[2].unwrap();
+        assert!((novelty - expected).abs() < 1e-12, "{novelty}");
+        assert_eq!(figures.means[3], None, "there are no features");
     }
 
     #[test]

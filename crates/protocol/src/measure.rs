@@ -1,13 +1,13 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A score that is not a number, or infinite: an error, never a rank.
+/// A score that is NaN or infinite, which is an error and never gives a rank.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 #[error("the score of item {item} is {score}")]
 pub struct BadScore {
     /// The item, 1-based.
     pub item: u32,
-    /// Its score.
+    /// The score of the item.
     pub score: f32,
 }
 
@@ -31,11 +31,11 @@ pub enum Measure {
     Ndcg(usize),
     /// 1 / rank; its mean is MRR.
     ReciprocalRank,
-    /// Hit@K: the same as R@K where one item is right, as here.
+    /// Hit@K: the same as R@K, because every user has one target.
     Hit(usize),
-    /// P@K: the share of the first K that is right, 1 / K or 0.
+    /// P@K: the share of the first K items that are targets, 1 / K or 0.
     Precision(usize),
-    /// MAP@K: the average precision of the first K, which for one right item is 1 / rank.
+    /// MAP@K: the average precision of the first K, which for one target is 1 / rank, or 0 after them.
     AveragePrecision(usize),
     /// MRR@K: 1 / rank among the first K, 0 after them.
     ReciprocalRankAt(usize),
@@ -48,8 +48,8 @@ impl Measure {
         recall.chain(ndcg).chain([Self::ReciprocalRank]).collect()
     }
 
-    /// [`Measure::columns`], then `others` by name, each once. Names are checked when the configuration is read; unknown ones are
-    /// ignored here.
+    /// [`Measure::columns`], followed by the metrics named in `others`, without repeats. Names are checked when the configuration is read;
+    /// unknown ones are ignored here.
     pub fn table(ks: &[usize], others: &[String]) -> Vec<Self> {
         let mut columns = Self::columns(ks);
         for measure in others.iter().filter_map(|name| name.parse().ok()) {
@@ -73,7 +73,7 @@ impl Measure {
         }
     }
 
-    /// The value of the measure for one rank, from 1.
+    /// The value of the metric for a rank, which counts from 1.
     pub fn of(self, rank: u32) -> f64 {
         if self.cut().is_some_and(|k| rank as usize > k) {
             return 0.0;
@@ -101,7 +101,7 @@ impl fmt::Display for Measure {
     }
 }
 
-/// The name is not that of a metric.
+/// The error for a name that is not that of a metric.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("unknown metric `{0}`; use R@K, N@K, Hit@K, P@K, MAP@K or MRR@K (K from 1), or MRR")]
 pub struct UnknownMeasure(String);
@@ -125,13 +125,13 @@ impl FromStr for Measure {
     }
 }
 
-/// The mean of each measure over ranks; zeros without ranks.
+/// The mean of each metric over ranks; zeros if there are no ranks.
 pub fn means(ranks: &[u32], measures: &[Measure]) -> Vec<f64> {
     let users = ranks.len().max(1) as f64;
     measures.iter().map(|measure| ranks.iter().map(|&rank| measure.of(rank)).sum::<f64>() / users).collect()
 }
 
-/// Means over the users that have a rank.
+/// The means of metrics over the users that have a rank.
 ///
 /// ```
 /// use mp4sr_protocol::{Measure, Metrics};
@@ -146,19 +146,19 @@ pub fn means(ranks: &[u32], measures: &[Measure]) -> Vec<f64> {
 pub struct Metrics {
     /// The number of users that have a rank.
     pub users: usize,
-    /// The measures with their means.
+    /// The metrics with their means.
     pub values: Vec<(Measure, f64)>,
 }
 
 impl Metrics {
-    /// The means over one rank per user, 0 for a user without one.
+    /// Computes the means from one rank per user; users with the rank 0 have none and do not count.
     pub fn of(ranks: &[u32], measures: &[Measure]) -> Self {
         let ranked: Vec<u32> = ranks.iter().copied().filter(|&rank| rank > 0).collect();
         let values = measures.iter().copied().zip(means(&ranked, measures)).collect();
         Self { users: ranked.len(), values }
     }
 
-    /// The mean of a measure; none if it was not computed.
+    /// The mean of a metric; `None` if it was not computed.
     pub fn get(&self, measure: Measure) -> Option<f64> {
         self.values.iter().find(|(m, _)| *m == measure).map(|(_, value)| *value)
     }
@@ -191,7 +191,8 @@ mod tests {
         assert_eq!(metrics.get(Measure::Recall(10)), None);
     }
 
-    /// The figures of RecBole 1.2.1's evaluator (Hit, MRR, MAP, Recall, NDCG, Precision) for eight users with one right item each.
+    /// The expected values are those of RecBole 1.2.1's evaluator (Hit, MRR, MAP, Recall, NDCG, Precision) for eight users with one target
+    /// each.
     #[test]
     fn measures_of_ranks_are_those_of_recbole() {
         let ranks = [1, 3, 25, 7, 10, 2, 11, 5];

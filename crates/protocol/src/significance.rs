@@ -1,4 +1,4 @@
-//! Whether a difference between models is more than chance: tests over users, intervals, correction over several tests.
+//! The significance of differences between models: tests over users, intervals, and the correction for several tests.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -6,19 +6,19 @@ use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 use statrs::stats_tests::ttest_onesample::ttest_onesample;
 use statrs::stats_tests::{Alternative, NaNPolicy};
 
-/// A two-sided test.
+/// The result of a two-sided test.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Test {
-    /// The statistic: t, or the normal z of the signed ranks; positive where the first is larger.
+    /// The statistic: t, or the normal z of the signed ranks; positive if the first sample is larger.
     pub statistic: f64,
-    /// The probability of at least such a difference without a true one.
+    /// The p-value: the probability of a difference of at least this size if there is no true one.
     pub p: f64,
 }
 
-/// Nothing differs, so nothing is significant.
+/// The result for samples that do not differ.
 const EQUAL: Test = Test { statistic: 0.0, p: 1.0 };
 
-/// Student's t-test over pairs: is the mean of `a - b` other than 0? Both hold one value per user, in the same order.
+/// Student's paired t-test of whether the mean of `a - b` differs from 0. Both slices hold one value per user, in the same order.
 pub fn paired_t(a: &[f64], b: &[f64]) -> Test {
     let differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| unrounded(a - b)).collect();
     let Some(&first) = differences.first() else { return EQUAL };
@@ -32,20 +32,20 @@ pub fn paired_t(a: &[f64], b: &[f64]) -> Test {
     let Ok((statistic, _)) = ttest_onesample(differences, 0.0, Alternative::TwoSided, NaNPolicy::Error) else {
         return EQUAL;
     };
-    // The library's own p is 1 less a probability near 1, which leaves nothing of small ones.
+    // The library computes p as 1 minus a probability near 1, which loses small values.
     let p = StudentsT::new(0.0, 1.0, freedom).map_or(1.0, |t| 2.0 * t.sf(statistic.abs()));
     Test { statistic, p }
 }
 
-/// A value without what rounding did to it: of means over three seeds, 1 - 2/3 and 2/3 - 1/3 are one difference.
+/// Removes rounding errors from a value: for means over three seeds, 1 - 2/3 and 2/3 - 1/3 are the same difference.
 pub fn unrounded(value: f64) -> f64 {
     const STEPS: f64 = 1e9;
-    // Adding 0 makes a 0 of -0, which would be another value.
+    // Adding 0 turns -0 into 0, because the two would count as different values.
     (value * STEPS).round() / STEPS + 0.0
 }
 
-/// Wilcoxon's signed-rank test over pairs by its normal approximation, with the correction for equal differences and without
-/// one for continuity; pairs that do not differ are left out.
+/// Wilcoxon's signed-rank test on pairs by its normal approximation, with the correction for ties and without the correction for
+/// continuity. Pairs that do not differ are left out.
 pub fn wilcoxon(a: &[f64], b: &[f64]) -> Test {
     let mut differences: Vec<f64> = a.iter().zip(b).map(|(a, b)| unrounded(a - b)).filter(|&d| d != 0.0).collect();
     if differences.is_empty() {
@@ -77,7 +77,8 @@ pub struct Interval {
     pub high: f64,
 }
 
-/// The percentile bootstrap of the mean over users: `rounds` samples of as many users, drawn with replacement from `seed`.
+/// The percentile bootstrap of the mean over users: `rounds` samples, each of as many users as there are values, drawn with replacement.
+/// `seed` determines the draws.
 pub fn bootstrap(values: &[f64], rounds: usize, seed: u64) -> Interval {
     let mean = |sum: f64| sum / values.len().max(1) as f64;
     let mut draw = StdRng::seed_from_u64(seed);
@@ -88,7 +89,8 @@ pub fn bootstrap(values: &[f64], rounds: usize, seed: u64) -> Interval {
     Interval { mean: mean(values.iter().sum()), low: at(0.025), high: at(0.975) }
 }
 
-/// Holm's correction of several tests' p: the smallest is multiplied by their number, the next by one less, never falling.
+/// Holm's correction of the p-values of several tests: the smallest is multiplied by the number of tests, the next by one less, and so on.
+/// The results never decrease in this order, and are at most 1.
 pub fn holm(ps: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..ps.len()).collect();
     order.sort_by(|&a, &b| ps[a].total_cmp(&ps[b]));
@@ -100,7 +102,7 @@ pub fn holm(ps: &[f64]) -> Vec<f64> {
     corrected
 }
 
-/// The mean and the standard deviation (n - 1) over seeds; no deviation of a single one.
+/// The mean and the standard deviation (n - 1) over seeds; the deviation is `None` for a single seed.
 pub fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n.max(1.0);
@@ -112,7 +114,7 @@ pub fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {
 mod tests {
     use super::*;
 
-    // Expected values: scipy 1.15, `ttest_rel`, `wilcoxon(method="asymptotic", correction=False)`.
+    // The expected values are those of scipy 1.15: `ttest_rel`, `wilcoxon(method="asymptotic", correction=False)`.
     const A: [f64; 10] = [0.63, 0.0, 1.0, 0.39, 0.5, 0.0, 1.0, 0.43, 0.0, 0.63];
     const B: [f64; 10] = [0.5, 0.0, 0.63, 0.43, 0.0, 0.0, 1.0, 0.39, 0.39, 0.5];
 
@@ -130,7 +132,7 @@ mod tests {
         close(paired_t(&a, &b).p, 0.042_641_478_343_392_46);
         close(wilcoxon(&a, &b).p, 0.058_397_906_749_301_4);
         close(wilcoxon(&b, &a).statistic, -1.892_699_020_528_510_4);
-        // Far out.
+        // p-values far out in the tail.
         let far = |share: usize| -> Vec<f64> { (0..300).map(|at| f64::from(at % share != 0)).collect() };
         let none = vec![0.0; 300];
         let expected =
@@ -150,7 +152,7 @@ mod tests {
         let (sum, parts) = (vec![0.1 + 0.2; 3], vec![0.3; 3]);
         assert_eq!(wilcoxon(&sum, &parts), EQUAL);
         assert_eq!(paired_t(&sum, &parts), EQUAL);
-        // The same values of a user in another order of the seeds.
+        // The same values of a user, added in another order of the seeds.
         let mean = |values: [f64; 3]| (values[0] + values[1] + values[2]) / 3.0;
         let (a, b) = (mean([0.1, 0.2, 0.3]), mean([0.3, 0.2, 0.1]));
         assert_ne!(a.to_bits(), b.to_bits());
@@ -170,7 +172,7 @@ mod tests {
 
     #[test]
     fn holm_by_hand() {
-        // Smallest first: 0.01 * 3, 0.02 * 2, 0.03 * 1; then never falling.
+        // The smallest first: 0.01 * 3, 0.02 * 2, 0.03 * 1; the last is raised to 0.04, because the results never decrease.
         let corrected = holm(&[0.02, 0.03, 0.01]);
         assert!(corrected.iter().zip([0.04, 0.04, 0.03]).all(|(a, b)| (a - b).abs() < 1e-12), "{corrected:?}");
         assert_eq!(holm(&[0.9, 0.8]), [1.0, 1.0]);

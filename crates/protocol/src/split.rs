@@ -1,12 +1,12 @@
-//! The parts of a user's sequence: training, validation, test. This is the only place that cuts sequences.
+//! Splits a user's sequence into the training, validation and test parts. This is the only place that does so.
 //!
-//! Leave-one-out (specification, section 1): the last item is the test target, the second last the validation target, the rest is
-//! training. A dataset that was split by ratio or by time says where each user's parts begin; the target of a part is its first
-//! event, the one that comes next after all that is known when the part begins. So there is one rank per user in any split.
+//! Leave-one-out (specification, section 1): the last item is the test target, the second last the validation target, the rest is training.
+//! A dataset that was split by ratio or by time records where each user's parts begin. The target of a part is its first event, which
+//! follows everything that is known when the part begins. So every split has one rank per user.
 
 use mp4sr_artifact::Sequences;
 
-/// Which target is asked for.
+/// The part of the sequences whose targets are ranked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Split {
     /// The first event of the validation part.
@@ -16,7 +16,7 @@ pub enum Split {
 }
 
 impl Split {
-    /// Its name in files and tables.
+    /// The name of the split in files and tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Validation => "validation",
@@ -25,17 +25,17 @@ impl Split {
     }
 }
 
-/// One user to rank for.
+/// The target of one user and the history before it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EvalCase<'a> {
     /// All items before the target, oldest first; never empty.
     pub history: &'a [u32],
-    /// The item that came next.
+    /// The item that follows the history.
     pub target: u32,
 }
 
 impl<'a> EvalCase<'a> {
-    /// The case of user `user` (0-based row), or none where the part or the history would be empty.
+    /// The case of user `user` (0-based row); `None` if the part or the history would be empty.
     pub fn of(sequences: &'a Sequences, user: usize, split: Split) -> Option<Self> {
         let sequence = sequences.of(user);
         let (validation, test) = sequences.parts_of(user);
@@ -46,7 +46,7 @@ impl<'a> EvalCase<'a> {
         (0 < at && at < end).then(|| EvalCase { history: &sequence[..at], target: sequence[at] })
     }
 
-    /// The test case of a sequence whose last item is the target, or none where the history would be empty.
+    /// The test case of a sequence whose last item is the target; `None` if the history would be empty.
     pub fn last_of(sequence: &'a [u32]) -> Option<Self> {
         let (&target, history) = sequence.split_last()?;
         (!history.is_empty()).then_some(EvalCase { history, target })
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn the_target_of_a_part_is_its_first_event() {
-        // All parts; no validation part; no test part; all of it after the cut-off.
+        // One user has all parts, one no validation part, one no test part, and all events of the last are after the cut-off.
         let users: [&[u32]; 4] = [&[1, 2, 3, 4, 5, 6], &[1, 2, 3], &[1, 2, 3], &[1, 2]];
         let cut = sequences(&users, Some([&[2, 2, 1, 0], &[4, 2, 3, 0]]));
         let cases = |user| (EvalCase::of(&cut, user, Split::Validation), EvalCase::of(&cut, user, Split::Test));

@@ -15,23 +15,23 @@ const VERSION: u32 = 2;
 /// The role of the weights among the inputs of ranks.
 pub const WEIGHTS: &str = "fine-tuned weights";
 
-/// One rank per user as stored (`ranks.<split>.safetensors`): every table is computed from it.
+/// One rank per user, as stored in `ranks.<split>.safetensors`. Every table is computed from these files.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoredRanks {
-    /// `[U]`; 0 for a user whose sequence is too short for the split.
+    /// `[U]`: the rank of each user's target; 0 for a user whose sequence is too short for the split.
     pub ranks: Vec<u32>,
-    /// What the ranks are of.
+    /// The split and the settings under which the ranks were computed.
     pub info: RanksInfo,
 }
 
-/// What ranks are of.
+/// The split and the settings under which ranks were computed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RanksInfo {
     /// `validation` or `test`.
     pub split: String,
-    /// The last events of each history that the model was shown; `None` if it was shown all.
+    /// The number of last events of each history that the model was given; `None` if it was given all.
     pub history: Option<usize>,
-    /// Whether items of the history were excluded from the candidates; ranks of earlier releases do not record it.
+    /// Whether items of the history were excluded from the candidates; `None` for ranks of earlier releases, which do not record it.
     #[serde(default)]
     pub removes_seen: Option<bool>,
     /// The resolved configuration of model, training and evaluation, as in the header of the weights.
@@ -52,12 +52,13 @@ impl StoredRanks {
         write_tensors(path, &header, &[("rank".to_owned(), Tensor::U32(self.ranks.clone(), vec![self.ranks.len()]))])
     }
 
-    /// Reads and verifies the ranks of a run: they are of its sequences and weights as these are now, as far as the header says.
+    /// Reads the ranks of a run and checks that they belong to its current sequences, weights and features, as far as the header and the
+    /// stage's record name these.
     pub fn read(layout: &Layout, sequences: &Sequences, split: Split, history: Option<usize>) -> Result<Self> {
         Self::read_as(layout, sequences, &name(split.name(), history), "")
     }
 
-    /// The same for the ranks of one part of the users, such as `2-of-4`; those of the others are 0.
+    /// Like [`Self::read`], for the ranks of one part of the users, such as `2-of-4`; the ranks of the other users are 0.
     pub fn read_part(
         layout: &Layout,
         sequences: &Sequences,
@@ -108,7 +109,7 @@ impl StoredRanks {
     }
 }
 
-/// The role of the features that are not those that the run's ranks were made from, as far as its record says where they lie.
+/// The role of features that have changed since the run's ranks were computed, as far as the stage's record names their files.
 fn changed_features(layout: &Layout) -> Result<Option<String>> {
     let Some(record) = Manifest::find(&layout.run(), "evaluate") else { return Ok(None) };
     for (role, then) in record.inputs.iter().filter(|(role, _)| role.starts_with("features of ")) {
@@ -121,7 +122,7 @@ fn changed_features(layout: &Layout) -> Result<Option<String>> {
     Ok(None)
 }
 
-/// What differs between runs of one row, or decides no rank.
+/// The keys that may differ between runs of one model, or that do not affect the ranks.
 const NOT_COMPARED: [&str; 10] = [
     "dataset",
     "run.seed",
@@ -140,19 +141,19 @@ const NOT_COMPARED: [&str; 10] = [
 pub struct OtherSetting {
     /// The key with its sections.
     pub key: String,
-    /// The value of the one.
+    /// The value in the run itself.
     pub own: String,
-    /// The value of the other.
+    /// The value in the other run.
     pub others: String,
 }
 
 impl RanksInfo {
-    /// The seed of the run; `None` if the ranks do not say.
+    /// The seed of the run; `None` if the ranks do not record it.
     pub fn seed(&self) -> Option<u64> {
         self.config["run"]["seed"].as_u64()
     }
 
-    /// The first setting beside the seed that is another in `other`, among those that both record.
+    /// The first setting, other than the seed, that both record and that differs in `other`.
     pub fn other_setting(&self, other: &Self) -> Option<OtherSetting> {
         if let (Some(own), Some(others)) = (self.removes_seen, other.removes_seen)
             && own != others
@@ -164,13 +165,13 @@ impl RanksInfo {
         difference("", &self.config, &other.config)
     }
 
-    /// What the file is called by: the split, with the length of the histories where they were cut.
+    /// The name of the ranks in file names: the split, with the length of the histories if they were cut.
     pub fn name(&self) -> String {
         name(&self.split, self.history)
     }
 }
 
-/// The path of the first value that both have and that differs.
+/// The first value that both have and that differs, with its path.
 fn difference(path: &str, a: &Value, b: &Value) -> Option<OtherSetting> {
     if NOT_COMPARED.contains(&path) {
         return None;

@@ -1,4 +1,4 @@
-//! The command line of `mp4sr recommend`: top-K lists for every user, or for histories that are given.
+//! The command line of `mp4sr recommend`: top-K lists for every user, or for given histories.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::Recommender;
 use crate::for_histories::{GivenArgs, for_histories};
 
 const NAME: &str = "recommend";
-/// The version of what recommendation writes.
+/// The version of the stage's output.
 const VERSION: u32 = 1;
 
 /// Lists the best items for every user, from the dataset, the features and the checkpoint, and writes `recommendations.parquet`.
@@ -35,7 +35,7 @@ pub struct Args {
     pub shard: Option<Shard>,
 }
 
-/// Runs the command.
+/// Runs `mp4sr recommend`.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
     let context = args.stage.context(models)?;
@@ -77,7 +77,7 @@ impl Columns {
     }
 }
 
-/// The files that the lists are made from, by role.
+/// The files from which the lists are computed, by role.
 pub fn inputs(context: &Context) -> Vec<(String, PathBuf)> {
     let (config, layout) = (&context.config, &context.layout);
     let mut inputs = TrainedModel::files(layout, config);
@@ -86,12 +86,12 @@ pub fn inputs(context: &Context) -> Vec<(String, PathBuf)> {
     inputs
 }
 
-/// The stage: what it reads and which settings decide the lists.
+/// The stage, with its inputs and the settings that determine the lists.
 pub fn stage(context: &Context) -> anyhow::Result<Stage> {
     stage_named(context, NAME)
 }
 
-/// The stage, or that of a part.
+/// The stage of the whole list file, or of one part.
 fn stage_named(context: &Context, name: &str) -> anyhow::Result<Stage> {
     let sections = |config: &Config| {
         let seen_items = config.evaluate.seen_items;
@@ -108,7 +108,7 @@ fn recommend(context: &Context, shard: Option<Shard>) -> anyhow::Result<()> {
     run_stage_in_parts(context, NAME, &context.layout.run(), shard, make_stage, whole, of_parts)
 }
 
-/// Lists the best items for the users, or for a part of them.
+/// Computes the lists of all users, or of one part of them.
 fn list(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Result<Vec<PathBuf>> {
     let (config, layout) = (&context.config, &context.layout);
     let trained = TrainedModel::load(layout, config)?;
@@ -149,7 +149,7 @@ fn list(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
         }
         bar.add(block.len() as u64);
     }
-    // The tables only give names; what decides the lists is recorded.
+    // The tables only supply names, so their fingerprints are not recorded as a source of the lists.
     let mut inputs = stage.input_fingerprints();
     inputs.retain(|role, _| !["items", "users"].contains(&role.as_str()));
     let source = json!({ "config": trained.checkpoint.info.settings_of_results(config), "inputs": inputs });
@@ -158,7 +158,7 @@ fn list(context: &Context, stage: &Stage, shard: Option<Shard>) -> anyhow::Resul
     Ok(vec![path])
 }
 
-/// Writes the lists of all users out of those of `parts` parts, which are up to date.
+/// Merges the lists of `parts` parts, which are up to date, into one file.
 fn put_together(context: &Context, parts: usize) -> anyhow::Result<Vec<PathBuf>> {
     let layout = &context.layout;
     let (mut columns, mut source) = (Columns::default(), json!(null));
@@ -172,7 +172,7 @@ fn put_together(context: &Context, parts: usize) -> anyhow::Result<Vec<PathBuf>>
     Ok(vec![path])
 }
 
-/// Where the lists of a part of the users are.
+/// The path of the lists of one part of the users.
 fn part_path(layout: &Layout, shard: Shard) -> PathBuf {
     layout.recommendations().with_extension(format!("{}.parquet", shard.file_name()))
 }

@@ -1,7 +1,7 @@
-//! A condition over the columns of the items, as an SQL expression: which items may be listed.
+//! A condition on the columns of the items, written as an SQL expression, that selects which items may be listed.
 //!
-//! It is parsed by sqlparser, as `preprocess.where` is, and evaluated here, item by item: the table of items has six columns of three
-//! types, and polars, which evaluates conditions on interactions, stays in preprocessing.
+//! Like `preprocess.where`, it is parsed by sqlparser. It is evaluated here, item by item, because the item table has only seven columns;
+//! polars, which evaluates the conditions on interactions, stays a dependency of preprocessing alone.
 
 use mp4sr_artifact::Items;
 use mp4sr_pipeline::nearest;
@@ -10,29 +10,29 @@ use sqlparser::dialect::GenericDialect;
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
 
-/// The columns that a condition can name.
+/// The columns that a condition may name.
 const COLUMNS: [&str; 7] = ["item_id", "title", "sentences", "images", "categories", "sounds", "events"];
-/// The functions that a condition can call.
+/// The functions that a condition may call.
 const FUNCTIONS: [&str; 4] = ["lower", "upper", "length", "array_contains"];
 
-/// What is wrong with a condition.
+/// An error in a condition.
 #[derive(Debug, thiserror::Error)]
 #[error("the condition {text:?} {what}")]
 pub struct ConditionError {
     /// The condition.
     pub text: String,
-    /// What is wrong with it.
+    /// The error, worded to follow the condition.
     pub what: String,
 }
 
-/// A value of an item, or of a constant.
+/// The value of a column, a constant or an expression.
 #[derive(Clone, Debug, PartialEq)]
 enum Cell<'a> {
     Text(std::borrow::Cow<'a, str>),
     Number(f64),
     Boolean(bool),
     Texts(&'a [String]),
-    /// The value of a missing title.
+    /// NULL, such as a missing title.
     Null,
 }
 
@@ -50,7 +50,7 @@ impl Cell<'_> {
 
 type Evaluated<T> = Result<T, String>;
 
-/// Which items satisfy the condition `text`, `[I]`. `events` are the training events of the items, `[I]`.
+/// Returns for each item whether it satisfies the condition `text`, `[I]`. `events` are the numbers of training events of the items, `[I]`.
 ///
 /// ```
 /// use mp4sr_artifact::Items;
@@ -71,7 +71,7 @@ type Evaluated<T> = Result<T, String>;
 pub fn satisfying(text: &str, items: &Items, events: &[u32]) -> Result<Vec<bool>, ConditionError> {
     let refuse = |what: String| ConditionError { text: text.to_owned(), what };
     let expression = parse(text).map_err(refuse)?;
-    // Mistakes are found whatever the items hold, and in an empty table too.
+    // Errors in the condition must be found whatever the items hold, and even if there are none.
     check(&expression).map_err(refuse)?;
     let holds = |row: usize| match evaluate(&expression, &Row { items, events, at: row }) {
         Ok(Cell::Boolean(holds)) => Ok(holds),
@@ -98,12 +98,12 @@ fn parse(text: &str) -> Evaluated<Expr> {
     }
 }
 
-/// The parser's message without its own name.
+/// The parser's message without the prefix of its error type.
 fn plain(message: &str) -> &str {
     message.split_once(": ").map_or(message, |(_, rest)| rest)
 }
 
-/// Refuses columns, functions and forms that are not known, wherever they are in the expression.
+/// Rejects unknown columns, functions and expressions anywhere in the condition.
 fn check(expression: &Expr) -> Evaluated<()> {
     let all = |parts: &[&Expr]| parts.iter().try_for_each(|part| check(part));
     match expression {
@@ -147,7 +147,7 @@ fn check(expression: &Expr) -> Evaluated<()> {
     }
 }
 
-/// The name and the arguments of a call of a known function.
+/// The name and the arguments of a call, if the function is known.
 fn call(expression: &Expr) -> Evaluated<(&'static str, Vec<&Expr>)> {
     let Expr::Function(function) = expression else { return Err(format!("has `{expression}`, which is not a call")) };
     let name = function.name.to_string().to_lowercase();
@@ -166,7 +166,7 @@ fn call(expression: &Expr) -> Evaluated<(&'static str, Vec<&Expr>)> {
     Ok((known, arguments.collect()))
 }
 
-/// One item.
+/// One item, for which the condition is evaluated.
 struct Row<'a> {
     items: &'a Items,
     events: &'a [u32],
@@ -265,7 +265,7 @@ fn binary<'a>(left: &'a Expr, operator: &BinaryOperator, right: &'a Expr, row: &
     };
     let decided = match operator {
         BinaryOperator::And | BinaryOperator::Or => {
-            // Three-valued: what is unknown decides nothing.
+            // Three-valued logic: an unknown side does not decide.
             let (first, second) = (logical(&first, left)?, logical(&second, right)?);
             let decides = *operator == BinaryOperator::Or;
             match (first, second) {
@@ -287,10 +287,10 @@ fn compare(first: &Cell<'_>, operator: &BinaryOperator, second: &Cell<'_>, part:
     ordered(first, operator, second).map_err(|NotComparable| message())
 }
 
-/// Sides of different types, or an operator that does not compare.
+/// The error of comparing values of different types, or with an operator that is not a comparison.
 struct NotComparable;
 
-/// The outcome of a comparison; `None` if a side is missing.
+/// The result of a comparison; `None` if a side is missing.
 fn ordered(first: &Cell<'_>, operator: &BinaryOperator, second: &Cell<'_>) -> Result<Option<bool>, NotComparable> {
     use std::cmp::Ordering::{Equal, Greater, Less};
     let order = match (first, second) {
@@ -311,7 +311,7 @@ fn ordered(first: &Cell<'_>, operator: &BinaryOperator, second: &Cell<'_>) -> Re
     }
 }
 
-/// `%` matches any text, `_` any character.
+/// SQL's LIKE: `%` matches any text, and `_` any single character.
 fn like<'a>(text: &'a Expr, pattern: &'a Expr, row: &Row<'a>, ignores_case: bool) -> Evaluated<Option<bool>> {
     match (evaluate(text, row)?, evaluate(pattern, row)?) {
         (Cell::Null, _) | (_, Cell::Null) => Ok(None),
@@ -326,7 +326,7 @@ fn like<'a>(text: &'a Expr, pattern: &'a Expr, row: &Row<'a>, ignores_case: bool
 fn matches(text: &str, pattern: &str) -> bool {
     let (text, pattern): (Vec<char>, Vec<char>) = (text.chars().collect(), pattern.chars().collect());
     let (mut at, mut of_pattern) = (0, 0);
-    // The last `%`, and where the text was when it was met: the only place to go back to.
+    // The last `%`, and the position in the text where it was met. Backtracking to the last `%` suffices.
     let mut back: Option<(usize, usize)> = None;
     while at < text.len() {
         match pattern.get(of_pattern) {
@@ -406,7 +406,7 @@ mod tests {
             ("title LIKE '%o%o%'", vec![3]),
             ("lower(title) = 'red cup'", vec![0]),
             ("title IS NULL", vec![2]),
-            // A missing title neither is nor is not a cup.
+            // A missing title is neither equal nor unequal to a value.
             ("title <> 'Red cup'", vec![1, 3]),
             ("title = 'x' OR events = 9", vec![2]),
             ("title = 'x' AND events = 9", vec![]),

@@ -1,4 +1,4 @@
-//! `mp4sr recommend` for histories that are given: which people, which candidates, where the lists go.
+//! `mp4sr recommend` for given histories: selects the users and the candidates, and writes the lists.
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -10,11 +10,11 @@ use mp4sr_pipeline::{Context, print};
 use mp4sr_store::ItemStore;
 
 use crate::condition::satisfying;
-use crate::histories::{self, History, HistoryForm};
-use crate::lists::{self, ListForm, ListRow};
+use crate::histories::{self, History, HistoryFormat};
+use crate::lists::{self, ListFormat, ListRow};
 use crate::{LoadedRun, Request};
 
-/// Unknown ids that a message names.
+/// The greatest number of ids that a message names.
 const NAMED: usize = 5;
 
 /// The flags of lists for given histories.
@@ -30,7 +30,7 @@ pub struct GivenArgs {
     history: Option<String>,
     /// The format of the histories; by default, it follows from the file name.
     #[arg(long, value_enum, value_name = "FORM", requires = "histories")]
-    input_format: Option<HistoryForm>,
+    input_format: Option<HistoryFormat>,
     /// The length of a list; by default, the pipeline's `recommend.top`.
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     top: Option<u32>,
@@ -53,7 +53,7 @@ pub struct GivenArgs {
     /// The format of the lists; by default, it follows from the file name. On standard output, the default is a table on a terminal
     /// and JSON lines elsewhere.
     #[arg(long, value_enum, value_name = "FORM")]
-    format: Option<ListForm>,
+    format: Option<ListFormat>,
 }
 
 impl GivenArgs {
@@ -66,24 +66,24 @@ impl GivenArgs {
         files && texts && input_format.is_none() && top.is_none() && format.is_none()
     }
 
-    fn form(&self) -> anyhow::Result<ListForm> {
-        let on_output = || if std::io::stdout().is_terminal() { ListForm::Table } else { ListForm::Jsonl };
-        let form = match (self.format, &self.out) {
-            (Some(form), _) => form,
+    fn format(&self) -> anyhow::Result<ListFormat> {
+        let on_output = || if std::io::stdout().is_terminal() { ListFormat::Table } else { ListFormat::Jsonl };
+        let format = match (self.format, &self.out) {
+            (Some(format), _) => format,
             (None, None) => on_output(),
-            (None, Some(path)) => ListForm::of(path).with_context(|| {
-                format!("the name `{}` does not tell the form of lists; use .jsonl, .csv, .parquet or .txt, or give `--format`", path.display())
+            (None, Some(path)) => ListFormat::of(path).with_context(|| {
+                format!("the format of the lists cannot be determined from the name `{}`; use .jsonl, .csv, .parquet or .txt, or give `--format`", path.display())
             })?,
         };
-        let to_output = self.out.is_none() && form == ListForm::Parquet;
+        let to_output = self.out.is_none() && format == ListFormat::Parquet;
         ensure!(!to_output, "Parquet goes to a file; name one with `--out`");
-        Ok(form)
+        Ok(format)
     }
 }
 
-/// Lists for the histories that are given.
+/// Computes the lists for the given histories.
 pub fn for_histories(context: &Context, args: &GivenArgs) -> anyhow::Result<()> {
-    let form = args.form()?;
+    let format = args.format()?;
     let asked = match (&args.histories, &args.history) {
         (Some(path), _) => histories::read(path, args.input_format)?,
         (None, Some(ids)) => vec![histories::of_argument(ids)?],
@@ -118,11 +118,11 @@ pub fn for_histories(context: &Context, args: &GivenArgs) -> anyhow::Result<()> 
     match &args.out {
         Some(path) => {
             let count = rows.len();
-            lists::write(rows, form, path)?;
+            lists::write(rows, format, path)?;
             context.progress.log(format!("recommend: {count} lists in `{}`", path.display()));
             Ok(())
         }
-        None => print(&lists::text(&rows, form)?),
+        None => print(&lists::text(&rows, format)?),
     }
 }
 
@@ -131,12 +131,12 @@ fn request(history: &History, k: usize, allowed: Option<&Arc<Vec<bool>>>) -> Req
     Request { user, history: history.items.clone(), k, allowed: allowed.cloned(), removed: Vec::new() }
 }
 
-/// Which items may be listed.
+/// The items that may be listed.
 #[derive(Default)]
 struct Selection {
-    /// Whether each item may be listed; none: every item.
+    /// For each item, whether it may be listed; `None` means every item.
     allowed: Option<Arc<Vec<bool>>>,
-    /// On ids that are not items of the run.
+    /// Notes about ids that are not items of the run.
     notes: Vec<String>,
 }
 
@@ -231,7 +231,7 @@ fn notes(rows: &[ListRow], asked: &[History], top: usize) -> Vec<String> {
     notes
 }
 
-/// The first few of some distinct names.
+/// The first few of the distinct names, for a message.
 fn some_of(names: &[&str]) -> String {
     let distinct: indexmap::IndexSet<&str> = names.iter().copied().collect();
     let mut named: Vec<String> = distinct.iter().take(NAMED).map(|name| format!("`{name}`")).collect();

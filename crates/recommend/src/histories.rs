@@ -1,7 +1,7 @@
-//! Histories of people whom training has not seen: files and standard input to ids of items.
+//! Reads the histories of users that need not be in the dataset, from a file or from standard input.
 //!
-//! Three forms: JSON lines with `user_id` and `history`, a list; CSV and Parquet with the columns `user_id` and `history`, or with an
-//! event per row in `user_id`, `item_id` and, where rows are not in order, `timestamp`.
+//! Three formats: JSON lines with `user_id` and the list `history`; CSV and Parquet with the columns `user_id` and `history`; or CSV and
+//! Parquet with one event per row in `user_id`, `item_id` and, if the rows are not in order, `timestamp`.
 
 use std::fmt;
 use std::io::Read as _;
@@ -10,20 +10,20 @@ use std::path::Path;
 use mp4sr_artifact::{Table, files, json_problem};
 use serde::Deserialize;
 
-/// The history of one person.
+/// The history of one user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct History {
-    /// The person's id, or `line N` where the file gives none.
+    /// The user's id, or `line N` if the file gives none.
     pub user_id: String,
-    /// Whether the file gives the id.
+    /// Whether the file gives the user's id.
     pub is_named: bool,
-    /// Ids of items, oldest first.
+    /// The ids of the items, oldest first.
     pub items: Vec<String>,
 }
 
-/// The form of a file of histories.
+/// The format of a file of histories.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum HistoryForm {
+pub enum HistoryFormat {
     /// A JSON object per line.
     Jsonl,
     /// A table with a header.
@@ -32,34 +32,38 @@ pub enum HistoryForm {
     Parquet,
 }
 
-/// A file of histories that cannot be used.
+/// The error of reading a file of histories.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to read histories from `{origin}`: {what}")]
 pub struct HistoriesError {
-    /// The file, or the name of standard input.
+    /// The path of the file, or the name of standard input.
     pub origin: String,
-    /// What is wrong, where, and what to do.
+    /// What is wrong, where, and how to fix it.
     pub what: String,
 }
 
-/// The columns of CSV and Parquet.
+/// The names of the columns in CSV and Parquet.
 const USER: &str = "user_id";
 const HISTORY: &str = "history";
 const ITEM: &str = "item_id";
 const TIME: &str = "timestamp";
-/// The name of standard input.
+/// The path that means standard input.
 pub const STANDARD_INPUT: &str = "-";
 
-/// Reads the histories of a file, or of standard input (`-`). Without `form`, the end of the name decides, and standard input is JSON
-/// lines.
-pub fn read(path: &Path, form: Option<HistoryForm>) -> Result<Vec<History>, HistoriesError> {
+/// Reads histories from a file, or from standard input (`-`). Without `format`, the file extension determines the format, and standard input
+/// is read as JSON lines.
+pub fn read(path: &Path, format: Option<HistoryFormat>) -> Result<Vec<History>, HistoriesError> {
     let is_input = path == Path::new(STANDARD_INPUT);
     let origin = if is_input { "standard input".to_owned() } else { path.display().to_string() };
     let refuse = |what: String| HistoriesError { origin: origin.clone(), what };
-    let form = form.or_else(|| if is_input { Some(HistoryForm::Jsonl) } else { form_of(path) }).ok_or_else(|| {
-        refuse("its name does not tell the form; use .jsonl, .csv or .parquet, or give `--input-format`".to_owned())
-    })?;
-    if form == HistoryForm::Parquet {
+    let format =
+        format.or_else(|| if is_input { Some(HistoryFormat::Jsonl) } else { format_of(path) }).ok_or_else(|| {
+            refuse(
+                "its format cannot be determined from its name; use .jsonl, .csv or .parquet, or give `--input-format`"
+                    .to_owned(),
+            )
+        })?;
+    if format == HistoryFormat::Parquet {
         if is_input {
             return Err(refuse("Parquet cannot be read from a pipe; give the name of a file".to_owned()));
         }
@@ -72,7 +76,7 @@ pub fn read(path: &Path, form: Option<HistoryForm>) -> Result<Vec<History>, Hist
     } else {
         files::read_to_string(path).map_err(|e| refuse(e.to_string()))?
     };
-    let histories = if form == HistoryForm::Jsonl { of_json_lines(&text) } else { of_csv(&text) };
+    let histories = if format == HistoryFormat::Jsonl { of_json_lines(&text) } else { of_csv(&text) };
     let histories = histories.map_err(refuse)?;
     if histories.is_empty() {
         return Err(refuse("it has no history".to_owned()));
@@ -80,16 +84,16 @@ pub fn read(path: &Path, form: Option<HistoryForm>) -> Result<Vec<History>, Hist
     Ok(histories)
 }
 
-fn form_of(path: &Path) -> Option<HistoryForm> {
+fn format_of(path: &Path) -> Option<HistoryFormat> {
     match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
-        "jsonl" | "ndjson" | "json" => Some(HistoryForm::Jsonl),
-        "csv" => Some(HistoryForm::Csv),
-        "parquet" => Some(HistoryForm::Parquet),
+        "jsonl" | "ndjson" | "json" => Some(HistoryFormat::Jsonl),
+        "csv" => Some(HistoryFormat::Csv),
+        "parquet" => Some(HistoryFormat::Parquet),
         _ => None,
     }
 }
 
-/// The ids of a history as they are typed: one record of CSV.
+/// Parses a history that is typed on the command line: one CSV record of ids.
 pub fn of_argument(text: &str) -> Result<History, HistoriesError> {
     let refuse = |what: String| HistoriesError { origin: "--history".to_owned(), what };
     let mut reader = csv::ReaderBuilder::new().has_headers(false).trim(csv::Trim::All).from_reader(text.as_bytes());
@@ -101,7 +105,7 @@ pub fn of_argument(text: &str) -> Result<History, HistoriesError> {
     Ok(History { user_id: "history".to_owned(), is_named: false, items })
 }
 
-/// An id as JSON has it.
+/// An id as it may be written in JSON.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Id {
@@ -178,7 +182,7 @@ fn of_csv(text: &str) -> Result<Vec<History>, String> {
     Ok(if form == Columns::Events { of_events(events) } else { histories })
 }
 
-/// What is wrong with a row, and in which line.
+/// Describes a CSV error, with its line.
 fn csv_problem(error: &csv::Error) -> String {
     match error.kind() {
         csv::ErrorKind::UnequalLengths { pos, expected_len, len } => {
@@ -189,15 +193,15 @@ fn csv_problem(error: &csv::Error) -> String {
     }
 }
 
-/// What the columns of a table are.
+/// The layout of a table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Columns {
-    /// A history per row, in this column.
+    /// One history per row.
     Histories {
-        /// The column of ids.
+        /// The index of the column `history`.
         history: usize,
     },
-    /// An event per row.
+    /// One event per row.
     Events,
 }
 
@@ -216,7 +220,7 @@ impl Columns {
     }
 }
 
-/// Users in the order of their first event; the events of each by time, and where times are equal in the order of the rows.
+/// Groups events by user. Users are ordered by their first row; the events of each by time, and those of equal times by row.
 fn of_events(events: Vec<(String, String, f64)>) -> Vec<History> {
     let mut of_users: indexmap::IndexMap<String, Vec<(f64, String)>> = indexmap::IndexMap::new();
     for (user, item, time) in events {
@@ -293,9 +297,9 @@ mod tests {
         for name in ["h.jsonl", "h.csv", "e.csv", "h.parquet", "e.parquet"] {
             assert_eq!(read(&path(name), None).unwrap(), expected, "{name}");
         }
-        // The name of a file does not always tell its form.
+        // The extension does not always determine the format.
         std::fs::copy(path("h.csv"), path("h.txt")).unwrap();
-        assert_eq!(read(&path("h.txt"), Some(HistoryForm::Csv)).unwrap(), expected);
+        assert_eq!(read(&path("h.txt"), Some(HistoryFormat::Csv)).unwrap(), expected);
         assert!(read(&path("h.txt"), None).unwrap_err().to_string().contains("--input-format"));
         assert_eq!(of_json_lines("{\"history\": [1]}").unwrap(), [history("line 1", &["1"])]);
     }

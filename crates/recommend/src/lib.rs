@@ -1,6 +1,6 @@
-//! Top-K lists: a scorer and histories to the items with the highest scores.
+//! Computes top-K lists: the items with the highest scores for each query.
 //!
-//! In: a model ready to rank, histories. Out: lists, best first. Must not know: training.
+//! In: a trained model, and histories. Out: lists, best first. Must not know: training.
 
 pub mod command;
 pub mod condition;
@@ -21,31 +21,31 @@ use mp4sr_ops::ScoreBlocks;
 /// An item (1-based) and its score.
 pub type Scored = (u32, f32);
 
-/// What can go wrong while recommending.
+/// The errors of recommending.
 #[derive(Debug, thiserror::Error)]
 pub enum RecommendError {
-    /// A score that is not a finite number.
+    /// A score is not a finite number.
     #[error("the score of item {item} for history {history} is {score}; the model is not usable, train it again")]
     Score {
-        /// The history, from 0.
+        /// The index of the history, from 0.
         history: usize,
         /// The item, 1-based.
         item: usize,
-        /// Its score.
+        /// The item's score.
         score: f32,
     },
-    /// A model that ranks by users of the dataset, and a user who is not in it.
+    /// The model ranks by users of the dataset, and this user is not one of them.
     #[error(
         "{who} has no row in the dataset, and `{model}` ranks by what it learned of a user, not by the history; use a model that \
          reads histories, or train on a dataset with this user"
     )]
     UnknownUser {
-        /// The user, in words.
+        /// A description of the user.
         who: String,
         /// The model's name in the configuration.
         model: String,
     },
-    /// An index that failed.
+    /// The index could not be searched.
     #[error("the index cannot be searched ({0}); remove `index.usearch` from the run, so that it is rebuilt")]
     Index(String),
     /// The model failed.
@@ -53,7 +53,7 @@ pub enum RecommendError {
     Model(#[from] Error),
 }
 
-/// A scorer with its items ready for many lists.
+/// A scorer with its item matrix prepared for many lists.
 ///
 /// ```
 /// use mp4sr_models::Query;
@@ -76,7 +76,7 @@ pub enum RecommendError {
 /// # };
 /// # let model = build_model(&config, &Inputs { sequences, modalities: Vec::new(), encoders: Default::default(), categories: None })?;
 /// # let scorer = model.scorer(last_phase(model.as_ref())?)?;
-/// // `scorer` is that of a `mp4sr_run::TrainedModel`; this one counts how often an item occurs in training.
+/// // `scorer` is usually that of a `mp4sr_run::TrainedModel`; this one counts how often an item occurs in training.
 /// let recommender = Recommender::new(scorer.as_ref())?;
 /// let lists = recommender.top_k(&[Query::of_history(&[1]), Query::of_history(&[2, 3])], 2, true)?;
 /// assert_eq!(lists[0], [(2, 2.0), (3, 1.0)]);
@@ -94,13 +94,13 @@ impl<'a> Recommender<'a> {
         Ok(Self { scorer, blocks: ScoreBlocks::new(scorer.items())? })
     }
 
-    /// The items in the form in which they are scored.
+    /// The item matrix in the blocks in which it is scored.
     pub fn blocks(&self) -> &ScoreBlocks {
         &self.blocks
     }
 
-    /// The `k` items with the highest scores for each query, best first, ties by item. Histories must not be empty; with
-    /// `remove_seen`, a history's own items are left out.
+    /// The `k` items with the highest scores for each query, best first, ties by item. Histories must not be empty; with `remove_seen`, the
+    /// items of a query's own history are excluded.
     pub fn top_k(
         &self,
         queries: &[Query<'_>],
@@ -110,9 +110,9 @@ impl<'a> Recommender<'a> {
         self.top_k_of_targets(queries, &[], k, remove_seen)
     }
 
-    /// The same for queries whose next item is known (`targets`, one per query), as evaluation ranks: a target is a candidate
-    /// even where the history has it, and comes after all others with its score. It is in a list of `k` exactly where its rank is
-    /// at most `k`.
+    /// Like [`top_k`](Self::top_k) for queries with known next items (`targets`, one per query), ranked as in evaluation: the target stays
+    /// a candidate even if it is in the history, and is placed after all other items of the same score. It is in a list of length `k`
+    /// exactly if its rank is at most `k`.
     pub fn top_k_of_targets(
         &self,
         queries: &[Query<'_>],

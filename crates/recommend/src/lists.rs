@@ -1,4 +1,4 @@
-//! Lists by original ids: a table for people, JSON lines, CSV and Parquet for programs.
+//! Lists by original ids: a table for people, and JSON lines, CSV and Parquet for programs.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -12,9 +12,9 @@ use crate::{Answer, Catalogue};
 const STYLE: TableStyle =
     TableStyle::new().header_separator(LineStyle::new('\u{2500}', '\u{2500}', '\u{2500}', '\u{2500}'));
 
-/// The form of lists.
+/// The format of lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum ListForm {
+pub enum ListFormat {
     /// A table for reading.
     Table,
     /// A JSON object per history.
@@ -25,8 +25,8 @@ pub enum ListForm {
     Parquet,
 }
 
-impl ListForm {
-    /// The form that the end of a file's name tells.
+impl ListFormat {
+    /// The format that belongs to a file extension.
     pub fn of(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "jsonl" | "ndjson" => Some(Self::Jsonl),
@@ -41,22 +41,22 @@ impl ListForm {
 /// The list of one history.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ListRow {
-    /// The person's id.
+    /// The id of the user.
     pub user_id: String,
-    /// Ids of items, best first.
+    /// The ids of the items, best first.
     pub items: Vec<String>,
-    /// Their titles.
+    /// The titles of the items.
     pub titles: Vec<String>,
-    /// Their scores; of a fallback, the number of training events.
+    /// The scores of the items; in a fallback list, their numbers of training events.
     pub scores: Vec<f32>,
-    /// `popular` where the history has no known item; nothing if the model made the list.
+    /// `popular` if the history has no known item; `None` if the model made the list.
     pub fallback: Option<&'static str>,
-    /// Ids of the history that are not items of the run.
+    /// The ids of the history that are not items of the run.
     pub unknown: Vec<String>,
 }
 
 impl ListRow {
-    /// An answer by original ids.
+    /// Converts an answer to original ids.
     pub fn new(user_id: String, answer: Answer, catalogue: &Catalogue) -> Self {
         Self {
             user_id,
@@ -69,22 +69,22 @@ impl ListRow {
     }
 }
 
-/// Lists as text.
-pub fn text(rows: &[ListRow], form: ListForm) -> anyhow::Result<String> {
-    match form {
-        ListForm::Table | ListForm::Parquet => Ok(table(rows)),
-        ListForm::Jsonl => {
+/// Formats lists as text.
+pub fn text(rows: &[ListRow], format: ListFormat) -> anyhow::Result<String> {
+    match format {
+        ListFormat::Table | ListFormat::Parquet => Ok(table(rows)),
+        ListFormat::Jsonl => {
             let lines = rows.iter().map(serde_json::to_string).collect::<Result<Vec<String>, _>>()?;
             Ok(lines.into_iter().map(|line| line + "\n").collect())
         }
-        ListForm::Csv => csv(rows),
+        ListFormat::Csv => csv(rows),
     }
 }
 
 /// Writes lists to a file, atomically.
-pub fn write(rows: Vec<ListRow>, form: ListForm, path: &Path) -> anyhow::Result<()> {
-    if form != ListForm::Parquet {
-        return Ok(files::write_bytes(path, text(&rows, form)?.as_bytes())?);
+pub fn write(rows: Vec<ListRow>, format: ListFormat, path: &Path) -> anyhow::Result<()> {
+    if format != ListFormat::Parquet {
+        return Ok(files::write_bytes(path, text(&rows, format)?.as_bytes())?);
     }
     let mut columns = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for row in rows {

@@ -1,4 +1,4 @@
-//! A trained run that answers for any history by the original ids of users and items.
+//! A trained run that answers requests for any history, by the original ids of users and items.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -18,9 +18,9 @@ use crate::{RecommendError, Recommender, Scored};
 pub struct Catalogue {
     /// The items of the dataset, then the items that were added to the run.
     pub items: Items,
-    /// Training events of each item, `[I]`.
+    /// The numbers of training events of the items, `[I]`.
     pub events: Vec<u32>,
-    /// How many of the items were added after training: the last ones.
+    /// The number of items that were added after training; they are the last ones.
     pub new_items: usize,
     rows: HashMap<String, u32>,
     users: HashMap<String, u32>,
@@ -28,12 +28,12 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// The number of an item, from 1, by its id.
+    /// The item (1-based) with this id.
     pub fn item(&self, id: &str) -> Option<u32> {
         self.rows.get(id).copied()
     }
 
-    /// The row of a user whom training has seen, from 0, by the id.
+    /// The row (0-based) of the user of the dataset with this id.
     pub fn user(&self, id: &str) -> Option<u32> {
         self.users.get(id).copied()
     }
@@ -48,24 +48,24 @@ impl Catalogue {
         &self.items.titles[item as usize - 1]
     }
 
-    /// The items, 1-based, with their training events, most events first; ties by item.
+    /// All items, 1-based, with their numbers of training events, most events first, ties by item.
     pub fn by_events(&self) -> impl Iterator<Item = Scored> {
         self.popular.iter().copied()
     }
 
-    /// The `k` candidates with the most training events; ties by item.
+    /// The `k` candidates with the most training events, ties by item.
     fn popular(&self, k: usize, candidates: Candidates<'_>) -> Vec<Scored> {
         self.popular.iter().filter(|(item, _)| candidates.has(*item)).take(k).copied().collect()
     }
 }
 
-/// A run's model with its tables.
+/// The model of a run with its tables.
 pub struct LoadedRun {
     /// The configuration of the run.
     pub config: Config,
     /// The model with its inputs.
     pub trained: TrainedModel,
-    /// Items and users by their ids.
+    /// The items and users by their ids.
     pub catalogue: Arc<Catalogue>,
 }
 
@@ -75,37 +75,37 @@ pub trait Search {
     fn search(&self, queries: &[ListQuery<'_>]) -> Result<Vec<Vec<Scored>>, RecommendError>;
 }
 
-/// Every candidate is scored, as `evaluate` does.
+/// Scores every candidate, as `evaluate` does.
 impl Search for Recommender<'_> {
     fn search(&self, queries: &[ListQuery<'_>]) -> Result<Vec<Vec<Scored>>, RecommendError> {
         self.top_among(queries)
     }
 }
 
-/// What is asked for one person.
+/// A request for one user.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// The person's id; training may have seen it or not.
+    /// The user's id, which may or may not be in the dataset.
     pub user: Option<String>,
-    /// Ids of items, oldest first.
+    /// The ids of the items of the history, oldest first.
     pub history: Vec<String>,
     /// The length of the list.
     pub k: usize,
-    /// Whether each item may be listed, `[I]`; none: every item.
+    /// For each item, whether it may be listed, `[I]`; `None` means every item.
     pub allowed: Option<Arc<Vec<bool>>>,
-    /// Items that are not listed, 1-based, in any order.
+    /// The items that must not be listed, 1-based, in any order.
     pub removed: Vec<u32>,
 }
 
 /// Why a list does not come from the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fallback {
-    /// The history has no item that the run knows: the items with the most training events.
+    /// The history has no known item, so the items with the most training events are listed.
     Popular,
 }
 
 impl Fallback {
-    /// Its name in lists.
+    /// The name of the fallback in lists.
     pub fn name(self) -> &'static str {
         match self {
             Self::Popular => "popular",
@@ -113,19 +113,19 @@ impl Fallback {
     }
 }
 
-/// The list of one person.
+/// The list of one user.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
-    /// Items, 1-based, with their scores, best first; of a fallback, the number of training events.
+    /// The items, 1-based, with their scores, best first; in a fallback list, the scores are numbers of training events.
     pub list: Vec<Scored>,
-    /// Ids of the history that are not items of the run, in their order.
+    /// The ids of the history that are not items of the run, in their order.
     pub unknown: Vec<String>,
-    /// Why the list does not come from the model, if so.
+    /// The reason why the model did not make the list, if it did not.
     pub fallback: Option<Fallback>,
 }
 
 impl LoadedRun {
-    /// Reads and verifies a run, to which `new_items` were added.
+    /// Reads and verifies a run to which `new_items` were added.
     pub fn load(layout: &Layout, config: &Config, new_items: Option<NewItems>) -> anyhow::Result<Self> {
         let trained = TrainedModel::load_with_new_items(layout, config, new_items)?;
         let mut items = Items::read_in(&layout.items(), Path::new(&config.dataset.data))?;
@@ -146,19 +146,19 @@ impl LoadedRun {
         Ok(Self { config: config.clone(), trained, catalogue })
     }
 
-    /// The run ready to answer.
+    /// Computes the item matrix, and returns the run ready to answer requests.
     pub fn answerer(&self) -> anyhow::Result<Answerer<'_>> {
         Ok(Answerer { run: self, scorer: self.trained.scorer()? })
     }
 }
 
-/// A run with its item matrix computed.
+/// A run whose item matrix is computed.
 pub struct Answerer<'a> {
     run: &'a LoadedRun,
     scorer: Box<dyn Scorer + 'a>,
 }
 
-/// A request whose ids were looked up.
+/// A request with its ids resolved to rows.
 struct Resolved {
     user: Option<u32>,
     history: Vec<u32>,
@@ -172,12 +172,12 @@ impl Answerer<'_> {
         self.scorer.as_ref()
     }
 
-    /// The scorer with its items ready for many lists.
+    /// The scorer with its item matrix prepared for many lists.
     pub fn recommender(&self) -> Result<Recommender<'_>, RecommendError> {
         Recommender::new(self.scorer.as_ref())
     }
 
-    /// Why the model cannot rank items for this request; `None` if it can.
+    /// The reason why the model cannot rank items for this request; `None` if it can.
     pub fn refusal(&self, request: &Request) -> Option<RecommendError> {
         let known = request.user.as_ref().is_some_and(|id| self.run.catalogue.user(id).is_some());
         let unanswerable = !known && self.scorer.needs_known_user();
@@ -190,8 +190,8 @@ impl Answerer<'_> {
         (unanswerable && !is_empty).then(|| RecommendError::UnknownUser { who: who(), model: model.clone() })
     }
 
-    /// Answers requests together. A user whom training has seen keeps the row of the dataset, and its history where none is given;
-    /// everybody else is ranked by the history alone, which a model may refuse.
+    /// Answers requests in one batch. A user of the dataset keeps the row of the dataset, and the history of the dataset if the request
+    /// gives none; everybody else is ranked by the given history alone, which some models reject.
     pub fn answer(&self, search: &dyn Search, requests: &[Request]) -> Result<Vec<Answer>, RecommendError> {
         let resolved: Vec<Resolved> = requests.iter().map(|request| self.resolve(request)).collect();
         let candidates = |at: usize| Candidates {

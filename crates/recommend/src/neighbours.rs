@@ -1,4 +1,4 @@
-//! The items nearest to a vector, by the cosine of the vectors that a model ranks items by.
+//! Finds the items nearest to a vector, by cosine similarity of the vectors by which a model ranks items.
 
 use candle_core::Tensor;
 use mp4sr_ops::{ScoreBlocks, normalize};
@@ -6,16 +6,16 @@ use mp4sr_ops::{ScoreBlocks, normalize};
 use crate::top::{Best, Candidates};
 use crate::{RecommendError, Scored};
 
-/// The items of a scorer at length one.
+/// The item matrix with rows of length one.
 pub struct Neighbours(ScoreBlocks);
 
 impl Neighbours {
-    /// Of an item matrix `[I, k]`.
+    /// Normalises the rows of an item matrix `[I, k]`.
     pub fn new(items: &Tensor) -> Result<Self, RecommendError> {
         Ok(Self(ScoreBlocks::new(&normalize(items)?)?))
     }
 
-    /// The `k` candidates nearest to each of the vectors `[n, k]`, by cosine, best first, ties by item.
+    /// The `k` candidates nearest to each of the vectors `[n, k]` by cosine similarity, best first, ties by item.
     pub fn nearest(
         &self,
         vectors: &Tensor,

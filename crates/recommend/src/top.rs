@@ -1,15 +1,15 @@
-//! The best items of a query among the candidates that it allows.
+//! Finds the best items of a query among its candidates.
 
 use mp4sr_models::Query;
 
 use crate::{RecommendError, Recommender, Scored};
 
-/// Which items may be listed for a query.
+/// The items that may be listed for a query.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Candidates<'a> {
-    /// `[I]`: whether each item may be listed; none: every item.
+    /// For each item, whether it may be listed, `[I]`; `None` means every item.
     pub allowed: Option<&'a [bool]>,
-    /// Items that are not listed, 1-based, ascending.
+    /// The items that must not be listed, 1-based, ascending.
     pub removed: &'a [u32],
 }
 
@@ -20,16 +20,16 @@ impl Candidates<'_> {
     }
 }
 
-/// A query, the length of its list, and what may be in it.
+/// A query with the length and the candidates of its list.
 #[derive(Clone, Copy, Debug)]
 pub struct ListQuery<'a> {
-    /// For whom items are ranked; the history is not empty.
+    /// The query; its history is not empty.
     pub query: Query<'a>,
-    /// The item that comes after all others with its score, as evaluation ranks the next item where it is known.
+    /// The known next item, which is placed after all other items of the same score, as in evaluation.
     pub target: Option<u32>,
     /// The length of the list.
     pub k: usize,
-    /// What may be listed.
+    /// The items that may be listed.
     pub candidates: Candidates<'a>,
 }
 
@@ -49,18 +49,18 @@ impl Recommender<'_> {
     }
 }
 
-/// The order of a list: by score, then the target last, then by item.
+/// The order of a list: by score, with the target last among equal scores, then by item.
 pub(crate) fn order(target: Option<u32>) -> impl Fn(&Scored, &Scored) -> std::cmp::Ordering {
     let is_target = move |scored: &Scored| Some(scored.0) == target;
     move |a, b| b.1.total_cmp(&a.1).then(is_target(a).cmp(&is_target(b))).then(a.0.cmp(&b.0))
 }
 
-/// The best candidates so far, while blocks of scores go by.
+/// Collects the best candidates while blocks of scores are visited.
 pub(crate) struct Best<'a> {
     candidates: Candidates<'a>,
     target: Option<u32>,
     k: usize,
-    /// At most twice k, among them the k best.
+    /// At most 2 k candidates, which include the k best so far.
     found: Vec<Scored>,
     bad: Option<Scored>,
 }
@@ -71,7 +71,7 @@ impl<'a> Best<'a> {
     }
 
     pub(crate) fn visit(&mut self, first: usize, scores: &[f32]) {
-        // Below the k-th best of the last cut nothing can enter.
+        // A score below the k-th best of the last cut cannot enter the list.
         let mut bound = self.bound();
         for (&score, item) in scores.iter().zip(first as u32 + 1..) {
             if !score.is_finite() {
@@ -90,14 +90,14 @@ impl<'a> Best<'a> {
         self.cut();
     }
 
-    /// Takes what was found in later blocks.
+    /// Adds the candidates that were found in later blocks.
     fn join(&mut self, later: Self) {
         self.bad = self.bad.or(later.bad);
         self.found.extend(later.found);
         self.cut();
     }
 
-    /// The score that a new item needs at least.
+    /// The lowest score with which a new item can enter.
     fn bound(&self) -> f32 {
         if self.found.len() < self.k {
             return f32::NEG_INFINITY;
@@ -112,7 +112,7 @@ impl<'a> Best<'a> {
         }
     }
 
-    /// The list of the history `history`, in order.
+    /// Returns the sorted list. `history` is the index of the query, for the error.
     pub(crate) fn finished(mut self, history: usize) -> Result<Vec<Scored>, RecommendError> {
         if let Some((item, score)) = self.bad {
             return Err(RecommendError::Score { history, item: item as usize, score });
@@ -140,7 +140,7 @@ mod tests {
         }
     }
 
-    /// Against a sort of all candidates; scores have few values, so that many are equal.
+    /// Compares the lists with a sort of all candidates. There are few distinct scores, so that many are tied.
     #[test]
     fn lists_are_the_head_of_the_sorted_candidates() {
         let key = RngKey::new(5);

@@ -1,4 +1,4 @@
-//! How runs do on groups of users of the test split, from stored ranks alone.
+//! Metrics of the runs on groups of users of the test split, computed from stored ranks alone.
 
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{Measure, UserFacts, breakdowns, means};
@@ -15,19 +15,19 @@ pub(crate) struct RunRanks {
 /// The users of one breakdown, runs side by side; the last run is the one that the report is about.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct BreakdownTable {
-    /// What users are divided by.
+    /// The property by which users are divided.
     pub(crate) breakdown: &'static str,
     pub(crate) runs: Vec<String>,
     pub(crate) measures: Vec<Measure>,
     pub(crate) rows: Vec<GroupRow>,
 }
 
-/// One group.
+/// The metrics of one group.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct GroupRow {
     pub(crate) name: String,
     pub(crate) users: usize,
-    /// `[runs][measures]`.
+    /// The values, `[runs][measures]`.
     pub(crate) values: Vec<Vec<f64>>,
 }
 
@@ -36,7 +36,7 @@ pub(crate) fn headline(ks: &[usize]) -> Vec<Measure> {
     ks.iter().max().map_or(Vec::new(), |&k| vec![Measure::Recall(k), Measure::Ndcg(k)])
 }
 
-/// Makes one table per breakdown, over the users that every run has a rank of.
+/// Makes one table per breakdown, over the users for whom every run has a rank.
 pub(crate) fn breakdown_tables(facts: &[UserFacts], runs: &[RunRanks], measures: &[Measure]) -> Vec<BreakdownTable> {
     let is_ranked = |facts: &&UserFacts| runs.iter().all(|run| run.ranks.get(facts.user).is_some_and(|&rank| rank > 0));
     let ranked: Vec<UserFacts> = facts.iter().filter(is_ranked).copied().collect();
@@ -54,7 +54,7 @@ pub(crate) fn breakdown_tables(facts: &[UserFacts], runs: &[RunRanks], measures:
 }
 
 impl GroupRow {
-    /// For each run and metric, whether no run has a higher value; never if all values are zero or there is only one run.
+    /// For each run and metric, whether no run has a higher value. It is never the best if all values are zero or there is only one run.
     pub(crate) fn best(&self) -> Vec<Vec<bool>> {
         let most = |at: usize| self.values.iter().map(|values| values[at]).fold(0.0, f64::max);
         let is_best = |(at, &value): (usize, &f64)| self.values.len() > 1 && value > 0.0 && value >= most(at);
@@ -63,7 +63,7 @@ impl GroupRow {
 }
 
 impl BreakdownTable {
-    /// Formats the table as Markdown; the best of a group is bold.
+    /// Formats the table as Markdown, with the best value of each group in bold.
     pub(crate) fn markdown(&self) -> String {
         let mut table = TextTable::new([self.breakdown, "users"]);
         for run in &self.runs {
@@ -108,7 +108,7 @@ mod tests {
         RunRanks { run: run.to_owned(), ranks: ranks.to_vec(), removes_seen: None }
     }
 
-    /// User 1 has no case, user 4 no rank in one of the runs: neither is in any group.
+    /// User 1 has no test case, and user 4 has no rank in one of the runs, so neither is in any group.
     fn tables() -> Vec<BreakdownTable> {
         let facts = [facts(0, 3, 0), facts(2, 3, 5), facts(3, 9, 12), facts(4, 9, 12), facts(5, 9, 40)];
         let runs = [ranked("a|b", &[1, 7, 3, 9, 0, 2]), ranked("mine", &[1, 1, 1, 3, 1, 9])];
@@ -123,7 +123,7 @@ mod tests {
             names,
             ["sequence length", "cold target", "target's training events", "target's popularity", "history"]
         );
-        // Length 3: users 0 and 2, ranks 1, 3 and 1, 1. Length 9: users 3 and 5, ranks 9, 2 and 3, 9.
+        // Length 3: users 0 and 2, with the ranks 1, 3 and 1, 1. Length 9: users 3 and 5, with the ranks 9, 2 and 3, 9.
         let (half, third) = (0.5, 1.0 / 3f64.log2());
         let expected = [
             ("3", vec![vec![half, 0.75], vec![1.0, 1.0]], vec![vec![false; 2], vec![true; 2]]),

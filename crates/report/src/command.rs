@@ -18,7 +18,7 @@ pub struct Args {
     pub stage: StageArgs,
 }
 
-/// Runs the command.
+/// Runs `mp4sr report`.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     crate::run(&args.stage.context(models)?, &args.stage.pipeline)
 }

@@ -3,7 +3,7 @@
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{Comparison, Interval};
 
-/// Formats the intervals of the last run of a comparison, then its tests against the others where there are any.
+/// Formats the intervals of the last run of a comparison, then its tests against the other runs, if there are any.
 pub(crate) fn markdown(comparison: &Comparison) -> String {
     let Some(((_, own), others)) = comparison.rows.split_last() else { return String::new() };
     let mut text = String::from("Over users, 95 % of the means lie in (bootstrap):");
@@ -31,7 +31,7 @@ pub(crate) fn markdown(comparison: &Comparison) -> String {
     format!("{text}\n{}{note}", table.markdown())
 }
 
-/// Formats p with four decimals; a p that they cannot tell from 0 is never written as 0.
+/// Formats p with four decimals; a smaller p is shown as `< 0.0001`, never as 0.
 pub(crate) fn probability(p: f64) -> String {
     if p < 0.0001 { "< 0.0001".to_owned() } else { format!("{p:.4}") }
 }

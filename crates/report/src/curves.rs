@@ -1,4 +1,4 @@
-//! Loss and validation by epoch, as charts whose lines differ in grey too, by line, marker and colour.
+//! Draws loss and validation metrics by epoch. The lines differ in dash, marker and colour, so that they can be told apart in grey.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -11,10 +11,10 @@ use crate::{Error, Result};
 
 const WIDTH: u32 = 460;
 const PLOT_HEIGHT: u32 = 290;
-/// Markers on a line, at most about this many.
+/// The approximate greatest number of markers on a line.
 const MARKERS: usize = 12;
 
-/// A run's log of training.
+/// The training log of a run.
 ///
 /// ```
 /// use mp4sr_report::{TrainingLog, panels};
@@ -33,7 +33,7 @@ const MARKERS: usize = 12;
 pub struct TrainingLog {
     /// The name of the run.
     pub run: String,
-    /// The lines of its epochs; `None` if the model is not trained by epochs.
+    /// The lines of the epochs; empty if the model is not trained by epochs.
     pub lines: Vec<EpochLine>,
 }
 
@@ -59,8 +59,8 @@ impl TrainingLog {
         Ok(Self { run: run.to_owned(), lines })
     }
 
-    /// Refuses the log of another training than that of the weights at `weights`: these say which epoch they are of and how it did
-    /// on the validation split. Weights of other programs need not.
+    /// Rejects a log that does not belong to the weights at `weights`, which record their epoch and its validation R@20. Weights of other
+    /// programs may lack this record and are accepted.
     pub fn expect_weights(&self, log: &Path, weights: &Path) -> Result<()> {
         let Some(settings) = recorded_settings(weights) else { return Ok(()) };
         let mut of_phase = self.lines.iter().filter(|line| Some(line.phase.as_str()) == settings["phase"].as_str());
@@ -74,7 +74,7 @@ impl TrainingLog {
                         || recall.is_some_and(|recall| recall.to_bits() != value.to_bits())) =>
             {
                 let reason = format!(
-                    "its best epoch is {}, and `{}` holds the weights of epoch {epoch} of another training",
+                    "its best epoch is {}, and `{}` holds the weights of epoch {epoch} of another training run",
                     best.epoch,
                     weights.display()
                 );
@@ -88,13 +88,13 @@ impl TrainingLog {
 /// One chart.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Panel {
-    /// The phase that it is about.
+    /// The phase that the chart shows.
     pub phase: String,
     /// What the vertical axis shows.
     pub what: String,
-    /// Height in pixels.
+    /// The height in pixels.
     pub height: u32,
-    /// The chart.
+    /// The chart as SVG.
     pub svg: String,
 }
 
@@ -105,8 +105,8 @@ struct Curve {
     kept: Option<(i32, f64)>,
 }
 
-/// Draws a chart for each phase and each of loss, R@K, N@K; a phase without validation has a chart of its loss alone. The first log
-/// is the run's own; phases come in the order of their first line.
+/// Draws one chart for each phase and each of loss, R@K and N@K; for a phase without validation, only one of the loss. The first log is the
+/// run's own. Pre-training comes first.
 pub fn panels(logs: &[TrainingLog]) -> Result<Vec<Panel>> {
     mp4sr_figure::carry_font();
     let mut phases: Vec<&str> = Vec::new();
@@ -115,7 +115,7 @@ pub fn panels(logs: &[TrainingLog]) -> Result<Vec<Panel>> {
             phases.push(&line.phase);
         }
     }
-    // A run beside this one may have more phases; pre-training still comes first.
+    // Another run may have phases that this one lacks; pre-training comes first in any case.
     phases.sort_by_key(|phase| *phase != "pretrain");
     let mut panels = Vec::new();
     for phase in phases {
@@ -123,7 +123,7 @@ pub fn panels(logs: &[TrainingLog]) -> Result<Vec<Panel>> {
         panels.extend(panel(logs, phase, "training loss", |line| Some(line.loss))?);
         for kind in ["R", "N"] {
             let ks = of_phase().flat_map(|line| line.validation.keys()).filter_map(|name| k_of(name, kind));
-            // Early stopping looks at K = 20.
+            // The default metric of early stopping has K = 20.
             let Some(k) = ks.min_by_key(|&k| (k.abs_diff(20), k)) else { continue };
             let name = format!("{kind}@{k}");
             let what = format!("validation {name}");
@@ -173,7 +173,7 @@ fn draw(svg: &mut String, height: u32, phase: &str, what: &str, curves: &[Curve]
     let values = curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.1));
     let (low, high) = values.fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(value), high.max(value)));
     let room = if high > low { 0.06 * (high - low) } else { 0.1 * high.abs().max(0.1) };
-    // Counts and shares end at zero; the axis does too.
+    // Counts and shares are never negative, so the axis does not go below zero.
     let floor = if low >= 0.0 { (low - room).max(0.0) } else { low - room };
     let span = high + room - floor;
     let decimals = (1.0 - span.log10().floor()).clamp(0.0, 6.0) as usize;
@@ -216,7 +216,7 @@ fn draw(svg: &mut String, height: u32, phase: &str, what: &str, curves: &[Curve]
     Ok(())
 }
 
-/// All charts on one sheet, with one row per phase.
+/// Places all charts on one sheet, with one row per phase.
 pub fn sheet(panels: &[Panel]) -> String {
     let (mut x, mut y, mut width, mut tallest) = (0, 0, 0, 0);
     let mut phase = panels.first().map(|panel| panel.phase.as_str());
@@ -244,7 +244,7 @@ mod tests {
 
     use super::*;
 
-    /// A line of a phase without validation.
+    /// A log line of a phase without validation.
     fn epoch(phase: &str, epoch: usize, loss: &str) -> String {
         format!(
             r#"{{"phase":"{phase}","epoch":{epoch},"loss":{loss},"gradient_norm":1,"validation":{{}},"best":true,"seconds":[1,0]}}"#

@@ -1,37 +1,37 @@
 use std::path::PathBuf;
 
-/// What can keep a report from being written.
+/// The errors of writing a report.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file.
+    /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] mp4sr_artifact::Error),
-    /// A stage before this one has not run.
+    /// An earlier stage has not run.
     #[error("run `{run}` has no {what} (`{}` does not exist); make them with {remedy}", path.display())]
     Missing {
-        /// The run.
+        /// The name of the run.
         run: String,
-        /// What it lacks.
+        /// What is missing.
         what: &'static str,
-        /// Where it would lie.
+        /// The path at which it is expected.
         path: PathBuf,
-        /// The command.
+        /// The command that makes it.
         remedy: String,
     },
-    /// Runs that cannot stand in one table.
+    /// The runs were evaluated on different users, so they cannot be compared.
     #[error(
         "runs `{a}` and `{b}` cannot be compared: {a_users} and {b_users} users in the split `{split}`; evaluate both again"
     )]
     OtherUsers {
-        /// One run.
+        /// The name of one run.
         a: String,
-        /// Its users.
+        /// The number of its users.
         a_users: usize,
-        /// The other.
+        /// The name of the other run.
         b: String,
-        /// Its users.
+        /// The number of its users.
         b_users: usize,
-        /// The split.
+        /// The name of the split.
         split: &'static str,
     },
     /// The drawing library failed.

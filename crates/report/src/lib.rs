@@ -1,8 +1,8 @@
-//! Metrics, curves and recommendations to one self-contained page and tables.
+//! Writes metrics, curves and recommendations to a self-contained page and to tables.
 //!
-//! In: stored ranks, sequences, logs of training, lists, items, words of images, counts of preprocessing, times of stages;
-//! all of them files. Out: `index.html`, `metrics.md`, `metrics.csv`, `breakdowns.csv`, `curves.svg`. Must not know: models,
-//! candle, how anything it shows was computed.
+//! In: stored ranks, sequences, training logs, lists, items, words of images, counts of preprocessing, and times of stages; all of them are
+//! files. Out: `index.html`, `metrics.md`, `metrics.csv`, `breakdowns.csv`, `curves.svg`. Must not know: models, candle, how the values
+//! that it shows were computed.
 
 mod breakdown;
 pub mod command;

@@ -1,9 +1,9 @@
-//! Statistics of the lists of the runs that do not depend on accuracy.
+//! Statistics of the runs' lists that do not depend on accuracy.
 
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::ListFigures;
 
-/// The lists of one run, cut at one K.
+/// The statistics of one run's lists, cut at one K.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ListRow {
     pub(crate) run: String,
@@ -11,13 +11,13 @@ pub(crate) struct ListRow {
 }
 
 /// The columns after the run and K, in order.
-pub(crate) const COLUMNS: [&str; 6] = ["coverage", "Gini", "entropy", "popularity", "tail", "novelty"];
+pub(crate) const COLUMNS: [&str; 7] = ["coverage", "Gini", "entropy", "popularity", "tail", "novelty", "diversity"];
 
-/// A row per run and K. `format` writes a value.
+/// Makes a table with one row per run and K. `format` formats a value; a value that does not exist is empty.
 pub(crate) fn list_table(rows: &[ListRow], format: impl Fn(f64) -> String) -> TextTable {
     let mut table = TextTable::new(["run", "K"].into_iter().chain(COLUMNS));
     for ListRow { run, figures } in rows {
-        let values = figures.values().map(|(_, value)| format(value));
+        let values = figures.values().map(|(_, value)| value.map_or_else(String::new, &format));
         table.rows.push([run.clone(), figures.k.to_string()].into_iter().chain(values).collect());
     }
     table

@@ -1,5 +1,5 @@
-//! The page. Everything that comes from data goes through maud, which escapes it; the two exceptions are the style sheet
-//! and the charts, whose texts plotters has escaped.
+//! The page of the report. maud escapes everything that comes from data. The two exceptions are the style sheet and the charts, whose texts
+//! plotters has escaped.
 
 use maud::{DOCTYPE, PreEscaped, html};
 use mp4sr_artifact::{ExtractReport, Items, PreprocessReport, Timing};
@@ -21,31 +21,31 @@ mod training;
 mod users;
 mod words;
 
-/// All that a page shows.
+/// Everything that the page shows.
 pub(crate) struct Page<'a> {
     pub(crate) dataset: &'a str,
     pub(crate) run: &'a str,
     pub(crate) tables: &'a [MetricsTable],
     /// The comparison on the test split, to which the breakdowns belong too.
     pub(crate) comparison: &'a Comparison,
-    /// Statistics of the lists as a whole.
+    /// The statistics of the lists.
     pub(crate) lists: &'a [ListRow],
     pub(crate) breakdowns: &'a [BreakdownTable],
     pub(crate) panels: &'a [Panel],
-    /// Runs without a log of training.
+    /// The runs without a training log.
     pub(crate) untrained: &'a [String],
-    /// None where another program made the dataset, or the features.
+    /// The counts of preprocessing; `None` if another program made the dataset.
     pub(crate) counts: Option<&'a PreprocessReport>,
     pub(crate) image_counts: Option<&'a ExtractReport>,
     pub(crate) users: &'a [ShownUser],
     pub(crate) user_counts: UserCounts,
     pub(crate) items: &'a Items,
-    /// None where the run's features are not made of words.
+    /// The words of images; `None` if the run's features do not use words.
     pub(crate) words: Option<&'a Words>,
     pub(crate) timings: &'a [Timing],
     /// The run's resolved configuration.
     pub(crate) config: &'a str,
-    /// What was read, and which version of it.
+    /// The files from which the report was made, with their versions.
     pub(crate) made_from: &'a [(String, String)],
 }
 
@@ -58,7 +58,7 @@ impl Page<'_> {
                 head {
                     meta charset="utf-8";
                     meta name="viewport" content="width=device-width, initial-scale=1";
-                    // Nothing is fetched and nothing runs, whatever a title may hold.
+                    // The page loads nothing and runs no scripts, whatever a title may contain.
                     meta http-equiv="Content-Security-Policy"
                         content="default-src 'none'; img-src data:; style-src 'unsafe-inline'";
                     title { (self.run) " on " (self.dataset) }
@@ -98,7 +98,7 @@ mod tests {
     use crate::RunMetrics;
     use crate::breakdown::{RunRanks, breakdown_tables};
     use mp4sr_artifact::{RejectExample, Rejected};
-    use mp4sr_protocol::{ItemPopularity, ListFigures, Measure, Metrics, Reference, SeedRuns, Split, UserFacts};
+    use mp4sr_protocol::{ItemFacts, ListFigures, Measure, Metrics, Reference, SeedRuns, Split, UserFacts};
 
     const HOSTILE: &str = "</title><script>alert(\"1\")</script> & <b>'bold'";
 
@@ -129,8 +129,8 @@ mod tests {
             [HOSTILE, "r"].map(|run| SeedRuns { name: run.to_owned(), ranks: vec![vec![1]], ..SeedRuns::default() });
         let comparison = Comparison::new(&groups, &[Measure::Recall(5)], Reference::Last);
         let facts = [UserFacts { user: 0, length: 3, history: 2, target_events: 1, target_age: None }];
-        let popularity = ItemPopularity::new(vec![3, 1], 4);
-        let figures = ListFigures::of(&[vec![1, 2]], 2, &popularity).unwrap();
+        let items = ItemFacts::new(vec![3, 1], 4);
+        let figures = ListFigures::of(&[vec![1, 2]], 2, &items).unwrap();
         let lists = [ListRow { run: HOSTILE.into(), figures }];
         let breakdowns = breakdown_tables(&facts, &ranked, &[Measure::Recall(5)]);
         let mut counts = PreprocessReport { dataset: HOSTILE.into(), ..PreprocessReport::default() };

@@ -1,4 +1,4 @@
-//! The stage from files of runs to a written report.
+//! The stage: reads the files of the runs and writes the report.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,8 +10,8 @@ use mp4sr_artifact::{
 use mp4sr_pipeline::config::PRETRAIN;
 use mp4sr_pipeline::{Bug, Context, print, run_stage};
 use mp4sr_protocol::{
-    Comparison, ItemPopularity, ListFigures, Measure, Metrics, Reference, SeedRuns, Split, StoredRanks, UserFacts,
-    training_events,
+    Comparison, ItemFacts, ListFigures, Measure, Metrics, Reference, SeedRuns, Split, StoredRanks, UserFacts,
+    read_lists,
 };
 use serde_json::json;
 
@@ -26,22 +26,22 @@ use crate::users::{ShownUser, UserCounts, UserLists};
 use crate::words::{Words, read_words};
 use crate::{Error, Result};
 
-/// Raised whenever the same files would give another report.
+/// The version of the stage, which changes whenever the same files would give another report.
 const VERSION: u32 = 5;
-/// As they come on the page.
+/// The splits, in the order of the page.
 const SPLITS: [Split; 2] = [Split::Test, Split::Validation];
 
-/// Starts the role of an input that is an image.
+/// The prefix of the role of an input that is an image.
 const IMAGE: &str = "image ";
-/// Starts the role of an input that holds what a stage took.
+/// The prefix of the role of an input that holds the time of a stage.
 const TIMING: &str = "timing of ";
-/// Items whose words are shown.
+/// The number of images whose words are shown.
 const DESCRIBED: usize = 8;
-/// How many of the most frequent words are shown.
+/// The number of most frequent words that are shown.
 const FREQUENT: usize = 30;
 
-/// Brings the report up to date and prints the metrics of the test split, runs side by side. `pipeline` is the file that
-/// commands in errors name.
+/// Brings the report up to date and prints the metrics of the test split, with the runs side by side. `pipeline` is the file that the
+/// commands in error messages name.
 pub fn run(context: &Context, pipeline: &Path) -> anyhow::Result<()> {
     let report = Report { context, pipeline, runs: runs(context) };
     let folder = context.layout.report();
@@ -55,12 +55,12 @@ pub fn run(context: &Context, pipeline: &Path) -> anyhow::Result<()> {
     print(&report.table(SPLITS[0], &report.ranked(SPLITS[0], &sequences)?)?.markdown(false))
 }
 
-/// The stage: what it reads and which settings decide the page.
+/// The stage, with its inputs and the settings that determine the page.
 pub fn stage(context: &Context, pipeline: &Path) -> anyhow::Result<Stage> {
     Report { context, pipeline, runs: runs(context) }.stage()
 }
 
-/// Those beside the run in their order, then the run itself.
+/// The runs of `report.beside` in their order, then the run itself.
 fn runs(context: &Context) -> Vec<Layout> {
     let own = context.layout.run_name();
     let mut names: Vec<&str> = Vec::new();
@@ -77,7 +77,7 @@ fn shown_items(users: &[ShownUser]) -> BTreeSet<usize> {
     users.iter().flat_map(ShownUser::items).collect()
 }
 
-/// An address that was fetched becomes its file.
+/// Replaces the URL of an image that was downloaded by the path of its file.
 fn to_fetched(downloads: &Downloads, name: &mut String) {
     let file = downloads.file(name);
     if Downloads::is_address(name) && file.is_file() {
@@ -85,7 +85,7 @@ fn to_fetched(downloads: &Downloads, name: &mut String) {
     }
 }
 
-/// Reads what preprocess counted; a report of other sequences is an error.
+/// Reads the counts of preprocessing. It is an error if they do not belong to these sequences.
 fn read_counts(layout: &Layout, sequences: &Sequences) -> Result<Option<PreprocessReport>> {
     let path = layout.statistics();
     let Some(report) = PreprocessReport::read(&path)? else { return Ok(None) };
@@ -105,7 +105,7 @@ fn read_counts(layout: &Layout, sequences: &Sequences) -> Result<Option<Preproce
 struct Report<'a> {
     context: &'a Context,
     pipeline: &'a Path,
-    /// Never empty; the last is the run itself.
+    /// The layouts of the runs; never empty, and the last is the run itself.
     runs: Vec<Layout>,
 }
 
@@ -126,7 +126,7 @@ impl Report<'_> {
         Ok(Stage::new("report", VERSION, &self.context.layout.report(), settings, &self.inputs()?)?)
     }
 
-    /// All files that the report is made from; those that must be there are.
+    /// All files from which the report is made. A required file that is missing is an error.
     fn inputs(&self) -> Result<Vec<(String, PathBuf)>> {
         let own = &self.context.layout;
         let mut inputs = Vec::new();
@@ -147,25 +147,26 @@ impl Report<'_> {
         inputs.push(("sequences".to_owned(), self.required(own, "sequences", own.sequences(), "preprocess")?));
         inputs.push(("items".to_owned(), self.required(own, "items", own.items(), "preprocess")?));
         inputs.push(("statistics".to_owned(), own.statistics()));
+        inputs.extend(self.context.config.feature_files(own));
         inputs.push(("images".to_owned(), own.extract_report()));
         inputs.push(("configuration".to_owned(), own.run_config()));
         inputs.extend(self.words_file().map(|path| ("words of images".to_owned(), path)));
-        // A stage that is up to date leaves its timing alone, so that these change with what they are about.
+        // A stage that is up to date leaves its timing unchanged, so that timings change only together with the outputs that they describe.
         inputs.extend(self.timing_files().into_iter().map(|(stage, path)| (format!("{TIMING}{stage}"), path)));
-        // Of a model without training, or a dataset from another program, some files never come to be.
+        // Some files never exist, for example those of a model without training or of a dataset from another program.
         inputs.retain(|(_, path)| path.exists());
         inputs.extend(self.images()?);
         Ok(inputs)
     }
 
-    /// The words of images that the run's features were made of.
+    /// The file with the words of images from which the run's features were made.
     fn words_file(&self) -> Option<PathBuf> {
         let (config, layout) = (&self.context.config, &self.context.layout);
         let files = config.model.modalities.iter().map(|m| layout.words_file(&m.name, &config.feature_name(m)));
         files.into_iter().find(|path| path.exists())
     }
 
-    /// Where the stages before this one would leave what they took, in their order.
+    /// The paths at which the earlier stages leave their timings, in the order of the stages.
     fn timing_files(&self) -> Vec<(&'static str, PathBuf)> {
         let (config, layout) = (&self.context.config, &self.context.layout);
         let mut stages = vec![
@@ -176,12 +177,12 @@ impl Report<'_> {
             ("evaluate", layout.run()),
             ("recommend", layout.run()),
         ];
-        // A run of this name may have been pre-trained before that was switched off.
+        // A run of this name may have been pre-trained before pre-training was disabled.
         stages.retain(|(stage, _)| *stage != PRETRAIN || self.context.models.trains(config, PRETRAIN));
         stages.into_iter().map(|(stage, folder)| (stage, Timing::path(&folder, stage))).collect()
     }
 
-    /// The items, with the files of those images that were downloaded in place of their addresses.
+    /// The items; the URLs of downloaded images are replaced by the paths of their files.
     fn items(&self) -> Result<Items> {
         let mut items = Items::read_in(&self.context.layout.items(), Path::new(&self.context.config.dataset.data))?;
         let downloads = self.downloads();
@@ -193,7 +194,7 @@ impl Report<'_> {
         Downloads::new(Path::new(&self.context.config.dataset.data))
     }
 
-    /// The images on the page, by role and path: an image that is repaired or downloaded makes the report stale.
+    /// The images on the page, by role and path. They are inputs, so an image that is repaired or downloaded makes the report stale.
     fn images(&self) -> Result<Vec<(String, PathBuf)>> {
         let items = self.items()?;
         let (users, _) = self.users(&items)?;
@@ -217,10 +218,10 @@ impl Report<'_> {
         Ok((lists.show(&rows, items, &stored.ranks, &path)?, counts))
     }
 
-    /// What the lists of the runs are like at each K of the tables that they reach. Lists of another run that do not exist, or of other
-    /// weights than it has now, are left out.
+    /// The statistics of the lists of all runs, at each K of the tables that the lists reach. Another run is left out if its lists do not
+    /// exist, or were made with other weights than it has now.
     fn list_rows(&self, items: &Items, sequences: &Sequences) -> Result<Vec<ListRow>> {
-        let popularity = ItemPopularity::new(training_events(sequences), sequences.user_count());
+        let facts = ItemFacts::read(sequences, &self.context.config.feature_files(&self.context.layout))?;
         let mut rows = Vec::new();
         for layout in &self.runs {
             let path = layout.recommendations();
@@ -228,18 +229,16 @@ impl Report<'_> {
             if !is_own && !path.exists() {
                 continue;
             }
-            let lists = UserLists::read(&path)?;
-            match lists.expect_weights(layout, &path) {
+            let lists = match read_lists(layout, items, sequences.user_count()) {
                 Err(error) if !is_own => {
                     self.context.progress.log(format!("report: warning: {error}; its lists are left out"));
                     continue;
                 }
-                checked => checked?,
-            }
-            let lists = lists.item_numbers(items, &path)?;
+                lists => lists?,
+            };
             let longest = lists.iter().map(Vec::len).max().unwrap_or(0);
             for &k in self.context.config.evaluate.k.iter().filter(|&&k| k <= longest) {
-                let figures = ListFigures::of(&lists, k, &popularity);
+                let figures = ListFigures::of(&lists, k, &facts);
                 rows.extend(figures.map(|figures| ListRow { run: layout.run_name().to_owned(), figures }));
             }
         }
@@ -288,7 +287,7 @@ impl Report<'_> {
         Ok(MetricsTable { split, measures, rows })
     }
 
-    /// The run's own log first.
+    /// The training logs, the run's own first.
     fn logs(&self) -> Result<Vec<TrainingLog>> {
         let own_first = self.runs.iter().rev().take(1).chain(self.runs.iter().take(self.runs.len() - 1));
         let read = |layout: &Layout| {
@@ -336,7 +335,7 @@ impl Report<'_> {
 
         let resolved = match layout.run_config() {
             path if path.exists() => files::read_to_string(&path)?,
-            // A run from a program that writes none: the configuration of this report.
+            // Another program may not write a configuration for its runs; then the configuration of this report is shown.
             _ => config.to_toml().unwrap_or_default(),
         };
         let page = Page {
@@ -379,11 +378,12 @@ impl Report<'_> {
         Ok(outputs)
     }
 
-    /// What CLIP saw in images of items on the page, and most often; none for a run without such features.
+    /// The words that CLIP chose for images of items on the page, and the most frequent ones; `None` if the run's features do not use
+    /// words.
     fn words(&self, users: &[ShownUser], items: &Items) -> Result<Option<Words>> {
         let Some(path) = self.words_file() else { return Ok(None) };
         let downloads = self.downloads();
-        // Items' addresses that were fetched have become files.
+        // The words may name an image by its URL, which is replaced by a path in `items` if the image was downloaded.
         let is_of = |item: usize, image: &str| {
             let mut fetched = image.to_owned();
             to_fetched(&downloads, &mut fetched);
@@ -395,7 +395,7 @@ impl Report<'_> {
         Ok(Some(words))
     }
 
-    /// Without the data folder the page would show placeholders without a reason.
+    /// Warns about missing images. Otherwise, with a wrong data folder, the page would show placeholders without a reason.
     fn warn_of_missing_images(&self, users: &[ShownUser], items: &Items) {
         let shown = shown_items(users);
         let is_missing = |&&item: &&usize| is_missing(&items.images[item]);

@@ -1,4 +1,4 @@
-//! Runs side by side: as text for a terminal, as Markdown, as CSV.
+//! Metrics of runs side by side, as text for a terminal, Markdown or CSV.
 
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{Measure, Metrics, Split};
@@ -8,7 +8,7 @@ use mp4sr_protocol::{Measure, Metrics, Split};
 pub struct RunMetrics {
     /// The name of the run.
     pub run: String,
-    /// Its metrics.
+    /// The metrics of the run.
     pub metrics: Metrics,
 }
 
@@ -26,17 +26,17 @@ pub struct MetricsTable {
     pub split: Split,
     /// The measures, one per column.
     pub measures: Vec<Measure>,
-    /// The runs beside it, then the run itself.
+    /// The rows of the other runs, then that of the run itself.
     pub rows: Vec<RunMetrics>,
 }
 
 impl MetricsTable {
-    /// Names of the columns: `R@5`, ..., `N@5`, ..., `MRR`.
+    /// The names of the columns: `R@5`, ..., `N@5`, ..., `MRR`.
     pub fn columns(&self) -> Vec<String> {
         self.measures.iter().map(Measure::to_string).collect()
     }
 
-    /// For each row and column, whether no run has a higher value; never if all values are zero.
+    /// For each row and column, whether no run has a higher value. It is never the best if all values are zero.
     pub fn best(&self) -> Vec<Vec<bool>> {
         let values: Vec<Vec<f64>> = self.rows.iter().map(RunMetrics::values).collect();
         let most = |column: usize| values.iter().map(|row| row[column]).fold(0.0, f64::max);
@@ -44,7 +44,7 @@ impl MetricsTable {
         values.iter().map(|row| row.iter().enumerate().map(is_best).collect()).collect()
     }
 
-    /// How far, in percent, the run is above the best of the others, by column; empty for a single run.
+    /// By how many percent the run is above the best of the others, by column; empty if there is only one run.
     pub fn improvement(&self) -> Vec<Option<f64>> {
         let Some((own, others)) = self.rows.split_last().filter(|(_, others)| !others.is_empty()) else {
             return Vec::new();
@@ -57,7 +57,7 @@ impl MetricsTable {
         own.values().into_iter().enumerate().map(above).collect()
     }
 
-    /// Formats the table as Markdown; with `emphasis` the best of each column is bold.
+    /// Formats the table as Markdown; with `emphasis`, the best value of each column is bold.
     pub fn markdown(&self, emphasis: bool) -> String {
         let mut table = TextTable::new(["run", "users"]);
         table.header.extend(self.columns());
@@ -92,7 +92,7 @@ pub(crate) fn metric_values(tables: &[MetricsTable]) -> TextTable {
     all
 }
 
-/// With its sign; nothing to compare with is a dash.
+/// Formats a change with its sign, or as a dash if there is nothing to compare with.
 pub(crate) fn percent(change: Option<f64>) -> String {
     change.map_or_else(|| "-".to_owned(), |change| format!("{change:+.1} %"))
 }

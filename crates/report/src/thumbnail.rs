@@ -1,4 +1,4 @@
-//! Thumbnails small enough to lie inside the page.
+//! Thumbnails that are small enough to be embedded in the page.
 
 use std::path::Path;
 
@@ -9,27 +9,27 @@ use image::{DynamicImage, Rgb, RgbImage};
 use mp4sr_artifact::Downloads;
 use mp4sr_image::MAX_PIXELS;
 
-/// The longest side in pixels.
+/// The greatest side length in pixels.
 const SIDE: u32 = 96;
-/// JPEG quality.
+/// The JPEG quality.
 const QUALITY: u8 = 80;
 
-/// What stands where an item's image belongs.
+/// The thumbnail of an item, or the reason why there is none.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Thumbnail {
-    /// A `data:` address of a JPEG.
+    /// A `data:` URL of a JPEG.
     Shown(String),
-    /// The item has none.
+    /// The item has no images.
     None,
-    /// It has addresses, but no file yet.
+    /// The item's images are URLs that have not been downloaded.
     NotFetched,
-    /// None of its files is where it was.
+    /// None of the item's image files exists.
     Missing,
-    /// None of its files can be decoded.
+    /// None of the item's image files can be decoded.
     Broken,
 }
 
-/// The first of an item's images that can be shown.
+/// The thumbnail of the first of an item's images that can be shown.
 pub fn thumbnail(images: &[String]) -> Thumbnail {
     if images.is_empty() {
         return Thumbnail::None;
@@ -65,7 +65,7 @@ fn shrink(path: &Path) -> Option<Vec<u8>> {
     Some(jpeg)
 }
 
-/// JPEG has no transparency; the page, which is white, shows through.
+/// Blends transparent pixels with white, the background of the page, because JPEG has no transparency.
 fn on_white(image: &DynamicImage) -> RgbImage {
     if !image.color().has_alpha() {
         return image.to_rgb8();
@@ -113,12 +113,12 @@ mod tests {
         assert_eq!(small.dimensions(), (96, 48), "whatever its name says, it is decoded as what it is");
     }
 
-    /// The header of a PNG file of 60,000 x 60,000 pixels, and the start of its data.
+    /// The header of a PNG file of 60,000 x 60,000 pixels, and the beginning of its data.
     const HUGE: &[u8] =
         b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xea`\0\0\xea`\x08\x02\0\0\0\x0f\xb0\xe2\x15\0\0\0\0IDAT5\xaf\x06\x1e";
 
     #[test]
-    fn a_image_that_claims_too_much_is_broken_and_no_room_is_made_for_it() {
+    fn an_image_that_claims_too_many_pixels_is_broken_and_not_allocated() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("huge.png");
         files::write_bytes(&path, HUGE).unwrap();

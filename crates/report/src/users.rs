@@ -1,15 +1,15 @@
-//! Which users the page shows, and with what.
+//! Selects the users that the page shows, with their histories and lists.
 
 use std::collections::HashMap;
 use std::path::Path;
 
-use mp4sr_artifact::{Error, Fingerprint, Items, Layout, Table};
-use mp4sr_protocol::WEIGHTS;
+use mp4sr_artifact::{Error, Items, Layout, Table};
+use mp4sr_protocol::expect_weights_of_lists;
 use serde_json::Value;
 
 use crate::Result;
 
-/// `recommendations.parquet`.
+/// The content of `recommendations.parquet`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct UserLists {
     user: Vec<u32>,
@@ -17,39 +17,39 @@ pub(crate) struct UserLists {
     history: Vec<Vec<String>>,
     target: Vec<String>,
     items: Vec<Vec<String>>,
-    /// From what and with which settings the lists were made; lists of other programs do not say.
+    /// The inputs and settings of the lists; `None` if another program made them.
     source: Option<Value>,
 }
 
-/// One user with items by row of [`Items`].
+/// One user; items are given by row of [`Items`].
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ShownUser {
-    /// 1-based.
+    /// The number of the user, 1-based.
     pub(crate) user: u32,
     pub(crate) user_id: String,
-    /// Oldest first.
+    /// The history, oldest first.
     pub(crate) history: Vec<usize>,
-    /// The true next item, where it is known.
+    /// The next item, if it is known.
     pub(crate) target: Option<usize>,
-    /// Best first.
+    /// The list, best first.
     pub(crate) list: Vec<usize>,
     /// The target's rank among all items.
     pub(crate) rank: Option<u32>,
 }
 
-/// The users from whom those on the page were chosen.
+/// The counts of the users from whom those on the page are chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct UserCounts {
-    /// Users with a list.
+    /// The number of users with a list.
     pub(crate) users: usize,
-    /// Those whose next item is known.
+    /// The number of users whose next item is known.
     pub(crate) known: usize,
-    /// Those whose next item is in their list.
+    /// The number of users whose next item is in their list.
     pub(crate) hits: usize,
 }
 
 impl ShownUser {
-    /// The end of the history that the page shows; with what came next, as many items as of a list.
+    /// The end of the history that the page shows. With the next item, it has as many items as the part of the list that is shown.
     pub(crate) fn recent(&self) -> &[usize] {
         &self.history[self.history.len().saturating_sub(9)..]
     }
@@ -79,22 +79,13 @@ impl UserLists {
         })
     }
 
-    /// Refuses lists of other weights than those that the run has now.
+    /// Rejects lists that were made with other weights than the run has now.
     pub(crate) fn expect_weights(&self, layout: &Layout, path: &Path) -> Result<()> {
-        let weights = layout.checkpoint("finetune");
-        let then = self.source.as_ref().and_then(|source| source["inputs"][WEIGHTS].as_str());
-        match then.filter(|_| weights.exists()) {
-            Some(then) if Fingerprint::of_file(&weights)?.as_str() != then => {
-                let reason = format!("`{}` has changed since", weights.display());
-                Err(Error::unusable(path, reason, "run `make recommend` again").into())
-            }
-            _ => Ok(()),
-        }
+        Ok(expect_weights_of_lists(self.source.as_ref(), layout, path)?)
     }
 
-    /// `count` users: half of them (the odd one too) among those whose next item is in their list, half among the others,
-    /// each spread evenly over the table; where one kind is short, the other fills up. Without known next items: spread
-    /// evenly over all.
+    /// Chooses `count` users: half of them (the larger half) from those whose next item is in their list, and half from the others, each
+    /// evenly spaced over the table. If one kind has too few users, the other fills up. If no next item is known, all are evenly spaced.
     pub(crate) fn choose(&self, count: usize) -> (Vec<usize>, UserCounts) {
         let rows = 0..self.user.len();
         let is_hit = |&row: &usize| self.items[row].contains(&self.target[row]);
@@ -109,19 +100,7 @@ impl UserLists {
         (chosen, counts)
     }
 
-    /// All lists as items, 1-based.
-    pub(crate) fn item_numbers(&self, items: &Items, path: &Path) -> Result<Vec<Vec<u32>>> {
-        let numbers: HashMap<&str, u32> = items.ids.iter().map(String::as_str).zip(1..).collect();
-        let number = |id: &String| {
-            numbers.get(id.as_str()).copied().ok_or_else(|| {
-                Error::unusable(path, format!("item {id:?} is not in the dataset"), "run `make recommend` again")
-            })
-        };
-        let list = |ids: &Vec<String>| ids.iter().map(number).collect::<std::result::Result<_, _>>();
-        Ok(self.items.iter().map(list).collect::<std::result::Result<_, _>>()?)
-    }
-
-    /// The users of these rows. `ranks` are those of the test split, one per user.
+    /// The users in these rows. `ranks` are the ranks of the test split, one per user.
     pub(crate) fn show(&self, rows: &[usize], items: &Items, ranks: &[u32], path: &Path) -> Result<Vec<ShownUser>> {
         let by_id: HashMap<&str, usize> = items.ids.iter().enumerate().map(|(row, id)| (id.as_str(), row)).collect();
         let find = |id: &String| {
@@ -148,8 +127,8 @@ impl UserLists {
     }
 }
 
-/// `count` of the rows (or all), one from each of `count` equal parts, `quarter` quarters into it. Hits and misses stand at
-/// other quarters, or they would come in pairs of neighbours.
+/// Chooses `count` of the rows, or all if there are fewer: one from each of `count` equal parts, at `quarter` quarters of the part. Hits
+/// and misses use different quarters; otherwise neighbouring users would be chosen in pairs.
 pub(crate) fn spread(rows: &[usize], count: usize, quarter: usize) -> Vec<usize> {
     let count = count.min(rows.len());
     (0..count).map(|at| rows[(4 * at + quarter) * rows.len() / (4 * count)]).collect()
@@ -159,7 +138,7 @@ pub(crate) fn spread(rows: &[usize], count: usize, quarter: usize) -> Vec<usize>
 mod tests {
     use super::*;
 
-    /// Users whose next item is in their list (`h`), is not (`m`), is not known (`?`).
+    /// Users whose next item is in their list (`h`), is not in it (`m`), or is unknown (`?`).
     fn lists(kinds: &str) -> UserLists {
         let of = |kind| match kind {
             'h' => "a",

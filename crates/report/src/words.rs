@@ -1,4 +1,4 @@
-//! The words that CLIP chose for images, from the table that extract writes.
+//! The words that CLIP chose for images, read from the table that the extract stage writes.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
@@ -8,30 +8,30 @@ use mp4sr_artifact::{Error, Table};
 use crate::Result;
 use crate::users::spread;
 
-/// Words of one image.
+/// The words of one image.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Described {
-    /// The item by row.
+    /// The row of the item.
     pub(crate) item: usize,
-    /// The image as the item names it.
+    /// The image, as the item names it.
     pub(crate) image: String,
-    /// Best first, with their cosines.
+    /// The words, best first, with their cosine similarities.
     pub(crate) words: Vec<(String, f32)>,
 }
 
-/// What the page shows of a table of words.
+/// The words that the page shows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Words {
-    /// The first image of some items.
+    /// The first images of some items, with their words.
     pub(crate) samples: Vec<Described>,
-    /// The words of most items with their number, most first.
+    /// The most frequent words with their numbers of items, most frequent first.
     pub(crate) frequent: Vec<(String, usize)>,
-    /// Items with a image that has words.
+    /// The number of items with an image that has words.
     pub(crate) items: usize,
 }
 
 impl Words {
-    /// `count` samples among the items of `shown`, spread evenly; the `most` most frequent words of all items.
+    /// Selects `count` samples among the items in `shown`, evenly spaced, and the `most` most frequent words of all items.
     pub(crate) fn of(described: &[Described], shown: &BTreeSet<usize>, count: usize, most: usize) -> Self {
         let mut first: HashMap<usize, usize> = HashMap::new();
         for (row, found) in described.iter().enumerate() {
@@ -43,7 +43,7 @@ impl Words {
     }
 }
 
-/// Reads the table of words; `is_of` says whether an image is one of an item's (row, from 0).
+/// Reads the table of words. `is_of` checks whether an image belongs to an item (0-based row).
 pub(crate) fn read_words(
     path: &Path,
     data: &Path,
@@ -71,7 +71,8 @@ pub(crate) fn read_words(
     .collect()
 }
 
-/// A word counts once an item, however many images of it have the word; equal counts in the order of letters.
+/// The most frequent words, by their number of items: a word counts once per item, however many of its images have it. Equal counts are
+/// ordered alphabetically.
 fn frequent(described: &[Described], most: usize) -> Vec<(String, usize)> {
     let mut items: HashMap<&str, HashSet<usize>> = HashMap::new();
     for found in described {

@@ -1,4 +1,4 @@
-//! A whole report from generated files.
+//! Tests a whole report that is made from generated files.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -67,7 +67,7 @@ impl World {
         }
     }
 
-    /// Users of three to seven events at times of days, with all items among them.
+    /// Writes sequences of three to seven events, one day apart, that contain all items.
     fn write_sequences(&self) {
         let lengths: Vec<i64> = (0..i64::from(USERS)).map(|user| 3 + user % 5).collect();
         let offsets: Vec<i64> = (0..=lengths.len()).map(|user| lengths[..user].iter().sum()).collect();
@@ -117,7 +117,7 @@ impl World {
         files::write_bytes(&self.context.layout.with_run(run).metrics_log(), text.as_bytes()).unwrap();
     }
 
-    /// Writes words of every image; `each` gives the words of an item's image.
+    /// Writes words for every image; `each` returns the words for an item's image.
     fn write_words(&self, each: impl Fn(usize) -> Vec<String>) {
         let Context { config, layout, .. } = &self.context;
         let modality = config.model.modalities.iter().find(|modality| modality.name == "image").unwrap();
@@ -147,7 +147,7 @@ impl World {
         files::write_json(&Timing::path(&folder, stage), &timing).unwrap();
     }
 
-    /// Whether the next run would write the report again.
+    /// Whether the next run writes the report again.
     fn is_stale(&self) -> bool {
         let manifest = self.context.layout.report().join("report.manifest.json");
         let modified = || std::fs::metadata(&manifest).unwrap().modified().unwrap();
@@ -186,7 +186,7 @@ fn a_page_tables_and_curves_that_need_nothing_beside_them() {
     assert!(page.len() < 3_000_000);
     assert!(!page.contains("What CLIP saw") && !page.contains("peak memory"), "there are no such files");
 
-    // Of 12 users one has no rank; 5 of the others are within the first 5, against 1 (rank 3) of popularity.
+    // One of the 12 users has no rank. Of the other 11, 5 are within the first 5 ranks, against 1 (rank 3) for popularity.
     let markdown = world.text("metrics.md");
     let row = |name: &str| markdown.lines().find(|line| line.starts_with(&format!("| {name} "))).unwrap().to_owned();
     assert!(row("mine").contains("|    11 | **0.4545** |"), "{markdown}");
@@ -197,7 +197,7 @@ fn a_page_tables_and_curves_that_need_nothing_beside_them() {
     assert!(csv.starts_with("run,split,users,R@5,R@10,R@20,N@5,N@10,N@20,MRR\npopular,test,11,"), "{csv}");
     assert!(world.text("curves.svg").contains("pretrain: training loss"));
 
-    // A breakdown holds each user with a rank once.
+    // A breakdown contains each user with a rank exactly once.
     let breakdowns = world.text("breakdowns.csv");
     assert!(breakdowns.starts_with("breakdown,group,users,run,measure,value\n"), "{breakdowns}");
     let lengths =
@@ -210,7 +210,7 @@ fn a_page_tables_and_curves_that_need_nothing_beside_them() {
     );
     assert!(page.contains("id=\"groups\"") && page.contains("95 % interval") && page.contains("mine against"));
 
-    // The same files give the same page; an up-to-date report is left alone.
+    // The same files give the same page, and an up-to-date report is not rewritten.
     world.run().unwrap();
     files::remove_if_present(&world.context.layout.report().join("index.html")).unwrap();
     world.run().unwrap();
@@ -228,7 +228,7 @@ fn measures_of_groups_worked_by_hand() {
     let world = World::new(&["popular"]);
     world.write_ranks("popular", 3);
     world.run().unwrap();
-    // A history of 2 events: users 0, 5, 10; ranks 0 (none), 5, 10, and three times these.
+    // A history of 2 events: users 0, 5 and 10, with the ranks 0 (none), 5 and 10, and with three times these.
     let ndcg = |ranks: [f64; 2]| {
         ranks.iter().map(|rank| if *rank > 20.0 { 0.0 } else { 1.0 / (rank + 1.0).log2() }).sum::<f64>() / 2.0
     };
@@ -246,7 +246,7 @@ fn measures_of_groups_worked_by_hand() {
     for (found, expected) in found.as_flattened().iter().zip([1.0, ndcg([5.0, 10.0]), 0.5, ndcg([15.0, 30.0])]) {
         assert!((found - expected).abs() < 1e-12, "{found} is not {expected}");
     }
-    // R@20 of 11 users: all, against 6 (ranks 3 to 18) of popularity: the difference is 5 / 11, 1 for 5 users and 0 for 6.
+    // R@20 of 11 users: all of them, against 6 (ranks 3 to 18) for popularity. The difference is 5 / 11: 1 for 5 users and 0 for 6.
     // t = (5 / 11) / (sd / 11^(1/2)) with sd^2 = (5 * 6 / 11) / 10: 2.887; z of Wilcoxon = 5^(1/2), p = 0.0253.
     let markdown = world.text("metrics.md");
     let line = markdown.lines().find(|line| line.starts_with("| popular |") && line.contains('+')).unwrap();
@@ -289,7 +289,7 @@ fn the_page_stays_small_whatever_a_dictionary_holds() {
     assert!(world.text("index.html").len() < 3_000_000);
 }
 
-/// For a look at the page: the folder of a report to copy this one to.
+/// Copies the report to the folder in `MP4SR_KEEP_REPORT`, for looking at the page.
 fn keep(world: &World) {
     if let Some(folder) = std::env::var_os("MP4SR_KEEP_REPORT") {
         files::write_bytes(&Path::new(&folder).join("index.html"), world.text("index.html").as_bytes()).unwrap();

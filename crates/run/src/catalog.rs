@@ -1,4 +1,4 @@
-//! The models' recipes as the pipeline sees them.
+//! Presents the recipes of the models to the pipeline.
 
 use std::sync::{Arc, LazyLock};
 
@@ -101,7 +101,7 @@ impl ModelType for Entry {
 
     fn phases(&self, config: &Config) -> Vec<&'static str> {
         let phases = with_settings(config, |settings| (self.0.phases)(settings));
-        // What would fail here is refused by `check`.
+        // `check` refuses the settings for which this fails.
         phases.unwrap_or_default().iter().map(|phase| phase.name).collect()
     }
 
@@ -110,14 +110,14 @@ impl ModelType for Entry {
     }
 }
 
-/// Gives `work` what a recipe sees of the configuration.
+/// Calls `work` with the part of the configuration that a recipe reads.
 pub(crate) fn with_settings<T>(config: &Config, work: impl FnOnce(&Settings<'_>) -> T) -> T {
     work(&Settings {
         own: config.model.own(),
         transformer: config.model.section(TRANSFORMER),
         modalities: &config.model.modality_names(),
         pretrains: config.pretrain.enabled,
-        // A value that is neither is refused where the configuration is read.
+        // An invalid value is already an error where the configuration is read.
         candidates: config.finetune.drawn_candidates().unwrap_or_default(),
     })
 }

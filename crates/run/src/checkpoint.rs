@@ -10,11 +10,10 @@ use crate::{ParameterTensor, write_divided};
 const FORMAT: &str = "checkpoint";
 const VERSION: u32 = 1;
 const REMEDY: &str = "train again, or use another run";
-/// What names of buffers begin with.
+/// The prefix of the names of buffers.
 const BUFFER: &str = "buffer.";
 
-/// How a checkpoint was made.
-/// A user's own program may leave all of it out.
+/// How a checkpoint was made. A user's own program may leave out all of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CheckpointInfo {
@@ -22,16 +21,16 @@ pub struct CheckpointInfo {
     pub phase: String,
     /// The epoch whose weights these are; 0 for a model that is not trained.
     pub epoch: usize,
-    /// Its validation R@20.
+    /// The validation R@20 of that epoch.
     pub validation_recall_20: f64,
-    /// Fingerprints of the encoders whose features it was trained on, by modality, where the features name them.
+    /// The fingerprints of the encoders whose features it was trained on, by modality; missing for features that do not name theirs.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub encoders: BTreeMap<String, String>,
     /// The resolved configuration ([`mp4sr_pipeline::Config::resolved`]).
     pub config: serde_json::Value,
 }
 
-/// A model as a phase has left it.
+/// A model and the phase that trained it.
 #[derive(Clone, Copy)]
 pub struct TrainedPhase<'a> {
     /// The model.
@@ -51,7 +50,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Writes the parameters that `phase` uses, and the model's buffers. A collective operation in a group, whose first process writes.
+    /// Writes the parameters that `phase` uses, and the model's buffers. In a group of processes this is a collective operation, and the
+    /// first process writes the file.
     pub fn write(
         path: &Path,
         info: &CheckpointInfo,
@@ -87,7 +87,8 @@ impl Checkpoint {
         Self::from_file(path, file, phase)
     }
 
-    /// Reads a checkpoint made for any items: for parameters that do not depend on them, such as those of pre-training.
+    /// Reads a checkpoint that may have been made for other items: for parameters that do not depend on them, such as those of
+    /// pre-training.
     pub fn read_of_any_items(path: &Path, phase: &str) -> Result<Self> {
         Self::from_file(path, Self::open(path)?, phase)
     }
@@ -119,8 +120,8 @@ impl Checkpoint {
         Ok(Self { info, inputs, parameters, buffers })
     }
 
-    /// A warning for a user whose sequences or features have changed since the training. It is not an error, because weights may
-    /// well serve newer events.
+    /// Returns a warning if the sequences or features have changed since training. This is not an error, because weights may well be used
+    /// with newer events.
     pub fn trained_on_others(&self, inputs: &BTreeMap<String, Fingerprint>) -> Option<String> {
         let changed = inputs.iter().filter(|(role, now)| self.inputs.get(*role).is_some_and(|then| then != *now));
         let changed: Vec<&str> = changed.map(|(role, _)| role.as_str()).collect();
@@ -129,7 +130,7 @@ impl Checkpoint {
         })
     }
 
-    /// Gives these parameters, whose last rows are those of the items, `rows` more of zeros.
+    /// Appends `rows` rows of zeros to the parameters that `tables` names, whose last rows belong to the items.
     pub(crate) fn append_rows(&mut self, tables: &[&str], rows: usize) {
         for (_, values, shape) in self.tables(tables) {
             shape[0] += rows;
@@ -137,7 +138,7 @@ impl Checkpoint {
         }
     }
 
-    /// The same weights with `rows` rows of zeros in place of the last `items` rows of these parameters.
+    /// Returns the same weights with the last `items` rows of the parameters that `tables` names replaced by `rows` rows of zeros.
     pub(crate) fn with_other_items(&self, tables: &[&str], items: usize, rows: usize) -> Self {
         let other = |(name, values, shape): &Stored| {
             let mut shape = shape.clone();
@@ -162,9 +163,9 @@ impl Checkpoint {
         self.parameters.iter_mut().filter(|(name, ..)| names.contains(&name.as_str()))
     }
 
-    /// Sets the model's parameters that both `phase` and the checkpoint's own phase use, and its buffers. A parameter that the
-    /// model lacks or has in another shape is refused; so is one that the checkpoint lacks, unless its own phase does not use it.
-    /// Parameters without an effect are not read.
+    /// Sets the model's parameters that both `phase` and the checkpoint's own phase use, and, if the two are the same phase, the model's
+    /// buffers. A parameter that the model lacks or has in another shape is an error; so is one that the checkpoint lacks, unless its own
+    /// phase does not use it. Parameters that have no effect are skipped.
     pub fn load_into(&self, model: &dyn Model, phase: &Phase, path: &Path) -> Result<()> {
         const REMEDY: &str = "it was trained with other `[model]` settings: use those, or another run";
         let own = model.phases().iter().find(|own| own.name == self.info.phase).unwrap_or(phase);
@@ -188,7 +189,7 @@ impl Checkpoint {
     }
 }
 
-/// A buffer as it is stored.
+/// Converts a buffer to the tensor that is stored.
 pub fn buffer_tensor(buffer: Buffer) -> Tensor {
     match buffer.values {
         BufferValues::F32(values) => Tensor::F32(values, buffer.shape),
@@ -227,7 +228,7 @@ mod tests {
             (&appended.parameters[0].2[..], &appended.parameters[1]),
             (&[6, 2][..], &checkpoint().parameters[1])
         );
-        // Other items in place of the three: the padding stays.
+        // Other items replace the three, and the padding row stays.
         let other = checkpoint().with_other_items(&["ids"], 3, 1);
         assert_eq!((&other.parameters[0].1[..], &other.parameters[0].2[..]), (&[0.0, 1.0, 0.0, 0.0][..], &[2, 2][..]));
         assert_eq!(other.parameters[1], checkpoint().parameters[1]);

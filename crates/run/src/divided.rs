@@ -4,24 +4,24 @@ use std::path::Path;
 use mp4sr_artifact::{Error, Header, Result, Tensor, TensorSource, write_sources};
 use mp4sr_models::{BlockReader, DividedValues, Parameters, ProcessGroup, lend_blocks};
 
-/// Values that the first process holds at once of what others have: 4 MiB.
+/// The number of values of other processes that the first process holds at once: 4 MiB.
 const BLOCK: usize = 1 << 20;
 
-/// A parameter, or what belongs to it value by value, on its way to a file.
+/// A parameter that is written to a file, or a tensor with one value per value of a parameter, such as a moment of Adam.
 #[derive(Clone, Debug)]
 pub struct ParameterTensor<'a> {
     /// The tensor's name in the file.
     pub name: String,
-    /// The values that this process has.
+    /// The values that this process holds.
     pub values: &'a [f32],
     /// The shape of the whole tensor.
     pub shape: Vec<usize>,
-    /// How many values each process has, if they are divided.
+    /// The number of values of each process, if they are divided.
     pub lengths: Option<Vec<usize>>,
 }
 
 impl<'a> ParameterTensor<'a> {
-    /// Values of a parameter, of which this process has `values`, in this shape.
+    /// Describes the tensor `name` with one value per value of `parameter`. This process holds `values`, in `shape`.
     pub fn of(name: String, parameters: &Parameters, parameter: &str, values: &'a [f32], shape: &[usize]) -> Self {
         match parameters.table_share(parameter) {
             Some(share) => Self { name, values, shape: share.whole_shape, lengths: Some(share.lengths) },
@@ -29,16 +29,16 @@ impl<'a> ParameterTensor<'a> {
         }
     }
 
-    /// The same without the parameter's shape.
+    /// The same tensor with a single dimension.
     #[must_use]
     pub fn flat(self) -> Self {
         Self { shape: vec![self.shape.iter().product()], ..self }
     }
 }
 
-/// Writes a file of tensors that are the same on all processes, and of parameters, of which some are divided among the processes of a group.
-/// The first process writes, and never holds what another has but for a block: a collective operation. The bytes are those of one process
-/// that has everything.
+/// Writes a file of tensors that are the same on all processes, and of parameters, some of which are divided among the processes of a
+/// group. This is a collective operation: the first process writes the file, and never holds more than one block of another process's
+/// values. The bytes are the same as those that a single process would write.
 pub fn write_divided(
     path: &Path,
     header: &Header,
@@ -57,7 +57,7 @@ pub fn write_divided(
     }
 }
 
-/// Where the tensors of a file come from; those that are divided are the arrays of `reader`, in their order.
+/// The sources of the tensors of a file. The divided parameters are the arrays of `reader`, in the same order.
 fn sources<'a>(
     held: Vec<(String, Tensor)>,
     parameters: &'a [ParameterTensor<'_>],
@@ -83,7 +83,7 @@ fn divided<'a>(tensor: &ParameterTensor<'a>) -> Option<DividedValues<'a>> {
     Some(DividedValues { own: tensor.values, lengths })
 }
 
-/// All values of a tensor, which is the array `array` of those that are lent.
+/// The source of a tensor whose values are the array with the index `array` of `reader`.
 fn blocks<'a>(reader: &'a BlockReader<'_>, array: usize, shape: &[usize]) -> TensorSource<'a> {
     let count = shape.iter().product::<usize>();
     let read = move |take: &mut dyn FnMut(&[f32]) -> io::Result<()>| {

@@ -9,19 +9,19 @@ use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config;
 use mp4sr_protocol::training_part;
 
-/// A modality that a smaller share of items has is worth a warning.
+/// The share of items with a row of a modality below which a warning is given.
 const SPARSE: f64 = 0.05;
 
-/// What a model is built from and trained on.
+/// The data that a model is built from and trained on.
 #[derive(Debug)]
 pub struct Inputs {
-    /// Users' events.
+    /// The users' events.
     pub sequences: Sequences,
     /// Features by modality, in the order of the configuration; empty for models that read none.
     pub modalities: Vec<Modality>,
-    /// Fingerprints of the encoders of these features, by modality, where the features name them.
+    /// The fingerprints of the encoders of these features, by modality; missing for features that do not name theirs.
     pub encoders: BTreeMap<String, String>,
-    /// The items' categories; nothing for models that read none, and where no item has any.
+    /// The items' categories; `None` for models that do not read them, and if no item has any.
     pub categories: Option<Categories>,
 }
 
@@ -30,10 +30,7 @@ impl Inputs {
     pub fn files(layout: &Layout, config: &Config) -> Vec<(String, PathBuf)> {
         let mut files = vec![("sequences".to_owned(), layout.sequences())];
         if reads_features(config) {
-            for modality in &config.model.modalities {
-                let path = layout.feature_file(&modality.name, &config.feature_name(modality));
-                files.push((format!("features of {}", modality.name), path));
-            }
+            files.extend(config.feature_files(layout));
         }
         if reads_categories(config) {
             files.push(("items".to_owned(), layout.items()));
@@ -41,7 +38,7 @@ impl Inputs {
         files
     }
 
-    /// Reads and verifies them.
+    /// Reads and verifies these files.
     pub fn load(layout: &Layout, config: &Config) -> anyhow::Result<Self> {
         let sequences = Sequences::read(&layout.sequences())?;
         expect_items(layout, &sequences)?;
@@ -68,7 +65,7 @@ impl Inputs {
         Ok(Self { sequences, modalities, encoders, categories })
     }
 
-    /// A warning for each modality that hardly any item has: most of what a model reads of it is nothing.
+    /// Returns a warning for each modality that few items have, because the model sees no features of it for most items.
     pub fn sparse_modalities(&self) -> Vec<String> {
         let reported = |Modality { name, features }: &Modality| {
             let (count, covered) =
@@ -80,12 +77,12 @@ impl Inputs {
         self.modalities.iter().filter_map(reported).collect()
     }
 
-    /// I, the number of items: those that were added after training have features and no events.
+    /// I, the number of items, including those that were added after training, which have features but no events.
     pub fn item_count(&self) -> usize {
         self.modalities.first().map_or(self.sequences.item_count, |modality| modality.features.count())
     }
 
-    /// What a model is built from: of the sequences, their training parts alone.
+    /// The data that a model is built from. Of the sequences it contains only the training parts.
     pub fn data(&self, device: &Device) -> Data {
         let users = 0..self.sequences.user_count();
         let training = TrainingSequences::new(users.map(|user| training_part(&self.sequences, user)));
@@ -103,11 +100,11 @@ impl Inputs {
 /// The features of a modality as they are stored.
 pub(crate) struct ModalityRows {
     pub(crate) rows: Ragged,
-    /// The fingerprint of their encoder, where they name it.
+    /// The fingerprint of the encoder, if the features name it.
     pub(crate) encoder: Option<String>,
 }
 
-/// Reads the features of a modality for the items with this hash, so many of them.
+/// Reads the features of a modality, which must belong to `item_count` items with the hash `item_hash`.
 pub(crate) fn read_features(
     layout: &Layout,
     config: &Config,
@@ -129,7 +126,7 @@ pub(crate) fn read_features(
     Ok(ModalityRows { rows, encoder })
 }
 
-/// The number of items decides how much memory a model takes: where there is a table of items too, the two must agree.
+/// Checks the number of items against the item table, if there is one, because this number decides how much memory a model needs.
 fn expect_items(layout: &Layout, sequences: &Sequences) -> mp4sr_artifact::Result<()> {
     let path = layout.items();
     let rows = if path.exists() { Items::count(&path)? } else { return Ok(()) };
@@ -140,7 +137,7 @@ fn expect_items(layout: &Layout, sequences: &Sequences) -> mp4sr_artifact::Resul
     Ok(())
 }
 
-/// A model that reads nothing of a modality would train on zeros without a word.
+/// A modality without any row is an error, because the model would silently train on zeros.
 fn expect_rows(features: &Ragged, modality: &str, path: &Path) -> mp4sr_artifact::Result<()> {
     if features.row_count() > 0 {
         return Ok(());
@@ -150,7 +147,7 @@ fn expect_rows(features: &Ragged, modality: &str, path: &Path) -> mp4sr_artifact
     Err(Error::unusable(path, format!("no item has a row of `{modality}`"), remedy))
 }
 
-/// The table of items, which has to be of the items that the sequences count.
+/// Reads the item table, which must contain the items of the sequences.
 fn items_of(layout: &Layout, sequences: &Sequences) -> mp4sr_artifact::Result<Items> {
     let path = layout.items();
     let items = Items::read(&path)?;
@@ -161,8 +158,8 @@ fn items_of(layout: &Layout, sequences: &Sequences) -> mp4sr_artifact::Result<It
     }
 }
 
-/// The features after `lost` and `swapped`: the items concerned come first in an order drawn for the modality, so that a
-/// greater share concerns those of a smaller one too.
+/// Applies `lost` and `swapped` to the features. A random order of the items is drawn for the modality; swapped items come from its start
+/// and lost items from its end, so that a larger share includes the items of a smaller one.
 fn noisy(features: Ragged, modality: &config::Modality, key: RngKey) -> Ragged {
     let count = features.count();
     let number = |share: f64| (share * count as f64).round() as usize;

@@ -1,4 +1,4 @@
-//! A run's model: what train, evaluate and recommend share.
+//! The model of a run, as training, evaluation and recommendation share it.
 //!
 //! In: dataset, features, configuration, checkpoints. Out: a [`Model`](mp4sr_models::Model) with its data; parameters on
 //! disk. Must not know: epochs, metrics, top-K lists.

@@ -1,4 +1,4 @@
-//! Items that were added to a run after training: what a model reads of them, and the weights of a model that has them too.
+//! Items that were added to a run after training: how they are read, and which parameters have a row for each of them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::Inputs;
 use crate::catalog::with_settings;
 use crate::inputs::{ModalityRows, read_features};
 
-/// What names the generation of new items that is in use (`new-items/current.json`).
+/// The file that names the generation of new items in use (`new-items/current.json`).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CurrentItems {
@@ -22,7 +22,7 @@ pub struct CurrentItems {
 }
 
 impl CurrentItems {
-    /// Reads the file; a run to which nothing was added has none.
+    /// Reads the file, which does not exist if nothing was added to the run.
     pub fn read(layout: &Layout) -> anyhow::Result<Self> {
         let path = layout.new_items_pointer();
         if !path.exists() {
@@ -32,7 +32,7 @@ impl CurrentItems {
         serde_json::from_slice(&files::read(&path)?).with_context(remedy)
     }
 
-    /// Where the new items lie, if there are any.
+    /// The layout of the new items, if there are any.
     pub fn layout(&self, layout: &Layout) -> Option<Layout> {
         self.generation.as_ref().map(|generation| layout.new_items_generation(generation))
     }
@@ -41,15 +41,15 @@ impl CurrentItems {
 /// Items that training has not seen.
 #[derive(Clone, Debug)]
 pub struct NewItems {
-    /// Their table; they follow the items of the dataset.
+    /// The table of the new items, which follow the items of the dataset.
     pub items: Items,
-    /// Their features by modality, in the order of the configuration.
+    /// The features of the new items by modality, in the order of the configuration.
     pub modalities: Vec<Modality>,
-    /// Fingerprints of the encoders of these features, by modality, where the features name them.
+    /// The fingerprints of the encoders of these features, by modality; missing for features that do not name theirs.
     encoders: BTreeMap<String, String>,
 }
 
-/// The parameters that have a row per item, in a model that can rank items without ids; why not, in any other.
+/// The parameters that have a row per item. It is an error if the model cannot rank items that have no trained id.
 pub fn item_tables(config: &Config) -> anyhow::Result<&'static [&'static str]> {
     let name = &config.model.name;
     let recipe = recipe(name).with_context(|| format!("unknown model `{name}`"))?;
@@ -62,7 +62,7 @@ pub fn item_tables(config: &Config) -> anyhow::Result<&'static [&'static str]> {
 }
 
 impl NewItems {
-    /// Reads and verifies the new items of a run; nothing if it has none.
+    /// Reads and verifies the new items of a run; `None` if it has none.
     pub fn read(layout: &Layout, config: &Config) -> anyhow::Result<Option<Self>> {
         let Some(own) = CurrentItems::read(layout)?.layout(layout) else { return Ok(None) };
         Self::read_from(&own, config).map(Some)
@@ -80,7 +80,7 @@ impl NewItems {
         Ok(Self { items, modalities, encoders })
     }
 
-    /// Refuses items that the dataset has, too.
+    /// Checks that none of the new items is in the dataset.
     pub fn expect_new(&self, known: &[String]) -> anyhow::Result<()> {
         let known: HashSet<&str> = known.iter().map(String::as_str).collect();
         let both = self.items.ids.iter().find(|id| known.contains(id.as_str()));
@@ -94,7 +94,7 @@ impl NewItems {
 }
 
 impl Inputs {
-    /// Puts new items after those of the dataset; no event is theirs.
+    /// Appends the new items to those of the dataset. They have no events.
     pub(crate) fn append(&mut self, new: &NewItems) -> anyhow::Result<()> {
         let other = |(name, encoder): &(&String, &String)| new.encoders.get(*name).is_some_and(|own| own != *encoder);
         if let Some((name, _)) = self.encoders.iter().find(other) {
@@ -109,7 +109,7 @@ impl Inputs {
         Ok(())
     }
 
-    /// New items alone, in place of the dataset's; nobody has seen them.
+    /// The inputs of a model that has only the new items, in place of the dataset's. They have no events.
     pub(crate) fn of_new_items(new: &NewItems, like: &Self) -> Self {
         let sequences = Sequences {
             offsets: vec![0; like.sequences.offsets.len()],

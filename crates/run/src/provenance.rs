@@ -1,4 +1,4 @@
-//! Whether weights belong to the settings and features that they are used with.
+//! Checks whether weights match the settings and features that they are used with.
 
 use std::path::Path;
 
@@ -10,14 +10,15 @@ use serde_json::{Value, json};
 
 use crate::{CheckpointInfo, Inputs};
 
-/// The sections that say how weights were trained, beside the seed and the preset.
+/// The sections of the settings by which weights were trained. The seed and the preset come from `[run]`.
 const TRAINING: [&str; 4] = ["model", "train", PRETRAIN, FINETUNE];
-/// The keys of `[run]` that do.
+/// The keys of `[run]` that belong to these settings.
 const RUN: [&str; 2] = ["seed", "preset"];
 
 impl CheckpointInfo {
-    /// Refuses weights of `phase` that were trained with other settings of the model than `config` has, among those that using
-    /// them in `used_in` reads: what fits by its shape would give other numbers. A user's own program may record no settings.
+    /// Refuses weights of `phase` if their training had other settings of the model than `config`. Only the settings that both `phase` and
+    /// `used_in` read are compared: with other values, weights of the right shape would give different results. A user's own program may
+    /// record no settings.
     pub fn expect_model(
         &self,
         models: &ModelCatalog,
@@ -37,8 +38,8 @@ impl CheckpointInfo {
         Err(Error::unusable(path, reason, remedy))
     }
 
-    /// A warning where training itself had other settings than `config` has for `phase`: they have no say in what trained
-    /// weights give, but a user may take them for theirs.
+    /// Returns a warning if the weights were trained with other training settings than those of `config` for `phase`. These settings do not
+    /// change what trained weights compute, but a user may believe that the weights were trained with them.
     pub fn other_training(&self, models: &ModelCatalog, config: &Config, phase: &str) -> Option<String> {
         let recorded = json!({
             phase: self.config[phase],
@@ -59,7 +60,7 @@ impl CheckpointInfo {
         if self.config.is_object() { settings.changed_since(recorded) } else { None }
     }
 
-    /// The settings of what these weights give: those of training are the weights' own, all others `config`'s.
+    /// The settings to record with the results of these weights: the weights' own settings of training, and all others from `config`.
     pub fn settings_of_results(&self, config: &Config) -> Value {
         let mut resolved = config.resolved();
         for section in TRAINING {
@@ -71,8 +72,8 @@ impl CheckpointInfo {
         resolved
     }
 
-    /// Puts the settings of pre-training that these weights had in the place of those that `resolved` has, in the header of
-    /// weights that start from them.
+    /// Replaces the settings of pre-training in `resolved` by those with which these weights were trained. `resolved` goes into the header
+    /// of the weights that are trained from these.
     pub fn record_in(&self, resolved: &mut Value, models: &ModelCatalog, config: &Config) {
         let Some(model) = models.model(&config.model.name).filter(|_| self.config.is_object()) else { return };
         if let (Some(then), Some(now)) = (self.config[PRETRAIN].as_object(), resolved[PRETRAIN].as_object_mut()) {
@@ -88,7 +89,7 @@ impl CheckpointInfo {
         }
     }
 
-    /// Refuses weights that were trained on the vectors of other encoders than those of `inputs`: they are of another space.
+    /// Refuses weights that were trained on features of other encoders than those of `inputs`: their vectors are not comparable.
     pub fn expect_encoders(&self, inputs: &Inputs, path: &Path) -> Result<()> {
         let other =
             inputs.encoders.iter().find(|(name, now)| self.encoders.get(*name).is_some_and(|then| then != *now));

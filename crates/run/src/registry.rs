@@ -6,18 +6,18 @@ use mp4sr_pipeline::config::SeenItems;
 use crate::Inputs;
 use crate::catalog::with_settings;
 
-/// Where the configuration says that tensors are computed.
+/// Opens the device that `run.device` names.
 pub fn device(config: &Config) -> anyhow::Result<Device> {
     let device: ComputeDevice = config.run.device.parse().map_err(anyhow::Error::msg).context("run.device")?;
     device.open().context("run.device")
 }
 
-/// The model that the configuration names, fresh.
+/// Builds the configured model with new parameters.
 pub fn build_model(config: &Config, inputs: &Inputs) -> anyhow::Result<Box<dyn Model>> {
     build_model_in_group(config, inputs, None)
 }
 
-/// This process's share of the model that the configuration names, fresh. A model that only one process can train is refused.
+/// Builds this process's share of the configured model with new parameters. A model that only one process can train is refused.
 pub fn build_model_in_group(
     config: &Config,
     inputs: &Inputs,
@@ -52,7 +52,7 @@ pub fn last_phase(model: &dyn Model) -> anyhow::Result<&Phase> {
     model.phases().last().context("the model has no phase")
 }
 
-/// Whether items of a history are left out of the candidates: validation, evaluation and lists ask the same question.
+/// Whether the items of a history are excluded from the candidates. Validation, evaluation and lists must agree on this.
 pub fn removes_seen(config: &Config, model: &dyn Model) -> bool {
     match config.evaluate.seen_items {
         SeenItems::ByModel => !model.is_sequential(),

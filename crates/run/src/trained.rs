@@ -39,7 +39,7 @@ use crate::{Checkpoint, Inputs, NewItems, build_model, last_phase, model_catalog
 /// # let used = TrainedPhase { model: model.as_ref(), phase: last_phase(model.as_ref())? };
 /// # let info = CheckpointInfo { phase: "finetune".to_owned(), ..CheckpointInfo::default() };
 /// # Checkpoint::write(&shop.checkpoint("finetune"), &info, used, &sequences.item_hash, Default::default())?;
-/// // A pipeline file, and the artifacts of a run that `mp4sr run` has trained with it.
+/// // `path` is a pipeline file, and `artifacts` contains a run that `mp4sr run` has trained with it.
 /// let (config, warnings) = Config::load(&path, &[], model_catalog())?;
 /// let layout = Layout::new(artifacts, &config.dataset.name, "popularity");
 /// let trained = TrainedModel::load(&layout, &config)?;
@@ -49,30 +49,30 @@ use crate::{Checkpoint, Inputs, NewItems, build_model, last_phase, model_catalog
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 pub struct TrainedModel {
-    /// What it was built from.
+    /// The data that the model was built from.
     pub inputs: Inputs,
     /// The model.
     pub model: Box<dyn Model>,
-    /// Where its weights come from.
+    /// The checkpoint that contains the model's weights.
     pub checkpoint: Checkpoint,
-    /// Items that were added after training: they follow those of the dataset in inputs and model.
+    /// The items that were added after training. In the inputs and the model, they follow those of the dataset.
     pub new_items: Option<NewItems>,
 }
 
 impl TrainedModel {
-    /// The files that it is read from, by role.
+    /// The files that the model is loaded from, by role.
     pub fn files(layout: &Layout, config: &Config) -> Vec<(String, PathBuf)> {
         let mut files = Inputs::files(layout, config);
         files.push((WEIGHTS.to_owned(), layout.checkpoint(FINETUNE)));
         files
     }
 
-    /// Reads and verifies them; items that were added to the run do not count.
+    /// Reads and verifies the files, without items that were added to the run.
     pub fn load(layout: &Layout, config: &Config) -> anyhow::Result<Self> {
         Self::load_from(layout, config, None)
     }
 
-    /// Reads and verifies them, for a run to which items were added.
+    /// Reads and verifies the files, and appends the items that were added to the run.
     pub fn load_with_new_items(layout: &Layout, config: &Config, new_items: Option<NewItems>) -> anyhow::Result<Self> {
         if let Some(new) = &new_items {
             new.expect_new(&Items::read(&layout.items())?.ids)?;
@@ -95,8 +95,8 @@ impl TrainedModel {
         Ok(Self { inputs, model, checkpoint, new_items })
     }
 
-    /// The scorer's item matrix of a model of the same weights that has new items alone, `[n, k]`, at a cost that does not depend on the
-    /// catalogue.
+    /// The item matrix `[n, k]` of the scorer for new items only, computed with the same weights. The cost does not depend on the size of
+    /// the catalogue.
     pub fn item_vectors(&self, layout: &Layout, config: &Config, new: &NewItems) -> anyhow::Result<Tensor> {
         let inputs = Inputs::of_new_items(new, &self.inputs);
         let checkpoint =
@@ -107,13 +107,14 @@ impl TrainedModel {
         Ok(model.scorer(phase)?.items().clone())
     }
 
-    /// Warnings for a user whose data or settings of training have changed since: the weights may well serve newer events.
+    /// Returns warnings about data and settings of training that have changed since. These are not errors, because weights may well be used
+    /// with newer events.
     pub fn warnings(&self, config: &Config, inputs: &BTreeMap<String, Fingerprint>) -> Vec<String> {
         let data = self.checkpoint.trained_on_others(inputs);
         data.into_iter().chain(self.checkpoint.info.other_training(model_catalog(), config, FINETUNE)).collect()
     }
 
-    /// The model ready to rank.
+    /// The scorer of the phase whose weights rank the items.
     pub fn scorer(&self) -> anyhow::Result<Box<dyn Scorer + '_>> {
         Ok(self.model.scorer(last_phase(self.model.as_ref())?)?)
     }

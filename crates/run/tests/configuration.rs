@@ -1,5 +1,5 @@
-//! The configuration with the sections of all models: what is refused and how, presets, earlier names of keys, and
-//! `docs/configuration.md`, which is generated from the types. `MP4SR_BLESS=1 cargo test --release --workspace --test configuration` writes it.
+//! Tests the configuration with the sections of all models: errors, presets, earlier names of keys, and `docs/configuration.md`, which is
+//! generated from the types. `MP4SR_BLESS=1 cargo test --release --workspace --test configuration` writes that page.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -161,7 +161,7 @@ fn a_wrong_type_or_range_names_key_value_and_what_is_allowed() {
     assert!(said.contains("`model.mp4sr.logits` = \"cosin\"") && said.contains("did you mean \"cosine\"?"), "{said}");
 }
 
-/// `finetune.candidates`: a number with or without quotes, the word, and nothing else; models that cannot sample refuse a number.
+/// `finetune.candidates` is a number with or without quotes, or the word `all`; models that cannot sample candidates refuse a number.
 #[test]
 fn candidates_are_all_items_or_a_number_of_them() {
     for (value, drawn) in [("64", Some(64)), ("\"64\"", Some(64)), ("\"all\"", None), ("all", None)] {
@@ -202,7 +202,7 @@ fn what_is_not_toml_says_where() {
     assert!(said.starts_with("`p.toml` is not a TOML file: ") && said.contains("line 1"), "{said}");
 }
 
-/// The values of some keys, each with its sections.
+/// The values of keys, each of which is given with its sections.
 fn values(config: &Config, keys: &[&str]) -> Vec<Value> {
     let config = serde_json::to_value(config).unwrap();
     let value = |key: &&str| key.split('.').fold(config.clone(), |section, name| section[name].clone());
@@ -300,7 +300,7 @@ fn settings_of_models_that_no_single_key_excludes_are_refused() {
     assert!(message(BASE, &["run.preset=tune"]).contains("did you mean \"tuned\"?"));
 }
 
-/// What a change of one key makes stale, by model and phase.
+/// Checks which models and phases a change of one key makes stale.
 #[test]
 fn a_phase_depends_on_the_keys_that_its_model_reads_and_on_no_others() {
     let stale = |model: &str, phase: &str, key: &str| {
@@ -311,7 +311,7 @@ fn a_phase_depends_on_the_keys_that_its_model_reads_and_on_no_others() {
         model_catalog().phase_settings(&changed, phase).changed_since(&recorded).is_some()
     };
     let cases = [
-        // Key, then what it concerns: pre-training and fine-tuning of MP4SR, SASRec, popularity.
+        // A key, then whether it makes stale: pre-training and fine-tuning of MP4SR, fine-tuning of SASRec, fine-tuning of popularity.
         ("model.mp4sr.logits = \"dot\"", [false, true, false, false]),
         ("model.mp4sr.rho = 0.4", [true, false, false, false]),
         ("model.mp4sr.projection = \"off\"", [true, false, false, false]),
@@ -340,7 +340,7 @@ fn a_phase_depends_on_the_keys_that_its_model_reads_and_on_no_others() {
     assert_eq!(changed.unwrap(), "model.mp4sr.rho", "end to end reads the keys of pre-training");
 }
 
-/// The settings in the records of a run that the release before this one finished (tests/records).
+/// Reads the settings that the previous release recorded for a finished run (tests/records).
 #[test]
 fn a_run_of_the_previous_release_is_up_to_date() {
     let config = with("pretrain.epochs = 12\npretrain.batch = 256\nfinetune.epochs = 30\nfinetune.batch = 256");

@@ -1,4 +1,4 @@
-//! Dates as the review files write them.
+//! Dates as the raw files write them.
 
 use jiff::SignedDuration;
 use jiff::civil::Date;

@@ -21,7 +21,7 @@ pub struct Args {
     pub quiet: bool,
 }
 
-/// Runs the command.
+/// Runs `mp4sr sample`.
 #[expect(clippy::print_stderr, reason = "a program's messages")]
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let started = std::time::Instant::now();

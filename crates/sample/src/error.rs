@@ -4,21 +4,21 @@ use std::path::{Path, PathBuf};
 /// Why the sample world could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file or folder could not be made.
+    /// A file or folder could not be written.
     #[error("failed to write `{}`: {reason}; make room or choose another folder with --out", path.display())]
     Write {
         /// The file or folder.
         path: PathBuf,
-        /// What the system or an encoder said.
+        /// The reason that the system or an encoder gave.
         reason: String,
     },
-    /// The target holds something else.
+    /// The target exists and is something else.
     #[error(
         "`{}` exists and is not a sample world that this program wrote; remove it or choose another folder with --out",
         .0.display()
     )]
     NotOurs(PathBuf),
-    /// Locks and removals.
+    /// Locking, listing, renaming or removing failed.
     #[error(transparent)]
     Artifact(#[from] mp4sr_artifact::Error),
 }

@@ -1,12 +1,12 @@
-//! The sample world: a small generated shop, in the raw Amazon 2018 form or as the tables of a shop of one's own.
+//! The sample world: a small generated shop, in the format of Amazon's files of 2018 or as the tables of a shop's own database.
 //!
-//! In: a seed and a form. Out: a folder with `reviews.json.gz` and `meta.json.gz`, or `purchases.csv` and `products.csv`; with
-//! `images/<asin>.jpg|png`, and `truth.json` with all that only the generator knows. The same seed gives the same bytes.
+//! In: a seed and a form. Out: a folder with `reviews.json.gz` and `meta.json.gz`, or `purchases.csv` and `products.csv`, and in either
+//! form `images/<asin>.jpg|png`, and `truth.json` with everything that only the generator knows. The same seed gives the same bytes.
 //!
-//! Every item has latent attributes: colour, pattern and shape are only in its image, brand, material, use and style only
-//! in its texts, its kind is in both. Users have a taste over colour, pattern, use and style that drifts around fixed
-//! wheels, and the kind of the last purchase says what is bought next; so order matters, and each modality knows something
-//! that the other lacks. The files have the faults of real ones, in numbers that `truth.json` states.
+//! Every item has latent attributes: colour, pattern and shape are only in its image, brand, material, use and style only in its texts, its
+//! kind is in both. Users have a taste in colour, pattern, use and style that drifts along fixed cycles, and the kind of the last purchase
+//! influences what is bought next. The order therefore matters, and each modality contains something that the other lacks. The files have
+//! the faults of real ones, in numbers that `truth.json` states.
 //!
 //! Must not know: how any stage reads what is written here.
 
@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 pub use error::{Error, Result};
 pub use truth::{Core, Faults, Raw, Truth, TruthItem, Vocabulary};
 
-/// Raised with every change of what a seed gives.
+/// Incremented with every change to the output of a seed.
 pub const GENERATOR_VERSION: u32 = 2;
 /// The seed of the world that the sample pipeline reads.
 pub const SEED: u64 = 1;
@@ -43,12 +43,12 @@ pub const PURCHASES: &str = "purchases.csv";
 pub const PRODUCTS: &str = "products.csv";
 /// The folder of images.
 pub const IMAGES: &str = "images";
-/// The truth that only the generator knows.
+/// The file of what only the generator knows.
 pub const TRUTH: &str = "truth.json";
 
-/// Between the folder's name and the process that is writing it.
+/// The text between the folder's name and the id of the process that is writing it.
 const STAGING: &str = ".mp4sr-tmp-";
-/// Between the folder's name and the process that is replacing it.
+/// The text between the folder's name and the id of the process that is replacing it.
 const REPLACED: &str = ".old.mp4sr-tmp-";
 
 /// The manifest of a finished folder.
@@ -85,10 +85,10 @@ struct SampleManifest {
     generator: String,
     version: u32,
     seed: u64,
-    /// Missing for the form that was the only one once.
+    /// Missing for the Amazon form, which was once the only one.
     #[serde(default, skip_serializing_if = "Form::is_amazon")]
     form: Form,
-    /// Bytes of the files of interactions and of items, and of the truth.
+    /// The sizes in bytes of the files of interactions, of items and of the truth.
     bytes: [u64; 3],
     image_files: usize,
 }
@@ -96,14 +96,14 @@ struct SampleManifest {
 /// What [`ensure`] found or did.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The folder was there, whole, of the same seed and version.
+    /// The folder was complete, with the same seed, form and version.
     UpToDate,
     /// The folder was written.
     Written,
 }
 
-/// Makes `out` hold the sample world of `seed` in a form. A process killed in the middle leaves nothing under the final name, and
-/// the next start removes what it left beside it.
+/// Makes sure that `out` contains the sample world of `seed` in a form. A process that is killed midway leaves nothing under the final
+/// name, and the next start removes what it left beside it.
 ///
 /// ```
 /// use mp4sr_sample::{Form, Outcome, ensure};
@@ -151,7 +151,7 @@ pub fn ensure(out: &Path, seed: u64, form: Form) -> Result<Outcome> {
     Ok(Outcome::Written)
 }
 
-/// Removes what killed processes left of the folder `name`; a neighbour may be writing another world beside it.
+/// Removes what killed processes left of the folder `name`, but not the temporary folder of another world beside it.
 fn remove_leftovers(parent: &Path, name: &str) -> Result<()> {
     for path in files::list(parent)? {
         let found = path.file_name().map(|found| found.to_string_lossy().into_owned()).unwrap_or_default();

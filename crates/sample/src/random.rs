@@ -1,18 +1,18 @@
-//! Random numbers of the sample world: a generator of its own for every purpose and index, so that another draw in one place
-//! moves nothing elsewhere.
+//! The random numbers of the sample world. Every purpose and index has a generator of its own, so that another draw in one place changes
+//! nothing elsewhere.
 
 use rand_xoshiro::SplitMix64;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
-/// The state that SplitMix64 adds at every step; taken back where one step is used to mix a number.
+/// The constant that SplitMix64 adds to its state at every step. It is subtracted first where one step is used to mix a number.
 const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// A generator with the distributions that the shop needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(SplitMix64);
 
-/// The seed of the generator for `purpose` number `index`: the world's seed, the FNV-1a hash of the purpose and the index,
-/// mixed one after the other.
+/// The seed of the generator for a purpose and an index: the world's seed, the FNV-1a hash of the purpose and the index, mixed one after
+/// the other.
 fn seed_of(seed: u64, purpose: &str, index: usize) -> u64 {
     let mix = |number: u64| SplitMix64::seed_from_u64(number.wrapping_sub(STEP)).next_u64();
     let purpose = purpose
@@ -22,7 +22,7 @@ fn seed_of(seed: u64, purpose: &str, index: usize) -> u64 {
 }
 
 impl Rng {
-    /// The generator for `purpose` number `index` under `seed`.
+    /// The generator for a purpose and an index under `seed`.
     pub(crate) fn new(seed: u64, purpose: &str, index: usize) -> Self {
         Self(SplitMix64::seed_from_u64(seed_of(seed, purpose, index)))
     }
@@ -47,7 +47,7 @@ impl Rng {
         self.unit() < p
     }
 
-    /// One of the values.
+    /// One of the values, uniformly.
     pub(crate) fn pick<'a, T: ?Sized>(&mut self, values: &[&'a T]) -> &'a T {
         values[self.below(values.len())]
     }

@@ -100,7 +100,7 @@ fn arch(x0: f32, x1: f32, y: f32, height: f32) -> Option<Path> {
     builder.finish()
 }
 
-/// What is being drawn on: pixels and the object's own tilt.
+/// The surface to draw on: its pixels, and the tilt of the object.
 struct Canvas {
     pixels: Pixmap,
     tilt: Transform,
@@ -161,7 +161,7 @@ impl Body {
         }
     }
 
-    /// Half width at the top or bottom edge, where things are attached.
+    /// Half width at the top or bottom edge, where parts are attached.
     fn edge(self, top: bool) -> f32 {
         match self.shape {
             0 => 0.45 * self.w,
@@ -259,7 +259,7 @@ fn draw_behind(canvas: &mut Canvas, kind: usize, body: Body, base: Rgb) {
         }
         3 => {
             for (x, y) in [(left, top), (right, top), (left, bottom), (right, bottom)] {
-                // Tassels sit where the corners are.
+                // Tassels are at the corners of the shape.
                 let pull = match (body.shape, y > cy) {
                     (0, _) => 0.3,
                     (4, true) => 0.45,
@@ -381,13 +381,13 @@ fn draw_front(canvas: &mut Canvas, kind: usize, body: Body, base: Rgb, mask: &Ma
     }
 }
 
-/// Draws the image of `item`; `index` numbers the random stream. `None` cannot happen for a non-empty canvas.
+/// Draws the image of `item`; `index` selects its random numbers. `None` is impossible for a non-empty canvas.
 pub(crate) fn render(seed: u64, index: usize, item: &Item) -> Option<RgbImage> {
     let mut rng = Rng::new(seed, "picture", index);
     let side = SIDE as f32;
     let mut canvas = Canvas { pixels: Pixmap::new(SIDE, SIDE)?, tilt: Transform::identity() };
 
-    // A wall and a floor, neutral and pale, so that white goods stand out and no colour is given away.
+    // The wall and the floor are neutral and pale, so that white goods stand out and the background does not reveal a colour.
     let warm = rng.range(-7.0, 7.0);
     let level = rng.range(206.0, 232.0);
     let wall = [level + warm, level, level - warm];

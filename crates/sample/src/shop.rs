@@ -1,4 +1,4 @@
-//! The world as files: review lines, metadata lines, images, and the faults that real files have.
+//! Writes the world as files: reviews and metadata, or tables; images; and the faults that real files have.
 
 use std::collections::BTreeSet;
 use std::io::{Cursor, Write};
@@ -18,7 +18,7 @@ use crate::vocabulary::{BRANDS, COLOURS, KINDS, PATTERNS, SHAPES, STYLES, USES};
 use crate::world::{self, Event, Item, World};
 use crate::{Form, GENERATOR_VERSION, IMAGES, META, PRODUCTS, PURCHASES, REVIEWS, TRUTH, calendar, render};
 
-/// How many of each fault are planted.
+/// The number of each fault that is planted.
 mod planted {
     pub(super) const TITLES_WITH_MARKUP: usize = 120;
     pub(super) const DESCRIPTIONS_WITH_MARKUP: usize = 300;
@@ -30,7 +30,7 @@ mod planted {
     pub(super) const WITHOUT_METADATA: usize = 10;
 }
 
-/// One item in this many is kept from the training of the carried encoders.
+/// One item in this many is held out from the training of the built-in encoders.
 const HELD_OUT_EVERY: usize = 10;
 
 #[derive(Serialize)]
@@ -84,7 +84,7 @@ impl FaultyItems {
     fn plant(seed: u64, sold: &[usize]) -> Self {
         let mut rng = Rng::new(seed, "faults", 0);
         let mut free = sold.to_vec();
-        // An item has at most one fault that takes text or image away; markup goes to items that have text.
+        // An item has at most one fault that removes its text or image. Only items with text get markup.
         let mut take = |free: &mut Vec<usize>, count: usize| -> BTreeSet<usize> {
             let count = rng.choose(free, count).len();
             free.drain(..count).collect()
@@ -222,14 +222,15 @@ fn review<'a>(seed: u64, number: usize, item: &'a Item, event: &Event) -> Review
     }
 }
 
-/// All purchases, some of them twice, without an order.
+/// All purchases, some of them repeated, in no particular order.
 fn with_repeats(world: &World, rng: &mut Rng) -> Vec<Event> {
     let mut events: Vec<Event> = world.users.iter().flatten().cloned().collect();
     let mut order: Vec<usize> = (0..events.len()).collect();
     let repeated = rng.choose(&mut order, planted::REPEATED_EVENTS).to_vec();
     for index in repeated {
         let mut again = events[index].clone();
-        // Half are the same line twice, half an earlier opinion; keeping the last leaves the original's time in either case.
+        // Half of the repeats are the same line again, half are dated earlier. Keeping the last line preserves the original's time in
+        // either case.
         if rng.chance(0.5) {
             again.day = again.day.saturating_sub(1 + rng.below(3) as u32);
         }
@@ -261,7 +262,7 @@ fn write_reviews(path: &Path, seed: u64, world: &World) -> Result<usize> {
     Ok(lines.len())
 }
 
-/// What the shop writes about an item, with its faults.
+/// The texts of an item, with its faults.
 fn texts_of(seed: u64, index: usize, item: &Item, faulty: &FaultyItems) -> Texts {
     let mut rng = Rng::new(seed, "markup", index);
     let mut texts =
@@ -279,7 +280,7 @@ fn texts_of(seed: u64, index: usize, item: &Item, faulty: &FaultyItems) -> Texts
 fn write_purchases(path: &Path, seed: u64, world: &World) -> Result<usize> {
     let mut rng = Rng::new(seed, "review faults", 0);
     let mut events = with_repeats(world, &mut rng);
-    // As a shop's own database exports them.
+    // The order is that of an export from a shop's own database.
     events.sort_by_key(|event| (event.day, event.user, event.item));
     let mut rows = vec![["customer", "product", "bought_on", "stars"].map(str::to_owned)];
     for (number, event) in events.iter().enumerate() {
@@ -384,7 +385,7 @@ fn encode(seed: u64, index: usize, item: &Item, path: &Path) -> Result<Vec<u8>> 
     Ok(bytes.into_inner())
 }
 
-/// Replaces an image by what broken downloads leave: a page, a stump, nothing.
+/// Replaces an image with what a failed download leaves: a web page, a truncated file or an empty file.
 fn break_image(bytes: &mut Vec<u8>, index: usize) {
     match index % 3 {
         0 => *bytes = b"<html><body><h1>503 Service Unavailable</h1></body></html>\n".to_vec(),
@@ -404,7 +405,7 @@ fn put_csv<const N: usize>(path: &Path, rows: &[[String; N]]) -> Result<()> {
 }
 
 fn put_gzip(path: &Path, lines: &[String]) -> Result<()> {
-    // No time and no name in the header: the same lines give the same bytes.
+    // The header has neither a time nor a name, so that the same lines give the same bytes.
     let mut out = GzBuilder::new().mtime(0).write(Vec::new(), Compression::new(6));
     let packed = lines
         .iter()

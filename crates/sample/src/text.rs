@@ -17,7 +17,7 @@ fn capitalised(word: &str) -> String {
     letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// Writes the texts of `item`; `index` numbers the random stream.
+/// Writes the texts of `item`; `index` selects its random numbers.
 pub(crate) fn write(seed: u64, index: usize, item: &Item) -> Texts {
     let mut rng = Rng::new(seed, "text", index);
     let kind = &KINDS[item.kind];

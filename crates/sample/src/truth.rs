@@ -11,16 +11,15 @@ pub struct Truth {
     pub version: u32,
     /// Seed of the world.
     pub seed: u64,
-    /// Values of each attribute, by attribute.
+    /// The values of each attribute.
     pub vocabulary: Vocabulary,
-    /// What the raw files hold.
+    /// The counts of what the raw files contain.
     pub raw: Raw,
-    /// Planted faults, each an exact count.
+    /// The counts of the planted faults, which are exact.
     pub faults: Faults,
-    /// What is left after removing repeats and filtering users and items to five events each.
+    /// What is left after removing repeats and filtering users and items to at least five events each.
     pub five_core: Core,
-    /// Recall@10 on each usual user's last event of someone who knows the taste behind it: no recommender gets above it
-    /// by more than luck.
+    /// The Recall@10 on each usual user's last event of an oracle that knows the taste behind it. A recommender exceeds it only by luck.
     pub oracle_recall_10: f64,
     /// Every item, in the order of the metadata file.
     pub items: Vec<TruthItem>,
@@ -29,21 +28,21 @@ pub struct Truth {
 /// The attributes' values.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Vocabulary {
-    /// Kinds of goods, visible and written, each with the nouns that the texts use.
+    /// The kinds of goods, in images and texts, each with the nouns that the texts use.
     pub kind: Vec<Vec<String>>,
-    /// Visible only.
+    /// The colours, which only images show.
     pub colour: Vec<String>,
-    /// Visible only.
+    /// The patterns, which only images show.
     pub pattern: Vec<String>,
-    /// Visible only.
+    /// The shapes, which only images show.
     pub shape: Vec<String>,
-    /// Written only.
+    /// The brands, which only texts name.
     pub brand: Vec<String>,
-    /// Written only.
+    /// The materials, which only texts name.
     pub material: Vec<String>,
-    /// Written only.
+    /// The uses, which only texts name.
     pub usage: Vec<String>,
-    /// Written only.
+    /// The styles, which only texts name.
     pub style: Vec<String>,
 }
 
@@ -94,7 +93,7 @@ pub struct Faults {
     pub repeated_events: usize,
     /// Review lines cut in half.
     pub cut_review_lines: usize,
-    /// Metadata lines without title, description, features, brand.
+    /// Metadata lines without title, description, features and brand.
     pub items_without_text: usize,
     /// Items of the metadata without an image file.
     pub items_without_image: usize,
@@ -110,14 +109,14 @@ pub struct Faults {
     pub items_under_five: usize,
 }
 
-/// The size of a filtered data set.
+/// The size of a filtered dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Core {
-    /// Users left.
+    /// The number of users left.
     pub users: usize,
-    /// Items left.
+    /// The number of items left.
     pub items: usize,
-    /// Events left.
+    /// The number of events left.
     pub events: usize,
 }
 
@@ -127,21 +126,21 @@ pub struct Core {
 pub struct TruthItem {
     /// Identifier in the raw files.
     pub asin: String,
-    /// Visible and written.
+    /// The kind, in image and texts.
     pub kind: String,
-    /// Visible only.
+    /// The colour, which only the image shows.
     pub colour: String,
-    /// Visible only.
+    /// The pattern, which only the image shows.
     pub pattern: String,
-    /// Visible only.
+    /// The shape, which only the image shows.
     pub shape: String,
-    /// Written only.
+    /// The brand, which only the texts name.
     pub brand: String,
-    /// Written only.
+    /// The material, which only the texts name.
     pub material: String,
-    /// Written only.
+    /// The use, which only the texts name.
     pub usage: String,
-    /// Written only.
+    /// The style, which only the texts name.
     pub style: String,
     /// Day since opening on which it appeared.
     pub released_day: u32,
@@ -153,6 +152,6 @@ pub struct TruthItem {
     pub has_text: bool,
     /// Whether there is a metadata line.
     pub has_metadata: bool,
-    /// Whether it was kept from the training of the carried encoders.
+    /// Whether the item was held out from the training of the built-in encoders.
     pub held_out: bool,
 }

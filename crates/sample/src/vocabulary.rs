@@ -6,17 +6,17 @@ pub(crate) struct Kind {
     pub(crate) name: &'static str,
     /// Nouns the texts use for it.
     pub(crate) nouns: [&'static str; 2],
-    /// What it is made of; written only.
+    /// The materials, which only texts name.
     pub(crate) materials: [&'static str; 3],
     /// Lowest and highest price in dollars.
     pub(crate) price: [f64; 2],
     /// The shop's department.
     pub(crate) department: &'static str,
-    /// Which kinds (indices into [`KINDS`]) people buy next, likeliest first.
+    /// The kinds (indices into [`KINDS`]) that people buy next, the likeliest first.
     pub(crate) next: [usize; 2],
 }
 
-/// A written-only attribute: its word and sentences that use it, `{n}` standing for the noun.
+/// An attribute that only texts name: its word, and sentences that use it, in which `{n}` is replaced by the noun.
 pub(crate) struct Written {
     /// The word that `truth.json` uses; it occurs in every sentence.
     pub(crate) name: &'static str,
@@ -53,7 +53,7 @@ pub(crate) const KINDS: [Kind; 12] = [
     kind!("tray", "platter", ["wood", "bamboo", "steel"], [12.0, 55.0], "Kitchen", [0, 9]),
 ];
 
-/// Colours, visible only: name and sRGB.
+/// The colours, which only images show: name and sRGB.
 pub(crate) const COLOURS: [(&str, [u8; 3]); 12] = [
     ("red", [200, 38, 44]),
     ("orange", [236, 128, 36]),
@@ -69,14 +69,14 @@ pub(crate) const COLOURS: [(&str, [u8; 3]); 12] = [
     ("grey", [142, 146, 152]),
 ];
 
-/// Patterns, visible only.
+/// The patterns, which only images show.
 pub(crate) const PATTERNS: [&str; 8] =
     ["plain", "striped", "dotted", "checked", "floral", "zigzag", "starry", "triangular"];
 
-/// Shapes of the main body, visible only.
+/// The shapes of the main body, which only images show.
 pub(crate) const SHAPES: [&str; 5] = ["round", "square", "tall", "wide", "tapered"];
 
-/// Uses, written only.
+/// The uses, which only texts name.
 pub(crate) const USES: [Written; 8] = [
     Written {
         name: "camping",
@@ -144,7 +144,7 @@ pub(crate) const USES: [Written; 8] = [
     },
 ];
 
-/// Styles, written only.
+/// The styles, which only texts name.
 pub(crate) const STYLES: [Written; 8] = [
     Written {
         name: "rustic",
@@ -212,7 +212,7 @@ pub(crate) const STYLES: [Written; 8] = [
     },
 ];
 
-/// Brands, written only.
+/// The brands, which only texts name.
 pub(crate) const BRANDS: [&str; 20] = [
     "Alderway",
     "Brightmoor",

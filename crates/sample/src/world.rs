@@ -3,17 +3,17 @@
 use crate::random::Rng;
 use crate::vocabulary::{BRANDS, COLOURS, KINDS, PATTERNS, SHAPES, STYLES, USES};
 
-/// Days that the shop has been open.
+/// The number of days that the shop has been open.
 pub(crate) const DAYS: f64 = 1_000.0;
-/// Items that sell as usual.
+/// The number of items with usual sales.
 const USUAL_ITEMS: usize = 1_690;
-/// Items that hardly sell.
+/// The number of items that hardly sell.
 const RARE_ITEMS: usize = 40;
-/// Users with at least five events.
+/// The number of users with enough events for the 5-core.
 const USUAL_USERS: usize = 4_200;
-/// Users with one to four events.
+/// The number of users with one to four events.
 const SHORT_USERS: usize = 150;
-/// How long an item counts as new.
+/// The number of days for which an item counts as new.
 const NOVELTY_DAYS: f64 = 60.0;
 
 /// An item's latent attributes: indices into the vocabulary.
@@ -31,7 +31,7 @@ pub(crate) struct Item {
     pub(crate) price: f64,
     /// Day on which it appears in the shop.
     pub(crate) released: f64,
-    /// Relative weight of being bought, before taste.
+    /// The relative weight with which it is bought, before taste.
     pub(crate) popularity: f64,
 }
 
@@ -42,20 +42,20 @@ pub(crate) struct Event {
     pub(crate) item: usize,
     /// Day since opening.
     pub(crate) day: u32,
-    /// How many of colour, pattern, use, style met the taste: 0 to 4.
+    /// The number of attributes among colour, pattern, use and style that match the user's taste, 0 to 4.
     pub(crate) matches: u8,
 }
 
-/// Everything latent.
+/// The generated shop before it is written to files.
 pub(crate) struct World {
     pub(crate) items: Vec<Item>,
     /// Each user's events in time order.
     pub(crate) users: Vec<Vec<Event>>,
-    /// Recall@10 of someone who knows the taste behind each usual user's last event.
+    /// The Recall@10 of an oracle that knows the taste behind each usual user's last event.
     pub(crate) oracle_recall_10: f64,
 }
 
-/// `length` characters of upper-case letters and digits that no other (purpose, index) has.
+/// An identifier of `length` upper-case letters and digits. Indices of one purpose have distinct identifiers if `length` is at least 8.
 pub(crate) fn identifier(seed: u64, purpose: &str, index: usize, length: u32) -> String {
     // A multiplication by an odd constant modulo 2^40 permutes, so distinct indices give distinct identifiers.
     let offset = (Rng::new(seed, purpose, 0).unit() * (1_u64 << 39) as f64) as u64;
@@ -94,7 +94,7 @@ fn make_items(seed: u64) -> Vec<Item> {
         .collect()
 }
 
-/// What a user looks for at the moment.
+/// What a user is looking for at the moment.
 #[derive(Clone, Debug)]
 struct Taste {
     colour: usize,
@@ -103,11 +103,11 @@ struct Taste {
     style: usize,
     brands: [usize; 2],
     shape: usize,
-    /// Kind of the last item.
+    /// The kind of the last item.
     last_kind: Option<usize>,
 }
 
-/// How much likelier an item gets per matching attribute.
+/// The factors that an item's weight is multiplied by, one for each property that it has.
 mod weight {
     pub(super) const COLOUR: f64 = 22.0;
     pub(super) const PATTERN: f64 = 7.0;
@@ -133,7 +133,7 @@ impl Taste {
         }
     }
 
-    /// Taste moves around fixed wheels, so that its direction can be learned.
+    /// Moves the taste along fixed cycles, so that its direction can be learned.
     fn drift(&mut self, rng: &mut Rng) {
         let mut turn = |value: &mut usize, size: usize, chance: f64| {
             if rng.chance(chance) {
@@ -189,7 +189,7 @@ pub(crate) fn draw(seed: u64) -> World {
     for user in 0..USUAL_USERS + SHORT_USERS {
         let mut rng = Rng::new(seed, "user", user);
         let length = if user < USUAL_USERS {
-            // One event more than the filter asks for: then a dropped rare item does not drop its buyers.
+            // One event more than the 5-core requires, so that dropping a rare item does not drop its buyers.
             6 + rng.exponential(4.9).floor().min(44.0) as usize
         } else {
             1 + rng.below(4)
@@ -211,7 +211,7 @@ pub(crate) fn draw(seed: u64) -> World {
                 left -= weight;
                 left < 0.0
             });
-            // Rounding can leave a crumb after the last item.
+            // Rounding errors can leave a small rest after the last item.
             let Some(chosen) = chosen.or_else(|| weights.iter().rposition(|weight| *weight > 0.0)) else { break };
             if position + 1 == length && user < USUAL_USERS {
                 asked += 1;
@@ -220,7 +220,7 @@ pub(crate) fn draw(seed: u64) -> World {
             events.push(Event { user, item: chosen, day: day as u32, matches: taste.matches(&items[chosen]) });
             taste.last_kind = Some(items[chosen].kind);
             taste.drift(&mut rng);
-            // At least a day, so that a user's order never hangs on the order of lines in the file.
+            // At least a day passes, so that a user's order never depends on the order of lines in the file.
             day += 1.0 + rng.exponential(7.0);
         }
         users.push(events);
@@ -228,7 +228,7 @@ pub(crate) fn draw(seed: u64) -> World {
     World { items, users, oracle_recall_10: hits as f64 / asked.max(1) as f64 }
 }
 
-/// Users, items and events that survive the 5-core of distinct (user, item) pairs.
+/// The numbers of users, items and events in the 5-core of distinct (user, item) pairs.
 pub(crate) fn five_core(pairs: &[(usize, usize)], users: usize, items: usize) -> [usize; 3] {
     let (mut kept_users, mut kept_items) = (vec![true; users], vec![true; items]);
     loop {

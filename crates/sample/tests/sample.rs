@@ -1,4 +1,4 @@
-//! The sample world's promises, checked by reading its files again.
+//! Checks the guarantees of the sample world by reading its files again.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -28,7 +28,7 @@ fn truth(folder: &Path) -> Truth {
     serde_json::from_slice(&files::read(&folder.join(TRUTH)).unwrap()).unwrap()
 }
 
-/// Whole lines, and the number of lines that are not JSON.
+/// The complete lines, and the number of lines that are not JSON.
 fn lines(path: &Path) -> (Vec<Value>, usize) {
     let (mut whole, mut cut) = (Vec::new(), 0);
     for line in BufReader::new(GzDecoder::new(files::open(path).unwrap())).lines() {
@@ -49,8 +49,7 @@ fn paths_below(folder: &Path) -> Vec<PathBuf> {
     below
 }
 
-/// Tiny encoders were trained on this world and results were measured on it: a change of any byte raises
-/// `GENERATOR_VERSION`.
+/// The tiny encoders were trained on this world and results were measured on it, so a change of any byte must raise `GENERATOR_VERSION`.
 #[test]
 fn seed_1_gives_the_same_bytes_as_ever() {
     let hashes: Vec<String> = paths_below(&raw())

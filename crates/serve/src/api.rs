@@ -1,32 +1,33 @@
-//! What requests and answers look like.
+//! The bodies and parameters of requests, and the bodies of responses.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// The length of a list where a request gives none.
+/// The length of a list if the request gives none.
 fn ten() -> usize {
     10
 }
 
-/// Who wants a list, of what.
+/// Asks for the best items for a user or a history.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RecommendRequest {
-    /// Ids of items, oldest first. Empty for a user of the dataset: the history of the dataset.
+    /// The ids of the items of the history, oldest first. If it is empty and `user_id` names a user of the dataset, that user's history is
+    /// used.
     #[serde(default)]
     #[schema(example = json!(["B09P5O2CH9", "B0YU0S2NF7"]))]
     pub history: Vec<String>,
-    /// The id of a user of the dataset, where the request is of one.
+    /// The id of a user of the dataset, if the request is about one.
     #[serde(default)]
     pub user_id: Option<String>,
     /// The length of the list.
     #[serde(default = "ten")]
     #[schema(minimum = 1, default = 10)]
     pub k: usize,
-    /// Ids of items that are not listed.
+    /// The ids of items that must not be listed.
     #[serde(default)]
     pub exclude: Vec<String>,
-    /// Ids of the only items that may be listed; empty: every item.
+    /// The ids of the only items that may be listed; if empty, every item may.
     #[serde(default)]
     pub only: Vec<String>,
 }
@@ -36,35 +37,35 @@ pub struct RecommendRequest {
 pub struct ListedItem {
     /// The item's id.
     pub item_id: String,
-    /// Its title; empty if it has none.
+    /// The item's title; empty if it has none.
     pub title: String,
-    /// Its score; of a fallback, the number of training events; of neighbours, the cosine.
+    /// The model's score; in a fallback list, the number of training events; in a list of neighbours, the cosine similarity.
     pub score: f32,
-    /// The path of its first image, where it has one.
+    /// The path of the item's first image, if it has one.
     pub image: Option<String>,
 }
 
-/// A list.
+/// A list of items.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct ListResponse {
-    /// Items, best first.
+    /// The items, best first.
     pub items: Vec<ListedItem>,
-    /// `popular` where no item of the history is known; nothing if the model made the list.
+    /// `popular` if no item of the history is known; absent if the model made the list.
     pub fallback: Option<String>,
-    /// Ids of the request that are not items of the run.
+    /// The ids in the request that are not items of the run.
     pub unknown: Vec<String>,
-    /// The number of the run in service that made the list.
+    /// The number of the generation that made the list.
     pub generation: u64,
 }
 
-/// Whose neighbours are wanted: exactly one of `item_id`, or `text` and `image` or both.
+/// Asks for the neighbours of an item (`item_id`), or of a description (`text`, `image` or both).
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SimilarRequest {
-    /// An item of the run.
+    /// The id of an item of the run.
     #[serde(default)]
     pub item_id: Option<String>,
-    /// The description of an item in a request.
+    /// A text that describes an item, which need not be in the catalogue.
     #[serde(default)]
     pub text: Option<String>,
     /// The bytes of an image file, in base64.
@@ -74,10 +75,10 @@ pub struct SimilarRequest {
     #[serde(default = "ten")]
     #[schema(minimum = 1, default = 10)]
     pub k: usize,
-    /// Ids of items that are not listed.
+    /// The ids of items that must not be listed.
     #[serde(default)]
     pub exclude: Vec<String>,
-    /// Ids of the only items that may be listed; empty: every item.
+    /// The ids of the only items that may be listed; if empty, every item may.
     #[serde(default)]
     pub only: Vec<String>,
 }
@@ -86,16 +87,16 @@ pub struct SimilarRequest {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewItem {
-    /// Its id, which no item of the dataset has.
+    /// The item's id, which no item of the dataset has.
     #[schema(min_length = 1)]
     pub item_id: String,
-    /// Its title.
+    /// The item's title.
     #[serde(default)]
     pub title: String,
     /// Further texts.
     #[serde(default)]
     pub texts: Vec<String>,
-    /// Names of categories.
+    /// The names of the item's categories.
     #[serde(default)]
     pub categories: Vec<String>,
     /// The bytes of image files, in base64.
@@ -107,23 +108,23 @@ pub struct NewItem {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PutItemsRequest {
-    /// The items; one that was added before takes the place of the earlier one.
+    /// The items; an item that was added earlier is replaced.
     #[schema(min_items = 1)]
     pub items: Vec<NewItem>,
 }
 
-/// What adding items did.
+/// The result of adding items.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct PutItemsResponse {
-    /// Ids that the run did not have.
+    /// The ids that the run did not have.
     pub added: Vec<String>,
-    /// Ids whose items took the place of earlier ones.
+    /// The ids of items that were added earlier and are now replaced.
     pub replaced: Vec<String>,
-    /// What could not be used, a sentence each.
+    /// What could not be used, one sentence per problem.
     pub notes: Vec<String>,
-    /// New items of the run in all.
+    /// The total number of added items of the run.
     pub new_items: usize,
-    /// The number of the run in service that has them.
+    /// The number of the generation that has the items.
     pub generation: u64,
 }
 
@@ -131,51 +132,51 @@ pub struct PutItemsResponse {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeleteItemsRequest {
-    /// Ids of items that were added.
+    /// The ids of items that were added.
     #[schema(min_items = 1)]
     pub item_ids: Vec<String>,
 }
 
-/// What removing items did.
+/// The result of removing items.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct DeleteItemsResponse {
-    /// How many items were removed.
+    /// The number of removed items.
     pub removed: usize,
-    /// The number of the run in service that lacks them.
+    /// The number of the generation that no longer has the items.
     pub generation: u64,
 }
 
 /// An item.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct ItemResponse {
-    /// Its id.
+    /// The item's id.
     pub item_id: String,
-    /// Its title; empty if it has none.
+    /// The item's title; empty if it has none.
     pub title: String,
-    /// Its sentences, the title's first.
+    /// The item's sentences; those of the title come first.
     pub sentences: Vec<String>,
-    /// Names of its categories.
+    /// The names of the item's categories.
     pub categories: Vec<String>,
-    /// Paths of its images.
+    /// The paths of the item's images.
     pub images: Vec<String>,
-    /// How many events of training it has.
+    /// The number of training events of the item.
     pub events: u32,
-    /// Whether it was added after training.
+    /// Whether the item was added after training.
     pub is_new: bool,
 }
 
-/// Items that a search found.
+/// The items that a search found.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct SearchResponse {
-    /// The items with the most training events first; `score` is their number.
+    /// The items with the most training events first; `score` is the number of these events.
     pub items: Vec<ListedItem>,
 }
 
-/// What is searched.
+/// The parameters of a search.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 pub struct SearchQuery {
-    /// Words of the title, or a part of the id; empty: every item.
+    /// Words of the title, or a part of the id; if empty, every item matches.
     #[serde(default)]
     pub q: String,
     /// The greatest number of items.
@@ -187,16 +188,16 @@ pub struct SearchQuery {
 /// Whether the service is alive, or ready.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct StatusResponse {
-    /// `ok`.
+    /// Always `ok`; a service that is not ready answers with an error.
     pub status: String,
-    /// The number of the run in service, where there is one.
+    /// The number of the generation in service, if a run is loaded.
     pub generation: Option<u64>,
     /// The model's name.
     pub model: Option<String>,
-    /// Items in service.
+    /// The number of items in service.
     pub items: Option<usize>,
     /// How the best items are searched.
     pub search: Option<String>,
-    /// `reachable` or `unreachable`, where added items are kept in PostgreSQL.
+    /// `reachable` or `unreachable`, if added items are kept in PostgreSQL.
     pub store: Option<String>,
 }

@@ -80,7 +80,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&number| number > 0).ok_or_else(|| "expected a whole number from 1".to_owned())
 }
 
-/// Runs the command.
+/// Runs `mp4sr serve` until SIGTERM or SIGINT.
 ///
 /// ```no_run
 /// use clap::Parser;
@@ -92,7 +92,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 ///     args: Args,
 /// }
 ///
-/// // The run that `mp4sr demo` trains; the service ends with SIGTERM or SIGINT.
+/// // The run that `mp4sr demo` trains. The service runs until SIGTERM or SIGINT.
 /// let command = Command::parse_from(["serve", "--run", "artifacts/sample/runs/mp4sr", "--port", "8080"]);
 /// run(&command.args, mp4sr_run::model_catalog())?;
 /// # Ok::<(), anyhow::Error>(())
@@ -105,7 +105,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         "without keys, the service listens on this machine alone; give `--keys FILE`, or leave `--host {}` out",
         args.host
     );
-    // Opened and dropped outside the runtime, because its client waits for PostgreSQL with a runtime of its own.
+    // The store is opened and dropped outside the runtime because its client blocks on a runtime of its own.
     let context = args.stage.context(models)?;
     let store = Arc::new(ItemStore::open(&context)?);
     let poll = Duration::from_secs_f64(context.config.serve.poll_seconds);
@@ -138,7 +138,7 @@ async fn serve(
     let listener = TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}"))?;
     let address = listener.local_addr().context("failed to ask for the address")?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    // The service answers `/healthz` while the run is loaded, and `/readyz` says when it is.
+    // The service answers `/healthz` while the run is being loaded; `/readyz` succeeds once it is loaded.
     let serving = tokio::spawn(server::serve(listener, routes::router(&app), limits.connections, metrics, async {
         drop(stopped.await);
     }));

@@ -1,4 +1,4 @@
-//! The thread that owns a model: it answers waiting requests together, until no sender is left.
+//! The thread that owns a model: it answers waiting requests in batches until all senders are dropped.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,35 +17,35 @@ use crate::error::ApiError;
 use crate::index::{HnswSearch, IndexChoice};
 use crate::metrics::Metrics;
 
-/// What the model is asked.
+/// A request to the model.
 pub enum Task {
-    /// A list for a history.
+    /// A list of items for a history.
     Recommend(Request),
-    /// The neighbours of an item, or of one that is not in the catalogue.
+    /// The neighbours of an item of the catalogue, or of one that is not in it.
     Similar(Similar),
 }
 
-/// Which neighbours are asked for.
+/// A query for neighbours.
 pub struct Similar {
-    /// Whose they are.
+    /// The item whose neighbours are listed.
     pub of: SimilarTo,
-    /// How many.
+    /// The length of the list.
     pub k: usize,
-    /// Whether each item may be listed; none: every item.
+    /// For each item, whether it may be listed; `None` means every item.
     pub allowed: Option<Arc<Vec<bool>>>,
-    /// Items that are not listed, 1-based, ascending.
+    /// The items that must not be listed, 1-based, ascending.
     pub removed: Vec<u32>,
 }
 
-/// Whose neighbours are asked for.
+/// The item whose neighbours are listed.
 pub enum SimilarTo {
-    /// An item, 1-based.
+    /// An item of the catalogue, 1-based.
     Item(u32),
-    /// Features of one item that is not in the catalogue.
+    /// The features of one item that is not in the catalogue.
     Features(Box<NewItems>),
 }
 
-/// A task with the way back of its answer.
+/// A task and the channel for its answer.
 struct Job {
     task: Task,
     deadline: Instant,
@@ -54,9 +54,9 @@ struct Job {
 
 /// A run in service.
 pub struct Generation {
-    /// Counts from 1 with every run that came into service.
+    /// The number of this generation. It counts from 1 and rises with every attempt to load a run, also with those that fail.
     pub number: u64,
-    /// Items and users by their ids.
+    /// The items and users of the run by their ids.
     pub catalogue: Arc<Catalogue>,
     /// The model's name in the configuration.
     pub model: String,
@@ -66,27 +66,27 @@ pub struct Generation {
     pub context: Arc<Context>,
     jobs: SyncSender<Job>,
     metrics: Arc<Metrics>,
-    /// Shared with the thread of the model for as long as that runs.
+    /// A reference that the thread of the model also holds for as long as it runs.
     thread: Arc<()>,
 }
 
-/// What an engine is made with.
+/// The options of an engine.
 #[derive(Clone)]
 pub struct EngineOptions {
-    /// Requests that wait.
+    /// The greatest number of requests that wait for the model.
     pub queue: usize,
     /// The greatest number of requests that are answered together.
     pub batch: usize,
     /// How candidates are found.
     pub index: IndexChoice,
-    /// Where the items are that were added to the run.
+    /// The store of the items that were added to the run.
     pub store: Arc<ItemStore>,
-    /// Counters.
+    /// The counters of the service.
     pub metrics: Arc<Metrics>,
 }
 
 impl Generation {
-    /// Loads a run in a thread of its own, and waits until it can answer.
+    /// Loads a run in a thread of its own, and returns when it can answer.
     pub fn start(number: u64, context: Arc<Context>, options: &EngineOptions) -> anyhow::Result<Self> {
         let (jobs, waiting) = sync_channel(options.queue);
         let (ready, loaded) = sync_channel(1);
@@ -108,12 +108,12 @@ impl Generation {
         Ok(Self { number, catalogue, model, search, context, jobs, metrics: options.metrics.clone(), thread })
     }
 
-    /// Whether the model can still answer: a defect may have ended its thread.
+    /// Whether the model can still answer: a panic may have ended its thread.
     pub fn is_alive(&self) -> bool {
         Arc::strong_count(&self.thread) > 1
     }
 
-    /// Asks the model; an error at once where too many requests wait.
+    /// Sends a task to the model and waits for the answer. Fails at once if too many requests are waiting.
     pub async fn ask(&self, task: Task, deadline: Instant) -> Result<Answer, ApiError> {
         let (reply, answer) = oneshot::channel();
         self.jobs.try_send(Job { task, deadline, reply }).map_err(|e| match e {
@@ -125,7 +125,7 @@ impl Generation {
     }
 }
 
-/// What a loaded engine tells.
+/// What a loaded engine reports back.
 struct Ready {
     catalogue: Arc<Catalogue>,
     search: String,
@@ -159,7 +159,7 @@ struct Engine<'a> {
     answerer: &'a Answerer<'a>,
     exact: &'a Recommender<'a>,
     hnsw: Option<&'a HnswSearch<'a>>,
-    /// Made when neighbours are first asked for.
+    /// Built on the first query for neighbours.
     neighbours: Option<Neighbours>,
     context: &'a Context,
 }
@@ -238,12 +238,12 @@ impl Engine<'_> {
     }
 }
 
-/// The client may have disconnected.
+/// Sends an answer, and ignores that the client may have disconnected.
 fn send(reply: oneshot::Sender<Result<Answer, ApiError>>, answer: Result<Answer, ApiError>) {
     drop(reply.send(answer));
 }
 
-/// A folder for what is made for one request.
+/// The folder for the temporary files of one request.
 pub fn scratch(context: &Context, id: &str) -> PathBuf {
     context.layout.new_items().join("scratch").join(id)
 }

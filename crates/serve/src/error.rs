@@ -1,4 +1,4 @@
-//! Errors as the service tells them: a status, a code for programs, a sentence for people.
+//! The errors of the service: an HTTP status, a code for programs and a message for people.
 
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -16,20 +16,20 @@ pub struct ApiError {
     message: String,
 }
 
-/// What an error looks like.
+/// The body of a response that reports an error.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorBody {
     /// The error.
     pub error: ErrorDetail,
 }
 
-/// An error in a body.
+/// The code and the message of an error.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorDetail {
-    /// A word for programs.
+    /// A code for programs.
     #[schema(example = "invalid_request")]
     pub code: String,
-    /// A sentence for people.
+    /// A message for people.
     pub message: String,
 }
 
@@ -43,39 +43,39 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "invalid_request", message)
     }
 
-    /// Something that does not exist.
+    /// A thing that does not exist.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", message)
     }
 
-    /// Something sound that the run cannot do.
+    /// A valid request that the run cannot fulfil.
     pub fn refused(message: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", message)
     }
 
-    /// A body beyond the limit.
+    /// A body larger than the limit.
     pub fn too_large(limit: usize) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", format!("the body has more than {limit} bytes"))
     }
 
-    /// No key, or one that is not known.
+    /// A request without a key, or with an unknown one.
     pub fn unauthorized() -> Self {
         let message = "a known key is needed, as `Authorization: Bearer KEY`";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
     }
 
-    /// A host name that a service without keys does not answer to.
+    /// A host name that a service without keys does not accept.
     pub fn wrong_host() -> Self {
         let message = "without keys, only requests to `localhost` are answered";
         Self::new(StatusCode::MISDIRECTED_REQUEST, "wrong_host", message)
     }
 
-    /// Too many requests wait.
+    /// Too many requests are waiting.
     pub fn busy() -> Self {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", "too many requests wait; try again")
     }
 
-    /// The time limit has passed.
+    /// The request exceeded its time limit.
     pub fn too_slow() -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "timeout", "the request took too long; try again")
     }
@@ -85,12 +85,12 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", "the run is being loaded; try again")
     }
 
-    /// The place of the added items cannot be reached.
+    /// The store of the added items cannot be reached.
     pub fn store_unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", message)
     }
 
-    /// A path that exists, with a method that it does not have.
+    /// A path that exists, requested with a method that it does not support.
     pub fn wrong_method() -> Self {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "the path does not have this method")
     }

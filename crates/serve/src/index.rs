@@ -1,8 +1,8 @@
 //! An HNSW index over the item matrix, for catalogues in which scoring every item takes too long.
 //!
 //! Malkov and Yashunin, Efficient and robust approximate nearest neighbor search using Hierarchical Navigable Small World graphs, 2018
-//! (arXiv 1603.09320), as usearch has it. The index finds candidates; their scores are computed exactly. The items of the dataset are
-//! indexed once and saved with the run; items that were added are put into the index when it is opened.
+//! (arXiv 1603.09320), in the implementation of usearch. The index finds candidates, whose scores are then computed exactly. The items of
+//! the dataset are indexed once, and that index is saved with the run; added items are inserted when the index is opened.
 
 use std::path::PathBuf;
 
@@ -16,15 +16,15 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use usearch::{Index, IndexOptions, MetricKind, ScalarKind};
 
-/// Neighbours per item in the graph.
+/// The number of neighbours per item in the graph.
 const CONNECTIVITY: usize = 32;
-/// Candidates that are kept while the graph is built.
+/// The number of candidates that are kept while the graph is built.
 const EXPANSION_ADD: usize = 128;
-/// Candidates that are kept while the graph is searched.
+/// The number of candidates that are kept while the graph is searched.
 const EXPANSION_SEARCH: usize = 128;
-/// Histories that recall is measured on.
+/// The number of histories on which recall is measured.
 const MEASURED: usize = 500;
-/// K of the recall that is measured.
+/// The K of the recall that is measured.
 const RECALL_AT: usize = 10;
 
 /// How candidates are found.
@@ -37,20 +37,20 @@ pub enum IndexChoice {
     Hnsw,
 }
 
-/// What a saved index is of. It is used only where all of this is as it was.
+/// What a saved index was built from. The index is reused only if all of these values are unchanged.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct IndexAbout {
-    /// Hash of the dataset's rows of the item matrix.
+    /// The hash of the dataset's rows of the item matrix.
     matrix: Fingerprint,
-    /// How many rows these are.
+    /// The number of these rows.
     rows: usize,
     connectivity: usize,
     expansion_add: usize,
-    /// Hash of the file of the index.
+    /// The hash of the index file.
     file: Fingerprint,
 }
 
-/// An index ready to search.
+/// An index that is ready to be searched.
 pub struct HnswSearch<'a> {
     index: Index,
     exact: &'a Recommender<'a>,
@@ -60,7 +60,7 @@ pub struct HnswSearch<'a> {
 }
 
 impl<'a> HnswSearch<'a> {
-    /// Opens the index that is saved with the run, or makes and saves it, and measures its recall.
+    /// Opens the index that is saved with the run, or builds and saves it, and measures its recall.
     pub fn open(
         context: &Context,
         run: &LoadedRun,
@@ -85,12 +85,12 @@ impl<'a> HnswSearch<'a> {
         format!("hnsw, recall@{RECALL_AT} {:.4} of {} histories", self.recall, self.histories)
     }
 
-    /// recall@10 against the exact search.
+    /// recall@10 measured against the exact search.
     pub fn recall(&self) -> f64 {
         self.recall
     }
 
-    /// The share of the exact first ten that the index finds, on histories of the dataset that are evenly spread.
+    /// Measures the share of the exact top ten that the index finds, on histories of the dataset that are evenly spaced.
     fn measure(&mut self, run: &LoadedRun) -> anyhow::Result<()> {
         let sequences = &run.trained.inputs.sequences;
         let step = sequences.user_count().div_ceil(MEASURED).max(1);
@@ -117,7 +117,7 @@ impl<'a> HnswSearch<'a> {
     }
 }
 
-/// The best candidates of a query by its vectors, which stand one after the other.
+/// The best candidates for a query, given its vectors one after the other.
 fn best(
     index: &Index,
     blocks: &ScoreBlocks,
@@ -144,7 +144,7 @@ fn best(
     Ok(list)
 }
 
-/// Queries that name the only items that may be listed go through the exact search: a graph of all items does not help there.
+/// Queries with a list of allowed items use the exact search, because a graph of all items does not help there.
 impl Search for HnswSearch<'_> {
     fn search(&self, queries: &[ListQuery<'_>]) -> Result<Vec<Vec<Scored>>, RecommendError> {
         if queries.iter().any(|query| query.candidates.allowed.is_some()) {
@@ -178,7 +178,7 @@ fn options(width: usize) -> IndexOptions {
     }
 }
 
-/// The index of the dataset's rows: as it is saved with the run, or made and saved.
+/// The index of the dataset's rows, either loaded from the run's folder, or built and saved there.
 fn of_rows(context: &Context, values: &[f32], width: usize) -> anyhow::Result<Index> {
     let (path, about_path) = paths(context);
     let rows = values.len() / width;
@@ -193,7 +193,7 @@ fn of_rows(context: &Context, values: &[f32], width: usize) -> anyhow::Result<In
             expansion_add: EXPANSION_ADD,
             file: saved.file.clone(),
         };
-        // The file is read by code that trusts it: it must be the one that was written.
+        // usearch trusts the content of the file, so it must be exactly the file that was written.
         let is_whole = path.is_file() && Fingerprint::of_file(&path)? == saved.file;
         if about == saved && is_whole {
             index.load(text).with_context(|| format!("failed to read the index `{}`; remove it", path.display()))?;
@@ -216,7 +216,7 @@ fn of_rows(context: &Context, values: &[f32], width: usize) -> anyhow::Result<In
     Ok(index)
 }
 
-/// Where the index of a run and what it is of are saved.
+/// The paths of the index of a run and of the description of what it was built from.
 fn paths(context: &Context) -> (PathBuf, PathBuf) {
     let run = context.layout.run();
     (run.join("index.usearch"), run.join("index.json"))
@@ -234,9 +234,9 @@ fn hash(values: &[f32]) -> Fingerprint {
     Fingerprint::of_bytes(hasher.finalize().as_bytes())
 }
 
-/// Puts rows of the item matrix into the index, under their numbers from 0.
+/// Adds rows of the item matrix to the index, with their 0-based row numbers as keys.
 fn add(index: &Index, values: &[f32], width: usize, rows: std::ops::Range<usize>) -> anyhow::Result<()> {
-    index.reserve(rows.end).context("failed to make room in the index")?;
+    index.reserve(rows.end).context("failed to reserve memory for the index")?;
     rows.into_par_iter().try_for_each(|row| {
         let vector = &values[row * width..(row + 1) * width];
         index.add(row as u64, vector).with_context(|| format!("failed to add item {} to the index", row + 1))

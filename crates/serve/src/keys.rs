@@ -1,4 +1,4 @@
-//! Keys of the service, from a file with one per line.
+//! The keys of the service, read from a file with one key per line.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use anyhow::ensure;
 use axum::http::{HeaderMap, header};
 use mp4sr_artifact::files;
 
-/// The shortest key that is taken.
+/// The shortest key that is accepted.
 const LEAST: usize = 16;
 
 /// The hashes of the known keys.
@@ -14,7 +14,7 @@ const LEAST: usize = 16;
 pub struct Keys(Vec<blake3::Hash>);
 
 impl Keys {
-    /// Reads a file of keys; blank lines and lines that begin with `#` do not count.
+    /// Reads a file of keys; blank lines and lines that begin with `#` are ignored.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
         let text = files::read_to_string(path)?;
         let mut keys = Vec::new();
@@ -39,7 +39,7 @@ impl Keys {
         self.0.is_empty()
     }
 
-    /// Whether the headers have a known key. Hashes are compared in constant time.
+    /// Whether the headers hold a known key. Hashes are compared in constant time.
     pub fn allow(&self, headers: &HeaderMap) -> bool {
         let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         let key = given.and_then(|value| value.split_once(' ')).filter(|(kind, _)| kind.eq_ignore_ascii_case("bearer"));

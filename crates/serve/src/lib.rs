@@ -1,7 +1,8 @@
 //! A trained run as an HTTP service.
 //!
-//! In: a run, requests with original ids. Out: lists, neighbours and items as JSON, a page to try them, metrics. One thread owns the model
-//! and answers requests that wait together; a new run takes its place between two batches. Must not know: training, raw files.
+//! In: a run, and requests with original ids. Out: lists, neighbours and items as JSON, a page to try them, and metrics. One thread owns
+//! the model and answers waiting requests in batches; a reloaded run replaces the old one between two batches. Must not know: training, raw
+//! files.
 
 mod api;
 mod command;

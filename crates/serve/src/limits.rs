@@ -1,4 +1,4 @@
-//! What a service lets a request ask for.
+//! The limits on what a request may ask for.
 
 use std::time::Duration;
 
@@ -9,27 +9,27 @@ pub struct Limits {
     pub time: Duration,
     /// The greatest number of bytes of a request's body.
     pub body: usize,
-    /// Bytes of the body of a request that changes items, or that has an image.
+    /// The greatest number of bytes of a body that changes items or has an image.
     pub item_body: usize,
-    /// The length of a list.
+    /// The greatest length of a list.
     pub top: usize,
-    /// Ids in a history.
+    /// The greatest number of ids in a history.
     pub history: usize,
-    /// Ids in `exclude` or `only`.
+    /// The greatest number of ids in `exclude`, and in `only`.
     pub ids: usize,
     /// The greatest number of simultaneous connections.
     pub connections: usize,
 }
 
-/// The time that a connection has for the head of a request.
+/// The time within which a connection must send the head of a request.
 pub const HEAD_TIME: Duration = Duration::from_secs(10);
-/// The time that a client has to take a further part of an answer.
+/// The time within which a client must accept the next part of a response.
 pub const WRITE_TIME: Duration = Duration::from_secs(30);
 /// The time that a request which changes items may take.
 pub const ITEM_TIME: Duration = Duration::from_mins(10);
-/// Requests with bodies beyond [`Limits::body`] at once.
+/// The greatest number of simultaneous requests with bodies larger than [`Limits::body`].
 pub const LARGE_BODIES: usize = 8;
-/// The time that open requests have when the service stops.
+/// The time that open requests have to finish when the service stops.
 pub const STOP_TIME: Duration = Duration::from_secs(30);
-/// What `Retry-After` says, in seconds.
+/// The value of the `Retry-After` header, in seconds.
 pub const RETRY_SECONDS: u32 = 1;

@@ -1,4 +1,4 @@
-//! What Prometheus reads.
+//! The metrics that Prometheus reads.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -9,59 +9,59 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use std::sync::atomic::AtomicU64;
 
-/// A request by route, method and status.
+/// The labels of a request: route, method and status.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct RequestLabels {
     /// The route's pattern.
     pub route: String,
-    /// The method.
+    /// The HTTP method.
     pub method: String,
-    /// The status.
+    /// The HTTP status.
     pub status: u16,
 }
 
-/// A request by route.
+/// The label of a request: its route.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct RouteLabels {
     /// The route's pattern.
     pub route: String,
 }
 
-/// How a reload ended.
+/// The label of a reload: its outcome.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ReloadLabels {
     /// `swapped` or `failed`.
     pub outcome: String,
 }
 
-/// Counters, gauges and histograms of a service.
+/// The counters, gauges and histograms of the service.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    /// Requests that were answered.
+    /// The number of answered requests.
     pub requests: Family<RequestLabels, Counter>,
-    /// Seconds from a request's head to its answer.
+    /// The seconds from a request's head to its answer.
     pub seconds: Family<RouteLabels, Histogram>,
-    /// Requests that wait for the model.
+    /// The number of requests that wait for the model.
     pub queued: Gauge,
-    /// Requests that were answered together.
+    /// The number of requests in each batch.
     pub batches: Histogram,
-    /// Open connections.
+    /// The number of open connections.
     pub connections: Gauge,
-    /// Runs that came into service, and those that could not be loaded.
+    /// The number of reloads, by outcome.
     pub reloads: Family<ReloadLabels, Counter>,
-    /// The number of the run in service.
+    /// The number of the generation in service.
     pub generation: Gauge,
-    /// Items in service.
+    /// The number of items in service.
     pub items: Gauge,
-    /// Whether the place of the added items could be reached: 1 or 0.
+    /// Whether the store of the added items could be reached: 1 or 0.
     pub store_up: Gauge,
-    /// recall@10 of the search against the exact one, as it was measured when the run was loaded.
+    /// recall@10 of the search against the exact search, measured when the run was loaded.
     pub recall: Gauge<f64, AtomicU64>,
 }
 
 impl Metrics {
-    /// Registers everything.
+    /// Creates and registers all metrics.
     pub fn new() -> Self {
         let mut own = Self {
             registry: Registry::with_prefix("mp4sr"),

@@ -1,4 +1,4 @@
-//! The paths of the service.
+//! The routes of the service and their handlers.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -31,17 +31,17 @@ use crate::limits::ITEM_TIME;
 use crate::metrics::{RequestLabels, RouteLabels};
 use crate::state::{App, log};
 
-/// The name of the id that a request has in logs and answers.
+/// The header with the id of a request, which also appears in the log.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Requests by paths that the service does not have.
+/// The route label of requests to paths that the service does not have.
 const UNKNOWN_ROUTE: &str = "unknown";
-/// The longest text that is encoded for neighbours, in bytes.
+/// The greatest length of a text whose neighbours are listed, in bytes.
 const TEXT_LIMIT: usize = 100_000;
 
 type Result<T> = std::result::Result<T, ApiError>;
 type Shared = State<Arc<App>>;
 
-/// The description of the service.
+/// The OpenAPI description of the service.
 #[derive(OpenApi)]
 #[openapi(
     info(title = "mp4sr", description = "Recommendations of a trained run, by original ids."),
@@ -52,7 +52,7 @@ type Shared = State<Arc<App>>;
 )]
 struct Description;
 
-/// The keys in the description: a service may have none.
+/// Adds the keys to the description; they are optional there because a service may have none.
 struct Keys;
 
 impl Modify for Keys {
@@ -112,7 +112,7 @@ async fn recommend(State(app): Shared, body: std::result::Result<Bytes, BytesRej
     Ok(Json(listed(&generation, answer, unknown)))
 }
 
-/// Lists the neighbours of an item, of a text or of an image: the items whose vectors, by which the model ranks, are nearest.
+/// Lists the neighbours of an item, a text or an image: the items whose vectors in the model are nearest.
 #[utoipa::path(
     post, path = "/v1/similar", request_body = SimilarRequest,
     responses(
@@ -149,12 +149,12 @@ async fn similar(State(app): Shared, body: std::result::Result<Bytes, BytesRejec
     Ok(Json(listed(&generation, answer, unknown)))
 }
 
-/// Encodes an item that is not in the catalogue, one at a time.
+/// Encodes an item that is not in the catalogue. Requests take turns.
 async fn encoded(app: &Arc<App>, generation: &Arc<Generation>, record: ItemRecord) -> Result<SimilarTo> {
     let place = app.encoding.clone().acquire_owned().await.map_err(|e| ApiError::internal(&e.to_string()))?;
     let (generation, encoders, id) = (generation.clone(), app.encoders.clone(), app.request_id());
     let encode = move || {
-        // Held until the work is done, even if the client has disconnected.
+        // The permit is held until the work is done, even if the client has disconnected.
         let _place = place;
         let (context, folder) = (&generation.context, scratch(&generation.context, &id));
         let new = encoders.with(context, |own| mp4sr_items::encode_alone(context, own, &record, &folder));
@@ -165,7 +165,7 @@ async fn encoded(app: &Arc<App>, generation: &Arc<Generation>, record: ItemRecor
     new.map(|new| SimilarTo::Features(Box::new(new))).map_err(|error| ApiError::refused(format!("{error:#}")))
 }
 
-/// Adds items to the run, which ranks them without training. They stay when the service starts again.
+/// Adds items to the run, which ranks them without further training. They are kept when the service restarts.
 #[utoipa::path(
     put, path = "/v1/items", request_body = PutItemsRequest,
     responses(
@@ -206,7 +206,7 @@ async fn put_items(
     work.await.map_err(|e| ApiError::internal(&e.to_string()))?.map(Json)
 }
 
-/// Why added items were not changed: for now, where their place cannot be reached.
+/// The answer for added items that could not be read or changed: 503 if their store cannot be reached, otherwise 422.
 fn not_changed(app: &App, error: &anyhow::Error) -> ApiError {
     match error.downcast_ref::<StoreError>().filter(|own| own.is_temporary()) {
         Some(own) => {
@@ -227,7 +227,7 @@ fn record(item: NewItem) -> Result<ItemRecord> {
 }
 
 fn decoded(field: &str, text: &str) -> Result<Vec<u8>> {
-    // A data address of a page works, too.
+    // The data URL of a page works, too.
     let text = text.split_once(";base64,").filter(|(head, _)| head.starts_with("data:")).map_or(text, |(_, rest)| rest);
     let bytes = base64::engine::general_purpose::STANDARD.decode(text.trim());
     bytes.map_err(|error| ApiError::invalid(format!("`{field}` is not base64: {error}")))
@@ -331,7 +331,7 @@ async fn image(
     Ok((headers, bytes).into_response())
 }
 
-/// An image of an added item that is in PostgreSQL.
+/// The image of an added item that is kept in PostgreSQL.
 async fn stored_image(app: &App, id: String, number: usize) -> Result<Option<Vec<u8>>> {
     let store = app.store.clone();
     let ask = move || match &*store {
@@ -390,7 +390,7 @@ async fn healthz() -> Json<StatusResponse> {
     Json(StatusResponse { status, generation: None, model: None, items: None, search: None, store: None })
 }
 
-/// Whether a run is in service, and which.
+/// Whether a run is in service, and which one.
 #[utoipa::path(
     get, path = "/readyz",
     responses((status = 200, body = StatusResponse), (status = 500, body = ErrorBody), (status = 503, body = ErrorBody))
@@ -416,7 +416,7 @@ async fn readyz(State(app): Shared) -> Result<Json<StatusResponse>> {
     }))
 }
 
-/// Counters for Prometheus.
+/// Metrics for Prometheus.
 #[utoipa::path(
     get, path = "/metrics",
     responses((status = 200, description = "OpenMetrics", content_type = "application/openmetrics-text"), (status = 401, body = ErrorBody))
@@ -431,7 +431,7 @@ async fn openapi() -> Json<utoipa::openapi::OpenApi> {
 }
 
 async fn page() -> Response {
-    // Nothing comes from another host, and nothing goes to one.
+    // The page loads nothing from other hosts, and sends nothing to them.
     let policy = "default-src 'none'; img-src 'self' blob:; script-src 'self'; style-src 'self'; connect-src 'self'; \
                   base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
     let headers = [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, policy)];
@@ -454,14 +454,14 @@ async fn wrong_method() -> ApiError {
     ApiError::wrong_method()
 }
 
-/// Lets a request in or not, gives it an id and a time limit, counts it and writes its line of the log.
+/// Admits or rejects a request, gives it an id and a time limit, counts it and logs it.
 async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
     let start = std::time::Instant::now();
     let id = given_id(request.headers()).unwrap_or_else(|| app.request_id());
     let matched = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = matched.unwrap_or_else(|| UNKNOWN_ROUTE.to_owned());
     let method = request.method().clone();
-    // Encoding items and loading the run with them take longer than answering.
+    // Encoding items and reloading the run take longer than answering a query.
     let changes_items = route == "/v1/items" && method != Method::GET;
     let limit = if changes_items { ITEM_TIME } else { app.limits.time };
     let place = if has_large_body(&app, &request) { app.large_bodies.try_acquire().map(Some) } else { Ok(None) };
@@ -489,28 +489,29 @@ async fn observe(State(app): Shared, request: Request, next: Next) -> Response {
     response
 }
 
-/// The method as it is counted: names that clients make up must not each have a counter of their own.
+/// The method label of a request. Methods that clients make up share one label, so that they cannot create counters without bound.
 fn known_method(method: &Method) -> String {
     let known = [Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::HEAD, Method::OPTIONS, Method::PATCH];
     if known.contains(method) { method.to_string() } else { "other".to_owned() }
 }
 
-/// Whether the body is, or may be, larger than those of lists.
+/// Whether the body is, or may be, larger than [`Limits::body`](crate::limits::Limits::body).
 fn has_large_body(app: &App, request: &Request) -> bool {
     let headers = request.headers();
     let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     length.map_or(headers.contains_key(header::TRANSFER_ENCODING), |length| length > app.limits.body)
 }
 
-/// The id that the client gives to the request.
+/// The id that the client gave the request, if it is valid.
 fn given_id(headers: &HeaderMap) -> Option<String> {
     let id = headers.get(REQUEST_ID)?.to_str().ok()?;
     let is_sound = (1..=64).contains(&id.len()) && id.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
     is_sound.then(|| id.to_owned())
 }
 
-/// What anybody may see: the page, the description, and whether the service is alive and ready. All else needs a key, where there are any;
-/// where there are none, requests must be meant for this machine, so that no page of another site can ask under a name of its own.
+/// Checks whether a request may be answered. The page, the description, `/healthz` and `/readyz` are open to everybody; everything else
+/// requires a key if keys are set. Without keys, the `Host` header must name this machine, which prevents DNS rebinding: a page of another
+/// site cannot send requests under a host name of its own.
 fn admit(app: &App, request: &Request, route: &str) -> Result<()> {
     if app.keys.is_off() {
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
@@ -549,10 +550,10 @@ fn expect_within(app: &App, k: usize, exclude: &[String], only: &[String]) -> Re
     Ok(())
 }
 
-/// What `exclude` and `only` mean in a catalogue.
+/// The items of a catalogue to which `exclude` and `only` refer.
 struct Selection {
     allowed: Option<Arc<Vec<bool>>>,
-    /// Ascending.
+    /// Items, ascending.
     removed: Vec<u32>,
     unknown: Vec<String>,
 }

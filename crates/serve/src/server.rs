@@ -1,5 +1,5 @@
-//! Connections: so many at once, each with limits of time for the head of a request and for taking the answer, and an end that loses no
-//! request.
+//! Accepts connections: a limited number at once, with time limits for reading the head of a request and for writing the response, and a
+//! shutdown that waits for open requests.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::limits::{HEAD_TIME, STOP_TIME, WRITE_TIME};
 use crate::metrics::Metrics;
 use crate::state::log;
 
-/// Serves until `stop` is done; then open requests are answered and nothing new is taken.
+/// Serves until `stop` is done; then it finishes open requests and accepts no new ones.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -30,7 +30,7 @@ pub async fn serve(
     let mut stop = std::pin::pin!(stop);
     loop {
         let accepted = async {
-            // A connection beyond the limit waits in the system's queue until there is a place.
+            // A connection beyond the limit waits in the system's queue until another one ends.
             let place = places.clone().acquire_owned().await;
             (place, listener.accept().await)
         };
@@ -41,7 +41,7 @@ pub async fn serve(
         let stream = match stream {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of file descriptors, most likely: connections that end give some back.
+                // Most likely no file descriptors are left; connections that end release some.
                 log("error", &json!({ "event": "a connection cannot be taken", "error": error.to_string() }));
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                 continue;

@@ -1,4 +1,4 @@
-//! What all requests share: the run in service, limits, keys, counters.
+//! The state that all requests share: the run in service, limits, keys and counters.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -20,25 +20,25 @@ use crate::metrics::{Metrics, ReloadLabels};
 /// The state of a service.
 pub struct App {
     current: RwLock<Option<Arc<Generation>>>,
-    /// Limits of requests.
+    /// The limits of requests.
     pub limits: Limits,
-    /// Keys.
+    /// The keys that requests may use.
     pub keys: Keys,
-    /// Counters.
+    /// The counters of the service.
     pub metrics: Arc<Metrics>,
-    /// Where the items are that were added to the run.
+    /// The store of the items that were added to the run.
     pub store: Arc<ItemStore>,
-    /// Whether that place could be reached when it was last asked.
+    /// Whether that store could be reached when it was last used.
     pub store_is_up: AtomicBool,
-    /// Whether logs have histories.
+    /// Whether histories are written to the log.
     pub log_histories: bool,
-    /// Held while the items of the run are changed.
+    /// The lock that is held while the added items of the run are changed.
     pub editing: Mutex<()>,
-    /// Held while an item that is not in the catalogue is encoded.
+    /// The permit that is held while an item that is not in the catalogue is encoded.
     pub encoding: Arc<Semaphore>,
     /// The encoders of texts and images.
     pub encoders: Arc<ResidentEncoders>,
-    /// Held by requests with large bodies.
+    /// The permits that requests with large bodies hold.
     pub large_bodies: Semaphore,
     stage: StageArgs,
     models: Arc<ModelCatalog>,
@@ -49,7 +49,7 @@ pub struct App {
 }
 
 impl App {
-    /// A service without a run.
+    /// A service that has not loaded a run yet.
     pub fn new(
         stage: StageArgs,
         models: Arc<ModelCatalog>,
@@ -81,23 +81,23 @@ impl App {
         }
     }
 
-    /// The run in service.
+    /// The run in service, or an error if none is loaded yet.
     pub fn generation(&self) -> Result<Arc<Generation>, ApiError> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone().ok_or_else(ApiError::not_ready)
     }
 
-    /// When a request that comes now has to be answered.
+    /// The deadline of a request that arrives now.
     pub fn deadline(&self) -> Instant {
         Instant::now() + self.limits.time
     }
 
-    /// A new id for a request.
+    /// Makes a new id for a request.
     pub fn request_id(&self) -> String {
         let number = self.ids.fetch_add(1, Ordering::Relaxed);
         blake3::keyed_hash(&self.start, &number.to_le_bytes()).to_hex()[..16].to_owned()
     }
 
-    /// Notes whether the place of the added items could be reached, and logs when that has changed.
+    /// Records whether the store of the added items could be reached, and logs when that changes.
     pub fn note_store(&self, error: Option<&StoreError>) {
         let is_up = error.is_none_or(|error| !error.is_temporary());
         self.metrics.store_up.set(i64::from(is_up));
@@ -112,7 +112,8 @@ impl App {
         }
     }
 
-    /// Loads the run anew and puts it into service. Requests that the one before has taken are answered by it. On an error, it stays.
+    /// Reloads the run and puts it into service. The previous run still answers the requests that it has accepted, and stays in service if
+    /// the reload fails.
     pub async fn reload(self: &Arc<Self>) -> anyhow::Result<Arc<Generation>> {
         let mut number = self.loading.lock().await;
         *number += 1;
@@ -144,13 +145,13 @@ impl App {
     }
 }
 
-/// Writes a line of the log: a JSON object on standard error.
+/// Writes one line of the log, a JSON object, to standard error.
 pub fn log(level: &str, fields: &Value) {
     use std::io::Write as _;
     let mut line = json!({ "time": jiff::Timestamp::now().to_string(), "level": level });
     if let (Some(line), Some(fields)) = (line.as_object_mut(), fields.as_object()) {
         line.extend(fields.clone());
     }
-    // One call of the system per line. The service keeps running when standard error is closed.
+    // One system call per line keeps lines whole. The service keeps running when standard error is closed.
     drop(std::io::stderr().write_all(format!("{line}\n").as_bytes()));
 }

@@ -1,4 +1,4 @@
-//! What makes the service load its run again: a signal, or files of the run that changed.
+//! The reasons to reload the run: a signal, changed files, or items that another replica added or removed.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,17 +11,17 @@ use tokio::signal::unix::Signal;
 
 use crate::state::{App, log};
 
-/// The time between two looks at the files.
+/// The time between two checks of the files.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Loads the run again at every `SIGHUP`.
+/// Reloads the run on every `SIGHUP`.
 pub async fn on_signal(app: Arc<App>, mut signals: Signal) {
     while signals.recv().await.is_some() {
         reload(&app, "SIGHUP").await;
     }
 }
 
-/// Loads the run again when its weights, its dataset or its new items have changed, and have stayed as they are for a while.
+/// Reloads the run when its weights, its dataset or its added items have changed, and then stayed unchanged between two checks.
 pub async fn on_change(app: Arc<App>, layout: Layout) {
     let mut seen = state(&layout);
     let mut pending = None;
@@ -40,14 +40,15 @@ pub async fn on_change(app: Arc<App>, layout: Layout) {
     }
 }
 
-/// Loads the run again when another replica has added or removed items: asks PostgreSQL, where these are kept there, every `poll`.
+/// Reloads the run when another replica has added or removed items. If added items are kept in PostgreSQL, asks it every `poll`; otherwise
+/// returns at once.
 pub async fn on_additions(app: Arc<App>, poll: Duration) {
     if matches!(*app.store, ItemStore::Folder) {
         return;
     }
     loop {
         tokio::time::sleep(poll).await;
-        // A change of items in this process reloads the run by itself.
+        // A change of items by this process reloads the run itself.
         let editing = app.editing.lock().await;
         let store = app.store.clone();
         let ask = move || match &*store {
@@ -63,7 +64,7 @@ pub async fn on_additions(app: Arc<App>, poll: Duration) {
     }
 }
 
-/// Sizes and times of the files that decide what is served.
+/// The sizes and modification times of the files that determine what is served.
 fn state(layout: &Layout) -> Vec<Option<(u64, Option<SystemTime>)>> {
     let files = [layout.checkpoint(FINETUNE), layout.items(), layout.sequences(), layout.new_items_pointer()];
     let about =
@@ -74,6 +75,9 @@ fn state(layout: &Layout) -> Vec<Option<(u64, Option<SystemTime>)>> {
 async fn reload(app: &Arc<App>, why: &str) {
     if let Err(error) = app.reload().await {
         let error = format!("{error:#}");
-        log("error", &json!({ "event": "the run cannot be loaded; the one before stays", "why": why, "error": error }));
+        log(
+            "error",
+            &json!({ "event": "failed to load the run; the previous one stays in service", "why": why, "error": error }),
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! The address of `serve.store`, wherever it is written.
+//! Resolves the address in `serve.store`, which may name an environment variable or a file.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::StoreError;
 
 const FORM: &str = "postgres://USER:PASSWORD@HOST:PORT/DATABASE";
 
-/// The address of PostgreSQL; nothing if added items are kept in the run's folder.
+/// The address of PostgreSQL; `None` if added items are kept in the run's folder.
 pub(crate) fn resolved(written: &StoreAddress) -> Result<Option<String>, StoreError> {
     let text = written.as_written();
     let (address, place) = if let Some(name) = text.strip_prefix("env:") {

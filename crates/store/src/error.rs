@@ -1,35 +1,35 @@
-//! What can be wrong with a store.
+//! The errors of a store.
 
 use postgres::error::SqlState;
 
-/// Why a store could not be used. No message has a password in it.
+/// Why a store could not be used. No message contains a password.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// `serve.store` names no store.
+    /// `serve.store` is not a valid address.
     #[error("{0}")]
     Settings(String),
-    /// PostgreSQL does not answer, or not to this user. It may later.
+    /// PostgreSQL does not answer, or rejects this user. A later attempt may succeed.
     #[error("the added items in {place} cannot be used: {reason}; {remedy}")]
     Unavailable {
         /// Where PostgreSQL is.
         place: String,
-        /// What happened.
+        /// The cause.
         reason: String,
-        /// What to do.
+        /// How to fix it.
         remedy: String,
     },
-    /// PostgreSQL answers, and what it has cannot be used, or what is asked for cannot be done.
+    /// PostgreSQL answers, but its content cannot be used, or the request cannot be fulfilled.
     #[error("{0}")]
     Refused(String),
 }
 
 impl StoreError {
-    /// Whether the same may work later, without a change of what was asked for.
+    /// Whether the same request may succeed later.
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
     }
 
-    /// An error of the client, which was connected, or was to be, as `user` to the database `database` at `place`.
+    /// Converts an error of the client, which was connected or connecting as `user` to the database `database` at `place`.
     pub(crate) fn of_postgres(error: &postgres::Error, place: &str, user: &str, database: &str) -> Self {
         let unavailable = |reason: String, remedy: &str| Self::Unavailable {
             place: place.to_owned(),
@@ -68,10 +68,10 @@ impl StoreError {
             let remedy = "give the address of the primary server in `serve.store`";
             return unavailable("this server is a copy that takes no changes".to_owned(), remedy);
         }
-        // Shut down, starting, out of connections or memory, cut off, in conflict with another transaction, over time.
+        // The server is shutting down, starting, out of connections or memory, or cut off; or the statement conflicts or timed out.
         if ["08", "40", "53", "55", "57"].iter().any(|class| code.code().starts_with(class)) {
             return unavailable(message.to_owned(), start);
         }
-        Self::Refused(format!("PostgreSQL at {place} refuses: {message}"))
+        Self::Refused(format!("PostgreSQL at {place} refused the connection or the query: {message}"))
     }
 }

@@ -1,4 +1,4 @@
-//! Added items as rows of a database, and as the files that a run reads.
+//! Converts added items between rows of a database and the files that a run reads.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use mp4sr_pipeline::Config;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// Who is named as the writer of files of features.
+/// The stage that feature files name as their writer.
 const NAME: &str = "store";
 
-/// What an item says and shows, as `items.parquet` has it.
+/// The texts of an item and the names of its files, as in `items.parquet`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ItemTexts {
     title: String,
@@ -22,7 +22,7 @@ pub(crate) struct ItemTexts {
     sounds: Vec<String>,
 }
 
-/// The features of one item in one modality, as they are stored.
+/// The features of one item in one modality, as they are stored in the database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredRows {
     /// The modality's name.
@@ -33,29 +33,29 @@ pub struct StoredRows {
     pub width: usize,
     /// The type of a value: `f16`, `bf16` or `f32`.
     pub kind: String,
-    /// Rows one after the other, little endian.
+    /// The rows one after the other, little endian.
     pub values: Vec<u8>,
 }
 
-/// An added item with all that a run reads of it.
+/// An added item with everything that a run reads of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredItem {
     /// The item's id.
     pub id: String,
     pub(crate) texts: ItemTexts,
-    /// Its features, by modality.
+    /// The item's features by modality.
     pub features: Vec<StoredRows>,
-    /// The bytes of its image files, in the order of their names; nothing for a file that could not be read.
+    /// The bytes of the item's image files, in the order of their names; `None` for a file that could not be read.
     pub images: Vec<Option<Vec<u8>>>,
 }
 
 impl StoredItem {
-    /// What stands in a database for what the item says.
+    /// The texts in the form in which the database stores them.
     pub(crate) fn texts_as_json(&self) -> serde_json::Result<String> {
         serde_json::to_string(&self.texts)
     }
 
-    /// The items of a generation in the folder `own`, with their features. `image` reads the file of an image by its name.
+    /// Reads the items of a generation in the folder `own`, with their features. `image` reads an image file by its name.
     pub fn of_generation(
         own: &Layout,
         config: &Config,
@@ -100,7 +100,7 @@ impl StoredItem {
     }
 }
 
-/// A name made of the content of an image file.
+/// The name of an image file: a hash of its content.
 fn name_of(bytes: Option<&[u8]>) -> String {
     bytes.map_or_else(|| "missing".to_owned(), |bytes| blake3::hash(bytes).to_hex()[..32].to_owned())
 }
@@ -113,7 +113,7 @@ fn size_of_kind(kind: &str) -> Option<usize> {
     }
 }
 
-/// The table of stored items.
+/// Builds the item table of stored items.
 pub(crate) fn items(stored: &[StoredItem]) -> Items {
     let mut items = Items::default();
     for StoredItem { id, texts, .. } in stored {
@@ -128,7 +128,7 @@ pub(crate) fn items(stored: &[StoredItem]) -> Items {
     items
 }
 
-/// Writes the table and the features of stored items to the folder `own`, as `mp4sr items add` does in the folder of a run.
+/// Writes the item table and the features of stored items to the folder `own`, as `mp4sr items add` does in the folder of a run.
 pub(crate) fn write(own: &Layout, config: &Config, stored: &[StoredItem]) -> anyhow::Result<()> {
     let items = items(stored);
     items.write_relative(&own.items(), Path::new(&config.dataset.data))?;

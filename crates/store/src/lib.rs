@@ -1,8 +1,8 @@
-//! Items that were added to a trained run, where they are kept.
+//! The store of the items that were added to a trained run.
 //!
-//! In: `serve.store`, and added items with the features that encoders made of them. Out: the same items with the same features, to the
-//! byte, in the order in which they were added: from the run's folder, or from PostgreSQL, where all replicas of a service find them.
-//! Must not know: encoders, scores, HTTP.
+//! In: `serve.store`, and added items with the features that encoders computed. Out: the same items with byte-identical features, in the
+//! order in which they were added, from the run's folder or from PostgreSQL, which all replicas of a service share. Must not know:
+//! encoders, scores, HTTP.
 
 mod address;
 mod error;
@@ -49,7 +49,7 @@ pub enum ItemStore {
 }
 
 impl ItemStore {
-    /// Opens the store that `serve.store` names. PostgreSQL has to answer; its tables are made where they are missing.
+    /// Opens the store that `serve.store` names. PostgreSQL must be reachable; missing tables are created.
     pub fn open(context: &Context) -> Result<Self, StoreError> {
         match address::resolved(&context.config.serve.store)? {
             None => Ok(Self::Folder),
@@ -57,7 +57,7 @@ impl ItemStore {
         }
     }
 
-    /// Refuses a context whose `serve.store`, dataset or run is not the one that this store was opened for.
+    /// Checks that `serve.store`, the dataset and the run of a context are those for which this store was opened.
     pub fn expect(&self, context: &Context) -> Result<(), StoreError> {
         let same = match (self, address::resolved(&context.config.serve.store)?) {
             (Self::Folder, address) => address.is_none(),
@@ -70,7 +70,7 @@ impl ItemStore {
         Err(StoreError::Settings(changed.to_owned()))
     }
 
-    /// The added items as a model reads them; nothing if there are none. Items that were added to a run of another dataset are an error.
+    /// The added items as a model reads them; `None` if there are none. Items that were added to a run of another dataset are an error.
     pub fn read(&self, context: &Context) -> anyhow::Result<Option<NewItems>> {
         match self {
             Self::Folder => NewItems::read(&context.layout, &context.config),
@@ -89,7 +89,7 @@ impl ItemStore {
         }
     }
 
-    /// Writes the added items to the folder of another run, `to`, as a store in a folder has them. Gives the paths of its files.
+    /// Writes the added items to the folder of another run, `to`, in the form of a store in a folder, and returns the paths of the files.
     pub fn copy(&self, context: &Context, to: &Layout) -> anyhow::Result<Vec<std::path::PathBuf>> {
         let (layout, config) = (&context.layout, &context.config);
         let files_of = |own: &Layout| {

@@ -1,4 +1,4 @@
-//! Added items in PostgreSQL.
+//! The store of added items in PostgreSQL.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -18,44 +18,44 @@ use crate::generation::{self, ItemTexts, StoredItem, StoredRows};
 
 /// The version of the tables that this release reads and writes.
 const SCHEMA: i32 = 1;
-/// The tables.
+/// The SQL that creates the tables.
 const TABLES: &str = include_str!("../../../deploy/store.sql");
-/// Who makes the tables holds this lock; the number means nothing but that.
+/// The key of the advisory lock that is held while tables are created; its value is arbitrary.
 const MAKING_TABLES: i64 = 0x6d70_3473_7231;
-/// How long connecting, a question whether the connection still works, and an unanswered packet may take.
+/// The time limit for connecting, for a check of the connection, and for the acknowledgement of a packet.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a statement may take, waiting for others included.
+/// The time limit of a statement, including the time that it waits for locks.
 const STATEMENT: &str = "set statement_timeout = '60s'";
-/// Ids that a message names.
+/// The greatest number of ids that a message names.
 const NAMED: usize = 5;
 
-/// What a change of the added items did.
+/// The result of adding items.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
-    /// Ids that the run did not have.
+    /// The ids that the run did not have.
     pub new: Vec<String>,
-    /// Ids whose items took the place of earlier ones.
+    /// The ids of items that were added earlier and are now replaced.
     pub replaced: Vec<String>,
-    /// Added items of the run in all.
+    /// The total number of added items of the run.
     pub total: usize,
 }
 
-/// The added items of one run in PostgreSQL. Calls block; one at a time talks to the database.
+/// The added items of one run in PostgreSQL. Calls block, and use the connection one at a time.
 pub struct PostgresStore {
     config: Config,
-    /// The address as it was given, to be compared and never shown.
+    /// The address as it was given. It is only compared, and never shown.
     address: String,
     run: String,
     place: String,
     client: Mutex<Option<Client>>,
-    /// The change that was read last.
+    /// The number of the change up to which items were read.
     seen: AtomicI64,
 }
 
 impl PostgresStore {
-    /// Connects, and makes the tables where there are none.
+    /// Connects, and creates the tables if they do not exist.
     pub(crate) fn open(address: &str, context: &Context) -> Result<Self, StoreError> {
-        // What a parser says about an address may repeat a part of the password.
+        // The parser's message is dropped because it may repeat a part of the password.
         let mut config: Config = address.parse().map_err(|_| {
             StoreError::Settings(
                 "`serve.store` is not an address of PostgreSQL: expected `postgres://USER:PASSWORD@HOST:PORT/DATABASE`, with special \
@@ -82,7 +82,7 @@ impl PostgresStore {
         Ok(own)
     }
 
-    /// Whether it is the store of `context` at this address.
+    /// Whether this is the store of `context` at this address.
     pub(crate) fn is_of(&self, address: &str, context: &Context) -> bool {
         self.address == address && self.run == run_name(context)
     }
@@ -92,7 +92,7 @@ impl PostgresStore {
         &self.place
     }
 
-    /// Whether the items have changed since they were read.
+    /// Whether the items have changed since they were last read.
     pub fn has_changed(&self) -> Result<bool, StoreError> {
         let change = self.with_client(|client| {
             let row = client.query_opt("select change from mp4sr_runs where run = $1", &[&self.run]);
@@ -101,7 +101,7 @@ impl PostgresStore {
         Ok(change != self.seen.load(Ordering::Acquire))
     }
 
-    /// The added items as a model reads them; nothing if there are none.
+    /// The added items as a model reads them; `None` if there are none.
     pub(crate) fn read(&self, context: &Context) -> anyhow::Result<Option<NewItems>> {
         let (change, dataset, stored) = self.snapshot()?;
         self.seen.store(change, Ordering::Release);
@@ -112,16 +112,16 @@ impl PostgresStore {
         let folder = tempfile::tempdir()?;
         let own = context.layout.at(folder.path());
         generation::write(&own, &context.config, &stored)?;
-        // Files that are mapped stay readable after the folder has gone.
+        // Mapped files stay readable after the folder is deleted.
         NewItems::read_from(&own, &context.config).map(Some)
     }
 
-    /// The added items, in their order.
+    /// The added items in the order in which they were added.
     pub(crate) fn stored(&self) -> Result<Vec<StoredItem>, StoreError> {
         self.snapshot().map(|(_, _, stored)| stored)
     }
 
-    /// The file of an image of an added item.
+    /// The bytes of an image of an added item.
     pub fn image(&self, item: &str, number: usize) -> Result<Option<Vec<u8>>, StoreError> {
         let number = i32::try_from(number).unwrap_or(i32::MAX);
         self.with_client(|client| {
@@ -131,8 +131,8 @@ impl PostgresStore {
         })
     }
 
-    /// Adds items to the run, all of them or none; those with ids that were added before take the place of the earlier ones. Of two
-    /// calls at once, by whatever replicas, one comes after the other.
+    /// Adds all of the items to the run or, on an error, none of them; items that were added earlier with the same ids are replaced.
+    /// Simultaneous calls, also those of other replicas, run one after the other.
     pub fn put(&self, context: &Context, items: &[StoredItem]) -> anyhow::Result<Change> {
         let dataset = dataset_of(context)?;
         let nul = items.iter().find(|item| item.id.contains('\0'));
@@ -159,14 +159,14 @@ impl PostgresStore {
         Ok(change)
     }
 
-    /// Removes items, all of them or none: ids that were not added are an error. Gives how many were removed.
+    /// Removes all of the items or, on an error, none of them, and returns how many were removed. Ids that were not added are an error.
     pub fn remove(&self, ids: &[String]) -> Result<usize, StoreError> {
         let mut ids = ids.to_vec();
         ids.sort_unstable();
         ids.dedup();
         self.with_client(|client| {
             let mut transaction = client.transaction().map_err(|e| self.failure(&e))?;
-            // The same lock as that of `put`, so that what is counted is what is there.
+            // The lock is the one of `put`: a simultaneous `put` would otherwise change the number of items before it is counted.
             let lock = "select change from mp4sr_runs where run = $1 for update";
             transaction.query(lock, &[&self.run]).map_err(|e| self.failure(&e))?;
             let removed = "delete from mp4sr_items where run = $1 and item_id = any($2) returning item_id";
@@ -189,7 +189,7 @@ impl PostgresStore {
         })
     }
 
-    /// Waits for other changes of the run's items to end, and prevents further ones until the end of the transaction.
+    /// Waits until other changes of the run's items end, and blocks further ones until the end of the transaction.
     fn lock_run(&self, transaction: &mut Transaction<'_>, dataset: &str) -> Result<(), StoreError> {
         let make = "insert into mp4sr_runs (run, dataset, change) values ($1, $2, 0) on conflict (run) do nothing";
         transaction.execute(make, &[&self.run, &dataset]).map_err(|e| self.failure(&e))?;
@@ -209,7 +209,7 @@ impl PostgresStore {
         Ok(transaction.query_one(count, &[&self.run]).map_err(|e| self.failure(&e))?.get(0))
     }
 
-    /// Puts an item behind all others; says whether there was one of its id.
+    /// Inserts an item after all others, and returns whether it replaces one with the same id.
     fn replace(&self, transaction: &mut Transaction<'_>, item: &StoredItem) -> Result<bool, StoreError> {
         let texts = item.texts_as_json().map_err(|e| StoreError::Refused(format!("the item `{}`: {e}", item.id)))?;
         let fail = |e: postgres::Error| self.failure(&e);
@@ -235,14 +235,14 @@ impl PostgresStore {
         Ok(earlier > 0)
     }
 
-    /// Lets replicas see that something has changed. Gives how many items there are now.
+    /// Marks the items as changed for other replicas, and returns the number of items.
     fn count_change(&self, transaction: &mut Transaction<'_>) -> Result<usize, StoreError> {
         let raise = "update mp4sr_runs set change = change + 1 where run = $1";
         transaction.execute(raise, &[&self.run]).map_err(|e| self.failure(&e))?;
         Ok(self.count(transaction)? as usize)
     }
 
-    /// The number of the last change, the dataset that the items were added beside, and the items.
+    /// The number of the last change, the hash of the dataset for which the items were added, and the items.
     fn snapshot(&self) -> Result<(i64, String, Vec<StoredItem>), StoreError> {
         self.with_client(|client| {
             let fail = |e: postgres::Error| self.failure(&e);
@@ -281,7 +281,7 @@ impl PostgresStore {
         })
     }
 
-    /// Refuses items that were added to a run of the same name over another dataset.
+    /// Rejects items that were added to a run of the same name on another dataset.
     fn expect_dataset(&self, stored: &str, own: &str, count: i64) -> Result<(), StoreError> {
         if stored == own {
             return Ok(());
@@ -293,11 +293,11 @@ impl PostgresStore {
         )))
     }
 
-    /// Makes the tables where there are none, and refuses those of another release.
+    /// Creates the tables if they do not exist, and rejects those of another release.
     fn make_tables(&self, client: &mut Client) -> Result<(), StoreError> {
         let fail = |e: postgres::Error| self.failure(&e);
         let mut transaction = client.transaction().map_err(fail)?;
-        // Two replicas that start at once make them once.
+        // The lock ensures that of two replicas that start at once only one creates the tables.
         transaction.execute("select pg_advisory_xact_lock($1)", &[&MAKING_TABLES]).map_err(fail)?;
         let exists = transaction.query_one("select to_regclass('mp4sr_schema') is not null", &[]).map_err(fail)?;
         if !exists.get::<_, bool>(0) {
@@ -316,7 +316,7 @@ impl PostgresStore {
         )))
     }
 
-    /// Asks with a connection that works: a new one where there was none, or where the last one has gone.
+    /// Calls `ask` with a working connection: a new one if there is none, or if the last one was lost.
     fn with_client<T>(&self, ask: impl FnOnce(&mut Client) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let mut held = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         let working = held.take().and_then(|mut client| client.is_valid(PATIENCE).is_ok().then_some(client));
@@ -337,7 +337,7 @@ impl PostgresStore {
         Ok(client)
     }
 
-    /// TLS that trusts the authorities of the system, or those of `SSL_CERT_FILE`, and checks the name of the host.
+    /// TLS that trusts the certificate authorities of the system, or those in `SSL_CERT_FILE`, and verifies the host name.
     fn tls(&self) -> Result<MakeRustlsConnect, StoreError> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -361,17 +361,17 @@ impl PostgresStore {
     }
 }
 
-/// What a run is called in the database.
+/// The name of a run in the database.
 fn run_name(context: &Context) -> String {
     format!("{}/{}", context.config.dataset.name, context.layout.run_name())
 }
 
-/// The hash of the ids of the dataset's items, in their order.
+/// The hash of the ids of the dataset's items, in order.
 fn dataset_of(context: &Context) -> anyhow::Result<String> {
     Ok(Items::read(&context.layout.items())?.hash().as_str().to_owned())
 }
 
-/// The hosts, ports and the database of an address.
+/// The hosts, the ports and the database of an address.
 fn place(config: &Config) -> String {
     let ports = config.get_ports();
     let hosts = config.get_hosts().iter().enumerate().map(|(at, host)| {

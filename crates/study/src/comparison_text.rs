@@ -1,10 +1,12 @@
-//! Comparisons as tables.
+//! Formats comparisons as tables.
 
 use mp4sr_pipeline::text::TextTable;
-use mp4sr_protocol::Comparison;
+use mp4sr_protocol::{
+    ComparedLists, ComparedValue, Comparison, ListComparison, ListMeasure, SIGNIFICANT, mean_and_deviation,
+};
 
-/// Formats models by measures: the best bold, the second underlined, a star where the best is significantly better than the best
-/// other, with the deviation over seeds after the value.
+/// Formats a table of models by measures. The best value is bold and the second best underlined; a star marks a best value that is
+/// significantly above the second best. The deviation over seeds follows the value.
 fn table(comparison: &Comparison, what: &str) -> TextTable {
     let mut table =
         TextTable::new([what.to_owned()].into_iter().chain(comparison.measures.iter().map(ToString::to_string)));
@@ -29,15 +31,80 @@ fn table(comparison: &Comparison, what: &str) -> TextTable {
     table
 }
 
-/// The table as Markdown, with what a reader has to know below it.
+/// Formats the table as Markdown, followed by a note on the candidates if one is needed.
 pub fn markdown(comparison: &Comparison, what: &str) -> String {
     let note = comparison.candidates_note().map_or_else(String::new, |note| format!("\n{note}\n"));
     table(comparison, what).markdown() + &note
 }
 
-/// Lists all that is known of a comparison, one row per model and measure.
+/// Formats the statistics of lists as Markdown, one row per model and K. A star marks a statistic of single lists that differs
+/// significantly from that of the last model.
+pub fn lists_markdown(comparisons: &[ListComparison], what: &str) -> String {
+    let mut table =
+        TextTable::new([what.to_owned(), "K".to_owned()].into_iter().chain(list_columns().map(str::to_owned)));
+    for ListComparison { k, rows } in comparisons {
+        for ComparedLists { name, of_all, of_lists } in rows {
+            let deviated = |(mean, deviation): (f64, Option<f64>), star: &str| match deviation {
+                Some(deviation) => format!("{mean:.4}{star} ± {deviation:.4}"),
+                None => format!("{mean:.4}{star}"),
+            };
+            let mut row = vec![name.clone(), k.to_string()];
+            row.extend(of_all.iter().map(|(_, seeds)| deviated(mean_and_deviation(seeds), "")));
+            row.extend(of_lists.iter().map(|value| {
+                value.as_ref().map_or_else(String::new, |value| {
+                    let differs = value.tests.is_some_and(|tests| tests.t_holm < SIGNIFICANT);
+                    deviated((value.interval.mean, value.deviation), if differs { "\\*" } else { "" })
+                })
+            }));
+            table.rows.push(row);
+        }
+    }
+    format!(
+        "\\* where the mean over users differs from that of the last row with p < {SIGNIFICANT} (paired t-test over users, Holm-corrected)\n\n{}",
+        table.markdown()
+    )
+}
+
+/// The names of the columns of statistics of lists.
+fn list_columns() -> impl Iterator<Item = &'static str> {
+    ["coverage", "Gini", "entropy"].into_iter().chain(ListMeasure::ALL.map(ListMeasure::name))
+}
+
+/// Lists all values and tests of statistics of lists, one row per model, K and statistic. The last model is tested against the others.
+pub fn list_details(comparisons: &[ListComparison]) -> TextTable {
+    let mut table = details_table("last against it: t-test p");
+    for ListComparison { k, rows } in comparisons {
+        for ComparedLists { name, of_all, of_lists } in rows {
+            for (statistic, seeds) in of_all {
+                let (mean, deviation) = mean_and_deviation(seeds);
+                let mut row = vec![name.clone(), format!("{statistic}@{k}"), String::new(), mean.to_string()];
+                row.extend([String::new(), String::new(), joined(seeds)]);
+                row.push(deviation.map_or(String::new(), |d| d.to_string()));
+                row.extend([const { String::new() }; 4]);
+                table.rows.push(row);
+            }
+            for (measure, value) in ListMeasure::ALL.into_iter().zip(of_lists) {
+                let measure = format!("{}@{k}", measure.name());
+                table.rows.extend(value.as_ref().map(|value| details_row(name, &measure, String::new(), value)));
+            }
+        }
+    }
+    table
+}
+
+/// Lists all values and tests of a comparison, one row per model and measure.
 pub fn details(comparison: &Comparison) -> TextTable {
-    let mut table = TextTable::new([
+    let mut table = details_table("best against it: t-test p");
+    for (name, entries) in &comparison.rows {
+        for (measure, entry) in comparison.measures.iter().zip(entries) {
+            table.rows.push(details_row(name, &measure.to_string(), comparison.users.to_string(), entry));
+        }
+    }
+    table
+}
+
+fn details_table(first_test: &str) -> TextTable {
+    TextTable::new([
         "model",
         "measure",
         "users",
@@ -46,26 +113,27 @@ pub fn details(comparison: &Comparison) -> TextTable {
         "high",
         "seeds",
         "deviation",
-        "best against it: t-test p",
+        first_test,
         "Wilcoxon p",
         "t-test p after Holm",
         "Wilcoxon p after Holm",
-    ]);
-    for (name, entries) in &comparison.rows {
-        for (measure, entry) in comparison.measures.iter().zip(entries) {
-            let tests = entry.tests.map_or([const { String::new() }; 4], |tests| {
-                [tests.t.p, tests.wilcoxon.p, tests.t_holm, tests.wilcoxon_holm].map(|p| format!("{p:e}"))
-            });
-            let mut row = vec![name.clone(), measure.to_string(), comparison.users.to_string()];
-            let interval = entry.interval;
-            row.extend([interval.mean, interval.low, interval.high].map(|v| v.to_string()));
-            row.push(entry.seeds.iter().map(f64::to_string).collect::<Vec<_>>().join(" "));
-            row.push(entry.deviation.map_or(String::new(), |d| d.to_string()));
-            row.extend(tests);
-            table.rows.push(row);
-        }
-    }
-    table
+    ])
+}
+
+fn details_row(model: &str, measure: &str, users: String, value: &ComparedValue) -> Vec<String> {
+    let tests = value.tests.map_or([const { String::new() }; 4], |tests| {
+        [tests.t.p, tests.wilcoxon.p, tests.t_holm, tests.wilcoxon_holm].map(|p| format!("{p:e}"))
+    });
+    let mut row = vec![model.to_owned(), measure.to_owned(), users];
+    row.extend([value.interval.mean, value.interval.low, value.interval.high].map(|v| v.to_string()));
+    row.push(joined(&value.seeds));
+    row.push(value.deviation.map_or(String::new(), |d| d.to_string()));
+    row.extend(tests);
+    row
+}
+
+fn joined(values: &[f64]) -> String {
+    values.iter().map(f64::to_string).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The paper's tables and figures and further studies, each a list of runs and a way to show them.
+//! The paper's tables and figures, and further studies. Each is a list of runs and a way to present them.
 
 mod comparisons;
 mod encoders;
@@ -26,7 +26,7 @@ use write::{IMAGES, PaperTable};
 pub enum Experiment {
     /// Statistics of the dataset.
     Table1,
-    /// Models side by side.
+    /// All models, and MP4SR without pre-training.
     Table2,
     /// Cold items, as in the paper.
     Table3,
@@ -34,11 +34,11 @@ pub enum Experiment {
     Table4,
     /// Pre-training on several datasets.
     Table5,
-    /// One modality and both.
+    /// One modality alone, and all of them.
     Table6,
     /// Test loss against training loss, with and without pre-training.
     Fig3,
-    /// lambda.
+    /// The influence of lambda, the weight of CMCL.
     Fig4,
     /// The influence of N, the number of words per image.
     Fig5,
@@ -63,27 +63,29 @@ pub enum Experiment {
 /// The options of a study.
 #[derive(Clone, Debug)]
 pub struct StudyOptions {
-    /// How many runs every row has, each with the next seed.
+    /// The number of runs per row, each with the next seed.
     pub seeds: usize,
-    /// Whether this is a smoke run: few events and epochs, in minutes.
+    /// Whether this is a smoke run, which uses few events and epochs and takes minutes.
     pub quick: bool,
-    /// Pipelines to pre-train on beside the own one (Table 5).
+    /// The pipelines to pre-train on in addition to the study's own (Table 5).
     pub with: Vec<PathBuf>,
-    /// Pipelines to fine-tune on that pre-training has not seen (Table 5).
+    /// The pipelines to fine-tune on that pre-training has not seen (Table 5).
     pub unseen: Vec<PathBuf>,
-    /// A ResNet: a folder or a name on the hub. Empty: left out.
+    /// The ResNet: a folder or a name on the hub. If empty, the rows that need one are left out.
     pub resnet: String,
-    /// Text encoders beside the pipeline's own: folders or names on the hub (`study-encoders`).
+    /// The text encoders to compare with the pipeline's own: folders or names on the hub (`study-encoders`).
     pub text_encoders: Vec<String>,
-    /// Image encoders beside the pipeline's own, whose vectors are used (`study-encoders`).
+    /// The image encoders to compare with the pipeline's own, by their vectors (`study-encoders`).
     pub image_encoders: Vec<String>,
+    /// Whether the lists of the runs are made and compared too.
+    pub lists: bool,
     /// A folder with the paper's numbers, in place of the built-in ones.
     pub paper: Option<PathBuf>,
 }
 
-/// Every run of a study is asked for short histories too, so that studies share runs.
+/// Every run of a study is also evaluated on short histories, so that studies can share runs.
 const SHORT: &str = "evaluate.short_histories=[1,2,3]";
-/// The events per user and the epochs of a smoke run.
+/// The settings that limit the events per user and the epochs of a smoke run.
 const SMOKE: [&str; 5] =
     ["preprocess.recent=12", "pretrain.epochs=3", "finetune.epochs=4", "pretrain.patience=3", "finetune.patience=3"];
 
@@ -91,17 +93,17 @@ struct Study<'a> {
     runner: &'a Runner,
     experiment: Experiment,
     options: &'a StudyOptions,
-    /// The pipeline as the study changes it.
+    /// The pipeline with the changes of the study.
     config: Config,
     layout: Layout,
-    /// What the study changes everywhere.
+    /// The settings that the study changes in all runs.
     common: Vec<String>,
     notes: Vec<String>,
     failures: usize,
 }
 
-/// Makes the runs of an experiment and writes `studies/<experiment>/` beside the dataset's runs. Gives the Markdown, and how
-/// many runs failed.
+/// Makes the runs of an experiment and writes `studies/<experiment>/` beside the dataset's runs. Returns the Markdown, and the number of
+/// failed runs.
 pub fn run_experiment(
     runner: &Runner,
     experiment: Experiment,
@@ -113,6 +115,11 @@ pub fn run_experiment(
             "the rows of a study differ in `{key}`; leave it out of `--set`"
         );
     }
+    let has_lists = [Experiment::Table2, Experiment::Table4, Experiment::Table6, Experiment::StudyImageFeatures];
+    anyhow::ensure!(
+        !options.lists || has_lists.contains(&experiment),
+        "this study does not compare lists; use `--lists` with table2, table4, table6 or study-image-features"
+    );
     let common = common(runner, &runner.args().pipeline, options)?;
     let base = runner.resolve(&runner.study_run("study".to_owned(), common.clone()))?;
     let mut study = Study {
@@ -129,7 +136,7 @@ pub fn run_experiment(
     Ok((text, study.failures))
 }
 
-/// What a study changes in a pipeline; a smoke run has a dataset of its own.
+/// The settings that a study changes in a pipeline. A smoke run has a dataset of its own.
 fn common(runner: &Runner, pipeline: &Path, options: &StudyOptions) -> anyhow::Result<Vec<String>> {
     let mut common = vec![SHORT.to_owned()];
     if options.quick {
@@ -141,7 +148,7 @@ fn common(runner: &Runner, pipeline: &Path, options: &StudyOptions) -> anyhow::R
     Ok(common)
 }
 
-/// Rows with the runs of their seeds.
+/// Rows, each with its runs, one per seed.
 type FinishedRows = Vec<(StudyRow, Vec<ResolvedRun>)>;
 
 impl Study<'_> {
@@ -191,7 +198,7 @@ impl Study<'_> {
         }
     }
 
-    /// The name of the study in files.
+    /// The name of the study in file names.
     fn slug(&self) -> String {
         use clap::ValueEnum as _;
         self.experiment.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
@@ -220,7 +227,7 @@ impl Study<'_> {
         })
     }
 
-    /// Makes the runs of all rows; a row with a run that failed is left out, with a note.
+    /// Makes the runs of all rows. A row with a failed run is left out, with a note.
     fn make(&mut self, rows: &[StudyRow], until: Until) -> anyhow::Result<FinishedRows> {
         let common = self.common.clone();
         let pipeline = self.runner.args().pipeline.clone();

@@ -1,7 +1,7 @@
-//! Many runs to tables and figures: comparisons, searches over settings, the paper's experiments.
+//! Makes many runs and presents them in tables and figures: comparisons, searches over settings, the paper's experiments.
 //!
-//! In: pipelines, the programs of the stages, stored ranks and logs. Out: runs made by those programs; Markdown, CSV, SVG, PNG.
-//! Must not know: models, how a stage does its work.
+//! In: pipelines, the programs of the stages, stored ranks and logs. Out: runs that those programs make; Markdown, CSV, SVG, PNG. Must not
+//! know: models, how a stage does its work.
 
 pub mod command;
 mod comparison_text;

@@ -1,4 +1,4 @@
-//! Several datasets as one, to pre-train on all of them (variant `Larger`).
+//! Merges several datasets into one, to pre-train on all of them (variant `Larger`).
 
 use std::path::PathBuf;
 
@@ -8,23 +8,23 @@ use mp4sr_artifact::{
 };
 use serde_json::json;
 
-/// The version of what merging writes.
+/// The version of the merged files.
 const VERSION: u32 = 1;
 
-/// One dataset of several: where it lies, what it is called, and the encoder name of each modality that it has.
+/// One of the datasets to merge.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// Its name; ids of its items and users begin with it.
+    /// The name of the dataset; the ids of its items and users get it as a prefix.
     pub name: String,
-    /// Its files.
+    /// The layout of its files.
     pub layout: Layout,
-    /// Modality and encoder, as in the name of the features file.
+    /// The modalities that it has, each with the encoder's name in the name of the feature file.
     pub features: Vec<(String, String)>,
 }
 
-/// Writes `dataset/` and, for every modality that the first source has, `features/<modality>.<encoder>.safetensors` of the
-/// union: all items and users of all sources, none shared. A source without a modality gives its items no rows. Sequences,
-/// items and the features of one modality are held in memory. Does nothing where the record says that all is there.
+/// Writes the union of all sources: `dataset/` and, for every modality of the first source, `features/<modality>.<encoder>.safetensors`. It
+/// has all items and users of all sources, none of them shared. The items of a source without a modality get no rows. Sequences, items and
+/// the features of one modality are held in memory. Does nothing if the record says that the files are up to date.
 pub fn merge(sources: &[Source], to: &Layout) -> Result<()> {
     let Some(first) = sources.first() else { return Ok(()) };
     let mut inputs: Vec<(String, PathBuf)> = Vec::new();
@@ -67,7 +67,7 @@ fn merge_dataset(sources: &[Source], to: &Layout) -> Result<mp4sr_artifact::Fing
         time_kind: TimeKind::Unstated,
         parts: None,
     };
-    // Where one dataset has parts of its own, those of the others are written out beside them.
+    // If any dataset records where its parts begin, those of the others are recorded as well.
     let (mut parts, mut any_parts) = (SequenceParts::default(), false);
     for Source { name, layout, .. } in sources {
         let own = |id: String| format!("{name}/{id}");
@@ -131,7 +131,7 @@ fn merge_features(
         values.extend(features.to_f32());
     }
     let width = width.unwrap_or(1).max(1);
-    // Stored values go through f32 without loss, whichever type they had.
+    // Converting stored values of any type to f32 loses nothing.
     let header = RowsHeader {
         stage: "merge",
         settings: json!(null),

@@ -1,4 +1,4 @@
-//! The paper's printed numbers, beside which a study shows its own.
+//! The paper's printed numbers, which a study shows beside its own.
 
 use std::path::{Path, PathBuf};
 
@@ -15,12 +15,12 @@ struct PrintedValue {
     value: String,
 }
 
-/// Where the repository has the paper's numbers, and what the program carries of them.
+/// The folder of the paper's numbers in the repository; the program embeds its files.
 const FOLDER: &str = "data/paper";
 const TABLE_1: &str = include_str!("../../../data/paper/table1.csv");
 const TABLES: &str = include_str!("../../../data/paper/tables.csv");
 
-/// A file with the paper's numbers: where it lies, and its text.
+/// Reads a file with the paper's numbers, and returns its path and text. Without `folder`, they are those that the program embeds.
 fn read(folder: Option<&Path>, name: &str, carried: &str) -> Result<(PathBuf, String), Error> {
     match folder {
         Some(folder) => {
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_carried_tables_are_whole() {
-        // Rows as printed: datasets times models.
+        // The number of printed rows: datasets times models.
         for (table, rows) in [(1, 4), (2, 48), (3, 12), (4, 18), (5, 4), (6, 9)] {
             let found = printed(None, table).unwrap();
             assert_eq!(found.rows.len(), rows, "Table {table}");

@@ -1,4 +1,4 @@
-//! Runs of one pipeline under other settings, each stage in a process of its own.
+//! Makes runs of one pipeline with different settings, each stage in a separate process.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -18,62 +18,64 @@ const PRETRAIN_RECORD: &str = "pretrain.manifest.json";
 /// One run of a study.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StudyRun {
-    /// Its pipeline.
+    /// The pipeline file of the run.
     pub pipeline: PathBuf,
     /// The name of the run.
     pub name: String,
-    /// What it changes in the pipeline, each `section.key=value`.
+    /// The settings that it changes in the pipeline, each `section.key=value`.
     pub overrides: Vec<String>,
 }
 
-/// A run with what its settings mean.
+/// A run with its resolved configuration.
 #[derive(Clone, Debug)]
 pub struct ResolvedRun {
     spec: StudyRun,
-    /// Its configuration.
+    /// The configuration of the run.
     pub config: Config,
-    /// Where its files lie.
+    /// The layout of its files.
     pub layout: Layout,
 }
 
-/// Makes runs.
+/// Makes runs with the stages of this program.
 #[derive(Debug)]
 pub struct Runner {
-    /// Flags that all runs share.
+    /// The flags that all runs share.
     args: StageArgs,
     jobs: usize,
     progress: Progress,
-    /// This program: its stages are subcommands.
+    /// The path of this program, whose subcommands are the stages.
     program: PathBuf,
     models: Arc<ModelCatalog>,
-    /// Whether training starts anew where an unfinished run of the same name has other settings.
+    /// Whether training starts over if an unfinished run of the same name has other settings.
     restarts: bool,
 }
 
-/// How far a run is brought.
+/// The last step that is made of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// Its dataset.
+    /// The dataset.
     Dataset,
-    /// Its features too.
+    /// The features.
     Features,
-    /// Its pre-trained weights.
+    /// The pre-trained weights.
     Pretrained,
-    /// Its weights; no split but validation is read.
+    /// The trained weights; of the held-out splits, only validation is read.
     Trained,
-    /// Its ranks.
+    /// The ranks.
     Evaluated,
+    /// The ranks, and the lists.
+    Listed,
 }
 
 impl ResolvedRun {
-    /// The run.
+    /// The run that was resolved.
     pub fn spec(&self) -> &StudyRun {
         &self.spec
     }
 }
 
 impl Runner {
-    /// A runner that makes `jobs` runs at once with the stages of the running program.
+    /// A runner that makes `jobs` runs at once, with the stages of the running program.
     pub fn new(mut args: StageArgs, jobs: usize, models: &Arc<ModelCatalog>) -> anyhow::Result<Self> {
         args.overrides = args.all_overrides();
         args.more_overrides = None;
@@ -82,13 +84,13 @@ impl Runner {
         Ok(Self { args, jobs: jobs.max(1), progress, program, models: models.clone(), restarts: false })
     }
 
-    /// The runner with unfinished runs of other settings trained anew, as the runs of a study are that belong to nobody else.
+    /// A runner that starts unfinished runs with other settings over, which is safe for the runs of a study because nothing else uses them.
     #[must_use]
     pub fn restarting(self) -> Self {
         Self { restarts: true, ..self }
     }
 
-    /// The first setting under which a run was trained, or began to be, and which is another now.
+    /// The first setting in which the run's configuration differs from that with which it was trained, or began to be trained.
     pub fn trained_otherwise(&self, run: &ResolvedRun) -> Option<String> {
         let phases = [PRETRAIN, FINETUNE].into_iter().filter(|phase| self.models.trains(&run.config, phase));
         phases.into_iter().find_map(|phase| {
@@ -102,12 +104,12 @@ impl Runner {
         &self.args
     }
 
-    /// Says what is going on.
+    /// The progress output.
     pub fn progress(&self) -> &Progress {
         &self.progress
     }
 
-    /// The folder of raw files in place of the pipeline's: it is meant for the runner's own pipeline and those that name none.
+    /// The data folder that replaces the pipeline's. It applies to the runner's own pipeline, and to others that do not set one.
     fn data(&self, pipeline: &Path) -> anyhow::Result<Option<String>> {
         let names_its_own = pipeline != self.args.pipeline && {
             let table: toml::Table = files::read_to_string(pipeline)?.parse().unwrap_or_default();
@@ -116,7 +118,7 @@ impl Runner {
         Ok(self.args.data.clone().filter(|_| !names_its_own))
     }
 
-    /// What evaluates a run from a shell, with all that the runner's flags say.
+    /// The shell command that evaluates a run, with all of the runner's flags.
     pub fn command(&self, run: &StudyRun) -> String {
         let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
         let mut line = format!(
@@ -134,7 +136,7 @@ impl Runner {
         line
     }
 
-    /// What replaces keys of the pipeline in a run: its own assignments win over those that all runs share.
+    /// The settings that a run changes: its own assignments take precedence over those that all runs share.
     fn overrides(&self, run: &StudyRun) -> Vec<String> {
         Assignments::last_of_each(&[self.args.overrides.as_slice(), &run.overrides].concat())
     }
@@ -157,9 +159,9 @@ impl Runner {
         Ok(ResolvedRun { spec: run.clone(), config: context.config, layout: context.layout })
     }
 
-    /// Brings all runs to `until`, `jobs` at once. Dataset and features come first and one after the other; of runs that
-    /// pre-train alike one does so and the others take its weights. Gives each run's error, where there is one: a run that
-    /// fails stops no other.
+    /// Makes all runs up to `until`, `jobs` at once. Datasets and features are made first, one after the other. Of the runs with the same
+    /// pre-training, one is pre-trained and the others copy its weights. Returns each run's error, if any: a run that fails does not stop
+    /// the others.
     pub fn run(&self, runs: &[ResolvedRun], until: Until) -> Vec<Option<String>> {
         let mut failed: Vec<Option<String>> = vec![None; runs.len()];
         for alike in groups(runs, |run| Some(features_key(run))) {
@@ -173,7 +175,7 @@ impl Runner {
         }
         let open = |failed: &[Option<String>]| (0..runs.len()).filter(|&at| failed[at].is_none()).collect::<Vec<_>>();
         let mut sources = groups(runs, |run| self.pretrain_key(run));
-        // A run of an earlier study may have the weights already.
+        // A run of an earlier study may already have the weights.
         sources.iter_mut().for_each(|alike| alike.sort_by_key(|&at| !has_pretrained(&runs[at].layout)));
         let first: Vec<usize> = sources.iter().map(|alike| alike[0]).filter(|&at| failed[at].is_none()).collect();
         self.parallel(&first, &mut failed, "pre-trained", |at| self.stage(&runs[at], StageName::Pretrain));
@@ -193,12 +195,15 @@ impl Runner {
         self.parallel(&rest, &mut failed, "made", |at| {
             self.stage(&runs[at], StageName::Pretrain)?;
             self.stage(&runs[at], StageName::Finetune)?;
-            if until == Until::Evaluated { self.stage(&runs[at], StageName::Evaluate) } else { Ok(()) }
+            if [Until::Evaluated, Until::Listed].contains(&until) {
+                self.stage(&runs[at], StageName::Evaluate)?;
+            }
+            if until == Until::Listed { self.stage(&runs[at], StageName::Recommend) } else { Ok(()) }
         });
         failed
     }
 
-    /// Pre-trains runs whose dataset and features no stage makes. Gives each run's error, where there is one.
+    /// Pre-trains runs whose dataset and features are not made by a stage. Returns each run's error, if any.
     pub fn pretrain_as_is(&self, runs: &[ResolvedRun]) -> Vec<Option<String>> {
         let mut failed = vec![None; runs.len()];
         let all: Vec<usize> = (0..runs.len()).collect();
@@ -206,19 +211,19 @@ impl Runner {
         failed
     }
 
-    /// What decides pre-training; `None` if a run has none of its own. Two runs with the same key need not train alike: whether
-    /// the weights of one are those that another would make is asked by the stage itself, from its record.
+    /// The settings that determine pre-training; `None` if the run has no pre-training of its own. Runs with equal keys only may share
+    /// weights: whether they can is decided by the stage, from its record.
     fn pretrain_key(&self, run: &ResolvedRun) -> Option<Value> {
         let settings = || self.models.phase_settings(&run.config, PRETRAIN).values().clone();
         self.models.trains(&run.config, PRETRAIN).then(|| json!([features_key(run), settings()]))
     }
 
-    /// All models that runs can be of.
+    /// The catalogue of models.
     pub fn models(&self) -> &ModelCatalog {
         &self.models
     }
 
-    /// Does `work` for the runs `which`, some at once.
+    /// Calls `work` for the runs `which`, several at once.
     fn parallel(
         &self,
         which: &[usize],
@@ -254,13 +259,13 @@ impl Runner {
         self.command_of(resolved, &[stage.words(), restart].concat())
     }
 
-    /// Runs the subcommand that `words` name for a run, in a process of its own; its error is that of the subcommand.
+    /// Runs the subcommand in `words` for a run in a separate process. Its error is that of the subcommand.
     fn command_of(&self, resolved: &ResolvedRun, words: &[&str]) -> anyhow::Result<()> {
         let (args, run) = (&self.args, &resolved.spec);
         let mut command = Command::new(&self.program);
         command.args(words).arg("--quiet").arg("--pipeline").arg(&run.pipeline).arg("--run").arg(&run.name);
         command.arg("--artifacts").arg(&args.artifacts);
-        // What the environment says is in the runner's own flags, which not every run shares.
+        // The settings of these variables are already in the runner's own flags, and not every run shares them.
         command.env_remove("MP4SR_DATA").env_remove("MP4SR_SET");
         if let Some(data) = self.data(&run.pipeline)? {
             command.arg("--data").arg(data);
@@ -275,7 +280,7 @@ impl Runner {
         command.env(TIED, "1").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut run_it = || -> std::io::Result<Output> {
             let mut child = command.spawn()?;
-            // Open as long as this process lives: the child ends with it.
+            // The pipe is open for as long as this process lives; the child exits when it closes.
             let _tie = child.stdin.take();
             child.wait_with_output()
         };
@@ -290,7 +295,7 @@ impl Runner {
     }
 }
 
-/// Cells whose keys are equal, in the order of their first; those without a key are in no group.
+/// Groups the indices of runs by equal keys, ordered by their first run; runs without a key are in no group.
 fn groups(runs: &[ResolvedRun], key: impl Fn(&ResolvedRun) -> Option<Value>) -> Vec<Vec<usize>> {
     let mut index: BTreeMap<String, usize> = BTreeMap::new();
     let mut groups: Vec<Vec<usize>> = Vec::new();
@@ -314,7 +319,7 @@ fn has_pretrained(layout: &Layout) -> bool {
     layout.run().join(PRETRAIN_RECORD).exists()
 }
 
-/// Copies the record, weights, log and times of pre-training into a run that has none yet.
+/// Copies the record, weights, log and times of pre-training to a run that has none yet.
 fn copy_pretrained(from: &Layout, to: &Layout) -> anyhow::Result<()> {
     if has_pretrained(to) {
         return Ok(());
@@ -328,6 +333,6 @@ fn copy_pretrained(from: &Layout, to: &Layout) -> anyhow::Result<()> {
         files::write_bytes(&own, &files::read(&times)?)?;
     }
     files::write_bytes(&to.checkpoint("pretrain"), &files::read(&from.checkpoint("pretrain"))?)?;
-    // The record comes last: what a kill leaves is made anew.
+    // The record is written last, so that pre-training runs again if the copy was interrupted.
     Ok(files::write_bytes(&to.run().join(PRETRAIN_RECORD), &files::read(&from.run().join(PRETRAIN_RECORD))?)?)
 }

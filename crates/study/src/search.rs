@@ -1,5 +1,5 @@
-//! A grid over keys of the configuration. Every cell is a separate run: finished ones are skipped, and a killed search resumes.
-//! Only the validation split is read.
+//! Searches a grid of configuration values. Every combination is a separate run: finished runs are skipped, and an interrupted search
+//! resumes. Only the validation split is read.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -9,9 +9,9 @@ use mp4sr_pipeline::text::TextTable;
 
 use crate::runner::{ResolvedRun, Runner, Until};
 
-/// Keys under these decide dataset and features.
+/// The sections whose keys determine the dataset and the features.
 const DATA: [&str; 4] = ["dataset.", "source.", "preprocess.", "extract."];
-/// Of these, keys that decide users, items and events.
+/// The sections whose keys determine the users, items and events.
 const EVENTS: [&str; 2] = ["source.", "preprocess."];
 const REMEDY: &str = "delete the run's folder and search again";
 
@@ -27,9 +27,9 @@ const REMEDY: &str = "delete the run's folder and search again";
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Grid {
-    /// `section.key`.
+    /// The key, `section.key`.
     pub key: String,
-    /// Values as in a pipeline file.
+    /// The values, as in a pipeline file.
     pub values: Vec<String>,
 }
 
@@ -52,7 +52,7 @@ impl std::str::FromStr for Grid {
     }
 }
 
-/// Splits at commas that stand in no brackets and no quotes.
+/// Splits at commas outside of brackets and quotes.
 fn split(text: &str) -> Vec<String> {
     let (mut parts, mut depth, mut quoted) = (vec![String::new()], 0i32, false);
     for c in text.chars() {
@@ -70,7 +70,7 @@ fn split(text: &str) -> Vec<String> {
     parts
 }
 
-/// All combinations of the grids' values, the last key varying fastest: values by grid.
+/// All combinations of the grids' values, one value per grid, with the last key varying fastest.
 fn combinations(grids: &[Grid]) -> Vec<Vec<&str>> {
     let mut all = vec![Vec::new()];
     for grid in grids {
@@ -83,7 +83,7 @@ fn combinations(grids: &[Grid]) -> Vec<Vec<&str>> {
     all
 }
 
-/// The name of a run: `<search>.<key>-<value>...`, with what a name cannot hold replaced.
+/// The name of a run: `<search>.<key>-<value>...`, with characters that a name cannot contain replaced.
 fn run_name(search: &str, grids: &[Grid], values: &[&str]) -> String {
     let mut name = search.to_owned();
     for (grid, value) in grids.iter().zip(values) {
@@ -93,7 +93,8 @@ fn run_name(search: &str, grids: &[Grid], values: &[&str]) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect()
 }
 
-/// A dataset's files hold one dataset: runs that differ in what makes it get one of their own, `<dataset>.<key>-<value>...`.
+/// The setting that gives runs with other data settings a dataset of their own, `<dataset>.<key>-<value>...`, because a dataset folder
+/// holds only one.
 fn dataset_name(base: &str, grids: &[Grid], values: &[&str]) -> Option<String> {
     let of_data = |grid: &Grid| DATA.iter().any(|section| grid.key.starts_with(section));
     let (own, values): (Vec<Grid>, Vec<&str>) =
@@ -111,8 +112,8 @@ struct BestEpoch {
     epochs: usize,
 }
 
-/// Makes all runs of a grid and writes `searches/<name>/table.{md,csv}`, the best by `train.metric` on the validation split first.
-/// Gives the Markdown, and how many runs failed.
+/// Makes all runs of a grid and writes `searches/<name>/table.{md,csv}`, ordered by `train.metric` on the validation split, best first.
+/// Returns the Markdown, and the number of failed runs.
 pub fn search(runner: &Runner, name: &str, grids: &[Grid]) -> anyhow::Result<(String, usize)> {
     for (at, grid) in grids.iter().enumerate() {
         anyhow::ensure!(

@@ -18,7 +18,7 @@ use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model_in
 
 use crate::{Launch, PhaseOutcome, TrainError, TrainSettings, Training};
 
-/// The version of what training writes.
+/// The version of the stage's output.
 const VERSION: u32 = 1;
 
 /// Trains the recommender of a pipeline.
@@ -49,7 +49,7 @@ pub struct TrainArgs {
     pub restart: bool,
 }
 
-/// Runs the command: by this process, or by all processes of a launch together.
+/// Runs `mp4sr train`, in this process alone or together with all processes of a launch.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
     mp4sr_ops::keep_memory();
@@ -61,7 +61,7 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         None => train(&args.stage.context(models)?, phase, args.restart),
         Some(launch) => {
             let Err(error) = train_in_group(launch.group(), args, models, phase) else { return Ok(()) };
-            // Before MPI ends: the launcher may kill what still runs once one process has failed.
+            // The error is reported before MPI ends: the launcher may kill the processes that still run once one of them has failed.
             report_error(&error);
             if let Some(TrainError::Alone { .. }) = error.downcast_ref() {
                 launch.abort();
@@ -76,8 +76,8 @@ pub fn train(context: &Context, phase: &str, restart: bool) -> anyhow::Result<()
     train_phase(context, phase, |stage| train_stage(context, stage, phase, restart, None))
 }
 
-/// Brings the weights of a phase up to date by a group of processes. The first one decides whether there is anything to do, and alone
-/// writes files and messages.
+/// Brings the weights of a phase up to date with a group of processes. Only the first one decides whether there is anything to do, and only
+/// it writes files and messages.
 fn train_in_group(
     group: &ProcessGroup,
     args: &TrainArgs,
@@ -105,18 +105,19 @@ fn train_in_group(
         }
         match stage(&context, phase) {
             Ok(stage) => work(&stage).map(drop),
-            // The others are about to agree that they are ready.
+            // The other processes are about to agree that they are ready, so that this one reports its failure there.
             Err(error) => agree(group, Err(error)),
         }
     });
     match outcome {
-        // The others are not where they would hear of it.
+        // The other processes do not reach a point at which they would learn of this failure.
         Err(error) if matches!(error.downcast_ref(), Some(TrainError::Alone { .. })) => Err(error),
         outcome => agree(group, outcome),
     }
 }
 
-/// What a process made of work that all have done: where it failed in any, the first of these reports why.
+/// Returns this process's outcome if all processes succeeded. If any failed, the first of these returns its error, and the others return
+/// [`AlreadyReported`].
 fn agree<T>(group: &ProcessGroup, outcome: anyhow::Result<T>) -> anyhow::Result<T> {
     let reports = outcome.as_ref().is_err_and(|error| !error.is::<AlreadyReported>());
     match group.first_failure(reports)? {
@@ -125,7 +126,7 @@ fn agree<T>(group: &ProcessGroup, outcome: anyhow::Result<T>) -> anyhow::Result<
     }
 }
 
-/// Runs the stage of a phase where its weights are not up to date.
+/// Runs the stage of a phase if its weights are not up to date.
 fn train_phase(
     context: &Context,
     phase: &str,
@@ -246,25 +247,25 @@ pub fn inputs(context: &Context, phase: &str) -> Vec<(String, PathBuf)> {
     inputs
 }
 
-/// The stage of a phase: what it reads and which settings decide its weights.
+/// The stage of a phase, with its inputs and the settings that determine its weights.
 pub fn stage(context: &Context, phase: &str) -> anyhow::Result<Stage> {
     let settings = context.models.phase_settings(&context.config, phase);
     Ok(Stage::new(phase, VERSION, &context.layout.run(), settings, &inputs(context, phase))?)
 }
 
-/// The pre-trained weights that a phase starts from, where it does.
+/// The path of the pre-trained weights that a phase starts from, if any.
 fn pretrained_of(context: &Context, phase: &str) -> Option<PathBuf> {
     (phase == FINETUNE && context.models.starts_pretrained(&context.config)).then(|| pretrained(context))
 }
 
-/// The pre-trained weights that fine-tuning starts from: the run's own, or those of another.
+/// The path of the pre-trained weights that fine-tuning starts from: the run's own, or those of another run.
 fn pretrained(context: &Context) -> PathBuf {
     let layout = &context.layout;
     let from = context.config.pretrain.from.split_once('/').map(|(dataset, run)| layout.of(dataset, run));
     from.as_ref().unwrap_or(layout).checkpoint(PRETRAIN)
 }
 
-/// A phase about to be trained.
+/// A phase that is about to be trained.
 #[derive(Clone, Copy)]
 struct PhaseStart<'a> {
     model: &'a dyn Model,
@@ -274,7 +275,7 @@ struct PhaseStart<'a> {
     restart: bool,
 }
 
-/// `train.precision`, where the device has it.
+/// The value of `train.precision`, or an error if the device does not support it.
 pub fn precision(config: &config::Config) -> anyhow::Result<Precision> {
     let precision = match config.train.precision {
         config::Precision::F32 => Precision::F32,
@@ -288,7 +289,8 @@ pub fn precision(config: &config::Config) -> anyhow::Result<Precision> {
     Ok(precision)
 }
 
-/// What epochs are selected by: `train.metric`, or MRR where that is the same for every ranking of so few items.
+/// The metric by which epochs are selected: `train.metric`, or MRR if there are so few items that `train.metric` is the same for every
+/// ranking.
 fn metric(context: &Context, items: usize) -> anyhow::Result<Measure> {
     let metric: Measure = context.config.train.metric.parse()?;
     match metric {
@@ -304,7 +306,7 @@ fn metric(context: &Context, items: usize) -> anyhow::Result<Measure> {
     }
 }
 
-/// Trains the phase. Gives the epoch whose weights the model then has, and its validation R@20.
+/// Trains the phase. Returns the epoch whose weights the model then holds, and the validation R@20 of that epoch.
 fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow::Result<(usize, f64)> {
     let config = &context.config;
     let PhaseStart { model, phase, inputs, state_path, restart } = start;

@@ -1,8 +1,8 @@
-//! Whether this process is one of several that a launcher such as mpirun has started, and how they find each other.
+//! Detects whether this process is one of several that a launcher such as mpirun has started, and connects it with the others.
 
 use mp4sr_ops::ProcessGroup;
 
-/// The number of processes of a launch, and the number of this one: Open MPI; MPICH, Intel MPI and `srun --mpi=pmi2`.
+/// The environment variables with the number of processes: that of Open MPI, then that of MPICH, Intel MPI and `srun --mpi=pmi2`.
 const SIZES: [&str; 2] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE"];
 
 /// The processes of a launch, while they run.
@@ -36,12 +36,12 @@ impl Launch {
         Ok(Self { group: ProcessGroup::new(transport), _universe: universe })
     }
 
-    /// The processes.
+    /// The processes of the launch.
     pub fn group(&self) -> &ProcessGroup {
         &self.group
     }
 
-    /// Ends all processes, which may wait for this one.
+    /// Ends all processes, because the others may wait for this one.
     #[cfg_attr(not(feature = "mpi"), allow(clippy::unused_self, reason = "without MPI there is no launch to end"))]
     pub fn abort(&self) {
         #[cfg(feature = "mpi")]
@@ -49,7 +49,7 @@ impl Launch {
     }
 }
 
-/// A process that panics never comes to where the others wait for it.
+/// Aborts the launch if this process panics, because it then never reaches the point at which the others wait for it.
 impl Drop for Launch {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -58,10 +58,10 @@ impl Drop for Launch {
     }
 }
 
-/// The number of processes of the launch, by variables of the environment.
+/// The number of processes of the launch, as the environment variables give it.
 fn launched(variable: impl Fn(&str) -> Option<String>) -> Option<usize> {
     let number = |name: &str| variable(name).and_then(|text| text.parse::<usize>().ok()).filter(|&size| size > 0);
-    // `srun --mpi=pmix` names the process, and the step's size is Slurm's.
+    // `srun --mpi=pmix` sets only the number of the process; the number of processes is in a variable of Slurm.
     let by_slurm = || variable("PMIX_RANK").and_then(|_| number("SLURM_STEP_NUM_TASKS"));
     SIZES.iter().find_map(|name| number(name)).or_else(by_slurm)
 }

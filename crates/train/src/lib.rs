@@ -1,7 +1,7 @@
-//! Training: a model, its data and settings to checkpoints and `metrics.jsonl`.
+//! Trains a model on a dataset and writes its checkpoints and `metrics.jsonl`.
 //!
-//! In: a [`Model`](mp4sr_models::Model), training sequences, one phase's settings. Out: the weights of the epoch with the
-//! best validation R@20, a line per epoch, a state to resume from. Must not know: how a model computes, or which one it is.
+//! In: a [`Model`](mp4sr_models::Model), training sequences, one phase's settings. Out: the weights of the epoch with the best validation
+//! metric, a line per epoch, a state to resume from. Must not know: how a model computes, or which one it is.
 
 pub mod command;
 mod launch;

@@ -1,4 +1,4 @@
-//! Messages between processes by MPI, through the library that this program was built with.
+//! Exchanges messages between processes over MPI, with the library that this program was built with.
 
 use anyhow::ensure;
 use mp4sr_ops::{Error, Result, Transport};
@@ -7,7 +7,7 @@ use mpi::datatype::{Partition, PartitionMut};
 use mpi::topology::SimpleCommunicator;
 use mpi::traits::{Communicator, CommunicatorCollectives};
 
-/// MPI, until it is dropped.
+/// Keeps MPI initialised until it is dropped.
 pub(crate) struct Universe(#[allow(dead_code, reason = "dropping it ends MPI")] mpi::environment::Universe);
 
 impl std::fmt::Debug for Universe {
@@ -16,14 +16,14 @@ impl std::fmt::Debug for Universe {
     }
 }
 
-/// All processes of the launch. Its functions are called by the thread that started MPI, the program's main thread.
+/// All processes of the launch. Only the thread that initialised MPI, which is the program's main thread, calls its functions.
 #[derive(Debug)]
 pub(crate) struct World {
     rank: usize,
     size: usize,
 }
 
-/// Starts MPI, whose launcher says that there are `size` processes.
+/// Initialises MPI and checks that it finds `size` processes, the number that the launcher gives.
 pub(crate) fn start(size: usize) -> anyhow::Result<(Universe, World)> {
     let started = mpi::initialize_with_threading(Threading::Funneled);
     let (universe, _) = started.ok_or_else(|| anyhow::anyhow!("MPI was initialised before"))?;

@@ -14,31 +14,31 @@ use crate::State;
 use crate::samples::SampleList;
 use crate::state::{Limits, PhaseParameters, PhaseProgress, StateIdentity, UnderWay, Weights};
 
-/// The metrics that the log has of every epoch, whichever metric epochs are selected by.
+/// The metric that is logged for every epoch, whichever metric epochs are selected by.
 const LOGGED: Measure = Measure::Recall(20);
 
-/// One phase's settings.
+/// The settings of one phase.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainSettings {
-    /// Epochs, steps and the optimiser.
+    /// The number of epochs, the batch size and the settings of the optimiser.
     pub phase: PhaseSettings,
-    /// What epochs are selected by, on the validation split.
+    /// The metric by which epochs are selected, on the validation split.
     pub metric: Measure,
-    /// K of the validation metrics in the log.
+    /// The cut-offs K of the validation metrics in the log.
     pub k: Vec<usize>,
-    /// How validation ranks.
+    /// The options of the ranking in validation.
     pub rank_options: RankOptions,
-    /// Whether cold items are taken out of the sequences that are trained on.
+    /// Whether cold items are removed from the sequences that are trained on.
     pub warm_items: bool,
-    /// Whether the log has the loss of the test split.
+    /// Whether the loss of the test split is logged.
     pub log_test_loss: bool,
-    /// The seed of all draws.
+    /// The seed of all random draws.
     pub seed: u64,
-    /// The state is written after every epoch, and after a step when this much time has passed.
+    /// The state is written after every epoch, and after a step if this much time has passed since it was last written.
     pub save_every: Duration,
 }
 
-/// One phase of training of one model. In a group of processes each trains its share of the model; the first one reads and writes files.
+/// One phase of training of one model. In a group of processes, each trains its share of the model, and only the first one writes files.
 ///
 /// ```
 /// use std::time::Duration;
@@ -89,65 +89,65 @@ pub struct TrainSettings {
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 pub struct Training<'a> {
-    /// The model, as the phase starts.
+    /// The model, with the parameters that the phase starts from.
     pub model: &'a dyn Model,
-    /// The phase.
+    /// The phase to train.
     pub phase: Phase,
     /// All sequences; training reads their training parts, validation their validation targets.
     pub sequences: &'a Sequences,
-    /// How it is trained.
+    /// The settings of the phase.
     pub settings: TrainSettings,
-    /// Where the state lies while the phase runs.
+    /// The path of the state, which exists while the phase is unfinished.
     pub state_path: PathBuf,
-    /// Where the log lies; the lines of other phases in it stay.
+    /// The path of the log. Its lines of earlier phases are kept.
     pub log_path: PathBuf,
-    /// What the state belongs to: the settings.
+    /// The settings that the state belongs to.
     pub identity: &'a StageSettings,
-    /// What the state belongs to: fingerprints of the inputs, by role.
+    /// The fingerprints of the inputs that the state belongs to, by role.
     pub inputs: BTreeMap<String, Fingerprint>,
 }
 
-/// How a phase ended; the model then holds the best epoch's weights.
+/// The outcome of a phase. The model then holds the weights of the best epoch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PhaseOutcome {
-    /// The best epoch.
+    /// The number of the best epoch.
     pub best_epoch: usize,
-    /// The epochs run.
+    /// The number of epochs that were trained.
     pub epochs: usize,
-    /// Its value of the measure that epochs are selected by.
+    /// The best epoch's value of the metric that epochs are selected by.
     pub best_value: f64,
-    /// Its validation R@20.
+    /// The best epoch's validation R@20.
     pub recall_20: f64,
-    /// Whether the measure had one value in all epochs, of which there were several: it cannot tell them apart.
+    /// Whether the metric had the same value in all of several epochs, so that it cannot tell them apart.
     pub is_indifferent: bool,
 }
 
-/// Why training stopped before its end.
+/// An error that ended training early.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
-    /// A file.
+    /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] mp4sr_artifact::Error),
-    /// The model.
+    /// The model failed.
     #[error(transparent)]
     Model(#[from] mp4sr_models::Error),
-    /// Validation.
+    /// Validation failed.
     #[error(transparent)]
     Rank(#[from] RankError),
-    /// No sample to train on.
+    /// There is no sample to train on.
     #[error("there is nothing to train on: no user has two events in the training part; keep longer sequences")]
     NoSamples,
     /// Another process of the group has failed and reports why.
     #[error("another process has failed")]
     Elsewhere,
-    /// One process of a group failed while the others went on: they wait for it, and have to be stopped.
+    /// This process of a group failed while the others went on. They wait for it and have to be stopped.
     #[error("process {} of {size}: {source}", rank + 1)]
     Alone {
-        /// Its number, from 0.
+        /// The number of the process, from 0.
         rank: usize,
         /// The number of processes.
         size: usize,
-        /// What went wrong.
+        /// The error of the process.
         source: Box<TrainError>,
     },
     /// The loss or its gradient became non-finite.
@@ -156,26 +156,26 @@ pub enum TrainError {
          step before {norm}); weights and samples of that step are in `{}`, earlier checkpoints are kept; try a smaller learning rate", inputs.display()
     )]
     Diverged {
-        /// The loss.
+        /// The loss of the step.
         loss: f32,
-        /// The phase.
+        /// The name of the phase.
         phase: &'static str,
-        /// From 1.
+        /// The number of the epoch, from 1.
         epoch: usize,
-        /// From 1.
+        /// The number of the step in its epoch, from 1.
         step: usize,
-        /// The last gradient norm.
+        /// The gradient norm of the step before.
         norm: f64,
-        /// Where weights and samples of the step are kept.
+        /// The path of the file with the weights and samples of the step.
         inputs: PathBuf,
     },
 }
 
-/// What a phase changes while it runs.
+/// The part of a phase's state that changes while it runs.
 struct TrainingState {
     /// The variables that are trained.
     vars: Vec<Var>,
-    /// Which of them have rows of their own on every process of a group.
+    /// Whether each variable is divided by rows among the processes of a group.
     shards: Vec<bool>,
     adam: Adam,
     progress: PhaseProgress,
@@ -185,7 +185,7 @@ struct TrainingState {
     saved: Instant,
 }
 
-/// A step that was started.
+/// A step that was started and is not settled yet.
 struct InFlight {
     pending: Pending,
     batch: Batch,
@@ -193,8 +193,8 @@ struct InFlight {
 }
 
 impl Training<'_> {
-    /// Trains until patience or epochs run out, going on from the state of a killed run where there is one. `say` gets a
-    /// line per epoch, `steps` the number of samples of every step done.
+    /// Trains until patience or epochs run out, resuming from the state of an unfinished run if there is one. `say` is called with a line
+    /// per epoch, `steps` with the number of samples of every finished step.
     pub fn run(&self, mut say: impl FnMut(&str), mut steps: impl FnMut(u64)) -> Result<PhaseOutcome, TrainError> {
         let samples = self.samples();
         if samples.count() == 0 {
@@ -208,7 +208,7 @@ impl Training<'_> {
             _ => started?,
         };
         self.train(state, &samples, &mut say, &mut steps).map_err(|error| match error {
-            // All see the same loss and norm.
+            // All processes see the same loss and norm, so that the first one reports them.
             TrainError::Diverged { .. } if !group.is_first() => TrainError::Elsewhere,
             TrainError::Diverged { .. } => error,
             _ => TrainError::Alone { rank: group.rank(), size: group.size(), source: Box::new(error) },
@@ -228,7 +228,7 @@ impl Training<'_> {
             let within = if step > 0 { format!(" and {step} steps") } else { String::new() };
             say(&format!("{}: resuming after epoch {epoch}{within}", self.phase.name));
             steps((epoch * samples.count()) as u64);
-            // The kill may have come between the state and the log.
+            // The run may have been interrupted after writing the state and before writing the log.
             self.write_log(&state.progress.lines)?;
         }
         while state.progress.epoch < settings.epochs && !self.has_lost_patience(&state.progress) {
@@ -255,12 +255,12 @@ impl Training<'_> {
         Ok(PhaseOutcome { best_epoch, epochs: epoch, best_value, recall_20, is_indifferent })
     }
 
-    /// The value of an epoch by which epochs are selected; none without validation.
+    /// The value of the metric by which epochs are selected; `None` for a phase without validation.
     fn value(&self, line: &EpochLine) -> Option<f64> {
         line.validation.get(&self.settings.metric.to_string()).copied()
     }
 
-    /// Samples of all epochs together.
+    /// The number of samples of all epochs together.
     pub fn sample_count(&self) -> usize {
         self.samples().count() * self.settings.phase.epochs
     }
@@ -272,7 +272,7 @@ impl Training<'_> {
         }
     }
 
-    /// The line that a user reads after an epoch.
+    /// The message about a finished epoch.
     fn report(&self, line: &EpochLine) -> String {
         let metric = self.settings.metric;
         let validation = self.value(line).map_or(String::new(), |value| {
@@ -291,7 +291,7 @@ impl Training<'_> {
         SampleList::new(kind, self.sequences, |item| events[item as usize - 1] >= COLD_EVENTS)
     }
 
-    /// The start of the phase, or where its state says that it is.
+    /// Prepares the start of the phase, or restores the stored state of an unfinished run.
     fn start(&self) -> Result<TrainingState, TrainError> {
         let s = &self.settings.phase;
         let parameters = self.model.parameters();
@@ -314,14 +314,14 @@ impl Training<'_> {
         Ok(TrainingState { vars, shards, adam, progress, best, norm: 0.0, saved: Instant::now() })
     }
 
-    /// What the state of an unfinished run has to belong to.
+    /// The settings and inputs that the state of an unfinished run must belong to.
     fn expected(&self) -> StateIdentity<'_> {
         let PhaseSettings { epochs, patience, .. } = self.settings.phase;
         let limits = Limits { phase: self.phase.name, epochs, patience, stops: self.phase.stop != Stop::Epochs };
         StateIdentity { settings: self.identity, inputs: &self.inputs, limits }
     }
 
-    /// Removes the state of an unfinished run that belongs to other settings or inputs. Gives which.
+    /// Removes the state of an unfinished run that belongs to other settings or inputs. Returns the name of the first that differs, if any.
     pub fn discard_other_state(&self) -> Result<Option<String>, TrainError> {
         if !self.state_path.exists() {
             return Ok(None);
@@ -337,7 +337,7 @@ impl Training<'_> {
         serde_json::json!({ "settings": self.identity.values(), "inputs": self.inputs })
     }
 
-    /// The parameters that the phase uses, and the buffers, as they are now: of tables, the rows that this process has.
+    /// The current values of the buffers and of the parameters that the phase uses; of a divided table, those of this process's rows.
     fn weights(&self) -> Result<Weights, TrainError> {
         let mut parameters = self.model.parameters().own_values()?;
         parameters.retain(|(name, ..)| self.model.uses(&self.phase, name));
@@ -355,7 +355,7 @@ impl Training<'_> {
         Ok(())
     }
 
-    /// Writes the state, with the samples of its next step where they are given: a collective operation in a group.
+    /// Writes the state, with the samples of the next step if they are given. In a group, this is a collective operation.
     fn write_state(&self, state: &TrainingState, path: &Path, next: Option<&Batch>) -> Result<(), TrainError> {
         let (trained, adam) = self.model.parameters().split_state(&state.vars, &state.adam.state()?);
         let (current, best) = (self.weights()?, state.best.clone());
@@ -383,15 +383,15 @@ impl Training<'_> {
         Ok(())
     }
 
-    /// Whether the state is to be written after a step: when the first process says so.
+    /// Whether the state has to be written after a step. In a group, the first process decides.
     fn is_due(&self, state: &TrainingState) -> Result<bool, TrainError> {
         let due = state.saved.elapsed() >= self.settings.save_every;
         let Some(group) = self.group() else { return Ok(due) };
         Ok(group.scalars(&[f64::from(u8::from(due))])?[0][0] > 0.0)
     }
 
-    /// Keeps the weights and the samples of a step whose loss or gradient is not finite, and reports it. Put in the place of the
-    /// state, the file does that step again.
+    /// Writes the weights and the samples of a step whose loss or gradient is not finite to a file, and returns the error that names the
+    /// file. If the file replaces the state, training repeats that step.
     fn diverged(&self, state: &TrainingState, batch: &Batch, loss: f32, norm: f64) -> TrainError {
         let path = self.state_path.with_file_name(format!("diverged.{}.safetensors", self.phase.name));
         let (epoch, step) = (state.progress.epoch + 1, state.progress.under_way.step + 1);
@@ -401,7 +401,7 @@ impl Training<'_> {
         }
     }
 
-    /// What is left of the epoch under way, then validation.
+    /// Trains the rest of the current epoch, then validates.
     fn epoch(
         &self,
         state: &mut TrainingState,
@@ -417,8 +417,8 @@ impl Training<'_> {
         let done = state.progress.under_way.step;
         steps(batches[..done].iter().map(|batch| batch.len() as u64).sum());
         let mut started = Instant::now();
-        // On a card, the host goes on to the next step while this one is computed. Buffers change after a step that is known to
-        // be good.
+        // On a card, the host prepares the next step while this one is computed. A model with buffers does not run ahead, because its
+        // buffers change only after a step that is known to be finite.
         let ahead = usize::from(self.model.buffers().is_none());
         let mut flight: VecDeque<InFlight> = VecDeque::new();
         for (index, chosen) in batches.iter().enumerate().skip(done) {
@@ -474,7 +474,8 @@ impl Training<'_> {
         })
     }
 
-    /// Waits for the oldest step in flight and counts it. Where it changed nothing, those after it changed nothing either.
+    /// Waits for the oldest step in flight and adds it to the sums of the epoch. If the step is not finite, neither it nor those after it
+    /// have changed anything.
     fn settle(
         &self,
         state: &mut TrainingState,
@@ -503,7 +504,7 @@ impl Training<'_> {
         Ok(())
     }
 
-    /// Metrics of the validation split by name, and the loss of the test split where the log has it.
+    /// The metrics of the validation split by name, and the loss of the test split if it is logged.
     fn validate(&self) -> Result<(BTreeMap<String, f64>, Option<f64>), TrainError> {
         let scorer = self.model.scorer(&self.phase)?;
         let users = self.sequences.user_count();
@@ -539,7 +540,7 @@ impl Training<'_> {
         Ok(files::write_bytes(&self.log_path, text.as_bytes())?)
     }
 
-    /// The log's lines of phases before this one.
+    /// The lines of the log that belong to earlier phases.
     fn other_lines(&self) -> Result<Vec<EpochLine>, TrainError> {
         if self.phase.name == PRETRAIN {
             return Ok(Vec::new());

@@ -4,16 +4,16 @@ use mp4sr_artifact::Sequences;
 use mp4sr_models::{BatchUnit, RngKey, Sample, Samples};
 use mp4sr_protocol::training_part;
 
-/// The samples of a phase, and how they are cut into batches.
+/// The samples of a phase, and how they are divided into batches.
 #[derive(Debug)]
 pub struct SampleList {
     kind: Samples,
-    /// Training parts, one after the other.
+    /// The items of all training parts, one after the other.
     items: Vec<u32>,
     entries: Vec<Entry>,
 }
 
-/// The user of a sample, from 0, and its range in the items; a target is the item at the range's end.
+/// A sample: its user, from 0, and the range of its history in the items. If it has a target, that is the item at the range's end.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     user: u32,
@@ -22,8 +22,7 @@ struct Entry {
 }
 
 impl SampleList {
-    /// All samples of the training parts, in order of users and time, after items for which `keep` does not hold were taken
-    /// out of them.
+    /// Collects all samples of the training parts, in order of users and time, after removing the items for which `keep` is false.
     pub fn new(kind: Samples, sequences: &Sequences, keep: impl Fn(u32) -> bool) -> Self {
         let (mut items, mut entries) = (Vec::new(), Vec::new());
         for user in 0..sequences.user_count() {
@@ -47,7 +46,7 @@ impl SampleList {
         self.entries.len()
     }
 
-    /// Sample `i`.
+    /// The sample with the index `i`.
     pub fn get(&self, i: usize) -> Sample<'_> {
         let Entry { user, start, end } = self.entries[i];
         let has_target = !matches!(self.kind, Samples::Sequences { .. });
@@ -55,13 +54,13 @@ impl SampleList {
         Sample { user, history, target: has_target.then(|| self.items[end as usize]) }
     }
 
-    /// The order of an epoch.
+    /// The shuffled order of an epoch, determined by the key.
     pub fn shuffled(&self, key: RngKey) -> Vec<u32> {
         key.permutation(self.count())
     }
 
-    /// Where the batches of `order` begin and end. `batch` counts samples, or pairs of neighbouring events where the phase says
-    /// so; the last batch may be smaller.
+    /// The ranges of the batches of `order`. `batch` counts samples, or pairs of neighbouring events if the phase counts those; the last
+    /// batch may be smaller.
     pub fn batches(&self, order: &[u32], batch: usize, max_sequence_length: usize) -> Vec<Range<usize>> {
         let size = |sample: u32| match self.kind {
             Samples::Sequences { batch: BatchUnit::Pairs, .. } => {
@@ -131,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_split_of_its_own_decides_what_is_a_sample() {
-        // Everything of the second user and most of the last is after the cut-off; all of the third is before.
+        // All events of the second user and most of the last user's are after the cut-off; all of the third user's are before it.
         let parts = SequenceParts { validation: vec![4, 0, 3, 1], test: vec![5, 1, 3, 2] };
         let split = Sequences { parts: Some(parts), ..sequences() };
         let samples = SampleList::new(Samples::Events, &split, |_| true);
@@ -146,7 +145,7 @@ mod tests {
         assert_eq!(prefixes.batches(&[4, 0, 2, 1, 3], 2, 50), [0..2, 2..4, 4..5]);
         let pairs = Samples::Sequences { at_least: 1, batch: BatchUnit::Pairs };
         let pairs = SampleList::new(pairs, &sequences(), |_| true);
-        // Two, none and three pairs.
+        // The sequences have two pairs, none, and three.
         assert_eq!(pairs.batches(&[1, 0, 2], 2, 50), [0..2, 2..3]);
         assert_eq!(pairs.batches(&[0, 1, 2], 3, 50), [0..3; 1]);
         assert_eq!(pairs.batches(&[2, 0, 1], 2, 2), [0..2, 2..3], "a cut sequence has fewer");

@@ -11,23 +11,23 @@ const FORMAT: &str = "state";
 const VERSION: u32 = 2;
 const REMEDY: &str = "delete it to train from the start, or use another run";
 
-/// Everything that the next step depends on: a killed run resumes from it and ends as if it had not been killed. Of tables that are divided
-/// among the processes of a group, and of their moments, every process has its own rows.
+/// Everything that the next step depends on: an unfinished run resumes from it and ends as if it had never been interrupted. Of tables that
+/// are divided among the processes of a group, and of their moments, every process holds its own rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State {
-    /// What is not a tensor.
+    /// Everything that is not a tensor.
     pub progress: PhaseProgress,
-    /// Names of the parameters that are trained.
+    /// The names of the parameters that are trained.
     pub trained: Vec<String>,
-    /// Weights after the last finished step.
+    /// The weights after the last finished step.
     pub current: Weights,
-    /// Weights after the best epoch.
+    /// The weights after the best epoch.
     pub best: Weights,
     /// Adam's moments of the trained parameters.
     pub adam: AdamState,
 }
 
-/// What a phase stores of a model.
+/// The part of a model that a phase stores.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Weights {
     /// The parameters that the phase uses.
@@ -36,45 +36,45 @@ pub struct Weights {
     pub buffers: BTreeMap<String, Buffer>,
 }
 
-/// A phase's parameters.
+/// The parameters of a phase.
 #[derive(Clone, Copy, Debug)]
 pub struct PhaseParameters<'a> {
-    /// Those of the model.
+    /// All parameters of the model.
     pub all: &'a Parameters,
-    /// The processes among which tables are divided.
+    /// The processes among which tables are divided, if there are several.
     pub group: Option<&'a ProcessGroup>,
-    /// Names of those that the phase uses.
+    /// The names of the parameters that the phase uses.
     pub used: &'a [String],
-    /// Names of those of them that it trains.
+    /// The names of the used parameters that the phase trains.
     pub trained: &'a [String],
 }
 
-/// What a state must belong to.
+/// The settings and inputs that a state must belong to.
 #[derive(Debug)]
 pub struct StateIdentity<'a> {
     /// The settings of the phase.
     pub settings: &'a StageSettings,
     /// Fingerprints of the inputs, by role.
     pub inputs: &'a BTreeMap<String, Fingerprint>,
-    /// When the phase ends: no weight so far depends on it.
+    /// The limits of the phase, on which the weights so far do not depend.
     pub limits: Limits,
 }
 
-/// When a phase ends.
+/// The limits at which a phase ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// The phase.
+    /// The name of the phase.
     pub phase: &'static str,
     /// The greatest number of epochs.
     pub epochs: usize,
-    /// The epochs without a better value after which it stops.
+    /// The number of epochs without a better value after which the phase stops.
     pub patience: usize,
-    /// Whether it stops early at all.
+    /// Whether the phase stops early at all.
     pub stops: bool,
 }
 
 impl Limits {
-    /// The key by which a phase with these limits would have ended before `progress`.
+    /// The key of the limit by which the phase would have ended before `progress`, if any.
     fn passed(&self, progress: &PhaseProgress) -> Option<String> {
         let key = |key: &str| Some(format!("{}.{key}", self.phase));
         if progress.epoch > self.epochs || (progress.epoch == self.epochs && progress.under_way.step > 0) {
@@ -94,7 +94,7 @@ impl Limits {
 }
 
 impl StateIdentity<'_> {
-    /// The first setting or input that is not the recorded one.
+    /// The name of the first setting or input that differs from the recorded one.
     fn difference(&self, progress: &PhaseProgress) -> Option<String> {
         let mut recorded = progress.identity["settings"].clone();
         let Limits { phase, epochs, patience, .. } = self.limits;
@@ -110,44 +110,44 @@ impl StateIdentity<'_> {
     }
 }
 
-/// Where a phase is.
+/// The progress of a phase.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PhaseProgress {
-    /// The phase's settings and the fingerprints of its inputs: a state is only good for the same.
+    /// The phase's settings and the fingerprints of its inputs. A state can only be resumed with the same ones.
     pub identity: serde_json::Value,
-    /// Finished epochs.
+    /// The number of finished epochs.
     pub epoch: usize,
-    /// Finished steps of all epochs.
+    /// The number of finished steps in all epochs.
     #[serde(default)]
     pub steps: u64,
-    /// The epoch after the finished ones.
+    /// The progress of the epoch after the finished ones.
     pub under_way: UnderWay,
-    /// The best of the finished epochs.
+    /// The number of the best of the finished epochs.
     pub best_epoch: usize,
-    /// Its value of the measure that epochs are selected by.
+    /// The best epoch's value of the metric that epochs are selected by.
     #[serde(alias = "best_recall")]
     pub best_value: f64,
-    /// A line per finished epoch.
+    /// One line of the log per finished epoch.
     pub lines: Vec<EpochLine>,
 }
 
-/// Where an unfinished epoch is.
+/// The progress of an unfinished epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct UnderWay {
-    /// Finished steps.
+    /// The number of finished steps.
     pub step: usize,
-    /// Sum of the losses of its samples.
+    /// The sum of the losses of the samples of these steps.
     pub loss_sum: f64,
-    /// Sum of the gradient norms of its steps.
+    /// The sum of the gradient norms of these steps.
     pub norm_sum: f64,
-    /// Seconds spent in its steps.
+    /// The seconds spent in these steps.
     pub seconds: f64,
 }
 
 impl State {
-    /// Writes the state of a model with these parameters atomically, with the samples of its next step if they are given: `batch.users`
-    /// `[B]`, `batch.items` `[tokens]`, `batch.offsets` `[B+1]`, `batch.targets` `[B]`. A collective operation in a group, whose first
-    /// process writes.
+    /// Writes the state of a model with these parameters atomically, and the samples of its next step if they are given: `batch.users`
+    /// `[B]`, `batch.items` `[tokens]`, `batch.offsets` `[B+1]`, `batch.targets` `[B]`. In a group, this is a collective operation, and the
+    /// first process writes.
     pub fn write(
         &self,
         path: &Path,
@@ -191,7 +191,7 @@ impl State {
         write_divided(path, &header, group, tensors, &parameters)
     }
 
-    /// The first setting or input of a stored state that is not the expected one.
+    /// The name of the first setting or input of a stored state that differs from the expected one.
     pub fn other(path: &Path, expected: &StateIdentity<'_>) -> Result<Option<String>> {
         let file = TensorFile::read(path, FORMAT, VERSION, REMEDY)?;
         let progress: PhaseProgress = serde_json::from_value(file.header().settings.clone())
@@ -199,8 +199,8 @@ impl State {
         Ok(expected.difference(&progress))
     }
 
-    /// Reads a state for the parameters that are used and those that are trained, and refuses one of another run. Of tables only the own rows
-    /// are read.
+    /// Reads a state for the parameters that are used and those that are trained, and refuses a state of another run. Of divided tables,
+    /// only this process's rows are read.
     pub fn read(
         path: &Path,
         items: &Fingerprint,
@@ -235,8 +235,8 @@ impl State {
 }
 
 impl PhaseParameters<'_> {
-    /// The values and the shape of a parameter, or of what belongs to it: of a table the own rows. A table of another size is taken whole, for
-    /// the model to refuse.
+    /// Reads the values and the shape of a parameter, or of a tensor that belongs to it; of a divided table, only this process's rows. A
+    /// table of another size is read whole, so that the model refuses it.
     fn take(&self, file: &mut TensorFile, prefix: &str, parameter: &str) -> Result<(Vec<f32>, Vec<usize>)> {
         let name = format!("{prefix}.{parameter}");
         let is_whole = |share: &TableShare| {

@@ -1,6 +1,6 @@
-//! Training on an NVIDIA card beside training on the CPU: the same draws, the same losses but for rounding, and the same bytes in every
-//! run on one card. Without a card, or without the feature `cuda`, nothing is compared, and the test says so. The variable
-//! `MP4SR_TEST_MODELS` limits the test to some models, with blanks between their names.
+//! Compares training on an NVIDIA card with training on the CPU: the draws are the same, the losses differ only by rounding, and every run
+//! on one card gives the same bytes. Without a card, or without the feature `cuda`, nothing is compared, and the test prints a message. The
+//! variable `MP4SR_TEST_MODELS` limits the test to the models that it names, separated by spaces.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says what it leaves out")]
 
@@ -50,7 +50,7 @@ fn sequences() -> Sequences {
     }
 }
 
-/// Up to four rows per item, stored as f32 and as f16.
+/// Up to four rows per item, stored as f32 for text and as f16 for images.
 fn inputs(recipe: &Recipe) -> Inputs {
     let features = |name: &str, width: usize, half: bool| {
         let offsets: Vec<usize> =
@@ -64,14 +64,14 @@ fn inputs(recipe: &Recipe) -> Inputs {
         };
         Modality { name: name.to_owned(), features: Ragged::stored(values, width, &offsets).unwrap() }
     };
-    // UniSRec averages the features of both modalities, which need one width.
+    // UniSRec averages the features of both modalities, which must have the same width.
     let image_width = if recipe.name == "unisrec" { 48 } else { 40 };
     let modalities = [features("text", 48, false), features("image", image_width, true)];
     let modalities = if recipe.reads.features { modalities.into() } else { Vec::new() };
     Inputs { sequences: sequences(), modalities, encoders: BTreeMap::default(), categories: None }
 }
 
-/// Losses of the first steps, the weights after them to the bit, and the ranks that they give.
+/// The losses of the first steps, the bits of the weights after them, and the ranks that these weights give.
 struct Trained {
     losses: Vec<f32>,
     weights: Vec<Vec<u32>>,

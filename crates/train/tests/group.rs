@@ -1,5 +1,5 @@
-//! Training by a group of processes beside training by one: the same losses and weights but for rounding, the same bytes from the
-//! same number of processes, and states that any number of processes goes on from. Threads take the place of processes; `mpi.rs` has
+//! Compares training by a group of processes with training by one: losses and weights differ only by rounding, the same number of processes
+//! gives the same bytes, and any number of processes resumes from a state. Threads take the place of processes here; `tests/mpi.rs` starts
 //! real ones.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -55,13 +55,13 @@ fn inputs() -> Inputs {
     Inputs { sequences: sequences(), modalities, encoders: BTreeMap::default(), categories: None }
 }
 
-/// What is trained: a model, its keys, the number of its phase.
+/// A training case: a model, the keys of its configuration, and the index of its phase.
 #[derive(Clone, Copy)]
 struct Case {
     model: &'static str,
     keys: &'static str,
     phase: usize,
-    /// Samples of a step.
+    /// The number of samples per step.
     batch: usize,
 }
 
@@ -78,7 +78,7 @@ const CASES: [Case; 8] = [
     },
     Case { model: "mp4sr", keys: "model.mp4sr.end_to_end = true\nmodel.mp4sr.logits = \"dot\"", phase: 0, batch: 21 },
     Case { model: "mp4sr", keys: "model.mp4sr.id_embedding = false", phase: 1, batch: 50 },
-    // The last batch of an epoch: some processes have no sample.
+    // Batches so small that some processes have no sample, as the last batch of an epoch can be.
     Case { model: "mp4sr", keys: "model.mp4sr.end_to_end = true", phase: 0, batch: 3 },
     Case { model: "sasrec", keys: "", phase: 0, batch: 1 },
 ];
@@ -104,7 +104,7 @@ impl Case {
     }
 }
 
-/// A training between steps.
+/// The state of training between two steps.
 #[derive(Clone, Default)]
 struct Moment {
     loss: f32,
@@ -115,8 +115,8 @@ struct Moment {
 
 const STEPS: usize = 4;
 
-/// Takes a step from each of `starts`, or `STEPS` steps one after the other; gives where each step ends, of the first process with whole
-/// tables.
+/// Takes one step from each of `starts`, or `STEPS` steps one after the other. Returns the state before the first step and after each one,
+/// in which the first process has whole tables.
 fn steps(case: Case, inputs: &Inputs, group: Option<&ProcessGroup>, starts: Option<&[Moment]>) -> Result<Vec<Moment>> {
     let model = case.build(inputs, group);
     let phase = model.phases()[case.phase];
@@ -162,7 +162,7 @@ fn steps(case: Case, inputs: &Inputs, group: Option<&ProcessGroup>, starts: Opti
     Ok(moments)
 }
 
-/// The first process's result.
+/// The result of the first process.
 fn first<T>(results: Vec<Result<T>>) -> T {
     results.into_iter().map(std::result::Result::unwrap).next().unwrap()
 }
@@ -192,10 +192,10 @@ fn a_step_of_two_and_four_processes_is_that_of_one() {
     }
 }
 
-/// How a phase of training ends: the bits of the first process's whole weights, and its log without times.
+/// The end of a phase: the bits of the first process's whole weights, and its log without times.
 type Ended = (Vec<u32>, Vec<EpochLine>);
 
-/// Trains a phase by `size` processes; goes on from the state in the folder.
+/// Trains a phase with `size` processes, resuming from the state in the folder if there is one.
 fn train(case: Case, size: usize, folder: &Path, epochs: usize, learning_rate: f64) -> Ended {
     let inputs = inputs();
     let work = |group: Option<&ProcessGroup>| -> Result<Vec<u32>> {
@@ -213,7 +213,7 @@ fn train(case: Case, size: usize, folder: &Path, epochs: usize, learning_rate: f
                 k: vec![5],
                 warm_items: false,
                 log_test_loss: true,
-                // The last user is ranked alone, by processes of which most have none.
+                // The last of 120 users is alone in its block, so that most processes have no query there.
                 rank_options: RankOptions { batch: 17, remove_seen: false, history: None },
                 seed: 1,
                 save_every: Duration::ZERO,
@@ -233,7 +233,7 @@ fn train(case: Case, size: usize, folder: &Path, epochs: usize, learning_rate: f
     (bits, text.lines().map(line).collect())
 }
 
-/// 420 samples: batches of 64 leave a last one of 36, which three processes divide unevenly.
+/// There are 900 samples: batches of 64 leave a last one of 4, which three processes divide unevenly.
 #[test]
 fn as_many_processes_give_the_same_bytes_and_resume_from_the_state_of_any_number() {
     for case in [Case { batch: 64, ..CASES[0] }, Case { batch: 64, ..CASES[1] }, Case { batch: 64, ..CASES[2] }] {
@@ -246,14 +246,14 @@ fn as_many_processes_give_the_same_bytes_and_resume_from_the_state_of_any_number
             assert!(train(size, 2, 1) == broken, "{}: the state of 3 processes read by {size}", case.name());
         }
         assert!(train(3, 2, 3) == unbroken, "{}: gone on from the state of a part", case.name());
-        // That of one process is read by several.
+        // Several processes read the state of one process.
         let alone = train(1, 3, 1);
         assert!(train(4, 3, 1) == alone, "{}: the state of one process read by 4", case.name());
     }
 }
 
-/// The files of a model whose tables are divided have the bytes of those that one process writes, and any number of processes reads its rows
-/// of them.
+/// Files that processes write from their shares of divided tables have the same bytes as those that one process writes, and any number of
+/// processes can read its rows from them.
 #[test]
 fn states_and_checkpoints_are_written_from_shares_to_the_same_bytes() {
     let inputs = inputs();
@@ -290,7 +290,7 @@ fn states_and_checkpoints_are_written_from_shares_to_the_same_bytes() {
     }
 }
 
-/// A file that the first process fails to write keeps nobody waiting.
+/// If the first process fails to write a file, the others do not wait for it.
 #[test]
 fn others_go_on_where_the_first_process_fails_to_write() {
     let inputs = inputs();
@@ -308,7 +308,7 @@ fn others_go_on_where_the_first_process_fails_to_write() {
     assert_eq!(written, [(true, 3), (false, 3), (false, 3)]);
 }
 
-/// With a learning rate of zero the weights stay, so that ranks and losses have to be the same whoever computes them.
+/// With a learning rate of zero the weights do not change, so that ranks and losses must not depend on the number of processes.
 #[test]
 fn validation_by_several_processes_is_that_of_one() {
     for case in CASES {
@@ -332,7 +332,7 @@ fn validation_by_several_processes_is_that_of_one() {
     }
 }
 
-/// What every process has of the table of ids, of its moments, and of the items that validation ranks, is its share.
+/// Every process holds only its share of the table of ids, of the table's moments, and of the items that validation ranks.
 #[test]
 fn tables_and_their_moments_are_divided() {
     let inputs = inputs();

@@ -1,5 +1,5 @@
-//! What holds for every model of the list of recipes, without naming any: training reads nothing of the validation and test parts, a
-//! killed run goes on to the same bits, and results do not depend on the number of threads.
+//! Properties of every model in the list of recipes: training reads nothing of the validation and test parts, an interrupted run resumes to
+//! the same bits, results do not depend on the number of threads, and every trained parameter has a gradient.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -22,7 +22,7 @@ use mp4sr_train::{PhaseOutcome, TrainError, TrainSettings, Training};
 const USERS: usize = 30;
 const ITEMS: usize = 50;
 
-/// Sequences of drawn training events, then the events that `second_last` and `last` give each user.
+/// Sequences of random training events, followed for each user by the events that `second_last` and `last` give.
 fn sequences(second_last: impl Fn(usize) -> u32, last: impl Fn(usize) -> u32) -> Sequences {
     let key = RngKey::new(4);
     let (mut offsets, mut items) = (vec![0], Vec::new());
@@ -60,13 +60,13 @@ fn config(recipe: &Recipe) -> Config {
     config_with(recipe, "")
 }
 
-/// The configuration with more keys, as TOML.
+/// The configuration with additional keys, as TOML.
 fn config_with(recipe: &Recipe, keys: &str) -> Config {
     let text = format!("dataset.name = \"x\"\nmodel.name = {:?}\nmodel.transformer.width = 8\n{keys}", recipe.name);
     Config::parse(&text, recipe.name, &[], model_catalog()).unwrap().0
 }
 
-/// A model that fails before a step of its phase, as a kill would.
+/// A model that fails before the step `at` of its phase, as if the process were killed.
 struct Killed {
     model: Box<dyn Model>,
     at: Option<u64>,
@@ -108,7 +108,7 @@ impl Model for Killed {
     }
 }
 
-/// Weights and buffers to the bit, and the losses of the epochs.
+/// The bits of the weights, the buffers, the bits of the epochs' losses, and the outcome.
 #[derive(Debug, PartialEq)]
 struct Trained {
     weights: Vec<(String, Vec<u32>)>,
@@ -128,7 +128,7 @@ fn train(
     let model = Killed { model: build_model(&config, inputs).unwrap(), at: killed_at };
     let phase = model.phases()[phase];
     config.finetune.settings.epochs = 2;
-    // Several steps per epoch, whatever a sample is.
+    // This gives several steps per epoch, whatever a sample is.
     let of_users = matches!(phase.samples, Samples::Sequences { batch: BatchUnit::Sequences, .. });
     config.finetune.settings.batch = if of_users { 8 } else { 32 };
     let settings = TrainSettings {
@@ -167,7 +167,7 @@ fn once(recipe: &Recipe, phase: usize, sequences: Sequences) -> Trained {
     train(recipe, phase, &inputs(recipe, sequences), None, folder.path()).unwrap()
 }
 
-/// Every phase of every model that trains.
+/// All phases of all models, except those that are not trained.
 fn phases() -> impl Iterator<Item = (&'static Recipe, usize)> {
     let trained = |recipe: &Recipe| {
         let model = build_model(&config(recipe), &inputs(recipe, sequences(|_| 1, |_| 2))).unwrap();
@@ -186,7 +186,7 @@ fn the_test_part_changes_nothing_and_the_validation_part_the_choice_of_the_epoch
         let other = trained(|user| 40 - user as u32, |user| 31 + user as u32 % 20);
         assert_eq!(one.losses, other.losses, "{}: validation", recipe.name);
         assert_eq!(one.losses.len(), 2, "{}", recipe.name);
-        // Changed events of the training part do change the losses: the comparisons above can fail.
+        // Changed events of the training part do change the losses, so that the comparisons above can fail.
         let mut changed = sequences(|user| 1 + user as u32, |user| 31 + user as u32 % 20);
         for &first in &changed.offsets[..USERS] {
             changed.items[first as usize] = 30 - changed.items[first as usize].min(29);
@@ -226,7 +226,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
     }
 }
 
-/// Readings of the models that are not the default.
+/// Readings of the models that differ from the default.
 const READINGS: [(&str, &str); 43] = [
     ("mp4sr", "\n[finetune]\ncandidates = 5"),
     ("sasrec", "\n[finetune]\ncandidates = \"5\""),
@@ -317,7 +317,7 @@ fn every_trained_parameter_has_a_finite_gradient_that_is_not_zero() {
         let batch = Batch::new(all, model.max_sequence_length()).unwrap();
         let key = RngKey::new(9);
         let step = |epoch| Step { epoch, index: 0, global: 0, epoch_key: key, key };
-        // A first step fills what later ones read; all parts of a loss are there after the warm-up.
+        // A first step fills the buffers that later steps read; after the warm-up the loss has all its parts.
         model.loss(&phase, &batch, &step(1)).unwrap();
         model.after_step(&phase, &batch, &step(1)).unwrap();
         let step = step(1000);
@@ -327,7 +327,8 @@ fn every_trained_parameter_has_a_finite_gradient_that_is_not_zero() {
             let gradient = named.get(name).unwrap_or_else(|| panic!("{name} has no gradient"));
             let values: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
             assert!(values.iter().all(|g| g.is_finite()), "{}: {name}", recipe.name);
-            // A key's bias, the last bias before a softmax over fields and that of all interests shift all scores alike.
+            // The biases of keys, of scores before a softmax over fields, and of the concepts' LayerNorm shift all scores of a softmax
+            // alike.
             let cancels = [".attention.key.bias", "fusion.score.bias", "gate.score.bias", "concept_norm.bias"];
             let cancels = cancels.iter().any(|end| name.ends_with(end));
             assert!(cancels || values.iter().any(|&g| g != 0.0), "{}: {name}", recipe.name);

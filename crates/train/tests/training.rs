@@ -1,4 +1,4 @@
-//! Training against hand-worked cases: what it reads of a dataset, when it stops, which weights it keeps, how it goes on.
+//! Compares training with cases worked by hand: what it reads of a dataset, when it stops, which weights it keeps, how it resumes.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -22,7 +22,7 @@ use mp4sr_train::{PhaseOutcome, TrainError, TrainSettings, Training};
 
 const PHASE: Phase = Phase::of_prefixes(FINETUNE);
 
-/// Sequences of items `1..=items`.
+/// Sequences over the items `1..=items`.
 fn sequences(of_users: &[&[u32]], items: usize) -> Sequences {
     let mut offsets = vec![0];
     offsets.extend(of_users.iter().scan(0, |end, events| {
@@ -80,17 +80,17 @@ fn lines(folder: &Path) -> Vec<EpochLine> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// A model of one weight x with loss 3 x + 0 * batch, which remembers what it is given and whose validation hits follow a
-/// script. The item after an item is the next number.
+/// A model with one weight x and the loss 3 x, which records the samples that it is given and whose hits in validation follow a script. The
+/// target of a history must be the item with the next number.
 struct Recorder {
     parameters: Parameters,
     items: Tensor,
     seen: RefCell<Vec<(Vec<u32>, u32)>>,
     scored: RefCell<Vec<Vec<u32>>>,
-    /// Users hit in validation, by epoch.
+    /// The number of users hit in validation, by epoch.
     hits: Vec<usize>,
     validations: Cell<usize>,
-    /// The call of `loss` that fails, as a kill would.
+    /// The number of samples after which `loss` fails, as if the process were killed.
     fails_at: Cell<Option<usize>>,
 }
 
@@ -157,7 +157,7 @@ impl Scorer for Script<'_> {
     }
 }
 
-/// Ten users whose events are four rising numbers.
+/// Ten users, each with four events whose items have consecutive numbers.
 fn rising() -> Sequences {
     let users: Vec<Vec<u32>> = (0..10).map(|u| (2 * u + 1..2 * u + 5).collect()).collect();
     sequences(&users.iter().map(Vec::as_slice).collect::<Vec<_>>(), 40)
@@ -165,8 +165,8 @@ fn rising() -> Sequences {
 
 #[test]
 fn it_stops_after_patience_epochs_without_a_better_recall_and_keeps_the_best() {
-    // Epoch 3 is as good as epoch 2, which is not better; three epochs after epoch 2 it is over. The rate is 0.1 and every
-    // gradient is alike, so Adam moves x by 0.1 per step, and there is one step per epoch.
+    // Epoch 3 is as good as epoch 2 and therefore not better, and training stops three epochs after epoch 2. The learning rate is 0.1 and
+    // all gradients are equal, so that Adam moves x by 0.1 per step, and there is one step per epoch.
     let folder = tempfile::tempdir().unwrap();
     let model = Recorder::new(40, &[2, 5, 5, 4, 3, 9, 9]);
     let outcome = train(&model, &rising(), settings(300, 3, 1024), folder.path()).unwrap();
@@ -205,7 +205,7 @@ fn a_run_that_stopped_at_any_step_resumes_with_its_patience_moments_and_sums() {
     let without_time = |folder: &Path| {
         lines(folder).into_iter().map(|line| EpochLine { seconds: (0.0, 0.0), ..line }).collect::<Vec<_>>()
     };
-    // Stops before the sample of every step of epochs 2 and 4, and goes on with a fresh model.
+    // Each run fails before one of the steps of epochs 2 and 4, and is resumed with a fresh model.
     for sample in [10, 14, 18, 30, 34, 38] {
         let folder = tempfile::tempdir().unwrap();
         let killed = Recorder::new(40, &hits);
@@ -221,7 +221,7 @@ fn a_run_that_stopped_at_any_step_resumes_with_its_patience_moments_and_sums() {
     }
 }
 
-/// Events of a user are numbered by time, so that any event out of place is a number out of place.
+/// The events of a user are numbered by time, so that an event out of place shows as a number out of place.
 #[test]
 fn training_reads_prefixes_of_the_training_part_and_validation_what_is_before_its_target() {
     let folder = tempfile::tempdir().unwrap();
@@ -233,7 +233,7 @@ fn training_reads_prefixes_of_the_training_part_and_validation_what_is_before_it
     let once = [(vec![1], 2), (vec![1, 2], 3), (vec![1, 2, 3], 4), (vec![11], 12)];
     let twice: Vec<_> = once.iter().flat_map(|sample| [sample.clone(), sample.clone()]).collect();
     assert_eq!(seen, twice, "two epochs");
-    // The users of two and three events have nothing to learn from; that of two has no validation target either.
+    // The users with two and three events have no sample to train on, and the one with two has no validation target either.
     let validated = [vec![1, 2, 3, 4], vec![11, 12], vec![21]];
     assert_eq!(model.scored.into_inner(), [validated.clone(), validated].concat());
 }
@@ -264,7 +264,7 @@ fn random(last: impl Fn(usize) -> u32, second_last: impl Fn(usize) -> u32) -> Se
     sequences(&users.iter().map(Vec::as_slice).collect::<Vec<_>>(), 50)
 }
 
-/// Bits of all weights after training, and the log without its times.
+/// The bits of all weights after training, the log without its times, and the outcome.
 fn trained(data: &Sequences) -> (Vec<u32>, Vec<EpochLine>, PhaseOutcome) {
     let folder = tempfile::tempdir().unwrap();
     let model = m2se(50);
@@ -291,13 +291,13 @@ fn validation_events_choose_the_epoch_and_change_nothing_else() {
     assert!(common >= 2);
     assert_eq!(losses(&one.1[..common]), losses(&other.1[..common]));
     assert_ne!(one.1[0].validation, other.1[0].validation, "the validation events are read where they should be");
-    // A changed event of the training part does change the losses: the comparison above can fail.
+    // A changed event of the training part does change the losses, so that the comparison above can fail.
     let mut changed = random(|_| 1, |u| 1 + u as u32 % 20);
     changed.items[0] = 30 - changed.items[0].min(29);
     assert_ne!(losses(&trained(&changed).1[..1]), losses(&one.1[..1]));
 }
 
-/// Items 31 to 50 are bought last and second last alone: popularity must not know them.
+/// Items 31 to 50 occur only as the last and the second last event of users, so that popularity must not count them.
 #[test]
 fn popularity_counts_the_training_part_alone() {
     let data = random(|u| 31 + u as u32 % 20, |u| 31 + (u as u32 + 7) % 20);
@@ -312,7 +312,7 @@ fn popularity_counts_the_training_part_alone() {
     assert_eq!(counts.iter().sum::<f32>() as usize, training);
 }
 
-/// The graphs and counts that models make come from the same training sequences.
+/// Models build their graphs and counts from the same training sequences.
 #[test]
 fn popularity_of_a_dataset_split_by_time_knows_nothing_after_the_cut_off() {
     let mut data = random(|u| 1 + u as u32 % 20, |u| 1 + (u as u32 + 7) % 20);
@@ -361,7 +361,7 @@ fn a_state_of_other_settings_or_data_or_a_damaged_one_is_refused_and_stays() {
     let message = refusal(same(), &sequences(&[&[1, 2, 3, 4]], 41)).unwrap();
     assert!(message.contains("different item list"), "{message}");
 
-    // Every byte counts: one flipped bit anywhere, a cut, an empty file.
+    // Any damage is detected: a flipped bit anywhere, a truncated file, an empty file.
     for at in 0..whole.len() {
         let mut damaged = whole.clone();
         damaged[at] ^= 1 << (at % 8);
@@ -378,7 +378,7 @@ fn a_state_of_other_settings_or_data_or_a_damaged_one_is_refused_and_stays() {
     assert_eq!(refusal(same(), &rising()), None);
 }
 
-/// A non-finite loss or gradient stops training at that step; what is kept of the step does it again.
+/// A non-finite loss or gradient stops training at that step, and the file that is kept of the step reproduces it.
 #[test]
 fn a_non_finite_step_is_kept_and_can_be_reproduced() {
     struct Breaking(Recorder, f32);
@@ -404,7 +404,7 @@ fn a_non_finite_step_is_kept_and_can_be_reproduced() {
         Err(TrainError::Diverged { epoch, step, inputs, .. }) => (epoch, step, inputs),
         other => panic!("{other:?}"),
     };
-    // x falls by about 0.1 per step, three steps per epoch: epoch 2 gets there.
+    // x falls by about 0.1 per step, and there are three steps per epoch, so that x passes the bound in epoch 2.
     let first = run(&Breaking(Recorder::new(8, &[2; 50]), 0.55));
     assert_eq!((first.0, first.1), (2, 3));
     let kept = files::read(&first.2).unwrap();
@@ -419,7 +419,8 @@ fn a_non_finite_step_is_kept_and_can_be_reproduced() {
     assert_eq!(files::read(&first.2).unwrap(), kept);
 }
 
-/// A kill after the last state and before the last line of the log: the next start, which has nothing left to train, completes it.
+/// If a run is killed after the last state and before the last line of the log was written, the next start, which has nothing left to
+/// train, completes the log.
 #[test]
 fn a_log_that_a_kill_cut_is_whole_after_the_next_start() {
     let data = sequences(&[&[1, 2, 3, 4, 5, 6], &[2, 3, 4, 5, 6, 7]], 8);
@@ -434,10 +435,10 @@ fn a_log_that_a_kill_cut_is_whole_after_the_next_start() {
     assert_eq!(files::read_to_string(&log).unwrap(), whole);
 }
 
-/// Users and the number of tokens of a batch, and the step's epoch and number in the phase.
+/// The users and the number of tokens of a batch, the epoch of the step, and the number of the step in the phase.
 type SeenStep = (Vec<u32>, usize, usize, u64);
 
-/// A model whose loss pulls a weight towards its memory, which every step moves; the third weight is used and never trained.
+/// A model whose loss pulls a weight towards a buffer, which every step moves; the second weight is used but never trained.
 struct Remembering {
     parameters: Parameters,
     buffers: Buffers,
@@ -505,7 +506,7 @@ impl Model for Remembering {
     }
 }
 
-/// All items alike: no epoch is better than the first.
+/// A scorer for which all items are equal, so that no epoch is better than the first.
 struct Flat(Tensor);
 
 impl Scorer for Flat {
@@ -554,7 +555,7 @@ fn a_phase_without_validation_trains_all_epochs_and_keeps_the_last() {
     assert_eq!((outcome.best_epoch, outcome.epochs), (4, 4));
     let lines = lines(folder.path());
     assert!(lines.iter().all(|line| line.validation.is_empty() && line.best) && lines.len() == 4);
-    // Two training events of each of ten users, one step per epoch.
+    // Each of ten users has two training events, and there is one step per epoch.
     let seen = model.seen.borrow();
     assert_eq!(
         seen.iter().map(|(users, tokens, epoch, global)| (users.len(), *tokens, *epoch, *global)).collect::<Vec<_>>(),
@@ -570,7 +571,7 @@ fn epochs_of_warm_up_neither_compete_nor_count_for_patience() {
         let model = Remembering::new(phase, None);
         train(&model, &rising(), settings(300, 2, 1024), folder.path()).unwrap()
     };
-    // All epochs are alike, so that the first that competes is the best.
+    // All epochs are equal, so that the first one that competes is the best.
     assert_eq!((run(0).best_epoch, run(0).epochs), (1, 3));
     assert_eq!((run(3).best_epoch, run(3).epochs), (4, 6));
 }
@@ -604,6 +605,6 @@ fn samples_of_users_are_whole_sequences_cut_to_what_the_model_reads() {
     let seen = model.0.seen.borrow();
     let mut users = seen[0].0.clone();
     users.sort_unstable();
-    // Of training parts of four, two and one events the first is cut to three, the last is too short.
+    // The training parts have four, two and one events: the first is cut to three, and the last is too short.
     assert_eq!((users, seen[0].1), (vec![0, 1], 5));
 }

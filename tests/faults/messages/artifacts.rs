@@ -1,4 +1,4 @@
-//! Artifacts that hold what cannot be.
+//! Artifacts with impossible content.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use super::MessageChecks;
 
 type Tensors = Vec<(String, Tensor)>;
 
-/// The bytes of an artifact after a change of its header or tensors.
+/// The bytes of an artifact with a changed header or changed tensors.
 fn changed(checks: &MessageChecks, artifact: &str, change: &dyn Fn(&mut Header, &mut Tensors)) -> Vec<u8> {
     let path = checks.world.path("a").join(artifact);
     let format = ["sequences", "features", "checkpoint", "ranks"];
@@ -131,6 +131,6 @@ pub fn check(checks: &mut MessageChecks) {
     fs::write(&state, b"nothing").unwrap();
     checks.case("a state that cannot be read", "finetune", &[], "state.finetune.safetensors");
     fs::remove_file(&state).unwrap();
-    // Its own weights again, for what comes after.
+    // Restores the run's own weights for the cases that follow.
     checks.world.run("finetune", &[]);
 }

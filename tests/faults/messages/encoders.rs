@@ -1,4 +1,4 @@
-//! Encoders that do not exist, are not whole, or are of an architecture that is not followed.
+//! Encoders that do not exist, are incomplete, or have an unsupported architecture.
 
 use std::fs;
 
@@ -54,7 +54,7 @@ pub fn check(checks: &mut MessageChecks) {
     fs::write(weights.with_file_name("pytorch_model.bin"), b"PK").unwrap();
     checks.set("an encoder without safetensors", "extract", text, "encoder");
 
-    // An encoder of images is looked at where there are images.
+    // An image encoder is only loaded if there are images.
     let picture = |checks: &MessageChecks, name: &str| {
         let items = checks.world.raw_text("a.jsonl");
         let (_, others) = items.split_once('\n').unwrap();

@@ -1,4 +1,4 @@
-//! The form of every sentence in the sources, so that a change of any of them is seen.
+//! A snapshot of every message in the sources, so that any change of one is noticed.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -9,7 +9,7 @@ use mp4sr_tests::root;
 
 use super::{NEVER, assert_snapshot};
 
-/// Crates whose sentences users of the stages read.
+/// The crates whose messages users read.
 const CRATES: [&str; 17] = [
     "artifact",
     "pipeline",
@@ -30,7 +30,7 @@ const CRATES: [&str; 17] = [
     "protocol",
 ];
 
-/// What a statement holds that makes its text a sentence, and one that makes it a part of one.
+/// The marks of statements whose text is a whole message; below, those of statements whose text is a part of one.
 const SENTENCES: [&str; 4] = ["#[error(", "ensure!(", "bail!(", "anyhow!("];
 const REASONS: [&str; 14] = [
     "unusable(",
@@ -49,7 +49,7 @@ const REASONS: [&str; 14] = [
     "context(",
 ];
 
-/// Sentences that do not say what to do themselves, because they are filled into one that does, or nobody can do anything.
+/// Messages that do not say what to do, because they are inserted into one that does, or because nothing can be done.
 const INNER: [&str; 12] = [
     "the failure was already reported",
     "another process has failed",
@@ -75,7 +75,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The texts of a source with the statement before each, without comments and tests.
+/// The string literals of a source, each with the statement before it, without comments and tests.
 fn texts(source: &str) -> Vec<(String, String)> {
     let source = source.split("#[cfg(test)]").next().unwrap_or_default();
     let code: Vec<&str> = source.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
@@ -85,7 +85,7 @@ fn texts(source: &str) -> Vec<(String, String)> {
     while let Some(c) = chars.next() {
         match c {
             ';' | '{' | '}' => statement.clear(),
-            // A character: `'"'`, `'\''`; else a lifetime.
+            // A character literal such as `'"'` or `'\''`; otherwise a lifetime.
             '\'' => {
                 let next: String = chars.clone().take(3).collect();
                 let length = if next.starts_with('\\') { 3 } else { 2 };
@@ -125,7 +125,7 @@ fn the_form_of_every_sentence_is_a_snapshot() {
         let (mut sentences, mut reasons) = (BTreeSet::new(), BTreeSet::new());
         for path in paths {
             for (statement, text) in texts(&files::read_to_string(&path).unwrap()) {
-                // A text within a call belongs to the message around it.
+                // A text inside a call belongs to the message of the enclosing statement.
                 let is = |signs: &[&str]| signs.iter().any(|sign| statement.contains(sign));
                 let is_told =
                     text.trim().contains(' ') && !statement.contains("allow(") && !statement.contains("expect(");

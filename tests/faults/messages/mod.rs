@@ -1,6 +1,5 @@
-//! What a user reads when something is wrong: one sentence that says what, where and what to do. The folder `snapshots` holds these
-//! sentences as the programs say them, and the form of every sentence in the sources. `INSTA_UPDATE=always` accepts what has
-//! changed.
+//! The messages for users when something is wrong: one sentence that says what is wrong, where, and what to do. The folder `snapshots`
+//! holds the messages as the programs print them, and the form of every message in the sources. `INSTA_UPDATE=always` accepts changes.
 
 mod artifacts;
 mod encoders;
@@ -12,7 +11,7 @@ use std::process::Output;
 use mp4sr_artifact::files;
 use mp4sr_tests::{Project, said, stages};
 
-/// What never belongs into a sentence for a user.
+/// Text that must not occur in a message for users.
 const NEVER: [&str; 18] = [
     "unwrap",
     "panicked",
@@ -34,7 +33,7 @@ const NEVER: [&str; 18] = [
     "struct ",
 ];
 
-/// A world in which every stage has run, and the messages about what went wrong in it.
+/// A world in which every stage has run, and the messages about errors that were caused in it.
 struct MessageChecks {
     world: Project,
     table: Vec<(String, String)>,
@@ -50,8 +49,8 @@ impl MessageChecks {
         Self { world, table: Vec::new(), problems: Vec::new() }
     }
 
-    /// Runs a program with words in which `WORLD` stands for the world's folder. `names`: what the sentence must name, a file, a
-    /// key, a flag.
+    /// Runs a program with arguments in which `WORLD` stands for the world's folder. The message must contain `names`: a file, a key or a
+    /// flag.
     fn case(&mut self, what: &str, program: &str, words: &[&str], names: &str) {
         let place = self.world.folder().display().to_string();
         let words: Vec<String> = words.iter().map(|word| word.replace("WORLD", &place)).collect();
@@ -60,12 +59,12 @@ impl MessageChecks {
         self.check(what, names, &output);
     }
 
-    /// The same with one key replaced.
+    /// Like [`case`](Self::case), with one key replaced.
     fn set(&mut self, what: &str, program: &str, assignment: &str, names: &str) {
         self.case(what, program, &["--set", assignment], names);
     }
 
-    /// The same with an artifact that holds other bytes for so long.
+    /// Like [`case`](Self::case), while an artifact is replaced by `bytes`.
     fn with(&mut self, what: &str, artifact: &str, bytes: &[u8], program: &str) {
         let path = self.world.path("a").join(artifact);
         let whole = files::read(&path).unwrap();
@@ -78,7 +77,7 @@ impl MessageChecks {
     fn check(&mut self, what: &str, names: &str, output: &Output) {
         let said = said(output);
         let last = said.lines().last().unwrap_or_default().to_owned();
-        // Of wrong flags, the library that parses them prints the usage too, with its own exit code.
+        // For wrong flags, the argument parser also prints the usage, and exits with a code of its own.
         let line = said.lines().find(|line| line.starts_with("error: ")).unwrap_or(&last).to_owned();
         let mut wrong = |is: bool, why: &str| {
             if is {
@@ -120,7 +119,7 @@ fn every_sentence_says_what_where_and_what_to_do_and_is_a_snapshot() {
     }
 }
 
-/// The messages are those of the file `snapshots/<name>.snap`.
+/// Compares the messages with the file `snapshots/<name>.snap`.
 fn assert_snapshot(name: &str, messages: &str) {
     insta::with_settings!({ prepend_module_to_snapshot => false, omit_expression => true }, {
         insta::assert_snapshot!(name, messages);

@@ -1,4 +1,4 @@
-//! Wrong settings and flags, raw files, runs that do not exist, studies that lack something.
+//! Wrong settings and flags, raw files, runs that do not exist, and studies that lack an input.
 
 use std::fs;
 
@@ -131,7 +131,7 @@ pub fn check_rest(checks: &mut MessageChecks) {
     assert!(said(&held).contains(&holder) && said(&held).contains(" since 2"), "{}", said(&held));
 }
 
-/// Fine-tunes from weights so large that products overflow.
+/// Fine-tunes from weights that are so large that matrix products overflow.
 fn diverge(checks: &mut MessageChecks) {
     let weights = checks.world.path("a/runs/mp4sr/pretrain.safetensors");
     let mut file = TensorFile::read(&weights, "checkpoint", 1, "").unwrap();

@@ -1,4 +1,4 @@
-//! A training step of every baseline, with what was drawn for it.
+//! A training step of every baseline, with the random samples that were drawn for it.
 
 use std::rc::Rc;
 
@@ -47,42 +47,42 @@ pub enum StepOf {
     Masr,
 }
 
-/// Values of a tensor that the peer reads.
+/// The values of a tensor for the PyTorch peer.
 pub enum Values {
-    /// Numbers.
+    /// Floating-point numbers.
     F32(Vec<f32>),
     /// Counts and indices.
     I64(Vec<i64>),
 }
 
-/// A tensor that the peer reads.
+/// A tensor for the PyTorch peer.
 pub struct Input {
-    /// Its name after `in.`.
+    /// The name of the tensor, after the prefix `in.`.
     pub name: String,
-    /// Its values, in row-major order.
+    /// The values, in row-major order.
     pub values: Values,
-    /// Its shape.
+    /// The shape.
     pub shape: Vec<usize>,
 }
 
-/// The loss of the drawn samples; without a key nothing is dropped.
+/// Computes the loss with the samples that were drawn. Without a key, dropout is disabled.
 type Loss = Box<dyn Fn(Option<RngKey>) -> Result<Tensor>>;
 
-/// A model, a batch, and the loss of what was drawn for it.
+/// A model, a batch, and the loss of the samples that were drawn for it.
 pub struct Case {
     /// The model.
     pub model: Rc<dyn Model>,
-    /// The phase.
+    /// The phase to which the step belongs.
     pub phase: Phase,
-    /// What training takes from the dataset.
+    /// The batch of the step.
     pub batch: Batch,
-    /// The loss of the batch with the drawn samples.
+    /// The loss of the batch with the samples that were drawn.
     pub loss: Loss,
-    /// What the peer reads.
+    /// The inputs of the PyTorch peer.
     pub inputs: Vec<Input>,
-    /// The settings of the model by section.
+    /// The settings of the model, by section.
     pub settings: Value,
-    /// Weight decay of the recipe.
+    /// The weight decay of the model's recipe.
     pub weight_decay: f64,
 }
 
@@ -112,7 +112,7 @@ fn floats(name: &str, tensor: &Tensor) -> Result<Input> {
     Ok(Input { name: name.to_owned(), values, shape: tensor.dims().to_vec() })
 }
 
-/// The batch as the peer reads it.
+/// The tensors of the batch, for the peer.
 fn batch_inputs(batch: &Batch) -> Vec<Input> {
     let lengths = |j| batch.offsets.range(j).len();
     vec![
@@ -123,13 +123,13 @@ fn batch_inputs(batch: &Batch) -> Vec<Input> {
     ]
 }
 
-/// The mean of the rows of every item, by modality.
+/// The mean feature row of each item, by modality.
 fn means(world: &World) -> Result<Vec<Input>> {
     let mean = |features: &Ragged| mean_rows(features, mp4sr_models::RowMean::Mean, &world.data.device);
     world.data.modalities.iter().map(|m| floats(&format!("means.{}", m.name), &mean(&m.features)?)).collect()
 }
 
-/// The training parts of all users.
+/// The training sequences of all users.
 fn training(world: &World) -> Vec<Input> {
     let training = &world.data.training;
     let length = |user: usize| training.of(user).len();
@@ -141,7 +141,7 @@ fn with(mut inputs: Vec<Input>, more: impl IntoIterator<Item = Input>) -> Vec<In
     inputs
 }
 
-/// The last phase of a model, or that of a name.
+/// The phase of a model with this name.
 fn phase(model: &dyn Model, name: &str) -> anyhow::Result<Phase> {
     let found = model.phases().iter().find(|phase| phase.name == name).copied();
     found.ok_or_else(|| anyhow::anyhow!("the model has no phase `{name}`"))
@@ -151,7 +151,7 @@ const BATCH: usize = 1024;
 const WEIGHT_DECAY: f64 = 1e-4;
 
 impl StepOf {
-    /// The step in a world: a function of the key.
+    /// Builds the step in a world; the samples that it draws depend only on the key.
     pub fn case(self, world: &World, key: RngKey) -> anyhow::Result<Case> {
         match self {
             Self::Sasrec => sasrec_case(world, key),
@@ -248,7 +248,7 @@ fn difsr_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
     feature_case(world, model, &json!(config), transformer, DifSr::finetune_loss)
 }
 
-/// Fine-tuning of a transformer that reads the mean features of items.
+/// Builds the fine-tuning step of a transformer that reads the items' mean features.
 fn feature_case<M: Model + 'static>(
     world: &World,
     model: M,
@@ -277,7 +277,7 @@ fn s3rec_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
     let model = Rc::new(S3Rec::new(config.clone(), transformer, &world.data, key)?);
     let n = transformer.max_sequence_length;
     let batch = world.prefixes(BATCH, n)?;
-    // A sample is a history and its target.
+    // A sample is a history with its target appended.
     let joined: Vec<Vec<u32>> = batch
         .targets
         .iter()
@@ -370,7 +370,7 @@ fn unisrec_finetune_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
     })
 }
 
-/// The inputs of a model over events, with the negative of each.
+/// The inputs of a model that trains on events, with one negative per event.
 fn event_inputs(world: &World, batch: &Batch, negatives: &[u32]) -> Vec<Input> {
     let own = [ids("users", &batch.users), ids("positives", &batch.targets), ids("negatives", negatives)];
     with(training(world), own)
@@ -496,7 +496,7 @@ fn clcrec_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
     })
 }
 
-/// The share of the items, those with most training events.
+/// Marks the items with the most training events, which are the share `share` of all items.
 fn head_items(world: &World, share: f64) -> Vec<bool> {
     let mut events = vec![0usize; world.data.items];
     world.data.training.items.iter().for_each(|&item| events[item as usize - 1] += 1);
@@ -517,11 +517,11 @@ fn buffer_input((name, buffer): (String, Buffer)) -> Input {
 
 fn masr_case(world: &World, key: RngKey) -> anyhow::Result<Case> {
     let config = masr::Config::default();
-    // The recipe's.
+    // The dropout of the model's recipe.
     let transformer = TransformerConfig { dropout: 0.1, ..TransformerConfig::default() };
     let is_head = head_items(world, config.head_share);
     let model = Masr::new(config.clone(), transformer, &world.data, key)?.with_head_items(is_head.clone());
-    // As many states as the training parts have events: later epochs find the banks as full.
+    // As many states as there are training events, so that the banks are as full as in later epochs.
     let events = &world.data.training.items;
     let width = transformer.width;
     let states: Vec<f32> = (0..(events.len() * width) as u64).map(|at| key.normal(at) as f32).collect();

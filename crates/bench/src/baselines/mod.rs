@@ -1,7 +1,7 @@
-//! A training step of a baseline: loss, backward, clipping, Adam, and what follows a step.
+//! Times a training step of a baseline: loss, backward, clipping, Adam, and the work that follows a step.
 //!
-//! The world, the batch and what is drawn for it (negatives, masks, views) are made before; `--dump` writes them with the initial
-//! parameters for the peer, `tools/bench_baselines`.
+//! The world, the batch and the random samples (negatives, masks, views) are made before the step is timed. `--dump` writes them, with the
+//! initial parameters, for the peer `tools/bench_baselines`.
 
 mod case;
 mod world;
@@ -45,7 +45,7 @@ pub struct BaselineArgs {
 
 const LEARNING_RATE: f64 = 1e-3;
 const CLIP_NORM: f64 = 5.0;
-/// The deviation of what is added to the initial parameters, so that a loss depends on all of a model.
+/// The standard deviation of the noise that is added to the initial parameters, so that the loss depends on all of them.
 const SPREAD: f64 = 0.1;
 
 /// Adds noise to the initial parameters.
@@ -60,7 +60,7 @@ fn spread_parameters(case: &Case, key: RngKey) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes inputs as `in.*`, parameters as `param.*`, and settings in the metadata.
+/// Writes the inputs as `in.*`, the parameters as `param.*`, and the settings as metadata.
 fn dump(args: &BaselineArgs, case: &Case, path: &Path) -> anyhow::Result<()> {
     let mut tensors: BTreeMap<String, (Dtype, Vec<u8>, Vec<usize>)> = BTreeMap::new();
     for input in &case.inputs {
@@ -95,7 +95,7 @@ fn step_name(args: &BaselineArgs) -> String {
     clap::ValueEnum::to_possible_value(&args.model).map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
-/// Times the step and describes it as one JSON object: with the samples as they were drawn, and drawing anew in every step.
+/// Times the step and describes it as one JSON object: first with the same samples in all steps, then with new samples in each step.
 pub fn run(args: &BaselineArgs) -> anyhow::Result<serde_json::Value> {
     let world = world::World::draw(&args.sizes)?;
     let key = RngKey::new(args.sizes.seed);

@@ -1,4 +1,4 @@
-//! A synthetic world of users, items and features, and the batches that training would take from it.
+//! A synthetic world of users, items and features, and batches like those that training takes.
 
 use anyhow::Context as _;
 use mp4sr_models::{Batch, Data, Device, Modality, RngKey, Sample, TrainingSequences};
@@ -28,21 +28,21 @@ pub struct WorldSizes {
     pub seed: u64,
 }
 
-/// The fewest training events of a user.
+/// The fewest training events per user.
 const FEWEST: usize = 4;
 /// The mean numbers of text rows and image rows per item.
 const ROWS: [(&str, f64); 2] = [("text", 2.0), ("image", 1.2)];
 
-/// Users, items and features.
+/// The users, items and features of the world.
 pub struct World {
     sizes: WorldSizes,
     key: RngKey,
-    /// What models are built from.
+    /// The data from which models are built.
     pub data: Data,
 }
 
 impl World {
-    /// Sequences of popular and rare items without repeats, with lengths from a geometric distribution, and features.
+    /// Draws sequences of popular and rare items without repeats, with lengths from a geometric distribution, and features.
     pub fn draw(sizes: &WorldSizes) -> anyhow::Result<Self> {
         anyhow::ensure!(sizes.events >= 5.0, "`--events`: expected at least 5, found {}", sizes.events);
         anyhow::ensure!(sizes.users > 0 && sizes.items >= 20, "`--users` and `--items`: expected at least 1 and 20");
@@ -78,12 +78,12 @@ impl World {
         self.sizes.batch.unwrap_or(default)
     }
 
-    /// A number below `bound`: a function of the purpose and the index.
+    /// A number below `bound`, determined by the purpose and the index.
     fn below(&self, purpose: &str, index: u64, bound: usize) -> usize {
         (self.key.fold_in(purpose).uniform(index) * bound as f64) as usize
     }
 
-    /// Events drawn uniformly: the place of each among all, and its user. With `later`, none is a user's first.
+    /// Draws events uniformly, and returns the index of each among all events and its user. If `later`, first events of users are skipped.
     fn events(&self, count: usize, later: bool) -> anyhow::Result<Vec<(usize, usize)>> {
         let training = &self.data.training;
         let events = (0..).map(|at| self.below("events", at, training.items.len())).map(|place| {
@@ -96,7 +96,7 @@ impl World {
         Ok(events)
     }
 
-    /// A batch of prefixes: histories of at most `longest` items with the item after each.
+    /// A batch of prefixes: histories of at most `longest` items, each with the item that follows.
     pub fn prefixes(&self, default: usize, longest: usize) -> anyhow::Result<Batch> {
         let training = &self.data.training;
         let events = self.events(self.batch_size(default), true)?;
@@ -120,8 +120,8 @@ impl World {
         Ok(Batch::new(events.iter().map(sample), 0)?)
     }
 
-    /// A batch of whole training sequences, of which the last `longest` items are kept: as many as `enough` says of their number and
-    /// of the pairs of neighbouring events among them.
+    /// A batch of whole training sequences, of which the last `longest` items are kept. Sequences are added until `enough` is true for
+    /// their number and the number of pairs of neighbouring events in them.
     pub fn whole_sequences(&self, longest: usize, enough: impl Fn(usize, usize) -> bool) -> anyhow::Result<Batch> {
         let training = &self.data.training;
         let (mut users, mut pairs) = (Vec::new(), 0);

@@ -1,4 +1,4 @@
-//! A project whose items have addresses, and what the stage kept of them.
+//! A project whose items have image URLs, and checks of what the stage kept for them.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -13,17 +13,17 @@ use mp4sr_tests::Project;
 pub struct World(Project);
 
 impl World {
-    /// A pipeline with these keys of `[download]`, and what every test wants: this machine may be asked.
+    /// A pipeline with these keys of `[download]`. Every test allows private addresses, because its server runs on this machine.
     pub fn new(keys: &str) -> Self {
         Self(Project::new("shop", &format!("[download]\nallow_private = true\n{keys}")))
     }
 
-    /// A file of the data folder, or that folder for an empty name.
+    /// The path of a file in the data folder, or of that folder if `name` is empty.
     pub fn data(&self, name: &str) -> PathBuf {
         self.0.raw(name)
     }
 
-    /// Items whose images have these addresses.
+    /// Writes items whose images have these URLs.
     pub fn items(&self, images: Vec<Vec<String>>) -> &Self {
         let named = |what: &str| (0..images.len()).map(|at| format!("{what}{at}")).collect::<Vec<_>>();
         let none = vec![Vec::new(); images.len()];
@@ -39,7 +39,7 @@ impl World {
         self
     }
 
-    /// One item per address.
+    /// Writes one item per URL.
     pub fn urls(&self, urls: &[String]) -> &Self {
         self.items(urls.iter().map(|url| vec![url.clone()]).collect())
     }
@@ -54,7 +54,7 @@ impl World {
         self.command(set).output().unwrap()
     }
 
-    /// Runs, expects success, gives the report after holding it against the ledger.
+    /// Runs the stage, expects success, and returns the report after comparing it with the ledger.
     pub fn run_well(&self, set: &[&str]) -> DownloadReport {
         let output = self.run(set);
         assert!(output.status.success(), "{}", text(&output.stderr));
@@ -75,7 +75,7 @@ impl World {
         report
     }
 
-    /// Runs, expects exit code 1 and one line, gives the line.
+    /// Runs the stage, expects exit code 1 and one line on standard error, and returns that line.
     pub fn run_badly(&self, set: &[&str]) -> String {
         self.0.run_badly("download", &words(set))
     }
@@ -84,14 +84,14 @@ impl World {
         Downloads::new(&self.data(""))
     }
 
-    /// The last entry of each address.
+    /// The last entry for each URL.
     pub fn ledger(&self) -> BTreeMap<String, Entry> {
         let text = std::fs::read_to_string(self.downloads().ledger()).unwrap();
         let entries = text.lines().filter_map(|line| serde_json::from_str::<Entry>(line).ok());
         entries.map(|entry| (entry.url.clone(), entry)).collect()
     }
 
-    /// The outcome of an address. A file has its final name if and only if it is complete.
+    /// The outcome for a URL. Checks that the file has its final name if and only if it is complete.
     pub fn fate(&self, url: &str) -> (Fate, String) {
         let entry = self.ledger().remove(url).unwrap();
         let path = self.downloads().image(url);
@@ -108,7 +108,7 @@ impl World {
         assert!(std::fs::read(self.downloads().image(url)).unwrap() == content, "{url}: not what the server has");
     }
 
-    /// Not done, for a reason with these words.
+    /// Checks that a URL has this fate, for a reason that contains these words.
     pub fn is_lost(&self, url: &str, fate: Fate, words: &str) {
         let found = self.fate(url);
         assert!(found.0 == fate && found.1.contains(words), "{url}: {found:?}");
@@ -123,7 +123,7 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// An image of this form, some kilobytes long.
+/// An image in this format, of some kilobytes.
 pub fn image(format: ImageFormat) -> Vec<u8> {
     let noise = |x: u32, y: u32| (x.wrapping_mul(2_654_435_761) ^ y.wrapping_mul(40_503)).wrapping_mul(97) as u8;
     let image = RgbImage::from_fn(64, 48, |x, y| Rgb([noise(x, y), noise(y, x), noise(x + y, y)]));
@@ -132,7 +132,7 @@ pub fn image(format: ImageFormat) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// The names of all files below a folder.
+/// The paths of all files below a folder.
 pub fn files_below(folder: &Path) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let paths = entries.map(|entry| entry.unwrap().path());

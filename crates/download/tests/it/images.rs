@@ -180,7 +180,7 @@ fn a_server_that_stalls_is_left_before_and_within_the_body() {
 #[test]
 fn bytes_count_and_not_what_is_said_of_them() {
     let server = Server::start(|request, stream| match request.path.as_str() {
-        // Announces less than it sends: what was announced is all that is read.
+        // The server announces less than it sends; only what was announced is read.
         "/less" => {
             head(stream, 200, &[("Content-Length", "1000")]);
             let _ = stream.write_all(&image(Jpeg));
@@ -221,12 +221,12 @@ fn no_more_connections_per_host_than_allowed() {
         now.0 += 1;
         now.1 = now.1.max(now.0);
         changed.notify_all();
-        // The first ones wait for each other, so that a bound that is never reached is seen too.
+        // The first requests wait for each other, so that a limit that is never reached fails the test too.
         let all_here = |now: &mut (usize, usize)| now.1 < 3;
         now = changed.wait_timeout_while(now, Duration::from_mins(10), all_here).unwrap().0;
         drop(now);
         std::thread::sleep(Duration::from_millis(20));
-        // Before the answer: once it is there, the program may ask again.
+        // This comes before the response, because the program may send the next request as soon as it arrives.
         state.lock().unwrap().0 -= 1;
         match request.path.strip_prefix("/moved") {
             Some(path) => reply(stream, 302, &[("Location", path)], b""),
@@ -243,7 +243,7 @@ fn no_more_connections_per_host_than_allowed() {
 
 #[test]
 fn a_host_that_never_answers_is_not_asked_for_every_image() {
-    // Below the ports that the system hands out, so that no server of another test comes to listen on it.
+    // The port is below those that the system assigns, so that no server of another test can listen on it.
     let closed = "127.0.0.1:1";
     let world = World::new("retries = 0\nper_host = 1");
     let urls: Vec<_> = (0..30).map(|n| format!("http://{closed}/{n}.jpg")).collect();

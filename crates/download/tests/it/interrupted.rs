@@ -1,4 +1,4 @@
-//! Transfers that end before their end.
+//! Transfers that are interrupted.
 
 use std::io::Write;
 use std::time::Duration;
@@ -51,7 +51,7 @@ fn a_server_that_gives_less_than_the_rest_is_asked_for_what_is_left() {
 #[test]
 fn what_was_cut_is_begun_anew_where_the_server_has_something_else() {
     let server = Server::start(|request, stream| match (request.path.as_str(), request.nth) {
-        // Without a validator nothing tells whether the rest would fit.
+        // Without a validator, it is unknown whether the rest would fit.
         ("/bare", 0) => {
             head(stream, 200, &[("Content-Length", "5000")]);
             let _ = stream.write_all(&[1; 700]);
@@ -115,7 +115,7 @@ fn a_killed_run_is_resumed_and_two_at_once_are_reported() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!slow.exists());
-    // What a kill between the name and the line leaves: an image that the ledger does not know, its note, and half a line.
+    // A kill between the rename and the ledger entry leaves an image that the ledger does not know, its note, and half a line.
     std::fs::write(world.downloads().image(&urls[0]).with_extension("part.json"), "{}").unwrap();
     let ledger = world.downloads().ledger();
     std::fs::write(&ledger, "{\"url\": \"http://x/\", \"fa").unwrap();

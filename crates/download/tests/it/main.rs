@@ -1,4 +1,4 @@
-//! The program against a server on this machine that misbehaves in every way we know of.
+//! Runs the program against a local server that misbehaves in every way we know of.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

@@ -1,4 +1,4 @@
-//! Raw files.
+//! Downloads of raw files.
 
 use std::fmt::Write as _;
 
@@ -106,7 +106,7 @@ fn a_body_is_kept_as_it_is_stored_whatever_encoding_the_server_names() {
     let body = stored.clone();
     let server = Server::start(move |request, stream| match request.path.as_str() {
         "/whole" => reply(stream, 200, &[("Content-Encoding", "gzip"), ("ETag", TAG)], &body),
-        // In pieces, so that the name of the header is cut too.
+        // The response arrives in small pieces, so that the name of the header is split too.
         _ => {
             let length = body.len();
             let head = format!("HTTP/1.1 200 OK\r\nCONTENT-encoding: gzip\r\nContent-Length: {length}\r\n\r\n");
@@ -130,7 +130,7 @@ fn the_rest_of_another_version_is_not_joined() {
         let (old, new) = (vec![1_u8; 5000], vec![2_u8; 5000]);
         match request.nth {
             0 => serve_file(request, stream, &old, TAG, 700),
-            // A cache that heeds no If-Range, with the version of now.
+            // A cache that ignores `If-Range` and sends the current version.
             1 => {
                 let span = [("Content-Range", "bytes 700-4999/5000"), ("ETag", "\"v2\"")];
                 reply(stream, 206, &span, &new[700..]);
@@ -152,7 +152,7 @@ fn what_is_empty_is_not_kept_and_is_fetched_again() {
     let world = world(&server, &[("/a", "a.csv", "")]);
     let message = world.run_badly(&[]);
     assert!(message.contains("a.csv` is not kept") && message.contains("is empty"), "{message}");
-    // One that an earlier release kept.
+    // An earlier release kept such a file.
     std::fs::write(world.data("a.csv"), "").unwrap();
     world.run_well(&[]);
     assert_eq!(std::fs::read(world.data("a.csv")).unwrap(), b"a file");

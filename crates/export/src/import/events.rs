@@ -1,9 +1,9 @@
-//! The interactions of a data set while they are brought over.
+//! The interactions of a data set during an import.
 
 use indexmap::IndexSet;
 use serde_json::{Value, json};
 
-/// An event.
+/// An event of the data set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
     /// The row of the user among [`Interactions::users`].
@@ -12,22 +12,22 @@ pub struct Event {
     pub item: u32,
     /// The time; 0 if the data set has none.
     pub time: f64,
-    /// 0 training, 1 validation, 2 test; 0 if the data set is not divided.
+    /// The part: 0 training, 1 validation, 2 test; 0 if the data set is not divided.
     pub part: u8,
-    /// Cells of [`Interactions::columns`].
+    /// The values of [`Interactions::columns`].
     pub further: Vec<String>,
 }
 
-/// All events with what their rows mean.
+/// All events, with the ids of their users and items.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Interactions {
-    /// Ids of users, in the order of their numbers.
+    /// The ids of the users, by row.
     pub users: IndexSet<String>,
-    /// Ids of items, in the order of their numbers.
+    /// The ids of the items, by row.
     pub items: IndexSet<String>,
-    /// The events; of equal users and times the earlier one comes first.
+    /// The events. Of events with the same user and time, the earlier one comes first.
     pub events: Vec<Event>,
-    /// Names of further columns, such as `rating`.
+    /// The names of further columns, such as `rating`.
     pub columns: Vec<String>,
     /// Whether events have times.
     pub is_timed: bool,
@@ -35,31 +35,31 @@ pub struct Interactions {
     pub is_divided: bool,
 }
 
-/// What times are.
+/// What the times of events mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Clock {
     /// Unix time in seconds.
     Seconds,
     /// Unix time in milliseconds.
     Milliseconds,
-    /// Positions in the user's sequence, as they are written.
+    /// Positions in the user's sequence, written as they are.
     Positions,
-    /// Numbers that order a user's events and mean nothing else, or no numbers at all.
+    /// Numbers that only order a user's events; or there are no times.
     Order,
 }
 
-/// A time as it is written: whole numbers without a point.
+/// A time as it is written: whole numbers without a decimal point.
 pub fn written(time: f64) -> Value {
     if time.fract().abs() > 0.0 { json!(time) } else { json!(time as i64) }
 }
 
 impl Interactions {
-    /// Whether a time is before 1970, which `mp4sr preprocess` does not take.
+    /// Whether any time is before 1970, which `mp4sr preprocess` does not accept.
     pub fn has_early_times(&self) -> bool {
         self.events.iter().any(|event| event.time < 0.0)
     }
 
-    /// What the times are, by the one in the middle: seconds from 1973 to 2286, or the same in milliseconds.
+    /// Guesses what the times mean from the median: seconds from 1973 to 2286, or milliseconds of the same years.
     pub fn clock(&self) -> Clock {
         let mut times: Vec<f64> = self.events.iter().map(|event| event.time).collect();
         if !self.is_timed || times.is_empty() || self.has_early_times() {
@@ -73,17 +73,17 @@ impl Interactions {
         }
     }
 
-    /// Puts each user's events together, in order of time.
+    /// Groups the events by user, each user's in order of time.
     pub fn sort_by_time(&mut self) {
         self.events.sort_by(|a, b| a.user.cmp(&b.user).then(a.time.total_cmp(&b.time)));
     }
 
-    /// Puts each user's events together, part by part and within a part in order of time.
+    /// Groups the events by user, each user's by part and then in order of time.
     pub fn sort_by_part(&mut self) {
         self.events.sort_by(|a, b| a.user.cmp(&b.user).then(a.part.cmp(&b.part)).then(a.time.total_cmp(&b.time)));
     }
 
-    /// Each user's events, which stand together.
+    /// The events of each user; events must be grouped by user.
     pub fn by_user(&self) -> impl Iterator<Item = &[Event]> {
         self.events.chunk_by(|a, b| a.user == b.user)
     }

@@ -1,18 +1,18 @@
-//! The items of a data set while they are brought over.
+//! The items of a data set during an import.
 
 use serde::Serialize;
 
 use crate::dataset::ItemLine;
 
-/// An item, a line of the file that `mp4sr preprocess` reads.
+/// An item, one line of the file that `mp4sr preprocess` reads.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ImportedItem {
     pub item_id: String,
     pub title: String,
-    /// Sentences that are used as they are.
+    /// Sentences that are used unchanged.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sentences: Vec<String>,
-    /// Texts that are cut into sentences.
+    /// Texts that are split into sentences.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub texts: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -24,12 +24,13 @@ pub struct ImportedItem {
 }
 
 impl ImportedItem {
-    /// An item of which nothing is known.
+    /// An item of which only the id is known.
     pub fn of_id(item_id: &str) -> Self {
         Self { item_id: item_id.to_owned(), ..Self::default() }
     }
 
-    /// An item that this program exported. Names of files stay where `has_files`, and are counted as left out otherwise; addresses stay.
+    /// An item that this program exported. URLs of images and sounds are kept. File names are kept if `has_files`, and otherwise dropped
+    /// and counted in `left_out`.
     pub fn of_line(line: ItemLine, has_files: bool, left_out: &mut usize) -> Self {
         let mut found = |mut names: Vec<String>| -> Vec<String> {
             let all = names.len();

@@ -1,4 +1,4 @@
-//! The folder of MMRec: users and items are numbers from 0, and row n of a matrix of features is item n.
+//! Reads the folder of MMRec: users and items are numbers from 0, and row n of a feature matrix belongs to item n.
 
 use std::path::{Path, PathBuf};
 
@@ -15,10 +15,10 @@ use crate::dataset::{About, ModalityFeatures, read_about};
 use crate::mmrec::feature_file;
 use crate::npy::Matrix;
 
-/// Columns that have a meaning of their own.
+/// Columns with a meaning of their own.
 const KNOWN: [&str; 4] = ["userID", "itemID", "timestamp", "x_label"];
 
-/// Reads the folder.
+/// Reads the folder of `args`.
 pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
     let folder = &args.folder;
     let inter = only_inter(folder)?;
@@ -56,7 +56,7 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
     let users = ids(&folder.join("u_id_mapping.csv"), "userID", most.0)?;
     let items = ids(&folder.join("i_id_mapping.csv"), "itemID", most.1)?;
     let mapping = folder.join("i_id_mapping.csv");
-    // Rows are of numbers: beside other ids they are not those that were exported.
+    // The exported rows are in the order of the item numbers, so they are only valid if the ids of these numbers are unchanged.
     let exported = match &about {
         Some(about) if mapping.exists() && about.knows(&mapping)? => Some(about),
         _ => None,
@@ -92,7 +92,7 @@ fn name_of(inter: &Path) -> String {
     inter.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// The ids behind the numbers 0 to at least `count`; the numbers themselves where no file has ids.
+/// The ids of the numbers from 0 to at least `count` - 1; the numbers themselves if the file does not exist.
 fn ids(path: &Path, column: &str, count: u32) -> anyhow::Result<IndexSet<String>> {
     if !path.exists() {
         return Ok((0..count).map(|number| number.to_string()).collect());
@@ -112,7 +112,7 @@ fn ids(path: &Path, column: &str, count: u32) -> anyhow::Result<IndexSet<String>
         let at: usize = record[number].trim().parse().ok().filter(|&at| at < u32::MAX as usize).with_context(|| {
             format!("`{}`, line {line}: {:?} is not a number from 0", path.display(), &record[number])
         })?;
-        // A number far beyond the lines would ask for memory without an end.
+        // A number far beyond the length of the file would allocate memory without bound.
         ensure!(at < text.len(), "`{}`, line {line}: the number {at} is beyond the lines of the file", path.display());
         if found.len() <= at {
             found.resize(at + 1, None);
@@ -135,7 +135,7 @@ fn ids(path: &Path, column: &str, count: u32) -> anyhow::Result<IndexSet<String>
     Ok(ids)
 }
 
-/// The matrices of the folder, `text` and `image` first.
+/// Reads the matrices of the folder, `text` and `image` first.
 fn read_features(
     folder: &Path,
     items: &IndexSet<String>,

@@ -1,4 +1,5 @@
-//! `mp4sr import`: data sets of RecBole and MMRec to raw files with a pipeline, and their features beside the dataset that it gives.
+//! `mp4sr import`: converts data sets of RecBole and MMRec to raw files with a pipeline, preprocesses them, and writes their features
+//! beside the resulting dataset.
 
 mod events;
 mod items;
@@ -58,7 +59,7 @@ pub struct ImportArgs {
     pub quiet: bool,
 }
 
-/// Runs the command.
+/// Runs `mp4sr import`.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
     let (Command::Recbole(flags) | Command::Mmrec(flags)) = &args.command;

@@ -1,4 +1,4 @@
-//! RecBole's atomic files, of any data set: <https://recbole.io/docs/user_guide/data/atomic_files.html>.
+//! Reads RecBole's atomic files of any data set: <https://recbole.io/docs/user_guide/data/atomic_files.html>.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,29 +15,29 @@ use super::table::TabTable;
 use super::write::{Imported, exported_items, features_of, file_with};
 use crate::dataset::{About, ModalityFeatures, read_about};
 
-/// What the user's column is called: RecBole's default, and that of its data sets of sessions.
+/// The names of the user column: RecBole's default, and the one in its session-based data sets.
 const USER: [&str; 2] = ["user_id", "session_id"];
 const ITEM: &str = "item_id";
 const TIME: &str = "timestamp";
-/// The items before an event, where a line has them.
+/// The column with the items before an event, if a data set has it.
 const LIST: &str = "item_id_list";
-/// Names of parts in names of files, by part.
+/// The names of the parts in file names.
 const PARTS: [&[&str]; 3] = [&["train"], &["valid", "validation"], &["test"]];
-/// Columns of items that are titles; the first that is there counts.
+/// The item columns that may hold a title; the first one that exists is used.
 const TITLES: [&str; 6] = ["title", "movie_title", "item_name", "name", "product_name", "headline"];
-/// Columns of items that are texts, beside categories.
+/// The item columns that hold texts; categories are separate.
 const TEXTS: [&str; 8] = ["sentences", "description", "text", "brand", "summary", "abstract", "overview", "review"];
-/// Columns of items that are categories.
+/// The item columns that hold categories.
 const CATEGORIES: [&str; 7] = ["categories", "category", "class", "genre", "genres", "tags", "tag"];
 
-/// The rows of items: their ids with what is known of them, and columns of vectors.
+/// The items by id, and the vectors of item columns and of separate files.
 #[derive(Default)]
 struct ItemTable {
     items: IndexMap<String, ImportedItem>,
     vectors: Vec<Vectors>,
 }
 
-/// Vectors by id of item.
+/// The vectors of one modality by item id.
 struct Vectors {
     modality: String,
     path: PathBuf,
@@ -45,7 +45,7 @@ struct Vectors {
     by_id: HashMap<String, Vec<f32>>,
 }
 
-/// Reads the folder.
+/// Reads the folder of `args`.
 pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
     let folder = &args.folder;
     let paths = files::list(folder)?;
@@ -63,7 +63,7 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
     let mut interactions = Interactions { is_timed: true, is_divided: inters.len() > 1, ..Interactions::default() };
     interactions.items.extend(table.items.keys().cloned());
     let with_line = interactions.items.len();
-    // Beside parts, the whole file still says in which order users come.
+    // If the folder also has the undivided file, it determines the order of the users.
     if let Some(whole) = file_with(&paths, &format!("{name}.inter")).filter(|_| interactions.is_divided) {
         let whole = TabTable::read(&whole, true)?;
         let user = whole.expect(&USER)?;
@@ -109,7 +109,7 @@ pub fn read(args: &ImportArgs) -> anyhow::Result<Imported> {
     Ok(Imported { form: "recbole", default_name: name, interactions, items, features, about, notes })
 }
 
-/// The name of the data set, and its files of interactions with their parts; one file is of no part.
+/// The name of the data set, and its interaction files with their parts; a single file counts as part 0.
 fn interaction_files(folder: &Path, paths: &[PathBuf]) -> anyhow::Result<(String, Vec<(PathBuf, u8)>)> {
     let stems: Vec<String> = paths
         .iter()
@@ -225,7 +225,7 @@ fn read_interactions(
     Ok(())
 }
 
-/// A cell as pandas reads it: without the quotation marks around it.
+/// A cell as pandas reads it, without surrounding quotation marks.
 fn plain(cell: &str) -> String {
     match cell.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
         Some(quoted) => quoted.replace("\"\"", "\""),
@@ -292,7 +292,7 @@ impl ItemTable {
         Ok(())
     }
 
-    /// Vectors in a file of their own: `NAME.<suffix>` with a column of ids and one of `float_seq`.
+    /// Reads vectors from a separate file: `NAME.<suffix>` with an id column and a `float_seq` column.
     fn read_vectors(&mut self, path: &Path, name: &str) -> anyhow::Result<()> {
         let file = path.file_name().map(|file| file.to_string_lossy().into_owned()).unwrap_or_default();
         let suffix = file.strip_prefix(name).and_then(|rest| rest.strip_prefix('.'));
@@ -311,7 +311,7 @@ impl ItemTable {
 }
 
 impl Vectors {
-    /// Of a file or a column of this name: `textemb`, `text_emb` and `text_feat` are `text`.
+    /// Vectors from a file or a column of this name: `textemb`, `text_emb` and `text_feat` all mean the modality `text`.
     fn new(name: &str, path: &Path) -> Self {
         let plain = ["_embedding", "_emb", "_feat", "emb"].iter().find_map(|end| name.strip_suffix(end));
         let modality = plain.filter(|plain| !plain.is_empty()).unwrap_or(name);

@@ -1,4 +1,4 @@
-//! Sequences out of lines that hold the items before an event.
+//! Rebuilds the sequences of users from lines that each hold an event and the items before it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ pub struct Joined {
 #[derive(Debug)]
 struct Line {
     part: u8,
-    /// The items before the event, oldest first; some forms keep the last ones alone.
+    /// The items before the event, oldest first; some data sets keep only the last ones.
     before: Vec<u32>,
     item: u32,
     place: (PathBuf, u64),
@@ -29,7 +29,7 @@ impl Joined {
         self.users.entry(user).or_default().push(line);
     }
 
-    /// The events of each user in their order; those that no line has as its event are for training.
+    /// The events of each user in order. Items that no line has as its event belong to training, or to the part of the event before them.
     pub fn finish(self, is_divided: bool) -> anyhow::Result<Vec<Event>> {
         let mut events = Vec::new();
         for (user, mut lines) in self.users {
@@ -54,7 +54,7 @@ fn append(sequence: &mut Vec<(u32, u8)>, Line { part, before, item, place }: Lin
         sequence.push((item, part));
     } else if before.starts_with(&known) {
         let last = sequence.last().map_or(0, |(_, part)| *part);
-        // What no line has as its event came before this one, and after what is known.
+        // Items that are not the event of any line come after the known ones and before this line's event.
         sequence.extend(before[known.len()..].iter().map(|&item| (item, last)));
         sequence.push((item, part));
     } else {

@@ -1,25 +1,25 @@
-//! How `mp4sr preprocess` divides a data set in the way in which it came divided.
+//! Finds the `mp4sr preprocess` split that reproduces the division of an imported data set.
 
 use super::events::{Event, Interactions};
 
-/// The share of one part, and of positions the distance between two parts.
+/// The number of positions that each part can hold: validation begins at this position, and test at twice that.
 pub const PART_STEP: u64 = 1_000_000_000;
 
-/// A division that `preprocess.split` can name.
+/// A division that `preprocess.split` can express.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Division {
-    /// The last event for the test, the one before for validation.
+    /// The last event is for the test, and the one before it for validation.
     LeaveOneOut,
-    /// Shares of training, validation and test of each user's events, as RecBole rounds them.
+    /// Each user's events are divided by these shares of training, validation and test, rounded as in RecBole.
     Ratio([f64; 3]),
-    /// Times from which events are for validation and for the test.
+    /// Events from these times on are for validation and for the test.
     Time { validation: f64, test: f64 },
-    /// Events carry positions that begin anew at [`PART_STEP`] for validation and at twice that for the test.
+    /// Events carry positions that restart at [`PART_STEP`] for validation and at twice that for the test.
     Positions,
 }
 
-/// The division of events that are in order of time; the order of parts need not be that of time. `ratios` are tried before times, and
-/// where `is_cut`, both before leaving out the last events, which may give the same parts.
+/// Finds the division of events that are in order of time; their parts may be in another order. `ratios` are tried before times. If
+/// `is_cut`, both are tried before leave-one-out, which may describe the same parts.
 pub fn decide(interactions: &Interactions, ratios: &[[f64; 3]], is_cut: bool) -> Division {
     if !interactions.is_divided {
         return Division::LeaveOneOut;
@@ -42,7 +42,7 @@ pub fn decide(interactions: &Interactions, ratios: &[[f64; 3]], is_cut: bool) ->
     by_time(interactions).unwrap_or_else(other)
 }
 
-/// Where validation and test begin among so many events (`_calcu_split_ids` of RecBole).
+/// The indices at which validation and test begin in a sequence of `length` events, as `_calcu_split_ids` of RecBole computes them.
 fn starts_by_ratio(length: usize, ratio: &[f64; 3]) -> (usize, usize) {
     let share = |part: usize| ratio[part] * length as f64;
     let mut sizes = [1, 2].map(|part| (share(part) + 1e-9) as usize);
@@ -55,7 +55,7 @@ fn starts_by_ratio(length: usize, ratio: &[f64; 3]) -> (usize, usize) {
     (length - sizes[1] - sizes[0], length - sizes[1])
 }
 
-/// Two times that divide all users alike; the part of an event has to be that of its time.
+/// Finds two times that divide the events of all users; the part of every event must follow from its time.
 fn by_time(interactions: &Interactions) -> Option<Division> {
     let first = |part: u8| {
         let own = interactions.events.iter().filter(|event| event.part == part);

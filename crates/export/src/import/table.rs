@@ -1,20 +1,20 @@
-//! Tables between tabs, as RecBole and MMRec write them.
+//! Tab-separated tables, as RecBole and MMRec write them.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use mp4sr_artifact::files;
 
-/// The text of a table with its columns.
+/// The text of a table, with its columns.
 pub struct TabTable {
     path: PathBuf,
     text: String,
-    /// Names and types of the columns; the type is empty where the header has none.
+    /// The names and types of the columns; the type is empty if the header has none.
     pub columns: Vec<(String, String)>,
 }
 
 impl TabTable {
-    /// Reads a table; with `typed`, a name in the header is followed by `:` and a type.
+    /// Reads a table. If `typed`, each name in the header is followed by `:` and a type.
     pub fn read(path: &Path, typed: bool) -> anyhow::Result<Self> {
         let text = files::read_to_string(path)
             .with_context(|| format!("`{}` has to be UTF-8, as RecBole and MMRec write it", path.display()))?;
@@ -42,12 +42,12 @@ impl TabTable {
         Ok(Self { path: path.to_owned(), text, columns })
     }
 
-    /// The place of a column.
+    /// The index of a column.
     pub fn find(&self, name: &str) -> Option<usize> {
         self.columns.iter().position(|(column, _)| column == name)
     }
 
-    /// The place of the first of some columns, one of which has to be there.
+    /// The index of the first of `names` that is a column; an error if none is.
     pub fn expect(&self, names: &[&str]) -> anyhow::Result<usize> {
         let found = names.iter().find_map(|name| self.find(name));
         found.with_context(|| {
@@ -61,7 +61,7 @@ impl TabTable {
         })
     }
 
-    /// Gives the number and the cells of each line after the header.
+    /// Calls `visit` with the number and the cells of each line after the header.
     pub fn each<'t>(&'t self, mut visit: impl FnMut(u64, &[&'t str]) -> anyhow::Result<()>) -> anyhow::Result<()> {
         for (line, number) in self.text.lines().zip(1..).skip(1) {
             if line.is_empty() {
@@ -80,7 +80,7 @@ impl TabTable {
         Ok(())
     }
 
-    /// The time in a cell.
+    /// Parses the time in a cell.
     pub fn time(&self, line: u64, place: usize, cell: &str) -> anyhow::Result<f64> {
         let time: f64 = self.number(line, place, cell)?;
         let name = &self.columns[place].0;
@@ -88,7 +88,7 @@ impl TabTable {
         Ok(time)
     }
 
-    /// The number in a cell.
+    /// Parses the number in a cell.
     pub fn number<T: std::str::FromStr>(&self, line: u64, place: usize, cell: &str) -> anyhow::Result<T> {
         cell.trim().parse().ok().with_context(|| {
             let name = &self.columns[place].0;

@@ -1,4 +1,4 @@
-//! What an import writes: raw files, a pipeline over them, and features beside the dataset that it gives.
+//! Writes an import: raw files, a pipeline for them, and features beside the resulting dataset.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -22,22 +22,22 @@ use crate::npy;
 
 /// A data set as it was read.
 pub struct Imported {
-    /// The program whose data set it is, in lower case.
+    /// The program that the data set comes from, in lower case.
     pub form: &'static str,
-    /// What it is called.
+    /// The name of the dataset unless the user gives one.
     pub default_name: String,
     pub interactions: Interactions,
-    /// An entry per item of the interactions, in their order.
+    /// The items, one per item of the interactions, in the same order.
     pub items: Vec<ImportedItem>,
-    /// Rows of the items, in their order.
+    /// The features of the items, in the same order.
     pub features: Vec<ModalityFeatures>,
-    /// What this program said of it, where it exported it.
+    /// The record of this program, if it exported the data set.
     pub about: Option<About>,
-    /// What the user should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// The items that this program exported beside another form, in the order of `ids`; nothing if it did not, or where these are others.
+/// Reads the items that this program exported beside the other format, in the order of `ids`; `None` if it did not export the data set.
 pub fn exported_items<'i>(
     args: &ImportArgs,
     about: Option<&About>,
@@ -66,8 +66,8 @@ pub fn exported_items<'i>(
     Ok(Some(items))
 }
 
-/// The rows that this program exported beside the matrix at `path`, which holds their means, by the ids of items; the matrix itself where
-/// it was changed since, or where every item has one row.
+/// Reads the feature rows that this program exported beside the matrix at `path`, which holds only their means, in the order of `ids`.
+/// Returns the matrix itself if it has changed since, or if every item has one row.
 pub fn features_of(
     folder: &Path,
     path: &Path,
@@ -93,14 +93,14 @@ pub fn features_of(
     let by_id: HashMap<&str, usize> = lines.iter().map(|line| line.item_id.as_str()).zip(0..).collect();
     let (mut offsets, mut values) = (vec![0_i64], Vec::new());
     for (row, id) in ids.iter().enumerate() {
-        // An item that came since the export has nothing but its row of the matrix.
+        // An item that was added after the export only has its row of the matrix.
         values.extend_from_slice(by_id.get(id.as_str()).map_or_else(|| matrix.rows(row), |&own| stored.rows(own)));
         offsets.push((values.len() / stored.width) as i64);
     }
     Ok(ModalityFeatures { offsets, values, ..stored })
 }
 
-/// Writes everything and says what comes next.
+/// Writes the import, and logs the next command.
 pub fn write(
     args: &ImportArgs,
     mut read: Imported,
@@ -120,7 +120,7 @@ pub fn write(
         Some(_) => Clock::Seconds,
         None => read.interactions.clock(),
     };
-    // Times that do not form a clock still divide users where they did; positions of their own would not.
+    // With `Clock::Order`, positions are written instead of the times, so a split by time would not divide the users as before.
     let division = match division {
         Division::Time { .. } if clock == Clock::Order => Division::Positions,
         other => other,
@@ -165,7 +165,7 @@ pub fn write(
     Ok(())
 }
 
-/// Refuses a name under which the artifacts have a dataset that is not of an earlier import to the same folder: its runs would be lost.
+/// Rejects a name if the artifacts have a dataset of that name which is not an earlier import to the same folder: its runs would be lost.
 fn expect_free(args: &ImportArgs, name: &str) -> anyhow::Result<()> {
     let layout = Layout::new(&args.artifacts, name, "");
     let record = args.out.join(IMPORT);
@@ -182,7 +182,7 @@ fn expect_free(args: &ImportArgs, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A name that a dataset may have.
+/// Converts a name to one that is valid for a dataset.
 fn plain_name(name: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
     name.trim_start_matches('.').chars().map(plain).take(100).collect()
@@ -228,7 +228,7 @@ fn time_column(clock: Clock) -> &'static str {
     }
 }
 
-/// A cell as the number that it is, or as text; nothing of an empty one.
+/// The value of a cell: a number if it is one, otherwise text; null if it is empty.
 fn value_of(cell: &str) -> Value {
     if cell.is_empty() {
         return Value::Null;
@@ -257,7 +257,7 @@ fn described(division: &Division, clock: Clock) -> String {
     }
 }
 
-/// Where the pipeline finds what.
+/// The paths that the pipeline names.
 struct Places {
     data: String,
     interactions: String,
@@ -265,7 +265,7 @@ struct Places {
 }
 
 impl Places {
-    /// Files that items name lie in the data folder; where it is another one, the raw files are named by their whole paths.
+    /// The files of images and sounds are in the data folder. If that is not the output folder, the raw files are named by absolute paths.
     fn of(args: &ImportArgs) -> Self {
         let shown = |path: PathBuf| path.display().to_string();
         let (interactions, items) = ("interactions.jsonl", "items.jsonl");
@@ -343,7 +343,7 @@ fn pipeline(name: &str, places: &Places, read: &Imported, clock: Clock, division
     text
 }
 
-/// The rows in the order of the dataset's items.
+/// The feature rows in the order of the dataset's items.
 fn in_order(own: &ModalityFeatures, from: &[ImportedItem], items: &Items) -> anyhow::Result<Features> {
     let rows: HashMap<&str, usize> = from.iter().map(|item| item.item_id.as_str()).zip(0..).collect();
     let (mut offsets, mut values) = (vec![0_i64], Vec::with_capacity(own.values.len()));
@@ -356,7 +356,7 @@ fn in_order(own: &ModalityFeatures, from: &[ImportedItem], items: &Items) -> any
         .with_context(|| format!("the features of `{}` hold a value that is not finite", own.modality))
 }
 
-/// The only file of a name among those of a folder.
+/// The path of the file with this name, if it is among `paths`.
 pub fn file_with(paths: &[PathBuf], name: &str) -> Option<PathBuf> {
     paths.iter().find(|path| path.file_name().is_some_and(|own| own == name)).cloned()
 }

@@ -1,9 +1,9 @@
-//! Whisper's encoder: sound to the mean of its frames' vectors.
+//! Whisper's encoder: maps a sound to the mean of its frames' vectors.
 //!
-//! Radford et al. 2022 (arXiv 2212.04356). Reference: `WhisperModel.encoder` and `WhisperFeatureExtractor` of transformers; the
-//! mean is over the frames of 20 ms that the sound covers, not over the silence that fills up the window. A sound longer than the
-//! window, 30 seconds, goes through the layers window by window, and the mean is over the frames of all. Layers: candle-nn. Those of
-//! candle-transformers use the other approximation of GELU, and cannot be built without a decoder.
+//! Radford et al. 2022 (arXiv 2212.04356). Reference: `WhisperModel.encoder` and `WhisperFeatureExtractor` of transformers. The mean is
+//! taken over the frames of 20 ms that the sound covers, without the silence that fills up the window. A sound longer than the window of 30
+//! seconds goes through the layers window by window, and the mean is taken over the frames of all windows. Layers: candle-nn. Those of
+//! candle-transformers use the tanh approximation of GELU and cannot be built without a decoder.
 
 use candle_core::{Device, IndexOp, Module, Result as Computed, Tensor};
 use candle_nn::{Conv1d, Conv1dConfig, LayerNorm, Linear, VarBuilder, conv1d, layer_norm};
@@ -29,7 +29,7 @@ const KEYS: Keys = Keys {
         "num_mel_bins",
     ],
     only: &[("activation_function", &["\"gelu\""]), ("scale_embedding", &["false"])],
-    // The decoder's, and training.
+    // Keys of the decoder and of training.
     harmless: &[
         "activation_dropout",
         "apply_spec_augment",
@@ -108,12 +108,12 @@ pub struct AudioEncoder {
     norm: LayerNorm,
     heads: usize,
     mel: LogMel,
-    /// Samples of a window.
+    /// The number of samples in a window.
     window: usize,
 }
 
 impl AudioEncoder {
-    /// Loads the encoder in a folder, or of this name on the hub.
+    /// Loads an audio encoder from a folder, or from the hub by its name.
     pub fn load(name: &str) -> Result<Self> {
         Self::from_folder(&ModelFolder::open(name)?)
     }
@@ -179,7 +179,7 @@ impl AudioEncoder {
         Ok(sum.into_iter().map(|sum| sum / count).collect())
     }
 
-    /// The vectors `[1, frames, d]` of a window, which silence fills up.
+    /// The vectors `[1, frames, d]` of a window, which is filled up with silence.
     fn forward(&self, samples: &[f32]) -> Computed<Tensor> {
         let mut whole = samples.to_vec();
         whole.resize(self.window, 0.0);

@@ -4,7 +4,7 @@ use candle_core::{Device, Result, Tensor};
 use candle_nn::{BatchNorm, LayerNorm, Linear, Module, ModuleT, VarBuilder};
 use rayon::prelude::*;
 
-/// A convolution of every channel by itself. Candle computes one group after the other, which takes minutes for hundreds of them.
+/// A depthwise convolution. Candle computes one group after the other, which takes minutes for hundreds of groups.
 pub(crate) struct Depthwise {
     /// `[channels, side, side]`.
     kernel: Vec<f32>,
@@ -16,7 +16,7 @@ pub(crate) struct Depthwise {
 }
 
 impl Depthwise {
-    /// Reads `weight` `[channels, 1, side, side]`, and `bias` where `has_bias`.
+    /// Reads `weight` `[channels, 1, side, side]`, and `bias` if `has_bias`.
     pub fn load(
         builder: &VarBuilder<'_>,
         channels: usize,
@@ -92,7 +92,7 @@ impl Module for FixedNorm {
     }
 }
 
-/// A linear map with a bias or without.
+/// A linear map, with a bias if `has_bias`.
 pub(crate) fn linear(inputs: usize, outputs: usize, has_bias: bool, builder: VarBuilder<'_>) -> Result<Linear> {
     if has_bias {
         candle_nn::linear(inputs, outputs, builder)
@@ -101,7 +101,7 @@ pub(crate) fn linear(inputs: usize, outputs: usize, has_bias: bool, builder: Var
     }
 }
 
-/// Attention of every token to all, `[images, tokens, d]`, over `heads` heads.
+/// Multi-head attention of every token to all tokens, `[images, tokens, d]`.
 pub(crate) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     let (images, tokens, d) = q.dims3()?;
     let split = |x: &Tensor| x.reshape((images, tokens, heads, d / heads))?.transpose(1, 2)?.contiguous();

@@ -1,13 +1,13 @@
-//! Encoders over candle-transformers and candle-nn, for every `model_type` that has no hand-written fast path.
+//! Encoders on candle-transformers and candle-nn, for every `model_type` that has no hand-written fast path.
 //!
-//! An architecture is one small file: which keys of `config.json` it follows, which it accepts because they do not change a
-//! vector, and how the model is built from the tensors of the folder. Anything else is refused by name: a key of the
-//! configuration that is not known, a value that the layers do not follow, and a tensor that they do not read
-//! ([`Settings`], [`Tensors`]). Layers of candle without a backward are fine here, because nothing is trained.
+//! Every architecture is one small file. It says which keys of `config.json` it follows, which it accepts because they do not change a
+//! vector, and how the model is built from the tensors of the folder. Everything else is refused by name: a key of the configuration that
+//! is not known, a value that the layers do not follow, and a tensor that they do not read ([`Settings`], [`Tensors`]). Layers of candle
+//! without a backward pass are fine here, because nothing is trained.
 //!
-//! Nothing is padded, and every text, image and window of sound goes through the layers alone, so that its vector is the same to
-//! the bit whatever is beside it. Models compute in f32 on the CPU, whatever the weights are stored
-//! in; `docs/encoders.md` lists what each of them was compared with.
+//! Nothing is padded, and every text, image and window of sound goes through the layers alone, so that its vector is exactly the same
+//! whatever is beside it. Models compute in f32 on the CPU, whatever type the weights are stored in; `docs/encoders.md` lists what each of
+//! them was compared with.
 
 pub(crate) mod audio;
 pub(crate) mod image;

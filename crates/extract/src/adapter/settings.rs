@@ -84,20 +84,20 @@ const HARMLESS: [&str; 74] = [
     "use_cache",
 ];
 
-/// What an architecture makes of the keys of its configuration.
+/// How an architecture treats the keys of its configuration.
 pub(crate) struct Keys {
     /// Keys that the layers follow, whatever their value.
     pub followed: &'static [&'static str],
-    /// Keys of which only some values are followed, as JSON. The first is what a missing key means.
+    /// Keys of which only some values are followed, as JSON. The first value is what a missing key means.
     pub only: &'static [(&'static str, &'static [&'static str])],
-    /// Keys that do not change a vector, beside those of any model.
+    /// Keys that do not change a vector, in addition to those of any model.
     pub harmless: &'static [&'static str],
 }
 
 /// A configuration whose keys are all known.
 pub(crate) struct Settings<'f> {
     file: &'f JsonFile,
-    /// The path of the keys in the file, for messages: empty, or a section with a point.
+    /// The prefix of the keys in messages: empty, or a section with a dot.
     section: &'static str,
     values: Map<String, Value>,
 }
@@ -108,7 +108,7 @@ impl<'f> Settings<'f> {
         Self::checked(&folder.config, "", folder.config.parse()?, keys)
     }
 
-    /// The same for a section of `config.json`, such as `vision_config.`; `keys` are the section's.
+    /// Like [`Self::read`], but for a section of `config.json`, such as `vision_config.`; `keys` are the section's.
     pub fn section(folder: &'f ModelFolder, section: &'static str, keys: &Keys) -> Result<Self> {
         let mut all: Map<String, Value> = folder.config.parse()?;
         let name = section.trim_end_matches('.');
@@ -155,19 +155,19 @@ impl<'f> Settings<'f> {
         self.values.get(key).unwrap_or(&Value::Null)
     }
 
-    /// A size that must be there.
+    /// A size that must exist.
     pub fn size(&self, key: &str) -> Result<usize> {
         let value = self.value(key);
         let size = value.as_u64().filter(|&size| size > 0 && size < 1 << 32);
         size.map(|size| size as usize).ok_or_else(|| self.refused(key, "a positive whole number", value))
     }
 
-    /// A size with what the reference takes where the key is missing or null.
+    /// A size, or the reference's default if the key is missing or null.
     pub fn size_or(&self, key: &str, default: usize) -> Result<usize> {
         if self.value(key).is_null() { Ok(default) } else { self.size(key) }
     }
 
-    /// A number with what the reference takes where the key is missing or null.
+    /// A number, or the reference's default if the key is missing or null.
     pub fn number_or(&self, key: &str, default: f64) -> Result<f64> {
         let value = self.value(key);
         if value.is_null() {
@@ -176,7 +176,7 @@ impl<'f> Settings<'f> {
         value.as_f64().filter(|number| number.is_finite()).ok_or_else(|| self.refused(key, "a number", value))
     }
 
-    /// Whether a switch is on, with what the reference takes where it is missing.
+    /// Whether a switch is on, or the reference's default if it is missing.
     pub fn is_on(&self, key: &str, default: bool) -> Result<bool> {
         match self.value(key) {
             Value::Null => Ok(default),
@@ -191,8 +191,8 @@ impl<'f> Settings<'f> {
             .map_err(|_| self.refused(key, "a list of whole numbers", self.value(key)))
     }
 
-    /// The angle base of rotary positions, from `rope_parameters` of transformers 5 or `key` of earlier releases. Positions that
-    /// are scaled are refused.
+    /// The base of the angles of rotary positions, from `rope_parameters` of transformers 5 or `key` of earlier releases. Scaled positions
+    /// are refused.
     pub fn rope_theta(&self, kind: Option<&str>, key: &str, default: f64) -> Result<f64> {
         let parameters = match (self.value("rope_parameters"), kind) {
             (Value::Object(kinds), Some(kind)) => kinds.get(kind).unwrap_or(&Value::Null),
@@ -212,8 +212,7 @@ impl<'f> Settings<'f> {
         Ok(parameters.get("rope_theta").and_then(Value::as_f64).unwrap_or(default))
     }
 
-    /// The configuration as candle's `T`, with `changes` laid over it. Keys of candle that have no part in the vectors are given
-    /// there too.
+    /// The configuration as candle's `T`, after `changes`. They also contain the keys of candle that do not affect the vectors.
     pub fn as_candle<T: DeserializeOwned>(&self, changes: Value) -> Result<T> {
         let mut values = self.values.clone();
         if let Value::Object(changes) = changes {
@@ -223,7 +222,7 @@ impl<'f> Settings<'f> {
     }
 }
 
-/// Whether two values are equal; numbers by their value, so that 1 is 1.0.
+/// Whether two values are equal. Numbers are compared by value, so that 1 equals 1.0.
 fn same(a: &Value, b: &Value) -> bool {
     match (a.as_f64(), b.as_f64()) {
         (Some(a), Some(b)) => a.total_cmp(&b).is_eq(),

@@ -1,4 +1,4 @@
-//! The tensors of a model folder for candle's `VarBuilder`, which remembers those that a model reads.
+//! The tensors of a model folder for candle's `VarBuilder`. Those that a model reads are recorded.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ impl Tensors {
         Ok(Self { path: file.path().to_owned(), tensors: tensors.collect::<Result<_>>()? })
     }
 
-    /// A tensor that must be there.
+    /// A tensor that must exist.
     pub fn get(&self, name: &str) -> Result<&Tensor> {
         self.tensors.get(name).ok_or_else(|| self.error(format!("it has no tensor `{name}`")))
     }
@@ -41,13 +41,13 @@ impl Tensors {
         self.tensors.contains_key(name)
     }
 
-    /// The tensors under other names.
+    /// Renames the tensors.
     pub fn renamed(self, name: impl Fn(&str) -> String) -> Self {
         let tensors = self.tensors.into_iter().map(|(old, tensor)| (name(&old), tensor)).collect();
         Self { path: self.path, tensors }
     }
 
-    /// The tensors with one more, or with another in the place of one.
+    /// Adds a tensor, or replaces the one of the same name.
     pub fn with(mut self, name: &str, tensor: Tensor) -> Self {
         self.tensors.insert(name.to_owned(), tensor);
         self
@@ -58,8 +58,8 @@ impl Tensors {
         Error::model(&self.path, reason)
     }
 
-    /// Builds a model. Every tensor must be read by it, but for those whose names begin with one of `unused`: a tensor that the
-    /// layers pass over would change the vectors in the reference.
+    /// Builds a model. It must read every tensor, except those whose names start with one of `unused`, because a tensor that the layers
+    /// skip would change the vectors in the reference.
     pub fn build<T>(
         &self,
         unused: &[&str],
@@ -80,7 +80,7 @@ impl Tensors {
     }
 }
 
-/// Gives tensors by name and notes which it gave.
+/// Returns tensors by name and records which ones it returned.
 struct Recorded {
     tensors: HashMap<String, Tensor>,
     taken: Arc<Mutex<BTreeSet<String>>>,

@@ -1,4 +1,4 @@
-//! A sound file to samples: WAV and FLAC.
+//! Decodes WAV and FLAC files to samples.
 
 use std::io::Cursor;
 
@@ -13,11 +13,11 @@ use symphonia::core::formats::{FormatOptions, TrackType};
 use symphonia::core::io::{MediaSourceStream, MediaSourceStreamOptions};
 use symphonia::core::meta::MetadataOptions;
 
-/// The longest sound that is decoded, in seconds: a damaged file can claim days.
+/// The longest sound that is decoded, in seconds. A damaged file can claim days.
 const LONGEST: u64 = 3600;
-/// Sampling rates that are resampled.
+/// The sampling rates that are resampled, in hertz.
 const RATES: std::ops::RangeInclusive<u32> = 4000..=384_000;
-/// Samples that the resampler takes at once.
+/// The number of samples that the resampler takes at once.
 const BLOCK: usize = 1024;
 
 /// Why a sound file cannot be used.
@@ -26,22 +26,22 @@ pub enum AudioError {
     /// The file is empty.
     #[error("it is empty; fetch it again")]
     Empty,
-    /// Neither WAV nor FLAC, or with a codec that is not read.
+    /// The file is neither WAV nor FLAC, or has a codec that is not supported.
     #[error("it is neither WAV nor FLAC ({0}); convert it")]
     Format(String),
     /// The file is damaged or cut off.
     #[error("it is damaged ({0}); fetch it again")]
     Damaged(String),
-    /// No sample in it.
+    /// The file has no samples.
     #[error("it has no samples; fetch it again")]
     NoSamples,
-    /// Longer than an hour.
+    /// The sound is longer than an hour.
     #[error("it is longer than {LONGEST} seconds; cut it")]
     TooLong,
-    /// A rate that cannot be resampled.
+    /// The sampling rate cannot be resampled.
     #[error("its sampling rate is {0} per second; convert it to 16000")]
     Rate(u32),
-    /// A sample that is not a number.
+    /// A sample is not finite.
     #[error("it has samples that are not finite; write it again")]
     NotFinite,
     /// The decoder panicked.
@@ -49,8 +49,8 @@ pub enum AudioError {
     Panic,
 }
 
-/// Decodes a WAV or FLAC file to samples between -1 and 1 at `rate` per second. Channels are averaged; another rate is resampled
-/// (FFT, rubato).
+/// Decodes a WAV or FLAC file to samples between -1 and 1 at `rate` per second. Channels are averaged, and other rates are resampled (FFT,
+/// rubato).
 pub fn decode(bytes: &[u8], rate: usize) -> Result<Vec<f32>, AudioError> {
     if bytes.is_empty() {
         return Err(AudioError::Empty);
@@ -111,8 +111,8 @@ fn resampled(samples: Vec<f32>, from: u32, to: usize) -> Result<Vec<f32>, AudioE
     let count = samples.len();
     let channel = [samples.into_iter().map(f64::from).collect::<Vec<f64>>()];
     let input = SequentialSliceOfVecs::new(&channel, 1, count).map_err(|_| refused())?;
-    // The output is late by half a block. With an even number of the smallest blocks that is a whole number of samples, which
-    // `process_all` cuts off; else half a sample would stay.
+    // The output is delayed by half a block. If a block is an even number of the smallest blocks, the delay is a whole number of samples,
+    // which `process_all` cuts off; otherwise a delay of half a sample would remain.
     let smallest = from as usize / greatest_common_divisor(from as usize, to);
     let block = BLOCK.next_multiple_of(2 * smallest);
     let window = WindowFunction::BlackmanHarris2;
@@ -166,7 +166,7 @@ mod tests {
             let found = decode(&wav(&sine(rate, 1.0), rate, 1), 16_000).unwrap();
             assert!(found.len().abs_diff(16_000) <= 1, "{rate}: {}", found.len());
             let expected = decode(&wav(&sine(16_000, 1.0), 16_000, 1), 16_000).unwrap();
-            // Away from the ends, where the tone starts and stops at once.
+            // The ends are left out, because the tone starts and stops abruptly.
             let apart = (2000..14_000).map(|at| (found[at] - expected[at]).abs()).fold(0.0, f32::max);
             assert!(apart < 2e-4, "{rate}: {apart}");
         }

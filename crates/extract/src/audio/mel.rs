@@ -1,4 +1,4 @@
-//! The logarithm of a sound's power in bands of the mel scale.
+//! The log-mel spectrogram: the logarithm of a sound's power in bands of the mel scale.
 //!
 //! Reference: `WhisperFeatureExtractor` of transformers, which follows librosa: windows of 25 ms every 10 ms (Hann, the sound
 //! mirrored at its ends), bands of equal area on Slaney's mel scale up to 8 kHz, and a floor eight powers of ten below the loudest.
@@ -9,10 +9,10 @@ use realfft::{RealFftPlanner, RealToComplex};
 
 /// Lowest and highest frequency of the bands, in hertz.
 const RANGE: (f64, f64) = (0.0, 8000.0);
-/// Below this a power counts as zero.
+/// The least power, which replaces smaller ones before the logarithm.
 const SMALLEST: f64 = 1e-10;
 
-/// Computes spectra.
+/// Computes log-mel spectrograms.
 pub(crate) struct LogMel {
     bands: usize,
     /// The weight of every frequency in a band, `[bands, frequencies]`.
@@ -46,7 +46,7 @@ impl LogMel {
         self.bands
     }
 
-    /// The spectrum `[bands, steps]` of samples, one step per [`Self::HOP`] samples. Samples must be more than half a window.
+    /// The spectrum `[bands, steps]` of samples, one step per [`Self::HOP`] samples. There must be more samples than half a window.
     pub fn of(&self, samples: &[f32]) -> Vec<f32> {
         let steps = samples.len() / Self::HOP;
         let mut spectrum = vec![0.0; self.bands * steps];
@@ -59,7 +59,7 @@ impl LogMel {
                 *value = f64::from(samples[mirrored(first + at as i64, samples.len())]) * weight;
             }
             if self.transform.process(&mut input, &mut output).is_err() {
-                // Only lengths other than the planned ones are refused.
+                // The transform refuses only lengths other than the planned ones.
                 continue;
             }
             let power: Vec<f64> = output.iter().map(realfft::num_complex::Complex::norm_sqr).collect();
@@ -74,7 +74,7 @@ impl LogMel {
     }
 }
 
-/// The place of a sample beyond the ends, mirrored at the first and the last one.
+/// The index of a sample; beyond the ends, it is mirrored at the first or the last one.
 fn mirrored(at: i64, count: usize) -> usize {
     let last = count as i64 - 1;
     let at = at.abs();

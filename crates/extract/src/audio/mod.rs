@@ -1,4 +1,4 @@
-//! Sound files to samples, and samples to the spectrum that Whisper reads.
+//! Decodes sound files to samples, and computes the spectrogram that Whisper reads.
 
 mod decode;
 mod mel;

@@ -46,7 +46,7 @@ enum Command {
     },
 }
 
-/// Runs the command.
+/// Runs `mp4sr cache`.
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let root = Layout::new(&args.artifacts, "any", "any").vectors();
     match &args.command {

@@ -23,7 +23,7 @@ pub struct Args {
     pub shard: Option<Shard>,
 }
 
-/// Runs the command.
+/// Runs `mp4sr extract`.
 pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     mp4sr_ops::start_threads();
     let context = args.stage.context(models)?;

@@ -1,4 +1,4 @@
-//! What follows the language model of a sentence encoder: pooling, and the modules behind it.
+//! What follows the language model of a sentence encoder: pooling, and the modules after it.
 //!
 //! Reference: the modules `Pooling`, `Dense`, `LayerNorm` and `Normalize` of sentence-transformers.
 
@@ -9,7 +9,7 @@ use super::Pooling;
 use crate::error::Result;
 use crate::folder::{JsonFile, MODULES, ModelFolder, WEIGHTS};
 
-/// Below this a norm counts as zero, as in the reference.
+/// The smallest norm that a vector is divided by, as in the reference.
 const SMALLEST_NORM: f32 = 1e-12;
 /// Added to the variance in the module `LayerNorm`.
 const EPS: f32 = 1e-5;
@@ -22,7 +22,7 @@ pub(super) struct Module {
 }
 
 impl Module {
-    /// The name of its class, without where it is defined: that changes between releases.
+    /// The name of its class without its Python module, which changes between releases.
     fn class(&self) -> &str {
         self.kind.rsplit('.').next().unwrap_or_default()
     }
@@ -47,7 +47,7 @@ pub(super) fn modules(folder: &ModelFolder) -> Result<Option<(JsonFile, Vec<Modu
     file.map(|file| file.parse().map(|modules| (file, modules))).transpose()
 }
 
-/// A layer over the pooled vector.
+/// A layer that is applied to the pooled vector.
 enum Layer {
     Dense(Dense),
     Norm { weight: Vec<f32>, bias: Vec<f32> },
@@ -59,7 +59,7 @@ struct Dense {
     inputs: usize,
     /// `[out, in]`.
     weight: Vec<f32>,
-    /// Zeros where there is none.
+    /// The bias; zeros if there is none.
     bias: Vec<f32>,
     activation: Activation,
     residual: Residual,
@@ -83,15 +83,15 @@ enum Activation {
 
 /// How the vectors of tokens become the vector of a text.
 pub(super) struct Head {
-    /// Their results are concatenated.
+    /// The poolings, whose results are concatenated.
     pub poolings: Vec<Pooling>,
     layers: Vec<Layer>,
-    /// The numbers of the vector that are kept, where not all are.
+    /// The number of leading values of the vector that are kept, if not all are.
     truncate: Option<usize>,
 }
 
 impl Head {
-    /// Reads the modules of a folder; mean pooling where it has none, as in the reference.
+    /// Reads the modules of a folder. Without any, the tokens are pooled by mean, as in the reference.
     pub fn read(folder: &ModelFolder, truncate: Option<usize>, has_prompt: bool) -> Result<Self> {
         let mut head = Self { poolings: vec![Pooling::Mean], layers: Vec::new(), truncate };
         let Some((file, modules)) = modules(folder)? else { return Ok(head) };
@@ -105,7 +105,7 @@ impl Head {
                         poolings(&settings.parse()?, has_prompt).map_err(|reason| settings.error(reason))?;
                     is_pooled = true;
                 }
-                // It drops nothing when vectors are computed.
+                // Dropout does nothing when vectors are computed.
                 "Dropout" => {}
                 "Dense" if is_pooled => head.layers.push(Layer::Dense(Dense::read(folder, module)?)),
                 "LayerNorm" if is_pooled => head.layers.push(norm(folder, module)?),
@@ -120,7 +120,7 @@ impl Head {
         Ok(head)
     }
 
-    /// The width of the vector of a text whose tokens' vectors have `width` numbers.
+    /// The width of a text's vector, if its tokens' vectors have the width `width`.
     pub fn width(&self, width: usize) -> usize {
         let pooled = width * self.poolings.len();
         let last = self.layers.iter().rev().find_map(|layer| match layer {
@@ -152,14 +152,14 @@ impl Head {
         Ok(())
     }
 
-    /// A pooled vector through the layers.
+    /// Applies the layers to a pooled vector.
     pub fn forward(&self, pooled: Vec<f32>) -> Vec<f32> {
         let mut vector = self.layers.iter().fold(pooled, |vector, layer| match layer {
             Layer::Dense(dense) => dense.forward(&vector),
             Layer::Norm { weight, bias } => normed(vector, weight, bias),
             Layer::Normalise => normalised(vector),
         });
-        // Not normalised again, as in the reference.
+        // The vector is not normalised again, as in the reference.
         vector.truncate(self.truncate.unwrap_or(usize::MAX));
         vector
     }
@@ -268,7 +268,7 @@ impl Dense {
     }
 }
 
-/// A matrix `[out, in]` times a vector. The order of the sums depends on the sizes alone.
+/// The product of a matrix `[out, in]` and a vector. The order of the additions depends only on the sizes.
 fn product(weight: &[f32], x: &[f32]) -> Vec<f32> {
     weight.chunks_exact(x.len()).map(|row| row.iter().zip(x).map(|(w, x)| w * x).sum()).collect()
 }

@@ -67,7 +67,7 @@ enum Architecture {
     MpNet,
 }
 
-/// The names of a layer's tensors, behind the name of the layer.
+/// The names of a layer's tensors, which follow the name of the layer.
 struct Names {
     layers: &'static str,
     qkv: [&'static str; 3],
@@ -128,13 +128,13 @@ impl Architecture {
         }
     }
 
-    /// Whether positions begin after the padding token's number, and padding tokens in the text have its position.
+    /// Whether positions start after the padding token's id, which is also the position of padding tokens in the text.
     fn counts_from_padding(self) -> bool {
         matches!(self, Self::Roberta | Self::MpNet)
     }
 }
 
-/// A language model: tokens to vectors.
+/// A language model, which maps tokens to vectors.
 pub(super) struct LanguageModel {
     stack: InferenceTransformer,
     words: Vec<f32>,
@@ -144,7 +144,7 @@ pub(super) struct LanguageModel {
     norm: InferenceNorm,
     /// The padding token, in models whose positions count from it.
     padding: Option<u32>,
-    /// The most tokens that a sequence can have.
+    /// The largest number of tokens in a sequence.
     pub longest: usize,
     card: Option<DeviceEncoder>,
 }
@@ -153,7 +153,7 @@ impl LanguageModel {
     /// The values of `model_type` that it loads.
     pub const MODEL_TYPES: [&'static str; 6] = ["bert", "camembert", "distilbert", "mpnet", "roberta", "xlm-roberta"];
 
-    /// The `model_type` of a folder; `jina_bert` where it says `bert` and means BERT with ALiBi.
+    /// The `model_type` of a folder; `jina_bert` if the configuration says `bert` with ALiBi.
     pub fn model_type(folder: &ModelFolder) -> Result<String> {
         let model_type = folder.model_type()?;
         let config: serde_json::Value = folder.config.parse()?;
@@ -161,7 +161,7 @@ impl LanguageModel {
         Ok(if is_jina { JINA_BERT.to_owned() } else { model_type })
     }
 
-    /// Loads the model of a folder, where its `model_type` is one of these.
+    /// Loads the model of a folder; `None` if its `model_type` is not one of these.
     pub fn load(folder: &ModelFolder, model_type: &str, device: &EncoderDevice) -> Result<Option<Self>> {
         let Some(kind) = Architecture::of(model_type) else { return Ok(None) };
         let config: Config = folder.config.parse()?;
@@ -233,12 +233,12 @@ impl LanguageModel {
         self.segment.len()
     }
 
-    /// Number of tokens in the vocabulary.
+    /// The number of tokens in the vocabulary.
     pub fn vocabulary(&self) -> usize {
         self.words.len() / self.width()
     }
 
-    /// The encoder on a card, where the model was loaded onto one.
+    /// The encoder on a card, if the model was loaded onto one.
     pub fn card(&self) -> Option<&DeviceEncoder> {
         self.card.as_ref()
     }
@@ -258,7 +258,7 @@ impl LanguageModel {
         for tokens in sequences {
             for (&token, position) in tokens.iter().zip(self.position_ids(tokens)) {
                 let (word, position) = (&self.words[token as usize * d..][..d], &self.positions[position * d..][..d]);
-                // The order of the sums is the reference's.
+                // The order of the additions is the reference's.
                 x.extend((0..d).map(|c| (word[c] + self.segment[c]) + position[c]));
             }
         }
@@ -301,10 +301,11 @@ impl Config {
     }
 }
 
-/// All distances from this one on share a bucket.
+/// The distance from which on all distances share a bucket.
 const FARTHEST: usize = 128;
 
-/// Distances share biases in buckets: near ones alone, farther ones by the logarithm (as in T5, arXiv 1910.10683).
+/// Reads the biases by distance. Near distances have a bucket each, farther ones share buckets on a logarithmic scale (as in T5, arXiv
+/// 1910.10683).
 fn relative_bias(config: &Config, weights: &Weights<'_>) -> Result<RelativeBias> {
     let (buckets, heads) = (config.relative_attention_num_buckets, config.num_attention_heads);
     let table = weights.read("encoder.relative_attention_bias.weight", &[buckets, heads])?;
@@ -316,7 +317,7 @@ fn relative_bias(config: &Config, weights: &Weights<'_>) -> Result<RelativeBias>
     Ok(RelativeBias { values, reach: FARTHEST })
 }
 
-/// Half of the buckets for keys after the query, half for those before it.
+/// The bucket of a distance. Half of the buckets are for keys after the query, half for those before it.
 fn bucket(distance: isize, buckets: usize) -> usize {
     let half = buckets / 2;
     let (after, far) = (if distance > 0 { half } else { 0 }, distance.unsigned_abs());
@@ -324,7 +325,7 @@ fn bucket(distance: isize, buckets: usize) -> usize {
     if far < exact {
         return after + far;
     }
-    // In single precision, as the reference has it: it decides on which side of a border a power of two falls.
+    // In single precision, as in the reference: its rounding decides on which side of a boundary a power of two falls.
     let span = ((FARTHEST as f64 / exact as f64).ln()) as f32;
     let share = (far as f32 / exact as f32).ln() / span * (half - exact) as f32;
     after + (exact + share as usize).min(half - 1)
@@ -334,7 +335,7 @@ fn bucket(distance: isize, buckets: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// By the Python library transformers 4.57, `MPNetEncoder.relative_position_bucket`.
+    /// The expected buckets are those of `MPNetEncoder.relative_position_bucket` in the Python library transformers 4.57.
     #[test]
     fn buckets_are_those_of_the_reference() {
         let of = |distances: &[isize]| distances.iter().map(|&d| bucket(d, 32)).collect::<Vec<_>>();

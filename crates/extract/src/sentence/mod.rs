@@ -1,4 +1,4 @@
-//! Sentences to vectors, as the Python library sentence-transformers computes them.
+//! Computes the vectors of sentences as the Python library sentence-transformers does.
 //!
 //! Reimers and Gurevych, Sentence-BERT, 2019 (arXiv 1908.10084). `modules.json` with the modules that it names,
 //! `sentence_bert_config.json` and `config_sentence_transformers.json` of a model are followed; its `config.json` says which
@@ -22,13 +22,13 @@ use crate::device::{EncoderDevice, overlap};
 use crate::error::{Error, Result};
 use crate::folder::{CONFIG, ModelFolder, TOKENIZER};
 
-/// Tokens that go through the layers together: enough for efficient products, few enough to stay in the caches.
+/// The number of tokens that go through the layers together: enough for efficient products, few enough to stay in the caches.
 const TOKENS: usize = 512;
-/// The same on a card, which needs many thousands to be busy.
+/// The same for a card, which needs many thousands of tokens to be busy.
 const TOKENS_ON_CARD: usize = 16_384;
-/// Texts that are split into tokens while the card computes those before.
+/// The number of texts that are tokenised while the card computes the previous ones.
 const TEXTS_AHEAD: usize = 4096;
-/// Texts whose vectors should be computed by one call: enough to sort them by length, or to keep a card busy.
+/// The number of texts that one call should encode: enough to sort them by length, or to keep a card busy.
 const TEXTS: usize = 4096;
 const TEXTS_ON_CARD: usize = 65_536;
 
@@ -38,14 +38,14 @@ enum Pooling {
     First,
     Max,
     Mean,
-    /// The sum over the root of the number of tokens.
+    /// The sum divided by the square root of the number of tokens.
     MeanSqrt,
     /// The mean weighted by the tokens' positions, from 1 on.
     WeightedMean,
     Last,
 }
 
-/// A language model: hand-written, or over candle-transformers.
+/// A language model: the fast path, or a model of candle-transformers.
 enum Model {
     Fast(Box<LanguageModel>),
     Adapter(TextModel),
@@ -90,7 +90,7 @@ impl Model {
         }
     }
 
-    /// The model on a card, where it was loaded onto one.
+    /// The model on a card, if it was loaded onto one.
     fn card(&self) -> Option<(&LanguageModel, &DeviceEncoder)> {
         match self {
             Self::Fast(model) => model.card().map(|card| (&**model, card)),
@@ -128,7 +128,7 @@ pub struct SentenceEncoder {
 }
 
 impl SentenceEncoder {
-    /// Loads the sentence encoder in a folder, or of this name on the hub.
+    /// Loads a sentence encoder from a folder, or from the hub by its name.
     pub fn load(name: &str) -> Result<Self> {
         Self::load_on(name, &EncoderDevice::CPU)
     }
@@ -183,10 +183,9 @@ impl SentenceEncoder {
         if self.model.card().is_some() { TEXTS_ON_CARD } else { TEXTS }
     }
 
-    /// Returns one vector per text, `[texts, d]` row by row. Texts go through the model sorted by length and without
-    /// padding, so that the vector of a text does not depend on the texts beside it: to the bit on the processor, and on a card but for
-    /// the rounding of products of other sizes. `done` is called with the
-    /// number of texts that were encoded since its last call.
+    /// Returns one vector per text, `[texts, d]` row by row. Texts go through the model sorted by length and without padding, so that the
+    /// vector of a text does not depend on the texts beside it: exactly on the CPU, and on a card up to the rounding of products of other
+    /// sizes. `done` is called with the number of texts that were encoded since its last call.
     pub fn encode<S: AsRef<str> + Sync>(&self, texts: &[S], done: impl Fn(u64) + Sync) -> Result<Vec<f32>> {
         if let Some((model, card)) = self.model.card() {
             return self.encode_on(model, card, texts, done);
@@ -200,7 +199,7 @@ impl SentenceEncoder {
             done(block.len() as u64);
             Result::Ok(vectors)
         };
-        // The longest first: they would keep one thread busy at the end.
+        // The longest texts come first, because they would keep a single thread busy at the end.
         let vectors: Vec<Vec<f32>> = blocks.par_iter().rev().with_max_len(1).map(encode).collect::<Result<_>>()?;
         let d = self.width();
         let mut all = vec![0.0; texts.len() * d];
@@ -212,7 +211,7 @@ impl SentenceEncoder {
         Ok(all)
     }
 
-    /// The card computes the vectors of some texts while the processor splits the next ones into tokens.
+    /// Computes the vectors of some texts on the card while the CPU tokenises the next ones.
     fn encode_on<S: AsRef<str> + Sync>(
         &self,
         model: &LanguageModel,
@@ -251,7 +250,7 @@ impl SentenceEncoder {
         Ok(Tokenized { tokens, order })
     }
 
-    /// How many texts went through the model since the last call.
+    /// Returns the number of texts that went through the model since the last call.
     pub fn take_count(&self) -> u64 {
         self.count.swap(0, Ordering::Relaxed)
     }
@@ -266,7 +265,7 @@ impl SentenceEncoder {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// `[sequences, d]`.
+    /// The vectors of sequences, `[sequences, d]`.
     fn vectors(&self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
         let width = self.model.width();
         let hidden = self.model.forward(sequences)?;
@@ -282,14 +281,14 @@ impl SentenceEncoder {
     }
 }
 
-/// The tokens of texts, and the texts' numbers from the shortest to the longest.
+/// The tokens of texts, and the indices of the texts from the shortest to the longest.
 struct Tokenized {
     tokens: Vec<Vec<u32>>,
     order: Vec<usize>,
 }
 
 impl Pooling {
-    /// The mode that the reference names so.
+    /// The mode that has this name in the reference.
     fn named(mode: &str) -> std::result::Result<Self, String> {
         match mode {
             "cls" | "cls_token" => Ok(Self::First),
@@ -304,7 +303,7 @@ impl Pooling {
         }
     }
 
-    /// How a card pools so, where it does.
+    /// The readout by which a card pools in this mode, if it can.
     fn readout(self) -> Option<Readout<'static>> {
         match self {
             Self::Mean => Some(Readout::Mean),
@@ -314,7 +313,7 @@ impl Pooling {
         }
     }
 
-    /// A sequence's tokens `[tokens, d]` to its vector. A sequence without any has zeros.
+    /// Pools a sequence's tokens `[tokens, d]` to its vector. A sequence without tokens gets zeros.
     fn pool(self, tokens: &[f32], d: usize) -> Vec<f32> {
         let mut rows = tokens.chunks_exact(d);
         let zeros = || vec![0.0; d];
@@ -334,7 +333,7 @@ impl Pooling {
     }
 }
 
-/// The sum of rows, each times a weight by its number, over `total`.
+/// The weighted sum of rows, divided by `total`; `weight` takes the index of a row.
 fn weighted<'r>(
     rows: impl Iterator<Item = &'r [f32]>,
     mut sum: Vec<f32>,

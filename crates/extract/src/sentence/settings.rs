@@ -16,12 +16,12 @@ pub(super) const OPTIONAL: [&str; 4] = [MODULES, TRANSFORMER, WHOLE, TOKENIZER_C
 /// How texts are prepared, and what is kept of their vectors.
 #[derive(Default)]
 pub(super) struct TextSettings {
-    /// The most tokens of a text, where a file names a limit.
+    /// The largest number of tokens in a text, if a file sets a limit.
     pub limit: Option<usize>,
     pub lower_case: bool,
     /// The prompt that precedes every text; empty if the model has no default prompt.
     pub prompt: String,
-    /// The numbers of a vector that are kept, where not all are.
+    /// The number of leading values of a vector that are kept, if not all are.
     pub truncate: Option<usize>,
 }
 
@@ -42,7 +42,7 @@ struct Transformer {
     query_length: Value,
     document_length: Value,
     query_expansion: Value,
-    // Neither of these changes a vector.
+    // None of these changes a vector.
     #[serde(rename = "unpad_inputs")]
     _unpad_inputs: Value,
     #[serde(rename = "model_name_or_path")]
@@ -61,7 +61,7 @@ struct Whole {
     model_type: Option<String>,
     #[serde(rename = "__version__")]
     _version: Value,
-    // How vectors are compared: not by this crate.
+    // How vectors are compared, which this crate does not do.
     #[serde(rename = "similarity_fn_name")]
     _similarity_fn_name: Value,
 }
@@ -69,7 +69,7 @@ struct Whole {
 /// The part of `tokenizer_config.json` that is used.
 #[derive(Deserialize)]
 struct TokenizerConfig {
-    /// The most tokens of a sequence. Some files write "no limit" as a number that does not fit 64 bits.
+    /// The largest number of tokens in a sequence. Some files write "no limit" as a number that does not fit 64 bits.
     model_max_length: Option<f64>,
 }
 
@@ -83,7 +83,7 @@ impl TextSettings {
             settings.lower_case = transformer.do_lower_case;
         }
         if settings.limit.is_none() {
-            // As in the reference, the tokenizer's own bound counts where the model names none.
+            // As in the reference, the tokenizer's own limit applies if the model does not set one.
             let file = folder.optional_json(TOKENIZER_CONFIG)?;
             let tokens = file.as_ref().map(JsonFile::parse::<TokenizerConfig>).transpose()?;
             settings.limit = tokens.and_then(|config| config.model_max_length).map(|length| length as usize);
@@ -126,7 +126,7 @@ impl Transformer {
             ("tokenizer_args", &self.tokenizer_args),
             ("config_args", &self.config_args),
         ] {
-            // Where the reference loads from, and in which type it computes: nothing that we follow it in.
+            // These say where the reference loads from and in which type it computes, which is not followed here.
             let harmless = ["torch_dtype", "dtype", "trust_remote_code", "attn_implementation", "revision"];
             let mut others = arguments.iter().flatten().filter(|(name, _)| !harmless.contains(&name.as_str()));
             if let Some((name, value)) = others.next() {

@@ -31,7 +31,7 @@ pub struct Encoders {
     basis: Basis,
 }
 
-/// What decides the vectors that encoders give.
+/// Everything that determines the vectors of the encoders.
 #[derive(PartialEq)]
 struct Basis {
     settings: Extract,
@@ -41,7 +41,7 @@ struct Basis {
     files: Vec<FileState>,
 }
 
-/// A file, and its length and modification time, where it exists.
+/// A file with its length and modification time, if it exists.
 #[derive(PartialEq)]
 struct FileState {
     path: PathBuf,
@@ -56,7 +56,7 @@ impl FileState {
 }
 
 impl Encoders {
-    /// The encoders of the configuration of a dataset's `context`. None is opened yet; one that is not on this machine is fetched.
+    /// The encoders of the configuration of a dataset's `context`. None is opened yet; one that is not on this machine is downloaded.
     pub fn of(context: &Context) -> anyhow::Result<Self> {
         let plan = Plan::of(context, context.config.extracted(), Access::Full)?;
         Self::planned(context, plan)
@@ -74,7 +74,7 @@ impl Encoders {
         Ok(Self { plan, device, text: None, image: None, dictionary: None, audio: None, basis })
     }
 
-    /// Whether they are those of `context`, and their files are as they were.
+    /// Whether these are the encoders of `context`, and their files have not changed.
     pub fn fit(&self, context: &Context) -> bool {
         let Basis { settings, extracted, device, files } = &self.basis;
         let of_dataset = files.iter().any(|file| file.path == context.layout.items());
@@ -83,13 +83,13 @@ impl Encoders {
         same && of_dataset && files.iter().all(|file| *file == FileState::of(file.path.clone()))
     }
 
-    /// Writes the features of new items, whose table is in `own`, as the dataset of `context` has them: with the same encoders,
-    /// dictionary and cache. Says what could not be used.
+    /// Writes the features of new items, whose table is in `own`, with the same encoders, dictionary and cache as the dataset of `context`.
+    /// The report names what could not be used.
     pub fn extract_new_items(&mut self, context: &Context, own: &Context) -> anyhow::Result<ExtractReport> {
         self.extract(context, own, true)
     }
 
-    /// [`Self::extract_new_items`] for something that is asked about once: its vectors do not stay in the cache.
+    /// Like [`Self::extract_new_items`], but for items that are needed only once: their vectors do not stay in the cache.
     pub fn extract_once(&mut self, context: &Context, own: &Context) -> anyhow::Result<ExtractReport> {
         let report = self.extract(context, own, false);
         // Whatever was computed before an error must not stay either.
@@ -112,7 +112,7 @@ impl Encoders {
     }
 }
 
-/// Where the configuration says that encoders compute. It fails where the machine lacks the device or its precision.
+/// The device on which encoders compute by the configuration. Fails if the machine does not have the device or its precision.
 pub fn encoder_device(context: &Context) -> anyhow::Result<EncoderDevice> {
     let device: ComputeDevice = context.config.run.device.parse().map_err(anyhow::Error::msg).context("run.device")?;
     let precision = match context.config.extract.precision {
@@ -123,7 +123,7 @@ pub fn encoder_device(context: &Context) -> anyhow::Result<EncoderDevice> {
     Ok(EncoderDevice::open(device, precision)?)
 }
 
-/// What is in `slot`, opened first where nothing is.
+/// The content of `slot`, which is opened first if it is empty.
 pub(super) fn opened<T>(slot: &mut Option<T>, open: impl FnOnce() -> Result<T>) -> Result<&mut T> {
     let own = match slot.take() {
         Some(own) => own,

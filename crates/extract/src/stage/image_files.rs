@@ -31,18 +31,18 @@ impl ImageFiles {
         Self { names, paths, index, sounds }
     }
 
-    /// Which of the files has this name. The name must be one of the items'.
+    /// The index of the file with this name, which must be one of the items' names.
     pub fn index(&self, name: &str) -> usize {
         self.index[name]
     }
 
-    /// Fingerprint of the files' names, sizes and modification times. Hashing their content would cost too much for finding
-    /// out whether there is anything to do.
+    /// The fingerprint of the files' names, sizes and modification times. Hashing their content would cost too much only to find out
+    /// whether there is anything to do.
     pub fn fingerprint(&self) -> Fingerprint {
         fingerprint(self.names.iter().map(String::as_str).zip(self.paths.iter().map(PathBuf::as_path)))
     }
 
-    /// The same of the sound files.
+    /// The same fingerprint of the sound files.
     pub fn sounds(&self) -> Fingerprint {
         fingerprint(self.sounds.iter().filter_map(|path| Some((path.to_str()?, path.as_path()))))
     }

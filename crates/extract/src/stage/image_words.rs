@@ -21,7 +21,7 @@ use crate::words::WordVectors;
 pub(super) struct Dictionary {
     pub words: Vec<String>,
     vectors: WordVectors,
-    /// How many of the vectors were computed, and not found in the cache, since it was last asked for.
+    /// The number of vectors that were computed, rather than found in the cache, since `take_work` was last called.
     computed: u64,
 }
 
@@ -44,14 +44,14 @@ impl Dictionary {
         Ok(Self { words, vectors, computed })
     }
 
-    /// What was computed since the last call.
+    /// The work since the last call.
     pub(super) fn take_work(&mut self) -> EncoderWork {
         EncoderWork { distinct: self.words.len() as u64, computed: std::mem::take(&mut self.computed) }
     }
 }
 
 impl Extraction<'_> {
-    /// The configured dictionary, or one of the visual words and frequent words of the texts of the dataset.
+    /// The configured dictionary, or one of the visual words and the frequent words of the dataset's texts.
     fn dictionary(&self) -> Result<Vec<String>> {
         let settings = &self.context.config.extract.image;
         if !settings.dictionary.is_empty() {
@@ -109,7 +109,8 @@ impl Extraction<'_> {
     }
 }
 
-/// Vectors of the dictionary's words, and how many were computed. The vector of a word is computed once, whatever dictionaries hold it.
+/// The vectors of the dictionary's words, and how many were computed. A word's vector is computed once, even if several dictionaries
+/// contain it.
 fn embed_words(
     encoder: &dyn WordEncoder,
     mut cache: EncoderCache,

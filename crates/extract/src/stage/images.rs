@@ -1,4 +1,4 @@
-//! Image files to vectors in the cache.
+//! Computes the vectors of image files and adds them to the cache.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::folder::ModelFolder;
 use crate::open::{image_encoder, image_encoder_files};
 
-/// Images whose vectors are computed before they go to the cache.
+/// The number of images whose vectors are computed before they are added to the cache.
 const IMAGES: usize = 256;
 
 /// The key of an image's vector in the cache, or the reason why it has none.
@@ -36,16 +36,16 @@ impl Images {
     }
 }
 
-/// Where the vectors of all image files are in the cache.
+/// The keys in the cache of the vectors of all image files.
 pub(super) struct ImageVectors {
     /// The key of each file, in the order of the files.
     pub keys: Vec<ImageKey>,
-    /// What was computed.
+    /// How many vectors were computed.
     pub work: EncoderWork,
 }
 
 impl Extraction<'_> {
-    /// Brings the vectors of all image files into the cache.
+    /// Adds the vectors of all image files to the cache.
     pub(super) fn embed_images(&self, images: &mut Images) -> Result<ImageVectors> {
         let Images { encoder, cache } = images;
         let encoder = encoder.as_ref();
@@ -58,7 +58,7 @@ impl Extraction<'_> {
         let mut new: Vec<(VectorKey, usize)> = keys.filter(|(key, _)| !vectors.contains(*key)).collect();
         new.sort_unstable();
         new.dedup_by_key(|(key, _)| *key);
-        // Files that lie beside each other are read one after the other.
+        // Neighbouring files are read one after the other.
         new.sort_unstable_by_key(|(_, index)| *index);
         bar.add((all.len() - new.len()) as u64);
         let mut work = EncoderWork::default();
@@ -125,14 +125,14 @@ fn key_of(name: &str, path: &Path) -> ImageKey {
     Ok(vector_key(&mp4sr_image::read(path).map_err(|e| e.to_string())?))
 }
 
-/// The vectors of a few images, and why others have none.
+/// The vectors of a few images, and the reasons why others have none.
 struct EmbeddedBlock {
     keys: Vec<VectorKey>,
     vectors: Vec<f32>,
     unusable: Vec<(VectorKey, String)>,
 }
 
-/// The pixels of a few images, and why others have none.
+/// The pixels of a few images, and the reasons why others have none.
 struct ReadBlock {
     keys: Vec<VectorKey>,
     pixels: Vec<f32>,
@@ -149,7 +149,7 @@ fn read_block(encoder: &dyn ImageEncoder, block: &[(VectorKey, usize)], paths: &
     let read = |&(_, index): &(VectorKey, usize)| {
         mp4sr_image::read(&paths[index]).and_then(|bytes| encoder.processor().read(&bytes))
     };
-    // All threads work for the one block that a card takes; on the processor every thread has a block of its own.
+    // For a card, all threads read the same block; on the CPU, every thread has a block of its own.
     let images: Vec<_> =
         if encoder.is_on_card() { block.par_iter().map(read).collect() } else { block.iter().map(read).collect() };
     let mut found = ReadBlock { keys: Vec::new(), pixels: Vec::new(), unusable: Vec::new() };

@@ -1,7 +1,7 @@
-//! The stage: `dataset/items.parquet` to `features/`.
+//! The stage, which reads `dataset/items.parquet` and writes `features/`.
 //!
-//! First the missing vectors are added to the cache, a chunk at a time; then features are written out of the cache. Neither
-//! holds the vectors of a catalogue in memory.
+//! First, the missing vectors are added to the cache, chunk by chunk; then, features are written from the cache. Neither step holds the
+//! vectors of a catalogue in memory.
 
 mod encoders;
 mod image_files;
@@ -36,7 +36,7 @@ use crate::error::{Error, Result};
 use crate::folder::{Access, ModelFolder};
 use crate::sentence::SentenceEncoder;
 
-/// Raised with every change of what the same inputs give.
+/// Incremented with every change to the outputs of the same inputs.
 const VERSION: u32 = 3;
 const NAME: &str = "extract";
 
@@ -54,8 +54,8 @@ pub fn run(context: &Context) -> anyhow::Result<()> {
     })
 }
 
-/// Brings the vectors of one part of the items into the cache, and writes no features. Parts may be computed at once, by
-/// processes on several machines that share the cache, and again after a kill.
+/// Adds the vectors of one part of the items to the cache, and writes no features. Parts may be computed at the same time, by processes on
+/// several machines that share the cache, and again after a kill.
 pub fn run_shard(context: Context, shard: Shard) -> anyhow::Result<()> {
     let plan = Plan::of(&context, context.config.extracted(), Access::Full)?;
     let data = Path::new(&context.config.dataset.data);
@@ -79,7 +79,7 @@ pub fn run_shard(context: Context, shard: Shard) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The stage, or that of an earlier run that made all of it.
+/// The stage, or that of an earlier run that extracted everything.
 fn stage_of(context: &Context, plan: &Plan, files: &ImageFiles, access: Access) -> anyhow::Result<Stage> {
     match earlier_stage(context, plan, files, access)? {
         Some(earlier) => Ok(earlier),
@@ -87,7 +87,7 @@ fn stage_of(context: &Context, plan: &Plan, files: &ImageFiles, access: Access) 
     }
 }
 
-/// The stage as far as this machine has its encoders: nothing is fetched and nothing is written. An encoder that is not here is an error.
+/// The stage from the encoders on this machine: nothing is downloaded and nothing is written. Fails if an encoder is not on this machine.
 pub fn local_stage(context: &Context) -> anyhow::Result<Stage> {
     let access = Access::LocalOnly;
     let plan = Plan::of(context, context.config.extracted(), access)?;
@@ -122,12 +122,12 @@ fn text_keys(texts: &[String]) -> Vec<VectorKey> {
     texts.iter().map(|text| vector_key(text.as_bytes())).collect()
 }
 
-/// Whose words join the dictionary.
+/// The items whose words are added to the dictionary.
 #[derive(Clone, Copy)]
 enum DictionaryItems<'x> {
-    /// Those of items in memory.
+    /// Items in memory.
     These(&'x Items),
-    /// Those of a dataset's items, which are read if a dictionary has to be made.
+    /// The items of a dataset, which are read if a dictionary has to be built.
     OfDataset(&'x Layout),
 }
 
@@ -181,7 +181,8 @@ impl Extraction<'_> {
         Ok(path)
     }
 
-    /// Writes the features of items' images, where the plan has any: those of words, or the images' own, as `[extract.image]` says.
+    /// Writes the features of items' images, if the plan includes them: the vectors of words or of the images themselves, as
+    /// `[extract.image]` says.
     fn extract_images(&self, encoders: &mut Encoders, report: &mut ExtractReport) -> Result<Vec<PathBuf>> {
         let Encoders { plan, device, text, image, dictionary, .. } = encoders;
         let Some(folder) = &plan.image else { return Ok(Vec::new()) };
@@ -228,7 +229,7 @@ impl Extraction<'_> {
         Ok(cache)
     }
 
-    /// Writes the new vectors of a cache and how long they took, unless they are not to stay.
+    /// Writes the new vectors of a cache and how long they took, unless the vectors are only needed once.
     fn keep(&self, cache: &mut EncoderCache, computed: u64, start: Instant) -> Result<()> {
         if !self.keep {
             return Ok(());
@@ -261,8 +262,8 @@ impl Extraction<'_> {
         self.keep(cache, computed, start)
     }
 
-    /// Writes the features of the items, each with the vectors of its `keys`; `encoder` is the fingerprint of all that made the
-    /// vectors of what an item has. Features are not replaced by none at all.
+    /// Writes the features of the items, each with the vectors of its `keys`. `encoder` is the fingerprint of everything that determines an
+    /// item's vectors. Existing features are not replaced by empty ones.
     fn write(&self, path: &Path, encoded: &EncoderCache, encoder: &Fingerprint, keys: &[Vec<VectorKey>]) -> Result<()> {
         if keys.iter().all(Vec::is_empty)
             && let Some(rows) = Features::stored_rows(path).filter(|&rows| rows > 0)

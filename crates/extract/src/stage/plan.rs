@@ -16,7 +16,7 @@ use crate::folder::{Access, ModelFolder};
 use crate::open::image_encoder_files;
 use crate::sentence::SentenceEncoder;
 
-/// What is extracted, and by which encoders: no other is opened.
+/// What is extracted, and the encoders for it. No others are opened.
 pub(super) struct Plan {
     pub(super) extracted: Extracted,
     pub(super) text: Option<ModelFolder>,
@@ -37,7 +37,7 @@ impl Plan {
         Ok(Self { extracted, text, image: open(extracted.image, &settings.image.model)?, audio })
     }
 
-    /// What is recorded of the settings: without those of encoders that are not used.
+    /// The settings that the manifest records, without those of unused encoders.
     fn recorded(&self, context: &Context, files: &ImageFiles) -> Value {
         let settings = &context.config.extract;
         let carried = || Fingerprint::of_bytes(dictionary::build(&[], 0).join("\n").as_bytes());
@@ -87,8 +87,8 @@ impl Plan {
     }
 }
 
-/// The stage of an earlier run that extracted everything under the same settings, where it is up to date: it serves a run that
-/// reads less. Runs of one dataset with other modalities would otherwise undo each other's work.
+/// The stage of an earlier run that extracted everything under the same settings, if it is up to date. A run that reads less can use it;
+/// otherwise, runs of one dataset with different modalities would undo each other's work.
 pub(super) fn earlier_stage(
     context: &Context,
     plan: &Plan,
@@ -100,7 +100,7 @@ pub(super) fn earlier_stage(
     }
     let record = context.layout.features().join(format!("{NAME}.manifest.json"));
     let earlier: Option<Manifest> = files::read(&record).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    // Settings first: what has never run with these must not open their encoders.
+    // The settings are compared first, so that encoders are not opened for settings that have never run.
     let settings = json!(context.config.extract);
     let recorded = |manifest: &Manifest| {
         let mut recorded = manifest.settings["extract"].clone();
@@ -108,7 +108,7 @@ pub(super) fn earlier_stage(
         if recorded.is_object() && recorded.get("precision").is_none() {
             recorded["precision"] = json!(Precision::default());
         }
-        // What an audio encoder gives has no part in the features of texts and images.
+        // The audio encoder does not affect the features of texts and images.
         if recorded.is_object() {
             recorded["audio"] = json!(context.config.extract.audio);
         }

@@ -4,10 +4,10 @@ use mp4sr_artifact::{EncoderWork, ExtractReport, UnusableImage, UnusableSound};
 use mp4sr_pipeline::Progress;
 use mp4sr_pipeline::config::Extracted;
 
-/// How many unusable files of a kind are named in the log.
+/// The number of unusable files of each kind that the log names.
 const EXAMPLES: usize = 3;
 
-/// Logs the counts, of `items` items.
+/// Logs the counts for `items` items.
 pub(super) fn log(report: &ExtractReport, items: usize, extracted: Extracted, progress: &Progress) {
     let log = |line: String| progress.log(line);
     let ExtractReport { sentences, items_without_text, sentence_encoder, word_encoder, image_encoder, .. } = report;

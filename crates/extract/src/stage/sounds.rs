@@ -1,4 +1,4 @@
-//! Sound files to features.
+//! Computes the features of sound files.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::device::EncoderDevice;
 use crate::error::Result;
 use crate::folder::ModelFolder;
 
-/// Files whose vectors are computed before they go to the cache.
+/// The number of files whose vectors are computed before they are added to the cache.
 const SOUNDS: usize = 64;
 
 /// The key of a file's vector in the cache, or the reason why it has none.

@@ -1,4 +1,5 @@
-//! The memory banks of MASR: states of items as training met them. They are buffers, saved and restored with the parameters.
+//! The memory banks of MASR, which hold states of items from earlier training steps. They are buffers, saved and restored with the
+//! parameters.
 
 use mp4sr_ops::Result;
 
@@ -18,30 +19,30 @@ const EPOCH: &str = "epoch";
 pub(super) struct BankSizes {
     pub items: usize,
     pub width: usize,
-    /// Entries of the ring of head items' states.
+    /// The number of entries in the ring of the states of head items.
     pub head: usize,
-    /// Entries of each tail item's ring.
+    /// The number of entries in the ring of each tail item.
     pub slots: usize,
 }
 
-/// The banks, over buffers.
+/// The banks, stored in buffers.
 #[derive(Debug)]
 pub(super) struct Banks {
     sizes: BankSizes,
     buffers: Buffers,
 }
 
-/// States by item: what a search runs over.
+/// The states, by item, that a search runs over.
 #[derive(Debug, Default)]
 pub(super) struct Entries {
-    /// `[entries, d]`.
+    /// `[entries, d]`: the states.
     pub features: Vec<f32>,
     /// The item of every entry, 1-based, ascending.
     pub items: Vec<u32>,
 }
 
 impl Entries {
-    /// The places of an item's entries.
+    /// The range of an item's entries.
     pub fn of(&self, item: u32) -> std::ops::Range<usize> {
         self.items.partition_point(|&other| other < item)..self.items.partition_point(|&other| other <= item)
     }
@@ -109,7 +110,7 @@ impl Banks {
         Ok(self.read_numbers(EPOCH)?.first().map_or(0, |&epoch| epoch as usize))
     }
 
-    /// Notes the epoch that writes into the banks.
+    /// Records the epoch that writes into the banks.
     pub fn set_epoch(&self, epoch: usize) -> Result<()> {
         self.with_numbers(EPOCH, |values| values.fill(epoch as i64))
     }
@@ -131,7 +132,7 @@ impl Banks {
         })
     }
 
-    /// The centroids of the head items that have any.
+    /// The centroids of the head items that have one.
     pub fn centroids(&self) -> Result<Entries> {
         let width = self.sizes.width;
         let filled = self.read_numbers(FILLED)?;
@@ -146,7 +147,7 @@ impl Banks {
         })
     }
 
-    /// Writes unit states `[P, d]` of items, 1-based, into the banks of their classes, in order; then the head items among them get new
+    /// Writes unit states `[P, d]` of items, 1-based, into the banks of their classes, in order. Then the head items among them get new
     /// centroids, the means of all their entries in the ring.
     pub fn write(&self, states: &[f32], items: &[u32], is_head: &[bool]) -> Result<()> {
         let BankSizes { width, head, slots, .. } = self.sizes;

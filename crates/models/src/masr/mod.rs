@@ -1,13 +1,13 @@
 //! MASR: a masked-item transformer that copies from memory banks.
 //!
-//! Hu et al., Memory Bank Augmented Long-tail Sequential Recommendation, CIKM 2022, in the authors' code. A transformer without a
-//! causal mask reads a training sequence with hidden places. The state x of a hidden place finds the k nearest states of tail items in
-//! a bank, whose item vectors make a copy t, and the nearest centroid of a head item, which makes a copy c. Two gates mix the logits
-//! of x, c and t. A memory loss pulls x towards the banked states of its own tail item and pushes it away from those of others. In the
-//! first epochs x alone makes the logits, while the banks fill. Where sources differ, a switch of [`Config`] takes either reading.
+//! Hu et al., Memory Bank Augmented Long-tail Sequential Recommendation, CIKM 2022, as in the authors' code. A transformer without a causal
+//! mask reads a training sequence with masked positions. For the state x of a masked position, a bank gives the nearest states of tail
+//! items, whose item vectors are mixed into a copy t, and the nearest centroids of head items, which are mixed into a copy c. Two gates mix
+//! the logits of x, c and t. A memory loss pulls x towards the banked states of its own tail item and pushes it away from those of others.
+//! In the first epochs the logits come from x alone, while the banks fill. Where sources differ, a key of [`Config`] selects the reading.
 //!
-//! Logits are inner products of a row made of x, c, t and the gates with a row per item, so that neither gates nor ranking need them
-//! as a matrix; only the hidden places leave the encoder.
+//! The logits are inner products of a row made of x, c, t and the gates with one row per item, so that neither the gates nor the ranking
+//! need them as a matrix. Only the masked positions leave the encoder.
 
 mod banks;
 
@@ -138,12 +138,12 @@ fn phases(config: &Config) -> Vec<Phase> {
     vec![Phase { name: FINETUNE, samples, stop: Stop::Validation { warm_up: config.warmup } }]
 }
 
-/// Sequences with hidden places.
+/// Sequences with masked positions.
 #[derive(Clone, Debug)]
 pub struct Cloze {
-    /// Where the sequences lie.
+    /// The offsets of the sequences.
     pub offsets: PackedOffsets,
-    /// `[tokens]`: items, 1-based; the mask token is I + 1.
+    /// `[tokens]`: the items, 1-based; the mask token is I + 1.
     pub items: Vec<u32>,
     /// `[tokens]`: the true item of a target; 0 elsewhere.
     pub labels: Vec<u32>,
@@ -152,15 +152,15 @@ pub struct Cloze {
 /// Whether a step uses the banks.
 #[derive(Clone, Copy, Debug)]
 pub enum Memory<'a> {
-    /// It does not: no copies and no memory loss.
+    /// The step does not use them: there are no copies and no memory loss.
     WarmUp,
-    /// It does; the tail items that the memory loss pushes away from are drawn from the key.
+    /// The step uses them; the tail items that the memory loss pushes states away from are drawn from the key.
     Drawn(RngKey),
-    /// It does, and pushes away from these tail items.
+    /// The step uses them, and the memory loss pushes states away from these tail items.
     Given(&'a [u32]),
 }
 
-/// What the banks give to states: constants.
+/// The copies from the banks for the states of a step. They are constants.
 struct Copies {
     /// t, `[P, d]`.
     tail: Tensor,
@@ -168,14 +168,14 @@ struct Copies {
     head: Tensor,
 }
 
-/// States and their items that wait for the optimiser's step: `[P, d]`, and the items.
+/// The states `[P, d]` and their items, which wait for the optimiser's step to be written into the banks.
 type Pending = (Tensor, Vec<u32>);
 
 /// The layers of either encoder.
 #[derive(Debug)]
 enum Layers {
     PreNorm(Vec<PreNormLayer>),
-    /// With the LayerNorm of what enters.
+    /// The layers with the LayerNorm of the input.
     PostNorm(Norm, LayerStack),
 }
 
@@ -218,21 +218,23 @@ pub struct Masr {
     pending: RefCell<Option<Pending>>,
     /// `[I, d]`: row i-1 is item i.
     items: Var,
-    /// `[d]`.
+    /// `[d]`: the embedding of the mask token.
     mask: Var,
-    /// `[n, d]`: the last row is that of the last token.
+    /// `[n, d]`: the last row is the position of the last token.
     position: Var,
     layers: Layers,
-    /// Maps `[d, I]` of x, c and t.
+    /// The map from x to logits, `[d, I]`.
     output_sequence: Linear,
+    /// The map from c to logits, `[d, I]`.
     output_head: Linear,
+    /// The map from t to logits, `[d, I]`.
     output_tail: Linear,
     gate_copy: Linear,
     gate_tail: Linear,
 }
 
 impl Masr {
-    /// A fresh model whose start is a function of `key`.
+    /// Creates a model whose initial parameters are determined by `key`.
     pub fn new(config: Config, transformer: TransformerConfig, data: &Data, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
         let mut parameters = Parameters::new(&data.device);
@@ -277,7 +279,7 @@ impl Masr {
         })
     }
 
-    /// The same model with other head items, an entry per item.
+    /// Returns the model with other head items; `is_head` has an entry per item.
     #[must_use]
     pub fn with_head_items(mut self, is_head: Vec<bool>) -> Self {
         self.is_head = is_head;
@@ -288,8 +290,8 @@ impl Masr {
         key.map_or(Dropout::NONE, |key| key.fold_in(name).dropout(self.transformer.dropout))
     }
 
-    /// Hidden places of training sequences: a function of the key. Sequences without a target are left out; `None` if no sequence has
-    /// one.
+    /// Draws the masked positions of training sequences, determined by the key. Sequences without a target are left out; `None` if no
+    /// sequence has a target.
     pub fn cloze(&self, batch: &Batch, key: RngKey) -> Result<Option<Cloze>> {
         let (targets, kinds, others) = (key.fold_in("targets"), key.fold_in("kinds"), key.fold_in("items"));
         let mask = self.count as u32 + 1;
@@ -349,7 +351,7 @@ impl Masr {
         }
     }
 
-    /// Layers with their LayerNorms first: x + attention of LN(x), then x + the feed-forward block of LN(x).
+    /// The layers with LayerNorm first: x + attention of LN(x), then x + the feed-forward block of LN(x).
     fn pre_norm(
         &self,
         layers: &[PreNormLayer],
@@ -390,7 +392,7 @@ impl Masr {
         dropout(&x, self.drop(key, "block"))
     }
 
-    /// What the banks give to states x `[P, d]`.
+    /// The copies from the banks for the states x `[P, d]`.
     fn copies(&self, x: &Tensor, tail: &Entries) -> Result<Copies> {
         let (count, d) = (x.dim(0)?, self.transformer.width);
         let unit: Vec<f32> = normalize(&x.detach())?.flatten_all()?.to_vec1()?;
@@ -433,7 +435,7 @@ impl Masr {
         Ok(Copies { tail: tail_copy, head: head_copy })
     }
 
-    /// The items' side of the logits, `[I, 3 d + 3]`: what multiplies c, x, t, and their biases.
+    /// The items' side of the logits, `[I, 3 d + 3]`: the weights of c, x and t, then their biases.
     fn item_rows(&self) -> Result<Tensor> {
         let maps = [&self.output_head, &self.output_sequence, &self.output_tail];
         let weights = maps.iter().map(|map| map.weight.t()?.contiguous());
@@ -453,7 +455,7 @@ impl Masr {
         let both = Tensor::cat(&[x, head], 1)?;
         let alpha = sigmoid(&linear(&both, &self.gate_copy.weight, &self.gate_copy.bias)?)?;
         let rest = alpha.affine(-1.0, 1.0)?;
-        // The gate's sum over all items of logit times weight, without the logits.
+        // The gate's sum over all items of logit times weight is computed without the logits.
         let mixed_weight = self.gate_tail.weight.narrow(0, 0, self.count)?.contiguous()?;
         let tail_weight = self.gate_tail.weight.narrow(0, self.count, self.count)?.contiguous()?;
         let along = |x: &Tensor, map: &Linear, weight: &Tensor| {
@@ -478,8 +480,8 @@ impl Masr {
         Tensor::cat(&parts, 1)
     }
 
-    /// Tail items with an entry that are none of the step's labels: at most as many as the memory loss pushes away from, a function of
-    /// the key.
+    /// Draws tail items that have an entry and are not labels of the step, determined by the key: as many as the memory loss pushes states
+    /// away from, or all if there are fewer.
     fn memory_negatives(&self, tail: &Entries, labels: &[u32], key: RngKey) -> Vec<u32> {
         let own = crate::negatives::distinct(labels);
         let mut open = tail.items.clone();
@@ -530,8 +532,8 @@ impl Masr {
         Ok(Some((pull + push)?))
     }
 
-    /// The loss of sequences with hidden places. Without `key` nothing is dropped. The
-    /// states wait until [`after_step`](Model::after_step) writes them into the banks.
+    /// The loss of sequences with masked positions. Without `key` nothing is dropped. The states wait until
+    /// [`after_step`](Model::after_step) writes them into the banks.
     pub fn cloze_loss(&self, cloze: &Cloze, memory: Memory<'_>, key: Option<RngKey>) -> Result<Tensor> {
         let encoded = self.encode(&cloze.items, &cloze.offsets, key)?;
         let places: Vec<u32> =
@@ -571,19 +573,19 @@ impl Masr {
         }
     }
 
-    /// Writes states `[P, d]` of items, 1-based, into the banks of their classes, as unit vectors.
+    /// Writes the states `[P, d]` of items, 1-based, into the banks of their classes, as unit vectors.
     pub fn write_states(&self, states: &Tensor, items: &[u32]) -> Result<()> {
         let unit: Vec<f32> = normalize(&states.detach())?.flatten_all()?.to_vec1()?;
         self.banks.write(&unit, items, &self.is_head)
     }
 
-    /// Notes the epoch that writes into the banks, which decides how users are scored.
+    /// Records the epoch that writes into the banks. It determines whether copies are used in scoring.
     pub fn set_epoch(&self, epoch: usize) -> Result<()> {
         self.banks.set_epoch(epoch)
     }
 }
 
-/// The share of the items with most training events, the smaller id first among equals.
+/// Marks the share of the items that has the most training events; among equals, the smaller id comes first.
 fn head_items(data: &Data, share: f64) -> Vec<bool> {
     let mut events = vec![0usize; data.items];
     data.training.items.iter().for_each(|&item| events[item as usize - 1] += 1);
@@ -642,7 +644,7 @@ impl Model for Masr {
 
 struct MasrScorer<'a> {
     model: &'a Masr,
-    /// Whether the warm-up is over.
+    /// Whether the warm-up is over, so that copies are used.
     copies: bool,
     tail: Entries,
     items: Tensor,
@@ -723,7 +725,7 @@ mod tests {
         let total = f64::from(targets);
         assert!(near(targets, 40.0 * rounds as f64, 0.15), "{targets}");
         assert!(near(masked, total, 0.8), "{masked} of {targets}");
-        // A tenth stays, and a tenth of the random items are the own one.
+        // A tenth of the targets keep their item, and a tenth of the random items happen to be the same item.
         assert!(near(kept, total, 0.11), "{kept} of {targets}");
         assert!(drawn[1..].iter().all(|&count| near(count, total, 0.009)), "{drawn:?}");
     }

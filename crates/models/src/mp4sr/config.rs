@@ -37,7 +37,7 @@ pub static RECIPE: Recipe = Recipe {
     },
 };
 
-/// Rows of zeros that the released code pads every item's pooling to.
+/// The number of rows to which the released code pads every item with rows of zeros.
 const RELEASED_ROWS: usize = 10;
 
 /// Which rows share the softmax of attention pooling.
@@ -142,7 +142,7 @@ pub struct Config {
     pub end_to_end: bool,
 }
 
-/// The paper's settings.
+/// The settings of the paper, except for `false_negatives` and `logits`; the preset `paper` sets these to the paper's values.
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -183,7 +183,7 @@ impl Config {
         }
     }
 
-    /// The swap probability of mixup is drawn from between these.
+    /// The range from which the swap probability of mixup is drawn.
     pub(super) fn mixup(&self) -> (f64, f64) {
         (self.mixup_min, self.mixup_max)
     }
@@ -191,7 +191,7 @@ impl Config {
 
 const PRETRAINED: [Phase; 2] = [Phase::of_prefixes(PRETRAIN), Phase::of_prefixes(FINETUNE)];
 
-/// Both phases; end to end there is only one.
+/// Both phases, or only fine-tuning if the model is trained end to end.
 pub(super) fn phases(config: &Config) -> Vec<Phase> {
     PRETRAINED[usize::from(config.end_to_end)..].to_vec()
 }
@@ -199,7 +199,7 @@ pub(super) fn phases(config: &Config) -> Vec<Phase> {
 /// Keys that pre-training does not read.
 const FINETUNE_KEYS: [&str; 4] = ["end_to_end", "id_embedding", "logit_modalities", "logits"];
 
-/// Keys that fine-tuning reads only end to end.
+/// Keys that fine-tuning reads only if the model is trained end to end.
 const PRETRAIN_KEYS: [&str; 9] = [
     "projection",
     "false_negatives",
@@ -241,7 +241,7 @@ fn check(settings: &Settings<'_>) -> std::result::Result<(), Refused> {
     }
 }
 
-/// Readings of the paper (specification, section 10), each with all switches.
+/// The two readings of the paper (specification, section 10), each with all switches, and the tuned hyper-parameters.
 const PRESETS: [Preset; 3] = [
     Preset {
         name: "paper",
@@ -306,7 +306,7 @@ const PRESETS: [Preset; 3] = [
     },
 ];
 
-/// Keys stood in `[model]`, `[pretrain]` and `[finetune]` when there was one model to configure.
+/// Keys that were in `[model]`, `[pretrain]` and `[finetune]` when there was only one model to configure.
 const RENAMED: [Renamed; 20] = [
     Renamed::key("model.attention", "model.mp4sr.attention"),
     Renamed::key("model.experts", "model.mp4sr.experts"),

@@ -17,7 +17,7 @@ use crate::{Batch, Query, SampledItems, Scorer, trace};
 
 /// The items of a step.
 struct StepItems {
-    /// Rows of the items that are encoded, from 0, the candidates first; all in their order where there are none.
+    /// The rows of the items that are encoded, from 0, the candidates first; `None` if all items are encoded, in their order.
     encoded: Option<Vec<u32>>,
     /// The number of candidates.
     count: usize,
@@ -25,7 +25,7 @@ struct StepItems {
     tokens: Vec<u32>,
     /// `[B]`: the place of each target among the candidates.
     targets: Vec<u32>,
-    /// `[count]`: where the candidates are a sample, what joins their logits.
+    /// `[count]`: the values that are added to the candidates' logits, if the candidates are a sample.
     shifts: Option<Vec<f32>>,
 }
 
@@ -52,7 +52,7 @@ impl Mp4sr {
         }
     }
 
-    /// All items, or a sample of them where the model has a sampler, and the items of the batch's histories.
+    /// All items; or, if the model has a sampler, a sample of them and the items of the batch's histories.
     fn step_items(&self, batch: &Batch, key: Option<RngKey>) -> StepItems {
         let Some((sampler, key)) = self.candidate_sampler.as_ref().zip(key) else {
             return StepItems {
@@ -70,8 +70,8 @@ impl Mp4sr {
         StepItems { encoded: Some(encoded), count, tokens, targets, shifts: Some(shifts) }
     }
 
-    /// What this process of a group adds to [`finetune_loss`](Self::finetune_loss): it encodes the items of its own tokens and its share
-    /// of the catalogue.
+    /// This process's part of [`finetune_loss`](Self::finetune_loss) in a group: it encodes the items of its own tokens and its share of
+    /// the catalogue.
     pub(super) fn shared_finetune_loss(&self, shared: &SharedBatch<'_>, key: RngKey) -> Result<Tensor> {
         let (own, group, first) = (&shared.own, shared.group, shared.first_token());
         let tokens = own.items.len();
@@ -119,8 +119,8 @@ impl Mp4sr {
         Tensor::cat(&vectors.iter().map(side).collect::<Result<Vec<_>>>()?, 1)
     }
 
-    /// F + E of items and modalities of the logits, `[items, modalities d_0]`. `z` stacks the modalities' embeddings, `count` of
-    /// them each, of which `rows` are the items'. The last rows of `ids` are theirs.
+    /// F + E of items for the modalities of the logits, `[items, modalities d_0]`. `z` stacks the modalities' embeddings, `count` rows
+    /// each, of which `rows` belong to the items. The last rows of `ids` belong to them too.
     fn candidates(&self, z: &Tensor, count: usize, rows: Range<usize>, ids: Option<&Tensor>) -> Result<Tensor> {
         let items = rows.len();
         let starts: Vec<usize> = (0..z.dim(0)? / count).map(|m| m * count + rows.start).collect();
@@ -133,8 +133,8 @@ impl Mp4sr {
         candidates(z, &starts, items, ids, self.config.logits == Logits::Cosine)
     }
 
-    /// Vectors of queries, which `join` makes of h of their histories without dropout or mixup, a tensor `[B, d_0]` per modality. `z` has
-    /// the embeddings of the items that this process scores, `ids` its rows of the table.
+    /// The vectors of queries. `join` makes them from h of the histories, a tensor `[B, d_0]` per modality, without dropout or mixup. `z`
+    /// has the embeddings of the items that this process scores, and `ids` its rows of the table of ids.
     pub(super) fn query_vectors(
         &self,
         z: &Tensor,
@@ -183,12 +183,12 @@ fn step_ids(table: &Var, encoded: Option<&[u32]>) -> Result<Tensor> {
     }
 }
 
-/// Scores after fine-tuning are its logits.
+/// The scorer after fine-tuning, whose scores are the logits.
 struct FinetunedScorer<'a> {
     model: &'a Mp4sr,
-    /// `[modalities I, d_0]`, in a group of the own items.
+    /// `[modalities I, d_0]`; in a group, only for this process's items.
     z: Tensor,
-    /// The rows of the table that this process has.
+    /// The rows of the table of ids that this process has.
     ids: Option<Tensor>,
     items: Tensor,
 }

@@ -1,12 +1,11 @@
 //! MP4SR: M2SE with modality-specific next item prediction and cross-modality contrastive learning.
 //!
-//! Paper: "Multimodal Pre-training Framework for Sequential Recommendation via Contrastive Learning" (arXiv 2303.11879).
-//! Item encoders: equations 3 to 5. Mixup and transformer: section 3.3. NIP and CMCL: equations 7 to 10. Fine-tuning:
-//! equation 12. Where the paper and the authors' released code (github.com/lzz0007/MP4SR) differ, a switch of [`Config`]
-//! takes either reading.
+//! Paper: "Multimodal Pre-training Framework for Sequential Recommendation via Contrastive Learning" (arXiv 2303.11879). Item encoders:
+//! equations 3 to 5. Mixup and transformer: section 3.3. NIP and CMCL: equations 7 to 10. Fine-tuning: equation 12. Where the paper and the
+//! authors' released code (github.com/lzz0007/MP4SR) differ, a key of [`Config`] selects the reading.
 //!
-//! Sequences are packed, never padded. Items are encoded once per step each: the batch's in pre-training, the
-//! candidates' too in fine-tuning, which are the catalogue or a sample of it.
+//! Sequences are packed, never padded. Every item is encoded once per step: in pre-training those of the batch, in fine-tuning also the
+//! candidates, which are the catalogue or a sample of it.
 
 mod config;
 mod finetuning;
@@ -26,7 +25,7 @@ use crate::{
     TransformerConfig, trace,
 };
 
-/// The name of the items' id embeddings.
+/// The name of the table of id embeddings.
 const ID_TABLE: &str = "id_embedding";
 
 /// The model with its parameters and the items' features.
@@ -37,47 +36,47 @@ pub struct Mp4sr {
     width: usize,
     phases: Vec<Phase>,
     modalities: Vec<Modality>,
-    /// Indices of the modalities in the logits.
+    /// The indices of the modalities in the logits.
     logit_modalities: Vec<usize>,
     parameters: Parameters,
     encoders: Vec<ItemEncoder>,
     transformer: Transformer,
     projections: Vec<(Var, Var)>,
     id_embedding: Option<Var>,
-    /// What draws the candidates of fine-tuning; all items are candidates without it.
+    /// The sampler of the candidates of fine-tuning; without it, all items are candidates.
     candidate_sampler: Option<CandidateSampler>,
     group: Option<ProcessGroup>,
 }
 
-/// Embeddings of items by modality, and which of them the tokens of a batch take.
+/// The embeddings of items by modality, and the rows of them that the tokens of a batch use.
 #[derive(Clone, Copy)]
 struct TokenEmbeddings<'a> {
     /// `[modalities rows, d_0]`: `rows` of each modality, one modality after the other.
     z: &'a Tensor,
     /// The number of modalities.
     spaces: usize,
-    /// Rows per modality.
+    /// The number of rows per modality.
     rows: usize,
     /// `[tokens]`: the row of each token within a modality.
     tokens: &'a [u32],
 }
 
-/// What is encoded for the items of one step.
+/// The items to encode in a step, and how.
 struct Encoding<'a> {
-    /// Indices of the modalities.
+    /// The indices of the modalities.
     modalities: &'a [usize],
-    /// The items, 0-based; all if there are none.
+    /// The items, 0-based; `None` for all items.
     items: Option<&'a [u32]>,
-    /// The uses of these items, numbered where they are a share of more.
+    /// The uses of these items, with numbers of their own if they are a share of a larger batch.
     uses: &'a GatherIndex,
-    /// What dropout is drawn from.
+    /// The key of the dropout; `None` for no dropout.
     key: Option<RngKey>,
     /// Whether the result has a gradient.
     learns: bool,
 }
 
 impl Mp4sr {
-    /// A fresh model whose start is a function of `key`.
+    /// Creates a model whose initial parameters are determined by `key`.
     pub fn new(
         config: Config,
         transformer: TransformerConfig,
@@ -88,7 +87,8 @@ impl Mp4sr {
         Self::in_group(config, transformer, modalities, device, key, None)
     }
 
-    /// This process's share of the model, which the processes of a group compute together: all of it but the ids of other processes' items.
+    /// Creates this process's share of a model that the processes of a group compute together: all of it except the ids of other processes'
+    /// items.
     pub fn in_group(
         config: Config,
         transformer: TransformerConfig,
@@ -159,7 +159,7 @@ impl Mp4sr {
         })
     }
 
-    /// The model whose steps of fine-tuning compare with a sample of the items.
+    /// Returns the model with `sampler`, so that its steps of fine-tuning compare with a sample of the items.
     #[must_use]
     pub fn with_candidates(self, sampler: CandidateSampler) -> Self {
         Self { candidate_sampler: Some(sampler), ..self }
@@ -170,7 +170,7 @@ impl Mp4sr {
         self.modalities[0].features.count()
     }
 
-    /// Names of the modalities, in order.
+    /// The names of the modalities, in order.
     pub fn modality_names(&self) -> impl Iterator<Item = &str> {
         self.modalities.iter().map(|m| m.name.as_str())
     }
@@ -180,7 +180,7 @@ impl Mp4sr {
         if phase == PRETRAIN { (0..self.modalities.len()).collect() } else { self.logit_modalities.clone() }
     }
 
-    /// z of every use of some items, one modality after the other: `[modalities uses, d_0]`.
+    /// z of every use of the items, one modality after the other: `[modalities uses, d_0]`.
     fn embed(&self, encoding: &Encoding<'_>) -> Result<Tensor> {
         let &Encoding { modalities: active, items, uses, key, learns } = encoding;
         let (mut rows, mut ws, mut packed) = (Vec::new(), Vec::new(), Vec::new());
@@ -208,8 +208,8 @@ impl Mp4sr {
         Ok(z)
     }
 
-    /// z of every item without dropout, one modality after the other, `[modalities I, d_0]`: what scoring uses. Without
-    /// `learns` it has no gradient.
+    /// z of every item without dropout, as scoring uses it, one modality after the other: `[modalities I, d_0]`. Without `learns` it has no
+    /// gradient.
     pub fn item_embeddings(&self, phase: &str, learns: bool) -> Result<Tensor> {
         let uses = GatherIndex::each_once(self.item_count());
         self.embed(&Encoding { modalities: &self.active(phase), items: None, uses: &uses, key: None, learns })
@@ -221,7 +221,7 @@ impl Mp4sr {
         self.group.as_ref().map_or(0..items, |group| group.share(items))
     }
 
-    /// z of the items that this process scores, as [`item_embeddings`](Self::item_embeddings) has it of all.
+    /// z of the items that this process scores, in the layout of [`item_embeddings`](Self::item_embeddings).
     fn scored_embeddings(&self, phase: &str) -> Result<Tensor> {
         if self.group.is_none() {
             return self.item_embeddings(phase, false);
@@ -231,8 +231,8 @@ impl Mp4sr {
         self.embed(&Encoding { modalities: &modalities, items: Some(&items), uses: &uses, key: None, learns: false })
     }
 
-    /// h of every mixed sequence, a tensor `[B, d_0]` per modality: the transformer over M packed sequences per sample. `shift`
-    /// is what mixup swaps, `ids` has the id embedding of each token where they join.
+    /// h of every mixed sequence, a tensor `[B, d_0]` per modality: the transformer runs over M packed sequences per sample. `shift` has
+    /// the modality shift that mixup drew for each token, and `ids` the id embedding of each token, if ids are added.
     fn sequences(
         &self,
         embeddings: TokenEmbeddings<'_>,
@@ -280,7 +280,7 @@ impl Model for Mp4sr {
         }
     }
 
-    /// The biases of attention pooling cancel in its softmax: other programs may store them.
+    /// The biases of attention pooling cancel in its softmax, but other programs may store them.
     fn has_no_effect(&self, name: &str) -> bool {
         name.ends_with(".pool.b1") || name.ends_with(".pool.b2")
     }

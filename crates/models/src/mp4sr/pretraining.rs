@@ -15,13 +15,13 @@ use crate::interface::PRETRAIN;
 use crate::{Batch, Query, Scorer, trace};
 
 impl Mp4sr {
-    /// The loss of pre-training on a batch as it is, mixed by `shift` `[tokens]`. Without `key` nothing is dropped.
+    /// The loss of pre-training on a batch without sequence dropout, mixed by `shift` `[tokens]`. Without `key` nothing is dropped.
     pub fn pretrain_loss(&self, batch: &Batch, shift: &[u32], key: Option<RngKey>) -> Result<Tensor> {
         let (h, targets) = self.vectors_and_targets(batch, shift, distinct_items(batch), key)?;
         self.contrastive_loss(&h, &targets, &batch.targets, None)
     }
 
-    /// What this process of a group adds to [`pretrain_loss`](Self::pretrain_loss).
+    /// This process's part of [`pretrain_loss`](Self::pretrain_loss) in a group.
     fn shared_pretrain_loss(&self, shared: &SharedBatch<'_>, shift: &[u32], key: RngKey) -> Result<Tensor> {
         let (own, first, tokens) = (&shared.own, shared.first_token(), shared.all.items.len());
         let (distinct, uses) = distinct_items(own);
@@ -32,7 +32,7 @@ impl Mp4sr {
         self.contrastive_loss(&h, &targets, &shared.all.targets, Some(shared))
     }
 
-    /// h of the mixed sequences and z of the targets, both by modality. `items` has the distinct items and their uses.
+    /// h of the mixed sequences and z of the targets, both by modality. `distinct` has the distinct items and `uses` their uses.
     fn vectors_and_targets(
         &self,
         batch: &Batch,
@@ -71,7 +71,8 @@ impl Mp4sr {
         }
     }
 
-    /// `targets` are those of the whole batch. `shared` says which samples `h` and `z` are of, where they are not of all.
+    /// The weighted sum of NIP and CMCL. `targets` are those of the whole batch. `shared` tells which of its samples `h` and `z` belong to,
+    /// if they do not belong to all.
     fn contrastive_loss(
         &self,
         h: &[Tensor],
@@ -123,8 +124,8 @@ impl Mp4sr {
         }
     }
 
-    /// The views of the sequences in the space of modality m, normalised: all sequence vectors through its head, its own
-    /// first; without heads only its own vector.
+    /// The normalised views of the sequences in the space of modality m: the sequence vectors of all modalities through its head, its own
+    /// first; without heads, only its own vector.
     fn views(&self, m: usize, h: &[Tensor]) -> Result<Vec<Tensor>> {
         let Some((weight, bias)) = self.projections.get(m) else { return Ok(vec![normalize(&h[m])?]) };
         let name = &self.modalities[m].name;
@@ -149,7 +150,7 @@ impl Mp4sr {
     }
 }
 
-/// The batch's distinct items (0-based, ascending), and its uses of them: the tokens, then the targets.
+/// The distinct items of the batch (0-based, ascending), and the uses of them: the tokens, then the targets.
 fn distinct_items(batch: &Batch) -> (Vec<u32>, GatherIndex) {
     let mut distinct: Vec<u32> = batch.items.iter().chain(&batch.targets).map(|i| i - 1).collect();
     distinct.sort_unstable();
@@ -162,10 +163,10 @@ fn distinct_items(batch: &Batch) -> (Vec<u32>, GatherIndex) {
     (distinct, GatherIndex::new(used, count))
 }
 
-/// A score after pre-training is the sum over modalities of the cosine between the sequence through its own head and the item.
+/// The scorer after pre-training. A score is the sum over modalities of the cosine between the sequence through its own head and the item.
 struct PretrainedScorer<'a> {
     model: &'a Mp4sr,
-    /// `[modalities I, d_0]`, in a group of the own items.
+    /// `[modalities I, d_0]`; in a group, only for this process's items.
     z: Tensor,
     items: Tensor,
 }

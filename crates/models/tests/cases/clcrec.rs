@@ -50,7 +50,7 @@ fn score(case: &mut GoldenCase, model: &ClcRec) {
     let (targets, removed) = (numbers(case, "in.targets"), case.int("in.removed").to_vec());
     let is_removed = |row: usize, item: u32| removed[row * items + item as usize - 1] == 1;
     compare_ranks(case, "out.ranks", &ranks(&scores, &targets, is_removed));
-    // Ranks among all items are those of the vectors themselves.
+    // The ranks among all items are those of the vectors without the additional coordinate.
     let width = case.size("model");
     let plain = scorer.queries(&queries).unwrap().narrow(1, 0, width).unwrap().contiguous().unwrap();
     let plain = plain.matmul(&scorer.items().narrow(1, 0, width).unwrap().contiguous().unwrap().t().unwrap()).unwrap();

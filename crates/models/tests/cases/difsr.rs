@@ -5,7 +5,7 @@ use super::{batch, compare_same_shape, compare_scores, compare_tokens, data};
 use crate::common::{GoldenCase, flat};
 use crate::{set_all, transformer};
 
-/// `[B, H, n, k]` of the case as `[B, n, H k]`.
+/// Turns `[B, H, n, k]` of the case into `[B, n, H k]`.
 fn heads_last(case: &mut GoldenCase, name: &str) {
     let (values, shape) = case.floats[name].clone();
     let tensor = Tensor::from_vec(values, shape.as_slice(), &candle_core::Device::Cpu).unwrap();
@@ -45,7 +45,7 @@ pub fn compare(case: &mut GoldenCase) {
         case.compare_if_present(&format!("out.{name}"), value);
     }
     compare_scores(case, "out.logits", &model);
-    // The path of training computes the top layer at the last tokens alone.
+    // Without a trace, as in training, the top layer is computed only at the last tokens.
     let loss = model.finetune_loss(&batch, None).unwrap();
     case.compare_training(model.parameters(), &loss);
 }

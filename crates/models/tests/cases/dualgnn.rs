@@ -5,7 +5,7 @@ use super::graph_data;
 use crate::common::GoldenCase;
 use crate::{compare_ranks, compare_values, numbers, score, set_all, users};
 
-/// The lists that the model makes, as the case stores them.
+/// Compares the lists of neighbours that the model makes with those of the case.
 fn compare_graph(case: &mut GoldenCase, prefix: &str, data: &Data, k: usize) {
     let lists = neighbours(data, k);
     let mut offsets = vec![0];
@@ -16,7 +16,7 @@ fn compare_graph(case: &mut GoldenCase, prefix: &str, data: &Data, k: usize) {
     compare_ranks(case, &format!("{prefix}.users"), &users);
     let counts: Vec<i64> = pairs.iter().map(|&(_, count)| i64::from(count)).collect();
     compare_ranks(case, &format!("{prefix}.counts"), &counts);
-    // A column of ones for each neighbour in turn gives its weight.
+    // The product with the identity matrix gives the weight of each neighbour.
     let matrix = neighbour_matrix(&lists).unwrap();
     let device = candle_core::Device::Cpu;
     let eye = candle_core::Tensor::eye(lists.len(), candle_core::DType::F32, &device).unwrap();
@@ -65,7 +65,7 @@ pub fn compare(case: &mut GoldenCase) {
     let (positives, negatives) = (numbers(case, "in.positives"), numbers(case, "in.negatives"));
     let (_, values) = trace::collect(|| model.bpr_loss(&graph, &users(case), &positives, &negatives).unwrap());
     compare_values(case, &values);
-    // The path of training computes the vectors of the batch's users alone.
+    // Without a trace, as in training, only the vectors of the batch's users are computed.
     let loss = model.bpr_loss(&graph, &users(case), &positives, &negatives).unwrap();
     case.compare_training(model.parameters(), &loss);
 }

@@ -20,7 +20,7 @@ pub fn compare(case: &mut GoldenCase) {
     let model = Fdsa::new(config, transformer(case), &data(case), RngKey::new(1)).unwrap();
     set_all(case, &model);
     let batch = batch(case);
-    // The scorer computes the fields of all items, the loss those of the batch alone.
+    // The scorer computes the fields of all items, the loss only those of the batch.
     let ((), values) = trace::collect(|| drop(model.scorer(&model.phases()[0]).unwrap()));
     compare_same_shape(case, &values);
     let (_, values) = trace::collect(|| model.finetune_loss(&batch, None).unwrap());
@@ -34,7 +34,7 @@ pub fn compare(case: &mut GoldenCase) {
     }
     case.compare_if_present("out.h", &values["h"]);
     compare_scores(case, "out.logits", &model);
-    // The path of training computes the top layers at the last tokens alone.
+    // Without a trace, as in training, the top layers are computed only at the last tokens.
     let loss = model.finetune_loss(&batch, None).unwrap();
     case.compare_training(model.parameters(), &loss);
 }

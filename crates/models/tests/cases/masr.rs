@@ -123,7 +123,7 @@ fn train(case: &mut GoldenCase, model: &Masr) {
     if with_memory {
         set_all(case, model);
     } else {
-        // The warm-up has the parameters of x alone.
+        // A case of the warm-up has only the parameters that x needs.
         for (name, (values, shape)) in case.floats.iter().filter(|(name, _)| name.starts_with("param.")) {
             model.parameters().set(name.trim_start_matches("param."), values, shape).unwrap();
         }

@@ -1,4 +1,4 @@
-//! The golden cases of one model each, and what they share.
+//! The comparisons of the golden cases, one file per model, and what they share.
 
 pub mod clcrec;
 pub mod difsr;
@@ -32,7 +32,7 @@ pub fn modalities(case: &GoldenCase) -> Vec<Modality> {
     case.names("modalities").iter().filter(stored).map(features).collect()
 }
 
-/// The case's items with their features and categories; without training events.
+/// The case's items with their features and categories, without training events.
 pub fn data(case: &GoldenCase) -> Data {
     let categories = case.has("in.categories.offsets").then(|| Categories {
         count: case.size("categories"),
@@ -68,7 +68,7 @@ pub fn batch(case: &GoldenCase) -> Batch {
     Batch::of_histories(samples, case.size("positions")).unwrap()
 }
 
-/// Compares what was traced under the name of an output as it is.
+/// Compares the traced values that have the name and the shape of an output.
 pub fn compare_same_shape(case: &mut GoldenCase, values: &BTreeMap<String, Tensor>) {
     for (name, value) in values {
         let key = format!("out.{name}");
@@ -92,7 +92,7 @@ pub fn compare_tokens(case: &mut GoldenCase, name: &str, found: &Tensor, offsets
     case.compare_packed(name, found, offsets);
 }
 
-/// Scores of the case's histories through the scorer that evaluation uses, and their ranks among all items.
+/// Compares the scores of the case's histories, by the scorer that evaluation uses, and the ranks of the targets among all items.
 pub fn compare_scores(case: &mut GoldenCase, name: &str, model: &dyn Model) {
     let histories = histories(case);
     let scorer = model.scorer(model.phases().last().unwrap()).unwrap();
@@ -108,7 +108,7 @@ pub fn compare_numbers(case: &mut GoldenCase, name: &str, found: &Tensor) {
     compare_ranks(case, name, &found);
 }
 
-/// The other axis first: `[B, n, k]` of the case as `[B, k, n]` has it.
+/// Swaps the last two axes of a tensor of the case.
 pub fn swapped(case: &mut GoldenCase, name: &str) {
     let (values, shape) = case.floats[name].clone();
     let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap().transpose(1, 2).unwrap().contiguous().unwrap();

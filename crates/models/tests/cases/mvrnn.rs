@@ -7,7 +7,7 @@ use super::{compare_same_shape, compare_tokens, data};
 use crate::common::{GoldenCase, flat};
 use crate::{compare_ranks, cut, numbers, ranks, set_all};
 
-/// Values of the scored tokens, with zeros for the others.
+/// The values of the scored tokens, with zeros for the other tokens.
 fn spread(found: &Tensor, targets: &[u32]) -> Tensor {
     let mut values = flat(found).into_iter();
     let all = targets.iter().map(|&target| if target > 0 { values.next().unwrap() } else { 0.0 });

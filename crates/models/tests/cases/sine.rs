@@ -29,7 +29,7 @@ pub fn compare(case: &mut GoldenCase) {
     if case.has("out.attention") {
         swapped(case, "out.attention");
     }
-    // Where padding takes part, every history has all places.
+    // If the padding takes part, every history has the full length.
     let offsets = match model.buffers() {
         Some(_) => PackedOffsets::from_lengths(vec![case.size("positions"); batch.count()]).unwrap(),
         None => batch.offsets.clone(),
@@ -42,7 +42,7 @@ pub fn compare(case: &mut GoldenCase) {
     case.compare_if_present("out.interests", &delta);
     compare_same_shape(case, &values);
     compare_scores(case, "out.logits", &model);
-    // The path of training computes nothing for the trace.
+    // Without a trace, as in training, values that only a trace needs are not computed.
     let loss = model.finetune_loss(&batch).unwrap();
     case.compare_training(model.parameters(), &loss);
 }

@@ -7,7 +7,7 @@ use super::{batch, compare_same_shape, compare_tokens, data, histories};
 use crate::common::{GoldenCase, flat};
 use crate::{compare_ranks, numbers, ranks, set_used, transformer};
 
-/// Real positions of a padded `[B, n, k]` of the case, `[T, k]`.
+/// The real positions of a padded `[B, n, k]` of the case, `[T, k]`.
 fn real(case: &GoldenCase, name: &str, offsets: &PackedOffsets) -> Tensor {
     let padded = case.tensor(name);
     let rows = (0..offsets.count()).map(|j| padded.get(j).unwrap().narrow(0, 0, offsets.range(j).len()).unwrap());

@@ -79,7 +79,7 @@ impl GoldenCase {
         self.floats.contains_key(name) || self.ints.contains_key(name)
     }
 
-    /// Compares the entries of `name` that `keep` names with the same entries of `found`.
+    /// Compares the entries of `name` for which `keep` is true with the same entries of `found`.
     pub fn compare(&mut self, name: &str, found: &[f32], keep: impl Fn(usize) -> bool) {
         let group = name.split('.').next().unwrap();
         let tolerance = &self.meta["tolerance"][group];
@@ -103,7 +103,7 @@ impl GoldenCase {
         self.compare(name, &flat(found), |_| true);
     }
 
-    /// Compares packed tokens `[T, d]` with padded `[B, n, d]` at real positions.
+    /// Compares packed tokens `[T, d]` with the real positions of a padded `[B, n, d]`.
     pub fn compare_packed(&mut self, name: &str, found: &Tensor, offsets: &PackedOffsets) {
         let shape = self.floats[name].1.clone();
         let (n, d) = (shape[1], shape[2]);
@@ -123,7 +123,7 @@ impl GoldenCase {
         }
     }
 
-    /// Gradients, their joint norm, and the parameters after a step of Adam.
+    /// Compares the loss, the gradients, their joint norm, and the parameters after a step of Adam.
     pub fn compare_training(&mut self, parameters: &Parameters, loss: &Tensor) {
         self.compare_tensor("out.loss", loss);
         let gradients = loss.backward().unwrap();
@@ -174,7 +174,7 @@ impl GoldenCase {
         }
     }
 
-    /// Every result was compared; prints the line that says so.
+    /// Checks that every result was compared, and returns a line about the comparison.
     pub fn finish(self, name: &str) -> String {
         let group = |k: &&String| ["out.", "grad.", "adam."].iter().any(|p| k.starts_with(p));
         let missed: Vec<_> =
@@ -184,16 +184,16 @@ impl GoldenCase {
     }
 }
 
-/// Of values and gradients in bf16, absolute and relative to the largest value: temperatures multiply what rounding to eight bits
-/// leaves.
+/// The tolerance for values and gradients in bf16, absolute and relative to the largest value. It is large because temperatures multiply
+/// the errors of rounding to eight bits.
 const BF16_TOLERANCE: f64 = 0.03;
 
-/// Whether products are computed from bf16: `MP4SR_TEST_PRECISION`.
+/// Whether `MP4SR_TEST_PRECISION` asks for products that are computed from bf16.
 pub fn is_bf16() -> bool {
     std::env::var_os("MP4SR_TEST_PRECISION").is_some_and(|precision| precision == "bf16")
 }
 
-/// Runs a test of this program in a process of its own, in which products are computed from bf16, where the processor can.
+/// Runs a test of this program in a separate process in which products are computed from bf16, if the processor supports it.
 #[allow(clippy::print_stdout, reason = "a test that is left out says so")]
 pub fn run_in_bf16(test: &str) {
     if let Err(reason) = check_precision(ComputeDevice::Cpu, Precision::Bf16) {
@@ -209,7 +209,7 @@ pub fn run_in_bf16(test: &str) {
     assert!(status.success(), "`{test}` fails in bf16");
 }
 
-/// Where models are tested: `MP4SR_TEST_DEVICE` names a card, otherwise it is the CPU.
+/// The device on which models are tested: the CPU, unless `MP4SR_TEST_DEVICE` names a card.
 pub fn device() -> Device {
     if is_bf16() {
         set_precision(Precision::Bf16);
@@ -223,8 +223,7 @@ pub fn flat(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
-/// The case files of the folder that `variable` names, or of `own` below the workspace, in order; a relative path is meant from
-/// the workspace.
+/// The case files of the folder that `variable` names, or of the folder `own`, in order. Relative paths start from the workspace.
 pub fn case_files(variable: &str, own: &str) -> Vec<PathBuf> {
     let workspace = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("../..");
     let folder = workspace.join(std::env::var_os(variable).map_or_else(|| PathBuf::from(own), PathBuf::from));

@@ -1,4 +1,4 @@
-//! Adam on the card: all parameters in one launch, and nothing waits for the card until somebody asks for the norm.
+//! Adam on the card: one launch updates all parameters, and the host does not wait for the card until the norm is requested.
 
 use candle_core::cuda_backend::cudarc::driver::CudaSlice;
 use candle_core::{Result, Storage, Tensor, bail};
@@ -7,10 +7,10 @@ use super::card::{Address, Card, Floats, Grid, address, arguments};
 use super::with_views;
 use crate::adam::{Rates, Update};
 
-/// Values of a piece: a block of threads goes through one.
+/// The number of values in a piece, which a block of threads processes.
 const PIECE: usize = 1 << 13;
 
-/// Words of 32 bits that describe a piece to the kernels.
+/// The number of 32-bit words that describe a piece to the kernels.
 const WORDS: usize = 12;
 
 /// The moments of all parameters, and whether a step was not finite.
@@ -21,21 +21,21 @@ pub(crate) struct Moments {
     stopped: CudaSlice<u32>,
 }
 
-/// The joint norm of the gradients of a step, and its loss, while they may still be on their way.
+/// The joint norm of the gradients of a step, and its loss, which the card may still be computing.
 pub(crate) struct Outcome {
     card: Card,
     values: CudaSlice<f64>,
 }
 
 impl Outcome {
-    /// Waits for them: the norm, the loss, and 1 where the step was taken.
+    /// Waits for the values: the norm, the loss, and 1 if the step was taken or 0 if not.
     pub fn wait(&self) -> Result<[f64; 3]> {
         let values = self.card.device().clone_dtoh(&self.values)?;
         Ok([values[0], values[1], values[2]])
     }
 }
 
-/// A parameter of a step: its number, its values, its gradient, and the rates that its steps have reached.
+/// A parameter of a step: its number, its values, its gradient, and its bias corrections.
 pub(crate) struct Stepping<'a> {
     pub at: usize,
     pub parameter: &'a Tensor,
@@ -67,7 +67,7 @@ impl Clone for Moments {
 }
 
 impl Moments {
-    /// Of stored moments, on the device of `like`.
+    /// Uploads stored moments to the device of `like`.
     pub fn new(like: &Tensor, first: &[Vec<f32>], second: &[Vec<f32>]) -> Result<Self> {
         let (storage, _) = like.storage_and_layout();
         let Storage::Cuda(storage) = &*storage else { bail!("adam: the parameters are not on a card") };
@@ -99,7 +99,7 @@ impl Moments {
         Ok([download(&self.first)?, download(&self.second)?])
     }
 
-    /// One step, unless the loss or the norm is not finite, in this step or an earlier one.
+    /// Takes one step, unless the loss or the norm is not finite, in this step or an earlier one.
     pub fn step(&self, parameters: &[Stepping<'_>], loss: &Tensor, rates: Rates) -> Result<Outcome> {
         let mut pieces: Vec<u32> = Vec::new();
         for Stepping { at, parameter, gradient, update } in parameters {

@@ -1,4 +1,4 @@
-//! The item matrix of the logits: F + E of every modality side by side, of length one where logits are cosines.
+//! The item matrix of the logits: F + E of every modality, side by side, each of length one if logits are cosines.
 
 use candle_core::{Result, Tensor, bail};
 

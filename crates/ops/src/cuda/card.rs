@@ -16,26 +16,26 @@ use half::bf16;
 
 use crate::{Dropout, Precision};
 
-/// What [`build.rs`](../../build.rs) compiled.
+/// The kernels that [`build.rs`](../../build.rs) compiled.
 static KERNELS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kernels.fatbin"));
 
-/// Host memory that uploads go through.
+/// The size in bytes of the host memory for uploads.
 const STAGING: usize = 64 << 20;
 
-/// Shared memory that every kernel has without asking.
+/// The size in bytes of the shared memory that every kernel may use without requesting it.
 const SHARED: usize = 48 << 10;
 
-/// Columns of a product that cuBLAS computes together on recent cards.
+/// The number of columns of a product that cuBLAS computes together on recent cards.
 const TILE: usize = 128;
 
-/// Multiplications of a product for which a second call takes less time than a tile more.
+/// The number of multiplications in a product from which a second call takes less time than another tile.
 const WORTH_A_CALL: usize = 1 << 32;
 
-/// Warps of a block, as the kernels assume.
+/// The number of warps in a block, as the kernels assume.
 pub(crate) const WARPS: usize = 8;
 
-/// Blocks of kernels that loop over rows and leave a partial sum each: one number for all cards, so that sums do not depend on
-/// the card's size.
+/// The number of blocks of kernels that loop over rows and write a partial sum each. It is the same for all cards, so that sums do not
+/// depend on the size of the card.
 pub(crate) const BLOCKS: usize = 512;
 
 /// Values on the card.
@@ -46,14 +46,14 @@ struct Loaded {
     module: Arc<CudaModule>,
     functions: Mutex<HashMap<String, CudaFunction>>,
     staging: Mutex<Staging>,
-    /// Shared memory that a block may ask for.
+    /// The shared memory that a block may request, in bytes.
     shared: usize,
 }
 
-/// Page-locked memory that the card reads while the host goes on: out of other memory, a copy waits for all work before it.
+/// Page-locked memory, which the card reads while the host continues. A copy from other memory would wait for all earlier work.
 struct Staging {
     memory: PinnedHostSlice<u8>,
-    /// Bytes in use since the card was last waited for.
+    /// The number of bytes used since the host last waited for the card.
     used: usize,
 }
 
@@ -78,15 +78,15 @@ pub(crate) struct Card {
 pub(crate) struct Address(u64);
 
 impl Address {
-    /// No memory: an argument that a kernel does without.
+    /// No memory: the value of an argument that a kernel does not need.
     pub const NONE: Self = Self(0);
 
-    /// As two words.
+    /// The address as two words.
     pub fn words(self) -> [u32; 2] {
         [self.0 as u32, (self.0 >> 32) as u32]
     }
 
-    /// `count` values of f32 further.
+    /// The address `count` values of f32 further on.
     pub fn plus(self, count: usize) -> Self {
         self.plus_bytes(size_of::<f32>() * count)
     }
@@ -96,8 +96,8 @@ impl Address {
     }
 }
 
-/// Where a slice lies. It is valid as long as work that was launched before the slice is dropped needs it: memory is given
-/// back in the order of the stream.
+/// The address of a slice. It is valid for all work that is launched before the slice is dropped, because memory is freed in the order of
+/// the stream.
 pub(crate) fn address<T>(slice: &CudaSlice<T>) -> Address {
     Address(slice.device_ptr(slice.stream()).0)
 }
@@ -157,12 +157,12 @@ impl From<Dropout> for Argument {
     }
 }
 
-/// Blocks and threads of a launch.
+/// The blocks and threads of a launch.
 #[derive(Clone, Copy)]
 pub(crate) struct Grid {
     pub blocks: (usize, usize),
     pub threads: (usize, usize),
-    /// Bytes of shared memory.
+    /// The shared memory of a block, in bytes.
     pub shared: usize,
 }
 
@@ -198,30 +198,30 @@ pub(crate) struct Matrix {
     at: Address,
     rows: usize,
     columns: usize,
-    /// Values from the start of a row to the start of the next one.
+    /// The number of values from the start of a row to the start of the next one.
     stride: usize,
     transposed: bool,
     half: bool,
 }
 
 impl Matrix {
-    /// Rows of f32 one after the other.
+    /// A matrix of f32, row after row.
     pub fn new(at: Address, rows: usize, columns: usize) -> Self {
         Self { at, rows, columns, stride: columns, transposed: false, half: false }
     }
 
-    /// Some of its columns. It must not be transposed.
+    /// A range of the matrix's columns. The matrix must not be transposed.
     fn columns(self, part: Range<usize>) -> Self {
         let bytes = if self.half { size_of::<bf16>() } else { size_of::<f32>() };
         Self { at: self.at.plus_bytes(part.start * bytes), columns: part.len(), ..self }
     }
 
-    /// Its transpose.
+    /// The transpose of the matrix.
     pub fn t(self) -> Self {
         Self { transposed: !self.transposed, ..self }
     }
 
-    /// The same with rows of bf16, which another buffer has.
+    /// The same matrix in bf16, from another buffer.
     fn of_halves(self, halves: &CudaSlice<bf16>) -> Self {
         Self { at: address(halves), half: true, ..self }
     }
@@ -231,30 +231,30 @@ impl Matrix {
     }
 }
 
-/// Where a product goes.
+/// Where a product is written.
 #[derive(Clone, Copy)]
 struct Out {
     at: Address,
-    /// Values from the start of a row to the start of the next one.
+    /// The number of values from the start of a row to the start of the next one.
     stride: usize,
     half: bool,
 }
 
 impl Out {
-    /// Rows of f32 one after the other.
+    /// A result of f32, row after row.
     fn rows(at: Address, columns: usize) -> Self {
         Self { at, stride: columns, half: false }
     }
 }
 
-/// Values that are read by products alone: of f32, or of bf16 where products are.
+/// Inputs or results of products, in f32, or in bf16 if products are computed from bf16.
 pub(crate) enum Factor {
     Single(Floats),
     Half(CudaSlice<bf16>),
 }
 
 impl Factor {
-    /// As a matrix of rows one after the other.
+    /// The values as a matrix, row after row.
     pub fn matrix(&self, rows: usize, columns: usize) -> Matrix {
         match self {
             Self::Single(values) => Matrix::new(address(values), rows, columns),
@@ -262,7 +262,7 @@ impl Factor {
         }
     }
 
-    /// What kernels of its type end in.
+    /// The suffix in the names of kernels for this type.
     pub fn suffix(&self) -> &'static str {
         match self {
             Self::Single(_) => "f32",
@@ -299,12 +299,12 @@ impl Card {
         &self.device
     }
 
-    /// Shared memory that a block may ask for, in bytes.
+    /// The shared memory that a block may request, in bytes.
     pub fn shared(&self) -> usize {
         self.loaded.shared
     }
 
-    /// Memory with whatever was in it.
+    /// Uninitialised memory.
     #[allow(unsafe_code, reason = "every kernel that is given fresh memory writes all of it")]
     pub fn take<T: DeviceRepr>(&self, count: usize) -> Result<CudaSlice<T>> {
         unsafe { self.device.alloc::<T>(count.max(1)) }
@@ -323,7 +323,7 @@ impl Card {
         })
     }
 
-    /// A copy of values that the host may change or drop at once.
+    /// Copies values to the card. The host may change or drop them as soon as this returns.
     #[allow(unsafe_code, reason = "the bytes are within the staging memory, and no copy out of them is under way")]
     pub fn upload<T: DeviceRepr + 'static>(&self, values: &[T]) -> Result<CudaSlice<T>> {
         if values.is_empty() {
@@ -367,8 +367,8 @@ impl Card {
         Ok(function)
     }
 
-    /// Launches a kernel. The arguments must be those that it takes, in its order, and each must have the memory that it reads
-    /// or writes.
+    /// Launches a kernel. The arguments must be those that it takes, in its order, and the memory of each must be large enough for what the
+    /// kernel reads or writes.
     #[allow(unsafe_code, reason = "a launch is unsafe; the twins compare every kernel with candle's operations")]
     pub fn launch(&self, name: &str, grid: Grid, arguments: &mut [Argument]) -> Result<()> {
         let (x, y) = grid.blocks;
@@ -406,7 +406,7 @@ impl Card {
         Ok(to)
     }
 
-    /// out = a b, or out += a b. `out` has rows of f32 one after the other.
+    /// out = a b, or out += a b if `add`. `out` is f32, row after row.
     pub fn product(&self, out: Address, a: Matrix, b: Matrix, add: bool, precision: Precision) -> Result<()> {
         if precision == Precision::Bf16 && !(a.half && b.half) {
             let rounded = |m: Matrix| if m.half { Ok(None) } else { self.halves(m.at, m.rows * m.columns).map(Some) };
@@ -418,8 +418,8 @@ impl Card {
         self.gemm(Out::rows(out, b.shape().1), a, b, add, precision)
     }
 
-    /// out = a b for the columns before `split` and for the others in turn. A product's time grows by tiles of [`TILE`] columns, of which
-    /// a few columns behind many would take a whole one.
+    /// out = a b, first for the columns before `split` and then for the others. The time of a product grows by tiles of [`TILE`] columns,
+    /// and a few columns after many would take a whole tile.
     pub fn product_split(&self, out: Address, a: Matrix, b: Matrix, split: usize, precision: Precision) -> Result<()> {
         let ((m, k), columns) = (a.shape(), b.columns);
         if split % TILE != 0 || m * k * columns < WORTH_A_CALL || a.half != b.half || b.transposed {
@@ -432,7 +432,7 @@ impl Card {
         Ok(())
     }
 
-    /// out = a b for an `out` that products read again, of f32 or bf16 as its factors are.
+    /// out = a b for an `out` that other products read, in f32 or bf16 like its factors.
     pub fn product_to(&self, out: &Factor, a: Matrix, b: Matrix, precision: Precision) -> Result<()> {
         let to = Out { half: matches!(out, Factor::Half(_)), ..Out::rows(out.at(), b.shape().1) };
         self.gemm(to, a, b, false, precision)
@@ -458,7 +458,7 @@ impl Card {
         let (one, beta) = (1.0f32, if add { 1.0f32 } else { 0.0 });
         let pointer = |at: Address| at.0 as *const c_void;
         let blas = self.device.cublas_handle();
-        // cuBLAS has columns one after the other: out^T = b^T a^T.
+        // cuBLAS stores matrices column after column, so this computes out^T = b^T a^T.
         unsafe {
             gemm_ex(
                 *blas.handle(),
@@ -485,7 +485,7 @@ impl Card {
         .map_err(|error| Error::Msg(format!("cuBLAS failed on a product of [{m}, {k}] and [{k}, {n}]: {error:?}")))
     }
 
-    /// The sum of `rows` partial results of `columns` values each, in their order.
+    /// The sum of `rows` partial results of `columns` values each, in a fixed order.
     pub fn sum_rows(&self, out: Address, partial: Address, rows: usize, columns: usize) -> Result<()> {
         let grid = Grid { blocks: (columns.div_ceil(32), 1), threads: (32, 16), shared: 0 };
         self.launch("sum_rows", grid, arguments![out, partial, rows, columns])
@@ -501,17 +501,16 @@ impl Card {
     }
 }
 
-/// Page-locked memory for uploads of many values, which go through it several times as fast as from ordinary memory. It is kept from
-/// call to call.
+/// Page-locked memory for large uploads, which are several times as fast as from ordinary memory. It is kept between calls.
 #[derive(Default)]
 pub(crate) struct LargeUploads(Mutex<Option<PinnedHostSlice<f32>>>);
 
 impl LargeUploads {
-    /// Threads that copy values; a single one does not keep up with the card's bus. They are none of the pool's, whose tasks may wait
-    /// for the lock.
+    /// The number of threads that copy values; a single one is slower than the card's bus. They do not belong to the pool, whose tasks may
+    /// be waiting for the lock.
     const THREADS: usize = 8;
 
-    /// Uploads values; there may be others after them.
+    /// Uploads values. The result may be longer than `values`; what follows them is arbitrary.
     pub fn upload(&self, card: &Card, values: &[f32]) -> Result<Floats> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let earlier = kept.take().filter(|pinned| pinned.len() >= values.len());
@@ -529,7 +528,7 @@ impl LargeUploads {
         let mut uploaded = card.take::<f32>(pinned.len())?;
         let stream = card.device.cuda_stream();
         stream.memcpy_htod(&pinned, &mut uploaded).w()?;
-        // The next call writes to the memory.
+        // The next call overwrites the memory, so the copy must be complete.
         stream.synchronize().w()?;
         *kept = Some(pinned);
         Ok(uploaded)

@@ -11,7 +11,7 @@ use super::logsumexp::mode;
 use super::{OnCard, View, apply1, apply2};
 use crate::{CmclDirection, Contrast, Precision, precision};
 
-/// `[2, B]`: NIP, then CMCL. `views` `[V, B, d]`.
+/// Returns `[2, B]`: NIP, then CMCL. `views` is `[V, B, d]`.
 pub(crate) fn contrastive(views: &Tensor, targets: Option<&Tensor>, contrast: &Contrast) -> Result<Tensor> {
     let op = Contrastive { contrast: contrast.clone(), precision: precision(), kept: Mutex::new(None) };
     match targets {
@@ -26,19 +26,19 @@ struct Contrastive {
     kept: Mutex<Option<Kept>>,
 }
 
-/// What backward needs of forward.
+/// The values of forward that backward needs.
 struct Kept {
     groups: CudaSlice<u32>,
     /// The views, then the targets: `[spaces B, d]`.
     spaces: Floats,
-    /// `[V B, spaces B]`.
+    /// The products, `[V B, spaces B]`.
     products: Floats,
-    /// `[V B, spaces]`.
+    /// The logarithms of the sums, and the logits of the pairs, `[V B, spaces]` each.
     sums: Floats,
     pairs: Floats,
 }
 
-/// Sizes of a batch.
+/// The sizes of a batch.
 #[derive(Clone, Copy)]
 struct Shape {
     views: usize,
@@ -90,7 +90,7 @@ impl Contrastive {
         Ok((out, vec![2, batch]))
     }
 
-    /// Gradients of the views and of the targets.
+    /// The gradients of the views and of the targets.
     fn backward(
         &self,
         card: &Card,
@@ -123,7 +123,7 @@ impl Contrastive {
             Some(halves) => halves.matrix(rows, spaces * batch),
             None => Matrix::new(address(&kept.products), rows, spaces * batch),
         };
-        // As columns, then as rows: the views are both.
+        // The views are both columns and rows of the products: their gradient is the sum of both parts.
         let d_all = card.take::<f32>(spaces * batch * d)?;
         card.product(address(&d_all), dp.t(), Matrix::new(views.at, rows, d), false, self.precision)?;
         let d_views = card.take::<f32>(rows * d)?;

@@ -1,8 +1,9 @@
-// Kernels of convolutional encoders with fixed weights: what lies between the products. Maps have their channels together,
+// Kernels of convolutional encoders with fixed weights: what lies between the products. Maps have the channels last,
 // [images][height][width][channels], with a multiple of four channels, so that a convolution of one pixel is a product and any other
-// is one after its windows are copied side by side. A launch has fewer than 2^32 threads, whose numbers are of 32 bits. `kernels.cu` includes this file.
+// convolution is one after its windows are copied side by side. A launch has fewer than 2^32 threads, so indices have 32 bits. `kernels.cu`
+// includes this file.
 
-// The windows of an image's pixels [images][3][height][width]: to [images out_height out_width][side^2 3], zeros beyond the border. A
+// Copies the windows of the pixels [images][3][height][width] to [images out_height out_width][side^2 3], with zeros beyond the border. One
 // thread per value.
 template <typename T>
 __device__ void pixel_windows(T* to, const float* pixels, u32 count, u32 height, u32 width, u32 side, u32 stride, u32 out_height,
@@ -17,7 +18,7 @@ __device__ void pixel_windows(T* to, const float* pixels, u32 count, u32 height,
   write(to + index, inside ? pixels[(((size_t)image * 3 + channel) * height + y) * width + x] : 0.0f);
 }
 
-// The windows of a map: to [images out_height out_width][side^2 channels], zeros beyond the border. A thread per four values.
+// Copies the windows of a map to [images out_height out_width][side^2 channels], with zeros beyond the border. One thread per four values.
 template <typename T>
 __device__ void windows(T* to, const T* map, u32 fours, u32 height, u32 width, u32 channels, u32 side, u32 stride, u32 out_height,
                         u32 out_width) {
@@ -34,7 +35,7 @@ __device__ void windows(T* to, const T* map, u32 fours, u32 height, u32 width, u
   write4(to + 4 * (size_t)index, v);
 }
 
-// map += bias and, where there is one, what came in beside; then the rectifier, if asked for. A thread per four values.
+// map += bias and, if there is one, the map `beside`; then ReLU, if `rectify`. One thread per four values.
 template <typename T>
 __device__ void shift(T* map, const float* bias, const T* beside, u32 fours, u32 channels, u32 rectify) {
   u32 index = blockIdx.x * blockDim.x + threadIdx.x;
@@ -51,7 +52,7 @@ __device__ void shift(T* map, const float* bias, const T* beside, u32 fours, u32
   write4(map + 4 * (size_t)index, v);
 }
 
-// The largest value of 3 by 3 at every second place; what lies beyond the border does not count. A thread per four values.
+// Max pooling of 3 by 3 pixels with stride 2; pixels beyond the border do not count. One thread per four values.
 template <typename T>
 __device__ void pool_map(T* to, const T* map, u32 fours, u32 height, u32 width, u32 channels, u32 out_height, u32 out_width) {
   u32 index = blockIdx.x * blockDim.x + threadIdx.x;
@@ -70,7 +71,7 @@ __device__ void pool_map(T* to, const T* map, u32 fours, u32 height, u32 width, 
   write4(to + 4 * (size_t)index, most);
 }
 
-// The mean of an image's map by channel: out [images][channels], map [images][places][channels]. A block per image and 256 channels.
+// The mean of an image's map by channel: out [images][channels], map [images][places][channels]. One block per image and 256 channels.
 template <typename T>
 __device__ void map_means(float* out, const T* map, u32 places, u32 channels) {
   u32 c = blockIdx.y * blockDim.x + threadIdx.x;

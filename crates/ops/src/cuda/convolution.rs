@@ -1,4 +1,4 @@
-//! ResNets with fixed weights on a card: a convolution is a product of its windows, which are copied side by side unless they are
+//! ResNets with fixed weights on a card: a convolution is a matrix product of its windows, which are copied side by side unless they are
 //! single pixels.
 
 use candle_core::cuda_backend::CudaDevice;
@@ -7,14 +7,14 @@ use candle_core::{Result, bail};
 use super::card::{Address, Card, Factor, Floats, Grid, LargeUploads, address, arguments};
 use crate::{InferenceBottleneck, InferenceConvolution, Precision};
 
-/// Images that go through the layers together: their windows take some GiB.
+/// The number of images that are computed together; their windows take a few GiB.
 const IMAGES: usize = 128;
 
-/// Channels that a block of the means works on.
+/// The number of channels that a block of `map_means` processes.
 const COLUMNS: usize = 256;
 
 struct Convolution {
-    /// `[side^2 inputs, outputs]`.
+    /// The weights, `[side^2 inputs, outputs]`.
     weight: Factor,
     bias: Floats,
     inputs: usize,
@@ -23,16 +23,16 @@ struct Convolution {
     stride: usize,
 }
 
-/// A thread for each of `count` values, whose numbers the kernels hold in 32 bits.
+/// A grid with a thread for each of `count` values, whose indices have 32 bits in the kernels.
 fn threads(count: usize) -> Result<Grid> {
-    // Whole blocks fit too.
+    // The last block must fit as a whole.
     if count > u32::MAX as usize - COLUMNS {
         bail!("images of too many pixels: {count} values at once");
     }
     Ok(Grid::threads(count))
 }
 
-/// Channels together, `[images, height, width, channels]`.
+/// A feature map with the channels last, `[images, height, width, channels]`.
 struct Map {
     values: Factor,
     images: usize,
@@ -42,7 +42,7 @@ struct Map {
 }
 
 impl Map {
-    /// Images times places.
+    /// The number of pixels of all images.
     fn rows(&self) -> usize {
         self.images * self.height * self.width
     }
@@ -74,7 +74,7 @@ impl Convolution {
         Ok(Self { weight, bias: card.upload(bias)?, inputs, outputs, side: *side, stride: *stride })
     }
 
-    /// Width or height after it.
+    /// The width or height of the result.
     fn across(&self, before: usize) -> usize {
         (before - 1) / self.stride + 1
     }
@@ -83,7 +83,7 @@ impl Convolution {
         self.side * self.side * self.inputs
     }
 
-    /// The product with windows, `[rows, side^2 inputs]`.
+    /// The product of windows `[rows, side^2 inputs]` with the weights.
     fn product(&self, card: &Card, windows: &Factor, rows: usize, precision: Precision) -> Result<Factor> {
         let out = card.factor(rows * self.outputs, precision)?;
         let weight = self.weight.matrix(self.columns(), self.outputs);
@@ -91,7 +91,7 @@ impl Convolution {
         Ok(out)
     }
 
-    /// The convolution without its bias.
+    /// Computes the convolution without its bias.
     fn forward(&self, card: &Card, map: &Map, precision: Precision) -> Result<Map> {
         let (height, width) = (self.across(map.height), self.across(map.width));
         let (images, rows) = (map.images, map.images * height * width);
@@ -121,7 +121,7 @@ impl Convolution {
         Ok(Map { values, images, height, width, channels: self.outputs })
     }
 
-    /// Adds the bias and what came in beside, and rectifies if asked to.
+    /// Adds the bias and the map `beside`, if there is one, and applies ReLU if `rectify`.
     fn shift(&self, card: &Card, map: &Map, beside: Option<&Map>, rectify: bool) -> Result<()> {
         let beside = beside.map_or(Address::NONE, |beside| beside.values.at());
         let all = arguments![map.values.at(), &self.bias, beside, map.fours(), map.channels, rectify];

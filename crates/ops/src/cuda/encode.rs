@@ -12,22 +12,22 @@ use super::rows::Uses;
 use super::{OnCard, View, WIDEST, apply2, lanes};
 use crate::{GatherIndex, ItemRows, MixtureSizes, Precision, plain, precision};
 
-/// The most experts: a lane of a warp has each one's gate.
+/// The largest number of experts: each lane of a warp holds the gate of one.
 const EXPERTS: usize = 32;
 
-/// The most rows of an item, and values of a row, that a block's shared memory is asked for.
+/// The largest sum of an item's rows and a row's values for which a block has enough shared memory.
 const ROOM: usize = 12 << 10;
 
-/// Values of a row that a lane holds, of the kernels that pool an item by a warp.
+/// The number of a row's values that a lane holds, for each kernel that pools one item per warp.
 const WARP_WIDTHS: [usize; 4] = [4, 12, 16, 24];
 
-/// Blocks that go through the items whose pooling learns.
+/// The largest number of blocks for the items whose pooling has a gradient.
 const POOL_BLOCKS: usize = 2048;
 
-/// Blocks that go through the items of one expert.
+/// The largest number of blocks for the items of one expert.
 const EXPERT_BLOCKS: usize = 128;
 
-/// The narrowest of those kernels that rows of width `d` fit; none for wide rows, whose items take a block each.
+/// The narrowest of these kernels that takes rows of width `d`; `None` for wider rows, whose items take a block each.
 fn warp_width(d: usize) -> Option<usize> {
     WARP_WIDTHS.into_iter().find(|lanes| d <= 32 * lanes)
 }
@@ -64,11 +64,11 @@ pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses:
     apply2(op, w, packed)
 }
 
-/// One modality.
+/// The encoder of one modality.
 struct Encoder {
     rows: ItemRows,
     sizes: MixtureSizes,
-    /// Where its parameters start in the arguments.
+    /// The starts of its parameters in the arguments.
     w: usize,
     packed: usize,
 }
@@ -82,25 +82,25 @@ struct Encode {
     kept: Mutex<Option<(Uses, Vec<Kept>)>>,
 }
 
-/// What backward needs of forward.
+/// The values of forward that backward needs.
 struct Kept {
     rows: Arc<CardRows>,
-    /// `[n, d]`.
+    /// The pooled vectors, `[n, d]`.
     pooled: Factor,
-    /// `[d, columns]`.
+    /// The weights of the experts and of the gate as one matrix, `[d, columns]`.
     matrix: Factor,
-    /// `[n, columns]`: e W_k, then the gate before its softmax.
+    /// The products e W_k, then the gate before its softmax, `[n, columns]`.
     products: Floats,
 }
 
 impl MixtureSizes {
-    /// Columns of the product: the experts', the gate's, and zeros up to a multiple that products are fast at.
+    /// The columns of the product: the experts', then the gate's, then zeros up to a multiple for which products are fast.
     fn card_columns(self) -> usize {
         (self.outputs() + self.experts).next_multiple_of(16)
     }
 }
 
-/// What gradients of a modality are computed from.
+/// The inputs of a modality's gradients.
 struct Given {
     /// The pooling's parameters of all modalities.
     w: Address,
@@ -178,13 +178,13 @@ impl Encoder {
         )
     }
 
-    /// Biases, LayerNorm weights, LayerNorm biases.
+    /// The addresses of the biases, the LayerNorm weights and the LayerNorm biases.
     fn tail(&self, packed: Address) -> [Address; 3] {
         let packed = packed.plus(self.packed);
         [self.sizes.biases(), self.sizes.norm_weights(), self.sizes.norm_biases()].map(|part| packed.plus(part.start))
     }
 
-    /// Gradients of w and of the packed parameters, from dz of the modality.
+    /// Computes the gradients of w and of the packed parameters from dz of the modality.
     fn gradients(
         &self,
         card: &Card,
@@ -251,7 +251,7 @@ impl Encoder {
         }
     }
 
-    /// dw, through de of the items whose pooling learns.
+    /// Computes dw, through de of the items whose pooling has a gradient.
     fn pooling_gradient(
         &self,
         card: &Card,

@@ -1,4 +1,4 @@
-//! Items' rows on the card, as they are stored: all of them where they fit, else those of the items at hand.
+//! The rows of items on the card, in the type in which they are stored: all rows if they fit, otherwise those of a view's items.
 
 use std::sync::{Arc, OnceLock};
 
@@ -11,10 +11,10 @@ use half::{bf16, f16};
 use super::card::{Address, Card, address};
 use crate::ragged::{Ragged, StoredValues};
 
-/// Of the free memory, what features may take: the rest is the step's.
+/// The fraction of the free memory that features may take; the rest is left to the step.
 const SHARE: (usize, usize) = (3, 5);
 
-/// What a table and its views keep on the card.
+/// The data of a table and its views that is kept on the card.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CardFeatures {
     /// The whole table, shared by all views; `None` once it was found too large.
@@ -24,7 +24,7 @@ pub(crate) struct CardFeatures {
 }
 
 impl CardFeatures {
-    /// The same table, another choice of items.
+    /// The same table for another view.
     pub fn other_view(&self) -> Self {
         Self { table: self.table.clone(), view: Arc::default() }
     }
@@ -44,13 +44,13 @@ pub(crate) struct CardRows {
     /// The first row of each item among the values.
     starts: CudaSlice<u64>,
     counts: CudaSlice<u32>,
-    /// The items with more than one row, and with at least one.
+    /// The items with more than one row, and those with at least one.
     several: Vec<u32>,
     any: Vec<u32>,
 }
 
 impl CardRows {
-    /// What kernels that read such values have in their names.
+    /// The type of the values, as it appears in the names of the kernels that read them.
     pub fn kind(&self) -> &'static str {
         match &*self.values {
             Values::F32(_) => "f32",
@@ -75,7 +75,7 @@ impl CardRows {
         address(&self.counts)
     }
 
-    /// The items whose pooling has a gradient: the weight of a row that is alone is 1.
+    /// The items whose pooling has a gradient: the weight of a single row is always 1.
     pub fn learning(&self, pad_rows: usize) -> &[u32] {
         if pad_rows > 1 { &self.any } else { &self.several }
     }
@@ -94,7 +94,7 @@ fn fits(device: &CudaDevice, bytes: usize) -> Result<bool> {
     Ok(bytes <= free / SHARE.1 * SHARE.0)
 }
 
-/// The values of some ranges one after the other.
+/// The values of the rows in some ranges, one range after the other.
 fn joined<T: Copy>(values: &[T], rows: &[(usize, usize)], width: usize) -> Vec<T> {
     let mut all = Vec::with_capacity(rows.iter().map(|(start, end)| (end - start) * width).sum());
     rows.iter().for_each(|&(start, end)| all.extend_from_slice(&values[start * width..end * width]));
@@ -102,7 +102,7 @@ fn joined<T: Copy>(values: &[T], rows: &[(usize, usize)], width: usize) -> Vec<T
 }
 
 impl Ragged {
-    /// This view's rows on the card: the table is uploaded once, the view's places once for each view.
+    /// This view's rows on the card. The table is uploaded once, and the positions of rows once per view.
     pub(crate) fn on_card(&self, card: &Card) -> Result<Arc<CardRows>> {
         if let Some(rows) = self.card.view.get() {
             return Ok(rows.clone());

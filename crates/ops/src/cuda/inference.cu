@@ -1,5 +1,5 @@
-// Kernels of encoders with fixed weights: what lies between the products. Values that only products read and write are of f32,
-// or of bf16 where products are; the sums of the residual branches are f32. `kernels.cu` includes this file.
+// Kernels of encoders with fixed weights: what lies between the products. The inputs and results of products are f32, or bf16 if products
+// are computed from bf16; the sums of the residual branches are f32. `kernels.cu` includes this file.
 
 // ---------------------------------------------------------------- four values at once
 
@@ -18,7 +18,7 @@ __device__ __forceinline__ void write4(__nv_bfloat16* at, const float (&x)[4]) {
   *(__nv_bfloat162*)(at + 2) = __floats2bfloat162_rn(x[2], x[3]);
 }
 
-// ---------------------------------------------------------------- what enters the layers
+// ---------------------------------------------------------------- input of the layers
 
 // x[t] = (table[ids[t]] + segment) + positions[places[t]]; the order of the sums is the reference's. One warp per token.
 extern "C" __global__ void token_sums(float* x, const float* table, const float* segment, const float* positions, const u32* ids,
@@ -31,7 +31,7 @@ extern "C" __global__ void token_sums(float* x, const float* table, const float*
     x[(size_t)token * d + i] = (segment ? word[i] + segment[i] : word[i]) + position[i];
 }
 
-// The patches of images row by row, each channel by channel: to [images across^2][3 patch^2], pixels [images][3][side][side]. A
+// Copies the patches of the pixels [images][3][side][side] to [images across^2][3 patch^2], row by row and each channel by channel. One
 // block per patch and 256 of its values.
 template <typename T>
 __device__ void cut_patches(T* to, const float* pixels, u32 side, u32 patch) {
@@ -114,7 +114,7 @@ __device__ __forceinline__ float activated(float x, u32 quick) {
   return quick ? x / (1.0f + expf(-1.702f * x)) : 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
 }
 
-// y = activation(y + bias) in place: a block per row and four values per thread.
+// y = activation(y + bias) in place: one block per row and 4 x 256 columns, one thread per four values.
 template <typename T>
 __device__ void activate(T* y, const float* bias, u32 columns, u32 quick) {
   u32 first = blockIdx.y * 4 * blockDim.x;
@@ -140,7 +140,8 @@ extern "C" __global__ void activate_bf16(__nv_bfloat16* y, const float* bias, u3
 
 // ---------------------------------------------------------------- attention
 
-// A tile of T rows of a head's queries, keys or values with their bias; zeros from the sequence's end and the head's width on.
+// Loads a tile of T rows of a head's queries, keys or values with their bias, with zeros beyond the end of the sequence and the width of
+// the head.
 template <int W, int T, typename V>
 __device__ __forceinline__ void load_tile(float* to, const V* from, const float* bias, u32 start, u32 length, u32 width,
                                           u32 stride) {
@@ -151,10 +152,10 @@ __device__ __forceinline__ void load_tile(float* to, const V* from, const float*
   }
 }
 
-// A block has T queries of a sequence and a head, and goes through the keys T at a time with a running maximum and sum per query.
-// Its T / 4 by T / 4 threads have four queries each, and four keys or W / (T / 4) outputs. qkv [tokens][3 d]; `tiles` has a
-// block's first token of the sequence, the sequence's length, and the first query. Heads are at most W wide. Lines of shared
-// memory are 4 values longer than their content, so that four values of consecutive lines lie in different banks.
+// A block has T queries of a sequence and a head, and goes through the keys T at a time with a running maximum and sum per query. Its T / 4
+// by T / 4 threads have four queries each, and four keys or W / (T / 4) outputs. qkv [tokens][3 d]; `tiles` has the first token of a
+// block's sequence, the sequence's length, and the first query. Heads are at most W wide. Lines of shared memory are 4 values longer than
+// their content, so that four values of consecutive lines lie in different banks.
 template <int W, int T, typename V>
 __device__ void attend(V* out, const V* qkv, const float* qkv_bias, const u32* tiles, const float* relative, u32 reach, u32 d,
                        u32 heads, u32 causal) {
@@ -177,7 +178,7 @@ __device__ void attend(V* out, const V* qkv, const float* qkv_bias, const u32* t
   float scale = 1.0f / sqrtf((float)width);
   u32 end = causal ? min(length, start + T) : length;
   for (u32 at = 0; at < end; at += T) {
-    __syncthreads();  // The values of the tile before have been read.
+    __syncthreads();  // The values of the previous tile have been read.
     load_tile<W, T>(kv, rows + d, bias + d, at, length, width, 3 * d);
     __syncthreads();
     float s[4][4];
@@ -218,7 +219,7 @@ __device__ void attend(V* out, const V* qkv, const float* qkv_bias, const u32* t
       }
 #pragma unroll
       for (int lane = SIDE / 2; lane > 0; lane /= 2) most = fmaxf(most, __shfl_xor_sync(ALL, most, lane));
-      // The first tile has a key that the query sees: from then on the maximum is finite.
+      // The first tile has a key that the query sees, so the maximum is finite from then on.
       float now = fmaxf(top[i], most), shrink = expf(top[i] - now), part = 0.0f;
 #pragma unroll
       for (int j = 0; j < 4; j++) {
@@ -277,10 +278,10 @@ ATTENDS(32)
 ATTENDS(64)
 ATTENDS(128)
 
-// ---------------------------------------------------------------- what leaves the layers
+// ---------------------------------------------------------------- output of the layers
 
-// A sequence's tokens to its vector: `mode` 0 their mean, 1 the first, 2 the largest values; zeros without tokens. offsets
-// [sequences + 1]. A block per sequence and 256 columns.
+// Pools a sequence's tokens to its vector: their mean (`mode` 0), the first token (1), or the largest values (2); zeros without tokens.
+// offsets [sequences + 1]. One block per sequence and 256 columns.
 extern "C" __global__ void pool_tokens(float* out, const float* x, const u32* offsets, u32 d, u32 mode) {
   u32 c = blockIdx.y * blockDim.x + threadIdx.x;
   if (c >= d) return;

@@ -1,7 +1,7 @@
 //! Encoders with fixed weights on a card: packed sequences, no gradient. The CPU's implementation is [`crate::inference`].
 //!
-//! Residual sums, LayerNorm and softmax are f32. What products read is f32, or bf16 where they are. Memory between the layers is
-//! kept from call to call.
+//! Residual sums, LayerNorm and softmax are f32. The inputs of products are f32, or bf16 if products are computed from bf16. The memory
+//! between the layers is kept between calls.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -21,10 +21,10 @@ const WIDEST_HEAD: usize = 128;
 /// The widest token that the kernels of LayerNorm take.
 const WIDEST: usize = 4096;
 
-/// Values of a row that a lane of LayerNorm's kernels may hold.
+/// The numbers of a row's values that a lane may hold in the kernels of LayerNorm.
 const LANES: [usize; 8] = [4, 8, 12, 16, 24, 32, 64, 128];
 
-/// Columns that a block of the kernels works on that have a block per row.
+/// The threads of a block, each for a column or for four, in kernels whose blocks belong to one row.
 const COLUMNS: usize = 256;
 
 struct Linear {
@@ -46,7 +46,7 @@ impl Linear {
         Ok(Self { weight, bias: card.upload(&linear.bias)?, inputs, outputs })
     }
 
-    /// x W without the bias, for a product to read.
+    /// x W without the bias, as the input of another product.
     fn product_to(&self, card: &Card, out: &Factor, x: Matrix, precision: Precision) -> Result<()> {
         card.product_to(out, x, self.weight.matrix(self.inputs, self.outputs), precision)
     }
@@ -83,18 +83,18 @@ struct Layer {
     feed_norm: Norm,
 }
 
-/// Memory between the layers, for calls of up to `tokens` tokens.
+/// The memory between the layers, for calls of up to `tokens` tokens.
 struct Room {
     tokens: usize,
     /// The residual sums, `[tokens, d]`.
     x: Floats,
-    /// What the next product reads, `[tokens, d]`.
+    /// The input of the next product, `[tokens, d]`.
     input: Factor,
-    /// `[tokens, 3 d]`.
+    /// The queries, keys and values, `[tokens, 3 d]`.
     qkv: Factor,
-    /// `[tokens, d]`.
+    /// The result of a branch, `[tokens, d]`.
     branch: Factor,
-    /// `[tokens, width of the feed-forward]`.
+    /// The hidden values of the feed-forward block, `[tokens, width of the block]`.
     up: Factor,
 }
 
@@ -104,9 +104,9 @@ pub(crate) struct CardTransformer {
     precision: Precision,
     shape: InferenceShape,
     layers: Vec<Layer>,
-    /// What attention scores get by head and distance, and the greatest distance.
+    /// The bias of attention scores by head and distance, and the largest distance.
     relative: Option<(Floats, usize)>,
-    /// The widest feed-forward.
+    /// The width of the widest feed-forward block.
     hidden: usize,
     room: Mutex<Option<Room>>,
 }
@@ -163,10 +163,10 @@ impl CardTransformer {
         })
     }
 
-    /// Calls `work` with memory for `tokens` tokens. One call at a time.
+    /// Calls `work` with memory for `tokens` tokens. Concurrent calls wait for each other.
     fn with_room<T>(&self, tokens: usize, work: impl FnOnce(&Room) -> Result<T>) -> Result<T> {
         let mut kept = self.room.lock().unwrap_or_else(PoisonError::into_inner);
-        // What is too small goes before more is taken.
+        // Memory that is too small is freed before more is allocated.
         let earlier = kept.take().filter(|room| room.tokens >= tokens);
         let room = match earlier {
             Some(room) => room,
@@ -208,7 +208,7 @@ impl CardTransformer {
         })
     }
 
-    /// The layers, over the tokens in `room.x`.
+    /// Computes the layers over the tokens in `room.x`.
     fn layers(&self, room: &Room, lengths: &[usize]) -> Result<()> {
         let card = &self.card;
         let InferenceShape { width: d, norm_first, activation, .. } = self.shape;
@@ -220,7 +220,7 @@ impl CardTransformer {
             let count = tokens * d;
             card.launch("to_bf16", Grid::threads(count.div_ceil(4)), arguments![room.input.at(), &room.x, count])?;
         }
-        // Without rounding, the sums after LayerNorm are what products read.
+        // Without rounding, products read the sums after LayerNorm.
         let reads_sums = !norm_first && self.precision != Precision::Bf16;
         let input = if reads_sums { Matrix::new(address(&room.x), tokens, d) } else { room.input.matrix(tokens, d) };
         let tiles = Tiles::new(card, lengths)?;
@@ -259,7 +259,7 @@ impl CardTransformer {
         self.card.launch(&name, Grid::warps(rows), all)
     }
 
-    /// LayerNorm of rows `x` `[rows, d]` in place.
+    /// Applies LayerNorm to the rows `x` `[rows, d]` in place.
     fn normalise(&self, x: Address, rows: usize, norm: &Norm) -> Result<()> {
         let InferenceShape { width: d, eps, .. } = self.shape;
         let none = Address::NONE;
@@ -267,7 +267,7 @@ impl CardTransformer {
         self.card.launch(&format!("residual_norm_{}_f32", lanes(d)), Grid::warps(rows), all)
     }
 
-    /// The heads' outputs side by side, from `room.qkv` to `room.input`.
+    /// Computes the heads' outputs side by side, from `room.qkv` to `room.input`.
     fn attend(&self, room: &Room, tiles: &Tiles, bias: &Floats) -> Result<()> {
         let InferenceShape { width: d, heads, causal, .. } = self.shape;
         let (width, rows) = ((d / heads).next_power_of_two().max(32), tiles.rows);
@@ -287,9 +287,9 @@ fn lanes(d: usize) -> usize {
     LANES.into_iter().find(|lanes| 32 * lanes >= d).unwrap_or(WIDEST / 32)
 }
 
-/// What every block of attention works on: some queries of a sequence.
+/// The work of every block of attention: some queries of a sequence.
 struct Tiles {
-    /// Queries of a block, at most.
+    /// The largest number of queries in a block.
     rows: usize,
     count: usize,
     /// For each, the sequence's first token, its length, and the first query.
@@ -321,7 +321,7 @@ pub(crate) struct CardEncoder {
     stack: CardTransformer,
     input: Input,
     positions: Floats,
-    /// Rows of `positions`.
+    /// The number of rows of `positions`.
     places: usize,
     norm: Option<Norm>,
     output: Option<(Norm, Linear)>,
@@ -449,7 +449,7 @@ impl CardEncoder {
         })
     }
 
-    /// From the sums in `room.x` to the vectors on the host.
+    /// Computes the vectors from the tokens in `room.x`, and downloads them.
     fn finish(&self, room: &Room, lengths: &[usize], readout: Readout<'_>) -> Result<Vec<f32>> {
         let (card, d, sequences) = (&self.stack.card, self.stack.shape.width, lengths.len());
         if let Some(norm) = &self.norm {

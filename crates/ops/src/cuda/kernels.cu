@@ -1,8 +1,8 @@
-// Kernels of the operators on a card, forward and backward. The Rust side is in this folder's modules, one per group below.
+// Kernels of the operators on a card, forward and backward. The Rust side is in the modules of this folder.
 //
-// Matrices are row after row. A row of width d is worked on by one warp whose lanes hold P values each, so d <= 32 P. Sums over
-// many rows go through partial results in a fixed order, never through floating-point atomics: the same inputs give the same
-// bytes. Dropout is drawn from the same counters as on the CPU.
+// Matrices are row after row. One warp processes a row of width d, and its lanes hold P values each, so d <= 32 P. Sums over many rows go
+// through partial results in a fixed order, never through floating-point atomics: the same inputs give the same bytes. Dropout is drawn
+// from the same counters as on the CPU.
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -16,7 +16,7 @@ typedef unsigned long long u64;
 
 // ---------------------------------------------------------------- shared by all
 
-// As much as a launch asks for.
+// The size is set by each launch.
 extern __shared__ __align__(16) float shared_room[];
 
 struct Drop {
@@ -70,7 +70,7 @@ __device__ __forceinline__ float4 read_four(const __nv_bfloat16* at) {
   return make_float4(x.x, x.y, y.x, y.y);
 }
 
-// The number of the warp in the grid.
+// The index of the warp in the grid.
 __device__ __forceinline__ u32 warp_index() { return (blockIdx.x * blockDim.x + threadIdx.x) / 32; }
 
 template <int P>
@@ -93,7 +93,7 @@ __device__ __forceinline__ void store(float* to, const float (&x)[P], int d) {
   }
 }
 
-// Where values j to j + 3 of a lane lie in a row whose lanes hold values next to each other, which are read and written at once.
+// The position of values j to j + 3 of a lane in a row whose lanes hold adjacent values, which are read and written at once.
 __device__ __forceinline__ u32 four_at(int j) { return 32 * j + 4 * (threadIdx.x % 32); }
 
 template <typename T>
@@ -148,7 +148,7 @@ __device__ __forceinline__ float total(const float (&x)[P]) {
   return warp_sum(sum);
 }
 
-// x becomes (x - mean) / s; gives 1 / s. Values from d on are 0 before and after.
+// Turns x into (x - mean) / s, and returns 1 / s. Values from d on are 0 before and after.
 template <int P>
 __device__ __forceinline__ float standardise(float (&x)[P], int d) {
   int lane = threadIdx.x % 32;
@@ -161,7 +161,7 @@ __device__ __forceinline__ float standardise(float (&x)[P], int d) {
   return inverse;
 }
 
-// Adds the warps' sums in their order and writes them to `to`. Every warp of the block calls it; room is [WARPS][32 P].
+// Adds the warps' sums in order and writes them to `to`. Every warp of the block must call it; room is [WARPS][32 P].
 template <int P>
 __device__ __forceinline__ void block_sums(float* to, const float (&x)[P], int d, float* room) {
   __syncthreads();
@@ -248,7 +248,7 @@ extern "C" __global__ void scatter_rows(float* out, const float* gradient, const
   }
 }
 
-// The same with one block per row of a list, for rows with many uses: a warp per part of them.
+// The same for rows with many uses: one block per row of the list `rows`, one warp per part of its uses.
 extern "C" __global__ void __launch_bounds__(1024)
     scatter_long_rows(float* out, const float* gradient, const u32* starts, const u32* uses, const u32* rows, u32 d) {
   __shared__ float sums[32][33];
@@ -271,14 +271,14 @@ extern "C" __global__ void __launch_bounds__(1024)
   }
 }
 
-// out[row] = gradient[at] for the row of every at; no row occurs twice, and other rows are left alone.
+// out[rows[at]] = gradient[at]; no row occurs twice, and other rows are not written.
 extern "C" __global__ void scatter_once(float* out, const float* gradient, const u32* rows, u32 count, u32 d) {
   u32 at = warp_index(), lane = threadIdx.x % 32;
   if (at >= count) return;
   for (u32 i = lane; i < d; i += 32) out[(size_t)rows[at] * d + i] = gradient[(size_t)at * d + i];
 }
 
-// y[row] += x[at] for the row of every at; no row occurs twice.
+// y[rows[at]] += x[at]; no row occurs twice.
 extern "C" __global__ void add_rows_at(float* y, const float* x, const u32* rows, u32 count, u32 d) {
   u32 at = warp_index(), lane = threadIdx.x % 32;
   if (at >= count) return;
@@ -296,7 +296,7 @@ extern "C" __global__ void normalize(float* y, const float* x, u32 rows, u32 d) 
   for (u32 i = lane; i < d; i += 32) y[(size_t)row * d + i] = x[i] * scale;
 }
 
-// dx = (dy - y (y . dy)) / |x|; where the norm is clamped it is a constant and the second term goes.
+// dx = (dy - y (y . dy)) / |x|; a norm that is clamped is a constant, so that the second term vanishes.
 extern "C" __global__ void normalize_backward(float* dx, const float* dy, const float* x, u32 rows, u32 d) {
   u32 row = warp_index(), lane = threadIdx.x % 32;
   if (row >= rows) return;
@@ -346,8 +346,8 @@ extern "C" __global__ void scale_all(float* x, float scale, u64 count) {
 
 // ---------------------------------------------------------------- item encoders
 
-// The softmax weights of an item's rows into shared memory; padding rows of zeros join the denominator. All threads of the
-// block call it.
+// Writes the softmax weights of an item's rows to shared memory; padding rows of zeros enter the denominator. All threads of the block must
+// call it.
 template <typename T>
 __device__ void pooling_weights(float* alpha, const T* rows, u32 count, u32 d, const float* w, u32 pad_rows) {
   u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -394,7 +394,7 @@ __device__ void pool(O* e, const T* values, const u64* starts, const u32* counts
   }
 }
 
-// What the items `items` add to dw: partial[block][d]. de has a row for each of them, e for each item.
+// The contribution of the items `items` to dw: partial[block][d]. de has a row for each of these items, e for each item.
 template <typename T, typename O>
 __device__ void pool_backward(float* partial, const float* de, const O* e, const u32* items, u32 listed, const T* values,
                               const u64* starts, const u32* counts, const float* w, u32 d, u32 pad_rows) {
@@ -437,7 +437,7 @@ struct Running {
   float top, total;
   // Padding rows of zeros have a score of 0.
   __device__ Running(u32 padding) : top(padding > 0 ? 0.0f : -INFINITY), total(padding) {}
-  // Takes a score in; gives what all that was added up so far is to be multiplied by, and the weight of the new row.
+  // Adds a score. Returns the factor for all that was added up so far, and the weight of the new row.
   __device__ float2 take(float score) {
     float scale = 1.0f;
     if (score > top) {
@@ -450,7 +450,7 @@ struct Running {
   }
 };
 
-// e of an item per warp, for rows of at most 32 P values: every row is read once.
+// e of one item per warp, for rows of at most 32 P values: every row is read once.
 template <int P, typename T, typename O>
 __device__ void pool_by_warps(O* e, const T* values, const u64* starts, const u32* counts, const float* w, u32 items, u32 d,
                               u32 pad_rows) {
@@ -482,8 +482,8 @@ __device__ void pool_by_warps(O* e, const T* values, const u64* starts, const u3
   store_fours(e + (size_t)item * d, pooled, d);
 }
 
-// What the items `items` add to dw, an item per warp: with weights a_r of rows x_r and t_r = de . x_r, the sum of a_r t_r x_r less
-// (the sum of a_r t_r) e. Every row is read once. partial[block][d].
+// The contribution of the items `items` to dw, one item per warp: with weights a_r of rows x_r and t_r = de . x_r, the sum of a_r t_r x_r
+// minus (the sum of a_r t_r) e. Every row is read once. partial[block][d].
 template <int P, typename T>
 __device__ void pool_backward_by_warps(float* partial, const float* de, const u32* items, u32 listed, const T* values,
                                        const u64* starts, const u32* counts, const float* w, u32 d, u32 pad_rows) {
@@ -532,7 +532,7 @@ __device__ void pool_backward_by_warps(float* partial, const float* de, const u3
     }
   }
   __syncthreads();
-  // Sums over the warps in their order.
+  // The warps' sums are added in order.
   for (u32 i = threadIdx.x; i < d; i += blockDim.x) {
     float sum = 0.0f;
     for (int other = 0; other < WARPS; other++) sum += shared_room[d + other * d + i];
@@ -577,7 +577,7 @@ POOL(f32_bf16, float, __nv_bfloat16)
 POOL(f16_bf16, __half, __nv_bfloat16)
 POOL(bf16_bf16, __nv_bfloat16, __nv_bfloat16)
 
-// The experts' weights [o][d][width] and the gate [d][o] as one matrix [d][columns], zeros behind.
+// Copies the experts' weights [o][d][width] and the gate [d][o] to one matrix [d][columns], with zeros behind them.
 template <typename O>
 __device__ void mixture_matrix(O* matrix, const float* weights, const float* gate, u32 d, u32 experts, u32 width, u32 columns) {
   u32 column = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
@@ -598,7 +598,7 @@ extern "C" __global__ void mixture_matrix_bf16(__nv_bfloat16* m, const float* w,
   mixture_matrix(m, w, g, d, o, width, columns);
 }
 
-// The way back for the gradient.
+// The reverse for the gradient: copies the parts of the matrix to the weights and the gate.
 extern "C" __global__ void mixture_parts(float* weights, float* gate, const float* matrix, u32 d, u32 experts, u32 width,
                                          u32 columns) {
   u32 column = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
@@ -611,7 +611,8 @@ extern "C" __global__ void mixture_parts(float* weights, float* gate, const floa
     gate[(size_t)row * experts + column - outputs] = x;
 }
 
-// Sums [o][bias, LayerNorm weight, LayerNorm bias][width] to where they lie packed: all biases, all weights, all biases.
+// Copies sums [o][bias, LayerNorm weight, LayerNorm bias][width] to their packed order: all biases, all LayerNorm weights, all LayerNorm
+// biases.
 extern "C" __global__ void mixture_tail(float* to, const float* sums, u32 experts, u32 width) {
   u32 at = blockIdx.x * blockDim.x + threadIdx.x;
   if (at >= 3 * experts * width) return;
@@ -619,7 +620,7 @@ extern "C" __global__ void mixture_tail(float* to, const float* sums, u32 expert
   to[part * experts * width + k * width + i] = sums[at];
 }
 
-// z of one use per warp: the sum over experts of g_k (w_k n_k + b_k), n_k = standardised Dropout(product_k + bias_k).
+// z of one use per warp: the sum over experts of g_k (w_k n_k + b_k), where n_k is the standardised Dropout(product_k + bias_k).
 template <int P>
 __device__ void mix(float* z, const float* products, const float* biases, const float* norm_weights, const float* norm_biases,
                     const u32* item_of, u32 uses, u32 experts, u32 width, u32 columns, Drop drop) {
@@ -647,8 +648,8 @@ __device__ void mix(float* z, const float* products, const float* biases, const 
   store(z + (size_t)use * width, out, width);
 }
 
-// Gradients of one expert's products, one item per warp, from the item's uses; of the gates before their softmax in d_gates
-// [n][o]; partial[block][expert] has what the block adds to bias, LayerNorm weight and LayerNorm bias, width values each.
+// The gradients of one expert's products, one item per warp, from the item's uses. Those of the gates, not yet through their softmax, go to
+// d_gates [n][o]; partial[block][expert] has the block's contribution to bias, LayerNorm weight and LayerNorm bias, width values each.
 template <int P, typename O>
 __device__ void mix_backward(O* d_products, float* d_gates, float* partial, const float* dz, const float* products,
                              const float* biases, const float* norm_weights, const float* norm_biases, const u32* starts,
@@ -659,8 +660,8 @@ __device__ void mix_backward(O* d_products, float* d_gates, float* partial, cons
   load(bias, biases + k * width, width);
   load(wn, norm_weights + k * width, width);
   load(bn, norm_biases + k * width, width);
-  // What the next item and the next use need is on its way while the present one is worked on: where an item lies among the uses, its
-  // first use and that use's gradient would otherwise be waited for one after the other.
+  // The loads for the next item and the next use are issued while the current one is processed. Otherwise, the warp would wait in turn for
+  // an item's range among the uses, for its first use and for that use's gradient.
   u32 item = blockIdx.x * WARPS + threadIdx.x / 32, step = gridDim.x * WARPS;
   u32 start = item < items ? starts[item] : 0, end = item < items ? starts[item + 1] : 0;
   u32 use = start < end ? by_item[start] : 0;
@@ -720,7 +721,7 @@ __device__ void mix_backward(O* d_products, float* d_gates, float* partial, cons
   block_sums(own + 2 * width, db, width, room);
 }
 
-// The gates' gradients through their softmax into the columns behind the experts', zeros behind them: one item per thread.
+// Passes the gates' gradients through their softmax to the columns behind the experts', followed by zeros: one item per thread.
 template <typename O>
 __device__ void gates_backward(O* d_products, const float* d_gates, const float* products, u32 items, u32 experts, u32 width,
                                u32 columns) {
@@ -745,7 +746,7 @@ extern "C" __global__ void gates_backward_bf16(__nv_bfloat16* dp, const float* d
   gates_backward(dp, dg, p, n, o, width, columns);
 }
 
-// Rows of a matrix of either type.
+// The same as gather_rows for bf16.
 extern "C" __global__ void gather_half_rows(__nv_bfloat16* out, const __nv_bfloat16* table, const u32* rows, u32 count, u32 d) {
   u32 at = warp_index(), lane = threadIdx.x % 32;
   if (at >= count) return;
@@ -778,7 +779,7 @@ __device__ void input(float* y, const float* z, const u32* z_rows, const float* 
   store(y + (size_t)token * d, n, d);
 }
 
-// dv of every token, and partial[block] with what the block adds to the LayerNorm's weight and bias.
+// dv of every token, and partial[block] with the block's contribution to the LayerNorm's weight and bias.
 template <int P>
 __device__ void input_backward(float* dv, float* partial, const float* dy, const float* z, const u32* z_rows, const float* ids,
                                const u32* id_rows, const float* positions, const u32* position_rows, const float* norm,
@@ -838,7 +839,7 @@ __device__ void add_norm(float* y, float* n_out, float* inverse, const float* x,
   store(y + (size_t)row * d, n, d);
 }
 
-// dx and dbranch; partial[block] has what the block adds to weight, norm bias and the branch's bias.
+// dx and dbranch; partial[block] has the block's contribution to weight, norm bias and the branch's bias.
 template <int P>
 __device__ void add_norm_backward(float* dx, float* d_branch, float* partial, const float* dy, const float* n_in,
                                   const float* inverse, const float* weight, u32 rows, u32 d, Drop drop) {
@@ -915,7 +916,7 @@ WIDTH(8)
 WIDTH(16)
 WIDTH(32)
 
-// Three parts of d values each to where they belong.
+// Copies three parts of d values each to three addresses.
 extern "C" __global__ void three_parts(float* first, float* second, float* third, const float* from, u32 d) {
   u32 i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < d) first[i] = from[i], second[i] = from[d + i], third[i] = from[2 * d + i];
@@ -931,7 +932,7 @@ extern "C" __global__ void gelu(float* y, const float* x, const float* bias, u64
   y[i] = 0.5f * v * (1.0f + erff(v * 0.70710678f));
 }
 
-// dy becomes the gradient of GELU's argument; partial[block][c] = its sum over the block's rows.
+// Turns dy into the gradient of GELU's argument; partial[block][c] = its sum over the block's rows.
 extern "C" __global__ void gelu_backward(float* dy, float* partial, const float* x, const float* bias, u32 rows, u32 columns) {
   u32 column = blockIdx.y * blockDim.x + threadIdx.x;
   if (column >= columns) return;
@@ -951,7 +952,7 @@ extern "C" __global__ void gelu_backward(float* dy, float* partial, const float*
 
 __device__ __forceinline__ u32 weight_index(u32 token, u32 head, u32 heads) { return (token * heads + head) * 0x00010003u; }
 
-// A part [count][width] of a matrix with rows of `stride` into shared rows of width + 1, plus its bias.
+// Loads a part [count][width] of a matrix whose rows are `stride` apart, plus its bias, to shared rows of width + 1.
 __device__ void load_part(float* to, const float* from, const float* bias, u32 count, u32 width, u32 stride) {
   for (u32 at = threadIdx.x; at < count * width; at += blockDim.x) {
     u32 row = at / width, i = at % width;
@@ -1006,7 +1007,7 @@ extern "C" __global__ void attention(float* out, const float* q, const float* q_
   }
 }
 
-// dq [rows][d] and dkv [tokens][2 d]. First by query: the softmax's logarithm, its slope and dq; then by key: dk and dv.
+// dq [rows][d] and dkv [tokens][2 d]. First by query: the logarithm of the softmax's sum, its slope and dq; then by key: dk and dv.
 extern "C" __global__ void attention_backward(float* dq, float* dkv, const float* dout, const float* q, const float* q_bias,
                                               const float* kv, const float* kv_bias, const u32* offsets, u32 d, u32 heads,
                                               u32 last_only, u32 bidirectional, Drop drop) {
@@ -1105,7 +1106,7 @@ extern "C" __global__ void attention_backward(float* dq, float* dkv, const float
 
 // ---------------------------------------------------------------- candidates
 
-// y of one item and modality per warp: z + id, of length one where `cosine`. y [items][modalities d].
+// y of one item and modality per warp: z + id, of length one if `cosine`. y [items][modalities d].
 extern "C" __global__ void candidates(float* y, const float* z, const u32* starts, const float* ids, u32 items, u32 modalities,
                                       u32 d, u32 cosine) {
   u32 at = warp_index(), lane = threadIdx.x % 32;
@@ -1122,7 +1123,7 @@ extern "C" __global__ void candidates(float* y, const float* z, const u32* start
   for (u32 i = lane; i < d; i += 32) y[(size_t)at * d + i] = (v[i] + (id ? id[i] : 0.0f)) * scale;
 }
 
-// dz of one item per warp, all modalities; d_ids is their sum. Rows of z that are not candidates are left alone.
+// dz of one item per warp, for all modalities; d_ids is their sum. Rows of dz that do not belong to candidates are not written.
 extern "C" __global__ void candidates_backward(float* dz, float* d_ids, const float* dy, const float* z, const u32* starts,
                                                const float* ids, u32 items, u32 modalities, u32 d, u32 cosine) {
   u32 item = warp_index(), lane = threadIdx.x % 32;
@@ -1157,8 +1158,8 @@ extern "C" __global__ void candidates_backward(float* dz, float* d_ids, const fl
 
 // ---------------------------------------------------------------- softmax over many columns
 
-// What joins the sum of row `row` at column `column`: 0 the entry, 1 nothing, 2 a logit of zero. `mode` is 0 without groups,
-// else 1 + the treatment of false negatives (exclude, keep, zero).
+// The contribution of column `column` to the sum of row `row`: 0 for the entry, 1 for nothing, 2 for a logit of zero. `mode` is 0 without
+// groups, otherwise the treatment of false negatives: 1 to exclude them, 2 to keep them, 3 for a logit of zero.
 __device__ __forceinline__ int entry(u32 mode, u32 diagonal, const u32* groups, u32 row, u32 column) {
   if (mode == 0) return 0;
   if (row == column) return diagonal ? 0 : 1;
@@ -1166,7 +1167,7 @@ __device__ __forceinline__ int entry(u32 mode, u32 diagonal, const u32* groups, 
   return mode == 1 ? 1 : 2;
 }
 
-// A maximum and the sum of exponentials below it.
+// A maximum, and the sum of exponentials relative to it.
 struct Sum {
   float top, total;
 };
@@ -1202,8 +1203,8 @@ __device__ Sum block_join(Sum own) {
   return own;
 }
 
-// Joins a block of columns, from `first` on, to each row's sum; one row per block. The last block of columns gives the result
-// less the logit of the row's target.
+// Adds a block of columns, from `first` on, to each row's sum; one row per block. The last block of columns writes the result minus the
+// logit of the row's target.
 extern "C" __global__ void __launch_bounds__(256)
     log_sum_block(float* out, float* hits, Sum* state, const float* products, const u32* targets, const u32* groups, u32 mode,
                   u32 diagonal, float scale, u32 first, u32 columns, u32 is_first, u32 is_last) {
@@ -1224,8 +1225,8 @@ extern "C" __global__ void __launch_bounds__(256)
   if (is_last) out[row] = own.top + logf(own.total) - hit;
 }
 
-// dL/dproduct: (exp(scale x - l) dl - [c is the target] dl) scale, 0 where the mask has no entry.
-// Four columns per thread where rows are aligned for it.
+// dL/dproduct: (exp(scale x - l) dl - [c is the target] dl) scale, without the first term where the mask has no entry. Four columns per
+// thread, which are read at once if rows are aligned for it.
 template <typename O>
 __device__ void log_sum_gradient(O* to, const float* x, const Sum* state, const float* dl, const u32* targets, const u32* groups,
                                  u32 mode, u32 diagonal, float scale, u32 first, u32 columns) {
@@ -1265,8 +1266,8 @@ extern "C" __global__ void log_sum_gradient_bf16(__nv_bfloat16* to, const float*
 
 // ---------------------------------------------------------------- contrastive losses
 
-// log of the sum of exponentials, and the logit of the pair, of row (v, j) against the columns of space c: sums and pairs
-// [views B][spaces]. x [views B][spaces B]; a view's own column is left out against itself. One block per row and space.
+// The logarithm of the sum of exponentials, and the logit of the pair, of row (v, j) against the columns of space c. Both are [views
+// B][spaces], and products is [views B][spaces B]; a view's own column is left out against itself. One block per row and space.
 extern "C" __global__ void __launch_bounds__(256)
     contrastive_sums(float* sums, float* pairs, const float* products, const u32* groups, u32 mode, float scale, u32 batch,
                      u32 spaces) {
@@ -1288,7 +1289,7 @@ __device__ __forceinline__ float log_add(float a, float b) {
   return top + logf(expf(a - top) + expf(b - top));
 }
 
-// Where the cross sum of the ordered pair (a, b) lies: row sums take the first direction's matrix again.
+// The index of the cross sum of the ordered pair (a, b); `row_sums` takes the first direction's matrix again.
 __device__ __forceinline__ size_t cross(u32 a, u32 b, u32 j, u32 batch, u32 spaces, u32 row_sums) {
   return row_sums && b < a ? ((size_t)b * batch + j) * spaces + a : ((size_t)a * batch + j) * spaces + b;
 }
@@ -1318,7 +1319,7 @@ extern "C" __global__ void contrastive_terms(float* out, const float* sums, cons
   out[batch + j] = views > 1 ? cmcl / (views * (views - 1)) : 0.0f;
 }
 
-// Gradients of sums and pairs from those of the terms.
+// The gradients of sums and pairs from those of the terms.
 extern "C" __global__ void contrastive_terms_backward(float* d_sums, float* d_pairs, const float* dout, const float* sums,
                                                       const float* pairs, u32 batch, u32 views, u32 spaces, u32 row_sums) {
   u32 j = blockIdx.x * blockDim.x + threadIdx.x;
@@ -1353,7 +1354,7 @@ extern "C" __global__ void contrastive_terms_backward(float* d_sums, float* d_pa
       }
 }
 
-// The products' gradients in place of the products.
+// The gradients of the products, which may overwrite them.
 template <typename O>
 __device__ void contrastive_gradient(O* to, const float* x, const float* sums, const float* d_sums, const float* d_pairs,
                                      const u32* groups, u32 mode, float scale, u32 batch, u32 spaces) {
@@ -1409,7 +1410,7 @@ extern "C" __global__ void __launch_bounds__(256) piece_squares(double* squares,
   if (threadIdx.x == 0) squares[blockIdx.x] = sum;
 }
 
-// outcome = (the norm, the loss, whether the step is taken); stopped becomes 1 where either is not finite, and stays. One block.
+// outcome = (the norm, the loss, whether the step is taken); stopped becomes 1 if either is not finite, and stays 1. One block.
 extern "C" __global__ void __launch_bounds__(256)
     joint_norm(double* outcome, u32* stopped, const double* squares, u32 pieces, const float* loss) {
   double sum = 0.0;
@@ -1439,8 +1440,8 @@ extern "C" __global__ void __launch_bounds__(256)
 
 // ---------------------------------------------------------------- ranking
 
-// How many candidates score at least as high as the row's target, and the first column whose score is not finite, or `columns`:
-// ahead [rows][2]. A row's removed columns lie at removed[offsets[row]..offsets[row + 1]] and are not candidates. One block per row.
+// The number of candidates that score at least as high as the row's target, and the first column whose score is not finite, or `columns`:
+// ahead [rows][2]. A row's removed columns are removed[offsets[row]..offsets[row + 1]] and are not candidates. One block per row.
 extern "C" __global__ void __launch_bounds__(256)
     count_ahead(u32* ahead, const float* scores, const u32* targets, const u32* offsets, const u32* removed, u32 columns) {
   __shared__ u32 count, bad;
@@ -1459,8 +1460,8 @@ extern "C" __global__ void __launch_bounds__(256)
   if (threadIdx.x == 0) ahead[2 * row] = count, ahead[2 * row + 1] = bad;
 }
 
-// One module of the card has all kernels, and these share the helpers above.
+// All kernels are in one module of the card, and these share the helpers above.
 #include "inference.cu"
 
-// After what it uses of the one above.
+// This comes last because it uses helpers of inference.cu.
 #include "convolution.cu"

@@ -16,7 +16,7 @@ use crate::{LayerDropout, LayerSizes, PackedOffsets, Precision, plain, precision
 /// The widest head that the kernels of attention take.
 const WIDEST_HEAD: usize = 128;
 
-/// Warps of a block of attention.
+/// The number of warps in a block of attention.
 const ATTENTION_WARPS: usize = 4;
 
 pub(crate) fn transformer_layer(
@@ -49,7 +49,7 @@ pub(crate) fn transformer_layer(
 struct Layer {
     sizes: LayerSizes,
     offsets: PackedOffsets,
-    /// Tokens of the longest sequence.
+    /// The number of tokens of the longest sequence.
     longest: usize,
     last_only: bool,
     dropout: LayerDropout,
@@ -58,14 +58,14 @@ struct Layer {
     kept: Mutex<Option<Kept>>,
 }
 
-/// What backward needs of forward. Products are without their biases.
+/// The values of forward that backward needs. Products do not include their biases.
 struct Kept {
-    /// The rows of x that ask, where they are not all of them.
+    /// The rows of x from which queries are computed, if these are not all rows.
     asking: Option<Floats>,
     query: Floats,
     key_value: Floats,
     attended: Floats,
-    /// Standardised, and 1/s, after attention and after the feed-forward block.
+    /// The standardised rows n and 1/s, after attention (1) and after the feed-forward block (2).
     n1: Floats,
     inverse1: Floats,
     x1: Floats,
@@ -80,7 +80,7 @@ impl Layer {
         self.sizes.places().map(|place| packed.plus(place.start))
     }
 
-    /// Where the sequences' first tokens and their end lie, and after them the last token of each.
+    /// The address of the sequences' first tokens and the end, after which the last token of each follows.
     fn sequences(&self, card: &Card) -> Result<Address> {
         if let Some(offsets) = self.offsets.card.get() {
             return Ok(address(offsets));
@@ -95,7 +95,7 @@ impl Layer {
         if self.last_only { self.offsets.count() } else { self.offsets.tokens() }
     }
 
-    /// Warps of a block of attention: one where a sequence asks once.
+    /// The number of warps in a block of attention: one if a sequence has a single query.
     fn warps(&self, backward: bool) -> usize {
         if self.last_only && !backward { 1 } else { ATTENTION_WARPS }
     }
@@ -183,8 +183,8 @@ impl Layer {
         Ok((y, kept))
     }
 
-    /// The gradients of LayerNorm(x + Dropout(branch + bias)): dx and dbranch, and of its weight, its bias and the branch's
-    /// bias, each where `to` says.
+    /// The gradients of LayerNorm(x + Dropout(branch + bias)). Returns dx and dbranch, and writes the gradients of the LayerNorm's weight,
+    /// its bias and the branch's bias to the addresses in `to`.
     fn add_norm_gradients(
         &self,
         card: &Card,
@@ -307,7 +307,7 @@ impl OnCard<2> for Layer {
         dy: View<'_>,
     ) -> Result<[Option<Floats>; 2]> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // A second backward finds nothing kept and computes it again.
+        // A second backward pass finds nothing kept and computes the values again.
         let kept = match kept {
             Some(kept) => kept,
             None => self.compute(card, x.at, packed.at)?.1,

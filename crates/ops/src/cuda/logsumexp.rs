@@ -1,6 +1,6 @@
-//! l_j = log of the sum over columns i of exp(scale a_j . b_i), less scale a_j . b_t for cross-entropy with targets t.
+//! l_j = log of the sum over columns i of exp(scale a_j . b_i); cross-entropy with targets t subtracts scale a_j . b_t.
 //!
-//! The matrix of logits goes by in blocks of columns. Where one block holds it, backward takes the products of forward; else it
+//! The matrix of logits is computed in blocks of columns. If one block holds it, backward reuses the products of forward; otherwise, it
 //! computes them again.
 
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +12,7 @@ use super::card::{Address, Card, Floats, Grid, Matrix, WARPS, address, arguments
 use super::{OnCard, View, apply2};
 use crate::{FalseNegatives, Mask, Precision, precision};
 
-/// Products of a block, at most: 1 GiB.
+/// The largest number of products in a block: 1 GiB.
 const BLOCK: usize = 256 << 20;
 
 pub(crate) fn row_logsumexp(a: &Tensor, b: &Tensor, scale: f32, mask: &Mask) -> Result<Tensor> {
@@ -32,7 +32,7 @@ pub(crate) fn cross_entropy(a: &Tensor, b: &Tensor, targets: &[u32], scale: f32)
     apply2(RowLogSumExp { scale, mask: Mask::None, targets, precision, kept: Mutex::new(None) }, a, b)
 }
 
-/// How the kernels know a treatment of columns of the row's group.
+/// The number by which the kernels know a treatment of other columns in the row's group.
 pub(super) fn mode(false_negatives: FalseNegatives) -> u32 {
     match false_negatives {
         FalseNegatives::Exclude => 1,
@@ -44,23 +44,23 @@ pub(super) fn mode(false_negatives: FalseNegatives) -> u32 {
 struct RowLogSumExp {
     scale: f32,
     mask: Mask,
-    /// The column per row whose logit is subtracted, if any.
+    /// The column of each row whose logit is subtracted; empty if none is.
     targets: Vec<u32>,
     precision: Precision,
     kept: Mutex<Option<Kept>>,
 }
 
-/// What backward needs of forward.
+/// The values of forward that backward needs.
 struct Kept {
-    /// Targets, then groups.
+    /// The targets, then the groups.
     indices: CudaSlice<u32>,
     /// A maximum and a sum for each row.
     state: Floats,
-    /// The products, where one block has them all.
+    /// The products, if one block holds them all.
     products: Option<Floats>,
 }
 
-/// What the kernels take of the mask and the targets.
+/// The mask and the targets, as the kernels take them.
 #[derive(Clone, Copy)]
 struct Columns {
     targets: Address,
@@ -90,7 +90,7 @@ impl RowLogSumExp {
         card.upload(&all)
     }
 
-    /// Columns of a block.
+    /// The number of columns in a block.
     fn width(n: usize, m: usize) -> usize {
         (BLOCK / n.max(1)).clamp(1, m.max(1))
     }
@@ -174,7 +174,7 @@ impl OnCard<2> for RowLogSumExp {
             if kept.products.is_none() {
                 self.products(card, products, a, own, columns)?;
             }
-            // Products of f32 give way to their gradients.
+            // In f32, the gradients overwrite the products.
             let halves =
                 (self.precision == Precision::Bf16).then(|| card.factor(n * columns, self.precision)).transpose()?;
             let (to, suffix) = halves.as_ref().map_or((address(products), "f32"), |f| (f.at(), f.suffix()));

@@ -1,10 +1,10 @@
 //! The operators on an NVIDIA card: products by cuBLAS, everything else by the kernels of `kernels.cu`, whose backward is
 //! written by hand.
 //!
-//! [`OnCard`] is what an operator implements; the adapters turn it into candle's custom operators of one, two or three
-//! differentiable inputs. Backward draws dropout masks again from their keys, the same as on the CPU. Work goes to one stream,
-//! in the order of the calls, and sums have a fixed order: the same inputs give the same bytes on the same card.
-//! Where sizes are beyond what the kernels are made for, the plain operators do the work: [`WIDEST`] says which.
+//! Operators implement [`OnCard`]; the adapters turn it into candle's custom operators of one, two or three differentiable inputs. Backward
+//! draws dropout masks again from their keys, the same as on the CPU. Work goes to one stream, in the order of the calls, and sums have a
+//! fixed order: the same inputs give the same bytes on the same card. Sizes beyond the limits of the kernels, such as [`WIDEST`], are left
+//! to the plain operators.
 
 mod adam;
 mod candidates;
@@ -45,13 +45,13 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, CustomOp3, Device, Layout, R
 use crate::timing::timed;
 use card::{Address, Card, Floats, address};
 
-/// Numbers on a card.
+/// Indices on a card.
 pub(crate) type CardIndices = candle_core::cuda_backend::cudarc::driver::CudaSlice<u32>;
 
 /// The widest row that the kernels hold in registers.
 pub(crate) const WIDEST: usize = 1024;
 
-/// The device of card `ordinal`, opened once. All work goes to one stream, so candle need not keep track of who uses which memory.
+/// The device of card `ordinal`, opened once. All work goes to one stream, so candle does not have to track which work uses which memory.
 #[allow(unsafe_code, reason = "with one stream, everything happens in the order of the calls")]
 pub(crate) fn device(ordinal: usize) -> Result<Device> {
     static OPEN: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
@@ -68,8 +68,8 @@ pub(crate) fn device(ordinal: usize) -> Result<Device> {
     Ok(device)
 }
 
-/// Memory that is given back stays with the process: otherwise every wait for the card gives it to the system, and the next step takes
-/// it from there again.
+/// Makes freed memory stay with the process: otherwise, every wait for the card returns it to the system, and the next step has to allocate
+/// it again.
 #[allow(unsafe_code, reason = "the pool is the device's own, and the value is of the attribute's type")]
 fn keep_memory(device: &CudaDevice) -> Result<()> {
     let context = device.cuda_stream().context().clone();
@@ -84,7 +84,7 @@ fn keep_memory(device: &CudaDevice) -> Result<()> {
     }
 }
 
-/// An argument or a result: where its values lie, row after row, and its lengths by axis.
+/// An argument or a result: the address of its values, row after row, and the length of each axis.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     at: Address,
@@ -95,7 +95,7 @@ pub(crate) struct View<'a> {
 pub(crate) trait OnCard<const N: usize>: Send + Sync + 'static {
     const NAME: &'static str;
     fn forward(&self, card: &Card, arguments: [View<'_>; N]) -> Result<(Floats, Vec<usize>)>;
-    /// Gradients of the arguments; `None` for one that has none.
+    /// Returns the gradients of the arguments; `None` for an argument without one.
     fn backward(
         &self,
         card: &Card,
@@ -131,7 +131,7 @@ fn view<'a>(storage: &CudaStorage, layout: &'a Layout) -> Result<View<'a>> {
     }
 }
 
-/// Calls `f` with where contiguous tensors of one card lie.
+/// Calls `f` with the views of contiguous tensors of one card.
 pub(crate) fn with_views<const N: usize, T>(
     tensors: [&Tensor; N],
     f: impl FnOnce(&Card, [View<'_>; N]) -> Result<T>,
@@ -175,7 +175,7 @@ fn backward<F: OnCard<N>, const N: usize>(
     Ok(tensors)
 }
 
-/// The time that is counted is the host's: the card may still be at work.
+/// The measured time is that of the host; the card may still be working.
 fn forward<F: OnCard<N>, const N: usize>(
     op: &F,
     device: &CudaDevice,

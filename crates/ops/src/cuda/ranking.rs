@@ -7,10 +7,10 @@ use super::card::{Card, Floats, Grid, Matrix, address, arguments};
 use super::with_views;
 use crate::{Precision, Removed};
 
-/// Scores that are held at once, at most, unless one row has more.
+/// The largest number of scores that are held at once, unless one row has more.
 const BLOCK: usize = 64 << 20;
 
-/// A matrix `[m, d]` on a card whose rows are the columns that scores are against.
+/// A matrix `[m, d]` on a card, whose rows are the columns of the scores.
 pub(crate) struct CardScores {
     matrix: Tensor,
     count: usize,
@@ -23,17 +23,17 @@ impl CardScores {
         Ok(Self { matrix: matrix.contiguous()?.detach(), count, d })
     }
 
-    /// m.
+    /// m, the number of columns.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// d.
+    /// d, the width of rows.
     pub fn width(&self) -> usize {
         self.d
     }
 
-    /// Calls `use_` with the scores of some rows at a time, `multiple` or a multiple of it: the first row, their number, and their
+    /// Calls `use_` with the scores of some rows at a time, in multiples of `multiple`: with the first row, the number of rows, and their
     /// scores, `[rows, m]`.
     fn each(
         &self,
@@ -57,7 +57,7 @@ impl CardScores {
         })
     }
 
-    /// The scores on the host, some rows at a time.
+    /// Calls `visit` with the first row and the scores of some rows at a time, on the host.
     pub fn download(
         &self,
         rows: &Tensor,

@@ -1,4 +1,4 @@
-//! Products, rows of tables, sparse products.
+//! Products, rows of tables and sparse products.
 
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -121,30 +121,30 @@ impl OnCard<1> for Normalize {
     }
 }
 
-/// The uses of a table's rows on the card. What backward alone needs is made by another thread while the card computes.
+/// The uses of a table's rows on the card. Their order, which only backward needs, is computed by another thread while the card is working.
 pub(crate) struct Uses {
     count: usize,
-    /// Rows of the table.
+    /// The number of rows of the table.
     rows: usize,
-    /// `[uses]`: the row of every use.
+    /// The row of every use, `[uses]`.
     uploaded: CudaSlice<u32>,
     order: Mutex<Order>,
 }
 
-/// What the uses of each row are.
+/// The uses of each row.
 enum Order {
     UnderWay(Receiver<RowUses>),
     Known(Arc<Uploaded>),
 }
 
-/// On the host.
+/// The uses of each row on the host.
 enum RowUses {
     /// No row is used twice.
     Once,
     Index(GatherIndex),
 }
 
-/// On the card.
+/// The uses of each row on the card.
 enum Uploaded {
     Once,
     Index {
@@ -154,7 +154,7 @@ enum Uploaded {
     },
 }
 
-/// Uses of a row from which a block adds them up instead of a warp.
+/// The number of uses of a row above which a block adds them up instead of a warp.
 const MANY: usize = 48;
 
 /// Whether no row occurs twice.
@@ -184,7 +184,7 @@ impl Uses {
         Ok(Self { count, rows: table, uploaded, order: Mutex::new(Order::UnderWay(receiver)) })
     }
 
-    /// Builds the uses from an index whose order is known.
+    /// Builds the uses from an index, which sorts them when backward needs their order.
     pub fn of(card: &Card, index: &GatherIndex) -> Result<Self> {
         if let Some(row) = index.item_of().iter().find(|&&row| row as usize >= index.items()) {
             bail!("a use of row {row} of {}", index.items());
@@ -228,7 +228,7 @@ impl Uses {
         Ok(uploaded)
     }
 
-    /// Where the starts of the rows' uses lie, and the uses by row.
+    /// The addresses of the starts of the rows' uses, and of the uses by row.
     pub fn by_row(&self, card: &Card) -> Result<(Address, Address)> {
         match &*self.order(card)? {
             Uploaded::Once => bail!("uses whose order was not asked for"),
@@ -239,7 +239,7 @@ impl Uses {
         }
     }
 
-    /// Sums of the uses' rows `[uses, d]` by row of the table: `[rows, d]`.
+    /// For every row of the table, the sum of its uses' rows of `gradient` `[uses, d]`: `[rows, d]`.
     pub fn scatter(&self, card: &Card, gradient: Address, d: usize) -> Result<Floats> {
         let out = card.take::<f32>(self.rows * d)?;
         self.scatter_into(card, address(&out), gradient, d)?;
@@ -332,7 +332,7 @@ impl CardRows {
     }
 }
 
-/// The matrix on the card of `card`, uploaded once.
+/// The matrix on `card`, to which it is uploaded once.
 fn on_card(matrix: &SparseMatrix, card: &Card) -> Result<Arc<CardSparse>> {
     if let Some(sparse) = matrix.card.get() {
         return Ok(sparse.clone());

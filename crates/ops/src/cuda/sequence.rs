@@ -1,4 +1,4 @@
-//! What enters the transformer: Dropout(LayerNorm(z + id + position)), gathered token by token.
+//! The input of the transformer: Dropout(LayerNorm(z + id + position)), gathered token by token.
 
 use std::sync::OnceLock;
 
@@ -28,7 +28,7 @@ pub(crate) fn sequence_input(
 }
 
 struct Input {
-    /// The row of each token.
+    /// The row of z for each token.
     z: Vec<u32>,
     ids: Option<Vec<u32>>,
     positions: Vec<u32>,
@@ -42,7 +42,7 @@ struct Uploaded {
     positions: Uses,
 }
 
-/// Where the tables lie: z, the packed positions with their LayerNorm, and the ids or nothing.
+/// The addresses of the tables: z, the positions, their LayerNorm, and the ids, if any.
 #[derive(Clone, Copy)]
 struct Tables {
     z: Address,
@@ -107,7 +107,7 @@ impl Input {
         Ok((y, vec![tokens, d]))
     }
 
-    /// Gradients of z, of the packed positions, and of the ids.
+    /// The gradients of z, of the packed positions, and of the ids.
     fn backward(
         &self,
         card: &Card,

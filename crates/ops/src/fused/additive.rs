@@ -8,7 +8,7 @@ use super::{Fused, Gradients, View, apply2, ordered_sum};
 use crate::kernel::{exp, sum};
 use crate::scratch::Scratch;
 
-/// Rows of a shard.
+/// The number of rows in a shard.
 const ROWS: usize = 512;
 
 pub(crate) fn additive_scores(h: &Tensor, w: &Tensor) -> Result<Tensor> {
@@ -21,7 +21,7 @@ fn tanh(x: f32) -> f32 {
     1.0 - 2.0 / (exp(2.0 * x) + 1.0)
 }
 
-/// One row `[k d]` of h to its k scores.
+/// Computes the k scores of one row `[k d]` of h.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn score_row(out: &mut [f32], h: &[f32], w: &[f32], room: &mut [f32]) {
     let d = room.len();
@@ -34,7 +34,7 @@ fn score_row(out: &mut [f32], h: &[f32], w: &[f32], room: &mut [f32]) {
     }
 }
 
-/// What one row adds to dw, and its dh = dy w (1 - tanh(h)^2).
+/// Adds one row's contribution to dw, and writes its dh = dy w (1 - tanh(h)^2).
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn score_row_backward(dh: &mut [f32], dw: &mut [f32], h: &[f32], w: &[f32], dy: &[f32]) {
     let d = h.len() / dy.len();
@@ -52,7 +52,7 @@ fn score_row_backward(dh: &mut [f32], dw: &mut [f32], h: &[f32], w: &[f32], dy: 
 
 struct Scores;
 
-/// k and d.
+/// Returns k and d.
 fn sizes(h: &View<'_>, w: &View<'_>) -> Result<(usize, usize)> {
     match (h.dims, w.dims) {
         (&[_, width], &[k, d]) if width == k * d && width > 0 => Ok((k, d)),

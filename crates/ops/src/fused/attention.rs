@@ -9,7 +9,7 @@ use crate::Dropout;
 use crate::kernel::{add_scaled_short, dot, exp};
 use crate::plain::weight_index;
 
-/// One sequence: the number of its first token, its lengths, the model width, the heads.
+/// One sequence: the number of its first token, its numbers of queries and keys, the model width and the heads.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
     pub first: usize,
@@ -21,7 +21,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The keys that query `i` sees, and the token it belongs to.
+    /// The number of keys that query `i` sees, and the number of the query's token.
     #[inline(always)]
     fn seen(&self, i: usize) -> (usize, usize) {
         let place = self.keys - self.queries + i;
@@ -29,7 +29,7 @@ impl Place {
     }
 }
 
-/// p of one query.
+/// Computes p of one query.
 #[inline(always)]
 fn softmax_row(q: &[f32], kv: &[f32], stride: usize, p: &mut [f32], scale: f32) {
     let width = q.len();
@@ -43,7 +43,7 @@ fn softmax_row(q: &[f32], kv: &[f32], stride: usize, p: &mut [f32], scale: f32) 
     p.iter_mut().for_each(|p| *p /= total);
 }
 
-/// The dropout factors of one query's weights.
+/// Draws the dropout factors of one query's weights.
 #[inline(always)]
 fn draw(factors: &mut [f32], dropout: Dropout, token: usize, head: usize, heads: usize) {
     if dropout.is_active() {
@@ -75,7 +75,8 @@ fn forward(out: &mut [f32], q: &[f32], kv: &[f32], place: Place, dropout: Dropou
     }
 }
 
-/// `q` `[queries, d]` and `kv` `[keys, 2 d]` of one sequence to `out` `[queries, d]`; `work` holds three values per key.
+/// Computes attention of one sequence from `q` `[queries, d]` and `kv` `[keys, 2 d]` to `out` `[queries, d]`; `work` has room for three
+/// values per key.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 pub(super) fn attend(out: &mut [f32], q: &[f32], kv: &[f32], place: Place, dropout: Dropout, work: &mut [f32]) {
     match place.d / place.heads {
@@ -84,11 +85,11 @@ pub(super) fn attend(out: &mut [f32], q: &[f32], kv: &[f32], place: Place, dropo
     }
 }
 
-/// What the backward pass of one sequence's attention reads.
+/// The inputs of the backward pass of one sequence's attention.
 pub(super) struct AttentionInputs<'a> {
-    /// Queries, `[queries, d]`.
+    /// The queries, `[queries, d]`.
     pub q: &'a [f32],
-    /// Keys and values, `[keys, 2 d]`.
+    /// The keys and values, `[keys, 2 d]`.
     pub kv: &'a [f32],
     /// The gradient of the result, `[queries, d]`.
     pub dout: &'a [f32],
@@ -96,9 +97,9 @@ pub(super) struct AttentionInputs<'a> {
 
 /// Where the gradients of one sequence's attention are added.
 pub(super) struct AttentionGradients<'a> {
-    /// Of the queries, `[queries, d]`.
+    /// The gradient of the queries, `[queries, d]`.
     pub dq: &'a mut [f32],
-    /// Of the keys and values, `[keys, 2 d]`.
+    /// The gradient of the keys and values, `[keys, 2 d]`.
     pub dkv: &'a mut [f32],
 }
 

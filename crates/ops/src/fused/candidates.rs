@@ -1,4 +1,4 @@
-//! The item matrix of the logits: F + E of every modality side by side, of length one where logits are cosines.
+//! The item matrix of the logits: F + E of every modality, side by side, each of length one if logits are cosines.
 
 use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;
@@ -8,7 +8,7 @@ use super::{Fused, Gradients, View, apply1, apply2};
 use crate::COSINE_EPS;
 use crate::kernel::dot;
 
-/// Items of a parallel piece.
+/// The least number of items in a parallel piece.
 const ITEMS: usize = 64;
 
 pub(crate) fn candidates(
@@ -34,7 +34,7 @@ struct Joined {
 
 struct WithIds(Joined);
 
-/// y = v / max(|v|, eps) with v = z + id, or v itself; gives |v|.
+/// y = v / max(|v|, eps) with v = z + id, or y = v without `cosine`; returns |v|.
 #[inline(always)]
 fn join(y: &mut [f32], z: &[f32], id: Option<&[f32]>, cosine: bool) -> f32 {
     y.copy_from_slice(z);
@@ -54,7 +54,7 @@ fn join_row(y: &mut [f32], z: &[f32], id: Option<&[f32]>, cosine: bool) {
     join(y, z, id, cosine);
 }
 
-/// dv = (dy - y (y . dy)) / |v|; where the norm is clamped it is a constant and the second term goes. `y` is room for y.
+/// dv = (dy - y (y . dy)) / |v|; a norm that is clamped is a constant, so that the second term vanishes. `y` is a buffer for y.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn join_row_backward(dv: &mut [f32], dy: &[f32], y: &mut [f32], z: &[f32], id: Option<&[f32]>, cosine: bool) {
     let norm = join(y, z, id, cosine);
@@ -67,7 +67,7 @@ fn join_row_backward(dv: &mut [f32], dy: &[f32], y: &mut [f32], z: &[f32], id: O
 }
 
 impl Joined {
-    /// A row per item, or a row for padding before them.
+    /// Whether the ids have one row per item, or one more row, for padding, before them.
     fn fits_ids(&self, dims: &[usize], d: usize) -> bool {
         dims == [self.items, d] || dims == [self.items + 1, d]
     }

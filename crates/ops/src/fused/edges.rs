@@ -1,9 +1,9 @@
-//! Operators on the edges of a graph: inner products of an edge's ends, softmaxes over the edges of a node, weighted sums over the
+//! Operators on the edges of a graph: inner products of an edge's ends, softmaxes over the edges of a node, and weighted sums over the
 //! neighbours of a node.
 //!
-//! With s_e = a_r . b_c and y_v = sum of w_e x_e: ds goes to a and b as weighted sums, dy to w as inner products and to x as the
-//! weighted sum of the other side. Every node is one task's alone and takes its edges in their order, so that results do not
-//! depend on the number of threads.
+//! With s_e = a_r . b_c and y_v = sum of w_e x_e, the gradients of a and b are sums weighted by ds, the gradient of w consists of inner
+//! products with dy, and the gradient of x is the weighted sum of dy from the other side. Every node is computed by a single task, which
+//! takes the node's edges in order, so that results do not depend on the number of threads.
 
 use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;
@@ -13,7 +13,7 @@ use super::{Fused, Gradients, View, apply1, apply2, cut};
 use crate::kernel::{add_weighted_rows, dot, exp};
 use crate::{Edges, Side};
 
-/// Edges of a parallel piece, about.
+/// The approximate number of edges in a parallel piece.
 const EDGES: usize = 2048;
 
 pub(crate) fn edge_dot(rows: &Tensor, columns: &Tensor, edges: &Edges) -> Result<Tensor> {
@@ -43,7 +43,7 @@ fn weighted(out: &mut [f32], edges: &[u32], others: &[u32], weights: &[f32], tab
     add_weighted_rows(out, ends.map(|(&edge, &other)| (weights[edge as usize], &table[other as usize * d..][..d])));
 }
 
-/// a_r . b_c of every edge.
+/// Computes a_r . b_c of every edge.
 fn dot_of(edges: &Edges, rows: &[f32], columns: &[f32], d: usize) -> Vec<f32> {
     let by_row = edges.of(Side::Rows);
     let mut out = vec![0.0; edges.count()];
@@ -60,7 +60,7 @@ fn dot_of(edges: &Edges, rows: &[f32], columns: &[f32], d: usize) -> Vec<f32> {
     out
 }
 
-/// For every node of `to` the sum over its edges of the weight times the vector at the other end.
+/// For every node of `to`, the sum over its edges of the weight times the vector at the other end.
 fn sum_of(edges: &Edges, to: Side, weights: &[f32], x: &[f32], d: usize) -> Vec<f32> {
     let nodes = edges.of(to);
     let mut out = vec![0.0; nodes.count() * d];
@@ -132,7 +132,7 @@ struct Softmax {
 }
 
 impl Softmax {
-    /// What `work` makes, node by node, of the values that two vectors have at its edges.
+    /// Calls `work` for every node with the values of two vectors at its edges, and with the result's values there.
     fn by_node(&self, a: &[f32], b: &[f32], work: impl Fn(&[f32], &[f32], &mut [f32]) + Sync) -> Vec<f32> {
         let nodes = self.edges.of(self.side);
         let shards = nodes.shards(EDGES);

@@ -31,7 +31,7 @@ pub(crate) fn gelu_activation(x: &Tensor) -> Result<Tensor> {
     apply1(Gelu, x)
 }
 
-/// Values of a parallel piece.
+/// The number of values in a parallel piece.
 const PIECE: usize = 1 << 14;
 
 struct Gelu;
@@ -121,7 +121,7 @@ pub(crate) fn normalize(x: &Tensor) -> Result<Tensor> {
 
 struct Normalize;
 
-/// y = x / |x|.
+/// y = x / max(|x|, 1e-12).
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn normalize_row(y: &mut [f32], x: &[f32]) {
     let scale = 1.0 / dot(x, x).sqrt().max(COSINE_EPS);
@@ -130,7 +130,7 @@ fn normalize_row(y: &mut [f32], x: &[f32]) {
     }
 }
 
-/// dx = (dy - y (y . dy)) / |x|; where the norm is clamped it is a constant and the second term goes.
+/// dx = (dy - y (y . dy)) / |x|; a norm that is clamped is a constant, so that the second term vanishes.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn normalize_row_backward(dx: &mut [f32], x: &[f32], y: &[f32], dy: &[f32]) {
     let norm = dot(x, x).sqrt();
@@ -189,7 +189,7 @@ impl Fused<1> for Gather {
     }
 }
 
-/// Sums of the uses' rows `[uses, d]` by row of the table that they took.
+/// For every row of the table, the sum of its uses' rows of `gradient` `[uses, d]`.
 pub(super) fn scatter(uses: &GatherIndex, gradient: &[f32], d: usize) -> Vec<f32> {
     let mut out = vec![0.0; uses.items() * d];
     out.par_chunks_mut(d.max(1)).enumerate().with_min_len(16).for_each(|(row, out)| {

@@ -1,8 +1,8 @@
 //! The item encoders of all modalities in one operator: pooling, one product for all experts and the gate, and the mixture of every use.
 //!
-//! Items are cut into shards, a function of their number alone. Forward keeps the pooled vectors and the products of all
-//! items. Backward goes through a shard's items in blocks that fit the second-level cache: gradients of the products from
-//! the items' uses, then at once what they add to the weights and, through the pooled vectors, to w.
+//! Items are cut into shards by their number alone. Forward keeps the pooled vectors and the products of all items. Backward processes a
+//! shard's items in blocks that fit the second-level cache: it computes the gradients of the products from the items' uses, and at once
+//! their contributions to the gradients of the weights and, through the pooled vectors, of w.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -17,13 +17,13 @@ use crate::kernel::{Mat, add_rows, matmul, transpose};
 use crate::scratch::Scratch;
 use crate::{GatherIndex, ItemRows, MixtureSizes};
 
-/// Items of a block, at most.
+/// The largest number of items in a block.
 const BLOCK: usize = 512;
 
-/// At most this many shards, because each holds a gradient of all weights.
+/// The largest number of shards, each of which holds a gradient of all weights.
 const SHARDS: usize = 32;
 
-/// GatherIndex of a parallel piece of the mixture.
+/// The number of uses in a parallel piece of the mixture.
 const USES: usize = 64;
 
 pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses: &GatherIndex) -> Result<Tensor> {
@@ -63,8 +63,8 @@ pub(crate) fn encode(modalities: &[ItemRows], w: &Tensor, packed: &Tensor, uses:
 }
 
 impl MixtureSizes {
-    /// Columns of the product: the experts', then the gate's, then zeros up to whole vectors: a product whose last few
-    /// columns fill no vector is a fifth slower.
+    /// The columns of the product: the experts', then the gate's, then zeros up to whole vectors, because a product whose last columns do
+    /// not fill a vector is a fifth slower.
     fn columns(self) -> usize {
         (self.outputs() + self.experts).next_multiple_of(16)
     }
@@ -94,7 +94,8 @@ impl MixtureSizes {
         matrix
     }
 
-    /// The gradient of the packed vector from those of the matrix, transposed `[columns, d]`, and of what follows the gate.
+    /// The gradient of the packed vector from the gradient of the matrix, transposed `[columns, d]`, and the gradients of the parameters
+    /// after the gate.
     fn packed(self, matrix: &[f32], tail: &[f32]) -> Vec<f32> {
         let mut packed = vec![0.0; self.gate().end];
         let (experts, gate) = packed.split_at_mut(self.gate().start);
@@ -108,20 +109,20 @@ impl MixtureSizes {
     }
 }
 
-/// What backward needs of forward.
+/// The values of forward that backward needs.
 struct Kept {
-    /// `[n, d]`.
+    /// The pooled vectors, `[n, d]`.
     pooled: Scratch,
-    /// `[n, columns]`: e W_k + b_k, then the gate after its softmax.
+    /// The products e W_k + b_k, then the gate after its softmax, `[n, columns]`.
     products: Scratch,
 }
 
-/// One modality.
+/// The encoder of one modality.
 struct Encoder {
     rows: ItemRows,
     pad_rows: usize,
     sizes: MixtureSizes,
-    /// Where its parameters lie in the arguments.
+    /// The ranges of its parameters in the arguments.
     w: Range<usize>,
     packed: Range<usize>,
 }
@@ -134,14 +135,14 @@ struct Encode {
     kept: Mutex<Option<Vec<Kept>>>,
 }
 
-/// Items of a shard.
+/// The number of items in a shard.
 fn shard_items(items: usize) -> usize {
     let shards = (4 * items.div_ceil(8 * BLOCK)).clamp(1, SHARDS);
     items.div_ceil(shards).max(1)
 }
 
 impl Encoder {
-    /// Pooled vectors and products of the items from `first` on.
+    /// Computes the pooled vectors and the products of the items from `first` on.
     fn products(&self, first: usize, w: &[f32], matrix: &[f32], biases: &[f32], pooled: &mut [f32], out: &mut [f32]) {
         let MixtureSizes { features: d, .. } = self.sizes;
         let (all, columns) = (self.sizes.outputs(), self.sizes.columns());
@@ -177,7 +178,7 @@ impl Encoder {
         mix_use(z, product, gate, norms, (use_ * self.sizes.outputs()) as u32, self.rows.dropout);
     }
 
-    /// z where every item is used once and nothing is kept: a block's products are gone before the next.
+    /// Computes z if every item is used once and nothing is kept: the products of a block are dropped before the next block.
     fn stream(&self, w: &[f32], packed: &[f32], z: &mut [f32]) {
         let (w, packed) = (&w[self.w.clone()], &packed[self.packed.clone()]);
         let MixtureSizes { features: d, width, .. } = self.sizes;
@@ -193,7 +194,7 @@ impl Encoder {
         });
     }
 
-    /// z of all uses, from the products.
+    /// Computes z of all uses from the products.
     fn mix_all(&self, uses: &GatherIndex, kept: &Kept, packed: &[f32], z: &mut [f32]) {
         let (width, columns) = (self.sizes.width, self.sizes.columns());
         let norms = self.sizes.norms(&packed[self.packed.clone()]);
@@ -206,7 +207,7 @@ impl Encoder {
         });
     }
 
-    /// Gradients of products and gates of the items from `first` on, from their uses.
+    /// Computes the gradients of the products and gates of the items from `first` on, from their uses.
     fn product_gradients(
         &self,
         first: usize,
@@ -233,7 +234,7 @@ impl Encoder {
         }
     }
 
-    /// Adds the part of a block's items to dw, through de of those whose pooling learns.
+    /// Adds the contribution of a block's items to dw, through de of the items whose pooling has a gradient.
     fn pooling_gradients(&self, first: usize, w: &[f32], transposed: &[f32], kept: &Kept, part: &mut Part) {
         let MixtureSizes { features: d, .. } = self.sizes;
         let columns = self.sizes.columns();
@@ -253,7 +254,7 @@ impl Encoder {
         }
     }
 
-    /// What the items of a shard add to the gradients.
+    /// Computes the contribution of a shard's items to the gradients.
     fn shard_gradients(
         &self,
         items: Range<usize>,
@@ -291,28 +292,28 @@ impl Encoder {
 /// The parameters of one modality's encoder.
 #[derive(Clone, Copy)]
 struct EncoderParts<'a> {
-    /// Of the pooling, `[d]`.
+    /// The vector of the pooling, `[d]`.
     w: &'a [f32],
     packed: &'a [f32],
     /// The matrix of `packed`, transposed: `[columns, d]`.
     transposed: &'a [f32],
 }
 
-/// The gradients of all uses, `[uses, width]`, with the items that they are of.
+/// The gradients of all uses, `[uses, width]`, and the item of each use.
 #[derive(Clone, Copy)]
 struct UseGradients<'a> {
     uses: &'a GatherIndex,
     gradient: &'a [f32],
 }
 
-/// What a shard adds to gradients.
+/// The contribution of a shard to the gradients.
 struct Part {
     w: Vec<f32>,
-    /// Of the weights, transposed: `[columns, d]`.
+    /// The gradient of the weights, transposed: `[columns, d]`.
     matrix: Scratch,
-    /// Biases, LayerNorm weights, LayerNorm biases.
+    /// The gradients of the biases, the LayerNorm weights and the LayerNorm biases.
     tail: Vec<f32>,
-    /// Gradients of the products of the block under way.
+    /// The gradients of the products of the current block.
     products: Scratch,
 }
 

@@ -1,6 +1,6 @@
-//! Products of constant rows with every expert's map, each behind a dropout mask of its own.
+//! Products of constant rows with every expert's weights, each under a dropout mask of its own.
 //!
-//! y_k = (m_k x) W_k; dW_k = (m_k x)^T dy_k. Masks are drawn again in backward. Shards of rows are summed in their order.
+//! y_k = (m_k x) W_k; dW_k = (m_k x)^T dy_k. Masks are drawn again in backward. The parts of the shards of rows are summed in order.
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
@@ -11,10 +11,10 @@ use crate::Dropout;
 use crate::kernel::{Mat, matmul};
 use crate::scratch::Scratch;
 
-/// Rows of a block, whose masked copy fits the second-level cache.
+/// The number of rows in a block, whose masked copy fits the second-level cache.
 const ROWS: usize = 128;
 
-/// At most this many shards in backward, because each holds a gradient of all weights.
+/// The largest number of shards in backward, each of which holds a gradient of all weights.
 const SHARDS: usize = 16;
 
 pub(crate) fn expert_products(
@@ -33,7 +33,7 @@ pub(crate) fn expert_products(
 }
 
 struct ExpertProducts {
-    /// `[n, d]`.
+    /// The constant table, `[n, d]`.
     table: Tensor,
     rows: Vec<u32>,
     experts: usize,
@@ -41,7 +41,7 @@ struct ExpertProducts {
 }
 
 impl ExpertProducts {
-    /// d and the width of a product.
+    /// Returns d and the width of a product.
     fn sizes(&self, weights: &View<'_>) -> Result<(usize, usize)> {
         match (self.table.dims(), weights.dims) {
             (&[_, d], &[rows, width]) if rows == self.experts * d && d * width > 0 => Ok((d, width)),
@@ -49,7 +49,7 @@ impl ExpertProducts {
         }
     }
 
-    /// The rows from `first` on behind the mask of expert `k`, to `out` `[rows, d]`.
+    /// Writes the table's rows `rows`, the first of which is row `first` of the result, under the mask of expert `k` to `out` `[rows, d]`.
     fn masked(&self, table: &[f32], first: usize, rows: &[u32], k: usize, out: &mut [f32]) {
         let d = out.len() / rows.len();
         for (at, (out, &row)) in out.chunks_exact_mut(d).zip(rows).enumerate() {

@@ -1,4 +1,4 @@
-//! What enters the transformer: Dropout(LayerNorm(z + id + position)), gathered token by token.
+//! The input of the transformer: Dropout(LayerNorm(z + id + position)), gathered token by token.
 
 use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;
@@ -11,7 +11,7 @@ use crate::layout::Positions;
 use crate::scratch::Scratch;
 use crate::{Dropout, GatherIndex, Rows};
 
-/// Tokens of a shard.
+/// The number of tokens in a shard.
 const TOKENS: usize = 512;
 
 pub(crate) fn sequence_input(
@@ -51,7 +51,7 @@ fn add_row(v: &mut [f32], row: &[f32]) {
     v.iter_mut().zip(row).for_each(|(v, x)| *v += x);
 }
 
-/// A table and which of its rows each token takes.
+/// A table, and the row that each token takes from it.
 type TableUses<'a> = (&'a [f32], &'a GatherIndex);
 
 impl Input {
@@ -94,7 +94,7 @@ impl Input {
         Ok((y, vec![self.z.count(), d]))
     }
 
-    /// Gradients of z, of the packed vector, and of the ids.
+    /// The gradients of z, of the packed positions, and of the ids.
     fn backward(
         &self,
         z: &[f32],

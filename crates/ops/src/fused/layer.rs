@@ -1,9 +1,9 @@
 //! One post-norm transformer layer over packed sequences in one operator: attention, feed-forward block with GELU, both
 //! with dropout, residual and LayerNorm.
 //!
-//! Work goes through chunks of whole sequences whose intermediates fit the second-level cache; backward needs them again,
-//! but for attention weights and GELU, which it computes anew. Chunks are cut by the lengths alone, shards are runs of
-//! chunks, and what the shards add to the weights is summed in their order.
+//! Work is done in chunks of whole sequences whose intermediate values fit the second-level cache. Backward needs these values too, except
+//! for attention weights and GELU, which it computes again. Chunks depend on the lengths alone, shards are runs of chunks, and the
+//! contributions of the shards to the weights' gradients are summed in order.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -19,10 +19,10 @@ use crate::layout::LayerParts;
 use crate::scratch::Scratch;
 use crate::{LayerDropout, LayerSizes, PackedOffsets};
 
-/// Tokens of a chunk, about.
+/// The approximate number of tokens in a chunk.
 const TOKENS: usize = 128;
 
-/// At most this many shards, because each holds a gradient of all weights.
+/// The largest number of shards, each of which holds a gradient of all weights.
 const SHARDS: usize = 32;
 
 pub(crate) fn transformer_layer(
@@ -50,7 +50,7 @@ struct Layer {
     last_only: bool,
     dropout: LayerDropout,
     keeps: bool,
-    /// What forward computed, chunk by chunk in the shards' order.
+    /// The values that forward computed, by shard and chunk.
     kept: Mutex<Vec<Vec<Values>>>,
 }
 
@@ -59,18 +59,18 @@ struct Chunk {
     sequences: std::ops::Range<usize>,
     /// Its tokens.
     tokens: std::ops::Range<usize>,
-    /// Its rows in the result: its tokens, or its sequences when only last tokens are asked for.
+    /// Its rows in the result: its tokens, or its sequences if only the last tokens are requested.
     rows: std::ops::Range<usize>,
 }
 
-/// What a chunk's forward computes.
+/// The values that forward computes for a chunk.
 struct Values {
-    /// The rows of x that ask: all tokens, or the last ones.
+    /// The rows of x from which queries are computed: all tokens, or the last ones.
     asking: Scratch,
     query: Scratch,
     key_value: Scratch,
     attended: Scratch,
-    /// Standardised, and 1/s, after attention and after the feed-forward block.
+    /// The standardised rows n and 1/s, after attention (1) and after the feed-forward block (2).
     n1: Scratch,
     inverse1: Scratch,
     x1: Scratch,
@@ -84,14 +84,14 @@ fn product(out: &mut [f32], x: &[f32], weight: &[f32], bias: &[f32], a: usize) {
     matmul(out, Mat::new(x, x.len() / a, a), Mat::new(weight, a, bias.len()), true);
 }
 
-/// What y = x W + b adds to dW and db.
+/// Adds the contribution of y = x W + b to dW and db.
 fn weight_gradient(dw: &mut [f32], db: &mut [f32], x: &[f32], dy: &[f32]) {
     let (a, b) = (dw.len() / db.len(), db.len());
     matmul(dw, Mat::new(x, x.len() / a, a).t(), Mat::new(dy, dy.len() / b, b), true);
     add_rows(db, dy);
 }
 
-/// dx = dy W^T, or dx += when `add`.
+/// dx = dy W^T, or dx += dy W^T if `add`.
 fn input_gradient(dx: &mut [f32], weight: &[f32], dy: &[f32], b: usize, add: bool) {
     let a = weight.len() / b;
     matmul(dx, Mat::new(dy, dy.len() / b, b), Mat::new(weight, a, b).t(), add);
@@ -121,7 +121,7 @@ impl Layer {
         Place { first, queries, keys: range.len(), d, heads, bidirectional }
     }
 
-    /// Places of a chunk's sequences with the chunk's rows and tokens of each, counted from its first.
+    /// The place of each of a chunk's sequences, with its rows and its tokens counted from the chunk's first ones.
     fn places<'a>(
         &'a self,
         chunk: &'a Chunk,
@@ -134,7 +134,8 @@ impl Layer {
         })
     }
 
-    /// Runs of values in rows of `width` of a chunk's result, and the number of the first value of each, by which dropout is drawn.
+    /// The runs of a chunk's result, with rows of `width` values, in which numbers are consecutive. Each comes with the number of its first
+    /// value, by which dropout is drawn.
     fn runs(&self, chunk: &Chunk, width: usize) -> impl Iterator<Item = (std::ops::Range<usize>, usize)> + use<> {
         let runs = if self.last_only {
             self.offsets.sequence_runs(chunk.rows.clone())
@@ -146,7 +147,7 @@ impl Layer {
             .map(move |(run, number)| ((run.start - first) * width..(run.end - first) * width, number * width))
     }
 
-    /// A chunk's layer: x `[tokens, d]` to y `[rows, d]`.
+    /// Computes the layer for a chunk, from x `[tokens, d]` to y `[rows, d]`.
     fn forward_chunk(&self, chunk: &Chunk, x: &[f32], p: &LayerParts<&[f32]>, y: &mut [f32]) -> Values {
         let LayerSizes { width: d, feed_forward: f, .. } = self.sizes;
         let (rows, tokens) = (chunk.rows.len(), chunk.tokens.len());
@@ -200,7 +201,8 @@ impl Layer {
         Scratch::take(3 * chunk.sequences.clone().map(|s| self.offsets.range(s).len()).max().unwrap_or(0))
     }
 
-    /// A chunk's gradients: dy `[rows, d]`, in place, to dx `[tokens, d]`, and what the chunk adds to `dp`.
+    /// Computes a chunk's gradients from dy `[rows, d]`, which is overwritten: dx `[tokens, d]`, and the chunk's contribution, which is
+    /// added to `dp`.
     fn backward_chunk(
         &self,
         chunk: &Chunk,
@@ -325,7 +327,7 @@ impl Fused<2> for Layer {
                     let x = &x.data[chunk.tokens.start * d..chunk.tokens.end * d];
                     let mut dy = Scratch::take(chunk.rows.len() * d);
                     dy.copy_from_slice(&gradient[chunk.rows.start * d..chunk.rows.end * d]);
-                    // A second backward finds nothing kept and computes it again.
+                    // A second backward pass finds nothing kept and computes the values again.
                     let values = kept.next().unwrap_or_else(|| {
                         self.forward_chunk(chunk, x, &parts, &mut Scratch::take(chunk.rows.len() * d))
                     });

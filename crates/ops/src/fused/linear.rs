@@ -7,10 +7,10 @@ use rayon::prelude::*;
 use super::{Fused, Gradients, View, apply2, apply3, ordered_sum};
 use crate::kernel::{Mat, add_rows, matmul};
 
-/// Rows of a forward shard: a few of them fit the second-level cache.
+/// The number of rows in a forward shard: a few shards fit the second-level cache.
 const ROWS: usize = 512;
 
-/// Rows of a shard of a weight's gradient: long, because each shard holds a whole gradient.
+/// The number of rows in a shard of a weight's gradient. It is large, because each shard holds a whole gradient.
 const GRADIENT_ROWS: usize = 2048;
 
 pub(crate) fn linear(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {

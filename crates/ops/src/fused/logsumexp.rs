@@ -1,9 +1,8 @@
-//! l_j = log of the sum over columns i of exp(scale a_j . b_i), by blocks of the matrix; less scale a_j . b_t for
-//! cross-entropy with targets t. Where the columns are a sample, a shift joins the logits of all but a row's own target.
+//! l_j = log of the sum over columns i of exp(scale a_j . b_i), computed in blocks of the matrix; cross-entropy with targets t subtracts
+//! scale a_j . b_t. If the columns are a sample, a shift is added to all logits of a row except that of its target.
 //!
-//! Forward keeps a running maximum and sum a row. Backward computes the block of logits again: with
-//! p_ji = exp(scale a_j . b_i - l_j) dl_j, da = scale p b and db = scale p^T a. Shards of columns own their part of db; da is
-//! the ordered sum of the shards' parts.
+//! Forward keeps a running maximum and sum per row. Backward computes each block of logits again: with p_ji = exp(scale a_j . b_i - l_j)
+//! dl_j, da = scale p b and db = scale p^T a. Shards of columns own their part of db; da is the ordered sum of the shards' parts.
 
 use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;
@@ -14,11 +13,11 @@ use crate::kernel::{Mat, add_scaled, dot, exp, matmul, transpose};
 use crate::scratch::Scratch;
 use crate::{FalseNegatives, Mask};
 
-/// Rows and columns of a block: 128 x 512 logits are 256 KiB.
+/// The rows and columns of a block: 128 x 512 logits are 256 KiB.
 const ROWS: usize = 128;
 pub(super) const COLUMNS: usize = 512;
 
-/// At most this many shards of columns in backward, because each holds a whole da.
+/// The largest number of shards of columns in backward, each of which holds a whole da.
 const SHARDS: usize = 16;
 
 pub(crate) fn row_logsumexp(a: &Tensor, b: &Tensor, scale: f32, mask: &Mask) -> Result<Tensor> {
@@ -47,7 +46,7 @@ pub(crate) fn sampled_cross_entropy(
     if shifts.len() != columns {
         bail!("sampled_cross_entropy: {} shifts of {columns} columns", shifts.len());
     }
-    // Logits are scaled after their shift has joined them.
+    // Logits are scaled after the shift is added.
     let shifts = shifts.iter().map(|shift| shift / scale).collect();
     apply2(RowLogSumExp { scale, mask: Mask::None, targets: targets.to_vec(), shifts }, a, b)
 }
@@ -55,14 +54,15 @@ pub(crate) fn sampled_cross_entropy(
 struct RowLogSumExp {
     scale: f32,
     mask: Mask,
-    /// The column per row whose logit is subtracted, if any.
+    /// The column of each row whose logit is subtracted; empty if none is.
     targets: Vec<u32>,
-    /// What joins the logits of each column, over the scale, but in the row whose target it is; or none.
+    /// The shift of each column's logits, divided by the scale. It does not apply to the row whose target the column is. Empty without
+    /// shifts.
     shifts: Vec<f32>,
 }
 
 impl RowLogSumExp {
-    /// Row j's logit of its target.
+    /// The logit of row j's target, or 0 without targets.
     fn hit(&self, j: usize, a: &[f32], b: &[f32], d: usize) -> f32 {
         self.targets.get(j).map_or(0.0, |&target| self.scale * dot(&a[j * d..][..d], &b[target as usize * d..][..d]))
     }
@@ -91,8 +91,8 @@ struct BlockStart {
     column: usize,
 }
 
-/// Sets the masked entries of a row of logits to `left_out`, or to `zeroed` where the mask says 0. Written so that the
-/// comparison of groups vectorises; the row's own column is restored after that.
+/// Sets the masked entries of a row of logits to `left_out`, or to `zeroed` if the mask sets them to 0. The loop is written so that the
+/// comparison of groups vectorises; the row's own column is restored afterwards.
 #[inline(always)]
 fn apply_mask(
     logits: &mut [f32],
@@ -151,7 +151,7 @@ fn weight_block(logits: &mut [f32], columns: usize, scale: f32, mask: &Mask, sta
         // A row without columns has l = -inf and no gradient.
         let (l, dl) = if l == f32::NEG_INFINITY { (0.0, 0.0) } else { (l, dl * scale) };
         logits.iter_mut().for_each(|x| *x = exp(*x * scale - l) * dl);
-        // A logit that the mask set to 0 is a constant: no gradient, like one left out.
+        // A logit that the mask set to 0 is a constant without a gradient, like one that is left out.
         apply_mask(logits, mask, BlockStart { row: start.row + i, ..start }, 0.0, 0.0);
     }
 }
@@ -201,7 +201,7 @@ impl Fused<2> for RowLogSumExp {
 
     fn backward(&self, [a, b]: [View<'_>; 2], result: &[f32], gradient: &[f32]) -> Result<Gradients<2>> {
         let (n, d, m) = (a.dims[0], a.dims[1], b.dims[0]);
-        // Whole blocks a shard, so that the cut depends on the number of columns alone.
+        // A shard has whole blocks, so that the division depends on the number of columns alone.
         let shard_columns = m.div_ceil(COLUMNS).div_ceil(SHARDS).max(1) * COLUMNS;
         let sums: Vec<f32> = result.iter().enumerate().map(|(j, l)| l + self.hit(j, a.data, b.data, d)).collect();
         let transposed = transposed_blocks(b.data, d);

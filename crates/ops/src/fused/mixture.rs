@@ -1,4 +1,4 @@
-//! The tail of the expert mixture for one use of an item: z = sum over k of g_k (w_k n_k + b_k), n_k = standardised
+//! The tail of the expert mixture for one use of an item: z = sum over k of g_k (w_k n_k + b_k), where n_k is the standardised
 //! Dropout(product_k).
 //!
 //! With u = Dropout(product_k), s its deviation and c = g_k w_k dz: du = (c - mean(c) - n mean(n c)) / s,
@@ -10,20 +10,20 @@ use super::norm::moments;
 use crate::Dropout;
 use crate::kernel::{dot, sum};
 
-/// The widest expert: intermediates live on the stack.
+/// The widest expert: intermediate values are on the stack.
 pub(super) const WIDEST: usize = 4096;
 
-/// Up to this width they take little room there.
+/// The width up to which they take little space there.
 const NARROW: usize = 256;
 
-/// LayerNorm weights and biases of all experts, `[o d]` each.
+/// The LayerNorm weights and biases of all experts, `[o d]` each.
 #[derive(Clone, Copy)]
 pub(super) struct Norms<'a> {
     pub weights: &'a [f32],
     pub biases: &'a [f32],
 }
 
-/// n = standardised Dropout(product) of one expert, with the dropout's factors; gives 1/s.
+/// Computes n, the standardised Dropout(product) of one expert, and the factors of the dropout; returns 1/s.
 #[inline(always)]
 fn standardise(n: &mut [f32], factors: &mut [f32], product: &[f32], first: u32, dropout: Dropout) -> f32 {
     if dropout.is_active() {
@@ -62,7 +62,7 @@ fn mix<const ROOM: usize>(
     }
 }
 
-/// z of one use. The paper's width gets code of its own, in which every length is known.
+/// Computes z of one use. The paper's width has code of its own, in which every length is known at compile time.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 pub(super) fn mix_use(z: &mut [f32], product: &[f32], gate: &[f32], norms: Norms<'_>, first: u32, dropout: Dropout) {
     match z.len() {
@@ -74,16 +74,16 @@ pub(super) fn mix_use(z: &mut [f32], product: &[f32], gate: &[f32], norms: Norms
 
 /// Where a use's gradients are added.
 pub(super) struct Totals<'a> {
-    /// Of the item's products, `[o d]`.
+    /// The gradient of the item's products, `[o d]`.
     pub products: &'a mut [f32],
-    /// Of the item's gates, `[o]`.
+    /// The gradient of the item's gates, `[o]`.
     pub gate: &'a mut [f32],
-    /// Of the LayerNorms' weights and biases, `[o d]` each.
+    /// The gradients of the LayerNorms' weights and biases, `[o d]` each.
     pub weights: &'a mut [f32],
     pub biases: &'a mut [f32],
 }
 
-/// What a use was mixed from.
+/// The inputs of one use's mixture.
 #[derive(Clone, Copy)]
 pub(super) struct UseInputs<'a> {
     /// The item's products, `[o d]`.
@@ -130,7 +130,7 @@ fn mix_backward<const ROOM: usize>(
     }
 }
 
-/// Adds the gradients of one use.
+/// Adds the gradients of one use to `totals`.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 pub(super) fn mix_use_backward(
     dz: &[f32],
@@ -146,7 +146,7 @@ pub(super) fn mix_use_backward(
     }
 }
 
-/// Softmax of a few values, in place.
+/// The softmax of a few values, in place.
 pub(super) fn softmax(x: &mut [f32]) {
     let top = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     x.iter_mut().for_each(|x| *x = crate::kernel::exp(*x - top));

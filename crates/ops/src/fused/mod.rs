@@ -1,8 +1,8 @@
 //! The operators on the CPU, forward and backward written by hand over slices.
 //!
-//! [`Fused`] is what an operator implements; the adapters turn it into candle's custom operators of one, two or three
-//! differentiable inputs. Backward draws dropout masks again from their keys instead of storing them. Parallel loops run
-//! over fixed shards; what several shards add to (a weight's gradient) is summed in the order of the shards.
+//! Operators implement [`Fused`]; the adapters turn it into candle's custom operators of one, two or three differentiable inputs. Backward
+//! draws dropout masks again from their keys instead of storing them. Parallel loops run over fixed shards; gradients to which several
+//! shards add, such as that of a weight, are summed in the order of the shards.
 
 mod additive;
 mod attention;
@@ -48,7 +48,7 @@ use rayon::prelude::*;
 
 use crate::timing::timed;
 
-/// An argument or a result: its values, row after row, and its lengths by axis.
+/// An argument or a result: its values, row after row, and the length of each axis.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
     data: &'a [f32],
@@ -61,13 +61,13 @@ impl<'a> View<'a> {
         self.data
     }
 
-    /// The lengths by axis.
+    /// The length of each axis.
     pub(crate) fn dims(&self) -> &'a [usize] {
         self.dims
     }
 }
 
-/// Gradients of the arguments; `None` for one that has none.
+/// The gradients of the arguments; `None` for an argument without one.
 pub(crate) type Gradients<const N: usize> = [Option<Vec<f32>>; N];
 
 /// An operator of N differentiable arguments.
@@ -220,7 +220,7 @@ fn cut(mut data: &mut [f32], lengths: impl Iterator<Item = usize>, width: usize)
         .collect()
 }
 
-/// Values of a parallel piece of a sum.
+/// The number of values in a parallel piece of a sum.
 const PIECE: usize = 1 << 14;
 
 /// Sums partial results in the order of their shards.

@@ -12,7 +12,7 @@ use crate::kernel::{dot, sum};
 use crate::scratch::Scratch;
 use crate::{Dropout, LAYER_NORM_EPS};
 
-/// Rows of a shard of [`layer_norm`].
+/// The number of rows in a shard of [`layer_norm`].
 const ROWS: usize = 512;
 
 pub(crate) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
@@ -62,7 +62,7 @@ impl Fused<3> for LayerNorm {
     }
 }
 
-/// Centres `v`; gives its mean and 1 / sqrt(variance + eps).
+/// Centres `v`; returns its mean and 1 / sqrt(variance + eps).
 #[inline(always)]
 pub(super) fn moments(v: &mut [f32]) -> (f32, f32) {
     let d = v.len() as f32;
@@ -84,7 +84,7 @@ pub(super) fn add_dropped(v: &mut [f32], branch: &[f32], first: usize, dropout: 
     }
 }
 
-/// x times the dropout's factors.
+/// x *= the factors of the dropout, element `first + i` for the i-th value.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 pub(super) fn drop_all(x: &mut [f32], first: usize, dropout: Dropout) {
     if dropout.is_active() {
@@ -94,14 +94,14 @@ pub(super) fn drop_all(x: &mut [f32], first: usize, dropout: Dropout) {
     }
 }
 
-/// A LayerNorm's weight, then its bias.
+/// The weight and the bias of a LayerNorm, `[d]` each.
 #[derive(Clone, Copy)]
 pub(super) struct Norm<'a> {
     pub weight: &'a [f32],
     pub bias: &'a [f32],
 }
 
-/// Rows of v become n in place, 1/s goes to `inverse`, w n + b to `y`.
+/// Turns the rows of v into n, and writes 1/s to `inverse` and w n + b to `y`.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 pub(super) fn norm_rows(v: &mut [f32], inverse: &mut [f32], y: &mut [f32], norm: Norm<'_>) {
     let d = norm.weight.len();
@@ -121,7 +121,7 @@ pub(super) struct NormGradients<'a> {
     pub bias: &'a mut [f32],
 }
 
-/// dy becomes dv in place; what the rows add to the parameters' gradients is added to them.
+/// Turns dy into dv, and adds the contributions of the rows to the parameters' gradients.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 pub(super) fn norm_rows_backward(
     dy: &mut [f32],

@@ -1,4 +1,4 @@
-//! Inner products of a row with some rows of a table: what sampled negatives need, without a copy of the rows.
+//! Inner products of a row with some rows of a table, as sampled negatives need them, without a copy of the rows.
 
 use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;

@@ -7,7 +7,7 @@ use multiversion::multiversion;
 
 use crate::kernel::{add_scaled, dot, exp};
 
-/// The softmax of an item's rows into `alpha`; padding rows join its denominator.
+/// Writes the softmax weights of an item's rows to `alpha`; padding rows enter the denominator.
 #[inline(always)]
 fn weights(rows: &[f32], w: &[f32], pad_rows: usize, alpha: &mut Vec<f32>) {
     // A plain loop: the closure of an iterator adaptor would be compiled without the caller's vector instructions.
@@ -23,7 +23,7 @@ fn weights(rows: &[f32], w: &[f32], pad_rows: usize, alpha: &mut Vec<f32>) {
     alpha.iter_mut().for_each(|a| *a /= total);
 }
 
-/// e of one item; zeros without rows.
+/// Computes e of one item; zeros without rows.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 pub(super) fn pool_item(rows: &[f32], w: &[f32], pad_rows: usize, alpha: &mut Vec<f32>, e: &mut [f32]) {
     if rows.len() == w.len() && pad_rows < 2 {
@@ -37,12 +37,12 @@ pub(super) fn pool_item(rows: &[f32], w: &[f32], pad_rows: usize, alpha: &mut Ve
     }
 }
 
-/// Whether the item's pooling has a gradient: the weight of a row that is alone is 1, whatever w.
+/// Whether the item's pooling has a gradient: the weight of a single row is 1, whatever w is.
 pub(super) fn learns(rows: usize, pad_rows: usize) -> bool {
     rows > 1 || (rows == 1 && pad_rows > 1)
 }
 
-/// Adds one item's part to dw.
+/// Adds one item's contribution to dw.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 pub(super) fn pool_item_backward(
     rows: &[f32],

@@ -1,9 +1,9 @@
 //! Recurrent cells over packed sequences.
 //!
-//! LSTM: (i, f, o) = sigmoid, g = tanh of x + h U; s' = f s + i g; h' = o tanh(s'). GRU, with the reset gate before the hidden map:
-//! (z, r) = sigmoid of x + h U, g = tanh(x_g + (r h) U_g); h' = (1 - z) h + z g. Sequences of a shard are sorted by their lengths, so
-//! that step t works on the first ones, without padding; shards are runs of as many sequences whatever the number of threads, and
-//! their gradients of U are summed in their order. Forward keeps the gates; the gradient of U is one product over all steps.
+//! LSTM: (i, f, o) = sigmoid, g = tanh of x + h U; s' = f s + i g; h' = o tanh(s'). GRU, with the reset gate before the hidden map: (z,
+//! r) = sigmoid of x + h U, g = tanh(x_g + (r h) U_g); h' = (1 - z) h + z g. The sequences of a shard are sorted by length, so that step t
+//! processes the first ones, without padding. Shards have the same number of sequences whatever the number of threads, and their gradients
+//! of U are summed in order. Forward keeps the gates; the gradient of U is one product over all steps.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -16,7 +16,7 @@ use crate::kernel::{Mat, exp, matmul};
 use crate::scratch::Scratch;
 use crate::{Cell, PackedOffsets};
 
-/// Sequences of a shard.
+/// The number of sequences in a shard.
 const SEQUENCES: usize = 64;
 
 pub(crate) fn recurrent(x: &Tensor, hidden: &Tensor, offsets: &PackedOffsets, cell: Cell) -> Result<Tensor> {
@@ -28,28 +28,28 @@ struct Recurrent {
     offsets: PackedOffsets,
     cell: Cell,
     keeps: bool,
-    /// What forward computed, shard by shard.
+    /// The values that forward computed, by shard.
     kept: Mutex<Vec<Values>>,
 }
 
-/// Where the gradients of a shard go.
+/// Where the gradients of a shard are written.
 struct StepGradients<'a> {
-    /// Of its tokens' inputs, `[tokens, gates w]`.
+    /// The gradient of its tokens' inputs, `[tokens, gates w]`.
     dx: &'a mut [f32],
-    /// Of U, to which it adds.
+    /// The gradient of U, to which the shard's contribution is added.
     dhidden: &'a mut [f32],
 }
 
-/// A run of sequences, longest first within it.
+/// A run of sequences, of which the longest come first.
 struct Shard {
     sequences: std::ops::Range<usize>,
-    /// For every step its rows: those of the sequences that are that long.
+    /// The rows of every step: one for each sequence that is long enough.
     steps: Vec<std::ops::Range<usize>>,
-    /// For every row its token, counted from the shard's first.
+    /// The token of every row, counted from the shard's first.
     tokens: Vec<usize>,
 }
 
-/// What forward computes, by row.
+/// The values that forward computes, by row.
 struct Values {
     /// The activated gates, `[rows, gates w]`.
     gates: Scratch,
@@ -76,7 +76,7 @@ fn sigmoid_all(x: &mut [f32]) {
     }
 }
 
-/// One row of an LSTM: gates become activated, s and h.
+/// Computes one row of an LSTM: activates the gates in place, and writes s and h.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn lstm_row(gates: &mut [f32], before: Option<&[f32]>, s: &mut [f32], h: &mut [f32]) {
     let w = h.len();
@@ -100,7 +100,7 @@ fn lstm_row(gates: &mut [f32], before: Option<&[f32]>, s: &mut [f32], h: &mut [f
     }
 }
 
-/// The gradients of one row of an LSTM before its activations, to `d`; ds becomes that of the step before.
+/// Writes the gradients of one row of an LSTM before its activations to `d`, and turns ds into that of the previous step.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn lstm_row_backward(d: &mut [f32], gates: &[f32], s: &[f32], before: Option<&[f32]>, dh: &[f32], ds: &mut [f32]) {
     let w = dh.len();
@@ -126,7 +126,7 @@ fn lstm_row_backward(d: &mut [f32], gates: &[f32], s: &[f32], before: Option<&[f
     }
 }
 
-/// h of one row of a GRU from activated z and from g before its activation.
+/// Computes h of one row of a GRU from the activated z and from g, which is activated in place.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn gru_row(gates: &mut [f32], before: Option<&[f32]>, h: &mut [f32]) {
     let w = h.len();
@@ -143,7 +143,7 @@ fn gru_row(gates: &mut [f32], before: Option<&[f32]>, h: &mut [f32]) {
     }
 }
 
-/// The gradients of z and g before their activations, and what h of the step before gets directly.
+/// Writes the gradients of z and g before their activations, and turns dh into its direct part for the previous step.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn gru_row_backward(d: &mut [f32], gates: &[f32], before: Option<&[f32]>, dh: &mut [f32]) {
     let w = dh.len();
@@ -240,7 +240,7 @@ impl Recurrent {
         Values { gates, cells, outputs }
     }
 
-    /// A shard's gradients: to its tokens' `dx`, and what it adds to the gradient of U.
+    /// Computes a shard's gradients: dx of its tokens, and its contribution to the gradient of U.
     fn pass_backward(
         &self,
         shard: &Shard,
@@ -254,7 +254,7 @@ impl Recurrent {
         let first = shard.steps.first().map_or(0, ExactSizeIterator::len);
         let Values { gates, cells, outputs } = values;
         let mut d = Scratch::take(rows * wide);
-        // What the step after gives to h and s of its sequences.
+        // The gradients of h and s from the next step.
         let (mut carried, mut ds) = (Scratch::zeros(first * w), Scratch::zeros(first * w));
         let mut room = Scratch::take(SEQUENCES * w);
         for (t, step) in shard.steps.iter().enumerate().rev() {
@@ -281,7 +281,7 @@ impl Recurrent {
                 matmul(own, Mat::new(d, n, wide), Mat::new(hidden, w, wide).t(), false);
                 continue;
             }
-            // Through the candidate: d(r h) = dg U_g^T, which r shares with h.
+            // Through the candidate: d(r h) = dg U_g^T, which contributes to both r and h.
             let h = &outputs[from..][..n * w];
             let product = &mut room[..n * w];
             let candidate = Mat::strided(&d[2 * w..], n, w, wide);
@@ -301,7 +301,7 @@ impl Recurrent {
         for (row, &token) in d.chunks_exact(wide).zip(&shard.tokens) {
             dx[token * wide..][..wide].copy_from_slice(row);
         }
-        // h of the step before, for every row after the first step.
+        // The previous step's h, for every row after the first step.
         let later = rows - first;
         if later == 0 {
             return;
@@ -327,7 +327,7 @@ impl Recurrent {
         add_columns(dhidden, product, 2 * w, wide);
     }
 
-    /// w.
+    /// Checks the shapes and returns w.
     fn width(&self, x: &View<'_>, hidden: &View<'_>) -> Result<usize> {
         let gates = self.cell.gates();
         match (x.dims, hidden.dims) {
@@ -339,14 +339,14 @@ impl Recurrent {
     }
 }
 
-/// Rows of r h: r is the second of the activated gates.
+/// Computes the rows of r h; r is the second of the activated gates.
 fn reset_rows(out: &mut [f32], gates: &[f32], h: &[f32], w: usize) {
     for ((out, gates), h) in out.chunks_exact_mut(w).zip(gates.chunks_exact(3 * w)).zip(h.chunks_exact(w)) {
         out.iter_mut().zip(&gates[w..2 * w]).zip(h).for_each(|((out, r), h)| *out = r * h);
     }
 }
 
-/// Rows `stride` apart get a block of columns from `from` on added.
+/// Adds `part` to the columns from `from` on of `out`, whose rows are `stride` apart.
 fn add_columns(out: &mut [f32], part: &[f32], from: usize, stride: usize) {
     let rows = out.len() / stride;
     let width = part.len() / rows.max(1);
@@ -398,7 +398,7 @@ impl Fused<2> for Recurrent {
             .map(|((dx, shard), kept)| {
                 let (first, count) = (self.first_token(shard), shard.tokens.len());
                 let mut dhidden = Scratch::zeros(hidden.data.len());
-                // A second backward finds nothing kept and computes it again.
+                // A second backward pass finds nothing kept and computes the values again.
                 let values =
                     kept.unwrap_or_else(|| self.pass(shard, &x.data[first * wide..][..count * wide], hidden.data, w));
                 let dh = &gradient[first * w..][..count * w];

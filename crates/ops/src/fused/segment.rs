@@ -1,8 +1,8 @@
-//! Operators on the segments of packed tokens: a softmax over the tokens of each sequence, and products of what tokens have with
-//! what their sequence has.
+//! Operators on the segments of packed tokens: a softmax over the tokens of each sequence, and products of the values of tokens with the
+//! values of their sequence.
 //!
-//! Every sequence is one task's alone, so that results do not depend on the number of threads. With S = W^T X, D = X V^T and
-//! M = W V, sequence by sequence, the backward of each product is made of the other two.
+//! Every sequence is computed by a single task, so that results do not depend on the number of threads. With S = W^T X, D = X V^T and M = W
+//! V for each sequence, the backward pass of each product consists of the other two.
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
@@ -11,7 +11,7 @@ use super::{Fused, Gradients, View, apply1, apply2, cut};
 use crate::PackedOffsets;
 use crate::kernel::{Mat, exp, matmul};
 
-/// Tokens of a parallel piece, about.
+/// The approximate number of tokens in a parallel piece.
 const TOKENS: usize = 1024;
 
 pub(crate) fn segment_softmax(x: &Tensor, offsets: &PackedOffsets) -> Result<Tensor> {
@@ -111,7 +111,7 @@ struct Product {
 }
 
 impl Product {
-    /// What `kind` makes of `a` and `b`: k vectors of width d per sequence.
+    /// Computes the product `kind` of `a` and `b`, with k vectors of width d per sequence.
     fn multiply(&self, kind: Kind, a: &[f32], b: &[f32], k: usize, d: usize) -> Vec<f32> {
         let offsets = &self.offsets;
         let (of_tokens, length) = match kind {
@@ -150,7 +150,7 @@ impl Product {
         out
     }
 
-    /// k and d.
+    /// Returns k and d.
     fn sizes(&self, a: &View<'_>, b: &View<'_>) -> Result<(usize, usize)> {
         let (tokens, sequences) = (self.offsets.tokens(), self.offsets.count());
         let (&[rows, first], &[others, second]) = (a.dims, b.dims) else {

@@ -1,7 +1,7 @@
-//! s_j = sum over columns i of log(1 + exp(a_j . b_i)), by blocks of the matrix: binary cross-entropy of many labels that are 0.
+//! s_j = sum over columns i of log(1 + exp(a_j . b_i)), computed in blocks of the matrix: the binary cross-entropy of many zero labels.
 //!
-//! Backward computes a block of logits again: with p_ji = sigmoid(a_j . b_i) ds_j, da = p b and db = p^T a. Shards of columns own
-//! their part of db; da is the ordered sum of the shards' parts.
+//! Backward computes each block of logits again: with p_ji = sigmoid(a_j . b_i) ds_j, da = p b and db = p^T a. Shards of columns own their
+//! part of db; da is the ordered sum of the shards' parts.
 
 use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;
@@ -12,20 +12,20 @@ use super::{Fused, Gradients, View, apply2, ordered_sum};
 use crate::kernel::{Mat, exp, matmul, sum};
 use crate::scratch::Scratch;
 
-/// Rows of a block.
+/// The number of rows in a block.
 const ROWS: usize = 128;
 
-/// Columns of a block, those of [`transposed_blocks`].
+/// The number of columns in a block, that of [`transposed_blocks`].
 const COLUMNS: usize = super::logsumexp::COLUMNS;
 
-/// At most this many shards of columns in backward, because each holds a whole da.
+/// The largest number of shards of columns in backward, each of which holds a whole da.
 const SHARDS: usize = 16;
 
 pub(crate) fn row_softplus(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     apply2(RowSoftplus, a, b)
 }
 
-/// log(1 + e^x): the larger of x and 0, and log(1 + y) with y = e^-|x| as 2 atanh(y / (2 + y)), whose series ends below 5e-10.
+/// log(1 + e^x): the larger of x and 0, plus log(1 + y) with y = e^-|x| as 2 atanh(y / (2 + y)), whose series is cut at terms below 5e-10.
 #[inline(always)]
 fn softplus(x: f32) -> f32 {
     let y = exp(-x.abs());
@@ -91,7 +91,7 @@ impl Fused<2> for RowSoftplus {
 
     fn backward(&self, [a, b]: [View<'_>; 2], _: &[f32], gradient: &[f32]) -> Result<Gradients<2>> {
         let (n, d, m) = (a.dims[0], a.dims[1], b.dims[0]);
-        // Whole blocks a shard, so that the cut depends on the number of columns alone.
+        // A shard has whole blocks, so that the division depends on the number of columns alone.
         let shard_columns = m.div_ceil(COLUMNS).div_ceil(SHARDS).max(1) * COLUMNS;
         let transposed = transposed_blocks(b.data, d);
         let mut db = vec![0.0; b.data.len()];

@@ -1,10 +1,9 @@
 //! Attention in packed sequences whose scores come from several sources, each with queries and keys of its own.
 //!
-//! The scores of one sequence are a matrix `[heads sources queries, keys]`, so that the gate's hidden layer is one product per
-//! sequence. With a the fused scores, p = softmax(a / sqrt(w)), m the dropout factors and o = (m p) v: dv = (m p)^T do,
-//! dp = m (do v^T), da = p (dp - sum of p dp) / sqrt(w); a gate of weights g over scores s has ds = g da + de V^T and
-//! dg = da . s. Backward computes p and the gate again. Shards of sequences own their gradients but for those of the fusion, which
-//! are summed in the order of the shards.
+//! The scores of one sequence are a matrix `[heads sources queries, keys]`, so that the gate's hidden layer is one product per sequence.
+//! With a the fused scores, p = softmax(a / sqrt(w)), m the dropout factors and o = (m p) v: dv = (m p)^T do, dp = m (do v^T), da = p (dp -
+//! sum of p dp) / sqrt(w); a gate of weights g over scores s has ds = g da + de V^T and dg = da . s. Backward computes p and the gate
+//! again. Shards of sequences own their gradients, except for those of the fusion, which are summed in the order of the shards.
 
 use std::sync::Arc;
 
@@ -20,7 +19,7 @@ use crate::scratch::Scratch;
 use crate::sources::{ScoreFusion, SourceScope, SourceSizes};
 use crate::{Dropout, PackedOffsets};
 
-/// Tokens of a shard, about.
+/// The approximate number of tokens in a shard.
 const TOKENS: usize = 512;
 
 pub(crate) fn source_attention(
@@ -55,13 +54,13 @@ struct SourceAttention {
     dropout: Dropout,
 }
 
-/// One sequence: where its queries and keys lie.
+/// The ranges of one sequence's queries and keys.
 struct Sequence {
     /// Its rows among the queries.
     rows: std::ops::Range<usize>,
     /// Its tokens.
     tokens: std::ops::Range<usize>,
-    /// The place of the first query in the sequence.
+    /// The position of the first query in the sequence.
     first: usize,
     /// The number of real tokens.
     real: usize,
@@ -83,7 +82,7 @@ impl Sequence {
     }
 }
 
-/// What the backward pass of one sequence reads.
+/// The inputs of one sequence's backward pass.
 struct SequenceInputs<'a> {
     /// The queries of all sources, `[queries, wide]`.
     query: &'a [f32],
@@ -95,26 +94,26 @@ struct SequenceInputs<'a> {
     dout: &'a [f32],
 }
 
-/// Where the gradients of one sequence are added.
+/// Where the gradients of one sequence are written. That of the fusion is added to those of earlier sequences.
 struct SequenceGradients<'a> {
     dquery: &'a mut [f32],
     dkey_value: &'a mut [f32],
     dfusion: &'a mut [f32],
 }
 
-/// What forward computes for one sequence.
+/// The values that forward computes for one sequence.
 struct Scores {
-    /// `[heads, sources, queries, keys]`: 0 where a score does not enter the fusion.
+    /// The scores, `[heads, sources, queries, keys]`; 0 if a score does not enter the fusion.
     sources: Scratch,
     /// The gate's hidden layer before its ReLU, `[heads sources queries, n]`.
     hidden: Scratch,
     /// The gate's weights, `[heads, sources, queries]`.
     gate: Scratch,
-    /// p, `[heads, queries, keys]`: 0 for keys that are not seen.
+    /// p, `[heads, queries, keys]`; 0 for keys that are not seen.
     weights: Scratch,
 }
 
-/// Softmax of `scale` x in place.
+/// The softmax of `scale` x in place.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn softmax(x: &mut [f32], scale: f32) {
     let top = max(x);
@@ -127,7 +126,7 @@ fn softmax(x: &mut [f32], scale: f32) {
     }
 }
 
-/// The gradient of weights p becomes that of their scores before the scale.
+/// Turns the gradient of the weights p into that of their scores before the scale.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn softmax_backward(da: &mut [f32], p: &[f32], scale: f32) {
     let along = dot(p, da);
@@ -145,7 +144,7 @@ fn energy(h: &[f32], v: &[f32], room: &mut [f32]) -> f32 {
     sum(room)
 }
 
-/// h becomes the gradient of its energy's de; what the row adds to dv.
+/// Turns h into its gradient, from the gradient de of its energy, and adds the row's contribution to dv.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn energy_backward(h: &mut [f32], v: &[f32], de: f32, dv: &mut [f32]) {
     for i in 0..h.len() {
@@ -163,13 +162,13 @@ impl SourceAttention {
         Sequence { rows, tokens, first, real, bidirectional: self.bidirectional }
     }
 
-    /// Where source `s` of head `h` lies in a row of queries or keys, and its width.
+    /// The first column of source `s` of head `h` in a row of queries or keys, and its width.
     fn part(&self, h: usize, s: usize) -> (usize, usize) {
         let width = self.sizes.sources[s] / self.sizes.heads;
         (self.sizes.sources[..s].iter().sum::<usize>() + h * width, width)
     }
 
-    /// Zeroes what does not enter the fusion of blocks `[queries, keys]`.
+    /// Zeroes the scores that do not enter the fusion, in blocks `[queries, keys]`.
     fn close(&self, blocks: &mut [f32], sequence: &Sequence) {
         if self.real.is_some() {
             return;
@@ -254,7 +253,7 @@ impl SourceAttention {
         Scores { sources, hidden, gate, weights }
     }
 
-    /// Dropout factors of all weights, `[heads, queries, keys]`.
+    /// The dropout factors of all weights, `[heads, queries, keys]`; `None` without dropout.
     fn factors(&self, sequence: &Sequence) -> Option<Scratch> {
         if !self.dropout.is_active() {
             return None;
@@ -285,7 +284,7 @@ impl SourceAttention {
         }
     }
 
-    /// Adds the gradients of one sequence to `outs`.
+    /// Writes the gradients of one sequence to `outs`.
     fn attend_backward(&self, sequence: &Sequence, inputs: &SequenceInputs<'_>, outs: SequenceGradients<'_>) {
         let &SequenceInputs { query, key_value, fusion, dout } = inputs;
         let SequenceGradients { dquery, dkey_value, dfusion } = outs;
@@ -448,7 +447,7 @@ fn add(y: &mut [f32], x: &[f32], c: f32) {
     crate::kernel::add_scaled(y, c, x);
 }
 
-/// Rows of `part` become the columns from `from` on of rows `stride` apart.
+/// Copies the rows of `part` to the columns from `from` on of `out`, whose rows are `stride` apart.
 fn place(out: &mut [f32], part: &[f32], from: usize, width: usize, stride: usize) {
     for (out, part) in out.chunks_exact_mut(stride).zip(part.chunks_exact(width)) {
         out[from..from + width].copy_from_slice(part);

@@ -1,7 +1,7 @@
 //! Products with a sparse matrix, and the propagation of vectors over a graph.
 //!
-//! Every row of a result is one task's alone and sums its entries in their order, so that results do not depend on the number of
-//! threads. Backward is the same routine with the transpose.
+//! Every row of a result is computed by a single task, which sums the row's entries in order, so that results do not depend on the number
+//! of threads. Backward is the same routine with the transpose.
 
 use candle_core::{Result, Tensor, bail};
 use multiversion::multiversion;
@@ -12,7 +12,7 @@ use crate::SparseMatrix;
 use crate::kernel::add_weighted_rows;
 use crate::sparse::CompressedRows;
 
-/// Entries of a parallel piece, about.
+/// The approximate number of entries in a parallel piece.
 const ENTRIES: usize = 2048;
 
 pub(crate) fn sparse_product(matrix: &SparseMatrix, x: &Tensor) -> Result<Tensor> {
@@ -23,7 +23,7 @@ pub(crate) fn propagate(adjacency: &SparseMatrix, x: &Tensor, layers: usize) -> 
     apply1(Propagation { adjacency: adjacency.clone(), layers }, x)
 }
 
-/// y = base + A x for the rows of `rows`, row after row.
+/// y += A x for the rows in `rows`.
 #[multiversion(targets("x86_64+avx512f+avx512dq+avx512bw+avx512vl+fma", "x86_64+avx2+fma"))]
 fn multiply_rows(a: &CompressedRows, rows: std::ops::Range<usize>, x: &[f32], y: &mut [f32], d: usize) {
     for (row, y) in rows.zip(y.chunks_exact_mut(d)) {
@@ -75,7 +75,7 @@ struct Propagation {
 }
 
 impl Propagation {
-    /// (x + A x + ... + A^layers x) / (layers + 1), by Horner's scheme: nothing of a layer is kept.
+    /// (x + A x + ... + A^layers x) / (layers + 1), by Horner's scheme, so that no layer has to be kept.
     fn mean(&self, a: &CompressedRows, x: &[f32], d: usize) -> Vec<f32> {
         let mut sum = x.to_vec();
         for _ in 0..self.layers {

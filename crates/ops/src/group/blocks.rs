@@ -1,4 +1,5 @@
-//! Blocks of values that are divided among processes, for the first process to write to a file: it never holds all of them.
+//! Lets the first process read values that are divided among processes, in blocks, so that it can write them to a file without ever holding
+//! all of them.
 
 use std::ops::Range;
 
@@ -6,7 +7,7 @@ use candle_core::Result;
 
 use super::ProcessGroup;
 
-/// Values of which every process has a run.
+/// Values of which every process has one run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DividedValues<'a> {
     /// The run of this process.
@@ -21,7 +22,7 @@ impl DividedValues<'_> {
         self.lengths.iter().sum()
     }
 
-    /// Sends the own values in `range` to the first process, which gets those of all. A collective operation.
+    /// Sends this process's values in `range` to the first process, which receives those of all processes. A collective operation.
     fn gather(&self, group: &ProcessGroup, range: &Range<usize>) -> Result<Vec<f32>> {
         let mut start = 0;
         let mut within = Vec::with_capacity(self.lengths.len());
@@ -35,7 +36,7 @@ impl DividedValues<'_> {
     }
 }
 
-/// Where the first process reads what is divided.
+/// Reads divided values for the first process.
 #[derive(Debug)]
 pub struct BlockReader<'a> {
     group: &'a ProcessGroup,
@@ -50,8 +51,9 @@ impl BlockReader<'_> {
     }
 }
 
-/// Does the work of the first process, which reads the arrays of all processes block by block, in any order and as often as it wants; the
-/// others send what it asks for until the work is done, whether it succeeded or not. A collective operation; the others get nothing.
+/// Runs `work` on the first process, which may read the arrays of all processes block by block, in any order and any number of times. The
+/// other processes send the blocks that it requests until the work is done, whether it succeeded or not, and return `None`. A collective
+/// operation.
 pub fn lend_blocks<T>(
     group: &ProcessGroup,
     arrays: &[DividedValues<'_>],

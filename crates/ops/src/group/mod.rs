@@ -1,7 +1,7 @@
-//! Processes that compute one step together: what they say to each other, and the operators whose gradients cross between them.
+//! Processes that compute a step together: their communication, and the operators whose gradients cross between processes.
 //!
-//! A [`Transport`] moves blocks of numbers; [`ProcessGroup`] makes sums of them. Every sum is added in the order of the processes' ranks,
-//! so that the same number of processes gives the same bytes, whatever carries the messages.
+//! A [`Transport`] moves blocks of numbers; a [`ProcessGroup`] adds them up. Every sum is formed in the order of the processes' ranks, so
+//! that the same number of processes gives the same bytes with every transport.
 
 mod blocks;
 mod rows;
@@ -22,7 +22,7 @@ use rayon::prelude::*;
 
 use crate::kernel::accumulate;
 
-/// Moves numbers between processes. All processes call the same functions in the same order, with lengths that fit each other.
+/// Moves numbers between processes. All processes must call the same functions in the same order, with lengths that fit each other.
 pub trait Transport: Debug + Send + Sync {
     /// The number of this process, from 0.
     fn rank(&self) -> usize;
@@ -33,26 +33,26 @@ pub trait Transport: Debug + Send + Sync {
     /// Concatenates the blocks of all processes by rank. `lengths` has the length of each process's block, that of `own` included.
     fn all_gather(&self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>>;
 
-    /// Sends the process of each rank its part of `parts`, which lie there by rank and are as long as `sent` says, and concatenates
-    /// the parts received by rank, as long as `received` says.
+    /// Sends each process its part of `parts`, which are in the order of ranks and have the lengths `sent`, and concatenates the received
+    /// parts by rank, which have the lengths `received`.
     fn exchange(&self, parts: &[f32], sent: &[usize], received: &[usize]) -> Result<Vec<f32>>;
 
-    /// Concatenates a few numbers of every process by rank; all processes give as many.
+    /// Concatenates a few numbers of every process by rank; all processes pass the same number of them.
     fn all_gather_scalars(&self, own: &[f64]) -> Result<Vec<f64>>;
 }
 
-/// What messages of one kind cost a process.
+/// The cost of one kind of messages for a process.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Traffic {
-    /// Collective operations.
+    /// The number of collective operations.
     pub calls: u64,
-    /// Bytes that this process sent to others, each counted once per receiver.
+    /// The number of bytes that this process sent to others, each counted once per receiver.
     pub sent_bytes: u64,
-    /// Seconds in these operations, waiting for other processes included.
+    /// The seconds in these operations, including the time that the process waited for others.
     pub seconds: f64,
 }
 
-/// The processes of one training, as one of them sees them.
+/// The processes of one training run, as seen by one of them.
 #[derive(Clone, Debug)]
 pub struct ProcessGroup {
     transport: Arc<dyn Transport>,
@@ -80,18 +80,18 @@ impl ProcessGroup {
         self.rank() == 0
     }
 
-    /// How `count` things are divided: a run for each process, by rank. Lengths differ by one at most.
+    /// Divides `count` elements into one run per process, by rank. Their lengths differ by at most one.
     pub fn shares(&self, count: usize) -> Vec<Range<usize>> {
         let size = self.size();
         (0..size).map(|rank| count * rank / size..count * (rank + 1) / size).collect()
     }
 
-    /// This process's run of `count` things.
+    /// This process's run of `count` elements.
     pub fn share(&self, count: usize) -> Range<usize> {
         self.shares(count).swap_remove(self.rank())
     }
 
-    /// What the messages of each kind have cost since the last call.
+    /// The cost of each kind of messages since the last call.
     pub fn take_traffic(&self) -> BTreeMap<&'static str, Traffic> {
         std::mem::take(&mut self.traffic.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -113,20 +113,20 @@ impl ProcessGroup {
         self.counted(kind, sent, || self.transport.all_gather(own, lengths))
     }
 
-    /// Sends every process its part of `parts` and concatenates the parts received; lengths by rank.
+    /// Sends every process its part of `parts` and concatenates the received parts; both lengths are by rank.
     pub fn exchange(&self, kind: &'static str, parts: &[f32], sent: &[usize], received: &[usize]) -> Result<Vec<f32>> {
         let bytes = size_of::<f32>() * (sent.iter().sum::<usize>() - sent[self.rank()]);
         self.counted(kind, bytes, || self.transport.exchange(parts, sent, received))
     }
 
-    /// A few numbers of every process, `[size][own.len()]`.
+    /// Exchanges a few numbers, and returns those of every process, `[size][own.len()]`.
     pub fn scalars(&self, own: &[f64]) -> Result<Vec<Vec<f64>>> {
         let sent = size_of_val(own) * (self.size() - 1);
         let all = self.counted("scalars", sent, || self.transport.all_gather_scalars(own))?;
         Ok(all.chunks(own.len().max(1)).map(<[f64]>::to_vec).collect())
     }
 
-    /// Which process failed first, by rank, where any did: all processes say whether they did.
+    /// The lowest rank of a process that failed, if any did. Every process reports whether it failed.
     pub fn first_failure(&self, failed: bool) -> Result<Option<usize>> {
         let all = self.scalars(&[f64::from(u8::from(failed))])?;
         Ok(all.iter().position(|failed| failed[0] > 0.0))
@@ -139,8 +139,8 @@ impl ProcessGroup {
         self.all_gather(kind, &own, &shares)
     }
 
-    /// The sum over processes of this process's part of their `values`, in the order of ranks. `lengths` has the lengths of the parts
-    /// of all processes.
+    /// This process's part of the sum over processes of their `values`, in the order of ranks. `lengths` has the length of every process's
+    /// part.
     pub fn reduce_scatter(&self, kind: &'static str, values: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
         let own = lengths[self.rank()];
         let parts = self.exchange(kind, values, lengths, &vec![own; self.size()])?;
@@ -162,5 +162,5 @@ impl ProcessGroup {
     }
 }
 
-/// Values of a parallel piece of a sum.
+/// The number of values in a parallel piece of a sum.
 const PIECE: usize = 1 << 14;

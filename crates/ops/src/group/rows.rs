@@ -1,7 +1,8 @@
-//! Operators whose arguments or results lie in several processes.
+//! Operators whose arguments or results are spread over several processes.
 //!
-//! The loss of a step is the sum of the losses of all processes. A gradient that arrives at a result is that of the own loss alone; what
-//! the others' losses add is received in backward, so that every process calls forward and backward in the same order.
+//! The loss of a step is the sum of the losses of all processes. The gradient that arrives at a result is that of this process's loss
+//! alone; the contributions of the other losses are received in backward, so every process must call forward and backward in the same
+//! order.
 
 use std::ops::Range;
 
@@ -11,8 +12,8 @@ use super::ProcessGroup;
 use crate::fused::{Fused, Gradients, View, apply1};
 use crate::kernel::accumulate;
 
-/// The rows of all processes by rank: `[own, d]` -> `[total, d]`; `counts` has the number of rows of each process. The gradient of the
-/// own rows is the sum of what all processes have for them.
+/// The rows of all processes by rank: `[own, d]` -> `[total, d]`; `counts` has the number of rows of each process. The gradient of this
+/// process's rows is the sum of their gradients on all processes.
 pub fn gather_rows(group: &ProcessGroup, kind: &'static str, x: &Tensor, counts: &[usize]) -> Result<Tensor> {
     if x.dim(0)? != counts[group.rank()] {
         bail!("gather_rows: {:?} where process {} has {} rows", x.dims(), group.rank(), counts[group.rank()]);
@@ -47,24 +48,25 @@ impl Fused<1> for GatherRows {
     }
 }
 
-/// Which rows of a table, whose rows are divided among processes, each process wants. Every process knows what all want.
+/// The rows that each process requests of a table whose rows are divided among processes. Every process knows the requests of all
+/// processes.
 #[derive(Clone, Debug)]
 pub struct RowRequests {
-    /// The rows of the table that each process has.
+    /// The rows of the table that each process owns.
     pub owned: Vec<Range<usize>>,
-    /// The rows that each process wants, ascending.
+    /// The rows that each process requests, ascending.
     pub wanted: Vec<Vec<u32>>,
 }
 
 impl RowRequests {
-    /// The rows that `from` has and `to` wants.
+    /// The rows that `from` owns and `to` requests.
     fn between(&self, from: usize, to: usize) -> &[u32] {
         let (owned, wanted) = (&self.owned[from], &self.wanted[to]);
         let at = |row: usize| wanted.partition_point(|&other| (other as usize) < row);
         &wanted[at(owned.start)..at(owned.end)]
     }
 
-    /// Lengths of what `rank` sends to each process, and of what it receives from each, at `d` values per row.
+    /// The number of values that `rank` sends to each process, and that it receives from each, with `d` values per row.
     fn lengths(&self, rank: usize, d: usize) -> [Vec<usize>; 2] {
         let all = 0..self.owned.len();
         let sent = all.clone().map(|to| d * self.between(rank, to).len());
@@ -73,8 +75,8 @@ impl RowRequests {
     }
 }
 
-/// The rows that this process wants of a table of which it has `[own, d]` -> `[wanted, d]`. The gradient of the own rows is the sum, in
-/// the order of ranks, of those of the processes that got them.
+/// The rows that this process requests of a table of which it owns `[own, d]` -> `[wanted, d]`. The gradient of its own rows is the sum, in
+/// the order of ranks, of their gradients on the processes that requested them.
 pub fn fetch_rows(group: &ProcessGroup, kind: &'static str, own: &Tensor, requests: RowRequests) -> Result<Tensor> {
     if own.dim(0)? != requests.owned[group.rank()].len() {
         let owned = &requests.owned[group.rank()];
@@ -121,7 +123,8 @@ impl Fused<1> for FetchRows {
     }
 }
 
-/// log of the sum over processes of exp(l), by row: `[n]` -> `[n]`, the same on every process. A row may be -inf on some processes.
+/// The logarithm of the sum over processes of exp(l), by row: `[n]` -> `[n]`, the same on every process. A row may be -inf on some
+/// processes.
 pub fn merge_logsumexp(group: &ProcessGroup, kind: &'static str, l: &Tensor) -> Result<Tensor> {
     apply1(MergeLogSumExp { group: group.clone(), kind }, l)
 }

@@ -1,4 +1,4 @@
-//! Threads of one program in the place of processes.
+//! Threads of one program that act as processes.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -6,8 +6,8 @@ use candle_core::{Result, bail};
 
 use super::{ProcessGroup, Transport};
 
-/// Runs `work` in `size` threads that see each other as the processes of a group; gives their results by rank. A thread that returns an
-/// error ends the waiting of the others, which fail in their turn.
+/// Runs `work` in `size` threads, which see each other as the processes of a group, and returns their results by rank. If a thread returns
+/// an error or panics, the others stop waiting for it and fail too.
 pub fn run_threads<T: Send>(size: usize, work: impl Fn(ProcessGroup) -> Result<T> + Sync) -> Vec<Result<T>> {
     let table = Arc::new(Table::new(size));
     std::thread::scope(|scope| {
@@ -32,7 +32,7 @@ pub fn run_threads<T: Send>(size: usize, work: impl Fn(ProcessGroup) -> Result<T
     })
 }
 
-/// What the threads lay down for each other.
+/// The blocks that the threads exchange.
 #[derive(Debug)]
 struct Table {
     state: Mutex<TableState>,
@@ -41,9 +41,9 @@ struct Table {
 
 #[derive(Debug)]
 struct TableState {
-    /// What each thread has laid down in this round.
+    /// The block of each thread in this round, once it is there.
     blocks: Vec<Option<Arc<Vec<u64>>>>,
-    /// Threads that have taken what they need.
+    /// The number of threads that have read the blocks of this round.
     taken: usize,
     is_abandoned: bool,
 }
@@ -54,11 +54,11 @@ impl Table {
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Lays down a block and gives those of all threads once they are there.
+    /// Adds a block, waits for the blocks of all threads, and returns them.
     fn meet(&self, rank: usize, block: Vec<u64>) -> Result<Vec<Arc<Vec<u64>>>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let wait = |state| self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        // That of the last round lies there until all have taken it.
+        // The block of the last round stays until all threads have read it.
         while state.blocks[rank].is_some() && !state.is_abandoned {
             state = wait(state);
         }
@@ -82,7 +82,7 @@ impl Table {
     }
 }
 
-/// Dropped by a thread that stops before its end.
+/// Dropped by a thread that fails, so that the other threads stop waiting.
 struct Leaves(Arc<Table>);
 
 impl Drop for Leaves {
@@ -122,7 +122,7 @@ impl Transport for ThreadTransport {
     }
 
     fn exchange(&self, parts: &[f32], sent: &[usize], received: &[usize]) -> Result<Vec<f32>> {
-        // The lengths go along, so that the receivers find their parts.
+        // The lengths are sent too, so that the receivers find their parts.
         let mut block: Vec<f32> = sent.iter().map(|&length| f32::from_bits(length as u32)).collect();
         block.extend_from_slice(parts);
         let all = self.meet(&block)?;
@@ -160,7 +160,7 @@ mod tests {
             let rank = group.rank();
             let own = vec![rank as f32; rank];
             let gathered = group.all_gather("test", &own, &[0, 1, 2])?;
-            // Process r sends r times ten, plus the receiver.
+            // Process r sends ten times r, plus the receiver's rank.
             let parts: Vec<f32> = (0..3).map(|to| (10 * rank + to) as f32).collect();
             let exchanged = group.exchange("test", &parts, &[1; 3], &[1; 3])?;
             let sum = group.all_reduce("test", &[1.0, rank as f32, 0.5, 4.0])?;
@@ -188,12 +188,12 @@ mod tests {
             }
             group.scalars(&[1.0])
         });
-        // A backtrace may follow.
+        // A backtrace may follow the first line.
         let message = |found: Result<_>| found.unwrap_err().to_string().lines().next().unwrap_or_default().to_owned();
         let messages: Vec<String> = found.into_iter().map(message).collect();
         assert_eq!(messages, ["another process has stopped", "broken", "another process has stopped"]);
         let found = run_threads(2, |group| group.all_gather("test", &[1.0], &[1, 2]));
-        // Whoever sees it first stops, which the other may see before it looks itself.
+        // The thread that finds the mismatch first stops, and the other may see that before it finds the mismatch itself.
         let messages: Vec<String> = found.into_iter().map(|found| found.unwrap_err().to_string()).collect();
         assert!(messages.iter().any(|message| message.contains("do not agree")), "{messages:?}");
     }

@@ -1,19 +1,19 @@
-//! Matrix products from bf16 with sums in f32, by the instructions of AVX-512-BF16.
+//! Matrix products of bf16 with sums in f32, by the instructions of AVX-512-BF16.
 //!
-//! Both matrices are rounded to bf16 (to nearest, ties to even) while they are packed in pairs of neighbouring k: `vdpbf16ps` adds
-//! the products of such a pair to a sum in f32. Every sum runs over k in ascending blocks on one thread, so its order depends on the
-//! shapes alone. The module's `unsafe` is that of the intrinsics and of the packed panels, whose sizes are computed here; the result
-//! is tested against the plain loop over rounded values.
+//! Both matrices are rounded to bf16 (to nearest, ties to even) while they are packed in pairs of neighbouring k: `vdpbf16ps` adds the
+//! products of such a pair to a sum in f32. Every sum runs over k in ascending blocks on one thread, so its order depends on the shapes
+//! alone. `unsafe` is needed for the intrinsics and for the packed panels, whose sizes are computed here; the result is tested against the
+//! plain loop over rounded values.
 
 #![allow(unsafe_code)]
 
 use super::Mat;
 
-/// Matrices b with fewer elements than this cost more to pack than they gain.
+/// With fewer elements of b, packing costs more than it gains.
 const LEAST: usize = 1 << 10;
 
-/// Whether a product with a matrix b `[k, n]` is computed from bf16. The rows of a have no say, so that a row of the result does not
-/// depend on how many are computed beside it.
+/// Whether a product with a matrix b `[k, n]` is computed from bf16. The number of rows of a plays no part, so that a row of the result
+/// does not depend on the number of rows beside it.
 pub(crate) fn pays(k: usize, n: usize) -> bool {
     k * n >= LEAST && k >= 16
 }
@@ -32,7 +32,7 @@ pub fn is_available() -> bool {
     }
 }
 
-/// out = a b, or out += a b when `add`, from bf16; `out` is row after row. Only where [`is_available`].
+/// out = a b, or out += a b if `add`, from bf16; `out` is row after row. Panics unless [`is_available`].
 pub(crate) fn matmul(out: &mut [f32], a: Mat<'_>, b: Mat<'_>, add: bool) {
     assert!(is_available(), "this processor has no products of bf16");
     assert!(
@@ -62,12 +62,12 @@ mod x86 {
     use super::super::Mat;
     use crate::scratch::Scratch;
 
-    /// Lanes of a vector: columns of b, or pairs of k.
+    /// The lanes of a vector, which hold columns of b or pairs of k.
     const LANES: usize = 16;
-    /// Rows and columns that a kernel holds in registers.
+    /// The rows and columns of the result that a kernel holds in registers.
     const ROWS: usize = 12;
     const COLUMNS: usize = 2 * LANES;
-    /// A block of b is K x N, one of a is M x K: 384 KiB and 96 KiB of bf16, a panel of b 24 KiB.
+    /// A block of b is K x N and one of a is M x K: packed, they take 384 KiB and 120 KiB of bf16, and a panel of b takes 24 KiB.
     const K: usize = 384;
     const N: usize = 512;
     const M: usize = 10 * ROWS;
@@ -89,7 +89,7 @@ mod x86 {
             for first_k in (0..k).step_by(K) {
                 let depth = K.min(k - first_k);
                 let pairs = depth.div_ceil(2);
-                // SAFETY: the buffers hold what the loops below read of them.
+                // SAFETY: the buffers are as large as what the loops below read of them.
                 unsafe {
                     pack_b(packed_b.as_mut_ptr().cast(), b, [first_k, depth], [first_n, columns]);
                     for first_m in (0..m).step_by(M) {
@@ -111,7 +111,7 @@ mod x86 {
         }
     }
 
-    /// A kernel of exactly `rows` rows.
+    /// Runs the kernel of exactly `rows` rows.
     #[allow(clippy::too_many_arguments, reason = "what the innermost loop needs, each in a register")]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn kernel(
@@ -127,7 +127,7 @@ mod x86 {
         macro_rules! of_rows {
             ($($count:literal)*) => {
                 match rows {
-                    // SAFETY: as the caller's.
+                    // SAFETY: the requirements are those of this function, which its caller meets.
                     $($count => unsafe { block::<$count>(a, b, pairs, out, stride, columns, add) },)*
                     _ => {}
                 }
@@ -184,12 +184,12 @@ mod x86 {
         unsafe { transmute::<__m512i, __m512bh>(_mm512_set1_epi32(pair.cast_signed())) }
     }
 
-    /// The first `count` lanes.
+    /// The mask of the first `count` lanes.
     fn mask(count: usize) -> __mmask16 {
         if count >= LANES { u16::MAX } else { (1 << count) - 1 }
     }
 
-    /// bf16 of two vectors, one after the other.
+    /// Rounds two vectors to bf16, one after the other.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bf16")]
     fn rounded(low: __m512, high: __m512) -> __m512i {
@@ -197,7 +197,7 @@ mod x86 {
         unsafe { transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) }
     }
 
-    /// bf16 of two vectors in turn, so that the values of a lane are a pair.
+    /// Rounds two vectors to bf16 and takes their values in turn, so that the values of a lane are a pair.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     fn interleaved(low: __m512, high: __m512) -> __m512i {
@@ -215,8 +215,8 @@ mod x86 {
         _mm512_permutexvar_epi16(turns, rounded(low, high))
     }
 
-    /// Packs `depth` rows of b from `first_k` and `columns` columns from `first_n`: panels of `COLUMNS` columns, in each the pairs of k
-    /// one after the other. What is missing of a panel is zeros.
+    /// Packs `depth` rows of b from `first_k` and `columns` columns from `first_n` into panels of `COLUMNS` columns, each with the pairs of
+    /// k one after the other. Missing columns of a panel are zeros.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn pack_b(to: *mut u32, b: Mat<'_>, [first_k, depth]: [usize; 2], [first_n, columns]: [usize; 2]) {
         let pairs = depth.div_ceil(2);
@@ -236,8 +236,8 @@ mod x86 {
         }
     }
 
-    /// Packs `rows` rows of a from `first_m` and `depth` columns from `first_k`: panels of `ROWS` rows, `LANES` of room for each pair of
-    /// k, one pair after the other.
+    /// Packs `rows` rows of a from `first_m` and `depth` columns from `first_k` into panels of `ROWS` rows, each with the pairs of k one
+    /// after the other; each pair has room for `LANES` rows.
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn pack_a(to: *mut u32, a: Mat<'_>, [first_m, rows]: [usize; 2], [first_k, depth]: [usize; 2]) {
         let pairs = depth.div_ceil(2);
@@ -255,7 +255,8 @@ mod x86 {
         }
     }
 
-    /// `wide` neighbours of each of `depth` rows, two rows of the same column to a pair; `to_step` pairs from one pair to the next.
+    /// Packs `wide` neighbouring values of each of `depth` rows: the values of a column in two successive rows are a pair. The output
+    /// advances by `to_step` pairs from two rows to the next two.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn interleave(to: *mut u32, to_step: usize, from: *const f32, row_stride: usize, [depth, wide]: [usize; 2]) {
@@ -263,7 +264,7 @@ mod x86 {
         for pair in 0..depth.div_ceil(2) {
             let row = from.wrapping_add(2 * pair * row_stride);
             let second = if 2 * pair + 1 < depth { mask } else { 0 };
-            // SAFETY: masks keep to the `wide` columns of rows that are there.
+            // SAFETY: the masks restrict the reads to the `wide` columns of rows that exist.
             unsafe {
                 let low = _mm512_maskz_loadu_ps(mask, row);
                 let high = _mm512_maskz_loadu_ps(second, row.wrapping_add(row_stride));
@@ -272,7 +273,7 @@ mod x86 {
         }
     }
 
-    /// The same from `wide` lines that are `line_stride` apart and hold `depth` values each, `value_stride` apart.
+    /// Like [`interleave`], from `wide` lines that are `line_stride` apart and hold `depth` values each, `value_stride` apart.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     unsafe fn pair_up(
@@ -288,7 +289,7 @@ mod x86 {
             let mut lines = [_mm512_setzero_si512(); LANES];
             for (line, pairs) in lines.iter_mut().enumerate().take(wide) {
                 let from = from.wrapping_add(line * line_stride + at * value_stride);
-                // SAFETY: masks and `left` keep to the `depth` values.
+                // SAFETY: the masks and `left` restrict the reads to the `depth` values.
                 *pairs = unsafe {
                     if value_stride == 1 {
                         let low = _mm512_maskz_loadu_ps(mask(left), from);
@@ -304,13 +305,13 @@ mod x86 {
                 };
             }
             for (pair, values) in transposed(&lines).into_iter().enumerate().take(left.div_ceil(2)) {
-                // SAFETY: `to` has room for LANES at every pair.
+                // SAFETY: `to` has room for `LANES` lines at every pair.
                 unsafe { _mm512_storeu_si512(to.add((at / 2 + pair) * to_step).cast(), values) };
             }
         }
     }
 
-    /// The transpose of 16 x 16.
+    /// The transpose of a matrix of 16 x 16.
     #[inline]
     #[target_feature(enable = "avx512f")]
     fn transposed(rows: &[__m512i; LANES]) -> [__m512i; LANES] {

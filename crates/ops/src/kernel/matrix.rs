@@ -1,5 +1,5 @@
-//! Matrix products. The module has `unsafe` for one call into `gemm`, whose bounds are checked here and whose result is tested
-//! against the plain loop.
+//! Matrix products. `unsafe` is needed for one call into `gemm`, whose bounds are checked here and whose result is tested against the plain
+//! loop.
 
 #![allow(unsafe_code)]
 
@@ -17,12 +17,12 @@ pub(crate) struct Mat<'a> {
 }
 
 impl<'a> Mat<'a> {
-    /// `rows` x `columns`, row after row.
+    /// A matrix of `rows` x `columns`, row after row.
     pub fn new(data: &'a [f32], rows: usize, columns: usize) -> Self {
         Self { data, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
-    /// `rows` x `columns`, rows `row_stride` apart.
+    /// A matrix of `rows` x `columns` whose rows are `row_stride` apart.
     pub fn strided(data: &'a [f32], rows: usize, columns: usize, row_stride: usize) -> Self {
         Self { data, rows, columns, row_stride, column_stride: 1 }
     }
@@ -38,7 +38,7 @@ impl<'a> Mat<'a> {
         }
     }
 
-    /// The index of the element of a row and a column; past the end if it does not exist.
+    /// The address of the element of a row and a column, which is past the end if there is no such element.
     pub(super) fn sub(&self, row: usize, column: usize) -> *const f32 {
         self.data.as_ptr().wrapping_add(row * self.row_stride + column * self.column_stride)
     }
@@ -49,13 +49,13 @@ impl<'a> Mat<'a> {
     }
 }
 
-/// out = a b, or out += a b when `add`, in the precision that is set; `out` is row after row. On one thread, so the order of sums
-/// is fixed.
+/// out = a b, or out += a b if `add`, in the current precision; `out` is row after row. It runs on one thread, so the order of sums is
+/// fixed.
 pub(crate) fn matmul(out: &mut [f32], a: Mat<'_>, b: Mat<'_>, add: bool) {
     matmul_in(precision(), out, a, b, add);
 }
 
-/// The same in a given precision; tf32 is f32 here.
+/// The same in a given precision; tf32 is computed as f32.
 pub(crate) fn matmul_in(precision: Precision, out: &mut [f32], a: Mat<'_>, b: Mat<'_>, add: bool) {
     match precision {
         Precision::Bf16 if bf16::pays(a.columns, b.columns) => bf16::matmul(out, a, b, add),
@@ -103,8 +103,8 @@ pub(crate) fn matmul_f32(out: &mut [f32], a: Mat<'_>, b: Mat<'_>, add: bool) {
     }
 }
 
-/// `to` `[columns, rows]` becomes the transpose of `from` `[rows, columns]`. A product whose right matrix is transposed first
-/// is faster than one of a transposed view as soon as it is used a few times.
+/// Writes the transpose of `from` `[rows, columns]` to `to` `[columns, rows]`. A product whose right matrix is transposed first is faster
+/// than one with a transposed view as soon as the matrix is used a few times.
 pub(crate) fn transpose(to: &mut [f32], from: &[f32], columns: usize) {
     const TILE: usize = 16;
     let rows = from.len() / columns.max(1);

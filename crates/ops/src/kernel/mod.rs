@@ -1,4 +1,4 @@
-//! The arithmetic under the fused operators.
+//! The arithmetic of the fused operators.
 
 pub(crate) mod bf16;
 mod matrix;

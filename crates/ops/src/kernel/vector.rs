@@ -2,7 +2,7 @@
 
 use multiversion::multiversion;
 
-/// e^x to about one unit in the last place; 0 below -87.
+/// e^x to about one unit in the last place; 0 below -87.3, and constant above 88.3.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     // Cody and Waite's reduction, then the polynomial of Cephes' expf.
@@ -46,20 +46,20 @@ pub(crate) fn erf(x: f32) -> f32 {
 
 const LANES: usize = 16;
 
-/// The first half added to the second. A function of fixed lengths: a loop over them keeps the lanes in memory.
+/// Adds the first half to the second. The lengths are fixed at compile time, because a loop over them would keep the lanes in memory.
 #[inline(always)]
 fn halved<const N: usize, const HALF: usize>(lanes: [f32; N]) -> [f32; HALF] {
     std::array::from_fn(|l| lanes[l] + lanes[l + HALF])
 }
 
-/// Halves added to halves: four steps that depend on each other instead of fifteen.
+/// Adds halves to halves: four steps that depend on each other instead of fifteen.
 #[inline(always)]
 fn tree_sum(lanes: [f32; LANES]) -> f32 {
     let four = halved::<8, 4>(halved::<LANES, 8>(lanes));
     (four[0] + four[2]) + (four[1] + four[3])
 }
 
-/// Sum of products, in sixteen partial sums.
+/// The inner product, in sixteen partial sums.
 #[inline(always)]
 pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
@@ -74,7 +74,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     tree_sum(lanes) + rest
 }
 
-/// Sum, in sixteen partial sums.
+/// The sum, in sixteen partial sums.
 #[inline(always)]
 pub(crate) fn sum(a: &[f32]) -> f32 {
     let mut lanes = [0.0f32; LANES];
@@ -87,7 +87,7 @@ pub(crate) fn sum(a: &[f32]) -> f32 {
     tree_sum(lanes) + rest.iter().sum::<f32>()
 }
 
-/// The greatest, -inf of none; in sixteen partial results, because a fold through `f32::max` stays scalar.
+/// The largest value, or -inf of no values; in sixteen partial results, because a fold through `f32::max` stays scalar.
 #[inline(always)]
 pub(crate) fn max(a: &[f32]) -> f32 {
     let greater = |x: f32, y: f32| if x > y { x } else { y };
@@ -109,8 +109,7 @@ pub(crate) fn add_scaled(y: &mut [f32], c: f32, x: &[f32]) {
     }
 }
 
-/// y += c x for rows of a few vectors, whole vectors at a time: of a loop of known short length the compiler makes single
-/// values.
+/// y += c x for rows of a few vectors, one whole vector at a time: the compiler makes scalar code of a loop with a known short length.
 #[inline(always)]
 pub(crate) fn add_scaled_short(y: &mut [f32], c: f32, x: &[f32]) {
     let (y_blocks, y_rest) = y.as_chunks_mut::<LANES>();
@@ -121,8 +120,8 @@ pub(crate) fn add_scaled_short(y: &mut [f32], c: f32, x: &[f32]) {
     y_rest.iter_mut().zip(x_rest).for_each(|(y, x)| *y += c * x);
 }
 
-/// y += the sum of c x over weighed rows, in their order. Columns go by four vectors whose sums stay in registers: of a loop over the
-/// vectors of a row the compiler makes gathers.
+/// y += the sum of c x over weighted rows, in order. Columns are processed four vectors at a time, whose sums stay in registers: the
+/// compiler makes gathers of a loop over the vectors of a row.
 #[inline(always)]
 pub(crate) fn add_weighted_rows<'a>(y: &mut [f32], rows: impl Iterator<Item = (f32, &'a [f32])> + Clone) {
     let (whole, rest) = y.as_chunks_mut::<{ 4 * LANES }>();
@@ -137,8 +136,8 @@ pub(crate) fn add_weighted_rows<'a>(y: &mut [f32], rows: impl Iterator<Item = (f
     }
 }
 
-/// Four vectors of [`add_weighted_rows`], the columns from `at` on. The sums are variables of their own: an array of them would lie in
-/// memory.
+/// Four vectors of [`add_weighted_rows`], for the columns from `at` on. The sums are variables of their own, because an array of them would
+/// be kept in memory.
 #[inline(always)]
 fn add_weighted_columns<'a>(y: &mut [f32; 4 * LANES], at: usize, rows: impl Iterator<Item = (f32, &'a [f32])>) {
     let (y, _) = y.as_chunks_mut::<LANES>();

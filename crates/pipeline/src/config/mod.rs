@@ -28,8 +28,9 @@ pub use serve::{Serve, StoreAddress};
 pub use training::{Finetune, PhaseSettings, Precision, Pretrain, PretrainItems, Train};
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use mp4sr_artifact::Layout;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -296,6 +297,15 @@ impl Config {
             "audio" => self.extract.audio.encoder_name(),
             _ => self.extract.text.encoder_name(),
         }
+    }
+
+    /// The feature files of all modalities, by the role that records give them.
+    pub fn feature_files(&self, layout: &Layout) -> Vec<(String, PathBuf)> {
+        let file = |modality: &Modality| {
+            let path = layout.feature_file(&modality.name, &self.feature_name(modality));
+            (format!("features of {}", modality.name), path)
+        };
+        self.model.modalities.iter().map(file).collect()
     }
 }
 

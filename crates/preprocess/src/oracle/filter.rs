@@ -1,4 +1,4 @@
-//! Repeated events, incomplete items, small users and items; and the order of what is left.
+//! Drops repeated events, incomplete items, and small users and items, and orders what is left.
 
 use std::collections::BTreeMap;
 
@@ -117,7 +117,7 @@ impl Ordered {
         dropped
     }
 
-    /// Drops small users and items to a fixed point.
+    /// Drops small users and items until nothing changes.
     pub fn core(&mut self, bounds: Bounds) -> BTreeMap<String, u64> {
         let peeled = peel(&self.users, &self.items, &mut self.keep, bounds);
         BTreeMap::from([
@@ -129,12 +129,12 @@ impl Ordered {
         .collect()
     }
 
-    /// Events left.
+    /// The number of events left.
     pub fn kept(&self) -> u64 {
         self.keep.iter().filter(|kept| **kept).count() as u64
     }
 
-    /// Which of the ids up to `count` are left.
+    /// Which of the first `count` ids are left.
     pub fn marks(&self, ids: &[u32], count: usize) -> Vec<bool> {
         let mut marks = vec![false; count];
         ids.iter().zip(&self.keep).filter(|(_, kept)| **kept).for_each(|(&id, _)| marks[id as usize] = true);
@@ -178,14 +178,14 @@ mod tests {
 
     #[test]
     fn the_last_of_equal_times_is_the_later_line() {
-        // User 0 meets item 1 three times, twice at time 5.
+        // User 0 has three events with item 1, two of them at time 5.
         let events = [(0, 1, 5), (0, 2, 5), (0, 1, 3), (0, 1, 5), (1, 1, 0)];
         assert_eq!(ordered(&events, Repeated::Last), [(0, 2, 5), (0, 1, 5), (1, 1, 0)]);
         assert_eq!(ordered(&events, Repeated::First), [(0, 1, 3), (0, 2, 5), (1, 1, 0)]);
         assert_eq!(ordered(&events, Repeated::All), [(0, 1, 3), (0, 1, 5), (0, 2, 5), (0, 1, 5), (1, 1, 0)]);
     }
 
-    /// Stable sort, then keep by looking at every pair.
+    /// Sorts stably, then decides by comparing every pair.
     fn naive(events: &[Event], repeated: Repeated) -> Vec<Event> {
         let mut sorted = events.to_vec();
         sorted.sort_by_key(|e| (e.0, e.2));

@@ -2,21 +2,21 @@
 
 use crate::core::Bounds;
 
-/// What peeling dropped.
+/// The events that peeling dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Peeled {
     /// Events of users that had too few when it was their turn.
     pub by_user: u64,
     /// Events of items that had too few when it was their turn.
     pub by_item: u64,
-    /// Rounds of users, then items, until one dropped nothing.
+    /// The number of rounds, including the last one, which dropped nothing.
     pub rounds: u32,
 }
 
-/// Marks as not kept the events outside of the core, in rounds: first the users below their bound, then the items, until
-/// nothing changes. The core is the same in any order; who is said to have dropped an event is not, hence the fixed one.
+/// Marks the events outside the core as not kept, in rounds: first those of users below their bound, then those of items, until nothing
+/// changes. The core is the same in any order, but the bound that a dropped event is attributed to is not, so the order is fixed.
 ///
-/// Ids are dense, so that a count an id and a scan a round are far cheaper than a grouping query a round.
+/// Ids are dense, so one count per id and one scan per round are far cheaper than a grouping query per round.
 pub fn peel(users: &[u32], items: &[u32], keep: &mut [bool], bounds: Bounds) -> Peeled {
     let mut user_counts = counts(users, keep);
     let mut item_counts = counts(items, keep);
@@ -60,7 +60,7 @@ mod tests {
 
     use super::*;
 
-    /// Drops one offender at a time and counts everything anew.
+    /// Drops one user or item below its bound at a time and counts everything again.
     fn naive(events: &[(u32, u32)], bounds: Bounds) -> Vec<(u32, u32)> {
         let mut left = events.to_vec();
         loop {

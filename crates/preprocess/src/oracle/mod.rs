@@ -1,4 +1,4 @@
-//! The filters over flat arrays: an implementation without polars that the tests hold the expressions to.
+//! The filters over flat arrays: an implementation without polars, with which tests compare the expressions.
 
 pub mod filter;
 pub mod kcore;
@@ -22,7 +22,7 @@ use crate::window::Window;
 
 type Event = (u32, u32, i64);
 
-/// What the filters left, and their steps, over flat arrays.
+/// Runs the filters over flat arrays, and returns the events that are left and the steps.
 fn flat(events: &[Event], settings: &FilterSettings, complete: Option<&[bool]>) -> (Vec<Event>, Vec<FilterStep>) {
     let inside = |e: &&Event| {
         settings.window.since.is_none_or(|since| e.2 >= since) && settings.window.until.is_none_or(|until| e.2 < until)
@@ -54,7 +54,7 @@ fn kept(ordered: &Ordered) -> Vec<Event> {
     (0..ordered.users.len()).filter(|&at| ordered.keep[at]).map(at).collect()
 }
 
-/// The same by expressions.
+/// Does the same with expressions.
 fn by_expressions(
     events: &[Event],
     settings: &FilterSettings,
@@ -82,7 +82,7 @@ fn by_expressions(
     for part in filtered.events.iter() {
         left.extend(rows(&part.query(|events| events).unwrap()).unwrap());
     }
-    // Partitions have users in turn; the sort is stable.
+    // Users are distributed over the partitions; a stable sort restores their order.
     left.sort_by_key(|event| event.0);
     (left, filtered.steps.split_off(2))
 }
@@ -115,7 +115,7 @@ prop_compose! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// Few users, items and times, so that ties, repeats and small users and items are everywhere; ids have gaps.
+    /// There are few users, items and times, so that ties, repeats, and small users and items are frequent. The ids have gaps.
     #[test]
     fn expressions_leave_and_count_what_flat_arrays_do(
         events in proptest::collection::vec((0..7_u32, 0..7_u32, 0..6_i64), 0..80),
@@ -124,7 +124,7 @@ proptest! {
         partitions in prop_oneof![4 => Just(None), 1 => (1..4_u64).prop_map(Some)],
         complete in proptest::option::of(proptest::collection::vec(any::<bool>(), 14)),
     ) {
-        // Far apart, times take more bits than one key has beside the user.
+        // Times that are far apart need more bits than a single key has beside the user.
         let spread = |&(user, item, time): &Event| (user * 3, item * 2, time * stretch);
         let events: Vec<Event> = events.iter().map(spread).collect();
         let complete = complete.as_deref();

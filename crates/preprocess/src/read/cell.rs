@@ -7,13 +7,13 @@ use crate::decimal::Decimal;
 /// The content of one field of a row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RawCell<'a> {
-    /// Nothing: no such field, or null.
+    /// No content: the field is missing or null.
     Missing,
     /// Text, exactly as in the file.
     Text(Cow<'a, str>),
     /// A number with more digits than [`Value`] holds, as it is written.
     Number(Cow<'a, str>),
-    /// A number, a list, an object, a truth value.
+    /// Any other number, a list, an object or a boolean.
     Json(Value),
 }
 
@@ -49,7 +49,7 @@ impl RawCell<'_> {
         }
     }
 
-    /// A number with all of its digits; where `comma`, a text may have a comma for the point.
+    /// A number with all of its digits. With `comma`, a text may have a decimal comma.
     pub fn decimal(&self, comma: bool) -> Option<Decimal> {
         match self {
             Self::Text(text) => self.whole().map(Decimal::whole).or_else(|| Decimal::parse(text, comma)),
@@ -67,7 +67,7 @@ impl RawCell<'_> {
         matches!(self, Self::Json(Value::Number(number)) if number.is_f64())
     }
 
-    /// Whether nothing is there, or blanks.
+    /// Whether the cell is missing, blank, or an empty list or object.
     pub fn is_blank(&self) -> bool {
         match self {
             Self::Missing => true,
@@ -78,7 +78,7 @@ impl RawCell<'_> {
         }
     }
 
-    /// The same without a borrow.
+    /// The cell without borrowed content.
     pub fn into_owned(self) -> RawCell<'static> {
         match self {
             Self::Missing => RawCell::Missing,

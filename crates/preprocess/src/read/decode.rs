@@ -2,7 +2,7 @@ use std::io::{self, BufRead, Read};
 
 use encoding_rs::{CoderResult, Decoder, Encoding};
 
-/// Text of another encoding as UTF-8. Bytes that do not form a character are an error and never become the replacement character.
+/// Decodes text of another encoding to UTF-8. Bytes that do not form a character are an error and never become the replacement character.
 pub struct Decoded<R> {
     inner: R,
     encoding: &'static Encoding,
@@ -20,7 +20,7 @@ impl<R: BufRead> Decoded<R> {
     fn refill(&mut self) -> io::Result<()> {
         let bytes = self.inner.fill_buf()?;
         let last = bytes.is_empty();
-        // A byte becomes three at most, and a few may have waited for their end.
+        // A byte becomes at most three, and the decoder may still hold a few bytes of an incomplete character.
         self.text.resize(3 * bytes.len() + 16, 0);
         let (result, read, written, failed) = self.decoder.decode_to_utf8(bytes, &mut self.text, last);
         self.inner.consume(read);
@@ -46,7 +46,7 @@ impl<R: BufRead> Read for Decoded<R> {
     }
 }
 
-/// An encoding by the names that people give it.
+/// Finds an encoding by any of its usual names.
 pub fn encoding(name: &str) -> Option<&'static Encoding> {
     let name = name.trim().to_ascii_lowercase();
     let plain: String = name.chars().filter(|c| !matches!(c, '-' | '_' | ' ')).collect();

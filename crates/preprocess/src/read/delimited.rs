@@ -1,4 +1,4 @@
-//! Lines of fields between separators, under a header line or names that are given.
+//! Reads lines of separated fields, with a header line or with given names.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -12,13 +12,13 @@ use super::{Dialect, FileForm, RawCell, Row, Shape};
 use crate::rejects::{Fault, excerpt};
 use crate::{Error, Result};
 
-/// Lines that one quoted record may span. A quotation mark that is never closed would otherwise swallow the file.
+/// The number of lines that one quoted record may span. A quotation mark that is never closed would otherwise swallow the file.
 const SPAN: usize = 256;
 /// Types in the header of `RecBole`'s atomic files.
 pub const TYPES: [&str; 4] = ["token", "token_seq", "float", "float_seq"];
-/// Lines that are looked at to find the separator.
+/// The number of lines that are inspected to find the separator.
 const SAMPLED: usize = 20;
-/// Separators that are tried where the one of the file's name does not give the columns.
+/// Separators that are tried if the one that the file's name implies does not give the columns.
 const SEPARATORS: [&str; 6] = ["\t", ",", ";", "::", "|", " "];
 
 /// The positions of the wanted fields.
@@ -28,7 +28,7 @@ struct Header {
 }
 
 impl Header {
-    /// Every wanted field must be there, and once, unless the form has optional ones; an empty name is a field that is not wanted.
+    /// Every wanted field must occur exactly once; an optional one may be missing. An empty name is a field that is not wanted.
     fn new(lines: &Lines<'_>, form: &FileForm, names: &[String], first: &str, fields: &[&str]) -> Result<Self> {
         let place = |field: &&str| {
             if field.is_empty() {
@@ -60,7 +60,7 @@ impl Header {
         Ok(self.places.iter().map(cell).collect())
     }
 
-    /// The same of a line that nothing quotes: only the wanted fields are copied.
+    /// Does the same for borrowed fields, of which only the wanted ones are copied.
     fn plain_cells<'a>(&self, values: &[&'a str], line: &str) -> std::result::Result<Cells<'a>, Fault> {
         if values.len() != self.width {
             let reason = if values.len() < self.width { "too few columns" } else { "too many columns" };
@@ -72,10 +72,10 @@ impl Header {
     }
 }
 
-/// The wanted fields of a line. A line has a few, and there are many lines: these are on the stack.
+/// The wanted fields of a line. They are few and there are many lines, so they are kept on the stack.
 type Cells<'a> = SmallVec<[RawCell<'a>; 4]>;
 
-/// Why a column is not there.
+/// Describes why a column is missing.
 fn absent(form: &FileForm, names: &[String], first: &str, fields: &[&str], field: &str) -> String {
     let items = if form.items { "items" } else { "interactions" };
     let has_any = names.iter().any(|name| !name.is_empty() && fields.contains(&name.as_str()));
@@ -113,7 +113,7 @@ fn in_words(separator: &str) -> String {
     }
 }
 
-/// Names of columns without what a header may add to them.
+/// The names of columns without the types and blanks that a header may add to them.
 fn plain_names<'n>(names: impl IntoIterator<Item = &'n str>, typed: bool) -> Vec<String> {
     let plain = |name: &'n str| match name.rsplit_once(':') {
         Some((name, kind)) if typed && TYPES.contains(&kind) => name.to_owned(),
@@ -122,7 +122,7 @@ fn plain_names<'n>(names: impl IntoIterator<Item = &'n str>, typed: bool) -> Vec
     names.into_iter().map(plain).collect()
 }
 
-/// The names of the columns, by the names that are given or by the header.
+/// The names of the columns: those that are given, or those of the header.
 pub fn columns(lines: &mut Lines<'_>, form: &FileForm) -> Result<Vec<String>> {
     if !form.dialect.names.is_empty() {
         return Ok(form.dialect.names.clone());
@@ -150,8 +150,8 @@ fn header_names(lines: &Lines<'_>, form: &FileForm, first: &str) -> Result<Vec<S
     Ok(plain_names(fields, typed))
 }
 
-/// What separates the columns and whether they are quoted, by the first lines: with which separator the wanted columns are there,
-/// or where names are given, with which one there are as many columns.
+/// Finds the separator and the quotation of a table by its first lines: the separator with which the wanted columns exist or, if names are
+/// given, with which there are as many columns.
 pub fn resolve(lines: &mut Lines<'_>, form: &FileForm, fields: &[&str]) -> Result<Dialect> {
     let mut dialect = form.dialect.clone();
     let mut sample = Vec::new();
@@ -198,7 +198,7 @@ pub fn resolve(lines: &mut Lines<'_>, form: &FileForm, fields: &[&str]) -> Resul
             ));
         }
     }
-    // Who quotes the names of columns quotes all.
+    // A program that quotes the names of columns quotes all fields.
     let quoted = |name: &str| name.len() > 1 && name.starts_with('"') && name.ends_with('"');
     let all_quoted = dialect.names.is_empty() && first.split(dialect.separator.as_str()).all(quoted);
     if dialect.quotes() == Quoting::Recognised && all_quoted {
@@ -222,7 +222,7 @@ pub fn count_columns(dialect: &Dialect, line: &str) -> Option<usize> {
     width(dialect, line)
 }
 
-/// The number of columns of each record in some lines, and how many of the lines it takes: a quoted field may go on over several.
+/// The number of columns of each record in some lines, and the number of its lines, because a quoted field may span several.
 fn record_widths(dialect: &Dialect, lines: &[String]) -> Vec<(usize, usize)> {
     if dialect.quotes() != Quoting::Always {
         return lines.iter().filter_map(|line| Some((width(dialect, line)?, 1))).collect();
@@ -246,8 +246,8 @@ fn record_widths(dialect: &Dialect, lines: &[String]) -> Vec<(usize, usize)> {
     widths
 }
 
-/// What most likely separates the columns of a table of which no column is known: with which separator nearly all of the lines have one
-/// number of columns, the usual one before others. Gives it with that number, and how many of the lines have it.
+/// Guesses the separator of a table of which no column is known: the one with which nearly all lines have the same number of columns,
+/// preferably the usual one. Returns it with that number and the number of lines that have it.
 pub fn guess_separator(lines: &[String], form: &FileForm) -> Option<(String, usize, usize)> {
     let usual = form.shape.separator();
     let candidates = std::iter::once(usual).chain(SEPARATORS.into_iter().filter(|other| *other != usual));
@@ -258,10 +258,10 @@ pub fn guess_separator(lines: &[String], form: &FileForm) -> Option<(String, usi
         record_widths(&dialect, lines)
             .into_iter()
             .for_each(|(width, lines)| *counts.entry(width).or_default() += lines);
-        // Of widths that are equally frequent, the first lines decide.
+        // Among widths that are equally frequent, the first line decides.
         let first = lines.first().and_then(|line| width(&dialect, line));
         let most = counts.iter().max_by_key(|(width, count)| (**count, Some(**width) == first));
-        // A comma in every number is not one in the header.
+        // A decimal comma in every line does not occur in the header.
         if let Some((&width, &count)) = most.filter(|(width, _)| **width > 1 && Some(**width) == first) {
             found.push((separator.to_owned(), width, count));
         }
@@ -288,7 +288,7 @@ pub fn guess_separator(lines: &[String], form: &FileForm) -> Option<(String, usi
     best.or_else(widest).or_else(blank).or_else(loose).cloned()
 }
 
-/// Gives the rows of a table whose dialect is resolved.
+/// Passes the rows of a table whose dialect is resolved to `visit`.
 pub fn for_each(
     lines: &mut Lines<'_>,
     form: &FileForm,
@@ -309,8 +309,8 @@ pub fn for_each(
     }
 }
 
-/// Nothing quotes, so that ids with quotation marks stay as they are; or, where `as_needed`, fields are quoted that could not stand
-/// otherwise, with a separator, a quotation mark or the end of a line in them, as pandas writes them.
+/// Reads lines in which nothing is quoted, so that ids with quotation marks stay as they are. With `as_needed`, fields that contain a
+/// separator, a quotation mark or the end of a line are quoted, as pandas writes them.
 fn for_each_plain(
     lines: &mut Lines<'_>,
     dialect: &Dialect,
@@ -360,7 +360,7 @@ fn for_each_plain(
     }
 }
 
-/// The parts of a text between the places of an ASCII character. Many texts are split, and the standard library is slower.
+/// Splits a text at an ASCII character. This is faster than the standard library, and many texts are split.
 fn split_at(text: &str, separator: u8) -> impl Iterator<Item = &str> {
     let ends = memchr::memchr_iter(separator, text.as_bytes()).chain([text.len()]);
     let mut start = 0;
@@ -381,7 +381,7 @@ fn as_quoted<'a>(
     Ok(plain.into_iter().map(unquoted).collect())
 }
 
-/// A field whose quotation marks are doubled is quoted; others have them as text.
+/// Removes the quotation of a field in which quotation marks are doubled. In other fields, quotation marks are text.
 fn unquoted(field: &str) -> Cow<'_, str> {
     let inner = field.strip_prefix('"').and_then(|field| field.strip_suffix('"'));
     match inner {
@@ -392,8 +392,8 @@ fn unquoted(field: &str) -> Cow<'_, str> {
     }
 }
 
-/// Adds the lines that a quoted field at the end of `line` goes on over. A separator before the mark that closes it shows that it is not
-/// quoted: then the lines are given back.
+/// Adds the lines over which a quoted field at the end of `line` continues. A separator before the closing mark shows that the field is not
+/// quoted; then the lines are put back.
 fn complete_field(
     lines: &mut Lines<'_>,
     pending: &mut VecDeque<Pending>,
@@ -436,7 +436,7 @@ fn complete_field(
     Ok(())
 }
 
-/// The first quotation mark that is not one of two.
+/// The position of the first quotation mark that is not doubled.
 fn closing(text: &[u8]) -> Option<usize> {
     let mut at = 0;
     while at < text.len() {
@@ -451,7 +451,7 @@ fn closing(text: &[u8]) -> Option<usize> {
     None
 }
 
-/// `"` quotes, and a quoted field may go on over several lines.
+/// Reads lines in which `"` quotes fields, which may continue over several lines.
 fn for_each_quoted(
     lines: &mut Lines<'_>,
     dialect: &Dialect,
@@ -495,7 +495,7 @@ fn next_line(lines: &mut Lines<'_>, pending: &mut VecDeque<Pending>) -> Result<O
     Ok(lines.next(&mut line)?.map(|(number, outcome)| (number, outcome.map(|()| line))))
 }
 
-/// Adds lines until the record's quotation is closed. Where it never is, the lines are given back to be read on their own.
+/// Adds lines until the record's quotation is closed. If it never is, the lines are put back, to be read on their own.
 fn complete(
     lines: &mut Lines<'_>,
     pending: &mut VecDeque<Pending>,
@@ -525,7 +525,7 @@ fn complete(
     Ok(false)
 }
 
-/// Whether a line tells a spreadsheet program what separates columns, as `sep=;` does; it stands before the header.
+/// Whether a line tells a spreadsheet program the separator, as `sep=;` does. Such a line comes before the header.
 pub fn names_separator(line: &[u8]) -> bool {
     line.len() == 5 && line.starts_with(b"sep=")
 }
@@ -558,7 +558,7 @@ struct QuotedRecord {
 
 impl QuotedRecord {
     fn new(dialect: &Dialect) -> Self {
-        // Lines arrive one by one; by default a lone carriage return would end a record inside of one.
+        // Lines arrive one by one. By default, a lone carriage return inside a line would end the record.
         let parser = csv_core::ReaderBuilder::new()
             .terminator(csv_core::Terminator::Any(b'\n'))
             .delimiter(dialect.byte().unwrap_or(b','))
@@ -567,7 +567,7 @@ impl QuotedRecord {
         Self { parser, text: Vec::new(), ends: Vec::new(), written: 0, count: 0 }
     }
 
-    /// Adds a line, as a new record where `first`; whether the record is complete.
+    /// Adds a line, as a new record if `first` is set. Returns whether the record is complete.
     fn feed(&mut self, line: &[u8], first: bool) -> bool {
         if first {
             self.parser.reset();
@@ -575,7 +575,7 @@ impl QuotedRecord {
         }
         self.text.resize((self.written + line.len() + 2).max(self.text.len()), 0);
         self.ends.resize((self.count + line.len() + 2).max(self.ends.len()), 0);
-        // An empty part would be the end of the file.
+        // An empty input would mean the end of the file.
         for part in [line, b"\n"].into_iter().filter(|part| !part.is_empty()) {
             let (result, _, written, count) =
                 self.parser.read_record(part, &mut self.text[self.written..], &mut self.ends[self.count..]);

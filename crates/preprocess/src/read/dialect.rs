@@ -1,4 +1,4 @@
-//! How the text of a table is to be taken apart.
+//! How the text of a table is divided into fields.
 
 use encoding_rs::Encoding;
 use mp4sr_pipeline::config::{Quoting, Source};
@@ -6,19 +6,19 @@ use mp4sr_pipeline::config::{Quoting, Source};
 use super::decode;
 use crate::{Error, Result};
 
-/// The settings for tables of text; empty ones are recognised.
+/// The settings for tables of text. Empty ones are recognised from the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Dialect {
-    /// None: UTF-8, or UTF-16 by its mark.
+    /// The encoding; `None` means UTF-8, or UTF-16 with a byte order mark.
     pub encoding: Option<&'static Encoding>,
-    /// The separator of columns. Empty: not known yet.
+    /// The separator of columns; empty if it is not known yet.
     pub separator: String,
     pub quoting: Quoting,
     /// The character that escapes a quotation mark in a quoted field, if it is not doubled.
     pub escape: Option<u8>,
-    /// The names of the columns, where no header line has them.
+    /// The names of the columns, if no header line has them.
     pub names: Vec<String>,
-    /// Whether numbers have a comma for the point.
+    /// Whether numbers have a decimal comma.
     pub decimal_comma: bool,
 }
 
@@ -65,7 +65,7 @@ impl Dialect {
         })
     }
 
-    /// The separator where it is one byte, which is all that quoted fields allow.
+    /// The separator if it is a single byte, which quoted fields require.
     pub fn byte(&self) -> Option<u8> {
         match self.separator.as_bytes() {
             [byte] => Some(*byte),
@@ -73,7 +73,8 @@ impl Dialect {
         }
     }
 
-    /// Whether fields may be quoted, and only where they could not stand otherwise.
+    /// How fields are quoted. Unless the pipeline sets it, a separator of a comma or a semicolon implies that all quotation marks quote;
+    /// with a separator of several bytes, none does.
     pub fn quotes(&self) -> Quoting {
         match (self.quoting, self.separator.as_str()) {
             (Quoting::Recognised, "," | ";") => Quoting::Always,
@@ -83,7 +84,7 @@ impl Dialect {
     }
 }
 
-/// A separator for people.
+/// The separator in words.
 pub fn shown(separator: &str) -> &str {
     match separator {
         "\t" => "tabs",

@@ -5,12 +5,11 @@ use flate2::bufread::GzDecoder;
 /// The two bytes that every gzip member begins with.
 pub const MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// Decodes gzip of any number of members, each with flate2. Zeros after the last member are skipped, because tapes and some
-/// mirrors pad files; other bytes there are an error, because a member whose first byte is damaged would otherwise be lost in
-/// silence.
+/// Decodes gzip of any number of members, each with flate2. Zeros after the last member are skipped, because tapes and some mirrors pad
+/// files; other bytes there are an error, because a member whose first byte is damaged would otherwise be lost silently.
 ///
-/// flate2's own `MultiGzDecoder` refuses the padding ("invalid gzip header"), and takes fewer than ten bytes of anything after
-/// the last member for a member that is cut short.
+/// flate2's own `MultiGzDecoder` refuses the padding ("invalid gzip header"), and reports fewer than ten bytes of anything after the last
+/// member as a member that is cut short.
 pub struct Gunzip<R: BufRead> {
     member: Option<GzDecoder<Ahead<R>>>,
 }

@@ -11,8 +11,8 @@ use super::{RawCell, Row, literal};
 use crate::Result;
 use crate::rejects::Fault;
 
-/// Every line, or every object of an array, as a JSON object or a literal that is nearly one: a Python dictionary, JSON with `NaN`. A
-/// field that is wanted twice is given twice.
+/// Reads every line, or every object of an array, as a JSON object or as a literal that is nearly one: a Python dictionary, or JSON with
+/// `NaN`. A field that is wanted twice is returned twice.
 pub fn for_each(
     lines: &mut Lines<'_>,
     fields: &[&str],
@@ -75,7 +75,7 @@ fn cells(text: &str, fields: &[&str]) -> std::result::Result<Vec<RawCell<'static
 
 /// The fields of a line that is not JSON, if it is a literal.
 fn literal_cells(text: &str, fields: &[&str]) -> Option<std::result::Result<Vec<RawCell<'static>>, Fault>> {
-    // Who writes an array by hand, a line at a time, may leave its brackets out.
+    // An array that was written by hand, one object per line, may lack its brackets.
     let literal = literal::parse(text.trim_end().trim_end_matches(','))?;
     let Value::Object(mut object) = literal.value else { return Some(Err(Fault::new("not an object", text))) };
     if let Some(field) = fields.iter().find(|field| literal.repeated.iter().any(|key| key == *field)) {
@@ -87,10 +87,10 @@ fn literal_cells(text: &str, fields: &[&str]) -> Option<std::result::Result<Vec<
     Some(Ok(cells))
 }
 
-/// Digits of a number that come back from 64 bits as they were.
+/// The number of digits that survive the conversion to a 64-bit float and back.
 const SAFE: usize = 15;
 
-/// Numbers that 64 bits do not hold, as they are written.
+/// Replaces numbers that 64 bits do not hold by their text.
 fn restore_digits(cells: &mut [RawCell<'static>], text: &str, fields: &[&str]) {
     if !cells.iter().any(RawCell::is_float) || !has_long_number(text) {
         return;
@@ -103,7 +103,7 @@ fn restore_digits(cells: &mut [RawCell<'static>], text: &str, fields: &[&str]) {
     }
 }
 
-/// Whether there are more digits behind each other than 64 bits may hold.
+/// Whether a text has more consecutive digits than a 64-bit float can hold.
 fn has_long_number(text: &str) -> bool {
     let mut length = 0;
     text.bytes().any(|byte| {
@@ -112,14 +112,14 @@ fn has_long_number(text: &str) -> bool {
     })
 }
 
-/// Which of the two is meant cannot be known.
+/// A field that occurs twice is refused, because it is unknown which of the two is meant.
 fn twice<T>(field: &str, text: &str) -> std::result::Result<T, Fault> {
     Err(Fault::new(format!("field `{field}` twice"), text))
 }
 
 const BROKEN: &str = "broken JSON";
 
-/// The wanted fields of an object; the others are passed over without being held.
+/// The wanted fields of an object; the others are skipped without being held.
 fn pick(text: &str, fields: &[&str]) -> std::result::Result<Vec<RawCell<'static>>, Fault> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let fault = |e: serde_json::Error| match e.classify() {
@@ -134,7 +134,7 @@ fn pick(text: &str, fields: &[&str]) -> std::result::Result<Vec<RawCell<'static>
     }
 }
 
-/// The place where it breaks, with what is before it.
+/// The text from shortly before the position of an error.
 fn tail(text: &str, column: usize) -> String {
     let at = text.floor_char_boundary(column.saturating_sub(1));
     let from = text.floor_char_boundary(at.saturating_sub(40));

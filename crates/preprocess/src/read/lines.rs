@@ -11,13 +11,13 @@ const LIMIT: usize = 16 << 20;
 /// A file in another encoding has at least one line in this many that is not valid UTF-8.
 const INVALID: u64 = 1000;
 
-/// The lines of a text file, numbered from 1, without their ends and without a byte order mark.
+/// The lines of a text file, numbered from 1, without line ends and without a byte order mark.
 pub struct Lines<'b> {
     path: PathBuf,
     reader: Box<dyn BufRead + 'b>,
     number: u64,
     limit: usize,
-    /// Lines with other than ASCII characters that are UTF-8, and that are not.
+    /// The numbers of lines with characters other than ASCII that are UTF-8, and that are not.
     valid: u64,
     invalid: u64,
     /// The number of the last line that is read.
@@ -35,7 +35,7 @@ impl<'b> Lines<'b> {
         self
     }
 
-    /// Reads no further line after so many.
+    /// Stops after this many lines.
     pub fn stop_after(&mut self, lines: u64) {
         self.last = lines;
     }
@@ -44,12 +44,12 @@ impl<'b> Lines<'b> {
         &self.path
     }
 
-    /// The longest line, and the longest record made of several.
+    /// The greatest length of a line, and of a record made of several lines.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Reads the next line into `line`; its number, or `None` at the end.
+    /// Reads the next line into `line`. Returns its number, or `None` at the end.
     pub fn next(&mut self, line: &mut Vec<u8>) -> Result<Option<(u64, std::result::Result<(), Fault>)>> {
         line.clear();
         if self.number >= self.last {
@@ -90,7 +90,7 @@ impl<'b> Lines<'b> {
         }
     }
 
-    /// Refuses a file of another encoding, once all lines were read: a broken line among many is rejected alone.
+    /// Refuses a file of another encoding after all lines have been read; a few invalid lines are only rejected.
     pub fn check_encoding(&self) -> Result<()> {
         if self.invalid > self.valid && self.invalid * INVALID >= self.number {
             return Err(Error::raw(
@@ -106,7 +106,7 @@ impl<'b> Lines<'b> {
         Ok(())
     }
 
-    /// Whether the file holds JSON objects over several lines, or in arrays, in place of one per line.
+    /// Whether the file contains JSON objects that span several lines or are in arrays, instead of one per line.
     pub fn holds_elements(&mut self) -> Result<bool> {
         let start = self.reader.fill_buf();
         let start = match start {
@@ -119,13 +119,13 @@ impl<'b> Lines<'b> {
         let next = rest.trim_ascii_start().first();
         Ok(match first {
             b'[' => matches!(next, Some(b'{' | b']')),
-            // A line of one brace may also be a broken one.
+            // A line with a single brace may also be a broken one.
             b'{' => line.trim_ascii().is_empty() && matches!(next, Some(b'"' | b'\'')),
             _ => false,
         })
     }
 
-    /// Reads the next object of an array, or of several arrays, into `element`, and gives the number of the line in which it begins.
+    /// Reads the next object of an array, or of several arrays, into `element`, and returns the number of the line in which it begins.
     pub fn next_element(&mut self, element: &mut Vec<u8>) -> Result<Option<(u64, std::result::Result<(), Fault>)>> {
         element.clear();
         if self.number > self.last {
@@ -180,7 +180,7 @@ impl<'b> Lines<'b> {
     }
 }
 
-/// Where an element of an array begins and ends.
+/// Finds where an element of an array begins and ends.
 #[derive(Default)]
 struct ElementScan {
     depth: usize,
@@ -191,7 +191,7 @@ struct ElementScan {
 }
 
 impl ElementScan {
-    /// Whether a byte belongs to the element.
+    /// Reads a byte, and returns whether it belongs to the element.
     fn step(&mut self, byte: u8) -> bool {
         if let Some(quote) = self.quote {
             if self.is_escaped {
@@ -224,7 +224,7 @@ impl ElementScan {
     }
 }
 
-/// What a failed read says about the file.
+/// Describes what a failed read means for the file.
 pub fn failure(error: &std::io::Error, lines: u64) -> String {
     match error.kind() {
         std::io::ErrorKind::UnexpectedEof => {

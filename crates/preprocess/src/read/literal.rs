@@ -6,7 +6,7 @@ use serde_json::{Map, Number, Value};
 /// Deeper nesting is refused, so that a hostile line cannot exhaust the stack.
 const DEPTH: usize = 64;
 
-/// What a literal says.
+/// The content of a literal.
 pub struct Literal<'t> {
     pub value: Value,
     /// Keys that the outermost dictionary has more than once.
@@ -23,7 +23,7 @@ pub fn parse(text: &str) -> Option<Literal<'_>> {
     parser.rest.is_empty().then_some(Literal { value, repeated: parser.repeated, numbers: parser.numbers })
 }
 
-/// The list or object that a cell of text holds; nothing if it is a text.
+/// The list or object that a cell of text contains; `None` if it is a text.
 pub fn of_cell(text: &str) -> Option<Value> {
     let text = text.trim();
     let calls = text.strip_suffix(')').is_some_and(|text| text.contains('('));
@@ -99,7 +99,7 @@ impl Parser<'_> {
             if outermost && value.is_number() {
                 self.numbers.push((key.clone(), &before[..before.len() - self.rest.len()]));
             }
-            // The last of several equal keys counts, as in Python; of the outermost ones the caller decides.
+            // The last of several equal keys counts, as in Python; in the outermost dictionary, the caller decides.
             map.insert(key, value);
             if !self.eat(",") && !self.rest.starts_with('}') {
                 return None;
@@ -143,7 +143,7 @@ impl Parser<'_> {
         }
     }
 
-    /// What stands in the place of a value: `array([...], dtype=object)`, `Timestamp('...')`, `Decimal('1.5')`.
+    /// A call in the place of a value: `array([...], dtype=object)`, `Timestamp('...')`, `Decimal('1.5')`.
     fn call(&mut self, name: &str, depth: usize) -> Option<Value> {
         const KNOWN: [&str; 7] = ["array", "Timestamp", "Decimal", "OrderedDict", "set", "frozenset", "str_"];
         let name = name.rsplit('.').next().unwrap_or(name);
@@ -176,9 +176,9 @@ impl Parser<'_> {
                     'u' => text.push(unit(&mut chars)?),
                     'U' => text.push(character(hexadecimal(&mut chars, 8)?)?),
                     c @ ('\\' | '\'' | '"') => text.push(c),
-                    // JSON may write it so, Python does not.
+                    // JSON allows this escape, Python does not.
                     '/' if quote == '"' => text.push('/'),
-                    // As Python does with an escape it does not know.
+                    // Python, too, keeps an escape that it does not know.
                     c => text.extend(['\\', c]),
                 },
                 c => text.push(c),
@@ -189,7 +189,7 @@ impl Parser<'_> {
     }
 }
 
-/// A character by a unit of UTF-16, or by two that belong together.
+/// The character of one UTF-16 code unit, or of a surrogate pair.
 fn unit(chars: &mut std::str::Chars<'_>) -> Option<char> {
     let first = hexadecimal(chars, 4)?;
     let mut ahead = chars.clone();

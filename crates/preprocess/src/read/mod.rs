@@ -1,4 +1,4 @@
-//! Raw files as rows of wanted fields, one row at a time: memory does not grow with the file.
+//! Reads raw files as rows of the wanted fields, one row at a time, so that memory does not grow with the file.
 
 mod cell;
 mod decode;
@@ -29,7 +29,7 @@ pub use parquet_events::{
 use crate::Result;
 use crate::rejects::Fault;
 
-/// How rows are written down.
+/// The file format of rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// One JSON object per line, or an array of objects; Python dictionaries likewise.
@@ -38,7 +38,7 @@ pub enum Shape {
     Csv,
     /// Separated by tabs.
     Tsv,
-    /// The same with types in the header (`user_id:token`).
+    /// Separated by tabs, with types in the header (`user_id:token`).
     RecBole,
     /// Parquet.
     Parquet,
@@ -65,7 +65,8 @@ impl Shape {
         }
     }
 
-    /// By the end of the file's name, or where that does not tell it by the first bytes; `encoding` is that of its text, where it is named.
+    /// The shape that the file's extension implies or, if it implies none, that its first bytes show. `encoding` is the encoding of its
+    /// text, if it is given.
     pub fn of(path: &Path, encoding: Option<&'static encoding_rs::Encoding>) -> Result<Self> {
         if let Some(shape) = Self::of_name(path) {
             return Ok(shape);
@@ -88,7 +89,7 @@ impl Shape {
         Ok(if first == Some(Some(b'{')) { Self::JsonLines } else { Self::Tsv })
     }
 
-    /// What separates columns where nothing else is known.
+    /// The separator of columns if nothing else is known.
     pub fn separator(self) -> &'static str {
         if self == Self::Csv { "," } else { "\t" }
     }
@@ -126,7 +127,7 @@ impl FileForm {
         matches!(self.shape, Shape::Csv | Shape::Tsv | Shape::RecBole)
     }
 
-    /// The form with the dialect of a file's first lines. Gives a sentence where that is not what the name of the file says.
+    /// The form with the dialect that the file's first lines show, and a message if that is not what the name of the file implies.
     pub fn resolved(&self, path: &Path, fields: &[&str]) -> Result<(Self, Option<String>)> {
         if !self.is_table() {
             return Ok((self.clone(), None));
@@ -145,7 +146,7 @@ impl FileForm {
 /// One line of a file: its number and, for each wanted field in order, its content; or why it cannot be read.
 pub type Row<'r, 'a> = (u64, std::result::Result<&'r [RawCell<'a>], Fault>);
 
-/// Gives every row of a file, or the first `limit`, to `visit`. `bar` moves with the bytes that were read.
+/// Passes every row of a file, or the first `limit`, to `visit`. `bar` advances with the bytes that are read.
 pub fn for_each_row(
     path: &Path,
     form: &FileForm,
@@ -159,7 +160,7 @@ pub fn for_each_row(
     }
     let mut lines = open::open(path, form, bar)?;
     if let Some(limit) = limit {
-        // A record may span several lines, and a header is one.
+        // The limit applies to lines, and the header is one.
         lines.stop_after(limit + 1);
     }
     match form.shape {
@@ -169,23 +170,23 @@ pub fn for_each_row(
     if limit.is_some() { Ok(()) } else { lines.check_encoding() }
 }
 
-/// What the first lines of a file of text show before it is known how they are taken apart.
+/// What the first lines of a text file show before its dialect is known.
 #[derive(Debug, Default)]
 pub struct FirstLines {
     /// The first lines that are not blank.
     pub lines: Vec<String>,
-    /// Lines with a backslash before a quotation mark, the first few.
+    /// The first lines with a backslash before a quotation mark.
     pub escapes: Vec<String>,
-    /// The encoding where it is neither UTF-8 nor UTF-16 by its mark.
+    /// The encoding, if it is neither UTF-8 nor UTF-16 with a byte order mark.
     pub encoding: Option<&'static encoding_rs::Encoding>,
 }
 
-/// Lines that are kept.
+/// The number of lines that are kept.
 const FIRST: usize = 200;
-/// Bytes that are looked at to recognise an encoding.
+/// The number of bytes that are inspected to recognise an encoding.
 const LOOKED_AT: usize = 64 << 20;
 
-/// Looks at the first lines of a file of text.
+/// Inspects the first lines of a text file.
 pub fn first_lines(path: &Path, form: &FileForm) -> Result<FirstLines> {
     let mut found = FirstLines { encoding: open::unmarked_utf_16(path)?, ..FirstLines::default() };
     let mut form = form.clone();
@@ -234,10 +235,10 @@ pub fn sample(path: &Path, form: &FileForm, field: &str, count: u64) -> Result<V
     Ok(cells)
 }
 
-/// Lines of JSON that are looked at for the names of their fields.
+/// The number of JSON objects that are inspected for the names of their fields.
 const SAMPLED: u64 = 1000;
 
-/// The names of the columns of a file, for lines of JSON those of its first lines.
+/// The names of the columns of a file; for JSON, those of its first objects.
 pub fn columns(path: &Path, form: &FileForm) -> Result<Vec<String>> {
     if form.shape == Shape::Parquet {
         return parquet_events::columns(path);
@@ -273,7 +274,7 @@ pub(crate) mod testing {
         Ok(rows)
     }
 
-    /// The same of a file with this content.
+    /// The rows of a file with this content.
     pub(crate) fn rows_of(name: &str, content: &[u8], fields: &[&str]) -> Result<Vec<String>> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);

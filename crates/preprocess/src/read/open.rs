@@ -14,7 +14,7 @@ use crate::{Error, Result};
 
 const BUFFER: usize = 1 << 18;
 
-/// Opens a text file, plain or gzip, and says at once when it is something else.
+/// Opens a text file, plain or gzip, and refuses any other file at once.
 pub fn open<'b>(path: &Path, form: &FileForm, bar: &'b Bar) -> Result<Lines<'b>> {
     let json = form.is_json();
     let file = Counted { file: files::open(path)?, bar };
@@ -70,7 +70,7 @@ pub fn unmarked_utf_16(path: &Path) -> Result<Option<&'static Encoding>> {
     Ok(Some(if high * 4 > start.len().min(64) { UTF_16BE } else { UTF_16LE }))
 }
 
-/// UTF-16, where a file begins with its mark.
+/// The byte order of UTF-16, if the file begins with its byte order mark.
 fn marked(start: &[u8]) -> Option<&'static Encoding> {
     let (encoding, _) = Encoding::for_bom(start)?;
     [UTF_16LE, UTF_16BE].contains(&encoding).then_some(encoding)
@@ -83,7 +83,7 @@ fn is_utf_16(start: &[u8]) -> bool {
     start.len() >= 4 && (zeros(0) * 4 > start.len() || zeros(1) * 4 > start.len())
 }
 
-/// What a file that is not lines of text really is.
+/// Describes what a file is that does not consist of lines of text.
 fn other_form(start: &[u8], json: bool) -> Option<String> {
     let archives: [(&[u8], &str); 9] = [
         (b"PK\x03\x04", "a zip archive; unpack it"),

@@ -17,9 +17,9 @@ use super::RawCell;
 use crate::rejects::{Fault, excerpt};
 use crate::{Error, Result};
 
-/// Rows that are held at once.
+/// The number of rows that are held at once.
 const CHUNK: usize = 1 << 17;
-/// Names that cannot clash with those of a file, which are kept beside them.
+/// Names that cannot clash with those of the file's own columns, which are kept beside them.
 const PARTS: [&str; 3] = ["\u{0}user", "\u{0}item", "\u{0}time"];
 
 /// The names of the columns that make an event.
@@ -27,9 +27,9 @@ const PARTS: [&str; 3] = ["\u{0}user", "\u{0}item", "\u{0}time"];
 pub struct EventColumns<'a> {
     /// User id.
     pub user: &'a str,
-    /// Item id: the first of these that a row has.
+    /// Item id: the first of these columns that has a value in the row.
     pub item: &'a [String],
-    /// Time or position; empty: none.
+    /// Time or position; empty if there is none.
     pub time: &'a str,
     /// Further columns.
     pub named: &'a [String],
@@ -45,7 +45,7 @@ pub struct EventRows {
     pub named: DataFrame,
 }
 
-/// A column as the cells of an event take it.
+/// A column in the form that the cells of an event need.
 #[derive(Debug)]
 enum Part {
     Text(StringChunked),
@@ -67,7 +67,7 @@ impl EventRows {
         }
     }
 
-    /// User, time and item of a row, or why one of them cannot be read.
+    /// The user, time and item of a row, or why one of them cannot be read.
     pub fn cells(&self, row: usize) -> std::result::Result<[RawCell<'_>; 3], Fault> {
         let [user, item, time] = &self.parts;
         Ok([user.cell(row)?, time.cell(row)?, item.cell(row)?])
@@ -99,7 +99,7 @@ impl Part {
             },
             Self::Whole(cells) => number(cells.get(row).map(Number::from)),
             Self::Unsigned(cells) => number(cells.get(row).map(Number::from)),
-            // Not a number is a missing one.
+            // NaN counts as a missing value.
             Self::Fraction(cells) => number(cells.get(row).and_then(Number::from_f64)),
         })
     }
@@ -111,8 +111,8 @@ pub fn columns(path: &Path) -> Result<Vec<String>> {
     Ok(builder.schema().fields().iter().map(|field| field.name().clone()).collect())
 }
 
-/// Whether polars reads the events of a file. It has no time zones by offset, such as `+05:30`, and panics at them; and a list of items
-/// is a sequence, which is read by rows.
+/// Whether polars can read the events of a file. It panics on time zones that are offsets, such as `+05:30`. If the items are lists, each
+/// row is a sequence, which is read by rows.
 pub fn is_known(path: &Path, items: &[String]) -> Result<bool> {
     match guarded(|| schema(path)) {
         Ok(schema) => {
@@ -127,13 +127,13 @@ pub fn is_known(path: &Path, items: &[String]) -> Result<bool> {
 /// What the type of a column of times says about its values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeType {
-    /// Unix time; so many digits of its values are fractions of a second.
+    /// Unix time, with this number of decimal digits of a second.
     Unix(u8),
-    /// Nothing: numbers and texts have a notation of their own.
+    /// The type determines nothing: numbers and texts have a notation of their own.
     Other,
 }
 
-/// What the type of a column of a file says, which polars knows.
+/// What the type of a time column says, in a file that polars can read.
 pub fn time_type(path: &Path, name: &str) -> Result<TimeType> {
     let schema = schema(path)?;
     Ok(match schema.get(name) {
@@ -145,7 +145,7 @@ pub fn time_type(path: &Path, name: &str) -> Result<TimeType> {
     })
 }
 
-/// Gives the rows of a file to `visit`, some at a time and in their order. A column whose type has no meaning is refused before.
+/// Passes the rows of a file to `visit`, in chunks and in order. A column whose type has no meaning is refused before the first row.
 pub fn for_each(
     path: &Path,
     columns: EventColumns<'_>,
@@ -195,7 +195,7 @@ pub fn for_each(
 
 fn scan(path: &Path) -> Result<LazyFrame> {
     let text = path.to_str().ok_or_else(|| Error::raw(path, "has a name that is not UTF-8; rename it"))?;
-    // A name is a name, whatever stars and brackets it has.
+    // Stars and brackets in a file's name are not wildcards.
     let args = ScanArgsParquet { glob: false, ..ScanArgsParquet::default() };
     LazyFrame::scan_parquet(text.into(), args).map_err(|e| damaged(path, &e.to_string()))
 }
@@ -206,10 +206,11 @@ fn schema(path: &Path) -> Result<SchemaRef> {
     scan(path)?.collect_schema().map_err(|e| damaged(path, &e.to_string()))
 }
 
-/// No codec makes a column smaller than this share.
+/// No codec compresses a column by more than this factor.
 const MOST_COMPRESSED: u64 = 1 << 20;
 
-/// Whether the numbers in a footer can be true of a file of `bytes`. polars trusts them and would ask for as much memory as they say.
+/// Checks whether the numbers in a footer are possible in a file of `bytes` bytes, because polars trusts them and allocates memory
+/// accordingly.
 fn check_footer(footer: &ParquetMetaData, bytes: u64) -> std::result::Result<(), String> {
     let rows: i64 = footer.row_groups().iter().map(RowGroupMetaData::num_rows).fold(0, i64::saturating_add);
     if rows != footer.file_metadata().num_rows() {
@@ -234,7 +235,7 @@ fn check_footer(footer: &ParquetMetaData, bytes: u64) -> std::result::Result<(),
     Ok(())
 }
 
-/// Whether the numbers of values in the headers of pages add up to those of the footer. polars takes a wrong one for a size of memory.
+/// Checks whether the numbers of values in the page headers add up to those of the footer. polars would allocate memory by a wrong one.
 fn check_pages(path: &Path) -> Result<()> {
     let file = files::open(path)?;
     let added_up = || -> parquet::errors::Result<Option<String>> {
@@ -309,7 +310,7 @@ fn items(path: &Path, schema: &Schema, names: &[String]) -> Result<Expr> {
     Ok(coalesce(&all))
 }
 
-/// A time as a number, in the unit of its type where it has one ([`time_type`]), or as text.
+/// A time as a number, in the unit of its type if it has one ([`time_type`]), or as text.
 fn clock(path: &Path, schema: &Schema, name: &str) -> Result<Expr> {
     let kind = type_of(path, schema, name)?;
     match kind {
@@ -318,7 +319,7 @@ fn clock(path: &Path, schema: &Schema, name: &str) -> Result<Expr> {
         DataType::Date => Ok(col(name).to_physical().cast(DataType::Int64) * lit(86_400_i64)),
         DataType::Datetime(..) => Ok(col(name).to_physical().cast(DataType::Int64)),
         kind if kind.is_float() => Ok(col(name).cast(DataType::Float64)),
-        // With all of its digits.
+        // Text keeps all digits of a decimal.
         kind if kind.is_decimal() => Ok(col(name).cast(DataType::String)),
         kind if kind.is_integer() && !matches!(kind, DataType::Int128) => Ok(col(name).cast(DataType::Int64)),
         kind => Err(refuse(path, name, kind, "a date, a time, a number or text")),

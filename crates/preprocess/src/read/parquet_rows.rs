@@ -1,4 +1,4 @@
-//! Rows of a Parquet file, a batch at a time.
+//! Reads the rows of a Parquet file, one batch at a time.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -21,7 +21,7 @@ use crate::{Error, Result};
 
 const BATCH: usize = 8192;
 
-/// Gives the rows of a file, or the first `limit`. A column whose type has no meaning is refused before.
+/// Passes the rows of a file, or the first `limit`, to `visit`. A column whose type has no meaning is refused before the first row.
 pub fn for_each(
     path: &Path,
     optional: bool,
@@ -98,7 +98,7 @@ fn place(path: &Path, schema: &Schema, field: &str, optional: bool) -> Result<Op
     Ok(Some(at))
 }
 
-/// What in a type has no meaning as text, number, list or object.
+/// The part of a type that has no meaning as text, number, list or object.
 fn without_meaning(kind: &DataType) -> Option<DataType> {
     match kind {
         DataType::List(field)
@@ -129,7 +129,7 @@ fn cell(array: &ArrayRef, row: usize) -> std::result::Result<RawCell<'_>, Fault>
     text.map_or_else(|| value(array, row).map(RawCell::of_json), |text| Ok(RawCell::Text(Cow::Borrowed(text))))
 }
 
-/// A value as JSON would have it.
+/// Converts a value to JSON.
 fn value(array: &ArrayRef, row: usize) -> std::result::Result<Value, Fault> {
     if array.is_null(row) {
         return Ok(Value::Null);
@@ -152,7 +152,7 @@ fn value(array: &ArrayRef, row: usize) -> std::result::Result<Value, Fault> {
         DataType::Int64 => array.as_primitive::<Int64Type>().value(row).into(),
         DataType::UInt64 => array.as_primitive::<UInt64Type>().value(row).into(),
         DataType::Float16 => return value(&cast(&DataType::Float32)?, 0),
-        // The shortest number that is this one in 32 bits: 9.99 and not 9.989999771118164.
+        // The shortest decimal number with the same value in 32 bits: 9.99 and not 9.989999771118164.
         DataType::Float32 => {
             array.as_primitive::<Float32Type>().value(row).to_string().parse().ok().map_or(Value::Null, float)
         }
@@ -184,7 +184,7 @@ fn value(array: &ArrayRef, row: usize) -> std::result::Result<Value, Fault> {
         DataType::Dictionary(_, values) => return value(&cast(values)?, 0),
         kind if kind.is_integer() => return value(&cast(&DataType::Int64)?, 0),
         DataType::Null => Value::Null,
-        // Dates, times and decimals, as they are written.
+        // Dates, times and decimals become text.
         _ => {
             let options = FormatOptions::new().with_timestamp_format(Some("%Y-%m-%dT%H:%M:%S%.f"));
             let options = options.with_timestamp_tz_format(Some("%Y-%m-%dT%H:%M:%S%.f%:z"));
@@ -200,7 +200,7 @@ fn value(array: &ArrayRef, row: usize) -> std::result::Result<Value, Fault> {
 fn text_of(bytes: &[u8]) -> std::result::Result<Value, Fault> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.into()),
-        // An image, as Hugging Face keeps them beside their paths.
+        // An image, as Hugging Face datasets store it beside its path.
         Err(_) if ending(bytes).is_some() => Ok(data_address(bytes).into()),
         Err(_) => Err(Fault::new("invalid UTF-8", String::from_utf8_lossy(bytes))),
     }
@@ -229,7 +229,7 @@ mod tests {
     use super::super::testing::rows;
     use super::super::{FileForm, Shape};
 
-    /// Two rows of a column of every kind.
+    /// Writes two rows with a column of every kind.
     fn write(path: &std::path::Path, properties: Option<WriterProperties>) {
         let columns: Vec<(&str, arrow_array::ArrayRef)> = vec![
             ("user", Arc::new(StringArray::from(vec![Some("007"), None]))),
@@ -346,7 +346,7 @@ mod tests {
         write(&path, None);
         let whole = std::fs::read(&path).unwrap();
         let footer = u32::from_le_bytes(*whole[..whole.len() - 4].last_chunk().unwrap()) as usize;
-        // Cutting the file for each change would visit most of the time.
+        // The bytes are changed in place, because rewriting the file for each change would take most of the time.
         let file = std::fs::File::options().write(true).open(&path).unwrap();
         let mut refused = 0;
         for at in whole.len() - 8 - footer..whole.len() {

@@ -1,4 +1,4 @@
-//! When an event happened, in the many notations of time.
+//! Reads the times of events in many notations.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -14,23 +14,24 @@ use crate::{Error, Result};
 
 /// 2100-01-01: no event is later.
 const LATEST: i128 = 4_102_444_800;
-/// Unix time in a finer unit that is before March 1973 is in truth in a coarser one.
+/// A Unix time in a finer unit than seconds that would be before March 1973 is really in a coarser unit.
 const EARLIEST: i128 = 100_000_000;
 /// `Fri Sep 08 10:44:24 -0700 2017`.
 pub const GOODREADS: &str = "%a %b %d %H:%M:%S %z %Y";
-/// The units of Unix time: digits behind the point of a second, key, name.
+/// The units of Unix time: the number of decimal digits of a second, the key, the name.
 const UNITS: [(u8, &str, &str); 4] =
     [(0, "s", "seconds"), (3, "ms", "milliseconds"), (6, "us", "microseconds"), (9, "ns", "nanoseconds")];
-/// Dates that are read, beside ISO 8601. Those that begin with the day and those that begin with the month cannot always be distinguished.
+/// Patterns of dates, in addition to ISO 8601. Those that begin with the day and those that begin with the month cannot always be
+/// distinguished.
 const DATES: [&str; 6] = ["%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%d-%b-%Y"];
-/// Times of day behind such a date.
+/// Patterns of the time of day after such a date.
 const TIMES: [&str; 6] = ["", " %H:%M", " %H:%M:%S", " %H:%M:%S%.f", " %I:%M %p", " %I:%M:%S %p"];
-/// Other notations that are read.
+/// Other patterns.
 const OTHERS: [&str; 7] =
     [GOODREADS, "%a, %d %b %Y %H:%M:%S %z", "%m %d, %Y", "%B %d, %Y", "%b %d, %Y", "%d %B %Y", "%d %b %Y"];
-/// Digits without anything between them, by their number.
+/// Patterns of digits without separators, by the number of digits.
 const DIGITS: [(usize, &str); 3] = [(8, "%Y%m%d"), (12, "%Y%m%d%H%M"), (14, "%Y%m%d%H%M%S")];
-/// How many of a hundred values may be in another notation than the rest.
+/// The percentage of values that may be in another notation than the rest.
 const STRAYS: usize = 5;
 
 /// All patterns that are tried.
@@ -42,19 +43,19 @@ static PATTERNS: LazyLock<Vec<Arc<str>>> = LazyLock::new(|| {
 /// A notation of time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notation {
-    /// Unix time in units of ten to the power of minus so many digits of a second.
+    /// Unix time in units of ten to the power of minus this number of a second.
     Unix(u8),
-    /// The same by the type of a column, which cannot be wrong about its unit.
+    /// Unix time by the type of a column, whose unit is certain.
     Typed(u8),
     /// ISO 8601: a date, or a date and a time with or without a zone.
     Iso,
     /// A `strptime` pattern.
     Pattern(Arc<str>),
-    /// Each value for itself.
+    /// Each value has a notation of its own.
     Mixed,
     /// No clock: the position in the user's sequence.
     Position,
-    /// No clock: the place of the line.
+    /// No clock: the position of the line.
     LineOrder,
 }
 
@@ -95,19 +96,19 @@ impl TimeSetting {
         }
     }
 
-    /// Whether times are positions, which say nothing but the order.
+    /// Whether times are positions, which determine only the order.
     pub fn is_position(&self) -> bool {
         matches!(self, Self::Known(notation) if notation.is_position())
     }
 }
 
 impl Notation {
-    /// Whether it gives positions, which say nothing but the order.
+    /// Whether it gives positions, which determine only the order.
     pub fn is_position(&self) -> bool {
         matches!(self, Self::Position | Self::LineOrder)
     }
 
-    /// Digits behind the point of a second of the unit in which a bare number is written.
+    /// The number of decimal digits of a second in the unit of a bare number.
     pub fn unit(&self) -> u8 {
         match self {
             Self::Unix(digits) => *digits,
@@ -115,7 +116,7 @@ impl Notation {
         }
     }
 
-    /// The value of `source.time` that names the notation; `None` if the type of a column or another key says it.
+    /// The value of `source.time` that names the notation; `None` if the type of a column or another key determines it.
     pub fn key(&self) -> Option<String> {
         match self {
             Self::Unix(digits) => UNITS.iter().find(|unit| unit.0 == *digits).map(|unit| unit.1.to_owned()),
@@ -127,7 +128,7 @@ impl Notation {
         }
     }
 
-    /// The notation for people.
+    /// Describes the notation in words.
     pub fn described(&self) -> String {
         match self {
             Self::Unix(digits) | Self::Typed(digits) => {
@@ -142,9 +143,9 @@ impl Notation {
         }
     }
 
-    /// The time in seconds, or the position, with all of its digits. `comma`: numbers may have a comma for the point.
+    /// Reads the time in seconds, or the position, with all of its digits. With `comma`, numbers may have a decimal comma.
     pub fn read(&self, field: &str, cell: &RawCell<'_>, comma: bool) -> std::result::Result<Decimal, Fault> {
-        // Nearly all times of nearly all files.
+        // This is the fast path for nearly all times of nearly all files.
         if let (Self::Unix(digits), Some(whole)) = (self, cell.whole())
             && whole >= 0
             && wrong_unit(Decimal::whole(whole), *digits).is_none()
@@ -191,11 +192,11 @@ impl Notation {
         if seconds.floor() > LATEST {
             return refuse("is after the year 2100");
         }
-        // Nanoseconds are what fits beside a year.
+        // Beside a year, 64 bits hold no finer unit than nanoseconds.
         Ok(seconds.cut(9))
     }
 
-    /// What most of the values of a column are, or why that cannot be said; `None` if nothing is known of any of them.
+    /// The notation of most values of a column, or why it cannot be determined; `None` if no value has a known notation.
     pub fn recognised(cells: &[RawCell<'_>], comma: bool) -> std::result::Result<Option<Self>, String> {
         let mut values = Vec::new();
         for cell in cells.iter().filter(|cell| !cell.is_blank()) {
@@ -209,7 +210,7 @@ impl Notation {
             .iter()
             .flat_map(|(_, notations)| notations)
             .for_each(|notation| *votes.entry(notation).or_default() += 1);
-        // Days as digits are also numbers of seconds, of some months in 1970.
+        // Dates of digits are also Unix times in seconds, in some months of 1970.
         let days = DIGITS.iter().map(|(_, pattern)| Self::Pattern((*pattern).into()));
         if let Some(day) = days.into_iter().find(|day| votes.get(day) == Some(&values.len()) && !values.is_empty()) {
             return Ok(Some(day));
@@ -248,7 +249,7 @@ impl Notation {
     }
 }
 
-/// What is wrong with a number of Unix time in this unit.
+/// What is wrong with a number as a Unix time in this unit.
 fn wrong_unit(number: Decimal, digits: u8) -> Option<String> {
     let value = number.floor();
     let unit = if digits == 0 { 1 } else { 10_i128.pow(digits.into()) };
@@ -295,7 +296,7 @@ fn of_cell(cell: &RawCell<'_>, comma: bool) -> Vec<Notation> {
         } else {
             let fits = PATTERNS.iter().filter(|pattern| by_pattern(pattern, text).is_some());
             found.extend(fits.cloned().map(Notation::Pattern));
-            // A name that is written in full and in short is one notation.
+            // Full and short names of months count as one notation.
             if found.iter().all(|one| matches!(one, Notation::Pattern(pattern) if pattern.contains(['b', 'B']))) {
                 found.truncate(1);
             }
@@ -322,7 +323,7 @@ fn by_pattern(pattern: &str, text: &str) -> Option<Decimal> {
     utc(time.to_datetime().or_else(|_| midnight()).ok()?, Offset::UTC)
 }
 
-/// The start of a text as a number of some digits, and the rest.
+/// Reads a number of `least` to `most` digits at the start of a text, and returns it with the rest.
 fn number(text: &str, least: usize, most: usize) -> Option<(i16, &str)> {
     let length = text.bytes().take(most).take_while(u8::is_ascii_digit).count();
     let value = text.get(..length).filter(|_| length >= least)?.parse().ok()?;
@@ -371,7 +372,7 @@ pub fn iso(text: &str) -> Option<Decimal> {
             }
         }
     }
-    // A leap second is the last one of its minute.
+    // A leap second counts as the second before it.
     let time = Time::new(hour as i8, minute as i8, second.min(59) as i8, 0).ok().filter(|_| second <= 60)?;
     let offset = zone(rest.trim())?;
     let whole = utc(date.to_datetime(time), offset)?;
@@ -383,7 +384,7 @@ pub fn iso(text: &str) -> Option<Decimal> {
     Some(Decimal::of_nanoseconds(value))
 }
 
-/// `Z`, `UTC`, `+02:00`, `-0700`, `+02`, or nothing.
+/// Reads a time zone: `Z`, `UTC`, `+02:00`, `-0700`, `+02`, or nothing.
 fn zone(text: &str) -> Option<Offset> {
     if text.is_empty() || ["z", "utc", "gmt"].iter().any(|name| text.eq_ignore_ascii_case(name)) {
         return Some(Offset::UTC);

@@ -1,4 +1,4 @@
-//! Interactions of raw files as numbers.
+//! Reads the interactions of raw files as numbers.
 
 use std::borrow::Cow;
 use std::panic::resume_unwind;
@@ -26,7 +26,7 @@ use crate::spill::{Chunks, MemoryLimit, Spill, events};
 use crate::window::TimeScale;
 use crate::{Error, Result};
 
-/// Rows that are looked at to recognise what a file holds.
+/// The number of rows that are inspected to recognise the content of a file.
 const SAMPLED: u64 = 1000;
 
 /// Every accepted event, in input order. Ids are numbered in the order of their first event.
@@ -37,9 +37,9 @@ pub struct Events {
     pub chunks: Chunks,
     /// The columns that the condition names, with their names in the files.
     pub named: NamedFrame,
-    /// All names of columns that the first lines of the files have, where a condition names any.
+    /// The names of all columns in the headers or first lines of the files, if there is a condition.
     pub known: Vec<String>,
-    /// How times are held.
+    /// The unit and kind of the times.
     pub scale: TimeScale,
 }
 
@@ -66,7 +66,7 @@ impl Budget {
     }
 }
 
-/// Takes a row, or says why it cannot be used.
+/// Uses a row, or returns why it cannot be used.
 pub type Visit<'t> = dyn FnMut(u64, &[RawCell<'_>]) -> Result<std::result::Result<(), Fault>> + 't;
 
 /// A file and which fields of it are read.
@@ -75,7 +75,7 @@ pub struct FileReading<'f> {
     pub path: &'f Path,
     pub form: &'f FileForm,
     pub fields: &'f [&'f str],
-    /// How many rows are read at most; all if it is `None`.
+    /// The greatest number of rows that are read; `None` means all.
     pub limit: Option<u64>,
 }
 
@@ -111,7 +111,7 @@ pub fn read_file(
     Ok(count)
 }
 
-/// The form of a file with the dialect of its first lines, which is reported where it differs from what the name says.
+/// The form of a file with the dialect of its first lines, which is reported if it differs from what the name implies.
 pub fn resolved(path: &Path, form: &FileForm, fields: &[&str], progress: &Progress) -> Result<FileForm> {
     let (form, notice) = form.resolved(path, fields)?;
     if let Some(notice) = notice {
@@ -126,7 +126,7 @@ struct EventFile {
     /// Whether polars reads it.
     by_polars: bool,
     notation: Notation,
-    /// Whether cells of text hold lists of items.
+    /// Whether text cells contain lists of items.
     has_lists: bool,
 }
 
@@ -188,7 +188,7 @@ fn holds_lists(path: &Path, form: &SourceForm, file: &FileForm) -> Result<bool> 
     Ok(texts.peek().is_some() && texts.all(is_list))
 }
 
-/// The values of a cell that holds a sequence; `None` if it holds one.
+/// The values of a cell that contains a sequence; `None` if it contains a single value.
 fn times_of(cell: &RawCell<'_>, form: &SourceForm) -> Option<Vec<RawCell<'static>>> {
     match cell {
         RawCell::Json(Value::Array(values)) => Some(values.iter().cloned().map(RawCell::of_json).collect()),
@@ -203,7 +203,7 @@ fn times_of(cell: &RawCell<'_>, form: &SourceForm) -> Option<Vec<RawCell<'static
     }
 }
 
-/// The parts of a cell; blanks of any number are one separator.
+/// The parts of a cell. If the separator is a blank, any number of blanks is one separator.
 fn parts<'t>(text: &'t str, separator: &str) -> impl Iterator<Item = &'t str> {
     let blank = separator.trim().is_empty();
     text.trim()
@@ -215,8 +215,8 @@ fn parts<'t>(text: &'t str, separator: &str) -> impl Iterator<Item = &'t str> {
 }
 
 impl Events {
-    /// Reads the files of interactions, one after the other, with the columns that `condition` names; beyond `memory` they go to
-    /// disk. With a `limit`, reads so many rows of each file.
+    /// Reads the files of interactions, one after the other, with the columns that `condition` names. Events beyond `memory` are written to
+    /// disk. With a `limit`, only that many rows of each file are read.
     pub fn read(
         paths: &[PathBuf],
         form: &SourceForm,
@@ -228,13 +228,13 @@ impl Events {
     ) -> Result<(Self, EventsRead)> {
         let names = condition.map(Condition::columns).unwrap_or_default();
         let (fields, places) = fields(form, &names);
-        // A field of JSON may come late, and the condition knows better what is wrong with its own.
+        // Fields of the condition are not checked here: JSON fields may first occur late in a file, and the condition reports them better.
         let of_event = &fields[..2 + form.item.len()];
         let mut files = paths
             .iter()
             .map(|path| EventFile::new(path, form, of_event, progress))
             .collect::<Result<Vec<EventFile>>>()?;
-        // polars reads whole files; by rows, reading stops.
+        // polars reads whole files, whereas reading by rows can stop at the limit.
         files.iter_mut().for_each(|file| file.by_polars &= limit.is_none());
         let known = condition.map(|condition| known_columns(paths, &files, condition)).transpose()?.unwrap_or_default();
         let recognised = form.clock == TimeSetting::Recognised;
@@ -249,7 +249,7 @@ impl Events {
             Some(limit) => UserIds::Hashed(HashedIds::new(limit.make_folder()?)),
             None => UserIds::default(),
         };
-        // Numbering ids waits for memory as long as reading lines takes: each has a thread.
+        // Numbering ids waits for memory about as long as reading lines takes, so each has its own threads.
         let (read, users, items) = thread::scope(|scope| {
             let (to_users, requests) = Numbering::new();
             let users = scope.spawn(move || number_users(requests, user_ids));
@@ -270,7 +270,7 @@ impl Events {
             let read = read_events(plan, budget, progress, sink);
             (read, join(users), join(items))
         });
-        // Where numbering stopped, it knows why.
+        // If numbering stopped, its own error is the cause.
         let (user_ids, item_ids) = (users?, items?);
         let (mut read, held) = read?;
         read.times = times;
@@ -284,7 +284,7 @@ impl Events {
     }
 }
 
-/// The fields of an event and those that a condition names, and where the latter are; a column may be both.
+/// The fields of an event and those that a condition names, and the positions of the latter. A column may be both.
 fn fields<'f>(form: &'f SourceForm, names: &'f [String]) -> (Vec<&'f str>, Vec<usize>) {
     let mut fields = vec![form.user.as_str(), form.time.as_str()];
     fields.extend(form.item.iter().map(String::as_str));
@@ -326,12 +326,12 @@ fn join<T>(numbered: ScopedJoinHandle<'_, T>) -> T {
     numbered.join().unwrap_or_else(|panic| resume_unwind(panic))
 }
 
-/// The columns that the files have, by their headers or first lines; refuses a condition that names another one of a table.
+/// The columns of the files, by their headers or first lines. A condition that names a column that a table lacks is refused.
 fn known_columns(paths: &[PathBuf], files: &[EventFile], condition: &Condition) -> Result<Vec<String>> {
     let mut known: Vec<String> = Vec::new();
     for (path, file) in paths.iter().zip(files) {
         let columns = columns(path, &file.form)?;
-        // Fields of JSON may come late.
+        // Fields of JSON may first occur late in a file.
         if file.form.shape != Shape::JsonLines {
             condition.check_columns(&columns, &path.display().to_string())?;
         }
@@ -340,7 +340,7 @@ fn known_columns(paths: &[PathBuf], files: &[EventFile], condition: &Condition) 
     Ok(known)
 }
 
-/// Where accepted events go.
+/// Collects the accepted events.
 struct EventSink<'f> {
     form: &'f SourceForm,
     users: [String; 1],
@@ -352,7 +352,7 @@ struct EventSink<'f> {
     spill: Option<Spill>,
 }
 
-/// What all files gave.
+/// The events of all files.
 struct HeldEvents {
     count: u64,
     chunks: Chunks,
@@ -367,7 +367,7 @@ enum Several<T> {
 }
 
 impl EventSink<'_> {
-    /// Takes the events in the cells of a row: user, time, items. Gives their number.
+    /// Adds the events in the cells of a row: user, time, items. Returns their number.
     fn push(&mut self, cells: &[RawCell<'_>], file: &EventFile) -> Result<std::result::Result<u64, Fault>> {
         let read = id(&self.users, &cells[..1]).and_then(|user| Ok((user, items(self.form, file, &cells[2..])?)));
         let (user, items) = match read {
@@ -378,7 +378,7 @@ impl EventSink<'_> {
             Ok(times) => times,
             Err(fault) => return Ok(Err(fault)),
         };
-        // A sequence is in the order of its line.
+        // With the order of lines, the items of a sequence are ordered as in their line.
         let line_order = file.notation == Notation::LineOrder;
         let time_at = |at: usize, count: u64| match &times {
             _ if line_order => Decimal::whole(count as i64),
@@ -399,7 +399,7 @@ impl EventSink<'_> {
         }
     }
 
-    /// The times of a row, as many as there are items where it holds a sequence.
+    /// The times of a row: one, or one per item if the row is a sequence.
     fn times_of(
         &self,
         file: &EventFile,
@@ -434,7 +434,7 @@ impl EventSink<'_> {
         Ok(())
     }
 
-    /// Writes the events that are held where they are enough for a chunk.
+    /// Writes the events in memory to disk if there are enough for a chunk.
     fn spill_some(&mut self) -> Result<()> {
         match &self.spill {
             Some(spill) if self.times.len() >= spill.chunk() => self.spill_all(),
@@ -448,7 +448,7 @@ impl EventSink<'_> {
         self.spill.as_mut().map_or(Ok(()), |spill| spill.push(events, named, digits))
     }
 
-    /// The events that are held.
+    /// Takes the events in memory.
     fn take(&mut self) -> Result<DataFrame> {
         let stopped = || Error::bug("ids are not numbered any more");
         let users = self.user_ids.take().ok_or_else(stopped)?;
@@ -476,7 +476,7 @@ impl EventSink<'_> {
     }
 }
 
-/// What is read of which files.
+/// The files to read, and what to read of them.
 #[derive(Clone, Copy)]
 struct ReadingPlan<'p> {
     paths: &'p [PathBuf],
@@ -485,7 +485,7 @@ struct ReadingPlan<'p> {
     /// The positions of the columns that a condition names.
     places: &'p [usize],
     names: &'p [String],
-    /// Rows that are read of each file; all if it is `None`.
+    /// The number of rows that are read of each file; `None` means all.
     limit: Option<u64>,
 }
 
@@ -567,7 +567,7 @@ fn read_parquet(
     Ok(count)
 }
 
-/// The items in the cells of a row, of which the first that is there counts.
+/// The items in the cells of a row. The first cell that is not missing counts.
 fn items<'c>(
     form: &SourceForm,
     file: &EventFile,
@@ -597,7 +597,7 @@ fn of_list(values: impl Iterator<Item = Value>) -> Vec<RawCell<'static>> {
     values.map(RawCell::of_json).collect()
 }
 
-/// Lines of one file of interactions and how many of them are events, without keeping any: for the fuzz targets.
+/// Counts the lines of a file of interactions, and those that are events, without keeping any. This is for the fuzz targets.
 pub fn count(path: &Path, form: &SourceForm) -> Result<(u64, u64)> {
     let fields = fields(form, &[]).0;
     let users = [form.user.clone()];
@@ -626,7 +626,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// The events in `content`, as `user item time`, and the reasons of what was rejected.
+    /// The events in `content`, as `user item time`, and the reasons for rejected lines.
     fn read(source: &Source, name: &str, content: &str) -> Result<(Vec<String>, Vec<String>)> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(name);

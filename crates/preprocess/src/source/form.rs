@@ -1,4 +1,4 @@
-//! The forms of raw data as fields of rows.
+//! The forms of raw data, described by the fields of their rows.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::clock::{GOODREADS, Notation, TimeSetting};
 use crate::read::{Dialect, FileForm, Shape};
 use crate::{Error, Result};
 
-/// The fields of a form. Where several names stand, the first that a row has counts.
+/// The fields of a form. Of several names for an id, the first one that a row has counts.
 #[derive(Clone, Debug)]
 pub struct SourceForm {
     format: Format,
@@ -16,35 +16,35 @@ pub struct SourceForm {
     pub user: String,
     /// The column of interactions that holds the item id.
     pub item: Vec<String>,
-    /// What separates the items in a cell that holds a sequence of them; empty: nothing.
+    /// The separator of the items in a cell that contains a sequence; empty if there is none.
     pub item_separator: String,
-    /// Time or position, in interactions; empty: the order of lines.
+    /// The column of interactions that holds the time or the position; empty for the order of lines.
     pub time: String,
     /// The notation of `time`.
     pub clock: TimeSetting,
     /// The column of items that holds the item id.
     pub item_id: Vec<String>,
-    /// Title, in items; empty: none.
+    /// The column of items that holds the title; empty if there is none.
     pub title: String,
-    /// Further texts, in items, in order.
+    /// The columns of items that hold further texts, in order.
     pub texts: Vec<String>,
-    /// What separates several texts in a cell; empty: nothing.
+    /// The separator of several texts in a cell; empty if there is none.
     pub text_separator: String,
-    /// Images, in items: of the first that names any.
+    /// The columns of items that hold images; the first one that names any counts.
     pub images: Vec<String>,
-    /// What separates several images in a cell; empty: what usually does.
+    /// The separator of several images in a cell; empty for the usual ones.
     pub image_separator: String,
-    /// Categories, in items.
+    /// The columns of items that hold categories.
     pub categories: Vec<String>,
-    /// What separates the categories in a text; empty: a text is one category.
+    /// The separator of the categories in a text; empty if a text is one category.
     pub category_separator: String,
-    /// Sound files, in items.
+    /// The columns of items that hold sound files.
     pub sounds: Vec<String>,
-    /// Lists of sentences that are used as they are, in items.
+    /// The columns of items that hold lists of sentences, which are used as they are.
     pub sentences: Vec<String>,
-    /// Whether each entry of a list is a text of its own, or they are joined to one.
+    /// Whether each entry of a list is a text of its own; otherwise the entries are joined.
     pub lists_are_texts: bool,
-    /// Fields whose HTML is removed; none: all.
+    /// The fields whose HTML is removed; `None` means all.
     pub html: Option<Vec<String>>,
     dialects: [Dialect; 2],
 }
@@ -118,7 +118,7 @@ impl SourceForm {
         Ok(form)
     }
 
-    /// Refuses a name in `source.html` that is none of the fields that are read.
+    /// Refuses a name in `source.html` that is not one of the fields that are read.
     fn check_html(&self) -> Result<()> {
         let mut known: Vec<&str> = vec![&self.title];
         known.extend(self.texts.iter().chain(&self.categories).map(String::as_str));
@@ -187,13 +187,13 @@ impl SourceForm {
         })
     }
 
-    /// How the rows of a file of this form are written down.
+    /// The file format of a file of this form.
     pub fn file(&self, path: &Path, items: bool) -> Result<FileForm> {
         let dialect = self.dialects[usize::from(items)].clone();
         let (shape, optional) = match self.format {
             Format::RecBole => (Shape::RecBole, false),
             Format::Tabular => (Shape::of(path, dialect.encoding)?, false),
-            // Published as lines of JSON, and on the hub as Parquet.
+            // These forms are published as JSON lines, and on the Hugging Face hub as Parquet.
             _ => match Shape::of(path, dialect.encoding)? {
                 shape @ (Shape::Parquet | Shape::Csv) => (shape, true),
                 _ => (Shape::JsonLines, true),

@@ -1,4 +1,4 @@
-//! Numbers for ids, in the order of their first event.
+//! Numbers ids in the order of their first event.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher as _;
@@ -13,12 +13,12 @@ use polars::prelude::{BooleanChunked, DataFrame, NewChunkedArray as _, df};
 use crate::partitions::{scan, write};
 use crate::{Error, Result};
 
-/// Ids in the order of their first event. Short ones lie in the set itself, so that looking one up reads no other memory.
+/// Ids in the order of their first event. Short ones are stored in the set itself, so that looking one up reads no other memory.
 pub type Ids = IndexSet<CompactString, foldhash::fast::RandomState>;
 
-/// Bytes of ids that are handed over for numbering at once.
+/// The number of bytes of ids that are sent for numbering at once.
 const BATCH: usize = 1 << 18;
-/// Bytes of names that go to a file at once.
+/// The number of bytes of names that are written to a file at once.
 const NAMES: usize = 1 << 26;
 /// The column of names in those files.
 const NAME: &str = "name";
@@ -26,10 +26,10 @@ const NAME: &str = "name";
 /// Ids that are numbered by their hash; their names are on disk, in the order of their numbers.
 #[derive(Debug)]
 pub struct HashedIds {
-    /// By the hash of an id: its number, and another hash that tells two ids with the first one apart.
+    /// By the hash of an id: its number, and a second hash that distinguishes ids with the same first one.
     numbers: HashMap<u64, (u32, u32), foldhash::fast::FixedState>,
     hashes: [FixedState; 2],
-    /// Bits of the first hash that count.
+    /// The bits of the first hash that are used.
     mask: u64,
     folder: PathBuf,
     files: Vec<PathBuf>,
@@ -38,7 +38,7 @@ pub struct HashedIds {
 }
 
 impl HashedIds {
-    /// No ids yet; the files of their names go to `folder`.
+    /// Starts without ids. The files of their names are written to `folder`.
     pub fn new(folder: PathBuf) -> Self {
         Self {
             numbers: HashMap::default(),
@@ -105,7 +105,7 @@ impl Default for UserIds {
 }
 
 impl UserIds {
-    /// How many there are.
+    /// The number of ids.
     pub fn len(&self) -> usize {
         match self {
             Self::InMemory(ids) => ids.len(),
@@ -120,7 +120,7 @@ impl UserIds {
         }
     }
 
-    /// The names of those that are marked, in the order of their numbers.
+    /// The names of the ids that are marked, in the order of their numbers.
     pub fn names_of(self, marks: &[bool]) -> Result<Vec<String>> {
         match self {
             Self::InMemory(ids) => Ok(names_of(ids, marks)),
@@ -129,51 +129,51 @@ impl UserIds {
     }
 }
 
-/// The names of those that are marked, in the order of their numbers.
+/// The names of the ids that are marked, in the order of their numbers.
 fn names_of(ids: Ids, marks: &[bool]) -> Vec<String> {
     ids.into_iter().zip(marks).filter(|(_, mark)| **mark).map(|(id, _)| id.into_string()).collect()
 }
 
 fn number(ids: &mut Ids, id: &str) -> u32 {
-    // Most ids are known already: no copy for them.
+    // Most ids are known already and need no copy.
     match ids.get_index_of(id) {
         Some(known) => known as u32,
         None => ids.insert_full(id.into()).0 as u32,
     }
 }
 
-/// Ids on their way to be numbered, one after the other without anything between them.
+/// Ids to be numbered, one after the other without separators.
 #[derive(Default)]
 struct Batch {
     text: String,
     ends: Vec<usize>,
 }
 
-/// What the thread that numbers ids is asked.
+/// A request to the thread that numbers ids.
 pub enum NumberingRequest {
-    /// Number these.
+    /// Numbers these ids.
     Ids(IdBatch),
-    /// Give the numbers of all ids since the last time.
+    /// Returns the numbers of all ids since the last such request.
     Take(SyncSender<Vec<u32>>),
 }
 
-/// Ids that are handed over at once.
+/// Ids that are sent at once.
 pub struct IdBatch(Batch);
 
-/// Gives ids to the thread that numbers them.
+/// Sends ids to the thread that numbers them.
 pub struct Numbering {
     batch: Batch,
     requests: SyncSender<NumberingRequest>,
 }
 
 impl Numbering {
-    /// The end that gives ids, and the end for the thread.
+    /// Creates the end that sends ids, and the end for the thread.
     pub fn new() -> (Self, Receiver<NumberingRequest>) {
         let (requests, received) = sync_channel(4);
         (Self { batch: Batch::default(), requests }, received)
     }
 
-    /// Gives an id.
+    /// Sends an id.
     pub fn push(&mut self, id: &str) {
         self.batch.text.push_str(id);
         self.batch.ends.push(self.batch.text.len());
@@ -182,7 +182,7 @@ impl Numbering {
         }
     }
 
-    /// The numbers of all ids since the last time; `None` if the thread has stopped, which its join tells.
+    /// The numbers of all ids since the last call; `None` if the thread has stopped, for a reason that joining it returns.
     pub fn take(&mut self) -> Option<Vec<u32>> {
         self.send();
         let (reply, numbers) = sync_channel(1);
@@ -191,7 +191,7 @@ impl Numbering {
     }
 
     fn send(&mut self) {
-        // Who numbers them can only be gone after a panic or an error, which the join tells.
+        // The thread can only be gone after a panic or an error, which joining it returns.
         let _ = self.requests.send(NumberingRequest::Ids(IdBatch(std::mem::take(&mut self.batch))));
     }
 }

@@ -1,4 +1,4 @@
-//! Texts and images of the items that occur in interactions.
+//! Reads the texts and images of the items that occur in interactions.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::rejects::{Fault, reject};
 use crate::text::{self, Markup};
 use crate::{Error, Result};
 
-/// What is kept of an item.
+/// The content of an item.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ItemRecord {
     pub title: String,
@@ -27,18 +27,18 @@ pub struct ItemRecord {
     pub sounds: Vec<String>,
 }
 
-/// What is known of the items of interactions, by their number there.
+/// What is known about the items of interactions, by their number there.
 #[derive(Debug, Default)]
 pub struct Catalogue {
-    /// Full records of the items that were asked for.
+    /// The records of the items that are kept.
     pub records: HashMap<u32, ItemRecord>,
     /// Whether an item has both text and image.
     pub is_complete: Vec<bool>,
     /// Whether an item has a line.
     pub has_line: Vec<bool>,
-    /// The items that have a line, in the order of their first one.
+    /// The items that have a line, in the order of their first lines.
     pub line_order: Vec<u32>,
-    /// Items without interactions, by id, where they were asked for.
+    /// Items without interactions, by id, if they are kept.
     pub others: indexmap::IndexMap<compact_str::CompactString, ItemRecord>,
     /// The first ids of lines of items without interactions.
     pub unused: UnusedIds,
@@ -49,23 +49,23 @@ pub struct Reading<'a> {
     pub form: &'a SourceForm,
     pub data: &'a Path,
     pub item_ids: &'a Ids,
-    /// Items whose record is kept; of the others only whether they have text and image.
+    /// The items whose records are kept; of the others, only whether they have text and image.
     pub needed: &'a [bool],
     pub folder: &'a ImageFolder,
     pub junk: &'a Junk,
-    /// Where images go that files of items themselves hold.
+    /// The folder for images that files of items themselves contain.
     pub store: Option<&'a Path>,
     pub max_sentences: usize,
     pub max_images: usize,
     /// Whether items without interactions are kept.
     pub keep_others: bool,
-    /// Whether files may lack fields that are named: new items may all be without an image, say. Then it is a warning.
+    /// Whether files may lack fields that are named, which is then a warning: all new items may be without an image, for example.
     pub may_lack_fields: bool,
-    /// Rows that are read of each file; all if it is `None`.
+    /// The number of rows that are read of each file; `None` means all.
     pub limit: Option<u64>,
 }
 
-/// Lines of one file of items and how many of them are items, without keeping any: for the fuzz targets.
+/// Counts the lines of a file of items, and those that are items, without keeping any. This is for the fuzz targets.
 pub fn count(path: &Path, form: &SourceForm) -> Result<(u64, u64)> {
     let ids = Ids::default();
     let (folder, junk) = (ImageFolder::default(), Junk::default());
@@ -89,14 +89,14 @@ pub fn count(path: &Path, form: &SourceForm) -> Result<(u64, u64)> {
     Ok((read.files[0].lines, read.files[0].accepted))
 }
 
-/// Fields that are read beside the id, and of how many lines each was filled.
+/// The fields that are read, and the number of lines in which each has a value.
 struct Fields<'f> {
     names: Vec<&'f str>,
     filled: Vec<u64>,
 }
 
 impl Catalogue {
-    /// Reads the files of items, one after the other. Gives warnings beside what was counted.
+    /// Reads the files of items, one after the other. Also returns counts and warnings.
     pub fn read(
         paths: &[PathBuf],
         reading: &Reading<'_>,
@@ -117,7 +117,7 @@ impl Catalogue {
             let file_form = super::events::resolved(path, &form.file(path, true)?, &names, progress)?;
             let mut fields = Fields { filled: vec![0; names.len()], names: names.clone() };
             let before = read.rejected.clone();
-            // What is rejected is counted apart, because the lines are counted in the same place.
+            // Rejected lines are counted in a variable of their own, because `items` borrows `read`.
             let mut rejected = std::mem::take(&mut read.rejected);
             let mut items = ItemLines {
                 reading,
@@ -152,7 +152,7 @@ impl Catalogue {
     fn keep(&mut self, item: usize, mut record: ItemRecord, reading: &Reading<'_>) {
         record.images.truncate(reading.max_images);
         self.is_complete[item] = !record.sentences.is_empty() && !record.images.is_empty();
-        // Any of them may be left without events, which makes it one of the others.
+        // The filters may leave any item without events, which makes it one of the others.
         if reading.needed[item] || (reading.keep_others && self.has_line[item]) {
             self.records.insert(item as u32, record);
         }
@@ -179,7 +179,7 @@ impl Fields<'_> {
         }
     }
 
-    /// What is said of named fields that no line fills; a field that no line of JSON even has is an error, as a column that a table
+    /// Returns warnings about named fields that no line fills. A field that no line of JSON has is an error, like a column that a table
     /// does not have.
     fn never_filled(&self, path: &Path, file_form: &FileForm, reading: &Reading<'_>) -> Result<Vec<String>> {
         let mut never: Vec<&str> =
@@ -191,7 +191,7 @@ impl Fields<'_> {
         }
         let known = columns(path, file_form)?;
         let absent: Vec<&str> = never.iter().copied().filter(|name| !known.iter().any(|known| known == name)).collect();
-        // The title has a name without being asked for.
+        // The title has a name by default, even if the user names none.
         let asked = |name: &&&str| **name != mp4sr_pipeline::config::Columns::default().title;
         if let Some(field) = absent.iter().find(asked).filter(|_| !reading.may_lack_fields) {
             let names: Vec<&str> = known.iter().map(String::as_str).collect();
@@ -218,7 +218,7 @@ impl Fields<'_> {
     }
 }
 
-/// Takes the lines of one file.
+/// Collects the lines of one file.
 struct ItemLines<'a, 'r> {
     reading: &'a Reading<'r>,
     resolver: Resolver,
@@ -266,7 +266,7 @@ impl ItemLines<'_, '_> {
         self.read.cleaned_titles += u64::from(title);
         self.read.cleaned_texts += u64::from(further);
         record.images = match reading.folder.of(id) {
-            // Images in this folder are those that the addresses lead to.
+            // The images in this folder are the ones that the addresses refer to.
             Some(images) => images,
             None => {
                 let mut images = Vec::new();
@@ -300,7 +300,7 @@ impl Reading<'_> {
         }
     }
 
-    /// The texts of a field that say something; `junk` gets the others.
+    /// The texts of a field that have content; the others are added to `junk`.
     fn entries(&self, what: &str, cell: &RawCell<'_>, separator: &str, junk: &mut Vec<Fault>) -> Vec<String> {
         let mut entries = values::entries(cell, separator);
         entries.retain(|text| match self.junk.reason(text) {
@@ -313,8 +313,8 @@ impl Reading<'_> {
         entries
     }
 
-    /// The title and the sentences, and whether markup was removed from the one and from the others. `cells`: title, texts, images,
-    /// categories, sounds, sentences.
+    /// The title and the sentences, and whether markup was removed from the title and from the other texts. `cells` has, in this order,
+    /// title, texts, images, categories, sounds, sentences.
     fn texts(&self, cells: &[RawCell<'_>], junk: &mut Vec<Fault>) -> (ItemRecord, bool, bool) {
         let mut record = ItemRecord::default();
         let title = self.entries("title", &cells[0], "", junk);
@@ -322,7 +322,7 @@ impl Reading<'_> {
         record.title = title.first().map(|title| markup.line(title)).unwrap_or_default();
         let in_title = title.first().is_some_and(|title| markup.is_in(title));
         let mut in_texts = false;
-        // A title is one sentence, whatever stops it has.
+        // A title is one sentence, even if it contains full stops.
         record.sentences.extend(Some(record.title.clone()).filter(|title| text::says_something(title)));
         for cell in &cells[cells.len() - self.form.sentences.len()..] {
             record.sentences.extend(values::entries(cell, "").into_iter().filter(|text| text::says_something(text)));
@@ -475,7 +475,7 @@ mod tests {
     fn sounds_are_files_beside_the_table_and_other_names_are_refused_with_the_reason() {
         let columns = Columns { sounds: "preview".into(), ..Columns::default() };
         let source = Source { format: Format::Tabular, columns, ..Source::default() };
-        // The table itself is a file that is there; what it holds is the business of the stage that decodes it.
+        // The table itself serves as an existing file: only the stage that decodes it reads its content.
         let lines = "{\"item_id\": 1, \"preview\": [\"items.jsonl\", \"https://a/b.flac\"]}\n\
                      {\"item_id\": 2, \"preview\": \"gone.wav\"}\n{\"item_id\": 3, \"preview\": \"../up.wav\"}\n";
         let (records, _, read) = read(&source, "items.jsonl", lines, &["1", "2", "3"]);

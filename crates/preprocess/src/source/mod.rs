@@ -1,4 +1,4 @@
-//! Which fields of which form of raw data mean what.
+//! The meaning of the fields in each form of raw data.
 
 mod clock;
 mod events;

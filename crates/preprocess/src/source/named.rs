@@ -1,4 +1,4 @@
-//! Further columns of interactions, those that `preprocess.where` names.
+//! The further columns of interactions that `preprocess.where` names.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use crate::Result;
 use crate::read::RawCell;
 use crate::rejects::excerpt;
 
-/// A column while its cells arrive as text: its type is known when all of them have been seen.
+/// A column whose cells arrive as text. Its type is known when all of them have been read.
 struct TextColumn {
     name: PlSmallStr,
     cells: StringChunkedBuilder,
@@ -18,18 +18,18 @@ struct TextColumn {
     has_cells: bool,
     /// The first cell that is not a number.
     first_text: Option<TextPlace>,
-    /// Whether numbers have a comma for the point.
+    /// Whether numbers have a decimal comma.
     decimal_comma: bool,
 }
 
-/// A cell that made a column one of text.
+/// The cell because of which a column is text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextPlace {
     /// The path of the file.
     pub path: PathBuf,
     /// The number of the line.
     pub line: u64,
-    /// The cell, cut short.
+    /// The content of the cell, shortened.
     pub found: String,
 }
 
@@ -70,17 +70,17 @@ impl TextColumn {
         self.cells.append_value(&text);
     }
 
-    /// The cells since the last time.
+    /// The cells since the last call.
     fn take(&mut self) -> Column {
         let rest = StringChunkedBuilder::new(self.name.clone(), 0);
         std::mem::replace(&mut self.cells, rest).finish().into_column()
     }
 
-    /// The column of text as what all cells of it are.
+    /// Converts the column of text to the type that all of its cells have.
     fn typed(&self) -> Expr {
         let text = || col(self.name.clone());
         if !self.has_cells {
-            // Of no type, so that it can be compared with anything; one null alone would not be as long as the column.
+            // The column has no type, so that it can be compared with anything. A single null would not have the length of the column.
             when(text().is_null()).then(lit(Null {})).otherwise(lit(Null {})).alias(self.name.clone())
         } else if self.integers {
             text().strict_cast(DataType::Int64)
@@ -94,13 +94,13 @@ impl TextColumn {
     }
 }
 
-/// A number with a point, where it may have a comma; other text as it is.
+/// Replaces the decimal comma of a number by a point, if numbers may have one. Other text stays as it is.
 fn with_point(text: &str, comma: bool) -> String {
     let pointed = text.replacen(',', ".", 1);
     if comma && text.contains(',') && is_number(&pointed) { pointed } else { text.to_owned() }
 }
 
-/// A whole number as a table writes it; with zeros before it, it is an id or a code, which would lose them.
+/// Whether a text is a whole number. With leading zeros it is an id or a code, which would lose them.
 fn is_integer(text: &str) -> bool {
     let digits = text.strip_prefix('-').unwrap_or(text);
     (digits == "0" || !digits.starts_with('0')) && text.parse::<i64>().is_ok() && !text.starts_with('+')
@@ -120,26 +120,25 @@ fn is_truth(text: &str) -> bool {
 /// The columns that a condition names, in the order of the events.
 pub struct NamedColumns {
     texts: Vec<TextColumn>,
-    /// Cells of Parquet files, which have types of their own; `None` if a file of text is among the files, because a column has
-    /// one type over all of them.
+    /// Cells of Parquet files, which have types of their own; `None` if any file is text, because a column has one type over all files.
     typed: Option<Vec<DataFrame>>,
 }
 
 /// The columns when all events have been read.
 #[derive(Default)]
 pub struct NamedFrame {
-    /// A column for each name, with the names of the files.
+    /// A column for each name, named as in the files.
     pub query: LazyFrame,
     /// Whether the cells are on disk.
     pub streaming: bool,
-    /// Where a column has its first cell that is not a number.
+    /// The first cell that is not a number, by column.
     pub texts: Vec<(String, TextPlace)>,
     /// Columns without any value.
     pub empty: Vec<String>,
 }
 
 impl NamedColumns {
-    /// Columns of these names, without cells; `typed` where all files have types.
+    /// Columns of these names, without cells. `typed` means that all files have types.
     pub fn new(names: &[String], typed: bool) -> Self {
         let texts = names.iter().map(|name| TextColumn::new(name)).collect();
         Self { texts, typed: typed.then(Vec::new) }
@@ -150,7 +149,7 @@ impl NamedColumns {
         self.texts.is_empty()
     }
 
-    /// Whether numbers have a comma for the point, in what is added from now on.
+    /// Sets whether numbers have a decimal comma in the cells that are added from now on.
     pub fn set_decimal_comma(&mut self, comma: bool) {
         self.texts.iter_mut().for_each(|column| column.decimal_comma = comma);
     }
@@ -178,7 +177,7 @@ impl NamedColumns {
         Ok(())
     }
 
-    /// The cells since the last time, a column for each name.
+    /// The cells since the last call, as one column for each name.
     pub fn take(&mut self) -> Result<DataFrame> {
         if self.texts.is_empty() {
             return Ok(DataFrame::default());
@@ -192,7 +191,7 @@ impl NamedColumns {
         }
     }
 
-    /// Gives every column of `cells`, which are all that were taken, its type.
+    /// Converts every column of `cells`, which are all that were taken, to its type.
     pub fn finish(self, cells: LazyFrame, streaming: bool) -> NamedFrame {
         let texts = self.texts.iter().filter_map(|c| Some((c.name.to_string(), c.first_text.clone()?))).collect();
         if self.typed.is_some() {

@@ -1,4 +1,4 @@
-//! The times of events as whole numbers of one unit, which becomes finer with the first time that needs it.
+//! The times of events as whole numbers of one unit, which becomes finer whenever a time needs it.
 
 use crate::decimal::Decimal;
 use crate::{Error, Result};
@@ -18,12 +18,12 @@ impl Times {
         self.units.len()
     }
 
-    /// Digits behind the point of the unit.
+    /// The number of decimal digits in the unit.
     pub fn digits(&self) -> u8 {
         self.digits
     }
 
-    /// The times that are held.
+    /// Takes the times that are held.
     pub fn take(&mut self) -> Vec<i64> {
         std::mem::take(&mut self.units)
     }

@@ -1,4 +1,4 @@
-//! Ids, texts and image names in the many ways that forms write them.
+//! Reads ids, texts and image names in the various notations of raw data.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -22,7 +22,7 @@ pub fn id<'c>(names: &[String], cells: &'c [RawCell<'_>]) -> Result<Cow<'c, str>
     }
 }
 
-/// The texts in a field, each entry of a list for itself; a text is split at `separator`, unless that is empty.
+/// The texts in a field. Each entry of a list is a text of its own, and a text is split at `separator` unless that is empty.
 pub fn entries(cell: &RawCell<'_>, separator: &str) -> Vec<String> {
     let mut found = Vec::new();
     match cell {
@@ -37,7 +37,7 @@ pub fn entries(cell: &RawCell<'_>, separator: &str) -> Vec<String> {
     found
 }
 
-/// Names that an object may have beside numbers and addresses, as TMDB and Steam write genres.
+/// The keys under which an object may have a name, beside numbers and addresses, as in the genres of TMDB and Steam.
 const NAMES: [&str; 6] = ["name", "title", "label", "description", "value", "text"];
 
 fn gather_texts(value: &Value, found: &mut Vec<String>) {
@@ -64,7 +64,7 @@ fn gather_texts(value: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// The name in an object that has an identifier beside it, or nothing else.
+/// The name in an object, if the object also has an identifier or has nothing else.
 fn name_of(fields: &Map<String, Value>) -> Option<&str> {
     let is_id = |key: &String| key == "id" || key.ends_with("_id") || key.starts_with("iso_");
     let identified = fields.keys().any(is_id);
@@ -72,7 +72,7 @@ fn name_of(fields: &Map<String, Value>) -> Option<&str> {
     named.filter(|_| identified || fields.len() == 1)
 }
 
-/// The names of categories in a field, each once, in their order there. Nested lists, as Amazon's paths of departments, are one
+/// The names of categories in a field, each once, in their order there. Nested lists, such as Amazon's paths of departments, become one
 /// list of names; a text is split at `separator`.
 pub fn categories(cell: &RawCell<'_>, separator: &str, clean: &impl Fn(&str) -> String) -> Vec<String> {
     let mut names = IndexSet::new();
@@ -85,7 +85,7 @@ pub fn categories(cell: &RawCell<'_>, separator: &str, clean: &impl Fn(&str) -> 
     names.into_iter().filter(|name| !name.is_empty()).collect()
 }
 
-/// Genres and the like become one enumeration; entries that are sentences stay sentences.
+/// Joins texts. Genres and the like become one enumeration; entries that are sentences stay sentences.
 pub fn join(texts: &[String]) -> String {
     let mut joined = String::new();
     for text in texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
@@ -118,7 +118,7 @@ pub fn images(cell: &RawCell<'_>, separator: &str) -> Vec<String> {
 /// Characters between several names in a cell.
 const BETWEEN: [char; 3] = ['|', ',', ';'];
 
-/// Several names in a cell: at `separator`, or before each further address, or between names that all end as image files do.
+/// Splits a cell into several names: at `separator`, before each further address, or between names that all end as image files do.
 fn split_images<'t>(text: &'t str, separator: &str) -> Vec<&'t str> {
     if !separator.is_empty() {
         return text.split(separator).map(str::trim).collect();
@@ -140,7 +140,7 @@ fn split_images<'t>(text: &'t str, separator: &str) -> Vec<&'t str> {
     if names.len() > 1 && names.iter().all(is_file) { names } else { vec![text] }
 }
 
-/// An address as a browser would ask for it; the web writes `//host`, `&amp;` and, out of scripts, `\/`.
+/// An address as a browser would request it. Web pages also write `//host`, `&amp;` and, in scripts, `\/`.
 fn as_address(name: &str) -> String {
     let name = name.trim();
     let start = name.get(..5).unwrap_or_default().to_ascii_lowercase();
@@ -160,7 +160,7 @@ fn gather_images(value: &Value, found: &mut Vec<String>) {
         Value::String(name) => found.push(name.clone()),
         Value::Array(values) => values.iter().for_each(|value| gather_images(value, found)),
         Value::Object(sizes) => {
-            // `large` is some 500 pixels, enough for every image encoder, and always there; `hi_res` often is not.
+            // `large` has some 500 pixels, enough for every image encoder, and is always there; `hi_res` often is not.
             let filled = |value: &&Value| match value {
                 Value::String(name) => !name.is_empty(),
                 Value::Array(names) => names.iter().any(|name| name.as_str().is_some_and(|name| !name.is_empty())),
@@ -171,7 +171,7 @@ fn gather_images(value: &Value, found: &mut Vec<String>) {
             let place = PLACES.iter().find_map(|place| sizes.get(*place).filter(filled));
             match place {
                 Some(value) => gather_images(value, found),
-                // Of an object with other names, what is an address.
+                // In an object with other keys, the first value that is an address is used.
                 None => {
                     let address = |value: &&Value| value.as_str().is_some_and(|text| text.starts_with("http"));
                     found.extend(sizes.values().find(address).and_then(Value::as_str).map(str::to_owned));

@@ -1,4 +1,4 @@
-//! Conditions on columns and windows of time, over every form of file.
+//! Tests conditions on columns and windows of time, with every form of file.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -8,13 +8,13 @@ use crate::harness::{dataset_of, shop_of};
 const SHOP: &str = "[source]\nformat = \"amazon-2018\"\ninteractions = [\"reviews.json.gz\"]\nitems = [\"meta.json.gz\"]\n\
                     images = \"images\"\n";
 
-/// Six users by six items, then what real files have: a repeat, a small user, a small item, lines of every kind of fault.
+/// Six users with six items each, and what real files contain: a repeat, a small user, a small item, lines with every kind of fault.
 fn shop() -> Project {
     let world = shop_of(SHOP);
     let mut reviews = String::new();
     for event in 0..36 {
         let (user, item) = (event / 6, event % 6);
-        // Later items first, and every time twice: the input decides between equal times.
+        // Later items come first, and every time occurs twice, so that the input decides between equal times.
         let time = 1_500_000_000 + (5 - item) / 2;
         let _ =
             writeln!(reviews, "{{\"reviewerID\": \"u{user}\", \"asin\": \"00{item}\", \"unixReviewTime\": {time}}}");
@@ -111,7 +111,7 @@ fn items_without_text_or_image_go_with_their_events_before_the_core() {
     world.run_stderr("preprocess", &["--set", "preprocess.missing=drop"]);
     let made = dataset_of(&world);
     assert_eq!(made.items.ids, ["000", "001", "002", "003", "004"]);
-    // The item without metadata (six events) and the rare one; the small user is the core's.
+    // These are the six events of the item without metadata and the one of the rare item; the core drops the small user.
     assert_eq!(made.report.events.dropped["item without text or image"], 7);
     assert_eq!(made.report.events.dropped["user below 5 events"], 1);
     assert_eq!(made.report.events.kept, 30);

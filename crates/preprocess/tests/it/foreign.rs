@@ -1,4 +1,4 @@
-//! Data as other programs, people and warehouses write it: read right, or refused by name, never silently something else.
+//! Tests data as other programs, people and warehouses write it: read correctly or refused with the reason, never silently misread.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ fn histories_are(made: &Dataset, expected: &[(&str, &[&str])]) {
     assert_eq!(histories(made), expected);
 }
 
-/// Interactions of one user with items in the order of a file of other times than lines.
+/// Interactions of one user, with these items and times.
 fn events(times: &[(&str, &str)]) -> String {
     let lines = times.iter().map(|(item, time)| format!("u,{item},\"{time}\"\n"));
     format!("user_id,item_id,timestamp\n{}", lines.collect::<String>())

@@ -1,4 +1,4 @@
-//! What the stage wrote, read back.
+//! Reads what the stage wrote.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::Output;
 use mp4sr_artifact::{Items, Layout, PreprocessReport, Sequences, Users};
 use mp4sr_tests::Project;
 
-/// What the program wrote.
+/// The dataset that the program wrote.
 pub struct Dataset {
     pub sequences: Sequences,
     pub items: Items,

@@ -1,4 +1,4 @@
-//! The stage as a program: from raw files to a dataset, and what it says when something is wrong.
+//! Tests the stage as a program: from raw files to a dataset, and the errors when something is wrong.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a failed test says so by itself")]
 

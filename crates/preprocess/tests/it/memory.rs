@@ -1,4 +1,4 @@
-//! Interactions that go to disk give the dataset of those that stay in memory.
+//! Tests that interactions on disk give the same dataset as interactions in memory.
 
 use std::fmt::Write as _;
 
@@ -6,7 +6,7 @@ use mp4sr_tests::Project;
 
 use crate::harness::{dataset_of, shop_of};
 
-/// Many users with ties and repeats, some of them and some items small, over two files.
+/// Many users with ties and repeats in two files; some users and items are below their bounds.
 fn shop() -> Project {
     let shop = shop_of(
         "[source]\nformat = \"tabular\"\ninteractions = [\"a.tsv\", \"b.jsonl\"]\nitems = [\"items.csv\"]\n\

@@ -1,4 +1,4 @@
-//! Miniatures of published datasets, generated in their forms, through the pipelines that we ship for them.
+//! Runs miniatures of published datasets, generated in their forms, through the pipelines that we ship for them.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use mp4sr_tests::{gzip, root};
 
 use crate::harness::{Dataset, histories, item, read, run};
 
-/// What the pipeline `name` makes of these raw files.
+/// The dataset that the pipeline `name` makes from these raw files.
 fn made(name: &str, files: &[(&str, Vec<u8>)]) -> Dataset {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");

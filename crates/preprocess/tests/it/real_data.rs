@@ -1,4 +1,4 @@
-//! Real data that cannot be part of the repository; where it is absent the tests say so and pass.
+//! Tests with real data that cannot be part of the repository. If it is absent, the tests report this and pass.
 
 use mp4sr_artifact::Layout;
 use mp4sr_tests::root;

@@ -1,4 +1,4 @@
-//! What a split writes beside the sequences.
+//! Tests what a split writes beside the sequences.
 
 use mp4sr_protocol::{EvalCase, Split, training_events, training_part};
 
@@ -15,7 +15,7 @@ fn lines(events: &[(&str, &str, u32)]) -> String {
 #[test]
 fn nothing_after_the_cut_off_is_for_training_whoever_it_happens_to() {
     let shop = shop_of(TABLE);
-    // The second user is done before the first one starts to be tested, and the third starts after all cut-offs.
+    // The second user's events end before the first cut-off, and the third user's begin after the last.
     let events = [
         ("a", "x", 10),
         ("a", "y", 20),
@@ -51,7 +51,7 @@ fn nothing_after_the_cut_off_is_for_training_whoever_it_happens_to() {
     let target = |user, split| EvalCase::of(&sequences, user, split).map(|case| id(case.target));
     assert_eq!([0, 1, 2].map(|user| target(user, Split::Validation)), [Some("z"), None, None]);
     assert_eq!([0, 1, 2].map(|user| target(user, Split::Test)), [Some("p"), None, None]);
-    // Items that are only seen later have no events in training, however often they are bought then.
+    // Items that only occur later have no events in training, however often they occur then.
     let counts: Vec<(&str, u32)> = made.items.ids.iter().map(String::as_str).zip(training_events(&sequences)).collect();
     assert_eq!(counts, [("x", 2), ("y", 2), ("z", 1), ("p", 0), ("q", 0)]);
 }

@@ -1,4 +1,4 @@
-//! What preprocess and extract counted.
+//! The counts of the preprocess and extract stages.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use mp4sr_artifact::{ExtractReport, FileCount, PreprocessReport, Rejects, UnusableImage};
 use mp4sr_pipeline::text::count;
 
-/// How many images that cannot be used are named.
+/// The greatest number of unusable images that the page names.
 const IMAGE_EXAMPLES: usize = 3;
 
 pub(super) fn section(found: &PreprocessReport, images: Option<&ExtractReport>) -> Markup {

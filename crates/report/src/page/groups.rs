@@ -1,4 +1,4 @@
-//! Runs on groups of users, and against each other.
+//! The metrics of the runs on groups of users, and the comparison of the runs.
 
 use maud::{Markup, html};
 use mp4sr_pipeline::text::count;
@@ -54,7 +54,7 @@ fn breakdown_table(table: &BreakdownTable) -> Markup {
     }
 }
 
-/// What is shown below the test table.
+/// The intervals and tests that are shown below the metrics of the test split.
 pub(super) fn comparison(run: &str, found: &Comparison) -> Markup {
     let Some(((_, own), others)) = found.rows.split_last() else { return html! {} };
     html! {

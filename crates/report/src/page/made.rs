@@ -1,4 +1,4 @@
-//! What the report was made from, and what the stages took.
+//! The files from which the report was made, and the times of the stages.
 
 use maud::{Markup, html};
 

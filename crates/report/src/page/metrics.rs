@@ -1,4 +1,4 @@
-//! How the runs did.
+//! The metrics of the runs.
 
 use maud::{Markup, html};
 use mp4sr_pipeline::text::count;
@@ -38,7 +38,8 @@ fn lists_table(own: &str, rows: &[ListRow]) -> Markup {
             "often and nearly 1 where a few take all places; entropy is that of the listed items in nats, over the number of "
             "different ones. Popularity is the mean number of training events of a listed item, tail the share of places that go "
             "to the tenth of the items with the fewest events, novelty the mean of \u{2212}log" sub { "2" } " of the share of users "
-            "that have the item. Coverage to tail are defined as in RecBole's evaluator."
+            "that have the item, diversity the mean over pairs of listed items of 1 \u{2212} the cosine similarity of their features. "
+            "Coverage to tail are defined as in RecBole's evaluator."
         }
         div.wide { table {
             thead { tr { th { "run" } th { "K" } @for name in COLUMNS { th { (name) } } } }
@@ -46,7 +47,7 @@ fn lists_table(own: &str, rows: &[ListRow]) -> Markup {
                 tr.own[row.run == own] {
                     th { (row.run) }
                     td { (row.figures.k) }
-                    @for (_, value) in row.figures.values() { td { (format!("{value:.4}")) } }
+                    @for (_, value) in row.figures.values() { td { (value.map_or_else(String::new, |value| format!("{value:.4}"))) } }
                 }
             } }
         } }

@@ -1,4 +1,4 @@
-//! What the stages took.
+//! The time and memory that each stage used.
 
 use maud::{Markup, html};
 use mp4sr_artifact::Timing;

@@ -1,4 +1,4 @@
-//! The curves of training.
+//! The training curves.
 
 use maud::{Markup, PreEscaped, html};
 

@@ -1,4 +1,4 @@
-//! Recommended items of some users, beside what each of them did before.
+//! The recommended items of some users, beside their recent histories.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use super::Page;
 use crate::thumbnail::{Thumbnail, thumbnail};
 use crate::users::{ShownUser, UserCounts};
 
-/// Users are left out of the page before they make it longer than this.
+/// The greatest size of the section in bytes; further users are left out.
 const MOST_BYTES: usize = 2_600_000;
 
 impl Page<'_> {

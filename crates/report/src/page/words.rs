@@ -1,4 +1,4 @@
-//! What CLIP saw: images with their words, and the words of most items.
+//! The words that CLIP chose: some images with their words, and the most frequent words.
 
 use maud::{Markup, html};
 use mp4sr_artifact::Items;
@@ -7,11 +7,11 @@ use mp4sr_pipeline::text::count;
 use crate::thumbnail::{Thumbnail, thumbnail};
 use crate::words::{Described, Words};
 
-/// Words that stand beside a image.
+/// The number of words that are shown beside an image.
 const SHOWN: usize = 15;
-/// Letters of a word or title that are shown: a dictionary may hold anything.
+/// The greatest number of letters of a word or title that are shown, because a dictionary may contain anything.
 const LETTERS: usize = 60;
-/// Sizes of letters, in percent.
+/// The sizes of the letters, in percent.
 const SMALLEST: f64 = 85.0;
 const LARGEST: f64 = 220.0;
 
@@ -57,7 +57,7 @@ fn sample(described: &Described, items: &Items) -> Markup {
     }
 }
 
-/// The larger, the more items.
+/// Formats words in a size that grows with their number of items.
 fn cloud(frequent: &[(String, usize)]) -> Markup {
     let most = frequent.iter().map(|(_, items)| *items).max().unwrap_or(1) as f64;
     let size = |items: usize| (LARGEST * (items as f64 / most).sqrt()).max(SMALLEST);

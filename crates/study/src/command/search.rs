@@ -1,4 +1,4 @@
-//! The command line of `mp4sr search`: trains a grid of settings and sorts them by the validation split.
+//! The command line of `mp4sr search`: trains runs for a grid of settings and sorts them by the validation split.
 
 use mp4sr_pipeline::config::{ModelCatalog, ModelType};
 use mp4sr_pipeline::{Assignments, StageArgs, print};
@@ -27,7 +27,7 @@ pub struct Args {
     jobs: u16,
 }
 
-/// Runs the command.
+/// Runs `mp4sr search`.
 pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let Args { stage, mut grids, more_grids, name, jobs } = args;
     for grid in more_grids.iter().flat_map(|more| &more.0) {
@@ -48,7 +48,7 @@ pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The grid of the pipeline's model, and the name of the search.
+/// The model's own grid, and the name of the search.
 fn own_grid(runner: &Runner, name: Option<String>, models: &ModelCatalog) -> anyhow::Result<(String, Vec<Grid>)> {
     let model = runner.resolve(&runner.study_run("search".to_owned(), Vec::new()))?.config.model.name;
     let grid = models.model(&model).map(ModelType::grid).unwrap_or_default();

@@ -40,14 +40,19 @@ pub struct Args {
     /// An image encoder whose vectors are compared with the pipeline's features (study-encoders). May be given several times.
     #[arg(long, num_args = 1.., value_name = "MODEL")]
     image_encoder: Vec<String>,
+    /// Also makes the list of every user for every run and compares the lists: coverage, Gini index, entropy, popularity, tail share, novelty
+    /// and diversity. Works for studies that compare rows by their metrics alone, such as table2, table4 and table6.
+    #[arg(long)]
+    lists: bool,
     /// A folder with the paper's numbers, in place of the built-in ones.
     #[arg(long, value_name = "FOLDER")]
     paper: Option<PathBuf>,
 }
 
-/// Runs the command.
+/// Runs `mp4sr study`.
 pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
-    let Args { experiment, stage, seeds, quick, jobs, with, unseen, resnet, text_encoder, image_encoder, paper } = args;
+    let Args { experiment, stage, seeds, quick, jobs, with, unseen, resnet, text_encoder, image_encoder, lists, paper } =
+        args;
     let usual = match experiment {
         _ if quick => 1,
         Experiment::Fig3 => 5,
@@ -56,7 +61,7 @@ pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let seeds = seeds.map_or(usual, usize::from);
     let runner = Runner::new(stage, jobs.into(), models)?.restarting();
     let (text_encoders, image_encoders) = (text_encoder, image_encoder);
-    let options = StudyOptions { seeds, quick, with, unseen, resnet, text_encoders, image_encoders, paper };
+    let options = StudyOptions { seeds, quick, with, unseen, resnet, text_encoders, image_encoders, lists, paper };
     let (text, failures) = run_experiment(&runner, experiment, &options)?;
     print(&text)?;
     anyhow::ensure!(

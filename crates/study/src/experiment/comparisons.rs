@@ -1,30 +1,58 @@
-//! Rows side by side on the test split.
+//! Compares rows on the test split.
 
-use mp4sr_artifact::{DatasetStatistics, EpochLine, Error, Layout, PreprocessReport, Sequences};
+use std::fmt::Write as _;
+
+use mp4sr_artifact::{DatasetStatistics, EpochLine, Error, Items, Layout, PreprocessReport, Sequences};
 use mp4sr_pipeline::text::TextTable;
-use mp4sr_protocol::{Comparison, Reference, SeedRuns, Split, mean_and_deviation};
+use mp4sr_protocol::{
+    Comparison, ItemFacts, ListComparison, Reference, SeedLists, SeedRuns, Split, mean_and_deviation,
+};
 
 use super::rows::{StudyRow, full};
 use super::write::PaperTable;
 use super::{FinishedRows, Study, common};
-use crate::comparison_text::{details, markdown};
-use crate::runner::Until;
+use crate::comparison_text::{details, list_details, lists_markdown, markdown};
+use crate::runner::{ResolvedRun, Until};
 
 impl Study<'_> {
-    /// A comparison of rows on the test split, as a table.
+    /// Compares rows on the test split and presents them as a table.
     pub(super) fn table(
         &mut self,
         title: &str,
         rows: &[StudyRow],
         paper: Option<PaperTable>,
     ) -> anyhow::Result<String> {
-        let made = self.make(rows, Until::Evaluated)?;
-        let groups = groups(&made, &self.sequences()?, None)?;
+        let made = self.make(rows, if self.options.lists { Until::Listed } else { Until::Evaluated })?;
+        let sequences = self.sequences()?;
+        let groups = groups(&made, &sequences, None)?;
         let comparison = Comparison::new(&groups, &self.measures(), Reference::Best);
         let mut text = self.head(title, comparison.users);
         text += &markdown(&comparison, "model");
         text += &times(&made)?;
-        self.finish(text, paper, &details(&comparison), None)
+        let mut all = details(&comparison);
+        if self.options.lists {
+            let compared = self.compared_lists(&made, &sequences)?;
+            let _ = write!(text, "\n## The lists\n\n{}", lists_markdown(&compared, "model"));
+            all.rows.extend(list_details(&compared).rows);
+        }
+        self.finish(text, paper, &all, None)
+    }
+
+    /// The statistics of the lists of all rows.
+    fn compared_lists(&self, made: &FinishedRows, sequences: &Sequences) -> anyhow::Result<Vec<ListComparison>> {
+        let items = Items::read(&self.layout.items())?;
+        let read = |(row, runs): &(StudyRow, Vec<ResolvedRun>)| {
+            let layouts: Vec<Layout> = runs.iter().map(|run| run.layout.clone()).collect();
+            SeedLists::read(&row.label, &layouts, &items, sequences.user_count())
+        };
+        let models = made.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+        let facts = ItemFacts::read(sequences, &self.config.feature_files(&self.layout))?;
+        let compared = ListComparison::all(&models, &self.config.evaluate.k, &facts);
+        anyhow::ensure!(
+            !compared.is_empty(),
+            "the lists do not reach the smallest K of `evaluate.k`; set `recommend.top` to a larger number"
+        );
+        Ok(compared)
     }
 
     /// Table 1: the statistics of the datasets.
@@ -51,7 +79,7 @@ impl Study<'_> {
     }
 }
 
-/// How long training took, by row.
+/// The training times of the rows.
 pub(super) fn times(made: &FinishedRows) -> mp4sr_artifact::Result<String> {
     let mut table = TextTable::new(["model", "epochs", "seconds of training"]);
     for (row, runs) in made {
@@ -85,7 +113,7 @@ pub(super) fn groups(
         .collect()
 }
 
-/// Adds a comparison's details to those of others, with what it is of in front.
+/// Appends the details of a comparison to those of others, with a first column that says what was compared.
 pub(super) fn add_details(all: &mut TextTable, of: &str, comparison: &Comparison) {
     let own = details(comparison);
     if all.header.is_empty() {
@@ -94,12 +122,12 @@ pub(super) fn add_details(all: &mut TextTable, of: &str, comparison: &Comparison
     all.rows.extend(own.rows.into_iter().map(|row| [of.to_owned()].into_iter().chain(row).collect()));
 }
 
-/// Reads the log of a run; it is empty where the model is not trained by epochs.
+/// Reads the log of a run; it is empty if the model is not trained by epochs.
 pub(super) fn log(layout: &Layout) -> mp4sr_artifact::Result<Vec<EpochLine>> {
     EpochLine::read(&layout.metrics_log(), "delete the run's folder and study again")
 }
 
-/// Epochs and seconds of all phases.
+/// The number of epochs and the seconds of all phases.
 fn training_time(layout: &Layout) -> mp4sr_artifact::Result<(f64, f64)> {
     let lines = log(layout)?;
     Ok((lines.len() as f64, lines.iter().map(|line| line.seconds.0 + line.seconds.1).sum()))

@@ -1,4 +1,4 @@
-//! Encoders of texts and images side by side.
+//! Compares encoders of texts and images.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::comparison_text::{details, markdown};
 use crate::runner::Until;
 
 impl Study<'_> {
-    /// The pipeline's own encoders, and every named one in the place of one of them.
+    /// Compares the pipeline's own encoders with rows in which a named encoder replaces one of them.
     pub(super) fn encoders(&mut self) -> anyhow::Result<String> {
         let rows = self.encoder_rows()?;
         let rows = self.without_repeats(rows)?;
@@ -65,14 +65,14 @@ impl Study<'_> {
     }
 }
 
-/// The last part of a model's name, as a part of a run's name.
+/// The last part of a model's name, in the form for a run name.
 fn slug(model: &str) -> String {
     let name = Path::new(model).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let name = name.rsplit(':').next().unwrap_or_default();
     name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect()
 }
 
-/// The encoders of the rows, each once, with the dimension of its vectors and the time that they took.
+/// Lists the encoders of the rows, each once, with the dimension of its vectors and the time of extraction.
 fn encoder_table(made: &FinishedRows) -> anyhow::Result<TextTable> {
     let mut table =
         TextTable::new(["encoder", "of", "dimension", "vectors", "seconds of extraction", "seconds per 1,000"]);
@@ -100,7 +100,7 @@ fn encoder_table(made: &FinishedRows) -> anyhow::Result<TextTable> {
     Ok(table)
 }
 
-/// The models that a configuration extracts with, and what they encode.
+/// The models that a configuration extracts with, and what each encodes.
 fn used(config: &Config) -> Vec<(String, &'static str)> {
     let extracted = config.extracted();
     let reads_words = extracted.image && config.extract.image.features == ImageFeatures::Words;
@@ -109,7 +109,7 @@ fn used(config: &Config) -> Vec<(String, &'static str)> {
     text.into_iter().chain(image).collect()
 }
 
-/// What the folders of the cache say of themselves.
+/// The descriptions in the folders of the cache.
 fn shares(layout: &Layout) -> anyhow::Result<Vec<EncoderAbout>> {
     let root = layout.vectors();
     let folders = if root.is_dir() { files::list(&root)? } else { Vec::new() };

@@ -1,11 +1,11 @@
-//! Figures of compared rows.
+//! Draws figures of compared rows.
 
 use mp4sr_figure::{Chart, Figure, Point, Series};
 use mp4sr_protocol::{ComparedModel, ComparedValue, Measure};
 
 use super::Study;
 
-/// One value with its range per measure.
+/// One value per measure, each with its range.
 pub(super) type Values = Vec<(f64, (f64, f64))>;
 
 /// One line of a figure.
@@ -16,7 +16,7 @@ pub(super) struct StudyCurve {
     pub(super) entries: Vec<(usize, Values)>,
 }
 
-/// Makes a line of compared rows, each with its position on the horizontal axis.
+/// Makes the line of compared rows, each with its position on the horizontal axis.
 pub(super) fn curve<'r>(name: &str, rows: impl Iterator<Item = (usize, &'r ComparedModel)>) -> StudyCurve {
     StudyCurve { name: name.to_owned(), entries: rows.map(|(index, row)| (index, values(row))).collect() }
 }
@@ -30,14 +30,15 @@ pub(super) fn values((_, entries): &ComparedModel) -> Values {
 }
 
 impl Study<'_> {
-    /// R@20 and N@20, or R@K and N@K of the largest K where K = 20 is not evaluated.
+    /// R@20 and N@20; if K = 20 is not evaluated, R@K and N@K of the largest K.
     fn shown(&self) -> [Measure; 2] {
         let ks = &self.config.evaluate.k;
         let k = if ks.contains(&20) { 20 } else { ks.iter().copied().max().unwrap_or(20) };
         [Measure::Recall(k), Measure::Ndcg(k)]
     }
 
-    /// Draws a chart of R@20 and one of N@20. Ranges are one deviation over seeds, or the bootstrap's 95 % of a single seed.
+    /// Draws one chart of R@20 and one of N@20. Ranges are one standard deviation over seeds, or the 95 % bootstrap interval of a single
+    /// seed.
     pub(super) fn figure(&self, title: &str, x: &str, categories: &[String], lines: &[StudyCurve]) -> Figure {
         let range = self.range();
         let measures = self.measures();

@@ -17,7 +17,7 @@ use crate::merge::{Source, merge};
 use crate::runner::{ResolvedRun, Until};
 
 impl Study<'_> {
-    /// Table 5: pre-training on the union of several datasets.
+    /// Makes Table 5: pre-training on the union of several datasets.
     pub(super) fn larger(&mut self) -> anyhow::Result<String> {
         anyhow::ensure!(
             !self.options.with.is_empty(),
@@ -59,7 +59,7 @@ impl Study<'_> {
         self.finish(text, Some(PaperTable::whole(5)), &details, None)
     }
 
-    /// A dataset that is named twice would be trained on twice, or be called unseen.
+    /// Rejects a dataset that is named twice: pre-training would use it twice, or the table would call it unseen.
     fn expect_each_once(&self, seen: &[PathBuf]) -> anyhow::Result<()> {
         let mut names = Vec::new();
         for pipeline in seen.iter().chain(&self.options.unseen) {
@@ -74,7 +74,7 @@ impl Study<'_> {
         Ok(())
     }
 
-    /// Fine-tunes on one dataset from its own pre-training and from that of the union, `mp4sr.s<seed>` there.
+    /// Fine-tunes on one dataset, from its own pre-training and from that of the union, whose runs are named `mp4sr.s<seed>`.
     fn larger_on(
         &mut self,
         pipeline: &Path,
@@ -84,7 +84,8 @@ impl Study<'_> {
     ) -> anyhow::Result<()> {
         let mut common = common(self.runner, pipeline, self.options)?;
         self.copy_features(pipeline, &common)?;
-        // Weights of one model fit no other: all datasets get the model of the study's own pipeline, under names of their own.
+        // Weights only fit their own model, so all datasets use the model of the study's own pipeline, and their runs have names of their
+        // own.
         let is_own = *pipeline == self.runner.args().pipeline;
         if !is_own {
             let model = toml::Table::try_from(&self.config.model).context("failed to read `[model]`")?;
@@ -96,7 +97,7 @@ impl Study<'_> {
         let mut first: Vec<ResolvedRun> = Vec::new();
         let mut runs: Vec<(super::StudyRow, Vec<ResolvedRun>)> = Vec::new();
         for seed in 0..self.options.seeds {
-            // The union is trained under the study's own pipeline, whatever it is fine-tuned on.
+            // The union is pre-trained with the study's own pipeline, whichever dataset it is fine-tuned on.
             let mut overrides = self.common.clone();
             overrides.retain(|assignment| !assignment.starts_with("dataset.name"));
             overrides.push(format!("dataset.name=\"{union}\""));

@@ -11,7 +11,7 @@ use super::{FinishedRows, Study};
 use crate::runner::Until;
 
 impl Study<'_> {
-    /// Figure 3: fine-tuning's test loss against its training loss, epoch by epoch.
+    /// Makes Figure 3: the test loss of fine-tuning against its training loss, epoch by epoch.
     pub(super) fn losses(&mut self) -> anyhow::Result<String> {
         let title = "Figure 3: log test loss against log training loss";
         let mut rows = Vec::new();
@@ -61,7 +61,7 @@ impl Study<'_> {
     }
 }
 
-/// The lowest test loss on each run's way, by row.
+/// The lowest test loss of each row's runs, and when it was reached.
 fn lowest(made: &FinishedRows) -> anyhow::Result<TextTable> {
     let mut table = TextTable::new(["layers: start", "lowest test loss", "± over seeds", "epochs until then"]);
     for (row, runs) in made {
@@ -84,7 +84,7 @@ fn lowest(made: &FinishedRows) -> anyhow::Result<TextTable> {
     Ok(table)
 }
 
-/// Epoch, training loss, test loss.
+/// Reads epochs, training losses and test losses.
 fn test_losses(layout: &Layout) -> anyhow::Result<Vec<(usize, f64, f64)>> {
     let lines = log(layout)?.into_iter().filter(|line| line.phase == "finetune");
     let found: Vec<_> = lines.filter_map(|line| Some((line.epoch, line.loss, line.test_loss?))).collect();

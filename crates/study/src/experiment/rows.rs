@@ -1,4 +1,4 @@
-//! The models that studies are made of.
+//! The models that studies compare.
 
 use mp4sr_artifact::{MappedFeatures, Sequences};
 use mp4sr_pipeline::Config;
@@ -33,30 +33,30 @@ pub(super) fn without_pretraining() -> StudyRow {
     row("MP4SR w/o Pre-train", "no-pretrain", &["pretrain.enabled=false"])
 }
 
-/// A modality as `model.modalities` holds it, under other noise.
+/// A modality as in `model.modalities`, with other noise settings.
 pub(super) fn modality(modality: &Modality, lost: f64, swapped: f64) -> String {
     let (name, features) = (&modality.name, &modality.features);
     format!("{{name=\"{name}\",features=\"{features}\",lost={lost},swapped={swapped}}}")
 }
 
-/// A key of a model's section; null if there is none.
+/// The value of a key of the model's section; null if the key does not exist.
 pub(super) fn own_key<'a>(config: &'a Config, key: &str) -> &'a serde_json::Value {
     &config.model.own()[key]
 }
 
 impl Study<'_> {
-    /// Every model but the paper's, in the order of the catalogue, then the paper's without and with pre-training.
+    /// All models in the order of the catalogue, followed by the paper's model without and with pre-training.
     pub(super) fn all_models(&self) -> Vec<StudyRow> {
         self.baselines().into_iter().chain([without_pretraining(), full()]).collect()
     }
 
-    /// Every model but the paper's.
+    /// All models except the paper's.
     pub(super) fn baselines(&self) -> Vec<StudyRow> {
         let models = self.runner.models().models().skip(1);
         models.map(|model| row(model.title(), model.name(), &[&format!("model.name={:?}", model.name())])).collect()
     }
 
-    /// Table 4.
+    /// The rows of Table 4.
     pub(super) fn variants(&mut self) -> anyhow::Result<Vec<StudyRow>> {
         let several = self.config.model.modalities.len() > 1;
         let mut rows = vec![full(), row("w/o NIP", "no-nip", &["model.mp4sr.nip_weight=0"])];
@@ -75,7 +75,7 @@ impl Study<'_> {
             }
             rows.extend(self.resnet("ResNet"));
         } else {
-            // NIP is all there is of pre-training on one modality.
+            // With one modality, NIP is the only pre-training loss, so the row would equal `w/o Pre-train`.
             rows.remove(1);
             self.notes.push(
                 "the pipeline has one modality: w/o NIP, w/o CMCL, w/o C-Mixup, Shared and ResNet are left out"
@@ -85,7 +85,8 @@ impl Study<'_> {
         Ok(rows)
     }
 
-    /// Whether one encoder fits all modalities. Where features cannot be made, the rows that need them say so.
+    /// Whether the features of all modalities have one width, so that they can share an encoder. If features cannot be made, the rows that
+    /// need them report it.
     fn has_one_width(&self) -> anyhow::Result<bool> {
         let pipeline = self.runner.args().pipeline.clone();
         self.copy_features(&pipeline, &self.common)?;
@@ -105,7 +106,7 @@ impl Study<'_> {
         Ok(widths.len() <= 1)
     }
 
-    /// Leaves out rows that take away what the pipeline is without.
+    /// Drops rows whose configuration equals that of an earlier row, such as a row that disables what the pipeline does not use.
     pub(super) fn without_repeats(&mut self, rows: Vec<StudyRow>) -> anyhow::Result<Vec<StudyRow>> {
         let pipeline = self.runner.args().pipeline.clone();
         let mut kept: Vec<(StudyRow, Config)> = Vec::new();
@@ -121,7 +122,7 @@ impl Study<'_> {
         Ok(kept.into_iter().map(|(row, _)| row).collect())
     }
 
-    /// The row with a ResNet's vectors for images, where there is a ResNet and there are images.
+    /// The row with image vectors of a ResNet, if a ResNet was named and the pipeline has images.
     fn resnet(&mut self, label: &str) -> Option<StudyRow> {
         let model = &self.options.resnet;
         if model.is_empty() || !self.has_images() {
@@ -138,7 +139,7 @@ impl Study<'_> {
         self.config.model.modalities.iter().any(|m| m.name == "image" && m.features.is_empty())
     }
 
-    /// Refuses a pipeline whose images are not described in words.
+    /// Rejects a pipeline whose images are not described in words.
     pub(super) fn expect_words(&self) -> anyhow::Result<()> {
         anyhow::ensure!(
             self.has_images() && self.config.extract.image.features == ImageFeatures::Words,
@@ -147,7 +148,7 @@ impl Study<'_> {
         Ok(())
     }
 
-    /// Table 6.
+    /// The rows of Table 6.
     pub(super) fn modalities(&mut self) -> Vec<StudyRow> {
         let names: Vec<&str> = self.config.model.modalities.iter().map(|m| m.name.as_str()).collect();
         let mut rows = Vec::new();
@@ -168,7 +169,7 @@ impl Study<'_> {
         rows
     }
 
-    /// What images can become.
+    /// The rows with different features for images.
     pub(super) fn image_features(&mut self) -> anyhow::Result<Vec<StudyRow>> {
         self.expect_words()?;
         let others: Vec<String> = self

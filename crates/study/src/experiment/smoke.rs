@@ -1,4 +1,4 @@
-//! Features that no stage makes, for the dataset of a smoke run.
+//! Copies features that no stage makes to the dataset of a smoke run.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -10,14 +10,14 @@ use super::rows::full;
 use super::{SHORT, Study};
 use crate::runner::Until;
 
-/// The version of what is written.
+/// The version of the files that are written.
 const VERSION: u32 = 1;
-/// The record of what was copied, `<name>.manifest.json`.
+/// The name of the record of what was copied, `<name>.manifest.json`.
 const NAME: &str = "quick";
 
 impl Study<'_> {
-    /// A smoke run is a dataset of its own, with fewer items: where another program made features for the pipeline's items,
-    /// their rows are copied. Files that exist before anything was copied are such a program's own and are kept.
+    /// A smoke run has a dataset of its own, with fewer items. If another program made the features of the pipeline's items, the rows of
+    /// the remaining items are copied. Files that existed before anything was copied belong to that program and are kept.
     pub(super) fn copy_features(&self, pipeline: &Path, common: &[String]) -> anyhow::Result<()> {
         let quick = self.study_run(pipeline, common, &full(), 0)?;
         let own = quick.config.model.modalities.iter().filter(|modality| !modality.features.is_empty());
@@ -65,7 +65,7 @@ fn record(layout: &Layout) -> std::path::PathBuf {
     layout.root().join(format!("{NAME}.manifest.json"))
 }
 
-/// Writes the rows of the items of `some`, in their order.
+/// Writes the feature rows of the items of `some`, in their order.
 fn copy_rows(all: &Layout, some: &Layout, modality: &str, name: &str, to: &Path) -> mp4sr_artifact::Result<()> {
     let (items, wanted) = (Items::read(&all.items())?, Items::read(&some.items())?);
     let path = all.feature_file(modality, name);
@@ -74,13 +74,13 @@ fn copy_rows(all: &Layout, some: &Layout, modality: &str, name: &str, to: &Path)
     let (values, width) = (features.to_f32(), features.width());
     let (mut offsets, mut taken) = (vec![0i64], Vec::new());
     for id in &wanted.ids {
-        // Fewer events leave no item that more events would not.
+        // The full dataset contains every item of the smaller one.
         if let Some(&at) = places.get(id.as_str()) {
             taken.extend(&values[features.offsets[at] as usize * width..features.offsets[at + 1] as usize * width]);
         }
         offsets.push((taken.len() / width.max(1)) as i64);
     }
-    // Stored values go through f32 without loss, whichever type they had.
+    // Converting stored values of any type to f32 loses nothing.
     let written = Features::from_f32(offsets, &taken, width, FeatureType::F32, wanted.hash());
     let Some(features) = written else {
         return Err(Error::unusable(&path, "it holds a value that is not a number", "write it again"));

@@ -1,4 +1,4 @@
-//! One key over several values, and figures of them.
+//! Compares the values of one key, and draws figures of them.
 
 use mp4sr_figure::Figure;
 use mp4sr_pipeline::config::Modality;
@@ -13,7 +13,7 @@ use crate::comparison_text::{details, markdown};
 use crate::runner::Until;
 
 impl Study<'_> {
-    /// R@20 and N@20 over the values of one key.
+    /// Compares the values of one key, and draws R@20 and N@20 over them.
     pub(super) fn sweep(&mut self, title: &str, name: &str, key: &str, values: &[&str]) -> anyhow::Result<String> {
         let rows: Vec<StudyRow> = values
             .iter()
@@ -104,7 +104,7 @@ impl Study<'_> {
     }
 }
 
-/// A number as it is written by hand: without a fraction where it has none.
+/// The value as a number, which formats without a fraction if it is whole.
 fn number(value: &serde_json::Value) -> f64 {
     value.as_f64().unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Rows compared on groups of users.
+//! Compares rows on groups of users.
 
 use std::fmt::Write as _;
 
@@ -16,7 +16,7 @@ use crate::comparison_text::markdown;
 use crate::runner::Until;
 
 impl Study<'_> {
-    /// Figure 8: the groups by sequence length.
+    /// Makes Figure 8: users grouped by the length of their sequence.
     pub(super) fn user_groups(&mut self) -> anyhow::Result<String> {
         let title = "Figure 8: users by the length of their sequence";
         let made = self.make(&self.all_models(), Until::Evaluated)?;
@@ -46,7 +46,7 @@ impl Study<'_> {
         self.finish(text, None, &details, Some(figure))
     }
 
-    /// Table 3, and beyond it: items without a training event, short histories.
+    /// Makes Table 3; with `beyond`, also compares items without training events and short histories.
     pub(super) fn cold(&mut self, beyond: bool) -> anyhow::Result<String> {
         let title = if beyond { "Cold start" } else { "Table 3: cold items" };
         let mut rows = vec![

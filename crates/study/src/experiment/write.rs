@@ -1,4 +1,4 @@
-//! The files of a study.
+//! Writes the files of a study.
 
 use std::fmt::Write as _;
 
@@ -10,12 +10,12 @@ use mp4sr_protocol::SIGNIFICANT;
 use super::Study;
 use crate::paper::printed;
 
-/// Which of the paper's numbers are shown below a study's own.
+/// The part of the paper's numbers that is shown below a study's own.
 #[derive(Clone, Copy)]
 pub(super) struct PaperTable {
     /// The number of the table.
     table: u32,
-    /// The models whose rows are shown; all where it is empty.
+    /// The models whose rows are shown; all if empty.
     models: &'static [&'static str],
     /// A note below the heading.
     note: &'static str,
@@ -27,7 +27,7 @@ impl PaperTable {
     }
 }
 
-/// For figures, which print no values: the row of a table with their default setting.
+/// The row of a table with the figures' default setting; the figures themselves print no values.
 pub(super) const DEFAULTS: PaperTable = PaperTable {
     table: 4,
     models: &["MP4SR"],
@@ -62,7 +62,7 @@ impl Study<'_> {
         format!("Dataset `{name}`, {seeds}.{quick}{set}")
     }
 
-    /// Adds the paper's block and notes, writes all files, gives the Markdown.
+    /// Appends the paper's numbers and the notes, writes all files, and returns the Markdown.
     pub(super) fn finish(
         &mut self,
         mut text: String,

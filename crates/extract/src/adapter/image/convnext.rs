@@ -29,9 +29,9 @@ const EPS: f64 = 1e-6;
 
 /// How a block scales its channels.
 enum Scale {
-    /// By a number per channel; ConvNeXt.
+    /// By a number per channel (ConvNeXt).
     Layer(Tensor),
-    /// By the channel's share of the response inside the feed-forward layer, with its weight and bias; ConvNeXt V2.
+    /// By the channel's share of the response inside the feed-forward layer, with its weight and bias (ConvNeXt V2).
     Response(Tensor, Tensor),
 }
 

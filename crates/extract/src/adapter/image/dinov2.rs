@@ -1,8 +1,8 @@
-//! DINOv2: a transformer over patches whose positions are stretched to the size of the image.
+//! DINOv2: a transformer over patches whose positions are interpolated to the size of the image.
 //!
-//! Oquab et al. 2023 (arXiv 2304.07193). Reference: `Dinov2Model` of transformers, its pooled output: the class token behind the
-//! last normalisation. Layers: candle-nn. Those of candle-transformers take images of 518 pixels alone, and stretch positions to
-//! the nearest where the reference does bicubically.
+//! Oquab et al. 2023 (arXiv 2304.07193). Reference: `Dinov2Model` of transformers, its pooled output: the class token after the last
+//! normalisation. Layers: candle-nn. Those of candle-transformers take only images of 518 pixels, and interpolate positions by the nearest
+//! neighbour where the reference does it bicubically.
 
 use candle_core::{IndexOp, Module, Result as Computed, Tensor};
 use candle_nn::{Conv2d, Conv2dConfig, LayerNorm, Linear, VarBuilder, conv2d, layer_norm};
@@ -31,7 +31,7 @@ const KEYS: Keys = Keys {
         "use_swiglu_ffn",
     ],
     only: &[("hidden_act", &["\"gelu\""]), ("num_channels", &["3"])],
-    // What the weights are drawn from, training, and which feature maps a backbone gives.
+    // Keys of the initialisation, of training, and of the feature maps of a backbone.
     harmless: &[
         "apply_layernorm",
         "drop_path_rate",
@@ -52,7 +52,7 @@ struct Sizes {
     inner: usize,
     is_gated: bool,
     patch: usize,
-    /// Patches along a side of the images that positions were learned on.
+    /// The number of patches along a side of the images that positions were learned on.
     grid: usize,
     eps: f64,
     has_bias: bool,
@@ -75,7 +75,7 @@ struct Layer {
     qkv: [Linear; 3],
     out: Linear,
     feed: FeedForward,
-    /// What each channel of the two sums is scaled by.
+    /// The scales per channel of the two residual branches.
     scales: [Tensor; 2],
     heads: usize,
 }
@@ -193,7 +193,7 @@ impl Module for FeedForward {
     }
 }
 
-/// Positions `[1, 1 + from * from, d]` for `to` patches along a side: the class token's as it is, the others bicubically.
+/// Interpolates positions `[1, 1 + from * from, d]` to `to` patches along a side: the class token's stays, the others are bicubic.
 fn stretched(positions: &Tensor, from: usize, to: usize) -> Computed<Tensor> {
     if from == to {
         return Ok(positions.clone());
@@ -208,8 +208,8 @@ fn stretched(positions: &Tensor, from: usize, to: usize) -> Computed<Tensor> {
     Tensor::cat(&[&positions.i((.., ..1))?, &grid], 1)
 }
 
-/// The weights `[to, from]` of PyTorch's bicubic interpolation with pixels as squares: Keys' cubic with a = -3/4, not widened, and
-/// the outermost value beyond the edge.
+/// The weights `[to, from]` of PyTorch's bicubic interpolation without aligned corners: Keys' cubic with a = -3/4, without antialiasing,
+/// and with the outermost value repeated beyond the edge.
 fn bicubic(from: usize, to: usize) -> Vec<f32> {
     const A: f64 = -0.75;
     let kernel = |x: f64| match x.abs() {

@@ -1,7 +1,7 @@
 //! EfficientNet: blocks that widen, convolve by channel, weigh the channels and narrow again.
 //!
-//! Tan and Le 2019 (arXiv 1905.11946). Reference: `EfficientNetModel` of transformers, its pooled output. Layers: candle-nn. Those
-//! of candle-transformers have fixed sizes, keep their features to themselves and pad otherwise.
+//! Tan and Le 2019 (arXiv 1905.11946). Reference: `EfficientNetModel` of transformers, its pooled output. Layers: candle-nn. Those of
+//! candle-transformers have fixed sizes, do not expose their features, and pad differently.
 
 use candle_core::{Module, Result as Computed, Tensor};
 use candle_nn::{Conv2d, Conv2dConfig, VarBuilder, batch_norm, conv2d, conv2d_no_bias};
@@ -43,10 +43,10 @@ const KEYS: Keys = Keys {
     ],
 };
 
-/// Channels of the last layer before they are scaled by the width.
+/// The number of channels of the last layer before it is scaled by the width.
 const LAST: usize = 1280;
 
-/// A convolution without a bias and the normalisation behind it.
+/// A convolution without a bias, and the normalisation after it.
 struct Normed<C> {
     convolution: C,
     norm: FixedNorm,
@@ -61,7 +61,7 @@ impl<C: Module> Module for Normed<C> {
 struct Block {
     widen: Option<Normed<Conv2d>>,
     spatial: Normed<Depthwise>,
-    /// From the means of the channels to their weights.
+    /// Maps the means of the channels to their weights.
     weigh: [Conv2d; 2],
     narrow: Normed<Conv2d>,
     /// Whether the input is added.
@@ -82,7 +82,7 @@ struct BlockSizes {
     side: usize,
     stride: usize,
     is_first: bool,
-    /// Whether there is one row of padding less before the image than after it.
+    /// Whether there is one row less of padding before the image than after it.
     adjusts: bool,
     squeezed: usize,
 }
@@ -152,7 +152,7 @@ fn blocks(settings: &Settings<'_>) -> Result<Vec<BlockSizes>> {
     Ok(blocks)
 }
 
-/// Channels scaled by the width, in multiples of `depth_divisor`, and no more than a tenth below.
+/// The number of channels scaled by the width, as a multiple of `depth_divisor` that is at most a tenth lower.
 fn rounded(settings: &Settings<'_>, channels: usize) -> Result<usize> {
     let divisor = settings.size_or("depth_divisor", 8)?;
     let scaled = channels as f64 * settings.number_or("width_coefficient", 2.0)?;

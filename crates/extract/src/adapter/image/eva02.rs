@@ -1,8 +1,7 @@
 //! EVA-02, base and large at 448 pixels: a transformer over patches with rotary positions and gated feed-forward layers.
 //!
-//! Fang et al. 2023 (arXiv 2303.11331). Reference: `Eva` of timm, the features before its classifier: the mean of the patches'
-//! vectors, normalised. Layers: `candle_transformers`. A folder of timm names its architecture in `config.json`, and its
-//! processor there too.
+//! Fang et al. 2023 (arXiv 2303.11331). Reference: `Eva` of timm, the features before its classifier: the normalised mean of the patches'
+//! vectors. Layers: `candle_transformers`. A folder of timm describes both the architecture and the processor in `config.json`.
 
 use candle_core::{D, Device, IndexOp, Module, Result as Computed, Tensor};
 use candle_nn::{LayerNorm, layer_norm};
@@ -19,16 +18,16 @@ pub(super) const ARCHITECTURE: Architecture =
     Architecture { model_types: &["eva02_base_patch14_448", "eva02_large_patch14_448"], files: &[CONFIG], load };
 
 const SIDE: usize = 448;
-/// Patches along a side.
+/// The number of patches along a side.
 const GRID: usize = SIDE / 14;
-/// Patches along a side of the images that rotary positions are counted on.
+/// The number of patches along a side of the images that rotary positions refer to.
 const REFERENCE_GRID: usize = 16;
 /// The width of a head.
 const HEAD: usize = 64;
-/// Classes of the head that candle's model must have; it is not used.
+/// The number of classes of the head that candle's model must have; it is not used.
 const CLASSES: usize = 1000;
 const EPS: f64 = 1e-6;
-/// More blocks than any of these models has.
+/// A number of blocks that is larger than that of any of these models.
 const MOST_BLOCKS: usize = 1000;
 
 struct Eva02 {
@@ -62,7 +61,7 @@ fn load(folder: &ModelFolder) -> Result<ImageModel> {
         );
     }
     let depth = (0..MOST_BLOCKS).take_while(|at| tensors.has(&format!("blocks.{at}.norm1.weight"))).count();
-    // The names of candle's files: positions are stored, and the last normalisation has another name.
+    // Candle's model expects stored positions and another name for the last normalisation.
     let tensors = tensors.renamed(|name| name.replace("fc_norm.", "norm."));
     let tensors = tensors
         .with("rot_pos_embed", rotary()?)

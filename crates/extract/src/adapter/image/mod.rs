@@ -1,4 +1,4 @@
-//! Image encoders over candle-transformers and candle-nn: pixels to a vector per image.
+//! Image encoders on candle-transformers and candle-nn, which map pixels to one vector per image.
 
 mod convnext;
 mod dinov2;
@@ -29,8 +29,8 @@ pub(crate) struct ImageModel {
     width: usize,
 }
 
-/// An architecture: the values of `model_type` by which a configuration names it, what it reads beside its configuration and its
-/// weights, and how it is loaded.
+/// An architecture: the values of `model_type` by which a configuration names it, the files that it reads in addition to its weights, and
+/// how it is loaded.
 struct Architecture {
     model_types: &'static [&'static str],
     files: &'static [&'static str],
@@ -55,12 +55,12 @@ fn find(model_type: &str) -> Option<&'static Architecture> {
     ARCHITECTURES.iter().find(|architecture| architecture.model_types.contains(&model_type))
 }
 
-/// The files beside the weights that determine the vectors, where the `model_type` is one of these.
+/// The files that determine the vectors, in addition to the weights; `None` if the `model_type` is not one of these.
 pub(crate) fn files(model_type: &str) -> Option<&'static [&'static str]> {
     find(model_type).map(|architecture| architecture.files)
 }
 
-/// Loads the image encoder of a folder, where its `model_type` is one of these.
+/// Loads the image encoder of a folder; `None` if its `model_type` is not one of these.
 pub(crate) fn load(folder: &ModelFolder, model_type: &str) -> Result<Option<ImageModel>> {
     find(model_type).map(|architecture| (architecture.load)(folder)).transpose()
 }
@@ -85,7 +85,7 @@ impl ImageEncoder for ImageModel {
     fn embed(&self, pixels: &[f32]) -> Result<Vec<f32>> {
         let side = self.processor.side();
         let mut vectors = Vec::new();
-        // One at a time, so that a vector is the same to the bit whatever is beside the image.
+        // One image at a time, so that its vector is exactly the same whatever is beside it.
         for image in pixels.chunks_exact(3 * side * side) {
             let image = Tensor::from_slice(image, (1, 3, side, side), &Device::Cpu)?;
             vectors.extend(self.layers.forward(&image)?.flatten_all()?.to_vec1::<f32>()?);

@@ -1,7 +1,7 @@
 //! SigLIP's image tower: a transformer over patches, pooled by attention of one learned query.
 //!
 //! Zhai et al. 2023 (arXiv 2303.15343). Reference: `SiglipVisionModel` of transformers, its pooled output, which is what
-//! `get_image_features` gives. Layers: `candle_transformers`.
+//! `get_image_features` returns. Layers: `candle_transformers`.
 
 use candle_core::{Module, Result as Computed, Tensor};
 use candle_transformers::models::siglip::{VisionConfig, VisionModel};
@@ -30,7 +30,7 @@ const KEYS: Keys = Keys {
     harmless: &["projection_dim"],
 };
 
-/// The keys beside the tower's.
+/// The keys of the whole model, which contains the image tower as a section.
 const WHOLE: Keys = Keys { followed: &["text_config", "vision_config"], only: &[], harmless: &[] };
 
 fn load(folder: &ModelFolder) -> Result<ImageModel> {

@@ -1,4 +1,4 @@
-//! ViT: a transformer over patches; the vector is that of the class token behind the last normalisation.
+//! ViT: a transformer over patches; the vector is that of the class token after the last normalisation.
 //!
 //! Dosovitskiy et al. 2020 (arXiv 2010.11929). Reference: `ViTModel` of transformers, the first token of its last hidden state.
 //! Layers: `candle_transformers`.

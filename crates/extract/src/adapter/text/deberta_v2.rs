@@ -1,4 +1,4 @@
-//! DeBERTa-v2 and -v3: attention to contents and to relative positions apart.
+//! DeBERTa-v2 and -v3: separate attention to contents and to relative positions.
 //!
 //! He et al. 2020 (arXiv 2006.03654). Reference: `DebertaV2Model` of transformers. Layers: `candle_transformers`.
 
@@ -64,7 +64,7 @@ fn load(folder: &ModelFolder) -> Result<TextModel> {
     }
     let tensors = Tensors::read(folder, &["", "deberta."], "embeddings.word_embeddings.weight")?;
     let unused = ["pooler.", "cls.", "lm_predictions.", "mask_predictions.", "embeddings.position_embeddings."];
-    // The reference adds positions to the input only where it is asked to; its files have them all the same.
+    // The reference adds positions to the input only if it is configured to, but its files always contain them.
     let unused = if config.position_biased_input { &unused[..4] } else { &unused };
     let layers = tensors.build(unused, |builder| DebertaV2Model::load(builder, &config))?;
     Ok(TextModel {

@@ -1,7 +1,7 @@
 //! Jina BERT (jina-embeddings-v2): BERT with attention that falls off with the distance (ALiBi) and gated feed-forward layers.
 //!
-//! Günther et al. 2023 (arXiv 2310.19923), Press et al. 2022 (2108.12409). Reference: the paper; the model's code is on the hub
-//! alone. Layers: `candle_transformers`. Its configuration says `bert`, with `position_embedding_type = "alibi"`.
+//! Günther et al. 2023 (arXiv 2310.19923), Press et al. 2022 (2108.12409). Reference: the paper; the model's code is only on the hub.
+//! Layers: `candle_transformers`. Its configuration says `bert`, with `position_embedding_type = "alibi"`.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -40,20 +40,20 @@ const KEYS: Keys = Keys {
     harmless: &["attn_implementation", "emb_pooler", "model_max_length"],
 };
 
-/// Tokens of a text for which the biases by distance are made when the model is loaded.
+/// The number of tokens for which the biases by distance are computed when the model is loaded.
 const USUAL_LENGTH: usize = 512;
 
-/// The layers, whose biases by distance take `heads x longest x longest` numbers: they are made for the longest text so far.
+/// The layers. Their biases by distance take `heads x longest x longest` numbers, so they are computed for the longest text so far.
 struct JinaBert {
     tensors: Tensors,
     config: Config,
-    /// The layers and the length that they are made for.
+    /// The layers, and the length that they are built for.
     layers: Mutex<(BertModel, usize)>,
 }
 
 fn load(folder: &ModelFolder) -> Result<TextModel> {
     let settings = Settings::read(folder, &KEYS)?;
-    // The paper's feed-forward layer; files that leave it open have a plain one.
+    // The paper's feed-forward layer must be named; files that do not name it have a plain one.
     if settings.value("feed_forward_type").is_null() || settings.value("position_embedding_type").is_null() {
         let key =
             if settings.value("feed_forward_type").is_null() { "feed_forward_type" } else { "position_embedding_type" };

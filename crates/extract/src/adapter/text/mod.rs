@@ -1,4 +1,4 @@
-//! Language models over candle-transformers: the tokens of a text to a vector per token.
+//! Language models on candle-transformers, which map the tokens of a text to one vector per token.
 
 mod deberta_v2;
 mod jina_bert;
@@ -24,9 +24,9 @@ pub(crate) struct TextModel {
     layers: Box<dyn TextLayers>,
     /// d, the width of a token's vector.
     pub width: usize,
-    /// Number of tokens in the vocabulary.
+    /// The number of tokens in the vocabulary.
     pub vocabulary: usize,
-    /// The most tokens that a sequence can have.
+    /// The largest number of tokens in a sequence.
     pub longest: usize,
 }
 
@@ -50,15 +50,15 @@ pub(crate) fn model_types() -> impl Iterator<Item = &'static str> {
     ARCHITECTURES.iter().flat_map(|architecture| architecture.model_types).copied()
 }
 
-/// Loads the language model of a folder, where its `model_type` is one of these.
+/// Loads the language model of a folder; `None` if its `model_type` is not one of these.
 pub(crate) fn load(folder: &ModelFolder, model_type: &str) -> Result<Option<TextModel>> {
     let found = ARCHITECTURES.iter().find(|architecture| architecture.model_types.contains(&model_type));
     found.map(|architecture| (architecture.load)(folder)).transpose()
 }
 
 impl TextModel {
-    /// The vectors of sequences' tokens, one after the other, `[tokens, d]`. Each goes through the layers alone: products over
-    /// several texts, even of equal length, round otherwise, and a vector would depend on its neighbours.
+    /// The vectors of sequences' tokens, one after the other, `[tokens, d]`. Each text goes through the layers alone: products over several
+    /// texts, even of equal length, round differently, and a vector would depend on its neighbours.
     pub fn forward(&self, sequences: &[&[u32]]) -> Result<Vec<f32>> {
         let mut states = Vec::with_capacity(sequences.iter().map(|tokens| tokens.len()).sum::<usize>() * self.width);
         for tokens in sequences.iter().filter(|tokens| !tokens.is_empty()) {

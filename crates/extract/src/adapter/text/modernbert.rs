@@ -37,7 +37,7 @@ const KEYS: Keys = Keys {
         ("norm_bias", &["false"]),
         ("position_embedding_type", &["\"absolute\"", "\"sans_pos\"", "\"rope\""]),
     ],
-    // The reference reads `norm_eps`; files have `layer_norm_eps` beside it.
+    // The reference reads `norm_eps`; files contain `layer_norm_eps` too.
     harmless: &[
         "compile",
         "decoder_bias",

@@ -31,7 +31,7 @@ const KEYS: Keys = Keys {
         "vocab_size",
     ],
     only: &[("hidden_act", &["\"silu\""]), ("rope_scaling", &["null"]), ("use_sliding_window", &["false"])],
-    // Of layers with a sliding window, which are refused.
+    // Keys of layers with a sliding window, which are refused.
     harmless: &["max_window_layers", "sliding_window"],
 };
 

@@ -1,7 +1,7 @@
 //! The encoder of T5, for sentence-t5 and GTR.
 //!
-//! Raffel et al. 2019 (arXiv 1910.10683), Ni et al. 2021 (2108.08877, 2112.07899). Reference: `T5EncoderModel` of transformers.
-//! Layers: `candle_transformers`, whose feed-forward layer is a rectifier or gated.
+//! Raffel et al. 2019 (arXiv 1910.10683), Ni et al. 2021 (2108.08877, 2112.07899). Reference: `T5EncoderModel` of transformers. Layers:
+//! `candle_transformers`, whose feed-forward layer has a ReLU or is gated.
 
 use candle_core::{Result as Computed, Tensor};
 use candle_transformers::models::t5::{Config, T5EncoderModel};
@@ -28,7 +28,7 @@ const KEYS: Keys = Keys {
         "vocab_size",
     ],
     only: &[("feed_forward_proj", &["\"relu\"", "\"gated-gelu\"", "\"gated-silu\""])],
-    // The decoder's, and what `feed_forward_proj` says already. Positions are relative: `n_positions` limits nothing.
+    // Keys of the decoder, and what `feed_forward_proj` already says. Positions are relative, so `n_positions` does not limit anything.
     harmless: &[
         "dense_act_fn",
         "dropout_rate",

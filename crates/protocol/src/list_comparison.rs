@@ -1,0 +1,145 @@
+//! Compares the lists of models, each as one run or as several that differ by their seed.
+
+use mp4sr_artifact::{Items, Layout, Result};
+
+use crate::comparison::{UserValues, compare};
+use crate::{ComparedValue, ItemFacts, ListFigures, ListMeasure, Reference, read_lists};
+
+/// The lists of a model, by seed; in each, one list of items (1-based) per user, which is empty if the user has none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SeedLists {
+    /// The name of the model.
+    pub name: String,
+    /// The lists, by seed.
+    pub lists: Vec<Vec<Vec<u32>>>,
+}
+
+/// The statistics of a model's lists.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ComparedLists {
+    /// The name of the model.
+    pub name: String,
+    /// The statistics of all lists together by the names of their columns, one value per seed.
+    pub of_all: [(&'static str, Vec<f64>); 3],
+    /// The statistics of single lists, in the order of [`ListMeasure::ALL`]; `None` if no user has a value in all lists.
+    pub of_lists: [Option<ComparedValue>; 4],
+}
+
+/// Models by statistics of lists, at one K.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListComparison {
+    /// K.
+    pub k: usize,
+    /// The models in the order in which they were given.
+    pub rows: Vec<ComparedLists>,
+}
+
+impl SeedLists {
+    /// Reads the lists of the runs of a model.
+    pub fn read(name: &str, runs: &[Layout], items: &Items, users: usize) -> Result<Self> {
+        let lists = runs.iter().map(|run| read_lists(run, items, users)).collect::<Result<_>>()?;
+        Ok(Self { name: name.to_owned(), lists })
+    }
+
+    /// The length of the longest list, in the run in which it is the shortest.
+    fn longest(&self) -> usize {
+        let longest = |lists: &Vec<Vec<u32>>| lists.iter().map(Vec::len).max().unwrap_or(0);
+        self.lists.iter().map(longest).min().unwrap_or(0)
+    }
+}
+
+impl ListComparison {
+    /// Compares lists cut at each of `ks` that the lists of every model reach. The other models are tested against the last one, for every
+    /// statistic that a single list has, over the users with a value in all lists.
+    pub fn all(models: &[SeedLists], ks: &[usize], facts: &ItemFacts) -> Vec<Self> {
+        let reached = models.iter().map(SeedLists::longest).min().unwrap_or(0);
+        ks.iter().filter(|&&k| k <= reached).filter_map(|&k| Self::at(models, k, facts)).collect()
+    }
+
+    /// `None` if a run lists nothing.
+    fn at(models: &[SeedLists], k: usize, facts: &ItemFacts) -> Option<Self> {
+        let columns = ListMeasure::ALL.map(|measure| column(models, k, measure, facts));
+        let rows = models.iter().enumerate().map(|(at, model)| {
+            let figures: Option<Vec<_>> = model.lists.iter().map(|lists| ListFigures::of(lists, k, facts)).collect();
+            let figures = figures?;
+            let values = |column: usize| figures.iter().map(|figures| figures.of_all()[column].1).collect();
+            let names = figures.first()?.of_all().map(|(name, _)| name);
+            Some(ComparedLists {
+                name: model.name.clone(),
+                of_all: std::array::from_fn(|column| (names[column], values(column))),
+                of_lists: std::array::from_fn(|column| columns[column].as_ref().map(|values| values[at].clone())),
+            })
+        });
+        Some(Self { k, rows: rows.collect::<Option<_>>()? })
+    }
+}
+
+/// One statistic of all models, over the users with a value in all lists; `None` if there is no such user.
+fn column(models: &[SeedLists], k: usize, measure: ListMeasure, facts: &ItemFacts) -> Option<Vec<ComparedValue>> {
+    let of_list = |list: &Vec<u32>| measure.of(&list[..list.len().min(k)], facts);
+    let values: Vec<Vec<Vec<Option<f64>>>> = models
+        .iter()
+        .map(|model| model.lists.iter().map(|lists| lists.iter().map(of_list).collect()).collect())
+        .collect();
+    let users = values.iter().flatten().map(Vec::len).min()?;
+    let users: Vec<usize> =
+        (0..users).filter(|&user| values.iter().flatten().all(|lists| lists[user].is_some())).collect();
+    if users.is_empty() {
+        return None;
+    }
+    let mean = |values: &mut dyn Iterator<Item = f64>, count: usize| values.sum::<f64>() / count as f64;
+    let of_model = |seeds: &Vec<Vec<Option<f64>>>| UserValues {
+        seeds: seeds.iter().map(|lists| mean(&mut users.iter().filter_map(|&user| lists[user]), users.len())).collect(),
+        users: users.iter().map(|&user| mean(&mut seeds.iter().filter_map(|lists| lists[user]), seeds.len())).collect(),
+    };
+    Some(compare(&values.iter().map(of_model).collect::<Vec<_>>(), Reference::Last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> ItemFacts {
+        ItemFacts::new(vec![8, 4, 2, 1], 8)
+    }
+
+    fn model(name: &str, seeds: &[&[&[u32]]]) -> SeedLists {
+        let lists = seeds.iter().map(|lists| lists.iter().map(|list| list.to_vec()).collect()).collect();
+        SeedLists { name: name.to_owned(), lists }
+    }
+
+    #[test]
+    fn statistics_of_seeds_worked_by_hand() {
+        // The third user has no list under `b`, so the statistics of single lists are over two users.
+        let a = model("a", &[&[&[1, 2], &[1, 3], &[4, 3]], &[&[1, 2], &[2, 1], &[4, 3]]]);
+        let b = model("b", &[&[&[4, 3], &[3, 4], &[]]]);
+        let found = ListComparison::all(&[a, b], &[1, 2, 3], &facts());
+        assert_eq!(found.iter().map(|comparison| comparison.k).collect::<Vec<_>>(), [1, 2], "no list has three items");
+        let [a, b] = &found[1].rows[..] else { panic!("{found:?}") };
+        assert_eq!(a.of_all[0], ("coverage", vec![1.0, 1.0]));
+        assert_eq!(b.of_all[0], ("coverage", vec![0.5]));
+        // Popularity: (8 + 4) / 2 and (8 + 2) / 2 in the first seed, 6 and 6 in the second; 1.5 and 1.5 under `b`.
+        let (own, other) = (a.of_lists[0].as_ref().unwrap(), b.of_lists[0].as_ref().unwrap());
+        assert_eq!(own.seeds, [5.5, 6.0]);
+        assert!((own.interval.mean - 5.75).abs() < 1e-12 && (other.interval.mean - 1.5).abs() < 1e-12);
+        assert!((own.tests.unwrap().difference + 4.25).abs() < 1e-12, "against the last");
+        assert!(other.tests.is_none() && a.of_lists[3].is_none(), "there are no features");
+    }
+
+    #[test]
+    fn the_last_model_differs_from_another_and_not_from_itself() {
+        let popular: Vec<&[u32]> = (0..100).map(|user| if user % 10 == 0 { &[4][..] } else { &[1][..] }).collect();
+        let rare: Vec<&[u32]> = (0..100).map(|user| if user % 10 == 1 { &[1][..] } else { &[4][..] }).collect();
+        let models = [model("popular", &[&popular]), model("same", &[&rare]), model("rare", &[&rare])];
+        let found = ListComparison::all(&models, &[1], &facts());
+        let p = |row: usize| found[0].rows[row].of_lists[0].as_ref().unwrap().tests.map(|tests| tests.t_holm);
+        assert!(p(0).unwrap() < 1e-6);
+        assert_eq!((p(1), p(2)), (Some(1.0), None));
+    }
+
+    #[test]
+    fn without_a_list_there_is_nothing_to_compare() {
+        assert_eq!(ListComparison::all(&[], &[1], &facts()), []);
+        assert_eq!(ListComparison::all(&[model("a", &[&[&[]]])], &[1], &facts()), []);
+    }
+}

@@ -1,0 +1,47 @@
+//! Reads the lists of a run.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use mp4sr_artifact::{Error, Fingerprint, Items, Layout, Result, Table};
+use serde_json::Value;
+
+use crate::WEIGHTS;
+
+const REMEDY: &str = "run `make recommend` again";
+
+/// Rejects lists that were made with other weights than the run has now. `source` holds the inputs and settings of the lists.
+pub fn expect_weights_of_lists(source: Option<&Value>, layout: &Layout, path: &Path) -> Result<()> {
+    let weights = layout.checkpoint("finetune");
+    let then = source.and_then(|source| source["inputs"][WEIGHTS].as_str());
+    match then.filter(|_| weights.exists()) {
+        Some(then) if Fingerprint::of_file(&weights)?.as_str() != then => {
+            Err(Error::unusable(path, format!("`{}` has changed since", weights.display()), REMEDY))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads the lists of a run (`recommendations.parquet`) as item numbers, 1-based: one list for each of `users`, empty if a user has none.
+/// Lists of other weights than the run's are rejected.
+pub fn read_lists(layout: &Layout, items: &Items, users: usize) -> Result<Vec<Vec<u32>>> {
+    let path = layout.recommendations();
+    if !path.exists() {
+        let remedy = format!("run `make recommend RUN={}` with the run's own settings", layout.run_name());
+        return Err(Error::unusable(&path, "it is missing", remedy));
+    }
+    let mut table = Table::read(&path, REMEDY)?;
+    expect_weights_of_lists(table.source(), layout, &path)?;
+    let numbers: HashMap<&str, u32> = items.ids.iter().map(String::as_str).zip(1..).collect();
+    let number = |id: &String| {
+        let reason = || Error::unusable(&path, format!("item {id:?} is not in the dataset"), REMEDY);
+        numbers.get(id.as_str()).copied().ok_or_else(reason)
+    };
+    let mut lists = vec![Vec::new(); users];
+    for (user, ids) in table.take_u32("user")?.into_iter().zip(table.take_texts("items")?) {
+        let row = (user as usize).checked_sub(1).and_then(|row| lists.get_mut(row));
+        let row = row.ok_or_else(|| Error::unusable(&path, format!("user {user} is not in the dataset"), REMEDY))?;
+        *row = ids.iter().map(number).collect::<Result<_>>()?;
+    }
+    Ok(lists)
+}
