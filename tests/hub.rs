@@ -91,6 +91,9 @@ fn a_model_is_fetched_once_and_then_served_from_the_cache() {
     let lacked: Vec<Request> = hub.asked_for("/me/words/resolve/main/tokenizer_config.json");
     assert!(!lacked.is_empty());
     assert!(world.home.join("hub/models--me--words/.no_exist/c0ffee/tokenizer_config.json").exists());
+    // The weights come last: without a network, a cache that has them counts as complete.
+    let first_of = |file: &str| hub.asked().iter().position(|request| request.path.ends_with(file)).unwrap();
+    assert!(first_of("/tokenizer_config.json") < first_of("/model.safetensors"));
     let asked = hub.asked().len();
     for (endpoint, variables) in
         [(hub.url(""), &[][..]), (NOWHERE.to_owned(), &[]), (NOWHERE.to_owned(), &[("HF_HUB_OFFLINE", "1")])]

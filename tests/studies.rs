@@ -119,9 +119,9 @@ fn lists_of_runs_are_compared_and_made_by_a_study() {
     let said = world.run("study", &["table6", "--seeds", "2", "--lists"]);
     assert!(said.contains("## The lists") && said.contains("diversity"), "{said}");
     let runs = "MP4SR=mp4sr.s2020,mp4sr.s2021";
-    let text = world.run("compare", &["mp4sr-t.s2020", runs, "--lists"]);
+    let text = world.run("compare", &["only-text.s2020", runs, "--lists"]);
     assert!(text.contains("coverage") && text.contains('±'), "{text}");
-    let csv = world.run("compare", &["mp4sr-t.s2020", runs, "--lists", "--csv"]);
+    let csv = world.run("compare", &["only-text.s2020", runs, "--lists", "--csv"]);
     let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
     let value = |name: &str, measure: &str| -> f64 {
         let row = rows.iter().find(|row| row[0] == name && row[1] == measure);
@@ -129,23 +129,25 @@ fn lists_of_runs_are_compared_and_made_by_a_study() {
     };
 
     // The values of one run are those of its report, and coverage is counted from the lists themselves.
-    let own = ["--run", "mp4sr-t.s2020", "--set", "model.mp4sr.logits=[\"text\"]", "--set", "run.seed=2020"];
-    let settings = world.text("a/runs/mp4sr-t.s2020/config.toml");
-    assert!(settings.contains("logits = [\"text\"]"), "{settings}");
-    let mut lists = Table::read(&world.path("a/runs/mp4sr-t.s2020/recommendations.parquet"), "").unwrap();
-    let listed: BTreeSet<String> = lists.take_texts("items").unwrap().into_iter().flat_map(|list| list.into_iter().take(5)).collect();
+    let own =
+        ["--run", "only-text.s2020", "--set", "model.mp4sr.logit_modalities=[\"text\"]", "--set", "run.seed=2020"];
+    let settings = world.text("a/runs/only-text.s2020/config.toml");
+    assert!(settings.contains("logit_modalities = [\"text\"]"), "{settings}");
+    let mut lists = Table::read(&world.path("a/runs/only-text.s2020/recommendations.parquet"), "").unwrap();
+    let listed: BTreeSet<String> =
+        lists.take_texts("items").unwrap().into_iter().flat_map(|list| list.into_iter().take(5)).collect();
     let items = Items::read(&world.path("a/dataset/items.parquet")).unwrap().ids.len();
-    assert!((value("mp4sr-t.s2020", "coverage@5") - listed.len() as f64 / items as f64).abs() < 1e-12, "{csv}");
+    assert!((value("only-text.s2020", "coverage@5") - listed.len() as f64 / items as f64).abs() < 1e-12, "{csv}");
     world.run("report", &own);
-    let report = world.text("a/runs/mp4sr-t.s2020/report/lists.csv");
+    let report = world.text("a/runs/only-text.s2020/report/lists.csv");
     let report: Vec<Vec<&str>> = report.lines().map(|line| line.split(',').collect()).collect();
     let at_five = report.iter().find(|row| row[1] == "5").unwrap();
     for (name, found) in report[0].iter().zip(at_five).skip(2) {
         let found: f64 = found.parse().unwrap();
-        assert!((value("mp4sr-t.s2020", &format!("{name}@5")) - found).abs() < 1e-9, "{name}: {csv} {report:?}");
+        assert!((value("only-text.s2020", &format!("{name}@5")) - found).abs() < 1e-9, "{name}: {csv} {report:?}");
     }
 
-    files::remove_file_if_present(&world.path("a/runs/mp4sr.s2021/recommendations.parquet")).unwrap();
+    files::remove_if_present(&world.path("a/runs/mp4sr.s2021/recommendations.parquet")).unwrap();
     let missing = world.run_badly("compare", &[runs, "--lists"]);
     assert!(missing.contains("mp4sr.s2021/recommendations.parquet") && missing.contains("make recommend"), "{missing}");
 }

@@ -238,7 +238,7 @@ impl MappedFeatures {
 }
 
 impl MappedValues {
-    /// Adds the values from `start` on to `sums`.
+    /// Adds the values that begin at `start` to `sums`, element by element.
     pub fn add_to(&self, start: usize, sums: &mut [f64]) {
         fn add<T: Copy>(values: &[T], sums: &mut [f64], read: fn(T) -> f64) {
             sums.iter_mut().zip(values).for_each(|(sum, &value)| *sum += read(value));

@@ -25,7 +25,7 @@ pub fn parquet_step<T, E: Display>(step: impl FnOnce() -> Result<T, E>) -> Resul
 /// Refuses a footer that describes more than the file can hold, before the library allocates memory for it.
 fn check(about: &ParquetMetaData, length: u64) -> Result<(), String> {
     if about.file_metadata().num_rows() < 0 || about.row_groups().iter().any(|group| group.num_rows() < 0) {
-        return Err("its footer tells of less than no rows".to_owned());
+        return Err("its footer has a negative number of rows".to_owned());
     }
     for column in about.row_groups().iter().flat_map(RowGroupMetaData::columns) {
         if !lies_inside(column, length) {

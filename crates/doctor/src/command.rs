@@ -114,7 +114,7 @@ fn downloads(context: &Context) -> anyhow::Result<String> {
         std::ops::ControlFlow::Continue(())
     })?;
     text.push_str(&format!(
-        "images {} addresses are fetched, {} are not: about {} to fetch, at {} each\n",
+        "images {} URLs are downloaded, {} are not: about {} to download, at {} each\n",
         count(there),
         count(missing),
         bytes(missing * IMAGE),

@@ -31,7 +31,7 @@ pub fn page(plan: &Plan, context: &Context) -> String {
     if let Some((folder, files)) = &plan.images {
         let there = match files {
             Some(files) => format!("{} entries", count(*files as u64)),
-            None => "is not there: no item has an image from it".to_owned(),
+            None => "does not exist, so no item has an image from it".to_owned(),
         };
         line("images", format!("{}: {there}", folder.display()));
     }
@@ -71,7 +71,7 @@ fn described(encoder: &EncoderFacts) -> String {
     };
     let size = encoder.weight_bytes.map(|size| format!("{:.1} MB", size as f64 / 1e6));
     let place = match &encoder.place {
-        EncoderPlace::Carried => "carried by the program".to_owned(),
+        EncoderPlace::Carried => "built into the program".to_owned(),
         EncoderPlace::Folder => "a folder with all of its files".to_owned(),
         EncoderPlace::Cached => "in the hub's cache".to_owned(),
         EncoderPlace::Hub if size.is_some() => "not in the hub's cache: extraction fetches it".to_owned(),

@@ -106,11 +106,11 @@ impl Client {
                 Trouble::lasting(Fate::Refused, format!("it is not a valid address ({error})"))
             }
             ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::Pem(_) => {
-                Trouble::lasting(Fate::Failed, format!("no encrypted connection ({error})"))
+                Trouble::lasting(Fate::Failed, format!("failed to establish an encrypted connection ({error})"))
             }
             // A certificate that is rejected is reported in this form.
             ureq::Error::Io(e) if e.kind() == ErrorKind::InvalidData => {
-                Trouble::lasting(Fate::Failed, format!("no encrypted connection ({e})"))
+                Trouble::lasting(Fate::Failed, format!("failed to establish an encrypted connection ({e})"))
             }
             ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
                 Trouble::passing(format!("no connection within {seconds} s"))

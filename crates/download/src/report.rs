@@ -68,7 +68,7 @@ impl ImageReport {
     }
 
     fn table(&self) -> Table {
-        let mut table = new_table(["addresses of images", "all", "settled now"]);
+        let mut table = new_table(["URLs of images", "all", "settled now"]);
         let count = |counts: &BTreeMap<Fate, u64>, fate| counts.get(&fate).copied().unwrap_or(0);
         for fate in Fate::ALL {
             table.add_row([

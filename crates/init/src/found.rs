@@ -73,7 +73,7 @@ fn held(column: &ColumnSurvey) -> String {
             _ => "numbers".to_owned(),
         }
     } else if column.addresses * 2 > column.filled {
-        "addresses".to_owned()
+        "URLs".to_owned()
     } else {
         format!("such as `{}`", column.examples.first().map_or("", String::as_str))
     };

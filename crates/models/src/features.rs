@@ -21,7 +21,7 @@ pub enum RowMean {
     PaddedMean,
 }
 
-/// The mean of the rows of every item, `[I, d]`, zeros for an item without rows. Sums are taken in double precision.
+/// The mean of the rows of every item, `[I, d]`; zeros for an item without rows. Sums are computed in double precision.
 pub fn mean_rows(features: &Ragged, pooling: RowMean, device: &Device) -> Result<Tensor> {
     let (items, d) = (features.count(), features.width());
     let most = (0..items).map(|i| features.rows_of(i)).max().unwrap_or(0);

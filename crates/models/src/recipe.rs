@@ -255,7 +255,7 @@ pub struct Data {
     pub items: usize,
     /// The training parts of all users' sequences.
     pub training: Arc<TrainingSequences>,
-    /// Features by modality in the configuration's order; empty for models that read none.
+    /// The features by modality, in the configuration's order; empty for models that read none.
     pub modalities: Vec<Modality>,
     /// The categories of the items, if the dataset has any.
     pub categories: Option<Categories>,

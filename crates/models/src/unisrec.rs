@@ -377,7 +377,7 @@ impl UniSRec {
         Ok(mean)
     }
 
-    /// v of all items, `[I, d_0]`: z, plus the id embeddings where items have any.
+    /// v of all items, `[I, d_0]`: z, plus the id embeddings if items have any.
     fn candidates(&self, z: &Tensor, phase: &str) -> Result<Tensor> {
         let candidates = match self.ids.as_ref().filter(|_| phase == FINETUNE) {
             Some(ids) => (z + ids.narrow(0, 1, self.count)?)?,

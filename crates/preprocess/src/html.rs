@@ -136,7 +136,7 @@ fn entity(text: &str) -> Option<usize> {
     is_entity.then_some(end + 1)
 }
 
-/// A text in lower case, of the same length in bytes, and the positions at which elements that may be long end for the last time.
+/// A text in lower case, of the same length in bytes, and the last ends of comments, scripts and style sheets in it.
 struct Source {
     lower: String,
     last_comment: Option<usize>,

@@ -228,7 +228,7 @@ impl ImagePattern {
                     let count: i32 = count.parse().map_err(|_| refuse("has no number behind `id:`"))?;
                     PatternPart::Id(Some(count))
                 }
-                _ => return Err(refuse(&format!("has `{{{inner}}}`, and only `id` can stand there"))),
+                _ => return Err(refuse(&format!("has `{{{inner}}}`, and only `id` is allowed there"))),
             });
             rest = &rest[at + end + 1..];
         }
@@ -531,7 +531,7 @@ mod tests {
         assert!(of("images/{id}", "../secret/1.jpg").is_empty());
         for (pattern, expected) in [
             ("images/*.jpg", "does not name the id"),
-            ("images/{name}.jpg", "only `id` can stand there"),
+            ("images/{name}.jpg", "only `id` is allowed there"),
             ("images/{id.jpg", "has `{` without `}`"),
             ("images/{id:x}.jpg", "has no number behind"),
             ("images/*/{id}.jpg", "has `*` in the name of a folder"),

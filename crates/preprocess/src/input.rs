@@ -75,8 +75,7 @@ impl Inputs {
         let by_column = matches!(config.source.format, Format::Tabular | Format::RecBole);
         let columns = &config.source.columns;
         if by_column && !(columns.images.is_empty() && columns.sounds.is_empty()) {
-            // Paths in a column lead into folders that are only known once the file is read; in practice these lie directly
-            // beside it.
+            // Paths in a column lead into folders that are only known once the file is read; in practice these are directly beside it.
             let mut folders: Vec<&Path> = self.items.iter().filter_map(|path| path.parent()).collect();
             folders.dedup();
             for folder in folders {

@@ -19,7 +19,7 @@ const LEAST_ROWS: u64 = 1 << 12;
 /// A limit of memory, and the folder for the events beyond it.
 #[derive(Clone, Debug)]
 pub struct MemoryLimit {
-    /// The number of events that are held while they are read, and that a partition has.
+    /// The number of events that are held in memory while they are read, and the number that a partition may have.
     rows: u64,
     folder: PathBuf,
 }

@@ -122,7 +122,7 @@ fn paragraphs(text: &str) -> Vec<String> {
     paragraphs
 }
 
-/// The text without tags, comments and scripts and with entities decoded, even if they are wrapped in entities.
+/// The text without tags, comments and scripts and with entities decoded, even if the markup itself is written as entities.
 fn plain(text: &str, any_wrapped: bool) -> String {
     let mut text = text.to_owned();
     for wrapping in 0..WRAPPINGS {

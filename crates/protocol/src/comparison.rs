@@ -169,7 +169,7 @@ impl Comparison {
     }
 }
 
-/// The values of one model for one measure.
+/// The values of one model for one metric.
 pub(crate) struct UserValues {
     /// The means over users, one per seed.
     pub(crate) seeds: Vec<f64>,

@@ -1,4 +1,4 @@
-//! How different the items of a list are from each other, by their features.
+//! The diversity of the items of a list, computed from their features.
 
 use mp4sr_artifact::MappedFeatures;
 

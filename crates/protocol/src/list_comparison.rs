@@ -1,4 +1,4 @@
-//! Compares the lists of models, each as one run or as several that differ by their seed.
+//! Compares the lists of models, each given as one run or as several runs that differ by their seed.
 
 use mp4sr_artifact::{Items, Layout, Result};
 
@@ -19,16 +19,16 @@ pub struct SeedLists {
 pub struct ComparedLists {
     /// The name of the model.
     pub name: String,
-    /// The statistics of all lists together by the names of their columns, one value per seed.
+    /// The statistics of all lists together with the names of their columns, one value per seed.
     pub of_all: [(&'static str, Vec<f64>); 3],
     /// The statistics of single lists, in the order of [`ListMeasure::ALL`]; `None` if no user has a value in all lists.
     pub of_lists: [Option<ComparedValue>; 4],
 }
 
-/// Models by statistics of lists, at one K.
+/// The statistics of the lists of several models, at one K.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListComparison {
-    /// K.
+    /// K, the cut-off.
     pub k: usize,
     /// The models in the order in which they were given.
     pub rows: Vec<ComparedLists>,
@@ -41,7 +41,7 @@ impl SeedLists {
         Ok(Self { name: name.to_owned(), lists })
     }
 
-    /// The length of the longest list, in the run in which it is the shortest.
+    /// The length of the longest list of the run whose longest list is the shortest.
     fn longest(&self) -> usize {
         let longest = |lists: &Vec<Vec<u32>>| lists.iter().map(Vec::len).max().unwrap_or(0);
         self.lists.iter().map(longest).min().unwrap_or(0)

@@ -140,15 +140,16 @@ impl SentenceEncoder {
 
     /// The files that determine the vectors.
     pub(crate) fn files(folder: &ModelFolder) -> Result<Vec<String>> {
-        let mut files = vec![CONFIG.to_owned(), TOKENIZER.to_owned()];
-        files.extend(folder.weight_files()?);
+        // The weights are requested last, because a cache that has them counts as complete when the hub cannot be reached.
+        let mut optional = Vec::new();
         for file in OPTIONAL {
-            files.extend(folder.optional_json(file)?.map(|_| file.to_owned()));
+            optional.extend(folder.optional_json(file)?.map(|_| file.to_owned()));
         }
         if let Some((_, modules)) = modules(folder)? {
-            files.extend(modules.iter().flat_map(head::Module::files));
+            optional.extend(modules.iter().flat_map(head::Module::files));
         }
-        Ok(files)
+        let weights = folder.weight_files()?;
+        Ok([CONFIG.to_owned(), TOKENIZER.to_owned()].into_iter().chain(weights).chain(optional).collect())
     }
 
     pub(crate) fn from_folder(folder: &ModelFolder, device: &EncoderDevice) -> Result<Self> {

@@ -73,8 +73,8 @@ impl Dialect {
         }
     }
 
-    /// How fields are quoted. Unless the pipeline sets it, a separator of a comma or a semicolon implies that all quotation marks quote;
-    /// with a separator of several bytes, none does.
+    /// How fields are quoted. By default, a comma or a semicolon as the separator implies [`Quoting::Always`]; a separator of several bytes
+    /// always implies [`Quoting::Never`].
     pub fn quotes(&self) -> Quoting {
         match (self.quoting, self.separator.as_str()) {
             (Quoting::Recognised, "," | ";") => Quoting::Always,

@@ -235,7 +235,8 @@ fn check_footer(footer: &ParquetMetaData, bytes: u64) -> std::result::Result<(),
     Ok(())
 }
 
-/// Checks whether the numbers of values in the page headers add up to those of the footer. polars would allocate memory by a wrong one.
+/// Checks whether the numbers of values in the page headers add up to those of the footer. polars would use a wrong number as the size of
+/// an allocation.
 fn check_pages(path: &Path) -> Result<()> {
     let file = files::open(path)?;
     let added_up = || -> parquet::errors::Result<Option<String>> {

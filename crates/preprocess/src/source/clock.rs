@@ -43,7 +43,7 @@ static PATTERNS: LazyLock<Vec<Arc<str>>> = LazyLock::new(|| {
 /// A notation of time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Notation {
-    /// Unix time in units of ten to the power of minus this number of a second.
+    /// Unix time in units of 10^-n seconds, where n is this number.
     Unix(u8),
     /// Unix time by the type of a column, whose unit is certain.
     Typed(u8),

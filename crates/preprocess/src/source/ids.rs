@@ -173,7 +173,7 @@ impl Numbering {
         (Self { batch: Batch::default(), requests }, received)
     }
 
-    /// Sends an id.
+    /// Adds an id to the batch, which is sent when it is large enough.
     pub fn push(&mut self, id: &str) {
         self.batch.text.push_str(id);
         self.batch.ends.push(self.batch.text.len());
@@ -182,7 +182,7 @@ impl Numbering {
         }
     }
 
-    /// The numbers of all ids since the last call; `None` if the thread has stopped, for a reason that joining it returns.
+    /// The numbers of all ids since the last call; `None` if the thread has stopped; joining it returns the reason.
     pub fn take(&mut self) -> Option<Vec<u32>> {
         self.send();
         let (reply, numbers) = sync_channel(1);

@@ -80,7 +80,7 @@ impl TextColumn {
     fn typed(&self) -> Expr {
         let text = || col(self.name.clone());
         if !self.has_cells {
-            // The column has no type, so that it can be compared with anything. A single null would not have the length of the column.
+            // The column has the null type, so that it can be compared with anything. One null alone would be too short.
             when(text().is_null()).then(lit(Null {})).otherwise(lit(Null {})).alias(self.name.clone())
         } else if self.integers {
             text().strict_cast(DataType::Int64)

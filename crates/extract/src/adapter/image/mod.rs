@@ -4,7 +4,6 @@ mod convnext;
 mod dinov2;
 mod efficientnet;
 mod eva02;
-
 mod siglip;
 mod vit;
 
