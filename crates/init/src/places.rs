@@ -61,7 +61,10 @@ fn real(path: &Path) -> Result<PathBuf> {
 
 fn utf8(path: &Path) -> Result<String> {
     path.to_str().map(str::to_owned).ok_or_else(|| {
-        Error::Unknown(format!("the path `{}` is not UTF-8, which a pipeline file cannot express; rename it", path.display()))
+        Error::Unknown(format!(
+            "the path `{}` is not UTF-8, which a pipeline file cannot express; rename it",
+            path.display()
+        ))
     })
 }
 
