@@ -263,26 +263,39 @@ fn an_extraction_killed_many_times_ends_with_the_same_bytes() {
     assert_eq!(leftovers(&killed.path("sample/features")), 0);
 }
 
-/// Runs `examples/own_features.py` with the settings that its documentation gives.
+/// Runs Python examples that write features, and trains with the settings that their documentation gives.
 #[test]
-fn features_written_by_the_python_example_train() {
+fn features_written_by_the_python_examples_train() {
     let python = std::env::var("PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let has = Command::new(&python).args(["-c", "import safetensors.numpy, numpy"]).output();
-    if !has.is_ok_and(|has| has.status.success()) {
-        println!("skipped: `{python}` has no safetensors and numpy (name another one with PYTHON)");
-        return;
+    let examples = [
+        (
+            "own_features.py",
+            "safetensors.numpy, numpy",
+            r#"model.modalities=[{name="text"}, {name="audio", features="mine"}]"#,
+        ),
+        (
+            "tfidf_features.py",
+            "safetensors.numpy, numpy, pyarrow, sklearn",
+            r#"model.modalities=[{name="text", features="tfidf"}, {name="image"}]"#,
+        ),
+    ];
+    for (script, needs, modalities) in examples {
+        let has = Command::new(&python).args(["-c", &format!("import {needs}")]).output();
+        if !has.is_ok_and(|has| has.status.success()) {
+            println!("skipped: `{python}` lacks one of {needs} (name another one with PYTHON)");
+            continue;
+        }
+        let world = after_extract();
+        let folder = world.path("sample/dataset").parent().unwrap().to_owned();
+        let path = root().join("examples").join(script);
+        assert!(Command::new(&python).arg(path).arg(folder).status().unwrap().success(), "{script}");
+        let arguments = [SHORT, &["--set", modalities]].concat();
+        for phase in ["pretrain", "finetune"] {
+            world.run(phase, &arguments);
+        }
+        let table = world.run("evaluate", &arguments);
+        assert!(table.contains("| mp4sr | test "), "{script}: {table}");
     }
-    let world = after_extract();
-    let folder = world.path("sample/dataset").parent().unwrap().to_owned();
-    let script = root().join("examples/own_features.py");
-    assert!(Command::new(&python).arg(script).arg(folder).status().unwrap().success());
-    let modalities = r#"model.modalities=[{name="text"}, {name="audio", features="mine"}]"#;
-    let arguments = [SHORT, &["--set", modalities]].concat();
-    for phase in ["pretrain", "finetune"] {
-        world.run(phase, &arguments);
-    }
-    let table = world.run("evaluate", &arguments);
-    assert!(table.contains("| mp4sr | test "), "{table}");
 }
 
 /// A third feature file, as another program would write it, is added to text and image.

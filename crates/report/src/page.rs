@@ -129,8 +129,8 @@ mod tests {
             [HOSTILE, "r"].map(|run| SeedRuns { name: run.to_owned(), ranks: vec![vec![1]], ..SeedRuns::default() });
         let comparison = Comparison::new(&groups, &[Measure::Recall(5)], Reference::Last);
         let facts = [UserFacts { user: 0, length: 3, history: 2, target_events: 1, target_age: None }];
-        let items = ItemFacts::new(vec![3, 1], 4);
-        let figures = ListFigures::of(&[vec![1, 2]], 2, &items).unwrap();
+        let item_facts = ItemFacts::new(vec![3, 1], 4);
+        let figures = ListFigures::of(&[vec![1, 2]], 2, &item_facts).unwrap();
         let lists = [ListRow { run: HOSTILE.into(), figures }];
         let breakdowns = breakdown_tables(&facts, &ranked, &[Measure::Recall(5)]);
         let mut counts = PreprocessReport { dataset: HOSTILE.into(), ..PreprocessReport::default() };
