@@ -99,7 +99,7 @@ fn vectors_give_the_lists_of_every_model() {
     world.run("run", &["--until", "extract"]);
     let models = [
         "mp4sr", "sasrec", "cl4srec", "sine", "fdsa", "difsr", "unisrec", "s3rec", "lightgcn", "grcn", "dualgnn",
-        "mvrnn", "clcrec", "masr",
+        "mvrnn", "clcrec", "masr", "esasrec",
     ];
     for model in models {
         let name = format!("model.name={model}");

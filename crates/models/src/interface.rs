@@ -115,9 +115,15 @@ pub trait Model {
         false
     }
 
-    /// The last items of a history that the model reads, and of a training sequence that it is given.
+    /// The last items of a history that the model reads.
     fn max_sequence_length(&self) -> usize {
         usize::MAX
+    }
+
+    /// The last items of the history of a training sample that the model is given: more than it reads where whole sequences end with an
+    /// item that is only a target.
+    fn training_sequence_length(&self) -> usize {
+        self.max_sequence_length()
     }
 
     /// The processes that compute the model together; `None` if this process computes it alone.
