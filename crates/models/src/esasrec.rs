@@ -44,7 +44,11 @@ pub static RECIPE: Recipe = Recipe {
     reads: Reads { features: false, transformer: true, categories: &[] },
     supports: Supports::NOTHING,
     section: Section::of::<Config>(),
-    phase_reads: |_, _, _| true,
+    phase_reads: |settings, _, key| match key {
+        "negatives" | "negative_items" | "in_batch" => settings.own["loss"] != "softmax",
+        "calibration" => settings.own["loss"] == "gbce",
+        _ => true,
+    },
     defaults: "model.transformer.heads = 1\nmodel.transformer.max_sequence_length = 200\nmodel.transformer.dropout = 0.1\n\
                finetune.batch = 128\nfinetune.patience = 50\nfinetune.weight_decay = 0.0",
     presets: &[],

@@ -296,6 +296,8 @@ fn settings_of_models_that_no_single_key_excludes_are_refused() {
     assert_eq!(message(BASE, &without), "accepted");
     let said = message(BASE, &["model.mp4sr.logit_modalities=[\"sound\"]"]);
     assert!(said.contains("\"sound\"") && said.contains("text, image"), "{said}");
+    let said = message(BASE, &["model.name=esasrec", "model.esasrec.loss=softmax", "model.esasrec.log_q=true"]);
+    assert!(said.contains("`model.esasrec.log_q` = true") && said.contains("samples nothing"), "{said}");
     assert!(message(BASE, &["model.name=sasre"]).contains("did you mean \"sasrec\"?"));
     assert!(message(BASE, &["run.preset=tune"]).contains("did you mean \"tuned\"?"));
 }
@@ -332,6 +334,15 @@ fn a_phase_depends_on_the_keys_that_its_model_reads_and_on_no_others() {
     for (key, expected) in cases {
         let runs = [("mp4sr", "pretrain"), ("mp4sr", "finetune"), ("sasrec", "finetune"), ("popularity", "finetune")];
         assert_eq!(runs.map(|(model, phase)| stale(model, phase, key)), expected, "{key}");
+    }
+    // The negatives of eSASRec matter to the losses that have some.
+    for (loss, negatives, calibration) in
+        [("sampled_softmax", true, false), ("gbce", true, true), ("softmax", false, false)]
+    {
+        let base = |keys: &str| with(&format!("model.name = \"esasrec\"\n[model.esasrec]\nloss = \"{loss}\"\n{keys}"));
+        let recorded = model_catalog().phase_settings(&base(""), "finetune").values().clone();
+        let stale = |keys| model_catalog().phase_settings(&base(keys), "finetune").changed_since(&recorded).is_some();
+        assert_eq!((stale("negatives = 3"), stale("calibration = 0.5")), (negatives, calibration), "{loss}");
     }
     let end_to_end = "model.mp4sr.end_to_end = true\n";
     let recorded = model_catalog().phase_settings(&with(end_to_end), "finetune").values().clone();
