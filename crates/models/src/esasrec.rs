@@ -11,10 +11,12 @@
 //! is the cross-entropy of its target among itself and n items, drawn for that position with replacement from the whole catalogue, so
 //! that the target can be among them; nothing corrects for the sampling. The mean is over all positions of a batch.
 //!
-//! In RecTools 0.13, which the authors name, dropout also applies to the table of item embeddings, once per step for inputs and logits
-//! alike; later releases do without ([`Config::item_dropout`]). The other keys are what the authors compare: losses, negatives from
-//! the batch, a correction by item frequency. Three things differ from their code: Adam's second moment decays by 0.999 in place of 0.98,
-//! LayerNorm adds 1e-12 to the variance in place of 1e-5, and gradients are clipped.
+//! In RecTools 0.13, which the authors require, dropout also applies to the table of item embeddings, once per step for inputs and logits
+//! alike; later releases do without ([`Config::item_dropout`]). The other keys are what the authors compare (losses, negatives from the
+//! batch, a correction by item frequency), an option of their code (biases of F), and what other pre-norm transformers or SASRec's
+//! authors do (a last LayerNorm, positions from the first item, negatives that the user does not have). Three things differ from the
+//! authors' code: Adam's second moment decays by 0.999 in place of 0.98, LayerNorm adds 1e-12 to the variance in place of 1e-5, and
+//! gradients are clipped.
 
 use candle_core::{D, Tensor, Var};
 use mp4sr_ops::plain::{sigmoid, softplus};
@@ -50,7 +52,7 @@ pub static RECIPE: Recipe = Recipe {
         _ => true,
     },
     defaults: "model.transformer.heads = 1\nmodel.transformer.max_sequence_length = 200\nmodel.transformer.dropout = 0.1\n\
-               finetune.batch = 128\nfinetune.patience = 50\nfinetune.weight_decay = 0.0",
+               finetune.batch = 128\nfinetune.epochs = 100\nfinetune.patience = 50\nfinetune.weight_decay = 0.0",
     presets: &[],
     grid: &[
         "model.transformer.layers=1,2,4",
