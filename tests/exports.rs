@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use mp4sr_artifact::{Features, Items, Sequences, Table, TimeKind, Users, files};
+use mp4sr_pipeline::config::ModelType;
 use mp4sr_protocol::{EvalCase, Split, training_part};
+use mp4sr_run::model_catalog;
 use mp4sr_tests::{Project, command, root, said};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -98,11 +100,8 @@ fn vectors_give_the_lists_of_every_model() {
     let world = Project::small();
     world.run("run", &["--until", "finetune"]);
     world.run("run", &["--until", "extract"]);
-    let models = [
-        "mp4sr", "sasrec", "cl4srec", "sine", "fdsa", "difsr", "unisrec", "s3rec", "lightgcn", "grcn", "dualgnn",
-        "mvrnn", "clcrec", "masr",
-    ];
-    for model in models {
+    let models = model_catalog().models().map(ModelType::name);
+    for model in models.filter(|name| *name != "popularity") {
         let name = format!("model.name={model}");
         let set = ["--run", model, "--set", &name, "--set", "pretrain.epochs=1", "--set", "finetune.epochs=1"];
         if model != "mp4sr" {

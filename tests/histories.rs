@@ -148,7 +148,7 @@ fn candidates_are_limited_unknown_ids_are_named_and_nobody_is_left_without_a_lis
         (&["--history", "i3", "--only-where", "tilte = 'x'"], "did you mean `title`?"),
         (&["--history", "i3", "--only-where", "events > 100000"], "leave none of 30 items"),
         (&["--history", "i3", "--format", "parquet"], "Parquet goes to a file"),
-        (&["--history", "i3", "--out", "lists.xyz"], "does not tell the form"),
+        (&["--history", "i3", "--out", "lists.xyz"], "cannot be determined"),
     ] {
         let message = world.run_badly("recommend", words);
         assert!(message.contains(part), "{words:?}: {message}");

@@ -115,9 +115,15 @@ pub trait Model {
         false
     }
 
-    /// The number of last items that the model reads of a history or a training sequence.
+    /// The number of last items that the model reads of a history.
     fn max_sequence_length(&self) -> usize {
         usize::MAX
+    }
+
+    /// The number of last items of a training sample that the model is given. It is larger than the number that it reads if whole sequences
+    /// end with an item that is only a target.
+    fn training_sequence_length(&self) -> usize {
+        self.max_sequence_length()
     }
 
     /// The processes that compute the model together; `None` if this process computes it alone.

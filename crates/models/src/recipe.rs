@@ -11,16 +11,17 @@ use serde_json::Value;
 
 use crate::features::Categories;
 use crate::{
-    CandidateSampler, Device, Model, Phase, TransformerConfig, cl4srec, clcrec, difsr, dualgnn, fdsa, grcn, lightgcn,
-    masr, mp4sr, mvrnn, popularity, s3rec, sasrec, sine, unisrec,
+    CandidateSampler, Device, Model, Phase, TransformerConfig, cl4srec, clcrec, difsr, dualgnn, esasrec, fdsa, grcn,
+    lightgcn, masr, mp4sr, mvrnn, popularity, s3rec, sasrec, sine, unisrec,
 };
 
 /// All models; the first is the default of a pipeline that names none.
-pub static RECIPES: [&Recipe; 15] = [
+pub static RECIPES: [&Recipe; 16] = [
     &mp4sr::RECIPE,
     &popularity::RECIPE,
     &lightgcn::RECIPE,
     &sasrec::RECIPE,
+    &esasrec::RECIPE,
     &cl4srec::RECIPE,
     &sine::RECIPE,
     &fdsa::RECIPE,

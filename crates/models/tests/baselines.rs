@@ -15,8 +15,10 @@ use mp4sr_models::lightgcn::Config;
 use mp4sr_models::{Batch, Cl4sRec, Data, LightGcn, Model, Query, RngKey, TrainingSequences, TransformerConfig, trace};
 
 /// The models whose cases are compared. A case of an unknown model fails.
-const COMPARED: [&str; 12] =
-    ["cl4srec", "clcrec", "difsr", "dualgnn", "fdsa", "grcn", "lightgcn", "masr", "mvrnn", "s3rec", "sine", "unisrec"];
+const COMPARED: [&str; 13] = [
+    "cl4srec", "clcrec", "difsr", "dualgnn", "esasrec", "fdsa", "grcn", "lightgcn", "masr", "mvrnn", "s3rec", "sine",
+    "unisrec",
+];
 
 /// The training part of a case of the graph models.
 fn training(case: &GoldenCase) -> TrainingSequences {
@@ -214,6 +216,7 @@ fn golden_cases_of_the_baselines_agree_with_the_reference() {
             "clcrec" => cases::clcrec::compare(&mut case),
             "difsr" => cases::difsr::compare(&mut case),
             "dualgnn" => cases::dualgnn::compare(&mut case),
+            "esasrec" => cases::esasrec::compare(&mut case),
             "fdsa" => cases::fdsa::compare(&mut case),
             "grcn" => cases::grcn::compare(&mut case),
             "lightgcn" => lightgcn(&mut case),

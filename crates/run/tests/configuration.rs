@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use mp4sr_models::{Samples, Settings, recipe};
 use mp4sr_pipeline::Config;
 use mp4sr_run::model_catalog;
 use serde_json::{Value, json};
@@ -266,7 +267,17 @@ fn the_grid_of_every_model_has_keys_and_values_that_the_model_takes() {
                 with(&format!("model.name = {:?}\n{key} = {value}", model.name()));
             }
         }
-        assert_eq!(model.grid().is_empty(), model.name() == "popularity", "{}", model.name());
+        let config = with(&format!("model.name = {:?}", model.name()));
+        let settings = Settings {
+            own: config.model.own(),
+            transformer: config.model.section("transformer"),
+            modalities: &config.model.modality_names(),
+            pretrains: true,
+            candidates: None,
+        };
+        let phases = (recipe(model.name()).unwrap().phases)(&settings).unwrap();
+        let is_trained = phases.iter().any(|phase| phase.samples != Samples::None);
+        assert_eq!(model.grid().is_empty(), !is_trained, "{}", model.name());
     }
 }
 
@@ -296,6 +307,8 @@ fn settings_of_models_that_no_single_key_excludes_are_refused() {
     assert_eq!(message(BASE, &without), "accepted");
     let said = message(BASE, &["model.mp4sr.logit_modalities=[\"sound\"]"]);
     assert!(said.contains("\"sound\"") && said.contains("text, image"), "{said}");
+    let said = message(BASE, &["model.name=esasrec", "model.esasrec.loss=softmax", "model.esasrec.log_q=true"]);
+    assert!(said.contains("`model.esasrec.log_q` = true") && said.contains("samples nothing"), "{said}");
     assert!(message(BASE, &["model.name=sasre"]).contains("did you mean \"sasrec\"?"));
     assert!(message(BASE, &["run.preset=tune"]).contains("did you mean \"tuned\"?"));
 }
@@ -332,6 +345,15 @@ fn a_phase_depends_on_the_keys_that_its_model_reads_and_on_no_others() {
     for (key, expected) in cases {
         let runs = [("mp4sr", "pretrain"), ("mp4sr", "finetune"), ("sasrec", "finetune"), ("popularity", "finetune")];
         assert_eq!(runs.map(|(model, phase)| stale(model, phase, key)), expected, "{key}");
+    }
+    // The negatives of eSASRec matter to the losses that have some.
+    for (loss, negatives, calibration) in
+        [("sampled_softmax", true, false), ("gbce", true, true), ("softmax", false, false)]
+    {
+        let base = |keys: &str| with(&format!("model.name = \"esasrec\"\n[model.esasrec]\nloss = \"{loss}\"\n{keys}"));
+        let recorded = model_catalog().phase_settings(&base(""), "finetune").values().clone();
+        let stale = |keys| model_catalog().phase_settings(&base(keys), "finetune").changed_since(&recorded).is_some();
+        assert_eq!((stale("negatives = 3"), stale("calibration = 0.5")), (negatives, calibration), "{loss}");
     }
     let end_to_end = "model.mp4sr.end_to_end = true\n";
     let recorded = model_catalog().phase_settings(&with(end_to_end), "finetune").values().clone();

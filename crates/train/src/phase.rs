@@ -412,7 +412,7 @@ impl Training<'_> {
         let epoch = state.progress.epoch + 1;
         let epoch_key = RngKey::new(self.settings.seed).fold_in(self.phase.name).fold_in_index(epoch as u64);
         let order = samples.shuffled(epoch_key.fold_in("shuffle"));
-        let longest = self.model.max_sequence_length();
+        let longest = self.model.training_sequence_length();
         let batches = samples.batches(&order, settings.batch, longest);
         let done = state.progress.under_way.step;
         steps(batches[..done].iter().map(|batch| batch.len() as u64).sum());

@@ -91,6 +91,9 @@ impl Model for Killed {
     fn max_sequence_length(&self) -> usize {
         self.model.max_sequence_length()
     }
+    fn training_sequence_length(&self) -> usize {
+        self.model.training_sequence_length()
+    }
     fn loss(&self, phase: &Phase, batch: &Batch, step: &Step) -> Result<Tensor> {
         if self.at == Some(step.global) {
             return Err(Error::Msg("killed".to_owned()));
@@ -227,9 +230,18 @@ fn results_do_not_depend_on_the_number_of_threads() {
 }
 
 /// Readings of the models that differ from the default.
-const READINGS: [(&str, &str); 43] = [
+const READINGS: [(&str, &str); 52] = [
     ("mp4sr", "\n[finetune]\ncandidates = 5"),
     ("sasrec", "\n[finetune]\ncandidates = \"5\""),
+    ("esasrec", "loss = \"softmax\""),
+    ("esasrec", "loss = \"gbce\"\ncalibration = 1.0"),
+    ("esasrec", "negative_items = \"not_target\""),
+    ("esasrec", "negative_items = \"unseen\""),
+    ("esasrec", "in_batch = 0.5\nlog_q = true"),
+    ("esasrec", "item_dropout = false"),
+    ("esasrec", "positions = \"from_start\""),
+    ("esasrec", "feed_forward_bias = true"),
+    ("esasrec", "final_norm = true"),
     ("lightgcn", "regularisation = \"norm\""),
     ("cl4srec", "similarity = \"cosine\""),
     ("sine", "positions = true"),
@@ -283,7 +295,7 @@ fn every_reading_of_a_baseline_trains_and_ranks() {
         for phase in model.phases() {
             let samples = mp4sr_train::SampleList::new(phase.samples, &inputs.sequences, |_| true);
             let all = (0..samples.count()).map(|sample| samples.get(sample));
-            let batch = Batch::new(all, model.max_sequence_length()).unwrap();
+            let batch = Batch::new(all, model.training_sequence_length()).unwrap();
             for epoch in [1, 1000] {
                 let key = RngKey::new(9).fold_in_index(epoch as u64);
                 let step = Step { epoch, index: 0, global: 0, epoch_key: key, key };
@@ -314,7 +326,7 @@ fn every_trained_parameter_has_a_finite_gradient_that_is_not_zero() {
         let phase = model.phases()[phase];
         let samples = mp4sr_train::SampleList::new(phase.samples, &inputs.sequences, |_| true);
         let all = (0..samples.count()).map(|sample| samples.get(sample));
-        let batch = Batch::new(all, model.max_sequence_length()).unwrap();
+        let batch = Batch::new(all, model.training_sequence_length()).unwrap();
         let key = RngKey::new(9);
         let step = |epoch| Step { epoch, index: 0, global: 0, epoch_key: key, key };
         // A first step fills the buffers that later steps read; after the warm-up the loss has all its parts.

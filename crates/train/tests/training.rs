@@ -577,7 +577,7 @@ fn epochs_of_warm_up_neither_compete_nor_count_for_patience() {
 }
 
 #[test]
-fn samples_of_users_are_whole_sequences_cut_to_what_the_model_reads() {
+fn samples_of_users_are_whole_sequences_cut_to_what_the_model_is_given() {
     struct Short(Remembering);
     impl Model for Short {
         fn parameters(&self) -> &Parameters {
@@ -587,7 +587,11 @@ fn samples_of_users_are_whole_sequences_cut_to_what_the_model_reads() {
             self.0.phases()
         }
         fn max_sequence_length(&self) -> usize {
-            3
+            2
+        }
+        // One item more than it reads, as a target.
+        fn training_sequence_length(&self) -> usize {
+            self.max_sequence_length() + 1
         }
         fn loss(&self, phase: &Phase, batch: &Batch, step: &Step) -> Result<Tensor> {
             assert!(batch.targets.is_empty());

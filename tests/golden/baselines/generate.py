@@ -1283,6 +1283,110 @@ def masr_state(name):
                  "dims": {"batches": 3, "head_bank": ring, "items": items, "model": d, "tail_slots": slots}}, tensors)
 
 
+# ---------------------------------------------------------------- eSASRec
+
+
+def esasrec_shapes(bias, final):
+    items, n, d, inner, layers = (SEQUENCE_DIMS[key] for key in ["items", "positions", "model", "feed_forward", "layers"])
+    shapes = {"item_embedding": [items, d], "position": [n, d]}
+    for l in range(layers):
+        for name, a, b in [("attention.query", d, d), ("attention.key", d, d), ("attention.value", d, d), ("attention.output", d, d),
+                           ("attention.gate", d, d), ("feed_forward.gate", d, d), ("feed_forward.switch", d, inner),
+                           ("feed_forward.up", d, inner), ("feed_forward.down", inner, d)]:
+            shapes[f"layer.{l}.{name}.weight"] = [a, b]
+            if bias or name.startswith("attention") or name.endswith("gate"):
+                shapes[f"layer.{l}.{name}.bias"] = [b]
+        shapes |= {f"layer.{l}.{part}.norm.{of}": [d] for part in ["attention", "feed_forward"] for of in ["weight", "bias"]}
+    if final:
+        shapes |= {f"output_norm.{of}": [d] for of in ["weight", "bias"]}
+    return shapes
+
+
+def esasrec(name, loss="sampled_softmax", positions="from_end", log_q=False, bias=False, final=False, negatives=4, calibration=0.75):
+    """One padded batch, padding on the left: row 0 of the table is padding, and no token sees it."""
+    F = torch.nn.functional
+    items, n, d, layers, heads = (SEQUENCE_DIMS[key] for key in ["items", "positions", "model", "layers", "heads"])
+    p = draw(esasrec_shapes(bias, final))
+    generator = torch.Generator().manual_seed(12)
+    count = len(HISTORIES)
+    follow = [history[1:] + [target] for history, target in zip(HISTORIES, TARGETS)]
+    read, asked, drawn = (torch.zeros(count, n, *more, dtype=torch.long) for more in [(), (), (negatives,)])
+    for j, (history, after) in enumerate(zip(HISTORIES, follow)):
+        read[j, n - len(history):] = torch.tensor(history)
+        asked[j, n - len(history):] = torch.tensor(after)
+        drawn[j, n - len(history):] = torch.randint(1, items + 1, (len(history), negatives), generator=generator)
+    # Draws repeat items, and one of them is the target.
+    drawn[0, -1, :2] = asked[0, -1]
+    drawn[3, 2, 1:3] = drawn[3, 2, 0]
+    real = read > 0
+
+    def module(key):
+        """A linear module of PyTorch with the parameters of the case, whose weights have inputs as rows."""
+        return lambda x: F.linear(x, p[f"{key}.weight"].T, p.get(f"{key}.bias"))
+
+    def layer_norm(key, x):
+        return F.layer_norm(x, (d,), p[f"{key}.weight"], p[f"{key}.bias"], EPS)
+
+    table = torch.cat([torch.zeros(1, d, dtype=torch.float64), p["item_embedding"]])
+    places = torch.arange(n - 1, -1, -1).expand(count, n)
+    if positions == "from_start":
+        places = (real.cumsum(1) - 1).clamp(min=0)
+    x = table[read] + p["position"][places]
+    outs = {"input": x}
+    # A padded token sees itself, so that its softmax is defined; its output is not read.
+    visible = torch.ones(n, n).tril().bool()[None] & (real[:, None, :] | torch.eye(n).bool()[None])
+    for l in range(layers):
+        of = f"layer.{l}"
+        z = layer_norm(f"{of}.attention.norm", x)
+        split = lambda y: y.view(count, n, heads, d // heads).transpose(1, 2)
+        query, key, value = (split(module(f"{of}.attention.{part}")(z)) for part in ["query", "key", "value"])
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=visible[:, None])
+        branch = module(f"{of}.attention.output")(mixed.transpose(1, 2).reshape(count, n, d))
+        gate = torch.sigmoid(module(f"{of}.attention.gate")(x))
+        outs |= {f"attention.{l}": branch, f"attention.{l}.gate": gate}
+        x = x + gate * branch
+        z = layer_norm(f"{of}.feed_forward.norm", x)
+        branch = module(f"{of}.feed_forward.down")(F.silu(module(f"{of}.feed_forward.switch")(z)) * module(f"{of}.feed_forward.up")(z))
+        gate = torch.sigmoid(module(f"{of}.feed_forward.gate")(x))
+        outs |= {f"feed_forward.{l}": branch, f"feed_forward.{l}.gate": gate}
+        x = x + gate * branch
+        outs[f"layer.{l}"] = x
+    if final:
+        x = layer_norm("output_norm", x)
+    outs["h"] = x
+    parts, offsets = training()
+    if loss == "softmax":
+        rows = F.cross_entropy(x[real] @ p["item_embedding"].T, asked[real] - 1, reduction="none")
+    else:
+        candidates = torch.cat([asked[..., None], drawn], 2)
+        logits = (table[candidates] @ x[..., None]).squeeze(-1)
+        if log_q:
+            events = torch.bincount(torch.tensor(sum(parts, [])), minlength=items + 1).clamp(min=1).double()
+            logits = logits - (events / offsets[-1]).log()[candidates]
+        outs["sampled_logits"] = logits
+        if loss == "sampled_softmax":
+            rows = F.cross_entropy(logits[real], torch.zeros(int(real.sum()), dtype=torch.long), reduction="none")
+        else:
+            alpha = negatives / (items - 1)
+            beta = alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
+            positive = torch.sigmoid(logits[real][:, 0]) ** beta
+            negative = torch.sigmoid(logits[real][:, 1:])
+            rows = torch.cat([F.binary_cross_entropy(positive, torch.ones_like(positive), reduction="none")[:, None],
+                              F.binary_cross_entropy(negative, torch.zeros_like(negative), reduction="none")], 1).mean(1)
+    left = lambda values: padded([row[mask] for row, mask in zip(values, real)], n)
+    tensors = sequence_inputs() | {"in.follow": torch.tensor([after + [0] * (n - len(after)) for after in follow]),
+                                   "in.train.items": torch.tensor(sum(parts, [])), "in.train.offsets": torch.tensor(offsets)}
+    if loss != "softmax":
+        tensors["in.negatives"] = drawn[real]
+    tensors |= {f"out.{key}": left(value) for key, value in outs.items()}
+    scores = x[:, -1] @ p["item_embedding"].T
+    tensors |= {"out.loss_rows": rows, "out.scores": scores, "out.ranks": ranked(scores, torch.tensor(TARGETS))}
+    finish(name, "esasrec", p, rows.mean(), tensors, zero=key_biases(p), dims=SEQUENCE_DIMS | {"negatives": negatives},
+           scalars={"calibration": calibration},
+           switches={"loss": loss, "positions": positions, "log_q": "on" if log_q else "off", "feed_forward_bias": "on" if bias else "off",
+                     "final_norm": "on" if final else "off"})
+
+
 if __name__ == "__main__":
     train("lightgcn_default", 3, "squared", 0.05, 0.0)
     train("lightgcn_norm", 1, "norm", 0.1, 0.001)
@@ -1337,3 +1441,7 @@ if __name__ == "__main__":
     masr("masr_warmup", memory=False)
     masr("masr_score", stage="score", top_head=2)
     masr_state("masr_state")
+    esasrec("esasrec_default")
+    esasrec("esasrec_log_q", log_q=True, positions="from_start")
+    esasrec("esasrec_gbce", loss="gbce", bias=True, negatives=5)
+    esasrec("esasrec_softmax", loss="softmax", final=True)

@@ -3,6 +3,7 @@
 pub mod clcrec;
 pub mod difsr;
 pub mod dualgnn;
+pub mod esasrec;
 pub mod fdsa;
 pub mod grcn;
 pub mod masr;

@@ -194,10 +194,12 @@ impl SourceForm {
             Format::RecBole => (Shape::RecBole, false),
             Format::Tabular => (Shape::of(path, dialect.encoding)?, false),
             // These forms are published as JSON lines, and on the Hugging Face hub as Parquet.
-            _ => match Shape::of(path, dialect.encoding)? {
-                shape @ (Shape::Parquet | Shape::Csv) => (shape, true),
-                _ => (Shape::JsonLines, true),
-            },
+            Format::Amazon2014 | Format::Amazon2018 | Format::Amazon2023 | Format::GoodReads => {
+                match Shape::of(path, dialect.encoding)? {
+                    shape @ (Shape::Parquet | Shape::Csv) => (shape, true),
+                    _ => (Shape::JsonLines, true),
+                }
+            }
         };
         Ok(FileForm { shape, dialect, optional, items })
     }
