@@ -294,10 +294,10 @@ pub fn precision(config: &config::Config) -> anyhow::Result<Precision> {
 fn metric(context: &Context, items: usize) -> anyhow::Result<Measure> {
     let metric: Measure = context.config.train.metric.parse()?;
     match metric {
-        Measure::Recall(k) if k >= items => {
+        Measure::Recall(k) | Measure::Hit(k) | Measure::Precision(k) if k >= items => {
             let other = Measure::ReciprocalRank;
             context.progress.log(format!(
-                "train: warning: {metric} is 1 for every ranking of {items} items; epochs are selected by {other} in its place \
+                "train: warning: {metric} is the same for every ranking of {items} items; epochs are selected by {other} in its place \
                  (`train.metric`)"
             ));
             Ok(other)
