@@ -422,7 +422,7 @@ impl Card {
     /// and a few columns after many would take a whole tile.
     pub fn product_split(&self, out: Address, a: Matrix, b: Matrix, split: usize, precision: Precision) -> Result<()> {
         let ((m, k), columns) = (a.shape(), b.columns);
-        if split % TILE != 0 || m * k * columns < WORTH_A_CALL || a.half != b.half || b.transposed {
+        if !split.is_multiple_of(TILE) || m * k * columns < WORTH_A_CALL || a.half != b.half || b.transposed {
             return self.product(out, a, b, false, precision);
         }
         for part in [0..split, split..columns] {
