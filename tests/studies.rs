@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use mp4sr_artifact::{FeatureType, Features, Items, Table, files};
+use mp4sr_artifact::{FeatureType, Features, Items, Table, files, hash_ids};
 use mp4sr_pipeline::Config;
 use mp4sr_run::model_catalog;
 use mp4sr_tests::{Project, root, said};
@@ -118,9 +118,13 @@ fn lists_of_runs_are_compared_and_made_by_a_study() {
     assert!(refused.contains("`--lists` with table2"), "{refused}");
     let said = world.run("study", &["table6", "--seeds", "2", "--lists"]);
     assert!(said.contains("## The lists") && said.contains("diversity"), "{said}");
+    assert!(said.contains("Note: K = 20 is left out"), "the lists have ten items: {said}");
+    assert!(world.text("a/studies/table6/lists.csv").contains("diversity@5"));
     let runs = "MP4SR=mp4sr.s2020,mp4sr.s2021";
     let text = world.run("compare", &["only-text.s2020", runs, "--lists"]);
-    assert!(text.contains("coverage") && text.contains('±'), "{text}");
+    assert!(text.contains("coverage") && text.contains('±') && !text.contains("R@5"), "{text}");
+    let refused = world.run_badly("compare", &[runs, "--lists", "--validation"]);
+    assert!(refused.contains("--validation"), "{refused}");
     let csv = world.run("compare", &["only-text.s2020", runs, "--lists", "--csv"]);
     let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
     let value = |name: &str, measure: &str| -> f64 {
@@ -146,6 +150,16 @@ fn lists_of_runs_are_compared_and_made_by_a_study() {
         let found: f64 = found.parse().unwrap();
         assert!((value("only-text.s2020", &format!("{name}@5")) - found).abs() < 1e-9, "{name}: {csv} {report:?}");
     }
+
+    // Features of other items leave the report without diversity, and a comparison of lists without an answer.
+    let features = files::list(&world.path("a/features")).unwrap().into_iter();
+    let text_features = features.filter(|path| path.to_string_lossy().contains("/text.")).collect::<Vec<_>>();
+    let other = Features::from_f32(vec![0, 1], &[1.0], 1, FeatureType::F32, hash_ids(["x"])).unwrap();
+    other.write(&text_features[0], "test", serde_json::Value::Null).unwrap();
+    let reported = world.run_stderr("report", &own);
+    assert!(reported.contains("the diversity of the lists is left out"), "{reported}");
+    let refused = world.run_badly("compare", &[runs, "--lists"]);
+    assert!(refused.contains("different item list"), "{refused}");
 
     files::remove_if_present(&world.path("a/runs/mp4sr.s2021/recommendations.parquet")).unwrap();
     let missing = world.run_badly("compare", &[runs, "--lists"]);

@@ -37,8 +37,8 @@ pub enum ListMeasure {
     /// The mean over listed items of -log2 of the number of training events divided by the number of users. An item without events counts
     /// as one with a single event.
     Novelty,
-    /// The mean over the pairs of listed items of 1 minus the cosine similarity of their features. An item's vector in a modality is the
-    /// mean of its rows; a modality that only one of two items has does not count.
+    /// The mean over the pairs of listed items of 1 minus the cosine similarity of their features, averaged over the modalities. An
+    /// item's vector in a modality is the mean of its rows; items without rows and modalities without a pair do not count.
     Diversity,
 }
 

@@ -11,7 +11,7 @@ use mp4sr_pipeline::config::PRETRAIN;
 use mp4sr_pipeline::{Bug, Context, print, run_stage};
 use mp4sr_protocol::{
     Comparison, ItemFacts, ListFigures, Measure, Metrics, Reference, SeedRuns, Split, StoredRanks, UserFacts,
-    read_lists,
+    read_lists, training_events,
 };
 use serde_json::json;
 
@@ -221,7 +221,7 @@ impl Report<'_> {
     /// The statistics of the lists of all runs, at each K of the tables that the lists reach. Another run is left out if its lists do not
     /// exist, or were made with other weights than it has now.
     fn list_rows(&self, items: &Items, sequences: &Sequences) -> Result<Vec<ListRow>> {
-        let facts = ItemFacts::read(sequences, &self.context.config.feature_files(&self.context.layout))?;
+        let facts = self.item_facts(sequences);
         let mut rows = Vec::new();
         for layout in &self.runs {
             let path = layout.recommendations();
@@ -243,6 +243,16 @@ impl Report<'_> {
             }
         }
         Ok(rows)
+    }
+
+    /// What the statistics of lists need to know about the items. Features that cannot be read only cost the report its diversity, because
+    /// a model that reads no features does not need them to be up to date.
+    fn item_facts(&self, sequences: &Sequences) -> ItemFacts {
+        let features = self.context.config.feature_files(&self.context.layout);
+        ItemFacts::read(sequences, &features).unwrap_or_else(|error| {
+            self.context.progress.log(format!("report: warning: {error}; the diversity of the lists is left out"));
+            ItemFacts::new(training_events(sequences), sequences.user_count())
+        })
     }
 
     fn required(&self, layout: &Layout, what: &'static str, path: PathBuf, target: &str) -> Result<PathBuf> {

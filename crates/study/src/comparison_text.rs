@@ -37,6 +37,18 @@ pub fn markdown(comparison: &Comparison, what: &str) -> String {
     table(comparison, what).markdown() + &note
 }
 
+/// The message if no K is reached.
+pub const NO_K: &str = "the lists do not reach the smallest K of `evaluate.k`; set `recommend.top` to a larger number and make the lists again";
+
+/// The note on the values of K that not all lists reach; `None` if all do.
+pub fn left_out(comparisons: &[ListComparison], ks: &[usize]) -> Option<String> {
+    let is_missing = |k: &&usize| comparisons.iter().all(|comparison| comparison.k != **k);
+    let missing: Vec<String> = ks.iter().filter(is_missing).map(ToString::to_string).collect();
+    (!missing.is_empty()).then(|| {
+        format!("K = {} is left out, because not all lists are that long (`recommend.top`)", missing.join(", "))
+    })
+}
+
 /// Formats the statistics of lists as Markdown, one row per model and K. A star marks a statistic of single lists that differs
 /// significantly from that of the last model.
 pub fn lists_markdown(comparisons: &[ListComparison], what: &str) -> String {
@@ -70,7 +82,7 @@ fn list_columns() -> impl Iterator<Item = &'static str> {
     ["coverage", "Gini", "entropy"].into_iter().chain(ListMeasure::ALL.map(ListMeasure::name))
 }
 
-/// Lists all values and tests of statistics of lists, one row per model, K and statistic. The last model is tested against the others.
+/// Lists all values and tests of statistics of lists, one row per model, K and statistic. The others are tested against the last model.
 pub fn list_details(comparisons: &[ListComparison]) -> TextTable {
     let mut table = details_table("last against it: t-test p");
     for ListComparison { k, rows } in comparisons {

@@ -2,11 +2,11 @@
 
 use mp4sr_artifact::{Items, Layout, Sequences};
 use mp4sr_pipeline::config::ModelCatalog;
-use mp4sr_pipeline::{StageArgs, print};
+use mp4sr_pipeline::{Context, StageArgs, print};
 use mp4sr_protocol::{Comparison, ItemFacts, ListComparison, Measure, Reference, SeedLists, SeedRuns, Split};
 use std::sync::Arc;
 
-use crate::comparison_text::{details, list_details, lists_markdown, markdown};
+use crate::comparison_text::{NO_K, details, left_out, list_details, lists_markdown, markdown};
 
 /// Prints evaluated runs of one dataset side by side: the best value is bold, the second best is underlined, and a star marks a best
 /// value that is significantly above the second best (p < 0.01).
@@ -24,9 +24,9 @@ pub struct Args {
     /// Uses the validation split in place of the test split.
     #[arg(long)]
     validation: bool,
-    /// Also compares the lists of the runs (`mp4sr recommend`): coverage, Gini index, entropy, popularity, tail share, novelty and
-    /// diversity, at each K of `evaluate.k` that the lists reach.
-    #[arg(long)]
+    /// Compares the lists of the runs (`mp4sr recommend`) in place of their metrics: coverage, Gini index, entropy, popularity, tail share,
+    /// novelty and diversity, at each K of `evaluate.k` that all lists reach.
+    #[arg(long, conflicts_with_all = ["measures", "validation"])]
     lists: bool,
     /// Prints CSV, with one row per model and metric and with intervals and tests.
     #[arg(long)]
@@ -34,15 +34,15 @@ pub struct Args {
 }
 
 /// Runs `mp4sr compare`.
-pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
+pub fn run(args: Args, catalog: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     let Args { runs, stage, measures, validation, lists, csv } = args;
-    let context = stage.context(models)?;
+    let context = stage.context(catalog)?;
     let (config, layout) = (&context.config, &context.layout);
     let split = if validation { Split::Validation } else { Split::Test };
     let own = || Measure::table(&config.evaluate.k, &config.evaluate.measures);
     let measures = if measures.is_empty() { own() } else { measures };
     let sequences = Sequences::read(&layout.sequences())?;
-    let (mut groups, mut layouts_of) = (Vec::new(), Vec::new());
+    let (mut groups, mut models) = (Vec::new(), Vec::new());
     for text in &runs {
         let (name, members) = text.split_once('=').unwrap_or((text, text));
         let members: Vec<&str> = members.split(',').collect();
@@ -58,31 +58,37 @@ pub fn run(args: Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         );
         let layouts: Vec<Layout> = members.iter().map(|run| layout.with_run(run)).collect();
         groups.push(SeedRuns::read(name, &layouts, &sequences, split, None)?);
-        layouts_of.push((name, layouts));
+        models.push((name.to_owned(), layouts));
+    }
+    if lists {
+        return compare_lists(&context, &models, &sequences, csv);
     }
     let comparison = Comparison::new(&groups, &measures, Reference::Best);
-    let of_lists = if lists {
-        let items = Items::read(&layout.items())?;
-        let read =
-            |(name, layouts): &(&str, Vec<Layout>)| SeedLists::read(name, layouts, &items, sequences.user_count());
-        let models = layouts_of.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        let facts = ItemFacts::read(&sequences, &config.feature_files(layout))?;
-        let compared = ListComparison::all(&models, &config.evaluate.k, &facts);
-        anyhow::ensure!(
-            !compared.is_empty(),
-            "the lists do not reach the smallest K of `evaluate.k`; set `recommend.top` and run `make recommend` again"
-        );
-        compared
-    } else {
-        Vec::new()
-    };
     if csv {
         if let Some(note) = comparison.candidates_note() {
             context.progress.log(format!("compare: warning: {note}"));
         }
-        print(&details(&comparison).csv()?)?;
-        return if lists { print(&format!("\n{}", list_details(&of_lists).csv()?)) } else { Ok(()) };
+        return print(&details(&comparison).csv()?);
     }
-    print(&markdown(&comparison, "run"))?;
-    if lists { print(&format!("\n{}", lists_markdown(&of_lists, "run"))) } else { Ok(()) }
+    print(&markdown(&comparison, "run"))
+}
+
+/// Compares the lists of runs. `models` has the name of every row and its runs.
+fn compare_lists(
+    context: &Context,
+    models: &[(String, Vec<Layout>)],
+    sequences: &Sequences,
+    csv: bool,
+) -> anyhow::Result<()> {
+    let (config, layout) = (&context.config, &context.layout);
+    let items = Items::read(&layout.items())?;
+    let read = |(name, runs): &(String, Vec<Layout>)| SeedLists::read(name, runs, &items, sequences.user_count());
+    let models = models.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    let facts = ItemFacts::read(sequences, &config.feature_files(layout))?;
+    let compared = ListComparison::all(&models, &config.evaluate.k, &facts);
+    anyhow::ensure!(!compared.is_empty(), NO_K);
+    if let Some(note) = left_out(&compared, &config.evaluate.k) {
+        context.progress.log(format!("compare: warning: {note}"));
+    }
+    print(&if csv { list_details(&compared).csv()? } else { lists_markdown(&compared, "run") })
 }

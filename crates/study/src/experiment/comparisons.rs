@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use mp4sr_artifact::{DatasetStatistics, EpochLine, Error, Items, Layout, PreprocessReport, Sequences};
+use mp4sr_artifact::{DatasetStatistics, EpochLine, Error, Items, Layout, PreprocessReport, Sequences, files};
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{
     Comparison, ItemFacts, ListComparison, Reference, SeedLists, SeedRuns, Split, mean_and_deviation,
@@ -11,7 +11,7 @@ use mp4sr_protocol::{
 use super::rows::{StudyRow, full};
 use super::write::PaperTable;
 use super::{FinishedRows, Study, common};
-use crate::comparison_text::{details, list_details, lists_markdown, markdown};
+use crate::comparison_text::{NO_K, details, left_out, list_details, lists_markdown, markdown};
 use crate::runner::{ResolvedRun, Until};
 
 impl Study<'_> {
@@ -29,13 +29,23 @@ impl Study<'_> {
         let mut text = self.head(title, comparison.users);
         text += &markdown(&comparison, "model");
         text += &times(&made)?;
-        let mut all = details(&comparison);
+        let mut lists = None;
         if self.options.lists {
             let compared = self.compared_lists(&made, &sequences)?;
             let _ = write!(text, "\n## The lists\n\n{}", lists_markdown(&compared, "model"));
-            all.rows.extend(list_details(&compared).rows);
+            self.notes.extend(left_out(&compared, &self.config.evaluate.k));
+            lists = Some(list_details(&compared));
         }
-        self.finish(text, paper, &all, None)
+        let text = self.finish(text, paper, &details(&comparison), None)?;
+        let path = self.folder().join("lists.csv");
+        match lists {
+            Some(lists) => {
+                lists.write_csv(&path)?;
+                self.runner.progress().log(format!("{}: wrote `{}`", self.slug(), path.display()));
+            }
+            None => files::remove_if_present(&path)?,
+        }
+        Ok(text)
     }
 
     /// The statistics of the lists of all rows.
@@ -48,10 +58,7 @@ impl Study<'_> {
         let models = made.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         let facts = ItemFacts::read(sequences, &self.config.feature_files(&self.layout))?;
         let compared = ListComparison::all(&models, &self.config.evaluate.k, &facts);
-        anyhow::ensure!(
-            !compared.is_empty(),
-            "the lists do not reach the smallest K of `evaluate.k`; set `recommend.top` to a larger number"
-        );
+        anyhow::ensure!(!compared.is_empty(), NO_K);
         Ok(compared)
     }
 
