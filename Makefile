@@ -6,7 +6,7 @@
 # ARTIFACTS=folder            the folder that everything is written to, in place of artifacts
 # SET='a.b=1 c.d=["x", "y"]'  replaces keys of the pipeline; spaces within quotes and brackets belong to the value
 # QUIET=1                     prints only results and errors
-# CUDA=1                      also builds for NVIDIA GPUs (run.device=cuda:0), which requires the CUDA toolkit
+# CUDA=1                      also builds for NVIDIA cards (run.device=cuda:0), which requires the CUDA toolkit
 # MPI=1                       also builds training by several processes (docs/scale.md), which requires Open MPI or MPICH, and libclang
 # For tables, figures and studies:
 # QUICK=1                     makes a smoke run with few events and epochs, which takes minutes
@@ -139,7 +139,7 @@ format-check: ## Check the formatting
 lint: ## Run clippy; a warning is an error
 	@cargo clippy --release --workspace --all-targets --quiet -- -D warnings
 
-# The code for GPUs is only checked if the CUDA toolkit is installed. Its tests need a GPU.
+# The code for cards is only checked if the CUDA toolkit is installed. Its tests need a card.
 lint-cuda: ## Run clippy on the code for NVIDIA cards
 	@if [ -x "$${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ] || command -v nvcc > /dev/null; then \
 	    cargo clippy --release --workspace --all-targets --quiet --features mp4sr-ops/cuda -- -D warnings; \

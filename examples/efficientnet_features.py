@@ -36,7 +36,7 @@ images = pyarrow.parquet.read_table(f"{folder}/dataset/items.parquet", columns=[
 
 
 def pixels(path):
-    """The center of the image as [3, side, side], scaled to the range that the weights were trained on."""
+    """The centre of the image as [3, side, side], scaled to the range that the weights were trained on."""
     image = Image.open(path).convert("RGB")
     scale = SIDE / min(image.size)
     image = image.resize([max(SIDE, round(length * scale)) for length in image.size], Image.BICUBIC)

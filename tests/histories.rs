@@ -367,7 +367,7 @@ impl Cold<'_> {
     }
 }
 
-/// Both ways give the same ranks for targets that were not in training. The study `cold-start` counts them.
+/// A cold item has the same rank in a dataset that contains it and after `items add`. The study `cold-start` uses these ranks.
 #[test]
 fn cold_items_rank_as_in_a_dataset_that_has_them() {
     let world = Project::small();

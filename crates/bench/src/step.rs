@@ -47,7 +47,7 @@ pub struct StepArgs {
 pub enum Precision {
     /// f32.
     F32,
-    /// f32, rounded by the GPU.
+    /// f32, rounded by the card.
     Tf32,
     /// bf16.
     Bf16,

@@ -73,7 +73,7 @@ pub struct Cost {
     pub seconds: Range,
     /// The peak memory in bytes.
     pub memory: Range,
-    /// The largest number of bytes that the stage writes.
+    /// An upper bound on the number of bytes that the stage writes.
     pub disk: f64,
     /// The time of one epoch in seconds, if the stage has epochs.
     pub epoch: Option<Range>,

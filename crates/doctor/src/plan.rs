@@ -178,7 +178,7 @@ impl Plan {
                 Ok(())
             }
             Err(error) if reads => Err(error.to_string()),
-            // A dataset that exists no longer needs its raw files.
+            // If the dataset already exists, its raw files are not needed.
             Err(_) => Ok(()),
         }
     }

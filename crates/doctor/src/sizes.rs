@@ -10,7 +10,7 @@ use mp4sr_preprocess::{RowCount, RowLimits, count_rows, trial};
 /// The numbers of rows of interactions and of items that are read if the dataset does not exist.
 const EVENT_ROWS: u64 = 50_000;
 const ITEM_ROWS: u64 = 100_000;
-/// The least share of items with a line that is used to extrapolate.
+/// The lower bound on the share of items with a line. The sample's sentences and images per item are divided by this share.
 const LEAST_DESCRIBED: f64 = 0.05;
 /// The factor by which extrapolated numbers of users and events may be off.
 const SPREAD: f64 = 3.0;

@@ -55,7 +55,7 @@ pub fn shown_text(text: &str) -> String {
     }
 }
 
-/// The host and port of a URL. The limit of transfers per host counts by this name.
+/// The host and port of a URL, by which transfers are counted for the limit per host.
 pub fn host(url: &Url) -> String {
     format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default())
 }

@@ -4,9 +4,9 @@
 //! `downloads/` with one image per URL, `ledger.jsonl`, which records the outcome for each URL, and `report.json`. Must not know: what raw
 //! files hold, what images are for.
 //!
-//! The way of a URL through the modules: `images` and `raw` decide which URLs to download; `schedule` hands them to threads, a limited
-//! number per host; `transfer` downloads one, in several attempts if necessary, with `client` (redirects), `resolver` (private networks)
-//! and `part` (what an earlier attempt left); `check` decodes the result; `ledger` records the outcome.
+//! How a URL is processed: `images` and `raw` decide which URLs to download; `schedule` hands them to threads, a limited number per host;
+//! `transfer` downloads one, in several attempts if necessary, with `client` (redirects), `resolver` (private networks) and `part` (what an
+//! earlier attempt left); `check` decodes the result; `ledger` records the outcome.
 
 mod address;
 mod as_stored;

@@ -1,4 +1,4 @@
-//! The outcome for a URL, and of one attempt to download it.
+//! The outcome for a URL, and that of one attempt to download it.
 
 use std::time::Duration;
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use mp4sr_artifact::{Error, Result, files};
 use serde::{Deserialize, Serialize};
 
-/// The URL of the file, and the version that its first byte is of.
+/// The URL of the file, and the validator that the server sent with its first byte.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Note {
     url: String,

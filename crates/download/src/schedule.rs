@@ -132,8 +132,8 @@ impl<J> Drop for Permit<'_, J> {
     }
 }
 
-/// Runs all jobs that `produce` adds on `threads` threads, with at most `per_host` jobs at once per host. The first error of `produce` or
-/// `work` stops everything.
+/// Runs all jobs that `produce` adds. They run on `threads` threads, at most `per_host` jobs at once per host. The first error of `produce`
+/// or `work` stops everything.
 pub fn run<J: Send>(
     threads: usize,
     per_host: usize,

@@ -12,7 +12,7 @@ use crate::words::{Role, tokens};
 
 /// The mean number of words from which a text counts as long.
 const LONG: f64 = 12.0;
-/// The share of values from which they decide what a column is.
+/// The share of a column's values that must be of one kind to decide what the column holds.
 const MOST: f64 = 0.9;
 /// The number of rows above which a column with one distinct value is constant.
 const TELLING: u64 = 20;
@@ -228,7 +228,7 @@ impl ItemColumns {
             self.texts.clone_from(&said.texts);
             return Ok(());
         }
-        // Only the first sentences are read, so that makers and categories must not come after a long text.
+        // Only the first sentences are read, so makers and categories must come before a long text.
         let order = |column: &ColumnSurvey| {
             if Role::Maker.fits(&column.name) {
                 0

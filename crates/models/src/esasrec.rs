@@ -1,9 +1,10 @@
 //! eSASRec: SASRec's objective with gated pre-norm layers and a softmax over sampled negatives.
 //!
-//! Tikhonovich et al., eSASRec: Enhancing Transformer-based Recommendations in a Modular Fashion, RecSys 2025 (arXiv 2508.06450), in
-//! the authors' code (transformer_benchmark over RecTools 0.13). A sample is a user's whole sequence; the output after every item
-//! predicts the next one. The input is Dropout(e + p), p counted back from the last item. A layer is that of LiGR (Borisyuk et al., arXiv
-//! 2502.03417): with A causal attention with biases and F(z) = W2 Dropout(silu(W1 z) * W3 z) without,
+//! Tikhonovich et al., eSASRec: Enhancing Transformer-based Recommendations in a Modular Fashion, RecSys 2025 (arXiv 2508.06450), as in the
+//! authors' code (transformer_benchmark over RecTools 0.13). A sample is a user's whole sequence; the output after every item predicts the
+//! next one. The input is Dropout(e + p), where positions are counted back from the last item. A layer is that of LiGR (Borisyuk et al.,
+//! arXiv 2502.03417). With causal attention A, whose maps have biases, and F(z) = W2 Dropout(silu(W1 z) * W3 z), whose maps have none, it
+//! computes
 //!
 //! x <- x + sigmoid(x G + g) * Dropout(A(LayerNorm(x))),   x <- x + sigmoid(x G' + g') * Dropout(F(LayerNorm(x))).
 //!
@@ -12,11 +13,10 @@
 //! that the target can be among them; nothing corrects for the sampling. The mean is over all positions of a batch.
 //!
 //! In RecTools 0.13, which the authors require, dropout also applies to the table of item embeddings, once per step for inputs and logits
-//! alike; later releases do without ([`Config::item_dropout`]). The other keys are what the authors compare (losses, negatives from the
-//! batch, a correction by item frequency), an option of their code (biases of F), and what other pre-norm transformers or SASRec's
-//! authors do (a last LayerNorm, positions from the first item, negatives that the user does not have). Three things differ from the
-//! authors' code: Adam's second moment decays by 0.999 in place of 0.98, LayerNorm adds 1e-12 to the variance in place of 1e-5, and
-//! gradients are clipped.
+//! alike; later releases do not do this ([`Config::item_dropout`]). The other keys are what the authors compare (losses, negatives from the
+//! batch, a correction by item frequency), an option of their code (biases of F), and what other pre-norm transformers or SASRec's authors
+//! do (a last LayerNorm, positions from the first item, negatives that the user does not have). Three things differ from the authors' code:
+//! Adam's second moment decays by 0.999 instead of 0.98, LayerNorm adds 1e-12 to the variance instead of 1e-5, and gradients are clipped.
 
 use candle_core::{D, Tensor, Var};
 use mp4sr_ops::plain::{sigmoid, softplus};
@@ -86,7 +86,7 @@ pub enum Loss {
     Softmax,
 }
 
-/// From which items negatives are drawn.
+/// The items that negatives are drawn from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NegativeItems {
@@ -99,7 +99,7 @@ pub enum NegativeItems {
     Unseen,
 }
 
-/// From where positions are counted.
+/// Where positions are counted from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Positions {
@@ -119,10 +119,10 @@ pub struct Config {
     /// The number of negatives of each position.
     #[schemars(range(min = 1, max = 100_000))]
     pub negatives: usize,
-    /// From which items negatives are drawn.
+    /// The items that negatives are drawn from.
     pub negative_items: NegativeItems,
-    /// The share of the negatives that is drawn from the distinct items of the batch instead; one that is the target is drawn once
-    /// more.
+    /// The share of the negatives that is drawn from the distinct items that the batch reads instead. A negative that is the target is
+    /// drawn once more.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub in_batch: f64,
     /// Whether the logarithm of an item's share of the training events is subtracted from its logits in training.
@@ -132,7 +132,7 @@ pub struct Config {
     pub calibration: f64,
     /// Whether dropout applies to the table of item embeddings too, once per step (RecTools 0.13; not in later releases).
     pub item_dropout: bool,
-    /// From where positions are counted.
+    /// Where positions are counted from.
     pub positions: Positions,
     /// Whether the maps of the feed-forward layer have biases.
     pub feed_forward_bias: bool,
@@ -174,7 +174,7 @@ struct Map {
 }
 
 impl Map {
-    /// A map of `sizes`, in and out, whose weights start from N(0, `deviation`).
+    /// Creates a map with `sizes` inputs and outputs, whose initial weights are drawn from N(0, `deviation`).
     fn new(
         parameters: &mut Parameters,
         name: &str,
@@ -197,12 +197,12 @@ impl Map {
     }
 }
 
-/// The deviation with which weights of `a` inputs and `b` outputs start (Glorot and Bengio, 2010).
+/// The standard deviation of the initial weights of a map with `a` inputs and `b` outputs (Glorot and Bengio, 2010).
 fn glorot(a: usize, b: usize) -> f64 {
     (2.0 / (a + b) as f64).sqrt()
 }
 
-/// One residual branch: the LayerNorm before it and the gate behind it.
+/// The parameters of a residual branch that its two kinds share: the LayerNorm before it and the gate of its output.
 #[derive(Debug)]
 struct Branch {
     norm: Norm,
@@ -217,7 +217,7 @@ impl Branch {
         Ok(Self { norm, gate })
     }
 
-    /// x + sigmoid(x G + g) * Dropout(y) for tokens `x` and what the branch makes of them, `[tokens, d]` each.
+    /// x + sigmoid(x G + g) * Dropout(y) for tokens `x` and the branch's output `y`, `[tokens, d]` each.
     fn add(&self, name: &str, x: &Tensor, y: &Tensor, drop: Dropout) -> Result<Tensor> {
         let gate = sigmoid(&self.gate.of(x)?)?;
         trace::record(|| name.to_owned(), y);
@@ -249,7 +249,7 @@ impl Layer {
         let mut map = |name: &str, sizes: [usize; 2], deviation: f64, bias: Option<Initial>| {
             Map::new(p, &format!("layer.{l}.{name}"), sizes, deviation, bias, key)
         };
-        // The reference starts query, key and value as one matrix with three times as many outputs.
+        // The reference initialises query, key and value as one matrix with three times as many outputs.
         let (joint, zeros) = (glorot(d, 3 * d), Some(Initial::Zeros));
         let query = map("attention.query", [d, d], joint, zeros)?;
         let own_key = map("attention.key", [d, d], joint, zeros)?;
@@ -268,11 +268,11 @@ impl Layer {
 /// Sequences with the item that follows each token, and the negatives of each token.
 #[derive(Clone, Debug)]
 pub struct Pairs {
-    /// Where the sequences lie.
+    /// The offsets of the sequences.
     pub offsets: PackedOffsets,
-    /// `[tokens]`: the items that are read.
+    /// `[tokens]`: the items that the model reads.
     pub items: Vec<u32>,
-    /// `[tokens]`: the items that follow.
+    /// `[tokens]`: the item that follows each token.
     pub targets: Vec<u32>,
     /// `[tokens, n]`: items that the targets are compared with; empty if the loss has no negatives.
     pub negatives: Vec<u32>,
@@ -283,21 +283,21 @@ pub struct Pairs {
 pub struct ESasRec {
     config: Config,
     transformer: TransformerConfig,
-    /// The items that no negative of a user may be.
+    /// The sampler of items that a user has no training event with; `None` unless negatives are drawn from these.
     unseen: Option<NegativeSampler>,
-    /// `[I]`: the logarithm of each item's share of the training events, where logits are corrected by it.
+    /// `[I]`: the logarithm of each item's share of the training events, if logits are corrected by it.
     log_q: Option<Tensor>,
     parameters: Parameters,
     /// `[I, d_0]`: row i-1 is item i.
     items: Var,
-    /// `[n, d_0]`.
+    /// `[n, d_0]`: the embeddings of the positions.
     position: Var,
     layers: Vec<Layer>,
     final_norm: Option<Norm>,
 }
 
 impl ESasRec {
-    /// A fresh model whose start is a function of `key`.
+    /// Creates a model whose initial parameters are determined by `key`.
     pub fn new(config: Config, transformer: TransformerConfig, data: &Data, key: RngKey) -> Result<Self> {
         let key = key.fold_in("initial");
         let mut parameters = Parameters::new(&data.device);
@@ -319,7 +319,7 @@ impl ESasRec {
         key.map_or(Dropout::NONE, |key| key.fold_in(name).dropout(self.transformer.dropout))
     }
 
-    /// The place of every token in the table of positions.
+    /// The row of every token in the table of positions.
     fn places(&self, offsets: &PackedOffsets) -> Vec<u32> {
         match self.config.positions {
             Positions::FromStart => offsets.positions(),
@@ -327,8 +327,8 @@ impl ESasRec {
         }
     }
 
-    /// The output after every token, `[tokens, d_0]`, or after the last token of every sequence, `[sequences, d_0]`: tokens are rows of
-    /// `table` `[I, d_0]`. Without `key` nothing is dropped.
+    /// The output after every token, `[tokens, d_0]`, or after the last token of every sequence, `[sequences, d_0]`. Tokens are the rows
+    /// `rows` of `table` `[I, d_0]`. Without `key` nothing is dropped.
     fn outputs(
         &self,
         table: &Tensor,
@@ -370,7 +370,7 @@ impl ESasRec {
             (x.clone(), normed.clone())
         };
         let key_value = Tensor::cat(&[layer.key.of(&normed)?, layer.value.of(&normed)?], 1)?;
-        // Attention with one source of scores is that of a plain transformer.
+        // With a single source of scores, this is the attention of a plain transformer.
         let sizes = SourceSizes { sources: vec![width], width, heads, positions, fusion: ScoreFusion::Sum };
         let scope = SourceScope { real: None, last_only, bidirectional: false };
         let drop = self.drop(key, "weights");
@@ -383,7 +383,7 @@ impl ESasRec {
         layer.feed_forward.add(&format!("feed_forward.{l}"), &x, &y, self.drop(key, "feed_forward"))
     }
 
-    /// The pairs of a batch of whole training sequences, with negatives: a function of the key.
+    /// The pairs of a batch of whole training sequences, with negatives that are determined by the key.
     pub fn pairs(&self, batch: &Batch, key: RngKey) -> Result<Pairs> {
         let (mut items, mut targets, mut users, mut lengths) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (j, &user) in batch.users.iter().enumerate() {
@@ -405,7 +405,7 @@ impl ESasRec {
         Ok(Pairs { offsets: PackedOffsets::from_lengths(lengths)?, items, targets, negatives })
     }
 
-    /// Appends the negatives of one token; `present` are the distinct items of the batch.
+    /// Appends the negatives of one token. `present` has the distinct items that the batch reads, without items that are only targets.
     fn draw(&self, negatives: &mut Vec<u32>, user: u32, target: u32, present: &[u32], key: RngKey) {
         let Config { negatives: count, negative_items, in_batch, .. } = self.config;
         let (count, of_batch) = (count as u64, (count as f64 * in_batch) as u64);
@@ -495,7 +495,7 @@ impl Model for ESasRec {
     }
 
     fn training_sequence_length(&self) -> usize {
-        // The last item is a target only.
+        // The last item is only a target.
         self.transformer.max_sequence_length + 1
     }
 
@@ -621,12 +621,12 @@ mod tests {
     #[test]
     fn a_share_of_the_negatives_is_of_the_distinct_items_of_the_batch() {
         let targets = [2, 3, 1, 6, 4, 1, 3, 8];
-        // Of three negatives, half, rounded down, is one.
+        // Half of three negatives, rounded down, is one.
         let found = frequencies(Config { negatives: 3, in_batch: 0.5, ..Config::default() });
         let present = [1, 2, 3, 4, 5];
         for (at, found) in found.iter().enumerate() {
             let target = targets[at / 3];
-            // The target stays if it is drawn twice, and what it leaves is shared by all.
+            // A target is replaced by a second draw, so that it stays only if it is drawn twice, and all items share its probability.
             let again = if present.contains(&target) { 1.0 / 25.0 } else { 0.0 };
             let of_batch = |item: u32| match present.contains(&item) {
                 true if item == target => again,
@@ -642,7 +642,7 @@ mod tests {
     fn negatives_of_tokens_and_places_are_drawn_independently() {
         let model = model(Config { negatives: 2, in_batch: 0.5, ..Config::default() });
         let batch = batch(&model);
-        // Pairs of draws that agree: 1 in 8 of two uniform ones, 1 in 8 of one of the batch and a uniform one.
+        // Two draws agree with a probability of 1 in 8, whether both are uniform or one of them is from the batch.
         let (mut of_places, mut of_tokens) = (0.0, 0.0);
         for draw in 0..40_000 {
             let own = model.pairs(&batch, RngKey::new(6).fold_in_index(draw)).unwrap().negatives;
@@ -655,7 +655,7 @@ mod tests {
         }
     }
 
-    /// The loss by the plain operators, sequence by sequence, with every dropout where the reference has one.
+    /// Compares the loss with that of the plain operators, with dropout at every place where the reference has it.
     #[test]
     fn dropout_applies_to_the_table_the_input_the_weights_the_hidden_layer_and_the_branches() {
         for item_dropout in [true, false] {
@@ -725,7 +725,7 @@ mod tests {
             let together = vectors(&histories);
             assert_eq!(together[2], together[3], "four items are read");
             for (alone, together) in histories.iter().zip(together) {
-                // A product adds up in another order where it has fewer rows.
+                // A product with fewer rows may sum in another order.
                 let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-6;
                 assert!(vectors(&[alone])[0].iter().zip(&together).all(near), "{positions:?}: {alone:?}");
             }

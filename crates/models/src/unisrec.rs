@@ -1,4 +1,4 @@
-//! UniSRec: items are represented by a whitened mixture of experts over their features, and sequences are pre-trained by contrasts.
+//! UniSRec: items are represented by a whitened mixture of experts over their features, and pre-training contrasts sequences.
 //!
 //! Hou et al., Towards Universal Sequence Representation Learning for Recommender Systems, KDD 2022 (arXiv 2206.05941), as in the authors'
 //! code: z = sum of g_k (Dropout(x) - c_k) W_k with g = softmax of x G plus noise; a causal transformer over z. Pre-training contrasts a

@@ -15,7 +15,7 @@ use mp4sr_models::{
 
 const ITEMS: usize = 23;
 
-/// The end of the names whose gradients are zero in every variant: a key's bias shifts all scores of a query alike.
+/// The suffix of the names of parameters whose gradient is zero in every variant: a key's bias shifts all scores of a query alike.
 const CANCELS: &str = ".attention.key.bias";
 
 const PHASES: [Phase; 2] = [Phase::of_prefixes(PRETRAIN), Phase::of_prefixes(FINETUNE)];

@@ -264,7 +264,7 @@ impl ImagePattern {
         found.into_iter().filter(|path| stays_in(&self.real, path).is_ok()).collect()
     }
 
-    /// The file of a name. If the name does not end as an image does, the files with any of the endings of images.
+    /// The existing file of this name or, if the name has no image extension, the files of this name with any image extension.
     fn at(&self, name: &str) -> Vec<PathBuf> {
         let path = self.base.join(name);
         if is_image_name(&path) {

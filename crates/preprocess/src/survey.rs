@@ -508,7 +508,7 @@ impl ColumnSurvey {
             Err(problem) => {
                 let read = cells.iter().filter(|cell| Notation::Mixed.read("", cell, comma).is_ok()).count();
                 self.time_share = read as f64 / cells.len().max(1) as f64;
-                // If every value shows its own notation, the column is mixed; otherwise its notation stays ambiguous.
+                // If nearly every value can be read by itself, the column is mixed; otherwise its notation stays ambiguous.
                 let mixed =
                     TimeNotation { key: "mixed".to_owned(), described: Notation::Mixed.described(), is_number: false };
                 let is_mixed = self.time_share >= MOST;

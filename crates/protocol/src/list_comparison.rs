@@ -41,7 +41,7 @@ impl SeedLists {
         Ok(Self { name: name.to_owned(), lists })
     }
 
-    /// The length of the longest list of the run whose longest list is the shortest.
+    /// The greatest length that at least one list of every run has.
     fn longest(&self) -> usize {
         let longest = |lists: &Vec<Vec<u32>>| lists.iter().map(Vec::len).max().unwrap_or(0);
         self.lists.iter().map(longest).min().unwrap_or(0)
@@ -49,14 +49,14 @@ impl SeedLists {
 }
 
 impl ListComparison {
-    /// Compares lists cut at each of `ks` that the lists of every model reach. The other models are tested against the last one, for every
-    /// statistic that a single list has, over the users with a value in all lists.
+    /// Compares lists cut off at each K of `ks` for which every run has at least one list of K items. The other models are tested against
+    /// the last one, for every statistic that a single list has, over the users with a value in all lists.
     pub fn all(models: &[SeedLists], ks: &[usize], facts: &ItemFacts) -> Vec<Self> {
         let reached = models.iter().map(SeedLists::longest).min().unwrap_or(0);
         ks.iter().filter(|&&k| k <= reached).filter_map(|&k| Self::at(models, k, facts)).collect()
     }
 
-    /// `None` if a run lists nothing.
+    /// Compares lists cut off at `k`; `None` if a run lists nothing.
     fn at(models: &[SeedLists], k: usize, facts: &ItemFacts) -> Option<Self> {
         let columns = ListMeasure::ALL.map(|measure| column(models, k, measure, facts));
         let rows = models.iter().enumerate().map(|(at, model)| {

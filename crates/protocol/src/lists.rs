@@ -69,7 +69,8 @@ impl ItemFacts {
         Self { events, is_tail, users, vectors: ItemVectors::default() }
     }
 
-    /// Computes the facts about the items of a dataset. Diversity is computed from those of the files of `features`, by role, that exist.
+    /// Computes the facts about the items of a dataset. `features` has the role and the path of each feature file; diversity uses the files
+    /// that exist.
     pub fn read(sequences: &Sequences, features: &[(String, PathBuf)]) -> Result<Self> {
         let mut facts = Self::new(training_events(sequences), sequences.user_count());
         for (_, path) in features.iter().filter(|(_, path)| path.exists()) {

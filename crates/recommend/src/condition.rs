@@ -1,7 +1,7 @@
 //! A condition on the columns of the items, written as an SQL expression, that selects which items may be listed.
 //!
-//! Like `preprocess.where`, it is parsed by sqlparser. It is evaluated here, item by item, because the item table has only seven columns;
-//! polars, which evaluates the conditions on interactions, stays a dependency of preprocessing alone.
+//! Like `preprocess.where`, it is parsed by sqlparser. It is evaluated here, item by item, because only seven columns can be named; polars,
+//! which evaluates the conditions on interactions, stays a dependency of preprocessing alone.
 
 use mp4sr_artifact::Items;
 use mp4sr_pipeline::nearest;

@@ -111,8 +111,8 @@ impl<'a> Recommender<'a> {
     }
 
     /// Like [`top_k`](Self::top_k) for queries with known next items (`targets`, one per query), ranked as in evaluation: the target stays
-    /// a candidate even if it is in the history, and is placed after all other items of the same score. It is in a list of length `k`
-    /// exactly if its rank is at most `k`.
+    /// a candidate even if it is in the history, and is placed after all other items of the same score. It is in a list of length `k` if
+    /// and only if its rank is at most `k`.
     pub fn top_k_of_targets(
         &self,
         queries: &[Query<'_>],

@@ -54,7 +54,7 @@ pub(crate) fn breakdown_tables(facts: &[UserFacts], runs: &[RunRanks], measures:
 }
 
 impl GroupRow {
-    /// For each run and metric, whether no run has a higher value. It is never the best if all values are zero or there is only one run.
+    /// For each run and metric, whether no run has a higher value; false if all values are zero or there is only one run.
     pub(crate) fn best(&self) -> Vec<Vec<bool>> {
         let most = |at: usize| self.values.iter().map(|values| values[at]).fold(0.0, f64::max);
         let is_best = |(at, &value): (usize, &f64)| self.values.len() > 1 && value > 0.0 && value >= most(at);

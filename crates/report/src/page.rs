@@ -36,6 +36,7 @@ pub(crate) struct Page<'a> {
     pub(crate) untrained: &'a [String],
     /// The counts of preprocessing; `None` if another program made the dataset.
     pub(crate) counts: Option<&'a PreprocessReport>,
+    /// The counts of extraction; `None` if another program made the features.
     pub(crate) image_counts: Option<&'a ExtractReport>,
     pub(crate) users: &'a [ShownUser],
     pub(crate) user_counts: UserCounts,

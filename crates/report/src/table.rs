@@ -36,7 +36,7 @@ impl MetricsTable {
         self.measures.iter().map(Measure::to_string).collect()
     }
 
-    /// For each row and column, whether no run has a higher value. It is never the best if all values are zero.
+    /// For each row and column, whether no run has a higher value; false if all values of the column are zero.
     pub fn best(&self) -> Vec<Vec<bool>> {
         let values: Vec<Vec<f64>> = self.rows.iter().map(RunMetrics::values).collect();
         let most = |column: usize| values.iter().map(|row| row[column]).fold(0.0, f64::max);

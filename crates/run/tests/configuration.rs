@@ -346,7 +346,7 @@ fn a_phase_depends_on_the_keys_that_its_model_reads_and_on_no_others() {
         let runs = [("mp4sr", "pretrain"), ("mp4sr", "finetune"), ("sasrec", "finetune"), ("popularity", "finetune")];
         assert_eq!(runs.map(|(model, phase)| stale(model, phase, key)), expected, "{key}");
     }
-    // The negatives of eSASRec matter to the losses that have some.
+    // The keys of eSASRec's negatives matter only for losses that use negatives.
     for (loss, negatives, calibration) in
         [("sampled_softmax", true, false), ("gbce", true, true), ("softmax", false, false)]
     {

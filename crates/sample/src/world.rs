@@ -107,7 +107,8 @@ struct Taste {
     last_kind: Option<usize>,
 }
 
-/// The factors that an item's weight is multiplied by, one for each property that it has.
+/// The factors by which an item's weight is multiplied: one for each attribute that matches the user's taste, and those for a kind that
+/// follows or repeats the last kind, and for novelty.
 mod weight {
     pub(super) const COLOUR: f64 = 22.0;
     pub(super) const PATTERN: f64 = 7.0;

@@ -509,8 +509,8 @@ fn given_id(headers: &HeaderMap) -> Option<String> {
     is_sound.then(|| id.to_owned())
 }
 
-/// Checks whether a request may be answered. The page, the description, `/healthz` and `/readyz` are open to everybody; everything else
-/// requires a key if keys are set. Without keys, the `Host` header must name this machine, which prevents DNS rebinding: a page of another
+/// Checks whether a request may be answered. If keys are set, everything except the page, the description, `/healthz` and `/readyz`
+/// requires one. Without keys, the `Host` header of every request must name this machine, which prevents DNS rebinding: a page of another
 /// site cannot send requests under a host name of its own.
 fn admit(app: &App, request: &Request, route: &str) -> Result<()> {
     if app.keys.is_off() {

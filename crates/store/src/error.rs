@@ -68,7 +68,8 @@ impl StoreError {
             let remedy = "give the address of the primary server in `serve.store`";
             return unavailable("this server is a copy that takes no changes".to_owned(), remedy);
         }
-        // The server is shutting down, starting, out of connections or memory, or cut off; or the statement conflicts or timed out.
+        // The server is shutting down, starting up, out of connections or memory, or cut off; or the statement timed out or conflicted with
+        // another transaction.
         if ["08", "40", "53", "55", "57"].iter().any(|class| code.code().starts_with(class)) {
             return unavailable(message.to_owned(), start);
         }

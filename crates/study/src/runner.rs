@@ -84,7 +84,8 @@ impl Runner {
         Ok(Self { args, jobs: jobs.max(1), progress, program, models: models.clone(), restarts: false })
     }
 
-    /// A runner that starts unfinished runs with other settings over, which is safe for the runs of a study because nothing else uses them.
+    /// A runner that retrains an unfinished run from the start if it has other settings, which is safe for the runs of a study because
+    /// nothing else uses them.
     #[must_use]
     pub fn restarting(self) -> Self {
         Self { restarts: true, ..self }
@@ -211,8 +212,8 @@ impl Runner {
         failed
     }
 
-    /// The settings that determine pre-training; `None` if the run has no pre-training of its own. Runs with equal keys only may share
-    /// weights: whether they can is decided by the stage, from its record.
+    /// The settings that determine pre-training; `None` if the run has no pre-training of its own. Equal keys do not guarantee that runs
+    /// can share weights: the stage decides this from its record.
     fn pretrain_key(&self, run: &ResolvedRun) -> Option<Value> {
         let settings = || self.models.phase_settings(&run.config, PRETRAIN).values().clone();
         self.models.trains(&run.config, PRETRAIN).then(|| json!([features_key(run), settings()]))

@@ -589,7 +589,7 @@ fn samples_of_users_are_whole_sequences_cut_to_what_the_model_is_given() {
         fn max_sequence_length(&self) -> usize {
             2
         }
-        // One item more than it reads, as a target.
+        // The model is given one item more than it reads, which is only a target.
         fn training_sequence_length(&self) -> usize {
             self.max_sequence_length() + 1
         }

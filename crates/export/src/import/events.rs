@@ -44,7 +44,7 @@ pub enum Clock {
     Milliseconds,
     /// Positions in the user's sequence, written as they are.
     Positions,
-    /// Numbers that only order a user's events; or there are no times.
+    /// Numbers that only order a user's events. Datasets without times also have this kind.
     Order,
 }
 

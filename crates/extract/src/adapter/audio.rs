@@ -58,7 +58,7 @@ const KEYS: Keys = Keys {
 };
 
 const EPS: f64 = 1e-5;
-/// Samples per frame of the encoder: two steps of the spectrum.
+/// The number of samples per frame of the encoder: two steps of the spectrogram.
 const FRAME: usize = 2 * LogMel::HOP;
 
 /// `preprocessor_config.json`.

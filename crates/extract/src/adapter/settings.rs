@@ -212,7 +212,8 @@ impl<'f> Settings<'f> {
         Ok(parameters.get("rope_theta").and_then(Value::as_f64).unwrap_or(default))
     }
 
-    /// The configuration as candle's `T`, after `changes`. They also contain the keys of candle that do not affect the vectors.
+    /// The configuration as candle's `T`, after `changes` are applied. The changes also set the keys that candle requires but that do not
+    /// affect the vectors.
     pub fn as_candle<T: DeserializeOwned>(&self, changes: Value) -> Result<T> {
         let mut values = self.values.clone();
         if let Value::Object(changes) = changes {

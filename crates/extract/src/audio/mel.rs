@@ -41,12 +41,13 @@ impl LogMel {
         }
     }
 
-    /// Number of bands.
+    /// The number of bands.
     pub fn bands(&self) -> usize {
         self.bands
     }
 
-    /// The spectrum `[bands, steps]` of samples, one step per [`Self::HOP`] samples. There must be more samples than half a window.
+    /// The log-mel spectrogram `[bands, steps]` of samples, one step per [`Self::HOP`] samples. There must be more samples than half a
+    /// window.
     pub fn of(&self, samples: &[f32]) -> Vec<f32> {
         let steps = samples.len() / Self::HOP;
         let mut spectrum = vec![0.0; self.bands * steps];

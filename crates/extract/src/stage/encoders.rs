@@ -112,7 +112,7 @@ impl Encoders {
     }
 }
 
-/// The device on which encoders compute by the configuration. Fails if the machine does not have the device or its precision.
+/// The device that the configuration sets for encoders. Fails if the machine does not have it, or the device lacks the precision.
 pub fn encoder_device(context: &Context) -> anyhow::Result<EncoderDevice> {
     let device: ComputeDevice = context.config.run.device.parse().map_err(anyhow::Error::msg).context("run.device")?;
     let precision = match context.config.extract.precision {

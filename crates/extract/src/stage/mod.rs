@@ -87,7 +87,7 @@ fn stage_of(context: &Context, plan: &Plan, files: &ImageFiles, access: Access) 
     }
 }
 
-/// The stage from the encoders on this machine: nothing is downloaded and nothing is written. Fails if an encoder is not on this machine.
+/// The stage, built only from encoders that are on this machine: nothing is downloaded or written. Fails if an encoder is missing.
 pub fn local_stage(context: &Context) -> anyhow::Result<Stage> {
     let access = Access::LocalOnly;
     let plan = Plan::of(context, context.config.extracted(), access)?;

@@ -31,7 +31,7 @@ pub fn compare(case: &mut GoldenCase) {
     for (name, value) in &values {
         compare_tokens(case, &format!("out.{name}"), value, &offsets);
     }
-    // Ranking computes the top layer at the last tokens alone.
+    // Ranking computes the top layer only at the last tokens.
     compare_scores(case, "out.scores", &model);
     case.compare_training(model.parameters(), &loss);
 }

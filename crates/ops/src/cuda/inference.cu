@@ -60,8 +60,8 @@ extern "C" __global__ void image_tokens(float* x, const float* patches, const fl
 
 // ---------------------------------------------------------------- residual sums, LayerNorm, activation
 
-// x += branch + its bias, where there is a branch; then LayerNorm, where there is a weight. With `norm_first` x keeps the sum and
-// `input` gets the normalised row; otherwise both get it. `input` may be missing. One warp per row.
+// x += branch + its bias, if there is a branch; then LayerNorm, if there is a weight. With `norm_first` x keeps the sum and `input` gets
+// the normalised row; otherwise both get it. `input` may be missing. One warp per row.
 template <int P, typename T>
 __device__ void residual_norm(float* x, T* input, const T* branch, const float* branch_bias, const float* weight,
                               const float* bias, float eps, u32 rows, u32 d, u32 norm_first) {

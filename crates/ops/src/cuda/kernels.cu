@@ -1294,7 +1294,7 @@ __device__ __forceinline__ size_t cross(u32 a, u32 b, u32 j, u32 batch, u32 spac
   return row_sums && b < a ? ((size_t)b * batch + j) * spaces + a : ((size_t)a * batch + j) * spaces + b;
 }
 
-// out [2][B]: NIP against the targets' space, the last one where there is one, then CMCL; one sample per thread.
+// out [2][B]: NIP against the targets' space, which is the last one if there are targets, then CMCL; one sample per thread.
 extern "C" __global__ void contrastive_terms(float* out, const float* sums, const float* pairs, u32 batch, u32 views, u32 spaces,
                                              u32 row_sums) {
   u32 j = blockIdx.x * blockDim.x + threadIdx.x;

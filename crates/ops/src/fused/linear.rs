@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::{Fused, Gradients, View, apply2, apply3, ordered_sum};
 use crate::kernel::{Mat, add_rows, matmul};
 
-/// The number of rows in a forward shard: a few shards fit the second-level cache.
+/// The number of rows in a forward shard: at width 64, a few shards fit the second-level cache.
 const ROWS: usize = 512;
 
 /// The number of rows in a shard of a weight's gradient. It is large, because each shard holds a whole gradient.

@@ -1,4 +1,4 @@
-//! What a pipeline file may say about models. The pipeline knows no model: a program fills the catalogue from those that it has.
+//! What a pipeline file may contain about models. This crate does not know any model: a program fills the catalogue with its own.
 
 use std::fmt::Debug;
 
@@ -13,11 +13,11 @@ use super::renamed::{RenamedKey, rename_recorded};
 /// A key with a value that is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedValue {
-    /// The key with its sections.
+    /// The key, with the names of its sections.
     pub key: String,
     /// Its value.
     pub value: String,
-    /// What would be allowed.
+    /// The values that are allowed.
     pub allowed: String,
 }
 
@@ -26,7 +26,7 @@ pub struct RefusedValue {
 pub struct PresetKeys {
     /// The value of `run.preset`.
     pub name: String,
-    /// What it is for.
+    /// The purpose of the preset.
     pub summary: String,
     /// The keys, as TOML.
     pub keys: String,
@@ -36,19 +36,19 @@ pub struct PresetKeys {
 pub trait ModelType: Debug + Send + Sync {
     /// The value of `model.name`, and the name of its own section.
     fn name(&self) -> &str;
-    /// Its name in tables.
+    /// The name of the model in tables.
     fn title(&self) -> &str;
-    /// What it is, in one sentence.
+    /// A description of the model in one sentence.
     fn summary(&self) -> &str;
-    /// Whether it reads the features of `model.modalities`.
+    /// Whether the model reads the features of `model.modalities`.
     fn reads_features(&self) -> bool;
-    /// The sections that it reads beside its own.
+    /// The shared sections that the model reads.
     fn shared_sections(&self) -> &[&'static str];
-    /// Its own section.
+    /// The model's own section.
     fn section(&self) -> SectionType;
     /// Keys of other sections that have another default for this model, as TOML.
     fn defaults(&self) -> &str;
-    /// The presets that it brings.
+    /// The presets of the model.
     fn presets(&self) -> Vec<PresetKeys>;
     /// The grid of a search that names none: `section.key=value,value,...` per key; empty for a model that is not trained.
     fn grid(&self) -> &[&'static str];
@@ -56,7 +56,7 @@ pub trait ModelType: Debug + Send + Sync {
     fn renamed(&self) -> Vec<RenamedKey>;
     /// Refuses settings that no single key's type and range can exclude.
     fn check(&self, config: &Config) -> Result<(), RefusedValue>;
-    /// The names of its phases under these settings.
+    /// The names of the model's phases under the given settings.
     fn phases(&self, config: &Config) -> Vec<&'static str>;
     /// Whether a phase reads a key of the model's own section.
     fn phase_reads(&self, config: &Config, phase: &str, key: &str) -> bool;
@@ -65,7 +65,7 @@ pub trait ModelType: Debug + Send + Sync {
 /// Keys with types and ranges, and how their defaults are filled in.
 #[derive(Clone, Debug)]
 pub struct SectionType {
-    /// Without references.
+    /// The JSON schema of the section, without references.
     pub schema: Schema,
     /// Gives the section a value for every key.
     pub resolve: fn(Value) -> serde_json::Result<Value>,
@@ -74,9 +74,9 @@ pub struct SectionType {
 /// A section that several models read.
 #[derive(Clone, Debug)]
 pub struct SharedSection {
-    /// Its name within `[model]`.
+    /// The name of the section within `[model]`.
     pub name: &'static str,
-    /// Its keys.
+    /// The keys of the section.
     pub section: SectionType,
     /// Keys that earlier releases had under another name.
     pub renamed: Vec<RenamedKey>,
@@ -90,12 +90,12 @@ pub struct ModelCatalog {
 }
 
 impl ModelCatalog {
-    /// A catalogue of models, whose first is the one that a pipeline has when it names none.
+    /// Creates a catalogue of models. The first one is the default of a pipeline that names none.
     pub fn new(models: Vec<Box<dyn ModelType>>, shared: Vec<SharedSection>) -> Self {
         Self { models, shared }
     }
 
-    /// The catalogue of a program without models: it takes `[model]` as it stands, unchecked.
+    /// The catalogue of a program without models, which accepts every `[model]` section without checking it.
     pub fn unchecked() -> Self {
         Self::default()
     }
@@ -134,7 +134,7 @@ impl ModelCatalog {
         shared.or_else(|| self.model(name).map(ModelType::section))
     }
 
-    /// Whether training has the phase: the model has it, and it is neither switched off nor taken from another run.
+    /// Whether training includes the phase: the model has it, it is not switched off, and its weights do not come from another run.
     pub fn trains(&self, config: &Config, phase: &str) -> bool {
         let has = self.model(&config.model.name).is_some_and(|model| model.phases(config).contains(&phase));
         has && (phase != super::PRETRAIN || (config.pretrain.enabled && config.pretrain.from.is_empty()))
@@ -146,7 +146,7 @@ impl ModelCatalog {
         config.pretrain.enabled && model.is_some_and(|model| model.phases(config).contains(&super::PRETRAIN))
     }
 
-    /// What `[model]` decides about a phase: the model's name, and the keys that it reads there.
+    /// The settings of `[model]` that affect a phase: the model's name, and the keys that the phase reads.
     pub fn model_settings(&self, config: &Config, phase: &str) -> Value {
         let model = &config.model;
         let mut settings = Map::from_iter([("name".to_owned(), json!(model.name))]);
@@ -165,7 +165,7 @@ impl ModelCatalog {
         Value::Object(settings)
     }
 
-    /// What decides the weights of a phase, beside the files that it reads.
+    /// The settings that, together with the files that it reads, decide the weights of a phase.
     pub fn phase_settings(&self, config: &Config, phase: &str) -> StageSettings {
         self.stage_settings(config, |config: &Config| self.phase_values(config, phase))
     }
@@ -173,7 +173,7 @@ impl ModelCatalog {
     fn phase_values(&self, config: &Config, phase: &str) -> Value {
         let mut section = config.phase_section(phase);
         if let Some(keys) = section.as_object_mut() {
-            // Where weights come from decides whether the phase runs, not what it does.
+            // The origin of the weights decides whether the phase runs, not what it computes.
             keys.retain(|key, _| key != "enabled" && key != "from");
         }
         json!({
@@ -185,7 +185,7 @@ impl ModelCatalog {
         })
     }
 
-    /// The keys of `[model]` that all of `phases` read: those by which weights of one have their meaning in another.
+    /// The keys of `[model]` that all of `phases` read. Weights of one phase can be used in another only if these are equal.
     pub fn model_settings_of(&self, config: &Config, phases: &[&str]) -> StageSettings {
         let values = |config: &Config| {
             let mut model = phases.first().map_or(Value::Null, |phase| self.model_settings(config, phase));
@@ -196,7 +196,7 @@ impl ModelCatalog {
             if phases.iter().any(|phase| *phase != phases[0])
                 && let Some(keys) = model.as_object_mut()
             {
-                // Weights may go from one dataset to another, whose features have other names.
+                // Weights may be used with another dataset, whose features have other names.
                 keys.remove("modalities");
             }
             json!({ "model": model })
@@ -204,7 +204,7 @@ impl ModelCatalog {
         self.stage_settings(config, values)
     }
 
-    /// What training a phase reads, without what only its validation does.
+    /// The settings that training a phase reads, without those that only its validation reads.
     pub fn training_settings(&self, config: &Config, phase: &str) -> StageSettings {
         let values = |config: &Config| {
             let mut values = self.phase_values(config, phase);
@@ -216,7 +216,7 @@ impl ModelCatalog {
         self.stage_settings(config, values)
     }
 
-    /// What decides the results of a stage that ranks with a trained model: `sections` and what the model reads.
+    /// The settings that decide the results of a stage that ranks with a trained model: `sections`, and the keys that the model reads.
     pub fn ranking_settings(&self, config: &Config, sections: impl Fn(&Config) -> Value) -> StageSettings {
         let values = |config: &Config| {
             let mut values = sections(config);

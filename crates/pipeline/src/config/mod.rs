@@ -1,4 +1,4 @@
-//! Every key of a pipeline file, its default and its range. `docs/configuration.md` is printed from these types.
+//! Every key of a pipeline file, with its default and its range. `docs/configuration.md` is generated from these types.
 
 mod catalog;
 mod dataset;
@@ -93,13 +93,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a pipeline file and applies `overrides`, each `section.key=value`. Gives warnings beside it.
+    /// Reads a pipeline file and applies `overrides`, each `section.key=value`. Returns the configuration and the warnings.
     pub fn load(path: &Path, overrides: &[String], models: &ModelCatalog) -> Result<(Self, Vec<String>), ConfigError> {
         let text = mp4sr_artifact::files::read_to_string(path)?;
         Self::parse(&text, &path.display().to_string(), overrides, models)
     }
 
-    /// Parses the text of a pipeline file called `origin`. Gives warnings beside it.
+    /// Parses the text of a pipeline file called `origin`. Returns the configuration and the warnings.
     pub fn parse(
         text: &str,
         origin: &str,
@@ -123,14 +123,14 @@ impl Config {
         Ok((config.map_err(|error| error.of_override(&set))?, warnings))
     }
 
-    /// The configuration in which everything but the model has its default.
+    /// The configuration in which every key except those of the model has its default.
     pub(crate) fn of_model(name: &str, models: &ModelCatalog) -> Result<Self, ConfigError> {
         let named = |name: &str| Value::Table(Table::from_iter([("name".to_owned(), Value::String(name.to_owned()))]));
         let table = Table::from_iter([("model".to_owned(), named(name)), ("dataset".to_owned(), named("default"))]);
         Self::of_table(table, "the defaults", models)
     }
 
-    /// Fills in what a checked pipeline file leaves open.
+    /// Fills in the values that a checked pipeline file leaves out.
     fn of_table(table: Table, origin: &str, models: &ModelCatalog) -> Result<Self, ConfigError> {
         let text = |section: &str, key: &str| Some(table.get(section)?.get(key)?.as_str()?.to_owned());
         let first = models.models().next().map_or("", ModelType::name);
@@ -156,7 +156,7 @@ impl Config {
         Ok(config)
     }
 
-    /// Gives a value to every key of the sections that the model reads, and of those that the pipeline has beside them.
+    /// Gives a value to every key of the sections that the model reads, and of the other model sections in the pipeline file.
     fn resolve_sections(&mut self, models: &ModelCatalog) -> serde_json::Result<()> {
         let read = models.shared().iter().map(|shared| shared.name).chain([self.model.name.as_str()]);
         let named: Vec<String> = read.map(str::to_owned).chain(self.model.sections.keys().cloned()).collect();
@@ -169,12 +169,13 @@ impl Config {
         Ok(())
     }
 
-    /// The configuration as a pipeline file that gives it again.
+    /// The configuration as the text of a pipeline file, from which it can be read again.
     pub fn to_toml(&self) -> Result<String, ConfigError> {
         toml::to_string_pretty(self).map_err(|e| ConfigError::invalid("the resolved configuration", &e.to_string()))
     }
 
-    /// What decides a run's results, for the headers of its files: every section, but for places, names and looks.
+    /// The settings that decide a run's results, for the headers of its files: every section, without paths, names and the appearance of
+    /// results.
     pub fn resolved(&self) -> serde_json::Value {
         let mut value = serde_json::to_value(self).unwrap_or_default();
         if let Some(sections) = value.as_object_mut() {
@@ -188,7 +189,7 @@ impl Config {
         value
     }
 
-    /// A phase's section as it is recorded.
+    /// The section of a phase in the form in which manifests record it.
     pub(crate) fn phase_section(&self, phase: &str) -> Json {
         let section = match phase {
             PRETRAIN => serde_json::to_value(&self.pretrain),
@@ -197,7 +198,7 @@ impl Config {
         section.unwrap_or_default()
     }
 
-    /// Epochs, steps and the optimiser of a phase.
+    /// The settings of a phase: its epochs, steps and optimiser.
     pub fn phase(&self, phase: &str) -> &PhaseSettings {
         match phase {
             PRETRAIN => &self.pretrain.settings,
@@ -212,7 +213,7 @@ impl Config {
         }
     }
 
-    /// What no single key's type or range can say.
+    /// Checks conditions that the type or range of a single key cannot express.
     fn check(&self, origin: &str) -> Result<(), ConfigError> {
         let fail = |key: &str, value: String, allowed: &str| Err(ConfigError::value(origin, key, &value, allowed));
         let name = &self.dataset.name;
@@ -235,7 +236,7 @@ impl Config {
             return fail("pretrain.from", format!("{from:?}"), "`<dataset>/<run>`");
         }
         if !self.serve.store.has_known_form() {
-            // What is not an address may still have a password in it.
+            // A text that is not an address may still contain a password.
             let allowed = "`postgres://USER:PASSWORD@HOST:PORT/DATABASE`, `env:NAME`, `file:PATH`, or nothing";
             return fail("serve.store", "\"...\"".to_owned(), allowed);
         }
@@ -275,7 +276,7 @@ impl Config {
         Ok(())
     }
 
-    /// Which features of `[extract]` the modalities read.
+    /// The features of `[extract]` that the modalities read.
     pub fn extracted(&self) -> Extracted {
         let reads = |name: &str, encoder: String| {
             self.model.modalities.iter().any(|modality| modality.name == name && self.feature_name(modality) == encoder)
@@ -309,10 +310,12 @@ impl Config {
     }
 }
 
-/// The greatest number of characters in the name of a dataset or a run: names of files are longer by what stands around it.
+/// The greatest number of characters in the name of a dataset or a run. It is less than the limit for file names, because these contain
+/// more than this name.
 const LONGEST_NAME: usize = 200;
 
-/// Refuses what cannot name a dataset or a run, a folder inside the artifacts; the error says what can.
+/// Refuses a text that cannot be the name of a dataset or a run, which is also the name of a folder. The error says which names are
+/// allowed.
 pub(crate) fn check_name(name: &str) -> Result<(), String> {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if name.is_empty() || name.starts_with('.') || !name.chars().all(allowed) {

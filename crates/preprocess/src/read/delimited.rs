@@ -261,7 +261,8 @@ pub fn guess_separator(lines: &[String], form: &FileForm) -> Option<(String, usi
         // Among widths that are equally frequent, the first line decides.
         let first = lines.first().and_then(|line| width(&dialect, line));
         let most = counts.iter().max_by_key(|(width, count)| (**count, Some(**width) == first));
-        // A decimal comma in every line does not occur in the header.
+        // The header has no decimal commas, so a width that differs from the first line's comes from decimal commas and not from a
+        // separator.
         if let Some((&width, &count)) = most.filter(|(width, _)| **width > 1 && Some(**width) == first) {
             found.push((separator.to_owned(), width, count));
         }

@@ -100,7 +100,7 @@ fn with_point(text: &str, comma: bool) -> String {
     if comma && text.contains(',') && is_number(&pointed) { pointed } else { text.to_owned() }
 }
 
-/// Whether a text is a whole number. With leading zeros it is an id or a code, which would lose them.
+/// Whether a text is a whole number. A text with leading zeros is an id or a code, and would lose the zeros as a number.
 fn is_integer(text: &str) -> bool {
     let digits = text.strip_prefix('-').unwrap_or(text);
     (digits == "0" || !digits.starts_with('0')) && text.parse::<i64>().is_ok() && !text.starts_with('+')
