@@ -336,7 +336,7 @@ fn make_hands_on_paths_and_values_with_blanks_and_switches_that_are_off() {
 }
 
 #[test]
-fn where_recall_cannot_tell_epochs_apart_another_measure_does() {
+fn where_recall_cannot_tell_epochs_apart_another_metric_does() {
     let world = Project::small();
     let sasrec = ["--set", "model.name=sasrec", "--set", "preprocess.item_core=1"];
     for stage in ["preprocess", "extract"] {

@@ -83,7 +83,7 @@ fn tables_figures_and_comparisons_come_from_stored_ranks() {
     let csv = world.text("a/studies/table2/table.csv");
     // MP4SR with and without pre-training, and all other models.
     let models = model_catalog().models().count() + 1;
-    assert_eq!(csv.lines().count(), 1 + models * 7, "seven measures of each model");
+    assert_eq!(csv.lines().count(), 1 + models * 7, "seven metrics of each model");
 
     // Other studies and comparisons reuse the same runs.
     let made = files::list(&world.path("a/runs")).unwrap().len();
@@ -92,7 +92,7 @@ fn tables_figures_and_comparisons_come_from_stored_ranks() {
     assert_eq!(files::list(&world.path("a/runs")).unwrap().len(), made);
     let picture = files::read(&world.path("a/studies/fig8/figure.png")).unwrap();
     assert!(picture.starts_with(b"\x89PNG") && world.text("a/studies/fig8/figure.svg").starts_with("<svg"));
-    let words = ["MP4SR=mp4sr.s2020,mp4sr.s2021", "popularity.s2020", "--measures", "R@3,MRR"];
+    let words = ["MP4SR=mp4sr.s2020,mp4sr.s2021", "popularity.s2020", "--metrics", "R@3,MRR"];
     let compared = world.run("compare", &words);
     assert!(compared.contains("R@3") && compared.contains("| MP4SR") && !compared.contains("N@"), "{compared}");
     let csv = world.run("compare", &[&words[..], &["--csv"]].concat());
@@ -127,9 +127,9 @@ fn lists_of_runs_are_compared_and_made_by_a_study() {
     assert!(!refused.status.success() && mp4sr_tests::said(&refused).contains("cannot be used with"));
     let csv = world.run("compare", &["only-text.s2020", runs, "--lists", "--csv"]);
     let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
-    let value = |name: &str, measure: &str| -> f64 {
-        let row = rows.iter().find(|row| row[0] == name && row[1] == measure);
-        row.unwrap_or_else(|| panic!("{name} {measure}: {csv}"))[3].parse().unwrap()
+    let value = |name: &str, metric: &str| -> f64 {
+        let row = rows.iter().find(|row| row[0] == name && row[1] == metric);
+        row.unwrap_or_else(|| panic!("{name} {metric}: {csv}"))[3].parse().unwrap()
     };
 
     // The values of one run are those of its report, and coverage is counted from the lists themselves.
@@ -182,7 +182,7 @@ fn a_report_and_a_comparison_print_the_same_intervals_and_p_values_for_the_same_
     }
     world.run("report", &["--set", "report.beside=[\"popularity\"]"]);
     let report = world.text("a/runs/mp4sr/report/metrics.md");
-    let csv = world.run("compare", &["popularity", "mp4sr", "--measures", "R@20,N@20", "--csv"]);
+    let csv = world.run("compare", &["popularity", "mp4sr", "--metrics", "R@20,N@20", "--csv"]);
     let rows: Vec<Vec<&str>> = csv.lines().map(|line| line.split(',').collect()).collect();
     let column =
         |name: &str| rows[0].iter().position(|column| *column == name).unwrap_or_else(|| panic!("{name}: {csv}"));
@@ -207,7 +207,7 @@ fn a_report_and_a_comparison_print_the_same_intervals_and_p_values_for_the_same_
             (row[1].to_owned(), shown.into())
         })
         .collect();
-    expected.sort_by_key(|(measure, _)| measure != "R@20");
+    expected.sort_by_key(|(metric, _)| metric != "R@20");
     let line = report.lines().find(|line| line.starts_with("| popularity") && line.contains(['+', '-'])).unwrap();
     let cells: Vec<&str> = line.split('|').map(str::trim).collect();
     let printed: Vec<Vec<&str>> = cells[3..].chunks_exact(3).map(|cells| cells[1..].to_vec()).collect();

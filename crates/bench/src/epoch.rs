@@ -97,7 +97,7 @@ pub fn run(args: &EpochArgs) -> anyhow::Result<Option<serde_json::Value>> {
                 weight_decay: 1e-4,
                 clip_norm: 5.0,
             },
-            metric: mp4sr_protocol::Measure::Recall(20),
+            metric: mp4sr_protocol::Metric::Recall(20),
             k: vec![20],
             rank_options: RankOptions { batch: 1024, remove_seen: false, history: None },
             warm_items: false,

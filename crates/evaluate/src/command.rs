@@ -8,7 +8,7 @@ use mp4sr_artifact::{Sequences, Stage};
 use mp4sr_pipeline::config::{Evaluate, ModelCatalog};
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_pipeline::{Config, Context, Shard, StageArgs, print, run_stage_in_parts};
-use mp4sr_protocol::{EvalCase, Measure, Metrics, RanksInfo, Split, StoredRanks};
+use mp4sr_protocol::{EvalCase, Metric, MetricMeans, RanksInfo, Split, StoredRanks};
 use mp4sr_run::{TrainedModel, removes_seen};
 use serde_json::json;
 
@@ -128,7 +128,7 @@ fn tables(config: &Config) -> Vec<(Split, Option<usize>)> {
 fn table(context: &Context) -> anyhow::Result<String> {
     let (config, layout) = (&context.config, &context.layout);
     let sequences = Sequences::read(&layout.sequences())?;
-    let measures = Measure::table(&config.evaluate.k, &config.evaluate.measures);
+    let metrics = Metric::table(&config.evaluate.k, &config.evaluate.metrics);
     for k in config.evaluate.k.iter().filter(|&&k| k >= sequences.item_count) {
         let count = sequences.item_count;
         context
@@ -136,12 +136,12 @@ fn table(context: &Context) -> anyhow::Result<String> {
             .log(format!("evaluate: warning: R@{k} is 1 for every ranking of {count} items (`evaluate.k`)"));
     }
     let header = ["run", "split", "users"].map(str::to_owned);
-    let mut table = TextTable::new(header.into_iter().chain(measures.iter().map(ToString::to_string)));
+    let mut table = TextTable::new(header.into_iter().chain(metrics.iter().map(ToString::to_string)));
     for (split, history) in tables(config) {
         let stored = StoredRanks::read(layout, &sequences, split, history)?;
-        let metrics = Metrics::of(&stored.ranks, &measures);
-        let mut row = vec![layout.run_name().to_owned(), stored.info.name(), metrics.users.to_string()];
-        row.extend(metrics.values.iter().map(|(_, value)| format!("{value:.4}")));
+        let means = MetricMeans::of(&stored.ranks, &metrics);
+        let mut row = vec![layout.run_name().to_owned(), stored.info.name(), means.users.to_string()];
+        row.extend(means.values.iter().map(|(_, value)| format!("{value:.4}")));
         table.rows.push(row);
     }
     Ok(table.markdown())

@@ -9,7 +9,7 @@ use mp4sr_artifact::{Layout, Sequences, files};
 use mp4sr_models::FINETUNE;
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{Precision, StoreAddress};
-use mp4sr_protocol::{Measure, Metrics, Split, StoredRanks};
+use mp4sr_protocol::{Metric, MetricMeans, Split, StoredRanks};
 use mp4sr_run::Inputs;
 use serde_json::{Value, json};
 
@@ -110,7 +110,7 @@ fn card_text(export: &Export<'_>) -> anyhow::Result<String> {
     text += &metrics.map_or_else(
         || "## Metrics\n\nThe run was not evaluated; `mp4sr evaluate` before the export fills this section.\n\n".to_owned(),
         |metrics| {
-            let row = |(measure, value): &(Measure, f64)| format!("| {measure} | {value:.4} |\n");
+            let row = |(metric, value): &(Metric, f64)| format!("| {metric} | {value:.4} |\n");
             let rows: String = metrics.values.iter().map(row).collect();
             format!(
                 "## Metrics\n\nThe next item of {} users is ranked among all items; ties count against the model.\n\n| metric | test |\n\
@@ -133,32 +133,32 @@ fn card_text(export: &Export<'_>) -> anyhow::Result<String> {
 }
 
 /// The metrics of the test split; `None` if the run was not evaluated.
-fn metrics(config: &Config, layout: &Layout, sequences: &Sequences) -> anyhow::Result<Option<Metrics>> {
+fn metrics(config: &Config, layout: &Layout, sequences: &Sequences) -> anyhow::Result<Option<MetricMeans>> {
     if !layout.ranks(Split::Test.name()).exists() {
         return Ok(None);
     }
     let stored = StoredRanks::read(layout, sequences, Split::Test, None)?;
-    Ok(Some(Metrics::of(&stored.ranks, &Measure::table(&config.evaluate.k, &config.evaluate.measures))))
+    Ok(Some(MetricMeans::of(&stored.ranks, &Metric::table(&config.evaluate.k, &config.evaluate.metrics))))
 }
 
 /// The metadata of the model card, as the hub reads them.
-fn front_matter(model: &str, dataset: &str, metrics: Option<&Metrics>) -> Vec<(&'static str, Value)> {
+fn front_matter(model: &str, dataset: &str, metrics: Option<&MetricMeans>) -> Vec<(&'static str, Value)> {
     let tags: indexmap::IndexSet<&str> = ["recommendation", "sequential-recommendation", "mp4sr", model].into();
     let mut keys = vec![("library_name", json!("mp4sr")), ("tags", json!(tags.iter().collect::<Vec<_>>()))];
     if let Some(metrics) = metrics {
-        let kind = |measure: Measure| match measure {
-            Measure::Recall(k) => format!("recall_at_{k}"),
-            Measure::Ndcg(k) => format!("ndcg_at_{k}"),
-            Measure::ReciprocalRank => "mrr".to_owned(),
-            Measure::Hit(k) => format!("hit_at_{k}"),
-            Measure::Precision(k) => format!("precision_at_{k}"),
-            Measure::AveragePrecision(k) => format!("map_at_{k}"),
-            Measure::ReciprocalRankAt(k) => format!("mrr_at_{k}"),
+        let kind = |metric: Metric| match metric {
+            Metric::Recall(k) => format!("recall_at_{k}"),
+            Metric::Ndcg(k) => format!("ndcg_at_{k}"),
+            Metric::ReciprocalRank => "mrr".to_owned(),
+            Metric::Hit(k) => format!("hit_at_{k}"),
+            Metric::Precision(k) => format!("precision_at_{k}"),
+            Metric::AveragePrecision(k) => format!("map_at_{k}"),
+            Metric::ReciprocalRankAt(k) => format!("mrr_at_{k}"),
         };
         let values: Vec<Value> = metrics
             .values
             .iter()
-            .map(|(measure, value)| json!({ "type": kind(*measure), "name": measure.to_string(), "value": value }))
+            .map(|(metric, value)| json!({ "type": kind(*metric), "name": metric.to_string(), "value": value }))
             .collect();
         keys.push((
             "model-index",

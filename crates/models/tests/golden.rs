@@ -314,7 +314,7 @@ fn optimizer(case: &mut GoldenCase) {
 }
 
 fn metrics(case: &mut GoldenCase) {
-    use mp4sr_protocol::{Measure, means, rank};
+    use mp4sr_protocol::{Metric, means, rank};
     let items = case.size("items");
     let (scores, removed) = (case.floats["in.scores"].0.clone(), case.int("in.removed").to_vec());
     let targets = case.int("in.targets").to_vec();
@@ -329,10 +329,10 @@ fn metrics(case: &mut GoldenCase) {
         assert_eq!(case.int(&key), ranks.iter().map(|&r| i64::from(r)).collect::<Vec<_>>(), "{key}");
         case.compared.insert(key);
         for k in [5, 10, 20] {
-            for (name, measure) in [("recall", Measure::Recall(k)), ("ndcg", Measure::Ndcg(k))] {
-                let each: Vec<f32> = ranks.iter().map(|&rank| measure.of(rank) as f32).collect();
+            for (name, metric) in [("recall", Metric::Recall(k)), ("ndcg", Metric::Ndcg(k))] {
+                let each: Vec<f32> = ranks.iter().map(|&rank| metric.of(rank) as f32).collect();
                 case.compare(&format!("{prefix}.{name}.{k}"), &each, |_| true);
-                let mean = means(&ranks, &[measure])[0] as f32;
+                let mean = means(&ranks, &[metric])[0] as f32;
                 case.compare(&format!("{prefix}.{name}.{k}.mean"), &[mean], |_| true);
             }
         }

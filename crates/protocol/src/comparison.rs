@@ -4,7 +4,7 @@
 use mp4sr_artifact::{Error, Layout, Result, Sequences};
 
 use crate::significance::{Interval, Test, bootstrap, holm, mean_and_deviation, paired_t, unrounded, wilcoxon};
-use crate::{Measure, OtherSetting, RanksInfo, Split, StoredRanks, means};
+use crate::{Metric, OtherSetting, RanksInfo, Split, StoredRanks, means};
 
 /// A difference is marked as significant if its corrected p-value is below this (paper, Table 2).
 pub const SIGNIFICANT: f64 = 0.01;
@@ -64,11 +64,11 @@ impl SeedRuns {
         Self { ranks: self.ranks.iter().map(pick).collect(), ..self.clone() }
     }
 
-    fn values(&self, measure: Measure) -> UserValues {
+    fn values(&self, metric: Metric) -> UserValues {
         let users = self.ranks.first().map_or(0, Vec::len);
-        let value = |user: usize| self.ranks.iter().map(|ranks| measure.of(ranks[user])).sum::<f64>();
+        let value = |user: usize| self.ranks.iter().map(|ranks| metric.of(ranks[user])).sum::<f64>();
         UserValues {
-            seeds: self.ranks.iter().map(|ranks| means(ranks, &[measure])[0]).collect(),
+            seeds: self.ranks.iter().map(|ranks| means(ranks, &[metric])[0]).collect(),
             users: (0..users).map(|user| value(user) / self.ranks.len() as f64).collect(),
         }
     }
@@ -120,7 +120,7 @@ pub type ComparedModel = (String, Vec<ComparedValue>);
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
     /// The metrics that the models are compared by.
-    pub measures: Vec<Measure>,
+    pub metrics: Vec<Metric>,
     /// The number of users that have a rank in every run of every model; other users are left out.
     pub users: usize,
     /// The models in the order in which they were given.
@@ -131,14 +131,14 @@ pub struct Comparison {
 
 impl Comparison {
     /// Compares models on the users that all of them rank, and tests the others against `reference`.
-    pub fn new(groups: &[SeedRuns], measures: &[Measure], reference: Reference) -> Self {
+    pub fn new(groups: &[SeedRuns], metrics: &[Metric], reference: Reference) -> Self {
         let count = groups.iter().flat_map(|group| &group.ranks).map(Vec::len).min().unwrap_or(0);
         let ranked = |&user: &usize| groups.iter().flat_map(|group| &group.ranks).all(|ranks| ranks[user] > 0);
         let users: Vec<usize> = (0..count).filter(ranked).collect();
         let groups: Vec<SeedRuns> = groups.iter().map(|group| group.of_users(&users)).collect();
         let mut rows: Vec<ComparedModel> = groups.iter().map(|group| (group.name.clone(), Vec::new())).collect();
-        for &measure in measures {
-            let values: Vec<UserValues> = groups.iter().map(|group| group.values(measure)).collect();
+        for &metric in metrics {
+            let values: Vec<UserValues> = groups.iter().map(|group| group.values(metric)).collect();
             for (row, value) in rows.iter_mut().zip(compare(&values, reference)) {
                 row.1.push(value);
             }
@@ -146,7 +146,7 @@ impl Comparison {
         let named = |removes: bool| groups.iter().filter(move |group| group.removes_seen == Some(removes));
         let differ = named(false).next().is_some();
         let without_seen = named(true).filter(|_| differ).map(|group| group.name.clone()).collect();
-        Self { measures: measures.to_vec(), users: users.len(), rows, without_seen }
+        Self { metrics: metrics.to_vec(), users: users.len(), rows, without_seen }
     }
 
     /// Returns a note for the reader if the models were not ranked among the same candidates.
@@ -225,7 +225,7 @@ mod tests {
     fn places_seeds_and_users_worked_by_hand() {
         // The second user has no rank under `b`, and the third differs between the seeds of `a`.
         let groups = [group("a", &[&[1, 1, 9, 2], &[1, 1, 1, 2]]), group("b", &[&[1, 0, 9, 9], &[1, 0, 9, 9]])];
-        let found = Comparison::new(&groups, &[Measure::Recall(5), Measure::ReciprocalRank], Reference::Best);
+        let found = Comparison::new(&groups, &[Metric::Recall(5), Metric::ReciprocalRank], Reference::Best);
         assert_eq!(found.users, 3);
         let (a, b) = (&found.rows[0].1[0], &found.rows[1].1[0]);
         assert_eq!(a.seeds, [2.0 / 3.0, 1.0]);
@@ -234,9 +234,9 @@ mod tests {
         assert_eq!((a.better_models, b.better_models), (0, 1));
         assert!(a.tests.is_none() && b.tests.is_some());
         assert!(!found.is_significant(0), "three users show nothing");
-        assert_eq!(Comparison::new(&[], &[Measure::Recall(5)], Reference::Best).rows, []);
+        assert_eq!(Comparison::new(&[], &[Metric::Recall(5)], Reference::Best).rows, []);
         let alike = [group("a", &[&[1, 9]]), group("b", &[&[9, 1]]), group("c", &[&[9, 9]])];
-        let places = Comparison::new(&alike, &[Measure::Recall(5)], Reference::Best)
+        let places = Comparison::new(&alike, &[Metric::Recall(5)], Reference::Best)
             .rows
             .into_iter()
             .map(|row| row.1[0].better_models);
@@ -250,7 +250,7 @@ mod tests {
         let of = |others: &[&[u32]]| {
             let mut groups = vec![group("best", &[&better])];
             groups.extend(others.iter().map(|ranks| group("other", &[ranks])));
-            Comparison::new(&groups, &[Measure::Recall(20)], Reference::Best).is_significant(0)
+            Comparison::new(&groups, &[Metric::Recall(20)], Reference::Best).is_significant(0)
         };
         assert!(of(&[&worse]) && of(&[&worse, &worse]));
         assert!(!of(&[&better]) && !of(&[&worse, &better]), "it is the best other that counts");
@@ -270,7 +270,7 @@ mod tests {
         // The fourth user has no rank in `mine`, and the last has none in `a`. For the others, R@1 is 1, 1, 1, 0 against 0, 1, 0, 0, so
         // that t = 3^(1/2) with 3 degrees of freedom and p = 1/2 - 1/pi. Two signed ranks remain, both positive: z = 2^(1/2), p = erfc(1).
         let (mine, a) = (group("mine", &[&[1, 1, 1, 0, 2, 1]]), group("a", &[&[2, 1, 2, 1, 2, 0]]));
-        let alone = Comparison::new(&[a.clone(), mine.clone()], &[Measure::Recall(1)], Reference::Last);
+        let alone = Comparison::new(&[a.clone(), mine.clone()], &[Metric::Recall(1)], Reference::Last);
         let (t, signed) = (0.5 - std::f64::consts::FRAC_1_PI, 0.157_299_207_050_285_13);
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-9, "{a} is not {b}");
         let found = alone.rows[0].1[0].tests.unwrap();
@@ -278,11 +278,11 @@ mod tests {
         close(found.difference, 0.5);
         close(found.t.p, t);
         close(found.wilcoxon.p, signed);
-        assert_eq!(Comparison::new(&[a.clone(), mine.clone()], &[Measure::Recall(1)], Reference::Best), alone);
+        assert_eq!(Comparison::new(&[a.clone(), mine.clone()], &[Metric::Recall(1)], Reference::Best), alone);
 
         // A copy of the reference does not differ from it, so that the smaller p-value is doubled.
         let twin = SeedRuns { name: "twin".to_owned(), ..mine.clone() };
-        let three = Comparison::new(&[a.clone(), twin, mine.clone()], &[Measure::Recall(1)], Reference::Last);
+        let three = Comparison::new(&[a.clone(), twin, mine.clone()], &[Metric::Recall(1)], Reference::Last);
         let found = three.rows[0].1[0].tests.unwrap();
         close(found.t_holm, 2.0 * t);
         close(found.wilcoxon_holm, 2.0 * signed);
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!((same.difference, same.t_holm, same.wilcoxon_holm), (0.0, 1.0, 1.0));
 
         // A worse reference is tested in the same way, and the difference is negative.
-        let worse = Comparison::new(&[mine, a], &[Measure::Recall(1)], Reference::Last);
+        let worse = Comparison::new(&[mine, a], &[Metric::Recall(1)], Reference::Last);
         let found = worse.rows[0].1[0].tests.unwrap();
         close(found.difference, -0.5);
         close(found.t.p, t);
@@ -302,11 +302,11 @@ mod tests {
         // Of 200 users every second one has no rank, and of the remaining 100 every fourth is a hit.
         let ranks: Vec<u32> =
             (0..200).map(|user| if user % 2 == 1 { 0 } else { 1 + user % 4 * 9 + user % 8 }).collect();
-        let found = Comparison::new(&[group("mine", &[&ranks])], &[Measure::Recall(1)], Reference::Last);
+        let found = Comparison::new(&[group("mine", &[&ranks])], &[Metric::Recall(1)], Reference::Last);
         let Interval { mean, low, high } = found.rows[0].1[0].interval;
         assert!((mean - 0.25).abs() < 1e-12, "{mean}");
         // 1.96 (0.25 0.75 / 100)^(1/2) = 0.085 to either side.
         assert!((low - 0.165).abs() < 0.02 && (high - 0.335).abs() < 0.02, "{low} to {high}");
-        assert_eq!(Comparison::new(&[group("mine", &[&ranks])], &[Measure::Recall(1)], Reference::Last), found);
+        assert_eq!(Comparison::new(&[group("mine", &[&ranks])], &[Metric::Recall(1)], Reference::Last), found);
     }
 }

@@ -8,7 +8,7 @@ mod comparison;
 mod diversity;
 mod list_comparison;
 mod lists;
-mod measure;
+mod metric;
 mod significance;
 mod split;
 mod store;
@@ -19,8 +19,8 @@ pub use comparison::{
     BOOTSTRAP_ROUNDS, ComparedModel, ComparedValue, Comparison, PairTests, Reference, SIGNIFICANT, SeedRuns,
 };
 pub use list_comparison::{ComparedLists, ListComparison, SeedLists};
-pub use lists::{ItemFacts, ListFigures, ListMeasure};
-pub use measure::{BadScore, Measure, Metrics, means, rank};
+pub use lists::{ItemFacts, ListFigures, ListStatistic};
+pub use metric::{BadScore, Metric, MetricMeans, means, rank};
 pub use significance::{Interval, Test, mean_and_deviation};
 pub use split::{EvalCase, Split, training_part};
 pub use store::{OtherSetting, RanksInfo, StoredRanks, WEIGHTS};

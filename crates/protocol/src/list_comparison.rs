@@ -3,7 +3,7 @@
 use mp4sr_artifact::{Items, Layout, Result};
 
 use crate::comparison::{UserValues, compare};
-use crate::{ComparedValue, ItemFacts, ListFigures, ListMeasure, Reference, read_lists};
+use crate::{ComparedValue, ItemFacts, ListFigures, ListStatistic, Reference, read_lists};
 
 /// The lists of a model, by seed; in each, one list of items (1-based) per user, which is empty if the user has none.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,7 +21,7 @@ pub struct ComparedLists {
     pub name: String,
     /// The statistics of all lists together with the names of their columns, one value per seed.
     pub of_all: [(&'static str, Vec<f64>); 3],
-    /// The statistics of single lists, in the order of [`ListMeasure::ALL`]; `None` if no user has a value in all lists.
+    /// The statistics of single lists, in the order of [`ListStatistic::ALL`]; `None` if no user has a value in all lists.
     pub of_lists: [Option<ComparedValue>; 4],
 }
 
@@ -58,7 +58,7 @@ impl ListComparison {
 
     /// Compares lists cut off at `k`; `None` if a run lists nothing.
     fn at(models: &[SeedLists], k: usize, facts: &ItemFacts) -> Option<Self> {
-        let columns = ListMeasure::ALL.map(|measure| column(models, k, measure, facts));
+        let columns = ListStatistic::ALL.map(|statistic| column(models, k, statistic, facts));
         let rows = models.iter().enumerate().map(|(at, model)| {
             let figures: Option<Vec<_>> = model.lists.iter().map(|lists| ListFigures::of(lists, k, facts)).collect();
             let figures = figures?;
@@ -75,8 +75,8 @@ impl ListComparison {
 }
 
 /// One statistic of all models, over the users with a value in all lists; `None` if there is no such user.
-fn column(models: &[SeedLists], k: usize, measure: ListMeasure, facts: &ItemFacts) -> Option<Vec<ComparedValue>> {
-    let of_list = |list: &Vec<u32>| measure.of(&list[..list.len().min(k)], facts);
+fn column(models: &[SeedLists], k: usize, statistic: ListStatistic, facts: &ItemFacts) -> Option<Vec<ComparedValue>> {
+    let of_list = |list: &Vec<u32>| statistic.of(&list[..list.len().min(k)], facts);
     let values: Vec<Vec<Vec<Option<f64>>>> = models
         .iter()
         .map(|model| model.lists.iter().map(|lists| lists.iter().map(of_list).collect()).collect())

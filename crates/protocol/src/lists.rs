@@ -28,7 +28,7 @@ pub struct ItemFacts {
 
 /// A statistic of a single list; that of a run is the mean over its lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListMeasure {
+pub enum ListStatistic {
     /// The mean number of training events of a listed item.
     Popularity,
     /// The share of the places that are taken by items of the tail: the tenth of the items with training events that have the fewest
@@ -53,7 +53,7 @@ pub struct ListFigures {
     pub gini: f64,
     /// The entropy of the listed items in nats, divided by the number of distinct listed items.
     pub entropy: f64,
-    /// The means of the statistics of single lists, in the order of [`ListMeasure::ALL`]; `None` if no list has a value.
+    /// The means of the statistics of single lists, in the order of [`ListStatistic::ALL`]; `None` if no list has a value.
     pub means: [Option<f64>; 4],
 }
 
@@ -84,8 +84,8 @@ impl ItemFacts {
     }
 }
 
-impl ListMeasure {
-    /// All measures, in the order of their columns.
+impl ListStatistic {
+    /// All statistics of single lists, in the order of their columns.
     pub const ALL: [Self; 4] = [Self::Popularity, Self::Tail, Self::Novelty, Self::Diversity];
 
     /// The name of the column.
@@ -131,8 +131,8 @@ impl ListFigures {
         let inequality: f64 =
             listed.iter().zip(1..).map(|(&count, at)| (2.0 * f64::from(at) - items - 1.0) * count as f64).sum();
         let entropy: f64 = shown.iter().map(|count| -(count / places) * (count / places).ln()).sum();
-        let mean = |measure: ListMeasure| {
-            let values: Vec<f64> = lists().filter_map(|list| measure.of(list, facts)).collect();
+        let mean = |statistic: ListStatistic| {
+            let values: Vec<f64> = lists().filter_map(|list| statistic.of(list, facts)).collect();
             (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
         };
         Some(Self {
@@ -140,7 +140,7 @@ impl ListFigures {
             coverage: shown.len() as f64 / items,
             gini: inequality / (items * places),
             entropy: entropy / shown.len() as f64,
-            means: ListMeasure::ALL.map(mean),
+            means: ListStatistic::ALL.map(mean),
         })
     }
 
@@ -152,7 +152,7 @@ impl ListFigures {
     /// All statistics with the names of their columns.
     pub fn values(&self) -> [(&'static str, Option<f64>); 7] {
         let [a, b, c] = self.of_all().map(|(name, value)| (name, Some(value)));
-        let [d, e, f, g] = std::array::from_fn(|at| (ListMeasure::ALL[at].name(), self.means[at]));
+        let [d, e, f, g] = std::array::from_fn(|at| (ListStatistic::ALL[at].name(), self.means[at]));
         [a, b, c, d, e, f, g]
     }
 }

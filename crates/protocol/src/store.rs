@@ -132,7 +132,7 @@ const NOT_COMPARED: [&str; 10] = [
     "pretrain.from",
     "evaluate.batch",
     "evaluate.k",
-    "evaluate.measures",
+    "evaluate.metrics",
     "evaluate.short_histories",
 ];
 

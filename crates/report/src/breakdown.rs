@@ -1,7 +1,7 @@
 //! Metrics of the runs on groups of users of the test split, computed from stored ranks alone.
 
 use mp4sr_pipeline::text::TextTable;
-use mp4sr_protocol::{Measure, UserFacts, breakdowns, means};
+use mp4sr_protocol::{Metric, UserFacts, breakdowns, means};
 
 /// The ranks of a run, one rank per user and 0 for a user without one, in an order of users that all runs share.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,7 +18,7 @@ pub(crate) struct BreakdownTable {
     /// The property by which users are divided.
     pub(crate) breakdown: &'static str,
     pub(crate) runs: Vec<String>,
-    pub(crate) measures: Vec<Measure>,
+    pub(crate) metrics: Vec<Metric>,
     pub(crate) rows: Vec<GroupRow>,
 }
 
@@ -27,27 +27,27 @@ pub(crate) struct BreakdownTable {
 pub(crate) struct GroupRow {
     pub(crate) name: String,
     pub(crate) users: usize,
-    /// The values, `[runs][measures]`.
+    /// The values, `[runs][metrics]`.
     pub(crate) values: Vec<Vec<f64>>,
 }
 
 /// R@K and N@K of the largest K.
-pub(crate) fn headline(ks: &[usize]) -> Vec<Measure> {
-    ks.iter().max().map_or(Vec::new(), |&k| vec![Measure::Recall(k), Measure::Ndcg(k)])
+pub(crate) fn headline(ks: &[usize]) -> Vec<Metric> {
+    ks.iter().max().map_or(Vec::new(), |&k| vec![Metric::Recall(k), Metric::Ndcg(k)])
 }
 
 /// Makes one table per breakdown, over the users for whom every run has a rank.
-pub(crate) fn breakdown_tables(facts: &[UserFacts], runs: &[RunRanks], measures: &[Measure]) -> Vec<BreakdownTable> {
+pub(crate) fn breakdown_tables(facts: &[UserFacts], runs: &[RunRanks], metrics: &[Metric]) -> Vec<BreakdownTable> {
     let is_ranked = |facts: &&UserFacts| runs.iter().all(|run| run.ranks.get(facts.user).is_some_and(|&rank| rank > 0));
     let ranked: Vec<UserFacts> = facts.iter().filter(is_ranked).copied().collect();
     let row = |name: String, users: &[usize]| {
-        let of = |run: &RunRanks| means(&users.iter().map(|&user| run.ranks[user]).collect::<Vec<_>>(), measures);
+        let of = |run: &RunRanks| means(&users.iter().map(|&user| run.ranks[user]).collect::<Vec<_>>(), metrics);
         GroupRow { name, users: users.len(), values: runs.iter().map(of).collect() }
     };
     let table = |breakdown: mp4sr_protocol::Breakdown| BreakdownTable {
         breakdown: breakdown.name,
         runs: runs.iter().map(|run| run.run.clone()).collect(),
-        measures: measures.to_vec(),
+        metrics: metrics.to_vec(),
         rows: breakdown.groups.into_iter().map(|group| row(group.name, &group.users)).collect(),
     };
     breakdowns(&ranked).into_iter().map(table).collect()
@@ -67,7 +67,7 @@ impl BreakdownTable {
     pub(crate) fn markdown(&self) -> String {
         let mut table = TextTable::new([self.breakdown, "users"]);
         for run in &self.runs {
-            table.header.extend(self.measures.iter().map(|measure| format!("{run} {measure}")));
+            table.header.extend(self.metrics.iter().map(|metric| format!("{run} {metric}")));
         }
         for group in &self.rows {
             let mut row = vec![group.name.clone(), group.users.to_string()];
@@ -81,14 +81,14 @@ impl BreakdownTable {
 
 /// Lists the values of all tables in full, one value per row.
 pub(crate) fn breakdown_values(tables: &[BreakdownTable]) -> TextTable {
-    let mut all = TextTable::new(["breakdown", "group", "users", "run", "measure", "value"]);
+    let mut all = TextTable::new(["breakdown", "group", "users", "run", "metric", "value"]);
     for table in tables {
         for group in &table.rows {
             for (run, values) in table.runs.iter().zip(&group.values) {
-                for (measure, value) in table.measures.iter().zip(values) {
-                    let (users, measure, value) = (group.users.to_string(), measure.to_string(), value.to_string());
+                for (metric, value) in table.metrics.iter().zip(values) {
+                    let (users, metric, value) = (group.users.to_string(), metric.to_string(), value.to_string());
                     let (breakdown, name) = (table.breakdown.to_owned(), group.name.clone());
-                    all.rows.push(vec![breakdown, name, users, run.clone(), measure, value]);
+                    all.rows.push(vec![breakdown, name, users, run.clone(), metric, value]);
                 }
             }
         }
@@ -112,7 +112,7 @@ mod tests {
     fn tables() -> Vec<BreakdownTable> {
         let facts = [facts(0, 3, 0), facts(2, 3, 5), facts(3, 9, 12), facts(4, 9, 12), facts(5, 9, 40)];
         let runs = [ranked("a|b", &[1, 7, 3, 9, 0, 2]), ranked("mine", &[1, 1, 1, 3, 1, 9])];
-        breakdown_tables(&facts, &runs, &[Measure::Recall(2), Measure::Ndcg(3)])
+        breakdown_tables(&facts, &runs, &[Metric::Recall(2), Metric::Ndcg(3)])
     }
 
     #[test]
@@ -153,17 +153,17 @@ mod tests {
         let csv = breakdown_values(&tables[..1]).csv().unwrap();
         let lines: Vec<&str> = csv.lines().collect();
         assert_eq!(lines.len(), 9);
-        assert_eq!(lines[..2], ["breakdown,group,users,run,measure,value", "sequence length,3,2,a|b,R@2,0.5"]);
+        assert_eq!(lines[..2], ["breakdown,group,users,run,metric,value", "sequence length,3,2,a|b,R@2,0.5"]);
         assert_eq!(lines[8], "sequence length,9,2,mine,N@3,0.25");
     }
 
     #[test]
     fn a_single_run_is_not_marked_as_best_and_no_ranked_users_give_no_table() {
-        let measures = headline(&[5, 20, 10]);
-        assert_eq!(measures, [Measure::Recall(20), Measure::Ndcg(20)]);
-        let alone = breakdown_tables(&[facts(0, 3, 0)], &[ranked("mine", &[1])], &measures);
+        let metrics = headline(&[5, 20, 10]);
+        assert_eq!(metrics, [Metric::Recall(20), Metric::Ndcg(20)]);
+        let alone = breakdown_tables(&[facts(0, 3, 0)], &[ranked("mine", &[1])], &metrics);
         assert_eq!(alone[0].rows[0].best(), [[false; 2]]);
-        assert!(breakdown_tables(&[facts(0, 3, 0)], &[ranked("mine", &[0])], &measures).is_empty());
-        assert!(breakdown_tables(&[], &[ranked("mine", &[])], &measures).is_empty());
+        assert!(breakdown_tables(&[facts(0, 3, 0)], &[ranked("mine", &[0])], &metrics).is_empty());
+        assert!(breakdown_tables(&[], &[ranked("mine", &[])], &metrics).is_empty());
     }
 }

@@ -7,17 +7,17 @@ use mp4sr_protocol::{Comparison, Interval};
 pub(crate) fn markdown(comparison: &Comparison) -> String {
     let Some(((_, own), others)) = comparison.rows.split_last() else { return String::new() };
     let mut text = String::from("Over users, 95 % of the means lie in (bootstrap):");
-    for (at, (measure, value)) in comparison.measures.iter().zip(own).enumerate() {
+    for (at, (metric, value)) in comparison.metrics.iter().zip(own).enumerate() {
         let Interval { low, high, .. } = value.interval;
-        text.push_str(&format!("{} {measure} {low:.4} to {high:.4}", if at > 0 { "," } else { "" }));
+        text.push_str(&format!("{} {metric} {low:.4} to {high:.4}", if at > 0 { "," } else { "" }));
     }
     text.push_str(".\n");
     if others.is_empty() {
         return text;
     }
     let mut table = TextTable::new(["against", "users"]);
-    for measure in &comparison.measures {
-        table.header.extend([measure.to_string(), "t-test p".to_owned(), "Wilcoxon p".to_owned()]);
+    for metric in &comparison.metrics {
+        table.header.extend([metric.to_string(), "t-test p".to_owned(), "Wilcoxon p".to_owned()]);
     }
     for (name, values) in others {
         let mut row = vec![name.clone(), comparison.users.to_string()];
@@ -38,7 +38,7 @@ pub(crate) fn probability(p: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use mp4sr_protocol::{Measure, Reference, SeedRuns};
+    use mp4sr_protocol::{Metric, Reference, SeedRuns};
 
     use super::*;
 
@@ -51,11 +51,11 @@ mod tests {
         };
         let own = group("mine", &[1, 1, 1, 0, 2, 1]);
         let groups = [group("a|", &[2, 1, 2, 1, 2, 0]), group("twin", &own.ranks[0]), own];
-        let text = markdown(&Comparison::new(&groups, &[Measure::Recall(1)], Reference::Last));
+        let text = markdown(&Comparison::new(&groups, &[Metric::Recall(1)], Reference::Last));
         assert!(text.contains("| a\\|     |     4 | +0.5000 |   0.3634 |     0.3146 |\n"), "{text}");
-        let alone = markdown(&Comparison::new(&groups[2..], &[Measure::Recall(1)], Reference::Last));
+        let alone = markdown(&Comparison::new(&groups[2..], &[Metric::Recall(1)], Reference::Last));
         assert!(alone.starts_with("Over users") && !alone.contains('|'), "{alone}");
-        assert_eq!(markdown(&Comparison::new(&[], &[Measure::Recall(1)], Reference::Last)), "");
+        assert_eq!(markdown(&Comparison::new(&[], &[Metric::Recall(1)], Reference::Last)), "");
     }
 
     #[test]

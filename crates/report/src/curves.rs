@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panel_for_each_phase_and_measure_and_names_are_escaped() {
+    fn a_panel_for_each_phase_and_metric_and_names_are_escaped() {
         let own = log(
             "a<b>&",
             r#"{"phase":"finetune","epoch":1,"loss":7.5,"gradient_norm":1,"validation":{"R@5":0.1,"R@20":0.2,"N@20":0.1},"best":true,"seconds":[1,1]}

@@ -99,7 +99,7 @@ mod tests {
     use crate::RunMetrics;
     use crate::breakdown::{RunRanks, breakdown_tables};
     use mp4sr_artifact::{RejectExample, Rejected};
-    use mp4sr_protocol::{ItemFacts, ListFigures, Measure, Metrics, Reference, SeedRuns, Split, UserFacts};
+    use mp4sr_protocol::{ItemFacts, ListFigures, Metric, MetricMeans, Reference, SeedRuns, Split, UserFacts};
 
     const HOSTILE: &str = "</title><script>alert(\"1\")</script> & <b>'bold'";
 
@@ -121,19 +121,19 @@ mod tests {
             list: vec![0, 1],
             rank: Some(1),
         };
-        let measures = vec![Measure::Recall(5)];
-        let metrics = Metrics::of(&[1], &measures);
+        let metrics = vec![Metric::Recall(5)];
+        let means = MetricMeans::of(&[1], &metrics);
         let tables =
-            [MetricsTable { split: Split::Test, measures, rows: vec![RunMetrics { run: HOSTILE.into(), metrics }] }];
+            [MetricsTable { split: Split::Test, metrics, rows: vec![RunMetrics { run: HOSTILE.into(), means }] }];
         let ranked = [HOSTILE, "r"].map(|run| RunRanks { run: run.to_owned(), ranks: vec![1], removes_seen: None });
         let groups =
             [HOSTILE, "r"].map(|run| SeedRuns { name: run.to_owned(), ranks: vec![vec![1]], ..SeedRuns::default() });
-        let comparison = Comparison::new(&groups, &[Measure::Recall(5)], Reference::Last);
+        let comparison = Comparison::new(&groups, &[Metric::Recall(5)], Reference::Last);
         let facts = [UserFacts { user: 0, length: 3, history: 2, target_events: 1, target_age: None }];
         let item_facts = ItemFacts::new(vec![3, 1], 4);
         let figures = ListFigures::of(&[vec![1, 2]], 2, &item_facts).unwrap();
         let lists = [ListRow { run: HOSTILE.into(), figures }];
-        let breakdowns = breakdown_tables(&facts, &ranked, &[Measure::Recall(5)]);
+        let breakdowns = breakdown_tables(&facts, &ranked, &[Metric::Recall(5)]);
         let mut counts = PreprocessReport { dataset: HOSTILE.into(), ..PreprocessReport::default() };
         let example = RejectExample { file: "a/b<c".into(), line: 3, found: HOSTILE.into() };
         let rejected = Rejected { count: 1, examples: vec![example] };

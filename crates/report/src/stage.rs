@@ -10,7 +10,7 @@ use mp4sr_artifact::{
 use mp4sr_pipeline::config::PRETRAIN;
 use mp4sr_pipeline::{Bug, Context, print, run_stage};
 use mp4sr_protocol::{
-    Comparison, ItemFacts, ListFigures, Measure, Metrics, Reference, SeedRuns, Split, StoredRanks, UserFacts,
+    Comparison, ItemFacts, ListFigures, Metric, MetricMeans, Reference, SeedRuns, Split, StoredRanks, UserFacts,
     read_lists, training_events,
 };
 use serde_json::json;
@@ -119,8 +119,8 @@ impl Report<'_> {
             "k": config.evaluate.k,
             "program": env!("CARGO_PKG_VERSION"),
         });
-        if !config.evaluate.measures.is_empty() {
-            settings["measures"] = json!(config.evaluate.measures);
+        if !config.evaluate.metrics.is_empty() {
+            settings["metrics"] = json!(config.evaluate.metrics);
         }
         let settings = StageSettings::of(settings);
         Ok(Stage::new("report", VERSION, &self.context.layout.report(), settings, &self.inputs()?)?)
@@ -278,23 +278,23 @@ impl Report<'_> {
 
     fn table(&self, split: Split, ranked: &[RunRanks]) -> Result<MetricsTable> {
         let evaluate = &self.context.config.evaluate;
-        let measures = Measure::table(&evaluate.k, &evaluate.measures);
+        let metrics = Metric::table(&evaluate.k, &evaluate.metrics);
         let mut rows: Vec<RunMetrics> = Vec::new();
         for RunRanks { run, ranks, .. } in ranked {
-            let metrics = Metrics::of(ranks, &measures);
-            if let Some(first) = rows.first().filter(|first| first.metrics.users != metrics.users) {
-                let (a, a_users) = (first.run.clone(), first.metrics.users);
+            let means = MetricMeans::of(ranks, &metrics);
+            if let Some(first) = rows.first().filter(|first| first.means.users != means.users) {
+                let (a, a_users) = (first.run.clone(), first.means.users);
                 return Err(Error::OtherUsers {
                     a,
                     a_users,
                     b: run.clone(),
-                    b_users: metrics.users,
+                    b_users: means.users,
                     split: split.name(),
                 });
             }
-            rows.push(RunMetrics { run: run.clone(), metrics });
+            rows.push(RunMetrics { run: run.clone(), means });
         }
-        Ok(MetricsTable { split, measures, rows })
+        Ok(MetricsTable { split, metrics, rows })
     }
 
     /// The training logs, the run's own first.
@@ -319,8 +319,8 @@ impl Report<'_> {
             self.table(Split::Validation, &self.ranked(Split::Validation, &sequences)?)?,
         ];
         let lists = self.list_rows(&items, &sequences)?;
-        let measures = headline(&config.evaluate.k);
-        let breakdowns = breakdown_tables(&UserFacts::of(&sequences, Split::Test), &ranked, &measures);
+        let metrics = headline(&config.evaluate.k);
+        let breakdowns = breakdown_tables(&UserFacts::of(&sequences, Split::Test), &ranked, &metrics);
         let groups: Vec<SeedRuns> = ranked
             .iter()
             .map(|RunRanks { run, ranks, removes_seen }| SeedRuns {
@@ -329,7 +329,7 @@ impl Report<'_> {
                 removes_seen: *removes_seen,
             })
             .collect();
-        let comparison = Comparison::new(&groups, &measures, Reference::Last);
+        let comparison = Comparison::new(&groups, &metrics, Reference::Last);
         let logs = self.logs()?;
         let panels = panels(&logs)?;
         let untrained: Vec<String> =

@@ -1,21 +1,21 @@
 //! Metrics of runs side by side, as text for a terminal, Markdown or CSV.
 
 use mp4sr_pipeline::text::TextTable;
-use mp4sr_protocol::{Measure, Metrics, Split};
+use mp4sr_protocol::{Metric, MetricMeans, Split};
 
 /// The metrics of one run in one split.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunMetrics {
     /// The name of the run.
     pub run: String,
-    /// The metrics of the run.
-    pub metrics: Metrics,
+    /// The mean of each metric.
+    pub means: MetricMeans,
 }
 
 impl RunMetrics {
     /// The values of the metrics, in the order of the columns.
     pub fn values(&self) -> Vec<f64> {
-        self.metrics.values.iter().map(|(_, value)| *value).collect()
+        self.means.values.iter().map(|(_, value)| *value).collect()
     }
 }
 
@@ -24,8 +24,8 @@ impl RunMetrics {
 pub struct MetricsTable {
     /// The split.
     pub split: Split,
-    /// The measures, one per column.
-    pub measures: Vec<Measure>,
+    /// The metrics, one per column.
+    pub metrics: Vec<Metric>,
     /// The rows of the other runs, then that of the run itself.
     pub rows: Vec<RunMetrics>,
 }
@@ -33,7 +33,7 @@ pub struct MetricsTable {
 impl MetricsTable {
     /// The names of the columns: `R@5`, ..., `N@5`, ..., `MRR`.
     pub fn columns(&self) -> Vec<String> {
-        self.measures.iter().map(Measure::to_string).collect()
+        self.metrics.iter().map(Metric::to_string).collect()
     }
 
     /// For each row and column, whether no run has a higher value; false if all values of the column are zero.
@@ -62,7 +62,7 @@ impl MetricsTable {
         let mut table = TextTable::new(["run", "users"]);
         table.header.extend(self.columns());
         for (own, best) in self.rows.iter().zip(self.best()) {
-            let mut row = vec![own.run.clone(), own.metrics.users.to_string()];
+            let mut row = vec![own.run.clone(), own.means.users.to_string()];
             let shown =
                 |(value, best)| if best && emphasis { format!("**{value:.4}**") } else { format!("{value:.4}") };
             row.extend(own.values().into_iter().zip(best).map(shown));
@@ -84,7 +84,7 @@ pub(crate) fn metric_values(tables: &[MetricsTable]) -> TextTable {
     all.header.extend(tables.first().map_or_else(Vec::new, MetricsTable::columns));
     for table in tables {
         for own in &table.rows {
-            let mut row = vec![own.run.clone(), table.split.name().to_owned(), own.metrics.users.to_string()];
+            let mut row = vec![own.run.clone(), table.split.name().to_owned(), own.means.users.to_string()];
             row.extend(own.values().into_iter().map(|value| value.to_string()));
             all.rows.push(row);
         }
@@ -101,12 +101,14 @@ pub(crate) fn percent(change: Option<f64>) -> String {
 mod tests {
     use super::*;
 
-    const MEASURES: [Measure; 2] = [Measure::Recall(1), Measure::Ndcg(1)];
+    const METRICS: [Metric; 2] = [Metric::Recall(1), Metric::Ndcg(1)];
 
     fn table(runs: &[(&str, &[u32])]) -> MetricsTable {
-        let row =
-            |&(run, ranks): &(&str, &[u32])| RunMetrics { run: run.to_owned(), metrics: Metrics::of(ranks, &MEASURES) };
-        MetricsTable { split: Split::Test, measures: MEASURES.into(), rows: runs.iter().map(row).collect() }
+        let row = |&(run, ranks): &(&str, &[u32])| RunMetrics {
+            run: run.to_owned(),
+            means: MetricMeans::of(ranks, &METRICS),
+        };
+        MetricsTable { split: Split::Test, metrics: METRICS.into(), rows: runs.iter().map(row).collect() }
     }
 
     #[test]

@@ -199,7 +199,7 @@ fn a_page_tables_and_curves_that_need_nothing_beside_them() {
 
     // A breakdown contains each user with a rank exactly once.
     let breakdowns = world.text("breakdowns.csv");
-    assert!(breakdowns.starts_with("breakdown,group,users,run,measure,value\n"), "{breakdowns}");
+    assert!(breakdowns.starts_with("breakdown,group,users,run,metric,value\n"), "{breakdowns}");
     let lengths =
         breakdowns.lines().filter(|line| line.starts_with("sequence length,") && line.contains(",mine,R@20,"));
     let users: Vec<usize> = lengths.map(|line| line.split(',').nth(2).unwrap().parse().unwrap()).collect();
@@ -224,7 +224,7 @@ fn a_page_tables_and_curves_that_need_nothing_beside_them() {
 }
 
 #[test]
-fn measures_of_groups_worked_by_hand() {
+fn metrics_of_groups_worked_by_hand() {
     let world = World::new(&["popular"]);
     world.write_ranks("popular", 3);
     world.run().unwrap();
@@ -233,8 +233,8 @@ fn measures_of_groups_worked_by_hand() {
         ranks.iter().map(|rank| if *rank > 20.0 { 0.0 } else { 1.0 / (rank + 1.0).log2() }).sum::<f64>() / 2.0
     };
     let breakdowns = world.text("breakdowns.csv");
-    let value = |run: &str, measure: &str| -> f64 {
-        let start = format!("history,2 events,2,{run},{measure},");
+    let value = |run: &str, metric: &str| -> f64 {
+        let start = format!("history,2 events,2,{run},{metric},");
         breakdowns
             .lines()
             .find_map(|line| line.strip_prefix(&start))

@@ -7,7 +7,7 @@ use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::{
     ModelCatalog, ModelType, PresetKeys, RefusedValue, RenamedKey, SectionType, SharedSection,
 };
-use mp4sr_protocol::Measure;
+use mp4sr_protocol::Metric;
 
 /// The section that all transformers read.
 const TRANSFORMER: &str = "transformer";
@@ -76,11 +76,11 @@ impl ModelType for Entry {
 
     fn check(&self, config: &Config) -> Result<(), RefusedValue> {
         let metric = &config.train.metric;
-        if metric.parse::<Measure>().is_err() {
-            return Err(no_measure("train.metric", metric));
+        if metric.parse::<Metric>().is_err() {
+            return Err(unknown_metric("train.metric", metric));
         }
-        if let Some(name) = config.evaluate.measures.iter().find(|name| name.parse::<Measure>().is_err()) {
-            return Err(no_measure("evaluate.measures", name));
+        if let Some(name) = config.evaluate.metrics.iter().find(|name| name.parse::<Metric>().is_err()) {
+            return Err(unknown_metric("evaluate.metrics", name));
         }
         let refused = |Refused { key, value, allowed }| RefusedValue { key, value, allowed };
         with_settings(config, |settings| {
@@ -122,7 +122,7 @@ pub(crate) fn with_settings<T>(config: &Config, work: impl FnOnce(&Settings<'_>)
     })
 }
 
-fn no_measure(key: &str, name: &str) -> RefusedValue {
+fn unknown_metric(key: &str, name: &str) -> RefusedValue {
     let allowed = "R@K, N@K, Hit@K, P@K, MAP@K or MRR@K with K from 1, or MRR".to_owned();
     RefusedValue { key: key.to_owned(), value: format!("{name:?}"), allowed }
 }

@@ -283,7 +283,7 @@ fn the_grid_of_every_model_has_keys_and_values_that_the_model_takes() {
 
 #[test]
 fn earlier_names_of_keys_work_with_a_warning_in_files_and_overrides() {
-    let text = "[dataset]\nname = \"x\"\n[model]\npositions = 7\nsame_target = \"zero\"\n[pretrain]\nrho = 0.5\n";
+    let text = "[dataset]\nname = \"x\"\n[model]\npositions = 7\nsame_target = \"zero\"\n[pretrain]\nrho = 0.5\n[evaluate]\nmeasures = [\"MAP@5\"]\n";
     let overrides = ["model.same_target=leave_out".to_owned(), "finetune.end_to_end=true".to_owned()];
     let (config, warnings) = Config::parse(text, "p.toml", &overrides, model_catalog()).unwrap();
     let keys = [
@@ -291,9 +291,10 @@ fn earlier_names_of_keys_work_with_a_warning_in_files_and_overrides() {
         "model.mp4sr.false_negatives",
         "model.mp4sr.rho",
         "model.mp4sr.end_to_end",
+        "evaluate.metrics",
     ];
-    assert_eq!(json!(values(&config, &keys)), json!([7, "exclude", 0.5, true]));
-    assert_eq!(warnings.len(), 5, "{warnings:?}");
+    assert_eq!(json!(values(&config, &keys)), json!([7, "exclude", 0.5, true, ["MAP@5"]]));
+    assert_eq!(warnings.len(), 6, "{warnings:?}");
     assert!(warnings.iter().any(|w| w.contains("`model.positions` is now `model.transformer.max_sequence_length`")));
     let both = message(&format!("{text}[model.mp4sr]\nrho = 0.1\n"), &[]);
     assert!(both.contains("`model.mp4sr.rho` and `pretrain.rho`"), "{both}");
@@ -336,7 +337,7 @@ fn a_phase_depends_on_the_keys_that_its_model_reads_and_on_no_others() {
         ("pretrain.items = \"warm\"", [true, false, false, false]),
         ("finetune.batch = 64", [false, true, true, true]),
         ("evaluate.k = [5]", [false; 4]),
-        ("evaluate.measures = [\"MAP@5\"]", [false; 4]),
+        ("evaluate.metrics = [\"MAP@5\"]", [false; 4]),
         ("evaluate.batch = 7", [false; 4]),
         ("evaluate.seen_items = \"keep\"", [true; 4]),
         ("run.seed = 1", [true; 4]),

@@ -2,14 +2,14 @@
 
 use mp4sr_pipeline::text::TextTable;
 use mp4sr_protocol::{
-    ComparedLists, ComparedValue, Comparison, ListComparison, ListMeasure, SIGNIFICANT, mean_and_deviation,
+    ComparedLists, ComparedValue, Comparison, ListComparison, ListStatistic, SIGNIFICANT, mean_and_deviation,
 };
 
-/// Formats a table of models by measures. The best value is bold and the second best underlined; a star marks a best value that is
+/// Formats a table of models by metrics. The best value is bold and the second best underlined; a star marks a best value that is
 /// significantly above the second best. The deviation over seeds follows the value.
 fn table(comparison: &Comparison, what: &str) -> TextTable {
     let mut table =
-        TextTable::new([what.to_owned()].into_iter().chain(comparison.measures.iter().map(ToString::to_string)));
+        TextTable::new([what.to_owned()].into_iter().chain(comparison.metrics.iter().map(ToString::to_string)));
     for (name, entries) in &comparison.rows {
         let mut row = vec![name.clone()];
         for (column, entry) in entries.iter().enumerate() {
@@ -79,7 +79,7 @@ pub fn lists_markdown(comparisons: &[ListComparison], what: &str) -> String {
 
 /// The names of the columns of statistics of lists.
 fn list_columns() -> impl Iterator<Item = &'static str> {
-    ["coverage", "Gini", "entropy"].into_iter().chain(ListMeasure::ALL.map(ListMeasure::name))
+    ["coverage", "Gini", "entropy"].into_iter().chain(ListStatistic::ALL.map(ListStatistic::name))
 }
 
 /// Lists all values and tests of statistics of lists, one row per model, K and statistic. The others are tested against the last model.
@@ -95,21 +95,21 @@ pub fn list_details(comparisons: &[ListComparison]) -> TextTable {
                 row.extend([const { String::new() }; 4]);
                 table.rows.push(row);
             }
-            for (measure, value) in ListMeasure::ALL.into_iter().zip(of_lists) {
-                let measure = format!("{}@{k}", measure.name());
-                table.rows.extend(value.as_ref().map(|value| details_row(name, &measure, String::new(), value)));
+            for (statistic, value) in ListStatistic::ALL.into_iter().zip(of_lists) {
+                let name_at_k = format!("{}@{k}", statistic.name());
+                table.rows.extend(value.as_ref().map(|value| details_row(name, &name_at_k, String::new(), value)));
             }
         }
     }
     table
 }
 
-/// Lists all values and tests of a comparison, one row per model and measure.
+/// Lists all values and tests of a comparison, one row per model and metric.
 pub fn details(comparison: &Comparison) -> TextTable {
     let mut table = details_table("best against it: t-test p");
     for (name, entries) in &comparison.rows {
-        for (measure, entry) in comparison.measures.iter().zip(entries) {
-            table.rows.push(details_row(name, &measure.to_string(), comparison.users.to_string(), entry));
+        for (metric, entry) in comparison.metrics.iter().zip(entries) {
+            table.rows.push(details_row(name, &metric.to_string(), comparison.users.to_string(), entry));
         }
     }
     table
@@ -118,7 +118,7 @@ pub fn details(comparison: &Comparison) -> TextTable {
 fn details_table(first_test: &str) -> TextTable {
     TextTable::new([
         "model",
-        "measure",
+        "metric",
         "users",
         "mean",
         "low",
@@ -132,11 +132,11 @@ fn details_table(first_test: &str) -> TextTable {
     ])
 }
 
-fn details_row(model: &str, measure: &str, users: String, value: &ComparedValue) -> Vec<String> {
+fn details_row(model: &str, metric: &str, users: String, value: &ComparedValue) -> Vec<String> {
     let tests = value.tests.map_or([const { String::new() }; 4], |tests| {
         [tests.t.p, tests.wilcoxon.p, tests.t_holm, tests.wilcoxon_holm].map(|p| format!("{p:e}"))
     });
-    let mut row = vec![model.to_owned(), measure.to_owned(), users];
+    let mut row = vec![model.to_owned(), metric.to_owned(), users];
     row.extend([value.interval.mean, value.interval.low, value.interval.high].map(|v| v.to_string()));
     row.push(joined(&value.seeds));
     row.push(value.deviation.map_or(String::new(), |d| d.to_string()));
@@ -151,7 +151,7 @@ fn joined(values: &[f64]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use mp4sr_protocol::{Measure, Reference, SeedRuns};
+    use mp4sr_protocol::{Metric, Reference, SeedRuns};
 
     #[test]
     fn the_best_is_bold_with_a_star_the_second_underlined() {
@@ -159,7 +159,7 @@ mod tests {
         let group =
             |name: &str, period| SeedRuns { name: name.to_owned(), ranks: ranks(period), ..SeedRuns::default() };
         let comparison =
-            Comparison::new(&[group("a|b", 2), group("c", 6), group("d", 3)], &[Measure::Recall(20)], Reference::Best);
+            Comparison::new(&[group("a|b", 2), group("c", 6), group("d", 3)], &[Metric::Recall(20)], Reference::Best);
         let markdown = table(&comparison, "model").markdown();
         let lines: Vec<String> = markdown.lines().map(|line| line.replace(' ', "")).collect();
         assert_eq!(lines[2..], ["|a\\|b|0.5000|", "|c|**0.8333**\\*|", "|d|<u>0.6667</u>|"]);

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use mp4sr_artifact::{Layout, Sequences};
 use mp4sr_pipeline::Config;
-use mp4sr_protocol::Measure;
+use mp4sr_protocol::Metric;
 
 use crate::runner::{ResolvedRun, Runner, StudyRun, Until};
 use rows::{ALL, StudyRow};
@@ -259,7 +259,7 @@ impl Study<'_> {
         Sequences::read(&self.layout.sequences())
     }
 
-    fn measures(&self) -> Vec<Measure> {
-        Measure::table(&self.config.evaluate.k, &self.config.evaluate.measures)
+    fn metrics(&self) -> Vec<Metric> {
+        Metric::table(&self.config.evaluate.k, &self.config.evaluate.metrics)
     }
 }

@@ -13,7 +13,7 @@ use mp4sr_models::{FINETUNE, Model, PRETRAIN, Phase, ProcessGroup, Samples, Stop
 use mp4sr_ops::{ComputeDevice, Precision, check_precision, set_precision};
 use mp4sr_pipeline::config::{self, ModelCatalog, PretrainItems};
 use mp4sr_pipeline::{AlreadyReported, Context, StageArgs, report_error, run_stage};
-use mp4sr_protocol::Measure;
+use mp4sr_protocol::Metric;
 use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model_in_group, removes_seen};
 
 use crate::{Launch, PhaseOutcome, TrainError, TrainSettings, Training};
@@ -291,11 +291,11 @@ pub fn precision(config: &config::Config) -> anyhow::Result<Precision> {
 
 /// The metric by which epochs are selected: `train.metric`, or MRR if there are so few items that `train.metric` is the same for every
 /// ranking.
-fn metric(context: &Context, items: usize) -> anyhow::Result<Measure> {
-    let metric: Measure = context.config.train.metric.parse()?;
+fn metric(context: &Context, items: usize) -> anyhow::Result<Metric> {
+    let metric: Metric = context.config.train.metric.parse()?;
     match metric {
-        Measure::Recall(k) | Measure::Hit(k) | Measure::Precision(k) if k >= items => {
-            let other = Measure::ReciprocalRank;
+        Metric::Recall(k) | Metric::Hit(k) | Metric::Precision(k) if k >= items => {
+            let other = Metric::ReciprocalRank;
             context.progress.log(format!(
                 "train: warning: {metric} is the same for every ranking of {items} items; epochs are selected by {other} in its place \
                  (`train.metric`)"
@@ -360,7 +360,7 @@ fn run_phase(context: &Context, stage: &Stage, start: PhaseStart<'_>) -> anyhow:
     if is_indifferent {
         context.progress.log(format!(
             "{}: warning: validation {metric} was {best_value:.4} in every epoch and cannot tell them apart; select by another \
-             measure (`train.metric`)",
+             metric (`train.metric`)",
             phase.name
         ));
     }

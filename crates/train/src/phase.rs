@@ -8,14 +8,14 @@ use mp4sr_evaluate::{RankError, RankOptions, mean_loss, mean_loss_in_group, rank
 use mp4sr_models::{Batch, Buffers, Model, PRETRAIN, Phase, ProcessGroup, RngKey, Step, Stop};
 use mp4sr_ops::{Adam, Pending};
 use mp4sr_pipeline::config::PhaseSettings;
-use mp4sr_protocol::{COLD_EVENTS, EvalCase, Measure, Metrics, Split, training_events};
+use mp4sr_protocol::{COLD_EVENTS, EvalCase, Metric, MetricMeans, Split, training_events};
 
 use crate::State;
 use crate::samples::SampleList;
 use crate::state::{Limits, PhaseParameters, PhaseProgress, StateIdentity, UnderWay, Weights};
 
 /// The metric that is logged for every epoch, whichever metric epochs are selected by.
-const LOGGED: Measure = Measure::Recall(20);
+const LOGGED: Metric = Metric::Recall(20);
 
 /// The settings of one phase.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +23,7 @@ pub struct TrainSettings {
     /// The number of epochs, the batch size and the settings of the optimiser.
     pub phase: PhaseSettings,
     /// The metric by which epochs are selected, on the validation split.
-    pub metric: Measure,
+    pub metric: Metric,
     /// The cut-offs K of the validation metrics in the log.
     pub k: Vec<usize>,
     /// The options of the ranking in validation.
@@ -514,10 +514,10 @@ impl Training<'_> {
             Some(group) => rank_users_in_group(group, scorer, users, case(Split::Validation), options)?,
             None => rank_users(scorer, users, case(Split::Validation), options, |_| {})?,
         };
-        let mut measures = Measure::columns(&self.settings.k);
-        for measure in [LOGGED, self.settings.metric] {
-            if !measures.contains(&measure) {
-                measures.push(measure);
+        let mut metrics = Metric::columns(&self.settings.k);
+        for metric in [LOGGED, self.settings.metric] {
+            if !metrics.contains(&metric) {
+                metrics.push(metric);
             }
         }
         let test_loss = || match self.group() {
@@ -525,8 +525,8 @@ impl Training<'_> {
             None => mean_loss(scorer, users, case(Split::Test), options.batch),
         };
         let test_loss = self.settings.log_test_loss.then(test_loss).transpose()?;
-        let metrics = Metrics::of(&ranks, &measures).values;
-        Ok((metrics.into_iter().map(|(measure, value)| (measure.to_string(), value)).collect(), test_loss))
+        let means = MetricMeans::of(&ranks, &metrics).values;
+        Ok((means.into_iter().map(|(metric, value)| (metric.to_string(), value)).collect(), test_loss))
     }
 
     fn write_log(&self, lines: &[EpochLine]) -> Result<(), TrainError> {

@@ -14,7 +14,7 @@ use mp4sr_models::{Batch, Error, Modality, Model, ProcessGroup, Ragged, Result, 
 use mp4sr_ops::{Adam, AdamState, run_threads};
 use mp4sr_pipeline::Config;
 use mp4sr_pipeline::config::PhaseSettings;
-use mp4sr_protocol::Measure;
+use mp4sr_protocol::Metric;
 use mp4sr_run::{Checkpoint, CheckpointInfo, Inputs, TrainedPhase, build_model_in_group, model_catalog};
 use mp4sr_train::{Limits, PhaseParameters, SampleList, State, StateIdentity, TrainSettings, Training};
 
@@ -209,7 +209,7 @@ fn train(case: Case, size: usize, folder: &Path, epochs: usize, learning_rate: f
             sequences: &inputs.sequences,
             settings: TrainSettings {
                 phase,
-                metric: Measure::Recall(20),
+                metric: Metric::Recall(20),
                 k: vec![5],
                 warm_items: false,
                 log_test_loss: true,

@@ -15,7 +15,7 @@ use mp4sr_models::{
     Recipe, Result, RngKey, Samples, Scorer, Step,
 };
 use mp4sr_pipeline::Config;
-use mp4sr_protocol::Measure;
+use mp4sr_protocol::Metric;
 use mp4sr_run::{Inputs, build_model, model_catalog};
 use mp4sr_train::{PhaseOutcome, TrainError, TrainSettings, Training};
 
@@ -136,7 +136,7 @@ fn train(
     config.finetune.settings.batch = if of_users { 8 } else { 32 };
     let settings = TrainSettings {
         phase: config.finetune.settings.clone(),
-        metric: Measure::Recall(20),
+        metric: Metric::Recall(20),
         k: vec![20],
         warm_items: false,
         log_test_loss: false,

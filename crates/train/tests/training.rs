@@ -16,7 +16,7 @@ use mp4sr_models::{
     Phase, Query, Ragged, Result, RngKey, Samples, Scorer, Step, Stop, TransformerConfig,
 };
 use mp4sr_pipeline::config::PhaseSettings;
-use mp4sr_protocol::Measure;
+use mp4sr_protocol::Metric;
 use mp4sr_run::{Inputs, model_catalog};
 use mp4sr_train::{PhaseOutcome, TrainError, TrainSettings, Training};
 
@@ -46,7 +46,7 @@ fn sequences(of_users: &[&[u32]], items: usize) -> Sequences {
 fn settings(epochs: usize, patience: usize, batch: usize) -> TrainSettings {
     TrainSettings {
         phase: PhaseSettings { epochs, patience, batch, learning_rate: 0.1, weight_decay: 0.0, clip_norm: 1.0 },
-        metric: Measure::Recall(20),
+        metric: Metric::Recall(20),
         k: vec![20],
         warm_items: false,
         log_test_loss: false,

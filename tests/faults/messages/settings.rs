@@ -97,7 +97,7 @@ pub fn check_rest(checks: &mut MessageChecks) {
     diverge(checks);
     checks.set("a run beside this one that does not exist", "report", "report.beside=[\"nobody\"]", "nobody");
     checks.case("a run to compare that does not exist", "compare", &["mp4sr", "nobody"], "nobody");
-    checks.case("an unknown metric", "compare", &["mp4sr", "--measures", "Q@5"], "Q@5");
+    checks.case("an unknown metric", "compare", &["mp4sr", "--metrics", "Q@5"], "Q@5");
     checks.case("an invalid grid", "search", &["--grid", "finetune.batch"], "finetune.batch");
     let alike = ["--grid", "finetune.batch=32,32"];
     checks.case("cells of one name", "search", &alike, "same name");

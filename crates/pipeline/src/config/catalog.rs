@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use toml::Table;
 
 use super::Config;
-use super::renamed::{RenamedKey, rename_recorded};
+use super::renamed::{self, RenamedKey, rename_recorded};
 
 /// A key with a value that is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,7 +125,7 @@ impl ModelCatalog {
 
     pub(super) fn renamed(&self) -> Vec<RenamedKey> {
         let shared = self.shared.iter().flat_map(|shared| shared.renamed.clone());
-        self.models().flat_map(ModelType::renamed).chain(shared).collect()
+        self.models().flat_map(ModelType::renamed).chain(shared).chain(renamed::of_stages()).collect()
     }
 
     /// The section called `name` within `[model]`.

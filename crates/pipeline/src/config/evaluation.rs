@@ -23,7 +23,7 @@ pub struct Evaluate {
     pub k: Vec<usize>,
     /// Further columns of the tables: `Hit@K`, `P@K` (precision), `MAP@K`, `MRR@K`, or R@K and N@K of other K. They are computed from
     /// the stored ranks, so that no stage before the tables runs again for them.
-    pub measures: Vec<String>,
+    pub metrics: Vec<String>,
     /// Whether items of the history are candidates.
     pub seen_items: SeenItems,
     /// The number of users that are scored at once.
@@ -38,7 +38,7 @@ impl Default for Evaluate {
     fn default() -> Self {
         Self {
             k: vec![5, 10, 20],
-            measures: Vec::new(),
+            metrics: Vec::new(),
             seen_items: SeenItems::default(),
             batch: 256,
             short_histories: Vec::new(),

@@ -30,6 +30,12 @@ impl RenamedKey {
     }
 }
 
+/// The renamed keys outside of the sections of models.
+pub(super) fn of_stages() -> [RenamedKey; 1] {
+    let key = |from: &str, to: &str| RenamedKey { from: from.to_owned(), to: to.to_owned(), values: Vec::new() };
+    [key("evaluate.measures", "evaluate.metrics")]
+}
+
 /// Gives the keys of a pipeline file their present names, and a warning for each.
 pub(super) fn rename(table: &mut Table, renamed: &[RenamedKey], origin: &str) -> Result<Vec<String>, ConfigError> {
     let mut warnings = Vec::new();

@@ -30,12 +30,12 @@ fn breakdown_table(table: &BreakdownTable) -> Markup {
                     th rowspan="2" { (table.breakdown) }
                     th rowspan="2" { "users" }
                     @for (at, run) in table.runs.iter().enumerate() {
-                        th.run.own[at == own] colspan=(table.measures.len()) { (run) }
+                        th.run.own[at == own] colspan=(table.metrics.len()) { (run) }
                     }
                 }
-                tr.measures {
+                tr.metrics {
                     @for at in 0..table.runs.len() {
-                        @for measure in &table.measures { th.own[at == own] { (measure) } }
+                        @for metric in &table.metrics { th.own[at == own] { (metric) } }
                     }
                 }
             }
@@ -60,9 +60,9 @@ pub(super) fn comparison(run: &str, found: &Comparison) -> Markup {
     html! {
         div.wide { table {
             thead { tr { th { (run) } th { "mean" } th { "95 % interval" } } }
-            tbody { @for (measure, value) in found.measures.iter().zip(own) {
+            tbody { @for (metric, value) in found.metrics.iter().zip(own) {
                 tr {
-                    th { (measure) }
+                    th { (metric) }
                     td { (format!("{:.4}", value.interval.mean)) }
                     td { (format!("{:.4} to {:.4}", value.interval.low, value.interval.high)) }
                 }
@@ -84,10 +84,10 @@ fn differences(run: &str, found: &Comparison, others: &[ComparedModel]) -> Marku
                 tr {
                     th rowspan="2" { (run) " against" }
                     th rowspan="2" { "users" }
-                    @for measure in &found.measures { th.run colspan="3" { (measure) } }
+                    @for metric in &found.metrics { th.run colspan="3" { (metric) } }
                 }
-                tr.measures {
-                    @for _ in &found.measures { th { "difference" } th { "t-test p" } th { "Wilcoxon p" } }
+                tr.metrics {
+                    @for _ in &found.metrics { th { "difference" } th { "t-test p" } th { "Wilcoxon p" } }
                 }
             }
             tbody { @for (name, values) in others {

@@ -63,7 +63,7 @@ fn metrics_table(table: &MetricsTable) -> Markup {
                 @for (at, (row, best)) in table.rows.iter().zip(table.best()).enumerate() {
                     tr.own[at + 1 == table.rows.len()] {
                         th { (row.run) }
-                        td { (count(row.metrics.users as u64)) }
+                        td { (count(row.means.users as u64)) }
                         @for (value, best) in row.values().into_iter().zip(best) {
                             td.best[best] { (format!("{value:.4}")) }
                         }

@@ -3,7 +3,7 @@
 use mp4sr_artifact::{Items, Layout, Sequences};
 use mp4sr_pipeline::config::ModelCatalog;
 use mp4sr_pipeline::{Context, StageArgs, print};
-use mp4sr_protocol::{Comparison, ItemFacts, ListComparison, Measure, Reference, SeedLists, SeedRuns, Split};
+use mp4sr_protocol::{Comparison, ItemFacts, ListComparison, Metric, Reference, SeedLists, SeedRuns, Split};
 use std::sync::Arc;
 
 use crate::comparison_text::{NO_K, details, left_out, list_details, lists_markdown, markdown};
@@ -18,15 +18,15 @@ pub struct Args {
     /// The flags of every stage.
     #[command(flatten)]
     pub stage: StageArgs,
-    /// The metrics to print, in place of those of `evaluate.k` and `evaluate.measures`: R@K, N@K, Hit@K, P@K, MAP@K, MRR@K, MRR.
-    #[arg(long, value_delimiter = ',', value_name = "MEASURE")]
-    measures: Vec<Measure>,
+    /// The metrics to print, in place of those of `evaluate.k` and `evaluate.metrics`: R@K, N@K, Hit@K, P@K, MAP@K, MRR@K, MRR.
+    #[arg(long, alias = "measures", value_delimiter = ',', value_name = "METRIC")]
+    metrics: Vec<Metric>,
     /// Uses the validation split in place of the test split.
     #[arg(long)]
     validation: bool,
     /// Compares the lists of the runs (`mp4sr recommend`) in place of their metrics: coverage, Gini index, entropy, popularity, tail share,
     /// novelty and diversity, at each K of `evaluate.k` that all lists reach.
-    #[arg(long, conflicts_with_all = ["measures", "validation"])]
+    #[arg(long, conflicts_with_all = ["metrics", "validation"])]
     lists: bool,
     /// Prints CSV, with one row per model and metric and with intervals and tests.
     #[arg(long)]
@@ -35,12 +35,12 @@ pub struct Args {
 
 /// Runs `mp4sr compare`.
 pub fn run(args: Args, catalog: &Arc<ModelCatalog>) -> anyhow::Result<()> {
-    let Args { runs, stage, measures, validation, lists, csv } = args;
+    let Args { runs, stage, metrics, validation, lists, csv } = args;
     let context = stage.context(catalog)?;
     let (config, layout) = (&context.config, &context.layout);
     let split = if validation { Split::Validation } else { Split::Test };
-    let own = || Measure::table(&config.evaluate.k, &config.evaluate.measures);
-    let measures = if measures.is_empty() { own() } else { measures };
+    let own = || Metric::table(&config.evaluate.k, &config.evaluate.metrics);
+    let metrics = if metrics.is_empty() { own() } else { metrics };
     let sequences = Sequences::read(&layout.sequences())?;
     let (mut groups, mut models) = (Vec::new(), Vec::new());
     for text in &runs {
@@ -63,7 +63,7 @@ pub fn run(args: Args, catalog: &Arc<ModelCatalog>) -> anyhow::Result<()> {
     if lists {
         return compare_lists(&context, &models, &sequences, csv);
     }
-    let comparison = Comparison::new(&groups, &measures, Reference::Best);
+    let comparison = Comparison::new(&groups, &metrics, Reference::Best);
     if csv {
         if let Some(note) = comparison.candidates_note() {
             context.progress.log(format!("compare: warning: {note}"));

@@ -25,7 +25,7 @@ impl Study<'_> {
         let made = self.make(rows, if self.options.lists { Until::Listed } else { Until::Evaluated })?;
         let sequences = self.sequences()?;
         let groups = groups(&made, &sequences, None)?;
-        let comparison = Comparison::new(&groups, &self.measures(), Reference::Best);
+        let comparison = Comparison::new(&groups, &self.metrics(), Reference::Best);
         let mut text = self.head(title, comparison.users);
         text += &markdown(&comparison, "model");
         text += &times(&made)?;

@@ -21,7 +21,7 @@ impl Study<'_> {
         let rows = self.without_repeats(rows)?;
         let made = self.make(&rows, Until::Evaluated)?;
         let groups = groups(&made, &self.sequences()?, None)?;
-        let comparison = Comparison::new(&groups, &self.measures(), Reference::Best);
+        let comparison = Comparison::new(&groups, &self.metrics(), Reference::Best);
         let mut text = self.head("Encoders of texts and images", comparison.users);
         text += &markdown(&comparison, "encoders");
         text += "\nVectors and the time that they took, by all runs that share the cache:\n\n";

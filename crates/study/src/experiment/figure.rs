@@ -1,11 +1,11 @@
 //! Draws figures of compared rows.
 
 use mp4sr_figure::{Chart, Figure, Point, Series};
-use mp4sr_protocol::{ComparedModel, ComparedValue, Measure};
+use mp4sr_protocol::{ComparedModel, ComparedValue, Metric};
 
 use super::Study;
 
-/// One value per measure, each with its range.
+/// One value per metric, each with its range.
 pub(super) type Values = Vec<(f64, (f64, f64))>;
 
 /// One line of a figure.
@@ -31,20 +31,20 @@ pub(super) fn values((_, entries): &ComparedModel) -> Values {
 
 impl Study<'_> {
     /// R@20 and N@20; if K = 20 is not evaluated, R@K and N@K of the largest K.
-    fn shown(&self) -> [Measure; 2] {
+    fn shown(&self) -> [Metric; 2] {
         let ks = &self.config.evaluate.k;
         let k = if ks.contains(&20) { 20 } else { ks.iter().copied().max().unwrap_or(20) };
-        [Measure::Recall(k), Measure::Ndcg(k)]
+        [Metric::Recall(k), Metric::Ndcg(k)]
     }
 
     /// Draws one chart of R@20 and one of N@20. Ranges are one standard deviation over seeds, or the 95 % bootstrap interval of a single
     /// seed.
     pub(super) fn figure(&self, title: &str, x: &str, categories: &[String], lines: &[StudyCurve]) -> Figure {
         let range = self.range();
-        let measures = self.measures();
+        let metrics = self.metrics();
         let charts = self.shown();
-        let charts = charts.iter().filter_map(|measure| {
-            let column = measures.iter().position(|m| m == measure)?;
+        let charts = charts.iter().filter_map(|metric| {
+            let column = metrics.iter().position(|m| m == metric)?;
             let series = lines.iter().map(|line| {
                 let point = |(index, values): &(usize, Values)| {
                     let (y, range) = values[column];
@@ -53,9 +53,9 @@ impl Study<'_> {
                 Series { name: line.name.clone(), points: line.entries.iter().map(point).collect() }
             });
             Some(Chart {
-                title: measure.to_string(),
+                title: metric.to_string(),
                 x: x.to_owned(),
-                y: format!("{measure}, {range}"),
+                y: format!("{metric}, {range}"),
                 categories: categories.to_vec(),
                 series: series.collect(),
             })

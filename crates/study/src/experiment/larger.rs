@@ -134,7 +134,7 @@ impl Study<'_> {
         if sequences.is_none() {
             return Ok(());
         }
-        let comparison = Comparison::new(&groups, &self.measures(), Reference::Best);
+        let comparison = Comparison::new(&groups, &self.metrics(), Reference::Best);
         let seen =
             if self.options.unseen.iter().any(|path| path == pipeline) { ", not seen in pre-training" } else { "" };
         let _ = write!(text, "\n{name}{seen}, {} users\n\n", comparison.users);

@@ -23,7 +23,7 @@ impl Study<'_> {
         let groups = groups(&made, &self.sequences()?, None)?;
         let categories: Vec<String> =
             made.iter().map(|(row, _)| row.label.rsplit(' ').next().unwrap_or("").to_owned()).collect();
-        let comparison = Comparison::new(&groups, &self.measures(), Reference::Best);
+        let comparison = Comparison::new(&groups, &self.metrics(), Reference::Best);
         let line = curve("MP4SR", comparison.rows.iter().enumerate());
         let figure = self.figure(title, name, &categories, &[line]);
         self.finish_sweep(title, &comparison, Some(DEFAULTS), figure)
@@ -54,7 +54,7 @@ impl Study<'_> {
         let drawn = format!("U({}, {})", number(least), number(most));
         rows.push(row(&format!("p from {drawn}"), "mp4sr", &[]));
         let made = self.make(&rows, Until::Evaluated)?;
-        let comparison = Comparison::new(&groups(&made, &self.sequences()?, None)?, &self.measures(), Reference::Best);
+        let comparison = Comparison::new(&groups(&made, &self.sequences()?, None)?, &self.metrics(), Reference::Best);
         let (references, fixed): (Vec<_>, Vec<_>) =
             comparison.rows.iter().partition(|(name, _)| name.starts_with("p from"));
         let categories: Vec<String> =
@@ -88,7 +88,7 @@ impl Study<'_> {
             }
         }
         let made = self.make(&rows, Until::Evaluated)?;
-        let comparison = Comparison::new(&groups(&made, &self.sequences()?, None)?, &self.measures(), Reference::Best);
+        let comparison = Comparison::new(&groups(&made, &self.sequences()?, None)?, &self.metrics(), Reference::Best);
         let clean = comparison.rows.iter().find(|(name, _)| name == "no noise");
         let lines: Vec<StudyCurve> = kinds
             .iter()

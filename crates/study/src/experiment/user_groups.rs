@@ -30,7 +30,7 @@ impl Study<'_> {
             made.iter().map(|(row, _)| StudyCurve { name: row.label.clone(), entries: Vec::new() }).collect();
         for (index, user_group) in user_groups.iter().enumerate() {
             let own: Vec<SeedRuns> = groups.iter().map(|group| group.of_users(&user_group.users)).collect();
-            let comparison = Comparison::new(&own, &self.measures(), Reference::Best);
+            let comparison = Comparison::new(&own, &self.metrics(), Reference::Best);
             let _ = write!(text, "\n{} events, {} users\n\n", user_group.name, comparison.users);
             text += &markdown(&comparison, "model");
             add_details(&mut details, &user_group.name, &comparison);
@@ -96,7 +96,7 @@ impl Study<'_> {
             }
             let groups = groups(&made, &sequences, history)?;
             let own: Vec<SeedRuns> = groups.iter().map(|group| group.of_users(&users)).collect();
-            let comparison = Comparison::new(&own, &self.measures(), Reference::Best);
+            let comparison = Comparison::new(&own, &self.metrics(), Reference::Best);
             let _ = write!(text, "\n{} users: {what}\n\n", comparison.users);
             text += &markdown(&comparison, "model");
             add_details(&mut details, &what, &comparison);

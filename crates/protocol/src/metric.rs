@@ -24,7 +24,7 @@ pub fn rank(scores: &[f32], target: u32, removed: impl Fn(u32) -> bool) -> Resul
 
 /// A metric of one rank, from 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Measure {
+pub enum Metric {
     /// R@K: whether the rank is among the first K.
     Recall(usize),
     /// N@K: 1 / log2(rank + 1) among the first K, 0 after them.
@@ -41,20 +41,20 @@ pub enum Measure {
     ReciprocalRankAt(usize),
 }
 
-impl Measure {
+impl Metric {
     /// R@K and N@K for every K, then MRR: the columns of a table.
     pub fn columns(ks: &[usize]) -> Vec<Self> {
         let (recall, ndcg) = (ks.iter().map(|&k| Self::Recall(k)), ks.iter().map(|&k| Self::Ndcg(k)));
         recall.chain(ndcg).chain([Self::ReciprocalRank]).collect()
     }
 
-    /// [`Measure::columns`], followed by the metrics named in `others`, without repeats. Names are checked when the configuration is read;
+    /// [`Metric::columns`], followed by the metrics named in `others`, without repeats. Names are checked when the configuration is read;
     /// unknown ones are ignored here.
     pub fn table(ks: &[usize], others: &[String]) -> Vec<Self> {
         let mut columns = Self::columns(ks);
-        for measure in others.iter().filter_map(|name| name.parse().ok()) {
-            if !columns.contains(&measure) {
-                columns.push(measure);
+        for metric in others.iter().filter_map(|name| name.parse().ok()) {
+            if !columns.contains(&metric) {
+                columns.push(metric);
             }
         }
         columns
@@ -87,7 +87,7 @@ impl Measure {
     }
 }
 
-impl fmt::Display for Measure {
+impl fmt::Display for Metric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Recall(k) => write!(f, "R@{k}"),
@@ -104,12 +104,12 @@ impl fmt::Display for Measure {
 /// The error for a name that is not that of a metric.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("unknown metric `{0}`; use R@K, N@K, Hit@K, P@K, MAP@K or MRR@K (K from 1), or MRR")]
-pub struct UnknownMeasure(String);
+pub struct UnknownMetric(String);
 
-impl FromStr for Measure {
-    type Err = UnknownMeasure;
+impl FromStr for Metric {
+    type Err = UnknownMetric;
 
-    fn from_str(name: &str) -> Result<Self, UnknownMeasure> {
+    fn from_str(name: &str) -> Result<Self, UnknownMetric> {
         let k = |text: &str| text.parse().ok().filter(|&k| k > 0);
         match name.split_once('@') {
             None if name == "MRR" => Some(Self::ReciprocalRank),
@@ -121,46 +121,46 @@ impl FromStr for Measure {
             Some(("MRR", text)) => k(text).map(Self::ReciprocalRankAt),
             _ => None,
         }
-        .ok_or_else(|| UnknownMeasure(name.to_owned()))
+        .ok_or_else(|| UnknownMetric(name.to_owned()))
     }
 }
 
 /// The mean of each metric over ranks; zeros if there are no ranks.
-pub fn means(ranks: &[u32], measures: &[Measure]) -> Vec<f64> {
+pub fn means(ranks: &[u32], metrics: &[Metric]) -> Vec<f64> {
     let users = ranks.len().max(1) as f64;
-    measures.iter().map(|measure| ranks.iter().map(|&rank| measure.of(rank)).sum::<f64>() / users).collect()
+    metrics.iter().map(|metric| ranks.iter().map(|&rank| metric.of(rank)).sum::<f64>() / users).collect()
 }
 
 /// The means of metrics over the users that have a rank.
 ///
 /// ```
-/// use mp4sr_protocol::{Measure, Metrics};
+/// use mp4sr_protocol::{Metric, MetricMeans};
 ///
 /// // The targets of four users had the ranks 1, 3, 12 and 1; a rank of 0 marks a user without a target.
-/// let measures = ["R@5".parse::<Measure>()?, "MRR".parse()?];
-/// let metrics = Metrics::of(&[1, 3, 12, 1, 0], &measures);
-/// assert_eq!(metrics.get(measures[0]), Some(0.75));
+/// let metrics = ["R@5".parse::<Metric>()?, "MRR".parse()?];
+/// let means = MetricMeans::of(&[1, 3, 12, 1, 0], &metrics);
+/// assert_eq!(means.get(metrics[0]), Some(0.75));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
-pub struct Metrics {
+pub struct MetricMeans {
     /// The number of users that have a rank.
     pub users: usize,
-    /// The metrics with their means.
-    pub values: Vec<(Measure, f64)>,
+    /// Each metric with its mean.
+    pub values: Vec<(Metric, f64)>,
 }
 
-impl Metrics {
+impl MetricMeans {
     /// Computes the means from one rank per user; users with the rank 0 have none and do not count.
-    pub fn of(ranks: &[u32], measures: &[Measure]) -> Self {
+    pub fn of(ranks: &[u32], metrics: &[Metric]) -> Self {
         let ranked: Vec<u32> = ranks.iter().copied().filter(|&rank| rank > 0).collect();
-        let values = measures.iter().copied().zip(means(&ranked, measures)).collect();
+        let values = metrics.iter().copied().zip(means(&ranked, metrics)).collect();
         Self { users: ranked.len(), values }
     }
 
     /// The mean of a metric; `None` if it was not computed.
-    pub fn get(&self, measure: Measure) -> Option<f64> {
-        self.values.iter().find(|(m, _)| *m == measure).map(|(_, value)| *value)
+    pub fn get(&self, metric: Metric) -> Option<f64> {
+        self.values.iter().find(|(m, _)| *m == metric).map(|(_, value)| *value)
     }
 }
 
@@ -182,19 +182,19 @@ mod tests {
     #[test]
     fn metrics_worked_by_hand_and_users_without_a_rank_do_not_count() {
         // Ranks 1, 3, 25 of three users: R@5 = 2/3, N@5 = (1 + 1/2) / 3, MRR = (1 + 1/3 + 1/25) / 3.
-        let metrics = Metrics::of(&[1, 0, 3, 25], &Measure::columns(&[5, 25]));
-        let close = |measure, expected: f64| (metrics.get(measure).unwrap() - expected).abs() < 1e-12;
-        assert_eq!(metrics.users, 3);
-        assert!(close(Measure::Recall(5), 2.0 / 3.0) && close(Measure::Recall(25), 1.0));
-        assert!(close(Measure::Ndcg(5), 0.5) && close(Measure::Ndcg(25), (1.5 + 1.0 / 26f64.log2()) / 3.0));
-        assert!(close(Measure::ReciprocalRank, (1.0 + 1.0 / 3.0 + 0.04) / 3.0));
-        assert_eq!(metrics.get(Measure::Recall(10)), None);
+        let means = MetricMeans::of(&[1, 0, 3, 25], &Metric::columns(&[5, 25]));
+        let close = |metric, expected: f64| (means.get(metric).unwrap() - expected).abs() < 1e-12;
+        assert_eq!(means.users, 3);
+        assert!(close(Metric::Recall(5), 2.0 / 3.0) && close(Metric::Recall(25), 1.0));
+        assert!(close(Metric::Ndcg(5), 0.5) && close(Metric::Ndcg(25), (1.5 + 1.0 / 26f64.log2()) / 3.0));
+        assert!(close(Metric::ReciprocalRank, (1.0 + 1.0 / 3.0 + 0.04) / 3.0));
+        assert_eq!(means.get(Metric::Recall(10)), None);
     }
 
     /// The expected values are those of RecBole 1.2.1's evaluator (Hit, MRR, MAP, Recall, NDCG, Precision) for eight users with one target
     /// each.
     #[test]
-    fn measures_of_ranks_are_those_of_recbole() {
+    fn metrics_of_ranks_are_those_of_recbole() {
         let ranks = [1, 3, 25, 7, 10, 2, 11, 5];
         let expected = [
             ("Hit@5", 0.5),
@@ -218,20 +218,20 @@ mod tests {
 
     #[test]
     fn nobody_gives_zeros_and_the_largest_rank_is_one() {
-        assert_eq!(Metrics::of(&[0], &[Measure::Recall(5)]).values, [(Measure::Recall(5), 0.0)]);
-        assert_eq!(means(&[u32::MAX], &[Measure::Ndcg(5), Measure::Recall(5)]), [0.0, 0.0]);
+        assert_eq!(MetricMeans::of(&[0], &[Metric::Recall(5)]).values, [(Metric::Recall(5), 0.0)]);
+        assert_eq!(means(&[u32::MAX], &[Metric::Ndcg(5), Metric::Recall(5)]), [0.0, 0.0]);
     }
 
     #[test]
     fn names_come_back_and_others_are_refused() {
         let others = ["Hit@3", "P@3", "MAP@3", "MRR@3", "R@20", "P@3"].map(str::to_owned);
-        let measures = Measure::table(&[1, 20], &others);
-        assert_eq!(measures.len(), 5 + 4, "each once: {measures:?}");
-        for measure in measures {
-            assert_eq!(measure.to_string().parse(), Ok(measure));
+        let metrics = Metric::table(&[1, 20], &others);
+        assert_eq!(metrics.len(), 5 + 4, "each once: {metrics:?}");
+        for metric in metrics {
+            assert_eq!(metric.to_string().parse(), Ok(metric));
         }
         for name in ["", "R", "R@", "R@0", "R@-1", "N@x", "MRR@", "MAP", "Hit@0", "recall@5", "mrr"] {
-            let error = name.parse::<Measure>().unwrap_err().to_string();
+            let error = name.parse::<Metric>().unwrap_err().to_string();
             assert!(error.contains(&format!("`{name}`")), "{error}");
         }
     }
