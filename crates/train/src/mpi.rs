@@ -1,5 +1,7 @@
 //! Exchanges messages between processes over MPI, with the library that this program was built with.
 
+use std::time::Duration;
+
 use anyhow::ensure;
 use mp4sr_ops::{Error, Result, Transport};
 use mpi::Threading;
@@ -39,6 +41,8 @@ pub(crate) fn start(size: usize) -> anyhow::Result<(Universe, World)> {
 
 /// Ends all processes.
 pub(crate) fn abort() {
+    // MPICH's launcher drops what it has not yet forwarded of the error when a process aborts.
+    std::thread::sleep(Duration::from_secs(1));
     SimpleCommunicator::world().abort(1);
 }
 
