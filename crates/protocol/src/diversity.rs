@@ -35,7 +35,7 @@ impl ItemVectors {
     }
 
     /// The mean over all pairs of listed items (1-based) of 1 minus their cosine similarity (intra-list diversity; Smyth and McClave,
-    /// 2001), averaged over the modalities that at least two of the items have. `None` if there is no such modality.
+    /// 2001), averaged over the modalities in which at least two of the items have features. `None` if no modality has two such items.
     pub fn diversity(&self, list: &[u32]) -> Option<f64> {
         let of_modalities: Vec<f64> = self.modalities.iter().filter_map(|modality| modality.diversity(list)).collect();
         (!of_modalities.is_empty()).then(|| of_modalities.iter().sum::<f64>() / of_modalities.len() as f64)

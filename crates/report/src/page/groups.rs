@@ -104,8 +104,8 @@ fn differences(run: &str, found: &Comparison, others: &[ComparedModel]) -> Marku
         } }
         p.soft {
             "Two-sided tests over pairs of values of the same user: Student's t of the means, Wilcoxon's signed ranks. p is "
-            "corrected by Holm over the other runs: below 0.05 the difference is hardly chance of who the users are. It says "
-            "nothing of another seed."
+            "corrected by Holm over the other runs. A value below 0.01 marks a difference that is unlikely to come from the choice "
+            "of users. It says nothing about another seed."
         }
     }
 }

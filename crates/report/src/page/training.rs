@@ -13,7 +13,7 @@ impl Page<'_> {
             section #training {
                 h2 { "Training" }
                 p {
-                    "A large ring marks the epoch whose weights were kept: the best validation R@20 of its phase, or the last "
+                    "A large ring marks the epoch whose weights were kept: the best by `train.metric` on the validation split, or the last "
                     "epoch of a phase without validation."
                 }
                 @if !self.untrained.is_empty() {

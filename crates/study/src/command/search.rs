@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use crate::{Grid, Runner, search};
 
-/// Trains every combination of settings as a separate run and sorts the runs by validation R@20; the test split is not read. Without
-/// a grid, the model's own grid is searched.
+/// Trains every combination of settings as a separate run and sorts the runs by `train.metric` on the validation split; the test split
+/// is not read. Without a grid, the model's own grid is searched.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The flags of every stage.
