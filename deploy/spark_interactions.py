@@ -40,8 +40,8 @@ def main():
     spark.conf.set("spark.sql.ansi.enabled", "false")
 
     # Identifies a line by the number of its file, the start of its block and its position there, which also orders all lines.
-    place = F.struct(F.col("file"), F.col("_metadata.file_block_start").alias("block"), F.monotonically_increasing_id().alias("row"))
-    read = [spark.read.text(f"{args.data}/{name}", lineSep="\n").withColumn("file", F.lit(number)).select("file", place.alias("at"), "value",
+    position = F.struct(F.col("file"), F.col("_metadata.file_block_start").alias("block"), F.monotonically_increasing_id().alias("row"))
+    read = [spark.read.text(f"{args.data}/{name}", lineSep="\n").withColumn("file", F.lit(number)).select("file", position.alias("at"), "value",
             parsed(spark, f"{args.data}/{name}", source, names).alias("event")) for number, name in enumerate(source["interactions"])]
     lines = read[0]
     for further in read[1:]:

@@ -94,7 +94,7 @@ fn a_program_without_mpi_refuses_to_train_twice_in_one_folder() {
 }
 
 #[test]
-fn two_and_four_processes_train_as_one_does_and_the_same_bytes_every_time() {
+fn two_and_four_processes_train_like_one_and_always_to_the_same_bytes() {
     let alone = world();
     if !has_mpi(&alone) {
         return;

@@ -75,7 +75,7 @@ fn parts_of_an_extraction_give_the_features_of_one_process_whoever_was_killed() 
     assert!(!world.path("a/features").exists(), "parts write no features");
     expect_assembled(&world, &expected);
     let refused = world.output("extract", &["--shard", "4/3"]);
-    assert!(!refused.status.success() && said(&refused).contains("there is no part 4 of 3"), "{}", said(&refused));
+    assert!(!refused.status.success() && said(&refused).contains("part 4 of 3 does not exist"), "{}", said(&refused));
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
     assert!(printed.contains("1 shards were added") && printed.contains("1 were already present"), "{printed}");
     expect_assembled(&world, &expected);
     let reported = merge(&[world.folder()]);
-    assert!(!reported.status.success() && said(&reported).contains("holds no vectors"), "{}", said(&reported));
+    assert!(!reported.status.success() && said(&reported).contains("contains no vectors"), "{}", said(&reported));
 }
 
 #[test]

@@ -16,7 +16,7 @@ import sys
 MODALITIES, WIDTH, BATCH = 2, 64, 1024
 FLOAT = 4
 
-# What a network is taken to cost: seconds per message, and bytes per second.
+# The assumed cost of a network: seconds per message, and bytes per second.
 NETWORKS = {"1 Gbit/s": (50e-6, 1e9 / 8), "10 Gbit/s": (20e-6, 10e9 / 8), "100 Gbit/s": (5e-6, 100e9 / 8)}
 MACHINES = [1, 2, 4, 8, 16, 32, 64]
 ITEMS = [60_000, 1_000_000, 10_000_000]
@@ -33,12 +33,12 @@ def exchange(n, total, alpha, beta):
 
 
 def all_reduce(n, total, alpha, beta):
-    """As `ProcessGroup::all_reduce` does it: an exchange, whose parts are added in the order of ranks, and an all-gather."""
+    """Like `ProcessGroup::all_reduce`: an exchange, whose parts are added in the order of ranks, and an all-gather."""
     return exchange(n, total, alpha, beta) + all_gather(n, total, alpha, beta)
 
 
 def messages(stage, n, shared, rows, alpha, beta):
-    """Seconds of a step's messages. `shared` counts the parameters that all processes have, `rows` the rows of ids that a process fetches."""
+    """The seconds that a step's messages take. `shared` counts the parameters that all processes have, `rows` the rows of ids that a process fetches."""
     if n == 1:
         return 0.0
     seconds = all_reduce(n, shared * FLOAT, alpha, beta) + 2 * all_gather(n, 16 * n, alpha, beta)
@@ -100,7 +100,7 @@ def fitted_network(lines):
 
 
 class Model:
-    """What of a step is divided among processes and what is not, in seconds, and the same of memory, in MiB."""
+    """The parts of a step that are divided among processes and those that are not: its time in seconds, its memory in MiB."""
 
     def __init__(self, steps):
         self.steps = steps
@@ -115,7 +115,7 @@ class Model:
 
     @staticmethod
     def compute(step):
-        """Seconds of processor time of a process, which has the copies of messages in it."""
+        """The seconds of processor time of a process, including the copies of messages."""
         return sum(step["processor_ms"]) / step["processes"] / 1e3
 
     def fit(self, stage, items):
@@ -127,7 +127,7 @@ class Model:
         return {"fixed": fixed, "divided": divided, "item": per_item, "most_items": items[-1], "mib": self.fit_memory(stage)}
 
     def fit_memory(self, stage):
-        """MiB that every process has, that are divided, and that are divided per item; features aside. Least squares over all points."""
+        """The MiB that every process has, that are divided, and that are divided per item, without features: least squares over all points."""
         points = [step for step in self.steps if step["stage"] == stage and step["threads"] == 1]
         rows = [[1.0, 1 / step["processes"], step["items"] / step["processes"]] for step in points]
         if stage == "pretrain":
@@ -142,7 +142,7 @@ class Model:
 
 
     def memory(self, fit, n, items):
-        """Beside features."""
+        """The memory without features, in MiB."""
         row = [1.0, 1 / n, items / n][: len(fit["mib"])]
         return sum(a * b for a, b in zip(row, fit["mib"]))
 

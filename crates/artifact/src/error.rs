@@ -38,10 +38,14 @@ pub enum Error {
 fn remedy(answer: &io::Error) -> &'static str {
     match answer.kind() {
         io::ErrorKind::NotFound => "check the name, or run the earlier stages first, which create it",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room and run it again",
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => "allow it, or use another place",
-        io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => "remove what is in the way, or use another name",
-        _ => "run it again when the system allows it",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free disk space and run it again",
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            "grant the permission, or use another folder"
+        }
+        io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => {
+            "remove or rename the existing file or folder, or use another name"
+        }
+        _ => "resolve this and run it again",
     }
 }
 

@@ -202,7 +202,7 @@ fn open(path: &Path, encoder: &Fingerprint, width: usize) -> Result<(Vec<VectorK
     let wrong = |reason: String| Error::unusable(path, reason, REMEDY);
     let (header, file) = parse(path, &map, FORMAT, VERSION, REMEDY)?;
     if header.items != *encoder {
-        return Err(wrong("it holds another encoder's vectors".to_owned()));
+        return Err(wrong("it contains another encoder's vectors".to_owned()));
     }
     let tensor = |name: &str| file.tensor(name).map_err(|_| wrong(format!("tensor `{name}` is missing")));
     let (keys, values) = (tensor("keys")?, tensor("values")?);

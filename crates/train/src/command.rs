@@ -284,7 +284,7 @@ pub fn precision(config: &config::Config) -> anyhow::Result<Precision> {
     };
     let device: ComputeDevice = config.run.device.parse().map_err(anyhow::Error::msg).context("run.device")?;
     let refused =
-        |reason| anyhow::anyhow!("train.precision = \"{precision}\": {reason}; use \"f32\", or a card in `run.device`");
+        |reason| anyhow::anyhow!("train.precision = \"{precision}\": {reason}; use \"f32\", or a GPU in `run.device`");
     check_precision(device, precision).map_err(refused)?;
     Ok(precision)
 }
@@ -297,8 +297,7 @@ fn metric(context: &Context, items: usize) -> anyhow::Result<Metric> {
         Metric::Recall(k) | Metric::Hit(k) | Metric::Precision(k) if k >= items => {
             let other = Metric::ReciprocalRank;
             context.progress.log(format!(
-                "train: warning: {metric} is the same for every ranking of {items} items; epochs are selected by {other} in its place \
-                 (`train.metric`)"
+                "train: warning: {metric} is the same for every ranking of {items} items; epochs are selected by {other} instead (`train.metric`)"
             ));
             Ok(other)
         }

@@ -28,13 +28,12 @@ pub(crate) struct World {
 /// Initialises MPI and checks that it finds `size` processes, the number that the launcher gives.
 pub(crate) fn start(size: usize) -> anyhow::Result<(Universe, World)> {
     let started = mpi::initialize_with_threading(Threading::Funneled);
-    let (universe, _) = started.ok_or_else(|| anyhow::anyhow!("MPI was initialised before"))?;
+    let (universe, _) = started.ok_or_else(|| anyhow::anyhow!("MPI is already initialised"))?;
     let world = SimpleCommunicator::world();
     let (rank, found) = (world.rank() as usize, world.size() as usize);
     ensure!(
         found == size,
-        "{size} processes were started, and MPI finds {found}: the launcher belongs to another library than the one this program was \
-         built with; use its own `mpirun`"
+        "{size} processes were started, and MPI finds {found}: the launcher belongs to a different MPI library from the one this program was built with; use the `mpirun` of that library"
     );
     Ok((Universe(universe), World { rank, size }))
 }

@@ -57,7 +57,7 @@ fn inputs() -> Inputs {
 
 /// A training case: a model, the keys of its configuration, and the index of its phase.
 #[derive(Clone, Copy)]
-struct Case {
+struct GroupCase {
     model: &'static str,
     keys: &'static str,
     phase: usize,
@@ -65,25 +65,30 @@ struct Case {
     batch: usize,
 }
 
-const CASES: [Case; 8] = [
-    Case { model: "mp4sr", keys: "", phase: 0, batch: 50 },
-    Case { model: "mp4sr", keys: "", phase: 1, batch: 50 },
-    Case { model: "sasrec", keys: "", phase: 0, batch: 50 },
-    Case {
+const CASES: [GroupCase; 8] = [
+    GroupCase { model: "mp4sr", keys: "", phase: 0, batch: 50 },
+    GroupCase { model: "mp4sr", keys: "", phase: 1, batch: 50 },
+    GroupCase { model: "sasrec", keys: "", phase: 0, batch: 50 },
+    GroupCase {
         model: "mp4sr",
         keys: "model.mp4sr.projection = \"off\"\nmodel.mp4sr.cmcl_direction = \"row_sums\"\n\
                model.mp4sr.false_negatives = \"zero_logit\"\nmodel.mp4sr.lambda = 1.0",
         phase: 0,
         batch: 50,
     },
-    Case { model: "mp4sr", keys: "model.mp4sr.end_to_end = true\nmodel.mp4sr.logits = \"dot\"", phase: 0, batch: 21 },
-    Case { model: "mp4sr", keys: "model.mp4sr.id_embedding = false", phase: 1, batch: 50 },
+    GroupCase {
+        model: "mp4sr",
+        keys: "model.mp4sr.end_to_end = true\nmodel.mp4sr.logits = \"dot\"",
+        phase: 0,
+        batch: 21,
+    },
+    GroupCase { model: "mp4sr", keys: "model.mp4sr.id_embedding = false", phase: 1, batch: 50 },
     // Batches so small that some processes have no sample, as the last batch of an epoch can be.
-    Case { model: "mp4sr", keys: "model.mp4sr.end_to_end = true", phase: 0, batch: 3 },
-    Case { model: "sasrec", keys: "", phase: 0, batch: 1 },
+    GroupCase { model: "mp4sr", keys: "model.mp4sr.end_to_end = true", phase: 0, batch: 3 },
+    GroupCase { model: "sasrec", keys: "", phase: 0, batch: 1 },
 ];
 
-impl Case {
+impl GroupCase {
     fn name(&self) -> String {
         format!("{} phase {} batch {} {:?}", self.model, self.phase, self.batch, self.keys)
     }
@@ -117,7 +122,12 @@ const STEPS: usize = 4;
 
 /// Takes one step from each of `starts`, or `STEPS` steps one after the other. Returns the state before the first step and after each one,
 /// in which the first process has whole tables.
-fn steps(case: Case, inputs: &Inputs, group: Option<&ProcessGroup>, starts: Option<&[Moment]>) -> Result<Vec<Moment>> {
+fn steps(
+    case: GroupCase,
+    inputs: &Inputs,
+    group: Option<&ProcessGroup>,
+    starts: Option<&[Moment]>,
+) -> Result<Vec<Moment>> {
     let model = case.build(inputs, group);
     let phase = model.phases()[case.phase];
     let samples = SampleList::new(phase.samples, &inputs.sequences, |_| true);
@@ -168,7 +178,7 @@ fn first<T>(results: Vec<Result<T>>) -> T {
 }
 
 #[test]
-fn a_step_of_two_and_four_processes_is_that_of_one() {
+fn a_step_of_two_and_four_processes_equals_that_of_one() {
     let inputs = inputs();
     for case in CASES {
         let one = steps(case, &inputs, None, None).unwrap();
@@ -196,7 +206,7 @@ fn a_step_of_two_and_four_processes_is_that_of_one() {
 type Ended = (Vec<u32>, Vec<EpochLine>);
 
 /// Trains a phase with `size` processes, resuming from the state in the folder if there is one.
-fn train(case: Case, size: usize, folder: &Path, epochs: usize, learning_rate: f64) -> Ended {
+fn train(case: GroupCase, size: usize, folder: &Path, epochs: usize, learning_rate: f64) -> Ended {
     let inputs = inputs();
     let work = |group: Option<&ProcessGroup>| -> Result<Vec<u32>> {
         let identity = StageSettings::of(serde_json::json!({"data": "x"}));
@@ -236,7 +246,9 @@ fn train(case: Case, size: usize, folder: &Path, epochs: usize, learning_rate: f
 /// There are 900 samples: batches of 64 leave a last one of 4, which three processes divide unevenly.
 #[test]
 fn as_many_processes_give_the_same_bytes_and_resume_from_the_state_of_any_number() {
-    for case in [Case { batch: 64, ..CASES[0] }, Case { batch: 64, ..CASES[1] }, Case { batch: 64, ..CASES[2] }] {
+    for case in
+        [GroupCase { batch: 64, ..CASES[0] }, GroupCase { batch: 64, ..CASES[1] }, GroupCase { batch: 64, ..CASES[2] }]
+    {
         let folders: Vec<_> = (0..4).map(|_| tempfile::tempdir().unwrap()).collect();
         let train = |size, at: usize, epochs| train(case, size, folders[at].path(), epochs, 1e-3);
         let unbroken = train(3, 0, 3);
@@ -260,7 +272,7 @@ fn states_and_checkpoints_are_written_from_shares_to_the_same_bytes() {
     for case in [CASES[1], CASES[2]] {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        train(Case { batch: 64, ..case }, 3, folder.path(), 1, 1e-3);
+        train(GroupCase { batch: 64, ..case }, 3, folder.path(), 1, 1e-3);
         let copy = |group: Option<&ProcessGroup>, state: &str, checkpoint: &str| -> Result<()> {
             let model = case.build(&inputs, group);
             let phase = model.phases()[case.phase];
@@ -312,7 +324,7 @@ fn others_go_on_where_the_first_process_fails_to_write() {
 #[test]
 fn validation_by_several_processes_is_that_of_one() {
     for case in CASES {
-        let case = Case { batch: 64, ..case };
+        let case = GroupCase { batch: 64, ..case };
         let validated = |size| {
             let folder = tempfile::tempdir().unwrap();
             train(case, size, folder.path(), 1, 0.0)

@@ -65,7 +65,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
                 merged.iter().flat_map(|(_, shards)| &shards.damaged).map(String::as_str).collect();
             anyhow::ensure!(
                 damaged.is_empty(),
-                "{} damaged shards were left out; copy them again, or extract computes their vectors anew: {}",
+                "{} damaged shards were left out; copy them again, or `extract` will recompute their vectors: {}",
                 damaged.len(),
                 damaged.join("; ")
             );
