@@ -3,9 +3,10 @@
     RAYON_NUM_THREADS=1 mpirun -n 2 mp4sr-bench group --stage finetune --items 60000 --features f16 >> measured.jsonl
     python3 tools/scale_model/model.py tools/scale_model/measured.jsonl
 
-Compute is processor time per step and process, which other work on the machine disturbs least. It is fitted to one process at two numbers of
-items and to two processes at the larger one; messages follow alpha-beta costs with the formulas below. The first table holds the model against
-all measured points, the second one is the model alone.
+Compute is processor time per step and process, which other work on the machine disturbs least. MPI waits busily, so it contains the time in
+which a process waits for the other one. It is fitted to one process and to two processes, at both numbers of items; messages follow alpha-beta
+costs with the formulas below. The first table compares the model with all measured points, the second one compares the messages, and the
+third one is the model alone.
 """
 
 import itertools
@@ -58,6 +59,11 @@ def messages(stage, n, shared, rows, alpha, beta):
 def features_mib(items):
     """The features that `mp4sr-bench group --features f16` draws and holds: 6.5 rows of 768 values per item."""
     return items * 6.5 * 768 * 2 / 2**20
+
+
+def ids_mib(items):
+    """The table of ids, which pre-training holds and does not change."""
+    return items * WIDTH * FLOAT / 2**20
 
 
 def least_squares(rows, found):
@@ -127,12 +133,16 @@ class Model:
         return {"fixed": fixed, "divided": divided, "item": per_item, "most_items": items[-1], "mib": self.fit_memory(stage)}
 
     def fit_memory(self, stage):
-        """The MiB that every process has, that are divided, and that are divided per item, without features: least squares over all points."""
-        points = [step for step in self.steps if step["stage"] == stage and step["threads"] == 1]
+        """The MiB that every process has, that are divided, and that are divided per item, without features: least squares over all points.
+
+        Pre-training changes nothing per item, so its third part is the table of ids and is not fitted.
+        """
+        points = [step for step in self.steps if step["stage"] == stage]
         rows = [[1.0, 1 / step["processes"], step["items"] / step["processes"]] for step in points]
-        if stage == "pretrain":
-            rows = [row[:2] for row in rows]
         found = [sum(step["peak_mib"]) / step["processes"] - features_mib(step["items"]) for step in points]
+        if stage == "pretrain":
+            others = [mib - ids_mib(step["items"]) / step["processes"] for mib, step in zip(found, points)]
+            return least_squares([row[:2] for row in rows], others) + [ids_mib(1)]
         return least_squares(rows, found)
 
     def seconds(self, fit, stage, n, items):
@@ -140,11 +150,9 @@ class Model:
         items = min(items, fit["most_items"]) if stage == "pretrain" else items
         return fit["fixed"] + (fit["divided"] + fit["item"] * items) / n
 
-
     def memory(self, fit, n, items):
         """The memory without features, in MiB."""
-        row = [1.0, 1 / n, items / n][: len(fit["mib"])]
-        return sum(a * b for a, b in zip(row, fit["mib"]))
+        return sum(a * b for a, b in zip([1.0, 1 / n, items / n], fit["mib"]))
 
 
 def main():
@@ -174,6 +182,21 @@ def main():
                 off = f"{modelled / found - 1:+.0%}" + ("" if n > 2 else ", fitted")
                 print(f"| {stage} | {step_items:,} | {n} | {found * 1e3:.0f} | {modelled * 1e3:.0f} | {off} | {mib:.0f} | {memory:.0f} |")
     print()
+    print("| step | items | processes | ms per step in messages, run here, with waiting | transfer alone, modelled |")
+    print("|---|---|---|---|---|")
+    for stage in fits:
+        for step_items in items:
+            for n in [2, 4]:
+                runs = [
+                    sum(kind["ms"] for kind in step["sent_per_step"].values())
+                    for step in model.steps
+                    if (step["stage"], step["items"], step["processes"]) == (stage, step_items, n)
+                ]
+                tokens = model.least(stage, n, 1, step_items)["tokens"]
+                transfer = messages(stage, n, shared[stage], tokens / n, alpha, beta)
+                found = ", ".join(f"{run:.0f}" for run in runs)
+                print(f"| {stage} | {step_items:,} | {n} | {found} | {transfer * 1e3:.1f} |")
+    print()
     print("| step | items | machines | MiB per process beside features | " + " | ".join(f"{name}, ms" for name in NETWORKS) + " | |")
     print("|---|---|---|---|" + "---|" * len(NETWORKS) + "---|")
     for stage, fit in fits.items():
@@ -186,7 +209,8 @@ def main():
                     model.seconds(fit, stage, n, count) / 2 + messages(stage, n, shared[stage], tokens / n, *network)
                     for network in NETWORKS.values()
                 ]
-                here = "run here" if n == 1 and count in items else "modelled"
+                walls = [step["median_ms"] for step in model.steps if (step["stage"], step["processes"], step["threads"], step["items"]) == (stage, n, 2, count)]
+                here = f"modelled; run here: {min(walls):,.0f} to {max(walls):,.0f}" if walls else "modelled"
                 cells = " | ".join(f"{time * 1e3:,.0f}" for time in times)
                 print(f"| {stage} | {count:,} | {n} | {memory:,.0f} | {cells} | {here} |")
 

@@ -262,6 +262,14 @@ impl Stage {
         files::write_json(&self.manifest_path(), &manifest)
     }
 
+    /// Removes the outputs of the last run and its manifest.
+    pub fn remove(&self) -> Result<()> {
+        for name in self.before.iter().flat_map(|before| before.outputs.keys()) {
+            files::remove_if_present(&self.folder.join(name))?;
+        }
+        files::remove_if_present(&self.manifest_path())
+    }
+
     fn manifest_path(&self) -> PathBuf {
         self.folder.join(format!("{}.manifest.json", self.name))
     }

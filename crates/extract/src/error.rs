@@ -69,6 +69,15 @@ pub enum Error {
         /// The path of the folder.
         path: PathBuf,
     },
+    /// A folder with vectors does not say which encoder they belong to.
+    #[error(
+        "the vectors beside `{}` belong to an unknown encoder, because this file is missing or cannot be read; nothing was merged; copy the \
+         folder again with all of its files, or remove it", path.display()
+    )]
+    NoAbout {
+        /// The path of the file that describes the encoder.
+        path: PathBuf,
+    },
     /// The dictionary is empty.
     #[error("the dictionary of image words (`{0}`) is empty; write one word per line")]
     EmptyDictionary(String),

@@ -352,6 +352,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
 
 /// Brings a stage that can be divided into shards up to date: only `shard`, or all of it. The whole is merged by `put_together`, which gets
 /// the number of shards, if all shards of one division are up to date, and otherwise made by `work`. `make_stage` creates a stage by name.
+/// The files of shards are removed once they are merged; after that, a shard is up to date as long as the whole is.
 pub fn run_stage_in_parts(
     context: &Context,
     name: &str,
@@ -362,18 +363,30 @@ pub fn run_stage_in_parts(
     put_together: impl FnOnce(&Stage, usize) -> anyhow::Result<Vec<PathBuf>>,
 ) -> anyhow::Result<()> {
     if let Some(shard) = shard {
-        let name = shard.stage_name(name);
-        return run_stage(context, &name, folder, || make_stage(&name), work);
+        let part = shard.stage_name(name);
+        if make_stage(name)?.status()? == Status::UpToDate {
+            context.progress.log(format!("{part}: up to date, as part of all of `{name}` ({})", folder.display()));
+            return Ok(());
+        }
+        return run_stage(context, &part, folder, || make_stage(&part), work);
     }
     let made = || make_stage(name);
+    let mut merged = None;
     run_stage(context, name, folder, made, |stage| match Shard::finished(name, folder, &make_stage)? {
         Some(parts) => {
             let outputs = put_together(stage, parts)?;
             context.progress.log(format!("{name}: merged {parts} parts"));
+            merged = Some(parts);
             Ok(outputs)
         }
         None => work(stage),
-    })
+    })?;
+    for part in merged.into_iter().flat_map(Shard::all) {
+        let part = part.stage_name(name);
+        make_stage(&part)?.remove()?;
+        files::remove_if_present(&Timing::path(folder, &part))?;
+    }
+    Ok(())
 }
 
 /// Brings one stage up to date: acquires the folder's lock, removes what a killed process left, checks whether there is anything to do,

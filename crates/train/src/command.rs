@@ -61,9 +61,13 @@ pub fn run(args: &Args, models: &Arc<ModelCatalog>) -> anyhow::Result<()> {
         None => train(&args.stage.context(models)?, phase, args.restart),
         Some(launch) => {
             let Err(error) = train_in_group(launch.group(), args, models, phase) else { return Ok(()) };
+            let is_alone = matches!(error.downcast_ref(), Some(TrainError::Alone { .. }));
+            if is_alone {
+                launch.wait_for_first();
+            }
             // The error is reported before MPI ends: the launcher may kill the processes that still run once one of them has failed.
             report_error(&error);
-            if let Some(TrainError::Alone { .. }) = error.downcast_ref() {
+            if is_alone {
                 launch.abort();
             }
             Err(AlreadyReported.into())

@@ -41,6 +41,15 @@ impl Launch {
         &self.group
     }
 
+    /// Gives the first process time to report an error that all processes have, such as a message that is too long, and to end them.
+    #[cfg_attr(not(feature = "mpi"), allow(clippy::unused_self, reason = "without MPI there is no launch to end"))]
+    pub fn wait_for_first(&self) {
+        #[cfg(feature = "mpi")]
+        if !self.group.is_first() {
+            std::thread::sleep(3 * crate::mpi::FORWARDING);
+        }
+    }
+
     /// Ends all processes, because the others may wait for this one.
     #[cfg_attr(not(feature = "mpi"), allow(clippy::unused_self, reason = "a launch exists only with MPI"))]
     pub fn abort(&self) {

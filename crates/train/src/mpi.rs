@@ -38,10 +38,12 @@ pub(crate) fn start(size: usize) -> anyhow::Result<(Universe, World)> {
     Ok((Universe(universe), World { rank, size }))
 }
 
+/// The time that a launcher needs to forward an error: MPICH's drops what it has not yet forwarded when a process aborts.
+pub(crate) const FORWARDING: Duration = Duration::from_secs(1);
+
 /// Ends all processes.
 pub(crate) fn abort() {
-    // MPICH's launcher drops what it has not yet forwarded of the error when a process aborts.
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(FORWARDING);
     SimpleCommunicator::world().abort(1);
 }
 

@@ -208,9 +208,11 @@ impl Training<'_> {
             _ => started?,
         };
         self.train(state, &samples, &mut log, &mut steps).map_err(|error| match error {
-            // All processes see the same loss and norm, so that the first one reports them.
-            TrainError::Diverged { .. } if !group.is_first() => TrainError::Elsewhere,
-            TrainError::Diverged { .. } => error,
+            // All processes see the same loss, norm and scores, so that the first one reports them.
+            TrainError::Diverged { .. } | TrainError::Rank(RankError::Score { .. }) if !group.is_first() => {
+                TrainError::Elsewhere
+            }
+            TrainError::Diverged { .. } | TrainError::Rank(RankError::Score { .. }) => error,
             _ => TrainError::Alone { rank: group.rank(), size: group.size(), source: Box::new(error) },
         })
     }

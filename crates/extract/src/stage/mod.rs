@@ -65,7 +65,9 @@ pub fn run_shard(context: Context, shard: Shard) -> anyhow::Result<()> {
     let mut encoders = Encoders::planned(&context, plan)?;
     let (shards, name) = (context.layout.root().join("shards"), format!("{NAME}.{}", shard.file_name()));
     let _lock = Lock::acquire(&shards, &name)?;
-    let scratch = shards.join(name);
+    files::remove_leftovers(&shards)?;
+    // On machines that do not see each other's locks, two processes may compute the same part.
+    let scratch = files::temporary_of(&shards.join(name));
     let own = Context { layout: context.layout.at(&scratch), ..context };
     let dictionary_items = DictionaryItems::These(&all);
     Extraction { context: &own, items: &items, dictionary_items, files: &files, keep: true }.run(&mut encoders)?;
