@@ -25,6 +25,10 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
     std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
+fn is_source(name: &str) -> bool {
+    Path::new(name).extension().is_some_and(|end| end == "rs")
+}
+
 /// The texts between single backticks of one line.
 fn code_spans(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
@@ -150,7 +154,7 @@ fn commands(text: &str) -> impl Iterator<Item = &str> {
 /// The help of `mp4sr` with the words of a subcommand; `None` if there is no such subcommand.
 fn help(words: &[&str]) -> Option<String> {
     let output = command("demo").get_program().to_owned();
-    let output = Command::new(output).args(words).arg("--help").output().unwrap();
+    let output = Command::new(output).args(words).arg("--help").output().expect("the program starts");
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -207,7 +211,7 @@ fn every_file_that_the_architecture_names_is_in_its_crate() {
         let (question, answer) = bullet.split_once("**").unwrap();
         let name = question.split('`').nth(1).unwrap();
         let source = root().join("crates").join(name).join("src");
-        for file in answer.lines().flat_map(code_spans).filter(|span| span.ends_with(".rs") || span.ends_with('/')) {
+        for file in answer.lines().flat_map(code_spans).filter(|span| is_source(span) || span.ends_with('/')) {
             seen += 1;
             if !source.join(file).exists() {
                 missing.push(format!("{name}: {file}"));
@@ -234,7 +238,7 @@ fn every_function_and_test_that_the_paper_s_tables_name_exists() {
     for cell in text.lines().filter(|line| line.starts_with('|')).flat_map(|line| line.split(" | ")) {
         let mut file = None;
         for span in code_spans(cell) {
-            if span.ends_with(".rs") {
+            if is_source(span) {
                 let folder = if span.contains('/') { root() } else { root().join("crates/study/src/experiment") };
                 // A unit test is named by its file, which the row names in full in another column.
                 file = files::read_to_string(&folder.join(span)).ok();

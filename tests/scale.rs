@@ -310,7 +310,7 @@ fn vectors_of_machines_that_share_nothing_are_merged() {
     };
     // If one folder has no vectors, or a folder of an encoder lacks its description, nothing is copied.
     refused(&[&place("first"), &place("third")], "third` holds no vectors");
-    let about = files::list(&copy).unwrap().into_iter().map(|encoder| encoder.join("about.json")).last().unwrap();
+    let about = files::list(&copy).unwrap().into_iter().map(|encoder| encoder.join("about.json")).next_back().unwrap();
     let described = files::read(&about).unwrap();
     files::remove_if_present(&about).unwrap();
     refused(
@@ -385,7 +385,8 @@ fn ranks_and_lists_of_parts_are_those_of_the_whole_and_old_parts_are_not_used() 
     assert!(stage("recommend", &[]).contains("merged 3 parts"));
     assert_eq!(results(), expected);
     // The files of parts are removed, and a part of what is there is up to date.
-    let of_parts = || content(&run, |name| name.contains("-of-") && !name.ends_with(".lock"));
+    let of_parts =
+        || content(&run, |name| name.contains("-of-") && Path::new(name).extension().is_none_or(|end| end != "lock"));
     assert!(of_parts().is_empty(), "{:?}", of_parts().iter().map(|(name, _)| name).collect::<Vec<_>>());
     assert!(stage("evaluate", &["--shard", "2/3"]).contains("up to date"));
     assert!(of_parts().is_empty());

@@ -185,8 +185,8 @@ fn new_items_are_in_service_at_once_and_after_a_restart() {
     let item = service.get("/v1/items/new%2Fone").json();
     assert_eq!(item["sentences"], json!(["A thing of group 3", "It is red.", "It is new."]));
     assert_eq!((&item["is_new"], &item["events"], &item["categories"]), (&json!(true), &json!(0), &json!(["Things"])));
-    let image = service.get(item["images"][0].as_str().unwrap());
-    assert_eq!((image.status, image.headers["content-type"].as_str()), (200, "image/png"));
+    let response = service.get(item["images"][0].as_str().unwrap());
+    assert_eq!((response.status, response.headers["content-type"].as_str()), (200, "image/png"));
     let after = service.post("/v1/recommend", &request).list();
     assert_eq!(after.len(), before.len() + 2);
     // An item's neighbours must be the same whether they are requested by its id or by its text.

@@ -211,7 +211,7 @@ type Ended = (Vec<u32>, Vec<EpochLine>);
 
 /// The training of a phase of `model`, whose state and log are in `folder`.
 fn training<'a>(
-    case: Case,
+    case: GroupCase,
     model: &'a dyn Model,
     sequences: &'a Sequences,
     identity: &'a StageSettings,
@@ -370,7 +370,7 @@ fn a_bad_score_in_validation_is_reported_by_the_first_process_alone() {
         values
     });
     inputs.sequences.items.iter_mut().filter(|item| **item == ITEMS as u32).for_each(|item| *item = 1);
-    let case = Case { batch: 64, ..CASES[0] };
+    let case = GroupCase { batch: 64, ..CASES[0] };
     let folder = tempfile::tempdir().unwrap();
     let ended = run_threads(3, |group| {
         let identity = StageSettings::of(serde_json::json!({"data": "x"}));
